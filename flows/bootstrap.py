@@ -1,0 +1,75 @@
+"""Bootstrap: from a catalogue and its logs to the first published release."""
+
+from typing import Any
+
+import polars as pl
+from prefect import flow
+
+from flows.run import Run, open_run
+from flows.snapshot import Snapshot, bounds, release_key, take_snapshot
+from flows.steps.assign import assign
+from flows.steps.candidate import make_candidate
+from flows.steps.embed import describe_encoders, embed_items
+from flows.steps.fit import fit
+from flows.steps.ingest import check_ingest_budget, ingest
+from flows.steps.publish import publish, show_release
+from storage.manifest import Manifest
+from storage.releases import find_release_by_key, published
+
+
+class NothingToDo(ValueError):
+    """The lake holds no item to work on."""
+
+
+@flow(name="bootstrap", log_prints=False)
+def bootstrap(
+    lake: str,
+    recipe: str | dict[str, Any] = "default",
+    items: list[str] | None = None,
+    interactions: list[str] | None = None,
+    as_of: str | None = None,
+    cutoff: str | None = None,
+) -> dict[str, Any]:
+    """Ingest, embed, fit, assign, judge, publish. Skipped where production points to a release already.
+
+    `as_of` is when the sources arrived (now by default); events at or after `cutoff` are held out.
+    """
+    parameters = {"items": items, "interactions": interactions, "as_of": as_of, "cutoff": cutoff}
+    with open_run("bootstrap", lake, recipe, parameters, as_of) as run:
+        current = published(run.lake)
+        if current is not None:
+            run.say(
+                f"  skipped: production points to {current.release} already; new items are a night's work "
+                "(`sidmill run nightly`), another codebook is a backfill (`sidmill run backfill`)"
+            )
+            return {"release": current.release, "made": False}
+        ingest(run, items or [], interactions or [])
+        check_ingest_budget(run.lake, None, run.recipe.budget)
+        snapshot = take_snapshot(run, *bounds(as_of, cutoff))
+        manifest = fitted_release(run, "bootstrap", snapshot, None, {"as_of": as_of, "cutoff": cutoff})
+        publish(run, manifest)
+        show_release(manifest)
+        return {"release": manifest.id, "made": True}
+
+
+def fitted_release(
+    run: Run, kind: Any, snapshot: Snapshot, parent: Manifest | None, asked: dict[str, str | None]
+) -> Manifest:
+    """A candidate under a newly fitted codebook; the one made of the same input before, if there is one."""
+    key = release_key(kind, parent.id if parent else None, snapshot, run.recipe.hash, asked)
+    made = find_release_by_key(run.lake, key)
+    if made is not None:
+        run.say(f"  skipped: {made.id} was made from these inputs with this recipe already")
+        return made
+    items = snapshot.catalogue(run.lake).filter(~pl.col("deleted"))
+    if items.is_empty():
+        raise NothingToDo(
+            f"the lake {run.lake.uri} has no item that arrived by {snapshot.as_of.isoformat()}; "
+            "give a catalogue with --items FILE."
+        )
+    run.record.begin()
+    encoders = describe_encoders(run)
+    embed_items(run, items, encoders)
+    basis = fit(run, snapshot, items, encoders)
+    assigned = assign(run, basis, items, (), key)
+    return make_candidate(run, kind, key, snapshot, basis, assigned, parent)

@@ -1,0 +1,57 @@
+"""Cancelling a flow run in Prefect stops this process's work, also where no Prefect worker watches it.
+
+A worker or `serve` ends the process of a cancelled run by signal. A run started by `sidmill run` has nobody to do
+that, so it asks the API for its own state and interrupts itself.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled, Cancelling
+
+POLL_S = 2.0
+
+
+@contextmanager
+def stop_when_cancelled() -> Iterator[None]:
+    """Interrupt the body (KeyboardInterrupt) when the surrounding flow run is being cancelled."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    over = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(context.flow_run.id, over), name="cancellation", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _watch(flow_run: UUID, over: threading.Event) -> None:
+    import httpx
+
+    with get_client(sync_client=True) as client:
+        while not over.wait(POLL_S):
+            try:
+                state = client.read_flow_run(flow_run).state
+                if state is not None and state.is_cancelling():
+                    client.set_flow_run_state(flow_run, Cancelled(message="stopped by sidmill"), force=True)
+                    if not over.is_set():
+                        os.kill(os.getpid(), signal.SIGINT)
+                    return
+            except (httpx.HTTPError, ObjectNotFound):
+                continue  # a server that is away for a moment must not end the run; asked again in POLL_S
+
+
+def request_cancellation(flow_run: str) -> None:
+    """Ask the Prefect server at PREFECT_API_URL to cancel a flow run."""
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(UUID(flow_run), Cancelling(message="sidmill run cancel"))

@@ -1,0 +1,266 @@
+"""What each verb of the command does. Flows are imported when they are needed: reading a lake starts in a moment."""
+
+import argparse
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flows import show
+from storage.errors import LakeError, LakeNotFound
+from storage.lake import Lake
+
+Options = argparse.Namespace
+
+
+class VerificationFailed(LakeError):
+    """Something a release pins is not what it was."""
+
+
+def run_bootstrap(options: Options) -> None:
+    from flows.bootstrap import bootstrap
+
+    bootstrap(_lake(options).uri, _recipe(options), *_sources(options), options.as_of, options.cutoff)
+
+
+def run_ingest(options: Options) -> None:
+    from flows.ingest import ingest
+
+    ingest(_lake(options).uri, _recipe(options, _production_recipe(options)), *_sources(options), options.as_of)
+
+
+def run_nightly(options: Options) -> None:
+    _night(options, options.parent, retry=False)
+
+
+def quarantine_retry(options: Options) -> None:
+    options.items, options.interactions, options.as_of, options.cutoff = [], [], None, None
+    _night(options, "production", retry=True)
+
+
+def _night(options: Options, parent: str, retry: bool) -> None:
+    from flows.nightly import nightly
+    from storage.releases import read_release
+
+    lake = _existing(options)
+    recipe = _recipe(options, read_release(lake, parent).recipe)
+    nightly(lake.uri, recipe, *_sources(options), options.as_of, options.cutoff, parent, retry)
+
+
+def run_backfill(options: Options) -> None:
+    from flows.backfill import backfill
+
+    lake = _existing(options)
+    backfill(lake.uri, _recipe(options, _production_recipe(options)), options.as_of, options.cutoff, options.publish)
+
+
+def run_train(options: Options) -> None:
+    from flows.train import train
+    from storage.releases import read_release
+
+    lake = _existing(options)
+    train(lake.uri, _recipe(options, read_release(lake, options.release).recipe), options.release)
+
+
+def run_evaluate(options: Options) -> None:
+    from flows.train import evaluate
+    from storage.models import read_model
+    from storage.releases import published, read_release
+
+    lake = _existing(options)
+    current = published(lake)
+    model = options.model or (current.model if current else None)
+    if model is None:
+        raise LakeNotFound("production has no model; train one with `sidmill run train`, or name one with --model.")
+    release = read_release(lake, read_model(lake, model)["release"])
+    evaluate(lake.uri, model, _recipe(options, release.recipe))
+
+
+def run_list(options: Options) -> None:
+    from storage.runs import runs
+
+    show.runs(runs(_existing(options)), options.json)
+
+
+def run_show(options: Options) -> None:
+    from storage.runs import read_run
+
+    show.run(read_run(_existing(options), options.run_id), options.json)
+
+
+def run_resume(options: Options) -> None:
+    """Start the run again with its recorded parameters: what it had committed is found and skipped."""
+    from storage.runs import read_run
+
+    lake = _existing(options)
+    found = read_run(lake, options.run_id)
+    if found.state == "running":
+        raise LakeError(f"{found.run} is running; `sidmill run cancel {found.run}` stops it.")
+    _flow(found.kind)(lake=lake.uri, **found.parameters)
+
+
+def _flow(kind: str) -> Callable[..., Any]:
+    from importlib import import_module
+
+    module = {"evaluate": "train"}.get(kind, kind)
+    flow: Callable[..., Any] = getattr(import_module(f"flows.{module}"), kind)
+    return flow
+
+
+def run_cancel(options: Options) -> None:
+    """Interrupt the run's process on this machine, or ask Prefect to where it runs elsewhere."""
+    from storage.runs import read_run
+
+    found = read_run(_existing(options), options.run_id)
+    if found.state != "running":
+        raise LakeError(f"{found.run} is {found.state}; there is nothing to cancel.")
+    if found.host == socket.gethostname():
+        os.kill(found.pid, signal.SIGINT)
+        print(f"{found.run}: interrupted (process {found.pid})")
+        return
+    from flows.cancellation import request_cancellation
+
+    request_cancellation(found.flow_run)
+    print(f"{found.run}: Prefect was asked to cancel its flow run {found.flow_run}")
+
+
+def release_list(options: Options) -> None:
+    from flows.status import release_status
+    from storage.releases import published, releases
+
+    lake = _existing(options)
+    show.releases([release_status(manifest) for manifest in releases(lake)], published(lake), options.json)
+
+
+def release_show(options: Options) -> None:
+    from flows.status import release_status
+    from storage.releases import read_release
+
+    show.record(release_status(read_release(_existing(options), options.release)), options.json)
+
+
+def release_diff(options: Options) -> None:
+    from flows.diff import diff_releases, show_diff
+    from storage.releases import read_release
+
+    lake = _existing(options)
+    diff = diff_releases(lake, read_release(lake, options.before), read_release(lake, options.after))
+    if options.json:
+        print(json.dumps(diff, indent=2))
+    else:
+        show_diff(print, diff)
+
+
+def release_publish(options: Options) -> None:
+    from storage.commit import Provenance
+    from storage.releases import publish
+
+    now = publish(_existing(options), options.release, Provenance("release publish", ""), options.model)
+    print(f"production -> ({now.release}, {now.model or 'no model'})")
+
+
+def release_rollback(options: Options) -> None:
+    from storage.commit import Provenance
+    from storage.releases import rollback
+
+    now = rollback(_existing(options), Provenance("release rollback", ""), options.to)
+    print(f"production -> ({now.release}, {now.model or 'no model'})")
+
+
+def release_export_trie(options: Options) -> None:
+    from storage.releases import read_release
+
+    lake = _existing(options)
+    manifest = read_release(lake, options.release)
+    Path(options.output).write_bytes(lake.blobs.get(manifest.trie.sha256))
+    print(f"{options.output}: {manifest.trie.sids:,} SIDs of {manifest.id}, sha256 {manifest.trie.sha256}")
+
+
+def item_explain(options: Options) -> None:
+    from flows.explain import explain_item
+    from storage.releases import read_release
+
+    lake = _existing(options)
+    show.explanation(explain_item(lake, read_release(lake, options.release), options.item_id), options.json)
+
+
+def quarantine_list(options: Options) -> None:
+    from storage.quarantine import open_rows
+
+    show.quarantine(open_rows(_existing(options), reason=options.reason), options.limit, options.json)
+
+
+def lake_status(options: Options) -> None:
+    from flows.status import lake_status as status
+
+    show.status(status(_existing(options)), options.json)
+
+
+def lake_verify(options: Options) -> None:
+    from flows.verify import verify
+
+    findings = list(verify(_existing(options)))
+    wrong = [finding for finding in findings if finding[2]]
+    if options.json:
+        print(json.dumps([dict(zip(("subject", "what", "wrong"), finding, strict=True)) for finding in findings]))
+    else:
+        for subject, what, fault in wrong:
+            print(f"  WRONG {subject} {what}: {fault}")
+        print(f"{len(findings)} checks of versions and hashes, {len(wrong)} wrong")
+    if wrong:
+        subjects = ", ".join(sorted({subject for subject, _, _ in wrong}))
+        raise VerificationFailed(f"{subjects} cannot be trusted; roll back to a release that verifies, or restore.")
+
+
+def report(options: Options) -> None:
+    from flows.report.page import write_report
+    from storage.releases import read_release
+
+    lake = _existing(options)
+    size = write_report(lake, read_release(lake, options.release), Path(options.output))
+    print(f"{options.output}: {size:,} bytes, self-contained")
+
+
+def serve(options: Options) -> None:
+    from flows.serve import serve as start
+
+    start(_lake(options).uri, _recipe(options), *_sources(options), options.cron, options.port)
+
+
+def _lake(options: Options) -> Lake:
+    return Lake(options.lake)
+
+
+def _existing(options: Options) -> Lake:
+    lake = _lake(options)
+    if not any(lake.exists(table) for table in ("items", "releases", "runs")):
+        raise LakeNotFound(
+            f"there is no lake at {lake.uri}; name it with --lake, or make one with "
+            "`sidmill run bootstrap --items FILE --interactions FILE`."
+        )
+    return lake
+
+
+def _production_recipe(options: Options) -> dict[str, Any] | None:
+    """The recipe of the production release, if there is one."""
+    from storage.releases import PRODUCTION, published, read_release
+
+    lake = _lake(options)
+    return read_release(lake, PRODUCTION).recipe if published(lake) else None
+
+
+def _recipe(options: Options, base: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The recipe that was named, else `base`, else the default one; with the overrides."""
+    from flows.recipe import load_recipe
+
+    return load_recipe(options.recipe, options.overrides, base).model_dump(mode="json")
+
+
+def _sources(options: Options) -> tuple[list[str], list[str]]:
+    return tuple(
+        [path if "://" in path else str(Path(path).resolve()) for path in paths]
+        for paths in (options.items, options.interactions)
+    )  # type: ignore[return-value]

@@ -1,0 +1,23 @@
+"""Ingest alone: sources into the lake, no release. What arrived is the next night's work."""
+
+from typing import Any
+
+from prefect import flow
+
+from flows.run import open_run
+from flows.steps.ingest import ingest as ingest_sources
+
+
+@flow(name="ingest", log_prints=False)
+def ingest(
+    lake: str,
+    recipe: str | dict[str, Any] = "default",
+    items: list[str] | None = None,
+    interactions: list[str] | None = None,
+    as_of: str | None = None,
+) -> dict[str, Any]:
+    """Read new sources into the lake; `as_of` is when they arrived (now by default)."""
+    parameters = {"items": items, "interactions": interactions, "as_of": as_of}
+    with open_run("ingest", lake, recipe, parameters, as_of) as run:
+        ingest_sources(run, items or [], interactions or [])
+        return {"items": run.lake.version("items"), "interactions": run.lake.version("interactions")}

@@ -1,0 +1,122 @@
+"""Nightly: what has arrived since the parent release gets SIDs under its frozen codebook; nothing published moves."""
+
+from typing import Any
+
+import polars as pl
+from prefect import flow
+
+from flows.run import Run, open_run
+from flows.snapshot import Snapshot, arrived_since, bounds, events_since, release_key, take_snapshot
+from flows.steps.assign import assign
+from flows.steps.candidate import make_candidate
+from flows.steps.embed import check_encoders, describe_encoders, embed_items
+from flows.steps.fit import basis_of
+from flows.steps.ingest import check_ingest_budget, ingest
+from flows.steps.publish import publish, show_release
+from storage.manifest import Manifest
+from storage.quarantine import open_rows, resolve
+from storage.releases import PRODUCTION, find_release_by_key, published_assignments, read_release
+
+ITEM_STAGES = ("embed text", "embed image", "fuse", "assign")
+
+
+@flow(name="nightly", log_prints=False)
+def nightly(
+    lake: str,
+    recipe: str | dict[str, Any] | None = None,
+    items: list[str] | None = None,
+    interactions: list[str] | None = None,
+    as_of: str | None = None,
+    cutoff: str | None = None,
+    parent: str = PRODUCTION,
+    retry_quarantined: bool = False,
+) -> dict[str, Any]:
+    """Ingest, embed what is new, assign, judge, publish. Without a recipe the parent's own is used.
+
+    With a `parent` that is a candidate (a backfill) the result is a candidate too: publishing it is a decision.
+    `retry_quarantined` tries the items again that a stage after ingest had refused.
+    """
+    base = read_release(_lake(lake), parent)
+    parameters = {
+        "items": items,
+        "interactions": interactions,
+        "as_of": as_of,
+        "cutoff": cutoff,
+        "parent": parent,
+        "retry_quarantined": retry_quarantined,
+    }
+    with open_run("nightly", lake, recipe or base.recipe, parameters, as_of) as run:
+        ingest(run, items or [], interactions or [])
+        check_ingest_budget(run.lake, base.created_at, run.recipe.budget)
+        snapshot = take_snapshot(run, *bounds(as_of, cutoff))
+        manifest = extended_release(run, "nightly", snapshot, base, retry_quarantined, {"as_of": as_of, "cutoff": cutoff})
+        if manifest is None:
+            run.say(f"  skipped: nothing has arrived since {base.id} (as of {base.as_of:%Y-%m-%d %H:%M:%S})")
+            return {"release": base.id, "made": False}
+        if parent == PRODUCTION:
+            publish(run, manifest)
+        show_release(manifest)
+        return {"release": manifest.id, "made": True}
+
+
+def extended_release(
+    run: Run,
+    kind: Any,
+    snapshot: Snapshot,
+    parent: Manifest,
+    retry_quarantined: bool,
+    asked: dict[str, str | None],
+) -> Manifest | None:
+    """A candidate that extends `parent` by what is visible now and was not then; None when that is nothing."""
+    again = _refused_items(run) if retry_quarantined else []
+    changed = arrived_since(run.lake, parent, snapshot)
+    if changed.is_empty() and events_since(run.lake, parent, snapshot).is_empty() and not again:
+        return None
+    key = release_key(kind, parent.id, snapshot, run.recipe.hash, {**asked, "retry": ",".join(again) or None})
+    made = find_release_by_key(run.lake, key)
+    if made is not None:
+        run.say(f"  skipped: {made.id} was made from these inputs with this recipe already")
+        return made
+    encoders = describe_encoders(run)
+    check_encoders(parent.id, parent.encoders, encoders)
+    run.record.begin()
+    if again:
+        changed = pl.concat([changed, snapshot.catalogue(run.lake, among=again)]).unique("item_id").sort("item_id")
+    alive = changed.filter(~pl.col("deleted"))
+    run.compute_for(alive.height)
+    if changed.height > alive.height:
+        run.say(f"  {changed.height - alive.height:,} deleted items leave the trie; their SIDs go to nobody")
+    embed_items(run, alive, encoders)
+    basis = basis_of(run.lake, parent)
+    assigned = assign(run, basis, alive, _base(run, parent), key)
+    candidate = make_candidate(run, kind, key, snapshot, basis, assigned, parent)
+    _resolve_assigned(run, again, candidate)
+    return candidate
+
+
+def _base(run: Run, parent: Manifest) -> tuple[str, ...]:
+    taken = published_assignments(run.lake, parent.codebook.id)
+    return tuple(dict.fromkeys([*parent.assignments, *taken]))
+
+
+def _refused_items(run: Run) -> list[str]:
+    rows = open_rows(run.lake)
+    items = rows.filter(pl.col("stage").is_in(ITEM_STAGES) & pl.col("subject").is_not_null())["subject"]
+    return items.unique().sort().to_list()
+
+
+def _resolve_assigned(run: Run, again: list[str], candidate: Manifest) -> None:
+    """Items that were refused and have a SID now are resolved."""
+    if not again:
+        return
+    from storage.catalogue import segments
+
+    done = segments(run.lake, list(candidate.assignments), candidate.codebook.id)["item_id"]
+    rows = open_rows(run.lake).filter(pl.col("stage").is_in(("fuse", "assign")) & pl.col("subject").is_in(done.to_list()))
+    resolve(run.lake, rows, f"assigned in {candidate.id}", run.provenance())
+
+
+def _lake(uri: str) -> Any:
+    from storage.lake import Lake
+
+    return Lake(uri)

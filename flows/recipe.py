@@ -1,0 +1,156 @@
+"""The recipe: the whole configuration of a run, read once from TOML, frozen, hashed, stored with what it made."""
+
+import hashlib
+import json
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipelines.spec import (
+    BudgetSpec,
+    CollaborativeSpec,
+    ComputeSpec,
+    FusionSpec,
+    ImageSpec,
+    InteractionsSpec,
+    ItemsSpec,
+    SequencesSpec,
+    TextSpec,
+)
+from tokenizer.spec import CodebookSpec, LevelSpec
+from training.spec import EvaluateSpec, GeneratorSpec, TrainSpec
+
+
+class RecipeError(ValueError):
+    """A recipe, or an override of it, is not valid."""
+
+
+class GateSpec(BaseModel):
+    """A limit and what happens beyond it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    limit: float
+    severity: Literal["block", "warn"]
+
+
+class GatesSpec(BaseModel):
+    """The gates a candidate must pass; see `flows.gates` for what each one measures."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    collision_rate: GateSpec = GateSpec(limit=0.0, severity="block")
+    utilisation: GateSpec = GateSpec(limit=0.25, severity="block")
+    relative_error: GateSpec = GateSpec(limit=1.0, severity="block")
+    shrinkage: GateSpec = GateSpec(limit=0.1, severity="block")
+    events_without_sid: GateSpec = GateSpec(limit=0.5, severity="block")
+    drifted_items: GateSpec = GateSpec(limit=0.2, severity="warn")
+    capacity_used: GateSpec = GateSpec(limit=0.9, severity="warn")
+
+
+class SplitSpec(BaseModel):
+    """Where the log is cut: events at or after the cutoff are held out, for evaluation only.
+
+    `holdout` is the share of events (by event time) held out when a run names no cutoff of its own; 0 cuts at the
+    run's as-of time.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    holdout: float = Field(0.1, ge=0, lt=1)
+
+
+class Recipe(BaseModel):
+    """All sections. A modality whose section is absent is not extracted. `about` is shown in the report."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    about: str = ""
+    items: ItemsSpec = ItemsSpec()
+    interactions: InteractionsSpec = InteractionsSpec()
+    split: SplitSpec = SplitSpec()
+    text: TextSpec | None = None
+    image: ImageSpec | None = None
+    collaborative: CollaborativeSpec | None = None
+    fusion: FusionSpec = FusionSpec()
+    codebook: CodebookSpec = CodebookSpec(levels=(LevelSpec(codes=256),) * 3)
+    gates: GatesSpec = GatesSpec()
+    budget: BudgetSpec = BudgetSpec()
+    sequences: SequencesSpec = SequencesSpec()
+    generator: GeneratorSpec = GeneratorSpec()
+    train: TrainSpec = TrainSpec()
+    evaluate: EvaluateSpec = EvaluateSpec()
+    compute: ComputeSpec = ComputeSpec()
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits over all settings that decide what comes out; where it runs and its text are left out."""
+        settings = self.model_dump(mode="json", exclude={"compute", "about"})
+        return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def recipes_folder() -> Path:
+    """The recipes that come with sidmill."""
+    return Path(str(files("infra"))) / "recipes"
+
+
+def load_recipe(
+    name: str | None, overrides: list[str] | tuple[str, ...] = (), base: dict[str, Any] | None = None
+) -> Recipe:
+    """The recipe in a TOML file, or one of ours by name (`default`, `demo`, ...), with `a.b=c` overrides applied.
+
+    Without a name `base` is overridden: settings of an earlier recipe.
+    """
+    if name is None and base is not None:
+        settings, where = json.loads(json.dumps(base)), "recipe"
+    else:
+        settings, where = _read(name or "default")
+    for override in overrides:
+        _override(settings, override)
+    return parse_recipe(settings, where)
+
+
+def _read(name: str) -> tuple[dict[str, Any], str]:
+    path = Path(name)
+    if not path.is_file():
+        path = recipes_folder() / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(each.stem for each in recipes_folder().glob("*.toml")))
+        raise RecipeError(f"no recipe {name!r}: give a TOML file, or one of {known}.")
+    try:
+        return tomllib.loads(path.read_text()), str(path)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not TOML: {error}") from error
+
+
+def parse_recipe(settings: dict[str, Any], where: str = "recipe") -> Recipe:
+    """Validated settings; every fault is named with its place and value."""
+    try:
+        return Recipe.model_validate(settings)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc'])} = {fault['input']!r}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise RecipeError(f"{where}: {faults}") from error
+
+
+def _override(settings: dict[str, Any], override: str) -> None:
+    """Apply `a.b=c`; c is read as a TOML value, else as text."""
+    path, separator, text = override.partition("=")
+    names = path.strip().split(".")
+    if not separator or not all(names):
+        raise RecipeError(f"--set {override!r}: write it as section.field=value, for example codebook.slack=1.25.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    place = settings
+    for name in names[:-1]:
+        place = place.setdefault(name, {})
+        if not isinstance(place, dict):
+            raise RecipeError(f"--set {override!r}: {name!r} is a value, not a section.")
+    place[names[-1]] = value

@@ -1,0 +1,1 @@
+"""The report: one release as a self-contained HTML page."""

@@ -1,0 +1,118 @@
+"""Collect what the page of a release shows, and write it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from flows.diff import diff_releases, open_trie
+from flows.report.charts import line_chart, load_chart
+from storage.lake import Lake
+from storage.manifest import Manifest
+from storage.models import models
+from storage.pointers import pointer_history
+from storage.quarantine import by_reason, open_rows
+from storage.releases import PRODUCTION, published, read_release, releases
+from storage.runs import RunSummary, runs
+from tokenizer.codebook import Codebook
+
+
+def write_report(lake: Lake, manifest: Manifest, output: Path) -> int:
+    """Write the page of a release; returns its size in bytes. No script, no outside resource."""
+    environment = Environment(
+        loader=PackageLoader("flows.report", "."), autoescape=select_autoescape(["html"]), undefined=StrictUndefined
+    )
+    page = environment.get_template("page.html").render(collect(lake, manifest))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    return output.write_bytes(page.encode())
+
+
+def collect(lake: Lake, manifest: Manifest) -> dict[str, Any]:
+    """Everything on the page, from the lake alone."""
+    trained = [model for model in models(lake) if model["release"] == manifest.id]
+    known_runs = {run.run: run for run in runs(lake)}
+    return {
+        "manifest": manifest,
+        "production": published(lake, PRODUCTION),
+        "alias_history": pointer_history(lake, PRODUCTION)[1:],
+        "levels": _levels(lake, manifest),
+        "reasons": by_reason(lake),
+        "refused": _newest_refused(lake),
+        "drift": lake.frame("drift", manifest.versions["drift"]).to_dicts(),
+        "models": [_model(model) for model in trained],
+        "timings": _timings(manifest, trained, known_runs),
+        "lineage": _lineage(lake, manifest),
+        "diffs": _diffs(lake, manifest),
+        "about": manifest.recipe.get("about", ""),
+    }
+
+
+def _levels(lake: Lake, manifest: Manifest) -> list[dict[str, Any]]:
+    """One row a level: its figures and the chart of its loads."""
+    codebook = Codebook.from_bytes(lake.blobs.get(manifest.codebook.blob))
+    codes = open_trie(lake, manifest).codes()
+    figures = ("utilisation", "dead_codes", "entropy", "perplexity", "gini", "max_load")
+    return [
+        {
+            "level": level + 1,
+            "codes": size,
+            "capacity": codebook.capacity[level],
+            **{name: manifest.metrics[name][level] for name in figures},
+            "chart": load_chart(
+                np.bincount(codes[:, level], minlength=size).tolist(),
+                codebook.capacity[level],
+                f"load of the codes of level {level + 1}",
+            ),
+        }
+        for level, size in enumerate(codebook.sizes)
+    ]
+
+
+def _newest_refused(lake: Lake) -> list[dict[str, Any]]:
+    return open_rows(lake).sort("at", descending=True).head(20).to_dicts()
+
+
+def _model(model: dict[str, Any]) -> dict[str, Any]:
+    history = model["card"]["history"]
+    evaluation = model["evaluation"]
+    rankers = [name for name in ("generator", "popularity") if evaluation and name in evaluation]
+    columns = [name for name in (evaluation or {}).get("generator", {}) if _is_metric(name)]
+    return {
+        "id": model["id"],
+        "history": history,
+        "chart": line_chart([row["loss"] for row in history], "training loss") if history else "",
+        "evaluation": evaluation,
+        "rankers": rankers,
+        "columns": columns,
+    }
+
+
+def _is_metric(name: str) -> bool:
+    return not name.endswith("_interval") and not name.startswith("hits@")
+
+
+def _timings(
+    manifest: Manifest, trained: list[dict[str, Any]], known: dict[str, RunSummary]
+) -> list[dict[str, Any]]:
+    """Stages with seconds and rows of the runs that made the release and its models."""
+    wanted = dict.fromkeys([manifest.run, *(model["run"] for model in trained)])
+    return [
+        {"run": run, "kind": known[run].kind, "stages": known[run].stages} for run in wanted if run in known
+    ]
+
+
+def _lineage(lake: Lake, manifest: Manifest) -> list[Manifest]:
+    """The release and the ones it extends, newest first."""
+    by_id = {each.id: each for each in releases(lake)}
+    line = [manifest]
+    while line[-1].parent in by_id:
+        line.append(by_id[str(line[-1].parent)])
+    return line
+
+
+def _diffs(lake: Lake, manifest: Manifest) -> list[dict[str, Any]]:
+    """Against the parent, and against every candidate under another codebook."""
+    compared = [diff_releases(lake, read_release(lake, manifest.parent), manifest)] if manifest.parent else []
+    others = [each for each in releases(lake) if each.codebook.id != manifest.codebook.id]
+    return compared + [diff_releases(lake, manifest, other) for other in others]

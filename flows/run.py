@@ -1,0 +1,105 @@
+"""One run of a flow: its lake, recipe, place to compute, record and display. Opens and closes them in order."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect.context import FlowRunContext
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_run_logger
+
+from flows.cancellation import stop_when_cancelled
+from flows.progress import Display, StageView
+from flows.recipe import Recipe, load_recipe, parse_recipe
+from pipelines.compute import Compute, InProcess, OnRay, shutdown
+from storage.commit import Provenance
+from storage.lake import Lake
+from storage.runs import RunRecord, new_run_id
+
+
+class Run:
+    """What every step of a flow is given. `compute` is where its stages run; a small night changes it."""
+
+    def __init__(self, kind: str, lake: str, recipe: Recipe, parameters: dict[str, Any], clock: datetime) -> None:
+        self.kind = kind
+        self.id = new_run_id(kind)
+        self.lake = Lake(lake)
+        self.recipe = recipe
+        self.clock = clock
+        self.compute: Compute = OnRay(recipe.compute)
+        self.record = RunRecord(self.lake, self.id, kind, recipe.hash, parameters, _flow_run_id())
+        self.display = Display(_flow_log)
+
+    def provenance(self, **inputs: int) -> Provenance:
+        return Provenance(self.id, self.recipe.hash, inputs)
+
+    def say(self, line: str) -> None:
+        self.display.say(line)
+
+    def compute_for(self, rows: int) -> None:
+        """Choose where stages run by how many items are new, and say so."""
+        if rows < self.recipe.compute.in_process_below:
+            self.compute = InProcess(self.recipe.compute)
+            self.say(f"  {rows:,} new or changed items: stages run in process, no cluster is started")
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[StageView]:
+        """Time a stage, show it, and record it with its counts once it is done."""
+        with self.display.stage(name, total) as (view, seconds):
+            yield view
+            self.record.stage(name, {**view.detail, "seconds": round(seconds(), 3)})
+
+
+@contextmanager
+def open_run(
+    kind: str, lake: str, recipe: str | dict[str, Any], parameters: dict[str, Any], clock: str | None = None
+) -> Iterator[Run]:
+    """A run from its start to its recorded end. A failure or an interrupt also ends its work on the cluster.
+
+    `clock` is when what the run ingests arrives, now by default.
+    """
+    settings = parse_recipe(recipe) if isinstance(recipe, dict) else load_recipe(recipe)
+    recorded = {**parameters, "recipe": settings.model_dump(mode="json")}
+    run = Run(kind, lake, settings, recorded, parse_time(clock) or datetime.now(UTC))
+    run.say(f"{kind} ({run.id}) on {run.lake.uri}")
+    try:
+        with stop_when_cancelled():
+            yield run
+    except KeyboardInterrupt:
+        shutdown()
+        if run.record.begun:
+            run.record.end("cancelled", {"reason": "interrupted"})
+        raise
+    except BaseException as error:
+        shutdown()
+        run.record.end("failed", {"error": f"{type(error).__name__}: {error}"})
+        raise
+    run.record.end("finished", {})
+
+
+def parse_time(value: str | datetime | None) -> datetime | None:
+    """ISO 8601, UTC where no zone is given."""
+    if value is None or isinstance(value, datetime):
+        return value
+    try:
+        parsed = datetime.fromisoformat(value)
+    except ValueError as error:
+        raise ValueError(f"{value!r} is not a date or time; write it as 1998-02-15 or 1998-02-15T12:00:00.") from error
+    return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+def _flow_run_id() -> str:
+    context = FlowRunContext.get()
+    return str(context.flow_run.id) if context is not None and context.flow_run is not None else ""
+
+
+def _flow_log(line: str) -> None:
+    """Every line shown is also a line of the flow run's log in Prefect."""
+    if FlowRunContext.get() is None:
+        return
+    try:
+        get_run_logger().info(line.strip())
+    except MissingContextError:
+        logging.getLogger("sidmill").info(line.strip())

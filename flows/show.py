@@ -1,0 +1,146 @@
+"""How records look on a terminal; `as_json` prints the same record as JSON instead."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from storage.releases import Published
+from storage.runs import RunSummary
+
+Record = dict[str, Any]
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, default=str))
+
+
+def _table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*("-" if cell is None else str(cell) for cell in row))
+    Console(highlight=False).print(table)
+
+
+def record(value: Record, as_json: bool) -> None:
+    """One record, field by field."""
+    if as_json:
+        _print_json(value)
+        return
+    for name, field in value.items():
+        if isinstance(field, dict) and field:
+            print(f"{name}:")
+            for key, each in field.items():
+                print(f"    {key}: {_short(each)}")
+        elif isinstance(field, list) and field and isinstance(field[0], dict):
+            print(f"{name}:")
+            for each in field:
+                print("    " + "  ".join(f"{key} {_short(part)}" for key, part in each.items()))
+        else:
+            print(f"{name}: {_short(field)}")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_short(each) for each in value) + "]"
+    return str(value)
+
+
+def runs(found: list[RunSummary], as_json: bool) -> None:
+    """One line a run."""
+    if as_json:
+        _print_json([asdict(each) for each in found])
+        return
+    rows = [
+        [
+            each.run,
+            each.state,
+            f"{each.started:%Y-%m-%d %H:%M:%S}",
+            f"{(each.ended - each.started).total_seconds():.0f} s" if each.ended else None,
+            each.result.get("error"),
+        ]
+        for each in found
+    ]
+    _table("", ["run", "state", "started (UTC)", "took", "error"], rows)
+
+
+def run(found: RunSummary, as_json: bool) -> None:
+    """One run with its stages."""
+    record(asdict(found), as_json)
+
+
+def releases(found: list[Record], current: Published | None, as_json: bool) -> None:
+    """One line a release; an asterisk marks production."""
+    if as_json:
+        _print_json(found)
+        return
+    rows = [
+        [
+            each["id"] + (" *" if current and each["id"] == current.release else ""),
+            each["kind"],
+            each["parent"],
+            f"{each['items']:,}",
+            f"{each['codebook']} ({' x '.join(map(str, each['codebook_sizes']))})",
+            each["as_of"][:19],
+            ", ".join(gate["name"] for gate in each["gates"] if not gate["passed"]) or "passed",
+        ]
+        for each in found
+    ]
+    _table("", ["release", "kind", "parent", "items", "codebook", "as of", "gates"], rows)
+    if current:
+        print(f"* production, with {current.model or 'no model'}")
+
+
+def explanation(value: Record, as_json: bool) -> None:
+    """An item: SID, prefixes with who shares them, lineage."""
+    if as_json:
+        _print_json(value)
+        return
+    sid = "no SID" if value["sid"] is None else "SID " + "-".join(map(str, value["sid"]))
+    print(f"{value['item']}  {value['title'] or ''}  {sid}  ({value['release']})")
+    for step in value["path"]:
+        print(f"  {'-'.join(map(str, step['prefix'])):<20} {step['items']:,} item(s)")
+        for other in step["sharing"]:
+            print(f"      {other['item_id']}  {other['title'] or ''}")
+    record({"lineage": value["lineage"], "quarantine": value["quarantine"]}, False)
+
+
+def quarantine(rows: pl.DataFrame, limit: int, as_json: bool) -> None:
+    """Open rows by reason, then the newest ones."""
+    if as_json:
+        _print_json(rows.to_dicts())
+        return
+    counts = rows.group_by("stage", "reason").len().sort("stage", "reason")
+    _table(f"{rows.height:,} open rows", ["stage", "reason", "rows"], [list(row) for row in counts.iter_rows()])
+    newest = rows.sort("at", descending=True).head(limit)
+    shown = newest.select("stage", "reason", "subject", "source", "source_row", "detail")
+    if shown.height:
+        print()
+        _table("newest", shown.columns, [list(row) for row in shown.iter_rows()])
+
+
+def status(value: Record, as_json: bool) -> None:
+    """The lake at a glance."""
+    if as_json:
+        _print_json(value)
+        return
+    print(f"lake {value['lake']}")
+    _table("", ["table", "version", "rows"], [[name, t["version"], f"{t['rows']:,}"] for name, t in value["tables"].items()])
+    for alias, pair in value["aliases"].items():
+        print(f"{alias} -> ({pair['release']}, {pair['model'] or 'no model'})")
+    for each in value["releases"]:
+        failed = [gate["name"] for gate in each["gates"] if not gate["passed"]]
+        told = f"gates failed: {', '.join(failed)}" if failed else "gates passed"
+        print(f"  {each['id']} {each['kind']:<10} {each['items']:,} items, codebook {each['codebook']}, {told}")
+    for each in value["models"]:
+        metrics = "  ".join(f"{name} {figure:.4f}" for name, figure in each["metrics"].items())
+        print(f"  {each['id']} on {each['release']}  {metrics}")
+    reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in value["quarantine"]["by_reason"].items())
+    print(f"quarantine: {value['quarantine']['rows']:,} open rows" + (f" ({reasons})" if reasons else ""))

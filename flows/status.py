@@ -1,0 +1,66 @@
+"""The state of a lake as one JSON-able record: tables, aliases, releases, models, quarantine."""
+
+from typing import Any
+
+from storage.lake import Lake
+from storage.manifest import Manifest
+from storage.models import models
+from storage.quarantine import by_reason
+from storage.releases import PRODUCTION, published, releases
+from storage.schemas import TABLES
+
+HEADLINE = ("recall@10", "ndcg@10")
+
+
+def lake_status(lake: Lake) -> dict[str, Any]:
+    """What `sidmill lake status --json` prints; a lake that does not exist yet is empty."""
+    current = published(lake)
+    reasons = by_reason(lake)
+    return {
+        "lake": lake.uri,
+        "tables": {
+            name: {"version": lake.version(name), "rows": lake.rows(name)} for name in TABLES if lake.exists(name)
+        },
+        "aliases": {PRODUCTION: {"release": current.release, "model": current.model}} if current else {},
+        "releases": [release_status(manifest) for manifest in releases(lake)],
+        "models": [model_status(row) for row in models(lake)],
+        "quarantine": {"rows": sum(reasons.values()), "by_reason": reasons},
+    }
+
+
+def release_status(manifest: Manifest) -> dict[str, Any]:
+    """One release as the status shows it."""
+    return {
+        "id": manifest.id,
+        "kind": manifest.kind,
+        "parent": manifest.parent,
+        "created_at": manifest.created_at.isoformat(),
+        "items": manifest.items,
+        "codebook": manifest.codebook.id,
+        "codebook_sizes": list(manifest.codebook.sizes),
+        "vocabulary": manifest.codebook.vocabulary,
+        "as_of": manifest.as_of.isoformat(),
+        "cutoff": manifest.cutoff.isoformat(),
+        "versions": manifest.versions,
+        "encoders": {name: encoder.fingerprint for name, encoder in manifest.encoders.items()},
+        "fusion": manifest.fusion.fingerprint,
+        "assignments": list(manifest.assignments),
+        "trie": manifest.trie.model_dump(),
+        "counts": manifest.counts,
+        "metrics": manifest.metrics,
+        "gates": [gate.model_dump() for gate in manifest.gates],
+    }
+
+
+def model_status(row: dict[str, Any]) -> dict[str, Any]:
+    """One model as the status shows it; `metrics` are the generator's of its newest evaluation."""
+    evaluation = row["evaluation"] or {}
+    generator = evaluation.get("generator", {})
+    return {
+        "id": row["id"],
+        "release": row["release"],
+        "vocabulary": row["vocabulary"],
+        "weights": row["weights"],
+        "metrics": {name: generator[name] for name in HEADLINE if name in generator},
+        "evaluation": evaluation,
+    }

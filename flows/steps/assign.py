@@ -1,0 +1,92 @@
+"""Step: a new segment of the SID table for the items that have no SID under the codebook yet."""
+
+import hashlib
+from dataclasses import dataclass
+
+import polars as pl
+
+from flows.run import Run
+from flows.steps.fit import Basis, fused_vectors, gather_inputs, level_vectors
+from flows.steps.ingest import check_stage_budget
+from flows.steps.task import step
+from pipelines.assign import encode_rows, occupancy, record_drift, write_segment
+from pipelines.embed import matrix
+from pipelines.fuse import FUSED
+from pipelines.quality import encoding_quality
+from storage.catalogue import segments
+from storage.lake import Lake
+from storage.releases import published_assignments
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """The segments that make up the SID table of a release, and what the newest one did."""
+
+    assignments: tuple[str, ...]
+    new_items: int
+    relocated: int
+    refit_due: int
+    drifted: int
+    quality: dict[str, float]
+
+
+@step
+def assign(run: Run, basis: Basis, items: pl.DataFrame, base: tuple[str, ...], key: str) -> Assigned:
+    """Assign SIDs to the catalogue rows given; one that has a SID keeps it and is recorded as drifted if it changed.
+
+    `base` are the segments of the parent. Segments that were ever published under the codebook are taken along:
+    their SIDs are occupied for good, and an item that has one there keeps it.
+    """
+    codebook = basis.codebook
+    taken = list(dict.fromkeys([*published_assignments(run.lake, codebook.id), *base]))
+    assignment_id = "a-" + hashlib.sha256(f"{key}\0{codebook.id}\0{sorted(taken)}".encode()).hexdigest()[:16]
+    gathered = gather_inputs(run.lake, items, basis.encoders)
+    fused = fused_vectors(run, basis.fusion, gathered)
+    published = segments(run.lake, taken, codebook.id).filter(pl.col("item_id").is_in(fused["item_id"].to_list()))
+    new = fused.join(published, on="item_id", how="anti", maintain_order="left")
+    with run.stage("assign SIDs") as view:
+        level = level_vectors(run.lake, new, gathered, codebook.sources)
+        free = occupancy(run.lake, codebook, taken)
+        codes, status = run.compute.run(encode_rows, codebook, level.vectors, level.items, free)
+        reference, counts = write_segment(
+            run.lake, assignment_id, codebook, level.rows, codes, status, run.provenance()
+        )
+        drifted = record_drift(
+            run.lake, assignment_id, published, fused, _as_encoded(run.lake, basis, published), run.provenance()
+        )
+        view.count(counts)
+        if drifted.height:
+            view.note(f"{drifted.height:,} changed items keep their SID (drifted)", drifted=drifted.height)
+        view.note(run.compute.name, assignment=assignment_id, version=reference.version)
+    check_stage_budget(counts, run.recipe.budget)
+    quality = encoding_quality(codebook, level.vectors, codes) if counts.out else {}
+    return Assigned(
+        assignments=(*taken, assignment_id),
+        new_items=counts.out,
+        relocated=status.count("relocated"),
+        refit_due=counts.quarantined,
+        drifted=drifted.height,
+        quality=quality,
+    )
+
+
+def _as_encoded(lake: Lake, basis: Basis, published: pl.DataFrame) -> pl.DataFrame:
+    """The stored fused vectors whose hash is the one a SID was assigned from."""
+    from pipelines.assign import vector_hash
+
+    if published.is_empty():
+        return pl.DataFrame(schema={"item_id": pl.String, "vector": pl.List(pl.Float32)})
+    import pyarrow.dataset as ds
+
+    where = (
+        (ds.field("modality") == FUSED)
+        & (ds.field("fingerprint") == basis.fusion.id)
+        & ds.field("item_id").isin(published["item_id"].to_list())
+    )
+    stored = lake.frame("vectors", columns=["item_id", "vector"], where=where)
+    hashes = pl.Series("vector_hash", [vector_hash(row) for row in matrix(stored)], dtype=pl.String)
+    return (
+        stored.with_columns(hashes)
+        .join(published.select("item_id", "vector_hash"), on=["item_id", "vector_hash"], how="semi")
+        .unique("item_id", keep="first", maintain_order=True)
+    )

@@ -1,0 +1,159 @@
+"""Step: write the trie, measure, judge, and record a candidate release; publishing is a step of its own."""
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from flows.gates import judge
+from flows.run import Run
+from flows.snapshot import Snapshot, events_since
+from flows.steps.assign import Assigned
+from flows.steps.fit import Basis
+from flows.steps.task import step
+from pipelines.collaborative import LogSlice
+from pipelines.embed import matrix
+from pipelines.fuse import FUSED
+from pipelines.quality import neighbourhood, table_quality
+from storage.catalogue import segments
+from storage.lake import Lake
+from storage.manifest import Manifest, TrieRef
+from storage.quarantine import by_reason
+from storage.releases import record_release
+from tokenizer.trie import Trie
+
+Kind = Literal["bootstrap", "nightly", "backfill"]
+PINNED = ("items", "interactions", "vectors", "codebooks", "sids", "drift", "quarantine")
+
+
+@step
+def make_candidate(
+    run: Run, kind: Kind, key: str, snapshot: Snapshot, basis: Basis, assigned: Assigned, parent: Manifest | None
+) -> Manifest:
+    """Build the trie from the committed SID table and record the manifest under `key`, once."""
+    with run.stage("trie") as view:
+        versions = {table: run.lake.version(table) for table in PINNED} | snapshot.versions
+        sids = live_sids(run.lake, basis.codebook.id, assigned.assignments, versions["sids"], snapshot)
+        trie = build_trie(sids, basis.codebook.sizes)
+        data = trie.to_bytes()
+        digest = run.lake.blobs.put(data)
+        view.note(f"{len(trie):,} SIDs, {len(data):,} bytes", sids=len(trie), bytes=len(data))
+    reference = TrieRef(sha256=digest, path=f"blobs/{digest[:2]}/{digest}", sids=len(trie))
+    with run.stage("gates") as view:
+        metrics = _metrics(run, snapshot, basis, assigned, trie, parent)
+        gates = judge(metrics, len(trie), parent, run.recipe.gates)
+        failed = [gate for gate in gates if not gate.passed]
+        told = ", ".join(f"{gate.name} {gate.value:g} ({gate.severity})" for gate in failed) or "all passed"
+        view.note(told, failed=len(failed))
+
+    def manifest(release: str) -> Manifest:
+        return Manifest(
+            id=release,
+            key=key,
+            kind=kind,
+            parent=parent.id if parent else None,
+            run=run.id,
+            created_at=datetime.now(UTC),
+            recipe_hash=run.recipe.hash,
+            recipe=run.recipe.model_dump(mode="json"),
+            as_of=snapshot.as_of,
+            cutoff=snapshot.cutoff,
+            fit_cutoff=basis.fit_cutoff,
+            split_rule="events at or after `cutoff` are held out; `fit_cutoff` bounds what fusion and codebook saw",
+            versions=versions,
+            encoders=basis.encoders,
+            fusion={"fingerprint": basis.fusion.id, "details": basis.fusion.spec.model_dump(mode="json")},  # type: ignore[arg-type]
+            fusion_blob=basis.fusion_blob,
+            codebook=basis.codebook_ref,
+            assignments=assigned.assignments,
+            trie=reference,
+            items=len(trie),
+            counts={
+                "items": len(trie),
+                "new_items": assigned.new_items,
+                "relocated": assigned.relocated,
+                "refit_due": assigned.refit_due,
+                "drifted": assigned.drifted,
+                **{f"quarantine:{reason}": rows for reason, rows in by_reason(run.lake, versions["quarantine"]).items()},
+            },
+            metrics=metrics,
+            gates=gates,
+        )
+
+    made, _ = record_release(run.lake, manifest, key, run.provenance(**versions))
+    run.say(f"  candidate {made.id}: {made.items:,} items, codebook {made.codebook.id}")
+    return made
+
+
+def live_sids(
+    lake: Lake, codebook: str, assignments: tuple[str, ...], version: int, snapshot: Snapshot
+) -> pl.DataFrame:
+    """(item_id, codes) of the segments, of the items that are visible and not deleted; one row per item."""
+    rows = segments(lake, list(assignments), codebook, version)
+    alive = snapshot.catalogue(lake, ["deleted"]).filter(~pl.col("deleted")).select("item_id")
+    live = rows.join(alive, on="item_id", how="semi", maintain_order="left")
+    doubled = live.filter(pl.col("item_id").is_duplicated())
+    if doubled.height:
+        raise AssertionError(f"items have two SIDs under codebook {codebook}: {doubled['item_id'].unique().to_list()[:3]}")
+    return live.select("item_id", "codes")
+
+
+def build_trie(sids: pl.DataFrame, sizes: tuple[int, ...]) -> Trie:
+    codes = np.array(sids["codes"].to_list(), dtype=np.int32).reshape(sids.height, len(sizes))
+    return Trie.build(codes, sids["item_id"].to_list(), sizes)
+
+
+def _metrics(
+    run: Run, snapshot: Snapshot, basis: Basis, assigned: Assigned, trie: Trie, parent: Manifest | None
+) -> dict[str, Any]:
+    """What the gates and the report read. The encoding error is that of all items assigned so far."""
+    sums = dict(assigned.quality)
+    before = parent.metrics if parent is not None and parent.codebook.id == basis.codebook.id else {}
+    for name in ("squared_error", "squared_norm"):
+        sums[name] = sums.get(name, 0.0) + before.get(name, 0.0)
+    fresh = assigned.quality
+    return {
+        **table_quality(trie.codes(), trie.sizes),
+        "relative_error": sums["squared_error"] / sums["squared_norm"] if sums["squared_norm"] else float("nan"),
+        "relative_error_of_new": fresh["squared_error"] / fresh["squared_norm"] if fresh else None,
+        "squared_error": sums["squared_error"],
+        "squared_norm": sums["squared_norm"],
+        "relocated": assigned.relocated,
+        "refit_due": assigned.refit_due,
+        "drifted": assigned.drifted,
+        "capacity_used": _taken(run.lake, basis, assigned) / basis.codebook.planned_items,
+        "events_without_sid": _events_without_sid(run.lake, snapshot, trie, parent),
+        **({} if parent is not None and before else _neighbourhood(run.lake, basis, trie)),
+    }
+
+
+def _taken(lake: Lake, basis: Basis, assigned: Assigned) -> int:
+    where = ds.field("assignment_id").isin(assigned.assignments) & (ds.field("codebook") == basis.codebook.id)
+    return lake.read("sids", columns=["assignment_id"], where=where).num_rows
+
+
+def _events_without_sid(lake: Lake, snapshot: Snapshot, trie: Trie, parent: Manifest | None) -> float:
+    """Share of the events that this release sees first whose item has no SID in it: a wrong join shows here."""
+    if snapshot.interactions.version < 0:
+        return 0.0
+    if parent is None:
+        log = LogSlice(snapshot.interactions.version, snapshot.as_of, snapshot.as_of)
+        items = log.read(lake, ["item_id"])["item_id"]
+    else:
+        items = events_since(lake, parent, snapshot)["item_id"]
+    if items.is_empty():
+        return 0.0
+    known = pc.is_in(items.to_arrow().cast("string"), value_set=trie.item_ids)
+    return 1.0 - float(pc.mean(known).as_py())
+
+
+def _neighbourhood(lake: Lake, basis: Basis, trie: Trie) -> dict[str, float]:
+    """Neighbourhood preservation of a freshly fitted codebook, on the fused vectors of the trie's items."""
+    where = (ds.field("modality") == FUSED) & (ds.field("fingerprint") == basis.fusion.id)
+    rows = lake.frame("vectors", columns=["item_id", "vector"], where=where).unique("item_id", keep="last")
+    order = pl.DataFrame({"item_id": pl.Series(trie.item_ids, dtype=pl.String)}).with_row_index("row")
+    aligned = order.join(rows, on="item_id").sort("row")
+    return neighbourhood(matrix(aligned), trie.codes()[aligned["row"].to_numpy()], basis.codebook.spec.seed)

@@ -1,0 +1,174 @@
+"""Step: fit what a codebook's life begins with: collaborative vectors, the fusion, the codebook itself."""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import polars as pl
+import pyarrow as pa
+
+from flows.run import Run
+from flows.snapshot import Snapshot
+from flows.steps.embed import COLLABORATIVE, content_pairs
+from flows.steps.ingest import check_stage_budget
+from flows.steps.task import step
+from pipelines.collaborative import LogSlice, collaborative_vectors, describe_collaborative
+from pipelines.embed import cached, matrix, store_vectors
+from pipelines.encoders.protocol import fingerprint
+from pipelines.fuse import FUSED, Gathered, fuse, gather
+from pipelines.fusion import Fusion, fit_fusion
+from storage.commit import append
+from storage.lake import Lake
+from storage.manifest import CodebookRef, EncoderRef, Manifest
+from storage.schemas import CODEBOOKS
+from tokenizer.codebook import Codebook
+from tokenizer.quantizer import fit_codebook
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What gives an item its SID: encoders, fusion and codebook, fitted on events before `fit_cutoff`."""
+
+    encoders: dict[str, EncoderRef]
+    fusion: Fusion
+    fusion_blob: str
+    codebook: Codebook
+    codebook_ref: CodebookRef
+    fit_cutoff: datetime
+
+
+def basis_of(lake: Lake, manifest: Manifest) -> Basis:
+    """The frozen basis of a release, read by hash."""
+    return Basis(
+        manifest.encoders,
+        Fusion.from_bytes(lake.blobs.get(manifest.fusion_blob)),
+        manifest.fusion_blob,
+        Codebook.from_bytes(lake.blobs.get(manifest.codebook.blob)),
+        manifest.codebook,
+        manifest.fit_cutoff,
+    )
+
+
+@step
+def fit(run: Run, snapshot: Snapshot, items: pl.DataFrame, encoders: dict[str, EncoderRef]) -> Basis:
+    """Fit on the snapshot and store by hash; the same input gives the same basis."""
+    encoders = {**encoders, **_collaborative(run, snapshot)}
+    gathered = gather_inputs(run.lake, items, encoders)
+    with run.stage("fit fusion") as view:
+        fusion = run.compute.run(fit_fusion, gathered.modalities, run.recipe.fusion)
+        blob = run.lake.blobs.put(fusion.to_bytes())
+        rows = ", ".join(f"{name} {rows:,}" for name, rows in fusion.statistics["rows"].items())
+        view.note(f"{run.recipe.fusion.method} over {rows}; {run.compute.name}", **fusion.statistics)
+    vectors = fused_vectors(run, fusion, gathered)
+    with run.stage("fit codebook") as view:
+        spec = run.recipe.codebook
+        sources = level_vectors(run.lake, vectors, gathered, spec_sources(run))
+        codebook = run.compute.run(fit_codebook, sources.vectors, sources.items, spec)
+        reference = _store_codebook(run, codebook)
+        levels = " x ".join(str(size) for size in codebook.sizes)
+        view.note(f"{spec.quantizer} {levels} ({codebook.id}); {run.compute.name}", **codebook.statistics)
+    return Basis(encoders, fusion, blob, codebook, reference, snapshot.cutoff)
+
+
+def _collaborative(run: Run, snapshot: Snapshot) -> dict[str, EncoderRef]:
+    """Collaborative vectors of the visible log, computed once; its slice is part of the reference."""
+    spec, log = run.recipe.collaborative, snapshot.log
+    if spec is None or log.version < 0:
+        return {}
+    details = describe_collaborative(spec)
+    reference = EncoderRef(fingerprint=fingerprint(details), details={**details, "content_hash": log.content_hash})
+    with run.stage("behaviour") as view:
+        if cached(run.lake, COLLABORATIVE, reference.fingerprint).filter(content_hash=log.content_hash).height:
+            view.note("vectors of this log were there already")
+            return {COLLABORATIVE: reference}
+        vectors = run.compute.run(collaborative_vectors, run.lake, log, spec)
+        view.note(f"{vectors.height:,} items in the log before {log.cutoff:%Y-%m-%d}; {run.compute.name}")
+        if vectors.height == 0:
+            return {}
+        store_vectors(
+            run.lake,
+            vectors.with_columns(
+                content_hash=pl.lit(log.content_hash),
+                modality=pl.lit(COLLABORATIVE),
+                fingerprint=pl.lit(reference.fingerprint),
+            ),
+            run.provenance(interactions=log.version),
+        )
+    return {COLLABORATIVE: reference}
+
+
+def gather_inputs(lake: Lake, items: pl.DataFrame, encoders: dict[str, EncoderRef]) -> Gathered:
+    """The stored vectors of catalogue rows in every modality of the basis."""
+    wanted = content_pairs(items)
+    if COLLABORATIVE in encoders:
+        content = encoders[COLLABORATIVE].details["content_hash"]
+        wanted[COLLABORATIVE] = items.select("item_id", content_hash=pl.lit(content))
+    return gather(lake, wanted, {name: encoder.fingerprint for name, encoder in encoders.items()})
+
+
+def fused_vectors(run: Run, fusion: Fusion, gathered: Gathered) -> pl.DataFrame:
+    """Fused vectors of the gathered items, those that are new computed and stored."""
+    with run.stage("fuse") as view:
+        vectors, counts = fuse(run.lake, fusion, gathered, run.provenance())
+        view.count(counts)
+    check_stage_budget(counts, run.recipe.budget)
+    return vectors
+
+
+@dataclass(frozen=True)
+class LevelVectors:
+    """The vectors each source of a codebook reads, aligned with `items`; `rows` are these items' fused rows."""
+
+    items: list[str]
+    vectors: dict[str, object]
+    rows: pl.DataFrame
+
+
+def spec_sources(run: Run) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(level.source for level in run.recipe.codebook.levels))
+
+
+def level_vectors(lake: Lake, fused: pl.DataFrame, gathered: Gathered, sources: tuple[str, ...]) -> LevelVectors:
+    """Fused vectors, and those of the other sources the levels name; items that lack a source are left out."""
+    rows = fused
+    ids = gathered.items["item_id"].to_list()
+    for name in sources:
+        if name != FUSED:
+            if name not in gathered.modalities:
+                raise ValueError(
+                    f"codebook.levels reads source {name!r}, but no item has such a vector; "
+                    f"sources here: {FUSED}, {', '.join(sorted(gathered.modalities))}."
+                )
+            having = {item for item, has in zip(ids, gathered.modalities[name].present, strict=True) if has}
+            rows = rows.filter(pl.col("item_id").is_in(sorted(having)))
+    order = {item: row for row, item in enumerate(ids)}
+    picked = [order[item] for item in rows["item_id"]]
+    vectors: dict[str, object] = {
+        name: matrix(rows) if name == FUSED else gathered.modalities[name].vectors[picked] for name in sources
+    }
+    return LevelVectors(rows["item_id"].to_list(), vectors, rows)
+
+
+def _store_codebook(run: Run, codebook: Codebook) -> CodebookRef:
+    blob = run.lake.blobs.put(codebook.to_bytes())
+    row = {
+        "codebook": codebook.id,
+        "vocabulary": codebook.vocabulary,
+        "blob": blob,
+        "spec": codebook.spec.model_dump_json(),
+        "statistics": json.dumps(codebook.statistics, sort_keys=True),
+        "planned_items": codebook.planned_items,
+        "fitted_items": codebook.fitted_items,
+        "at": datetime.now(UTC),
+        "run": run.id,
+    }
+    table = pa.Table.from_pylist([row], schema=CODEBOOKS.schema)
+    append(run.lake, "codebooks", table, f"codebook:{codebook.id}", run.provenance())
+    return CodebookRef(
+        id=codebook.id, blob=blob, sizes=codebook.sizes, vocabulary=codebook.vocabulary, fitted_by=run.id
+    )
+
+
+def log_slice(manifest: Manifest) -> LogSlice:
+    """What of the log a release pins."""
+    return LogSlice(manifest.versions["interactions"], manifest.as_of, manifest.cutoff)

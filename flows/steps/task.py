@@ -1,0 +1,40 @@
+"""How a step becomes a Prefect task: retried on faults of the machine, never on faults of the input."""
+
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from storage.errors import LakeError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+RETRIES = 2
+RETRY_DELAYS_S = (1, 10)
+
+
+def step(function: Callable[P, R]) -> Callable[P, R]:
+    """A Prefect task that keeps no result (the lake does) and may be run again at any point."""
+    made: Callable[P, R] = task(
+        name=function.__name__.replace("_", " "),
+        retries=RETRIES,
+        retry_delay_seconds=list(RETRY_DELAYS_S),
+        retry_condition_fn=_may_pass_next_time,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        log_prints=False,
+    )(function)
+    return made
+
+
+async def _may_pass_next_time(task: Any, run: Any, state: Any) -> bool:
+    """Wrong input stays wrong; a lost worker, a full socket or a lost race may not."""
+    try:
+        await state.aresult(raise_on_failure=True)
+    except (ValueError, TypeError, LookupError, AssertionError, LakeError):
+        return False
+    except Exception:  # noqa: BLE001 - every other failure is worth the retry it was configured with
+        return True
+    return True

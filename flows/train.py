@@ -1,0 +1,180 @@
+"""Train: a generator on a release's log and SIDs, evaluated on what came after its cutoff, bound to that release."""
+
+import hashlib
+import json
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from prefect import flow
+
+from flows.diff import open_trie
+from flows.evaluation import evaluation_cases
+from flows.recipe import Recipe
+from flows.run import Run, open_run
+from flows.steps.fit import log_slice
+from flows.steps.publish import publish
+from flows.steps.task import step
+from pipelines.compute import OnRay, connect
+from pipelines.sequences import build_sequences, read_bucket
+from storage.lake import Lake
+from storage.manifest import Manifest
+from storage.models import find_model_by_key, read_model, record_evaluation, record_model
+from storage.releases import PRODUCTION, published, read_release
+from tokenizer.trie import Trie
+
+
+@flow(name="train", log_prints=False)
+def train(lake: str, recipe: str | dict[str, Any] | None = None, release: str = PRODUCTION) -> dict[str, Any]:
+    """Sequences, training on Ray Train, evaluation; production then points to the pair (release, model).
+
+    Skipped where a model of this release and recipe exists. Without a recipe the release's own is used.
+    """
+    manifest = read_release(Lake(lake), release)
+    with open_run("train", lake, recipe or manifest.recipe, {"release": manifest.id}) as run:
+        key = model_key(manifest, run.recipe)
+        model = find_model_by_key(run.lake, key)
+        if model is None:
+            run.record.begin()
+            trie = open_trie(run.lake, manifest)
+            sequences(run, manifest, trie)
+            model = train_model(run, manifest, key)
+        else:
+            run.say(f"  skipped: {model} was trained on {manifest.id} with this recipe already")
+        evaluate_model(run, manifest, model)
+        _publish_pair(run, manifest, model)
+        return {"model": model, "release": manifest.id}
+
+
+@flow(name="evaluate", log_prints=False)
+def evaluate(lake: str, model: str, recipe: str | dict[str, Any] | None = None) -> dict[str, Any]:
+    """Evaluate a model on the log as it is now, on the release it was trained on."""
+    row = read_model(Lake(lake), model)
+    manifest = read_release(Lake(lake), row["release"])
+    with open_run("evaluate", lake, recipe or manifest.recipe, {"model": model}) as run:
+        result = evaluate_model(run, manifest, model)
+        return {"model": model, "evaluated": result is not None}
+
+
+def _publish_pair(run: Run, manifest: Manifest, model: str) -> None:
+    """Production keeps its release and gets the model, if the model speaks its vocabulary and is newer."""
+    current = published(run.lake)
+    if current is None or current.model == model:
+        return
+    pinned = read_release(run.lake, current.release)
+    if pinned.codebook.vocabulary == manifest.codebook.vocabulary and (current.model is None or model > current.model):
+        run.record.begin()
+        publish(run, pinned, model)
+    else:
+        run.say(f"  {model} is not published: production is ({current.release}, {current.model})")
+
+
+def model_key(manifest: Manifest, recipe: Recipe) -> str:
+    """What makes two models the same: the release and the sections of the recipe that shape a model."""
+    sections = recipe.model_dump(mode="json", include={"sequences", "generator", "train"})
+    digest = hashlib.blake2b(json.dumps(sections, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return f"{manifest.id}-{manifest.codebook.vocabulary}-{digest}"
+
+
+@step
+def sequences(run: Run, manifest: Manifest, trie: Trie) -> None:
+    """The release's log before its cutoff, joined with its SIDs, in user buckets."""
+    with run.stage("sequences") as view:
+        counts = build_sequences(
+            run.lake,
+            manifest.id,
+            log_slice(manifest),
+            trie.item_ids,
+            trie.codes(),
+            run.recipe.sequences,
+            OnRay(run.recipe.compute),
+            run.provenance(**manifest.versions),
+        )
+        view.count(counts)
+
+
+@step
+def train_model(run: Run, manifest: Manifest, key: str) -> str:
+    """Train on Ray Train, store weights and card by hash, record the model."""
+    from training.checkpoint import RECORD, WEIGHTS
+    from training.histories import Plan
+    from training.launch import launch
+    from training.next_code import NextCode
+
+    recipe = run.recipe
+    connect(recipe.compute)
+    plan = Plan(
+        source=manifest.id,
+        buckets=recipe.sequences.buckets,
+        sizes=manifest.codebook.sizes,
+        batch_size=recipe.train.batch_size,
+        max_events=recipe.generator.max_events,
+        seed=recipe.train.seed,
+        negative_events=recipe.train.negative_events,
+    )
+    make = partial(
+        NextCode,
+        recipe.generator,
+        plan,
+        partial(read_bucket, run.lake, manifest.id),
+        manifest.codebook.vocabulary,
+        manifest.id,
+        run.recipe.hash,
+    )
+    with run.stage("train", recipe.train.epochs) as view:
+        result = launch(make, recipe.train, key, f"{run.lake.uri}/training", progress=lambda line: run.say(f"    {line}"))
+        weights = run.lake.blobs.put((result.checkpoint_dir / WEIGHTS).read_bytes())
+        card = json.loads((result.checkpoint_dir / RECORD).read_text())
+        card["record_blob"] = run.lake.blobs.put((result.checkpoint_dir / RECORD).read_bytes())
+        last = result.history[-1]
+        view.note(
+            f"{recipe.train.workers} workers, {recipe.train.epochs} epochs, loss {last['loss']:.3f}",
+            history=result.history,
+            weights=weights,
+        )
+    return record_model(
+        run.lake, key, manifest.id, manifest.codebook.vocabulary, weights, card, run.provenance(**manifest.versions)
+    )
+
+
+@step
+def evaluate_model(run: Run, manifest: Manifest, model: str) -> dict[str, Any] | None:
+    """Evaluate on the events after the release's cutoff that the lake has by now; once per state of the log."""
+    from training.checkpoint import RECORD, WEIGHTS, load_generator
+    from training.evaluate import evaluate
+
+    version = run.lake.version("interactions")
+    key = f"{model}:{manifest.id}:{version}:{json.dumps(run.recipe.evaluate.model_dump(mode='json'), sort_keys=True)}"
+    key = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
+    if run.lake.exists("evaluations") and run.lake.open("evaluations").transaction_version(f"evaluation:{key}"):
+        run.say(f"  evaluation skipped: {model} was evaluated on this log already")
+        return None
+    trie = open_trie(run.lake, manifest)
+    held_out = evaluation_cases(run.lake, manifest, trie, version, run.recipe.train.negative_events)
+    if held_out is None:
+        run.say(f"  not evaluated: the log holds no event at or after the cutoff {manifest.cutoff.isoformat()}")
+        return None
+    run.record.begin()
+    cases, popularity = held_out
+    row = read_model(run.lake, model)
+    with run.stage("evaluate") as view, TemporaryDirectory() as folder:
+        (Path(folder) / WEIGHTS).write_bytes(run.lake.blobs.get(row["weights"]))
+        (Path(folder) / RECORD).write_bytes(run.lake.blobs.get(row["card"]["record_blob"]))
+        generator, _ = load_generator(Path(folder), manifest.codebook.vocabulary)
+        result = evaluate(generator, trie, cases, popularity, run.recipe.evaluate)
+        result["protocol"] = (
+            "per user with events at or after the cutoff: the last of them is the target, all before it the context; "
+            f"full ranking over {len(trie)} items, interactions version {version}"
+        )
+        view.note(f"{len(cases):,} users", **{name: result[name] for name in ("cases", "targets_missing")})
+    record_evaluation(run.lake, key, model, manifest.id, result, run.provenance(interactions=version))
+    for ranker in ("generator", "popularity"):
+        run.say(f"    {ranker:<11} {figures(result[ranker])}")
+    return result
+
+
+def figures(row: dict[str, Any]) -> str:
+    """recall and ndcg at each k, in one line."""
+    shown = [name for name in row if "@" in name and not name.endswith("_interval") and not name.startswith("hits")]
+    return "  ".join(f"{name} {row[name]:.4f}" for name in shown)

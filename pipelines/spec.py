@@ -1,0 +1,131 @@
+"""The parts of a recipe that concern pipelines. Frozen, validated once, stored with what they made."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ItemsSpec(_Spec):
+    """How a catalogue's columns map to ours. A column that is not named here becomes an attribute.
+
+    `image` names a column of paths (relative to the file, inside its folder) or of bytes.
+    """
+
+    item_id: str = "item_id"
+    title: str = "title"
+    image: str | None = "image"
+    deleted: str | None = "deleted"
+    require_title: bool = True
+    max_text_chars: int = 50_000
+    max_image_bytes: int = 20_000_000
+
+
+class InteractionsSpec(_Spec):
+    """How a log's columns map to ours; a column the log does not have stays null.
+
+    Times are ISO 8601 (UTC where no zone is given) or numbers since 1970 in s, ms or us, told apart by their size.
+    """
+
+    user_id: str = "user_id"
+    item_id: str = "item_id"
+    event_time: str = "event_time"
+    event_id: str = "event_id"
+    event_type: str = "event_type"
+    arrival_time: str = "arrival_time"
+    session_id: str = "session_id"
+    request_id: str = "request_id"
+    impression: str = "impression"
+    position: str = "position"
+    value: str = "value"
+    default_event_type: str = "interaction"
+    future_tolerance_hours: float = Field(24.0, ge=0)
+
+
+class TextSpec(_Spec):
+    """Text encoder: `packaged-minilm` (weights in a Python package) or any sentence-transformers `model`.
+
+    `fields` name the title and attributes that are joined with ". " into the text of an item.
+    """
+
+    encoder: Literal["packaged-minilm", "sentence-transformers"] = "packaged-minilm"
+    model: str = ""
+    revision: str | None = None
+    fields: tuple[str, ...] = ("title",)
+    prompt_name: str | None = None
+    batch_size: int = Field(64, ge=1)
+
+
+class ImageSpec(_Spec):
+    """Image encoder: `packaged-vit` (ONNX ViT-S/14) or `open-clip` (`model` plus a pretrained tag or a checkpoint)."""
+
+    encoder: Literal["packaged-vit", "open-clip"] = "packaged-vit"
+    model: str = ""
+    pretrained: str = ""
+    batch_size: int = Field(16, ge=1)
+    max_pixels: int = Field(50_000_000, ge=1)
+    formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP")
+
+
+class CollaborativeSpec(_Spec):
+    """Truncated SVD of the shifted positive PMI of items that the same users interact with, before the cutoff.
+
+    Levy and Goldberg 2014. `user_cap` keeps the newest events of each user; `window` is how many of a user's
+    neighbouring events (in time) form pairs with an event.
+    """
+
+    dim: int = Field(64, ge=1)
+    window: int = Field(10, ge=1)
+    user_cap: int = Field(500, ge=2)
+    min_events: int = Field(3, ge=1)
+    shift: float = Field(1.0, gt=0)
+    seed: int = 0
+
+
+class FusionSpec(_Spec):
+    """`contrastive`: a linear tower per modality, InfoNCE between modalities, mean of the towers that have input.
+
+    `concat`: standardised, projected, weighted and put side by side; a missing modality is its mean.
+    """
+
+    method: Literal["contrastive", "concat"] = "contrastive"
+    dim: int = Field(128, ge=2)
+    weights: dict[str, float] = Field(default_factory=dict)
+    steps: int = Field(200, ge=0)
+    batch_size: int = Field(512, ge=2)
+    learning_rate: float = Field(1e-3, gt=0)
+    temperature: float = Field(0.1, gt=0)
+    modality_dropout: float = Field(0.2, ge=0, lt=1)
+    seed: int = 0
+
+
+class SequencesSpec(_Spec):
+    """User histories as SIDs: `buckets` by hash of the user, so that training streams a bucket at a time."""
+
+    buckets: Annotated[int, Field(ge=1)] = 8
+
+
+class ComputeSpec(_Spec):
+    """`in_process_below`: with fewer new items a night runs its stages in this process and starts no cluster.
+
+    `cpus` of a cluster started here: 0 means one more than the machine has, so that input never starves training.
+    """
+
+    in_process_below: int = Field(300, ge=0)
+    cpus: int = Field(0, ge=0)
+    encoder_workers: int = Field(0, ge=0)
+    chunk_rows: int = Field(256, ge=1)
+
+
+class BudgetSpec(_Spec):
+    """A run stops before anything is published when a stage refuses more than `quarantine_share` of its rows.
+
+    Up to `quarantine_rows` refused rows are let pass whatever their share, so that one bad row in a night of five
+    does not stop it.
+    """
+
+    quarantine_share: float = Field(0.05, ge=0, le=1)
+    quarantine_rows: int = Field(20, ge=0)

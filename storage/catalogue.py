@@ -1,0 +1,55 @@
+"""Reading the catalogue and its SIDs as a release sees them: newest revision of each item, segments of its table."""
+
+from datetime import datetime
+
+import polars as pl
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from storage.lake import Lake
+from storage.manifest import Manifest
+
+
+def catalogue(
+    lake: Lake,
+    version: int | None = None,
+    as_of: datetime | None = None,
+    columns: list[str] | None = None,
+    among: list[str] | None = None,
+) -> pl.DataFrame:
+    """One row per item, its newest revision that arrived before `as_of`, deleted ones included, sorted by item_id.
+
+    `among` restricts the read to some item ids.
+    """
+    where: ds.Expression | None = None
+    if as_of is not None:
+        where = ds.field("arrived_at") < as_of
+    if among is not None:
+        chosen = ds.field("item_id").isin(among)
+        where = chosen if where is None else where & chosen
+    wanted = None if columns is None else list(dict.fromkeys(["item_id", "revision", *columns]))
+    frame = lake.frame("items", version, wanted, where)
+    return frame.sort("item_id", "revision").unique("item_id", keep="last", maintain_order=True)
+
+
+def deleted_items(lake: Lake, version: int | None = None, as_of: datetime | None = None) -> set[str]:
+    """Ids of the items whose newest revision is a deletion."""
+    frame = catalogue(lake, version, as_of, ["deleted"])
+    return set(frame.filter("deleted")["item_id"])
+
+
+def segments(lake: Lake, assignments: list[str], codebook: str, version: int | None = None) -> pl.DataFrame:
+    """The SID rows of the given assignments under one codebook, sorted by item_id."""
+    where = (ds.field("codebook") == codebook) & ds.field("assignment_id").isin(assignments)
+    return lake.frame("sids", version, where=where).sort("item_id")
+
+
+def assigned_items(lake: Lake, manifest: Manifest) -> set[str]:
+    """Ids of all items that have a SID in a release, items deleted since included."""
+    rows = lake.read(
+        "sids",
+        manifest.versions["sids"],
+        ["item_id"],
+        (ds.field("codebook") == manifest.codebook.id) & ds.field("assignment_id").isin(manifest.assignments),
+    )
+    return set(pc.unique(rows["item_id"]).to_pylist())

@@ -1,0 +1,149 @@
+"""The two ways anything is written: `append`, idempotent by key, and `swap`, the one compare-and-swap.
+
+Delta's log is a sequence of files made with put-if-absent, which is a compare-and-swap of the table version. Used
+plainly it is too lenient: two stale appends both succeed, because appends are rebased. Both functions below decide
+from a table handle and commit *through that same handle*:
+
+- `append` attaches an application transaction named by the idempotency key. A handle that has seen the key skips;
+  a stale handle that has not is refused by Delta's conflict check, because someone else committed the same key.
+  Other keys are rebased without a conflict. Surviving a kill between commit and acknowledgement is the same case
+  as being run twice.
+- `swap` forbids rebasing (`max_commit_retries=0`): if any other commit came between, the decision is taken again
+  from the new state. Aliases, release ids, model ids and leases are rows decided this way.
+"""
+
+import json
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError
+
+from storage.errors import CommitConflict, SchemaMismatch
+from storage.lake import Lake, TableRef
+from storage.schemas import TABLES
+
+ATTEMPTS = 60
+FIRST_PAUSE_S = 0.005
+LONGEST_PAUSE_S = 0.5
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Who wrote a commit and from what: stored as the commit's metadata."""
+
+    run: str
+    recipe: str
+    inputs: dict[str, int] = field(default_factory=dict)
+
+    def metadata(self, key: str) -> dict[str, str]:
+        return {
+            "sidmill.run": self.run,
+            "sidmill.recipe": self.recipe,
+            "sidmill.inputs": json.dumps(self.inputs, sort_keys=True),
+            "sidmill.key": key,
+        }
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Where the rows are, and whether this call wrote them (False: an earlier one had)."""
+
+    ref: TableRef
+    written: bool
+
+
+def conform(table: str, rows: pa.Table) -> pa.Table:
+    """`rows` in the column order and types of `table`; SchemaMismatch on anything a silent cast would spoil."""
+    schema = TABLES[table].schema
+    if set(rows.schema.names) != set(schema.names):
+        missing, extra = set(schema.names) - set(rows.schema.names), set(rows.schema.names) - set(schema.names)
+        raise SchemaMismatch(f"rows for {table!r}: missing columns {sorted(missing)}, unknown {sorted(extra)}.")
+    rows = rows.select(schema.names)
+    for wanted, found in zip(schema, rows.schema, strict=True):
+        if pa.types.is_string(found.type) != pa.types.is_string(wanted.type) and not (
+            pa.types.is_large_string(found.type) or pa.types.is_null(found.type) or pa.types.is_string_view(found.type)
+        ):
+            raise SchemaMismatch(f"rows for {table!r}: column {wanted.name!r} is {found.type}, not {wanted.type}.")
+        if not wanted.nullable and rows.column(wanted.name).null_count:
+            raise SchemaMismatch(f"rows for {table!r}: column {wanted.name!r} has nulls; it is required.")
+    try:
+        return rows.cast(schema)
+    except (pa.ArrowInvalid, ValueError) as error:
+        raise SchemaMismatch(f"rows for {table!r}: {error}") from error
+
+
+def append(lake: Lake, table: str, rows: pa.Table, key: str, provenance: Provenance) -> Commit:
+    """Append `rows` once, however often and by however many writers it is called with the same `key`.
+
+    Returns the version that holds the rows also when an earlier call wrote them, so that what is derived from it
+    is derived again from the same input. Raises CommitConflict after ATTEMPTS lost races.
+    """
+    rows = conform(table, rows)
+    for attempt in range(ATTEMPTS):
+        handle = lake.open_or_create(table)
+        if handle.transaction_version(key) is not None:
+            return Commit(TableRef(table, committed_version(handle, key)), written=False)
+        try:
+            write_deltalake(
+                handle,
+                rows,
+                mode="append",
+                commit_properties=CommitProperties(
+                    custom_metadata=provenance.metadata(key), app_transactions=[Transaction(key, 1)]
+                ),
+            )
+            return Commit(TableRef(table, committed_version(lake.open(table), key)), written=True)
+        except CommitFailedError:
+            _pause(attempt)
+    raise CommitConflict(_lost(lake, table))
+
+
+def committed_version(handle: DeltaTable, key: str) -> int:
+    """The version whose commit carried `key`; the handle's own version once log retention has dropped that entry."""
+    for entry in handle.history():
+        if entry.get("sidmill.key") == key:
+            return int(entry["version"])
+    return int(handle.version())
+
+
+def swap(
+    lake: Lake, table: str, decide: Callable[[pa.Table], pa.Table | None], provenance: Provenance
+) -> tuple[pa.Table, bool]:
+    """Append the row(s) `decide` makes of the table's current rows, only if nobody wrote in between.
+
+    `decide` gets all current rows (these tables are small) and returns the rows to add, or None when there is
+    nothing to do; it may raise to refuse. Returns the table's rows after the swap, and whether rows were added.
+    """
+    for attempt in range(ATTEMPTS):
+        handle = lake.open_or_create(table)
+        current = handle.to_pyarrow_dataset().to_table()
+        rows = decide(current)
+        if rows is None:
+            return current, False
+        rows = conform(table, rows)
+        try:
+            write_deltalake(
+                handle,
+                rows,
+                mode="append",
+                commit_properties=CommitProperties(custom_metadata=provenance.metadata(""), max_commit_retries=0),
+            )
+            return pa.concat_tables([current.cast(rows.schema), rows]), True
+        except CommitFailedError:
+            _pause(attempt)
+    raise CommitConflict(_lost(lake, table))
+
+
+def _pause(attempt: int) -> None:
+    time.sleep(random.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(attempt, 10))))
+
+
+def _lost(lake: Lake, table: str) -> str:
+    return (
+        f"{ATTEMPTS} commits to {table!r} in {lake.uri} lost the race against other writers; nothing was written. "
+        "Rerun when fewer runs write to this lake."
+    )

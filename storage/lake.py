@@ -1,0 +1,150 @@
+"""`Lake`: open tables at a version, read them as Arrow or polars, and find the blobs beside them."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.dataset as ds
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+from storage.blobs import Blobs
+from storage.errors import LakeNotFound
+from storage.schemas import TABLES, TableSpec
+
+
+@dataclass(frozen=True)
+class TableRef:
+    """(table, version): what passes between flow tasks, never the data itself."""
+
+    table: str
+    version: int
+
+
+class Lake:
+    """A lake at a local directory or an object-store URI.
+
+    Credentials of an object store are read from its usual environment variables (AWS_*, ...), which deltalake
+    hands to the store. The object is cheap, holds no open handle and pickles as its URI.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().resolve())
+        self.blobs = Blobs(f"{self.uri}/blobs")
+
+    def __reduce__(self) -> tuple[type["Lake"], tuple[str]]:
+        return (Lake, (self.uri,))
+
+    @property
+    def is_local(self) -> bool:
+        return "://" not in self.uri
+
+    def path(self, table: str) -> str:
+        return f"{self.uri}/{table}"
+
+    def exists(self, table: str) -> bool:
+        return DeltaTable.is_deltatable(self.path(table))
+
+    def open(self, table: str, version: int | None = None) -> DeltaTable:
+        """The table at `version` (newest by default); LakeNotFound names what is missing."""
+        try:
+            return DeltaTable(self.path(table), version=version)
+        except (TableNotFoundError, DeltaError) as error:
+            at = "" if version is None else f" at version {version}"
+            raise LakeNotFound(
+                f"the lake {self.uri} has no table {table!r}{at} ({error}); "
+                "is --lake right? `sidmill run bootstrap` makes a lake."
+            ) from error
+
+    def open_or_create(self, table: str) -> DeltaTable:
+        """The newest state of the table, made with its constraints if it is not there (safe under concurrency)."""
+        spec = TABLES[table]
+        if not self.exists(table):
+            self._create(spec)
+        handle = self.open(table)
+        missing = {
+            name: rule
+            for name, rule in spec.constraints.items()
+            if f"delta.constraints.{name}" not in handle.metadata().configuration
+        }
+        return self._constrain(handle, missing) if missing else handle
+
+    def _create(self, spec: TableSpec) -> None:
+        if self.is_local:
+            os.makedirs(self.uri, exist_ok=True)
+        try:
+            DeltaTable.create(self.path(spec.name), spec.schema, mode="error", partition_by=list(spec.partition_by))
+        except DeltaError:
+            if not self.exists(spec.name):  # otherwise another writer created it first, which is as good
+                raise
+
+    def _constrain(self, handle: DeltaTable, rules: dict[str, str]) -> DeltaTable:
+        """Add the constraints a killed creator left out, or that a concurrent one is adding now."""
+        for name, rule in rules.items():
+            try:
+                handle.alter.add_constraint({name: rule})
+            except DeltaError:
+                handle = self.open(handle.table_uri.rstrip("/").rsplit("/", 1)[-1])
+                if f"delta.constraints.{name}" not in handle.metadata().configuration:
+                    raise
+        return handle
+
+    def version(self, table: str) -> int:
+        """The newest version, -1 when the table does not exist yet."""
+        return int(self.open(table).version()) if self.exists(table) else -1
+
+    def ref(self, table: str) -> TableRef:
+        return TableRef(table, self.version(table))
+
+    def read(
+        self,
+        table: str,
+        version: int | None = None,
+        columns: Sequence[str] | None = None,
+        where: ds.Expression | None = None,
+    ) -> pa.Table:
+        """The rows at `version` (newest by default) with partitions and files pruned by `where`.
+
+        A table that was never written (or version -1) reads as no rows.
+        """
+        schema = TABLES[table].schema
+        names = list(columns) if columns is not None else schema.names
+        if version == -1 or (version is None and not self.exists(table)):
+            return schema.empty_table().select(names)
+        dataset = self.open(table, version).to_pyarrow_dataset()
+        return dataset.to_table(columns=names, filter=where)
+
+    def read_added(self, table: str, since: int, version: int, columns: Sequence[str]) -> pa.Table:
+        """The rows of the files that `version` has and version `since` had not: reads nothing else."""
+        schema = TABLES[table].schema
+        if version == -1 or since == version:
+            return schema.empty_table().select(list(columns))
+        before = set(self.open(table, since).file_uris()) if since >= 0 else set()
+        added = {uri.rsplit("/", 1)[-1] for uri in set(self.open(table, version).file_uris()) - before}
+        dataset = self.open(table, version).to_pyarrow_dataset()
+        fragments = [part for part in dataset.get_fragments() if part.path.rsplit("/", 1)[-1] in added]
+        if not fragments:
+            return schema.empty_table().select(list(columns))
+        only = ds.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
+        return only.to_table(columns=list(columns))
+
+    def frame(
+        self,
+        table: str,
+        version: int | None = None,
+        columns: Sequence[str] | None = None,
+        where: ds.Expression | None = None,
+    ) -> pl.DataFrame:
+        """`read` as a polars frame."""
+        frame = pl.from_arrow(self.read(table, version, columns, where))
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+    def rows(self, table: str, version: int | None = None) -> int:
+        """Number of rows, from the log alone."""
+        if version == -1 or (version is None and not self.exists(table)):
+            return 0
+        return int(self.open(table, version).count())

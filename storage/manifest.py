@@ -1,0 +1,82 @@
+"""The manifest: everything a release pins. Readers resolve an alias and then read only what its manifest names."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Gate(_Frozen):
+    """One judgement of a candidate: `value` against `limit`. A failed blocking gate keeps it from being published."""
+
+    name: str
+    severity: Literal["block", "warn"]
+    value: float
+    limit: float
+    passed: bool
+    detail: str = ""
+
+
+class TrieRef(_Frozen):
+    """The trie file: sha256 of its bytes, where it lies, how many SIDs it holds."""
+
+    sha256: str
+    path: str
+    sids: int
+
+
+class CodebookRef(_Frozen):
+    """The codebook a release speaks: content hash, its file, codes per level, and the vocabulary hash."""
+
+    id: str
+    blob: str
+    sizes: tuple[int, ...]
+    vocabulary: str
+    fitted_by: str
+
+
+class EncoderRef(_Frozen):
+    """What made the vectors of one modality. `details` is whatever the fingerprint is a hash of."""
+
+    fingerprint: str
+    details: dict[str, Any]
+
+
+class Manifest(_Frozen):
+    """One release. `as_of` bounds arrival times, `cutoff` bounds event times; both are exclusive upper bounds.
+
+    `assignments` are the segments of the SID table that together give every item its SID; a later night adds one.
+    `fit_cutoff` is the event-time bound of everything fitted (fusion, codebook), at most `cutoff`.
+    """
+
+    id: str
+    key: str
+    kind: Literal["bootstrap", "nightly", "backfill"]
+    parent: str | None
+    run: str
+    created_at: datetime
+    recipe_hash: str
+    recipe: dict[str, Any]
+    as_of: datetime
+    cutoff: datetime
+    fit_cutoff: datetime
+    split_rule: str
+    versions: dict[str, int]
+    encoders: dict[str, EncoderRef]
+    fusion: EncoderRef
+    fusion_blob: str
+    codebook: CodebookRef
+    assignments: tuple[str, ...]
+    trie: TrieRef
+    items: int
+    counts: dict[str, int]
+    metrics: dict[str, Any]
+    gates: tuple[Gate, ...]
+
+    @property
+    def blocked_by(self) -> list[Gate]:
+        return [gate for gate in self.gates if gate.severity == "block" and not gate.passed]

@@ -1,0 +1,86 @@
+"""Generators in the lake: weights by hash, the vocabulary they speak, their card, and their evaluations."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from storage.commit import Provenance, append, swap
+from storage.errors import LakeNotFound
+from storage.lake import Lake
+from storage.schemas import EVALUATIONS, MODELS
+
+
+def record_model(
+    lake: Lake, key: str, release: str, vocabulary: str, weights: str, card: dict[str, Any], provenance: Provenance
+) -> str:
+    """Record a trained model under the next free id (`m-000001`, ...), or return the one made with `key`."""
+
+    def decide(rows: pa.Table) -> pa.Table | None:
+        if key in rows.column("key").to_pylist():
+            return None
+        row = {
+            "id": f"m-{rows.num_rows + 1:06d}",
+            "key": key,
+            "release": release,
+            "vocabulary": vocabulary,
+            "weights": weights,
+            "card": json.dumps(card, sort_keys=True),
+            "at": datetime.now(UTC),
+            "run": provenance.run,
+        }
+        return pa.Table.from_pylist([row], schema=MODELS.schema)
+
+    rows, _ = swap(lake, "models", decide, provenance)
+    return next(str(row["id"]) for row in rows.to_pylist() if row["key"] == key)
+
+
+def models(lake: Lake) -> list[dict[str, Any]]:
+    """All models, oldest first, with their newest evaluation's headline figures as `metrics`."""
+    newest = {row["model"]: row["result"] for row in evaluations(lake)}
+    return [
+        {**row, "card": json.loads(row["card"]), "evaluation": newest.get(row["id"])}
+        for row in lake.read("models").sort_by("id").to_pylist()
+    ]
+
+
+def read_model(lake: Lake, model: str) -> dict[str, Any]:
+    """One model by id; LakeNotFound lists what there is."""
+    known = models(lake)
+    for row in known:
+        if row["id"] == model:
+            return row
+    raise LakeNotFound(f"the lake {lake.uri} has no model {model!r}; models: {[row['id'] for row in known]}.")
+
+
+def find_model_by_key(lake: Lake, key: str) -> str | None:
+    """Id of the model made with this idempotency key."""
+    return next((row["id"] for row in lake.read("models").to_pylist() if row["key"] == key), None)
+
+
+def model_vocabulary(lake: Lake, model: str) -> str:
+    """Hash of the vocabulary a model speaks."""
+    return str(read_model(lake, model)["vocabulary"])
+
+
+def record_evaluation(
+    lake: Lake, key: str, model: str, release: str, result: dict[str, Any], provenance: Provenance
+) -> bool:
+    """Record an evaluation once per key; True if it was new."""
+    row = {
+        "key": key,
+        "model": model,
+        "release": release,
+        "result": json.dumps(result, sort_keys=True),
+        "at": datetime.now(UTC),
+        "run": provenance.run,
+    }
+    rows = pa.Table.from_pylist([row], schema=EVALUATIONS.schema)
+    return append(lake, "evaluations", rows, f"evaluation:{key}", provenance).written
+
+
+def evaluations(lake: Lake) -> list[dict[str, Any]]:
+    """All evaluations, oldest first."""
+    rows = lake.read("evaluations").sort_by("at").to_pylist()
+    return [{**row, "result": json.loads(row["result"])} for row in rows]

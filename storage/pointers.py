@@ -1,0 +1,72 @@
+"""Pointers: named values that move atomically and remember where they were. Aliases are pointers."""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from storage.commit import Provenance, swap
+from storage.errors import PointerMoved
+from storage.lake import Lake
+from storage.schemas import POINTERS
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """`sequence` counts the moves of `name`, from 1; 0 with value None means it was never set."""
+
+    name: str
+    sequence: int
+    value: Any
+    note: str = ""
+    at: datetime | None = None
+    run: str = ""
+
+
+def read_pointer(lake: Lake, name: str) -> Pointer:
+    """Where `name` points now."""
+    return pointer_history(lake, name)[-1]
+
+
+def pointer_history(lake: Lake, name: str) -> list[Pointer]:
+    """Every value of `name`, oldest first, starting with the unset one."""
+    return _history(lake.read("pointers"), name)
+
+
+def _history(rows: pa.Table, name: str) -> list[Pointer]:
+    moves = [
+        Pointer(name, row["sequence"], json.loads(row["value"]), row["note"], row["at"], row["run"])
+        for row in rows.to_pylist()
+        if row["name"] == name
+    ]
+    return [Pointer(name, 0, None), *sorted(moves, key=lambda move: move.sequence)]
+
+
+def move_pointer(lake: Lake, expected: Pointer, value: Any, note: str, provenance: Provenance) -> Pointer:
+    """Set the pointer if it still is as `expected` was read; PointerMoved otherwise. Linearizable."""
+
+    def decide(rows: pa.Table) -> pa.Table:
+        found = _history(rows, expected.name)[-1]
+        if found.sequence != expected.sequence:
+            raise PointerMoved(
+                f"{expected.name!r} was {json.dumps(expected.value)} (move {expected.sequence}) when read and is "
+                f"{json.dumps(found.value)} (move {found.sequence}) now; read it again and decide anew."
+            )
+        return pa.Table.from_pylist(
+            [
+                {
+                    "name": expected.name,
+                    "sequence": expected.sequence + 1,
+                    "value": json.dumps(value, sort_keys=True),
+                    "note": note,
+                    "at": datetime.now(UTC),
+                    "run": provenance.run,
+                }
+            ],
+            schema=POINTERS.schema,
+        )
+
+    rows, _ = swap(lake, "pointers", decide, provenance)
+    return _history(rows, expected.name)[expected.sequence + 1]

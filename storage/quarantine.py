@@ -1,0 +1,95 @@
+"""Quarantine: rows a stage refused, with the reason. Nothing is dropped; a row is resolved when it got through."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import polars as pl
+import pyarrow as pa
+
+from storage.commit import Commit, Provenance, append
+from storage.lake import Lake
+from storage.schemas import QUARANTINE
+
+PAYLOAD_LIMIT = 1 << 20  # characters kept of a refused row; its source and row number always are
+
+
+@dataclass(frozen=True)
+class Reject:
+    """One refused row. `subject` is the item or event id when it is known; `source_row` counts from 0."""
+
+    stage: str
+    reason: str
+    detail: str
+    source: str
+    source_row: int
+    subject: str | None = None
+    payload: str | None = None
+
+    @property
+    def id(self) -> str:
+        name = f"{self.stage}\0{self.reason}\0{self.source}\0{self.source_row}\0{self.subject}"
+        return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+
+def quarantine(lake: Lake, rejects: Iterable[Reject], provenance: Provenance) -> Commit | None:
+    """Append open rows for `rejects`; those that are open already are left as they are. None when nothing is new."""
+    known = set(open_rows(lake)["quarantine_id"])
+    fresh = {reject.id: reject for reject in rejects if reject.id not in known}
+    return _append(lake, [_row(reject, "open", provenance.run) for reject in fresh.values()], provenance)
+
+
+def resolve(lake: Lake, rows: pl.DataFrame, detail: str, provenance: Provenance) -> Commit | None:
+    """Mark open rows as resolved: what they held has gone through."""
+    now = datetime.now(UTC)
+    resolved = [
+        {**row, "status": "resolved", "detail": detail, "payload": None, "at": now, "run": provenance.run}
+        for row in rows.to_dicts()
+    ]
+    return _append(lake, resolved, provenance)
+
+
+def _row(reject: Reject, status: str, run: str) -> dict[str, object]:
+    return {
+        "quarantine_id": reject.id,
+        "status": status,
+        "stage": reject.stage,
+        "subject": _clean(reject.subject),
+        "reason": reject.reason,
+        "detail": _clean(reject.detail) or "",
+        "payload": _clean(reject.payload),
+        "source": _clean(reject.source) or "",
+        "source_row": reject.source_row,
+        "at": datetime.now(UTC),
+        "run": run,
+    }
+
+
+def _clean(text: str | None) -> str | None:
+    """Text that UTF-8 can hold: bytes that were not UTF-8 are shown as \\xNN."""
+    if text is None:
+        return None
+    return text[:PAYLOAD_LIMIT].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _append(lake: Lake, rows: list[dict[str, object]], provenance: Provenance) -> Commit | None:
+    if not rows:
+        return None
+    table = pa.Table.from_pylist(rows, schema=QUARANTINE.schema)
+    name = "\0".join(sorted(f"{row['quarantine_id']}{row['status']}" for row in rows)) + str(lake.version("quarantine"))
+    key = "quarantine:" + hashlib.sha256(name.encode()).hexdigest()[:24]
+    return append(lake, "quarantine", table, key, provenance)
+
+
+def open_rows(lake: Lake, version: int | None = None, reason: str | None = None) -> pl.DataFrame:
+    """Rows that are still refused: their last status is open."""
+    frame = lake.frame("quarantine", version)
+    last = frame.sort("at").unique("quarantine_id", keep="last", maintain_order=True).filter(pl.col("status") == "open")
+    return last if reason is None else last.filter(pl.col("reason") == reason)
+
+
+def by_reason(lake: Lake, version: int | None = None) -> dict[str, int]:
+    """Number of open rows per reason, sorted by reason."""
+    counts = open_rows(lake, version).group_by("reason").len().sort("reason")
+    return {row["reason"]: row["len"] for row in counts.to_dicts()}

@@ -1,0 +1,151 @@
+"""The record of runs: rows of events (started, stage, finished, failed, cancelled), so that a killed run shows.
+
+A run that finds nothing to do writes nothing: `RunRecord` buffers its events until the first real work.
+"""
+
+import json
+import os
+import secrets
+import socket
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from storage.commit import Provenance, append
+from storage.errors import LakeNotFound
+from storage.lake import Lake
+from storage.schemas import RUNS
+
+
+def new_run_id(kind: str) -> str:
+    """Sortable by time, unique without coordination."""
+    return f"{kind}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+
+
+@dataclass
+class RunRecord:
+    """Writes what one run does. Nothing reaches the lake before `begin`."""
+
+    lake: Lake
+    run: str
+    kind: str
+    recipe_hash: str
+    parameters: dict[str, Any]
+    flow_run: str = ""
+    begun: bool = False
+    _buffer: list[dict[str, Any]] = field(default_factory=list)
+    _written: int = 0
+
+    def begin(self) -> None:
+        """There is work: record that the run started, with what `sidmill run resume` needs to start it again."""
+        if self.begun:
+            return
+        self.begun = True
+        detail = {
+            "parameters": self.parameters,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "flow_run": self.flow_run,
+        }
+        self._buffer.insert(0, self._event("started", self.kind, detail))
+        self._flush()
+
+    def stage(self, name: str, detail: dict[str, Any]) -> None:
+        """Record a finished stage with its counts and seconds."""
+        self._buffer.append(self._event("stage", name, detail))
+        if self.begun:
+            self._flush()
+
+    def end(self, event: str, detail: dict[str, Any]) -> None:
+        """Record the end (finished, failed, cancelled); a run that did nothing and failed at nothing leaves no trace."""
+        if event == "finished" and not self.begun:
+            return
+        self.begin()
+        self._buffer.append(self._event(event, self.kind, detail))
+        self._flush()
+
+    def _event(self, event: str, name: str, detail: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "run": self.run,
+            "kind": self.kind,
+            "event": event,
+            "name": name,
+            "detail": json.dumps(detail, sort_keys=True, default=str),
+            "at": datetime.now(UTC),
+        }
+
+    def _flush(self) -> None:
+        rows, self._buffer = self._buffer, []
+        self._written += 1
+        table = pa.Table.from_pylist(rows, schema=RUNS.schema)
+        append(self.lake, "runs", table, f"run:{self.run}:{self._written}", Provenance(self.run, self.recipe_hash))
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One run as its events tell: `state` is running, finished, failed, cancelled, or killed (its process is gone)."""
+
+    run: str
+    kind: str
+    state: str
+    started: datetime
+    ended: datetime | None
+    parameters: dict[str, Any]
+    result: dict[str, Any]
+    stages: list[dict[str, Any]]
+    host: str
+    pid: int
+    flow_run: str
+
+
+def runs(lake: Lake) -> list[RunSummary]:
+    """All runs that did something, oldest first."""
+    grouped: dict[str, list[dict[str, Any]]] = {}
+    for row in lake.read("runs").sort_by("at").to_pylist():
+        grouped.setdefault(row["run"], []).append({**row, "detail": json.loads(row["detail"])})
+    return sorted((_summary(events) for events in grouped.values()), key=lambda run: run.started)
+
+
+def read_run(lake: Lake, run: str) -> RunSummary:
+    """One run by id; LakeNotFound names the newest ones."""
+    known = runs(lake)
+    for summary in known:
+        if summary.run == run:
+            return summary
+    newest = ", ".join(summary.run for summary in known[-5:]) or "none"
+    raise LakeNotFound(f"the lake {lake.uri} has no run {run!r}; newest: {newest}.")
+
+
+def _summary(events: list[dict[str, Any]]) -> RunSummary:
+    first = next((event for event in events if event["event"] == "started"), events[0])
+    last = events[-1]
+    over = last["event"] in ("finished", "failed", "cancelled")
+    state = last["event"] if over else "running" if _alive(first["detail"]) else "killed"
+    return RunSummary(
+        run=first["run"],
+        kind=first["kind"],
+        state=state,
+        started=first["at"],
+        ended=last["at"] if over else None,
+        parameters=first["detail"].get("parameters", {}),
+        result=last["detail"] if over else {},
+        stages=[{"name": event["name"], **event["detail"]} for event in events if event["event"] == "stage"],
+        host=str(first["detail"].get("host", "")),
+        pid=int(first["detail"].get("pid", 0)),
+        flow_run=str(first["detail"].get("flow_run", "")),
+    )
+
+
+def _alive(detail: dict[str, Any]) -> bool:
+    """Whether the run's process still is; taken for granted on another host, which we cannot ask."""
+    if detail.get("host") != socket.gethostname():
+        return True
+    try:
+        os.kill(int(detail["pid"]), 0)
+    except (ProcessLookupError, KeyError):
+        return False
+    except PermissionError:
+        return True
+    return True

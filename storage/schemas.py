@@ -1,0 +1,271 @@
+"""The tables of the lake: columns, partitions and constraints, in the order of the noun chain.
+
+Every table is append-only. What changes is expressed by a newer row (a higher `revision` of an item, a later
+event of a run), so that every version of every table stays readable for the releases that pin it.
+"""
+
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+TIME = pa.timestamp("us", tz="UTC")
+CODES = pa.list_(pa.int32())
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """One Delta table: `key` names its logical primary key, `constraints` are SQL expressions on a row."""
+
+    name: str
+    schema: pa.Schema
+    key: tuple[str, ...]
+    partition_by: tuple[str, ...] = ()
+    constraints: dict[str, str] = field(default_factory=dict)
+
+
+def _schema(**columns: pa.DataType | tuple[pa.DataType, bool]) -> pa.Schema:
+    """Columns are required unless given as (type, True)."""
+    return pa.schema(
+        [
+            pa.field(name, kind[0], nullable=kind[1])
+            if isinstance(kind, tuple)
+            else pa.field(name, kind, nullable=False)
+            for name, kind in columns.items()
+        ]
+    )
+
+
+def _optional(kind: pa.DataType) -> tuple[pa.DataType, bool]:
+    return (kind, True)
+
+
+SOURCES = TableSpec(
+    "sources",
+    _schema(
+        sha256=pa.string(),
+        kind=pa.string(),
+        uri=pa.string(),
+        rows_in=pa.int64(),
+        rows_out=pa.int64(),
+        rows_unchanged=pa.int64(),
+        rows_quarantined=pa.int64(),
+        at=TIME,
+        run=pa.string(),
+    ),
+    key=("kind", "sha256"),
+    constraints={"balanced": "rows_in = rows_out + rows_unchanged + rows_quarantined"},
+)
+
+ITEMS = TableSpec(
+    "items",
+    _schema(
+        item_id=pa.string(),
+        revision=pa.int32(),
+        title=_optional(pa.string()),
+        attributes=pa.string(),
+        text_hash=pa.string(),
+        image_hash=_optional(pa.string()),
+        deleted=pa.bool_(),
+        arrived_at=TIME,
+        source=pa.string(),
+        source_row=pa.int64(),
+    ),
+    key=("item_id", "revision"),
+    constraints={"has_id": "length(item_id) > 0", "revision_counts": "revision >= 0"},
+)
+
+INTERACTIONS = TableSpec(
+    "interactions",
+    _schema(
+        event_id=pa.string(),
+        user_id=pa.string(),
+        item_id=pa.string(),
+        event_type=pa.string(),
+        event_time=TIME,
+        arrival_time=TIME,
+        arrival_date=pa.date32(),
+        session_id=_optional(pa.string()),
+        request_id=_optional(pa.string()),
+        impression=_optional(pa.bool_()),
+        position=_optional(pa.int32()),
+        value=_optional(pa.float64()),
+        source=pa.string(),
+        source_offset=pa.int64(),
+    ),
+    key=("event_id",),
+    partition_by=("arrival_date",),
+    constraints={"has_user": "length(user_id) > 0", "has_item": "length(item_id) > 0"},
+)
+
+VECTORS = TableSpec(
+    "vectors",
+    _schema(
+        item_id=pa.string(),
+        modality=pa.string(),
+        content_hash=pa.string(),
+        fingerprint=pa.string(),
+        vector=pa.list_(pa.float32()),
+    ),
+    key=("item_id", "modality", "content_hash", "fingerprint"),
+    partition_by=("modality", "fingerprint"),
+)
+
+CODEBOOKS = TableSpec(
+    "codebooks",
+    _schema(
+        codebook=pa.string(),
+        vocabulary=pa.string(),
+        blob=pa.string(),
+        spec=pa.string(),
+        statistics=pa.string(),
+        planned_items=pa.int64(),
+        fitted_items=pa.int64(),
+        at=TIME,
+        run=pa.string(),
+    ),
+    key=("codebook",),
+)
+
+SIDS = TableSpec(
+    "sids",
+    _schema(
+        assignment_id=pa.string(),
+        codebook=pa.string(),
+        item_id=pa.string(),
+        codes=CODES,
+        vector_hash=pa.string(),
+        status=pa.string(),
+    ),
+    key=("assignment_id", "item_id"),
+    partition_by=("codebook",),
+)
+
+DRIFT = TableSpec(
+    "drift",
+    _schema(
+        assignment_id=pa.string(),
+        item_id=pa.string(),
+        encoded_hash=pa.string(),
+        current_hash=pa.string(),
+        cosine=pa.float64(),
+    ),
+    key=("assignment_id", "item_id"),
+)
+
+RELEASES = TableSpec(
+    "releases",
+    _schema(
+        id=pa.string(),
+        key=pa.string(),
+        kind=pa.string(),
+        parent=_optional(pa.string()),
+        codebook=pa.string(),
+        manifest=pa.string(),
+        at=TIME,
+        run=pa.string(),
+    ),
+    key=("id",),
+)
+
+SEQUENCES = TableSpec(
+    "sequences",
+    _schema(
+        release=pa.string(),
+        bucket=pa.int32(),
+        user_id=pa.string(),
+        event_id=pa.string(),
+        event_time=TIME,
+        event_type=pa.string(),
+        impression=_optional(pa.bool_()),
+        item_id=pa.string(),
+        codes=CODES,
+    ),
+    key=("release", "event_id"),
+    partition_by=("release", "bucket"),
+)
+
+MODELS = TableSpec(
+    "models",
+    _schema(
+        id=pa.string(),
+        key=pa.string(),
+        release=pa.string(),
+        vocabulary=pa.string(),
+        weights=pa.string(),
+        card=pa.string(),
+        at=TIME,
+        run=pa.string(),
+    ),
+    key=("id",),
+)
+
+EVALUATIONS = TableSpec(
+    "evaluations",
+    _schema(
+        key=pa.string(),
+        model=pa.string(),
+        release=pa.string(),
+        result=pa.string(),
+        at=TIME,
+        run=pa.string(),
+    ),
+    key=("key",),
+)
+
+QUARANTINE = TableSpec(
+    "quarantine",
+    _schema(
+        quarantine_id=pa.string(),
+        status=pa.string(),
+        stage=pa.string(),
+        subject=_optional(pa.string()),
+        reason=pa.string(),
+        detail=pa.string(),
+        payload=_optional(pa.string()),
+        source=pa.string(),
+        source_row=pa.int64(),
+        at=TIME,
+        run=pa.string(),
+    ),
+    key=("quarantine_id", "status"),
+    constraints={"known_status": "status IN ('open', 'resolved')"},
+)
+
+RUNS = TableSpec(
+    "runs",
+    _schema(
+        run=pa.string(),
+        kind=pa.string(),
+        event=pa.string(),
+        name=pa.string(),
+        detail=pa.string(),
+        at=TIME,
+    ),
+    key=("run", "event", "name", "at"),
+)
+
+POINTERS = TableSpec(
+    "pointers",
+    _schema(name=pa.string(), sequence=pa.int64(), value=pa.string(), note=pa.string(), at=TIME, run=pa.string()),
+    key=("name", "sequence"),
+)
+
+TABLES: dict[str, TableSpec] = {
+    spec.name: spec
+    for spec in (
+        SOURCES,
+        ITEMS,
+        INTERACTIONS,
+        VECTORS,
+        CODEBOOKS,
+        SIDS,
+        DRIFT,
+        RELEASES,
+        SEQUENCES,
+        MODELS,
+        EVALUATIONS,
+        QUARANTINE,
+        RUNS,
+        POINTERS,
+    )
+}

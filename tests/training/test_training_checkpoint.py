@@ -1,0 +1,59 @@
+"""Checkpoints: what comes back is what was saved, or a refusal that says what to do."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.checkpoint import RECORD, WEIGHTS, load_generator, save
+from training.errors import CheckpointDamaged, VocabularyMismatch
+from training.generator import Generator
+from training.histories import Plan
+from training.next_code import NextCode
+from training.spec import GeneratorSpec
+from training.trainable import Cursor
+
+PLAN = Plan("r-1", buckets=1, sizes=(3, 4), batch_size=2, max_events=4)
+
+
+def saved(directory: Path) -> Generator:
+    spec = GeneratorSpec(dim=16, layers=1, heads=2, kv_heads=1, ff=8, max_events=4)
+    trainable = NextCode(spec, PLAN, lambda _: None, "vocabulary-a", release="r-1", recipe="recipe-a")
+    save(directory, trainable.module, trainable.identity, Cursor(PLAN.hash, 2, 7), 11, [{"loss": 0.1}])
+    return trainable.generator
+
+
+def test_a_model_comes_back_with_its_record(tmp_path: Path) -> None:
+    before = saved(tmp_path)
+    after, record = load_generator(tmp_path, "vocabulary-a")
+    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+    assert (after.spec, after.layout, after.vocabulary) == (before.spec, before.layout, "vocabulary-a")
+    assert not after.training
+    assert record.cursor == Cursor(PLAN.hash, 2, 7)
+    assert (record.step, record.history) == (11, [{"loss": 0.1}])
+    assert (record.identity["release"], record.identity["recipe"]) == ("r-1", "recipe-a")
+    assert record.code_version
+
+
+def test_another_vocabulary_is_refused_with_both_hashes_and_the_remedy(tmp_path: Path) -> None:
+    saved(tmp_path)
+    with pytest.raises(VocabularyMismatch, match=r"vocabulary-a.*vocabulary-b.*sidmill run train --release") as caught:
+        load_generator(tmp_path, "vocabulary-b")
+    assert (caught.value.found, caught.value.wanted) == ("vocabulary-a", "vocabulary-b")
+
+
+@pytest.mark.parametrize("name", [RECORD, WEIGHTS])
+def test_an_unfinished_checkpoint_is_refused(tmp_path: Path, name: str) -> None:
+    saved(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(CheckpointDamaged, match=f"{name} is missing"):
+        load_generator(tmp_path, "vocabulary-a")
+
+
+def test_changed_weights_are_refused(tmp_path: Path) -> None:
+    saved(tmp_path)
+    content = bytearray((tmp_path / WEIGHTS).read_bytes())
+    content[-1] ^= 1
+    (tmp_path / WEIGHTS).write_bytes(content)
+    with pytest.raises(CheckpointDamaged, match="sha256"):
+        load_generator(tmp_path, "vocabulary-a")

@@ -1,0 +1,130 @@
+"""Trie-constrained beam search against scoring every item one by one."""
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizer.trie import Trie
+
+from training.decoding import beam_search, count_leaves
+from training.generator import Generator
+from training.spec import GeneratorSpec
+
+SIZES = (5, 4, 3)
+SPEC = GeneratorSpec(dim=32, layers=2, heads=4, kv_heads=2, ff=48, dropout=0.1, max_events=8)
+Ints = npt.NDArray[np.int64]
+
+
+def trie_of(items: int, seed: int) -> Trie:
+    rng = np.random.default_rng(seed)
+    packed = rng.choice(int(np.prod(SIZES)), size=items, replace=False)
+    codes = np.stack(np.unravel_index(packed, SIZES), axis=1).astype(np.int32)
+    return Trie.build(codes, pa.array([f"i{item:03d}" for item in range(items)]), SIZES)
+
+
+def model_of(seed: int) -> Generator:
+    """A generator whose scores differ enough to be ranked the same way in two orders of summation."""
+    model = Generator(SPEC, SIZES, "v", seed)
+    with torch.no_grad():
+        for head in model.heads:
+            head.weight.mul_(20)
+    return model.eval()
+
+
+def histories(model: Generator, lengths: list[int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, SIZES, size=(sum(lengths), len(SIZES)))
+    bounds = np.cumsum([0, *lengths]).astype(np.int64)
+    feedback = rng.integers(0, 2, sum(lengths))
+    tokens, marks, _ = model.layout.sequences(codes, feedback, bounds[:-1], bounds[1:])
+    return torch.from_numpy(tokens), torch.from_numpy(marks)
+
+
+@torch.no_grad()
+def score_all(model: Generator, trie: Trie, tokens: torch.Tensor, feedback: torch.Tensor) -> npt.NDArray[np.float64]:
+    """log p of every item after every history, one full pass each; (B, N)."""
+    scores = np.empty((len(tokens), len(trie)))
+    for user in range(len(tokens)):
+        length = int((tokens[user] != model.layout.pad).sum())
+        for row, codes in enumerate(trie.codes().tolist()):
+            known, mark = tokens[user : user + 1, :length], feedback[user : user + 1, :length]
+            total = 0.0
+            for level, code in enumerate(codes):
+                hidden, _ = model.encode(known, mark)
+                total += model.logits(level, hidden[0, -1]).log_softmax(-1)[code].item()
+                known = torch.cat([known, torch.tensor([[code + int(model.layout.offsets[level])]])], dim=1)
+                mark = torch.cat([mark, torch.zeros(1, 1, dtype=torch.long)], dim=1)
+            scores[user, row] = total
+    return scores
+
+
+def test_with_a_beam_for_each_item_the_search_is_exhaustive() -> None:
+    model, trie = model_of(0), trie_of(25, 0)
+    tokens, feedback = histories(model, [3, 0, 5], 0)
+    expected = score_all(model, trie, tokens, feedback)
+    rows, scores = beam_search(model, trie, tokens, feedback, beams=30)
+    assert (rows[:, 25:] == -1).all()
+    assert np.isneginf(scores[:, 25:]).all()
+    np.testing.assert_array_equal(rows[:, :25], np.argsort(-expected, axis=1))
+    np.testing.assert_allclose(scores[:, :25], np.take_along_axis(expected, rows[:, :25], axis=1), atol=1e-3)
+
+
+def test_excluding_items_leaves_the_exhaustive_ranking_of_the_rest() -> None:
+    model, trie = model_of(1), trie_of(20, 1)
+    tokens, feedback = histories(model, [2, 4], 1)
+    exclude: list[Ints] = [np.array([3, 3, 17, 0]), np.arange(12)]
+    expected = score_all(model, trie, tokens, feedback)
+    rows, _ = beam_search(model, trie, tokens, feedback, 20, exclude)
+    for user, seen in enumerate(exclude):
+        order = [row for row in np.argsort(-expected[user]) if row not in seen]
+        assert rows[user, : len(order)].tolist() == order
+        assert (rows[user, len(order) :] == -1).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    items=st.integers(1, 40),
+    beams=st.integers(1, 12),
+    seen=st.lists(st.integers(0, 40), min_size=2, max_size=2),
+    seed=st.integers(0, 1000),
+)
+def test_no_seen_item_appears_and_no_place_stays_empty(items: int, beams: int, seen: list[int], seed: int) -> None:
+    model, trie = model_of(2), trie_of(items, seed)
+    tokens, feedback = histories(model, [3, 6], seed)
+    rng = np.random.default_rng(seed)
+    exclude = [rng.permutation(items)[:count] for count in seen]
+    rows, scores = beam_search(model, trie, tokens, feedback, beams, exclude, count_leaves(trie))
+    for user, gone in enumerate(exclude):
+        found = rows[user][rows[user] >= 0]
+        assert len(found) == min(beams, items - len(gone))
+        assert len(set(found)) == len(found)
+        assert not set(found) & set(gone)
+        assert found.max(initial=-1) < len(trie)
+        assert (np.diff(scores[user][: len(found)]) <= 0).all()
+
+
+def test_scores_are_probabilities_of_the_model_not_of_the_valid_items() -> None:
+    model, tokens = model_of(3), histories(model_of(3), [4], 3)
+    few, many = trie_of(5, 0), trie_of(40, 0)
+    _, scores = beam_search(model, many, *tokens, beams=40)
+    assert np.exp(scores.astype(np.float64)).sum() < 1.0
+    shared = many.lookup(few.codes())
+    rows, scores_few = beam_search(model, few, *tokens, beams=5)
+    rows_many, scores_many = beam_search(model, many, *tokens, beams=40)
+    score = dict(zip(rows_many[0].tolist(), scores_many[0].tolist(), strict=True))
+    for row, value in zip(rows[0].tolist(), scores_few[0].tolist(), strict=True):
+        if shared[row] >= 0:
+            assert score[int(shared[row])] == pytest.approx(value, abs=1e-3)
+
+
+def test_a_history_is_searched_the_same_alone_and_in_a_batch() -> None:
+    model, trie = model_of(4), trie_of(30, 4)
+    tokens, feedback = histories(model, [1, 7, 4], 4)
+    together, _ = beam_search(model, trie, tokens, feedback, 6)
+    for user, events in enumerate([1, 7, 4]):
+        length = 1 + events * len(SIZES)
+        alone, _ = beam_search(model, trie, tokens[user : user + 1, :length], feedback[user : user + 1, :length], 6)
+        np.testing.assert_array_equal(alone[0], together[user])

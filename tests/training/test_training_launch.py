@@ -1,0 +1,64 @@
+"""Ray Train on a local cluster: one training, then more epochs of the same run."""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from ray import cloudpickle
+
+from training.checkpoint import load_generator
+from training.generator import Generator
+from training.histories import Plan
+from training.launch import launch
+from training.next_code import NextCode
+from training.spec import GeneratorSpec, TrainSpec
+
+SPEC = GeneratorSpec(dim=16, layers=1, heads=2, kv_heads=1, ff=16, dropout=0.0, max_events=8)
+PLAN = Plan("r-1", buckets=2, sizes=(4, 4), batch_size=9, max_events=8)
+
+
+def read_cycle(bucket: int) -> pa.Table:
+    """Users who walk round a cycle of 16 items, each from another start."""
+    users, events = 15, 12
+    item = (np.arange(users)[:, None] + np.arange(events)[None, :]).reshape(-1) % 16
+    rows = len(item)
+    return pa.table(
+        {
+            "user_id": np.repeat([f"u{bucket}-{user:02d}" for user in range(users)], events),
+            "event_id": [f"e{bucket}-{row}" for row in range(rows)],
+            "event_time": pa.array(np.tile(np.arange(events), users), pa.int64()).cast(pa.timestamp("us")),
+            "event_type": ["click"] * rows,
+            "impression": pa.array([None] * rows, pa.bool_()),
+            "codes": pa.array(np.stack([item // 4, item % 4], axis=1).tolist(), pa.list_(pa.int32())),
+        }
+    )
+
+
+def make(vocabulary: str) -> NextCode:
+    return NextCode(SPEC, PLAN, read_cycle, vocabulary, release="r-1", recipe="recipe")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_trains_and_goes_on_when_given_more_epochs(tmp_path: Path) -> None:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
+    lines: list[str] = []
+    spec = TrainSpec(workers=2, epochs=2, warmup_steps=5, learning_rate=1e-2)
+    first = launch(partial(make, "v"), spec, "run", tmp_path, progress=lines.append)
+    assert [row["epoch"] for row in first.history] == [0, 1]
+    assert first.history[1]["loss"] < first.history[0]["loss"]
+    assert [line.split(":")[0] for line in lines] == ["run epoch 1", "run epoch 2"]
+
+    model, record = load_generator(first.checkpoint_dir, "v")
+    assert isinstance(model, Generator)
+    assert (record.cursor.epoch, record.step) == (2, 2 * -(-60 // 9))
+
+    longer = launch(partial(make, "v"), spec.model_copy(update={"epochs": 3}), "run", tmp_path)
+    assert longer.history[:2] == first.history
+    assert longer.history[2]["loss"] < first.history[1]["loss"]
+    assert load_generator(longer.checkpoint_dir, "v")[1].step == 3 * -(-60 // 9)
+
+    again = launch(partial(make, "v"), spec.model_copy(update={"epochs": 3}), "run", tmp_path)
+    assert again == longer

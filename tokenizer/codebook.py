@@ -1,0 +1,100 @@
+"""A fitted codebook: the arrays, the spec and the capacity that give codes their meaning."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from tokenizer.errors import CodebookCorrupt
+from tokenizer.layout import Array, check_seal, seal, unpack
+from tokenizer.spec import CodebookSpec
+
+
+@dataclass(frozen=True, eq=False)
+class Codebook:
+    """Everything needed to encode vectors and to decode codes; two with the same `id` give the same SIDs.
+
+    `arrays` is what the quantizer stores under names of its own ("level0" centroids float32 K x D for rq-kmeans).
+    `capacity` is the most SIDs a code of each level may ever hold, out of `planned_items`; `fitted_items` is the
+    catalogue it was fitted for. `statistics` describes the fit and is not part of the identity.
+    """
+
+    spec: CodebookSpec
+    arrays: Mapping[str, Array]
+    capacity: tuple[int, ...]
+    planned_items: int
+    fitted_items: int
+    statistics: dict[str, Any]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Codes per level."""
+        return tuple(level.codes for level in self.spec.levels)
+
+    @property
+    def levels(self) -> int:
+        """Number of codes in a SID."""
+        return len(self.spec.levels)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The vectors it reads, each named once, in the order of the levels."""
+        return tuple(dict.fromkeys(level.source for level in self.spec.levels))
+
+    @cached_property
+    def id(self) -> str:
+        """The content hash: 16 hex digits over spec, arrays and capacity."""
+        digest = hashlib.sha256(_canonical(self.spec.model_dump(mode="json")))
+        for name in sorted(self.arrays):
+            array = self.arrays[name]
+            digest.update(_canonical([name, str(array.dtype), list(array.shape)]))
+            digest.update(np.ascontiguousarray(array).data)
+        digest.update(_canonical(list(self.capacity)))
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def vocabulary(self) -> str:
+        """The hash of what a model's output layer means: codebook, codes per level, collision policy."""
+        meaning = [self.id, list(self.sizes), self.spec.collision]
+        return hashlib.sha256(_canonical(meaning)).hexdigest()[:16]
+
+    def to_bytes(self) -> bytes:
+        """One safetensors file, the same bytes for the same codebook, sealed by its own sha256."""
+        record = {
+            "spec": self.spec.model_dump(mode="json"),
+            "capacity": list(self.capacity),
+            "planned_items": self.planned_items,
+            "fitted_items": self.fitted_items,
+            "statistics": self.statistics,
+        }
+        return seal(self.arrays, {"format": "sidmill-codebook", "codebook": _canonical(record).decode()})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Codebook":
+        """Read what `to_bytes` wrote; CodebookCorrupt if a single byte differs."""
+        try:
+            check_seal(data)
+            metadata, arrays = unpack(data)
+            record = json.loads(metadata["codebook"])
+            spec = CodebookSpec.model_validate(record["spec"])
+            return cls(
+                spec=spec,
+                arrays=arrays,
+                capacity=tuple(record["capacity"]),
+                planned_items=record["planned_items"],
+                fitted_items=record["fitted_items"],
+                statistics=record["statistics"],
+            )
+        except (ValueError, KeyError, ValidationError) as error:
+            raise CodebookCorrupt(
+                f"codebook of {len(data)} bytes: {error}; restore the file from the lake or fit the codebook again"
+            ) from error
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

@@ -1,0 +1,88 @@
+"""Named arrays in one file of the safetensors layout, written by the same bytes every time.
+
+The safetensors library keeps metadata in an unordered map, so its bytes differ from run to run; this writer fixes the
+order. Files open in any safetensors reader. Format: https://github.com/huggingface/safetensors#format
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+_NAMES = {
+    "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8",
+    "F16": "<f2", "F32": "<f4", "F64": "<f8",
+}  # fmt: skip
+_DTYPES = {name: np.dtype(code) for name, code in _NAMES.items()}
+_LABELS = {dtype: name for name, dtype in _DTYPES.items()}
+_SEAL = b'{"__metadata__":{"sha256":"'
+_SEAL_AT = 8 + len(_SEAL)
+_UNSEALED = "0" * 64
+
+
+def pack(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
+    """Lay arrays out as safetensors bytes that depend on nothing but the arguments.
+
+    Widest items first, so that each array starts at a multiple of its item size. The header is padded to 8 bytes.
+    """
+    named = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    stop = 0
+    for name, array in named:
+        start, stop = stop, stop + array.nbytes
+        header[name] = {"dtype": _LABELS[array.dtype], "shape": list(array.shape), "data_offsets": [start, stop]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *(array.tobytes() for _, array in named)])
+
+
+def unpack(data: Any) -> tuple[dict[str, str], dict[str, Array]]:
+    """Read metadata and arrays, as views of `data` (bytes or a memory map).
+
+    Raises ValueError when the bytes are not a complete safetensors file.
+    """
+    size = len(data)
+    if size < 8:
+        raise ValueError(f"{size} bytes are too few for a safetensors header")
+    begin = 8 + int.from_bytes(data[:8], "little")
+    if begin > size:
+        raise ValueError(f"the header ends at byte {begin}, the file at {size}: it is truncated")
+    try:
+        header = json.loads(bytes(data[8:begin]))
+        metadata = {str(key): str(value) for key, value in header.pop("__metadata__").items()}
+        arrays = {str(name): _view(data, begin, entry) for name, entry in header.items()}
+        end = begin + max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+    except (KeyError, TypeError, AttributeError, IndexError, UnicodeDecodeError) as error:
+        raise ValueError(f"the header is malformed: {error!r}") from error
+    if end != size:
+        raise ValueError(f"the arrays end at byte {end}, the file at {size}")
+    return metadata, arrays
+
+
+def _view(data: Any, begin: int, entry: dict[str, Any]) -> Array:
+    dtype, (start, stop) = _DTYPES[entry["dtype"]], entry["data_offsets"]
+    count, rest = divmod(stop - start, dtype.itemsize)
+    if rest or start < 0 or begin + stop > len(data):
+        raise ValueError(f"an array at bytes {start} to {stop} does not fit the file")
+    return np.frombuffer(data, dtype, count, begin + start).reshape(entry["shape"])
+
+
+def seal(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
+    """Pack with a sha256 of the whole file inside it, so that any flipped byte is found by `check_seal`."""
+    data = pack(arrays, {"sha256": _UNSEALED, **metadata})
+    return data[:_SEAL_AT] + hashlib.sha256(data).hexdigest().encode() + data[_SEAL_AT + 64 :]
+
+
+def check_seal(data: bytes) -> None:
+    """Raise ValueError unless `data` is byte for byte what `seal` wrote."""
+    if data[8:_SEAL_AT] != _SEAL:
+        raise ValueError("the file carries no sha256 where one is expected")
+    found = data[_SEAL_AT : _SEAL_AT + 64]
+    actual = hashlib.sha256(data[:_SEAL_AT] + _UNSEALED.encode() + data[_SEAL_AT + 64 :]).hexdigest().encode()
+    if found != actual:
+        raise ValueError(f"its sha256 is {actual.decode()}, the file says {found.decode(errors='replace')}")

@@ -1,0 +1,37 @@
+"""How evenly the codes of each level are used. Levels in the middle of a SID concentrate: report every level."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def level_load(codes_NL: NDArray[np.int32], sizes: Sequence[int]) -> list[NDArray[np.int64]]:
+    """SIDs per code, int64 (K,) for each level."""
+    return [np.bincount(codes_NL[:, level], minlength=size) for level, size in enumerate(sizes)]
+
+
+def level_metrics(codes_NL: NDArray[np.int32], sizes: Sequence[int]) -> list[dict[str, float]]:
+    """Use of the codes, one dict per level.
+
+    utilisation: share of codes used. dead_codes: the others, counted. entropy: of the code distribution, in bits.
+    perplexity: 2 ** entropy, the number of equally used codes with that entropy. gini: 0 for even use, towards 1 when
+    one code takes all. max_load: SIDs of the fullest code.
+    """
+    return [_spread(load) for load in level_load(codes_NL, sizes)]
+
+
+def _spread(load_K: NDArray[np.int64]) -> dict[str, float]:
+    total, used = int(load_K.sum()), load_K[load_K > 0]
+    share = used / max(total, 1)
+    entropy = float(-(share * np.log2(share)).sum()) + 0.0
+    rank = np.arange(1, len(load_K) + 1)
+    gini = float((2 * rank - len(load_K) - 1) @ np.sort(load_K)) / (len(load_K) * max(total, 1))
+    return {
+        "utilisation": len(used) / len(load_K),
+        "dead_codes": len(load_K) - len(used),
+        "entropy": entropy,
+        "perplexity": 2.0**entropy,
+        "gini": gini,
+        "max_load": int(load_K.max()),
+    }

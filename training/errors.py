@@ -1,0 +1,43 @@
+"""What can go wrong in training, one class per thing the caller does about it.
+
+TrainingError
+├── VocabularyMismatch      another codebook than the model speaks: train for it, or publish without a model
+├── CheckpointMismatch      a run name that already holds another training: choose another name
+├── CheckpointDamaged       a checkpoint that is not whole: use an older one, or train again
+├── SequencesInvalid        rows that break the contract of the `sequences` table: rebuild the sequences
+└── TrainingFailed          Ray Train gave up: mend the cause and run again, it resumes
+"""
+
+
+class TrainingError(Exception):
+    """Base of every error that training raises on purpose."""
+
+
+class VocabularyMismatch(TrainingError):
+    """A model was asked to speak another vocabulary than the one it was trained for."""
+
+    def __init__(self, where: str, found: str, wanted: str) -> None:
+        super().__init__(where, found, wanted)
+        self.where, self.found, self.wanted = where, found, wanted
+
+    def __str__(self) -> str:
+        return (
+            f"{self.where}: the model speaks vocabulary {self.found}, the release needs {self.wanted}; "
+            "train a model for this codebook: sidmill run train --release ..., or publish without a model"
+        )
+
+
+class CheckpointMismatch(TrainingError):
+    """A run name holds checkpoints of another model, data or plan than the one to be trained."""
+
+
+class CheckpointDamaged(TrainingError):
+    """A checkpoint directory lacks a file, or a file is not the one that its record names."""
+
+
+class SequencesInvalid(TrainingError):
+    """Rows of the `sequences` table break their contract (order, code count, code range)."""
+
+
+class TrainingFailed(TrainingError):
+    """Ray Train ended without a finished model after all its retries."""

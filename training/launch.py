@@ -1,0 +1,225 @@
+"""Starts Ray Train: the one place of the system that does. Any `Trainable` in, a checkpoint directory out.
+
+A run is its (storage_path, name). Running it again resumes after its last epoch, or returns at once when it is done;
+more epochs go on from where it ended. Ray must be initialised by the caller, with one CPU more than the workers use
+if Ray Data feeds them.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pyarrow.fs
+import ray
+from ray.train import (
+    CheckpointConfig,
+    ControllerError,
+    FailureConfig,
+    LoggingConfig,
+    Result,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    WorkerGroupError,
+)
+from ray.train.torch import TorchTrainer
+
+# Ray names these nowhere public: a half-written record of a run, and a cluster without room for the workers.
+from ray.train.v2._internal.exceptions import (
+    CheckpointManagerInitializationError,
+    WorkerGroupStartupTimeoutError,
+)
+
+from training.errors import TrainingError, TrainingFailed
+from training.placement import ReleasePlacement
+from training.spec import TrainSpec
+from training.worker import MakeTrainable, train
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+BACKOFF_S = 5.0
+POLL_S = 1.0
+
+Progress = Callable[[str], None]
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run: its last checkpoint on this machine, and {epoch, loss, tokens_per_s, seconds} an epoch."""
+
+    checkpoint_dir: Path
+    history: list[Row]
+
+
+def launch(
+    make_trainable: MakeTrainable,
+    spec: TrainSpec,
+    name: str,
+    storage_path: str | Path,
+    *,
+    use_gpu: bool = False,
+    progress: Progress = logger.info,
+) -> TrainResult:
+    """Train until `spec.epochs` on `spec.workers` workers of the running Ray cluster.
+
+    `make_trainable` is pickled and called in each worker. `storage_path` is a folder, or on more than one machine a
+    URI that all of them can reach. `progress` gets one plain line an epoch. Workers that die are replaced twice; a
+    controller that gives up (as it does when a worker dies while the group starts) is tried again three times.
+    Raises TrainingFailed, or the TrainingError that a worker raised.
+    """
+    storage = str(storage_path) if "://" in str(storage_path) else str(Path(storage_path).resolve())
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    done = _begun(storage, name, progress)
+    if done is None or len(_history(done)) < spec.epochs:
+        _say_if_short(spec, progress)
+        with _told(storage, name, progress):
+            done = _fit(make_trainable, spec, name, storage, use_gpu, progress)
+    checkpoint = done.checkpoint
+    if checkpoint is None:
+        raise TrainingFailed(f"{storage}/{name}: the run ended without a checkpoint; delete it and run again")
+    local = isinstance(checkpoint.filesystem, pyarrow.fs.LocalFileSystem)
+    directory = checkpoint.path if local else checkpoint.to_directory(tempfile.mkdtemp(prefix="sidmill-model-"))
+    return TrainResult(Path(directory), _history(done))
+
+
+def _fit(
+    make_trainable: MakeTrainable,
+    spec: TrainSpec,
+    name: str,
+    storage: str,
+    use_gpu: bool,
+    progress: Progress,
+) -> Result:
+    """Fit, again if the controller gives up; every failure leaves as a TrainingError."""
+    where = f"training {name} in {storage}"
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return _fit_once(make_trainable, spec, name, storage, use_gpu)
+        except ControllerError as error:
+            unplaced = isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)
+            if unplaced or attempt == ATTEMPTS:
+                raise TrainingFailed(
+                    f"{where}: Ray Train gave up after {attempt} attempts: {_last_line(error)}; check that the "
+                    f"cluster can place {spec.workers} workers of {spec.cpus_per_worker} CPUs, run again: it resumes"
+                ) from error
+            wait = BACKOFF_S * attempt
+            progress(f"{where}: Ray Train gave up ({_last_line(error)}), trying again in {wait:.0f} s")
+        except WorkerGroupError as error:
+            for failure in error.worker_failures.values():
+                # Ray wraps what a worker raised in an exception that carries its traceback as text.
+                raised = getattr(failure, "_base_exc", failure)
+                if isinstance(raised, TrainingError):
+                    raise raised from error
+            raise TrainingFailed(
+                f"{where}: workers failed more than twice: {error}; mend the cause and run again: it resumes"
+            ) from error
+        except TrainingFailedError as error:
+            raise TrainingFailed(f"{where}: {error}; run again: it resumes") from error
+        time.sleep(wait)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _fit_once(make_trainable: MakeTrainable, spec: TrainSpec, name: str, storage: str, use_gpu: bool) -> Result:
+    """One fit, with the caller's Ctrl-C handler given back: Ray Train leaves its own, which aborts a dead run."""
+    trainer = TorchTrainer(
+        partial(train, make_trainable, spec),
+        scaling_config=ScalingConfig(
+            num_workers=spec.workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": spec.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=storage,
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            callbacks=[ReleasePlacement()],
+            # Workers that find no place fail after a minute each time; the default is to try for ever.
+            failure_config=FailureConfig(max_failures=2, controller_failure_limit=4),
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    )
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        return trainer.fit()
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
+def _say_if_short(spec: TrainSpec, progress: Progress) -> None:
+    """Tell why nothing happens for a while when the cluster is smaller than the run."""
+    needed, there = spec.workers * spec.cpus_per_worker, ray.cluster_resources().get("CPU", 0)
+    if there < needed:
+        progress(f"training needs {needed} CPUs and the cluster has {there:.0f}: waiting for more, or lower workers")
+
+
+def _stored(storage: str, name: str) -> Result | None:
+    """What the run has stored so far, or None where it has not begun."""
+    try:
+        return Result.from_path(f"{storage}/{name}")
+    except RuntimeError:
+        return None
+
+
+def _begun(storage: str, name: str, progress: Progress) -> Result | None:
+    """What an earlier launch stored; where a kill tore Ray's own record of it, nothing can resume: start over."""
+    try:
+        return _stored(storage, name)
+    except CheckpointManagerInitializationError as error:
+        progress(f"{storage}/{name}: the record of this run cannot be read ({_last_line(error)}), starting over")
+        filesystem, path = pyarrow.fs.FileSystem.from_uri(f"{storage}/{name}")
+        filesystem.delete_dir(path)
+        return None
+
+
+def _history(result: Result) -> list[Row]:
+    return list((result.metrics or {}).get("history", []))
+
+
+@contextmanager
+def _told(storage: str, name: str, progress: Progress) -> Iterator[None]:
+    """Tell each new epoch while the body runs.
+
+    Read from what the run stores, since callbacks of Ray Train run in another process than ours.
+    """
+    told = 0
+    over = threading.Event()
+
+    def tell() -> None:
+        nonlocal told
+        result = _stored(storage, name)
+        for row in _history(result)[told:] if result else []:
+            progress(
+                f"{name} epoch {row['epoch'] + 1:.0f}: loss {row['loss']:.4f}, "
+                f"{row['tokens_per_s']:,.0f} tokens/s, {row['seconds']:.1f} s"
+            )
+            told += 1
+
+    def watch() -> None:
+        while not over.wait(POLL_S):
+            with suppress(CheckpointManagerInitializationError):  # it is being written right now
+                tell()
+
+    watcher = threading.Thread(target=watch, name="training-progress", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+    tell()
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [repr(error)])[-1]
