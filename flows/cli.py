@@ -34,7 +34,7 @@ def run_command(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:  # noqa: BLE001 - the one place where every failure becomes a message
+    except Exception as error:
         if options.debug:
             raise
         print(f"sidmill: error: {error or type(error).__name__}", file=sys.stderr)
@@ -112,7 +112,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _noun(nouns: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str) -> "argparse._SubParsersAction[argparse.ArgumentParser]":
+def _noun(
+    nouns: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str
+) -> "argparse._SubParsersAction[argparse.ArgumentParser]":
     parser = nouns.add_parser(name, help=text, description=text)
     return parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 

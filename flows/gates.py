@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from flows.recipe import GatesSpec, GateSpec
+from flows.recipe import GateSpec, GatesSpec
 from storage.manifest import Gate, Manifest
 
 
@@ -13,8 +13,15 @@ def judge(metrics: dict[str, Any], items: int, parent: Manifest | None, gates: G
     shrinkage = max(0.0, 1 - items / parent.items) if parent is not None and parent.items else 0.0
     return (
         _at_most("collision_rate", metrics["collision_rate"], gates.collision_rate, "items that share a SID"),
-        _at_least("utilisation", level[1], gates.utilisation, f"codes in use of those items could fill, level {level[0]}"),
-        _at_most("relative_error", metrics["relative_error"], gates.relative_error, "squared error over squared norm"),
+        _at_least(
+            "utilisation", level[1], gates.utilisation, f"codes in use of those items could fill, level {level[0]}"
+        ),
+        _at_most(
+            "relative_error",
+            metrics["relative_error"],
+            gates.relative_error,
+            "squared error over squared distance to the mean",
+        ),
         _at_most("shrinkage", shrinkage, gates.shrinkage, "share of the parent's items that are gone"),
         _at_most("events_without_sid", metrics["events_without_sid"], gates.events_without_sid, "of the new events"),
         _at_most("drifted_items", metrics["drifted"] / max(1, items), gates.drifted_items, "changed since assigned"),

@@ -49,7 +49,9 @@ def nightly(
         ingest(run, items or [], interactions or [])
         check_ingest_budget(run.lake, base.created_at, run.recipe.budget)
         snapshot = take_snapshot(run, *bounds(as_of, cutoff))
-        manifest = extended_release(run, "nightly", snapshot, base, retry_quarantined, {"as_of": as_of, "cutoff": cutoff})
+        manifest = extended_release(
+            run, "nightly", snapshot, base, retry_quarantined, {"as_of": as_of, "cutoff": cutoff}
+        )
         if manifest is None:
             run.say(f"  skipped: nothing has arrived since {base.id} (as of {base.as_of:%Y-%m-%d %H:%M:%S})")
             return {"release": base.id, "made": False}
@@ -112,7 +114,9 @@ def _resolve_assigned(run: Run, again: list[str], candidate: Manifest) -> None:
     from storage.catalogue import segments
 
     done = segments(run.lake, list(candidate.assignments), candidate.codebook.id)["item_id"]
-    rows = open_rows(run.lake).filter(pl.col("stage").is_in(("fuse", "assign")) & pl.col("subject").is_in(done.to_list()))
+    rows = open_rows(run.lake).filter(
+        pl.col("stage").is_in(("fuse", "assign")) & pl.col("subject").is_in(done.to_list())
+    )
     resolve(run.lake, rows, f"assigned in {candidate.id}", run.provenance())
 
 

@@ -132,7 +132,11 @@ def status(value: Record, as_json: bool) -> None:
         _print_json(value)
         return
     print(f"lake {value['lake']}")
-    _table("", ["table", "version", "rows"], [[name, t["version"], f"{t['rows']:,}"] for name, t in value["tables"].items()])
+    _table(
+        "",
+        ["table", "version", "rows"],
+        [[name, t["version"], f"{t['rows']:,}"] for name, t in value["tables"].items()],
+    )
     for alias, pair in value["aliases"].items():
         print(f"{alias} -> ({pair['release']}, {pair['model'] or 'no model'})")
     for each in value["releases"]:

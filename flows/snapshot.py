@@ -81,7 +81,9 @@ def events_since(lake: Lake, parent: Manifest, snapshot: Snapshot) -> pl.DataFra
     return new_files
 
 
-def release_key(kind: str, parent: str | None, snapshot: Snapshot, recipe_hash: str, asked: dict[str, str | None]) -> str:
+def release_key(
+    kind: str, parent: str | None, snapshot: Snapshot, recipe_hash: str, asked: dict[str, str | None]
+) -> str:
     """What makes two runs the same: kind, parent, input versions, recipe, and the bounds that were asked for."""
     name = {"kind": kind, "parent": parent, "versions": snapshot.versions, "recipe": recipe_hash, "asked": asked}
     digest = hashlib.blake2b(json.dumps(name, sort_keys=True).encode(), digest_size=8).hexdigest()

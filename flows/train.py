@@ -123,7 +123,9 @@ def train_model(run: Run, manifest: Manifest, key: str) -> str:
         run.recipe.hash,
     )
     with run.stage("train", recipe.train.epochs) as view:
-        result = launch(make, recipe.train, key, f"{run.lake.uri}/training", progress=lambda line: run.say(f"    {line}"))
+        result = launch(
+            make, recipe.train, key, f"{run.lake.uri}/training", progress=lambda line: run.say(f"    {line}")
+        )
         weights = run.lake.blobs.put((result.checkpoint_dir / WEIGHTS).read_bytes())
         card = json.loads((result.checkpoint_dir / RECORD).read_text())
         card["record_blob"] = run.lake.blobs.put((result.checkpoint_dir / RECORD).read_bytes())

@@ -12,11 +12,11 @@ import pyarrow.dataset as ds
 from pipelines.embed import matrix
 from pipelines.ingest import Counts
 from storage.commit import Provenance, append
-from storage.lake import Lake, TableRef
+from storage.lake import Lake, TableRef, one_of
 from storage.quarantine import Reject, quarantine
 from storage.schemas import DRIFT, SIDS
 from tokenizer.codebook import Codebook
-from tokenizer.encode import Occupancy, assign_sids
+from tokenizer.encode import Occupancy, Status, assign_sids
 
 REFIT_DUE = "refit_due"
 
@@ -28,7 +28,7 @@ def vector_hash(vector: np.ndarray[Any, Any]) -> str:
 
 def occupancy(lake: Lake, codebook: Codebook, assignments: list[str]) -> Occupancy:
     """Every SID of the given assignments: taken for good, deleted and rolled-back items included."""
-    where = (ds.field("codebook") == codebook.id) & ds.field("assignment_id").isin(assignments)
+    where = (ds.field("codebook") == codebook.id) & one_of("assignment_id", assignments)
     rows = lake.read("sids", columns=["codes"], where=where)
     if rows.num_rows == 0:
         return Occupancy.empty(len(codebook.sizes))
@@ -41,7 +41,7 @@ def encode_rows(
 ) -> tuple[np.ndarray[Any, Any], list[str]]:
     """Codes (N, L) and status of each item; runs anywhere, for arrays only go in and come out."""
     assignment = assign_sids(codebook, vectors, items, taken)
-    return assignment.codes, [str(status) for status in assignment.status_names]
+    return assignment.codes, [Status(status).label for status in assignment.status]
 
 
 def write_segment(

@@ -4,6 +4,7 @@
 `map_batches` call and starts at most one cluster per process, lazily: a run with nothing to do starts none.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,8 +27,11 @@ class Stage(Protocol):
     null where the row went through, the quarantine reason where it was refused.
     """
 
-    reads: tuple[str, ...]
-    adds: tuple[str, ...]
+    @property
+    def reads(self) -> tuple[str, ...]: ...
+
+    @property
+    def adds(self) -> tuple[str, ...]: ...
 
     def __call__(self, batch: pa.Table) -> pa.Table: ...
 
@@ -105,11 +109,8 @@ class OnRay:
             batch_size=None,
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_cpus=1,
-            max_restarts=2,
-            max_task_retries=2,
         )
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-            yield batch
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
 
 
 class _StageActor:
@@ -150,7 +151,9 @@ def connect(spec: ComputeSpec) -> None:
 
     if ray.is_initialized():
         return
-    quiet = {"log_to_driver": False, "configure_logging": False}
+    for name in ("ray", "ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    quiet = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.WARNING}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(runtime_env={"py_modules": _own_packages(), "env_vars": _worker_environment()}, **quiet)
         return

@@ -21,7 +21,7 @@ from pipelines.encoders.vision import image_encoder
 from pipelines.ingest import Counts
 from pipelines.spec import ImageSpec, TextSpec
 from storage.commit import Provenance, append
-from storage.lake import Lake
+from storage.lake import Lake, one_of
 from storage.quarantine import Reject, quarantine
 from storage.schemas import VECTORS
 
@@ -94,7 +94,7 @@ def read_vectors(lake: Lake, modality: str, fingerprint: str, wanted: pl.DataFra
 
 def _where(modality: str, fingerprint: str, items: list[str] | None) -> ds.Expression:
     where = (ds.field("modality") == modality) & (ds.field("fingerprint") == fingerprint)
-    return where if items is None else where & ds.field("item_id").isin(items)
+    return where if items is None else where & one_of("item_id", items)
 
 
 def embed(
@@ -137,9 +137,7 @@ def _chunked(batches: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting)
 
 
-def _store(
-    lake: Lake, modality: str, fingerprint: str, done: pa.Table, counts: Counts, provenance: Provenance
-) -> None:
+def _store(lake: Lake, modality: str, fingerprint: str, done: pa.Table, counts: Counts, provenance: Provenance) -> None:
     frame = pl.DataFrame(done)
     good, bad = frame.filter(pl.col("reason").is_null()), frame.filter(pl.col("reason").is_not_null())
     counts.out += good.height

@@ -49,7 +49,9 @@ def gather(lake: Lake, wanted: Mapping[str, pl.DataFrame], fingerprints: Mapping
         present = np.zeros(ids.height, dtype=bool)
         present[rows["row"].to_numpy()] = True
         modalities[name] = Modality(placed, present)
-        hashes = vectors.select("item_id", pl.lit(f"{name}:{fingerprints[name]}:").add(pl.col("content_hash")).alias(name))
+        hashes = vectors.select(
+            "item_id", pl.lit(f"{name}:{fingerprints[name]}:").add(pl.col("content_hash")).alias(name)
+        )
         inputs = inputs.join(hashes, on="item_id", how="left", maintain_order="left")
     digests = [
         hashlib.blake2b("\0".join(filter(None, row[1:])).encode(), digest_size=16).hexdigest()

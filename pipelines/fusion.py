@@ -98,8 +98,8 @@ class Fusion:
                 f"{modality} vectors have {vectors.shape[1]} dimensions, the fusion was fitted on {len(mean)}: "
                 "the encoder changed. Backfill with a new fusion, or use the encoder the release pins."
             )
-        projected: Matrix = ((vectors - mean) / scale) @ self.arrays[f"projection.{modality}"]
-        return projected
+        standard: Matrix = np.divide(vectors - mean, scale, dtype=np.float32)
+        return standard @ self.arrays[f"projection.{modality}"]
 
 
 def _padded(modality: Modality, rows: slice) -> Modality:
@@ -154,6 +154,7 @@ def _contrast(items: Mapping[str, Modality], arrays: dict[str, Matrix], spec: Fu
     """Train the projections in place; first and last loss."""
     import torch
 
+    torch.set_num_threads(1)  # products this small: 1 s on one thread, 40 s on two that other work disturbs
     torch.manual_seed(spec.seed)
     names = list(items)
     inputs = {
@@ -172,7 +173,7 @@ def _contrast(items: Mapping[str, Modality], arrays: dict[str, Matrix], spec: Fu
         rows = usable[torch.randperm(len(usable), generator=generator)[: spec.batch_size]]
         loss = _info_nce(rows, inputs, present, weights, spec, generator)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
     for name in names:

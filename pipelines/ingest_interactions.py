@@ -15,7 +15,7 @@ from pipelines.ingest import BATCH_ROWS, Counts, IngestedSource, grouped, record
 from pipelines.sources import Row, Source, read_rows
 from pipelines.spec import InteractionsSpec
 from storage.commit import Provenance, append
-from storage.lake import Lake
+from storage.lake import Lake, one_of
 from storage.quarantine import Reject, open_rows, quarantine, resolve
 from storage.schemas import INTERACTIONS
 
@@ -52,8 +52,8 @@ def ingest_interactions(
         kept, refused, unchanged = _admit(lake, events)
         counts.out += len(kept)
         counts.unchanged += unchanged
-        for _, error in rejects:
-            counts.refuse(error.reason)
+        for _, fault in rejects:
+            counts.refuse(fault.reason)
         for _, reason, _ in refused:
             counts.refuse(reason)
         if kept:
@@ -62,8 +62,8 @@ def ingest_interactions(
             lake,
             [
                 *(
-                    Reject(STAGE, error.reason, error.detail, source.name, row.number, None, _dump(row.values))
-                    for row, error in rejects
+                    Reject(STAGE, fault.reason, fault.detail, source.name, row.number, None, _dump(row.values))
+                    for row, fault in rejects
                 ),
                 *(_reject_event(event, reason, detail) for event, reason, detail in refused),
             ],
@@ -197,7 +197,9 @@ def _admit(
         before = stored.get(event["event_id"])
         if before is not None and any(before[name] != event[name] for name in _SAME):
             refused.append((event, "conflicting_event", f"event {event['event_id']} is stored with other content"))
-        elif before is not None and (before["source"] != event["source"] or before["source_offset"] == event["source_offset"]):
+        elif before is not None and (
+            before["source"] != event["source"] or before["source_offset"] == event["source_offset"]
+        ):
             unchanged += 1
         elif before is not None or event["event_id"] in kept:
             refused.append((event, "duplicate_event", f"event {event['event_id']} is in this source already"))
@@ -209,7 +211,7 @@ def _admit(
 
 
 def _known_items(lake: Lake, items: set[str]) -> set[str]:
-    rows = lake.read("items", columns=["item_id"], where=ds.field("item_id").isin(sorted(items)))
+    rows = lake.read("items", columns=["item_id"], where=one_of("item_id", sorted(items)))
     return set(rows.column("item_id").to_pylist())
 
 
@@ -219,7 +221,7 @@ def _stored_events(lake: Lake, events: list[dict[str, Any]]) -> dict[str, dict[s
     where = (ds.field("event_time") >= min(times)) & (ds.field("event_time") <= max(times))
     wanted = pa.array([event["event_id"] for event in events])
     columns = ["event_id", "source", "source_offset", *_SAME]
-    rows = lake.read("interactions", columns=columns, where=where & ds.field("event_id").isin(wanted))
+    rows = lake.read("interactions", columns=columns, where=where & one_of("event_id", wanted))
     return {row["event_id"]: row for row in rows.to_pylist()}
 
 
@@ -228,9 +230,7 @@ def _write(lake: Lake, events: list[dict[str, Any]], key: str, provenance: Prove
 
 
 def _reject_event(event: dict[str, Any], reason: str, detail: str) -> Reject:
-    return Reject(
-        STAGE, reason, detail, event["source"], event["source_offset"], event["event_id"], _dump(event)
-    )
+    return Reject(STAGE, reason, detail, event["source"], event["source_offset"], event["event_id"], _dump(event))
 
 
 def _revive(event: dict[str, Any], arrived_at: datetime) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import polars as pl
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from storage.lake import Lake
+from storage.lake import Lake, one_of
 from storage.manifest import Manifest
 
 
@@ -17,15 +17,15 @@ def catalogue(
     columns: list[str] | None = None,
     among: list[str] | None = None,
 ) -> pl.DataFrame:
-    """One row per item, its newest revision that arrived before `as_of`, deleted ones included, sorted by item_id.
+    """One row per item, its newest revision that arrived by `as_of`, deleted ones included, sorted by item_id.
 
     `among` restricts the read to some item ids.
     """
     where: ds.Expression | None = None
     if as_of is not None:
-        where = ds.field("arrived_at") < as_of
+        where = ds.field("arrived_at") <= as_of
     if among is not None:
-        chosen = ds.field("item_id").isin(among)
+        chosen = one_of("item_id", among)
         where = chosen if where is None else where & chosen
     wanted = None if columns is None else list(dict.fromkeys(["item_id", "revision", *columns]))
     frame = lake.frame("items", version, wanted, where)
@@ -40,7 +40,7 @@ def deleted_items(lake: Lake, version: int | None = None, as_of: datetime | None
 
 def segments(lake: Lake, assignments: list[str], codebook: str, version: int | None = None) -> pl.DataFrame:
     """The SID rows of the given assignments under one codebook, sorted by item_id."""
-    where = (ds.field("codebook") == codebook) & ds.field("assignment_id").isin(assignments)
+    where = (ds.field("codebook") == codebook) & one_of("assignment_id", assignments)
     return lake.frame("sids", version, where=where).sort("item_id")
 
 
@@ -50,6 +50,6 @@ def assigned_items(lake: Lake, manifest: Manifest) -> set[str]:
         "sids",
         manifest.versions["sids"],
         ["item_id"],
-        (ds.field("codebook") == manifest.codebook.id) & ds.field("assignment_id").isin(manifest.assignments),
+        (ds.field("codebook") == manifest.codebook.id) & one_of("assignment_id", manifest.assignments),
     )
     return set(pc.unique(rows["item_id"]).to_pylist())

@@ -1,15 +1,15 @@
 """What can go wrong with a lake.
 
-    LakeError
-    ├── LakeNotFound        there is no lake, table, release or item where one was named
-    ├── SchemaMismatch      rows do not have the shape of their table
-    ├── CommitConflict      other writers won the race more often than we retry
-    ├── PointerMoved        a compare-and-swap found another value than the one expected
-    ├── BlobCorrupt         a stored file does not have the hash it is named by
-    ├── QuarantineBudgetExceeded   a stage refused more of its rows than the recipe allows
-    └── PublishRefused      a release may not become what an alias points to
-        ├── GateBlocked     a blocking gate of the candidate failed
-        └── StaleCandidate  the candidate lacks what was published since it was made
+LakeError
+├── LakeNotFound        there is no lake, table, release or item where one was named
+├── SchemaMismatch      rows do not have the shape of their table
+├── CommitConflict      other writers won the race more often than we retry
+├── PointerMoved        a compare-and-swap found another value than the one expected
+├── BlobCorrupt         a stored file does not have the hash it is named by
+├── QuarantineBudgetExceeded   a stage refused more of its rows than the recipe allows
+└── PublishRefused      a release may not become what an alias points to
+    ├── GateBlocked     a blocking gate of the candidate failed
+    └── StaleCandidate  the candidate lacks what was published since it was made
 """
 
 

@@ -1,7 +1,7 @@
 """`Lake`: open tables at a version, read them as Arrow or polars, and find the blobs beside them."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,11 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from storage.blobs import Blobs
 from storage.errors import LakeNotFound
 from storage.schemas import TABLES, TableSpec
+
+
+def one_of(column: str, values: Iterable[str]) -> ds.Expression:
+    """Rows whose text column holds one of the values; none where there are no values."""
+    return ds.field(column).isin(pa.array(values, pa.string()))
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Lake:
         return f"{self.uri}/{table}"
 
     def exists(self, table: str) -> bool:
-        return DeltaTable.is_deltatable(self.path(table))
+        return bool(DeltaTable.is_deltatable(self.path(table)))
 
     def open(self, table: str, version: int | None = None) -> DeltaTable:
         """The table at `version` (newest by default); LakeNotFound names what is missing."""

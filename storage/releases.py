@@ -159,8 +159,7 @@ def rollback(lake: Lake, provenance: Provenance, to: str | None = None, alias: s
 def _check_gates(manifest: Manifest) -> None:
     if manifest.blocked_by:
         failed = "; ".join(
-            f"{gate.name} = {gate.value:g} (limit {gate.limit:g}) {gate.detail}".strip()
-            for gate in manifest.blocked_by
+            f"{gate.name} = {gate.value:g} (limit {gate.limit:g}) {gate.detail}".strip() for gate in manifest.blocked_by
         )
         raise GateBlocked(
             f"{manifest.id} stays a candidate: {failed}. Inspect it with `sidmill release show {manifest.id}`; "

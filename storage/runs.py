@@ -59,7 +59,7 @@ class RunRecord:
             self._flush()
 
     def end(self, event: str, detail: dict[str, Any]) -> None:
-        """Record the end (finished, failed, cancelled); a run that did nothing and failed at nothing leaves no trace."""
+        """Record the end (finished, failed, cancelled); a run that had nothing to do leaves no trace."""
         if event == "finished" and not self.begun:
             return
         self.begin()

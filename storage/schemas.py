@@ -71,7 +71,7 @@ ITEMS = TableSpec(
         source_row=pa.int64(),
     ),
     key=("item_id", "revision"),
-    constraints={"has_id": "length(item_id) > 0", "revision_counts": "revision >= 0"},
+    constraints={"has_id": "item_id <> ''", "revision_counts": "revision >= 0"},
 )
 
 INTERACTIONS = TableSpec(
@@ -94,7 +94,7 @@ INTERACTIONS = TableSpec(
     ),
     key=("event_id",),
     partition_by=("arrival_date",),
-    constraints={"has_user": "length(user_id) > 0", "has_item": "length(item_id) > 0"},
+    constraints={"has_user": "user_id <> ''", "has_item": "item_id <> ''"},
 )
 
 VECTORS = TableSpec(
@@ -228,7 +228,7 @@ QUARANTINE = TableSpec(
         run=pa.string(),
     ),
     key=("quarantine_id", "status"),
-    constraints={"known_status": "status IN ('open', 'resolved')"},
+    constraints={"known_status": "status = 'open' OR status = 'resolved'"},
 )
 
 RUNS = TableSpec(

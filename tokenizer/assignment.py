@@ -1,7 +1,7 @@
 """Assign codes so that no code takes more items than it has room for, at nearly the least total distance.
 
-Alg. 1 of OneRec (arXiv 2502.18965) fills centroids one after the other and costs about 20 % over the optimum; prices
-(Sinkhorn duals) and then rounding by regret cost about 1 %. Memory is N x candidates, never N x K.
+Alg. 1 of OneRec (arXiv 2502.18965) fills centroids one after the other and costs about 20 % over the optimum;
+prices (Sinkhorn duals) and then rounding by regret cost about 1 %. Memory is N x candidates, never N x K.
 """
 
 import numpy as np
@@ -13,8 +13,8 @@ from tokenizer.prices import COLD, HOT, WARM, settle_prices
 
 __all__ = ["assign_in_order", "balanced_assign", "nearest", "tie_keys"]
 
-FEW_CANDIDATES, MANY_CANDIDATES = 16, 128
-CANDIDATE_CELLS = 1 << 19
+FEW_CANDIDATES, MANY_CANDIDATES = 24, 96
+CANDIDATE_CELLS = 1 << 21
 SAMPLE_ROWS = 4096
 SAMPLE_ROWS_PER_CODE = 8
 
@@ -30,10 +30,11 @@ def nearest(vectors_ND: Floats, centroids_KD: Floats) -> NDArray[np.int32]:
 def balanced_assign(
     vectors_ND: Floats, centroids_KD: Floats, capacity_K: NDArray[np.int64], tie_keys_N: NDArray[np.uint64]
 ) -> NDArray[np.int32]:
-    """Codes int32 (N,) of which code k is given at most `capacity_K[k]` times; -1 where no code had room left.
+    """Codes int32 (N,) of which code k is given at most `capacity_K[k]` times; -1 where no code had room
+    left.
 
-    It is the nearest centroid wherever capacity does not bind. The result of an item does not depend on the order of
-    the rows, provided that tie keys are distinct.
+    It is the nearest centroid wherever capacity does not bind. The result of an item does not depend on the
+    order of the rows, provided that tie keys are distinct.
     """
     order = np.argsort(tie_keys_N, kind="stable")
     codes_N = np.empty(len(vectors_ND), np.int32)
@@ -47,7 +48,8 @@ def assign_in_order(
     capacity_K: NDArray[np.int64],
     price_K: NDArray[np.float64] | None,
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """`balanced_assign` of rows that are in order of tie key already; returns codes and the prices that led to them.
+    """`balanced_assign` of rows that are in order of tie key already; returns codes and the prices that led
+    to them.
 
     `price_K` are the prices of a former, similar assignment, from which it starts.
     """
@@ -71,21 +73,21 @@ def _settled(
 ) -> NDArray[np.float64]:
     """Prices settled on a sample of wide candidate lists, then on all items.
 
-    The first rows are a random sample, for rows come in order of a hash. The second lists are chosen at the prices of
-    the first: where data are skewed, the codes with room are not among the nearest.
+    The first rows are a random sample, for rows come in order of a hash. The second lists are chosen at the
+    prices of the first: where data are skewed, the codes with room are not among the nearest.
     """
     sample = vectors[: max(SAMPLE_ROWS, SAMPLE_ROWS_PER_CODE * len(centroids))]
     share = len(sample) / len(vectors)
     cost, code = _candidates(sample, centroids, prices)
-    prices = settle_prices(cost, code, room * share, prices, heat)
+    prices = settle_prices(cost, code, room.astype(np.float64) * share, prices, heat)
+    if cost.shape == (len(vectors), len(centroids)):
+        return prices
     cost, code = _candidates(vectors, centroids, prices)
     return settle_prices(cost, code, room.astype(np.float64), prices, COLD)
 
 
-def _candidates(
-    vectors: Floats, centroids: Floats, prices: NDArray[np.float64]
-) -> tuple[Floats, NDArray[np.int32]]:
-    """The cheapest codes per item at the given prices, fewer for more items: distances without price, and codes."""
+def _candidates(vectors: Floats, centroids: Floats, prices: NDArray[np.float64]) -> tuple[Floats, NDArray[np.int32]]:
+    """The cheapest codes per item at the given prices, fewer for more items: bare distances, and codes."""
     width = int(np.clip(CANDIDATE_CELLS // max(len(vectors), 1), FEW_CANDIDATES, MANY_CANDIDATES))
     width = min(width, len(centroids))
     cost_NT = np.empty((len(vectors), width), np.float32)
@@ -117,10 +119,11 @@ def _rounded(
 
 
 def _by_regret(cost_NT: Floats, code_NT: NDArray[np.int32], room: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Rounds in which every item asks for its cheapest open candidate and a code takes those who would regret most.
+    """Rounds in which every item asks for its cheapest open candidate and a code takes those who would regret
+    most.
 
-    Regret is what the second cheapest open candidate costs more; of equal regrets the lower tie key wins. Reduces
-    `room` in place; -1 for items all of whose candidates are full.
+    Regret is what the second cheapest open candidate costs more; of equal regrets the lower tie key wins.
+    Reduces `room` in place; -1 for items all of whose candidates are full.
     """
     codes = np.full(len(cost_NT), -1, np.int32)
     waiting = np.arange(len(cost_NT))

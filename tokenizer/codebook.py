@@ -19,9 +19,10 @@ from tokenizer.spec import CodebookSpec
 class Codebook:
     """Everything needed to encode vectors and to decode codes; two with the same `id` give the same SIDs.
 
-    `arrays` is what the quantizer stores under names of its own ("level0" centroids float32 K x D for rq-kmeans).
-    `capacity` is the most SIDs a code of each level may ever hold, out of `planned_items`; `fitted_items` is the
-    catalogue it was fitted for. `statistics` describes the fit and is not part of the identity.
+    `arrays` is what the quantizer stores under names of its own ("level0" centroids float32 K x D for
+    rq-kmeans). `capacity` is the most SIDs a code of each level may ever hold, out of `planned_items`;
+    `fitted_items` is the catalogue it was fitted for. `statistics` describes the fit and is not part of the
+    identity.
     """
 
     spec: CodebookSpec

@@ -7,15 +7,16 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-# GEMM results were byte-identical for row blocks of 100 and more and differed at 1 and 7: every product is one of
-# BLOCK rows, the last one padded.
+# GEMM results were byte-identical for row blocks of 100 and more and differed at 1 and 7: every product is
+# one of BLOCK rows, the last one padded.
 BLOCK = 1024
 
 
 def distance_blocks(vectors_ND: Floats, centroids_KD: Floats) -> Iterator[tuple[slice, Floats]]:
     """Rows and their squared distances to all centroids, float32 (rows, K), block by block.
 
-    Both sides are moved by the mean centroid first: the expansion |x|^2 - 2xc + |c|^2 loses its digits far from 0.
+    Both sides are moved by the mean centroid first: the expansion |x|^2 - 2xc + |c|^2 loses its digits far
+    from 0.
     """
     shift = centroids_KD.mean(axis=0, dtype=np.float64).astype(np.float32)
     moved_KD = centroids_KD - shift

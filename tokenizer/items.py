@@ -1,16 +1,17 @@
-"""Item ids and the vectors that belong to them, checked and put in an order that does not depend on arrival."""
+"""Item ids and the vectors that belong to them, checked, in an order free of arrival."""
 
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from typing import TypeAlias
 
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenizer.errors import VectorError
 from tokenizer.layout import Array
 
-ItemIds = Sequence[str] | pa.Array | pa.ChunkedArray
+ItemIds: TypeAlias = Sequence[str] | pa.Array | pa.ChunkedArray
 
 
 def id_list(item_ids: ItemIds) -> list[str]:
@@ -38,7 +39,10 @@ def arrival_free_order(item_ids: ItemIds) -> NDArray[np.int64]:
 
 
 def checked_vectors(
-    vectors: Mapping[str, Array], item_ids: ItemIds, sources: Sequence[str], widths: Mapping[str, int] | None = None
+    vectors: Mapping[str, Array],
+    item_ids: ItemIds,
+    sources: Sequence[str],
+    widths: Mapping[str, int] | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     """The vectors of `sources` as float32, one row per item, finite, and of the given `widths` where known.
 

@@ -1,7 +1,8 @@
 """Named arrays in one file of the safetensors layout, written by the same bytes every time.
 
-The safetensors library keeps metadata in an unordered map, so its bytes differ from run to run; this writer fixes the
-order. Files open in any safetensors reader. Format: https://github.com/huggingface/safetensors#format
+The safetensors library keeps metadata in an unordered map, so its bytes differ from run to run; this writer
+fixes the order. Files open in any safetensors reader. Format:
+https://github.com/huggingface/safetensors#format
 """
 
 import hashlib
@@ -28,14 +29,19 @@ _UNSEALED = "0" * 64
 def pack(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
     """Lay arrays out as safetensors bytes that depend on nothing but the arguments.
 
-    Widest items first, so that each array starts at a multiple of its item size. The header is padded to 8 bytes.
+    Widest items first, so that each array starts at a multiple of its item size. The header is padded to 8
+    bytes.
     """
     named = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     stop = 0
     for name, array in named:
         start, stop = stop, stop + array.nbytes
-        header[name] = {"dtype": _LABELS[array.dtype], "shape": list(array.shape), "data_offsets": [start, stop]}
+        header[name] = {
+            "dtype": _LABELS[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [start, stop],
+        }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return b"".join([len(text).to_bytes(8, "little"), text, *(array.tobytes() for _, array in named)])

@@ -1,4 +1,4 @@
-"""How evenly the codes of each level are used. Levels in the middle of a SID concentrate: report every level."""
+"""How evenly the codes of each level are used. Middle levels concentrate: report every one."""
 
 from collections.abc import Sequence
 
@@ -14,9 +14,9 @@ def level_load(codes_NL: NDArray[np.int32], sizes: Sequence[int]) -> list[NDArra
 def level_metrics(codes_NL: NDArray[np.int32], sizes: Sequence[int]) -> list[dict[str, float]]:
     """Use of the codes, one dict per level.
 
-    utilisation: share of codes used. dead_codes: the others, counted. entropy: of the code distribution, in bits.
-    perplexity: 2 ** entropy, the number of equally used codes with that entropy. gini: 0 for even use, towards 1 when
-    one code takes all. max_load: SIDs of the fullest code.
+    utilisation: share of codes used. dead_codes: the others, counted. entropy: of the code distribution, in
+    bits. perplexity: 2 ** entropy, the number of equally used codes with that entropy. gini: 0 for even use,
+    towards 1 when one code takes all. max_load: SIDs of the fullest code.
     """
     return [_spread(load) for load in level_load(codes_NL, sizes)]
 

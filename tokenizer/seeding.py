@@ -11,7 +11,8 @@ SAMPLE_ROWS_PER_CODE = 16
 
 
 def spread_centroids(vectors_ND: Floats, codes: int, rng: np.random.Generator) -> Floats:
-    """`codes` vectors drawn in proportion to their squared distance from those drawn before, float32 (codes, D).
+    """`codes` vectors drawn in proportion to their squared distance from those drawn before, float32 (codes,
+    D).
 
     k-means++ (Arthur & Vassilvitskii 2007) on a sample; above ROUNDS codes several are drawn per round, as in
     k-means|| (Bahmani et al. 2012). Fewer distinct vectors than codes: they repeat in turn.

@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 class LevelSpec(BaseModel):
     """One level of a SID: how many codes, and what they encode.
 
-    `source` names the vectors the level reads. With input "residual" it encodes what the former levels of the same
-    source left; with "vector" it starts again from the vector itself.
+    `source` names the vectors the level reads. With input "residual" it encodes what the former levels of the
+    same source left; with "vector" it starts again from the vector itself.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -22,9 +22,9 @@ class LevelSpec(BaseModel):
 class CodebookSpec(BaseModel):
     """A codebook before it is fitted.
 
-    A code of a level with K codes holds at most ceil(slack * planned_items / K) SIDs ever, where planned_items =
-    ceil(growth * N) is frozen at the fit on N items. Without `balanced` a code may hold all that is planned.
-    `sample` is the number of items to fit on, drawn with `seed`; None fits on all.
+    A code of a level with K codes holds at most ceil(slack * planned_items / K) SIDs ever, where
+    planned_items = ceil(growth * N) is frozen at the fit on N items. Without `balanced` a code may hold all
+    that is planned. `sample` is the number of items to fit on, drawn with `seed`; None fits on all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -13,7 +13,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from training.errors import CheckpointDamaged, VocabularyMismatch
+from training.errors import CheckpointDamaged, CheckpointMismatch, VocabularyMismatch
 from training.generator import Generator
 from training.spec import GeneratorSpec
 from training.trainable import Cursor
@@ -83,6 +83,14 @@ def read_record(directory: Path) -> Record:
     return Record(
         record["identity"], Cursor(**record["cursor"]), record["step"], record["history"], record["code_version"]
     )
+
+
+def require_same(where: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise CheckpointMismatch, naming what differs, unless a checkpoint holds the training that is wanted."""
+    changed = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+    if changed:
+        differences = "; ".join(f"{key}: {found.get(key)} there, {wanted.get(key)} here" for key in changed)
+        raise CheckpointMismatch(f"{where} holds another training ({differences}); train under another run name")
 
 
 def load_weights(directory: Path, module: nn.Module) -> None:

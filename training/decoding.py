@@ -56,10 +56,10 @@ class _Closed:
     parent: Ints
     code: Ints
 
-    def close(self, allowed_BWK: npt.NDArray[np.bool_], nodes_BW: Ints) -> None:
-        """Switch the edges off in a mask of allowed codes, in place."""
+    def bar(self, barred_BWK: npt.NDArray[np.bool_], nodes_BW: Ints) -> None:
+        """Add the edges to a mask of barred codes, in place."""
         edge, beam = np.nonzero(nodes_BW[self.user] == self.parent[:, None])
-        allowed_BWK[self.user[edge], beam, self.code[edge]] = False
+        barred_BWK[self.user[edge], beam, self.code[edge]] = True
 
 
 def _closed_edges(trie: Trie, leaves: Leaves, exclude: Rows) -> list[_Closed]:
@@ -70,7 +70,7 @@ def _closed_edges(trie: Trie, leaves: Leaves, exclude: Rows) -> list[_Closed]:
     """
     user = np.repeat(np.arange(len(exclude)), [len(rows) for rows in exclude])
     rows = np.concatenate([np.asarray(rows, dtype=np.int64) for rows in exclude])
-    pairs = np.unique(np.stack([user, rows], axis=1), axis=0)
+    pairs = np.unique(np.stack([user, rows], axis=1)[rows >= 0], axis=0)
     user, codes = pairs[:, 0], leaves.codes[pairs[:, 1]]
     parent = np.zeros(len(pairs), dtype=np.int64)
     edges = []
@@ -106,8 +106,9 @@ def beam_search(
     """The `beams` best items of each history: rows into `trie.item_ids` (B, beams), -1 padded, and log p (B, beams).
 
     tokens and feedback (B, T) hold BOS and whole events, padded on the right. `exclude` gives each user the rows that
-    may not appear; every user still gets min(beams, items not excluded) results. `leaves` spares counting them anew.
-    With at least as many beams as items the result is that of scoring all items. Puts the model in evaluation mode.
+    may not appear (-1, an item outside the release, is passed over); every user still gets min(beams, items not
+    excluded) results. `leaves` spares counting them anew. With at least as many beams as items the result is that of
+    scoring all items. Puts the model in evaluation mode.
     """
     model.eval()
     device = tokens_BT.device
@@ -151,14 +152,15 @@ def _widen(
     """Move the beams one level down to the best valid children; returns the codes taken (B, W)."""
     batch, width = live.nodes.shape
     size = trie.sizes[level]
-    allowed_BWK = trie.mask(level, live.nodes.reshape(-1)).reshape(batch, width, size)
+    barred_BWK = ~trie.mask(level, live.nodes.reshape(-1)).reshape(batch, width, size)
     if closed is not None:
-        closed[level].close(allowed_BWK, live.nodes)
+        closed[level].bar(barred_BWK, live.nodes)
     logp_BWK = model.logits(level, hidden_BWD).float().log_softmax(dim=-1)
     scores_BWK = live.scores.unsqueeze(-1) + logp_BWK
-    scores_BWK.masked_fill_(~torch.from_numpy(allowed_BWK).to(scores_BWK.device), -torch.inf)
+    scores_BWK.masked_fill_(torch.from_numpy(barred_BWK).to(scores_BWK.device), -torch.inf)
     live.scores, index_BW = scores_BWK.flatten(1).topk(min(beams, width * size), dim=1)
-    parent_BW, codes_BW = index_BW // size, index_BW % size
+    parent_BW = index_BW // size
+    codes_BW: Tensor = index_BW % size
     live.visible = live.visible.gather(1, parent_BW.unsqueeze(-1).expand(-1, -1, live.visible.shape[2]))
     parents = np.take_along_axis(live.nodes, parent_BW.cpu().numpy(), axis=1)
     children = trie.step(level, parents.reshape(-1), codes_BW.cpu().numpy().reshape(-1)).reshape(parents.shape)

@@ -35,8 +35,8 @@ class EvaluationCases:
     """Held-out events with what came before them; ragged parts are flat, case i holds [offsets[i], offsets[i+1]).
 
     codes (E, L) and feedback (E,) (0 positive, 1 shown only) of context events, oldest first, with `offsets` (n+1,);
-    `seen_rows` (S,) into `trie.item_ids` with `seen_offsets` (n+1,); `target_rows` (n,), -1 for an item that is not in
-    the release.
+    `seen_rows` (S,) into `trie.item_ids` with `seen_offsets` (n+1,); `target_rows` (n,). Row -1 stands for an item that
+    is not in the release.
     """
 
     codes: npt.NDArray[np.int32]
@@ -77,7 +77,9 @@ def evaluate(
         **table,
         "cases": len(cases),
         "targets_missing": int((cases.target_rows < 0).sum()),
-        "targets_seen": sum(bool((rows == row).any()) for rows, row in zip(seen, cases.target_rows, strict=True)),
+        "targets_seen": sum(
+            bool(row >= 0 and (rows == row).any()) for rows, row in zip(seen, cases.target_rows, strict=True)
+        ),
     }
 
 

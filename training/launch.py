@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 
 import pyarrow.fs
 import ray
@@ -39,6 +40,7 @@ from ray.train.v2._internal.exceptions import (
     WorkerGroupStartupTimeoutError,
 )
 
+from training.checkpoint import require_same
 from training.errors import TrainingError, TrainingFailed
 from training.placement import ReleasePlacement
 from training.spec import TrainSpec
@@ -73,14 +75,17 @@ def launch(
 ) -> TrainResult:
     """Train until `spec.epochs` on `spec.workers` workers of the running Ray cluster.
 
-    `make_trainable` is pickled and called in each worker. `storage_path` is a folder, or on more than one machine a
-    URI that all of them can reach. `progress` gets one plain line an epoch. Workers that die are replaced twice; a
-    controller that gives up (as it does when a worker dies while the group starts) is tried again three times.
-    Raises TrainingFailed, or the TrainingError that a worker raised.
+    `make_trainable` is pickled and called in each worker, and here before a resume. `storage_path` is a folder, or
+    on more than one machine a URI that all of them can reach. `progress` gets one plain line an epoch. Workers that
+    die are replaced twice; a controller that gives up (as it does when a worker dies while the group starts) is
+    tried again three times. Raises CheckpointMismatch if the run holds another training, TrainingFailed, or the
+    TrainingError that a worker raised.
     """
     storage = str(storage_path) if "://" in str(storage_path) else str(Path(storage_path).resolve())
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     done = _begun(storage, name, progress)
+    if done is not None and done.metrics is not None:
+        require_same(f"{storage}/{name}", done.metrics["identity"], make_trainable().identity)
     if done is None or len(_history(done)) < spec.epochs:
         _say_if_short(spec, progress)
         with _told(storage, name, progress):
@@ -107,11 +112,15 @@ def _fit(
         try:
             return _fit_once(make_trainable, spec, name, storage, use_gpu)
         except ControllerError as error:
-            unplaced = isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)
-            if unplaced or attempt == ATTEMPTS:
+            if isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
                 raise TrainingFailed(
-                    f"{where}: Ray Train gave up after {attempt} attempts: {_last_line(error)}; check that the "
-                    f"cluster can place {spec.workers} workers of {spec.cpus_per_worker} CPUs, run again: it resumes"
+                    f"{where}: the cluster found no place for {spec.workers} workers of {spec.cpus_per_worker} CPUs; "
+                    "lower train.workers or free the cluster, then run again: it resumes"
+                ) from error
+            if attempt == ATTEMPTS:
+                raise TrainingFailed(
+                    f"{where}: Ray Train gave up {ATTEMPTS} times, last with {_last_line(error)}; "
+                    "mend the cause and run again: it resumes"
                 ) from error
             wait = BACKOFF_S * attempt
             progress(f"{where}: Ray Train gave up ({_last_line(error)}), trying again in {wait:.0f} s")
@@ -222,4 +231,4 @@ def _told(storage: str, name: str, progress: Progress) -> Iterator[None]:
 
 
 def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [repr(error)])[-1]
+    return shorten((str(error).strip().splitlines() or [repr(error)])[-1], width=160)

@@ -34,7 +34,10 @@ B = TypeVar("B", bound=DeviceBatch)
 
 
 class Trainable(Protocol[B]):
-    """A model with all that a launcher needs to train it, built anew in each worker by a picklable factory."""
+    """A model with all that a launcher needs to train it, built anew in each worker by a picklable factory.
+
+    Building it is cheap and reads no data; `batches` does.
+    """
 
     @property
     def module(self) -> nn.Module:

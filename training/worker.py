@@ -19,7 +19,6 @@ import torch
 from torch import distributed, nn
 
 from training import checkpoint
-from training.errors import CheckpointMismatch
 from training.spec import TrainSpec
 from training.trainable import Cursor, Trainable
 
@@ -138,7 +137,8 @@ def _report(trainable: Trainable[Any], optimizer: torch.optim.Optimizer, progres
                 progress.history,
             )
             stored = ray.train.Checkpoint.from_directory(str(directory))
-        ray.train.report({"history": progress.history}, checkpoint=stored, checkpoint_dir_name=name)
+        row = {"identity": dict(trainable.identity), "history": progress.history}
+        ray.train.report(row, checkpoint=stored, checkpoint_dir_name=name)
 
 
 @contextmanager
@@ -154,11 +154,7 @@ def _resume(trainable: Trainable[Any], stored: ray.train.Checkpoint) -> Progress
     """Load the run's last checkpoint into the module, if it is one of the same training."""
     with stored.as_directory() as directory:
         record = checkpoint.read_record(Path(directory))
-        was, now = record.identity, trainable.identity
-        changed = sorted(key for key in {*was, *now} if was.get(key) != now.get(key))
-        if changed:
-            found = "; ".join(f"{key}: {was.get(key)} there, {now.get(key)} here" for key in changed)
-            raise CheckpointMismatch(f"{stored.path} holds another training ({found}); train under another run name")
+        checkpoint.require_same(stored.path, record.identity, trainable.identity)
         checkpoint.load_weights(Path(directory), trainable.module)
     return Progress(record.cursor, record.step, list(record.history))
 

@@ -92,14 +92,10 @@ def _is_metric(name: str) -> bool:
     return not name.endswith("_interval") and not name.startswith("hits@")
 
 
-def _timings(
-    manifest: Manifest, trained: list[dict[str, Any]], known: dict[str, RunSummary]
-) -> list[dict[str, Any]]:
+def _timings(manifest: Manifest, trained: list[dict[str, Any]], known: dict[str, RunSummary]) -> list[dict[str, Any]]:
     """Stages with seconds and rows of the runs that made the release and its models."""
     wanted = dict.fromkeys([manifest.run, *(model["run"] for model in trained)])
-    return [
-        {"run": run, "kind": known[run].kind, "stages": known[run].stages} for run in wanted if run in known
-    ]
+    return [{"run": run, "kind": known[run].kind, "stages": known[run].stages} for run in wanted if run in known]
 
 
 def _lineage(lake: Lake, manifest: Manifest) -> list[Manifest]:

@@ -14,7 +14,7 @@ from pipelines.embed import matrix
 from pipelines.fuse import FUSED
 from pipelines.quality import encoding_quality
 from storage.catalogue import segments
-from storage.lake import Lake
+from storage.lake import Lake, one_of
 from storage.releases import published_assignments
 
 
@@ -81,7 +81,7 @@ def _as_encoded(lake: Lake, basis: Basis, published: pl.DataFrame) -> pl.DataFra
     where = (
         (ds.field("modality") == FUSED)
         & (ds.field("fingerprint") == basis.fusion.id)
-        & ds.field("item_id").isin(published["item_id"].to_list())
+        & one_of("item_id", published["item_id"].to_list())
     )
     stored = lake.frame("vectors", columns=["item_id", "vector"], where=where)
     hashes = pl.Series("vector_hash", [vector_hash(row) for row in matrix(stored)], dtype=pl.String)

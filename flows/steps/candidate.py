@@ -19,7 +19,7 @@ from pipelines.embed import matrix
 from pipelines.fuse import FUSED
 from pipelines.quality import neighbourhood, table_quality
 from storage.catalogue import segments
-from storage.lake import Lake
+from storage.lake import Lake, one_of
 from storage.manifest import Manifest, TrieRef
 from storage.quarantine import by_reason
 from storage.releases import record_release
@@ -77,7 +77,9 @@ def make_candidate(
                 "relocated": assigned.relocated,
                 "refit_due": assigned.refit_due,
                 "drifted": assigned.drifted,
-                **{f"quarantine:{reason}": rows for reason, rows in by_reason(run.lake, versions["quarantine"]).items()},
+                **{
+                    f"quarantine:{reason}": rows for reason, rows in by_reason(run.lake, versions["quarantine"]).items()
+                },
             },
             metrics=metrics,
             gates=gates,
@@ -97,7 +99,9 @@ def live_sids(
     live = rows.join(alive, on="item_id", how="semi", maintain_order="left")
     doubled = live.filter(pl.col("item_id").is_duplicated())
     if doubled.height:
-        raise AssertionError(f"items have two SIDs under codebook {codebook}: {doubled['item_id'].unique().to_list()[:3]}")
+        raise AssertionError(
+            f"items have two SIDs under codebook {codebook}: {doubled['item_id'].unique().to_list()[:3]}"
+        )
     return live.select("item_id", "codes")
 
 
@@ -112,15 +116,15 @@ def _metrics(
     """What the gates and the report read. The encoding error is that of all items assigned so far."""
     sums = dict(assigned.quality)
     before = parent.metrics if parent is not None and parent.codebook.id == basis.codebook.id else {}
-    for name in ("squared_error", "squared_norm"):
+    for name in ("squared_error", "squared_spread"):
         sums[name] = sums.get(name, 0.0) + before.get(name, 0.0)
     fresh = assigned.quality
     return {
         **table_quality(trie.codes(), trie.sizes),
-        "relative_error": sums["squared_error"] / sums["squared_norm"] if sums["squared_norm"] else float("nan"),
-        "relative_error_of_new": fresh["squared_error"] / fresh["squared_norm"] if fresh else None,
+        "relative_error": sums["squared_error"] / sums["squared_spread"] if sums["squared_spread"] else float("nan"),
+        "relative_error_of_new": fresh["squared_error"] / fresh["squared_spread"] if fresh else None,
         "squared_error": sums["squared_error"],
-        "squared_norm": sums["squared_norm"],
+        "squared_spread": sums["squared_spread"],
         "relocated": assigned.relocated,
         "refit_due": assigned.refit_due,
         "drifted": assigned.drifted,
@@ -131,8 +135,8 @@ def _metrics(
 
 
 def _taken(lake: Lake, basis: Basis, assigned: Assigned) -> int:
-    where = ds.field("assignment_id").isin(assigned.assignments) & (ds.field("codebook") == basis.codebook.id)
-    return lake.read("sids", columns=["assignment_id"], where=where).num_rows
+    where = one_of("assignment_id", assigned.assignments) & (ds.field("codebook") == basis.codebook.id)
+    return int(lake.read("sids", columns=["assignment_id"], where=where).num_rows)
 
 
 def _events_without_sid(lake: Lake, snapshot: Snapshot, trie: Trie, parent: Manifest | None) -> float:

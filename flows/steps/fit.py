@@ -4,8 +4,10 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from flows.run import Run
 from flows.snapshot import Snapshot
@@ -22,7 +24,7 @@ from storage.lake import Lake
 from storage.manifest import CodebookRef, EncoderRef, Manifest
 from storage.schemas import CODEBOOKS
 from tokenizer.codebook import Codebook
-from tokenizer.quantizer import fit_codebook
+from tokenizer.quantizer import quantizer_of
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def fit(run: Run, snapshot: Snapshot, items: pl.DataFrame, encoders: dict[str, E
     with run.stage("fit codebook") as view:
         spec = run.recipe.codebook
         sources = level_vectors(run.lake, vectors, gathered, spec_sources(run))
-        codebook = run.compute.run(fit_codebook, sources.vectors, sources.items, spec)
+        codebook = run.compute.run(quantizer_of(spec).fit, sources.vectors, sources.items, spec)
         reference = _store_codebook(run, codebook)
         levels = " x ".join(str(size) for size in codebook.sizes)
         view.note(f"{spec.quantizer} {levels} ({codebook.id}); {run.compute.name}", **codebook.statistics)
@@ -120,7 +122,7 @@ class LevelVectors:
     """The vectors each source of a codebook reads, aligned with `items`; `rows` are these items' fused rows."""
 
     items: list[str]
-    vectors: dict[str, object]
+    vectors: dict[str, NDArray[np.float32]]
     rows: pl.DataFrame
 
 
@@ -143,7 +145,7 @@ def level_vectors(lake: Lake, fused: pl.DataFrame, gathered: Gathered, sources: 
             rows = rows.filter(pl.col("item_id").is_in(sorted(having)))
     order = {item: row for row, item in enumerate(ids)}
     picked = [order[item] for item in rows["item_id"]]
-    vectors: dict[str, object] = {
+    vectors: dict[str, NDArray[np.float32]] = {
         name: matrix(rows) if name == FUSED else gathered.modalities[name].vectors[picked] for name in sources
     }
     return LevelVectors(rows["item_id"].to_list(), vectors, rows)

@@ -58,8 +58,8 @@ def check_budget(stage: str, rows: int, refused: int, budget: BudgetSpec) -> Non
     if refused > budget.quarantine_rows and share > budget.quarantine_share:
         raise QuarantineBudgetExceeded(
             f"{stage}: {refused:,} of {rows:,} rows ({share:.1%}) were quarantined, the recipe allows "
-            f"{budget.quarantine_share:.1%} (budget.quarantine_share) beyond {budget.quarantine_rows} rows. Nothing was "
-            "published. See `sidmill quarantine list`; mend the source, or raise the budget with "
+            f"{budget.quarantine_share:.1%} (budget.quarantine_share) beyond {budget.quarantine_rows} rows. Nothing "
+            "was published. See `sidmill quarantine list`; mend the source, or raise the budget with "
             "--set budget.quarantine_share=..."
         )
 

@@ -29,7 +29,7 @@ def model_folder(spec: TextSpec) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise EncoderError(
             f"[text] model {spec.model!r} is neither a folder nor reachable on the hub ({error}); "
-            "download it first, or use encoder = \"packaged-minilm\"."
+            'download it first, or use encoder = "packaged-minilm".'
         ) from error
 
 
@@ -38,7 +38,9 @@ def describe_text(spec: TextSpec) -> dict[str, Any]:
     folder = model_folder(spec)
     weights = sorted(folder.rglob("*.safetensors")) or sorted(folder.rglob("pytorch_model*.bin"))
     if not weights:
-        raise EncoderError(f"[text] {folder} holds no weights (*.safetensors); it is not a sentence-transformers model.")
+        raise EncoderError(
+            f"[text] {folder} holds no weights (*.safetensors); it is not a sentence-transformers model."
+        )
     return {
         "encoder": spec.encoder,
         "model": spec.model or "all-MiniLM-L6-v2",

@@ -65,9 +65,7 @@ class PackagedViT:
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
         self._batch_size = spec.batch_size
-        self._session = ort.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
 
     def encode(self, contents: Sequence[Image.Image]) -> Vectors:
@@ -85,8 +83,8 @@ def _vit_pixels(image: Image.Image) -> Vectors:
     left, top = (width - _VIT_SIDE) // 2, (height - _VIT_SIDE) // 2
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
     cropped = resized.crop((left, top, left + _VIT_SIDE, top + _VIT_SIDE))
-    pixels: Vectors = ((np.asarray(cropped, dtype=np.float32) / 255 - _MEAN) / _STD).transpose(2, 0, 1)
-    return pixels
+    pixels = np.asarray(cropped, dtype=np.float32) / np.float32(255)
+    return np.divide(pixels - _MEAN, _STD, dtype=np.float32).transpose(2, 0, 1)
 
 
 def _clip_checkpoint(spec: ImageSpec) -> Path:

@@ -75,7 +75,7 @@ def test_with_a_beam_for_each_item_the_search_is_exhaustive() -> None:
 def test_excluding_items_leaves_the_exhaustive_ranking_of_the_rest() -> None:
     model, trie = model_of(1), trie_of(20, 1)
     tokens, feedback = histories(model, [2, 4], 1)
-    exclude: list[Ints] = [np.array([3, 3, 17, 0]), np.arange(12)]
+    exclude: list[Ints] = [np.array([3, 3, -1, 17, 0]), np.arange(12)]
     expected = score_all(model, trie, tokens, feedback)
     rows, _ = beam_search(model, trie, tokens, feedback, 20, exclude)
     for user, seen in enumerate(exclude):
@@ -128,3 +128,10 @@ def test_a_history_is_searched_the_same_alone_and_in_a_batch() -> None:
         length = 1 + events * len(SIZES)
         alone, _ = beam_search(model, trie, tokens[user : user + 1, :length], feedback[user : user + 1, :length], 6)
         np.testing.assert_array_equal(alone[0], together[user])
+
+
+def test_seen_items_outside_the_release_exclude_nothing() -> None:
+    model, trie = model_of(5), trie_of(9, 5)
+    tokens, feedback = histories(model, [2], 5)
+    rows, _ = beam_search(model, trie, tokens, feedback, 9, [np.array([-1, -1])])
+    assert sorted(rows[0].tolist()) == list(range(9))

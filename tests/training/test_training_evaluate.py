@@ -34,7 +34,7 @@ def walks(users: int, events: int, seed: int) -> Ints:
 def cases_of(items: Ints, targets: Ints) -> EvaluationCases:
     bounds = np.arange(len(items) + 1) * items.shape[1]
     flat = items.reshape(-1)
-    return EvaluationCases(CODES[flat], np.zeros(len(flat), np.int8), bounds, flat, bounds, targets)
+    return EvaluationCases(CODES[flat], np.zeros(len(flat), np.int8), bounds, flat.copy(), bounds, targets)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,9 @@ def test_a_planted_pattern_is_learned(trie: Trie, learned: Generator) -> None:
 def test_missing_and_seen_targets_are_misses_that_are_counted(trie: Trie, learned: Generator) -> None:
     items = walks(users=4, events=7, seed=2)
     targets = np.array([-1, items[1, 0], items[2, 0], -1])
-    result = evaluate(learned, trie, cases_of(items, targets), np.ones(ITEMS, np.int64), SPEC)
+    gone = cases_of(items, targets)
+    gone.seen_rows[0] = -1
+    result = evaluate(learned, trie, gone, np.ones(ITEMS, np.int64), SPEC)
     assert result["generator"]["recall@5"] == result["popularity"]["recall@5"] == 0.0
     assert (result["cases"], result["targets_missing"], result["targets_seen"]) == (4, 2, 2)
     wide = EvaluateSpec(k=(16,), beams=16, exclude_seen=False)

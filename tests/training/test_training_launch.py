@@ -10,6 +10,7 @@ import pytest
 from ray import cloudpickle
 
 from training.checkpoint import load_generator
+from training.errors import CheckpointMismatch
 from training.generator import Generator
 from training.histories import Plan
 from training.launch import launch
@@ -62,3 +63,6 @@ def test_a_run_trains_and_goes_on_when_given_more_epochs(tmp_path: Path) -> None
 
     again = launch(partial(make, "v"), spec.model_copy(update={"epochs": 3}), "run", tmp_path)
     assert again == longer
+
+    with pytest.raises(CheckpointMismatch, match=r"vocabulary: v there, w here.*another run name"):
+        launch(partial(make, "w"), spec, "run", tmp_path)

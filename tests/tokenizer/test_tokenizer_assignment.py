@@ -1,0 +1,106 @@
+"""Capacity-respecting assignment against the exact optimum, and what must hold for every input."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from tokenizer.assignment import balanced_assign, nearest, tie_keys
+from tokenizer.distance import BLOCK, own_distance
+
+
+def skewed(items: int, codes: int, width: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    draw = np.random.default_rng(seed)
+    centre = draw.normal(size=(8, width)) * (seed % 4)
+    vectors = centre[draw.choice(8, items, p=draw.dirichlet(np.full(8, 0.5)))] + draw.normal(size=(items, width))
+    points = vectors[draw.choice(items, codes)] + 0.1 * draw.normal(size=(codes, width))
+    return vectors.astype(np.float32), points.astype(np.float32)
+
+
+def dense_cost(vectors: NDArray[np.float32], points: NDArray[np.float32]) -> NDArray[np.float64]:
+    return np.square(vectors[:, None].astype(np.float64) - points[None]).sum(axis=2)
+
+
+@pytest.mark.parametrize(("items", "codes"), [(512, 16), (300, 64), (512, 4), (41, 7)])
+def test_exact_capacity_costs_at_most_six_percent_over_the_optimum(items: int, codes: int) -> None:
+    capacity = np.full(codes, -(-items // codes))
+    place = np.repeat(np.arange(codes), capacity)
+    for seed in range(4):
+        vectors, points = skewed(items, codes, (2, 8, 32)[seed % 3], seed)
+        cost = dense_cost(vectors, points)
+        rows, columns = linear_sum_assignment(cost[:, place])
+        assigned = balanced_assign(vectors, points, capacity, tie_keys([str(row) for row in range(items)]))
+        found = own_distance(vectors, points, assigned).sum()
+        assert found <= 1.06 * cost[rows, place[columns]].sum()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 200), st.integers(1, 24), st.integers(0, 10**6), st.data())
+def test_capacity_is_never_exceeded_and_never_wasted(items: int, codes: int, seed: int, data: st.DataObject) -> None:
+    vectors, points = skewed(max(items, 1), codes, 4, seed)
+    vectors = vectors[:items]
+    capacity = np.array(data.draw(st.lists(st.integers(0, 20), min_size=codes, max_size=codes)))
+    assigned = balanced_assign(vectors, points, capacity, tie_keys([str(row) for row in range(items)]))
+    assert assigned.dtype == np.int32
+    assert (np.bincount(assigned[assigned >= 0], minlength=codes) <= capacity).all()
+    assert (assigned >= 0).sum() == min(items, capacity.sum())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 12), st.floats(1, 2), st.integers(0, 10**6))
+def test_an_item_gets_the_same_code_in_any_order(items: int, codes: int, slack: float, seed: int) -> None:
+    vectors, points = skewed(items, codes, 3, seed)
+    vectors[items // 2 :] = vectors[0]
+    keys = tie_keys([f"item-{row}" for row in range(items)])
+    capacity = np.full(codes, int(np.ceil(slack * items / codes)))
+    shuffled = np.random.default_rng(seed).permutation(items)
+    assigned = balanced_assign(vectors, points, capacity, keys)
+    again = balanced_assign(vectors[shuffled], points, capacity, keys[shuffled])
+    np.testing.assert_array_equal(assigned[shuffled], again)
+
+
+def test_without_binding_capacity_everyone_gets_the_nearest() -> None:
+    vectors, points = skewed(500, 20, 8, 3)
+    assigned = balanced_assign(vectors, points, np.full(20, 500), tie_keys([str(row) for row in range(500)]))
+    np.testing.assert_array_equal(assigned, nearest(vectors, points))
+    cost = dense_cost(vectors, points)
+    np.testing.assert_allclose(cost[np.arange(500), assigned], cost.min(axis=1), rtol=1e-4)
+
+
+def test_nearest_does_not_depend_on_how_many_rows_are_asked_for() -> None:
+    vectors, points = skewed(BLOCK + 300, 33, 24, 5)
+    together = nearest(vectors, points)
+    for rows in (slice(0, 1), slice(3, 10), slice(BLOCK - 5, BLOCK + 7)):
+        np.testing.assert_array_equal(nearest(vectors[rows], points), together[rows])
+
+
+def test_distances_far_from_the_origin_keep_their_digits() -> None:
+    vectors, points = skewed(200, 16, 8, 2)
+    np.testing.assert_array_equal(
+        nearest(vectors + 512, points + 512), nearest(vectors + 512 - 512, points + 512 - 512)
+    )
+
+
+def test_full_codes_are_avoided_by_all() -> None:
+    vectors, points = skewed(100, 5, 4, 1)
+    assigned = balanced_assign(vectors, points, np.array([0, 100, 0, 100, 0]), tie_keys([str(n) for n in range(100)]))
+    expected = np.array([1, 3])[dense_cost(vectors, points[[1, 3]]).argmin(axis=1)]
+    np.testing.assert_array_equal(assigned, expected)
+
+
+def test_when_candidates_are_fewer_than_codes_far_codes_are_still_found() -> None:
+    """All items in one place and 400 codes spread around it: the last items find the farthest codes."""
+    draw = np.random.default_rng(0)
+    vectors = 1e-3 * draw.normal(size=(800, 4)).astype(np.float32)
+    points = draw.normal(size=(400, 4)).astype(np.float32)
+    assigned = balanced_assign(vectors, points, np.full(400, 2), tie_keys([str(row) for row in range(800)]))
+    assert (np.bincount(assigned, minlength=400) == 2).all()
+
+
+def test_tie_keys_are_the_same_for_lists_and_arrow_arrays() -> None:
+    ids = ["a", "b", "ü", ""]
+    assert tie_keys(ids).tolist() == tie_keys(pa.array(ids)).tolist() == tie_keys(pa.chunked_array([ids])).tolist()
+    assert tie_keys(["a"]).tolist() == [int.from_bytes(bytes.fromhex("40f89e395b66422f"), "little")]

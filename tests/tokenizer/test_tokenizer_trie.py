@@ -1,0 +1,168 @@
+"""The trie against sets and dictionaries."""
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from tokenizer import id_index
+from tokenizer.errors import TrieCorrupt
+from tokenizer.trie import Trie
+
+SIZES = (5, 300, 4)
+
+
+@st.composite
+def catalogues(draw: st.DrawFn) -> tuple[NDArray[np.int32], list[str], tuple[int, ...]]:
+    sizes = tuple(draw(st.lists(st.integers(1, 12), min_size=1, max_size=4)))
+    sids = draw(st.lists(st.tuples(*(st.integers(0, size - 1) for size in sizes)), unique=True, max_size=40))
+    ids = draw(st.lists(st.text(max_size=6), unique=True, min_size=len(sids), max_size=len(sids)))
+    return np.array(sids, np.int32).reshape(-1, len(sizes)), ids, sizes
+
+
+def some(items: int = 200, seed: int = 0) -> tuple[NDArray[np.int32], list[str]]:
+    draw = np.random.default_rng(seed)
+    chosen = draw.choice(5 * 300 * 4, items, replace=False)
+    return np.stack(np.unravel_index(chosen, SIZES), axis=1).astype(np.int32), [f"i{row}" for row in range(items)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(catalogues())
+def test_lookup_find_and_prefix_agree_with_a_dictionary(
+    catalogue: tuple[NDArray[np.int32], list[str], tuple[int, ...]],
+) -> None:
+    codes, ids, sizes = catalogue
+    trie = Trie.build(codes, ids, sizes)
+    item_of = dict(zip(map(tuple, codes.tolist()), ids, strict=True))
+    assert list(map(tuple, trie.codes().tolist())) == sorted(item_of)
+    assert trie.item_ids.to_pylist() == [item_of[sid] for sid in sorted(item_of)]
+    asked = list(product(*(range(-1, size + 1) for size in sizes)))[:500]
+    for sid, row in zip(asked, trie.lookup(np.array(asked)).tolist(), strict=True):
+        assert (trie.item_ids[row].as_py() if row >= 0 else None) == item_of.get(sid)
+    for sid, item in item_of.items():
+        found = trie.find(item)
+        assert found is not None
+        assert tuple(found.tolist()) == sid
+    assert trie.find("no such item") is None
+    for prefix in {sid[:depth] for sid in asked[:60] for depth in range(len(sizes) + 1)}:
+        start, stop = trie.prefix_range(prefix)
+        assert sorted(item_of)[start:stop] == [sid for sid in sorted(item_of) if sid[: len(prefix)] == prefix]
+
+
+@settings(max_examples=60, deadline=None)
+@given(catalogues(), st.integers(0, 10**6))
+def test_beams_see_exactly_the_valid_continuations(
+    catalogue: tuple[NDArray[np.int32], list[str], tuple[int, ...]], seed: int
+) -> None:
+    codes, ids, sizes = catalogue
+    trie, draw = Trie.build(codes, ids, sizes), np.random.default_rng(seed)
+    sids = set(map(tuple, codes.tolist()))
+    beams: list[tuple[int, ...]] = [() for _ in range(9)]
+    nodes = np.zeros(9, np.int64)
+    for level, size in enumerate(sizes):
+        prefixes = {sid[: level + 1] for sid in sids}
+        expected = [[(*beam, code) in prefixes for code in range(size)] for beam in beams]
+        assert trie.mask(level, nodes).tolist() == expected
+        chosen = draw.integers(0, size, len(beams))
+        beams = [(*beam, int(code)) for beam, code in zip(beams, chosen, strict=True)]
+        nodes = trie.step(level, nodes, chosen)
+        assert [node >= 0 for node in nodes.tolist()] == [beam in prefixes for beam in beams]
+    assert nodes.tolist() == trie.lookup(np.array(beams)).tolist()
+
+
+def test_masks_are_the_same_with_and_without_bits() -> None:
+    codes, ids = some(900)
+    trie = Trie.build(codes, ids, SIZES)
+    assert "bits0" in trie.arrays
+    plain = Trie(SIZES, {name: array for name, array in trie.arrays.items() if not name.startswith("bits")})
+    for level, nodes in enumerate(([0, -1], [0, 4, -1, 4], [3, 0, -1])):
+        np.testing.assert_array_equal(trie.mask(level, np.array(nodes)), plain.mask(level, np.array(nodes)))
+
+
+def test_the_bytes_do_not_depend_on_the_order_of_items(tmp_path: Path) -> None:
+    codes, ids = some()
+    trie = Trie.build(codes, ids, SIZES)
+    shuffled = np.random.default_rng(1).permutation(len(ids))
+    again = Trie.build(codes[shuffled], pa.array([ids[row] for row in shuffled]), SIZES)
+    assert again.to_bytes() == trie.to_bytes()
+    assert again.sha256 == trie.sha256
+
+
+def test_codes_beyond_64_bits_sort_like_the_others() -> None:
+    draw = np.random.default_rng(0)
+    codes = np.unique(draw.integers(0, 3, (300, 12)), axis=0).astype(np.int32)
+    ids = [str(row) for row in range(len(codes))]
+    wide = Trie.build(codes, ids, [1000] * 12)
+    narrow = Trie.build(codes, ids, [3] * 12)
+    np.testing.assert_array_equal(wide.codes(), narrow.codes())
+    assert wide.item_ids.equals(narrow.item_ids)
+    assert (wide.lookup(codes) >= 0).all()
+
+
+def test_a_trie_survives_its_file(tmp_path: Path) -> None:
+    codes, ids = some()
+    trie, path = Trie.build(codes, ids, SIZES), tmp_path / "trie.safetensors"
+    trie.write(path)
+    opened = Trie.open(path)
+    Trie.verify(path, trie.sha256)
+    assert opened.sha256 == trie.sha256
+    assert (len(opened), opened.levels, opened.sizes) == (200, 3, SIZES)
+    assert opened.item_ids.equals(trie.item_ids)
+    np.testing.assert_array_equal(opened.lookup(codes), trie.lookup(codes))
+    assert set(load_file(path)) == set(trie.arrays)
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    codes, ids = some()
+    trie, path = Trie.build(codes, ids, SIZES), tmp_path / "trie"
+    data = trie.to_bytes()
+    for length in (0, 5, 100, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:length])
+        with pytest.raises(TrieCorrupt):
+            Trie.open(path)
+    path.write_bytes(data + b"0")
+    with pytest.raises(TrieCorrupt):
+        Trie.open(path)
+    for place in range(0, len(data), 97):
+        damaged = bytearray(data)
+        damaged[place] ^= 1
+        path.write_bytes(bytes(damaged))
+        with pytest.raises(TrieCorrupt, match="sha256"):
+            Trie.verify(path, trie.sha256)
+
+
+def test_what_cannot_be_indexed_is_refused() -> None:
+    codes, ids = some(4)
+    with pytest.raises(ValueError, match="belongs to both"):
+        Trie.build(codes[[0, 1, 1]], ids[:3], SIZES)
+    with pytest.raises(ValueError, match="'i0' has more than one SID"):
+        Trie.build(codes[:3], ["i0", "i1", "i0"], SIZES)
+    with pytest.raises(ValueError, match="code -1 at level 0 of row 0"):
+        Trie.build(np.array([[-1, -1, -1]]), ["a"], SIZES)
+    with pytest.raises(ValueError, match="one id per SID"):
+        Trie.build(codes, ids[:3], SIZES)
+    with pytest.raises(ValueError, match="null"):
+        Trie.build(codes[:2], pa.array(["a", None]), SIZES)
+
+
+def test_ids_whose_hashes_collide_are_still_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(id_index, "_PRIME", 1 << 40)
+    codes, ids = some(60)
+    trie = Trie.build(codes, ids, SIZES)
+    for sid, item in zip(codes.tolist(), ids, strict=True):
+        found = trie.find(item)
+        assert found is not None
+        assert found.tolist() == sid
+    assert trie.find("zz") is None
+
+
+def test_slices_of_arrow_arrays_are_indexed_from_their_own_start() -> None:
+    codes, ids = some(50)
+    sliced = pa.array(["before", *ids, "after"])[1:-1]
+    assert Trie.build(codes, sliced, SIZES).to_bytes() == Trie.build(codes, ids, SIZES).to_bytes()
