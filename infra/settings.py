@@ -8,7 +8,6 @@ import os
 DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "1",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -28,5 +27,7 @@ def configure() -> None:
     """Set every default the environment does not have; workers that this process starts inherit them."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    if "RAY_ADDRESS" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # a cluster of our own takes work from its user only
     # Without .pyc files importing the encoders takes three times as long, in every worker.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -43,7 +43,9 @@ class Compute(Protocol):
 
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...
 
-    def map(self, make: Callable[..., Stage], arguments: dict[str, Any], table: pa.Table) -> Iterator[pa.Table]: ...
+    def map(
+        self, make: Callable[..., Stage], arguments: dict[str, Any], table: pa.Table, rows: int
+    ) -> Iterator[pa.Table]: ...
 
 
 def chunks(table: pa.Table, rows: int) -> Iterator[pa.Table]:
@@ -63,11 +65,13 @@ class InProcess:
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         return function(*args, **kwargs)
 
-    def map(self, make: Callable[..., Stage], arguments: dict[str, Any], table: pa.Table) -> Iterator[pa.Table]:
+    def map(
+        self, make: Callable[..., Stage], arguments: dict[str, Any], table: pa.Table, rows: int
+    ) -> Iterator[pa.Table]:
         if table.num_rows == 0:
             return
         stage = make(**arguments)
-        for batch in chunks(table, self._spec.chunk_rows):
+        for batch in chunks(table, rows):
             yield stage(batch)
 
 
@@ -93,18 +97,19 @@ class OnRay:
             raise
         return result
 
-    def map(self, make: Callable[..., Stage], arguments: dict[str, Any], table: pa.Table) -> Iterator[pa.Table]:
-        """Stream `table` through actors that hold the stage; batches come back in any order."""
+    def map(
+        self, make: Callable[..., Stage], arguments: dict[str, Any], table: pa.Table, rows: int
+    ) -> Iterator[pa.Table]:
+        """Stream `table` in batches of `rows` through actors that hold the stage; they come back in any order."""
         import ray.data
 
         if table.num_rows == 0:
             return
         connect(self._spec)
-        batches = list(chunks(table, self._spec.chunk_rows))
+        batches = list(chunks(table, rows))
         workers = min(self._spec.encoder_workers or machine_cpus(), len(batches))
         dataset = ray.data.from_arrow(batches).map_batches(
-            _StageActor,
-            fn_constructor_args=(make, arguments, max(1, machine_cpus() // workers)),
+            _actor_of(make, arguments, max(1, machine_cpus() // workers)),
             batch_format="pyarrow",
             batch_size=None,
             compute=ray.data.ActorPoolStrategy(size=workers),
@@ -113,15 +118,22 @@ class OnRay:
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
 
 
-class _StageActor:
-    """A stage inside a Ray Data actor, with the thread count its share of the machine allows."""
+def _actor_of(make: Callable[..., Stage], arguments: dict[str, Any], threads: int) -> type:
+    """A class for Ray Data actors: the stage, with the thread count its share of the machine allows.
 
-    def __init__(self, make: Callable[..., Stage], arguments: dict[str, Any], threads: int) -> None:
-        fix_threads(threads)
-        self._stage = make(**arguments)
+    What the constructor needs travels in the class: Ray cannot restart an actor whose constructor arguments were in
+    the object store of a node that is gone.
+    """
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        return self._stage(batch)
+    class StageActor:
+        def __init__(self) -> None:
+            fix_threads(threads)
+            self._stage = make(**arguments)
+
+        def __call__(self, batch: pa.Table) -> pa.Table:
+            return self._stage(batch)
+
+    return StageActor
 
 
 def _with_threads(threads: int, function: Callable[..., R], args: Any, kwargs: Any) -> R:
@@ -151,8 +163,7 @@ def connect(spec: ComputeSpec) -> None:
 
     if ray.is_initialized():
         return
-    for name in ("ray", "ray.data", "ray.train"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    _quieten()
     quiet = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.WARNING}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(runtime_env={"py_modules": _own_packages(), "env_vars": _worker_environment()}, **quiet)
@@ -164,7 +175,15 @@ def connect(spec: ComputeSpec) -> None:
         runtime_env={"env_vars": _worker_environment()},
         **quiet,
     )
+
+
+def _quieten() -> None:
+    """Ray speaks through its failures only; they reach the caller as exceptions."""
+    import ray.data
+
     ray.data.DataContext.get_current().enable_progress_bars = False
+    for name in ("ray", "ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def shutdown() -> None:

@@ -119,7 +119,7 @@ def embed(
     pending = items.join(known, on=["item_id", "content_hash"], how="anti").sort("item_id")
     counts.unchanged = items.height - pending.height
     advance(counts.unchanged)
-    for done in _chunked(compute.map(make, arguments, pending.to_arrow()), chunk_rows):
+    for done in _chunked(compute.map(make, arguments, pending.to_arrow(), chunk_rows), chunk_rows):
         _store(lake, modality, fingerprint, done, counts, provenance)
         advance(done.num_rows)
     return counts.check()

@@ -46,15 +46,17 @@ class Fusion:
 
     def to_bytes(self) -> bytes:
         """Deterministic safetensors bytes with the spec in the header."""
-        header = {"spec": self.spec.model_dump_json(), "statistics": json.dumps(self.statistics, sort_keys=True)}
+        record = {"spec": self.spec.model_dump(mode="json"), "statistics": self.statistics}
+        # One entry: safetensors writes several in no fixed order, and the bytes are the identity.
+        header = {"fusion": json.dumps(record, sort_keys=True)}
         data: bytes = save({name: np.ascontiguousarray(self.arrays[name]) for name in sorted(self.arrays)}, header)
         return data
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Fusion":
         length = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + length])["__metadata__"]
-        return cls(FusionSpec.model_validate_json(header["spec"]), load(data), json.loads(header["statistics"]))
+        record = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["fusion"])
+        return cls(FusionSpec.model_validate(record["spec"]), load(data), record["statistics"])
 
     @property
     def id(self) -> str:

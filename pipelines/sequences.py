@@ -10,7 +10,7 @@ import pyarrow.dataset as ds
 
 from pipelines.collaborative import LogSlice
 from pipelines.compute import Compute
-from pipelines.ingest import Counts
+from pipelines.ingest import BATCH_ROWS, Counts
 from pipelines.spec import SequencesSpec
 from storage.commit import Provenance, append
 from storage.lake import Lake
@@ -64,7 +64,7 @@ def build_sequences(
     events = log.read(lake, _EVENT).sort("user_id", "event_time", "event_id").to_arrow()
     counts.rows_in = events.num_rows
     arguments = {"items": items, "codes": codes, "buckets": spec.buckets}
-    joined = [pl.DataFrame(batch) for batch in compute.map(JoinSids, arguments, events)]
+    joined = [pl.DataFrame(batch) for batch in compute.map(JoinSids, arguments, events, BATCH_ROWS)]
     rows = pl.concat(joined) if joined else pl.DataFrame(schema={"reason": pl.String})
     counts.refuse("item_without_sid", rows.filter(pl.col("reason").is_not_null()).height)
     counts.out = rows.height - counts.quarantined

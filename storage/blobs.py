@@ -18,16 +18,15 @@ def sha256(data: bytes) -> str:
 
 
 class Blobs:
-    """The blobs under one URI; a remote store is reached with the same options as its Delta tables."""
+    """The blobs under one URI; a remote store takes its settings from the environment, as its tables do."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._local = Path(uri) if "://" not in uri else None
 
     def _remote(self) -> pafs.FileSystem:
-        from deltalake.fs import DeltaStorageHandler
-
-        return pafs.PyFileSystem(DeltaStorageHandler(self.uri))
+        filesystem, path = pafs.FileSystem.from_uri(self.uri)
+        return pafs.SubTreeFileSystem(path, filesystem)
 
     @staticmethod
     def _key(digest: str) -> str:

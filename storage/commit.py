@@ -16,6 +16,7 @@ import json
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -27,6 +28,7 @@ from storage.lake import Lake, TableRef
 from storage.schemas import TABLES
 
 ATTEMPTS = 60
+MOST_FILES = 32
 FIRST_PAUSE_S = 0.005
 LONGEST_PAUSE_S = 0.5
 
@@ -96,7 +98,9 @@ def append(lake: Lake, table: str, rows: pa.Table, key: str, provenance: Provena
                     custom_metadata=provenance.metadata(key), app_transactions=[Transaction(key, 1)]
                 ),
             )
-            return Commit(TableRef(table, committed_version(lake.open(table), key)), written=True)
+            written = TableRef(table, handle.version())
+            _compact(lake, table)
+            return Commit(written, written=True)
         except CommitFailedError:
             _pause(attempt)
     raise CommitConflict(_lost(lake, table))
@@ -132,10 +136,21 @@ def swap(
                 mode="append",
                 commit_properties=CommitProperties(custom_metadata=provenance.metadata(""), max_commit_retries=0),
             )
+            _compact(lake, table)
             return pa.concat_tables([current.cast(rows.schema), rows]), True
         except CommitFailedError:
             _pause(attempt)
     raise CommitConflict(_lost(lake, table))
+
+
+def _compact(lake: Lake, table: str) -> None:
+    """Join the many small files of a bookkeeping table, so that reading it stays a matter of milliseconds."""
+    if not TABLES[table].bookkeeping:
+        return
+    handle = lake.open(table)
+    if len(handle.file_uris()) > MOST_FILES:
+        with suppress(CommitFailedError):  # another writer came between; one of the next commits will do it
+            handle.optimize.compact(commit_properties=CommitProperties(max_commit_retries=0))
 
 
 def _pause(attempt: int) -> None:

@@ -30,7 +30,7 @@ class Reject:
     @property
     def id(self) -> str:
         name = f"{self.stage}\0{self.reason}\0{self.source}\0{self.source_row}\0{self.subject}"
-        return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+        return hashlib.blake2b(name.encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
 
 
 def quarantine(lake: Lake, rejects: Iterable[Reject], provenance: Provenance) -> Commit | None:
@@ -67,10 +67,10 @@ def _row(reject: Reject, status: str, run: str) -> dict[str, object]:
 
 
 def _clean(text: str | None) -> str | None:
-    """Text that UTF-8 can hold: bytes that were not UTF-8 are shown as \\xNN."""
+    """Text that UTF-8 can hold: what it cannot hold is shown escaped."""
     if text is None:
         return None
-    return text[:PAYLOAD_LIMIT].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return text[:PAYLOAD_LIMIT].encode("utf-8", "backslashreplace").decode()
 
 
 def _append(lake: Lake, rows: list[dict[str, object]], provenance: Provenance) -> Commit | None:

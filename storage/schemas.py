@@ -14,13 +14,17 @@ CODES = pa.list_(pa.int32())
 
 @dataclass(frozen=True)
 class TableSpec:
-    """One Delta table: `key` names its logical primary key, `constraints` are SQL expressions on a row."""
+    """One Delta table: `key` names its logical primary key, `constraints` are SQL expressions on a row.
+
+    A `bookkeeping` table grows by single rows; its small files are joined now and then.
+    """
 
     name: str
     schema: pa.Schema
     key: tuple[str, ...]
     partition_by: tuple[str, ...] = ()
     constraints: dict[str, str] = field(default_factory=dict)
+    bookkeeping: bool = False
 
 
 def _schema(**columns: pa.DataType | tuple[pa.DataType, bool]) -> pa.Schema:
@@ -54,6 +58,7 @@ SOURCES = TableSpec(
     ),
     key=("kind", "sha256"),
     constraints={"balanced": "rows_in = rows_out + rows_unchanged + rows_quarantined"},
+    bookkeeping=True,
 )
 
 ITEMS = TableSpec(
@@ -124,6 +129,7 @@ CODEBOOKS = TableSpec(
         run=pa.string(),
     ),
     key=("codebook",),
+    bookkeeping=True,
 )
 
 SIDS = TableSpec(
@@ -150,6 +156,7 @@ DRIFT = TableSpec(
         cosine=pa.float64(),
     ),
     key=("assignment_id", "item_id"),
+    bookkeeping=True,
 )
 
 RELEASES = TableSpec(
@@ -165,6 +172,7 @@ RELEASES = TableSpec(
         run=pa.string(),
     ),
     key=("id",),
+    bookkeeping=True,
 )
 
 SEQUENCES = TableSpec(
@@ -197,6 +205,7 @@ MODELS = TableSpec(
         run=pa.string(),
     ),
     key=("id",),
+    bookkeeping=True,
 )
 
 EVALUATIONS = TableSpec(
@@ -210,6 +219,7 @@ EVALUATIONS = TableSpec(
         run=pa.string(),
     ),
     key=("key",),
+    bookkeeping=True,
 )
 
 QUARANTINE = TableSpec(
@@ -229,6 +239,7 @@ QUARANTINE = TableSpec(
     ),
     key=("quarantine_id", "status"),
     constraints={"known_status": "status = 'open' OR status = 'resolved'"},
+    bookkeeping=True,
 )
 
 RUNS = TableSpec(
@@ -242,12 +253,14 @@ RUNS = TableSpec(
         at=TIME,
     ),
     key=("run", "event", "name", "at"),
+    bookkeeping=True,
 )
 
 POINTERS = TableSpec(
     "pointers",
     _schema(name=pa.string(), sequence=pa.int64(), value=pa.string(), note=pa.string(), at=TIME, run=pa.string()),
     key=("name", "sequence"),
+    bookkeeping=True,
 )
 
 TABLES: dict[str, TableSpec] = {

@@ -1,17 +1,91 @@
-"""Fixtures that are costly to start and shared by a whole test session."""
+"""Fixtures that are costly to start and shared by a whole test session, and small data to run on."""
 
+import json
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+
+from infra.settings import configure
+
+configure()
+
+THEMES = {
+    "space": ["rocket", "planet", "star", "orbit", "comet", "alien"],
+    "kitchen": ["knife", "pan", "oven", "spoon", "bread", "soup"],
+    "garden": ["rose", "shovel", "tree", "seed", "lawn", "bee"],
+    "music": ["guitar", "drum", "violin", "song", "choir", "piano"],
+}
+START = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A Prefect database of this session's own; its ephemeral server starts with the first flow."""
+    home = tmp_path_factory.mktemp("prefect")
+    os.environ["PREFECT_HOME"] = str(home)
+    os.environ.pop("PREFECT_API_URL", None)
+    yield home
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local Ray cluster of three CPUs: two workers, and one left for Ray Data."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    import ray
+    from pipelines.compute import connect, shutdown
+    from pipelines.spec import ComputeSpec
 
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    connect(ComputeSpec(cpus=3))
     yield
-    ray.shutdown()
+    shutdown()
+
+
+def write_items(path: Path, first: int, count: int) -> list[dict[str, object]]:
+    """Items of four themes as JSONL: item_id, title, genres."""
+    rows: list[dict[str, object]] = []
+    for number in range(first, first + count):
+        theme = list(THEMES)[number % len(THEMES)]
+        words = THEMES[theme]
+        title = f"{words[number % 6]} {words[(number // 4) % 6]} {number}"
+        rows.append({"item_id": f"i{number:04d}", "title": title, "genres": [theme]})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def write_log(path: Path, items: list[str], users: int, events: int, start: datetime = START) -> None:
+    """A log in CSV: each user stays with one theme; one event an hour."""
+    lines = ["user_id,item_id,event_time,event_type,value"]
+    for event in range(events):
+        user = event % users
+        own = [item for item in items if int(item[1:]) % 4 == user % 4]
+        item = own[(event * 7 + user) % len(own)]
+        lines.append(f"u{user},{item},{(start + timedelta(hours=event)).isoformat()},click,1")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A folder with items.jsonl (40 items) and log.csv (20 users, 600 events from START on)."""
+    rows = write_items(tmp_path / "data" / "items.jsonl", 0, 40)
+    write_log(tmp_path / "data" / "log.csv", [str(row["item_id"]) for row in rows], users=20, events=600)
+    return tmp_path / "data"
+
+
+SMALL_RECIPE = {
+    "text": {"encoder": "packaged-minilm", "fields": ["title", "genres"]},
+    "collaborative": {"dim": 8},
+    "fusion": {"dim": 16, "steps": 20},
+    "codebook": {"levels": [{"codes": 8}, {"codes": 8}, {"codes": 8}]},
+    "generator": {"dim": 32, "layers": 1, "heads": 2, "kv_heads": 1, "ff": 64, "max_events": 8},
+    "train": {"workers": 2, "epochs": 2},
+    "sequences": {"buckets": 2},
+}
+
+
+@pytest.fixture
+def recipe() -> dict[str, object]:
+    """Settings of a recipe small enough for tests."""
+    return json.loads(json.dumps(SMALL_RECIPE))

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from tokenizer.distance import Floats, distance_blocks
 from tokenizer.items import tie_keys
-from tokenizer.prices import COLD, HOT, WARM, settle_prices
+from tokenizer.prices import FROM_NOTHING, FROM_SAMPLE, FROM_SIMILAR, settle_prices
 
 __all__ = ["assign_in_order", "balanced_assign", "nearest", "tie_keys"]
 
-FEW_CANDIDATES, MANY_CANDIDATES = 24, 96
+FEW_CANDIDATES, MANY_CANDIDATES = 48, 96
 CANDIDATE_CELLS = 1 << 21
 SAMPLE_ROWS = 4096
 SAMPLE_ROWS_PER_CODE = 8
@@ -54,23 +54,24 @@ def assign_in_order(
     `price_K` are the prices of a former, similar assignment, from which it starts.
     """
     open_codes = np.flatnonzero(capacity_K > 0)
-    prices_K = np.zeros(len(centroids_KD)) if price_K is None else price_K
+    prices_K = np.zeros(len(centroids_KD))
     if not len(vectors_ND) or not open_codes.size:
         return np.full(len(vectors_ND), -1, np.int32), prices_K
     centroids, room = centroids_KD[open_codes], capacity_K[open_codes].astype(np.int64)
     codes = nearest(vectors_ND, centroids)
     if np.all(np.bincount(codes, minlength=len(room)) <= room):
-        return open_codes[codes].astype(np.int32), np.zeros(len(centroids_KD))
-    prices = _settled(vectors_ND, centroids, room, prices_K[open_codes], HOT if price_K is None else WARM)
+        return open_codes[codes].astype(np.int32), prices_K
+    if price_K is None:
+        prices = _settled(vectors_ND, centroids, room)
+    else:
+        cost, code = _candidates(vectors_ND, centroids, price_K[open_codes], FEW_CANDIDATES)
+        prices = settle_prices(cost, code, room.astype(np.float64), price_K[open_codes], FROM_SIMILAR)
     codes = _rounded(vectors_ND, centroids, room, prices)
-    prices_K = np.zeros(len(centroids_KD))
     prices_K[open_codes] = prices
     return np.where(codes >= 0, open_codes[codes], -1).astype(np.int32), prices_K
 
 
-def _settled(
-    vectors: Floats, centroids: Floats, room: NDArray[np.int64], prices: NDArray[np.float64], heat: float
-) -> NDArray[np.float64]:
+def _settled(vectors: Floats, centroids: Floats, room: NDArray[np.int64]) -> NDArray[np.float64]:
     """Prices settled on a sample of wide candidate lists, then on all items.
 
     The first rows are a random sample, for rows come in order of a hash. The second lists are chosen at the
@@ -78,17 +79,24 @@ def _settled(
     """
     sample = vectors[: max(SAMPLE_ROWS, SAMPLE_ROWS_PER_CODE * len(centroids))]
     share = len(sample) / len(vectors)
-    cost, code = _candidates(sample, centroids, prices)
-    prices = settle_prices(cost, code, room.astype(np.float64) * share, prices, heat)
+    nothing = np.zeros(len(centroids))
+    cost, code = _candidates(sample, centroids, nothing, MANY_CANDIDATES)
+    prices = settle_prices(cost, code, room.astype(np.float64) * share, nothing, FROM_NOTHING)
     if cost.shape == (len(vectors), len(centroids)):
         return prices
-    cost, code = _candidates(vectors, centroids, prices)
-    return settle_prices(cost, code, room.astype(np.float64), prices, COLD)
+    cost, code = _candidates(vectors, centroids, prices, _width(len(vectors)))
+    return settle_prices(cost, code, room.astype(np.float64), prices, FROM_SAMPLE)
 
 
-def _candidates(vectors: Floats, centroids: Floats, prices: NDArray[np.float64]) -> tuple[Floats, NDArray[np.int32]]:
-    """The cheapest codes per item at the given prices, fewer for more items: bare distances, and codes."""
-    width = int(np.clip(CANDIDATE_CELLS // max(len(vectors), 1), FEW_CANDIDATES, MANY_CANDIDATES))
+def _width(items: int) -> int:
+    """How many candidates to keep per item: more for fewer items."""
+    return int(np.clip(CANDIDATE_CELLS // max(items, 1), FEW_CANDIDATES, MANY_CANDIDATES))
+
+
+def _candidates(
+    vectors: Floats, centroids: Floats, prices: NDArray[np.float64], width: int
+) -> tuple[Floats, NDArray[np.int32]]:
+    """The `width` cheapest codes per item at the given prices: bare distances, and codes."""
     width = min(width, len(centroids))
     cost_NT = np.empty((len(vectors), width), np.float32)
     code_NT = np.empty((len(vectors), width), np.int32)
@@ -110,7 +118,7 @@ def _rounded(
     codes = np.full(len(vectors), -1, np.int32)
     room = room.copy()
     while (waiting := np.flatnonzero(codes < 0)).size and (free := np.flatnonzero(room)).size:
-        cost, code = _candidates(vectors[waiting], centroids[free], prices[free])
+        cost, code = _candidates(vectors[waiting], centroids[free], prices[free], _width(waiting.size))
         left = room[free]
         local = _by_regret(cost + prices[free].astype(np.float32)[code], code, left)
         room[free] = left

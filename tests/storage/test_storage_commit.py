@@ -3,12 +3,16 @@
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 import pyarrow as pa
 import pytest
 
@@ -19,7 +23,7 @@ from storage.pointers import move_pointer, pointer_history, read_pointer
 from storage.schemas import SOURCES, VECTORS
 
 WHO = Provenance("test", "recipe", {"items": 3})
-WRITERS = 8
+WRITERS, MOVES = 8, 3
 
 
 def vectors(*items: str) -> pa.Table:
@@ -72,10 +76,10 @@ def _append_own(task: tuple[str, int]) -> bool:
 
 
 def _count_up(task: tuple[str, int]) -> int:
-    """Increment a counter five times by compare-and-swap; returns how often it had to look again."""
+    """Increment a counter MOVES times by compare-and-swap; returns how often it had to look again."""
     uri, _ = task
     lake, lost = Lake(uri), 0
-    for _ in range(5):
+    for _ in range(MOVES):
         while True:
             seen = read_pointer(lake, "counter")
             try:
@@ -86,49 +90,63 @@ def _count_up(task: tuple[str, int]) -> int:
     return lost
 
 
-def in_processes(function: object, tasks: list[object]) -> list[object]:
-    with multiprocessing.get_context("spawn").Pool(WRITERS) as pool:
-        return pool.map(function, tasks)  # type: ignore[arg-type]
-
-
 def eight_writers(uri: str) -> None:
     """The claims that must hold on every store: same key once, own keys all, no lost update."""
-    assert sorted(in_processes(_append_same, [uri] * WRITERS)) == [False] * (WRITERS - 1) + [True]
-    assert Lake(uri).rows("vectors") == 2
-    assert all(in_processes(_append_own, [(uri, writer) for writer in range(WRITERS)]))
-    assert Lake(uri).rows("vectors") == 2 + WRITERS
-    in_processes(_count_up, [(uri, writer) for writer in range(WRITERS)])
+    tasks = [(uri, writer) for writer in range(WRITERS)]
+    with multiprocessing.get_context("spawn").Pool(WRITERS) as pool:
+        assert sorted(pool.map(_append_same, [uri] * WRITERS, chunksize=1)) == [False] * (WRITERS - 1) + [True]
+        assert Lake(uri).rows("vectors") == 2
+        assert all(pool.map(_append_own, tasks, chunksize=1))
+        assert Lake(uri).rows("vectors") == 2 + WRITERS
+        pool.map(_count_up, tasks, chunksize=1)
     history = pointer_history(Lake(uri), "counter")
-    assert [move.value for move in history[1:]] == list(range(1, 5 * WRITERS + 1))
+    assert [move.value for move in history[1:]] == list(range(1, MOVES * WRITERS + 1))
 
 
 def test_eight_writers_lose_and_double_nothing_on_disk(tmp_path: Path) -> None:
     eight_writers(str(tmp_path / "lake"))
 
 
-def test_eight_writers_lose_and_double_nothing_on_s3(monkeypatch: pytest.MonkeyPatch) -> None:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
+@pytest.fixture
+def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket in an S3 server of our own on loopback, in a process of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    settings = {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_ALLOW_HTTP": "true",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        host, port = server.get_host_and_port()
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_REGION": "us-east-1",
-            "AWS_ALLOW_HTTP": "true",
-        }.items():
-            monkeypatch.setenv(name, value)
-        import boto3
-
-        boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket="lake")
-        eight_writers("s3://lake/one")
-        lake = Lake("s3://lake/one")
-        assert lake.blobs.get(lake.blobs.put(b"bytes")) == b"bytes"
+        for _ in range(120):
+            try:
+                httpx.put(f"{url}/lake", timeout=2)
+                break
+            except httpx.ConnectError:
+                time.sleep(0.5)
+        yield "s3://lake"
     finally:
-        server.stop()
+        server.kill()
+        server.wait()
+
+
+def test_eight_writers_lose_and_double_nothing_on_s3(s3_bucket: str) -> None:
+    eight_writers(f"{s3_bucket}/one")
+
+
+def test_blobs_come_back_from_s3(s3_bucket: str) -> None:
+    blobs = Lake(f"{s3_bucket}/two").blobs
+    digest = blobs.put(b"some bytes")
+    assert blobs.get(digest) == b"some bytes"
+    assert blobs.local_path(digest).read_bytes() == b"some bytes"
 
 
 def test_a_writer_killed_after_its_commit_is_not_doubled_by_its_rerun(tmp_path: Path) -> None:

@@ -1,0 +1,141 @@
+"""Encoders load real weights or refuse; a poisonous row costs itself only; the same stage runs anywhere."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from pipelines.compute import InProcess, OnRay
+from pipelines.embed import EmbedImages, EmbedText, cached, embed
+from pipelines.encoders.images import ImageRefused, decode_image
+from pipelines.encoders.protocol import EncoderError, encode_all, fingerprint
+from pipelines.encoders.text import describe_text
+from pipelines.encoders.vision import describe_image, image_encoder
+from pipelines.spec import ComputeSpec, ImageSpec, TextSpec
+from storage.commit import Provenance
+from storage.lake import Lake
+from storage.quarantine import by_reason
+
+WHO = Provenance("test", "recipe")
+FORMATS = ("JPEG", "PNG", "WEBP")
+
+
+def picture(width: int = 40, height: int = 30, kind: str = "JPEG", colour: str = "red") -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(stream, kind)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (picture(400, 300)[:700], "image_truncated"),
+        (picture(kind="GIF"), "image_format"),
+        (b"not an image", "image_undecodable"),
+        (b"", "image_undecodable"),
+    ],
+)
+def test_bytes_that_are_no_good_image_are_refused_with_the_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(ImageRefused) as refused:
+        decode_image(data, 50_000_000, FORMATS)
+    assert refused.value.reason == reason
+
+
+def test_a_pixel_bomb_is_refused_by_its_header() -> None:
+    stream = io.BytesIO()
+    Image.new("1", (20_000, 10_000)).save(stream, "PNG")
+    with pytest.raises(ImageRefused) as refused:
+        decode_image(stream.getvalue(), 50_000_000, FORMATS)
+    assert refused.value.reason == "image_too_many_pixels"
+
+
+def test_exif_rotation_is_applied() -> None:
+    stream = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 20)).save(stream, "JPEG", exif=exif)
+    assert decode_image(stream.getvalue(), 10_000, FORMATS).size == (20, 40)
+
+
+def test_a_row_that_crashes_the_encoder_is_found_and_the_others_are_encoded() -> None:
+    def encode(contents: list[int]) -> np.ndarray:
+        if 13 in contents:
+            raise RuntimeError("boom")
+        return np.array([[float("nan") if each == 5 else each, 1.0] for each in contents], dtype=np.float32)
+
+    outcomes = encode_all(encode, list(range(20)))
+    refused = {row: reason for row, (_, reason, _) in enumerate(outcomes) if reason}
+    assert refused == {13: "encoder_failed", 5: "vector_not_finite"}
+    assert all(outcomes[row][0][0] == row for row in range(20) if row not in refused)
+
+
+def test_open_clip_loads_a_checkpoint_file_and_its_hash_is_in_the_fingerprint(tmp_path: Path) -> None:
+    import open_clip
+    import torch
+
+    torch.manual_seed(0)
+    model = open_clip.create_model("ViT-S-32-alt", pretrained=None)
+    checkpoint = tmp_path / "clip.pt"
+    torch.save(model.state_dict(), checkpoint)
+    spec = ImageSpec(encoder="open-clip", model="ViT-S-32-alt", pretrained=str(checkpoint))
+    images = [Image.new("RGB", (64, 48), colour) for colour in ("red", "blue")]
+    vectors = image_encoder(spec).encode(images)
+    transform = open_clip.image_transform(model.visual.image_size, is_train=False)
+    with torch.no_grad():
+        wanted = model.eval().encode_image(torch.stack([transform(image) for image in images])).numpy()
+    assert np.allclose(vectors, wanted, atol=1e-4)
+    before = fingerprint(describe_image(spec))
+    weights = model.state_dict()
+    next(iter(weights.values())).add_(1.0)
+    torch.save(weights, checkpoint)
+    assert fingerprint(describe_image(spec)) != before
+
+
+@pytest.mark.parametrize("pretrained", ["", "no_such_tag"])
+def test_open_clip_with_random_weights_is_refused(pretrained: str) -> None:
+    with pytest.raises(EncoderError, match="pretrained"):
+        describe_image(ImageSpec(encoder="open-clip", model="ViT-B-32", pretrained=pretrained))
+
+
+def test_the_fingerprint_follows_what_decides_the_vectors() -> None:
+    one, other = TextSpec(fields=("title",)), TextSpec(fields=("title", "genres"))
+    assert fingerprint(describe_text(one)) == fingerprint(describe_text(TextSpec(fields=("title",))))
+    assert fingerprint(describe_text(one)) != fingerprint(describe_text(other))
+
+
+def run_embed(lake: Lake, compute: object, items: pl.DataFrame, make: type, arguments: dict[str, object]):  # type: ignore[no-untyped-def]
+    return embed(lake, "image", "print", items, make, arguments, compute, 4, WHO, lambda rows: None)  # type: ignore[arg-type]
+
+
+def test_bad_images_are_quarantined_good_ones_embedded_and_a_rerun_encodes_nothing(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    contents = [picture(colour="red"), picture(colour="blue"), picture(kind="GIF"), picture(400, 300)[:500]]
+    items = pl.DataFrame({"item_id": list("abcd"), "content_hash": [lake.blobs.put(data) for data in contents]})
+    compute = InProcess(ComputeSpec())
+    arguments = {"spec": ImageSpec(), "lake": lake}
+    first = run_embed(lake, compute, items, EmbedImages, arguments)
+    assert (first.rows_in, first.out, first.by_reason) == (4, 2, {"image_format": 1, "image_truncated": 1})
+    assert by_reason(lake) == {"image_format": 1, "image_truncated": 1}
+    version = lake.version("vectors")
+    again = run_embed(lake, compute, items.head(2), EmbedImages, arguments)
+    assert (again.unchanged, again.out, lake.version("vectors")) == (2, 0, version)
+    assert set(cached(lake, "image", "print")["item_id"]) == {"a", "b"}
+
+
+def test_a_stage_gives_the_same_vectors_in_process_and_on_ray(tmp_path: Path, ray_cluster: None) -> None:
+    texts = pa.table(
+        {"item_id": ["a", "b", "c", "d"], "content_hash": list("1234"), "text": ["a cat", "a dog", "the moon", ""]}
+    )
+    spec = ComputeSpec(chunk_rows=2, encoder_workers=1)
+    tables = [
+        pl.concat([pl.DataFrame(batch) for batch in compute.map(EmbedText, {"spec": TextSpec()}, texts, 2)]).sort("item_id")
+        for compute in (InProcess(spec), OnRay(spec))
+    ]
+    assert tables[0]["reason"].to_list() == [None, None, None, "empty_text"]
+    assert tables[0].drop("vector").equals(tables[1].drop("vector"))
+    vectors = [np.array(table["vector"].to_list()[:3]) for table in tables]
+    assert np.allclose(vectors[0], vectors[1], atol=1e-6)

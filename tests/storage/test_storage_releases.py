@@ -1,0 +1,206 @@
+"""Releases are published whole, in order, by one pointer; what was published is never freed."""
+
+import json
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from storage.commit import Provenance, append
+from storage.errors import GateBlocked, LakeNotFound, PublishRefused, StaleCandidate
+from storage.lake import Lake
+from storage.manifest import Gate, Manifest
+from storage.models import record_model
+from storage.releases import (
+    publish,
+    published,
+    published_assignments,
+    read_release,
+    record_release,
+    releases,
+    rollback,
+)
+from storage.runs import RunRecord, read_run, runs
+from storage.schemas import SIDS
+
+WHO = Provenance("test", "recipe")
+TIME = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def candidate(lake: Lake, key: str, assignments: list[str], codebook: str = "c1", failed: bool = False) -> Manifest:
+    """Record a release made of the given segments; segment "a" holds items a0 and a1."""
+    for name in assignments:
+        rows = [
+            {
+                "assignment_id": name,
+                "codebook": codebook,
+                "item_id": f"{name}{number}",
+                "codes": [number],
+                "vector_hash": "h",
+                "status": "assigned",
+            }
+            for number in range(2)
+        ]
+        append(lake, "sids", pa.Table.from_pylist(rows, schema=SIDS.schema), f"sids:{codebook}:{name}", WHO)
+
+    def make(release: str) -> Manifest:
+        return Manifest.model_validate(
+            {
+                "id": release,
+                "key": key,
+                "kind": "nightly",
+                "parent": None,
+                "run": "test",
+                "created_at": TIME,
+                "recipe_hash": "r",
+                "recipe": {},
+                "as_of": TIME,
+                "cutoff": TIME,
+                "fit_cutoff": TIME,
+                "split_rule": "",
+                "versions": {"sids": lake.version("sids")},
+                "encoders": {},
+                "fusion": {"fingerprint": "f", "details": {}},
+                "fusion_blob": "b",
+                "codebook": {
+                    "id": codebook,
+                    "blob": "b",
+                    "sizes": [4],
+                    "vocabulary": f"v-{codebook}",
+                    "fitted_by": "test",
+                },
+                "assignments": assignments,
+                "trie": {"sha256": key, "path": "", "sids": 2},
+                "items": 2,
+                "counts": {},
+                "metrics": {},
+                "gates": [Gate(name="collapse", severity="block", value=1, limit=0, passed=not failed)],
+            }
+        )
+
+    return record_release(lake, make, key, WHO)[0]
+
+
+def test_a_key_makes_one_release_and_ids_count_up(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    assert [candidate(lake, key, ["a"]).id for key in ("k1", "k2", "k1")] == ["r-000001", "r-000002", "r-000001"]
+    assert [manifest.id for manifest in releases(lake)] == ["r-000001", "r-000002"]
+    with pytest.raises(LakeNotFound, match="r-000002"):
+        read_release(lake, "r-000009")
+
+
+def test_a_blocked_candidate_is_not_published_and_stays_readable(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    made = candidate(lake, "k", ["a"], failed=True)
+    with pytest.raises(GateBlocked, match="collapse"):
+        publish(lake, made.id, WHO)
+    assert published(lake) is None
+    assert read_release(lake, made.id).blocked_by[0].name == "collapse"
+
+
+def test_a_candidate_that_lacks_a_published_segment_is_stale_also_after_a_rollback(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    one = candidate(lake, "one", ["a"])
+    two = candidate(lake, "two", ["a", "b"])
+    other = candidate(lake, "other", ["a", "c"])
+    publish(lake, one.id, WHO)
+    publish(lake, two.id, WHO)
+    with pytest.raises(StaleCandidate, match="taken"):
+        publish(lake, other.id, WHO)
+    rollback(lake, WHO)
+    assert published(lake).release == one.id  # type: ignore[union-attr]
+    assert published_assignments(lake, "c1") == ["a", "b"]
+    with pytest.raises(StaleCandidate):
+        publish(lake, other.id, WHO)
+    publish(lake, two.id, WHO)
+    assert published(lake).release == two.id  # type: ignore[union-attr]
+
+
+def test_a_new_codebook_must_cover_every_item_of_production(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    publish(lake, candidate(lake, "one", ["a", "b"]).id, WHO)
+    partial = candidate(lake, "new", ["a"], codebook="c2")
+    with pytest.raises(StaleCandidate, match=r"lacks 2 item.*--parent r-000002"):
+        publish(lake, partial.id, WHO)
+    publish(lake, candidate(lake, "caught-up", ["a", "b"], codebook="c2").id, WHO)
+    assert published(lake).release == "r-000003"  # type: ignore[union-attr]
+
+
+def test_the_model_is_kept_while_it_speaks_the_vocabulary_and_let_go_when_not(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    one = candidate(lake, "one", ["a"])
+    model = record_model(lake, "m", one.id, "v-c1", "w", {}, WHO)
+    assert publish(lake, one.id, WHO, model).model == model
+    assert publish(lake, candidate(lake, "two", ["a", "b"]).id, WHO).model == model
+    new = candidate(lake, "three", ["a", "b"], codebook="c2")
+    with pytest.raises(PublishRefused, match="vocabulary"):
+        publish(lake, new.id, WHO, model)
+    assert publish(lake, new.id, WHO).model is None
+    assert rollback(lake, WHO).model == model
+
+
+def test_a_rollback_goes_only_to_what_was_published(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    with pytest.raises(LakeNotFound):
+        rollback(lake, WHO)
+    publish(lake, candidate(lake, "one", ["a"]).id, WHO)
+    candidate(lake, "two", ["a", "b"])
+    with pytest.raises(PublishRefused, match="published before: none"):
+        rollback(lake, WHO, to="r-000002")
+
+
+def test_a_tight_loop_reader_sees_no_mix_during_100_publishes(tmp_path: Path) -> None:
+    """Whatever the reader resolves is one manifest: release, trie and segments always belong together."""
+    lake = Lake(str(tmp_path))
+    made = [candidate(lake, f"k{number}", ["a"]) for number in range(2)]
+    whole = {manifest.id: manifest.model_dump_json() for manifest in made}
+    publish(lake, made[0].id, WHO)
+    over, seen, mixed = threading.Event(), set(), []
+
+    def read() -> None:
+        while not over.is_set():
+            manifest = read_release(lake, "production")
+            seen.add(manifest.id)
+            if manifest.model_dump_json() != whole[manifest.id]:
+                mixed.append(manifest.id)
+
+    readers = [threading.Thread(target=read) for _ in range(1)]
+    for reader in readers:
+        reader.start()
+    for number in range(100):
+        publish(lake, made[(number + 1) % 2].id, WHO)
+    over.set()
+    for reader in readers:
+        reader.join()
+    assert mixed == []
+    assert seen == set(whole)
+
+
+def test_a_run_with_nothing_to_do_leaves_no_trace_and_a_killed_one_shows(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    idle = RunRecord(lake, "nightly-1", "nightly", "r", {})
+    idle.stage("ingest", {"seconds": 1})
+    idle.end("finished", {})
+    assert runs(lake) == []
+    worked = RunRecord(lake, "nightly-2", "nightly", "r", {"items": ["x"]})
+    worked.stage("ingest", {"seconds": 1})
+    worked.begin()
+    worked.stage("embed", {"seconds": 2})
+    assert read_run(lake, "nightly-2").state == "running"
+    worked.end("finished", {"release": "r"})
+    found = read_run(lake, "nightly-2")
+    assert (found.state, [stage["name"] for stage in found.stages]) == ("finished", ["ingest", "embed"])
+    assert found.parameters == {"items": ["x"]}
+    gone = {"parameters": {}, "host": __import__("socket").gethostname(), "pid": 2**22 + 1}
+    row = {"run": "gone", "kind": "train", "event": "started", "name": "train", "detail": json.dumps(gone)}
+    rows = pa.Table.from_pylist([{**row, "at": TIME + timedelta(days=1)}], schema=lake_schema())
+    append(lake, "runs", rows, "gone", WHO)
+    assert read_run(lake, "gone").state == "killed"
+
+
+def lake_schema() -> pa.Schema:
+    from storage.schemas import RUNS
+
+    return RUNS.schema
