@@ -68,6 +68,7 @@ def fitted_release(
             "give a catalogue with --items FILE."
         )
     run.record.begin()
+    run.compute_for(items.height)
     encoders = describe_encoders(run)
     embed_items(run, items, encoders)
     basis = fit(run, snapshot, items, encoders)

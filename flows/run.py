@@ -42,7 +42,7 @@ class Run:
         """Choose where stages run by how many items are new, and say so."""
         if rows < self.recipe.compute.in_process_below:
             self.compute = InProcess(self.recipe.compute)
-            self.say(f"  {rows:,} new or changed items: stages run in process, no cluster is started")
+            self.say(f"  {rows:,} items to work on: stages run in process, no cluster is started")
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[StageView]:

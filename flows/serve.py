@@ -59,7 +59,8 @@ def _wait_until_ready(url: str, server: "subprocess.Popen[bytes]") -> None:
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise ServerNotReadyError(
-                f"`prefect server start` ended with {server.returncode}; is the port taken? Choose another with --port, "
+                f"`prefect server start` ended with {server.returncode}; is the port taken? Choose another with "
+                "--port, "
                 "or name a running server in PREFECT_API_URL."
             )
         try:

@@ -87,13 +87,14 @@ def releases(found: list[Record], current: Published | None, as_json: bool) -> N
             each["kind"],
             each["parent"],
             f"{each['items']:,}",
-            f"{each['codebook']} ({' x '.join(map(str, each['codebook_sizes']))})",
-            each["as_of"][:19],
+            " x ".join(map(str, each["codebook_sizes"])),
+            each["codebook"][:8],
+            each["as_of"][:10],
             ", ".join(gate["name"] for gate in each["gates"] if not gate["passed"]) or "passed",
         ]
         for each in found
     ]
-    _table("", ["release", "kind", "parent", "items", "codebook", "as of", "gates"], rows)
+    _table("", ["release", "kind", "parent", "items", "sizes", "codebook", "as of", "gates"], rows)
     if current:
         print(f"* production, with {current.model or 'no model'}")
 

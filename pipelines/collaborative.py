@@ -47,9 +47,10 @@ def collaborative_vectors(lake: Lake, log: LogSlice, spec: CollaborativeSpec) ->
     """
     events = log.read(lake, ["user_id", "item_id", "event_time", "event_id"])
     items, counts = _pair_counts(events, spec)
-    if len(items) < 3:
+    information = _shifted_ppmi(counts, spec.shift)
+    if len(items) < 3 or information.nnz == 0:  # users share no two items more often than chance would have it
         return pl.DataFrame(schema={"item_id": pl.String, "vector": pl.List(pl.Float32)})
-    vectors = _factorise(_shifted_ppmi(counts, spec.shift), spec)
+    vectors = _factorise(information, spec)
     lively = np.flatnonzero(np.linalg.norm(vectors, axis=1) > 0)
     return pl.DataFrame(
         {"item_id": [items[row] for row in lively], "vector": vectors[lively].tolist()},

@@ -22,12 +22,12 @@ START = datetime(2024, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Prefect database of this session's own; its ephemeral server starts with the first flow."""
     home = tmp_path_factory.mktemp("prefect")
     os.environ["PREFECT_HOME"] = str(home)
     os.environ.pop("PREFECT_API_URL", None)
-    yield home
+    return home
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +60,7 @@ def write_log(path: Path, items: list[str], users: int, events: int, start: date
     for event in range(events):
         user = event % users
         own = [item for item in items if int(item[1:]) % 4 == user % 4]
-        item = own[(event * 7 + user) % len(own)]
+        item = own[(event // users * 3 + user) % len(own)]
         lines.append(f"u{user},{item},{(start + timedelta(hours=event)).isoformat()},click,1")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")

@@ -33,6 +33,7 @@ FROM_SIMILAR = Cooling((4.0**-4, 4.0**-6), 10)
 def settle_prices(
     cost_NT: NDArray[np.float32],
     code_NT: NDArray[np.int32],
+    beyond_N: NDArray[np.float32],
     capacity_K: NDArray[np.float64],
     price_K: NDArray[np.float64],
     cooling: Cooling,
@@ -49,18 +50,19 @@ def settle_prices(
     # Candidates along the first axis: reducing over it is twice as fast as over a short last one.
     scaled_TN = np.ascontiguousarray(cost_NT.T / np.float32(gap))
     code_TN = np.ascontiguousarray(code_NT.T)
+    beyond_N = beyond_N / np.float32(gap)
     # Where candidate lists leave some code too much demand at any price, the dual has no maximum.
     highest = float(scaled_TN.max())
 
     def loss_and_slope(price: NDArray[np.float64], heat: float) -> tuple[float, NDArray[np.float64]]:
         part_TN = price.astype(np.float32).take(code_TN)
         part_TN += scaled_TN
-        least_N = part_TN.min(axis=0)
+        least_N = np.minimum(part_TN.min(axis=0), beyond_N)
         part_TN -= least_N
         part_TN *= np.float32(-1 / heat)
         np.maximum(part_TN, NEGLIGIBLE, out=part_TN)
         np.exp(part_TN, out=part_TN)
-        total_N = part_TN.sum(axis=0)
+        total_N = part_TN.sum(axis=0) + np.exp(np.maximum((least_N - beyond_N) / np.float32(heat), NEGLIGIBLE))
         part_TN /= total_N
         demand_K = np.bincount(code_TN.ravel(), part_TN.ravel(), minlength=len(price))
         soft_least = least_N.mean(dtype=np.float64) - heat * np.log(total_N).mean(dtype=np.float64)

@@ -25,7 +25,7 @@ from tokenizer.id_index import find_id, order_ids
 from tokenizer.items import ItemIds
 from tokenizer.layout import Array, pack, unpack
 from tokenizer.sid_keys import check_codes, sid_order
-from tokenizer.trie_arrays import build_levels, check_structure, id_text
+from tokenizer.trie_arrays import build_levels, check_structure, id_array, id_text
 
 FORMAT = "sidmill-trie-1"
 
@@ -45,11 +45,11 @@ class Trie:
         """
         sizes = tuple(int(size) for size in sizes)
         sids = check_codes(codes, sizes, "SIDs")
-        ids = item_ids if isinstance(item_ids, pa.Array | pa.ChunkedArray) else pa.array(item_ids, pa.string())
+        ids = id_array(item_ids)
         if len(ids) != len(sids):
             raise ValueError(f"{len(sids)} SIDs for {len(ids)} item ids; pass one id per SID")
         order = sid_order(sids, sizes)
-        sids, ids = sids[order], ids.cast(pa.large_string()).take(pa.array(order))
+        sids, ids = sids[order], ids.take(pa.array(order))
         arrays = build_levels(sids, ids, sizes)
         text, offsets = id_text(ids)
         arrays |= {"id_text": text, "id_offsets": offsets, "id_order": order_ids(text, offsets)}

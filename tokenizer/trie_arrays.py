@@ -7,13 +7,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tokenizer.items import ItemIds
 from tokenizer.layout import Array
 
 # Children of a node with a bitmask are found in one read; it is kept where it costs at most this much.
 BITMASK_BYTES_PER_CHILD = 2
 
 
-def build_levels(sids: NDArray[np.int32], ids: pa.LargeStringArray, sizes: tuple[int, ...]) -> dict[str, Array]:
+def build_levels(sids: NDArray[np.int32], ids: pa.Array, sizes: tuple[int, ...]) -> dict[str, Array]:
     """Children, codes and bitmasks per level, of SIDs (N, L) in order. ValueError when a SID occurs twice."""
     first = np.zeros(len(sids), np.bool_)
     first[:1] = True
@@ -46,14 +47,25 @@ def _bitmasks(codes: Array, children: NDArray[Any], size: int) -> NDArray[np.uin
     return bits
 
 
-def id_text(ids: pa.LargeStringArray) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The ids' UTF-8 bytes one after the other, and where each starts (N + 1)."""
+def id_array(item_ids: ItemIds) -> pa.Array:
+    """The ids as one Arrow array of strings, copied only where they are not one already."""
+    if isinstance(item_ids, pa.ChunkedArray):
+        return item_ids.cast(pa.large_string()).combine_chunks()
+    if not isinstance(item_ids, pa.Array):
+        return pa.array(item_ids, pa.large_string())
+    is_text = item_ids.type in (pa.string(), pa.large_string())
+    return item_ids if is_text else item_ids.cast(pa.large_string())
+
+
+def id_text(ids: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The UTF-8 bytes of a string array one after the other, and where each id starts (N + 1)."""
     if ids.null_count:
         raise ValueError(f"{ids.null_count} of {len(ids)} item ids are null; give every SID an item")
-    _, offsets, text = ids.buffers()
     if not len(ids):
         return np.zeros(0, np.uint8), np.zeros(1, np.int64)
-    at = np.frombuffer(offsets, np.int64)[ids.offset : ids.offset + len(ids) + 1]
+    _, offsets, text = ids.buffers()
+    kind = np.int64 if ids.type == pa.large_string() else np.int32
+    at = np.frombuffer(offsets, kind)[ids.offset : ids.offset + len(ids) + 1].astype(np.int64)
     return np.frombuffer(text or b"", np.uint8)[at[0] : at[-1]], at - at[0]
 
 

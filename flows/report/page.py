@@ -32,6 +32,7 @@ def collect(lake: Lake, manifest: Manifest) -> dict[str, Any]:
     """Everything on the page, from the lake alone."""
     trained = [model for model in models(lake) if model["release"] == manifest.id]
     known_runs = {run.run: run for run in runs(lake)}
+    line = _lineage(lake, manifest)
     return {
         "manifest": manifest,
         "production": published(lake, PRODUCTION),
@@ -41,8 +42,8 @@ def collect(lake: Lake, manifest: Manifest) -> dict[str, Any]:
         "refused": _newest_refused(lake),
         "drift": lake.frame("drift", manifest.versions["drift"]).to_dicts(),
         "models": [_model(model) for model in trained],
-        "timings": _timings(manifest, trained, known_runs),
-        "lineage": _lineage(lake, manifest),
+        "timings": _timings(line, trained, known_runs),
+        "lineage": line,
         "diffs": _diffs(lake, manifest),
         "about": manifest.recipe.get("about", ""),
     }
@@ -77,7 +78,7 @@ def _model(model: dict[str, Any]) -> dict[str, Any]:
     history = model["card"]["history"]
     evaluation = model["evaluation"]
     rankers = [name for name in ("generator", "popularity") if evaluation and name in evaluation]
-    columns = [name for name in (evaluation or {}).get("generator", {}) if _is_metric(name)]
+    columns = sorted((name for name in (evaluation or {}).get("generator", {}) if _is_metric(name)), key=_metric_order)
     return {
         "id": model["id"],
         "history": history,
@@ -92,9 +93,16 @@ def _is_metric(name: str) -> bool:
     return not name.endswith("_interval") and not name.startswith("hits@")
 
 
-def _timings(manifest: Manifest, trained: list[dict[str, Any]], known: dict[str, RunSummary]) -> list[dict[str, Any]]:
-    """Stages with seconds and rows of the runs that made the release and its models."""
-    wanted = dict.fromkeys([manifest.run, *(model["run"] for model in trained)])
+def _metric_order(name: str) -> tuple[int, int]:
+    """recall before ndcg before the rest, each by its cut-off."""
+    kind, _, cutoff = name.partition("@")
+    return ("recall", "ndcg", "mrr").index(kind), int(cutoff or 0)
+
+
+def _timings(line: list[Manifest], trained: list[dict[str, Any]], known: dict[str, RunSummary]) -> list[dict[str, Any]]:
+    """Stages with seconds and rows of the runs that made the release, those it extends, and its models."""
+    made = [manifest.run for manifest in reversed(line)]
+    wanted = dict.fromkeys([*made, *(model["run"] for model in trained)])
     return [{"run": run, "kind": known[run].kind, "stages": known[run].stages} for run in wanted if run in known]
 
 

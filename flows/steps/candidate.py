@@ -130,8 +130,13 @@ def _metrics(
         "drifted": assigned.drifted,
         "capacity_used": _taken(run.lake, basis, assigned) / basis.codebook.planned_items,
         "events_without_sid": _events_without_sid(run.lake, snapshot, trie, parent),
-        **({} if parent is not None and before else _neighbourhood(run.lake, basis, trie)),
+        **(_as_fitted(before) or _neighbourhood(run.lake, basis, trie)),
     }
+
+
+def _as_fitted(before: dict[str, Any]) -> dict[str, Any]:
+    """Neighbourhood preservation says how the codebook fits: a night that keeps the codebook keeps the figures."""
+    return {name: value for name, value in before.items() if name.startswith("neighbours_sharing")}
 
 
 def _taken(lake: Lake, basis: Basis, assigned: Assigned) -> int:

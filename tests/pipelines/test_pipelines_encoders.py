@@ -131,8 +131,9 @@ def test_a_stage_gives_the_same_vectors_in_process_and_on_ray(tmp_path: Path, ra
         {"item_id": ["a", "b", "c", "d"], "content_hash": list("1234"), "text": ["a cat", "a dog", "the moon", ""]}
     )
     spec = ComputeSpec(chunk_rows=2, encoder_workers=1)
+    arguments = {"spec": TextSpec()}
     tables = [
-        pl.concat([pl.DataFrame(batch) for batch in compute.map(EmbedText, {"spec": TextSpec()}, texts, 2)]).sort("item_id")
+        pl.concat([pl.DataFrame(batch) for batch in compute.map(EmbedText, arguments, texts, 2)]).sort("item_id")
         for compute in (InProcess(spec), OnRay(spec))
     ]
     assert tables[0]["reason"].to_list() == [None, None, None, "empty_text"]

@@ -91,7 +91,7 @@ def test_one_modality_needs_no_contrast_and_none_is_refused() -> None:
         fit_fusion(only, FusionSpec(dim=8)).transform({"text": Modality(np.ones((1, 3), np.float32), np.ones(1, bool))})
 
 
-def events(rows: list[tuple[str, str, datetime]]) -> pa.Table:
+def events(rows: list[tuple[str, str, datetime]], arrival: datetime | None = None) -> pa.Table:
     return pa.Table.from_pylist(
         [
             {
@@ -100,8 +100,8 @@ def events(rows: list[tuple[str, str, datetime]]) -> pa.Table:
                 "item_id": item,
                 "event_type": "click",
                 "event_time": time,
-                "arrival_time": time,
-                "arrival_date": time.date(),
+                "arrival_time": arrival or time,
+                "arrival_date": (arrival or time).date(),
                 "session_id": None,
                 "request_id": None,
                 "impression": None,
@@ -126,9 +126,7 @@ def history(users: int = 12, length: int = 12) -> list[tuple[str, str, datetime]
 
 @settings(max_examples=10, deadline=None)
 @given(
-    future=st.lists(
-        st.tuples(st.integers(0, 14), st.integers(0, 20), st.integers(0, 500)), max_size=20
-    ),
+    future=st.lists(st.tuples(st.integers(0, 14), st.integers(0, 20), st.integers(0, 500)), max_size=20),
     late=st.booleans(),
 )
 def test_events_after_the_cutoff_or_the_as_of_change_no_collaborative_vector(
@@ -142,10 +140,9 @@ def test_events_after_the_cutoff_or_the_as_of_change_no_collaborative_vector(
         lake = Lake(str(tmp_path_factory.mktemp("lake")))
         append(lake, "interactions", events(history()), "past", Provenance("t", "r"))
         if added:
-            rows = events(added)
             if late:
-                times = pa.array([time - timedelta(days=9) for time in rows["event_time"].to_pylist()], rows.schema.field("event_time").type)
-                rows = rows.set_column(rows.schema.get_field_index("event_time"), rows.schema.field("event_time"), times)
+                added = [(user, item, time - timedelta(days=9)) for user, item, time in added]
+            rows = events(added, arrival=CUTOFF)
             append(lake, "interactions", rows, "future", Provenance("t", "r"))
         log = LogSlice(lake.version("interactions"), CUTOFF - timedelta(microseconds=1), CUTOFF)
         vectors.append(collaborative_vectors(lake, log, spec))

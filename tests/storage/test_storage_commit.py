@@ -165,7 +165,8 @@ def test_a_writer_killed_after_its_commit_is_not_doubled_by_its_rerun(tmp_path: 
     (tmp_path / "tests_rows.py").write_text(
         "import pyarrow as pa\nfrom storage.commit import Provenance\nfrom storage.schemas import VECTORS\n"
         "WHO = Provenance('killed', 'recipe')\n"
-        "def vectors(item):\n    row = dict(item_id=item, modality='text', content_hash='h', fingerprint='f', vector=[1.0])\n"
+        "def vectors(item):\n"
+        "    row = dict(item_id=item, modality='text', content_hash='h', fingerprint='f', vector=[1.0])\n"
         "    return pa.Table.from_pylist([row], schema=VECTORS.schema)\n"
     )
     killed = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False, env=_python_path(tmp_path))

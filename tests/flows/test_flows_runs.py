@@ -1,0 +1,225 @@
+"""Runs end to end on a small catalogue: what is published stays, what is new is added, what is wrong stops."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+from conftest import START, write_items, write_log
+
+from flows.backfill import backfill
+from flows.bootstrap import bootstrap
+from flows.diff import diff_releases, open_trie
+from flows.explain import explain_item
+from flows.nightly import nightly
+from flows.verify import verify
+from storage.errors import GateBlocked, QuarantineBudgetExceeded, StaleCandidate
+from storage.lake import Lake
+from storage.quarantine import by_reason
+from storage.releases import publish, published, read_release, releases
+from storage.runs import runs
+
+Recipe = dict[str, object]
+
+
+def versions(lake: Lake) -> dict[str, int]:
+    from storage.schemas import TABLES
+
+    return {table: lake.version(table) for table in TABLES}
+
+
+def sids(lake: Lake, release: str) -> dict[str, tuple[int, ...]]:
+    trie = open_trie(lake, read_release(lake, release))
+    return {item: tuple(codes) for item, codes in zip(trie.item_ids.to_pylist(), trie.codes().tolist(), strict=True)}
+
+
+def start(uri: str, small: Path, recipe: Recipe, **options: object) -> Lake:
+    bootstrap(uri, recipe, [str(small / "items.jsonl")], [str(small / "log.csv")], **options)  # type: ignore[arg-type]
+    return Lake(uri)
+
+
+def test_from_bootstrap_over_nights_to_a_backfill(tmp_path: Path, small: Path, recipe: Recipe) -> None:
+    lake = start(str(tmp_path / "lake"), small, recipe)
+    first = sids(lake, "r-000001")
+    assert len(first) == len(set(first.values())) == 40
+
+    # A second bootstrap and an empty night change no table.
+    before = versions(lake)
+    assert not bootstrap(lake.uri, recipe, [str(small / "items.jsonl")], [str(small / "log.csv")])["made"]
+    assert not nightly(lake.uri, None, [str(small / "items.jsonl")], [str(small / "log.csv")])["made"]
+    assert versions(lake) == before
+
+    # A night: new items, one changed, one deleted, events of a new item that came before it.
+    rows = write_items(small / "night.jsonl", 40, 8)
+    rows += [{"item_id": "i0000", "title": "something else"}, {"item_id": "i0001", "title": "gone", "gone": True}]
+    (small / "night.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_log(small / "night.csv", ["i0040", "i0041", "i0042", "i0043"], 4, 20, START)
+    deleting = {**recipe, "items": {"deleted": "gone"}}
+    assert nightly(lake.uri, deleting, [str(small / "night.jsonl")], [str(small / "night.csv")])["made"]
+    second = sids(lake, "production")
+    assert {item: first[item] for item in second if item in first} == {
+        item: sid for item, sid in first.items() if item != "i0001"
+    }
+    assert len(second) == 47
+    assert first["i0001"] not in second.values()
+    assert read_release(lake, "production").counts["drifted"] == 1
+    assert lake.frame("drift")["item_id"].to_list() == ["i0000"]
+
+    # A backfill is a candidate: production stays, then what is published is whole.
+    other = {**deleting, "codebook": {"levels": [{"codes": 16}, {"codes": 16}]}}
+    made = backfill(lake.uri, other)
+    assert published(lake).release == "r-000002"  # type: ignore[union-attr]
+    diff = diff_releases(lake, read_release(lake, "r-000002"), read_release(lake, made["release"]))
+    assert diff["items"] == {"added": 0, "removed": 0, "kept": 47}
+    assert not diff["codebook"]["same_vocabulary"]
+    explained = explain_item(lake, read_release(lake, "r-000002"), "i0004")
+    assert explained["sid"] == list(second["i0004"])
+    assert explained["path"][-1]["items"] == 1
+    assert [finding for finding in verify(lake) if finding[2]] == []
+    assert [run.state for run in runs(lake)] == ["finished"] * 3
+
+
+def test_items_that_arrive_while_a_backfill_runs_are_caught_up_before_it_can_be_published(
+    tmp_path: Path, small: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import flows.bootstrap
+    from flows.steps.fit import fit
+
+    lake = start(str(tmp_path / "lake"), small, recipe)
+    write_items(small / "during.jsonl", 40, 4)
+
+    def fit_while_a_night_runs(*arguments: object) -> object:
+        monkeypatch.setattr(flows.bootstrap, "fit", fit)
+        nightly(lake.uri, None, [str(small / "during.jsonl")])
+        return fit(*arguments)
+
+    monkeypatch.setattr(flows.bootstrap, "fit", fit_while_a_night_runs)
+    made = backfill(lake.uri, {**recipe, "codebook": {"levels": [{"codes": 16}, {"codes": 16}]}})
+    assert published(lake).release != "r-000001"  # type: ignore[union-attr]
+    assert read_release(lake, made["fitted"]).items == 40
+    assert read_release(lake, made["release"]).items == 44
+    from storage.commit import Provenance
+
+    with pytest.raises(StaleCandidate, match="lacks 4 item"):
+        publish(lake, made["fitted"], Provenance("test", ""))
+    publish(lake, made["release"], Provenance("test", ""))
+
+
+def test_a_blocking_gate_keeps_production_and_the_candidate_can_be_looked_at(
+    tmp_path: Path, small: Path, recipe: Recipe
+) -> None:
+    lake = start(str(tmp_path / "lake"), small, recipe)
+    write_items(small / "night.jsonl", 40, 4)
+    strict = {**recipe, "gates": {"capacity_used": {"limit": 0.01, "severity": "block"}}}
+    with pytest.raises(GateBlocked, match="capacity_used"):
+        nightly(lake.uri, strict, [str(small / "night.jsonl")])
+    assert published(lake).release == "r-000001"  # type: ignore[union-attr]
+    assert len(sids(lake, "r-000002")) == 44
+    assert runs(lake)[-1].state == "failed"
+    # The same night with a better recipe goes on from what is there.
+    assert nightly(lake.uri, recipe)["release"] == "r-000003"
+    assert sids(lake, "r-000003").keys() == sids(lake, "r-000002").keys()
+
+
+def test_too_much_quarantine_stops_the_run_before_anything_is_published_and_also_its_rerun(
+    tmp_path: Path, small: Path, recipe: Recipe
+) -> None:
+    good = (small / "items.jsonl").read_text()
+    (small / "items.jsonl").write_text(good + "".join(f'{{"item_id": "bad{n}", "title": ""}}\n' for n in range(30)))
+    for _ in range(2):
+        with pytest.raises(QuarantineBudgetExceeded, match=r"30 of 70 rows"):
+            start(str(tmp_path / "lake"), small, recipe)
+    lake = Lake(str(tmp_path / "lake"))
+    assert published(lake) is None
+    assert by_reason(lake) == {"empty_title": 30}
+    start(lake.uri, small, {**recipe, "budget": {"quarantine_share": 0.5}})
+    assert published(lake).release == "r-000001"  # type: ignore[union-attr]
+
+
+def test_what_came_after_the_cutoff_changes_no_vector_and_no_sid(tmp_path: Path, small: Path, recipe: Recipe) -> None:
+    """The same bootstrap with other events after the cutoff: every vector and SID is the same."""
+    log = (small / "log.csv").read_text().splitlines()
+    cutoff = "2024-01-15T00:00:00"
+    changed = [line.replace("u1,", "u2,") if line > "" and cutoff < line.split(",")[2] else line for line in log]
+    assert changed != log
+    found = []
+    for number, lines in enumerate((log, changed[:-50])):
+        (small / "log.csv").write_text("\n".join(lines) + "\n")
+        lake = start(str(tmp_path / f"lake{number}"), small, recipe, as_of="2024-03-01", cutoff=cutoff)
+        stored = lake.frame("vectors").select("item_id", "modality", "vector").sort("item_id", "modality")
+        found.append((stored, sids(lake, "production")))
+    assert found[0][0].equals(found[1][0])
+    assert found[0][1] == found[1][1]
+
+
+def test_a_task_that_fails_once_is_retried_and_the_run_finishes(
+    tmp_path: Path, small: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import flows.steps.fit as fitting
+
+    monkeypatch.setattr("flows.steps.task.RETRY_DELAYS_S", (0, 0))
+    calls = []
+    real = fitting.fit_fusion
+
+    def fails_once(*arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ConnectionError("a worker was lost")
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fitting, "fit_fusion", fails_once)
+    lake = start(str(tmp_path / "lake"), small, recipe)
+    assert len(calls) == 2
+    assert runs(lake)[-1].state == "finished"
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        states = {run.name: run.run_count for run in client.read_task_runs(limit=200) if run.name.startswith("fit")}
+    assert 2 in states.values()
+
+
+def test_a_quarantined_item_is_tried_again_on_request(tmp_path: Path, small: Path, recipe: Recipe) -> None:
+    """An item without text or image has no vector; once it has one, its next night gives it a SID."""
+    rows = (small / "items.jsonl").read_text() + '{"item_id": "bare", "title": "", "genres": []}\n'
+    (small / "items.jsonl").write_text(rows)
+    loose = {**recipe, "items": {"require_title": False}}
+    lake = start(str(tmp_path / "lake"), small, loose)
+    assert by_reason(lake) == {"no_content": 1}
+    (small / "fixed.jsonl").write_text('{"item_id": "bare", "title": "a title now", "genres": ["space"]}\n')
+    nightly(lake.uri, None, [str(small / "fixed.jsonl")])
+    assert "bare" in sids(lake, "production")
+
+
+@pytest.mark.parametrize("after", ["vectors", "sids"])
+def test_a_run_killed_after_a_commit_is_finished_by_the_same_command(
+    tmp_path: Path, small: Path, recipe: Recipe, after: str
+) -> None:
+    """kill -9 as soon as a table has grown; the rerun completes and equals an undisturbed run."""
+    settings = tmp_path / "recipe.json"
+    settings.write_text(json.dumps(recipe))
+    uri = str(tmp_path / "killed")
+    script = (
+        "import json, sys; from infra.settings import configure; configure(); from flows.bootstrap import bootstrap; "
+        "bootstrap(sys.argv[1], json.load(open(sys.argv[2])), [sys.argv[3]], [sys.argv[4]], '2024-03-01')"
+    )
+    command = [sys.executable, "-c", script, uri, str(settings), str(small / "items.jsonl"), str(small / "log.csv")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[2])
+    lake = Lake(uri)
+    deadline = time.monotonic() + 240
+    while lake.version(after) < 1 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert lake.version(after) >= 1
+    bootstrap(uri, recipe, [str(small / "items.jsonl")], [str(small / "log.csv")], "2024-03-01")
+    whole = start(str(tmp_path / "whole"), small, recipe, as_of="2024-03-01")
+    assert sids(lake, "production") == sids(whole, "production")
+    assert [finding for finding in verify(lake) if finding[2]] == []
+    assert len(releases(lake)) == 1
+    keys = lake.frame("vectors").select("item_id", "modality", "content_hash", "fingerprint")
+    assert not keys.is_duplicated().any()
+    assert lake.frame("sids").filter(pl.col("item_id").is_duplicated()).is_empty()
