@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import show
+from flows.server import ensure_server
 from storage.errors import LakeError, LakeNotFound
 from storage.lake import Lake
 
@@ -23,12 +24,14 @@ class VerificationFailed(LakeError):
 def run_bootstrap(options: Options) -> None:
     from flows.bootstrap import bootstrap
 
+    ensure_server()
     bootstrap(_lake(options).uri, _recipe(options), *_sources(options), options.as_of, options.cutoff)
 
 
 def run_ingest(options: Options) -> None:
     from flows.ingest import ingest
 
+    ensure_server()
     ingest(_lake(options).uri, _recipe(options, _production_recipe(options)), *_sources(options), options.as_of)
 
 
@@ -47,6 +50,7 @@ def _night(options: Options, parent: str, retry: bool) -> None:
 
     lake = _existing(options)
     recipe = _recipe(options, read_release(lake, parent).recipe)
+    ensure_server()
     nightly(lake.uri, recipe, *_sources(options), options.as_of, options.cutoff, parent, retry)
 
 
@@ -54,6 +58,7 @@ def run_backfill(options: Options) -> None:
     from flows.backfill import backfill
 
     lake = _existing(options)
+    ensure_server()
     backfill(lake.uri, _recipe(options, _production_recipe(options)), options.as_of, options.cutoff, options.publish)
 
 
@@ -62,6 +67,7 @@ def run_train(options: Options) -> None:
     from storage.releases import read_release
 
     lake = _existing(options)
+    ensure_server()
     train(lake.uri, _recipe(options, read_release(lake, options.release).recipe), options.release)
 
 
@@ -76,6 +82,7 @@ def run_evaluate(options: Options) -> None:
     if model is None:
         raise LakeNotFound("production has no model; train one with `sidmill run train`, or name one with --model.")
     release = read_release(lake, read_model(lake, model)["release"])
+    ensure_server()
     evaluate(lake.uri, model, _recipe(options, release.recipe))
 
 
@@ -99,6 +106,7 @@ def run_resume(options: Options) -> None:
     found = read_run(lake, options.run_id)
     if found.state == "running":
         raise LakeError(f"{found.run} is running; `sidmill run cancel {found.run}` stops it.")
+    ensure_server()
     _flow(found.kind)(lake=lake.uri, **found.parameters)
 
 
@@ -227,7 +235,8 @@ def report(options: Options) -> None:
 def serve(options: Options) -> None:
     from flows.serve import serve as start
 
-    start(_lake(options).uri, _recipe(options), *_sources(options), options.cron, options.port)
+    recipe = _recipe(options) if options.recipe or options.overrides else None
+    start(_existing(options).uri, recipe, *_sources(options), options.cron, options.port)
 
 
 def _lake(options: Options) -> Lake:

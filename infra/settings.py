@@ -4,12 +4,10 @@ What the user has set wins; telemetry is off unless the user turned it on.
 """
 
 import os
+from pathlib import Path
 
 DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS": "1",
-    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
     "PREFECT_LOGGING_LEVEL": "INFO",
@@ -27,7 +25,13 @@ def configure() -> None:
     """Set every default the environment does not have; workers that this process starts inherit them."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
-    if "RAY_ADDRESS" not in os.environ:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # a cluster of our own takes work from its user only
+    if "RAY_ADDRESS" not in os.environ or _has_ray_token():
+        # A cluster of our own takes work from its user only; one started elsewhere asks for a token if there is one.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     # Without .pyc files importing the encoders takes three times as long, in every worker.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def _has_ray_token() -> bool:
+    named = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    return named or (Path.home() / ".ray" / "auth_token").is_file()

@@ -6,6 +6,7 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
@@ -102,28 +103,31 @@ class OnRay:
     ) -> Iterator[pa.Table]:
         """Stream `table` in batches of `rows` through actors that hold the stage; they come back in any order."""
         import ray.data
+        from ray.util.annotations import RayDeprecationWarning
 
         if table.num_rows == 0:
             return
         connect(self._spec)
         batches = list(chunks(table, rows))
         workers = min(self._spec.encoder_workers or machine_cpus(), len(batches))
-        dataset = ray.data.from_arrow(batches).map_batches(
-            _actor_of(make, arguments, max(1, machine_cpus() // workers)),
-            batch_format="pyarrow",
-            batch_size=None,
-            compute=ray.data.ActorPoolStrategy(size=workers),
-            num_cpus=1,
-        )
+        actor = _actor_of(make, arguments, max(1, machine_cpus() // workers))
+        with warnings.catch_warnings():
+            # Deprecated, and in the pinned version the one way to say it: an actor that dies fails the stage, and the
+            # stage, tried again, goes on after its last commit.
+            warnings.simplefilter("ignore", RayDeprecationWarning)
+            dataset = ray.data.from_arrow(batches).map_batches(
+                actor,
+                batch_format="pyarrow",
+                batch_size=None,
+                compute=ray.data.ActorPoolStrategy(size=workers),
+                num_cpus=1,
+                ray_remote_args_fn=lambda: {"max_restarts": 0},
+            )
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
 
 
 def _actor_of(make: Callable[..., Stage], arguments: dict[str, Any], threads: int) -> type:
-    """A class for Ray Data actors: the stage, with the thread count its share of the machine allows.
-
-    What the constructor needs travels in the class: Ray cannot restart an actor whose constructor arguments were in
-    the object store of a node that is gone.
-    """
+    """A class for Ray Data actors: the stage, with the thread count its share of the machine allows."""
 
     class StageActor:
         def __init__(self) -> None:

@@ -1,7 +1,8 @@
 """Assign codes so that no code takes more items than it has room for, at nearly the least total distance.
 
 Alg. 1 of OneRec (arXiv 2502.18965) fills centroids one after the other and costs about 20 % over the optimum;
-prices (Sinkhorn duals) and then rounding by regret cost about 1 %. Memory is N x candidates, never N x K.
+prices (optimal transport duals) and then rounding by regret cost about 1 %. Memory is N x candidates, never N
+x K.
 """
 
 import numpy as np
@@ -9,14 +10,16 @@ from numpy.typing import NDArray
 
 from tokenizer.distance import Floats, distance_blocks
 from tokenizer.items import tie_keys
-from tokenizer.prices import FROM_NOTHING, FROM_SAMPLE, FROM_SIMILAR, settle_prices
+from tokenizer.prices import FROM_NOTHING, FROM_SAMPLE, FROM_SIMILAR, Candidates, Cooling, settle_prices
 
 __all__ = ["assign_in_order", "balanced_assign", "nearest", "tie_keys"]
 
-FEW_CANDIDATES, MANY_CANDIDATES = 48, 96
-CANDIDATE_CELLS = 1 << 21
+CANDIDATES = 48
+CANDIDATE_CELLS = 1 << 19
 SAMPLE_ROWS = 4096
-SAMPLE_ROWS_PER_CODE = 8
+SAMPLE_ROWS_PER_CODE = 32
+LOOKS = 3
+REFINE_ROWS = 1 << 18
 
 
 def nearest(vectors_ND: Floats, centroids_KD: Floats) -> NDArray[np.int32]:
@@ -61,54 +64,54 @@ def assign_in_order(
     codes = nearest(vectors_ND, centroids)
     if np.all(np.bincount(codes, minlength=len(room)) <= room):
         return open_codes[codes].astype(np.int32), prices_K
-    if price_K is None:
-        prices = _settled(vectors_ND, centroids, room)
-    else:
-        cost, code = _candidates(vectors_ND, centroids, price_K[open_codes], FEW_CANDIDATES)
-        prices = settle_prices(cost, code, room.astype(np.float64), price_K[open_codes], FROM_SIMILAR)
+    prices = _settled(vectors_ND, centroids, room, None if price_K is None else price_K[open_codes])
     codes = _rounded(vectors_ND, centroids, room, prices)
     prices_K[open_codes] = prices
     return np.where(codes >= 0, open_codes[codes], -1).astype(np.int32), prices_K
 
 
-def _settled(vectors: Floats, centroids: Floats, room: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Prices settled on a sample of wide candidate lists, then on all items.
+def _settled(
+    vectors: Floats, centroids: Floats, room: NDArray[np.int64], former: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    """Prices settled on a small sample and refined on a large one, the first rows: rows come in order of a
+    hash.
 
-    The first rows are a random sample, for rows come in order of a hash. The second lists are chosen at the
-    prices of the first: where data are skewed, the codes with room are not among the nearest.
+    Candidates are looked up again at the prices found: where data are skewed, the codes with room are not
+    among the nearest. On 60k skewed items and 128 codes the small sample alone left 6 to 17 % over the
+    optimum at exact capacity and 1 to 2 % at slack 1.5; refined, 0 to 6 % and 0 %. Former prices need one
+    look.
     """
-    sample = vectors[: max(SAMPLE_ROWS, SAMPLE_ROWS_PER_CODE * len(centroids))]
-    share = len(sample) / len(vectors)
-    nothing = np.zeros(len(centroids))
-    cost, code = _candidates(sample, centroids, nothing, MANY_CANDIDATES)
-    prices = settle_prices(cost, code, room.astype(np.float64) * share, nothing, FROM_NOTHING)
-    if cost.shape == (len(vectors), len(centroids)):
-        return prices
-    cost, code = _candidates(vectors, centroids, prices, _width(len(vectors)))
-    return settle_prices(cost, code, room.astype(np.float64), prices, FROM_SAMPLE)
+
+    def settle(rows: int, start: NDArray[np.float64], cooling: Cooling) -> NDArray[np.float64]:
+        seen = vectors[:rows]
+        share = room.astype(np.float64) * (len(seen) / len(vectors))
+        return settle_prices(_candidates(seen, centroids, start), share, start, cooling)
+
+    few = max(SAMPLE_ROWS, SAMPLE_ROWS_PER_CODE * len(centroids))
+    if former is not None:
+        return settle(few, former, FROM_SIMILAR)
+    prices = settle(few, np.zeros(len(centroids)), FROM_NOTHING)
+    for _ in range(LOOKS - 1):
+        prices = settle(few, prices, FROM_SIMILAR)
+    return settle(REFINE_ROWS, prices, FROM_SAMPLE)
 
 
-def _width(items: int) -> int:
-    """How many candidates to keep per item: more for fewer items."""
-    return int(np.clip(CANDIDATE_CELLS // max(items, 1), FEW_CANDIDATES, MANY_CANDIDATES))
-
-
-def _candidates(
-    vectors: Floats, centroids: Floats, prices: NDArray[np.float64], width: int
-) -> tuple[Floats, NDArray[np.int32]]:
-    """The `width` cheapest codes per item at the given prices: bare distances, and codes."""
-    width = min(width, len(centroids))
+def _candidates(vectors: Floats, centroids: Floats, prices: NDArray[np.float64]) -> Candidates:
+    """The cheapest codes per item at the given prices, in code order; fewer for more items."""
+    width = min(max(CANDIDATE_CELLS // len(vectors), CANDIDATES), len(centroids))
     cost_NT = np.empty((len(vectors), width), np.float32)
     code_NT = np.empty((len(vectors), width), np.int32)
+    beyond_N = np.full(len(vectors), np.inf, np.float32)
     price = prices.astype(np.float32)
     for rows, cost in distance_blocks(vectors, centroids):
+        code = np.broadcast_to(np.arange(width), (len(cost), width))
         if width < len(centroids):
-            code = np.sort(np.argpartition(cost + price, width - 1, axis=1)[:, :width], axis=1)
-        else:
-            code = np.broadcast_to(np.arange(width), cost.shape)
+            priced = cost + price
+            code = np.sort(np.argpartition(priced, width - 1, axis=1)[:, :width], axis=1)
+            beyond_N[rows] = np.take_along_axis(priced, code, axis=1).max(axis=1)
         code_NT[rows] = code
         cost_NT[rows] = np.take_along_axis(cost, code, axis=1)
-    return cost_NT, code_NT
+    return Candidates(cost_NT, code_NT, beyond_N)
 
 
 def _rounded(
@@ -118,9 +121,10 @@ def _rounded(
     codes = np.full(len(vectors), -1, np.int32)
     room = room.copy()
     while (waiting := np.flatnonzero(codes < 0)).size and (free := np.flatnonzero(room)).size:
-        cost, code = _candidates(vectors[waiting], centroids[free], prices[free], _width(waiting.size))
+        found = _candidates(vectors[waiting], centroids[free], prices[free])
         left = room[free]
-        local = _by_regret(cost + prices[free].astype(np.float32)[code], code, left)
+        priced_NT = found.cost + prices[free].astype(np.float32)[found.code]
+        local = _by_regret(priced_NT, found.code, left)
         room[free] = left
         codes[waiting] = np.where(local >= 0, free[local], -1)
     return codes

@@ -3,8 +3,8 @@
 The dual of entropic optimal transport (Cuturi 2013), annealed (Schmitzer 2019), with inequality instead of
 equality on the codes: a price is never below 0, so a code with room to spare is free and pulls nobody. It is
 maximised by L-BFGS-B: on 60 skewed cases of 300 to 512 items and exact capacity, Sinkhorn's own fixed-point
-steps left the rounded assignment 6 to 13 % over the optimum after 20 rounds per temperature, and L-BFGS-B 0.2
-% in the same time.
+steps, 20 per temperature, left the rounded assignment 4 % over the optimum on average and 45 % at worst;
+L-BFGS-B takes no longer and leaves 0.1 % and 1.3 %.
 """
 
 from dataclasses import dataclass
@@ -26,22 +26,30 @@ class Cooling:
 
 
 FROM_NOTHING = Cooling(tuple(4.0**-power for power in range(7)), 50)
-FROM_SAMPLE = Cooling((4.0**-6,), 15)
+FROM_SAMPLE = Cooling((4.0**-2, 4.0**-4, 4.0**-6), 20)
 FROM_SIMILAR = Cooling((4.0**-4, 4.0**-6), 10)
 
 
-def settle_prices(
-    cost_NT: NDArray[np.float32],
-    code_NT: NDArray[np.int32],
-    beyond_N: NDArray[np.float32],
-    capacity_K: NDArray[np.float64],
-    price_K: NDArray[np.float64],
-    cooling: Cooling,
-) -> NDArray[np.float64]:
-    """Prices (K,) under which soft demand for each code is at most about its capacity.
+@dataclass(frozen=True)
+class Candidates:
+    """Squared distances (N, T) of items to some codes, those codes, and the least cost (N,) of any other.
 
-    `cost_NT` are squared distances of N items to the candidate codes `code_NT`; `price_K` is where to start.
+    `beyond` is a way out at that cost. Without it, items whose lists share too little room drive prices up
+    without end: with 300k items, 256 codes and exact capacity the assignment cost 2.8 times the nearest
+    centroids, and 1.3 times with it. It is infinite where the lists hold all codes.
     """
+
+    cost: NDArray[np.float32]
+    code: NDArray[np.int32]
+    beyond: NDArray[np.float32]
+
+
+def settle_prices(
+    candidates: Candidates, capacity_K: NDArray[np.float64], price_K: NDArray[np.float64], cooling: Cooling
+) -> NDArray[np.float64]:
+    """Prices (K,) under which soft demand for each code is at most about its capacity; starts at
+    `price_K`."""
+    cost_NT = candidates.cost
     gap = float(np.mean(cost_NT.mean(axis=1, dtype=np.float64) - cost_NT.min(axis=1))) if cost_NT.size else 0.0
     if gap <= 0:
         return price_K
@@ -49,9 +57,9 @@ def settle_prices(
     share_K = capacity_K / min(items, capacity_K.sum())
     # Candidates along the first axis: reducing over it is twice as fast as over a short last one.
     scaled_TN = np.ascontiguousarray(cost_NT.T / np.float32(gap))
-    code_TN = np.ascontiguousarray(code_NT.T)
-    beyond_N = beyond_N / np.float32(gap)
-    # Where candidate lists leave some code too much demand at any price, the dual has no maximum.
+    code_TN = np.ascontiguousarray(candidates.code.T)
+    beyond_N = candidates.beyond / np.float32(gap)
+    # Where there is no room for all, the dual has no maximum.
     highest = float(scaled_TN.max())
 
     def loss_and_slope(price: NDArray[np.float64], heat: float) -> tuple[float, NDArray[np.float64]]:

@@ -25,7 +25,8 @@ Vectors = Mapping[str, Floats]
 
 @dataclass(frozen=True)
 class Space:
-    """A codebook with what is taken in it: the SIDs (M, L) of `occupied`, and the `room` left per code and level.
+    """A codebook with what is taken in it: the SIDs (M, L) of `occupied`, and the `room` left per code and
+    level.
 
     `room` is reduced in place as items are placed.
     """

@@ -1,0 +1,96 @@
+"""The Prefect server a process talks to: the one that is configured, or one of its own that ends with it.
+
+Prefect would start a temporary server by itself, but in our process group: Ctrl-C ends it before the run could
+report its state, and a killed run leaves it behind. Ours is in a session of its own and dies with its parent.
+"""
+
+import atexit
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import httpx
+
+READY_WITHIN_S = 180.0
+HOST = "127.0.0.1"
+_PR_SET_PDEATHSIG = 1
+
+
+class ServerNotReadyError(RuntimeError):
+    """The Prefect server did not come up."""
+
+
+def ensure_server(port: int | None = None, with_services: bool = False) -> str:
+    """API URL of the configured server, else of one started here that ends with this process.
+
+    `with_services` runs the scheduler and the triggers, and shows the pages of the server.
+    """
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import PREFECT_API_URL
+
+    configured = PREFECT_API_URL.value()
+    if configured:
+        return str(configured)
+    chosen = port or _free_port()
+    url = f"http://{HOST}:{chosen}/api"
+    _wait_until_ready(url, _start(chosen, url, with_services))
+    os.environ["PREFECT_API_URL"] = url
+    refresh_global_settings_context()
+    return url
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _start(port: int, url: str, with_services: bool) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+    environment = {**os.environ, "PREFECT_API_URL": url}
+    if not with_services:
+        command.append("--no-services")
+        environment["PREFECT_UI_ENABLED"] = "0"
+    server = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+    )
+    atexit.register(_stop, server)
+    return server
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _stop(server: "subprocess.Popen[bytes]") -> None:
+    server.terminate()
+    try:
+        server.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+
+
+def _wait_until_ready(url: str, server: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + READY_WITHIN_S
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise ServerNotReadyError(
+                f"`prefect server start` ended with {server.returncode}; is the port taken? Choose another with "
+                "--port, or name a running server in PREFECT_API_URL."
+            )
+        try:
+            if httpx.get(f"{url}/health", timeout=2).status_code == httpx.codes.OK:
+                return
+        except httpx.HTTPError:
+            time.sleep(0.2)  # not listening yet
+    raise ServerNotReadyError(f"the Prefect server at {url} was not ready within {READY_WITHIN_S:.0f} s.")
