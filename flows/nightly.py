@@ -71,6 +71,8 @@ def extended_release(
 ) -> Manifest | None:
     """A candidate that extends `parent` by what is visible now and was not then; None when that is nothing."""
     again = _refused_items(run) if retry_quarantined else []
+    if retry_quarantined and not again:
+        run.say("  no item is held back by a stage after ingest; refused rows of a source are mended by a new source")
     changed = arrived_since(run.lake, parent, snapshot)
     if changed.is_empty() and events_since(run.lake, parent, snapshot).is_empty() and not again:
         return None

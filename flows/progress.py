@@ -26,15 +26,16 @@ class StageView:
         self.notes.append(text)
         self.detail.update(detail)
 
-    def count(self, counts: Counts) -> None:
+    def count(self, counts: Counts, of: str = "rows") -> None:
         """Rows in and where they went."""
-        parts = [f"{counts.rows_in:,} rows"]
+        parts = [f"{counts.rows_in:,} {of}"]
         if counts.unchanged:
             parts.append(f"{counts.unchanged:,} there already")
         if counts.quarantined:
             reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in sorted(counts.by_reason.items()))
             parts.append(f"{counts.quarantined:,} quarantined ({reasons})")
-        self.note(", ".join(parts), **counts.summary())
+        told = counts.summary() if of == "rows" else {of: counts.summary()}
+        self.note(", ".join(parts), **told)
 
 
 class Display:

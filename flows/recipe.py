@@ -5,9 +5,9 @@ import json
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipelines.spec import (
     BudgetSpec,
@@ -38,9 +38,23 @@ class GateSpec(BaseModel):
 
 
 class GatesSpec(BaseModel):
-    """The gates a candidate must pass; see `flows.gates` for what each one measures."""
+    """The gates a candidate must pass; see `flows.gates` for what each one measures.
+
+    Of a gate, the limit or the severity may be given alone.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_the_other_half(cls, settings: Any) -> Any:
+        if not isinstance(settings, dict):
+            return settings
+        defaults = {name: field.default.model_dump() for name, field in cls.model_fields.items()}
+        return {
+            name: {**defaults.get(name, {}), **given} if isinstance(given, dict) else given
+            for name, given in settings.items()
+        }
 
     collision_rate: GateSpec = GateSpec(limit=0.0, severity="block")
     utilisation: GateSpec = GateSpec(limit=0.25, severity="block")
@@ -132,10 +146,24 @@ def parse_recipe(settings: dict[str, Any], where: str = "recipe") -> Recipe:
         return Recipe.model_validate(settings)
     except ValidationError as error:
         faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc'])} = {fault['input']!r}: {fault['msg']}"
+            f"{'.'.join(str(part) for part in fault['loc'])} = {fault['input']!r}: {_told(fault)}"
             for fault in error.errors()
         )
         raise RecipeError(f"{where}: {faults}") from error
+
+
+def _told(fault: Any) -> str:
+    """The fault in words; a name that is not a field comes with the names that are."""
+    if fault["type"] != "extra_forbidden":
+        return str(fault["msg"])
+    model: Any = Recipe
+    for part in fault["loc"][:-1]:
+        found = model.model_fields.get(part) if isinstance(part, str) else None
+        options = get_args(found.annotation) if found is not None else ()
+        model = next((each for each in options if each is not type(None)), found.annotation if found else model)
+        if not hasattr(model, "model_fields"):
+            return "no such field"
+    return f"no such field; fields here: {', '.join(sorted(model.model_fields))}"
 
 
 def _override(settings: dict[str, Any], override: str) -> None:

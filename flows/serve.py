@@ -29,11 +29,10 @@ def serve(
         match={"sidmill.lake": lake},
         parameters={"release": "{{ event.payload.release }}"},
     )
-    serve_flows(
-        nightly.to_deployment(
-            "nightly", cron=cron, parameters={**common, "items": items, "interactions": interactions}
-        ),
+    nights = {**common, "items": items, "interactions": interactions}
+    deployments: list[Any] = [  # `to_deployment` is typed for both its synchronous and its asynchronous form
+        nightly.to_deployment("nightly", cron=cron, parameters=nights),
         backfill.to_deployment("backfill", parameters=common),
         train.to_deployment("train", parameters=common, triggers=[trigger]),
-        print_starting_message=False,
-    )
+    ]
+    serve_flows(*deployments, print_starting_message=False)

@@ -120,11 +120,9 @@ def quarantine(rows: pl.DataFrame, limit: int, as_json: bool) -> None:
         return
     counts = rows.group_by("stage", "reason").len().sort("stage", "reason")
     _table(f"{rows.height:,} open rows", ["stage", "reason", "rows"], [list(row) for row in counts.iter_rows()])
-    newest = rows.sort("at", descending=True).head(limit)
-    shown = newest.select("stage", "reason", "subject", "source", "source_row", "detail")
-    if shown.height:
-        print()
-        _table("newest", shown.columns, [list(row) for row in shown.iter_rows()])
+    for row in rows.sort("at", descending=True).head(limit).to_dicts():
+        print(f"{row['stage']}: {row['reason']}  {row['subject'] or ''}  {row['source']}:{row['source_row']}")
+        print(f"    {row['detail']}")
 
 
 def status(value: Record, as_json: bool) -> None:

@@ -97,6 +97,8 @@ def sequences(run: Run, manifest: Manifest, trie: Trie) -> None:
 @step
 def train_model(run: Run, manifest: Manifest, key: str) -> str:
     """Train on Ray Train, store weights and card by hash, record the model."""
+    import ray
+
     from training.checkpoint import RECORD, WEIGHTS
     from training.histories import Plan
     from training.launch import launch
@@ -104,6 +106,7 @@ def train_model(run: Run, manifest: Manifest, key: str) -> str:
 
     recipe = run.recipe
     connect(recipe.compute)
+    gpus = ray.cluster_resources().get("GPU", 0)
     plan = Plan(
         source=manifest.id,
         buckets=recipe.sequences.buckets,
@@ -124,7 +127,12 @@ def train_model(run: Run, manifest: Manifest, key: str) -> str:
     )
     with run.stage("train", recipe.train.epochs) as view:
         result = launch(
-            make, recipe.train, key, f"{run.lake.uri}/training", progress=lambda line: run.say(f"    {line}")
+            make,
+            recipe.train,
+            key,
+            f"{run.lake.uri}/training",
+            use_gpu=gpus >= recipe.train.workers,
+            progress=lambda line: run.say(f"    {line}"),
         )
         weights = run.lake.blobs.put((result.checkpoint_dir / WEIGHTS).read_bytes())
         card = json.loads((result.checkpoint_dir / RECORD).read_text())

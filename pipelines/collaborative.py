@@ -45,7 +45,9 @@ def collaborative_vectors(lake: Lake, log: LogSlice, spec: CollaborativeSpec) ->
     The method is the implicit factorisation of skip-gram (Levy and Goldberg 2014) on user histories. The same log
     gives the same bytes whatever the order of its files.
     """
-    events = log.read(lake, ["user_id", "item_id", "event_time", "event_id"])
+    events = log.read(lake, ["user_id", "item_id", "event_time", "event_id", "event_type", "impression"]).filter(
+        ~pl.col("impression").fill_null(False) & ~pl.col("event_type").is_in(spec.exclude_events)
+    )
     items, counts = _pair_counts(events, spec)
     information = _shifted_ppmi(counts, spec.shift)
     if len(items) < 3 or information.nnz == 0:  # users share no two items more often than chance would have it

@@ -109,7 +109,8 @@ class OnRay:
             return
         connect(self._spec)
         batches = list(chunks(table, rows))
-        workers = min(self._spec.encoder_workers or machine_cpus(), len(batches))
+        gpus = int(ray.cluster_resources().get("GPU", 0)) if getattr(make, "uses_gpu", False) else 0
+        workers = min(self._spec.encoder_workers or gpus or machine_cpus(), len(batches))
         actor = _actor_of(make, arguments, max(1, machine_cpus() // workers))
         with warnings.catch_warnings():
             # Deprecated, and in the pinned version the one way to say it: an actor that dies fails the stage, and the
@@ -121,6 +122,7 @@ class OnRay:
                 batch_size=None,
                 compute=ray.data.ActorPoolStrategy(size=workers),
                 num_cpus=1,
+                num_gpus=min(1, gpus),
                 ray_remote_args_fn=lambda: {"max_restarts": 0},
             )
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)

@@ -33,6 +33,7 @@ class EmbedText:
 
     reads = ("text",)
     adds = ("vector", "reason", "detail")
+    uses_gpu = True
 
     def __init__(self, spec: TextSpec) -> None:
         self._encoder = TextEncoder(spec)
@@ -52,6 +53,7 @@ class EmbedImages:
 
     reads = ("content_hash",)
     adds = ("vector", "reason", "detail")
+    uses_gpu = True
 
     def __init__(self, spec: ImageSpec, lake: Lake) -> None:
         self._spec, self._lake = spec, lake

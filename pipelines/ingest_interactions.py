@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -21,7 +21,7 @@ from storage.schemas import INTERACTIONS
 
 STAGE = "ingest interactions"
 UNKNOWN_ITEM = "unknown_item"
-_TRUE = {"1", "true", "yes"}
+_TRUE = {"1", "1.0", "true", "t", "yes", "y"}
 _SAME = ("user_id", "item_id", "event_type", "event_time")  # what an event that is delivered again must agree in
 
 
@@ -128,7 +128,7 @@ def _event(row: Row, source: Source, spec: InteractionsSpec, arrived_at: datetim
         "session_id": _identifier(get(spec.session_id)) or None,
         "request_id": _identifier(get(spec.request_id)) or None,
         "impression": None if impression in (None, "") else str(impression).lower() in _TRUE,
-        "position": _number(get(spec.position), spec.position, int),
+        "position": _number(get(spec.position), spec.position, _whole),
         "value": value,
         "source": source.name,
         "source_offset": row.number,
@@ -165,10 +165,19 @@ def _number(value: Any, column: str, kind: Callable[[Any], Any]) -> Any:
         raise _Refused("not_a_number", f"{column} = {value!r}") from error
 
 
+def _whole(value: Any) -> int:
+    number = float(value)
+    if not number.is_integer():
+        raise ValueError(value)
+    return int(number)
+
+
 def _time(value: Any, column: str) -> datetime | None:
     """A time in UTC; numbers are since 1970 in s (below 1e11), ms (below 1e14) or us."""
     if value is None or value == "" or value != value:
         return None
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return datetime(value.year, value.month, value.day, tzinfo=UTC)
     if isinstance(value, datetime):
         return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
     try:

@@ -16,7 +16,7 @@ from pipelines.spec import ItemsSpec
 from storage.catalogue import catalogue
 from storage.commit import Provenance, append
 from storage.lake import Lake
-from storage.quarantine import Reject, quarantine
+from storage.quarantine import Reject, open_rows, quarantine, resolve
 from storage.schemas import ITEMS
 
 STAGE, IMAGE_STAGE = "ingest items", "ingest images"
@@ -51,7 +51,22 @@ def ingest_items(
             table = pa.Table.from_pylist(written, schema=ITEMS.schema)
             append(lake, "items", table, f"items:{source.sha256}:{number}", provenance)
         quarantine(lake, rejects, provenance)
+        _resolve_mended(lake, source, items, provenance)
     return record_source(lake, source, "items", [rows, images], provenance)
+
+
+def _resolve_mended(lake: Lake, source: Source, items: list[dict[str, Any]], provenance: Provenance) -> None:
+    """Rows of other sources that were refused are resolved once their item (or its image) has come through."""
+    whole = {item["item_id"] for item in items}
+    pictured = {item["item_id"] for item in items if item["image_hash"]}
+    rows = open_rows(lake).filter(
+        (pl.col("source") != source.name)
+        & (
+            ((pl.col("stage") == STAGE) & pl.col("subject").is_in(sorted(whole)))
+            | ((pl.col("stage") == IMAGE_STAGE) & pl.col("subject").is_in(sorted(pictured)))
+        )
+    )
+    resolve(lake, rows, f"came through in {source.name}", provenance)
 
 
 def _accepted(
@@ -124,6 +139,8 @@ def _text(value: Any) -> str:
         return ", ".join(filter(None, (_text(each) for each in value)))
     if isinstance(value, bytes):
         value = _decode(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a column of integers with gaps reads as floats
     text = json.dumps(value, sort_keys=True, default=str) if isinstance(value, dict) else str(value).strip()
     try:
         text.encode()
@@ -192,9 +209,12 @@ def _shown(value: Any) -> Any:
 
 
 def items_text(frame: pl.DataFrame, fields: tuple[str, ...]) -> pl.DataFrame:
-    """Adds `text`: the title and attributes named by `fields`, those that are not empty, joined by ". "."""
+    """Adds `text`, the title and attributes named by `fields` that are not empty, joined by ". ", and its hash."""
     texts = []
     for title, attributes in frame.select("title", "attributes").iter_rows():
         known = {**json.loads(attributes), "title": title}
         texts.append(". ".join(str(known[name]) for name in fields if known.get(name)))
-    return frame.with_columns(pl.Series("text", texts, dtype=pl.String))
+    hashes = [hashlib.blake2b(text.encode(), digest_size=16).hexdigest() for text in texts]
+    return frame.with_columns(
+        pl.Series("text", texts, dtype=pl.String), pl.Series("content_hash", hashes, dtype=pl.String)
+    )

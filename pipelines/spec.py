@@ -74,13 +74,15 @@ class CollaborativeSpec(_Spec):
     """Truncated SVD of the shifted positive PMI of items that the same users interact with, before the cutoff.
 
     Levy and Goldberg 2014. `user_cap` keeps the newest events of each user; `window` is how many of a user's
-    neighbouring events (in time) form pairs with an event.
+    neighbouring events (in time) form pairs with an event. Rows flagged as impressions, and events of the types in
+    `exclude_events`, are no behaviour.
     """
 
     dim: int = Field(64, ge=1)
     window: int = Field(10, ge=1)
     user_cap: int = Field(500, ge=2)
     min_events: int = Field(3, ge=1)
+    exclude_events: tuple[str, ...] = ("impression",)
     shift: float = Field(1.0, gt=0)
     seed: int = 0
 

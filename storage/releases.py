@@ -82,7 +82,8 @@ def read_release(lake: Lake, name: str) -> Manifest:
         if manifest.id == target:
             return manifest
     known = ", ".join(manifest.id for manifest in found[-10:]) or "none"
-    raise LakeNotFound(f"the lake {lake.uri} has no release or alias {name!r}; releases: {known}.")
+    remedy = "" if found else " `sidmill run bootstrap` makes the first one."
+    raise LakeNotFound(f"the lake {lake.uri} has no release or alias {name!r}; releases: {known}.{remedy}")
 
 
 def published(lake: Lake, alias: str = PRODUCTION) -> Published | None:

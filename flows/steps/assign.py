@@ -4,12 +4,13 @@ import hashlib
 from dataclasses import dataclass
 
 import polars as pl
+import pyarrow.dataset as ds
 
 from flows.run import Run
 from flows.steps.fit import Basis, fused_vectors, gather_inputs, level_vectors
 from flows.steps.ingest import check_stage_budget
 from flows.steps.task import step
-from pipelines.assign import encode_rows, occupancy, record_drift, write_segment
+from pipelines.assign import encode_rows, occupancy, record_drift, vector_hash, write_segment
 from pipelines.embed import matrix
 from pipelines.fuse import FUSED
 from pipelines.quality import encoding_quality
@@ -40,44 +41,40 @@ def assign(run: Run, basis: Basis, items: pl.DataFrame, base: tuple[str, ...], k
     codebook = basis.codebook
     taken = list(dict.fromkeys([*published_assignments(run.lake, codebook.id), *base]))
     assignment_id = "a-" + hashlib.sha256(f"{key}\0{codebook.id}\0{sorted(taken)}".encode()).hexdigest()[:16]
-    gathered = gather_inputs(run.lake, items, basis.encoders)
+    gathered = gather_inputs(run, items, basis.encoders)
     fused = fused_vectors(run, basis.fusion, gathered)
     published = segments(run.lake, taken, codebook.id).filter(pl.col("item_id").is_in(fused["item_id"].to_list()))
     new = fused.join(published, on="item_id", how="anti", maintain_order="left")
     with run.stage("assign SIDs") as view:
-        level = level_vectors(run.lake, new, gathered, codebook.sources)
-        free = occupancy(run.lake, codebook, taken)
-        codes, status = run.compute.run(encode_rows, codebook, level.vectors, level.items, free)
-        reference, counts = write_segment(
-            run.lake, assignment_id, codebook, level.rows, codes, status, run.provenance()
-        )
         drifted = record_drift(
             run.lake, assignment_id, published, fused, _as_encoded(run.lake, basis, published), run.provenance()
         )
-        view.count(counts)
         if drifted.height:
             view.note(f"{drifted.height:,} changed items keep their SID (drifted)", drifted=drifted.height)
-        view.note(run.compute.name, assignment=assignment_id, version=reference.version)
+        if new.is_empty():
+            view.note("no item is new")
+            return Assigned(tuple(taken), 0, 0, 0, drifted.height, {})
+        level = level_vectors(run.lake, new, gathered, codebook.sources, run.provenance())
+        free = occupancy(run.lake, codebook, taken)
+        codes, status = run.compute.run(encode_rows, codebook, level.vectors, level.items, free)
+        _, counts = write_segment(run.lake, assignment_id, codebook, level.rows, codes, status, run.provenance())
+        view.count(counts)
+        view.note(run.compute.name, assignment=assignment_id)
     check_stage_budget(counts, run.recipe.budget)
-    quality = encoding_quality(codebook, level.vectors, codes) if counts.out else {}
     return Assigned(
         assignments=(*taken, assignment_id),
         new_items=counts.out,
         relocated=status.count("relocated"),
         refit_due=counts.quarantined,
         drifted=drifted.height,
-        quality=quality,
+        quality=encoding_quality(codebook, level.vectors, codes),
     )
 
 
 def _as_encoded(lake: Lake, basis: Basis, published: pl.DataFrame) -> pl.DataFrame:
     """The stored fused vectors whose hash is the one a SID was assigned from."""
-    from pipelines.assign import vector_hash
-
     if published.is_empty():
         return pl.DataFrame(schema={"item_id": pl.String, "vector": pl.List(pl.Float32)})
-    import pyarrow.dataset as ds
-
     where = (
         (ds.field("modality") == FUSED)
         & (ds.field("fingerprint") == basis.fusion.id)

@@ -20,7 +20,7 @@ from pipelines.fuse import FUSED
 from pipelines.quality import neighbourhood, table_quality
 from storage.catalogue import segments
 from storage.lake import Lake, one_of
-from storage.manifest import Manifest, TrieRef
+from storage.manifest import EncoderRef, Manifest, TrieRef
 from storage.quarantine import by_reason
 from storage.releases import record_release
 from tokenizer.trie import Trie
@@ -65,7 +65,7 @@ def make_candidate(
             split_rule="events at or after `cutoff` are held out; `fit_cutoff` bounds what fusion and codebook saw",
             versions=versions,
             encoders=basis.encoders,
-            fusion={"fingerprint": basis.fusion.id, "details": basis.fusion.spec.model_dump(mode="json")},  # type: ignore[arg-type]
+            fusion=EncoderRef(fingerprint=basis.fusion.id, details=basis.fusion.spec.model_dump(mode="json")),
             fusion_blob=basis.fusion_blob,
             codebook=basis.codebook_ref,
             assignments=assigned.assignments,

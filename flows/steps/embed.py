@@ -1,9 +1,11 @@
 """Step: text and image vectors of items that have none yet."""
 
+import json
 from typing import Any
 
 import polars as pl
 
+from flows.recipe import Recipe
 from flows.run import Run
 from flows.steps.ingest import check_stage_budget
 from flows.steps.task import step
@@ -41,32 +43,51 @@ def check_encoders(release: str, pinned: dict[str, EncoderRef], ours: dict[str, 
         before, now = pinned.get(modality), ours.get(modality)
         if (before and before.fingerprint) != (now and now.fingerprint):
             raise EncoderChanged(
-                f"the {modality} encoder differs from the one {release} pins: {before and before.details} there, "
-                f"{now and now.details} here. Vectors of two encoders do not mix: run `sidmill run backfill` with this "
-                "recipe, or the night with the recipe of the release (the default)."
+                f"the {modality} encoder differs from the one {release} pins: {_difference(before, now)}. "
+                "Vectors of two encoders do not mix: run `sidmill run backfill` with this recipe, or the night with "
+                "the recipe of the release (the default)."
             )
 
 
-def content_pairs(items: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """(item_id, content_hash) per content modality of the catalogue rows given."""
-    return {
-        TEXT: items.select("item_id", content_hash="text_hash"),
-        IMAGE: items.filter(pl.col("image_hash").is_not_null()).select("item_id", content_hash="image_hash"),
-    }
+def content_pairs(items: pl.DataFrame, recipe: Recipe) -> dict[str, pl.DataFrame]:
+    """(item_id, content_hash) per content modality of the catalogue rows given.
+
+    The content of the text modality is the text that is embedded: a change of another attribute, a price say, changes
+    no vector.
+    """
+    pairs = {IMAGE: items.filter(pl.col("image_hash").is_not_null()).select("item_id", content_hash="image_hash")}
+    if recipe.text is not None:
+        pairs[TEXT] = items_text(items, recipe.text.fields).select("item_id", "content_hash")
+    return pairs
+
+
+def _difference(before: EncoderRef | None, now: EncoderRef | None) -> str:
+    """The settings that differ, as "name: there -> here"."""
+    there, here = (before.details if before else {}), (now.details if now else {})
+    names = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
+    return ", ".join(f"{name}: {there.get(name)} -> {here.get(name)}" for name in names)
 
 
 @step
 def embed_items(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]) -> None:
     """Encode what the vector table does not have; bad content is quarantined, the budget is checked per modality."""
-    pairs = content_pairs(items)
-    if TEXT in encoders:
-        assert run.recipe.text is not None
-        texts = items_text(items, run.recipe.text.fields).select("item_id", "text")
-        rows = pairs[TEXT].join(texts, on="item_id")
+    if run.recipe.text is not None:
+        _say_unknown_fields(run, items)
+        rows = items_text(items, run.recipe.text.fields).select("item_id", "content_hash", "text")
         _embed(run, TEXT, encoders[TEXT], rows, EmbedText, {"spec": run.recipe.text})
-    if IMAGE in encoders and pairs[IMAGE].height:
+    images = content_pairs(items, run.recipe)[IMAGE]
+    if run.recipe.image is not None and images.height:
         arguments = {"spec": run.recipe.image, "lake": run.lake}
-        _embed(run, IMAGE, encoders[IMAGE], pairs[IMAGE], EmbedImages, arguments)
+        _embed(run, IMAGE, encoders[IMAGE], images, EmbedImages, arguments)
+
+
+def _say_unknown_fields(run: Run, items: pl.DataFrame) -> None:
+    """A misspelt field would silently leave its text out."""
+    assert run.recipe.text is not None
+    known = {"title"}.union(*(json.loads(attributes) for attributes in items["attributes"]))
+    unknown = [field for field in run.recipe.text.fields if field not in known]
+    if unknown and run.record.kind == "bootstrap":
+        run.say(f"  note: no item has text.fields {', '.join(unknown)}; attributes here: {', '.join(sorted(known))}")
 
 
 def _embed(

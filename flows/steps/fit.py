@@ -19,9 +19,10 @@ from pipelines.embed import cached, matrix, store_vectors
 from pipelines.encoders.protocol import fingerprint
 from pipelines.fuse import FUSED, Gathered, fuse, gather
 from pipelines.fusion import Fusion, fit_fusion
-from storage.commit import append
+from storage.commit import Provenance, append
 from storage.lake import Lake
 from storage.manifest import CodebookRef, EncoderRef, Manifest
+from storage.quarantine import Reject, quarantine
 from storage.schemas import CODEBOOKS
 from tokenizer.codebook import Codebook
 from tokenizer.quantizer import quantizer_of
@@ -55,7 +56,7 @@ def basis_of(lake: Lake, manifest: Manifest) -> Basis:
 def fit(run: Run, snapshot: Snapshot, items: pl.DataFrame, encoders: dict[str, EncoderRef]) -> Basis:
     """Fit on the snapshot and store by hash; the same input gives the same basis."""
     encoders = {**encoders, **_collaborative(run, snapshot)}
-    gathered = gather_inputs(run.lake, items, encoders)
+    gathered = gather_inputs(run, items, encoders)
     with run.stage("fit fusion") as view:
         fusion = run.compute.run(fit_fusion, gathered.modalities, run.recipe.fusion)
         blob = run.lake.blobs.put(fusion.to_bytes())
@@ -64,7 +65,7 @@ def fit(run: Run, snapshot: Snapshot, items: pl.DataFrame, encoders: dict[str, E
     vectors = fused_vectors(run, fusion, gathered)
     with run.stage("fit codebook") as view:
         spec = run.recipe.codebook
-        sources = level_vectors(run.lake, vectors, gathered, spec_sources(run))
+        sources = level_vectors(run.lake, vectors, gathered, spec_sources(run), run.provenance())
         codebook = run.compute.run(quantizer_of(spec).fit, sources.vectors, sources.items, spec)
         reference = _store_codebook(run, codebook)
         levels = " x ".join(str(size) for size in codebook.sizes)
@@ -99,13 +100,13 @@ def _collaborative(run: Run, snapshot: Snapshot) -> dict[str, EncoderRef]:
     return {COLLABORATIVE: reference}
 
 
-def gather_inputs(lake: Lake, items: pl.DataFrame, encoders: dict[str, EncoderRef]) -> Gathered:
+def gather_inputs(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]) -> Gathered:
     """The stored vectors of catalogue rows in every modality of the basis."""
-    wanted = content_pairs(items)
+    wanted = content_pairs(items, run.recipe)
     if COLLABORATIVE in encoders:
         content = encoders[COLLABORATIVE].details["content_hash"]
         wanted[COLLABORATIVE] = items.select("item_id", content_hash=pl.lit(content))
-    return gather(lake, wanted, {name: encoder.fingerprint for name, encoder in encoders.items()})
+    return gather(run.lake, wanted, {name: encoder.fingerprint for name, encoder in encoders.items()})
 
 
 def fused_vectors(run: Run, fusion: Fusion, gathered: Gathered) -> pl.DataFrame:
@@ -130,8 +131,10 @@ def spec_sources(run: Run) -> tuple[str, ...]:
     return tuple(dict.fromkeys(level.source for level in run.recipe.codebook.levels))
 
 
-def level_vectors(lake: Lake, fused: pl.DataFrame, gathered: Gathered, sources: tuple[str, ...]) -> LevelVectors:
-    """Fused vectors, and those of the other sources the levels name; items that lack a source are left out."""
+def level_vectors(
+    lake: Lake, fused: pl.DataFrame, gathered: Gathered, sources: tuple[str, ...], provenance: Provenance
+) -> LevelVectors:
+    """Fused vectors, and those of the other sources the levels name; items that lack one are quarantined."""
     rows = fused
     ids = gathered.items["item_id"].to_list()
     for name in sources:
@@ -142,6 +145,13 @@ def level_vectors(lake: Lake, fused: pl.DataFrame, gathered: Gathered, sources: 
                     f"sources here: {FUSED}, {', '.join(sorted(gathered.modalities))}."
                 )
             having = {item for item, has in zip(ids, gathered.modalities[name].present, strict=True) if has}
+            detail = f"no {name} vector, which a level encodes"
+            rejects = [
+                Reject("assign", "missing_source", detail, f"assign@{name}", 0, item)
+                for item in rows["item_id"]
+                if item not in having
+            ]
+            quarantine(lake, rejects, provenance)
             rows = rows.filter(pl.col("item_id").is_in(sorted(having)))
     order = {item: row for row, item in enumerate(ids)}
     picked = [order[item] for item in rows["item_id"]]

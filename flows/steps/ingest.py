@@ -4,6 +4,7 @@ from datetime import datetime
 
 import pyarrow.dataset as ds
 
+from flows.progress import StageView
 from flows.run import Run
 from flows.steps.task import step
 from pipelines.ingest import Counts, IngestedSource, unread
@@ -23,11 +24,11 @@ def ingest(run: Run, items: list[str], interactions: list[str]) -> None:
     for source in new_items:
         with run.stage("ingest items") as view:
             done = ingest_items(run.lake, source, run.recipe.items, run.clock, run.provenance())
-            _show(view.count, done)
+            _show(view, done)
     for source in new_logs:
         with run.stage("ingest log") as view:
             done = ingest_interactions(run.lake, source, run.recipe.interactions, run.clock, run.provenance())
-            _show(view.count, done)
+            _show(view, done)
     if waiting_for_known_items(run.lake):
         run.record.begin()
         with run.stage("admit waiting") as view:
@@ -45,11 +46,12 @@ def _unread(run: Run, kind: str, uris: list[str]) -> list[Source]:
     return fresh
 
 
-def _show(count: object, done: IngestedSource) -> None:
-    assert callable(count)
-    for stage in done.stages:
+def _show(view: StageView, done: IngestedSource) -> None:
+    rows, *others = done.stages
+    view.count(rows)
+    for stage in others:
         if stage.rows_in:
-            count(stage)
+            view.count(stage, "images")
 
 
 def check_budget(stage: str, rows: int, refused: int, budget: BudgetSpec) -> None:

@@ -84,7 +84,8 @@ def _vit_pixels(image: Image.Image) -> Vectors:
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
     cropped = resized.crop((left, top, left + _VIT_SIDE, top + _VIT_SIDE))
     pixels = np.asarray(cropped, dtype=np.float32) / np.float32(255)
-    return np.divide(pixels - _MEAN, _STD, dtype=np.float32).transpose(2, 0, 1)
+    standard: Vectors = np.divide(pixels - _MEAN, _STD, dtype=np.float32)
+    return standard.transpose(2, 0, 1)
 
 
 def _clip_checkpoint(spec: ImageSpec) -> Path:

@@ -1,6 +1,7 @@
 """Runs end to end on a small catalogue: what is published stays, what is new is added, what is wrong stops."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -182,6 +183,25 @@ def test_a_task_that_fails_once_is_retried_and_the_run_finishes(
     assert 2 in states.values()
 
 
+def test_nights_of_events_alone_of_deletions_and_of_prices_assign_nothing_and_drift_nothing(
+    tmp_path: Path, small: Path, recipe: Recipe
+) -> None:
+    deleting = {**recipe, "items": {"deleted": "gone"}}
+    lake = start(str(tmp_path / "lake"), small, deleting)
+    first = sids(lake, "r-000001")
+    write_log(small / "more.csv", ["i0000", "i0001", "i0002", "i0003"], 4, 8, START)
+    nightly(lake.uri, None, None, [str(small / "more.csv")])
+    assert sids(lake, "r-000002") == first
+    (small / "gone.csv").write_text("item_id,title,genres,gone\ni0003,bee bee 3,music,1.0\n")
+    nightly(lake.uri, None, [str(small / "gone.csv")])
+    assert sids(lake, "r-000003") == {item: sid for item, sid in first.items() if item != "i0003"}
+    row = {**json.loads((small / "items.jsonl").read_text().splitlines()[5]), "price": 9.99}
+    (small / "prices.jsonl").write_text(json.dumps(row) + "\n")
+    nightly(lake.uri, None, [str(small / "prices.jsonl")])
+    assert read_release(lake, "r-000004").counts["drifted"] == 0
+    assert sids(lake, "r-000004") == sids(lake, "r-000003")
+
+
 def test_a_quarantined_item_is_tried_again_on_request(tmp_path: Path, small: Path, recipe: Recipe) -> None:
     """An item without text or image has no vector; once it has one, its next night gives it a SID."""
     rows = (small / "items.jsonl").read_text() + '{"item_id": "bare", "title": "", "genres": []}\n'
@@ -192,6 +212,7 @@ def test_a_quarantined_item_is_tried_again_on_request(tmp_path: Path, small: Pat
     (small / "fixed.jsonl").write_text('{"item_id": "bare", "title": "a title now", "genres": ["space"]}\n')
     nightly(lake.uri, None, [str(small / "fixed.jsonl")])
     assert "bare" in sids(lake, "production")
+    assert by_reason(lake) == {}
 
 
 @pytest.mark.parametrize("after", ["vectors", "sids"])
@@ -207,12 +228,13 @@ def test_a_run_killed_after_a_commit_is_finished_by_the_same_command(
         "bootstrap(sys.argv[1], json.load(open(sys.argv[2])), [sys.argv[3]], [sys.argv[4]], '2024-03-01')"
     )
     command = [sys.executable, "-c", script, uri, str(settings), str(small / "items.jsonl"), str(small / "log.csv")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[2])
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=root, start_new_session=True)
     lake = Lake(uri)
     deadline = time.monotonic() + 240
     while lake.version(after) < 1 and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert lake.version(after) >= 1
     bootstrap(uri, recipe, [str(small / "items.jsonl")], [str(small / "log.csv")], "2024-03-01")

@@ -1,0 +1,66 @@
+"""A schedule fires, and the event of a published release starts a training; cancelling a flow run stops its work."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import SMALL_RECIPE, write_items
+
+from flows.bootstrap import bootstrap
+from storage.lake import Lake
+from storage.releases import published
+from storage.runs import runs
+
+pytestmark = pytest.mark.slow
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(1)
+    return False
+
+
+@pytest.fixture
+def serving(tmp_path: Path, small: Path) -> Iterator[tuple[Lake, str, Path]]:
+    """`sidmill serve` with a night every minute over a folder, on a lake that has a first release."""
+    uri = str(tmp_path / "lake")
+    bootstrap(uri, SMALL_RECIPE, [str(small / "items.jsonl")], [str(small / "log.csv")])
+    incoming = tmp_path / "incoming"
+    write_items(incoming / "night.jsonl", 40, 4)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect")}
+    environment.pop("PREFECT_API_URL", None)
+    command = [sys.executable, "-m", "flows.cli", "serve", "--lake", uri, "--cron", "* * * * *", "--port", str(port)]
+    process = subprocess.Popen(
+        [*command, "--items", str(incoming)], env=environment, cwd=Path(__file__).parents[2], start_new_session=True
+    )
+    try:
+        yield Lake(uri), f"http://127.0.0.1:{port}/api", incoming
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=60)
+
+
+@pytest.mark.timeout(900)
+def test_a_night_runs_by_schedule_and_its_release_starts_a_training(serving: tuple[Lake, str, Path]) -> None:
+    lake, api, _ = serving
+    assert wait_for(lambda: published(lake).release == "r-000002", 300)  # type: ignore[union-attr]
+    assert wait_for(lambda: published(lake).model is not None, 400)  # type: ignore[union-attr]
+    states = {run.kind: run.state for run in runs(lake)}
+    assert states["nightly"] == "finished"
+    found = httpx.post(f"{api}/flow_runs/filter", json={"flows": {"name": {"any_": ["train"]}}}).json()
+    assert [run["parameters"]["release"] for run in found if run["parameters"].get("release")] == ["r-000002"]
+    artifacts = httpx.post(f"{api}/artifacts/filter", json={}).json()
+    assert any(artifact["key"] == "release-r-000002" for artifact in artifacts)
