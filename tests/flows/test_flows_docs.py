@@ -85,7 +85,8 @@ def test_the_documented_defaults_read_as_a_recipe_are_the_defaults(section: str)
 
 
 def test_every_quarantine_reason_in_the_code_is_documented_and_no_other() -> None:
-    written = {reason for path in (ROOT / "pipelines").rglob("*.py") for reason in reasons(ast.parse(path.read_text()))}
+    sources = [*(ROOT / "pipelines").rglob("*.py"), ROOT / "flows" / "steps" / "fit.py"]
+    written = {reason for path in sources for reason in reasons(ast.parse(path.read_text()))}
     table = DATA.split("## Quarantine", 1)[1].split("\n## ", 1)[0]
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == written
 
