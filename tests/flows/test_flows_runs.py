@@ -1,5 +1,6 @@
 """Runs end to end on a small catalogue: what is published stays, what is new is added, what is wrong stops."""
 
+import io
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from conftest import START, write_items, write_log
+from PIL import Image
 
 from flows.backfill import backfill
 from flows.bootstrap import bootstrap
@@ -124,6 +126,59 @@ def test_a_blocking_gate_keeps_production_and_the_candidate_can_be_looked_at(
     # The same night with a better recipe goes on from what is there.
     assert nightly(lake.uri, recipe)["release"] == "r-000003"
     assert sids(lake, "r-000003").keys() == sids(lake, "r-000002").keys()
+
+
+def test_bad_input_lands_in_quarantine_from_file_to_table_and_the_rest_goes_on(
+    tmp_path: Path, small: Path, recipe: Recipe
+) -> None:
+    """Every kind of poison at once, through all stages; at each, rows in = out + there already + quarantined."""
+    pictures = {
+        "good.jpg": picture("JPEG", (64, 48)),
+        "truncated.jpg": picture("JPEG", (640, 480))[:900],
+        "gif.png": picture("GIF", (20, 20)),
+        "bomb.png": picture("PNG", (20_000, 10_000), "1"),
+    }
+    for name, data in pictures.items():
+        (small / name).write_bytes(data)
+    bad: list[dict[str, object]] = [
+        *({"item_id": name, "title": f"a picture {name}", "image": name} for name in pictures),
+        {"item_id": "untitled", "title": " "},
+        {"item_id": "i0000", "title": "the same id again"},
+        {"item_id": "long", "title": "x" * 5_000_000},
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in bad).encode() + b'{"item_id": "latin", "title": "caf\xe9"}\n'
+    (small / "items.jsonl").write_bytes((small / "items.jsonl").read_bytes() + lines)
+    events = "u0,i0004,2024-01-02,click,NaN\nu0,nobody,2024-01-02,click,1\nu0,i0004,2190-01-01,click,1\n"
+    (small / "log.csv").write_text((small / "log.csv").read_text() + events)
+    lake = start(str(tmp_path / "lake"), small, {**recipe, "image": {}})
+    assert by_reason(lake) == {
+        "duplicate_item_id": 1,
+        "empty_title": 1,
+        "event_in_future": 1,
+        "image_format": 1,
+        "image_too_many_pixels": 1,
+        "image_truncated": 1,
+        "invalid_utf8": 1,
+        "text_too_long": 1,
+        "unknown_item": 1,
+        "value_not_finite": 1,
+    }
+    assert len(sids(lake, "production")) == 44
+    stages = {stage["name"]: stage for stage in runs(lake)[-1].stages if "rows_in" in stage}
+    assert {"ingest items", "ingest log", "embed text", "embed image", "fuse", "assign SIDs"} <= stages.keys()
+    for stage in stages.values():
+        assert stage["rows_in"] == stage["rows_out"] + stage["unchanged"] + stage["quarantined"]
+    assert stages["embed image"]["by_reason"] == {
+        "image_format": 1,
+        "image_too_many_pixels": 1,
+        "image_truncated": 1,
+    }
+
+
+def picture(kind: str, size: tuple[int, int], mode: str = "RGB") -> bytes:
+    stream = io.BytesIO()
+    Image.effect_noise(size, 60).convert(mode).save(stream, kind)
+    return stream.getvalue()
 
 
 def test_too_much_quarantine_stops_the_run_before_anything_is_published_and_also_its_rerun(

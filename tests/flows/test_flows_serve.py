@@ -64,3 +64,28 @@ def test_a_night_runs_by_schedule_and_its_release_starts_a_training(serving: tup
     assert [run["parameters"]["release"] for run in found if run["parameters"].get("release")] == ["r-000002"]
     artifacts = httpx.post(f"{api}/artifacts/filter", json={}).json()
     assert any(artifact["key"] == "release-r-000002" for artifact in artifacts)
+
+
+@pytest.mark.timeout(900)
+def test_cancelling_a_flow_run_in_prefect_stops_the_run_and_its_ray_work(serving: tuple[Lake, str, Path]) -> None:
+    lake, api, _ = serving
+    command = [sys.executable, "-m", "flows.cli", "run", "backfill", "--lake", lake.uri]
+    options = ["--set", "compute.in_process_below=0", "--set", "codebook.levels=[{codes=16},{codes=16}]"]
+    environment = {**os.environ, "PREFECT_API_URL": api}
+    process = subprocess.Popen([*command, *options], env=environment, cwd=Path(__file__).parents[2])
+
+    def raylets() -> list[str]:
+        found = subprocess.run(["ps", "--ppid", str(process.pid), "-o", "args="], capture_output=True, text=True)
+        return [line for line in found.stdout.splitlines() if "raylet" in line or "gcs_server" in line]
+
+    try:
+        assert wait_for(lambda: len(raylets()) == 2, 200)
+        found = httpx.post(f"{api}/flow_runs/filter", json={"flows": {"name": {"any_": ["backfill"]}}}).json()
+        state = {"type": "CANCELLING", "name": "Cancelling"}
+        httpx.post(f"{api}/flow_runs/{found[0]['id']}/set_state", json={"state": state}).raise_for_status()
+        assert process.wait(timeout=90) == 130
+    finally:
+        process.kill()
+    assert raylets() == []
+    assert [run.state for run in runs(lake) if run.kind == "backfill"] == ["cancelled"]
+    assert httpx.get(f"{api}/flow_runs/{found[0]['id']}").json()["state_type"] == "CANCELLED"
