@@ -28,7 +28,7 @@ def run_command(arguments: Sequence[str]) -> int:
         return int(stop.code or 0)
     try:
         options.verb(options)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, *_terminated()):
         print("sidmill: interrupted; what was committed stays, the same command goes on from there", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
@@ -40,6 +40,12 @@ def run_command(arguments: Sequence[str]) -> int:
         print(f"sidmill: error: {error or type(error).__name__}", file=sys.stderr)
         return _code(error)
     return 0
+
+
+def _terminated() -> tuple[type[BaseException], ...]:
+    """What Prefect raises when the process is told to end; there only once a flow has been imported."""
+    exceptions = sys.modules.get("prefect.exceptions")
+    return (exceptions.TerminationSignal,) if exceptions else ()
 
 
 def _code(error: Exception) -> int:

@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from prefect.context import FlowRunContext
-from prefect.exceptions import MissingContextError
+from prefect.exceptions import MissingContextError, TerminationSignal
 from prefect.logging import get_run_logger
 
 from flows.cancellation import stop_when_cancelled
 from flows.progress import Display, StageView
 from flows.recipe import Recipe, load_recipe, parse_recipe
+from infra.settings import configure
 from pipelines.compute import Compute, InProcess, OnRay, shutdown
 from storage.commit import Provenance
 from storage.lake import Lake
@@ -60,6 +61,7 @@ def open_run(
 
     `clock` is when what the run ingests arrives, now by default.
     """
+    configure()  # for flows that a Prefect worker starts, which pass by the command
     settings = parse_recipe(recipe) if isinstance(recipe, dict) else load_recipe(recipe)
     recorded = {**parameters, "recipe": settings.model_dump(mode="json")}
     run = Run(kind, lake, settings, recorded, parse_time(clock) or datetime.now(UTC))
@@ -67,7 +69,7 @@ def open_run(
     try:
         with stop_when_cancelled():
             yield run
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, TerminationSignal):  # Ctrl-C, or the signal by which Prefect ends a cancelled run
         shutdown()
         if run.record.begun:
             run.record.end("cancelled", {"reason": "interrupted"})
