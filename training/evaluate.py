@@ -24,7 +24,6 @@ from training.spec import EvaluateSpec
 
 if TYPE_CHECKING:
     from tokenizer.trie import Trie
-
     from training.generator import Generator
 
 Ints = npt.NDArray[np.int64]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from conftest import START, write_items, write_log
 from PIL import Image
 
+from conftest import START, write_items, write_log
 from flows.backfill import backfill
 from flows.bootstrap import bootstrap
 from flows.diff import diff_releases, open_trie

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import SMALL_RECIPE, write_items
 
+from conftest import SMALL_RECIPE, write_items
 from flows.bootstrap import bootstrap
 from storage.lake import Lake
 from storage.releases import published

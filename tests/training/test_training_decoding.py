@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizer.trie import Trie
 
+from tokenizer.trie import Trie
 from training.decoding import beam_search, count_leaves
 from training.generator import Generator
 from training.spec import GeneratorSpec

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 import torch
 from pydantic import ValidationError
-from tokenizer.trie import Trie
 
+from tokenizer.trie import Trie
 from training.evaluate import EvaluationCases, evaluate
 from training.generator import Generator
 from training.histories import Plan
