@@ -28,9 +28,6 @@ def run_command(arguments: Sequence[str]) -> int:
         return int(stop.code or 0)
     try:
         options.verb(options)
-    except (KeyboardInterrupt, *_terminated()):
-        print("sidmill: interrupted; what was committed stays, the same command goes on from there", file=sys.stderr)
-        return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -39,13 +36,18 @@ def run_command(arguments: Sequence[str]) -> int:
             raise
         print(f"sidmill: error: {error or type(error).__name__}", file=sys.stderr)
         return _code(error)
+    except BaseException as stop:
+        if not isinstance(stop, _stops()):
+            raise
+        print("sidmill: interrupted; what was committed stays, the same command goes on from there", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 
-def _terminated() -> tuple[type[BaseException], ...]:
-    """What Prefect raises when the process is told to end; there only once a flow has been imported."""
+def _stops() -> tuple[type[BaseException], ...]:
+    """Ctrl-C, and what Prefect raises when the process is told to end; the latter only where a flow was imported."""
     exceptions = sys.modules.get("prefect.exceptions")
-    return (exceptions.TerminationSignal,) if exceptions else ()
+    return (KeyboardInterrupt, exceptions.TerminationSignal) if exceptions else (KeyboardInterrupt,)
 
 
 def _code(error: Exception) -> int:

@@ -25,6 +25,10 @@ from storage.releases import PRODUCTION, published, read_release
 from tokenizer.trie import Trie
 
 
+class NothingToTrainOn(ValueError):
+    """The log of a release holds no event that a model could learn from."""
+
+
 @flow(name="train", log_prints=False)
 def train(lake: str, recipe: str | dict[str, Any] | None = None, release: str = PRODUCTION) -> dict[str, Any]:
     """Sequences, training on Ray Train, evaluation; production then points to the pair (release, model).
@@ -92,6 +96,11 @@ def sequences(run: Run, manifest: Manifest, trie: Trie) -> None:
             run.provenance(**manifest.versions),
         )
         view.count(counts)
+    if counts.out == 0:
+        raise NothingToTrainOn(
+            f"{manifest.id} sees no event of its items before its cutoff {manifest.cutoff.isoformat()}: there is "
+            "nothing to train on. `sidmill run nightly --interactions FILE` makes a release with a log."
+        )
 
 
 @step
