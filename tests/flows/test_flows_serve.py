@@ -30,6 +30,13 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
     return False
 
 
+def is_up(api: str) -> bool:
+    try:
+        return httpx.get(f"{api}/health", timeout=2).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
 @pytest.fixture
 def serving(tmp_path: Path, small: Path) -> Iterator[tuple[Lake, str, Path]]:
     """`sidmill serve` with a night every minute over a folder, on a lake that has a first release."""
@@ -69,6 +76,7 @@ def test_a_night_runs_by_schedule_and_its_release_starts_a_training(serving: tup
 @pytest.mark.timeout(900)
 def test_cancelling_a_flow_run_in_prefect_stops_the_run_and_its_ray_work(serving: tuple[Lake, str, Path]) -> None:
     lake, api, _ = serving
+    assert wait_for(lambda: is_up(api), 120)
     command = [sys.executable, "-m", "flows.cli", "run", "backfill", "--lake", lake.uri]
     options = ["--set", "compute.in_process_below=0", "--set", "codebook.levels=[{codes=16},{codes=16}]"]
     environment = {**os.environ, "PREFECT_API_URL": api}
