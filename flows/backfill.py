@@ -6,6 +6,7 @@ from typing import Any
 from prefect import flow
 
 from flows.bootstrap import fitted_release
+from flows.cancellation import report_cancelled
 from flows.diff import diff_releases, show_diff
 from flows.nightly import extended_release
 from flows.run import Run, open_run
@@ -16,7 +17,7 @@ from storage.manifest import Manifest
 from storage.releases import PRODUCTION, read_release
 
 
-@flow(name="backfill", log_prints=False)
+@flow(name="backfill", log_prints=False, on_crashed=[report_cancelled])
 def backfill(
     lake: str,
     recipe: str | dict[str, Any] | None = None,

@@ -5,6 +5,7 @@ from typing import Any
 import polars as pl
 from prefect import flow
 
+from flows.cancellation import report_cancelled
 from flows.run import Run, open_run
 from flows.snapshot import Snapshot, bounds, release_key, take_snapshot
 from flows.steps.assign import assign
@@ -21,7 +22,7 @@ class NothingToDo(ValueError):
     """The lake holds no item to work on."""
 
 
-@flow(name="bootstrap", log_prints=False)
+@flow(name="bootstrap", log_prints=False, on_crashed=[report_cancelled])
 def bootstrap(
     lake: str,
     recipe: str | dict[str, Any] = "default",

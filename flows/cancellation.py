@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
@@ -17,6 +18,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling
 
 POLL_S = 2.0
+_cancelled: set[UUID] = set()
 
 
 @contextmanager
@@ -43,12 +45,19 @@ def _watch(flow_run: UUID, over: threading.Event) -> None:
             try:
                 state = client.read_flow_run(flow_run).state
                 if state is not None and state.is_cancelling():
-                    client.set_flow_run_state(flow_run, Cancelled(message="stopped by sidmill"), force=True)
+                    _cancelled.add(flow_run)
                     if not over.is_set():
                         os.kill(os.getpid(), signal.SIGINT)
                     return
             except (httpx.HTTPError, ObjectNotFound):
                 continue  # a server that is away for a moment must not end the run; asked again in POLL_S
+
+
+def report_cancelled(flow: Any, flow_run: Any, state: Any) -> None:
+    """Hook: a run that ended because it was cancelled is Cancelled in Prefect, not Crashed by an interrupt."""
+    if flow_run.id in _cancelled:
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(flow_run.id, Cancelled(message="stopped by sidmill"), force=True)
 
 
 def request_cancellation(flow_run: str) -> None:

@@ -4,11 +4,12 @@ from typing import Any
 
 from prefect import flow
 
+from flows.cancellation import report_cancelled
 from flows.run import open_run
 from flows.steps.ingest import ingest as ingest_sources
 
 
-@flow(name="ingest", log_prints=False)
+@flow(name="ingest", log_prints=False, on_crashed=[report_cancelled])
 def ingest(
     lake: str,
     recipe: str | dict[str, Any] = "default",

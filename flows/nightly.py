@@ -5,6 +5,7 @@ from typing import Any
 import polars as pl
 from prefect import flow
 
+from flows.cancellation import report_cancelled
 from flows.run import Run, open_run
 from flows.snapshot import Snapshot, arrived_since, bounds, events_since, release_key, take_snapshot
 from flows.steps.assign import assign
@@ -20,7 +21,7 @@ from storage.releases import PRODUCTION, find_release_by_key, published_assignme
 ITEM_STAGES = ("embed text", "embed image", "fuse", "assign")
 
 
-@flow(name="nightly", log_prints=False)
+@flow(name="nightly", log_prints=False, on_crashed=[report_cancelled])
 def nightly(
     lake: str,
     recipe: str | dict[str, Any] | None = None,

@@ -9,6 +9,7 @@ from typing import Any
 
 from prefect import flow
 
+from flows.cancellation import report_cancelled
 from flows.diff import open_trie
 from flows.evaluation import evaluation_cases
 from flows.recipe import Recipe
@@ -29,7 +30,7 @@ class NothingToTrainOn(ValueError):
     """The log of a release holds no event that a model could learn from."""
 
 
-@flow(name="train", log_prints=False)
+@flow(name="train", log_prints=False, on_crashed=[report_cancelled])
 def train(lake: str, recipe: str | dict[str, Any] | None = None, release: str = PRODUCTION) -> dict[str, Any]:
     """Sequences, training on Ray Train, evaluation; production then points to the pair (release, model).
 
@@ -51,7 +52,7 @@ def train(lake: str, recipe: str | dict[str, Any] | None = None, release: str = 
         return {"model": model, "release": manifest.id}
 
 
-@flow(name="evaluate", log_prints=False)
+@flow(name="evaluate", log_prints=False, on_crashed=[report_cancelled])
 def evaluate(lake: str, model: str, recipe: str | dict[str, Any] | None = None) -> dict[str, Any]:
     """Evaluate a model on the log as it is now, on the release it was trained on."""
     row = read_model(Lake(lake), model)
