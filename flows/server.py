@@ -53,8 +53,8 @@ def _start(port: int, url: str, with_services: bool) -> "subprocess.Popen[bytes]
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
     environment = {**os.environ, "PREFECT_API_URL": url}
     if not with_services:
-        command.append("--no-services")
-        environment["PREFECT_UI_ENABLED"] = "0"
+        # As Prefect's own temporary server: states and task runs are recorded, nothing is scheduled or triggered.
+        environment |= {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_UI_ENABLED": "0"}
     server = subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,
