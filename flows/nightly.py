@@ -14,6 +14,8 @@ from flows.steps.embed import check_encoders, describe_encoders, embed_items
 from flows.steps.fit import basis_of
 from flows.steps.ingest import check_ingest_budget, ingest
 from flows.steps.publish import publish, show_release
+from storage.catalogue import segments
+from storage.lake import Lake
 from storage.manifest import Manifest
 from storage.quarantine import open_rows, resolve
 from storage.releases import PRODUCTION, find_release_by_key, published_assignments, read_release
@@ -37,7 +39,7 @@ def nightly(
     With a `parent` that is a candidate (a backfill) the result is a candidate too: publishing it is a decision.
     `retry_quarantined` tries the items again that a stage after ingest had refused.
     """
-    base = read_release(_lake(lake), parent)
+    base = read_release(Lake(lake), parent)
     parameters = {
         "items": items,
         "interactions": interactions,
@@ -114,16 +116,8 @@ def _resolve_assigned(run: Run, again: list[str], candidate: Manifest) -> None:
     """Items that were refused and have a SID now are resolved."""
     if not again:
         return
-    from storage.catalogue import segments
-
     done = segments(run.lake, list(candidate.assignments), candidate.codebook.id)["item_id"]
     rows = open_rows(run.lake).filter(
         pl.col("stage").is_in(("fuse", "assign")) & pl.col("subject").is_in(done.to_list())
     )
     resolve(run.lake, rows, f"assigned in {candidate.id}", run.provenance())
-
-
-def _lake(uri: str) -> Any:
-    from storage.lake import Lake
-
-    return Lake(uri)

@@ -156,7 +156,7 @@ def _contrast(items: Mapping[str, Modality], arrays: dict[str, Matrix], spec: Fu
     """Train the projections in place; first and last loss."""
     import torch
 
-    torch.set_num_threads(1)  # products this small: 1 s on one thread, 40 s on two that other work disturbs
+    torch.set_num_threads(1)  # products this small: 8 s on one thread, 156 s on two that other work disturbed
     torch.manual_seed(spec.seed)
     names = list(items)
     inputs = {

@@ -19,6 +19,14 @@ T = TypeVar("T")
 BATCH_ROWS = 50_000
 
 
+class Refused(Exception):
+    """A row, or the image of a row, is refused for `reason`."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
 @dataclass
 class Counts:
     """Rows of one stage: in = out + unchanged + quarantined, or `check` raises."""

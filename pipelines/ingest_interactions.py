@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipelines.ingest import BATCH_ROWS, Counts, IngestedSource, grouped, record_source
+from pipelines.ingest import BATCH_ROWS, Counts, IngestedSource, Refused, grouped, record_source
 from pipelines.sources import Row, Source, read_rows
 from pipelines.spec import InteractionsSpec
 from storage.commit import Provenance, append
@@ -25,12 +25,6 @@ _TRUE = {"1", "1.0", "true", "t", "yes", "y"}
 _SAME = ("user_id", "item_id", "event_type", "event_time")  # what an event that is delivered again must agree in
 
 
-class _Refused(Exception):
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason, self.detail = reason, detail
-
-
 def ingest_interactions(
     lake: Lake, source: Source, spec: InteractionsSpec, arrived_at: datetime, provenance: Provenance
 ) -> IngestedSource:
@@ -41,13 +35,13 @@ def ingest_interactions(
     """
     counts = Counts(STAGE)
     for number, batch in enumerate(grouped(read_rows(source), BATCH_ROWS)):
-        rejects: list[tuple[Row, _Refused]] = []
+        rejects: list[tuple[Row, Refused]] = []
         events: list[dict[str, Any]] = []
         for row in batch:
             counts.rows_in += 1
             try:
                 events.append(_event(row, source, spec, arrived_at))
-            except _Refused as error:
+            except Refused as error:
                 rejects.append((row, error))
         kept, refused, unchanged = _admit(lake, events)
         counts.out += len(kept)
@@ -101,22 +95,22 @@ def waiting_for_known_items(lake: Lake) -> int:
 
 def _event(row: Row, source: Source, spec: InteractionsSpec, arrived_at: datetime) -> dict[str, Any]:
     if row.reason is not None:
-        raise _Refused(row.reason, row.detail)
+        raise Refused(row.reason, row.detail)
     get = row.values.get
     user, item = _identifier(get(spec.user_id)), _identifier(get(spec.item_id))
     if not user:
-        raise _Refused("missing_user_id", f"no value in column {spec.user_id!r}")
+        raise Refused("missing_user_id", f"no value in column {spec.user_id!r}")
     if not item:
-        raise _Refused("missing_item_id", f"no value in column {spec.item_id!r}")
+        raise Refused("missing_item_id", f"no value in column {spec.item_id!r}")
     event_time = _time(get(spec.event_time), spec.event_time)
     if event_time is None:
-        raise _Refused("missing_event_time", f"no value in column {spec.event_time!r}")
+        raise Refused("missing_event_time", f"no value in column {spec.event_time!r}")
     arrival = _time(get(spec.arrival_time), spec.arrival_time) or arrived_at
     if event_time > arrival + timedelta(hours=spec.future_tolerance_hours):
-        raise _Refused("event_in_future", f"event time {event_time.isoformat()}, arrived {arrival.isoformat()}")
+        raise Refused("event_in_future", f"event time {event_time.isoformat()}, arrived {arrival.isoformat()}")
     value = _number(get(spec.value), spec.value, float)
     if value is not None and not math.isfinite(value):
-        raise _Refused("value_not_finite", f"{spec.value} = {value}")
+        raise Refused("value_not_finite", f"{spec.value} = {value}")
     impression = get(spec.impression)
     event: dict[str, Any] = {
         "user_id": user,
@@ -152,7 +146,7 @@ def _identifier(value: Any) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise _Refused("invalid_utf8", f"character {error.start} is a lone surrogate") from error
+        raise Refused("invalid_utf8", f"character {error.start} is a lone surrogate") from error
     return text
 
 
@@ -162,7 +156,7 @@ def _number(value: Any, column: str, kind: Callable[[Any], Any]) -> Any:
     try:
         return kind(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise _Refused("not_a_number", f"{column} = {value!r}") from error
+        raise Refused("not_a_number", f"{column} = {value!r}") from error
 
 
 def _whole(value: Any) -> int:
@@ -189,7 +183,7 @@ def _time(value: Any, column: str) -> datetime | None:
         scale = 1 if abs(number) < 1e11 else 1e3 if abs(number) < 1e14 else 1e6
         return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=number / scale)
     except (TypeError, ValueError, OverflowError) as error:
-        raise _Refused("event_time_invalid", f"{column} = {value!r}") from error
+        raise Refused("event_time_invalid", f"{column} = {value!r}") from error
 
 
 def _admit(

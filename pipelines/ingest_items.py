@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from pipelines.ingest import BATCH_ROWS, Counts, IngestedSource, grouped, record_source
+from pipelines.ingest import BATCH_ROWS, Counts, IngestedSource, Refused, grouped, record_source
 from pipelines.sources import Row, Source, read_rows
 from pipelines.spec import ItemsSpec
 from storage.catalogue import catalogue
@@ -21,14 +21,6 @@ from storage.schemas import ITEMS
 
 STAGE, IMAGE_STAGE = "ingest items", "ingest images"
 _FALSE = {"", "0", "false", "no", "none"}
-
-
-class Refused(Exception):
-    """A row, or the image of a row, is refused for `reason`."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
 
 
 def ingest_items(
