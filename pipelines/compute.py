@@ -24,8 +24,8 @@ PACKAGES = ("flows", "pipelines", "tokenizer", "training", "storage", "infra")
 class Stage(Protocol):
     """Maps an Arrow batch to an Arrow batch with the same rows: heavy models load in `__init__`.
 
-    `reads` are the columns it needs, `adds` the columns it appends. Every stage appends `reason` and `detail`:
-    null where the row went through, the quarantine reason where it was refused.
+    `reads` are the columns it needs and may drop, `adds` the columns it appends; `apply` holds it to both. Every stage
+    appends `reason` and `detail`: null where the row went through, the quarantine reason where it was refused.
     """
 
     @property
@@ -55,6 +55,21 @@ def chunks(table: pa.Table, rows: int) -> Iterator[pa.Table]:
         yield table.slice(start, rows)
 
 
+def apply(stage: Stage, batch: pa.Table) -> pa.Table:
+    """The stage's answer to `batch`; raises TypeError where batch or answer is not what the stage declares."""
+    name = type(stage).__name__
+    if missing := set(stage.reads) - set(batch.column_names):
+        raise TypeError(f"stage {name} reads {sorted(missing)}, which its input lacks: {batch.column_names}")
+    answer = stage(batch)
+    given, got, added = set(batch.column_names), set(answer.column_names), set(stage.adds)
+    if not given - set(stage.reads) | added <= got <= given | added or answer.num_rows != batch.num_rows:
+        raise TypeError(
+            f"stage {name} answered {answer.num_rows} rows of {sorted(got)} to {batch.num_rows} rows "
+            f"of {sorted(given)}; it declares to read {sorted(stage.reads)} and to add {sorted(added)}"
+        )
+    return answer
+
+
 class InProcess:
     """Runs everything here, one batch after the other."""
 
@@ -73,7 +88,7 @@ class InProcess:
             return
         stage = make(**arguments)
         for batch in chunks(table, rows):
-            yield stage(batch)
+            yield apply(stage, batch)
 
 
 class OnRay:
@@ -137,7 +152,7 @@ def _actor_of(make: Callable[..., Stage], arguments: dict[str, Any], threads: in
             self._stage = make(**arguments)
 
         def __call__(self, batch: pa.Table) -> pa.Table:
-            return self._stage(batch)
+            return apply(self._stage, batch)
 
     return StageActor
 

@@ -116,6 +116,8 @@ def _train_epoch(
     return {
         "epoch": progress.cursor.epoch,
         "loss": total.get("loss", 0.0) / max(1.0, total.get("targets", 0.0)),
+        "targets": total.get("targets", 0.0),
+        "tokens": total.get("tokens", 0.0),
         "tokens_per_s": total.get("tokens", 0.0) / seconds,
         "seconds": seconds,
     }

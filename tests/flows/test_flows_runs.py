@@ -19,6 +19,7 @@ from flows.bootstrap import bootstrap
 from flows.diff import diff_releases, open_trie
 from flows.explain import explain_item
 from flows.nightly import nightly
+from flows.train import train
 from flows.verify import verify
 from storage.errors import GateBlocked, QuarantineBudgetExceeded, StaleCandidate
 from storage.lake import Lake
@@ -211,6 +212,28 @@ def test_what_came_after_the_cutoff_changes_no_vector_and_no_sid(tmp_path: Path,
         found.append((stored, sids(lake, "production")))
     assert found[0][0].equals(found[1][0])
     assert found[0][1] == found[1][1]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_training_reads_impressions_as_context_and_learns_clicks_alone(
+    tmp_path: Path, small: Path, recipe: Recipe
+) -> None:
+    """From the file to the batches: every third event was shown and not acted on, by flag or by type."""
+    head, *lines = (small / "log.csv").read_text().splitlines()
+    shown = {0: ",1,4", 3: ",yes,5"}
+    marked = [line + shown.get(row % 6, ",0,1") for row, line in enumerate(lines)]
+    marked = [line.replace("click", "impression") if row % 9 == 1 else line for row, line in enumerate(marked)]
+    (small / "log.csv").write_text("\n".join([f"{head},impression,position", *marked]) + "\n")
+    recipe["generator"]["max_events"] = 64  # type: ignore[index]
+    lake = start(str(tmp_path / "lake"), small, recipe)
+    train(lake.uri)
+    events = lake.frame("sequences")
+    context = events["impression"].fill_null(False) | (events["event_type"] == "impression")
+    assert 0.3 * len(events) < context.sum() < 0.5 * len(events)
+    # No user has 64 events: an epoch reads each event once and predicts each of the others once.
+    epochs = next(stage for stage in runs(lake)[-1].stages if stage["name"] == "train")["history"]
+    assert [epoch["targets"] for epoch in epochs] == [3 * (~context).sum()] * 2
+    assert all(epoch["tokens"] >= 3 * len(events) for epoch in epochs)
 
 
 def test_a_task_that_fails_once_is_retried_and_the_run_finishes(
