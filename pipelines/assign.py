@@ -1,7 +1,6 @@
 """Give items their SIDs: what is published stays, what is new gets codes that are free and within capacity."""
 
 import hashlib
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from storage.lake import Lake, TableRef, one_of
 from storage.quarantine import Reject, quarantine
 from storage.schemas import DRIFT, SIDS
 from tokenizer.codebook import Codebook
-from tokenizer.encode import Occupancy, Status, assign_sids
+from tokenizer.encode import Assignment, Occupancy, Status
 
 REFIT_DUE = "refit_due"
 
@@ -36,27 +35,19 @@ def occupancy(lake: Lake, codebook: Codebook, assignments: list[str]) -> Occupan
     return Occupancy(codes=flat.to_numpy(zero_copy_only=False).astype(np.int32).reshape(rows.num_rows, -1))
 
 
-def encode_rows(
-    codebook: Codebook, vectors: Mapping[str, np.ndarray[Any, Any]], items: list[str], taken: Occupancy
-) -> tuple[np.ndarray[Any, Any], list[str]]:
-    """Codes (N, L) and status of each item; runs anywhere, for arrays only go in and come out."""
-    assignment = assign_sids(codebook, vectors, items, taken)
-    return assignment.codes, [Status(status).label for status in assignment.status]
-
-
 def write_segment(
     lake: Lake,
     assignment_id: str,
     codebook: Codebook,
     vectors: pl.DataFrame,
-    codes: np.ndarray[Any, Any],
-    status: list[str],
+    assignment: Assignment,
     provenance: Provenance,
 ) -> tuple[TableRef, Counts]:
     """Append one segment of the SID table; items for which no room is left are quarantined as `refit_due`.
 
-    `vectors` (item_id, content_hash, vector) are aligned with `codes` and `status`.
+    `vectors` (item_id, content_hash, vector) are aligned with `assignment`.
     """
+    codes, status = assignment.codes, [Status(value).label for value in assignment.status]
     counts = Counts("assign", rows_in=vectors.height)
     placed = codes[:, 0] >= 0
     rejects = [

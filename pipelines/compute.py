@@ -7,13 +7,16 @@
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 import pyarrow as pa
 
 from pipelines.spec import ComputeSpec
+from tokenizer.rows import Items
+from tokenizer.work import HERE, Work
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,6 +44,9 @@ class Compute(Protocol):
     """Runs functions and stages somewhere."""
 
     name: str
+
+    @property
+    def work(self) -> Work: ...
 
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...
 
@@ -74,6 +80,7 @@ class InProcess:
     """Runs everything here, one batch after the other."""
 
     name = "in process"
+    work: Work = HERE
 
     def __init__(self, spec: ComputeSpec) -> None:
         self._spec = spec
@@ -98,6 +105,7 @@ class OnRay:
 
     def __init__(self, spec: ComputeSpec) -> None:
         self._spec = spec
+        self.work: Work = RayWork(spec)
 
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run `function` as one Ray task; an interrupt here cancels it there."""
@@ -141,6 +149,40 @@ class OnRay:
                 ray_remote_args_fn=lambda: {"max_restarts": 0},
             )
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+
+
+class RayWork:
+    """Spans of items as Ray tasks. A task whose worker dies is run again: what it gives depends on its items alone."""
+
+    def __init__(self, spec: ComputeSpec) -> None:
+        self._spec = spec
+        self._shared: tuple[Items, Any] | None = None
+
+    def map(self, function: Callable[..., R], items: Items, tasks: Iterable[tuple[Any, ...]]) -> Iterator[R]:
+        import ray
+
+        connect(self._spec)
+        if self._shared is None or self._shared[0] is not items:
+            self._shared = items, ray.put(items)
+        work, stored = ray.put(function), self._shared[1]
+        remote = ray.remote(num_cpus=1, max_retries=3)(_on_span)
+        window = 2 * int(ray.cluster_resources().get("CPU", 1))
+        waiting: deque[Any] = deque()
+        try:
+            for task in tasks:
+                waiting.append(remote.remote(work, stored, *task))
+                if len(waiting) >= window:
+                    yield ray.get(waiting.popleft())
+            while waiting:
+                yield ray.get(waiting.popleft())
+        finally:
+            for reference in waiting:
+                ray.cancel(reference, force=True)
+
+
+def _on_span(function: Callable[..., R], items: Items, *task: Any) -> R:
+    fix_threads(1)
+    return function(items, *task)
 
 
 def _actor_of(make: Callable[..., Stage], arguments: dict[str, Any], threads: int) -> type:

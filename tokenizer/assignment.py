@@ -1,164 +1,257 @@
-"""Assign codes so that no code takes more items than it has room for, at nearly the least total distance.
+"""Assign codes so that no code takes more items than it has room for, at nearly the least total cost.
 
-Alg. 1 of OneRec (arXiv 2502.18965) fills centroids one after the other and costs about 20 % over the optimum;
-prices (optimal transport duals) and then rounding by regret cost about 1 %. Memory is N x candidates, never N
-x K.
+Alg. 1 of OneRec (arXiv 2502.18965) fills centroids one after the other and costs about 20 % over the optimum; prices
+(optimal transport duals) and then rounding by regret cost about 1 %. Items are read span by span: a first pass finds
+for each the two cheapest codes at the prices, and only those whose first choice is gone look again, at a list. Memory
+is a few numbers per item, never N x K.
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenizer.distance import Floats, distance_blocks
-from tokenizer.items import tie_keys
+from tokenizer.distance import Floats
+from tokenizer.nodes import Nodes
+from tokenizer.placing import accept
+from tokenizer.points import PointLevel, Residual
 from tokenizer.prices import FROM_NOTHING, FROM_SAMPLE, FROM_SIMILAR, Candidates, Cooling, settle_prices
+from tokenizer.quantizer import Level
+from tokenizer.rows import ArrayRows, Block, Items, spans
+from tokenizer.work import HERE, Work
 
-__all__ = ["assign_in_order", "balanced_assign", "nearest", "tie_keys"]
-
-CANDIDATES = 48
-CANDIDATE_CELLS = 1 << 19
 SAMPLE_ROWS = 4096
 SAMPLE_ROWS_PER_CODE = 32
-LOOKS = 3
 REFINE_ROWS = 1 << 16
+LOOKS = 3
+LIST = 48
+LIST_CELLS = 1 << 24
+SHORT_LIST = 8
+ROOMY = 0.7
+"""Share of the room that a sample may ask for before prices are worth settling."""
+
+Codes = NDArray[np.int32]
+Room = NDArray[np.int64]
+Prices = NDArray[np.float64]
 
 
-def nearest(vectors_ND: Floats, centroids_KD: Floats) -> NDArray[np.int32]:
-    """The nearest centroid of each vector, int32 (N,); of two at the same distance the lower code."""
-    codes_N = np.empty(len(vectors_ND), np.int32)
-    for rows, cost in distance_blocks(vectors_ND, centroids_KD):
-        codes_N[rows] = cost.argmin(axis=1)
-    return codes_N
+@dataclass(frozen=True)
+class Assigned:
+    """Codes int32 (N,), -1 where there was no room. `first` is what each asked for first: the cheapest code that had
+    room before anyone was served. `prices` (K,) led there."""
+
+    codes: Codes
+    first: Codes
+    prices: Prices
+
+
+def assign_level(
+    level: Level, items: Items, prefix_Nl: Codes, room_K: Room, nodes: Nodes | None, work: Work, price_K: Prices | None
+) -> Assigned:
+    """Give each item a code of one level.
+
+    It is the cheapest wherever neither room nor nodes bind. `prefix_Nl` are the codes so far, in the order of the
+    items; a row that has none any more (-1) gets none here. `room_K` is how many more items each code takes, and is
+    reduced in place. `price_K` are the prices of a former, similar assignment. The code of an item does not depend on
+    the order of the items.
+    """
+    alive = items.order if not prefix_Nl.shape[1] else items.order[prefix_Nl[items.order, -1] >= 0]
+    codes_N = np.full(len(items), -1, np.int32)
+    first_N = codes_N.copy()
+    if not len(alive) or not room_K.any():
+        return Assigned(codes_N, first_N, np.zeros(level.codes))
+    prices = _prices(level, items, prefix_Nl, alive, room_K, price_K)
+    closed = np.where(room_K > 0, prices, np.inf).astype(np.float32)
+    task = partial(_two_cheapest, level, closed)
+    found = list(work.map(task, items, [(start, stop, prefix_Nl[start:stop]) for start, stop in spans(len(items))]))
+    first_N = np.concatenate([code for code, _ in found])
+    regret_N = np.concatenate([regret for _, regret in found])
+    del found
+    accepted, _ = accept(first_N[alive], regret_N[alive], room_K, nodes, alive)
+    codes_N[alive[accepted]] = first_N[alive[accepted]]
+    waiting = alive[~accepted]
+    while len(waiting) and room_K.any():
+        got = _from_lists(level, items, prefix_Nl, waiting, room_K, nodes, work, prices)
+        placed = got >= 0
+        codes_N[waiting[placed]] = got[placed]
+        waiting = waiting[got == WAITS]
+    first_N[prefix_Nl[:, -1] < 0 if prefix_Nl.shape[1] else slice(0)] = -1
+    return Assigned(codes_N, first_N, prices)
 
 
 def balanced_assign(
-    vectors_ND: Floats, centroids_KD: Floats, capacity_K: NDArray[np.int64], tie_keys_N: NDArray[np.uint64]
-) -> NDArray[np.int32]:
-    """Codes int32 (N,) of which code k is given at most `capacity_K[k]` times; -1 where no code had room
-    left.
+    vectors_ND: Floats, points_KD: Floats, capacity_K: Room, ties_N: NDArray[np.uint64], work: Work = HERE
+) -> Assigned:
+    """Assign vectors to points, of which point k takes at most `capacity_K[k]`."""
+    items, whole = Items({"": ArrayRows(vectors_ND)}, ties_N), np.empty((len(ties_N), 0), np.int32)
+    level = PointLevel(Residual("", ()), points_KD)
+    return assign_level(level, items, whole, np.array(capacity_K, np.int64), None, work, None)
 
-    It is the nearest centroid wherever capacity does not bind. The result of an item does not depend on the
-    order of the rows, provided that tie keys are distinct.
+
+def _two_cheapest(
+    level: Level, price_K: Floats, items: Items, start: int, stop: int, prefix: Codes
+) -> tuple[Codes, Floats]:
+    """The cheapest code of each row of a span, and what the second cheapest costs more."""
+    block = items.read(start, stop, prefix)
+    code_n, regret_n = np.empty(len(block), np.int32), np.empty(len(block), np.float32)
+    for rows, cost in level.costs(block):
+        priced = cost + price_K
+        best = priced.argmin(axis=1)
+        here = np.arange(len(best))
+        least = priced[here, best]
+        priced[here, best] = np.inf
+        code_n[rows] = best
+        regret_n[rows] = priced.min(axis=1) - least if level.codes > 1 else np.inf
+    return code_n, regret_n
+
+
+WAITS = -2
+
+
+def _from_lists(
+    level: Level,
+    items: Items,
+    prefix_Nl: Codes,
+    waiting: NDArray[np.int64],
+    room_K: Room,
+    nodes: Nodes | None,
+    work: Work,
+    prices: Prices,
+) -> Codes:
+    """One look for the items that still wait, in order of tie key: rounds over the cheapest open codes of each.
+
+    A code, -1 where none is open to an item, WAITS where all on its list went to others.
     """
-    order = np.argsort(tie_keys_N, kind="stable")
-    codes_N = np.empty(len(vectors_ND), np.int32)
-    codes_N[order], _ = assign_in_order(vectors_ND[order], centroids_KD, capacity_K, None)
-    return codes_N
+    in_file_order = np.argsort(waiting, kind="stable")
+    rows = waiting[in_file_order]
+    width = min(level.codes, int(np.clip(LIST_CELLS // len(rows), SHORT_LIST, LIST)))
+    closed = np.where(room_K > 0, prices, np.inf).astype(np.float32)
+    most = max(1, LIST_CELLS // level.codes)
+    pieces = [rows[start : start + most] for start in range(0, len(rows), most)]
+    tasks = ((piece, prefix_Nl[piece], None if nodes is None else nodes.closed(piece)) for piece in pieces)
+    found = list(work.map(partial(_cheapest, level, closed, width), items, tasks))
+    back = np.argsort(in_file_order, kind="stable")
+    cost_UT = np.concatenate([cost for cost, _ in found])[back]
+    code_UT = np.concatenate([code for _, code in found])[back]
+    del found
+    got = np.full(len(waiting), WAITS, np.int32)
+    got[~np.isfinite(cost_UT).any(axis=1)] = -1
+    asking = np.flatnonzero(got == WAITS)
+    cost, code = cost_UT[asking], code_UT[asking]
+    while len(asking):
+        cost[room_K[code] <= 0] = np.inf
+        best = cost.argmin(axis=1)
+        here = np.arange(len(asking))
+        least = cost[here, best]
+        open_ = np.isfinite(least)
+        asking, cost, code, best, least = asking[open_], cost[open_], code[open_], best[open_], least[open_]
+        here = np.arange(len(asking))
+        cost[here, best] = np.inf
+        regret = cost.min(axis=1) - least
+        cost[here, best] = least
+        asked = code[here, best]
+        accepted, refused = accept(asked, regret, room_K, nodes, waiting[asking])
+        cost[here[refused], best[refused]] = np.inf
+        got[asking[accepted]] = asked[accepted]
+        asking, cost, code = asking[~accepted], cost[~accepted], code[~accepted]
+    return got
 
 
-def assign_in_order(
-    vectors_ND: Floats,
-    centroids_KD: Floats,
-    capacity_K: NDArray[np.int64],
-    price_K: NDArray[np.float64] | None,
-) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """`balanced_assign` of rows that are in order of tie key already; returns codes and the prices that led
-    to them.
-
-    `price_K` are the prices of a former, similar assignment, from which it starts.
-    """
-    open_codes = np.flatnonzero(capacity_K > 0)
-    prices_K = np.zeros(len(centroids_KD))
-    if not len(vectors_ND) or not open_codes.size:
-        return np.full(len(vectors_ND), -1, np.int32), prices_K
-    centroids, room = centroids_KD[open_codes], capacity_K[open_codes].astype(np.int64)
-    codes = nearest(vectors_ND, centroids)
-    if np.all(np.bincount(codes, minlength=len(room)) <= room):
-        return open_codes[codes].astype(np.int32), prices_K
-    prices = _settled(vectors_ND, centroids, room, None if price_K is None else price_K[open_codes])
-    codes = _rounded(vectors_ND, centroids, room, prices)
-    prices_K[open_codes] = prices
-    return np.where(codes >= 0, open_codes[codes], -1).astype(np.int32), prices_K
+def _cheapest(
+    level: Level,
+    price_K: Floats,
+    width: int,
+    items: Items,
+    rows: NDArray[np.int64],
+    prefix: Codes,
+    closed: NDArray[np.bool_] | None,
+) -> tuple[Floats, Codes]:
+    """The `width` cheapest codes of some rows in code order, with their priced costs; infinite where closed."""
+    block = items.take(rows, prefix)
+    cost_uT, code_uT = np.empty((len(rows), width), np.float32), np.empty((len(rows), width), np.int32)
+    for part, cost in level.costs(block):
+        priced = cost + price_K
+        if closed is not None:
+            priced[closed[part]] = np.inf
+        cost_uT[part], code_uT[part] = _shortest(priced, width)
+    return cost_uT, code_uT
 
 
-def _settled(
-    vectors: Floats, centroids: Floats, room: NDArray[np.int64], former: NDArray[np.float64] | None
-) -> NDArray[np.float64]:
-    """Prices settled on a small sample and refined on a larger one, the first rows: they come in order of a hash.
+def _shortest(cost: Floats, width: int) -> tuple[Floats, Codes]:
+    if width == cost.shape[1]:
+        return cost, np.broadcast_to(np.arange(width, dtype=np.int32), cost.shape)
+    code = np.sort(np.argpartition(cost, width - 1, axis=1)[:, :width], axis=1).astype(np.int32)
+    return np.take_along_axis(cost, code, axis=1), code
 
-    Candidates are looked up again at the prices found: where data are skewed, the codes with room are not among
-    the nearest. On 300k skewed items and 256 codes at slack 1.25 the small sample alone led to 0.5 % over the
-    bound that the prices prove, refined to 0.1 %; at exact capacity 9 to 15 % remain. Former prices need
+
+def _prices(
+    level: Level, items: Items, prefix_Nl: Codes, alive: NDArray[np.int64], room_K: Room, price_K: Prices | None
+) -> Prices:
+    """Prices settled on a small sample and refined on a larger one, the first items in order of tie key.
+
+    Codes without room are left out. Where demand fits the room already nothing has a price. Candidates are looked up
+    again at the prices found: where data are skewed, the codes with room are not among the nearest. Former prices need
     one look.
     """
+    few_rows = max(SAMPLE_ROWS, SAMPLE_ROWS_PER_CODE * level.codes)
+    block = items.take(alive[:REFINE_ROWS], prefix_Nl[alive[:REFINE_ROWS]])
+    small = block.part(slice(few_rows))
+    open_codes = np.flatnonzero(room_K > 0)
+    room = room_K[open_codes].astype(np.float64)
 
-    def settle(rows: int, start: NDArray[np.float64], cooling: Cooling) -> NDArray[np.float64]:
-        seen = vectors[:rows]
-        share = room.astype(np.float64) * (len(seen) / len(vectors))
-        return settle_prices(_candidates(seen, centroids, start), share, start, cooling)
+    def settle(seen: Block, start: Prices, cooling: Cooling) -> Prices:
+        share = room * (len(seen) / len(alive))
+        return settle_prices(_candidates(level, seen, open_codes, start), share, start, cooling)
 
-    few = max(SAMPLE_ROWS, SAMPLE_ROWS_PER_CODE * len(centroids))
+    prices = np.zeros(level.codes)
+    if price_K is None:
+        seen = block if len(block) == len(alive) else small
+        share = room if seen is block else ROOMY * room * (len(seen) / len(alive))
+        if (_demand(level, seen, open_codes) <= share).all():
+            return prices
+    former = None if price_K is None else price_K[open_codes]
     if former is not None:
-        return settle(few, former, FROM_SIMILAR)
-    prices = settle(few, np.zeros(len(centroids)), FROM_NOTHING)
-    if len(vectors) <= few and _width(len(vectors)) >= len(centroids):
-        return prices
-    for _ in range(LOOKS - 1):
-        prices = settle(few, prices, FROM_SIMILAR)
-    return settle(REFINE_ROWS, prices, FROM_SAMPLE)
+        found = settle(small, former, FROM_SIMILAR)
+    else:
+        found = settle(small, np.zeros(len(open_codes)), FROM_NOTHING)
+        if len(alive) > few_rows or _width(len(alive), len(open_codes)) < len(open_codes):
+            for _ in range(LOOKS - 1):
+                found = settle(small, found, FROM_SIMILAR)
+            found = settle(block, found, FROM_SAMPLE)
+    prices[open_codes] = found
+    return prices
 
 
-def _width(items: int) -> int:
-    """How many candidates to keep per item: more for fewer items."""
-    return max(CANDIDATE_CELLS // max(items, 1), CANDIDATES)
+def _demand(level: Level, block: Block, open_codes: NDArray[np.int64]) -> Room:
+    demand = np.zeros(len(open_codes), np.int64)
+    for _, cost in level.costs(block):
+        demand += np.bincount(cost[:, open_codes].argmin(axis=1), minlength=len(open_codes))
+    return demand
 
 
-def _candidates(vectors: Floats, centroids: Floats, prices: NDArray[np.float64]) -> Candidates:
-    """The cheapest codes per item at the given prices, in code order; fewer for more items."""
-    width = min(_width(len(vectors)), len(centroids))
-    cost_NT = np.empty((len(vectors), width), np.float32)
-    code_NT = np.empty((len(vectors), width), np.int32)
-    beyond_N = np.full(len(vectors), np.inf, np.float32)
+def _width(items: int, codes: int) -> int:
+    return min(codes, max(LIST, (1 << 19) // max(items, 1)))
+
+
+def _candidates(level: Level, block: Block, open_codes: NDArray[np.int64], prices: Prices) -> Candidates:
+    """The cheapest open codes per item at the given prices, in code order; fewer for more items."""
+    width = _width(len(block), len(open_codes))
+    cost_NT = np.empty((len(block), width), np.float32)
+    code_NT = np.empty((len(block), width), np.int32)
+    beyond_N = np.full(len(block), np.inf, np.float32)
     price = prices.astype(np.float32)
-    for rows, cost in distance_blocks(vectors, centroids):
-        code = np.broadcast_to(np.arange(width), (len(cost), width))
-        if width < len(centroids):
-            priced = cost + price
-            code = np.sort(np.argpartition(priced, width - 1, axis=1)[:, :width], axis=1)
-            beyond_N[rows] = np.take_along_axis(priced, code, axis=1).max(axis=1)
+    for rows, every in level.costs(block):
+        cost = every[:, open_codes]
+        priced, code = _shortest(cost + price, width)
         code_NT[rows] = code
         cost_NT[rows] = np.take_along_axis(cost, code, axis=1)
+        if width < len(open_codes):
+            beyond_N[rows] = priced.max(axis=1)
     return Candidates(cost_NT, code_NT, beyond_N)
 
 
-def _rounded(
-    vectors: Floats, centroids: Floats, room: NDArray[np.int64], prices: NDArray[np.float64]
-) -> NDArray[np.int32]:
-    """Whole items in place of shares; items whose candidates are all full search all codes that are not."""
-    codes = np.full(len(vectors), -1, np.int32)
-    room = room.copy()
-    while (waiting := np.flatnonzero(codes < 0)).size and (free := np.flatnonzero(room)).size:
-        found = _candidates(vectors[waiting], centroids[free], prices[free])
-        left = room[free]
-        priced_NT = found.cost + prices[free].astype(np.float32)[found.code]
-        local = _by_regret(priced_NT, found.code, left)
-        room[free] = left
-        codes[waiting] = np.where(local >= 0, free[local], -1)
-    return codes
-
-
-def _by_regret(cost_NT: Floats, code_NT: NDArray[np.int32], room: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Rounds in which every item asks for its cheapest open candidate and a code takes those who would regret
-    most.
-
-    Regret is what the second cheapest open candidate costs more; of equal regrets the lower tie key wins.
-    Reduces `room` in place; -1 for items all of whose candidates are full.
-    """
-    codes = np.full(len(cost_NT), -1, np.int32)
-    waiting = np.arange(len(cost_NT))
-    while waiting.size:
-        cost = np.where(room[code_NT[waiting]] > 0, cost_NT[waiting], np.float32(np.inf))
-        best = cost.argmin(axis=1)
-        rows = np.arange(len(waiting))
-        price = cost[rows, best]
-        reachable = np.isfinite(price)
-        cost[rows, best] = np.inf
-        regret = cost.min(axis=1)[reachable] - price[reachable]
-        waiting, asked = waiting[reachable], code_NT[waiting, best][reachable]
-        order = np.lexsort((-regret, asked))
-        asked, waiting = asked[order], waiting[order]
-        rank = np.arange(len(asked)) - np.searchsorted(asked, asked)
-        taken = rank < room[asked]
-        codes[waiting[taken]] = asked[taken]
-        room -= np.bincount(asked[taken], minlength=len(room))
-        waiting = np.sort(waiting[~taken])
-    return codes
+def room_left(capacity: Sequence[int], load: Sequence[NDArray[np.int64]]) -> list[Room]:
+    """What each code of each level still takes."""
+    return [np.maximum(most - used, 0) for most, used in zip(capacity, load, strict=True)]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from tokenizer.errors import CodebookCorrupt
+from tokenizer.errors import CapacityExhausted, CodebookCorrupt, VectorError
 from tokenizer.layout import Array, check_seal, seal, unpack
 from tokenizer.spec import CodebookSpec
 
@@ -49,8 +50,11 @@ class Codebook:
 
     @cached_property
     def id(self) -> str:
-        """The content hash: 16 hex digits over spec, arrays and capacity."""
-        digest = hashlib.sha256(_canonical(self.spec.model_dump(mode="json")))
+        """The content hash: 16 hex digits over spec, arrays and capacity.
+
+        Settings left at their defaults are not part of it, so a new one does not rename old codebooks.
+        """
+        digest = hashlib.sha256(_canonical(self.spec.model_dump(mode="json", exclude_defaults=True)))
         for name in sorted(self.arrays):
             array = self.arrays[name]
             digest.update(_canonical([name, str(array.dtype), list(array.shape)]))
@@ -95,6 +99,25 @@ class Codebook:
             raise CodebookCorrupt(
                 f"codebook of {len(data)} bytes: {error}; restore the file from the lake or fit the codebook again"
             ) from error
+
+
+def plan(spec: CodebookSpec, items: int) -> tuple[tuple[int, ...], int]:
+    """The capacity of a code of each level, and the items planned for, of a fit on `items`.
+
+    Raises VectorError for no items, CapacityExhausted when the levels hold fewer SIDs than planned.
+    """
+    if not items:
+        raise VectorError("there are no items to fit a codebook on; pass at least one")
+    planned = math.ceil(spec.growth * items)
+    sids = math.prod(level.codes for level in spec.levels)
+    if sids < planned:
+        shape = " x ".join(str(level.codes) for level in spec.levels)
+        raise CapacityExhausted(
+            f"{shape} codes make {sids} SIDs, {planned} are planned (growth {spec.growth} x {items} items); "
+            "add a level or codes, or plan for less growth"
+        )
+    places = spec.slack * planned
+    return tuple(math.ceil(places / level.codes if spec.balanced else places) for level in spec.levels), planned
 
 
 def _canonical(value: Any) -> bytes:

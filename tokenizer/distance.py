@@ -42,3 +42,11 @@ def own_distance(vectors_ND: Floats, centroids_KD: Floats, codes_N: NDArray[np.i
         gap = (vectors_ND[rows] - centroids_KD[codes_N[rows]]).astype(np.float64)
         distance_N[rows] = np.einsum("nd,nd->n", gap, gap)
     return distance_N
+
+
+def nearest(vectors_ND: Floats, centroids_KD: Floats) -> NDArray[np.int32]:
+    """The nearest centroid of each vector, int32 (N,); of two at the same distance the lower code."""
+    codes_N = np.empty(len(vectors_ND), np.int32)
+    for rows, cost in distance_blocks(vectors_ND, centroids_KD):
+        codes_N[rows] = cost.argmin(axis=1)
+    return codes_N

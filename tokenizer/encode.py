@@ -1,4 +1,4 @@
-"""From vectors to SIDs that nobody has: codes level by level under capacity, then collisions."""
+"""From vectors to SIDs that nobody has: level by level, within what each code and each prefix has left."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,16 +7,18 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenizer.assignment import assign_in_order
+from tokenizer.assignment import assign_level, room_left
 from tokenizer.codebook import Codebook
-from tokenizer.distance import Floats
-from tokenizer.items import ItemIds, arrival_free_order, checked_vectors
+from tokenizer.families import quantizer_of
+from tokenizer.items import ItemIds, checked_items
 from tokenizer.layout import Array
 from tokenizer.load import level_load
-from tokenizer.metrics import relative_error
-from tokenizer.quantizer import quantizer_of
-from tokenizer.relocation import Space, resolve_collisions
+from tokenizer.metrics import Errors, encoding_errors
+from tokenizer.nodes import Nodes
+from tokenizer.outward import place_outward
+from tokenizer.rows import Items, Rows
 from tokenizer.sid_keys import check_codes
+from tokenizer.work import HERE, Work, one_thread
 
 
 class Status(IntEnum):
@@ -52,56 +54,75 @@ class Occupancy:
 class Assignment:
     """New SIDs, in the order the items came in.
 
-    `codes` int32 (N, L) are unique and free, -1 in all levels for "refit due". `raw_codes` are the codes
-    under capacity before collisions were resolved (-1 where no code had room). `status` int8 (N,) holds
-    `Status` values. `relative_error` is that of the items which got a SID.
+    `codes` int32 (N, L) are unique and free, -1 in all levels for "refit due". `raw_codes` are the codes with the last
+    one that the item asked for first (-1 where it came to no last level): what it would have if SIDs could be shared.
+    `status` int8 (N,) holds `Status` values. `errors` are those of the items which got a SID.
     """
 
     codes: NDArray[np.int32]
     raw_codes: NDArray[np.int32]
     status: NDArray[np.int8]
-    relative_error: float
+    errors: Errors
+
+    @property
+    def relative_error(self) -> float:
+        """sum |x - decoded|^2 / sum |x - mean|^2."""
+        return self.errors.relative
 
 
-def assign_sids(codebook: Codebook, vectors: Mapping[str, Array], item_ids: ItemIds, occupied: Occupancy) -> Assignment:
+def assign_sids(
+    codebook: Codebook,
+    vectors: Mapping[str, Array | Rows],
+    item_ids: ItemIds,
+    occupied: Occupancy,
+    work: Work = HERE,
+) -> Assignment:
     """Assign each item a SID that is not occupied, within the capacity that the occupied ones leave.
 
-    `vectors` are float (N, D) for each source of the codebook; `item_ids` are N distinct ids. Each level
-    encodes what the codes actually chosen before leave over. An item's SID depends on the batch and the
-    occupancy, not on the order of either. Raises VectorError for unfit vectors, ValueError for repeated ids
-    or occupied codes out of range.
+    `vectors` are float (N, D), or `Rows`, for each source of the codebook; `item_ids` are N distinct ids. Each level
+    encodes what the codes actually chosen before leave over. Of those who want a code or a SID, the ones that would
+    regret it most get it; a prefix takes no more items than it has SIDs. An item's SID depends on the batch and the
+    occupancy, not on the order of either. Raises VectorError for unfit vectors, ValueError for repeated ids or
+    occupied codes out of range.
     """
-    quantizer = quantizer_of(codebook.spec)
+    with one_thread():
+        return _assign_sids(codebook, vectors, item_ids, occupied, work)
+
+
+def _assign_sids(
+    codebook: Codebook, vectors: Mapping[str, Array | Rows], item_ids: ItemIds, occupied: Occupancy, work: Work
+) -> Assignment:
     widths = {source: len(codebook.arrays[f"mean.{source}"]) for source in codebook.sources}
-    checked = checked_vectors(vectors, item_ids, codebook.sources, widths)
-    order = arrival_free_order(item_ids)
-    ordered = {source: vector[order] for source, vector in checked.items()}
-    room = [np.maximum(most - load, 0) for most, load in zip(codebook.capacity, occupied.load(codebook), strict=True)]
-    space = Space(codebook, quantizer, occupied.codes.astype(np.int32), room)
-    raw_NL = _codes_under_capacity(space, ordered)
-    codes_NL = raw_NL.copy()
-    coded = np.flatnonzero(raw_NL[:, -1] >= 0)
-    codes_NL[coded] = resolve_collisions(space, _rows(ordered, coded), raw_NL[coded])
-    has_sid = codes_NL[:, -1] >= 0
-    status = np.where(has_sid, np.where((codes_NL != raw_NL).any(axis=1), Status.RELOCATED, Status.ASSIGNED), 2)
-    error = relative_error(codebook, _rows(ordered, np.flatnonzero(has_sid)), codes_NL[has_sid])
-    back = np.argsort(order)
-    return Assignment(codes_NL[back], raw_NL[back], status[back].astype(np.int8), error)
+    items = checked_items(vectors, item_ids, codebook.sources, work, widths)
+    room = room_left(codebook.capacity, occupied.load(codebook))
+    taken = occupied.codes.astype(np.int32, copy=False)
+    codes_NL, raw_NL = _level_by_level(codebook, items, room, taken, work)
+    stuck = np.flatnonzero(codes_NL[:, -1] < 0)
+    if len(stuck):
+        # Their prefix has free SIDs, but only below codes that have no room anywhere.
+        for level, left in enumerate(room):
+            held = codes_NL[stuck, level]
+            left += np.bincount(held[held >= 0], minlength=len(left))
+        in_turn = stuck[np.argsort(items.ties[stuck], kind="stable")]
+        settled = np.concatenate([taken, codes_NL[codes_NL[:, -1] >= 0]])
+        codes_NL[in_turn] = place_outward(codebook, items, in_turn, codes_NL[in_turn], room, settled)
+    raw_NL[raw_NL[:, -1] < 0] = -1
+    moved = (codes_NL != raw_NL).any(axis=1)
+    status = np.where(codes_NL[:, -1] < 0, 2, np.where(moved, Status.RELOCATED, Status.ASSIGNED))
+    return Assignment(codes_NL, raw_NL, status.astype(np.int8), encoding_errors(codebook, items, codes_NL, work))
 
 
-def _codes_under_capacity(space: Space, vectors: Mapping[str, Floats]) -> NDArray[np.int32]:
-    """Codes (N, L) that respect the room of each level; -1 in all levels where a level had no room."""
-    codebook = space.codebook
-    codes_NL = np.full((len(vectors[codebook.sources[0]]), codebook.levels), -1, np.int32)
-    alive = np.arange(len(codes_NL))
-    for level, room in enumerate(space.room):
-        aim = space.quantizer.target(codebook, _rows(vectors, alive), codes_NL[alive, :level])
-        codes, _ = assign_in_order(aim, space.quantizer.centroids(codebook, level), room, None)
-        codes_NL[alive, level] = codes
-        codes_NL[alive[codes < 0]] = -1
-        alive = alive[codes >= 0]
-    return codes_NL
-
-
-def _rows(vectors: Mapping[str, Floats], rows: NDArray[np.int64]) -> dict[str, Floats]:
-    return {source: vector[rows] for source, vector in vectors.items()}
+def _level_by_level(
+    codebook: Codebook, items: Items, room: list[NDArray[np.int64]], taken: NDArray[np.int32], work: Work
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Codes (N, L), -1 from the level on that had no room, and the same with the last code asked for first."""
+    codes_NL = np.full((len(items), codebook.levels), -1, np.int32)
+    raw_NL = codes_NL.copy()
+    for level in range(codebook.levels):
+        prefix = codes_NL[:, :level]
+        nodes = Nodes(prefix, taken, codebook.sizes)
+        costs = quantizer_of(codebook.spec).level(codebook, level)
+        found = assign_level(costs, items, prefix, room[level], nodes if nodes.binding else None, work, None)
+        codes_NL[:, level] = found.codes
+        raw_NL[:, level] = found.codes if level < codebook.levels - 1 else found.first
+    return codes_NL, raw_NL

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from tokenizer.errors import VectorError
 from tokenizer.layout import Array
+from tokenizer.rows import ArrayRows, Items, Rows, spans
+from tokenizer.work import Work
 
 ItemIds: TypeAlias = Sequence[str] | pa.Array | pa.ChunkedArray
 
@@ -25,51 +27,67 @@ def tie_keys(item_ids: ItemIds) -> NDArray[np.uint64]:
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 
-def arrival_free_order(item_ids: ItemIds) -> NDArray[np.int64]:
-    """Rows in order of tie key, the order in which all work on a batch is done.
-
-    Raises ValueError when an id occurs twice: which of its rows should win would depend on arrival.
-    """
-    ids = id_list(item_ids)
-    if len(set(ids)) < len(ids):
-        seen: set[str] = set()
-        twice = next(item for item in ids if item in seen or seen.add(item))  # type: ignore[func-returns-value]
-        raise ValueError(f"item {twice!r} occurs more than once in a batch of {len(ids)}; keep one vector per item")
-    return np.argsort(tie_keys(ids), kind="stable")
-
-
-def checked_vectors(
-    vectors: Mapping[str, Array],
+def checked_items(
+    vectors: Mapping[str, Array | Rows],
     item_ids: ItemIds,
     sources: Sequence[str],
+    work: Work,
     widths: Mapping[str, int] | None = None,
-) -> dict[str, NDArray[np.float32]]:
-    """The vectors of `sources` as float32, one row per item, finite, and of the given `widths` where known.
+) -> Items:
+    """The vectors of `sources`, one finite row per id, and of the given `widths` where known.
 
-    Raises VectorError naming the source and the first bad item.
+    Arrays are float (N, D). Raises VectorError naming the source and the first bad item, ValueError when an id occurs
+    twice: which of its rows should win would depend on arrival.
     """
-    return {source: _checked(vectors, source, id_list(item_ids), (widths or {}).get(source)) for source in sources}
+    ties = tie_keys(item_ids)
+    items = Items({source: _rows(vectors, source, len(ties), (widths or {}).get(source)) for source in sources}, ties)
+    alike = ties[items.order]
+    if (alike[1:] == alike[:-1]).any():
+        _refuse_repeats(id_list(item_ids))
+    for source, bad, first, value in work.map(_not_finite, items, spans(len(items))):
+        if bad:
+            raise VectorError(
+                f"vector {source!r} of item {id_list(item_ids)[first]!r} holds {value} ({bad} of {len(items)} items "
+                "or more are not finite); quarantine these items before assigning codes"
+            )
+    return items
 
 
-def _checked(vectors: Mapping[str, Array], source: str, ids: list[str], width: int | None) -> NDArray[np.float32]:
+def _refuse_repeats(ids: list[str]) -> None:
+    seen: set[str] = set()
+    for item in ids:
+        if item in seen:
+            raise ValueError(f"item {item!r} occurs more than once in a batch of {len(ids)}; keep one vector per item")
+        seen.add(item)
+
+
+def _rows(vectors: Mapping[str, Array | Rows], source: str, items: int, width: int | None) -> Rows:
     if source not in vectors:
         raise VectorError(f"vectors {source!r} are missing; given: {sorted(vectors)}; pass them or change the levels")
-    given = np.asarray(vectors[source])
-    if given.ndim != 2 or given.dtype.kind != "f":
-        raise VectorError(f"vectors {source!r} are {given.dtype} of shape {given.shape}; pass floats, items x width")
-    if len(given) != len(ids):
-        raise VectorError(f"vectors {source!r} have {len(given)} rows for {len(ids)} item ids; pass one row per item")
-    if given.shape[1] == 0 or (width is not None and given.shape[1] != width):
+    given = vectors[source]
+    if isinstance(given, np.ndarray):
+        if given.ndim != 2 or given.dtype.kind != "f":
+            raise VectorError(
+                f"vectors {source!r} are {given.dtype} of shape {given.shape}; pass floats, items x width"
+            )
+        given = ArrayRows(given)
+    found, wide = given.shape
+    if found != items:
+        raise VectorError(f"vectors {source!r} have {found} rows for {items} item ids; pass one row per item")
+    if (wide == 0 and items) or (width is not None and wide != width):
         expected = f"the codebook was fitted on {width}" if width is not None else "they need at least 1"
-        raise VectorError(f"vectors {source!r} are {given.shape[1]} wide; {expected}; embed with the same encoder")
-    with np.errstate(over="ignore"):
-        checked = np.ascontiguousarray(given, dtype=np.float32)
-    bad = np.flatnonzero(~np.isfinite(checked).all(axis=1))
-    if bad.size:
-        first = int(bad[0])
-        value = checked[first][~np.isfinite(checked[first])][0]
-        raise VectorError(
-            f"vector {source!r} of item {ids[first]!r} holds {value} ({bad.size} of {len(ids)} items are not finite); "
-            "quarantine these items before assigning codes"
-        )
-    return checked
+        raise VectorError(f"vectors {source!r} are {wide} wide; {expected}; embed with the same encoder")
+    return given
+
+
+def _not_finite(items: Items, start: int, stop: int) -> tuple[str, int, int, float]:
+    """The source, count, row and value of what is not finite in a span."""
+    for source, rows in items.rows.items():
+        with np.errstate(over="ignore"):
+            part = rows.read(start, stop)
+        if not np.isfinite(part.sum(dtype=np.float64)):
+            bad = np.flatnonzero(~np.isfinite(part).all(axis=1))
+            if bad.size:
+                value = part[bad[0]][~np.isfinite(part[bad[0]])][0]
+                return source, len(bad), start + int(bad[0]), float(value)
+    return "", 0, 0, 0.0

@@ -1,6 +1,8 @@
 """What SIDs are worth: use of codes, collisions, what decoding loses, and whether neighbours share codes."""
 
-from collections.abc import Mapping
+import math
+from dataclasses import dataclass
+from functools import partial
 
 import faiss
 import numpy as np
@@ -8,11 +10,13 @@ from numpy.typing import NDArray
 
 from tokenizer.codebook import Codebook
 from tokenizer.distance import Floats
+from tokenizer.families import quantizer_of
 from tokenizer.load import level_metrics
-from tokenizer.quantizer import quantizer_of
+from tokenizer.rows import Items, spans
 from tokenizer.sid_keys import sid_keys
+from tokenizer.work import HERE, Work
 
-__all__ = ["collision_metrics", "decode", "level_metrics", "prefix_agreement", "relative_error"]
+__all__ = ["Errors", "collision_metrics", "decode", "encoding_errors", "level_metrics", "prefix_agreement"]
 
 
 def collision_metrics(codes_NL: NDArray[np.int32]) -> dict[str, float]:
@@ -35,17 +39,41 @@ def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floa
     return quantizer_of(codebook.spec).decode(codebook, codes_NL, source)
 
 
-def relative_error(codebook: Codebook, vectors: Mapping[str, Floats], codes_NL: NDArray[np.int32]) -> float:
-    """sum |x - decoded|^2 / sum |x - mean|^2 over all sources; 0 is lossless, 1 no better than the mean.
+@dataclass(frozen=True)
+class Errors:
+    """Sums over items and sources: squared distance to what their SID stands for, and to the mean of the fit.
 
-    The mean is that of the fit, so that a night of one item has an error too. 0 for no items.
+    Sums of several nights add up.
     """
-    error = spread = 0.0
+
+    squared: float
+    spread: float
+    items: int
+
+    @property
+    def relative(self) -> float:
+        """0 is lossless, 1 no better than the mean of the fit. 0 for no items."""
+        return self.squared / self.spread if self.spread > 0 else float(self.squared > 0)
+
+
+def encoding_errors(codebook: Codebook, items: Items, codes_NL: NDArray[np.int32], work: Work = HERE) -> Errors:
+    """What the items that have a SID (codes >= 0) lose by it."""
+    tasks = ((start, stop, codes_NL[start:stop]) for start, stop in spans(len(items)))
+    parts = list(work.map(partial(_span_errors, codebook), items, tasks))
+    placed = int(np.count_nonzero(codes_NL[:, -1] >= 0))
+    return Errors(math.fsum(part[0] for part in parts), math.fsum(part[1] for part in parts), placed)
+
+
+def _span_errors(
+    codebook: Codebook, items: Items, start: int, stop: int, codes: NDArray[np.int32]
+) -> tuple[float, float]:
+    squared = spread = 0.0
+    placed = codes[:, -1] >= 0
     for source in codebook.sources:
-        vector = np.asarray(vectors[source], np.float64)
-        error += float(np.square(vector - decode(codebook, codes_NL, source)).sum())
+        vector = items.rows[source].read(start, stop)[placed].astype(np.float64)
+        squared += float(np.square(vector - decode(codebook, codes[placed], source)).sum())
         spread += float(np.square(vector - codebook.arrays[f"mean.{source}"]).sum())
-    return error / spread if spread > 0 else float(error > 0)
+    return squared, spread
 
 
 def prefix_agreement(vectors_ND: Floats, codes_NL: NDArray[np.int32], k: int, sample: int, seed: int) -> list[float]:

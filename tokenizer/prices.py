@@ -27,7 +27,7 @@ class Cooling:
 
 FROM_NOTHING = Cooling(tuple(4.0**-power for power in range(7)), 50)
 FROM_SAMPLE = Cooling((4.0**-4, 4.0**-6), 30)
-FROM_SIMILAR = Cooling((4.0**-4, 4.0**-6), 10)
+FROM_SIMILAR = Cooling((4.0**-5,), 12)
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,18 @@ SAMPLE_ROWS = 4096
 SAMPLE_ROWS_PER_CODE = 16
 
 
-def spread_centroids(vectors_ND: Floats, codes: int, rng: np.random.Generator) -> Floats:
-    """`codes` vectors drawn in proportion to their squared distance from those drawn before, float32 (codes,
-    D).
+def sample_size(codes: int) -> int:
+    """How many vectors are enough to draw from."""
+    return max(SAMPLE_ROWS, SAMPLE_ROWS_PER_CODE * codes)
 
-    k-means++ (Arthur & Vassilvitskii 2007) on a sample; above ROUNDS codes several are drawn per round, as in
+
+def spread_centroids(vectors_ND: Floats, codes: int, rng: np.random.Generator) -> Floats:
+    """`codes` of the vectors, drawn by squared distance from those drawn before, float32 (codes, D).
+
+    k-means++ (Arthur & Vassilvitskii 2007); above ROUNDS codes several are drawn per round, as in
     k-means|| (Bahmani et al. 2012). Fewer distinct vectors than codes: they repeat in turn.
     """
-    size = min(len(vectors_ND), max(SAMPLE_ROWS, SAMPLE_ROWS_PER_CODE * codes))
-    sample = vectors_ND[np.sort(rng.choice(len(vectors_ND), size, replace=False))]
+    size, sample = len(vectors_ND), vectors_ND
     per_round = -(-codes // ROUNDS)
     chosen = np.array([rng.integers(size)])
     far = _distance_to(sample, sample[chosen])

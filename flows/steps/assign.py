@@ -10,13 +10,14 @@ from flows.run import Run
 from flows.steps.fit import Basis, fused_vectors, gather_inputs, level_vectors
 from flows.steps.ingest import check_stage_budget
 from flows.steps.task import step
-from pipelines.assign import encode_rows, occupancy, record_drift, vector_hash, write_segment
+from pipelines.assign import occupancy, record_drift, vector_hash, write_segment
 from pipelines.embed import matrix
 from pipelines.fuse import FUSED
-from pipelines.quality import encoding_quality
 from storage.catalogue import segments
 from storage.lake import Lake, one_of
 from storage.releases import published_assignments
+from tokenizer.encode import Status, assign_sids
+from tokenizer.metrics import Errors
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Assigned:
     relocated: int
     refit_due: int
     drifted: int
-    quality: dict[str, float]
+    errors: Errors
 
 
 @step
@@ -53,21 +54,21 @@ def assign(run: Run, basis: Basis, items: pl.DataFrame, base: tuple[str, ...], k
             view.note(f"{drifted.height:,} changed items keep their SID (drifted)", drifted=drifted.height)
         if new.is_empty():
             view.note("no item is new")
-            return Assigned(tuple(taken), 0, 0, 0, drifted.height, {})
+            return Assigned(tuple(taken), 0, 0, 0, drifted.height, Errors(0.0, 0.0, 0))
         level = level_vectors(run.lake, new, gathered, codebook.sources, run.provenance())
         free = occupancy(run.lake, codebook, taken)
-        codes, status = run.compute.run(encode_rows, codebook, level.vectors, level.items, free)
-        _, counts = write_segment(run.lake, assignment_id, codebook, level.rows, codes, status, run.provenance())
+        found = assign_sids(codebook, level.vectors, level.items, free, run.compute.work)
+        _, counts = write_segment(run.lake, assignment_id, codebook, level.rows, found, run.provenance())
         view.count(counts)
         view.note(run.compute.name, assignment=assignment_id)
     check_stage_budget(counts, run.recipe.budget)
     return Assigned(
         assignments=(*taken, assignment_id),
         new_items=counts.out,
-        relocated=status.count("relocated"),
+        relocated=int((found.status == Status.RELOCATED).sum()),
         refit_due=counts.quarantined,
         drifted=drifted.height,
-        quality=encoding_quality(codebook, level.vectors, codes),
+        errors=found.errors,
     )
 
 

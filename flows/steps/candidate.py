@@ -23,6 +23,7 @@ from storage.lake import Lake, one_of
 from storage.manifest import EncoderRef, Manifest, TrieRef
 from storage.quarantine import by_reason
 from storage.releases import record_release
+from tokenizer.metrics import Errors
 from tokenizer.trie import Trie
 
 Kind = Literal["bootstrap", "nightly", "backfill"]
@@ -114,17 +115,17 @@ def _metrics(
     run: Run, snapshot: Snapshot, basis: Basis, assigned: Assigned, trie: Trie, parent: Manifest | None
 ) -> dict[str, Any]:
     """What the gates and the report read. The encoding error is that of all items assigned so far."""
-    sums = dict(assigned.quality)
     before = parent.metrics if parent is not None and parent.codebook.id == basis.codebook.id else {}
-    for name in ("squared_error", "squared_spread"):
-        sums[name] = sums.get(name, 0.0) + before.get(name, 0.0)
-    fresh = assigned.quality
+    new = assigned.errors
+    total = Errors(
+        new.squared + before.get("squared_error", 0.0), new.spread + before.get("squared_spread", 0.0), len(trie)
+    )
     return {
         **table_quality(trie.codes(), trie.sizes),
-        "relative_error": sums["squared_error"] / sums["squared_spread"] if sums["squared_spread"] else float("nan"),
-        "relative_error_of_new": fresh["squared_error"] / fresh["squared_spread"] if fresh else None,
-        "squared_error": sums["squared_error"],
-        "squared_spread": sums["squared_spread"],
+        "relative_error": total.relative,
+        "relative_error_of_new": new.relative if new.items else None,
+        "squared_error": total.squared,
+        "squared_spread": total.spread,
         "relocated": assigned.relocated,
         "refit_due": assigned.refit_due,
         "drifted": assigned.drifted,

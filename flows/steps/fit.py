@@ -25,7 +25,7 @@ from storage.manifest import CodebookRef, EncoderRef, Manifest
 from storage.quarantine import Reject, quarantine
 from storage.schemas import CODEBOOKS
 from tokenizer.codebook import Codebook
-from tokenizer.quantizer import quantizer_of
+from tokenizer.families import fit_codebook
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def fit(run: Run, snapshot: Snapshot, items: pl.DataFrame, encoders: dict[str, E
     with run.stage("fit codebook") as view:
         spec = run.recipe.codebook
         sources = level_vectors(run.lake, vectors, gathered, spec_sources(run), run.provenance())
-        codebook = run.compute.run(quantizer_of(spec).fit, sources.vectors, sources.items, spec)
+        codebook = fit_codebook(sources.vectors, sources.items, spec, run.compute.work)
         reference = _store_codebook(run, codebook)
         levels = " x ".join(str(size) for size in codebook.sizes)
         view.note(f"{spec.quantizer} {levels} ({codebook.id}); {run.compute.name}", **codebook.statistics)

@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 from storage.commit import Provenance, append
 from storage.lake import Lake
 from storage.schemas import VECTORS
-from tokenizer.assignment import balanced_assign, nearest, tie_keys
+from tokenizer.assignment import balanced_assign
+from tokenizer.distance import nearest
+from tokenizer.items import tie_keys
 from tokenizer.trie import Trie
 
 ROUNDS = 5

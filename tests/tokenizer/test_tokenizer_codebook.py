@@ -13,9 +13,13 @@ from safetensors.numpy import load
 from tokenizer.codebook import Codebook
 from tokenizer.encode import Occupancy, Status, assign_sids
 from tokenizer.errors import CapacityExhausted, CodebookCorrupt, VectorError
-from tokenizer.metrics import decode, relative_error
-from tokenizer.rq_kmeans import fit, target
+from tokenizer.families import fit_codebook as fit
+from tokenizer.families import quantizer_of
+from tokenizer.items import checked_items
+from tokenizer.metrics import decode, encoding_errors
+from tokenizer.rows import Block
 from tokenizer.spec import CodebookSpec, LevelSpec
+from tokenizer.work import HERE
 
 
 def spec_of(*codes: int, **settings: object) -> CodebookSpec:
@@ -122,7 +126,9 @@ def test_levels_read_their_own_source() -> None:
     np.testing.assert_allclose(decode(codebook, codes, "text"), text, rtol=1e-6)
     np.testing.assert_array_equal(decode(codebook, codes, "image"), codebook.arrays["level3"][codes[:, 3]])
     single = {name: vector.astype(np.float32) for name, vector in vectors.items()}
-    np.testing.assert_array_equal(target(codebook, single, codes[:, :3]), single["image"])
+    last = quantizer_of(codebook.spec).level(codebook, 3)
+    block = Block(single, np.zeros(200, np.uint64), codes[:, :3])
+    np.testing.assert_array_equal(last.target(block), single["image"])  # type: ignore[attr-defined]
 
 
 def test_relative_error_is_the_share_of_the_spread_that_is_lost() -> None:
@@ -132,7 +138,8 @@ def test_relative_error_is_the_share_of_the_spread_that_is_lost() -> None:
         decoded = sum(CODEBOOK.arrays[f"level{level}"][codes[row, level]].astype(np.float64) for level in range(3))
         lost += float(((vector - decoded) ** 2).sum())
         spread += float(((vector - VECTORS["fused"].mean(axis=0, dtype=np.float64)) ** 2).sum())
-    assert relative_error(CODEBOOK, VECTORS, codes) == pytest.approx(lost / spread, rel=1e-5)
+    items = checked_items(VECTORS, IDS, ("fused",), HERE)
+    assert encoding_errors(CODEBOOK, items, codes).relative == pytest.approx(lost / spread, rel=1e-5)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -1,0 +1,120 @@
+"""The same bytes however many workers there are, wherever the vectors lie, and after a worker was killed."""
+
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tokenizer.rows
+from tokenizer.encode import Occupancy, assign_sids
+from tokenizer.exact import grid, on_grid, sums_by_code
+from tokenizer.families import fit_codebook
+from tokenizer.rows import Items, ParquetRows
+from tokenizer.spec import CodebookSpec, LevelSpec
+from tokenizer.work import Threads, Work
+
+DRAW = np.random.default_rng(0)
+VECTORS = (DRAW.normal(size=(30, 12))[DRAW.zipf(1.5, 5000) % 30] + 0.3 * DRAW.normal(size=(5000, 12))).astype(
+    np.float32
+)
+IDS = [f"item-{row}" for row in range(len(VECTORS))]
+SPEC = CodebookSpec(levels=(LevelSpec(codes=16),) * 4, iterations=3, slack=1.2, growth=1.1)
+
+
+class Backwards:
+    """Does the tasks of a call in reverse order, and answers in theirs."""
+
+    def map(self, function: Callable[..., Any], items: Items, tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        listed = list(tasks)
+        done = {number: function(items, *listed[number]) for number in reversed(range(len(listed)))}
+        yield from (done[number] for number in range(len(listed)))
+
+
+@pytest.fixture(autouse=True)
+def short_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several spans, so that there is something to share out."""
+    monkeypatch.setattr(tokenizer.rows, "SPAN", 1024)
+
+
+def outcome(work: Work, vectors: Any = VECTORS) -> tuple[bytes, bytes]:
+    codebook = fit_codebook({"fused": vectors}, IDS, SPEC, work)
+    return codebook.to_bytes(), assign_sids(codebook, {"fused": vectors}, IDS, Occupancy.empty(4), work).codes.tobytes()
+
+
+def test_any_number_of_workers_and_any_order_of_the_work_gives_the_same_bytes() -> None:
+    alone = outcome(Threads(1))
+    for work in (Threads(2), Threads(4), Backwards()):
+        assert outcome(work) == alone
+
+
+def test_vectors_in_parquet_give_the_bytes_of_vectors_in_memory(tmp_path: Path) -> None:
+    paths = (str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet"))
+    for path, part in zip(paths, (VECTORS[:1800], VECTORS[1800:]), strict=True):
+        column = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), 12)
+        pq.write_table(pa.table({"vector": column}), path, row_group_size=700)
+    stored = ParquetRows(paths)
+    assert stored.shape == VECTORS.shape
+    np.testing.assert_array_equal(stored.read(650, 2600), VECTORS[650:2600])
+    rows = np.array([0, 1799, 1800, 4999])
+    np.testing.assert_array_equal(stored.take(rows), VECTORS[rows])
+    assert outcome(Threads(2), stored) == outcome(Threads(1))
+
+
+def test_lists_of_two_widths_in_one_column_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "uneven.parquet"
+    pq.write_table(pa.table({"vector": pa.array([[1.0], [1.0, 2.0]], pa.list_(pa.float32()))}), path)
+    with pytest.raises(ValueError, match="differ in width"):
+        ParquetRows((str(path),)).read(0, 2)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 5), st.integers(-30, 30), st.integers(0, 10**6))
+def test_sums_are_the_same_in_any_order_and_right(rows: int, codes: int, power: int, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    values = (draw.normal(size=(rows, 3)) * 2.0**power).astype(np.float32)
+    code = draw.integers(-1, codes, rows).astype(np.int32)
+    scale = grid(float(np.abs(values).max()), rows)
+    sums, counts = sums_by_code(on_grid(values, scale), code, codes)
+    shuffled = draw.permutation(rows)
+    again, _ = sums_by_code(on_grid(values[shuffled], scale), code[shuffled], codes)
+    np.testing.assert_array_equal(sums, again)
+    for number in range(codes):
+        own = values[code == number].astype(np.float64)
+        assert counts[number] == len(own)
+        np.testing.assert_allclose(sums[number] / scale, own.sum(axis=0), atol=rows / scale)
+
+
+class KilledOnce:
+    """A work whose first task kills the process that it runs in, once."""
+
+    def __init__(self, work: Work, marker: Path) -> None:
+        self.work, self.marker = work, marker
+
+    def map(self, function: Callable[..., Any], items: Items, tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        marker = self.marker
+
+        def die_once(items: Items, *task: Any) -> Any:
+            if not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(items, *task)
+
+        yield from self.work.map(die_once, items, tasks)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_ray_workers_give_the_same_bytes_also_when_one_is_killed(tmp_path: Path) -> None:
+    from pipelines.compute import RayWork
+    from pipelines.spec import ComputeSpec
+
+    marker = tmp_path / "killed"
+    assert outcome(KilledOnce(RayWork(ComputeSpec(cpus=3)), marker)) == outcome(Threads(1))
+    assert marker.exists()

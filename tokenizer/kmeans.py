@@ -1,0 +1,131 @@
+"""k-means under capacity, over spans of items: Lloyd's iterations with sums that come out the same in any order."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenizer.assignment import assign_level
+from tokenizer.distance import Floats, own_distance
+from tokenizer.exact import Ints, grid, on_grid, sums_by_code
+from tokenizer.points import PointLevel, Target
+from tokenizer.rows import Items, spans
+from tokenizer.seeding import sample_size, spread_centroids
+from tokenizer.work import Work
+
+Codes = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Centroids float32 (K, D), the codes (N,) of the items, rounds run, and the sum of squared distances left."""
+
+    centroids: Floats
+    codes: Codes
+    rounds: int
+    distortion: float
+
+
+def balanced_kmeans(
+    target: Target,
+    items: Items,
+    prefix_Nl: Codes,
+    codes: int,
+    room: int,
+    iterations: int,
+    rng: np.random.Generator,
+    work: Work,
+    start: Floats | None = None,
+) -> Clusters:
+    """Lloyd's iterations with at most `room` items per code, until no item changes its code.
+
+    Starts at `start` (K, D), else at vectors drawn far apart. Empty codes move to the items of a sample that are
+    farthest from their centroids.
+    """
+    turns = np.sort(rng.choice(len(items), min(len(items), sample_size(codes)), replace=False))
+    sample = items.order[turns]
+    seen = target(items.take(sample, prefix_Nl[sample]))
+    centroids_KD = spread_centroids(seen, codes, rng) if start is None else start
+    scale = grid(_largest(target, items, prefix_Nl, work), len(items))
+
+    def assigned(prices: NDArray[np.float64] | None) -> tuple[Codes, NDArray[np.float64]]:
+        full = np.full(codes, room, np.int64)
+        found = assign_level(PointLevel(target, centroids_KD), items, prefix_Nl, full, None, work, prices)
+        return found.codes, found.prices
+
+    codes_N, prices = assigned(None)
+    rounds = 0
+    for rounds in range(1, iterations + 1):
+        sums, counts = _sums(target, scale, codes, items, prefix_Nl, codes_N, work)
+        means = (sums / (np.maximum(counts, 1) * scale)[:, None]).astype(np.float32)
+        centroids_KD = np.where(counts[:, None] > 0, means, centroids_KD)
+        if rounds < iterations:
+            centroids_KD = _fill_empty(centroids_KD, counts, seen, codes_N[sample])
+        former_N = codes_N
+        codes_N, prices = assigned(prices)
+        if np.array_equal(codes_N, former_N):
+            break
+    return Clusters(centroids_KD, codes_N, rounds, distortion(target, centroids_KD, items, prefix_Nl, codes_N, work))
+
+
+def moments(target: Target, items: Items, work: Work) -> tuple[Floats, float]:
+    """The mean of a target, float32 (D,), and the sum of squared distances to it."""
+    nothing, one = np.empty((len(items), 0), np.int32), np.zeros(len(items), np.int32)
+    scale = grid(_largest(target, items, nothing, work), len(items))
+    sums, _ = _sums(target, scale, 1, items, nothing, one, work)
+    mean = (sums / (len(items) * scale)).astype(np.float32)
+    return mean[0], distortion(target, mean, items, nothing, one, work)
+
+
+def distortion(target: Target, points_KD: Floats, items: Items, prefix_Nl: Codes, codes_N: Codes, work: Work) -> float:
+    """The sum of squared distances between targets and the points of their codes."""
+    reach = _largest(target, items, prefix_Nl, work) + float(np.abs(points_KD).max(initial=0))
+    scale = grid(points_KD.shape[1] * reach * reach, len(items))
+    tasks = ((start, stop, prefix_Nl[start:stop], codes_N[start:stop]) for start, stop in spans(len(items)))
+    return sum(work.map(partial(_span_distance, target, points_KD, scale), items, tasks)) / scale
+
+
+def _largest(target: Target, items: Items, prefix_Nl: Codes, work: Work) -> float:
+    tasks = ((start, stop, prefix_Nl[start:stop]) for start, stop in spans(len(items)))
+    return max(work.map(partial(_span_largest, target), items, tasks), default=0.0)
+
+
+def _sums(
+    target: Target, scale: float, codes: int, items: Items, prefix_Nl: Codes, codes_N: Codes, work: Work
+) -> tuple[Ints, Ints]:
+    tasks = ((start, stop, prefix_Nl[start:stop], codes_N[start:stop]) for start, stop in spans(len(items)))
+    sums: Ints | int = 0
+    counts: Ints | int = 0
+    for part, count in work.map(partial(_span_sums, target, scale, codes), items, tasks):
+        sums, counts = sums + part, counts + count
+    return np.asarray(sums), np.asarray(counts)
+
+
+def _span_largest(target: Target, items: Items, start: int, stop: int, prefix: Codes) -> float:
+    return float(np.abs(target(items.read(start, stop, prefix))).max(initial=0))
+
+
+def _span_sums(
+    target: Target, scale: float, codes: int, items: Items, start: int, stop: int, prefix: Codes, codes_n: Codes
+) -> tuple[Ints, Ints]:
+    return sums_by_code(on_grid(target(items.read(start, stop, prefix)), scale), codes_n, codes)
+
+
+def _span_distance(
+    target: Target, points: Floats, scale: float, items: Items, start: int, stop: int, prefix: Codes, codes_n: Codes
+) -> int:
+    return int(on_grid(own_distance(target(items.read(start, stop, prefix)), points, codes_n), scale).sum())
+
+
+def _fill_empty(centroids_KD: Floats, counts: Ints, seen_SD: Floats, codes_S: Codes) -> Floats:
+    """Empty codes move to the vectors farthest from their centroids, the lowest tie key first among equals."""
+    empty = np.flatnonzero(counts == 0)
+    if not empty.size:
+        return centroids_KD
+    distance_S = own_distance(seen_SD, centroids_KD, codes_S)
+    farthest = np.argsort(-distance_S, kind="stable")[: empty.size]
+    farthest = farthest[distance_S[farthest] > 0]
+    centroids_KD = centroids_KD.copy()
+    centroids_KD[empty[: farthest.size]] = seen_SD[farthest]
+    return centroids_KD

@@ -1,0 +1,76 @@
+"""How many SIDs are still free below each prefix: what keeps SIDs unique while codes are assigned level by level."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenizer.sid_keys import sid_keys
+
+Codes = NDArray[np.int32]
+Keys = NDArray[np.uint64]
+
+
+class Nodes:
+    """The nodes of one level, a node being a prefix and a code under it.
+
+    A node of the last level is one SID and has room for one item. A node above has room for as many as there are SIDs
+    below it. So an item that was given a node has a free SID there, whatever the others do.
+    """
+
+    def __init__(self, prefix_Nl: Codes, occupied_ML: Codes, sizes: Sequence[int]) -> None:
+        """For the level after `prefix_Nl` of a batch; `occupied_ML` are the SIDs nobody can have."""
+        level = prefix_Nl.shape[1]
+        self.codes = sizes[level]
+        self.below = math.prod(sizes[level + 1 :])
+        self.binding = self.below < len(prefix_Nl) + len(occupied_ML)
+        self.home = np.zeros(len(prefix_Nl), np.uint64)
+        self._occupied = np.zeros(0, np.uint64)
+        self._taken = np.zeros(0, np.uint64)
+        if not self.binding:
+            return
+        self.home, occupied_home = _prefix_ids(prefix_Nl, occupied_ML[:, :level], sizes[:level], self.codes)
+        self._occupied = self.key(occupied_home, occupied_ML[:, level])
+        if (self._occupied[1:] < self._occupied[:-1]).any():
+            self._occupied.sort()
+
+    def key(self, home: Keys, code: NDArray[Any]) -> Keys:
+        """The node of a code under a prefix id."""
+        return home * np.uint64(self.codes) + code.astype(np.uint64)
+
+    def left(self, keys: Keys) -> NDArray[np.int64]:
+        """Free SIDs below each node; `keys` ascending, which makes the search fast."""
+        used = np.zeros(len(keys), np.int64)
+        for taken in (self._occupied, self._taken):
+            if len(taken):
+                used += np.searchsorted(taken, keys, "right") - np.searchsorted(taken, keys, "left")
+        return self.below - used
+
+    def take(self, keys: Keys) -> None:
+        """One SID below each of these nodes is promised."""
+        self._taken = np.concatenate([self._taken, keys])
+        self._taken.sort()
+
+    def closed(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which codes have no free SID under the prefix of each row, bool (len(rows), K)."""
+        homes, back = np.unique(self.home[rows], return_inverse=True)
+        used = np.zeros(len(homes) * self.codes, np.int64)
+        first = homes * np.uint64(self.codes)
+        for taken in (self._occupied, self._taken):
+            low = np.searchsorted(taken, first)
+            count = np.searchsorted(taken, first + np.uint64(self.codes - 1), "right") - low
+            place = np.arange(int(count.sum())) + np.repeat(low - (np.cumsum(count) - count), count)
+            code = (taken[place] - np.repeat(first, count)).astype(np.int64)
+            used += np.bincount(np.repeat(np.arange(len(homes)), count) * self.codes + code, minlength=len(used))
+        return (used >= self.below).reshape(len(homes), self.codes)[back]
+
+
+def _prefix_ids(batch_Nl: Codes, occupied_Ml: Codes, sizes: Sequence[int], codes: int) -> tuple[Keys, Keys]:
+    """Equal numbers for equal prefixes, small enough to have a code appended in 64 bits."""
+    if math.prod(sizes) * codes < 1 << 64:
+        return sid_keys(batch_Nl, sizes), sid_keys(occupied_Ml, sizes)
+    both = sid_keys(np.concatenate([batch_Nl, occupied_Ml]), sizes)
+    ids = np.unique(both, return_inverse=True)[1].astype(np.uint64)
+    return ids[: len(batch_Nl)], ids[len(batch_Nl) :]
