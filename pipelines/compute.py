@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from pipelines.spec import ComputeSpec
 from tokenizer.rows import Items
-from tokenizer.work import HERE, Work
+from tokenizer.work import HERE, Work, one_thread
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,7 +48,8 @@ class Compute(Protocol):
     @property
     def work(self) -> Work: ...
 
-    def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """What the function returns, computed on one thread: fits must give the same bytes on every machine."""
 
     def map(
         self, make: Callable[..., Stage], arguments: dict[str, Any], table: pa.Table, rows: int
@@ -86,7 +87,8 @@ class InProcess:
         self._spec = spec
 
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        return function(*args, **kwargs)
+        with one_thread():
+            return function(*args, **kwargs)
 
     def map(
         self, make: Callable[..., Stage], arguments: dict[str, Any], table: pa.Table, rows: int
@@ -112,8 +114,8 @@ class OnRay:
         import ray
 
         connect(self._spec)
-        task = ray.remote(num_cpus=1, max_retries=2)(_with_threads)
-        reference = task.remote(machine_cpus(), function, args, kwargs)
+        task = ray.remote(num_cpus=1, max_retries=2)(_on_one_thread)
+        reference = task.remote(function, args, kwargs)
         try:
             result: R = ray.get(reference)
         except BaseException:
@@ -181,8 +183,7 @@ class RayWork:
 
 
 def _on_span(function: Callable[..., R], items: Items, *task: Any) -> R:
-    fix_threads(1)
-    return function(items, *task)
+    return _on_one_thread(function, (items, *task), {})
 
 
 def _actor_of(make: Callable[..., Stage], arguments: dict[str, Any], threads: int) -> type:
@@ -199,9 +200,10 @@ def _actor_of(make: Callable[..., Stage], arguments: dict[str, Any], threads: in
     return StageActor
 
 
-def _with_threads(threads: int, function: Callable[..., R], args: Any, kwargs: Any) -> R:
-    fix_threads(threads)
-    return function(*args, **kwargs)
+def _on_one_thread(function: Callable[..., R], args: Any, kwargs: Any) -> R:
+    fix_threads(1)
+    with one_thread():
+        return function(*args, **kwargs)
 
 
 def fix_threads(threads: int) -> None:

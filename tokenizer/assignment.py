@@ -20,7 +20,7 @@ from tokenizer.points import PointLevel, Residual
 from tokenizer.prices import FROM_NOTHING, FROM_SAMPLE, FROM_SIMILAR, Candidates, Cooling, settle_prices
 from tokenizer.quantizer import Level
 from tokenizer.rows import ArrayRows, Block, Items, spans
-from tokenizer.work import HERE, Work
+from tokenizer.work import HERE, Work, one_thread
 
 SAMPLE_ROWS = 4096
 SAMPLE_ROWS_PER_CODE = 32
@@ -87,7 +87,8 @@ def balanced_assign(
     """Assign vectors to points, of which point k takes at most `capacity_K[k]`."""
     items, whole = Items({"": ArrayRows(vectors_ND)}, ties_N), np.empty((len(ties_N), 0), np.int32)
     level = PointLevel(Residual("", ()), points_KD)
-    return assign_level(level, items, whole, np.array(capacity_K, np.int64), None, work, None)
+    with one_thread():
+        return assign_level(level, items, whole, np.array(capacity_K, np.int64), None, work, None)
 
 
 def _two_cheapest(

@@ -36,18 +36,17 @@ class Threads:
         self.count = count or len(os.sched_getaffinity(0))
 
     def map(self, function: Callable[..., R], items: Items, tasks: Iterable[tuple[Any, ...]]) -> Iterator[R]:
-        with one_thread():
-            if self.count == 1:
-                yield from (function(items, *task) for task in tasks)
-                return
-            with ThreadPoolExecutor(self.count) as pool:
-                waiting: deque[Future[R]] = deque()
-                for task in tasks:
-                    waiting.append(pool.submit(function, items, *task))
-                    if len(waiting) > 2 * self.count:
-                        yield waiting.popleft().result()
-                while waiting:
+        if self.count == 1:
+            yield from (function(items, *task) for task in tasks)
+            return
+        with ThreadPoolExecutor(self.count) as pool:
+            waiting: deque[Future[R]] = deque()
+            for task in tasks:
+                waiting.append(pool.submit(function, items, *task))
+                if len(waiting) > 2 * self.count:
                     yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
 
 HERE = Threads()
