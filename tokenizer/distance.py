@@ -34,6 +34,18 @@ def distance_blocks(vectors_ND: Floats, centroids_KD: Floats) -> Iterator[tuple[
         yield rows, np.maximum(cost_BK[:count], 0, out=cost_BK[:count])
 
 
+def blocked_product(vectors_ND: Floats, matrix_Dd: Floats) -> Floats:
+    """vectors @ matrix, each row's bytes free of the other rows."""
+    product = np.empty((len(vectors_ND), matrix_Dd.shape[1]), np.float32)
+    padded = np.zeros((BLOCK, vectors_ND.shape[1]), np.float32)
+    for start in range(0, len(vectors_ND), BLOCK):
+        count = min(BLOCK, len(vectors_ND) - start)
+        padded[:count] = vectors_ND[start : start + count]
+        padded[count:] = 0
+        product[start : start + count] = (padded @ matrix_Dd)[:count]
+    return product
+
+
 def own_distance(vectors_ND: Floats, centroids_KD: Floats, codes_N: NDArray[np.int32]) -> NDArray[np.float64]:
     """The squared distance of each vector to the centroid of its code, float64 (N,)."""
     distance_N = np.empty(len(vectors_ND))

@@ -2,16 +2,24 @@
 
 from collections.abc import Mapping
 
-from tokenizer import rq_kmeans
+from tokenizer import hierarchical, opq, rq_kmeans
+from tokenizer.baselines import Lsh, Random
 from tokenizer.codebook import Codebook
 from tokenizer.items import ItemIds, checked_items
 from tokenizer.layout import Array
 from tokenizer.quantizer import Quantizer
 from tokenizer.rows import Rows
-from tokenizer.spec import CodebookSpec
+from tokenizer.spec import CodebookSpec, QuantizerName
 from tokenizer.work import HERE, Work, one_thread
 
-QUANTIZERS: dict[str, Quantizer] = {"rq-kmeans": rq_kmeans}
+QUANTIZERS: dict[QuantizerName, Quantizer] = {
+    "rq-kmeans": rq_kmeans,
+    "opq": opq,
+    "rq-opq": opq,
+    "hierarchical": hierarchical,
+    "lsh": Lsh(),
+    "random": Random(),
+}
 
 
 def quantizer_of(spec: CodebookSpec) -> Quantizer:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tokenizer.assignment import assign_level
 from tokenizer.distance import Floats, own_distance
 from tokenizer.exact import Ints, grid, on_grid, sums_by_code
-from tokenizer.points import PointLevel, Target
+from tokenizer.points import PointLevel, Squared, Target
 from tokenizer.rows import Items, spans
 from tokenizer.seeding import sample_size, spread_centroids
 from tokenizer.work import Work
@@ -76,6 +76,17 @@ def moments(target: Target, items: Items, work: Work) -> tuple[Floats, float]:
     sums, _ = _sums(target, scale, 1, items, nothing, one, work)
     mean = (sums / (len(items) * scale)).astype(np.float32)
     return mean[0], distortion(target, mean, items, nothing, one, work)
+
+
+def deviation(target: Target, items: Items, prefix_Nl: Codes, work: Work) -> Floats:
+    """The standard deviation of a target in each dimension, float32 (D,); 1 where it does not vary."""
+    one, count = np.zeros(len(items), np.int32), len(items)
+    largest = _largest(target, items, prefix_Nl, work)
+    scale, square_scale = grid(largest, count), grid(largest * largest, count)
+    mean = _sums(target, scale, 1, items, prefix_Nl, one, work)[0][0] / (count * scale)
+    square = _sums(Squared(target), square_scale, 1, items, prefix_Nl, one, work)[0][0] / (count * square_scale)
+    found = np.sqrt(np.maximum(square - mean * mean, 0))
+    return np.where(found > 1e-6 * max(largest, 1e-30), found, 1).astype(np.float32)
 
 
 def distortion(target: Target, points_KD: Floats, items: Items, prefix_Nl: Codes, codes_N: Codes, work: Work) -> float:

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tokenizer.distance import Floats, distance_blocks
+import numpy as np
+
+from tokenizer.distance import Floats, blocked_product, distance_blocks
 from tokenizer.rows import Block
 
 Target = Callable[[Block], Floats]
@@ -22,6 +24,39 @@ class Residual:
         for level, centroids in self.former:
             left = left - centroids[block.prefix[:, level]]
         return left
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A target divided by a scale (D,)."""
+
+    target: Target
+    scale: Floats
+
+    def __call__(self, block: Block) -> Floats:
+        return self.target(block) / self.scale
+
+
+@dataclass(frozen=True)
+class Squared:
+    """The squares of a target, in each dimension."""
+
+    target: Target
+
+    def __call__(self, block: Block) -> Floats:
+        return np.square(self.target(block))
+
+
+@dataclass(frozen=True)
+class Projected:
+    """A target less an offset (D,), on some directions (D, d): (n, d). Products in blocks of one size."""
+
+    target: Target
+    offset: Floats
+    directions: Floats
+
+    def __call__(self, block: Block) -> Floats:
+        return blocked_product(self.target(block) - self.offset, self.directions)
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,17 @@ Balanced as in OneRec (arXiv 2502.18965), with capacity and slack in place of ex
 distortion was 3 % over plain k-means, at 1.1 14 %. The module is a `Quantizer` (see quantizer.py).
 """
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenizer.codebook import Codebook, plan
+from tokenizer.codebook import Codebook
 from tokenizer.distance import Floats
-from tokenizer.kmeans import balanced_kmeans, moments
+from tokenizer.fitting import Fitting
+from tokenizer.kmeans import deviation, distortion
 from tokenizer.layout import Array
-from tokenizer.load import level_metrics
-from tokenizer.points import PointLevel, Residual
+from tokenizer.points import PointLevel, Residual, Scaled, Target
 from tokenizer.rows import Items
 from tokenizer.spec import CodebookSpec
 from tokenizer.work import Work
@@ -28,25 +27,22 @@ def fit(items: Items, spec: CodebookSpec, work: Work) -> Codebook:
     repetitions take what exceeds its capacity. Raises VectorError for no items, CapacityExhausted when the levels hold
     fewer SIDs than planned.
     """
-    capacity, planned = plan(spec, len(items))
-    rng = np.random.default_rng(spec.seed)
-    fitted = items
-    if spec.sample is not None and spec.sample < len(items):
-        fitted = items.subset(np.sort(items.order[rng.choice(len(items), spec.sample, replace=False)]))
-    about = {source: moments(Residual(source, ()), fitted, work) for source in fitted.rows}
-    arrays: dict[str, Array] = {f"mean.{source}": mean for source, (mean, _) in about.items()}
-    codes_NL = np.full((len(fitted), len(spec.levels)), -1, np.int32)
-    levels = []
-    for number, level in enumerate(spec.levels):
-        room = math.ceil(spec.slack * len(fitted) / level.codes) if spec.balanced else len(fitted)
-        target = _target(spec, arrays, number)
-        found = balanced_kmeans(target, fitted, codes_NL[:, :number], level.codes, room, spec.iterations, rng, work)
-        arrays[f"level{number}"], codes_NL[:, number] = found.centroids, found.codes
-        (use,) = level_metrics(found.codes[:, None], [level.codes])
-        spread = about[level.source][1]
-        error = found.distortion / spread if spread > 0 else float(found.distortion > 0)
-        levels.append({**use, "iterations": found.rounds, "relative_error": error})
-    return Codebook(spec, arrays, capacity, planned, len(items), {"items": len(fitted), "levels": levels})
+    fitting = Fitting.begin(items, spec, work)
+    for number in range(len(spec.levels)):
+        fit_level(fitting, number)
+    return fitting.codebook()
+
+
+def fit_level(fitting: Fitting, number: int) -> None:
+    """One level, with what it has to encode divided by its standard deviation in each dimension if the spec says so."""
+    spec, arrays, source = fitting.spec, fitting.arrays, fitting.spec.levels[number].source
+    left, prefix = residual(spec, arrays, number), fitting.codes[:, :number]
+    if spec.normalise:
+        arrays[f"scale{number}"] = deviation(left, fitting.fitted, prefix, fitting.work)
+    found = fitting.clusters(number, _target(spec, arrays, number))
+    arrays[f"level{number}"] = found.centroids
+    lost = distortion(left, points(arrays, number), fitting.fitted, prefix, found.codes, fitting.work)
+    fitting.settle(number, found.codes, iterations=found.rounds, relative_error=fitting.error(source, lost))
 
 
 def level(codebook: Codebook, level: int) -> PointLevel:
@@ -58,13 +54,25 @@ def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floa
     """The vectors of `source` that SIDs stand for, float32 (N, D): a sum of centroids."""
     decoded = np.zeros((len(codes_NL), len(codebook.arrays[f"mean.{source}"])), np.float32)
     for level in chain(codebook.spec, codebook.levels, source):
-        decoded += codebook.arrays[f"level{level}"][codes_NL[:, level]]
+        decoded += points(codebook.arrays, level)[codes_NL[:, level]]
     return decoded
 
 
-def _target(spec: CodebookSpec, arrays: Mapping[str, Array], level: int) -> Residual:
+def points(arrays: Mapping[str, Array], level: int) -> Floats:
+    """The centroids of a level in the units of its source, float32 (K, D)."""
+    scale = arrays.get(f"scale{level}")
+    return arrays[f"level{level}"] if scale is None else arrays[f"level{level}"] * scale
+
+
+def residual(spec: CodebookSpec, arrays: Mapping[str, Array], level: int) -> Residual:
+    """What the levels before `level` leave for it."""
     former = chain(spec, level) if spec.levels[level].input == "residual" else []
-    return Residual(spec.levels[level].source, tuple((number, arrays[f"level{number}"]) for number in former))
+    return Residual(spec.levels[level].source, tuple((number, points(arrays, number)) for number in former))
+
+
+def _target(spec: CodebookSpec, arrays: Mapping[str, Array], level: int) -> Target:
+    left, scale = residual(spec, arrays, level), arrays.get(f"scale{level}")
+    return left if scale is None else Scaled(left, scale)
 
 
 def chain(spec: CodebookSpec, level: int, source: str | None = None) -> list[int]:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class LevelSpec(BaseModel):
@@ -19,8 +19,16 @@ class LevelSpec(BaseModel):
     input: Literal["residual", "vector"] = "residual"
 
 
+QuantizerName = Literal["rq-kmeans", "opq", "rq-opq", "hierarchical", "lsh", "random"]
+
+
 class CodebookSpec(BaseModel):
     """A codebook before it is fitted.
+
+    `quantizer`: rq-kmeans (OneRec), opq (RPG, VQ-Rec: codes without order, one per part of the rotated vector), rq-opq
+    (OneSearch: rq-kmeans with an opq of what it leaves in the last `tail` levels), hierarchical (P5-CID: k-means within
+    each cluster), lsh and random (the baselines of TIGER). `normalise` divides what a level of rq-kmeans encodes by its
+    standard deviation in each dimension.
 
     A code of a level with K codes holds at most ceil(slack * planned_items / K) SIDs ever, where
     planned_items = ceil(growth * N) is frozen at the fit on N items. Without `balanced` a code may hold all
@@ -29,7 +37,7 @@ class CodebookSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    quantizer: Literal["rq-kmeans"] = "rq-kmeans"
+    quantizer: QuantizerName = "rq-kmeans"
     levels: tuple[LevelSpec, ...] = Field(min_length=1)
     balanced: bool = True
     slack: float = Field(default=1.5, ge=1, allow_inf_nan=False)
@@ -38,3 +46,25 @@ class CodebookSpec(BaseModel):
     iterations: int = Field(default=20, ge=1)
     sample: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)
+    normalise: bool = False
+    tail: int = Field(default=1, ge=1)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether a code means something only after those before it, so that SIDs make a trie."""
+        return self.quantizer != "opq"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "CodebookSpec":
+        if self.quantizer != "rq-kmeans":
+            if len({level.source for level in self.levels}) > 1 or any(
+                level.input == "vector" for level in self.levels
+            ):
+                raise ValueError(f"{self.quantizer} reads one source, level after level; only rq-kmeans reads several")
+            if self.normalise:
+                raise ValueError("normalise is for rq-kmeans")
+        if self.quantizer == "rq-opq" and self.tail >= len(self.levels):
+            raise ValueError(f"tail = {self.tail} leaves no level for rq-kmeans; there are {len(self.levels)} levels")
+        if self.quantizer == "lsh" and any(level.codes & (level.codes - 1) or level.codes < 2 for level in self.levels):
+            raise ValueError("lsh has a bit per hyperplane: codes are powers of two, from 2 on")
+        return self

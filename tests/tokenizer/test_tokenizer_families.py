@@ -1,0 +1,157 @@
+"""What holds for every way of quantizing."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from tokenizer.codebook import Codebook
+from tokenizer.distance import BLOCK
+from tokenizer.encode import Occupancy, Status, assign_sids
+from tokenizer.errors import CapacityExhausted
+from tokenizer.families import QUANTIZERS, fit_codebook, quantizer_of
+from tokenizer.metrics import decode
+from tokenizer.rows import Block
+from tokenizer.spec import CodebookSpec
+from tokenizer.work import Threads
+
+SPECS: dict[str, dict[str, Any]] = {
+    **{name: {"quantizer": name} for name in QUANTIZERS},
+    "rq-kmeans, normalised": {"quantizer": "rq-kmeans", "normalise": True},
+}
+
+
+def spec_of(name: str, codes: tuple[int, ...] = (8, 8, 8), **changed: Any) -> CodebookSpec:
+    return CodebookSpec.model_validate(
+        {"levels": [{"codes": size} for size in codes], "iterations": 4, **SPECS[name], **changed}
+    )
+
+
+def catalogue(items: int, seed: int = 0, width: int = 10) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
+    draw = np.random.default_rng(seed)
+    centre = 2 * np.random.default_rng(99).normal(size=(12, width))
+    vectors = centre[draw.integers(12, size=items)] + draw.normal(size=(items, width))
+    return {"fused": vectors.astype(np.float32)}, [f"item-{seed}-{row}" for row in range(items)]
+
+
+VECTORS, IDS = catalogue(240)
+CODEBOOKS = {name: fit_codebook(VECTORS, IDS, spec_of(name)) for name in SPECS}
+each = pytest.mark.parametrize("name", SPECS)
+
+
+@each
+def test_the_same_items_give_the_same_bytes_in_any_order_and_for_any_workers(name: str) -> None:
+    shuffled = np.random.default_rng(1).permutation(240)
+    vectors = {"fused": VECTORS["fused"][shuffled]}
+    again = fit_codebook(vectors, [IDS[row] for row in shuffled], spec_of(name), Threads(1))
+    assert again.to_bytes() == CODEBOOKS[name].to_bytes()
+    assert fit_codebook(VECTORS, IDS, spec_of(name, seed=1)).id != CODEBOOKS[name].id
+
+
+@each
+def test_a_codebook_survives_its_file(name: str) -> None:
+    data = CODEBOOKS[name].to_bytes()
+    again = Codebook.from_bytes(data)
+    assert (again.id, again.to_bytes()) == (CODEBOOKS[name].id, data)
+    codes = assign_sids(again, VECTORS, IDS, Occupancy.empty(3)).codes
+    np.testing.assert_array_equal(codes, assign_sids(CODEBOOKS[name], VECTORS, IDS, Occupancy.empty(3)).codes)
+
+
+@each
+@settings(max_examples=8, deadline=None)
+@given(nights=st.lists(st.integers(0, 40), max_size=4), seed=st.integers(1, 10**6))
+def test_sids_are_unique_within_capacity_and_never_move(name: str, nights: list[int], seed: int) -> None:
+    codebook, draw = CODEBOOKS[name], np.random.default_rng(seed)
+    published = assign_sids(codebook, VECTORS, IDS, Occupancy.empty(3)).codes
+    for night, items in enumerate(nights):
+        vectors, ids = catalogue(items, seed + night)
+        found = assign_sids(codebook, vectors, ids, Occupancy(published))
+        shuffled = draw.permutation(items)
+        other = {"fused": vectors["fused"][shuffled]}
+        again = assign_sids(codebook, other, [ids[row] for row in shuffled], Occupancy(draw.permutation(published)))
+        np.testing.assert_array_equal(found.codes[shuffled], again.codes)
+        assert ((found.codes >= 0).all(axis=1) == (found.status != Status.REFIT_DUE)).all()
+        published = np.concatenate([published, found.codes[found.status != Status.REFIT_DUE]])
+        assert len(np.unique(published, axis=0)) == len(published)
+        for level, capacity in enumerate(codebook.capacity):
+            assert np.bincount(published[:, level]).max() <= capacity
+
+
+@each
+def test_costs_do_not_depend_on_the_rest_of_the_block(name: str) -> None:
+    vectors, _ = catalogue(BLOCK + 200, 3)
+    codebook = CODEBOOKS[name]
+    draw = np.random.default_rng(2)
+    ties = draw.integers(1 << 62, size=BLOCK + 200).astype(np.uint64)
+    for number in range(3):
+        level = quantizer_of(codebook.spec).level(codebook, number)
+        block = Block(vectors, ties, draw.integers(8, size=(BLOCK + 200, number)).astype(np.int32))
+        whole = np.concatenate([cost for _, cost in level.costs(block)])
+        assert whole.shape == (BLOCK + 200, level.codes)
+        assert (whole >= 0).all()
+        for rows in (slice(0, 1), slice(BLOCK - 3, BLOCK + 40), slice(5, 1000)):
+            part = np.concatenate([cost for _, cost in level.costs(block.part(rows))])
+            np.testing.assert_array_equal(part, whole[rows])
+
+
+@pytest.mark.parametrize("name", [name for name in SPECS if name != "random"])
+def test_decoding_comes_nearer_than_the_mean(name: str) -> None:
+    found = assign_sids(CODEBOOKS[name], VECTORS, IDS, Occupancy.empty(3))
+    decoded = decode(CODEBOOKS[name], found.codes, "fused")
+    assert decoded.shape == VECTORS["fused"].shape
+    assert decoded.dtype == np.float32
+    assert found.relative_error < 0.9
+
+
+def test_what_is_learnt_beats_the_baselines() -> None:
+    error = {
+        name: assign_sids(book, VECTORS, IDS, Occupancy.empty(3)).relative_error for name, book in CODEBOOKS.items()
+    }
+    assert error["rq-kmeans"] < error["lsh"] < error["random"] == pytest.approx(1, abs=1e-6)
+    assert max(error["opq"], error["rq-opq"], error["hierarchical"]) < error["lsh"]
+
+
+def test_an_lsh_code_is_the_signs_of_its_projections() -> None:
+    book = fit_codebook(VECTORS, IDS, spec_of("lsh", (8, 4, 16, 16), balanced=False))
+    raw = assign_sids(book, VECTORS, IDS, Occupancy.empty(4)).codes[:, 0]
+    depth = (VECTORS["fused"] - book.arrays["mean.fused"]) @ book.arrays["planes0"]
+    np.testing.assert_array_equal(raw, (depth > 0) @ (1 << np.arange(3)))
+
+
+def test_a_hierarchical_code_is_the_nearest_centroid_under_its_prefix() -> None:
+    book = fit_codebook(VECTORS, IDS, spec_of("hierarchical", (4, 6, 64), balanced=False))
+    codes = assign_sids(book, VECTORS, IDS, Occupancy.empty(3)).codes
+    for row in range(0, 240, 7):
+        under = book.arrays["level1"][codes[row, 0]]
+        assert codes[row, 1] == np.square(under - VECTORS["fused"][row]).sum(axis=1).argmin()
+
+
+def test_opq_parts_add_up_to_the_vector() -> None:
+    """With a code per item in each part, decoding gives the vectors back: the rotation loses nothing."""
+    vectors, ids = catalogue(16)
+    book = fit_codebook(vectors, ids, spec_of("opq", (16, 16, 16), iterations=10, balanced=False))
+    codes = assign_sids(book, vectors, ids, Occupancy.empty(3)).codes
+    np.testing.assert_allclose(decode(book, codes, "fused"), vectors["fused"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("lsh", {"levels": [{"codes": 6}]}),
+        ("opq", {"levels": [{"codes": 4, "source": "a"}, {"codes": 4, "source": "b"}]}),
+        ("rq-opq", {"tail": 3}),
+        ("hierarchical", {"normalise": True}),
+    ],
+)
+def test_a_spec_that_a_quantizer_cannot_follow_is_refused(name: str, changed: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        spec_of(name, **changed)
+
+
+def test_hierarchical_centroids_beyond_memory_are_refused() -> None:
+    with pytest.raises(CapacityExhausted, match="rq-kmeans, which shares centroids"):
+        fit_codebook(VECTORS, IDS, spec_of("hierarchical", (1024, 1024, 1024)))

@@ -1,0 +1,137 @@
+"""Hierarchical clustering: k-means within the clusters of the level before, as in P5-CID.
+
+The module is a `Quantizer` (see quantizer.py). Every prefix has centroids of its own, so their number is the product of
+the codes: meant for few codes and many levels.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenizer.assignment import assign_level
+from tokenizer.codebook import Codebook
+from tokenizer.distance import BLOCK, Floats, distance_blocks
+from tokenizer.errors import CapacityExhausted
+from tokenizer.exact import grid, on_grid, sums_by_code
+from tokenizer.fitting import Fitting
+from tokenizer.layout import Array
+from tokenizer.points import Residual
+from tokenizer.rows import Block, Items, spans
+from tokenizer.sid_keys import sid_keys
+from tokenizer.spec import CodebookSpec
+from tokenizer.work import Work
+
+CELLS = 1 << 28
+"""Floats in the centroids of the last level, at most: 1 GiB."""
+
+
+@dataclass(frozen=True)
+class NestedLevel:
+    """A `Level`: distances to the centroids (P, K, D) under the prefix of each item; `sizes` are the codes before."""
+
+    source: str
+    sizes: tuple[int, ...]
+    points: Floats
+
+    @property
+    def codes(self) -> int:
+        return int(self.points.shape[1])
+
+    def costs(self, block: Block) -> Iterator[tuple[slice, Floats]]:
+        vectors = block.vectors[self.source]
+        for start in range(0, len(block), BLOCK):
+            rows = slice(start, min(start + BLOCK, len(block)))
+            home = sid_keys(block.prefix[rows], self.sizes).astype(np.int64)
+            cost = np.empty((len(home), self.codes), np.float32)
+            for prefix in np.unique(home):
+                own = np.flatnonzero(home == prefix)
+                ((_, cost[own]),) = distance_blocks(vectors[rows][own], self.points[prefix])
+            yield rows, cost
+
+
+def fit(items: Items, spec: CodebookSpec, work: Work) -> Codebook:
+    """Lloyd's iterations in all clusters of a level at once, under the capacity of the level's codes."""
+    fitting = Fitting.begin(items, spec, work)
+    source = spec.levels[0].source
+    width = len(fitting.arrays[f"mean.{source}"])
+    cells = math.prod(level.codes for level in spec.levels) * width
+    if cells > CELLS:
+        raise CapacityExhausted(
+            f"hierarchical centroids of {' x '.join(str(level.codes) for level in spec.levels)} codes need {cells:,} "
+            f"numbers, at most {CELLS:,} are kept; take fewer codes or levels, or rq-kmeans, which shares centroids"
+        )
+    for number in range(len(spec.levels)):
+        points, codes, rounds = _fit_level(fitting, source, number)
+        fitting.arrays[f"level{number}"] = points
+        fitting.settle(number, codes, iterations=rounds)
+    return fitting.codebook()
+
+
+def level(codebook: Codebook, level: int) -> NestedLevel:
+    """The costs of a level: squared distances to the centroids under the item's prefix."""
+    return NestedLevel(codebook.spec.levels[0].source, codebook.sizes[:level], codebook.arrays[f"level{level}"])
+
+
+def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:
+    """The centroid of the last level, float32 (N, D)."""
+    home = sid_keys(codes_NL[:, :-1], codebook.sizes[:-1]).astype(np.int64)
+    points: Array = codebook.arrays[f"level{codebook.levels - 1}"]
+    return np.asarray(points[home, codes_NL[:, -1]], np.float32)
+
+
+def _fit_level(fitting: Fitting, source: str, number: int) -> tuple[Floats, NDArray[np.int32], int]:
+    spec, items, work = fitting.spec, fitting.fitted, fitting.work
+    sizes, prefix = tuple(level.codes for level in spec.levels[:number]), fitting.codes[:, :number]
+    codes, homes = spec.levels[number].codes, math.prod(sizes)
+    home = sid_keys(prefix, sizes).astype(np.int64)
+    points = _spread(fitting, source, home, homes, codes, number)
+    whole = Residual(source, ())
+    reach = max(work.map(partial(_largest, whole), items, spans(len(items))), default=0.0)
+    scale = grid(reach, len(items))
+    codes_N, rounds = np.full(len(items), -1, np.int32), 0
+    while rounds < spec.iterations:
+        rounds += 1
+        room = np.full(codes, fitting.room(number), np.int64)
+        found = assign_level(NestedLevel(source, sizes, points), items, prefix, room, None, work, None)
+        if np.array_equal(found.codes, codes_N):
+            break
+        codes_N = found.codes
+        place = (home * codes + codes_N).astype(np.int32)
+        tasks = ((start, stop, place[start:stop]) for start, stop in spans(len(items)))
+        flat = points.reshape(homes * codes, -1)
+        sums, counts = np.zeros(flat.shape, np.int64), np.zeros(len(flat), np.int64)
+        for part, count in work.map(partial(_sums, whole, scale, len(flat)), items, tasks):
+            sums += part
+            counts += count
+        filled = counts > 0
+        flat[filled] = sums[filled] / (counts[filled] * scale)[:, None]
+    return points, codes_N, rounds
+
+
+def _spread(fitting: Fitting, source: str, home: NDArray[np.int64], homes: int, codes: int, number: int) -> Floats:
+    """Centroids to start with: items of each cluster, evenly spaced by tie key; the mean where there is none."""
+    items, arrays = fitting.fitted, fitting.arrays
+    points = np.empty((homes, codes, len(arrays[f"mean.{source}"])), np.float32)
+    points[:] = arrays[f"mean.{source}"]
+    order = items.order[np.argsort(home[items.order], kind="stable")]
+    first = np.searchsorted(home[order], np.arange(homes + 1))
+    for cluster in np.flatnonzero(np.diff(first)):
+        rows = order[first[cluster] : first[cluster + 1]]
+        rows = rows[np.linspace(0, len(rows) - 1, codes).astype(np.int64)]
+        points[cluster] = items.take(rows, np.empty((codes, 0), np.int32)).vectors[source]
+    return points
+
+
+def _largest(target: Residual, items: Items, start: int, stop: int) -> float:
+    return float(np.abs(target(items.read(start, stop, np.empty((stop - start, 0), np.int32)))).max(initial=0))
+
+
+def _sums(
+    target: Residual, scale: float, places: int, items: Items, start: int, stop: int, place: NDArray[np.int32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    block = items.read(start, stop, np.empty((stop - start, 0), np.int32))
+    return sums_by_code(on_grid(target(block), scale), place, places)
