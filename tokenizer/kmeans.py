@@ -57,9 +57,7 @@ def balanced_kmeans(
     codes_N, prices = assigned(None)
     rounds = 0
     for rounds in range(1, iterations + 1):
-        sums, counts = _sums(target, scale, codes, items, prefix_Nl, codes_N, work)
-        means = (sums / (np.maximum(counts, 1) * scale)[:, None]).astype(np.float32)
-        centroids_KD = np.where(counts[:, None] > 0, means, centroids_KD)
+        centroids_KD, counts = _means(target, scale, items, prefix_Nl, codes_N, centroids_KD, work)
         if rounds < iterations:
             centroids_KD = _fill_empty(centroids_KD, counts, seen, codes_N[sample])
         former_N = codes_N
@@ -67,6 +65,20 @@ def balanced_kmeans(
         if np.array_equal(codes_N, former_N):
             break
     return Clusters(centroids_KD, codes_N, rounds, distortion(target, centroids_KD, items, prefix_Nl, codes_N, work))
+
+
+def centroids(target: Target, items: Items, prefix_Nl: Codes, codes_N: Codes, former_KD: Floats, work: Work) -> Floats:
+    """The mean of what the items of each code have to encode; a code without items keeps its former centroid."""
+    scale = grid(_largest(target, items, prefix_Nl, work), len(items))
+    return _means(target, scale, items, prefix_Nl, codes_N, former_KD, work)[0]
+
+
+def _means(
+    target: Target, scale: float, items: Items, prefix_Nl: Codes, codes_N: Codes, former_KD: Floats, work: Work
+) -> tuple[Floats, Ints]:
+    sums, counts = _sums(target, scale, len(former_KD), items, prefix_Nl, codes_N, work)
+    means = (sums / (np.maximum(counts, 1) * scale)[:, None]).astype(np.float32)
+    return np.where(counts[:, None] > 0, means, former_KD), counts
 
 
 def moments(target: Target, items: Items, work: Work) -> tuple[Floats, float]:

@@ -1,0 +1,214 @@
+"""Refit a codebook to a catalogue that has changed, moving as few SIDs as a budget allows.
+
+A plain warm start runs Lloyd's iterations from the old centroids and takes the churn that comes of it. Here churn is
+spent where it buys most. First the centroids move under codes that stay, all levels together: coordinate descent on
+the least-squares problem that fixed codes leave, which costs no churn. Then the items that gain most from new codes
+move, a part of the budget at a time, and the centroids follow. Every step is a point on the frontier of churn against
+distortion.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from tokenizer.codebook import Codebook, plan
+from tokenizer.distance import Floats
+from tokenizer.encode import Occupancy, assign_sids
+from tokenizer.errors import VectorError
+from tokenizer.families import quantizer_of
+from tokenizer.items import ItemIds, checked_items
+from tokenizer.kmeans import centroids
+from tokenizer.layout import Array
+from tokenizer.metrics import encoding_errors
+from tokenizer.points import Residual
+from tokenizer.rows import Block, Items, Rows, spans
+from tokenizer.work import HERE, Work, one_thread
+
+Codes = NDArray[np.int32]
+
+SWEEPS = 3
+"""Passes of coordinate descent after each step; a fourth bought less than 0.01 % of the distortion."""
+
+
+@dataclass(frozen=True)
+class Refit:
+    """The refitted codebook, the codes int32 (N, L) of all items under it (-1: none found), and the way there.
+
+    `frontier` has a row per step: `churn`, the share of SIDs that differ from the old ones, and `relative_error`.
+    """
+
+    codebook: Codebook
+    codes: Codes
+    frontier: list[dict[str, float]]
+
+
+def refit_codebook(
+    old: Codebook,
+    vectors: dict[str, Array | Rows],
+    item_ids: ItemIds,
+    codes_NL: Codes,
+    budget: float = 0.05,
+    steps: int = 5,
+    work: Work = HERE,
+) -> Refit:
+    """Refit a codebook of residual k-means to the items it has now, at most `budget` of whose old SIDs change.
+
+    `codes_NL` are the SIDs the items have, -1 for those that have none and get one here. The budget is spent in
+    `steps`. Capacity is planned anew for the items there are now. Raises ValueError for another kind of codebook.
+    """
+    if old.spec.quantizer != "rq-kmeans" or old.spec.normalise or any(e.input == "vector" for e in old.spec.levels):
+        raise ValueError("only plain rq-kmeans can be refitted under a churn budget; fit another codebook anew")
+    if not 0 <= budget <= 1:
+        raise ValueError(f"the churn budget is a share of the SIDs, from 0 to 1, not {budget}")
+    with one_thread():
+        items = checked_items(vectors, item_ids, old.sources, work)
+        if codes_NL.shape != (len(items), old.levels):
+            raise VectorError(f"codes have shape {codes_NL.shape} for {len(items)} items of {old.levels} levels")
+        return _refit(old, items, vectors, item_ids, codes_NL, budget, steps, work)
+
+
+def _refit(
+    old: Codebook,
+    items: Items,
+    vectors: dict[str, Array | Rows],
+    item_ids: ItemIds,
+    codes_NL: Codes,
+    budget: float,
+    steps: int,
+    work: Work,
+) -> Refit:
+    capacity, planned = plan(old.spec, len(items))
+    book = replace(old, capacity=capacity, planned_items=planned, fitted_items=len(items))
+    known = codes_NL[:, 0] >= 0
+    codes = codes_NL.astype(np.int32)
+    ids = np.asarray(item_ids)
+    newcomers = np.flatnonzero(~known)
+    codes[newcomers] = _assigned(book, vectors, ids, newcomers, codes[known], work)
+    frontier = [_point(book, items, codes, codes_NL, known, work)]
+    book = _follow(book, items, codes, work)
+    frontier.append(_point(book, items, codes, codes_NL, known, work))
+    allowed = int(budget * np.count_nonzero(known))
+    for step in range(1, steps + 1):
+        moved = known & (codes != codes_NL).any(axis=1)
+        gain = _gains(book, items, codes, work)
+        gain[~known | moved] = 0
+        spend = allowed * step // steps - int(np.count_nonzero(moved))
+        chosen = items.order[np.argsort(-gain[items.order], kind="stable")[: max(0, spend)]]
+        chosen = np.sort(chosen[gain[chosen] > 0])
+        free_to_go = np.sort(np.concatenate([chosen, np.flatnonzero(~known | moved)]))
+        codes = _moved(book, items, vectors, ids, codes, free_to_go, work)
+        book = _follow(book, items, codes, work)
+        frontier.append(_point(book, items, codes, codes_NL, known, work))
+    return Refit(replace(book, statistics={**book.statistics, "frontier": frontier}), codes, frontier)
+
+
+def _point(
+    book: Codebook, items: Items, codes: Codes, codes_NL: Codes, known: NDArray[np.bool_], work: Work
+) -> dict[str, float]:
+    changed = codes[known] != codes_NL[known]
+    return {
+        "churn": float(changed.any(axis=1).mean()) if len(changed) else 0.0,
+        "relative_error": encoding_errors(book, items, codes, work).relative,
+    }
+
+
+def _assigned(
+    book: Codebook,
+    vectors: dict[str, Array | Rows],
+    ids: NDArray[Any],
+    rows: NDArray[np.int64],
+    taken: Codes,
+    work: Work,
+) -> Codes:
+    """SIDs for some of the items that nobody of `taken` has."""
+    if not len(rows):
+        return np.empty((0, book.levels), np.int32)
+    own = {
+        source: np.asarray(given)[rows] if isinstance(given, np.ndarray) else given.take(rows)
+        for source, given in vectors.items()
+    }
+    return assign_sids(book, own, ids[rows].tolist(), Occupancy(taken[taken[:, 0] >= 0]), work).codes
+
+
+def _moved(
+    book: Codebook,
+    items: Items,
+    vectors: dict[str, Array | Rows],
+    ids: NDArray[Any],
+    codes: Codes,
+    movers: NDArray[np.int64],
+    work: Work,
+) -> Codes:
+    """Codes after `movers` looked for better ones. Old SIDs stay taken meanwhile: whoever gains nothing keeps his."""
+    found = _assigned(book, vectors, ids, movers, codes, work)
+    block = items.take(movers, codes[movers])
+    before = _lost(book, block, codes[movers])
+    after = np.where(found[:, 0] >= 0, _lost(book, block, found), np.inf)
+    better = after < before
+    codes = codes.copy()
+    codes[movers[better]] = found[better]
+    return codes
+
+
+def _lost(book: Codebook, block: Block, codes: Codes) -> NDArray[np.float64]:
+    """The squared error of each item under some codes, all sources together; infinite without codes."""
+    lost = np.zeros(len(block))
+    for source in book.sources:
+        gap = block.vectors[source] - quantizer_of(book.spec).decode(book, codes, source)
+        lost += np.einsum("nd,nd->n", gap, gap, dtype=np.float64)
+    lost[codes[:, 0] < 0] = np.inf
+    return lost
+
+
+def _gains(book: Codebook, items: Items, codes: Codes, work: Work) -> NDArray[np.float64]:
+    """What each item would gain by the codes that are nearest level by level."""
+    tasks = ((start, stop, codes[start:stop]) for start, stop in spans(len(items)))
+    return np.concatenate(list(work.map(partial(_span_gains, book), items, tasks)))
+
+
+def _span_gains(book: Codebook, items: Items, start: int, stop: int, codes: Codes) -> NDArray[np.float64]:
+    block = items.read(start, stop, codes)
+    nearest = np.empty_like(codes)
+    for level in range(book.levels):
+        seen = Block(block.vectors, block.ties, nearest[:, :level])
+        for rows, cost in quantizer_of(book.spec).level(book, level).costs(seen):
+            nearest[rows, level] = cost.argmin(axis=1)
+    lost = _lost(book, block, codes)
+    return np.where(np.isfinite(lost), lost - _lost(book, block, nearest), 0)
+
+
+def _follow(book: Codebook, items: Items, codes: Codes, work: Work) -> Codebook:
+    """Centroids that fit fixed codes: each level in turn the mean of what all others leave, a few times over."""
+    arrays = dict(book.arrays)
+    for _ in range(SWEEPS):
+        for level, spec in enumerate(book.spec.levels):
+            others = tuple(
+                (other, arrays[f"level{other}"])
+                for other, named in enumerate(book.spec.levels)
+                if other != level and named.source == spec.source
+            )
+            arrays[f"level{level}"] = centroids(
+                Residual(spec.source, others), items, codes, codes[:, level], arrays[f"level{level}"], work
+            )
+    return replace(book, arrays=arrays)
+
+
+def match_codes(old_KD: Floats, new_KD: Floats) -> NDArray[np.int64]:
+    """Which new point should have the number of each old one, int64 (K,): the matching of least squared distance."""
+    cost = np.square(old_KD[:, None].astype(np.float64) - new_KD[None]).sum(axis=2)
+    return np.asarray(linear_sum_assignment(cost)[1], np.int64)
+
+
+def aligned(new: Codebook, old: Codebook) -> Codebook:
+    """A codebook fitted from scratch, its codes numbered as the nearest ones of an old one of the same shape."""
+    if new.sizes != old.sizes or new.spec.quantizer != "rq-kmeans" or old.spec.quantizer != "rq-kmeans":
+        raise ValueError(f"codebooks of {new.sizes} and {old.sizes} codes cannot be aligned: kind and sizes must agree")
+    arrays = dict(new.arrays)
+    for level in range(new.levels):
+        order = match_codes(old.arrays[f"level{level}"], new.arrays[f"level{level}"])
+        arrays[f"level{level}"] = np.ascontiguousarray(new.arrays[f"level{level}"][order])
+    return replace(new, arrays=arrays)
