@@ -13,9 +13,9 @@ def sid_keys(codes_NL: NDArray[np.int32], sizes: Sequence[int]) -> NDArray[Any]:
 
     Codes must be within `sizes`.
     """
-    if sum(_bits(sizes)) <= 64:
+    if sum(code_bits(sizes)) <= 64:
         key_N = np.zeros(len(codes_NL), np.uint64)
-        for level, bits in enumerate(_bits(sizes)):
+        for level, bits in enumerate(code_bits(sizes)):
             key_N <<= np.uint64(bits)
             np.bitwise_or(key_N, codes_NL[:, level], out=key_N, dtype=np.uint64, casting="unsafe")
         return key_N
@@ -29,15 +29,16 @@ def key_codes(keys: NDArray[Any], sizes: Sequence[int]) -> Iterator[NDArray[Any]
         codes_NL = np.ascontiguousarray(keys).view(">u4").reshape(-1, len(sizes))
         yield from (codes_NL[:, level].astype(np.min_scalar_type(size - 1)) for level, size in enumerate(sizes))
         return
-    below = sum(_bits(sizes))
-    for size, bits in zip(sizes, _bits(sizes), strict=True):
+    below = sum(code_bits(sizes))
+    for size, bits in zip(sizes, code_bits(sizes), strict=True):
         below -= bits
         code = keys >> np.uint64(below)
         code &= np.uint64((1 << bits) - 1)
         yield code.astype(np.min_scalar_type(size - 1))
 
 
-def _bits(sizes: Sequence[int]) -> list[int]:
+def code_bits(sizes: Sequence[int]) -> list[int]:
+    """Bits that the codes of each level take in a key."""
     return [(size - 1).bit_length() for size in sizes]
 
 
@@ -49,7 +50,7 @@ def sort_sids(codes_NL: NDArray[np.int32], sizes: Sequence[int]) -> tuple[NDArra
     """
     keys = sid_keys(codes_NL, sizes)
     row_bits = np.uint64(max(len(keys) - 1, 0).bit_length())
-    if keys.dtype == np.uint64 and sum(_bits(sizes)) + int(row_bits) <= 64:
+    if keys.dtype == np.uint64 and sum(code_bits(sizes)) + int(row_bits) <= 64:
         keys <<= row_bits
         keys |= np.arange(len(keys), dtype=np.uint64)
         keys.sort()

@@ -24,7 +24,7 @@ from tokenizer.id_index import build_index, candidates, hash_ids
 from tokenizer.items import ItemIds
 from tokenizer.layout import Array, pack, parts, unpack
 from tokenizer.ragged import Ragged, spans
-from tokenizer.sid_keys import check_codes, sid_keys, sort_sids
+from tokenizer.sid_keys import check_codes, code_bits, sid_keys, sort_sids
 from tokenizer.trie_arrays import Texts, build_levels, check_distinct, check_structure, id_array, id_text, text_array
 from tokenizer.trie_edit import splice, splice_texts
 
@@ -73,7 +73,7 @@ class Trie:
                 f"item {id_array(removed)[int(np.argmin(gone))].as_py()!r} is to be removed from a trie without it"
             )
         gone = np.unique(gone)
-        old = sid_keys(self.codes(), self.sizes)
+        old = self._keys()
         new, order = sort_sids(sids, self.sizes)
         places, old_ids = np.searchsorted(old, new), (self.arrays["id_text"], self._ids, len(self))
 
@@ -81,6 +81,18 @@ class Trie:
             return splice_texts(old_ids, id_text(ids.take(pa.array(order))), places, gone)
 
         return Trie._of_sorted(splice(old, new, places, gone), sorted_ids, self.sizes)
+
+    def _keys(self) -> NDArray[Any]:
+        """The keys of all SIDs, in order; where they are numbers, without the codes in between."""
+        bits = code_bits(self.sizes)
+        if sum(bits) > 64:
+            return sid_keys(self.codes(), self.sizes)
+        keys = np.zeros(1, np.uint64)
+        for level in range(self.levels):
+            keys = np.repeat(keys, self._fanout[level].lengths[: len(keys)])
+            keys <<= np.uint64(bits[level])
+            keys |= self.arrays[f"codes{level}"]
+        return keys
 
     @classmethod
     def open(cls, path: str | Path) -> "Trie":

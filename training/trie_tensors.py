@@ -34,7 +34,8 @@ class TrieTensors:
         self.bits = [None if bits is None else tensor(bits) for bits in masks.bits]
         # Halvings that find a code among the children of any node of the level.
         self.halvings = [int(np.diff(starts).max(initial=0)).bit_length() for starts in masks.starts]
-        # Eight booleans for each byte of a bitmask, read as one number: a 1.2 ms mask takes 0.3 ms.
+        # Eight booleans for each byte of a bitmask, read as one number. Masks of 2,560 beams
+        # and 256 codes took 1.2 ms bit by bit and take 0.5 ms so, on one thread.
         octets = np.unpackbits(np.arange(256, dtype=np.uint8), bitorder="little").view(np.int64)
         self.octets = torch.from_numpy(octets).to(device)
 
