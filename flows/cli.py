@@ -92,8 +92,9 @@ def build_parser() -> argparse.ArgumentParser:
     publish.add_argument("--model", help="publish the pair with this model; by default the current one is kept")
     rollback = _verb(release, "rollback", commands.release_rollback, "point production back")
     rollback.add_argument("--to", metavar="RELEASE", help="an earlier release; the one before by default")
-    export = _named(_verb(release, "export-trie", commands.release_export_trie, "copy the trie"), "release", "id")
-    export.add_argument("--output", required=True, metavar="FILE")
+    export = _verb(release, "export-trie", commands.release_export_trie, "the trie as a file, for serving")
+    _named(_named(export, "release", "release id or alias"), "output", "file to write")
+    export.add_argument("--format", choices=("native", "arrow"), default="native", help="see docs/trie.md (native)")
 
     item = _noun(nouns, "item", "look at one item")
     explain = _named(_reader(_verb(item, "explain", commands.item_explain, "SID, path, lineage")), "item_id", "item id")

@@ -183,8 +183,16 @@ def release_export_trie(options: Options) -> None:
 
     lake = _existing(options)
     manifest = read_release(lake, options.release)
-    Path(options.output).write_bytes(lake.blobs.get(manifest.trie.sha256))
-    print(f"{options.output}: {manifest.trie.sids:,} SIDs of {manifest.id}, sha256 {manifest.trie.sha256}")
+    native, output = manifest.trie.sha256, Path(options.output)
+    if options.format == "native":
+        output.write_bytes(lake.blobs.get(native))
+    else:
+        from flows.diff import open_trie
+        from tokenizer.trie_export import write_arrow
+
+        names = {"release": manifest.id, "vocabulary": manifest.codebook.vocabulary, "native_sha256": native}
+        write_arrow(open_trie(lake, manifest), output, names)
+    print(f"{output}: {manifest.trie.sids:,} SIDs of {manifest.id} ({options.format}), trie sha256 {native}")
 
 
 def item_explain(options: Options) -> None:

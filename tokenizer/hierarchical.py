@@ -5,7 +5,7 @@ the codes: meant for few codes and many levels.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,7 +21,6 @@ from tokenizer.fitting import Fitting
 from tokenizer.layout import Array
 from tokenizer.points import Residual
 from tokenizer.rows import Block, Items, spans
-from tokenizer.sid_keys import sid_keys
 from tokenizer.spec import CodebookSpec
 from tokenizer.work import Work
 
@@ -45,7 +44,7 @@ class NestedLevel:
         vectors = block.vectors[self.source]
         for start in range(0, len(block), BLOCK):
             rows = slice(start, min(start + BLOCK, len(block)))
-            home = sid_keys(block.prefix[rows], self.sizes).astype(np.int64)
+            home = _clusters(block.prefix[rows], self.sizes)
             cost = np.empty((len(home), self.codes), np.float32)
             for prefix in np.unique(home):
                 own = np.flatnonzero(home == prefix)
@@ -78,16 +77,23 @@ def level(codebook: Codebook, level: int) -> NestedLevel:
 
 def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:
     """The centroid of the last level, float32 (N, D)."""
-    home = sid_keys(codes_NL[:, :-1], codebook.sizes[:-1]).astype(np.int64)
+    home = _clusters(codes_NL[:, :-1], codebook.sizes[:-1])
     points: Array = codebook.arrays[f"level{codebook.levels - 1}"]
     return np.asarray(points[home, codes_NL[:, -1]], np.float32)
+
+
+def _clusters(prefix_Nl: NDArray[np.int32], sizes: Sequence[int]) -> NDArray[np.int64]:
+    """The number of each row's cluster; any for a row that has no prefix (-1), whose cost nobody asks for."""
+    if not sizes:
+        return np.zeros(len(prefix_Nl), np.int64)
+    return np.asarray(np.ravel_multi_index(tuple(prefix_Nl.T), tuple(sizes), mode="clip"), np.int64)
 
 
 def _fit_level(fitting: Fitting, source: str, number: int) -> tuple[Floats, NDArray[np.int32], int]:
     spec, items, work = fitting.spec, fitting.fitted, fitting.work
     sizes, prefix = tuple(level.codes for level in spec.levels[:number]), fitting.codes[:, :number]
     codes, homes = spec.levels[number].codes, math.prod(sizes)
-    home = sid_keys(prefix, sizes).astype(np.int64)
+    home = _clusters(prefix, sizes)
     points = _spread(fitting, source, home, homes, codes, number)
     whole = Residual(source, ())
     reach = max(work.map(partial(_largest, whole), items, spans(len(items))), default=0.0)

@@ -1,7 +1,6 @@
 """Item ids and the vectors that belong to them, checked, in an order free of arrival."""
 
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
 from typing import TypeAlias
 
 import numpy as np
@@ -9,6 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenizer.errors import VectorError
+from tokenizer.id_index import hash_ids
 from tokenizer.layout import Array
 from tokenizer.rows import ArrayRows, Items, Rows, spans
 from tokenizer.work import Work
@@ -22,9 +22,33 @@ def id_list(item_ids: ItemIds) -> list[str]:
 
 
 def tie_keys(item_ids: ItemIds) -> NDArray[np.uint64]:
-    """A stable 64-bit hash per id (BLAKE2b, 8 bytes), the same in every process and on every machine."""
-    digests = [blake2b(item.encode(), digest_size=8).digest() for item in id_list(item_ids)]
-    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
+    """A stable 64-bit hash per id, the same in every process and on every machine (see id_index.py)."""
+    return hash_ids(*id_text(id_array(item_ids)))
+
+
+def id_array(item_ids: ItemIds) -> pa.Array:
+    """The ids as one Arrow array of strings, copied only where they are not one already."""
+    if isinstance(item_ids, pa.ChunkedArray):
+        return item_ids.cast(pa.large_string()).combine_chunks()
+    if not isinstance(item_ids, pa.Array):
+        return pa.array(item_ids, pa.large_string())
+    is_text = item_ids.type in (pa.string(), pa.large_string())
+    return item_ids if is_text else item_ids.cast(pa.large_string())
+
+
+def id_text(ids: pa.Array) -> tuple[NDArray[np.uint8], Array]:
+    """The UTF-8 bytes of a string array one after the other, and where each begins (N + 1), without a copy.
+
+    Raises ValueError when one is null.
+    """
+    if ids.null_count:
+        raise ValueError(f"{ids.null_count} of {len(ids)} item ids are null; give every SID an item")
+    if not len(ids):
+        return np.zeros(0, np.uint8), np.zeros(1, np.int64)
+    _, offsets, text = ids.buffers()
+    kind = np.int64 if ids.type == pa.large_string() else np.int32
+    at = np.frombuffer(offsets, kind)[ids.offset : ids.offset + len(ids) + 1]
+    return np.frombuffer(text or b"", np.uint8)[at[0] : at[-1]], at - at[0] if at[0] else at
 
 
 def checked_items(

@@ -7,7 +7,7 @@ https://github.com/huggingface/safetensors#format
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,12 @@ _UNSEALED = "0" * 64
 
 
 def pack(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
-    """Lay arrays out as safetensors bytes that depend on nothing but the arguments.
+    """Lay arrays out as safetensors bytes that depend on nothing but the arguments."""
+    return b"".join(parts(arrays, metadata))
+
+
+def parts(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """What `pack` joins, one array after the other and without copies of them.
 
     Widest items first, so that each array starts at a multiple of its item size. The header is padded to 8
     bytes.
@@ -44,7 +49,9 @@ def pack(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return b"".join([len(text).to_bytes(8, "little"), text, *(array.tobytes() for _, array in named)])
+    yield len(text).to_bytes(8, "little") + text
+    for _, array in named:
+        yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def unpack(data: Any) -> tuple[dict[str, str], dict[str, Array]]:

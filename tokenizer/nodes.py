@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenizer.sid_keys import sid_keys
+from tokenizer.sid_keys import code_bits, sid_keys
 
 Codes = NDArray[np.int32]
 Keys = NDArray[np.uint64]
@@ -69,7 +69,7 @@ class Nodes:
 
 def _prefix_ids(batch_Nl: Codes, occupied_Ml: Codes, sizes: Sequence[int], codes: int) -> tuple[Keys, Keys]:
     """Equal numbers for equal prefixes, small enough to have a code appended in 64 bits."""
-    if math.prod(sizes) * codes < 1 << 64:
+    if sum(code_bits([*sizes, codes])) < 64:
         return sid_keys(batch_Nl, sizes), sid_keys(occupied_Ml, sizes)
     both = sid_keys(np.concatenate([batch_Nl, occupied_Ml]), sizes)
     ids = np.unique(both, return_inverse=True)[1].astype(np.uint64)

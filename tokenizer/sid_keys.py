@@ -1,7 +1,6 @@
 """One sortable key per SID or prefix, in the order of the codes."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,32 +8,57 @@ from numpy.typing import NDArray
 
 
 def sid_keys(codes_NL: NDArray[np.int32], sizes: Sequence[int]) -> NDArray[Any]:
-    """Keys (N,) that sort and compare as the rows do: uint64 where the code space fits, else big-endian
-    bytes.
+    """Keys (N,) that sort and compare as the rows do: uint64 where the bits of all codes fit, else
+    big-endian bytes.
 
     Codes must be within `sizes`.
     """
-    if math.prod(sizes) <= 1 << 64:
+    if sum(code_bits(sizes)) <= 64:
         key_N = np.zeros(len(codes_NL), np.uint64)
-        for level, size in enumerate(sizes):
-            key_N = key_N * np.uint64(size) + codes_NL[:, level].astype(np.uint64)
+        for level, bits in enumerate(code_bits(sizes)):
+            key_N <<= np.uint64(bits)
+            np.bitwise_or(key_N, codes_NL[:, level], out=key_N, dtype=np.uint64, casting="unsafe")
         return key_N
     wide = np.ascontiguousarray(codes_NL, dtype=">u4")
     return wide.view(f"S{4 * len(sizes)}").ravel()
 
 
-def sid_order(codes_NL: NDArray[np.int32], sizes: Sequence[int]) -> NDArray[np.int64]:
-    """Rows in the order of their SIDs; rows of equal SIDs in an order of no meaning.
+def key_codes(keys: NDArray[Any], sizes: Sequence[int]) -> Iterator[NDArray[Any]]:
+    """The codes that the keys (N,) were made of, level by level, each (N,) in the narrowest type of its size."""
+    if keys.dtype != np.uint64:
+        codes_NL = np.ascontiguousarray(keys).view(">u4").reshape(-1, len(sizes))
+        yield from (codes_NL[:, level].astype(np.min_scalar_type(size - 1)) for level, size in enumerate(sizes))
+        return
+    below = sum(code_bits(sizes))
+    for size, bits in zip(sizes, code_bits(sizes), strict=True):
+        below -= bits
+        code = keys >> np.uint64(below)
+        code &= np.uint64((1 << bits) - 1)
+        yield code.astype(np.min_scalar_type(size - 1))
+
+
+def code_bits(sizes: Sequence[int]) -> list[int]:
+    """Bits that the codes of each level take in a key."""
+    return [(size - 1).bit_length() for size in sizes]
+
+
+def sort_sids(codes_NL: NDArray[np.int32], sizes: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Keys in order (N,), and the rows in that order (N,); rows of equal SIDs in an order of no meaning.
 
     Where key and row number fit 64 bits together, sorting both as one number is 4 to 10 times as fast as an
     argsort.
     """
     keys = sid_keys(codes_NL, sizes)
-    row_bits = max(len(keys) - 1, 0).bit_length()
-    if keys.dtype == np.uint64 and math.prod(sizes) <= 1 << (64 - row_bits):
-        packed = np.sort((keys << np.uint64(row_bits)) | np.arange(len(keys), dtype=np.uint64))
-        return (packed & np.uint64((1 << row_bits) - 1)).astype(np.int64)
-    return np.argsort(keys, kind="stable")
+    row_bits = np.uint64(max(len(keys) - 1, 0).bit_length())
+    if keys.dtype == np.uint64 and sum(code_bits(sizes)) + int(row_bits) <= 64:
+        keys <<= row_bits
+        keys |= np.arange(len(keys), dtype=np.uint64)
+        keys.sort()
+        order = (keys & ((np.uint64(1) << row_bits) - np.uint64(1))).view(np.int64)
+        keys >>= row_bits
+        return keys, order
+    order = np.argsort(keys)
+    return keys[order], order
 
 
 def check_codes(codes_NL: NDArray[Any], sizes: Sequence[int], what: str) -> NDArray[np.int32]:
@@ -42,11 +66,11 @@ def check_codes(codes_NL: NDArray[Any], sizes: Sequence[int], what: str) -> NDAr
     codes = np.asarray(codes_NL)
     if codes.ndim != 2 or codes.shape[1] != len(sizes) or codes.dtype.kind not in "iu":
         raise ValueError(f"{what} are {codes.dtype} of shape {codes.shape}; pass integers, SIDs x {len(sizes)} levels")
-    bad = np.argwhere((codes < 0) | (codes >= np.asarray(sizes)))
-    if len(bad):
-        row, level = (int(place) for place in bad[0])
+    # Column by column: a reduction over the rows of a narrow array takes four times as long.
+    if len(codes) and any(code.min() < 0 or code.max() >= size for code, size in zip(codes.T, sizes, strict=True)):
+        row, level = (int(place) for place in np.argwhere((codes < 0) | (codes >= np.asarray(sizes)))[0])
         raise ValueError(
             f"{what} have code {codes[row, level]} at level {level} of row {row}, which has {sizes[level]} codes; "
             "leave out items without a SID and use the codebook that made the codes"
         )
-    return codes.astype(np.int32)
+    return codes.astype(np.int32, copy=False)

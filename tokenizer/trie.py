@@ -1,16 +1,15 @@
 """The valid SIDs as flat arrays: what may follow a prefix, which item a SID is, where an item is.
 
-CSR levels over the sorted SIDs. Node n of level l has the children `children{l}[n]` to `children{l}[n + 1]`,
-which are nodes of level l + 1; `codes{l}` are their codes. The root is node 0 of level 0, and the nodes after
-the last level are the rows of the items. A level where a bitmask per node takes little more than its codes
-has one too: with 2,560 beams and 256 codes, gathering children took 17.5 ms and the softmax next to it 1.1
-ms.
+Levels over the sorted SIDs. Node n of level l has children that are nodes of level l + 1 and lie together, in the order
+of their codes: `codes{l}`. The root is node 0 of level 0, and the nodes after the last level are the rows of the items.
+The file is described in docs/trie.md.
 """
 
 import hashlib
 import json
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,13 +20,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenizer.errors import TrieCorrupt
-from tokenizer.id_index import find_id, order_ids
-from tokenizer.items import ItemIds
-from tokenizer.layout import Array, pack, unpack
-from tokenizer.sid_keys import check_codes, sid_order
-from tokenizer.trie_arrays import build_levels, check_structure, id_array, id_text
+from tokenizer.id_index import build_index, candidates, hash_ids
+from tokenizer.items import ItemIds, id_array, id_text
+from tokenizer.layout import Array, pack, parts, unpack
+from tokenizer.ragged import Ragged, spans
+from tokenizer.sid_keys import check_codes, code_bits, sid_keys, sort_sids
+from tokenizer.trie_arrays import Texts, build_levels, check_distinct, check_structure, text_array
+from tokenizer.trie_edit import splice, splice_texts
 
-FORMAT = "sidmill-trie-1"
+FORMAT = "sidmill-trie-2"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,16 +45,54 @@ class Trie:
         Raises ValueError for a SID or an item that occurs twice, and for codes out of range.
         """
         sizes = tuple(int(size) for size in sizes)
-        sids = check_codes(codes, sizes, "SIDs")
-        ids = id_array(item_ids)
-        if len(ids) != len(sids):
-            raise ValueError(f"{len(sids)} SIDs for {len(ids)} item ids; pass one id per SID")
-        order = sid_order(sids, sizes)
-        sids, ids = sids[order], ids.take(pa.array(order))
-        arrays = build_levels(sids, ids, sizes)
-        text, offsets = id_text(ids)
-        arrays |= {"id_text": text, "id_offsets": offsets, "id_order": order_ids(text, offsets)}
-        return cls(sizes, arrays)
+        sids, ids = _checked(codes, item_ids, sizes)
+        keys, order = sort_sids(sids, sizes)
+        return cls._of_sorted(keys, lambda: id_text(ids.take(pa.array(order))), sizes)
+
+    @classmethod
+    def _of_sorted(cls, keys: NDArray[Any], sorted_ids: Callable[[], Texts], sizes: tuple[int, ...]) -> "Trie":
+        """The trie of sorted keys; the ids in their order are made beside the levels, on another core."""
+        with ThreadPoolExecutor(1) as beside:
+            levels = beside.submit(build_levels, keys, sizes)
+            text, offsets = sorted_ids()
+            ids, rows = text_array(text, offsets), Ragged.of(offsets)
+            check_distinct(keys, ids, sizes)
+            arrays = build_index(hash_ids(text, offsets), ids) | levels.result()
+        return cls(sizes, arrays | {"id_text": text, "id_lengths": rows.lengths, "id_blocks": rows.blocks})
+
+    def updated(self, codes: NDArray[Any], item_ids: ItemIds, removed: ItemIds = ()) -> "Trie":
+        """This trie with the SIDs (M, L) of new items, and without the items `removed`: what `build` would give.
+
+        An item whose SID changed is both removed and new. Raises ValueError for what `build` refuses, and for an item
+        to remove that is not there.
+        """
+        sids, ids = _checked(codes, item_ids, self.sizes)
+        gone = self.find_rows(removed)
+        if (gone < 0).any():
+            raise ValueError(
+                f"item {id_array(removed)[int(np.argmin(gone))].as_py()!r} is to be removed from a trie without it"
+            )
+        gone = np.unique(gone)
+        old = self._keys()
+        new, order = sort_sids(sids, self.sizes)
+        places, old_ids = np.searchsorted(old, new), (self.arrays["id_text"], self._ids, len(self))
+
+        def sorted_ids() -> Texts:
+            return splice_texts(old_ids, id_text(ids.take(pa.array(order))), places, gone)
+
+        return Trie._of_sorted(splice(old, new, places, gone), sorted_ids, self.sizes)
+
+    def _keys(self) -> NDArray[Any]:
+        """The keys of all SIDs, in order; where they are numbers, without the codes in between."""
+        bits = code_bits(self.sizes)
+        if sum(bits) > 64:
+            return sid_keys(self.codes(), self.sizes)
+        keys = np.zeros(1, np.uint64)
+        for level in range(self.levels):
+            keys = np.repeat(keys, self._fanout[level].lengths[: len(keys)])
+            keys <<= np.uint64(bits[level])
+            keys |= self.arrays[f"codes{level}"]
+        return keys
 
     @classmethod
     def open(cls, path: str | Path) -> "Trie":
@@ -81,21 +120,34 @@ class Trie:
         if found != sha256:
             raise TrieCorrupt(f"trie {path}: sha256 is {found}, expected {sha256}; export it again from its release")
 
+    @property
+    def _metadata(self) -> dict[str, str]:
+        return {"format": FORMAT, "sizes": json.dumps(self.sizes)}
+
     def to_bytes(self) -> bytes:
         """The file: safetensors layout, the same bytes for the same SIDs and items."""
-        return pack(self.arrays, {"format": FORMAT, "sizes": json.dumps(self.sizes)})
+        return pack(self.arrays, self._metadata)
 
-    def write(self, path: str | Path) -> None:
-        """Write `to_bytes` to a new file."""
-        Path(path).write_bytes(self.to_bytes())
+    def write(self, path: str | Path) -> str:
+        """Write `to_bytes` to a new file and return its sha256, 64 hex digits; each array is read once."""
+        digest = hashlib.sha256()
+        with Path(path).open("wb") as file, ThreadPoolExecutor(1) as beside:
+            for part in parts(self.arrays, self._metadata):
+                hashed = beside.submit(digest.update, part)
+                file.write(part)
+                hashed.result()
+        return digest.hexdigest()
 
     @cached_property
     def sha256(self) -> str:
         """The hash of the file, 64 hex digits."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
+        digest = hashlib.sha256()
+        for part in parts(self.arrays, self._metadata):
+            digest.update(part)
+        return digest.hexdigest()
 
     def __len__(self) -> int:
-        return len(self.arrays["id_offsets"]) - 1
+        return len(self.arrays["id_order"])
 
     @property
     def levels(self) -> int:
@@ -103,18 +155,31 @@ class Trie:
         return len(self.sizes)
 
     @cached_property
+    def _ids(self) -> Ragged:
+        return Ragged(self.arrays["id_lengths"], self.arrays["id_blocks"])
+
+    @cached_property
+    def _fanout(self) -> tuple[Ragged, ...]:
+        return tuple(
+            Ragged(self.arrays[f"fanout{level}"], self.arrays[f"blocks{level}"]) for level in range(self.levels)
+        )
+
+    @cached_property
     def item_ids(self) -> pa.Array:
-        """The item ids in order of their SIDs, a view of the file: large_string (N,)."""
-        buffers = [None, pa.py_buffer(self.arrays["id_offsets"]), pa.py_buffer(self.arrays["id_text"])]
-        return pa.Array.from_buffers(pa.large_string(), len(self), buffers)
+        """The item ids in order of their SIDs, their text a view of the file: large_string (N,)."""
+        return text_array(self.arrays["id_text"], self._ids.all_starts(len(self)))
+
+    def child_starts(self, level: int) -> NDArray[np.int64]:
+        """Where the children of each node of a level begin among the nodes of the next, int64 (nodes + 1,)."""
+        return self._fanout[level].all_starts(len(self.arrays[f"codes{level - 1}"]) if level else 1)
 
     def codes(self) -> NDArray[np.int32]:
         """All SIDs in order, int32 (N, L)."""
         sids = np.empty((len(self), self.levels), np.int32)
         for level in range(self.levels):
-            start = self.arrays[f"codes{level}"].astype(np.int32)
+            start: Array = self.arrays[f"codes{level}"]
             for deeper in range(level + 1, self.levels):
-                start = np.repeat(start, self._fanout(deeper))
+                start = np.repeat(start, self._fanout[deeper].lengths[: len(start)])
             sids[:, level] = start
         return sids
 
@@ -128,70 +193,75 @@ class Trie:
 
     def find(self, item_id: str) -> NDArray[np.int32] | None:
         """The SID of an item, int32 (L,), or None."""
-        row = find_id(item_id.encode(), *(self.arrays[name] for name in ("id_text", "id_offsets", "id_order")))
-        if row < 0:
+        node = int(self.find_rows([item_id])[0])
+        if node < 0:
             return None
         sid = np.empty(self.levels, np.int32)
-        node = row
         for level in reversed(range(self.levels)):
             sid[level] = self.arrays[f"codes{level}"][node]
-            node = int(np.searchsorted(self.arrays[f"children{level}"], node, side="right")) - 1
+            node = self._fanout[level].holder(node)
         return sid
+
+    def find_rows(self, item_ids: ItemIds) -> NDArray[np.int64]:
+        """The row in `item_ids` of each item, int64 (M,); -1 for those that are not there."""
+        text, offsets = id_text(id_array(item_ids))
+        found = np.full(len(offsets) - 1, -1, np.int64)
+        which, rows = candidates(hash_ids(text, offsets), self.arrays["id_order"], self.arrays["id_buckets"])
+        starts, lengths = self._ids.starts(rows), self._ids.lengths[rows].astype(np.int64)
+        likely = np.flatnonzero(lengths == np.diff(offsets)[which])
+        which, rows, starts, lengths = which[likely], rows[likely], starts[likely], lengths[likely]
+        differs = self.arrays["id_text"][spans(starts, lengths)] != text[spans(offsets[which], lengths)]
+        wrong = np.zeros(len(rows), np.bool_)
+        wrong[np.repeat(np.arange(len(rows)), lengths)[differs]] = True
+        found[which[~wrong]] = rows[~wrong]
+        return found
 
     def prefix_range(self, prefix: Sequence[int]) -> tuple[int, int]:
         """The rows (start, stop) whose SIDs begin with `prefix`; start == stop when there are none."""
         node = np.zeros(1, np.int64)
         for level, code in enumerate(prefix):
             node = self.step(level, node, np.array([code]))
-        start, stop = int(node[0]), int(node[0]) + 1
-        if start < 0:
+        if node[0] < 0:
             return 0, 0
+        bounds = node + np.arange(2)
         for level in range(len(prefix), self.levels):
-            children = self.arrays[f"children{level}"]
-            start, stop = int(children[start]), int(children[stop])
-        return start, stop
-
-    def mask(self, level: int, nodes: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which codes may follow each node of a level, bool (B, K); none for node -1."""
-        nodes = np.asarray(nodes, np.int64)
-        if not len(self):
-            return np.zeros((len(nodes), self.sizes[level]), np.bool_)
-        bits = self.arrays.get(f"bits{level}")
-        if bits is not None:
-            allowed = np.unpackbits(bits[nodes], axis=1, count=self.sizes[level], bitorder="little").view(np.bool_)
-            allowed[nodes < 0] = False
-            return allowed
-        allowed = np.zeros((len(nodes), self.sizes[level]), np.bool_)
-        start, stop = self._children(level, nodes)
-        count = stop - start
-        child = np.arange(int(count.sum())) + np.repeat(start - (np.cumsum(count) - count), count)
-        allowed[np.repeat(np.arange(len(nodes)), count), self.arrays[f"codes{level}"][child]] = True
-        return allowed
+            bounds = self._fanout[level].starts(bounds)
+        return int(bounds[0]), int(bounds[1])
 
     def step(self, level: int, nodes: NDArray[np.int64], codes: NDArray[Any]) -> NDArray[np.int64]:
         """The child of each node under its code, int64 (B,); -1 where there is none or the node is -1.
 
-        After the last level a node is the item's row. All nodes search their children at once, by halving.
+        After the last level a node is the item's row.
         """
-        codes = np.asarray(codes, np.int64)
-        low, stop = self._children(level, np.asarray(nodes, np.int64))
-        labels = self.arrays[f"codes{level}"]
-        if not len(labels):
-            return np.full(len(codes), -1, np.int64)
-        high = stop
-        for _ in range(int((stop - low).max(initial=0)).bit_length()):
-            middle = (low + high) // 2
-            less = labels[np.minimum(middle, len(labels) - 1)] < codes
-            less &= low < high
-            low, high = np.where(less, middle + 1, low), np.where(less, high, middle)
-        there = (low < stop) & (labels[np.minimum(low, len(labels) - 1)] == codes)
-        return np.where(there, low, -1)
+        if not len(self):
+            return np.full(len(nodes), -1, np.int64)
+        valid = np.asarray(nodes, np.int64) >= 0
+        parents = np.where(valid, nodes, 0)
+        fanout = self._fanout[level]
+        start = fanout.starts(parents)
+        stop = start + np.where(valid, fanout.lengths[parents], 0)
+        return child_under(self.arrays[f"codes{level}"], start, stop, np.asarray(codes, np.int64))
 
-    def _fanout(self, level: int) -> NDArray[np.int64]:
-        children = self.arrays[f"children{level}"].astype(np.int64)
-        return children[1:] - children[:-1]
 
-    def _children(self, level: int, nodes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        children, valid = self.arrays[f"children{level}"], nodes >= 0
-        start = children[np.where(valid, nodes, 0)].astype(np.int64)
-        return start, np.where(valid, children[np.where(valid, nodes, 0) + 1].astype(np.int64), start)
+def child_under(labels: Array, low: Array, stop: Array, codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each code stands in its ascending part labels[low:stop], -1 where it does not, int64 (B,).
+
+    All search at once, by halving.
+    """
+    if not len(labels):
+        return np.full(len(codes), -1, np.int64)
+    high = stop
+    for _ in range(int((stop - low).max(initial=0)).bit_length()):
+        middle = (low + high) // 2
+        less = labels[np.minimum(middle, len(labels) - 1)] < codes
+        less &= low < high
+        low, high = np.where(less, middle + 1, low), np.where(less, high, middle)
+    there = (low < stop) & (labels[np.minimum(low, len(labels) - 1)] == codes)
+    return np.where(there, low, -1)
+
+
+def _checked(codes: NDArray[Any], item_ids: ItemIds, sizes: tuple[int, ...]) -> tuple[NDArray[np.int32], pa.Array]:
+    sids, ids = check_codes(codes, sizes, "SIDs"), id_array(item_ids)
+    if len(ids) != len(sids):
+        raise ValueError(f"{len(sids)} SIDs for {len(ids)} item ids; pass one id per SID")
+    return sids, ids

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from training.decoding import beam_search, count_leaves
+from tokenizer.trie_masks import TrieMasks
+from training.decoding import beam_search
 from training.metrics import (
     hits_at,
     mrr,
@@ -21,6 +22,7 @@ from training.metrics import (
     recall_interval,
 )
 from training.spec import EvaluateSpec
+from training.trie_tensors import TrieTensors
 
 if TYPE_CHECKING:
     from tokenizer.trie import Trie
@@ -84,8 +86,8 @@ def evaluate(
 
 def _generated(model: Generator, trie: Trie, cases: EvaluationCases, spec: EvaluateSpec) -> Ints:
     """Ranked rows of every case; contexts keep their last events, as many as fit before a target in training."""
-    leaves = count_leaves(trie) if spec.exclude_seen else None
     device = next(model.parameters()).device
+    searched = TrieTensors(TrieMasks.of(trie), device)
     stops = cases.offsets[1:]
     starts = np.maximum(cases.offsets[:-1], stops - (model.spec.max_events - 1))
     ranked = np.empty((len(cases), spec.beams), dtype=np.int64)
@@ -97,12 +99,11 @@ def _generated(model: Generator, trie: Trie, cases: EvaluationCases, spec: Evalu
         exclude = [cases.seen(case, case + 1)[0] for case in part] if spec.exclude_seen else None
         ranked[part], _ = beam_search(
             model,
-            trie,
+            searched,
             torch.from_numpy(tokens).to(device),
             torch.from_numpy(feedback).to(device),
             spec.beams,
             exclude,
-            leaves,
         )
     return ranked
 

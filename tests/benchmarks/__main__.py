@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 from storage.commit import Provenance, append
 from storage.lake import Lake
 from storage.schemas import VECTORS
+from tests.benchmarks.trie import trie
 from tokenizer.assignment import balanced_assign
 from tokenizer.distance import nearest
 from tokenizer.items import tie_keys
-from tokenizer.trie import Trie
 
 ROUNDS = 5
 
@@ -48,25 +48,6 @@ def assignment() -> None:
     balanced = seconds(lambda: balanced_assign(vectors, centroids, capacity, keys))
     row("nearest code, 100k x 64, K=256", plain, "s", plain / product, "one GEMM of the same size")
     row("balanced assignment, slack 1.5", balanced, "s", balanced / plain, "nearest code")
-
-
-def trie() -> None:
-    """Build and look up a million SIDs of 3 x 8192 codes against sorting and a Python dict."""
-    rng = np.random.default_rng(0)
-    packed = rng.choice(8192**3, 1_000_000, replace=False)
-    codes = np.stack([packed // 8192**2, packed // 8192 % 8192, packed % 8192], axis=1).astype(np.int32)
-    ids = [f"item-{number}" for number in range(len(codes))]
-    sorting = seconds(lambda: np.sort(packed))
-    start = time.perf_counter()
-    built = Trie.build(codes, ids, (8192, 8192, 8192))
-    build = time.perf_counter() - start
-    row("trie build, 1M SIDs, item ids included", build, "s", build / sorting, "np.sort of the packed SIDs")
-    asked = codes[rng.integers(0, len(codes), 100_000)]
-    lookup = seconds(lambda: built.lookup(asked))
-    table = {tuple(sid): number for number, sid in enumerate(codes.tolist())}
-    keys = [tuple(sid) for sid in asked.tolist()]
-    peer = seconds(lambda: [table[key] for key in keys])
-    row("trie lookup, 100k SIDs", lookup, "s", lookup / peer, "Python dict of tuples")
 
 
 def commits() -> None:

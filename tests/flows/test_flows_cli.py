@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from flows.cli import run_command
@@ -83,10 +84,18 @@ def test_readers_print_json_that_names_what_the_design_promises(
     assert "<script" not in text
     assert "http" not in text.replace("http-equiv", "")
     trie = tmp_path / "sids.trie"
-    assert run_command(["release", "export-trie", "production", "--lake", uri, "--output", str(trie)]) == 0
+    assert run_command(["release", "export-trie", "production", str(trie), "--lake", uri]) == 0
     from tokenizer.trie import Trie
 
-    assert len(Trie.open(trie)) == 40
+    native = Trie.open(trie)
+    assert len(native) == 40
+    arrow = tmp_path / "sids.arrow"
+    assert run_command(["release", "export-trie", "r-000001", str(arrow), "--format", "arrow", "--lake", uri]) == 0
+    table = pa.ipc.open_file(arrow).read_all()
+    assert table.schema.metadata[b"native_sha256"].decode() == native.sha256
+    sids = table.filter(table["item_id"].is_valid())
+    assert sids["prefix"].to_pylist() == native.codes().tolist()
+    assert sids["item_id"].to_pylist() == native.item_ids.to_pylist()
 
 
 def test_a_changed_byte_is_found_by_verify(

@@ -134,4 +134,14 @@ def test_when_candidates_are_fewer_than_codes_far_codes_are_still_found() -> Non
 def test_tie_keys_are_the_same_for_lists_and_arrow_arrays() -> None:
     ids = ["a", "b", "ü", ""]
     assert tie_keys(ids).tolist() == tie_keys(pa.array(ids)).tolist() == tie_keys(pa.chunked_array([ids])).tolist()
-    assert tie_keys(["a"]).tolist() == [int.from_bytes(bytes.fromhex("40f89e395b66422f"), "little")]
+    assert tie_keys(ids).tolist() == [slow_hash(item.encode()) for item in ids]
+    longer = ["12345678", "123456789", "x" * 40]
+    assert tie_keys(longer).tolist() == [slow_hash(item.encode()) for item in longer]
+
+
+def slow_hash(item: bytes) -> int:
+    odd, state = 0x9E3779B97F4A7C15, len(item)
+    for start in range(0, len(item), 8):
+        state = (state ^ int.from_bytes(item[start : start + 8], "little")) * odd % 2**64
+        state ^= state >> 32
+    return state * odd % 2**64

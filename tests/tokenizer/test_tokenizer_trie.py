@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from tokenizer import id_index
 from tokenizer.errors import TrieCorrupt
 from tokenizer.trie import Trie
+from tokenizer.trie_masks import TrieMasks
 
 SIZES = (5, 300, 4)
 
@@ -61,28 +62,110 @@ def test_beams_see_exactly_the_valid_continuations(
     catalogue: tuple[NDArray[np.int32], list[str], tuple[int, ...]], seed: int
 ) -> None:
     codes, ids, sizes = catalogue
-    trie, draw = Trie.build(codes, ids, sizes), np.random.default_rng(seed)
-    sids = set(map(tuple, codes.tolist()))
+    draw = np.random.default_rng(seed)
+    allowed = draw.random(len(ids)) < 0.7
+    trie = Trie.build(codes, ids, sizes)
+    item_of = dict(zip(map(tuple, trie.codes().tolist()), trie.item_ids.to_pylist(), strict=True))
+    masks = TrieMasks.of(trie, allowed)
+    sids = {sid for sid, keep in zip(item_of, allowed.tolist(), strict=True) if keep}
     beams: list[tuple[int, ...]] = [() for _ in range(9)]
     nodes = np.zeros(9, np.int64)
     for level, size in enumerate(sizes):
         prefixes = {sid[: level + 1] for sid in sids}
         expected = [[(*beam, code) in prefixes for code in range(size)] for beam in beams]
-        assert trie.mask(level, nodes).tolist() == expected
+        assert masks.mask(level, nodes).tolist() == expected
         chosen = draw.integers(0, size, len(beams))
         beams = [(*beam, int(code)) for beam, code in zip(beams, chosen, strict=True)]
-        nodes = trie.step(level, nodes, chosen)
+        nodes = masks.step(level, nodes, chosen)
         assert [node >= 0 for node in nodes.tolist()] == [beam in prefixes for beam in beams]
-    assert nodes.tolist() == trie.lookup(np.array(beams)).tolist()
+    rows = masks.items(nodes).tolist()
+    assert [trie.item_ids[row].as_py() if row >= 0 else None for row in rows] == [
+        item_of[beam] if beam in sids else None for beam in beams
+    ]
 
 
-def test_masks_are_the_same_with_and_without_bits() -> None:
-    codes, ids = some(900)
-    trie = Trie.build(codes, ids, SIZES)
-    assert "bits0" in trie.arrays
-    plain = Trie(SIZES, {name: array for name, array in trie.arrays.items() if not name.startswith("bits")})
-    for level, nodes in enumerate(([0, -1], [0, 4, -1, 4], [3, 0, -1])):
-        np.testing.assert_array_equal(trie.mask(level, np.array(nodes)), plain.mask(level, np.array(nodes)))
+@settings(max_examples=60, deadline=None)
+@given(catalogues(), st.integers(0, 10**6))
+def test_an_edge_is_closed_for_a_user_when_all_items_below_are(
+    catalogue: tuple[NDArray[np.int32], list[str], tuple[int, ...]], seed: int
+) -> None:
+    codes, ids, sizes = catalogue
+    trie, draw = Trie.build(codes, ids, sizes), np.random.default_rng(seed)
+    allowed = draw.random(len(ids)) < 0.8
+    masks = TrieMasks.of(trie, allowed)
+    user, rows = draw.integers(0, 3, 40), draw.integers(-1, len(ids) + 1, 40)
+    gone = set(zip(user.tolist(), rows.tolist(), strict=True))
+    sids = {row: tuple(sid) for row, sid in enumerate(trie.codes().tolist()) if allowed[row]}
+    nodes: dict[tuple[int, ...], int] = {(): 0}
+    for level, closed in enumerate(masks.closed(user, rows)):
+        prefix_of = {node: prefix for prefix, node in nodes.items()}
+        edges = zip(*(part.tolist() for part in closed), strict=True)
+        prefixes = {sid[: level + 1] for sid in sids.values()}
+        assert {(who, (*prefix_of[node], code)) for who, node, code in edges} == {
+            (who, prefix)
+            for who in range(3)
+            for prefix in prefixes
+            if all((who, row) in gone for row, sid in sids.items() if sid[: level + 1] == prefix)
+        }
+        assert (np.diff(closed[0] * (len(masks.starts[level]) - 1) + closed[1]) >= 0).all()
+        nodes = {prefix: node for node, prefix in enumerate(sorted(prefixes))}
+
+
+def test_a_filter_of_another_length_is_refused() -> None:
+    codes, ids = some(9)
+    with pytest.raises(ValueError, match="one boolean per item"):
+        TrieMasks.of(Trie.build(codes, ids, SIZES), np.ones(8, bool))
+
+
+@settings(max_examples=80, deadline=None)
+@given(catalogues(), st.data())
+def test_an_update_gives_the_bytes_of_a_full_build(
+    catalogue: tuple[NDArray[np.int32], list[str], tuple[int, ...]], data: st.DataObject
+) -> None:
+    codes, ids, sizes = catalogue
+    rows = st.sets(st.integers(0, len(ids) - 1)) if ids else st.just(set[int]())
+    before, after = sorted(data.draw(rows)), sorted(data.draw(rows))
+    trie = Trie.build(codes[before], [ids[row] for row in before], sizes)
+    added, removed = sorted(set(after) - set(before)), [ids[row] for row in sorted(set(before) - set(after))]
+    updated = trie.updated(codes[added], [ids[row] for row in added], removed)
+    assert updated.to_bytes() == Trie.build(codes[after], [ids[row] for row in after], sizes).to_bytes()
+
+
+def test_an_update_of_wide_sids_that_moves_an_item() -> None:
+    codes = np.unique(np.random.default_rng(0).integers(0, 3, (300, 12)), axis=0).astype(np.int32)
+    ids, sizes = [f"{row}" * (row % 5) + f"i{row}" for row in range(len(codes))], [1000] * 12
+    trie = Trie.build(codes[:200], ids[:200], sizes)
+    added = [*ids[201:], ids[7]]
+    moved = trie.updated(codes[200:], added, [ids[7], ids[9]])
+    kept = [row for row in range(200) if row not in (7, 9)]
+    expected = Trie.build(codes[[*kept, *range(200, len(codes))]], [*(ids[row] for row in kept), *added], sizes)
+    assert moved.to_bytes() == expected.to_bytes()
+
+
+def test_an_update_that_cannot_be_is_refused() -> None:
+    codes, ids = some(9)
+    trie = Trie.build(codes[:6], ids[:6], SIZES)
+    with pytest.raises(ValueError, match="belongs to both"):
+        trie.updated(codes[:1], ["new"])
+    with pytest.raises(ValueError, match="'i0' has more than one SID"):
+        trie.updated(codes[6:7], ["i0"])
+    with pytest.raises(ValueError, match="'i8' is to be removed"):
+        trie.updated(codes[6:7], ["i6"], ["i1", "i8"])
+    with pytest.raises(ValueError, match="at level"):
+        trie.updated(np.array([[9, 9, 9]]), ["new"])
+
+
+def test_many_items_of_all_lengths_are_found_together() -> None:
+    draw = np.random.default_rng(3)
+    chosen = draw.choice(64**3, 20_000, replace=False)
+    codes = np.stack(np.unravel_index(chosen, (64, 64, 64)), axis=1).astype(np.int32)
+    ids = ["é" * (row % 140) + str(row) for row in range(20_000)]
+    trie = Trie.build(codes, ids, (64, 64, 64))
+    assert trie.arrays["id_lengths"].dtype == np.uint16
+    rows = trie.find_rows([*ids, "", "19999x"])
+    assert trie.item_ids.take(pa.array(rows[:-2])).to_pylist() == ids
+    assert rows[-2:].tolist() == [-1, -1]
+    np.testing.assert_array_equal(trie.codes()[rows[:-2]], codes)
 
 
 def test_the_bytes_do_not_depend_on_the_order_of_items(tmp_path: Path) -> None:
@@ -152,7 +235,7 @@ def test_what_cannot_be_indexed_is_refused() -> None:
 
 
 def test_ids_whose_hashes_collide_are_still_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(id_index, "_PRIME", 1 << 40)
+    monkeypatch.setattr(id_index, "_ODD", np.uint64(0))
     codes, ids = some(60)
     trie = Trie.build(codes, ids, SIZES)
     for sid, item in zip(codes.tolist(), ids, strict=True):

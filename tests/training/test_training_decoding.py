@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenizer.trie import Trie
-from training.decoding import beam_search, count_leaves
+from tokenizer.trie_masks import TrieMasks
+from training.decoding import beam_search
 from training.generator import Generator
 from training.spec import GeneratorSpec
+from training.trie_tensors import TrieTensors
 
 SIZES = (5, 4, 3)
 SPEC = GeneratorSpec(dim=32, layers=2, heads=4, kv_heads=2, ff=48, dropout=0.1, max_events=8)
@@ -23,6 +25,10 @@ def trie_of(items: int, seed: int) -> Trie:
     packed = rng.choice(int(np.prod(SIZES)), size=items, replace=False)
     codes = np.stack(np.unravel_index(packed, SIZES), axis=1).astype(np.int32)
     return Trie.build(codes, pa.array([f"i{item:03d}" for item in range(items)]), SIZES)
+
+
+def whole(trie: Trie) -> TrieTensors:
+    return TrieTensors(TrieMasks.of(trie))
 
 
 def model_of(seed: int) -> Generator:
@@ -65,7 +71,7 @@ def test_with_a_beam_for_each_item_the_search_is_exhaustive() -> None:
     model, trie = model_of(0), trie_of(25, 0)
     tokens, feedback = histories(model, [3, 0, 5], 0)
     expected = score_all(model, trie, tokens, feedback)
-    rows, scores = beam_search(model, trie, tokens, feedback, beams=30)
+    rows, scores = beam_search(model, whole(trie), tokens, feedback, beams=30)
     assert (rows[:, 25:] == -1).all()
     assert np.isneginf(scores[:, 25:]).all()
     np.testing.assert_array_equal(rows[:, :25], np.argsort(-expected, axis=1))
@@ -77,43 +83,88 @@ def test_excluding_items_leaves_the_exhaustive_ranking_of_the_rest() -> None:
     tokens, feedback = histories(model, [2, 4], 1)
     exclude: list[Ints] = [np.array([3, 3, -1, 17, 0]), np.arange(12)]
     expected = score_all(model, trie, tokens, feedback)
-    rows, _ = beam_search(model, trie, tokens, feedback, 20, exclude)
+    rows, _ = beam_search(model, whole(trie), tokens, feedback, 20, exclude)
     for user, seen in enumerate(exclude):
         order = [row for row in np.argsort(-expected[user]) if row not in seen]
         assert rows[user, : len(order)].tolist() == order
         assert (rows[user, len(order) :] == -1).all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
-    items=st.integers(1, 40),
+    items=st.integers(0, 40),
     beams=st.integers(1, 12),
+    allowed=st.lists(st.booleans(), min_size=40, max_size=40),
     seen=st.lists(st.integers(0, 40), min_size=2, max_size=2),
     seed=st.integers(0, 1000),
 )
-def test_no_seen_item_appears_and_no_place_stays_empty(items: int, beams: int, seen: list[int], seed: int) -> None:
+def test_no_barred_item_appears_and_no_place_stays_empty(
+    items: int, beams: int, allowed: list[bool], seen: list[int], seed: int
+) -> None:
+    """Filters for everybody and items seen by one user, against sets."""
     model, trie = model_of(2), trie_of(items, seed)
     tokens, feedback = histories(model, [3, 6], seed)
     rng = np.random.default_rng(seed)
     exclude = [rng.permutation(items)[:count] for count in seen]
-    rows, scores = beam_search(model, trie, tokens, feedback, beams, exclude, count_leaves(trie))
+    filtered = TrieTensors(TrieMasks.of(trie, np.array(allowed[:items], bool)))
+    rows, scores = beam_search(model, filtered, tokens, feedback, beams, exclude)
     for user, gone in enumerate(exclude):
-        found = rows[user][rows[user] >= 0]
-        assert len(found) == min(beams, items - len(gone))
-        assert len(set(found)) == len(found)
-        assert not set(found) & set(gone)
-        assert found.max(initial=-1) < len(trie)
+        good = {row for row in range(items) if allowed[row]} - set(gone.tolist())
+        found = rows[user][rows[user] >= 0].tolist()
+        assert len(found) == len(set(found)) == min(beams, len(good))
+        assert set(found) <= good
         assert (np.diff(scores[user][: len(found)]) <= 0).all()
+
+
+def test_a_filter_leaves_the_exhaustive_ranking_of_the_rest() -> None:
+    model, trie = model_of(6), trie_of(30, 6)
+    tokens, feedback = histories(model, [2, 4], 6)
+    allowed = np.random.default_rng(6).random(30) < 0.4
+    expected = score_all(model, trie, tokens, feedback)
+    rows, _ = beam_search(model, TrieTensors(TrieMasks.of(trie, allowed)), tokens, feedback, 30)
+    for user in range(2):
+        order = [row for row in np.argsort(-expected[user]).tolist() if allowed[row]]
+        assert rows[user, : len(order)].tolist() == order
+        assert (rows[user, len(order) :] == -1).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.sampled_from([1, 2, 3, 40, 300]), min_size=1, max_size=3).map(tuple),
+    items=st.integers(0, 30),
+    seed=st.integers(0, 10**6),
+)
+def test_tensors_say_what_arrays_say(sizes: tuple[int, ...], items: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    space = int(np.prod(sizes))
+    packed = rng.choice(space, size=min(items, space), replace=False)
+    codes = np.stack(np.unravel_index(packed, sizes), axis=1).astype(np.int32)
+    trie = Trie.build(codes, pa.array([str(item) for item in range(len(codes))]), sizes)
+    for masks in (TrieMasks.of(trie), TrieMasks.of(trie, rng.random(len(trie)) < 0.5)):
+        tensors = TrieTensors(masks)
+        plain = TrieTensors(TrieMasks(masks.sizes, masks.starts, masks.codes, (None,) * len(sizes), masks.rows))
+        nodes = np.array([0, 0, 0, -1, 0, 0], np.int64)
+        for level, size in enumerate(sizes):
+            expected = masks.mask(level, nodes)
+            nodes_BW, taken = torch.from_numpy(nodes.reshape(2, 3)), rng.integers(0, size, (2, 3))
+            for made in (tensors, plain):
+                np.testing.assert_array_equal(made.mask(level, nodes_BW).reshape(6, size).numpy(), expected)
+            np.testing.assert_array_equal(plain.masks.mask(level, nodes), expected)
+            # Half of the beams take a code that is there, where there is one.
+            pick = np.where(expected.any(axis=1) & (rng.random(6) < 0.5), expected.argmax(axis=1), taken.reshape(-1))
+            nodes = masks.step(level, nodes, pick)
+            stepped = tensors.step(level, nodes_BW, torch.from_numpy(pick.reshape(2, 3)))
+            np.testing.assert_array_equal(stepped.reshape(-1).numpy(), nodes)
 
 
 def test_scores_are_probabilities_of_the_model_not_of_the_valid_items() -> None:
     model, tokens = model_of(3), histories(model_of(3), [4], 3)
     few, many = trie_of(5, 0), trie_of(40, 0)
-    _, scores = beam_search(model, many, *tokens, beams=40)
+    _, scores = beam_search(model, whole(many), *tokens, beams=40)
     assert np.exp(scores.astype(np.float64)).sum() < 1.0
     shared = many.lookup(few.codes())
-    rows, scores_few = beam_search(model, few, *tokens, beams=5)
-    rows_many, scores_many = beam_search(model, many, *tokens, beams=40)
+    rows, scores_few = beam_search(model, whole(few), *tokens, beams=5)
+    rows_many, scores_many = beam_search(model, whole(many), *tokens, beams=40)
     score = dict(zip(rows_many[0].tolist(), scores_many[0].tolist(), strict=True))
     for row, value in zip(rows[0].tolist(), scores_few[0].tolist(), strict=True):
         if shared[row] >= 0:
@@ -123,15 +174,17 @@ def test_scores_are_probabilities_of_the_model_not_of_the_valid_items() -> None:
 def test_a_history_is_searched_the_same_alone_and_in_a_batch() -> None:
     model, trie = model_of(4), trie_of(30, 4)
     tokens, feedback = histories(model, [1, 7, 4], 4)
-    together, _ = beam_search(model, trie, tokens, feedback, 6)
+    together, _ = beam_search(model, whole(trie), tokens, feedback, 6)
     for user, events in enumerate([1, 7, 4]):
         length = 1 + events * len(SIZES)
-        alone, _ = beam_search(model, trie, tokens[user : user + 1, :length], feedback[user : user + 1, :length], 6)
+        alone, _ = beam_search(
+            model, whole(trie), tokens[user : user + 1, :length], feedback[user : user + 1, :length], 6
+        )
         np.testing.assert_array_equal(alone[0], together[user])
 
 
 def test_seen_items_outside_the_release_exclude_nothing() -> None:
     model, trie = model_of(5), trie_of(9, 5)
     tokens, feedback = histories(model, [2], 5)
-    rows, _ = beam_search(model, trie, tokens, feedback, 9, [np.array([-1, -1])])
+    rows, _ = beam_search(model, whole(trie), tokens, feedback, 9, [np.array([-1, -1])])
     assert sorted(rows[0].tolist()) == list(range(9))

@@ -1,0 +1,179 @@
+"""Benchmarks of the trie: `python -m tests.benchmarks.trie [ITEMS]`, 10 million by default.
+
+Building runs in a process of its own, so that its peak of memory is that of input, build and file.
+"""
+
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from tokenizer.trie import Trie
+from tokenizer.trie_export import write_arrow
+from tokenizer.trie_masks import TrieMasks
+from training.trie_tensors import TrieTensors
+
+ROUNDS = 5
+WIDE = (8192, 8192, 8192)
+NEW = 100_000
+
+
+def seconds(function: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
+    """Wall times, ascending."""
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return sorted(times)
+
+
+def show(name: str, times: list[float], unit: str = "s", note: str = "") -> None:
+    scale = {"s": 1.0, "ms": 1e3, "us": 1e6}[unit]
+    print(f"{name:<52} {statistics.median(times) * scale:>9.3f} {unit:<2} (best {times[0] * scale:.3f})  {note}")
+
+
+def random_sids(items: int, codes: int, levels: int = 3) -> np.ndarray:
+    """Distinct SIDs, uniform at random and in no order: the worst case for shared prefixes. int32 (N, L)."""
+    rng = np.random.default_rng(0)
+    packed = np.zeros(0, np.int64)
+    while len(packed) < items:
+        packed = np.unique(np.append(packed, rng.integers(0, codes**levels, items)))
+    packed = rng.permutation(packed)[:items]
+    return np.stack(np.unravel_index(packed, (codes,) * levels), axis=1).astype(np.int32)
+
+
+def names(items: int) -> pa.Array:
+    """Item ids of 6 to 13 bytes."""
+    return pc.binary_join_element_wise("item-", pa.array(np.arange(items)).cast(pa.string()), "")
+
+
+def _child(folder: Path, rounds: int) -> None:
+    codes = np.load(folder / "codes.npy")
+    ids = pa.ipc.open_file(folder / "ids.arrow").read_all()["id"].combine_chunks()
+    before = _peak_kib()
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        digest = Trie.build(codes, ids, WIDE).write(folder / "trie")
+        times.append(time.perf_counter() - start)
+    print(json.dumps({"times": sorted(times), "sha256": digest, "rss_before": before, "rss": _peak_kib()}))
+
+
+def _peak_kib() -> int:
+    """Peak resident memory; `ru_maxrss` would include that of the parent before exec."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in status if line.startswith("VmHWM")))
+
+
+def build(folder: Path, items: int) -> np.ndarray:
+    """Build, write and hash in another process; returns the codes, `NEW` more of them than were built."""
+    codes, ids = random_sids(items + NEW, WIDE[0]), names(items + NEW)
+    np.save(folder / "codes.npy", codes[:items])
+    with pa.ipc.new_file(folder / "ids.arrow", pa.schema([("id", pa.string())])) as sink:
+        sink.write_batch(pa.record_batch([ids[:items]], names=["id"]))
+    command = [sys.executable, "-m", "tests.benchmarks.trie", "--child", str(folder)]
+    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    note = f"peak RSS {told['rss'] / 1024:,.0f} MiB, {told['rss_before'] / 1024:,.0f} with the input read"
+    show(f"build, write, sha256 of {items:,} SIDs", told["times"], note=note)
+    return codes
+
+
+def size(trie: Trie) -> None:
+    """Bytes per SID: of the structure, with the item index and all that locates an id, and of the ids' text."""
+    total = {name: array.nbytes / len(trie) for name, array in trie.arrays.items()}
+    structure = sum(share for name, share in total.items() if not name.startswith("id_"))
+    text = total["id_text"]
+    print(f"bytes a SID: structure {structure:.2f}, with item index {sum(total.values()) - text:.2f}, text {text:.2f}")
+
+
+def update(folder: Path, codes: np.ndarray, items: int) -> None:
+    """Put 100,000 SIDs into the opened file, and into a new file; then the same as a full build."""
+    trie, ids = Trie.open(folder / "trie"), names(len(codes))
+    digest = []
+    show(
+        f"update by {NEW:,}, write, sha256",
+        seconds(lambda: digest.append(trie.updated(codes[items:], ids[items:]).write(folder / "updated"))),
+    )
+    gone = ids.take(pa.array(np.arange(0, items, items // NEW)))
+    show(f"the same, {len(gone):,} items leave", seconds(lambda: trie.updated(codes[items:], ids[items:], gone), 3))
+    same = Trie.build(codes, ids, WIDE).sha256 == digest[0]
+    print(f"the update and a full build have {'the same sha256' if same else 'DIFFERENT sha256'}")
+
+
+def reading(folder: Path, codes: np.ndarray, items: int) -> None:
+    """Open, look up, find, export; against a Python dict and marisa-trie where that is installed."""
+    show("open", seconds(lambda: Trie.open(folder / "trie")), "ms")
+    trie, ids = Trie.open(folder / "trie"), names(items)
+    asked = np.random.default_rng(1).integers(0, items, 100_000)
+    sids, wanted = codes[asked], ids.take(pa.array(asked))
+    show("look up 100,000 SIDs", seconds(lambda: trie.lookup(sids)), "ms")
+    show("find 100,000 items", seconds(lambda: trie.find_rows(wanted)), "ms")
+    show("find 1 item", seconds(lambda: trie.find("item-77"), 50), "us")
+    keys = [tuple(sid) for sid in sids.tolist()]
+    table = {key: row for row, key in enumerate(keys)}
+    show("look up 100,000 SIDs in a dict of no others", seconds(lambda: [table[key] for key in keys]), "ms")
+    if importlib.util.find_spec("marisa_trie"):
+        import marisa_trie
+
+        packed = codes[:1_000_000].astype(">u2")
+        peer = marisa_trie.BytesTrie((bytes(sid).decode("latin-1"), b"") for sid in packed)
+        words = [bytes(sid).decode("latin-1") for sid in packed[:100_000]]
+        show("look up 100,000 SIDs in marisa-trie, 1M", seconds(lambda: [word in peer for word in words]), "ms")
+    show("export as Arrow", seconds(lambda: write_arrow(trie, folder / "arrow", {}), 1))
+
+
+def masks(items: int, codes: int = 256, beams: int = 2_560) -> None:
+    """Masks of each level for beams in the middle of random items, against the log_softmax of the same step."""
+    sids = random_sids(items, codes)
+    trie = Trie.build(sids, names(items), (codes,) * 3)
+    start = time.perf_counter()
+    whole = TrieMasks.of(trie)
+    made = time.perf_counter() - start
+    start = time.perf_counter()
+    TrieMasks.of(trie, np.random.default_rng(0).random(items) < 0.5)
+    print(f"{items:,} items: masks made in {made:.3f} s, for a filter in {time.perf_counter() - start:.3f} s")
+    tensors = TrieTensors(whole)
+    logits, nodes = torch.randn(beams, 1, codes), np.zeros(beams, np.int64)
+    peer = seconds(lambda: logits.log_softmax(dim=-1), 40)
+    show(f"  log_softmax {beams:,} x {codes}, {torch.get_num_threads()} threads", peer, "ms")
+    for level in range(3):
+        at, step = torch.from_numpy(nodes).unsqueeze(1), torch.from_numpy(sids[:beams, level : level + 1].copy()).long()
+        numpy = seconds(lambda at=at, level=level: whole.mask(level, at[:, 0].numpy()), 40)
+        torch_ = seconds(lambda at=at, level=level: tensors.mask(level, at), 40)
+        steps = seconds(lambda at=at, step=step, level=level: tensors.step(level, at, step), 40)
+        for name, times in (("numpy mask", numpy), ("torch mask", torch_), ("torch step", steps)):
+            ratio, best = statistics.median(times) / statistics.median(peer), times[0] / peer[0]
+            show(f"  level {level} {name}", times, "ms", f"{ratio:.2f} x log_softmax, best {best:.2f}")
+        nodes = whole.step(level, nodes, sids[:beams, level])
+
+
+def trie(items: int = 10_000_000) -> None:
+    """All of them."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        codes = build(folder, items)
+        size(Trie.open(folder / "trie"))
+        update(folder, codes, items)
+        reading(folder, codes, items)
+    for threads in (1, torch.get_num_threads()):
+        torch.set_num_threads(threads)
+        masks(100_000)
+        masks(items)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        _child(Path(sys.argv[2]), ROUNDS)
+    else:
+        trie(*(int(argument.replace("_", "")) for argument in sys.argv[1:]))

@@ -1,0 +1,67 @@
+"""Lists of unequal length laid end to end, located in little more than one length each.
+
+List n starts where the ones before it end. Kept are the lengths, in the narrowest type, and every BLOCK-th start: a
+start is one of those plus at most BLOCK - 1 lengths.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+BLOCK = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """Lengths of n lists, padded with 0 to whole blocks, and where each block and the last list's end lie."""
+
+    lengths: Array
+    blocks: Array
+
+    @classmethod
+    def of(cls, starts: Array) -> "Ragged":
+        """Compress the starts of n lists and the end of the last (n + 1,), ascending from 0."""
+        count, total = len(starts) - 1, int(starts[-1])
+        lengths = np.diff(starts)
+        padded = np.zeros(-(-count // BLOCK) * BLOCK, np.min_scalar_type(int(lengths.max(initial=0))))
+        padded[:count] = lengths
+        blocks = np.append(starts[:-1:BLOCK], starts[-1])
+        return cls(padded, blocks.astype(np.uint32 if total < 1 << 32 else np.uint64))
+
+    def check(self, count: int, total: int, what: str) -> None:
+        """Raise ValueError unless the shapes fit `count` lists of `total` elements together."""
+        blocks = -(-count // BLOCK)
+        if len(self.lengths) != blocks * BLOCK or len(self.blocks) != blocks + 1 or int(self.blocks[-1]) != total:
+            raise ValueError(f"{what}: {len(self.lengths)} lengths and {len(self.blocks)} blocks for {count} lists")
+
+    def starts(self, lists: Array) -> NDArray[np.int64]:
+        """Where each of the lists (M,) starts, int64 (M,); the number of lists itself gives the end of the last."""
+        block, place = np.divmod(lists, BLOCK)
+        before = np.zeros((len(lists), BLOCK), self.lengths.dtype)
+        inside = np.flatnonzero(place)
+        before[inside] = self.lengths.reshape(-1, BLOCK)[block[inside]]
+        before *= np.arange(BLOCK) < place[:, None]
+        start: NDArray[np.int64] = self.blocks[block].astype(np.int64) + before.sum(axis=1, dtype=np.int64)
+        return start
+
+    def all_starts(self, count: int) -> NDArray[np.int64]:
+        """The starts of all `count` lists and the end of the last, int64 (count + 1,)."""
+        starts = np.zeros(count + 1, np.int64)
+        np.cumsum(self.lengths[:count], out=starts[1:])
+        return starts
+
+    def holder(self, element: int) -> int:
+        """The list that element `element` belongs to."""
+        block = int(np.searchsorted(self.blocks, element, side="right")) - 1
+        ends = int(self.blocks[block]) + np.cumsum(self.lengths[block * BLOCK : (block + 1) * BLOCK], dtype=np.int64)
+        return block * BLOCK + int(np.searchsorted(ends, element, side="right"))
+
+
+def spans(starts: Array, counts: Array) -> NDArray[np.int64]:
+    """starts[i], starts[i] + 1, ..., `counts[i]` of each, one after the other."""
+    shift: Array = starts - (np.cumsum(counts) - counts)
+    return np.repeat(shift, counts) + np.arange(int(counts.sum()), dtype=np.int64)
