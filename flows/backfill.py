@@ -29,7 +29,8 @@ def backfill(
 
     Fitted on the catalogue as of `as_of` (that of production by default) and events before `cutoff` (production's,
     or `as_of` if that is earlier). What has arrived since, also while the backfill ran, is then caught up under the
-    new codebook as a further candidate: that is the one to publish.
+    new codebook as a further candidate: that is the one to publish. With [refit] in the recipe, production's codebook
+    is refitted within its churn budget in place of fitting one anew.
     """
     production = read_release(Lake(lake), PRODUCTION)
     parameters = {"as_of": as_of, "cutoff": cutoff, "publish_when_done": publish_when_done}
@@ -37,7 +38,9 @@ def backfill(
         bound, held_out = bounds(as_of, cutoff)
         bound = bound or production.as_of
         snapshot = take_snapshot(run, bound, held_out or min(production.cutoff, bound))
-        fitted = fitted_release(run, "backfill", snapshot, None, {"as_of": as_of, "cutoff": cutoff})
+        refit_of = production if run.recipe.refit else None
+        asked = {"as_of": as_of, "cutoff": cutoff, **({"refit_of": refit_of.id} if refit_of else {})}
+        fitted = fitted_release(run, "backfill", snapshot, None, asked, refit_of)
         candidate = _caught_up(run, fitted, held_out or production.cutoff)
         show_diff(run.say, diff_releases(run.lake, read_release(run.lake, PRODUCTION), candidate))
         if publish_when_done:

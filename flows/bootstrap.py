@@ -11,7 +11,7 @@ from flows.snapshot import Snapshot, bounds, release_key, take_snapshot
 from flows.steps.assign import assign
 from flows.steps.candidate import make_candidate
 from flows.steps.embed import describe_encoders, embed_items
-from flows.steps.fit import fit
+from flows.steps.fit import fit, refit
 from flows.steps.ingest import check_ingest_budget, ingest
 from flows.steps.publish import publish, show_release
 from storage.manifest import Manifest
@@ -54,9 +54,17 @@ def bootstrap(
 
 
 def fitted_release(
-    run: Run, kind: Any, snapshot: Snapshot, parent: Manifest | None, asked: dict[str, str | None]
+    run: Run,
+    kind: Any,
+    snapshot: Snapshot,
+    parent: Manifest | None,
+    asked: dict[str, str | None],
+    refit_of: Manifest | None = None,
 ) -> Manifest:
-    """A candidate under a newly fitted codebook; the one made of the same input before, if there is one."""
+    """A candidate under a newly fitted codebook, or a refit of that of a release.
+
+    The one made of the same input before, if there is one.
+    """
     key = release_key(kind, parent.id if parent else None, snapshot, run.recipe.hash, asked)
     made = find_release_by_key(run.lake, key)
     if made is not None:
@@ -72,6 +80,10 @@ def fitted_release(
     run.compute_for(items.height)
     encoders = describe_encoders(run)
     embed_items(run, items, encoders)
-    basis = fit(run, snapshot, items, encoders)
-    assigned = assign(run, basis, items, (), key)
+    given = None
+    if refit_of is not None and run.recipe.refit is not None:
+        basis, given = refit(run, items, refit_of, run.recipe.refit)
+    else:
+        basis = fit(run, snapshot, items, encoders)
+    assigned = assign(run, basis, items, (), key, given)
     return make_candidate(run, kind, key, snapshot, basis, assigned, parent)

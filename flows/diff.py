@@ -23,13 +23,14 @@ def open_trie(lake: Lake, manifest: Manifest) -> Trie:
 def diff_releases(lake: Lake, before: Manifest, after: Manifest) -> dict[str, Any]:
     """Items added, removed and kept; of the kept ones the share whose code changed, per level and as a whole.
 
-    Under one codebook churn must be zero. Under two codebooks codes mean different things, so every SID counts as
-    changed and `first_code_agreement` says how far both group the items alike (share of pairs that share a first
-    code in `before` and share one in `after`).
+    Under one codebook churn must be zero, and under a refit of it within its budget. Under two other codebooks codes
+    mean different things, so every SID counts as changed and `first_code_agreement` says how far both group the items
+    alike (share of pairs that share a first code in `before` and share one in `after`).
     """
     tables = [_sids(open_trie(lake, manifest)) for manifest in (before, after)]
     kept = tables[0].join(tables[1], on="item_id", suffix="_after")
     same = before.codebook.vocabulary == after.codebook.vocabulary
+    alike = same or after.codebook.refit_of == before.codebook.id
     return {
         "before": before.id,
         "after": after.id,
@@ -40,7 +41,7 @@ def diff_releases(lake: Lake, before: Manifest, after: Manifest) -> dict[str, An
         },
         "codebook": {"before": before.codebook.id, "after": after.codebook.id, "same_vocabulary": same},
         "sizes": {"before": list(before.codebook.sizes), "after": list(after.codebook.sizes)},
-        "churn": _churn(kept) if same else {"full_sid": 1.0},
+        "churn": _churn(kept) if alike else {"full_sid": 1.0},
         "first_code_agreement": _agreement(kept),
         "metrics": {name: [before.metrics.get(name), after.metrics.get(name)] for name in COMPARED + COMPARED_LEVELS},
         "evaluations": {manifest.id: _evaluated(lake, manifest.id) for manifest in (before, after)},

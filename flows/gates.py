@@ -10,6 +10,7 @@ from storage.manifest import Gate, Manifest
 def judge(metrics: dict[str, Any], items: int, parent: Manifest | None, gates: GatesSpec) -> tuple[Gate, ...]:
     """All gates of a candidate, in the order a person reads them. A figure that is not a number fails its gate."""
     level = _worst_level(metrics["utilisation_of_fillable"])
+    churn = metrics.get("churn")
     shrinkage = max(0.0, 1 - items / parent.items) if parent is not None and parent.items else 0.0
     return (
         _at_most("collision_rate", metrics["collision_rate"], gates.collision_rate, "items that share a SID"),
@@ -26,6 +27,7 @@ def judge(metrics: dict[str, Any], items: int, parent: Manifest | None, gates: G
         _at_most("events_without_sid", metrics["events_without_sid"], gates.events_without_sid, "of the new events"),
         _at_most("drifted_items", metrics["drifted"] / max(1, items), gates.drifted_items, "changed since assigned"),
         _at_most("capacity_used", metrics["capacity_used"], gates.capacity_used, "SIDs taken of those planned"),
+        *([] if churn is None else [_at_most("churn", churn, gates.churn, "SIDs that the refit changed")]),
     )
 
 

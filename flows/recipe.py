@@ -20,7 +20,7 @@ from pipelines.spec import (
     SequencesSpec,
     TextSpec,
 )
-from tokenizer.spec import CodebookSpec, LevelSpec
+from tokenizer.spec import CodebookSpec, LevelSpec, RefitSpec
 from training.spec import EvaluateSpec, GeneratorSpec, TrainSpec
 
 
@@ -63,6 +63,7 @@ class GatesSpec(BaseModel):
     events_without_sid: GateSpec = GateSpec(limit=0.5, severity="block")
     drifted_items: GateSpec = GateSpec(limit=0.2, severity="warn")
     capacity_used: GateSpec = GateSpec(limit=0.9, severity="warn")
+    churn: GateSpec = GateSpec(limit=0.05, severity="block")
 
 
 class SplitSpec(BaseModel):
@@ -91,6 +92,7 @@ class Recipe(BaseModel):
     collaborative: CollaborativeSpec | None = None
     fusion: FusionSpec = FusionSpec()
     codebook: CodebookSpec = CodebookSpec(levels=(LevelSpec(codes=256),) * 3)
+    refit: RefitSpec | None = None
     gates: GatesSpec = GatesSpec()
     budget: BudgetSpec = BudgetSpec()
     sequences: SequencesSpec = SequencesSpec()

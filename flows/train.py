@@ -23,6 +23,7 @@ from storage.lake import Lake
 from storage.manifest import Manifest
 from storage.models import find_model_by_key, read_model, record_evaluation, record_model
 from storage.releases import PRODUCTION, published, read_release
+from tokenizer.spec import CodebookSpec
 from tokenizer.trie import Trie
 
 
@@ -37,6 +38,11 @@ def train(lake: str, recipe: str | dict[str, Any] | None = None, release: str = 
     Skipped where a model of this release and recipe exists. Without a recipe the release's own is used.
     """
     manifest = read_release(Lake(lake), release)
+    if not CodebookSpec.model_validate(manifest.recipe["codebook"]).ordered:
+        raise NothingToTrainOn(
+            f"the codes of {manifest.id} have no order ({manifest.recipe['codebook']['quantizer']}), so no trie "
+            "to generate from; train on a release with another codebook.quantizer"
+        )
     with open_run("train", lake, recipe or manifest.recipe, {"release": manifest.id}) as run:
         key = model_key(manifest, run.recipe)
         model = find_model_by_key(run.lake, key)

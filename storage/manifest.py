@@ -30,13 +30,17 @@ class TrieRef(_Frozen):
 
 
 class CodebookRef(_Frozen):
-    """The codebook a release speaks: content hash, its file, codes per level, and the vocabulary hash."""
+    """The codebook a release speaks: content hash, its file, codes per level, and the vocabulary hash.
+
+    `refit_of` is the codebook it was refitted from: their codes mean nearly the same and can be compared.
+    """
 
     id: str
     blob: str
     sizes: tuple[int, ...]
     vocabulary: str
     fitted_by: str
+    refit_of: str | None = None
 
 
 class EncoderRef(_Frozen):

@@ -17,7 +17,7 @@ from tokenizer.metrics import Errors, encoding_errors
 from tokenizer.nodes import Nodes
 from tokenizer.outward import place_outward
 from tokenizer.rows import Items, Rows
-from tokenizer.sid_keys import check_codes
+from tokenizer.sid_keys import check_codes, sid_keys
 from tokenizer.work import HERE, Work, one_thread
 
 
@@ -87,6 +87,33 @@ def assign_sids(
     """
     with one_thread():
         return _assign_sids(codebook, vectors, item_ids, occupied, work)
+
+
+def checked_sids(
+    codebook: Codebook,
+    vectors: Mapping[str, Array | Rows],
+    item_ids: ItemIds,
+    occupied: Occupancy,
+    codes_NL: NDArray[np.int32],
+    work: Work = HERE,
+) -> Assignment:
+    """SIDs that were found elsewhere (-1: none), as an assignment, if they keep the rules that `assign_sids` keeps.
+
+    Raises ValueError where one is taken, occurs twice or exceeds a capacity.
+    """
+    items = checked_items(vectors, item_ids, codebook.sources, work)
+    placed = codes_NL[:, -1] >= 0
+    taken = np.concatenate([occupied.codes, codes_NL[placed]]).astype(np.int32, copy=False)
+    load = Occupancy(taken).load(codebook)
+    keys = np.sort(sid_keys(taken, codebook.sizes))
+    if (keys[1:] == keys[:-1]).any() or any(map(_exceeds, load, codebook.capacity)):
+        raise ValueError(f"SIDs given for {len(items)} items of codebook {codebook.id} are taken, repeated or too many")
+    status = np.where(placed, Status.ASSIGNED, Status.REFIT_DUE).astype(np.int8)
+    return Assignment(codes_NL, codes_NL, status, encoding_errors(codebook, items, codes_NL, work))
+
+
+def _exceeds(load_K: NDArray[np.int64], capacity: int) -> bool:
+    return bool((load_K > capacity).any())
 
 
 def _assign_sids(

@@ -7,6 +7,7 @@ move, a part of the budget at a time, and the centroids follow. Every step is a 
 distortion.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -48,7 +49,7 @@ class Refit:
 
 def refit_codebook(
     old: Codebook,
-    vectors: dict[str, Array | Rows],
+    vectors: Mapping[str, Array | Rows],
     item_ids: ItemIds,
     codes_NL: Codes,
     budget: float = 0.05,
@@ -74,7 +75,7 @@ def refit_codebook(
 def _refit(
     old: Codebook,
     items: Items,
-    vectors: dict[str, Array | Rows],
+    vectors: Mapping[str, Array | Rows],
     item_ids: ItemIds,
     codes_NL: Codes,
     budget: float,
@@ -118,7 +119,7 @@ def _point(
 
 def _assigned(
     book: Codebook,
-    vectors: dict[str, Array | Rows],
+    vectors: Mapping[str, Array | Rows],
     ids: NDArray[Any],
     rows: NDArray[np.int64],
     taken: Codes,
@@ -137,7 +138,7 @@ def _assigned(
 def _moved(
     book: Codebook,
     items: Items,
-    vectors: dict[str, Array | Rows],
+    vectors: Mapping[str, Array | Rows],
     ids: NDArray[Any],
     codes: Codes,
     movers: NDArray[np.int64],

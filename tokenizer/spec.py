@@ -68,3 +68,12 @@ class CodebookSpec(BaseModel):
         if self.quantizer == "lsh" and any(level.codes & (level.codes - 1) or level.codes < 2 for level in self.levels):
             raise ValueError("lsh has a bit per hyperplane: codes are powers of two, from 2 on")
         return self
+
+
+class RefitSpec(BaseModel):
+    """A refit of the published codebook in place of a fresh fit: at most `budget` of the SIDs change, in `steps`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    budget: float = Field(default=0.05, ge=0, le=1)
+    steps: int = Field(default=5, ge=1)

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 import pyarrow.dataset as ds
 
@@ -16,7 +17,7 @@ from pipelines.fuse import FUSED
 from storage.catalogue import segments
 from storage.lake import Lake, one_of
 from storage.releases import published_assignments
-from tokenizer.encode import Status, assign_sids
+from tokenizer.encode import Status, assign_sids, checked_sids
 from tokenizer.metrics import Errors
 
 
@@ -33,11 +34,18 @@ class Assigned:
 
 
 @step
-def assign(run: Run, basis: Basis, items: pl.DataFrame, base: tuple[str, ...], key: str) -> Assigned:
+def assign(
+    run: Run,
+    basis: Basis,
+    items: pl.DataFrame,
+    base: tuple[str, ...],
+    key: str,
+    given: dict[str, list[int]] | None = None,
+) -> Assigned:
     """Assign SIDs to the catalogue rows given; one that has a SID keeps it and is recorded as drifted if it changed.
 
     `base` are the segments of the parent. Segments that were ever published under the codebook are taken along:
-    their SIDs are occupied for good, and an item that has one there keeps it.
+    their SIDs are occupied for good, and an item that has one there keeps it. `given` are the SIDs that a refit found.
     """
     codebook = basis.codebook
     taken = list(dict.fromkeys([*published_assignments(run.lake, codebook.id), *base]))
@@ -57,7 +65,11 @@ def assign(run: Run, basis: Basis, items: pl.DataFrame, base: tuple[str, ...], k
             return Assigned(tuple(taken), 0, 0, 0, drifted.height, Errors(0.0, 0.0, 0))
         level = level_vectors(run.lake, new, gathered, codebook.sources, run.provenance())
         free = occupancy(run.lake, codebook, taken)
-        found = assign_sids(codebook, level.vectors, level.items, free, run.compute.work)
+        if given is None:
+            found = assign_sids(codebook, level.vectors, level.items, free, run.compute.work)
+        else:
+            codes = np.array([given[item] for item in level.items], np.int32)
+            found = checked_sids(codebook, level.vectors, level.items, free, codes, run.compute.work)
         _, counts = write_segment(run.lake, assignment_id, codebook, level.rows, found, run.provenance())
         view.count(counts)
         view.note(run.compute.name, assignment=assignment_id)

@@ -126,6 +126,7 @@ def _metrics(
         "relative_error_of_new": new.relative if new.items else None,
         "squared_error": total.squared,
         "squared_spread": total.spread,
+        **({"churn": basis.codebook.statistics["frontier"][-1]["churn"]} if basis.codebook_ref.refit_of else {}),
         "relocated": assigned.relocated,
         "refit_due": assigned.refit_due,
         "drifted": assigned.drifted,

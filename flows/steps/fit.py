@@ -1,7 +1,7 @@
 """Step: fit what a codebook's life begins with: collaborative vectors, the fusion, the codebook itself."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -19,6 +19,7 @@ from pipelines.embed import cached, matrix, store_vectors
 from pipelines.encoders.protocol import fingerprint
 from pipelines.fuse import FUSED, Gathered, fuse, gather
 from pipelines.fusion import Fusion, fit_fusion
+from storage.catalogue import segments
 from storage.commit import Provenance, append
 from storage.lake import Lake
 from storage.manifest import CodebookRef, EncoderRef, Manifest
@@ -26,6 +27,8 @@ from storage.quarantine import Reject, quarantine
 from storage.schemas import CODEBOOKS
 from tokenizer.codebook import Codebook
 from tokenizer.families import fit_codebook
+from tokenizer.refit import refit_codebook
+from tokenizer.spec import RefitSpec
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,34 @@ def fit(run: Run, snapshot: Snapshot, items: pl.DataFrame, encoders: dict[str, E
         levels = " x ".join(str(size) for size in codebook.sizes)
         view.note(f"{spec.quantizer} {levels} ({codebook.id}); {run.compute.name}", **codebook.statistics)
     return Basis(encoders, fusion, blob, codebook, reference, snapshot.cutoff)
+
+
+@step
+def refit(run: Run, items: pl.DataFrame, manifest: Manifest, spec: RefitSpec) -> tuple[Basis, dict[str, list[int]]]:
+    """The basis of a release with its codebook refitted to `items` under a churn budget, and their SIDs under it."""
+    basis = basis_of(run.lake, manifest)
+    gathered = gather_inputs(run, items, basis.encoders)
+    vectors = fused_vectors(run, basis.fusion, gathered)
+    with run.stage("refit codebook") as view:
+        if run.recipe.codebook != basis.codebook.spec:
+            raise ValueError(
+                f"a refit keeps the [codebook] of {manifest.id}, and the recipe asks for another; leave out [refit] to "
+                "fit it anew, or leave [codebook] as it is"
+            )
+        sources = level_vectors(run.lake, vectors, gathered, basis.codebook.sources, run.provenance())
+        published = segments(run.lake, list(manifest.assignments), basis.codebook.id)
+        known = dict(zip(published["item_id"].to_list(), published["codes"].to_list(), strict=True))
+        none = [-1] * basis.codebook.levels
+        codes = np.array([known.get(item, none) for item in sources.items], np.int32).reshape(-1, basis.codebook.levels)
+        made = refit_codebook(
+            basis.codebook, sources.vectors, sources.items, codes, spec.budget, spec.steps, run.compute.work
+        )
+        for point in made.frontier:
+            run.say(f"    churn {point['churn']:.2%}  relative error {point['relative_error']:.5f}")
+        reference = _store_codebook(run, made.codebook, refit_of=basis.codebook.id)
+        view.note(f"{basis.codebook.id} -> {made.codebook.id}; {run.compute.name}", frontier=made.frontier)
+    given = dict(zip(sources.items, made.codes.tolist(), strict=True))
+    return replace(basis, codebook=made.codebook, codebook_ref=reference), given
 
 
 def _collaborative(run: Run, snapshot: Snapshot) -> dict[str, EncoderRef]:
@@ -161,7 +192,7 @@ def level_vectors(
     return LevelVectors(rows["item_id"].to_list(), vectors, rows)
 
 
-def _store_codebook(run: Run, codebook: Codebook) -> CodebookRef:
+def _store_codebook(run: Run, codebook: Codebook, refit_of: str | None = None) -> CodebookRef:
     blob = run.lake.blobs.put(codebook.to_bytes())
     row = {
         "codebook": codebook.id,
@@ -177,7 +208,12 @@ def _store_codebook(run: Run, codebook: Codebook) -> CodebookRef:
     table = pa.Table.from_pylist([row], schema=CODEBOOKS.schema)
     append(run.lake, "codebooks", table, f"codebook:{codebook.id}", run.provenance())
     return CodebookRef(
-        id=codebook.id, blob=blob, sizes=codebook.sizes, vocabulary=codebook.vocabulary, fitted_by=run.id
+        id=codebook.id,
+        blob=blob,
+        sizes=codebook.sizes,
+        vocabulary=codebook.vocabulary,
+        fitted_by=run.id,
+        refit_of=refit_of,
     )
 
 

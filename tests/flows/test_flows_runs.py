@@ -19,7 +19,7 @@ from flows.bootstrap import bootstrap
 from flows.diff import diff_releases, open_trie
 from flows.explain import explain_item
 from flows.nightly import nightly
-from flows.train import train
+from flows.train import NothingToTrainOn, train
 from flows.verify import verify
 from storage.errors import GateBlocked, QuarantineBudgetExceeded, StaleCandidate
 from storage.lake import Lake
@@ -85,6 +85,43 @@ def test_from_bootstrap_over_nights_to_a_backfill(tmp_path: Path, small: Path, r
     assert explained["path"][-1]["items"] == 1
     assert [finding for finding in verify(lake) if finding[2]] == []
     assert [run.state for run in runs(lake)] == ["finished"] * 3
+
+
+def test_a_refit_keeps_most_sids_and_its_churn_is_a_gate(tmp_path: Path, small: Path, recipe: Recipe) -> None:
+    lake = start(str(tmp_path / "lake"), small, recipe)
+    write_items(small / "night.jsonl", 40, 20)
+    nightly(lake.uri, None, [str(small / "night.jsonl")])
+    before = sids(lake, "production")
+    refitting = {**recipe, "refit": {"budget": 0.1, "steps": 2}, "gates": {"churn": {"limit": 0.1}}}
+    made = backfill(lake.uri, refitting, as_of="2100-01-01")
+    release = read_release(lake, made["release"])
+    after = sids(lake, made["release"])
+    changed = sum(after[item] != sid for item, sid in before.items()) / len(before)
+    assert before.keys() == after.keys()
+    assert len(set(after.values())) == 60
+    assert changed == pytest.approx(release.metrics["churn"])
+    assert 0 < release.metrics["relative_error"] < read_release(lake, "production").metrics["relative_error"]
+    diff = diff_releases(lake, read_release(lake, "production"), release)
+    assert diff["churn"]["full_sid"] == pytest.approx(changed) != 1
+    assert [gate.passed for gate in release.gates if gate.name == "churn"] == [True]
+    assert not backfill(lake.uri, refitting, as_of="2100-01-01")["made"]
+    with pytest.raises(ValueError, match="a refit keeps the"):
+        backfill(lake.uri, {**refitting, "codebook": {"levels": [{"codes": 16}, {"codes": 16}]}})
+
+
+def test_codes_without_order_make_releases_and_nights_but_no_generator(
+    tmp_path: Path, small: Path, recipe: Recipe
+) -> None:
+    recipe["codebook"] = {"quantizer": "opq", "levels": [{"codes": 8}] * 4}
+    lake = start(str(tmp_path / "lake"), small, recipe)
+    first = sids(lake, "r-000001")
+    write_items(small / "night.jsonl", 40, 8)
+    nightly(lake.uri, None, [str(small / "night.jsonl")])
+    second = sids(lake, "production")
+    assert len(set(second.values())) == 48
+    assert {item: second[item] for item in first} == first
+    with pytest.raises(NothingToTrainOn, match="have no order"):
+        train(lake.uri)
 
 
 def test_items_that_arrive_while_a_backfill_runs_are_caught_up_before_it_can_be_published(
