@@ -20,6 +20,11 @@ from tokenizer.rows import Items, Rows
 from tokenizer.sid_keys import check_codes, sid_keys
 from tokenizer.work import HERE, Work, one_thread
 
+Codes = NDArray[np.int32]
+
+STUCK = 1 << 18
+"""Items placed anew at once: their vectors are held in memory."""
+
 
 class Status(IntEnum):
     """What became of an item."""
@@ -123,16 +128,9 @@ def _assign_sids(
     items = checked_items(vectors, item_ids, codebook.sources, work, widths)
     room = room_left(codebook.capacity, occupied.load(codebook))
     taken = occupied.codes.astype(np.int32, copy=False)
-    codes_NL, raw_NL = _level_by_level(codebook, items, room, taken, work)
-    stuck = np.flatnonzero(codes_NL[:, -1] < 0)
-    if len(stuck):
-        # Their prefix has free SIDs, but only below codes that have no room anywhere.
-        for level, left in enumerate(room):
-            held = codes_NL[stuck, level]
-            left += np.bincount(held[held >= 0], minlength=len(left))
-        in_turn = stuck[np.argsort(items.ties[stuck], kind="stable")]
-        settled = np.concatenate([taken, codes_NL[codes_NL[:, -1] >= 0]])
-        codes_NL[in_turn] = place_outward(codebook, items, in_turn, codes_NL[in_turn], room, settled)
+    codes_NL = np.full((len(items), codebook.levels), -1, np.int32)
+    raw_NL = _level_by_level(codebook, items, codes_NL, 0, room, taken, work)
+    _place_stuck(codebook, items, codes_NL, room, taken, work)
     raw_NL[raw_NL[:, -1] < 0] = -1
     moved = (codes_NL != raw_NL).any(axis=1)
     status = np.where(codes_NL[:, -1] < 0, 2, np.where(moved, Status.RELOCATED, Status.ASSIGNED))
@@ -140,16 +138,59 @@ def _assign_sids(
 
 
 def _level_by_level(
-    codebook: Codebook, items: Items, room: list[NDArray[np.int64]], taken: NDArray[np.int32], work: Work
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Codes (N, L), -1 from the level on that had no room, and the same with the last code asked for first."""
-    codes_NL = np.full((len(items), codebook.levels), -1, np.int32)
-    raw_NL = codes_NL.copy()
-    for level in range(codebook.levels):
+    codebook: Codebook,
+    items: Items,
+    codes_NL: Codes,
+    start: int,
+    room: list[NDArray[np.int64]],
+    taken: Codes,
+    work: Work,
+) -> Codes:
+    """Fill in the codes from level `start` on, -1 from the level that had no room; returns what was asked for first.
+
+    That is the same codes with, in the last level, the one that an item asked for first. Reduces `room` in place.
+    """
+    first_N = np.full(len(items), -1, np.int32)
+    for level in range(start, codebook.levels):
         prefix = codes_NL[:, :level]
-        nodes = Nodes(prefix, taken, codebook.sizes)
+        nodes = Nodes(prefix, taken, codebook.sizes, room[-1] > 0)
         costs = quantizer_of(codebook.spec).level(codebook, level)
         found = assign_level(costs, items, prefix, room[level], nodes if nodes.binding else None, work, None)
-        codes_NL[:, level] = found.codes
-        raw_NL[:, level] = found.codes if level < codebook.levels - 1 else found.first
-    return codes_NL, raw_NL
+        codes_NL[:, level], first_N = found.codes, found.first
+    return np.column_stack([codes_NL[:, :-1], first_N])
+
+
+def _place_stuck(
+    codebook: Codebook, items: Items, codes_NL: Codes, room: list[NDArray[np.int64]], taken: Codes, work: Work
+) -> None:
+    """Place the items whose prefix has free SIDs, but only below codes that no one can have more of.
+
+    They go back one level, then two, and so on, and down again from there; the last few are searched for one by one.
+    """
+    for depth in reversed(range(codebook.levels - 1)):
+        stuck = items.order[codes_NL[items.order, -1] < 0]
+        while len(stuck) and all(left.any() for left in room):
+            for part in (stuck[start : start + STUCK] for start in range(0, len(stuck), STUCK)):
+                _release(codes_NL, part, depth, room)
+                own = codes_NL[part]
+                settled = np.concatenate([taken, codes_NL[codes_NL[:, -1] >= 0]])
+                _level_by_level(codebook, items.subset(part), own, depth, room, settled, work)
+                codes_NL[part] = own
+            waiting = stuck[codes_NL[stuck, -1] < 0]
+            if len(waiting) == len(stuck):
+                break
+            stuck = waiting
+    stuck = items.order[codes_NL[items.order, -1] < 0]
+    if len(stuck):
+        held = codes_NL[stuck]
+        _release(codes_NL, stuck, 0, room)
+        settled = np.concatenate([taken, codes_NL[codes_NL[:, -1] >= 0]])
+        codes_NL[stuck] = place_outward(codebook, items, stuck, held, room, settled)
+
+
+def _release(codes_NL: Codes, rows: NDArray[np.int64], depth: int, room: list[NDArray[np.int64]]) -> None:
+    """Give back the codes that some items hold from level `depth` on."""
+    for level in range(depth, len(room)):
+        held = codes_NL[rows, level]
+        room[level] += np.bincount(held[held >= 0], minlength=len(room[level]))
+    codes_NL[rows, depth:] = -1

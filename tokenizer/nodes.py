@@ -20,11 +20,19 @@ class Nodes:
     below it. So an item that was given a node has a free SID there, whatever the others do.
     """
 
-    def __init__(self, prefix_Nl: Codes, occupied_ML: Codes, sizes: Sequence[int]) -> None:
-        """For the level after `prefix_Nl` of a batch; `occupied_ML` are the SIDs nobody can have."""
+    def __init__(self, prefix_Nl: Codes, occupied_ML: Codes, sizes: Sequence[int], open_K: NDArray[np.bool_]) -> None:
+        """For the level after `prefix_Nl` of a batch.
+
+        `occupied_ML` are the SIDs nobody can have, and `open_K` the codes of the last level that have room: above it,
+        SIDs that end in others do not count as free.
+        """
         level = prefix_Nl.shape[1]
         self.codes = sizes[level]
-        self.below = math.prod(sizes[level + 1 :])
+        self.below = 1
+        if level < len(sizes) - 1:
+            self.below = math.prod(sizes[level + 1 : -1]) * int(np.count_nonzero(open_K))
+            if not open_K.all():
+                occupied_ML = occupied_ML[open_K[occupied_ML[:, -1]]]
         self.binding = self.below < len(prefix_Nl) + len(occupied_ML)
         self.home = np.zeros(len(prefix_Nl), np.uint64)
         self._occupied = np.zeros(0, np.uint64)

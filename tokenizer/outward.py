@@ -9,7 +9,7 @@ from tokenizer.codebook import Codebook
 from tokenizer.distance import Floats
 from tokenizer.families import quantizer_of
 from tokenizer.quantizer import Level
-from tokenizer.rows import Block, Items
+from tokenizer.rows import SPAN, Block, Items
 from tokenizer.sid_keys import sid_keys
 
 Codes = NDArray[np.int32]
@@ -33,12 +33,15 @@ def place_outward(
     levels = [quantizer_of(codebook.spec).level(codebook, level) for level in range(codebook.levels)]
     search = _Search(levels, codebook.sizes, room, settled_ML)
     placed_UL = np.full_like(codes_UL, -1)
-    for row, item in enumerate(in_turn):
-        block = items.take(np.array([item]), codes_UL[row : row + 1, :0])
-        sid = search.nearest_free((), block, tuple(codes_UL[row].tolist()))
-        if sid is not None:
-            search.take(sid)
-            placed_UL[row] = sid
+    for start in range(0, len(in_turn), SPAN):
+        rows = in_turn[start : start + SPAN]
+        together = items.take(rows, codes_UL[start : start + SPAN, :0])
+        for row in range(len(rows)):
+            own = together.part(slice(row, row + 1))
+            sid = search.nearest_free((), own, tuple(codes_UL[start + row].tolist()))
+            if sid is not None:
+                search.take(sid)
+                placed_UL[start + row] = sid
     return placed_UL
 
 
