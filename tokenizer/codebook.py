@@ -35,12 +35,13 @@ class Codebook:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Codes per level."""
-        return tuple(level.codes for level in self.spec.levels)
+        """How many codes there are at each place of a SID: per level, and of the token after them if there is one."""
+        last = {"suffix": self.spec.suffix_codes, "item": self.planned_items}.get(self.spec.collision)
+        return tuple(level.codes for level in self.spec.levels) + (() if last is None else (last,))
 
     @property
     def levels(self) -> int:
-        """Number of codes in a SID."""
+        """Number of levels: codes that say something of the item."""
         return len(self.spec.levels)
 
     @property
@@ -109,7 +110,8 @@ def plan(spec: CodebookSpec, items: int) -> tuple[tuple[int, ...], int]:
     if not items:
         raise VectorError("there are no items to fit a codebook on; pass at least one")
     planned = math.ceil(spec.growth * items)
-    sids = math.prod(level.codes for level in spec.levels)
+    token = {"suffix": spec.suffix_codes, "item": planned}.get(spec.collision, 1)
+    sids = math.prod(level.codes for level in spec.levels) * token
     if sids < planned:
         shape = " x ".join(str(level.codes) for level in spec.levels)
         raise CapacityExhausted(
@@ -117,7 +119,8 @@ def plan(spec: CodebookSpec, items: int) -> tuple[tuple[int, ...], int]:
             "add a level or codes, or plan for less growth"
         )
     places = spec.slack * planned
-    return tuple(math.ceil(places / level.codes if spec.balanced else places) for level in spec.levels), planned
+    capacity = tuple(math.ceil(places / level.codes if spec.balanced else places) for level in spec.levels)
+    return (capacity if spec.collision == "relocate" else (*capacity, planned)), planned
 
 
 def _canonical(value: Any) -> bytes:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tokenizer.assignment import assign_level, room_left
 from tokenizer.codebook import Codebook
+from tokenizer.extra_token import extra_tokens
 from tokenizer.families import quantizer_of
 from tokenizer.items import ItemIds, checked_items
 from tokenizer.layout import Array
@@ -41,14 +42,14 @@ class Status(IntEnum):
 
 @dataclass(frozen=True)
 class Occupancy:
-    """All SIDs ever published under a codebook, int32 (M, L); those of deleted items are among them."""
+    """All SIDs ever published under a codebook, int32 (M, L or, with a token, L + 1); also those of deleted items."""
 
     codes: NDArray[np.int32]
 
     @classmethod
-    def empty(cls, levels: int) -> "Occupancy":
-        """Nothing published yet."""
-        return cls(np.empty((0, levels), np.int32))
+    def empty(cls, length: int) -> "Occupancy":
+        """Nothing published yet, of SIDs of this length."""
+        return cls(np.empty((0, length), np.int32))
 
     def load(self, codebook: Codebook) -> list[NDArray[np.int64]]:
         """SIDs published per code, int64 (K,) for each level."""
@@ -129,12 +130,26 @@ def _assign_sids(
     room = room_left(codebook.capacity, occupied.load(codebook))
     taken = occupied.codes.astype(np.int32, copy=False)
     codes_NL = np.full((len(items), codebook.levels), -1, np.int32)
-    raw_NL = _level_by_level(codebook, items, codes_NL, 0, room, taken, work)
-    _place_stuck(codebook, items, codes_NL, room, taken, work)
+    if codebook.spec.collision == "relocate":
+        raw_NL = _level_by_level(codebook, items, codes_NL, 0, room, taken, work)
+        _place_stuck(codebook, items, codes_NL, room, taken, work)
+    else:
+        _level_by_level(codebook, items, codes_NL, 0, room, None, work)
+        codes_NL = raw_NL = _with_token(codebook, items, codes_NL, taken)
     raw_NL[raw_NL[:, -1] < 0] = -1
     moved = (codes_NL != raw_NL).any(axis=1)
     status = np.where(codes_NL[:, -1] < 0, 2, np.where(moved, Status.RELOCATED, Status.ASSIGNED))
     return Assignment(codes_NL, raw_NL, status.astype(np.int8), encoding_errors(codebook, items, codes_NL, work))
+
+
+def _with_token(codebook: Codebook, items: Items, codes_NL: Codes, taken: Codes) -> Codes:
+    """The codes with the token that makes them unique; -1 throughout for items that got no code or no token."""
+    sids_NS = np.full((len(items), codebook.levels + 1), -1, np.int32)
+    coded = items.order[codes_NL[items.order, -1] >= 0]
+    token = extra_tokens(codes_NL[coded], taken, codebook.sizes, codebook.spec.collision == "suffix")
+    placed = coded[token >= 0]
+    sids_NS[placed, :-1], sids_NS[placed, -1] = codes_NL[placed], token[token >= 0]
+    return sids_NS
 
 
 def _level_by_level(
@@ -143,19 +158,21 @@ def _level_by_level(
     codes_NL: Codes,
     start: int,
     room: list[NDArray[np.int64]],
-    taken: Codes,
+    taken: Codes | None,
     work: Work,
 ) -> Codes:
     """Fill in the codes from level `start` on, -1 from the level that had no room; returns what was asked for first.
 
-    That is the same codes with, in the last level, the one that an item asked for first. Reduces `room` in place.
+    That is the same codes with, in the last level, the one that an item asked for first. Without `taken` items may
+    share SIDs. Reduces `room` in place.
     """
     first_N = np.full(len(items), -1, np.int32)
     for level in range(start, codebook.levels):
         prefix = codes_NL[:, :level]
-        nodes = Nodes(prefix, taken, codebook.sizes, room[-1] > 0)
+        nodes = None if taken is None else Nodes(prefix, taken, codebook.sizes, room[-1] > 0)
         costs = quantizer_of(codebook.spec).level(codebook, level)
-        found = assign_level(costs, items, prefix, room[level], nodes if nodes.binding else None, work, None)
+        binding = nodes if nodes is not None and nodes.binding else None
+        found = assign_level(costs, items, prefix, room[level], binding, work, None)
         codes_NL[:, level], first_N = found.codes, found.first
     return np.column_stack([codes_NL[:, :-1], first_N])
 

@@ -77,9 +77,10 @@ def level(codebook: Codebook, level: int) -> NestedLevel:
 
 def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:
     """The centroid of the last level, float32 (N, D)."""
-    home = _clusters(codes_NL[:, :-1], codebook.sizes[:-1])
-    points: Array = codebook.arrays[f"level{codebook.levels - 1}"]
-    return np.asarray(points[home, codes_NL[:, -1]], np.float32)
+    last = codebook.levels - 1
+    home = _clusters(codes_NL[:, :last], codebook.sizes[:last])
+    points: Array = codebook.arrays[f"level{last}"]
+    return np.asarray(points[home, codes_NL[:, last]], np.float32)
 
 
 def _clusters(prefix_Nl: NDArray[np.int32], sizes: Sequence[int]) -> NDArray[np.int64]:

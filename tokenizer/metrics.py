@@ -16,7 +16,15 @@ from tokenizer.rows import Items, spans
 from tokenizer.sid_keys import sid_keys
 from tokenizer.work import HERE, Work
 
-__all__ = ["Errors", "collision_metrics", "decode", "encoding_errors", "level_metrics", "prefix_agreement"]
+__all__ = [
+    "Errors",
+    "collision_metrics",
+    "decode",
+    "encoding_errors",
+    "level_metrics",
+    "pair_agreement",
+    "prefix_agreement",
+]
 
 
 def collision_metrics(codes_NL: NDArray[np.int32]) -> dict[str, float]:
@@ -74,6 +82,18 @@ def _span_errors(
         squared += float(np.square(vector - decode(codebook, codes[placed], source)).sum())
         spread += float(np.square(vector - codebook.arrays[f"mean.{source}"]).sum())
     return squared, spread
+
+
+def pair_agreement(codes_NL: NDArray[np.int32], pairs_P2: NDArray[np.integer]) -> list[float]:
+    """The share of pairs of items (row numbers) that share their first code, their first two, and so on to the SID.
+
+    Of items that users consume together it is the behaviour hit-rate of prefixes; of pairs drawn at random, its floor.
+    0 for no pairs.
+    """
+    if not len(pairs_P2):
+        return [0.0] * codes_NL.shape[1]
+    same = np.logical_and.accumulate(codes_NL[pairs_P2[:, 0]] == codes_NL[pairs_P2[:, 1]], axis=1)
+    return [float(share) for share in same.mean(axis=0)]
 
 
 def prefix_agreement(vectors_ND: Floats, codes_NL: NDArray[np.int32], k: int, sample: int, seed: int) -> list[float]:

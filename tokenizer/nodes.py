@@ -36,7 +36,7 @@ class Nodes:
         self.binding = self.below < len(prefix_Nl) + len(occupied_ML)
         self.home = np.zeros(len(prefix_Nl), np.uint64)
         self._occupied = np.zeros(0, np.uint64)
-        self._taken = np.zeros(0, np.uint64)
+        self._taken: list[Keys] = []
         if not self.binding:
             return
         self.home, occupied_home = _prefix_ids(prefix_Nl, occupied_ML[:, :level], sizes[:level], self.codes)
@@ -51,22 +51,23 @@ class Nodes:
     def left(self, keys: Keys) -> NDArray[np.int64]:
         """Free SIDs below each node; `keys` ascending, which makes the search fast."""
         used = np.zeros(len(keys), np.int64)
-        for taken in (self._occupied, self._taken):
+        for taken in (self._occupied, *self._taken):
             if len(taken):
                 used += np.searchsorted(taken, keys, "right") - np.searchsorted(taken, keys, "left")
         return self.below - used
 
     def take(self, keys: Keys) -> None:
         """One SID below each of these nodes is promised."""
-        self._taken = np.concatenate([self._taken, keys])
-        self._taken.sort()
+        self._taken.append(np.sort(keys))
+        while len(self._taken) > 1 and 2 * len(self._taken[-1]) > len(self._taken[-2]):
+            self._taken[-2:] = [np.sort(np.concatenate(self._taken[-2:]))]
 
     def closed(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which codes have no free SID under the prefix of each row, bool (len(rows), K)."""
         homes, back = np.unique(self.home[rows], return_inverse=True)
         used = np.zeros(len(homes) * self.codes, np.int64)
         first = homes * np.uint64(self.codes)
-        for taken in (self._occupied, self._taken):
+        for taken in (self._occupied, *self._taken):
             low = np.searchsorted(taken, first)
             count = np.searchsorted(taken, first + np.uint64(self.codes - 1), "right") - low
             place = np.arange(int(count.sum())) + np.repeat(low - (np.cumsum(count) - count), count)

@@ -63,6 +63,8 @@ def refit_codebook(
     """
     if old.spec.quantizer != "rq-kmeans" or old.spec.normalise or any(e.input == "vector" for e in old.spec.levels):
         raise ValueError("only plain rq-kmeans can be refitted under a churn budget; fit another codebook anew")
+    if old.spec.collision != "relocate":
+        raise ValueError(f"SIDs made unique by {old.spec.collision!r} cannot be refitted; fit another codebook anew")
     if not 0 <= budget <= 1:
         raise ValueError(f"the churn budget is a share of the SIDs, from 0 to 1, not {budget}")
     with one_thread():

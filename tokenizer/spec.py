@@ -33,6 +33,9 @@ class CodebookSpec(BaseModel):
     A code of a level with K codes holds at most ceil(slack * planned_items / K) SIDs ever, where
     planned_items = ceil(growth * N) is frozen at the fit on N items. Without `balanced` a code may hold all
     that is planned. `sample` is the number of items to fit on, drawn with `seed`; None fits on all.
+
+    `collision` is what makes SIDs unique: relocate moves an item to the nearest free SID, suffix (TIGER) adds a token
+    that counts the items of a SID, at most `suffix_codes`, item (CAR) a token of the item's own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,7 +45,8 @@ class CodebookSpec(BaseModel):
     balanced: bool = True
     slack: float = Field(default=1.5, ge=1, allow_inf_nan=False)
     growth: float = Field(default=2.0, ge=1, allow_inf_nan=False)
-    collision: Literal["relocate"] = "relocate"
+    collision: Literal["relocate", "suffix", "item"] = "relocate"
+    suffix_codes: int = Field(default=256, ge=1)
     iterations: int = Field(default=20, ge=1)
     sample: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)

@@ -91,8 +91,8 @@ def refit(run: Run, items: pl.DataFrame, manifest: Manifest, spec: RefitSpec) ->
         sources = level_vectors(run.lake, vectors, gathered, basis.codebook.sources, run.provenance())
         published = segments(run.lake, list(manifest.assignments), basis.codebook.id)
         known = dict(zip(published["item_id"].to_list(), published["codes"].to_list(), strict=True))
-        none = [-1] * basis.codebook.levels
-        codes = np.array([known.get(item, none) for item in sources.items], np.int32).reshape(-1, basis.codebook.levels)
+        none = [-1] * len(basis.codebook.sizes)
+        codes = np.array([known.get(item, none) for item in sources.items], np.int32).reshape(-1, len(none))
         made = refit_codebook(
             basis.codebook, sources.vectors, sources.items, codes, spec.budget, spec.steps, run.compute.work
         )

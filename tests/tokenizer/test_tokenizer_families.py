@@ -13,6 +13,7 @@ from tokenizer.codebook import Codebook
 from tokenizer.distance import BLOCK
 from tokenizer.encode import Occupancy, Status, assign_sids
 from tokenizer.errors import CapacityExhausted
+from tokenizer.extra_token import extra_tokens
 from tokenizer.families import QUANTIZERS, fit_codebook, quantizer_of
 from tokenizer.metrics import decode
 from tokenizer.rows import Block
@@ -22,6 +23,9 @@ from tokenizer.work import Threads
 SPECS: dict[str, dict[str, Any]] = {
     **{name: {"quantizer": name} for name in QUANTIZERS},
     "rq-kmeans, normalised": {"quantizer": "rq-kmeans", "normalise": True},
+    "rq-kmeans, suffix": {"quantizer": "rq-kmeans", "collision": "suffix", "suffix_codes": 64},
+    "rq-kmeans, item": {"quantizer": "rq-kmeans", "collision": "item"},
+    "hierarchical, suffix": {"quantizer": "hierarchical", "collision": "suffix"},
 }
 
 
@@ -36,6 +40,10 @@ def catalogue(items: int, seed: int = 0, width: int = 10) -> tuple[dict[str, NDA
     centre = 2 * np.random.default_rng(99).normal(size=(12, width))
     vectors = centre[draw.integers(12, size=items)] + draw.normal(size=(items, width))
     return {"fused": vectors.astype(np.float32)}, [f"item-{seed}-{row}" for row in range(items)]
+
+
+def nobody(name: str) -> Occupancy:
+    return Occupancy.empty(len(CODEBOOKS[name].sizes))
 
 
 VECTORS, IDS = catalogue(240)
@@ -57,8 +65,8 @@ def test_a_codebook_survives_its_file(name: str) -> None:
     data = CODEBOOKS[name].to_bytes()
     again = Codebook.from_bytes(data)
     assert (again.id, again.to_bytes()) == (CODEBOOKS[name].id, data)
-    codes = assign_sids(again, VECTORS, IDS, Occupancy.empty(3)).codes
-    np.testing.assert_array_equal(codes, assign_sids(CODEBOOKS[name], VECTORS, IDS, Occupancy.empty(3)).codes)
+    codes = assign_sids(again, VECTORS, IDS, nobody(name)).codes
+    np.testing.assert_array_equal(codes, assign_sids(CODEBOOKS[name], VECTORS, IDS, nobody(name)).codes)
 
 
 @each
@@ -66,7 +74,7 @@ def test_a_codebook_survives_its_file(name: str) -> None:
 @given(nights=st.lists(st.integers(0, 40), max_size=4), seed=st.integers(1, 10**6))
 def test_sids_are_unique_within_capacity_and_never_move(name: str, nights: list[int], seed: int) -> None:
     codebook, draw = CODEBOOKS[name], np.random.default_rng(seed)
-    published = assign_sids(codebook, VECTORS, IDS, Occupancy.empty(3)).codes
+    published = assign_sids(codebook, VECTORS, IDS, nobody(name)).codes
     for night, items in enumerate(nights):
         vectors, ids = catalogue(items, seed + night)
         found = assign_sids(codebook, vectors, ids, Occupancy(published))
@@ -100,7 +108,7 @@ def test_costs_do_not_depend_on_the_rest_of_the_block(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in SPECS if name != "random"])
 def test_decoding_comes_nearer_than_the_mean(name: str) -> None:
-    found = assign_sids(CODEBOOKS[name], VECTORS, IDS, Occupancy.empty(3))
+    found = assign_sids(CODEBOOKS[name], VECTORS, IDS, nobody(name))
     decoded = decode(CODEBOOKS[name], found.codes, "fused")
     assert decoded.shape == VECTORS["fused"].shape
     assert decoded.dtype == np.float32
@@ -108,9 +116,7 @@ def test_decoding_comes_nearer_than_the_mean(name: str) -> None:
 
 
 def test_what_is_learnt_beats_the_baselines() -> None:
-    error = {
-        name: assign_sids(book, VECTORS, IDS, Occupancy.empty(3)).relative_error for name, book in CODEBOOKS.items()
-    }
+    error = {name: assign_sids(book, VECTORS, IDS, nobody(name)).relative_error for name, book in CODEBOOKS.items()}
     assert error["rq-kmeans"] < error["lsh"] < error["random"] == pytest.approx(1, abs=1e-6)
     assert max(error["opq"], error["rq-opq"], error["hierarchical"]) < error["lsh"]
 
@@ -155,3 +161,23 @@ def test_a_spec_that_a_quantizer_cannot_follow_is_refused(name: str, changed: di
 def test_hierarchical_centroids_beyond_memory_are_refused() -> None:
     with pytest.raises(CapacityExhausted, match="rq-kmeans, which shares centroids"):
         fit_codebook(VECTORS, IDS, spec_of("hierarchical", (1024, 1024, 1024)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1)), max_size=30), st.integers(0, 30), st.booleans())
+def test_extra_tokens_count_on_from_what_is_taken(codes: list[tuple[int, int]], old: int, per_sid: bool) -> None:
+    """Against a dictionary of counters."""
+    sizes = (3, 2, 6 if per_sid else 40)
+    counters: dict[tuple[int, ...], int] = {}
+
+    def count(sid: tuple[int, ...]) -> int:
+        key = sid if per_sid else ()
+        counters[key] = counters.get(key, -1) + 1
+        return counters[key] if counters[key] < sizes[2] else -1
+
+    taken = [(*sid, token) for sid in codes[:old] if (token := count(sid)) >= 0]
+    expected = [count(sid) for sid in codes[old:]]
+    found = extra_tokens(
+        np.array(codes[old:], np.int32).reshape(-1, 2), np.array(taken, np.int32).reshape(-1, 3), sizes, per_sid
+    )
+    assert found.tolist() == expected

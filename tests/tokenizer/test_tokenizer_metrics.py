@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenizer.metrics import collision_metrics, level_metrics, prefix_agreement
+from tokenizer.metrics import collision_metrics, level_metrics, pair_agreement, prefix_agreement
 
 
 @settings(max_examples=50, deadline=None)
@@ -61,3 +61,14 @@ def test_prefix_agreement_counts_items_with_the_same_vector_as_neighbours() -> N
     vectors = np.zeros((30, 2), np.float32)
     assert prefix_agreement(vectors, np.zeros((30, 2), np.int32), 4, 30, seed=0) == [1.0, 1.0]
     assert prefix_agreement(vectors[:1], np.zeros((1, 2), np.int32), 4, 30, seed=0) == [0.0, 0.0]
+
+
+def test_pair_agreement_counts_shared_prefixes() -> None:
+    codes = np.array([[1, 2, 3], [1, 2, 4], [1, 5, 3], [2, 2, 3]], np.int32)
+    pairs = np.array([[0, 1], [0, 2], [0, 3], [1, 1]])
+    slow = [
+        sum(codes[one, :length].tolist() == codes[other, :length].tolist() for one, other in pairs) / 4
+        for length in (1, 2, 3)
+    ]
+    assert pair_agreement(codes, pairs) == slow == [0.75, 0.5, 0.25]
+    assert pair_agreement(codes, pairs[:0]) == [0.0] * 3
