@@ -8,6 +8,7 @@ import csv
 import json
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def consumed_together(histories: list[list[str]], ids: list[str]) -> np.ndarray[
     pairs = [
         (row[one], row[other])
         for history in histories
-        for one, other in zip(history, history[1:], strict=False)
+        for one, other in pairwise(history)
         if one in row and other in row and one != other
     ]
     chosen = np.random.default_rng(0).permutation(len(pairs))[:PAIRS]
