@@ -107,8 +107,8 @@ def live_sids(
 
 
 def build_trie(sids: pl.DataFrame, sizes: tuple[int, ...]) -> Trie:
-    codes = np.array(sids["codes"].to_list(), dtype=np.int32).reshape(sids.height, len(sizes))
-    return Trie.build(codes, sids["item_id"].to_list(), sizes)
+    codes = sids["codes"].explode().to_numpy().astype(np.int32).reshape(sids.height, len(sizes))
+    return Trie.build(codes, sids["item_id"].to_arrow(), sizes)
 
 
 def _metrics(
