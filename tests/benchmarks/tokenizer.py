@@ -1,0 +1,170 @@
+"""Codebooks and SIDs at size: `python -m tests.benchmarks.tokenizer [--items 1e6] [--width 128] [--codes 256]`.
+
+Vectors are a skewed mixture, streamed from Parquet in .cache/bench. Each figure stands beside a limit or a peer taken
+in the same run: the bare product of all vectors with the codes of all levels, plain nearest codes, the exact optimum,
+Algorithm 1 of OneRec (arXiv 2502.18965).
+"""
+
+import argparse
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ot
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokenizer.assignment import assign_level, balanced_assign
+from tokenizer.distance import BLOCK, own_distance
+from tokenizer.encode import Occupancy, Status, assign_sids
+from tokenizer.families import fit_codebook, quantizer_of
+from tokenizer.items import checked_items, tie_keys
+from tokenizer.rows import SPAN, ParquetRows
+from tokenizer.spec import CodebookSpec
+from tokenizer.work import HERE, one_thread
+
+CACHE = Path(".cache/bench")
+
+
+def mixture(items: int, width: int) -> ParquetRows:
+    """A skewed mixture of 2,000 clusters, written once."""
+    path = CACHE / f"mixture-{items}-{width}.parquet"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw = np.random.default_rng(0)
+        centres = draw.standard_normal((2000, width), dtype=np.float32)
+        kind = pa.list_(pa.float32(), width)
+        partial = path.with_suffix(".partial")
+        with pq.ParquetWriter(partial, pa.schema([("vector", kind)]), compression="none") as writer:
+            for start in range(0, items, SPAN):
+                count = min(SPAN, items - start)
+                rows = centres[draw.zipf(1.3, count) % 2000]
+                rows += 0.7 * draw.standard_normal((count, width), dtype=np.float32)
+                column = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), width)
+                writer.write_table(pa.table({"vector": column}), row_group_size=SPAN)
+        partial.rename(path)
+    return ParquetRows((str(path),))
+
+
+def ids(first: int, count: int) -> pa.Array:
+    return pa.array([f"item-{number}" for number in range(first, first + count)])
+
+
+def say(name: str, value: str, beside: str = "") -> None:
+    print(f"{name:<52} {value:>14}  {beside}", flush=True)
+
+
+def peak() -> str:
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB"
+
+
+def product(items: int, width: int, codes: int, levels: int) -> float:
+    """Seconds of the bare products of all items with the codes of all levels, in blocks, on all cores."""
+    draw = np.random.default_rng(0)
+    block = draw.standard_normal((64 * BLOCK, width), dtype=np.float32)
+    points = draw.standard_normal((width, codes), dtype=np.float32)
+    start = time.perf_counter()
+    for _ in range(8):
+        block @ points
+    return (time.perf_counter() - start) / (8 * len(block)) * items * levels
+
+
+def at_size(items: int, width: int, codes: int) -> None:
+    """Fit on a sample, assign all, append a tenth."""
+    rows, levels = mixture(items, width), 3
+    spec = CodebookSpec.model_validate(
+        {"levels": [{"codes": codes}] * levels, "sample": min(items, 200_000), "growth": 1.2, "iterations": 8}
+    )
+    old = items - items // 11
+    everyone, first = rows, ids(0, old)
+    part = {"fused": Part(everyone, 0, old)}
+    start = time.perf_counter()
+    book = fit_codebook(part, first, spec)
+    fitting = time.perf_counter() - start
+    bare = product(spec.sample or old, width, codes, levels) * spec.iterations
+    say(
+        f"fit on {spec.sample:,} items, {spec.iterations} rounds a level",
+        f"{fitting:.1f} s",
+        f"products alone {bare:.1f} s",
+    )
+    with one_thread():
+        checked = checked_items(part, first, ("fused",), HERE)
+        start = time.perf_counter()
+        for level in range(levels):
+            prefix = np.zeros((old, level), np.int32)
+            room = np.full(codes, old, np.int64)
+            assign_level(quantizer_of(spec).level(book, level), checked, prefix, room, None, HERE, None)
+        plain = time.perf_counter() - start
+    start = time.perf_counter()
+    made = assign_sids(book, part, first, Occupancy.empty(levels))
+    whole = time.perf_counter() - start
+    bare = product(old, width, codes, levels)
+    say(f"plain codes of {old:,} items", f"{plain:.1f} s", f"{plain / bare:.2f} x the products alone, {bare:.1f} s")
+    say("balanced, unique SIDs", f"{whole:.1f} s", f"{whole / plain:.2f} x plain codes")
+    say("items moved to a free SID, refit due", f"{(made.status == 1).mean():.1%}", f"{(made.status == 2).sum():,}")
+    say("relative error", f"{made.relative_error:.4f}")
+    say("peak memory of the process", peak(), "3 GiB wanted at 1e7 x 128")
+    added = items - old
+    for share in (10, 1):
+        known = made.codes[: old // share]
+        start = time.perf_counter()
+        new = assign_sids(
+            book, {"fused": Part(everyone, old, items)}, ids(old, added), Occupancy(known[known[:, 0] >= 0])
+        )
+        seconds = time.perf_counter() - start
+        refit = int((new.status == Status.REFIT_DUE).sum())
+        say(f"append {added:,} items to {len(known):,}", f"{seconds:.1f} s", f"refit due {refit:,}")
+
+
+class Part:
+    """Rows [start, stop) of others."""
+
+    def __init__(self, rows: ParquetRows, start: int, stop: int) -> None:
+        self.rows, self.start, self.stop = rows, start, stop
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.stop - self.start, self.rows.shape[1]
+
+    def read(self, start: int, stop: int) -> Any:
+        return self.rows.read(self.start + start, self.start + stop)
+
+    def take(self, rows: Any) -> Any:
+        return self.rows.take(rows + self.start)
+
+
+def against_the_optimum() -> None:
+    """Exact capacity, 4,096 items and 64 codes: cost over the optimum, ours and that of Algorithm 1 of OneRec."""
+    vectors = mixture(1 << 17, 32).read(0, 4096)
+    points = vectors[np.random.default_rng(0).choice(4096, 64, replace=False)]
+    capacity = np.full(64, 64)
+    cost = np.stack([np.square(vectors.astype(np.float64) - point).sum(axis=1) for point in points], axis=1)
+    best = float((ot.emd(np.ones(4096) / 4096, capacity / 4096, cost, numItermax=10**7) * cost).sum() * 4096)
+    ours = balanced_assign(vectors, points, capacity, tie_keys(ids(0, 4096)))
+    say(
+        "over the optimum, 4,096 x 64, exact capacity",
+        f"{own_distance(vectors, points, ours.codes).sum() / best - 1:.2%}",
+    )
+    left, total = np.arange(4096), 0.0
+    for code in range(64):
+        nearest = np.argsort(cost[left, code], kind="stable")[:64]
+        total += float(cost[left[nearest], code].sum())
+        left = np.delete(left, nearest)
+    say("the same, Algorithm 1 of OneRec", f"{total / best - 1:.2%}")
+
+
+def main() -> None:
+    """Print all figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", type=lambda text: int(float(text)), default=1_000_000)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--codes", type=int, default=256)
+    options = parser.parse_args()
+    against_the_optimum()
+    at_size(options.items, options.width, options.codes)
+
+
+if __name__ == "__main__":
+    main()
