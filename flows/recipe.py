@@ -111,6 +111,15 @@ def recipes_folder() -> Path:
     return Path(str(files("infra"))) / "recipes"
 
 
+PASSING = ("budget", "gates")  # sections that judge a run: what `--set` says of them holds for that run alone
+
+
+def passing(overrides: list[str]) -> tuple[list[str], list[str]]:
+    """Overrides that become part of the recipe, and those that hold for one run and are not stored in its release."""
+    ours = [each for each in overrides if each.partition("=")[0].strip().split(".")[0] in PASSING]
+    return [each for each in overrides if each not in ours], ours
+
+
 def load_recipe(
     name: str | None, overrides: list[str] | tuple[str, ...] = (), base: dict[str, Any] | None = None
 ) -> Recipe:

@@ -49,7 +49,7 @@ def train(lake: str, recipe: str | dict[str, Any] | None = None, release: str = 
             run.say(f"  skipped: {model} was trained on {manifest.id} with this recipe already")
         evaluate_model(run, manifest, model)
         _publish_pair(run, manifest, model)
-        return {"model": model, "release": manifest.id}
+        return run.done(model=model, release=manifest.id)
 
 
 @flow(name="evaluate", log_prints=False, on_crashed=[report_cancelled])
@@ -59,7 +59,7 @@ def evaluate(lake: str, model: str, recipe: str | dict[str, Any] | None = None) 
     manifest = read_release(Lake(lake), row["release"])
     with open_run("evaluate", lake, recipe or manifest.recipe, {"model": model}) as run:
         result = evaluate_model(run, manifest, model)
-        return {"model": model, "evaluated": result is not None}
+        return run.done(model=model, evaluated=result is not None)
 
 
 def _publish_pair(run: Run, manifest: Manifest, model: str) -> None:
