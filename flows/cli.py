@@ -1,9 +1,12 @@
 """The `sidmill` command: nouns, then verbs. Parses and dispatches; what a verb does stands in `flows.commands`."""
 
 import argparse
+import atexit
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import NoReturn
 
 from infra.settings import configure
 
@@ -13,10 +16,22 @@ Verb = Callable[[argparse.Namespace], None]
 
 def main() -> None:
     """Entry point of the executable."""
-    code = run_command(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    sys.exit(code)
+    exit_code = FAILED  # of a traceback, which --debug lets pass
+
+    def leave() -> NoReturn:
+        """End the process without tearing the interpreter down.
+
+        Arrow, Delta and polars keep threads of their own; one that wakes while the interpreter and the statics of
+        its library are gone aborts the process ("terminate called without an active exception") after all is done.
+        """
+        with suppress(BrokenPipeError):  # nobody reads any more
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(exit_code)
+
+    atexit.register(leave)  # first in, last out: by then Ray, Prefect and its server are closed
+    exit_code = run_command(sys.argv[1:])
+    sys.exit(exit_code)
 
 
 def run_command(arguments: Sequence[str]) -> int:
@@ -89,9 +104,15 @@ def build_parser() -> argparse.ArgumentParser:
     diff = _reader(_verb(release, "diff", commands.release_diff, "what changed from one release to another"))
     _named(_named(diff, "before", "release id or alias"), "after", "release id or alias")
     publish = _named(_verb(release, "publish", commands.release_publish, "point production at it"), "release", "id")
-    publish.add_argument("--model", help="publish the pair with this model; by default the current one is kept")
+    publish.add_argument(
+        "--model", help="publish the pair with this model; by default the newest trained for it, else the current one"
+    )
     rollback = _verb(release, "rollback", commands.release_rollback, "point production back")
-    rollback.add_argument("--to", metavar="RELEASE", help="an earlier release; the one before by default")
+    rollback.add_argument(
+        "--to",
+        metavar="RELEASE",
+        help="a release published earlier; by default the one before, never one rolled away from",
+    )
     export = _named(_verb(release, "export-trie", commands.release_export_trie, "copy the trie"), "release", "id")
     export.add_argument("--output", required=True, metavar="FILE")
 

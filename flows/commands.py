@@ -186,10 +186,13 @@ def release_publish(options: Options) -> None:
 
 def release_rollback(options: Options) -> None:
     from storage.commit import Provenance
-    from storage.releases import rollback
+    from storage.releases import published, rollback
 
-    now = rollback(_existing(options), Provenance("release rollback", ""), options.to)
-    print(f"production -> ({now.release}, {now.model or 'no model'})")
+    lake = _existing(options)
+    before = published(lake)
+    now = rollback(lake, Provenance("release rollback", ""), options.to)
+    told = "already, nothing was moved" if now == before else ""
+    print(f"production -> ({now.release}, {now.model or 'no model'}) {told}".rstrip())
 
 
 def release_export_trie(options: Options) -> None:

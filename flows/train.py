@@ -63,7 +63,10 @@ def evaluate(lake: str, model: str, recipe: str | dict[str, Any] | None = None) 
 
 
 def _publish_pair(run: Run, manifest: Manifest, model: str) -> None:
-    """Production keeps its release and gets the model, if the model speaks its vocabulary and is newer."""
+    """Production keeps its release and gets the model, if the model speaks its vocabulary and is newer.
+
+    Otherwise the command that would publish the pair is named.
+    """
     current = published(run.lake)
     if current is None or current.model == model:
         return
@@ -72,7 +75,10 @@ def _publish_pair(run: Run, manifest: Manifest, model: str) -> None:
         run.record.begin()
         publish(run, pinned, model)
     else:
-        run.say(f"  {model} is not published: production is ({current.release}, {current.model})")
+        run.say(
+            f"  {model} is not published: production is ({current.release}, {current.model or 'no model'}); "
+            f"`sidmill release publish {manifest.id} --model {model}` publishes it with its release"
+        )
 
 
 def model_key(manifest: Manifest, recipe: Recipe) -> str:

@@ -1,6 +1,8 @@
 """The command says what is wrong in one line, with the remedy, and exits as documented."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,18 @@ def test_a_failure_is_one_message_with_the_remedy_and_exits_1(
     assert error.startswith("sidmill: error: ")
     assert "Traceback" not in error
     assert len(error.splitlines()) == 1
+
+
+def test_the_executable_ends_with_its_code_whatever_a_library_does_when_it_is_torn_down(tmp_path: Path) -> None:
+    """A library that aborts in its static destructors: the process is gone before, with its output and its code."""
+    script = (
+        "import ctypes, sys; libc = ctypes.CDLL(None); libc.__cxa_atexit(libc.abort, None, None); "
+        "from flows.cli import main; main()"
+    )
+    command = [sys.executable, "-c", script, "lake", "status", "--lake", str(tmp_path / "none")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 1
+    assert "there is no lake at" in done.stderr
 
 
 def test_a_missing_source_is_named_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
