@@ -38,7 +38,9 @@ def run_command(arguments: Sequence[str]) -> int:
     """Run one command in this process; returns its exit code. One message for a failure, the traceback on --debug."""
     configure()
     try:
-        options = build_parser().parse_args(arguments)
+        options, unknown = build_parser().parse_known_args(arguments)
+        if unknown:
+            options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     except SystemExit as stop:
         return int(stop.code or 0)
     try:
@@ -154,7 +156,7 @@ def _verb(
     parser = verbs.add_parser(name, help=text, description=text)
     parser.add_argument("--lake", default="./lake", metavar="URI", help="lake folder or object-store URI (./lake)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
-    parser.set_defaults(verb=verb)
+    parser.set_defaults(verb=verb, parser=parser)
     return parser
 
 

@@ -213,9 +213,9 @@ def item_explain(options: Options) -> None:
 
 
 def quarantine_list(options: Options) -> None:
-    from storage.quarantine import open_rows
+    from flows.status import refused_rows
 
-    show.quarantine(open_rows(_existing(options), reason=options.reason), options.limit, options.json)
+    show.quarantine(refused_rows(_existing(options), options.reason), options.limit, options.json)
 
 
 def lake_status(options: Options) -> None:
@@ -245,6 +245,8 @@ def report(options: Options) -> None:
     from storage.releases import read_release
 
     lake = _existing(options)
+    if not Path(options.output).parent.is_dir():
+        raise FileNotFoundError(f"--output {options.output}: there is no folder {Path(options.output).parent}.")
     size = write_report(lake, read_release(lake, options.release), Path(options.output))
     print(f"{options.output}: {size:,} bytes, self-contained")
 
