@@ -16,13 +16,17 @@ from PIL import Image
 from conftest import START, write_items, write_log
 from flows.backfill import backfill
 from flows.bootstrap import bootstrap
+from flows.cli import run_command
 from flows.diff import diff_releases, open_trie
 from flows.explain import explain_item
 from flows.nightly import nightly
-from flows.train import train
+from flows.run import open_run
+from flows.train import _publish_pair, train
 from flows.verify import verify
+from storage.commit import Provenance
 from storage.errors import GateBlocked, QuarantineBudgetExceeded, StaleCandidate
 from storage.lake import Lake
+from storage.models import record_model
 from storage.quarantine import by_reason
 from storage.releases import publish, published, read_release, releases
 from storage.runs import runs
@@ -106,11 +110,29 @@ def test_items_that_arrive_while_a_backfill_runs_are_caught_up_before_it_can_be_
     assert published(lake).release != "r-000001"  # type: ignore[union-attr]
     assert read_release(lake, made["fitted"]).items == 40
     assert read_release(lake, made["release"]).items == 44
-    from storage.commit import Provenance
-
     with pytest.raises(StaleCandidate, match="lacks 4 item"):
         publish(lake, made["fitted"], Provenance("test", ""))
     publish(lake, made["release"], Provenance("test", ""))
+
+
+def test_a_model_trained_for_a_backfill_is_published_with_it_and_the_training_says_how(
+    tmp_path: Path, small: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake = start(str(tmp_path / "lake"), small, recipe)
+    other = {**recipe, "codebook": {"levels": [{"codes": 16}, {"codes": 16}]}}
+    made = read_release(lake, backfill(lake.uri, other)["release"])
+    model = record_model(lake, "key", made.id, made.codebook.vocabulary, "weights", {}, Provenance("test", ""))
+    capsys.readouterr()
+    with open_run("train", lake.uri, made.recipe, {}) as run:
+        _publish_pair(run, made, model)
+    told = capsys.readouterr().out
+    assert "production is (r-000001, no model)" in told
+    assert f"`sidmill release publish {made.id} --model {model}`" in told
+    assert run_command(["release", "publish", made.id, "--lake", lake.uri]) == 0
+    assert f"production -> ({made.id}, {model})" in capsys.readouterr().out
+    for _ in range(2):
+        assert run_command(["release", "rollback", "--to", "r-000001", "--lake", lake.uri]) == 0
+    assert "production -> (r-000001, no model) already, nothing was moved" in capsys.readouterr().out
 
 
 def test_a_blocking_gate_keeps_production_and_the_candidate_can_be_looked_at(
@@ -196,67 +218,6 @@ def test_too_much_quarantine_stops_the_run_before_anything_is_published_and_also
     assert by_reason(lake) == {"empty_title": 30}
     start(lake.uri, small, {**recipe, "budget": {"quarantine_share": 0.5}})
     assert published(lake).release == "r-000001"  # type: ignore[union-attr]
-
-
-def test_a_file_is_read_again_under_a_mended_mapping(
-    tmp_path: Path, small: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
-) -> None:
-    wrong = {**recipe, "interactions": {"user_id": "reader"}}
-    with pytest.raises(QuarantineBudgetExceeded, match=r"600 of 600 rows.* of log.csv.*no 'reader', it has event_time"):
-        start(str(tmp_path / "lake"), small, wrong)
-    assert "ingest items" in capsys.readouterr().out
-    lake = start(str(tmp_path / "lake"), small, recipe)
-    assert lake.rows("interactions") == 600
-    assert by_reason(lake) == {}
-    assert "ingest items: skipped" in capsys.readouterr().out
-    assert runs(lake)[-1].result == {"release": "r-000001", "made": True}
-
-
-def test_a_bad_delivery_stops_its_own_night_and_no_other(tmp_path: Path, small: Path, recipe: Recipe) -> None:
-    lake = start(str(tmp_path / "lake"), small, recipe)
-    bad, mended = str(small / "bad.jsonl"), str(small / "mended.jsonl")
-    rows = write_items(small / "mended.jsonl", 40, 50)
-    (small / "bad.jsonl").write_text(
-        "".join(json.dumps({"sku": row["item_id"], **row, "item_id": ""}) + "\n" for row in rows)
-    )
-    write_items(small / "good.jsonl", 90, 5)
-    for _ in range(2):
-        with pytest.raises(QuarantineBudgetExceeded, match=r"50 of 50 rows \(100.0%\) of bad.jsonl"):
-            nightly(lake.uri, None, [bad])
-    assert nightly(lake.uri, None, [str(small / "good.jsonl")])["release"] == "r-000002"
-    with pytest.raises(QuarantineBudgetExceeded, match=r"50 of 50 rows \(100.0%\) of bad.jsonl"):
-        nightly(lake.uri, None, [bad, str(small / "good.jsonl")])
-    assert nightly(lake.uri, None, [mended])["release"] == "r-000003"
-    assert len(sids(lake, "production")) == 95
-
-
-def test_what_is_set_of_budget_and_gates_holds_for_one_run(tmp_path: Path, small: Path, recipe: Recipe) -> None:
-    lake = start(str(tmp_path / "lake"), small, recipe)
-    bad = str(small / "bad.jsonl")
-    (small / "bad.jsonl").write_text('{"title": "no id"}\n' * 30)
-    write_items(small / "night.jsonl", 40, 5)
-    night = [bad, str(small / "night.jsonl")]
-    loose = ["budget.quarantine_share=1", "gates.capacity_used.limit=0.01"]
-    assert nightly(lake.uri, None, night, overrides=loose)["made"]
-    made = read_release(lake, "r-000002")
-    assert [gate.limit for gate in made.gates if gate.name == "capacity_used"] == [0.01]
-    assert made.recipe == read_release(lake, "r-000001").recipe
-    (small / "worse.jsonl").write_text('{"title": "no id either"}\n' * 30)
-    with pytest.raises(QuarantineBudgetExceeded, match=r"30 of 30 rows"):
-        nightly(lake.uri, None, [bad, str(small / "worse.jsonl")])
-
-
-def test_a_log_or_a_catalogue_that_gives_nothing_is_named(
-    tmp_path: Path, small: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (small / "log.csv").write_text("user_id,item_id,event_time\n")
-    start(str(tmp_path / "lake"), small, recipe)
-    told = capsys.readouterr().out
-    assert "warning: log.csv is empty" in told
-    assert "no behaviour vectors are made, though the recipe has [collaborative]" in told
-    (small / "items.jsonl").write_text("")
-    with pytest.raises(ValueError, match=r"items\.jsonl gave none"):
-        start(str(tmp_path / "none"), small, recipe)
 
 
 def test_what_came_after_the_cutoff_changes_no_vector_and_no_sid(tmp_path: Path, small: Path, recipe: Recipe) -> None:
