@@ -64,11 +64,10 @@ class Counts:
             self.refuse(reason, rows, other.examples.get(reason, ""))
 
     def why(self) -> str:
-        """Reasons with their rows, most rows first; the first one with what its first row was refused for."""
+        """Reasons with their rows, most rows first, and what the first row of each was refused for."""
         ordered = sorted(self.by_reason.items(), key=lambda each: (-each[1], each[0]))
-        told = ", ".join(f"{reason} {rows:,}" for reason, rows in ordered)
-        example = self.examples.get(ordered[0][0]) if ordered else None
-        return f"{told}; {ordered[0][0]}: {example}" if example else told
+        told = [f"{reason} {rows:,}: {self.examples[reason]}".rstrip(": ") for reason, rows in ordered[:3]]
+        return "; ".join(told + (["..."] if len(ordered) > 3 else []))
 
     def check(self) -> "Counts":
         if self.rows_in != self.out + self.unchanged + self.quarantined:

@@ -156,10 +156,10 @@ def rollback(lake: Lake, provenance: Provenance, to: str | None = None, alias: s
     standing = [value for value in _standing(history) if value["release"] != now.value["release"]]
     wanted = standing if to is None else [value for value in ever if value["release"] == to]
     if not wanted:
-        known = ", ".join(sorted({value["release"] for value in ever})) or "none"
+        known = ", ".join(sorted({value["release"] for value in ever}))
+        choice = f"published at some time: {known}; `--to RELEASE` chooses one" if known else "no other was published"
         raise PublishRefused(
-            f"cannot roll {alias!r} back from {now.value['release']} to {to or 'an earlier release'}; published at "
-            f"some time: {known}. `--to RELEASE` chooses one of them."
+            f"cannot roll {alias!r} back from {now.value['release']} to {to or 'an earlier release'}: {choice}."
         )
     manifest = read_release(lake, wanted[-1]["release"])
     model = wanted[-1]["model"] or _choose_model(lake, manifest, None, now)

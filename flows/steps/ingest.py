@@ -56,7 +56,9 @@ def _unread(run: Run, kind: str, uris: list[str], spec: ItemsSpec | Interactions
     sources = [source for uri in uris for source in find_sources(uri)]
     fresh = unread(run.lake, kind, spec, sources)
     if sources and not fresh:
-        run.say(f"  ingest {kind}: skipped, all {len(sources)} source file(s) were read before (same content)")
+        run.say(
+            f"  ingest {kind}: skipped, all {len(sources)} source file(s) were read before (same content, same mapping)"
+        )
     if fresh:
         run.record.begin()
     return fresh
@@ -85,10 +87,10 @@ def check_stage_budget(counts: Counts, budget: BudgetSpec, files: list[str] | No
     share = refused / rows if rows else 0.0
     if refused > budget.quarantine_rows and share > budget.quarantine_share:
         raise QuarantineBudgetExceeded(
-            f"{counts.stage}: {refused:,} of {rows:,} rows ({share:.1%}){_of(files or [])} were quarantined, the "
-            f"recipe allows {budget.quarantine_share:.1%} (budget.quarantine_share) beyond {budget.quarantine_rows}: "
-            f"{counts.why()}. Nothing was published. See `sidmill quarantine list`; mend the file or the recipe and "
-            "run again, or raise the budget of one run with --set budget.quarantine_share=..."
+            f"{counts.stage}: {refused:,} of {rows:,} rows ({share:.1%}){_of(files or [])} were quarantined "
+            f"({counts.why()}). The recipe allows {budget.quarantine_share:.1%} (budget.quarantine_share) beyond "
+            f"{budget.quarantine_rows} rows. Nothing was published. See `sidmill quarantine list`; mend the file or "
+            "the recipe and run again, or raise the budget of one run with --set budget.quarantine_share=..."
         )
 
 
