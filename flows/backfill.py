@@ -10,8 +10,9 @@ from flows.cancellation import report_cancelled
 from flows.diff import diff_releases, show_diff
 from flows.nightly import extended_release
 from flows.run import Run, open_run
-from flows.snapshot import bounds, take_snapshot
+from flows.snapshot import take_snapshot
 from flows.steps.publish import publish, show_release
+from flows.times import bounds
 from storage.lake import Lake
 from storage.manifest import Manifest
 from storage.releases import PRODUCTION, read_release
@@ -24,16 +25,23 @@ def backfill(
     as_of: str | None = None,
     cutoff: str | None = None,
     publish_when_done: bool = False,
+    overrides: list[str] | None = None,
 ) -> dict[str, Any]:
     """Fit, assign and judge under the recipe's codebook; production does not move unless asked to.
 
     Fitted on the catalogue as of `as_of` (that of production by default) and events before `cutoff` (production's,
     or `as_of` if that is earlier). What has arrived since, also while the backfill ran, is then caught up under the
     new codebook as a further candidate: that is the one to publish. With [refit] in the recipe, production's codebook
-    is refitted within its churn budget in place of fitting one anew.
+    is refitted within its churn budget in place of fitting one anew. `overrides` of the recipe hold for this run and
+    are not stored in its releases.
     """
     production = read_release(Lake(lake), PRODUCTION)
-    parameters = {"as_of": as_of, "cutoff": cutoff, "publish_when_done": publish_when_done}
+    parameters = {
+        "as_of": as_of,
+        "cutoff": cutoff,
+        "publish_when_done": publish_when_done,
+        "overrides": overrides,
+    }
     with open_run("backfill", lake, recipe or production.recipe, parameters) as run:
         bound, held_out = bounds(as_of, cutoff)
         bound = bound or production.as_of
@@ -48,7 +56,7 @@ def backfill(
         else:
             run.say(f"  production stays; `sidmill release publish {candidate.id}` publishes this candidate")
         show_release(candidate)
-        return {"release": candidate.id, "fitted": fitted.id, "made": run.record.begun}
+        return run.done(release=candidate.id, fitted=fitted.id, made=run.record.begun)
 
 
 def _caught_up(run: Run, fitted: Manifest, cutoff: datetime) -> Manifest:

@@ -7,13 +7,14 @@ from prefect import flow
 
 from flows.cancellation import report_cancelled
 from flows.run import Run, open_run
-from flows.snapshot import Snapshot, bounds, release_key, take_snapshot
+from flows.snapshot import Snapshot, release_key, take_snapshot
 from flows.steps.assign import assign
 from flows.steps.candidate import make_candidate
 from flows.steps.embed import describe_encoders, embed_items
 from flows.steps.fit import fit, refit
-from flows.steps.ingest import check_ingest_budget, ingest
+from flows.steps.ingest import ingest
 from flows.steps.publish import publish, show_release
+from flows.times import bounds
 from storage.manifest import Manifest
 from storage.releases import find_release_by_key, published
 
@@ -30,12 +31,20 @@ def bootstrap(
     interactions: list[str] | None = None,
     as_of: str | None = None,
     cutoff: str | None = None,
+    overrides: list[str] | None = None,
 ) -> dict[str, Any]:
     """Ingest, embed, fit, assign, judge, publish. Skipped where production points to a release already.
 
-    `as_of` is when the sources arrived (now by default); events at or after `cutoff` are held out.
+    `as_of` is when the sources arrived (now by default); events at or after `cutoff` are held out. `overrides` of
+    the recipe hold for this run and are not stored in its release.
     """
-    parameters = {"items": items, "interactions": interactions, "as_of": as_of, "cutoff": cutoff}
+    parameters = {
+        "items": items,
+        "interactions": interactions,
+        "as_of": as_of,
+        "cutoff": cutoff,
+        "overrides": overrides,
+    }
     with open_run("bootstrap", lake, recipe, parameters, as_of) as run:
         current = published(run.lake)
         if current is not None:
@@ -43,14 +52,13 @@ def bootstrap(
                 f"  skipped: production points to {current.release} already; new items are a night's work "
                 "(`sidmill run nightly`), another codebook is a backfill (`sidmill run backfill`)"
             )
-            return {"release": current.release, "made": False}
+            return run.done(release=current.release, made=False)
         ingest(run, items or [], interactions or [])
-        check_ingest_budget(run.lake, None, run.recipe.budget)
         snapshot = take_snapshot(run, *bounds(as_of, cutoff))
         manifest = fitted_release(run, "bootstrap", snapshot, None, {"as_of": as_of, "cutoff": cutoff})
         publish(run, manifest)
         show_release(manifest)
-        return {"release": manifest.id, "made": True}
+        return run.done(release=manifest.id, made=True)
 
 
 def fitted_release(
@@ -73,8 +81,12 @@ def fitted_release(
     items = snapshot.catalogue(run.lake).filter(~pl.col("deleted"))
     if items.is_empty():
         raise NothingToDo(
-            f"the lake {run.lake.uri} has no item that arrived by {snapshot.as_of.isoformat()}; "
-            "give a catalogue with --items FILE."
+            f"the lake {run.lake.uri} has no item that arrived by {snapshot.as_of.isoformat()}; {_catalogue(run)}."
+        )
+    if run.recipe.collaborative is not None and snapshot.log.read(run.lake, ["item_id"]).is_empty():
+        run.say(
+            f"  warning: the log gave no event before {snapshot.cutoff:%Y-%m-%d}: no behaviour vectors are made, "
+            "though the recipe has [collaborative]"
         )
     run.record.begin()
     run.compute_for(items.height)
@@ -87,3 +99,9 @@ def fitted_release(
         basis = fit(run, snapshot, items, encoders)
     assigned = assign(run, basis, items, (), key, given)
     return make_candidate(run, kind, key, snapshot, basis, assigned, parent)
+
+
+def _catalogue(run: Run) -> str:
+    """What became of the catalogue that was named, or that one is to be named."""
+    named = run.record.parameters.get("items") or []
+    return f"{', '.join(named)} gave none" if named else "give a catalogue with --items FILE"

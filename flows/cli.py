@@ -1,9 +1,12 @@
 """The `sidmill` command: nouns, then verbs. Parses and dispatches; what a verb does stands in `flows.commands`."""
 
 import argparse
+import atexit
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import NoReturn
 
 from infra.settings import configure
 
@@ -13,17 +16,31 @@ Verb = Callable[[argparse.Namespace], None]
 
 def main() -> None:
     """Entry point of the executable."""
-    code = run_command(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    sys.exit(code)
+    exit_code = FAILED  # of a traceback, which --debug lets pass
+
+    def leave() -> NoReturn:
+        """End the process without tearing the interpreter down.
+
+        Arrow, Delta and polars keep threads of their own; one that wakes while the interpreter and the statics of
+        its library are gone aborts the process ("terminate called without an active exception") after all is done.
+        """
+        with suppress(BrokenPipeError):  # nobody reads any more
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(exit_code)
+
+    atexit.register(leave)  # first in, last out: by then Ray, Prefect and its server are closed
+    exit_code = run_command(sys.argv[1:])
+    sys.exit(exit_code)
 
 
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command in this process; returns its exit code. One message for a failure, the traceback on --debug."""
     configure()
     try:
-        options = build_parser().parse_args(arguments)
+        options, unknown = build_parser().parse_known_args(arguments)
+        if unknown:
+            options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     except SystemExit as stop:
         return int(stop.code or 0)
     try:
@@ -89,9 +106,15 @@ def build_parser() -> argparse.ArgumentParser:
     diff = _reader(_verb(release, "diff", commands.release_diff, "what changed from one release to another"))
     _named(_named(diff, "before", "release id or alias"), "after", "release id or alias")
     publish = _named(_verb(release, "publish", commands.release_publish, "point production at it"), "release", "id")
-    publish.add_argument("--model", help="publish the pair with this model; by default the current one is kept")
+    publish.add_argument(
+        "--model", help="publish the pair with this model; by default the newest trained for it, else the current one"
+    )
     rollback = _verb(release, "rollback", commands.release_rollback, "point production back")
-    rollback.add_argument("--to", metavar="RELEASE", help="an earlier release; the one before by default")
+    rollback.add_argument(
+        "--to",
+        metavar="RELEASE",
+        help="a release published earlier; by default the one before, never one rolled away from",
+    )
     export = _verb(release, "export-trie", commands.release_export_trie, "the trie as a file, for serving")
     _named(_named(export, "release", "release id or alias"), "output", "file to write")
     export.add_argument("--format", choices=("native", "arrow"), default="native", help="see docs/trie.md (native)")
@@ -134,7 +157,7 @@ def _verb(
     parser = verbs.add_parser(name, help=text, description=text)
     parser.add_argument("--lake", default="./lake", metavar="URI", help="lake folder or object-store URI (./lake)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
-    parser.set_defaults(verb=verb)
+    parser.set_defaults(verb=verb, parser=parser)
     return parser
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from flows import show
 from flows.server import ensure_server
+from flows.times import bounds
 from storage.errors import LakeError, LakeNotFound
 from storage.lake import Lake
 
@@ -22,17 +23,21 @@ class VerificationFailed(LakeError):
 
 
 def run_bootstrap(options: Options) -> None:
+    recipe, overrides = _recipe(options)
+    sources = _checked_sources(options)
     from flows.bootstrap import bootstrap
 
     ensure_server()
-    bootstrap(_lake(options).uri, _recipe(options), *_sources(options), options.as_of, options.cutoff)
+    bootstrap(_lake(options).uri, recipe, *sources, options.as_of, options.cutoff, overrides)
 
 
 def run_ingest(options: Options) -> None:
+    recipe, overrides = _recipe(options, _production_recipe(options))
+    sources = _checked_sources(options)
     from flows.ingest import ingest
 
     ensure_server()
-    ingest(_lake(options).uri, _recipe(options, _production_recipe(options)), *_sources(options), options.as_of)
+    ingest(_lake(options).uri, recipe, *sources, options.as_of, overrides)
 
 
 def run_nightly(options: Options) -> None:
@@ -45,34 +50,41 @@ def quarantine_retry(options: Options) -> None:
 
 
 def _night(options: Options, parent: str, retry: bool) -> None:
-    from flows.nightly import nightly
     from storage.releases import read_release
 
     lake = _existing(options)
-    recipe = _recipe(options, read_release(lake, parent).recipe)
+    recipe, overrides = _recipe(options, read_release(lake, parent).recipe)
+    sources = _checked_sources(options)
+    from flows.nightly import nightly
+
     ensure_server()
-    nightly(lake.uri, recipe, *_sources(options), options.as_of, options.cutoff, parent, retry)
+    nightly(lake.uri, recipe, *sources, options.as_of, options.cutoff, parent, retry, overrides)
 
 
 def run_backfill(options: Options) -> None:
-    from flows.backfill import backfill
+    from storage.releases import PRODUCTION, read_release
 
     lake = _existing(options)
+    recipe, overrides = _recipe(options, read_release(lake, PRODUCTION).recipe)
+    bounds(options.as_of, options.cutoff)
+    from flows.backfill import backfill
+
     ensure_server()
-    backfill(lake.uri, _recipe(options, _production_recipe(options)), options.as_of, options.cutoff, options.publish)
+    backfill(lake.uri, recipe, options.as_of, options.cutoff, options.publish, overrides)
 
 
 def run_train(options: Options) -> None:
-    from flows.train import train
     from storage.releases import read_release
 
     lake = _existing(options)
+    recipe = _whole_recipe(options, read_release(lake, options.release).recipe)
+    from flows.train import train
+
     ensure_server()
-    train(lake.uri, _recipe(options, read_release(lake, options.release).recipe), options.release)
+    train(lake.uri, recipe, options.release)
 
 
 def run_evaluate(options: Options) -> None:
-    from flows.train import evaluate
     from storage.models import read_model
     from storage.releases import published, read_release
 
@@ -81,9 +93,11 @@ def run_evaluate(options: Options) -> None:
     model = options.model or (current.model if current else None)
     if model is None:
         raise LakeNotFound("production has no model; train one with `sidmill run train`, or name one with --model.")
-    release = read_release(lake, read_model(lake, model)["release"])
+    recipe = _whole_recipe(options, read_release(lake, read_model(lake, model)["release"]).recipe)
+    from flows.train import evaluate
+
     ensure_server()
-    evaluate(lake.uri, model, _recipe(options, release.recipe))
+    evaluate(lake.uri, model, recipe)
 
 
 def run_list(options: Options) -> None:
@@ -172,10 +186,13 @@ def release_publish(options: Options) -> None:
 
 def release_rollback(options: Options) -> None:
     from storage.commit import Provenance
-    from storage.releases import rollback
+    from storage.releases import published, rollback
 
-    now = rollback(_existing(options), Provenance("release rollback", ""), options.to)
-    print(f"production -> ({now.release}, {now.model or 'no model'})")
+    lake = _existing(options)
+    before = published(lake)
+    now = rollback(lake, Provenance("release rollback", ""), options.to)
+    told = "already, nothing was moved" if now == before else ""
+    print(f"production -> ({now.release}, {now.model or 'no model'}) {told}".rstrip())
 
 
 def release_export_trie(options: Options) -> None:
@@ -204,9 +221,9 @@ def item_explain(options: Options) -> None:
 
 
 def quarantine_list(options: Options) -> None:
-    from storage.quarantine import open_rows
+    from flows.status import refused_rows
 
-    show.quarantine(open_rows(_existing(options), reason=options.reason), options.limit, options.json)
+    show.quarantine(refused_rows(_existing(options), options.reason), options.limit, options.json)
 
 
 def lake_status(options: Options) -> None:
@@ -236,15 +253,19 @@ def report(options: Options) -> None:
     from storage.releases import read_release
 
     lake = _existing(options)
+    if not Path(options.output).parent.is_dir():
+        raise FileNotFoundError(f"--output {options.output}: there is no folder {Path(options.output).parent}.")
     size = write_report(lake, read_release(lake, options.release), Path(options.output))
     print(f"{options.output}: {size:,} bytes, self-contained")
 
 
 def serve(options: Options) -> None:
+    lake = _existing(options)
+    given = options.recipe or options.overrides
+    recipe, overrides = _recipe(options, _production_recipe(options)) if given else (None, [])
     from flows.serve import serve as start
 
-    recipe = _recipe(options) if options.recipe or options.overrides else None
-    start(_existing(options).uri, recipe, *_sources(options), options.cron, options.port)
+    start(lake.uri, recipe, *_sources(options), options.cron, options.port, overrides)
 
 
 def _lake(options: Options) -> Lake:
@@ -269,11 +290,32 @@ def _production_recipe(options: Options) -> dict[str, Any] | None:
     return read_release(lake, PRODUCTION).recipe if published(lake) else None
 
 
-def _recipe(options: Options, base: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The recipe that was named, else `base`, else the default one; with the overrides."""
+def _recipe(options: Options, base: dict[str, Any] | None = None) -> tuple[dict[str, Any], list[str]]:
+    """The recipe that was named, else `base`, else the default one; and the overrides that hold for this run alone."""
+    from flows.recipe import load_recipe, passing
+
+    lasting, ours = passing(options.overrides)
+    recipe = load_recipe(options.recipe, lasting, base).model_dump(mode="json")
+    load_recipe(None, ours, recipe)
+    return recipe, ours
+
+
+def _whole_recipe(options: Options, base: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with all overrides, for runs that store it in no release."""
     from flows.recipe import load_recipe
 
     return load_recipe(options.recipe, options.overrides, base).model_dump(mode="json")
+
+
+def _checked_sources(options: Options) -> tuple[list[str], list[str]]:
+    """The sources, once they and the times of the run are seen to be there: before a server takes its seconds."""
+    from pipelines.sources import find_files
+
+    bounds(options.as_of, getattr(options, "cutoff", None))
+    sources = _sources(options)
+    for uri in (*sources[0], *sources[1]):
+        find_files(uri)
+    return sources
 
 
 def _sources(options: Options) -> tuple[list[str], list[str]]:

@@ -16,9 +16,10 @@ def ingest(
     items: list[str] | None = None,
     interactions: list[str] | None = None,
     as_of: str | None = None,
+    overrides: list[str] | None = None,
 ) -> dict[str, Any]:
     """Read new sources into the lake; `as_of` is when they arrived (now by default)."""
-    parameters = {"items": items, "interactions": interactions, "as_of": as_of}
+    parameters = {"items": items, "interactions": interactions, "as_of": as_of, "overrides": overrides}
     with open_run("ingest", lake, recipe, parameters, as_of) as run:
         ingest_sources(run, items or [], interactions or [])
-        return {"items": run.lake.version("items"), "interactions": run.lake.version("interactions")}
+        return run.done(items=run.lake.version("items"), interactions=run.lake.version("interactions"))

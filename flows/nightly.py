@@ -7,13 +7,14 @@ from prefect import flow
 
 from flows.cancellation import report_cancelled
 from flows.run import Run, open_run
-from flows.snapshot import Snapshot, arrived_since, bounds, events_since, release_key, take_snapshot
+from flows.snapshot import Snapshot, arrived_since, events_since, release_key, take_snapshot
 from flows.steps.assign import assign
 from flows.steps.candidate import make_candidate
 from flows.steps.embed import check_encoders, describe_encoders, embed_items
 from flows.steps.fit import basis_of
-from flows.steps.ingest import check_ingest_budget, ingest
+from flows.steps.ingest import ingest
 from flows.steps.publish import publish, show_release
+from flows.times import bounds
 from storage.catalogue import segments
 from storage.lake import Lake
 from storage.manifest import Manifest
@@ -33,11 +34,13 @@ def nightly(
     cutoff: str | None = None,
     parent: str = PRODUCTION,
     retry_quarantined: bool = False,
+    overrides: list[str] | None = None,
 ) -> dict[str, Any]:
     """Ingest, embed what is new, assign, judge, publish. Without a recipe the parent's own is used.
 
     With a `parent` that is a candidate (a backfill) the result is a candidate too: publishing it is a decision.
-    `retry_quarantined` tries the items again that a stage after ingest had refused.
+    `retry_quarantined` tries the items again that a stage after ingest had refused. `overrides` of the recipe hold
+    for this run and are not stored in its release.
     """
     base = read_release(Lake(lake), parent)
     parameters = {
@@ -47,21 +50,21 @@ def nightly(
         "cutoff": cutoff,
         "parent": parent,
         "retry_quarantined": retry_quarantined,
+        "overrides": overrides,
     }
     with open_run("nightly", lake, recipe or base.recipe, parameters, as_of) as run:
         ingest(run, items or [], interactions or [])
-        check_ingest_budget(run.lake, base.created_at, run.recipe.budget)
         snapshot = take_snapshot(run, *bounds(as_of, cutoff))
         manifest = extended_release(
             run, "nightly", snapshot, base, retry_quarantined, {"as_of": as_of, "cutoff": cutoff}
         )
         if manifest is None:
             run.say(f"  skipped: nothing has arrived since {base.id} (as of {base.as_of:%Y-%m-%d %H:%M:%S})")
-            return {"release": base.id, "made": False}
+            return run.done(release=base.id, made=False)
         if parent == PRODUCTION:
             publish(run, manifest)
         show_release(manifest)
-        return {"release": manifest.id, "made": True}
+        return run.done(release=manifest.id, made=True)
 
 
 def extended_release(

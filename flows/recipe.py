@@ -1,5 +1,6 @@
 """The recipe: the whole configuration of a run, read once from TOML, frozen, hashed, stored with what it made."""
 
+import difflib
 import hashlib
 import json
 import tomllib
@@ -113,6 +114,15 @@ def recipes_folder() -> Path:
     return Path(str(files("infra"))) / "recipes"
 
 
+PASSING = ("budget", "gates")  # sections that judge a run: what `--set` says of them holds for that run alone
+
+
+def passing(overrides: list[str]) -> tuple[list[str], list[str]]:
+    """Overrides that become part of the recipe, and those that hold for one run and are not stored in its release."""
+    ours = [each for each in overrides if each.partition("=")[0].strip().split(".")[0] in PASSING]
+    return [each for each in overrides if each not in ours], ours
+
+
 def load_recipe(
     name: str | None, overrides: list[str] | tuple[str, ...] = (), base: dict[str, Any] | None = None
 ) -> Recipe:
@@ -155,9 +165,10 @@ def parse_recipe(settings: dict[str, Any], where: str = "recipe") -> Recipe:
 
 
 def _told(fault: Any) -> str:
-    """The fault in words; a name that is not a field comes with the names that are."""
+    """The fault in words; a name that is not a field comes with the nearest one and all that are."""
     if fault["type"] != "extra_forbidden":
-        return str(fault["msg"])
+        message = str(fault["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
+        return next((told for kind, told in _WANTED.items() if str(fault["type"]).startswith(kind)), message)
     model: Any = Recipe
     for part in fault["loc"][:-1]:
         found = model.model_fields.get(part) if isinstance(part, str) else None
@@ -165,7 +176,22 @@ def _told(fault: Any) -> str:
         model = next((each for each in options if each is not type(None)), found.annotation if found else model)
         if not hasattr(model, "model_fields"):
             return "no such field"
-    return f"no such field; fields here: {', '.join(sorted(model.model_fields))}"
+    near = difflib.get_close_matches(str(fault["loc"][-1]), model.model_fields, 1)
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    return f"no such field; {meant}fields here: {', '.join(sorted(model.model_fields))}"
+
+
+_WANTED = {
+    "tuple": "must be a list",
+    "too_short": "must be a list with at least one entry",
+    "dict": "must be a table, such as { name = 1 }",
+    "model": "must be a table of fields",
+    "string": "must be text",
+    "bool": "must be true or false",
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "missing": "is needed",
+}
 
 
 def _override(settings: dict[str, Any], override: str) -> None:

@@ -13,6 +13,7 @@ from prefect.logging import get_run_logger
 from flows.cancellation import stop_when_cancelled
 from flows.progress import Display, StageView
 from flows.recipe import Recipe, load_recipe, parse_recipe
+from flows.times import parse_time
 from infra.settings import configure
 from pipelines.compute import Compute, InProcess, OnRay, shutdown
 from storage.commit import Provenance
@@ -21,23 +22,34 @@ from storage.runs import RunRecord, new_run_id
 
 
 class Run:
-    """What every step of a flow is given. `compute` is where its stages run; a small night changes it."""
+    """What every step of a flow is given. `compute` is where its stages run; a small night changes it.
 
-    def __init__(self, kind: str, lake: str, recipe: Recipe, parameters: dict[str, Any], clock: datetime) -> None:
+    `recipe` holds for this run; `stored_recipe`, without the run's own overrides, is what its releases keep.
+    """
+
+    def __init__(
+        self, kind: str, lake: str, recipe: Recipe, stored: Recipe, parameters: dict[str, Any], clock: datetime
+    ) -> None:
         self.kind = kind
         self.id = new_run_id(kind)
         self.lake = Lake(lake)
-        self.recipe = recipe
+        self.recipe, self.stored_recipe = recipe, stored
         self.clock = clock
         self.compute: Compute = OnRay(recipe.compute)
         self.record = RunRecord(self.lake, self.id, kind, recipe.hash, parameters, _flow_run_id())
         self.display = Display(_flow_log)
+        self.result: dict[str, Any] = {}
 
     def provenance(self, **inputs: int) -> Provenance:
         return Provenance(self.id, self.recipe.hash, inputs)
 
     def say(self, line: str) -> None:
         self.display.say(line)
+
+    def done(self, **result: Any) -> dict[str, Any]:
+        """What the run came to: recorded at its end, and the result of its flow."""
+        self.result = result
+        return result
 
     def compute_for(self, rows: int) -> None:
         """Choose where stages run by how many items are new, and say so."""
@@ -62,9 +74,11 @@ def open_run(
     `clock` is when what the run ingests arrives, now by default.
     """
     configure()  # for flows that a Prefect worker starts, which pass by the command
-    settings = parse_recipe(recipe) if isinstance(recipe, dict) else load_recipe(recipe)
-    recorded = {**parameters, "recipe": settings.model_dump(mode="json")}
-    run = Run(kind, lake, settings, recorded, parse_time(clock) or datetime.now(UTC))
+    stored = parse_recipe(recipe) if isinstance(recipe, dict) else load_recipe(recipe)
+    settings = stored.model_dump(mode="json")
+    effective = load_recipe(None, parameters.get("overrides") or [], settings)
+    recorded = {**parameters, "recipe": settings}
+    run = Run(kind, lake, effective, stored, recorded, parse_time(clock) or datetime.now(UTC))
     run.say(f"{kind} ({run.id}) on {run.lake.uri}")
     try:
         with stop_when_cancelled():
@@ -78,18 +92,7 @@ def open_run(
         shutdown()
         run.record.end("failed", {"error": f"{type(error).__name__}: {error}"})
         raise
-    run.record.end("finished", {})
-
-
-def parse_time(value: str | datetime | None) -> datetime | None:
-    """ISO 8601, UTC where no zone is given."""
-    if value is None or isinstance(value, datetime):
-        return value
-    try:
-        parsed = datetime.fromisoformat(value)
-    except ValueError as error:
-        raise ValueError(f"{value!r} is not a date or time; write it as 1998-02-15 or 1998-02-15T12:00:00.") from error
-    return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    run.record.end("finished", run.result)
 
 
 def _flow_run_id() -> str:

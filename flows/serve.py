@@ -13,12 +13,18 @@ from flows.train import train
 
 
 def serve(
-    lake: str, recipe: dict[str, Any] | None, items: list[str], interactions: list[str], cron: str, port: int
+    lake: str,
+    recipe: dict[str, Any] | None,
+    items: list[str],
+    interactions: list[str],
+    cron: str,
+    port: int,
+    overrides: list[str],
 ) -> None:
     """Serve until interrupted, on the configured Prefect server or on one started here.
 
     `items` and `interactions` are the files or folders that each night looks into. Without a recipe every run uses
-    that of the release it starts from.
+    that of the release it starts from; `overrides` hold for all runs started here and are stored in no release.
     """
     url = ensure_server(port, with_services=True)
     print(f"Prefect server {url.removesuffix('/api')}; nights at {cron!r}; stop with Ctrl-C", flush=True)
@@ -29,10 +35,11 @@ def serve(
         match={"sidmill.lake": lake},
         parameters={"release": "{{ event.payload.release }}"},
     )
-    nights = {**common, "items": items, "interactions": interactions}
+    judged = {**common, "overrides": overrides}
+    nights = {**judged, "items": items, "interactions": interactions}
     deployments: list[Any] = [  # `to_deployment` is typed for both its synchronous and its asynchronous form
         nightly.to_deployment("nightly", cron=cron, parameters=nights),
-        backfill.to_deployment("backfill", parameters=common),
+        backfill.to_deployment("backfill", parameters=judged),
         train.to_deployment("train", parameters=common, triggers=[trigger]),
     ]
     serve_flows(*deployments, print_starting_message=False)

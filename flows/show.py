@@ -58,22 +58,58 @@ def runs(found: list[RunSummary], as_json: bool) -> None:
     if as_json:
         _print_json([asdict(each) for each in found])
         return
-    rows = [
-        [
-            each.run,
-            each.state,
-            f"{each.started:%Y-%m-%d %H:%M:%S}",
-            f"{(each.ended - each.started).total_seconds():.0f} s" if each.ended else None,
-            each.result.get("error"),
-        ]
-        for each in found
-    ]
-    _table("", ["run", "state", "started (UTC)", "took", "error"], rows)
+    rows = [["run (started, UTC)", "state", "took", "error"]]
+    for each in found:
+        took = f"{(each.ended - each.started).total_seconds():.0f} s" if each.ended else "-"
+        rows.append([each.run, each.state, took, " ".join(str(each.result.get("error", "")).split())])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    room = max(10, Console().width - sum(widths[:3]) - 6)
+    for name, state, took, error in rows:
+        cut = error if len(error) <= room else error[: room - 1] + "…"
+        print(f"{name:<{widths[0]}}  {state:<{widths[1]}}  {took:>{widths[2]}}  {cut}".rstrip())
 
 
 def run(found: RunSummary, as_json: bool) -> None:
-    """One run with its stages."""
-    record(asdict(found), as_json)
+    """One run with what it was asked for, its result and its stages; of its recipe what is no default."""
+    if as_json:
+        _print_json(asdict(found))
+        return
+    asked = {name: value for name, value in found.parameters.items() if value not in (None, [], False)}
+    recipe = asked.pop("recipe", {})
+    record(
+        {
+            "run": found.run,
+            "state": found.state,
+            "started": f"{found.started:%Y-%m-%d %H:%M:%S} UTC",
+            "ended": f"{found.ended:%Y-%m-%d %H:%M:%S} UTC" if found.ended else None,
+            "parameters": asked,
+            "recipe": _beside_defaults(recipe),
+            "result": found.result,
+            "process": f"{found.pid} on {found.host}",
+            "flow run": found.flow_run,
+        },
+        False,
+    )
+    print("stages:")
+    for stage in found.stages:
+        told = "  ".join(f"{name} {_short(value)}" for name, value in stage.items() if name not in ("name", "seconds"))
+        print(f"    {stage['name']:<18} {stage.get('seconds', 0):8.1f} s  {told}".rstrip())
+
+
+def _beside_defaults(settings: Record) -> Record:
+    """The fields of a recipe that differ from their defaults, by full name; of a modality, that it is there."""
+    from flows.recipe import Recipe
+
+    modalities = ("text", "image", "collaborative")
+    defaults = Recipe.model_validate({name: {} for name in modalities}).model_dump(mode="json")
+    found: Record = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            told = {f"{name}.{field}": each for field, each in value.items() if defaults[name].get(field) != each}
+            found |= told or ({name: "defaults"} if name in modalities else {})
+        elif value:
+            found[name] = value
+    return found
 
 
 def releases(found: list[Record], current: Published | None, as_json: bool) -> None:
@@ -121,7 +157,8 @@ def quarantine(rows: pl.DataFrame, limit: int, as_json: bool) -> None:
     counts = rows.group_by("stage", "reason").len().sort("stage", "reason")
     _table(f"{rows.height:,} open rows", ["stage", "reason", "rows"], [list(row) for row in counts.iter_rows()])
     for row in rows.sort("at", descending=True).head(limit).to_dicts():
-        print(f"{row['stage']}: {row['reason']}  {row['subject'] or ''}  {row['source']}:{row['source_row']}")
+        about = f"  item {row['item']}" if row["item"] else ""
+        print(f"{row['stage']}: {row['reason']}{about}  {row['file'] or row['source']} row {row['row'] or 0}")
         print(f"    {row['detail']}")
 
 

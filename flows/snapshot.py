@@ -8,7 +8,7 @@ from datetime import datetime
 import polars as pl
 import pyarrow.dataset as ds
 
-from flows.run import Run, parse_time
+from flows.run import Run
 from pipelines.collaborative import LogSlice
 from storage.catalogue import catalogue
 from storage.lake import Lake, TableRef
@@ -88,8 +88,3 @@ def release_key(
     name = {"kind": kind, "parent": parent, "versions": snapshot.versions, "recipe": recipe_hash, "asked": asked}
     digest = hashlib.blake2b(json.dumps(name, sort_keys=True).encode(), digest_size=8).hexdigest()
     return f"{kind}:{digest}"
-
-
-def bounds(as_of: str | None, cutoff: str | None) -> tuple[datetime | None, datetime | None]:
-    """The bounds a run was asked for, as times."""
-    return parse_time(as_of), parse_time(cutoff)

@@ -2,10 +2,14 @@
 
 from typing import Any
 
+import polars as pl
+
+from pipelines.ingest_items import IMAGE_STAGE, STAGE
+from storage.catalogue import catalogue
 from storage.lake import Lake
 from storage.manifest import Manifest
 from storage.models import models
-from storage.quarantine import by_reason
+from storage.quarantine import by_reason, open_rows
 from storage.releases import PRODUCTION, published, releases
 from storage.schemas import TABLES
 
@@ -26,6 +30,24 @@ def lake_status(lake: Lake) -> dict[str, Any]:
         "models": [model_status(row) for row in models(lake)],
         "quarantine": {"rows": sum(reasons.values()), "by_reason": reasons},
     }
+
+
+def refused_rows(lake: Lake, reason: str | None = None) -> pl.DataFrame:
+    """Open rows of the quarantine, with the `item` they are about and the `file` and `row` it was read from.
+
+    A row that a stage after ingest refused has no row of a file of its own: it is that of the item's newest revision.
+    """
+    rows = open_rows(lake, reason=reason)
+    items = catalogue(lake, columns=["source", "source_row"], among=rows["subject"].drop_nulls().unique().to_list())
+    read_from = items.select(subject="item_id", item_source="source", item_row="source_row")
+    own = pl.col("stage").str.starts_with("ingest")
+    about_item = ~own | pl.col("stage").is_in([STAGE, IMAGE_STAGE])
+    return rows.join(read_from, on="subject", how="left", maintain_order="left").select(
+        *rows.columns,
+        item=pl.when(about_item).then("subject"),
+        file=pl.when(own).then("source").otherwise("item_source"),
+        row=pl.when(own).then("source_row").otherwise("item_row"),
+    )
 
 
 def release_status(manifest: Manifest) -> dict[str, Any]:

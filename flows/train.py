@@ -55,7 +55,7 @@ def train(lake: str, recipe: str | dict[str, Any] | None = None, release: str = 
             run.say(f"  skipped: {model} was trained on {manifest.id} with this recipe already")
         evaluate_model(run, manifest, model)
         _publish_pair(run, manifest, model)
-        return {"model": model, "release": manifest.id}
+        return run.done(model=model, release=manifest.id)
 
 
 @flow(name="evaluate", log_prints=False, on_crashed=[report_cancelled])
@@ -65,11 +65,14 @@ def evaluate(lake: str, model: str, recipe: str | dict[str, Any] | None = None) 
     manifest = read_release(Lake(lake), row["release"])
     with open_run("evaluate", lake, recipe or manifest.recipe, {"model": model}) as run:
         result = evaluate_model(run, manifest, model)
-        return {"model": model, "evaluated": result is not None}
+        return run.done(model=model, evaluated=result is not None)
 
 
 def _publish_pair(run: Run, manifest: Manifest, model: str) -> None:
-    """Production keeps its release and gets the model, if the model speaks its vocabulary and is newer."""
+    """Production keeps its release and gets the model, if the model speaks its vocabulary and is newer.
+
+    Otherwise the command that would publish the pair is named.
+    """
     current = published(run.lake)
     if current is None or current.model == model:
         return
@@ -78,7 +81,10 @@ def _publish_pair(run: Run, manifest: Manifest, model: str) -> None:
         run.record.begin()
         publish(run, pinned, model)
     else:
-        run.say(f"  {model} is not published: production is ({current.release}, {current.model})")
+        run.say(
+            f"  {model} is not published: production is ({current.release}, {current.model or 'no model'}); "
+            f"`sidmill release publish {manifest.id} --model {model}` publishes it with its release"
+        )
 
 
 def model_key(manifest: Manifest, recipe: Recipe) -> str:

@@ -145,7 +145,7 @@ def _store(lake: Lake, modality: str, fingerprint: str, done: pa.Table, counts: 
     counts.out += good.height
     rejects = []
     for row in bad.to_dicts():
-        counts.refuse(row["reason"])
+        counts.refuse(row["reason"], detail=row["detail"])
         source = f"{modality}@{row['content_hash']}"
         rejects.append(Reject(counts.stage, row["reason"], row["detail"], source, 0, row["item_id"]))
     quarantine(lake, rejects, provenance)

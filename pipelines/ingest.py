@@ -1,17 +1,22 @@
-"""What both ingests share: counts that must balance, and the record that a source was read to its end."""
+"""What both ingests share: counts that must balance, and the record that a file was read under a mapping."""
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
+from pydantic import BaseModel
 
 from pipelines.sources import Source
 from storage.commit import Provenance, append
 from storage.lake import Lake
+from storage.quarantine import open_rows, resolve
 from storage.schemas import SOURCES
 
 T = TypeVar("T")
@@ -29,21 +34,40 @@ class Refused(Exception):
 
 @dataclass
 class Counts:
-    """Rows of one stage: in = out + unchanged + quarantined, or `check` raises."""
+    """Rows of one stage: in = out + unchanged + quarantined, or `check` raises.
+
+    `examples` has the detail of the first row that was refused for a reason.
+    """
 
     stage: str
     rows_in: int = 0
     out: int = 0
     unchanged: int = 0
     by_reason: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
 
     @property
     def quarantined(self) -> int:
         return sum(self.by_reason.values())
 
-    def refuse(self, reason: str, rows: int = 1) -> None:
+    def refuse(self, reason: str, rows: int = 1, detail: str = "") -> None:
         if rows:
             self.by_reason[reason] = self.by_reason.get(reason, 0) + rows
+            self.examples.setdefault(reason, detail)
+
+    def add(self, other: "Counts") -> None:
+        """Count the rows of another file too."""
+        self.rows_in += other.rows_in
+        self.out += other.out
+        self.unchanged += other.unchanged
+        for reason, rows in other.by_reason.items():
+            self.refuse(reason, rows, other.examples.get(reason, ""))
+
+    def why(self) -> str:
+        """Reasons with their rows, most rows first, and what the first row of each was refused for."""
+        ordered = sorted(self.by_reason.items(), key=lambda each: (-each[1], each[0]))
+        told = [f"{reason} {rows:,}: {self.examples[reason]}".rstrip(": ") for reason, rows in ordered[:3]]
+        return "; ".join(told + (["..."] if len(ordered) > 3 else []))
 
     def check(self) -> "Counts":
         if self.rows_in != self.out + self.unchanged + self.quarantined:
@@ -62,9 +86,11 @@ class Counts:
 
 @dataclass(frozen=True)
 class IngestedSource:
-    """What came of one source; `stages` are its counts (one, or two where images are a stage of their own)."""
+    """What came of one file; `stages` are its counts (one, or two where images are a stage of their own)."""
 
     source: Source
+    kind: str
+    mapping: str
     stages: list[Counts]
 
 
@@ -75,25 +101,47 @@ def grouped(rows: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def unread(lake: Lake, kind: str, sources: list[Source]) -> list[Source]:
-    """The sources that were not yet read to their end, by content; a source given twice counts once."""
-    known = lake.read("sources", columns=["sha256"], where=ds.field("kind") == kind)
-    done = set(known.column("sha256").to_pylist())
+def mapping_hash(spec: BaseModel) -> str:
+    """16 hex digits over the settings that shape how a file is read; those at their default leave it as it is."""
+    settings = spec.model_dump(mode="json", exclude_defaults=True)
+    return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def unread(lake: Lake, kind: str, spec: BaseModel, sources: list[Source]) -> list[Source]:
+    """The files that were not yet read under this mapping, by content; a file given twice counts once."""
+    where = (ds.field("kind") == kind) & (ds.field("mapping") == mapping_hash(spec))
+    done = set(lake.read("sources", columns=["sha256"], where=where).column("sha256").to_pylist())
     fresh = {source.sha256: source for source in sources if source.sha256 not in done}
     return list(fresh.values())
 
 
-def record_source(
-    lake: Lake, source: Source, kind: str, stages: list[Counts], provenance: Provenance
-) -> IngestedSource:
-    """Record that a source was read to its end; the first stage's counts are the row's."""
-    main = stages[0]
-    for counts in stages:
-        counts.check()
+def names_of(lake: Lake, source: Source, kind: str) -> list[str]:
+    """The names under which the rows of a file stand in the lake: its own, and those of former places."""
+    where = (ds.field("kind") == kind) & (ds.field("sha256") == source.sha256)
+    uris = lake.read("sources", columns=["uri"], where=where).column("uri").to_pylist()
+    return sorted({source.name, *(source.named(uri) for uri in uris)})
+
+
+def close_superseded(
+    lake: Lake, source: Source, stages: list[Counts], refused: set[str], provenance: Provenance
+) -> None:
+    """Open rows that an earlier reading of the same file left, and this one did not refuse, are resolved."""
+    rows = open_rows(lake).filter(
+        pl.col("stage").is_in([counts.stage for counts in stages])
+        & pl.col("source").str.ends_with(source.mark)
+        & ~pl.col("quarantine_id").is_in(sorted(refused))
+    )
+    resolve(lake, rows, f"{source.name} was read again and the row was not refused", provenance)
+
+
+def record_source(lake: Lake, done: IngestedSource, provenance: Provenance) -> None:
+    """Record that a file was read under its mapping; the first stage's counts are the row's."""
+    main = done.stages[0]
     row = {
-        "sha256": source.sha256,
-        "kind": kind,
-        "uri": source.uri,
+        "sha256": done.source.sha256,
+        "kind": done.kind,
+        "mapping": done.mapping,
+        "uri": done.source.uri,
         "rows_in": main.rows_in,
         "rows_out": main.out,
         "rows_unchanged": main.unchanged,
@@ -102,5 +150,16 @@ def record_source(
         "run": provenance.run,
     }
     rows = pa.Table.from_pylist([row], schema=SOURCES.schema)
-    append(lake, "sources", rows, f"source:{kind}:{source.sha256}", provenance)
-    return IngestedSource(source, stages)
+    append(lake, "sources", rows, f"source:{done.kind}:{done.source.sha256}:{done.mapping}", provenance)
+
+
+def content_key(table: str, parts: Iterable[Any]) -> str:
+    """Idempotency key of a commit, named by what it writes: another reading of a file may have more to write."""
+    return f"{table}:" + hashlib.sha256("\0".join(str(part) for part in parts).encode()).hexdigest()[:24]
+
+
+def lacking(values: dict[str, Any], column: str, setting: str) -> str:
+    """Why a row has nothing in a column that it needs, and which setting names the column."""
+    if column in values:
+        return f"no value in column {column!r}"
+    return f"the row has no {column!r}, it has {', '.join(sorted(values)[:12])}: name the column in {setting}"

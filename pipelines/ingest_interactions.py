@@ -11,7 +11,18 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipelines.ingest import BATCH_ROWS, Counts, IngestedSource, Refused, grouped, record_source
+from pipelines.ingest import (
+    BATCH_ROWS,
+    Counts,
+    IngestedSource,
+    Refused,
+    close_superseded,
+    content_key,
+    grouped,
+    lacking,
+    mapping_hash,
+    names_of,
+)
 from pipelines.sources import Row, Source, read_rows
 from pipelines.spec import InteractionsSpec
 from storage.commit import Provenance, append
@@ -30,15 +41,20 @@ def ingest_interactions(
 ) -> IngestedSource:
     """Append the events of one source; refused rows go to quarantine. Rows in = written + unchanged + quarantined.
 
-    `unchanged` are events that the lake has already: from an interrupted reading of this source, or delivered again
-    by another (a log that is exported anew with more rows).
+    `unchanged` are events that the lake has already: from an earlier reading of this source, under another mapping
+    too, or delivered again by another (a log that is exported anew with more rows).
     """
     counts = Counts(STAGE)
-    for number, batch in enumerate(grouped(read_rows(source), BATCH_ROWS)):
+    given = _given(lake, names_of(lake, source, "interactions"))
+    refused_ids: set[str] = set()
+    for batch in grouped(read_rows(source), BATCH_ROWS):
         rejects: list[tuple[Row, Refused]] = []
         events: list[dict[str, Any]] = []
         for row in batch:
             counts.rows_in += 1
+            if row.number in given:
+                counts.unchanged += 1
+                continue
             try:
                 events.append(_event(row, source, spec, arrived_at))
             except Refused as error:
@@ -47,23 +63,29 @@ def ingest_interactions(
         counts.out += len(kept)
         counts.unchanged += unchanged
         for _, fault in rejects:
-            counts.refuse(fault.reason)
-        for _, reason, _ in refused:
-            counts.refuse(reason)
+            counts.refuse(fault.reason, detail=fault.detail)
+        for _, reason, detail in refused:
+            counts.refuse(reason, detail=detail)
         if kept:
-            _write(lake, kept, f"interactions:{source.sha256}:{number}", provenance)
-        quarantine(
-            lake,
-            [
-                *(
-                    Reject(STAGE, fault.reason, fault.detail, source.name, row.number, None, _dump(row.values))
-                    for row, fault in rejects
-                ),
-                *(_reject_event(event, reason, detail) for event, reason, detail in refused),
-            ],
-            provenance,
-        )
-    return record_source(lake, source, "interactions", [counts], provenance)
+            _write(lake, kept, provenance)
+        rows = [
+            *(
+                Reject(STAGE, fault.reason, fault.detail, source.name, row.number, None, _dump(row.values))
+                for row, fault in rejects
+            ),
+            *(_reject_event(event, reason, detail) for event, reason, detail in refused),
+        ]
+        quarantine(lake, rows, provenance)
+        refused_ids.update(reject.id for reject in rows)
+    stages = [counts.check()]
+    close_superseded(lake, source, stages, refused_ids, provenance)
+    return IngestedSource(source, "interactions", mapping_hash(spec), stages)
+
+
+def _given(lake: Lake, names: list[str]) -> set[int]:
+    """The rows of a file whose events earlier readings of it wrote."""
+    rows = lake.read("interactions", columns=["source_offset"], where=one_of("source", names))
+    return set(rows.column("source_offset").to_pylist())
 
 
 def admit_waiting(lake: Lake, arrived_at: datetime, provenance: Provenance) -> int:
@@ -79,8 +101,7 @@ def admit_waiting(lake: Lake, arrived_at: datetime, provenance: Provenance) -> i
     rows = [_revive(json.loads(payload), arrived_at) for payload in ready["payload"]]
     kept, _, _ = _admit(lake, rows)
     if kept:
-        name = hashlib.sha256("\0".join(sorted(row["event_id"] for row in kept)).encode()).hexdigest()[:24]
-        _write(lake, kept, f"interactions:admitted:{name}", provenance)
+        _write(lake, kept, provenance)
     resolve(lake, ready, "its item arrived", provenance)
     return len(kept)
 
@@ -99,12 +120,12 @@ def _event(row: Row, source: Source, spec: InteractionsSpec, arrived_at: datetim
     get = row.values.get
     user, item = _identifier(get(spec.user_id)), _identifier(get(spec.item_id))
     if not user:
-        raise Refused("missing_user_id", f"no value in column {spec.user_id!r}")
+        raise Refused("missing_user_id", lacking(row.values, spec.user_id, "interactions.user_id"))
     if not item:
-        raise Refused("missing_item_id", f"no value in column {spec.item_id!r}")
+        raise Refused("missing_item_id", lacking(row.values, spec.item_id, "interactions.item_id"))
     event_time = _time(get(spec.event_time), spec.event_time)
     if event_time is None:
-        raise Refused("missing_event_time", f"no value in column {spec.event_time!r}")
+        raise Refused("missing_event_time", lacking(row.values, spec.event_time, "interactions.event_time"))
     arrival = _time(get(spec.arrival_time), spec.arrival_time) or arrived_at
     if event_time > arrival + timedelta(hours=spec.future_tolerance_hours):
         raise Refused("event_in_future", f"event time {event_time.isoformat()}, arrived {arrival.isoformat()}")
@@ -228,12 +249,14 @@ def _stored_events(lake: Lake, events: list[dict[str, Any]]) -> dict[str, dict[s
     return {row["event_id"]: row for row in rows.to_pylist()}
 
 
-def _write(lake: Lake, events: list[dict[str, Any]], key: str, provenance: Provenance) -> None:
+def _write(lake: Lake, events: list[dict[str, Any]], provenance: Provenance) -> None:
+    key = content_key("interactions", sorted(event["event_id"] for event in events))
     append(lake, "interactions", pa.Table.from_pylist(events, schema=INTERACTIONS.schema), key, provenance)
 
 
 def _reject_event(event: dict[str, Any], reason: str, detail: str) -> Reject:
-    return Reject(STAGE, reason, detail, event["source"], event["source_offset"], event["event_id"], _dump(event))
+    held = {name: value for name, value in event.items() if name not in ("arrival_time", "arrival_date")}
+    return Reject(STAGE, reason, detail, event["source"], event["source_offset"], event["event_id"], _dump(held))
 
 
 def _revive(event: dict[str, Any], arrived_at: datetime) -> dict[str, Any]:

@@ -10,17 +10,29 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from pipelines.ingest import BATCH_ROWS, Counts, IngestedSource, Refused, grouped, record_source
+from pipelines.ingest import (
+    BATCH_ROWS,
+    Counts,
+    IngestedSource,
+    Refused,
+    close_superseded,
+    content_key,
+    grouped,
+    lacking,
+    mapping_hash,
+    names_of,
+)
 from pipelines.sources import Row, Source, read_rows
 from pipelines.spec import ItemsSpec
 from storage.catalogue import catalogue
 from storage.commit import Provenance, append
-from storage.lake import Lake
+from storage.lake import Lake, one_of
 from storage.quarantine import Reject, open_rows, quarantine, resolve
 from storage.schemas import ITEMS
 
 STAGE, IMAGE_STAGE = "ingest items", "ingest images"
 _FALSE = {"", "0", "false", "no", "none"}
+_COMPARED = ["text_hash", "image_hash", "deleted"]  # an item that differs in none of these is unchanged
 
 
 def ingest_items(
@@ -29,22 +41,39 @@ def ingest_items(
     """Append what is new or changed in one source file; refused rows go to quarantine with their reason.
 
     Rows in = written + unchanged + quarantined. An image that is refused leaves its item without an image; it is
-    counted as a stage of its own. Running it again, after a kill too, appends nothing that is there.
+    counted as a stage of its own. Reading a file again, after a kill too, appends nothing that it gave before, and
+    resolves what it refused before and does not now.
     """
     rows, images = Counts(STAGE), Counts(IMAGE_STAGE)
     seen: set[str] = set()
-    for number, batch in enumerate(grouped(read_rows(source), BATCH_ROWS)):
+    refused: set[str] = set()
+    given = _given(lake, names_of(lake, source, "items"))
+    for batch in grouped(read_rows(source), BATCH_ROWS):
         rejects: list[Reject] = []
         items = list(_accepted(lake, source, batch, spec, seen, rows, images, rejects))
-        written = _new_or_changed(lake, items, arrived_at)
+        written = _new_or_changed(lake, [item for item in items if _content(item) not in given], arrived_at)
         rows.out += len(written)
         rows.unchanged += len(items) - len(written)
         if written:
             table = pa.Table.from_pylist(written, schema=ITEMS.schema)
-            append(lake, "items", table, f"items:{source.sha256}:{number}", provenance)
+            key = content_key("items", (part for row in written for part in (*_content(row), row["revision"])))
+            append(lake, "items", table, key, provenance)
         quarantine(lake, rejects, provenance)
+        refused.update(reject.id for reject in rejects)
         _resolve_mended(lake, source, items, provenance)
-    return record_source(lake, source, "items", [rows, images], provenance)
+    stages = [rows.check(), images.check()]
+    close_superseded(lake, source, stages, refused, provenance)
+    return IngestedSource(source, "items", mapping_hash(spec), stages)
+
+
+def _content(item: dict[str, Any]) -> tuple[Any, ...]:
+    return (item["item_id"], *(item[name] for name in _COMPARED))
+
+
+def _given(lake: Lake, names: list[str]) -> set[tuple[Any, ...]]:
+    """What earlier readings of a file wrote: an item that it gave and another file has changed since stays changed."""
+    rows = lake.read("items", columns=["item_id", *_COMPARED], where=one_of("source", names))
+    return {_content(row) for row in rows.to_pylist()}
 
 
 def _resolve_mended(lake: Lake, source: Source, items: list[dict[str, Any]], provenance: Provenance) -> None:
@@ -79,7 +108,7 @@ def _accepted(
             if item["item_id"] in seen:
                 raise Refused("duplicate_item_id", f"{item['item_id']!r} is in this source already; the first counts")
         except Refused as error:
-            rows.refuse(error.reason)
+            rows.refuse(error.reason, detail=error.detail)
             subject = row.values.get(spec.item_id)
             rejects.append(_reject(STAGE, error, source, row, None if subject is None else str(subject)))
             continue
@@ -91,7 +120,7 @@ def _accepted(
                 digest = lake.blobs.put(_image_bytes(image, source, spec.max_image_bytes))
                 images.out += 1
             except Refused as error:
-                images.refuse(error.reason)
+                images.refuse(error.reason, detail=error.detail)
                 rejects.append(_reject(IMAGE_STAGE, error, source, row, item["item_id"]))
         seen.add(item["item_id"])
         yield {**item, "image_hash": digest, "source": source.name, "source_row": row.number}
@@ -102,10 +131,10 @@ def _item(row: Row, spec: ItemsSpec) -> dict[str, Any]:
         raise Refused(row.reason, row.detail)
     item_id = _text(row.values.get(spec.item_id))
     if not item_id:
-        raise Refused("missing_item_id", f"no value in column {spec.item_id!r}; the row has {sorted(row.values)[:12]}")
+        raise Refused("missing_item_id", lacking(row.values, spec.item_id, "items.item_id"))
     title = _text(row.values.get(spec.title))
     if spec.require_title and not title:
-        raise Refused("empty_title", f"no text in column {spec.title!r}")
+        raise Refused("empty_title", lacking(row.values, spec.title, "items.title"))
     own = {spec.item_id, spec.title, spec.image, spec.deleted}
     attributes = {name: _text(value) for name, value in row.values.items() if name not in own}
     described = json.dumps({name: text for name, text in attributes.items() if text}, sort_keys=True)
@@ -178,13 +207,12 @@ def _image_bytes(value: str | bytes, source: Source, limit: int) -> bytes:
 
 def _new_or_changed(lake: Lake, items: list[dict[str, Any]], arrived_at: datetime) -> list[dict[str, Any]]:
     """The items whose content differs from their newest revision, as rows of the table."""
-    compared = ["text_hash", "image_hash", "deleted"]
-    known = catalogue(lake, columns=compared, among=[item["item_id"] for item in items])
+    known = catalogue(lake, columns=_COMPARED, among=[item["item_id"] for item in items])
     newest = {row["item_id"]: row for row in known.to_dicts()}
     rows = []
     for item in items:
         before = newest.get(item["item_id"])
-        if before is None or any(before[name] != item[name] for name in compared):
+        if before is None or any(before[name] != item[name] for name in _COMPARED):
             revision = 0 if before is None else before["revision"] + 1
             rows.append({**item, "revision": revision, "arrived_at": arrived_at})
     return rows

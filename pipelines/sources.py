@@ -24,7 +24,7 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True)
 class Source:
-    """One file; `name` is its file name and content hash, so that moving it changes nothing."""
+    """One file at `uri`; `name` is its file name and content hash, so that moving it changes nothing."""
 
     uri: str
     path: str
@@ -33,7 +33,20 @@ class Source:
 
     @property
     def name(self) -> str:
-        return f"{self.path.rsplit('/', 1)[-1]}@{self.sha256[:12]}"
+        return self.named(self.path)
+
+    @property
+    def file(self) -> str:
+        return self.path.rsplit("/", 1)[-1]
+
+    @property
+    def mark(self) -> str:
+        """The part of the name that goes by content."""
+        return f"@{self.sha256[:12]}"
+
+    def named(self, path: str) -> str:
+        """The name of this content as it was, or would be, at another path."""
+        return path.rsplit("/", 1)[-1] + self.mark
 
     @property
     def folder(self) -> str:
@@ -52,6 +65,13 @@ class Row:
 
 def find_sources(uri: str) -> list[Source]:
     """The file at `uri`, or all readable files below a folder, sorted by path."""
+    filesystem, paths = find_files(uri)
+    scheme = uri.split("://", 1)[0] + "://" if "://" in uri else ""
+    return [Source(scheme + each, each, filesystem, _digest(filesystem, each)) for each in paths]
+
+
+def find_files(uri: str) -> tuple[pafs.FileSystem, list[str]]:
+    """The paths behind `uri`, read no further; SourceError says what is wrong with it."""
     try:
         filesystem, path = pafs.FileSystem.from_uri(uri) if "://" in uri else (pafs.LocalFileSystem(), _absolute(uri))
         info = filesystem.get_file_info(path)
@@ -68,7 +88,7 @@ def find_sources(uri: str) -> list[Source]:
         paths = [path]
     else:
         raise SourceError(f"{uri} is not a {', '.join(SUFFIXES)} file; convert it to one of these.")
-    return [Source(uri, each, filesystem, _digest(filesystem, each)) for each in paths]
+    return filesystem, paths
 
 
 def _absolute(path: str) -> str:
@@ -99,6 +119,8 @@ def read_rows(source: Source) -> Iterator[Row]:
 def _read_parquet(source: Source) -> Iterator[Row]:
     number = 0
     with source.filesystem.open_input_file(source.path) as stream:
+        if stream.size() == 0:
+            return
         try:
             batches = pq.ParquetFile(stream).iter_batches(batch_size=4096)
             for batch in batches:
@@ -106,7 +128,8 @@ def _read_parquet(source: Source) -> Iterator[Row]:
                     yield Row(number, values)
                     number += 1
         except (OSError, ValueError) as error:
-            yield Row(number, {"raw": source.name}, "unreadable_parquet", str(error))
+            detail = f"{source.file} is not Parquet, or it is damaged: {error}"
+            yield Row(number, {"raw": source.name}, "unreadable_parquet", detail)
 
 
 def _read_jsonl(source: Source) -> Iterator[Row]:

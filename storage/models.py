@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 
 from storage.commit import Provenance, append, swap
 from storage.errors import LakeNotFound
@@ -57,6 +58,12 @@ def read_model(lake: Lake, model: str) -> dict[str, Any]:
 def find_model_by_key(lake: Lake, key: str) -> str | None:
     """Id of the model made with this idempotency key."""
     return next((row["id"] for row in lake.read("models").to_pylist() if row["key"] == key), None)
+
+
+def newest_model(lake: Lake, release: str) -> str | None:
+    """Id of the newest model that was trained for exactly this release."""
+    rows = lake.read("models", columns=["id"], where=ds.field("release") == release)
+    return max(rows.column("id").to_pylist(), default=None)
 
 
 def model_vocabulary(lake: Lake, model: str) -> str:

@@ -34,10 +34,11 @@ class Reject:
 
 
 def quarantine(lake: Lake, rejects: Iterable[Reject], provenance: Provenance) -> Commit | None:
-    """Append open rows for `rejects`; those that are open already are left as they are. None when nothing is new."""
-    known = set(open_rows(lake)["quarantine_id"])
-    fresh = {reject.id: reject for reject in rejects if reject.id not in known}
-    return _append(lake, [_row(reject, "open", provenance.run) for reject in fresh.values()], provenance)
+    """Append open rows for `rejects`; those that are open with the same content are left. None when nothing is new."""
+    rows = {reject.id: _row(reject, "open", provenance.run) for reject in rejects}
+    known = {row[0]: row[1:] for row in open_rows(lake).select("quarantine_id", "detail", "payload").iter_rows()}
+    fresh = [row for name, row in rows.items() if known.get(name) != (row["detail"], row["payload"])]
+    return _append(lake, fresh, provenance)
 
 
 def resolve(lake: Lake, rows: pl.DataFrame, detail: str, provenance: Provenance) -> Commit | None:

@@ -6,6 +6,7 @@ so "published" and "the alias moved there" are one atomic fact.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,11 +16,12 @@ from storage.commit import Provenance, swap
 from storage.errors import GateBlocked, LakeNotFound, PublishRefused, StaleCandidate
 from storage.lake import Lake
 from storage.manifest import Manifest
-from storage.models import model_vocabulary
+from storage.models import model_vocabulary, newest_model
 from storage.pointers import Pointer, move_pointer, pointer_history, read_pointer
 from storage.schemas import RELEASES
 
 PRODUCTION = "production"
+ROLLBACK = "rollback"
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,9 @@ def publish(
     note: str = "publish",
     alias: str = PRODUCTION,
 ) -> Published:
-    """Point `alias` at (release, model); without `model` the current one is kept if it speaks the same vocabulary.
+    """Point `alias` at (release, model).
+
+    Without `model` it is the newest one trained for this release, else the current one if it speaks the vocabulary.
 
     Refused: a candidate with a failed blocking gate (GateBlocked); one that lacks a segment published since it was
     made, or an item of the release it would replace (StaleCandidate); a model that speaks another vocabulary.
@@ -136,25 +140,43 @@ def publish(
 
 
 def rollback(lake: Lake, provenance: Provenance, to: str | None = None, alias: str = PRODUCTION) -> Published:
-    """Point `alias` back at an earlier published release (default: the one before the current), with its model.
+    """Point `alias` back at a release that was published before, with its model; SIDs published since stay taken.
 
-    The model is the last one that was published with that release, else the current one if it speaks the same
-    vocabulary. SIDs published since stay taken.
+    Without `to` it is what was published before the current release and was not rolled away from: each rollback goes
+    further back. The model is the last one that was published with that release, else as `publish` chooses it.
+    Nothing moves where the alias points to `to` already.
     """
     history = pointer_history(lake, alias)
     now = history[-1]
     if now.value is None:
         raise LakeNotFound(f"{alias!r} points to nothing yet; publish a release first.")
-    earlier = [move for move in history[1:-1] if move.value["release"] != now.value["release"]]
-    wanted = [move for move in earlier if to is None or move.value["release"] == to]
+    if to == now.value["release"]:
+        return Published(**now.value)
+    ever = [move.value for move in history[1:-1] if move.value["release"] != now.value["release"]]
+    standing = [value for value in _standing(history) if value["release"] != now.value["release"]]
+    wanted = standing if to is None else [value for value in ever if value["release"] == to]
     if not wanted:
-        known = ", ".join(sorted({move.value["release"] for move in earlier})) or "none"
-        raise PublishRefused(f"cannot roll {alias!r} back to {to or 'an earlier release'}: published before: {known}.")
-    manifest = read_release(lake, wanted[-1].value["release"])
-    model = wanted[-1].value["model"] or _choose_model(lake, manifest, None, now)
+        known = ", ".join(sorted({value["release"] for value in ever}))
+        choice = f"published at some time: {known}; `--to RELEASE` chooses one" if known else "no other was published"
+        raise PublishRefused(
+            f"cannot roll {alias!r} back from {now.value['release']} to {to or 'an earlier release'}: {choice}."
+        )
+    manifest = read_release(lake, wanted[-1]["release"])
+    model = wanted[-1]["model"] or _choose_model(lake, manifest, None, now)
     value = {"release": manifest.id, "model": model}
-    move_pointer(lake, now, value, "rollback", provenance)
+    move_pointer(lake, now, value, ROLLBACK, provenance)
     return Published(manifest.id, model)
+
+
+def _standing(history: list[Pointer]) -> list[dict[str, Any]]:
+    """The pairs that were published up to where the alias points, without those that were rolled away from."""
+    standing: list[dict[str, Any]] = []
+    for move in history[1:]:
+        places = [place for place, value in enumerate(standing) if value["release"] == move.value["release"]]
+        if move.note == ROLLBACK and places:
+            del standing[places[-1] :]
+        standing.append(move.value)
+    return standing
 
 
 def _check_gates(manifest: Manifest) -> None:
@@ -192,7 +214,7 @@ def _check_not_stale(lake: Lake, manifest: Manifest, alias: str) -> None:
 
 
 def _choose_model(lake: Lake, manifest: Manifest, model: str | None, before: Pointer) -> str | None:
-    candidate = model or (before.value["model"] if before.value else None)
+    candidate = model or newest_model(lake, manifest.id) or (before.value["model"] if before.value else None)
     if candidate is None:
         return None
     vocabulary = model_vocabulary(lake, candidate)

@@ -48,6 +48,7 @@ SOURCES = TableSpec(
     _schema(
         sha256=pa.string(),
         kind=pa.string(),
+        mapping=pa.string(),
         uri=pa.string(),
         rows_in=pa.int64(),
         rows_out=pa.int64(),
@@ -56,7 +57,7 @@ SOURCES = TableSpec(
         at=TIME,
         run=pa.string(),
     ),
-    key=("kind", "sha256"),
+    key=("kind", "sha256", "mapping"),
     constraints={"balanced": "rows_in = rows_out + rows_unchanged + rows_quarantined"},
     bookkeeping=True,
 )

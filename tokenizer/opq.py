@@ -21,7 +21,7 @@ from tokenizer.rq_kmeans import fit_level
 from tokenizer.spec import CodebookSpec
 from tokenizer.work import Work
 
-ROTATION_ROWS = 1 << 16
+ROTATION_ROWS, ROTATION_ROUNDS = 1 << 14, 10
 
 
 def fit(items: Items, spec: CodebookSpec, work: Work) -> Codebook:
@@ -90,7 +90,7 @@ def _rotation(vectors: Floats, codes: Sequence[int]) -> Floats:
     padded[:, :dim] = vectors
     faiss.omp_set_num_threads(1)
     fitted, quantizer = faiss.OPQMatrix(parts * width, parts), faiss.ProductQuantizer(parts * width, parts, bits)
-    fitted.pq = quantizer
+    fitted.pq, fitted.niter = quantizer, ROTATION_ROUNDS
     fitted.train(padded)
     matrix = faiss.vector_to_array(fitted.A).reshape(parts * width, parts * width).T
     return np.ascontiguousarray(matrix[:dim], np.float32)

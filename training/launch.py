@@ -161,6 +161,8 @@ def _fit_once(make_trainable: MakeTrainable, spec: TrainSpec, name: str, storage
     before = signal.getsignal(signal.SIGINT)
     try:
         return trainer.fit()
+    except SystemExit as stop:  # how Ray Train's handler leaves on Ctrl-C, once the workers are gone
+        raise KeyboardInterrupt from stop
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, before)

@@ -13,8 +13,10 @@ from pipelines.embed import EmbedImages, EmbedText, embed
 from pipelines.encoders.protocol import fingerprint
 from pipelines.encoders.text import describe_text
 from pipelines.encoders.vision import describe_image
+from pipelines.ingest import Counts
 from pipelines.ingest_items import items_text
 from storage.manifest import EncoderRef
+from storage.quarantine import open_rows
 
 TEXT, IMAGE, COLLABORATIVE = "text", "image", "collaborative"
 
@@ -73,9 +75,9 @@ def embed_items(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]) 
     """Encode what the vector table does not have; bad content is quarantined, the budget is checked per modality."""
     if run.recipe.text is not None:
         _say_unknown_fields(run, items)
-        rows = items_text(items, run.recipe.text.fields).select("item_id", "content_hash", "text")
+        rows = items_text(items, run.recipe.text.fields).select("item_id", "content_hash", "text", "source")
         _embed(run, TEXT, encoders[TEXT], rows, EmbedText, {"spec": run.recipe.text})
-    images = content_pairs(items, run.recipe)[IMAGE]
+    images = content_pairs(items, run.recipe)[IMAGE].join(items.select("item_id", "source"), on="item_id")
     if run.recipe.image is not None and images.height:
         arguments = {"spec": run.recipe.image, "lake": run.lake}
         _embed(run, IMAGE, encoders[IMAGE], images, EmbedImages, arguments)
@@ -98,7 +100,7 @@ def _embed(
             run.lake,
             modality,
             encoder.fingerprint,
-            rows,
+            rows.drop("source"),
             make,
             arguments,
             run.compute,
@@ -108,4 +110,13 @@ def _embed(
         )
         view.count(counts)
         view.note(run.compute.name, where=run.compute.name)
-    check_stage_budget(counts, run.recipe.budget)
+    check_stage_budget(counts, run.recipe.budget, _files(run, counts, rows))
+
+
+def _files(run: Run, counts: Counts, rows: pl.DataFrame) -> list[str]:
+    """The catalogue files that the refused items were read from."""
+    if not counts.quarantined:
+        return []
+    refused = open_rows(run.lake).filter(pl.col("stage") == counts.stage)["subject"].to_list()
+    sources = rows.filter(pl.col("item_id").is_in(refused))["source"]
+    return sources.str.replace(r"@\w+$", "").unique().sort().to_list()

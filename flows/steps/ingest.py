@@ -1,34 +1,27 @@
 """Step: read new source files into the lake, and stop the run when too much of them is bad."""
 
-from datetime import datetime
-
-import pyarrow.dataset as ds
+from collections.abc import Callable
 
 from flows.progress import StageView
 from flows.run import Run
 from flows.steps.task import step
-from pipelines.ingest import Counts, IngestedSource, unread
+from pipelines.ingest import Counts, IngestedSource, record_source, unread
 from pipelines.ingest_interactions import admit_waiting, ingest_interactions, waiting_for_known_items
 from pipelines.ingest_items import ingest_items
 from pipelines.sources import Source, find_sources
-from pipelines.spec import BudgetSpec
+from pipelines.spec import BudgetSpec, InteractionsSpec, ItemsSpec
 from storage.errors import QuarantineBudgetExceeded
-from storage.lake import Lake
 
 
 @step
 def ingest(run: Run, items: list[str], interactions: list[str]) -> None:
-    """Read the sources that were not read before, catalogue first, then let in events that waited for an item."""
-    new_items = _unread(run, "items", items)
-    new_logs = _unread(run, "interactions", interactions)
-    for source in new_items:
-        with run.stage("ingest items") as view:
-            done = ingest_items(run.lake, source, run.recipe.items, run.clock, run.provenance())
-            _show(view, done)
-    for source in new_logs:
-        with run.stage("ingest log") as view:
-            done = ingest_interactions(run.lake, source, run.recipe.interactions, run.clock, run.provenance())
-            _show(view, done)
+    """Read the files that were not read before, catalogue first, then let in events that waited for an item.
+
+    A file counts as read once a run has found it, with the others named in that run, within the budget: the same
+    command stops again, and a run that names other files is judged by these alone.
+    """
+    _read(run, "items", "ingest items", items, run.recipe.items, ingest_items)
+    _read(run, "interactions", "ingest log", interactions, run.recipe.interactions, ingest_interactions)
     if waiting_for_known_items(run.lake):
         run.record.begin()
         with run.stage("admit waiting") as view:
@@ -36,11 +29,36 @@ def ingest(run: Run, items: list[str], interactions: list[str]) -> None:
             view.note(f"{admitted:,} events whose item has arrived", rows_out=admitted)
 
 
-def _unread(run: Run, kind: str, uris: list[str]) -> list[Source]:
+def _read(
+    run: Run,
+    kind: str,
+    stage: str,
+    uris: list[str],
+    spec: ItemsSpec | InteractionsSpec,
+    reader: Callable[..., IngestedSource],
+) -> None:
+    done: list[IngestedSource] = []
+    for source in _unread(run, kind, uris, spec):
+        with run.stage(stage) as view:
+            done.append(reader(run.lake, source, spec, run.clock, run.provenance()))
+            _show(view, done[-1])
+        _warn(run, done[-1])
+    total = Counts(f"ingest {kind}")
+    for each in done:
+        total.add(each.stages[0])
+    files = [each.source.file for each in done if each.stages[0].quarantined]
+    check_stage_budget(total, run.recipe.budget, files)
+    for each in done:
+        record_source(run.lake, each, run.provenance())
+
+
+def _unread(run: Run, kind: str, uris: list[str], spec: ItemsSpec | InteractionsSpec) -> list[Source]:
     sources = [source for uri in uris for source in find_sources(uri)]
-    fresh = unread(run.lake, kind, sources)
+    fresh = unread(run.lake, kind, spec, sources)
     if sources and not fresh:
-        run.say(f"  ingest {kind}: skipped, all {len(sources)} source file(s) were read before (same content)")
+        run.say(
+            f"  ingest {kind}: skipped, all {len(sources)} source file(s) were read before (same content, same mapping)"
+        )
     if fresh:
         run.record.begin()
     return fresh
@@ -54,27 +72,28 @@ def _show(view: StageView, done: IngestedSource) -> None:
             view.count(stage, "images")
 
 
-def check_budget(stage: str, rows: int, refused: int, budget: BudgetSpec) -> None:
-    """Raise QuarantineBudgetExceeded when a stage refused too much."""
+def _warn(run: Run, done: IngestedSource) -> None:
+    """A file that gives nothing is rarely what was meant."""
+    rows = done.stages[0]
+    if rows.rows_in == 0:
+        run.say(f"  warning: {done.source.file} is empty: it holds no row")
+    elif rows.quarantined == rows.rows_in:
+        run.say(f"  warning: {done.source.file} gave nothing, all of its rows were refused ({rows.why()})")
+
+
+def check_stage_budget(counts: Counts, budget: BudgetSpec, files: list[str] | None = None) -> None:
+    """Raise QuarantineBudgetExceeded when a stage refused too much; `files` are those that held it."""
+    rows, refused = counts.rows_in, counts.quarantined
     share = refused / rows if rows else 0.0
     if refused > budget.quarantine_rows and share > budget.quarantine_share:
         raise QuarantineBudgetExceeded(
-            f"{stage}: {refused:,} of {rows:,} rows ({share:.1%}) were quarantined, the recipe allows "
-            f"{budget.quarantine_share:.1%} (budget.quarantine_share) beyond {budget.quarantine_rows} rows. Nothing "
-            "was published. See `sidmill quarantine list`; mend the source, or raise the budget with "
-            "--set budget.quarantine_share=..."
+            f"{counts.stage}: {refused:,} of {rows:,} rows ({share:.1%}){_of(files or [])} were quarantined "
+            f"({counts.why()}). The recipe allows {budget.quarantine_share:.1%} (budget.quarantine_share) beyond "
+            f"{budget.quarantine_rows} rows. Nothing was published. See `sidmill quarantine list`; mend the file or "
+            "the recipe and run again, or raise the budget of one run with --set budget.quarantine_share=..."
         )
 
 
-def check_ingest_budget(lake: Lake, since: datetime | None, budget: BudgetSpec) -> None:
-    """Judge all sources read since a release was made, so that a rerun does not slip past the budget."""
-    where = None if since is None else ds.field("at") > since
-    rows = lake.frame("sources", where=where)
-    for kind in ("items", "interactions"):
-        own = rows.filter(rows["kind"] == kind)
-        check_budget(f"ingest {kind}", int(own["rows_in"].sum()), int(own["rows_quarantined"].sum()), budget)
-
-
-def check_stage_budget(counts: Counts, budget: BudgetSpec) -> None:
-    """Judge one stage of this run."""
-    check_budget(counts.stage, counts.rows_in, counts.quarantined, budget)
+def _of(files: list[str]) -> str:
+    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+    return f" of {', '.join(files[:3])}{more}" if files else ""

@@ -1,6 +1,7 @@
 """Safe decoding of item images: format, size and truncation are judged before and while pixels are read."""
 
 import io
+import re
 import warnings
 from collections.abc import Sequence
 
@@ -35,4 +36,9 @@ def decode_image(data: bytes, max_pixels: int, formats: Sequence[str]) -> Image.
         raise ImageRefused("image_too_many_pixels", str(error)) from error
     except (OSError, SyntaxError, ValueError, IndexError, EOFError) as error:
         reason = "image_truncated" if "truncated" in str(error).lower() else "image_undecodable"
-        raise ImageRefused(reason, str(error)) from error
+        raise ImageRefused(reason, _stable(str(error))) from error
+
+
+def _stable(text: str) -> str:
+    """Without the memory address by which Pillow names the stream: the same bytes have the same detail."""
+    return re.sub(r"<_io\.BytesIO object at 0x[0-9a-f]+>", "the bytes", text)

@@ -34,7 +34,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "rq-kmeans, not balanced": {"balanced": False},
     "rq-kmeans, normalised": {"normalise": True},
     "rq-kmeans, suffix": {"collision": "suffix", "balanced": False},
-    "rq-opq, 2 + 1": {"quantizer": "rq-opq"},
+    "rq-opq, 1 + 2 parts": {"quantizer": "rq-opq", "tail": 2},
     "opq, 3 parts (no order)": {"quantizer": "opq"},
     "hierarchical, 32 x 32 x 32": {"quantizer": "hierarchical", "levels": [{"codes": 32}] * 3},
     "lsh, 3 x 8 bits": {"quantizer": "lsh"},

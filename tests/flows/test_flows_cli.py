@@ -1,6 +1,9 @@
 """The command says what is wrong in one line, with the remedy, and exits as documented."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,6 +11,8 @@ import pytest
 
 from flows.cli import run_command
 from flows.recipe import RecipeError, load_recipe
+from storage.lake import Lake
+from storage.runs import runs
 
 
 @pytest.mark.parametrize(
@@ -19,6 +24,11 @@ def test_bad_usage_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[s
     assert "usage: sidmill" in capsys.readouterr().err
 
 
+def test_an_unknown_flag_shows_the_usage_of_its_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["run", "nightly", "--no-such-flag"]) == 2
+    assert "usage: sidmill run nightly" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -27,7 +37,16 @@ def test_bad_usage_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[s
         (["run", "bootstrap", "--recipe", "nowhere"], "no recipe 'nowhere'"),
         (["run", "bootstrap", "--set", "codebook.slack=0.5"], "codebook.slack = 0.5"),
         (["run", "bootstrap", "--set", "items.titel=x"], "fields here: deleted, image, item_id"),
+        (["run", "bootstrap", "--set", "items.titel=x"], "did you mean 'title'?"),
+        (["run", "bootstrap", "--set", "text.fields=title"], "text.fields = 'title': must be a list"),
+        (
+            ["run", "bootstrap", "--set", "codebook.levels=[{code=3}]"],
+            "codebook.levels.0.codes = {'code': 3}: is needed",
+        ),
         (["run", "bootstrap", "--set", "nonsense"], "section.field=value"),
+        (["run", "bootstrap", "--set", "budget.quarantine_share=2"], "budget.quarantine_share = 2"),
+        (["run", "bootstrap", "--as-of", "yesterday"], "'yesterday' is not a date or time"),
+        (["run", "ingest", "--interactions", "gone.csv"], "gone.csv"),
     ],
 )
 def test_a_failure_is_one_message_with_the_remedy_and_exits_1(
@@ -39,6 +58,31 @@ def test_a_failure_is_one_message_with_the_remedy_and_exits_1(
     assert error.startswith("sidmill: error: ")
     assert "Traceback" not in error
     assert len(error.splitlines()) == 1
+
+
+def test_the_executable_ends_with_its_code_whatever_a_library_does_when_it_is_torn_down(tmp_path: Path) -> None:
+    """A library that aborts in its static destructors: the process is gone before, with its output and its code."""
+    script = (
+        "import ctypes, sys; libc = ctypes.CDLL(None); libc.__cxa_atexit(libc.abort, None, None); "
+        "from flows.cli import main; main()"
+    )
+    command = [sys.executable, "-c", script, "lake", "status", "--lake", str(tmp_path / "none")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 1
+    assert "there is no lake at" in done.stderr
+
+
+def test_what_is_asked_for_wrongly_is_refused_before_a_server_is_started(tmp_path: Path) -> None:
+    script = (
+        "import sys; from flows.cli import run_command; "
+        "code = run_command(sys.argv[1:]); assert 'prefect' not in sys.modules and 'torch' not in sys.modules; "
+        "sys.exit(code)"
+    )
+    for wrong in (["--items", "gone.jsonl"], ["--recipe", "gone.toml"], ["--as-of", "soon"]):
+        command = [sys.executable, "-c", script, "run", "bootstrap", *wrong, "--lake", str(tmp_path / "lake")]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("sidmill: error: ")
 
 
 def test_a_missing_source_is_named_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,6 +127,9 @@ def test_readers_print_json_that_names_what_the_design_promises(
     assert "r-000001" in text
     assert "<script" not in text
     assert "http" not in text.replace("http-equiv", "")
+    nowhere = str(tmp_path / "none" / "page.html")
+    assert run_command(["report", "--lake", uri, "--output", nowhere]) == 1
+    assert not Path(nowhere).parent.exists()
     trie = tmp_path / "sids.trie"
     assert run_command(["release", "export-trie", "production", str(trie), "--lake", uri]) == 0
     from tokenizer.trie import Trie
@@ -98,11 +145,45 @@ def test_readers_print_json_that_names_what_the_design_promises(
     assert sids["item_id"].to_pylist() == native.item_ids.to_pylist()
 
 
+def test_runs_and_refused_rows_are_shown_with_what_leads_back_to_them(
+    tmp_path: Path, small: Path, recipe: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flows.bootstrap import bootstrap
+
+    uri = str(tmp_path / "lake")
+    (small / "noise.jpg").write_bytes(b"no picture at all")
+    with (small / "items.jsonl").open("a") as file:
+        file.write('{"item_id": "P1", "title": "a print", "image": "noise.jpg"}\n')
+        file.write('{"item_id": "P2", "title": "another", "image": "gone.jpg"}\n')
+    strict = {**recipe, "image": {}, "codebook": {"levels": [{"codes": 8, "source": "nothing"}]}}
+    with pytest.raises(ValueError, match="source 'nothing'"):
+        bootstrap(uri, strict, [str(small / "items.jsonl")])
+    bootstrap(uri, {**recipe, "image": {}}, [str(small / "items.jsonl")])
+    capsys.readouterr()
+    assert run_command(["quarantine", "list", "--lake", uri]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"embed image: image_undecodable  item P1  items.jsonl@\w+ row 40\n", told)
+    assert re.search(r"ingest images: image_unreadable  item P2  items.jsonl@\w+ row 41\n", told)
+    assert "0x" not in told
+    assert run_command(["run", "list", "--lake", uri]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    failed, finished = runs(Lake(uri))
+    assert [line.split()[:2] for line in lines[1:]] == [[failed.run, "failed"], [finished.run, "finished"]]
+    assert lines[1].endswith("…")
+    assert len(lines[1]) <= 80
+    assert run_command(["run", "show", failed.run, "--lake", uri]) == 0
+    assert "source 'nothing'" in capsys.readouterr().out
+    assert run_command(["run", "show", finished.run, "--lake", uri]) == 0
+    told = capsys.readouterr().out
+    assert "    release: r-000001\n" in told
+    assert "    fusion.steps: 20\n" in told
+    assert "max_text_chars" not in told
+
+
 def test_a_changed_byte_is_found_by_verify(
     tmp_path: Path, small: Path, recipe: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     from flows.bootstrap import bootstrap
-    from storage.lake import Lake
     from storage.releases import read_release
 
     uri = str(tmp_path / "lake")

@@ -16,13 +16,17 @@ from PIL import Image
 from conftest import START, write_items, write_log
 from flows.backfill import backfill
 from flows.bootstrap import bootstrap
+from flows.cli import run_command
 from flows.diff import diff_releases, open_trie
 from flows.explain import explain_item
 from flows.nightly import nightly
-from flows.train import NothingToTrainOn, train
+from flows.run import open_run
+from flows.train import _publish_pair
 from flows.verify import verify
+from storage.commit import Provenance
 from storage.errors import GateBlocked, QuarantineBudgetExceeded, StaleCandidate
 from storage.lake import Lake
+from storage.models import record_model
 from storage.quarantine import by_reason
 from storage.releases import publish, published, read_release, releases
 from storage.runs import runs
@@ -87,43 +91,6 @@ def test_from_bootstrap_over_nights_to_a_backfill(tmp_path: Path, small: Path, r
     assert [run.state for run in runs(lake)] == ["finished"] * 3
 
 
-def test_a_refit_keeps_most_sids_and_its_churn_is_a_gate(tmp_path: Path, small: Path, recipe: Recipe) -> None:
-    lake = start(str(tmp_path / "lake"), small, recipe)
-    write_items(small / "night.jsonl", 40, 20)
-    nightly(lake.uri, None, [str(small / "night.jsonl")])
-    before = sids(lake, "production")
-    refitting = {**recipe, "refit": {"budget": 0.1, "steps": 2}, "gates": {"churn": {"limit": 0.1}}}
-    made = backfill(lake.uri, refitting, as_of="2100-01-01")
-    release = read_release(lake, made["release"])
-    after = sids(lake, made["release"])
-    changed = sum(after[item] != sid for item, sid in before.items()) / len(before)
-    assert before.keys() == after.keys()
-    assert len(set(after.values())) == 60
-    assert changed == pytest.approx(release.metrics["churn"])
-    assert 0 < release.metrics["relative_error"] < read_release(lake, "production").metrics["relative_error"]
-    diff = diff_releases(lake, read_release(lake, "production"), release)
-    assert diff["churn"]["full_sid"] == pytest.approx(changed) != 1
-    assert [gate.passed for gate in release.gates if gate.name == "churn"] == [True]
-    assert not backfill(lake.uri, refitting, as_of="2100-01-01")["made"]
-    with pytest.raises(ValueError, match="a refit keeps the"):
-        backfill(lake.uri, {**refitting, "codebook": {"levels": [{"codes": 16}, {"codes": 16}]}})
-
-
-def test_codes_without_order_make_releases_and_nights_but_no_generator(
-    tmp_path: Path, small: Path, recipe: Recipe
-) -> None:
-    recipe["codebook"] = {"quantizer": "opq", "levels": [{"codes": 8}] * 4}
-    lake = start(str(tmp_path / "lake"), small, recipe)
-    first = sids(lake, "r-000001")
-    write_items(small / "night.jsonl", 40, 8)
-    nightly(lake.uri, None, [str(small / "night.jsonl")])
-    second = sids(lake, "production")
-    assert len(set(second.values())) == 48
-    assert {item: second[item] for item in first} == first
-    with pytest.raises(NothingToTrainOn, match="have no order"):
-        train(lake.uri)
-
-
 def test_items_that_arrive_while_a_backfill_runs_are_caught_up_before_it_can_be_published(
     tmp_path: Path, small: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,11 +110,29 @@ def test_items_that_arrive_while_a_backfill_runs_are_caught_up_before_it_can_be_
     assert published(lake).release != "r-000001"  # type: ignore[union-attr]
     assert read_release(lake, made["fitted"]).items == 40
     assert read_release(lake, made["release"]).items == 44
-    from storage.commit import Provenance
-
     with pytest.raises(StaleCandidate, match="lacks 4 item"):
         publish(lake, made["fitted"], Provenance("test", ""))
     publish(lake, made["release"], Provenance("test", ""))
+
+
+def test_a_model_trained_for_a_backfill_is_published_with_it_and_the_training_says_how(
+    tmp_path: Path, small: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake = start(str(tmp_path / "lake"), small, recipe)
+    other = {**recipe, "codebook": {"levels": [{"codes": 16}, {"codes": 16}]}}
+    made = read_release(lake, backfill(lake.uri, other)["release"])
+    model = record_model(lake, "key", made.id, made.codebook.vocabulary, "weights", {}, Provenance("test", ""))
+    capsys.readouterr()
+    with open_run("train", lake.uri, made.recipe, {}) as run:
+        _publish_pair(run, made, model)
+    told = capsys.readouterr().out
+    assert "production is (r-000001, no model)" in told
+    assert f"`sidmill release publish {made.id} --model {model}`" in told
+    assert run_command(["release", "publish", made.id, "--lake", lake.uri]) == 0
+    assert f"production -> ({made.id}, {model})" in capsys.readouterr().out
+    for _ in range(2):
+        assert run_command(["release", "rollback", "--to", "r-000001", "--lake", lake.uri]) == 0
+    assert "production -> (r-000001, no model) already, nothing was moved" in capsys.readouterr().out
 
 
 def test_a_blocking_gate_keeps_production_and_the_candidate_can_be_looked_at(
@@ -252,27 +237,6 @@ def test_what_came_after_the_cutoff_changes_no_vector_and_no_sid(tmp_path: Path,
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_training_reads_impressions_as_context_and_learns_clicks_alone(
-    tmp_path: Path, small: Path, recipe: Recipe
-) -> None:
-    """From the file to the batches: every third event was shown and not acted on, by flag or by type."""
-    head, *lines = (small / "log.csv").read_text().splitlines()
-    shown = {0: ",1,4", 3: ",yes,5"}
-    marked = [line + shown.get(row % 6, ",0,1") for row, line in enumerate(lines)]
-    marked = [line.replace("click", "impression") if row % 9 == 1 else line for row, line in enumerate(marked)]
-    (small / "log.csv").write_text("\n".join([f"{head},impression,position", *marked]) + "\n")
-    recipe["generator"]["max_events"] = 64  # type: ignore[index]
-    lake = start(str(tmp_path / "lake"), small, recipe)
-    train(lake.uri)
-    events = lake.frame("sequences")
-    context = events["impression"].fill_null(False) | (events["event_type"] == "impression")
-    assert 0.3 * len(events) < context.sum() < 0.5 * len(events)
-    # No user has 64 events: an epoch reads each event once and predicts each of the others once.
-    epochs = next(stage for stage in runs(lake)[-1].stages if stage["name"] == "train")["history"]
-    assert [epoch["targets"] for epoch in epochs] == [3 * (~context).sum()] * 2
-    assert all(epoch["tokens"] >= 3 * len(events) for epoch in epochs)
-
-
 def test_a_task_that_fails_once_is_retried_and_the_run_finishes(
     tmp_path: Path, small: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

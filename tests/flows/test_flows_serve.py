@@ -97,3 +97,22 @@ def test_cancelling_a_flow_run_in_prefect_stops_the_run_and_its_ray_work(serving
     assert raylets() == []
     assert [run.state for run in runs(lake) if run.kind == "backfill"] == ["cancelled"]
     assert httpx.get(f"{api}/flow_runs/{found[0]['id']}").json()["state_type"] == "CANCELLED"
+
+
+@pytest.mark.timeout(900)
+def test_ctrl_c_while_training_ends_the_run_as_cancelled(tmp_path: Path, small: Path) -> None:
+    uri = str(tmp_path / "lake")
+    bootstrap(uri, SMALL_RECIPE, [str(small / "items.jsonl")], [str(small / "log.csv")])
+    command = [sys.executable, "-m", "flows.cli", "run", "train", "--lake", uri, "--set", "train.epochs=5000"]
+    root = Path(__file__).parents[2]
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    with (tmp_path / "out").open("w") as out:
+        process = subprocess.Popen(command, cwd=root, env=environment, stdout=out, stderr=subprocess.STDOUT)
+        try:
+            assert wait_for(lambda: "epoch 1:" in (tmp_path / "out").read_text(), 300)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=90) == 130
+        finally:
+            process.kill()
+    assert "sidmill: interrupted" in (tmp_path / "out").read_text()
+    assert [run.state for run in runs(Lake(uri)) if run.kind == "train"] == ["cancelled"]

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines.ingest import unread
+from pipelines.ingest import record_source, unread
 from pipelines.ingest_interactions import admit_waiting, ingest_interactions
 from pipelines.ingest_items import ingest_items
 from pipelines.sources import SourceError, find_sources
@@ -33,8 +33,8 @@ def items(lake: Lake, path: Path, spec: ItemsSpec | None = None, at: datetime = 
     return ingest_items(lake, source(path), spec or ItemsSpec(), at, WHO).stages
 
 
-def log(lake: Lake, path: Path, at: datetime = NOW):  # type: ignore[no-untyped-def]
-    return ingest_interactions(lake, source(path), InteractionsSpec(), at, WHO).stages[0]
+def log(lake: Lake, path: Path, spec: InteractionsSpec | None = None):  # type: ignore[no-untyped-def]
+    return ingest_interactions(lake, source(path), spec or InteractionsSpec(), NOW, WHO).stages[0]
 
 
 def jsonl(path: Path, *rows: object) -> Path:
@@ -90,9 +90,65 @@ def test_reading_a_source_again_changes_no_table(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path / "lake"))
     items(lake, path)
     before = {table: lake.version(table) for table in ("items", "quarantine", "sources")}
-    assert unread(lake, "items", find_sources(str(path))) == []
-    items(lake, path)  # as after a kill before the source was recorded
+    done = ingest_items(lake, source(path), ItemsSpec(), NOW, WHO)  # as after a kill before the source was recorded
     assert {table: lake.version(table) for table in before} == before
+    record_source(lake, done, WHO)
+    assert unread(lake, "items", ItemsSpec(), find_sources(str(path))) == []
+    assert unread(lake, "items", ItemsSpec(title="name"), find_sources(str(path))) == find_sources(str(path))
+
+
+def test_a_file_read_under_another_mapping_gives_what_it_refused_and_doubles_nothing(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "items.jsonl", *({"item_id": name, "name": f"item {name}"} for name in "abc"))
+    lake = Lake(str(tmp_path / "lake"))
+    rows, _ = items(lake, path)
+    assert rows.by_reason == {"empty_title": 3}
+    assert (
+        rows.examples["empty_title"] == "the row has no 'title', it has item_id, name: name the column in items.title"
+    )
+    rows, _ = items(lake, path, ItemsSpec(title="name"))
+    assert (rows.out, rows.unchanged, rows.quarantined) == (3, 0, 0)
+    assert open_rows(lake).is_empty()
+    events = _csv(tmp_path / "log.csv", "u1,a,1700000000,1", "u1,b,1700000001,2", ",c,1700000002,3", "u2,d,1700000003,")
+    assert log(lake, events, InteractionsSpec(user_id="reader")).by_reason == {"missing_user_id": 4}
+    assert "interactions.user_id" in open_rows(lake)["detail"][0]
+    counts = log(lake, events, InteractionsSpec(value="points"))
+    assert (counts.out, counts.by_reason) == (2, {"missing_user_id": 1, "unknown_item": 1})
+    # An event that was written stays as it was read, also where its id would be another one now.
+    counts = log(lake, events)
+    assert (counts.out, counts.unchanged, counts.quarantined) == (0, 2, 2)
+    assert by_reason(lake) == {"missing_user_id": 1, "unknown_item": 1}
+    moved = tmp_path / "elsewhere" / "renamed.csv"
+    moved.parent.mkdir()
+    record_source(lake, ingest_interactions(lake, source(events), InteractionsSpec(), NOW, WHO), WHO)
+    events.rename(moved)
+    counts = log(lake, moved, InteractionsSpec(value="points"))
+    assert (counts.out, counts.unchanged, counts.quarantined) == (0, 2, 2)
+    assert by_reason(lake) == {"missing_user_id": 1, "unknown_item": 1}
+
+
+def test_reading_a_file_again_does_not_undo_what_a_newer_file_changed(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    first = jsonl(tmp_path / "one.jsonl", {"item_id": "a", "title": "old", "image": "late.jpg"}, {"item_id": "b"})
+    items(lake, first)
+    items(lake, jsonl(tmp_path / "two.jsonl", {"item_id": "a", "title": "new"}))
+    rows, _ = items(lake, first)
+    assert (rows.out, rows.unchanged) == (0, 1)
+    assert catalogue(lake)["title"].to_list() == ["new"]
+    (tmp_path / "late.jpg").write_bytes(jpeg())  # what the file gives now, it did not give before
+    rows, images = items(lake, first)
+    assert (rows.out, images.out, by_reason(lake)) == (1, 1, {"empty_title": 1})
+
+
+@pytest.mark.parametrize("name", ["items.csv", "items.jsonl", "items.parquet"])
+def test_an_empty_file_gives_no_row_and_no_reject(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+    assert items(Lake(str(tmp_path / "lake")), tmp_path / name)[0].rows_in == 0
+
+
+def test_a_file_that_is_not_parquet_is_named(tmp_path: Path) -> None:
+    (tmp_path / "items.parquet").write_bytes(b"item_id,title\n")
+    rows, _ = items(Lake(str(tmp_path / "lake")), tmp_path / "items.parquet")
+    assert rows.examples["unreadable_parquet"].startswith("items.parquet is not Parquet")
 
 
 def test_a_changed_item_gets_a_revision_and_an_unchanged_one_none(tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def test_constraints_refuse_a_row_that_breaks_them(tmp_path: Path) -> None:
 
     lake = Lake(str(tmp_path))
     handle = lake.open_or_create("sources")
-    row = {"sha256": "s", "kind": "items", "uri": "u", "rows_in": 3, "rows_out": 1, "rows_unchanged": 1}
+    row = {"sha256": "s", "kind": "items", "mapping": "m", "uri": "u", "rows_in": 3, "rows_out": 1, "rows_unchanged": 1}
     broken = {**row, "rows_quarantined": 0, "at": datetime.now(UTC), "run": "r"}
     with pytest.raises(DeltaError, match="validation"):
         write_deltalake(handle, pa.Table.from_pylist([broken], schema=SOURCES.schema), mode="append")

@@ -147,8 +147,35 @@ def test_a_rollback_goes_only_to_what_was_published(tmp_path: Path) -> None:
         rollback(lake, WHO)
     publish(lake, candidate(lake, "one", ["a"]).id, WHO)
     candidate(lake, "two", ["a", "b"])
-    with pytest.raises(PublishRefused, match="published before: none"):
+    with pytest.raises(PublishRefused, match="no other was published"):
         rollback(lake, WHO, to="r-000002")
+
+
+def test_each_rollback_goes_further_back_and_never_to_what_was_rolled_away_from(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    one, two, three = (candidate(lake, key, ["a"]).id for key in ("one", "two", "three"))
+    for release in (one, two, three):
+        publish(lake, release, WHO)
+    assert [rollback(lake, WHO).release for _ in range(2)] == [two, one]
+    with pytest.raises(PublishRefused, match=f"cannot roll 'production' back from {one}.*{two}, {three}"):
+        rollback(lake, WHO)
+    publish(lake, three, WHO)
+    assert rollback(lake, WHO).release == one
+    assert rollback(lake, WHO, to=two).release == two
+    moves = lake.version("pointers")
+    assert rollback(lake, WHO, to=two).release == two
+    assert lake.version("pointers") == moves
+
+
+def test_a_release_is_published_with_the_newest_model_that_was_trained_for_it(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    publish(lake, candidate(lake, "one", ["a"]).id, WHO, record_model(lake, "k1", "r-000001", "v-c1", "w", {}, WHO))
+    new = candidate(lake, "two", ["a"], codebook="c2").id
+    for key in ("k2", "k3"):
+        trained = record_model(lake, key, new, "v-c2", "w", {}, WHO)
+    assert publish(lake, new, WHO).model == trained == "m-000003"
+    assert publish(lake, candidate(lake, "three", ["a"], codebook="c2").id, WHO).model == "m-000003"
+    assert rollback(lake, WHO, to="r-000001").model == "m-000001"
 
 
 def test_a_tight_loop_reader_sees_no_mix_during_100_publishes(tmp_path: Path) -> None:

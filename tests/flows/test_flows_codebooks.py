@@ -1,0 +1,72 @@
+"""Runs end to end under other codebooks, and what training reads of a log."""
+
+from pathlib import Path
+
+import pytest
+from test_flows_runs import Recipe, sids, start
+
+from conftest import write_items
+from flows.backfill import backfill
+from flows.diff import diff_releases
+from flows.nightly import nightly
+from flows.train import NothingToTrainOn, train
+from storage.releases import read_release
+from storage.runs import runs
+
+
+def test_a_refit_keeps_most_sids_and_its_churn_is_a_gate(tmp_path: Path, small: Path, recipe: Recipe) -> None:
+    lake = start(str(tmp_path / "lake"), small, recipe)
+    write_items(small / "night.jsonl", 40, 20)
+    nightly(lake.uri, None, [str(small / "night.jsonl")])
+    before = sids(lake, "production")
+    refitting = {**recipe, "refit": {"budget": 0.1, "steps": 2}, "gates": {"churn": {"limit": 0.1}}}
+    made = backfill(lake.uri, refitting, as_of="2100-01-01")
+    release = read_release(lake, made["release"])
+    after = sids(lake, made["release"])
+    changed = sum(after[item] != sid for item, sid in before.items()) / len(before)
+    assert before.keys() == after.keys()
+    assert len(set(after.values())) == 60
+    assert changed == pytest.approx(release.metrics["churn"])
+    assert 0 < release.metrics["relative_error"] < read_release(lake, "production").metrics["relative_error"]
+    diff = diff_releases(lake, read_release(lake, "production"), release)
+    assert diff["churn"]["full_sid"] == pytest.approx(changed) != 1
+    assert [gate.passed for gate in release.gates if gate.name == "churn"] == [True]
+    assert not backfill(lake.uri, refitting, as_of="2100-01-01")["made"]
+    with pytest.raises(ValueError, match="a refit keeps the"):
+        backfill(lake.uri, {**refitting, "codebook": {"levels": [{"codes": 16}, {"codes": 16}]}})
+
+
+def test_codes_without_order_make_releases_and_nights_but_no_generator(
+    tmp_path: Path, small: Path, recipe: Recipe
+) -> None:
+    recipe["codebook"] = {"quantizer": "opq", "levels": [{"codes": 8}] * 4}
+    lake = start(str(tmp_path / "lake"), small, recipe)
+    first = sids(lake, "r-000001")
+    write_items(small / "night.jsonl", 40, 8)
+    nightly(lake.uri, None, [str(small / "night.jsonl")])
+    second = sids(lake, "production")
+    assert len(set(second.values())) == 48
+    assert {item: second[item] for item in first} == first
+    with pytest.raises(NothingToTrainOn, match="have no order"):
+        train(lake.uri)
+
+
+def test_training_reads_impressions_as_context_and_learns_clicks_alone(
+    tmp_path: Path, small: Path, recipe: Recipe
+) -> None:
+    """From the file to the batches: every third event was shown and not acted on, by flag or by type."""
+    head, *lines = (small / "log.csv").read_text().splitlines()
+    shown = {0: ",1,4", 3: ",yes,5"}
+    marked = [line + shown.get(row % 6, ",0,1") for row, line in enumerate(lines)]
+    marked = [line.replace("click", "impression") if row % 9 == 1 else line for row, line in enumerate(marked)]
+    (small / "log.csv").write_text("\n".join([f"{head},impression,position", *marked]) + "\n")
+    recipe["generator"]["max_events"] = 64  # type: ignore[index]
+    lake = start(str(tmp_path / "lake"), small, recipe)
+    train(lake.uri)
+    events = lake.frame("sequences")
+    context = events["impression"].fill_null(False) | (events["event_type"] == "impression")
+    assert 0.3 * len(events) < context.sum() < 0.5 * len(events)
+    # No user has 64 events: an epoch reads each event once and predicts each of the others once.
+    epochs = next(stage for stage in runs(lake)[-1].stages if stage["name"] == "train")["history"]
+    assert [epoch["targets"] for epoch in epochs] == [3 * (~context).sum()] * 2
+    assert all(epoch["tokens"] >= 3 * len(events) for epoch in epochs)
