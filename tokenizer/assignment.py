@@ -196,6 +196,9 @@ def _prices(
     again at the prices found: where data are skewed, the codes with room are not among the nearest. Former prices need
     one look.
     """
+    prices = np.zeros(level.codes)
+    if (room_K[room_K > 0] >= len(alive)).all():
+        return prices
     few_rows = max(SAMPLE_ROWS, SAMPLE_ROWS_PER_CODE * level.codes)
     block = items.take(alive[:REFINE_ROWS], prefix_Nl[alive[:REFINE_ROWS]])
     small = block.part(slice(few_rows))
@@ -206,8 +209,8 @@ def _prices(
         share = room * (len(seen) / len(alive))
         return settle_prices(_candidates(level, seen, open_codes, start), share, start, cooling)
 
-    prices = np.zeros(level.codes)
-    if price_K is None:
+    if price_K is None or not price_K.any():
+        price_K = None
         seen = block if len(block) == len(alive) else small
         share = room if seen is block else ROOMY * room * (len(seen) / len(alive))
         if (_demand(level, seen, open_codes) <= share).all():
