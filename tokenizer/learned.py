@@ -43,7 +43,8 @@ class Learned:
         source, arrays = spec.levels[0].source, fitting.arrays
         nothing = np.empty((len(fitting.fitted), 0), np.int32)
         scale = deviation(Residual(source, ()), fitting.fitted, nothing, work)
-        trained = self.train(Training(spec, fitting.fitted, arrays[f"mean.{source}"], scale))
+        partner_mean = arrays.get(f"mean.{spec.learned.collaborative}")
+        trained = self.train(Training(spec, fitting.fitted, arrays[f"mean.{source}"], scale, partner_mean))
         fitting.arrays = {f"mean.{source}": arrays[f"mean.{source}"], "scale": scale, **trained.arrays}
         if spec.quantizer == "fsq":
             fitting.arrays.update({f"level{number}": grid(level.codes) for number, level in enumerate(spec.levels)})

@@ -35,7 +35,7 @@ class VaeSpec(BaseModel):
     epochs: Positive = 20
     steps: Positive = 100
     batch_size: Annotated[int, Field(ge=2)] = 1024
-    learning_rate: Above = 1e-3
+    learning_rate: Above = 0.01
     warmup_steps: Positive = 50
     weight_decay: Weight = 0.0
     reconstruction: Weight = 1.0
@@ -50,7 +50,7 @@ class VaeSpec(BaseModel):
     sinkhorn: Weight = 0.0
     sinkhorn_rounds: Positive = 50
     between: Literal["k-means", "revive", "nothing"] = "k-means"
-    refit: bool = True
+    refit: bool = False
     workers: Positive = 1
 
     @model_validator(mode="after")

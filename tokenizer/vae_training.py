@@ -41,12 +41,16 @@ BATCH, START = 1, 2
 
 @dataclass(frozen=True)
 class Training:
-    """What a training depends on; pickles. `mean` and `scale` (D,) standardise the vectors of `source`."""
+    """What a training depends on; pickles. `mean` and `scale` (D,) standardise the vectors of `source`.
+
+    `partner_mean` (C,) is the mean of the collaborative vectors, where there are any.
+    """
 
     spec: CodebookSpec
     items: Items
     mean: Floats
     scale: Floats
+    partner_mean: Floats | None = None
 
     @property
     def vae(self) -> VaeSpec:
@@ -68,7 +72,8 @@ class Training:
         """16 hex digits over the spec, the items and their moments; where it is trained is no part of it."""
         settings = self.spec.model_dump(mode="json", exclude={"vae": {"workers", "refit"}})
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        for array in (self.mean, self.scale, self.items.ties[self.items.order]):
+        given = (self.mean, self.scale, self.partner_mean, self.items.ties[self.items.order])
+        for array in (array for array in given if array is not None):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
 
