@@ -26,7 +26,7 @@ from tokenizer.rows import ArrayRows, Items
 from tokenizer.seeding import sample_size
 from tokenizer.spec import CodebookSpec
 from tokenizer.vae_spec import VaeSpec
-from tokenizer.work import HERE
+from tokenizer.work import HERE, one_thread
 
 if TYPE_CHECKING:
     from tokenizer.vae_net import Batch, VaeNet
@@ -137,6 +137,11 @@ def prepare(net: VaeNet, training: Training, epoch: int) -> None:
     """
     if training.spec.quantizer != "rq-vae":
         return
+    with one_thread():
+        _prepare(net, training, epoch)
+
+
+def _prepare(net: VaeNet, training: Training, epoch: int) -> None:
     vae, rng = training.vae, training.rng(START, epoch)
     codes = [level.codes for level in training.spec.levels]
     turns = np.sort(rng.choice(len(training.items), min(len(training.items), sample_size(max(codes))), replace=False))

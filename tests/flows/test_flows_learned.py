@@ -1,6 +1,7 @@
 """Learned quantizers through the flows: what is published stays, as under any other codebook."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,10 @@ from flows.backfill import backfill
 from flows.bootstrap import bootstrap
 from flows.diff import open_trie
 from flows.nightly import nightly
+from flows.run import Run
+from flows.steps.fit import Basis, fit
 from flows.verify import verify
+from pipelines.compute import OnRay
 from storage.lake import Lake
 from storage.releases import published, read_release
 from tokenizer.codebook import Codebook
@@ -30,12 +34,15 @@ def sids(lake: Lake, release: str) -> dict[str, tuple[int, ...]]:
     return {item: tuple(code) for item, code in zip(trie.item_ids.to_pylist(), codes.tolist(), strict=True)}
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_rq_vae_from_bootstrap_over_a_night_to_a_backfill_on_ray_train(
+LEVELS = [{"codes": 8}, {"codes": 8}, {"codes": 8}]
+# Items of a night have no behaviour yet: the alignment goes without them.
+ALIGNED = {**VAE, "collaborative": "collaborative", "alignment": 0.1}
+
+
+def test_rq_vae_from_bootstrap_over_a_night_to_a_backfill(
     tmp_path: Path, small: Path, recipe: dict[str, object]
 ) -> None:
-    levels = [{"codes": 8}, {"codes": 8}, {"codes": 8}]
-    recipe["codebook"] = {"quantizer": "rq-vae", "levels": levels, "vae": VAE}
+    recipe["codebook"] = {"quantizer": "rq-vae", "levels": LEVELS, "vae": VAE}
     lake = Lake(str(tmp_path / "lake"))
     bootstrap(lake.uri, recipe, [str(small / "items.jsonl")], [str(small / "log.csv")])
     first = sids(lake, "production")
@@ -47,16 +54,30 @@ def test_rq_vae_from_bootstrap_over_a_night_to_a_backfill_on_ray_train(
     assert len(second) == 48
     assert {item: second[item] for item in first} == first
 
-    # The 8 items of the night have no behaviour yet; the alignment goes without them.
-    learned = {**VAE, "collaborative": "collaborative", "alignment": 0.1, "workers": 2}
-    other = {
-        **recipe,
-        "codebook": {"quantizer": "rq-vae", "levels": levels, "vae": learned},
-        "compute": {"in_process_below": 0},
-    }
-    made = backfill(lake.uri, other)
+    made = backfill(lake.uri, {**recipe, "codebook": {"quantizer": "rq-vae", "levels": LEVELS, "vae": ALIGNED}})
     assert published(lake).release == "r-000002"  # type: ignore[union-attr]
     assert sids(lake, "production") == second
     assert sids(lake, made["release"]).keys() == second.keys()
-    assert list((tmp_path / "lake" / "training").glob("codebook-*"))
     assert [finding for finding in verify(lake) if finding[2]] == []
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_fit_on_ray_with_several_workers_is_trained_by_ray_train(
+    tmp_path: Path, small: Path, recipe: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fit alone is put on Ray: with 40 items all else runs in process."""
+
+    def fit_on_ray(run: Run, *arguments: Any) -> Basis:
+        here, run.compute = run.compute, OnRay(run.recipe.compute)
+        try:
+            return fit(run, *arguments)
+        finally:
+            run.compute = here
+
+    monkeypatch.setattr("flows.bootstrap.fit", fit_on_ray)
+    recipe["codebook"] = {"quantizer": "rq-vae", "levels": LEVELS, "vae": {**ALIGNED, "workers": 2}}
+    lake = Lake(str(tmp_path / "lake"))
+    bootstrap(lake.uri, recipe, [str(small / "items.jsonl")], [str(small / "log.csv")])
+    assert len(sids(lake, "production")) == 40
+    (run,) = (tmp_path / "lake" / "training").glob("codebook-*")
+    assert len(list(run.glob("epoch-*"))) == 2  # the last two of three are kept

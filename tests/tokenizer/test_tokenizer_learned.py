@@ -71,10 +71,9 @@ def error(spec: CodebookSpec, **options: Any) -> float:
 
 
 def test_training_beats_a_random_start_by_far_and_comes_near_rq_kmeans() -> None:
-    """Relative errors measured: random start 1.005, rq-kmeans 0.112, after 240 steps rq-vae XXX and fsq YYY."""
+    """Relative errors measured: random start 1.005, rq-kmeans 0.112, rq-vae 0.106, fsq 0.172 (untrained 1.014)."""
     spec, fsq = spec_of(epochs=8, steps=50), spec_of("fsq", epochs=8, steps=50)
     random, trained, kmeans = error(spec, train=untrained), error(spec), error(spec_of("rq-kmeans"))
-    print("ERRORS", random, trained, kmeans, error(fsq), error(fsq, train=untrained))
     assert trained < 0.2 * random
     assert trained < 1.2 * kmeans
     assert error(fsq) < 0.3 * error(fsq, train=untrained)
