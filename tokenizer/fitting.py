@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenizer.codebook import Codebook, plan
+from tokenizer.distance import Floats
 from tokenizer.kmeans import Clusters, balanced_kmeans, moments
 from tokenizer.layout import Array
 from tokenizer.load import level_metrics
@@ -66,12 +67,12 @@ class Fitting:
         codes = self.spec.levels[level].codes
         return math.ceil(self.spec.slack * len(self.fitted) / codes) if self.spec.balanced else len(self.fitted)
 
-    def clusters(self, level: int, target: Target) -> Clusters:
-        """Balanced k-means of what a level has to encode."""
+    def clusters(self, level: int, target: Target, start: Floats | None = None) -> Clusters:
+        """Balanced k-means of what a level has to encode, from `start` (K, D) on where centroids are known."""
         codes = self.spec.levels[level].codes
         prefix = self.codes[:, :level]
         rounds = self.spec.iterations
-        return balanced_kmeans(target, self.fitted, prefix, codes, self.room(level), rounds, self.rng, self.work)
+        return balanced_kmeans(target, self.fitted, prefix, codes, self.room(level), rounds, self.rng, self.work, start)
 
     def settle(self, level: int, codes_N: NDArray[np.int32], **figures: float) -> None:
         """Note the codes of a level, how they are used, and what else is known of it."""

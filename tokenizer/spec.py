@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tokenizer.vae_spec import VaeSpec
+
 
 class LevelSpec(BaseModel):
     """One level of a SID: how many codes, and what they encode.
@@ -19,7 +21,8 @@ class LevelSpec(BaseModel):
     input: Literal["residual", "vector"] = "residual"
 
 
-QuantizerName = Literal["rq-kmeans", "opq", "rq-opq", "hierarchical", "lsh", "random"]
+QuantizerName = Literal["rq-kmeans", "opq", "rq-opq", "hierarchical", "lsh", "random", "rq-vae", "fsq"]
+LEARNED: tuple[QuantizerName, ...] = ("rq-vae", "fsq")
 
 
 class CodebookSpec(BaseModel):
@@ -27,8 +30,8 @@ class CodebookSpec(BaseModel):
 
     `quantizer`: rq-kmeans (OneRec), opq (RPG, VQ-Rec: codes without order, one per part of the rotated vector), rq-opq
     (OneSearch: rq-kmeans with an opq of what it leaves in the last `tail` levels), hierarchical (P5-CID: k-means within
-    each cluster), lsh and random (the baselines of TIGER). `normalise` divides what a level of rq-kmeans encodes by its
-    standard deviation in each dimension.
+    each cluster), lsh and random (the baselines of TIGER), and, learnt as `vae` says, rq-vae (TIGER) and fsq (RecGPT).
+    `normalise` divides what a level of rq-kmeans encodes by its standard deviation in each dimension.
 
     A code of a level with K codes holds at most ceil(slack * planned_items / K) SIDs ever, where
     planned_items = ceil(growth * N) is frozen at the fit on N items. Without `balanced` a code may hold all
@@ -52,6 +55,18 @@ class CodebookSpec(BaseModel):
     seed: int = Field(default=0, ge=0)
     normalise: bool = False
     tail: int = Field(default=1, ge=1)
+    vae: VaeSpec | None = None
+
+    @property
+    def learned(self) -> VaeSpec:
+        """How a learned quantizer is trained, with the defaults where nothing is said."""
+        return self.vae or VaeSpec()
+
+    @property
+    def fit_sources(self) -> tuple[str, ...]:
+        """The vectors that a fit reads: those of the levels, and those that only training looks at."""
+        also = self.learned.collaborative if self.quantizer in LEARNED else None
+        return tuple(dict.fromkeys([*(level.source for level in self.levels), *([also] if also else [])]))
 
     @property
     def ordered(self) -> bool:
@@ -71,6 +86,19 @@ class CodebookSpec(BaseModel):
             raise ValueError(f"tail = {self.tail} leaves no level for rq-kmeans; there are {len(self.levels)} levels")
         if self.quantizer == "lsh" and any(level.codes & (level.codes - 1) or level.codes < 2 for level in self.levels):
             raise ValueError("lsh has a bit per hyperplane: codes are powers of two, from 2 on")
+        return self
+
+    @model_validator(mode="after")
+    def _learned(self) -> "CodebookSpec":
+        if self.vae is not None and self.quantizer not in LEARNED:
+            raise ValueError(f"vae is for {' and '.join(LEARNED)}, not for {self.quantizer}")
+        if self.quantizer == "fsq":
+            if any(level.codes < 2 for level in self.levels):
+                raise ValueError("fsq has a grid of values a level: codes are 2 or more")
+            if self.learned.sinkhorn or self.learned.diversity or self.learned.gradient == "rotation":
+                raise ValueError("sinkhorn, diversity and rotation are for rq-vae: the grid of fsq is not learnt")
+        if self.quantizer in LEARNED and self.learned.collaborative == self.levels[0].source:
+            raise ValueError(f"vae.collaborative = {self.learned.collaborative!r} is what the levels read already")
         return self
 
 

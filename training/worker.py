@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from collections import Counter
@@ -18,13 +17,13 @@ import ray.train.torch
 import torch
 from torch import distributed, nn
 
+from tokenizer.descent import adamw, learning_rate, take_step
 from training import checkpoint
 from training.spec import TrainSpec
 from training.trainable import Cursor, Trainable
 
 MakeTrainable = Callable[[], Trainable[Any]]
 OPTIMIZER = "optimizer.pt"
-GRADIENT_NORM = 1.0
 
 
 @dataclass
@@ -50,7 +49,7 @@ def train(make_trainable: MakeTrainable, spec: TrainSpec) -> None:
     progress = Progress(Cursor(trainable.plan_hash)) if stored is None else _resume(trainable, stored)
     module = ray.train.torch.prepare_model(trainable.module)
     # After the model, for the optimizer's state has to follow the weights to their device.
-    optimizer = _optimizer(trainable.module, spec)
+    optimizer = adamw(trainable.module, spec.learning_rate, spec.weight_decay)
     if stored is not None:
         with stored.as_directory() as directory:
             optimizer.load_state_dict(torch.load(Path(directory) / OPTIMIZER, "cpu", weights_only=True))
@@ -60,25 +59,6 @@ def train(make_trainable: MakeTrainable, spec: TrainSpec) -> None:
         progress.history.append(row)
         progress.cursor = Cursor(trainable.plan_hash, progress.cursor.epoch + 1)
         _report(trainable, optimizer, progress, rank)
-
-
-def _optimizer(module: nn.Module, spec: TrainSpec) -> torch.optim.Optimizer:
-    """AdamW; weights of linear layers decay, embeddings and norms do not."""
-    linear = {id(part.weight) for part in module.modules() if isinstance(part, nn.Linear)}
-    groups = [
-        {"params": [p for p in module.parameters() if id(p) in linear], "weight_decay": spec.weight_decay},
-        {"params": [p for p in module.parameters() if id(p) not in linear], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=spec.learning_rate, betas=(0.9, 0.98))
-
-
-def learning_rate(spec: TrainSpec, step: int) -> float:
-    """Linear warm-up, then inverse square root of the step (TIGER, arXiv 2305.05065).
-
-    It does not look at the number of epochs, so a run that is given more epochs goes on as if it always had them.
-    """
-    warmed = (step + 1) / spec.warmup_steps
-    return spec.learning_rate * min(warmed, 1.0 / math.sqrt(warmed))
 
 
 def _train_epoch(
@@ -96,15 +76,11 @@ def _train_epoch(
     sums: Counter[str] = Counter()
     module.train()
     for batch, cursor in trainable.batches(rank, world, progress.cursor):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(spec, progress.step)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             share, metrics = trainable.loss(module, batch.to(device))
-        optimizer.zero_grad(set_to_none=True)
         # Distributed training averages gradients over ranks; the shares are meant to be added.
-        torch.autograd.backward(share * world)
-        nn.utils.clip_grad_norm_(module.parameters(), GRADIENT_NORM)
-        optimizer.step()
+        rate = learning_rate(spec.learning_rate, spec.warmup_steps, progress.step)
+        take_step(module, optimizer, share * world, rate)
         sums.update(metrics)
         progress.step, progress.cursor = progress.step + 1, cursor
     names = sorted(sums)

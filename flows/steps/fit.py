@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -15,6 +16,7 @@ from flows.steps.embed import COLLABORATIVE, content_pairs
 from flows.steps.ingest import check_stage_budget
 from flows.steps.task import step
 from pipelines.collaborative import LogSlice, collaborative_vectors, describe_collaborative
+from pipelines.compute import OnRay, connect
 from pipelines.embed import cached, matrix, store_vectors
 from pipelines.encoders.protocol import fingerprint
 from pipelines.fuse import FUSED, Gathered, fuse, gather
@@ -28,7 +30,8 @@ from storage.schemas import CODEBOOKS
 from tokenizer.codebook import Codebook
 from tokenizer.families import fit_codebook
 from tokenizer.refit import refit_codebook
-from tokenizer.spec import RefitSpec
+from tokenizer.spec import LEARNED, RefitSpec
+from tokenizer.vae_training import Train
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,12 @@ def fit(run: Run, snapshot: Snapshot, items: pl.DataFrame, encoders: dict[str, E
     vectors = fused_vectors(run, fusion, gathered)
     with run.stage("fit codebook") as view:
         spec = run.recipe.codebook
-        sources = level_vectors(run.lake, vectors, gathered, spec_sources(run), run.provenance())
-        codebook = fit_codebook(sources.vectors, sources.items, spec, run.compute.work)
+        levels = tuple(dict.fromkeys(level.source for level in spec.levels))
+        sources = level_vectors(run.lake, vectors, gathered, levels, run.provenance(), spec.fit_sources)
+        codebook = fit_codebook(sources.vectors, sources.items, spec, run.compute.work, _trained_on(run))
         reference = _store_codebook(run, codebook)
-        levels = " x ".join(str(size) for size in codebook.sizes)
-        view.note(f"{spec.quantizer} {levels} ({codebook.id}); {run.compute.name}", **codebook.statistics)
+        shape = " x ".join(str(size) for size in codebook.sizes)
+        view.note(f"{spec.quantizer} {shape} ({codebook.id}); {run.compute.name}", **codebook.statistics)
     return Basis(encoders, fusion, blob, codebook, reference, snapshot.cutoff)
 
 
@@ -158,23 +162,29 @@ class LevelVectors:
     rows: pl.DataFrame
 
 
-def spec_sources(run: Run) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(level.source for level in run.recipe.codebook.levels))
-
-
 def level_vectors(
-    lake: Lake, fused: pl.DataFrame, gathered: Gathered, sources: tuple[str, ...], provenance: Provenance
+    lake: Lake,
+    fused: pl.DataFrame,
+    gathered: Gathered,
+    sources: tuple[str, ...],
+    provenance: Provenance,
+    also: tuple[str, ...] = (),
 ) -> LevelVectors:
-    """Fused vectors, and those of the other sources the levels name; items that lack one are quarantined."""
+    """Fused vectors, and those of the other sources the levels name; items that lack one are quarantined.
+
+    The sources in `also` are read too, with a row of zeros for an item that lacks one.
+    """
     rows = fused
     ids = gathered.items["item_id"].to_list()
-    for name in sources:
-        if name != FUSED:
-            if name not in gathered.modalities:
-                raise ValueError(
-                    f"codebook.levels reads source {name!r}, but no item has such a vector; "
-                    f"sources here: {FUSED}, {', '.join(sorted(gathered.modalities))}."
-                )
+    for name in dict.fromkeys([*sources, *also]):
+        if name == FUSED:
+            continue
+        if name not in gathered.modalities:
+            raise ValueError(
+                f"codebook reads source {name!r}, but no item has such a vector; "
+                f"sources here: {FUSED}, {', '.join(sorted(gathered.modalities))}."
+            )
+        if name in sources:
             having = {item for item, has in zip(ids, gathered.modalities[name].present, strict=True) if has}
             detail = f"no {name} vector, which a level encodes"
             rejects = [
@@ -187,9 +197,21 @@ def level_vectors(
     order = {item: row for row, item in enumerate(ids)}
     picked = [order[item] for item in rows["item_id"]]
     vectors: dict[str, NDArray[np.float32]] = {
-        name: matrix(rows) if name == FUSED else gathered.modalities[name].vectors[picked] for name in sources
+        name: matrix(rows) if name == FUSED else gathered.modalities[name].vectors[picked]
+        for name in dict.fromkeys([*sources, *also])
     }
     return LevelVectors(rows["item_id"].to_list(), vectors, rows)
+
+
+def _trained_on(run: Run) -> Train | None:
+    """Ray Train where the run is on Ray and the recipe asks for several workers; else None, this process."""
+    spec = run.recipe.codebook
+    if spec.quantizer not in LEARNED or spec.learned.workers == 1 or not isinstance(run.compute, OnRay):
+        return None
+    from training.rqvae import train_on_ray
+
+    connect(run.recipe.compute)
+    return partial(train_on_ray, storage_path=f"{run.lake.uri}/training", progress=lambda line: run.say(f"    {line}"))
 
 
 def _store_codebook(run: Run, codebook: Codebook, refit_of: str | None = None) -> CodebookRef:

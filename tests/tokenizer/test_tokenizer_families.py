@@ -17,11 +17,12 @@ from tokenizer.extra_token import extra_tokens
 from tokenizer.families import QUANTIZERS, fit_codebook, quantizer_of
 from tokenizer.metrics import decode
 from tokenizer.rows import Block
-from tokenizer.spec import CodebookSpec
+from tokenizer.spec import LEARNED, CodebookSpec
 from tokenizer.work import Threads
 
+SMALL: dict[str, Any] = {"hidden": (24, 16), "latent": 6, "epochs": 4, "steps": 30, "learning_rate": 0.01}
 SPECS: dict[str, dict[str, Any]] = {
-    **{name: {"quantizer": name} for name in QUANTIZERS},
+    **{name: {"quantizer": name, **({"vae": SMALL} if name in LEARNED else {})} for name in QUANTIZERS},
     "rq-kmeans, normalised": {"quantizer": "rq-kmeans", "normalise": True},
     "rq-kmeans, suffix": {"quantizer": "rq-kmeans", "collision": "suffix", "suffix_codes": 64},
     "rq-kmeans, item": {"quantizer": "rq-kmeans", "collision": "item"},

@@ -1,0 +1,37 @@
+"""One step of gradient descent: what every training loop of the system takes, in this process or on Ray Train."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+GRADIENT_NORM = 1.0
+
+
+def adamw(module: nn.Module, rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW; weights of linear layers decay, biases, embeddings, norms and code vectors do not."""
+    linear = {id(part.weight) for part in module.modules() if isinstance(part, nn.Linear)}
+    groups = [
+        {"params": [p for p in module.parameters() if id(p) in linear], "weight_decay": weight_decay},
+        {"params": [p for p in module.parameters() if id(p) not in linear], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+
+
+def learning_rate(peak: float, warmup: int, step: int) -> float:
+    """Linear warm-up, then inverse square root of the step (TIGER, arXiv 2305.05065).
+
+    It does not look at the number of epochs, so a run that is given more epochs goes on as if it always had them.
+    """
+    warmed = (step + 1) / warmup
+    return peak * min(warmed, 1.0 / math.sqrt(warmed))
+
+
+def take_step(module: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
+    """One step down the gradient of `loss`, whose norm is clipped, at the given rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    nn.utils.clip_grad_norm_(module.parameters(), GRADIENT_NORM)
+    optimizer.step()
