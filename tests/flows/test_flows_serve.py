@@ -84,7 +84,8 @@ def test_cancelling_a_flow_run_in_prefect_stops_the_run_and_its_ray_work(serving
 
     def raylets() -> list[str]:
         found = subprocess.run(["ps", "--ppid", str(process.pid), "-o", "args="], capture_output=True, text=True)
-        return [line for line in found.stdout.splitlines() if "raylet" in line or "gcs_server" in line]
+        started = [line.split()[0] for line in found.stdout.splitlines() if line.strip()]
+        return [name for name in started if name.endswith(("/raylet", "/gcs_server"))]
 
     try:
         assert wait_for(lambda: len(raylets()) == 2, 200)
