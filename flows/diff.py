@@ -11,8 +11,15 @@ from storage.manifest import Manifest
 from storage.models import evaluations
 from tokenizer.trie import Trie
 
-COMPARED = ("relative_error", "neighbours_sharing_1", "neighbours_sharing_2", "collision_rate", "capacity_used")
-COMPARED_LEVELS = ("utilisation", "gini", "max_load")
+COMPARED = (
+    "relative_error",
+    "neighbours_sharing_1",
+    "neighbours_sharing_2",
+    "new_items_distance",
+    "collision_rate",
+    "capacity_used",
+)
+COMPARED_LEVELS = ("consumed_together_sharing", "random_pairs_sharing", "utilisation", "gini", "max_load")
 
 
 def open_trie(lake: Lake, manifest: Manifest) -> Trie:

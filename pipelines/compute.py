@@ -9,6 +9,7 @@ import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -154,7 +155,10 @@ class OnRay:
 
 
 class RayWork:
-    """Spans of items as Ray tasks. A task whose worker dies is run again: what it gives depends on its items alone."""
+    """Spans of items as Ray tasks. A task whose worker dies is run again: what it gives depends on its items alone.
+
+    Where there is only one, it is done in this process: sending it away would cost more and gain nothing.
+    """
 
     def __init__(self, spec: ComputeSpec) -> None:
         self._spec = spec
@@ -163,6 +167,13 @@ class RayWork:
     def map(self, function: Callable[..., R], items: Items, tasks: Iterable[tuple[Any, ...]]) -> Iterator[R]:
         import ray
 
+        tasks = iter(tasks)
+        head = list(islice(tasks, 2))
+        if len(head) < 2:
+            with one_thread():
+                done = [function(items, *task) for task in head]
+            yield from done
+            return
         connect(self._spec)
         if self._shared is None or self._shared[0] is not items:
             self._shared = items, ray.put(items)
@@ -171,7 +182,7 @@ class RayWork:
         window = 2 * int(ray.cluster_resources().get("CPU", 1))
         waiting: deque[Any] = deque()
         try:
-            for task in tasks:
+            for task in chain(head, tasks):
                 waiting.append(remote.remote(work, stored, *task))
                 if len(waiting) >= window:
                     yield ray.get(waiting.popleft())

@@ -1,12 +1,21 @@
-"""How good an encoding is: the figures of a release's record, from arrays alone."""
+"""How good an encoding is: the figures of a release's record."""
 
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
+import polars as pl
+import pyarrow.dataset as ds
+from numpy.typing import NDArray
 
-from tokenizer.metrics import collision_metrics, level_metrics, prefix_agreement
+from storage.lake import Lake
+from tokenizer.metrics import chance_agreement, collision_metrics, level_metrics, pair_agreement, prefix_agreement
+from tokenizer.trie import Trie
 
 NEIGHBOURS, SAMPLE = 10, 2_000
+WINDOW = 5
+EVENTS = 500_000
 
 
 def table_quality(codes: np.ndarray[Any, Any], sizes: tuple[int, ...]) -> dict[str, Any]:
@@ -25,3 +34,47 @@ def neighbourhood(vectors: np.ndarray[Any, Any], codes: np.ndarray[Any, Any], se
         return {}
     agreement = prefix_agreement(vectors, codes, NEIGHBOURS, SAMPLE, seed)
     return {f"neighbours_sharing_{length + 1}": float(share) for length, share in enumerate(agreement)}
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The events that a release holds out: visible by `as_of`, at or after the `cutoff`."""
+
+    version: int
+    as_of: datetime
+    cutoff: datetime
+    negative_events: tuple[str, ...]
+
+
+def behaviour(lake: Lake, held_out: HeldOut, trie: Trie, seed: int) -> dict[str, list[float]]:
+    """Behaviour neighbour hit-rate (FORGE): the share of pairs of items consumed together that share 1, 2, .. codes.
+
+    Beside it the share that random pairs of items would have. Pairs are items of one user's held-out positive events,
+    at most WINDOW apart; beyond EVENTS a sample of the users. Nothing when there is no pair.
+    """
+    pairs = consumed_together(lake, held_out, trie, seed)
+    if not len(pairs):
+        return {}
+    codes = trie.codes()
+    return {"consumed_together_sharing": pair_agreement(codes, pairs), "random_pairs_sharing": chance_agreement(codes)}
+
+
+def consumed_together(lake: Lake, held_out: HeldOut, trie: Trie, seed: int) -> NDArray[np.int64]:
+    """The pairs of `behaviour`, rows into the trie's items, int64 (P, 2)."""
+    where = (ds.field("event_time") >= held_out.cutoff) & (ds.field("arrival_time") <= held_out.as_of)
+    columns = ["user_id", "item_id", "event_time", "event_id", "event_type", "impression"]
+    log = lake.frame("interactions", held_out.version, columns, where).filter(
+        ~pl.col("event_type").is_in(held_out.negative_events) & ~pl.col("impression").fill_null(False)
+    )
+    if log.height > EVENTS:
+        share = EVENTS / log.height
+        log = log.filter(pl.col("user_id").hash(seed) < int(share * 2**64))
+    rows = pl.DataFrame({"item_id": pl.Series(trie.item_ids, dtype=pl.String)}).with_row_index("row")
+    ordered = log.join(rows, on="item_id").sort("user_id", "event_time", "event_id")
+    apart = [
+        ordered.select(one=pl.col("row"), other=pl.col("row").shift(-gap).over("user_id")).filter(
+            pl.col("other").is_not_null() & (pl.col("one") != pl.col("other"))
+        )
+        for gap in range(1, WINDOW + 1)
+    ]
+    return pl.concat(apart).cast(pl.Int64).to_numpy()

@@ -19,15 +19,16 @@ from tokenizer.placing import accept
 from tokenizer.points import PointLevel, Residual
 from tokenizer.prices import FROM_NOTHING, FROM_SAMPLE, FROM_SIMILAR, Candidates, Cooling, settle_prices
 from tokenizer.quantizer import Level
-from tokenizer.rows import ArrayRows, Block, Items, spans
-from tokenizer.work import HERE, Work, one_thread
+from tokenizer.rows import LEAD, ArrayRows, Block, Items, spans
+from tokenizer.work import HERE, Work, one_thread, side_by_side
 
 SAMPLE_ROWS = 4096
 SAMPLE_ROWS_PER_CODE = 32
-REFINE_ROWS = 1 << 16
+REFINE_ROWS = LEAD
 LOOKS = 3
 LIST = 48
 LIST_CELLS = 1 << 24
+LIST_ROWS = 1 << 14
 SHORT_LIST = 8
 ROOMY = 0.7
 """Share of the room that a sample may ask for before prices are worth settling."""
@@ -129,7 +130,7 @@ def _from_lists(
     rows = waiting[in_file_order]
     width = min(level.codes, int(np.clip(LIST_CELLS // len(rows), SHORT_LIST, LIST)))
     closed = np.where(room_K > 0, prices, np.inf).astype(np.float32)
-    most = max(1, LIST_CELLS // level.codes)
+    most = max(1, min(LIST_ROWS, LIST_CELLS // level.codes))
     pieces = [rows[start : start + most] for start in range(0, len(rows), most)]
     tasks = ((piece, prefix_Nl[piece], None if nodes is None else nodes.closed(piece)) for piece in pieces)
     found = list(work.map(partial(_cheapest, level, closed, width), items, tasks))
@@ -200,8 +201,7 @@ def _prices(
     if (room_K[room_K > 0] >= len(alive)).all():
         return prices
     few_rows = max(SAMPLE_ROWS, SAMPLE_ROWS_PER_CODE * level.codes)
-    block = items.take(alive[:REFINE_ROWS], prefix_Nl[alive[:REFINE_ROWS]])
-    small = block.part(slice(few_rows))
+    small = items.first(alive, prefix_Nl, few_rows)
     open_codes = np.flatnonzero(room_K > 0)
     room = room_K[open_codes].astype(np.float64)
 
@@ -211,8 +211,8 @@ def _prices(
 
     if price_K is None or not price_K.any():
         price_K = None
-        seen = block if len(block) == len(alive) else small
-        share = room if seen is block else ROOMY * room * (len(seen) / len(alive))
+        seen = small if len(alive) > REFINE_ROWS else items.first(alive, prefix_Nl, REFINE_ROWS)
+        share = room if len(seen) == len(alive) else ROOMY * room * (len(seen) / len(alive))
         if (_demand(level, seen, open_codes) <= share).all():
             return prices
     former = None if price_K is None else price_K[open_codes]
@@ -223,7 +223,7 @@ def _prices(
         if len(alive) > few_rows or _width(len(alive), len(open_codes)) < len(open_codes):
             for _ in range(LOOKS - 1):
                 found = settle(small, found, FROM_SIMILAR)
-            found = settle(block, found, FROM_SAMPLE)
+            found = settle(items.first(alive, prefix_Nl, REFINE_ROWS), found, FROM_SAMPLE)
     prices[open_codes] = found
     return prices
 
@@ -242,18 +242,26 @@ def _width(items: int, codes: int) -> int:
 def _candidates(level: Level, block: Block, open_codes: NDArray[np.int64], prices: Prices) -> Candidates:
     """The cheapest open codes per item at the given prices, in code order; fewer for more items."""
     width = _width(len(block), len(open_codes))
-    cost_NT = np.empty((len(block), width), np.float32)
-    code_NT = np.empty((len(block), width), np.int32)
-    beyond_N = np.full(len(block), np.inf, np.float32)
     price = prices.astype(np.float32)
-    for rows, every in level.costs(block):
-        cost = every[:, open_codes]
-        priced, code = _shortest(cost + price, width)
-        code_NT[rows] = code
-        cost_NT[rows] = np.take_along_axis(cost, code, axis=1)
-        if width < len(open_codes):
-            beyond_N[rows] = priced.max(axis=1)
-    return Candidates(cost_NT, code_NT, beyond_N)
+
+    def of(part: Block) -> Candidates:
+        cost_nT, code_nT = np.empty((len(part), width), np.float32), np.empty((len(part), width), np.int32)
+        beyond_n = np.full(len(part), np.inf, np.float32)
+        for rows, every in level.costs(part):
+            cost = every[:, open_codes]
+            priced, code = _shortest(cost + price, width)
+            code_nT[rows] = code
+            cost_nT[rows] = np.take_along_axis(cost, code, axis=1)
+            if width < len(open_codes):
+                beyond_n[rows] = priced.max(axis=1)
+        return Candidates(cost_nT, code_nT, beyond_n)
+
+    found = side_by_side(of, [block.part(slice(at, at + SAMPLE_ROWS)) for at in range(0, len(block), SAMPLE_ROWS)])
+    return Candidates(
+        np.concatenate([part.cost for part in found]),
+        np.concatenate([part.code for part in found]),
+        np.concatenate([part.beyond for part in found]),
+    )
 
 
 def room_left(capacity: Sequence[int], load: Sequence[NDArray[np.int64]]) -> list[Room]:

@@ -14,7 +14,7 @@ from tokenizer.families import quantizer_of
 from tokenizer.items import ItemIds, checked_items
 from tokenizer.layout import Array
 from tokenizer.load import level_load
-from tokenizer.metrics import Errors, encoding_errors
+from tokenizer.metrics import Errors, Shift, distribution_shift, encoding_errors
 from tokenizer.nodes import Nodes
 from tokenizer.outward import place_outward
 from tokenizer.rows import Items, Rows
@@ -25,6 +25,8 @@ Codes = NDArray[np.int32]
 
 STUCK = 1 << 18
 """Items placed anew at once: their vectors are held in memory."""
+SHIFT_ROWS = 1 << 12
+"""Items whose distance from the fit is measured, the first by tie key."""
 
 
 class Status(IntEnum):
@@ -62,13 +64,15 @@ class Assignment:
 
     `codes` int32 (N, L) are unique and free, -1 in all levels for "refit due". `raw_codes` are the codes with the last
     one that the item asked for first (-1 where it came to no last level): what it would have if SIDs could be shared.
-    `status` int8 (N,) holds `Status` values. `errors` are those of the items which got a SID.
+    `status` int8 (N,) holds `Status` values. `errors` are those of the items which got a SID; `shift` says how far the
+    items lie from those of the fit.
     """
 
     codes: NDArray[np.int32]
     raw_codes: NDArray[np.int32]
     status: NDArray[np.int8]
     errors: Errors
+    shift: Shift | None
 
     @property
     def relative_error(self) -> float:
@@ -115,7 +119,15 @@ def checked_sids(
     if (keys[1:] == keys[:-1]).any() or any(map(_exceeds, load, codebook.capacity)):
         raise ValueError(f"SIDs given for {len(items)} items of codebook {codebook.id} are taken, repeated or too many")
     status = np.where(placed, Status.ASSIGNED, Status.REFIT_DUE).astype(np.int8)
-    return Assignment(codes_NL, codes_NL, status, encoding_errors(codebook, items, codes_NL, work))
+    return _assignment(codebook, items, codes_NL, codes_NL, status, work)
+
+
+def _assignment(
+    codebook: Codebook, items: Items, codes_NL: Codes, raw_NL: Codes, status: NDArray[np.int8], work: Work
+) -> Assignment:
+    errors = encoding_errors(codebook, items, codes_NL, work)
+    shift = distribution_shift(codebook, items.subset(items.order[:SHIFT_ROWS]))
+    return Assignment(codes_NL, raw_NL, status, errors, shift)
 
 
 def _exceeds(load_K: NDArray[np.int64], capacity: int) -> bool:
@@ -139,7 +151,7 @@ def _assign_sids(
     raw_NL[raw_NL[:, -1] < 0] = -1
     moved = (codes_NL != raw_NL).any(axis=1)
     status = np.where(codes_NL[:, -1] < 0, 2, np.where(moved, Status.RELOCATED, Status.ASSIGNED))
-    return Assignment(codes_NL, raw_NL, status.astype(np.int8), encoding_errors(codebook, items, codes_NL, work))
+    return _assignment(codebook, items, codes_NL, raw_NL, status.astype(np.int8), work)
 
 
 def _with_token(codebook: Codebook, items: Items, codes_NL: Codes, taken: Codes) -> Codes:

@@ -1,8 +1,8 @@
-"""Sums that come out the same in any order: numbers are rounded to a grid, and integers add up exactly.
+"""Sums that come out the same in any order: numbers are rounded to a grid, and whole numbers add up exactly.
 
-Floating-point sums depend on the order of their terms, and so on who did which part of the work. On a grid of 2^-b of
-the largest value, with b as fine as 63 bits and the number of terms allow, 10 million terms keep 38 bits: more than
-the 24 of the float32 they came from.
+Floating-point sums depend on the order of their terms, and so on who did which part of the work. On a grid of 2^-37 of
+the largest value a span of rows adds up exactly in float64, and the spans in int64: more than the 24 bits of the
+float32 that the values came from.
 """
 
 import math
@@ -10,29 +10,38 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csc_array
 
 Ints = NDArray[np.int64]
 
+VALUE_BITS = 37
+"""2^16 rows, a span, of this many bits fill the 53 of a float64."""
+TOTAL_BITS = 62
+AT_ONCE = 2048
+
 
 def grid(largest: float, terms: int) -> float:
-    """The scale at which `terms` values of at most `largest` in size add up within 63 bits."""
+    """The scale at which `terms` values of at most `largest` in size add up exactly."""
     if largest <= 0:
         return 1.0
-    return 2.0 ** (61 - math.frexp(largest)[1] - max(terms, 1).bit_length())
+    return 2.0 ** (min(VALUE_BITS, TOTAL_BITS - max(terms, 1).bit_length()) - math.frexp(largest)[1])
 
 
-def on_grid(values: NDArray[Any], scale: float) -> Ints:
-    """Values as integers of 1 / scale."""
-    return np.rint(values.astype(np.float64) * scale).astype(np.int64)
+def total(values_n: NDArray[Any], scale: float) -> int:
+    """The sum of at most a span of values, in units of 1 / scale."""
+    return int(np.rint(values_n * np.float64(scale)).sum())
 
 
-def sums_by_code(values_nD: Ints, codes_n: NDArray[np.int32], codes: int) -> tuple[Ints, Ints]:
-    """Sums int64 (codes, D) and counts int64 (codes,) of the rows of each code; -1 is none."""
-    sums = np.zeros((codes, values_nD.shape[1]), np.int64)
-    order = np.argsort(codes_n, kind="stable")
-    order = order[np.searchsorted(codes_n[order], 0) :]
-    if len(order):
-        ordered = codes_n[order]
-        first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-        sums[ordered[first]] = np.add.reduceat(values_nD[order], first, axis=0)
-    return sums, np.bincount(codes_n[order], minlength=codes)
+def sums_by_code(values_nD: NDArray[Any], scale: float, codes_n: NDArray[np.int32], codes: int) -> tuple[Ints, Ints]:
+    """Sums int64 (codes, D), in units of 1 / scale, and counts int64 (codes,) of the rows of each code; -1 is none.
+
+    At most a span of rows.
+    """
+    place_n = np.where(codes_n < 0, codes, codes_n)
+    sums = np.zeros((codes + 1, values_nD.shape[1]))
+    at_once = max(AT_ONCE, codes)
+    for start in range(0, len(place_n), at_once):
+        own, value = place_n[start : start + at_once], values_nD[start : start + at_once] * np.float64(scale)
+        rows = csc_array((np.ones(len(own)), own, np.arange(len(own) + 1)), shape=(codes + 1, len(own)))
+        sums += rows @ np.rint(value, out=value)
+    return sums[:codes].astype(np.int64), np.bincount(place_n, minlength=codes + 1)[:codes]

@@ -16,7 +16,7 @@ from tokenizer.assignment import assign_level
 from tokenizer.codebook import Codebook
 from tokenizer.distance import BLOCK, Floats, distance_blocks
 from tokenizer.errors import CapacityExhausted
-from tokenizer.exact import grid, on_grid, sums_by_code
+from tokenizer.exact import grid, sums_by_code
 from tokenizer.fitting import Fitting
 from tokenizer.layout import Array
 from tokenizer.points import Residual
@@ -141,4 +141,4 @@ def _sums(
     target: Residual, scale: float, places: int, items: Items, start: int, stop: int, place: NDArray[np.int32]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     block = items.read(start, stop, np.empty((stop - start, 0), np.int32))
-    return sums_by_code(on_grid(target(block), scale), place, places)
+    return sums_by_code(target(block), scale, place, places)

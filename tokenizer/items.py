@@ -11,7 +11,8 @@ from tokenizer.errors import VectorError
 from tokenizer.id_index import hash_ids
 from tokenizer.layout import Array
 from tokenizer.rows import ArrayRows, Items, Rows, spans
-from tokenizer.work import Work
+from tokenizer.scratch import copied
+from tokenizer.work import Threads, Work
 
 ItemIds: TypeAlias = Sequence[str] | pa.Array | pa.ChunkedArray
 
@@ -57,8 +58,11 @@ def checked_items(
     sources: Sequence[str],
     work: Work,
     widths: Mapping[str, int] | None = None,
+    read_once: bool = False,
 ) -> Items:
     """The vectors of `sources`, one finite row per id, and of the given `widths` where known.
+
+    Unless they are `read_once`, threads of this process get them from a scratch file, where they are not in memory.
 
     Arrays are float (N, D). Raises VectorError naming the source and the first bad item, ValueError when an id occurs
     twice: which of its rows should win would depend on arrival.
@@ -68,6 +72,8 @@ def checked_items(
     alike = ties[items.order]
     if (alike[1:] == alike[:-1]).any():
         _refuse_repeats(id_list(item_ids))
+    if isinstance(work, Threads) and not read_once:
+        items = copied(items, work)
     for source, bad, first, value in work.map(_not_finite, items, spans(len(items))):
         if bad:
             raise VectorError(

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tokenizer.assignment import assign_level
 from tokenizer.distance import Floats, own_distance
-from tokenizer.exact import Ints, grid, on_grid, sums_by_code
+from tokenizer.exact import Ints, grid, sums_by_code, total
 from tokenizer.points import PointLevel, Squared, Target
 from tokenizer.rows import Items, spans
 from tokenizer.seeding import sample_size, spread_centroids
@@ -132,13 +132,13 @@ def _span_largest(target: Target, items: Items, start: int, stop: int, prefix: C
 def _span_sums(
     target: Target, scale: float, codes: int, items: Items, start: int, stop: int, prefix: Codes, codes_n: Codes
 ) -> tuple[Ints, Ints]:
-    return sums_by_code(on_grid(target(items.read(start, stop, prefix)), scale), codes_n, codes)
+    return sums_by_code(target(items.read(start, stop, prefix)), scale, codes_n, codes)
 
 
 def _span_distance(
     target: Target, points: Floats, scale: float, items: Items, start: int, stop: int, prefix: Codes, codes_n: Codes
 ) -> int:
-    return int(on_grid(own_distance(target(items.read(start, stop, prefix)), points, codes_n), scale).sum())
+    return total(own_distance(target(items.read(start, stop, prefix)), points, codes_n), scale)
 
 
 def _fill_empty(centroids_KD: Floats, counts: Ints, seen_SD: Floats, codes_S: Codes) -> Floats:

@@ -18,9 +18,13 @@ from tokenizer.work import HERE, Work
 
 __all__ = [
     "Errors",
+    "Shift",
+    "chance_agreement",
     "collision_metrics",
     "decode",
+    "distribution_shift",
     "encoding_errors",
+    "first_code_costs",
     "level_metrics",
     "pair_agreement",
     "prefix_agreement",
@@ -84,6 +88,40 @@ def _span_errors(
     return squared, spread
 
 
+def first_code_costs(codebook: Codebook, items: Items) -> NDArray[np.float32]:
+    """What the cheapest code of the first level that reads a source costs each item, summed over sources, (N,)."""
+    levels = [level.source for level in codebook.spec.levels]
+    cost_N = np.zeros(len(items), np.float32)
+    for number in (levels.index(source) for source in codebook.sources):
+        level = quantizer_of(codebook.spec).level(codebook, number)
+        for start, stop in spans(len(items)):
+            block = items.read(start, stop, np.full((stop - start, number), -1, np.int32))
+            for rows, cost in level.costs(block):
+                cost_N[start:stop][rows] += cost.min(axis=1)
+    return cost_N
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How far items lie from what a codebook was fitted on, by the cost of their cheapest first code.
+
+    `distance` is its mean over that of the fit: 1 for more of the same. `beyond_p99` is the share of items that lie
+    farther than all but 1 % of the fitted ones: 0.01 for more of the same.
+    """
+
+    distance: float
+    beyond_p99: float
+
+
+def distribution_shift(codebook: Codebook, items: Items) -> Shift | None:
+    """The shift of some items against the fit; None for no items, or where all fitted items are centroids."""
+    fitted = codebook.statistics["first_code_cost"]
+    if not len(items) or fitted["mean"] <= 0:
+        return None
+    cost = first_code_costs(codebook, items)
+    return Shift(float(cost.mean(dtype=np.float64)) / fitted["mean"], float((cost > fitted["p99"]).mean()))
+
+
 def pair_agreement(codes_NL: NDArray[np.int32], pairs_P2: NDArray[np.integer]) -> list[float]:
     """The share of pairs of items (row numbers) that share their first code, their first two, and so on to the SID.
 
@@ -94,6 +132,19 @@ def pair_agreement(codes_NL: NDArray[np.int32], pairs_P2: NDArray[np.integer]) -
         return [0.0] * codes_NL.shape[1]
     same = np.logical_and.accumulate(codes_NL[pairs_P2[:, 0]] == codes_NL[pairs_P2[:, 1]], axis=1)
     return [float(share) for share in same.mean(axis=0)]
+
+
+def chance_agreement(codes_NL: NDArray[np.int32]) -> list[float]:
+    """What `pair_agreement` is of all pairs of two different items: the floor of any hit-rate."""
+    items, levels = codes_NL.shape
+    if items < 2:
+        return [0.0] * levels
+    shares = []
+    for length in range(1, levels + 1):
+        keys = sid_keys(codes_NL[:, :length], [int(size) for size in codes_NL[:, :length].max(axis=0) + 1])
+        count = np.unique(keys, return_counts=True)[1].astype(np.int64)
+        shares.append(float((count * (count - 1)).sum() / (items * (items - 1))))
+    return shares
 
 
 def prefix_agreement(vectors_ND: Floats, codes_NL: NDArray[np.int32], k: int, sample: int, seed: int) -> list[float]:

@@ -27,6 +27,7 @@ from tokenizer.layout import Array
 from tokenizer.metrics import encoding_errors
 from tokenizer.points import Residual
 from tokenizer.rows import Block, Items, Rows, spans
+from tokenizer.survey import survey
 from tokenizer.work import HERE, Work, one_thread
 
 Codes = NDArray[np.int32]
@@ -106,7 +107,8 @@ def _refit(
         codes = _moved(book, items, vectors, ids, codes, free_to_go, work)
         book = _follow(book, items, codes, work)
         frontier.append(_point(book, items, codes, codes_NL, known, work))
-    return Refit(replace(book, statistics={**book.statistics, "frontier": frontier}), codes, frontier)
+    statistics = {**book.statistics, **survey(book, items, work), "frontier": frontier}
+    return Refit(replace(book, statistics=statistics), codes, frontier)
 
 
 def _point(

@@ -18,6 +18,8 @@ from tokenizer.distance import Floats
 
 SPAN = 1 << 16
 """Rows handled as one piece of work; a multiple of `distance.BLOCK`."""
+LEAD = 1 << 16
+"""Items that are kept in memory as a sample of all."""
 
 
 class Rows(Protocol):
@@ -159,6 +161,26 @@ class Items:
     @cached_property
     def order(self) -> NDArray[np.int64]:
         return np.argsort(self.ties, kind="stable")
+
+    @cached_property
+    def _lead(self) -> tuple[NDArray[np.int64], dict[str, Floats]]:
+        """The first rows in order of tie key, ascending, and their vectors."""
+        first = np.sort(self.order[:LEAD])
+        return first, {name: rows.take(first) for name, rows in self.rows.items()}
+
+    def first(self, rows: NDArray[np.int64], prefix: NDArray[np.int32], count: int) -> Block:
+        """The block of the first `count` of `rows`, which are in order of tie key; `prefix` are the codes of all items.
+
+        At most LEAD of them: most are in memory from the first call on.
+        """
+        known, vectors = self._lead
+        chosen = rows[: min(count, LEAD)]
+        place = np.searchsorted(known, chosen)
+        there = np.flatnonzero(known[np.minimum(place, len(known) - 1)] == chosen)
+        if 2 * len(there) < len(chosen):
+            return self.take(chosen, prefix[chosen])
+        chosen, place = chosen[there], place[there]
+        return Block({name: vector[place] for name, vector in vectors.items()}, self.ties[chosen], prefix[chosen])
 
     def read(self, start: int, stop: int, prefix: NDArray[np.int32]) -> Block:
         """The block of rows [start, stop), whose codes so far are `prefix`."""

@@ -1,4 +1,4 @@
-"""Charts as inline SVG, no script: bars of code loads, and a line over epochs."""
+"""Charts as inline SVG, no script: bars of code loads, a line over epochs, a curve through points."""
 
 from collections.abc import Sequence
 from html import escape
@@ -22,6 +22,31 @@ def load_chart(loads: Sequence[int], capacity: int, label: str) -> str:
         f'<line class="limit" x1="{PAD}" x2="{WIDTH}" y1="{line:.1f}" y2="{line:.1f}"/>'
         f'<text x="0" y="10">{top}</text><text x="{PAD}" y="{HEIGHT - 10}">{len(ordered)} codes, fullest first; '
         f"capacity {capacity} (dashed)</text></svg>"
+    )
+
+
+def curve_chart(points: Sequence[tuple[float, float]], x_label: str, y_label: str) -> str:
+    """Points (x, y) joined in their order; x is a share, written as per cent."""
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    left, inner = PAD + 30, HEIGHT - PAD
+    x_span, y_span = (max(xs) - min(xs)) or 1.0, (max(ys) - min(ys)) or 1.0
+    placed = [
+        (
+            left + (WIDTH - left - 20) * (x - min(xs)) / x_span,
+            6 + (inner - 12) * (1 - (y - min(ys)) / y_span),
+        )
+        for x, y in points
+    ]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
+    dots = "".join(
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{at:.2%}: {value:.5f}</title></circle>'
+        for (x, y), (at, value) in zip(placed, points, strict=True)
+    )
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(y_label)} against {escape(x_label)}">'
+        f'<polyline class="line" points="{path}"/>{dots}<text x="0" y="12">{max(ys):.4f}</text>'
+        f'<text x="0" y="{inner}">{min(ys):.4f}</text><text x="{left}" y="{HEIGHT - 8}">{escape(y_label)} against '
+        f"{escape(x_label)}, {min(xs):.1%} to {max(xs):.1%}</text></svg>"
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from flows.diff import diff_releases, open_trie
-from flows.report.charts import line_chart, load_chart
+from flows.report.charts import curve_chart, line_chart, load_chart
 from storage.lake import Lake
 from storage.manifest import Manifest
 from storage.models import models
@@ -33,11 +33,15 @@ def collect(lake: Lake, manifest: Manifest) -> dict[str, Any]:
     trained = [model for model in models(lake) if model["release"] == manifest.id]
     known_runs = {run.run: run for run in runs(lake)}
     line = _lineage(lake, manifest)
+    codebook = Codebook.from_bytes(lake.blobs.get(manifest.codebook.blob))
     return {
         "manifest": manifest,
         "production": published(lake, PRODUCTION),
         "alias_history": pointer_history(lake, PRODUCTION)[1:],
-        "levels": _levels(lake, manifest),
+        "levels": _levels(lake, manifest, codebook),
+        "slack": codebook.spec.slack if codebook.spec.balanced else None,
+        "slack_sweep": codebook.statistics["slack_sweep"],
+        "frontier": _frontier(codebook),
         "reasons": by_reason(lake),
         "refused": _newest_refused(lake),
         "drift": lake.frame("drift", manifest.versions["drift"]).to_dicts(),
@@ -49,9 +53,14 @@ def collect(lake: Lake, manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _levels(lake: Lake, manifest: Manifest) -> list[dict[str, Any]]:
+def _frontier(codebook: Codebook) -> str:
+    """The way of a refit: relative error against the SIDs changed; nothing for a codebook fitted anew."""
+    points = [(point["churn"], point["relative_error"]) for point in codebook.statistics.get("frontier", [])]
+    return curve_chart(points, "share of SIDs changed", "relative error") if points else ""
+
+
+def _levels(lake: Lake, manifest: Manifest, codebook: Codebook) -> list[dict[str, Any]]:
     """One row a level: its figures and the chart of its loads."""
-    codebook = Codebook.from_bytes(lake.blobs.get(manifest.codebook.blob))
     codes = open_trie(lake, manifest).codes()
     figures = ("utilisation", "dead_codes", "entropy", "perplexity", "gini", "max_load")
     return [

@@ -18,7 +18,7 @@ from storage.catalogue import segments
 from storage.lake import Lake, one_of
 from storage.releases import published_assignments
 from tokenizer.encode import Status, assign_sids, checked_sids
-from tokenizer.metrics import Errors
+from tokenizer.metrics import Errors, Shift
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Assigned:
     refit_due: int
     drifted: int
     errors: Errors
+    shift: Shift | None
 
 
 @step
@@ -62,7 +63,7 @@ def assign(
             view.note(f"{drifted.height:,} changed items keep their SID (drifted)", drifted=drifted.height)
         if new.is_empty():
             view.note("no item is new")
-            return Assigned(tuple(taken), 0, 0, 0, drifted.height, Errors(0.0, 0.0, 0))
+            return Assigned(tuple(taken), 0, 0, 0, drifted.height, Errors(0.0, 0.0, 0), None)
         level = level_vectors(run.lake, new, gathered, codebook.sources, run.provenance())
         free = occupancy(run.lake, codebook, taken)
         if given is None:
@@ -81,6 +82,7 @@ def assign(
         refit_due=counts.quarantined,
         drifted=drifted.height,
         errors=found.errors,
+        shift=found.shift,
     )
 
 

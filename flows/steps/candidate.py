@@ -17,7 +17,7 @@ from flows.steps.task import step
 from pipelines.collaborative import LogSlice
 from pipelines.embed import matrix
 from pipelines.fuse import FUSED
-from pipelines.quality import neighbourhood, table_quality
+from pipelines.quality import HeldOut, behaviour, neighbourhood, table_quality
 from storage.catalogue import segments
 from storage.lake import Lake, one_of
 from storage.manifest import EncoderRef, Manifest, TrieRef
@@ -127,13 +127,24 @@ def _metrics(
         "squared_error": total.squared,
         "squared_spread": total.spread,
         **({"churn": basis.codebook.statistics["frontier"][-1]["churn"]} if basis.codebook_ref.refit_of else {}),
+        "new_items_distance": assigned.shift.distance if assigned.shift else None,
+        "new_items_beyond_p99": assigned.shift.beyond_p99 if assigned.shift else None,
         "relocated": assigned.relocated,
         "refit_due": assigned.refit_due,
         "drifted": assigned.drifted,
         "capacity_used": _taken(run.lake, basis, assigned) / basis.codebook.planned_items,
         "events_without_sid": _events_without_sid(run.lake, snapshot, trie, parent),
+        **_behaviour(run, snapshot, trie, basis),
         **(_as_fitted(before) or _neighbourhood(run.lake, basis, trie)),
     }
+
+
+def _behaviour(run: Run, snapshot: Snapshot, trie: Trie, basis: Basis) -> dict[str, list[float]]:
+    if snapshot.interactions.version < 0:
+        return {}
+    negative = run.recipe.train.negative_events
+    held_out = HeldOut(snapshot.interactions.version, snapshot.as_of, snapshot.cutoff, negative)
+    return behaviour(run.lake, held_out, trie, basis.codebook.spec.seed)
 
 
 def _as_fitted(before: dict[str, Any]) -> dict[str, Any]:

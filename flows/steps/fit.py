@@ -28,7 +28,7 @@ from storage.manifest import CodebookRef, EncoderRef, Manifest
 from storage.quarantine import Reject, quarantine
 from storage.schemas import CODEBOOKS
 from tokenizer.codebook import Codebook
-from tokenizer.families import fit_codebook
+from tokenizer.fit import fit_codebook
 from tokenizer.refit import refit_codebook
 from tokenizer.spec import LEARNED, RefitSpec
 from tokenizer.vae_training import Train

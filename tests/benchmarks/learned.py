@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenizer.encode import Occupancy, assign_sids
-from tokenizer.families import fit_codebook
+from tokenizer.fit import fit_codebook
 from tokenizer.spec import CodebookSpec
 
 SMALL: dict[str, Any] = {"hidden": (128, 64), "batch_size": 256, "epochs": 10, "steps": 100}

@@ -18,7 +18,7 @@ from infra.settings import configure
 from pipelines.encoders.text import TextEncoder
 from pipelines.spec import TextSpec
 from tokenizer.encode import Occupancy, Status, assign_sids
-from tokenizer.families import fit_codebook
+from tokenizer.fit import fit_codebook
 from tokenizer.metrics import level_metrics, pair_agreement, prefix_agreement
 from tokenizer.spec import CodebookSpec
 

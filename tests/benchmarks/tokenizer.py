@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import ot
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tokenizer.assignment import assign_level, balanced_assign
 from tokenizer.distance import BLOCK, own_distance
 from tokenizer.encode import Occupancy, Status, assign_sids
-from tokenizer.families import fit_codebook, quantizer_of
+from tokenizer.families import quantizer_of
+from tokenizer.fit import fit_codebook
 from tokenizer.items import checked_items, tie_keys
 from tokenizer.rows import SPAN, ParquetRows
 from tokenizer.spec import CodebookSpec
@@ -49,7 +51,8 @@ def mixture(items: int, width: int) -> ParquetRows:
 
 
 def ids(first: int, count: int) -> pa.Array:
-    return pa.array([f"item-{number}" for number in range(first, first + count)])
+    numbers = pc.cast(pa.array(np.arange(first, first + count)), pa.string())
+    return pc.binary_join_element_wise("item-", numbers, "")
 
 
 def say(name: str, value: str, beside: str = "") -> None:

@@ -13,8 +13,8 @@ from safetensors.numpy import load
 from tokenizer.codebook import Codebook
 from tokenizer.encode import Occupancy, Status, assign_sids
 from tokenizer.errors import CapacityExhausted, CodebookCorrupt, VectorError
-from tokenizer.families import fit_codebook as fit
 from tokenizer.families import quantizer_of
+from tokenizer.fit import fit_codebook as fit
 from tokenizer.items import checked_items
 from tokenizer.metrics import decode, encoding_errors
 from tokenizer.rows import Block

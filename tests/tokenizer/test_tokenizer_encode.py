@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tokenizer.codebook import Codebook
 from tokenizer.encode import Assignment, Occupancy, Status, assign_sids
-from tokenizer.families import fit_codebook as fit
+from tokenizer.fit import fit_codebook as fit
 from tokenizer.spec import CodebookSpec, LevelSpec
 
 

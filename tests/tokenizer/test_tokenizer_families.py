@@ -14,7 +14,8 @@ from tokenizer.distance import BLOCK
 from tokenizer.encode import Occupancy, Status, assign_sids
 from tokenizer.errors import CapacityExhausted
 from tokenizer.extra_token import extra_tokens
-from tokenizer.families import QUANTIZERS, fit_codebook, quantizer_of
+from tokenizer.families import QUANTIZERS, quantizer_of
+from tokenizer.fit import fit_codebook
 from tokenizer.metrics import decode
 from tokenizer.rows import Block
 from tokenizer.spec import LEARNED, CodebookSpec

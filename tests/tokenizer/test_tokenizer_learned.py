@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tokenizer.distance import nearest
 from tokenizer.encode import Occupancy, assign_sids
 from tokenizer.errors import TrainingDiverged
-from tokenizer.families import fit_codebook
+from tokenizer.fit import fit_codebook
 from tokenizer.items import checked_items
 from tokenizer.points import Residual
 from tokenizer.rows import Items

@@ -8,7 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenizer.metrics import collision_metrics, level_metrics, pair_agreement, prefix_agreement
+from tokenizer.encode import Occupancy, assign_sids
+from tokenizer.fit import fit_codebook
+from tokenizer.metrics import (
+    chance_agreement,
+    collision_metrics,
+    distribution_shift,
+    level_metrics,
+    pair_agreement,
+    prefix_agreement,
+)
+from tokenizer.rows import ArrayRows, Items
+from tokenizer.spec import CodebookSpec, LevelSpec
+from tokenizer.survey import SLACKS
 
 
 @settings(max_examples=50, deadline=None)
@@ -72,3 +84,68 @@ def test_pair_agreement_counts_shared_prefixes() -> None:
     ]
     assert pair_agreement(codes, pairs) == slow == [0.75, 0.5, 0.25]
     assert pair_agreement(codes, pairs[:0]) == [0.0] * 3
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 9)), min_size=2, max_size=25))
+def test_chance_agreement_is_the_agreement_of_all_pairs(sids: list[tuple[int, int, int]]) -> None:
+    codes = np.array(sids, np.int32)
+    pairs = np.array([(one, other) for one in range(len(codes)) for other in range(len(codes)) if one != other])
+    assert chance_agreement(codes) == pytest.approx(pair_agreement(codes, pairs))
+
+
+TWO_SOURCES = CodebookSpec(
+    levels=(LevelSpec(codes=8, source="text"), LevelSpec(codes=8, source="text"), LevelSpec(codes=8, source="image")),
+    iterations=4,
+    growth=1.1,
+    collision="suffix",
+)
+
+
+def drawn(items: int, seed: int, away: float = 0.0) -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(seed)
+    kind = draw.integers(0, 6, items)
+    return {
+        name: (np.eye(width)[kind] * 4 + 0.5 * draw.normal(size=(items, width)) + away).astype(np.float32)
+        for name, width in (("text", 8), ("image", 6))
+    }
+
+
+def test_new_items_are_as_far_as_those_of_the_fit_or_farther() -> None:
+    names = [f"i{row}" for row in range(400)]
+    codebook = fit_codebook(drawn(400, 0), names, TWO_SOURCES)
+
+    def shift(vectors: dict[str, np.ndarray]) -> tuple[float, float]:
+        items = Items({name: ArrayRows(rows) for name, rows in vectors.items()}, np.arange(400, dtype=np.uint64))
+        found = distribution_shift(codebook, items)
+        assert found is not None
+        return found.distance, found.beyond_p99
+
+    def cost(vectors: dict[str, np.ndarray]) -> np.ndarray:
+        nearest = [
+            np.square(vectors[name][:, None] - codebook.arrays[f"level{level}"][None]).sum(axis=2).min(axis=1)
+            for name, level in (("text", 0), ("image", 2))
+        ]
+        return np.sum(nearest, axis=0)
+
+    fitted, fresh, far = (cost(vectors) for vectors in (drawn(400, 0), drawn(400, 1), drawn(400, 1, away=3.0)))
+    for vectors, slow in ((drawn(400, 1), fresh), (drawn(400, 1, away=3.0), far)):
+        expected = slow.mean() / fitted.mean(), (slow > np.quantile(fitted, 0.99)).mean()
+        assert shift(vectors) == pytest.approx(expected, rel=1e-3, abs=0.005)
+    assert shift(drawn(400, 0)) == pytest.approx((1.0, 0.01), abs=0.003)
+    assert shift(drawn(400, 1))[1] < 0.05 < 0.9 < shift(drawn(400, 1, away=3.0))[1]
+    empty = assign_sids(codebook, {name: rows[:0] for name, rows in drawn(1, 0).items()}, [], Occupancy.empty(4))
+    assert empty.shift is None
+
+
+def test_the_slack_sweep_of_a_codebook_shows_load_against_error() -> None:
+    names = [f"i{row}" for row in range(600)]
+    vectors = drawn(600, 3)
+    sweep = fit_codebook(vectors, names, TWO_SOURCES).statistics["slack_sweep"]
+    assert [row["slack"] for row in sweep] == [1.0, 1.1, 1.25, 1.5, 2.0, None]
+    assert len(sweep) == len(SLACKS)
+    for row in sweep[:-1]:
+        assert max(row["max_load"]) <= math.ceil(row["slack"] * 600 / 8) / (600 / 8)
+    assert sweep[0]["max_load"] == [1.0] * 3
+    assert max(sweep[-1]["max_load"]) > 1.3
+    assert sweep[0]["relative_error"] > sweep[-1]["relative_error"]

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from tokenizer.codebook import Codebook
 from tokenizer.encode import Occupancy, assign_sids
-from tokenizer.families import fit_codebook
+from tokenizer.fit import fit_codebook
 from tokenizer.refit import aligned, match_codes, refit_codebook
 from tokenizer.spec import CodebookSpec, LevelSpec
 

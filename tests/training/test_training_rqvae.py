@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from ray import cloudpickle
 
-from tokenizer.families import fit_codebook
+from tokenizer.fit import fit_codebook
 from tokenizer.items import tie_keys
 from tokenizer.rows import ArrayRows, Items
 from tokenizer.spec import CodebookSpec

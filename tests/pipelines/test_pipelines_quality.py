@@ -1,0 +1,92 @@
+"""Figures of a release's record that are read from its log."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import pipelines.quality
+from pipelines.quality import HeldOut, behaviour, consumed_together
+from storage.commit import Provenance, append
+from storage.lake import Lake
+from storage.schemas import INTERACTIONS
+from tokenizer.trie import Trie
+
+CUTOFF, LATE = datetime(2024, 1, 10, tzinfo=UTC), datetime(2024, 2, 1, tzinfo=UTC)
+
+
+def written(folder: Path) -> tuple[Lake, list[dict[str, object]]]:
+    """A log of 30 users over 20 items, of which three have no SID; some impressions, skips and late arrivals."""
+    draw = np.random.default_rng(0)
+    rows: list[dict[str, object]] = []
+    for number in range(900):
+        day = int(draw.integers(1, 20))
+        arrival = LATE if draw.random() < 0.1 else datetime(2024, 1, 20, tzinfo=UTC)
+        rows.append(
+            {
+                **dict.fromkeys(INTERACTIONS.schema.names),
+                "event_id": f"e{number:04d}",
+                "user_id": f"u{draw.integers(30)}",
+                "item_id": f"i{draw.integers(20):02d}",
+                "event_type": "skip" if draw.random() < 0.2 else "click",
+                "event_time": datetime(2024, 1, day, int(draw.integers(24)), tzinfo=UTC),
+                "impression": [None, False, True][int(draw.integers(3))],
+                "arrival_time": arrival,
+                "arrival_date": arrival.date(),
+                "source": "log",
+                "source_offset": number,
+            }
+        )
+    lake = Lake(str(folder))
+    append(lake, "interactions", pa.Table.from_pylist(rows, INTERACTIONS.schema), "log", Provenance("test", "recipe"))
+    return lake, rows
+
+
+def a_trie() -> Trie:
+    codes = np.array([[item % 4, item // 4] for item in range(17)], np.int32)
+    return Trie.build(codes, [f"i{item:02d}" for item in range(17)], (4, 5))
+
+
+def test_pairs_are_those_of_a_double_loop_over_the_held_out_positive_events(tmp_path: Path) -> None:
+    lake, rows = written(tmp_path)
+    trie = a_trie()
+    held_out = HeldOut(lake.version("interactions"), datetime(2024, 1, 31, tzinfo=UTC), CUTOFF, ("skip",))
+    place = {item: row for row, item in enumerate(trie.item_ids.to_pylist())}
+    seen = [
+        row
+        for row in sorted(rows, key=lambda row: (row["user_id"], row["event_time"], row["event_id"]))
+        if row["event_time"] >= CUTOFF  # type: ignore[operator]
+        and row["arrival_time"] != LATE
+        and row["event_type"] == "click"
+        and not row["impression"]
+        and row["item_id"] in place
+    ]
+    expected = sorted(
+        (place[str(one["item_id"])], place[str(other["item_id"])])
+        for at, one in enumerate(seen)
+        for other in seen[at + 1 : at + 6]
+        if other["user_id"] == one["user_id"] and other["item_id"] != one["item_id"]
+    )
+    found = consumed_together(lake, held_out, trie, seed=0)
+    assert sorted(map(tuple, found.tolist())) == expected
+    assert len(expected) > 100
+    figures = behaviour(lake, held_out, trie, seed=0)
+    codes = trie.codes()
+    assert figures["consumed_together_sharing"][0] == pytest.approx(
+        np.mean([codes[a, 0] == codes[b, 0] for a, b in expected])
+    )
+
+
+def test_a_long_log_is_sampled_by_user_and_an_empty_one_gives_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake, _ = written(tmp_path)
+    trie, version = a_trie(), lake.version("interactions")
+    whole = HeldOut(version, LATE, CUTOFF, ("skip",))
+    every = set(map(tuple, consumed_together(lake, whole, trie, seed=0).tolist()))
+    monkeypatch.setattr(pipelines.quality, "EVENTS", 60)
+    some = set(map(tuple, consumed_together(lake, whole, trie, seed=0).tolist()))
+    assert some < every
+    assert behaviour(lake, HeldOut(version, LATE, LATE, ()), trie, seed=0) == {}

@@ -1,0 +1,37 @@
+"""Fit a codebook: the one entry, whatever the quantizer."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from tokenizer.codebook import Codebook
+from tokenizer.families import quantizer_of
+from tokenizer.items import ItemIds, checked_items
+from tokenizer.layout import Array
+from tokenizer.learned import Learned
+from tokenizer.rows import Rows
+from tokenizer.spec import CodebookSpec
+from tokenizer.survey import survey
+from tokenizer.vae_training import Train
+from tokenizer.work import HERE, Work, one_thread
+
+
+def fit_codebook(
+    vectors: Mapping[str, Array | Rows],
+    item_ids: ItemIds,
+    spec: CodebookSpec,
+    work: Work = HERE,
+    train: Train | None = None,
+) -> Codebook:
+    """Fit what `spec` asks for to the vectors (N, D per source) of a catalogue: the same bytes in any order of items.
+
+    `train` is where the network of a learned quantizer is trained, in this process by default. Raises VectorError for
+    vectors that are missing, misshapen or not finite, CapacityExhausted when the levels hold fewer SIDs than planned,
+    ValueError for ids that occur twice, TrainingDiverged when a loss is no longer a number.
+    """
+    quantizer = quantizer_of(spec)
+    if train is not None and isinstance(quantizer, Learned):
+        quantizer = replace(quantizer, train=train)
+    with one_thread():
+        items = checked_items(vectors, item_ids, spec.fit_sources, work, read_once=spec.sample is not None)
+        made = quantizer.fit(items, spec, work)
+        return replace(made, statistics={**made.statistics, **survey(made, items, work)})
