@@ -45,7 +45,9 @@ test-all: setup  ## all tests, also those on real data
 	$(BIN)/pytest -q
 
 bench: setup  ## benchmarks, each beside its limit or a peer measured in the same run
-	$(BIN)/python -m tests.benchmarks
+	$(BIN)/sidmill bench tokenizer --items 1e5
+	$(BIN)/sidmill bench trie
+	$(BIN)/sidmill bench lake
 
 demo: setup .cache/movielens/ml-100k.item  ## MovieLens-100K through everything (LAKE=DIR, POSTERS=DIR)
 	$(BIN)/python -m flows.demo --movielens .cache/movielens --lake $(LAKE) $(if $(POSTERS),--posters $(POSTERS))

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 from infra.settings import configure
@@ -137,6 +138,21 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("--release", default="production")
     report.add_argument("--output", default="report.html", metavar="FILE")
 
+    bench = _noun(nouns, "bench", "measure, each figure beside a limit or a peer taken in the same run")
+    tokenizer = _benchmark(bench, "tokenizer", "fit, assign and append at size")
+    tokenizer.add_argument("--items", type=_count, default=1_000_000, help="size of a skewed mixture (1e6)")
+    tokenizer.add_argument("--width", type=int, default=128, help="width of the mixture (128)")
+    tokenizer.add_argument("--vectors", metavar="FILE.npy", help="take the rows of this matrix instead")
+    tokenizer.add_argument("--codes", type=int, default=256, help="codes per level (256)")
+    tokenizer.add_argument("--levels", type=int, default=3)
+    trie = _benchmark(bench, "trie", "build, update, look up, masks")
+    trie.add_argument("--items", type=_count, default=10_000_000, help="SIDs (1e7)")
+    quantizers = _benchmark(bench, "quantizers", "all quantizers on real vectors, as Markdown")
+    quantizers.add_argument("data", type=Path, help="folder with amazon-beauty/ and movielens-posters/")
+    quantizers.add_argument("only", nargs="*", help="parts of the names of the quantizers wanted (all)")
+    _benchmark(bench, "learned", "learned quantizers beside rq-kmeans; five minutes")
+    _benchmark(bench, "lake", "idempotent appends beside bare Parquet")
+
     serve = _recipe(_verb(nouns, "serve", commands.serve, "Prefect server with the scheduled and triggered runs"))
     serve.add_argument("--cron", default="0 3 * * *", help="when nights run, in cron syntax (default: 03:00 every day)")
     serve.add_argument("--port", type=int, default=4200)
@@ -159,6 +175,22 @@ def _verb(
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     parser.set_defaults(verb=verb, parser=parser)
     return parser
+
+
+def _benchmark(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str
+) -> argparse.ArgumentParser:
+    from flows import commands
+
+    parser = verbs.add_parser(name, help=text, description=text)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+    parser.set_defaults(verb=commands.bench, benchmark=name, parser=parser)
+    return parser
+
+
+def _count(text: str) -> int:
+    """A number of items, also written as 1e6."""
+    return int(float(text))
 
 
 def _named(parser: argparse.ArgumentParser, name: str, text: str) -> argparse.ArgumentParser:

@@ -1,6 +1,7 @@
 """What each verb of the command does. Flows are imported when they are needed: reading a lake starts in a moment."""
 
 import argparse
+import importlib
 import json
 import os
 import signal
@@ -257,6 +258,11 @@ def report(options: Options) -> None:
         raise FileNotFoundError(f"--output {options.output}: there is no folder {Path(options.output).parent}.")
     size = write_report(lake, read_release(lake, options.release), Path(options.output))
     print(f"{options.output}: {size:,} bytes, self-contained")
+
+
+def bench(options: Options) -> None:
+    """The benchmark whose module is `flows.bench.NAME`."""
+    importlib.import_module(f"flows.bench.{options.benchmark}").run(options)
 
 
 def serve(options: Options) -> None:

@@ -102,6 +102,15 @@ class Recipe(BaseModel):
     evaluate: EvaluateSpec = EvaluateSpec()
     compute: ComputeSpec = ComputeSpec()
 
+    @model_validator(mode="after")
+    def _shared_sids_are_allowed_for(self) -> "Recipe":
+        if self.codebook.collision == "keep" and self.gates.collision_rate.limit == 0:
+            raise ValueError(
+                'codebook.collision = "keep" lets items share SIDs, and gates.collision_rate.limit = 0 lets none; set '
+                "the share of items that may share one"
+            )
+        return self
+
     @property
     def hash(self) -> str:
         """16 hex digits over all settings that decide what comes out; where it runs and its text are left out."""

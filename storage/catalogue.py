@@ -38,9 +38,13 @@ def deleted_items(lake: Lake, version: int | None = None, as_of: datetime | None
     return set(frame.filter("deleted")["item_id"])
 
 
-def segments(lake: Lake, assignments: list[str], codebook: str, version: int | None = None) -> pl.DataFrame:
-    """The SID rows of the given assignments under one codebook, sorted by item_id."""
+def segments(
+    lake: Lake, assignments: list[str], codebook: str, version: int | None = None, among: list[str] | None = None
+) -> pl.DataFrame:
+    """The SID rows of the given assignments under one codebook, of all items or `among` some, sorted by item_id."""
     where = (ds.field("codebook") == codebook) & one_of("assignment_id", assignments)
+    if among is not None:
+        where &= one_of("item_id", among)
     return lake.frame("sids", version, where=where).sort("item_id")
 
 

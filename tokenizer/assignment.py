@@ -9,6 +9,7 @@ is a few numbers per item, never N x K.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ LOOKS = 3
 LIST = 48
 LIST_CELLS = 1 << 24
 LIST_ROWS = 1 << 14
+ASK_ROWS = 1 << 14
+LARGEST = np.finfo(np.float32).max
 SHORT_LIST = 8
 ROOMY = 0.7
 """Share of the room that a sample may ask for before prices are worth settling."""
@@ -131,34 +134,49 @@ def _from_lists(
     width = min(level.codes, int(np.clip(LIST_CELLS // len(rows), SHORT_LIST, LIST)))
     closed = np.where(room_K > 0, prices, np.inf).astype(np.float32)
     most = max(1, min(LIST_ROWS, LIST_CELLS // level.codes))
-    pieces = [rows[start : start + most] for start in range(0, len(rows), most)]
-    tasks = ((piece, prefix_Nl[piece], None if nodes is None else nodes.closed(piece)) for piece in pieces)
-    found = list(work.map(partial(_cheapest, level, closed, width), items, tasks))
-    back = np.argsort(in_file_order, kind="stable")
-    cost_UT = np.concatenate([cost for cost, _ in found])[back]
-    code_UT = np.concatenate([code for _, code in found])[back]
-    del found
+    pieces = [slice(start, start + most) for start in range(0, len(rows), most)]
+    shut, home = (None, None) if nodes is None else nodes.closed(rows)
+    tasks = (
+        (rows[piece], prefix_Nl[rows[piece]], None if shut is None or home is None else shut[home[piece]])
+        for piece in pieces
+    )
+    cost_UT = np.empty((len(rows), width), np.float32)
+    code_UT = np.empty((len(rows), width), np.min_scalar_type(-level.codes))
+    for piece, (cost, code) in zip(
+        pieces, work.map(partial(_cheapest, level, closed, width), items, tasks), strict=True
+    ):
+        cost_UT[in_file_order[piece]] = cost
+        code_UT[in_file_order[piece]] = code
     got = np.full(len(waiting), WAITS, np.int32)
     got[~np.isfinite(cost_UT).any(axis=1)] = -1
     asking = np.flatnonzero(got == WAITS)
-    cost, code = cost_UT[asking], code_UT[asking]
     while len(asking):
-        cost[room_K[code] <= 0] = np.inf
-        best = cost.argmin(axis=1)
-        here = np.arange(len(asking))
-        least = cost[here, best]
-        open_ = np.isfinite(least)
-        asking, cost, code, best, least = asking[open_], cost[open_], code[open_], best[open_], least[open_]
-        here = np.arange(len(asking))
-        cost[here, best] = np.inf
-        regret = cost.min(axis=1) - least
-        cost[here, best] = least
-        asked = code[here, best]
+        parts = [asking[start : start + ASK_ROWS] for start in range(0, len(asking), ASK_ROWS)]
+        asks = side_by_side(partial(_ask, cost_UT, code_UT, room_K), parts)
+        best, regret = (np.concatenate([ask[part] for ask in asks]) for part in range(2))
+        open_ = np.isfinite(regret)
+        asking, best, regret = asking[open_], best[open_], regret[open_]
+        asked = code_UT[asking, best].astype(np.int32)
         accepted, refused = accept(asked, regret, room_K, nodes, waiting[asking])
-        cost[here[refused], best[refused]] = np.inf
+        cost_UT[asking[refused], best[refused]] = np.inf
         got[asking[accepted]] = asked[accepted]
-        asking, cost, code = asking[~accepted], cost[~accepted], code[~accepted]
+        asking = asking[~accepted]
     return got
+
+
+def _ask(cost_UT: Floats, code_UT: NDArray[Any], room_K: Room, rows: NDArray[np.int64]) -> tuple[Codes, Floats]:
+    """Where on its list each row has its cheapest code with room, and what the next would cost more.
+
+    The difference is at most that of the largest number, and infinite only where there is no room on the whole list.
+    """
+    cost = cost_UT[rows]
+    cost[room_K[code_UT[rows]] <= 0] = np.inf
+    best, here = cost.argmin(axis=1).astype(np.int32), np.arange(len(rows))
+    least = cost[here, best]
+    cost[here, best] = np.inf
+    regret = np.minimum(cost.min(axis=1), LARGEST) - least
+    regret[~np.isfinite(least)] = np.inf
+    return best, regret
 
 
 def _cheapest(
@@ -168,15 +186,16 @@ def _cheapest(
     items: Items,
     rows: NDArray[np.int64],
     prefix: Codes,
-    closed: NDArray[np.bool_] | None,
+    shut: NDArray[np.uint8] | None,
 ) -> tuple[Floats, Codes]:
-    """The `width` cheapest codes of some rows in code order, with their priced costs; infinite where closed."""
+    """The `width` cheapest codes of some rows in code order, with their priced costs; infinite where a bit is set."""
     block = items.take(rows, prefix)
     cost_uT, code_uT = np.empty((len(rows), width), np.float32), np.empty((len(rows), width), np.int32)
     for part, cost in level.costs(block):
         priced = cost + price_K
-        if closed is not None:
-            priced[closed[part]] = np.inf
+        if shut is not None:
+            bits = np.unpackbits(shut[part], axis=1, count=level.codes, bitorder="little")
+            priced[bits.view(np.bool_)] = np.inf
         cost_uT[part], code_uT[part] = _shortest(priced, width)
     return cost_uT, code_uT
 

@@ -112,7 +112,7 @@ def plan(spec: CodebookSpec, items: int) -> tuple[tuple[int, ...], int]:
     planned = math.ceil(spec.growth * items)
     token = {"suffix": spec.suffix_codes, "item": planned}.get(spec.collision, 1)
     sids = math.prod(level.codes for level in spec.levels) * token
-    if sids < planned:
+    if sids < planned and spec.collision != "keep":
         shape = " x ".join(str(level.codes) for level in spec.levels)
         raise CapacityExhausted(
             f"{shape} codes make {sids} SIDs, {planned} are planned (growth {spec.growth} x {items} items); "
@@ -120,7 +120,7 @@ def plan(spec: CodebookSpec, items: int) -> tuple[tuple[int, ...], int]:
         )
     places = spec.slack * planned
     capacity = tuple(math.ceil(places / level.codes if spec.balanced else places) for level in spec.levels)
-    return (capacity if spec.collision == "relocate" else (*capacity, planned)), planned
+    return (capacity if spec.collision in ("relocate", "keep") else (*capacity, planned)), planned
 
 
 def _canonical(value: Any) -> bytes:

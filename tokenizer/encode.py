@@ -87,7 +87,7 @@ def assign_sids(
     occupied: Occupancy,
     work: Work = HERE,
 ) -> Assignment:
-    """Assign each item a SID that is not occupied, within the capacity that the occupied ones leave.
+    """Assign each item a SID that is not occupied (or, under `keep`, any), within the capacity that those leave.
 
     `vectors` are float (N, D), or `Rows`, for each source of the codebook; `item_ids` are N distinct ids. Each level
     encodes what the codes actually chosen before leave over. Of those who want a code or a SID, the ones that would
@@ -116,7 +116,8 @@ def checked_sids(
     taken = np.concatenate([occupied.codes, codes_NL[placed]]).astype(np.int32, copy=False)
     load = Occupancy(taken).load(codebook)
     keys = np.sort(sid_keys(taken, codebook.sizes))
-    if (keys[1:] == keys[:-1]).any() or any(map(_exceeds, load, codebook.capacity)):
+    repeated = codebook.spec.collision != "keep" and (keys[1:] == keys[:-1]).any()
+    if repeated or any(map(_exceeds, load, codebook.capacity)):
         raise ValueError(f"SIDs given for {len(items)} items of codebook {codebook.id} are taken, repeated or too many")
     status = np.where(placed, Status.ASSIGNED, Status.REFIT_DUE).astype(np.int8)
     return _assignment(codebook, items, codes_NL, codes_NL, status, work)
@@ -147,7 +148,10 @@ def _assign_sids(
         _place_stuck(codebook, items, codes_NL, room, taken, work)
     else:
         _level_by_level(codebook, items, codes_NL, 0, room, None, work)
-        codes_NL = raw_NL = _with_token(codebook, items, codes_NL, taken)
+        if codebook.spec.collision != "keep":
+            codes_NL = _with_token(codebook, items, codes_NL, taken)
+        codes_NL[codes_NL[:, -1] < 0] = -1
+        raw_NL = codes_NL.copy()
     raw_NL[raw_NL[:, -1] < 0] = -1
     moved = (codes_NL != raw_NL).any(axis=1)
     status = np.where(codes_NL[:, -1] < 0, 2, np.where(moved, Status.RELOCATED, Status.ASSIGNED))

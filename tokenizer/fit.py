@@ -32,6 +32,6 @@ def fit_codebook(
     if train is not None and isinstance(quantizer, Learned):
         quantizer = replace(quantizer, train=train)
     with one_thread():
-        items = checked_items(vectors, item_ids, spec.fit_sources, work, read_once=spec.sample is not None)
+        items = checked_items(vectors, item_ids, spec.fit_sources, work)
         made = quantizer.fit(items, spec, work)
         return replace(made, statistics={**made.statistics, **survey(made, items, work)})

@@ -58,11 +58,10 @@ def checked_items(
     sources: Sequence[str],
     work: Work,
     widths: Mapping[str, int] | None = None,
-    read_once: bool = False,
 ) -> Items:
     """The vectors of `sources`, one finite row per id, and of the given `widths` where known.
 
-    Unless they are `read_once`, threads of this process get them from a scratch file, where they are not in memory.
+    Threads of this process get those that are not in memory from a scratch file.
 
     Arrays are float (N, D). Raises VectorError naming the source and the first bad item, ValueError when an id occurs
     twice: which of its rows should win would depend on arrival.
@@ -72,7 +71,7 @@ def checked_items(
     alike = ties[items.order]
     if (alike[1:] == alike[:-1]).any():
         _refuse_repeats(id_list(item_ids))
-    if isinstance(work, Threads) and not read_once:
+    if isinstance(work, Threads):
         items = copied(items, work)
     for source, bad, first, value in work.map(_not_finite, items, spans(len(items))):
         if bad:

@@ -16,6 +16,9 @@ from tokenizer.rows import Items, spans
 from tokenizer.sid_keys import sid_keys
 from tokenizer.work import HERE, Work
 
+ROWS = 2048
+"""Vectors measured at once: they stay in the cache."""
+
 __all__ = [
     "Errors",
     "Shift",
@@ -80,11 +83,14 @@ def _span_errors(
     codebook: Codebook, items: Items, start: int, stop: int, codes: NDArray[np.int32]
 ) -> tuple[float, float]:
     squared = spread = 0.0
-    placed = codes[:, -1] >= 0
     for source in codebook.sources:
-        vector = items.rows[source].read(start, stop)[placed].astype(np.float64)
-        squared += float(np.square(vector - decode(codebook, codes[placed], source)).sum())
-        spread += float(np.square(vector - codebook.arrays[f"mean.{source}"]).sum())
+        vectors, mean = items.rows[source].read(start, stop), codebook.arrays[f"mean.{source}"]
+        for first in range(0, stop - start, ROWS):
+            own = codes[first : first + ROWS]
+            placed = own[:, -1] >= 0
+            vector = vectors[first : first + ROWS][placed].astype(np.float64)
+            squared += float(np.square(vector - decode(codebook, own[placed], source)).sum())
+            spread += float(np.square(vector - mean).sum())
     return squared, spread
 
 

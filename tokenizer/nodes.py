@@ -1,7 +1,7 @@
 """How many SIDs are still free below each prefix: what keeps SIDs unique while codes are assigned level by level."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ from tokenizer.sid_keys import code_bits, sid_keys
 
 Codes = NDArray[np.int32]
 Keys = NDArray[np.uint64]
+
+AT_ONCE = 1 << 20
 
 
 class Nodes:
@@ -62,18 +64,31 @@ class Nodes:
         while len(self._taken) > 1 and 2 * len(self._taken[-1]) > len(self._taken[-2]):
             self._taken[-2:] = [np.sort(np.concatenate(self._taken[-2:]))]
 
-    def closed(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which codes have no free SID under the prefix of each row, bool (len(rows), K)."""
+    def closed(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Which codes have no free SID under the prefix of each row.
+
+        Bits (prefixes, ceil(K / 8)), little end first, and the prefix of each row as a row of the bits.
+        """
         homes, back = np.unique(self.home[rows], return_inverse=True)
-        used = np.zeros(len(homes) * self.codes, np.int64)
-        first = homes * np.uint64(self.codes)
-        for taken in (self._occupied, *self._taken):
-            low = np.searchsorted(taken, first)
-            count = np.searchsorted(taken, first + np.uint64(self.codes - 1), "right") - low
-            place = np.arange(int(count.sum())) + np.repeat(low - (np.cumsum(count) - count), count)
-            code = (taken[place] - np.repeat(first, count)).astype(np.int64)
-            used += np.bincount(np.repeat(np.arange(len(homes)), count) * self.codes + code, minlength=len(used))
-        return (used >= self.below).reshape(len(homes), self.codes)[back]
+        width = -(-self.codes // 8)
+        bits = np.full(len(homes) * width, 0 if self.below > 0 else 255, np.uint8)
+        for full in self._full():
+            home, code = np.divmod(full, np.uint64(self.codes))
+            place = np.searchsorted(homes, home)
+            asked = homes[np.minimum(place, len(homes) - 1)] == home
+            code = code[asked].astype(np.int64)
+            np.bitwise_or.at(bits, place[asked] * width + (code >> 3), np.left_shift(1, code & 7).astype(np.uint8))
+        return bits.reshape(len(homes), width), back
+
+    def _full(self) -> Iterator[Keys]:
+        """The nodes that have no free SID below, each once, some at a time."""
+        arrays = [self._occupied, *self._taken]
+        if self.below > 1:
+            used, count = np.unique(np.concatenate(arrays), return_counts=True)
+            arrays = [used[count >= self.below]]
+        for array in arrays:
+            for start in range(0, len(array), AT_ONCE):
+                yield array[start : start + AT_ONCE]
 
 
 def _prefix_ids(batch_Nl: Codes, occupied_Ml: Codes, sizes: Sequence[int], codes: int) -> tuple[Keys, Keys]:

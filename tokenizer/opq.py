@@ -86,8 +86,9 @@ def _rotation(vectors: Floats, codes: Sequence[int]) -> Floats:
     bits = min(8, min(codes).bit_length() - 1, items.bit_length() - 1)
     if bits < 1:
         return np.eye(dim, parts * width, dtype=np.float32)
-    padded: Any = np.zeros((items, parts * width), np.float32)
-    padded[:, :dim] = vectors
+    # Given fewer rows than dimensions, faiss 1.15 writes past its memory: then rows are repeated.
+    padded: Any = np.zeros((max(items, parts * width), parts * width), np.float32)
+    padded[:, :dim] = np.resize(vectors, (len(padded), dim))
     faiss.omp_set_num_threads(1)
     fitted, quantizer = faiss.OPQMatrix(parts * width, parts), faiss.ProductQuantizer(parts * width, parts, bits)
     fitted.pq, fitted.niter = quantizer, ROTATION_ROUNDS

@@ -38,7 +38,8 @@ class CodebookSpec(BaseModel):
     that is planned. `sample` is the number of items to fit on, drawn with `seed`; None fits on all.
 
     `collision` is what makes SIDs unique: relocate moves an item to the nearest free SID, suffix (TIGER) adds a token
-    that counts the items of a SID, at most `suffix_codes`, item (CAR) a token of the item's own.
+    that counts the items of a SID, at most `suffix_codes`, item (CAR) a token of the item's own. keep lets items share
+    SIDs, and the releases report how many do.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,7 +49,7 @@ class CodebookSpec(BaseModel):
     balanced: bool = True
     slack: float = Field(default=1.5, ge=1, allow_inf_nan=False)
     growth: float = Field(default=2.0, ge=1, allow_inf_nan=False)
-    collision: Literal["relocate", "suffix", "item"] = "relocate"
+    collision: Literal["relocate", "suffix", "item", "keep"] = "relocate"
     suffix_codes: int = Field(default=256, ge=1)
     iterations: int = Field(default=20, ge=1)
     sample: int | None = Field(default=None, ge=1)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tokenizer.errors import TrieCorrupt
@@ -33,32 +34,46 @@ FORMAT = "sidmill-trie-2"
 
 @dataclass(frozen=True, eq=False)
 class Trie:
-    """Sorted SIDs and their items; immutable, and one memory map when opened from a file."""
+    """Sorted SIDs and their items; immutable, and one memory map when opened from a file.
+
+    `shared` is 0 where a SID is one item. Where items may share SIDs it is the size of the largest group: those of a
+    SID are numbered by id, and the number is one more layer of nodes, which is no part of the SID.
+    """
 
     sizes: tuple[int, ...]
     arrays: Mapping[str, Array]
+    shared: int = 0
 
     @classmethod
-    def build(cls, codes: NDArray[Any], item_ids: ItemIds, sizes: Sequence[int]) -> "Trie":
+    def build(cls, codes: NDArray[Any], item_ids: ItemIds, sizes: Sequence[int], shared: bool = False) -> "Trie":
         """Index the SIDs (N, L) of `item_ids`; the same bytes whatever the order of the rows.
 
-        Raises ValueError for a SID or an item that occurs twice, and for codes out of range.
+        Raises ValueError for an item that occurs twice, a SID that does where none may be `shared`, and for codes out
+        of range.
         """
         sizes = tuple(int(size) for size in sizes)
         sids, ids = _checked(codes, item_ids, sizes)
-        keys, order = sort_sids(sids, sizes)
-        return cls._of_sorted(keys, lambda: id_text(ids.take(pa.array(order))), sizes)
+        group = 0
+        if shared:
+            number = _numbered(sids, ids, sizes)
+            sids, group = np.column_stack([sids, number]), int(number.max(initial=0)) + 1
+        keys, order = sort_sids(sids, (*sizes, group) if group else sizes)
+        return cls._of_sorted(keys, lambda: id_text(ids.take(pa.array(order))), sizes, group)
 
     @classmethod
-    def _of_sorted(cls, keys: NDArray[Any], sorted_ids: Callable[[], Texts], sizes: tuple[int, ...]) -> "Trie":
+    def _of_sorted(
+        cls, keys: NDArray[Any], sorted_ids: Callable[[], Texts], sizes: tuple[int, ...], shared: int = 0
+    ) -> "Trie":
         """The trie of sorted keys; the ids in their order are made beside the levels, on another core."""
+        layers = (*sizes, shared) if shared else sizes
         with ThreadPoolExecutor(1) as beside:
-            levels = beside.submit(build_levels, keys, sizes)
+            levels = beside.submit(build_levels, keys, layers)
             text, offsets = sorted_ids()
             ids, rows = text_array(text, offsets), Ragged.of(offsets)
-            check_distinct(keys, ids, sizes)
+            check_distinct(keys, ids, layers)
             arrays = build_index(hash_ids(text, offsets), ids) | levels.result()
-        return cls(sizes, arrays | {"id_text": text, "id_lengths": rows.lengths, "id_blocks": rows.blocks})
+        texts = {"id_text": text, "id_lengths": rows.lengths, "id_blocks": rows.blocks}
+        return cls(sizes, arrays | texts, shared)
 
     def updated(self, codes: NDArray[Any], item_ids: ItemIds, removed: ItemIds = ()) -> "Trie":
         """This trie with the SIDs (M, L) of new items, and without the items `removed`: what `build` would give.
@@ -73,6 +88,10 @@ class Trie:
                 f"item {id_array(removed)[int(np.argmin(gone))].as_py()!r} is to be removed from a trie without it"
             )
         gone = np.unique(gone)
+        if self.shared:
+            stay = np.delete(np.arange(len(self)), gone)
+            kept = pa.chunked_array([self.item_ids.cast(pa.large_string()).take(pa.array(stay)), ids])
+            return Trie.build(np.concatenate([self.codes()[stay], sids]), kept, self.sizes, shared=True)
         old = self._keys()
         new, order = sort_sids(sids, self.sizes)
         places, old_ids = np.searchsorted(old, new), (self.arrays["id_text"], self._ids, len(self))
@@ -107,10 +126,11 @@ class Trie:
             sizes = tuple(int(size) for size in json.loads(metadata["sizes"]))
             if metadata["format"] != FORMAT:
                 raise ValueError(f"its format is {metadata['format']!r}, not {FORMAT!r}")
-            check_structure(arrays, sizes)
+            shared = int(metadata.get("shared", 0))
+            check_structure(arrays, (*sizes, shared) if shared else sizes)
         except (ValueError, KeyError, TypeError) as error:
             raise TrieCorrupt(f"trie {path}: {error!r}; export it again from its release") from error
-        return cls(sizes, arrays)
+        return cls(sizes, arrays, shared)
 
     @staticmethod
     def verify(path: str | Path, sha256: str) -> None:
@@ -122,7 +142,9 @@ class Trie:
 
     @property
     def _metadata(self) -> dict[str, str]:
-        return {"format": FORMAT, "sizes": json.dumps(self.sizes)}
+        return {"format": FORMAT, "sizes": json.dumps(self.sizes)} | (
+            {"shared": str(self.shared)} if self.shared else {}
+        )
 
     def to_bytes(self) -> bytes:
         """The file: safetensors layout, the same bytes for the same SIDs and items."""
@@ -154,6 +176,11 @@ class Trie:
         """Codes per SID."""
         return len(self.sizes)
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Children a node may have, level by level: `sizes`, and the number of an item among those of its SID."""
+        return (*self.sizes, self.shared) if self.shared else self.sizes
+
     @cached_property
     def _ids(self) -> Ragged:
         return Ragged(self.arrays["id_lengths"], self.arrays["id_blocks"])
@@ -161,7 +188,7 @@ class Trie:
     @cached_property
     def _fanout(self) -> tuple[Ragged, ...]:
         return tuple(
-            Ragged(self.arrays[f"fanout{level}"], self.arrays[f"blocks{level}"]) for level in range(self.levels)
+            Ragged(self.arrays[f"fanout{level}"], self.arrays[f"blocks{level}"]) for level in range(len(self.layers))
         )
 
     @cached_property
@@ -178,29 +205,29 @@ class Trie:
         sids = np.empty((len(self), self.levels), np.int32)
         for level in range(self.levels):
             start: Array = self.arrays[f"codes{level}"]
-            for deeper in range(level + 1, self.levels):
+            for deeper in range(level + 1, len(self.layers)):
                 start = np.repeat(start, self._fanout[deeper].lengths[: len(start)])
             sids[:, level] = start
         return sids
 
     def lookup(self, codes: NDArray[Any]) -> NDArray[np.int64]:
-        """The row in `item_ids` of each SID (M, L), int64 (M,); -1 for those that no item has."""
+        """The row in `item_ids` of each SID (M, L), int64 (M,), the first where items share it; -1 where no item is."""
         codes = np.asarray(codes)
         nodes = np.zeros(len(codes), np.int64)
         for level in range(self.levels):
             nodes = self.step(level, nodes, codes[:, level])
-        return nodes
+        return self.step(self.levels, nodes, np.zeros(len(nodes), np.int64)) if self.shared else nodes
 
     def find(self, item_id: str) -> NDArray[np.int32] | None:
         """The SID of an item, int32 (L,), or None."""
         node = int(self.find_rows([item_id])[0])
         if node < 0:
             return None
-        sid = np.empty(self.levels, np.int32)
-        for level in reversed(range(self.levels)):
+        sid = np.empty(len(self.layers), np.int32)
+        for level in reversed(range(len(self.layers))):
             sid[level] = self.arrays[f"codes{level}"][node]
             node = self._fanout[level].holder(node)
-        return sid
+        return sid[: self.levels]
 
     def find_rows(self, item_ids: ItemIds) -> NDArray[np.int64]:
         """The row in `item_ids` of each item, int64 (M,); -1 for those that are not there."""
@@ -224,14 +251,14 @@ class Trie:
         if node[0] < 0:
             return 0, 0
         bounds = node + np.arange(2)
-        for level in range(len(prefix), self.levels):
+        for level in range(len(prefix), len(self.layers)):
             bounds = self._fanout[level].starts(bounds)
         return int(bounds[0]), int(bounds[1])
 
     def step(self, level: int, nodes: NDArray[np.int64], codes: NDArray[Any]) -> NDArray[np.int64]:
         """The child of each node under its code, int64 (B,); -1 where there is none or the node is -1.
 
-        After the last level a node is the item's row.
+        After the last level a node is the item's row, or, where items share SIDs, the SID.
         """
         if not len(self):
             return np.full(len(nodes), -1, np.int64)
@@ -258,6 +285,18 @@ def child_under(labels: Array, low: Array, stop: Array, codes: NDArray[np.int64]
         low, high = np.where(less, middle + 1, low), np.where(less, high, middle)
     there = (low < stop) & (labels[np.minimum(low, len(labels) - 1)] == codes)
     return np.where(there, low, -1)
+
+
+def _numbered(sids: NDArray[np.int32], ids: pa.Array, sizes: tuple[int, ...]) -> NDArray[np.int32]:
+    """The number of each item (N,) among those of its SID, in order of id."""
+    by_id = np.asarray(pc.sort_indices(ids))
+    keys = sid_keys(sids[by_id], sizes)
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)])
+    number = np.empty(len(ordered), np.int32)
+    number[by_id[order]] = np.arange(len(ordered)) - np.repeat(first, np.diff(first, append=len(ordered)))
+    return number
 
 
 def _checked(codes: NDArray[Any], item_ids: ItemIds, sizes: tuple[int, ...]) -> tuple[NDArray[np.int32], pa.Array]:

@@ -19,7 +19,7 @@ _FIELDS = [pa.field("prefix", _CODES, False), pa.field("next", _CODES, False), p
 
 
 def write_arrow(trie: Trie, path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Write a row (prefix, next codes, item id) for each prefix and each SID; `metadata` joins that of the file."""
+    """Write a row (prefix, next codes, item id) for each prefix and each item; `metadata` joins that of the file."""
     own = {"format": ARROW_FORMAT, "sizes": json.dumps(trie.sizes), "items": str(len(trie))}
     schema = pa.schema(_FIELDS, metadata={**metadata, **own})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
@@ -30,8 +30,8 @@ def write_arrow(trie: Trie, path: str | Path, metadata: Mapping[str, str]) -> No
 
 def _rows(trie: Trie, depth: int) -> Iterator[list[pa.Array]]:
     """The columns of all prefixes of `depth` codes, batch by batch."""
-    prefixes = _prefixes(trie, depth)
     is_sid = depth == trie.levels
+    prefixes = trie.codes() if is_sid else _prefixes(trie, depth)
     starts = np.zeros(len(prefixes) + 1, np.int64) if is_sid else trie.child_starts(depth)
     codes = np.zeros(0, np.int32) if is_sid else trie.arrays[f"codes{depth}"]
     for start in range(0, len(prefixes), BATCH_ROWS):

@@ -26,7 +26,8 @@ class TrieMasks:
 
     Per level: `starts` (nodes + 1,), where the children of each node begin; `codes` of the children; `bits`
     (nodes + 1, ceil(K / 8)), little end first, the last row empty for node -1, or None. `rows` (leaves,) are the rows
-    of the trie that the nodes after the last level stand for.
+    of the trie that the nodes after the last level stand for. Where items share SIDs there is one level more, below
+    the SIDs: it numbers the items of each.
     """
 
     sizes: tuple[int, ...]
@@ -46,8 +47,8 @@ class TrieMasks:
             raise ValueError(f"a filter of shape {is_open.shape} for {len(trie)} items; give one boolean per item")
         rows = np.flatnonzero(is_open)
         levels: list[tuple[NDArray[np.int32], Array, NDArray[np.uint8] | None]] = []
-        for level in reversed(range(trie.levels)):
-            size, codes = trie.sizes[level], trie.arrays[f"codes{level}"]
+        for level in reversed(range(len(trie.layers))):
+            size, codes = trie.layers[level], trie.arrays[f"codes{level}"]
             starts = trie.child_starts(level)
             if not is_open.all():
                 codes = codes[is_open]
@@ -82,9 +83,21 @@ class TrieMasks:
         """The child of each node under its code, int64 (B,); -1 where there is none or the node is -1."""
         return child_under(self.codes[level], *self._children(level, nodes), np.asarray(codes, np.int64))
 
-    def items(self, leaves: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows of the trie behind nodes after the last level, of any shape; -1 stays -1."""
-        return np.append(self.rows, -1)[leaves]
+    @property
+    def shares(self) -> bool:
+        """Whether a SID may be several items."""
+        return len(self.starts) > self.levels
+
+    def items(self, sids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The rows of the trie behind nodes after the last level (M,), one SID after the other, and how many each has.
+
+        -1, no node, has none.
+        """
+        known = sids >= 0
+        if not self.shares:
+            return self.rows[sids[known]], known.astype(np.int64)
+        start, stop = self._children(self.levels, sids)
+        return self.rows[spans(start, stop - start)], stop - start
 
     def closed(self, user: NDArray[np.int64], rows: NDArray[np.int64]) -> list[tuple[Array, Array, Array]]:
         """Per level the edges (user, node, code), sorted, below which every item is among the user's rows.
@@ -93,15 +106,15 @@ class TrieMasks:
         edges never enters a prefix that cannot end in a result.
         """
         if not len(self):
-            return [(user[:0], user[:0], user[:0])] * self.levels
+            return [(user[:0], user[:0], user[:0])] * len(self.starts)
         node = np.searchsorted(self.rows, rows)
         known = self.rows[np.minimum(node, len(self) - 1)] == rows
         pairs = np.unique(np.stack([user, node], axis=1)[known], axis=0)
         user, node, edges = pairs[:, 0], pairs[:, 1], []
-        for level in reversed(range(self.levels)):
+        for level in reversed(range(len(self.starts))):
             firsts = np.flatnonzero(np.append(True, (user[1:] != user[:-1]) | (node[1:] != node[:-1]))[: len(node)])
             bounds: Array = np.stack([node[firsts], node[firsts] + 1])
-            for deeper in range(level + 1, self.levels):
+            for deeper in range(level + 1, len(self.starts)):
                 bounds = self.starts[deeper][bounds]
             full = firsts[np.diff(firsts, append=len(node)) == bounds[1] - bounds[0]]
             parent = np.searchsorted(self.starts[level], node, side="right") - 1

@@ -79,7 +79,7 @@ def beam_search(
                 past=cache,
                 mask_BTS=live.visible,
             )
-    return _padded(trie, live, beams)
+    return _ranked(trie, live, beams, exclude)
 
 
 def _widen(
@@ -107,8 +107,19 @@ def _widen(
     return codes_BW
 
 
-def _padded(trie: TrieTensors, live: _Beams, beams: int) -> tuple[Ints, npt.NDArray[np.float32]]:
-    short = beams - live.nodes.shape[1]
-    rows = np.pad(trie.masks.items(live.nodes.cpu().numpy()), ((0, 0), (0, short)), constant_values=-1)
-    scores = np.pad(live.scores.cpu().numpy(), ((0, 0), (0, short)), constant_values=-np.inf)
+def _ranked(trie: TrieTensors, live: _Beams, beams: int, exclude: Rows | None) -> tuple[Ints, npt.NDArray[np.float32]]:
+    """The items behind the beams, best first; of those that share a SID in order of row, without the excluded."""
+    nodes_BW = live.nodes.cpu().numpy()
+    row, count = trie.masks.items(nodes_BW.ravel())
+    beam = np.repeat(np.arange(nodes_BW.size), count)
+    user = beam // nodes_BW.shape[1]
+    if trie.masks.shares and exclude is not None:
+        closed = [np.isin(row[user == each], rows) for each, rows in enumerate(exclude)]
+        beam, user, row = (of[~np.concatenate(closed)] for of in (beam, user, row))
+    rank = np.arange(len(user)) - np.searchsorted(user, user)
+    beam, user, row, rank = (of[rank < beams] for of in (beam, user, row, rank))
+    rows = np.full((len(nodes_BW), beams), -1, np.int64)
+    scores = np.full((len(nodes_BW), beams), -np.inf, np.float32)
+    rows[user, rank] = row
+    scores[user, rank] = live.scores.cpu().numpy().ravel()[beam]
     return rows, scores

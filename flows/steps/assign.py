@@ -53,7 +53,7 @@ def assign(
     assignment_id = "a-" + hashlib.sha256(f"{key}\0{codebook.id}\0{sorted(taken)}".encode()).hexdigest()[:16]
     gathered = gather_inputs(run, items, basis.encoders)
     fused = fused_vectors(run, basis.fusion, gathered)
-    published = segments(run.lake, taken, codebook.id).filter(pl.col("item_id").is_in(fused["item_id"].to_list()))
+    published = segments(run.lake, taken, codebook.id, among=fused["item_id"].to_list())
     new = fused.join(published, on="item_id", how="anti", maintain_order="left")
     with run.stage("assign SIDs") as view:
         drifted = record_drift(

@@ -7,10 +7,12 @@ import numpy as np
 import polars as pl
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+from numpy.typing import NDArray
 
+from flows.diff import open_trie
 from flows.gates import judge
 from flows.run import Run
-from flows.snapshot import Snapshot, events_since
+from flows.snapshot import Snapshot, arrived_since, events_since
 from flows.steps.assign import Assigned
 from flows.steps.fit import Basis
 from flows.steps.task import step
@@ -23,6 +25,7 @@ from storage.lake import Lake, one_of
 from storage.manifest import EncoderRef, Manifest, TrieRef
 from storage.quarantine import by_reason
 from storage.releases import record_release
+from tokenizer.codebook import Codebook
 from tokenizer.metrics import Errors
 from tokenizer.trie import Trie
 
@@ -37,8 +40,7 @@ def make_candidate(
     """Build the trie from the committed SID table and record the manifest under `key`, once."""
     with run.stage("trie") as view:
         versions = {table: run.lake.version(table) for table in PINNED} | snapshot.versions
-        sids = live_sids(run.lake, basis.codebook.id, assigned.assignments, versions["sids"], snapshot)
-        trie = build_trie(sids, basis.codebook.sizes)
+        trie = _trie(run.lake, snapshot, basis.codebook, assigned.assignments, versions["sids"], parent)
         data = trie.to_bytes()
         digest = run.lake.blobs.put(data)
         view.note(f"{len(trie):,} SIDs, {len(data):,} bytes", sids=len(trie), bytes=len(data))
@@ -91,12 +93,41 @@ def make_candidate(
     return made
 
 
+def _trie(
+    lake: Lake,
+    snapshot: Snapshot,
+    codebook: Codebook,
+    assignments: tuple[str, ...],
+    version: int,
+    parent: Manifest | None,
+) -> Trie:
+    """The trie of the live SIDs: that of the parent with what has changed since, where there is one to begin with."""
+    if parent is None or parent.codebook.id != codebook.id or snapshot.as_of < parent.as_of:
+        return build_trie(live_sids(lake, codebook.id, assignments, version, snapshot), codebook)
+    trie = open_trie(lake, parent)
+    added = [each for each in assignments if each not in parent.assignments]
+    given = segments(lake, added, codebook.id, version)["item_id"].to_list()
+    touched = sorted({*given, *arrived_since(lake, parent, snapshot)["item_id"].to_list()})
+    if not touched:
+        return trie
+    live = live_sids(lake, codebook.id, assignments, version, snapshot, touched)
+    there = {item for item, row in zip(touched, trie.find_rows(touched).tolist(), strict=True) if row >= 0}
+    new = live.filter(~pl.col("item_id").is_in(sorted(there)))
+    gone = sorted(there - set(live["item_id"].to_list()))
+    return trie.updated(_codes(new, codebook), new["item_id"].to_arrow(), gone)
+
+
 def live_sids(
-    lake: Lake, codebook: str, assignments: tuple[str, ...], version: int, snapshot: Snapshot
+    lake: Lake,
+    codebook: str,
+    assignments: tuple[str, ...],
+    version: int,
+    snapshot: Snapshot,
+    among: list[str] | None = None,
 ) -> pl.DataFrame:
     """(item_id, codes) of the segments, of the items that are visible and not deleted; one row per item."""
-    rows = segments(lake, list(assignments), codebook, version)
-    alive = snapshot.catalogue(lake, ["deleted"]).filter(~pl.col("deleted")).select("item_id")
+    rows = segments(lake, list(assignments), codebook, version, among)
+    alive = snapshot.catalogue(lake, ["deleted"], among).filter(~pl.col("deleted")).select("item_id")
     live = rows.join(alive, on="item_id", how="semi", maintain_order="left")
     doubled = live.filter(pl.col("item_id").is_duplicated())
     if doubled.height:
@@ -106,9 +137,13 @@ def live_sids(
     return live.select("item_id", "codes")
 
 
-def build_trie(sids: pl.DataFrame, sizes: tuple[int, ...]) -> Trie:
-    codes = sids["codes"].explode().to_numpy().astype(np.int32).reshape(sids.height, len(sizes))
-    return Trie.build(codes, sids["item_id"].to_arrow(), sizes)
+def build_trie(sids: pl.DataFrame, codebook: Codebook) -> Trie:
+    shared = codebook.spec.collision == "keep"
+    return Trie.build(_codes(sids, codebook), sids["item_id"].to_arrow(), codebook.sizes, shared)
+
+
+def _codes(sids: pl.DataFrame, codebook: Codebook) -> NDArray[np.int32]:
+    return sids["codes"].explode().to_numpy().astype(np.int32).reshape(sids.height, len(codebook.sizes))
 
 
 def _metrics(

@@ -8,8 +8,12 @@ from test_flows_runs import Recipe, sids, start
 from conftest import write_items
 from flows.backfill import backfill
 from flows.diff import diff_releases
+from flows.explain import explain_item
 from flows.nightly import nightly
+from flows.recipe import RecipeError, parse_recipe
 from flows.train import NothingToTrainOn, train
+from flows.verify import verify
+from storage.models import evaluations
 from storage.releases import read_release
 from storage.runs import runs
 
@@ -49,6 +53,28 @@ def test_codes_without_order_make_releases_and_nights_but_no_generator(
     assert {item: second[item] for item in first} == first
     with pytest.raises(NothingToTrainOn, match="have no order"):
         train(lake.uri)
+
+
+def test_items_may_share_sids_where_the_recipe_keeps_collisions(tmp_path: Path, small: Path, recipe: Recipe) -> None:
+    recipe["codebook"] = {"levels": [{"codes": 4}] * 2, "collision": "keep"}
+    with pytest.raises(RecipeError, match="lets items share SIDs"):
+        parse_recipe(recipe)
+    recipe["gates"] = {"collision_rate": {"limit": 1.0}}
+    lake = start(str(tmp_path / "lake"), small, recipe)
+    first = sids(lake, "r-000001")
+    write_items(small / "night.jsonl", 40, 8)
+    nightly(lake.uri, None, [str(small / "night.jsonl")])
+    second = sids(lake, "production")
+    assert len(second) == 48 > len(set(second.values())) > 4
+    assert {item: second[item] for item in first} == first
+    release = read_release(lake, "production")
+    assert release.metrics["collision_rate"] > 0
+    assert release.metrics["largest_group"] > 1
+    assert [wrong for _, _, wrong in verify(lake) if wrong] == []
+    sharing = explain_item(lake, release, "i0000")["path"][-1]
+    assert sharing["items"] == sum(sid == second["i0000"] for sid in second.values())
+    train(lake.uri)
+    assert evaluations(lake)[-1]["result"]["cases"] > 0
 
 
 def test_training_reads_impressions_as_context_and_learns_clicks_alone(

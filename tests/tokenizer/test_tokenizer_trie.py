@@ -27,6 +27,14 @@ def catalogues(draw: st.DrawFn) -> tuple[NDArray[np.int32], list[str], tuple[int
     return np.array(sids, np.int32).reshape(-1, len(sizes)), ids, sizes
 
 
+@st.composite
+def shared_catalogues(draw: st.DrawFn) -> tuple[NDArray[np.int32], list[str], tuple[int, ...]]:
+    sizes = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
+    sids = draw(st.lists(st.tuples(*(st.integers(0, size - 1) for size in sizes)), max_size=30))
+    ids = draw(st.lists(st.text(max_size=4), unique=True, min_size=len(sids), max_size=len(sids)))
+    return np.array(sids, np.int32).reshape(-1, len(sizes)), ids, sizes
+
+
 def some(items: int = 200, seed: int = 0) -> tuple[NDArray[np.int32], list[str]]:
     draw = np.random.default_rng(seed)
     chosen = draw.choice(5 * 300 * 4, items, replace=False)
@@ -78,10 +86,54 @@ def test_beams_see_exactly_the_valid_continuations(
         beams = [(*beam, int(code)) for beam, code in zip(beams, chosen, strict=True)]
         nodes = masks.step(level, nodes, chosen)
         assert [node >= 0 for node in nodes.tolist()] == [beam in prefixes for beam in beams]
-    rows = masks.items(nodes).tolist()
-    assert [trie.item_ids[row].as_py() if row >= 0 else None for row in rows] == [
-        item_of[beam] if beam in sids else None for beam in beams
-    ]
+    rows, count = masks.items(nodes)
+    assert count.tolist() == [int(beam in sids) for beam in beams]
+    assert [trie.item_ids[row].as_py() for row in rows.tolist()] == [item_of[beam] for beam in beams if beam in sids]
+
+
+@settings(max_examples=60, deadline=None)
+@given(shared_catalogues(), st.integers(0, 10**6))
+def test_items_that_share_a_sid_are_all_found_behind_it(
+    catalogue: tuple[NDArray[np.int32], list[str], tuple[int, ...]], seed: int
+) -> None:
+    codes, ids, sizes = catalogue
+    draw = np.random.default_rng(seed)
+    turned = draw.permutation(len(ids))
+    trie = Trie.build(codes, ids, sizes, shared=True)
+    assert Trie.build(codes[turned], [ids[row] for row in turned], sizes, shared=True).sha256 == trie.sha256
+    rows = sorted(zip(map(tuple, codes.tolist()), [item.encode() for item in ids], strict=True))
+    assert [(*sid,) for sid in trie.codes().tolist()] == [sid for sid, _ in rows]
+    assert [item.encode() for item in trie.item_ids.to_pylist()] == [item for _, item in rows]
+    for sid, item in zip(codes.tolist(), ids, strict=True):
+        assert trie.find(item).tolist() == sid  # type: ignore[union-attr]
+        start, stop = trie.prefix_range(sid)
+        assert [row for row, (other, _) in enumerate(rows) if list(other) == sid] == list(range(start, stop))
+        assert trie.lookup(np.array([sid])).tolist() == [start]
+    half = draw.random(len(ids)) < 0.5
+    part = Trie.build(codes[half], list(np.array(ids, object)[half]), sizes, shared=True)
+    grown = part.updated(codes[~half], list(np.array(ids, object)[~half]))
+    assert grown.sha256 == trie.sha256
+    assert grown.updated(codes[:0], [], list(np.array(ids, object)[~half])).sha256 == part.sha256
+    allowed = draw.random(len(ids)) < 0.6
+    masks, nodes = TrieMasks.of(trie, allowed), np.zeros(len(rows), np.int64)
+    for level in range(len(sizes)):
+        nodes = masks.step(level, nodes, np.array([sid[level] for sid, _ in rows], np.int64))
+    found, count = masks.items(nodes)
+    expected = [[row for row, (other, _) in enumerate(rows) if other == sid and allowed[row]] for sid, _ in rows]
+    assert count.tolist() == [len(each) for each in expected]
+    assert found.tolist() == [row for each in expected for row in each]
+
+
+def test_a_file_of_shared_sids_opens_as_it_was(tmp_path: Path) -> None:
+    codes, ids = some(50)
+    codes = np.repeat(codes[:20], 3, axis=0)[:50]
+    trie = Trie.build(codes, ids, SIZES, shared=True)
+    trie.write(tmp_path / "sids.trie")
+    opened = Trie.open(tmp_path / "sids.trie")
+    assert (opened.sizes, opened.shared, len(opened)) == (SIZES, 3, 50)
+    assert opened.find("i7").tolist() == codes[7].tolist()  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="belongs to both"):
+        Trie.build(codes, ids, SIZES)
 
 
 @settings(max_examples=60, deadline=None)

@@ -20,11 +20,13 @@ SPEC = GeneratorSpec(dim=32, layers=2, heads=4, kv_heads=2, ff=48, dropout=0.1, 
 Ints = npt.NDArray[np.int64]
 
 
-def trie_of(items: int, seed: int) -> Trie:
+def trie_of(items: int, seed: int, shared: bool = False) -> Trie:
+    """A trie of random SIDs; where they are shared, items pile up on a third of them."""
     rng = np.random.default_rng(seed)
-    packed = rng.choice(int(np.prod(SIZES)), size=items, replace=False)
+    sids = int(np.prod(SIZES))
+    packed = rng.integers(0, sids // 3, items) if shared else rng.choice(sids, size=items, replace=False)
     codes = np.stack(np.unravel_index(packed, SIZES), axis=1).astype(np.int32)
-    return Trie.build(codes, pa.array([f"i{item:03d}" for item in range(items)]), SIZES)
+    return Trie.build(codes, pa.array([f"i{item:03d}" for item in range(items)]), SIZES, shared)
 
 
 def whole(trie: Trie) -> TrieTensors:
@@ -97,12 +99,13 @@ def test_excluding_items_leaves_the_exhaustive_ranking_of_the_rest() -> None:
     allowed=st.lists(st.booleans(), min_size=40, max_size=40),
     seen=st.lists(st.integers(0, 40), min_size=2, max_size=2),
     seed=st.integers(0, 1000),
+    shared=st.booleans(),
 )
 def test_no_barred_item_appears_and_no_place_stays_empty(
-    items: int, beams: int, allowed: list[bool], seen: list[int], seed: int
+    items: int, beams: int, allowed: list[bool], seen: list[int], seed: int, shared: bool
 ) -> None:
-    """Filters for everybody and items seen by one user, against sets."""
-    model, trie = model_of(2), trie_of(items, seed)
+    """Filters for everybody and items seen by one user, against sets; also where items share SIDs."""
+    model, trie = model_of(2), trie_of(items, seed, shared)
     tokens, feedback = histories(model, [3, 6], seed)
     rng = np.random.default_rng(seed)
     exclude = [rng.permutation(items)[:count] for count in seen]
@@ -114,6 +117,19 @@ def test_no_barred_item_appears_and_no_place_stays_empty(
         assert len(found) == len(set(found)) == min(beams, len(good))
         assert set(found) <= good
         assert (np.diff(scores[user][: len(found)]) <= 0).all()
+
+
+def test_items_that_share_a_sid_share_its_place() -> None:
+    model, trie = model_of(3), trie_of(40, 3, shared=True)
+    tokens, feedback = histories(model, [2, 4], 3)
+    expected = score_all(model, trie, tokens, feedback)
+    rows, scores = beam_search(model, whole(trie), tokens, feedback, 45)
+    assert trie.shared > 2
+    for user in range(2):
+        order = np.lexsort((np.arange(40), -np.round(expected[user], 4)))
+        np.testing.assert_array_equal(rows[user, :40], order)
+        np.testing.assert_allclose(scores[user, :40], expected[user][order], atol=1e-3)
+        assert (rows[user, 40:] == -1).all()
 
 
 def test_a_filter_leaves_the_exhaustive_ranking_of_the_rest() -> None:

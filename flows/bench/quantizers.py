@@ -1,12 +1,12 @@
-"""All quantizers on real vectors, side by side: `python -m tests.benchmarks.quantizers DATA [NAME ...]`.
+"""All quantizers on real vectors, side by side: `sidmill bench quantizers DATA [NAME ...]`.
 
 DATA is the folder of data sets that docs/tokenizers.md names. Vectors are MiniLM vectors of titles, kept in
 .cache/vectors. Prints Markdown.
 """
 
+import argparse
 import csv
 import json
-import sys
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -75,7 +75,7 @@ def vectors(name: str, texts: list[str]) -> np.ndarray[Any, Any]:
             found[rows] = encoder.encode([texts[row].strip() or "untitled" for row in rows])
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, found)
-    return np.load(path)
+    return np.asarray(np.load(path), np.float32)
 
 
 def consumed_together(histories: list[list[str]], ids: list[str]) -> np.ndarray[Any, Any]:
@@ -122,12 +122,7 @@ def table(name: str, ids: list[str], texts: list[str], histories: list[list[str]
         )
 
 
-def main() -> None:
+def run(options: argparse.Namespace) -> None:
     """Print a table per data set."""
-    folder, only = Path(sys.argv[1]), sys.argv[2:]
     for name, read in (("amazon-beauty", beauty), ("movielens-posters", movielens)):
-        table(name, *read(folder), only)
-
-
-if __name__ == "__main__":
-    main()
+        table(name, *read(options.data), options.only)

@@ -1,8 +1,9 @@
-"""Benchmarks of the trie: `python -m tests.benchmarks.trie [ITEMS]`, 10 million by default.
+"""Benchmarks of the trie: `sidmill bench trie [--items 1e7]`.
 
 Building runs in a process of its own, so that its peak of memory is that of input, build and file.
 """
 
+import argparse
 import importlib.util
 import json
 import statistics
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +84,7 @@ def build(folder: Path, items: int) -> np.ndarray:
     np.save(folder / "codes.npy", codes[:items])
     with pa.ipc.new_file(folder / "ids.arrow", pa.schema([("id", pa.string())])) as sink:
         sink.write_batch(pa.record_batch([ids[:items]], names=["id"]))
-    command = [sys.executable, "-m", "tests.benchmarks.trie", "--child", str(folder)]
+    command = [sys.executable, "-m", "flows.bench.trie", str(folder)]
     told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     note = f"peak RSS {told['rss'] / 1024:,.0f} MiB, {told['rss_before'] / 1024:,.0f} with the input read"
     show(f"build, write, sha256 of {items:,} SIDs", told["times"], note=note)
@@ -149,17 +151,18 @@ def masks(items: int, codes: int = 256, beams: int = 2_560) -> None:
     show(f"  log_softmax {beams:,} x {codes}, {torch.get_num_threads()} threads", peer, "ms")
     for level in range(3):
         at, step = torch.from_numpy(nodes).unsqueeze(1), torch.from_numpy(sids[:beams, level : level + 1].copy()).long()
-        numpy = seconds(lambda at=at, level=level: whole.mask(level, at[:, 0].numpy()), 40)
-        torch_ = seconds(lambda at=at, level=level: tensors.mask(level, at), 40)
-        steps = seconds(lambda at=at, step=step, level=level: tensors.step(level, at, step), 40)
+        numpy = seconds(partial(whole.mask, level, nodes), 40)
+        torch_ = seconds(partial(tensors.mask, level, at), 40)
+        steps = seconds(partial(tensors.step, level, at, step), 40)
         for name, times in (("numpy mask", numpy), ("torch mask", torch_), ("torch step", steps)):
             ratio, best = statistics.median(times) / statistics.median(peer), times[0] / peer[0]
             show(f"  level {level} {name}", times, "ms", f"{ratio:.2f} x log_softmax, best {best:.2f}")
         nodes = whole.step(level, nodes, sids[:beams, level])
 
 
-def trie(items: int = 10_000_000) -> None:
-    """All of them."""
+def run(options: argparse.Namespace) -> None:
+    """Print all figures."""
+    items = options.items
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         codes = build(folder, items)
@@ -168,12 +171,9 @@ def trie(items: int = 10_000_000) -> None:
         reading(folder, codes, items)
     for threads in (1, torch.get_num_threads()):
         torch.set_num_threads(threads)
-        masks(100_000)
+        masks(min(100_000, items))
         masks(items)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--child"]:
-        _child(Path(sys.argv[2]), ROUNDS)
-    else:
-        trie(*(int(argument.replace("_", "")) for argument in sys.argv[1:]))
+    _child(Path(sys.argv[1]), ROUNDS)

@@ -1,18 +1,19 @@
-"""Codebooks and SIDs at size: `python -m tests.benchmarks.tokenizer [--items 1e6] [--width 128] [--codes 256]`.
+"""Codebooks and SIDs at size: `sidmill bench tokenizer [--items 1e6] [--width 128] [--codes 256] [--levels 3]`.
 
-Vectors are a skewed mixture, streamed from Parquet in .cache/bench. Each figure stands beside a limit or a peer taken
-in the same run: the bare product of all vectors with the codes of all levels, plain nearest codes, the exact optimum,
-Algorithm 1 of OneRec (arXiv 2502.18965).
+Vectors are a skewed mixture, streamed from Parquet in .cache/bench, or the rows of a matrix (`--vectors FILE.npy`).
+Each figure stands beside a limit or a peer taken in the same run: the bare product of all vectors with the codes of
+all levels, plain nearest codes, the exact optimum, Algorithm 1 of OneRec (arXiv 2502.18965).
 """
 
 import argparse
+import importlib.util
 import resource
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ot
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -23,7 +24,8 @@ from tokenizer.encode import Occupancy, Status, assign_sids
 from tokenizer.families import quantizer_of
 from tokenizer.fit import fit_codebook
 from tokenizer.items import checked_items, tie_keys
-from tokenizer.rows import SPAN, ParquetRows
+from tokenizer.metrics import collision_metrics
+from tokenizer.rows import SPAN, ArrayRows, ParquetRows, Rows
 from tokenizer.spec import CodebookSpec
 from tokenizer.work import HERE, one_thread
 
@@ -74,9 +76,9 @@ def product(items: int, width: int, codes: int, levels: int) -> float:
     return (time.perf_counter() - start) / (8 * len(block)) * items * levels
 
 
-def at_size(items: int, width: int, codes: int) -> None:
-    """Fit on a sample, assign all, append a tenth."""
-    rows, levels = mixture(items, width), 3
+def at_size(rows: Rows, codes: int, levels: int) -> None:
+    """Fit on a sample, assign all but an eleventh, append that to a tenth of them and to all."""
+    items, width = rows.shape
     spec = CodebookSpec.model_validate(
         {"levels": [{"codes": codes}] * levels, "sample": min(items, 200_000), "growth": 1.2, "iterations": 8}
     )
@@ -106,6 +108,18 @@ def at_size(items: int, width: int, codes: int) -> None:
     bare = product(old, width, codes, levels)
     say(f"plain codes of {old:,} items", f"{plain:.1f} s", f"{plain / bare:.2f} x the products alone, {bare:.1f} s")
     say("balanced, unique SIDs", f"{whole:.1f} s", f"{whole / plain:.2f} x plain codes")
+    shared = replace(book, spec=spec.model_copy(update={"collision": "keep"}))
+    start = time.perf_counter()
+    kept = assign_sids(shared, part, first, Occupancy.empty(levels))
+    sharing = time.perf_counter() - start
+    rate = collision_metrics(kept.codes)["collision_rate"]
+    say("balanced, SIDs shared", f"{sharing:.1f} s", f"{rate:.1%} of the items share one")
+    say(
+        "what making them unique takes",
+        f"{whole - sharing:.1f} s",
+        f"{old * rate / max(whole - sharing, 1e-9):,.0f} items/s",
+    )
+    del kept
     say("items moved to a free SID, refit due", f"{(made.status == 1).mean():.1%}", f"{(made.status == 2).sum():,}")
     say("relative error", f"{made.relative_error:.4f}")
     say("peak memory of the process", peak(), "3 GiB wanted at 1e7 x 128")
@@ -124,7 +138,7 @@ def at_size(items: int, width: int, codes: int) -> None:
 class Part:
     """Rows [start, stop) of others."""
 
-    def __init__(self, rows: ParquetRows, start: int, stop: int) -> None:
+    def __init__(self, rows: Rows, start: int, stop: int) -> None:
         self.rows, self.start, self.stop = rows, start, stop
 
     @property
@@ -140,6 +154,11 @@ class Part:
 
 def against_the_optimum() -> None:
     """Exact capacity, 4,096 items and 64 codes: cost over the optimum, ours and that of Algorithm 1 of OneRec."""
+    if importlib.util.find_spec("ot") is None:
+        say("over the optimum", "not measured", "the dev extra has the exact solver (pot)")
+        return
+    import ot
+
     vectors = mixture(1 << 17, 32).read(0, 4096)
     points = vectors[np.random.default_rng(0).choice(4096, 64, replace=False)]
     capacity = np.full(64, 64)
@@ -158,16 +177,11 @@ def against_the_optimum() -> None:
     say("the same, Algorithm 1 of OneRec", f"{total / best - 1:.2%}")
 
 
-def main() -> None:
+def run(options: argparse.Namespace) -> None:
     """Print all figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--items", type=lambda text: int(float(text)), default=1_000_000)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--codes", type=int, default=256)
-    options = parser.parse_args()
     against_the_optimum()
-    at_size(options.items, options.width, options.codes)
-
-
-if __name__ == "__main__":
-    main()
+    if options.vectors:
+        rows: Rows = ArrayRows(np.load(options.vectors, mmap_mode="r"))
+    else:
+        rows = mixture(options.items, options.width)
+    at_size(rows, options.codes, options.levels)

@@ -1,5 +1,6 @@
-"""Benchmarks, each beside a limit or a peer measured in the same run: `make bench`. Medians of several rounds."""
+"""Commits to Delta Lake: `sidmill bench lake`. Medians of several rounds."""
 
+import argparse
 import statistics
 import tempfile
 import time
@@ -13,10 +14,6 @@ import pyarrow.parquet as pq
 from storage.commit import Provenance, append
 from storage.lake import Lake
 from storage.schemas import VECTORS
-from tests.benchmarks.trie import trie
-from tokenizer.assignment import balanced_assign
-from tokenizer.distance import nearest
-from tokenizer.items import tie_keys
 
 ROUNDS = 5
 
@@ -33,21 +30,6 @@ def seconds(function: Callable[[], object]) -> float:
 
 def row(name: str, value: float, unit: str, ratio: float, against: str) -> None:
     print(f"{name:<44} {value:>12,.3f} {unit:<6} {ratio:>8.2f} x  {against}")
-
-
-def assignment() -> None:
-    """Balanced and plain assignment of 100,000 x 64 to 256 codes against the bare product."""
-    rng = np.random.default_rng(0)
-    centres = rng.standard_normal((400, 64)) * 3
-    vectors = (centres[rng.zipf(1.5, 100_000) % 400] + rng.standard_normal((100_000, 64))).astype(np.float32)
-    centroids = vectors[rng.choice(len(vectors), 256, replace=False)]
-    keys = tie_keys([str(item) for item in range(len(vectors))])
-    capacity = np.full(256, int(1.5 * len(vectors) / 256), dtype=np.int64)
-    product = seconds(lambda: vectors @ centroids.T)
-    plain = seconds(lambda: nearest(vectors, centroids))
-    balanced = seconds(lambda: balanced_assign(vectors, centroids, capacity, keys))
-    row("nearest code, 100k x 64, K=256", plain, "s", plain / product, "one GEMM of the same size")
-    row("balanced assignment, slack 1.5", balanced, "s", balanced / plain, "nearest code")
 
 
 def commits() -> None:
@@ -73,7 +55,6 @@ def commits() -> None:
     row("the same append again (skipped)", again, "s", again / once, "the append")
 
 
-if __name__ == "__main__":
-    assignment()
-    trie()
+def run(options: argparse.Namespace) -> None:
+    """Print all figures."""
     commits()

@@ -1,9 +1,10 @@
-"""Learned quantizers beside rq-kmeans on clustered data: `python -m tests.benchmarks.learned`, about five minutes.
+"""Learned quantizers beside rq-kmeans on clustered data: `sidmill bench learned`, about five minutes.
 
 3,000 items of 64 dimensions, 1,600 clusters in a subspace of 12, 32 x 32 x 32 codes, two catalogues. Errors are
 squared distances of decoded vectors in units of those to the mean; "free" is without capacity.
 """
 
+import argparse
 import time
 from typing import Any
 
@@ -34,10 +35,11 @@ def catalogue(seed: int, items: int = 3000, width: int = 64, rank: int = 12) -> 
     centre, part = draw.normal(size=(200, rank)), 0.5 * draw.normal(size=(1600, rank))
     place = draw.integers(1600, size=items)
     inner = centre[place // 8] + part[place] + 0.2 * draw.normal(size=(items, rank))
-    return (inner @ mix + 0.1 * draw.normal(size=(items, width))).astype(np.float32)
+    return np.asarray(inner @ mix + 0.1 * draw.normal(size=(items, width)), np.float32)
 
 
-def main() -> None:
+def run(options: argparse.Namespace) -> None:
+    """Print all rows."""
     print(f"{'':<24} {'error':>16} {'free':>16} {'seconds':>8}")
     for name, settings in ROWS.items():
         errors: dict[bool, list[float]] = {True: [], False: []}
@@ -52,7 +54,3 @@ def main() -> None:
         shown = (" ".join(f"{error:.4f}" for error in errors[balanced]) for balanced in (True, False))
         seconds = (time.perf_counter() - began) / 4
         print(f"{name:<24} {next(shown):>16} {next(shown):>16} {seconds:>8.1f}", flush=True)
-
-
-if __name__ == "__main__":
-    main()
