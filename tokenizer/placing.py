@@ -25,21 +25,21 @@ def accept(
     if nodes is not None:
         keys = nodes.key(nodes.home[rows], code_N)
         order = _sorted_rows(keys)
-        ordered = keys[order]
-        first, count = _groups(ordered)
-        left = nodes.left(ordered[first])
-        tight = np.repeat(count > left, count)
-        losers = _beyond(order[tight], _numbered(count)[tight], regret_N, np.repeat(left, count)[tight])
+        first, count = _groups(keys[order])
+        left = nodes.left(keys[order[first]])
+        del first
+        tight = count > left
+        losers = _beyond(order[np.repeat(tight, count)], count[tight], regret_N, left[tight])
+        del order
         accepted[losers] = False
         refused[losers] = True
     asked = np.bincount(code_N[accepted], minlength=len(room_K))
     tight_code = asked > room_K
     if tight_code.any():
         contested = np.flatnonzero(accepted & tight_code[code_N])
-        group = code_N[contested].astype(np.int64)
-        by_code = contested[np.argsort(group, kind="stable")]
-        group = code_N[by_code].astype(np.int64)
-        accepted[_beyond(by_code, group, regret_N, room_K[group])] = False
+        by_code = contested[np.argsort(code_N[contested], kind="stable")]
+        first, count = _groups(code_N[by_code])
+        accepted[_beyond(by_code, count, regret_N, room_K[code_N[by_code[first]]])] = False
     room_K -= np.bincount(code_N[accepted], minlength=len(room_K))
     if nodes is not None:
         nodes.take(keys[accepted])
@@ -54,21 +54,29 @@ def _groups(ordered: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]
     return first, np.diff(np.append(first, len(ordered)))
 
 
-def _numbered(count: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.repeat(np.arange(len(count)), count)
-
-
 def _beyond(
-    items: NDArray[np.int64], group: NDArray[np.int64], regret_N: Floats, limit: NDArray[np.int64]
+    items: NDArray[np.int64], count: NDArray[np.int64], regret_N: Floats, limit: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """The items that are not among the `limit` of their group with the greatest regret.
 
-    `items` come group by group and in order of tie key within, `limit` is that of their group.
+    `items` come group by group, `count` of each, and in order of tie key within; none of the groups is empty.
     """
-    order = np.lexsort((-regret_N[items], group))
-    first, count = _groups(group)
-    rank = np.arange(len(items)) - np.repeat(first, count)
-    return items[order][rank >= limit]
+    if not len(items):
+        return items
+    regret, first = regret_N[items], np.cumsum(count) - count
+    loses = np.ones(len(items), np.bool_)
+    # Of most groups one is kept: the first of those with the greatest regret.
+    best = np.repeat(np.maximum.reduceat(regret, first), count) == regret
+    winner = np.minimum.reduceat(np.where(best, np.arange(len(items)), len(items)), first)
+    loses[winner[limit > 0]] = False
+    more = limit > 1
+    if more.any():
+        part = np.flatnonzero(np.repeat(more, count))
+        group = np.repeat(np.arange(np.count_nonzero(more)), count[more])
+        order = np.lexsort((-regret[part], group))
+        rank = np.arange(len(part)) - np.repeat(np.cumsum(count[more]) - count[more], count[more])
+        loses[part[order]] = rank >= np.repeat(limit[more], count[more])
+    return items[loses]
 
 
 def _sorted_rows(keys: NDArray[np.uint64]) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ from pipelines.encoders.text import TextEncoder
 from pipelines.spec import TextSpec
 from tokenizer.encode import Occupancy, Status, assign_sids
 from tokenizer.fit import fit_codebook
-from tokenizer.metrics import level_metrics, pair_agreement, prefix_agreement
+from tokenizer.metrics import collision_metrics, level_metrics, pair_agreement, prefix_agreement
 from tokenizer.spec import CodebookSpec
 
 CACHE = Path(".cache/vectors")
@@ -33,7 +33,11 @@ SPECS: dict[str, dict[str, Any]] = {
     "rq-kmeans, balanced 2.0": {"slack": 2.0},
     "rq-kmeans, not balanced": {"balanced": False},
     "rq-kmeans, normalised": {"normalise": True},
-    "rq-kmeans, suffix": {"collision": "suffix", "balanced": False},
+    "rq-kmeans, not balanced, suffix": {"collision": "suffix", "balanced": False},
+    "rq-kmeans, not balanced, keep": {"collision": "keep", "balanced": False},
+    "rq-vae": {"quantizer": "rq-vae"},
+    "rq-vae, refit": {"quantizer": "rq-vae", "vae": {"refit": True}},
+    "fsq, refit": {"quantizer": "fsq", "vae": {"refit": True}},
     "rq-opq, 1 + 2 parts": {"quantizer": "rq-opq", "tail": 2},
     "opq, 3 parts (no order)": {"quantizer": "opq"},
     "hierarchical, 32 x 32 x 32": {"quantizer": "hierarchical", "levels": [{"codes": 32}] * 3},
@@ -95,10 +99,11 @@ def table(name: str, ids: list[str], texts: list[str], histories: list[list[str]
     found, pairs = vectors(name, texts), consumed_together(histories, ids)
     print(f"\n### {name}: {len(ids):,} items, {len(pairs):,} pairs\n")
     print(
-        "| quantizer | relative error | worst utilisation | entropy, bits a level | worst max load | moved | "
-        "neighbours sharing 1, 2 codes | pairs sharing 1, 2 codes | fit, s | assign, s |"
+        "| quantizer | relative error | worst utilisation | entropy, bits a level | worst Gini | worst max load | "
+        "moved or sharing | largest group | neighbours sharing 1, 2 codes | pairs sharing 1, 2 codes | fit, s | "
+        "assign, s |"
     )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     for label, changed in SPECS.items():
         if only and not any(part in label for part in only):
             continue
@@ -109,13 +114,15 @@ def table(name: str, ids: list[str], texts: list[str], histories: list[list[str]
         made = assign_sids(book, {"fused": found}, ids, Occupancy.empty(len(book.sizes)))
         assigned = time.perf_counter()
         codes = made.codes[:, : book.levels]
+        shared = collision_metrics(made.codes)
         use = level_metrics(codes, book.sizes[: book.levels])
         near = prefix_agreement(found, codes, NEIGHBOURS, SAMPLE, 0)
         together = pair_agreement(codes, pairs)
         print(
             f"| {label} | {made.relative_error:.4f} | {min(level['utilisation'] for level in use):.3f} | "
             f"{' '.join(format(level['entropy'], '.2f') for level in use)} | "
-            f"{max(level['max_load'] for level in use):.0f} | {(made.status == Status.RELOCATED).mean():.1%} | "
+            f"{max(level['gini'] for level in use):.2f} | {max(level['max_load'] for level in use):.0f} | "
+            f"{(made.status == Status.RELOCATED).mean() + shared['collision_rate']:.1%} | {shared['largest_group']} | "
             f"{near[0]:.3f} {near[1]:.3f} | {together[0]:.3f} {together[1]:.3f} | "
             f"{fitted - start:.1f} | {assigned - fitted:.1f} |",
             flush=True,

@@ -102,24 +102,21 @@ def at_size(rows: Rows, codes: int, levels: int) -> None:
             room = np.full(codes, old, np.int64)
             assign_level(quantizer_of(spec).level(book, level), checked, prefix, room, None, HERE, None)
         plain = time.perf_counter() - start
+    shared = replace(book, spec=spec.model_copy(update={"collision": "keep"}))
+    start = time.perf_counter()
+    kept = assign_sids(shared, part, first, Occupancy.empty(levels)).codes
+    sharing = time.perf_counter() - start
+    rate = collision_metrics(kept)["collision_rate"]
+    del kept
     start = time.perf_counter()
     made = assign_sids(book, part, first, Occupancy.empty(levels))
     whole = time.perf_counter() - start
     bare = product(old, width, codes, levels)
     say(f"plain codes of {old:,} items", f"{plain:.1f} s", f"{plain / bare:.2f} x the products alone, {bare:.1f} s")
-    say("balanced, unique SIDs", f"{whole:.1f} s", f"{whole / plain:.2f} x plain codes")
-    shared = replace(book, spec=spec.model_copy(update={"collision": "keep"}))
-    start = time.perf_counter()
-    kept = assign_sids(shared, part, first, Occupancy.empty(levels))
-    sharing = time.perf_counter() - start
-    rate = collision_metrics(kept.codes)["collision_rate"]
     say("balanced, SIDs shared", f"{sharing:.1f} s", f"{rate:.1%} of the items share one")
-    say(
-        "what making them unique takes",
-        f"{whole - sharing:.1f} s",
-        f"{old * rate / max(whole - sharing, 1e-9):,.0f} items/s",
-    )
-    del kept
+    say("balanced, unique SIDs", f"{whole:.1f} s", f"{whole / plain:.2f} x plain codes")
+    unique = whole - sharing
+    say("what making them unique takes", f"{unique:.1f} s", f"{old * rate / max(unique, 1e-9):,.0f} items/s")
     say("items moved to a free SID, refit due", f"{(made.status == 1).mean():.1%}", f"{(made.status == 2).sum():,}")
     say("relative error", f"{made.relative_error:.4f}")
     say("peak memory of the process", peak(), "3 GiB wanted at 1e7 x 128")
