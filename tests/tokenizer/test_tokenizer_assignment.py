@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tokenizer.assignment import balanced_assign
 from tokenizer.distance import BLOCK, nearest, own_distance
 from tokenizer.items import tie_keys
+from tokenizer.placing import accept
 
 
 def skewed(items: int, codes: int, width: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -145,3 +146,20 @@ def slow_hash(item: bytes) -> int:
         state = (state ^ int.from_bytes(item[start : start + 8], "little")) * odd % 2**64
         state ^= state >> 32
     return state * odd % 2**64
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), max_size=40), st.lists(st.integers(0, 4), min_size=5))
+def test_a_contested_code_goes_to_those_who_would_regret_most(asks: list[tuple[int, int]], room: list[int]) -> None:
+    """Against sorting each code's askers: most regret first, then order of tie key."""
+    code = np.array([code for code, _ in asks], np.int32)
+    regret = np.array([regret for _, regret in asks], np.float32)
+    left = np.array(room[:5], np.int64)
+    accepted, refused = accept(code, regret, left, None, np.arange(len(asks)))
+    expected = set()
+    for number in range(5):
+        askers = [row for row, (asked, _) in enumerate(asks) if asked == number]
+        expected |= set(sorted(askers, key=lambda row: -asks[row][1])[: room[number]])
+    assert set(np.flatnonzero(accepted).tolist()) == expected
+    assert not refused.any()
+    assert left.tolist() == [room[at] - sum(asks[row][0] == at for row in expected) for at in range(5)]
