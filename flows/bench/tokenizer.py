@@ -80,7 +80,12 @@ def at_size(rows: Rows, codes: int, levels: int) -> None:
     """Fit on a sample, assign all but an eleventh, append that to a tenth of them and to all."""
     items, width = rows.shape
     spec = CodebookSpec.model_validate(
-        {"levels": [{"codes": codes}] * levels, "sample": min(items, 200_000), "growth": 1.2, "iterations": 8}
+        {
+            "levels": [{"codes": codes}] * levels,
+            "sample": min(items, 200_000),
+            "growth": max(1.1, min(2.0, 0.7 * codes**levels / items)),
+            "iterations": 8,
+        }
     )
     old = items - items // 11
     everyone, first = rows, ids(0, old)
