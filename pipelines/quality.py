@@ -38,7 +38,7 @@ def neighbourhood(vectors: np.ndarray[Any, Any], codes: np.ndarray[Any, Any], se
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The events that a release holds out: visible by `as_of`, at or after the `cutoff`."""
+    """Events that neither fusion nor codebook has seen: visible by `as_of`, at or after the `cutoff` of the fit."""
 
     version: int
     as_of: datetime

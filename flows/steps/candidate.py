@@ -178,7 +178,7 @@ def _behaviour(run: Run, snapshot: Snapshot, trie: Trie, basis: Basis) -> dict[s
     if snapshot.interactions.version < 0:
         return {}
     negative = run.recipe.train.negative_events
-    held_out = HeldOut(snapshot.interactions.version, snapshot.as_of, snapshot.cutoff, negative)
+    held_out = HeldOut(snapshot.interactions.version, snapshot.as_of, basis.fit_cutoff, negative)
     return behaviour(run.lake, held_out, trie, basis.codebook.spec.seed)
 
 

@@ -1,11 +1,12 @@
 """Runs end to end under other codebooks, and what training reads of a log."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from test_flows_runs import Recipe, sids, start
 
-from conftest import write_items
+from conftest import START, write_items, write_log
 from flows.backfill import backfill
 from flows.diff import diff_releases
 from flows.explain import explain_item
@@ -63,13 +64,15 @@ def test_items_may_share_sids_where_the_recipe_keeps_collisions(tmp_path: Path, 
     lake = start(str(tmp_path / "lake"), small, recipe)
     first = sids(lake, "r-000001")
     write_items(small / "night.jsonl", 40, 8)
-    nightly(lake.uri, None, [str(small / "night.jsonl")])
+    write_log(small / "night.csv", sorted(first), users=20, events=200, start=START + timedelta(days=40))
+    nightly(lake.uri, None, [str(small / "night.jsonl")], [str(small / "night.csv")])
     second = sids(lake, "production")
     assert len(second) == 48 > len(set(second.values())) > 4
     assert {item: second[item] for item in first} == first
     release = read_release(lake, "production")
     assert release.metrics["collision_rate"] > 0
     assert release.metrics["largest_group"] > 1
+    assert release.metrics["consumed_together_sharing"][0] > 1.3 * release.metrics["random_pairs_sharing"][0] > 0
     assert [wrong for _, _, wrong in verify(lake) if wrong] == []
     sharing = explain_item(lake, release, "i0000")["path"][-1]
     assert sharing["items"] == sum(sid == second["i0000"] for sid in second.values())
