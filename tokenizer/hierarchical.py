@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tokenizer.assignment import assign_level
 from tokenizer.codebook import Codebook
-from tokenizer.distance import BLOCK, Floats, distance_blocks
+from tokenizer.distance import Floats, distance_blocks
 from tokenizer.errors import CapacityExhausted
 from tokenizer.exact import grid, sums_by_code
 from tokenizer.fitting import Fitting
@@ -26,6 +26,8 @@ from tokenizer.work import Work
 
 CELLS = 1 << 28
 """Floats in the centroids of the last level, at most: 1 GiB."""
+GAPS = 1 << 20
+"""Differences between items and centroids held at once."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,16 @@ class NestedLevel:
 
     def costs(self, block: Block) -> Iterator[tuple[slice, Floats]]:
         vectors = block.vectors[self.source]
-        for start in range(0, len(block), BLOCK):
-            rows = slice(start, min(start + BLOCK, len(block)))
-            home = _clusters(block.prefix[rows], self.sizes)
-            cost = np.empty((len(home), self.codes), np.float32)
-            for prefix in np.unique(home):
-                own = np.flatnonzero(home == prefix)
-                ((_, cost[own]),) = distance_blocks(vectors[rows][own], self.points[prefix])
-            yield rows, cost
+        if not self.sizes:
+            yield from distance_blocks(vectors, self.points[0])
+            return
+        # Item by item: a product for each prefix would be one of a few rows, padded to a whole block.
+        at_once = max(1, GAPS // self.points[0].size)
+        for start in range(0, len(block), at_once):
+            rows = slice(start, min(start + at_once, len(block)))
+            gap = self.points[_clusters(block.prefix[rows], self.sizes)]
+            gap -= vectors[rows, None]
+            yield rows, np.einsum("nkd,nkd->nk", gap, gap)
 
 
 def fit(items: Items, spec: CodebookSpec, work: Work) -> Codebook:
