@@ -132,4 +132,7 @@ def table(name: str, ids: list[str], texts: list[str], histories: list[list[str]
 def run(options: argparse.Namespace) -> None:
     """Print a table per data set."""
     for name, read in (("amazon-beauty", beauty), ("movielens-posters", movielens)):
-        table(name, *read(options.data), options.only)
+        if (options.data / name).is_dir():
+            table(name, *read(options.data), options.only)
+        else:
+            print(f"\n{options.data} has no folder {name}: left out")
