@@ -91,6 +91,7 @@ def _rotation(vectors: Floats, codes: Sequence[int]) -> Floats:
     padded[:, :dim] = np.resize(vectors, (len(padded), dim))
     faiss.omp_set_num_threads(1)
     fitted, quantizer = faiss.OPQMatrix(parts * width, parts), faiss.ProductQuantizer(parts * width, parts, bits)
+    quantizer.cp.min_points_per_centroid = 1  # else it warns on stdout of every part in every round
     fitted.pq, fitted.niter = quantizer, ROTATION_ROUNDS
     fitted.train(padded)
     matrix = faiss.vector_to_array(fitted.A).reshape(parts * width, parts * width).T
