@@ -10,6 +10,7 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from storage.lake import Lake
+from tokenizer.items import tie_keys
 from tokenizer.metrics import chance_agreement, collision_metrics, level_metrics, pair_agreement, prefix_agreement
 from tokenizer.trie import Trie
 
@@ -46,20 +47,21 @@ class HeldOut:
     negative_events: tuple[str, ...]
 
 
-def behaviour(lake: Lake, held_out: HeldOut, trie: Trie, seed: int) -> dict[str, list[float]]:
+def behaviour(lake: Lake, held_out: HeldOut, trie: Trie) -> dict[str, list[float]]:
     """Behaviour neighbour hit-rate (FORGE): the share of pairs of items consumed together that share 1, 2, .. codes.
 
     Beside it the share that random pairs of items would have. Pairs are items of one user's held-out positive events,
-    at most WINDOW apart; beyond EVENTS a sample of the users. Nothing when there is no pair.
+    at most WINDOW apart; beyond EVENTS a sample of the users, by a hash that is the same everywhere. Nothing when there
+    is no pair.
     """
-    pairs = consumed_together(lake, held_out, trie, seed)
+    pairs = consumed_together(lake, held_out, trie)
     if not len(pairs):
         return {}
     codes = trie.codes()
     return {"consumed_together_sharing": pair_agreement(codes, pairs), "random_pairs_sharing": chance_agreement(codes)}
 
 
-def consumed_together(lake: Lake, held_out: HeldOut, trie: Trie, seed: int) -> NDArray[np.int64]:
+def consumed_together(lake: Lake, held_out: HeldOut, trie: Trie) -> NDArray[np.int64]:
     """The pairs of `behaviour`, rows into the trie's items, int64 (P, 2)."""
     where = (ds.field("event_time") >= held_out.cutoff) & (ds.field("arrival_time") <= held_out.as_of)
     columns = ["user_id", "item_id", "event_time", "event_id", "event_type", "impression"]
@@ -67,8 +69,9 @@ def consumed_together(lake: Lake, held_out: HeldOut, trie: Trie, seed: int) -> N
         ~pl.col("event_type").is_in(held_out.negative_events) & ~pl.col("impression").fill_null(False)
     )
     if log.height > EVENTS:
-        share = EVENTS / log.height
-        log = log.filter(pl.col("user_id").hash(seed) < int(share * 2**64))
+        users = log["user_id"].unique(maintain_order=True)
+        chosen = tie_keys(users.to_arrow()) < int(EVENTS / log.height * 2**64)
+        log = log.filter(pl.col("user_id").is_in(users.filter(pl.Series(chosen)).to_list()))
     rows = pl.DataFrame({"item_id": pl.Series(trie.item_ids, dtype=pl.String)}).with_row_index("row")
     ordered = log.join(rows, on="item_id").sort("user_id", "event_time", "event_id")
     apart = [

@@ -135,10 +135,9 @@ def _from_lists(
     closed = np.where(room_K > 0, prices, np.inf).astype(np.float32)
     most = max(1, min(LIST_ROWS, LIST_CELLS // level.codes))
     pieces = [slice(start, start + most) for start in range(0, len(rows), most)]
-    shut, home = (None, None) if nodes is None else nodes.closed(rows)
+    shut = None if nodes is None else nodes.closed(rows)
     tasks = (
-        (rows[piece], prefix_Nl[rows[piece]], None if shut is None or home is None else shut[home[piece]])
-        for piece in pieces
+        (rows[piece], prefix_Nl[rows[piece]], None if shut is None else shut[0][shut[1][piece]]) for piece in pieces
     )
     cost_UT = np.empty((len(rows), width), np.float32)
     code_UT = np.empty((len(rows), width), np.min_scalar_type(-level.codes))

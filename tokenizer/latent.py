@@ -55,20 +55,6 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Left:
-    """What the code vectors of former levels, in turn, leave of a target: (n, d). A `Target`."""
-
-    target: Target
-    former: tuple[Floats, ...]
-
-    def __call__(self, block: Block) -> Floats:
-        left = self.target(block)
-        for level, points in enumerate(self.former):
-            left = left - points[block.prefix[:, level]]
-        return left
-
-
-@dataclass(frozen=True)
 class Coordinate:
     """One dimension of a target: (n, 1). A `Target`."""
 

@@ -16,7 +16,7 @@ from tokenizer.codebook import Codebook
 from tokenizer.distance import Floats
 from tokenizer.fitting import Fitting
 from tokenizer.kmeans import deviation, distortion, moments
-from tokenizer.latent import Coordinate, Encoded, Left, layers_of, perceptron
+from tokenizer.latent import Coordinate, Encoded, layers_of, perceptron
 from tokenizer.layout import Array
 from tokenizer.points import PointLevel, Residual, Target
 from tokenizer.rows import ArrayRows, Items, spans
@@ -80,7 +80,7 @@ def _target(spec: CodebookSpec, arrays: Mapping[str, Array], latent: Target, lev
     """What a level has to encode of a latent."""
     if spec.quantizer == "fsq":
         return Coordinate(latent, level)
-    return Left(latent, tuple(arrays[f"level{former}"] for former in range(level)))
+    return Residual(latent, tuple((former, arrays[f"level{former}"]) for former in range(level)))
 
 
 def _latents(fitting: Fitting, source: str) -> Items:

@@ -14,13 +14,13 @@ Target = Callable[[Block], Floats]
 
 @dataclass(frozen=True)
 class Residual:
-    """What the centroids of former levels, by level number, leave of a source: (n, D)."""
+    """What the points of former levels, by level number, leave of a source, or of another target: (n, D)."""
 
-    source: str
+    of: str | Target
     former: tuple[tuple[int, Floats], ...]
 
     def __call__(self, block: Block) -> Floats:
-        left = block.vectors[self.source]
+        left = block.vectors[self.of] if isinstance(self.of, str) else self.of(block)
         for level, centroids in self.former:
             left = left - centroids[block.prefix[:, level]]
         return left

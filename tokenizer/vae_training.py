@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tokenizer.distance import Floats, nearest, own_distance
 from tokenizer.kmeans import balanced_kmeans
-from tokenizer.latent import Encoded, Left, layers_of
+from tokenizer.latent import Encoded, layers_of
 from tokenizer.layout import Array
 from tokenizer.points import Residual
 from tokenizer.rows import ArrayRows, Items
@@ -163,7 +163,7 @@ def _cluster_latents(net: VaeNet, latents: Items, rng: np.random.Generator, anew
     for points in net.points:
         rounds, start = (START_ROUNDS, None) if anew else (FOLLOW_ROUNDS, points.detach().cpu().numpy().copy())
         room = math.ceil(ROOM * len(latents) / len(points))
-        left = Left(Residual(LATENT, ()), tuple(former))
+        left = Residual(LATENT, tuple(enumerate(former)))
         found = balanced_kmeans(left, latents, prefix, len(points), room, rounds, rng, HERE, start)
         prefix = np.concatenate([prefix, found.codes[:, None]], axis=1)
         former.append(found.centroids)

@@ -179,7 +179,7 @@ def _behaviour(run: Run, snapshot: Snapshot, trie: Trie, basis: Basis) -> dict[s
         return {}
     negative = run.recipe.train.negative_events
     held_out = HeldOut(snapshot.interactions.version, snapshot.as_of, basis.fit_cutoff, negative)
-    return behaviour(run.lake, held_out, trie, basis.codebook.spec.seed)
+    return behaviour(run.lake, held_out, trie)
 
 
 def _as_fitted(before: dict[str, Any]) -> dict[str, Any]:

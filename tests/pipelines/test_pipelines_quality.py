@@ -69,10 +69,10 @@ def test_pairs_are_those_of_a_double_loop_over_the_held_out_positive_events(tmp_
         for other in seen[at + 1 : at + 6]
         if other["user_id"] == one["user_id"] and other["item_id"] != one["item_id"]
     )
-    found = consumed_together(lake, held_out, trie, seed=0)
+    found = consumed_together(lake, held_out, trie)
     assert sorted(map(tuple, found.tolist())) == expected
     assert len(expected) > 100
-    figures = behaviour(lake, held_out, trie, seed=0)
+    figures = behaviour(lake, held_out, trie)
     codes = trie.codes()
     assert figures["consumed_together_sharing"][0] == pytest.approx(
         np.mean([codes[a, 0] == codes[b, 0] for a, b in expected])
@@ -85,8 +85,8 @@ def test_a_long_log_is_sampled_by_user_and_an_empty_one_gives_nothing(
     lake, _ = written(tmp_path)
     trie, version = a_trie(), lake.version("interactions")
     whole = HeldOut(version, LATE, CUTOFF, ("skip",))
-    every = set(map(tuple, consumed_together(lake, whole, trie, seed=0).tolist()))
+    every = set(map(tuple, consumed_together(lake, whole, trie).tolist()))
     monkeypatch.setattr(pipelines.quality, "EVENTS", 60)
-    some = set(map(tuple, consumed_together(lake, whole, trie, seed=0).tolist()))
+    some = set(map(tuple, consumed_together(lake, whole, trie).tolist()))
     assert some < every
-    assert behaviour(lake, HeldOut(version, LATE, LATE, ()), trie, seed=0) == {}
+    assert behaviour(lake, HeldOut(version, LATE, LATE, ()), trie) == {}

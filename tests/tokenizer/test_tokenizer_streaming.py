@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokenizer.rows
+import tokenizer.scratch
 from tokenizer.encode import Occupancy, assign_sids
 from tokenizer.exact import grid, sums_by_code
 from tokenizer.fit import fit_codebook
 from tokenizer.rows import Items, ParquetRows
+from tokenizer.scratch import FileRows, copied
 from tokenizer.spec import CodebookSpec, LevelSpec
 from tokenizer.work import Threads, Work
 
@@ -66,6 +68,24 @@ def test_vectors_in_parquet_give_the_bytes_of_vectors_in_memory(tmp_path: Path) 
     rows = np.array([0, 1799, 1800, 4999])
     np.testing.assert_array_equal(stored.take(rows), VECTORS[rows])
     assert outcome(Threads(2), stored) == outcome(Threads(1))
+
+
+def test_without_room_for_a_scratch_file_parquet_is_read_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "all.parquet")
+    column = pa.FixedSizeListArray.from_arrays(pa.array(VECTORS.ravel()), 12)
+    pq.write_table(pa.table({"vector": column}), path, row_group_size=700)
+    ties = np.arange(len(VECTORS), dtype=np.uint64)
+    items = Items({"fused": ParquetRows((path,))}, ties)
+    scratch = copied(items, Threads(2)).rows["fused"]
+    assert isinstance(scratch, FileRows)
+    np.testing.assert_array_equal(scratch.read(650, 2600), VECTORS[650:2600])
+    some = np.array([0, 1023, 1024, 1024, 4999])
+    np.testing.assert_array_equal(scratch.take(some), VECTORS[some])
+    monkeypatch.setattr(tokenizer.scratch, "SPARE", 1e15)
+    assert copied(items, Threads(2)).rows["fused"] is items.rows["fused"]
+    assert outcome(Threads(2), ParquetRows((path,))) == outcome(Threads(1))
 
 
 def test_lists_of_two_widths_in_one_column_are_refused(tmp_path: Path) -> None:
