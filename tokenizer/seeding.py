@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenizer.distance import Floats, distance_blocks
+from tokenizer.distance import Floats
 
 ROUNDS = 256
 SAMPLE_ROWS = 4096
@@ -24,20 +24,22 @@ def spread_centroids(vectors_ND: Floats, codes: int, rng: np.random.Generator) -
     size, sample = len(vectors_ND), vectors_ND
     per_round = -(-codes // ROUNDS)
     chosen = np.array([rng.integers(size)])
-    far = _distance_to(sample, sample[chosen])
+    moved = sample - sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+    norm = np.einsum("nd,nd->n", moved, moved)
     # Below this a distance is the rounding error of a float32 product, and the vector a repetition.
-    same = 1e-6 * float(np.einsum("nd,nd->n", sample, sample, dtype=np.float64).max())
-    while len(chosen) < codes and float(far.max()) > same:
+    same = 4e-6 * float(norm.max())
+    far = _distance_to(moved, norm, chosen)
+    far[far <= same] = 0
+    while len(chosen) < codes and far.any():
         draw = rng.random(min(per_round, codes - len(chosen))) * far.sum()
         drawn = np.unique(np.searchsorted(np.cumsum(far), draw, side="right").clip(max=size - 1))
         chosen = np.concatenate([chosen, drawn])
-        far = np.minimum(far, _distance_to(sample, sample[drawn]))
+        far = np.minimum(far, _distance_to(moved, norm, drawn))
         far[far <= same] = 0
     return sample[np.resize(chosen, codes)]
 
 
-def _distance_to(vectors: Floats, centroids: Floats) -> NDArray[np.float64]:
-    distance = np.empty(len(vectors))
-    for rows, cost in distance_blocks(vectors, centroids):
-        distance[rows] = cost.min(axis=1)
-    return distance
+def _distance_to(vectors: Floats, norm: Floats, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The squared distance of each vector to the nearest of those chosen."""
+    nearest = (norm[chosen] - 2 * (vectors @ vectors[chosen].T)).min(axis=1)
+    return np.maximum(nearest + norm, 0).astype(np.float64)
