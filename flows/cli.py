@@ -150,6 +150,10 @@ def build_parser() -> argparse.ArgumentParser:
     quantizers = _benchmark(bench, "quantizers", "all quantizers on real vectors, as Markdown")
     quantizers.add_argument("data", type=Path, help="folder with amazon-beauty/ and movielens-posters/")
     quantizers.add_argument("only", nargs="*", help="parts of the names of the quantizers wanted (all)")
+    representations = _benchmark(bench, "representations", "vectors and the SIDs made of them, as Markdown")
+    representations.add_argument("data", type=Path, help="folder with amazon-beauty/ and movielens-posters/")
+    representations.add_argument("only", nargs="*", help="names of the catalogues wanted (all)")
+    representations.add_argument("--seeds", type=int, default=3, help="how many seeds (3)")
     _benchmark(bench, "learned", "learned quantizers beside rq-kmeans; five minutes")
     _benchmark(bench, "lake", "idempotent appends beside bare Parquet")
 

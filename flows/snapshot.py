@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow.dataset as ds
 
 from flows.run import Run
-from pipelines.collaborative import LogSlice
+from pipelines.behaviour import LogSlice
 from storage.catalogue import catalogue
 from storage.lake import Lake, TableRef
 from storage.manifest import Manifest

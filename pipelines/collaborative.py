@@ -1,104 +1,116 @@
-"""Collaborative vectors from logs before a cutoff: shifted positive PMI of item pairs, truncated SVD."""
+"""Collaborative vectors: shifted positive PMI of items consumed together, factorised once, folded in from then on."""
 
+import json
 from dataclasses import dataclass
-from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow.dataset as ds
+import pyarrow as pa
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix, csr_matrix
+from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import svds
 
+from pipelines.behaviour import Histories
 from pipelines.spec import CollaborativeSpec
-from storage.lake import Lake
+
+FEWEST_ITEMS = 3
 
 
 @dataclass(frozen=True)
-class LogSlice:
-    """What of the log may be seen: its version, arrivals up to `as_of` (inclusive), events before `cutoff`."""
+class Factors:
+    """What a factorisation leaves: directions (n, dim) of the items it saw, how often each was met, and all together.
 
-    version: int
-    as_of: datetime
-    cutoff: datetime
+    An item's vector is its row of the PMI matrix with those items, projected on the directions: the same for an item
+    of the fit as for one that came later, so later items are folded in and no vector moves.
+    """
 
-    @property
-    def content_hash(self) -> str:
-        """Stands where other modalities have the hash of their content."""
-        return f"interactions@{self.version}/as-of/{self.as_of.isoformat()}/before/{self.cutoff.isoformat()}"
+    spec: CollaborativeSpec
+    names: tuple[str, ...]
+    directions: NDArray[np.float32]
+    met: NDArray[np.float64]
 
-    def read(self, lake: Lake, columns: list[str]) -> pl.DataFrame:
-        """The visible events."""
-        where = (ds.field("arrival_time") <= self.as_of) & (ds.field("event_time") < self.cutoff)
-        return lake.frame("interactions", self.version, columns, where)
+    def fold(self, log: Histories) -> pl.DataFrame:
+        """(item_id, vector) of the items of a log that were met beside items of the fit; no row for the others."""
+        counts = log.counts(self.spec.window)
+        known = np.array([self._row.get(name, -1) for name in log.names], np.int64)
+        seen = counts[:, known >= 0].tocoo()
+        place = known[known >= 0][seen.col]
+        met = np.asarray(counts.sum(axis=1)).ravel()
+        information = _shifted_ppmi(seen.data, met[seen.row], self.met[place], self.met.sum(), self.spec.shift)
+        kept = information > 0
+        shape = (len(log.names), len(self.names))
+        rows = csr_matrix((information[kept], (seen.row[kept], place[kept])), shape=shape)
+        rows.sort_indices()
+        vectors = np.asarray(rows @ self.directions.astype(np.float64), np.float32)
+        lively = np.flatnonzero(vectors.any(axis=1))
+        return pl.DataFrame(
+            {"item_id": [log.names[row] for row in lively], "vector": vectors[lively].tolist()},
+            schema={"item_id": pl.String, "vector": pl.List(pl.Float32)},
+        )
+
+    @cached_property
+    def _row(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.names)}
+
+    def to_bytes(self) -> bytes:
+        """Arrow: item_id, met, direction; the spec stands in the schema."""
+        table = pa.table(
+            {
+                "item_id": pa.array(self.names, pa.string()),
+                "met": pa.array(self.met),
+                "direction": pa.FixedSizeListArray.from_arrays(pa.array(self.directions.ravel()), self.spec.dim),
+            }
+        ).replace_schema_metadata({"spec": json.dumps(self.spec.model_dump(mode="json"), sort_keys=True)})
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        return bytes(sink.getvalue())
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Factors":
+        table = pa.ipc.open_file(data).read_all().combine_chunks()
+        spec = CollaborativeSpec.model_validate_json(table.schema.metadata[b"spec"])
+        flat = table.column("direction").combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        names = tuple(table.column("item_id").to_pylist())
+        return cls(spec, names, flat.reshape(len(names), spec.dim), table.column("met").to_numpy())
 
 
 def describe_collaborative(spec: CollaborativeSpec) -> dict[str, Any]:
     """Everything but the log that decides these vectors."""
-    return {"encoder": "sppmi-svd", **spec.model_dump()}
+    return {"encoder": "sppmi-svd", **spec.model_dump(mode="json")}
 
 
-def collaborative_vectors(lake: Lake, log: LogSlice, spec: CollaborativeSpec) -> pl.DataFrame:
-    """(item_id, vector) for every item with at least `min_events` events that share a user; no row for the others.
+def fit_factors(log: Histories, spec: CollaborativeSpec) -> Factors | None:
+    """Truncated SVD of the shifted positive PMI of a log; None where users share no two items more than by chance.
 
-    The method is the implicit factorisation of skip-gram (Levy and Goldberg 2014) on user histories. The same log
-    gives the same bytes whatever the order of its files.
+    The implicit factorisation of skip-gram (Levy and Goldberg 2014): the vectors are U sqrt(S), which are the rows of
+    the matrix times U / sqrt(S). The same log gives the same bytes whatever the order of its files.
     """
-    events = log.read(lake, ["user_id", "item_id", "event_time", "event_id", "event_type", "impression"]).filter(
-        ~pl.col("impression").fill_null(False) & ~pl.col("event_type").is_in(spec.exclude_events)
-    )
-    items, counts = _pair_counts(events, spec)
-    information = _shifted_ppmi(counts, spec.shift)
-    if len(items) < 3 or information.nnz == 0:  # users share no two items more often than chance would have it
-        return pl.DataFrame(schema={"item_id": pl.String, "vector": pl.List(pl.Float32)})
-    vectors = _factorise(information, spec)
-    lively = np.flatnonzero(np.linalg.norm(vectors, axis=1) > 0)
-    return pl.DataFrame(
-        {"item_id": [items[row] for row in lively], "vector": vectors[lively].tolist()},
-        schema={"item_id": pl.String, "vector": pl.List(pl.Float32)},
-    )
-
-
-def _pair_counts(events: pl.DataFrame, spec: CollaborativeSpec) -> tuple[list[str], csr_matrix]:
-    """Symmetric counts of two items within `window` events of each other in one user's history."""
-    histories = (
-        events.filter(pl.len().over("item_id") >= spec.min_events)
-        .sort("user_id", "event_time", "event_id")
-        .group_by("user_id", maintain_order=True)
-        .tail(spec.user_cap)
-    )
-    items = sorted(histories["item_id"].unique().to_list())
-    index = histories["item_id"].replace_strict(items, range(len(items)), return_dtype=pl.Int64).to_numpy()
-    users = histories["user_id"].rank("dense").to_numpy()
-    counts = csr_matrix((len(items), len(items)), dtype=np.float64)
-    for distance in range(1, spec.window + 1):
-        near = users[distance:] == users[:-distance]
-        left, right = index[distance:][near], index[:-distance][near]
-        ones = np.ones(len(left))
-        counts = counts + coo_matrix((ones, (left, right)), shape=counts.shape).tocsr()
-    counts = counts + counts.T
-    counts.setdiag(0)
-    counts.eliminate_zeros()
-    return items, counts
-
-
-def _shifted_ppmi(counts: csr_matrix, shift: float) -> csr_matrix:
-    """max(0, log(p(i, j) / (p(i) p(j))) - log(shift)), sparse as the counts are."""
+    counts = log.counts(spec.window)
+    met = np.asarray(counts.sum(axis=1)).ravel()
     pairs = counts.tocoo()
-    total, marginal = pairs.data.sum(), np.asarray(counts.sum(axis=1)).ravel()
-    information = np.log(pairs.data * total / (marginal[pairs.row] * marginal[pairs.col])) - np.log(shift)
+    information = _shifted_ppmi(pairs.data, met[pairs.row], met[pairs.col], met.sum(), spec.shift)
     kept = information > 0
-    return csr_matrix((information[kept], (pairs.row[kept], pairs.col[kept])), shape=counts.shape)
-
-
-def _factorise(information: csr_matrix, spec: CollaborativeSpec) -> NDArray[np.float32]:
-    rank = min(spec.dim, information.shape[0] - 1)
-    start = np.random.default_rng(spec.seed).standard_normal(information.shape[0])
-    left, values, _ = svds(information, k=rank, v0=start)
+    if len(log.names) < FEWEST_ITEMS or not kept.any():
+        return None
+    matrix = csr_matrix((information[kept], (pairs.row[kept], pairs.col[kept])), shape=counts.shape)
+    rank = min(spec.dim, matrix.shape[0] - 1)
+    start = np.random.default_rng(spec.seed).standard_normal(matrix.shape[0])
+    left, values, _ = svds(matrix, k=rank, v0=start)
     order = np.argsort(-values)
-    vectors = left[:, order] * np.sqrt(values[order])
-    signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(rank)])
-    full = np.zeros((information.shape[0], spec.dim), dtype=np.float32)
-    full[:, :rank] = vectors * np.where(signs == 0, 1, signs)
-    return full
+    left, values = left[:, order], values[order]
+    signs = np.sign(left[np.abs(left).argmax(axis=0), np.arange(rank)])
+    alive = values > 1e-9 * values[0]
+    scaled = left * np.where(signs == 0, 1, signs) / np.sqrt(np.where(alive, values, 1)) * alive
+    directions = np.zeros((len(log.names), spec.dim), np.float32)
+    directions[:, :rank] = scaled
+    return Factors(spec, log.names, directions, met)
+
+
+def _shifted_ppmi(
+    count: NDArray[np.float64], one: NDArray[np.float64], other: NDArray[np.float64], total: float, shift: float
+) -> NDArray[np.float64]:
+    """log(p(i, j) / (p(i) p(j))) - log(shift) of pairs met `count` times; only what is above 0 counts."""
+    return np.asarray(np.log(count * total / (one * np.maximum(other, 1e-300))) - np.log(shift))

@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 
 from pipelines.embed import matrix, read_vectors, store_vectors
-from pipelines.fusion import Fusion, Modality
+from pipelines.fusion.frozen import Fusion
+from pipelines.fusion.modalities import Modality
 from pipelines.ingest import Counts
 from storage.commit import Provenance
 from storage.lake import Lake
@@ -42,13 +43,7 @@ def gather(lake: Lake, wanted: Mapping[str, pl.DataFrame], fingerprints: Mapping
     for name, vectors in found.items():
         if vectors.is_empty():
             continue
-        rows = ids.with_row_index("row").join(vectors, on="item_id")
-        values = matrix(vectors)
-        placed = np.zeros((ids.height, values.shape[1]), dtype=np.float32)
-        placed[rows["row"].to_numpy()] = matrix(rows)
-        present = np.zeros(ids.height, dtype=bool)
-        present[rows["row"].to_numpy()] = True
-        modalities[name] = Modality(placed, present)
+        modalities[name] = placed(ids, vectors)
         hashes = vectors.select(
             "item_id", pl.lit(f"{name}:{fingerprints[name]}:").add(pl.col("content_hash")).alias(name)
         )
@@ -58,6 +53,16 @@ def gather(lake: Lake, wanted: Mapping[str, pl.DataFrame], fingerprints: Mapping
         for row in inputs.iter_rows()
     ]
     return Gathered(ids.with_columns(pl.Series("content_hash", digests, dtype=pl.String)), modalities)
+
+
+def placed(ids: pl.DataFrame, vectors: pl.DataFrame) -> Modality:
+    """Vectors (item_id, vector), one at least, row by row beside `ids` (item_id)."""
+    rows = ids.select("item_id").with_row_index("row").join(vectors, on="item_id")
+    values = np.zeros((ids.height, len(vectors["vector"][0])), dtype=np.float32)
+    values[rows["row"].to_numpy()] = matrix(rows)
+    present = np.zeros(ids.height, dtype=bool)
+    present[rows["row"].to_numpy()] = True
+    return Modality(values, present)
 
 
 def fuse(lake: Lake, fusion: Fusion, gathered: Gathered, provenance: Provenance) -> tuple[pl.DataFrame, Counts]:
@@ -76,8 +81,7 @@ def fuse(lake: Lake, fusion: Fusion, gathered: Gathered, provenance: Provenance)
     if not gathered.modalities:
         vectors, covered = np.zeros((len(rows), 1), dtype=np.float32), np.zeros(len(rows), dtype=bool)
     else:
-        part = {name: Modality(m.vectors[rows], m.present[rows]) for name, m in gathered.modalities.items()}
-        vectors, covered = fusion.transform(part)
+        vectors, covered = fusion.transform({name: each.take(rows) for name, each in gathered.modalities.items()})
     items = gathered.items[rows.tolist()]
     rejects = [
         Reject("fuse", "no_vector", "no text, image or behaviour to make a vector from", f"fuse@{content}", 0, item)

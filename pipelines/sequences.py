@@ -8,7 +8,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipelines.collaborative import LogSlice
+from pipelines.behaviour import LogSlice
 from pipelines.compute import Compute
 from pipelines.ingest import BATCH_ROWS, Counts
 from pipelines.spec import SequencesSpec

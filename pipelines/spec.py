@@ -75,7 +75,8 @@ class CollaborativeSpec(_Spec):
 
     Levy and Goldberg 2014. `user_cap` keeps the newest events of each user; `window` is how many of a user's
     neighbouring events (in time) form pairs with an event. Rows flagged as impressions, and events of the types in
-    `exclude_events`, are no behaviour.
+    `exclude_events`, are no behaviour. A pair counts as the product of its events' weights: that of their type in
+    `event_weights` (1 where it is not named), halved with every `half_life_days` of age.
     """
 
     dim: int = Field(64, ge=1)
@@ -83,25 +84,47 @@ class CollaborativeSpec(_Spec):
     user_cap: int = Field(500, ge=2)
     min_events: int = Field(3, ge=1)
     exclude_events: tuple[str, ...] = ("impression",)
+    event_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    half_life_days: Annotated[float, Field(gt=0)] | None = None
     shift: float = Field(1.0, gt=0)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
 
 class FusionSpec(_Spec):
-    """`contrastive`: a linear tower per modality, InfoNCE between modalities, mean of the towers that have input.
+    """How the vectors of an item become one.
 
-    `concat`: standardised, projected, weighted and put side by side; a missing modality is its mean.
+    `concat` puts the leading principal components of each modality side by side, times its weight. The other methods
+    start there and learn a correction: `contrastive` a network per modality, `qformer` (OxygenRec) `queries` that
+    attend to all modalities an item has. What is learnt is which items the same users take within `pair_window`
+    events of each other, one of them among the newest `recent` share of the visible events. What a modality knows of
+    behaviour then comes from the events before those, so that nothing can be learnt by heart.
+
+    InfoNCE at a learnt temperature against the other items of a step: those of a pair with weight 1, corrected by
+    `popularity` times the log of how often an item is drawn, and with weight `align` the content of an item with its
+    own behaviour. A modality is left out with chance `modality_dropout`. An epoch is `steps` steps.
     """
 
-    method: Literal["contrastive", "concat"] = "contrastive"
-    dim: int = Field(128, ge=2)
-    weights: dict[str, float] = Field(default_factory=dict)
-    steps: int = Field(200, ge=0)
-    batch_size: int = Field(512, ge=2)
-    learning_rate: float = Field(1e-3, gt=0)
+    method: Literal["concat", "contrastive", "qformer"] = "contrastive"
+    dim: int = Field(256, ge=2)
+    weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    hidden: int = Field(256, ge=1)
+    queries: int = Field(4, ge=1)
+    blocks: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)
+    recent: float = Field(0.25, gt=0, lt=1)
+    pair_window: int = Field(3, ge=1)
+    align: float = Field(0.0, ge=0)
+    popularity: float = Field(1.0, ge=0)
     temperature: float = Field(0.1, gt=0)
-    modality_dropout: float = Field(0.2, ge=0, lt=1)
-    seed: int = 0
+    modality_dropout: float = Field(0.3, ge=0, lt=1)
+    epochs: int = Field(6, ge=0)
+    steps: int = Field(100, ge=1)
+    batch_size: int = Field(1024, ge=2)
+    learning_rate: float = Field(2e-3, gt=0)
+    warmup_steps: int = Field(50, ge=1)
+    weight_decay: float = Field(1e-2, ge=0)
+    workers: int = Field(1, ge=1)
+    seed: int = Field(0, ge=0)
 
 
 class SequencesSpec(_Spec):

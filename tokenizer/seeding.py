@@ -42,4 +42,4 @@ def spread_centroids(vectors_ND: Floats, codes: int, rng: np.random.Generator) -
 def _distance_to(vectors: Floats, norm: Floats, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
     """The squared distance of each vector to the nearest of those chosen."""
     nearest = (norm[chosen] - 2 * (vectors @ vectors[chosen].T)).min(axis=1)
-    return np.maximum(nearest + norm, 0).astype(np.float64)
+    return np.asarray(np.maximum(nearest + norm, 0), np.float64)

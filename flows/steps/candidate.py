@@ -16,7 +16,7 @@ from flows.snapshot import Snapshot, arrived_since, events_since
 from flows.steps.assign import Assigned
 from flows.steps.fit import Basis
 from flows.steps.task import step
-from pipelines.collaborative import LogSlice
+from pipelines.behaviour import LogSlice
 from pipelines.embed import matrix
 from pipelines.fuse import FUSED
 from pipelines.quality import HeldOut, behaviour, neighbourhood, table_quality

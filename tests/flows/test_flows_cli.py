@@ -176,7 +176,7 @@ def test_runs_and_refused_rows_are_shown_with_what_leads_back_to_them(
     assert run_command(["run", "show", finished.run, "--lake", uri]) == 0
     told = capsys.readouterr().out
     assert "    release: r-000001\n" in told
-    assert "    fusion.steps: 20\n" in told
+    assert "    fusion.steps: 10\n" in told
     assert "max_text_chars" not in told
 
 

@@ -1,16 +1,24 @@
 """Fusion masks what is missing, ignores batch and order, and nothing fitted sees past the cutoff."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from pipelines.collaborative import LogSlice, collaborative_vectors
-from pipelines.fusion import Fusion, FusionError, Modality, fit_fusion
+from pipelines.behaviour import COLUMNS, LogSlice, histories
+from pipelines.collaborative import fit_factors
+from pipelines.fusion.fit import fit_fusion
+from pipelines.fusion.frozen import Fusion
+from pipelines.fusion.modalities import FusionError, Modality
+from pipelines.fusion.training import FusionTraining, Pass, Trained, train_here
 from pipelines.spec import CollaborativeSpec, FusionSpec
 from storage.commit import Provenance, append
 from storage.lake import Lake
@@ -18,6 +26,13 @@ from storage.schemas import INTERACTIONS
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 CUTOFF = START + timedelta(days=10)
+
+
+def collaborative_vectors(lake: Lake, log: LogSlice, spec: CollaborativeSpec) -> pl.DataFrame:
+    seen = histories(log.read(lake, COLUMNS), spec)
+    factors = fit_factors(seen, spec)
+    assert factors is not None
+    return factors.fold(seen)
 
 
 def modalities(items: int = 60, seed: int = 0) -> dict[str, Modality]:
@@ -34,38 +49,163 @@ def take(given_modalities: dict[str, Modality], rows: list[int]) -> dict[str, Mo
     return {name: Modality(each.vectors[rows], each.present[rows]) for name, each in given_modalities.items()}
 
 
-@pytest.mark.parametrize("method", ["concat", "contrastive"])
+METHODS = ["concat", "contrastive", "qformer"]
+
+
+def small(method: str = "contrastive", **changed: object) -> FusionSpec:
+    settings = {"dim": 16, "hidden": 16, "heads": 2, "epochs": 2, "steps": 10, "batch_size": 64, **changed}
+    return FusionSpec.model_validate({"method": method, **settings})
+
+
+def random_pairs(items: int = 60, count: int = 300) -> NDArray[np.int64]:
+    return np.random.default_rng(5).integers(items, size=(count, 2))
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_the_fused_vector_of_an_item_does_not_depend_on_batch_or_order(method: str) -> None:
     items = modalities()
-    fusion = fit_fusion(items, FusionSpec(method=method, dim=16, steps=10))
+    fusion = fit_fusion(items, small(method), random_pairs())
     whole, _ = fusion.transform(items)
     for rows in ([5], [3, 1, 2], list(range(59, -1, -1))):
         part, _ = fusion.transform(take(items, rows))
         assert part.tobytes() == whole[rows].tobytes()
 
 
-@pytest.mark.parametrize("method", ["concat", "contrastive"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_missing_modality_is_masked_whatever_lies_in_its_row(method: str) -> None:
-    items = modalities()
-    fusion = fit_fusion(items, FusionSpec(method=method, dim=16, steps=5))
-    before, covered = fusion.transform(items)
-    for each in items.values():
-        each.vectors[~each.present] = 1e6
-    after, _ = fusion.transform(items)
-    assert before.tobytes() == after.tobytes()
+    """In training as in use: neither the fit nor the vectors know what lies where nothing is."""
+    fits = []
+    for filling in (1e6, np.nan):
+        items = modalities()
+        for each in items.values():
+            each.vectors[~each.present] = filling
+        fusion = fit_fusion(items, small(method, align=0.5), random_pairs())
+        fits.append((fusion.to_bytes(), fusion.transform(items)))
+    (one, (vectors, covered)), (other, (again, _)) = fits
+    assert one == other
+    assert vectors.tobytes() == again.tobytes()
     assert covered.tolist() == np.any([each.present for each in items.values()], axis=0).tolist()
-    assert np.allclose(np.linalg.norm(before[covered], axis=1), 1, atol=1e-5)
+    assert np.allclose(np.linalg.norm(vectors[covered], axis=1), 1, atol=1e-5)
+    assert not vectors[~covered].any()
 
 
-def test_fitting_twice_gives_the_same_bytes_and_contrast_learns() -> None:
-    items, spec = modalities(400), FusionSpec(dim=16, steps=60, learning_rate=1e-2)
-    one, two = fit_fusion(items, spec), fit_fusion(items, spec)
+@pytest.mark.parametrize("method", ["contrastive", "qformer"])
+def test_training_starts_where_concat_ends(method: str) -> None:
+    items = modalities()
+    plain, _ = fit_fusion(items, small("concat")).transform(items)
+    start, _ = fit_fusion(items, small(method, epochs=0), random_pairs()).transform(items)
+    trained, _ = fit_fusion(items, small(method), random_pairs()).transform(items)
+    np.testing.assert_allclose(start, plain, atol=1e-6)
+    assert np.abs(trained - plain).max() > 0.01
+
+
+def test_concat_keeps_the_cosines_of_what_it_puts_side_by_side() -> None:
+    """With as many dimensions as there are, the cosine is the weighted mean of those of the modalities."""
+    items = {name: Modality(each.vectors, np.ones(60, np.bool_)) for name, each in modalities().items()}
+    fused, _ = fit_fusion(items, small("concat", dim=25, weights={"text": 2.0})).transform(items)
+    parts, whole = [], 0.0
+    for name, each in items.items():
+        unit = each.directed(each.vectors.mean(axis=0))
+        unit = (unit - unit.mean(axis=0)) * (2.0 if name == "text" else 1.0)
+        parts.append(unit @ unit.T)
+        whole = whole + np.square(np.linalg.norm(unit, axis=1))
+    np.testing.assert_allclose(fused @ fused.T, sum(parts) / np.sqrt(np.outer(whole, whole)), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["contrastive", "qformer"])
+def test_fitting_twice_gives_the_same_bytes_another_seed_others_and_it_learns(method: str) -> None:
+    items, pairs = modalities(400), random_pairs(400)
+    one, two = (fit_fusion(items, small(method), pairs) for _ in range(2))
     assert one.to_bytes() == two.to_bytes()
-    assert one.statistics["loss"]["last"] < 0.8 * one.statistics["loss"]["first"]
+    assert fit_fusion(items, small(method, seed=1), pairs).id != one.id
     assert Fusion.from_bytes(one.to_bytes()).id == one.id
+    longer = fit_fusion(items, small(method, epochs=8, learning_rate=1e-2), pairs)
+    assert longer.statistics["loss"][-1] < longer.statistics["loss"][0] - 0.1
 
 
-def test_contrast_brings_content_near_the_behaviour_of_its_item() -> None:
+@pytest.mark.parametrize("method", ["contrastive", "qformer"])
+@pytest.mark.parametrize("align", [0.0, 0.5])
+def test_the_shares_of_workers_add_up_to_the_loss_and_gradient_of_one(method: str, align: float) -> None:
+    items, pairs = modalities(), random_pairs()
+    spec = small(method, align=align)
+    training = training_of(items, spec, pairs)
+    net = training.module
+    sums: list[tuple[float, dict[str, torch.Tensor]]] = []
+    for world in (1, 3):
+        net.zero_grad()
+        shares = [training.loss(net, next(training.batches(rank, world, Pass(1)))[0])[0] for rank in range(world)]
+        torch.stack(shares).sum().backward()
+        gradients = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+        sums.append((float(torch.stack(shares).sum().detach()), gradients))
+    (one, alone), (three, together) = sums
+    assert one == pytest.approx(three, rel=1e-5)
+    assert alone.keys() == together.keys()
+    for name, gradient in alone.items():
+        torch.testing.assert_close(together[name], gradient, atol=1e-5, rtol=1e-3)
+
+
+def training_of(items: dict[str, Modality], spec: FusionSpec, pairs: NDArray[np.int64]) -> FusionTraining:
+    caught: list[FusionTraining] = []
+
+    def catch(training: FusionTraining) -> Trained:
+        caught.append(training)
+        return train_here(training)
+
+    fit_fusion(items, spec, pairs, train=catch)
+    return replace(caught[0])
+
+
+def test_the_loss_is_that_of_a_loop_over_pairs() -> None:
+    """InfoNCE by hand: other items of the step, less the log of how often they are drawn, none that is the pair's."""
+    items, pairs = modalities(20), random_pairs(20)
+    training = training_of(items, small(popularity=0.7), pairs)
+    net = training.module
+    (step, _) = next(training.batches(0, 1, Pass(0)))
+    with torch.no_grad():
+        left = net.merge(net.encode(step.left), step.keep_left).numpy()
+        right = net.merge(net.encode(step.right), step.keep_right).numpy()
+        found = float(training.loss(net, step)[0])
+        scale = float(net.log_scale.exp())
+    drawn = np.random.default_rng([0, 0])
+    chosen = training.pairs[drawn.integers(len(training.pairs), size=64)]
+    often = np.bincount(training.pairs[:, 1], minlength=20) + 1.0
+    total = 0.0
+    for row, (one, two) in enumerate(chosen):
+        scores = []
+        for column, (_, other) in enumerate(chosen):
+            if column == row or other not in (one, two):
+                scores.append(left[row] @ right[column] * scale - 0.7 * np.log(often[other] / often.sum()))
+            if column == row:
+                own = scores[-1]
+        total += np.log(np.exp(scores).sum()) - own
+    assert found == pytest.approx(total / 64, rel=1e-4)
+
+
+def test_what_users_take_together_ends_up_near_also_by_content_alone() -> None:
+    """Pairs follow a hidden trait that text shows weakly: cold items, text alone, rank their partners better."""
+    rng = np.random.default_rng(0)
+    trait = rng.integers(40, size=600)
+    shown = rng.standard_normal((40, 6))[trait]
+    text = np.concatenate([shown + 0.5 * rng.standard_normal((600, 6)), 2 * rng.standard_normal((600, 18))], axis=1)
+    behaviour = rng.standard_normal((40, 8))[trait] + 0.3 * rng.standard_normal((600, 8))
+    warm = np.arange(600) < 500
+    items = {
+        "text": Modality(text.astype(np.float32), np.ones(600, np.bool_)),
+        "collaborative": Modality(behaviour.astype(np.float32), warm),
+    }
+    known = rng.integers(500, size=(40_000, 2))
+    pairs = known[(trait[known[:, 0]] == trait[known[:, 1]]) & (known[:, 0] != known[:, 1])]
+
+    def hits(method: str) -> float:
+        fused, _ = fit_fusion(items, small(method, epochs=6, steps=50, batch_size=256), pairs).transform(items)
+        nearest = np.argsort(-(fused[500:] @ fused[:500].T), axis=1)[:, :10]
+        return float((trait[nearest] == trait[500:, None]).mean())
+
+    assert hits("contrastive") > 2 * hits("concat")
+    assert hits("qformer") > 1.5 * hits("concat")
+
+
+def test_without_pairs_an_item_learns_from_its_own_modalities() -> None:
     """Content alone, fused, ranks its item's behaviour vector better after training than before."""
     items = modalities(300)
     shown = {"text": items["text"], "collaborative": Modality(items["collaborative"].vectors, np.ones(300, bool))}
@@ -75,20 +215,19 @@ def test_contrast_brings_content_near_the_behaviour_of_its_item() -> None:
         behaviour, _ = fusion.transform({"collaborative": shown["collaborative"]})
         return float((np.argsort(-content @ behaviour.T, axis=1)[:, :5] == np.arange(300)[:, None]).any(axis=1).mean())
 
-    trained = fit_fusion(shown, FusionSpec(dim=16, steps=200, learning_rate=1e-2))
-    untrained = fit_fusion(shown, FusionSpec(dim=16, steps=0))
-    assert rank_share(trained) > 2 * rank_share(untrained)
+    trained = fit_fusion(shown, small(epochs=4, steps=50, learning_rate=1e-2))
+    assert rank_share(trained) > 2 * rank_share(fit_fusion(shown, small(epochs=0)))
 
 
-def test_one_modality_needs_no_contrast_and_none_is_refused() -> None:
+def test_one_modality_needs_no_training_and_none_is_refused() -> None:
     only = {"text": modalities()["text"]}
-    vectors, covered = fit_fusion(only, FusionSpec(dim=8)).transform(only)
+    vectors, covered = fit_fusion(only, small(dim=8)).transform(only)
     assert covered.all()
     assert vectors.shape == (60, 8)
     with pytest.raises(FusionError, match="no item"):
         fit_fusion({}, FusionSpec())
     with pytest.raises(FusionError, match="dimensions"):
-        fit_fusion(only, FusionSpec(dim=8)).transform({"text": Modality(np.ones((1, 3), np.float32), np.ones(1, bool))})
+        fit_fusion(only, small()).transform({"text": Modality(np.ones((1, 3), np.float32), np.ones(1, bool))})
 
 
 def events(rows: list[tuple[str, str, datetime]], arrival: datetime | None = None) -> pa.Table:

@@ -1,0 +1,129 @@
+"""The two public catalogues that benchmarks on real data read: items, texts, histories.
+
+The folder holds amazon-beauty/ and movielens-posters/; docs/tokenizers.md says what is in them.
+"""
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.settings import configure
+from pipelines.encoders.images import decode_image
+from pipelines.encoders.text import TextEncoder
+from pipelines.encoders.vision import image_encoder
+from pipelines.spec import ImageSpec, TextSpec
+
+CACHE = Path(".cache/vectors")
+POSITIVE = 4.0
+AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """A catalogue in rows: id, text, category and picture (or none) of each item.
+
+    A history is (time, row) of what a user took, oldest first; times are whole numbers, and `held_out` is the first
+    that is held out.
+    """
+
+    name: str
+    ids: list[str]
+    texts: list[str]
+    categories: list[str]
+    pictures: list[Path | None]
+    histories: list[list[tuple[int, int]]]
+    held_out: int
+
+    def text_vectors(self) -> NDArray[np.float32]:
+        """MiniLM vectors, float32 (N, 384), kept; an empty text gets the word "untitled"."""
+        encoder = TextEncoder(TextSpec(encoder="packaged-minilm", fields=("title",)))
+        order = np.argsort([len(text) for text in self.texts], kind="stable")
+
+        def encode(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+            return encoder.encode([self.texts[row].strip() or "untitled" for row in rows])
+
+        return _kept(CACHE / f"{self.name}.npy", len(self.ids), order, encode)
+
+    def image_vectors(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """ViT-S/14 vectors, float32 (N, 384), kept, and which items have one."""
+        present = np.array([picture is not None for picture in self.pictures])
+        if not present.any():
+            return np.zeros((len(self.ids), 1), np.float32), present
+        spec = ImageSpec()
+        encoder = image_encoder(spec)
+
+        def encode(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+            paths = [path for path in (self.pictures[row] for row in rows) if path is not None]
+            return encoder.encode([decode_image(path.read_bytes(), spec.max_pixels, spec.formats) for path in paths])
+
+        return _kept(CACHE / f"{self.name}-images.npy", len(self.ids), np.flatnonzero(present), encode), present
+
+
+def _kept(
+    path: Path, items: int, rows: NDArray[np.int64], encode: Callable[[NDArray[np.int64]], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    if not path.exists():
+        configure()
+        parts = [encode(rows[start : start + AT_ONCE]) for start in range(0, len(rows), AT_ONCE)]
+        found = np.zeros((items, parts[0].shape[1]), np.float32)
+        found[rows] = np.concatenate(parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, found)
+    return np.asarray(np.load(path), np.float32)
+
+
+def beauty(folder: Path) -> Catalogue:
+    """Amazon Beauty. It has no times: events are numbered back from the last of each user, so that one cut, two
+    events before the end, is leave-last-out for all."""
+    folder = folder / "amazon-beauty"
+    rows = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
+    ids = [str(row["item_id"]) for row in rows]
+    place = {item: row for row, item in enumerate(ids)}
+    taken = [[place[item] for item in line.split()[1:]] for line in (folder / "sequences.txt").read_text().splitlines()]
+    common = _common([row["attributes"] for row in rows])
+    return Catalogue(
+        name="amazon-beauty",
+        ids=ids,
+        texts=[row["title"] for row in rows],
+        categories=[next((each for each in row["attributes"] if each in common), "") for row in rows],
+        pictures=[None] * len(ids),
+        histories=[[(at - len(history), row) for at, row in enumerate(history)] for history in taken],
+        held_out=-2,
+    )
+
+
+def movielens(folder: Path) -> Catalogue:
+    """MovieLens with posters: ratings of 4 and more, the newest tenth held out. The category is the first genre."""
+    folder = folder / "movielens-posters"
+    with (folder / "items.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    place = {row["movieId"]: number for number, row in enumerate(rows)}
+    histories: dict[str, list[tuple[int, int]]] = {}
+    with (folder / "ratings.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if float(row["rating"]) >= POSITIVE and row["movieId"] in place:
+                histories.setdefault(row["userId"], []).append((int(row["timestamp"]), place[row["movieId"]]))
+    times = np.sort([time for history in histories.values() for time, _ in history])
+    return Catalogue(
+        name="movielens-posters",
+        ids=[row["movieId"] for row in rows],
+        texts=[f"{row['title']} {row['genres'].replace('|', ', ')}" for row in rows],
+        categories=[row["genres"].split("|")[0] for row in rows],
+        pictures=[folder / row["poster"] if row["poster"] else None for row in rows],
+        histories=[sorted(history) for history in histories.values()],
+        held_out=int(times[int(0.9 * len(times))]),
+    )
+
+
+CATALOGUES: dict[str, Callable[[Path], Catalogue]] = {"amazon-beauty": beauty, "movielens-posters": movielens}
+
+
+def _common(attributes: list[list[str]], least: float = 0.03) -> set[str]:
+    """The attributes that at least a share of the items have."""
+    names, counts = np.unique([each for row in attributes for each in row], return_counts=True)
+    return set(names[counts >= least * len(attributes)])

@@ -1,0 +1,211 @@
+"""Which vectors make the better SIDs: `sidmill bench representations DATA`, as Markdown.
+
+Behaviour: events before the catalogue's cut, those of the cold items (5 %, by a hash of id and seed) left out. Pairs:
+two items of one user's events after the cut, at most WINDOW apart, both ways, cold items included. The hit-rate@k is
+the share of the pairs whose second item is among the k vectors nearest to the first (cosine, all items; of equal ones
+half are ahead). An item without a vector neither finds nor is found. Of SIDs it is the hit-rate of the vectors that
+they decode to.
+"""
+
+import argparse
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from flows.bench.catalogues import CATALOGUES, Catalogue
+from pipelines.behaviour import Histories, histories
+from pipelines.collaborative import fit_factors
+from pipelines.fuse import placed
+from pipelines.fusion.fit import fit_fusion
+from pipelines.fusion.modalities import COLLABORATIVE, Modality
+from pipelines.spec import CollaborativeSpec, FusionSpec
+from tokenizer.encode import Occupancy, assign_sids
+from tokenizer.families import quantizer_of
+from tokenizer.fit import fit_codebook
+from tokenizer.items import tie_keys
+from tokenizer.spec import CodebookSpec
+from tokenizer.work import one_thread
+
+COLD, WINDOW, NEAR = 0.05, 5, (10, 50)
+LOG = CollaborativeSpec(min_events=1)
+METHODS = {
+    "concat": FusionSpec(method="concat"),
+    "contrastive": FusionSpec(method="contrastive"),
+    "qformer": FusionSpec(method="qformer", hidden=64, blocks=1),
+}
+CODEBOOK = CodebookSpec.model_validate({"levels": [{"codes": 256}] * 3, "iterations": 10})
+RESAMPLED = 200
+
+
+def run(options: argparse.Namespace) -> None:
+    """A table for each catalogue that is there."""
+    for name, read in CATALOGUES.items():
+        if not (options.data / name).is_dir():
+            print(f"\n{options.data} has no folder {name}: left out")
+        elif not options.only or name in options.only:
+            table(read(options.data), options.seeds)
+
+
+HEAD = (
+    "representation",
+    "all @10",
+    "all @50",
+    "cold @10",
+    "cold @50",
+    "SIDs @10",
+    "SIDs @50",
+    "text to image @10",
+    "purity",
+    "relative error",
+)
+
+
+def table(catalogue: Catalogue, seeds: int) -> None:
+    """Mean over seeds, with the largest distance from it; the first hit-rate also with its 95 % interval."""
+    found: dict[str, list[list[float]]] = {}
+    width = 0.0
+    for seed in range(seeds):
+        world = World(catalogue, seed)
+        if seed == 0:
+            cold = np.count_nonzero(world.cold[world.pairs[:, 0]])
+            print(f"\n### {catalogue.name}: {len(catalogue.ids):,} items, {len(world.pairs):,} pairs, {cold:,} cold\n")
+        for name, vectors, crossed in world.representations():
+            figures, interval = world.figures(vectors, crossed)
+            found.setdefault(name, []).append(figures)
+            width = max(width, interval)
+            shown = " ".join(format(each, ".4f") for each in figures)
+            print(f"<!-- seed {seed} {name}: {shown} -->", flush=True)
+    print("\n| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|")
+    for name, rows in found.items():
+        mean, apart = np.mean(rows, axis=0), np.abs(np.array(rows) - np.mean(rows, axis=0)).max(axis=0)
+        cells = ["" if np.isnan(one) else f"{one:.4f} ± {two:.4f}" for one, two in zip(mean, apart, strict=True)]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+    print(
+        f"\nThe 95 % interval of a hit-rate@10 over users' pairs, drawn again {RESAMPLED} times: at most ± {width:.4f}."
+    )
+
+
+class World:
+    """A catalogue under one seed: what is cold, what may be seen, and what is asked for."""
+
+    def __init__(self, catalogue: Catalogue, seed: int) -> None:
+        self.catalogue, self.seed = catalogue, seed
+        hashed = tie_keys([f"{seed}:{item}" for item in catalogue.ids])
+        self.cold = hashed < np.uint64(int(COLD * 2**64))
+        visible = [[(time, row) for time, row in h if time < catalogue.held_out] for h in catalogue.histories]
+        later = [[(time, row) for time, row in h if time >= catalogue.held_out] for h in catalogue.histories]
+        self.log = self._log([[(time, row) for time, row in h if not self.cold[row]] for h in visible])
+        asked = self._log(later)
+        self.pairs = self._rows(asked)[asked.pairs(WINDOW, asked.newest(1.0))]
+        self.items = pl.DataFrame({"item_id": catalogue.ids})
+
+    def _log(self, taken: list[list[tuple[int, int]]]) -> Histories:
+        rows = [(f"{user:07d}", time, row) for user, history in enumerate(taken) for time, row in history]
+        start = datetime(2000, 1, 1, tzinfo=UTC)
+        ids = self.catalogue.ids
+        return histories(
+            pl.DataFrame(
+                {
+                    "user_id": [user for user, _, _ in rows],
+                    "item_id": [ids[row] for _, _, row in rows],
+                    "event_time": [start + timedelta(seconds=time) for _, time, _ in rows],
+                    "event_id": [f"{at:09d}" for at in range(len(rows))],
+                    "event_type": ["taken"] * len(rows),
+                    "impression": [False] * len(rows),
+                }
+            ),
+            LOG,
+        )
+
+    def _rows(self, log: Histories) -> NDArray[np.int64]:
+        place = {item: row for row, item in enumerate(self.catalogue.ids)}
+        return np.array([place[name] for name in log.names], np.int64)
+
+    def representations(self) -> Iterator[tuple[str, Modality, tuple[Modality, Modality] | None]]:
+        """Name, vectors, and where there are pictures the vectors of text alone and of pictures alone."""
+        everyone = np.ones(len(self.catalogue.ids), np.bool_)
+        modalities = {"text": Modality(self.catalogue.text_vectors(), everyone)}
+        pictures, pictured = self.catalogue.image_vectors()
+        if pictured.any():
+            modalities["image"] = Modality(pictures, pictured)
+        with one_thread():
+            factors = fit_factors(self.log, LOG)
+            assert factors is not None
+            modalities[COLLABORATIVE] = placed(self.items, factors.fold(self.log))
+            yield from ((name, each, None) for name, each in modalities.items())
+            for name, spec in METHODS.items():
+                spec = spec.model_copy(update={"seed": self.seed})
+                since = self.log.newest(spec.recent)
+                before = {COLLABORATIVE: placed(self.items, factors.fold(self.log.where(self.log.time < since)))}
+                pairs = self._rows(self.log)[self.log.pairs(spec.pair_window, since)]
+                fusion = fit_fusion(modalities, spec, pairs, before)
+                crossed = None
+                if pictured.any():
+                    alone = [fusion.transform({kind: modalities[kind]}) for kind in ("text", "image")]
+                    crossed = Modality(*alone[0]), Modality(*alone[1])
+                yield name, Modality(*fusion.transform(modalities)), crossed
+
+    def figures(self, given: Modality, crossed: tuple[Modality, Modality] | None) -> tuple[list[float], float]:
+        """The row of HEAD without its name, and half the width of the interval of its first figure."""
+        ranks = self.ranks(given)
+        cold = self.cold[self.pairs[:, 0]]
+        there = np.flatnonzero(given.present)
+        vectors, ids = {"fused": given.vectors[there]}, [self.catalogue.ids[row] for row in there]
+        book = fit_codebook(vectors, ids, CODEBOOK)
+        made = assign_sids(book, vectors, ids, Occupancy.empty(len(book.sizes)))
+        decoded = np.zeros_like(given.vectors)
+        decoded[there] = quantizer_of(book.spec).decode(book, made.codes, "fused")
+        coded = self.ranks(Modality(decoded, given.present))
+        across = np.nan if crossed is None else _retrieved(*crossed)
+        figures = [
+            *((ranks < k).mean() for k in NEAR),
+            *((ranks[cold] < k).mean() for k in NEAR),
+            *((coded < k).mean() for k in NEAR),
+            across,
+            self._purity(there, made.codes[:, 0]),
+            made.relative_error,
+        ]
+        return [float(each) for each in figures], self._interval(ranks < NEAR[0])
+
+    def ranks(self, given: Modality) -> NDArray[np.float64]:
+        """How many items are nearer to the first of a pair than its second, (P,); infinite where one has no vector."""
+        unit = given.vectors / np.maximum(np.linalg.norm(given.vectors, axis=1, keepdims=True), 1e-12)
+        ranks = np.full(len(self.pairs), np.inf)
+        known = np.flatnonzero(given.present[self.pairs].all(axis=1))
+        ordered = known[np.argsort(self.pairs[known, 0], kind="stable")]
+        for start in range(0, len(ordered), 512):
+            rows = ordered[start : start + 512]
+            asking, back = np.unique(self.pairs[rows, 0], return_inverse=True)
+            score = unit[asking] @ unit.T
+            score[:, ~given.present] = -np.inf
+            score[np.arange(len(asking)), asking] = -np.inf
+            score = score[back]
+            own = score[np.arange(len(rows)), self.pairs[rows, 1]][:, None]
+            ranks[rows] = (score > own).sum(axis=1) + ((score == own).sum(axis=1) - 1) / 2
+        return ranks
+
+    def _interval(self, hit: NDArray[np.bool_]) -> float:
+        draw = np.random.default_rng(0)
+        _, item = np.unique(self.pairs[:, 0], return_inverse=True)
+        hits, count = np.bincount(item, hit), np.bincount(item)
+        chosen = draw.integers(len(hits), size=(RESAMPLED, len(hits)))
+        rates = hits[chosen].sum(axis=1) / count[chosen].sum(axis=1)
+        low, high = np.quantile(rates, [0.025, 0.975])
+        return float(high - low) / 2
+
+    def _purity(self, rows: NDArray[np.int64], code: NDArray[np.int32]) -> float:
+        """The share of items whose category is the commonest of their first code."""
+        _, kind = np.unique([self.catalogue.categories[row] for row in rows], return_inverse=True)
+        both = np.zeros((code.max() + 1, kind.max() + 1))
+        np.add.at(both, (code, kind), 1)
+        return float(both.max(axis=1).sum() / len(rows))
+
+
+def _retrieved(text: Modality, image: Modality) -> float:
+    """The share of pictured items whose picture is among the 10 nearest to their text."""
+    rows = np.flatnonzero(text.present & image.present)
+    score = text.vectors[rows] @ image.vectors[rows].T
+    return float(((score > score.diagonal()[:, None]).sum(axis=1) < NEAR[0]).mean())

@@ -1,0 +1,82 @@
+"""Fit a fusion to the modalities of a catalogue and to what its users take together."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.fusion.frozen import Fusion
+from pipelines.fusion.modalities import FusionError, Matrix, Modality
+from pipelines.fusion.training import FusionTraining, Trained, train_here, weights
+from pipelines.fusion.training import network as started
+from pipelines.spec import FusionSpec
+
+Train = Callable[[FusionTraining], Trained]
+NO_PAIRS: NDArray[np.int64] = np.empty((0, 2), np.int64)
+COMPONENT_ROWS = 1 << 17
+
+
+def fit_fusion(
+    items: Mapping[str, Modality],
+    spec: FusionSpec,
+    pairs: NDArray[np.int64] = NO_PAIRS,
+    before: Mapping[str, Modality] | None = None,
+    train: Train = train_here,
+) -> Fusion:
+    """Fit a fusion on the modalities given; one with no rows is left out.
+
+    `pairs` int64 (P, 2) are rows of items that users took together. `before` are the modalities as they were before
+    that: a vector that knows of the pairs would let training learn them by heart. Without pairs every item is a pair
+    with itself, seen with other modalities left out. With one modality and no pairs there is nothing to learn.
+    """
+    known = {name: items[name] for name in sorted(items) if items[name].present.any()}
+    if not known:
+        raise FusionError("no item has a vector in any modality; check the text fields, images and logs.")
+    means = {name: each.known().mean(axis=0, dtype=np.float64).astype(np.float32) for name, each in known.items()}
+    arrays = {f"mean.{name}": mean for name, mean in means.items()} | _components(known, means, spec)
+    statistics: dict[str, object] = {"rows": {name: int(each.present.sum()) for name, each in known.items()}}
+    seen = {name: (before or {}).get(name, each) for name, each in known.items()}
+    training = FusionTraining(
+        spec,
+        {name: each.directed(means[name]) for name, each in seen.items()},
+        {name: each.present for name, each in seen.items()},
+        _usable(seen, pairs),
+        arrays,
+    )
+    if spec.method == "concat" or not len(training.pairs) or not spec.epochs:
+        return Fusion(spec, {**arrays, **weights(started(spec, arrays))}, statistics)
+    trained = train(training)
+    statistics |= {"pairs": len(training.pairs), "loss": trained.loss}
+    return Fusion(spec, {**arrays, **trained.arrays}, statistics)
+
+
+def _usable(seen: Mapping[str, Modality], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Pairs of items that both have something to be known by; where there are none, each item with itself."""
+    there = np.sum([each.present for each in seen.values()], axis=0)
+    if len(pairs):
+        return np.asarray(pairs[(there[pairs] > 0).all(axis=1)])
+    several = np.flatnonzero(there > 1)
+    return np.column_stack([several, several]).astype(np.int64)
+
+
+def _components(known: Mapping[str, Modality], means: Mapping[str, Matrix], spec: FusionSpec) -> dict[str, Matrix]:
+    """Weights of a projection on leading principal components, each modality in dimensions of its own.
+
+    The narrow ones first: what they leave of an even share goes to the others.
+    """
+    left, start = len(known), 0
+    arrays: dict[str, Matrix] = {}
+    for name in sorted(known, key=lambda name: (len(means[name]), name)):
+        width = min(len(means[name]), (spec.dim - start) // left)
+        rows = known[name].directed(means[name])[known[name].present][:COMPONENT_ROWS].astype(np.float64)
+        centre = rows.mean(axis=0)
+        _, vectors = np.linalg.eigh((rows - centre).T @ (rows - centre))
+        leading = vectors[:, ::-1][:, :width]
+        signs = np.sign(leading[np.abs(leading).argmax(axis=0), np.arange(width)])
+        directions = leading * np.where(signs == 0, 1, signs) * spec.weights.get(name, 1.0)
+        weight, bias = np.zeros((spec.dim, len(means[name])), np.float32), np.zeros(spec.dim, np.float32)
+        weight[start : start + width] = directions.T
+        bias[start : start + width] = -centre @ directions
+        arrays[f"linear.{name}.weight"], arrays[f"linear.{name}.bias"] = weight, bias
+        left, start = left - 1, start + width
+    return arrays

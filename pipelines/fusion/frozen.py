@@ -1,0 +1,94 @@
+"""A fitted fusion: applied to any items, in any number, it gives each the same bytes."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+from pipelines.fusion.modalities import FusionError, Matrix, Modality, items_of
+from pipelines.fusion.training import network
+from pipelines.spec import FusionSpec
+
+if TYPE_CHECKING:
+    from pipelines.fusion.network import FusionNet
+
+BLOCK = 256
+"""Rows of every product: the results of small blocks differ in their last bits."""
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """`mean.M` (D,) of each modality and the weights of its network. `id` is the hash of all of it."""
+
+    spec: FusionSpec
+    arrays: Mapping[str, Matrix]
+    statistics: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def modalities(self) -> list[str]:
+        """The modalities it was fitted on."""
+        return sorted(name.removeprefix("mean.") for name in self.arrays if name.startswith("mean."))
+
+    def transform(self, items: Mapping[str, Modality]) -> tuple[Matrix, NDArray[np.bool_]]:
+        """Fused vectors (N, F) of unit length and which rows have one: those with at least one known modality."""
+        count = items_of(items)
+        for name in set(items) & set(self.modalities):
+            if items[name].vectors.shape[1] != len(self.arrays[f"mean.{name}"]):
+                raise FusionError(
+                    f"{name} vectors have {items[name].vectors.shape[1]} dimensions, the fusion was fitted on "
+                    f"{len(self.arrays[f'mean.{name}'])}: the encoder changed. Backfill with a new fusion, or use the "
+                    "encoder the release pins."
+                )
+        fused, covered = np.zeros((count, self.spec.dim), np.float32), np.zeros(count, np.bool_)
+        for start in range(0, count, BLOCK):
+            rows = slice(start, min(start + BLOCK, count))
+            fused[rows], covered[rows] = self._block({name: items[name].take(rows) for name in items})
+        return fused, covered
+
+    def _block(self, items: Mapping[str, Modality]) -> tuple[Matrix, NDArray[np.bool_]]:
+        import torch
+
+        count = items_of(items)
+        keep = np.zeros((BLOCK, len(self.modalities)), np.float32)
+        vectors = {}
+        for at, name in enumerate(self.modalities):
+            mean = self.arrays[f"mean.{name}"]
+            padded = np.zeros((BLOCK, len(mean)), np.float32)
+            if name in items:
+                padded[:count] = items[name].directed(mean)
+                keep[:count, at] = items[name].present
+            vectors[name] = torch.from_numpy(padded)
+        with torch.inference_mode():
+            fused = self._network.merge(self._network.encode(vectors), torch.from_numpy(keep)).numpy()[:count]
+        covered = np.logical_and(keep[:count].any(axis=1), fused.any(axis=1))
+        return np.asarray(fused * covered[:, None], np.float32), covered
+
+    @cached_property
+    def _network(self) -> "FusionNet":
+        return network(self.spec, self.arrays).eval()
+
+    def to_bytes(self) -> bytes:
+        """Deterministic safetensors bytes with the spec in the header."""
+        record = {"spec": self.spec.model_dump(mode="json"), "statistics": self.statistics}
+        # One entry: safetensors writes several in no fixed order, and the bytes are the identity.
+        header = {"fusion": json.dumps(record, sort_keys=True)}
+        data: bytes = save({name: np.ascontiguousarray(self.arrays[name]) for name in sorted(self.arrays)}, header)
+        return data
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Fusion":
+        """The fusion that these bytes are."""
+        length = int.from_bytes(data[:8], "little")
+        record = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["fusion"])
+        return cls(FusionSpec.model_validate(record["spec"]), load(data), record["statistics"])
+
+    @property
+    def id(self) -> str:
+        """16 hex digits."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()[:16]

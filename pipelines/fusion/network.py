@@ -1,0 +1,188 @@
+"""The networks of fusion: a projection of each modality, and a correction that is learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+
+from pipelines.fusion.modalities import COLLABORATIVE
+from pipelines.spec import FusionSpec
+
+MOST_SCALE = 100.0
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """The items of one step, two of a pair in each row: `left` and `right` hold (B, D) per modality.
+
+    `keep_left` and `keep_right` (B, modalities) say what of them is looked at, `present` what of the right there is.
+    `taken` (B, B) marks the columns that are no other item to a row; `popularity` (B,) is the log of how often each
+    right item is drawn. The loss is that of the rows `own`, a share of the whole step's.
+    """
+
+    left: Tensors
+    right: Tensors
+    keep_left: Tensor
+    keep_right: Tensor
+    present: Tensor
+    taken: Tensor
+    repeated: Tensor
+    popularity: Tensor
+    own: slice
+
+    def to(self, device: torch.device) -> Step:
+        """The same on a device."""
+        return Step(
+            {name: each.to(device) for name, each in self.left.items()},
+            {name: each.to(device) for name, each in self.right.items()},
+            self.keep_left.to(device),
+            self.keep_right.to(device),
+            self.present.to(device),
+            self.taken.to(device),
+            self.repeated.to(device),
+            self.popularity.to(device),
+            self.own,
+        )
+
+
+class FusionNet(nn.Module):
+    """Fused vectors as the sum of what each modality's projection gives, and of a correction.
+
+    The projection starts at principal components, each modality in dimensions of its own; the correction starts at
+    nothing, so that training starts where `concat` ends.
+    """
+
+    def __init__(self, spec: FusionSpec, widths: Mapping[str, int]) -> None:
+        super().__init__()
+        torch.manual_seed(spec.seed)
+        self.spec, self.modalities = spec, sorted(widths)
+        self.linear = nn.ModuleDict({name: nn.Linear(widths[name], spec.dim) for name in self.modalities})
+        self.correction: Towers | QFormer | None = None
+        if spec.method == "contrastive":
+            self.correction = Towers(spec, widths)
+        elif spec.method == "qformer":
+            self.correction = QFormer(spec, widths)
+        self.log_scale = nn.Parameter(torch.tensor(1 / spec.temperature).log())
+
+    def encode(self, vectors: Tensors) -> list[Tensor]:
+        """What each modality gives on its own, before it is known which are there."""
+        found = [torch.stack([self.linear[name](vectors[name]) for name in self.modalities], dim=1)]
+        return found if self.correction is None else [*found, self.correction.encode(vectors)]
+
+    def merge(self, encoded: Sequence[Tensor], keep: Tensor) -> Tensor:
+        """Fused vectors (n, F) of unit length, of the modalities that `keep` (n, modalities) marks."""
+        fused = (encoded[0] * keep[:, :, None]).sum(dim=1)
+        if self.correction is not None:
+            fused = fused + self.correction.merge(encoded[1], keep)
+        return normalize(fused, dim=1, eps=1e-6)
+
+    def forward(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Of the step's own rows: their share of the mean loss, and the sum of their pair losses."""
+        own, spec, scale = step.own, self.spec, self.log_scale.exp().clamp(max=MOST_SCALE)
+        left = self.merge(self.encode({name: each[own] for name, each in step.left.items()}), step.keep_left[own])
+        encoded = self.encode(step.right)
+        right = self.merge(encoded, step.keep_right)
+        target = torch.arange(len(right), device=right.device)[own]
+        scores = (left @ right.T * scale - spec.popularity * step.popularity).masked_fill(step.taken[own], -torch.inf)
+        summed = cross_entropy(scores, target, reduction="sum")
+        share = summed / len(right)
+        if spec.align and len(self.modalities) > 1:
+            share = share + spec.align * self._apart(encoded, step, scale, target)
+        return share, summed.detach()
+
+    def _apart(self, encoded: Sequence[Tensor], step: Step, scale: Tensor, target: Tensor) -> Tensor:
+        """InfoNCE of two views of the same items: their behaviour, or else their first modality, and all the rest."""
+        alone = torch.zeros_like(step.present)
+        at = self.modalities.index(COLLABORATIVE) if COLLABORATIVE in self.modalities else 0
+        alone[:, at] = step.present[:, at]
+        others = step.present - alone
+        both = alone.any(dim=1) & others.any(dim=1)
+        if not both.any():
+            return scale * 0
+        one, rest = self.merge(encoded, alone)[step.own], self.merge(encoded, others)
+        scores = (one @ rest.T * scale).masked_fill(step.repeated[step.own] | ~both, -torch.inf)
+        mine = both[step.own]
+        return cross_entropy(scores[mine], target[mine], reduction="sum") / both.sum()
+
+
+class Towers(nn.Module):
+    """A correction from each modality on its own: what text says of behaviour, and so on."""
+
+    def __init__(self, spec: FusionSpec, widths: Mapping[str, int]) -> None:
+        super().__init__()
+        self.modalities = sorted(widths)
+        self.tower = nn.ModuleDict(
+            {
+                name: nn.Sequential(
+                    nn.Linear(widths[name], spec.hidden), nn.GELU(), _silent(nn.Linear(spec.hidden, spec.dim))
+                )
+                for name in self.modalities
+            }
+        )
+
+    def encode(self, vectors: Tensors) -> Tensor:
+        """(n, modalities, F)."""
+        return torch.stack([self.tower[name](vectors[name]) for name in self.modalities], dim=1)
+
+    def merge(self, encoded: Tensor, keep: Tensor) -> Tensor:
+        """(n, F)."""
+        return (encoded * keep[:, :, None]).sum(dim=1)
+
+
+class QFormer(nn.Module):
+    """Queries that attend to one another and to a token of each modality an item has (OxygenRec, after BLIP-2)."""
+
+    def __init__(self, spec: FusionSpec, widths: Mapping[str, int]) -> None:
+        super().__init__()
+        self.modalities = sorted(widths)
+        self.token = nn.ModuleDict({name: nn.Linear(widths[name], spec.hidden) for name in self.modalities})
+        self.queries = nn.Parameter(0.02 * torch.randn(spec.queries, spec.hidden))
+        self.blocks = nn.ModuleList(QueryBlock(spec.hidden, spec.heads) for _ in range(spec.blocks))
+        self.out = _silent(nn.Linear(spec.queries * spec.hidden, spec.dim))
+
+    def encode(self, vectors: Tensors) -> Tensor:
+        """Tokens (n, modalities, hidden)."""
+        return torch.stack([self.token[name](vectors[name]) for name in self.modalities], dim=1)
+
+    def merge(self, tokens: Tensor, keep: Tensor) -> Tensor:
+        """(n, F); zero for an item without any modality."""
+        some = keep.any(dim=1)
+        # A row of nothing but masked tokens would be no number: it looks at all of them, and is zero in the end.
+        masked = (keep == 0) & some[:, None]
+        state = self.queries.expand(len(tokens), -1, -1)
+        for block in self.blocks:
+            state = block(state, tokens, masked)
+        answer: Tensor = self.out(state.flatten(1))
+        return answer * some[:, None]
+
+
+class QueryBlock(nn.Module):
+    """Self-attention, cross-attention and a feed-forward layer, each after a norm and added to what went in."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.own = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.cross = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, state: Tensor, tokens: Tensor, masked: Tensor) -> Tensor:
+        """(n, queries, width)."""
+        seen = self.norms[0](state)
+        state = state + self.own(seen, seen, seen, need_weights=False)[0]
+        seen = self.norms[1](state)
+        state = state + self.cross(seen, tokens, tokens, key_padding_mask=masked, need_weights=False)[0]
+        added: Tensor = state + self.feed(self.norms[2](state))
+        return added
+
+
+def _silent(layer: nn.Linear) -> nn.Linear:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

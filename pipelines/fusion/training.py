@@ -1,0 +1,170 @@
+"""What a fusion is trained on, step by step. `FusionTraining` is a `Trainable` (see training/trainable.py)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.fusion.modalities import FusionError, Matrix
+from pipelines.spec import FusionSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pipelines.fusion.network import FusionNet, Step
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class FusionTraining:
+    """Unit vectors (N, D) and presence (N,) of each modality, pairs of rows (P, 2), and where the weights start."""
+
+    spec: FusionSpec
+    directed: Mapping[str, Matrix]
+    present: Mapping[str, NDArray[np.bool_]]
+    pairs: NDArray[np.int64]
+    start: Mapping[str, Matrix]
+
+    @cached_property
+    def module(self) -> FusionNet:
+        """The network at its start."""
+        return network(self.spec, self.start)
+
+    @cached_property
+    def plan_hash(self) -> str:
+        """16 hex digits over the spec, the vectors and the pairs; the number of workers is no part of it."""
+        settings = self.spec.model_dump(mode="json", exclude={"workers"})
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        for name in sorted(self.directed):
+            for array in (self.directed[name], self.present[name]):
+                digest.update(np.ascontiguousarray(array).data)
+        digest.update(np.ascontiguousarray(self.pairs).data)
+        return digest.hexdigest()[:16]
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What is trained on what."""
+        return {"kind": "fusion", "plan": self.plan_hash}
+
+    def batches(self, rank: int, world: int, cursor: Any) -> Iterator[tuple[Step, Any]]:
+        """The rest of the cursor's epoch; all workers see the whole step, each has the loss of its own rows."""
+        size = min(self.spec.batch_size, len(self.pairs))
+        own = slice(size * rank // world, size * (rank + 1) // world)
+        for step in range(cursor.sample // size, self.spec.steps):
+            number = cursor.epoch * self.spec.steps + step
+            yield self.step(number, size, own), replace(cursor, sample=(step + 1) * size)
+
+    def step(self, number: int, size: int, own: slice) -> Step:
+        """Pairs drawn at random, and which modalities of them are looked at: those that chance leaves of the present.
+
+        Where chance would leave an item nothing, it keeps all it has.
+        """
+        import torch
+
+        from pipelines.fusion.network import Step
+
+        draw = np.random.default_rng([self.spec.seed, number])
+        left, right = self.pairs[draw.integers(len(self.pairs), size=size)].T
+        columns = torch.from_numpy(right)
+        same = columns[:, None] == columns[None, :]
+        same.fill_diagonal_(False)
+        taken = same | (torch.from_numpy(left)[:, None] == columns[None, :])
+        taken.fill_diagonal_(False)
+        return Step(
+            left={name: torch.from_numpy(each[left]) for name, each in self.directed.items()},
+            right={name: torch.from_numpy(each[right]) for name, each in self.directed.items()},
+            keep_left=self._kept(left, draw),
+            keep_right=self._kept(right, draw),
+            present=torch.from_numpy(self._present[right].astype(np.float32)),
+            taken=taken,
+            repeated=same,
+            popularity=torch.from_numpy(self._popularity[right]),
+            own=own,
+        )
+
+    def loss(self, module: nn.Module, batch: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """This worker's share of the step's mean loss; the sums `loss`, `targets` (pairs) and `tokens` (pairs)."""
+        import torch
+
+        share, summed = module(batch)
+        if not torch.isfinite(share):
+            raise FusionError("the loss of the fusion is no number; lower fusion.learning_rate")
+        count = torch.tensor(float(batch.own.stop - batch.own.start), device=summed.device)
+        return share, {"loss": summed, "targets": count, "tokens": count}
+
+    @cached_property
+    def _present(self) -> NDArray[np.bool_]:
+        return np.column_stack([self.present[name] for name in sorted(self.present)])
+
+    @cached_property
+    def _popularity(self) -> Matrix:
+        drawn = np.bincount(self.pairs[:, 1], minlength=len(self._present)) + 1.0
+        return np.asarray(np.log(drawn / drawn.sum()), np.float32)
+
+    def _kept(self, rows: NDArray[np.int64], draw: np.random.Generator) -> Tensor:
+        import torch
+
+        there = self._present[rows]
+        kept = there & (draw.random(there.shape) >= self.spec.modality_dropout)
+        kept = np.where(kept.any(axis=1, keepdims=True), kept, there)
+        return torch.from_numpy(kept.astype(np.float32))
+
+
+def network(spec: FusionSpec, arrays: Mapping[str, Matrix]) -> FusionNet:
+    """The network that some arrays are the weights of; weights that are not among them are as they start."""
+    import torch
+
+    from pipelines.fusion.network import FusionNet
+
+    prefix, suffix = "linear.", ".weight"
+    names = [name for name in arrays if name.startswith(prefix) and name.endswith(suffix)]
+    net = FusionNet(spec, {name.removeprefix(prefix).removesuffix(suffix): arrays[name].shape[1] for name in names})
+    own = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items() if not name.startswith("mean.")}
+    net.load_state_dict(own, strict=False)
+    return net
+
+
+@dataclass
+class Pass:
+    """Where a training in this process stands."""
+
+    epoch: int
+    sample: int = 0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The weights of a trained network, and its mean loss in each epoch."""
+
+    arrays: dict[str, Matrix]
+    loss: list[float] = field(default_factory=list)
+
+
+def train_here(training: FusionTraining) -> Trained:
+    """Train in this process: the steps that one worker of Ray Train takes."""
+    from tokenizer.descent import adamw, learning_rate, take_step
+
+    spec, net = training.spec, training.module
+    optimizer, history = adamw(net, spec.learning_rate, spec.weight_decay), []
+    for epoch in range(spec.epochs):
+        summed = pairs = 0.0
+        for at, (batch, _) in enumerate(training.batches(0, 1, Pass(epoch))):
+            share, sums = training.loss(net, batch)
+            rate = learning_rate(spec.learning_rate, spec.warmup_steps, epoch * spec.steps + at)
+            take_step(net, optimizer, share, rate)
+            summed, pairs = summed + float(sums["loss"]), pairs + float(sums["targets"])
+        history.append(summed / pairs)
+    return Trained(weights(net), history)
+
+
+def weights(net: FusionNet) -> dict[str, Matrix]:
+    """The weights of a network as arrays."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in net.state_dict().items()}
