@@ -183,8 +183,7 @@ class World:
             score[:, ~given.present] = -np.inf
             score[np.arange(len(asking)), asking] = -np.inf
             score = score[back]
-            own = score[np.arange(len(rows)), self.pairs[rows, 1]][:, None]
-            ranks[rows] = (score > own).sum(axis=1) + ((score == own).sum(axis=1) - 1) / 2
+            ranks[rows] = _ahead(score, score[np.arange(len(rows)), self.pairs[rows, 1]])
         return ranks
 
     def _interval(self, hit: NDArray[np.bool_]) -> float:
@@ -208,4 +207,10 @@ def _retrieved(text: Modality, image: Modality) -> float:
     """The share of pictured items whose picture is among the 10 nearest to their text."""
     rows = np.flatnonzero(text.present & image.present)
     score = text.vectors[rows] @ image.vectors[rows].T
-    return float(((score > score.diagonal()[:, None]).sum(axis=1) < NEAR[0]).mean())
+    return float((_ahead(score, score.diagonal()) < NEAR[0]).mean())
+
+
+def _ahead(score: NDArray[np.float32], own: NDArray[np.float32]) -> NDArray[np.float64]:
+    """How many of a row are greater than its own, and half of the others that are equal."""
+    greater = (score > own[:, None]).sum(axis=1)
+    return np.asarray(greater + ((score == own[:, None]).sum(axis=1) - 1) / 2)
