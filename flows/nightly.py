@@ -1,5 +1,6 @@
 """Nightly: what has arrived since the parent release gets SIDs under its frozen codebook; nothing published moves."""
 
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -7,8 +8,9 @@ from prefect import flow
 
 from flows.cancellation import report_cancelled
 from flows.run import Run, open_run
-from flows.snapshot import Snapshot, arrived_since, events_since, release_key, take_snapshot
+from flows.snapshot import Snapshot, added_events, arrived_since, release_key, take_snapshot
 from flows.steps.assign import assign
+from flows.steps.behaviour import fold_new
 from flows.steps.candidate import make_candidate
 from flows.steps.embed import check_encoders, describe_encoders, embed_items
 from flows.steps.fit import basis_of
@@ -80,7 +82,7 @@ def extended_release(
     if retry_quarantined and not again:
         run.say("  no item is held back by a stage after ingest; refused rows of a source are mended by a new source")
     changed = arrived_since(run.lake, parent, snapshot)
-    if changed.is_empty() and events_since(run.lake, parent, snapshot).is_empty() and not again:
+    if changed.is_empty() and added_events(run.lake, parent, snapshot, ["item_id"]).is_empty() and not again:
         return None
     key = release_key(kind, parent.id, snapshot, run.recipe.hash, {**asked, "retry": ",".join(again) or None})
     made = find_release_by_key(run.lake, key)
@@ -97,8 +99,11 @@ def extended_release(
     if changed.height > alive.height:
         run.say(f"  {changed.height - alive.height:,} deleted items leave the trie; their SIDs go to nobody")
     embed_items(run, alive, encoders)
-    basis = basis_of(run.lake, parent)
-    assigned = assign(run, basis, alive, _base(run, parent), key)
+    basis, base = basis_of(run.lake, parent), _base(run, parent)
+    known = segments(run.lake, list(base), parent.codebook.id, among=alive["item_id"].to_list())["item_id"]
+    new = sorted(set(alive["item_id"]) - set(known))
+    basis = replace(basis, encoders=fold_new(run, snapshot, parent, basis.encoders, new))
+    assigned = assign(run, basis, alive, base, key)
     candidate = make_candidate(run, kind, key, snapshot, basis, assigned, parent)
     _resolve_assigned(run, again, candidate)
     return candidate

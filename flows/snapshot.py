@@ -69,16 +69,16 @@ def arrived_since(lake: Lake, parent: Manifest, snapshot: Snapshot) -> pl.DataFr
     return snapshot.catalogue(lake, among=ids) if ids else snapshot.catalogue(lake).clear()
 
 
-def events_since(lake: Lake, parent: Manifest, snapshot: Snapshot) -> pl.DataFrame:
-    """item_id of the events that became visible since `parent` (before the cutoff or not)."""
-    columns = ["item_id", "arrival_time"]
+def added_events(lake: Lake, parent: Manifest, snapshot: Snapshot, columns: list[str]) -> pl.DataFrame:
+    """The events that became visible since `parent`, before the cutoff or not; cost follows the change."""
+    wanted = list(dict.fromkeys([*columns, "arrival_time"]))
     new_files = pl.DataFrame(
-        lake.read_added("interactions", parent.versions["interactions"], snapshot.interactions.version, columns)
+        lake.read_added("interactions", parent.versions["interactions"], snapshot.interactions.version, wanted)
     ).filter(pl.col("arrival_time") <= snapshot.as_of)
     late = (ds.field("arrival_time") > parent.as_of) & (ds.field("arrival_time") <= snapshot.as_of)
     if parent.versions["interactions"] == snapshot.interactions.version:
-        return lake.frame("interactions", snapshot.interactions.version, columns, late)
-    return new_files
+        new_files = lake.frame("interactions", snapshot.interactions.version, wanted, late)
+    return new_files.select(columns)
 
 
 def release_key(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from flows.diff import open_trie
 from flows.gates import judge
 from flows.run import Run
-from flows.snapshot import Snapshot, arrived_since, events_since
+from flows.snapshot import Snapshot, added_events, arrived_since
 from flows.steps.assign import Assigned
 from flows.steps.fit import Basis
 from flows.steps.task import step
@@ -200,7 +200,7 @@ def _events_without_sid(lake: Lake, snapshot: Snapshot, trie: Trie, parent: Mani
         log = LogSlice(snapshot.interactions.version, snapshot.as_of, snapshot.as_of)
         items = log.read(lake, ["item_id"])["item_id"]
     else:
-        items = events_since(lake, parent, snapshot)["item_id"]
+        items = added_events(lake, parent, snapshot, ["item_id"])["item_id"]
     if items.is_empty():
         return 0.0
     known = pc.is_in(items.to_arrow().cast("string"), value_set=trie.item_ids)

@@ -12,19 +12,18 @@ from numpy.typing import NDArray
 
 from flows.run import Run
 from flows.snapshot import Snapshot
+from flows.steps.behaviour import behaviour_pairs, fit_behaviour, taken_together
 from flows.steps.embed import COLLABORATIVE, content_pairs
 from flows.steps.ingest import check_stage_budget
 from flows.steps.task import step
-from pipelines.behaviour import COLUMNS, Histories, LogSlice, histories
-from pipelines.collaborative import Factors, describe_collaborative, fit_factors
+from pipelines.behaviour import LogSlice
+from pipelines.collaborative import Factors
 from pipelines.compute import OnRay, connect
-from pipelines.embed import cached, matrix, store_vectors
-from pipelines.encoders.protocol import fingerprint
-from pipelines.fuse import FUSED, Gathered, fuse, gather, placed
+from pipelines.embed import matrix
+from pipelines.fuse import FUSED, Gathered, fuse, gather
 from pipelines.fusion.fit import NO_PAIRS, fit_fusion
 from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.modalities import Modality
-from pipelines.spec import CollaborativeSpec, FusionSpec
 from storage.catalogue import segments
 from storage.commit import Provenance, append
 from storage.lake import Lake
@@ -66,7 +65,7 @@ def basis_of(lake: Lake, manifest: Manifest) -> Basis:
 @step
 def fit(run: Run, snapshot: Snapshot, items: pl.DataFrame, encoders: dict[str, EncoderRef]) -> Basis:
     """Fit on the snapshot and store by hash; the same input gives the same basis."""
-    behaviour, factors = _collaborative(run, snapshot)
+    behaviour, factors = fit_behaviour(run, snapshot)
     encoders = {**encoders, **behaviour}
     gathered = gather_inputs(run, items, encoders)
     with run.stage("fit fusion") as view:
@@ -115,70 +114,11 @@ def refit(run: Run, items: pl.DataFrame, manifest: Manifest, spec: RefitSpec) ->
     return replace(basis, codebook=made.codebook, codebook_ref=reference), given
 
 
-def _collaborative(run: Run, snapshot: Snapshot) -> tuple[dict[str, EncoderRef], Factors | None]:
-    """Collaborative vectors of the visible log, and the factors that later items are folded in on.
-
-    The reference holds the slice of the log and the factors.
-    """
-    spec, log = run.recipe.collaborative, snapshot.log
-    if spec is None or log.version < 0:
-        return {}, None
-    details = describe_collaborative(spec)
-    with run.stage("behaviour") as view:
-        factors, vectors = run.compute.run(_factorised, run.lake, log, spec)
-        view.note(f"{vectors.height:,} items in the log before {log.cutoff:%Y-%m-%d}; {run.compute.name}")
-        if factors is None or vectors.height == 0:
-            return {}, None
-        blob = run.lake.blobs.put(factors.to_bytes())
-        reference = EncoderRef(
-            fingerprint=fingerprint(details),
-            details={**details, "content_hash": log.content_hash, "factors": blob},
-        )
-        if cached(run.lake, COLLABORATIVE, reference.fingerprint).filter(content_hash=log.content_hash).height == 0:
-            store_vectors(
-                run.lake,
-                vectors.with_columns(
-                    content_hash=pl.lit(log.content_hash),
-                    modality=pl.lit(COLLABORATIVE),
-                    fingerprint=pl.lit(reference.fingerprint),
-                ),
-                run.provenance(interactions=log.version),
-            )
-    return {COLLABORATIVE: reference}, factors
-
-
-def _factorised(lake: Lake, log: LogSlice, spec: CollaborativeSpec) -> tuple[Factors | None, pl.DataFrame]:
-    seen = histories(log.read(lake, COLUMNS), spec)
-    factors = fit_factors(seen, spec)
-    return factors, pl.DataFrame() if factors is None else factors.fold(seen)
-
-
-def _taken_together(
-    lake: Lake, log: LogSlice, factors: Factors, items: pl.DataFrame, spec: FusionSpec
-) -> tuple[NDArray[np.int64], dict[str, Modality]]:
-    """Pairs of rows of `items` that the newest of the visible events join, and behaviour as it was before those."""
-    seen = histories(log.read(lake, COLUMNS), factors.spec)
-    since = seen.newest(spec.recent)
-    earlier = factors.fold(seen.where(seen.time < since))
-    return _rows_of(seen, items, seen.pairs(spec.pair_window, since)), {
-        COLLABORATIVE: placed(items, earlier)
-        if earlier.height
-        else Modality(np.zeros((items.height, factors.spec.dim), np.float32), np.zeros(items.height, np.bool_))
-    }
-
-
-def _rows_of(seen: Histories, items: pl.DataFrame, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The pairs of which both items are among `items`, as rows there."""
-    row = {item: row for row, item in enumerate(items["item_id"])}
-    rows = np.array([row.get(name, -1) for name in seen.names], np.int64)[pairs]
-    return np.asarray(rows[(rows >= 0).all(axis=1)])
-
-
 def _fit_fusion(run: Run, snapshot: Snapshot, gathered: Gathered, factors: Factors | None) -> Fusion:
     """In one task, or over several workers of Ray Train where the run is on Ray and the recipe asks for them."""
     spec, pairs, before = run.recipe.fusion, NO_PAIRS, dict[str, Modality]()
     if factors is not None and spec.method != "concat":
-        pairs, before = run.compute.run(_taken_together, run.lake, snapshot.log, factors, gathered.items, spec)
+        pairs, before = run.compute.run(taken_together, run.lake, snapshot.log, factors, gathered.items, spec)
     if spec.workers == 1 or not isinstance(run.compute, OnRay):
         return run.compute.run(fit_fusion, gathered.modalities, spec, pairs, before)
     from flows.steps.fusion_on_ray import train_on_ray
@@ -193,8 +133,7 @@ def gather_inputs(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]
     """The stored vectors of catalogue rows in every modality of the basis."""
     wanted = content_pairs(items, run.recipe)
     if COLLABORATIVE in encoders:
-        content = encoders[COLLABORATIVE].details["content_hash"]
-        wanted[COLLABORATIVE] = items.select("item_id", content_hash=pl.lit(content))
+        wanted[COLLABORATIVE] = behaviour_pairs(run.lake, encoders[COLLABORATIVE], items["item_id"].to_list())
     return gather(run.lake, wanted, {name: encoder.fingerprint for name, encoder in encoders.items()})
 
 

@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
@@ -21,6 +23,8 @@ from flows.diff import diff_releases, open_trie
 from flows.explain import explain_item
 from flows.nightly import nightly
 from flows.run import open_run
+from flows.snapshot import take_snapshot
+from flows.steps.fit import gather_inputs
 from flows.train import _publish_pair
 from flows.verify import verify
 from storage.commit import Provenance
@@ -89,6 +93,43 @@ def test_from_bootstrap_over_nights_to_a_backfill(tmp_path: Path, small: Path, r
     assert explained["path"][-1]["items"] == 1
     assert [finding for finding in verify(lake) if finding[2]] == []
     assert [run.state for run in runs(lake)] == ["finished"] * 3
+
+
+def test_a_night_folds_new_items_into_behaviour_and_moves_no_vector(
+    tmp_path: Path, small: Path, recipe: Recipe
+) -> None:
+    """New items taken beside known ones get a collaborative vector, later nights keep it, cold ones get none."""
+    recipe = {**recipe, "split": {"holdout": 0.0}}
+    lake = start(str(tmp_path / "lake"), small, recipe)
+    collaborative = pl.col("modality") == "collaborative"
+    before = lake.frame("vectors").filter(collaborative)
+    assert before.height == 40
+    write_items(small / "night.jsonl", 40, 3)
+    known = [f"i{item:04d}" for item in range(40)]
+    write_log(small / "night.csv", ["i0040", *known], 20, 400, START + timedelta(days=40))
+    made = nightly(lake.uri, None, [str(small / "night.jsonl")], [str(small / "night.csv")])
+    after = lake.frame("vectors").filter(collaborative)
+    assert after.filter(pl.col("content_hash").is_in(before["content_hash"].unique().to_list())).equals(before)
+    assert sorted(set(after["item_id"]) - set(before["item_id"])) == ["i0040"]
+    vectors = dict(zip(after["item_id"], np.array(after["vector"].to_list()), strict=True))
+    similar = {item: float(vector @ vectors["i0040"] / np.linalg.norm(vector)) for item, vector in vectors.items()}
+    # Users 0, 4, 8 .. take every fourth item, and i0040.
+    assert np.mean([similar[item] for item in known[::4]]) > np.mean([similar[item] for item in known[1::4]]) + 0.3
+
+    manifest = read_release(lake, made["release"])
+    assert len(manifest.encoders["collaborative"].details["slices"]) == 2
+    with open_run("nightly", lake.uri, recipe, {}) as run:
+        items = take_snapshot(run, None, None).catalogue(lake, among=["i0040", "i0041", "i0000"])
+        gathered = gather_inputs(run, items, manifest.encoders)
+        run.done()
+    assert gathered.modalities["collaborative"].present.tolist() == [True, True, False]  # i0000, i0040, i0041
+
+    # A cold item that changes in a later night, and is taken by now, keeps its SID and gets no vector.
+    rows = [{"item_id": "i0041", "title": "another title", "genres": "x"}]
+    (small / "later.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_log(small / "later.csv", ["i0041", *known], 20, 200, START + timedelta(days=60))
+    nightly(lake.uri, None, [str(small / "later.jsonl")], [str(small / "later.csv")])
+    assert lake.frame("vectors").filter(collaborative).equals(after)
 
 
 def test_items_that_arrive_while_a_backfill_runs_are_caught_up_before_it_can_be_published(

@@ -1,0 +1,121 @@
+"""Behaviour: factors fitted with a codebook, vectors folded in on them, and what items users took together."""
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from flows.run import Run
+from flows.snapshot import Snapshot, added_events
+from flows.steps.embed import COLLABORATIVE
+from pipelines.behaviour import COLUMNS, Histories, LogSlice, histories
+from pipelines.collaborative import Factors, describe_collaborative, fit_factors
+from pipelines.embed import cached, store_vectors
+from pipelines.encoders.protocol import fingerprint
+from pipelines.fuse import placed
+from pipelines.fusion.modalities import Modality
+from pipelines.spec import CollaborativeSpec, FusionSpec
+from storage.lake import Lake
+from storage.manifest import EncoderRef, Manifest
+
+
+def fit_behaviour(run: Run, snapshot: Snapshot) -> tuple[dict[str, EncoderRef], Factors | None]:
+    """Collaborative vectors of the visible log, and the factors that later items are folded in on.
+
+    The reference holds the factors and the slices of the log that vectors on them were made from, oldest first.
+    """
+    spec, log = run.recipe.collaborative, snapshot.log
+    if spec is None or log.version < 0:
+        return {}, None
+    details = describe_collaborative(spec)
+    with run.stage("behaviour") as view:
+        factors, vectors = run.compute.run(_factorised, run.lake, log, spec)
+        view.note(f"{vectors.height:,} items in the log before {log.cutoff:%Y-%m-%d}; {run.compute.name}")
+        if factors is None or vectors.height == 0:
+            return {}, None
+        blob = run.lake.blobs.put(factors.to_bytes())
+        made_from = f"{log.content_hash}/on/{blob[:16]}"
+        reference = EncoderRef(
+            fingerprint=fingerprint(details), details={**details, "factors": blob, "slices": [made_from]}
+        )
+        _store(run, reference, made_from, vectors)
+    return {COLLABORATIVE: reference}, factors
+
+
+def fold_new(
+    run: Run, snapshot: Snapshot, parent: Manifest, encoders: dict[str, EncoderRef], items: list[str]
+) -> dict[str, EncoderRef]:
+    """The encoders of a night, with collaborative vectors of its new `items` folded in on the frozen factors.
+
+    They come from the events that became visible since the parent, the cost of a night being that of what is new. No
+    item that has a vector, or an SID, gets another.
+    """
+    reference = encoders.get(COLLABORATIVE)
+    if reference is None or not items:
+        return encoders
+    having = behaviour_pairs(run.lake, reference, items)["item_id"]
+    fresh = sorted(set(items) - set(having.to_list()))
+    events = added_events(run.lake, parent, snapshot, COLUMNS).filter(pl.col("event_time") < snapshot.cutoff)
+    spec = CollaborativeSpec.model_validate({name: reference.details[name] for name in CollaborativeSpec.model_fields})
+    seen = histories(events, spec.model_copy(update={"min_events": 1}))
+    often = dict(zip(seen.names, np.bincount(seen.item, minlength=len(seen.names)).tolist(), strict=True))
+    enough = [item for item in fresh if often.get(item, 0) >= spec.min_events]
+    if not enough:
+        return encoders
+    with run.stage("behaviour") as view:
+        factors = Factors.from_bytes(run.lake.blobs.get(reference.details["factors"]))
+        vectors = factors.fold(seen).filter(pl.col("item_id").is_in(enough))
+        view.note(f"{vectors.height:,} new items folded in")
+        if vectors.is_empty():
+            return encoders
+        since = f"interactions@{parent.versions['interactions']}+"
+        made_from = f"{since}{snapshot.log.content_hash}/on/{reference.details['factors'][:16]}"
+        _store(run, reference, made_from, vectors)
+    slices = [*reference.details["slices"], made_from]
+    return {
+        **encoders,
+        COLLABORATIVE: reference.model_copy(update={"details": {**reference.details, "slices": slices}}),
+    }
+
+
+def behaviour_pairs(lake: Lake, reference: EncoderRef, items: list[str]) -> pl.DataFrame:
+    """(item_id, content_hash) of the collaborative vectors that some items have in the slices of a release."""
+    pairs = cached(lake, COLLABORATIVE, reference.fingerprint, items)
+    return pairs.filter(pl.col("content_hash").is_in(reference.details["slices"])).unique("item_id", keep="any")
+
+
+def taken_together(
+    lake: Lake, log: LogSlice, factors: Factors, items: pl.DataFrame, spec: FusionSpec
+) -> tuple[NDArray[np.int64], dict[str, Modality]]:
+    """Pairs of rows of `items` that the newest of the visible events join, and behaviour as it was before those."""
+    seen = histories(log.read(lake, COLUMNS), factors.spec)
+    since = seen.newest(spec.recent)
+    earlier = factors.fold(seen.where(seen.time < since))
+    before = Modality(np.zeros((items.height, factors.spec.dim), np.float32), np.zeros(items.height, np.bool_))
+    if earlier.height:
+        before = placed(items, earlier)
+    return _rows_of(seen, items, seen.pairs(spec.pair_window, since)), {COLLABORATIVE: before}
+
+
+def _factorised(lake: Lake, log: LogSlice, spec: CollaborativeSpec) -> tuple[Factors | None, pl.DataFrame]:
+    seen = histories(log.read(lake, COLUMNS), spec)
+    factors = fit_factors(seen, spec)
+    return factors, pl.DataFrame() if factors is None else factors.fold(seen)
+
+
+def _store(run: Run, reference: EncoderRef, made_from: str, vectors: pl.DataFrame) -> None:
+    """Store vectors under the slice they were made from, unless an earlier try did."""
+    there = cached(run.lake, COLLABORATIVE, reference.fingerprint, vectors["item_id"].to_list())
+    if there.filter(content_hash=made_from).is_empty():
+        tagged = vectors.with_columns(
+            content_hash=pl.lit(made_from),
+            modality=pl.lit(COLLABORATIVE),
+            fingerprint=pl.lit(reference.fingerprint),
+        )
+        store_vectors(run.lake, tagged, run.provenance())
+
+
+def _rows_of(seen: Histories, items: pl.DataFrame, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The pairs of which both items are among `items`, as rows there."""
+    row = {item: row for row, item in enumerate(items["item_id"])}
+    rows = np.array([row.get(name, -1) for name in seen.names], np.int64)[pairs]
+    return np.asarray(rows[(rows >= 0).all(axis=1)])
