@@ -23,7 +23,7 @@ from storage.manifest import Manifest
 from storage.quarantine import open_rows, resolve
 from storage.releases import PRODUCTION, find_release_by_key, published_assignments, read_release
 
-ITEM_STAGES = ("embed text", "embed image", "fuse", "assign")
+ITEM_STAGES = ("embed text", "embed image", "embed attributes", "embed coordinates", "fuse", "assign")
 
 
 @flow(name="nightly", log_prints=False, on_crashed=[report_cancelled])

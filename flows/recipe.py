@@ -11,9 +11,11 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipelines.spec import (
+    AttributesSpec,
     BudgetSpec,
     CollaborativeSpec,
     ComputeSpec,
+    CoordinatesSpec,
     FusionSpec,
     ImageSpec,
     InteractionsSpec,
@@ -90,6 +92,8 @@ class Recipe(BaseModel):
     split: SplitSpec = SplitSpec()
     text: TextSpec | None = None
     image: ImageSpec | None = None
+    attributes: AttributesSpec | None = None
+    coordinates: CoordinatesSpec | None = None
     collaborative: CollaborativeSpec | None = None
     fusion: FusionSpec = FusionSpec()
     codebook: CodebookSpec = CodebookSpec(levels=(LevelSpec(codes=256),) * 3)

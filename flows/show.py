@@ -100,7 +100,7 @@ def _beside_defaults(settings: Record) -> Record:
     """The fields of a recipe that differ from their defaults, by full name; of a modality, that it is there."""
     from flows.recipe import Recipe
 
-    modalities = ("text", "image", "collaborative")
+    modalities = ("text", "image", "attributes", "coordinates", "collaborative")
     defaults = Recipe.model_validate({name: {} for name in modalities}).model_dump(mode="json")
     found: Record = {}
     for name, value in settings.items():

@@ -107,12 +107,12 @@ def histories(events: pl.DataFrame, spec: CollaborativeSpec) -> Histories:
         .tail(spec.user_cap)
     )
     names = sorted(kept["item_id"].unique().to_list())
-    item = kept["item_id"].replace_strict(names, range(len(names)), return_dtype=pl.Int64).to_numpy()
-    time = kept["event_time"].dt.epoch("us").to_numpy()
+    item = kept["item_id"].replace_strict(names, range(len(names)), return_dtype=pl.Int64)
+    time = kept["event_time"].dt.epoch("us").to_numpy().astype(np.int64)
     return Histories(
         names=tuple(names),
         user=kept["user_id"].rank("dense").to_numpy().astype(np.int64),
-        item=item,
+        item=item.to_numpy().astype(np.int64),
         time=time,
         weight=_weights(kept["event_type"], time, spec),
     )

@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from pipelines.compute import Compute, Stage
+from pipelines.encoders.attributes import MultiHot, Waves
 from pipelines.encoders.images import ImageRefused, decode_image
 from pipelines.encoders.protocol import encode_all
 from pipelines.encoders.text import TextEncoder
 from pipelines.encoders.vision import image_encoder
 from pipelines.ingest import Counts
-from pipelines.spec import ImageSpec, TextSpec
+from pipelines.spec import AttributesSpec, CoordinatesSpec, ImageSpec, TextSpec
 from storage.commit import Provenance, append
 from storage.lake import Lake, one_of
 from storage.quarantine import Reject, quarantine
@@ -46,6 +47,20 @@ class EmbedText:
         for row, outcome in zip(filled, encoded, strict=True):
             outcomes[row] = outcome
         return _with_outcomes(batch.drop_columns(["text"]), outcomes)
+
+
+class EmbedAttributes:
+    """Stage: contents of structured attributes to vectors."""
+
+    reads = ("content",)
+    adds = ("vector", "reason", "detail")
+
+    def __init__(self, spec: AttributesSpec | CoordinatesSpec) -> None:
+        self._encoder = MultiHot(spec) if isinstance(spec, AttributesSpec) else Waves(spec)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        contents = batch.column("content").to_pylist()
+        return _with_outcomes(batch.drop_columns(["content"]), encode_all(self._encoder.encode, contents))
 
 
 class EmbedImages:

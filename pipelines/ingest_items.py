@@ -3,7 +3,7 @@
 import hashlib
 import json
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -238,3 +238,12 @@ def items_text(frame: pl.DataFrame, fields: tuple[str, ...]) -> pl.DataFrame:
     return frame.with_columns(
         pl.Series("text", texts, dtype=pl.String), pl.Series("content_hash", hashes, dtype=pl.String)
     )
+
+
+def items_content(frame: pl.DataFrame, read: Callable[[dict[str, Any]], str | None]) -> pl.DataFrame:
+    """Adds `content`, what `read` makes of an item's attributes, and its hash; items of which it makes nothing go."""
+    contents = [read(json.loads(attributes)) for attributes in frame["attributes"]]
+    hashes = [content and hashlib.blake2b(content.encode(), digest_size=16).hexdigest() for content in contents]
+    return frame.with_columns(
+        pl.Series("content", contents, dtype=pl.String), pl.Series("content_hash", hashes, dtype=pl.String)
+    ).filter(pl.col("content").is_not_null())

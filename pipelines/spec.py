@@ -70,6 +70,26 @@ class ImageSpec(_Spec):
     formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP")
 
 
+class AttributesSpec(_Spec):
+    """Attributes as multi-hot values: every value of the `fields`, lists taken apart, has a direction of its own.
+
+    `weights` say how much a field counts, 1 where it is not named.
+    """
+
+    fields: tuple[str, ...] = Field(("brand", "categories"), min_length=1)
+    dim: int = Field(256, ge=8)
+    weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+
+
+class CoordinatesSpec(_Spec):
+    """Places: the attributes with latitude and longitude in degrees, as waves down to `finest_km`."""
+
+    latitude: str = "latitude"
+    longitude: str = "longitude"
+    scales: int = Field(12, ge=1)
+    finest_km: float = Field(1.0, gt=0)
+
+
 class CollaborativeSpec(_Spec):
     """Truncated SVD of the shifted positive PMI of items that the same users interact with, before the cutoff.
 

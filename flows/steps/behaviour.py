@@ -6,13 +6,12 @@ from numpy.typing import NDArray
 
 from flows.run import Run
 from flows.snapshot import Snapshot, added_events
-from flows.steps.embed import COLLABORATIVE
 from pipelines.behaviour import COLUMNS, Histories, LogSlice, histories
 from pipelines.collaborative import Factors, describe_collaborative, fit_factors
 from pipelines.embed import cached, store_vectors
 from pipelines.encoders.protocol import fingerprint
 from pipelines.fuse import placed
-from pipelines.fusion.modalities import Modality
+from pipelines.fusion.modalities import COLLABORATIVE, Modality
 from pipelines.spec import CollaborativeSpec, FusionSpec
 from storage.lake import Lake
 from storage.manifest import EncoderRef, Manifest

@@ -1,6 +1,9 @@
 """Step: text and image vectors of items that have none yet."""
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -9,39 +12,74 @@ from flows.recipe import Recipe
 from flows.run import Run
 from flows.steps.ingest import check_stage_budget
 from flows.steps.task import step
-from pipelines.embed import EmbedImages, EmbedText, embed
+from pipelines.compute import Stage
+from pipelines.embed import EmbedAttributes, EmbedImages, EmbedText, embed
+from pipelines.encoders.attributes import describe_attributes, describe_coordinates, place_of, values_of
 from pipelines.encoders.protocol import fingerprint
 from pipelines.encoders.text import describe_text
 from pipelines.encoders.vision import describe_image
 from pipelines.ingest import Counts
-from pipelines.ingest_items import items_text
+from pipelines.ingest_items import items_content, items_text
+from storage.lake import Lake
 from storage.manifest import EncoderRef
 from storage.quarantine import open_rows
 
-TEXT, IMAGE, COLLABORATIVE = "text", "image", "collaborative"
+TEXT, IMAGE, ATTRIBUTES, COORDINATES = "text", "image", "attributes", "coordinates"
 
 
 class EncoderChanged(ValueError):
     """The recipe names another encoder than the release that a night extends."""
 
 
-def describe_encoders(run: Run) -> dict[str, EncoderRef]:
-    """The content encoders of the recipe with their fingerprints; nothing heavy is loaded."""
-    found: dict[str, EncoderRef] = {}
-    if run.recipe.text is not None:
-        found[TEXT] = _reference(describe_text(run.recipe.text))
-    if run.recipe.image is not None:
-        found[IMAGE] = _reference(describe_image(run.recipe.image))
+@dataclass(frozen=True)
+class Content:
+    """A modality made of an item's own content: its encoder, and the stage with what it reads of catalogue rows.
+
+    `rows` keeps item_id and source and adds content_hash and what the stage reads; an item without such content is left
+    out.
+    """
+
+    name: str
+    details: dict[str, Any]
+    rows: Callable[[pl.DataFrame], pl.DataFrame]
+    stage: Callable[..., Stage]
+    arguments: dict[str, Any]
+
+
+def contents(recipe: Recipe, lake: Lake) -> list[Content]:
+    """The content modalities of a recipe; nothing heavy is loaded."""
+    found = []
+    if (text := recipe.text) is not None:
+        rows = partial(items_text, fields=text.fields)
+        found.append(Content(TEXT, describe_text(text), rows, EmbedText, {"spec": text}))
+    if (image := recipe.image) is not None:
+        arguments = {"spec": image, "lake": lake}
+        found.append(Content(IMAGE, describe_image(image), _pictured, EmbedImages, arguments))
+    if (fields := recipe.attributes) is not None:
+        rows = partial(items_content, read=partial(values_of, fields=fields.fields))
+        found.append(Content(ATTRIBUTES, describe_attributes(fields), rows, EmbedAttributes, {"spec": fields}))
+    if (place := recipe.coordinates) is not None:
+        read = partial(place_of, latitude=place.latitude, longitude=place.longitude)
+        rows = partial(items_content, read=read)
+        found.append(Content(COORDINATES, describe_coordinates(place), rows, EmbedAttributes, {"spec": place}))
     return found
 
 
-def _reference(details: dict[str, Any]) -> EncoderRef:
-    return EncoderRef(fingerprint=fingerprint(details), details=details)
+def _pictured(items: pl.DataFrame) -> pl.DataFrame:
+    return items.filter(pl.col("image_hash").is_not_null()).with_columns(content_hash="image_hash")
+
+
+def describe_encoders(run: Run) -> dict[str, EncoderRef]:
+    """The content encoders of the recipe with their fingerprints; nothing heavy is loaded."""
+    return {
+        each.name: EncoderRef(fingerprint=fingerprint(each.details), details=each.details)
+        for each in contents(run.recipe, run.lake)
+    }
 
 
 def check_encoders(release: str, pinned: dict[str, EncoderRef], ours: dict[str, EncoderRef]) -> None:
     """A night must use the encoders of the release it extends; EncoderChanged says what differs."""
-    for modality in (TEXT, IMAGE):
+    for modality in (TEXT, IMAGE, ATTRIBUTES, COORDINATES):
         before, now = pinned.get(modality), ours.get(modality)
         if (before and before.fingerprint) != (now and now.fingerprint):
             raise EncoderChanged(
@@ -51,16 +89,13 @@ def check_encoders(release: str, pinned: dict[str, EncoderRef], ours: dict[str, 
             )
 
 
-def content_pairs(items: pl.DataFrame, recipe: Recipe) -> dict[str, pl.DataFrame]:
+def content_pairs(items: pl.DataFrame, run: Run) -> dict[str, pl.DataFrame]:
     """(item_id, content_hash) per content modality of the catalogue rows given.
 
     The content of the text modality is the text that is embedded: a change of another attribute, a price say, changes
     no vector.
     """
-    pairs = {IMAGE: items.filter(pl.col("image_hash").is_not_null()).select("item_id", content_hash="image_hash")}
-    if recipe.text is not None:
-        pairs[TEXT] = items_text(items, recipe.text.fields).select("item_id", "content_hash")
-    return pairs
+    return {each.name: each.rows(items).select("item_id", "content_hash") for each in contents(run.recipe, run.lake)}
 
 
 def _difference(before: EncoderRef | None, now: EncoderRef | None) -> str:
@@ -75,12 +110,10 @@ def embed_items(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]) 
     """Encode what the vector table does not have; bad content is quarantined, the budget is checked per modality."""
     if run.recipe.text is not None:
         _say_unknown_fields(run, items)
-        rows = items_text(items, run.recipe.text.fields).select("item_id", "content_hash", "text", "source")
-        _embed(run, TEXT, encoders[TEXT], rows, EmbedText, {"spec": run.recipe.text})
-    images = content_pairs(items, run.recipe)[IMAGE].join(items.select("item_id", "source"), on="item_id")
-    if run.recipe.image is not None and images.height:
-        arguments = {"spec": run.recipe.image, "lake": run.lake}
-        _embed(run, IMAGE, encoders[IMAGE], images, EmbedImages, arguments)
+    for content in contents(run.recipe, run.lake):
+        rows = content.rows(items)
+        if rows.height or content.name == TEXT:
+            _embed(run, content, encoders[content.name], rows)
 
 
 def _say_unknown_fields(run: Run, items: pl.DataFrame) -> None:
@@ -92,17 +125,16 @@ def _say_unknown_fields(run: Run, items: pl.DataFrame) -> None:
         run.say(f"  note: no item has text.fields {', '.join(unknown)}; attributes here: {', '.join(sorted(known))}")
 
 
-def _embed(
-    run: Run, modality: str, encoder: EncoderRef, rows: pl.DataFrame, make: Any, arguments: dict[str, Any]
-) -> None:
-    with run.stage(f"embed {modality}", rows.height) as view:
+def _embed(run: Run, content: Content, encoder: EncoderRef, rows: pl.DataFrame) -> None:
+    with run.stage(f"embed {content.name}", rows.height) as view:
+        reads = [column for column in ("text", "content") if column in rows.columns]
         counts = embed(
             run.lake,
-            modality,
+            content.name,
             encoder.fingerprint,
-            rows.drop("source"),
-            make,
-            arguments,
+            rows.select("item_id", "content_hash", *reads),
+            content.stage,
+            content.arguments,
             run.compute,
             run.recipe.compute.chunk_rows,
             run.provenance(),

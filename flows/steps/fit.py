@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from flows.run import Run
 from flows.snapshot import Snapshot
 from flows.steps.behaviour import behaviour_pairs, fit_behaviour, taken_together
-from flows.steps.embed import COLLABORATIVE, content_pairs
+from flows.steps.embed import content_pairs
 from flows.steps.ingest import check_stage_budget
 from flows.steps.task import step
 from pipelines.behaviour import LogSlice
@@ -23,7 +23,7 @@ from pipelines.embed import matrix
 from pipelines.fuse import FUSED, Gathered, fuse, gather
 from pipelines.fusion.fit import NO_PAIRS, fit_fusion
 from pipelines.fusion.frozen import Fusion
-from pipelines.fusion.modalities import Modality
+from pipelines.fusion.modalities import COLLABORATIVE, Modality
 from storage.catalogue import segments
 from storage.commit import Provenance, append
 from storage.lake import Lake
@@ -131,7 +131,7 @@ def _fit_fusion(run: Run, snapshot: Snapshot, gathered: Gathered, factors: Facto
 
 def gather_inputs(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]) -> Gathered:
     """The stored vectors of catalogue rows in every modality of the basis."""
-    wanted = content_pairs(items, run.recipe)
+    wanted = content_pairs(items, run)
     if COLLABORATIVE in encoders:
         wanted[COLLABORATIVE] = behaviour_pairs(run.lake, encoders[COLLABORATIVE], items["item_id"].to_list())
     return gather(run.lake, wanted, {name: encoder.fingerprint for name, encoder in encoders.items()})

@@ -27,6 +27,7 @@ from flows.snapshot import take_snapshot
 from flows.steps.fit import gather_inputs
 from flows.train import _publish_pair
 from flows.verify import verify
+from pipelines.fusion.frozen import Fusion
 from storage.commit import Provenance
 from storage.errors import GateBlocked, QuarantineBudgetExceeded, StaleCandidate
 from storage.lake import Lake
@@ -130,6 +131,25 @@ def test_a_night_folds_new_items_into_behaviour_and_moves_no_vector(
     write_log(small / "later.csv", ["i0041", *known], 20, 200, START + timedelta(days=60))
     nightly(lake.uri, None, [str(small / "later.jsonl")], [str(small / "later.csv")])
     assert lake.frame("vectors").filter(collaborative).equals(after)
+
+
+def test_attributes_and_places_are_modalities_like_the_others(tmp_path: Path, small: Path, recipe: Recipe) -> None:
+    """They reach the fused vectors; a bad place is quarantined, none is no fault; a night must not lose them."""
+    rows = [json.loads(line) for line in (small / "items.jsonl").read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row |= {"brand": f"b{number % 5}", "latitude": 40 + number, "longitude": 10} if number else {"latitude": 999}
+    (small / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {**recipe, "attributes": {"fields": ["brand"]}, "coordinates": {}}
+    lake = start(str(tmp_path / "lake"), small, recipe)
+    held = lake.frame("vectors")["modality"].value_counts()
+    assert dict(held.iter_rows()) == {"text": 40, "collaborative": 40, "attributes": 39, "coordinates": 39, "fused": 40}
+    assert by_reason(lake) == {"encoder_failed": 1}
+    fusion = Fusion.from_bytes(lake.blobs.get(read_release(lake, "production").fusion_blob))
+    assert fusion.modalities == ["attributes", "collaborative", "coordinates", "text"]
+    write_items(small / "night.jsonl", 40, 2)
+    with pytest.raises(ValueError, match="the coordinates encoder differs"):
+        nightly(lake.uri, {**recipe, "coordinates": {"scales": 3}}, [str(small / "night.jsonl")])
+    assert nightly(lake.uri, recipe, [str(small / "night.jsonl")])["made"]
 
 
 def test_items_that_arrive_while_a_backfill_runs_are_caught_up_before_it_can_be_published(

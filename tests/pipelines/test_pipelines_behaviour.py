@@ -145,4 +145,6 @@ def test_factors_do_not_depend_on_the_order_of_the_log() -> None:
 @pytest.mark.parametrize("events", [[], [(0, 1, 0, "x")], [(0, 1, 0, "x"), (0, 2, 1, "x")]])
 def test_a_log_without_pairs_to_speak_of_has_no_factors(events: list[Event]) -> None:
     log = histories(frame(events), _lax())
+    assert log.item.dtype == log.user.dtype == log.time.dtype == np.int64
     assert fit_factors(log, _lax()) is None
+    assert log.pairs(3, 0).shape[1] == 2
