@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from flows.diff import diff_releases, open_trie
 from flows.report.charts import curve_chart, line_chart, load_chart
+from flows.report.looks import looks
 from storage.lake import Lake
 from storage.manifest import Manifest
 from storage.models import models
@@ -16,6 +17,7 @@ from storage.quarantine import by_reason, open_rows
 from storage.releases import PRODUCTION, published, read_release, releases
 from storage.runs import RunSummary, runs
 from tokenizer.codebook import Codebook
+from tokenizer.trie import Trie
 
 
 def write_report(lake: Lake, manifest: Manifest, output: Path) -> int:
@@ -34,14 +36,16 @@ def collect(lake: Lake, manifest: Manifest) -> dict[str, Any]:
     known_runs = {run.run: run for run in runs(lake)}
     line = _lineage(lake, manifest)
     codebook = Codebook.from_bytes(lake.blobs.get(manifest.codebook.blob))
+    trie = open_trie(lake, manifest)
     return {
         "manifest": manifest,
         "production": published(lake, PRODUCTION),
         "alias_history": pointer_history(lake, PRODUCTION)[1:],
-        "levels": _levels(lake, manifest, codebook),
+        "levels": _levels(manifest, codebook, trie),
         "slack": codebook.spec.slack if codebook.spec.balanced else None,
         "slack_sweep": codebook.statistics["slack_sweep"],
         "frontier": _frontier(codebook),
+        "looks": looks(lake, manifest, trie),
         "reasons": by_reason(lake),
         "refused": _newest_refused(lake),
         "drift": lake.frame("drift", manifest.versions["drift"]).to_dicts(),
@@ -59,9 +63,9 @@ def _frontier(codebook: Codebook) -> str:
     return curve_chart(points, "share of SIDs changed", "relative error") if points else ""
 
 
-def _levels(lake: Lake, manifest: Manifest, codebook: Codebook) -> list[dict[str, Any]]:
+def _levels(manifest: Manifest, codebook: Codebook, trie: Trie) -> list[dict[str, Any]]:
     """One row a level: its figures and the chart of its loads."""
-    codes = open_trie(lake, manifest).codes()
+    codes = trie.codes()
     figures = ("utilisation", "dead_codes", "entropy", "perplexity", "gini", "max_load")
     return [
         {

@@ -12,7 +12,7 @@ from flows.recipe import Recipe
 from flows.run import Run
 from flows.steps.ingest import check_stage_budget
 from flows.steps.task import step
-from pipelines.compute import Stage
+from pipelines.compute import InProcess, Stage
 from pipelines.embed import EmbedAttributes, EmbedImages, EmbedText, embed
 from pipelines.encoders.attributes import describe_attributes, describe_coordinates, place_of, values_of
 from pipelines.encoders.protocol import fingerprint
@@ -36,7 +36,7 @@ class Content:
     """A modality made of an item's own content: its encoder, and the stage with what it reads of catalogue rows.
 
     `rows` keeps item_id and source and adds content_hash and what the stage reads; an item without such content is left
-    out.
+    out. A `light` stage loads no model: workers would take longer to start than it takes.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Content:
     rows: Callable[[pl.DataFrame], pl.DataFrame]
     stage: Callable[..., Stage]
     arguments: dict[str, Any]
+    light: bool = False
 
 
 def contents(recipe: Recipe, lake: Lake) -> list[Content]:
@@ -57,11 +58,11 @@ def contents(recipe: Recipe, lake: Lake) -> list[Content]:
         found.append(Content(IMAGE, describe_image(image), _pictured, EmbedImages, arguments))
     if (fields := recipe.attributes) is not None:
         rows = partial(items_content, read=partial(values_of, fields=fields.fields))
-        found.append(Content(ATTRIBUTES, describe_attributes(fields), rows, EmbedAttributes, {"spec": fields}))
+        found.append(Content(ATTRIBUTES, describe_attributes(fields), rows, EmbedAttributes, {"spec": fields}, True))
     if (place := recipe.coordinates) is not None:
         read = partial(place_of, latitude=place.latitude, longitude=place.longitude)
         rows = partial(items_content, read=read)
-        found.append(Content(COORDINATES, describe_coordinates(place), rows, EmbedAttributes, {"spec": place}))
+        found.append(Content(COORDINATES, describe_coordinates(place), rows, EmbedAttributes, {"spec": place}, True))
     return found
 
 
@@ -127,6 +128,7 @@ def _say_unknown_fields(run: Run, items: pl.DataFrame) -> None:
 
 def _embed(run: Run, content: Content, encoder: EncoderRef, rows: pl.DataFrame) -> None:
     with run.stage(f"embed {content.name}", rows.height) as view:
+        compute = InProcess(run.recipe.compute) if content.light else run.compute
         reads = [column for column in ("text", "content") if column in rows.columns]
         counts = embed(
             run.lake,
@@ -135,13 +137,13 @@ def _embed(run: Run, content: Content, encoder: EncoderRef, rows: pl.DataFrame) 
             rows.select("item_id", "content_hash", *reads),
             content.stage,
             content.arguments,
-            run.compute,
+            compute,
             run.recipe.compute.chunk_rows,
             run.provenance(),
             view.advance,
         )
         view.count(counts)
-        view.note(run.compute.name, where=run.compute.name)
+        view.note(compute.name, where=compute.name)
     check_stage_budget(counts, run.recipe.budget, _files(run, counts, rows))
 
 

@@ -14,6 +14,7 @@ from safetensors.numpy import load, save
 from pipelines.fusion.modalities import FusionError, Matrix, Modality, items_of
 from pipelines.fusion.training import network
 from pipelines.spec import FusionSpec
+from tokenizer.work import one_thread
 
 if TYPE_CHECKING:
     from pipelines.fusion.network import FusionNet
@@ -46,9 +47,10 @@ class Fusion:
                     "encoder the release pins."
                 )
         fused, covered = np.zeros((count, self.spec.dim), np.float32), np.zeros(count, np.bool_)
-        for start in range(0, count, BLOCK):
-            rows = slice(start, min(start + BLOCK, count))
-            fused[rows], covered[rows] = self._block({name: items[name].take(rows) for name in items})
+        with one_thread():
+            for start in range(0, count, BLOCK):
+                rows = slice(start, min(start + BLOCK, count))
+                fused[rows], covered[rows] = self._block({name: items[name].take(rows) for name in items})
         return fused, covered
 
     def _block(self, items: Mapping[str, Modality]) -> tuple[Matrix, NDArray[np.bool_]]:

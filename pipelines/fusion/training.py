@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipelines.fusion.modalities import FusionError, Matrix
 from pipelines.spec import FusionSpec
+from tokenizer.work import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -149,7 +150,12 @@ class Trained:
 
 
 def train_here(training: FusionTraining) -> Trained:
-    """Train in this process: the steps that one worker of Ray Train takes."""
+    """Train in this process, on one thread: the steps that one worker of Ray Train takes."""
+    with one_thread():
+        return _train_here(training)
+
+
+def _train_here(training: FusionTraining) -> Trained:
     from tokenizer.descent import adamw, learning_rate, take_step
 
     spec, net = training.spec, training.module

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from flows.cli import run_command
 from flows.diff import diff_releases, open_trie
 from flows.explain import explain_item
 from flows.nightly import nightly
+from flows.report.looks import looks
 from flows.run import open_run
 from flows.snapshot import take_snapshot
 from flows.steps.fit import gather_inputs
@@ -146,6 +148,12 @@ def test_attributes_and_places_are_modalities_like_the_others(tmp_path: Path, sm
     assert by_reason(lake) == {"encoder_failed": 1}
     fusion = Fusion.from_bytes(lake.blobs.get(read_release(lake, "production").fusion_blob))
     assert fusion.modalities == ["attributes", "collaborative", "coordinates", "text"]
+    seen = looks(lake, read_release(lake, "production"), open_trie(lake, read_release(lake, "production")))
+    assert seen["sampled"] == len(seen["points"]) == 40
+    first = [strip[0] for strip in seen["strips"]]
+    assert len({each["item"] for each in first}) == len(first) == 6
+    assert all(each["cosine"] > 0.999 and each["shared"] == 3 for each in first)
+    assert all(a["cosine"] >= b["cosine"] for strip in seen["strips"] for a, b in pairwise(strip))
     write_items(small / "night.jsonl", 40, 2)
     with pytest.raises(ValueError, match="the coordinates encoder differs"):
         nightly(lake.uri, {**recipe, "coordinates": {"scales": 3}}, [str(small / "night.jsonl")])
