@@ -57,11 +57,16 @@ class FusionTraining:
 
     def batches(self, rank: int, world: int, cursor: Any) -> Iterator[tuple[Step, Any]]:
         """The rest of the cursor's epoch; all workers see the whole step, each has the loss of its own rows."""
-        size = min(self.spec.batch_size, len(self.pairs))
+        size = self.step_size
         own = slice(size * rank // world, size * (rank + 1) // world)
         for step in range(cursor.sample // size, self.spec.steps):
             number = cursor.epoch * self.spec.steps + step
             yield self.step(number, size, own), replace(cursor, sample=(step + 1) * size)
+
+    @property
+    def step_size(self) -> int:
+        """Pairs a step: no more than there are, nor more than there are items to tell apart."""
+        return min(self.spec.batch_size, len(self.pairs), len(self._present))
 
     def step(self, number: int, size: int, own: slice) -> Step:
         """Pairs drawn at random, and which modalities of them are looked at: those that chance leaves of the present.
