@@ -56,7 +56,7 @@ def nightly(
     }
     with open_run("nightly", lake, recipe or base.recipe, parameters, as_of) as run:
         ingest(run, items or [], interactions or [])
-        snapshot = take_snapshot(run, *bounds(as_of, cutoff))
+        snapshot = _after_the_fit(take_snapshot(run, *bounds(as_of, cutoff)), base, asked=cutoff is not None)
         manifest = extended_release(
             run, "nightly", snapshot, base, retry_quarantined, {"as_of": as_of, "cutoff": cutoff}
         )
@@ -102,11 +102,25 @@ def extended_release(
     basis, base = basis_of(run.lake, parent), _base(run, parent)
     known = segments(run.lake, list(base), parent.codebook.id, among=alive["item_id"].to_list())["item_id"]
     new = sorted(set(alive["item_id"]) - set(known))
-    basis = replace(basis, encoders=fold_new(run, snapshot, parent, basis.encoders, new))
+    encoders = fold_new(run, snapshot, parent, basis.encoders, new)
+    if encoders is not basis.encoders:
+        basis = replace(basis, encoders=encoders, fit_cutoff=max(basis.fit_cutoff, snapshot.cutoff))
     assigned = assign(run, basis, alive, base, key)
     candidate = make_candidate(run, kind, key, snapshot, basis, assigned, parent)
     _resolve_assigned(run, again, candidate)
     return candidate
+
+
+def _after_the_fit(snapshot: Snapshot, parent: Manifest, asked: bool) -> Snapshot:
+    """A cutoff before events that the parent's vectors have seen would hold out what was fitted on."""
+    if snapshot.cutoff >= parent.fit_cutoff:
+        return snapshot
+    if asked:
+        raise ValueError(
+            f"the cutoff {snapshot.cutoff.isoformat()} lies before {parent.fit_cutoff.isoformat()}: up to then the "
+            f"vectors of {parent.id} have seen events, and what is held out would not be new to them. Give a later one."
+        )
+    return replace(snapshot, cutoff=parent.fit_cutoff)
 
 
 def _base(run: Run, parent: Manifest) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ class Manifest(_Frozen):
     """One release. `as_of` bounds arrival times, `cutoff` bounds event times; both are exclusive upper bounds.
 
     `assignments` are the segments of the SID table that together give every item its SID; a later night adds one.
-    `fit_cutoff` is the event-time bound of everything fitted (fusion, codebook), at most `cutoff`.
+    `fit_cutoff` is the event-time bound of all that vectors and codebook have seen, at most `cutoff`.
     """
 
     id: str

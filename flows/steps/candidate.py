@@ -65,7 +65,7 @@ def make_candidate(
             as_of=snapshot.as_of,
             cutoff=snapshot.cutoff,
             fit_cutoff=basis.fit_cutoff,
-            split_rule="events at or after `cutoff` are held out; `fit_cutoff` bounds what fusion and codebook saw",
+            split_rule="events at or after `cutoff` are held out; `fit_cutoff` bounds what vectors and codebook saw",
             versions=versions,
             encoders=basis.encoders,
             fusion=EncoderRef(fingerprint=basis.fusion.id, details=basis.fusion.spec.model_dump(mode="json")),

@@ -127,6 +127,11 @@ def test_a_night_folds_new_items_into_behaviour_and_moves_no_vector(
         run.done()
     assert gathered.modalities["collaborative"].present.tolist() == [True, True, False]  # i0000, i0040, i0041
 
+    # What was folded in has seen events up to the night's cutoff: nothing before it counts as held out any more.
+    assert manifest.fit_cutoff == manifest.cutoff > read_release(lake, "r-000001").fit_cutoff
+    with pytest.raises(ValueError, match="have seen events"):
+        nightly(lake.uri, None, cutoff=str(START + timedelta(days=1)))
+
     # A cold item that changes in a later night, and is taken by now, keeps its SID and gets no vector.
     rows = [{"item_id": "i0041", "title": "another title", "genres": "x"}]
     (small / "later.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -290,17 +295,33 @@ def test_too_much_quarantine_stops_the_run_before_anything_is_published_and_also
 
 
 def test_what_came_after_the_cutoff_changes_no_vector_and_no_sid(tmp_path: Path, small: Path, recipe: Recipe) -> None:
-    """The same bootstrap with other events after the cutoff: every vector and SID is the same."""
-    log = (small / "log.csv").read_text().splitlines()
-    cutoff = "2024-01-15T00:00:00"
-    changed = [line.replace("u1,", "u2,") if line > "" and cutoff < line.split(",")[2] else line for line in log]
-    assert changed != log
+    """The same bootstrap and night with other events after their cutoffs: every vector and SID is the same."""
+    nights = [f"i{item:04d}" for item in (*range(40), 40, 41, 42)]
+    write_items(small / "night.jsonl", 40, 3)
+    write_log(small / "night.csv", nights, 20, 400, START + timedelta(days=20))
+    cutoffs = {"log": START + timedelta(days=14), "night": START + timedelta(days=30)}
+    before = {name: (small / f"{name}.csv").read_text().splitlines() for name in cutoffs}
     found = []
-    for number, lines in enumerate((log, changed[:-50])):
-        (small / "log.csv").write_text("\n".join(lines) + "\n")
-        lake = start(str(tmp_path / f"lake{number}"), small, recipe, as_of="2024-03-01", cutoff=cutoff)
+    for number in range(2):
+        if number:
+            for name, cutoff in cutoffs.items():
+                late = [line > "" and cutoff.isoformat() < line.split(",")[2] for line in before[name]]
+                told = zip(before[name], late, strict=True)
+                lines = [line.replace("u1,", "u2,") if after else line for line, after in told]
+                assert lines != before[name]
+                (small / f"{name}.csv").write_text("\n".join(lines[:-50]) + "\n")
+        lake = start(str(tmp_path / f"lake{number}"), small, recipe, as_of="2024-03-01", cutoff=str(cutoffs["log"]))
+        nightly(
+            lake.uri,
+            None,
+            [str(small / "night.jsonl")],
+            [str(small / "night.csv")],
+            as_of="2024-04-01",
+            cutoff=str(cutoffs["night"]),
+        )
         stored = lake.frame("vectors").select("item_id", "modality", "vector").sort("item_id", "modality")
         found.append((stored, sids(lake, "production")))
+    assert found[0][0].filter(pl.col("modality") == "collaborative").height > 40
     assert found[0][0].equals(found[1][0])
     assert found[0][1] == found[1][1]
 
