@@ -1,4 +1,4 @@
-"""Step: text and image vectors of items that have none yet."""
+"""Step: vectors of what items contain, text, images and attributes, where there are none yet."""
 
 import json
 from collections.abc import Callable
@@ -35,12 +35,13 @@ class EncoderChanged(ValueError):
 class Content:
     """A modality made of an item's own content: its encoder, and the stage with what it reads of catalogue rows.
 
-    `rows` keeps item_id and source and adds content_hash and what the stage reads; an item without such content is left
-    out. A `light` stage loads no model: workers would take longer to start than it takes.
+    `describe` gives what decides the vectors, for which it hashes the weights. `rows` keeps item_id and source and adds
+    content_hash and what the stage reads; an item without such content is left out. A `light` stage loads no model:
+    workers would take longer to start than it takes.
     """
 
     name: str
-    details: dict[str, Any]
+    describe: Callable[[], dict[str, Any]]
     rows: Callable[[pl.DataFrame], pl.DataFrame]
     stage: Callable[..., Stage]
     arguments: dict[str, Any]
@@ -52,17 +53,19 @@ def contents(recipe: Recipe, lake: Lake) -> list[Content]:
     found = []
     if (text := recipe.text) is not None:
         rows = partial(items_text, fields=text.fields)
-        found.append(Content(TEXT, describe_text(text), rows, EmbedText, {"spec": text}))
+        found.append(Content(TEXT, partial(describe_text, text), rows, EmbedText, {"spec": text}))
     if (image := recipe.image) is not None:
         arguments = {"spec": image, "lake": lake}
-        found.append(Content(IMAGE, describe_image(image), _pictured, EmbedImages, arguments))
+        found.append(Content(IMAGE, partial(describe_image, image), _pictured, EmbedImages, arguments))
     if (fields := recipe.attributes) is not None:
         rows = partial(items_content, read=partial(values_of, fields=fields.fields))
-        found.append(Content(ATTRIBUTES, describe_attributes(fields), rows, EmbedAttributes, {"spec": fields}, True))
+        describe = partial(describe_attributes, fields)
+        found.append(Content(ATTRIBUTES, describe, rows, EmbedAttributes, {"spec": fields}, light=True))
     if (place := recipe.coordinates) is not None:
         read = partial(place_of, latitude=place.latitude, longitude=place.longitude)
         rows = partial(items_content, read=read)
-        found.append(Content(COORDINATES, describe_coordinates(place), rows, EmbedAttributes, {"spec": place}, True))
+        describe = partial(describe_coordinates, place)
+        found.append(Content(COORDINATES, describe, rows, EmbedAttributes, {"spec": place}, light=True))
     return found
 
 
@@ -72,10 +75,8 @@ def _pictured(items: pl.DataFrame) -> pl.DataFrame:
 
 def describe_encoders(run: Run) -> dict[str, EncoderRef]:
     """The content encoders of the recipe with their fingerprints; nothing heavy is loaded."""
-    return {
-        each.name: EncoderRef(fingerprint=fingerprint(each.details), details=each.details)
-        for each in contents(run.recipe, run.lake)
-    }
+    details = {each.name: each.describe() for each in contents(run.recipe, run.lake)}
+    return {name: EncoderRef(fingerprint=fingerprint(each), details=each) for name, each in details.items()}
 
 
 def check_encoders(release: str, pinned: dict[str, EncoderRef], ours: dict[str, EncoderRef]) -> None:
@@ -109,8 +110,7 @@ def _difference(before: EncoderRef | None, now: EncoderRef | None) -> str:
 @step
 def embed_items(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]) -> None:
     """Encode what the vector table does not have; bad content is quarantined, the budget is checked per modality."""
-    if run.recipe.text is not None:
-        _say_unknown_fields(run, items)
+    _say_unknown_fields(run, items)
     for content in contents(run.recipe, run.lake):
         rows = content.rows(items)
         if rows.height or content.name == TEXT:
@@ -118,12 +118,21 @@ def embed_items(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]) 
 
 
 def _say_unknown_fields(run: Run, items: pl.DataFrame) -> None:
-    """A misspelt field would silently leave its text out."""
-    assert run.recipe.text is not None
-    known = {"title"}.union(*(json.loads(attributes) for attributes in items["attributes"]))
-    unknown = [field for field in run.recipe.text.fields if field not in known]
-    if unknown and run.record.kind == "bootstrap":
-        run.say(f"  note: no item has text.fields {', '.join(unknown)}; attributes here: {', '.join(sorted(known))}")
+    """A misspelt field would silently leave its content out."""
+    if run.record.kind != "bootstrap":
+        return
+    known: set[str] = set().union(*(json.loads(attributes) for attributes in items["attributes"]))
+    named: list[tuple[str, tuple[str, ...]]] = []
+    if run.recipe.text is not None:
+        named.append(("text.fields", tuple(field for field in run.recipe.text.fields if field != "title")))
+    if run.recipe.attributes is not None:
+        named.append(("attributes.fields", run.recipe.attributes.fields))
+    if (place := run.recipe.coordinates) is not None:
+        named.append(("coordinates", (place.latitude, place.longitude)))
+    for setting, fields in named:
+        unknown = ", ".join(field for field in fields if field not in known)
+        if unknown:
+            run.say(f"  note: no item has {setting} {unknown}; attributes here: {', '.join(sorted(known)) or 'none'}")
 
 
 def _embed(run: Run, content: Content, encoder: EncoderRef, rows: pl.DataFrame) -> None:

@@ -140,14 +140,17 @@ def test_a_night_folds_new_items_into_behaviour_and_moves_no_vector(
     assert lake.frame("vectors").filter(collaborative).equals(after)
 
 
-def test_attributes_and_places_are_modalities_like_the_others(tmp_path: Path, small: Path, recipe: Recipe) -> None:
+def test_attributes_and_places_are_modalities_like_the_others(
+    tmp_path: Path, small: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
     """They reach the fused vectors; a bad place is quarantined, none is no fault; a night must not lose them."""
     rows = [json.loads(line) for line in (small / "items.jsonl").read_text().splitlines()]
     for number, row in enumerate(rows):
         row |= {"brand": f"b{number % 5}", "latitude": 40 + number, "longitude": 10} if number else {"latitude": 999}
     (small / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe = {**recipe, "attributes": {"fields": ["brand"]}, "coordinates": {}}
+    recipe = {**recipe, "attributes": {"fields": ["brand", "colour"]}, "coordinates": {}}
     lake = start(str(tmp_path / "lake"), small, recipe)
+    assert "note: no item has attributes.fields colour; attributes here: brand, genres," in capsys.readouterr().out
     held = lake.frame("vectors")["modality"].value_counts()
     assert dict(held.iter_rows()) == {"text": 40, "collaborative": 40, "attributes": 39, "coordinates": 39, "fused": 40}
     assert by_reason(lake) == {"encoder_failed": 1}
