@@ -59,7 +59,7 @@ class Histories:
         return Histories(self.names, self.user[chosen], self.item[chosen], self.time[chosen], self.weight[chosen])
 
     def newest(self, share: float) -> int:
-        """The time at or after which that share of the events lies, or a little less: equal times stay together."""
+        """The time at or after which about that share of the events lies; equal times stay together."""
         at = int(np.ceil(len(self) * (1 - share)))
         return int(np.sort(self.time)[min(at, len(self) - 1)]) if len(self) else 0
 

@@ -19,6 +19,7 @@ from storage.lake import Lake, one_of
 from storage.manifest import Manifest
 from tokenizer.items import tie_keys
 from tokenizer.trie import Trie
+from tokenizer.work import one_thread
 
 SAMPLE, STRIPS, NEAREST = 1_500, 6, 6
 THUMBNAIL = 96
@@ -56,7 +57,8 @@ def _map(
     from sklearn.manifold import TSNE
 
     perplexity = min(PERPLEXITY, (len(vectors) - 1) / 3)
-    flat = TSNE(2, perplexity=perplexity, init="pca", metric="cosine", random_state=0).fit_transform(vectors)
+    with one_thread():  # several, on a machine with other work, take ten times as long
+        flat = TSNE(2, perplexity=perplexity, init="pca", metric="cosine", random_state=0).fit_transform(vectors)
     low, high = flat.min(axis=0), flat.max(axis=0)
     flat = 2 + 96 * (flat - low) / np.where(high > low, high - low, 1)
     return [
