@@ -1,8 +1,8 @@
 """The parts of a recipe that concern pipelines. Frozen, validated once, stored with what they made."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class _Spec(BaseModel):
@@ -145,6 +145,12 @@ class FusionSpec(_Spec):
     weight_decay: float = Field(1e-2, ge=0)
     workers: int = Field(1, ge=1)
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.method == "qformer" and self.hidden % self.heads:
+            raise ValueError(f"qformer: hidden = {self.hidden} is no multiple of heads = {self.heads}")
+        return self
 
 
 class SequencesSpec(_Spec):

@@ -40,17 +40,14 @@ def looks(lake: Lake, manifest: Manifest, trie: Trie) -> dict[str, Any]:
     stored = stored.unique("item_id", keep="first", maintain_order=True).sort("item_id")
     known = np.array([place[item] for item in stored["item_id"]], np.int64)
     vectors, codes = matrix(stored), trie.codes()[known]
-    order = np.argsort(known)
     return {
         "sampled": stored.height,
-        "points": _map(vectors[order], codes[order], trie.sizes[0], stored["item_id"].to_list(), order),
+        "points": _map(vectors, codes, stored["item_id"].to_list()),
         "strips": _strips(lake, manifest, stored, vectors, codes),
     }
 
 
-def _map(
-    vectors: NDArray[np.float32], codes: NDArray[np.int32], first: int, ids: list[str], order: NDArray[np.int64]
-) -> list[dict[str, Any]]:
+def _map(vectors: NDArray[np.float32], codes: NDArray[np.int32], ids: list[str]) -> list[dict[str, Any]]:
     """Places in a square of 100, coloured by the first code; t-SNE (van der Maaten and Hinton 2008)."""
     if len(vectors) < 5:
         return []
@@ -68,9 +65,9 @@ def _map(
             # Neighbouring numbers mean nothing: steps of the golden angle keep their colours apart.
             "hue": int(code[0] * 137.508) % 360,
             "light": (38, 52, 66)[int(code[0]) % 3],
-            "told": f"{ids[row]}: {' '.join(map(str, code))}",
+            "told": f"{item}: {' '.join(map(str, code))}",
         }
-        for (x, y), code, row in zip(flat.tolist(), codes.tolist(), order.tolist(), strict=True)
+        for (x, y), code, item in zip(flat.tolist(), codes.tolist(), ids, strict=True)
     ]
 
 

@@ -49,10 +49,11 @@ def fold_new(
     item that has a vector, or an SID, gets another.
     """
     reference = encoders.get(COLLABORATIVE)
-    if reference is None or not items:
+    if reference is None:
         return encoders
-    having = behaviour_pairs(run.lake, reference, items)["item_id"]
-    fresh = sorted(set(items) - set(having.to_list()))
+    fresh = sorted(set(items) - set(behaviour_pairs(run.lake, reference, items)["item_id"]))
+    if not fresh:
+        return encoders
     events = added_events(run.lake, parent, snapshot, COLUMNS).filter(pl.col("event_time") < snapshot.cutoff)
     spec = CollaborativeSpec.model_validate({name: reference.details[name] for name in CollaborativeSpec.model_fields})
     seen = histories(events, spec.model_copy(update={"min_events": 1}))

@@ -12,7 +12,7 @@ from flows.recipe import Recipe
 from flows.run import Run
 from flows.steps.ingest import check_stage_budget
 from flows.steps.task import step
-from pipelines.compute import InProcess, Stage
+from pipelines.compute import InProcess
 from pipelines.embed import EmbedAttributes, EmbedImages, EmbedText, embed
 from pipelines.encoders.attributes import describe_attributes, describe_coordinates, place_of, values_of
 from pipelines.encoders.protocol import fingerprint
@@ -43,7 +43,7 @@ class Content:
     name: str
     describe: Callable[[], dict[str, Any]]
     rows: Callable[[pl.DataFrame], pl.DataFrame]
-    stage: Callable[..., Stage]
+    stage: type[EmbedText | EmbedImages | EmbedAttributes]
     arguments: dict[str, Any]
     light: bool = False
 
@@ -113,7 +113,7 @@ def embed_items(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]) 
     _say_unknown_fields(run, items)
     for content in contents(run.recipe, run.lake):
         rows = content.rows(items)
-        if rows.height or content.name == TEXT:
+        if rows.height:
             _embed(run, content, encoders[content.name], rows)
 
 
@@ -138,12 +138,11 @@ def _say_unknown_fields(run: Run, items: pl.DataFrame) -> None:
 def _embed(run: Run, content: Content, encoder: EncoderRef, rows: pl.DataFrame) -> None:
     with run.stage(f"embed {content.name}", rows.height) as view:
         compute = InProcess(run.recipe.compute) if content.light else run.compute
-        reads = [column for column in ("text", "content") if column in rows.columns]
         counts = embed(
             run.lake,
             content.name,
             encoder.fingerprint,
-            rows.select("item_id", "content_hash", *reads),
+            rows.select(list(dict.fromkeys(("item_id", "content_hash", *content.stage.reads)))),
             content.stage,
             content.arguments,
             compute,

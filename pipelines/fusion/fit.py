@@ -7,8 +7,7 @@ from numpy.typing import NDArray
 
 from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.modalities import FusionError, Matrix, Modality
-from pipelines.fusion.training import FusionTraining, Trained, train_here, weights
-from pipelines.fusion.training import network as started
+from pipelines.fusion.training import FusionTraining, Trained, network, train_here, weights
 from pipelines.spec import FusionSpec
 
 Train = Callable[[FusionTraining], Trained]
@@ -36,17 +35,19 @@ def fit_fusion(
     arrays = {f"mean.{name}": mean for name, mean in means.items()} | _components(known, means, spec)
     statistics: dict[str, object] = {"rows": {name: int(each.present.sum()) for name, each in known.items()}}
     seen = {name: (before or {}).get(name, each) for name, each in known.items()}
-    training = FusionTraining(
-        spec,
-        {name: each.directed(means[name]) for name, each in seen.items()},
-        {name: each.present for name, each in seen.items()},
-        _usable(seen, pairs),
-        arrays,
+    usable = NO_PAIRS if spec.method == "concat" or not spec.epochs else _usable(seen, pairs)
+    if not len(usable):
+        return Fusion(spec, {**arrays, **weights(network(spec, arrays))}, statistics)
+    trained = train(
+        FusionTraining(
+            spec,
+            {name: each.directed(means[name]) for name, each in seen.items()},
+            {name: each.present for name, each in seen.items()},
+            usable,
+            arrays,
+        )
     )
-    if spec.method == "concat" or not len(training.pairs) or not spec.epochs:
-        return Fusion(spec, {**arrays, **weights(started(spec, arrays))}, statistics)
-    trained = train(training)
-    statistics |= {"pairs": len(training.pairs), "loss": trained.loss}
+    statistics |= {"pairs": len(usable), "loss": trained.loss}
     return Fusion(spec, {**arrays, **trained.arrays}, statistics)
 
 
@@ -68,7 +69,9 @@ def _components(known: Mapping[str, Modality], means: Mapping[str, Matrix], spec
     arrays: dict[str, Matrix] = {}
     for name in sorted(known, key=lambda name: (len(means[name]), name)):
         width = min(len(means[name]), (spec.dim - start) // left)
-        rows = known[name].directed(means[name])[known[name].present][:COMPONENT_ROWS].astype(np.float64)
+        there = np.flatnonzero(known[name].present)
+        spread = there[:: -(-len(there) // COMPONENT_ROWS)]
+        rows = known[name].take(spread).directed(means[name]).astype(np.float64)
         centre = rows.mean(axis=0)
         _, vectors = np.linalg.eigh((rows - centre).T @ (rows - centre))
         leading = vectors[:, ::-1][:, :width]

@@ -219,6 +219,12 @@ def test_without_pairs_an_item_learns_from_its_own_modalities() -> None:
     assert rank_share(trained) > 2 * rank_share(fit_fusion(shown, small(epochs=0)))
 
 
+def test_heads_that_do_not_divide_the_tokens_are_refused_for_qformer_only() -> None:
+    with pytest.raises(ValueError, match="hidden = 30 is no multiple of heads = 4"):
+        small("qformer", hidden=30, heads=4)
+    assert small("contrastive", hidden=30, heads=4).hidden == 30
+
+
 def test_one_modality_needs_no_training_and_none_is_refused() -> None:
     only = {"text": modalities()["text"]}
     vectors, covered = fit_fusion(only, small(dim=8)).transform(only)
