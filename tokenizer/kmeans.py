@@ -1,8 +1,13 @@
-"""k-means under capacity, over spans of items: Lloyd's iterations with sums that come out the same in any order."""
+"""k-means under capacity, over spans of items: Lloyd's iterations with sums that come out the same in any order.
+
+Where no capacity binds and the vectors fit in memory the iterations are those of faiss, on a GPU where it sees one.
+"""
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +20,9 @@ from tokenizer.seeding import sample_size, spread_centroids
 from tokenizer.work import Work
 
 Codes = NDArray[np.int32]
+
+FAISS_BYTES = 1 << 30
+"""Vectors beyond this many bytes are not copied into memory for faiss."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,9 @@ def balanced_kmeans(
     turns = np.sort(rng.choice(len(items), min(len(items), sample_size(codes)), replace=False))
     sample = items.order[turns]
     seen = target(items.take(sample, prefix_Nl[sample]))
+    rounds, left = 0, iterations
+    if start is None and room >= len(items) >= codes and len(items) * seen[0].nbytes <= FAISS_BYTES:
+        start, rounds, left = _plain_kmeans(target, items, prefix_Nl, codes, iterations, rng), iterations, 0
     centroids_KD = spread_centroids(seen, codes, rng) if start is None else start
     scale = grid(_largest(target, items, prefix_Nl, work), len(items))
 
@@ -55,16 +66,34 @@ def balanced_kmeans(
         return found.codes, found.prices
 
     codes_N, prices = assigned(None)
-    rounds = 0
-    for rounds in range(1, iterations + 1):
+    for rounds in range(1, left + 1):
         centroids_KD, counts = _means(target, scale, items, prefix_Nl, codes_N, centroids_KD, work)
-        if rounds < iterations:
+        if rounds < left:
             centroids_KD = _fill_empty(centroids_KD, counts, seen, codes_N[sample])
         former_N = codes_N
         codes_N, prices = assigned(prices)
         if np.array_equal(codes_N, former_N):
             break
     return Clusters(centroids_KD, codes_N, rounds, distortion(target, centroids_KD, items, prefix_Nl, codes_N, work))
+
+
+def _plain_kmeans(
+    target: Target, items: Items, prefix_Nl: Codes, codes: int, iterations: int, rng: np.random.Generator
+) -> Floats:
+    """Centroids (K, D) of faiss's k-means of all items, taken in order of tie key, around their mean."""
+    vectors_ND = target(items.take(items.order, prefix_Nl[items.order]))
+    mean = vectors_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
+    found: Any = faiss.Kmeans(
+        vectors_ND.shape[1],
+        codes,
+        niter=iterations,
+        seed=int(rng.integers(1 << 31)),
+        max_points_per_centroid=len(items),  # else it draws a sample of its own
+        min_points_per_centroid=1,  # else it warns on stdout
+        gpu=faiss.get_num_gpus(),
+    )
+    found.train(vectors_ND - mean)
+    return np.asarray(found.centroids + mean, np.float32)
 
 
 def centroids(target: Target, items: Items, prefix_Nl: Codes, codes_N: Codes, former_KD: Floats, work: Work) -> Floats:

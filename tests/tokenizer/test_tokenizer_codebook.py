@@ -2,6 +2,7 @@
 
 import math
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors.numpy import load
 
+from tokenizer import kmeans
 from tokenizer.codebook import Codebook
 from tokenizer.encode import Occupancy, Status, assign_sids
 from tokenizer.errors import CapacityExhausted, CodebookCorrupt, VectorError
@@ -56,14 +58,27 @@ def test_balance_is_learnt_at_the_fit() -> None:
     assert max(loads) <= math.ceil(1.5 * 300 / 12)
 
 
-def test_unbalanced_single_level_is_as_good_as_plain_kmeans() -> None:
-    faiss = pytest.importorskip("faiss")
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_unbalanced_single_level_is_as_good_as_plain_kmeans(monkeypatch: pytest.MonkeyPatch, in_memory: bool) -> None:
+    if not in_memory:
+        monkeypatch.setattr(kmeans, "FAISS_BYTES", 0)
     vectors, ids = catalogue(2000, seed=3)
     codebook = fit(vectors, ids, spec_of(16, 4096, balanced=False, iterations=20))
     plain = faiss.Kmeans(6, 16, niter=20, nredo=3, seed=0, max_points_per_centroid=2000)
     plain.train(vectors["fused"])
     error = float(plain.obj[-1]) / float(np.square(vectors["fused"] - vectors["fused"].mean(axis=0)).sum())
     assert codebook.statistics["levels"][0]["relative_error"] <= 1.1 * error
+
+
+@pytest.mark.parametrize("far", [0.0, 1e4])
+def test_an_unbalanced_fit_does_not_know_the_order_of_its_items_nor_how_far_from_zero_they_lie(far: float) -> None:
+    vectors, ids = catalogue(500, seed=4)
+    there = {"fused": (vectors["fused"] + np.float32(far)).astype(np.float32)}
+    spec = spec_of(16, 16, 16, balanced=False)
+    turned = np.random.default_rng(0).permutation(500)
+    codebook = fit(there, ids, spec)
+    assert codebook.id == fit({"fused": there["fused"][turned]}, [ids[row] for row in turned], spec).id
+    assert codebook.statistics["levels"][1]["relative_error"] < 0.35
 
 
 def test_every_level_lowers_the_error() -> None:
