@@ -55,7 +55,7 @@ def nightly(
         "overrides": overrides,
     }
     with open_run("nightly", lake, recipe or base.recipe, parameters, as_of) as run:
-        ingest(run, items or [], interactions or [])
+        ingest(run, items or [], interactions or [], fetch=retry_quarantined)
         snapshot = _after_the_fit(take_snapshot(run, *bounds(as_of, cutoff)), base, asked=cutoff is not None)
         manifest = extended_release(
             run, "nightly", snapshot, base, retry_quarantined, {"as_of": as_of, "cutoff": cutoff}

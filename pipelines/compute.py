@@ -6,6 +6,7 @@
 
 import logging
 import os
+import re
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +24,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 PACKAGES = ("flows", "pipelines", "tokenizer", "training", "storage", "infra")
+
+
+class WorkerDied(RuntimeError):
+    """A process that ran a stage died: killed, out of memory, or crashed by a row."""
+
+
+class StageError(ValueError):
+    """A stage could not be made in the process that was to run it."""
 
 
 class Stage(Protocol):
@@ -127,8 +136,12 @@ class OnRay:
     def map(
         self, make: Callable[..., Stage], arguments: dict[str, Any], table: pa.Table, rows: int
     ) -> Iterator[pa.Table]:
-        """Stream `table` in batches of `rows` through actors that hold the stage; they come back in any order."""
+        """Stream `table` in batches of `rows` through actors that hold the stage; they come back in any order.
+
+        Raises WorkerDied where an actor dies: the batches it held are lost, those that came back are not.
+        """
         import ray.data
+        import ray.exceptions
         from ray.util.annotations import RayDeprecationWarning
 
         if table.num_rows == 0:
@@ -151,7 +164,12 @@ class OnRay:
                 num_gpus=min(1, gpus),
                 ray_remote_args_fn=lambda: {"max_restarts": 0},
             )
-        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+        try:
+            yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+        except ray.exceptions.RayActorError as error:
+            if error.actor_init_failed:
+                raise StageError(f"stage {make.__name__} could not start: {str(error).splitlines()[-1]}") from error
+            raise WorkerDied(f"a worker of stage {make.__name__} died; {_exit_of(str(error))}") from error
 
 
 class RayWork:
@@ -195,6 +213,12 @@ class RayWork:
 
 def _on_span(function: Callable[..., R], items: Items, *task: Any) -> R:
     return _on_one_thread(function, (items, *task), {})
+
+
+def _exit_of(told: str) -> str:
+    """What Ray says of how a process ended, without the advice that follows."""
+    found = re.search(r"Worker exit type: .*?(?= Some common causes|$)", told, re.MULTILINE)
+    return found[0] if found else told.splitlines()[0]
 
 
 def _actor_of(make: Callable[..., Stage], arguments: dict[str, Any], threads: int) -> type:
@@ -259,7 +283,7 @@ def _quieten() -> None:
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     for name in ("ray", "ray.data", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def shutdown() -> None:

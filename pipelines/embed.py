@@ -13,87 +13,17 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipelines.compute import Compute, Stage
-from pipelines.encoders.attributes import MultiHot, Waves
-from pipelines.encoders.images import ImageRefused, decode_image
-from pipelines.encoders.protocol import encode_all
-from pipelines.encoders.text import TextEncoder
-from pipelines.encoders.vision import image_encoder
+from pipelines.compute import Compute, Stage, WorkerDied
 from pipelines.ingest import Counts
-from pipelines.spec import AttributesSpec, CoordinatesSpec, ImageSpec, TextSpec
 from storage.commit import Provenance, append
 from storage.lake import Lake, one_of
 from storage.quarantine import Reject, quarantine
 from storage.schemas import VECTORS
 
-Outcome = tuple[np.ndarray[Any, Any] | None, str | None, str]
-
-
-class EmbedText:
-    """Stage: texts to vectors."""
-
-    reads = ("text",)
-    adds = ("vector", "reason", "detail")
-    uses_gpu = True
-
-    def __init__(self, spec: TextSpec) -> None:
-        self._encoder = TextEncoder(spec)
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        texts = batch.column("text").to_pylist()
-        filled = [row for row, text in enumerate(texts) if text]
-        outcomes: list[Outcome] = [(None, "empty_text", "no text in the fields the recipe names")] * len(texts)
-        encoded = encode_all(self._encoder.encode, [texts[row] for row in filled])
-        for row, outcome in zip(filled, encoded, strict=True):
-            outcomes[row] = outcome
-        return _with_outcomes(batch.drop_columns(["text"]), outcomes)
-
-
-class EmbedAttributes:
-    """Stage: contents of structured attributes to vectors."""
-
-    reads = ("content",)
-    adds = ("vector", "reason", "detail")
-
-    def __init__(self, spec: AttributesSpec | CoordinatesSpec) -> None:
-        self._encoder = MultiHot(spec) if isinstance(spec, AttributesSpec) else Waves(spec)
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        contents = batch.column("content").to_pylist()
-        return _with_outcomes(batch.drop_columns(["content"]), encode_all(self._encoder.encode, contents))
-
-
-class EmbedImages:
-    """Stage: stored images, by hash, to vectors. A bad image costs its own row only."""
-
-    reads = ("content_hash",)
-    adds = ("vector", "reason", "detail")
-    uses_gpu = True
-
-    def __init__(self, spec: ImageSpec, lake: Lake) -> None:
-        self._spec, self._lake = spec, lake
-        self._encoder = image_encoder(spec)
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        images, outcomes = {}, dict[int, Outcome]()
-        for row, digest in enumerate(batch.column("content_hash").to_pylist()):
-            try:
-                data = self._lake.blobs.get(digest)
-                images[row] = decode_image(data, self._spec.max_pixels, self._spec.formats)
-            except ImageRefused as error:
-                outcomes[row] = (None, error.reason, error.detail)
-        encoded = encode_all(self._encoder.encode, list(images.values()))
-        outcomes.update(zip(images, encoded, strict=True))
-        return _with_outcomes(batch, [outcomes[row] for row in range(batch.num_rows)])
-
-
-def _with_outcomes(batch: pa.Table, outcomes: list[Outcome]) -> pa.Table:
-    vectors, reasons, details = zip(*outcomes, strict=True)
-    return (
-        batch.append_column("vector", pa.array(vectors, type=pa.list_(pa.float32())))
-        .append_column("reason", pa.array(reasons, type=pa.string()))
-        .append_column("detail", pa.array(details, type=pa.string()))
-    )
+KEY = ("item_id", "content_hash")
+MOST_DEADLY = 3
+PART = ", one of several"
+"""Ends the stage of a reject that is a part of an item's content."""
 
 
 def cached(lake: Lake, modality: str, fingerprint: str, items: list[str] | None = None) -> pl.DataFrame:
@@ -133,13 +63,56 @@ def embed(
     """
     counts = Counts(f"embed {modality}", rows_in=items.height)
     known = cached(lake, modality, fingerprint, items["item_id"].to_list())
-    pending = items.join(known, on=["item_id", "content_hash"], how="anti").sort("item_id")
+    pending = _in_order(items.join(known, on=["item_id", "content_hash"], how="anti"), make)
     counts.unchanged = items.height - pending.height
     advance(counts.unchanged)
-    for done in _chunked(compute.map(make, arguments, pending.to_arrow(), chunk_rows), chunk_rows):
+    for done in _until_done(pending, make, arguments, compute, chunk_rows):
         _store(lake, modality, fingerprint, done, counts, provenance)
         advance(done.num_rows)
     return counts.check()
+
+
+def _in_order(items: pl.DataFrame, make: Callable[..., Stage]) -> pl.DataFrame:
+    """Sorted by item_id; the longest first where the stage asks for it."""
+    length = getattr(make, "longest_first", None)
+    ordered = items.sort("item_id")
+    return ordered if length is None else ordered.sort(length, descending=True, maintain_order=True)
+
+
+def _until_done(
+    pending: pl.DataFrame, make: Callable[..., Stage], arguments: dict[str, Any], compute: Compute, chunk_rows: int
+) -> Iterator[pa.Table]:
+    """All rows through the stage, in chunks, also when rows kill the process that encodes them.
+
+    What a death leaves undone is halved and tried again: a half without the deadly row goes through, and the row ends
+    alone. MOST_DEADLY of them are refused; one more and the fault is not in the rows.
+    """
+    halves, deadly = [pending], 0
+    while halves:
+        rows = halves.pop()
+        done: set[tuple[str, str]] = set()
+        try:
+            for chunk in _chunked(compute.map(make, arguments, rows.to_arrow(), chunk_rows), chunk_rows):
+                done.update(zip(*(chunk.column(name).to_pylist() for name in KEY), strict=True))
+                yield chunk
+        except WorkerDied as death:
+            left = rows.filter(~pl.Series([key in done for key in rows.select(KEY).iter_rows()], dtype=pl.Boolean))
+            if left.height > 1:
+                halves += [left.slice(left.height // 2), left.slice(0, left.height // 2)]
+                continue
+            if (deadly := deadly + left.height) > MOST_DEADLY:
+                raise
+            if left.height:
+                yield _refused(left, "encoder_crashed", str(death))
+
+
+def _refused(rows: pl.DataFrame, reason: str, detail: str) -> pa.Table:
+    return rows.select(
+        *KEY,
+        vector=pl.lit(None, pl.List(pl.Float32)),
+        reason=pl.lit(reason, pl.String),
+        detail=pl.lit(detail, pl.String),
+    ).to_arrow()
 
 
 def _chunked(batches: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
@@ -156,13 +129,17 @@ def _chunked(batches: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
 
 def _store(lake: Lake, modality: str, fingerprint: str, done: pa.Table, counts: Counts, provenance: Provenance) -> None:
     frame = pl.DataFrame(done)
-    good, bad = frame.filter(pl.col("reason").is_null()), frame.filter(pl.col("reason").is_not_null())
+    good = frame.filter(pl.col("vector").is_not_null())
     counts.out += good.height
     rejects = []
-    for row in bad.to_dicts():
-        counts.refuse(row["reason"], detail=row["detail"])
+    for row in frame.filter(pl.col("reason").is_not_null()).to_dicts():
+        stage = counts.stage
+        if row["vector"] is None:
+            counts.refuse(row["reason"], detail=row["detail"])
+        else:  # it got its vector from the rest of what it has
+            stage += PART
         source = f"{modality}@{row['content_hash']}"
-        rejects.append(Reject(counts.stage, row["reason"], row["detail"], source, 0, row["item_id"]))
+        rejects.append(Reject(stage, row["reason"], row["detail"], source, 0, row["item_id"]))
     quarantine(lake, rejects, provenance)
     if good.is_empty():
         return

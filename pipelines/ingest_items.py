@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import posixpath
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from pipelines.fetch import TRANSIENT, WEB
 from pipelines.ingest import (
     BATCH_ROWS,
     Counts,
@@ -22,6 +22,7 @@ from pipelines.ingest import (
     mapping_hash,
     names_of,
 )
+from pipelines.pictures import Pictures, Reference, references
 from pipelines.sources import Row, Source, read_rows
 from pipelines.spec import ItemsSpec
 from storage.catalogue import catalogue
@@ -32,7 +33,7 @@ from storage.schemas import ITEMS
 
 STAGE, IMAGE_STAGE = "ingest items", "ingest images"
 _FALSE = {"", "0", "false", "no", "none"}
-_COMPARED = ["text_hash", "image_hash", "deleted"]  # an item that differs in none of these is unchanged
+_COMPARED = ["text_hash", "images", "deleted"]  # an item that differs in none of these is unchanged
 
 
 def ingest_items(
@@ -40,17 +41,18 @@ def ingest_items(
 ) -> IngestedSource:
     """Append what is new or changed in one source file; refused rows go to quarantine with their reason.
 
-    Rows in = written + unchanged + quarantined. An image that is refused leaves its item without an image; it is
-    counted as a stage of its own. Reading a file again, after a kill too, appends nothing that it gave before, and
+    Rows in = written + unchanged + quarantined. Pictures are counted as a stage of their own: one that is refused
+    leaves its item without it. Reading a file again, after a kill too, appends nothing that it gave before, and
     resolves what it refused before and does not now.
     """
     rows, images = Counts(STAGE), Counts(IMAGE_STAGE)
     seen: set[str] = set()
     refused: set[str] = set()
     given = _given(lake, names_of(lake, source, "items"))
+    pictures = Pictures(lake, source, spec)
     for batch in grouped(read_rows(source), BATCH_ROWS):
         rejects: list[Reject] = []
-        items = list(_accepted(lake, source, batch, spec, seen, rows, images, rejects))
+        items = list(_accepted(pictures, source, batch, spec, seen, rows, images, rejects))
         written = _new_or_changed(lake, [item for item in items if _content(item) not in given], arrived_at)
         rows.out += len(written)
         rows.unchanged += len(items) - len(written)
@@ -67,7 +69,7 @@ def ingest_items(
 
 
 def _content(item: dict[str, Any]) -> tuple[Any, ...]:
-    return (item["item_id"], *(item[name] for name in _COMPARED))
+    return (item["item_id"], item["text_hash"], tuple(item["images"]), item["deleted"])
 
 
 def _given(lake: Lake, names: list[str]) -> set[tuple[Any, ...]]:
@@ -79,7 +81,7 @@ def _given(lake: Lake, names: list[str]) -> set[tuple[Any, ...]]:
 def _resolve_mended(lake: Lake, source: Source, items: list[dict[str, Any]], provenance: Provenance) -> None:
     """Rows of other sources that were refused are resolved once their item (or its image) has come through."""
     whole = {item["item_id"] for item in items}
-    pictured = {item["item_id"] for item in items if item["image_hash"]}
+    pictured = {item["item_id"] for item in items if item["images"]}
     rows = open_rows(lake).filter(
         (pl.col("source") != source.name)
         & (
@@ -91,7 +93,7 @@ def _resolve_mended(lake: Lake, source: Source, items: list[dict[str, Any]], pro
 
 
 def _accepted(
-    lake: Lake,
+    pictures: Pictures,
     source: Source,
     batch: list[Row],
     spec: ItemsSpec,
@@ -101,6 +103,30 @@ def _accepted(
     rejects: list[Reject],
 ) -> Iterator[dict[str, Any]]:
     """The item of every row that passes, without revision and arrival; the others are counted and rejected."""
+    told = _told(source, batch, spec, seen, rows, rejects)
+    for (row, item), found in pictures.stored(told):
+        images.rows_in += len(found)
+        digests = [each for each in found if isinstance(each, str)]
+        images.out += len(digests)
+        for reason, details in _by_reason(found).items():
+            images.refuse(reason, len(details), details[0])
+            refused = Refused(reason, "; ".join(details))
+            rejects.append(_reject(IMAGE_STAGE, refused, source, row, item["item_id"]))
+        yield {**item, "images": digests, "source": source.name, "source_row": row.number}
+
+
+def _by_reason(found: list[str | Refused]) -> dict[str, list[str]]:
+    details: dict[str, list[str]] = {}
+    for each in found:
+        if isinstance(each, Refused):
+            details.setdefault(each.reason, []).append(each.detail)
+    return details
+
+
+def _told(
+    source: Source, batch: list[Row], spec: ItemsSpec, seen: set[str], rows: Counts, rejects: list[Reject]
+) -> Iterator[tuple[tuple[Row, dict[str, Any]], list[Reference]]]:
+    """What every row that passes says of its item, and the pictures it names."""
     for row in batch:
         rows.rows_in += 1
         try:
@@ -112,18 +138,8 @@ def _accepted(
             subject = row.values.get(spec.item_id)
             rejects.append(_reject(STAGE, error, source, row, None if subject is None else str(subject)))
             continue
-        image = _image_value(row, spec)
-        digest = None
-        if image is not None:
-            images.rows_in += 1
-            try:
-                digest = lake.blobs.put(_image_bytes(image, source, spec.max_image_bytes))
-                images.out += 1
-            except Refused as error:
-                images.refuse(error.reason, detail=error.detail)
-                rejects.append(_reject(IMAGE_STAGE, error, source, row, item["item_id"]))
         seen.add(item["item_id"])
-        yield {**item, "image_hash": digest, "source": source.name, "source_row": row.number}
+        yield (row, item), _images(row.values, spec)
 
 
 def _item(row: Row, spec: ItemsSpec) -> dict[str, Any]:
@@ -141,7 +157,7 @@ def _item(row: Row, spec: ItemsSpec) -> dict[str, Any]:
     characters = len(title) + len(described)
     if characters > spec.max_text_chars:
         raise Refused("text_too_long", f"{characters} characters of text, at most {spec.max_text_chars} are accepted")
-    if not (title or described != "{}" or _image_value(row, spec) is not None):
+    if not (title or described != "{}" or _images(row.values, spec)):
         raise Refused("no_content", "neither text nor image")
     return {
         "item_id": item_id,
@@ -177,32 +193,35 @@ def _decode(value: bytes) -> str:
         raise Refused("invalid_utf8", f"byte {error.start}: {error.reason}") from error
 
 
-def _image_value(row: Row, spec: ItemsSpec) -> str | bytes | None:
-    value = row.values.get(spec.image) if spec.image else None
-    if isinstance(value, dict):  # the Hugging Face image column: {"bytes": ..., "path": ...}
-        value = value.get("bytes") or value.get("path")
-    return value or None
+def _images(values: dict[str, Any], spec: ItemsSpec) -> list[Reference]:
+    return references(values.get(spec.image)) if spec.image else []
 
 
-def _image_bytes(value: str | bytes, source: Source, limit: int) -> bytes:
-    """The image's bytes as given, or read from a path inside the source's folder."""
-    if isinstance(value, bytes):
-        data = value
-    else:
-        path = posixpath.normpath(posixpath.join(source.folder, value))
-        if not path.startswith(source.folder + "/"):
-            raise Refused("image_outside_folder", f"{value!r} leaves the folder of {source.name}")
-        try:
-            info = source.filesystem.get_file_info(path)
-            if info.is_file and info.size > limit:
-                raise Refused("image_too_large", f"{info.size} bytes, at most {limit} are accepted")
-            with source.filesystem.open_input_stream(path) as stream:
-                data = stream.read()
-        except (OSError, ValueError) as error:
-            raise Refused("image_unreadable", f"{value!r}: {error}") from error
-    if len(data) > limit:
-        raise Refused("image_too_large", f"{len(data)} bytes, at most {limit} are accepted")
-    return data
+def fetch_again(lake: Lake, spec: ItemsSpec, arrived_at: datetime, provenance: Provenance) -> int:
+    """Ask again for the pictures that the web did not give; an item that has all of its own now gets a revision.
+
+    Items that changed since are left: their newest row says which pictures they have. Returns the revisions written.
+    """
+    missing = open_rows(lake).filter((pl.col("stage") == IMAGE_STAGE) & pl.col("reason").is_in(TRANSIENT))
+    newest = {row["item_id"]: row for row in catalogue(lake, among=missing["subject"].to_list()).to_dicts()}
+    asked = []
+    for row in missing.unique("subject").sort("subject").to_dicts():
+        item, wanted = newest[row["subject"]], _images(json.loads(row["payload"]), spec)
+        same_row = (item["source"], item["source_row"]) == (row["source"], row["source_row"])
+        if same_row and all(isinstance(each, str) and each.startswith(WEB) for each in wanted):
+            asked.append((item, wanted))
+    written = []
+    for item, found in Pictures(lake, None, spec).stored(asked):
+        digests = [each for each in found if isinstance(each, str)]
+        if len(digests) == len(found):
+            revision = item["revision"] + 1
+            written.append({**item, "images": digests, "revision": revision, "arrived_at": arrived_at})
+    if written:
+        key = content_key("items", (part for row in written for part in (*_content(row), row["revision"])))
+        append(lake, "items", pa.Table.from_pylist(written, schema=ITEMS.schema), key, provenance)
+        mended = missing.filter(pl.col("subject").is_in([row["item_id"] for row in written]))
+        resolve(lake, mended, "fetched when asked again", provenance)
+    return len(written)
 
 
 def _new_or_changed(lake: Lake, items: list[dict[str, Any]], arrived_at: datetime) -> list[dict[str, Any]]:
@@ -212,7 +231,7 @@ def _new_or_changed(lake: Lake, items: list[dict[str, Any]], arrived_at: datetim
     rows = []
     for item in items:
         before = newest.get(item["item_id"])
-        if before is None or any(before[name] != item[name] for name in _COMPARED):
+        if before is None or _content(before) != _content(item):
             revision = 0 if before is None else before["revision"] + 1
             rows.append({**item, "revision": revision, "arrived_at": arrived_at})
     return rows
@@ -225,6 +244,8 @@ def _reject(stage: str, error: Refused, source: Source, row: Row, subject: str |
 
 
 def _shown(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_shown(each) for each in value]
     return f"<{len(value)} bytes>" if isinstance(value, bytes) else value
 
 

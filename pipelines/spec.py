@@ -12,7 +12,9 @@ class _Spec(BaseModel):
 class ItemsSpec(_Spec):
     """How a catalogue's columns map to ours. A column that is not named here becomes an attribute.
 
-    `image` names a column of paths (relative to the file, inside its folder) or of bytes.
+    `image` names a column of pictures, one or a list: paths (relative to the file, inside its folder), bytes, addresses
+    on the web, or URIs below one of `image_roots`. The web is asked `image_workers` times at once, each picture within
+    `image_timeout_s`; a host without a public address only if it is one of `trusted_hosts`.
     """
 
     item_id: str = "item_id"
@@ -22,6 +24,10 @@ class ItemsSpec(_Spec):
     require_title: bool = True
     max_text_chars: int = 50_000
     max_image_bytes: int = 20_000_000
+    image_roots: tuple[str, ...] = ()
+    trusted_hosts: tuple[str, ...] = ()
+    image_timeout_s: float = Field(10.0, gt=0)
+    image_workers: int = Field(16, ge=1)
 
 
 class InteractionsSpec(_Spec):
@@ -60,7 +66,10 @@ class TextSpec(_Spec):
 
 
 class ImageSpec(_Spec):
-    """Image encoder: `packaged-vit` (ONNX ViT-S/14) or `open-clip` (`model` plus a pretrained tag or a checkpoint)."""
+    """Image encoder: `packaged-vit` (ONNX ViT-S/14) or `open-clip` (`model` plus a pretrained tag or a checkpoint).
+
+    An item with several pictures gets the mean of their vectors.
+    """
 
     encoder: Literal["packaged-vit", "open-clip"] = "packaged-vit"
     model: str = ""

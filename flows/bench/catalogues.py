@@ -59,7 +59,8 @@ class Catalogue:
 
         def encode(rows: NDArray[np.int64]) -> NDArray[np.float32]:
             paths = [path for path in (self.pictures[row] for row in rows) if path is not None]
-            return encoder.encode([decode_image(path.read_bytes(), spec.max_pixels, spec.formats) for path in paths])
+            pictures = (decode_image(path.read_bytes(), spec.max_pixels, spec.formats) for path in paths)
+            return encoder.encode([encoder.prepare(picture) for picture in pictures])
 
         return _kept(CACHE / f"{self.name}-images.npy", len(self.ids), np.flatnonzero(present), encode), present
 

@@ -80,9 +80,9 @@ def _strips(
     score = vectors[chosen] @ vectors.T
     strips = [np.argsort(-row, kind="stable")[: NEAREST + 1].tolist() for row in score]
     shown = sorted({ids[row] for strip in strips for row in strip})
-    found = catalogue(lake, manifest.versions["items"], manifest.as_of, ["title", "image_hash"], shown)
+    found = catalogue(lake, manifest.versions["items"], manifest.as_of, ["title", "images"], shown)
     about = {row["item_id"]: row for row in found.to_dicts()}
-    thumbnails = {item: _thumbnail(lake, row["image_hash"]) for item, row in about.items()}
+    thumbnails = {item: _thumbnail(lake, row["images"][0] if row["images"] else None) for item, row in about.items()}
     return [
         [
             {

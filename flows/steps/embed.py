@@ -13,13 +13,15 @@ from flows.run import Run
 from flows.steps.ingest import check_stage_budget
 from flows.steps.task import step
 from pipelines.compute import InProcess
-from pipelines.embed import EmbedAttributes, EmbedImages, EmbedText, embed
+from pipelines.embed import embed
 from pipelines.encoders.attributes import describe_attributes, describe_coordinates, place_of, values_of
 from pipelines.encoders.protocol import fingerprint
+from pipelines.encoders.stages import EmbedAttributes, EmbedImages, EmbedText
 from pipelines.encoders.text import describe_text
 from pipelines.encoders.vision import describe_image
 from pipelines.ingest import Counts
 from pipelines.ingest_items import items_content, items_text
+from storage.blobs import sha256
 from storage.lake import Lake
 from storage.manifest import EncoderRef
 from storage.quarantine import open_rows
@@ -70,7 +72,11 @@ def contents(recipe: Recipe, lake: Lake) -> list[Content]:
 
 
 def _pictured(items: pl.DataFrame) -> pl.DataFrame:
-    return items.filter(pl.col("image_hash").is_not_null()).with_columns(content_hash="image_hash")
+    """Items with pictures; the content of one picture is its hash, that of several the hash of theirs in order."""
+    some = items.filter(pl.col("images").list.len() > 0)
+    hashes = ["".join(digests) for digests in some["images"]]
+    hashes = [each if len(each) == len(sha256(b"")) else sha256(each.encode()) for each in hashes]
+    return some.with_columns(pl.Series("content_hash", hashes, dtype=pl.String))
 
 
 def describe_encoders(run: Run) -> dict[str, EncoderRef]:
@@ -138,13 +144,14 @@ def _say_unknown_fields(run: Run, items: pl.DataFrame) -> None:
 def _embed(run: Run, content: Content, encoder: EncoderRef, rows: pl.DataFrame) -> None:
     with run.stage(f"embed {content.name}", rows.height) as view:
         compute = InProcess(run.recipe.compute) if content.light else run.compute
+        expected = {} if content.light else {"expected": encoder.fingerprint}
         counts = embed(
             run.lake,
             content.name,
             encoder.fingerprint,
             rows.select(list(dict.fromkeys(("item_id", "content_hash", *content.stage.reads)))),
             content.stage,
-            content.arguments,
+            {**content.arguments, **expected},
             compute,
             run.recipe.compute.chunk_rows,
             run.provenance(),

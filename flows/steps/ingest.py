@@ -7,21 +7,24 @@ from flows.run import Run
 from flows.steps.task import step
 from pipelines.ingest import Counts, IngestedSource, record_source, unread
 from pipelines.ingest_interactions import admit_waiting, ingest_interactions, waiting_for_known_items
-from pipelines.ingest_items import ingest_items
+from pipelines.ingest_items import fetch_again, ingest_items
 from pipelines.sources import Source, find_sources
 from pipelines.spec import BudgetSpec, InteractionsSpec, ItemsSpec
 from storage.errors import QuarantineBudgetExceeded
 
 
 @step
-def ingest(run: Run, items: list[str], interactions: list[str]) -> None:
+def ingest(run: Run, items: list[str], interactions: list[str], fetch: bool = False) -> None:
     """Read the files that were not read before, catalogue first, then let in events that waited for an item.
 
     A file counts as read once a run has found it, with the others named in that run, within the budget: the same
-    command stops again, and a run that names other files is judged by these alone.
+    command stops again, and a run that names other files is judged by these alone. `fetch` asks again for pictures
+    that the web did not give.
     """
     _read(run, "items", "ingest items", items, run.recipe.items, ingest_items)
     _read(run, "interactions", "ingest log", interactions, run.recipe.interactions, ingest_interactions)
+    if fetch and (fetched := fetch_again(run.lake, run.recipe.items, run.clock, run.provenance())):
+        run.say(f"  {fetched:,} items whose pictures could be fetched now")
     if waiting_for_known_items(run.lake):
         run.record.begin()
         with run.stage("admit waiting") as view:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 C = TypeVar("C", contravariant=True)
 T = TypeVar("T")
 Vectors = NDArray[np.float32]
+Outcome = tuple[Vectors | None, str | None, str]
+"""A vector, or the reason why there is none, and its detail."""
 
 
 class EncoderError(ValueError):
@@ -39,9 +41,7 @@ def weights_hash(paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def encode_all(
-    encode: Callable[[Sequence[T]], Vectors], contents: Sequence[T]
-) -> list[tuple[Vectors | None, str | None, str]]:
+def encode_all(encode: Callable[[Sequence[T]], Vectors], contents: Sequence[T]) -> list[Outcome]:
     """(vector, reason, detail) for each content, in order.
 
     A batch the encoder fails on is halved until the rows that make it fail are alone: they are refused as
@@ -62,7 +62,7 @@ def encode_all(
     return [_judge(vector) for vector in vectors]
 
 
-def _judge(vector: Vectors) -> tuple[Vectors | None, str | None, str]:
+def _judge(vector: Vectors) -> Outcome:
     if not np.isfinite(vector).all():
         return None, "vector_not_finite", f"{int((~np.isfinite(vector)).sum())} of {vector.size} values"
     if not vector.any():

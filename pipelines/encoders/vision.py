@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -34,7 +34,17 @@ def describe_image(spec: ImageSpec) -> dict[str, Any]:
     }
 
 
-def image_encoder(spec: ImageSpec) -> "PackagedViT | OpenClip":
+class ImageEncoder(Protocol):
+    """Encodes pictures in two steps: the first needs no model, and may run beside the second on other threads."""
+
+    def prepare(self, image: Image.Image) -> Vectors:
+        """Pixels as the model wants them, float32 (3, H, W), of an upright RGB image."""
+
+    def encode(self, contents: Sequence[Vectors]) -> Vectors:
+        """Vectors (N, D) of N prepared images."""
+
+
+def image_encoder(spec: ImageSpec) -> ImageEncoder:
     """The encoder the recipe names, loaded."""
     return PackagedViT(spec) if spec.encoder == "packaged-vit" else OpenClip(spec)
 
@@ -68,10 +78,13 @@ class PackagedViT:
         self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
 
-    def encode(self, contents: Sequence[Image.Image]) -> Vectors:
+    def prepare(self, image: Image.Image) -> Vectors:
+        return _vit_pixels(image)
+
+    def encode(self, contents: Sequence[Vectors]) -> Vectors:
         parts = []
         for start in range(0, len(contents), self._batch_size):
-            pixels = np.stack([_vit_pixels(image) for image in contents[start : start + self._batch_size]])
+            pixels = np.stack(contents[start : start + self._batch_size])
             parts.append(self._session.run([_VIT_OUTPUT], {self._input: pixels})[0][:, 0])
         vectors: Vectors = np.concatenate(parts).astype(np.float32)
         return vectors
@@ -131,13 +144,17 @@ class OpenClip:
         self._transform = transform
         self._batch_size = spec.batch_size
 
-    def encode(self, contents: Sequence[Image.Image]) -> Vectors:
+    def prepare(self, image: Image.Image) -> Vectors:
+        pixels: Vectors = self._transform(image).numpy()
+        return pixels
+
+    def encode(self, contents: Sequence[Vectors]) -> Vectors:
         import torch
 
         parts = []
         with torch.inference_mode():
             for start in range(0, len(contents), self._batch_size):
-                pixels = torch.stack([self._transform(image) for image in contents[start : start + self._batch_size]])
+                pixels = torch.from_numpy(np.stack(contents[start : start + self._batch_size]))
                 parts.append(self._model.encode_image(pixels.to(self._device)).float().cpu())
         vectors: Vectors = torch.cat(parts).numpy()
         return vectors

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = (ROOT / "docs" / "data.md").read_text()
 RECIPES = (ROOT / "docs" / "recipes.md").read_text()
 
-REFUSALS = {"Refused", "_Refused", "ImageRefused", "Reject", "Row", "refuse", "lit"}
+REFUSALS = {"Refused", "_Refused", "ImageRefused", "Reject", "Row", "_refused", "refuse", "lit"}
 REASON = re.compile(r"[a-z]+(_[a-z0-9]+)+")
 
 

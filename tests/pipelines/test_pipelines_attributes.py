@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.compute import apply
-from pipelines.embed import EmbedAttributes
 from pipelines.encoders.attributes import EARTH_KM, MultiHot, Waves, place_of, values_of
 from pipelines.encoders.protocol import Vectors
+from pipelines.encoders.stages import EmbedAttributes
 from pipelines.spec import AttributesSpec, CoordinatesSpec
 
 VALUES = st.lists(st.sampled_from([[field, value] for field in ("brand", "kind") for value in "abcdef"]), min_size=1)

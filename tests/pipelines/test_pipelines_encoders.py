@@ -1,6 +1,9 @@
 """Encoders load real weights or refuse; a poisonous row costs itself only; the same stage runs anywhere."""
 
 import io
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +12,18 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipelines.compute import InProcess, OnRay
-from pipelines.embed import EmbedImages, EmbedText, cached, embed
+from pipelines.compute import InProcess, OnRay, WorkerDied
+from pipelines.embed import cached, embed
 from pipelines.encoders.images import ImageRefused, decode_image
 from pipelines.encoders.protocol import EncoderError, encode_all, fingerprint
+from pipelines.encoders.stages import EmbedImages, EmbedText
 from pipelines.encoders.text import describe_text
 from pipelines.encoders.vision import describe_image, image_encoder
 from pipelines.spec import ComputeSpec, ImageSpec, TextSpec
 from storage.commit import Provenance
 from storage.lake import Lake
-from storage.quarantine import by_reason
+from storage.quarantine import by_reason, open_rows
+from tokenizer.work import HERE
 
 WHO = Provenance("test", "recipe")
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -83,7 +88,8 @@ def test_open_clip_loads_a_checkpoint_file_and_its_hash_is_in_the_fingerprint(tm
     torch.save(model.state_dict(), checkpoint)
     spec = ImageSpec(encoder="open-clip", model="ViT-S-32-alt", pretrained=str(checkpoint))
     images = [Image.new("RGB", (64, 48), colour) for colour in ("red", "blue")]
-    vectors = image_encoder(spec).encode(images)
+    encoder = image_encoder(spec)
+    vectors = encoder.encode([encoder.prepare(image) for image in images])
     transform = open_clip.image_transform(model.visual.image_size, is_train=False)
     with torch.no_grad():
         wanted = model.eval().encode_image(torch.stack([transform(image) for image in images])).numpy()
@@ -114,7 +120,8 @@ def run_embed(lake: Lake, compute: object, items: pl.DataFrame, make: type, argu
 def test_bad_images_are_quarantined_good_ones_embedded_and_a_rerun_encodes_nothing(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
     contents = [picture(colour="red"), picture(colour="blue"), picture(kind="GIF"), picture(400, 300)[:500]]
-    items = pl.DataFrame({"item_id": list("abcd"), "content_hash": [lake.blobs.put(data) for data in contents]})
+    hashes = [lake.blobs.put(data) for data in contents]
+    items = pl.DataFrame({"item_id": list("abcd"), "content_hash": hashes, "images": [[each] for each in hashes]})
     compute = InProcess(ComputeSpec())
     arguments = {"spec": ImageSpec(), "lake": lake}
     first = run_embed(lake, compute, items, EmbedImages, arguments)
@@ -124,6 +131,108 @@ def test_bad_images_are_quarantined_good_ones_embedded_and_a_rerun_encodes_nothi
     again = run_embed(lake, compute, items.head(2), EmbedImages, arguments)
     assert (again.unchanged, again.out, lake.version("vectors")) == (2, 0, version)
     assert set(cached(lake, "image", "print")["item_id"]) == {"a", "b"}
+
+
+def test_the_pictures_of_an_item_are_pooled_and_a_bad_one_costs_itself_only(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    red, blue, gif = (lake.blobs.put(data) for data in (picture(), picture(colour="blue"), picture(kind="GIF")))
+    pictures = [[red], [blue], [red, blue], [red, gif, blue], [gif, gif]]
+    items = pl.DataFrame({"item_id": list("abcde"), "content_hash": list("12345"), "images": pictures})
+    arguments = {"spec": ImageSpec(batch_size=2), "lake": lake, "decoders": 2}
+    counts = run_embed(lake, InProcess(ComputeSpec()), items, EmbedImages, arguments)
+    assert (counts.rows_in, counts.out, counts.by_reason) == (5, 4, {"image_format": 1})
+    found = {row["item_id"]: np.array(row["vector"]) for row in lake.frame("vectors").to_dicts()}
+    mean = (found["a"] + found["b"]) / 2
+    assert np.allclose(found["c"], mean, atol=1e-6)
+    assert np.allclose(found["d"], mean, atol=1e-4)
+    stages = open_rows(lake).sort("subject").select("subject", "stage").rows()
+    assert stages == [("d", "embed image, one of several"), ("e", "embed image")]
+
+
+def test_a_stage_refuses_to_mix_the_vectors_of_weights_that_changed_under_it(tmp_path: Path) -> None:
+    with pytest.raises(EncoderError, match="changed while the run"):
+        EmbedText(TextSpec(), expected="another")
+    with pytest.raises(EncoderError, match="changed while the run"):
+        EmbedImages(ImageSpec(), Lake(str(tmp_path)), expected=fingerprint(describe_text(TextSpec())))
+    EmbedImages(ImageSpec(), Lake(str(tmp_path)), expected=fingerprint(describe_image(ImageSpec())))
+
+
+def test_texts_are_given_the_longest_first_and_stored_all_the_same(tmp_path: Path) -> None:
+    given: list[str] = []
+
+    class Listens(EmbedText):
+        def __init__(self) -> None:
+            """Loads no model: lengths are vectors enough here."""
+
+        def __call__(self, batch: pa.Table) -> pa.Table:
+            texts = batch.column("text").to_pylist()
+            given.extend(texts)
+            vectors = pa.array([[float(len(text))] for text in texts], pa.list_(pa.float32()))
+            nothing = pa.nulls(len(texts), pa.string())
+            answer = batch.drop_columns(["text"]).append_column("vector", vectors)
+            return answer.append_column("reason", nothing).append_column("detail", nothing)
+
+    texts = ["aa", "a", "aaaa", "bb", "aaa", "ü"]
+    items = pl.DataFrame({"item_id": list("fedcba"), "content_hash": list("123456"), "text": texts})
+    lake = Lake(str(tmp_path))
+    run_embed(lake, InProcess(ComputeSpec()), items, Listens, {})
+    assert given == ["aaaa", "aaa", "ü", "bb", "aa", "a"]
+    assert lake.rows("vectors") == 6
+
+
+def deadly() -> type:
+    """A stage that workers can be sent: a class of this module they could not import."""
+
+    class Deadly:
+        """Its process dies of some contents, as one does in which native code crashes."""
+
+        reads = ("content",)
+        adds = ("vector", "reason", "detail")
+
+        def __call__(self, batch: pa.Table) -> pa.Table:
+            contents = batch.column("content").to_pylist()
+            if "deadly" in contents:
+                os.kill(os.getpid(), signal.SIGKILL)
+            count = len(contents)
+            answer = batch.drop_columns(["content"]).append_column(
+                "vector", pa.array([[1.0]] * count, pa.list_(pa.float32()))
+            )
+            return answer.append_column("reason", pa.nulls(count, pa.string())).append_column(
+                "detail", pa.nulls(count, pa.string())
+            )
+
+    return Deadly
+
+
+def test_a_row_that_kills_its_worker_ends_alone_and_no_other_is_lost(tmp_path: Path, ray_cluster: None) -> None:
+    lake, compute = Lake(str(tmp_path)), OnRay(ComputeSpec(encoder_workers=2))
+    names = [f"{number:02d}" for number in range(12)]
+    contents = ["deadly" if number == 7 else "harmless" for number in range(12)]
+    items = pl.DataFrame({"item_id": names, "content_hash": names, "content": contents})
+    counts = run_embed(lake, compute, items, deadly(), {})
+    assert (counts.rows_in, counts.out, counts.by_reason) == (12, 11, {"encoder_crashed": 1})
+    assert open_rows(lake)["subject"].to_list() == ["07"]
+    assert sorted(lake.frame("vectors")["item_id"]) == sorted(set(names) - {"07"})
+
+
+def test_where_every_row_is_deadly_the_stage_fails(tmp_path: Path) -> None:
+    class Dies:
+        name, work, deaths = "dies", HERE, 0
+
+        def run(self, *_: object) -> None:
+            raise NotImplementedError
+
+        def map(self, *_: object) -> Iterator[pa.Table]:
+            self.deaths += 1
+            raise WorkerDied("killed")
+            yield
+
+    compute = Dies()
+    names = [str(number) for number in range(1000)]
+    items = pl.DataFrame({"item_id": names, "content_hash": names, "content": names})
+    with pytest.raises(WorkerDied):
+        run_embed(Lake(str(tmp_path)), compute, items, deadly(), {})
+    assert compute.deaths < 20
 
 
 def test_a_stage_gives_the_same_vectors_in_process_and_on_ray(tmp_path: Path, ray_cluster: None) -> None:

@@ -170,7 +170,7 @@ def test_parquet_with_image_bytes_is_read(tmp_path: Path, nested: bool) -> None:
     _, images = items(lake, tmp_path / "items.parquet")
     row = catalogue(lake).to_dicts()[0]
     assert images.out == 1
-    assert lake.blobs.get(row["image_hash"]) == jpeg()
+    assert lake.blobs.get(row["images"][0]) == jpeg()
     assert json.loads(row["attributes"]) == {"tags": "a, b"}
 
 
