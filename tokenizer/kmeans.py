@@ -55,9 +55,9 @@ def balanced_kmeans(
     sample = items.order[turns]
     seen = target(items.take(sample, prefix_Nl[sample]))
     rounds, left = 0, iterations
-    if start is None and room >= len(items) >= codes and len(items) * seen[0].nbytes <= FAISS_BYTES:
-        start, rounds, left = _plain_kmeans(target, items, prefix_Nl, codes, iterations, rng), iterations, 0
     centroids_KD = spread_centroids(seen, codes, rng) if start is None else start
+    if start is None and room >= len(items) >= codes and len(items) * seen[0].nbytes <= FAISS_BYTES:
+        centroids_KD, rounds, left = _plain_kmeans(target, items, prefix_Nl, centroids_KD, iterations), iterations, 0
     scale = grid(_largest(target, items, prefix_Nl, work), len(items))
 
     def assigned(prices: NDArray[np.float64] | None) -> tuple[Codes, NDArray[np.float64]]:
@@ -77,22 +77,19 @@ def balanced_kmeans(
     return Clusters(centroids_KD, codes_N, rounds, distortion(target, centroids_KD, items, prefix_Nl, codes_N, work))
 
 
-def _plain_kmeans(
-    target: Target, items: Items, prefix_Nl: Codes, codes: int, iterations: int, rng: np.random.Generator
-) -> Floats:
+def _plain_kmeans(target: Target, items: Items, prefix_Nl: Codes, start_KD: Floats, iterations: int) -> Floats:
     """Centroids (K, D) of faiss's k-means of all items, taken in order of tie key, around their mean."""
     vectors_ND = target(items.take(items.order, prefix_Nl[items.order]))
     mean = vectors_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
     found: Any = faiss.Kmeans(
         vectors_ND.shape[1],
-        codes,
+        len(start_KD),
         niter=iterations,
-        seed=int(rng.integers(1 << 31)),
         max_points_per_centroid=len(items),  # else it draws a sample of its own
         min_points_per_centroid=1,  # else it warns on stdout
         gpu=faiss.get_num_gpus(),
     )
-    found.train(vectors_ND - mean)
+    found.train(vectors_ND - mean, init_centroids=start_KD - mean)
     return np.asarray(found.centroids + mean, np.float32)
 
 
