@@ -5,6 +5,7 @@ UV_VERSION := 0.13.9
 BIN := .venv/bin
 UV := .cache/uv/bin/uv
 LAKE ?= ./lake
+DATA ?= $(wildcard ../shared/data)
 # .pyc files make every worker start three times as fast.
 unexport PYTHONDONTWRITEBYTECODE
 export UV_COMPILE_BYTECODE := 1
@@ -44,10 +45,11 @@ test: setup  ## the tests that take minutes (under 15 on two cores)
 test-all: setup  ## all tests, also those on real data
 	$(BIN)/pytest -q
 
-bench: setup  ## benchmarks, each beside its limit or a peer measured in the same run
+bench: setup  ## benchmarks, each beside its limit or a peer measured in the same run (DATA=DIR for real data)
 	$(BIN)/sidmill bench tokenizer --items 1e5
 	$(BIN)/sidmill bench trie
 	$(BIN)/sidmill bench lake
+	$(if $(DATA),$(BIN)/sidmill bench encoders $(DATA))
 
 demo: setup .cache/movielens/ml-100k.item  ## MovieLens-100K through everything (LAKE=DIR, POSTERS=DIR)
 	$(BIN)/python -m flows.demo --movielens .cache/movielens --lake $(LAKE) $(if $(POSTERS),--posters $(POSTERS))

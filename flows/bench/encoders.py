@@ -1,0 +1,172 @@
+"""Encoders through Ray Data beside the bare ones: `sidmill bench encoders DATA [--items 12000] [--pictures 400]`.
+
+Titles of Amazon Beauty (each once more with its categories where more are asked for than there are) and posters of the
+films, embedded into a lake as a run does it: read, encoded, judged, stored. The peer is the same encoder in this
+process on the same contents, sorted by length, with all cores. Start-up (workers, models) is what passes before the
+first chunk is stored, on a stage that was never started; it is stated and not counted.
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from flows.bench.catalogues import beauty, movielens
+from flows.bench.tokenizer import say
+from infra.settings import configure
+from pipelines.compute import Compute, OnRay, machine_cpus, shutdown
+from pipelines.embed import embed
+from pipelines.encoders.images import decode_image
+from pipelines.encoders.stages import EmbedImages, EmbedText
+from pipelines.encoders.text import TextEncoder
+from pipelines.encoders.vision import image_encoder
+from pipelines.spec import ComputeSpec, ImageSpec, TextSpec
+from storage.blobs import sha256
+from storage.commit import Provenance
+from storage.lake import Lake
+
+CHUNK = ComputeSpec().chunk_rows
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print all figures."""
+    configure()
+    try:
+        texts(options)
+        pictures(options)
+    finally:
+        shutdown()
+
+
+def texts(options: argparse.Namespace) -> None:
+    """Texts a second: bare, and through a run with one worker and with one a core."""
+    catalogue = beauty(options.data)
+    known = [text or "untitled" for text in catalogue.texts]
+    wanted = [known[row % len(known)] for row in range(options.items)]
+    items = pl.DataFrame({"item_id": [f"{row:07d}" for row in range(len(wanted))], "text": wanted})
+    items = items.with_columns(content_hash=pl.Series([sha256(each.encode())[:32] for each in wanted]))
+    spec = TextSpec()
+    encoder = TextEncoder(spec)
+    longest_first = sorted(wanted, key=lambda text: -len(text.encode()))
+    encoder.encode(longest_first[-CHUNK:])
+    bare, through = [], dict[int, list[float]]()
+    for _ in range(options.rounds):
+        start = time.perf_counter()
+        encoder.encode(longest_first)
+        bare.append(len(wanted) / (time.perf_counter() - start))
+        for workers in {1, machine_cpus()}:
+            done = embedded(items, "text", Texts, {"spec": spec}, workers)
+            through.setdefault(workers, []).append(done.rate)
+            say(f"start-up of {workers} worker(s), texts", f"{done.start_up:.1f} s")
+    report("texts", bare, through)
+
+
+def pictures(options: argparse.Namespace) -> None:
+    """Pictures a second: the model alone on prepared pixels, decoding alone, and through a run."""
+    catalogue = movielens(options.data)
+    paths = [path for path in catalogue.pictures if path is not None][: options.pictures]
+    spec = ImageSpec()
+    encoder = image_encoder(spec)
+    with tempfile.TemporaryDirectory() as folder:
+        lake = Lake(folder)
+        data = [path.read_bytes() for path in paths]
+        hashes = [lake.blobs.put(each) for each in data]
+        names = [f"{row:07d}" for row in range(len(hashes))]
+        items = pl.DataFrame({"item_id": names, "content_hash": hashes, "images": [[each] for each in hashes]})
+        start = time.perf_counter()
+        pixels = [encoder.prepare(decode_image(each, spec.max_pixels, spec.formats)) for each in data]
+        decoding = (time.perf_counter() - start) / len(data)
+        encoder.encode(pixels[: spec.batch_size])
+        bare, through = [], dict[int, list[float]]()
+        for _ in range(options.rounds):
+            start = time.perf_counter()
+            encoder.encode(pixels)
+            bare.append(len(pixels) / (time.perf_counter() - start))
+            for workers in {1, machine_cpus()}:
+                done = embedded(items, "image", Pictures, {"spec": spec, "lake": lake}, workers)
+                through.setdefault(workers, []).append(done.rate)
+                say(f"start-up of {workers} worker(s), pictures", f"{done.start_up:.1f} s")
+        say(
+            "decode, rotate and scale a picture, one thread",
+            f"{1000 * decoding:.1f} ms",
+            f"the model takes {1000 / statistics.median(bare):.1f} ms on all cores",
+        )
+        report("pictures", bare, through)
+
+
+class Clocked:
+    """Notes when a worker is given its first chunk, in a file of its own below `marks`."""
+
+    def __init__(self, marks: str, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._mark = Path(marks, str(os.getpid()))
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        if not self._mark.exists():
+            self._mark.write_text(str(time.time()))
+        return super().__call__(batch)  # type: ignore[misc]
+
+
+class Texts(Clocked, EmbedText):
+    """Texts, clocked."""
+
+
+class Pictures(Clocked, EmbedImages):
+    """Pictures, clocked."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Items a second from the first chunk on, and the seconds before that."""
+
+    rate: float
+    start_up: float
+
+
+def embedded(
+    items: pl.DataFrame, modality: str, stage: type[Clocked], arguments: dict[str, Any], workers: int
+) -> Embedded:
+    """All items through Ray Data into a new lake."""
+    compute: Compute = OnRay(ComputeSpec(encoder_workers=workers))
+    compute.run(int)  # the cluster is not what is measured
+    with tempfile.TemporaryDirectory() as folder:
+        marks = Path(folder, "marks")
+        marks.mkdir()
+        start = time.time()
+        embed(
+            Lake(f"{folder}/lake"),
+            modality,
+            "bench",
+            items,
+            stage,  # type: ignore[arg-type]
+            {**arguments, "marks": str(marks)},
+            compute,
+            CHUNK,
+            Provenance("bench", "bench"),
+            lambda rows: None,
+        )
+        end = time.time()
+        first = min(float(each.read_text()) for each in marks.iterdir())
+    return Embedded(items.height / (end - first), first - start)
+
+
+def report(what: str, bare: list[float], through: dict[int, list[float]]) -> None:
+    """Medians, and the ratio to the bare encoder."""
+    limit = statistics.median(bare)
+    say(f"{what} a second, bare encoder, all cores", f"{limit:.1f}", f"{min(bare):.1f} to {max(bare):.1f}")
+    for workers, rates in sorted(through.items()):
+        rate = statistics.median(rates)
+        say(
+            f"{what} a second into the lake, {workers} worker(s)",
+            f"{rate:.1f}",
+            f"{rate / limit:.2f} x bare; {rate / workers:.1f} a worker; {min(rates):.1f} to {max(rates):.1f}",
+        )
+    say("peak memory of this process", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
