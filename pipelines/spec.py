@@ -130,7 +130,8 @@ class FusionSpec(_Spec):
 
     InfoNCE at a learnt temperature against the other items of a step: those of a pair with weight 1, corrected by
     `popularity` times the log of how often an item is drawn, and with weight `align` the content of an item with its
-    own behaviour. A modality is left out with chance `modality_dropout`. An epoch is `steps` steps.
+    own behaviour. With `hard_negatives` each pair brings one more item, near to its first and no pair with it, to tell
+    apart. A modality is left out with chance `modality_dropout`. An epoch is `steps` steps.
     """
 
     method: Literal["concat", "contrastive", "qformer"] = "contrastive"
@@ -144,6 +145,7 @@ class FusionSpec(_Spec):
     pair_window: int = Field(3, ge=1)
     align: float = Field(0.0, ge=0)
     popularity: float = Field(1.0, ge=0)
+    hard_negatives: bool = False
     temperature: float = Field(0.1, gt=0)
     modality_dropout: float = Field(0.3, ge=0, lt=1)
     epochs: int = Field(6, ge=0)

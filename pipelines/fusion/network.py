@@ -19,11 +19,12 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Step:
-    """The items of one step, two of a pair in each row: `left` and `right` hold (B, D) per modality.
+    """The items of one step, two of a pair in each row: `left` holds (B, D) per modality, `right` (R, D).
 
-    `keep_left` and `keep_right` (B, modalities) say what of them is looked at, `present` what of the right there is.
-    `taken` (B, B) marks the columns that are no other item to a row; `popularity` (B,) is the log of how often each
-    right item is drawn. The loss is that of the rows `own`, a share of the whole step's.
+    After its B rights come items that are nobody's pair, R - B hard negatives. `keep_left` and `keep_right`
+    (B or R, modalities) say what is looked at, `present` what of the right there is. `taken` (B, R) marks the columns
+    that are no other item to a row, `repeated` (B, B) those of the same item; `popularity` (R,) is the log of how often
+    a right item is drawn. The loss is that of the rows `own`, a share of the whole step's.
     """
 
     left: Tensors
@@ -88,20 +89,22 @@ class FusionNet(nn.Module):
         left = self.merge(self.encode({name: each[own] for name, each in step.left.items()}), step.keep_left[own])
         encoded = self.encode(step.right)
         right = self.merge(encoded, step.keep_right)
-        target = torch.arange(len(right), device=right.device)[own]
+        pairs = len(step.taken)
+        target = torch.arange(pairs, device=right.device)[own]
         scores = (left @ right.T * scale - spec.popularity * step.popularity).masked_fill(step.taken[own], -torch.inf)
         summed = cross_entropy(scores, target, reduction="sum")
-        share = summed / len(right)
+        share = summed / pairs
         if spec.align and len(self.modalities) > 1:
-            share = share + spec.align * self._apart(encoded, step, scale, target)
+            share = share + spec.align * self._apart([each[:pairs] for each in encoded], step, scale, target)
         return share, summed.detach()
 
     def _apart(self, encoded: Sequence[Tensor], step: Step, scale: Tensor, target: Tensor) -> Tensor:
         """InfoNCE of two views of the same items: their behaviour, or else their first modality, and all the rest."""
-        alone = torch.zeros_like(step.present)
+        present = step.present[: len(step.repeated)]
+        alone = torch.zeros_like(present)
         at = self.modalities.index(COLLABORATIVE) if COLLABORATIVE in self.modalities else 0
-        alone[:, at] = step.present[:, at]
-        others = step.present - alone
+        alone[:, at] = present[:, at]
+        others = present - alone
         both = alone.any(dim=1) & others.any(dim=1)
         if not both.any():
             return scale * 0

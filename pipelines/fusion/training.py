@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 C = TypeVar("C")
 
+LOOKED_AT = 4
+"""How many times as many items as a step has pairs are looked through for hard negatives."""
+NEAREST = 8
+
 
 @dataclass(frozen=True)
 class FusionTraining:
@@ -79,11 +83,12 @@ class FusionTraining:
 
         draw = np.random.default_rng([self.spec.seed, number])
         left, right = self.pairs[draw.integers(len(self.pairs), size=size)].T
+        if self.spec.hard_negatives:
+            right = np.concatenate([right, self._hard_negatives(left, draw)])
         columns = torch.from_numpy(right)
-        same = columns[:, None] == columns[None, :]
-        same.fill_diagonal_(False)
-        taken = same | (torch.from_numpy(left)[:, None] == columns[None, :])
-        taken.fill_diagonal_(False)
+        own_column = torch.eye(len(left), len(right), dtype=torch.bool)
+        same = columns[: len(left), None] == columns[None, :]
+        taken = (same | (torch.from_numpy(left)[:, None] == columns[None, :])) & ~own_column
         return Step(
             left={name: torch.from_numpy(each[left]) for name, each in self.directed.items()},
             right={name: torch.from_numpy(each[right]) for name, each in self.directed.items()},
@@ -91,7 +96,7 @@ class FusionTraining:
             keep_right=self._kept(right, draw),
             present=torch.from_numpy(self._present[right].astype(np.float32)),
             taken=taken,
-            repeated=same,
+            repeated=(same & ~own_column)[:, : len(left)],
             popularity=torch.from_numpy(self._popularity[right]),
             own=own,
         )
@@ -114,6 +119,35 @@ class FusionTraining:
     def _popularity(self) -> Matrix:
         drawn = np.bincount(self.pairs[:, 1], minlength=len(self._present)) + 1.0
         return np.asarray(np.log(drawn / drawn.sum()), np.float32)
+
+    def _hard_negatives(self, left: NDArray[np.int64], draw: np.random.Generator) -> NDArray[np.int64]:
+        """For each left item the nearest, where training starts, of some drawn as rights are that it is no pair with."""
+        drawn = np.unique(self.pairs[draw.integers(len(self.pairs), size=LOOKED_AT * len(left)), 1])
+        score = self._at_start[left] @ self._at_start[drawn].T
+        nearest = min(NEAREST, len(drawn))
+        top = np.argpartition(-score, nearest - 1, axis=1)[:, :nearest]
+        top = np.take_along_axis(
+            top, np.argsort(-np.take_along_axis(score, top, axis=1), axis=1, kind="stable"), axis=1
+        )
+        near = drawn[top]
+        keys = left[:, None] * len(self._present) + near
+        place = np.searchsorted(self._pair_keys, keys).clip(max=len(self._pair_keys) - 1)
+        wrong = (self._pair_keys[place] == keys) | (near == left[:, None])
+        return np.asarray(near[np.arange(len(left)), np.argmin(wrong, axis=1)])
+
+    @cached_property
+    def _pair_keys(self) -> NDArray[np.int64]:
+        return np.unique(self.pairs[:, 0] * len(self._present) + self.pairs[:, 1])
+
+    @cached_property
+    def _at_start(self) -> Matrix:
+        """The fused vectors (N, F) that training starts from."""
+        fused = np.zeros((len(self._present), self.spec.dim), np.float32)
+        for name, each in self.directed.items():
+            there = self.present[name]
+            weight, bias = self.start[f"linear.{name}.weight"], self.start[f"linear.{name}.bias"]
+            fused[there] += each[there] @ weight.T + bias
+        return np.asarray(fused / np.maximum(np.linalg.norm(fused, axis=1, keepdims=True), 1e-6), np.float32)
 
     def _kept(self, rows: NDArray[np.int64], draw: np.random.Generator) -> Tensor:
         import torch

@@ -124,10 +124,10 @@ def test_fitting_twice_gives_the_same_bytes_another_seed_others_and_it_learns(me
 
 
 @pytest.mark.parametrize("method", ["contrastive", "qformer"])
-@pytest.mark.parametrize("align", [0.0, 0.5])
-def test_the_shares_of_workers_add_up_to_the_loss_and_gradient_of_one(method: str, align: float) -> None:
+@pytest.mark.parametrize(("align", "hard"), [(0.0, False), (0.5, False), (0.5, True)])
+def test_the_shares_of_workers_add_up_to_the_loss_and_gradient_of_one(method: str, align: float, hard: bool) -> None:
     items, pairs = modalities(), random_pairs()
-    spec = small(method, align=align)
+    spec = small(method, align=align, hard_negatives=hard)
     training = training_of(items, spec, pairs)
     net = training.module
     sums: list[tuple[float, dict[str, torch.Tensor]]] = []
@@ -155,10 +155,11 @@ def training_of(items: dict[str, Modality], spec: FusionSpec, pairs: NDArray[np.
     return replace(caught[0])
 
 
-def test_the_loss_is_that_of_a_loop_over_pairs() -> None:
+@pytest.mark.parametrize("hard", [False, True])
+def test_the_loss_is_that_of_a_loop_over_pairs(hard: bool) -> None:
     """InfoNCE by hand: other items of the step, less the log of how often they are drawn, none that is the pair's."""
     items, pairs = modalities(20), random_pairs(20)
-    training = training_of(items, small(popularity=0.7), pairs)
+    training = training_of(items, small(popularity=0.7, hard_negatives=hard), pairs)
     net = training.module
     (step, _) = next(training.batches(0, 1, Pass(0)))
     with torch.no_grad():
@@ -168,17 +169,31 @@ def test_the_loss_is_that_of_a_loop_over_pairs() -> None:
         scale = float(net.log_scale.exp())
     drawn = np.random.default_rng([0, 0])
     chosen = training.pairs[drawn.integers(len(training.pairs), size=20)]
+    columns = [other for _, other in chosen] + (training._hard_negatives(chosen[:, 0], drawn).tolist() if hard else [])
     often = np.bincount(training.pairs[:, 1], minlength=20) + 1.0
     total = 0.0
     for row, (one, two) in enumerate(chosen):
         scores = []
-        for column, (_, other) in enumerate(chosen):
+        for column, other in enumerate(columns):
             if column == row or other not in (one, two):
                 scores.append(left[row] @ right[column] * scale - 0.7 * np.log(often[other] / often.sum()))
             if column == row:
                 own = scores[-1]
         total += np.log(np.exp(scores).sum()) - own
     assert found == pytest.approx(total / 20, rel=1e-4)
+
+
+def test_a_hard_negative_is_the_nearest_item_drawn_that_is_neither_the_item_nor_its_pair() -> None:
+    items, pairs = modalities(400), random_pairs(400, 600)
+    training = training_of(items, small(hard_negatives=True), pairs)
+    start = training._at_start
+    left = training.pairs[:30, 0]
+    found = training._hard_negatives(left, np.random.default_rng(7))
+    drawn = training.pairs[np.random.default_rng(7).integers(len(training.pairs), size=4 * 30), 1]
+    partners = {(one, other) for one, other in training.pairs.tolist()}
+    for one, hard in zip(left.tolist(), found.tolist(), strict=True):
+        free = [other for other in set(drawn.tolist()) if other != one and (one, other) not in partners]
+        assert hard == max(free, key=lambda other: float(start[one] @ start[other]))
 
 
 def test_what_users_take_together_ends_up_near_also_by_content_alone() -> None:
