@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.settings import configure
+from pipelines.encoders.attributes import MultiHot
 from pipelines.encoders.images import decode_image
 from pipelines.encoders.text import TextEncoder
 from pipelines.encoders.vision import image_encoder
-from pipelines.spec import ImageSpec, TextSpec
+from pipelines.spec import AttributesSpec, ImageSpec, TextSpec
 
 CACHE = Path(".cache/vectors")
 POSITIVE = 4.0
@@ -25,7 +26,7 @@ AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Catalogue:
-    """A catalogue in rows: id, text, category and picture (or none) of each item.
+    """A catalogue in rows: id, text, attributes, category and picture (or none) of each item.
 
     A history is (time, row) of what a user took, oldest first; times are whole numbers, and `held_out` is the first
     that is held out.
@@ -34,6 +35,7 @@ class Catalogue:
     name: str
     ids: list[str]
     texts: list[str]
+    attributes: list[list[str]]
     categories: list[str]
     pictures: list[Path | None]
     histories: list[list[tuple[int, int]]]
@@ -48,6 +50,13 @@ class Catalogue:
             return encoder.encode([self.texts[row].strip() or "untitled" for row in rows])
 
         return _kept(CACHE / f"{self.name}.npy", len(self.ids), order, encode)
+
+    def attribute_vectors(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Multi-hot vectors of the attributes, float32 (N, 256), and which items have some."""
+        encoder = MultiHot(AttributesSpec(fields=("attributes",)))
+        present = np.array([bool(values) for values in self.attributes])
+        contents = [json.dumps([["attributes", value] for value in values]) for values in self.attributes]
+        return encoder.encode(contents), present
 
     def image_vectors(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """ViT-S/14 vectors, float32 (N, 384), kept, and which items have one."""
@@ -91,6 +100,7 @@ def beauty(folder: Path) -> Catalogue:
         name="amazon-beauty",
         ids=ids,
         texts=[row["title"] for row in rows],
+        attributes=[row["attributes"] for row in rows],
         categories=[next((each for each in row["attributes"] if each in common), "") for row in rows],
         pictures=[None] * len(ids),
         histories=[[(at - len(history), row) for at, row in enumerate(history)] for history in taken],
@@ -114,6 +124,7 @@ def movielens(folder: Path) -> Catalogue:
         name="movielens-posters",
         ids=[row["movieId"] for row in rows],
         texts=[f"{row['title']} {row['genres'].replace('|', ', ')}" for row in rows],
+        attributes=[[] for _ in rows],  # the genres stand in the text
         categories=[row["genres"].split("|")[0] for row in rows],
         pictures=[folder / row["poster"] if row["poster"] else None for row in rows],
         histories=[sorted(history) for history in histories.values()],

@@ -128,6 +128,9 @@ class World:
         """Name, vectors, and where there are pictures the vectors of text alone and of pictures alone."""
         everyone = np.ones(len(self.catalogue.ids), np.bool_)
         modalities = {"text": Modality(self.catalogue.text_vectors(), everyone)}
+        attributes, described = self.catalogue.attribute_vectors()
+        if described.any():
+            modalities["attributes"] = Modality(attributes, described)
         pictures, pictured = self.catalogue.image_vectors()
         if pictured.any():
             modalities["image"] = Modality(pictures, pictured)

@@ -121,7 +121,7 @@ class FusionTraining:
         return np.asarray(np.log(drawn / drawn.sum()), np.float32)
 
     def _hard_negatives(self, left: NDArray[np.int64], draw: np.random.Generator) -> NDArray[np.int64]:
-        """For each left item the nearest, where training starts, of some drawn as rights are that it is no pair with."""
+        """For each left item the nearest, where training starts, of some drawn as rights are: no pair of its own."""
         drawn = np.unique(self.pairs[draw.integers(len(self.pairs), size=LOOKED_AT * len(left)), 1])
         score = self._at_start[left] @ self._at_start[drawn].T
         nearest = min(NEAREST, len(drawn))
