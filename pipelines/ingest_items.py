@@ -152,8 +152,8 @@ def _item(row: Row, spec: ItemsSpec) -> dict[str, Any]:
     if spec.require_title and not title:
         raise Refused("empty_title", lacking(row.values, spec.title, "items.title"))
     own = {spec.item_id, spec.title, spec.image, spec.deleted}
-    attributes = {name: _text(value) for name, value in row.values.items() if name not in own}
-    described = json.dumps({name: text for name, text in attributes.items() if text}, sort_keys=True)
+    attributes = {name: _attribute(value) for name, value in row.values.items() if name not in own}
+    described = json.dumps({name: value for name, value in attributes.items() if value}, sort_keys=True)
     characters = len(title) + len(described)
     if characters > spec.max_text_chars:
         raise Refused("text_too_long", f"{characters} characters of text, at most {spec.max_text_chars} are accepted")
@@ -166,6 +166,13 @@ def _item(row: Row, spec: ItemsSpec) -> dict[str, Any]:
         "text_hash": hashlib.blake2b(f"{title}\0{described}".encode(), digest_size=16).hexdigest(),
         "deleted": spec.deleted is not None and _text(row.values.get(spec.deleted)).lower() not in _FALSE,
     }
+
+
+def _attribute(value: Any) -> str | list[str]:
+    """A cell as text, a list as the texts in it."""
+    if isinstance(value, list | tuple):
+        return [text for text in map(_text, value) if text]
+    return _text(value)
 
 
 def _text(value: Any) -> str:
@@ -250,15 +257,22 @@ def _shown(value: Any) -> Any:
 
 
 def items_text(frame: pl.DataFrame, fields: tuple[str, ...]) -> pl.DataFrame:
-    """Adds `text`, the title and attributes named by `fields` that are not empty, joined by ". ", and its hash."""
+    """Adds `text`, the title and attributes named by `fields` that are not empty, joined by ". ", and its hash.
+
+    The values of a list are joined by ", ".
+    """
     texts = []
     for title, attributes in frame.select("title", "attributes").iter_rows():
         known = {**json.loads(attributes), "title": title}
-        texts.append(". ".join(str(known[name]) for name in fields if known.get(name)))
+        texts.append(". ".join(_joined(known[name]) for name in fields if known.get(name)))
     hashes = [hashlib.blake2b(text.encode(), digest_size=16).hexdigest() for text in texts]
     return frame.with_columns(
         pl.Series("text", texts, dtype=pl.String), pl.Series("content_hash", hashes, dtype=pl.String)
     )
+
+
+def _joined(value: str | list[str]) -> str:
+    return value if isinstance(value, str) else ", ".join(value)
 
 
 def items_content(frame: pl.DataFrame, read: Callable[[dict[str, Any]], str | None]) -> pl.DataFrame:

@@ -3,6 +3,7 @@
 import io
 import json
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -11,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipelines.encoders.attributes import values_of
 from pipelines.ingest import record_source, unread
 from pipelines.ingest_interactions import admit_waiting, ingest_interactions
-from pipelines.ingest_items import ingest_items
+from pipelines.ingest_items import ingest_items, items_content, items_text
 from pipelines.sources import SourceError, find_sources
 from pipelines.spec import InteractionsSpec, ItemsSpec
 from storage.catalogue import catalogue
@@ -171,7 +173,10 @@ def test_parquet_with_image_bytes_is_read(tmp_path: Path, nested: bool) -> None:
     row = catalogue(lake).to_dicts()[0]
     assert images.out == 1
     assert lake.blobs.get(row["images"][0]) == jpeg()
-    assert json.loads(row["attributes"]) == {"tags": "a, b"}
+    assert json.loads(row["attributes"]) == {"tags": ["a", "b"]}
+    assert items_text(catalogue(lake), ("tags", "title"))["text"].to_list() == ["a, b. with bytes"]
+    read = partial(values_of, fields=["tags"])
+    assert items_content(catalogue(lake), read)["content"].to_list() == ['[["tags", "a"], ["tags", "b"]]']
 
 
 def test_bad_events_are_quarantined_with_their_reason_and_the_rest_goes_on(tmp_path: Path) -> None:
