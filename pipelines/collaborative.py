@@ -46,8 +46,8 @@ class Factors:
         vectors = np.asarray(rows @ self.directions.astype(np.float64), np.float32)
         lively = np.flatnonzero(vectors.any(axis=1))
         return pl.DataFrame(
-            {"item_id": [log.names[row] for row in lively], "vector": vectors[lively].tolist()},
-            schema={"item_id": pl.String, "vector": pl.List(pl.Float32)},
+            {"item_id": [log.names[row] for row in lively], "vector": vectors[lively]},
+            schema={"item_id": pl.String, "vector": pl.Array(pl.Float32, self.spec.dim)},
         )
 
     @cached_property

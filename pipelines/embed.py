@@ -14,13 +14,17 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from pipelines.compute import Compute, Stage, WorkerDied
+from pipelines.fusion.modalities import Matrix, Modality
 from pipelines.ingest import Counts
 from storage.commit import Provenance, append
 from storage.lake import Lake, one_of
 from storage.quarantine import Reject, quarantine
 from storage.schemas import VECTORS
+from tokenizer.rows import as_matrix
 
 KEY = ("item_id", "content_hash")
+FEW = 10_000
+"""Up to so many items are looked for by id; of more, all vectors of the encoder are looked through."""
 MOST_DEADLY = 3
 PART = ", one of several"
 """Ends the stage of a reject that is a part of an item's content."""
@@ -31,12 +35,28 @@ def cached(lake: Lake, modality: str, fingerprint: str, items: list[str] | None 
     return lake.frame("vectors", columns=["item_id", "content_hash"], where=_where(modality, fingerprint, items))
 
 
-def read_vectors(lake: Lake, modality: str, fingerprint: str, wanted: pl.DataFrame) -> pl.DataFrame:
-    """Vectors (item_id, content_hash, vector) of the wanted (item_id, content_hash) pairs, sorted by item_id."""
-    where = _where(modality, fingerprint, wanted["item_id"].to_list())
-    stored = lake.frame("vectors", columns=["item_id", "content_hash", "vector"], where=where)
-    found = stored.join(wanted.select("item_id", "content_hash"), on=["item_id", "content_hash"], how="semi")
-    return found.unique(["item_id", "content_hash"], keep="first", maintain_order=True).sort("item_id")
+def read_vectors(lake: Lake, modality: str, fingerprint: str, wanted: pl.DataFrame) -> Modality | None:
+    """The stored vectors of the wanted (item_id, content_hash), row by row beside them; None where there is none.
+
+    They are put in their places a batch at a time: memory holds the matrix, and little else.
+    """
+    places = wanted.select("item_id", "content_hash").with_row_index("place")
+    few = wanted["item_id"].to_list() if wanted.height <= FEW else None
+    where = _where(modality, fingerprint, few)
+    found: Modality | None = None
+    for batch in lake.batches("vectors", ["item_id", "content_hash", "vector"], where):
+        keys = pl.DataFrame(pa.table(batch).select(["item_id", "content_hash"])).with_row_index("row")
+        both = keys.join(places, on=["item_id", "content_hash"]).unique("place", keep="first", maintain_order=True)
+        if both.is_empty():
+            continue
+        values = as_matrix(pa.chunked_array([batch.column("vector")]))
+        if found is None:
+            found = Modality(np.zeros((wanted.height, values.shape[1]), np.float32), np.zeros(wanted.height, np.bool_))
+        row, place = both["row"].to_numpy(), both["place"].to_numpy()
+        first = ~found.present[place]
+        found.vectors[place[first]] = values[row[first]]
+        found.present[place[first]] = True
+    return found
 
 
 def _where(modality: str, fingerprint: str, items: list[str] | None) -> ds.Expression:
@@ -151,7 +171,7 @@ def _store(lake: Lake, modality: str, fingerprint: str, done: pa.Table, counts: 
 
 def store_vectors(lake: Lake, rows: pl.DataFrame, provenance: Provenance) -> None:
     """Append vectors under a key of what they are, so that a rerun writes them once."""
-    ordered = rows.sort("item_id", "content_hash")
+    ordered = rows.with_columns(pl.col("vector").cast(pl.List(pl.Float32))).sort("item_id", "content_hash")
     name = "\0".join(f"{item}\0{content}" for item, content in ordered.select("item_id", "content_hash").iter_rows())
     first = ordered.row(0, named=True)
     digest = hashlib.sha256(name.encode()).hexdigest()[:24]
@@ -159,9 +179,8 @@ def store_vectors(lake: Lake, rows: pl.DataFrame, provenance: Provenance) -> Non
     append(lake, "vectors", ordered.select(VECTORS.schema.names).to_arrow(), key, provenance)
 
 
-def matrix(vectors: pl.DataFrame) -> np.ndarray[Any, np.dtype[np.float32]]:
+def matrix(vectors: pl.DataFrame) -> Matrix:
     """The `vector` column as an (N, D) float32 array."""
     if vectors.is_empty():
         return np.zeros((0, 0), dtype=np.float32)
-    width = vectors["vector"].list.len()[0]
-    return vectors["vector"].cast(pl.Array(pl.Float32, width)).to_numpy()
+    return as_matrix(pa.chunked_array([vectors["vector"].to_arrow()]))

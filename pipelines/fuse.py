@@ -16,6 +16,8 @@ from storage.lake import Lake
 from storage.quarantine import Reject, quarantine
 
 FUSED = "fused"
+CHUNK = 1 << 16
+"""Items fused and stored at a time."""
 
 
 @dataclass(frozen=True)
@@ -32,22 +34,21 @@ def gather(lake: Lake, wanted: Mapping[str, pl.DataFrame], fingerprints: Mapping
     `wanted` maps a modality to the (item_id, content_hash) pairs whose vectors are wanted; items of any of them
     are gathered. Vectors under another fingerprint are never read.
     """
-    found = {
-        name: read_vectors(lake, name, fingerprints[name], pairs)
-        for name, pairs in sorted(wanted.items())
-        if name in fingerprints
-    }
     ids = pl.concat([pairs.select("item_id") for pairs in wanted.values()]).unique().sort("item_id")
     modalities: dict[str, Modality] = {}
     inputs = ids
-    for name, vectors in found.items():
-        if vectors.is_empty():
+    for name, pairs in sorted(wanted.items()):
+        if name not in fingerprints:
             continue
-        modalities[name] = placed(ids, vectors)
-        hashes = vectors.select(
-            "item_id", pl.lit(f"{name}:{fingerprints[name]}:").add(pl.col("content_hash")).alias(name)
+        aligned = ids.join(pairs.select("item_id", "content_hash"), on="item_id", how="left", maintain_order="left")
+        found = read_vectors(lake, name, fingerprints[name], aligned)
+        if found is None:
+            continue
+        modalities[name] = found
+        known = pl.format("{}:{}:{}", pl.lit(name), pl.lit(fingerprints[name]), "content_hash")
+        inputs = inputs.with_columns(
+            aligned.select(pl.when(pl.Series(found.present)).then(known).alias(name)).to_series()
         )
-        inputs = inputs.join(hashes, on="item_id", how="left", maintain_order="left")
     digests = [
         hashlib.blake2b("\0".join(filter(None, row[1:])).encode(), digest_size=16).hexdigest()
         for row in inputs.iter_rows()
@@ -72,28 +73,30 @@ def fuse(lake: Lake, fusion: Fusion, gathered: Gathered, provenance: Provenance)
     as `no_vector`.
     """
     counts = Counts("fuse", rows_in=gathered.items.height)
-    stored = read_vectors(lake, FUSED, fusion.id, gathered.items)
-    missing = ~gathered.items["item_id"].is_in(stored["item_id"].to_list()).to_numpy()
-    counts.unchanged = stored.height
-    rows = np.flatnonzero(missing)
-    if len(rows) == 0:
-        return stored, counts.check()
-    if not gathered.modalities:
-        vectors, covered = np.zeros((len(rows), 1), dtype=np.float32), np.zeros(len(rows), dtype=bool)
-    else:
-        vectors, covered = fusion.transform({name: each.take(rows) for name, each in gathered.modalities.items()})
-    items = gathered.items[rows.tolist()]
-    rejects = [
-        Reject("fuse", "no_vector", "no text, image or behaviour to make a vector from", f"fuse@{content}", 0, item)
-        for item, content in items.filter(pl.Series(~covered)).iter_rows()
-    ]
-    counts.refuse("no_vector", len(rejects))
-    quarantine(lake, rejects, provenance)
-    fresh = items.filter(pl.Series(covered)).with_columns(
-        pl.Series("vector", vectors[covered].tolist(), dtype=pl.List(pl.Float32))
-    )
-    counts.out = fresh.height
-    if fresh.height:
-        tagged = fresh.with_columns(modality=pl.lit(FUSED), fingerprint=pl.lit(fusion.id))
-        store_vectors(lake, tagged, provenance)
-    return pl.concat([stored, fresh]).sort("item_id"), counts.check()
+    items, width = gathered.items, fusion.spec.dim
+    made = read_vectors(lake, FUSED, fusion.id, items)
+    if made is None:
+        made = Modality(np.zeros((items.height, width), np.float32), np.zeros(items.height, np.bool_))
+    missing = np.flatnonzero(~made.present)
+    counts.unchanged = items.height - len(missing)
+    for start in range(0, len(missing), CHUNK):
+        rows = missing[start : start + CHUNK]
+        if gathered.modalities:
+            inputs = {name: each.take(rows) for name, each in gathered.modalities.items()}
+            made.vectors[rows], made.present[rows] = fusion.transform(inputs)
+        covered = rows[made.present[rows]]
+        refused = items[rows[~made.present[rows]].tolist()]
+        rejects = [
+            Reject("fuse", "no_vector", "no text, image or behaviour to make a vector from", f"fuse@{content}", 0, item)
+            for item, content in refused.iter_rows()
+        ]
+        counts.refuse("no_vector", len(rejects))
+        quarantine(lake, rejects, provenance)
+        counts.out += len(covered)
+        if len(covered):
+            fresh = items[covered.tolist()].with_columns(pl.Series("vector", made.vectors[covered]))
+            tagged = fresh.with_columns(modality=pl.lit(FUSED), fingerprint=pl.lit(fusion.id))
+            store_vectors(lake, tagged, provenance)
+    there = pl.Series(made.present)
+    vectors = pl.Series("vector", made.vectors[made.present], dtype=pl.Array(pl.Float32, width))
+    return items.filter(there).with_columns(vectors), counts.check()

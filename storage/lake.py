@@ -1,7 +1,7 @@
 """`Lake`: open tables at a version, read them as Arrow or polars, and find the blobs beside them."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,6 +121,16 @@ class Lake:
             return schema.empty_table().select(names)
         dataset = self.open(table, version).to_pyarrow_dataset()
         return dataset.to_table(columns=names, filter=where)
+
+    def batches(
+        self, table: str, columns: Sequence[str], where: ds.Expression, rows: int = 1 << 16
+    ) -> Iterator[pa.RecordBatch]:
+        """The newest version of `read`, in batches of at most `rows` rows: few of them are in memory at a time."""
+        if self.exists(table):
+            dataset = self.open(table).to_pyarrow_dataset()
+            yield from dataset.to_batches(
+                columns=list(columns), filter=where, batch_size=rows, batch_readahead=2, fragment_readahead=1
+            )
 
     def read_added(self, table: str, since: int, version: int, columns: Sequence[str]) -> pa.Table:
         """The rows of the files that `version` has and version `since` had not: reads nothing else."""

@@ -31,7 +31,7 @@ def fit_fusion(
     known = {name: items[name] for name in sorted(items) if items[name].present.any()}
     if not known:
         raise FusionError("no item has a vector in any modality; check the text fields, images and logs.")
-    means = {name: each.known().mean(axis=0, dtype=np.float64).astype(np.float32) for name, each in known.items()}
+    means = {name: each.mean() for name, each in known.items()}
     arrays = {f"mean.{name}": mean for name, mean in means.items()} | _components(known, means, spec)
     statistics: dict[str, object] = {"rows": {name: int(each.present.sum()) for name, each in known.items()}}
     seen = {name: (before or {}).get(name, each) for name, each in known.items()}

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[np.float32]
 COLLABORATIVE = "collaborative"
+ROWS = 1 << 16
+"""Items looked at at a time."""
 
 
 class FusionError(ValueError):
@@ -31,15 +33,24 @@ class Modality:
         """Some of the items."""
         return Modality(self.vectors[rows], self.present[rows])
 
-    def known(self) -> Matrix:
-        """The vectors of the items that have one, float32 (n, D)."""
-        return np.asarray(self.vectors[self.present], np.float32)
+    def mean(self) -> Matrix:
+        """The mean of the vectors there are, float32 (D,)."""
+        total = np.zeros(self.vectors.shape[1])
+        for start in range(0, len(self), ROWS):
+            rows = slice(start, start + ROWS)
+            total += self.vectors[rows][self.present[rows]].sum(axis=0, dtype=np.float64)
+        return np.asarray(total / max(int(self.present.sum()), 1), np.float32)
 
     def directed(self, mean_D: Matrix) -> Matrix:
         """Vectors seen from the mean, of unit length; zero where there is none, float32 (N, D)."""
-        moved = np.where(self.present[:, None], self.vectors - mean_D, 0).astype(np.float32)
-        norms = np.linalg.norm(moved, axis=1, keepdims=True)
-        return np.asarray(moved / np.where(norms == 0, 1, norms), np.float32)
+        moved = np.zeros(self.vectors.shape, np.float32)
+        for start in range(0, len(self), ROWS):
+            rows = slice(start, start + ROWS)
+            there = self.present[rows][:, None]
+            np.subtract(self.vectors[rows], mean_D, out=moved[rows], where=there)
+            norms = np.linalg.norm(moved[rows], axis=1, keepdims=True)
+            moved[rows] /= np.where(norms == 0, 1, norms)
+        return moved
 
 
 def items_of(modalities: Mapping[str, Modality]) -> int:
