@@ -1,38 +1,17 @@
-"""Fusion masks what is missing, ignores batch and order, and nothing fitted sees past the cutoff."""
+"""Fusion masks what is missing, ignores batch and order, and learns what users take together."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import numpy as np
-import polars as pl
-import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipelines.behaviour import COLUMNS, LogSlice, histories
-from pipelines.collaborative import fit_factors
 from pipelines.fusion.fit import fit_fusion
 from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.modalities import FusionError, Modality
 from pipelines.fusion.training import FusionTraining, Pass, Trained, train_here
-from pipelines.spec import CollaborativeSpec, FusionSpec
-from storage.commit import Provenance, append
-from storage.lake import Lake
-from storage.schemas import INTERACTIONS
-
-START = datetime(2024, 1, 1, tzinfo=UTC)
-CUTOFF = START + timedelta(days=10)
-
-
-def collaborative_vectors(lake: Lake, log: LogSlice, spec: CollaborativeSpec) -> pl.DataFrame:
-    seen = histories(log.read(lake, COLUMNS), spec)
-    factors = fit_factors(seen, spec)
-    assert factors is not None
-    return factors.fold(seen)
+from pipelines.spec import FusionSpec
 
 
 def modalities(items: int = 60, seed: int = 0) -> dict[str, Modality]:
@@ -249,80 +228,3 @@ def test_one_modality_needs_no_training_and_none_is_refused() -> None:
         fit_fusion({}, FusionSpec())
     with pytest.raises(FusionError, match="dimensions"):
         fit_fusion(only, small()).transform({"text": Modality(np.ones((1, 3), np.float32), np.ones(1, bool))})
-
-
-def events(rows: list[tuple[str, str, datetime]], arrival: datetime | None = None) -> pa.Table:
-    return pa.Table.from_pylist(
-        [
-            {
-                "event_id": f"{user}-{item}-{time.isoformat()}",
-                "user_id": user,
-                "item_id": item,
-                "event_type": "click",
-                "event_time": time,
-                "arrival_time": arrival or time,
-                "arrival_date": (arrival or time).date(),
-                "session_id": None,
-                "request_id": None,
-                "impression": None,
-                "position": None,
-                "value": None,
-                "source": "s",
-                "source_offset": row,
-            }
-            for row, (user, item, time) in enumerate(rows)
-        ],
-        schema=INTERACTIONS.schema,
-    )
-
-
-def history(users: int = 12, length: int = 12) -> list[tuple[str, str, datetime]]:
-    return [
-        (f"u{user}", f"i{(user * 3 + step * (1 + user % 3)) % 15}", START + timedelta(hours=step))
-        for user in range(users)
-        for step in range(length)
-    ]
-
-
-@settings(max_examples=10, deadline=None)
-@given(
-    future=st.lists(st.tuples(st.integers(0, 14), st.integers(0, 20), st.integers(0, 500)), max_size=20),
-    late=st.booleans(),
-)
-def test_events_after_the_cutoff_or_the_as_of_change_no_collaborative_vector(
-    tmp_path_factory: pytest.TempPathFactory, future: list[tuple[int, int, int]], late: bool
-) -> None:
-    """Added events lie at or after the cutoff, or (late) before it but arrive after the as-of time."""
-    spec = CollaborativeSpec(dim=4, window=3)
-    after = [(f"u{user}", f"i{item}", CUTOFF + timedelta(hours=hour)) for user, item, hour in future]
-    vectors = []
-    for added in ([], after):
-        lake = Lake(str(tmp_path_factory.mktemp("lake")))
-        append(lake, "interactions", events(history()), "past", Provenance("t", "r"))
-        if added:
-            if late:
-                added = [(user, item, time - timedelta(days=9)) for user, item, time in added]
-            rows = events(added, arrival=CUTOFF)
-            append(lake, "interactions", rows, "future", Provenance("t", "r"))
-        log = LogSlice(lake.version("interactions"), CUTOFF - timedelta(microseconds=1), CUTOFF)
-        vectors.append(collaborative_vectors(lake, log, spec))
-    assert vectors[0].equals(vectors[1])
-    assert vectors[0].height > 5
-
-
-def test_items_consumed_together_get_near_vectors(tmp_path: Path) -> None:
-    rows = [
-        (f"u{user}", f"i{(user % 2) * 5 + (user + step) % 5}", START + timedelta(hours=step))
-        for user in range(40)
-        for step in range(5)
-    ]
-    lake = Lake(str(tmp_path))
-    append(lake, "interactions", events(rows), "log", Provenance("t", "r"))
-    log = LogSlice(lake.version("interactions"), CUTOFF, CUTOFF)
-    found = collaborative_vectors(lake, log, CollaborativeSpec(dim=2, window=3))
-    vectors = np.array(found["vector"].to_list())
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    group = np.array([int(item[1:]) // 5 for item in found["item_id"]])
-    similar = unit @ unit.T
-    same = group[:, None] == group[None, :]
-    assert similar[same].min() > similar[~same].max()
