@@ -14,6 +14,7 @@ from flows.steps.ingest import check_stage_budget
 from flows.steps.task import step
 from pipelines.compute import InProcess
 from pipelines.embed import embed
+from pipelines.encoders.alignment import check_alignment
 from pipelines.encoders.attributes import describe_attributes, describe_coordinates, place_of, values_of
 from pipelines.encoders.protocol import fingerprint
 from pipelines.encoders.stages import EmbedAttributes, EmbedImages, EmbedText
@@ -121,6 +122,23 @@ def embed_items(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]) 
         rows = content.rows(items)
         if rows.height:
             _embed(run, content, encoders[content.name], rows)
+            if content.name == IMAGE:
+                _check_pictures(run, encoders[IMAGE], rows)
+
+
+def _check_pictures(run: Run, encoder: EncoderRef, rows: pl.DataFrame) -> None:
+    """Say how well pictures and titles go together, where the model can tell and the whole catalogue is looked at."""
+    if run.recipe.image is None or run.recipe.image.encoder != "open-clip" or run.record.kind == "nightly":
+        return
+    with run.stage("check pictures") as view:
+        found = run.compute.run(check_alignment, run.lake, run.recipe.image, encoder.fingerprint, rows)
+        if found is None:
+            view.note("too few items have a picture and a title")
+            return
+        near, chance = found["own_picture_among_nearest"], found["chance"]
+        view.note(
+            f"{near:.0%} of {found['items']:.0f} titles find their picture among 10, {chance:.0%} by chance", **found
+        )
 
 
 def _say_unknown_fields(run: Run, items: pl.DataFrame) -> None:

@@ -142,6 +142,7 @@ class OpenClip:
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = model.eval().to(self._device)
         self._transform = transform
+        self._tokenizer = open_clip.get_tokenizer(spec.model)
         self._batch_size = spec.batch_size
 
     def prepare(self, image: Image.Image) -> Vectors:
@@ -156,5 +157,17 @@ class OpenClip:
             for start in range(0, len(contents), self._batch_size):
                 pixels = torch.from_numpy(np.stack(contents[start : start + self._batch_size]))
                 parts.append(self._model.encode_image(pixels.to(self._device)).float().cpu())
+        vectors: Vectors = torch.cat(parts).numpy()
+        return vectors
+
+    def encode_text(self, texts: Sequence[str]) -> Vectors:
+        """The vectors (N, D) of the text tower, in the space of the pictures; texts are cut at the model's context."""
+        import torch
+
+        tokens, parts = self._tokenizer(list(texts)), []
+        with torch.inference_mode():
+            for start in range(0, len(texts), self._batch_size):
+                part = tokens[start : start + self._batch_size].to(self._device)
+                parts.append(self._model.encode_text(part).float().cpu())
         vectors: Vectors = torch.cat(parts).numpy()
         return vectors

@@ -14,11 +14,12 @@ from PIL import Image
 
 from pipelines.compute import InProcess, OnRay, WorkerDied
 from pipelines.embed import cached, embed
+from pipelines.encoders.alignment import aligned
 from pipelines.encoders.images import ImageRefused, decode_image
 from pipelines.encoders.protocol import EncoderError, encode_all, fingerprint
 from pipelines.encoders.stages import EmbedImages, EmbedText
 from pipelines.encoders.text import describe_text
-from pipelines.encoders.vision import describe_image, image_encoder
+from pipelines.encoders.vision import OpenClip, describe_image
 from pipelines.spec import ComputeSpec, ImageSpec, TextSpec
 from storage.commit import Provenance
 from storage.lake import Lake
@@ -88,17 +89,30 @@ def test_open_clip_loads_a_checkpoint_file_and_its_hash_is_in_the_fingerprint(tm
     torch.save(model.state_dict(), checkpoint)
     spec = ImageSpec(encoder="open-clip", model="ViT-S-32-alt", pretrained=str(checkpoint))
     images = [Image.new("RGB", (64, 48), colour) for colour in ("red", "blue")]
-    encoder = image_encoder(spec)
+    encoder = OpenClip(spec)
     vectors = encoder.encode([encoder.prepare(image) for image in images])
     transform = open_clip.image_transform(model.visual.image_size, is_train=False)
     with torch.no_grad():
         wanted = model.eval().encode_image(torch.stack([transform(image) for image in images])).numpy()
+        said = model.encode_text(open_clip.get_tokenizer("ViT-S-32-alt")(["red", "a blue one"])).numpy()
     assert np.allclose(vectors, wanted, atol=1e-4)
+    assert np.allclose(encoder.encode_text(["red", "a blue one"]), said, atol=1e-4)
     before = fingerprint(describe_image(spec))
     weights = model.state_dict()
     next(iter(weights.values())).add_(1.0)
     torch.save(weights, checkpoint)
     assert fingerprint(describe_image(spec)) != before
+
+
+def test_titles_find_their_own_pictures_and_not_those_of_others() -> None:
+    rng = np.random.default_rng(0)
+    pictures = rng.standard_normal((200, 16)).astype(np.float32)
+    right = aligned(pictures + 0.1, pictures)
+    assert (right["own_picture_among_nearest"], right["chance"]) == (1.0, 0.05)
+    assert right["cosine"] > 0.9
+    wrong = aligned(pictures[rng.permutation(200)], pictures)
+    assert wrong["own_picture_among_nearest"] < 0.15
+    assert aligned(np.ones((200, 16), np.float32), pictures[:1].repeat(200, 0))["own_picture_among_nearest"] == 0
 
 
 @pytest.mark.parametrize("pretrained", ["", "no_such_tag"])
