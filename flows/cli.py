@@ -154,6 +154,12 @@ def build_parser() -> argparse.ArgumentParser:
     representations.add_argument("data", type=Path, help="folder with amazon-beauty/ and movielens-posters/")
     representations.add_argument("only", nargs="*", help="names of the catalogues wanted (all)")
     representations.add_argument("--seeds", type=int, default=3, help="how many seeds (3)")
+    recommendation = _benchmark(bench, "recommendation", "next-item recommenders on real histories, as Markdown")
+    recommendation.add_argument("data", type=Path, help="folder with amazon-beauty/")
+    recommendation.add_argument("--dataset", default="amazon-beauty", help="name of the catalogue (amazon-beauty)")
+    recommendation.add_argument(
+        "--rows", nargs="+", default=["popularity", "item-knn", "sasrec"], help="recommenders wanted (all)"
+    )
     _benchmark(bench, "learned", "learned quantizers beside rq-kmeans; five minutes")
     _benchmark(bench, "lake", "idempotent appends beside bare Parquet")
 

@@ -74,3 +74,34 @@ class EvaluateSpec(BaseModel):
                 "a beam search returns one item a beam, so raise beams or drop that k"
             )
         return self
+
+
+class SasRecSpec(BaseModel):
+    """Shape and training of SASRec (training/sasrec.py); `heads` divides `dim`.
+
+    The defaults are those with the best validation recall@10 on Amazon Beauty (docs/recommendation.md).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dim: Positive = 64
+    blocks: Positive = 2
+    heads: Positive = 2
+    ff: Positive = 4
+    dropout: Rate = 0.3
+    max_events: Positive = 50
+    epochs: Positive = 40
+    batch_size: Positive = 128
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    warmup_steps: Positive = 200
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    seed: Annotated[int, Field(ge=0)] = 0
+    from_end: bool = False
+    scale: bool = False
+    temperature: float = 0.0
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(f"sasrec.dim={self.dim} is no multiple of sasrec.heads={self.heads}")
+        return self
