@@ -1,7 +1,8 @@
 """SASRec: the next item from the items before it, by a causal transformer over item embeddings (arXiv 1808.09781).
 
-Trained with cross-entropy over all items at every position, which is what makes it strong (arXiv 2309.07602). The
-item embeddings are also the output weights, and serve as behaviour vectors of the items.
+Trained with cross-entropy over all items at every position, which is what makes it strong (arXiv 2309.07602). A
+score is the cosine of a state and an item embedding, over a temperature: the embeddings that are read are those that
+are scored, and their directions serve as behaviour vectors of the items.
 
 Shape suffixes: B histories, E events, D model width, H heads, P head width.
 """
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -73,7 +73,7 @@ class Block(nn.Module):
         self.attention_norm, self.ff_norm = nn.LayerNorm(spec.dim), nn.LayerNorm(spec.dim)
         self.query_key_value = nn.Linear(spec.dim, 3 * spec.dim)
         self.out = nn.Linear(spec.dim, spec.dim)
-        self.up, self.down = nn.Linear(spec.dim, spec.ff * spec.dim), nn.Linear(spec.ff * spec.dim, spec.dim)
+        self.up, self.down = nn.Linear(spec.dim, spec.ff), nn.Linear(spec.ff, spec.dim)
         self.dropout = nn.Dropout(spec.dropout)
 
     def forward(self, x_BED: Tensor) -> Tensor:
@@ -96,8 +96,7 @@ class SasRec(nn.Module):
         self.spec = spec
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed)
-            # A linear layer, so that the optimizer lets it decay; rows are looked up in its weight.
-            self.items = nn.Linear(spec.dim, items, bias=False)
+            self.items = nn.Embedding(items, spec.dim)
             self.positions = nn.Embedding(spec.max_events, spec.dim)
             self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.blocks))
             self.norm = nn.LayerNorm(spec.dim)
@@ -109,10 +108,7 @@ class SasRec(nn.Module):
     def encode(self, histories: Padded) -> Tensor:
         """States (B, E, D) after each event; what stands at padding is of no use."""
         places = torch.arange(histories.items.shape[1], device=histories.items.device)
-        if self.spec.from_end:
-            places = (histories.lengths[:, None] - 1 - places).clamp(min=0)
-        scale = math.sqrt(self.spec.dim) if self.spec.scale else 1.0
-        x_BED = self.dropout(functional.embedding(histories.items, self.items.weight) * scale + self.positions(places))
+        x_BED = self.dropout(self.items(histories.items) + self.positions(places))
         for block in self.blocks:
             x_BED = block(x_BED)
         return self.norm(x_BED)  # type: ignore[no-any-return]
@@ -120,19 +116,18 @@ class SasRec(nn.Module):
     def forward(self, batch: SasRecBatch) -> Tensor:
         """Sum over the targets of -log p(target | events before it) among all items."""
         states = torch.cat([self.encode(each)[each.real] for each in batch.groups])
-        items = self.items.weight
-        if self.spec.temperature:
-            states = functional.normalize(states, dim=-1) / self.spec.temperature
-            items = functional.normalize(items, dim=-1)
-        return cross_entropy(states, items, batch.targets)
+        return cross_entropy(functional.normalize(states) / self.spec.temperature, self.directions, batch.targets)
+
+    @property
+    def directions(self) -> Tensor:
+        """Unit vectors of the items (N, D)."""
+        return functional.normalize(self.items.weight)
 
     def scores(self, histories: Padded) -> Tensor:
         """Score of each item (B, N) as what follows the last event."""
         rows = torch.arange(len(histories.lengths), device=histories.lengths.device)
         states = self.encode(histories)[rows, histories.lengths - 1]
-        if self.spec.temperature:
-            return states @ functional.normalize(self.items.weight, dim=-1).T
-        return self.items(states)  # type: ignore[no-any-return]
+        return functional.normalize(states) @ self.directions.T / self.spec.temperature
 
 
 @dataclass(frozen=True)
@@ -155,7 +150,7 @@ class SasRecTrainable:
     @cached_property
     def plan_hash(self) -> str:
         """16 hex digits over the spec, the number of items and the histories."""
-        settings = {**self.spec.model_dump(mode="json", exclude={"workers", "epochs"}), "items": self.items}
+        settings = {**self.spec.model_dump(mode="json", exclude={"epochs"}), "items": self.items}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for history in self.histories:
             digest.update(np.int64(len(history)).tobytes() + np.ascontiguousarray(history, np.int64).tobytes())
@@ -249,8 +244,8 @@ def train_spec(spec: SasRecSpec, workers: int) -> TrainSpec:
 
 
 def item_vectors(model: SasRec) -> NDArray[np.float32]:
-    """The embedding of each item, float32 (N, D)."""
-    return model.items.weight.detach().cpu().numpy().astype(np.float32, copy=True)
+    """What behaviour says of each item: unit vectors, float32 (N, D); of an item without events chance."""
+    return model.directions.detach().cpu().numpy().astype(np.float32)
 
 
 @torch.no_grad()
@@ -260,7 +255,7 @@ def rank(model: SasRec, histories: Sequence[Ints], exclude_seen: bool, width: in
     A history has at least one event. -1 stands where fewer items are left.
     """
     model.eval()
-    items = model.items.out_features
+    items = model.items.num_embeddings
     out = np.full((len(histories), width), -1, np.int64)
     order = np.argsort([len(history) for history in histories], kind="stable")
     for start in range(0, len(order), AT_ONCE):
