@@ -15,15 +15,18 @@ CPU_ROWS, GPU_ROWS = 128, 8192
 
 
 def cross_entropy(states: Tensor, items: Tensor, targets: Tensor) -> Tensor:
-    """Sum of -log softmax(states items^T)[target]: states (T, D), items (N, D), targets (T,) int64 -> scalar."""
-    return _CrossEntropy.apply(states, items, targets)  # type: ignore[no-any-return, no-untyped-call]
+    """Sum of -log softmax(states items^T)[target]: states (T, D), items (N, D), targets (T,) int64 -> scalar.
+
+    Computed in the precision of `items`, also under autocast.
+    """
+    with torch.autocast(states.device.type, enabled=False):
+        return _CrossEntropy.apply(states.to(items.dtype), items, targets)  # type: ignore[no-any-return]
 
 
 class _CrossEntropy(torch.autograd.Function):
     """The gradients are computed with the loss: d loss / d scores is softmax minus one at the target."""
 
     @staticmethod
-    @torch.amp.custom_fwd(device_type="cuda", cast_inputs=torch.float32)
     def forward(ctx: Any, states: Tensor, items: Tensor, targets: Tensor) -> Tensor:
         to_states, to_items, loss = torch.empty_like(states), torch.zeros_like(items), states.new_zeros(())
         rows = CPU_ROWS if states.device.type == "cpu" else GPU_ROWS

@@ -85,7 +85,7 @@ class Block(nn.Module):
         y_BHEP = functional.scaled_dot_product_attention(q_BHEP, k_BHEP, v_BHEP, dropout_p=drop, is_causal=True)
         x_BED = x_BED + self.dropout(self.out(y_BHEP.transpose(1, 2).reshape(batch, length, dim)))
         hidden = self.dropout(functional.gelu(self.up(self.ff_norm(x_BED))))
-        return x_BED + self.dropout(self.down(hidden))
+        return x_BED + self.dropout(self.down(hidden))  # type: ignore[no-any-return]
 
 
 class SasRec(nn.Module):
@@ -244,7 +244,7 @@ def train_spec(spec: SasRecSpec, workers: int) -> TrainSpec:
 
 
 def item_vectors(model: SasRec) -> NDArray[np.float32]:
-    """What behaviour says of each item: unit vectors, float32 (N, D); of an item without events chance."""
+    """Behaviour vectors of the items: unit vectors, float32 (N, D); that of an item without events says nothing."""
     return model.directions.detach().cpu().numpy().astype(np.float32)
 
 

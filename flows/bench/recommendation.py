@@ -134,11 +134,16 @@ HEAD = (
 
 def run(options: argparse.Namespace) -> None:
     """Two tables: all items ranked, and those left out that the user has seen."""
-    catalogue = CATALOGUES[options.dataset](options.data)
-    split = split_of(catalogue)
-    print(f"\n### {catalogue.name}: {split.items:,} items, {len(split.test):,} users, leave-last-out\n", flush=True)
+    for given, known in (([options.dataset], CATALOGUES), (options.rows, ROWS)):
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)} is none of {', '.join(known)}")
+    split = split_of(CATALOGUES[options.dataset](options.data))
+    again = sum(row in rows for rows, row in zip(split.given, split.test.tolist(), strict=True))
+    print(f"\n### {options.dataset}: {split.items:,} items, {len(split.test):,} users, leave-last-out\n")
+    print(f"{again:,} of the test items were taken by their user before.\n", flush=True)
     tables: dict[bool, list[str]] = {False: [], True: []}
-    for name in options.rows:
+    for name in options.rows or ROWS:
         began = time.perf_counter()
         recommend = ROWS[name](split)
         fitted = time.perf_counter()

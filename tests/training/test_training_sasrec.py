@@ -1,13 +1,18 @@
 """SASRec: what its states may see, its loss and ranking against plain definitions, its batches, and that it learns."""
 
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
+from training.checkpoint import load_weights
 from training.errors import TrainingFailed
 from training.full_softmax import cross_entropy
-from training.sasrec import Padded, SasRec, SasRecTrainable, fit_sasrec, item_vectors, padded, rank
+from training.launch import launch
+from training.sasrec import Padded, SasRec, SasRecTrainable, fit_sasrec, item_vectors, padded, rank, train_spec
 from training.spec import SasRecSpec
 from training.trainable import Cursor
 
@@ -217,6 +222,19 @@ def test_what_is_trained_is_named_by_its_data_and_settings() -> None:
     assert len(set(plans)) == 4
     more = SPEC.model_copy(update={"epochs": 9})
     assert SasRecTrainable(more, ITEMS, histories).plan_hash == plans[0]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_workers_of_ray_train_end_where_a_training_in_process_does(tmp_path: Path) -> None:
+    spec, losses = SPEC.model_copy(update={"dropout": 0.0}), []
+    make = partial(SasRecTrainable, spec, ITEMS, cycles(60, 0))
+    result = launch(make, train_spec(spec, workers=2), "sasrec", tmp_path)
+    model = SasRec(spec, ITEMS)
+    load_weights(result.checkpoint_dir, model)
+    here = fit_sasrec(cycles(60, 0), ITEMS, spec, lambda _, row: losses.append(row["loss"]))
+    assert [row["loss"] for row in result.history] == pytest.approx(losses, rel=1e-4)
+    np.testing.assert_allclose(item_vectors(model), item_vectors(here), atol=1e-2)
 
 
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
