@@ -159,6 +159,12 @@ def build_parser() -> argparse.ArgumentParser:
     encoders.add_argument("--items", type=_count, default=12_000, help="texts (12,000)")
     encoders.add_argument("--pictures", type=_count, default=400, help="pictures (400)")
     encoders.add_argument("--rounds", type=int, default=3, help="how often each is measured (3)")
+    recommendation = _benchmark(bench, "recommendation", "next-item recommenders on real histories, as Markdown")
+    recommendation.add_argument("data", type=Path, help="folder with amazon-beauty/")
+    recommendation.add_argument("--dataset", default="amazon-beauty", help="name of the catalogue (amazon-beauty)")
+    recommendation.add_argument(
+        "--rows", nargs="+", default=[], help="recommenders wanted, of popularity, item-knn and sasrec (all)"
+    )
     _benchmark(bench, "learned", "learned quantizers beside rq-kmeans; five minutes")
     _benchmark(bench, "lake", "idempotent appends beside bare Parquet")
 

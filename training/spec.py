@@ -74,3 +74,33 @@ class EvaluateSpec(BaseModel):
                 "a beam search returns one item a beam, so raise beams or drop that k"
             )
         return self
+
+
+class SasRecSpec(BaseModel):
+    """Shape and training of SASRec (training/sasrec.py); `heads` divides `dim`, `ff` is the feed-forward's width.
+
+    The defaults are the best of the trials on the validation of Amazon Beauty (`sidmill bench recommendation`). A
+    history is cut to `max_events` events; `batch_size` counts histories over all workers.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dim: Positive = 64
+    blocks: Positive = 2
+    heads: Positive = 2
+    ff: Positive = 64
+    dropout: Rate = 0.4
+    temperature: Annotated[float, Field(gt=0.0)] = 0.07
+    max_events: Positive = 50
+    epochs: Positive = 30
+    batch_size: Positive = 128
+    learning_rate: Annotated[float, Field(gt=0.0)] = 3e-3
+    warmup_steps: Positive = 500
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(f"sasrec.dim={self.dim} is no multiple of sasrec.heads={self.heads}")
+        return self

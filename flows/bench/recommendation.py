@@ -1,0 +1,163 @@
+"""Next-item recommendation, leave-last-out: `sidmill bench recommendation DATA --dataset NAME`, as Markdown.
+
+The last item of a user is the test, the one before it the validation, the rest is trained on. What stops a training
+is judged on the validation. At test a row is given all items of a user but the last, and ranks all items of the
+catalogue; none are sampled. The first table ranks items that the user has seen too; the second leaves them out.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from flows.bench.catalogues import CATALOGUES, Catalogue
+from training.metrics import mrr, ndcg_at, popular_rows, rank_of_target, recall_at, recall_interval
+from training.sasrec import SasRec, fit_sasrec, rank
+from training.spec import SasRecSpec
+
+Ints = NDArray[np.int64]
+CUTS, WIDTH, AT_ONCE, PATIENCE = (5, 10, 20), 20, 1024, 5
+NONE = np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of items 0..items-1 that users took, oldest first, less the last two; and those two, (n,) each."""
+
+    items: int
+    train: list[Ints]
+    validation: Ints
+    test: Ints
+
+    @property
+    def given(self) -> list[Ints]:
+        """What is known of each user at test: all items but the last."""
+        return [np.append(rows, row) for rows, row in zip(self.train, self.validation, strict=True)]
+
+
+Recommend = Callable[[Sequence[Ints], bool], Ints]
+"""(n histories, whether to leave out what they hold) -> the WIDTH best items of each, int64 (n, WIDTH), -1 padded."""
+
+
+def split_of(catalogue: Catalogue) -> Split:
+    """Leave-last-out over the users with three events and more."""
+    histories = [np.array([row for _, row in each], np.int64) for each in catalogue.histories if len(each) > 2]
+    return Split(
+        items=len(catalogue.ids),
+        train=[rows[:-2] for rows in histories],
+        validation=np.array([rows[-2] for rows in histories]),
+        test=np.array([rows[-1] for rows in histories]),
+    )
+
+
+def popularity(split: Split) -> Recommend:
+    """The items that most training events are of."""
+    counts = np.bincount(np.concatenate(split.train), minlength=split.items)
+
+    def recommend(histories: Sequence[Ints], exclude_seen: bool) -> Ints:
+        return popular_rows(counts, WIDTH, [rows if exclude_seen else NONE for rows in histories])
+
+    return recommend
+
+
+def item_knn(split: Split) -> Recommend:
+    """Item-based nearest neighbours: the cosine of the sets of users of two items, summed over a history's items."""
+    taken = _matrix(split.train, split.items)
+    together = (taken.T @ taken).tocsr()
+    together.setdiag(0)
+    length = 1 / np.sqrt(np.maximum(1, taken.sum(axis=0).A1))
+    cosine = together.multiply(length[:, None]).multiply(length[None, :]).tocsr()
+
+    def recommend(histories: Sequence[Ints], exclude_seen: bool) -> Ints:
+        out = np.full((len(histories), WIDTH), -1, np.int64)
+        for start in range(0, len(histories), AT_ONCE):
+            some = _matrix(histories[start : start + AT_ONCE], split.items)
+            scores = (some @ cosine).toarray()
+            if exclude_seen:
+                scores[some.nonzero()] = 0.0
+            order = np.argsort(-scores, axis=1, kind="stable")[:, :WIDTH]
+            out[start : start + AT_ONCE] = np.where(np.take_along_axis(scores, order, 1) > 0, order, -1)
+        return out
+
+    return recommend
+
+
+def _matrix(histories: Sequence[Ints], items: int) -> csr_matrix:
+    """Which items each history holds, 0 or 1, (n, items)."""
+    rows = np.repeat(np.arange(len(histories)), [len(each) for each in histories])
+    matrix = csr_matrix((np.ones(len(rows)), (rows, np.concatenate(histories))), shape=(len(histories), items))
+    matrix.data[:] = 1.0
+    return matrix
+
+
+def sasrec(split: Split) -> Recommend:
+    """SASRec as of the epoch with the best validation ndcg@10; it ends after PATIENCE epochs without a better one."""
+    spec, began = SasRecSpec(), time.perf_counter()
+    best: dict[str, torch.Tensor] = {}
+    found: list[float] = []
+
+    def judge(model: SasRec, row: dict[str, float]) -> bool:
+        ranks = rank_of_target(rank(model, split.train, False, WIDTH), split.validation)
+        found.append(ndcg_at(ranks, 10))
+        if found[-1] == max(found):
+            best.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        print(
+            f"<!-- sasrec epoch {row['epoch'] + 1:.0f}: loss {row['loss']:.4f}, validation recall@10 "
+            f"{recall_at(ranks, 10):.4f}, ndcg@10 {found[-1]:.4f}, {time.perf_counter() - began:.0f} s -->",
+            flush=True,
+        )
+        return len(found) - int(np.argmax(found)) > PATIENCE
+
+    model = fit_sasrec(split.train, split.items, spec, judge)
+    model.load_state_dict(best)
+
+    def recommend(histories: Sequence[Ints], exclude_seen: bool) -> Ints:
+        return rank(model, histories, exclude_seen, WIDTH)
+
+    return recommend
+
+
+ROWS: dict[str, Callable[[Split], Recommend]] = {"popularity": popularity, "item-knn": item_knn, "sasrec": sasrec}
+HEAD = (
+    "",
+    *(f"recall@{k}" for k in CUTS),
+    "95 % interval of recall@10",
+    *(f"ndcg@{k}" for k in CUTS),
+    f"MRR@{WIDTH}",
+)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Two tables: all items ranked, and those left out that the user has seen."""
+    for given, known in (([options.dataset], CATALOGUES), (options.rows, ROWS)):
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)} is none of {', '.join(known)}")
+    split = split_of(CATALOGUES[options.dataset](options.data))
+    again = sum(row in rows for rows, row in zip(split.given, split.test.tolist(), strict=True))
+    print(f"\n### {options.dataset}: {split.items:,} items, {len(split.test):,} users, leave-last-out\n")
+    print(f"{again:,} of the test items were taken by their user before.\n", flush=True)
+    tables: dict[bool, list[str]] = {False: [], True: []}
+    for name in options.rows or ROWS:
+        began = time.perf_counter()
+        recommend = ROWS[name](split)
+        fitted = time.perf_counter()
+        for exclude_seen, lines in tables.items():
+            ranks = rank_of_target(recommend(split.given, exclude_seen), split.test)
+            lines.append(f"| {name} | " + " | ".join(figures(ranks)) + " |")
+        print(f"<!-- {name}: fit {fitted - began:.1f} s, rank {time.perf_counter() - fitted:.1f} s -->", flush=True)
+    for exclude_seen, lines in tables.items():
+        what = "Items that the user has seen left out" if exclude_seen else "All items ranked"
+        print(f"\n{what}:\n\n| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|\n" + "\n".join(lines))
+
+
+def figures(ranks: Ints) -> list[str]:
+    """The row of HEAD without its name."""
+    low, high = recall_interval(ranks, 10)
+    recalls, gains = ([format(metric(ranks, k), ".4f") for k in CUTS] for metric in (recall_at, ndcg_at))
+    return [*recalls, f"{low:.4f} to {high:.4f}", *gains, format(mrr(ranks), ".4f")]

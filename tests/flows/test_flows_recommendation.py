@@ -1,0 +1,78 @@
+"""The recommendation benchmark on a small folder: its split, its simple rows against plain definitions, its tables."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flows.bench.catalogues import beauty
+from flows.bench.recommendation import WIDTH, Split, item_knn, popularity, split_of
+from flows.cli import run_command
+
+ITEMS, USERS = 40, 60
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Users of two kinds: the items of one are even, those of the other odd."""
+    folder = tmp_path / "amazon-beauty"
+    folder.mkdir()
+    items = [{"item_id": row + 1, "title": f"item {row}", "attributes": ["x"]} for row in range(ITEMS)]
+    (folder / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    draw = np.random.default_rng(0)
+    taken = [draw.permutation(np.arange(user % 2, ITEMS, 2))[: draw.integers(5, 12)] + 1 for user in range(USERS)]
+    lines = [" ".join(map(str, [user + 1, *rows])) for user, rows in enumerate(taken)]
+    (folder / "sequences.txt").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+@pytest.fixture
+def split(data: Path) -> Split:
+    return split_of(beauty(data))
+
+
+def test_the_last_item_is_the_test_and_the_one_before_it_the_validation(data: Path, split: Split) -> None:
+    lines = (data / "amazon-beauty" / "sequences.txt").read_text().splitlines()
+    whole = [[int(name) - 1 for name in line.split()[1:]] for line in lines]
+    assert [rows.tolist() for rows in split.train] == [rows[:-2] for rows in whole]
+    assert [rows.tolist() for rows in split.given] == [rows[:-1] for rows in whole]
+    assert split.test.tolist() == [rows[-1] for rows in whole]
+
+
+@pytest.mark.parametrize("exclude_seen", [False, True])
+def test_neighbours_are_ranked_by_their_summed_cosine(split: Split, exclude_seen: bool) -> None:
+    taken = np.zeros((USERS, ITEMS))
+    for user, rows in enumerate(split.train):
+        taken[user, rows] = 1
+    length = np.maximum(1e-9, np.linalg.norm(taken, axis=0))
+    cosine = taken.T @ taken / length[:, None] / length[None, :]
+    np.fill_diagonal(cosine, 0.0)
+    for history, row in zip(split.given, item_knn(split)(split.given, exclude_seen), strict=True):
+        scores = cosine[history].sum(axis=0)
+        if exclude_seen:
+            scores[history] = 0.0
+        row = row[row >= 0]
+        assert len(row) == min(WIDTH, np.count_nonzero(scores))
+        np.testing.assert_allclose(scores[row], np.sort(scores)[::-1][: len(row)])
+
+
+def test_the_popular_are_those_of_the_training_events(split: Split) -> None:
+    counts = np.bincount(np.concatenate(split.train), minlength=ITEMS)
+    everyone = popularity(split)(split.given, False)
+    assert (counts[everyone] == np.sort(counts)[::-1][:WIDTH]).all()
+    unseen = popularity(split)(split.given, True)
+    assert not any(np.isin(row, rows).any() for row, rows in zip(unseen, split.given, strict=True))
+
+
+def test_it_prints_a_table_with_and_without_what_was_seen(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["bench", "recommendation", str(data), "--rows", "popularity", "item-knn"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "0 of the test items were taken by their user before." in lines
+    assert sum(line.startswith("| item-knn |") for line in lines) == 2
+    assert {line.count("|") for line in lines if line.startswith("|")} == {10}
+
+
+def test_a_row_that_is_not_there_is_named(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["bench", "recommendation", str(data), "--rows", "popular"]) == 1
+    assert "popular is none of popularity, item-knn, sasrec" in capsys.readouterr().err
