@@ -75,19 +75,31 @@ def embed(
     chunk_rows: int,
     provenance: Provenance,
     advance: Callable[[int], None],
+    task_rows: int | None = None,
 ) -> Counts:
     """Encode the items (item_id, content_hash and what the stage reads) that have no vector yet, and store them.
+
+    A worker is given `task_rows` items at a time, and `chunk_rows` go into a commit.
 
     `unchanged` of the counts are vectors that were there. Refused rows go to quarantine and are tried again when
     their content changes or by `sidmill quarantine retry`.
     """
     counts = Counts(f"embed {modality}", rows_in=items.height)
-    known = cached(lake, modality, fingerprint, items["item_id"].to_list())
-    pending = _in_order(items.join(known, on=["item_id", "content_hash"], how="anti"), make)
+    refused = pl.DataFrame(schema=dict.fromkeys(KEY, pl.String))
+
+    def undone(rows: pl.DataFrame) -> pl.DataFrame:
+        stored = cached(lake, modality, fingerprint, rows["item_id"].to_list())
+        return rows.join(pl.concat([stored.select(KEY), refused]), on=KEY, how="anti", maintain_order="left")
+
+    def encoded(rows: pl.DataFrame) -> Iterator[pa.Table]:
+        tasks = min(task_rows or chunk_rows, chunk_rows)
+        return _chunked(compute.map(make, arguments, rows.to_arrow(), tasks), chunk_rows)
+
+    pending = _in_order(undone(items), make)
     counts.unchanged = items.height - pending.height
     advance(counts.unchanged)
-    for done in _until_done(pending, make, arguments, compute, chunk_rows):
-        _store(lake, modality, fingerprint, done, counts, provenance)
+    for done in _until_done(pending, encoded, undone):
+        refused = refused.vstack(_store(lake, modality, fingerprint, done, counts, provenance))
         advance(done.num_rows)
     return counts.check()
 
@@ -100,23 +112,22 @@ def _in_order(items: pl.DataFrame, make: Callable[..., Stage]) -> pl.DataFrame:
 
 
 def _until_done(
-    pending: pl.DataFrame, make: Callable[..., Stage], arguments: dict[str, Any], compute: Compute, chunk_rows: int
+    pending: pl.DataFrame,
+    encoded: Callable[[pl.DataFrame], Iterator[pa.Table]],
+    undone: Callable[[pl.DataFrame], pl.DataFrame],
 ) -> Iterator[pa.Table]:
-    """All rows through the stage, in chunks, also when rows kill the process that encodes them.
+    """All rows through the stage, also when rows kill the process that encodes them.
 
-    What a death leaves undone is halved and tried again: a half without the deadly row goes through, and the row ends
+    What a death leaves `undone` is halved and tried again: a half without the deadly row goes through, and the row ends
     alone. MOST_DEADLY of them are refused; one more and the fault is not in the rows.
     """
     halves, deadly = [pending], 0
     while halves:
         rows = halves.pop()
-        done: set[tuple[str, str]] = set()
         try:
-            for chunk in _chunked(compute.map(make, arguments, rows.to_arrow(), chunk_rows), chunk_rows):
-                done.update(zip(*(chunk.column(name).to_pylist() for name in KEY), strict=True))
-                yield chunk
+            yield from encoded(rows)
         except WorkerDied as death:
-            left = rows.filter(~pl.Series([key in done for key in rows.select(KEY).iter_rows()], dtype=pl.Boolean))
+            left = undone(rows)
             if left.height > 1:
                 halves += [left.slice(left.height // 2), left.slice(0, left.height // 2)]
                 continue
@@ -147,7 +158,10 @@ def _chunked(batches: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting)
 
 
-def _store(lake: Lake, modality: str, fingerprint: str, done: pa.Table, counts: Counts, provenance: Provenance) -> None:
+def _store(
+    lake: Lake, modality: str, fingerprint: str, done: pa.Table, counts: Counts, provenance: Provenance
+) -> pl.DataFrame:
+    """Store vectors and quarantine the others; returns the (item_id, content_hash) that got none."""
     frame = pl.DataFrame(done)
     good = frame.filter(pl.col("vector").is_not_null())
     counts.out += good.height
@@ -161,12 +175,10 @@ def _store(lake: Lake, modality: str, fingerprint: str, done: pa.Table, counts: 
         source = f"{modality}@{row['content_hash']}"
         rejects.append(Reject(stage, row["reason"], row["detail"], source, 0, row["item_id"]))
     quarantine(lake, rejects, provenance)
-    if good.is_empty():
-        return
-    rows = good.select("item_id", "content_hash", "vector").with_columns(
-        modality=pl.lit(modality), fingerprint=pl.lit(fingerprint)
-    )
-    store_vectors(lake, rows, provenance)
+    if good.height:
+        rows = good.select(*KEY, "vector").with_columns(modality=pl.lit(modality), fingerprint=pl.lit(fingerprint))
+        store_vectors(lake, rows, provenance)
+    return frame.filter(pl.col("vector").is_null()).select(KEY)
 
 
 def store_vectors(lake: Lake, rows: pl.DataFrame, provenance: Provenance) -> None:

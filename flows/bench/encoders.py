@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from flows.bench.catalogues import beauty, movielens
 from flows.bench.tokenizer import say
+from flows.steps.embed import BATCHES
 from infra.settings import configure
 from pipelines.compute import Compute, OnRay, machine_cpus, shutdown
 from pipelines.embed import embed
@@ -152,6 +153,7 @@ def embedded(
             CHUNK,
             Provenance("bench", "bench"),
             lambda rows: None,
+            BATCHES * arguments["spec"].batch_size,
         )
         end = time.time()
         first = min(float(each.read_text()) for each in marks.iterdir())

@@ -29,6 +29,9 @@ from storage.quarantine import open_rows
 
 TEXT, IMAGE, ATTRIBUTES, COORDINATES = "text", "image", "attributes", "coordinates"
 
+BATCHES = 4
+"""Batches of an encoder in what a worker is given at a time."""
+
 
 class EncoderChanged(ValueError):
     """The recipe names another encoder than the release that a night extends."""
@@ -40,7 +43,8 @@ class Content:
 
     `describe` gives what decides the vectors, for which it hashes the weights. `rows` keeps item_id and source and adds
     content_hash and what the stage reads; an item without such content is left out. A `light` stage loads no model:
-    workers would take longer to start than it takes.
+    workers would take longer to start than it takes. A worker is given `task_rows` items at a time: some batches, and
+    few enough that none has much left while the others are done.
     """
 
     name: str
@@ -48,6 +52,7 @@ class Content:
     rows: Callable[[pl.DataFrame], pl.DataFrame]
     stage: type[EmbedText | EmbedImages | EmbedAttributes]
     arguments: dict[str, Any]
+    task_rows: int | None = None
     light: bool = False
 
 
@@ -56,10 +61,16 @@ def contents(recipe: Recipe, lake: Lake) -> list[Content]:
     found = []
     if (text := recipe.text) is not None:
         rows = partial(items_text, fields=text.fields)
-        found.append(Content(TEXT, partial(describe_text, text), rows, EmbedText, {"spec": text}))
+        found.append(
+            Content(TEXT, partial(describe_text, text), rows, EmbedText, {"spec": text}, BATCHES * text.batch_size)
+        )
     if (image := recipe.image) is not None:
         arguments = {"spec": image, "lake": lake}
-        found.append(Content(IMAGE, partial(describe_image, image), _pictured, EmbedImages, arguments))
+        found.append(
+            Content(
+                IMAGE, partial(describe_image, image), _pictured, EmbedImages, arguments, BATCHES * image.batch_size
+            )
+        )
     if (fields := recipe.attributes) is not None:
         rows = partial(items_content, read=partial(values_of, fields=fields.fields))
         describe = partial(describe_attributes, fields)
@@ -174,6 +185,7 @@ def _embed(run: Run, content: Content, encoder: EncoderRef, rows: pl.DataFrame) 
             run.recipe.compute.chunk_rows,
             run.provenance(),
             view.advance,
+            content.task_rows,
         )
         view.count(counts)
         view.note(compute.name, where=compute.name)
