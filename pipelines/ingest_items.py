@@ -28,7 +28,7 @@ from pipelines.spec import ItemsSpec
 from storage.catalogue import catalogue
 from storage.commit import Provenance, append
 from storage.lake import Lake, one_of
-from storage.quarantine import Reject, open_rows, quarantine, resolve
+from storage.quarantine import PAYLOAD_LIMIT, Reject, open_rows, quarantine, resolve
 from storage.schemas import ITEMS
 
 STAGE, IMAGE_STAGE = "ingest items", "ingest images"
@@ -212,7 +212,8 @@ def fetch_again(lake: Lake, spec: ItemsSpec, arrived_at: datetime, provenance: P
     missing = open_rows(lake).filter((pl.col("stage") == IMAGE_STAGE) & pl.col("reason").is_in(TRANSIENT))
     newest = {row["item_id"]: row for row in catalogue(lake, among=missing["subject"].to_list()).to_dicts()}
     asked = []
-    for row in missing.unique("subject").sort("subject").to_dicts():
+    whole = pl.col("payload").str.len_chars() < PAYLOAD_LIMIT
+    for row in missing.filter(whole).unique("subject").sort("subject").to_dicts():
         item, wanted = newest[row["subject"]], _images(json.loads(row["payload"]), spec)
         same_row = (item["source"], item["source_row"]) == (row["source"], row["source_row"])
         if same_row and all(isinstance(each, str) and each.startswith(WEB) for each in wanted):

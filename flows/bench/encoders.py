@@ -1,9 +1,9 @@
 """Encoders through Ray Data beside the bare ones: `sidmill bench encoders DATA [--items 12000] [--pictures 400]`.
 
-Titles of Amazon Beauty (each once more with its categories where more are asked for than there are) and posters of the
-films, embedded into a lake as a run does it: read, encoded, judged, stored. The peer is the same encoder in this
-process on the same contents, sorted by length, with all cores. Start-up (workers, models) is what passes before the
-first chunk is stored, on a stage that was never started; it is stated and not counted.
+Titles of Amazon Beauty (again from the start where more are asked for than there are) and posters of the films, put
+into a lake as a run does it: read, encoded, judged, stored. The peer is the same encoder in this process on the same
+contents, texts sorted by length, with all cores. Start-up (workers, models) is what passes before a worker is given its
+first items; it is stated and not counted.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,16 +59,13 @@ def texts(options: argparse.Namespace) -> None:
     encoder = TextEncoder(spec)
     longest_first = sorted(wanted, key=lambda text: -len(text.encode()))
     encoder.encode(longest_first[-CHUNK:])
-    bare, through = [], dict[int, list[float]]()
-    for _ in range(options.rounds):
-        start = time.perf_counter()
-        encoder.encode(longest_first)
-        bare.append(len(wanted) / (time.perf_counter() - start))
-        for workers in {1, machine_cpus()}:
-            done = embedded(items, "text", Texts, {"spec": spec}, workers)
-            through.setdefault(workers, []).append(done.rate)
-            say(f"start-up of {workers} worker(s), texts", f"{done.start_up:.1f} s")
-    report("texts", bare, through)
+    beside_bare(
+        "texts",
+        options.rounds,
+        len(wanted),
+        lambda: encoder.encode(longest_first),
+        lambda workers: embedded(items, "text", Texts, {"spec": spec}, workers),
+    )
 
 
 def pictures(options: argparse.Namespace) -> None:
@@ -86,21 +84,14 @@ def pictures(options: argparse.Namespace) -> None:
         pixels = [encoder.prepare(decode_image(each, spec.max_pixels, spec.formats)) for each in data]
         decoding = (time.perf_counter() - start) / len(data)
         encoder.encode(pixels[: spec.batch_size])
-        bare, through = [], dict[int, list[float]]()
-        for _ in range(options.rounds):
-            start = time.perf_counter()
-            encoder.encode(pixels)
-            bare.append(len(pixels) / (time.perf_counter() - start))
-            for workers in {1, machine_cpus()}:
-                done = embedded(items, "image", Pictures, {"spec": spec, "lake": lake}, workers)
-                through.setdefault(workers, []).append(done.rate)
-                say(f"start-up of {workers} worker(s), pictures", f"{done.start_up:.1f} s")
-        say(
-            "decode, rotate and scale a picture, one thread",
-            f"{1000 * decoding:.1f} ms",
-            f"the model takes {1000 / statistics.median(bare):.1f} ms on all cores",
+        say("decode, rotate and scale a picture, one thread", f"{1000 * decoding:.1f} ms")
+        beside_bare(
+            "pictures",
+            options.rounds,
+            len(pixels),
+            lambda: encoder.encode(pixels),
+            lambda workers: embedded(items, "image", Pictures, {"spec": spec, "lake": lake}, workers),
         )
-        report("pictures", bare, through)
 
 
 class Clocked:
@@ -160,15 +151,31 @@ def embedded(
     return Embedded(items.height / (end - first), first - start)
 
 
-def report(what: str, bare: list[float], through: dict[int, list[float]]) -> None:
-    """Medians, and the ratio to the bare encoder."""
-    limit = statistics.median(bare)
-    say(f"{what} a second, bare encoder, all cores", f"{limit:.1f}", f"{min(bare):.1f} to {max(bare):.1f}")
-    for workers, rates in sorted(through.items()):
-        rate = statistics.median(rates)
+def beside_bare(
+    what: str, rounds: int, items: int, bare: Callable[[], object], through: Callable[[int], Embedded]
+) -> None:
+    """Items a second of the bare encoder, and into the lake with one worker and with one a core: medians, ratios."""
+    limits: list[float] = []
+    rates: dict[int, list[float]] = {}
+    for _ in range(rounds):
+        start = time.perf_counter()
+        bare()
+        limits.append(items / (time.perf_counter() - start))
+        for workers in sorted({1, machine_cpus()}):
+            done = through(workers)
+            rates.setdefault(workers, []).append(done.rate)
+            say(f"start-up of {workers} worker(s), {what}", f"{done.start_up:.1f} s")
+    limit = statistics.median(limits)
+    say(
+        f"{what} a second, bare encoder, all cores",
+        f"{limit:.1f}",
+        f"{1000 / limit:.1f} ms each; {min(limits):.1f} to {max(limits):.1f}",
+    )
+    for workers, found in rates.items():
+        rate = statistics.median(found)
         say(
             f"{what} a second into the lake, {workers} worker(s)",
             f"{rate:.1f}",
-            f"{rate / limit:.2f} x bare; {rate / workers:.1f} a worker; {min(rates):.1f} to {max(rates):.1f}",
+            f"{rate / limit:.2f} x bare; {rate / workers:.1f} a worker; {min(found):.1f} to {max(found):.1f}",
         )
     say("peak memory of this process", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")

@@ -86,8 +86,7 @@ def contents(recipe: Recipe, lake: Lake) -> list[Content]:
 def _pictured(items: pl.DataFrame) -> pl.DataFrame:
     """Items with pictures; the content of one picture is its hash, that of several the hash of theirs in order."""
     some = items.filter(pl.col("images").list.len() > 0)
-    hashes = ["".join(digests) for digests in some["images"]]
-    hashes = [each if len(each) == len(sha256(b"")) else sha256(each.encode()) for each in hashes]
+    hashes = [each[0] if len(each) == 1 else sha256("".join(each).encode()) for each in some["images"]]
     return some.with_columns(pl.Series("content_hash", hashes, dtype=pl.String))
 
 

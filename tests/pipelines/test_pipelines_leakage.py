@@ -71,7 +71,7 @@ def history(users: int = 12, length: int = 12) -> list[tuple[str, str, datetime]
 FUTURE = st.lists(st.tuples(st.integers(0, 14), st.integers(0, 20), st.integers(0, 500)), max_size=20, unique=True)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(one=FUTURE, other=FUTURE, late=st.booleans())
 def test_two_futures_of_one_past_give_the_same_vectors_and_the_same_sids(
     tmp_path_factory: pytest.TempPathFactory,
