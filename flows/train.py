@@ -122,22 +122,14 @@ def train_model(run: Run, manifest: Manifest, key: str) -> str:
     import ray
 
     from training.checkpoint import RECORD, WEIGHTS
-    from training.histories import Plan
     from training.launch import launch
-    from training.next_code import NextCode
+    from training.next_code import NextCode, plan_of
+    from training.objectives import objective_of
 
     recipe = run.recipe
     connect(recipe.compute)
     gpus = ray.cluster_resources().get("GPU", 0)
-    plan = Plan(
-        source=manifest.id,
-        buckets=recipe.sequences.buckets,
-        sizes=manifest.codebook.sizes,
-        batch_size=recipe.train.batch_size,
-        max_events=recipe.generator.max_events,
-        seed=recipe.train.seed,
-        negative_events=recipe.train.negative_events,
-    )
+    plan = plan_of(manifest.id, recipe.sequences.buckets, manifest.codebook.sizes, recipe.generator, recipe.train)
     make = partial(
         NextCode,
         recipe.generator,
@@ -146,6 +138,7 @@ def train_model(run: Run, manifest: Manifest, key: str) -> str:
         manifest.codebook.vocabulary,
         manifest.id,
         run.recipe.hash,
+        objective_of(recipe.train),
     )
     with run.stage("train", recipe.train.epochs) as view:
         result = launch(

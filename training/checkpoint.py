@@ -1,4 +1,7 @@
-"""A trained model on disk: safetensors weights, and a JSON record that says what they are, written last."""
+"""A trained model on disk: safetensors weights, and a JSON record that says what they are, written last.
+
+While it is trained the optimizer lies beside them, or both in shards that any number of workers can read.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +9,32 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+from torch.distributed.checkpoint.state_dict_loader import load as load_shards
+from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
 from training.errors import CheckpointDamaged, CheckpointMismatch, VocabularyMismatch
 from training.generator import Generator
+from training.models import build_generator
 from training.spec import GeneratorSpec
 from training.trainable import Cursor
 
 WEIGHTS = "model.safetensors"
 RECORD = "checkpoint.json"
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a checkpoint is: `identity` as the Trainable states it, how far it was trained, and by what code."""
-
-    identity: Mapping[str, Any]
-    cursor: Cursor
-    step: int
-    history: list[dict[str, float]]
-    code_version: str
+OPTIMIZER = "optimizer.pt"
+SHARDS = "shards"
 
 
 def code_version() -> str:
@@ -41,48 +45,121 @@ def code_version() -> str:
         return "checkout"
 
 
-def save(
-    directory: Path,
-    module: nn.Module,
-    identity: Mapping[str, Any],
-    cursor: Cursor,
-    step: int,
-    history: list[dict[str, float]],
-) -> None:
+@dataclass(frozen=True)
+class Record:
+    """What a checkpoint is: `identity` as the Trainable states it, how far it was trained, and by what code.
+
+    `begun` holds the sums of an epoch that was not over.
+    """
+
+    identity: Mapping[str, Any]
+    cursor: Cursor
+    step: int
+    history: list[dict[str, float]]
+    code_version: str = field(default_factory=code_version)
+    begun: Mapping[str, float] = field(default_factory=dict)
+
+
+def save(directory: Path, module: nn.Module, record: Record) -> None:
     """Write weights, then the record: a directory with a record is whole."""
-    directory.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    save_file(weights, directory / WEIGHTS)
-    record = {
-        "identity": dict(identity),
-        "cursor": {"plan": cursor.plan, "epoch": cursor.epoch, "sample": cursor.sample},
-        "step": step,
-        "history": history,
-        "code_version": code_version(),
-        "weights_sha256": _sha256(directory / WEIGHTS),
+    _write(directory, weights, record)
+
+
+def _write(directory: Path, weights: Mapping[str, Any] | None, record: Record) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    if weights is not None:
+        save_file(dict(weights), directory / WEIGHTS)
+    written = {
+        "identity": dict(record.identity),
+        "cursor": asdict(record.cursor),
+        "step": record.step,
+        "history": record.history,
+        "begun": dict(record.begun),
+        "code_version": record.code_version,
+        "sha256": {
+            str(path.relative_to(directory)): _sha256(path)
+            for path in sorted(directory.rglob("*"))
+            if path.is_file() and path.name != RECORD
+        },
     }
     draft = directory / f"{RECORD}.draft"
-    draft.write_text(json.dumps(record, indent=1, sort_keys=True))
+    draft.write_text(json.dumps(written, indent=1, sort_keys=True))
     draft.replace(directory / RECORD)
 
 
-def read_record(directory: Path) -> Record:
-    """The record of a checkpoint whose weights are the ones it names; raises CheckpointDamaged otherwise."""
-    for name in (RECORD, WEIGHTS):
-        if not (directory / name).is_file():
-            raise CheckpointDamaged(
-                f"{directory}: {name} is missing; the checkpoint was not finished: use an older one or train again"
-            )
+def save_state(
+    directory: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    record: Record,
+    *,
+    rank: int,
+    sharding: bool,
+    whole: bool,
+) -> bool:
+    """Write what a training goes on from; every worker calls it. True if this one has written something.
+
+    With `sharding` each worker writes its part of weights and optimizer, which any number of workers can read, and
+    the whole weights come beside them only where `whole` asks for them.
+    """
+    if sharding:
+        model, state = get_state_dict(module, optimizer)
+        save_shards({"model": model, "optimizer": state}, checkpoint_id=directory / SHARDS)
+        everything = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        weights = get_model_state_dict(module, options=everything) if whole else None
+        if rank == 0:
+            _write(directory, weights, record)
+        return True
+    if rank == 0:
+        torch.save(optimizer.state_dict(), directory / OPTIMIZER)
+        save(directory, module, record)
+    return rank == 0
+
+
+def load_state(directory: Path, module: nn.Module, optimizer: torch.optim.Optimizer, sharding: bool) -> None:
+    """Put a checkpoint's weights and optimizer into those of a training of the same shape."""
+    if sharding:
+        model, state = get_state_dict(module, optimizer)
+        stored: dict[str, Any] = {"model": model, "optimizer": state}
+        load_shards(stored, checkpoint_id=directory / SHARDS)
+        set_state_dict(module, optimizer, model_state_dict=stored["model"], optim_state_dict=stored["optimizer"])
+    else:
+        load_weights(directory, module)
+        optimizer.load_state_dict(torch.load(directory / OPTIMIZER, "cpu", weights_only=True))
+
+
+def read_record(directory: Path, only: str | None = None) -> Record:
+    """The record of a checkpoint whose files (or `only` one) are those it names; raises CheckpointDamaged otherwise.
+
+    Of a sharded checkpoint the first worker names its own part.
+    """
+    if not (directory / RECORD).is_file():
+        raise CheckpointDamaged(_missing(directory, RECORD))
     record = json.loads((directory / RECORD).read_text())
-    found = _sha256(directory / WEIGHTS)
-    if found != record["weights_sha256"]:
-        raise CheckpointDamaged(
-            f"{directory / WEIGHTS}: sha256 is {found}, the record names {record['weights_sha256']}; "
-            "use an older checkpoint or train again"
-        )
+    for name, wanted in record["sha256"].items():
+        if only not in (None, name):
+            continue
+        if not (directory / name).is_file():
+            raise CheckpointDamaged(_missing(directory, name))
+        found = _sha256(directory / name)
+        if found != wanted:
+            raise CheckpointDamaged(
+                f"{directory / name}: sha256 is {found}, the record names {wanted}; "
+                "use an older checkpoint or train again"
+            )
     return Record(
-        record["identity"], Cursor(**record["cursor"]), record["step"], record["history"], record["code_version"]
+        record["identity"],
+        Cursor(**record["cursor"]),
+        record["step"],
+        record["history"],
+        record["code_version"],
+        record["begun"],
     )
+
+
+def _missing(directory: Path, name: str) -> str:
+    return f"{directory}: {name} is missing; the checkpoint was not finished: use an older one or train again"
 
 
 def require_same(where: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -103,11 +180,11 @@ def load_generator(directory: Path, vocabulary: str) -> tuple[Generator, Record]
 
     Raises VocabularyMismatch for another vocabulary and CheckpointDamaged for files that are not whole.
     """
-    record = read_record(directory)
+    record = read_record(directory, only=WEIGHTS)
     identity = record.identity
     if identity["vocabulary"] != vocabulary:
         raise VocabularyMismatch(str(directory), identity["vocabulary"], vocabulary)
-    model = Generator(GeneratorSpec(**identity["spec"]), tuple(identity["sizes"]), vocabulary)
+    model = build_generator(GeneratorSpec(**identity["spec"]), tuple(identity["sizes"]), vocabulary)
     load_weights(directory, model)
     return model.eval(), record
 

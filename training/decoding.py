@@ -1,7 +1,6 @@
 """Beam search over the trie: the most probable items after a history, never a SID that is not in the release.
 
-The history is encoded once. Generated codes join its cache behind it, each seeing the history and its own ancestors
-only (tree attention), so beams cost no copy of the cache and changing beams only changes a mask.
+The history is read once (`Generator.read`); how beams share what was read is the architecture's own.
 
 Scores are the model's own log-probabilities: log_softmax over all codes of a level, then the trie's mask. They are
 not renormalised over valid codes, so a beam's score is the exact log p(SID | history) and does not depend on which
@@ -23,6 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from training.events import Events
 from training.generator import Generator
 from training.trie_tensors import Rows, TrieTensors
 
@@ -31,54 +31,35 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass
 class _Beams:
-    """Live beams: trie node and score (B, W), and which cached positions each may see (B, W, S)."""
+    """Live beams: trie node and score (B, W)."""
 
     nodes: Tensor
     scores: Tensor
-    visible: Tensor
 
 
 @torch.inference_mode()
 def beam_search(
     model: Generator,
     trie: TrieTensors,
-    tokens_BT: Tensor,
-    feedback_BT: Tensor,
+    events: Events,
     beams: int,
     exclude: Rows | None = None,
 ) -> tuple[Ints, npt.NDArray[np.float32]]:
     """The `beams` best items of each history: rows into `Trie.item_ids` (B, beams), -1 padded, and log p (B, beams).
 
-    tokens and feedback (B, T) hold BOS and whole events, padded on the right. Only items that `trie` allows can appear.
-    `exclude` gives each user the rows that may not (-1, an item outside the release, is passed over); every user still
-    gets min(beams, items allowed and not excluded) results. With at least as many beams as items the result is that of
-    scoring all items. Puts the model in evaluation mode.
+    Only items that `trie` allows can appear. `exclude` gives each user the rows that may not (-1, an item outside the
+    release, is passed over); every user still gets min(beams, items allowed and not excluded) results. With at least
+    as many beams as items the result is that of scoring all items. Puts the model in evaluation mode.
     """
     model.eval()
-    device = tokens_BT.device
+    batch, device = len(events.lengths), events.lengths.device
     closed = trie.closed(exclude) if exclude is not None and any(len(rows) for rows in exclude) else None
-    known_BT = tokens_BT != model.layout.pad
-    length_B = known_BT.sum(dim=1)
-    hidden_BTD, cache = model.encode(tokens_BT, feedback_BT)
-    hidden_BWD = hidden_BTD[torch.arange(len(tokens_BT), device=device), length_B - 1].unsqueeze(1)
-    live = _Beams(
-        torch.zeros(len(tokens_BT), 1, dtype=torch.long, device=device),
-        torch.zeros(len(tokens_BT), 1, device=device),
-        known_BT.unsqueeze(1),
-    )
+    reading = model.read(events)
+    live = _Beams(torch.zeros(batch, 1, dtype=torch.long, device=device), torch.zeros(batch, 1, device=device))
     for level in range(trie.levels):
-        codes_BW = _widen(model, trie, level, hidden_BWD, live, beams, closed)
+        parents_BW, codes_BW = _widen(model, trie, level, reading.hidden, live, beams, closed)
         if level + 1 < trie.levels:
-            width = codes_BW.shape[1]
-            own = torch.eye(width, dtype=torch.bool, device=device).expand(len(codes_BW), width, width)
-            live.visible = torch.cat([live.visible, own], dim=2)
-            hidden_BWD, cache = model.encode(
-                codes_BW + int(model.layout.offsets[level]),
-                torch.zeros_like(codes_BW),
-                positions_BT=(length_B + level).unsqueeze(1).expand(codes_BW.shape),
-                past=cache,
-                mask_BTS=live.visible,
-            )
+            reading.extend(level, parents_BW, codes_BW)
     return _ranked(trie, live, beams, exclude)
 
 
@@ -90,8 +71,8 @@ def _widen(
     live: _Beams,
     beams: int,
     closed: list[tuple[Tensor, Tensor]] | None,
-) -> Tensor:
-    """Move the beams one level down to the best valid children; returns the codes taken (B, W)."""
+) -> tuple[Tensor, Tensor]:
+    """Move the beams one level down to the best valid children; returns their parents and the codes taken (B, W)."""
     size = trie.sizes[level]
     mask_BWK = trie.mask(level, live.nodes)
     if closed is not None:
@@ -99,12 +80,10 @@ def _widen(
     logp_BWK = model.logits(level, hidden_BWD).float().log_softmax(dim=-1)
     scores_BWK = (live.scores.unsqueeze(-1) + logp_BWK).where(mask_BWK, -torch.inf)
     live.scores, index_BW = scores_BWK.flatten(1).topk(min(beams, scores_BWK[0].numel()), dim=1)
-    parent_BW = index_BW // size
-    codes_BW: Tensor = index_BW % size
-    live.visible = live.visible.gather(1, parent_BW.unsqueeze(-1).expand(-1, -1, live.visible.shape[2]))
-    children_BW = trie.step(level, live.nodes.gather(1, parent_BW), codes_BW)
+    parents_BW, codes_BW = index_BW // size, index_BW % size
+    children_BW = trie.step(level, live.nodes.gather(1, parents_BW), codes_BW)
     live.nodes = children_BW.where(live.scores > -torch.inf, -1)
-    return codes_BW
+    return parents_BW, codes_BW
 
 
 def _ranked(trie: TrieTensors, live: _Beams, beams: int, exclude: Rows | None) -> tuple[Ints, npt.NDArray[np.float32]]:

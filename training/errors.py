@@ -5,6 +5,7 @@ TrainingError
 ├── CheckpointMismatch      a run name that already holds another training: choose another name
 ├── CheckpointDamaged       a checkpoint that is not whole: use an older one, or train again
 ├── SequencesInvalid        rows that break the contract of the `sequences` table: rebuild the sequences
+├── LossDiverged            the loss is no number: look at the events named, or lower the learning rate
 └── TrainingFailed          Ray Train gave up: mend the cause and run again, it resumes
 """
 
@@ -41,3 +42,18 @@ class SequencesInvalid(TrainingError):
 
 class TrainingFailed(TrainingError):
     """Ray Train ended without a finished model after all its retries."""
+
+
+class LossDiverged(TrainingError):
+    """The loss of a step is no number; the last checkpoint stays as it is."""
+
+    def __init__(self, loss: float, event_ids: list[str]) -> None:
+        super().__init__(loss, event_ids)
+        self.loss, self.event_ids = loss, event_ids
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.event_ids[:20]) + (", ..." if len(self.event_ids) > 20 else "")
+        return (
+            f"the loss is {self.loss} in a step that predicts the {len(self.event_ids)} events {shown}; the last "
+            "checkpoint is whole: lower train.learning_rate, or look at these events, and train under another name"
+        )

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
+import pyarrow as pa
 
 from tokenizer.trie_masks import TrieMasks
 from training.decoding import beam_search
+from training.events import SHOWN, gathered
+from training.histories import Pool, Windows, window_rows
 from training.metrics import (
     hits_at,
     mrr,
@@ -21,7 +23,7 @@ from training.metrics import (
     recall_at,
     recall_interval,
 )
-from training.spec import EvaluateSpec
+from training.spec import EvaluateSpec, GeneratorSpec
 from training.trie_tensors import TrieTensors
 
 if TYPE_CHECKING:
@@ -88,24 +90,27 @@ def _generated(model: Generator, trie: Trie, cases: EvaluationCases, spec: Evalu
     """Ranked rows of every case; contexts keep their last events, as many as fit before a target in training."""
     device = next(model.parameters()).device
     searched = TrieTensors(TrieMasks.of(trie), device)
-    stops = cases.offsets[1:]
-    starts = np.maximum(cases.offsets[:-1], stops - (model.spec.max_events - 1))
+    pool, windows = contexts(cases, model.spec)
     ranked = np.empty((len(cases), spec.beams), dtype=np.int64)
     # Cases of like length share a batch, so that short histories are not padded to the longest one.
-    order = np.argsort(stops - starts, kind="stable")
+    order = np.argsort(windows.stop - windows.start, kind="stable")
     for begin in range(0, len(cases), spec.batch_size):
         part = order[begin : begin + spec.batch_size]
-        tokens, feedback, _ = model.layout.sequences(cases.codes, cases.feedback, starts[part], stops[part])
+        rows, lengths = window_rows(pool, windows.take(part), model.spec.long_events)
+        events = gathered(pool.codes, pool.kinds, rows, lengths).to(device)
         exclude = [cases.seen(case, case + 1)[0] for case in part] if spec.exclude_seen else None
-        ranked[part], _ = beam_search(
-            model,
-            searched,
-            torch.from_numpy(tokens).to(device),
-            torch.from_numpy(feedback).to(device),
-            spec.beams,
-            exclude,
-        )
+        ranked[part], _ = beam_search(model, searched, events, spec.beams, exclude)
     return ranked
+
+
+def contexts(cases: EvaluationCases, spec: GeneratorSpec) -> tuple[Pool, Windows]:
+    """What a model reads of each case: its last events, as many as stand before a target in training."""
+    kept = np.flatnonzero((cases.feedback != SHOWN) | (not spec.positive_only))
+    users = np.searchsorted(kept, cases.offsets)
+    kinds = cases.feedback[kept].astype(np.int64)
+    pool = Pool(cases.codes[kept], kinds, kinds != SHOWN, pa.nulls(len(kept), pa.string()), users)
+    stop = users[1:]
+    return pool, Windows(users[:-1], np.maximum(users[:-1], stop - (spec.max_events - 1)), stop, stop)
 
 
 def _row(ranks: Ints, spec: EvaluateSpec) -> dict[str, Any]:

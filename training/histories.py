@@ -2,8 +2,9 @@
 
 Input is the table `sequences`, read bucket by bucket through a function, so storage stays outside. A window holds at
 most `max_events` events and predicts the positive ones that no earlier window of its user predicted: over an epoch
-every positive event is predicted exactly once, whatever the number of workers. All work on events is numpy over a
-whole bucket.
+every positive event is predicted exactly once, whatever the number of workers. Windows of like length share a step, so
+that little is padding. All work on events is numpy over a whole bucket, and what is held at a time is a pool of some
+buckets, not a log.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +22,7 @@ import pyarrow.compute as pc
 import torch
 
 from training.errors import CheckpointMismatch, SequencesInvalid
-from training.tokens import TokenLayout
+from training.events import OF_ONE_EVENT, SHOWN, Events, gathered, place
 from training.trainable import Cursor
 
 ReadBucket = Callable[[int], pa.Table]
@@ -29,6 +31,8 @@ Bools = npt.NDArray[np.bool_]
 
 SHUFFLE_WINDOWS = 65_536
 """Windows shuffled as one; about 100 MB at 32 events of 3 codes, and buckets are shuffled as wholes besides."""
+SORTED_STEPS = 32
+"""Steps whose windows are put in order of length together."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,9 @@ class Plan:
     """Which samples there are and in what order: everything but who reads them.
 
     `source` names the data (release or table version). A cursor is valid only for the plan whose `hash` it carries.
+    The views of a history (`max_events`, `long_events`, `positive_only`, `behaviours`) are those of `GeneratorSpec`.
+    With `one_target` there is a window for each target, its last event. With `fresh_only` the rows that the table marks
+    as learnt from before are context alone.
     """
 
     source: str
@@ -45,6 +52,11 @@ class Plan:
     max_events: int
     seed: int = 0
     negative_events: tuple[str, ...] = ("impression",)
+    long_events: int = 0
+    positive_only: bool = False
+    behaviours: tuple[str, ...] = ()
+    one_target: bool = False
+    fresh_only: bool = False
 
     @property
     def hash(self) -> str:
@@ -56,31 +68,27 @@ class Plan:
 class Batch:
     """One worker's share of a step.
 
-    tokens and feedback (B, 1 + E*L), padded on the right; targets (B, E) bool: the events to predict.
-    `step_targets` counts the targets of all workers in this step, `event_ids` names this worker's, row by row.
+    targets (B, E) bool: the events to predict. `step_targets` counts the targets of all workers in this step,
+    `event_ids` names this worker's, row by row.
     """
 
-    tokens: torch.Tensor
-    feedback: torch.Tensor
+    events: Events
     targets: torch.Tensor
     step_targets: int
     event_ids: pa.Array
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with its tensors on `device`."""
-        return Batch(
-            self.tokens.to(device, non_blocking=True),
-            self.feedback.to(device, non_blocking=True),
-            self.targets.to(device, non_blocking=True),
-            self.step_targets,
-            self.event_ids,
-        )
+        targets = self.targets.to(device, non_blocking=True)
+        return Batch(self.events.to(device), targets, self.step_targets, self.event_ids)
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows over a pool of events: context [start, stop) of which [predict, stop) may be targets."""
+    """Windows over a pool of events: context [start, stop) of which [predict, stop) may be targets; `first` is the
+    first row of the user."""
 
+    first: Ints
     start: Ints
     stop: Ints
     predict: Ints
@@ -90,26 +98,43 @@ class Windows:
 
     def take(self, index: Ints | Bools | slice) -> Windows:
         """The windows at `index`, in that order."""
-        return Windows(self.start[index], self.stop[index], self.predict[index])
+        return Windows(self.first[index], self.start[index], self.stop[index], self.predict[index])
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Events of some buckets: codes (N, L), positive (N,), ids (N,), and the first row of each user plus the end."""
+    """Events of some buckets: codes (N, L), kinds (N,), which may be targets (N,), ids (N,), and the first row of each
+    user plus the end."""
 
     codes: npt.NDArray[np.int32]
-    positive: Bools
+    kinds: Ints
+    wanted: Bools
     event_ids: pa.Array
     users: Ints
 
+    @cached_property
+    def wanted_before(self) -> Ints:
+        """How many of the events before each row, and before the end, may be targets (N + 1,)."""
+        return np.concatenate([[0], np.cumsum(self.wanted)])
 
-def cut(users: Ints, positive: Bools, max_events: int) -> Windows:
-    """Windows that predict each positive event exactly once.
+    @cached_property
+    def positive_rows(self) -> Ints:
+        """Rows of what was not only shown, in order."""
+        return np.flatnonzero(self.kinds != SHOWN)
+
+
+def cut(users: Ints, wanted: Bools, max_events: int, one_target: bool = False) -> Windows:
+    """Windows that predict each wanted event exactly once.
 
     A user's first window holds the first `max_events` events; each later one moves on by half of that, so every
-    later target has at least half a window of context. Windows without a target are left out.
+    later target has at least half a window of context. Windows without a target are left out. With `one_target`
+    each wanted event ends a window of its own.
     """
     counts = np.diff(users)
+    if one_target:
+        predict = np.flatnonzero(wanted)
+        first = np.repeat(users[:-1], counts)[predict]
+        return Windows(first, np.maximum(first, predict + 1 - max_events), predict + 1, predict)
     stride = max(1, max_events // 2)
     per_user = 1 + np.maximum(0, -((max_events - counts) // stride))
     first = np.cumsum(per_user) - per_user
@@ -117,8 +142,8 @@ def cut(users: Ints, positive: Bools, max_events: int) -> Windows:
     base, count = np.repeat(users[:-1], per_user), np.repeat(counts, per_user)
     stop = np.minimum(count, max_events + ordinal * stride)
     predict = np.where(ordinal == 0, 0, max_events + (ordinal - 1) * stride)
-    windows = Windows(base + np.maximum(0, stop - max_events), base + stop, base + predict)
-    seen = np.concatenate([[0], np.cumsum(positive)])
+    windows = Windows(base, base + np.maximum(0, stop - max_events), base + stop, base + predict)
+    seen = np.concatenate([[0], np.cumsum(wanted)])
     return windows.take(seen[windows.stop] > seen[windows.predict])
 
 
@@ -140,15 +165,26 @@ def read_pool(table: pa.Table, plan: Plan, where: str) -> Pool:
             f"sequences {where}: codes up to {codes.max(axis=0).tolist()} do not fit the level sizes {plan.sizes}; "
             "these sequences belong to another codebook: rebuild them for this release"
         )
-    negative = pc.or_(
+    shown = pc.or_(
         pc.is_in(table["event_type"], pa.array(plan.negative_events, pa.string())),
         pc.fill_null(table["impression"], False),
-    )
+    ).to_numpy()
+    named = pc.index_in(table["event_type"], pa.array(plan.behaviours, pa.string()))
+    kinds = np.where(shown, SHOWN, pc.fill_null(pc.add(named, OF_ONE_EVENT), 0).to_numpy()).astype(np.int64)
+    wanted = ~shown & table["fresh"].to_numpy() if plan.fresh_only else ~shown
+    pool = Pool(codes, kinds, wanted, table["event_id"].combine_chunks(), _user_starts(table, where))
+    return _positive(pool) if plan.positive_only else pool
+
+
+def _positive(pool: Pool) -> Pool:
+    """The pool without what was only shown."""
+    kept = pool.positive_rows
     return Pool(
-        codes,
-        ~negative.to_numpy().astype(bool),
-        table["event_id"].combine_chunks(),
-        _user_starts(table, where),
+        pool.codes[kept],
+        pool.kinds[kept],
+        pool.wanted[kept],
+        pool.event_ids.take(pa.array(kept)),
+        np.unique(np.searchsorted(kept, pool.users)),
     )
 
 
@@ -172,27 +208,36 @@ def _merge(pools: list[Pool]) -> Pool:
     users = [pool.users[:-1] + row for pool, row in zip(pools, rows[:-1], strict=True)]
     return Pool(
         np.concatenate([pool.codes for pool in pools]),
-        np.concatenate([pool.positive for pool in pools]),
+        np.concatenate([pool.kinds for pool in pools]),
+        np.concatenate([pool.wanted for pool in pools]),
         pa.concat_arrays([pool.event_ids for pool in pools]),
         np.concatenate([*users, rows[-1:]]).astype(np.int64),
     )
 
 
-def _pools(plan: Plan, read_bucket: ReadBucket, epoch: int) -> Iterator[tuple[Pool, Windows]]:
-    """The epoch's pools of whole buckets in shuffled order, each with its shuffled windows."""
+def _pools(plan: Plan, read_bucket: ReadBucket, epoch: int) -> Iterator[tuple[Pool, list[Windows]]]:
+    """The epoch's pools of whole buckets in shuffled order, each with the windows of its steps."""
     order = np.random.default_rng([plan.seed, epoch]).permutation(plan.buckets)
     waiting: list[Pool] = []
     waiting_windows = 0
     for turn, bucket in enumerate(order.tolist()):
         pool = read_pool(read_bucket(bucket), plan, f"{plan.source} bucket {bucket}")
         waiting.append(pool)
-        waiting_windows += len(cut(pool.users, pool.positive, plan.max_events))
+        waiting_windows += len(cut(pool.users, pool.wanted, plan.max_events, plan.one_target))
         if waiting_windows >= SHUFFLE_WINDOWS or turn == plan.buckets - 1:
             merged = _merge(waiting)
-            windows = cut(merged.users, merged.positive, plan.max_events)
-            shuffle = np.random.default_rng([plan.seed, epoch, turn + 1])
-            yield merged, windows.take(shuffle.permutation(len(windows)))
+            windows = cut(merged.users, merged.wanted, plan.max_events, plan.one_target)
+            yield merged, _steps(windows, plan.batch_size, np.random.default_rng([plan.seed, epoch, turn + 1]))
             waiting, waiting_windows = [], 0
+
+
+def _steps(windows: Windows, size: int, draw: np.random.Generator) -> list[Windows]:
+    """The windows in steps of `size`, one of them smaller: shuffled, sorted by length within some steps, shuffled."""
+    shuffled = windows.take(draw.permutation(len(windows)))
+    section = np.arange(len(windows)) // (size * SORTED_STEPS)
+    ordered = shuffled.take(np.lexsort([shuffled.stop - shuffled.start, section]))
+    starts = range(0, len(windows), size)
+    return [ordered.take(slice(starts[at], starts[at] + size)) for at in draw.permutation(len(starts))]
 
 
 def batches(
@@ -200,44 +245,51 @@ def batches(
 ) -> Iterator[tuple[Batch, Cursor]]:
     """The rest of the cursor's epoch for worker `rank` of `world`, each batch with the cursor that follows it.
 
-    A step takes the next `batch_size` samples over all workers (fewer at the end of a pool), and rank r the samples
-    whose global index is r modulo `world`: every worker count takes the same steps over the same samples. A worker
-    without a sample in a step gets one padded row without a target. Raises CheckpointMismatch for a cursor of
-    another plan.
+    A step takes `batch_size` samples over all workers (fewer once a pool), and rank r of them the samples r,
+    r + world, ...: every worker count takes the same steps over the same samples. A worker without a sample in a
+    step gets one empty row. Raises CheckpointMismatch for a cursor of another plan.
     """
     if cursor.plan != plan.hash:
         raise CheckpointMismatch(
             f"cursor of plan {cursor.plan} used with plan {plan.hash} (source {plan.source}): data, batch size or seed "
             "changed since the checkpoint; train under another run name"
         )
-    first = 0
-    for pool, windows in _pools(plan, read_bucket, cursor.epoch):
-        for begin in range(max(first, cursor.sample), first + len(windows), plan.batch_size):
-            step = windows.take(slice(begin - first, begin - first + plan.batch_size))
-            index = np.arange(begin, begin + len(step))
-            batch = _batch(plan, pool, step, index % world == rank)
-            yield batch, Cursor(plan.hash, cursor.epoch, begin + len(step))
-        first += len(windows)
+    sample = 0
+    for pool, steps in _pools(plan, read_bucket, cursor.epoch):
+        for step in steps:
+            sample += len(step)
+            if sample > cursor.sample:
+                share = step.take(slice(rank, None, world))
+                targets = int((pool.wanted_before[step.stop] - pool.wanted_before[step.predict]).sum())
+                yield _batch(plan, pool, share, targets), Cursor(plan.hash, cursor.epoch, sample)
 
 
-def _batch(plan: Plan, pool: Pool, step: Windows, mine: Bools) -> Batch:
-    layout = TokenLayout(plan.sizes)
-    total = np.concatenate([[0], np.cumsum(pool.positive)])
-    step_targets = int((total[step.stop] - total[step.predict]).sum())
-    share = step.take(mine)
+def _batch(plan: Plan, pool: Pool, share: Windows, step_targets: int) -> Batch:
     if not len(share):
-        empty = np.zeros(1, dtype=np.int64)
-        share = Windows(empty, empty, empty)
-    negative = (~pool.positive).astype(np.int64)
-    tokens, feedback, rows = layout.sequences(pool.codes, negative, share.start, share.stop)
-    if not rows.shape[1]:
-        tokens = np.array([[layout.bos] + [layout.pad] * layout.levels])
-        feedback, rows = np.zeros_like(tokens), np.full((1, 1), -1)
-    targets = (rows >= share.predict[:, None]) & (rows >= 0) & pool.positive[rows]
+        share = Windows(*np.zeros((4, 1), np.int64))
+    rows, lengths = window_rows(pool, share, plan.long_events)
+    rows = rows if rows.shape[1] else np.zeros((1, 1), np.int64)
+    targets = place(lengths, rows.shape[1]) & (rows >= share.predict[:, None]) & pool.wanted[rows]
     return Batch(
-        torch.from_numpy(tokens),
-        torch.from_numpy(feedback),
+        gathered(pool.codes, pool.kinds, rows, lengths),
         torch.from_numpy(targets),
         step_targets,
         pool.event_ids.take(pa.array(rows[targets])),
     )
+
+
+def window_rows(pool: Pool, windows: Windows, long_events: int) -> tuple[Ints, Ints]:
+    """Rows of the events of each window, int64 (B, E), and how many there are (B,).
+
+    Up to `long_events` come first, spread evenly over the positive events of the user before the window.
+    """
+    low, high = (np.searchsorted(pool.positive_rows, rows) for rows in (windows.first, windows.start))
+    long, recent = np.minimum(high - low, long_events), windows.stop - windows.start
+    lengths = long + recent
+    ordinal = np.arange(lengths.max(initial=0))[None, :]
+    spread = low[:, None] + (ordinal * 2 + 1) * (high - low)[:, None] // np.maximum(1, 2 * long[:, None])
+    older = ordinal < long[:, None]
+    rows = windows.start[:, None] + ordinal - long[:, None]
+    if older.any():
+        rows = np.where(older, pool.positive_rows[np.where(older, spread, 0)], rows)
+    return np.where(ordinal < lengths[:, None], rows, 0), lengths

@@ -1,4 +1,4 @@
-"""Next-code prediction over user histories: the objective that trains a generator."""
+"""Next-code prediction over user histories: what trains a generator."""
 
 from __future__ import annotations
 
@@ -7,32 +7,34 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from training.generator import Generator
+from training.errors import LossDiverged
 from training.histories import Batch, Plan, ReadBucket, batches
-from training.spec import GeneratorSpec
-from training.tokens import TokenLayout
+from training.models import build_generator
+from training.objectives import Objective, next_code
+from training.spec import GeneratorSpec, TrainSpec
 from training.trainable import Cursor
 
 
-def next_code_loss(module: nn.Module, layout: TokenLayout, batch: Batch) -> tuple[Tensor, int]:
-    """Cross-entropy summed over the codes of the target events of this batch, and their number.
-
-    Impressions and events that an earlier window predicted are read as context only. `module` is a Generator, or one
-    wrapped for distributed training.
-    """
-    codes_NL = batch.tokens[:, 1:].reshape(*batch.targets.shape, layout.levels)[batch.targets]
-    scores = module(batch.tokens[:, :-1], batch.feedback[:, :-1], batch.targets)
-    summed = torch.zeros((), device=batch.tokens.device)
-    for level, scores_NK in enumerate(scores):
-        wanted_N = codes_NL[:, level] - int(layout.offsets[level])
-        summed = summed + functional.cross_entropy(scores_NK.float(), wanted_N, reduction="sum")
-    return summed, int(codes_NL.numel())
+def plan_of(source: str, buckets: int, sizes: tuple[int, ...], model: GeneratorSpec, train: TrainSpec) -> Plan:
+    """The plan of a training: the views of a history are those the model reads."""
+    return Plan(
+        source=source,
+        buckets=buckets,
+        sizes=sizes,
+        batch_size=train.batch_size,
+        max_events=model.max_events,
+        seed=train.seed,
+        negative_events=train.negative_events,
+        long_events=model.long_events,
+        positive_only=model.positive_only,
+        behaviours=model.behaviours,
+        one_target=model.architecture == "encoder_decoder",
+    )
 
 
 class NextCode:
-    """A Trainable: a fresh generator, the histories it learns from, and the next-code loss."""
+    """A Trainable: a generator, the histories it learns from, and its objective."""
 
     def __init__(
         self,
@@ -42,10 +44,11 @@ class NextCode:
         vocabulary: str,
         release: str,
         recipe: str,
+        objective: Objective = next_code,
     ) -> None:
         """`vocabulary` and `recipe` are hashes, `release` the id whose sequences `read_bucket` reads."""
-        self.generator = Generator(spec, plan.sizes, vocabulary, plan.seed)
-        self.plan, self.read_bucket = plan, read_bucket
+        self.generator = build_generator(spec, plan.sizes, vocabulary, plan.seed)
+        self.plan, self.read_bucket, self.objective = plan, read_bucket, objective
         self.release, self.recipe = release, recipe
 
     @property
@@ -76,12 +79,17 @@ class NextCode:
         return batches(self.plan, self.read_bucket, rank, world, cursor)
 
     def loss(self, module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Share of the step's mean loss per code, and the sums `loss`, `targets` (codes) and `tokens` (read)."""
-        summed, codes = next_code_loss(module, self.generator.layout, batch)
-        share = summed / max(1, batch.step_targets * self.generator.layout.levels)
-        read = (batch.tokens[:, :-1] != self.generator.layout.pad).sum()
-        return share, {
-            "loss": summed.detach().double(),
-            "targets": torch.tensor(codes, dtype=torch.float64, device=summed.device),
-            "tokens": read.double(),
-        }
+        """Share of the step's mean loss per code, and the sums `loss`, `targets` and `tokens` (codes), `places`.
+
+        `places` are the codes a step has room for, those of padding included. Impressions and events that an earlier
+        window predicted are read as context only. Raises LossDiverged, naming events, where the loss is no number.
+        """
+        codes_NL = batch.events.codes[batch.targets]
+        summed = self.objective(module(batch.events, batch.targets), codes_NL)
+        if not torch.isfinite(summed):
+            raise LossDiverged(summed.item(), batch.event_ids.to_pylist())
+        levels = codes_NL.shape[1]
+        count = torch.tensor([codes_NL.numel(), int(batch.events.lengths.sum()) * levels, batch.events.codes.numel()])
+        targets, tokens, places = count.to(summed.device, torch.float64)
+        share = summed / max(1, batch.step_targets * levels)
+        return share, {"loss": summed.detach().double(), "targets": targets, "tokens": tokens, "places": places}

@@ -1,6 +1,6 @@
 """What a generator is, how it is trained and how it is evaluated: frozen, validated, stored with the result."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -9,17 +9,35 @@ Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class GeneratorSpec(BaseModel):
-    """Shape of the decoder-only transformer; `heads` divides `dim`, `kv_heads` divides `heads`."""
+    """Architecture and shape of the generator; `heads` divides `dim`, `kv_heads` divides `heads`.
+
+    `architecture`: `rq_transformer` (a transformer over events, a small one over codes), `decoder` (one token a code),
+    `lazy_decoder` (OneRec-V2) or `encoder_decoder` (TIGER). `code_layers` are those over the codes of the next event;
+    `decoder` and `lazy_decoder` have none of their own. With `experts` each feed-forward is a mixture of as many, of
+    which a token takes `experts_per_token`.
+
+    A history is cut to its last `max_events` events, and with `long_events` to as many more, spread evenly over the
+    positive ones before those. `positive_only` leaves out what was only shown. Events of a type in `behaviours` get an
+    embedding of their own. `separators` puts BOS before every event (`decoder`).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dim: Positive = 96
-    layers: Positive = 4
+    architecture: Literal["rq_transformer", "decoder", "lazy_decoder", "encoder_decoder"] = "rq_transformer"
+    dim: Positive = 128
+    layers: Positive = 2
+    code_layers: Positive = 1
     heads: Positive = 4
-    kv_heads: Positive = 2
+    kv_heads: Positive = 4
     ff: Positive = 256
-    dropout: Rate = 0.1
-    max_events: Annotated[int, Field(ge=2)] = 32
+    experts: Annotated[int, Field(ge=0)] = 0
+    experts_per_token: Positive = 2
+    dropout: Rate = 0.2
+    max_events: Annotated[int, Field(ge=2)] = 50
+    long_events: Annotated[int, Field(ge=0)] = 0
+    positive_only: bool = False
+    behaviours: tuple[str, ...] = ()
+    separators: bool = False
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
@@ -33,6 +51,16 @@ class GeneratorSpec(BaseModel):
                 f"generator.heads={self.heads} is no multiple of generator.kv_heads={self.kv_heads}; "
                 "every key/value head serves the same number of query heads"
             )
+        if self.experts and self.experts_per_token > self.experts:
+            raise ValueError(
+                f"generator.experts_per_token={self.experts_per_token} of generator.experts={self.experts}: "
+                "a token cannot take more experts than there are"
+            )
+        if self.separators and self.architecture != "decoder":
+            raise ValueError(
+                f'generator.separators is of architecture "decoder"; "{self.architecture}" reads an event as one, '
+                "or both ways: leave it out"
+            )
         return self
 
 
@@ -41,6 +69,15 @@ class TrainSpec(BaseModel):
 
     `batch_size` counts histories over all workers, so that another worker count takes the same steps.
     Events of a type in `negative_events`, and rows flagged as impressions, are context and never a target.
+
+    `objective`: `next_code` (cross-entropy) or `ranking` (LETTER, arXiv 2405.07314: the same over `temperature`, below
+    1 of which the codes that compete with the right one weigh more). `schedule` is what follows the warm-up:
+    `inverse_sqrt`, which does not look at the number of epochs, or `cosine`, which falls to nothing by the last one.
+
+    A checkpoint is written after each epoch, and after every `checkpoint_steps` steps where that is not 0. `sharding`
+    spreads weights and optimizer over the workers (FSDP2); without it each has all of them (DDP).
+
+    `align_epochs` passes over the items come first, in which only the embeddings of codes learn.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,9 +88,23 @@ class TrainSpec(BaseModel):
     batch_size: Positive = 64
     learning_rate: Annotated[float, Field(gt=0.0)] = 2e-3
     warmup_steps: Positive = 50
+    schedule: Literal["inverse_sqrt", "cosine"] = "inverse_sqrt"
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
+    objective: Literal["next_code", "ranking"] = "next_code"
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    align_epochs: Annotated[int, Field(ge=0)] = 0
+    checkpoint_steps: Annotated[int, Field(ge=0)] = 0
+    sharding: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
     negative_events: tuple[str, ...] = ("impression",)
+
+    @model_validator(mode="after")
+    def _temperature_is_of_ranking(self) -> Self:
+        if self.objective == "next_code" and self.temperature != 1.0:
+            raise ValueError(
+                f'train.temperature={self.temperature} is of objective = "ranking"; set it, or leave it out'
+            )
+        return self
 
 
 class EvaluateSpec(BaseModel):

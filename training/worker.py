@@ -1,141 +1,103 @@
-"""The loop that every training worker runs: steps, one checkpoint an epoch, and where to go on after a restart."""
+"""What a worker of Ray Train does: the loop of `training.loop`, with the checkpoints that Ray Train keeps."""
 
 from __future__ import annotations
 
 import tempfile
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyarrow.fs
 import ray.train
 import ray.train.torch
 import torch
-from torch import distributed, nn
+from ray.train import CheckpointUploadMode
+from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 
-from tokenizer.descent import adamw, learning_rate, take_step
 from training import checkpoint
+from training.errors import CheckpointDamaged
+from training.loop import Loop, Setting
 from training.spec import TrainSpec
-from training.trainable import Cursor, Trainable
+from training.trainable import Trainable
 
 MakeTrainable = Callable[[], Trainable[Any]]
-OPTIMIZER = "optimizer.pt"
-
-
-@dataclass
-class Progress:
-    """How far a training is: the next sample, the steps taken, and one row an epoch."""
-
-    cursor: Cursor
-    step: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
 
 
 def train(make_trainable: MakeTrainable, spec: TrainSpec) -> None:
-    """Train in this worker until `spec.epochs`, from the run's last checkpoint if it has one.
+    """Train in this worker until `spec.epochs`, from the run's newest checkpoint that is whole, if it has one.
 
-    Weights, optimizer, cursor and random state are those of an uninterrupted run at every epoch's start. Raises
-    CheckpointMismatch when the run's checkpoints are of another training.
+    Raises CheckpointMismatch when the run's checkpoints are of another training.
     """
     torch.set_num_threads(spec.cpus_per_worker)
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    trainable = make_trainable()
+    prepare: Callable[[nn.Module], nn.Module] = ray.train.torch.prepare_model
+    if spec.sharding:
+        prepare = partial(_sharded, world=world)
+    loop = Loop(make_trainable(), spec, Setting(rank, world, prepare))
     stored = ray.train.get_checkpoint()
-    progress = Progress(Cursor(trainable.plan_hash)) if stored is None else _resume(trainable, stored)
-    module = ray.train.torch.prepare_model(trainable.module)
-    # After the model, for the optimizer's state has to follow the weights to their device.
-    optimizer = adamw(trainable.module, spec.learning_rate, spec.weight_decay)
     if stored is not None:
-        with stored.as_directory() as directory:
-            optimizer.load_state_dict(torch.load(Path(directory) / OPTIMIZER, "cpu", weights_only=True))
-    while progress.cursor.epoch < spec.epochs:
-        torch.manual_seed(_seed(spec.seed, progress.cursor.epoch, rank))
-        row = _train_epoch(trainable, module, optimizer, spec, progress, rank, world)
-        progress.history.append(row)
-        progress.cursor = Cursor(trainable.plan_hash, progress.cursor.epoch + 1)
-        _report(trainable, optimizer, progress, rank)
+        _resume(loop, stored)
+    loop.run(_report)
 
 
-def _train_epoch(
-    trainable: Trainable[Any],
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    spec: TrainSpec,
-    progress: Progress,
-    rank: int,
-    world: int,
-) -> dict[str, float]:
-    """Take the steps of the cursor's epoch; returns the epoch's row, with sums over all workers."""
-    began = time.perf_counter()
-    device = next(module.parameters()).device
-    sums: Counter[str] = Counter()
-    module.train()
-    for batch, cursor in trainable.batches(rank, world, progress.cursor):
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            share, metrics = trainable.loss(module, batch.to(device))
-        # Distributed training averages gradients over ranks; the shares are meant to be added.
-        rate = learning_rate(spec.learning_rate, spec.warmup_steps, progress.step)
-        take_step(module, optimizer, share * world, rate)
-        sums.update(metrics)
-        progress.step, progress.cursor = progress.step + 1, cursor
-    names = sorted(sums)
-    totals = torch.stack([torch.as_tensor(sums[name]) for name in names]) if names else torch.zeros(0)
-    if world > 1:
-        distributed.all_reduce(totals)
-    total = dict(zip(names, totals.tolist(), strict=True))
-    seconds = time.perf_counter() - began
-    return {
-        "epoch": progress.cursor.epoch,
-        "loss": total.get("loss", 0.0) / max(1.0, total.get("targets", 0.0)),
-        "targets": total.get("targets", 0.0),
-        "tokens": total.get("tokens", 0.0),
-        "tokens_per_s": total.get("tokens", 0.0) / seconds,
-        "seconds": seconds,
-    }
+def _sharded(module: nn.Module, world: int) -> nn.Module:
+    """The module with its weights spread over all workers (FSDP2), block by block."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    device = ray.train.torch.get_device()
+    mesh = init_device_mesh(device.type, (world,))
+    module.to(device)
+    for part in module.modules():
+        if isinstance(part, nn.ModuleList):
+            for block in part:
+                if any(True for _ in block.children()):
+                    fully_shard(block, mesh=mesh)
+    fully_shard(module, mesh=mesh)
+    return module
 
 
-def _report(trainable: Trainable[Any], optimizer: torch.optim.Optimizer, progress: Progress, rank: int) -> None:
-    """Hand the epoch's checkpoint to Ray Train; it returns when the checkpoint lies in the run's storage."""
-    name = f"epoch-{progress.cursor.epoch:05d}"
-    with _scratch(rank == 0) as directory:
-        stored = None
-        if directory is not None:
-            torch.save(optimizer.state_dict(), directory / OPTIMIZER)
-            checkpoint.save(
-                directory,
-                trainable.module,
-                trainable.identity,
-                progress.cursor,
-                progress.step,
-                progress.history,
-            )
-            stored = ray.train.Checkpoint.from_directory(str(directory))
-        row = {"identity": dict(trainable.identity), "history": progress.history}
-        ray.train.report(row, checkpoint=stored, checkpoint_dir_name=name)
+def _report(loop: Loop, last: bool) -> None:
+    """Hand a checkpoint to Ray Train, which stores it while training goes on; the last one is waited for."""
+    progress, spec = loop.progress, loop.spec
+    directory = Path(tempfile.mkdtemp(prefix="sidmill-checkpoint-"))
+    mine = checkpoint.save_state(
+        directory,
+        loop.trainable.module,
+        loop.optimizer,
+        checkpoint.Record(
+            loop.trainable.identity, progress.cursor, progress.step, progress.history, begun=progress.begun
+        ),
+        rank=loop.setting.rank,
+        sharding=spec.sharding,
+        whole=last or not spec.sharding,
+    )
+    ray.train.report(
+        {"identity": dict(loop.trainable.identity), "history": progress.history},
+        checkpoint=ray.train.Checkpoint.from_directory(str(directory)) if mine else None,
+        checkpoint_dir_name=f"step-{progress.step:09d}",
+        checkpoint_upload_mode=CheckpointUploadMode.SYNC if last else CheckpointUploadMode.ASYNC,
+        delete_local_checkpoint_after_upload=True,
+    )
 
 
-@contextmanager
-def _scratch(wanted: bool) -> Iterator[Path | None]:
-    if not wanted:
-        yield None
+def _resume(loop: Loop, newest: ray.train.Checkpoint) -> None:
+    """Load the newest checkpoint of the run that is whole; where none is, training begins anew."""
+    for stored in _kept(newest):
+        try:
+            with stored.as_directory() as directory:
+                loop.load(Path(directory))
+        except (CheckpointDamaged, CheckpointException, FileNotFoundError):
+            continue
         return
-    with tempfile.TemporaryDirectory() as directory:
-        yield Path(directory)
 
 
-def _resume(trainable: Trainable[Any], stored: ray.train.Checkpoint) -> Progress:
-    """Load the run's last checkpoint into the module, if it is one of the same training."""
-    with stored.as_directory() as directory:
-        record = checkpoint.read_record(Path(directory))
-        checkpoint.require_same(stored.path, record.identity, trainable.identity)
-        checkpoint.load_weights(Path(directory), trainable.module)
-    return Progress(record.cursor, record.step, list(record.history))
-
-
-def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+def _kept(newest: ray.train.Checkpoint) -> list[ray.train.Checkpoint]:
+    """The checkpoints that lie beside the newest one, newest first."""
+    files, folder = newest.filesystem, str(Path(newest.path).parent)
+    found = files.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True))
+    names = sorted((each.path for each in found if each.base_name.startswith("step-")), reverse=True)
+    return [ray.train.Checkpoint(path, files) for path in names]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.checkpoint import RECORD, WEIGHTS, load_generator, save
+from training.checkpoint import RECORD, WEIGHTS, Record, load_generator, save
 from training.errors import CheckpointDamaged, VocabularyMismatch
 from training.generator import Generator
 from training.histories import Plan
@@ -19,7 +19,7 @@ PLAN = Plan("r-1", buckets=1, sizes=(3, 4), batch_size=2, max_events=4)
 def saved(directory: Path) -> Generator:
     spec = GeneratorSpec(dim=16, layers=1, heads=2, kv_heads=1, ff=8, max_events=4)
     trainable = NextCode(spec, PLAN, lambda _: None, "vocabulary-a", release="r-1", recipe="recipe-a")
-    save(directory, trainable.module, trainable.identity, Cursor(PLAN.hash, 2, 7), 11, [{"loss": 0.1}])
+    save(directory, trainable.module, Record(trainable.identity, Cursor(PLAN.hash, 2, 7), 11, [{"loss": 0.1}]))
     return trainable.generator
 
 
@@ -27,7 +27,7 @@ def test_a_model_comes_back_with_its_record(tmp_path: Path) -> None:
     before = saved(tmp_path)
     after, record = load_generator(tmp_path, "vocabulary-a")
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
-    assert (after.spec, after.layout, after.vocabulary) == (before.spec, before.layout, "vocabulary-a")
+    assert (after.spec, after.sizes, after.vocabulary) == (before.spec, before.sizes, "vocabulary-a")
     assert not after.training
     assert record.cursor == Cursor(PLAN.hash, 2, 7)
     assert (record.step, record.history) == (11, [{"loss": 0.1}])

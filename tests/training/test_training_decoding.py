@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from tokenizer.trie import Trie
 from tokenizer.trie_masks import TrieMasks
 from training.decoding import beam_search
+from training.events import Events, gathered
 from training.generator import Generator
+from training.models import ARCHITECTURES, build_generator
 from training.spec import GeneratorSpec
 from training.trie_tensors import TrieTensors
 
@@ -33,47 +35,53 @@ def whole(trie: Trie) -> TrieTensors:
     return TrieTensors(TrieMasks.of(trie))
 
 
-def model_of(seed: int) -> Generator:
+def model_of(seed: int, architecture: str = "rq_transformer") -> Generator:
     """A generator whose scores differ enough to be ranked the same way in two orders of summation."""
-    model = Generator(SPEC, SIZES, "v", seed)
+    spec = SPEC.model_copy(update={"architecture": architecture})
+    model = build_generator(spec, SIZES, "v", seed)
     with torch.no_grad():
         for head in model.heads:
             head.weight.mul_(20)
     return model.eval()
 
 
-def histories(model: Generator, lengths: list[int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def histories(lengths: list[int], seed: int) -> Events:
     rng = np.random.default_rng(seed)
     codes = rng.integers(0, SIZES, size=(sum(lengths), len(SIZES)))
-    bounds = np.cumsum([0, *lengths]).astype(np.int64)
-    feedback = rng.integers(0, 2, sum(lengths))
-    tokens, marks, _ = model.layout.sequences(codes, feedback, bounds[:-1], bounds[1:])
-    return torch.from_numpy(tokens), torch.from_numpy(marks)
+    first = np.cumsum([0, *lengths])[:-1]
+    rows = first[:, None] + np.arange(max(lengths))[None, :]
+    return gathered(codes, rng.integers(0, 2, sum(lengths)), rows, np.array(lengths))
+
+
+def one(events: Events, user: int) -> Events:
+    """The history of one user, without padding."""
+    length = int(events.lengths[user])
+    rows = slice(user, user + 1)
+    return Events(events.codes[rows, :length], events.kinds[rows, :length], events.lengths[rows])
 
 
 @torch.no_grad()
-def score_all(model: Generator, trie: Trie, tokens: torch.Tensor, feedback: torch.Tensor) -> npt.NDArray[np.float64]:
-    """log p of every item after every history, one full pass each; (B, N)."""
-    scores = np.empty((len(tokens), len(trie)))
-    for user in range(len(tokens)):
-        length = int((tokens[user] != model.layout.pad).sum())
+def score_all(model: Generator, trie: Trie, events: Events) -> npt.NDArray[np.float64]:
+    """log p of every item after every history, one full pass each, as in training; (B, N)."""
+    scores = np.empty((len(events.lengths), len(trie)))
+    for user in range(len(scores)):
+        known = one(events, user)
+        target = torch.arange(known.codes.shape[1] + 1)[None] == known.lengths
+        kinds = torch.cat([known.kinds, torch.zeros(1, 1, dtype=torch.long)], dim=1)
         for row, codes in enumerate(trie.codes().tolist()):
-            known, mark = tokens[user : user + 1, :length], feedback[user : user + 1, :length]
-            total = 0.0
-            for level, code in enumerate(codes):
-                hidden, _ = model.encode(known, mark)
-                total += model.logits(level, hidden[0, -1]).log_softmax(-1)[code].item()
-                known = torch.cat([known, torch.tensor([[code + int(model.layout.offsets[level])]])], dim=1)
-                mark = torch.cat([mark, torch.zeros(1, 1, dtype=torch.long)], dim=1)
-            scores[user, row] = total
+            item = torch.tensor(codes).view(1, 1, -1)
+            whole = Events(torch.cat([known.codes, item], dim=1), kinds, known.lengths + 1)
+            logp = [each[0].log_softmax(-1) for each in model(whole, target)]
+            scores[user, row] = sum(each[code].item() for each, code in zip(logp, codes, strict=True))
     return scores
 
 
-def test_with_a_beam_for_each_item_the_search_is_exhaustive() -> None:
-    model, trie = model_of(0), trie_of(25, 0)
-    tokens, feedback = histories(model, [3, 0, 5], 0)
-    expected = score_all(model, trie, tokens, feedback)
-    rows, scores = beam_search(model, whole(trie), tokens, feedback, beams=30)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_with_a_beam_for_each_item_the_search_is_exhaustive(architecture: str) -> None:
+    model, trie = model_of(0, architecture), trie_of(25, 0)
+    events = histories([3, 0, 5], 0)
+    expected = score_all(model, trie, events)
+    rows, scores = beam_search(model, whole(trie), events, beams=30)
     assert (rows[:, 25:] == -1).all()
     assert np.isneginf(scores[:, 25:]).all()
     np.testing.assert_array_equal(rows[:, :25], np.argsort(-expected, axis=1))
@@ -82,10 +90,10 @@ def test_with_a_beam_for_each_item_the_search_is_exhaustive() -> None:
 
 def test_excluding_items_leaves_the_exhaustive_ranking_of_the_rest() -> None:
     model, trie = model_of(1), trie_of(20, 1)
-    tokens, feedback = histories(model, [2, 4], 1)
+    events = histories([2, 4], 1)
     exclude: list[Ints] = [np.array([3, 3, -1, 17, 0]), np.arange(12)]
-    expected = score_all(model, trie, tokens, feedback)
-    rows, _ = beam_search(model, whole(trie), tokens, feedback, 20, exclude)
+    expected = score_all(model, trie, events)
+    rows, _ = beam_search(model, whole(trie), events, 20, exclude)
     for user, seen in enumerate(exclude):
         order = [row for row in np.argsort(-expected[user]) if row not in seen]
         assert rows[user, : len(order)].tolist() == order
@@ -106,11 +114,11 @@ def test_no_barred_item_appears_and_no_place_stays_empty(
 ) -> None:
     """Filters for everybody and items seen by one user, against sets; also where items share SIDs."""
     model, trie = model_of(2), trie_of(items, seed, shared)
-    tokens, feedback = histories(model, [3, 6], seed)
+    events = histories([3, 6], seed)
     rng = np.random.default_rng(seed)
     exclude = [rng.permutation(items)[:count] for count in seen]
     filtered = TrieTensors(TrieMasks.of(trie, np.array(allowed[:items], bool)))
-    rows, scores = beam_search(model, filtered, tokens, feedback, beams, exclude)
+    rows, scores = beam_search(model, filtered, events, beams, exclude)
     for user, gone in enumerate(exclude):
         good = {row for row in range(items) if allowed[row]} - set(gone.tolist())
         found = rows[user][rows[user] >= 0].tolist()
@@ -121,9 +129,9 @@ def test_no_barred_item_appears_and_no_place_stays_empty(
 
 def test_items_that_share_a_sid_share_its_place() -> None:
     model, trie = model_of(3), trie_of(40, 3, shared=True)
-    tokens, feedback = histories(model, [2, 4], 3)
-    expected = score_all(model, trie, tokens, feedback)
-    rows, scores = beam_search(model, whole(trie), tokens, feedback, 45)
+    events = histories([2, 4], 3)
+    expected = score_all(model, trie, events)
+    rows, scores = beam_search(model, whole(trie), events, 45)
     assert trie.shared > 2
     for user in range(2):
         order = np.lexsort((np.arange(40), -np.round(expected[user], 4)))
@@ -134,10 +142,10 @@ def test_items_that_share_a_sid_share_its_place() -> None:
 
 def test_a_filter_leaves_the_exhaustive_ranking_of_the_rest() -> None:
     model, trie = model_of(6), trie_of(30, 6)
-    tokens, feedback = histories(model, [2, 4], 6)
+    events = histories([2, 4], 6)
     allowed = np.random.default_rng(6).random(30) < 0.4
-    expected = score_all(model, trie, tokens, feedback)
-    rows, _ = beam_search(model, TrieTensors(TrieMasks.of(trie, allowed)), tokens, feedback, 30)
+    expected = score_all(model, trie, events)
+    rows, _ = beam_search(model, TrieTensors(TrieMasks.of(trie, allowed)), events, 30)
     for user in range(2):
         order = [row for row in np.argsort(-expected[user]).tolist() if allowed[row]]
         assert rows[user, : len(order)].tolist() == order
@@ -174,33 +182,31 @@ def test_tensors_say_what_arrays_say(sizes: tuple[int, ...], items: int, seed: i
 
 
 def test_scores_are_probabilities_of_the_model_not_of_the_valid_items() -> None:
-    model, tokens = model_of(3), histories(model_of(3), [4], 3)
+    model, events = model_of(3), histories([4], 3)
     few, many = trie_of(5, 0), trie_of(40, 0)
-    _, scores = beam_search(model, whole(many), *tokens, beams=40)
+    _, scores = beam_search(model, whole(many), events, beams=40)
     assert np.exp(scores.astype(np.float64)).sum() < 1.0
     shared = many.lookup(few.codes())
-    rows, scores_few = beam_search(model, whole(few), *tokens, beams=5)
-    rows_many, scores_many = beam_search(model, whole(many), *tokens, beams=40)
+    rows, scores_few = beam_search(model, whole(few), events, beams=5)
+    rows_many, scores_many = beam_search(model, whole(many), events, beams=40)
     score = dict(zip(rows_many[0].tolist(), scores_many[0].tolist(), strict=True))
     for row, value in zip(rows[0].tolist(), scores_few[0].tolist(), strict=True):
         if shared[row] >= 0:
             assert score[int(shared[row])] == pytest.approx(value, abs=1e-3)
 
 
-def test_a_history_is_searched_the_same_alone_and_in_a_batch() -> None:
-    model, trie = model_of(4), trie_of(30, 4)
-    tokens, feedback = histories(model, [1, 7, 4], 4)
-    together, _ = beam_search(model, whole(trie), tokens, feedback, 6)
-    for user, events in enumerate([1, 7, 4]):
-        length = 1 + events * len(SIZES)
-        alone, _ = beam_search(
-            model, whole(trie), tokens[user : user + 1, :length], feedback[user : user + 1, :length], 6
-        )
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_history_is_searched_the_same_alone_and_in_a_batch(architecture: str) -> None:
+    model, trie = model_of(4, architecture), trie_of(30, 4)
+    events = histories([1, 7, 4], 4)
+    together, _ = beam_search(model, whole(trie), events, 6)
+    for user in range(3):
+        alone, _ = beam_search(model, whole(trie), one(events, user), 6)
         np.testing.assert_array_equal(alone[0], together[user])
 
 
 def test_seen_items_outside_the_release_exclude_nothing() -> None:
     model, trie = model_of(5), trie_of(9, 5)
-    tokens, feedback = histories(model, [2], 5)
-    rows, _ = beam_search(model, whole(trie), tokens, feedback, 9, [np.array([-1, -1])])
+    events = histories([2], 5)
+    rows, _ = beam_search(model, whole(trie), events, 9, [np.array([-1, -1])])
     assert sorted(rows[0].tolist()) == list(range(9))

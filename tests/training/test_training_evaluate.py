@@ -14,7 +14,7 @@ from training.evaluate import EvaluationCases, evaluate
 from training.generator import Generator
 from training.histories import Plan
 from training.next_code import NextCode
-from training.spec import EvaluateSpec, GeneratorSpec
+from training.spec import EvaluateSpec, GeneratorSpec, TrainSpec
 from training.trainable import Cursor
 
 SIZES = (4, 4)
@@ -63,7 +63,7 @@ def learned() -> Generator:
             "codes": pa.array(CODES[items.reshape(-1)].tolist(), pa.list_(pa.int32())),
         }
     )
-    spec = GeneratorSpec(dim=32, layers=2, heads=2, kv_heads=1, ff=64, dropout=0.0, max_events=10)
+    spec = GeneratorSpec(dim=32, layers=1, heads=2, kv_heads=1, ff=64, dropout=0.0, max_events=10)
     plan = Plan("walks", buckets=1, sizes=SIZES, batch_size=32, max_events=10)
     task = NextCode(spec, plan, lambda _: table, "v", release="r-1", recipe="recipe")
     optimizer = torch.optim.AdamW(task.module.parameters(), lr=5e-3)
@@ -131,6 +131,9 @@ def test_without_a_case_there_is_no_figure(trie: Trie, learned: Generator) -> No
         (GeneratorSpec, {"dim": 36, "heads": 4}, "multiple of 2"),
         (GeneratorSpec, {"heads": 4, "kv_heads": 3}, "no multiple"),
         (GeneratorSpec, {"depth": 4}, "Extra inputs"),
+        (GeneratorSpec, {"experts": 2, "experts_per_token": 3}, "more experts than there are"),
+        (GeneratorSpec, {"separators": True}, "leave it out"),
+        (TrainSpec, {"temperature": 0.5}, 'objective = "ranking"'),
     ],
 )
 def test_a_spec_that_cannot_work_is_refused(spec: type, values: dict[str, int], remedy: str) -> None:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.errors import CheckpointMismatch, SequencesInvalid
-from training.histories import Batch, Plan, batches, cut
-from training.tokens import TokenLayout
+from training.events import OF_ONE_EVENT, SHOWN
+from training.histories import Batch, Plan, Pool, Windows, batches, cut, window_rows
 from training.trainable import Cursor
 
 SIZES = (5, 7)
@@ -129,24 +129,70 @@ def test_seed_and_epoch_change_the_order_and_nothing_else_does() -> None:
     assert event_ids(read(other, buckets, 1)) != first
 
 
-def test_tokens_are_the_codes_of_the_window_in_time_order() -> None:
+@pytest.mark.parametrize("positive_only", [False, True])
+def test_events_are_those_of_the_window_in_time_order(positive_only: bool) -> None:
     buckets = Buckets([[10, 4]])
-    plan = plan_of(buckets, batch_size=1, max_events=6)
-    layout = TokenLayout(SIZES)
-    by_id = {row["event_id"]: (index, row) for index, row in enumerate(buckets(0).to_pylist())}
-    rows = buckets(0).to_pylist()
+    plan = plan_of(buckets, batch_size=1, positive_only=positive_only, behaviours=("click",))
+    rows = [row for row in buckets(0).to_pylist() if not (positive_only and shown(row))]
+    by_id = {row["event_id"]: index for index, row in enumerate(rows)}
     for batch, _ in read(plan, buckets, 1)[0]:
-        last, _ = by_id[batch.event_ids[-1].as_py()]
+        last = by_id[batch.event_ids[-1].as_py()]
         place = int(torch.nonzero(batch.targets[0]).max())
-        assert batch.tokens[0, 0] == layout.bos
         for event in range(place + 1):
             row = rows[last - place + event]
-            expected = [code + int(offset) for code, offset in zip(row["codes"], layout.offsets, strict=True)]
-            negative = row["event_type"] == "impression" or bool(row["impression"])
-            where = slice(1 + 2 * event, 3 + 2 * event)
-            assert batch.tokens[0, where].tolist() == expected
-            assert batch.feedback[0, where].tolist() == [int(negative)] * 2
-            assert not (negative and batch.targets[0, event])
+            assert batch.events.codes[0, event].tolist() == row["codes"]
+            assert batch.events.kinds[0, event] == (SHOWN if shown(row) else OF_ONE_EVENT)
+            assert not (shown(row) and batch.targets[0, event])
+
+
+def shown(row: dict[str, object]) -> bool:
+    return row["event_type"] == "impression" or bool(row["impression"])
+
+
+def test_only_fresh_events_are_targets_of_a_training_that_goes_on() -> None:
+    buckets = Buckets([[10, 4], [8]])
+    fresh = [table.num_rows // 2 for table in buckets.tables]
+    marked = [
+        pa.array([row >= half for row in range(table.num_rows)])
+        for table, half in zip(buckets.tables, fresh, strict=True)
+    ]
+    buckets.tables = [t.append_column("fresh", column) for t, column in zip(buckets.tables, marked, strict=True)]
+    wanted = [r["event_id"] for t in buckets.tables for r in t.to_pylist() if r["fresh"] and not shown(r)]
+    assert Counter(event_ids(read(plan_of(buckets, fresh_only=True), buckets, 2))) == Counter(wanted)
+
+
+def test_one_target_ends_each_window() -> None:
+    buckets = Buckets([[20, 3], [9]])
+    ranks = read(plan_of(buckets, one_target=True), buckets, 2)
+    assert Counter(event_ids(ranks)) == Counter(buckets.positives())
+    for batch, _ in (each for rank in ranks for each in rank):
+        lengths = batch.events.lengths
+        assert (batch.targets.sum(dim=1) == (lengths > 0)).all()
+        assert all(batch.targets[row, length - 1] for row, length in enumerate(lengths.tolist()) if length)
+
+
+@given(
+    lengths=st.lists(st.integers(0, 40), min_size=1, max_size=4),
+    shown_share=st.floats(0, 1),
+    long_events=st.integers(0, 9),
+    seed=st.integers(0, 99),
+)
+def test_long_term_events_are_spread_over_the_positive_ones_before(
+    lengths: list[int], shown_share: float, long_events: int, seed: int
+) -> None:
+    draw = np.random.default_rng(seed)
+    users = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    kinds = (draw.random(users[-1]) < shown_share).astype(np.int64)
+    pool = Pool(np.zeros((len(kinds), 2), np.int32), kinds, kinds == 0, pa.nulls(len(kinds), pa.string()), users)
+    start = np.array([draw.integers(a, b + 1) for a, b in pairwise(users)])
+    stop = np.array([draw.integers(a, b + 1) for a, b in zip(start, users[1:], strict=True)])
+    rows, counts = window_rows(pool, Windows(users[:-1], start, stop, stop), long_events)
+    for user, (first, a, b) in enumerate(zip(users[:-1], start, stop, strict=True)):
+        before = [row for row in range(first, a) if kinds[row] != SHOWN]
+        some = min(long_events, len(before))
+        spread = [before[(2 * at + 1) * len(before) // (2 * some)] for at in range(some)]
+        assert rows[user, : counts[user]].tolist() == [*spread, *range(a, b)]
+        assert not rows[user, counts[user] :].any()
 
 
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=6), max_events=st.integers(2, 16))
@@ -188,8 +234,14 @@ def test_codes_of_another_codebook_are_refused(sizes: tuple[int, ...], message: 
 def test_padding_stands_on_the_right_and_is_never_a_target() -> None:
     buckets = Buckets([[6, 2, 1]])
     ((batch, _),) = read(plan_of(buckets, batch_size=8), buckets, 1)[0]
-    pad = TokenLayout(SIZES).pad
-    for row in batch.tokens.tolist():
-        assert all(a != pad or b == pad for a, b in pairwise(row))
-    events = batch.tokens[:, 1:].reshape(*batch.targets.shape, len(SIZES))
-    assert not (batch.targets & (events == pad).any(dim=2)).any()
+    padding = torch.arange(batch.targets.shape[1]) >= batch.events.lengths[:, None]
+    assert not (batch.targets & padding).any()
+    assert not batch.events.codes[padding].any()
+
+
+def test_little_is_padding_where_lengths_differ_much() -> None:
+    lengths = np.random.default_rng(0).geometric(0.1, 4000).clip(1, 60).tolist()
+    buckets = Buckets([lengths[:2000], lengths[2000:]])
+    (steps,) = read(plan_of(buckets, batch_size=64, max_events=50), buckets, 1)
+    real = sum(int(batch.events.lengths.sum()) for batch, _ in steps)
+    assert real / sum(batch.targets.numel() for batch, _ in steps) >= 0.9

@@ -1,0 +1,97 @@
+"""Decodes the codes of one event after what came before it: the second half of all generators but `decoder`.
+
+Shape suffixes as in `training.generator`, and S positions of the memory, G key/value heads, P head width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from training.generator import Generator
+from training.models.layers import KeysValues, Queries, SelfAttention, Turn, feed_forward, rotation
+from training.spec import GeneratorSpec
+
+
+class CodeBlock(nn.Module):
+    """Attention to a memory where there is one, to the codes before, and feed-forward; pre-norm and residual."""
+
+    def __init__(self, spec: GeneratorSpec, memory: bool) -> None:
+        super().__init__()
+        self.cross = Queries(spec) if memory else None
+        self.cross_norm = nn.RMSNorm(spec.dim) if memory else None
+        self.attention_norm, self.ff_norm = nn.RMSNorm(spec.dim), nn.RMSNorm(spec.dim)
+        self.attention, self.feed_forward = SelfAttention(spec), feed_forward(spec)
+        self.dropout = nn.Dropout(spec.dropout)
+
+    def forward(
+        self, x_BELD: Tensor, turn: Turn, past: KeysValues | None, memory: Memory | None, depth: int
+    ) -> tuple[Tensor, KeysValues]:
+        """x (B, E, L, D): each of E events sees its own codes; keys and values of those are (B * E, G, l, P)."""
+        batch, events, levels, dim = x_BELD.shape
+        if memory is not None:
+            assert self.cross is not None
+            assert self.cross_norm is not None
+            asked = self.cross_norm(x_BELD).view(batch, events * levels, dim)
+            x_BELD = x_BELD + self.dropout(memory.asked_by(self.cross, asked, depth).view(x_BELD.shape))
+        own = self.attention_norm(x_BELD).view(batch * events, levels, dim)
+        mixed, present = self.attention(own, turn, past)
+        x_BELD = x_BELD + self.dropout(mixed.view(x_BELD.shape))
+        return x_BELD + self.dropout(self.feed_forward(self.ff_norm(x_BELD))), present
+
+
+class Memory:
+    """Keys and values of a history: one pair for each block, or one for all; `mask` (B or 1, 1, T or 1, S) bool says
+    what the T tokens that ask may see, and `turn` where they stand, if places count."""
+
+    def __init__(self, pairs: list[KeysValues], mask: Tensor, turn: Turn | None = None) -> None:
+        self.pairs, self.mask, self.turn = pairs, mask, turn
+
+    def asked_by(self, queries: Queries, x_BTD: Tensor, depth: int) -> Tensor:
+        """What the queries of block number `depth` find."""
+        return queries.attend(x_BTD, self.pairs[depth % len(self.pairs)], self.turn, self.mask, causal=False)
+
+
+class CodeDecoder(nn.Module):
+    """Blocks over the tokens of an event: what it starts with, then all its codes but the last."""
+
+    def __init__(self, spec: GeneratorSpec, blocks: int, memory: bool) -> None:
+        super().__init__()
+        self.width = spec.dim // spec.heads
+        self.blocks = nn.ModuleList(CodeBlock(spec, memory) for _ in range(blocks))
+        self.norm, self.dropout = nn.RMSNorm(spec.dim), nn.Dropout(spec.dropout)
+
+    def forward(
+        self, x_BELD: Tensor, memory: Memory | None = None, past: list[KeysValues] | None = None
+    ) -> tuple[Tensor, list[KeysValues]]:
+        """States (B, E, L, D) of the tokens, the first of which stands behind those of `past`; and the new past."""
+        before = 0 if past is None else past[0][0].shape[2]
+        turn = rotation(torch.arange(before, before + x_BELD.shape[2], device=x_BELD.device)[None], self.width)
+        x_BELD, cache = self.dropout(x_BELD), []
+        for depth, block in enumerate(self.blocks):
+            x_BELD, present = block(x_BELD, turn, None if past is None else past[depth], memory, depth)
+            cache.append(present)
+        return self.norm(x_BELD), cache
+
+
+class CodeReading:
+    """See Reading: each beam has the keys and values of its own codes, and beams share the memory."""
+
+    def __init__(self, model: Generator, decoder: CodeDecoder, start_B1D: Tensor, memory: Memory | None = None) -> None:
+        self._model, self._decoder, self._memory = model, decoder, memory
+        states, self._past = decoder(start_B1D.unsqueeze(2), memory)
+        self.hidden: Tensor = states[:, :, 0]
+
+    def extend(self, level: int, parents_BW: Tensor, codes_BW: Tensor) -> None:
+        """See Reading."""
+        batch, before = len(parents_BW), self.hidden.shape[1]
+        rows = (torch.arange(batch, device=parents_BW.device)[:, None] * before + parents_BW).flatten()
+        past = [(keys[rows], values[rows]) for keys, values in self._past]
+        x_BWD = self._model.embed(codes_BW.unsqueeze(-1), level).squeeze(2)
+        states, self._past = self._decoder(x_BWD.unsqueeze(2), self._memory, past)
+        self.hidden = states[:, :, 0]
+
+
+def with_codes(model: Generator, start: Tensor, codes: Tensor) -> Tensor:
+    """Tokens (..., L, D) of events: what they start with (..., D), then their codes (..., L) but the last."""
+    return torch.cat([start.unsqueeze(-2), model.embed(codes[..., :-1])], dim=-2)

@@ -1,0 +1,56 @@
+"""`encoder_decoder`: TIGER's (arXiv 2305.05065). An encoder reads a history's codes, a decoder writes the next SID.
+
+The encoder sees the whole history from both sides, so a history serves one target alone: a window of the log loader
+ends with it. Positions are rotary where TIGER's T5 has relative biases.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from training.events import Events
+from training.generator import Generator
+from training.models.code_decoder import CodeDecoder, CodeReading, Memory, with_codes
+from training.models.layers import Block, KeyValue, rotation
+
+
+class EncoderDecoder(Generator):
+    """`layers` blocks over the codes of the history, `code_layers` over those of the next event."""
+
+    def _build(self) -> None:
+        self.blocks = nn.ModuleList(Block(self.spec, causal=False) for _ in range(self.spec.layers))
+        self.memories = nn.ModuleList(KeyValue(self.spec) for _ in range(self.spec.code_layers))
+        self.code_decoder = CodeDecoder(self.spec, self.spec.code_layers, memory=True)
+
+    @property
+    def one_target(self) -> bool:
+        """See Generator."""
+        return True
+
+    def states(self, events: Events, targets_BE: Tensor) -> Tensor:
+        """See Generator. Raises ValueError where a history has more than one target."""
+        rows, places = torch.nonzero(targets_BE, as_tuple=True)
+        if (rows[1:] == rows[:-1]).any():
+            raise ValueError("encoder_decoder reads a history for one target; cut one window for each")
+        before = Events(events.codes[rows], events.kinds[rows], places)
+        start = self.start.expand(len(rows), 1, -1)
+        x_N1LD = with_codes(self, start, events.codes[targets_BE].unsqueeze(1))
+        return self.code_decoder(x_N1LD, self._encode(before))[0].squeeze(1)  # type: ignore[no-any-return]
+
+    def read(self, events: Events) -> CodeReading:
+        """See Generator."""
+        return CodeReading(self, self.code_decoder, self.start.expand(len(events.lengths), 1, -1), self._encode(events))
+
+    def _encode(self, events: Events) -> Memory:
+        """Keys and values of BOS and the codes of the events that count."""
+        x_BELD = self.embed(events.codes) + self.kinds(events.kinds)[:, :, None]
+        start = self.start.expand(len(x_BELD), 1, -1)
+        x_BSD = self.dropout(torch.cat([start, x_BELD.flatten(1, 2)], dim=1))
+        places = torch.arange(x_BSD.shape[1], device=x_BSD.device)[None]
+        seen = (places <= events.lengths[:, None] * self.levels)[:, None, None]
+        turn = rotation(places, self.spec.dim // self.spec.heads)
+        for block in self.blocks:
+            x_BSD, _ = block(x_BSD, turn, mask=seen)
+        x_BSD = self.norm(x_BSD)
+        return Memory([memory(x_BSD) for memory in self.memories], seen)

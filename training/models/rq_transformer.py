@@ -1,0 +1,47 @@
+"""`rq_transformer`: a transformer over events, and a small one over the codes of the next (arXiv 2203.01941).
+
+An event is one position, whatever the number of its codes, so histories are a third as long as those of `decoder`
+at three codes, and beams go on from one state.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from training.events import Events
+from training.generator import Generator
+from training.models.code_decoder import CodeDecoder, CodeReading, with_codes
+from training.models.layers import Block, rotation
+
+
+class RqTransformer(Generator):
+    """`layers` blocks over events, `code_layers` over the codes of an event."""
+
+    def _build(self) -> None:
+        self.join = nn.Linear(self.levels * self.spec.dim, self.spec.dim, bias=False)
+        self.blocks = nn.ModuleList(Block(self.spec) for _ in range(self.spec.layers))
+        self.code_decoder = CodeDecoder(self.spec, self.spec.code_layers, memory=False)
+
+    def states(self, events: Events, targets_BE: Tensor) -> Tensor:
+        """See Generator."""
+        before_BED = self._context(events)[:, :-1]
+        start_ND = before_BED[targets_BE]
+        x_NLD = with_codes(self, start_ND, events.codes[targets_BE])
+        return self.code_decoder(x_NLD.unsqueeze(1))[0].squeeze(1)  # type: ignore[no-any-return]
+
+    def read(self, events: Events) -> CodeReading:
+        """See Generator."""
+        rows = torch.arange(len(events.lengths), device=events.lengths.device)
+        return CodeReading(self, self.code_decoder, self._context(events)[rows, events.lengths].unsqueeze(1))
+
+    def _context(self, events: Events) -> Tensor:
+        """The state after BOS and after each event, (B, 1 + E, D); what stands at padding is seen by none."""
+        codes_BED = self.join(self.embed(events.codes).flatten(2))
+        start = self.start.expand(len(codes_BED), 1, -1)
+        x_BED = self.dropout(torch.cat([start, codes_BED + self.embed_events(events)], dim=1))
+        places = torch.arange(x_BED.shape[1], device=x_BED.device)[None]
+        turn = rotation(places, self.spec.dim // self.spec.heads)
+        for block in self.blocks:
+            x_BED, _ = block(x_BED, turn)
+        return self.norm(x_BED)  # type: ignore[no-any-return]
