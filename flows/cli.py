@@ -154,6 +154,9 @@ def build_parser() -> argparse.ArgumentParser:
     representations.add_argument("data", type=Path, help="folder with amazon-beauty/ and movielens-posters/")
     representations.add_argument("only", nargs="*", help="names of the catalogues wanted (all)")
     representations.add_argument("--seeds", type=int, default=3, help="how many seeds (3)")
+    representations.add_argument(
+        "--behaviour", nargs="+", default=[], help="vectors from behaviour wanted, of sppmi, sasrec and both (all)"
+    )
     encoders = _benchmark(bench, "encoders", "texts and pictures a second through Ray Data beside the bare encoders")
     encoders.add_argument("data", type=Path, help="folder with amazon-beauty/ and movielens-posters/")
     encoders.add_argument("--items", type=_count, default=12_000, help="texts (12,000)")

@@ -24,7 +24,7 @@ from pipelines.spec import (
     TextSpec,
 )
 from tokenizer.spec import CodebookSpec, LevelSpec, RefitSpec
-from training.spec import EvaluateSpec, GeneratorSpec, TrainSpec
+from training.spec import EvaluateSpec, GeneratorSpec, ItemTowerSpec, TrainSpec
 
 
 class RecipeError(ValueError):
@@ -95,6 +95,7 @@ class Recipe(BaseModel):
     attributes: AttributesSpec | None = None
     coordinates: CoordinatesSpec | None = None
     collaborative: CollaborativeSpec | None = None
+    sasrec: ItemTowerSpec = ItemTowerSpec()
     fusion: FusionSpec = FusionSpec()
     codebook: CodebookSpec = CodebookSpec(levels=(LevelSpec(codes=256),) * 3)
     refit: RefitSpec | None = None

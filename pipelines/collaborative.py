@@ -20,10 +20,12 @@ FEWEST_ITEMS = 3
 
 @dataclass(frozen=True)
 class Factors:
-    """What a factorisation leaves: directions (n, dim) of the items it saw, how often each was met, and all together.
+    """What a fit leaves: directions (n, D) of the items it saw, how often each was met, and all together.
 
-    An item's vector is its row of the PMI matrix with those items, projected on the directions: the same for an item
-    of the fit as for one that came later, so later items are folded in and no vector moves.
+    An item's vector is its row of the PMI matrix with those items, projected on the directions. Those of a
+    factorisation (D = dim) give it to an item of the fit and to one that came later alike: later items are folded in
+    and no vector moves. Those of a sequence model (pipelines/tower.py) stand in their place (`sasrec`) or after them
+    (`both`), and bring a later item near to where the model would have put it; parts of a vector then have length 1.
     """
 
     spec: CollaborativeSpec
@@ -33,22 +35,29 @@ class Factors:
 
     def fold(self, log: Histories) -> pl.DataFrame:
         """(item_id, vector) of the items of a log that were met beside items of the fit; no row for the others."""
+        vectors = np.asarray(self.rows(log) @ self.directions.astype(np.float64), np.float32)
+        if self.spec.method != "sppmi":
+            vectors = np.hstack([unit(part) for part in self._parts(vectors)])
+        lively = np.flatnonzero(vectors.any(axis=1))
+        return vectors_of([log.names[row] for row in lively], vectors[lively])
+
+    def rows(self, log: Histories) -> csr_matrix:
+        """The PMI of the items of a log with those of the fit, sparse float64 (names of the log, n)."""
         counts = log.counts(self.spec.window)
         known = np.array([self._row.get(name, -1) for name in log.names], np.int64)
         seen = counts[:, known >= 0].tocoo()
         place = known[known >= 0][seen.col]
         met = np.asarray(counts.sum(axis=1)).ravel()
-        information = _shifted_ppmi(seen.data, met[seen.row], self.met[place], self.met.sum(), self.spec.shift)
+        information = _shifted_ppmi(seen.data, met[seen.row], self.met[place], met.sum(), self.spec.shift)
         kept = information > 0
         shape = (len(log.names), len(self.names))
         rows = csr_matrix((information[kept], (seen.row[kept], place[kept])), shape=shape)
         rows.sort_indices()
-        vectors = np.asarray(rows @ self.directions.astype(np.float64), np.float32)
-        lively = np.flatnonzero(vectors.any(axis=1))
-        return pl.DataFrame(
-            {"item_id": [log.names[row] for row in lively], "vector": vectors[lively]},
-            schema={"item_id": pl.String, "vector": pl.Array(pl.Float32, self.spec.dim)},
-        )
+        return rows
+
+    def _parts(self, vectors: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """The part of the factorisation, where there is one, and that of the sequence model."""
+        return np.split(vectors, [self.spec.dim], axis=1) if self.spec.method == "both" else [vectors]
 
     @cached_property
     def _row(self) -> dict[str, int]:
@@ -60,7 +69,9 @@ class Factors:
             {
                 "item_id": pa.array(self.names, pa.string()),
                 "met": pa.array(self.met),
-                "direction": pa.FixedSizeListArray.from_arrays(pa.array(self.directions.ravel()), self.spec.dim),
+                "direction": pa.FixedSizeListArray.from_arrays(
+                    pa.array(self.directions.ravel()), self.directions.shape[1]
+                ),
             }
         ).replace_schema_metadata({"spec": json.dumps(self.spec.model_dump(mode="json"), sort_keys=True)})
         sink = pa.BufferOutputStream()
@@ -74,12 +85,13 @@ class Factors:
         spec = CollaborativeSpec.model_validate_json(table.schema.metadata[b"spec"])
         flat = table.column("direction").combine_chunks().flatten().to_numpy(zero_copy_only=False)
         names = tuple(table.column("item_id").to_pylist())
-        return cls(spec, names, flat.reshape(len(names), spec.dim), table.column("met").to_numpy())
+        return cls(spec, names, flat.reshape(len(names), -1), table.column("met").to_numpy())
 
 
 def describe_collaborative(spec: CollaborativeSpec) -> dict[str, Any]:
     """Everything but the log that decides these vectors."""
-    return {"encoder": "sppmi-svd", **spec.model_dump(mode="json")}
+    encoder = {"sppmi": "sppmi-svd", "sasrec": "sasrec", "both": "sppmi-svd+sasrec"}[spec.method]
+    return {"encoder": encoder, **spec.model_dump(mode="json")}
 
 
 def fit_factors(log: Histories, spec: CollaborativeSpec) -> Factors | None:
@@ -107,6 +119,20 @@ def fit_factors(log: Histories, spec: CollaborativeSpec) -> Factors | None:
     directions = np.zeros((len(log.names), spec.dim), np.float32)
     directions[:, :rank] = scaled
     return Factors(spec, log.names, directions, met)
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same directions with length 1; a vector of zeros stays one."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.where(norms == 0, 1, norms), np.float32)
+
+
+def vectors_of(items: list[str], vectors: NDArray[np.float32]) -> pl.DataFrame:
+    """(item_id, vector) of items and their vectors (n, D)."""
+    return pl.DataFrame(
+        {"item_id": items, "vector": vectors},
+        schema={"item_id": pl.String, "vector": pl.Array(pl.Float32, vectors.shape[1])},
+    )
 
 
 def _shifted_ppmi(

@@ -100,14 +100,17 @@ class CoordinatesSpec(_Spec):
 
 
 class CollaborativeSpec(_Spec):
-    """Truncated SVD of the shifted positive PMI of items that the same users interact with, before the cutoff.
+    """Vectors of items that the same users interact with before the cutoff: `sppmi`, `sasrec`, or `both` side by side.
 
-    Levy and Goldberg 2014. `user_cap` keeps the newest events of each user; `window` is how many of a user's
-    neighbouring events (in time) form pairs with an event. Rows flagged as impressions, and events of the types in
-    `exclude_events`, are no behaviour. A pair counts as the product of its events' weights: that of their type in
-    `event_weights` (1 where it is not named), halved with every `half_life_days` of age.
+    `sppmi` is the truncated SVD of the shifted positive PMI (Levy and Goldberg 2014), of `dim` dimensions; `sasrec` the
+    item embeddings of a SASRec, trained as the section of that name says. `user_cap` keeps the newest events of each
+    user; `window` is how many of a user's neighbouring events (in time) form pairs with an event. Rows flagged as
+    impressions, and events of the types in `exclude_events`, are no behaviour. A pair counts as the product of its
+    events' weights: that of their type in `event_weights` (1 where it is not named), halved with every
+    `half_life_days` of age.
     """
 
+    method: Literal["sppmi", "sasrec", "both"] = "sppmi"
     dim: int = Field(64, ge=1)
     window: int = Field(10, ge=1)
     user_cap: int = Field(500, ge=2)

@@ -135,25 +135,31 @@ class SasRecTrainable:
     """A Trainable: a fresh network and the histories it learns from, rows of items oldest first.
 
     A history of one event teaches nothing and is left out; of a longer one than `max_events` + 1 a stretch of that
-    length is drawn anew in each epoch.
+    length is drawn anew in each epoch. `start` are weights to go on from in place of fresh ones.
     """
 
     spec: SasRecSpec
     items: int
     histories: Sequence[Ints]
+    start: Mapping[str, Tensor] | None = None
 
     @cached_property
     def module(self) -> SasRec:
         """The network at its start."""
-        return SasRec(self.spec, self.items)
+        model = SasRec(self.spec, self.items)
+        if self.start is not None:
+            model.load_state_dict(self.start)
+        return model
 
     @cached_property
     def plan_hash(self) -> str:
-        """16 hex digits over the spec, the number of items and the histories."""
+        """16 hex digits over the spec, the number of items, the histories and the weights it starts from."""
         settings = {**self.spec.model_dump(mode="json", exclude={"epochs"}), "items": self.items}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for history in self.histories:
             digest.update(np.int64(len(history)).tobytes() + np.ascontiguousarray(history, np.int64).tobytes())
+        for name, weight in sorted((self.start or {}).items()):
+            digest.update(name.encode() + weight.numpy().tobytes())
         return digest.hexdigest()[:16]
 
     @property
@@ -214,13 +220,17 @@ OnEpoch = Callable[[SasRec, dict[str, float]], bool | None]
 
 
 def fit_sasrec(histories: Sequence[Ints], items: int, spec: SasRecSpec, on_epoch: OnEpoch | None = None) -> SasRec:
-    """Train in this process on one thread: the steps that one worker of Ray Train takes.
+    """Train in this process on one thread; `histories` hold rows of 0..items-1, oldest first."""
+    return train_here(SasRecTrainable(spec, items, histories), on_epoch)
 
-    `histories` hold rows of 0..items-1, oldest first. After each epoch `on_epoch` gets the model and {epoch, loss};
-    when it returns true the training ends. The model comes back ready to rank.
+
+def train_here(trainable: SasRecTrainable, on_epoch: OnEpoch | None = None) -> SasRec:
+    """The steps that one worker of Ray Train takes.
+
+    After each epoch `on_epoch` gets the model and {epoch, loss}; when it returns true the training ends. The model
+    comes back ready to rank.
     """
-    trainable = SasRecTrainable(spec, items, histories)
-    model, step = trainable.module, 0
+    model, spec, step = trainable.module, trainable.spec, 0
     optimizer = adamw(model, spec.learning_rate, spec.weight_decay)
     with one_thread(), torch.random.fork_rng(devices=[]):
         for epoch in range(spec.epochs):

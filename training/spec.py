@@ -155,3 +155,19 @@ class SasRecSpec(BaseModel):
         if self.dim % self.heads:
             raise ValueError(f"sasrec.dim={self.dim} is no multiple of sasrec.heads={self.heads}")
         return self
+
+
+class ItemTowerSpec(SasRecSpec):
+    """A SASRec trained for its item embeddings, by `workers` of Ray Train or in one task.
+
+    It is trained for `epochs` on older events, then `further_epochs` on all of them.
+    """
+
+    epochs: Positive = 12
+    further_epochs: Positive = 6
+    workers: Positive = 1
+
+    @property
+    def model(self) -> SasRecSpec:
+        """Shape and training of the network alone."""
+        return SasRecSpec.model_validate(self.model_dump(include=set(SasRecSpec.model_fields)))

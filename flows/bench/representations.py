@@ -8,7 +8,7 @@ they decode to.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -17,20 +17,23 @@ from numpy.typing import NDArray
 
 from flows.bench.catalogues import CATALOGUES, Catalogue
 from pipelines.behaviour import Histories, histories
-from pipelines.collaborative import fit_factors
 from pipelines.fuse import placed
 from pipelines.fusion.fit import fit_fusion
 from pipelines.fusion.modalities import COLLABORATIVE, Modality
 from pipelines.spec import CollaborativeSpec, FusionSpec
+from pipelines.tower import fit_collaborative
 from tokenizer.encode import Occupancy, assign_sids
 from tokenizer.families import quantizer_of
 from tokenizer.fit import fit_codebook
 from tokenizer.items import tie_keys
 from tokenizer.spec import CodebookSpec
 from tokenizer.work import one_thread
+from training.item_tower import item_towers
+from training.spec import ItemTowerSpec
 
 COLD, WINDOW, NEAR = 0.05, 5, (10, 50)
 LOG = CollaborativeSpec(min_events=1)
+BEHAVIOUR = ("sppmi", "sasrec", "both")
 METHODS = {
     "concat": FusionSpec(method="concat"),
     "contrastive": FusionSpec(method="contrastive"),
@@ -42,11 +45,13 @@ RESAMPLED = 200
 
 def run(options: argparse.Namespace) -> None:
     """A table for each catalogue that is there."""
+    if unknown := sorted(set(options.behaviour) - set(BEHAVIOUR)):
+        raise ValueError(f"--behaviour {' '.join(unknown)}: choose from {', '.join(BEHAVIOUR)}")
     for name, read in CATALOGUES.items():
         if not (options.data / name).is_dir():
             print(f"\n{options.data} has no folder {name}: left out")
         elif not options.only or name in options.only:
-            table(read(options.data), options.seeds)
+            table(read(options.data), options.seeds, options.behaviour or BEHAVIOUR)
 
 
 HEAD = (
@@ -63,7 +68,7 @@ HEAD = (
 )
 
 
-def table(catalogue: Catalogue, seeds: int) -> None:
+def table(catalogue: Catalogue, seeds: int, behaviour: Sequence[str]) -> None:
     """Mean over seeds, with the largest distance from it; the first hit-rate also with its 95 % interval."""
     found: dict[str, list[list[float]]] = {}
     width = 0.0
@@ -72,7 +77,7 @@ def table(catalogue: Catalogue, seeds: int) -> None:
         if seed == 0:
             cold = np.count_nonzero(world.cold[world.pairs[:, 0]])
             print(f"\n### {catalogue.name}: {len(catalogue.ids):,} items, {len(world.pairs):,} pairs, {cold:,} cold\n")
-        for name, vectors, crossed in world.representations():
+        for name, vectors, crossed in world.representations(behaviour):
             figures, interval = world.figures(vectors, crossed)
             found.setdefault(name, []).append(figures)
             width = max(width, interval)
@@ -101,6 +106,7 @@ class World:
         asked = self._log(later)
         self.pairs = self._rows(asked)[asked.pairs(WINDOW, asked.newest(1.0))]
         self.items = pl.DataFrame({"item_id": catalogue.ids})
+        self._trained: list[NDArray[np.float32]] | None = None
 
     def _log(self, taken: list[list[tuple[int, int]]]) -> Histories:
         rows = [(f"{user:07d}", time, row) for user, history in enumerate(taken) for time, row in history]
@@ -124,7 +130,9 @@ class World:
         place = {item: row for row, item in enumerate(self.catalogue.ids)}
         return np.array([place[name] for name in log.names], np.int64)
 
-    def representations(self) -> Iterator[tuple[str, Modality, tuple[Modality, Modality] | None]]:
+    def representations(
+        self, behaviour: Sequence[str]
+    ) -> Iterator[tuple[str, Modality, tuple[Modality, Modality] | None]]:
         """Name, vectors, and where there are pictures the vectors of text alone and of pictures alone."""
         everyone = np.ones(len(self.catalogue.ids), np.bool_)
         modalities = {"text": Modality(self.catalogue.text_vectors(), everyone)}
@@ -135,21 +143,38 @@ class World:
         if pictured.any():
             modalities["image"] = Modality(pictures, pictured)
         with one_thread():
-            factors = fit_factors(self.log, LOG)
-            assert factors is not None
-            modalities[COLLABORATIVE] = placed(self.items, factors.fold(self.log))
             yield from ((name, each, None) for name, each in modalities.items())
-            for name, spec in METHODS.items():
-                spec = spec.model_copy(update={"seed": self.seed})
-                since = self.log.newest(spec.recent)
-                before = {COLLABORATIVE: placed(self.items, factors.fold(self.log.where(self.log.time < since)))}
-                pairs = self._rows(self.log)[self.log.pairs(spec.pair_window, since)]
-                fusion = fit_fusion(modalities, spec, pairs, before)
-                crossed = None
-                if pictured.any():
-                    alone = [fusion.transform({kind: modalities[kind]}) for kind in ("text", "image")]
-                    crossed = Modality(*alone[0]), Modality(*alone[1])
-                yield name, Modality(*fusion.transform(modalities)), crossed
+            for method in behaviour:
+                yield from self._with_behaviour(method, modalities)
+
+    def _with_behaviour(
+        self, method: str, content: dict[str, Modality]
+    ) -> Iterator[tuple[str, Modality, tuple[Modality, Modality] | None]]:
+        """Vectors from behaviour of a method, alone and fused with content."""
+        since = self.log.newest(FusionSpec().recent)
+        made = fit_collaborative(self.log, LOG.model_copy(update={"method": method}), since, self._towers)
+        assert made is not None
+        modalities = {**content, COLLABORATIVE: placed(self.items, made.vectors)}
+        before = {COLLABORATIVE: placed(self.items, made.before)}
+        yield "collaborative" if method == "sppmi" else method, modalities[COLLABORATIVE], None
+        for name, spec in METHODS.items():
+            pairs = self._rows(self.log)[self.log.pairs(spec.pair_window, since)]
+            fusion = fit_fusion(modalities, spec.model_copy(update={"seed": self.seed}), pairs, before)
+            crossed = None
+            if "image" in modalities:
+                alone = [fusion.transform({kind: modalities[kind]}) for kind in ("text", "image")]
+                crossed = Modality(*alone[0]), Modality(*alone[1])
+            yield (
+                name if method == "sppmi" else f"{name}, {method}",
+                Modality(*fusion.transform(modalities)),
+                crossed,
+            )
+
+    def _towers(self, logs: list[list[NDArray[np.int64]]], items: int) -> list[NDArray[np.float32]]:
+        """Trained once for all methods."""
+        if self._trained is None:
+            self._trained = item_towers(logs, items, ItemTowerSpec(seed=self.seed))
+        return self._trained
 
     def figures(self, given: Modality, crossed: tuple[Modality, Modality] | None) -> tuple[list[float], float]:
         """The row of HEAD without its name, and half the width of the interval of its first figure."""

@@ -1,5 +1,7 @@
 """Behaviour: factors fitted with a codebook, vectors folded in on them, and what items users took together."""
 
+from functools import partial
+
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -7,17 +9,20 @@ from numpy.typing import NDArray
 from flows.run import Run
 from flows.snapshot import Snapshot, added_events
 from pipelines.behaviour import COLUMNS, Histories, LogSlice, histories
-from pipelines.collaborative import Factors, describe_collaborative, fit_factors
+from pipelines.collaborative import Factors, describe_collaborative
+from pipelines.compute import OnRay, connect
 from pipelines.embed import cached, store_vectors
 from pipelines.encoders.protocol import fingerprint
 from pipelines.fuse import placed
 from pipelines.fusion.modalities import COLLABORATIVE, Modality
 from pipelines.spec import CollaborativeSpec, FusionSpec
+from pipelines.tower import Collaborative, Train, fit_collaborative
 from storage.lake import Lake
 from storage.manifest import EncoderRef, Manifest
+from tokenizer.work import one_thread
 
 
-def fit_behaviour(run: Run, snapshot: Snapshot) -> tuple[dict[str, EncoderRef], Factors | None]:
+def fit_behaviour(run: Run, snapshot: Snapshot) -> tuple[dict[str, EncoderRef], Collaborative | None]:
     """Collaborative vectors of the visible log, and the factors that later items are folded in on.
 
     The reference holds the factors and the slices of the log that vectors on them were made from, oldest first.
@@ -26,18 +31,37 @@ def fit_behaviour(run: Run, snapshot: Snapshot) -> tuple[dict[str, EncoderRef], 
     if spec is None or log.version < 0:
         return {}, None
     details = describe_collaborative(spec)
+    if spec.method != "sppmi":
+        details["sasrec"] = run.recipe.sasrec.model_dump(mode="json", exclude={"workers"})
     with run.stage("behaviour") as view:
-        factors, vectors = run.compute.run(_factorised, run.lake, log, spec)
-        view.note(f"{vectors.height:,} items in the log before {log.cutoff:%Y-%m-%d}; {run.compute.name}")
-        if factors is None or vectors.height == 0:
+        made = _fitted_somewhere(run, log, spec)
+        rows = 0 if made is None else made.vectors.height
+        view.note(f"{rows:,} items in the log before {log.cutoff:%Y-%m-%d}; {run.compute.name}")
+        if made is None or not rows:
             return {}, None
-        blob = run.lake.blobs.put(factors.to_bytes())
+        blob = run.lake.blobs.put(made.factors.to_bytes())
         made_from = f"{log.content_hash}/on/{blob[:16]}"
         reference = EncoderRef(
             fingerprint=fingerprint(details), details={**details, "factors": blob, "slices": [made_from]}
         )
-        _store(run, reference, made_from, vectors)
-    return {COLLABORATIVE: reference}, factors
+        _store(run, reference, made_from, made.vectors)
+    return {COLLABORATIVE: reference}, made
+
+
+def _fitted_somewhere(run: Run, log: LogSlice, spec: CollaborativeSpec) -> Collaborative | None:
+    """In one task, or here over several workers of Ray Train where the run is on Ray and the recipe asks for them."""
+    tower, fusion = run.recipe.sasrec, run.recipe.fusion
+    if spec.method == "sppmi":
+        return run.compute.run(_fitted, run.lake, log, spec, fusion)
+    from training.item_tower import item_towers, item_towers_on_ray
+
+    if tower.workers == 1 or not isinstance(run.compute, OnRay):
+        return run.compute.run(_fitted, run.lake, log, spec, fusion, partial(item_towers, spec=tower))
+    connect(run.recipe.compute)
+    path = f"{run.lake.uri}/training"
+    train = partial(item_towers_on_ray, spec=tower, storage_path=path, progress=lambda line: run.say(f"    {line}"))
+    with one_thread():
+        return _fitted(run.lake, log, spec, fusion, train)
 
 
 def fold_new(
@@ -55,7 +79,8 @@ def fold_new(
     if not fresh:
         return encoders
     events = added_events(run.lake, parent, snapshot, COLUMNS).filter(pl.col("event_time") < snapshot.cutoff)
-    spec = CollaborativeSpec.model_validate({name: reference.details[name] for name in CollaborativeSpec.model_fields})
+    settings = {name: reference.details[name] for name in CollaborativeSpec.model_fields if name in reference.details}
+    spec = CollaborativeSpec.model_validate(settings)
     seen = histories(events, spec.model_copy(update={"min_events": 1}))
     often = dict(zip(seen.names, np.bincount(seen.item, minlength=len(seen.names)).tolist(), strict=True))
     enough = [item for item in fresh if often.get(item, 0) >= spec.min_events]
@@ -84,22 +109,23 @@ def behaviour_pairs(lake: Lake, reference: EncoderRef, items: list[str]) -> pl.D
 
 
 def taken_together(
-    lake: Lake, log: LogSlice, factors: Factors, items: pl.DataFrame, spec: FusionSpec
+    lake: Lake, log: LogSlice, made: Collaborative, items: pl.DataFrame, spec: FusionSpec
 ) -> tuple[NDArray[np.int64], dict[str, Modality]]:
     """Pairs of rows of `items` that the newest of the visible events join, and behaviour as it was before those."""
-    seen = histories(log.read(lake, COLUMNS), factors.spec)
-    since = seen.newest(spec.recent)
-    earlier = factors.fold(seen.where(seen.time < since))
-    before = Modality(np.zeros((items.height, factors.spec.dim), np.float32), np.zeros(items.height, np.bool_))
-    if earlier.height:
-        before = placed(items, earlier)
-    return _rows_of(seen, items, seen.pairs(spec.pair_window, since)), {COLLABORATIVE: before}
+    seen = histories(log.read(lake, COLUMNS), made.factors.spec)
+    width = len(made.vectors["vector"][0])
+    before = Modality(np.zeros((items.height, width), np.float32), np.zeros(items.height, np.bool_))
+    if made.before.height:
+        before = placed(items, made.before)
+    return _rows_of(seen, items, seen.pairs(spec.pair_window, seen.newest(spec.recent))), {COLLABORATIVE: before}
 
 
-def _factorised(lake: Lake, log: LogSlice, spec: CollaborativeSpec) -> tuple[Factors | None, pl.DataFrame]:
+def _fitted(
+    lake: Lake, log: LogSlice, spec: CollaborativeSpec, fusion: FusionSpec, train: Train | None = None
+) -> Collaborative | None:
+    """Fitted on the visible events, with vectors as of before the newest of them where the fusion learns from those."""
     seen = histories(log.read(lake, COLUMNS), spec)
-    factors = fit_factors(seen, spec)
-    return factors, pl.DataFrame() if factors is None else factors.fold(seen)
+    return fit_collaborative(seen, spec, None if fusion.method == "concat" else seen.newest(fusion.recent), train)
 
 
 def _store(run: Run, reference: EncoderRef, made_from: str, vectors: pl.DataFrame) -> None:

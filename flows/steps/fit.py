@@ -17,13 +17,13 @@ from flows.steps.embed import content_pairs
 from flows.steps.ingest import check_stage_budget
 from flows.steps.task import step
 from pipelines.behaviour import LogSlice
-from pipelines.collaborative import Factors
 from pipelines.compute import OnRay, connect
 from pipelines.embed import matrix
 from pipelines.fuse import FUSED, Gathered, fuse, gather
 from pipelines.fusion.fit import NO_PAIRS, fit_fusion
 from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.modalities import COLLABORATIVE, Modality
+from pipelines.tower import Collaborative
 from storage.catalogue import segments
 from storage.commit import Provenance, append
 from storage.lake import Lake
@@ -65,11 +65,11 @@ def basis_of(lake: Lake, manifest: Manifest) -> Basis:
 @step
 def fit(run: Run, snapshot: Snapshot, items: pl.DataFrame, encoders: dict[str, EncoderRef]) -> Basis:
     """Fit on the snapshot and store by hash; the same input gives the same basis."""
-    behaviour, factors = fit_behaviour(run, snapshot)
-    encoders = {**encoders, **behaviour}
+    references, behaviour = fit_behaviour(run, snapshot)
+    encoders = {**encoders, **references}
     gathered = gather_inputs(run, items, encoders)
     with run.stage("fit fusion") as view:
-        fusion = _fit_fusion(run, snapshot, gathered, factors)
+        fusion = _fit_fusion(run, snapshot, gathered, behaviour)
         blob = run.lake.blobs.put(fusion.to_bytes())
         rows = ", ".join(f"{name} {rows:,}" for name, rows in fusion.statistics["rows"].items())
         pairs = f", {fusion.statistics['pairs']:,} pairs" if "pairs" in fusion.statistics else ""
@@ -114,11 +114,11 @@ def refit(run: Run, items: pl.DataFrame, manifest: Manifest, spec: RefitSpec) ->
     return replace(basis, codebook=made.codebook, codebook_ref=reference), given
 
 
-def _fit_fusion(run: Run, snapshot: Snapshot, gathered: Gathered, factors: Factors | None) -> Fusion:
+def _fit_fusion(run: Run, snapshot: Snapshot, gathered: Gathered, made: Collaborative | None) -> Fusion:
     """In one task, or over several workers of Ray Train where the run is on Ray and the recipe asks for them."""
     spec, pairs, before = run.recipe.fusion, NO_PAIRS, dict[str, Modality]()
-    if factors is not None and spec.method != "concat":
-        pairs, before = run.compute.run(taken_together, run.lake, snapshot.log, factors, gathered.items, spec)
+    if made is not None and spec.method != "concat":
+        pairs, before = run.compute.run(taken_together, run.lake, snapshot.log, made, gathered.items, spec)
     if spec.workers == 1 or not isinstance(run.compute, OnRay):
         return run.compute.run(fit_fusion, gathered.modalities, spec, pairs, before)
     from flows.steps.fusion_on_ray import train_on_ray

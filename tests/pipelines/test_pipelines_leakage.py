@@ -1,6 +1,7 @@
 """Nothing fitted sees past the cutoff, and vectors from behaviour say what is taken together."""
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,19 @@ from pipelines.fuse import placed
 from pipelines.fusion.fit import fit_fusion
 from pipelines.fusion.modalities import Modality
 from pipelines.spec import CollaborativeSpec, FusionSpec
+from pipelines.tower import fit_collaborative
 from storage.commit import Provenance, append
 from storage.lake import Lake
 from storage.schemas import INTERACTIONS
 from tokenizer.encode import Occupancy, assign_sids
 from tokenizer.fit import fit_codebook
 from tokenizer.spec import CodebookSpec
+from training.item_tower import item_towers
+from training.spec import ItemTowerSpec
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 CUTOFF = START + timedelta(days=10)
+TOWER = ItemTowerSpec(dim=4, heads=2, ff=4, epochs=2, further_epochs=1, batch_size=4)
 FUSING = FusionSpec(dim=16, hidden=16, heads=2, epochs=1, steps=5, batch_size=64)
 
 
@@ -93,20 +98,31 @@ def test_two_futures_of_one_past_give_the_same_vectors_and_the_same_sids(
     assert len(set(map(tuple, made[0][2]))) == 15
 
 
-def sids_of(lake: Lake, log: LogSlice) -> tuple[bytes, bytes, list[list[int]]]:
+def test_nor_does_a_sequence_model_see_the_future(tmp_path: Path) -> None:
+    made = []
+    for user in (0, 1):
+        lake = Lake(str(tmp_path / str(user)))
+        append(lake, "interactions", events(history()), "past", Provenance("t", "r"))
+        rows = [(f"u{user}", f"i{(user + step) % 15}", CUTOFF + timedelta(hours=step)) for step in range(9)]
+        append(lake, "interactions", events(rows, arrival=CUTOFF), "future", Provenance("t", "r"))
+        made.append(sids_of(lake, LogSlice(lake.version("interactions"), CUTOFF, CUTOFF), "both"))
+    assert made[0] == made[1]
+
+
+def sids_of(lake: Lake, log: LogSlice, method: str = "sppmi") -> tuple[bytes, bytes, list[list[int]]]:
     """Collaborative vectors, fused vectors and SIDs of 15 items, made as a run makes them."""
-    spec = CollaborativeSpec(dim=4, window=3)
+    spec = CollaborativeSpec.model_validate({"dim": 4, "window": 3, "method": method})
     seen = histories(log.read(lake, COLUMNS), spec)
-    factors = fit_factors(seen, spec)
-    assert factors is not None
+    since = seen.newest(FUSING.recent)
+    behaviour = fit_collaborative(seen, spec, since, partial(item_towers, spec=TOWER))
+    assert behaviour is not None
     items = pl.DataFrame({"item_id": sorted(f"i{number}" for number in range(15))})
     text = np.random.default_rng(0).standard_normal((15, 6)).astype(np.float32)
     known = {
         "text": Modality(text, np.ones(15, np.bool_)),
-        "collaborative": placed(items, factors.fold(seen)),
+        "collaborative": placed(items, behaviour.vectors),
     }
-    since = seen.newest(FUSING.recent)
-    before = {"collaborative": placed(items, factors.fold(seen.where(seen.time < since)))}
+    before = {"collaborative": placed(items, behaviour.before)}
     row = {item: row for row, item in enumerate(items["item_id"])}
     pairs = np.array([row[name] for name in seen.names])[seen.pairs(FUSING.pair_window, since)]
     assert len(pairs)
