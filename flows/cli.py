@@ -166,7 +166,7 @@ def build_parser() -> argparse.ArgumentParser:
     recommendation.add_argument("data", type=Path, help="folder with amazon-beauty/")
     recommendation.add_argument("--dataset", default="amazon-beauty", help="name of the catalogue (amazon-beauty)")
     recommendation.add_argument(
-        "--rows", nargs="+", default=[], help="recommenders wanted, of popularity, item-knn and sasrec (all)"
+        "--rows", nargs="+", default=[], help="recommenders wanted (popularity, item-knn, sasrec, dense, generator)"
     )
     _benchmark(bench, "learned", "learned quantizers beside rq-kmeans; five minutes")
     _benchmark(bench, "lake", "idempotent appends beside bare Parquet")

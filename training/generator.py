@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from training.events import OF_ONE_EVENT, Events
 from training.spec import GeneratorSpec
 
+HASH = (0x5851F42D4C957F2D, 0x14057B7EF767814F)
+
 
 class Reading(Protocol):
     """Histories that have been read, and beams of codes behind each: what a beam search goes on from."""
@@ -48,6 +50,8 @@ class Generator(nn.Module, ABC):
             torch.manual_seed(seed)
             self.codes = nn.Embedding(sum(self.sizes), spec.dim)
             self.kinds = nn.Embedding(OF_ONE_EVENT + len(spec.behaviours), spec.dim)
+            buckets = spec.prefix_buckets
+            self.prefixes = nn.Embedding(buckets, spec.dim) if buckets else None
             self.start = nn.Parameter(torch.empty(1, spec.dim))
             self.heads = nn.ModuleList(nn.Linear(spec.dim, size, bias=False) for size in self.sizes)
             self.norm = nn.RMSNorm(spec.dim)
@@ -81,10 +85,23 @@ class Generator(nn.Module, ABC):
         embedded: Tensor = self.codes(codes + self.offsets[first : first + codes.shape[-1]])
         return embedded
 
+    def embed_whole(self, events: Events) -> Tensor:
+        """What an event is as a whole (B, E, D): its kind, and with `prefix_buckets` the prefixes of its SID.
+
+        A prefix has a row of a hashed table (arXiv 2306.08121), so that what is common to the items below it, and what
+        is peculiar to one item, need not be put together from codes that mean something else elsewhere.
+        """
+        whole_BED: Tensor = self.kinds(events.kinds)
+        if self.prefixes is not None:
+            key = events.codes[..., 0]
+            for level in range(1, self.levels):
+                key = key * self.sizes[level] + events.codes[..., level]
+                whole_BED = whole_BED + self.prefixes((key * HASH[0] + level * HASH[1]) % self.spec.prefix_buckets)
+        return whole_BED
+
     def embed_events(self, events: Events) -> Tensor:
-        """One embedding an event (B, E, D): the sum of those of its codes and its kind."""
-        kinds_BED: Tensor = self.kinds(events.kinds)
-        return self.embed(events.codes).sum(dim=2) + kinds_BED
+        """One embedding an event (B, E, D): the sum of those of its codes and of it as a whole."""
+        return self.embed(events.codes).sum(dim=2) + self.embed_whole(events)
 
     def logits(self, level: int, hidden: Tensor) -> Tensor:
         """Scores of the level's codes: hidden (..., D) before that level -> (..., K)."""

@@ -16,6 +16,8 @@ class GeneratorSpec(BaseModel):
     `decoder` and `lazy_decoder` have none of their own. With `experts` each feed-forward is a mixture of as many, of
     which a token takes `experts_per_token`.
 
+    With `prefix_buckets` the prefixes of SIDs that were read, longer than a code, have embeddings in a hashed table.
+
     A history is cut to its last `max_events` events, and with `long_events` to as many more, spread evenly over the
     positive ones before those. `positive_only` leaves out what was only shown. Events of a type in `behaviours` get an
     embedding of their own. `separators` puts BOS before every event (`decoder`).
@@ -32,6 +34,7 @@ class GeneratorSpec(BaseModel):
     ff: Positive = 256
     experts: Annotated[int, Field(ge=0)] = 0
     experts_per_token: Positive = 2
+    prefix_buckets: Annotated[int, Field(ge=0)] = 0
     dropout: Rate = 0.2
     max_events: Annotated[int, Field(ge=2)] = 50
     long_events: Annotated[int, Field(ge=0)] = 0

@@ -8,51 +8,23 @@ catalogue; none are sampled. The first table ranks items that the user has seen 
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from flows.bench.catalogues import CATALOGUES, Catalogue
+from flows.bench.catalogues import CATALOGUES
+from flows.bench.generative import GENERATORS, HEADLINE, dense, generator
+from flows.bench.split import WIDTH, Recommend, Split, say, split_of
 from training.metrics import mrr, ndcg_at, popular_rows, rank_of_target, recall_at, recall_interval
 from training.sasrec import SasRec, fit_sasrec, rank
 from training.spec import SasRecSpec
 
 Ints = NDArray[np.int64]
-CUTS, WIDTH, AT_ONCE, PATIENCE = (5, 10, 20), 20, 1024, 5
+CUTS, AT_ONCE, PATIENCE = (5, 10, 20), 1024, 5
 NONE = np.zeros(0, np.int64)
-
-
-@dataclass(frozen=True)
-class Split:
-    """Rows of items 0..items-1 that users took, oldest first, less the last two; and those two, (n,) each."""
-
-    items: int
-    train: list[Ints]
-    validation: Ints
-    test: Ints
-
-    @property
-    def given(self) -> list[Ints]:
-        """What is known of each user at test: all items but the last."""
-        return [np.append(rows, row) for rows, row in zip(self.train, self.validation, strict=True)]
-
-
-Recommend = Callable[[Sequence[Ints], bool], Ints]
-"""(n histories, whether to leave out what they hold) -> the WIDTH best items of each, int64 (n, WIDTH), -1 padded."""
-
-
-def split_of(catalogue: Catalogue) -> Split:
-    """Leave-last-out over the users with three events and more."""
-    histories = [np.array([row for _, row in each], np.int64) for each in catalogue.histories if len(each) > 2]
-    return Split(
-        items=len(catalogue.ids),
-        train=[rows[:-2] for rows in histories],
-        validation=np.array([rows[-2] for rows in histories]),
-        test=np.array([rows[-1] for rows in histories]),
-    )
 
 
 def popularity(split: Split) -> Recommend:
@@ -106,10 +78,9 @@ def sasrec(split: Split) -> Recommend:
         found.append(ndcg_at(ranks, 10))
         if found[-1] == max(found):
             best.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
-        print(
-            f"<!-- sasrec epoch {row['epoch'] + 1:.0f}: loss {row['loss']:.4f}, validation recall@10 "
-            f"{recall_at(ranks, 10):.4f}, ndcg@10 {found[-1]:.4f}, {time.perf_counter() - began:.0f} s -->",
-            flush=True,
+        say(
+            f"sasrec epoch {row['epoch'] + 1:.0f}: loss {row['loss']:.4f}, validation recall@10 "
+            f"{recall_at(ranks, 10):.4f}, ndcg@10 {found[-1]:.4f}, {time.perf_counter() - began:.0f} s"
         )
         return len(found) - int(np.argmax(found)) > PATIENCE
 
@@ -122,7 +93,14 @@ def sasrec(split: Split) -> Recommend:
     return recommend
 
 
-ROWS: dict[str, Callable[[Split], Recommend]] = {"popularity": popularity, "item-knn": item_knn, "sasrec": sasrec}
+ROWS: dict[str, Callable[[Split], Recommend]] = {
+    "popularity": popularity,
+    "item-knn": item_knn,
+    "sasrec": sasrec,
+    "dense": partial(dense, settings=HEADLINE),
+    **{name: partial(generator, settings=settings) for name, settings in GENERATORS.items()},
+}
+WANTED = ("popularity", "item-knn", "sasrec", "dense", "generator")
 HEAD = (
     "",
     *(f"recall@{k}" for k in CUTS),
@@ -143,14 +121,14 @@ def run(options: argparse.Namespace) -> None:
     print(f"\n### {options.dataset}: {split.items:,} items, {len(split.test):,} users, leave-last-out\n")
     print(f"{again:,} of the test items were taken by their user before.\n", flush=True)
     tables: dict[bool, list[str]] = {False: [], True: []}
-    for name in options.rows or ROWS:
+    for name in options.rows or WANTED:
         began = time.perf_counter()
         recommend = ROWS[name](split)
         fitted = time.perf_counter()
         for exclude_seen, lines in tables.items():
             ranks = rank_of_target(recommend(split.given, exclude_seen), split.test)
             lines.append(f"| {name} | " + " | ".join(figures(ranks)) + " |")
-        print(f"<!-- {name}: fit {fitted - began:.1f} s, rank {time.perf_counter() - fitted:.1f} s -->", flush=True)
+        say(f"{name}: fit {fitted - began:.1f} s, rank {time.perf_counter() - fitted:.1f} s")
     for exclude_seen, lines in tables.items():
         what = "Items that the user has seen left out" if exclude_seen else "All items ranked"
         print(f"\n{what}:\n\n| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|\n" + "\n".join(lines))

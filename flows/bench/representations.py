@@ -19,6 +19,7 @@ from flows.bench.catalogues import CATALOGUES, Catalogue
 from pipelines.behaviour import Histories, histories
 from pipelines.fuse import placed
 from pipelines.fusion.fit import fit_fusion
+from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.modalities import COLLABORATIVE, Modality
 from pipelines.spec import CollaborativeSpec, FusionSpec
 from pipelines.tower import fit_collaborative
@@ -96,10 +97,10 @@ def table(catalogue: Catalogue, seeds: int, behaviour: Sequence[str]) -> None:
 class World:
     """A catalogue under one seed: what is cold, what may be seen, and what is asked for."""
 
-    def __init__(self, catalogue: Catalogue, seed: int) -> None:
+    def __init__(self, catalogue: Catalogue, seed: int, cold: float = COLD) -> None:
         self.catalogue, self.seed = catalogue, seed
         hashed = tie_keys([f"{seed}:{item}" for item in catalogue.ids])
-        self.cold = hashed < np.uint64(int(COLD * 2**64))
+        self.cold = hashed < np.uint64(int(cold * 2**64))
         visible = [[(time, row) for time, row in h if time < catalogue.held_out] for h in catalogue.histories]
         later = [[(time, row) for time, row in h if time >= catalogue.held_out] for h in catalogue.histories]
         self.log = self._log([[(time, row) for time, row in h if not self.cold[row]] for h in visible])
@@ -130,10 +131,8 @@ class World:
         place = {item: row for row, item in enumerate(self.catalogue.ids)}
         return np.array([place[name] for name in log.names], np.int64)
 
-    def representations(
-        self, behaviour: Sequence[str]
-    ) -> Iterator[tuple[str, Modality, tuple[Modality, Modality] | None]]:
-        """Name, vectors, and where there are pictures the vectors of text alone and of pictures alone."""
+    def content(self) -> dict[str, Modality]:
+        """The modalities that say what an item is."""
         everyone = np.ones(len(self.catalogue.ids), np.bool_)
         modalities = {"text": Modality(self.catalogue.text_vectors(), everyone)}
         attributes, described = self.catalogue.attribute_vectors()
@@ -142,6 +141,13 @@ class World:
         pictures, pictured = self.catalogue.image_vectors()
         if pictured.any():
             modalities["image"] = Modality(pictures, pictured)
+        return modalities
+
+    def representations(
+        self, behaviour: Sequence[str]
+    ) -> Iterator[tuple[str, Modality, tuple[Modality, Modality] | None]]:
+        """Name, vectors, and where there are pictures the vectors of text alone and of pictures alone."""
+        modalities = self.content()
         with one_thread():
             yield from ((name, each, None) for name, each in modalities.items())
             for method in behaviour:
@@ -151,15 +157,10 @@ class World:
         self, method: str, content: dict[str, Modality]
     ) -> Iterator[tuple[str, Modality, tuple[Modality, Modality] | None]]:
         """Vectors from behaviour of a method, alone and fused with content."""
-        since = self.log.newest(FusionSpec().recent)
-        made = fit_collaborative(self.log, LOG.model_copy(update={"method": method}), since, self._towers)
-        assert made is not None
-        modalities = {**content, COLLABORATIVE: placed(self.items, made.vectors)}
-        before = {COLLABORATIVE: placed(self.items, made.before)}
+        modalities, before = self.behaving(LOG.model_copy(update={"method": method}), content)
         yield "collaborative" if method == "sppmi" else method, modalities[COLLABORATIVE], None
         for name, spec in METHODS.items():
-            pairs = self._rows(self.log)[self.log.pairs(spec.pair_window, since)]
-            fusion = fit_fusion(modalities, spec.model_copy(update={"seed": self.seed}), pairs, before)
+            fusion = self.fused(spec.model_copy(update={"seed": self.seed}), modalities, before)
             crossed = None
             if "image" in modalities:
                 alone = [fusion.transform({kind: modalities[kind]}) for kind in ("text", "image")]
@@ -169,6 +170,20 @@ class World:
                 Modality(*fusion.transform(modalities)),
                 crossed,
             )
+
+    def behaving(
+        self, spec: CollaborativeSpec, content: dict[str, Modality]
+    ) -> tuple[dict[str, Modality], dict[str, Modality]]:
+        """Content with vectors from behaviour beside it; and those as they were before what fusion learns from."""
+        made = fit_collaborative(self.log, spec, self.log.newest(FusionSpec().recent), self._towers)
+        assert made is not None
+        now, before = ({COLLABORATIVE: placed(self.items, each)} for each in (made.vectors, made.before))
+        return {**content, **now}, before
+
+    def fused(self, spec: FusionSpec, modalities: dict[str, Modality], before: dict[str, Modality]) -> Fusion:
+        """A fusion that learnt from what users took together among their newest visible events."""
+        pairs = self._rows(self.log)[self.log.pairs(spec.pair_window, self.log.newest(spec.recent))]
+        return fit_fusion(modalities, spec, pairs, before)
 
     def _towers(self, logs: list[list[NDArray[np.int64]]], items: int) -> list[NDArray[np.float32]]:
         """Trained once for all methods."""

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from flows.bench.catalogues import beauty
-from flows.bench.recommendation import WIDTH, Split, item_knn, popularity, split_of
+from flows.bench.recommendation import item_knn, popularity
+from flows.bench.split import WIDTH, Split, split_of
 from flows.cli import run_command
 
 ITEMS, USERS = 40, 60

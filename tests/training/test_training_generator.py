@@ -22,7 +22,7 @@ SPEC = GeneratorSpec(dim=32, layers=2, code_layers=2, heads=4, kv_heads=2, ff=48
 SPECS = [
     *(SPEC.model_copy(update={"architecture": name}) for name in ARCHITECTURES),
     SPEC.model_copy(update={"architecture": "decoder", "separators": True}),
-    SPEC.model_copy(update={"experts": 3}),
+    SPEC.model_copy(update={"experts": 3, "prefix_buckets": 50}),
 ]
 every = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.architecture}-{spec.experts}-{spec.separators}")
 

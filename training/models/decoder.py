@@ -37,7 +37,7 @@ class Decoder(Generator):
         batch, length, _ = events.codes.shape
         x_BELD = self.embed(events.codes)
         # Its last code says what an event was: the codes before it are read while the event is predicted.
-        x_BELD = torch.cat([x_BELD[:, :, :-1], (x_BELD[:, :, -1] + self.kinds(events.kinds)).unsqueeze(2)], dim=2)
+        x_BELD = torch.cat([x_BELD[:, :, :-1], (x_BELD[:, :, -1] + self.embed_whole(events)).unsqueeze(2)], dim=2)
         start = self.start.expand(batch, 1, -1)
         if self.spec.separators:
             each = self.start.expand(batch, length, 1, -1)

@@ -44,7 +44,7 @@ class EncoderDecoder(Generator):
 
     def _encode(self, events: Events) -> Memory:
         """Keys and values of BOS and the codes of the events that count."""
-        x_BELD = self.embed(events.codes) + self.kinds(events.kinds)[:, :, None]
+        x_BELD = self.embed(events.codes) + self.embed_whole(events).unsqueeze(2)
         start = self.start.expand(len(x_BELD), 1, -1)
         x_BSD = self.dropout(torch.cat([start, x_BELD.flatten(1, 2)], dim=1))
         places = torch.arange(x_BSD.shape[1], device=x_BSD.device)[None]

@@ -1,0 +1,211 @@
+"""Rows of `sidmill bench recommendation` that go by semantic IDs: fused vectors, SIDs, a generator trained on them.
+
+All of it is fitted on the training part of the histories. A training is a run of Ray Train below CACHE, named by what
+is trained on what: a benchmark that was stopped goes on from its last checkpoint.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from flows.bench.representations import World
+from flows.bench.split import WIDTH, Recommend, Split, say
+from pipelines.compute import connect, machine_cpus
+from pipelines.fusion.modalities import COLLABORATIVE
+from pipelines.spec import CollaborativeSpec, ComputeSpec, FusionSpec
+from tokenizer.encode import Occupancy, assign_sids
+from tokenizer.fit import fit_codebook
+from tokenizer.spec import CodebookSpec
+from tokenizer.trie import Trie
+from tokenizer.trie_masks import TrieMasks
+from tokenizer.work import one_thread
+from training.checkpoint import load_generator
+from training.decoding import beam_search
+from training.events import gathered
+from training.generator import Generator
+from training.launch import launch
+from training.metrics import rank_of_target, recall_at
+from training.next_code import NextCode, plan_of
+from training.objectives import objective_of
+from training.spec import GeneratorSpec, TrainSpec
+from training.trie_tensors import TrieTensors
+
+Ints = NDArray[np.int64]
+CACHE = Path(".cache/recommendation")
+BUCKETS, AT_ONCE = 4, 256
+BEAMS = 50
+DECAYS = (0.0, 0.3, 0.6, 0.8, 0.9, 1.0)
+
+
+class Settings(BaseModel):
+    """What a row is made of; the parts of a recipe. `modalities` names those that are fused, all where it is empty."""
+
+    model_config = ConfigDict(frozen=True)
+
+    modalities: tuple[str, ...] = ()
+    collaborative: CollaborativeSpec = CollaborativeSpec(min_events=1)
+    fusion: FusionSpec = FusionSpec()
+    codebook: CodebookSpec = CodebookSpec.model_validate({"levels": [{"codes": 256}] * 3})
+    generator: GeneratorSpec = GeneratorSpec()
+    train: TrainSpec = TrainSpec()
+
+
+HEADLINE = Settings()
+GENERATORS: dict[str, Settings] = {"generator": HEADLINE}
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Reads the training histories in buckets, as the log loader wants them; pickled to its workers."""
+
+    codes: NDArray[np.int32]
+    train: list[Ints]
+
+    def __call__(self, bucket: int) -> pa.Table:
+        """Users bucket, bucket + BUCKETS, ..."""
+        users = range(bucket, len(self.train), BUCKETS)
+        rows = [self.train[user] for user in users]
+        lengths = np.array([len(each) for each in rows], np.int64)
+        items = np.concatenate([*rows, np.zeros(0, np.int64)])
+        place = np.arange(len(items)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        names = np.repeat(np.array([f"u{user:07d}" for user in users]), lengths)
+        levels = self.codes.shape[1]
+        return pa.table(
+            {
+                "user_id": pa.array(names),
+                "event_id": pa.array([f"{name}-{at}" for name, at in zip(names, place, strict=True)], pa.string()),
+                "event_time": pa.array(place).cast(pa.timestamp("us")),
+                "event_type": pa.array(["taken"] * len(items), pa.string()),
+                "impression": pa.nulls(len(items), pa.bool_()),
+                "codes": pa.FixedSizeListArray.from_arrays(pa.array(self.codes[items].ravel()), levels).cast(
+                    pa.list_(pa.int32())
+                ),
+            }
+        )
+
+
+def fused_vectors(split: Split, settings: Settings) -> NDArray[np.float32]:
+    """Fused vectors of all items, float32 (N, D), fitted on the training events; kept."""
+    parts = (settings.collaborative, settings.fusion)
+    path = CACHE / f"vectors-{_digest(split.train, settings.modalities, *parts)}.npy"
+    if not path.exists():
+        world = World(split.catalogue, settings.fusion.seed, cold=0.0)
+        with one_thread():
+            modalities, before = world.behaving(settings.collaborative, world.content())
+            chosen = {name: modalities[name] for name in settings.modalities or modalities}
+            behaviour = before if COLLABORATIVE in chosen else {}
+            vectors, present = world.fused(settings.fusion, chosen, behaviour).transform(chosen)
+        assert present.all()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, vectors)
+    return np.asarray(np.load(path), np.float32)
+
+
+def tokenized(split: Split, settings: Settings) -> Trie:
+    """The SIDs of all items."""
+    vectors, ids = {"fused": fused_vectors(split, settings)}, split.catalogue.ids
+    with one_thread():
+        book = fit_codebook(vectors, ids, settings.codebook)
+        made = assign_sids(book, vectors, ids, Occupancy.empty(len(book.sizes)))
+    unique = len(np.unique(made.codes, axis=0))
+    say(f"SIDs {book.sizes}: {unique:,} for {len(ids):,} items, relative error {made.relative_error:.4f}")
+    return Trie.build(made.codes, pa.array(ids), book.sizes, settings.codebook.collision == "keep")
+
+
+def dense(split: Split, settings: Settings) -> Recommend:
+    """Retrieval by the fused vectors alone: cosine with what a user took, each event back counting `decay` times less.
+
+    What the SIDs must justify themselves against. Of DECAYS the one that is best on the validation is taken.
+    """
+    vectors = fused_vectors(split, settings)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def ranked(histories: Sequence[Ints], exclude_seen: bool, decay: float) -> Ints:
+        out = np.full((len(histories), WIDTH), -1, np.int64)
+        for start in range(0, len(histories), AT_ONCE):
+            some = histories[start : start + AT_ONCE]
+            asked = np.stack([decay ** np.arange(len(rows))[::-1] @ unit[rows] for rows in some])
+            scores = asked @ unit.T
+            if exclude_seen:
+                for at, rows in enumerate(some):
+                    scores[at, rows] = -np.inf
+            out[start : start + AT_ONCE] = np.argsort(-scores, axis=1, kind="stable")[:, :WIDTH]
+        return out
+
+    def found(decay: float) -> float:
+        return recall_at(rank_of_target(ranked(split.train, True, decay), split.validation), 10)
+
+    with one_thread():
+        best = max(DECAYS, key=found)
+    say(f"dense: decay {best}")
+    return lambda histories, exclude_seen: ranked(histories, exclude_seen, best)
+
+
+def generator(split: Split, settings: Settings) -> Recommend:
+    """A generator on SIDs, trained by Ray Train on all cores."""
+    trie = tokenized(split, settings)
+    in_trie = trie.find_rows(pa.array(split.catalogue.ids))
+    codes = trie.codes()[in_trie].astype(np.int32)
+    train = settings.train.model_copy(update={"workers": machine_cpus()})
+    name = f"generator-{_digest([*split.train, codes.ravel()], settings.generator, train)}"
+    plan = plan_of(name, BUCKETS, trie.sizes, settings.generator, train)
+    make = partial(
+        NextCode, settings.generator, plan, Histories(codes, split.train), name, name, name, objective_of(train)
+    )
+    connect(ComputeSpec())
+    result = launch(make, train, name, CACHE.resolve(), progress=say)
+    model, _ = load_generator(result.checkpoint_dir, name)
+    rows = Rows(in_trie, codes, np.argsort(in_trie))
+
+    def recommend(histories: Sequence[Ints], exclude_seen: bool) -> Ints:
+        return generate(model, TrieTensors(TrieMasks.of(trie)), rows, histories, exclude_seen)
+
+    return recommend
+
+
+def _digest(rows: Sequence[NDArray[np.integer]], *settings: BaseModel | tuple[str, ...]) -> str:
+    """16 hex digits over arrays and settings."""
+    digest = hashlib.blake2b(digest_size=8)
+    for each in rows:
+        digest.update(np.ascontiguousarray(each).tobytes() + b"|")
+    for part in settings:
+        plain = part.model_dump(mode="json") if isinstance(part, BaseModel) else part
+        digest.update(json.dumps(plain, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The row in the trie of each item of the catalogue, its codes, and the way back."""
+
+    in_trie: Ints
+    codes: NDArray[np.int32]
+    item: Ints
+
+
+def generate(model: Generator, trie: TrieTensors, rows: Rows, histories: Sequence[Ints], exclude_seen: bool) -> Ints:
+    """The WIDTH most probable items of each history."""
+    out = np.full((len(histories), WIDTH), -1, np.int64)
+    order = np.argsort([len(each) for each in histories], kind="stable")
+    kinds = np.zeros(len(rows.codes), np.int64)
+    with one_thread():
+        for start in range(0, len(order), AT_ONCE):
+            part = order[start : start + AT_ONCE]
+            some = [histories[row][-(model.spec.max_events - 1) :] for row in part]
+            lengths = np.array([len(each) for each in some])
+            places = np.zeros((len(some), lengths.max()), np.int64)
+            for at, each in enumerate(some):
+                places[at, : len(each)] = each
+            exclude = [rows.in_trie[histories[row]] for row in part] if exclude_seen else None
+            found, _ = beam_search(model, trie, gathered(rows.codes, kinds, places, lengths), BEAMS, exclude)
+            found = found[:, :WIDTH]
+            out[part, : found.shape[1]] = np.where(found >= 0, rows.item[found], -1)
+    return out
