@@ -168,6 +168,8 @@ def build_parser() -> argparse.ArgumentParser:
     recommendation.add_argument(
         "--rows", nargs="+", default=[], help="recommenders wanted (popularity, item-knn, sasrec, dense, generator)"
     )
+    loader = _benchmark(bench, "loader", "a log joined with SIDs, and an epoch of batches, beside bare scans")
+    loader.add_argument("--events", type=_count, default=10_000_000, help="events of a synthetic log (1e7)")
     _benchmark(bench, "learned", "learned quantizers beside rq-kmeans; five minutes")
     _benchmark(bench, "lake", "idempotent appends beside bare Parquet")
 

@@ -17,8 +17,8 @@ from flows.run import Run, open_run
 from flows.steps.fit import log_slice
 from flows.steps.publish import publish
 from flows.steps.task import step
-from pipelines.compute import OnRay, connect
-from pipelines.sequences import build_sequences, read_bucket
+from pipelines.compute import connect
+from pipelines.sequences import bucket_count, build_sequences, read_bucket
 from storage.lake import Lake
 from storage.manifest import Manifest
 from storage.models import find_model_by_key, read_model, record_evaluation, record_model
@@ -97,19 +97,19 @@ def model_key(manifest: Manifest, recipe: Recipe) -> str:
 @step
 def sequences(run: Run, manifest: Manifest, trie: Trie) -> None:
     """The release's log before its cutoff, joined with its SIDs, in user buckets."""
+    log = log_slice(manifest)
     with run.stage("sequences") as view:
         counts = build_sequences(
             run.lake,
             manifest.id,
-            log_slice(manifest),
+            log,
             trie.item_ids,
             trie.codes(),
-            run.recipe.sequences,
-            OnRay(run.recipe.compute),
+            bucket_count(run.lake, log, run.recipe.sequences),
             run.provenance(**manifest.versions),
         )
         view.count(counts)
-    if counts.out == 0:
+    if counts.out + counts.unchanged == 0:
         raise NothingToTrainOn(
             f"{manifest.id} sees no event of its items before its cutoff {manifest.cutoff.isoformat()}: there is "
             "nothing to train on. `sidmill run nightly --interactions FILE` makes a release with a log."

@@ -31,10 +31,14 @@ class LogSlice:
         """Stands where other modalities have the hash of their content."""
         return f"interactions@{self.version}/as-of/{self.as_of.isoformat()}/before/{self.cutoff.isoformat()}"
 
+    @property
+    def visible(self) -> ds.Expression:
+        """What holds for the visible events."""
+        return (ds.field("arrival_time") <= self.as_of) & (ds.field("event_time") < self.cutoff)
+
     def read(self, lake: Lake, columns: list[str]) -> pl.DataFrame:
         """The visible events."""
-        where = (ds.field("arrival_time") <= self.as_of) & (ds.field("event_time") < self.cutoff)
-        return lake.frame("interactions", self.version, columns, where)
+        return lake.frame("interactions", self.version, columns, self.visible)
 
 
 @dataclass(frozen=True)

@@ -168,9 +168,12 @@ class FusionSpec(_Spec):
 
 
 class SequencesSpec(_Spec):
-    """User histories as SIDs: `buckets` by hash of the user, so that training streams a bucket at a time."""
+    """User histories as SIDs: `buckets` by hash of the user, so that training streams a bucket at a time.
 
-    buckets: Annotated[int, Field(ge=1)] = 8
+    0 is as many as leave some 500,000 events to each, and 8 at least.
+    """
+
+    buckets: Annotated[int, Field(ge=0)] = 0
 
 
 class ComputeSpec(_Spec):

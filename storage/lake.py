@@ -123,14 +123,23 @@ class Lake:
         return dataset.to_table(columns=names, filter=where)
 
     def batches(
-        self, table: str, columns: Sequence[str], where: ds.Expression, rows: int = 1 << 16
+        self,
+        table: str,
+        columns: Sequence[str],
+        where: ds.Expression,
+        rows: int = 1 << 16,
+        version: int | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """The newest version of `read`, in batches of at most `rows` rows: few of them are in memory at a time."""
-        if self.exists(table):
-            dataset = self.open(table).to_pyarrow_dataset()
+        """`read`, in batches of at most `rows` rows: few of them are in memory at a time."""
+        if version != -1 and self.exists(table):
+            dataset = self.open(table, version).to_pyarrow_dataset()
             yield from dataset.to_batches(
                 columns=list(columns), filter=where, batch_size=rows, batch_readahead=2, fragment_readahead=1
             )
+
+    def count(self, table: str, version: int, where: ds.Expression) -> int:
+        """How many rows `read` would give."""
+        return 0 if version == -1 else int(self.open(table, version).to_pyarrow_dataset().count_rows(filter=where))
 
     def read_added(self, table: str, since: int, version: int, columns: Sequence[str]) -> pa.Table:
         """The rows of the files that `version` has and version `since` had not: reads nothing else."""

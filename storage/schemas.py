@@ -188,6 +188,7 @@ SEQUENCES = TableSpec(
         impression=_optional(pa.bool_()),
         item_id=pa.string(),
         codes=CODES,
+        fresh=pa.bool_(),
     ),
     key=("release", "event_id"),
     partition_by=("release", "bucket"),

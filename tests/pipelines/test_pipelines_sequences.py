@@ -1,0 +1,147 @@
+"""Sequences of a release: the visible log joined with SIDs, against a plain loop, whatever the order of delivery."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines import sequences
+from pipelines.behaviour import LogSlice
+from pipelines.sequences import build_sequences, read_bucket, user_buckets
+from storage.commit import Provenance, append
+from storage.lake import Lake
+from storage.schemas import INTERACTIONS
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+WHO = Provenance("test", "")
+ITEMS = [f"i{number}" for number in range(6)]  # i6, i7 have no SID
+CODES = np.stack(np.unravel_index(np.arange(6), (3, 2)), axis=1).astype(np.int32)
+BUCKETS = 3
+Row = dict[str, Any]
+
+
+def event(user: int, item: int, minute: int, day: int, name: int) -> Row:
+    arrival = START + timedelta(days=day)
+    return {
+        "event_id": f"e{name}",
+        "user_id": f"u{user}",
+        "item_id": f"i{item}",
+        "event_type": "click",
+        "event_time": START + timedelta(minutes=minute),
+        "arrival_time": arrival,
+        "arrival_date": arrival.date(),
+        "source": "s",
+        "source_offset": name,
+    }
+
+
+def deliver(lake: Lake, rows: list[Row], key: str) -> None:
+    if rows:
+        table = {name: [row.get(name) for row in rows] for name in INTERACTIONS.schema.names}
+        append(lake, "interactions", pa.table(table, schema=INTERACTIONS.schema), key, WHO)
+
+
+def visible(lake: Lake, days: int = 9, minutes: int = 10**6) -> LogSlice:
+    version = lake.version("interactions")
+    return LogSlice(version, START + timedelta(days=days), START + timedelta(minutes=minutes))
+
+
+def build(lake: Lake, release: str, log: LogSlice, learnt: LogSlice | None = None) -> Any:
+    return build_sequences(lake, release, log, pa.array(ITEMS), CODES, BUCKETS, WHO, learnt)
+
+
+def stored(lake: Lake, release: str) -> list[Row]:
+    return [row for bucket in range(BUCKETS) for row in read_bucket(lake, release, bucket).to_pylist()]
+
+
+rows = st.lists(
+    st.tuples(st.integers(0, 4), st.integers(0, 7), st.integers(0, 30), st.integers(0, 5), st.integers(0, 25)),
+    max_size=30,
+)
+
+
+@settings(max_examples=12, deadline=None)
+@given(first=rows, late=rows, cutoff=st.integers(1, 31))
+def test_each_visible_event_with_a_sid_comes_once_in_order(
+    tmp_path_factory: pytest.TempPathFactory, first: list[tuple[int, ...]], late: list[tuple[int, ...]], cutoff: int
+) -> None:
+    lake = Lake(str(tmp_path_factory.mktemp("lake")))
+    # An event id stands for one event, which may be delivered twice.
+    known: dict[int, Row] = {}
+    deliveries = [[known.setdefault(name, event(*given, name)) for *given, name in each] for each in (first, late)]
+    for number, each in enumerate(deliveries):
+        deliver(lake, each, f"log:{number}")
+    seen = [row for each in deliveries for row in each if row["event_time"] < START + timedelta(minutes=cutoff)]
+    if not lake.exists("interactions"):
+        return
+    counts = build(lake, "r-1", visible(lake, minutes=cutoff))
+    good = {row["event_id"]: row for row in seen if row["item_id"] in ITEMS}
+    order = sorted(good.values(), key=lambda row: (row["user_id"], row["event_time"], row["event_id"]))
+    for bucket in range(BUCKETS):
+        found = read_bucket(lake, "r-1", bucket).to_pylist()
+        wanted = [row for row in order if user_buckets(pa.array([row["user_id"]]), BUCKETS)[0] == bucket]
+        assert [row["event_id"] for row in found] == [row["event_id"] for row in wanted]
+        assert [row["codes"] for row in found] == [CODES[ITEMS.index(row["item_id"])].tolist() for row in wanted]
+        assert all(row["fresh"] for row in found)
+    refused = {
+        "item_without_sid": sum(row["item_id"] not in ITEMS for row in seen),
+        "duplicate_event": sum(row["item_id"] in ITEMS for row in seen) - len(good),
+    }
+    assert counts.by_reason == {reason: count for reason, count in refused.items() if count}
+    assert (counts.rows_in, counts.out) == (len(seen), len(good))
+
+
+def test_what_a_training_learnt_from_is_not_fresh(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    deliver(lake, [event(0, 1, 5, 0, 0), event(0, 2, 15, 0, 1), event(1, 3, 3, 2, 2)], "log:0")
+    build(lake, "r-2", visible(lake), visible(lake, days=1, minutes=10))
+    # e0 was there in time; e1 happened after the former cutoff; e2 happened before it, and arrived late.
+    assert {row["event_id"]: row["fresh"] for row in stored(lake, "r-2")} == {"e0": False, "e1": True, "e2": True}
+
+
+def test_a_build_that_died_is_completed_and_a_second_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake, whole = Lake(str(tmp_path / "a")), Lake(str(tmp_path / "b"))
+    log = [event(user, at % 8, at, 0, 10 * user + at) for user in range(6) for at in range(7)]
+    for each in (lake, whole):
+        deliver(each, log, "log:0")
+    build(whole, "r-1", visible(whole))
+    done = 0
+
+    def dying(*arguments: Any) -> Any:
+        nonlocal done
+        done += 1
+        if done == 2:
+            raise KeyboardInterrupt
+        return append(*arguments)
+
+    monkeypatch.setattr(sequences, "append", dying)
+    with pytest.raises(KeyboardInterrupt):
+        build(lake, "r-1", visible(lake))
+    build(lake, "r-1", visible(lake))
+    assert stored(lake, "r-1") == stored(whole, "r-1")
+    version = lake.version("sequences")
+    again = build(lake, "r-1", visible(lake))
+    assert (again.out, again.unchanged, lake.version("sequences")) == (0, len(stored(lake, "r-1")), version)
+
+
+def test_compaction_of_the_table_changes_no_bucket(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    deliver(lake, [event(user, at % 6, 9 - at, 0, 10 * user + at) for user in range(9) for at in range(9)], "log:0")
+    build(lake, "r-1", visible(lake))
+    before = stored(lake, "r-1")
+    lake.open("sequences").optimize.z_order(["event_id"])
+    assert stored(lake, "r-1") == before
+
+
+def test_an_empty_log_has_no_sequences(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    counts = build(lake, "r-1", LogSlice(-1, START, START))
+    assert (counts.rows_in, counts.out, counts.unchanged) == (0, 0, 0)
+    assert stored(lake, "r-1") == []
