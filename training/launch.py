@@ -40,8 +40,8 @@ from ray.train.v2._internal.exceptions import (
     WorkerGroupStartupTimeoutError,
 )
 
-from training.checkpoint import require_same
-from training.errors import TrainingError, TrainingFailed
+from training.checkpoint import read_record, require_same
+from training.errors import CheckpointDamaged, TrainingError, TrainingFailed
 from training.placement import ReleasePlacement
 from training.spec import TrainSpec
 from training.worker import MakeTrainable, train
@@ -51,6 +51,7 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 3
 BACKOFF_S = 5.0
 POLL_S = 1.0
+RAYS_RECORD = "checkpoint_manager_snapshot.json"
 
 Progress = Callable[[str], None]
 Row = dict[str, float]
@@ -142,7 +143,7 @@ def _fit(
 def _fit_once(make_trainable: MakeTrainable, spec: TrainSpec, name: str, storage: str, use_gpu: bool) -> Result:
     """One fit, with the caller's Ctrl-C handler given back: Ray Train leaves its own, which aborts a dead run."""
     trainer = TorchTrainer(
-        partial(train, make_trainable, spec),
+        partial(train, make_trainable, spec, f"{storage}/{name}"),
         scaling_config=ScalingConfig(
             num_workers=spec.workers,
             use_gpu=use_gpu,
@@ -184,14 +185,31 @@ def _stored(storage: str, name: str) -> Result | None:
 
 
 def _begun(storage: str, name: str, progress: Progress) -> Result | None:
-    """What an earlier launch stored; where a kill tore Ray's own record of it, nothing can resume: start over."""
+    """What an earlier launch stored. None where Ray's own record of it is torn, or its last checkpoint is not whole:
+    the record is taken away, and the workers go on from the newest checkpoint that is whole."""
+    filesystem, path = pyarrow.fs.FileSystem.from_uri(f"{storage}/{name}")
     try:
-        return _stored(storage, name)
+        stored = _stored(storage, name)
+        if stored is None or _whole(stored):
+            return stored
+        fault = "its last checkpoint is not whole"
     except CheckpointManagerInitializationError as error:
-        progress(f"{storage}/{name}: the record of this run cannot be read ({_last_line(error)}), starting over")
-        filesystem, path = pyarrow.fs.FileSystem.from_uri(f"{storage}/{name}")
-        filesystem.delete_dir(path)
-        return None
+        fault = _last_line(error)
+    progress(f"{storage}/{name}: {fault}; going on from the newest checkpoint that is whole")
+    filesystem.delete_file(f"{path}/{RAYS_RECORD}")
+    return None
+
+
+def _whole(result: Result) -> bool:
+    """Whether the last checkpoint of a run is there with all that its record names."""
+    if result.checkpoint is None:
+        return False
+    try:
+        with result.checkpoint.as_directory() as directory:
+            read_record(Path(directory))
+    except (CheckpointDamaged, FileNotFoundError):
+        return False
+    return True
 
 
 def _history(result: Result) -> list[Row]:

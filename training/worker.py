@@ -25,8 +25,8 @@ from training.trainable import Trainable
 MakeTrainable = Callable[[], Trainable[Any]]
 
 
-def train(make_trainable: MakeTrainable, spec: TrainSpec) -> None:
-    """Train in this worker until `spec.epochs`, from the run's newest checkpoint that is whole, if it has one.
+def train(make_trainable: MakeTrainable, spec: TrainSpec, run: str) -> None:
+    """Train in this worker until `spec.epochs`, from the newest whole checkpoint below the folder or URI `run`.
 
     Raises CheckpointMismatch when the run's checkpoints are of another training.
     """
@@ -37,9 +37,9 @@ def train(make_trainable: MakeTrainable, spec: TrainSpec) -> None:
     if spec.sharding:
         prepare = partial(_sharded, world=world)
     loop = Loop(make_trainable(), spec, Setting(rank, world, prepare))
-    stored = ray.train.get_checkpoint()
-    if stored is not None:
-        _resume(loop, stored)
+    _resume(loop, run)
+    if loop.progress.cursor.epoch >= spec.epochs and ray.train.get_checkpoint() is None:
+        _report(loop, last=True)  # Ray lost sight of it
     loop.run(_report)
 
 
@@ -84,20 +84,17 @@ def _report(loop: Loop, last: bool) -> None:
     )
 
 
-def _resume(loop: Loop, newest: ray.train.Checkpoint) -> None:
-    """Load the newest checkpoint of the run that is whole; where none is, training begins anew."""
-    for stored in _kept(newest):
+def _resume(loop: Loop, run: str) -> None:
+    """Load the newest checkpoint of the run that is whole; where none is, training begins anew.
+
+    They are looked for where they lie: Ray Train's own record is of no use once one that it names is gone.
+    """
+    files, folder = pyarrow.fs.FileSystem.from_uri(run)
+    found = files.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True))
+    for path in sorted((each.path for each in found if each.base_name.startswith("step-")), reverse=True):
         try:
-            with stored.as_directory() as directory:
+            with ray.train.Checkpoint(path, files).as_directory() as directory:
                 loop.load(Path(directory))
         except (CheckpointDamaged, CheckpointException, FileNotFoundError):
             continue
         return
-
-
-def _kept(newest: ray.train.Checkpoint) -> list[ray.train.Checkpoint]:
-    """The checkpoints that lie beside the newest one, newest first."""
-    files, folder = newest.filesystem, str(Path(newest.path).parent)
-    found = files.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True))
-    names = sorted((each.path for each in found if each.base_name.startswith("step-")), reverse=True)
-    return [ray.train.Checkpoint(path, files) for path in names]

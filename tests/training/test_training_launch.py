@@ -1,5 +1,6 @@
-"""Ray Train on a local cluster: one training, then more epochs of the same run."""
+"""Ray Train on a local cluster: one training, what is left of it after a fault, then more epochs of the same run."""
 
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -42,27 +43,34 @@ def make(vocabulary: str) -> NextCode:
     return NextCode(SPEC, PLAN, read_cycle, vocabulary, release="r-1", recipe="recipe")
 
 
+STEPS = -(-60 // 9)
+
+
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_run_trains_and_goes_on_when_given_more_epochs(tmp_path: Path) -> None:
+def test_a_run_goes_on_from_what_is_left_of_it_with_other_workers(tmp_path: Path) -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
     lines: list[str] = []
-    spec = TrainSpec(workers=2, epochs=2, warmup_steps=5, learning_rate=1e-2)
+    spec = TrainSpec(workers=2, epochs=2, warmup_steps=5, learning_rate=1e-2, sharding=True, checkpoint_steps=4)
     first = launch(partial(make, "v"), spec, "run", tmp_path, progress=lines.append)
     assert [row["epoch"] for row in first.history] == [0, 1]
+    assert [row["targets"] for row in first.history] == [2 * 15 * 12 * 2] * 2
     assert first.history[1]["loss"] < first.history[0]["loss"]
     assert [line.split(":")[0] for line in lines] == ["run epoch 1", "run epoch 2"]
-
     model, record = load_generator(first.checkpoint_dir, "v")
     assert isinstance(model, Generator)
-    assert (record.cursor.epoch, record.step) == (2, 2 * -(-60 // 9))
+    assert (record.cursor.epoch, record.step) == (2, 2 * STEPS)
+    again = launch(partial(make, "v"), spec, "run", tmp_path)
+    assert again == first
 
-    longer = launch(partial(make, "v"), spec.model_copy(update={"epochs": 3}), "run", tmp_path)
-    assert longer.history[:2] == first.history
+    shutil.rmtree(first.checkpoint_dir)
+    longer = launch(
+        partial(make, "v"), spec.model_copy(update={"workers": 1, "epochs": 3}), "run", tmp_path, progress=lines.append
+    )
+    assert "newest checkpoint that is whole" in lines[2]
+    assert longer.history[0] == first.history[0]
+    assert longer.history[1]["loss"] == pytest.approx(first.history[1]["loss"], rel=1e-4)
     assert longer.history[2]["loss"] < first.history[1]["loss"]
-    assert load_generator(longer.checkpoint_dir, "v")[1].step == 3 * -(-60 // 9)
-
-    again = launch(partial(make, "v"), spec.model_copy(update={"epochs": 3}), "run", tmp_path)
-    assert again == longer
+    assert load_generator(longer.checkpoint_dir, "v")[1].step == 3 * STEPS
 
     with pytest.raises(CheckpointMismatch, match=r"vocabulary: v there, w here.*another run name"):
         launch(partial(make, "w"), spec, "run", tmp_path)
