@@ -32,10 +32,13 @@ class NothingToTrainOn(ValueError):
 
 
 @flow(name="train", log_prints=False, on_crashed=[report_cancelled])
-def train(lake: str, recipe: str | dict[str, Any] | None = None, release: str = PRODUCTION) -> dict[str, Any]:
+def train(
+    lake: str, recipe: str | dict[str, Any] | None = None, release: str = PRODUCTION, since: str | None = None
+) -> dict[str, Any]:
     """Sequences, training on Ray Train, evaluation; production then points to the pair (release, model).
 
-    Skipped where a model of this release and recipe exists. Without a recipe the release's own is used.
+    Skipped where a model of this release and recipe exists. Without a recipe the release's own is used. With a model to
+    go on from (`since`) training starts with its weights and predicts the events that it has not learnt from.
     """
     manifest = read_release(Lake(lake), release)
     if not CodebookSpec.model_validate(manifest.recipe["codebook"]).ordered:
@@ -44,13 +47,14 @@ def train(lake: str, recipe: str | dict[str, Any] | None = None, release: str = 
             "to generate from; train on a release with another codebook.quantizer"
         )
     with open_run("train", lake, recipe or manifest.recipe, {"release": manifest.id}) as run:
-        key = model_key(manifest, run.recipe)
+        former = read_model(run.lake, since) if since else None
+        key = model_key(manifest, run.recipe) + (f"-since-{since}" if since else "")
         model = find_model_by_key(run.lake, key)
         if model is None:
             run.record.begin()
             trie = open_trie(run.lake, manifest)
-            sequences(run, manifest, trie)
-            model = train_model(run, manifest, key)
+            source = sequences(run, manifest, trie, former)
+            model = train_model(run, manifest, key, source, former)
         else:
             run.say(f"  skipped: {model} was trained on {manifest.id} with this recipe already")
         evaluate_model(run, manifest, model)
@@ -95,18 +99,24 @@ def model_key(manifest: Manifest, recipe: Recipe) -> str:
 
 
 @step
-def sequences(run: Run, manifest: Manifest, trie: Trie) -> None:
-    """The release's log before its cutoff, joined with its SIDs, in user buckets."""
+def sequences(run: Run, manifest: Manifest, trie: Trie, former: dict[str, Any] | None) -> str:
+    """The release's log before its cutoff, joined with its SIDs, in user buckets; returns the name they are under.
+
+    What the `former` model has learnt from is marked.
+    """
     log = log_slice(manifest)
+    learnt = log_slice(read_release(run.lake, former["release"])) if former else None
+    source = f"{manifest.id}-since-{former['id']}" if former else manifest.id
     with run.stage("sequences") as view:
         counts = build_sequences(
             run.lake,
-            manifest.id,
+            source,
             log,
             trie.item_ids,
             trie.codes(),
             bucket_count(run.lake, log, run.recipe.sequences),
             run.provenance(**manifest.versions),
+            learnt,
         )
         view.count(counts)
     if counts.out + counts.unchanged == 0:
@@ -114,10 +124,11 @@ def sequences(run: Run, manifest: Manifest, trie: Trie) -> None:
             f"{manifest.id} sees no event of its items before its cutoff {manifest.cutoff.isoformat()}: there is "
             "nothing to train on. `sidmill run nightly --interactions FILE` makes a release with a log."
         )
+    return source
 
 
 @step
-def train_model(run: Run, manifest: Manifest, key: str) -> str:
+def train_model(run: Run, manifest: Manifest, key: str, source: str, former: dict[str, Any] | None) -> str:
     """Train on Ray Train, store weights and card by hash, record the model."""
     import ray
 
@@ -129,26 +140,38 @@ def train_model(run: Run, manifest: Manifest, key: str) -> str:
     recipe = run.recipe
     connect(recipe.compute)
     gpus = ray.cluster_resources().get("GPU", 0)
-    plan = plan_of(manifest.id, recipe.sequences.buckets, manifest.codebook.sizes, recipe.generator, recipe.train)
+    plan = plan_of(
+        source,
+        bucket_count(run.lake, log_slice(manifest), recipe.sequences),
+        manifest.codebook.sizes,
+        recipe.generator,
+        recipe.train,
+        fresh_only=former is not None,
+    )
+    fit = partial(
+        launch,
+        storage_path=f"{run.lake.uri}/training",
+        use_gpu=gpus >= recipe.train.workers,
+        progress=lambda line: run.say(f"    {line}"),
+    )
+    start = None
+    if former is not None:
+        start = load_arrays(former_model(run, former, manifest))
+    elif recipe.train.align_epochs:
+        start = _aligned(run, manifest, key, fit)
     make = partial(
         NextCode,
         recipe.generator,
         plan,
-        partial(read_bucket, run.lake, manifest.id),
+        partial(read_bucket, run.lake, source),
         manifest.codebook.vocabulary,
         manifest.id,
         run.recipe.hash,
         objective_of(recipe.train),
+        start,
     )
     with run.stage("train", recipe.train.epochs) as view:
-        result = launch(
-            make,
-            recipe.train,
-            key,
-            f"{run.lake.uri}/training",
-            use_gpu=gpus >= recipe.train.workers,
-            progress=lambda line: run.say(f"    {line}"),
-        )
+        result = fit(make, recipe.train, key)
         weights = run.lake.blobs.put((result.checkpoint_dir / WEIGHTS).read_bytes())
         card = json.loads((result.checkpoint_dir / RECORD).read_text())
         card["record_blob"] = run.lake.blobs.put((result.checkpoint_dir / RECORD).read_bytes())
@@ -161,6 +184,30 @@ def train_model(run: Run, manifest: Manifest, key: str) -> str:
     return record_model(
         run.lake, key, manifest.id, manifest.codebook.vocabulary, weights, card, run.provenance(**manifest.versions)
     )
+
+
+def _aligned(run: Run, manifest: Manifest, key: str, fit: Callable[..., TrainResult]) -> Arrays:
+    """The embeddings of codes that items and their fused vectors alone teach, as a stage of its own."""
+    spec = run.recipe.train
+    rows = segments(run.lake, list(manifest.assignments), manifest.codebook.id)
+    pairs = rows.select("item_id", content_hash="vector_hash")
+    with run.stage("align", spec.align_epochs) as view:
+        vectors = read_vectors(run.lake, FUSED, manifest.fusion.fingerprint, pairs)
+        if vectors is None:
+            raise LakeNotFound(f"{manifest.id}: the vectors that its SIDs encode are not in the lake any more")
+        codes = np.array(rows["codes"].to_list(), np.int32)[vectors.present]
+        items = ItemAlignment(
+            run.recipe.generator,
+            manifest.codebook.sizes,
+            codes,
+            vectors.vectors[vectors.present],
+            spec.batch_size,
+            spec.seed,
+        )
+        alone = spec.model_copy(update={"epochs": spec.align_epochs, "checkpoint_steps": 0, "sharding": False})
+        result = fit(partial(_same, items), alone, f"{key}-align")
+        view.note(f"{len(codes):,} items, loss {result.history[-1]['loss']:.3f}", history=result.history)
+    return aligned(load_file(result.checkpoint_dir / WEIGHTS))
 
 
 @step

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.errors import LossDiverged
+from training.errors import CheckpointMismatch, LossDiverged
 from training.histories import Batch, Plan, ReadBucket, batches
 from training.models import build_generator
 from training.objectives import Objective, next_code
@@ -16,7 +19,14 @@ from training.spec import GeneratorSpec, TrainSpec
 from training.trainable import Cursor
 
 
-def plan_of(source: str, buckets: int, sizes: tuple[int, ...], model: GeneratorSpec, train: TrainSpec) -> Plan:
+def plan_of(
+    source: str,
+    buckets: int,
+    sizes: tuple[int, ...],
+    model: GeneratorSpec,
+    train: TrainSpec,
+    fresh_only: bool = False,
+) -> Plan:
     """The plan of a training: the views of a history are those the model reads."""
     return Plan(
         source=source,
@@ -30,6 +40,7 @@ def plan_of(source: str, buckets: int, sizes: tuple[int, ...], model: GeneratorS
         positive_only=model.positive_only,
         behaviours=model.behaviours,
         one_target=model.architecture == "encoder_decoder",
+        fresh_only=fresh_only,
     )
 
 
@@ -45,11 +56,20 @@ class NextCode:
         release: str,
         recipe: str,
         objective: Objective = next_code,
+        start: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> None:
-        """`vocabulary` and `recipe` are hashes, `release` the id whose sequences `read_bucket` reads."""
+        """`vocabulary` and `recipe` are hashes, `release` the id whose sequences `read_bucket` reads.
+
+        `start` are weights of an earlier stage, all of the generator's or some.
+        """
         self.generator = build_generator(spec, plan.sizes, vocabulary, plan.seed)
         self.plan, self.read_bucket, self.objective = plan, read_bucket, objective
-        self.release, self.recipe = release, recipe
+        self.release, self.recipe, self.start = release, recipe, dict(start or {})
+        unknown = self.generator.load_state_dict(
+            {name: torch.from_numpy(array) for name, array in self.start.items()}, strict=False
+        ).unexpected_keys
+        if unknown:
+            raise CheckpointMismatch(f"the weights to start from have {', '.join(unknown)}, which this model has not")
 
     @property
     def module(self) -> nn.Module:
@@ -72,6 +92,7 @@ class NextCode:
             "release": self.release,
             "recipe": self.recipe,
             "plan": self.plan.hash,
+            "start": _digest(self.start),
         }
 
     def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
@@ -93,3 +114,11 @@ class NextCode:
         targets, tokens, places = count.to(summed.device, torch.float64)
         share = summed / max(1, batch.step_targets * levels)
         return share, {"loss": summed.detach().double(), "targets": targets, "tokens": tokens, "places": places}
+
+
+def _digest(arrays: Mapping[str, NDArray[np.float32]]) -> str | None:
+    """16 hex digits over names and arrays."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()[:16] if arrays else None

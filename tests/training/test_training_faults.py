@@ -1,0 +1,89 @@
+"""Faults of a training on Ray Train: what dies or is full once, and what the run is then."""
+
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import test_training_loop as loops
+import torch
+from ray import cloudpickle
+
+from training.checkpoint import read_record
+from training.errors import LossDiverged
+from training.histories import Batch
+from training.launch import launch
+from training.loop import Loop
+from training.spec import TrainSpec
+from training.trainable import Cursor
+
+SPEC = TrainSpec(workers=1, epochs=2, warmup_steps=5, checkpoint_steps=3, schedule="cosine")
+
+
+class Faulty(loops.Told):
+    """Has one fault, the first time it gets there."""
+
+    def __init__(self, fault: str, marker: Path) -> None:
+        self.fault, self.marker = fault, marker
+        super().__init__()
+        if fault == "start":
+            self._once()
+        if fault == "disk full":
+            self._once(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)))
+
+    def _once(self, harm: Any = lambda: os.kill(os.getpid(), signal.SIGKILL)) -> None:
+        if not self.marker.exists():
+            self.marker.touch()
+            harm()
+
+    def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
+        for number, each in enumerate(super().batches(rank, world, cursor)):
+            if self.fault == "middle" and number == 5:
+                self._once()
+            yield each
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        if self.fault == "checkpoint" and self.steps:  # asked for while a checkpoint is written
+            self._once()
+        return super().identity
+
+    def loss(self, module: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        if self.fault == "loss" and len(self.steps) == 7:
+            with torch.no_grad():
+                self.generator.start.fill_(torch.inf)
+        return super().loss(module, batch)
+
+
+@pytest.fixture
+def by_value() -> None:
+    for module in (sys.modules[__name__], loops):
+        cloudpickle.register_pickle_by_value(module)  # workers cannot import a test
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster", "by_value")
+@pytest.mark.parametrize("fault", ["start", "middle", "checkpoint", "disk full"])
+def test_a_run_that_a_fault_hits_ends_as_one_that_none_does(fault: str, tmp_path: Path) -> None:
+    whole = Loop(loops.Told(), SPEC)
+    whole.run(lambda _, __: None)
+    told: list[str] = []
+    marker = tmp_path / "marker"
+    done = launch(partial(Faulty, fault, marker), SPEC, "run", tmp_path / "runs", progress=told.append)
+    assert marker.exists()
+    assert [row["loss"] for row in done.history] == [row["loss"] for row in whole.progress.history]
+    assert [row["targets"] for row in done.history] == [row["targets"] for row in whole.progress.history]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster", "by_value")
+def test_a_loss_that_is_no_number_stops_the_run_and_harms_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(LossDiverged, match=r"the loss is nan in a step that predicts the \d+ events e\d-"):
+        launch(partial(Faulty, "loss", tmp_path / "marker"), SPEC, "run", tmp_path / "runs")
+    kept = sorted((tmp_path / "runs" / "run").glob("step-*"))
+    assert [read_record(each).step for each in kept] == [3, 6]
