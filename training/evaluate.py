@@ -12,11 +12,11 @@ import torch
 
 from tokenizer.trie_masks import TrieMasks
 from training.decoding import beam_search
+from training.floors import popular_rows
 from training.metrics import (
     hits_at,
     mrr,
     ndcg_at,
-    popular_rows,
     rank_of_target,
     recall_at,
     recall_interval,
