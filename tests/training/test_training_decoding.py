@@ -1,5 +1,8 @@
 """Trie-constrained beam search against scoring every item one by one."""
 
+from collections import Counter
+from functools import cache
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 
 from tokenizer.trie import Trie
 from tokenizer.trie_masks import TrieMasks
-from training.decoding import beam_search
+from training.decoding import Variety, beam_search, search_sids
 from training.generator import Generator
 from training.spec import GeneratorSpec
 from training.trie_tensors import TrieTensors
@@ -52,7 +55,9 @@ def histories(model: Generator, lengths: list[int], seed: int) -> tuple[torch.Te
 
 
 @torch.no_grad()
-def score_all(model: Generator, trie: Trie, tokens: torch.Tensor, feedback: torch.Tensor) -> npt.NDArray[np.float64]:
+def score_all(
+    model: Generator, trie: Trie, tokens: torch.Tensor, feedback: torch.Tensor, temperature: float = 1.0
+) -> npt.NDArray[np.float64]:
     """log p of every item after every history, one full pass each; (B, N)."""
     scores = np.empty((len(tokens), len(trie)))
     for user in range(len(tokens)):
@@ -62,7 +67,7 @@ def score_all(model: Generator, trie: Trie, tokens: torch.Tensor, feedback: torc
             total = 0.0
             for level, code in enumerate(codes):
                 hidden, _ = model.encode(known, mark)
-                total += model.logits(level, hidden[0, -1]).log_softmax(-1)[code].item()
+                total += (model.logits(level, hidden[0, -1]) / temperature).log_softmax(-1)[code].item()
                 known = torch.cat([known, torch.tensor([[code + int(model.layout.offsets[level])]])], dim=1)
                 mark = torch.cat([mark, torch.zeros(1, 1, dtype=torch.long)], dim=1)
             scores[user, row] = total
@@ -100,17 +105,27 @@ def test_excluding_items_leaves_the_exhaustive_ranking_of_the_rest() -> None:
     seen=st.lists(st.integers(0, 40), min_size=2, max_size=2),
     seed=st.integers(0, 1000),
     shared=st.booleans(),
+    groups=st.integers(1, 4),
+    diversity=st.sampled_from([0.0, 0.5, 100.0]),
 )
 def test_no_barred_item_appears_and_no_place_stays_empty(
-    items: int, beams: int, allowed: list[bool], seen: list[int], seed: int, shared: bool
+    items: int,
+    beams: int,
+    allowed: list[bool],
+    seen: list[int],
+    seed: int,
+    shared: bool,
+    groups: int,
+    diversity: float,
 ) -> None:
-    """Filters for everybody and items seen by one user, against sets; also where items share SIDs."""
+    """Filters for everybody and items seen by one user, against sets; also where items share SIDs, and in groups."""
+    beams *= groups
     model, trie = model_of(2), trie_of(items, seed, shared)
     tokens, feedback = histories(model, [3, 6], seed)
     rng = np.random.default_rng(seed)
     exclude = [rng.permutation(items)[:count] for count in seen]
     filtered = TrieTensors(TrieMasks.of(trie, np.array(allowed[:items], bool)))
-    rows, scores = beam_search(model, filtered, tokens, feedback, beams, exclude)
+    rows, scores = beam_search(model, filtered, tokens, feedback, beams, exclude, Variety(1.0, groups, diversity))
     for user, gone in enumerate(exclude):
         good = {row for row in range(items) if allowed[row]} - set(gone.tolist())
         found = rows[user][rows[user] >= 0].tolist()
@@ -204,3 +219,80 @@ def test_seen_items_outside_the_release_exclude_nothing() -> None:
     tokens, feedback = histories(model, [2], 5)
     rows, _ = beam_search(model, whole(trie), tokens, feedback, 9, [np.array([-1, -1])])
     assert sorted(rows[0].tolist()) == list(range(9))
+
+
+def test_a_temperature_flattens_every_level() -> None:
+    model, trie = model_of(7), trie_of(12, 7)
+    tokens, feedback = histories(model, [2, 3], 7)
+    expected = score_all(model, trie, tokens, feedback, temperature=2.5)
+    rows, scores = beam_search(model, whole(trie), tokens, feedback, 12, variety=Variety(temperature=2.5))
+    np.testing.assert_array_equal(rows, np.argsort(-expected, axis=1))
+    np.testing.assert_allclose(scores, np.take_along_axis(expected, rows, axis=1), atol=1e-3)
+
+
+@torch.no_grad()
+def groups_in_turn(
+    model: Generator, trie: Trie, tokens: torch.Tensor, feedback: torch.Tensor, beams: int, variety: Variety
+) -> list[int]:
+    """Diverse beam search of one user in plain Python: rows, best first."""
+
+    @cache
+    def levels(prefix: tuple[int, ...]) -> list[float]:
+        known = torch.tensor([[code + int(model.layout.offsets[at]) for at, code in enumerate(prefix)]])
+        both = torch.cat([tokens, known.long()], dim=1), torch.cat([feedback, torch.zeros_like(known).long()], dim=1)
+        scores: list[float] = model.logits(len(prefix), model.encode(*both)[0][0, -1]).log_softmax(-1).tolist()
+        return scores
+
+    def score(prefix: tuple[int, ...]) -> float:
+        return sum(levels(prefix[:at])[code] for at, code in enumerate(prefix))
+
+    rows = {tuple(codes): row for row, codes in enumerate(trie.codes().tolist())}
+    live: list[list[tuple[int, ...]]] = [[()] for _ in range(variety.groups)]
+    for level in range(1, len(SIZES) + 1):
+        children = {sid[:level] for sid in rows}
+        taken: Counter[int] = Counter()
+        after: list[list[tuple[int, ...]]] = []
+        for mine in live:
+
+            def order(child: tuple[int, ...], mine: list[tuple[int, ...]] = mine) -> tuple[bool, float]:
+                return child[:-1] not in mine, variety.diversity * taken[child[-1]] - score(child)  # noqa: B023
+
+            gone = {child for group in after for child in group}
+            left = {child for child in children - gone if any(child[:-1] in group for group in live)}
+            after.append(sorted(left, key=order)[: beams // variety.groups])
+            taken.update(child[-1] for child in after[-1])
+        live = after
+    return [rows[sid] for sid in sorted((sid for group in live for sid in group), key=score, reverse=True)]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    items=st.integers(1, 40),
+    groups=st.integers(1, 4),
+    share=st.integers(1, 4),
+    diversity=st.sampled_from([0.0, 0.7, 50]),
+)
+def test_groups_take_turns_as_in_plain_loops(items: int, groups: int, share: int, diversity: float) -> None:
+    model, trie = model_of(8), trie_of(items, items)
+    tokens, feedback = histories(model, [3], items)
+    variety = Variety(1.0, groups, diversity)
+    rows, _ = beam_search(model, whole(trie), tokens, feedback, groups * share, variety=variety)
+    expected = groups_in_turn(model, trie, tokens, feedback, groups * share, variety)
+    assert rows[0].tolist() == expected + [-1] * (groups * share - len(expected))
+
+
+def test_diversity_spreads_the_codes_of_every_level_that_a_search_takes() -> None:
+    model, trie = model_of(9), trie_of(60, 9)
+    tokens, feedback = histories(model, [3, 1, 5], 9)
+
+    def first_codes(variety: Variety) -> int:
+        rows, _ = beam_search(model, whole(trie), tokens, feedback, 4, variety=variety)
+        return sum(len(np.unique(trie.codes()[row, 0])) for row in rows)
+
+    assert first_codes(Variety(1.0, 4, 100.0)) == 12 > first_codes(Variety())
+
+
+def test_groups_that_cannot_share_the_beams_are_refused() -> None:
+    model, trie = model_of(0), trie_of(5, 0)
+    with pytest.raises(ValueError, match="5 beams cannot be shared out among 2 groups"):
+        search_sids(model, whole(trie), *histories(model, [2], 0), 5, variety=Variety(groups=2))

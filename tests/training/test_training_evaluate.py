@@ -128,12 +128,15 @@ def test_without_a_case_there_is_no_figure(trie: Trie, learned: Generator) -> No
     ("spec", "values", "remedy"),
     [
         (EvaluateSpec, {"beams": 5}, "raise beams"),
+        (EvaluateSpec, {"groups": 3}, "no multiple of evaluate.groups=3"),
+        (EvaluateSpec, {"diversity": 0.5}, "raise groups"),
+        (EvaluateSpec, {"temperature": 0.0}, "greater than 0"),
         (GeneratorSpec, {"dim": 36, "heads": 4}, "multiple of 2"),
         (GeneratorSpec, {"heads": 4, "kv_heads": 3}, "no multiple"),
         (GeneratorSpec, {"depth": 4}, "Extra inputs"),
     ],
 )
-def test_a_spec_that_cannot_work_is_refused(spec: type, values: dict[str, int], remedy: str) -> None:
+def test_a_spec_that_cannot_work_is_refused(spec: type, values: dict[str, float], remedy: str) -> None:
     with pytest.raises(ValidationError, match=remedy):
         spec(**values)
 
