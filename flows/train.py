@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 from prefect import flow
 
 from flows.cancellation import report_cancelled
@@ -188,13 +189,14 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> dict[str, Any] |
         run.say(f"  not evaluated: the log holds no event at or after the cutoff {manifest.cutoff.isoformat()}")
         return None
     run.record.begin()
-    cases, popularity = held_out
+    cases, learnt = held_out
+    popularity = np.bincount(np.concatenate([*learnt, np.zeros(0, np.int64)]), minlength=len(trie))
     row = read_model(run.lake, model)
     with run.stage("evaluate") as view, TemporaryDirectory() as folder:
         (Path(folder) / WEIGHTS).write_bytes(run.lake.blobs.get(row["weights"]))
         (Path(folder) / RECORD).write_bytes(run.lake.blobs.get(row["card"]["record_blob"]))
         generator, _ = load_generator(Path(folder), manifest.codebook.vocabulary)
-        result = evaluate(generator, trie, cases, popularity, run.recipe.evaluate)
+        result = evaluate(generator, trie, cases, popularity, run.recipe.evaluate, learnt)
         result["protocol"] = (
             "per user with events at or after the cutoff: the last of them is the target, all before it the context; "
             f"full ranking over {len(trie)} items, interactions version {version}"
