@@ -95,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     train = _recipe(_verb(run, "train", commands.run_train, "train and evaluate a generator on a release"))
     train.add_argument("--release", default="production", help="release or alias to train on")
     evaluate = _recipe(_verb(run, "evaluate", commands.run_evaluate, "evaluate a model on the log as it is now"))
-    evaluate.add_argument("--model", help="model id; that of production by default")
+    _reader(evaluate).add_argument("model", nargs="?", help="model id; that of production by default")
     _reader(_verb(run, "list", commands.run_list, "runs that did something, newest last"))
     _named(_reader(_verb(run, "show", commands.run_show, "one run with its stages")), "run_id", "run id")
     _named(_verb(run, "resume", commands.run_resume, "start a run again with its parameters"), "run_id", "run id")

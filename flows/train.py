@@ -13,6 +13,7 @@ from prefect import flow
 from flows.cancellation import report_cancelled
 from flows.diff import open_trie
 from flows.evaluation import evaluation_cases
+from flows.evaluation_tables import headline, rankers
 from flows.recipe import Recipe
 from flows.run import Run, open_run
 from flows.steps.fit import log_slice
@@ -22,7 +23,7 @@ from pipelines.compute import OnRay, connect
 from pipelines.sequences import build_sequences, read_bucket
 from storage.lake import Lake
 from storage.manifest import Manifest
-from storage.models import find_model_by_key, read_model, record_evaluation, record_model
+from storage.models import evaluations, find_model_by_key, read_model, record_evaluation, record_model
 from storage.releases import PRODUCTION, published, read_release
 from tokenizer.spec import CodebookSpec
 from tokenizer.trie import Trie
@@ -61,12 +62,11 @@ def train(lake: str, recipe: str | dict[str, Any] | None = None, release: str = 
 
 @flow(name="evaluate", log_prints=False, on_crashed=[report_cancelled])
 def evaluate(lake: str, model: str, recipe: str | dict[str, Any] | None = None) -> dict[str, Any]:
-    """Evaluate a model on the log as it is now, on the release it was trained on."""
+    """Evaluate a model on the log as it is now, on the release it was trained on; `evaluation` is the row's key."""
     row = read_model(Lake(lake), model)
     manifest = read_release(Lake(lake), row["release"])
     with open_run("evaluate", lake, recipe or manifest.recipe, {"model": model}) as run:
-        result = evaluate_model(run, manifest, model)
-        return run.done(model=model, evaluated=result is not None)
+        return run.done(model=model, evaluation=evaluate_model(run, manifest, model))
 
 
 def _publish_pair(run: Run, manifest: Manifest, model: str) -> None:
@@ -172,17 +172,20 @@ def train_model(run: Run, manifest: Manifest, key: str) -> str:
 
 
 @step
-def evaluate_model(run: Run, manifest: Manifest, model: str) -> dict[str, Any] | None:
-    """Evaluate on the events after the release's cutoff that the lake has by now; once per state of the log."""
+def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
+    """Evaluate on the events after the release's cutoff that the lake has by now; once per state of the log.
+
+    Returns the key of the evaluation in the lake; none where the log holds nothing to evaluate on.
+    """
     from training.checkpoint import RECORD, WEIGHTS, load_generator
     from training.evaluate import evaluate
 
     version = run.lake.version("interactions")
     key = f"{model}:{manifest.id}:{version}:{json.dumps(run.recipe.evaluate.model_dump(mode='json'), sort_keys=True)}"
     key = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
-    if run.lake.exists("evaluations") and run.lake.open("evaluations").transaction_version(f"evaluation:{key}"):
+    if evaluations(run.lake, key):
         run.say(f"  evaluation skipped: {model} was evaluated on this log already")
-        return None
+        return key
     trie = open_trie(run.lake, manifest)
     held_out = evaluation_cases(run.lake, manifest, trie, version, run.recipe.train.negative_events)
     if held_out is None:
@@ -203,12 +206,6 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> dict[str, Any] |
         )
         view.note(f"{len(cases):,} users", **{name: result[name] for name in ("cases", "targets_missing")})
     record_evaluation(run.lake, key, model, manifest.id, result, run.provenance(interactions=version))
-    for ranker in ("generator", "popularity"):
-        run.say(f"    {ranker:<11} {figures(result[ranker])}")
-    return result
-
-
-def figures(row: dict[str, Any]) -> str:
-    """recall and ndcg at each k, in one line."""
-    shown = [name for name in row if "@" in name and not name.endswith("_interval") and not name.startswith("hits")]
-    return "  ".join(f"{name} {row[name]:.4f}" for name in shown)
+    for ranker in rankers(result):
+        run.say(f"    {ranker:<11} {headline(result[ranker])}")
+    return key
