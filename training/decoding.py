@@ -137,11 +137,9 @@ def _widen(
 ) -> Tensor:
     """Move the beams one level down to the best valid children; returns the codes taken (B, W)."""
     size = trie.sizes[level]
-    mask_BWK = trie.mask(level, live.nodes)
-    if closed is not None:
-        trie.close(level, mask_BWK, live.nodes, closed[level])
     logp_BWK = (model.logits(level, hidden_BWD).float() / variety.temperature).log_softmax(dim=-1)
-    scores_BWK = (live.scores.unsqueeze(-1) + logp_BWK).where(mask_BWK, -torch.inf)
+    scores_BWK = live.scores.unsqueeze(-1) + logp_BWK
+    scores_BWK = trie.restrict(level, scores_BWK, live.nodes, None if closed is None else closed[level])
     if variety.groups == 1:
         live.scores, index_BW = scores_BWK.flatten(1).topk(min(beams, scores_BWK[0].numel()), dim=1)
     else:

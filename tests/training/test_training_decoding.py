@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import training.trie_tensors as trie_tensors
 from tokenizer.trie import Trie
 from tokenizer.trie_masks import TrieMasks
 from training.decoding import Variety, beam_search, search_sids
@@ -85,7 +86,11 @@ def test_with_a_beam_for_each_item_the_search_is_exhaustive() -> None:
     np.testing.assert_allclose(scores[:, :25], np.take_along_axis(expected, rows[:, :25], axis=1), atol=1e-3)
 
 
-def test_excluding_items_leaves_the_exhaustive_ranking_of_the_rest() -> None:
+@pytest.mark.parametrize("compared", [1, trie_tensors.COMPARED])
+def test_excluding_items_leaves_the_exhaustive_ranking_of_the_rest(
+    compared: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trie_tensors, "COMPARED", compared)
     model, trie = model_of(1), trie_of(20, 1)
     tokens, feedback = histories(model, [2, 4], 1)
     exclude: list[Ints] = [np.array([3, 3, -1, 17, 0]), np.arange(12)]
