@@ -37,6 +37,8 @@ Ints = npt.NDArray[np.int64]
 Rank = Callable[[Ints], tuple[Ints, Ints | None]]
 """Cases (b,) -> rows of the best items of each (b, W), and where it ranks SIDs their numbers; both -1 padded."""
 
+NEAREST = 100
+"""Neighbours of an item."""
 AT_ONCE = 8192
 """Cases that a simple recommender is asked about at a time."""
 
@@ -116,9 +118,9 @@ def evaluate(
         "popularity": judge.row(_popular(popularity_counts, cases, spec), _parts(like, AT_ONCE)),
     }
     if learnt is not None and cases.rows is not None:
-        neighbours = ItemNeighbours.of(learnt, len(trie))
+        neighbours = ItemNeighbours.of(learnt, len(trie), NEAREST)
         row = judge.row(_near(neighbours, cases, spec), _parts(like, AT_ONCE))
-        rows["item-knn"] = {**row, "newest_events": neighbours.newest}
+        rows["item-knn"] = {**row, "nearest": NEAREST, "newest_events": neighbours.newest}
     owner = np.repeat(np.arange(len(cases)), np.diff(cases.seen_offsets))
     again = owner[known[owner] & (cases.seen_rows == cases.target_rows[owner])]
     return {

@@ -42,8 +42,11 @@ class ItemNeighbours:
     newest: int
 
     @classmethod
-    def of(cls, histories: Sequence[Ints], items: int) -> ItemNeighbours:
+    def of(cls, histories: Sequence[Ints], items: int, nearest: int | None = None) -> ItemNeighbours:
         """Count who took what together; histories hold rows 0..items-1, oldest first.
+
+        With `nearest`, an item keeps so many of its neighbours: what is popular is a neighbour of nearly everything,
+        and without a limit ranking for its users costs as much as scoring all items.
 
         What a user with n events costs is n * n: where that comes to more than PAIRS over all users, the older events
         of the longest histories are left out.
@@ -57,7 +60,8 @@ class ItemNeighbours:
         together.setdiag(0)
         together.eliminate_zeros()
         length = 1 / np.sqrt(np.maximum(1, np.asarray(taken.sum(axis=0)).ravel()))
-        return cls(together.multiply(length[:, None]).multiply(length[None, :]).tocsr(), newest)
+        cosine = together.multiply(length[:, None]).multiply(length[None, :]).tocsr()
+        return cls(cosine if nearest is None else _nearest(cosine, nearest), newest)
 
     def rank(self, histories: Sequence[Ints], width: int, exclude: Sequence[Ints] | None = None) -> Ints:
         """The `width` items with the highest sum of cosines to a history's distinct items; (n, width), -1 padded.
@@ -81,6 +85,18 @@ class ItemNeighbours:
             head = place < width
             out[start + user[head], place[head]] = row[head]
         return out
+
+
+def _nearest(cosine: csr_matrix, nearest: int) -> csr_matrix:
+    """The largest entries of each row; of equal ones the lower columns."""
+    bounds, kept = cosine.indptr, np.ones(cosine.nnz, np.bool_)
+    cosine.sort_indices()
+    for row in np.flatnonzero(np.diff(bounds) > nearest):
+        part = slice(bounds[row], bounds[row + 1])
+        kept[part] = False
+        kept[bounds[row] + np.argsort(-cosine.data[part], kind="stable")[:nearest]] = True
+    starts = np.append(0, np.cumsum(kept))[bounds]
+    return csr_matrix((cosine.data[kept], cosine.indices[kept], starts), shape=cosine.shape)
 
 
 def _matrix(histories: Sequence[Ints], items: int) -> csr_matrix:

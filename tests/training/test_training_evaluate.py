@@ -102,7 +102,7 @@ def test_neighbours_of_items_are_a_row_where_it_is_known_who_took_what(trie: Tri
     held_out = walks(users=64, events=8, seed=1)
     cases = cases_of(held_out[:, :-1], held_out[:, -1])
     result = evaluate(learned, trie, cases, np.bincount(taken.reshape(-1), minlength=ITEMS), SPEC, list(taken))
-    assert result["item-knn"]["newest_events"] == 10
+    assert (result["item-knn"]["nearest"], result["item-knn"]["newest_events"]) == (100, 10)
     assert result["popularity"]["recall@5"] < 0.9 < result["item-knn"]["recall@5"]
     shown = cases.__class__(**{**vars(cases), "feedback": np.ones(len(cases.feedback), np.int8)})
     assert shown.taken(np.array([0]))[0].size == 0

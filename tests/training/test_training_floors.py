@@ -41,6 +41,14 @@ def test_neighbours_are_ranked_by_their_summed_cosine(seed: int, width: int, bar
         assert [scores[item] for item in found] == pytest.approx(sorted(scores.values(), reverse=True)[: len(found)])
 
 
+def test_an_item_keeps_its_nearest_neighbours() -> None:
+    taken = [np.random.default_rng(seed).integers(0, 9, 5) for seed in range(12)]
+    whole, cut = ItemNeighbours.of(taken, 9).cosine.toarray(), ItemNeighbours.of(taken, 9, nearest=3).cosine.toarray()
+    for row, kept in zip(whole, cut, strict=True):
+        nearest = sorted(range(9), key=lambda item: (-row[item], item))[:3]
+        assert kept.tolist() == [value if item in nearest else 0.0 for item, value in enumerate(row)]
+
+
 def test_long_histories_are_cut_to_their_newest_where_there_are_too_many_pairs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
