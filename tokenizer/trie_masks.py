@@ -117,13 +117,16 @@ class TrieMasks:
             # Of the same type: else searchsorted makes a copy of the whole array.
             parent = np.searchsorted(starts, node.astype(starts.dtype), side="right") - 1
             edges.append((user, parent, codes[node]))
+            if len(edges) == len(self.starts) or not len(user):  # nothing is closed from here up
+                break
             # A node is closed where all of its children are; they lie together.
             key = user * nodes + parent
             bounds = np.flatnonzero(np.concatenate((END, key[1:] != key[:-1], END))[: len(key) + 1])
             user, node = user[bounds[:-1]], parent[bounds[:-1]]
             full = bounds[1:] - bounds[:-1] == starts[node + 1] - starts[node]
             user, node = user[full], node[full]
-        return edges[::-1]
+        none: Array = np.zeros(0, np.int64)
+        return [(none, none, none)] * (len(self.starts) - len(edges)) + edges[::-1]
 
     def _children(self, level: int, nodes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         starts, known = self.starts[level], np.asarray(nodes) >= 0

@@ -84,9 +84,13 @@ class TrieTensors:
         user = np.repeat(np.arange(len(exclude)), [len(rows) for rows in exclude])
         rows = np.concatenate([np.asarray(rows, np.int64) for rows in exclude])
         device, closed = self.octets.device, []
+        none = torch.zeros(len(exclude), 0, dtype=torch.long, device=device)
         for owner, node, code in self.masks.closed(user, rows):
+            if not len(owner):
+                closed.append((none, none))
+                continue
             counts = np.bincount(owner, minlength=len(exclude))
-            edges = np.full((2, len(exclude), int(counts.max(initial=0))), -2, np.int64)
+            edges = np.full((2, len(exclude), counts.max()), -2, np.int64)
             edges[:, owner, np.arange(len(owner)) - (counts.cumsum() - counts)[owner]] = node, code
             both = torch.from_numpy(edges).to(device)
             closed.append((both[0], both[1]))
