@@ -48,6 +48,7 @@ test-all: setup  ## all tests, also those on real data
 bench: setup  ## benchmarks, each beside its limit or a peer measured in the same run (DATA=DIR for real data)
 	$(BIN)/sidmill bench tokenizer --items 1e5
 	$(BIN)/sidmill bench trie
+	$(BIN)/sidmill bench decoding
 	$(BIN)/sidmill bench lake
 	$(if $(DATA),$(BIN)/sidmill bench encoders $(DATA))
 

@@ -6,7 +6,9 @@ import json
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -82,23 +84,27 @@ def run_train(options: Options) -> None:
     from flows.train import train
 
     ensure_server()
-    train(lake.uri, recipe, options.release)
+    train(lake.uri, recipe, options.release, options.since)
 
 
 def run_evaluate(options: Options) -> None:
-    from storage.models import read_model
+    from storage.models import evaluations, read_model
     from storage.releases import published, read_release
 
     lake = _existing(options)
     current = published(lake)
     model = options.model or (current.model if current else None)
     if model is None:
-        raise LakeNotFound("production has no model; train one with `sidmill run train`, or name one with --model.")
+        raise LakeNotFound(
+            "production has no model; train one with `sidmill run train`, or name one: `sidmill run evaluate MODEL`."
+        )
     recipe = _whole_recipe(options, read_release(lake, read_model(lake, model)["release"]).recipe)
     from flows.train import evaluate
 
-    ensure_server()
-    evaluate(lake.uri, model, recipe)
+    with redirect_stdout(sys.stderr) if options.json else nullcontext():
+        ensure_server()
+        key = evaluate(lake.uri, model, recipe)["evaluation"]
+    show.evaluation(evaluations(lake, key)[0] if key else None, options.json)
 
 
 def run_list(options: Options) -> None:
@@ -159,10 +165,14 @@ def release_list(options: Options) -> None:
 
 
 def release_show(options: Options) -> None:
-    from flows.status import release_status
+    from flows.status import model_status, release_status
+    from storage.models import models
     from storage.releases import read_release
 
-    show.record(release_status(read_release(_existing(options), options.release)), options.json)
+    lake = _existing(options)
+    manifest = read_release(lake, options.release)
+    trained = [model_status(row) for row in models(lake) if row["release"] == manifest.id]
+    show.release({**release_status(manifest), "models": trained}, options.json)
 
 
 def release_diff(options: Options) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from flows.evaluation_tables import figures
 from storage.lake import Lake
 from storage.manifest import Manifest
 from storage.models import evaluations
@@ -51,7 +52,7 @@ def diff_releases(lake: Lake, before: Manifest, after: Manifest) -> dict[str, An
         "churn": _churn(kept) if alike else {"full_sid": 1.0},
         "first_code_agreement": _agreement(kept),
         "metrics": {name: [before.metrics.get(name), after.metrics.get(name)] for name in COMPARED + COMPARED_LEVELS},
-        "evaluations": {manifest.id: _evaluated(lake, manifest.id) for manifest in (before, after)},
+        "evaluations": _evaluations(lake, before.id, after.id),
     }
 
 
@@ -85,12 +86,27 @@ def _agreement(kept: pl.DataFrame) -> float | None:
     return pairs("a", "b") / together if together else None
 
 
-def _evaluated(lake: Lake, release: str) -> list[dict[str, Any]]:
-    return [
-        {"model": row["model"], **row["result"].get("generator", {})}
-        for row in evaluations(lake)
-        if row["release"] == release
-    ]
+def _evaluations(lake: Lake, before: str, after: str) -> dict[str, Any]:
+    """The newest evaluation of each release, and per figure of the generators both and the difference."""
+    newest = {row["release"]: row for row in evaluations(lake)}
+    rows = [newest.get(release) for release in (before, after)]
+    one, other = (figures(row["result"]["generator"]) if row else {} for row in rows)
+    sides = [row and {"model": row["model"], "cases": row["result"]["cases"]} for row in rows]
+    return {
+        "before": sides[0],
+        "after": sides[1],
+        "figures": {
+            name: [one.get(name), other.get(name), _difference(one.get(name), other.get(name))]
+            for name in [*one, *(name for name in other if name not in one)]
+        },
+    }
+
+
+def _difference(before: Any, after: Any) -> Any:
+    """after - before, of lists code by code; none where a side has no figure or another number of them."""
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        return [second - first for first, second in zip(before, after, strict=True)]
+    return after - before if isinstance(before, float) and isinstance(after, float) else None
 
 
 def show_diff(say: Callable[[str], None], diff: dict[str, Any]) -> None:
@@ -109,6 +125,17 @@ def show_diff(say: Callable[[str], None], diff: dict[str, Any]) -> None:
     for name, (before, after) in diff["metrics"].items():
         if before is not None or after is not None:
             say(f"    {name:<22} {_figure(before):>24}  ->  {_figure(after)}")
+    sides = [diff["evaluations"][side] for side in ("before", "after")]
+    if any(sides):
+        models = [f"{side['model']}, {side['cases']:,} cases" if side else "none" for side in sides]
+        say(f"    {'newest evaluation':<22} {models[0]:>24}  ->  {models[1]}")
+    for name, (before, after, difference) in diff["evaluations"]["figures"].items():
+        changed = "" if difference is None else f"   {_signed(difference)}"
+        say(f"    {name:<22} {_figure(before):>24}  ->  {_figure(after)}{changed}")
+
+
+def _signed(value: Any) -> str:
+    return " ".join(map(_signed, value)) if isinstance(value, list) else f"{value:+.4f}"
 
 
 def _figure(value: Any) -> str:

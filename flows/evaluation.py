@@ -2,21 +2,30 @@
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from storage.lake import Lake
 from storage.manifest import Manifest
 from tokenizer.trie import Trie
 from training.evaluate import EvaluationCases
+from training.events import OF_ONE_EVENT, SHOWN
+
+Ints = NDArray[np.int64]
 
 
 def evaluation_cases(
-    lake: Lake, manifest: Manifest, trie: Trie, version: int, negative_events: tuple[str, ...]
-) -> tuple[EvaluationCases, np.ndarray[tuple[int], np.dtype[np.int64]]] | None:
+    lake: Lake,
+    manifest: Manifest,
+    trie: Trie,
+    version: int,
+    negative_events: tuple[str, ...],
+    behaviours: tuple[str, ...] = (),
+) -> tuple[EvaluationCases, list[Ints]] | None:
     """One case per user with a positive event at or after the cutoff: the last such event is the target.
 
     Context is everything of the user before it, also after the cutoff: the model never learnt from that, but a
-    recommender that is asked sees it. Second result: positive events per trie row before the cutoff and visible to
-    the release, for the popularity baseline. None when nothing is held out.
+    recommender that is asked sees it. Second result: trie rows of each user's positive events before the cutoff and
+    visible to the release, oldest first, for popularity and neighbours. None when nothing is held out.
     """
     columns = ["user_id", "item_id", "event_time", "event_id", "event_type", "impression", "arrival_time"]
     log = lake.frame("interactions", version, columns)
@@ -40,13 +49,20 @@ def evaluation_cases(
     known = before.filter(pl.col("row") >= 0)
     users = targets["user_id"]
     codes = trie.codes()
+    named = {name: OF_ONE_EVENT + at for at, name in enumerate(behaviours)} or {"": 0}
     cases = EvaluationCases(
         codes=codes[known["row"].to_numpy()],
-        feedback=(~known["positive"]).cast(pl.Int8).to_numpy(),
+        kinds=known.select(
+            pl.when("positive").then(pl.col("event_type").replace_strict(named, default=0)).otherwise(SHOWN)
+        )
+        .to_series()
+        .to_numpy()
+        .astype(np.int64),
         offsets=_offsets(users, known),
         seen_rows=known["row"].to_numpy(),
         seen_offsets=_offsets(users, known),
         target_rows=targets["row"].to_numpy(),
+        rows=known["row"].to_numpy(),
     )
     learnt = log.filter(
         pl.col("positive")
@@ -54,10 +70,11 @@ def evaluation_cases(
         & (pl.col("event_time") < manifest.cutoff)
         & (pl.col("arrival_time") <= manifest.as_of)
     )
-    return cases, np.bincount(learnt["row"].to_numpy(), minlength=len(trie)).astype(np.int64)
+    users = learnt["user_id"].unique(maintain_order=True)
+    return cases, np.split(learnt["row"].to_numpy(), _offsets(users, learnt)[1:-1])
 
 
-def _offsets(users: pl.Series, events: pl.DataFrame) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _offsets(users: pl.Series, events: pl.DataFrame) -> Ints:
     """Bounds of each user's rows in `events`, which are grouped in the order of `users`."""
     counts = events.group_by("user_id").len()
     aligned = pl.DataFrame({"user_id": users}).join(counts, on="user_id", how="left", maintain_order="left")

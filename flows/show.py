@@ -8,6 +8,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
+from flows.evaluation_tables import show_evaluation
 from storage.releases import Published
 from storage.runs import RunSummary
 
@@ -133,6 +134,23 @@ def releases(found: list[Record], current: Published | None, as_json: bool) -> N
     _table("", ["release", "kind", "parent", "items", "sizes", "codebook", "as of", "gates"], rows)
     if current:
         print(f"* production, with {current.model or 'no model'}")
+
+
+def release(value: Record, as_json: bool) -> None:
+    """One release, and of its models the headline figures of the newest evaluation."""
+    if not as_json:
+        value = {**value, "models": [{"id": each["id"], **each["metrics"]} for each in value["models"]]}
+    record(value, as_json)
+
+
+def evaluation(found: Record | None, as_json: bool) -> None:
+    """A stored evaluation: recall, NDCG and MRR with intervals, prefixes, what was shown, buckets."""
+    if as_json:
+        _print_json(found)
+    elif found:
+        print(f"{found['model']} on {found['release']}, evaluated {found['at']:%Y-%m-%d %H:%M} UTC")
+        print(f"  {found['result']['protocol']}")
+        show_evaluation(print, found["result"])
 
 
 def explanation(value: Record, as_json: bool) -> None:

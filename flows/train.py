@@ -2,33 +2,25 @@
 
 import hashlib
 import json
-from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 from prefect import flow
 
 from flows.cancellation import report_cancelled
 from flows.diff import open_trie
 from flows.evaluation import evaluation_cases
+from flows.evaluation_tables import headline, rankers
 from flows.recipe import Recipe
 from flows.run import Run, open_run
-from flows.steps.fit import log_slice
 from flows.steps.publish import publish
 from flows.steps.task import step
-from pipelines.compute import connect
-from pipelines.sequences import bucket_count, build_sequences, read_bucket
 from storage.lake import Lake
 from storage.manifest import Manifest
-from storage.models import find_model_by_key, read_model, record_evaluation, record_model
+from storage.models import evaluations, find_model_by_key, read_model, record_evaluation
 from storage.releases import PRODUCTION, published, read_release
 from tokenizer.spec import CodebookSpec
-from tokenizer.trie import Trie
-
-
-class NothingToTrainOn(ValueError):
-    """The log of a release holds no event that a model could learn from."""
+from training.errors import NothingToTrainOn
 
 
 @flow(name="train", log_prints=False, on_crashed=[report_cancelled])
@@ -40,6 +32,8 @@ def train(
     Skipped where a model of this release and recipe exists. Without a recipe the release's own is used. With a model to
     go on from (`since`) training starts with its weights and predicts the events that it has not learnt from.
     """
+    from flows.steps.training import sequences, train_model
+
     manifest = read_release(Lake(lake), release)
     if not CodebookSpec.model_validate(manifest.recipe["codebook"]).ordered:
         raise NothingToTrainOn(
@@ -64,12 +58,11 @@ def train(
 
 @flow(name="evaluate", log_prints=False, on_crashed=[report_cancelled])
 def evaluate(lake: str, model: str, recipe: str | dict[str, Any] | None = None) -> dict[str, Any]:
-    """Evaluate a model on the log as it is now, on the release it was trained on."""
+    """Evaluate a model on the log as it is now, on the release it was trained on; `evaluation` is the row's key."""
     row = read_model(Lake(lake), model)
     manifest = read_release(Lake(lake), row["release"])
     with open_run("evaluate", lake, recipe or manifest.recipe, {"model": model}) as run:
-        result = evaluate_model(run, manifest, model)
-        return run.done(model=model, evaluated=result is not None)
+        return run.done(model=model, evaluation=evaluate_model(run, manifest, model))
 
 
 def _publish_pair(run: Run, manifest: Manifest, model: str) -> None:
@@ -99,154 +92,39 @@ def model_key(manifest: Manifest, recipe: Recipe) -> str:
 
 
 @step
-def sequences(run: Run, manifest: Manifest, trie: Trie, former: dict[str, Any] | None) -> str:
-    """The release's log before its cutoff, joined with its SIDs, in user buckets; returns the name they are under.
+def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
+    """Evaluate on the events after the release's cutoff that the lake has by now; once per state of the log.
 
-    What the `former` model has learnt from is marked.
+    Returns the key of the evaluation in the lake; none where the log holds nothing to evaluate on.
     """
-    log = log_slice(manifest)
-    learnt = log_slice(read_release(run.lake, former["release"])) if former else None
-    source = f"{manifest.id}-since-{former['id']}" if former else manifest.id
-    with run.stage("sequences") as view:
-        counts = build_sequences(
-            run.lake,
-            source,
-            log,
-            trie.item_ids,
-            trie.codes(),
-            bucket_count(run.lake, log, run.recipe.sequences),
-            run.provenance(**manifest.versions),
-            learnt,
-        )
-        view.count(counts)
-    if counts.out + counts.unchanged == 0:
-        raise NothingToTrainOn(
-            f"{manifest.id} sees no event of its items before its cutoff {manifest.cutoff.isoformat()}: there is "
-            "nothing to train on. `sidmill run nightly --interactions FILE` makes a release with a log."
-        )
-    return source
-
-
-@step
-def train_model(run: Run, manifest: Manifest, key: str, source: str, former: dict[str, Any] | None) -> str:
-    """Train on Ray Train, store weights and card by hash, record the model."""
-    import ray
-
-    from training.checkpoint import RECORD, WEIGHTS
-    from training.launch import launch
-    from training.next_code import NextCode, plan_of
-    from training.objectives import objective_of
-
-    recipe = run.recipe
-    connect(recipe.compute)
-    gpus = ray.cluster_resources().get("GPU", 0)
-    plan = plan_of(
-        source,
-        bucket_count(run.lake, log_slice(manifest), recipe.sequences),
-        manifest.codebook.sizes,
-        recipe.generator,
-        recipe.train,
-        fresh_only=former is not None,
-    )
-    fit = partial(
-        launch,
-        storage_path=f"{run.lake.uri}/training",
-        use_gpu=gpus >= recipe.train.workers,
-        progress=lambda line: run.say(f"    {line}"),
-    )
-    start = None
-    if former is not None:
-        start = load_arrays(former_model(run, former, manifest))
-    elif recipe.train.align_epochs:
-        start = _aligned(run, manifest, key, fit)
-    make = partial(
-        NextCode,
-        recipe.generator,
-        plan,
-        partial(read_bucket, run.lake, source),
-        manifest.codebook.vocabulary,
-        manifest.id,
-        run.recipe.hash,
-        objective_of(recipe.train),
-        start,
-    )
-    with run.stage("train", recipe.train.epochs) as view:
-        result = fit(make, recipe.train, key)
-        weights = run.lake.blobs.put((result.checkpoint_dir / WEIGHTS).read_bytes())
-        card = json.loads((result.checkpoint_dir / RECORD).read_text())
-        card["record_blob"] = run.lake.blobs.put((result.checkpoint_dir / RECORD).read_bytes())
-        last = result.history[-1]
-        view.note(
-            f"{recipe.train.workers} workers, {recipe.train.epochs} epochs, loss {last['loss']:.3f}",
-            history=result.history,
-            weights=weights,
-        )
-    return record_model(
-        run.lake, key, manifest.id, manifest.codebook.vocabulary, weights, card, run.provenance(**manifest.versions)
-    )
-
-
-def _aligned(run: Run, manifest: Manifest, key: str, fit: Callable[..., TrainResult]) -> Arrays:
-    """The embeddings of codes that items and their fused vectors alone teach, as a stage of its own."""
-    spec = run.recipe.train
-    rows = segments(run.lake, list(manifest.assignments), manifest.codebook.id)
-    pairs = rows.select("item_id", content_hash="vector_hash")
-    with run.stage("align", spec.align_epochs) as view:
-        vectors = read_vectors(run.lake, FUSED, manifest.fusion.fingerprint, pairs)
-        if vectors is None:
-            raise LakeNotFound(f"{manifest.id}: the vectors that its SIDs encode are not in the lake any more")
-        codes = np.array(rows["codes"].to_list(), np.int32)[vectors.present]
-        items = ItemAlignment(
-            run.recipe.generator,
-            manifest.codebook.sizes,
-            codes,
-            vectors.vectors[vectors.present],
-            spec.batch_size,
-            spec.seed,
-        )
-        alone = spec.model_copy(update={"epochs": spec.align_epochs, "checkpoint_steps": 0, "sharding": False})
-        result = fit(partial(_same, items), alone, f"{key}-align")
-        view.note(f"{len(codes):,} items, loss {result.history[-1]['loss']:.3f}", history=result.history)
-    return aligned(load_file(result.checkpoint_dir / WEIGHTS))
-
-
-@step
-def evaluate_model(run: Run, manifest: Manifest, model: str) -> dict[str, Any] | None:
-    """Evaluate on the events after the release's cutoff that the lake has by now; once per state of the log."""
-    from training.checkpoint import RECORD, WEIGHTS, load_generator
+    from flows.steps.training import load_model
     from training.evaluate import evaluate
 
     version = run.lake.version("interactions")
     key = f"{model}:{manifest.id}:{version}:{json.dumps(run.recipe.evaluate.model_dump(mode='json'), sort_keys=True)}"
     key = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
-    if run.lake.exists("evaluations") and run.lake.open("evaluations").transaction_version(f"evaluation:{key}"):
+    if evaluations(run.lake, key):
         run.say(f"  evaluation skipped: {model} was evaluated on this log already")
-        return None
+        return key
     trie = open_trie(run.lake, manifest)
-    held_out = evaluation_cases(run.lake, manifest, trie, version, run.recipe.train.negative_events)
+    row = read_model(run.lake, model)
+    behaviours = tuple(row["card"]["identity"]["spec"]["behaviours"])
+    held_out = evaluation_cases(run.lake, manifest, trie, version, run.recipe.train.negative_events, behaviours)
     if held_out is None:
         run.say(f"  not evaluated: the log holds no event at or after the cutoff {manifest.cutoff.isoformat()}")
         return None
     run.record.begin()
-    cases, popularity = held_out
-    row = read_model(run.lake, model)
-    with run.stage("evaluate") as view, TemporaryDirectory() as folder:
-        (Path(folder) / WEIGHTS).write_bytes(run.lake.blobs.get(row["weights"]))
-        (Path(folder) / RECORD).write_bytes(run.lake.blobs.get(row["card"]["record_blob"]))
-        generator, _ = load_generator(Path(folder), manifest.codebook.vocabulary)
-        result = evaluate(generator, trie, cases, popularity, run.recipe.evaluate)
+    cases, learnt = held_out
+    popularity = np.bincount(np.concatenate([*learnt, np.zeros(0, np.int64)]), minlength=len(trie))
+    with run.stage("evaluate") as view:
+        generator = load_model(run.lake, row, manifest.codebook.vocabulary)
+        result = evaluate(generator, trie, cases, popularity, run.recipe.evaluate, learnt)
         result["protocol"] = (
             "per user with events at or after the cutoff: the last of them is the target, all before it the context; "
             f"full ranking over {len(trie)} items, interactions version {version}"
         )
         view.note(f"{len(cases):,} users", **{name: result[name] for name in ("cases", "targets_missing")})
     record_evaluation(run.lake, key, model, manifest.id, result, run.provenance(interactions=version))
-    for ranker in ("generator", "popularity"):
-        run.say(f"    {ranker:<11} {figures(result[ranker])}")
-    return result
-
-
-def figures(row: dict[str, Any]) -> str:
-    """recall and ndcg at each k, in one line."""
-    shown = [name for name in row if "@" in name and not name.endswith("_interval") and not name.startswith("hits")]
-    return "  ".join(f"{name} {row[name]:.4f}" for name in shown)
+    for ranker in rankers(result):
+        run.say(f"    {ranker:<11} {headline(result[ranker])}")
+    return key

@@ -87,7 +87,7 @@ def record_evaluation(
     return append(lake, "evaluations", rows, f"evaluation:{key}", provenance).written
 
 
-def evaluations(lake: Lake) -> list[dict[str, Any]]:
-    """All evaluations, oldest first."""
-    rows = lake.read("evaluations").sort_by("at").to_pylist()
+def evaluations(lake: Lake, key: str | None = None) -> list[dict[str, Any]]:
+    """All evaluations, or that of a key; oldest first."""
+    rows = lake.read("evaluations", where=None if key is None else ds.field("key") == key).sort_by("at").to_pylist()
     return [{**row, "result": json.loads(row["result"])} for row in rows]

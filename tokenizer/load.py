@@ -25,13 +25,17 @@ def _spread(load_K: NDArray[np.int64]) -> dict[str, float]:
     total, used = int(load_K.sum()), load_K[load_K > 0]
     share = used / max(total, 1)
     entropy = float(-(share * np.log2(share)).sum()) + 0.0
-    rank = np.arange(1, len(load_K) + 1)
-    gini = float((2 * rank - len(load_K) - 1) @ np.sort(load_K)) / (len(load_K) * max(total, 1))
     return {
         "utilisation": len(used) / len(load_K),
         "dead_codes": len(load_K) - len(used),
         "entropy": entropy,
         "perplexity": 2.0**entropy,
-        "gini": gini,
+        "gini": gini(load_K),
         "max_load": int(load_K.max()),
     }
+
+
+def gini(load_K: NDArray[np.int64]) -> float:
+    """0 where all are equally loaded, (K - 1) / K where one has everything; 0 where there is no load."""
+    rank = np.arange(1, len(load_K) + 1)
+    return float((2 * rank - len(load_K) - 1) @ np.sort(load_K)) / (len(load_K) * max(int(load_K.sum()), 1))

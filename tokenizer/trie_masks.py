@@ -18,6 +18,7 @@ from tokenizer.ragged import spans
 from tokenizer.trie import Trie, child_under
 
 BITMASK_BYTES_PER_CHILD = 32
+END = np.ones(1, np.bool_)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,18 +110,23 @@ class TrieMasks:
             return [(user[:0], user[:0], user[:0])] * len(self.starts)
         node = np.searchsorted(self.rows, rows)
         known = self.rows[np.minimum(node, len(self) - 1)] == rows
-        pairs = np.unique(np.stack([user, node], axis=1)[known], axis=0)
-        user, node, edges = pairs[:, 0], pairs[:, 1], []
-        for level in reversed(range(len(self.starts))):
-            firsts = np.flatnonzero(np.append(True, (user[1:] != user[:-1]) | (node[1:] != node[:-1]))[: len(node)])
-            bounds: Array = np.stack([node[firsts], node[firsts] + 1])
-            for deeper in range(level + 1, len(self.starts)):
-                bounds = self.starts[deeper][bounds]
-            full = firsts[np.diff(firsts, append=len(node)) == bounds[1] - bounds[0]]
-            parent = np.searchsorted(self.starts[level], node, side="right") - 1
-            edges.append((user[full], parent[full], self.codes[level][node[full]]))
-            node = parent
-        return edges[::-1]
+        nodes, edges = len(self), []
+        user, node = np.divmod(np.unique(user[known] * nodes + node[known]), nodes)
+        for starts, codes in zip(reversed(self.starts), reversed(self.codes), strict=True):
+            nodes = len(starts) - 1
+            # Of the same type: else searchsorted makes a copy of the whole array.
+            parent = np.searchsorted(starts, node.astype(starts.dtype), side="right") - 1
+            edges.append((user, parent, codes[node]))
+            if len(edges) == len(self.starts) or not len(user):  # nothing is closed from here up
+                break
+            # A node is closed where all of its children are; they lie together.
+            key = user * nodes + parent
+            bounds = np.flatnonzero(np.concatenate((END, key[1:] != key[:-1], END))[: len(key) + 1])
+            user, node = user[bounds[:-1]], parent[bounds[:-1]]
+            full = bounds[1:] - bounds[:-1] == starts[node + 1] - starts[node]
+            user, node = user[full], node[full]
+        none: Array = np.zeros(0, np.int64)
+        return [(none, none, none)] * (len(self.starts) - len(edges)) + edges[::-1]
 
     def _children(self, level: int, nodes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         starts, known = self.starts[level], np.asarray(nodes) >= 0

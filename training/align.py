@@ -12,14 +12,17 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.checkpoint import WEIGHTS
 from training.errors import LossDiverged
 from training.generator import Generator
 from training.models import build_generator
@@ -46,6 +49,8 @@ class AlignBatch:
 
 class AlignNet(nn.Module):
     """Embeddings and output weights of a generator's codes, and projections from and to vectors."""
+
+    offsets: Tensor
 
     def __init__(self, generator: Generator, width: int, seed: int) -> None:
         super().__init__()
@@ -129,6 +134,7 @@ class ItemAlignment:
         return summed / len(batch.vectors), sums
 
 
-def aligned(weights: Mapping[str, Tensor]) -> Arrays:
-    """What of the weights of an AlignNet a generator starts with."""
+def aligned(checkpoint: Path) -> Arrays:
+    """What of the weights of an alignment a generator starts with."""
+    weights = load_file(checkpoint / WEIGHTS)
     return {name: tensor.numpy() for name, tensor in weights.items() if name.startswith(("codes.", "heads."))}

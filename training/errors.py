@@ -4,6 +4,7 @@ TrainingError
 ├── VocabularyMismatch      another codebook than the model speaks: train for it, or publish without a model
 ├── CheckpointMismatch      a run name that already holds another training: choose another name
 ├── CheckpointDamaged       a checkpoint that is not whole: use an older one, or train again
+├── NothingToTrainOn        a release whose log or codes teach nothing: give it a log, or another codebook
 ├── SequencesInvalid        rows that break the contract of the `sequences` table: rebuild the sequences
 ├── LossDiverged            the loss is no number: look at the events named, or lower the learning rate
 └── TrainingFailed          Ray Train gave up: mend the cause and run again, it resumes
@@ -34,6 +35,10 @@ class CheckpointMismatch(TrainingError):
 
 class CheckpointDamaged(TrainingError):
     """A checkpoint directory lacks a file, or a file is not the one that its record names."""
+
+
+class NothingToTrainOn(TrainingError):
+    """The log of a release holds no event that a model could learn from, or its codes have no order."""
 
 
 class SequencesInvalid(TrainingError):

@@ -1,9 +1,9 @@
-"""How good a generator is, beside what recommending the most popular items would give on the same cases."""
+"""How good a generator is, beside what simple recommenders would give on the same cases."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,17 +11,22 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tokenizer.trie_masks import TrieMasks
-from training.decoding import beam_search
+from training.decoding import Variety, items_of, search_sids
 from training.events import SHOWN, gathered
+from training.exposure import Exposure, Floats, self_information
+from training.floors import ItemNeighbours, popular_rows
 from training.histories import Pool, Windows, window_rows
 from training.metrics import (
+    Bucket,
     hits_at,
+    intervals,
     mrr,
     ndcg_at,
-    popular_rows,
+    prefix_numbers,
+    prefix_ranks,
+    quantile_buckets,
     rank_of_target,
     recall_at,
-    recall_interval,
 )
 from training.spec import EvaluateSpec, GeneratorSpec
 from training.trie_tensors import TrieTensors
@@ -31,94 +36,196 @@ if TYPE_CHECKING:
     from training.generator import Generator
 
 Ints = npt.NDArray[np.int64]
+Rank = Callable[[Ints], tuple[Ints, Ints | None]]
+"""Cases (b,) -> rows of the best items of each (b, W), and where it ranks SIDs their numbers; both -1 padded."""
+
+NEAREST = 100
+"""Neighbours of an item."""
+AT_ONCE = 8192
+"""Cases that a simple recommender is asked about at a time."""
 
 
 @dataclass(frozen=True)
 class EvaluationCases:
     """Held-out events with what came before them; ragged parts are flat, case i holds [offsets[i], offsets[i+1]).
 
-    codes (E, L) and feedback (E,) (0 positive, 1 shown only) of context events, oldest first, with `offsets` (n+1,);
+    codes (E, L) and kinds (E,) (see training/events.py) of context events, oldest first, with `offsets` (n+1,);
     `seen_rows` (S,) into `trie.item_ids` with `seen_offsets` (n+1,); `target_rows` (n,). Row -1 stands for an item that
-    is not in the release.
+    is not in the release. `rows` (E,) are the items of the context events; only neighbours of items ask for them.
     """
 
     codes: npt.NDArray[np.int32]
-    feedback: npt.NDArray[np.int8]
+    kinds: Ints
     offsets: Ints
     seen_rows: Ints
     seen_offsets: Ints
     target_rows: Ints
+    rows: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.target_rows)
 
-    def seen(self, start: int, stop: int) -> list[Ints]:
-        """Seen rows of the cases [start, stop)."""
-        bounds = self.seen_offsets[start : stop + 1]
-        return [self.seen_rows[a:b] for a, b in pairwise(bounds)]
+    def seen(self, cases: Ints) -> list[Ints]:
+        """Seen rows of each of these cases."""
+        return [self.seen_rows[self.seen_offsets[case] : self.seen_offsets[case + 1]] for case in cases]
+
+    def taken(self, cases: Ints) -> list[Ints]:
+        """Rows of the positive context events of each of these cases; needs `rows`."""
+        if self.rows is None:
+            raise ValueError("these cases name no items of their context events; give EvaluationCases.rows")
+        bounds = [slice(self.offsets[case], self.offsets[case + 1]) for case in cases]
+        return [self.rows[part][self.kinds[part] != SHOWN] for part in bounds]
 
 
 def evaluate(
-    model: Generator, trie: Trie, cases: EvaluationCases, popularity_counts: Ints, spec: EvaluateSpec
+    model: Generator,
+    trie: Trie,
+    cases: EvaluationCases,
+    popularity_counts: Ints,
+    spec: EvaluateSpec,
+    learnt: Sequence[Ints] | None = None,
 ) -> dict[str, Any]:
-    """Recall, NDCG, MRR and recall's 95 % interval for the generator and for popularity, and what was counted.
+    """What the generator, popularity and neighbours of items come to, a row each, and what was counted.
 
-    `popularity_counts` (N,) are train events per trie row before the cutoff. A target outside the release is a miss
-    for both and is counted in `targets_missing`; a target that the user has seen cannot be hit while seen items are
-    left out, and is counted in `targets_seen`. Raises ValueError without a case, for then there is nothing to say.
+    A row has recall, NDCG and MRR with 95 % intervals, recall of prefixes of the target's SID by length, what its lists
+    show of the catalogue (`training.exposure`), and the same figures by how many training events the target has (none:
+    cold) and by how many events are known of the user. A generator ranks SIDs: `raw` counts a hit where the target's is
+    among the first k of them; elsewhere the items of a SID take as many places as they are. They are the same where no
+    two items share one.
+
+    `popularity_counts` (N,) are train events per trie row before the cutoff. `learnt` are the rows of the positive
+    train events of each user, oldest first; without them, or without `cases.rows`, neighbours have no row. A target
+    outside the release is a miss for all, is counted in `targets_missing` and is in no bucket of popularity; a target
+    that the user has seen cannot be hit while seen items are left out, and is counted in `targets_seen`. Raises
+    ValueError without a case, for then there is nothing to say.
     """
     if not len(cases):
         raise ValueError("evaluation has 0 cases: the split holds out no event; move the cutoff to an earlier time")
-    seen = cases.seen(0, len(cases))
-    excluded = seen if spec.exclude_seen else [rows[:0] for rows in seen]
-    rankings = {
-        "generator": _generated(model, trie, cases, spec),
-        "popularity": popular_rows(popularity_counts, spec.beams, excluded),
+    known = cases.target_rows >= 0
+    lengths = np.diff(cases.offsets)
+    judge = _Judge(
+        cases,
+        prefix_numbers(trie.codes()),
+        self_information(popularity_counts),
+        spec.k,
+        {
+            "by_popularity": quantile_buckets(np.where(known, popularity_counts[cases.target_rows], -1)),
+            "by_history": quantile_buckets(lengths),
+        },
+    )
+    # Cases of like length share a batch, so that short histories are not padded to the longest one.
+    like = np.argsort(lengths, kind="stable")
+    rows = {
+        "generator": judge.row(_generated(model, trie, cases, spec), _parts(like, spec.batch_size)),
+        "popularity": judge.row(_popular(popularity_counts, cases, spec), _parts(like, AT_ONCE)),
     }
-    table = {name: _row(rank_of_target(rows, cases.target_rows), spec) for name, rows in rankings.items()}
+    if learnt is not None and cases.rows is not None:
+        neighbours = ItemNeighbours.of(learnt, len(trie), NEAREST)
+        row = judge.row(_near(neighbours, cases, spec), _parts(like, AT_ONCE))
+        rows["item-knn"] = {**row, "nearest": NEAREST, "newest_events": neighbours.newest}
+    owner = np.repeat(np.arange(len(cases)), np.diff(cases.seen_offsets))
+    again = owner[known[owner] & (cases.seen_rows == cases.target_rows[owner])]
     return {
-        **table,
+        **rows,
         "cases": len(cases),
-        "targets_missing": int((cases.target_rows < 0).sum()),
-        "targets_seen": sum(
-            bool(row >= 0 and (rows == row).any()) for rows, row in zip(seen, cases.target_rows, strict=True)
-        ),
+        "targets_missing": int((~known).sum()),
+        "targets_seen": len(np.unique(again)),
     }
 
 
-def _generated(model: Generator, trie: Trie, cases: EvaluationCases, spec: EvaluateSpec) -> Ints:
-    """Ranked rows of every case; contexts keep their last events, as many as fit before a target in training."""
+def _parts(order: Ints, size: int) -> Iterable[Ints]:
+    return (order[start : start + size] for start in range(0, len(order), size))
+
+
+def _generated(model: Generator, trie: Trie, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
+    """Contexts keep their last events, as many as fit before a target in training."""
     device = next(model.parameters()).device
     searched = TrieTensors(TrieMasks.of(trie), device)
     pool, windows = contexts(cases, model.spec)
-    ranked = np.empty((len(cases), spec.beams), dtype=np.int64)
-    # Cases of like length share a batch, so that short histories are not padded to the longest one.
-    order = np.argsort(windows.stop - windows.start, kind="stable")
-    for begin in range(0, len(cases), spec.batch_size):
-        part = order[begin : begin + spec.batch_size]
+    variety = Variety(spec.temperature, spec.groups, spec.diversity)
+
+    def rank(part: Ints) -> tuple[Ints, Ints]:
         rows, lengths = window_rows(pool, windows.take(part), model.spec.long_events)
         events = gathered(pool.codes, pool.kinds, rows, lengths).to(device)
-        exclude = [cases.seen(case, case + 1)[0] for case in part] if spec.exclude_seen else None
-        ranked[part], _ = beam_search(model, searched, events, spec.beams, exclude)
-    return ranked
+        exclude = cases.seen(part) if spec.exclude_seen else None
+        nodes, scores = search_sids(model, searched, events, spec.beams, exclude, variety)
+        return items_of(searched, nodes, scores, spec.beams, exclude)[0], nodes
+
+    return rank
 
 
 def contexts(cases: EvaluationCases, spec: GeneratorSpec) -> tuple[Pool, Windows]:
     """What a model reads of each case: its last events, as many as stand before a target in training."""
-    kept = np.flatnonzero((cases.feedback != SHOWN) | (not spec.positive_only))
+    kept = np.flatnonzero((cases.kinds != SHOWN) | (not spec.positive_only))
     users = np.searchsorted(kept, cases.offsets)
-    kinds = cases.feedback[kept].astype(np.int64)
+    kinds = cases.kinds[kept]
     pool = Pool(cases.codes[kept], kinds, kinds != SHOWN, pa.nulls(len(kept), pa.string()), users)
     stop = users[1:]
     return pool, Windows(users[:-1], np.maximum(users[:-1], stop - (spec.max_events - 1)), stop, stop)
 
 
-def _row(ranks: Ints, spec: EvaluateSpec) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    for k in spec.k:
-        row[f"recall@{k}"] = recall_at(ranks, k)
-        row[f"recall@{k}_interval"] = list(recall_interval(ranks, k))
-        row[f"ndcg@{k}"] = ndcg_at(ranks, k)
-        row[f"hits@{k}"] = int(hits_at(ranks, k).sum())
-    row["mrr"] = mrr(ranks)
-    return row
+def _popular(counts: Ints, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
+    def rank(part: Ints) -> tuple[Ints, None]:
+        seen = cases.seen(part)
+        return popular_rows(counts, spec.beams, seen if spec.exclude_seen else [rows[:0] for rows in seen]), None
+
+    return rank
+
+
+def _near(neighbours: ItemNeighbours, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
+    def rank(part: Ints) -> tuple[Ints, None]:
+        return neighbours.rank(cases.taken(part), spec.beams, cases.seen(part) if spec.exclude_seen else None), None
+
+    return rank
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """What every recommender is measured by: cases, prefixes (N, L) and bits (N,) of items, cut-offs, buckets."""
+
+    cases: EvaluationCases
+    numbers: Ints
+    bits: Floats
+    cuts: tuple[int, ...]
+    buckets: dict[str, list[Bucket]]
+
+    def row(self, rank: Rank, parts: Iterable[Ints]) -> dict[str, Any]:
+        """All figures of a recommender that is asked about the cases part by part; keeps ranks alone."""
+        targets = self.cases.target_rows
+        sids = np.where(targets >= 0, self.numbers[targets, -1], -1)
+        ranks, raw = np.full(len(targets), -1, np.int64), np.full(len(targets), -1, np.int64)
+        prefixes = np.full((len(targets), self.numbers.shape[1]), -1, np.int64)
+        exposure = Exposure(self.numbers, self.bits, self.cuts)
+        ranks_sids = False
+        for part in parts:
+            ranked, found = rank(part)
+            ranks[part] = rank_of_target(ranked, targets[part])
+            prefixes[part] = prefix_ranks(ranked, targets[part], self.numbers)
+            exposure.add(ranked)
+            if found is not None:
+                ranks_sids, raw[part] = True, rank_of_target(found, sids[part])
+        row = self._accuracy(ranks)
+        for k in self.cuts:
+            row[f"prefix_recall@{k}"] = [recall_at(of, k) for of in prefixes.T]
+        row |= exposure.figures()
+        if ranks_sids:
+            row["raw"] = self._accuracy(raw)
+        for name, buckets in self.buckets.items():
+            row[name] = [
+                {
+                    "from": bucket.low,
+                    "to": bucket.high,
+                    "cases": int(bucket.cases.sum()),
+                    **self._accuracy(ranks[bucket.cases]),
+                }
+                for bucket in buckets
+            ]
+        return row
+
+    def _accuracy(self, ranks: Ints) -> dict[str, Any]:
+        row: dict[str, Any] = {"mrr": mrr(ranks)}
+        for k in self.cuts:
+            row[f"recall@{k}"] = recall_at(ranks, k)
+            row[f"ndcg@{k}"] = ndcg_at(ranks, k)
+            row[f"hits@{k}"] = int(hits_at(ranks, k).sum())
+        return row | {f"{name}_interval": list(bounds) for name, bounds in intervals(ranks, self.cuts).items()}

@@ -111,7 +111,11 @@ class TrainSpec(BaseModel):
 
 
 class EvaluateSpec(BaseModel):
-    """How a model is evaluated: cut-offs `k`, beam width, cases per batch, whether seen items are left out."""
+    """How a model is evaluated: cut-offs `k`, beam width, cases per batch, whether seen items are left out.
+
+    `temperature`, `groups` and `diversity` are those of `training.decoding.Variety`; as they are by default, the most
+    probable items are ranked.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -119,6 +123,23 @@ class EvaluateSpec(BaseModel):
     beams: Positive = 20
     batch_size: Positive = 256
     exclude_seen: bool = True
+    temperature: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 1.0
+    groups: Positive = 1
+    diversity: Annotated[float, Field(ge=0.0, le=1000.0)] = 0.0
+
+    @model_validator(mode="after")
+    def _groups_share_beams(self) -> Self:
+        if self.beams % self.groups:
+            raise ValueError(
+                f"evaluate.beams={self.beams} is no multiple of evaluate.groups={self.groups}; "
+                "every group has the same number of beams, so change one of them"
+            )
+        if self.diversity and self.groups == 1:
+            raise ValueError(
+                f"evaluate.diversity={self.diversity} with evaluate.groups=1 does nothing: it is between groups; "
+                "raise groups or leave diversity at 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _beams_reach_k(self) -> Self:

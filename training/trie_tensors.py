@@ -1,7 +1,8 @@
 """`tokenizer.trie_masks` as tensors: masks and steps of a beam search on the model's device.
 
-The same operations on every device. Only what is laid out by unequal counts (levels without bitmasks, and edges that
-are closed for some users) makes the host wait for an accelerator.
+The same operations on every device, and few of them: for one user at a time their number is what they cost. Only what
+is laid out by unequal counts (levels without bitmasks, and edges that are closed for some users) makes the host wait
+for an accelerator.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 Rows = Sequence[npt.NDArray[np.integer]]
 
+COMPARED = 1 << 24
+"""Beams held against closed edges at once."""
+
 
 class TrieTensors:
     """The allowed part of a trie on a device; share one among searches. Nodes are int64 tensors (B, W)."""
@@ -30,10 +34,12 @@ class TrieTensors:
             return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device)
 
         self.starts = [tensor(starts) for starts in masks.starts]
-        self.codes = [tensor(codes) for codes in masks.codes]
         self.bits = [None if bits is None else tensor(bits) for bits in masks.bits]
-        # Halvings that find a code among the children of any node of the level.
-        self.halvings = [int(np.diff(starts).max(initial=0)).bit_length() for starts in masks.starts]
+        # (node, code) of every edge as one number, ascending: an edge is found in one search.
+        self.keys = [
+            tensor(np.repeat(np.arange(len(starts) - 1) * size, np.diff(starts)) + codes)
+            for starts, codes, size in zip(masks.starts, masks.codes, self.sizes, strict=False)
+        ]
         # Eight booleans for each byte of a bitmask, read as one number. Masks of 2,560 beams
         # and 256 codes took 1.2 ms bit by bit and take 0.5 ms so, on one thread.
         octets = np.unpackbits(np.arange(256, dtype=np.uint8), bitorder="little").view(np.int64)
@@ -44,55 +50,58 @@ class TrieTensors:
         bits, size = self.bits[level], self.sizes[level]
         if bits is not None:
             return self.octets[bits[nodes_BW].int()].view(torch.bool)[..., :size]
-        start, count = self._children(level, nodes_BW)
+        starts, known_BW = self.starts[level], nodes_BW.clamp(min=0)
+        start = starts[known_BW].long().flatten()
+        count = torch.where(nodes_BW < 0, 0, starts[known_BW + 1] - starts[known_BW]).flatten()
+        beam = torch.repeat_interleave(count)
+        place = torch.arange(len(beam), device=beam.device) + (start - (count.cumsum(0) - count))[beam]
         mask_BWK = torch.zeros(*nodes_BW.shape, size, dtype=torch.bool, device=nodes_BW.device)
-        _mark(mask_BWK, start, count, self.codes[level], True)
+        mask_BWK.view(-1, size)[beam, self.keys[level][place] % size] = True
         return mask_BWK
 
     def step(self, level: int, nodes_BW: Tensor, codes_BW: Tensor) -> Tensor:
         """The child of each node under its code; -1 where there is none or the node is -1."""
-        labels = self.codes[level]
-        if not len(labels):
+        keys, key_BW = self.keys[level], nodes_BW * self.sizes[level] + codes_BW
+        if not len(keys):
             return torch.full_like(nodes_BW, -1)
-        low, count = self._children(level, nodes_BW)
-        stop, last = low + count, len(labels) - 1
-        high = stop
-        for _ in range(self.halvings[level]):
-            middle = (low + high) // 2
-            less = (labels[middle.clamp(max=last)] < codes_BW) & (low < high)
-            low, high = torch.where(less, middle + 1, low), torch.where(less, high, middle)
-        return torch.where((low < stop) & (labels[low.clamp(max=last)] == codes_BW), low, -1)
+        child_BW = torch.searchsorted(keys, key_BW)
+        return child_BW.where(keys[child_BW.clamp(max=len(keys) - 1)] == key_BW, -1)
+
+    def restrict(
+        self, level: int, scores_BWK: Tensor, nodes_BW: Tensor, closed: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Scores of the codes that may follow each node, -inf of the others and of the edges closed at this level."""
+        mask_BWK = self.mask(level, nodes_BW)
+        if closed is not None and closed[0].numel():
+            self.close(level, mask_BWK, nodes_BW, closed)
+        return scores_BWK.where(mask_BWK, -torch.inf)
 
     def closed(self, exclude: Rows) -> list[tuple[Tensor, Tensor]]:
-        """Per level, what `close` needs to keep the rows exclude[u] of the trie from user u."""
+        """Per level, what `close` needs to keep the rows exclude[u] of the trie from user u.
+
+        Nodes and codes of the closed edges, (B, X) with as many places as the user with most has; node -2 fills up.
+        """
         user = np.repeat(np.arange(len(exclude)), [len(rows) for rows in exclude])
         rows = np.concatenate([np.asarray(rows, np.int64) for rows in exclude])
-        device = self.octets.device
-        return [
-            (
-                torch.from_numpy(user * (len(starts) - 1) + node).to(device),
-                torch.from_numpy(codes.astype(np.int64)).to(device),
-            )
-            for starts, (user, node, codes) in zip(self.masks.starts, self.masks.closed(user, rows), strict=True)
-        ]
+        device, closed = self.octets.device, []
+        none = torch.zeros(len(exclude), 0, dtype=torch.long, device=device)
+        for owner, node, code in self.masks.closed(user, rows):
+            if not len(owner):
+                closed.append((none, none))
+                continue
+            counts = np.bincount(owner, minlength=len(exclude))
+            edges = np.full((2, len(exclude), counts.max()), -2, np.int64)
+            edges[:, owner, np.arange(len(owner)) - (counts.cumsum() - counts)[owner]] = node, code
+            both = torch.from_numpy(edges).to(device)
+            closed.append((both[0], both[1]))
+        return closed
 
     def close(self, level: int, mask_BWK: Tensor, nodes_BW: Tensor, closed: tuple[Tensor, Tensor]) -> None:
         """Clear the user's closed edges from a mask, in place."""
-        keys, codes = closed
-        users_B1 = torch.arange(len(nodes_BW), device=nodes_BW.device).unsqueeze(1)
-        key_BW = users_B1 * (len(self.starts[level]) - 1) + nodes_BW.clamp(min=0)
-        start = torch.searchsorted(keys, key_BW)
-        _mark(mask_BWK, start, torch.searchsorted(keys, key_BW, right=True) - start, codes, False)
-
-    def _children(self, level: int, nodes_BW: Tensor) -> tuple[Tensor, Tensor]:
-        starts, known_BW = self.starts[level], nodes_BW.clamp(min=0)
-        start = starts[known_BW].long()
-        return start, torch.where(nodes_BW < 0, 0, starts[known_BW + 1] - start)
-
-
-def _mark(mask_BWK: Tensor, start_BW: Tensor, count_BW: Tensor, codes: Tensor, value: bool) -> None:
-    """Set mask[b, w, codes[start[b, w] + i]] for all i below count[b, w]."""
-    start, count = start_BW.flatten(), count_BW.flatten()
-    beam = torch.repeat_interleave(count)
-    place = torch.arange(len(beam), device=beam.device) + (start - (count.cumsum(0) - count))[beam]
-    mask_BWK.view(len(start), -1)[beam, codes[place].long()] = value
+        nodes_BX, codes_BX = closed
+        users = max(1, COMPARED // max(1, nodes_BW.shape[1] * nodes_BX.shape[1]))
+        for start in range(0, len(nodes_BW), users):
+            part = slice(start, start + users)
+            same_BWX = nodes_BW[part].unsqueeze(2) == nodes_BX[part].unsqueeze(1)
+            user, beam, edge = same_BWX.nonzero(as_tuple=True)
+            mask_BWK[part][user, beam, codes_BX[part][user, edge]] = False

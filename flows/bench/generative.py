@@ -58,7 +58,19 @@ class Settings(BaseModel):
     train: TrainSpec = TrainSpec()
 
 
-HEADLINE = Settings()
+HEADLINE = Settings(
+    collaborative=CollaborativeSpec(min_events=1, method="both"),
+    generator=GeneratorSpec(prefix_buckets=32_768, dropout=0.3),
+    train=TrainSpec(
+        epochs=20,
+        batch_size=128,
+        learning_rate=2e-3,
+        warmup_steps=300,
+        schedule="cosine",
+        weight_decay=0.1,
+        checkpoint_steps=200,
+    ),
+)
 GENERATORS: dict[str, Settings] = {"generator": HEADLINE}
 
 

@@ -13,17 +13,17 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from flows.bench.catalogues import CATALOGUES
 from flows.bench.generative import GENERATORS, HEADLINE, dense, generator
 from flows.bench.split import WIDTH, Recommend, Split, say, split_of
-from training.metrics import mrr, ndcg_at, popular_rows, rank_of_target, recall_at, recall_interval
+from training.floors import ItemNeighbours, popular_rows
+from training.metrics import mrr, ndcg_at, rank_of_target, recall_at, recall_interval
 from training.sasrec import SasRec, fit_sasrec, rank
 from training.spec import SasRecSpec
 
 Ints = NDArray[np.int64]
-CUTS, AT_ONCE, PATIENCE = (5, 10, 20), 1024, 5
+CUTS, PATIENCE = (5, 10, 20), 5
 NONE = np.zeros(0, np.int64)
 
 
@@ -38,33 +38,13 @@ def popularity(split: Split) -> Recommend:
 
 
 def item_knn(split: Split) -> Recommend:
-    """Item-based nearest neighbours: the cosine of the sets of users of two items, summed over a history's items."""
-    taken = _matrix(split.train, split.items)
-    together = (taken.T @ taken).tocsr()
-    together.setdiag(0)
-    length = 1 / np.sqrt(np.maximum(1, taken.sum(axis=0).A1))
-    cosine = together.multiply(length[:, None]).multiply(length[None, :]).tocsr()
+    """Item-based nearest neighbours."""
+    neighbours = ItemNeighbours.of(split.train, split.items)
 
     def recommend(histories: Sequence[Ints], exclude_seen: bool) -> Ints:
-        out = np.full((len(histories), WIDTH), -1, np.int64)
-        for start in range(0, len(histories), AT_ONCE):
-            some = _matrix(histories[start : start + AT_ONCE], split.items)
-            scores = (some @ cosine).toarray()
-            if exclude_seen:
-                scores[some.nonzero()] = 0.0
-            order = np.argsort(-scores, axis=1, kind="stable")[:, :WIDTH]
-            out[start : start + AT_ONCE] = np.where(np.take_along_axis(scores, order, 1) > 0, order, -1)
-        return out
+        return neighbours.rank(histories, WIDTH, histories if exclude_seen else None)
 
     return recommend
-
-
-def _matrix(histories: Sequence[Ints], items: int) -> csr_matrix:
-    """Which items each history holds, 0 or 1, (n, items)."""
-    rows = np.repeat(np.arange(len(histories)), [len(each) for each in histories])
-    matrix = csr_matrix((np.ones(len(rows)), (rows, np.concatenate(histories))), shape=(len(histories), items))
-    matrix.data[:] = 1.0
-    return matrix
 
 
 def sasrec(split: Split) -> Recommend:

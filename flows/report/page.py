@@ -7,6 +7,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from flows.diff import diff_releases, open_trie
+from flows.evaluation_tables import evaluation_tables
 from flows.report.charts import curve_chart, line_chart, load_chart
 from flows.report.looks import looks
 from storage.lake import Lake
@@ -89,27 +90,12 @@ def _newest_refused(lake: Lake) -> list[dict[str, Any]]:
 
 def _model(model: dict[str, Any]) -> dict[str, Any]:
     history = model["card"]["history"]
-    evaluation = model["evaluation"]
-    rankers = [name for name in ("generator", "popularity") if evaluation and name in evaluation]
-    columns = sorted((name for name in (evaluation or {}).get("generator", {}) if _is_metric(name)), key=_metric_order)
     return {
         "id": model["id"],
-        "history": history,
         "chart": line_chart([row["loss"] for row in history], "training loss") if history else "",
-        "evaluation": evaluation,
-        "rankers": rankers,
-        "columns": columns,
+        "evaluation": model["evaluation"],
+        "tables": evaluation_tables(model["evaluation"] or {}),
     }
-
-
-def _is_metric(name: str) -> bool:
-    return not name.endswith("_interval") and not name.startswith("hits@")
-
-
-def _metric_order(name: str) -> tuple[int, int]:
-    """recall before ndcg before the rest, each by its cut-off."""
-    kind, _, cutoff = name.partition("@")
-    return ("recall", "ndcg", "mrr").index(kind), int(cutoff or 0)
 
 
 def _timings(line: list[Manifest], trained: list[dict[str, Any]], known: dict[str, RunSummary]) -> list[dict[str, Any]]:

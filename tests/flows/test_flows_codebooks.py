@@ -1,5 +1,7 @@
 """Runs end to end under other codebooks, and what training reads of a log."""
 
+import json
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -8,7 +10,9 @@ from test_flows_runs import Recipe, sids, start
 
 from conftest import START, write_items, write_log
 from flows.backfill import backfill
+from flows.cli import run_command
 from flows.diff import diff_releases
+from flows.evaluation_tables import evaluation_tables
 from flows.explain import explain_item
 from flows.nightly import nightly
 from flows.recipe import RecipeError, parse_recipe
@@ -56,11 +60,14 @@ def test_codes_without_order_make_releases_and_nights_but_no_generator(
         train(lake.uri)
 
 
-def test_items_may_share_sids_where_the_recipe_keeps_collisions(tmp_path: Path, small: Path, recipe: Recipe) -> None:
+def test_items_may_share_sids_where_the_recipe_keeps_collisions(
+    tmp_path: Path, small: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe["codebook"] = {"levels": [{"codes": 4}] * 2, "collision": "keep"}
     with pytest.raises(RecipeError, match="lets items share SIDs"):
         parse_recipe(recipe)
     recipe["gates"] = {"collision_rate": {"limit": 1.0}}
+    recipe["evaluate"] = {"exclude_seen": False}
     lake = start(str(tmp_path / "lake"), small, recipe)
     first = sids(lake, "r-000001")
     write_items(small / "night.jsonl", 40, 8)
@@ -77,7 +84,37 @@ def test_items_may_share_sids_where_the_recipe_keeps_collisions(tmp_path: Path, 
     sharing = explain_item(lake, release, "i0000")["path"][-1]
     assert sharing["items"] == sum(sid == second["i0000"] for sid in second.values())
     train(lake.uri)
-    assert evaluations(lake)[-1]["result"]["cases"] > 0
+    (stored,) = evaluations(lake)
+    result = stored["result"]
+    assert result["cases"] > 0
+    assert result["generator"]["raw"]["recall@5"] > result["generator"]["recall@5"] > 0
+    assert result["item-knn"]["recall@10"] > result["popularity"]["recall@10"]
+
+    def told(*command: str) -> str:
+        capsys.readouterr()
+        assert run_command([*command, "--lake", lake.uri]) == 0
+        return capsys.readouterr().out
+
+    again = json.loads(told("run", "evaluate", stored["model"], "--json"))
+    assert (again["key"], again["result"]) == (stored["key"], result)
+    assert len(evaluations(lake)) == 1
+    shown, page = told("run", "evaluate"), tmp_path / "report.html"
+    told("report", "--output", str(page))
+    for table in evaluation_tables(result):
+        assert table.title in shown
+        assert f"<h3>{table.title}</h3>" in page.read_text()
+        assert all(cell in shown for row in table.rows for cell in row)
+    recall = result["generator"]["recall@10"]
+    assert f"recall@10 {recall:.4g}" in told("release", "show", "production")
+    assert json.loads(told("release", "show", "production", "--json"))["models"][0]["evaluation"] == result
+    for before, after, expected in (
+        ("r-000001", "r-000002", [None, recall, None]),
+        ("r-000002", "r-000002", [recall, recall, 0.0]),
+    ):
+        diff = json.loads(told("release", "diff", before, after, "--json"))["evaluations"]
+        assert diff["figures"]["recall@10"] == expected
+        assert diff["after"] == {"model": stored["model"], "cases": result["cases"]}
+    assert re.search(rf"recall@10 +{recall:.4g}  ->  {recall:.4g}   \+0.0000", told("release", "diff", before, after))
 
 
 def test_training_reads_impressions_as_context_and_learns_clicks_alone(

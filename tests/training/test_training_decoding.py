@@ -1,5 +1,8 @@
 """Trie-constrained beam search against scoring every item one by one."""
 
+from collections import Counter
+from functools import cache
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -8,9 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import training.trie_tensors as trie_tensors
 from tokenizer.trie import Trie
 from tokenizer.trie_masks import TrieMasks
-from training.decoding import beam_search
+from training.decoding import Variety, beam_search, search_sids
 from training.events import Events, gathered
 from training.generator import Generator
 from training.models import ARCHITECTURES, build_generator
@@ -61,7 +65,7 @@ def one(events: Events, user: int) -> Events:
 
 
 @torch.no_grad()
-def score_all(model: Generator, trie: Trie, events: Events) -> npt.NDArray[np.float64]:
+def score_all(model: Generator, trie: Trie, events: Events, temperature: float = 1.0) -> npt.NDArray[np.float64]:
     """log p of every item after every history, one full pass each, as in training; (B, N)."""
     scores = np.empty((len(events.lengths), len(trie)))
     for user in range(len(scores)):
@@ -71,7 +75,7 @@ def score_all(model: Generator, trie: Trie, events: Events) -> npt.NDArray[np.fl
         for row, codes in enumerate(trie.codes().tolist()):
             item = torch.tensor(codes).view(1, 1, -1)
             whole = Events(torch.cat([known.codes, item], dim=1), kinds, known.lengths + 1)
-            logp = [each[0].log_softmax(-1) for each in model(whole, target)]
+            logp = [(each[0] / temperature).log_softmax(-1) for each in model(whole, target)]
             scores[user, row] = sum(each[code].item() for each, code in zip(logp, codes, strict=True))
     return scores
 
@@ -88,7 +92,11 @@ def test_with_a_beam_for_each_item_the_search_is_exhaustive(architecture: str) -
     np.testing.assert_allclose(scores[:, :25], np.take_along_axis(expected, rows[:, :25], axis=1), atol=1e-3)
 
 
-def test_excluding_items_leaves_the_exhaustive_ranking_of_the_rest() -> None:
+@pytest.mark.parametrize("compared", [1, trie_tensors.COMPARED])
+def test_excluding_items_leaves_the_exhaustive_ranking_of_the_rest(
+    compared: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trie_tensors, "COMPARED", compared)
     model, trie = model_of(1), trie_of(20, 1)
     events = histories([2, 4], 1)
     exclude: list[Ints] = [np.array([3, 3, -1, 17, 0]), np.arange(12)]
@@ -108,17 +116,27 @@ def test_excluding_items_leaves_the_exhaustive_ranking_of_the_rest() -> None:
     seen=st.lists(st.integers(0, 40), min_size=2, max_size=2),
     seed=st.integers(0, 1000),
     shared=st.booleans(),
+    groups=st.integers(1, 4),
+    diversity=st.sampled_from([0.0, 0.5, 100.0]),
 )
 def test_no_barred_item_appears_and_no_place_stays_empty(
-    items: int, beams: int, allowed: list[bool], seen: list[int], seed: int, shared: bool
+    items: int,
+    beams: int,
+    allowed: list[bool],
+    seen: list[int],
+    seed: int,
+    shared: bool,
+    groups: int,
+    diversity: float,
 ) -> None:
-    """Filters for everybody and items seen by one user, against sets; also where items share SIDs."""
+    """Filters for everybody and items seen by one user, against sets; also where items share SIDs, and in groups."""
+    beams *= groups
     model, trie = model_of(2), trie_of(items, seed, shared)
     events = histories([3, 6], seed)
     rng = np.random.default_rng(seed)
     exclude = [rng.permutation(items)[:count] for count in seen]
     filtered = TrieTensors(TrieMasks.of(trie, np.array(allowed[:items], bool)))
-    rows, scores = beam_search(model, filtered, events, beams, exclude)
+    rows, scores = beam_search(model, filtered, events, beams, exclude, Variety(1.0, groups, diversity))
     for user, gone in enumerate(exclude):
         good = {row for row in range(items) if allowed[row]} - set(gone.tolist())
         found = rows[user][rows[user] >= 0].tolist()
@@ -210,3 +228,81 @@ def test_seen_items_outside_the_release_exclude_nothing() -> None:
     events = histories([2], 5)
     rows, _ = beam_search(model, whole(trie), events, 9, [np.array([-1, -1])])
     assert sorted(rows[0].tolist()) == list(range(9))
+
+
+def test_a_temperature_flattens_every_level() -> None:
+    model, trie = model_of(7), trie_of(12, 7)
+    events = histories([2, 3], 7)
+    expected = score_all(model, trie, events, temperature=2.5)
+    rows, scores = beam_search(model, whole(trie), events, 12, variety=Variety(temperature=2.5))
+    np.testing.assert_array_equal(rows, np.argsort(-expected, axis=1))
+    np.testing.assert_allclose(scores, np.take_along_axis(expected, rows, axis=1), atol=1e-3)
+
+
+@torch.no_grad()
+def groups_in_turn(model: Generator, trie: Trie, events: Events, beams: int, variety: Variety) -> list[int]:
+    """Diverse beam search of one user in plain Python: rows, best first."""
+    sids = [tuple(codes) for codes in trie.codes().tolist()]
+
+    @cache
+    def levels(sid: tuple[int, ...]) -> list[list[float]]:
+        item = torch.tensor([[sid]])
+        kinds = torch.cat([events.kinds, torch.zeros(1, 1, dtype=torch.long)], dim=1)
+        after = Events(torch.cat([events.codes, item], dim=1), kinds, events.lengths + 1)
+        target = torch.arange(after.codes.shape[1])[None] == events.lengths
+        return [each[0].log_softmax(-1).tolist() for each in model(after, target)]
+
+    def score(prefix: tuple[int, ...]) -> float:
+        scores = levels(next(sid for sid in sids if sid[: len(prefix)] == prefix))
+        return sum(scores[at][code] for at, code in enumerate(prefix))
+
+    rows = {tuple(codes): row for row, codes in enumerate(trie.codes().tolist())}
+    live: list[list[tuple[int, ...]]] = [[()] for _ in range(variety.groups)]
+    for level in range(1, len(SIZES) + 1):
+        children = {sid[:level] for sid in rows}
+        taken: Counter[int] = Counter()
+        after: list[list[tuple[int, ...]]] = []
+        for mine in live:
+
+            def order(child: tuple[int, ...], mine: list[tuple[int, ...]] = mine) -> tuple[bool, float]:
+                return child[:-1] not in mine, variety.diversity * taken[child[-1]] - score(child)  # noqa: B023
+
+            gone = {child for group in after for child in group}
+            left = {child for child in children - gone if any(child[:-1] in group for group in live)}
+            after.append(sorted(left, key=order)[: beams // variety.groups])
+            taken.update(child[-1] for child in after[-1])
+        live = after
+    return [rows[sid] for sid in sorted((sid for group in live for sid in group), key=score, reverse=True)]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    items=st.integers(1, 40),
+    groups=st.integers(1, 4),
+    share=st.integers(1, 4),
+    diversity=st.sampled_from([0.0, 0.7, 50]),
+)
+def test_groups_take_turns_as_in_plain_loops(items: int, groups: int, share: int, diversity: float) -> None:
+    model, trie = model_of(8), trie_of(items, items)
+    events = histories([3], items)
+    variety = Variety(1.0, groups, diversity)
+    rows, _ = beam_search(model, whole(trie), events, groups * share, variety=variety)
+    expected = groups_in_turn(model, trie, events, groups * share, variety)
+    assert rows[0].tolist() == expected + [-1] * (groups * share - len(expected))
+
+
+def test_diversity_spreads_the_codes_of_every_level_that_a_search_takes() -> None:
+    model, trie = model_of(9), trie_of(60, 9)
+    events = histories([3, 1, 5], 9)
+
+    def first_codes(variety: Variety) -> int:
+        rows, _ = beam_search(model, whole(trie), events, 4, variety=variety)
+        return sum(len(np.unique(trie.codes()[row, 0])) for row in rows)
+
+    assert first_codes(Variety(1.0, 4, 100.0)) == 12 > first_codes(Variety())
+
+
+def test_groups_that_cannot_share_the_beams_are_refused() -> None:
+    model, trie = model_of(0), trie_of(5, 0)
+    with pytest.raises(ValueError, match="5 beams cannot be shared out among 2 groups"):
+        search_sids(model, whole(trie), histories([2], 0), 5, variety=Variety(groups=2))

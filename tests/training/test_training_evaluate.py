@@ -10,12 +10,17 @@ import torch
 from pydantic import ValidationError
 
 from tokenizer.trie import Trie
-from training.evaluate import EvaluationCases, evaluate
+from tokenizer.trie_masks import TrieMasks
+from training.decoding import beam_search
+from training.evaluate import EvaluationCases, contexts, evaluate
+from training.events import gathered
 from training.generator import Generator
-from training.histories import Plan
+from training.histories import Plan, window_rows
+from training.models import build_generator
 from training.next_code import NextCode
 from training.spec import EvaluateSpec, GeneratorSpec, TrainSpec
 from training.trainable import Cursor
+from training.trie_tensors import TrieTensors
 
 SIZES = (4, 4)
 ITEMS = 16
@@ -34,7 +39,7 @@ def walks(users: int, events: int, seed: int) -> Ints:
 def cases_of(items: Ints, targets: Ints) -> EvaluationCases:
     bounds = np.arange(len(items) + 1) * items.shape[1]
     flat = items.reshape(-1)
-    return EvaluationCases(CODES[flat], np.zeros(len(flat), np.int8), bounds, flat.copy(), bounds, targets)
+    return EvaluationCases(CODES[flat], np.zeros(len(flat), np.int64), bounds, flat.copy(), bounds, targets, flat)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +92,66 @@ def test_a_planted_pattern_is_learned(trie: Trie, learned: Generator) -> None:
     low, high = result["generator"]["recall@1_interval"]
     assert low <= result["generator"]["recall@1"] <= high
     assert (result["cases"], result["targets_missing"], result["targets_seen"]) == (64, 0, 0)
+    assert "item-knn" not in result
+    row = result["generator"]
+    assert row["prefix_recall@1"][1] == row["recall@1"] == row["raw"]["recall@1"] <= row["prefix_recall@1"][0]
+    assert row["raw"] == {name: row[name] for name in row["raw"]}
+
+
+def test_neighbours_of_items_are_a_row_where_it_is_known_who_took_what(trie: Trie, learned: Generator) -> None:
+    """The next item of a walk has been seen beside those before it, but so has the one before them."""
+    taken = walks(96, 10, 0)
+    held_out = walks(users=64, events=8, seed=1)
+    cases = cases_of(held_out[:, :-1], held_out[:, -1])
+    result = evaluate(learned, trie, cases, np.bincount(taken.reshape(-1), minlength=ITEMS), SPEC, list(taken))
+    assert (result["item-knn"]["nearest"], result["item-knn"]["newest_events"]) == (100, 10)
+    assert result["popularity"]["recall@5"] < 0.9 < result["item-knn"]["recall@5"]
+    shown = cases.__class__(**{**vars(cases), "kinds": np.ones(len(cases.kinds), np.int64)})
+    assert shown.taken(np.array([0]))[0].size == 0
+
+
+def test_cases_are_told_apart_by_how_known_their_target_and_their_user_are(trie: Trie, learned: Generator) -> None:
+    counts = np.array([0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14])
+    lengths = np.array([0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9])
+    targets = np.array([-1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 15])
+    flat = np.concatenate([walks(1, int(length), seed)[0] for seed, length in enumerate(lengths)])
+    bounds = np.cumsum([0, *lengths])
+    cases = EvaluationCases(CODES[flat], np.zeros(len(flat), np.int64), bounds, flat, bounds, targets)
+    row = evaluate(learned, trie, cases, counts, EvaluateSpec(k=(1, 5), beams=16))["popularity"]
+    cold, *known = row["by_popularity"]
+    assert (cold["from"], cold["to"], cold["cases"], cold["recall@5"]) == (0, 0, 2, 0.0)
+    assert [(each["from"], each["to"], each["cases"]) for each in known] == [
+        (1, 3, 3),
+        (4, 5, 2),
+        (6, 7, 2),
+        (8, 14, 2),
+    ]
+    assert [each["cases"] for each in row["by_history"]] == [2, 3, 2, 3, 2]
+    for name in ("recall@5", "ndcg@5", "mrr"):
+        whole = sum(each["cases"] * each[name] for each in row["by_history"])
+        assert whole / len(targets) == pytest.approx(row[name])
+    assert all(each["ndcg@5_interval"][0] <= each["ndcg@5"] <= each["ndcg@5_interval"][1] for each in known)
+
+
+def test_raw_figures_count_sids_and_corrected_ones_items() -> None:
+    """Against the ranking of all items, from which either is counted by hand."""
+    codes = CODES[np.random.default_rng(7).integers(0, ITEMS // 2, 24)]
+    trie = Trie.build(codes, pa.array([f"i{item:02d}" for item in range(24)]), SIZES, shared=True)
+    model = build_generator(GeneratorSpec(dim=16, layers=1, heads=2, kv_heads=1, ff=16), SIZES, "v", seed=7)
+    bounds, targets = np.arange(25) * 3, np.arange(24)
+    rows = np.random.default_rng(8).integers(0, 24, 72)
+    cases = EvaluationCases(trie.codes()[rows], np.zeros(72, np.int64), bounds, rows, bounds, targets)
+    spec = EvaluateSpec(k=(1, 3), beams=24, exclude_seen=False)
+    result = evaluate(model, trie, cases, np.ones(24, np.int64), spec)["generator"]
+    searched = TrieTensors(TrieMasks.of(trie))
+    events = gathered(cases.codes, cases.kinds, np.arange(72).reshape(24, 3), np.full(24, 3))
+    ranked, _ = beam_search(model, searched, events, 24)
+    sids = [tuple(sid) for sid in trie.codes().tolist()]
+    for k in (1, 3):
+        raw = [sids[target] in list(dict.fromkeys(sids[row] for row in ranked[target]))[:k] for target in targets]
+        assert result["raw"][f"recall@{k}"] == np.mean(raw)
+        assert result[f"recall@{k}"] == np.mean([target in ranked[target][:k] for target in targets])
+        assert result["raw"][f"recall@{k}"] > result[f"recall@{k}"]
 
 
 def test_missing_and_seen_targets_are_misses_that_are_counted(trie: Trie, learned: Generator) -> None:
@@ -111,7 +176,7 @@ def test_the_batch_size_and_the_order_of_cases_change_no_metric(trie: Trie, lear
     for batch_size, order in ((3, np.arange(20)), (64, rng.permutation(20))):
         flat = np.concatenate([histories[case] for case in order])
         bounds = np.cumsum([0, *lengths[order]])
-        cases = EvaluationCases(CODES[flat], np.zeros(len(flat), np.int8), bounds, flat, bounds, targets[order])
+        cases = EvaluationCases(CODES[flat], np.zeros(len(flat), np.int64), bounds, flat, bounds, targets[order])
         spec = SPEC.model_copy(update={"batch_size": batch_size})
         results.append(evaluate(learned, trie, cases, np.arange(ITEMS), spec))
     for name in ("generator", "popularity"):
@@ -128,6 +193,9 @@ def test_without_a_case_there_is_no_figure(trie: Trie, learned: Generator) -> No
     ("spec", "values", "remedy"),
     [
         (EvaluateSpec, {"beams": 5}, "raise beams"),
+        (EvaluateSpec, {"groups": 3}, "no multiple of evaluate.groups=3"),
+        (EvaluateSpec, {"diversity": 0.5}, "raise groups"),
+        (EvaluateSpec, {"temperature": 0.0}, "greater than 0"),
         (GeneratorSpec, {"dim": 36, "heads": 4}, "multiple of 2"),
         (GeneratorSpec, {"heads": 4, "kv_heads": 3}, "no multiple"),
         (GeneratorSpec, {"depth": 4}, "Extra inputs"),
@@ -136,7 +204,7 @@ def test_without_a_case_there_is_no_figure(trie: Trie, learned: Generator) -> No
         (TrainSpec, {"temperature": 0.5}, 'objective = "ranking"'),
     ],
 )
-def test_a_spec_that_cannot_work_is_refused(spec: type, values: dict[str, int], remedy: str) -> None:
+def test_a_spec_that_cannot_work_is_refused(spec: type, values: dict[str, float], remedy: str) -> None:
     with pytest.raises(ValidationError, match=remedy):
         spec(**values)
 
@@ -156,5 +224,24 @@ def test_contexts_longer_than_the_model_was_trained_for_keep_their_end(trie: Tri
     both = [
         evaluate(learned, trie, cases_of(part, long[:, 3]), np.ones(ITEMS, np.int64), spec) for part in (long, short)
     ]
+    assert [result["generator"].pop("by_history")[0]["to"] for result in both] == [14, 9]
     assert both[0]["generator"] == both[1]["generator"]
     assert all(a <= b for a, b in pairwise(both[0]["generator"]["recall@5_interval"]))
+
+
+def test_a_case_is_read_as_the_histories_of_training_are() -> None:
+    """The last events that fit before a target, positive ones alone where the model reads those, some older ones."""
+    kinds = np.array([0, 1, 0, 0, 1, 0, 0, 1, 0, 0])
+    codes = np.stack([np.arange(10), np.arange(10)], axis=1).astype(np.int32)
+    bounds = np.array([0, 0, 7, 10])
+    cases = EvaluationCases(codes, kinds, bounds, bounds[:0], np.zeros(4, np.int64), np.zeros(3, np.int64))
+    expected = {
+        (False, 0): [[], [4, 5, 6], [7, 8, 9]],
+        (True, 0): [[], [3, 5, 6], [8, 9]],
+        (True, 2): [[], [0, 2, 3, 5, 6], [8, 9]],
+    }
+    for (positive_only, long_events), rows in expected.items():
+        spec = GeneratorSpec(max_events=4, positive_only=positive_only, long_events=long_events)
+        pool, windows = contexts(cases, spec)
+        found, lengths = window_rows(pool, windows, long_events)
+        assert [pool.codes[row[:length], 0].tolist() for row, length in zip(found, lengths, strict=True)] == rows

@@ -29,7 +29,7 @@ class Faulty(loops.Told):
     """Has one fault, the first time it gets there."""
 
     def __init__(self, fault: str, marker: Path) -> None:
-        self.fault, self.marker = fault, marker
+        self.fault, self.marker, self.bad = fault, marker, None
         super().__init__()
         if fault == "start":
             self._once()
@@ -45,6 +45,8 @@ class Faulty(loops.Told):
         for number, each in enumerate(super().batches(rank, world, cursor)):
             if self.fault == "middle" and number == 5:
                 self._once()
+            if self.fault == "loss" and cursor.epoch == 1 and number == 1:
+                self.bad = each[0].event_ids
             yield each
 
     @property
@@ -54,7 +56,7 @@ class Faulty(loops.Told):
         return super().identity
 
     def loss(self, module: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        if self.fault == "loss" and len(self.steps) == 7:
+        if self.bad is not None and self.bad.equals(batch.event_ids):
             with torch.no_grad():
                 self.generator.start.fill_(torch.inf)
         return super().loss(module, batch)

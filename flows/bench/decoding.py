@@ -1,0 +1,123 @@
+"""Beam search on CPU: `sidmill bench decoding [--items 1e5]`. Medians of rounds.
+
+A model of the default shape with random weights, a trie of random SIDs of 3 x 256 codes, full histories whose items
+are excluded. What masks cost is measured twice: as the share of a search's time that is spent in masks, steps and
+closed edges, clocked one by one; and against the same search without a trie, in turns with it.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flows.bench.trie import names, random_sids
+from tokenizer.trie import Trie
+from tokenizer.trie_masks import TrieMasks
+from training.decoding import search_sids
+from training.events import Events, gathered
+from training.generator import Generator
+from training.models import build_generator
+from training.spec import GeneratorSpec
+from training.trie_tensors import Rows, TrieTensors
+
+SIZES = (256, 256, 256)
+BEAMS, BATCHES = 20, (1, 64)
+LIMIT = 0.1
+"""Share of a search's time that masks may take."""
+
+
+class Clocked(TrieTensors):
+    """A trie that adds up the seconds spent in it."""
+
+    seconds = 0.0
+
+    def restrict(
+        self, level: int, scores_BWK: Tensor, nodes_BW: Tensor, closed: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        return self._clock(super().restrict, level, scores_BWK, nodes_BW, closed)  # type: ignore[no-any-return]
+
+    def step(self, level: int, nodes_BW: Tensor, codes_BW: Tensor) -> Tensor:
+        return self._clock(super().step, level, nodes_BW, codes_BW)  # type: ignore[no-any-return]
+
+    def closed(self, exclude: Rows) -> list[tuple[Tensor, Tensor]]:
+        return self._clock(super().closed, exclude)  # type: ignore[no-any-return]
+
+    def _clock(self, function: Callable[..., Any], *arguments: object) -> Any:
+        start = time.perf_counter()
+        found = function(*arguments)
+        self.seconds += time.perf_counter() - start
+        return found
+
+
+class Unconstrained(TrieTensors):
+    """Every code may follow every prefix, and nothing is looked up: a search without a trie."""
+
+    def restrict(
+        self, level: int, scores_BWK: Tensor, nodes_BW: Tensor, closed: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        return scores_BWK
+
+    def step(self, level: int, nodes_BW: Tensor, codes_BW: Tensor) -> Tensor:
+        return codes_BW
+
+
+def histories(model: Generator, codes: np.ndarray, batch: int) -> tuple[Events, list[np.ndarray]]:
+    """Full histories of items drawn at random, and the rows of those items."""
+    events = model.spec.max_events - 1
+    rows = np.random.default_rng(batch).integers(0, len(codes), (batch, events))
+    return gathered(codes, np.zeros(len(codes), np.int64), rows, np.full(batch, events)), list(rows)
+
+
+def measure(items: int, batch: int, rounds: int) -> list[dict[str, Any]]:
+    """Rows of the table for one batch size; searches with and without a trie take turns, after one of each."""
+    trie = Trie.build(random_sids(items, SIZES[0]), names(items), SIZES)
+    model = build_generator(GeneratorSpec(), SIZES, "bench")
+    masks = TrieMasks.of(trie)
+    clocked, free = Clocked(masks), Unconstrained(masks)
+    events, seen = histories(model, trie.codes(), batch)
+    constrained, unconstrained, shares = [], [], []
+    for _ in range(rounds + 1):
+        clocked.seconds, start = 0.0, time.perf_counter()
+        search_sids(model, clocked, events, BEAMS, seen)
+        constrained.append(time.perf_counter() - start)
+        shares.append(clocked.seconds / constrained[-1])
+        start = time.perf_counter()
+        search_sids(model, free, events, BEAMS)
+        unconstrained.append(time.perf_counter() - start)
+    took, free_took, share = (statistics.median(times[1:]) for times in (constrained, unconstrained, shares))
+    return [
+        {
+            "name": f"beam search, {BEAMS} beams, batch of {batch}",
+            "value": batch / took,
+            "unit": "users/s",
+            "ratio": free_took / took,
+            "against": "the same search without a trie",
+        },
+        {
+            "name": f"share of it in masks, batch of {batch}",
+            "value": share,
+            "unit": "of time",
+            "ratio": share / LIMIT,
+            "against": f"the limit of {LIMIT}",
+        },
+    ]
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print all figures, on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    rows = [row for batch in BATCHES for row in measure(options.items, batch, options.rounds)]
+    torch.set_num_threads(threads)
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        value, ratio = f"{row['value']:,.3f}", f"{row['ratio']:.2f}"
+        print(f"{row['name']:<40} {value:>12} {row['unit']:<8} {ratio:>6} x  {row['against']}")

@@ -1,0 +1,158 @@
+"""Steps: sequences of a release, and a generator trained on them, stage after stage."""
+
+import json
+from collections.abc import Callable
+from copy import copy
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import ray
+
+from flows.run import Run
+from flows.steps.fit import log_slice
+from flows.steps.task import step
+from pipelines.compute import connect
+from pipelines.embed import read_vectors
+from pipelines.fuse import FUSED
+from pipelines.sequences import bucket_count, build_sequences, read_bucket
+from storage.catalogue import segments
+from storage.errors import LakeNotFound
+from storage.lake import Lake
+from storage.manifest import Manifest
+from storage.models import record_model
+from storage.releases import read_release
+from tokenizer.trie import Trie
+from training.align import Arrays, ItemAlignment, aligned
+from training.checkpoint import RECORD, WEIGHTS, load_generator
+from training.errors import CheckpointMismatch, NothingToTrainOn
+from training.generator import Generator
+from training.launch import TrainResult, launch
+from training.next_code import NextCode, plan_of
+from training.objectives import objective_of
+from training.spec import GeneratorSpec
+
+
+@step
+def sequences(run: Run, manifest: Manifest, trie: Trie, former: dict[str, Any] | None) -> str:
+    """The release's log before its cutoff, joined with its SIDs, in user buckets; returns the name they are under.
+
+    What the `former` model has learnt from is marked.
+    """
+    log = log_slice(manifest)
+    learnt = log_slice(read_release(run.lake, former["release"])) if former else None
+    source = f"{manifest.id}-since-{former['id']}" if former else manifest.id
+    with run.stage("sequences") as view:
+        counts = build_sequences(
+            run.lake,
+            source,
+            log,
+            trie.item_ids,
+            trie.codes(),
+            bucket_count(run.lake, log, run.recipe.sequences),
+            run.provenance(**manifest.versions),
+            learnt,
+        )
+        view.count(counts)
+    if counts.out + counts.unchanged == 0:
+        raise NothingToTrainOn(
+            f"{manifest.id} sees no event of its items before its cutoff {manifest.cutoff.isoformat()}: there is "
+            "nothing to train on. `sidmill run nightly --interactions FILE` makes a release with a log."
+        )
+    return source
+
+
+@step
+def train_model(run: Run, manifest: Manifest, key: str, source: str, former: dict[str, Any] | None) -> str:
+    """Train on Ray Train, store weights and card by hash, record the model."""
+    recipe = run.recipe
+    connect(recipe.compute)
+    gpus = ray.cluster_resources().get("GPU", 0)
+    plan = plan_of(
+        source,
+        bucket_count(run.lake, log_slice(manifest), recipe.sequences),
+        manifest.codebook.sizes,
+        recipe.generator,
+        recipe.train,
+        fresh_only=former is not None,
+    )
+    fit = partial(
+        launch,
+        storage_path=f"{run.lake.uri}/training",
+        use_gpu=gpus >= recipe.train.workers,
+        progress=lambda line: run.say(f"    {line}"),
+    )
+    start = None
+    if former is not None:
+        start = _weights(run.lake, former, manifest.codebook.vocabulary, recipe.generator)
+    elif recipe.train.align_epochs:
+        start = _aligned(run, manifest, key, fit)
+    make = partial(
+        NextCode,
+        recipe.generator,
+        plan,
+        partial(read_bucket, run.lake, source),
+        manifest.codebook.vocabulary,
+        manifest.id,
+        run.recipe.hash,
+        objective_of(recipe.train),
+        start,
+    )
+    with run.stage("train", recipe.train.epochs) as view:
+        result = fit(make, recipe.train, key)
+        weights = run.lake.blobs.put((result.checkpoint_dir / WEIGHTS).read_bytes())
+        card = json.loads((result.checkpoint_dir / RECORD).read_text())
+        card["record_blob"] = run.lake.blobs.put((result.checkpoint_dir / RECORD).read_bytes())
+        last = result.history[-1]
+        view.note(
+            f"{recipe.train.workers} workers, {recipe.train.epochs} epochs, loss {last['loss']:.3f}",
+            history=result.history,
+            weights=weights,
+        )
+    return record_model(
+        run.lake, key, manifest.id, manifest.codebook.vocabulary, weights, card, run.provenance(**manifest.versions)
+    )
+
+
+def load_model(lake: Lake, row: dict[str, Any], vocabulary: str) -> Generator:
+    """The generator of a row of `models`, if it speaks `vocabulary`; raises VocabularyMismatch."""
+    with TemporaryDirectory() as folder:
+        (Path(folder) / WEIGHTS).write_bytes(lake.blobs.get(row["weights"]))
+        (Path(folder) / RECORD).write_bytes(lake.blobs.get(row["card"]["record_blob"]))
+        return load_generator(Path(folder), vocabulary)[0]
+
+
+def _weights(lake: Lake, former: dict[str, Any], vocabulary: str, wanted: GeneratorSpec) -> Arrays:
+    """The weights of a model to go on from, which must be of the shape that the recipe wants."""
+    model = load_model(lake, former, vocabulary)
+    if model.spec != wanted:
+        raise CheckpointMismatch(
+            f"{former['id']} has another [generator] than the recipe: to go on from it, leave that section as it was"
+        )
+    return {name: weight.numpy() for name, weight in model.state_dict().items()}
+
+
+def _aligned(run: Run, manifest: Manifest, key: str, fit: Callable[..., TrainResult]) -> Arrays:
+    """The embeddings of codes that items and their fused vectors alone teach, as a stage of its own."""
+    spec = run.recipe.train
+    rows = segments(run.lake, list(manifest.assignments), manifest.codebook.id)
+    pairs = rows.select("item_id", content_hash="vector_hash")
+    with run.stage("align", spec.align_epochs) as view:
+        vectors = read_vectors(run.lake, FUSED, manifest.fusion.fingerprint, pairs)
+        if vectors is None:
+            raise LakeNotFound(f"{manifest.id}: the vectors that its SIDs encode are not in the lake any more")
+        codes = np.array(rows["codes"].to_list(), np.int32)[vectors.present]
+        items = ItemAlignment(
+            run.recipe.generator,
+            manifest.codebook.sizes,
+            codes,
+            vectors.vectors[vectors.present],
+            spec.batch_size,
+            spec.seed,
+        )
+        alone = spec.model_copy(update={"epochs": spec.align_epochs, "checkpoint_steps": 0, "sharding": False})
+        result = fit(partial(copy, items), alone, f"{key}-align")
+        view.note(f"{len(codes):,} items, loss {result.history[-1]['loss']:.3f}", history=result.history)
+    return aligned(result.checkpoint_dir)
