@@ -26,7 +26,7 @@ from storage.schemas import SEQUENCES
 from tokenizer.items import tie_keys
 
 EVENT = ["event_id", "user_id", "item_id", "event_type", "event_time", "impression"]
-ORDER = ("user_id", "event_time", "event_id")
+ORDER = ["user_id", "event_time", "event_id"]
 BUCKET_EVENTS, FEWEST_BUCKETS = 500_000, 8
 BATCH_ROWS = 1 << 17
 

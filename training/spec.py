@@ -34,7 +34,7 @@ class GeneratorSpec(BaseModel):
     ff: Positive = 256
     experts: Annotated[int, Field(ge=0)] = 0
     experts_per_token: Positive = 2
-    prefix_buckets: Annotated[int, Field(ge=0)] = 0
+    prefix_buckets: Annotated[int, Field(ge=0)] = 32_768
     dropout: Rate = 0.2
     max_events: Annotated[int, Field(ge=2)] = 50
     long_events: Annotated[int, Field(ge=0)] = 0
