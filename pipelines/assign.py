@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from pipelines.embed import matrix
+from pipelines.fuse import FUSED
 from pipelines.ingest import Counts
 from storage.commit import Provenance, append
 from storage.lake import Lake, TableRef, one_of
@@ -111,3 +112,21 @@ def record_drift(
     if drifted.height:
         append(lake, "drift", drifted.select(DRIFT.schema.names).to_arrow(), f"drift:{assignment_id}", provenance)
     return drifted
+
+
+def encoded_vectors(lake: Lake, fusion: str, published: pl.DataFrame) -> pl.DataFrame:
+    """(item_id, vector): the stored fused vectors whose hash is the one a SID of `published` was assigned from."""
+    if published.is_empty():
+        return pl.DataFrame(schema={"item_id": pl.String, "vector": pl.List(pl.Float32)})
+    where = (
+        (ds.field("modality") == FUSED)
+        & (ds.field("fingerprint") == fusion)
+        & one_of("item_id", published["item_id"].to_list())
+    )
+    stored = lake.frame("vectors", columns=["item_id", "vector"], where=where)
+    hashes = pl.Series("vector_hash", [vector_hash(row) for row in matrix(stored)], dtype=pl.String)
+    return (
+        stored.with_columns(hashes)
+        .join(published.select("item_id", "vector_hash"), on=["item_id", "vector_hash"], how="semi")
+        .unique("item_id", keep="first", maintain_order=True)
+    )

@@ -5,17 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-import pyarrow.dataset as ds
 
 from flows.run import Run
 from flows.steps.fit import Basis, fused_vectors, gather_inputs, level_vectors
 from flows.steps.ingest import check_stage_budget
 from flows.steps.task import step
-from pipelines.assign import occupancy, record_drift, vector_hash, write_segment
-from pipelines.embed import matrix
-from pipelines.fuse import FUSED
+from pipelines.assign import encoded_vectors, occupancy, record_drift, write_segment
 from storage.catalogue import segments
-from storage.lake import Lake, one_of
 from storage.releases import published_assignments
 from tokenizer.encode import Status, assign_sids, checked_sids
 from tokenizer.metrics import Errors, Shift
@@ -57,7 +53,12 @@ def assign(
     new = fused.join(published, on="item_id", how="anti", maintain_order="left")
     with run.stage("assign SIDs") as view:
         drifted = record_drift(
-            run.lake, assignment_id, published, fused, _as_encoded(run.lake, basis, published), run.provenance()
+            run.lake,
+            assignment_id,
+            published,
+            fused,
+            encoded_vectors(run.lake, basis.fusion.id, published),
+            run.provenance(),
         )
         if drifted.height:
             view.note(f"{drifted.height:,} changed items keep their SID (drifted)", drifted=drifted.height)
@@ -83,22 +84,4 @@ def assign(
         drifted=drifted.height,
         errors=found.errors,
         shift=found.shift,
-    )
-
-
-def _as_encoded(lake: Lake, basis: Basis, published: pl.DataFrame) -> pl.DataFrame:
-    """The stored fused vectors whose hash is the one a SID was assigned from."""
-    if published.is_empty():
-        return pl.DataFrame(schema={"item_id": pl.String, "vector": pl.List(pl.Float32)})
-    where = (
-        (ds.field("modality") == FUSED)
-        & (ds.field("fingerprint") == basis.fusion.id)
-        & one_of("item_id", published["item_id"].to_list())
-    )
-    stored = lake.frame("vectors", columns=["item_id", "vector"], where=where)
-    hashes = pl.Series("vector_hash", [vector_hash(row) for row in matrix(stored)], dtype=pl.String)
-    return (
-        stored.with_columns(hashes)
-        .join(published.select("item_id", "vector_hash"), on=["item_id", "vector_hash"], how="semi")
-        .unique("item_id", keep="first", maintain_order=True)
     )

@@ -14,9 +14,9 @@ import ray
 from flows.run import Run
 from flows.steps.fit import log_slice
 from flows.steps.task import step
+from pipelines.assign import encoded_vectors
 from pipelines.compute import connect
-from pipelines.embed import read_vectors
-from pipelines.fuse import FUSED
+from pipelines.embed import matrix
 from pipelines.sequences import bucket_count, build_sequences, read_bucket
 from storage.catalogue import segments
 from storage.errors import LakeNotFound
@@ -138,21 +138,20 @@ def _aligned(run: Run, manifest: Manifest, key: str, fit: Callable[..., TrainRes
     """The embeddings of codes that items and their fused vectors alone teach, as a stage of its own."""
     spec = run.recipe.train
     rows = segments(run.lake, list(manifest.assignments), manifest.codebook.id)
-    pairs = rows.select("item_id", content_hash="vector_hash")
     with run.stage("align", spec.align_epochs) as view:
-        vectors = read_vectors(run.lake, FUSED, manifest.fusion.fingerprint, pairs)
-        if vectors is None:
+        vectors = encoded_vectors(run.lake, manifest.fusion.fingerprint, rows)
+        both = rows.join(vectors, on="item_id", maintain_order="left")
+        if both.is_empty():
             raise LakeNotFound(f"{manifest.id}: the vectors that its SIDs encode are not in the lake any more")
-        codes = np.array(rows["codes"].to_list(), np.int32)[vectors.present]
         items = ItemAlignment(
             run.recipe.generator,
             manifest.codebook.sizes,
-            codes,
-            vectors.vectors[vectors.present],
+            np.array(both["codes"].to_list(), np.int32),
+            matrix(both),
             spec.batch_size,
             spec.seed,
         )
         alone = spec.model_copy(update={"epochs": spec.align_epochs, "checkpoint_steps": 0, "sharding": False})
         result = fit(partial(copy, items), alone, f"{key}-align")
-        view.note(f"{len(codes):,} items, loss {result.history[-1]['loss']:.3f}", history=result.history)
+        view.note(f"{both.height:,} items, loss {result.history[-1]['loss']:.3f}", history=result.history)
     return aligned(result.checkpoint_dir)

@@ -1,0 +1,52 @@
+"""The stages of a training, and one that goes on from a model on what arrived since."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from test_flows_runs import Recipe, sids, start
+
+from conftest import START, write_log
+from flows.nightly import nightly
+from flows.train import train
+from storage.models import models
+from storage.releases import read_release
+from storage.runs import runs
+from training.errors import CheckpointMismatch
+
+
+@pytest.mark.slow
+def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_new(
+    tmp_path: Path, small: Path, recipe: Recipe
+) -> None:
+    recipe["train"] = {**recipe["train"], "align_epochs": 2, "workers": 1}  # type: ignore[dict-item]
+    recipe["generator"]["max_events"] = 200  # type: ignore[index]
+    recipe["split"] = {"holdout": 0.0}
+    lake = start(str(tmp_path / "lake"), small, recipe)
+    train(lake.uri)
+    stages = {stage["name"]: stage for stage in runs(lake)[-1].stages}
+    losses = [epoch["loss"] for epoch in stages["align"]["history"]]
+    assert len(losses) == 2
+    assert losses[1] < losses[0]
+
+    events = lake.rows("interactions")
+    write_log(small / "more.csv", sorted(sids(lake, "production")), 20, 150, START + timedelta(days=40))
+    nightly(lake.uri, None, [], [str(small / "more.csv")])
+    train(lake.uri, since="m-000001")
+    night = read_release(lake, "production")
+    source = f"{night.id}-since-m-000001"
+    rows = lake.frame("sequences").filter(release=source)
+    assert 0 < rows["fresh"].sum() <= 150
+    assert rows.height - rows["fresh"].sum() <= events
+    stages = {stage["name"]: stage for stage in runs(lake)[-1].stages}
+    assert "align" not in stages
+    assert [epoch["targets"] for epoch in stages["train"]["history"]] == [3 * rows["fresh"].sum()] * 2
+    first, second = models(lake)
+    assert second["card"]["identity"]["start"] is not None
+    assert second["release"] == night.id != first["release"]
+    again = train(lake.uri, since="m-000001")
+    assert again["model"] == second["id"] == models(lake)[-1]["id"]
+
+    other = {**recipe, "generator": {**recipe["generator"], "dim": 64}}  # type: ignore[dict-item]
+    with pytest.raises(CheckpointMismatch, match="another \\[generator\\]"):
+        train(lake.uri, other, since="m-000001")
