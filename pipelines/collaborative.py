@@ -48,7 +48,7 @@ class Factors:
         seen = counts[:, known >= 0].tocoo()
         place = known[known >= 0][seen.col]
         met = np.asarray(counts.sum(axis=1)).ravel()
-        information = _shifted_ppmi(seen.data, met[seen.row], self.met[place], met.sum(), self.spec.shift)
+        information = _shifted_ppmi(seen.data, met[seen.row], self.met[place], self.met.sum(), self.spec.shift)
         kept = information > 0
         shape = (len(log.names), len(self.names))
         rows = csr_matrix((information[kept], (seen.row[kept], place[kept])), shape=shape)
