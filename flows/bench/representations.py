@@ -4,7 +4,8 @@ Behaviour: events before the catalogue's cut, those of the cold items (5 %, by a
 two items of one user's events after the cut, at most WINDOW apart, both ways, cold items included. The hit-rate@k is
 the share of the pairs whose second item is among the k vectors nearest to the first (cosine, all items; of equal ones
 half are ahead). An item without a vector neither finds nor is found. Of SIDs it is the hit-rate of the vectors that
-they decode to.
+they decode to. "Folded in" are vectors from behaviour where the cold items got theirs as a night gives them, from their
+events before the cut, on what was fitted without these.
 """
 
 import argparse
@@ -103,6 +104,7 @@ class World:
         visible = [[(time, row) for time, row in h if time < catalogue.held_out] for h in catalogue.histories]
         later = [[(time, row) for time, row in h if time >= catalogue.held_out] for h in catalogue.histories]
         self.log = self._log([[(time, row) for time, row in h if not self.cold[row]] for h in visible])
+        self.with_cold = self._log(visible)
         asked = self._log(later)
         self.pairs = self._rows(asked)[asked.pairs(WINDOW, asked.newest(1.0))]
         self.items = pl.DataFrame({"item_id": catalogue.ids})
@@ -150,25 +152,26 @@ class World:
     def _with_behaviour(
         self, method: str, content: dict[str, Modality]
     ) -> Iterator[tuple[str, Modality, tuple[Modality, Modality] | None]]:
-        """Vectors from behaviour of a method, alone and fused with content."""
+        """Vectors from behaviour of a method: alone, with the cold items folded in, and fused with content."""
         since = self.log.newest(FusionSpec().recent)
         made = fit_collaborative(self.log, LOG.model_copy(update={"method": method}), since, self._towers)
         assert made is not None
         modalities = {**content, COLLABORATIVE: placed(self.items, made.vectors)}
         before = {COLLABORATIVE: placed(self.items, made.before)}
-        yield "collaborative" if method == "sppmi" else method, modalities[COLLABORATIVE], None
+        alone = "collaborative" if method == "sppmi" else method
+        yield alone, modalities[COLLABORATIVE], None
+        cold = [self.catalogue.ids[row] for row in np.flatnonzero(self.cold)]
+        folded = made.factors.fold(self.with_cold).filter(pl.col("item_id").is_in(cold))
+        yield f"{alone}, folded in", placed(self.items, pl.concat([made.vectors, folded])), None
         for name, spec in METHODS.items():
             pairs = self._rows(self.log)[self.log.pairs(spec.pair_window, since)]
             fusion = fit_fusion(modalities, spec.model_copy(update={"seed": self.seed}), pairs, before)
             crossed = None
             if "image" in modalities:
-                alone = [fusion.transform({kind: modalities[kind]}) for kind in ("text", "image")]
-                crossed = Modality(*alone[0]), Modality(*alone[1])
-            yield (
-                name if method == "sppmi" else f"{name}, {method}",
-                Modality(*fusion.transform(modalities)),
-                crossed,
-            )
+                text, image = (fusion.transform({kind: modalities[kind]}) for kind in ("text", "image"))
+                crossed = Modality(*text), Modality(*image)
+            shown = name if method == "sppmi" else f"{name}, {method}"
+            yield shown, Modality(*fusion.transform(modalities)), crossed
 
     def _towers(self, logs: list[list[NDArray[np.int64]]], items: int) -> list[NDArray[np.float32]]:
         """Trained once for all methods."""
