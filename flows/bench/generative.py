@@ -111,10 +111,11 @@ def fused_vectors(split: Split, settings: Settings) -> NDArray[np.float32]:
     if not path.exists():
         world = World(split.catalogue, settings.fusion.seed, cold=0.0)
         with one_thread():
-            modalities, before = world.behaving(settings.collaborative, world.content())
+            made = world.behaviour(settings.collaborative)
+            modalities = world.content() | world.beside(made.vectors)
             chosen = {name: modalities[name] for name in settings.modalities or modalities}
-            behaviour = before if COLLABORATIVE in chosen else {}
-            vectors, present = world.fused(settings.fusion, chosen, behaviour).transform(chosen)
+            before = world.beside(made.before) if COLLABORATIVE in chosen else {}
+            vectors, present = world.fused(settings.fusion, chosen, before).transform(chosen)
         assert present.all()
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, vectors)

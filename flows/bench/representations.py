@@ -4,7 +4,8 @@ Behaviour: events before the catalogue's cut, those of the cold items (5 %, by a
 two items of one user's events after the cut, at most WINDOW apart, both ways, cold items included. The hit-rate@k is
 the share of the pairs whose second item is among the k vectors nearest to the first (cosine, all items; of equal ones
 half are ahead). An item without a vector neither finds nor is found. Of SIDs it is the hit-rate of the vectors that
-they decode to.
+they decode to. "Folded in" are vectors from behaviour where the cold items got theirs as a night gives them, from their
+events before the cut, on what was fitted without these.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from pipelines.fusion.fit import fit_fusion
 from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.modalities import COLLABORATIVE, Modality
 from pipelines.spec import CollaborativeSpec, FusionSpec
-from pipelines.tower import fit_collaborative
+from pipelines.tower import Collaborative, fit_collaborative
 from tokenizer.encode import Occupancy, assign_sids
 from tokenizer.families import quantizer_of
 from tokenizer.fit import fit_codebook
@@ -104,6 +105,7 @@ class World:
         visible = [[(time, row) for time, row in h if time < catalogue.held_out] for h in catalogue.histories]
         later = [[(time, row) for time, row in h if time >= catalogue.held_out] for h in catalogue.histories]
         self.log = self._log([[(time, row) for time, row in h if not self.cold[row]] for h in visible])
+        self.with_cold = self._log(visible)
         asked = self._log(later)
         self.pairs = self._rows(asked)[asked.pairs(WINDOW, asked.newest(1.0))]
         self.items = pl.DataFrame({"item_id": catalogue.ids})
@@ -156,29 +158,32 @@ class World:
     def _with_behaviour(
         self, method: str, content: dict[str, Modality]
     ) -> Iterator[tuple[str, Modality, tuple[Modality, Modality] | None]]:
-        """Vectors from behaviour of a method, alone and fused with content."""
-        modalities, before = self.behaving(LOG.model_copy(update={"method": method}), content)
-        yield "collaborative" if method == "sppmi" else method, modalities[COLLABORATIVE], None
+        """Vectors from behaviour of a method: alone, with the cold items folded in, and fused with content."""
+        made = self.behaviour(LOG.model_copy(update={"method": method}))
+        modalities, before = content | self.beside(made.vectors), self.beside(made.before)
+        alone = "collaborative" if method == "sppmi" else method
+        yield alone, modalities[COLLABORATIVE], None
+        cold = [self.catalogue.ids[row] for row in np.flatnonzero(self.cold)]
+        folded = made.factors.fold(self.with_cold).filter(pl.col("item_id").is_in(cold))
+        yield f"{alone}, folded in", placed(self.items, pl.concat([made.vectors, folded])), None
         for name, spec in METHODS.items():
             fusion = self.fused(spec.model_copy(update={"seed": self.seed}), modalities, before)
             crossed = None
             if "image" in modalities:
-                alone = [fusion.transform({kind: modalities[kind]}) for kind in ("text", "image")]
-                crossed = Modality(*alone[0]), Modality(*alone[1])
-            yield (
-                name if method == "sppmi" else f"{name}, {method}",
-                Modality(*fusion.transform(modalities)),
-                crossed,
-            )
+                text, image = (fusion.transform({kind: modalities[kind]}) for kind in ("text", "image"))
+                crossed = Modality(*text), Modality(*image)
+            shown = name if method == "sppmi" else f"{name}, {method}"
+            yield shown, Modality(*fusion.transform(modalities)), crossed
 
-    def behaving(
-        self, spec: CollaborativeSpec, content: dict[str, Modality]
-    ) -> tuple[dict[str, Modality], dict[str, Modality]]:
-        """Content with vectors from behaviour beside it; and those as they were before what fusion learns from."""
+    def behaviour(self, spec: CollaborativeSpec) -> Collaborative:
+        """Vectors from the visible events, and as they were before those that fusion learns from."""
         made = fit_collaborative(self.log, spec, self.log.newest(FusionSpec().recent), self._towers)
         assert made is not None
-        now, before = ({COLLABORATIVE: placed(self.items, each)} for each in (made.vectors, made.before))
-        return {**content, **now}, before
+        return made
+
+    def beside(self, vectors: pl.DataFrame) -> dict[str, Modality]:
+        """Vectors from behaviour as a modality."""
+        return {COLLABORATIVE: placed(self.items, vectors)}
 
     def fused(self, spec: FusionSpec, modalities: dict[str, Modality], before: dict[str, Modality]) -> Fusion:
         """A fusion that learnt from what users took together among their newest visible events."""

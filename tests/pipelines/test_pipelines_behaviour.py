@@ -125,6 +125,16 @@ def test_an_item_that_comes_later_lands_among_those_it_is_taken_with_and_moves_n
     assert again.fold(grown).equals(factors.fold(grown))
 
 
+def test_how_much_was_taken_since_the_fit_does_not_matter_to_a_fold() -> None:
+    """Twice the users, each pair twice as often: counts are set against those of the fit."""
+    log = histories(frame(some_log()), _lax())
+    factors = fit_factors(log, _lax())
+    assert factors is not None
+    doubled = [*some_log(), *((user + 100, item, hour, kind) for user, item, hour, kind in some_log())]
+    folded = factors.fold(histories(frame(doubled), _lax()))
+    np.testing.assert_allclose(folded["vector"].to_numpy(), factors.fold(log)["vector"].to_numpy(), atol=1e-6)
+
+
 def vectors(factors: Factors, log: Histories) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
     return {name: np.array(vector) for name, vector in factors.fold(log).iter_rows()}
 
