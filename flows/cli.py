@@ -174,6 +174,7 @@ def build_parser() -> argparse.ArgumentParser:
     decoding = _reader(_benchmark(bench, "decoding", "users a second of the beam search, and what masks take of it"))
     decoding.add_argument("--items", type=_count, default=100_000, help="SIDs (1e5)")
     decoding.add_argument("--rounds", type=int, default=15, help="how often each is measured (15)")
+    _benchmark(bench, "training", "steps of the generators beside bare products, and Ray Train beside the bare loop")
     _benchmark(bench, "learned", "learned quantizers beside rq-kmeans; five minutes")
     _benchmark(bench, "lake", "idempotent appends beside bare Parquet")
 

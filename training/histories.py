@@ -31,7 +31,7 @@ Bools = npt.NDArray[np.bool_]
 
 SHUFFLE_WINDOWS = 65_536
 """Windows shuffled as one; about 100 MB at 32 events of 3 codes, and buckets are shuffled as wholes besides."""
-SORTED_STEPS = 32
+SORTED_STEPS = 64
 """Steps whose windows are put in order of length together."""
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -71,7 +72,34 @@ HEADLINE = Settings(
         checkpoint_steps=200,
     ),
 )
-GENERATORS: dict[str, Settings] = {"generator": HEADLINE}
+SHORT_EPOCHS = 6
+
+
+def _but(**changes: dict[str, Any]) -> Settings:
+    """The headline in few epochs, with other values of some fields of its parts."""
+    changes = {"train": {}, **changes}
+    changes["train"] = {"epochs": SHORT_EPOCHS, **changes["train"]}
+    parts = {name: getattr(HEADLINE, name).model_copy(update=values) for name, values in changes.items()}
+    return HEADLINE.model_copy(update=parts)
+
+
+GENERATORS: dict[str, Settings] = {
+    "generator": HEADLINE,
+    "short": _but(),
+    "sids-text": _but(fusion={"method": "concat"}).model_copy(update={"modalities": ("text",)}),
+    "sids-concat": _but(fusion={"method": "concat"}),
+    "sids-sppmi": _but(collaborative={"method": "sppmi"}),
+    "sids-qformer": _but(fusion={"method": "qformer", "hidden": 64, "blocks": 1}),
+    "sids-unbalanced": _but(codebook={"balanced": False}),
+    "sids-shared": _but(codebook={"balanced": False, "collision": "keep"}),
+    "sids-rqvae": _but(codebook={"quantizer": "rq-vae"}),
+    "no-prefixes": _but(generator={"prefix_buckets": 0}),
+    "decoder": _but(generator={"architecture": "decoder", "layers": 3}),
+    "lazy-decoder": _but(generator={"architecture": "lazy_decoder", "layers": 3}),
+    "encoder-decoder": _but(generator={"architecture": "encoder_decoder"}, train={"epochs": 2}),
+    "ranking": _but(train={"objective": "ranking", "temperature": 0.7}),
+}
+"""Rows by name: the headline, and what it is with one thing changed, each in fewer epochs, as `short` is."""
 
 
 @dataclass(frozen=True)

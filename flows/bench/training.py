@@ -1,0 +1,111 @@
+"""Training at speed: `sidmill bench training`.
+
+Steps of the generator on random histories: tokens a second and the share that they reach of a bare product (GEMM) in
+the same run, for each architecture; then the same steps by Ray Train beside the bare loop in this process, from step 50
+on, and how long a step waits for its batch.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from flows.bench.generative import BUCKETS, Histories
+from pipelines.compute import connect
+from pipelines.spec import ComputeSpec
+from tokenizer.work import one_thread
+from training.histories import Batch
+from training.launch import launch
+from training.loop import Loop
+from training.models import ARCHITECTURES
+from training.next_code import NextCode, plan_of
+from training.spec import GeneratorSpec, TrainSpec
+from training.trainable import Cursor
+
+SIZES, ITEMS, USERS, WARM = (256, 256, 256), 20_000, 12_800, 50
+TRAIN = TrainSpec(workers=1, epochs=1, batch_size=128)
+
+
+class Timed(NextCode):
+    """Writes down when each step began."""
+
+    def __init__(self, spec: GeneratorSpec, path: Path) -> None:
+        codes = np.stack(np.unravel_index(np.arange(ITEMS) * 83, SIZES), axis=1).astype(np.int32)
+        draw = np.random.default_rng(0)
+        users = [draw.integers(0, ITEMS, length) for length in draw.geometric(0.1, USERS).clip(2, 50)]
+        plan = plan_of("bench", BUCKETS, SIZES, spec, TRAIN)
+        super().__init__(spec, plan, Histories(codes, users), "bench", "bench", "bench")
+        self.path = path
+        self.began: list[float] = []
+
+    def loss(self, module: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Of NextCode."""
+        self.began.append(time.perf_counter())
+        if len(self.began) % 10 == 0:
+            np.save(self.path, self.began)
+        return super().loss(module, batch)
+
+
+def gemm() -> float:
+    """Flops a second of a product of 512 x 512 matrices on one thread; the best of some."""
+    left, right = torch.randn(2, 512, 512)
+    took = []
+    for _ in range(30):
+        began = time.perf_counter()
+        left @ right
+        took.append(time.perf_counter() - began)
+    return 2 * 512**3 / min(took)
+
+
+def speed(architecture: str, steps: int = 30) -> None:
+    """Steps of one architecture, forward, backward and optimizer."""
+    spec = GeneratorSpec.model_validate({"architecture": architecture})
+    loop = Loop(Timed(spec, Path("/dev/null")), TRAIN)
+    batches = [batch for batch, _ in loop.trainable.batches(0, 1, Cursor(loop.trainable.plan_hash))][:steps]
+    peak, took, rate = gemm(), [], 0.0
+    for batch in batches:
+        began = time.perf_counter()
+        share, _ = loop.trainable.loss(loop.module, batch)
+        torch.autograd.backward(share)
+        loop.optimizer.step()
+        loop.optimizer.zero_grad()
+        took.append(time.perf_counter() - began)
+    with FlopCounterMode(display=False) as counted:
+        for batch in batches:
+            torch.autograd.backward(loop.trainable.loss(loop.module, batch)[0])
+    events = sum(int(batch.events.lengths.sum()) for batch in batches)
+    rate = counted.get_total_flops() / sum(took)
+    print(
+        f"{architecture:<18} {sum(p.numel() for p in loop.module.parameters()):>11,} weights "
+        f"{len(SIZES) * events / sum(took):>9,.0f} tokens/s {rate / 1e9:>6.1f} GF/s  {rate / peak:.0%} of GEMM",
+        flush=True,
+    )
+
+
+def beside_ray() -> None:
+    """The median step of Ray Train with one worker against that of the bare loop."""
+    with tempfile.TemporaryDirectory(prefix="sidmill-bench-") as folder:
+        loop = Loop(Timed(GeneratorSpec(), Path(folder) / "bare.npy"), TRAIN)
+        loop.run(lambda _, __: None)
+        connect(ComputeSpec())
+        done = launch(partial(Timed, GeneratorSpec(), Path(folder) / "ray.npy"), TRAIN, "bench", folder, progress=print)
+        bare, ray = (
+            statistics.median(np.diff(np.load(Path(folder) / f"{name}.npy"))[WARM:]) for name in ("bare", "ray")
+        )
+    row = done.history[0]
+    print(f"step of the bare loop {1000 * bare:.1f} ms, of Ray Train {1000 * ray:.1f} ms: {ray / bare - 1:+.1%}")
+    print(f"waited for data {row['data_wait']:.1%} of the time, padding {row['padding']:.1%}")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print all figures."""
+    with one_thread():
+        for architecture in ARCHITECTURES:
+            speed(architecture)
+        beside_ray()
