@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ VECTORS = (DRAW.normal(size=(30, 12))[DRAW.zipf(1.5, 5000) % 30] + 0.3 * DRAW.no
     np.float32
 )
 IDS = [f"item-{row}" for row in range(len(VECTORS))]
-SPEC = CodebookSpec(levels=(LevelSpec(codes=16),) * 4, iterations=3, slack=1.2, growth=1.1)
+SPEC = CodebookSpec(levels=(LevelSpec(codes=24),) * 3, iterations=3, slack=1.2, growth=1.1)
 
 
 class Backwards:
@@ -48,13 +49,18 @@ def short_spans(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def outcome(work: Work, vectors: Any = VECTORS) -> tuple[bytes, bytes]:
     codebook = fit_codebook({"fused": vectors}, IDS, SPEC, work)
-    return codebook.to_bytes(), assign_sids(codebook, {"fused": vectors}, IDS, Occupancy.empty(4), work).codes.tobytes()
+    return codebook.to_bytes(), assign_sids(codebook, {"fused": vectors}, IDS, Occupancy.empty(3), work).codes.tobytes()
+
+
+@cache
+def alone() -> tuple[bytes, bytes]:
+    """The outcome on one thread, from vectors in memory."""
+    return outcome(Threads(1))
 
 
 def test_any_number_of_workers_and_any_order_of_the_work_gives_the_same_bytes() -> None:
-    alone = outcome(Threads(1))
     for work in (Threads(2), Threads(4), Backwards()):
-        assert outcome(work) == alone
+        assert outcome(work) == alone()
 
 
 def test_vectors_in_parquet_give_the_bytes_of_vectors_in_memory(tmp_path: Path) -> None:
@@ -67,7 +73,7 @@ def test_vectors_in_parquet_give_the_bytes_of_vectors_in_memory(tmp_path: Path) 
     np.testing.assert_array_equal(stored.read(650, 2600), VECTORS[650:2600])
     rows = np.array([0, 1799, 1800, 4999])
     np.testing.assert_array_equal(stored.take(rows), VECTORS[rows])
-    assert outcome(Threads(2), stored) == outcome(Threads(1))
+    assert outcome(Threads(2), stored) == alone()
 
 
 def test_without_room_for_a_scratch_file_parquet_is_read_again_and_again(
@@ -85,7 +91,7 @@ def test_without_room_for_a_scratch_file_parquet_is_read_again_and_again(
     np.testing.assert_array_equal(scratch.take(some), VECTORS[some])
     monkeypatch.setattr(tokenizer.scratch, "SPARE", 1e15)
     assert copied(items, Threads(2)).rows["fused"] is items.rows["fused"]
-    assert outcome(Threads(2), ParquetRows((path,))) == outcome(Threads(1))
+    assert outcome(Threads(2), ParquetRows((path,))) == alone()
 
 
 def test_lists_of_two_widths_in_one_column_are_refused(tmp_path: Path) -> None:
@@ -136,5 +142,5 @@ def test_ray_workers_give_the_same_bytes_also_when_one_is_killed(tmp_path: Path)
     from pipelines.spec import ComputeSpec
 
     marker = tmp_path / "killed"
-    assert outcome(KilledOnce(RayWork(ComputeSpec(cpus=3)), marker)) == outcome(Threads(1))
+    assert outcome(KilledOnce(RayWork(ComputeSpec(cpus=3)), marker)) == alone()
     assert marker.exists()
