@@ -121,6 +121,9 @@ def build_parser() -> argparse.ArgumentParser:
     _named(_named(export, "release", "release id or alias"), "output", "file to write")
     export.add_argument("--format", choices=("native", "arrow"), default="native", help="see docs/trie.md (native)")
 
+    grounding = _verb(release, "export-grounding", commands.release_export_grounding, "pairs of texts to teach SIDs")
+    _named(_named(grounding, "release", "release id or alias"), "output", "folder to write")
+
     item = _noun(nouns, "item", "look at one item")
     explain = _named(_reader(_verb(item, "explain", commands.item_explain, "SID, path, lineage")), "item_id", "item id")
     explain.add_argument("--release", default="production")

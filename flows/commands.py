@@ -223,6 +223,15 @@ def release_export_trie(options: Options) -> None:
     print(f"{output}: {manifest.trie.sids:,} SIDs of {manifest.id} ({options.format}), trie sha256 {native}")
 
 
+def release_export_grounding(options: Options) -> None:
+    from flows.grounding import export_grounding
+    from storage.releases import read_release
+
+    lake = _existing(options)
+    made = export_grounding(lake, read_release(lake, options.release), Path(options.output))
+    print(f"{options.output}: {made['rows']} of {made['release']}; left out: {made['left_out'] or 'nothing'}")
+
+
 def item_explain(options: Options) -> None:
     from flows.explain import explain_item
     from storage.releases import read_release

@@ -65,9 +65,9 @@ def build_sequences(
         counts.rows_in = counts.unchanged = lake.count("sequences", lake.version("sequences"), _of(release))
         return counts.check()
     with TemporaryDirectory(prefix="sidmill-sequences-") as scratch:
-        _spread(lake, log, items, buckets, Path(scratch), counts, learnt)
+        spread(lake, log, items, buckets, Path(scratch), counts, learnt)
         for bucket in range(buckets):
-            rows = _sorted(Path(scratch) / str(bucket), counts)
+            rows = in_order(Path(scratch) / str(bucket), counts)
             counts.out += rows.height
             if bucket in missing:
                 append(lake, "sequences", _stored(rows, codes, release, bucket), _key(release, bucket), provenance)
@@ -85,7 +85,7 @@ def _stored(rows: pl.DataFrame, codes: NDArray[np.int32], release: str, bucket: 
     return table.select(SEQUENCES.schema.names)
 
 
-def _spread(
+def spread(
     lake: Lake,
     log: LogSlice,
     items: pa.Array,
@@ -129,7 +129,7 @@ def _fresh(batch: pa.RecordBatch, learnt: LogSlice | None) -> pa.Array:
     return pc.invert(pc.and_(arrived, happened))
 
 
-def _sorted(path: Path, counts: Counts) -> pl.DataFrame:
+def in_order(path: Path, counts: Counts) -> pl.DataFrame:
     """The events of a bucket in their order, each once."""
     if not path.exists():
         return pl.DataFrame(schema=dict.fromkeys(EVENT, pl.String) | {"row": pl.Int32, "fresh": pl.Boolean})

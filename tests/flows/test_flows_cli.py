@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from flows.cli import run_command
@@ -131,6 +132,18 @@ def test_readers_print_json_that_names_what_the_design_promises(
     assert run_command(["report", "--lake", uri, "--output", nowhere]) == 1
     assert not Path(nowhere).parent.exists()
     trie = tmp_path / "sids.trie"
+    corpus = trie.parent / "corpus"
+    command = ["release", "export-grounding", "production", str(corpus), "--lake", uri]
+    assert run_command(command) == 0
+    written = {path.name: path.read_bytes() for path in corpus.iterdir()}
+    manifest = json.loads(written["manifest.json"])
+    assert manifest["rows"]["sid_to_title"] == manifest["rows"]["title_to_sid"] > 0
+    assert pq.read_table(corpus / "part-00000.parquet").num_rows == sum(manifest["rows"].values())
+    assert run_command(command) == 0
+    assert {path.name: path.read_bytes() for path in corpus.iterdir()} == written
+    (corpus / "mine.txt").touch()
+    assert run_command(command) == 1
+    assert "holds mine.txt; name an empty folder" in capsys.readouterr().err
     assert run_command(["release", "export-trie", "production", str(trie), "--lake", uri]) == 0
     from tokenizer.trie import Trie
 
