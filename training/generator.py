@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from training.events import OF_ONE_EVENT, Events
 from training.spec import GeneratorSpec
 
-HASH = (0x5851F42D4C957F2D, 0x14057B7EF767814F)
+HASHES = ((0x5851F42D4C957F2D, 0x14057B7EF767814F), (0x2545F4914F6CDD1D, 0x369DEA0F31A53F85))
+"""Odd factor and offset of each of two hashes of a prefix."""
 
 
 class Reading(Protocol):
@@ -88,15 +89,18 @@ class Generator(nn.Module, ABC):
     def embed_whole(self, events: Events) -> Tensor:
         """What an event is as a whole (B, E, D): its kind, and with `prefix_buckets` the prefixes of its SID.
 
-        A prefix has a row of a hashed table (arXiv 2306.08121), so that what is common to the items below it, and what
-        is peculiar to one item, need not be put together from codes that mean something else elsewhere.
+        A prefix has an embedding of its own (arXiv 2306.08121), so that what is common to the items below it, and what
+        is peculiar to one item, need not be put together from codes that mean something else elsewhere. It is the sum
+        of two rows of a hashed table: those who share one row hardly ever share the other (arXiv 1709.03933).
         """
         whole_BED: Tensor = self.kinds(events.kinds)
         if self.prefixes is not None:
             key = events.codes[..., 0]
             for level in range(1, self.levels):
                 key = key * self.sizes[level] + events.codes[..., level]
-                whole_BED = whole_BED + self.prefixes((key * HASH[0] + level * HASH[1]) % self.spec.prefix_buckets)
+                for odd, start in HASHES:
+                    row = ((key + level * start) * odd >> 20) % self.spec.prefix_buckets
+                    whole_BED = whole_BED + self.prefixes(row)
         return whole_BED
 
     def embed_events(self, events: Events) -> Tensor:

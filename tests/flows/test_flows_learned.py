@@ -80,4 +80,4 @@ def test_a_fit_on_ray_with_several_workers_is_trained_by_ray_train(
     bootstrap(lake.uri, recipe, [str(small / "items.jsonl")], [str(small / "log.csv")])
     assert len(sids(lake, "production")) == 40
     (run,) = (tmp_path / "lake" / "training").glob("codebook-*")
-    assert len(list(run.glob("epoch-*"))) == 2  # the last two of three are kept
+    assert len(list(run.glob("step-*"))) == 2  # the last two of three are kept

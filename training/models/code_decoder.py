@@ -59,7 +59,7 @@ class CodeDecoder(nn.Module):
         super().__init__()
         self.width = spec.dim // spec.heads
         self.blocks = nn.ModuleList(CodeBlock(spec, memory) for _ in range(blocks))
-        self.norm, self.dropout = nn.RMSNorm(spec.dim), nn.Dropout(spec.dropout)
+        self.norm = nn.RMSNorm(spec.dim)
 
     def forward(
         self, x_BELD: Tensor, memory: Memory | None = None, past: list[KeysValues] | None = None
@@ -67,7 +67,7 @@ class CodeDecoder(nn.Module):
         """States (B, E, L, D) of the tokens, the first of which stands behind those of `past`; and the new past."""
         before = 0 if past is None else past[0][0].shape[2]
         turn = rotation(torch.arange(before, before + x_BELD.shape[2], device=x_BELD.device)[None], self.width)
-        x_BELD, cache = self.dropout(x_BELD), []
+        cache: list[KeysValues] = []
         for depth, block in enumerate(self.blocks):
             x_BELD, present = block(x_BELD, turn, None if past is None else past[depth], memory, depth)
             cache.append(present)
