@@ -1,7 +1,8 @@
 """Item alignment: the embeddings of codes learn what the items are, before histories are read (OneRec, LC-Rec).
 
 From a SID to the vector of its item, by which it is told from the others of the step (InfoNCE), and from a vector to
-its SID, code by code. Embeddings and output weights of codes learn, and two projections that are thrown away.
+its SID, code by code. Embeddings and output weights of codes and prefixes learn, and two projections that are thrown
+away.
 
 Shapes: N items, L levels, F dimensions of a vector, D model width, S items of a step, B those of a worker.
 """
@@ -48,14 +49,14 @@ class AlignBatch:
 
 
 class AlignNet(nn.Module):
-    """Embeddings and output weights of a generator's codes, and projections from and to vectors."""
+    """Embeddings and output weights of a generator's codes and prefixes, and projections from and to vectors."""
 
     offsets: Tensor
 
     def __init__(self, generator: Generator, width: int, seed: int) -> None:
         super().__init__()
-        self.codes, self.heads = generator.codes, generator.heads
-        self.levels = generator.levels
+        self.codes, self.heads, self.prefixes = generator.codes, generator.heads, generator.prefixes
+        self.levels, self.prefix_rows = generator.levels, generator.prefix_rows
         self.register_buffer("offsets", generator.offsets.clone(), persistent=False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -66,7 +67,10 @@ class AlignNet(nn.Module):
     def forward(self, batch: AlignBatch) -> Tensor:
         """The two losses, summed over the worker's items."""
         embedded_BLD = self.codes(batch.codes + self.offsets)
-        found_BF = functional.normalize(self.to_vector(embedded_BLD.sum(dim=1)), dim=-1)
+        read_BD = embedded_BLD.sum(dim=1)
+        if self.prefixes is not None:
+            read_BD = read_BD + self.prefixes(self.prefix_rows(batch.codes)).sum(dim=1)
+        found_BF = functional.normalize(self.to_vector(read_BD), dim=-1)
         rows = torch.arange(batch.first, batch.first + len(batch.codes), device=batch.codes.device)
         told = functional.cross_entropy((found_BF @ batch.vectors.T).float() / TEMPERATURE, rows, reduction="sum")
         state_BD = self.from_vector(batch.vectors[rows])
@@ -137,4 +141,6 @@ class ItemAlignment:
 def aligned(checkpoint: Path) -> Arrays:
     """What of the weights of an alignment a generator starts with."""
     weights = load_file(checkpoint / WEIGHTS)
-    return {name: tensor.numpy() for name, tensor in weights.items() if name.startswith(("codes.", "heads."))}
+    return {
+        name: tensor.numpy() for name, tensor in weights.items() if name.startswith(("codes.", "heads.", "prefixes."))
+    }

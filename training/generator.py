@@ -94,14 +94,15 @@ class Generator(nn.Module, ABC):
         of two rows of a hashed table: those who share one row hardly ever share the other (arXiv 1709.03933).
         """
         whole_BED: Tensor = self.kinds(events.kinds)
-        if self.prefixes is not None:
-            key = events.codes[..., 0]
-            for level in range(1, self.levels):
-                key = key * self.sizes[level] + events.codes[..., level]
-                for odd, start in HASHES:
-                    row = ((key + level * start) * odd >> 20) % self.spec.prefix_buckets
-                    whole_BED = whole_BED + self.prefixes(row)
-        return whole_BED
+        return whole_BED if self.prefixes is None else whole_BED + self.prefixes(self.prefix_rows(events.codes)).sum(-2)
+
+    def prefix_rows(self, codes: Tensor) -> Tensor:
+        """Rows of the prefixes (..., 2 * (L - 1)) of SIDs (..., L), those of two codes first."""
+        key, rows = codes[..., 0], []
+        for level in range(1, self.levels):
+            key = key * self.sizes[level] + codes[..., level]
+            rows += [((key + level * start) * odd >> 20) % self.spec.prefix_buckets for odd, start in HASHES]
+        return torch.stack(rows, dim=-1) if rows else codes[..., :0]
 
     def embed_events(self, events: Events) -> Tensor:
         """One embedding an event (B, E, D): the sum of those of its codes and of it as a whole."""

@@ -7,6 +7,7 @@ is trained on what: a benchmark that was stopped goes on from its last checkpoin
 import hashlib
 import json
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from tokenizer.spec import CodebookSpec
 from tokenizer.trie import Trie
 from tokenizer.trie_masks import TrieMasks
 from tokenizer.work import one_thread
+from training.align import ItemAlignment, aligned
 from training.checkpoint import load_generator
 from training.decoding import beam_search
 from training.events import gathered
@@ -63,7 +65,8 @@ HEADLINE = Settings(
     collaborative=CollaborativeSpec(min_events=1, method="both"),
     generator=GeneratorSpec(prefix_buckets=32_768, dropout=0.3),
     train=TrainSpec(
-        epochs=20,
+        align_epochs=20,
+        epochs=8,
         batch_size=128,
         learning_rate=2e-3,
         warmup_steps=300,
@@ -93,6 +96,7 @@ GENERATORS: dict[str, Settings] = {
     "sids-unbalanced": _but(codebook={"balanced": False}),
     "sids-shared": _but(codebook={"balanced": False, "collision": "keep"}),
     "sids-rqvae": _but(codebook={"quantizer": "rq-vae"}),
+    "no-alignment": _but(train={"align_epochs": 0}),
     "no-prefixes": _but(generator={"prefix_buckets": 0}),
     "decoder": _but(generator={"architecture": "decoder", "layers": 3}),
     "lazy-decoder": _but(generator={"architecture": "lazy_decoder", "layers": 3}),
@@ -198,10 +202,17 @@ def generator(split: Split, settings: Settings) -> Recommend:
     train = settings.train.model_copy(update={"workers": machine_cpus()})
     name = f"generator-{_digest([*split.train, codes.ravel()], settings.generator, train)}"
     plan = plan_of(name, BUCKETS, trie.sizes, settings.generator, train)
-    make = partial(
-        NextCode, settings.generator, plan, Histories(codes, split.train), name, name, name, objective_of(train)
-    )
     connect(ComputeSpec())
+    start = None
+    if train.align_epochs:
+        alone = train.model_copy(update={"epochs": train.align_epochs, "checkpoint_steps": 0})
+        items = ItemAlignment(
+            settings.generator, trie.sizes, codes, fused_vectors(split, settings), train.batch_size, train.seed
+        )
+        start = aligned(launch(partial(copy, items), alone, f"{name}-align", CACHE.resolve()).checkpoint_dir)
+    make = partial(
+        NextCode, settings.generator, plan, Histories(codes, split.train), name, name, name, objective_of(train), start
+    )
     result = launch(make, train, name, CACHE.resolve(), progress=say)
     model, _ = load_generator(result.checkpoint_dir, name)
     rows = Rows(in_trie, codes, np.argsort(in_trie))

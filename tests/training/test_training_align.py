@@ -16,7 +16,7 @@ from training.spec import GeneratorSpec, TrainSpec
 from training.trainable import Cursor
 
 SIZES = (6, 5)
-SPEC = GeneratorSpec(dim=16, layers=1, heads=2, kv_heads=1, ff=16, dropout=0.0)
+SPEC = GeneratorSpec(dim=16, layers=1, heads=2, kv_heads=1, ff=16, dropout=0.0, prefix_buckets=100)
 
 
 def items(seed: int = 0) -> ItemAlignment:
@@ -44,7 +44,7 @@ def test_codes_learn_which_item_is_meant_and_nothing_else_changes(tmp_path: Path
     assert made.identity["start"] != fresh.identity["start"]
     for name, weight in made.generator.state_dict().items():
         same = torch.equal(weight, fresh.generator.state_dict()[name])
-        assert same == (name.split(".")[0] not in ("codes", "heads"))
+        assert same == (name.split(".")[0] not in ("codes", "heads", "prefixes"))
         assert name not in start or torch.equal(weight, torch.from_numpy(start[name]))
 
 
