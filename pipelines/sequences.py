@@ -157,6 +157,11 @@ def _of(release: str) -> ds.Expression:
     return ds.field("release") == release
 
 
+def fresh_of(release: str) -> ds.Expression:
+    """What holds for the sequences of a release that no former training has learnt from."""
+    return _of(release) & ds.field("fresh")
+
+
 def _key(release: str, bucket: int) -> str:
     return f"sequences:{release}:{bucket}"
 

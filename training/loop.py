@@ -110,7 +110,7 @@ class Loop:
         seconds = total["seconds"] / world
         return {
             "epoch": progress.cursor.epoch,
-            "steps": total["steps"],
+            "steps": total.get("steps", 0.0),
             "loss": total.get("loss", 0.0) / max(1.0, total.get("targets", 0.0)),
             "targets": total.get("targets", 0.0),
             "tokens": total.get("tokens", 0.0),
@@ -136,7 +136,7 @@ class Loop:
         spec, progress = self.spec, self.progress
         if spec.schedule == "inverse_sqrt":
             return learning_rate(spec.learning_rate, spec.warmup_steps, progress.step)
-        done = progress.step / (progress.history[0]["steps"] * spec.epochs) if progress.history else 0.0
+        done = progress.step / max(1.0, progress.history[0]["steps"] * spec.epochs) if progress.history else 0.0
         fallen = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
         return spec.learning_rate * min(1.0, (progress.step + 1) / spec.warmup_steps) * fallen
 
@@ -186,8 +186,8 @@ class Ahead(Generic[T]):
 
 
 def _sums(progress: Progress, rank: int) -> Sums:
-    """The sums of the epoch so far: those of all workers count once."""
-    return defaultdict(float, progress.begun if rank == 0 else {})
+    """The sums of the epoch so far, the same names for every worker; they count once."""
+    return defaultdict(float, {name: value if rank == 0 else 0.0 for name, value in progress.begun.items()})
 
 
 def _seed(seed: int, step: int, rank: int) -> int:

@@ -78,7 +78,7 @@ def _report(loop: Loop, last: bool) -> None:
     ray.train.report(
         {"identity": dict(loop.trainable.identity), "history": progress.history},
         checkpoint=ray.train.Checkpoint.from_directory(str(directory)) if mine else None,
-        checkpoint_dir_name=f"step-{progress.step:09d}",
+        checkpoint_dir_name=f"step-{progress.step:09d}-epoch-{progress.cursor.epoch:05d}",
         checkpoint_upload_mode=CheckpointUploadMode.SYNC if last else CheckpointUploadMode.ASYNC,
         delete_local_checkpoint_after_upload=True,
     )

@@ -17,7 +17,7 @@ from flows.steps.task import step
 from pipelines.assign import encoded_vectors
 from pipelines.compute import connect
 from pipelines.embed import matrix
-from pipelines.sequences import bucket_count, build_sequences, read_bucket
+from pipelines.sequences import bucket_count, build_sequences, fresh_of, read_bucket
 from storage.catalogue import segments
 from storage.errors import LakeNotFound
 from storage.lake import Lake
@@ -56,6 +56,10 @@ def sequences(run: Run, manifest: Manifest, trie: Trie, former: dict[str, Any] |
             learnt,
         )
         view.count(counts)
+    if former and not run.lake.count("sequences", run.lake.version("sequences"), fresh_of(source)):
+        raise NothingToTrainOn(
+            f"{manifest.id} sees no event that {former['id']} has not learnt from: leave --since out"
+        )
     if counts.out + counts.unchanged == 0:
         raise NothingToTrainOn(
             f"{manifest.id} sees no event of its items before its cutoff {manifest.cutoff.isoformat()}: there is "

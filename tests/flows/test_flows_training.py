@@ -12,7 +12,7 @@ from flows.train import train
 from storage.models import models
 from storage.releases import read_release
 from storage.runs import runs
-from training.errors import CheckpointMismatch
+from training.errors import CheckpointMismatch, NothingToTrainOn
 
 
 @pytest.mark.slow
@@ -47,6 +47,8 @@ def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_n
     again = train(lake.uri, since="m-000001")
     assert again["model"] == second["id"] == models(lake)[-1]["id"]
 
+    with pytest.raises(NothingToTrainOn, match="leave out --since"):
+        train(lake.uri, {**recipe, "sequences": {"buckets": 3}}, since=second["id"])
     other = {**recipe, "generator": {**recipe["generator"], "dim": 64}}  # type: ignore[dict-item]
     with pytest.raises(CheckpointMismatch, match="another \\[generator\\]"):
         train(lake.uri, other, since="m-000001")

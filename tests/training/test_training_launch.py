@@ -44,13 +44,14 @@ def make(vocabulary: str) -> NextCode:
 
 
 STEPS = -(-60 // 9)
+"""Steps of an epoch."""
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_run_goes_on_from_what_is_left_of_it_with_other_workers(tmp_path: Path) -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
     lines: list[str] = []
-    spec = TrainSpec(workers=2, epochs=2, warmup_steps=5, learning_rate=1e-2, sharding=True, checkpoint_steps=4)
+    spec = TrainSpec(workers=2, epochs=2, warmup_steps=5, learning_rate=1e-2, sharding=True, checkpoint_steps=STEPS)
     first = launch(partial(make, "v"), spec, "run", tmp_path, progress=lines.append)
     assert [row["epoch"] for row in first.history] == [0, 1]
     assert [row["targets"] for row in first.history] == [2 * 15 * 12 * 2] * 2

@@ -20,6 +20,7 @@ from training.histories import Batch, Plan
 from training.loop import Ahead, Loop, Save
 from training.next_code import NextCode
 from training.spec import GeneratorSpec, TrainSpec
+from training.trainable import Cursor
 
 SPEC = GeneratorSpec(dim=16, layers=1, heads=2, kv_heads=1, ff=16, dropout=0.3, max_events=6)
 PLAN = Plan("r-1", buckets=2, sizes=(4, 4), batch_size=8, max_events=6)
@@ -117,7 +118,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
 
 def test_an_epoch_tells_of_padding_and_of_time_waited_for_data() -> None:
     class Slow(Told):
-        def batches(self, rank, world, cursor):
+        def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
             for each in super().batches(rank, world, cursor):
                 time.sleep(0.05)
                 yield each
@@ -147,3 +148,13 @@ def test_what_goes_wrong_ahead_is_raised_where_it_is_asked_for() -> None:
 
     with Ahead(broken()) as ahead, pytest.raises(ValueError, match="bucket 3"):
         list(ahead)
+
+
+def test_an_epoch_without_a_step_ends() -> None:
+    class Nothing(Told):
+        def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
+            return iter(())
+
+    loop = Loop(Nothing(), TRAIN)
+    loop.run(lambda _, __: None)
+    assert [(row["steps"], row["loss"]) for row in loop.progress.history] == [(0, 0.0)] * 2
