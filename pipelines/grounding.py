@@ -36,6 +36,7 @@ READ_ROWS = 1 << 14
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TOKEN = re.compile(r"<([a-z])_\d+>")
 SCHEMA = pa.schema([(name, pa.string()) for name in ("task", "item_id", "prompt", "response", "sid")])
+PAIR = ("row", "next", "times")
 TEMPLATES = {
     "sid_to_title": ("What is the title of {sid}?", "Name the item {sid}.", "Which item does {sid} stand for?"),
     "title_to_sid": ("Which item is called {title}?", "Give the code of {title}.", "What stands for {title}?"),
@@ -228,14 +229,14 @@ def _count_pairs(
         )
         left_out.refuse("negative_event", rows.height - positive.height)
         pairs = _taken_after(positive, alike, spec.window).sort("row", "next")
-        row, times = np.unique(pairs["row"].to_numpy(), return_counts=True)
-        counted[row] += times
-        pairs.write_ipc(scratch / f"pairs-{bucket}", compression="uncompressed")
+        row, often = np.unique(pairs["row"].to_numpy(), return_counts=True)
+        counted[row] += often
+        np.save(scratch / f"pairs-{bucket}.npy", np.stack([pairs[name].to_numpy() for name in PAIR]))
     return counted
 
 
 def _taken_after(positive: pl.DataFrame, alike: NDArray[np.int32], window: int) -> pl.DataFrame:
-    """(row, next, times) of the events of some users in order: once for an event of an item and a SID after it."""
+    """PAIR of the events of some users in order: once for an event of an item and a SID after it."""
     user, row = positive["user_id"].rle_id().to_numpy(), positive["row"].to_numpy()
     found = []
     for apart in range(1, min(window, len(row) - 1) + 1):
@@ -244,7 +245,7 @@ def _taken_after(positive: pl.DataFrame, alike: NDArray[np.int32], window: int) 
         other = after != alike[row[event]]
         found.append(pl.DataFrame({"event": event[other], "row": row[event[other]], "next": after[other]}))
     if not found:
-        return pl.DataFrame(schema={"row": pl.Int32, "next": pl.Int32, "times": pl.Int32})
+        return pl.DataFrame(schema=dict.fromkeys(PAIR, pl.Int32))
     once = pl.concat(found).unique(["event", "next"])
     return once.group_by("row", "next").agg(pl.len().cast(pl.Int32).alias("times"))
 
@@ -257,16 +258,13 @@ def _spans(counted: NDArray[np.int64], start: int) -> list[tuple[int, int]]:
 
 def _following(scratch: Path, first: int, stop: int, spec: GroundingSpec) -> dict[int, list[int]]:
     """For the rows first..stop those of the SIDs most often taken after each, more often first, then in order."""
-    parts = []
-    for path in sorted(scratch.glob("pairs-*")):
-        with pa.memory_map(str(path)) as source:
-            pairs = pa.ipc.open_file(source).read_all().combine_chunks()
-            low, high = np.searchsorted(pairs["row"].to_numpy(), [first, stop])
-            parts.append(pl.DataFrame(pairs.slice(low, high - low)))
-    if not parts:
-        return {}
+    parts = [np.zeros((len(PAIR), 0), np.int32)]
+    for path in sorted(scratch.glob("pairs-*.npy")):
+        pairs = np.load(path, mmap_mode="r")  # its rows lie one after the other: the search reads a few pages
+        low, high = np.searchsorted(pairs[0], np.array([first, stop], np.int32))
+        parts.append(np.array(pairs[:, low:high]))
     best = (
-        pl.concat(parts)
+        pl.DataFrame(dict(zip(PAIR, np.concatenate(parts, axis=1), strict=True)))
         .group_by("row", "next")
         .agg(pl.col("times").cast(pl.Int64).sum())
         .filter(pl.col("times") >= spec.least)
