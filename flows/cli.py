@@ -122,7 +122,8 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--format", choices=("native", "arrow"), default="native", help="see docs/trie.md (native)")
 
     grounding = _verb(release, "export-grounding", commands.release_export_grounding, "pairs of texts to teach SIDs")
-    _named(_named(grounding, "release", "release id or alias"), "output", "folder to write")
+    grounding.add_argument("release", nargs="?", default="production", help="release id or alias (production)")
+    grounding.add_argument("--output", required=True, metavar="DIR", help="folder to write")
 
     item = _noun(nouns, "item", "look at one item")
     explain = _named(_reader(_verb(item, "explain", commands.item_explain, "SID, path, lineage")), "item_id", "item id")

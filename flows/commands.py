@@ -224,12 +224,12 @@ def release_export_trie(options: Options) -> None:
 
 
 def release_export_grounding(options: Options) -> None:
-    from flows.grounding import export_grounding
+    from flows.grounding import export_grounding, told
     from storage.releases import read_release
 
     lake = _existing(options)
     made = export_grounding(lake, read_release(lake, options.release), Path(options.output))
-    print(f"{options.output}: {made['rows']} of {made['release']}; left out: {made['left_out'] or 'nothing'}")
+    print(f"{options.output}: {told(made)}")
 
 
 def item_explain(options: Options) -> None:

@@ -2,7 +2,12 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +17,15 @@ import pyarrow.parquet as pq
 from flows.diff import open_trie
 from flows.recipe import parse_recipe
 from flows.steps.fit import log_slice
-from pipelines.grounding import GroundingSpec, grounding, tokens
+from pipelines.grounding import SCHEMA, TEMPLATES, GroundingSpec, grounding, tokens
 from pipelines.ingest import Counts
 from storage.lake import Lake
 from storage.manifest import Manifest
 
+FORMAT = "sidmill-grounding-1"
 MANIFEST = "manifest.json"
+DRAFT = f"{MANIFEST}.draft"
+PART_ROWS = 1 << 20
 
 
 class FolderTaken(ValueError):
@@ -29,7 +37,6 @@ def export_grounding(lake: Lake, manifest: Manifest, folder: Path) -> dict[str, 
 
     Raises FolderTaken for a folder with files of anything else.
     """
-    _own(folder, manifest)
     recipe = parse_recipe(manifest.recipe)
     spec = GroundingSpec(
         fields=None if recipe.attributes is None else recipe.attributes.fields,
@@ -37,39 +44,92 @@ def export_grounding(lake: Lake, manifest: Manifest, folder: Path) -> dict[str, 
     )
     trie, left_out = open_trie(lake, manifest), Counts("grounding")
     special = tokens(trie.sizes)
+    former = _own(folder, manifest)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
-    rows: Counter[str] = Counter()
+    for path in former:
+        path.unlink(missing_ok=True)
+    rows = Counter(dict.fromkeys(TEMPLATES, 0))
     parts = {}
-    corpus = grounding(lake, trie, log_slice(manifest), manifest.versions["items"], spec, left_out)
-    for number, table in enumerate(corpus):
-        path = folder / f"part-{number:05d}.parquet"
-        pq.write_table(table, path, compression="zstd")
-        parts[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        rows.update({each["values"]: each["counts"] for each in table["task"].value_counts().to_pylist()})
+    batches = grounding(lake, trie, log_slice(manifest), manifest.versions["items"], spec, left_out)
+    for number, part in enumerate(_parts(batches)):
+        path = folder / f"{_stem(manifest)}{number:05d}.parquet"
+        with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+            for batch in part:
+                writer.write_batch(batch)
+                rows.update({each["values"]: each["counts"] for each in batch["task"].value_counts().to_pylist()})
+        with path.open("rb") as file:
+            parts[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     written = {
+        "format": FORMAT,
+        "code_version": version("sidmill"),
+        "pyarrow": pa.__version__,
         "release": manifest.id,
         "trie_sha256": manifest.trie.sha256,
         "vocabulary": manifest.codebook.vocabulary,
-        "pyarrow": pa.__version__,
-        "rows": dict(sorted(rows.items())),
+        "as_of": manifest.as_of.isoformat(),
+        "cutoff": manifest.cutoff.isoformat(),
+        "spec": asdict(spec),
+        "items": len(trie),
+        "rows": dict(rows),
         "left_out": dict(sorted(left_out.by_reason.items())),
         "parts": parts,
         "special_tokens": special,
     }
-    draft = folder / f"{MANIFEST}.draft"
-    draft.write_text(json.dumps(written, indent=1))
-    draft.replace(folder / MANIFEST)
+    (folder / DRAFT).write_text(json.dumps(written, indent=1))
+    (folder / DRAFT).replace(folder / MANIFEST)
     return written
 
 
-def _own(folder: Path, manifest: Manifest) -> None:
-    """Refuse a folder with other files than those of this release's corpus, whole or half written."""
-    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    ours = [name for name in there if name.startswith((MANIFEST, "part-"))]
+def told(written: dict[str, Any]) -> str:
+    """A manifest in one line."""
+    rows, left_out = (
+        ", ".join(f"{name} {count:,}" for name, count in written[key].items()) for key in ("rows", "left_out")
+    )
+    return f"{rows} of {written['release']}; left out: {left_out or 'nothing'}"
+
+
+def _parts(batches: Iterator[pa.RecordBatch]) -> Iterator[Iterable[pa.RecordBatch]]:
+    """The batches of each file: PART_ROWS rows and what is left of the last batch."""
+
+    def one(first: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        rows = 0
+        for batch in chain([first], batches):
+            yield batch
+            rows += batch.num_rows
+            if rows >= PART_ROWS:
+                return
+
+    for first in batches:
+        yield one(first)
+
+
+def _stem(manifest: Manifest) -> str:
+    return f"grounding-{manifest.id}-"
+
+
+def _own(folder: Path, manifest: Manifest) -> list[Path]:
+    """The parts that are there of this release's corpus, whole or half written; FolderTaken for anything else."""
     if folder.exists() and not folder.is_dir():
-        raise FolderTaken(f"{folder} is a file; name a folder")
-    if len(ours) < len(there):
-        raise FolderTaken(f"{folder} holds {next(name for name in there if name not in ours)}; name an empty folder")
-    if MANIFEST in there and (held := json.loads((folder / MANIFEST).read_text())["release"]) != manifest.id:
-        raise FolderTaken(f"{folder} holds the corpus of {held}, not of {manifest.id}; name an empty folder")
+        raise FolderTaken(f"--output {folder} is a file; name a folder")
+    part = re.compile(re.escape(_stem(manifest)) + r"\d{5}\.parquet")
+    there = sorted(folder.iterdir()) if folder.is_dir() else []
+    if folder / MANIFEST in there and (held := _held(folder / MANIFEST)) != (manifest.id, manifest.trie.sha256):
+        what = "a manifest.json of something else" if held is None else f"the corpus of {held[0]} ({held[1][:8]})"
+        raise FolderTaken(
+            f"--output {folder} holds {what}, not that of {manifest.id} ({manifest.trie.sha256[:8]}); "
+            "name an empty folder"
+        )
+    for path in there:
+        if path.name not in (MANIFEST, DRAFT) and not part.fullmatch(path.name):
+            raise FolderTaken(f"--output {folder} holds {path.name}; name an empty folder")
+    return [path for path in there if part.fullmatch(path.name)]
+
+
+def _held(path: Path) -> tuple[str, str] | None:
+    """Release and trie of the corpus a manifest describes; None where it is no such manifest."""
+    try:
+        found = json.loads(path.read_text())
+        return (found["release"], found["trie_sha256"]) if found["format"] == FORMAT else None
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,33 +1,42 @@
 """A grounding corpus: pairs of texts that teach a language model what SIDs mean, as in LC-Rec (arXiv 2311.09049).
 
-Items are written a range at a time, and pairs of items taken one after the other are counted by ranges of the first in
-scratch files: memory holds a bucket of users, or a range of items, whatever the size of log and catalogue.
+The catalogue is spread over scratch files by the range of trie rows an item is in, the log by the bucket of its users.
+Held at a time: a bucket of events and its pairs, the revisions of a range of items, about `PAIRS` counts of pairs, and
+a batch of texts. An item takes 12 + 4 L bytes for a SID of L codes, and its id a place in the hash table that joins
+the log. Scratch files grow with catalogue and log, with `window` pairs an event at most.
 """
 
 import json
+import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from pipelines.behaviour import LogSlice
 from pipelines.ingest import Counts
 from pipelines.sequences import bucket_count, in_order, spread
 from pipelines.spec import SequencesSpec
-from storage.catalogue import catalogue
 from storage.lake import Lake
 from tokenizer.items import tie_keys
 from tokenizer.trie import Trie
 
-ITEM_ROWS = 1 << 16
+RANGE_ITEMS, MOST_RANGES = 1 << 15, 512
+PAIRS = 1 << 22
+BATCH_ROWS, BATCH_CHARACTERS = 1 << 16, 1 << 26
+READ_ROWS = 1 << 14
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-SCHEMA = pa.schema([(name, pa.string()) for name in ("task", "item_id", "sid", "prompt", "response")])
+TOKEN = re.compile(r"<([a-z])_\d+>")
+SCHEMA = pa.schema([(name, pa.string()) for name in ("task", "item_id", "prompt", "response", "sid")])
+PAIR = ("row", "next", "times")
 TEMPLATES = {
     "sid_to_title": ("What is the title of {sid}?", "Name the item {sid}.", "Which item does {sid} stand for?"),
     "title_to_sid": ("Which item is called {title}?", "Give the code of {title}.", "What stands for {title}?"),
@@ -38,11 +47,15 @@ TEMPLATES = {
 
 @dataclass(frozen=True)
 class GroundingSpec:
-    """`next_items` most often taken right after an item by the same user, `least` times at least; `fields` of the
-    attributes, all where it is None; events of the types in `negative_events` say nothing."""
+    """The `next_items` SIDs most often taken after an item, each `least` times at least.
+
+    Taken after it is what the same user takes with one of the next `window` events. Events of the types in
+    `negative_events` and impressions take nothing. `fields` of the attributes are asked for, all where it is None.
+    """
 
     next_items: int = 5
     least: int = 2
+    window: int = 3
     fields: tuple[str, ...] | None = None
     negative_events: tuple[str, ...] = ("impression",)
 
@@ -50,7 +63,10 @@ class GroundingSpec:
 def tokens(sizes: tuple[int, ...]) -> list[str]:
     """The token of each code of each level, in order: what a tokenizer has to learn. Raises ValueError beyond z."""
     if len(sizes) > len(LETTERS):
-        raise ValueError(f"SIDs have {len(sizes)} codes, and tokens are named for {len(LETTERS)} at most")
+        raise ValueError(
+            f"SIDs have {len(sizes)} codes, and tokens have letters for {len(LETTERS)} levels; "
+            "export a release of a codebook with fewer levels"
+        )
     return [f"<{letter}_{code}>" for letter, size in zip(LETTERS, sizes, strict=False) for code in range(size)]
 
 
@@ -61,91 +77,198 @@ def sid_texts(codes: NDArray[np.integer]) -> list[str]:
 
 def grounding(
     lake: Lake, trie: Trie, log: LogSlice, items_version: int, spec: GroundingSpec, left_out: Counts
-) -> Iterator[pa.Table]:
-    """The corpus (SCHEMA), a table for each range of items in the order of the trie; the same bytes for the same input.
+) -> Iterator[pa.RecordBatch]:
+    """The corpus (SCHEMA) in batches, item by item in the order of the trie; the same bytes for the same input.
 
-    Only what the slice of the log and the revisions that had arrived by then say. `left_out` counts events without a
-    SID, and items that a task has no pair of: `no_title`, `no_attributes`, `nothing_follows`.
+    Only what the slice of the log and the revisions that had arrived by then say. `left_out` counts events that say
+    nothing (without a SID, repeated, negative), texts that hold a token of a SID, and items that a task has no pair
+    of: `no_title`, `no_attributes`, `nothing_follows`. Raises ValueError for SIDs of more levels than letters.
     """
-    codes = trie.codes()
+    tokens(trie.sizes)
     with TemporaryDirectory(prefix="sidmill-grounding-") as scratch:
-        _follow(lake, trie, log, spec, Path(scratch), left_out)
-        for start in range(0, len(trie), ITEM_ROWS):
-            sids = sid_texts(codes[start : start + ITEM_ROWS])
-            ids = trie.item_ids.slice(start, len(sids)).to_pylist()
-            known = catalogue(lake, items_version, log.as_of, ["title", "attributes"], ids)
-            described = {row["item_id"]: row for row in known.iter_rows(named=True)}
-            following = _following(Path(scratch) / str(start // ITEM_ROWS), spec)
-            pairs: list[dict[str, str]] = []
-            for row, (item, sid, draw) in enumerate(zip(ids, sids, tie_keys(ids).tolist(), strict=True), start):
-                said = described[item]
-                answers = {
-                    "title": (said["title"] or "").strip(),
-                    "fields": _fields(json.loads(said["attributes"]), spec.fields),
-                    "next": sid_texts(codes[following.get(row, [])]),
-                }
-                for reason, part in (("no_title", "title"), ("no_attributes", "fields"), ("nothing_follows", "next")):
-                    left_out.refuse(reason, int(not answers[part]), item)
-                pairs += [{"item_id": item, "sid": sid, **pair} for pair in _pairs(sid, answers, draw)]
-            yield pa.Table.from_pylist(pairs, schema=SCHEMA)
+        yield from _batches(_texts(lake, trie, log, items_version, spec, Path(scratch), left_out))
 
 
-def _pairs(sid: str, answers: dict[str, Any], draw: int) -> Iterator[dict[str, str]]:
+def _batches(texts: Iterator[dict[str, str]]) -> Iterator[pa.RecordBatch]:
+    """The pairs, as many at a time as BATCH_ROWS and BATCH_CHARACTERS allow."""
+    rows: list[dict[str, str]] = []
+    characters = 0
+    for pair in texts:
+        rows.append(pair)
+        characters += len(pair["prompt"]) + len(pair["response"])
+        if len(rows) >= BATCH_ROWS or characters >= BATCH_CHARACTERS:
+            yield pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
+            rows, characters = [], 0
+    if rows:
+        yield pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
+
+
+def _texts(
+    lake: Lake, trie: Trie, log: LogSlice, items_version: int, spec: GroundingSpec, scratch: Path, left_out: Counts
+) -> Iterator[dict[str, str]]:
+    """The pairs one by one."""
+    codes = trie.codes()
+    wide = max(RANGE_ITEMS, -(-len(trie) // MOST_RANGES))
+    _spread_items(lake, trie, items_version, log, wide, scratch)
+    counted = _count_pairs(lake, trie, _first_of_sid(codes), log, spec, scratch, left_out)
+    for start in range(0, len(trie), wide):
+        known = _newest(scratch / f"items-{start // wide}")
+        for first, stop in _spans(counted[start : start + wide], start):
+            following = _following(scratch, first, stop, spec)
+            ids = trie.item_ids.slice(first, stop - first)
+            sids = sid_texts(codes[first:stop])
+            for row, item, sid, draw in zip(
+                range(first, stop), ids.to_pylist(), sids, tie_keys(ids).tolist(), strict=True
+            ):
+                title, fields = _described(known.get(row), spec.fields, trie.levels, left_out)
+                follow = sid_texts(codes[following.get(row, [])])
+                left_out.refuse("no_title", int(not title), item)
+                left_out.refuse("no_attributes", int(not fields), item)
+                left_out.refuse("nothing_follows", int(not follow), item)
+                for pair in _pairs(sid, title, fields, follow, draw):
+                    yield {"item_id": item, "sid": sid, **pair}
+
+
+def _pairs(sid: str, title: str, fields: dict[str, str], follow: list[str], draw: int) -> Iterator[dict[str, str]]:
     """The pairs of one item; which template asks is drawn by its id."""
 
     def pair(task: str, response: str, **said: str) -> dict[str, str]:
         templates = TEMPLATES[task]
         return {"task": task, "prompt": templates[draw % len(templates)].format(**said), "response": response}
 
-    if answers["title"]:
-        yield pair("sid_to_title", answers["title"], sid=sid)
-        yield pair("title_to_sid", sid, title=answers["title"])
-    for field, value in answers["fields"].items():
+    if title:
+        yield pair("sid_to_title", title, sid=sid)
+        yield pair("title_to_sid", sid, title=title)
+    for field, value in fields.items():
         yield pair("attribute_of_sid", value, sid=sid, field=field)
-    if answers["next"]:
-        yield pair("co_consumed", ", ".join(answers["next"]), sid=sid)
+    if follow:
+        yield pair("co_consumed", ", ".join(follow), sid=sid)
 
 
-def _fields(attributes: dict[str, Any], wanted: tuple[str, ...] | None) -> dict[str, str]:
-    """What attributes say, by field; a list as its values, and nothing for what is empty."""
-    texts = {
-        name: ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        for name, value in sorted(attributes.items())
-        if value is not None and (wanted is None or name in wanted)
+def _described(
+    known: tuple[str | None, str] | None, wanted: tuple[str, ...] | None, levels: int, left_out: Counts
+) -> tuple[str, dict[str, str]]:
+    """Title, and attributes by field, each on one line; lists as their values, and nothing for what is empty.
+
+    A text with a token of a SID in it would teach that token something else: it is left out.
+    """
+    title, attributes = known or (None, "{}")
+    told = {"": title or ""} | {
+        field: ", ".join(str(each).strip() for each in value if each is not None and str(each).strip())
+        if isinstance(value, list)
+        else str(value)
+        for field, value in sorted(json.loads(attributes).items())
+        if value is not None and (wanted is None or field in wanted)
     }
-    return {name: text.strip() for name, text in texts.items() if text.strip()}
+    lines = {field: line for field, text in told.items() if (line := " ".join(text.split()))}
+    plain = {field: line for field, line in lines.items() if not _holds_token(f"{field} {line}", levels)}
+    left_out.refuse("text_with_token", len(lines) - len(plain))
+    return plain.pop("", ""), plain
 
 
-def _follow(lake: Lake, trie: Trie, log: LogSlice, spec: GroundingSpec, scratch: Path, left_out: Counts) -> None:
-    """Counts of (item, the next one of the same user), in a file for each range of first items, bucket by bucket."""
+def _holds_token(text: str, levels: int) -> bool:
+    return any(LETTERS.index(letter) < levels for letter in TOKEN.findall(text))
+
+
+def _spread_items(lake: Lake, trie: Trie, version: int, log: LogSlice, wide: int, scratch: Path) -> None:
+    """The visible revisions of the items of the trie, in a file for each range of `wide` rows."""
+    arrived = ds.field("arrived_at") <= log.as_of
+    with ExitStack() as stack:
+        writers: list[pa.ipc.RecordBatchStreamWriter] = []
+        columns = ["item_id", "revision", "title", "attributes"]
+        for batch in lake.batches("items", columns, arrived, READ_ROWS, version):
+            row = trie.find_rows(batch.column("item_id"))
+            batch = batch.drop_columns(["item_id"]).append_column("row", pa.array(row))
+            if not writers:
+                for part in range(-(-len(trie) // wide)):
+                    sink = stack.enter_context(pa.OSFile(str(scratch / f"items-{part}"), "wb"))
+                    writers.append(stack.enter_context(pa.ipc.new_stream(sink, batch.schema)))
+            order = np.argsort(row, kind="stable")
+            bounds = np.searchsorted(row[order], np.arange(len(writers) + 1) * wide)
+            for writer, (start, stop) in zip(writers, pairwise(bounds.tolist()), strict=True):
+                if stop > start:
+                    writer.write_batch(batch.take(pa.array(order[start:stop])))
+
+
+def _newest(path: Path) -> dict[int, tuple[str | None, str]]:
+    """(title, attributes) of each item, by row, in its newest revision."""
+    with pa.OSFile(str(path), "rb") as source:
+        revisions = pl.DataFrame(pa.ipc.open_stream(source).read_all())
+    newest = revisions.sort("row", "revision").unique("row", keep="last", maintain_order=True)
+    return {row: (title, attributes) for row, title, attributes in newest.select("row", "title", "attributes").rows()}
+
+
+def _first_of_sid(codes: NDArray[np.int32]) -> NDArray[np.int32]:
+    """For each row the first that has its SID, int32 (N,): items that share a SID are one to who reads SIDs."""
+    new = np.append(True, (codes[1:] != codes[:-1]).any(axis=1))[: len(codes)]
+    return np.maximum.accumulate(np.where(new, np.arange(len(codes), dtype=np.int32), np.int32(0)))
+
+
+def _count_pairs(
+    lake: Lake,
+    trie: Trie,
+    alike: NDArray[np.int32],
+    log: LogSlice,
+    spec: GroundingSpec,
+    scratch: Path,
+    left_out: Counts,
+) -> NDArray[np.int64]:
+    """Count (item, SID taken after it) in a file for each bucket of users, ordered by item.
+
+    Returns how many counts an item has in all files, int64 (N,).
+    """
+    counted = np.zeros(len(trie), np.int64)
     buckets = bucket_count(lake, log, SequencesSpec())
-    events = scratch / "events"
-    events.mkdir()
-    spread(lake, log, trie.item_ids, buckets, events, left_out, None)
+    spread(lake, log, trie.item_ids, buckets, scratch, left_out, None)
     for bucket in range(buckets):
-        rows = in_order(events / str(bucket), left_out).filter(
+        rows = in_order(scratch / str(bucket), left_out)
+        if rows.is_empty():
+            continue
+        positive = rows.filter(
             ~pl.col("impression").fill_null(False) & ~pl.col("event_type").is_in(spec.negative_events)
         )
-        pairs = rows.select(
-            pl.col("row").cast(pl.Int64), next=pl.col("row").shift(-1).over("user_id").cast(pl.Int64)
-        ).filter(pl.col("next").is_not_null() & (pl.col("row") != pl.col("next")))
-        counted = pairs.group_by("row", "next").len().with_columns(part=pl.col("row") // ITEM_ROWS)
-        for (part,), own in counted.partition_by("part", as_dict=True).items():
-            folder = scratch / str(part)
-            folder.mkdir(exist_ok=True)
-            own.drop("part").write_ipc(folder / str(bucket))
+        left_out.refuse("negative_event", rows.height - positive.height)
+        pairs = _taken_after(positive, alike, spec.window).sort("row", "next")
+        row, often = np.unique(pairs["row"].to_numpy(), return_counts=True)
+        counted[row] += often
+        np.save(scratch / f"pairs-{bucket}.npy", np.stack([pairs[name].to_numpy() for name in PAIR]))
+    return counted
 
 
-def _following(folder: Path, spec: GroundingSpec) -> dict[int, list[int]]:
-    """Rows of the items most often taken after each, those more often first, then those of lower rows."""
-    if not folder.exists():
-        return {}
-    counted = pl.concat([pl.read_ipc(path) for path in sorted(folder.iterdir())])
+def _taken_after(positive: pl.DataFrame, alike: NDArray[np.int32], window: int) -> pl.DataFrame:
+    """PAIR of the events of some users in order: once for an event of an item and a SID after it."""
+    user, row = positive["user_id"].rle_id().to_numpy(), positive["row"].to_numpy()
+    found = []
+    for apart in range(1, min(window, len(row) - 1) + 1):
+        event = np.flatnonzero(user[apart:] == user[:-apart])
+        after = alike[row[event + apart]]
+        other = after != alike[row[event]]
+        found.append(pl.DataFrame({"event": event[other], "row": row[event[other]], "next": after[other]}))
+    if not found:
+        return pl.DataFrame(schema=dict.fromkeys(PAIR, pl.Int32))
+    once = pl.concat(found).unique(["event", "next"])
+    return once.group_by("row", "next").agg(pl.len().cast(pl.Int32).alias("times"))
+
+
+def _spans(counted: NDArray[np.int64], start: int) -> list[tuple[int, int]]:
+    """Ranges of rows, from `start` on, with about PAIRS counts each, and one item at least."""
+    cuts = np.flatnonzero(np.diff(np.cumsum(counted) // PAIRS)) + 1
+    return list(pairwise((start + np.array([0, *cuts, len(counted)])).tolist()))
+
+
+def _following(scratch: Path, first: int, stop: int, spec: GroundingSpec) -> dict[int, list[int]]:
+    """For the rows first..stop those of the SIDs most often taken after each, more often first, then in order."""
+    parts = [np.zeros((len(PAIR), 0), np.int32)]
+    for path in sorted(scratch.glob("pairs-*.npy")):
+        pairs = np.load(path, mmap_mode="r")  # its rows lie one after the other: the search reads a few pages
+        low, high = np.searchsorted(pairs[0], np.array([first, stop], np.int32))
+        parts.append(np.array(pairs[:, low:high]))
     best = (
-        counted.group_by("row", "next")
-        .agg(pl.col("len").sum())
-        .filter(pl.col("len") >= spec.least)
-        .sort("row", "len", "next", descending=[False, True, False])
+        pl.DataFrame(dict(zip(PAIR, np.concatenate(parts, axis=1), strict=True)))
+        .group_by("row", "next")
+        .agg(pl.col("times").cast(pl.Int64).sum())
+        .filter(pl.col("times") >= spec.least)
+        .sort("row", "times", "next", descending=[False, True, False])
         .group_by("row", maintain_order=True)
         .agg(pl.col("next").head(spec.next_items))
     )

@@ -1,5 +1,6 @@
 """The command says what is wrong in one line, with the remedy, and exits as documented."""
 
+import hashlib
 import json
 import re
 import subprocess
@@ -133,17 +134,28 @@ def test_readers_print_json_that_names_what_the_design_promises(
     assert not Path(nowhere).parent.exists()
     trie = tmp_path / "sids.trie"
     corpus = trie.parent / "corpus"
-    command = ["release", "export-grounding", "production", str(corpus), "--lake", uri]
+    command = ["release", "export-grounding", "--output", str(corpus), "--lake", uri]
     assert run_command(command) == 0
     written = {path.name: path.read_bytes() for path in corpus.iterdir()}
     manifest = json.loads(written["manifest.json"])
-    assert manifest["rows"]["sid_to_title"] == manifest["rows"]["title_to_sid"] > 0
-    assert pq.read_table(corpus / "part-00000.parquet").num_rows == sum(manifest["rows"].values())
+    assert manifest["release"] == "r-000001"
+    assert manifest["rows"]["sid_to_title"] == manifest["rows"]["title_to_sid"] == 40
+    assert manifest["rows"]["attribute_of_sid"] == 40
+    assert 0 < manifest["rows"]["co_consumed"] == 40 - manifest["left_out"].get("nothing_follows", 0)
+    assert len(manifest["special_tokens"]) == 24
+    assert {name: hashlib.sha256(data).hexdigest() for name, data in written.items() if name in manifest["parts"]} == (
+        manifest["parts"]
+    )
+    assert written.keys() == {"manifest.json", *manifest["parts"]}
+    rows = pq.read_table(corpus / "grounding-r-000001-00000.parquet")
+    assert rows.column_names == ["task", "item_id", "prompt", "response", "sid"]
+    assert rows.num_rows == sum(manifest["rows"].values())
     assert run_command(command) == 0
     assert {path.name: path.read_bytes() for path in corpus.iterdir()} == written
-    (corpus / "mine.txt").touch()
+    (corpus / "part-00000.parquet").touch()
     assert run_command(command) == 1
-    assert "holds mine.txt; name an empty folder" in capsys.readouterr().err
+    assert "holds part-00000.parquet; name an empty folder" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in corpus.iterdir()} == {**written, "part-00000.parquet": b""}
     assert run_command(["release", "export-trie", "production", str(trie), "--lake", uri]) == 0
     from tokenizer.trie import Trie
 
