@@ -75,6 +75,8 @@ def _report(loop: Loop, last: bool) -> None:
         sharding=spec.sharding,
         whole=last or not spec.sharding,
     )
+    if not mine:
+        directory.rmdir()
     ray.train.report(
         {"identity": dict(loop.trainable.identity), "history": progress.history},
         checkpoint=ray.train.Checkpoint.from_directory(str(directory)) if mine else None,
