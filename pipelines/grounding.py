@@ -153,17 +153,17 @@ def _described(
     A text with a token of a SID in it would teach that token something else: it is left out.
     """
     title, attributes = known or (None, "{}")
-    told = {"": title or ""} | {
-        field: ", ".join(str(each).strip() for each in value if each is not None and str(each).strip())
+    texts = [("title", title or "")] + [
+        (field, ", ".join(str(each).strip() for each in value if each is not None and str(each).strip()))
         if isinstance(value, list)
-        else str(value)
+        else (field, str(value))
         for field, value in sorted(json.loads(attributes).items())
-        if value is not None and (wanted is None or field in wanted)
-    }
-    lines = {field: line for field, text in told.items() if (line := " ".join(text.split()))}
-    plain = {field: line for field, line in lines.items() if not _holds_token(f"{field} {line}", levels)}
-    left_out.refuse("text_with_token", len(lines) - len(plain))
-    return plain.pop("", ""), plain
+        if value is not None and field.strip() and (wanted is None or field in wanted)
+    ]
+    lines = [(field, " ".join(text.split())) for field, text in texts]
+    plain = [("", "") if _holds_token(f"{field} {line}", levels) else (field, line) for field, line in lines]
+    left_out.refuse("text_with_token", sum(before != after for before, after in zip(lines, plain, strict=True)))
+    return plain[0][1], {field: line for field, line in plain[1:] if line}
 
 
 def _holds_token(text: str, levels: int) -> bool:

@@ -24,7 +24,14 @@ SIZES = (3, 3)
 CODES = np.stack(np.unravel_index(np.array([7, 2, 5, 0, 3, 8]), SIZES), axis=1).astype(np.int32)
 NAMES = [f"i{number}" for number in range(6)]
 TITLES = ["plain", "two\r\nlines", "ünïcode 本 {sid}", " ", None, "last"]
-SAID = [{"brand": "b", "tags": ["x", "", "y"]}, {"brand": ""}, {}, {"tags": []}, {"brand": "c\nd"}, {"n": 3, "m": None}]
+SAID = [
+    {"brand": "b", "tags": ["x", "", "y"]},
+    {"brand": ""},
+    {},
+    {"tags": []},
+    {"brand": "c\nd"},
+    {"n": 3, "m": None, "": "7"},
+]
 TEXT = dict(zip(NAMES, sid_texts(CODES), strict=True))
 DRAW = np.random.default_rng(0)
 LOG = [event(int(DRAW.integers(6)), int(DRAW.integers(8)), minute, 0, minute) for minute in range(120)]
@@ -111,12 +118,15 @@ def test_items_say_their_title_and_their_attributes_on_one_line(lake: Lake) -> N
     assert counts.by_reason == {"item_without_sid": without, "no_title": 2, "no_attributes": 3}
 
 
-@pytest.mark.parametrize("spec", [GroundingSpec(2, 1, 1), GroundingSpec(3, 2, 4), GroundingSpec(9, 1, 500)])
+@pytest.mark.parametrize(
+    "spec", [GroundingSpec(2, 1, 1), GroundingSpec(9, 2, 1), GroundingSpec(3, 2, 4), GroundingSpec(9, 1, 500)]
+)
 def test_what_follows_an_item_is_what_a_plain_loop_counts(
     lake: Lake, spec: GroundingSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = [
-        event(2, item, 60 + at, 0, 300 + at) | {"impression": at % 2 == 0, "event_type": "impression"}
+        event(2, item, 60 + at, 0, 300 + at)
+        | {"impression": at % 2 == 0, "event_type": ("click", "impression")[at % 2]}
         for at, item in enumerate([0, 1] * 8)
     ]
     deliver(lake, looked, "log:1")
