@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 
 from conftest import START, write_items, write_log
 from flows.backfill import backfill
@@ -26,6 +27,7 @@ TOWER = {
 }
 
 
+@pytest.mark.slow
 def test_a_night_folds_new_items_in_beside_a_sasrec_and_moves_no_vector(
     tmp_path: Path, small: Path, recipe: dict[str, object]
 ) -> None:
