@@ -79,7 +79,7 @@ SMALL_RECIPE = {
     "collaborative": {"dim": 8},
     "fusion": {"dim": 16, "hidden": 16, "epochs": 2, "steps": 10, "batch_size": 64},
     "codebook": {"levels": [{"codes": 8}, {"codes": 8}, {"codes": 8}]},
-    "generator": {"dim": 32, "layers": 1, "heads": 2, "kv_heads": 1, "ff": 64, "max_events": 8},
+    "generator": {"dim": 32, "layers": 1, "heads": 2, "kv_heads": 1, "ff": 64, "prefix_buckets": 256, "max_events": 8},
     "train": {"workers": 2, "epochs": 2},
     "sequences": {"buckets": 2},
 }
