@@ -47,7 +47,7 @@ def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_n
     again = train(lake.uri, since="m-000001")
     assert again["model"] == second["id"] == models(lake)[-1]["id"]
 
-    with pytest.raises(NothingToTrainOn, match="leave out --since"):
+    with pytest.raises(NothingToTrainOn, match="leave --since out"):
         train(lake.uri, {**recipe, "sequences": {"buckets": 3}}, since=second["id"])
     other = {**recipe, "generator": {**recipe["generator"], "dim": 64}}  # type: ignore[dict-item]
     with pytest.raises(CheckpointMismatch, match="another \\[generator\\]"):
