@@ -49,6 +49,8 @@ bench: setup  ## benchmarks, each beside its limit or a peer measured in the sam
 	$(BIN)/sidmill bench tokenizer --items 1e5
 	$(BIN)/sidmill bench trie
 	$(BIN)/sidmill bench decoding
+	$(BIN)/sidmill bench loader --events 1e6
+	$(BIN)/sidmill bench training
 	$(BIN)/sidmill bench lake
 	$(if $(DATA),$(BIN)/sidmill bench encoders $(DATA))
 

@@ -68,7 +68,7 @@ def speed(architecture: str, steps: int = 30) -> None:
     spec = GeneratorSpec.model_validate({"architecture": architecture})
     loop = Loop(Timed(spec, Path("/dev/null")), TRAIN)
     batches = [batch for batch, _ in loop.trainable.batches(0, 1, Cursor(loop.trainable.plan_hash))][:steps]
-    peak, took, rate = gemm(), [], 0.0
+    peak, took = gemm(), []
     for batch in batches:
         began = time.perf_counter()
         share, _ = loop.trainable.loss(loop.module, batch)

@@ -43,7 +43,9 @@ def sequences(run: Run, manifest: Manifest, trie: Trie, former: dict[str, Any] |
     """
     log = log_slice(manifest)
     learnt = log_slice(read_release(run.lake, former["release"])) if former else None
-    source = f"{manifest.id}-since-{former['id']}" if former else manifest.id
+    buckets = bucket_count(run.lake, log, run.recipe.sequences)
+    # Users are in other buckets where there are more or fewer of them.
+    source = f"{manifest.id}-in-{buckets}" + (f"-since-{former['id']}" if former else "")
     with run.stage("sequences") as view:
         counts = build_sequences(
             run.lake,
@@ -51,7 +53,7 @@ def sequences(run: Run, manifest: Manifest, trie: Trie, former: dict[str, Any] |
             log,
             trie.item_ids,
             trie.codes(),
-            bucket_count(run.lake, log, run.recipe.sequences),
+            buckets,
             run.provenance(**manifest.versions),
             learnt,
         )
