@@ -13,6 +13,7 @@ from flows.evaluation import evaluation_cases
 from flows.evaluation_tables import headline, rankers
 from flows.recipe import Recipe
 from flows.run import Run, open_run
+from flows.steps.fit import log_slice
 from flows.steps.publish import publish
 from flows.steps.task import step
 from storage.lake import Lake
@@ -21,6 +22,7 @@ from storage.models import evaluations, find_model_by_key, read_model, record_ev
 from storage.releases import PRODUCTION, published, read_release
 from tokenizer.spec import CodebookSpec
 from training.errors import NothingToTrainOn
+from training.spec import GeneratorSpec
 
 
 @flow(name="train", log_prints=False, on_crashed=[report_cancelled])
@@ -108,8 +110,8 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
         return key
     trie = open_trie(run.lake, manifest)
     row = read_model(run.lake, model)
-    behaviours = tuple(row["card"]["identity"]["spec"]["behaviours"])
-    held_out = evaluation_cases(run.lake, manifest, trie, version, run.recipe.train.negative_events, behaviours)
+    spec = GeneratorSpec.model_validate(row["card"]["identity"]["spec"])
+    held_out = evaluation_cases(run.lake, log_slice(manifest), trie, version, run.recipe.train.negative_events, spec)
     if held_out is None:
         run.say(f"  not evaluated: the log holds no event at or after the cutoff {manifest.cutoff.isoformat()}")
         return None

@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 
 from pipelines.behaviour import LogSlice
 from pipelines.ingest import Counts
-from pipelines.sequences import bucket_count, in_order, spread
-from pipelines.spec import SequencesSpec
+from pipelines.user_buckets import bucket_count, in_buckets
 from storage.lake import Lake
 from tokenizer.items import tie_keys
 from tokenizer.trie import Trie
@@ -218,10 +217,10 @@ def _count_pairs(
     Returns how many counts an item has in all files, int64 (N,).
     """
     counted = np.zeros(len(trie), np.int64)
-    buckets = bucket_count(lake, log, SequencesSpec())
-    spread(lake, log, trie.item_ids, buckets, scratch, left_out, None)
-    for bucket in range(buckets):
-        rows = in_order(scratch / str(bucket), left_out)
+    buckets = bucket_count(lake, log)
+    for bucket, events in enumerate(in_buckets(lake, log, trie.item_ids, buckets, left_out)):
+        rows = events.drop_nulls("row")
+        left_out.refuse("item_without_sid", events.height - rows.height)
         if rows.is_empty():
             continue
         positive = rows.filter(

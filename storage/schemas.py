@@ -186,6 +186,7 @@ SEQUENCES = TableSpec(
         event_time=TIME,
         event_type=pa.string(),
         impression=_optional(pa.bool_()),
+        session_id=_optional(pa.string()),
         item_id=pa.string(),
         codes=CODES,
         fresh=pa.bool_(),

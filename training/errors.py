@@ -37,7 +37,7 @@ class CheckpointDamaged(TrainingError):
     """A checkpoint directory lacks a file, or a file is not the one that its record names."""
 
 
-class NothingToTrainOn(TrainingError, ValueError):
+class NothingToTrainOn(TrainingError):
     """The log of a release holds no event that a model could learn from, or its codes have no order."""
 
 

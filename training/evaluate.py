@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tokenizer.trie_masks import TrieMasks
 from training.decoding import Variety, items_of, search_sids
-from training.events import SHOWN, gathered
+from training.events import gathered, positive
 from training.exposure import Exposure, Floats, self_information
 from training.floors import ItemNeighbours, popular_rows
 from training.histories import Pool, Windows, window_rows
@@ -74,7 +74,7 @@ class EvaluationCases:
         if self.rows is None:
             raise ValueError("these cases name no items of their context events; give EvaluationCases.rows")
         bounds = [slice(self.offsets[case], self.offsets[case + 1]) for case in cases]
-        return [self.rows[part][self.kinds[part] != SHOWN] for part in bounds]
+        return [self.rows[part][positive(self.kinds[part])] for part in bounds]
 
 
 def evaluate(
@@ -156,10 +156,10 @@ def _generated(model: Generator, trie: Trie, cases: EvaluationCases, spec: Evalu
 
 def contexts(cases: EvaluationCases, spec: GeneratorSpec) -> tuple[Pool, Windows]:
     """What a model reads of each case: its last events, as many as stand before a target in training."""
-    kept = np.flatnonzero((cases.kinds != SHOWN) | (not spec.positive_only))
+    kept = np.flatnonzero(positive(cases.kinds) | (not spec.positive_only))
     users = np.searchsorted(kept, cases.offsets)
     kinds = cases.kinds[kept]
-    pool = Pool(cases.codes[kept], kinds, kinds != SHOWN, pa.nulls(len(kept), pa.string()), users)
+    pool = Pool(cases.codes[kept], kinds, positive(kinds), pa.nulls(len(kept), pa.string()), users)
     stop = users[1:]
     return pool, Windows(users[:-1], np.maximum(users[:-1], stop - (spec.max_events - 1)), stop, stop)
 

@@ -1,4 +1,8 @@
-"""Histories as models read them: the SIDs of events, oldest first, padded on the right."""
+"""Histories as models read them: the SIDs of events, oldest first, padded on the right.
+
+What an event was is its kind: any, only shown, or one of the behaviours that a model names; and, where a model reads
+sessions, whether it is the first of one.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
 SHOWN = 1
 """The kind of an event that was only shown; 0 is any other."""
 OF_ONE_EVENT = 2
 """The first kind that is a behaviour which the spec of a model names."""
+FIRST_OF_SESSION = 1 << 8
+"""Added to the kind of an event that begins a session."""
+SESSION_GAP_US = 30 * 60 * 1_000_000
+"""Events without a session id are of one session while no more time lies between them."""
 
 
 @dataclass(frozen=True)
@@ -50,3 +62,32 @@ def gathered(codes: npt.NDArray[np.integer], kinds: npt.NDArray[np.integer], row
         torch.from_numpy(np.where(real, kinds[rows], 0).astype(np.int64)),
         torch.from_numpy(np.asarray(lengths, np.int64)),
     )
+
+
+def only_shown(table: pa.Table, negative_events: tuple[str, ...]) -> Bools:
+    """Which events were only shown, by type or by the flag `impression`: bool (N,)."""
+    negative = pc.is_in(table["event_type"], pa.array(negative_events, pa.string()))
+    return np.asarray(pc.or_(negative, pc.fill_null(table["impression"], False)), np.bool_)
+
+
+def event_kinds(table: pa.Table, shown: Bools, behaviours: tuple[str, ...], sessions: bool) -> Ints:
+    """The kind of each event of a table in order of user and time, int64 (N,)."""
+    named = pc.index_in(table["event_type"], pa.array(behaviours, pa.string()))
+    kinds = np.where(shown, SHOWN, np.asarray(pc.fill_null(pc.add(named, OF_ONE_EVENT), 0))).astype(np.int64)
+    return kinds + FIRST_OF_SESSION * begins_session(table) if sessions else kinds
+
+
+def positive(kinds: Ints) -> Bools:
+    """Which kinds are of more than being shown."""
+    return np.asarray(kinds % FIRST_OF_SESSION != SHOWN)
+
+
+def begins_session(table: pa.Table) -> Bools:
+    """Which events are the first of a session: of their user, of a session id, or after a gap where one has no id."""
+    if not table.num_rows:
+        return np.zeros(0, np.bool_)
+    users, ids, times = (table[name].combine_chunks() for name in ("user_id", "session_id", "event_time"))
+    other_user = pc.not_equal(users[1:], users[:-1])
+    gap = pa.array(np.diff(np.asarray(pc.cast(times, pa.int64()))) > SESSION_GAP_US)
+    other_session = pc.coalesce(pc.not_equal(ids[1:], ids[:-1]), gap)
+    return np.concatenate([[True], np.asarray(pc.or_(other_user, other_session), np.bool_)])

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from training.events import OF_ONE_EVENT, Events
+from training.events import FIRST_OF_SESSION, OF_ONE_EVENT, Events
 from training.spec import GeneratorSpec
 
 HASHES = ((0x5851F42D4C957F2D, 0x14057B7EF767814F), (0x2545F4914F6CDD1D, 0x369DEA0F31A53F85))
@@ -51,6 +51,7 @@ class Generator(nn.Module, ABC):
             torch.manual_seed(seed)
             self.codes = nn.Embedding(sum(self.sizes), spec.dim)
             self.kinds = nn.Embedding(OF_ONE_EVENT + len(spec.behaviours), spec.dim)
+            self.session = nn.Parameter(torch.empty(1, spec.dim)) if spec.sessions else None
             buckets = spec.prefix_buckets
             self.prefixes = nn.Embedding(buckets, spec.dim) if buckets else None
             self.start = nn.Parameter(torch.empty(1, spec.dim))
@@ -93,7 +94,9 @@ class Generator(nn.Module, ABC):
         is peculiar to one item, need not be put together from codes that mean something else elsewhere. It is the sum
         of two rows of a hashed table: those who share one row hardly ever share the other (arXiv 1709.03933).
         """
-        whole_BED: Tensor = self.kinds(events.kinds)
+        whole_BED: Tensor = self.kinds(events.kinds % FIRST_OF_SESSION)
+        if self.session is not None:
+            whole_BED = whole_BED + (events.kinds >= FIRST_OF_SESSION).unsqueeze(-1) * self.session
         return whole_BED if self.prefixes is None else whole_BED + self.prefixes(self.prefix_rows(events.codes)).sum(-2)
 
     def prefix_rows(self, codes: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import torch
 
 from training.errors import CheckpointMismatch, SequencesInvalid
-from training.events import OF_ONE_EVENT, SHOWN, Events, gathered, place
+from training.events import Events, event_kinds, gathered, only_shown, place, positive
 from training.trainable import Cursor
 
 ReadBucket = Callable[[int], pa.Table]
@@ -40,7 +40,8 @@ class Plan:
     """Which samples there are and in what order: everything but who reads them.
 
     `source` names the data (release or table version). A cursor is valid only for the plan whose `hash` it carries.
-    The views of a history (`max_events`, `long_events`, `positive_only`, `behaviours`) are those of `GeneratorSpec`.
+    The views of a history (`max_events`, `long_events`, `positive_only`, `behaviours`, `sessions`) are those of
+    `GeneratorSpec`.
     With `one_target` there is a window for each target, its last event. With `fresh_only` the rows that the table marks
     as learnt from before are context alone.
     """
@@ -55,6 +56,7 @@ class Plan:
     long_events: int = 0
     positive_only: bool = False
     behaviours: tuple[str, ...] = ()
+    sessions: bool = False
     one_target: bool = False
     fresh_only: bool = False
 
@@ -120,7 +122,7 @@ class Pool:
     @cached_property
     def positive_rows(self) -> Ints:
         """Rows of what was not only shown, in order."""
-        return np.flatnonzero(self.kinds != SHOWN)
+        return np.flatnonzero(positive(self.kinds))
 
 
 def cut(users: Ints, wanted: Bools, max_events: int, one_target: bool = False) -> Windows:
@@ -165,14 +167,11 @@ def read_pool(table: pa.Table, plan: Plan, where: str) -> Pool:
             f"sequences {where}: codes up to {codes.max(axis=0).tolist()} do not fit the level sizes {plan.sizes}; "
             "these sequences belong to another codebook: rebuild them for this release"
         )
-    shown = pc.or_(
-        pc.is_in(table["event_type"], pa.array(plan.negative_events, pa.string())),
-        pc.fill_null(table["impression"], False),
-    ).to_numpy()
-    named = pc.index_in(table["event_type"], pa.array(plan.behaviours, pa.string()))
-    kinds = np.where(shown, SHOWN, pc.fill_null(pc.add(named, OF_ONE_EVENT), 0).to_numpy()).astype(np.int64)
+    starts = _user_starts(table, where)
+    shown = only_shown(table, plan.negative_events)
+    kinds = event_kinds(table, shown, plan.behaviours, plan.sessions)
     wanted = ~shown & table["fresh"].to_numpy() if plan.fresh_only else ~shown
-    pool = Pool(codes, kinds, wanted, table["event_id"].combine_chunks(), _user_starts(table, where))
+    pool = Pool(codes, kinds, wanted, table["event_id"].combine_chunks(), starts)
     return _positive(pool) if plan.positive_only else pool
 
 

@@ -39,6 +39,7 @@ def plan_of(
         long_events=model.long_events,
         positive_only=model.positive_only,
         behaviours=model.behaviours,
+        sessions=model.sessions,
         one_target=model.architecture == "encoder_decoder",
         fresh_only=fresh_only,
     )

@@ -20,7 +20,8 @@ class GeneratorSpec(BaseModel):
 
     A history is cut to its last `max_events` events, and with `long_events` to as many more, spread evenly over the
     positive ones before those. `positive_only` leaves out what was only shown. Events of a type in `behaviours` get an
-    embedding of their own. `separators` puts BOS before every event (`decoder`).
+    embedding of their own, and with `sessions` so do those that begin a session (by `session_id`; where that is not
+    known, after half an hour without an event). `separators` puts BOS before every event (`decoder`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,7 +40,8 @@ class GeneratorSpec(BaseModel):
     max_events: Annotated[int, Field(ge=2)] = 50
     long_events: Annotated[int, Field(ge=0)] = 0
     positive_only: bool = False
-    behaviours: tuple[str, ...] = ()
+    behaviours: Annotated[tuple[str, ...], Field(max_length=100)] = ()
+    sessions: bool = False
     separators: bool = False
 
     @model_validator(mode="after")

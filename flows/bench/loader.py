@@ -18,8 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from pipelines.behaviour import LogSlice
-from pipelines.sequences import EVENT, bucket_count, build_sequences, read_bucket
+from pipelines.sequences import build_sequences, read_bucket, sequence_buckets
 from pipelines.spec import SequencesSpec
+from pipelines.user_buckets import EVENT
 from storage.commit import Provenance, append
 from storage.lake import Lake
 from storage.schemas import INTERACTIONS
@@ -89,7 +90,7 @@ def run(options: argparse.Namespace) -> None:
         say("bare scan of the log", f"{scanned / bare:,.0f} events/s")
         before = peak()
         began = time.perf_counter()
-        buckets = bucket_count(lake, log, SequencesSpec())
+        buckets = sequence_buckets(lake, log, SequencesSpec())
         counts = build_sequences(lake, "r-000001", log, items, codes, buckets, WHO)
         built = time.perf_counter() - began
         say(

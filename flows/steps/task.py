@@ -7,6 +7,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from storage.errors import CommitConflict, LakeError, PointerMoved
+from training.errors import TrainingError, TrainingFailed
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,9 +34,9 @@ async def _may_pass_next_time(task: Any, run: Any, state: Any) -> bool:
     """Wrong input stays wrong; a lost worker, a full socket or a lost race may not."""
     try:
         await state.aresult(raise_on_failure=True)
-    except (CommitConflict, PointerMoved):
+    except (CommitConflict, PointerMoved, TrainingFailed):
         return True
-    except (ValueError, TypeError, LookupError, AssertionError, LakeError):
+    except (ValueError, TypeError, LookupError, AssertionError, LakeError, TrainingError):
         return False
     except Exception:  # noqa: BLE001 - every other failure is worth the retry it was configured with
         return True

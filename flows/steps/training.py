@@ -17,7 +17,7 @@ from flows.steps.task import step
 from pipelines.assign import encoded_vectors
 from pipelines.compute import connect
 from pipelines.embed import matrix
-from pipelines.sequences import bucket_count, build_sequences, fresh_of, read_bucket
+from pipelines.sequences import build_sequences, fresh_of, read_bucket, sequence_buckets
 from storage.catalogue import segments
 from storage.errors import LakeNotFound
 from storage.lake import Lake
@@ -43,7 +43,7 @@ def sequences(run: Run, manifest: Manifest, trie: Trie, former: dict[str, Any] |
     """
     log = log_slice(manifest)
     learnt = log_slice(read_release(run.lake, former["release"])) if former else None
-    buckets = bucket_count(run.lake, log, run.recipe.sequences)
+    buckets = sequence_buckets(run.lake, log, run.recipe.sequences)
     # Users are in other buckets where there are more or fewer of them.
     source = f"{manifest.id}-in-{buckets}" + (f"-since-{former['id']}" if former else "")
     with run.stage("sequences") as view:
@@ -78,7 +78,7 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, former: dic
     gpus = ray.cluster_resources().get("GPU", 0)
     plan = plan_of(
         source,
-        bucket_count(run.lake, log_slice(manifest), recipe.sequences),
+        sequence_buckets(run.lake, log_slice(manifest), recipe.sequences),
         manifest.codebook.sizes,
         recipe.generator,
         recipe.train,

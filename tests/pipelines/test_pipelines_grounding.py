@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from test_pipelines_sequences import START, WHO, Row, deliver, event, visible
+from log_rows import START, WHO, Row, deliver, event
+from test_pipelines_sequences import visible
 
 from pipelines import grounding as module
 from pipelines.behaviour import LogSlice
@@ -135,7 +136,7 @@ def test_what_follows_an_item_is_what_a_plain_loop_counts(
     whole, counts = corpus(lake, spec)
     assert taken(whole) == expected
     assert counts.by_reason["negative_event"] == len(looked)
-    assert counts.by_reason["duplicate_event"] == sum(row["item_id"] in NAMES for row in LOG[:30])
+    assert counts.by_reason["duplicate_event"] == 30
     for name, value in (("RANGE_ITEMS", 4), ("PAIRS", 3), ("BATCH_ROWS", 2), ("READ_ROWS", 2)):
         monkeypatch.setattr(module, name, value)
     assert corpus(lake, spec)[0] == whole

@@ -1,6 +1,6 @@
 """Sequences of a release: the visible log joined with SIDs, against a plain loop, whatever the order of delivery."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,41 +9,18 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from log_rows import START, WHO, Row, deliver, event
 
 from pipelines import sequences
 from pipelines.behaviour import LogSlice
-from pipelines.sequences import build_sequences, read_bucket, user_buckets
-from storage.commit import Provenance, append
+from pipelines.sequences import build_sequences, read_bucket
+from pipelines.user_buckets import user_buckets
+from storage.commit import append
 from storage.lake import Lake
-from storage.schemas import INTERACTIONS
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
-WHO = Provenance("test", "")
 ITEMS = [f"i{number}" for number in range(6)]  # i6, i7 have no SID
 CODES = np.stack(np.unravel_index(np.arange(6), (3, 2)), axis=1).astype(np.int32)
 BUCKETS = 3
-Row = dict[str, Any]
-
-
-def event(user: int, item: int, minute: int, day: int, name: int) -> Row:
-    arrival = START + timedelta(days=day)
-    return {
-        "event_id": f"e{name}",
-        "user_id": f"u{user}",
-        "item_id": f"i{item}",
-        "event_type": "click",
-        "event_time": START + timedelta(minutes=minute),
-        "arrival_time": arrival,
-        "arrival_date": arrival.date(),
-        "source": "s",
-        "source_offset": name,
-    }
-
-
-def deliver(lake: Lake, rows: list[Row], key: str) -> None:
-    if rows:
-        table = {name: [row.get(name) for row in rows] for name in INTERACTIONS.schema.names}
-        append(lake, "interactions", pa.table(table, schema=INTERACTIONS.schema), key, WHO)
 
 
 def visible(lake: Lake, days: int = 9, minutes: int = 10**6) -> LogSlice:
@@ -88,19 +65,20 @@ def test_each_visible_event_with_a_sid_comes_once_in_order(
         assert [row["event_id"] for row in found] == [row["event_id"] for row in wanted]
         assert [row["codes"] for row in found] == [CODES[ITEMS.index(row["item_id"])].tolist() for row in wanted]
         assert all(row["fresh"] for row in found)
-    refused = {
-        "item_without_sid": sum(row["item_id"] not in ITEMS for row in seen),
-        "duplicate_event": sum(row["item_id"] in ITEMS for row in seen) - len(good),
-    }
+    once = {row["event_id"]: row for row in seen}
+    refused = {"item_without_sid": len(once) - len(good), "duplicate_event": len(seen) - len(once)}
     assert counts.by_reason == {reason: count for reason, count in refused.items() if count}
     assert (counts.rows_in, counts.out) == (len(seen), len(good))
 
 
 def test_what_a_training_learnt_from_is_not_fresh(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
-    deliver(lake, [event(0, 1, 5, 0, 0), event(0, 2, 15, 0, 1), event(1, 3, 3, 2, 2)], "log:0")
-    build(lake, "r-2", visible(lake), visible(lake, days=1, minutes=10))
-    # e0 was there in time; e1 happened after the former cutoff; e2 happened before it, and arrived late.
+    old_and_new = [event(0, 1, 5, 0, 0), event(0, 2, 15, 0, 1), event(1, 3, 3, 2, 2)]
+    deliver(lake, [*old_and_new, event(2, 4, 6, 0, 3), event(2, 1, 7, 0, 4)], "log:0")
+    counts = build(lake, "r-2", visible(lake), visible(lake, days=1, minutes=10))
+    # e0 was there in time; e1 happened after the former cutoff; e2 happened before it, and arrived late; nothing of the
+    # third user is new.
+    assert counts.rows_in == 3
     assert {row["event_id"]: row["fresh"] for row in stored(lake, "r-2")} == {"e0": False, "e1": True, "e2": True}
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from training.errors import LossDiverged
-from training.events import Events
+from training.events import FIRST_OF_SESSION, Events
 from training.generator import Generator
 from training.histories import Batch, Plan
 from training.models import ARCHITECTURES, build_generator
@@ -59,6 +59,19 @@ def test_no_score_depends_on_what_comes_after_it(spec: GeneratorSpec, place: int
         torch.testing.assert_close(after[known], before[known], atol=1e-5, rtol=1e-4)
     for later in range(level + 1, len(SIZES)):
         assert not torch.allclose(after[later], before[later])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("sessions", [False, True])
+def test_the_first_event_of_a_session_is_seen_where_sessions_are_read(architecture: str, sessions: bool) -> None:
+    model = model_of(SPEC.model_copy(update={"architecture": architecture, "sessions": sessions}))
+    events = history(4)
+    kinds = events.kinds.clone()
+    kinds[:, 1] += FIRST_OF_SESSION
+    before, after = (
+        model(Events(events.codes, each, events.lengths), only(3, events)) for each in (events.kinds, kinds)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True)) != sessions
 
 
 @every
