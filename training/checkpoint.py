@@ -184,7 +184,9 @@ def load_generator(directory: Path, vocabulary: str) -> tuple[Generator, Record]
     identity = record.identity
     if identity["vocabulary"] != vocabulary:
         raise VocabularyMismatch(str(directory), identity["vocabulary"], vocabulary)
-    model = build_generator(GeneratorSpec(**identity["spec"]), tuple(identity["sizes"]), vocabulary)
+    model = build_generator(
+        GeneratorSpec(**{"constrained": False, **identity["spec"]}), tuple(identity["sizes"]), vocabulary
+    )
     load_weights(directory, model)
     return model.eval(), record
 

@@ -2,9 +2,9 @@
 
 The history is read once (`Generator.read`); how beams share what was read is the architecture's own.
 
-Scores are the model's own log-probabilities: log_softmax over all codes of a level, then the trie's mask. They are
-not renormalised over valid codes, so a beam's score is the exact log p(SID | history) and does not depend on which
-other items a release holds.
+Scores are the model's own log-probabilities, so that of a SID is the exact log p(SID | history). A constrained model
+shares them out over the codes that may follow in the release, so those of all items add up to 1; another over all codes
+of a level, whatever the release holds. What a filter leaves out takes its share along.
 
 Which items may appear is said in two places, neither of which spends a beam on a prefix that cannot end in a result: a
 filter for everybody (blocked, out of stock, another locale) is the trie that is searched, `TrieMasks.of(trie, allowed)`
@@ -55,10 +55,11 @@ PLAIN = Variety()
 
 @dataclass
 class _Beams:
-    """Live beams: trie node and score (B, W)."""
+    """Live beams: trie node, score, and node of the trie without a filter (B, W)."""
 
     nodes: Tensor
     scores: Tensor
+    whole: Tensor
 
 
 def beam_search(
@@ -96,7 +97,8 @@ def search_sids(
     batch, device = len(events.lengths), events.lengths.device
     closed = trie.closed(exclude) if exclude is not None and any(len(rows) for rows in exclude) else None
     reading = model.read(events)
-    live = _Beams(torch.zeros(batch, 1, dtype=torch.long, device=device), torch.zeros(batch, 1, device=device))
+    root_B1 = torch.zeros(batch, 1, dtype=torch.long, device=device)
+    live = _Beams(root_B1, torch.zeros(batch, 1, device=device), root_B1)
     for level in range(trie.levels):
         parents_BW, codes_BW = _widen(model, trie, level, reading.hidden, live, beams, closed, variety)
         if level + 1 < trie.levels:
@@ -116,10 +118,17 @@ def _widen(
     variety: Variety,
 ) -> tuple[Tensor, Tensor]:
     """Move the beams one level down to the best valid children; returns their parents and the codes taken (B, W)."""
-    size = trie.sizes[level]
-    logp_BWK = (model.logits(level, hidden_BWD).float() / variety.temperature).log_softmax(dim=-1)
-    scores_BWK = live.scores.unsqueeze(-1) + logp_BWK
-    scores_BWK = trie.restrict(level, scores_BWK, live.nodes, None if closed is None else closed[level])
+    size, constrained = trie.sizes[level], model.spec.constrained
+    logits_BWK = model.logits(level, hidden_BWD).float() / variety.temperature
+    if constrained:
+        logits_BWK = trie.whole.restrict(level, logits_BWK, live.whole)
+    scores_BWK = live.scores.unsqueeze(-1) + logits_BWK.log_softmax(dim=-1)
+    if constrained:  # nothing may follow a beam that is no more
+        scores_BWK = scores_BWK.nan_to_num(nan=-torch.inf, neginf=-torch.inf)
+    if not constrained or trie.whole is not trie:
+        scores_BWK = trie.restrict(level, scores_BWK, live.nodes)
+    if closed is not None and closed[level][0].numel():
+        trie.close(scores_BWK, live.nodes, closed[level])
     if variety.groups == 1:
         live.scores, index_BW = scores_BWK.flatten(1).topk(min(beams, scores_BWK[0].numel()), dim=1)
     else:
@@ -127,6 +136,8 @@ def _widen(
     parents_BW, codes_BW = index_BW // size, index_BW % size
     children_BW = trie.step(level, live.nodes.gather(1, parents_BW), codes_BW)
     live.nodes = children_BW.where(live.scores > -torch.inf, -1)
+    same = trie.whole is trie
+    live.whole = live.nodes if same else trie.whole.step(level, live.whole.gather(1, parents_BW), codes_BW)
     return parents_BW, codes_BW
 
 

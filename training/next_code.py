@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,10 @@ from training.models import build_generator
 from training.objectives import Objective, next_code
 from training.spec import GeneratorSpec, TrainSpec
 from training.trainable import Cursor
+from training.trie_tensors import TrieTensors
+
+if TYPE_CHECKING:
+    from tokenizer.trie_masks import TrieMasks
 
 
 def plan_of(
@@ -58,14 +62,20 @@ class NextCode:
         recipe: str,
         objective: Objective = next_code,
         start: Mapping[str, NDArray[np.float32]] | None = None,
+        read_trie: Callable[[], TrieMasks] | None = None,
     ) -> None:
         """`vocabulary` and `recipe` are hashes, `release` the id whose sequences `read_bucket` reads.
 
-        `start` are weights of an earlier stage, all of the generator's or some.
+        `start` are weights of an earlier stage, all of the generator's or some. A constrained generator needs the trie
+        of the release; it is read with the first step.
         """
+        if spec.constrained and read_trie is None:
+            raise ValueError("a constrained generator is trained with the trie of its release: give read_trie")
         self.generator = build_generator(spec, plan.sizes, vocabulary, plan.seed)
         self.plan, self.read_bucket, self.objective = plan, read_bucket, objective
         self.release, self.recipe, self.start = release, recipe, dict(start or {})
+        self._read_trie = read_trie if spec.constrained else None
+        self._trie: TrieTensors | None = None
         unknown = self.generator.load_state_dict(
             {name: torch.from_numpy(array) for name, array in self.start.items()}, strict=False
         ).unexpected_keys
@@ -107,7 +117,12 @@ class NextCode:
         window predicted are read as context only. Raises LossDiverged, naming events, where the loss is no number.
         """
         codes_NL = batch.events.codes[batch.targets]
-        summed = self.objective(module(batch.events, batch.targets), codes_NL)
+        scores = module(batch.events, batch.targets)
+        if self._read_trie is not None:
+            if self._trie is None:
+                self._trie = TrieTensors(self._read_trie(), codes_NL.device)
+            scores = self._trie.along(scores, codes_NL)
+        summed = self.objective(scores, codes_NL)
         if not torch.isfinite(summed):
             raise LossDiverged(summed.item(), batch.event_ids.to_pylist())
         levels = codes_NL.shape[1]

@@ -16,6 +16,9 @@ class GeneratorSpec(BaseModel):
     `decoder` and `lazy_decoder` have none of their own. With `experts` each feed-forward is a mixture of as many, of
     which a token takes `experts_per_token`.
 
+    A `constrained` generator shares out probabilities over the codes that may follow in the release, in training as in
+    search, so nothing is spent on SIDs that no item has; without it they are over all codes of a level.
+
     With `prefix_buckets` the prefixes of SIDs that were read, longer than a code, have embeddings in a hashed table.
 
     A history is cut to its last `max_events` events, and with `long_events` to as many more, spread evenly over the
@@ -35,6 +38,7 @@ class GeneratorSpec(BaseModel):
     ff: Positive = 256
     experts: Annotated[int, Field(ge=0)] = 0
     experts_per_token: Positive = 2
+    constrained: bool = True
     prefix_buckets: Annotated[int, Field(ge=0)] = 32_768
     dropout: Rate = 0.2
     max_events: Annotated[int, Field(ge=2)] = 50

@@ -25,10 +25,15 @@ COMPARED = 1 << 24
 
 
 class TrieTensors:
-    """The allowed part of a trie on a device; share one among searches. Nodes are int64 tensors (B, W)."""
+    """The allowed part of a trie on a device; share one among searches. Nodes are int64 tensors (B, W).
 
-    def __init__(self, masks: TrieMasks, device: torch.device | str = "cpu") -> None:
+    `whole` is the trie without a filter, over which a constrained generator's probabilities are shared out; without it
+    they are shared out over what is allowed.
+    """
+
+    def __init__(self, masks: TrieMasks, device: torch.device | str = "cpu", whole: TrieTensors | None = None) -> None:
         self.masks, self.sizes, self.levels = masks, masks.sizes, masks.levels
+        self.whole = whole or self
 
         def tensor(array: npt.NDArray[np.generic]) -> Tensor:
             return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device)
@@ -67,14 +72,17 @@ class TrieTensors:
         child_BW = torch.searchsorted(keys, key_BW)
         return child_BW.where(keys[child_BW.clamp(max=len(keys) - 1)] == key_BW, -1)
 
-    def restrict(
-        self, level: int, scores_BWK: Tensor, nodes_BW: Tensor, closed: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
-        """Scores of the codes that may follow each node, -inf of the others and of the edges closed at this level."""
-        mask_BWK = self.mask(level, nodes_BW)
-        if closed is not None and closed[0].numel():
-            self.close(level, mask_BWK, nodes_BW, closed)
-        return scores_BWK.where(mask_BWK, -torch.inf)
+    def restrict(self, level: int, scores_BWK: Tensor, nodes_BW: Tensor) -> Tensor:
+        """Scores of the codes that may follow each node, -inf of the others."""
+        return scores_BWK.where(self.mask(level, nodes_BW), -torch.inf)
+
+    def along(self, scores: list[Tensor], codes_NL: Tensor) -> list[Tensor]:
+        """`restrict` at every level of some SIDs: scores (N, K) a level of what may follow the codes before."""
+        nodes_1N, restricted = codes_NL.new_zeros(1, len(codes_NL)), []
+        for level, scores_NK in enumerate(scores):
+            restricted.append(self.restrict(level, scores_NK.unsqueeze(0), nodes_1N).squeeze(0))
+            nodes_1N = self.step(level, nodes_1N, codes_NL[:, level].unsqueeze(0))
+        return restricted
 
     def closed(self, exclude: Rows) -> list[tuple[Tensor, Tensor]]:
         """Per level, what `close` needs to keep the rows exclude[u] of the trie from user u.
@@ -96,12 +104,12 @@ class TrieTensors:
             closed.append((both[0], both[1]))
         return closed
 
-    def close(self, level: int, mask_BWK: Tensor, nodes_BW: Tensor, closed: tuple[Tensor, Tensor]) -> None:
-        """Clear the user's closed edges from a mask, in place."""
+    def close(self, scores_BWK: Tensor, nodes_BW: Tensor, closed: tuple[Tensor, Tensor]) -> None:
+        """Give the edges that are closed for a user at this level the score -inf, in place."""
         nodes_BX, codes_BX = closed
         users = max(1, COMPARED // max(1, nodes_BW.shape[1] * nodes_BX.shape[1]))
         for start in range(0, len(nodes_BW), users):
             part = slice(start, start + users)
             same_BWX = nodes_BW[part].unsqueeze(2) == nodes_BX[part].unsqueeze(1)
             user, beam, edge = same_BWX.nonzero(as_tuple=True)
-            mask_BWK[part][user, beam, codes_BX[part][user, edge]] = False
+            scores_BWK[part][user, beam, codes_BX[part][user, edge]] = -torch.inf

@@ -37,10 +37,11 @@ class Clocked(TrieTensors):
 
     seconds = 0.0
 
-    def restrict(
-        self, level: int, scores_BWK: Tensor, nodes_BW: Tensor, closed: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
-        return self._clock(super().restrict, level, scores_BWK, nodes_BW, closed)  # type: ignore[no-any-return]
+    def restrict(self, level: int, scores_BWK: Tensor, nodes_BW: Tensor) -> Tensor:
+        return self._clock(super().restrict, level, scores_BWK, nodes_BW)  # type: ignore[no-any-return]
+
+    def close(self, scores_BWK: Tensor, nodes_BW: Tensor, closed: tuple[Tensor, Tensor]) -> None:
+        self._clock(super().close, scores_BWK, nodes_BW, closed)
 
     def step(self, level: int, nodes_BW: Tensor, codes_BW: Tensor) -> Tensor:
         return self._clock(super().step, level, nodes_BW, codes_BW)  # type: ignore[no-any-return]
@@ -58,9 +59,7 @@ class Clocked(TrieTensors):
 class Unconstrained(TrieTensors):
     """Every code may follow every prefix, and nothing is looked up: a search without a trie."""
 
-    def restrict(
-        self, level: int, scores_BWK: Tensor, nodes_BW: Tensor, closed: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
+    def restrict(self, level: int, scores_BWK: Tensor, nodes_BW: Tensor) -> Tensor:
         return scores_BWK
 
     def step(self, level: int, nodes_BW: Tensor, codes_BW: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ HEADLINE = Settings(
     generator=GeneratorSpec(prefix_buckets=32_768, dropout=0.3),
     train=TrainSpec(
         align_epochs=20,
-        epochs=8,
+        epochs=14,
         batch_size=128,
         learning_rate=2e-3,
         warmup_steps=300,
@@ -98,6 +98,7 @@ GENERATORS: dict[str, Settings] = {
     "sids-rqvae": _but(codebook={"quantizer": "rq-vae"}),
     "no-alignment": _but(train={"align_epochs": 0}),
     "no-prefixes": _but(generator={"prefix_buckets": 0}),
+    "unconstrained": _but(generator={"constrained": False}),
     "decoder": _but(generator={"architecture": "decoder", "layers": 3}),
     "lazy-decoder": _but(generator={"architecture": "lazy_decoder", "layers": 3}),
     "encoder-decoder": _but(generator={"architecture": "encoder_decoder"}, train={"epochs": 2}),
@@ -210,15 +211,25 @@ def generator(split: Split, settings: Settings) -> Recommend:
             settings.generator, trie.sizes, codes, fused_vectors(split, settings), train.batch_size, train.seed
         )
         start = aligned(launch(partial(copy, items), alone, f"{name}-align", CACHE.resolve()).checkpoint_dir)
+    masks = TrieMasks.of(trie)
     make = partial(
-        NextCode, settings.generator, plan, Histories(codes, split.train), name, name, name, objective_of(train), start
+        NextCode,
+        settings.generator,
+        plan,
+        Histories(codes, split.train),
+        name,
+        name,
+        name,
+        objective_of(train),
+        start,
+        partial(copy, masks),
     )
     result = launch(make, train, name, CACHE.resolve(), progress=say)
     model, _ = load_generator(result.checkpoint_dir, name)
     rows = Rows(in_trie, codes, np.argsort(in_trie))
 
     def recommend(histories: Sequence[Ints], exclude_seen: bool) -> Ints:
-        return generate(model, TrieTensors(TrieMasks.of(trie)), rows, histories, exclude_seen)
+        return generate(model, TrieTensors(masks), rows, histories, exclude_seen)
 
     return recommend
 

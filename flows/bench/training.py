@@ -13,12 +13,15 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from flows.bench.generative import BUCKETS, Histories
 from pipelines.compute import connect
 from pipelines.spec import ComputeSpec
+from tokenizer.trie import Trie
+from tokenizer.trie_masks import TrieMasks
 from tokenizer.work import one_thread
 from training.histories import Batch
 from training.launch import launch
@@ -29,6 +32,7 @@ from training.spec import GeneratorSpec, TrainSpec
 from training.trainable import Cursor
 
 SIZES, ITEMS, USERS, WARM = (256, 256, 256), 20_000, 12_800, 50
+LARGE = GeneratorSpec(dim=512, layers=8, code_layers=2, heads=8, kv_heads=8, ff=2048)
 TRAIN = TrainSpec(workers=1, epochs=1, batch_size=128)
 
 
@@ -40,7 +44,9 @@ class Timed(NextCode):
         draw = np.random.default_rng(0)
         users = [draw.integers(0, ITEMS, length) for length in draw.geometric(0.1, USERS).clip(2, 50)]
         plan = plan_of("bench", BUCKETS, SIZES, spec, TRAIN)
-        super().__init__(spec, plan, Histories(codes, users), "bench", "bench", "bench")
+        names = pa.array([f"i{item:05d}" for item in range(ITEMS)])
+        masks = TrieMasks.of(Trie.build(codes, names, SIZES))
+        super().__init__(spec, plan, Histories(codes, users), "bench", "bench", "bench", read_trie=lambda: masks)
         self.path = path
         self.began: list[float] = []
 
@@ -63,9 +69,8 @@ def gemm() -> float:
     return 2 * 512**3 / min(took)
 
 
-def speed(architecture: str, steps: int = 30) -> None:
-    """Steps of one architecture, forward, backward and optimizer."""
-    spec = GeneratorSpec.model_validate({"architecture": architecture})
+def speed(name: str, spec: GeneratorSpec, steps: int = 30) -> None:
+    """Steps of one generator, forward, backward and optimizer."""
     loop = Loop(Timed(spec, Path("/dev/null")), TRAIN)
     batches = [batch for batch, _ in loop.trainable.batches(0, 1, Cursor(loop.trainable.plan_hash))][:steps]
     peak, took = gemm(), []
@@ -82,7 +87,7 @@ def speed(architecture: str, steps: int = 30) -> None:
     events = sum(int(batch.events.lengths.sum()) for batch in batches)
     rate = counted.get_total_flops() / sum(took)
     print(
-        f"{architecture:<18} {sum(p.numel() for p in loop.module.parameters()):>11,} weights "
+        f"{name:<22} {sum(p.numel() for p in loop.module.parameters()):>11,} weights "
         f"{len(SIZES) * events / sum(took):>9,.0f} tokens/s {rate / 1e9:>6.1f} GF/s  {rate / peak:.0%} of GEMM",
         flush=True,
     )
@@ -107,5 +112,6 @@ def run(options: argparse.Namespace) -> None:
     """Print all figures."""
     with one_thread():
         for architecture in ARCHITECTURES:
-            speed(architecture)
+            speed(architecture, GeneratorSpec.model_validate({"architecture": architecture}))
+        speed("rq_transformer, large", LARGE, 5)
         beside_ray()

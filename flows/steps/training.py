@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from flows.diff import open_trie
 from flows.run import Run
 from flows.steps.fit import log_slice
 from flows.steps.task import step
@@ -25,6 +26,7 @@ from storage.manifest import Manifest
 from storage.models import record_model
 from storage.releases import read_release
 from tokenizer.trie import Trie
+from tokenizer.trie_masks import TrieMasks
 from training.align import Arrays, ItemAlignment, aligned
 from training.checkpoint import RECORD, WEIGHTS, load_generator
 from training.errors import CheckpointMismatch, NothingToTrainOn
@@ -105,6 +107,7 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, former: dic
         run.recipe.hash,
         objective_of(recipe.train),
         start,
+        partial(_masks, run.lake, manifest),
     )
     with run.stage("train", recipe.train.epochs) as view:
         result = fit(make, recipe.train, key)
@@ -120,6 +123,10 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, former: dic
     return record_model(
         run.lake, key, manifest.id, manifest.codebook.vocabulary, weights, card, run.provenance(**manifest.versions)
     )
+
+
+def _masks(lake: Lake, manifest: Manifest) -> TrieMasks:
+    return TrieMasks.of(open_trie(lake, manifest))
 
 
 def load_model(lake: Lake, row: dict[str, Any], vocabulary: str) -> Generator:

@@ -16,7 +16,7 @@ from training.spec import GeneratorSpec, TrainSpec
 from training.trainable import Cursor
 
 SIZES = (6, 5)
-SPEC = GeneratorSpec(dim=16, layers=1, heads=2, kv_heads=1, ff=16, dropout=0.0, prefix_buckets=100)
+SPEC = GeneratorSpec(constrained=False, dim=16, layers=1, heads=2, kv_heads=1, ff=16, dropout=0.0, prefix_buckets=100)
 
 
 def items(seed: int = 0) -> ItemAlignment:

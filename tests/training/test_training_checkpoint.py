@@ -17,7 +17,7 @@ PLAN = Plan("r-1", buckets=1, sizes=(3, 4), batch_size=2, max_events=4)
 
 
 def saved(directory: Path) -> Generator:
-    spec = GeneratorSpec(dim=16, layers=1, heads=2, kv_heads=1, ff=8, max_events=4)
+    spec = GeneratorSpec(constrained=False, dim=16, layers=1, heads=2, kv_heads=1, ff=8, max_events=4)
     trainable = NextCode(spec, PLAN, lambda _: None, "vocabulary-a", release="r-1", recipe="recipe-a")
     save(directory, trainable.module, Record(trainable.identity, Cursor(PLAN.hash, 2, 7), 11, [{"loss": 0.1}]))
     return trainable.generator

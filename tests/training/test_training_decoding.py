@@ -39,9 +39,9 @@ def whole(trie: Trie) -> TrieTensors:
     return TrieTensors(TrieMasks.of(trie))
 
 
-def model_of(seed: int, architecture: str = "rq_transformer") -> Generator:
+def model_of(seed: int, architecture: str = "rq_transformer", constrained: bool = True) -> Generator:
     """A generator whose scores differ enough to be ranked the same way in two orders of summation."""
-    spec = SPEC.model_copy(update={"architecture": architecture})
+    spec = SPEC.model_copy(update={"architecture": architecture, "constrained": constrained})
     model = build_generator(spec, SIZES, "v", seed)
     with torch.no_grad():
         for head in model.heads:
@@ -64,6 +64,16 @@ def one(events: Events, user: int) -> Events:
     return Events(events.codes[rows, :length], events.kinds[rows, :length], events.lengths[rows])
 
 
+def within(model: Generator, trie: Trie, sid: tuple[int, ...], logits: list[torch.Tensor]) -> list[torch.Tensor]:
+    """log p of the codes of each level behind the prefixes of a SID."""
+    sids = [tuple(codes) for codes in trie.codes().tolist()]
+    for level, each in enumerate(logits):
+        follow = {other[level] for other in sids if other[:level] == sid[:level]}
+        if model.spec.constrained:
+            each[[code for code in range(SIZES[level]) if code not in follow]] = -torch.inf
+    return [each.log_softmax(-1) for each in logits]
+
+
 @torch.no_grad()
 def score_all(model: Generator, trie: Trie, events: Events, temperature: float = 1.0) -> npt.NDArray[np.float64]:
     """log p of every item after every history, one full pass each, as in training; (B, N)."""
@@ -75,14 +85,15 @@ def score_all(model: Generator, trie: Trie, events: Events, temperature: float =
         for row, codes in enumerate(trie.codes().tolist()):
             item = torch.tensor(codes).view(1, 1, -1)
             whole = Events(torch.cat([known.codes, item], dim=1), kinds, known.lengths + 1)
-            logp = [(each[0] / temperature).log_softmax(-1) for each in model(whole, target)]
+            logp = within(model, trie, tuple(codes), [each[0] / temperature for each in model(whole, target)])
             scores[user, row] = sum(each[code].item() for each, code in zip(logp, codes, strict=True))
     return scores
 
 
+@pytest.mark.parametrize("constrained", [True, False])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_with_a_beam_for_each_item_the_search_is_exhaustive(architecture: str) -> None:
-    model, trie = model_of(0, architecture), trie_of(25, 0)
+def test_with_a_beam_for_each_item_the_search_is_exhaustive(architecture: str, constrained: bool) -> None:
+    model, trie = model_of(0, architecture, constrained), trie_of(25, 0)
     events = histories([3, 0, 5], 0)
     expected = score_all(model, trie, events)
     rows, scores = beam_search(model, whole(trie), events, beams=30)
@@ -158,15 +169,18 @@ def test_items_that_share_a_sid_share_its_place() -> None:
         assert (rows[user, 40:] == -1).all()
 
 
-def test_a_filter_leaves_the_exhaustive_ranking_of_the_rest() -> None:
-    model, trie = model_of(6), trie_of(30, 6)
+@pytest.mark.parametrize("constrained", [True, False])
+def test_a_filter_leaves_the_exhaustive_ranking_of_the_rest(constrained: bool) -> None:
+    model, trie = model_of(6, constrained=constrained), trie_of(30, 6)
     events = histories([2, 4], 6)
     allowed = np.random.default_rng(6).random(30) < 0.4
     expected = score_all(model, trie, events)
-    rows, _ = beam_search(model, TrieTensors(TrieMasks.of(trie, allowed)), events, 30)
+    filtered = TrieTensors(TrieMasks.of(trie, allowed), whole=whole(trie))
+    rows, scores = beam_search(model, filtered, events, 30)
     for user in range(2):
         order = [row for row in np.argsort(-expected[user]).tolist() if allowed[row]]
         assert rows[user, : len(order)].tolist() == order
+        np.testing.assert_allclose(scores[user, : len(order)], expected[user][order], atol=1e-3)
         assert (rows[user, len(order) :] == -1).all()
 
 
@@ -199,8 +213,15 @@ def test_tensors_say_what_arrays_say(sizes: tuple[int, ...], items: int, seed: i
             np.testing.assert_array_equal(stepped.reshape(-1).numpy(), nodes)
 
 
-def test_scores_are_probabilities_of_the_model_not_of_the_valid_items() -> None:
-    model, events = model_of(3), histories([4], 3)
+def test_a_constrained_model_shares_out_all_probability_over_the_items() -> None:
+    model, trie = model_of(3), trie_of(40, 0)
+    for temperature in (1.0, 3.0):
+        _, scores = beam_search(model, whole(trie), histories([4, 1], 3), 40, variety=Variety(temperature))
+        np.testing.assert_allclose(np.exp(scores.astype(np.float64)).sum(axis=1), 1.0, atol=1e-4)
+
+
+def test_scores_of_another_are_probabilities_of_the_model_not_of_the_valid_items() -> None:
+    model, events = model_of(3, constrained=False), histories([4], 3)
     few, many = trie_of(5, 0), trie_of(40, 0)
     _, scores = beam_search(model, whole(many), events, beams=40)
     assert np.exp(scores.astype(np.float64)).sum() < 1.0
@@ -250,7 +271,7 @@ def groups_in_turn(model: Generator, trie: Trie, events: Events, beams: int, var
         kinds = torch.cat([events.kinds, torch.zeros(1, 1, dtype=torch.long)], dim=1)
         after = Events(torch.cat([events.codes, item], dim=1), kinds, events.lengths + 1)
         target = torch.arange(after.codes.shape[1])[None] == events.lengths
-        return [each[0].log_softmax(-1).tolist() for each in model(after, target)]
+        return [each.tolist() for each in within(model, trie, sid, [each[0] for each in model(after, target)])]
 
     def score(prefix: tuple[int, ...]) -> float:
         scores = levels(next(sid for sid in sids if sid[: len(prefix)] == prefix))

@@ -1,5 +1,6 @@
 """The generators: none sees what comes later, and each is trained on positive events only."""
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -7,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tokenizer.trie import Trie
+from tokenizer.trie_masks import TrieMasks
 from training.errors import LossDiverged
 from training.events import FIRST_OF_SESSION, Events
 from training.generator import Generator
@@ -18,7 +21,9 @@ from training.objectives import Ranking, next_code
 from training.spec import GeneratorSpec
 
 SIZES = (5, 7, 3)
-SPEC = GeneratorSpec(dim=32, layers=2, code_layers=2, heads=4, kv_heads=2, ff=48, dropout=0.0, max_events=8)
+SPEC = GeneratorSpec(
+    constrained=False, dim=32, layers=2, code_layers=2, heads=4, kv_heads=2, ff=48, dropout=0.0, max_events=8
+)
 SPECS = [
     *(SPEC.model_copy(update={"architecture": name}) for name in ARCHITECTURES),
     SPEC.model_copy(update={"architecture": "decoder", "separators": True}),
@@ -161,6 +166,27 @@ def trainable(spec: GeneratorSpec = SPEC) -> NextCode:
 
 def batch_of(targets: Tensor) -> Batch:
     return Batch(history(4), targets, int(targets.sum()), None)
+
+
+def test_a_constrained_generator_is_surprised_by_what_may_follow_alone() -> None:
+    batch = batch_of(TARGETS)
+    sids = np.unique(np.concatenate([batch.events.codes[TARGETS].numpy(), [[0, 0, 0], [1, 2, 1]]]), axis=0)
+    names = pa.array([f"i{row}" for row in range(len(sids))])
+    spec = SPEC.model_copy(update={"constrained": True})
+    plan = Plan("r-1", buckets=1, sizes=SIZES, batch_size=4, max_events=8)
+    masks = TrieMasks.of(Trie.build(sids.astype(np.int32), names, SIZES))
+    training = NextCode(spec, plan, lambda _: None, "v", "r-1", "r", read_trie=lambda: masks)
+    expected = 0.0
+    for codes, *scores in zip(batch.events.codes[TARGETS], *training.generator(batch.events, TARGETS), strict=True):
+        for level, each in enumerate(scores):
+            follow = {sid[level] for sid in sids.tolist() if sid[:level] == codes[:level].tolist()}
+            expected += (each[list(follow)].logsumexp(0) - each[codes[level]]).item()
+    share, _ = training.loss(training.module, batch)
+    assert share.item() == pytest.approx(expected / (3 * len(SIZES)), rel=1e-4)
+    share.backward()
+    assert all(torch.isfinite(weight.grad).all() for weight in training.module.parameters() if weight.grad is not None)
+    with pytest.raises(ValueError, match="give read_trie"):
+        NextCode(spec, plan, lambda _: None, "v", "r-1", "r")
 
 
 TARGETS = torch.tensor([[True, False, True, False], [False] * 4, [False, False, False, True]])

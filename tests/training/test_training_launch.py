@@ -18,7 +18,9 @@ from training.launch import launch
 from training.next_code import NextCode
 from training.spec import GeneratorSpec, TrainSpec
 
-SPEC = GeneratorSpec(dim=16, layers=1, heads=2, kv_heads=1, ff=16, prefix_buckets=64, dropout=0.0, max_events=8)
+SPEC = GeneratorSpec(
+    constrained=False, dim=16, layers=1, heads=2, kv_heads=1, ff=16, prefix_buckets=64, dropout=0.0, max_events=8
+)
 PLAN = Plan("r-1", buckets=2, sizes=(4, 4), batch_size=9, max_events=8)
 
 

@@ -22,7 +22,9 @@ from training.next_code import NextCode
 from training.spec import GeneratorSpec, TrainSpec
 from training.trainable import Cursor
 
-SPEC = GeneratorSpec(dim=16, layers=1, heads=2, kv_heads=1, ff=16, prefix_buckets=64, dropout=0.3, max_events=6)
+SPEC = GeneratorSpec(
+    constrained=False, dim=16, layers=1, heads=2, kv_heads=1, ff=16, prefix_buckets=64, dropout=0.3, max_events=6
+)
 PLAN = Plan("r-1", buckets=2, sizes=(4, 4), batch_size=8, max_events=6)
 TRAIN = TrainSpec(workers=1, epochs=2, warmup_steps=5, schedule="cosine", checkpoint_steps=1)
 
