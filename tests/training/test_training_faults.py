@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -14,6 +15,8 @@ import test_training_loop as loops
 import torch
 from ray import cloudpickle
 
+from pipelines.compute import connect
+from pipelines.spec import ComputeSpec
 from training.checkpoint import read_record
 from training.errors import LossDiverged
 from training.histories import Batch
@@ -45,6 +48,8 @@ class Faulty(loops.Told):
         for number, each in enumerate(super().batches(rank, world, cursor)):
             if self.fault == "middle" and number == 5:
                 self._once()
+            if self.fault == "driver" and number == 5:
+                self._once(lambda: os.kill(int(self.marker.with_name("driver").read_text()), signal.SIGKILL))
             if self.fault == "loss" and cursor.epoch == 1 and number == 1:
                 self.bad = each[0].event_ids
             yield each
@@ -62,10 +67,21 @@ class Faulty(loops.Told):
         return super().loss(module, batch)
 
 
-@pytest.fixture
-def by_value() -> None:
+def drive(folder: Path) -> None:
+    """A training in a process of its own, which one of its workers kills."""
+    connect(ComputeSpec(cpus=3))
+    (folder / "driver").write_text(str(os.getpid()))
+    launch(partial(Faulty, "driver", folder / "marker"), SPEC, "run", folder / "runs")
+
+
+def _by_value() -> None:
     for module in (sys.modules[__name__], loops):
         cloudpickle.register_pickle_by_value(module)  # workers cannot import a test
+
+
+@pytest.fixture
+def by_value() -> None:
+    _by_value()
 
 
 @pytest.mark.slow
@@ -78,6 +94,23 @@ def test_a_run_that_a_fault_hits_ends_as_one_that_none_does(fault: str, tmp_path
     marker = tmp_path / "marker"
     done = launch(partial(Faulty, fault, marker), SPEC, "run", tmp_path / "runs", progress=told.append)
     assert marker.exists()
+    assert [row["loss"] for row in done.history] == [row["loss"] for row in whole.progress.history]
+    assert [row["targets"] for row in done.history] == [row["targets"] for row in whole.progress.history]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster", "by_value")
+def test_a_run_whose_driver_was_killed_is_finished_by_the_next(tmp_path: Path) -> None:
+    whole = Loop(loops.Told(), SPEC)
+    whole.run(lambda _, __: None)
+    here = Path(__file__).parent
+    code = (
+        f"import sys; sys.path[:0] = {[str(here), str(here.parent)]}; import conftest, test_training_faults as faults; "
+    )
+    code += f"from pathlib import Path; faults._by_value(); faults.drive(Path({str(tmp_path)!r}))"
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    done = launch(partial(Faulty, "none", tmp_path / "marker"), SPEC, "run", tmp_path / "runs")
     assert [row["loss"] for row in done.history] == [row["loss"] for row in whole.progress.history]
     assert [row["targets"] for row in done.history] == [row["targets"] for row in whole.progress.history]
 
