@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from pipelines.embed import matrix
-from pipelines.fuse import FUSED
+from pipelines.fuse import FUSED, Fused
 from pipelines.ingest import Counts
 from storage.commit import Provenance, append
 from storage.lake import Lake, TableRef, one_of
@@ -40,32 +40,31 @@ def write_segment(
     lake: Lake,
     assignment_id: str,
     codebook: Codebook,
-    vectors: pl.DataFrame,
+    fused: Fused,
     assignment: Assignment,
     provenance: Provenance,
 ) -> tuple[TableRef, Counts]:
     """Append one segment of the SID table; items for which no room is left are quarantined as `refit_due`.
 
-    `vectors` (item_id, content_hash, vector) are aligned with `assignment`.
+    `fused` goes row by row beside `assignment`.
     """
     codes, status = assignment.codes, [Status(value).label for value in assignment.status]
-    counts = Counts("assign", rows_in=vectors.height)
+    counts = Counts("assign", rows_in=fused.items.height)
     placed = codes[:, 0] >= 0
     rejects = [
         Reject("assign", REFIT_DUE, f"codebook {codebook.id} has no free SID near it", f"assign@{content}", 0, item)
-        for item, content in vectors.select("item_id", "content_hash").filter(pl.Series(~placed)).iter_rows()
+        for item, content in fused.items.filter(pl.Series(~placed)).iter_rows()
     ]
     counts.refuse(REFIT_DUE, len(rejects))
     quarantine(lake, rejects, provenance)
     counts.out = int(placed.sum())
-    values = matrix(vectors)
     rows = pa.table(
         {
             "assignment_id": pa.array([assignment_id] * counts.out, pa.string()),
             "codebook": pa.array([codebook.id] * counts.out, pa.string()),
-            "item_id": pa.array(vectors["item_id"].filter(pl.Series(placed)).to_list(), pa.string()),
+            "item_id": fused.items["item_id"].filter(pl.Series(placed)).to_arrow().cast(pa.string()),
             "codes": pa.array(codes[placed].tolist(), pa.list_(pa.int32())),
-            "vector_hash": pa.array([vector_hash(values[row]) for row in np.flatnonzero(placed)], pa.string()),
+            "vector_hash": pa.array([vector_hash(fused.vectors[row]) for row in np.flatnonzero(placed)], pa.string()),
             "status": pa.array([name for name, good in zip(status, placed, strict=True) if good], pa.string()),
         },
         schema=SIDS.schema,
@@ -75,32 +74,23 @@ def write_segment(
 
 
 def record_drift(
-    lake: Lake,
-    assignment_id: str,
-    published: pl.DataFrame,
-    current: pl.DataFrame,
-    encoded: pl.DataFrame,
-    provenance: Provenance,
+    lake: Lake, assignment_id: str, published: pl.DataFrame, current: Fused, fusion: str, provenance: Provenance
 ) -> pl.DataFrame:
     """Record the items whose vector is no longer the one their SID encodes; the SID stays.
 
-    `published`: (item_id, vector_hash) of the SID table; `current`: (item_id, vector) now; `encoded`: (item_id,
-    vector) as assigned, where it is still stored. Returns the drifted rows.
+    `published`: (item_id, vector_hash) of the SID table. The vectors that their SIDs encode are looked for among those
+    stored under `fusion`. Returns the drifted rows.
     """
-    now = current.with_columns(
-        pl.Series("current_hash", [vector_hash(row) for row in matrix(current)], dtype=pl.String)
-    )
-    moved = (
-        now.join(published.select("item_id", encoded_hash="vector_hash"), on="item_id")
-        .filter(pl.col("current_hash") != pl.col("encoded_hash"))
-        .join(encoded.select("item_id", before="vector"), on="item_id", how="left")
-        .sort("item_id")
-    )
+    encoded = published.select("item_id", encoded_hash="vector_hash")
+    known = current.items.select("item_id").with_row_index("row").join(encoded, on="item_id")
+    hashes = [vector_hash(current.vectors[row]) for row in known["row"]]
+    now = known.with_columns(pl.Series("current_hash", hashes, dtype=pl.String))
+    moved = now.filter(pl.col("current_hash") != pl.col("encoded_hash")).sort("item_id")
+    stored = encoded_vectors(lake, fusion, moved.select("item_id", vector_hash="encoded_hash"))
+    before = dict(zip(stored["item_id"], matrix(stored), strict=True))
     cosines = [
-        float(np.dot(row["vector"], row["before"]) / (np.linalg.norm(row["vector"]) * np.linalg.norm(row["before"])))
-        if row["before"] is not None
-        else float("nan")
-        for row in moved.to_dicts()
+        _cosine(current.vectors[row], before[item]) if item in before else float("nan")
+        for row, item in moved.select("row", "item_id").iter_rows()
     ]
     drifted = moved.select(
         pl.lit(assignment_id).alias("assignment_id"),
@@ -112,6 +102,10 @@ def record_drift(
     if drifted.height:
         append(lake, "drift", drifted.select(DRIFT.schema.names).to_arrow(), f"drift:{assignment_id}", provenance)
     return drifted
+
+
+def _cosine(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
+    return float(np.dot(one, other) / (np.linalg.norm(one) * np.linalg.norm(other)))
 
 
 def encoded_vectors(lake: Lake, fusion: str, published: pl.DataFrame) -> pl.DataFrame:

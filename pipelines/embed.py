@@ -21,6 +21,7 @@ from storage.lake import Lake, one_of
 from storage.quarantine import Reject, quarantine
 from storage.schemas import VECTORS
 from tokenizer.rows import as_matrix
+from tokenizer.scratch import scratch_matrix
 
 KEY = ("item_id", "content_hash")
 FEW = 10_000
@@ -51,7 +52,7 @@ def read_vectors(lake: Lake, modality: str, fingerprint: str, wanted: pl.DataFra
             continue
         values = as_matrix(pa.chunked_array([batch.column("vector")]))
         if found is None:
-            found = Modality(np.zeros((wanted.height, values.shape[1]), np.float32), np.zeros(wanted.height, np.bool_))
+            found = Modality(scratch_matrix(wanted.height, values.shape[1]), np.zeros(wanted.height, np.bool_))
         row, place = both["row"].to_numpy(), both["place"].to_numpy()
         first = ~found.present[place]
         found.vectors[place[first]] = values[row[first]]

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from pipelines.embed import matrix, read_vectors, store_vectors
 from pipelines.fusion.frozen import Fusion
-from pipelines.fusion.modalities import Modality
+from pipelines.fusion.modalities import Matrix, Modality
 from pipelines.ingest import Counts
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import Reject, quarantine
+from tokenizer.scratch import scratch_matrix, scratch_take
 
 FUSED = "fused"
 CHUNK = 1 << 16
@@ -26,6 +28,18 @@ class Gathered:
 
     items: pl.DataFrame
     modalities: dict[str, Modality]
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Items (item_id, sorted; content_hash) and their fused vectors (N, F), row by row."""
+
+    items: pl.DataFrame
+    vectors: Matrix
+
+    def take(self, rows: NDArray[np.int64]) -> "Fused":
+        """Some of the items, in their order."""
+        return Fused(self.items[rows], scratch_take(self.vectors, rows))
 
 
 def gather(lake: Lake, wanted: Mapping[str, pl.DataFrame], fingerprints: Mapping[str, str]) -> Gathered:
@@ -66,17 +80,17 @@ def placed(ids: pl.DataFrame, vectors: pl.DataFrame) -> Modality:
     return Modality(values, present)
 
 
-def fuse(lake: Lake, fusion: Fusion, gathered: Gathered, provenance: Provenance) -> tuple[pl.DataFrame, Counts]:
-    """Fused vectors (item_id, content_hash, vector) of the gathered items, stored under the fusion's id.
+def fuse(lake: Lake, fusion: Fusion, gathered: Gathered, provenance: Provenance) -> tuple[Fused, Counts]:
+    """Fused vectors of the gathered items, stored under the fusion's id.
 
     Vectors that are stored already are read back, never computed again. An item without any vector is quarantined
     as `no_vector`.
     """
     counts = Counts("fuse", rows_in=gathered.items.height)
-    items, width = gathered.items, fusion.spec.dim
+    items = gathered.items
     made = read_vectors(lake, FUSED, fusion.id, items)
     if made is None:
-        made = Modality(np.zeros((items.height, width), np.float32), np.zeros(items.height, np.bool_))
+        made = Modality(scratch_matrix(items.height, fusion.spec.dim), np.zeros(items.height, np.bool_))
     missing = np.flatnonzero(~made.present)
     counts.unchanged = items.height - len(missing)
     for start in range(0, len(missing), CHUNK):
@@ -97,6 +111,4 @@ def fuse(lake: Lake, fusion: Fusion, gathered: Gathered, provenance: Provenance)
             fresh = items[covered.tolist()].with_columns(pl.Series("vector", made.vectors[covered]))
             tagged = fresh.with_columns(modality=pl.lit(FUSED), fingerprint=pl.lit(fusion.id))
             store_vectors(lake, tagged, provenance)
-    there = pl.Series(made.present)
-    vectors = pl.Series("vector", made.vectors[made.present], dtype=pl.Array(pl.Float32, width))
-    return items.filter(there).with_columns(vectors), counts.check()
+    return Fused(items, made.vectors).take(np.flatnonzero(made.present)), counts.check()

@@ -1,4 +1,6 @@
-"""A local copy of vectors that are read many times: plain float32 in a file without a name, gone with the process.
+"""Vectors that outgrow memory: plain float32 in a file without a name, gone with the process.
+
+`copied` are those of Parquet, which are read many times; `scratch_matrix` is what a run gathers.
 
 Decoding Parquet takes longer than the products it is decoded for (256 MB/s on one core; 4 GB/s from a plain file that
 the system still has in memory), and a few rows of a row group cost as much as all of them.
@@ -22,6 +24,29 @@ from tokenizer.work import Work
 
 SPARE = 1.5
 """Free space that a copy must find, in units of its size."""
+IN_MEMORY = 1 << 28
+"""Bytes up to which a matrix is no file."""
+
+
+def scratch_matrix(rows: int, width: int) -> Floats:
+    """Zeros, float32 (rows, width): an array in memory, or a large one in a mapped file, whose pages the system can
+    write to disk when memory is short."""
+    size = 4 * rows * width
+    if size <= IN_MEMORY or not _has_room(size):
+        return np.zeros((rows, width), np.float32)
+    with tempfile.TemporaryFile() as file:  # the mapping keeps it
+        file.truncate(size)
+        return np.asarray(np.memmap(file, np.float32, "r+", shape=(rows, width)))
+
+
+def scratch_take(vectors: Floats, rows: NDArray[np.int64]) -> Floats:
+    """Some rows of a matrix, ascending, as a `scratch_matrix`; the matrix itself where they are all of it."""
+    if len(rows) == len(vectors):
+        return vectors
+    out = scratch_matrix(len(rows), vectors.shape[1])
+    for start, stop in spans(len(rows)):
+        out[start:stop] = vectors[rows[start:stop]]
+    return out
 
 
 @dataclass(frozen=True)
@@ -70,7 +95,7 @@ def copied(items: Items, work: Work) -> Items:
 
 def _copy(items: Items, name: str, rows: Rows, work: Work) -> Rows:
     size = 4 * rows.shape[0] * rows.shape[1]
-    if isinstance(rows, ArrayRows) or not size or shutil.disk_usage(tempfile.gettempdir()).free < SPARE * size:
+    if isinstance(rows, ArrayRows) or not size or not _has_room(size):
         return rows
     file = tempfile.TemporaryFile()  # noqa: SIM115 - closed, and so gone, with the last of its readers
     made = FileRows(file, rows.shape)
@@ -78,6 +103,10 @@ def _copy(items: Items, name: str, rows: Rows, work: Work) -> Rows:
     for _ in work.map(partial(_copy_span, made, name), items, spans(len(items))):
         pass
     return made
+
+
+def _has_room(size: int) -> bool:
+    return shutil.disk_usage(tempfile.gettempdir()).free >= SPARE * size
 
 
 def _copy_span(made: FileRows, name: str, items: Items, start: int, stop: int) -> None:

@@ -10,7 +10,7 @@ from flows.run import Run
 from flows.steps.fit import Basis, fused_vectors, gather_inputs, level_vectors
 from flows.steps.ingest import check_stage_budget
 from flows.steps.task import step
-from pipelines.assign import encoded_vectors, occupancy, record_drift, write_segment
+from pipelines.assign import occupancy, record_drift, write_segment
 from storage.catalogue import segments
 from storage.releases import published_assignments
 from tokenizer.encode import Status, assign_sids, checked_sids
@@ -49,20 +49,13 @@ def assign(
     assignment_id = "a-" + hashlib.sha256(f"{key}\0{codebook.id}\0{sorted(taken)}".encode()).hexdigest()[:16]
     gathered = gather_inputs(run, items, basis.encoders)
     fused = fused_vectors(run, basis.fusion, gathered)
-    published = segments(run.lake, taken, codebook.id, among=fused["item_id"].to_list())
-    new = fused.join(published, on="item_id", how="anti", maintain_order="left")
+    published = segments(run.lake, taken, codebook.id, among=fused.items["item_id"].to_list())
+    new = fused.take((~fused.items["item_id"].is_in(published["item_id"].implode())).arg_true().to_numpy())
     with run.stage("assign SIDs") as view:
-        drifted = record_drift(
-            run.lake,
-            assignment_id,
-            published,
-            fused,
-            encoded_vectors(run.lake, basis.fusion.id, published),
-            run.provenance(),
-        )
+        drifted = record_drift(run.lake, assignment_id, published, fused, basis.fusion.id, run.provenance())
         if drifted.height:
             view.note(f"{drifted.height:,} changed items keep their SID (drifted)", drifted=drifted.height)
-        if new.is_empty():
+        if new.items.is_empty():
             view.note("no item is new")
             return Assigned(tuple(taken), 0, 0, 0, drifted.height, Errors(0.0, 0.0, 0), None)
         level = level_vectors(run.lake, new, gathered, codebook.sources, run.provenance())
@@ -72,7 +65,7 @@ def assign(
         else:
             codes = np.array([given[item] for item in level.items], np.int32)
             found = checked_sids(codebook, level.vectors, level.items, free, codes, run.compute.work)
-        _, counts = write_segment(run.lake, assignment_id, codebook, level.rows, found, run.provenance())
+        _, counts = write_segment(run.lake, assignment_id, codebook, level.fused, found, run.provenance())
         view.count(counts)
         view.note(run.compute.name, assignment=assignment_id)
     check_stage_budget(counts, run.recipe.budget)

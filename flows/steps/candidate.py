@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
@@ -17,7 +18,6 @@ from flows.steps.assign import Assigned
 from flows.steps.fit import Basis
 from flows.steps.task import step
 from pipelines.behaviour import LogSlice
-from pipelines.embed import matrix
 from pipelines.fuse import FUSED
 from pipelines.quality import HeldOut, behaviour, neighbourhood, table_quality
 from storage.catalogue import segments
@@ -27,6 +27,8 @@ from storage.quarantine import by_reason
 from storage.releases import record_release
 from tokenizer.codebook import Codebook
 from tokenizer.metrics import Errors
+from tokenizer.rows import as_matrix
+from tokenizer.scratch import scratch_matrix, scratch_take
 from tokenizer.trie import Trie
 
 Kind = Literal["bootstrap", "nightly", "backfill"]
@@ -210,7 +212,10 @@ def _events_without_sid(lake: Lake, snapshot: Snapshot, trie: Trie, parent: Mani
 def _neighbourhood(lake: Lake, basis: Basis, trie: Trie) -> dict[str, float]:
     """Neighbourhood preservation of a freshly fitted codebook, on the fused vectors of the trie's items."""
     where = (ds.field("modality") == FUSED) & (ds.field("fingerprint") == basis.fusion.id)
-    rows = lake.frame("vectors", columns=["item_id", "vector"], where=where).unique("item_id", keep="last")
-    order = pl.DataFrame({"item_id": pl.Series(trie.item_ids, dtype=pl.String)}).with_row_index("row")
-    aligned = order.join(rows, on="item_id").sort("row")
-    return neighbourhood(matrix(aligned), trie.codes()[aligned["row"].to_numpy()], basis.codebook.spec.seed)
+    vectors, known = scratch_matrix(len(trie), basis.fusion.spec.dim), np.zeros(len(trie), np.bool_)
+    for batch in lake.batches("vectors", ["item_id", "vector"], where):
+        rows = trie.find_rows(batch.column("item_id"))
+        vectors[rows[rows >= 0]] = as_matrix(pa.chunked_array([batch.column("vector")]))[rows >= 0]
+        known[rows[rows >= 0]] = True
+    at = np.flatnonzero(known)
+    return neighbourhood(scratch_take(vectors, at), trie.codes()[at], basis.codebook.spec.seed)

@@ -18,8 +18,7 @@ from flows.steps.ingest import check_stage_budget
 from flows.steps.task import step
 from pipelines.behaviour import LogSlice
 from pipelines.compute import OnRay, connect
-from pipelines.embed import matrix
-from pipelines.fuse import FUSED, Gathered, fuse, gather
+from pipelines.fuse import FUSED, Fused, Gathered, fuse, gather
 from pipelines.fusion.fit import NO_PAIRS, fit_fusion
 from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.modalities import COLLABORATIVE, Modality
@@ -33,6 +32,7 @@ from storage.schemas import CODEBOOKS
 from tokenizer.codebook import Codebook
 from tokenizer.fit import fit_codebook
 from tokenizer.refit import refit_codebook
+from tokenizer.scratch import scratch_take
 from tokenizer.spec import LEARNED, RefitSpec
 from tokenizer.vae_training import Train
 from tokenizer.work import one_thread
@@ -137,7 +137,7 @@ def gather_inputs(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]
     return gather(run.lake, wanted, {name: encoder.fingerprint for name, encoder in encoders.items()})
 
 
-def fused_vectors(run: Run, fusion: Fusion, gathered: Gathered) -> pl.DataFrame:
+def fused_vectors(run: Run, fusion: Fusion, gathered: Gathered) -> Fused:
     """Fused vectors of the gathered items, those that are new computed and stored."""
     with run.stage("fuse") as view:
         vectors, counts = fuse(run.lake, fusion, gathered, run.provenance())
@@ -148,16 +148,21 @@ def fused_vectors(run: Run, fusion: Fusion, gathered: Gathered) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class LevelVectors:
-    """The vectors each source of a codebook reads, aligned with `items`; `rows` are these items' fused rows."""
+    """The vectors each source of a codebook reads, aligned with the items of `fused`."""
 
-    items: list[str]
     vectors: dict[str, NDArray[np.float32]]
-    rows: pl.DataFrame
+    fused: Fused
+
+    @property
+    def items(self) -> list[str]:
+        """Their ids."""
+        ids: list[str] = self.fused.items["item_id"].to_list()
+        return ids
 
 
 def level_vectors(
     lake: Lake,
-    fused: pl.DataFrame,
+    fused: Fused,
     gathered: Gathered,
     sources: tuple[str, ...],
     provenance: Provenance,
@@ -167,33 +172,30 @@ def level_vectors(
 
     The sources in `also` are read too, with a row of zeros for an item that lacks one.
     """
-    rows = fused
-    ids = gathered.items["item_id"].to_list()
-    for name in dict.fromkeys([*sources, *also]):
-        if name == FUSED:
-            continue
+    places = gathered.items.select("item_id").with_row_index("place")
+    place = fused.items.join(places, on="item_id", how="left", maintain_order="left")["place"].to_numpy()
+    kept = np.arange(len(place))
+    others = [name for name in dict.fromkeys([*sources, *also]) if name != FUSED]
+    for name in others:
         if name not in gathered.modalities:
             raise ValueError(
                 f"codebook reads source {name!r}, but no item has such a vector; "
                 f"sources here: {FUSED}, {', '.join(sorted(gathered.modalities))}."
             )
         if name in sources:
-            having = {item for item, has in zip(ids, gathered.modalities[name].present, strict=True) if has}
+            having = gathered.modalities[name].present[place[kept]]
             detail = f"no {name} vector, which a level encodes"
             rejects = [
                 Reject("assign", "missing_source", detail, f"assign@{name}", 0, item)
-                for item in rows["item_id"]
-                if item not in having
+                for item in fused.items["item_id"][kept[~having]]
             ]
             quarantine(lake, rejects, provenance)
-            rows = rows.filter(pl.col("item_id").is_in(sorted(having)))
-    order = {item: row for row, item in enumerate(ids)}
-    picked = [order[item] for item in rows["item_id"]]
-    vectors: dict[str, NDArray[np.float32]] = {
-        name: matrix(rows) if name == FUSED else gathered.modalities[name].vectors[picked]
-        for name in dict.fromkeys([*sources, *also])
-    }
-    return LevelVectors(rows["item_id"].to_list(), vectors, rows)
+            kept = kept[having]
+    chosen, rows = fused.take(kept), place[kept].astype(np.int64)
+    vectors = {name: scratch_take(gathered.modalities[name].vectors, rows) for name in others}
+    if FUSED in (*sources, *also):
+        vectors[FUSED] = chosen.vectors
+    return LevelVectors(vectors, chosen)
 
 
 def _trained_on(run: Run) -> Train | None:

@@ -1,6 +1,7 @@
 """The same bytes however many workers there are, wherever the vectors lie, and after a worker was killed."""
 
 import os
+import pickle
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
@@ -20,7 +21,7 @@ from tokenizer.encode import Occupancy, assign_sids
 from tokenizer.exact import grid, sums_by_code
 from tokenizer.fit import fit_codebook
 from tokenizer.rows import Items, ParquetRows
-from tokenizer.scratch import FileRows, copied
+from tokenizer.scratch import FileRows, copied, scratch_matrix, scratch_take
 from tokenizer.spec import CodebookSpec, LevelSpec
 from tokenizer.work import Threads, Work
 
@@ -74,6 +75,21 @@ def test_vectors_in_parquet_give_the_bytes_of_vectors_in_memory(tmp_path: Path) 
     rows = np.array([0, 1799, 1800, 4999])
     np.testing.assert_array_equal(stored.take(rows), VECTORS[rows])
     assert outcome(Threads(2), stored) == alone()
+
+
+@pytest.mark.parametrize("in_memory", [0, 1 << 28])
+def test_a_scratch_matrix_is_an_array_like_any_other(in_memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer.scratch, "IN_MEMORY", in_memory)
+    made = scratch_matrix(*VECTORS.shape)
+    assert isinstance(made.base, np.memmap) == (in_memory == 0)
+    assert not made.any()
+    made[:] = VECTORS
+    some = np.flatnonzero(DRAW.random(len(VECTORS)) < 0.4)
+    np.testing.assert_array_equal(scratch_take(made, some), VECTORS[some])
+    assert scratch_take(made, np.arange(len(VECTORS))) is made
+    assert scratch_take(made, some[:0]).shape == (0, VECTORS.shape[1])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(made)), VECTORS)
+    assert scratch_matrix(0, 3).shape == (0, 3)
 
 
 def test_without_room_for_a_scratch_file_parquet_is_read_again_and_again(
