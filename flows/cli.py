@@ -168,7 +168,13 @@ def build_parser() -> argparse.ArgumentParser:
     encoders.add_argument("--pictures", type=_count, default=400, help="pictures (400)")
     encoders.add_argument("--rounds", type=int, default=3, help="how often each is measured (3)")
     recommendation = _benchmark(bench, "recommendation", "next-item recommenders on real histories, as Markdown")
-    recommendation.add_argument("data", type=Path, help="folder with amazon-beauty/")
+    recommendation.add_argument(
+        "data",
+        nargs="?",
+        type=Path,
+        default=Path(os.environ.get("SIDMILL_DATA", "data")),
+        help="folder with amazon-beauty/ ($SIDMILL_DATA, else data)",
+    )
     recommendation.add_argument("--dataset", default="amazon-beauty", help="name of the catalogue (amazon-beauty)")
     recommendation.add_argument(
         "--rows", nargs="+", default=[], help="recommenders wanted (popularity, item-knn, sasrec, dense, generator)"
