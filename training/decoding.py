@@ -55,11 +55,12 @@ PLAIN = Variety()
 
 @dataclass
 class _Beams:
-    """Live beams: trie node, score, and node of the trie without a filter (B, W)."""
+    """Live beams: trie node, score, node of the trie without a filter, and number of the prefix (B, W)."""
 
     nodes: Tensor
     scores: Tensor
     whole: Tensor
+    keys: Tensor
 
 
 def beam_search(
@@ -98,7 +99,7 @@ def search_sids(
     closed = trie.closed(exclude) if exclude is not None and any(len(rows) for rows in exclude) else None
     reading = model.read(events)
     root_B1 = torch.zeros(batch, 1, dtype=torch.long, device=device)
-    live = _Beams(root_B1, torch.zeros(batch, 1, device=device), root_B1)
+    live = _Beams(root_B1, torch.zeros(batch, 1, device=device), root_B1, root_B1)
     for level in range(trie.levels):
         parents_BW, codes_BW = _widen(model, trie, level, reading.hidden, live, beams, closed, variety)
         if level + 1 < trie.levels:
@@ -119,10 +120,11 @@ def _widen(
 ) -> tuple[Tensor, Tensor]:
     """Move the beams one level down to the best valid children; returns their parents and the codes taken (B, W)."""
     size, constrained = trie.sizes[level], model.spec.constrained
-    logits_BWK = model.logits(level, hidden_BWD).float() / variety.temperature
     if constrained:
-        logits_BWK = trie.whole.restrict(level, logits_BWK, live.whole)
-    scores_BWK = live.scores.unsqueeze(-1) + logits_BWK.log_softmax(dim=-1)
+        logits_BWK = model.scores(level, hidden_BWD, trie.whole, live.whole, live.keys)
+    else:
+        logits_BWK = model.logits(level, hidden_BWD)
+    scores_BWK = live.scores.unsqueeze(-1) + (logits_BWK.float() / variety.temperature).log_softmax(dim=-1)
     if constrained:  # nothing may follow a beam that is no more
         scores_BWK = scores_BWK.nan_to_num(nan=-torch.inf, neginf=-torch.inf)
     if not constrained or trie.whole is not trie:
@@ -135,6 +137,7 @@ def _widen(
         live.scores, index_BW = _in_turn(scores_BWK, beams // variety.groups, variety)
     parents_BW, codes_BW = index_BW // size, index_BW % size
     children_BW = trie.step(level, live.nodes.gather(1, parents_BW), codes_BW)
+    live.keys = model.prefix_key(level, live.keys.gather(1, parents_BW), codes_BW)
     live.nodes = children_BW.where(live.scores > -torch.inf, -1)
     same = trie.whole is trie
     live.whole = live.nodes if same else trie.whole.step(level, live.whole.gather(1, parents_BW), codes_BW)

@@ -4,7 +4,8 @@ The next-code formulation is TIGER's (arXiv 2305.05065). Each level has an outpu
 distribution over exactly that level's codes. What an event was (shown only, or one of the behaviours that the spec
 names) is an embedding added to it. The architectures are in `training.models`.
 
-Shape suffixes: B histories, E events, L levels, K codes of a level, D model width, W beams, N targets.
+Shape suffixes: B histories, E events, L levels, K codes of a level, D model width, W beams, N targets, M codes that may
+follow them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from torch import Tensor, nn
 
 from training.events import FIRST_OF_SESSION, OF_ONE_EVENT, Events
 from training.spec import GeneratorSpec
+from training.trie_tensors import TrieTensors
 
+CHILDREN = 1 << 18
+"""Codes that may follow, scored at once."""
 HASHES = ((0x5851F42D4C957F2D, 0x14057B7EF767814F), (0x2545F4914F6CDD1D, 0x369DEA0F31A53F85))
 """Odd factor and offset of each of two hashes of a prefix."""
 
@@ -103,9 +107,16 @@ class Generator(nn.Module, ABC):
         """Rows of the prefixes (..., 2 * (L - 1)) of SIDs (..., L), those of two codes first."""
         key, rows = codes[..., 0], []
         for level in range(1, self.levels):
-            key = key * self.sizes[level] + codes[..., level]
-            rows += [((key + level * start) * odd >> 20) % self.spec.prefix_buckets for odd, start in HASHES]
+            key = self.prefix_key(level, key, codes[..., level])
+            rows += self._hashed(level, key)
         return torch.stack(rows, dim=-1) if rows else codes[..., :0]
+
+    def prefix_key(self, level: int, key: Tensor, codes: Tensor) -> Tensor:
+        """The number of a prefix, from that of the prefix before (0 of none) and the code at `level`."""
+        return key * self.sizes[level] + codes
+
+    def _hashed(self, level: int, key: Tensor) -> list[Tensor]:
+        return [((key + level * start) * odd >> 20) % self.spec.prefix_buckets for odd, start in HASHES]
 
     def embed_events(self, events: Events) -> Tensor:
         """One embedding an event (B, E, D): the sum of those of its codes and of it as a whole."""
@@ -114,6 +125,27 @@ class Generator(nn.Module, ABC):
     def logits(self, level: int, hidden: Tensor) -> Tensor:
         """Scores of the level's codes: hidden (..., D) before that level -> (..., K)."""
         return self.heads[level](hidden)  # type: ignore[no-any-return]
+
+    def scores(self, level: int, hidden_BWD: Tensor, trie: TrieTensors, nodes_BW: Tensor, keys_BW: Tensor) -> Tensor:
+        """Scores (B, W, K) of the codes that may follow nodes of a trie, whose prefixes are `keys`; -inf of others."""
+        scores_BWK = self.logits(level, hidden_BWD)
+        if self.spec.prefix_outputs and level:
+            hidden_ND, keys_N = hidden_BWD.flatten(0, 1), keys_BW.flatten()
+            owner_M, codes_M = trie.children(level, nodes_BW.flatten())
+            led_to = []
+            for start in range(0, max(1, len(owner_M)), CHILDREN):
+                owner, codes = owner_M[start : start + CHILDREN], codes_M[start : start + CHILDREN]
+                led_to.append(self._score_of_prefix(level, hidden_ND[owner], keys_N[owner], codes))
+            flat_NK = scores_BWK.flatten(0, 1)
+            flat_NK = flat_NK.index_put((owner_M, codes_M), torch.cat(led_to).to(flat_NK.dtype), accumulate=True)
+            scores_BWK = flat_NK.view_as(scores_BWK)
+        return trie.restrict(level, scores_BWK, nodes_BW)
+
+    def _score_of_prefix(self, level: int, hidden_MD: Tensor, keys_M: Tensor, codes_M: Tensor) -> Tensor:
+        """What the embedding of each prefix that a code leads to adds to its score (M,)."""
+        assert self.prefixes is not None
+        rows_M2 = torch.stack(self._hashed(level, self.prefix_key(level, keys_M, codes_M)), dim=-1)
+        return torch.sum(hidden_MD * self.prefixes(rows_M2).sum(dim=-2), dim=-1)
 
     @abstractmethod
     def states(self, events: Events, targets_BE: Tensor) -> Tensor:
@@ -126,7 +158,16 @@ class Generator(nn.Module, ABC):
     def read(self, events: Events) -> Reading:
         """Read histories for what comes after their last event; one beam each."""
 
-    def forward(self, events: Events, targets_BE: Tensor) -> list[Tensor]:
-        """Scores of every code of the targets, one tensor (N, K) per level."""
+    def forward(self, events: Events, targets_BE: Tensor, trie: TrieTensors | None = None) -> list[Tensor]:
+        """Scores of every code of the targets, one tensor (N, K) per level; with a trie, of the codes that may follow
+        those of the target before."""
         states_NLD = self.states(events, targets_BE)
-        return [self.logits(level, states_NLD[:, level]) for level in range(self.levels)]
+        if trie is None:
+            return [self.logits(level, states_NLD[:, level]) for level in range(self.levels)]
+        codes_1NL, scores = events.codes[targets_BE].unsqueeze(0), []
+        nodes_1N = keys_1N = torch.zeros_like(codes_1NL[..., 0])
+        for level in range(self.levels):
+            scores.append(self.scores(level, states_NLD[None, :, level], trie, nodes_1N, keys_1N).squeeze(0))
+            nodes_1N = trie.step(level, nodes_1N, codes_1NL[..., level])
+            keys_1N = self.prefix_key(level, keys_1N, codes_1NL[..., level])
+        return scores

@@ -117,12 +117,9 @@ class NextCode:
         window predicted are read as context only. Raises LossDiverged, naming events, where the loss is no number.
         """
         codes_NL = batch.events.codes[batch.targets]
-        scores = module(batch.events, batch.targets)
-        if self._read_trie is not None:
-            if self._trie is None:
-                self._trie = TrieTensors(self._read_trie(), codes_NL.device)
-            scores = self._trie.along(scores, codes_NL)
-        summed = self.objective(scores, codes_NL)
+        if self._read_trie is not None and self._trie is None:
+            self._trie = TrieTensors(self._read_trie(), codes_NL.device)
+        summed = self.objective(module(batch.events, batch.targets, self._trie), codes_NL)
         if not torch.isfinite(summed):
             raise LossDiverged(summed.item(), batch.event_ids.to_pylist())
         levels = codes_NL.shape[1]

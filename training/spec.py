@@ -20,6 +20,8 @@ class GeneratorSpec(BaseModel):
     search, so nothing is spent on SIDs that no item has; without it they are over all codes of a level.
 
     With `prefix_buckets` the prefixes of SIDs that were read, longer than a code, have embeddings in a hashed table.
+    With `prefix_outputs` a code that may follow is scored by the embedding of the prefix it leads to as well, which
+    costs a product for each of them.
 
     A history is cut to its last `max_events` events, and with `long_events` to as many more, spread evenly over the
     positive ones before those. `positive_only` leaves out what was only shown. Events of a type in `behaviours` get an
@@ -40,6 +42,7 @@ class GeneratorSpec(BaseModel):
     experts_per_token: Positive = 2
     constrained: bool = True
     prefix_buckets: Annotated[int, Field(ge=0)] = 32_768
+    prefix_outputs: bool = False
     dropout: Rate = 0.2
     max_events: Annotated[int, Field(ge=2)] = 50
     long_events: Annotated[int, Field(ge=0)] = 0
@@ -64,6 +67,11 @@ class GeneratorSpec(BaseModel):
             raise ValueError(
                 f"generator.experts_per_token={self.experts_per_token} of generator.experts={self.experts}: "
                 "a token cannot take more experts than there are"
+            )
+        if self.prefix_outputs and not (self.constrained and self.prefix_buckets):
+            raise ValueError(
+                "generator.prefix_outputs scores the prefixes that may follow: it needs generator.constrained and "
+                "generator.prefix_buckets above 0"
             )
         if self.separators and self.architecture != "decoder":
             raise ValueError(

@@ -55,14 +55,18 @@ class TrieTensors:
         bits, size = self.bits[level], self.sizes[level]
         if bits is not None:
             return self.octets[bits[nodes_BW].int()].view(torch.bool)[..., :size]
-        starts, known_BW = self.starts[level], nodes_BW.clamp(min=0)
-        start = starts[known_BW].long().flatten()
-        count = torch.where(nodes_BW < 0, 0, starts[known_BW + 1] - starts[known_BW]).flatten()
-        beam = torch.repeat_interleave(count)
-        place = torch.arange(len(beam), device=beam.device) + (start - (count.cumsum(0) - count))[beam]
         mask_BWK = torch.zeros(*nodes_BW.shape, size, dtype=torch.bool, device=nodes_BW.device)
-        mask_BWK.view(-1, size)[beam, self.keys[level][place] % size] = True
+        mask_BWK.view(-1, size)[self.children(level, nodes_BW.flatten())] = True
         return mask_BWK
+
+    def children(self, level: int, nodes_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Which codes may follow each node of a level: (M,) places in `nodes`, ascending, and (M,) codes."""
+        starts, known_N = self.starts[level].long(), nodes_N.clamp(min=0)
+        start = starts[known_N]
+        count = torch.where(nodes_N < 0, 0, starts[known_N + 1] - start)
+        owner = torch.repeat_interleave(count)
+        place = torch.arange(len(owner), device=owner.device) + (start - (count.cumsum(0) - count))[owner]
+        return owner, self.keys[level][place] % self.sizes[level]
 
     def step(self, level: int, nodes_BW: Tensor, codes_BW: Tensor) -> Tensor:
         """The child of each node under its code; -1 where there is none or the node is -1."""
@@ -75,14 +79,6 @@ class TrieTensors:
     def restrict(self, level: int, scores_BWK: Tensor, nodes_BW: Tensor) -> Tensor:
         """Scores of the codes that may follow each node, -inf of the others."""
         return scores_BWK.where(self.mask(level, nodes_BW), -torch.inf)
-
-    def along(self, scores: list[Tensor], codes_NL: Tensor) -> list[Tensor]:
-        """`restrict` at every level of some SIDs: scores (N, K) a level of what may follow the codes before."""
-        nodes_1N, restricted = codes_NL.new_zeros(1, len(codes_NL)), []
-        for level, scores_NK in enumerate(scores):
-            restricted.append(self.restrict(level, scores_NK.unsqueeze(0), nodes_1N).squeeze(0))
-            nodes_1N = self.step(level, nodes_1N, codes_NL[:, level].unsqueeze(0))
-        return restricted
 
     def closed(self, exclude: Rows) -> list[tuple[Tensor, Tensor]]:
         """Per level, what `close` needs to keep the rows exclude[u] of the trie from user u.

@@ -63,7 +63,7 @@ class Settings(BaseModel):
 
 HEADLINE = Settings(
     collaborative=CollaborativeSpec(min_events=1, method="both"),
-    generator=GeneratorSpec(prefix_buckets=32_768, dropout=0.3),
+    generator=GeneratorSpec(prefix_buckets=32_768, prefix_outputs=True, dropout=0.3),
     train=TrainSpec(
         align_epochs=20,
         epochs=14,
@@ -105,8 +105,9 @@ GENERATORS: dict[str, Settings] = {
     "sids-shared": _but(codebook={"balanced": False, "collision": "keep"}),
     "sids-rqvae": _but(codebook={"quantizer": "rq-vae"}),
     "no-alignment": _but(train={"align_epochs": 0}),
-    "no-prefixes": _but(generator={"prefix_buckets": 0}),
-    "unconstrained": _but(generator={"constrained": False}),
+    "no-prefixes": _but(generator={"prefix_buckets": 0, "prefix_outputs": False}),
+    "no-prefix-outputs": _but(generator={"prefix_outputs": False}),
+    "unconstrained": _but(generator={"constrained": False, "prefix_outputs": False}),
     "decoder": _but(generator={"architecture": "decoder", "layers": 3}),
     "lazy-decoder": _but(generator={"architecture": "lazy_decoder", "layers": 3}),
     "encoder-decoder": _but(generator={"architecture": "encoder_decoder"}, train={"epochs": 2}),

@@ -61,6 +61,7 @@ def test_rq_vae_from_bootstrap_over_a_night_to_a_backfill(
     assert [finding for finding in verify(lake) if finding[2]] == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_fit_on_ray_with_several_workers_is_trained_by_ray_train(
     tmp_path: Path, small: Path, recipe: dict[str, object], monkeypatch: pytest.MonkeyPatch

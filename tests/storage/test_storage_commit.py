@@ -23,7 +23,7 @@ from storage.pointers import move_pointer, pointer_history, read_pointer
 from storage.schemas import SOURCES, VECTORS
 
 WHO = Provenance("test", "recipe", {"items": 3})
-WRITERS, MOVES = 8, 3
+WRITERS, MOVES = 8, 2
 
 
 def vectors(*items: str) -> pa.Table:

@@ -39,11 +39,15 @@ def whole(trie: Trie) -> TrieTensors:
     return TrieTensors(TrieMasks.of(trie))
 
 
-def model_of(seed: int, architecture: str = "rq_transformer", constrained: bool = True) -> Generator:
+def model_of(
+    seed: int, architecture: str = "rq_transformer", constrained: bool = True, prefixes: bool = False
+) -> Generator:
     """A generator whose scores differ enough to be ranked the same way in two orders of summation."""
-    spec = SPEC.model_copy(update={"architecture": architecture, "constrained": constrained})
-    model = build_generator(spec, SIZES, "v", seed)
+    changes = {"architecture": architecture, "constrained": constrained, "prefix_outputs": prefixes}
+    model = build_generator(SPEC.model_copy(update=changes), SIZES, "v", seed)
     with torch.no_grad():
+        if prefixes:
+            model.prefixes.weight.mul_(20)
         for head in model.heads:
             head.weight.mul_(20)
     return model.eval()
@@ -74,6 +78,19 @@ def within(model: Generator, trie: Trie, sid: tuple[int, ...], logits: list[torc
     return [each.log_softmax(-1) for each in logits]
 
 
+def every_prefix(model: Generator, sid: tuple[int, ...]) -> list[tuple[int, tuple[int, ...]]]:
+    """(level, prefix) of all prefixes, longer than a code, that one code more than those of a SID leads to."""
+    return [(at, (*sid[:at], code)) for at in range(1, len(sid)) for code in range(SIZES[at])]
+
+
+def prefix_vector(model: Generator, prefix: tuple[int, ...]) -> torch.Tensor:
+    """The embedding that a history's event with this prefix gets for it."""
+    filled = torch.tensor([*prefix, *[0] * (len(SIZES) - len(prefix))])
+    rows = model.prefix_rows(filled)[2 * (len(prefix) - 2) : 2 * (len(prefix) - 1)]
+    assert model.prefixes is not None
+    return model.prefixes(rows).sum(dim=0)
+
+
 @torch.no_grad()
 def score_all(model: Generator, trie: Trie, events: Events, temperature: float = 1.0) -> npt.NDArray[np.float64]:
     """log p of every item after every history, one full pass each, as in training; (B, N)."""
@@ -85,15 +102,22 @@ def score_all(model: Generator, trie: Trie, events: Events, temperature: float =
         for row, codes in enumerate(trie.codes().tolist()):
             item = torch.tensor(codes).view(1, 1, -1)
             whole = Events(torch.cat([known.codes, item], dim=1), kinds, known.lengths + 1)
-            logp = within(model, trie, tuple(codes), [each[0] / temperature for each in model(whole, target)])
+            logits = [each[0] for each in model(whole, target)]
+            if model.spec.prefix_outputs:
+                hidden = model.states(whole, target)[0]
+                for level, code in every_prefix(model, tuple(codes)):
+                    logits[level][code[-1]] += hidden[level] @ prefix_vector(model, code)
+            logp = within(model, trie, tuple(codes), [each / temperature for each in logits])
             scores[user, row] = sum(each[code].item() for each, code in zip(logp, codes, strict=True))
     return scores
 
 
-@pytest.mark.parametrize("constrained", [True, False])
+@pytest.mark.parametrize(("constrained", "prefixes"), [(True, False), (False, False), (True, True)])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_with_a_beam_for_each_item_the_search_is_exhaustive(architecture: str, constrained: bool) -> None:
-    model, trie = model_of(0, architecture, constrained), trie_of(25, 0)
+def test_with_a_beam_for_each_item_the_search_is_exhaustive(
+    architecture: str, constrained: bool, prefixes: bool
+) -> None:
+    model, trie = model_of(0, architecture, constrained, prefixes), trie_of(25, 0)
     events = histories([3, 0, 5], 0)
     expected = score_all(model, trie, events)
     rows, scores = beam_search(model, whole(trie), events, beams=30)

@@ -71,6 +71,7 @@ def training_of(spec: CodebookSpec, rows: object) -> Training:
     return Training(spec, items, VECTORS.mean(axis=0), VECTORS.std(axis=0))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_worker_that_is_killed_changes_no_byte(tmp_path: Path) -> None:
     """Killed in the second of three epochs, it goes on after the first, and ends where a training in process does."""
