@@ -61,10 +61,9 @@ def in_buckets(
 def users_with_fresh_events(lake: Lake, log: LogSlice, learnt: LogSlice) -> pa.Array:
     """Who has a visible event that the slice `learnt` does not hold; files without one are not read."""
     fresh = log.visible & ((ds.field("arrival_time") > learnt.as_of) | (ds.field("event_time") >= learnt.cutoff))
-    users = pa.array([], pa.string())
-    for batch in lake.batches("interactions", ["user_id"], fresh, BATCH_ROWS, log.version):
-        users = pc.unique(pa.concat_arrays([users, batch.column("user_id")]))
-    return users
+    batches = lake.batches("interactions", ["user_id"], fresh, BATCH_ROWS, log.version)
+    users = [pc.unique(batch.column("user_id")) for batch in batches]
+    return pc.unique(pa.concat_arrays([pa.array([], pa.string()), *users]))
 
 
 def _spread(

@@ -46,9 +46,9 @@ class Faulty(loops.Told):
 
     def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
         for number, each in enumerate(super().batches(rank, world, cursor)):
-            if self.fault == "middle" and number == 5:
+            if self.fault == "middle" and (cursor.epoch, number) == (1, 2):
                 self._once()
-            if self.fault == "driver" and number == 5:
+            if self.fault == "driver" and (cursor.epoch, number) == (1, 2):
                 self._once(lambda: os.kill(int(self.marker.with_name("driver").read_text()), signal.SIGKILL))
             if self.fault == "loss" and cursor.epoch == 1 and number == 1:
                 self.bad = each[0].event_ids
@@ -61,6 +61,8 @@ class Faulty(loops.Told):
         return super().identity
 
     def loss(self, module: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        with self.marker.with_name("steps").open("a") as steps:
+            steps.write("step\n")
         if self.bad is not None and self.bad.equals(batch.event_ids):
             with torch.no_grad():
                 self.generator.start.fill_(torch.inf)
@@ -110,7 +112,10 @@ def test_a_run_whose_driver_was_killed_is_finished_by_the_next(tmp_path: Path) -
     code += f"from pathlib import Path; faults._by_value(); faults.drive(Path({str(tmp_path)!r}))"
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
+    before = (tmp_path / "steps").read_text().count("step")
     done = launch(partial(Faulty, "none", tmp_path / "marker"), SPEC, "run", tmp_path / "runs")
+    # It went on from a checkpoint; begun anew, it would end the same.
+    assert (tmp_path / "steps").read_text().count("step") - before < len(whole.trainable.steps)
     assert [row["loss"] for row in done.history] == [row["loss"] for row in whole.progress.history]
     assert [row["targets"] for row in done.history] == [row["targets"] for row in whole.progress.history]
 
