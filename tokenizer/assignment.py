@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenizer.distance import Floats
+from tokenizer.distance import Floats, cheapest
 from tokenizer.nodes import Nodes
 from tokenizer.placing import accept
 from tokenizer.points import PointLevel, Residual
@@ -141,41 +141,56 @@ def _from_lists(
     )
     cost_UT = np.empty((len(rows), width), np.float32)
     code_UT = np.empty((len(rows), width), np.min_scalar_type(-level.codes))
+    open_K, at_U = room_K > 0, np.zeros(len(rows), np.int32)
     for piece, (cost, code) in zip(
         pieces, work.map(partial(_cheapest, level, closed, width), items, tasks), strict=True
     ):
         cost_UT[in_file_order[piece]] = cost
         code_UT[in_file_order[piece]] = code
     got = np.full(len(waiting), WAITS, np.int32)
-    got[~np.isfinite(cost_UT).any(axis=1)] = -1
+    got[~np.isfinite(cost_UT[:, 0])] = -1
     asking = np.flatnonzero(got == WAITS)
     while len(asking):
         parts = [asking[start : start + ASK_ROWS] for start in range(0, len(asking), ASK_ROWS)]
-        asks = side_by_side(partial(_ask, cost_UT, code_UT, room_K), parts)
-        best, regret = (np.concatenate([ask[part] for ask in asks]) for part in range(2))
+        asks = side_by_side(partial(_ask, cost_UT, code_UT, at_U, open_K & (room_K <= 0)), parts)
+        asked, regret = (np.concatenate([ask[part] for ask in asks]) for part in range(2))
         open_ = np.isfinite(regret)
-        asking, best, regret = asking[open_], best[open_], regret[open_]
-        asked = code_UT[asking, best].astype(np.int32)
+        asking, asked, regret = asking[open_], asked[open_], regret[open_]
         accepted, refused = accept(asked, regret, room_K, nodes, waiting[asking])
-        cost_UT[asking[refused], best[refused]] = np.inf
+        at_U[asking[refused]] += 1
         got[asking[accepted]] = asked[accepted]
         asking = asking[~accepted]
     return got
 
 
-def _ask(cost_UT: Floats, code_UT: NDArray[Any], room_K: Room, rows: NDArray[np.int64]) -> tuple[Codes, Floats]:
-    """Where on its list each row has its cheapest code with room, and what the next would cost more.
+def _ask(
+    cost_UT: Floats, code_UT: NDArray[Any], at_U: Codes, gone_K: NDArray[np.bool_], rows: NDArray[np.int64]
+) -> tuple[Codes, Floats]:
+    """The code each row has come to on its list, and what the next there costs more; codes that are gone are passed.
 
-    The difference is at most that of the largest number, and infinite only where there is no room on the whole list.
+    The difference is at most that of the largest number, and infinite only where nothing is left on the list. Moves
+    `at_U` on.
     """
-    cost = cost_UT[rows]
-    cost[room_K[code_UT[rows]] <= 0] = np.inf
-    best, here = cost.argmin(axis=1).astype(np.int32), np.arange(len(rows))
-    least = cost[here, best]
-    cost[here, best] = np.inf
-    regret = np.minimum(cost.min(axis=1), LARGEST) - least
+    width = cost_UT.shape[1]
+    costs, codes, start = cost_UT.ravel(), code_UT.ravel(), rows * width
+
+    def passed(at: Codes) -> Codes:
+        if gone_K.any():
+            stay = np.flatnonzero(at < width)
+            while len(stay := stay[gone_K[codes[start[stay] + at[stay]]]]):
+                at[stay] += 1
+                stay = stay[at[stay] < width]
+        return at
+
+    def cost(at: Codes) -> Floats:
+        return np.where(at < width, costs[start + np.minimum(at, width - 1)], np.float32(np.inf))
+
+    first = passed(at_U[rows])
+    at_U[rows] = first
+    least = cost(first)
+    regret = np.minimum(cost(passed(first + 1)), LARGEST) - least
     regret[~np.isfinite(least)] = np.inf
-    return best, regret
+    return codes[start + np.minimum(first, width - 1)].astype(np.int32), regret
 
 
 def _cheapest(
@@ -187,7 +202,7 @@ def _cheapest(
     prefix: Codes,
     shut: NDArray[np.uint8] | None,
 ) -> tuple[Floats, Codes]:
-    """The `width` cheapest codes of some rows in code order, with their priced costs; infinite where a bit is set."""
+    """The `width` cheapest codes of some rows, cheapest first, with their priced costs; infinite where a bit is set."""
     block = items.take(rows, prefix)
     cost_uT, code_uT = np.empty((len(rows), width), np.float32), np.empty((len(rows), width), np.int32)
     for part, cost in level.costs(block):
@@ -195,15 +210,10 @@ def _cheapest(
         if shut is not None:
             bits = np.unpackbits(shut[part], axis=1, count=level.codes, bitorder="little")
             priced[bits.view(np.bool_)] = np.inf
-        cost_uT[part], code_uT[part] = _shortest(priced, width)
+        least, code = cheapest(priced, width)
+        order = np.argsort(least, axis=1, kind="stable")
+        cost_uT[part], code_uT[part] = (np.take_along_axis(list_, order, axis=1) for list_ in (least, code))
     return cost_uT, code_uT
-
-
-def _shortest(cost: Floats, width: int) -> tuple[Floats, Codes]:
-    if width == cost.shape[1]:
-        return cost, np.broadcast_to(np.arange(width, dtype=np.int32), cost.shape)
-    code = np.sort(np.argpartition(cost, width - 1, axis=1)[:, :width], axis=1).astype(np.int32)
-    return np.take_along_axis(cost, code, axis=1), code
 
 
 def _prices(
@@ -267,7 +277,7 @@ def _candidates(level: Level, block: Block, open_codes: NDArray[np.int64], price
         beyond_n = np.full(len(part), np.inf, np.float32)
         for rows, every in level.costs(part):
             cost = every[:, open_codes]
-            priced, code = _shortest(cost + price, width)
+            priced, code = cheapest(cost + price, width)
             code_nT[rows] = code
             cost_nT[rows] = np.take_along_axis(cost, code, axis=1)
             if width < len(open_codes):

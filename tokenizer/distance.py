@@ -62,3 +62,22 @@ def nearest(vectors_ND: Floats, centroids_KD: Floats) -> NDArray[np.int32]:
     for rows, cost in distance_blocks(vectors_ND, centroids_KD):
         codes_N[rows] = cost.argmin(axis=1)
     return codes_N
+
+
+def cheapest(cost: Floats, width: int) -> tuple[Floats, NDArray[np.int32]]:
+    """The `width` least of the costs (N, K) of each row and their codes, in code order; of equal ones the lower codes.
+
+    `np.partition` of values is three times as fast as `argpartition`.
+    """
+    rows, codes = cost.shape
+    if width == codes:
+        return cost, np.broadcast_to(np.arange(width, dtype=np.int32), cost.shape)
+    last = np.partition(cost, width - 1, axis=1)[:, width - 1 : width]
+    chosen = cost <= last
+    if np.count_nonzero(chosen) > rows * width:
+        less = cost < last
+        chosen ^= less
+        chosen &= np.cumsum(chosen, axis=1) <= width - less.sum(axis=1, keepdims=True)
+        chosen |= less
+    at = np.flatnonzero(chosen)
+    return cost.ravel()[at].reshape(rows, width), (at % codes).astype(np.int32).reshape(rows, width)

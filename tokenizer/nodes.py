@@ -55,7 +55,9 @@ class Nodes:
         used = np.zeros(len(keys), np.int64)
         for taken in (self._occupied, *self._taken):
             if len(taken):
-                used += np.searchsorted(taken, keys, "right") - np.searchsorted(taken, keys, "left")
+                first = np.searchsorted(taken, keys)
+                there = np.flatnonzero(taken[np.minimum(first, len(taken) - 1)] == keys)
+                used[there] += np.searchsorted(taken, keys[there], "right") - first[there]
         return self.below - used
 
     def take(self, keys: Keys) -> None:

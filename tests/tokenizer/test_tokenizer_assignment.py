@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tokenizer.assignment import balanced_assign
-from tokenizer.distance import BLOCK, nearest, own_distance
+from tokenizer.distance import BLOCK, cheapest, distance_blocks, nearest, own_distance
 from tokenizer.items import tie_keys
 from tokenizer.placing import accept
 
@@ -112,6 +112,41 @@ def test_distances_far_from_the_origin_keep_their_digits() -> None:
     np.testing.assert_array_equal(
         nearest(vectors + 512, points + 512), nearest(vectors + 512 - 512, points + 512 - 512)
     )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 40), st.floats(1.0, 1.4), st.integers(0, 10**6), st.booleans())
+def test_codes_are_those_of_asking_in_rounds(items: int, codes: int, slack: float, seed: int, alike: bool) -> None:
+    """Against all costs at once: in each round everyone left asks for the cheapest code that has room."""
+    vectors, points = skewed(items, codes, 4, seed)
+    if alike:
+        vectors, points = np.round(vectors), np.round(points)
+    capacity = np.full(codes, -int(-slack * items // codes))
+    ties = tie_keys([str(row) for row in range(items)])
+    assigned = balanced_assign(vectors, points, capacity, ties)
+    cost = np.concatenate([cost for _, cost in distance_blocks(vectors, points)]) + assigned.prices.astype(np.float32)
+    expected, room, turn = np.full(items, -1), capacity.copy(), np.argsort(ties, kind="stable")
+    while (expected < 0).any():
+        open_cost = np.where(room > 0, cost, np.inf)
+        ordered = np.sort(np.column_stack([open_cost, np.full(items, np.inf)]), axis=1)
+        asked, regret = open_cost.argmin(axis=1), np.minimum(ordered[:, 1], np.finfo(np.float32).max) - ordered[:, 0]
+        for code in range(codes):
+            asking = [row for row in turn if expected[row] < 0 and asked[row] == code]
+            served = sorted(asking, key=lambda row: -regret[row])[: room[code]]
+            expected[served] = code
+            room[code] -= len(served)
+    np.testing.assert_array_equal(assigned.codes, expected)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 20), st.integers(1, 12), st.integers(0, 10**6), st.data())
+def test_the_cheapest_codes_are_those_of_sorting(rows: int, codes: int, seed: int, data: st.DataObject) -> None:
+    cost = np.random.default_rng(seed).choice(np.float32([0, 1, 1, 2, np.inf]), (rows, codes))
+    width = data.draw(st.integers(1, codes))
+    least, code = cheapest(cost, width)
+    expected = np.sort(np.argsort(cost, axis=1, kind="stable")[:, :width], axis=1)
+    np.testing.assert_array_equal(code, expected)
+    np.testing.assert_array_equal(least, np.take_along_axis(cost, expected, axis=1))
 
 
 def test_full_codes_are_avoided_by_all() -> None:
