@@ -21,8 +21,8 @@ from training.events import FIRST_OF_SESSION, OF_ONE_EVENT, Events
 from training.spec import GeneratorSpec
 from training.trie_tensors import TrieTensors
 
-CHILDREN = 1 << 18
-"""Codes that may follow, scored at once."""
+CHILDREN = (1 << 18, 1 << 13)
+"""Codes that may follow, scored at once: on an accelerator, and on a core, in whose cache they stay."""
 HASHES = ((0x5851F42D4C957F2D, 0x14057B7EF767814F), (0x2545F4914F6CDD1D, 0x369DEA0F31A53F85))
 """Odd factor and offset of each of two hashes of a prefix."""
 
@@ -130,22 +130,38 @@ class Generator(nn.Module, ABC):
         """Scores (B, W, K) of the codes that may follow nodes of a trie, whose prefixes are `keys`; -inf of others."""
         scores_BWK = self.logits(level, hidden_BWD)
         if self.spec.prefix_outputs and level:
-            hidden_ND, keys_N = hidden_BWD.flatten(0, 1), keys_BW.flatten()
-            owner_M, codes_M = trie.children(level, nodes_BW.flatten())
-            led_to = []
-            for start in range(0, max(1, len(owner_M)), CHILDREN):
-                owner, codes = owner_M[start : start + CHILDREN], codes_M[start : start + CHILDREN]
-                led_to.append(self._score_of_prefix(level, hidden_ND[owner], keys_N[owner], codes))
+            owner_M, child_M = trie.children(level, nodes_BW.flatten())
+            codes_M = trie.codes(level, child_M)
+            keys_M = self.prefix_key(level, keys_BW.flatten()[owner_M], codes_M)
+            led_to_M = self._scores_of_prefixes(level, hidden_BWD.flatten(0, 1), trie, owner_M, child_M, keys_M)
             flat_NK = scores_BWK.flatten(0, 1)
-            flat_NK = flat_NK.index_put((owner_M, codes_M), torch.cat(led_to).to(flat_NK.dtype), accumulate=True)
+            flat_NK = flat_NK.index_put((owner_M, codes_M), led_to_M.to(flat_NK.dtype), accumulate=True)
             scores_BWK = flat_NK.view_as(scores_BWK)
         return trie.restrict(level, scores_BWK, nodes_BW)
 
-    def _score_of_prefix(self, level: int, hidden_MD: Tensor, keys_M: Tensor, codes_M: Tensor) -> Tensor:
-        """What the embedding of each prefix that a code leads to adds to its score (M,)."""
+    def _scores_of_prefixes(
+        self, level: int, hidden_ND: Tensor, trie: TrieTensors, owner_M: Tensor, child_M: Tensor, keys_M: Tensor
+    ) -> Tensor:
+        """What the embedding of each prefix that a code leads to adds to its score (M,).
+
+        Where many beams share nodes, each prefix of the level is embedded once.
+        """
+        edges, table_CD = len(trie.keys[level]), None
+        if edges < len(keys_M):
+            table_CD = self._embed_prefixes(level, keys_M.new_zeros(edges).index_put((child_M,), keys_M))
+        found = []
+        at_once = CHILDREN[hidden_ND.device.type == "cpu"]
+        for start in range(0, max(1, len(keys_M)), at_once):
+            part = slice(start, start + at_once)
+            led_to = self._embed_prefixes(level, keys_M[part]) if table_CD is None else table_CD[child_M[part]]
+            found.append(torch.sum(hidden_ND[owner_M[part]] * led_to, dim=-1))
+        return torch.cat(found)
+
+    def _embed_prefixes(self, level: int, keys_M: Tensor) -> Tensor:
+        """Embeddings of prefixes whose last code is one of `level` (M, D)."""
         assert self.prefixes is not None
-        rows_M2 = torch.stack(self._hashed(level, self.prefix_key(level, keys_M, codes_M)), dim=-1)
-        return torch.sum(hidden_MD * self.prefixes(rows_M2).sum(dim=-2), dim=-1)
+        embedded: Tensor = self.prefixes(torch.stack(self._hashed(level, keys_M), dim=-1)).sum(dim=-2)
+        return embedded
 
     @abstractmethod
     def states(self, events: Events, targets_BE: Tensor) -> Tensor:

@@ -56,17 +56,22 @@ class TrieTensors:
         if bits is not None:
             return self.octets[bits[nodes_BW].int()].view(torch.bool)[..., :size]
         mask_BWK = torch.zeros(*nodes_BW.shape, size, dtype=torch.bool, device=nodes_BW.device)
-        mask_BWK.view(-1, size)[self.children(level, nodes_BW.flatten())] = True
+        owner, child = self.children(level, nodes_BW.flatten())
+        mask_BWK.view(-1, size)[owner, self.codes(level, child)] = True
         return mask_BWK
 
     def children(self, level: int, nodes_N: Tensor) -> tuple[Tensor, Tensor]:
-        """Which codes may follow each node of a level: (M,) places in `nodes`, ascending, and (M,) codes."""
+        """The nodes that follow each node of a level: (M,) places in `nodes`, ascending, and (M,) children."""
         starts, known_N = self.starts[level].long(), nodes_N.clamp(min=0)
         start = starts[known_N]
         count = torch.where(nodes_N < 0, 0, starts[known_N + 1] - start)
         owner = torch.repeat_interleave(count)
-        place = torch.arange(len(owner), device=owner.device) + (start - (count.cumsum(0) - count))[owner]
-        return owner, self.keys[level][place] % self.sizes[level]
+        place = torch.arange(len(owner), device=owner.device)
+        return owner, place + (start - (count.cumsum(0) - count))[owner]
+
+    def codes(self, level: int, child_M: Tensor) -> Tensor:
+        """The codes (M,) that lead from a level to nodes of the next."""
+        return self.keys[level][child_M] % self.sizes[level]
 
     def step(self, level: int, nodes_BW: Tensor, codes_BW: Tensor) -> Tensor:
         """The child of each node under its code; -1 where there is none or the node is -1."""
