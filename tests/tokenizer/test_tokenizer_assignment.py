@@ -8,10 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tokenizer.assignment import balanced_assign
+from tokenizer.assignment import assign_level, balanced_assign
 from tokenizer.distance import BLOCK, cheapest, distance_blocks, nearest, own_distance
 from tokenizer.items import tie_keys
+from tokenizer.nodes import Nodes
 from tokenizer.placing import accept
+from tokenizer.points import PointLevel, Residual
+from tokenizer.rows import ArrayRows, Items
+from tokenizer.work import HERE
 
 
 def skewed(items: int, codes: int, width: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -136,6 +140,46 @@ def test_codes_are_those_of_asking_in_rounds(items: int, codes: int, slack: floa
             expected[served] = code
             room[code] -= len(served)
     np.testing.assert_array_equal(assigned.codes, expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 60), st.integers(2, 12), st.integers(1, 3), st.integers(1, 3), st.integers(0, 10**6))
+def test_codes_below_prefixes_are_those_of_asking_in_rounds(
+    items: int, codes: int, prefixes: int, last: int, seed: int
+) -> None:
+    """As above, where `last` SIDs lie below each prefix and code as well: 1 at the last level, more above."""
+    vectors, points = skewed(items, codes, 3, seed)
+    draw = np.random.default_rng(seed)
+    prefix = draw.integers(0, prefixes, (items, 1)).astype(np.int32)
+    sizes = (prefixes, codes) if last == 1 else (prefixes, codes, last, 2)
+    below = 1 if last == 1 else last * 2
+    room = np.full(codes, max(1, items // 2))
+    ties = tie_keys([str(row) for row in range(items)])
+    nodes = Nodes(prefix, np.empty((0, len(sizes)), np.int32), sizes, np.ones(sizes[-1], np.bool_))
+    level = PointLevel(Residual("", ()), points)
+    block = Items({"": ArrayRows(vectors)}, ties)
+    found = assign_level(level, block, prefix, room.copy(), nodes if nodes.binding else None, HERE, None)
+    cost = np.concatenate([cost for _, cost in distance_blocks(vectors, points)]) + found.prices.astype(np.float32)
+    left, turn = np.full((prefixes, codes), below), np.argsort(ties, kind="stable")
+    expected = np.full(items, -1)
+    while True:
+        open_cost = np.where((room > 0) & (left[prefix[:, 0]] > 0), cost, np.inf)
+        ordered = np.sort(np.column_stack([open_cost, np.full(items, np.inf)]), axis=1)
+        asked, regret = open_cost.argmin(axis=1), np.minimum(ordered[:, 1], np.finfo(np.float32).max) - ordered[:, 0]
+        waiting = [row for row in turn if expected[row] < 0 and np.isfinite(ordered[row, 0])]
+        if not waiting:
+            break
+        for node in {(prefix[row, 0], asked[row]) for row in waiting}:
+            asking = [row for row in waiting if (prefix[row, 0], asked[row]) == node]
+            expected[sorted(asking, key=lambda row: -regret[row])[: left[node]]] = -2
+        for code in range(codes):
+            asking = [row for row in waiting if expected[row] == -2 and asked[row] == code]
+            served = sorted(asking, key=lambda row: -regret[row])[: room[code]]
+            expected[asking] = -1
+            expected[served] = code
+            room[code] -= len(served)
+            np.subtract.at(left, (prefix[served, 0], code), 1)
+    np.testing.assert_array_equal(found.codes, expected)
 
 
 @settings(max_examples=100, deadline=None)
