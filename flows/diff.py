@@ -5,22 +5,27 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from flows.evaluation_tables import figures
 from storage.lake import Lake
-from storage.manifest import Manifest
+from storage.manifest import CodebookRef, Manifest
 from storage.models import evaluations
+from storage.releases import releases
 from tokenizer.trie import Trie
 
 COMPARED = (
     "relative_error",
-    "neighbours_sharing_1",
-    "neighbours_sharing_2",
+    "neighbours_sharing",
     "new_items_distance",
     "collision_rate",
     "capacity_used",
+    "consumed_together_sharing",
+    "random_pairs_sharing",
+    "utilisation",
+    "gini",
+    "max_load",
 )
-COMPARED_LEVELS = ("consumed_together_sharing", "random_pairs_sharing", "utilisation", "gini", "max_load")
 
 
 def open_trie(lake: Lake, manifest: Manifest) -> Trie:
@@ -31,58 +36,64 @@ def open_trie(lake: Lake, manifest: Manifest) -> Trie:
 def diff_releases(lake: Lake, before: Manifest, after: Manifest) -> dict[str, Any]:
     """Items added, removed and kept; of the kept ones the share whose code changed, per level and as a whole.
 
-    Under one codebook churn must be zero, and under a refit of it within its budget. Under two other codebooks codes
-    mean different things, so every SID counts as changed and `first_code_agreement` says how far both group the items
-    alike (share of pairs that share a first code in `before` and share one in `after`).
+    Under one codebook churn must be zero, and under a refit of it (or a refit of that) it is what was measured. Under
+    two other codebooks codes mean different things, so every SID counts as changed and `first_code_agreement` says how
+    far both group the items alike (share of pairs that share a first code in `before` and share one in `after`).
     """
-    tables = [_sids(open_trie(lake, manifest)) for manifest in (before, after)]
-    kept = tables[0].join(tables[1], on="item_id", suffix="_after")
+    tries = [open_trie(lake, manifest) for manifest in (before, after)]
+    first, second = kept_codes(*tries)
     same = before.codebook.vocabulary == after.codebook.vocabulary
-    alike = same or after.codebook.refit_of == before.codebook.id
+    refit = not same and _first_fit(lake, before.codebook) == _first_fit(lake, after.codebook)
     return {
         "before": before.id,
         "after": after.id,
-        "items": {
-            "added": tables[1].join(tables[0], on="item_id", how="anti").height,
-            "removed": tables[0].join(tables[1], on="item_id", how="anti").height,
-            "kept": kept.height,
+        "items": {"added": len(tries[1]) - len(first), "removed": len(tries[0]) - len(first), "kept": len(first)},
+        "codebook": {
+            "before": before.codebook.id,
+            "after": after.codebook.id,
+            "same_vocabulary": same,
+            "refit": refit,
         },
-        "codebook": {"before": before.codebook.id, "after": after.codebook.id, "same_vocabulary": same},
         "sizes": {"before": list(before.codebook.sizes), "after": list(after.codebook.sizes)},
-        "churn": _churn(kept) if alike else {"full_sid": 1.0},
-        "first_code_agreement": _agreement(kept),
-        "metrics": {name: [before.metrics.get(name), after.metrics.get(name)] for name in COMPARED + COMPARED_LEVELS},
+        "churn": churn(first, second) if same or refit else {"full_sid": 1.0},
+        "first_code_agreement": _agreement(first[:, 0], second[:, 0]),
+        "metrics": {name: [before.metrics.get(name), after.metrics.get(name)] for name in COMPARED},
         "evaluations": _evaluations(lake, before.id, after.id),
     }
 
 
-def _sids(trie: Trie) -> pl.DataFrame:
-    return pl.DataFrame(
-        {
-            "item_id": pl.Series(trie.item_ids, dtype=pl.String),
-            "codes": pl.Series(trie.codes().tolist(), dtype=pl.List(pl.Int64)),
-        }
-    )
+def kept_codes(before: Trie, after: Trie) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The codes (n, L), in one and in the other, of the items that both hold."""
+    rows = before.find_rows(after.item_ids)
+    return before.codes()[rows[rows >= 0]], after.codes()[rows >= 0]
 
 
-def _churn(kept: pl.DataFrame) -> dict[str, float]:
-    if kept.is_empty():
-        return {"full_sid": 0.0}
-    first, second = (np.array(kept[name].to_list()) for name in ("codes", "codes_after"))
-    changed = first != second
-    levels = {f"level_{level + 1}": float(changed[:, level].mean()) for level in range(changed.shape[1])}
-    return {**levels, "full_sid": float(changed.any(axis=1).mean())}
+def churn(before_NL: NDArray[np.int32], after_NL: NDArray[np.int32]) -> dict[str, float]:
+    """The share of items whose code of each level changed (`level_1`, ..), and whose SID did (`full_sid`)."""
+    changed = before_NL != after_NL
+    items = max(1, len(changed))
+    levels = {f"level_{level}": float(count / items) for level, count in enumerate(changed.sum(axis=0), start=1)}
+    return {**levels, "full_sid": float(changed.any(axis=1).sum() / items)}
 
 
-def _agreement(kept: pl.DataFrame) -> float | None:
+def _first_fit(lake: Lake, codebook: CodebookRef) -> str:
+    """The codebook that this one is a refit of, or a refit of a refit; itself where it was fitted anew."""
+    refits = {each.codebook.id: each.codebook.refit_of for each in releases(lake)}
+    first = codebook.id
+    while former := refits.pop(first, None):
+        first = former
+    return first
+
+
+def _agreement(before_N: NDArray[np.int32], after_N: NDArray[np.int32]) -> float | None:
     """Pairs that share a first code in both, over pairs that share one in the first; from counts alone."""
-    firsts = kept.select(a=pl.col("codes").list.first(), b=pl.col("codes_after").list.first())
+    firsts = pl.DataFrame({"a": before_N, "b": after_N})
 
     def pairs(*by: str) -> int:
         counts = firsts.group_by(by).len()["len"].cast(pl.Int64)
         return int((counts * (counts - 1) // 2).sum())
 
-    together = pairs("a") if kept.height else 0
+    together = pairs("a")
     return pairs("a", "b") / together if together else None
 
 
@@ -114,9 +125,11 @@ def show_diff(say: Callable[[str], None], diff: dict[str, Any]) -> None:
     items, sizes = diff["items"], diff["sizes"]
     say(f"  {diff['before']} -> {diff['after']}: {items['added']:,} items added, {items['removed']:,} removed, "
         f"{items['kept']:,} kept")  # fmt: skip
-    if diff["codebook"]["same_vocabulary"]:
-        churn = ", ".join(f"{name.replace('_', ' ')} {share:.1%}" for name, share in diff["churn"].items())
-        say(f"    same codebook {diff['codebook']['before']}; changed codes: {churn}")
+    codebook = diff["codebook"]
+    if codebook["same_vocabulary"] or codebook["refit"]:
+        changed = ", ".join(f"{name.replace('_', ' ')} {share:.1%}" for name, share in diff["churn"].items())
+        told = f"a refit, {codebook['before']} -> {codebook['after']}" if codebook["refit"] else "same codebook"
+        say(f"    {told}; changed codes: {changed}")
     else:
         shape = " -> ".join(" x ".join(map(str, sizes[side])) for side in ("before", "after"))
         agreement = diff["first_code_agreement"]

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from storage.lake import Lake
 from tokenizer.items import tie_keys
-from tokenizer.metrics import chance_agreement, collision_metrics, level_metrics, pair_agreement, prefix_agreement
+from tokenizer.metrics import chance_agreement, collision_metrics, level_metrics, pair_agreement
 from tokenizer.trie import Trie
 
-NEIGHBOURS, SAMPLE = 10, 2_000
 WINDOW = 5
 EVENTS = 500_000
 
@@ -27,14 +26,6 @@ def table_quality(codes: np.ndarray[Any, Any], sizes: tuple[int, ...]) -> dict[s
         used * size / min(size, max(1, len(codes))) for used, size in zip(by_name["utilisation"], sizes, strict=True)
     ]
     return {**by_name, "utilisation_of_fillable": filled, **collision_metrics(codes)}
-
-
-def neighbourhood(vectors: np.ndarray[Any, Any], codes: np.ndarray[Any, Any], seed: int) -> dict[str, float]:
-    """Share of an item's nearest neighbours that share its first code, and its first two; on a sample."""
-    if len(codes) <= NEIGHBOURS:
-        return {}
-    agreement = prefix_agreement(vectors, codes, NEIGHBOURS, SAMPLE, seed)
-    return {f"neighbours_sharing_{length + 1}": float(share) for length, share in enumerate(agreement)}
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,19 @@
 """Codes that nothing was learnt for: the baselines of TIGER (arXiv 2305.05065). Two `Quantizer`s (see quantizer.py)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenizer.assignment import assign_level
 from tokenizer.codebook import Codebook
 from tokenizer.distance import BLOCK, Floats, blocked_product
 from tokenizer.fitting import Fitting
 from tokenizer.kmeans import deviation
 from tokenizer.layout import Array
 from tokenizer.points import PointLevel, Projected, Residual
+from tokenizer.quantizer import Fit, Level
 from tokenizer.rows import Block, Items
 from tokenizer.spec import CodebookSpec
 from tokenizer.work import Work
@@ -22,7 +24,7 @@ DECODER_ROWS = 1 << 16
 class Lsh:
     """Random hyperplanes through the mean, one per bit: a code is the side of each that an item lies on."""
 
-    def fit(self, items: Items, spec: CodebookSpec, work: Work) -> Codebook:
+    def fit(self, items: Items, spec: CodebookSpec, work: Work) -> Fit:
         """Draw the hyperplanes by `spec.seed`."""
         fitting = Fitting.begin(items, spec, work)
         mean = fitting.arrays[f"mean.{spec.levels[0].source}"]
@@ -48,7 +50,7 @@ class Lsh:
         fitting.arrays["decoder"] = np.linalg.lstsq(corners.astype(np.float64), centred, rcond=None)[0].astype(
             np.float32
         )
-        return fitting.codebook()
+        return _settled(fitting, self.level)
 
     def level(self, codebook: Codebook, level: int) -> PointLevel:
         """Squared distances of an item's depths to the corners of the codes: the nearest has all signs right."""
@@ -91,11 +93,11 @@ class RandomLevel:
 class Random:
     """Codes by lot, from the item's id; splitmix64 draws the lots."""
 
-    def fit(self, items: Items, spec: CodebookSpec, work: Work) -> Codebook:
+    def fit(self, items: Items, spec: CodebookSpec, work: Work) -> Fit:
         """Draw a salt per level by `spec.seed`."""
         fitting = Fitting.begin(items, spec, work)
         fitting.arrays["salt"] = fitting.rng.integers(1 << 63, size=len(spec.levels)).astype(np.int64)
-        return fitting.codebook()
+        return _settled(fitting, self.level)
 
     def level(self, codebook: Codebook, level: int) -> RandomLevel:
         """The lots of a level."""
@@ -105,3 +107,13 @@ class Random:
         """The mean: a random code says nothing."""
         mean: Floats = codebook.arrays[f"mean.{source}"]
         return np.broadcast_to(mean, (len(codes_NL), len(mean))).copy()
+
+
+def _settled(fitting: Fitting, level: Callable[[Codebook, int], Level]) -> Fit:
+    """The codebook of the arrays, and what its items ask for, each code within its room."""
+    book = fitting.done().codebook
+    for number, spec in enumerate(book.spec.levels):
+        room, prefix = np.full(spec.codes, fitting.room(number), np.int64), fitting.codes[:, :number]
+        found = assign_level(level(book, number), fitting.fitted, prefix, room, None, fitting.work, None)
+        fitting.settle(number, found.codes)
+    return fitting.done()

@@ -10,7 +10,7 @@ from tokenizer.layout import Array
 from tokenizer.learned import Learned
 from tokenizer.rows import Rows
 from tokenizer.spec import CodebookSpec
-from tokenizer.survey import survey
+from tokenizer.survey import quality, survey
 from tokenizer.vae_training import Train
 from tokenizer.work import HERE, Work, one_thread
 
@@ -34,4 +34,6 @@ def fit_codebook(
     with one_thread():
         items = checked_items(vectors, item_ids, spec.fit_sources, work)
         made = quantizer.fit(items, spec, work)
-        return replace(made, statistics={**made.statistics, **survey(made, items, work)})
+        book = made.codebook
+        record = {**book.statistics, **quality(book, made.items, made.codes, work), **survey(book, items, work)}
+        return replace(book, statistics=record)

@@ -12,6 +12,7 @@ from tokenizer.kmeans import Clusters, balanced_kmeans, moments
 from tokenizer.layout import Array
 from tokenizer.load import level_metrics
 from tokenizer.points import Residual, Target
+from tokenizer.quantizer import Fit
 from tokenizer.rows import Items
 from tokenizer.spec import CodebookSpec
 from tokenizer.work import Work
@@ -84,7 +85,8 @@ class Fitting:
         """A sum of squared distances in units of those to the mean of the source."""
         return distortion / self.spread[source] if self.spread[source] > 0 else float(distortion > 0)
 
-    def codebook(self, **statistics: object) -> Codebook:
-        """The codebook of the arrays so far."""
+    def done(self, **statistics: object) -> Fit:
+        """The codebook of the arrays so far, and the codes of the items."""
         record = {"items": len(self.fitted), "levels": self.levels, **statistics}
-        return Codebook(self.spec, self.arrays, self.capacity, self.planned, self.items, record)
+        book = Codebook(self.spec, self.arrays, self.capacity, self.planned, self.items, record)
+        return Fit(book, self.fitted, self.codes)

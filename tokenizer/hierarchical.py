@@ -20,6 +20,7 @@ from tokenizer.exact import grid, sums_by_code
 from tokenizer.fitting import Fitting
 from tokenizer.layout import Array
 from tokenizer.points import Residual
+from tokenizer.quantizer import Fit
 from tokenizer.rows import Block, Items, spans
 from tokenizer.spec import CodebookSpec
 from tokenizer.work import Work
@@ -56,7 +57,7 @@ class NestedLevel:
             yield rows, np.einsum("nkd,nkd->nk", gap, gap)
 
 
-def fit(items: Items, spec: CodebookSpec, work: Work) -> Codebook:
+def fit(items: Items, spec: CodebookSpec, work: Work) -> Fit:
     """Lloyd's iterations in all clusters of a level at once, under the capacity of the level's codes."""
     fitting = Fitting.begin(items, spec, work)
     source = spec.levels[0].source
@@ -71,7 +72,7 @@ def fit(items: Items, spec: CodebookSpec, work: Work) -> Codebook:
         points, codes, rounds = _fit_level(fitting, source, number)
         fitting.arrays[f"level{number}"] = points
         fitting.settle(number, codes, iterations=rounds)
-    return fitting.codebook()
+    return fitting.done()
 
 
 def level(codebook: Codebook, level: int) -> NestedLevel:

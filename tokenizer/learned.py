@@ -19,6 +19,7 @@ from tokenizer.kmeans import deviation, distortion, moments
 from tokenizer.latent import Coordinate, Encoded, layers_of, perceptron
 from tokenizer.layout import Array
 from tokenizer.points import PointLevel, Residual, Target
+from tokenizer.quantizer import Fit
 from tokenizer.rows import ArrayRows, Items, spans
 from tokenizer.spec import CodebookSpec
 from tokenizer.vae_training import LATENT, Train, Training, train_here
@@ -31,7 +32,7 @@ class Learned:
 
     train: Train = train_here
 
-    def fit(self, items: Items, spec: CodebookSpec, work: Work) -> Codebook:
+    def fit(self, items: Items, spec: CodebookSpec, work: Work) -> Fit:
         """Train the network, then settle the code vectors among the latents of the items.
 
         The latents of the items it is fitted on are held in memory, 4 bytes a dimension. Batches are drawn at random:
@@ -48,9 +49,9 @@ class Learned:
         fitting.arrays = {f"mean.{source}": arrays[f"mean.{source}"], "scale": scale, **trained.arrays}
         if spec.quantizer == "fsq":
             fitting.arrays.update({f"level{number}": grid(level.codes) for number, level in enumerate(spec.levels)})
-        fitting.fitted = _latents(fitting, source)
+        whole, fitting.fitted = fitting.fitted, _latents(fitting, source)
         _settle(fitting)
-        return fitting.codebook(loss=trained.loss)
+        return replace(fitting.done(loss=trained.loss), items=whole)
 
     def level(self, codebook: Codebook, level: int) -> PointLevel:
         """Squared distances, among latents, of an item to the codes; the encoder is run for each level anew."""

@@ -154,16 +154,15 @@ def chance_agreement(codes_NL: NDArray[np.int32]) -> list[float]:
 
 
 def prefix_agreement(vectors_ND: Floats, codes_NL: NDArray[np.int32], k: int, sample: int, seed: int) -> list[float]:
-    """The share of an item's `k` nearest neighbours that have its first code, and that have its first two
-    codes.
+    """The share of an item's `k` nearest neighbours that have its first code, its first two, and so on to the SID.
 
-    Over `sample` items drawn with `seed`, against exact neighbours (squared distance) among all items. One
-    level gives one share. 0 where an item has no neighbours.
+    Over `sample` items drawn with `seed`, against exact neighbours (squared distance) among all items. 0 where an item
+    has no neighbours.
     """
-    items, depth = len(vectors_ND), min(2, codes_NL.shape[1])
+    items = len(vectors_ND)
     k = min(k, items - 1)
     if k < 1:
-        return [0.0] * depth
+        return [0.0] * codes_NL.shape[1]
     chosen = np.sort(np.random.default_rng(seed).choice(items, min(sample, items), replace=False))
     vectors_ND = np.ascontiguousarray(vectors_ND, np.float32)
     _, found = faiss.knn(vectors_ND[chosen], vectors_ND, k + 1)
@@ -172,5 +171,5 @@ def prefix_agreement(vectors_ND: Floats, codes_NL: NDArray[np.int32], k: int, sa
     # goes.
     other[other.all(axis=1), -1] = False
     neighbour_Sk = found[other].reshape(len(chosen), k)
-    same_SkL = codes_NL[neighbour_Sk] == codes_NL[chosen][:, None]
-    return [float(same_SkL[:, :, : level + 1].all(axis=2).mean()) for level in range(depth)]
+    same_SkL = np.logical_and.accumulate(codes_NL[neighbour_Sk] == codes_NL[chosen][:, None], axis=2)
+    return [float(share) for share in same_SkL.mean(axis=(0, 1))]

@@ -16,6 +16,7 @@ from tokenizer.distance import Floats, blocked_product
 from tokenizer.fitting import Fitting
 from tokenizer.layout import Array
 from tokenizer.points import PointLevel, Projected, Residual
+from tokenizer.quantizer import Fit
 from tokenizer.rows import Items
 from tokenizer.rq_kmeans import fit_level
 from tokenizer.spec import CodebookSpec
@@ -24,7 +25,7 @@ from tokenizer.work import Work
 ROTATION_ROWS, ROTATION_ROUNDS = 1 << 14, 10
 
 
-def fit(items: Items, spec: CodebookSpec, work: Work) -> Codebook:
+def fit(items: Items, spec: CodebookSpec, work: Work) -> Fit:
     """Residual levels, then a rotation, then balanced k-means of each part."""
     fitting = Fitting.begin(items, spec, work)
     head = _head(spec)
@@ -40,7 +41,7 @@ def fit(items: Items, spec: CodebookSpec, work: Work) -> Codebook:
         found = fitting.clusters(number, _part(spec, fitting.arrays, number))
         fitting.arrays[f"level{number}"] = found.centroids
         fitting.settle(number, found.codes, iterations=found.rounds)
-    return fitting.codebook()
+    return fitting.done()
 
 
 def level(codebook: Codebook, level: int) -> PointLevel:

@@ -5,6 +5,7 @@ level would cost an item, given the codes it has so far.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -32,10 +33,19 @@ class Level(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Fit:
+    """A fresh codebook, the items it was fitted on, and their codes int32 (N, L), which they may share."""
+
+    codebook: Codebook
+    items: Items
+    codes: NDArray[np.int32]
+
+
 class Quantizer(Protocol):
     """Fits codebooks and gives their arrays a meaning; it holds no state of its own."""
 
-    def fit(self, items: Items, spec: CodebookSpec, work: Work) -> Codebook:
+    def fit(self, items: Items, spec: CodebookSpec, work: Work) -> Fit:
         """Fit a codebook that depends on the items, not on their order or on who did the work."""
 
     def level(self, codebook: Codebook, level: int) -> Level:

@@ -14,20 +14,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from tokenizer.codebook import Codebook, plan
-from tokenizer.distance import Floats
 from tokenizer.encode import Occupancy, assign_sids
 from tokenizer.errors import VectorError
 from tokenizer.families import quantizer_of
 from tokenizer.items import ItemIds, checked_items
-from tokenizer.kmeans import centroids
+from tokenizer.kmeans import centroids, distortion, moments
 from tokenizer.layout import Array
+from tokenizer.load import level_metrics
 from tokenizer.metrics import encoding_errors
 from tokenizer.points import Residual
-from tokenizer.rows import Block, Items, Rows, spans
-from tokenizer.survey import survey
+from tokenizer.rows import LEAD, Block, Items, Rows, spans
+from tokenizer.rq_kmeans import residual
+from tokenizer.survey import quality, survey
 from tokenizer.work import HERE, Work, one_thread
 
 Codes = NDArray[np.int32]
@@ -40,7 +40,8 @@ SWEEPS = 3
 class Refit:
     """The refitted codebook, the codes int32 (N, L) of all items under it (-1: none found), and the way there.
 
-    `frontier` has a row per step: `churn`, the share of SIDs that differ from the old ones, and `relative_error`.
+    `frontier` has a row per step: `churn`, the share of SIDs that differ from the old ones, `first_code_churn`, that of
+    first codes, and `relative_error`.
     """
 
     codebook: Codebook
@@ -107,8 +108,27 @@ def _refit(
         codes = _moved(book, items, vectors, ids, codes, free_to_go, work)
         book = _follow(book, items, codes, work)
         frontier.append(_point(book, items, codes, codes_NL, known, work))
-    statistics = {**book.statistics, **survey(book, items, work), "frontier": frontier}
-    return Refit(replace(book, statistics=statistics), codes, frontier)
+    record = {
+        "items": len(items),
+        "levels": _levels(book, items, codes, work),
+        **quality(book, items, codes, work),
+        **survey(book, items, work),
+        "frontier": frontier,
+    }
+    return Refit(replace(book, statistics=record), codes, frontier)
+
+
+def _levels(book: Codebook, items: Items, codes: Codes, work: Work) -> list[dict[str, float]]:
+    """What a fit notes of each level: use of its codes, and the error it leaves of its source (of the first LEAD)."""
+    placed = items.order[codes[items.order, 0] >= 0]
+    levels = level_metrics(codes[placed], book.sizes)
+    seen, known = items.subset(placed[:LEAD]), codes[placed[:LEAD]]
+    for number, (figures, spec) in enumerate(zip(levels, book.spec.levels, strict=True)):
+        target, points = residual(book.spec, book.arrays, number), book.arrays[f"level{number}"]
+        left = distortion(target, points, seen, known[:, :number], known[:, number], work)
+        spread = moments(Residual(spec.source, ()), seen, work)[1]
+        figures["relative_error"] = left / spread if spread > 0 else float(left > 0)
+    return levels
 
 
 def _point(
@@ -117,6 +137,7 @@ def _point(
     changed = codes[known] != codes_NL[known]
     return {
         "churn": float(changed.any(axis=1).mean()) if len(changed) else 0.0,
+        "first_code_churn": float(changed[:, 0].mean()) if len(changed) else 0.0,
         "relative_error": encoding_errors(book, items, codes, work).relative,
     }
 
@@ -200,20 +221,3 @@ def _follow(book: Codebook, items: Items, codes: Codes, work: Work) -> Codebook:
                 Residual(spec.source, others), items, codes, codes[:, level], arrays[f"level{level}"], work
             )
     return replace(book, arrays=arrays)
-
-
-def match_codes(old_KD: Floats, new_KD: Floats) -> NDArray[np.int64]:
-    """Which new point should have the number of each old one, int64 (K,): the matching of least squared distance."""
-    cost = np.square(old_KD[:, None].astype(np.float64) - new_KD[None]).sum(axis=2)
-    return np.asarray(linear_sum_assignment(cost)[1], np.int64)
-
-
-def aligned(new: Codebook, old: Codebook) -> Codebook:
-    """A codebook fitted from scratch, its codes numbered as the nearest ones of an old one of the same shape."""
-    if new.sizes != old.sizes or new.spec.quantizer != "rq-kmeans" or old.spec.quantizer != "rq-kmeans":
-        raise ValueError(f"codebooks of {new.sizes} and {old.sizes} codes cannot be aligned: kind and sizes must agree")
-    arrays = dict(new.arrays)
-    for level in range(new.levels):
-        order = match_codes(old.arrays[f"level{level}"], new.arrays[f"level{level}"])
-        arrays[f"level{level}"] = np.ascontiguousarray(new.arrays[f"level{level}"][order])
-    return replace(new, arrays=arrays)

@@ -15,12 +15,13 @@ from tokenizer.fitting import Fitting
 from tokenizer.kmeans import deviation, distortion
 from tokenizer.layout import Array
 from tokenizer.points import PointLevel, Residual, Scaled, Target
+from tokenizer.quantizer import Fit
 from tokenizer.rows import Items
 from tokenizer.spec import CodebookSpec
 from tokenizer.work import Work
 
 
-def fit(items: Items, spec: CodebookSpec, work: Work) -> Codebook:
+def fit(items: Items, spec: CodebookSpec, work: Work) -> Fit:
     """Fit centroids to the vectors of a catalogue; the same bytes for the same items in any order.
 
     Where items are fewer than codes, or vectors repeat, centroids repeat: the lower code is used first and its
@@ -30,7 +31,7 @@ def fit(items: Items, spec: CodebookSpec, work: Work) -> Codebook:
     fitting = Fitting.begin(items, spec, work)
     for number in range(len(spec.levels)):
         fit_level(fitting, number)
-    return fitting.codebook()
+    return fitting.done()
 
 
 def fit_level(fitting: Fitting, number: int) -> None:

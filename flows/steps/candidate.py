@@ -5,12 +5,11 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
-from flows.diff import open_trie
+from flows.diff import churn, kept_codes, open_trie
 from flows.gates import judge
 from flows.run import Run
 from flows.snapshot import Snapshot, added_events, arrived_since
@@ -18,17 +17,15 @@ from flows.steps.assign import Assigned
 from flows.steps.fit import Basis
 from flows.steps.task import step
 from pipelines.behaviour import LogSlice
-from pipelines.fuse import FUSED
-from pipelines.quality import HeldOut, behaviour, neighbourhood, table_quality
+from pipelines.neighbours import Added, neighbours_sharing
+from pipelines.quality import HeldOut, behaviour, table_quality
 from storage.catalogue import segments
 from storage.lake import Lake, one_of
 from storage.manifest import EncoderRef, Manifest, TrieRef
 from storage.quarantine import by_reason
-from storage.releases import record_release
+from storage.releases import PRODUCTION, published, read_release, record_release, releases
 from tokenizer.codebook import Codebook
 from tokenizer.metrics import Errors
-from tokenizer.rows import as_matrix
-from tokenizer.scratch import scratch_matrix, scratch_take
 from tokenizer.trie import Trie
 
 Kind = Literal["bootstrap", "nightly", "backfill"]
@@ -48,7 +45,7 @@ def make_candidate(
         view.note(f"{len(trie):,} SIDs, {len(data):,} bytes", sids=len(trie), bytes=len(data))
     reference = TrieRef(sha256=digest, path=f"blobs/{digest[:2]}/{digest}", sids=len(trie))
     with run.stage("gates") as view:
-        metrics = _metrics(run, snapshot, basis, assigned, trie, parent)
+        metrics = _metrics(run, snapshot, basis, assigned, trie, parent, versions)
         gates = judge(metrics, len(trie), parent, run.recipe.gates)
         failed = [gate for gate in gates if not gate.passed]
         told = ", ".join(f"{gate.name} {gate.value:g} ({gate.severity})" for gate in failed) or "all passed"
@@ -149,7 +146,13 @@ def _codes(sids: pl.DataFrame, codebook: Codebook) -> NDArray[np.int32]:
 
 
 def _metrics(
-    run: Run, snapshot: Snapshot, basis: Basis, assigned: Assigned, trie: Trie, parent: Manifest | None
+    run: Run,
+    snapshot: Snapshot,
+    basis: Basis,
+    assigned: Assigned,
+    trie: Trie,
+    parent: Manifest | None,
+    versions: dict[str, int],
 ) -> dict[str, Any]:
     """What the gates and the report read. The encoding error is that of all items assigned so far."""
     before = parent.metrics if parent is not None and parent.codebook.id == basis.codebook.id else {}
@@ -163,7 +166,7 @@ def _metrics(
         "relative_error_of_new": new.relative if new.items else None,
         "squared_error": total.squared,
         "squared_spread": total.spread,
-        **({"churn": basis.codebook.statistics["frontier"][-1]["churn"]} if basis.codebook_ref.refit_of else {}),
+        **_churn(run.lake, basis, trie),
         "new_items_distance": assigned.shift.distance if assigned.shift else None,
         "new_items_beyond_p99": assigned.shift.beyond_p99 if assigned.shift else None,
         "relocated": assigned.relocated,
@@ -172,8 +175,18 @@ def _metrics(
         "capacity_used": _taken(run.lake, basis, assigned) / basis.codebook.planned_items,
         "events_without_sid": _events_without_sid(run.lake, snapshot, trie, parent),
         **_behaviour(run, snapshot, trie, basis),
-        **(_as_fitted(before) or _neighbourhood(run.lake, basis, trie)),
+        **_neighbours(run.lake, basis, assigned, trie, parent, versions),
     }
+
+
+def _churn(lake: Lake, basis: Basis, trie: Trie) -> dict[str, Any]:
+    """What publishing a refit of production's codebook would change; nothing once production speaks that refit."""
+    alias = published(lake, PRODUCTION)
+    production = read_release(lake, alias.release) if alias is not None else None
+    if production is None or production.codebook.id != basis.codebook_ref.refit_of:
+        return {}
+    changed = churn(*kept_codes(open_trie(lake, production), trie))
+    return {"churn": changed.pop("full_sid"), "churn_of_levels": list(changed.values())}
 
 
 def _behaviour(run: Run, snapshot: Snapshot, trie: Trie, basis: Basis) -> dict[str, list[float]]:
@@ -182,11 +195,6 @@ def _behaviour(run: Run, snapshot: Snapshot, trie: Trie, basis: Basis) -> dict[s
     negative = run.recipe.train.negative_events
     held_out = HeldOut(snapshot.interactions.version, snapshot.as_of, basis.fit_cutoff, negative)
     return behaviour(run.lake, held_out, trie)
-
-
-def _as_fitted(before: dict[str, Any]) -> dict[str, Any]:
-    """Neighbourhood preservation says how the codebook fits: a night that keeps the codebook keeps the figures."""
-    return {name: value for name, value in before.items() if name.startswith("neighbours_sharing")}
 
 
 def _taken(lake: Lake, basis: Basis, assigned: Assigned) -> int:
@@ -209,13 +217,15 @@ def _events_without_sid(lake: Lake, snapshot: Snapshot, trie: Trie, parent: Mani
     return 1.0 - float(pc.mean(known).as_py())
 
 
-def _neighbourhood(lake: Lake, basis: Basis, trie: Trie) -> dict[str, float]:
-    """Neighbourhood preservation of a freshly fitted codebook, on the fused vectors of the trie's items."""
-    where = (ds.field("modality") == FUSED) & (ds.field("fingerprint") == basis.fusion.id)
-    vectors, known = scratch_matrix(len(trie), basis.fusion.spec.dim), np.zeros(len(trie), np.bool_)
-    for batch in lake.batches("vectors", ["item_id", "vector"], where):
-        rows = trie.find_rows(batch.column("item_id"))
-        vectors[rows[rows >= 0]] = as_matrix(pa.chunked_array([batch.column("vector")]))[rows >= 0]
-        known[rows[rows >= 0]] = True
-    at = np.flatnonzero(known)
-    return neighbourhood(scratch_take(vectors, at), trie.codes()[at], basis.codebook.spec.seed)
+def _neighbours(
+    lake: Lake, basis: Basis, assigned: Assigned, trie: Trie, parent: Manifest | None, versions: dict[str, int]
+) -> dict[str, list[float]]:
+    """Neighbourhood preservation on a sample of the release; nothing where items are too few to tell."""
+    added, book = None, basis.codebook
+    if parent is not None and parent.codebook.id == book.id:
+        fresh = [each for each in assigned.assignments if each not in parent.assignments]
+        items = segments(lake, fresh, book.id, versions["sids"])["item_id"].to_list()
+        added = Added(items, parent.versions["vectors"], versions["vectors"])
+    under = (each.versions["vectors"] for each in releases(lake) if each.codebook.id == book.id)
+    shares = neighbours_sharing(lake, basis.fusion.id, trie, book, next(under, versions["vectors"]), added)
+    return {"neighbours_sharing": shares} if shares else {}

@@ -2,14 +2,17 @@
 
 import json
 import re
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_flows_runs import Recipe, sids, start
 
 from conftest import START, write_items, write_log
 from flows.backfill import backfill
+from flows.bench.refit import aligned, nearest, relative_error
 from flows.cli import run_command
 from flows.diff import diff_releases
 from flows.evaluation_tables import evaluation_tables
@@ -19,30 +22,83 @@ from flows.recipe import RecipeError, parse_recipe
 from flows.train import NothingToTrainOn, train
 from flows.verify import verify
 from storage.models import evaluations
-from storage.releases import read_release
+from storage.releases import published, read_release
 from storage.runs import runs
+from tokenizer.fit import fit_codebook
+from tokenizer.rows import ArrayRows, Items
+from tokenizer.spec import CodebookSpec
 
 
-def test_a_refit_keeps_most_sids_and_its_churn_is_a_gate(tmp_path: Path, small: Path, recipe: Recipe) -> None:
+def test_a_refit_keeps_most_sids_and_its_churn_is_a_gate(
+    tmp_path: Path, small: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
     lake = start(str(tmp_path / "lake"), small, recipe)
     write_items(small / "night.jsonl", 40, 20)
     nightly(lake.uri, None, [str(small / "night.jsonl")])
     before = sids(lake, "production")
-    refitting = {**recipe, "refit": {"budget": 0.1, "steps": 2}, "gates": {"churn": {"limit": 0.1}}}
-    made = backfill(lake.uri, refitting, as_of="2100-01-01")
+    refitting = {**recipe, "refit": {"budget": 0.1, "steps": 2}, "gates": {"churn": {"limit": 0.0}}}
+    once = ["gates.churn.limit=0.1"]
+    made = backfill(lake.uri, refitting, as_of="2100-01-01", overrides=once)
     release = read_release(lake, made["release"])
     after = sids(lake, made["release"])
-    changed = sum(after[item] != sid for item, sid in before.items()) / len(before)
+    changed = [np.mean([after[item][level] != sid[level] for item, sid in before.items()]) for level in range(3)]
+    moved = sum(after[item] != sid for item, sid in before.items()) / len(before)
     assert before.keys() == after.keys()
     assert len(set(after.values())) == 60
-    assert changed == pytest.approx(release.metrics["churn"])
+    assert 0 < moved == pytest.approx(release.metrics["churn"])
+    assert release.metrics["churn_of_levels"] == pytest.approx(changed)
     assert 0 < release.metrics["relative_error"] < read_release(lake, "production").metrics["relative_error"]
-    diff = diff_releases(lake, read_release(lake, "production"), release)
-    assert diff["churn"]["full_sid"] == pytest.approx(changed) != 1
     assert [gate.passed for gate in release.gates if gate.name == "churn"] == [True]
-    assert not backfill(lake.uri, refitting, as_of="2100-01-01")["made"]
+    assert not backfill(lake.uri, refitting, as_of="2100-01-01", overrides=once)["made"]
     with pytest.raises(ValueError, match="a refit keeps the"):
         backfill(lake.uri, {**refitting, "codebook": {"levels": [{"codes": 16}, {"codes": 16}]}})
+
+    def told(*command: str) -> str:
+        capsys.readouterr()
+        assert run_command([*command, "--lake", lake.uri]) == 0
+        return capsys.readouterr().out
+
+    # What changed is told as measured, seen from either side; the nights after are not judged on it.
+    shares = [f"level {level} {share:.1%}" for level, share in enumerate(changed, start=1)]
+    expected = f"changed codes: {', '.join(shares)}, full sid {moved:.1%}"
+    assert f"; {expected}" in told("release", "diff", "production", release.id)
+    told("release", "publish", release.id)
+    told("report", "--output", str(tmp_path / "report.html"))
+    page = (tmp_path / "report.html").read_text()
+    assert f"A refit of the codebook; {expected.replace('%', ' %')}." in page
+    assert "every SID changes" not in page
+    write_items(small / "night.jsonl", 60, 4)
+    night = read_release(lake, nightly(lake.uri, None, [str(small / "night.jsonl")])["release"])
+    assert night.id == published(lake).release  # type: ignore[union-attr]
+    assert "churn" not in night.metrics.keys() | {gate.name for gate in night.gates}
+    assert night.metrics["neighbours_sharing"] != release.metrics["neighbours_sharing"]
+    diff = diff_releases(lake, night, read_release(lake, "r-000002"))
+    assert (diff["items"]["removed"], diff["churn"]["full_sid"]) == (4, pytest.approx(moved))
+
+
+def test_the_peers_of_a_refit_are_what_they_are_called() -> None:
+    """Lloyd's iterations from where a codebook stands, and codes numbered as those of another, against slow ones."""
+    draw = np.random.default_rng(0)
+    vectors = draw.normal(size=(200, 4)).astype(np.float32)
+    spec = CodebookSpec.model_validate({"levels": [{"codes": 8}] * 2, "balanced": False, "collision": "keep"})
+    book = fit_codebook({"fused": vectors[:150]}, [f"i{item}" for item in range(150)], spec)
+    items = Items({"fused": ArrayRows(vectors)}, np.arange(200, dtype=np.uint64))
+    warm, codes = nearest(book, items, 2)
+    left = vectors.astype(np.float64)
+    for level in range(2):
+        points = book.arrays[f"level{level}"].astype(np.float64)
+        for _ in range(2):
+            near = ((left[:, None] - points) ** 2).sum(axis=2).argmin(axis=1)
+            points = np.stack([left[near == code].mean(axis=0) for code in range(8)])
+        np.testing.assert_allclose(warm.arrays[f"level{level}"], points, atol=1e-5)
+        np.testing.assert_array_equal(codes[:, level], ((left[:, None] - points) ** 2).sum(axis=2).argmin(axis=1))
+        left = left - points[codes[:, level]]
+    spread = ((vectors - vectors.mean(axis=0)) ** 2).sum()
+    assert relative_error(warm, items, codes) == pytest.approx((left**2).sum() / spread, rel=1e-4)
+    turned = {name: each[draw.permutation(8)] if name != "mean.fused" else each for name, each in book.arrays.items()}
+    again = aligned(replace(book, arrays=turned), book)
+    for level in range(2):
+        np.testing.assert_array_equal(again.arrays[f"level{level}"], book.arrays[f"level{level}"])
 
 
 def test_codes_without_order_make_releases_and_nights_but_no_generator(

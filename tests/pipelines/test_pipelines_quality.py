@@ -1,4 +1,4 @@
-"""Figures of a release's record that are read from its log."""
+"""Figures of a release's record that are read from its log and its vectors."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,11 +7,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+import pipelines.neighbours
 import pipelines.quality
+from pipelines.neighbours import Added, neighbours_sharing
 from pipelines.quality import HeldOut, behaviour, consumed_together
 from storage.commit import Provenance, append
 from storage.lake import Lake
-from storage.schemas import INTERACTIONS
+from storage.schemas import INTERACTIONS, VECTORS
+from tokenizer.fit import fit_codebook
+from tokenizer.items import tie_keys
+from tokenizer.spec import CodebookSpec
 from tokenizer.trie import Trie
 
 CUTOFF, LATE = datetime(2024, 1, 10, tzinfo=UTC), datetime(2024, 2, 1, tzinfo=UTC)
@@ -90,3 +95,46 @@ def test_a_long_log_is_sampled_by_user_and_an_empty_one_gives_nothing(
     some = set(map(tuple, consumed_together(lake, whole, trie).tolist()))
     assert some < every
     assert behaviour(lake, HeldOut(version, LATE, LATE, ()), trie) == {}
+
+
+def test_neighbours_are_measured_on_runs_of_the_fit_and_on_what_a_night_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a double loop: over all items where they are few, else over the sample and no other vector."""
+    draw = np.random.default_rng(0)
+    ids = [f"i{item:03d}" for item in draw.permutation(300)]
+    vectors = dict(zip(ids, draw.normal(size=(300, 3)).astype(np.float32), strict=True))
+    codes = dict(zip(ids, (np.stack([*vectors.values()]) > 0).astype(np.int32), strict=True))
+    lake, trie = Lake(str(tmp_path)), Trie.build(np.stack([*codes.values()]), ids, (2, 2, 2), shared=True)
+    spec = CodebookSpec.model_validate({"levels": [{"codes": 2}] * 3, "collision": "keep", "iterations": 1})
+    book = fit_codebook({"fused": np.stack([*vectors.values()])}, ids, spec)
+    for night, part in enumerate((sorted(ids[:200]), sorted(ids[200:240]), sorted(ids[240:]))):
+        rows = [
+            dict(zip(VECTORS.schema.names, (item, kind, "", "f", vectors[item].tolist()), strict=True))
+            for kind in ("fused", "text")
+            for item in part
+        ]
+        append(lake, "vectors", pa.Table.from_pylist(rows, VECTORS.schema), f"night {night}", Provenance("t", "r"))
+    versions = [lake.version("vectors") - back for back in (2, 1, 0)]
+    added = Added(sorted(ids[240:]), versions[1], versions[2])
+
+    def slow(sample: list[str]) -> list[float]:
+        shares: list[list[bool]] = [[], [], []]
+        for item in sample:
+            others = sorted(sample, key=lambda other: float(np.square(vectors[other] - vectors[item]).sum()))
+            for depth, share in enumerate(shares, start=1):
+                share += [bool((codes[other][:depth] == codes[item][:depth]).all()) for other in others[1:11]]
+        return [sum(share) / len(share) for share in shares]
+
+    found = neighbours_sharing(lake, "f", trie, book, versions[0], added)
+    assert found == pytest.approx(slow(ids))
+    monkeypatch.setattr(pipelines.neighbours, "RUNS", 3)
+    monkeypatch.setattr(pipelines.neighbours, "RUN", 20)
+    keys = dict(zip(ids, tie_keys(ids).tolist(), strict=True))
+    starts = sorted(ids, key=keys.__getitem__)[:3]
+    ordered = sorted(ids)
+    runs = {item for start in starts for item in ordered[ordered.index(start) : ordered.index(start) + 20]}
+    sample = runs & set(ids[:200]) | set(sorted(ids[240:], key=keys.__getitem__)[:20])
+    assert 30 < len(sample) < 80
+    found = neighbours_sharing(lake, "f", trie, book, versions[0], added)
+    assert found == pytest.approx(slow(sorted(sample)))

@@ -64,6 +64,17 @@ def test_the_same_items_give_the_same_bytes_in_any_order_and_for_any_workers(nam
 
 
 @each
+def test_the_record_says_how_good_every_codebook_is(name: str) -> None:
+    record = CODEBOOKS[name].statistics
+    assert [level["utilisation"] > 0 for level in record["levels"]] == [True] * 3
+    assert 240 * (1 - record["collision_rate"]) <= record["unique_sids"] <= 240
+    assert record["squared_error"] > 0
+    assert record["relative_error"] > 0
+    assert record["neighbours_sharing"] == sorted(record["neighbours_sharing"], reverse=True)
+    assert len(record["neighbours_sharing"]) == 3
+
+
+@each
 def test_a_codebook_survives_its_file(name: str) -> None:
     data = CODEBOOKS[name].to_bytes()
     again = Codebook.from_bytes(data)

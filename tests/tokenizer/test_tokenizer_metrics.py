@@ -9,16 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenizer.encode import Occupancy, assign_sids
+from tokenizer.families import quantizer_of
 from tokenizer.fit import fit_codebook
+from tokenizer.items import tie_keys
 from tokenizer.metrics import (
     chance_agreement,
     collision_metrics,
+    decode,
     distribution_shift,
     level_metrics,
     pair_agreement,
     prefix_agreement,
 )
-from tokenizer.rows import ArrayRows, Items
+from tokenizer.rows import ArrayRows, Block, Items
 from tokenizer.spec import CodebookSpec, LevelSpec
 from tokenizer.survey import SLACKS
 
@@ -59,7 +62,7 @@ def test_prefix_agreement_agrees_with_a_double_loop(levels: int) -> None:
     draw = np.random.default_rng(0)
     vectors = draw.normal(size=(80, 3)).astype(np.float32)
     codes = draw.integers(0, 3, (80, levels)).astype(np.int32)
-    shares: list[list[bool]] = [[] for _ in range(min(levels, 2))]
+    shares: list[list[bool]] = [[] for _ in range(levels)]
     for item in range(80):
         distance = [math.dist(vectors[item], other) for other in vectors]
         neighbours = [other for other in np.argsort(distance).tolist() if other != item][:5]
@@ -136,6 +139,35 @@ def test_new_items_are_as_far_as_those_of_the_fit_or_farther() -> None:
     assert shift(drawn(400, 1))[1] < 0.05 < 0.9 < shift(drawn(400, 1, away=3.0))[1]
     empty = assign_sids(codebook, {name: rows[:0] for name, rows in drawn(1, 0).items()}, [], Occupancy.empty(4))
     assert empty.shift is None
+
+
+@pytest.mark.parametrize("quantizer", ["rq-kmeans", "lsh", "random"])
+def test_the_record_of_a_codebook_agrees_with_counting(quantizer: str) -> None:
+    """Without capacity an item has the cheapest code of each level."""
+    spec = CodebookSpec.model_validate(
+        {"quantizer": quantizer, "levels": [{"codes": 4}] * 2, "balanced": False, "collision": "keep"}
+    )
+    names, vectors = [f"i{row}" for row in range(60)], drawn(60, 0)["text"]
+    book = fit_codebook({"fused": vectors}, names, spec)
+    record, codes = book.statistics, np.empty((60, 0), np.int32)
+    for number in range(2):
+        block = Block({"fused": vectors}, tie_keys(names), codes)
+        cost = np.concatenate([part for _, part in quantizer_of(spec).level(book, number).costs(block)])
+        codes = np.column_stack([codes, cost.argmin(axis=1).astype(np.int32)])
+        loads = Counter(codes[:, number].tolist())
+        assert record["levels"][number]["max_load"] == max(loads.values())
+        assert record["levels"][number]["dead_codes"] == 4 - len(loads)
+    sids = Counter(map(tuple, codes.tolist()))
+    assert (record["unique_sids"], record["largest_group"]) == (len(sids), max(sids.values()))
+    assert record["collision_rate"] == sum(count for count in sids.values() if count > 1) / 60
+    lost = [math.dist(one, other) ** 2 for one, other in zip(vectors, decode(book, codes, "fused"), strict=True)]
+    spread = [math.dist(vector, vectors.mean(axis=0)) ** 2 for vector in vectors]
+    assert record["squared_error"] == pytest.approx(np.mean(lost), rel=1e-4)
+    assert record["relative_error"] == pytest.approx(sum(lost) / sum(spread), rel=1e-4)
+    near = [np.argsort([math.dist(vector, other) for other in vectors])[1:11] for vector in vectors]
+    for depth, share in enumerate(record["neighbours_sharing"], start=1):
+        shared = [(codes[near[row], :depth] == codes[row, :depth]).all(axis=1).mean() for row in range(60)]
+        assert share == pytest.approx(np.mean(shared))
 
 
 def test_the_slack_sweep_of_a_codebook_shows_load_against_error() -> None:

@@ -1,13 +1,17 @@
 """Refits that move few SIDs, and what they buy."""
 
+from collections import Counter
+from functools import cache
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 from tokenizer.codebook import Codebook
 from tokenizer.encode import Occupancy, assign_sids
 from tokenizer.fit import fit_codebook
-from tokenizer.refit import aligned, match_codes, refit_codebook
+from tokenizer.refit import refit_codebook
 from tokenizer.spec import CodebookSpec, LevelSpec
 
 DRAW = np.random.default_rng(0)
@@ -18,6 +22,7 @@ NEW = DRAW.random(len(VECTORS)) < 0.1
 OLD = np.flatnonzero(~NEW)
 
 
+@cache
 def published(balanced: bool) -> tuple[Codebook, NDArray[np.int32]]:
     spec = CodebookSpec(levels=(LevelSpec(codes=32),) * 3, iterations=8, balanced=balanced, slack=1.3, growth=1.2)
     book = fit_codebook({"fused": VECTORS[OLD]}, [IDS[row] for row in OLD], spec)
@@ -91,15 +96,29 @@ def test_what_cannot_be_refitted_is_refused() -> None:
         refit_codebook(lsh, {"fused": VECTORS}, IDS, codes)
 
 
-def test_codes_of_a_fresh_codebook_are_numbered_as_the_nearest_old_ones() -> None:
-    book, _ = published(balanced=True)
-    points = book.arrays["level0"]
-    shuffled = DRAW.permutation(32)
-    order = match_codes(points, (points + 0.01)[shuffled])
-    np.testing.assert_array_equal(shuffled[order], np.arange(32))
-    fresh = fit_codebook({"fused": VECTORS}, IDS, book.spec.model_copy(update={"seed": 7}))
-    renumbered = aligned(fresh, book)
-    far = [np.square(points - other.arrays["level0"]).sum() for other in (fresh, renumbered)]
-    assert far[1] < far[0]
-    with pytest.raises(ValueError, match="cannot be aligned"):
-        aligned(fit_codebook({"fused": VECTORS}, IDS, CodebookSpec(levels=(LevelSpec(codes=128),) * 2)), book)
+def test_the_record_of_a_refit_is_of_the_refit() -> None:
+    book, codes = published(balanced=True)
+    made = refit_codebook(book, {"fused": VECTORS}, IDS, codes, 0.05, steps=1)
+    record, left = made.codebook.statistics, VECTORS.astype(np.float64)
+    assert record.keys() == book.statistics.keys() | {"frontier"}
+    assert record["items"] == len(VECTORS) > book.statistics["items"]
+    spread = ((VECTORS - VECTORS.mean(axis=0)) ** 2).sum()
+    for level, figures in enumerate(record["levels"]):
+        loads = Counter(made.codes[:, level].tolist())
+        assert figures["max_load"] == max(loads.values())
+        assert figures["dead_codes"] == 32 - len(loads)
+        left = left - made.codebook.arrays[f"level{level}"][made.codes[:, level]]
+        assert figures["relative_error"] == pytest.approx((left**2).sum() / spread, rel=1e-4)
+    assert record["relative_error"] == pytest.approx(made.frontier[-1]["relative_error"], rel=1e-3)
+    assert (record["collision_rate"], record["unique_sids"], record["largest_group"]) == (0, len(VECTORS), 1)
+
+
+def test_codes_keep_their_numbers_in_a_refit() -> None:
+    """Matching old centroids to new ones (Hungarian, least squared distance) gives every code itself."""
+    book, codes = published(balanced=True)
+    made = refit_codebook(book, {"fused": VECTORS}, IDS, codes, 0.1, steps=2)
+    for level in range(3):
+        old, new = (each.arrays[f"level{level}"].astype(np.float64) for each in (book, made.codebook))
+        apart = ((old[:, None] - new) ** 2).sum(axis=2)
+        np.testing.assert_array_equal(linear_sum_assignment(apart)[1], np.arange(32))
+    assert made.frontier[-1]["first_code_churn"] == (made.codes != codes)[OLD, 0].mean() > 0

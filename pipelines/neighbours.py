@@ -1,0 +1,77 @@
+"""Do items that lie near each other share codes: measured on a sample of a release, however many items it has."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from pipelines.fuse import FUSED
+from storage.lake import Lake
+from tokenizer.codebook import Codebook
+from tokenizer.items import tie_keys
+from tokenizer.metrics import prefix_agreement
+from tokenizer.rows import as_matrix
+from tokenizer.trie import Trie
+
+NEIGHBOURS, QUERIES = 10, 2_000
+RUNS, RUN = 8, 2_048
+"""Runs of items that follow each other by id, and their length. The vectors of a fit lie in the lake in order of id, so
+a run is in one file or two."""
+
+
+@dataclass(frozen=True)
+class Added:
+    """The items that a night gave SIDs, and the versions of the table of vectors before it and after it."""
+
+    items: list[str]
+    since: int
+    version: int
+
+
+def neighbours_sharing(
+    lake: Lake, fusion: str, trie: Trie, codebook: Codebook, fitted: int, added: Added | None
+) -> list[float]:
+    """The share of an item's nearest neighbours that have its first code, its first two, and so on for all levels.
+
+    They are the NEIGHBOURS nearest in a sample, which holds all items up to RUNS * RUN of them. Beyond that it holds
+    runs of the items whose vectors were there at the fit (version `fitted` of the table), each from an id on that is
+    chosen by hash, and up to RUN of the `added` items, read from the files that the night wrote. Nothing where there
+    are no more than NEIGHBOURS items.
+    """
+    where = (ds.field("modality") == FUSED) & (ds.field("fingerprint") == fusion)
+    chosen = _in_runs(trie.item_ids)
+    columns = ["item_id", "vector"]
+    if chosen is None:
+        batches = list(lake.batches("vectors", columns, where))
+    else:
+        batches = list(lake.batches("vectors", columns, where & chosen, version=fitted))
+    if chosen is not None and added is not None:
+        some = np.argsort(tie_keys(added.items), kind="stable")[:RUN]
+        written = lake.read_added("vectors", added.since, added.version, [*columns, "modality", "fingerprint"])
+        within = ds.field("item_id").isin(pa.array([added.items[at] for at in some], pa.string()))
+        batches += written.filter(where & within).select(columns).to_batches()
+    if not batches:
+        return []
+    found = pa.Table.from_batches(batches)
+    rows, first = np.unique(trie.find_rows(found.column("item_id")), return_index=True)
+    rows, first = rows[rows >= 0], first[rows >= 0]
+    if len(rows) <= NEIGHBOURS:
+        return []
+    vectors = as_matrix(found.column("vector"))[first]
+    return prefix_agreement(vectors, trie.codes()[rows, : codebook.levels], NEIGHBOURS, QUERIES, codebook.spec.seed)
+
+
+def _in_runs(item_ids: pa.Array) -> ds.Expression | None:
+    """The ids that the sample holds, as ranges; None where it holds all."""
+    if len(item_ids) <= RUNS * RUN:
+        return None
+    starts = item_ids.take(np.argsort(tie_keys(item_ids), kind="stable")[:RUNS])
+    ids = pl.Series(item_ids, dtype=pl.String).sort()
+    places = ids.search_sorted(pl.Series(starts, dtype=pl.String)).to_numpy()
+    field, expression = ds.field("item_id"), ds.scalar(False)
+    for place in places:
+        first, last = ids[int(place)], ids[min(int(place) + RUN, len(ids)) - 1]
+        expression = expression | ((field >= first) & (field <= last))
+    return expression
