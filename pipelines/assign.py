@@ -12,7 +12,7 @@ from pipelines.embed import matrix
 from pipelines.fuse import FUSED, Fused
 from pipelines.ingest import Counts
 from storage.commit import Provenance, append
-from storage.lake import Lake, TableRef, one_of
+from storage.lake import Lake, one_of
 from storage.quarantine import Reject, quarantine
 from storage.schemas import DRIFT, SIDS
 from tokenizer.codebook import Codebook
@@ -42,14 +42,14 @@ def write_segment(
     codebook: Codebook,
     fused: Fused,
     assignment: Assignment,
+    counts: Counts,
     provenance: Provenance,
-) -> tuple[TableRef, Counts]:
+) -> Counts:
     """Append one segment of the SID table; items for which no room is left are quarantined as `refit_due`.
 
-    `fused` goes row by row beside `assignment`.
+    `fused` goes row by row beside `assignment`; `counts` are those of the stage so far, which are returned.
     """
     codes, status = assignment.codes, [Status(value).label for value in assignment.status]
-    counts = Counts("assign", rows_in=fused.items.height)
     placed = codes[:, 0] >= 0
     rejects = [
         Reject("assign", REFIT_DUE, f"codebook {codebook.id} has no free SID near it", f"assign@{content}", 0, item)
@@ -69,8 +69,8 @@ def write_segment(
         },
         schema=SIDS.schema,
     )
-    commit = append(lake, "sids", rows, f"sids:{assignment_id}", provenance)
-    return commit.ref, counts.check()
+    append(lake, "sids", rows, f"sids:{assignment_id}", provenance)
+    return counts.check()
 
 
 def record_drift(

@@ -10,7 +10,7 @@ from flows.run import Run
 from flows.steps.fit import Basis, fused_vectors, gather_inputs, level_vectors
 from flows.steps.ingest import check_stage_budget
 from flows.steps.task import step
-from pipelines.assign import occupancy, record_drift, write_segment
+from pipelines.assign import REFIT_DUE, occupancy, record_drift, write_segment
 from storage.catalogue import segments
 from storage.releases import published_assignments
 from tokenizer.encode import Status, assign_sids, checked_sids
@@ -59,13 +59,17 @@ def assign(
             view.note("no item is new")
             return Assigned(tuple(taken), 0, 0, 0, drifted.height, Errors(0.0, 0.0, 0), None)
         level = level_vectors(run.lake, new, gathered, codebook.sources, run.provenance())
+        if not level.items:
+            view.count(level.counts)
+            check_stage_budget(level.counts, run.recipe.budget)
+            return Assigned(tuple(taken), 0, 0, 0, drifted.height, Errors(0.0, 0.0, 0), None)
         free = occupancy(run.lake, codebook, taken)
         if given is None:
             found = assign_sids(codebook, level.vectors, level.items, free, run.compute.work)
         else:
             codes = np.array([given[item] for item in level.items], np.int32)
             found = checked_sids(codebook, level.vectors, level.items, free, codes, run.compute.work)
-        _, counts = write_segment(run.lake, assignment_id, codebook, level.fused, found, run.provenance())
+        counts = write_segment(run.lake, assignment_id, codebook, level.fused, found, level.counts, run.provenance())
         view.count(counts)
         view.note(run.compute.name, assignment=assignment_id)
     check_stage_budget(counts, run.recipe.budget)
@@ -73,7 +77,7 @@ def assign(
         assignments=(*taken, assignment_id),
         new_items=counts.out,
         relocated=int((found.status == Status.RELOCATED).sum()),
-        refit_due=counts.quarantined,
+        refit_due=counts.by_reason.get(REFIT_DUE, 0),
         drifted=drifted.height,
         errors=found.errors,
         shift=found.shift,

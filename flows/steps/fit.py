@@ -22,6 +22,7 @@ from pipelines.fuse import FUSED, Fused, Gathered, fuse, gather
 from pipelines.fusion.fit import NO_PAIRS, fit_fusion
 from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.modalities import COLLABORATIVE, Modality
+from pipelines.ingest import Counts
 from pipelines.tower import Collaborative
 from storage.catalogue import segments
 from storage.commit import Provenance, append
@@ -78,7 +79,14 @@ def fit(run: Run, snapshot: Snapshot, items: pl.DataFrame, encoders: dict[str, E
     with run.stage("fit codebook") as view:
         spec = run.recipe.codebook
         levels = tuple(dict.fromkeys(level.source for level in spec.levels))
+        absent = [name for name in spec.fit_sources if name not in (FUSED, *gathered.modalities)]
+        if absent:
+            raise ValueError(
+                f"the codebook reads {', '.join(absent)}, and no item has such a vector; there are "
+                f"{', '.join([FUSED, *sorted(gathered.modalities)])}: change codebook.levels, or make those vectors"
+            )
         sources = level_vectors(run.lake, vectors, gathered, levels, run.provenance(), spec.fit_sources)
+        check_stage_budget(sources.counts, run.recipe.budget)
         codebook = fit_codebook(sources.vectors, sources.items, spec, run.compute.work, _trained_on(run))
         reference = _store_codebook(run, codebook)
         shape = " x ".join(str(size) for size in codebook.sizes)
@@ -99,6 +107,7 @@ def refit(run: Run, items: pl.DataFrame, manifest: Manifest, spec: RefitSpec) ->
                 "fit it anew, or leave [codebook] as it is"
             )
         sources = level_vectors(run.lake, vectors, gathered, basis.codebook.sources, run.provenance())
+        check_stage_budget(sources.counts, run.recipe.budget)
         published = segments(run.lake, list(manifest.assignments), basis.codebook.id)
         known = dict(zip(published["item_id"].to_list(), published["codes"].to_list(), strict=True))
         none = [-1] * len(basis.codebook.sizes)
@@ -148,10 +157,11 @@ def fused_vectors(run: Run, fusion: Fusion, gathered: Gathered) -> Fused:
 
 @dataclass(frozen=True)
 class LevelVectors:
-    """The vectors each source of a codebook reads, aligned with the items of `fused`."""
+    """The vectors each source of a codebook reads, aligned with the items of `fused`; `counts` has who was refused."""
 
     vectors: dict[str, NDArray[np.float32]]
     fused: Fused
+    counts: Counts
 
     @property
     def items(self) -> list[str]:
@@ -174,28 +184,27 @@ def level_vectors(
     """
     places = gathered.items.select("item_id").with_row_index("place")
     place = fused.items.join(places, on="item_id", how="left", maintain_order="left")["place"].to_numpy()
-    kept = np.arange(len(place))
+    kept, counts = np.arange(len(place)), Counts("assign", rows_in=len(place))
     others = [name for name in dict.fromkeys([*sources, *also]) if name != FUSED]
+    none = Modality(np.zeros((gathered.items.height, 0), np.float32), np.zeros(gathered.items.height, np.bool_))
+    found = {name: gathered.modalities.get(name, none) for name in others}
     for name in others:
-        if name not in gathered.modalities:
-            raise ValueError(
-                f"codebook reads source {name!r}, but no item has such a vector; "
-                f"sources here: {FUSED}, {', '.join(sorted(gathered.modalities))}."
-            )
         if name in sources:
-            having = gathered.modalities[name].present[place[kept]]
+            having = found[name].present[place[kept]]
             detail = f"no {name} vector, which a level encodes"
             rejects = [
                 Reject("assign", "missing_source", detail, f"assign@{name}", 0, item)
                 for item in fused.items["item_id"][kept[~having]]
             ]
             quarantine(lake, rejects, provenance)
+            counts.refuse("missing_source", len(rejects), detail)
             kept = kept[having]
     chosen, rows = fused.take(kept), place[kept].astype(np.int64)
-    vectors = {name: scratch_take(gathered.modalities[name].vectors, rows) for name in others}
+    vectors = {name: scratch_take(each.vectors, rows) for name, each in found.items()}
     if FUSED in (*sources, *also):
         vectors[FUSED] = chosen.vectors
-    return LevelVectors(vectors, chosen)
+    counts.out = len(kept)
+    return LevelVectors(vectors, chosen, counts.check())
 
 
 def _trained_on(run: Run) -> Train | None:
