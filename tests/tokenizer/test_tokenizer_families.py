@@ -167,7 +167,7 @@ def test_decoding_comes_nearer_than_the_mean(name: str) -> None:
 def test_what_is_learnt_beats_the_baselines() -> None:
     error = {name: assign_sids(book, VECTORS, IDS, nobody(name)).relative_error for name, book in CODEBOOKS.items()}
     assert error["rq-kmeans"] < error["lsh"] < error["random"] == pytest.approx(1, abs=1e-6)
-    assert max(error["opq"], error["rq-opq"], error["hierarchical"]) < error["lsh"]
+    assert max(error["pq"], error["opq"], error["rq-opq"], error["hierarchical"]) < error["lsh"]
 
 
 def test_an_lsh_code_is_the_signs_of_its_projections() -> None:
@@ -185,10 +185,24 @@ def test_a_hierarchical_code_is_the_nearest_centroid_under_its_prefix() -> None:
         assert codes[row, 1] == np.square(under - VECTORS["fused"][row]).sum(axis=1).argmin()
 
 
-def test_opq_parts_add_up_to_the_vector() -> None:
+def test_a_pq_code_is_the_nearest_centroid_of_its_part() -> None:
+    """Ten dimensions in three parts are four, four and two; the centroids of a part are the means of its items."""
+    book = fit_codebook(VECTORS, IDS, spec_of("pq", (8, 8, 8), iterations=30, balanced=False, collision="keep"))
+    codes = assign_sids(book, VECTORS, IDS, Occupancy.empty(3)).codes
+    centred = VECTORS["fused"] - VECTORS["fused"].mean(axis=0)
+    for number, part in enumerate((centred[:, :4], centred[:, 4:8], centred[:, 8:])):
+        points = book.arrays[f"level{number}"][:, : part.shape[1]]
+        near = np.square(part[:, None] - points).sum(axis=2).argmin(axis=1)
+        np.testing.assert_array_equal(codes[:, number], near)
+        means = np.stack([part[near == code].mean(axis=0) for code in range(8)])
+        np.testing.assert_allclose(points, means, atol=0.05)
+
+
+@pytest.mark.parametrize("name", ["pq", "opq"])
+def test_parts_add_up_to_the_vector(name: str) -> None:
     """With a code per item in each part, decoding gives the vectors back: the rotation loses nothing."""
     vectors, ids = catalogue(16)
-    book = fit_codebook(vectors, ids, spec_of("opq", (16, 16, 16), iterations=10, balanced=False))
+    book = fit_codebook(vectors, ids, spec_of(name, (16, 16, 16), iterations=10, balanced=False))
     codes = assign_sids(book, vectors, ids, Occupancy.empty(3)).codes
     np.testing.assert_allclose(decode(book, codes, "fused"), vectors["fused"], atol=1e-4)
 
