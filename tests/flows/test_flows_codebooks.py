@@ -17,10 +17,12 @@ from flows.evaluation_tables import evaluation_tables
 from flows.explain import explain_item
 from flows.nightly import nightly
 from flows.recipe import RecipeError, parse_recipe
+from flows.status import refused_rows
 from flows.train import NothingToTrainOn, train
 from flows.verify import verify
 from storage.errors import GateBlocked
 from storage.models import evaluations, read_model
+from storage.quarantine import by_reason
 from storage.releases import read_release
 from storage.runs import runs
 
@@ -50,14 +52,21 @@ def test_a_refit_keeps_most_sids_and_its_churn_is_a_gate(tmp_path: Path, small: 
 def test_codes_without_order_make_releases_nights_and_a_code_table_but_no_trie_and_no_generator(
     tmp_path: Path, small: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe["codebook"] = {"quantizer": "opq", "levels": [{"codes": 8}] * 4}
+    recipe["codebook"] = {"quantizer": "opq", "levels": [{"codes": 4}] * 4, "growth": 1.1, "slack": 1.0}
     lake = start(str(tmp_path / "lake"), small, recipe)
     first = sids(lake, "r-000001")
+    assert by_reason(lake) == {}
     write_items(small / "night.jsonl", 40, 8)
     nightly(lake.uri, None, [str(small / "night.jsonl")])
     second = sids(lake, "production")
-    assert len(set(second.values())) == 48
+    # Each of four codes has room for 11 items: of the eight that are new at least four wait for a refit.
+    assert 40 < len(set(second.values())) == len(second) <= 44
     assert {item: second[item] for item in first} == first
+    waiting = {f"i{number:04d}" for number in range(48)} - second.keys()
+    assert by_reason(lake) == {"refit_due": len(waiting)}
+    release = read_release(lake, "production")
+    assert release.counts["refit_due"] == release.counts["quarantine:refit_due"] == len(waiting)
+    assert set(refused_rows(lake, "refit_due")["subject"]) == waiting
     with pytest.raises(NothingToTrainOn, match="have no order"):
         train(lake.uri)
     output, command = tmp_path / "out", ["release", "export-trie", "production", str(tmp_path / "out"), "--lake"]

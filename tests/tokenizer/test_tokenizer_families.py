@@ -1,5 +1,6 @@
 """What holds for every way of quantizing."""
 
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+import tokenizer.rows
 from tokenizer.codebook import Codebook
 from tokenizer.distance import BLOCK
 from tokenizer.encode import Occupancy, Status, assign_sids
@@ -17,7 +19,7 @@ from tokenizer.extra_token import extra_tokens
 from tokenizer.families import QUANTIZERS, quantizer_of
 from tokenizer.fit import fit_codebook
 from tokenizer.metrics import decode
-from tokenizer.rows import Block
+from tokenizer.rows import Block, Items
 from tokenizer.spec import LEARNED, CodebookSpec
 from tokenizer.work import Threads
 
@@ -49,17 +51,42 @@ def nobody(name: str) -> Occupancy:
     return Occupancy.empty(len(CODEBOOKS[name].sizes))
 
 
+class Counted:
+    """Three threads, and the most tasks that a call has given them."""
+
+    def __init__(self) -> None:
+        self.most = 0
+
+    def map(self, function: Callable[..., Any], items: Items, tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        listed = list(tasks)
+        self.most = max(self.most, len(listed))
+        yield from Threads(3).map(function, items, listed)
+
+
 VECTORS, IDS = catalogue(240)
-CODEBOOKS = {name: fit_codebook(VECTORS, IDS, spec_of(name)) for name in SPECS}
+SPAN = 50
+"""Rows of a span, so that there are five to share out."""
+with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(tokenizer.rows, "SPAN", SPAN)
+    CODEBOOKS = {name: fit_codebook(VECTORS, IDS, spec_of(name), Threads(1)) for name in SPECS}
 each = pytest.mark.parametrize("name", SPECS)
 
 
 @each
-def test_the_same_items_give_the_same_bytes_in_any_order_and_for_any_workers(name: str) -> None:
+def test_the_same_items_give_the_same_bytes_in_any_order_and_for_any_workers(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spans by one worker after the other, as for CODEBOOKS, or by three at a time."""
     shuffled = np.random.default_rng(1).permutation(240)
-    vectors = {"fused": VECTORS["fused"][shuffled]}
-    again = fit_codebook(vectors, [IDS[row] for row in shuffled], spec_of(name), Threads(1))
+    vectors, ids = {"fused": VECTORS["fused"][shuffled]}, [IDS[row] for row in shuffled]
+    monkeypatch.setattr(tokenizer.rows, "SPAN", SPAN)
+    work = Counted()
+    again = fit_codebook(vectors, ids, spec_of(name), work)
     assert again.to_bytes() == CODEBOOKS[name].to_bytes()
+    found = assign_sids(again, vectors, ids, nobody(name), work)
+    expected = assign_sids(again, VECTORS, IDS, nobody(name), Threads(1))
+    np.testing.assert_array_equal(found.codes, expected.codes[shuffled])
+    assert work.most == 5
     assert fit_codebook(VECTORS, IDS, spec_of(name, seed=1)).id != CODEBOOKS[name].id
 
 
