@@ -117,9 +117,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="RELEASE",
         help="a release published earlier; by default the one before, never one rolled away from",
     )
-    export = _verb(release, "export-trie", commands.release_export_trie, "the trie as a file, for serving")
+    export = _verb(release, "export-trie", commands.release_export_trie, "trie or code table as a file, for serving")
     _named(_named(export, "release", "release id or alias"), "output", "file to write")
-    export.add_argument("--format", choices=("native", "arrow"), default="native", help="see docs/trie.md (native)")
+    export.add_argument("--format", choices=("native", "arrow", "codes"), default="native", help="see docs/trie.md")
 
     grounding = _verb(release, "export-grounding", commands.release_export_grounding, "pairs of texts to teach SIDs")
     grounding.add_argument("release", nargs="?", default="production", help="release id or alias (production)")

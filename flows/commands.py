@@ -25,6 +25,10 @@ class VerificationFailed(LakeError):
     """Something a release pins is not what it was."""
 
 
+class NoTrie(ValueError):
+    """A trie was asked of a release whose codes have no order."""
+
+
 def run_bootstrap(options: Options) -> None:
     recipe, overrides = _recipe(options)
     sources = _checked_sources(options)
@@ -208,18 +212,25 @@ def release_rollback(options: Options) -> None:
 
 def release_export_trie(options: Options) -> None:
     from storage.releases import read_release
+    from tokenizer.spec import CodebookSpec
 
     lake = _existing(options)
     manifest = read_release(lake, options.release)
     native, output = manifest.trie.sha256, Path(options.output)
+    if options.format != "codes" and not CodebookSpec.model_validate(manifest.recipe["codebook"]).ordered:
+        raise NoTrie(
+            f"the codes of {manifest.id} have no order ({manifest.recipe['codebook']['quantizer']}), so no trie to "
+            f"serve: `sidmill release export-trie {options.release} {output} --format codes` writes the code table"
+        )
     if options.format == "native":
         output.write_bytes(lake.blobs.get(native))
     else:
         from flows.diff import open_trie
-        from tokenizer.trie_export import write_arrow
+        from tokenizer.trie_export import write_arrow, write_codes
 
         names = {"release": manifest.id, "vocabulary": manifest.codebook.vocabulary, "native_sha256": native}
-        write_arrow(open_trie(lake, manifest), output, names)
+        write = write_codes if options.format == "codes" else write_arrow
+        write(open_trie(lake, manifest), output, names)
     print(f"{output}: {manifest.trie.sids:,} SIDs of {manifest.id} ({options.format}), trie sha256 {native}")
 
 

@@ -178,8 +178,9 @@ class RayWork:
     Where there is only one, it is done in this process: sending it away would cost more and gain nothing.
     """
 
-    def __init__(self, spec: ComputeSpec) -> None:
-        self._spec = spec
+    def __init__(self, spec: ComputeSpec, task_cpus: float = 1) -> None:
+        """`task_cpus`: CPUs that a task takes, which bounds how many run at a time."""
+        self._spec, self._task_cpus = spec, task_cpus
         self._shared: tuple[Items, Any] | None = None
 
     def map(self, function: Callable[..., R], items: Items, tasks: Iterable[tuple[Any, ...]]) -> Iterator[R]:
@@ -196,7 +197,7 @@ class RayWork:
         if self._shared is None or self._shared[0] is not items:
             self._shared = items, ray.put(items)
         work, stored = ray.put(function), self._shared[1]
-        remote = ray.remote(num_cpus=1, max_retries=3)(_on_span)
+        remote = ray.remote(num_cpus=self._task_cpus, max_retries=3)(_on_span)
         window = 2 * int(ray.cluster_resources().get("CPU", 1))
         waiting: deque[Any] = deque()
         try:

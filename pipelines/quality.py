@@ -18,13 +18,16 @@ WINDOW = 5
 EVENTS = 500_000
 
 
-def table_quality(codes: np.ndarray[Any, Any], sizes: tuple[int, ...]) -> dict[str, Any]:
-    """Per-level use of the codes and collisions of a whole SID table."""
-    levels = level_metrics(codes, sizes)
-    by_name = {name: [level[name] for level in levels] for name in levels[0]}
-    filled = [
-        used * size / min(size, max(1, len(codes))) for used, size in zip(by_name["utilisation"], sizes, strict=True)
-    ]
+def table_quality(codes: np.ndarray[Any, Any], sizes: tuple[int, ...], levels: int | None = None) -> dict[str, Any]:
+    """Use of the codes at each place, and collisions, of a whole SID table (N, places).
+
+    `utilisation_of_fillable` is that of the first `levels` places, all by default: a token after the codes counts the
+    items of a SID, so few of its values are in use where SIDs are spread well.
+    """
+    places = level_metrics(codes, sizes)
+    by_name = {name: [place[name] for place in places] for name in places[0]}
+    used = by_name["utilisation"][:levels]
+    filled = [share * size / min(size, max(1, len(codes))) for share, size in zip(used, sizes, strict=False)]
     return {**by_name, "utilisation_of_fillable": filled, **collision_metrics(codes)}
 
 

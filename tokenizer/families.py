@@ -8,6 +8,7 @@ from tokenizer.spec import CodebookSpec, QuantizerName
 
 QUANTIZERS: dict[QuantizerName, Quantizer] = {
     "rq-kmeans": rq_kmeans,
+    "pq": opq,
     "opq": opq,
     "rq-opq": opq,
     "hierarchical": hierarchical,

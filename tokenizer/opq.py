@@ -1,7 +1,8 @@
-"""Optimised product quantization: a code for each part of a rotated vector, alone or of what rq-kmeans leaves.
+"""Product quantization: a code for each part of a vector, as it is or rotated, alone or of what rq-kmeans leaves.
 
-The rotation is that of Ge et al. 2013 as faiss fits it. Alone, codes have no order (RPG, VQ-Rec); in the last `tail`
-levels after residual k-means it is the tokenizer of OneSearch. The module is a `Quantizer` (see quantizer.py).
+Plain (pq) it is that of Jégou et al. 2011; the rotation of opq is that of Ge et al. 2013 as faiss fits it. Alone, codes
+have no order (RPG, VQ-Rec); in the last `tail` levels after residual k-means it is the tokenizer of OneSearch. The
+module is a `Quantizer` (see quantizer.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ ROTATION_ROWS, ROTATION_ROUNDS = 1 << 14, 10
 
 
 def fit(items: Items, spec: CodebookSpec, work: Work) -> Fit:
-    """Residual levels, then a rotation, then balanced k-means of each part."""
+    """Residual levels, then a rotation (none for pq), then balanced k-means of each part."""
     fitting = Fitting.begin(items, spec, work)
     head = _head(spec)
     for number in range(head):
@@ -36,7 +37,9 @@ def fit(items: Items, spec: CodebookSpec, work: Work) -> Fit:
     seen = left(fitting.fitted.take(rows, fitting.codes[rows, :head]))
     offset = seen.mean(axis=0, dtype=np.float64).astype(np.float32)
     fitting.arrays["offset"] = offset
-    fitting.arrays["rotation"] = _rotation(seen - offset, [level.codes for level in spec.levels[head:]])
+    codes = [level.codes for level in spec.levels[head:]]
+    plain = spec.quantizer == "pq"
+    fitting.arrays["rotation"] = _unrotated(seen.shape[1], len(codes)) if plain else _rotation(seen - offset, codes)
     for number in range(head, len(spec.levels)):
         found = fitting.clusters(number, _part(spec, fitting.arrays, number))
         fitting.arrays[f"level{number}"] = found.centroids
@@ -86,7 +89,7 @@ def _rotation(vectors: Floats, codes: Sequence[int]) -> Floats:
     parts, width = len(codes), -(-dim // len(codes))
     bits = min(8, min(codes).bit_length() - 1, items.bit_length() - 1)
     if bits < 1:
-        return np.eye(dim, parts * width, dtype=np.float32)
+        return _unrotated(dim, parts)
     # Given fewer rows than dimensions, faiss 1.15 writes past its memory: then rows are repeated.
     padded: Any = np.zeros((max(items, parts * width), parts * width), np.float32)
     padded[:, :dim] = np.resize(vectors, (len(padded), dim))
@@ -97,3 +100,8 @@ def _rotation(vectors: Floats, codes: Sequence[int]) -> Floats:
     fitted.train(padded)
     matrix = faiss.vector_to_array(fitted.A).reshape(parts * width, parts * width).T
     return np.ascontiguousarray(matrix[:dim], np.float32)
+
+
+def _unrotated(dim: int, parts: int) -> Floats:
+    """The dimensions as they are, as in `_rotation`: the last part is filled up with zeros."""
+    return np.eye(dim, parts * -(-dim // parts), dtype=np.float32)

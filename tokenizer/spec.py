@@ -21,16 +21,17 @@ class LevelSpec(BaseModel):
     input: Literal["residual", "vector"] = "residual"
 
 
-QuantizerName = Literal["rq-kmeans", "opq", "rq-opq", "hierarchical", "lsh", "random", "rq-vae", "fsq"]
+QuantizerName = Literal["rq-kmeans", "pq", "opq", "rq-opq", "hierarchical", "lsh", "random", "rq-vae", "fsq"]
 LEARNED: tuple[QuantizerName, ...] = ("rq-vae", "fsq")
 
 
 class CodebookSpec(BaseModel):
     """A codebook before it is fitted.
 
-    `quantizer`: rq-kmeans (OneRec), opq (RPG, VQ-Rec: codes without order, one per part of the rotated vector), rq-opq
-    (OneSearch: rq-kmeans with an opq of what it leaves in the last `tail` levels), hierarchical (P5-CID: k-means within
-    each cluster), lsh and random (the baselines of TIGER), and, learnt as `vae` says, rq-vae (TIGER) and fsq (RecGPT).
+    `quantizer`: rq-kmeans (OneRec), pq (codes without order, one per part of the vector), opq (RPG, VQ-Rec: the same of
+    the rotated vector), rq-opq (OneSearch: rq-kmeans with an opq of what it leaves in the last `tail` levels),
+    hierarchical (P5-CID: k-means within each cluster), lsh and random (the baselines of TIGER), and, learnt as `vae`
+    says, rq-vae (TIGER) and fsq (RecGPT).
     `normalise` divides what a level of rq-kmeans encodes by its standard deviation in each dimension.
 
     A code of a level with K codes holds at most ceil(slack * planned_items / K) SIDs ever, where
@@ -72,7 +73,7 @@ class CodebookSpec(BaseModel):
     @property
     def ordered(self) -> bool:
         """Whether a code means something only after those before it, so that SIDs make a trie."""
-        return self.quantizer != "opq"
+        return self.quantizer not in ("pq", "opq")
 
     @model_validator(mode="after")
     def _one_source(self) -> "CodebookSpec":

@@ -206,7 +206,10 @@ def _put(tensor: object, values: Array) -> None:
 
 
 def train_here(training: Training) -> Trained:
-    """Train in this process, on one thread. Raises TrainingDiverged when the loss is no longer a number."""
+    """Train in this process, on a GPU where there is one, else on one thread.
+
+    Raises TrainingDiverged when the loss is no longer a number.
+    """
     import torch
 
     from tokenizer.descent import adamw, learning_rate, take_step
@@ -215,14 +218,15 @@ def train_here(training: Training) -> Trained:
     vae, threads = training.vae, torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        net = build(training)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        net = build(training).to(device)
         optimizer = adamw(net, vae.learning_rate, vae.weight_decay)
         history: list[float] = []
         for epoch in range(vae.epochs):
             prepare(net, training, epoch)
             summed = items = 0.0
             for batch in batches(training, epoch):
-                share, loss, count = share_of(net, batch)
+                share, loss, count = share_of(net, batch.to(device))
                 rate = learning_rate(vae.learning_rate, vae.warmup_steps, batch.step)
                 take_step(net, optimizer, share, rate)
                 summed, items = summed + loss.item(), items + count

@@ -8,7 +8,7 @@ of a level, whatever the release holds. What a filter leaves out takes its share
 
 Which items may appear is said in two places, neither of which spends a beam on a prefix that cannot end in a result: a
 filter for everybody (blocked, out of stock, another locale) is the trie that is searched, `TrieMasks.of(trie, allowed)`
-made once per filter; what one user may not see is `exclude`.
+made once per filter (`TrieFilters` keeps them by name); what one user may not see is `exclude`.
 
 `Variety` makes lists less alike: a temperature flattens what the model says of each level, and diverse beam search
 (Vijayakumar et al., arXiv 1610.02424) has groups of beams take turns at each level, where a code costs the more the

@@ -1,7 +1,7 @@
 """Trains the network of a learned quantizer on Ray Train: the loop of tokenizer/vae_training.py, over several workers.
 
 Each worker computes the loss of its rows of the same step, so that the sum is that of one worker up to rounding, and
-with one worker the codebook is byte for byte that of a training in process.
+with one worker, without a GPU, the codebook is byte for byte that of a training in process.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def train_on_ray(training: Training, storage_path: str | Path, progress: Progres
     """Train on `codebook.vae.workers` workers of the running cluster; the same training, run again, resumes.
 
     The run lies under `storage_path` by the training's key. The vectors lie once in the object store of each machine.
+    Each worker has a GPU where the cluster has as many.
     Raises TrainingFailed as `launch` does, and when the loss is no longer a number.
     """
     vae = training.vae
@@ -95,7 +96,8 @@ def train_on_ray(training: Training, storage_path: str | Path, progress: Progres
         seed=training.spec.seed,
     )
     make = partial(_stored, ray.put(training))
-    result = launch(make, spec, f"codebook-{training.key}", storage_path, progress=progress)
+    use_gpu = ray.cluster_resources().get("GPU", 0) >= vae.workers
+    result = launch(make, spec, f"codebook-{training.key}", storage_path, use_gpu=use_gpu, progress=progress)
     net = build(training)
     load_weights(result.checkpoint_dir, net)
     return Trained(net.arrays(), [row["loss"] for row in result.history])

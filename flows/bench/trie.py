@@ -145,19 +145,41 @@ def masks(items: int, codes: int = 256, beams: int = 2_560) -> None:
     start = time.perf_counter()
     TrieMasks.of(trie, np.random.default_rng(0).random(items) < 0.5)
     print(f"{items:,} items: masks made in {made:.3f} s, for a filter in {time.perf_counter() - start:.3f} s")
-    tensors = TrieTensors(whole)
-    logits, nodes = torch.randn(beams, 1, codes), np.zeros(beams, np.int64)
-    peer = seconds(lambda: logits.log_softmax(dim=-1), 40)
-    show(f"  log_softmax {beams:,} x {codes}, {torch.get_num_threads()} threads", peer, "ms")
+    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+        masks_on(device, whole, sids[:beams])
+
+
+def masks_on(device: str, whole: TrieMasks, sids_BL: np.ndarray) -> None:
+    """The figures of `masks` on one device, for beams that go down the given SIDs."""
+    beams, codes = len(sids_BL), whole.sizes[0]
+    tensors = TrieTensors(whole, device)
+    logits, nodes = torch.randn(beams, 1, codes, device=device), np.zeros(beams, np.int64)
+
+    def timed(function: Callable[[], object]) -> list[float]:
+        return seconds(partial(_done, device, function), 40)
+
+    peer = timed(lambda: logits.log_softmax(dim=-1))
+    where = f"{torch.get_num_threads()} threads" if device == "cpu" else torch.cuda.get_device_name()
+    show(f"  log_softmax {beams:,} x {codes}, {where}", peer, "ms")
     for level in range(3):
-        at, step = torch.from_numpy(nodes).unsqueeze(1), torch.from_numpy(sids[:beams, level : level + 1].copy()).long()
-        numpy = seconds(partial(whole.mask, level, nodes), 40)
-        torch_ = seconds(partial(tensors.mask, level, at), 40)
-        steps = seconds(partial(tensors.step, level, at, step), 40)
-        for name, times in (("numpy mask", numpy), ("torch mask", torch_), ("torch step", steps)):
+        at = torch.from_numpy(nodes).unsqueeze(1).to(device)
+        step = torch.from_numpy(sids_BL[:, level : level + 1].copy()).long().to(device)
+        rows = {
+            **({"numpy mask": timed(partial(whole.mask, level, nodes))} if device == "cpu" else {}),
+            "torch mask": timed(partial(tensors.mask, level, at)),
+            "torch step": timed(partial(tensors.step, level, at, step)),
+        }
+        for name, times in rows.items():
             ratio, best = statistics.median(times) / statistics.median(peer), times[0] / peer[0]
             show(f"  level {level} {name}", times, "ms", f"{ratio:.2f} x log_softmax, best {best:.2f}")
-        nodes = whole.step(level, nodes, sids[:beams, level])
+        nodes = whole.step(level, nodes, sids_BL[:, level])
+
+
+def _done(device: str, function: Callable[[], object]) -> None:
+    """Call it, and wait until the device has done it."""
+    function()
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def run(options: argparse.Namespace) -> None:

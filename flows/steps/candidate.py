@@ -161,7 +161,7 @@ def _metrics(
         new.squared + before.get("squared_error", 0.0), new.spread + before.get("squared_spread", 0.0), len(trie)
     )
     return {
-        **table_quality(trie.codes(), trie.sizes),
+        **table_quality(trie.codes(), trie.sizes, basis.codebook.levels),
         "relative_error": total.relative,
         "relative_error_of_new": new.relative if new.items else None,
         "squared_error": total.squared,

@@ -208,9 +208,8 @@ def level_vectors(
 
 
 def _trained_on(run: Run) -> Train | None:
-    """Ray Train where the run is on Ray and the recipe asks for several workers; else None, this process."""
-    spec = run.recipe.codebook
-    if spec.quantizer not in LEARNED or spec.learned.workers == 1 or not isinstance(run.compute, OnRay):
+    """Ray Train where the run is on Ray: its checkpoints let a run that was stopped go on; else None, this process."""
+    if run.recipe.codebook.quantizer not in LEARNED or not isinstance(run.compute, OnRay):
         return None
     from training.rqvae import train_on_ray
 

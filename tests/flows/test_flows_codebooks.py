@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from test_flows_runs import Recipe, sids, start
 
@@ -19,9 +20,11 @@ from flows.evaluation_tables import evaluation_tables
 from flows.explain import explain_item
 from flows.nightly import nightly
 from flows.recipe import RecipeError, parse_recipe
+from flows.status import refused_rows
 from flows.train import NothingToTrainOn, train
 from flows.verify import verify
-from storage.models import evaluations
+from storage.models import evaluations, read_model
+from storage.quarantine import by_reason
 from storage.releases import published, read_release
 from storage.runs import runs
 from tokenizer.fit import fit_codebook
@@ -101,19 +104,80 @@ def test_the_peers_of_a_refit_are_what_they_are_called() -> None:
         np.testing.assert_array_equal(again.arrays[f"level{level}"], book.arrays[f"level{level}"])
 
 
-def test_codes_without_order_make_releases_and_nights_but_no_generator(
-    tmp_path: Path, small: Path, recipe: Recipe
+def test_codes_without_order_make_releases_nights_and_a_code_table_but_no_trie_and_no_generator(
+    tmp_path: Path, small: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe["codebook"] = {"quantizer": "opq", "levels": [{"codes": 8}] * 4}
+    recipe["codebook"] = {"quantizer": "opq", "levels": [{"codes": 4}] * 4, "growth": 1.1, "slack": 1.0}
     lake = start(str(tmp_path / "lake"), small, recipe)
     first = sids(lake, "r-000001")
+    assert by_reason(lake) == {}
     write_items(small / "night.jsonl", 40, 8)
     nightly(lake.uri, None, [str(small / "night.jsonl")])
     second = sids(lake, "production")
-    assert len(set(second.values())) == 48
+    # Each of four codes has room for 11 items: of the eight that are new at least four wait for a refit.
+    assert 40 < len(set(second.values())) == len(second) <= 44
     assert {item: second[item] for item in first} == first
+    waiting = {f"i{number:04d}" for number in range(48)} - second.keys()
+    assert by_reason(lake) == {"refit_due": len(waiting)}
+    release = read_release(lake, "production")
+    assert release.counts["refit_due"] == release.counts["quarantine:refit_due"] == len(waiting)
+    assert set(refused_rows(lake, "refit_due")["subject"]) == waiting
     with pytest.raises(NothingToTrainOn, match="have no order"):
         train(lake.uri)
+    output, command = tmp_path / "out", ["release", "export-trie", "production", str(tmp_path / "out"), "--lake"]
+    for layout in ("native", "arrow"):
+        assert run_command([*command, lake.uri, "--format", layout]) == 1
+        assert f"`sidmill release export-trie production {output} --format codes`" in capsys.readouterr().err
+        assert not output.exists()
+    assert run_command([*command, lake.uri, "--format", "codes"]) == 0
+    table = pa.ipc.open_file(output).read_all()
+    assert {row["item_id"]: tuple(row["codes"]) for row in table.to_pylist()} == second
+    assert table.schema.metadata[b"release"] == b"r-000002"
+
+
+def with_a_token(recipe: Recipe, policy: str) -> Recipe:
+    """SIDs of so few codes that the token after them has much to tell apart."""
+    return {**recipe, "codebook": {"levels": [{"codes": 4}] * 2, "collision": policy}}
+
+
+@pytest.mark.parametrize("policy", ["suffix", "item"])
+def test_a_token_makes_sids_unique_under_the_default_gates_and_a_night_counts_on(
+    tmp_path: Path, small: Path, recipe: Recipe, policy: str
+) -> None:
+    lake = start(str(tmp_path / "lake"), small, with_a_token(recipe, policy))
+    first = sids(lake, "production")
+    write_items(small / "night.jsonl", 40, 8)
+    nightly(lake.uri, None, [str(small / "night.jsonl")])
+    second = sids(lake, "production")
+    assert len(second) == len(set(second.values())) == 48 > 2 * len({sid[:2] for sid in second.values()})
+    assert {item: second[item] for item in first} == first
+    tokens: dict[tuple[int, ...], list[int]] = {}
+    for *codes, token in second.values():
+        tokens.setdefault(tuple(codes) if policy == "suffix" else (), []).append(token)
+    assert all(sorted(counted) == list(range(len(counted))) for counted in tokens.values())
+    assert [wrong for _, _, wrong in verify(lake) if wrong] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["suffix", "item"])
+def test_a_generator_says_the_token_too(tmp_path: Path, small: Path, recipe: Recipe, policy: str) -> None:
+    lake = start(
+        str(tmp_path / "lake"),
+        small,
+        {
+            **with_a_token(recipe, policy),
+            "train": {"workers": 1, "epochs": 6},
+            "evaluate": {"exclude_seen": False},
+        },
+    )
+    train(lake.uri)
+    (stored,) = evaluations(lake)
+    card = read_model(lake, stored["model"])["card"]
+    assert tuple(card["identity"]["sizes"]) == read_release(lake, "production").codebook.sizes
+    assert len(card["identity"]["sizes"]) == 3
+    result = stored["result"]
+    assert result["targets_missing"] == 0 < result["cases"]
+    assert result["generator"]["recall@20"] > result["popularity"]["recall@20"]
 
 
 def test_items_may_share_sids_where_the_recipe_keeps_collisions(

@@ -10,7 +10,7 @@ import pytest
 import pipelines.neighbours
 import pipelines.quality
 from pipelines.neighbours import Added, neighbours_sharing
-from pipelines.quality import HeldOut, behaviour, consumed_together
+from pipelines.quality import HeldOut, behaviour, consumed_together, table_quality
 from storage.commit import Provenance, append
 from storage.lake import Lake
 from storage.schemas import INTERACTIONS, VECTORS
@@ -52,6 +52,16 @@ def written(folder: Path) -> tuple[Lake, list[dict[str, object]]]:
 def a_trie() -> Trie:
     codes = np.array([[item % 4, item // 4] for item in range(17)], np.int32)
     return Trie.build(codes, [f"i{item:02d}" for item in range(17)], (4, 5))
+
+
+def test_a_token_after_the_codes_is_no_level_that_should_be_filled() -> None:
+    """Ten items on five SIDs of 4 x 16 codes, told apart by a token of 256."""
+    codes = np.array([[sid % 2, sid, token] for sid in range(5) for token in range(2)], np.int32)
+    assert table_quality(codes, (4, 16, 256), 2)["utilisation_of_fillable"] == [2 / 4, 5 / 10]
+    whole = table_quality(codes, (4, 16, 256))
+    assert whole["utilisation_of_fillable"] == [2 / 4, 5 / 10, 2 / 10]
+    assert whole["utilisation"] == [2 / 4, 5 / 16, 2 / 256]
+    assert whole["collision_rate"] == 0
 
 
 def test_pairs_are_those_of_a_double_loop_over_the_held_out_positive_events(tmp_path: Path) -> None:

@@ -81,6 +81,17 @@ def test_an_unbalanced_fit_does_not_know_the_order_of_its_items_nor_how_far_from
     assert codebook.statistics["levels"][1]["relative_error"] < 0.35
 
 
+@pytest.mark.skipif(faiss.get_num_gpus() == 0, reason="needs a GPU and faiss-gpu")
+def test_an_unbalanced_fit_on_a_gpu_is_as_good_as_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, ids = catalogue(2000)
+    spec = spec_of(16, 16, 16, balanced=False)
+    there = fit(vectors, ids, spec)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
+    here = fit(vectors, ids, spec)
+    errors = [assign_sids(book, vectors, ids, Occupancy.empty(3)).relative_error for book in (there, here)]
+    assert errors[0] == pytest.approx(errors[1], rel=0.05)
+
+
 def test_every_level_lowers_the_error() -> None:
     errors = [level["relative_error"] for level in CODEBOOK.statistics["levels"]]
     assert errors[0] > errors[1] > errors[2] > 0

@@ -1,5 +1,6 @@
 """What holds for every way of quantizing."""
 
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+import tokenizer.rows
 from tokenizer.codebook import Codebook
 from tokenizer.distance import BLOCK
 from tokenizer.encode import Occupancy, Status, assign_sids
@@ -17,7 +19,7 @@ from tokenizer.extra_token import extra_tokens
 from tokenizer.families import QUANTIZERS, quantizer_of
 from tokenizer.fit import fit_codebook
 from tokenizer.metrics import decode
-from tokenizer.rows import Block
+from tokenizer.rows import Block, Items
 from tokenizer.spec import LEARNED, CodebookSpec
 from tokenizer.work import Threads
 
@@ -49,17 +51,42 @@ def nobody(name: str) -> Occupancy:
     return Occupancy.empty(len(CODEBOOKS[name].sizes))
 
 
+class Counted:
+    """Three threads, and the most tasks that a call has given them."""
+
+    def __init__(self) -> None:
+        self.most = 0
+
+    def map(self, function: Callable[..., Any], items: Items, tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        listed = list(tasks)
+        self.most = max(self.most, len(listed))
+        yield from Threads(3).map(function, items, listed)
+
+
 VECTORS, IDS = catalogue(240)
-CODEBOOKS = {name: fit_codebook(VECTORS, IDS, spec_of(name)) for name in SPECS}
+SPAN = 50
+"""Rows of a span, so that there are five to share out."""
+with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(tokenizer.rows, "SPAN", SPAN)
+    CODEBOOKS = {name: fit_codebook(VECTORS, IDS, spec_of(name), Threads(1)) for name in SPECS}
 each = pytest.mark.parametrize("name", SPECS)
 
 
 @each
-def test_the_same_items_give_the_same_bytes_in_any_order_and_for_any_workers(name: str) -> None:
+def test_the_same_items_give_the_same_bytes_in_any_order_and_for_any_workers(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spans by one worker after the other, as for CODEBOOKS, or by three at a time."""
     shuffled = np.random.default_rng(1).permutation(240)
-    vectors = {"fused": VECTORS["fused"][shuffled]}
-    again = fit_codebook(vectors, [IDS[row] for row in shuffled], spec_of(name), Threads(1))
+    vectors, ids = {"fused": VECTORS["fused"][shuffled]}, [IDS[row] for row in shuffled]
+    monkeypatch.setattr(tokenizer.rows, "SPAN", SPAN)
+    work = Counted()
+    again = fit_codebook(vectors, ids, spec_of(name), work)
     assert again.to_bytes() == CODEBOOKS[name].to_bytes()
+    found = assign_sids(again, vectors, ids, nobody(name), work)
+    expected = assign_sids(again, VECTORS, IDS, nobody(name), Threads(1))
+    np.testing.assert_array_equal(found.codes, expected.codes[shuffled])
+    assert work.most == 5
     assert fit_codebook(VECTORS, IDS, spec_of(name, seed=1)).id != CODEBOOKS[name].id
 
 
@@ -178,7 +205,7 @@ def test_decoding_comes_nearer_than_the_mean(name: str) -> None:
 def test_what_is_learnt_beats_the_baselines() -> None:
     error = {name: assign_sids(book, VECTORS, IDS, nobody(name)).relative_error for name, book in CODEBOOKS.items()}
     assert error["rq-kmeans"] < error["lsh"] < error["random"] == pytest.approx(1, abs=1e-6)
-    assert max(error["opq"], error["rq-opq"], error["hierarchical"]) < error["lsh"]
+    assert max(error["pq"], error["opq"], error["rq-opq"], error["hierarchical"]) < error["lsh"]
 
 
 def test_an_lsh_code_is_the_signs_of_its_projections() -> None:
@@ -196,10 +223,24 @@ def test_a_hierarchical_code_is_the_nearest_centroid_under_its_prefix() -> None:
         assert codes[row, 1] == np.square(under - VECTORS["fused"][row]).sum(axis=1).argmin()
 
 
-def test_opq_parts_add_up_to_the_vector() -> None:
+def test_a_pq_code_is_the_nearest_centroid_of_its_part() -> None:
+    """Ten dimensions in three parts are four, four and two; the centroids of a part are the means of its items."""
+    book = fit_codebook(VECTORS, IDS, spec_of("pq", (8, 8, 8), iterations=30, balanced=False, collision="keep"))
+    codes = assign_sids(book, VECTORS, IDS, Occupancy.empty(3)).codes
+    centred = VECTORS["fused"] - VECTORS["fused"].mean(axis=0)
+    for number, part in enumerate((centred[:, :4], centred[:, 4:8], centred[:, 8:])):
+        points = book.arrays[f"level{number}"][:, : part.shape[1]]
+        near = np.square(part[:, None] - points).sum(axis=2).argmin(axis=1)
+        np.testing.assert_array_equal(codes[:, number], near)
+        means = np.stack([part[near == code].mean(axis=0) for code in range(8)])
+        np.testing.assert_allclose(points, means, atol=0.05)
+
+
+@pytest.mark.parametrize("name", ["pq", "opq"])
+def test_parts_add_up_to_the_vector(name: str) -> None:
     """With a code per item in each part, decoding gives the vectors back: the rotation loses nothing."""
     vectors, ids = catalogue(16)
-    book = fit_codebook(vectors, ids, spec_of("opq", (16, 16, 16), iterations=10, balanced=False))
+    book = fit_codebook(vectors, ids, spec_of(name, (16, 16, 16), iterations=10, balanced=False))
     codes = assign_sids(book, vectors, ids, Occupancy.empty(3)).codes
     np.testing.assert_allclose(decode(book, codes, "fused"), vectors["fused"], atol=1e-4)
 

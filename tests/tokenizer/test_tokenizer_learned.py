@@ -79,6 +79,13 @@ def test_training_beats_a_random_start_by_far_and_comes_near_rq_kmeans() -> None
     assert error(fsq) < 0.3 * error(fsq, train=untrained)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_training_on_a_gpu_is_as_good_as_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = error(spec_of(epochs=4))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert there == pytest.approx(error(spec_of(epochs=4)), rel=0.1)
+
+
 PLAIN = fit_codebook(VECTORS, IDS, spec_of(epochs=2))
 OPTIONS: dict[str, dict[str, Any]] = {
     "contrastive": {"contrastive": 0.5},
@@ -91,21 +98,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def gradients(training: Training, net: VaeNet) -> dict[str, torch.Tensor]:
-    share, _, _ = share_of(net, next(batches(training, 0)))
-    torch.autograd.backward(share)
-    return {name: weight.grad for name, weight in net.named_parameters() if weight.grad is not None}
-
-
 @pytest.mark.parametrize("name", OPTIONS)
-def test_every_option_changes_the_gradient_and_the_codebook(name: str) -> None:
-    plain, other = training_of(spec_of()), training_of(spec_of(**OPTIONS[name]))
-    before, after = gradients(plain, started(plain)), gradients(other, started(other))
-    assert all(torch.isfinite(gradient).all() for gradient in after.values())
-    changed = [part for part in before if not torch.equal(before[part], after[part])]
-    assert any(part.startswith("points" if name == "diversity" else "encoder") for part in changed)
-    if name == "alignment":
-        assert after["align.weight"].any()
+def test_every_option_changes_the_codebook(name: str) -> None:
     book = fit_codebook(VECTORS, IDS, spec_of(**OPTIONS[name], epochs=2))
     assert not np.array_equal(book.arrays["level0"], PLAIN.arrays["level0"])
     assert "mean.taste" not in book.arrays

@@ -152,6 +152,17 @@ class KilledOnce:
         yield from self.work.map(die_once, items, tasks)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_one_two_and_four_ray_workers_give_the_same_bytes() -> None:
+    """Tasks that take three, one and a half, and three quarters of the cluster's three CPUs."""
+    from pipelines.compute import RayWork
+    from pipelines.spec import ComputeSpec
+
+    for task_cpus in (3, 1.5, 0.75):
+        assert outcome(RayWork(ComputeSpec(cpus=3), task_cpus)) == alone()
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_ray_workers_give_the_same_bytes_also_when_one_is_killed(tmp_path: Path) -> None:
     from pipelines.compute import RayWork

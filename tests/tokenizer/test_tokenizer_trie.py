@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from tokenizer import id_index
 from tokenizer.errors import TrieCorrupt
 from tokenizer.trie import Trie
+from tokenizer.trie_filters import TrieFilters, by_filter
 from tokenizer.trie_masks import TrieMasks
 
 SIZES = (5, 300, 4)
@@ -161,6 +162,45 @@ def test_an_edge_is_closed_for_a_user_when_all_items_below_are(
         }
         assert (np.diff(closed[0] * (len(masks.starts[level]) - 1) + closed[1]) >= 0).all()
         nodes = {prefix: node for node, prefix in enumerate(sorted(prefixes))}
+
+
+@settings(max_examples=60, deadline=None)
+@given(catalogues(), st.integers(0, 10**6), st.lists(st.sampled_from(["stock", "locale", "safe"]), max_size=4))
+def test_named_filters_allow_what_is_in_all_of_their_sets(
+    catalogue: tuple[NDArray[np.int32], list[str], tuple[int, ...]], seed: int, names: list[str]
+) -> None:
+    codes, ids, sizes = catalogue
+    draw = np.random.default_rng(seed)
+    trie = Trie.build(codes, ids, sizes)
+    allowed = {name: draw.random(len(ids)) < 0.7 for name in ("stock", "locale", "safe")}
+    filters = TrieFilters(trie, allowed)
+    masks = filters.masks(*names)
+    rows = set(range(len(ids)))
+    for name in names:
+        rows &= set(np.flatnonzero(allowed[name]).tolist())
+    assert set(masks.rows.tolist()) == rows
+    sids = [tuple(codes) for row, codes in enumerate(trie.codes().tolist()) if row in rows]
+    nodes = {(): 0}
+    for level, size in enumerate(sizes):
+        for prefix, node in nodes.items():
+            follow = {sid[level] for sid in sids if sid[:level] == prefix}
+            assert np.flatnonzero(masks.mask(level, np.array([node]))[0]).tolist() == sorted(follow)
+        assert size == masks.sizes[level]
+        nodes = {prefix: node for node, prefix in enumerate(sorted({sid[: level + 1] for sid in sids}))}
+    assert filters.masks(*reversed(names)) is masks  # made once
+
+
+def test_a_filter_that_is_not_there_is_refused_and_users_go_by_theirs() -> None:
+    codes, ids = some(9)
+    filters = TrieFilters(Trie.build(codes, ids, SIZES), {"stock": np.ones(9, bool)})
+    with pytest.raises(ValueError, match="no filter 'stok'; filters here: stock"):
+        filters.masks("stock", "stok")
+    groups = by_filter([["stock", "safe"], [], ["safe", "stock", "safe"], ["stock"]])
+    assert {names: users.tolist() for names, users in groups.items()} == {
+        ("safe", "stock"): [0, 2],
+        (): [1],
+        ("stock",): [3],
+    }
 
 
 def test_a_filter_of_another_length_is_refused() -> None:

@@ -1,5 +1,6 @@
 """The Arrow form of a trie, read with pyarrow alone."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from tokenizer import trie_export
 from tokenizer.trie import Trie
-from tokenizer.trie_export import write_arrow
+from tokenizer.trie_export import write_arrow, write_codes
 
 
 def read(path: Path) -> tuple[dict[tuple[int, ...], list[int]], dict[tuple[int, ...], str]]:
@@ -37,6 +38,11 @@ def test_every_prefix_and_every_item_is_there(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trie_export, "BATCH_ROWS", 7)
         write_arrow(trie, path, {"release": "r-000001"})
+        write_codes(trie, path.with_name("codes"), {"release": "r-000001"})
+    table = pa.ipc.open_file(path.with_name("codes")).read_all()
+    assert [field.type for field in table.schema] == [pa.large_string(), pa.list_(pa.int32())]
+    assert [(tuple(row["codes"]), row["item_id"]) for row in table.to_pylist()] == sorted(zip(sids, ids, strict=True))
+    assert json.loads(table.schema.metadata[b"sizes"]) == list(sizes)
     following, items = read(path)
     assert items == dict(zip(sids, ids, strict=True))
     assert following == {

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import training.trie_tensors as trie_tensors
 from tokenizer.trie import Trie
+from tokenizer.trie_filters import TrieFilters, by_filter
 from tokenizer.trie_masks import TrieMasks
 from training.decoding import Variety, beam_search, search_sids
 from training.events import Events, gathered
@@ -206,6 +207,47 @@ def test_a_filter_leaves_the_exhaustive_ranking_of_the_rest(constrained: bool) -
         assert rows[user, : len(order)].tolist() == order
         np.testing.assert_allclose(scores[user, : len(order)], expected[user][order], atol=1e-3)
         assert (rows[user, len(order) :] == -1).all()
+
+
+def test_each_user_of_a_batch_is_searched_under_filters_of_their_own() -> None:
+    model, trie = model_of(8), trie_of(9, 8)
+    draw, events = np.random.default_rng(8), histories([2, 4, 3], 8)
+    allowed = {name: draw.random(9) < 0.6 for name in ("stock", "locale")}
+    filters, everything = TrieFilters(trie, allowed), whole(trie)
+    wanted = [["stock", "locale"], [], ["locale"]]
+    expected, rows = score_all(model, trie, events), np.empty((3, 9), np.int64)
+    for names, users in by_filter(wanted).items():
+        searched = TrieTensors(filters.masks(*names), whole=everything)
+        rows[users], _ = beam_search(model, searched, events.of(users), 9)
+    for user, names in enumerate(wanted):
+        may = [row for row in np.argsort(-expected[user]).tolist() if all(allowed[name][row] for name in names)]
+        assert rows[user].tolist() == may + [-1] * (9 - len(may))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_gpu_finds_what_the_cpu_finds(architecture: str) -> None:
+    model, trie = model_of(9, architecture), trie_of(40, 9)
+    events, seen = histories([2, 5], 9), [np.array([0, 3, 4]), np.array([7])]
+    allowed = np.random.default_rng(9).random(40) < 0.8
+    masks = TrieMasks.of(trie, allowed)
+    without_bits = TrieMasks(masks.sizes, masks.starts, masks.codes, (None,) * len(SIZES), masks.rows)
+    for made in (masks, without_bits):
+        here, there = TrieTensors(made), TrieTensors(made, "cuda")
+        nodes = torch.tensor([[0, -1, 0]])
+        for level in range(len(SIZES)):
+            mask = here.mask(level, nodes)
+            assert torch.equal(there.mask(level, nodes.cuda()).cpu(), mask)
+            codes = mask.int().argmax(dim=-1)
+            stepped = here.step(level, nodes, codes)
+            assert torch.equal(there.step(level, nodes.cuda(), codes.cuda()).cpu(), stepped)
+            nodes = stepped
+        expected = beam_search(model.cpu(), TrieTensors(made, whole=whole(trie)), events, 20, seen)
+        everything = TrieTensors(TrieMasks.of(trie), "cuda")
+        searched = TrieTensors(made, "cuda", everything)
+        found = beam_search(model.cuda(), searched, events.to(torch.device("cuda")), 20, seen)
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_allclose(found[1], expected[1], atol=1e-3)
 
 
 @settings(max_examples=60, deadline=None)
