@@ -9,6 +9,7 @@ import argparse
 import importlib.util
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ import pyarrow.parquet as pq
 
 from tokenizer.assignment import assign_level, balanced_assign
 from tokenizer.distance import BLOCK, own_distance
-from tokenizer.encode import Occupancy, Status, assign_sids
+from tokenizer.encode import Codes, Occupancy, Status, assign_sids
+from tokenizer.extra_token import extra_tokens
 from tokenizer.families import quantizer_of
 from tokenizer.fit import fit_codebook
 from tokenizer.items import checked_items, tie_keys
@@ -97,7 +99,7 @@ def at_size(rows: Rows, codes: int, levels: int) -> None:
     say(
         f"fit on {spec.sample:,} items, {spec.iterations} rounds a level",
         f"{fitting:.1f} s",
-        f"products alone {bare:.1f} s",
+        f"products alone {bare:.1f} s: {bare / fitting:.0%} of them",
     )
     with one_thread():
         checked = checked_items(part, first, ("fused",), HERE)
@@ -112,16 +114,20 @@ def at_size(rows: Rows, codes: int, levels: int) -> None:
     kept = assign_sids(shared, part, first, Occupancy.empty(levels)).codes
     sharing = time.perf_counter() - start
     rate = collision_metrics(kept)["collision_rate"]
-    del kept
+    tokens = {name: _token(kept, book.sizes, name == "suffix") for name in ("suffix", "item")}
+    del kept, checked
     start = time.perf_counter()
     made = assign_sids(book, part, first, Occupancy.empty(levels))
     whole = time.perf_counter() - start
     bare = product(old, width, codes, levels)
-    say(f"plain codes of {old:,} items", f"{plain:.1f} s", f"{plain / bare:.2f} x the products alone, {bare:.1f} s")
+    say(f"plain codes of {old:,} items", f"{plain:.1f} s", f"products alone {bare:.1f} s: {bare / plain:.0%} of them")
     say("balanced, SIDs shared", f"{sharing:.1f} s", f"{rate:.1%} of the items share one")
     say("balanced, unique SIDs", f"{whole:.1f} s", f"{whole / plain:.2f} x plain codes")
     unique = whole - sharing
-    say("what making them unique takes", f"{unique:.1f} s", f"{old * rate / max(unique, 1e-9):,.0f} items/s")
+    pace = f"{old * rate / unique:,.0f} items/s" if unique > 0.1 * sharing else "too little to tell"
+    say("what making them unique takes", f"{unique:.1f} s", pace)
+    for name, (seconds, most) in tokens.items():
+        say(f"the same by tokens, {name}", f"{seconds:.1f} s", f"tokens up to {most:,}")
     say("items moved to a free SID, refit due", f"{(made.status == 1).mean():.1%}", f"{(made.status == 2).sum():,}")
     say("relative error", f"{made.relative_error:.4f}")
     say("peak memory of the process", peak(), "3 GiB wanted at 1e7 x 128")
@@ -135,6 +141,13 @@ def at_size(rows: Rows, codes: int, levels: int) -> None:
         seconds = time.perf_counter() - start
         refit = int((new.status == Status.REFIT_DUE).sum())
         say(f"append {added:,} items to {len(known):,}", f"{seconds:.1f} s", f"refit due {refit:,}")
+
+
+def _token(codes: Codes, sizes: Sequence[int], counts: bool) -> tuple[float, int]:
+    """Seconds that a token for each of the items takes, and the largest token."""
+    start = time.perf_counter()
+    token = extra_tokens(codes, np.empty((0, len(sizes) + 1), np.int32), (*sizes, len(codes)), counts)
+    return time.perf_counter() - start, int(token.max())
 
 
 class Part:
@@ -180,10 +193,10 @@ def against_the_optimum() -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print all figures."""
-    against_the_optimum()
+    """Print all figures; the solver comes last, for what it imports is part of a process's memory from then on."""
     if options.vectors:
         rows: Rows = ArrayRows(np.load(options.vectors, mmap_mode="r"))
     else:
         rows = mixture(options.items, options.width)
     at_size(rows, options.codes, options.levels)
+    against_the_optimum()
