@@ -99,7 +99,7 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
 
     Returns the key of the evaluation in the lake; none where the log holds nothing to evaluate on.
     """
-    from flows.steps.training import load_model
+    from flows.steps.training import likeness_of, load_model
     from training.evaluate import evaluate
 
     version = run.lake.version("interactions")
@@ -120,7 +120,8 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
     popularity = np.bincount(np.concatenate([*learnt, np.zeros(0, np.int64)]), minlength=len(trie))
     with run.stage("evaluate") as view:
         generator = load_model(run.lake, row, manifest.codebook.vocabulary)
-        result = evaluate(generator, trie, cases, popularity, run.recipe.evaluate, learnt)
+        likeness = likeness_of(run.lake, manifest, trie, run.recipe.evaluate)
+        result = evaluate(generator, trie, cases, popularity, run.recipe.evaluate, learnt, likeness)
         result["protocol"] = (
             "per user with events at or after the cutoff: the last of them is the target, all before it the context; "
             f"full ranking over {len(trie)} items, interactions version {version}"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tokenizer.trie_masks import TrieMasks
-from training.decoding import Variety, items_of, search_sids
+from training.decoding import Scores, Variety, items_of, search_sids
 from training.events import gathered, positive
 from training.exposure import Exposure, Floats, self_information
 from training.floors import ItemNeighbours, popular_rows
@@ -28,6 +28,7 @@ from training.metrics import (
     rank_of_target,
     recall_at,
 )
+from training.rerank import Likeness
 from training.spec import EvaluateSpec, GeneratorSpec
 from training.trie_tensors import TrieTensors
 
@@ -84,8 +85,11 @@ def evaluate(
     popularity_counts: Ints,
     spec: EvaluateSpec,
     learnt: Sequence[Ints] | None = None,
+    likeness: Likeness | None = None,
 ) -> dict[str, Any]:
     """What the generator, popularity and neighbours of items come to, a row each, and what was counted.
+
+    With the `likeness` of the trie's rows, and with `cases.rows`, what the generator found has a row in that order too.
 
     A row has recall, NDCG and MRR with 95 % intervals, recall of prefixes of the target's SID by length, what its lists
     show of the catalogue (`training.exposure`), and the same figures by how many training events the target has (none:
@@ -115,10 +119,11 @@ def evaluate(
     )
     # Cases of like length share a batch, so that short histories are not padded to the longest one.
     like = np.argsort(lengths, kind="stable")
-    rows = {
-        "generator": judge.row(_generated(model, trie, cases, spec), _parts(like, spec.batch_size)),
-        "popularity": judge.row(_popular(popularity_counts, cases, spec), _parts(like, AT_ONCE)),
-    }
+    found: list[tuple[Ints, Scores]] = []
+    rows = {"generator": judge.row(_generated(model, trie, cases, spec, found), _parts(like, spec.batch_size))}
+    if likeness is not None:
+        rows["reranked"] = judge.row(_reranked(likeness, cases, found), _parts(like, spec.batch_size))
+    rows["popularity"] = judge.row(_popular(popularity_counts, cases, spec), _parts(like, AT_ONCE))
     if learnt is not None and cases.rows is not None:
         neighbours = ItemNeighbours.of(learnt, len(trie), NEAREST)
         row = judge.row(_near(neighbours, cases, spec), _parts(like, AT_ONCE))
@@ -137,8 +142,11 @@ def _parts(order: Ints, size: int) -> Iterable[Ints]:
     return (order[start : start + size] for start in range(0, len(order), size))
 
 
-def _generated(model: Generator, trie: Trie, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
-    """Contexts keep their last events, as many as fit before a target in training."""
+def _generated(
+    model: Generator, trie: Trie, cases: EvaluationCases, spec: EvaluateSpec, keep: list[tuple[Ints, Scores]]
+) -> Rank:
+    """Contexts keep their last events, as many as fit before a target in training. Puts the items and scores of each
+    part into `keep`."""
     device = next(model.parameters()).device
     searched = TrieTensors(TrieMasks.of(trie), device)
     pool, windows = contexts(cases, model.spec)
@@ -149,7 +157,18 @@ def _generated(model: Generator, trie: Trie, cases: EvaluationCases, spec: Evalu
         events = gathered(pool.codes, pool.kinds, rows, lengths).to(device)
         exclude = cases.seen(part) if spec.exclude_seen else None
         nodes, scores = search_sids(model, searched, events, spec.beams, exclude, variety)
-        return items_of(searched, nodes, scores, spec.beams, exclude)[0], nodes
+        keep.append(items_of(searched, nodes, scores, spec.beams, exclude))
+        return keep[-1][0], nodes
+
+    return rank
+
+
+def _reranked(likeness: Likeness, cases: EvaluationCases, found: list[tuple[Ints, Scores]]) -> Rank:
+    """What was found of the same parts, in the order of likeness too."""
+    parts = iter(found)
+
+    def rank(part: Ints) -> tuple[Ints, None]:
+        return likeness.reranked(*next(parts), cases.taken(part)), None
 
     return rank
 

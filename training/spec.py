@@ -128,7 +128,8 @@ class EvaluateSpec(BaseModel):
     """How a model is evaluated: cut-offs `k`, beam width, cases per batch, whether seen items are left out.
 
     `temperature`, `groups` and `diversity` are those of `training.decoding.Variety`; as they are by default, the most
-    probable items are ranked.
+    probable items are ranked. With `vector_weight` what the search found is also put in order by the vectors that the
+    SIDs were made of (`training.rerank`), in a row of its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -140,6 +141,8 @@ class EvaluateSpec(BaseModel):
     temperature: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 1.0
     groups: Positive = 1
     diversity: Annotated[float, Field(ge=0.0, le=1000.0)] = 0.0
+    vector_weight: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
+    vector_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.3
 
     @model_validator(mode="after")
     def _groups_share_beams(self) -> Self:

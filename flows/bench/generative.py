@@ -6,7 +6,7 @@ is trained on what: a benchmark that was stopped goes on from its last checkpoin
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -35,17 +35,21 @@ from training.decoding import beam_search
 from training.events import gathered
 from training.generator import Generator
 from training.launch import launch
-from training.metrics import rank_of_target, recall_at
+from training.metrics import ndcg_at, rank_of_target, recall_at
 from training.next_code import NextCode, plan_of
 from training.objectives import objective_of
+from training.rerank import Likeness
 from training.spec import GeneratorSpec, TrainSpec
 from training.trie_tensors import TrieTensors
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
 CACHE = Path(".cache/recommendation")
 BUCKETS, AT_ONCE = 4, 256
 BEAMS = 50
 DECAYS = (0.0, 0.3, 0.6, 0.8, 0.9, 1.0)
+WEIGHTS = (0.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0)
+VALIDATED = 6_000
 
 
 class Settings(BaseModel):
@@ -205,8 +209,34 @@ def dense(split: Split, settings: Settings) -> Recommend:
     return lambda histories, exclude_seen: ranked(histories, exclude_seen, best)
 
 
+Search = Callable[[Sequence[Ints], bool], tuple[Ints, Floats]]
+"""As Recommend, the BEAMS best items and their log-probabilities."""
+
+
 def generator(split: Split, settings: Settings) -> Recommend:
-    """A generator on SIDs, trained by Ray Train on all cores."""
+    """A generator on SIDs."""
+    search = searched(split, settings)
+    return lambda histories, exclude_seen: search(histories, exclude_seen)[0][:, :WIDTH]
+
+
+def reranked(split: Split, settings: Settings) -> Recommend:
+    """What a generator finds, in order of the vectors of its SIDs as well; weight and decay are the best of those tried
+    on the validation of some users."""
+    search, vectors = searched(split, settings), fused_vectors(split, settings)
+    users = np.random.default_rng(0).permutation(len(split.train))[:VALIDATED]
+    taken, targets = [split.train[user] for user in users], split.validation[users]
+    found = search(taken, False)
+
+    def gain(likeness: Likeness) -> float:
+        return ndcg_at(rank_of_target(likeness.reranked(*found, taken)[:, :WIDTH], targets), 10)
+
+    best = max((Likeness.of(vectors, weight, decay) for weight in WEIGHTS for decay in DECAYS), key=gain)
+    say(f"reranked: weight {best.weight}, decay {best.decay}, validation ndcg@10 {gain(best):.4f}")
+    return lambda histories, exclude_seen: best.reranked(*search(histories, exclude_seen), histories)[:, :WIDTH]
+
+
+def searched(split: Split, settings: Settings) -> Search:
+    """The search of a generator that is trained by Ray Train on all cores."""
     trie = tokenized(split, settings)
     in_trie = trie.find_rows(pa.array(split.catalogue.ids))
     codes = trie.codes()[in_trie].astype(np.int32)
@@ -238,10 +268,10 @@ def generator(split: Split, settings: Settings) -> Recommend:
     model, _ = load_generator(result.checkpoint_dir, name)
     rows = Rows(in_trie, codes, np.argsort(in_trie))
 
-    def recommend(histories: Sequence[Ints], exclude_seen: bool) -> Ints:
+    def search(histories: Sequence[Ints], exclude_seen: bool) -> tuple[Ints, Floats]:
         return generate(model, TrieTensors(masks), rows, histories, exclude_seen)
 
-    return recommend
+    return search
 
 
 def _digest(rows: Sequence[NDArray[np.integer]], *settings: BaseModel | tuple[str, ...]) -> str:
@@ -264,9 +294,12 @@ class Rows:
     item: Ints
 
 
-def generate(model: Generator, trie: TrieTensors, rows: Rows, histories: Sequence[Ints], exclude_seen: bool) -> Ints:
-    """The WIDTH most probable items of each history."""
-    out = np.full((len(histories), WIDTH), -1, np.int64)
+def generate(
+    model: Generator, trie: TrieTensors, rows: Rows, histories: Sequence[Ints], exclude_seen: bool
+) -> tuple[Ints, Floats]:
+    """The BEAMS most probable items of each history, -1 padded, and their log-probabilities."""
+    out = np.full((len(histories), BEAMS), -1, np.int64)
+    scores = np.full((len(histories), BEAMS), -np.inf, np.float32)
     order = np.argsort([len(each) for each in histories], kind="stable")
     kinds = np.zeros(len(rows.codes), np.int64)
     with one_thread():
@@ -278,7 +311,6 @@ def generate(model: Generator, trie: TrieTensors, rows: Rows, histories: Sequenc
             for at, each in enumerate(some):
                 places[at, : len(each)] = each
             exclude = [rows.in_trie[histories[row]] for row in part] if exclude_seen else None
-            found, _ = beam_search(model, trie, gathered(rows.codes, kinds, places, lengths), BEAMS, exclude)
-            found = found[:, :WIDTH]
-            out[part, : found.shape[1]] = np.where(found >= 0, rows.item[found], -1)
-    return out
+            found, scores[part] = beam_search(model, trie, gathered(rows.codes, kinds, places, lengths), BEAMS, exclude)
+            out[part] = np.where(found >= 0, rows.item[found], -1)
+    return out, scores

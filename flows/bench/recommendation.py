@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from flows.bench.catalogues import CATALOGUES
-from flows.bench.generative import GENERATORS, HEADLINE, dense, generator
+from flows.bench.generative import GENERATORS, HEADLINE, dense, generator, reranked
 from flows.bench.split import WIDTH, Recommend, Split, say, split_of
 from training.floors import ItemNeighbours, popular_rows
 from training.metrics import mrr, ndcg_at, rank_of_target, recall_at, recall_interval
@@ -78,9 +78,10 @@ ROWS: dict[str, Callable[[Split], Recommend]] = {
     "item-knn": item_knn,
     "sasrec": sasrec,
     "dense": partial(dense, settings=HEADLINE),
+    "reranked": partial(reranked, settings=HEADLINE),
     **{name: partial(generator, settings=settings) for name, settings in GENERATORS.items()},
 }
-WANTED = ("popularity", "item-knn", "sasrec", "dense", "generator")
+WANTED = ("popularity", "item-knn", "sasrec", "dense", "generator", "reranked")
 HEAD = (
     "",
     *(f"recall@{k}" for k in CUTS),

@@ -34,7 +34,8 @@ from training.generator import Generator
 from training.launch import TrainResult, launch
 from training.next_code import NextCode, plan_of
 from training.objectives import objective_of
-from training.spec import GeneratorSpec
+from training.rerank import Likeness
+from training.spec import EvaluateSpec, GeneratorSpec
 
 
 @step
@@ -135,6 +136,20 @@ def load_model(lake: Lake, row: dict[str, Any], vocabulary: str) -> Generator:
         (Path(folder) / WEIGHTS).write_bytes(lake.blobs.get(row["weights"]))
         (Path(folder) / RECORD).write_bytes(lake.blobs.get(row["card"]["record_blob"]))
         return load_generator(Path(folder), vocabulary)[0]
+
+
+def likeness_of(lake: Lake, manifest: Manifest, trie: Trie, spec: EvaluateSpec) -> Likeness | None:
+    """Of the items of a release, by the vectors that their SIDs encode; None where the recipe gives them no weight."""
+    if not spec.vector_weight:
+        return None
+    found = encoded_vectors(
+        lake, manifest.fusion.fingerprint, segments(lake, list(manifest.assignments), manifest.codebook.id)
+    )
+    rows = trie.find_rows(found["item_id"].to_arrow())
+    vectors = matrix(found)
+    placed = np.zeros((len(trie), vectors.shape[1] if len(vectors) else 1), np.float32)
+    placed[rows[rows >= 0]] = vectors[rows >= 0]
+    return Likeness.of(placed, spec.vector_weight, spec.vector_decay)
 
 
 def _weights(lake: Lake, former: dict[str, Any], vocabulary: str, wanted: GeneratorSpec) -> Arrays:

@@ -187,7 +187,7 @@ def test_items_may_share_sids_where_the_recipe_keeps_collisions(
     with pytest.raises(RecipeError, match="lets items share SIDs"):
         parse_recipe(recipe)
     recipe["gates"] = {"collision_rate": {"limit": 1.0}}
-    recipe["evaluate"] = {"exclude_seen": False}
+    recipe["evaluate"] = {"exclude_seen": False, "vector_weight": 30.0}
     lake = start(str(tmp_path / "lake"), small, recipe)
     first = sids(lake, "r-000001")
     write_items(small / "night.jsonl", 40, 8)
@@ -209,6 +209,8 @@ def test_items_may_share_sids_where_the_recipe_keeps_collisions(
     assert result["cases"] > 0
     assert result["generator"]["raw"]["recall@5"] > result["generator"]["recall@5"] > 0
     assert result["item-knn"]["recall@10"] > result["popularity"]["recall@10"]
+    assert result["reranked"]["recall@20"] == result["generator"]["recall@20"]  # all that was found, in another order
+    assert result["reranked"]["mrr"] != result["generator"]["mrr"]
 
     def told(*command: str) -> str:
         capsys.readouterr()

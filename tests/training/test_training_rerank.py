@@ -1,0 +1,40 @@
+"""Putting candidates in order by probability and likeness, against a plain loop."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from training.rerank import Likeness
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0, 20), st.floats(0, 1))
+def test_candidates_go_by_probability_and_likeness(seed: int, weight: float, decay: float) -> None:
+    draw = np.random.default_rng(seed)
+    vectors = draw.normal(size=(12, 4)).astype(np.float32)
+    vectors[0] = 0
+    taken = [draw.integers(0, 12, length) for length in (0, 1, 5)]
+    found = np.stack([draw.permutation(12)[:6] for _ in taken])
+    found[1, 4:] = -1
+    scores = np.where(found < 0, -np.inf, draw.normal(size=found.shape)).astype(np.float32)
+    ranked = Likeness.of(vectors, weight, decay).reranked(found, scores, taken)
+    for user, rows in enumerate(taken):
+        wish = np.zeros(4)
+        for back, row in enumerate(reversed(rows)):
+            wish += decay**back * vectors[row] / max(np.linalg.norm(vectors[row]), 1e-30)
+        total = {-1: -np.inf}
+        for row, score in zip(found[user], scores[user], strict=True):
+            lengths = np.linalg.norm(vectors[row]) * np.linalg.norm(wish)
+            if row >= 0:
+                total[row] = score + (weight * (vectors[row] @ wish) / lengths if lengths > 1e-9 else 0.0)
+        assert sorted(ranked[user]) == sorted(found[user])
+        assert (np.diff([total[row] for row in ranked[user] if row >= 0]) <= 1e-4).all()
+        assert (ranked[user] < 0).sum() == (found[user] < 0).sum() == (ranked[user][::-1] < 0).cumprod().sum()
+
+
+def test_without_weight_and_for_users_of_whom_nothing_is_known_probability_decides() -> None:
+    vectors, scores = np.eye(3, dtype=np.float32), np.array([[-1.0, -2.0, -3.0]], np.float32)
+    found, last = np.array([[0, 1, 2]]), [np.array([2])]
+    assert Likeness.of(vectors, 0.0, 0.5).reranked(found, scores, last).tolist() == [[0, 1, 2]]
+    assert Likeness.of(vectors, 9.0, 0.5).reranked(found, scores, [np.array([], np.int64)]).tolist() == [[0, 1, 2]]
+    assert Likeness.of(vectors, 9.0, 0.5).reranked(found, scores, last).tolist() == [[2, 0, 1]]
