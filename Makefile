@@ -45,13 +45,16 @@ test: setup  ## the tests that take minutes (under 15 on two cores)
 test-all: setup  ## all tests, also those on real data
 	$(BIN)/pytest -q
 
-bench: setup  ## benchmarks, each beside its limit or a peer measured in the same run (DATA=DIR for real data)
+bench: setup  ## benchmarks, each beside its limit or a peer of the same run (DATA=DIR, VECTORS=FILE.npy for real data)
 	$(BIN)/sidmill bench tokenizer --items 1e5
+	$(if $(VECTORS),$(BIN)/sidmill bench tokenizer --vectors $(VECTORS))
 	$(BIN)/sidmill bench trie
 	$(BIN)/sidmill bench decoding
 	$(BIN)/sidmill bench loader --events 1e6
 	$(BIN)/sidmill bench training
 	$(BIN)/sidmill bench lake
+	$(if $(DATA),$(BIN)/sidmill bench quantizers $(DATA) rq-kmeans)
+	$(if $(DATA),$(BIN)/sidmill bench refit $(DATA))
 	$(if $(DATA),$(BIN)/sidmill bench encoders $(DATA))
 
 demo: setup .cache/movielens/ml-100k.item  ## MovieLens-100K through everything (LAKE=DIR, POSTERS=DIR)
