@@ -82,7 +82,7 @@ def fit(run: Run, snapshot: Snapshot, items: pl.DataFrame, encoders: dict[str, E
         absent = [name for name in spec.fit_sources if name not in (FUSED, *gathered.modalities)]
         if absent:
             raise ValueError(
-                f"the codebook reads {', '.join(absent)}, and no item has such a vector; there are "
+                f"codebook reads source {', '.join(map(repr, absent))}, and no item has such a vector; there are "
                 f"{', '.join([FUSED, *sorted(gathered.modalities)])}: change codebook.levels, or make those vectors"
             )
         sources = level_vectors(run.lake, vectors, gathered, levels, run.provenance(), spec.fit_sources)
