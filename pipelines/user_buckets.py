@@ -83,12 +83,11 @@ def _events(
     """The visible events with `row` and `fresh`, in no order."""
     where = log.visible if users is None else log.visible & ds.field("user_id").isin(users)
     known = lake.file_names("interactions", learnt.version) if learnt else set()
-    columns = [*EVENT, "arrival_time", FILE]
+    columns = [*EVENT, *([] if learnt is None else ["arrival_time", FILE])]
     for batch in lake.batches("interactions", columns, where, BATCH_ROWS, log.version):
         counts.rows_in += batch.num_rows
         batch = batch.append_column("row", pc.index_in(batch.column("item_id"), items))
-        fresh = _fresh(batch, learnt, known)
-        yield batch.drop_columns(["arrival_time", FILE]).append_column("fresh", fresh)
+        yield batch.append_column("fresh", _fresh(batch, learnt, known)).select([*EVENT, "row", "fresh"])
 
 
 def _rewritten(lake: Lake, log: LogSlice, learnt: LogSlice) -> Iterator[pa.RecordBatch]:
