@@ -16,6 +16,7 @@ from flows.run import Run, open_run
 from flows.steps.fit import log_slice
 from flows.steps.publish import publish
 from flows.steps.task import step
+from pipelines.user_buckets import users_with_fresh_events
 from storage.lake import Lake
 from storage.manifest import Manifest
 from storage.models import evaluations, find_model_by_key, read_model, record_evaluation
@@ -32,7 +33,8 @@ def train(
     """Sequences, training on Ray Train, evaluation; production then points to the pair (release, model).
 
     Skipped where a model of this release and recipe exists. Without a recipe the release's own is used. With a model to
-    go on from (`since`) training starts with its weights and predicts the events that it has not learnt from.
+    go on from (`since`, or production's where the recipe says so) training starts with its weights and predicts the
+    events that it has not learnt from.
     """
     from flows.steps.training import sequences, train_model
 
@@ -43,16 +45,19 @@ def train(
             "to generate from; train on a release with another codebook.quantizer"
         )
     with open_run("train", lake, recipe or manifest.recipe, {"release": manifest.id}) as run:
-        former = read_model(run.lake, since) if since else None
-        key = model_key(manifest, run.recipe) + (f"-since-{since}" if since else "")
+        former = read_model(run.lake, since) if since else production_to_go_on_from(run, manifest)
+        key = model_key(manifest, run.recipe) + (f"-since-{former['id']}" if former else "")
         model = find_model_by_key(run.lake, key)
-        if model is None:
+        if model is not None:
+            run.say(f"  skipped: {model} was trained on {manifest.id} with this recipe already")
+        elif former is not None and since is None and not _news(run.lake, manifest, former):
+            model = former["id"]
+            run.say(f"  skipped: {manifest.id} sees no event that {model} has not learnt from")
+        else:
             run.record.begin()
             trie = open_trie(run.lake, manifest)
             source = sequences(run, manifest, trie, former)
             model = train_model(run, manifest, key, source, former)
-        else:
-            run.say(f"  skipped: {model} was trained on {manifest.id} with this recipe already")
         evaluate_model(run, manifest, model)
         _publish_pair(run, manifest, model)
         return run.done(model=model, release=manifest.id)
@@ -65,6 +70,24 @@ def evaluate(lake: str, model: str, recipe: str | dict[str, Any] | None = None) 
     manifest = read_release(Lake(lake), row["release"])
     with open_run("evaluate", lake, recipe or manifest.recipe, {"model": model}) as run:
         return run.done(model=model, evaluation=evaluate_model(run, manifest, model))
+
+
+def production_to_go_on_from(run: Run, manifest: Manifest) -> dict[str, Any] | None:
+    """The row of production's model, where `train.since_production` asks for it, and it speaks the release's vocabulary
+    and has the shape that the recipe wants."""
+    current = published(run.lake)
+    if not run.recipe.train.since_production or current is None or current.model is None:
+        return None
+    row = read_model(run.lake, current.model)
+    spec = GeneratorSpec.model_validate({"constrained": False, **row["card"]["identity"]["spec"]})
+    speaks = row["vocabulary"] == manifest.codebook.vocabulary
+    return row if speaks and spec == run.recipe.generator else None
+
+
+def _news(lake: Lake, manifest: Manifest, former: dict[str, Any]) -> bool:
+    """Whether a release sees an event that a model has not learnt from."""
+    learnt = log_slice(read_release(lake, former["release"]))
+    return len(users_with_fresh_events(lake, log_slice(manifest), learnt)) > 0
 
 
 def _publish_pair(run: Run, manifest: Manifest, model: str) -> None:
@@ -88,7 +111,8 @@ def _publish_pair(run: Run, manifest: Manifest, model: str) -> None:
 
 def model_key(manifest: Manifest, recipe: Recipe) -> str:
     """What makes two models the same: the release and the sections of the recipe that shape a model."""
-    sections = recipe.model_dump(mode="json", include={"sequences", "generator", "train"})
+    shapes = {"sequences": True, "generator": True, "train": True}
+    sections = recipe.model_dump(mode="json", include=shapes, exclude={"train": {"since_production"}})
     digest = hashlib.blake2b(json.dumps(sections, sort_keys=True).encode(), digest_size=8).hexdigest()
     return f"{manifest.id}-{manifest.codebook.vocabulary}-{digest}"
 

@@ -1,5 +1,8 @@
 """A release's training sequences: the log it pins, joined with its SIDs, in user buckets and time order."""
 
+from collections.abc import Collection
+from dataclasses import dataclass
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -18,6 +21,13 @@ from storage.schemas import SEQUENCES
 FEWEST_BUCKETS = 8
 
 
+@dataclass
+class SequenceCounts(Counts):
+    """Rows, and the users of whom one event is stored: a model learns it with nothing before it."""
+
+    users_with_one_event: int = 0
+
+
 def sequence_buckets(lake: Lake, log: LogSlice, spec: SequencesSpec) -> int:
     """How many buckets the sequences of this log have."""
     return spec.buckets or bucket_count(lake, log, FEWEST_BUCKETS)
@@ -32,26 +42,32 @@ def build_sequences(
     buckets: int,
     provenance: Provenance,
     learnt: LogSlice | None = None,
-) -> Counts:
+    deleted: Collection[str] = (),
+) -> SequenceCounts:
     """Write the `sequences` of a release once, a commit for each bucket; a call after a kill writes what lacks.
 
-    Within a bucket, rows are ordered by user, event time and event id. Events of items without a SID (deleted since, or
-    never tokenized) and repeated event ids are counted, not written. Where there is a slice `learnt`, its rows are not
-    `fresh`, and users who have nothing fresh are left out: what is stored and trained on follows what is new.
+    Within a bucket, rows are ordered by user, event time and event id. Events of items without a SID (`deleted` since,
+    or never tokenized) and repeated event ids are counted, not written. Where there is a slice `learnt`, its rows are
+    not `fresh`, and users who have nothing fresh are left out: what is stored and trained on follows what is new.
     """
-    counts = Counts("sequences")
+    counts, gone = SequenceCounts("sequences"), pl.Series(sorted(deleted), dtype=pl.String)
     missing = [bucket for bucket in range(buckets) if not _written(lake, release, bucket)]
     if not missing:
         counts.rows_in = counts.unchanged = lake.count("sequences", lake.version("sequences"), _of(release))
-        return counts.check()
+        counts.check()
+        return counts
     users = users_with_fresh_events(lake, log, learnt) if learnt else None
     for bucket, rows in enumerate(in_buckets(lake, log, items, buckets, counts, learnt, users)):
         known = rows.drop_nulls("row")
-        counts.refuse("item_without_sid", rows.height - known.height)
+        unknown = rows.filter(pl.col("row").is_null())["item_id"]
+        counts.refuse("item_deleted", int(unknown.is_in(gone.implode()).sum()))
+        counts.refuse("item_without_sid", int((~unknown.is_in(gone.implode())).sum()))
         counts.out += known.height
+        counts.users_with_one_event += int((known["user_id"].rle().struct.field("len") == 1).sum())
         if bucket in missing:
             append(lake, "sequences", _stored(known, codes, release, bucket), _key(release, bucket), provenance)
-    return counts.check()
+    counts.check()
+    return counts
 
 
 def _stored(rows: pl.DataFrame, codes: NDArray[np.int32], release: str, bucket: int) -> pa.Table:

@@ -5,7 +5,8 @@ The log is read in small batches, each once. What is held is a batch and a bucke
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import pairwise
+from functools import partial
+from itertools import chain, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,12 +19,14 @@ from numpy.typing import NDArray
 
 from pipelines.behaviour import LogSlice
 from pipelines.ingest import Counts
-from storage.lake import Lake
+from storage.lake import Lake, file_name
 from storage.schemas import INTERACTIONS
 from tokenizer.items import tie_keys
 
 EVENT = ["event_id", "user_id", "item_id", "event_type", "event_time", "impression", "session_id"]
 ORDER = ["user_id", "event_time", "event_id"]
+FILE = "__filename"
+"""The column in which Arrow gives the file of a row."""
 BUCKET_EVENTS = 500_000
 BATCH_ROWS = 1 << 17
 
@@ -50,44 +53,59 @@ def in_buckets(
     """The visible events, bucket by bucket: EVENT, `row` and `fresh`, in ORDER and each once.
 
     `row` is the item's place in `items`, null where it is none of them. `fresh` are events that the slice `learnt` does
-    not hold. With `users` those of all others are passed over. Repeated event ids are counted.
+    not hold, by its version as well as by its times. With `users` those of all others are passed over. Repeated event
+    ids are counted; one of which a copy is learnt is not fresh.
     """
     with TemporaryDirectory(prefix="sidmill-buckets-") as scratch:
-        _spread(lake, log, items, buckets, Path(scratch), counts, learnt, users)
+        rows, learnt_ids = Path(scratch) / "rows", Path(scratch) / "learnt"
+        _spread(_events(lake, log, items, counts, learnt, users), buckets, rows)
+        if learnt is not None:
+            _spread(_rewritten(lake, log, learnt), buckets, learnt_ids)
         for bucket in range(buckets):
-            yield _in_order(Path(scratch) / str(bucket), counts)
+            yield _in_order(rows / str(bucket), learnt_ids / str(bucket), counts)
 
 
 def users_with_fresh_events(lake: Lake, log: LogSlice, learnt: LogSlice) -> pa.Array:
-    """Who has a visible event that the slice `learnt` does not hold; files without one are not read."""
-    fresh = log.visible & ((ds.field("arrival_time") > learnt.as_of) | (ds.field("event_time") >= learnt.cutoff))
-    batches = lake.batches("interactions", ["user_id"], fresh, BATCH_ROWS, log.version)
+    """Who has a visible event that the slice `learnt` does not hold; files without one are not read.
+
+    Where the table was compacted since, or events came again, some who have none are among them.
+    """
+    since = (ds.field("arrival_time") > learnt.as_of) | (ds.field("event_time") >= learnt.cutoff)
+    read = partial(lake.batches, "interactions", ["user_id"], rows=BATCH_ROWS, version=log.version)
+    batches = chain(read(where=log.visible & since), read(where=log.visible, since=learnt.version))
     users = [pc.unique(batch.column("user_id")) for batch in batches]
     return pc.unique(pa.concat_arrays([pa.array([], pa.string()), *users]))
 
 
-def _spread(
-    lake: Lake,
-    log: LogSlice,
-    items: pa.Array,
-    buckets: int,
-    scratch: Path,
-    counts: Counts,
-    learnt: LogSlice | None,
-    users: pa.Array | None,
-) -> None:
-    """A file for each bucket."""
+def _events(
+    lake: Lake, log: LogSlice, items: pa.Array, counts: Counts, learnt: LogSlice | None, users: pa.Array | None
+) -> Iterator[pa.RecordBatch]:
+    """The visible events with `row` and `fresh`, in no order."""
     where = log.visible if users is None else log.visible & ds.field("user_id").isin(users)
+    known = lake.file_names("interactions", learnt.version) if learnt else set()
+    columns = [*EVENT, *([] if learnt is None else ["arrival_time", FILE])]
+    for batch in lake.batches("interactions", columns, where, BATCH_ROWS, log.version):
+        counts.rows_in += batch.num_rows
+        batch = batch.append_column("row", pc.index_in(batch.column("item_id"), items))
+        yield batch.append_column("fresh", _fresh(batch, learnt, known)).select([*EVENT, "row", "fresh"])
+
+
+def _rewritten(lake: Lake, log: LogSlice, learnt: LogSlice) -> Iterator[pa.RecordBatch]:
+    """Who did what is learnt, by the files that a compaction has taken away since; mostly there are none."""
+    columns = ["user_id", "event_id"]
+    return lake.batches("interactions", columns, learnt.visible, BATCH_ROWS, learnt.version, since=log.version)
+
+
+def _spread(batches: Iterator[pa.RecordBatch], buckets: int, folder: Path) -> None:
+    """A file for each bucket; none where there is no row."""
+    folder.mkdir()
     with ExitStack() as stack:
         writers: list[pa.ipc.RecordBatchStreamWriter] = []
-        for batch in lake.batches("interactions", [*EVENT, "arrival_time"], where, BATCH_ROWS, log.version):
-            counts.rows_in += batch.num_rows
-            batch = batch.append_column("row", pc.index_in(batch.column("item_id"), items))
-            batch = batch.append_column("fresh", _fresh(batch, learnt)).drop_columns(["arrival_time"])
+        for batch in batches:
             bucket = user_buckets(batch.column("user_id"), buckets)
             if not writers:
                 for name in range(buckets):
-                    sink = stack.enter_context(pa.OSFile(str(scratch / str(name)), "wb"))
+                    sink = stack.enter_context(pa.OSFile(str(folder / str(name)), "wb"))
                     writers.append(stack.enter_context(pa.ipc.new_stream(sink, batch.schema)))
             order = np.argsort(bucket, kind="stable")
             bounds = np.searchsorted(bucket[order], np.arange(buckets + 1))
@@ -97,24 +115,33 @@ def _spread(
                     writers[name].write_batch(spread.slice(start, stop - start))
 
 
-def _fresh(batch: pa.RecordBatch, learnt: LogSlice | None) -> pa.Array:
-    if learnt is None:
+def _fresh(batch: pa.RecordBatch, learnt: LogSlice | None, known: set[str]) -> pa.Array:
+    """Which events of a batch the slice does not hold, whose files are the `known` ones."""
+    if learnt is None or (batch.num_rows and file_name(batch.column(FILE)[0].as_py()) not in known):
         return pa.array(np.ones(batch.num_rows, np.bool_))
     arrived = pc.less_equal(batch.column("arrival_time"), pa.scalar(learnt.as_of, batch.column("arrival_time").type))
     happened = pc.less(batch.column("event_time"), pa.scalar(learnt.cutoff, batch.column("event_time").type))
     return pc.invert(pc.and_(arrived, happened))
 
 
-def _in_order(path: Path, counts: Counts) -> pl.DataFrame:
-    """The events of a bucket in their order, each once."""
+def _in_order(path: Path, learnt_ids: Path, counts: Counts) -> pl.DataFrame:
+    """The events of a bucket in their order, each once: the copy that is learnt, or the one that was read first."""
     if not path.exists():
         log = pa.schema([INTERACTIONS.schema.field(name) for name in EVENT])
         none = log.append(pa.field("row", pa.int32())).append(pa.field("fresh", pa.bool_())).empty_table()
         return pl.DataFrame(none)
-    with pa.OSFile(str(path), "rb") as source:
-        rows = pl.DataFrame(pa.ipc.open_stream(source).read_all())
-    path.unlink()
-    ordered = rows.sort(ORDER)
+    rows = _read_once(path)
+    if learnt_ids.exists():
+        learnt = _read_once(learnt_ids)["event_id"].unique()
+        rows = rows.with_columns(pl.col("fresh") & ~pl.col("event_id").is_in(learnt.implode()))
+    ordered = rows.sort([*ORDER, "fresh"], maintain_order=True)
     once = ordered.unique("event_id", keep="first", maintain_order=True)
     counts.refuse("duplicate_event", ordered.height - once.height)
     return once
+
+
+def _read_once(path: Path) -> pl.DataFrame:
+    with pa.OSFile(str(path), "rb") as source:
+        rows = pl.DataFrame(pa.ipc.open_stream(source).read_all())
+    path.unlink()
+    return rows

@@ -33,8 +33,9 @@ def catalogue(
 
 
 def deleted_items(lake: Lake, version: int | None = None, as_of: datetime | None = None) -> set[str]:
-    """Ids of the items whose newest revision is a deletion."""
-    frame = catalogue(lake, version, as_of, ["deleted"])
+    """Ids of the items whose newest revision is a deletion; what is kept in memory follows what was ever deleted."""
+    ever = lake.frame("items", version, ["item_id"], ds.field("deleted"))["item_id"].unique().to_list()
+    frame = catalogue(lake, version, as_of, ["deleted"], ever)
     return set(frame.filter("deleted")["item_id"])
 
 

@@ -21,6 +21,11 @@ def one_of(column: str, values: Iterable[str]) -> ds.Expression:
     return ds.field(column).isin(pa.array(values, pa.string()))
 
 
+def file_name(path: str) -> str:
+    """The name of a data file, which no other file of its table has."""
+    return path.rsplit("/", 1)[-1]
+
+
 @dataclass(frozen=True)
 class TableRef:
     """(table, version): what passes between flow tasks, never the data itself."""
@@ -129,11 +134,15 @@ class Lake:
         where: ds.Expression,
         rows: int = 1 << 16,
         version: int | None = None,
+        since: int | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """`read`, in batches of at most `rows` rows: few of them are in memory at a time."""
+        """`read`, in batches of at most `rows` rows of one file: few of them are in memory at a time.
+
+        With `since` only files are read that another version has not.
+        """
         if version != -1 and self.exists(table):
             dataset = self.open(table, version).to_pyarrow_dataset()
-            yield from dataset.to_batches(
+            yield from (dataset if since is None else self._without(dataset, table, since)).to_batches(
                 columns=list(columns), filter=where, batch_size=rows, batch_readahead=2, fragment_readahead=1
             )
 
@@ -142,18 +151,25 @@ class Lake:
         return 0 if version == -1 else int(self.open(table, version).to_pyarrow_dataset().count_rows(filter=where))
 
     def read_added(self, table: str, since: int, version: int, columns: Sequence[str]) -> pa.Table:
-        """The rows of the files that `version` has and version `since` had not: reads nothing else."""
+        """The rows of the files that `version` has and version `since` had not: reads nothing else.
+
+        A compaction writes rows that were there before into files that were not.
+        """
         schema = TABLES[table].schema
         if version == -1 or since == version:
             return schema.empty_table().select(list(columns))
-        before = set(self.open(table, since).file_uris()) if since >= 0 else set()
-        added = {uri.rsplit("/", 1)[-1] for uri in set(self.open(table, version).file_uris()) - before}
-        dataset = self.open(table, version).to_pyarrow_dataset()
-        fragments = [part for part in dataset.get_fragments() if part.path.rsplit("/", 1)[-1] in added]
-        if not fragments:
-            return schema.empty_table().select(list(columns))
-        only = ds.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
-        return only.to_table(columns=list(columns))
+        return self._without(self.open(table, version).to_pyarrow_dataset(), table, since).to_table(
+            columns=list(columns)
+        )
+
+    def file_names(self, table: str, version: int) -> set[str]:
+        """Names of the files of a version, without their folders; none of version -1."""
+        return set() if version == -1 else {file_name(uri) for uri in self.open(table, version).file_uris()}
+
+    def _without(self, dataset: ds.FileSystemDataset, table: str, since: int) -> ds.FileSystemDataset:
+        before = self.file_names(table, since)
+        fragments = [part for part in dataset.get_fragments() if file_name(part.path) not in before]
+        return ds.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
 
     def frame(
         self,

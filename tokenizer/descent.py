@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from tokenizer.errors import TrainingDiverged
+
 GRADIENT_NORM = 1.0
 
 
@@ -28,10 +30,18 @@ def learning_rate(peak: float, warmup: int, step: int) -> float:
 
 
 def take_step(module: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
-    """One step down the gradient of `loss`, whose norm is clipped, at the given rate."""
+    """One step down the gradient of `loss`, whose norm is clipped, at the given rate.
+
+    Raises TrainingDiverged, on all workers alike and with the weights as they were, where the loss of any of them or
+    the norm of their common gradient is no number.
+    """
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
-    nn.utils.clip_grad_norm_(module.parameters(), GRADIENT_NORM)
+    # A loss that is no number makes all gradients none, so that the norm tells every worker without a message more.
+    torch.autograd.backward(loss, 1 + 0 * loss.detach())
+    norm = nn.utils.clip_grad_norm_(module.parameters(), GRADIENT_NORM)
+    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # weights that lie in shards
+    if not math.isfinite(norm.item()):
+        raise TrainingDiverged(f"the norm of the gradient is {norm.item()}; lower the learning rate")
     optimizer.step()

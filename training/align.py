@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.checkpoint import WEIGHTS
-from training.errors import LossDiverged
 from training.generator import Generator
 from training.models import build_generator
 from training.objectives import next_code
@@ -126,13 +125,8 @@ class ItemAlignment:
             yield AlignBatch(codes, vectors, first), Cursor(cursor.plan, cursor.epoch, start + len(step))
 
     def loss(self, module: nn.Module, batch: AlignBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Share of the step's mean loss per item; the sums `loss`, `targets` (items) and `tokens` (codes).
-
-        Raises LossDiverged where the loss is no number.
-        """
+        """Share of the step's mean loss per item; the sums `loss`, `targets` (items) and `tokens` (codes)."""
         summed = module(batch)
-        if not torch.isfinite(summed):
-            raise LossDiverged(summed.item(), [])
         count = torch.tensor(float(len(batch.codes)), dtype=torch.float64, device=summed.device)
         sums = {"loss": summed.detach().double(), "targets": count, "tokens": count * batch.codes.shape[1]}
         return summed / len(batch.vectors), sums

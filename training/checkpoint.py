@@ -1,6 +1,8 @@
 """A trained model on disk: safetensors weights, and a JSON record that says what they are, written last.
 
-While it is trained the optimizer lies beside them, or both in shards that any number of workers can read.
+While it is trained the optimizer lies beside them, or both in shards that any number of workers can read. The record
+has the hash of every file, those of all workers: where they all hold the checkpoint is whole, in whatever order its
+files were copied to where they lie.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import distributed, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -63,13 +65,18 @@ class Record:
 def save(directory: Path, module: nn.Module, record: Record) -> None:
     """Write weights, then the record: a directory with a record is whole."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    _write(directory, weights, record)
-
-
-def _write(directory: Path, weights: Mapping[str, Any] | None, record: Record) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    if weights is not None:
-        save_file(dict(weights), directory / WEIGHTS)
+    save_file(weights, directory / WEIGHTS)
+    _write_record(directory, record, _hashes(directory))
+
+
+def _hashes(directory: Path) -> dict[str, str]:
+    """sha256 of each file by its name, but for the record."""
+    files = (path for path in sorted(directory.rglob("*")) if path.is_file() and path.name != RECORD)
+    return {str(path.relative_to(directory)): _sha256(path) for path in files}
+
+
+def _write_record(directory: Path, record: Record, hashes: Mapping[str, str]) -> None:
     written = {
         "identity": dict(record.identity),
         "cursor": asdict(record.cursor),
@@ -77,11 +84,7 @@ def _write(directory: Path, weights: Mapping[str, Any] | None, record: Record) -
         "history": record.history,
         "begun": dict(record.begun),
         "code_version": record.code_version,
-        "sha256": {
-            str(path.relative_to(directory)): _sha256(path)
-            for path in sorted(directory.rglob("*"))
-            if path.is_file() and path.name != RECORD
-        },
+        "sha256": dict(hashes),
     }
     draft = directory / f"{RECORD}.draft"
     draft.write_text(json.dumps(written, indent=1, sort_keys=True))
@@ -107,9 +110,13 @@ def save_state(
         model, state = get_state_dict(module, optimizer)
         save_shards({"model": model, "optimizer": state}, checkpoint_id=directory / SHARDS)
         everything = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        weights = get_model_state_dict(module, options=everything) if whole else None
+        weights: dict[str, Any] | None = get_model_state_dict(module, options=everything) if whole else None
+        if rank == 0 and weights is not None:
+            save_file(weights, directory / WEIGHTS)
+        hashes: list[dict[str, str]] = [{} for _ in range(distributed.get_world_size())]
+        distributed.all_gather_object(hashes, _hashes(directory))
         if rank == 0:
-            _write(directory, weights, record)
+            _write_record(directory, record, {name: digest for part in hashes for name, digest in part.items()})
         return True
     if rank == 0:
         torch.save(optimizer.state_dict(), directory / OPTIMIZER)
@@ -130,13 +137,13 @@ def load_state(directory: Path, module: nn.Module, optimizer: torch.optim.Optimi
 
 
 def read_record(directory: Path, only: str | None = None) -> Record:
-    """The record of a checkpoint whose files (or `only` one) are those it names; raises CheckpointDamaged otherwise.
-
-    Of a sharded checkpoint the first worker names its own part.
-    """
+    """The record of a checkpoint whose files (or `only` one) are those it names; raises CheckpointDamaged otherwise."""
     if not (directory / RECORD).is_file():
         raise CheckpointDamaged(_missing(directory, RECORD))
-    record = json.loads((directory / RECORD).read_text())
+    try:
+        record = json.loads((directory / RECORD).read_text())
+    except ValueError as error:
+        raise CheckpointDamaged(f"{directory / RECORD}: {error}; use an older checkpoint or train again") from error
     for name, wanted in record["sha256"].items():
         if only not in (None, name):
             continue

@@ -6,9 +6,11 @@ TrainingError
 ├── CheckpointDamaged       a checkpoint that is not whole: use an older one, or train again
 ├── NothingToTrainOn        a release whose log or codes teach nothing: give it a log, or another codebook
 ├── SequencesInvalid        rows that break the contract of the `sequences` table: rebuild the sequences
-├── LossDiverged            the loss is no number: look at the events named, or lower the learning rate
+├── LossDiverged            the loss or its gradient is no number: look at the events named, or lower the learning rate
 └── TrainingFailed          Ray Train gave up: mend the cause and run again, it resumes
 """
+
+import math
 
 
 class TrainingError(Exception):
@@ -50,15 +52,21 @@ class TrainingFailed(TrainingError):
 
 
 class LossDiverged(TrainingError):
-    """The loss of a step is no number; the last checkpoint stays as it is."""
+    """The loss of a step or its gradient is no number; weights and last checkpoint stay as they were before it.
+
+    `loss` is that of the step, over all workers, and `event_ids` what it predicts, where that are events.
+    """
 
     def __init__(self, loss: float, event_ids: list[str]) -> None:
         super().__init__(loss, event_ids)
         self.loss, self.event_ids = loss, event_ids
 
     def __str__(self) -> str:
+        what = f"the loss is {self.loss}" + (" and its gradient no number" if math.isfinite(self.loss) else "")
         shown = ", ".join(self.event_ids[:20]) + (", ..." if len(self.event_ids) > 20 else "")
+        events = f" that predicts the {len(self.event_ids)} events {shown}" if self.event_ids else ""
+        look = ", or look at these events," if self.event_ids else ""
         return (
-            f"the loss is {self.loss} in a step that predicts the {len(self.event_ids)} events {shown}; the last "
-            "checkpoint is whole: lower train.learning_rate, or look at these events, and train under another name"
+            f"{what} in a step{events}; the last checkpoint is whole: lower the learning rate{look} and train under "
+            "another name"
         )

@@ -79,8 +79,8 @@ def launch(
     `make_trainable` is pickled and called in each worker, and here before a resume. `storage_path` is a folder, or
     on more than one machine a URI that all of them can reach. `progress` gets one plain line an epoch. Workers that
     die are replaced twice; a controller that gives up (as it does when a worker dies while the group starts) is
-    tried again three times. Raises CheckpointMismatch if the run holds another training, TrainingFailed, or the
-    TrainingError that a worker raised.
+    tried again three times. Raises CheckpointMismatch if the run holds another training, LossDiverged after the one
+    attempt, TrainingFailed, or the TrainingError that a worker raised.
     """
     storage = str(storage_path) if "://" in str(storage_path) else str(Path(storage_path).resolve())
     logging.getLogger("ray.train").setLevel(logging.WARNING)
@@ -111,7 +111,10 @@ def _fit(
     where = f"training {name} in {storage}"
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return _fit_once(make_trainable, spec, name, storage, use_gpu)
+            result = _fit_once(make_trainable, spec, name, storage, use_gpu)
+            if isinstance(result.return_value, TrainingError):
+                raise result.return_value
+            return result
         except ControllerError as error:
             if isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
                 raise TrainingFailed(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
@@ -20,7 +20,9 @@ import torch
 from torch import distributed, nn
 
 from tokenizer.descent import adamw, learning_rate, take_step
+from tokenizer.errors import TrainingDiverged
 from training import checkpoint
+from training.errors import LossDiverged
 from training.spec import TrainSpec
 from training.trainable import Cursor, Trainable
 
@@ -71,7 +73,7 @@ class Loop:
         self.progress = Progress(record.cursor, record.step, list(record.history), dict(record.begun))
 
     def run(self, save: Save) -> None:
-        """Train until `spec.epochs`."""
+        """Train until `spec.epochs`. Raises LossDiverged, on all workers, before a step would spoil the weights."""
         while self.progress.cursor.epoch < self.spec.epochs:
             self.progress.history.append(self._epoch(save))
             self.progress.cursor = Cursor(self.trainable.plan_hash, self.progress.cursor.epoch + 1)
@@ -92,7 +94,10 @@ class Loop:
                 with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                     share, metrics = self.trainable.loss(self.module, batch.to(device))
                 # Distributed training averages gradients over ranks; the shares are meant to be added.
-                take_step(self.module, self.optimizer, share * world, self._rate())
+                try:
+                    take_step(self.module, self.optimizer, share * world, self._rate())
+                except TrainingDiverged as error:
+                    raise self._diverged(batch, metrics) from error
                 for name, value in metrics.items():
                     sums[name] += value
                 sums["steps"] += int(rank == 0)
@@ -120,7 +125,16 @@ class Loop:
             **({"padding": 1 - total["tokens"] / max(1.0, total["places"])} if "places" in total else {}),
         }
 
-    def _total(self, sums: Sums) -> dict[str, float]:
+    def _diverged(self, batch: Any, metrics: Mapping[str, Any]) -> LossDiverged:
+        """The error that every worker raises: mean loss and events of the whole step."""
+        total = self._total({name: metrics[name] for name in ("loss", "targets")})
+        events = [batch.event_ids.to_pylist() if hasattr(batch, "event_ids") else []]
+        if self.setting.world > 1:
+            own, events = events[0], [[]] * self.setting.world
+            distributed.all_gather_object(events, own)
+        return LossDiverged(total["loss"] / max(1.0, total["targets"]), [event for each in events for event in each])
+
+    def _total(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """The sums over all workers."""
         names = sorted(sums)
         totals = torch.stack([torch.as_tensor(sums[name], dtype=torch.float64).cpu() for name in names])

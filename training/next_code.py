@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.errors import CheckpointMismatch, LossDiverged
+from training.errors import CheckpointMismatch
 from training.histories import Batch, Plan, ReadBucket, batches
 from training.models import build_generator
 from training.objectives import Objective, next_code
@@ -114,14 +114,12 @@ class NextCode:
         """Share of the step's mean loss per code, and the sums `loss`, `targets` and `tokens` (codes), `places`.
 
         `places` are the codes a step has room for, those of padding included. Impressions and events that an earlier
-        window predicted are read as context only. Raises LossDiverged, naming events, where the loss is no number.
+        window predicted are read as context only.
         """
         codes_NL = batch.events.codes[batch.targets]
         if self._read_trie is not None and self._trie is None:
             self._trie = TrieTensors(self._read_trie(), codes_NL.device)
         summed = self.objective(module(batch.events, batch.targets, self._trie), codes_NL)
-        if not torch.isfinite(summed):
-            raise LossDiverged(summed.item(), batch.event_ids.to_pylist())
         levels = codes_NL.shape[1]
         count = torch.tensor([codes_NL.numel(), int(batch.events.lengths.sum()) * levels, batch.events.codes.numel()])
         targets, tokens, places = count.to(summed.device, torch.float64)

@@ -197,8 +197,6 @@ class SasRecTrainable:
     def loss(self, module: nn.Module, batch: SasRecBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Share of the step's mean loss per target; the sums `loss`, `targets` and `tokens` (targets as well)."""
         summed = module(batch)
-        if not torch.isfinite(summed):
-            raise TrainingFailed("the loss of SASRec is no number; lower sasrec.learning_rate")
         count = torch.tensor(float(len(batch.targets)), device=summed.device)
         return summed / batch.step_targets, {"loss": summed.detach(), "targets": count, "tokens": count}
 
@@ -228,7 +226,7 @@ def train_here(trainable: SasRecTrainable, on_epoch: OnEpoch | None = None) -> S
     """The steps that one worker of Ray Train takes.
 
     After each epoch `on_epoch` gets the model and {epoch, loss}; when it returns true the training ends. The model
-    comes back ready to rank.
+    comes back ready to rank. Raises TrainingDiverged where a gradient is no number.
     """
     model, spec, step = trainable.module, trainable.spec, 0
     optimizer = adamw(model, spec.learning_rate, spec.weight_decay)

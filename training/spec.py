@@ -94,7 +94,8 @@ class TrainSpec(BaseModel):
     A checkpoint is written after each epoch, and after every `checkpoint_steps` steps where that is not 0. `sharding`
     spreads weights and optimizer over the workers (FSDP2); without it each has all of them (DDP).
 
-    `align_epochs` passes over the items come first, in which only the embeddings of codes learn.
+    `align_epochs` passes over the items come first, in which only the embeddings of codes learn. With
+    `since_production` a training goes on from production's model, where it can, on what that has not learnt from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -110,6 +111,7 @@ class TrainSpec(BaseModel):
     objective: Literal["next_code", "ranking"] = "next_code"
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
     align_epochs: Annotated[int, Field(ge=0)] = 0
+    since_production: bool = False
     checkpoint_steps: Annotated[int, Field(ge=0)] = 0
     sharding: bool = False
     seed: Annotated[int, Field(ge=0)] = 0

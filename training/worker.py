@@ -14,10 +14,9 @@ import ray.train.torch
 import torch
 from ray.train import CheckpointUploadMode
 from torch import nn
-from torch.distributed.checkpoint.api import CheckpointException
 
 from training import checkpoint
-from training.errors import CheckpointDamaged
+from training.errors import CheckpointDamaged, LossDiverged, TrainingError
 from training.loop import Loop, Setting
 from training.spec import TrainSpec
 from training.trainable import Trainable
@@ -25,11 +24,22 @@ from training.trainable import Trainable
 MakeTrainable = Callable[[], Trainable[Any]]
 
 
-def train(make_trainable: MakeTrainable, spec: TrainSpec, run: str) -> None:
+def train(make_trainable: MakeTrainable, spec: TrainSpec, run: str) -> TrainingError | None:
     """Train in this worker until `spec.epochs`, from the newest whole checkpoint below the folder or URI `run`.
 
-    Raises CheckpointMismatch when the run's checkpoints are of another training.
+    Returns the error that all workers stop with, for what is raised Ray Train tries again: LossDiverged, and whatever
+    stops the only one. Raises CheckpointMismatch when the run's checkpoints are of another training.
     """
+    try:
+        _train(make_trainable, spec, run)
+    except TrainingError as error:
+        if ray.train.get_context().get_world_size() > 1 and not isinstance(error, LossDiverged):
+            raise  # another worker may wait for this one
+        return error
+    return None
+
+
+def _train(make_trainable: MakeTrainable, spec: TrainSpec, run: str) -> None:
     torch.set_num_threads(spec.cpus_per_worker)
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -44,14 +54,14 @@ def train(make_trainable: MakeTrainable, spec: TrainSpec, run: str) -> None:
 
 
 def _sharded(module: nn.Module, world: int) -> nn.Module:
-    """The module with its weights spread over all workers (FSDP2), block by block."""
+    """The module with its weights spread over all workers (FSDP2), block by block, those within others first."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     device = ray.train.torch.get_device()
     mesh = init_device_mesh(device.type, (world,))
     module.to(device)
-    for part in module.modules():
+    for part in reversed(list(module.modules())):
         if isinstance(part, nn.ModuleList):
             for block in part:
                 if any(True for _ in block.children()):
@@ -97,6 +107,6 @@ def _resume(loop: Loop, run: str) -> None:
         try:
             with ray.train.Checkpoint(path, files).as_directory() as directory:
                 loop.load(Path(directory))
-        except (CheckpointDamaged, CheckpointException, FileNotFoundError):
+        except (CheckpointDamaged, FileNotFoundError):
             continue
         return

@@ -1,8 +1,9 @@
 """Beam search on CPU: `sidmill bench decoding [--items 1e5]`. Medians of rounds.
 
-A model of the default shape with random weights, a trie of random SIDs of 3 x 256 codes, full histories whose items
-are excluded. What masks cost is measured twice: as the share of a search's time that is spent in masks, steps and
-closed edges, clocked one by one; and against the same search without a trie, in turns with it.
+Models of the default shape and of the benchmark's headline with random weights, a trie of random SIDs of 3 x 256 codes,
+full histories whose items are excluded. What masks cost is measured twice: as the share of a search's time that is
+spent in masks, steps and closed edges, clocked one by one; and against the same search without a trie, in turns with
+it.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flows.bench.generative import HEADLINE
 from flows.bench.trie import names, random_sids
 from tokenizer.trie import Trie
 from tokenizer.trie_masks import TrieMasks
@@ -28,6 +30,7 @@ from training.trie_tensors import Rows, TrieTensors
 
 SIZES = (256, 256, 256)
 BEAMS, BATCHES = 20, (1, 64)
+SHAPES = {"default": GeneratorSpec(), "prefix outputs": HEADLINE.generator}
 LIMIT = 0.1
 """Share of a search's time that masks may take."""
 
@@ -73,10 +76,14 @@ def histories(model: Generator, codes: np.ndarray, batch: int) -> tuple[Events, 
     return gathered(codes, np.zeros(len(codes), np.int64), rows, np.full(batch, events)), list(rows)
 
 
-def measure(items: int, batch: int, rounds: int) -> list[dict[str, Any]]:
-    """Rows of the table for one batch size; searches with and without a trie take turns, after one of each."""
+def measure(items: int, shape: str, batch: int, rounds: int) -> list[dict[str, Any]]:
+    """Rows of the table for a shape and batch size; searches with and without a trie take turns, after one of each.
+
+    Without a trie no prefix is known that a code leads to, so the model there is the same without outputs of prefixes.
+    """
     trie = Trie.build(random_sids(items, SIZES[0]), names(items), SIZES)
-    model = build_generator(GeneratorSpec(), SIZES, "bench")
+    model = build_generator(SHAPES[shape], SIZES, "bench")
+    plain = build_generator(SHAPES[shape].model_copy(update={"prefix_outputs": False}), SIZES, "bench")
     masks = TrieMasks.of(trie)
     clocked, free = Clocked(masks), Unconstrained(masks)
     events, seen = histories(model, trie.codes(), batch)
@@ -87,19 +94,19 @@ def measure(items: int, batch: int, rounds: int) -> list[dict[str, Any]]:
         constrained.append(time.perf_counter() - start)
         shares.append(clocked.seconds / constrained[-1])
         start = time.perf_counter()
-        search_sids(model, free, events, BEAMS)
+        search_sids(plain, free, events, BEAMS)
         unconstrained.append(time.perf_counter() - start)
     took, free_took, share = (statistics.median(times[1:]) for times in (constrained, unconstrained, shares))
     return [
         {
-            "name": f"beam search, {BEAMS} beams, batch of {batch}",
+            "name": f"{shape}: beam search, {BEAMS} beams, batch of {batch}",
             "value": batch / took,
             "unit": "users/s",
             "ratio": free_took / took,
             "against": "the same search without a trie",
         },
         {
-            "name": f"share of it in masks, batch of {batch}",
+            "name": f"{shape}: share of it in masks, batch of {batch}",
             "value": share,
             "unit": "of time",
             "ratio": share / LIMIT,
@@ -112,11 +119,13 @@ def run(options: argparse.Namespace) -> None:
     """Print all figures, on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    rows = [row for batch in BATCHES for row in measure(options.items, batch, options.rounds)]
+    rows = [
+        row for shape in SHAPES for batch in BATCHES for row in measure(options.items, shape, batch, options.rounds)
+    ]
     torch.set_num_threads(threads)
     if options.json:
         print(json.dumps(rows, indent=2))
         return
     for row in rows:
         value, ratio = f"{row['value']:,.3f}", f"{row['ratio']:.2f}"
-        print(f"{row['name']:<40} {value:>12} {row['unit']:<8} {ratio:>6} x  {row['against']}")
+        print(f"{row['name']:<52} {value:>12} {row['unit']:<8} {ratio:>6} x  {row['against']}")

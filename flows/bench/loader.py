@@ -1,8 +1,8 @@
 """The log loader at size: `sidmill bench loader [--events 1e7]`.
 
-A synthetic log (users of unequal length, items of unequal popularity, events in no order, one in a thousand delivered
-twice) lies in a lake. It is joined with SIDs into user buckets, and an epoch of batches is read. Beside each stands a
-bare scan of the same columns of the same Parquet files, in the same run.
+A synthetic log (users of unequal length, of whom some have 10,000 events, items of unequal popularity, events in no
+order, one in a thousand delivered twice) lies in a lake. It is joined with SIDs into user buckets, and an epoch of
+batches is read. Beside each stands a bare scan of the same columns of the same Parquet files, in the same run.
 """
 
 import argparse
@@ -31,17 +31,21 @@ from training.spec import GeneratorSpec, TrainSpec
 from training.trainable import Cursor
 
 CHUNK, ITEMS, LEVELS = 2_000_000, 200_000, (256, 256, 256)
+HEAVY, HEAVY_SHARE = 10_000, 0.01
+"""Events of a heavy user, and the share of the log that is of such."""
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DAYS = 90
 
 
 def write_log(lake: Lake, events: int) -> None:
-    """The log, `CHUNK` events a delivery; users have 1 to some hundred events."""
-    users = max(1, events // 30)
+    """The log, `CHUNK` events a delivery; users have 1 to some hundred events, and heavy ones about `HEAVY`."""
+    users, heavy = max(1, events // 30), max(1, int(events * HEAVY_SHARE) // HEAVY)
     for number, first in enumerate(range(0, events, CHUNK)):
         count = min(CHUNK, events - first)
         draw = np.random.default_rng(number)
         user = (users * draw.random(count) ** 1.6).astype(np.int64)
+        of_heavy = draw.random(count) < HEAVY_SHARE
+        user[of_heavy] = users + draw.integers(0, heavy, of_heavy.sum())
         item = (ITEMS * draw.random(count) ** 3).astype(np.int64)
         offset = np.arange(first, first + count)
         offset[draw.random(count) < 0.001] = first

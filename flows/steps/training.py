@@ -19,7 +19,7 @@ from pipelines.assign import encoded_vectors
 from pipelines.compute import connect
 from pipelines.embed import matrix
 from pipelines.sequences import build_sequences, fresh_of, read_bucket, sequence_buckets
-from storage.catalogue import segments
+from storage.catalogue import deleted_items, segments
 from storage.errors import LakeNotFound
 from storage.lake import Lake
 from storage.manifest import Manifest
@@ -59,8 +59,12 @@ def sequences(run: Run, manifest: Manifest, trie: Trie, former: dict[str, Any] |
             buckets,
             run.provenance(**manifest.versions),
             learnt,
+            deleted_items(run.lake, manifest.versions["items"], manifest.as_of),
         )
         view.count(counts)
+        if counts.users_with_one_event:
+            users = counts.users_with_one_event
+            view.note(f"{users:,} users with one event", users_with_one_event=users)
     if former and not run.lake.count("sequences", run.lake.version("sequences"), fresh_of(source)):
         raise NothingToTrainOn(
             f"{manifest.id} sees no event that {former['id']} has not learnt from: leave --since out"

@@ -21,9 +21,10 @@ def test_it_prints_each_figure_with_what_it_is_held_against(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoding, "BATCHES", (1, 3))
+    assert [shape.prefix_outputs for shape in decoding.SHAPES.values()] == [False, True]
     assert run_command(["bench", "decoding", "--items", "500", "--rounds", "1", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [(row["unit"], row["against"]) for row in rows] == 2 * [
+    assert [(row["unit"], row["against"]) for row in rows] == 4 * [
         ("users/s", "the same search without a trie"),
         ("of time", "the limit of 0.1"),
     ]

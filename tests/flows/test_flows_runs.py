@@ -23,11 +23,12 @@ from flows.cli import run_command
 from flows.diff import diff_releases, open_trie
 from flows.explain import explain_item
 from flows.nightly import nightly
+from flows.recipe import Recipe as Settings
 from flows.report.looks import looks
 from flows.run import open_run
 from flows.snapshot import take_snapshot
 from flows.steps.fit import gather_inputs
-from flows.train import _publish_pair
+from flows.train import _publish_pair, model_key, production_to_go_on_from
 from flows.verify import verify
 from pipelines.fusion.frozen import Fusion
 from storage.commit import Provenance
@@ -202,7 +203,8 @@ def test_a_model_trained_for_a_backfill_is_published_with_it_and_the_training_sa
     lake = start(str(tmp_path / "lake"), small, recipe)
     other = {**recipe, "codebook": {"levels": [{"codes": 16}, {"codes": 16}]}}
     made = read_release(lake, backfill(lake.uri, other)["release"])
-    model = record_model(lake, "key", made.id, made.codebook.vocabulary, "weights", {}, Provenance("test", ""))
+    card = {"identity": {"spec": Settings.model_validate(recipe).generator.model_dump(mode="json")}}
+    model = record_model(lake, "key", made.id, made.codebook.vocabulary, "weights", card, Provenance("test", ""))
     capsys.readouterr()
     with open_run("train", lake.uri, made.recipe, {}) as run:
         _publish_pair(run, made, model)
@@ -211,6 +213,18 @@ def test_a_model_trained_for_a_backfill_is_published_with_it_and_the_training_sa
     assert f"`sidmill release publish {made.id} --model {model}`" in told
     assert run_command(["release", "publish", made.id, "--lake", lake.uri]) == 0
     assert f"production -> ({made.id}, {model})" in capsys.readouterr().out
+    # A training of a recipe that says so goes on from it, where it has those codes and that shape.
+    going_on = {**other, "train": {**recipe["train"], "since_production": True}}  # type: ignore[dict-item]
+    for settings, release, going in (
+        (other, made.id, False),
+        (going_on, made.id, True),
+        (going_on, "r-000001", False),
+        ({**going_on, "generator": {**recipe["generator"], "dim": 64}}, made.id, False),  # type: ignore[dict-item]
+    ):
+        with open_run("train", lake.uri, settings, {}) as run:
+            former = production_to_go_on_from(run, read_release(lake, release))
+        assert (former is not None and former["id"] == model) == going
+    assert model_key(made, Settings.model_validate(other)) == model_key(made, Settings.model_validate(going_on))
     for _ in range(2):
         assert run_command(["release", "rollback", "--to", "r-000001", "--lake", lake.uri]) == 0
     assert "production -> (r-000001, no model) already, nothing was moved" in capsys.readouterr().out

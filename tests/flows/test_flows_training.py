@@ -10,9 +10,9 @@ from conftest import START, write_log
 from flows.nightly import nightly
 from flows.train import train
 from storage.models import models
-from storage.releases import read_release
+from storage.releases import published, read_release
 from storage.runs import runs
-from training.errors import CheckpointMismatch, NothingToTrainOn
+from training.errors import CheckpointMismatch, LossDiverged, NothingToTrainOn
 
 
 @pytest.mark.slow
@@ -56,3 +56,15 @@ def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_n
     other = {**recipe, "generator": {**recipe["generator"], "dim": 64}}  # type: ignore[dict-item]
     with pytest.raises(CheckpointMismatch, match="another \\[generator\\]"):
         train(lake.uri, other, since="m-000001")
+
+    # By the recipe alone, without an event that production has not learnt from, its model stays.
+    going_on = {**recipe, "train": {**recipe["train"], "since_production": True}}  # type: ignore[dict-item]
+    assert train(lake.uri, going_on)["model"] == published(lake).model  # type: ignore[union-attr]
+
+    # A training that ends in numbers that are none leaves the models, and what is published, as they are.
+    before = published(lake)
+    wild = {**recipe, "train": {**recipe["train"], "align_epochs": 0, "learning_rate": 1e38}}  # type: ignore[dict-item]
+    with pytest.raises(LossDiverged, match="in a step that predicts"):
+        train(lake.uri, wild)
+    assert len(models(lake)) == 3
+    assert published(lake) == before

@@ -1,5 +1,7 @@
 """Sequences of a release: the visible log joined with SIDs, against a plain loop, whatever the order of delivery."""
 
+from collections import Counter
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,8 @@ def visible(lake: Lake, days: int = 9, minutes: int = 10**6) -> LogSlice:
     return LogSlice(version, START + timedelta(days=days), START + timedelta(minutes=minutes))
 
 
-def build(lake: Lake, release: str, log: LogSlice, learnt: LogSlice | None = None) -> Any:
-    return build_sequences(lake, release, log, pa.array(ITEMS), CODES, BUCKETS, WHO, learnt)
+def build(lake: Lake, release: str, log: LogSlice, learnt: LogSlice | None = None, deleted: Iterable[str] = ()) -> Any:
+    return build_sequences(lake, release, log, pa.array(ITEMS), CODES, BUCKETS, WHO, learnt, set(deleted))
 
 
 def stored(lake: Lake, release: str) -> list[Row]:
@@ -56,7 +58,7 @@ def test_each_visible_event_with_a_sid_comes_once_in_order(
     seen = [row for each in deliveries for row in each if row["event_time"] < START + timedelta(minutes=cutoff)]
     if not lake.exists("interactions"):
         return
-    counts = build(lake, "r-1", visible(lake, minutes=cutoff))
+    counts = build(lake, "r-1", visible(lake, minutes=cutoff), deleted={"i7"})
     good = {row["event_id"]: row for row in seen if row["item_id"] in ITEMS}
     order = sorted(good.values(), key=lambda row: (row["user_id"], row["event_time"], row["event_id"]))
     for bucket in range(BUCKETS):
@@ -66,9 +68,13 @@ def test_each_visible_event_with_a_sid_comes_once_in_order(
         assert [row["codes"] for row in found] == [CODES[ITEMS.index(row["item_id"])].tolist() for row in wanted]
         assert all(row["fresh"] for row in found)
     once = {row["event_id"]: row for row in seen}
-    refused = {"item_without_sid": len(once) - len(good), "duplicate_event": len(seen) - len(once)}
+    deleted = sum(row["item_id"] == "i7" for row in once.values())
+    refused = {"item_without_sid": len(once) - len(good) - deleted, "item_deleted": deleted}
+    refused["duplicate_event"] = len(seen) - len(once)
     assert counts.by_reason == {reason: count for reason, count in refused.items() if count}
     assert (counts.rows_in, counts.out) == (len(seen), len(good))
+    users = Counter(row["user_id"] for row in good.values())
+    assert counts.users_with_one_event == sum(events == 1 for events in users.values())
 
 
 def test_what_a_training_learnt_from_is_not_fresh(tmp_path: Path) -> None:
@@ -80,6 +86,43 @@ def test_what_a_training_learnt_from_is_not_fresh(tmp_path: Path) -> None:
     # third user is new.
     assert counts.rows_in == 3
     assert {row["event_id"]: row["fresh"] for row in stored(lake, "r-2")} == {"e0": False, "e1": True, "e2": True}
+
+
+@settings(max_examples=12, deadline=None)
+@given(first=rows, late=rows, days=st.integers(0, 5), cutoff=st.integers(1, 31), compacted=st.booleans())
+def test_fresh_is_what_was_not_there_for_the_former_training_whenever_it_is_said_to_have_arrived(
+    tmp_path_factory: pytest.TempPathFactory,
+    first: list[tuple[int, ...]],
+    late: list[tuple[int, ...]],
+    days: int,
+    cutoff: int,
+    compacted: bool,
+) -> None:
+    lake = Lake(str(tmp_path_factory.mktemp("lake")))
+    # An event may be delivered again, as of another day.
+    known: dict[int, tuple[int, ...]] = {}
+    deliveries = [
+        [event(*known.setdefault(name, (user, item, minute)), day, name) for user, item, minute, day, name in each]
+        for each in (first, late)
+    ]
+    deliver(lake, deliveries[0], "log:0")
+    learnt = visible(lake, days, cutoff)
+    deliver(lake, deliveries[1], "log:1")
+    if not lake.exists("interactions"):
+        return
+    if compacted:
+        lake.open("interactions").optimize.z_order(["user_id"])
+    build(lake, "r-1", visible(lake), learnt)
+    old = {
+        row["event_id"]
+        for row in deliveries[0]
+        if row["arrival_time"] <= learnt.as_of and row["event_time"] < learnt.cutoff
+    }
+    everything = {row["event_id"]: row for each in deliveries for row in each if row["item_id"] in ITEMS}
+    found = {row["event_id"]: row["fresh"] for row in stored(lake, "r-1")}
+    assert all(fresh == (name not in old) for name, fresh in found.items())
+    with_news = {row["user_id"] for name, row in everything.items() if name not in old}
+    assert found.keys() >= {name for name, row in everything.items() if row["user_id"] in with_news}
 
 
 def test_a_build_that_died_is_completed_and_a_second_changes_nothing(

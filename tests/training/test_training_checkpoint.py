@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed
 
-from training.checkpoint import RECORD, WEIGHTS, Record, load_generator, save
+from tokenizer.descent import adamw, take_step
+from training.checkpoint import RECORD, WEIGHTS, Record, load_generator, load_state, read_record, save, save_state
 from training.errors import CheckpointDamaged, VocabularyMismatch
 from training.generator import Generator
 from training.histories import Plan
@@ -48,6 +50,35 @@ def test_an_unfinished_checkpoint_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).unlink()
     with pytest.raises(CheckpointDamaged, match=f"{name} is missing"):
         load_generator(tmp_path, "vocabulary-a")
+
+
+@pytest.mark.parametrize("sharding", [False, True])
+def test_a_checkpoint_that_lacks_any_file_or_has_a_torn_one_is_refused(tmp_path: Path, sharding: bool) -> None:
+    """Files are copied to where they lie in any order, and the copy may die after any of them."""
+    module = torch.nn.Linear(3, 2)
+    optimizer = adamw(module, 0.1, 0.0)
+    take_step(module, optimizer, module(torch.ones(3)).sum(), 0.1)
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        save_state(tmp_path, module, optimizer, Record({}, Cursor("p"), 1, []), rank=0, sharding=sharding, whole=True)
+        before = [weight.clone() for weight in module.parameters()]
+        take_step(module, optimizer, module(torch.ones(3)).sum(), 0.1)
+        load_state(tmp_path, module, optimizer, sharding)
+    finally:
+        distributed.destroy_process_group()
+    assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+    assert read_record(tmp_path).step == 1
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == (4 if sharding else 3)
+    for path in files:
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+        with pytest.raises(CheckpointDamaged, match=path.name):
+            read_record(tmp_path)
+        path.unlink()
+        with pytest.raises(CheckpointDamaged, match=f"{path.name} is missing"):
+            read_record(tmp_path)
+        path.write_bytes(content)
 
 
 def test_changed_weights_are_refused(tmp_path: Path) -> None:

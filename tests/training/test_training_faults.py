@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,7 +51,8 @@ class Faulty(loops.Told):
                 self._once()
             if self.fault == "driver" and (cursor.epoch, number) == (1, 2):
                 self._once(lambda: os.kill(int(self.marker.with_name("driver").read_text()), signal.SIGKILL))
-            if self.fault == "loss" and cursor.epoch == 1 and number == 1:
+            # Of one worker alone: the others have to stop with it.
+            if self.fault == "loss" and rank == world - 1 and cursor.epoch == 1 and number == 1:
                 self.bad = each[0].event_ids
             yield each
 
@@ -63,10 +65,12 @@ class Faulty(loops.Told):
     def loss(self, module: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         with self.marker.with_name("steps").open("a") as steps:
             steps.write("step\n")
+        share, sums = super().loss(module, batch)
         if self.bad is not None and self.bad.equals(batch.event_ids):
-            with torch.no_grad():
-                self.generator.start.fill_(torch.inf)
-        return super().loss(module, batch)
+            with self.marker.with_name("attempts").open("a") as attempts:
+                attempts.write("attempt\n")
+            share, sums = share * torch.nan, {**sums, "loss": sums["loss"] * torch.nan}
+        return share, sums
 
 
 def drive(folder: Path) -> None:
@@ -113,6 +117,7 @@ def test_a_run_whose_driver_was_killed_is_finished_by_the_next(tmp_path: Path) -
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     before = (tmp_path / "steps").read_text().count("step")
+    shutil.rmtree(max((tmp_path / "runs" / "run").glob("step-*")))  # and its newest checkpoint is gone
     done = launch(partial(Faulty, "none", tmp_path / "marker"), SPEC, "run", tmp_path / "runs")
     # It went on from a checkpoint; begun anew, it would end the same.
     assert (tmp_path / "steps").read_text().count("step") - before < len(whole.trainable.steps)
@@ -122,9 +127,21 @@ def test_a_run_whose_driver_was_killed_is_finished_by_the_next(tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster", "by_value")
-def test_a_loss_that_is_no_number_stops_the_run_and_harms_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(LossDiverged, match=r"the loss is nan in a step that predicts the \d+ events e\d-"):
-        launch(partial(Faulty, "loss", tmp_path / "marker"), SPEC, "run", tmp_path / "runs")
+@pytest.mark.parametrize(("workers", "sharding"), [(1, False), (2, False), (2, True)])
+def test_a_loss_that_is_no_number_stops_the_run_at_once_and_harms_no_checkpoint(
+    tmp_path: Path, workers: int, sharding: bool
+) -> None:
+    spec = SPEC.model_copy(update={"workers": workers, "sharding": sharding})
+    run = partial(launch, partial(Faulty, "loss", tmp_path / "marker"), spec, "run", tmp_path / "runs")
+    for times in (1, 2):  # and again from where it stood, where it is run again
+        with pytest.raises(
+            LossDiverged, match=r"the loss is nan in a step that predicts the \d+ events e\d-"
+        ) as caught:
+            run()
+        assert (tmp_path / "attempts").read_text().count("attempt") == times
+    whole = Loop(loops.Told(), SPEC)
+    whole.run(lambda _, __: None)
+    assert sorted(caught.value.event_ids) == sorted(whole.trainable.steps[len(whole.trainable.steps) // 2 + 1][1])
     kept = sorted((tmp_path / "runs" / "run").glob("step-*"))
     found = [(read_record(each).step, read_record(each).cursor.epoch) for each in kept]
-    assert found[-2:] == [(6, 0), (6, 1)]
+    assert found == [(6, 0), (6, 1)]

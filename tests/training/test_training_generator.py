@@ -10,7 +10,6 @@ from torch import Tensor
 
 from tokenizer.trie import Trie
 from tokenizer.trie_masks import TrieMasks
-from training.errors import LossDiverged
 from training.events import FIRST_OF_SESSION, Events
 from training.generator import Generator
 from training.histories import Batch, Plan
@@ -224,15 +223,6 @@ def test_a_batch_without_targets_has_no_loss_but_gradients_for_all_weights(spec:
     share.backward()
     assert (sums["loss"], sums["targets"]) == (0.0, 0)
     assert all(p.grad is not None and not p.grad.any() for p in training.module.parameters())
-
-
-def test_a_loss_that_is_no_number_names_the_events() -> None:
-    training = trainable()
-    batch = Batch(history(4), TARGETS, 3, pa.array(["e1", "e2", "e3"]))
-    with torch.no_grad():
-        training.generator.start.fill_(torch.nan)
-    with pytest.raises(LossDiverged, match=r"loss is nan in a step that predicts the 3 events e1, e2, e3"):
-        training.loss(training.module, batch)
 
 
 def test_an_encoder_is_asked_for_one_target() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from training.errors import CheckpointMismatch, SequencesInvalid
 from training.events import OF_ONE_EVENT, SHOWN
-from training.histories import Batch, Plan, Pool, Windows, batches, cut, window_rows
+from training.histories import Batch, Plan, Pool, Windows, batches, cut, read_pool, window_rows
 from training.trainable import Cursor
 
 SIZES = (5, 7)
@@ -206,6 +206,24 @@ def test_late_targets_have_half_a_window_of_context(lengths: list[int], max_even
     assert ((context >= max_events - max_events // 2) | (windows.start == users[owner])).all()
     predicted = sorted(row for a, b in zip(windows.predict, windows.stop, strict=True) for row in range(a, b))
     assert predicted == list(range(users[-1]))
+
+
+@pytest.mark.parametrize("one_target", [False, True])
+def test_a_user_of_10_000_events_is_read_in_windows_that_stay_small(one_target: bool) -> None:
+    buckets, most = Buckets([[10_000, 3, 50]]), 20
+    plan = plan_of(buckets, batch_size=64, max_events=most, long_events=8, one_target=one_target)
+    pool = read_pool(buckets(0), plan, "")
+    windows = cut(pool.users, pool.wanted, most, one_target)
+    assert len(windows) <= (pool.wanted.sum() if one_target else 1 + 10_000 / (most // 2) + 6)
+    assert ((windows.stop - windows.start) <= most).all()
+    # What is held is the bucket, once, and a batch: no window holds more than its events and the long-term ones.
+    found, places = Counter(), 0
+    for batch, _ in read(plan, buckets, 1)[0]:
+        found.update(batch.event_ids.to_pylist())
+        assert batch.events.codes.shape[1] <= most + 8
+        places += batch.targets.numel()
+    assert found == Counter(buckets.positives())
+    assert places <= len(windows) * (most + 8)
 
 
 def test_a_cursor_of_another_plan_is_refused() -> None:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training import checkpoint
-from training.errors import CheckpointMismatch
+from training.errors import CheckpointMismatch, LossDiverged
 from training.histories import Batch, Plan
 from training.loop import Ahead, Loop, Save
 from training.next_code import NextCode
@@ -109,6 +109,29 @@ def test_a_cosine_falls_to_nothing_and_a_root_does_not_look_at_the_epochs() -> N
     assert rates[4] == pytest.approx(TRAIN.learning_rate)
     assert rates[-1] == pytest.approx(0, abs=1e-9)
     assert all(a >= b for a, b in pairwise(rates[7:]))
+
+
+@pytest.mark.parametrize("finite", [True, False])
+def test_a_step_with_a_gradient_that_is_no_number_is_not_taken(finite: bool) -> None:
+    class Bad(Told):
+        """The fourth step has such a gradient, of a loss that is a number or is none."""
+
+        def loss(self, module: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            share, sums = super().loss(module, batch)
+            if len(self.steps) == 4:
+                self.before = {name: weight.clone() for name, weight in module.state_dict().items()}
+                steep = (0 * self.generator.start).sum().sqrt()  # 0, and its slope is infinite times 0
+                bad = steep if finite else share.detach() * torch.inf
+                share, sums = share + bad, {**sums, "loss": sums["loss"] + bad.detach()}
+            return share, sums
+
+    loop, saved = Loop(Bad(), TRAIN), []
+    what = r"the loss is \d\.\d+ and its gradient no number" if finite else "the loss is inf"
+    with pytest.raises(LossDiverged, match=rf"{what} in a step that predicts the \d+ events e\d-") as caught:
+        loop.run(lambda each, _: saved.append(each.progress.step))
+    assert caught.value.event_ids == loop.trainable.steps[-1][1]
+    assert saved == [1, 2, 3]
+    assert all(torch.equal(weight, loop.trainable.before[name]) for name, weight in loop.module.state_dict().items())
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:

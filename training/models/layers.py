@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from training.spec import GeneratorSpec
@@ -114,10 +114,10 @@ class SwiGLU(nn.Module):
 class Experts(nn.Module):
     """A mixture of feed-forwards, of which each token takes `experts_per_token`, weighted by a router.
 
-    A bias that only the choice sees rises for experts that get less than their share, and falls for the others.
+    A bias that only the choice sees rises for experts that get less than their share of a step, over all workers, and
+    falls for the others.
     """
 
-    load: Tensor
     bias: Tensor
 
     def __init__(self, spec: GeneratorSpec) -> None:
@@ -138,8 +138,10 @@ class Experts(nn.Module):
         for number, expert in enumerate(self.experts):
             row, rank = torch.nonzero(chosen == number, as_tuple=True)
             out = out.index_add(0, row, expert(flat[row]) * weight[row, rank, None])
-        if self.training and len(flat):
+        if self.training:
             load = torch.bincount(chosen.flatten(), minlength=len(self.bias)).float()
+            if distributed.is_initialized():
+                distributed.all_reduce(load)
             self.bias += BALANCING_RATE * torch.sign(load.mean() - load)
         return out.view_as(x)
 
