@@ -13,7 +13,7 @@ class ItemsSpec(_Spec):
     """How a catalogue's columns map to ours. A column that is not named here becomes an attribute.
 
     `image` names a column of pictures, one or a list: paths (relative to the file, inside its folder), bytes, addresses
-    on the web, or URIs below one of `image_roots`. The web is asked `image_workers` times at once, each picture within
+    on the web, or URIs below one of `image_roots`. They are asked for `image_workers` at once, each within
     `image_timeout_s`; a host without a public address only if it is one of `trusted_hosts`.
     """
 
