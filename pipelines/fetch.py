@@ -11,7 +11,7 @@ import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import closing
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
@@ -26,30 +26,41 @@ TRANSIENT = ("image_unreachable", "image_timeout")
 """Reasons that may be gone the next time."""
 
 
+class Patience:
+    """With hosts: one whose answers took longer than `timeout_s` STALLS times in a row is not asked again."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout = timeout_s
+        self._stalled: Counter[str] = Counter()
+
+    def answer(self, host: str, told: str, ask: Callable[[float], bytes]) -> bytes:
+        """What `ask` gives, called with the seconds it may take: it raises TimeoutError after these."""
+        if self._stalled[host] >= STALLS:
+            raise Refused("image_timeout", f"{host} did not answer in time {STALLS} times in a row and was left alone")
+        try:
+            data = ask(self._timeout)
+        except TimeoutError as error:
+            self._stalled[host] += 1
+            raise Refused("image_timeout", f"{told}: not there within {self._timeout:g} s") from error
+        self._stalled[host] = 0
+        return data
+
+
 class Web:
     """Fetches addresses within limits; safe for threads.
 
-    `limit` is in bytes, `timeout_s` is for one picture, redirects included. A host whose answers took too long STALLS
-    times in a row is not asked again. Hosts are public ones, or named in `trusted`.
+    `limit` is in bytes, `timeout_s` is for one picture, redirects included. Hosts are public ones, or named in
+    `trusted`.
     """
 
     def __init__(self, limit: int, timeout_s: float, trusted: Collection[str]) -> None:
-        self._limit, self._timeout, self._trusted = limit, timeout_s, frozenset(trusted)
-        self._stalled: Counter[str] = Counter()
+        self._limit, self._trusted = limit, frozenset(trusted)
+        self._patience = Patience(timeout_s)
 
     def get(self, url: str) -> bytes:
         """The bytes behind a URL; Refused says why not."""
         host = _parts(url).hostname or ""
-        if self._stalled[host] >= STALLS:
-            raise Refused("image_timeout", f"{host} did not answer in time {STALLS} times in a row and was left alone")
-        deadline = time.monotonic() + self._timeout
-        try:
-            data = self._follow(url, deadline)
-        except TimeoutError as error:
-            self._stalled[host] += 1
-            raise Refused("image_timeout", f"{url}: not there within {self._timeout:g} s") from error
-        self._stalled[host] = 0
-        return data
+        return self._patience.answer(host, url, lambda seconds: self._follow(url, time.monotonic() + seconds))
 
     def _follow(self, url: str, deadline: float) -> bytes:
         for _ in range(REDIRECTS + 1):

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from pipelines.fetch import TRANSIENT, WEB
+from pipelines.fetch import TRANSIENT
 from pipelines.ingest import (
     BATCH_ROWS,
     Counts,
@@ -205,7 +205,7 @@ def _images(values: dict[str, Any], spec: ItemsSpec) -> list[Reference]:
 
 
 def fetch_again(lake: Lake, spec: ItemsSpec, arrived_at: datetime, provenance: Provenance) -> int:
-    """Ask again for the pictures that the web did not give; an item that has all of its own now gets a revision.
+    """Ask again for the pictures that web and stores did not give; an item that has all of its own now gets a revision.
 
     Items that changed since are left: their newest row says which pictures they have. Returns the revisions written.
     """
@@ -216,7 +216,7 @@ def fetch_again(lake: Lake, spec: ItemsSpec, arrived_at: datetime, provenance: P
     for row in missing.filter(whole).unique("subject").sort("subject").to_dicts():
         item, wanted = newest[row["subject"]], _images(json.loads(row["payload"]), spec)
         same_row = (item["source"], item["source_row"]) == (row["source"], row["source_row"])
-        if same_row and all(isinstance(each, str) and each.startswith(WEB) for each in wanted):
+        if same_row and all(isinstance(each, str) and "://" in each for each in wanted):
             asked.append((item, wanted))
     written = []
     for item, found in Pictures(lake, None, spec).stored(asked):

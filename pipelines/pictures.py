@@ -1,14 +1,16 @@
 """The pictures that catalogue rows name: bytes, paths, web addresses and object stores, within limits, into blobs."""
 
 import posixpath
+import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import pyarrow.fs as pafs
 
-from pipelines.fetch import WEB, Web
+from pipelines.fetch import WEB, Patience, Web
 from pipelines.ingest import Refused
 from pipelines.sources import Source
 from pipelines.spec import ItemsSpec
@@ -36,6 +38,8 @@ class Pictures:
     def __init__(self, lake: Lake, source: Source | None, spec: ItemsSpec) -> None:
         self._lake, self._source, self._spec = lake, source, spec
         self._web = Web(spec.max_image_bytes, spec.image_timeout_s, spec.trusted_hosts)
+        self._patience = Patience(spec.image_timeout_s)
+        self._opened = lru_cache(pafs.FileSystem.from_uri)
 
     def stored(self, rows: Iterable[tuple[T, list[Reference]]]) -> Iterator[tuple[T, list[str | Refused]]]:
         """Each row, in order, with the sha256 of each of its pictures, or why there is none."""
@@ -65,15 +69,29 @@ class Pictures:
             return reference
         if reference.startswith(WEB):
             return self._web.get(reference)
-        return _file(*self._place(reference), reference, limit)
+        return self._patience.answer(
+            self._folder(reference), reference, lambda seconds: _within(seconds, lambda: self._file(reference))
+        )
+
+    def _folder(self, reference: str) -> str:
+        """What holds a picture: one of `items.image_roots`, or the folder of the source."""
+        return self._root(reference) or (self._source.folder if self._source else "")
+
+    def _root(self, reference: str) -> str | None:
+        roots = (root.rstrip("/") for root in self._spec.image_roots)
+        return next((root for root in roots if reference.startswith(root + "/")), None)
+
+    def _file(self, reference: str) -> bytes:
+        return _bytes(*self._place(reference), reference, self._spec.max_image_bytes)
 
     def _place(self, reference: str) -> tuple[pafs.FileSystem, str]:
         """The file behind a path inside the source's folder, or behind a URI below one of `items.image_roots`."""
         if "://" in reference:
-            for root in self._spec.image_roots:
-                filesystem, path = pafs.FileSystem.from_uri(root.rstrip("/"))
-                inside = posixpath.normpath(posixpath.join(path, reference.removeprefix(root.rstrip("/") + "/")))
-                if reference.startswith(root.rstrip("/") + "/") and inside.startswith(path + "/"):
+            root = self._root(reference)
+            if root is not None:
+                filesystem, path = self._opened(root)
+                inside = posixpath.normpath(posixpath.join(path, reference.removeprefix(root + "/")))
+                if inside.startswith(path + "/"):
                     return filesystem, inside
             raise Refused("image_address", f"{reference!r} lies below none of items.image_roots")
         if self._source is None:
@@ -84,7 +102,24 @@ class Pictures:
         return self._source.filesystem, path
 
 
-def _file(filesystem: pafs.FileSystem, path: str, told: str, limit: int) -> bytes:
+def _within(seconds: float, read: Callable[[], bytes]) -> bytes:
+    """What is read, on a thread of its own: Arrow's file systems take no deadline. A read that is late is left behind.
+
+    Raises TimeoutError after these seconds.
+    """
+    done: Future[bytes] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(read())
+        except BaseException as error:  # noqa: BLE001 - it is raised again where the result is awaited
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return done.result(seconds)
+
+
+def _bytes(filesystem: pafs.FileSystem, path: str, told: str, limit: int) -> bytes:
     try:
         info = filesystem.get_file_info(path)
         if info.is_file and info.size > limit:

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageOps
 
+MOST_RATIO = 8
+"""Of a picture that is longer than so many times its width the middle is taken. Encoders scale the short side to theirs
+and look at a square in the middle: of a picture 1 x 65,535 that would be 3 billion pixels, to look at 50,000."""
+
 
 class ImageRefused(ValueError):
     """Bytes that are not an image we accept; `reason` is the quarantine reason."""
@@ -17,7 +21,10 @@ class ImageRefused(ValueError):
 
 
 def decode_image(data: bytes, max_pixels: int, formats: Sequence[str]) -> Image.Image:
-    """The image as upright RGB. The header alone decides on format and pixel count, so a bomb is never inflated."""
+    """The image as upright RGB, its middle if it is longer than MOST_RATIO times its width.
+
+    The header alone decides on format and pixel count, so a bomb is never inflated.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -29,7 +36,7 @@ def decode_image(data: bytes, max_pixels: int, formats: Sequence[str]) -> Image.
                     "image_too_many_pixels", f"{image.width} x {image.height}, at most {max_pixels} are accepted"
                 )
             image.load()
-            return (ImageOps.exif_transpose(image) or image).convert("RGB")
+            return _middle(ImageOps.exif_transpose(image) or image).convert("RGB")
     except ImageRefused:
         raise
     except Image.DecompressionBombError as error:
@@ -37,6 +44,14 @@ def decode_image(data: bytes, max_pixels: int, formats: Sequence[str]) -> Image.
     except (OSError, SyntaxError, ValueError, IndexError, EOFError) as error:
         reason = "image_truncated" if "truncated" in str(error).lower() else "image_undecodable"
         raise ImageRefused(reason, _stable(str(error))) from error
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    width, height = (min(side, MOST_RATIO * min(image.size)) for side in image.size)
+    if (width, height) == image.size:
+        return image
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def _stable(text: str) -> str:

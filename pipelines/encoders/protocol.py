@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -31,6 +31,16 @@ def fingerprint(details: dict[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(details, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
+def files_hash(folder: Path, left_out: Collection[str]) -> str:
+    """sha256 over the paths and bytes of all files below a folder, but hidden ones and those of some suffixes."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        inside = path.relative_to(folder)
+        if path.suffix not in left_out and not any(part.startswith(".") for part in inside.parts):
+            digest.update(f"{inside.as_posix()}\0{weights_hash([path])}\n".encode())
+    return digest.hexdigest()
+
+
 def weights_hash(paths: Sequence[Path]) -> str:
     """sha256 over the bytes of the weight files in the given order."""
     digest = hashlib.sha256()
@@ -46,13 +56,16 @@ def encode_all(encode: Callable[[Sequence[T]], Vectors], contents: Sequence[T]) 
 
     A batch the encoder fails on is halved until the rows that make it fail are alone: they are refused as
     `encoder_failed`, every other row gets its vector. A vector that is not finite is refused as
-    `vector_not_finite`, one without direction as `vector_zero`.
+    `vector_not_finite`, one without direction as `vector_zero`. Raises EncoderError as the encoder does: that is no
+    fault of a row.
     """
     if not contents:
         return []
     try:
         vectors = np.asarray(encode(contents), dtype=np.float32)
-    except (RuntimeError, ValueError, IndexError, TypeError, OverflowError) as error:
+    except EncoderError:
+        raise
+    except Exception as error:  # noqa: BLE001 - libraries raise their own kinds: onnxruntime's derive from Exception
         if len(contents) == 1:
             return [(None, "encoder_failed", f"{type(error).__name__}: {error}")]
         middle = len(contents) // 2

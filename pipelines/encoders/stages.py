@@ -101,9 +101,12 @@ class EmbedImages:
     def _prepare(self, digest: str) -> Vectors | ImageRefused:
         try:
             image = decode_image(self._lake.blobs.get(digest), self._spec.max_pixels, self._spec.formats)
-            return self._encoder.prepare(image)
         except ImageRefused as refused:
             return refused
+        try:
+            return self._encoder.prepare(image)
+        except Exception as error:  # noqa: BLE001 - as in encode_all
+            return ImageRefused("encoder_failed", f"{type(error).__name__}: {error}")
 
     def _encoded(self, prepared: Iterator[Vectors | ImageRefused]) -> Iterator[Outcome]:
         while group := list(islice(prepared, self._spec.batch_size)):

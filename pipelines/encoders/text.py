@@ -4,8 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.encoders.protocol import EncoderError, Vectors, weights_hash
+from pipelines.encoders.protocol import EncoderError, Vectors, files_hash
 from pipelines.spec import TextSpec
+
+OTHER_FILES = (".md", ".pyc", ".png", ".jpg", ".onnx", ".xml", ".h5", ".ot", ".msgpack")
+"""Suffixes of a model's files that no vector here comes from: what is told of it, and its weights for other libraries.
+All others count, as one that is missed would let two kinds of vectors mix."""
 
 
 def model_folder(spec: TextSpec) -> Path:
@@ -34,10 +38,12 @@ def model_folder(spec: TextSpec) -> Path:
 
 
 def describe_text(spec: TextSpec) -> dict[str, Any]:
-    """Everything that decides this encoder's vectors, cheap enough for every run."""
+    """Everything that decides this encoder's vectors, cheap enough for every run.
+
+    The files of a model are its weights, tokenizer, pooling, longest text and prompts.
+    """
     folder = model_folder(spec)
-    weights = sorted(folder.rglob("*.safetensors")) or sorted(folder.rglob("pytorch_model*.bin"))
-    if not weights:
+    if not any(folder.rglob("*.safetensors")) and not any(folder.rglob("pytorch_model*.bin")):
         raise EncoderError(
             f"[text] {folder} holds no weights (*.safetensors); it is not a sentence-transformers model."
         )
@@ -45,7 +51,7 @@ def describe_text(spec: TextSpec) -> dict[str, Any]:
         "encoder": spec.encoder,
         "model": spec.model or "all-MiniLM-L6-v2",
         "revision": spec.revision,
-        "weights": weights_hash(weights),
+        "files": files_hash(folder, OTHER_FILES),
         "fields": list(spec.fields),
         "prompt_name": spec.prompt_name,
     }
@@ -59,6 +65,9 @@ class TextEncoder:
 
         self._spec = spec
         self._model = SentenceTransformer(str(model_folder(spec)), local_files_only=True)
+        if spec.prompt_name is not None and spec.prompt_name not in self._model.prompts:
+            known = ", ".join(sorted(self._model.prompts)) or "none"
+            raise EncoderError(f"[text] the model has no prompt {spec.prompt_name!r}; it has: {known}.")
 
     def encode(self, contents: Sequence[str]) -> Vectors:
         vectors: Vectors = self._model.encode(

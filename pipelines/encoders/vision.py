@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from pipelines.encoders.images import MOST_RATIO
 from pipelines.encoders.protocol import EncoderError, Vectors, weights_hash
 from pipelines.spec import ImageSpec
 
@@ -14,6 +15,7 @@ _VIT_OUTPUT = "/backbone/layernorm/Add_1_output_0"  # (N, 257, 384); row 0 is th
 _VIT_SIDE = 224
 _MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 _STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
+_DECODED = f"exif, middle of 1:{MOST_RATIO}, rgb"
 
 
 def describe_image(spec: ImageSpec) -> dict[str, Any]:
@@ -23,14 +25,14 @@ def describe_image(spec: ImageSpec) -> dict[str, Any]:
             "encoder": spec.encoder,
             "model": "vit-s-14",
             "weights": weights_hash([_vit_file()]),
-            "preprocessing": f"exif, rgb, bicubic short side {_VIT_SIDE}, centre crop, imagenet mean/std, CLS",
+            "preprocessing": f"{_DECODED}, bicubic short side {_VIT_SIDE}, centre crop, imagenet mean/std, CLS",
         }
     return {
         "encoder": spec.encoder,
         "model": spec.model,
         "pretrained": Path(spec.pretrained).name,
         "weights": weights_hash([_clip_checkpoint(spec)]),
-        "preprocessing": "open_clip image_transform, inference",
+        "preprocessing": {"before": _DECODED, **_clip_preprocessing(spec)},
     }
 
 
@@ -129,6 +131,19 @@ def _clip_checkpoint(spec: ImageSpec) -> Path:
         raise EncoderError(f"[image] cannot download {spec.model} {spec.pretrained}: {error}") from error
 
 
+def _clip_preprocessing(spec: ImageSpec) -> dict[str, Any]:
+    """How open_clip makes pixels for the model: as its tag was trained, and with open_clip's defaults for a file."""
+    import open_clip
+    from open_clip.pretrained import get_pretrained_cfg
+    from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+
+    config = open_clip.get_model_config(spec.model.replace("/", "-"))
+    if config is None:
+        raise EncoderError(f"[image] open_clip has no model {spec.model!r}; it has: {open_clip.list_models()}.")
+    tag = {} if Path(spec.pretrained).is_file() else get_pretrained_cfg(spec.model, spec.pretrained)
+    return {**merge_preprocess_dict(PreprocessCfg(), tag), "size": config["vision_cfg"]["image_size"]}
+
+
 class OpenClip:
     """The image tower of an open_clip model; (N, D), not normalised."""
 
@@ -136,8 +151,12 @@ class OpenClip:
         import open_clip
         import torch
 
+        # Named by its file a checkpoint loses what its tag says of mean, deviation and how pictures are scaled.
+        said = _clip_preprocessing(spec)
         model, _, transform = open_clip.create_model_and_transforms(
-            spec.model, pretrained=str(_clip_checkpoint(spec)), force_image_size=None
+            spec.model,
+            pretrained=str(_clip_checkpoint(spec)),
+            **{f"image_{name}": said[name] for name in ("mean", "std", "interpolation", "resize_mode")},
         )
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = model.eval().to(self._device)

@@ -1,26 +1,35 @@
 """Encoders load real weights or refuse; a poisonous row costs itself only; the same stage runs anywhere."""
 
 import io
+import json
 import os
+import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import polars as pl
 import pyarrow as pa
 import pytest
+import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.compute import InProcess, OnRay, WorkerDied
-from pipelines.embed import cached, embed
+from pipelines.embed import cached, embed, read_vectors
 from pipelines.encoders.alignment import aligned
 from pipelines.encoders.images import ImageRefused, decode_image
 from pipelines.encoders.protocol import EncoderError, encode_all, fingerprint
 from pipelines.encoders.stages import EmbedImages, EmbedText
-from pipelines.encoders.text import describe_text
-from pipelines.encoders.vision import OpenClip, describe_image
+from pipelines.encoders.text import TextEncoder, describe_text, model_folder
+from pipelines.encoders.vision import OpenClip, _vit_pixels, describe_image
+from pipelines.ingest import Counts
 from pipelines.spec import ComputeSpec, ImageSpec, TextSpec
+from storage.blobs import sha256
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import by_reason, open_rows
@@ -59,6 +68,40 @@ def test_a_pixel_bomb_is_refused_by_its_header() -> None:
     assert refused.value.reason == "image_too_many_pixels"
 
 
+@pytest.mark.parametrize("upright", [True, False])
+def test_a_strip_is_cut_to_its_middle_before_it_is_scaled(upright: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import open_clip
+
+    asked: list[int] = []
+    resize = Image.Image.resize
+
+    def noted(image: Image.Image, size: tuple[int, int], *rest: Any, **named: Any) -> Image.Image:
+        asked.append(size[0] * size[1])
+        return resize(image, size, *rest, **named)
+
+    monkeypatch.setattr(Image.Image, "resize", noted)
+    for width in (1, 60):
+        size = (width, 65_000) if upright else (65_000, width)
+        image = decode_image(picture(*size), 50_000_000, FORMATS)
+        for pixels in (_vit_pixels(image), open_clip.image_transform(224, is_train=False)(image).numpy()):
+            assert pixels.shape == (3, 224, 224)
+    assert len(asked) == 4
+    assert max(asked) <= 8 * 224 * 224
+
+
+def test_the_middle_of_a_strip_gives_the_pixels_of_the_whole() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (20, 267, 3), np.uint8)
+    whole = Image.fromarray(noise).resize((4001, 300), Image.Resampling.BICUBIC)
+    stream = io.BytesIO()
+    whole.save(stream, "PNG")
+    middle = decode_image(stream.getvalue(), 50_000_000, FORMATS)
+    assert middle.size == (2400, 300)
+    # Half a pixel aside at most: 4,001 x 300 scaled to a height of 224 is no whole number of pixels wide.
+    assert np.abs(_vit_pixels(middle) - _vit_pixels(whole)).mean() < 0.1 * _vit_pixels(whole).std()
+    usual = picture(800, 100)
+    assert decode_image(usual, 50_000_000, FORMATS) == Image.open(io.BytesIO(usual)).convert("RGB")
+
+
 def test_exif_rotation_is_applied() -> None:
     stream = io.BytesIO()
     exif = Image.Exif()
@@ -79,9 +122,58 @@ def test_a_row_that_crashes_the_encoder_is_found_and_the_others_are_encoded() ->
     assert all(outcomes[row][0][0] == row for row in range(20) if row not in refused)
 
 
-def test_open_clip_loads_a_checkpoint_file_and_its_hash_is_in_the_fingerprint(tmp_path: Path) -> None:
+def lookup() -> Callable[[Sequence[int]], np.ndarray]:
+    """A real session that refuses numbers from 10 on: it looks up rows of a table of 10, row 3 of which is zero."""
+    table = np.arange(1, 21, dtype=np.float32).reshape(10, 2)
+    table[3] = 0
+    helper = onnx.helper
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["table", "rows"], ["vectors"])],
+        "lookup",
+        [helper.make_tensor_value_info("rows", onnx.TensorProto.INT64, ["n"])],
+        [helper.make_tensor_value_info("vectors", onnx.TensorProto.FLOAT, ["n", 2])],
+        [onnx.numpy_helper.from_array(table, "table")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda rows: session.run(None, {"rows": np.array(rows, np.int64)})[0]
+
+
+def test_rows_that_onnxruntime_refuses_or_memory_lacks_for_are_found_and_a_zero_has_no_direction() -> None:
+    run = lookup()
+    with pytest.raises(Exception, match="out of data bounds") as refusal:
+        run([13])
+    assert type(refusal.value).__module__.startswith("onnxruntime")
+    assert not isinstance(refusal.value, RuntimeError | ValueError)
+
+    def encode(contents: Sequence[int]) -> np.ndarray:
+        if 8 in contents:
+            raise MemoryError("too much")
+        return run(contents)
+
+    outcomes = encode_all(encode, [*range(10), 13])
+    refused = {row: reason for row, (_, reason, _) in enumerate(outcomes) if reason}
+    assert refused == {3: "vector_zero", 8: "encoder_failed", 10: "encoder_failed"}
+    assert outcomes[8][2] == "MemoryError: too much"
+    for row in set(range(11)) - set(refused):
+        assert outcomes[row][0].tolist() == [2 * row + 1, 2 * row + 2]
+
+
+def test_an_encoder_that_cannot_be_used_is_no_fault_of_a_row() -> None:
+    def encode(contents: Sequence[int]) -> np.ndarray:
+        raise EncoderError("the weights changed")
+
+    with pytest.raises(EncoderError, match="the weights changed"):
+        encode_all(encode, [1, 2])
+
+
+def test_open_clip_loads_a_checkpoint_file_or_tag_and_what_decides_its_vectors_is_in_the_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import open_clip
-    import torch
+    from open_clip import pretrained
 
     torch.manual_seed(0)
     model = open_clip.create_model("ViT-S-32-alt", pretrained=None)
@@ -98,6 +190,20 @@ def test_open_clip_loads_a_checkpoint_file_and_its_hash_is_in_the_fingerprint(tm
     assert np.allclose(vectors, wanted, atol=1e-4)
     assert np.allclose(encoder.encode_text(["red", "a blue one"]), said, atol=1e-4)
     before = fingerprint(describe_image(spec))
+    described = describe_image(spec)["preprocessing"]
+    assert (described["resize_mode"], described["size"]) == ("shortest", 224)
+    # A tag brings the preprocessing that it was trained with, as those of SigLIP do.
+    tag = {"url": checkpoint.as_uri(), "mean": (0.5,) * 3, "std": (0.5,) * 3, "resize_mode": "squash"}
+    monkeypatch.setitem(pretrained._PRETRAINED, "ViT-S-32-alt", {"ours": tag})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tagged = spec.model_copy(update={"pretrained": "ours"})
+    told = open_clip.image_transform(224, is_train=False, mean=(0.5,) * 3, std=(0.5,) * 3, resize_mode="squash")
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
+    assert np.array_equal(OpenClip(tagged).prepare(noise), told(noise).numpy())
+    seen = {before, fingerprint(describe_image(tagged))}
+    tag["mean"] = (0.4,) * 3
+    seen.add(fingerprint(describe_image(tagged)))
+    assert len(seen) == 3
     weights = model.state_dict()
     next(iter(weights.values())).add_(1.0)
     torch.save(weights, checkpoint)
@@ -125,6 +231,104 @@ def test_the_fingerprint_follows_what_decides_the_vectors() -> None:
     one, other = TextSpec(fields=("title",)), TextSpec(fields=("title", "genres"))
     assert fingerprint(describe_text(one)) == fingerprint(describe_text(TextSpec(fields=("title",))))
     assert fingerprint(describe_text(one)) != fingerprint(describe_text(other))
+
+
+def tiny_model(folder: Path, prompts: dict[str, str]) -> TextSpec:
+    """A sentence-transformers model of 32 dimensions with random weights, and the tokenizer of the packaged one."""
+    from transformers import BertConfig, BertModel
+
+    shutil.copytree(model_folder(TextSpec()), folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    shutil.copytree(model_folder(TextSpec()) / "1_Pooling", folder / "1_Pooling", dirs_exist_ok=True)
+    torch.manual_seed(0)
+    config = BertConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, max_position_embeddings=256
+    )
+    BertModel(config).save_pretrained(folder)
+    rewrite(folder / "1_Pooling" / "config.json", word_embedding_dimension=32)
+    rewrite(folder / "config_sentence_transformers.json", prompts=prompts)
+    return TextSpec(encoder="sentence-transformers", model=str(folder), prompt_name=next(iter(prompts), None))
+
+
+def rewrite(path: Path, **changed: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+
+
+def test_every_file_that_decides_the_vectors_is_in_the_fingerprint_and_what_is_told_of_them_is_not(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "model"
+    spec = tiny_model(folder, {"query": "query: "})
+    seen = [fingerprint(describe_text(spec))]
+    (folder / "README.md").write_text("another")
+    (folder / ".gitattributes").write_text("another")
+    assert fingerprint(describe_text(spec)) == seen[0]
+    for change in (
+        lambda: rewrite(folder / "1_Pooling" / "config.json", pooling_mode_cls_token=True),
+        lambda: rewrite(folder / "sentence_bert_config.json", max_seq_length=16),
+        lambda: rewrite(folder / "config_sentence_transformers.json", prompts={"query": "ask: "}),
+        lambda: rewrite(folder / "tokenizer_config.json", do_lower_case=False),
+        lambda: (folder / "vocab.txt").write_text("other words"),
+        lambda: (folder / "model.safetensors").write_bytes(b"others"),
+        lambda: (folder / "vocab.txt").rename(folder / "words.txt"),
+    ):
+        change()
+        seen.append(fingerprint(describe_text(spec)))
+    assert len(set(seen)) == 8
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(EncoderError, match="holds no weights"):
+        describe_text(spec)
+
+
+def test_a_prompt_stands_before_each_text_and_one_that_the_model_lacks_is_refused(tmp_path: Path) -> None:
+    spec = tiny_model(tmp_path / "model", {"query": "find: "})
+    plain = TextEncoder(spec.model_copy(update={"prompt_name": None}))
+    asked = TextEncoder(spec).encode(["a red hat", "shoes"])
+    assert np.allclose(asked, plain.encode(["find: a red hat", "find: shoes"]), atol=1e-6)
+    assert not np.allclose(asked, plain.encode(["a red hat", "shoes"]), atol=1e-3)
+    with pytest.raises(EncoderError, match=r"no prompt 'ask'; it has: .*query"):
+        TextEncoder(spec.model_copy(update={"prompt_name": "ask"}))
+
+
+def test_one_changed_text_of_100_is_encoded_and_another_model_writes_beside_the_first(tmp_path: Path) -> None:
+    lake, compute = Lake(str(tmp_path / "lake")), InProcess(ComputeSpec())
+    given: list[str] = []
+
+    class Counted(EmbedText):
+        def __call__(self, batch: pa.Table) -> pa.Table:
+            given.extend(batch.column("text").to_pylist())
+            return super().__call__(batch)
+
+    def encoded(spec: TextSpec, texts: list[str]) -> tuple[Counts, NDArray[np.float32]]:
+        given.clear()
+        hashes = [sha256(text.encode()) for text in texts]
+        names = [f"{row:03d}" for row in range(len(texts))]
+        items = pl.DataFrame({"item_id": names, "content_hash": hashes, "text": texts})
+        mark = fingerprint(describe_text(spec))
+        counts = embed(lake, "text", mark, items, Counted, {"spec": spec}, compute, 50, WHO, lambda rows: None)
+        found = read_vectors(lake, "text", mark, items)
+        assert found is not None
+        assert found.present.all()
+        return counts, found.vectors
+
+    spec = tiny_model(tmp_path / "model", {})
+    texts = [f"item number {row}" for row in range(100)]
+    counts, before = encoded(spec, texts)
+    assert (counts.out, len(given)) == (100, 100)
+    texts[37] = "something else"
+    counts, after = encoded(spec, texts)
+    assert (counts.out, counts.unchanged, given) == (1, 99, ["something else"])
+    assert np.flatnonzero((before != after).any(axis=1)).tolist() == [37]
+
+    other = tiny_model(tmp_path / "other", {})
+    rewrite(
+        tmp_path / "other" / "1_Pooling" / "config.json", pooling_mode_mean_tokens=False, pooling_mode_cls_token=True
+    )
+    counts, theirs = encoded(other, texts)
+    assert (counts.out, lake.rows("vectors")) == (100, 201)
+    assert np.array_equal(theirs, TextEncoder(other).encode(texts))
+    counts, again = encoded(spec, texts)
+    assert (counts.out, given) == (0, [])
+    assert np.array_equal(again, after)
 
 
 def run_embed(lake: Lake, compute: object, items: pl.DataFrame, make: type, arguments: dict[str, object]):  # type: ignore[no-untyped-def]

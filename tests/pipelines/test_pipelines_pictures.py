@@ -2,15 +2,22 @@
 
 import io
 import json
+import os
+import ssl
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from PIL import Image
 
 from pipelines.fetch import Web, _public
@@ -103,6 +110,48 @@ def host() -> Iterator[str]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture
+def certified(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for localhost that signs itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")]), datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    certificate, secret = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    certificate.write_bytes(made.public_bytes(Encoding.PEM))
+    secret.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return certificate, secret
+
+
+def test_a_host_with_tls_is_read_where_its_certificate_is_trusted_and_is_its_own(
+    certified: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certified)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Host)
+    server.daemon_threads = True
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    port = server.server_address[1]
+    ours = web(5, ("127.0.0.1", "localhost"))
+    try:
+        with pytest.raises(Refused, match="CERTIFICATE_VERIFY_FAILED"):
+            ours.get(f"https://localhost:{port}/red.jpg")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certified[0]))
+        assert ours.get(f"https://localhost:{port}/red.jpg") == picture("red")
+        with pytest.raises(Refused, match=r"not valid for '127\.0\.0\.1'"):
+            ours.get(f"https://127.0.0.1:{port}/red.jpg")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def web(timeout_s: float = 0.5, trusted: tuple[str, ...] = ("127.0.0.1",)) -> Web:
@@ -224,6 +273,62 @@ def test_an_item_has_the_pictures_that_can_be_had_and_asks_again_for_the_others(
     )
     assert by_reason(lake) == {"image_outside_folder": 1, "image_address": 1}
     assert fetch_again(lake, spec, datetime.now(UTC), WHO) == 0
+
+
+class Mute(BaseHTTPRequestHandler):
+    """A host that takes what it is asked and says nothing, until it is told to go."""
+
+    leave = threading.Event()
+
+    def do_GET(self) -> None:
+        self.leave.wait(10)
+        self.close_connection = True
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing on the terminal of the tests."""
+
+
+def test_a_store_that_says_nothing_costs_its_time_and_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Mute)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+        monkeypatch.setenv(name, "none")
+    (tmp_path / "here.jpg").write_bytes(picture())
+    spec = ItemsSpec(image_roots=("s3://shop/a", f"file://{tmp_path}"), image_timeout_s=0.3, image_workers=2)
+    rows = [(row, [f"s3://shop/a/{row}.jpg", f"file://{tmp_path}/here.jpg"]) for row in range(9)]
+    begun = time.monotonic()
+    try:
+        found = [each for _, each in Pictures(Lake(str(tmp_path / "lake")), None, spec).stored(rows)]
+    finally:
+        Mute.leave.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert time.monotonic() - begun < 3  # seconds
+    assert [refused.reason for refused, _ in found if isinstance(refused, Refused)] == ["image_timeout"] * 9
+    assert [good for _, good in found if isinstance(good, Refused)] == []
+    left = [refused for refused, _ in found if isinstance(refused, Refused) and "left alone" in refused.detail]
+    assert len(left) >= 5
+
+
+def test_a_pipe_among_the_pictures_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    os.mkfifo(tmp_path / "pictures" / "a.jpg")
+    spec = ItemsSpec(image_roots=(f"file://{tmp_path}/pictures",), image_timeout_s=0.2)
+    wanted = [("row", [f"file://{tmp_path}/pictures/a.jpg"])]
+    ((_, (found,)),) = Pictures(Lake(str(tmp_path / "lake")), None, spec).stored(wanted)
+    assert isinstance(found, Refused)
+    assert found.reason == "image_timeout"
+    with (tmp_path / "pictures" / "a.jpg").open("wb"):
+        """The thread that was left behind comes to its end."""
 
 
 def test_pictures_below_a_root_are_read_and_no_others(tmp_path: Path) -> None:
