@@ -107,7 +107,7 @@ class CollaborativeSpec(_Spec):
     user; `window` is how many of a user's neighbouring events (in time) form pairs with an event. Rows flagged as
     impressions, and events of the types in `exclude_events`, are no behaviour. A pair counts as the product of its
     events' weights: that of their type in `event_weights` (1 where it is not named), halved with every
-    `half_life_days` of age.
+    `half_life_days` of age. A SASRec takes all events alike.
     """
 
     method: Literal["sppmi", "sasrec", "both"] = "sppmi"
@@ -121,13 +121,28 @@ class CollaborativeSpec(_Spec):
     shift: float = Field(1.0, gt=0)
     seed: int = Field(0, ge=0)
 
+    @property
+    def weighted(self) -> str:
+        """The fields given that weigh events, as text; empty where there are none."""
+        return " and ".join(name for name in ("event_weights", "half_life_days") if getattr(self, name))
+
+    @model_validator(mode="after")
+    def _sasrec_weighs_no_events(self) -> Self:
+        if self.method == "sasrec" and self.weighted:
+            raise ValueError(
+                f"{self.weighted}: a SASRec takes all events alike; leave them out and name types that are no "
+                'behaviour in exclude_events, or use method = "sppmi" or "both", whose PMI they weigh'
+            )
+        return self
+
 
 class FusionSpec(_Spec):
     """How the vectors of an item become one.
 
-    `concat` puts the leading principal components of each modality side by side, times its weight. The other methods
-    start there and learn a correction: `contrastive` a network per modality, `qformer` (OxygenRec) `queries` that
-    attend to all modalities an item has. What is learnt is which items the same users take within `pair_window`
+    `concat` puts the leading principal components of each modality side by side, times its weight. With `whiten` each
+    component of a modality varies as much as the next, and the modality as much as without. The other methods start
+    there and learn a correction: `contrastive` a network per modality, `qformer` (OxygenRec) `queries` that attend to
+    all modalities an item has. What is learnt is which items the same users take within `pair_window`
     events of each other, one of them among the newest `recent` share of the visible events. What a modality knows of
     behaviour then comes from the events before those, so that nothing can be learnt by heart.
 
@@ -140,6 +155,7 @@ class FusionSpec(_Spec):
     method: Literal["concat", "contrastive", "qformer"] = "contrastive"
     dim: int = Field(256, ge=2)
     weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    whiten: bool = False
     hidden: int = Field(256, ge=1)
     queries: int = Field(4, ge=1)
     blocks: int = Field(2, ge=1)

@@ -13,6 +13,8 @@ from pipelines.spec import FusionSpec
 Train = Callable[[FusionTraining], Trained]
 NO_PAIRS: NDArray[np.int64] = np.empty((0, 2), np.int64)
 COMPONENT_ROWS = 1 << 17
+LEAST_VARIANCE = 1e-9
+"""Of a component against the first: below this it is rounding, which whitening would blow up."""
 
 
 def fit_fusion(
@@ -73,13 +75,22 @@ def _components(known: Mapping[str, Modality], means: Mapping[str, Matrix], spec
         spread = there[:: -(-len(there) // COMPONENT_ROWS)]
         rows = known[name].take(spread).directed(means[name]).astype(np.float64)
         centre = rows.mean(axis=0)
-        _, vectors = np.linalg.eigh((rows - centre).T @ (rows - centre))
-        leading = vectors[:, ::-1][:, :width]
+        values, vectors = np.linalg.eigh((rows - centre).T @ (rows - centre) / len(rows))
+        leading, variance = vectors[:, ::-1][:, :width], values[::-1][:width]
         signs = np.sign(leading[np.abs(leading).argmax(axis=0), np.arange(width)])
         directions = leading * np.where(signs == 0, 1, signs) * spec.weights.get(name, 1.0)
+        if spec.whiten:
+            directions = directions * _whitening(variance)
         weight, bias = np.zeros((spec.dim, len(means[name])), np.float32), np.zeros(spec.dim, np.float32)
         weight[start : start + width] = directions.T
         bias[start : start + width] = -centre @ directions
         arrays[f"linear.{name}.weight"], arrays[f"linear.{name}.bias"] = weight, bias
         left, start = left - 1, start + width
     return arrays
+
+
+def _whitening(variance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """By what components (K,) are multiplied to vary alike, and together as they did; one that is constant stays 0."""
+    alive = variance > LEAST_VARIANCE * variance[0]
+    even = variance[alive].sum() / max(int(alive.sum()), 1)
+    return np.asarray(np.sqrt(np.divide(even, variance, out=np.zeros_like(variance), where=alive)), np.float64)

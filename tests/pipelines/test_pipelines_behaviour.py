@@ -89,6 +89,16 @@ def test_the_newest_share_keeps_equal_times_together() -> None:
     assert np.count_nonzero(log.time >= log.newest(1.0)) == 6
 
 
+def test_the_newest_events_of_a_user_count_and_no_others_of_those() -> None:
+    events = [(0, item, hour, "x") for item, hour in enumerate([5, 0, 3, 1, 4, 2])] + [(1, 0, 9, "x"), (1, 1, 0, "x")]
+    log = histories(frame(events), _lax(user_cap=3))
+    hours = (log.time - log.time.min()) // 3_600_000_000
+    assert [(log.names[item], hour) for item, hour in zip(log.item, hours, strict=True)] == [
+        *(("i002", 3), ("i004", 4), ("i000", 5)),
+        *(("i001", 0), ("i000", 9)),
+    ]
+
+
 def _lax(**settings: object) -> CollaborativeSpec:
     return CollaborativeSpec.model_validate({"dim": 6, "window": 3, "min_events": 1, **settings})
 

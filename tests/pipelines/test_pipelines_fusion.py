@@ -91,6 +91,25 @@ def test_concat_keeps_the_cosines_of_what_it_puts_side_by_side() -> None:
     np.testing.assert_allclose(fused @ fused.T, sum(parts) / np.sqrt(np.outer(whole, whole)), atol=1e-5)
 
 
+def test_whitened_modalities_vary_alike_in_all_their_directions_and_weigh_what_they_did() -> None:
+    """The Mahalanobis product of each modality by hand, scaled to its variance; a dimension without any stays out."""
+    items = {name: Modality(each.vectors, np.ones(60, np.bool_)) for name, each in modalities().items()}
+    text = np.concatenate([items["text"].vectors, np.zeros((60, 3), np.float32)], axis=1)
+    items["text"] = Modality(text, np.ones(60, np.bool_))
+    spec = small("concat", dim=28, whiten=True, weights={"text": 2.0})
+    fused, _ = fit_fusion(items, spec).transform(items)
+    parts: list[NDArray[np.float64]] = []
+    for name, each in items.items():
+        unit = each.directed(each.vectors.mean(axis=0)).astype(np.float64)
+        unit = unit - unit.mean(axis=0)
+        covariance = unit.T @ unit / 60
+        rank = np.linalg.matrix_rank(covariance, tol=1e-9)
+        product = unit @ np.linalg.pinv(covariance, rcond=1e-9, hermitian=True) @ unit.T
+        parts.append(product * np.trace(covariance) / rank * (4.0 if name == "text" else 1.0))
+    whole = np.sqrt(sum(part.diagonal() for part in parts))
+    np.testing.assert_allclose(fused @ fused.T, sum(parts) / np.outer(whole, whole), atol=1e-3)
+
+
 @pytest.mark.parametrize("method", ["contrastive", "qformer"])
 def test_fitting_twice_gives_the_same_bytes_another_seed_others_and_it_learns(method: str) -> None:
     items, pairs = modalities(400), random_pairs(400)

@@ -135,6 +135,14 @@ def test_directions_are_those_of_ridge_regression() -> None:
     np.testing.assert_allclose(made.factors.directions, wanted, atol=1e-3)
 
 
+@pytest.mark.parametrize("given", [{"event_weights": {"buy": 2.0}}, {"half_life_days": 30.0}])
+def test_weights_of_events_are_refused_where_nothing_is_weighed_by_them(given: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(given))}: a SASRec takes all events alike; .*exclude_events"):
+        spec_of("sasrec", **given)
+    assert spec_of("both", **given).weighted == next(iter(given))
+    assert spec_of("sasrec").weighted == ""
+
+
 def test_a_method_that_is_given_no_training_is_refused() -> None:
     log = histories(frame(some_log()), spec_of())
     with pytest.raises(ValueError, match=r'collaborative.method = "sasrec" was given nothing that trains'):
