@@ -165,11 +165,13 @@ def build_parser() -> argparse.ArgumentParser:
     representations.add_argument(
         "--behaviour", nargs="+", default=[], help="vectors from behaviour wanted, of sppmi, sasrec and both (all)"
     )
+    representations.add_argument("--rows", nargs="+", default=[], help="parts of the names of the rows wanted (all)")
     encoders = _benchmark(bench, "encoders", "texts and pictures a second through Ray Data beside the bare encoders")
     encoders.add_argument("data", type=Path, help="folder with amazon-beauty/ and movielens-posters/")
     encoders.add_argument("--items", type=_count, default=12_000, help="texts (12,000)")
     encoders.add_argument("--pictures", type=_count, default=400, help="pictures (400)")
     encoders.add_argument("--rounds", type=int, default=3, help="how often each is measured (3)")
+    encoders.add_argument("--memory", type=_count, default=4_000, help="texts of the smaller memory figure (4,000)")
     recommendation = _benchmark(bench, "recommendation", "next-item recommenders on real histories, as Markdown")
     recommendation.add_argument(
         "data",

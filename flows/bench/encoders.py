@@ -4,6 +4,9 @@ Titles of Amazon Beauty (again from the start where more are asked for than ther
 into a lake as a run does it: read, encoded, judged, stored. The peer is the same encoder in this process on the same
 contents, texts sorted by length, with all cores. Start-up (workers, models) is what passes before a worker is given its
 first items; it is stated and not counted.
+
+First of all the most memory that this process and its one worker held is printed, for --memory texts and for four times
+as many: what grows with the catalogue is the difference. It is asked first because a process never forgets its peak.
 """
 
 import argparse
@@ -42,19 +45,35 @@ def run(options: argparse.Namespace) -> None:
     """Print all figures."""
     configure()
     try:
+        memory(options)
         texts(options)
         pictures(options)
     finally:
         shutdown()
 
 
+def memory(options: argparse.Namespace) -> None:
+    """Peak memory of driver and worker at two sizes, the smaller first."""
+    before = resident()
+    say("memory of this process before it embeds anything", gib(before))
+    for count in (options.memory, 4 * options.memory):
+        done = embedded(titles(options.data, count), "text", Texts, {"spec": TextSpec()}, 1)
+        say(f"peak memory with {count:,} texts, this process and its worker", f"{gib(resident())}, {gib(done.worker)}")
+
+
+def titles(data: Path, count: int) -> pl.DataFrame:
+    """So many items (item_id, text, content_hash), titles from the start again where there are not enough."""
+    known = [text or "untitled" for text in beauty(data).texts]
+    wanted = [known[row % len(known)] for row in range(count)]
+    hashes = [sha256(each.encode())[:32] for each in wanted]
+    names = [f"{row:07d}" for row in range(count)]
+    return pl.DataFrame({"item_id": names, "text": wanted, "content_hash": hashes})
+
+
 def texts(options: argparse.Namespace) -> None:
     """Texts a second: bare, and through a run with one worker and with one a core."""
-    catalogue = beauty(options.data)
-    known = [text or "untitled" for text in catalogue.texts]
-    wanted = [known[row % len(known)] for row in range(options.items)]
-    items = pl.DataFrame({"item_id": [f"{row:07d}" for row in range(len(wanted))], "text": wanted})
-    items = items.with_columns(content_hash=pl.Series([sha256(each.encode())[:32] for each in wanted]))
+    items = titles(options.data, options.items)
+    wanted = items["text"].to_list()
     spec = TextSpec()
     encoder = TextEncoder(spec)
     longest_first = sorted(wanted, key=lambda text: -len(text.encode()))
@@ -95,16 +114,18 @@ def pictures(options: argparse.Namespace) -> None:
 
 
 class Clocked:
-    """Notes when a worker is given its first chunk, in a file of its own below `marks`."""
+    """Notes when a worker is given its first chunk, and its peak memory, in files of its own below `marks`."""
 
     def __init__(self, marks: str, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._mark = Path(marks, str(os.getpid()))
+        self._mark = Path(marks, f"{os.getpid()}.began")
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if not self._mark.exists():
             self._mark.write_text(str(time.time()))
-        return super().__call__(batch)  # type: ignore[misc]
+        encoded = super().__call__(batch)  # type: ignore[misc]
+        self._mark.with_suffix(".peak").write_text(str(resident()))
+        return encoded
 
 
 class Texts(Clocked, EmbedText):
@@ -117,10 +138,11 @@ class Pictures(Clocked, EmbedImages):
 
 @dataclass(frozen=True)
 class Embedded:
-    """Items a second from the first chunk on, and the seconds before that."""
+    """Items a second from the first chunk on, the seconds before that, and the peak memory of a worker in KiB."""
 
     rate: float
     start_up: float
+    worker: int
 
 
 def embedded(
@@ -147,8 +169,18 @@ def embedded(
             BATCHES * arguments["spec"].batch_size,
         )
         end = time.time()
-        first = min(float(each.read_text()) for each in marks.iterdir())
-    return Embedded(items.height / (end - first), first - start)
+        first = min(float(each.read_text()) for each in marks.glob("*.began"))
+        worker = max(int(each.read_text()) for each in marks.glob("*.peak"))
+    return Embedded(items.height / (end - first), first - start, worker)
+
+
+def resident() -> int:
+    """The most memory that this process has held, in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def gib(kib: int) -> str:
+    return f"{kib / 2**20:.2f} GiB"
 
 
 def beside_bare(
@@ -178,4 +210,3 @@ def beside_bare(
             f"{rate:.1f}",
             f"{rate / limit:.2f} x bare; {rate / workers:.1f} a worker; {min(found):.1f} to {max(found):.1f}",
         )
-    say("peak memory of this process", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")

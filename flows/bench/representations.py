@@ -11,12 +11,14 @@ events before the cut, on what was fitted without these.
 import argparse
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import product
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from flows.bench.catalogues import CATALOGUES, Catalogue
+from flows.bench.split import say
 from pipelines.behaviour import Histories, histories
 from pipelines.fuse import placed
 from pipelines.fusion.fit import fit_fusion
@@ -38,11 +40,15 @@ LOG = CollaborativeSpec(min_events=1)
 BEHAVIOUR = ("sppmi", "sasrec", "both")
 METHODS = {
     "concat": FusionSpec(method="concat"),
+    "concat, whitened": FusionSpec(method="concat", whiten=True),
+    "concat, chosen": FusionSpec(method="concat"),
     "contrastive": FusionSpec(method="contrastive"),
     "qformer": FusionSpec(method="qformer", hidden=64, blocks=1),
 }
 CODEBOOK = CodebookSpec.model_validate({"levels": [{"codes": 256}] * 3, "iterations": 10})
 RESAMPLED = 200
+CHOSEN, WEIGHTS, JUDGED = "concat, chosen", (0.25, 0.5, 1.0, 2.0), 10_000
+"""The row whose weights are chosen, of which, and by how many pairs."""
 
 
 def run(options: argparse.Namespace) -> None:
@@ -53,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
         if not (options.data / name).is_dir():
             print(f"\n{options.data} has no folder {name}: left out")
         elif not options.only or name in options.only:
-            table(read(options.data), options.seeds, options.behaviour or BEHAVIOUR)
+            table(read(options.data), options)
 
 
 HEAD = (
@@ -70,36 +76,38 @@ HEAD = (
 )
 
 
-def table(catalogue: Catalogue, seeds: int, behaviour: Sequence[str]) -> None:
-    """Mean over seeds, with the largest distance from it; the first hit-rate also with its 95 % interval."""
+def table(catalogue: Catalogue, options: argparse.Namespace) -> None:
+    """Mean over seeds, with the largest distance from it; then the widest 95 % interval of each hit-rate."""
     found: dict[str, list[list[float]]] = {}
-    width = 0.0
-    for seed in range(seeds):
-        world = World(catalogue, seed)
+    widths: list[list[float]] = []
+    for seed in range(options.seeds):
+        world = World(catalogue, seed, only=options.rows)
         if seed == 0:
             cold = np.count_nonzero(world.cold[world.pairs[:, 0]])
             print(f"\n### {catalogue.name}: {len(catalogue.ids):,} items, {len(world.pairs):,} pairs, {cold:,} cold\n")
-        for name, vectors, crossed in world.representations(behaviour):
-            figures, interval = world.figures(vectors, crossed)
+        for name, vectors, crossed in world.representations(options.behaviour or BEHAVIOUR):
+            if not world.wants(name):
+                continue
+            figures, intervals = world.figures(vectors, crossed)
             found.setdefault(name, []).append(figures)
-            width = max(width, interval)
-            shown = " ".join(format(each, ".4f") for each in figures)
-            print(f"<!-- seed {seed} {name}: {shown} -->", flush=True)
+            widths.append(intervals)
+            say(f"seed {seed} {name}: " + " ".join(format(each, ".4f") for each in figures))
+    if not found:
+        raise ValueError(f"--rows {' '.join(options.rows)}: no row of {catalogue.name} has any of these in its name")
     print("\n| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|")
     for name, rows in found.items():
         mean, apart = np.mean(rows, axis=0), np.abs(np.array(rows) - np.mean(rows, axis=0)).max(axis=0)
         cells = ["" if np.isnan(one) else f"{one:.4f} ± {two:.4f}" for one, two in zip(mean, apart, strict=True)]
         print(f"| {name} | " + " | ".join(cells) + " |")
-    print(
-        f"\nThe 95 % interval of a hit-rate@10 over users' pairs, drawn again {RESAMPLED} times: at most ± {width:.4f}."
-    )
+    widest = ", ".join(f"{name} ± {width:.4f}" for name, width in zip(HEAD[1:], np.max(widths, axis=0), strict=False))
+    print(f"\nThe 95 % intervals, first items of the pairs drawn again {RESAMPLED} times, are at most: {widest}.")
 
 
 class World:
     """A catalogue under one seed: what is cold, what may be seen, and what is asked for."""
 
-    def __init__(self, catalogue: Catalogue, seed: int, cold: float = COLD) -> None:
-        self.catalogue, self.seed = catalogue, seed
+    def __init__(self, catalogue: Catalogue, seed: int, cold: float = COLD, only: Sequence[str] = ()) -> None:
+        self.catalogue, self.seed, self._only = catalogue, seed, only
         hashed = tie_keys([f"{seed}:{item}" for item in catalogue.ids])
         self.cold = hashed < np.uint64(int(cold * 2**64))
         visible = [[(time, row) for time, row in h if time < catalogue.held_out] for h in catalogue.histories]
@@ -167,13 +175,44 @@ class World:
         folded = made.factors.fold(self.with_cold).filter(pl.col("item_id").is_in(cold))
         yield f"{alone}, folded in", placed(self.items, pl.concat([made.vectors, folded])), None
         for name, spec in METHODS.items():
+            shown = name if method == "sppmi" else f"{name}, {method}"
+            if not self.wants(shown):
+                continue
+            if name == CHOSEN:
+                spec = self.chosen(modalities, before)
             fusion = self.fused(spec.model_copy(update={"seed": self.seed}), modalities, before)
             crossed = None
             if "image" in modalities:
                 text, image = (fusion.transform({kind: modalities[kind]}) for kind in ("text", "image"))
                 crossed = Modality(*text), Modality(*image)
-            shown = name if method == "sppmi" else f"{name}, {method}"
             yield shown, Modality(*fusion.transform(modalities)), crossed
+
+    def wants(self, name: str) -> bool:
+        """Whether a row is asked for: by a part of its name, or because all are."""
+        return not self._only or any(part in name for part in self._only)
+
+    def chosen(self, modalities: dict[str, Modality], before: dict[str, Modality]) -> FusionSpec:
+        """The concat with the whitening and weights under which the newest visible pairs are found best.
+
+        Behaviour is as it was before them, as the vectors would otherwise know what they are asked; what is held out
+        plays no part. Text weighs 1, each of the others one of WEIGHTS.
+        """
+        spec, others, seen = METHODS["concat"], sorted(modalities.keys() - {"text"}), modalities | before
+        pairs = self._recent(spec)
+        pairs = pairs[np.random.default_rng(self.seed).permutation(len(pairs))[:JUDGED]]
+        tried = [
+            spec.model_copy(update={"whiten": whiten, "weights": dict(zip(others, weights, strict=True))})
+            for whiten in (False, True)
+            for weights in product(WEIGHTS, repeat=len(others))
+        ]
+        found = [
+            float((self.ranks(Modality(*fit_fusion(seen, each).transform(seen)), pairs) < NEAR[0]).mean())
+            for each in tried
+        ]
+        best = tried[int(np.argmax(found))]
+        told = ", ".join(f"{name} {weight:g}" for name, weight in best.weights.items())
+        say(f"seed {self.seed}, of {len(tried)}: {told}, {'' if best.whiten else 'not '}whitened; {max(found):.4f}")
+        return best
 
     def behaviour(self, spec: CollaborativeSpec) -> Collaborative:
         """Vectors from the visible events, and as they were before those that fusion learns from."""
@@ -187,8 +226,11 @@ class World:
 
     def fused(self, spec: FusionSpec, modalities: dict[str, Modality], before: dict[str, Modality]) -> Fusion:
         """A fusion that learnt from what users took together among their newest visible events."""
-        pairs = self._rows(self.log)[self.log.pairs(spec.pair_window, self.log.newest(spec.recent))]
-        return fit_fusion(modalities, spec, pairs, before)
+        return fit_fusion(modalities, spec, self._recent(spec), before)
+
+    def _recent(self, spec: FusionSpec) -> NDArray[np.int64]:
+        """What users took together among their newest visible events, rows (P, 2)."""
+        return self._rows(self.log)[self.log.pairs(spec.pair_window, self.log.newest(spec.recent))]
 
     def _towers(self, logs: list[list[NDArray[np.int64]]], items: int) -> list[NDArray[np.float32]]:
         """Trained once for all methods."""
@@ -196,9 +238,9 @@ class World:
             self._trained = item_towers(logs, items, ItemTowerSpec(seed=self.seed))
         return self._trained
 
-    def figures(self, given: Modality, crossed: tuple[Modality, Modality] | None) -> tuple[list[float], float]:
-        """The row of HEAD without its name, and half the width of the interval of its first figure."""
-        ranks = self.ranks(given)
+    def figures(self, given: Modality, crossed: tuple[Modality, Modality] | None) -> tuple[list[float], list[float]]:
+        """The row of HEAD without its name, and half the widths of the intervals of its hit-rates."""
+        ranks = self.ranks(given, self.pairs)
         cold = self.cold[self.pairs[:, 0]]
         there = np.flatnonzero(given.present)
         vectors, ids = {"fused": given.vectors[there]}, [self.catalogue.ids[row] for row in there]
@@ -206,37 +248,38 @@ class World:
         made = assign_sids(book, vectors, ids, Occupancy.empty(len(book.sizes)))
         decoded = np.zeros_like(given.vectors)
         decoded[there] = quantizer_of(book.spec).decode(book, made.codes, "fused")
-        coded = self.ranks(Modality(decoded, given.present))
+        coded = self.ranks(Modality(decoded, given.present), self.pairs)
         across = np.nan if crossed is None else _retrieved(*crossed)
+        every = np.ones_like(cold)
+        hits = [(found < k, among) for found, among in ((ranks, every), (ranks, cold), (coded, every)) for k in NEAR]
         figures = [
-            *((ranks < k).mean() for k in NEAR),
-            *((ranks[cold] < k).mean() for k in NEAR),
-            *((coded < k).mean() for k in NEAR),
+            *(hit[among].mean() for hit, among in hits),
             across,
             self._purity(there, made.codes[:, 0]),
             made.relative_error,
         ]
-        return [float(each) for each in figures], self._interval(ranks < NEAR[0])
+        return [float(each) for each in figures], [self._interval(hit[among], among) for hit, among in hits]
 
-    def ranks(self, given: Modality) -> NDArray[np.float64]:
+    def ranks(self, given: Modality, pairs: NDArray[np.int64]) -> NDArray[np.float64]:
         """How many items are nearer to the first of a pair than its second, (P,); infinite where one has no vector."""
         unit = given.vectors / np.maximum(np.linalg.norm(given.vectors, axis=1, keepdims=True), 1e-12)
-        ranks = np.full(len(self.pairs), np.inf)
-        known = np.flatnonzero(given.present[self.pairs].all(axis=1))
-        ordered = known[np.argsort(self.pairs[known, 0], kind="stable")]
+        ranks = np.full(len(pairs), np.inf)
+        known = np.flatnonzero(given.present[pairs].all(axis=1))
+        ordered = known[np.argsort(pairs[known, 0], kind="stable")]
         for start in range(0, len(ordered), 512):
             rows = ordered[start : start + 512]
-            asking, back = np.unique(self.pairs[rows, 0], return_inverse=True)
+            asking, back = np.unique(pairs[rows, 0], return_inverse=True)
             score = unit[asking] @ unit.T
             score[:, ~given.present] = -np.inf
             score[np.arange(len(asking)), asking] = -np.inf
             score = score[back]
-            ranks[rows] = _ahead(score, score[np.arange(len(rows)), self.pairs[rows, 1]])
+            ranks[rows] = _ahead(score, score[np.arange(len(rows)), pairs[rows, 1]])
         return ranks
 
-    def _interval(self, hit: NDArray[np.bool_]) -> float:
+    def _interval(self, hit: NDArray[np.bool_], among: NDArray[np.bool_]) -> float:
+        """Half the 95 % interval of a hit-rate over some pairs, their first items drawn again RESAMPLED times."""
         draw = np.random.default_rng(0)
-        _, item = np.unique(self.pairs[:, 0], return_inverse=True)
+        _, item = np.unique(self.pairs[among, 0], return_inverse=True)
         hits, count = np.bincount(item, hit), np.bincount(item)
         chosen = draw.integers(len(hits), size=(RESAMPLED, len(hits)))
         rates = hits[chosen].sum(axis=1) / count[chosen].sum(axis=1)
