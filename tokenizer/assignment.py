@@ -157,7 +157,7 @@ def _from_lists(
         asked, regret = (np.concatenate([ask[part] for ask in asks]) for part in range(2))
         open_ = np.isfinite(regret)
         asking, asked, regret = asking[open_], asked[open_], regret[open_]
-        accepted, refused = accept(asked, regret, room_K, nodes, waiting[asking])
+        accepted, refused = accept(asked, regret, room_K, nodes, waiting[asking], all_open=True)
         at_U[asking[refused]] += 1
         got[asking[accepted]] = asked[accepted]
         if closed is not None:

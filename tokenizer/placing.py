@@ -12,12 +12,18 @@ Bools = NDArray[np.bool_]
 
 
 def accept(
-    code_N: NDArray[np.int32], regret_N: Floats, room_K: NDArray[np.int64], nodes: Nodes | None, rows: NDArray[np.int64]
+    code_N: NDArray[np.int32],
+    regret_N: Floats,
+    room_K: NDArray[np.int64],
+    nodes: Nodes | None,
+    rows: NDArray[np.int64],
+    all_open: bool = False,
 ) -> tuple[Bools, Bools]:
     """Which of the items `rows` get the code they ask for, and which were refused by their node.
 
     A node takes no more than the SIDs left below it, a code no more than it has room for. Reduces `room_K` in place
-    and takes from `nodes`.
+    and takes from `nodes`. Where `all_open`, nobody asks for a node without a SID: those of the last level need not be
+    looked up.
     """
     accepted = np.ones(len(code_N), np.bool_)
     refused = np.zeros(len(code_N), np.bool_)
@@ -26,7 +32,8 @@ def accept(
         keys = nodes.key(nodes.home[rows], code_N)
         order = _sorted_rows(keys)
         first, count = _groups(keys[order])
-        left = nodes.left(keys[order[first]])
+        each_has_one = all_open and nodes.below == 1
+        left = np.ones(len(first), np.int64) if each_has_one else nodes.left(keys[order[first]])
         del first
         tight = count > left
         losers = _beyond(order[np.repeat(tight, count)], count[tight], regret_N, left[tight])
