@@ -31,14 +31,21 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
-    """A local Ray cluster of three CPUs: two workers, and one left for Ray Data."""
-    from pipelines.compute import connect, shutdown
+def last_of_ray() -> Iterator[None]:
+    """Stops the cluster at the end."""
+    from pipelines.compute import shutdown
+
+    yield
+    shutdown()
+
+
+@pytest.fixture
+def ray_cluster(last_of_ray: None) -> None:
+    """A local Ray cluster of three CPUs: two workers, one left for Ray Data. Started anew where a run stopped it."""
+    from pipelines.compute import connect
     from pipelines.spec import ComputeSpec
 
     connect(ComputeSpec(cpus=3))
-    yield
-    shutdown()
 
 
 def write_items(path: Path, first: int, count: int) -> list[dict[str, object]]:
