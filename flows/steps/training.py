@@ -64,7 +64,7 @@ def sequences(run: Run, manifest: Manifest, trie: Trie, former: dict[str, Any] |
         view.count(counts)
         if counts.users_with_one_event:
             users = counts.users_with_one_event
-            view.note(f"{users:,} users with one event", users_with_one_event=users)
+            view.note(f"users with one event: {users:,}", users_with_one_event=users)
     if former and not run.lake.count("sequences", run.lake.version("sequences"), fresh_of(source)):
         raise NothingToTrainOn(
             f"{manifest.id} sees no event that {former['id']} has not learnt from: leave --since out"
