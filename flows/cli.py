@@ -1,4 +1,5 @@
-"""The `sidmill` command: nouns, then verbs. Parses and dispatches; what a verb does stands in `flows.commands`."""
+"""The `sidmill` command: nouns, then verbs. Parses and dispatches; what verbs do stands in `flows.commands` and
+`flows.release_commands`."""
 
 import argparse
 import atexit
@@ -76,7 +77,7 @@ def _code(error: Exception) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """All nouns, verbs and options."""
-    from flows import commands
+    from flows import commands, release_commands
 
     parser = argparse.ArgumentParser(prog="sidmill", description="Semantic IDs, tries and generators from a catalogue.")
     nouns = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -103,25 +104,33 @@ def build_parser() -> argparse.ArgumentParser:
     _named(_verb(run, "cancel", commands.run_cancel, "stop a run and its work on the cluster"), "run_id", "run id")
 
     release = _noun(nouns, "release", "list, compare and publish releases")
-    _reader(_verb(release, "list", commands.release_list, "candidates and releases, oldest first"))
-    _named(_reader(_verb(release, "show", commands.release_show, "one release")), "release", "release id or alias")
-    diff = _reader(_verb(release, "diff", commands.release_diff, "what changed from one release to another"))
+    _reader(_verb(release, "list", release_commands.release_list, "candidates and releases, oldest first"))
+    _named(
+        _reader(_verb(release, "show", release_commands.release_show, "one release")), "release", "release id or alias"
+    )
+    diff = _reader(_verb(release, "diff", release_commands.release_diff, "what changed from one release to another"))
     _named(_named(diff, "before", "release id or alias"), "after", "release id or alias")
-    publish = _named(_verb(release, "publish", commands.release_publish, "point production at it"), "release", "id")
+    publish = _named(
+        _verb(release, "publish", release_commands.release_publish, "point production at it"), "release", "id"
+    )
     publish.add_argument(
         "--model", help="publish the pair with this model; by default the newest trained for it, else the current one"
     )
-    rollback = _verb(release, "rollback", commands.release_rollback, "point production back")
+    rollback = _verb(release, "rollback", release_commands.release_rollback, "point production back")
     rollback.add_argument(
         "--to",
         metavar="RELEASE",
         help="a release published earlier; by default the one before, never one rolled away from",
     )
-    export = _verb(release, "export-trie", commands.release_export_trie, "trie or code table as a file, for serving")
+    export = _verb(
+        release, "export-trie", release_commands.release_export_trie, "trie or code table as a file, for serving"
+    )
     _named(_named(export, "release", "release id or alias"), "output", "file to write")
     export.add_argument("--format", choices=("native", "arrow", "codes"), default="native", help="see docs/trie.md")
 
-    grounding = _verb(release, "export-grounding", commands.release_export_grounding, "pairs of texts to teach SIDs")
+    grounding = _verb(
+        release, "export-grounding", release_commands.release_export_grounding, "pairs of texts to teach SIDs"
+    )
     grounding.add_argument("release", nargs="?", default="production", help="release id or alias (production)")
     grounding.add_argument("--output", required=True, metavar="DIR", help="folder to write")
 

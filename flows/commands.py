@@ -25,10 +25,6 @@ class VerificationFailed(LakeError):
     """Something a release pins is not what it was."""
 
 
-class NoTrie(ValueError):
-    """A trie was asked of a release whose codes have no order."""
-
-
 def run_bootstrap(options: Options) -> None:
     recipe, overrides = _recipe(options)
     sources = _checked_sources(options)
@@ -59,7 +55,7 @@ def quarantine_retry(options: Options) -> None:
 def _night(options: Options, parent: str, retry: bool) -> None:
     from storage.releases import read_release
 
-    lake = _existing(options)
+    lake = existing(options)
     recipe, overrides = _recipe(options, read_release(lake, parent).recipe)
     sources = _checked_sources(options)
     from flows.nightly import nightly
@@ -71,7 +67,7 @@ def _night(options: Options, parent: str, retry: bool) -> None:
 def run_backfill(options: Options) -> None:
     from storage.releases import PRODUCTION, read_release
 
-    lake = _existing(options)
+    lake = existing(options)
     recipe, overrides = _recipe(options, read_release(lake, PRODUCTION).recipe)
     bounds(options.as_of, options.cutoff)
     from flows.backfill import backfill
@@ -83,7 +79,7 @@ def run_backfill(options: Options) -> None:
 def run_train(options: Options) -> None:
     from storage.releases import read_release
 
-    lake = _existing(options)
+    lake = existing(options)
     recipe = _whole_recipe(options, read_release(lake, options.release).recipe)
     from flows.train import train
 
@@ -95,7 +91,7 @@ def run_evaluate(options: Options) -> None:
     from storage.models import evaluations, read_model
     from storage.releases import published, read_release
 
-    lake = _existing(options)
+    lake = existing(options)
     current = published(lake)
     model = options.model or (current.model if current else None)
     if model is None:
@@ -114,20 +110,20 @@ def run_evaluate(options: Options) -> None:
 def run_list(options: Options) -> None:
     from storage.runs import runs
 
-    show.runs(runs(_existing(options)), options.json)
+    show.runs(runs(existing(options)), options.json)
 
 
 def run_show(options: Options) -> None:
     from storage.runs import read_run
 
-    show.run(read_run(_existing(options), options.run_id), options.json)
+    show.run(read_run(existing(options), options.run_id), options.json)
 
 
 def run_resume(options: Options) -> None:
     """Start the run again with its recorded parameters: what it had committed is found and skipped."""
     from storage.runs import read_run
 
-    lake = _existing(options)
+    lake = existing(options)
     found = read_run(lake, options.run_id)
     if found.state == "running":
         raise LakeError(f"{found.run} is running; `sidmill run cancel {found.run}` stops it.")
@@ -147,7 +143,7 @@ def run_cancel(options: Options) -> None:
     """Interrupt the run's process on this machine, or ask Prefect to where it runs elsewhere."""
     from storage.runs import read_run
 
-    found = read_run(_existing(options), options.run_id)
+    found = read_run(existing(options), options.run_id)
     if found.state != "running":
         raise LakeError(f"{found.run} is {found.state}; there is nothing to cancel.")
     if found.host == socket.gethostname():
@@ -160,113 +156,30 @@ def run_cancel(options: Options) -> None:
     print(f"{found.run}: Prefect was asked to cancel its flow run {found.flow_run}")
 
 
-def release_list(options: Options) -> None:
-    from flows.status import release_status
-    from storage.releases import published, releases
-
-    lake = _existing(options)
-    show.releases([release_status(manifest) for manifest in releases(lake)], published(lake), options.json)
-
-
-def release_show(options: Options) -> None:
-    from flows.status import model_status, release_status
-    from storage.models import models
-    from storage.releases import read_release
-
-    lake = _existing(options)
-    manifest = read_release(lake, options.release)
-    trained = [model_status(row) for row in models(lake) if row["release"] == manifest.id]
-    show.release({**release_status(manifest), "models": trained}, options.json)
-
-
-def release_diff(options: Options) -> None:
-    from flows.diff import diff_releases, show_diff
-    from storage.releases import read_release
-
-    lake = _existing(options)
-    diff = diff_releases(lake, read_release(lake, options.before), read_release(lake, options.after))
-    if options.json:
-        print(json.dumps(diff, indent=2))
-    else:
-        show_diff(print, diff)
-
-
-def release_publish(options: Options) -> None:
-    from storage.commit import Provenance
-    from storage.releases import publish
-
-    now = publish(_existing(options), options.release, Provenance("release publish", ""), options.model)
-    print(f"production -> ({now.release}, {now.model or 'no model'})")
-
-
-def release_rollback(options: Options) -> None:
-    from storage.commit import Provenance
-    from storage.releases import published, rollback
-
-    lake = _existing(options)
-    before = published(lake)
-    now = rollback(lake, Provenance("release rollback", ""), options.to)
-    told = "already, nothing was moved" if now == before else ""
-    print(f"production -> ({now.release}, {now.model or 'no model'}) {told}".rstrip())
-
-
-def release_export_trie(options: Options) -> None:
-    from storage.releases import read_release
-    from tokenizer.spec import CodebookSpec
-
-    lake = _existing(options)
-    manifest = read_release(lake, options.release)
-    native, output = manifest.trie.sha256, Path(options.output)
-    if options.format != "codes" and not CodebookSpec.model_validate(manifest.recipe["codebook"]).ordered:
-        raise NoTrie(
-            f"the codes of {manifest.id} have no order ({manifest.recipe['codebook']['quantizer']}), so no trie to "
-            f"serve: `sidmill release export-trie {options.release} {output} --format codes` writes the code table"
-        )
-    if options.format == "native":
-        output.write_bytes(lake.blobs.get(native))
-    else:
-        from flows.diff import open_trie
-        from tokenizer.trie_export import write_arrow, write_codes
-
-        names = {"release": manifest.id, "vocabulary": manifest.codebook.vocabulary, "native_sha256": native}
-        write = write_codes if options.format == "codes" else write_arrow
-        write(open_trie(lake, manifest), output, names)
-    print(f"{output}: {manifest.trie.sids:,} SIDs of {manifest.id} ({options.format}), trie sha256 {native}")
-
-
-def release_export_grounding(options: Options) -> None:
-    from flows.grounding import export_grounding, told
-    from storage.releases import read_release
-
-    lake = _existing(options)
-    made = export_grounding(lake, read_release(lake, options.release), Path(options.output))
-    print(f"{options.output}: {told(made)}")
-
-
 def item_explain(options: Options) -> None:
     from flows.explain import explain_item
     from storage.releases import read_release
 
-    lake = _existing(options)
+    lake = existing(options)
     show.explanation(explain_item(lake, read_release(lake, options.release), options.item_id), options.json)
 
 
 def quarantine_list(options: Options) -> None:
     from flows.status import refused_rows
 
-    show.quarantine(refused_rows(_existing(options), options.reason), options.limit, options.json)
+    show.quarantine(refused_rows(existing(options), options.reason), options.limit, options.json)
 
 
 def lake_status(options: Options) -> None:
     from flows.status import lake_status as status
 
-    show.status(status(_existing(options)), options.json)
+    show.status(status(existing(options)), options.json)
 
 
 def lake_verify(options: Options) -> None:
     from flows.verify import verify
 
-    findings = list(verify(_existing(options)))
+    findings = list(verify(existing(options)))
     wrong = [finding for finding in findings if finding[2]]
     if options.json:
         print(json.dumps([dict(zip(("subject", "what", "wrong"), finding, strict=True)) for finding in findings]))
@@ -283,7 +196,7 @@ def report(options: Options) -> None:
     from flows.report.page import write_report
     from storage.releases import read_release
 
-    lake = _existing(options)
+    lake = existing(options)
     if not Path(options.output).parent.is_dir():
         raise FileNotFoundError(f"--output {options.output}: there is no folder {Path(options.output).parent}.")
     size = write_report(lake, read_release(lake, options.release), Path(options.output))
@@ -296,7 +209,7 @@ def bench(options: Options) -> None:
 
 
 def serve(options: Options) -> None:
-    lake = _existing(options)
+    lake = existing(options)
     given = options.recipe or options.overrides
     recipe, overrides = _recipe(options, _production_recipe(options)) if given else (None, [])
     from flows.serve import serve as start
@@ -308,7 +221,8 @@ def _lake(options: Options) -> Lake:
     return Lake(options.lake)
 
 
-def _existing(options: Options) -> Lake:
+def existing(options: Options) -> Lake:
+    """The lake that is asked for; raises LakeNotFound where there is none."""
     lake = _lake(options)
     if not any(lake.exists(table) for table in ("items", "releases", "runs")):
         raise LakeNotFound(

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import polars as pl
 import ray
 
 from flows.diff import open_trie
@@ -146,14 +147,20 @@ def likeness_of(lake: Lake, manifest: Manifest, trie: Trie, spec: EvaluateSpec) 
     """Of the items of a release, by the vectors that their SIDs encode; None where the recipe gives them no weight."""
     if not spec.vector_weight:
         return None
-    found = encoded_vectors(
-        lake, manifest.fusion.fingerprint, segments(lake, list(manifest.assignments), manifest.codebook.id)
-    )
-    rows = trie.find_rows(found["item_id"].to_arrow())
-    vectors = matrix(found)
-    placed = np.zeros((len(trie), vectors.shape[1] if len(vectors) else 1), np.float32)
+    found = _encoded(lake, manifest)
+    rows, vectors = trie.find_rows(found["item_id"].to_arrow()), matrix(found)
+    placed = np.zeros((len(trie), vectors.shape[1]), np.float32)
     placed[rows[rows >= 0]] = vectors[rows >= 0]
     return Likeness.of(placed, spec.vector_weight, spec.vector_decay)
+
+
+def _encoded(lake: Lake, manifest: Manifest) -> pl.DataFrame:
+    """(item_id, codes, vector) of the items of a release: the vectors that their SIDs encode."""
+    rows = segments(lake, list(manifest.assignments), manifest.codebook.id)
+    both = rows.join(encoded_vectors(lake, manifest.fusion.fingerprint, rows), on="item_id", maintain_order="left")
+    if both.is_empty():
+        raise LakeNotFound(f"{manifest.id}: the vectors that its SIDs encode are not in the lake any more")
+    return both
 
 
 def _weights(lake: Lake, former: dict[str, Any], vocabulary: str, wanted: GeneratorSpec) -> Arrays:
@@ -169,12 +176,8 @@ def _weights(lake: Lake, former: dict[str, Any], vocabulary: str, wanted: Genera
 def _aligned(run: Run, manifest: Manifest, key: str, fit: Callable[..., TrainResult]) -> Arrays:
     """The embeddings of codes that items and their fused vectors alone teach, as a stage of its own."""
     spec = run.recipe.train
-    rows = segments(run.lake, list(manifest.assignments), manifest.codebook.id)
     with run.stage("align", spec.align_epochs) as view:
-        vectors = encoded_vectors(run.lake, manifest.fusion.fingerprint, rows)
-        both = rows.join(vectors, on="item_id", maintain_order="left")
-        if both.is_empty():
-            raise LakeNotFound(f"{manifest.id}: the vectors that its SIDs encode are not in the lake any more")
+        both = _encoded(run.lake, manifest)
         items = ItemAlignment(
             run.recipe.generator,
             manifest.codebook.sizes,

@@ -1,0 +1,94 @@
+"""What the verbs of `sidmill release` do; see flows/commands.py."""
+
+import json
+from pathlib import Path
+
+from flows import show
+from flows.commands import Options, existing
+
+
+class NoTrie(ValueError):
+    """A trie was asked of a release whose codes have no order."""
+
+
+def release_list(options: Options) -> None:
+    from flows.status import release_status
+    from storage.releases import published, releases
+
+    lake = existing(options)
+    show.releases([release_status(manifest) for manifest in releases(lake)], published(lake), options.json)
+
+
+def release_show(options: Options) -> None:
+    from flows.status import model_status, release_status
+    from storage.models import models
+    from storage.releases import read_release
+
+    lake = existing(options)
+    manifest = read_release(lake, options.release)
+    trained = [model_status(row) for row in models(lake) if row["release"] == manifest.id]
+    show.release({**release_status(manifest), "models": trained}, options.json)
+
+
+def release_diff(options: Options) -> None:
+    from flows.diff import diff_releases, show_diff
+    from storage.releases import read_release
+
+    lake = existing(options)
+    diff = diff_releases(lake, read_release(lake, options.before), read_release(lake, options.after))
+    if options.json:
+        print(json.dumps(diff, indent=2))
+    else:
+        show_diff(print, diff)
+
+
+def release_publish(options: Options) -> None:
+    from storage.commit import Provenance
+    from storage.releases import publish
+
+    now = publish(existing(options), options.release, Provenance("release publish", ""), options.model)
+    print(f"production -> ({now.release}, {now.model or 'no model'})")
+
+
+def release_rollback(options: Options) -> None:
+    from storage.commit import Provenance
+    from storage.releases import published, rollback
+
+    lake = existing(options)
+    before = published(lake)
+    now = rollback(lake, Provenance("release rollback", ""), options.to)
+    told = "already, nothing was moved" if now == before else ""
+    print(f"production -> ({now.release}, {now.model or 'no model'}) {told}".rstrip())
+
+
+def release_export_trie(options: Options) -> None:
+    from storage.releases import read_release
+    from tokenizer.spec import CodebookSpec
+
+    lake = existing(options)
+    manifest = read_release(lake, options.release)
+    native, output = manifest.trie.sha256, Path(options.output)
+    if options.format != "codes" and not CodebookSpec.model_validate(manifest.recipe["codebook"]).ordered:
+        raise NoTrie(
+            f"the codes of {manifest.id} have no order ({manifest.recipe['codebook']['quantizer']}), so no trie to "
+            f"serve: `sidmill release export-trie {options.release} {output} --format codes` writes the code table"
+        )
+    if options.format == "native":
+        output.write_bytes(lake.blobs.get(native))
+    else:
+        from flows.diff import open_trie
+        from tokenizer.trie_export import write_arrow, write_codes
+
+        names = {"release": manifest.id, "vocabulary": manifest.codebook.vocabulary, "native_sha256": native}
+        write = write_codes if options.format == "codes" else write_arrow
+        write(open_trie(lake, manifest), output, names)
+    print(f"{output}: {manifest.trie.sids:,} SIDs of {manifest.id} ({options.format}), trie sha256 {native}")
+
+
+def release_export_grounding(options: Options) -> None:
+    from flows.grounding import export_grounding, told
+    from storage.releases import read_release
+
+    lake = existing(options)
+    made = export_grounding(lake, read_release(lake, options.release), Path(options.output))
+    print(f"{options.output}: {told(made)}")
