@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenizer.distance import Floats, nearest, own_distance
+from tokenizer.errors import TrainingDiverged
 from tokenizer.kmeans import balanced_kmeans
 from tokenizer.latent import Encoded, layers_of
 from tokenizer.layout import Array
@@ -197,6 +198,12 @@ def _cluster_points(net: VaeNet, clusters: int, rng: np.random.Generator) -> Non
         _put(net.get_buffer(f"cluster{number}"), found.codes)
 
 
+def diverged(loss: float) -> TrainingDiverged:
+    """The error of a step whose loss, or its gradient, is no number."""
+    what = f"the loss is {loss}" + (" and its gradient no number" if math.isfinite(loss) else "")
+    return TrainingDiverged(f"{what}: lower codebook.vae.learning_rate, or raise codebook.vae.warmup_steps")
+
+
 def _put(tensor: object, values: Array) -> None:
     import torch
 
@@ -208,7 +215,7 @@ def _put(tensor: object, values: Array) -> None:
 def train_here(training: Training) -> Trained:
     """Train in this process, on a GPU where there is one, else on one thread.
 
-    Raises TrainingDiverged when the loss is no longer a number.
+    Raises TrainingDiverged when the loss or its gradient is no longer a number.
     """
     import torch
 
@@ -228,7 +235,10 @@ def train_here(training: Training) -> Trained:
             for batch in batches(training, epoch):
                 share, loss, count = share_of(net, batch.to(device))
                 rate = learning_rate(vae.learning_rate, vae.warmup_steps, batch.step)
-                take_step(net, optimizer, share, rate)
+                try:
+                    take_step(net, optimizer, share, rate)
+                except TrainingDiverged as error:
+                    raise diverged(loss.item()) from error
                 summed, items = summed + loss.item(), items + count
             history.append(summed / items)
         return Trained(net.arrays(), history)

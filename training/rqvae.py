@@ -17,11 +17,10 @@ import ray
 import torch
 from torch import Tensor, distributed, nn
 
-from tokenizer.errors import TrainingDiverged
 from tokenizer.vae_net import Batch, VaeNet, share_of
-from tokenizer.vae_training import Trained, Training, batches, build, prepare
+from tokenizer.vae_training import Trained, Training, batches, build, diverged, prepare
 from training.checkpoint import load_weights
-from training.errors import TrainingFailed
+from training.errors import LossDiverged
 from training.launch import Progress, launch
 from training.spec import TrainSpec
 from training.trainable import Cursor
@@ -66,14 +65,8 @@ class VaeTrainable:
             yield batch, Cursor(cursor.plan, cursor.epoch, step * size)
 
     def loss(self, module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Share of the step's mean loss per item, and the sums `loss`, `targets` (items) and `tokens` (codes).
-
-        Raises TrainingFailed when the loss is no longer a number.
-        """
-        try:
-            share, summed, items = share_of(module, batch)
-        except TrainingDiverged as error:
-            raise TrainingFailed(str(error)) from error
+        """Share of the step's mean loss per item, and the sums `loss`, `targets` (items) and `tokens` (codes)."""
+        share, summed, items = share_of(module, batch)
         count = torch.tensor(items, dtype=torch.float64, device=summed.device)
         return share, {"loss": summed, "targets": count, "tokens": count * len(self.training.spec.levels)}
 
@@ -83,7 +76,7 @@ def train_on_ray(training: Training, storage_path: str | Path, progress: Progres
 
     The run lies under `storage_path` by the training's key. The vectors lie once in the object store of each machine.
     Each worker has a GPU where the cluster has as many.
-    Raises TrainingFailed as `launch` does, and when the loss is no longer a number.
+    Raises TrainingFailed as `launch` does, and TrainingDiverged as a training in process.
     """
     vae = training.vae
     spec = TrainSpec(
@@ -97,7 +90,10 @@ def train_on_ray(training: Training, storage_path: str | Path, progress: Progres
     )
     make = partial(_stored, ray.put(training))
     use_gpu = ray.cluster_resources().get("GPU", 0) >= vae.workers
-    result = launch(make, spec, f"codebook-{training.key}", storage_path, use_gpu=use_gpu, progress=progress)
+    try:
+        result = launch(make, spec, f"codebook-{training.key}", storage_path, use_gpu=use_gpu, progress=progress)
+    except LossDiverged as error:
+        raise diverged(error.loss) from error
     net = build(training)
     load_weights(result.checkpoint_dir, net)
     return Trained(net.arrays(), [row["loss"] for row in result.history])

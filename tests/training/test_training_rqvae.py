@@ -9,18 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from ray import cloudpickle
 
+from tokenizer.errors import TrainingDiverged
 from tokenizer.fit import fit_codebook
 from tokenizer.items import tie_keys
 from tokenizer.rows import ArrayRows, Items
 from tokenizer.spec import CodebookSpec
 from tokenizer.vae_training import Training, train_here
-from training.errors import TrainingFailed
 from training.rqvae import VaeTrainable, train_on_ray
-from training.trainable import Cursor
 
 Floats = NDArray[np.float32]
 
@@ -66,6 +64,26 @@ class DeadlyRows:
         return ArrayRows(self.array).take(rows)
 
 
+@dataclass(frozen=True)
+class WatchedRows:
+    """Rows that write down which processes read them."""
+
+    array: Floats
+    readers: Path
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.array.shape[0], self.array.shape[1]
+
+    def read(self, start: int, stop: int) -> Floats:
+        return ArrayRows(self.array).read(start, stop)
+
+    def take(self, rows: NDArray[np.int64]) -> Floats:
+        with self.readers.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return ArrayRows(self.array).take(rows)
+
+
 def training_of(spec: CodebookSpec, rows: object) -> Training:
     items = Items({"fused": rows}, tie_keys(IDS))  # type: ignore[dict-item]
     return Training(spec, items, VECTORS.mean(axis=0), VECTORS.std(axis=0))
@@ -105,10 +123,13 @@ def test_what_is_trained_is_named_by_its_data_and_settings() -> None:
     assert one.plan_hash == VaeTrainable(training_of(spec_of(workers=2), ArrayRows(VECTORS))).plan_hash
 
 
-def test_a_loss_that_is_no_number_stops_the_training_with_its_step() -> None:
-    trainable = VaeTrainable(training_of(spec_of(), ArrayRows(VECTORS)))
-    batch, _ = next(trainable.batches(0, 1, Cursor(trainable.plan_hash)))
-    with torch.no_grad():
-        next(trainable.module.parameters()).fill_(torch.inf)
-    with pytest.raises(TrainingFailed, match=r"the loss of step 0 is nan; lower codebook.vae.learning_rate"):
-        trainable.loss(trainable.module, batch)
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_loss_that_is_no_number_stops_all_workers_at_once(workers: int, tmp_path: Path) -> None:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    readers = tmp_path / "readers"
+    training = training_of(spec_of(workers=workers, learning_rate=1e30), WatchedRows(VECTORS, readers))
+    with pytest.raises(TrainingDiverged, match=r"the loss is (nan|inf): lower codebook.vae.learning_rate"):
+        train_on_ray(training, tmp_path / "runs")
+    assert len(set(readers.read_text().split())) == workers, "nobody tried again"
