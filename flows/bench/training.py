@@ -1,8 +1,8 @@
 """Training at speed: `sidmill bench training`.
 
 Steps of the generator on random histories: tokens a second and the share that they reach of a bare product (GEMM) in
-the same run, for each architecture; then the same steps by Ray Train beside the bare loop in this process, from step 50
-on, and how long a step waits for its batch.
+the same run, for each architecture, on one core or, where there is one, on a GPU in bfloat16; then the same steps by
+Ray Train beside the bare loop in this process, from step 50 on, and how long a step waits for its batch.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from tokenizer.trie_masks import TrieMasks
 from tokenizer.work import one_thread
 from training.histories import Batch
 from training.launch import launch
-from training.loop import Loop
+from training.loop import Loop, Setting
 from training.models import ARCHITECTURES
 from training.next_code import NextCode, plan_of
 from training.spec import GeneratorSpec, TrainSpec
@@ -33,6 +33,8 @@ from training.trainable import Cursor
 
 SIZES, ITEMS, USERS, WARM = (256, 256, 256), 20_000, 12_800, 50
 LARGE = GeneratorSpec(dim=512, layers=8, code_layers=2, heads=8, kv_heads=8, ff=2048)
+LARGER = GeneratorSpec(dim=1024, layers=12, code_layers=2, heads=16, kv_heads=16, ff=4096)
+"""Of more than 100 million weights, for a GPU."""
 TRAIN = TrainSpec(workers=1, epochs=1, batch_size=128)
 
 
@@ -58,32 +60,46 @@ class Timed(NextCode):
         return super().loss(module, batch)
 
 
-def gemm() -> float:
-    """Flops a second of a product of 512 x 512 matrices on one thread; the best of some."""
-    left, right = torch.randn(2, 512, 512)
+def now(device: torch.device) -> float:
+    """The time once all work on the device is done, in seconds."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def gemm(device: torch.device) -> float:
+    """Flops a second of a product of square matrices, the best of some: on a core of 512 rows, in float32; on a GPU of
+    8,192, in bfloat16."""
+    rows, kind = (8192, torch.bfloat16) if device.type == "cuda" else (512, torch.float32)
+    left, right = torch.randn(2, rows, rows, dtype=kind, device=device)
     took = []
     for _ in range(30):
-        began = time.perf_counter()
+        began = now(device)
         left @ right
-        took.append(time.perf_counter() - began)
-    return 2 * 512**3 / min(took)
+        took.append(now(device) - began)
+    return 2 * rows**3 / min(took)
 
 
-def speed(name: str, spec: GeneratorSpec, steps: int = 30) -> None:
-    """Steps of one generator, forward, backward and optimizer."""
-    loop = Loop(Timed(spec, Path("/dev/null")), TRAIN)
+def speed(name: str, spec: GeneratorSpec, device: torch.device, steps: int = 30) -> None:
+    """Steps of one generator, forward, backward and optimizer; the first ones on a GPU are not counted."""
+    loop = Loop(Timed(spec, Path("/dev/null")), TRAIN, Setting(prepare=lambda module: module.to(device)))
     batches = [batch for batch, _ in loop.trainable.batches(0, 1, Cursor(loop.trainable.plan_hash))][:steps]
-    peak, took = gemm(), []
-    for batch in batches:
-        began = time.perf_counter()
-        share, _ = loop.trainable.loss(loop.module, batch)
-        torch.autograd.backward(share)
+    peak, took = gemm(device), []
+
+    def loss(batch: Batch) -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            return loop.trainable.loss(loop.module, batch.to(device))[0]
+
+    for batch in [*(batches if device.type == "cuda" else []), *batches]:
+        began = now(device)
+        torch.autograd.backward(loss(batch))
         loop.optimizer.step()
         loop.optimizer.zero_grad()
-        took.append(time.perf_counter() - began)
+        took.append(now(device) - began)
+    took = took[-len(batches) :]
     with FlopCounterMode(display=False) as counted:
         for batch in batches:
-            torch.autograd.backward(loop.trainable.loss(loop.module, batch)[0])
+            torch.autograd.backward(loss(batch))
     events = sum(int(batch.events.lengths.sum()) for batch in batches)
     rate = counted.get_total_flops() / sum(took)
     print(
@@ -110,8 +126,11 @@ def beside_ray() -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print all figures."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with one_thread():
         for architecture in ARCHITECTURES:
-            speed(architecture, GeneratorSpec.model_validate({"architecture": architecture}))
-        speed("rq_transformer, large", LARGE, 5)
+            speed(architecture, GeneratorSpec.model_validate({"architecture": architecture}), device)
+        speed("rq_transformer, large", LARGE, device, 5)
+        if device.type == "cuda":
+            speed("rq_transformer, larger", LARGER, device)
         beside_ray()
