@@ -15,10 +15,11 @@ import pytest
 import test_training_loop as loops
 import torch
 from ray import cloudpickle
+from ray.train.v2._internal.execution import storage
 
 from pipelines.compute import connect
 from pipelines.spec import ComputeSpec
-from training.checkpoint import read_record
+from training.checkpoint import RECORD, read_record
 from training.errors import LossDiverged
 from training.histories import Batch
 from training.launch import launch
@@ -37,6 +38,8 @@ class Faulty(loops.Told):
         super().__init__()
         if fault == "start":
             self._once()
+        if fault == "upload":
+            storage._pyarrow_fs_copy_files = self._record_alone
         if fault == "disk full":
             self._once(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)))
 
@@ -44,6 +47,13 @@ class Faulty(loops.Told):
         if not self.marker.exists():
             self.marker.touch()
             harm()
+
+    def _record_alone(self, source: str, destination: str, **_: object) -> None:
+        """Dies in an upload, when of a checkpoint no more than its record has arrived."""
+        if "step-000000006" in destination:
+            shutil.copy(Path(source) / RECORD, destination)
+            self._once()
+        shutil.copytree(source, destination, dirs_exist_ok=True)
 
     def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
         for number, each in enumerate(super().batches(rank, world, cursor)):
@@ -92,7 +102,7 @@ def by_value() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster", "by_value")
-@pytest.mark.parametrize("fault", ["start", "middle", "checkpoint", "disk full"])
+@pytest.mark.parametrize("fault", ["start", "middle", "checkpoint", "upload", "disk full"])
 def test_a_run_that_a_fault_hits_ends_as_one_that_none_does(fault: str, tmp_path: Path) -> None:
     whole = Loop(loops.Told(), SPEC)
     whole.run(lambda _, __: None)
