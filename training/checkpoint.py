@@ -11,13 +11,14 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -62,12 +63,33 @@ class Record:
     begun: Mapping[str, float] = field(default_factory=dict)
 
 
-def save(directory: Path, module: nn.Module, record: Record) -> None:
-    """Write weights, then the record: a directory with a record is whole."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    directory.mkdir(parents=True, exist_ok=True)
-    save_file(weights, directory / WEIGHTS)
-    _write_record(directory, record, _hashes(directory))
+@dataclass(frozen=True)
+class State:
+    """Weights and optimizer of one moment, in memory of their own: what is written down while training goes on."""
+
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Any]
+
+    @classmethod
+    def of(cls, module: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+        """A copy of the state of now."""
+        state = optimizer.state_dict()
+        moments = {
+            number: {name: _copied(value) if isinstance(value, Tensor) else value for name, value in each.items()}
+            for number, each in state["state"].items()
+        }
+        weights = {name: _copied(tensor) for name, tensor in module.state_dict().items()}
+        return cls(weights, {"state": moments, "param_groups": deepcopy(state["param_groups"])})
+
+    def write(self, directory: Path, record: Record) -> None:
+        """Write optimizer and weights, then the record: a directory with a record is whole."""
+        torch.save(self.optimizer, directory / OPTIMIZER)
+        save_file(self.weights, directory / WEIGHTS)
+        _write_record(directory, record, _hashes(directory))
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def _hashes(directory: Path) -> dict[str, str]:
@@ -91,37 +113,25 @@ def _write_record(directory: Path, record: Record, hashes: Mapping[str, str]) ->
     draft.replace(directory / RECORD)
 
 
-def save_state(
-    directory: Path,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    record: Record,
-    *,
-    rank: int,
-    sharding: bool,
-    whole: bool,
-) -> bool:
-    """Write what a training goes on from; every worker calls it. True if this one has written something.
+def save_sharded(
+    directory: Path, module: nn.Module, optimizer: torch.optim.Optimizer, record: Record, *, rank: int, whole: bool
+) -> None:
+    """Write what a training goes on from whose weights lie on all workers; every one of them calls it.
 
-    With `sharding` each worker writes its part of weights and optimizer, which any number of workers can read, and
-    the whole weights come beside them only where `whole` asks for them.
+    Each writes its part of weights and optimizer, which any number of workers can read; the whole weights come beside
+    them only where `whole` asks for them.
     """
-    if sharding:
-        model, state = get_state_dict(module, optimizer)
-        save_shards({"model": model, "optimizer": state}, checkpoint_id=directory / SHARDS)
+    model, state = get_state_dict(module, optimizer)
+    save_shards({"model": model, "optimizer": state}, checkpoint_id=directory / SHARDS)
+    if whole:
         everything = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        weights: dict[str, Any] | None = get_model_state_dict(module, options=everything) if whole else None
-        if rank == 0 and weights is not None:
-            save_file(weights, directory / WEIGHTS)
-        hashes: list[dict[str, str]] = [{} for _ in range(distributed.get_world_size())]
-        distributed.all_gather_object(hashes, _hashes(directory))
+        weights: dict[str, Any] = get_model_state_dict(module, options=everything)
         if rank == 0:
-            _write_record(directory, record, {name: digest for part in hashes for name, digest in part.items()})
-        return True
+            save_file(weights, directory / WEIGHTS)
+    hashes: list[dict[str, str]] = [{} for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(hashes, _hashes(directory))
     if rank == 0:
-        torch.save(optimizer.state_dict(), directory / OPTIMIZER)
-        save(directory, module, record)
-    return rank == 0
+        _write_record(directory, record, {name: digest for part in hashes for name, digest in part.items()})
 
 
 def load_state(directory: Path, module: nn.Module, optimizer: torch.optim.Optimizer, sharding: bool) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pyarrow.fs
@@ -22,6 +24,7 @@ from training.spec import TrainSpec
 from training.trainable import Trainable
 
 MakeTrainable = Callable[[], Trainable[Any]]
+Upload = Callable[[ray.train.Checkpoint, str], ray.train.Checkpoint]
 
 
 def train(make_trainable: MakeTrainable, spec: TrainSpec, run: str) -> TrainingError | None:
@@ -47,10 +50,11 @@ def _train(make_trainable: MakeTrainable, spec: TrainSpec, run: str) -> None:
     if spec.sharding:
         prepare = partial(_sharded, world=world)
     loop = Loop(make_trainable(), spec, Setting(rank, world, prepare))
+    keep = Keep(run)
     _resume(loop, run)
     if loop.progress.cursor.epoch >= spec.epochs and ray.train.get_checkpoint() is None:
-        _report(loop, last=True)  # Ray lost sight of it
-    loop.run(_report)
+        keep(loop, last=True)  # Ray lost sight of it
+    loop.run(keep)
 
 
 def _sharded(module: nn.Module, world: int) -> nn.Module:
@@ -70,30 +74,62 @@ def _sharded(module: nn.Module, world: int) -> nn.Module:
     return module
 
 
-def _report(loop: Loop, last: bool) -> None:
-    """Hand a checkpoint to Ray Train, which stores it while training goes on; the last one is waited for."""
-    progress, spec = loop.progress, loop.spec
-    directory = Path(tempfile.mkdtemp(prefix="sidmill-checkpoint-"))
-    mine = checkpoint.save_state(
-        directory,
-        loop.trainable.module,
-        loop.optimizer,
-        checkpoint.Record(
-            loop.trainable.identity, progress.cursor, progress.step, progress.history, begun=progress.begun
-        ),
-        rank=loop.setting.rank,
-        sharding=spec.sharding,
-        whole=last or not spec.sharding,
-    )
-    if not mine:
-        directory.rmdir()
-    ray.train.report(
-        {"identity": dict(loop.trainable.identity), "history": progress.history},
-        checkpoint=ray.train.Checkpoint.from_directory(str(directory)) if mine else None,
-        checkpoint_dir_name=f"step-{progress.step:09d}-epoch-{progress.cursor.epoch:05d}",
-        checkpoint_upload_mode=CheckpointUploadMode.SYNC if last else CheckpointUploadMode.ASYNC,
-        delete_local_checkpoint_after_upload=True,
-    )
+class Keep:
+    """Hands checkpoints of a loop to Ray Train, which stores them while training goes on; the last is waited for.
+
+    Weights that are whole on a worker are copied in its memory, and a thread writes and stores the copy, the record
+    last. There is one copy at a time: training waits where storing is slower.
+    """
+
+    def __init__(self, run: str) -> None:
+        """`run` is the folder or URI that checkpoints lie below."""
+        self._run = run
+        self._free = Event()
+        self._free.set()
+
+    def __call__(self, loop: Loop, last: bool) -> None:
+        """What `Loop.run` calls."""
+        progress, rank, trainable = loop.progress, loop.setting.rank, loop.trainable
+        history = list(progress.history)
+        record = checkpoint.Record(
+            trainable.identity, progress.cursor, progress.step, history, begun=dict(progress.begun)
+        )
+        local, upload = None, None
+        if loop.spec.sharding:
+            local = ray.train.Checkpoint.from_directory(tempfile.mkdtemp(prefix="sidmill-checkpoint-"))
+            directory = Path(local.path)
+            checkpoint.save_sharded(directory, trainable.module, loop.optimizer, record, rank=rank, whole=last)
+        elif rank == 0:
+            local = ray.train.Checkpoint.from_directory(tempfile.mkdtemp(prefix="sidmill-checkpoint-"))
+            upload = self._copied(loop, record)
+        ray.train.report(
+            {"identity": dict(trainable.identity), "history": history},
+            checkpoint=local,
+            checkpoint_dir_name=f"step-{progress.step:09d}-epoch-{progress.cursor.epoch:05d}",
+            checkpoint_upload_mode=CheckpointUploadMode.SYNC if last else CheckpointUploadMode.ASYNC,
+            delete_local_checkpoint_after_upload=True,
+            checkpoint_upload_fn=upload,
+        )
+
+    def _copied(self, loop: Loop, record: checkpoint.Record) -> Upload:
+        """Copy the state of now; what comes back writes the copy into a local folder and from there below the run."""
+        self._free.wait()
+        self._free = free = Event()
+        state = checkpoint.State.of(loop.trainable.module, loop.optimizer)
+        weakref.finalize(state, free.set)  # also where Ray Train never asks for it
+
+        def upload(local: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+            try:
+                state.write(Path(local.path), record)
+                files, folder = pyarrow.fs.FileSystem.from_uri(f"{self._run}/{name}")
+                files.create_dir(folder)
+                for path in sorted(Path(local.path).iterdir(), key=lambda path: path.name == checkpoint.RECORD):
+                    pyarrow.fs.copy_files(str(path), f"{folder}/{path.name}", destination_filesystem=files)
+                return ray.train.Checkpoint(folder, files)
+            finally:
+                free.set()
+
+        return upload
 
 
 def _resume(loop: Loop, run: str) -> None:

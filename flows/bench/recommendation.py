@@ -79,6 +79,8 @@ ROWS: dict[str, Callable[[Split], Recommend]] = {
     "sasrec": sasrec,
     "dense": partial(dense, settings=HEADLINE),
     "reranked": partial(reranked, settings=HEADLINE),
+    "reranked-1": partial(reranked, settings=GENERATORS["seed-1"]),
+    "reranked-2": partial(reranked, settings=GENERATORS["seed-2"]),
     **{name: partial(generator, settings=settings) for name, settings in GENERATORS.items()},
 }
 WANTED = ("popularity", "item-knn", "sasrec", "dense", "generator", "reranked")

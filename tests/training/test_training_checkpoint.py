@@ -7,7 +7,16 @@ import torch
 from torch import distributed
 
 from tokenizer.descent import adamw, take_step
-from training.checkpoint import RECORD, WEIGHTS, Record, load_generator, load_state, read_record, save, save_state
+from training.checkpoint import (
+    RECORD,
+    WEIGHTS,
+    Record,
+    State,
+    load_generator,
+    load_state,
+    read_record,
+    save_sharded,
+)
 from training.errors import CheckpointDamaged, VocabularyMismatch
 from training.generator import Generator
 from training.histories import Plan
@@ -21,7 +30,8 @@ PLAN = Plan("r-1", buckets=1, sizes=(3, 4), batch_size=2, max_events=4)
 def saved(directory: Path) -> Generator:
     spec = GeneratorSpec(constrained=False, dim=16, layers=1, heads=2, kv_heads=1, ff=8, max_events=4)
     trainable = NextCode(spec, PLAN, lambda _: None, "vocabulary-a", release="r-1", recipe="recipe-a")
-    save(directory, trainable.module, Record(trainable.identity, Cursor(PLAN.hash, 2, 7), 11, [{"loss": 0.1}]))
+    record = Record(trainable.identity, Cursor(PLAN.hash, 2, 7), 11, [{"loss": 0.1}])
+    State.of(trainable.module, adamw(trainable.module, 0.1, 0.0)).write(directory, record)
     return trainable.generator
 
 
@@ -58,11 +68,17 @@ def test_a_checkpoint_that_lacks_any_file_or_has_a_torn_one_is_refused(tmp_path:
     module = torch.nn.Linear(3, 2)
     optimizer = adamw(module, 0.1, 0.0)
     take_step(module, optimizer, module(torch.ones(3)).sum(), 0.1)
+    before = [weight.detach().clone() for weight in module.parameters()]
+    record = Record({}, Cursor("p"), 1, [])
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     try:
-        save_state(tmp_path, module, optimizer, Record({}, Cursor("p"), 1, []), rank=0, sharding=sharding, whole=True)
-        before = [weight.clone() for weight in module.parameters()]
+        if sharding:
+            save_sharded(tmp_path, module, optimizer, record, rank=0, whole=True)
+        else:
+            state = State.of(module, optimizer)
         take_step(module, optimizer, module(torch.ones(3)).sum(), 0.1)
+        if not sharding:
+            state.write(tmp_path, record)  # what it was, whatever was learnt since
         load_state(tmp_path, module, optimizer, sharding)
     finally:
         distributed.destroy_process_group()

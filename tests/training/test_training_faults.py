@@ -6,20 +6,22 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs
 import pytest
 import test_training_loop as loops
 import torch
+from pyarrow.fs import copy_files
 from ray import cloudpickle
-from ray.train.v2._internal.execution import storage
 
 from pipelines.compute import connect
 from pipelines.spec import ComputeSpec
-from training.checkpoint import RECORD, read_record
+from training import checkpoint
+from training.checkpoint import read_record, save_file
 from training.errors import LossDiverged
 from training.histories import Batch
 from training.launch import launch
@@ -38,8 +40,10 @@ class Faulty(loops.Told):
         super().__init__()
         if fault == "start":
             self._once()
+        if fault == "checkpoint":
+            checkpoint.save_file = self._dies_writing
         if fault == "upload":
-            storage._pyarrow_fs_copy_files = self._record_alone
+            pyarrow.fs.copy_files = self._dies_between
         if fault == "disk full":
             self._once(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)))
 
@@ -48,12 +52,18 @@ class Faulty(loops.Told):
             self.marker.touch()
             harm()
 
-    def _record_alone(self, source: str, destination: str, **_: object) -> None:
-        """Dies in an upload, when of a checkpoint no more than its record has arrived."""
-        if "step-000000006" in destination:
-            shutil.copy(Path(source) / RECORD, destination)
+    def _dies_writing(self, weights: dict[str, torch.Tensor], path: Path) -> None:
+        """Dies when the optimizer of a checkpoint is written, and its weights are not."""
+        self._once()
+        save_file(weights, path)
+
+    def _dies_between(self, source: str, destination: str, **filesystem: Any) -> None:
+        """Dies in the upload of a checkpoint, when one of its files has arrived."""
+        if self.marker.with_name("first").exists() and not self.marker.exists():
             self._once()
-        shutil.copytree(source, destination, dirs_exist_ok=True)
+        if "step-000000006" in destination:
+            self.marker.with_name("first").touch()
+        copy_files(source, destination, **filesystem)
 
     def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
         for number, each in enumerate(super().batches(rank, world, cursor)):
@@ -65,12 +75,6 @@ class Faulty(loops.Told):
             if self.fault == "loss" and rank == world - 1 and cursor.epoch == 1 and number == 1:
                 self.bad = each[0].event_ids
             yield each
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        if self.fault == "checkpoint" and self.steps:  # asked for while a checkpoint is written
-            self._once()
-        return super().identity
 
     def loss(self, module: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         with self.marker.with_name("steps").open("a") as steps:

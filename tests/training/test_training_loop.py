@@ -67,8 +67,7 @@ def save_to(folder: Path, die_after: int | None = None) -> Save:
         record = checkpoint.Record(
             loop.trainable.identity, progress.cursor, progress.step, progress.history, begun=progress.begun
         )
-        state = loop.trainable.module, loop.optimizer, record
-        checkpoint.save_state(folder, *state, rank=0, sharding=False, whole=last)
+        checkpoint.State.of(loop.trainable.module, loop.optimizer).write(folder, record)
         if progress.step == die_after:
             raise Stop
 
