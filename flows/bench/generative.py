@@ -158,10 +158,11 @@ def fused_vectors(split: Split, settings: Settings) -> NDArray[np.float32]:
     if not path.exists():
         world = World(split.catalogue, settings.fusion.seed, cold=0.0)
         with one_thread():
-            made = world.behaviour(settings.collaborative)
-            modalities = world.content() | world.beside(made.vectors)
+            modalities, before = world.content(), {}
+            if COLLABORATIVE in (settings.modalities or (COLLABORATIVE,)):
+                made = world.behaviour(settings.collaborative)
+                modalities, before = modalities | world.beside(made.vectors), world.beside(made.before)
             chosen = {name: modalities[name] for name in settings.modalities or modalities}
-            before = world.beside(made.before) if COLLABORATIVE in chosen else {}
             vectors, present = world.fused(settings.fusion, chosen, before).transform(chosen)
         assert present.all()
         path.parent.mkdir(parents=True, exist_ok=True)
