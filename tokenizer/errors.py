@@ -5,7 +5,7 @@ ValueError
 ├── CapacityExhausted   a code space too small for the items it is planned for
 ├── CodebookCorrupt     codebook bytes that are not what was written
 ├── TrieCorrupt         a trie file that is not what was written
-└── TrainingDiverged    a learned quantizer whose loss is no longer a number
+└── TrainingDiverged    a learned quantizer whose loss, or its gradient, is no number
 """
 
 
@@ -26,4 +26,4 @@ class TrieCorrupt(ValueError):
 
 
 class TrainingDiverged(ValueError):
-    """The loss of a learned quantizer is no longer a number; the message names the step."""
+    """The loss of a learned quantizer, or its gradient, is no longer a number."""

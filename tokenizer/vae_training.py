@@ -238,7 +238,7 @@ def train_here(training: Training) -> Trained:
                 try:
                     take_step(net, optimizer, share, rate)
                 except TrainingDiverged as error:
-                    raise diverged(loss.item()) from error
+                    raise diverged(loss.item() / count) from error
                 summed, items = summed + loss.item(), items + count
             history.append(summed / items)
         return Trained(net.arrays(), history)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from training.spec import TrainSpec
 from training.trainable import Trainable
 
 MakeTrainable = Callable[[], Trainable[Any]]
+DRAFT = "sidmill-checkpoint-"
 Upload = Callable[[ray.train.Checkpoint, str], ray.train.Checkpoint]
 
 
@@ -51,9 +51,9 @@ def _train(make_trainable: MakeTrainable, spec: TrainSpec, run: str) -> None:
         prepare = partial(_sharded, world=world)
     loop = Loop(make_trainable(), spec, Setting(rank, world, prepare))
     keep = Keep(run)
-    _resume(loop, run)
-    if loop.progress.cursor.epoch >= spec.epochs and ray.train.get_checkpoint() is None:
-        keep(loop, last=True)  # Ray lost sight of it
+    found, known = _resume(loop, run), ray.train.get_checkpoint()
+    if loop.progress.cursor.epoch >= spec.epochs and (known is None or Path(known.path).name != found):
+        keep(loop, last=True)  # Ray lost sight of it, or never knew that it was stored
     loop.run(keep)
 
 
@@ -77,15 +77,15 @@ def _sharded(module: nn.Module, world: int) -> nn.Module:
 class Keep:
     """Hands checkpoints of a loop to Ray Train, which stores them while training goes on; the last is waited for.
 
-    Weights that are whole on a worker are copied in its memory, and a thread writes and stores the copy, the record
-    last. There is one copy at a time: training waits where storing is slower.
+    Weights that are whole on a worker are copied in its memory, and a thread writes and stores the copy. There is one
+    copy at a time: training waits where storing is slower.
     """
 
     def __init__(self, run: str) -> None:
         """`run` is the folder or URI that checkpoints lie below."""
         self._run = run
-        self._free = Event()
-        self._free.set()
+        self._stored = Event()
+        self._stored.set()
 
     def __call__(self, loop: Loop, last: bool) -> None:
         """What `Loop.run` calls."""
@@ -94,46 +94,46 @@ class Keep:
         record = checkpoint.Record(
             trainable.identity, progress.cursor, progress.step, history, begun=dict(progress.begun)
         )
-        local, upload = None, None
+        given, upload = None, None
         if loop.spec.sharding:
-            local = ray.train.Checkpoint.from_directory(tempfile.mkdtemp(prefix="sidmill-checkpoint-"))
-            directory = Path(local.path)
+            given = ray.train.Checkpoint.from_directory(tempfile.mkdtemp(prefix=DRAFT))
+            directory = Path(given.path)
             checkpoint.save_sharded(directory, trainable.module, loop.optimizer, record, rank=rank, whole=last)
         elif rank == 0:
-            local = ray.train.Checkpoint.from_directory(tempfile.mkdtemp(prefix="sidmill-checkpoint-"))
-            upload = self._copied(loop, record)
+            given, upload = ray.train.Checkpoint(self._run), self._upload_of(loop, record)
         ray.train.report(
             {"identity": dict(trainable.identity), "history": history},
-            checkpoint=local,
+            checkpoint=given,
             checkpoint_dir_name=f"step-{progress.step:09d}-epoch-{progress.cursor.epoch:05d}",
             checkpoint_upload_mode=CheckpointUploadMode.SYNC if last else CheckpointUploadMode.ASYNC,
-            delete_local_checkpoint_after_upload=True,
+            delete_local_checkpoint_after_upload=loop.spec.sharding,
             checkpoint_upload_fn=upload,
         )
 
-    def _copied(self, loop: Loop, record: checkpoint.Record) -> Upload:
-        """Copy the state of now; what comes back writes the copy into a local folder and from there below the run."""
-        self._free.wait()
-        self._free = free = Event()
-        state = checkpoint.State.of(loop.trainable.module, loop.optimizer)
-        weakref.finalize(state, free.set)  # also where Ray Train never asks for it
+    def _upload_of(self, loop: Loop, record: checkpoint.Record) -> Upload:
+        """Copy the state of now; what comes back writes the copy and stores it in the run, under the name it is given.
 
-        def upload(local: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
-            try:
-                state.write(Path(local.path), record)
-                files, folder = pyarrow.fs.FileSystem.from_uri(f"{self._run}/{name}")
-                files.create_dir(folder)
-                for path in sorted(Path(local.path).iterdir(), key=lambda path: path.name == checkpoint.RECORD):
-                    pyarrow.fs.copy_files(str(path), f"{folder}/{path.name}", destination_filesystem=files)
-                return ray.train.Checkpoint(folder, files)
-            finally:
-                free.set()
+        Ray Train may ask for it again where storing failed; a failure that stays ends all workers.
+        """
+        self._stored.wait()
+        self._stored = stored = Event()
+        state = checkpoint.State.of(loop.trainable.module, loop.optimizer)
+        storage = ray.train.get_context().get_storage()
+
+        def upload(_: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+            with tempfile.TemporaryDirectory(prefix=DRAFT) as directory:
+                state.write(Path(directory), record)
+                done = storage.persist_current_checkpoint(ray.train.Checkpoint.from_directory(directory), name)
+            state.weights.clear()  # Ray Train holds on to the state for a while
+            state.optimizer.clear()
+            stored.set()
+            return done
 
         return upload
 
 
-def _resume(loop: Loop, run: str) -> None:
-    """Load the newest checkpoint of the run that is whole; where none is, training begins anew.
+def _resume(loop: Loop, run: str) -> str | None:
+    """Load the newest checkpoint of the run that is whole, and return its name; where none is, training begins anew.
 
     They are looked for where they lie: Ray Train's own record is of no use once one that it names is gone.
     """
@@ -145,4 +145,5 @@ def _resume(loop: Loop, run: str) -> None:
                 loop.load(Path(directory))
         except (CheckpointDamaged, FileNotFoundError):
             continue
-        return
+        return Path(path).name
+    return None

@@ -11,17 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow.fs
 import pytest
 import test_training_loop as loops
 import torch
-from pyarrow.fs import copy_files
 from ray import cloudpickle
+from ray.train.v2._internal.execution import storage
 
 from pipelines.compute import connect
 from pipelines.spec import ComputeSpec
 from training import checkpoint
-from training.checkpoint import read_record, save_file
+from training.checkpoint import RECORD, read_record, save_file
 from training.errors import LossDiverged
 from training.histories import Batch
 from training.launch import launch
@@ -43,7 +42,9 @@ class Faulty(loops.Told):
         if fault == "checkpoint":
             checkpoint.save_file = self._dies_writing
         if fault == "upload":
-            pyarrow.fs.copy_files = self._dies_between
+            storage._pyarrow_fs_copy_files = self._record_alone
+        if fault == "untold":
+            storage._pyarrow_fs_copy_files = self._last_untold
         if fault == "disk full":
             self._once(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)))
 
@@ -57,13 +58,18 @@ class Faulty(loops.Told):
         self._once()
         save_file(weights, path)
 
-    def _dies_between(self, source: str, destination: str, **filesystem: Any) -> None:
-        """Dies in the upload of a checkpoint, when one of its files has arrived."""
-        if self.marker.with_name("first").exists() and not self.marker.exists():
+    def _record_alone(self, source: str, destination: str, **_: object) -> None:
+        """Dies in an upload, when of a checkpoint no more than its record has arrived."""
+        if "step-000000006" in destination and not self.marker.exists():
+            shutil.copy(Path(source) / RECORD, destination)
             self._once()
-        if "step-000000006" in destination:
-            self.marker.with_name("first").touch()
-        copy_files(source, destination, **filesystem)
+        shutil.copytree(source, destination, dirs_exist_ok=True)
+
+    def _last_untold(self, source: str, destination: str, **_: object) -> None:
+        """Dies when the last checkpoint is stored and nobody knows of it."""
+        shutil.copytree(source, destination, dirs_exist_ok=True)
+        if destination.endswith(f"epoch-{SPEC.epochs:05d}"):
+            self._once()
 
     def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
         for number, each in enumerate(super().batches(rank, world, cursor)):
@@ -106,7 +112,7 @@ def by_value() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster", "by_value")
-@pytest.mark.parametrize("fault", ["start", "middle", "checkpoint", "upload", "disk full"])
+@pytest.mark.parametrize("fault", ["start", "middle", "checkpoint", "upload", "untold", "disk full"])
 def test_a_run_that_a_fault_hits_ends_as_one_that_none_does(fault: str, tmp_path: Path) -> None:
     whole = Loop(loops.Told(), SPEC)
     whole.run(lambda _, __: None)
