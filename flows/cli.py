@@ -190,9 +190,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="folder with amazon-beauty/ ($SIDMILL_DATA, else data)",
     )
     recommendation.add_argument("--dataset", default="amazon-beauty", help="name of the catalogue (amazon-beauty)")
-    recommendation.add_argument(
-        "--rows", nargs="+", default=[], help="recommenders wanted (popularity, item-knn, sasrec, dense, generator)"
-    )
+    recommendation.add_argument("--rows", nargs="+", default=[], help="recommenders wanted (docs/recommendation.md)")
     loader = _benchmark(bench, "loader", "a log joined with SIDs, and an epoch of batches, beside bare scans")
     loader.add_argument("--events", type=_count, default=10_000_000, help="events of a synthetic log (1e7)")
     decoding = _reader(_benchmark(bench, "decoding", "users a second of the beam search, and what masks take of it"))

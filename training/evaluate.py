@@ -29,7 +29,9 @@ from training.metrics import (
     recall_at,
 )
 from training.rerank import Likeness
-from training.spec import EvaluateSpec, GeneratorSpec
+from training.sasrec import fit_sasrec
+from training.sasrec import rank as rank_next
+from training.spec import EvaluateSpec, GeneratorSpec, SasRecSpec
 from training.trie_tensors import TrieTensors
 
 if TYPE_CHECKING:
@@ -87,7 +89,7 @@ def evaluate(
     learnt: Sequence[Ints] | None = None,
     likeness: Likeness | None = None,
 ) -> dict[str, Any]:
-    """What the generator, popularity and neighbours of items come to, a row each, and what was counted.
+    """What the generator, popularity, neighbours of items and a SASRec come to, a row each, and what was counted.
 
     With the `likeness` of the trie's rows, and with `cases.rows`, what the generator found has a row in that order too.
 
@@ -98,9 +100,9 @@ def evaluate(
     two items share one.
 
     `popularity_counts` (N,) are train events per trie row before the cutoff. `learnt` are the rows of the positive
-    train events of each user, oldest first; without them, or without `cases.rows`, neighbours have no row. A target
-    outside the release is a miss for all, is counted in `targets_missing` and is in no bucket of popularity; a target
-    that the user has seen cannot be hit while seen items are left out, and is counted in `targets_seen`. Raises
+    train events of each user, oldest first; without them, or without `cases.rows`, neighbours and SASRec have no row. A
+    target outside the release is a miss for all, is counted in `targets_missing` and is in no bucket of popularity; a
+    target that the user has seen cannot be hit while seen items are left out, and is counted in `targets_seen`. Raises
     ValueError without a case, for then there is nothing to say.
     """
     if not len(cases):
@@ -128,6 +130,9 @@ def evaluate(
         neighbours = ItemNeighbours.of(learnt, len(trie), NEAREST)
         row = judge.row(_near(neighbours, cases, spec), _parts(like, AT_ONCE))
         rows["item-knn"] = {**row, "nearest": NEAREST, "newest_events": neighbours.newest}
+        long_enough = [rows for rows in learnt if len(rows) > 1]
+        if spec.sasrec_epochs and long_enough:
+            rows["sasrec"] = judge.row(_next(long_enough, len(trie), cases, spec), _parts(like, AT_ONCE))
     owner = np.repeat(np.arange(len(cases)), np.diff(cases.seen_offsets))
     again = owner[known[owner] & (cases.seen_rows == cases.target_rows[owner])]
     return {
@@ -194,6 +199,21 @@ def _popular(counts: Ints, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
 def _near(neighbours: ItemNeighbours, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
     def rank(part: Ints) -> tuple[Ints, None]:
         return neighbours.rank(cases.taken(part), spec.beams, cases.seen(part) if spec.exclude_seen else None), None
+
+    return rank
+
+
+def _next(learnt: Sequence[Ints], items: int, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
+    """A SASRec trained on users with two events and more; it has nothing for a case of which no event is known."""
+    model = fit_sasrec(learnt, items, SasRecSpec(epochs=spec.sasrec_epochs))
+
+    def rank(part: Ints) -> tuple[Ints, None]:
+        taken, seen = cases.taken(part), cases.seen(part)
+        known = np.flatnonzero([len(rows) for rows in taken])
+        found = np.full((len(part), spec.beams), -1, np.int64)
+        exclude = [seen[at] for at in known] if spec.exclude_seen else None
+        found[known] = rank_next(model, [taken[at] for at in known], spec.beams, exclude)
+        return found, None
 
     return rank
 

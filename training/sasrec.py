@@ -257,8 +257,8 @@ def item_vectors(model: SasRec) -> NDArray[np.float32]:
 
 
 @torch.no_grad()
-def rank(model: SasRec, histories: Sequence[Ints], exclude_seen: bool, width: int) -> Ints:
-    """The `width` items most likely to follow each history, best first, int64 (n, width).
+def rank(model: SasRec, histories: Sequence[Ints], width: int, exclude: Sequence[Ints] | None = None) -> Ints:
+    """The `width` items most likely to follow each history, without the rows excluded for it, best first, (n, width).
 
     A history has at least one event. -1 stands where fewer items are left.
     """
@@ -273,9 +273,9 @@ def rank(model: SasRec, histories: Sequence[Ints], exclude_seen: bool, width: in
             own = rows[taken : taken + len(group.lengths)]
             taken += len(own)
             scores = model.scores(group.to(model.items.weight.device))
-            if exclude_seen:
+            if exclude is not None:
                 for at, row in enumerate(own):
-                    scores[at, histories[row]] = -torch.inf
+                    scores[at, exclude[row]] = -torch.inf
             best, found = scores.topk(min(width, items), dim=1)
             out[own, : found.shape[1]] = torch.where(best > -torch.inf, found, -1).cpu().numpy()
     return out

@@ -131,7 +131,8 @@ class EvaluateSpec(BaseModel):
 
     `temperature`, `groups` and `diversity` are those of `training.decoding.Variety`; as they are by default, the most
     probable items are ranked. With `vector_weight` what the search found is also put in order by the vectors that the
-    SIDs were made of (`training.rerank`), in a row of its own.
+    SIDs were made of (`training.rerank`), in a row of its own. With `sasrec_epochs` a SASRec is trained so long on what
+    the model could learn from, in the shape that `SasRecSpec` has by default, and has a row too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -145,6 +146,7 @@ class EvaluateSpec(BaseModel):
     diversity: Annotated[float, Field(ge=0.0, le=1000.0)] = 0.0
     vector_weight: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
     vector_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.3
+    sasrec_epochs: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _groups_share_beams(self) -> Self:

@@ -54,7 +54,7 @@ def sasrec(split: Split) -> Recommend:
     found: list[float] = []
 
     def judge(model: SasRec, row: dict[str, float]) -> bool:
-        ranks = rank_of_target(rank(model, split.train, False, WIDTH), split.validation)
+        ranks = rank_of_target(rank(model, split.train, WIDTH), split.validation)
         found.append(ndcg_at(ranks, 10))
         if found[-1] == max(found):
             best.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
@@ -68,7 +68,7 @@ def sasrec(split: Split) -> Recommend:
     model.load_state_dict(best)
 
     def recommend(histories: Sequence[Ints], exclude_seen: bool) -> Ints:
-        return rank(model, histories, exclude_seen, WIDTH)
+        return rank(model, histories, WIDTH, histories if exclude_seen else None)
 
     return recommend
 

@@ -126,6 +126,17 @@ def test_neighbours_of_items_are_a_row_where_it_is_known_who_took_what(trie: Tri
     assert shown.taken(np.array([0]))[0].size == 0
 
 
+def test_a_sasrec_that_is_asked_for_learns_the_pattern_too(trie: Trie, learned: Generator) -> None:
+    held_out = walks(users=64, events=8, seed=1)
+    cases = cases_of(held_out[:, :-1], held_out[:, -1])
+    counts, spec = np.ones(ITEMS, np.int64), SPEC.model_copy(update={"sasrec_epochs": 200})
+    result = evaluate(learned, trie, cases, counts, spec, [*walks(96, 10, 0), np.array([3])])
+    assert result["sasrec"]["recall@1"] > 0.95
+    nobody = cases.__class__(**{**vars(cases), "kinds": np.ones(len(cases.kinds), np.int64)})
+    row = evaluate(learned, trie, nobody, counts, spec.model_copy(update={"sasrec_epochs": 1}), [walks(1, 10, 0)[0]])
+    assert row["sasrec"]["recall@1"] == 0.0, "of a user without an event it says nothing"
+
+
 def test_cases_are_told_apart_by_how_known_their_target_and_their_user_are(trie: Trie, learned: Generator) -> None:
     counts = np.array([0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14])
     lengths = np.array([0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9])

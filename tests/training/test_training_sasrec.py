@@ -157,7 +157,7 @@ def test_it_learns_what_follows_in_a_cycle() -> None:
     spec = SPEC.model_copy(update={"epochs": 12, "batch_size": 32, "learning_rate": 1e-2})
     model = fit_sasrec(cycles(600, 0), ITEMS, spec, lambda _, row: losses.append(row["loss"]))
     asked = cycles(200, 1)
-    best = rank(model, asked, exclude_seen=False, width=1)[:, 0]
+    best = rank(model, asked, 1)[:, 0]
     assert (best == [(history[-1] + 1) % ITEMS for history in asked]).mean() > 0.95
     assert len(losses) == 12
     assert losses[-1] < losses[0] / 3
@@ -177,7 +177,7 @@ def test_the_training_ends_when_it_is_told_to() -> None:
 @pytest.mark.parametrize("exclude_seen", [False, True])
 def test_a_ranking_is_the_sorted_scores_of_all_items(exclude_seen: bool) -> None:
     model, histories = model_of(), histories_of(50)
-    found = rank(model, histories, exclude_seen, width=6)
+    found = rank(model, histories, 6, histories if exclude_seen else None)
     for history, row in zip(histories, found, strict=True):
         with torch.no_grad():
             scores = model.scores(one(history[-SPEC.max_events :]))[0].numpy()
@@ -187,10 +187,10 @@ def test_a_ranking_is_the_sorted_scores_of_all_items(exclude_seen: bool) -> None
 
 def test_a_ranking_is_filled_up_only_where_fewer_items_are_left() -> None:
     model, histories = model_of(), [np.arange(ITEMS - 3), np.array([0])]
-    found = rank(model, histories, exclude_seen=True, width=ITEMS + 2)
+    found = rank(model, histories, ITEMS + 2, histories)
     assert (found >= 0).sum(axis=1).tolist() == [3, ITEMS - 1]
     assert sorted(found[0][:3].tolist()) == [ITEMS - 3, ITEMS - 2, ITEMS - 1]
-    whole = rank(model, histories, exclude_seen=False, width=ITEMS)
+    whole = rank(model, histories, ITEMS)
     assert all(sorted(row) == list(range(ITEMS)) for row in whole.tolist())
 
 
