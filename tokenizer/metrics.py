@@ -14,7 +14,7 @@ from tokenizer.families import quantizer_of
 from tokenizer.load import level_metrics
 from tokenizer.rows import Items, spans
 from tokenizer.sid_keys import sid_keys
-from tokenizer.work import HERE, Work
+from tokenizer.work import HERE, Work, one_thread
 
 ROWS = 2048
 """Vectors measured at once: they stay in the cache."""
@@ -165,7 +165,8 @@ def prefix_agreement(vectors_ND: Floats, codes_NL: NDArray[np.int32], k: int, sa
         return [0.0] * codes_NL.shape[1]
     chosen = np.sort(np.random.default_rng(seed).choice(items, min(sample, items), replace=False))
     vectors_ND = np.ascontiguousarray(vectors_ND, np.float32)
-    _, found = faiss.knn(vectors_ND[chosen], vectors_ND, k + 1)
+    with one_thread():  # which of equal vectors are found would depend on the number of threads
+        _, found = faiss.knn(vectors_ND[chosen], vectors_ND, k + 1)
     other = found != chosen[:, None]
     # An item may be missing among its own neighbours when others have the same vector: then the last one
     # goes.
