@@ -90,6 +90,11 @@ def _but(**changes: dict[str, Any]) -> Settings:
     return HEADLINE.model_copy(update=parts)
 
 
+def _learned() -> Settings:
+    """The headline on the codes of an RQ-VAE."""
+    return HEADLINE.model_copy(update={"codebook": HEADLINE.codebook.model_copy(update={"quantizer": "rq-vae"})})
+
+
 def _seeded(seed: int) -> Settings:
     """The headline with other seeds of codebook, weights and order; the vectors are the same."""
     codebook, train = (part.model_copy(update={"seed": seed}) for part in (HEADLINE.codebook, HEADLINE.train))
@@ -100,6 +105,7 @@ GENERATORS: dict[str, Settings] = {
     "generator": HEADLINE,
     "seed-1": _seeded(1),
     "seed-2": _seeded(2),
+    "rqvae": _learned(),
     "short": _but(),
     "sids-text": _but(fusion={"method": "concat"}).model_copy(update={"modalities": ("text",)}),
     "sids-concat": _but(fusion={"method": "concat"}),
@@ -117,8 +123,8 @@ GENERATORS: dict[str, Settings] = {
     "encoder-decoder": _but(generator={"architecture": "encoder_decoder"}, train={"epochs": 2}),
     "ranking": _but(train={"objective": "ranking", "temperature": 0.7}),
 }
-"""Rows by name: the headline, with other seeds, and what it is with one thing changed, each in fewer epochs, as
-`short` is."""
+"""Rows by name: the headline, with other seeds, with an RQ-VAE, and what it is with one thing changed, each in fewer
+epochs, as `short` is."""
 
 
 @dataclass(frozen=True)
