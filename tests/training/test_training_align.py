@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from tokenizer.descent import adamw
 from training.align import ItemAlignment, aligned
-from training.checkpoint import Record, save
+from training.checkpoint import Record, State
 from training.errors import CheckpointMismatch
 from training.histories import Plan
 from training.loop import Loop
@@ -36,7 +37,8 @@ def test_codes_learn_which_item_is_meant_and_nothing_else_changes(tmp_path: Path
     history = [row["loss"] for row in loop.progress.history]
     assert history[-1] < 0.3 * history[0]
 
-    save(tmp_path, training.module, Record(training.identity, Cursor("", 0), 1, []))
+    state = State.of(training.module, adamw(training.module, 0.1, 0.0))
+    state.write(tmp_path, Record(training.identity, Cursor("", 0), 1, []))
     start = aligned(tmp_path)
     plan = Plan("r-1", buckets=1, sizes=SIZES, batch_size=4, max_events=8)
     made = NextCode(SPEC, plan, lambda _: None, "v", "r-1", "r", start=start)
