@@ -81,6 +81,7 @@ ROWS: dict[str, Callable[[Split], Recommend]] = {
     "reranked": partial(reranked, settings=HEADLINE),
     "reranked-1": partial(reranked, settings=GENERATORS["seed-1"]),
     "reranked-2": partial(reranked, settings=GENERATORS["seed-2"]),
+    "reranked-rqvae": partial(reranked, settings=GENERATORS["rqvae"]),
     **{name: partial(generator, settings=settings) for name, settings in GENERATORS.items()},
 }
 WANTED = ("popularity", "item-knn", "sasrec", "dense", "generator", "reranked")
