@@ -90,10 +90,8 @@ class Keep:
     def __call__(self, loop: Loop, last: bool) -> None:
         """What `Loop.run` calls."""
         progress, rank, trainable = loop.progress, loop.setting.rank, loop.trainable
-        history = list(progress.history)
-        record = checkpoint.Record(
-            trainable.identity, progress.cursor, progress.step, history, begun=dict(progress.begun)
-        )
+        history, begun = list(progress.history), dict(progress.begun)
+        record = checkpoint.Record(trainable.identity, progress.cursor, progress.step, history, begun=begun)
         given, upload = None, None
         if loop.spec.sharding:
             given = ray.train.Checkpoint.from_directory(tempfile.mkdtemp(prefix=DRAFT))
@@ -102,7 +100,7 @@ class Keep:
         elif rank == 0:
             given, upload = ray.train.Checkpoint(self._run), self._upload_of(loop, record)
         ray.train.report(
-            {"identity": dict(trainable.identity), "history": history},
+            {"identity": dict(record.identity), "history": history},
             checkpoint=given,
             checkpoint_dir_name=f"step-{progress.step:09d}-epoch-{progress.cursor.epoch:05d}",
             checkpoint_upload_mode=CheckpointUploadMode.SYNC if last else CheckpointUploadMode.ASYNC,

@@ -90,11 +90,6 @@ def _but(**changes: dict[str, Any]) -> Settings:
     return HEADLINE.model_copy(update=parts)
 
 
-def _learned() -> Settings:
-    """The headline on the codes of an RQ-VAE."""
-    return HEADLINE.model_copy(update={"codebook": HEADLINE.codebook.model_copy(update={"quantizer": "rq-vae"})})
-
-
 def _seeded(seed: int) -> Settings:
     """The headline with other seeds of codebook, weights and order; the vectors are the same."""
     codebook, train = (part.model_copy(update={"seed": seed}) for part in (HEADLINE.codebook, HEADLINE.train))
@@ -105,7 +100,7 @@ GENERATORS: dict[str, Settings] = {
     "generator": HEADLINE,
     "seed-1": _seeded(1),
     "seed-2": _seeded(2),
-    "rqvae": _learned(),
+    "rqvae": _but(codebook={"quantizer": "rq-vae"}, train={"epochs": HEADLINE.train.epochs}),
     "short": _but(),
     "sids-text": _but(fusion={"method": "concat"}).model_copy(update={"modalities": ("text",)}),
     "sids-concat": _but(fusion={"method": "concat"}),

@@ -41,47 +41,31 @@ IDS = [f"item-{row}" for row in range(240)]
 
 
 @dataclass(frozen=True)
-class DeadlyRows:
+class DeadlyRows(ArrayRows):
     """Rows that kill the process that reads them for the `last` time, once: a file remembers."""
 
-    array: Floats
     flag: Path
     last: int
     reads: list[int]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.array.shape[0], self.array.shape[1]
-
-    def read(self, start: int, stop: int) -> Floats:
-        return ArrayRows(self.array).read(start, stop)
 
     def take(self, rows: NDArray[np.int64]) -> Floats:
         self.reads.append(len(rows))
         if len(self.reads) == self.last and not self.flag.exists():
             self.flag.write_text(str(os.getpid()))
             os.kill(os.getpid(), signal.SIGKILL)
-        return ArrayRows(self.array).take(rows)
+        return super().take(rows)
 
 
 @dataclass(frozen=True)
-class WatchedRows:
+class WatchedRows(ArrayRows):
     """Rows that write down which processes read them."""
 
-    array: Floats
     readers: Path
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.array.shape[0], self.array.shape[1]
-
-    def read(self, start: int, stop: int) -> Floats:
-        return ArrayRows(self.array).read(start, stop)
 
     def take(self, rows: NDArray[np.int64]) -> Floats:
         with self.readers.open("a") as file:
             file.write(f"{os.getpid()}\n")
-        return ArrayRows(self.array).take(rows)
+        return super().take(rows)
 
 
 def training_of(spec: CodebookSpec, rows: object) -> Training:
