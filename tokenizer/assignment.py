@@ -223,9 +223,7 @@ def _cheapest(
         priced = cost + price_K
         if shut is not None:
             priced += OCTETS.take(shut[part], axis=0).reshape(len(priced), -1)[:, : level.codes]
-        least, code = cheapest(priced, width)
-        order = np.argsort(least, axis=1, kind="stable")
-        cost_uT[part], code_uT[part] = (np.take_along_axis(list_, order, axis=1) for list_ in (least, code))
+        cost_uT[part], code_uT[part] = cheapest(priced, width)
     return cost_uT, code_uT
 
 
@@ -272,7 +270,7 @@ def _prices(
 def _demand(level: Level, block: Block, open_codes: NDArray[np.int64]) -> Room:
     demand = np.zeros(len(open_codes), np.int64)
     for _, cost in level.costs(block):
-        demand += np.bincount(cost[:, open_codes].argmin(axis=1), minlength=len(open_codes))
+        demand += np.bincount(cost.take(open_codes, axis=1).argmin(axis=1), minlength=len(open_codes))
     return demand
 
 
@@ -281,7 +279,7 @@ def _width(items: int, codes: int) -> int:
 
 
 def _candidates(level: Level, block: Block, open_codes: NDArray[np.int64], prices: Prices) -> Candidates:
-    """The cheapest open codes per item at the given prices, in code order; fewer for more items."""
+    """The cheapest open codes per item at the given prices; fewer for more items."""
     width = _width(len(block), len(open_codes))
     price = prices.astype(np.float32)
 
@@ -289,12 +287,12 @@ def _candidates(level: Level, block: Block, open_codes: NDArray[np.int64], price
         cost_nT, code_nT = np.empty((len(part), width), np.float32), np.empty((len(part), width), np.int32)
         beyond_n = np.full(len(part), np.inf, np.float32)
         for rows, every in level.costs(part):
-            cost = every[:, open_codes]
+            cost = every.take(open_codes, axis=1)
             priced, code = cheapest(cost + price, width)
             code_nT[rows] = code
             cost_nT[rows] = np.take_along_axis(cost, code, axis=1)
             if width < len(open_codes):
-                beyond_n[rows] = priced.max(axis=1)
+                beyond_n[rows] = priced[:, -1]
         return Candidates(cost_nT, code_nT, beyond_n)
 
     found = side_by_side(of, [block.part(slice(at, at + SAMPLE_ROWS)) for at in range(0, len(block), SAMPLE_ROWS)])

@@ -65,19 +65,15 @@ def nearest(vectors_ND: Floats, centroids_KD: Floats) -> NDArray[np.int32]:
 
 
 def cheapest(cost: Floats, width: int) -> tuple[Floats, NDArray[np.int32]]:
-    """The `width` least of the costs (N, K) of each row and their codes, in code order; of equal ones the lower codes.
+    """The `width` least of the costs (N, K) of each row, none below 0, and their codes, in order of cost and then code.
 
-    `np.partition` of values is three times as fast as `argpartition`.
+    Sorted as one number of 64 bits, a cost above and its code below: in half the time of `np.partition` of costs and
+    looking up what is not above the last.
     """
-    rows, codes = cost.shape
-    if width == codes:
-        return cost, np.broadcast_to(np.arange(width, dtype=np.int32), cost.shape)
-    last = np.partition(cost, width - 1, axis=1)[:, width - 1 : width]
-    chosen = cost <= last
-    if np.count_nonzero(chosen) > rows * width:
-        less = cost < last
-        chosen ^= less
-        chosen &= np.cumsum(chosen, axis=1) <= width - less.sum(axis=1, keepdims=True)
-        chosen |= less
-    at = np.flatnonzero(chosen)
-    return cost.ravel()[at].reshape(rows, width), (at % codes).astype(np.int32).reshape(rows, width)
+    number = np.add(cost, np.float32(0)).view(np.uint32).astype(np.uint64)  # -0 would be the largest
+    number <<= np.uint64(32)
+    number |= np.arange(cost.shape[1], dtype=np.uint64)
+    if width < cost.shape[1]:
+        number.partition(width - 1, axis=1)
+    least = np.sort(number[:, :width], axis=1)
+    return (least >> np.uint64(32)).astype(np.uint32).view(np.float32), least.astype(np.uint32).view(np.int32)

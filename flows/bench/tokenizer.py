@@ -79,30 +79,27 @@ def product(items: int, width: int, codes: int, levels: int) -> float:
 
 
 def at_size(rows: Rows, codes: int, levels: int) -> None:
-    """Fit on a sample, assign all but an eleventh, append that to a tenth of them and to all."""
+    """Fit on some, assign all but an eleventh, append that to a tenth of them and to all."""
     items, width = rows.shape
-    spec = CodebookSpec.model_validate(
-        {
-            "levels": [{"codes": codes}] * levels,
-            "sample": min(items, 200_000),
-            "growth": max(1.1, min(2.0, 0.7 * codes**levels / items)),
-            "iterations": 8,
-        }
-    )
     old = items - items // 11
+    sample = min(old, 200_000)
+    growth = max(1.1, min(2.0, 0.7 * codes**levels / items)) * old / sample
+    spec = CodebookSpec.model_validate({"levels": [{"codes": codes}] * levels, "growth": growth, "iterations": 8})
     everyone, first = rows, ids(0, old)
     part = {"fused": Part(everyone, 0, old)}
     start = time.perf_counter()
-    book = fit_codebook(part, first, spec)
+    book = fit_codebook({"fused": Part(everyone, 0, sample)}, first[:sample], spec)
     fitting = time.perf_counter() - start
-    bare = product(spec.sample or old, width, codes, levels) * spec.iterations
+    bare = product(sample, width, codes, levels) * spec.iterations
     say(
-        f"fit on {spec.sample:,} items, {spec.iterations} rounds a level",
+        f"fit on {sample:,} items, {spec.iterations} rounds a level",
         f"{fitting:.1f} s",
         f"products alone {bare:.1f} s: {bare / fitting:.0%} of them",
     )
+    start = time.perf_counter()
+    checked = checked_items(part, first, ("fused",), HERE)
+    say(f"read and check {old:,} items", f"{time.perf_counter() - start:.1f} s", "part of balanced below")
     with one_thread():
-        checked = checked_items(part, first, ("fused",), HERE)
         start = time.perf_counter()
         for level in range(levels):
             prefix = np.zeros((old, level), np.int32)
