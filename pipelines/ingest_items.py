@@ -22,6 +22,7 @@ from pipelines.ingest import (
     mapping_hash,
     names_of,
 )
+from pipelines.languages import in_language
 from pipelines.pictures import Pictures, Reference, references
 from pipelines.sources import Row, Source, read_rows
 from pipelines.spec import ItemsSpec
@@ -148,11 +149,14 @@ def _item(row: Row, spec: ItemsSpec) -> dict[str, Any]:
     item_id = _text(row.values.get(spec.item_id))
     if not item_id:
         raise Refused("missing_item_id", lacking(row.values, spec.item_id, "items.item_id"))
-    title = _text(row.values.get(spec.title))
+    values = row.values
+    if spec.languages:
+        values = {name: in_language(value, spec.languages) for name, value in values.items()}
+    title = _text(values.get(spec.title))
     if spec.require_title and not title:
         raise Refused("empty_title", lacking(row.values, spec.title, "items.title"))
     own = {spec.item_id, spec.title, spec.image, spec.deleted}
-    attributes = {name: _attribute(value) for name, value in row.values.items() if name not in own}
+    attributes = {name: _attribute(value) for name, value in values.items() if name not in own}
     described = json.dumps({name: value for name, value in attributes.items() if value}, sort_keys=True)
     characters = len(title) + len(described)
     if characters > spec.max_text_chars:

@@ -12,6 +12,8 @@ class _Spec(BaseModel):
 class ItemsSpec(_Spec):
     """How a catalogue's columns map to ours. A column that is not named here becomes an attribute.
 
+    Of a cell in several languages (an object from tags as `en` or `pt_BR` to text, or a list of objects with
+    `language_tag` and `value`) the first of `languages` that is there counts, else any; without `languages` all do.
     `image` names a column of pictures, one or a list: paths (relative to the file, inside its folder), bytes, addresses
     on the web, or URIs below one of `image_roots`. They are asked for `image_workers` at once, each within
     `image_timeout_s`; a host without a public address only if it is one of `trusted_hosts`.
@@ -21,6 +23,7 @@ class ItemsSpec(_Spec):
     title: str = "title"
     image: str | None = "image"
     deleted: str | None = "deleted"
+    languages: tuple[str, ...] = ()
     require_title: bool = True
     max_text_chars: int = 50_000
     max_image_bytes: int = 20_000_000

@@ -179,6 +179,39 @@ def test_parquet_with_image_bytes_is_read(tmp_path: Path, nested: bool) -> None:
     assert items_content(catalogue(lake), read)["content"].to_list() == ['[["tags", "a"], ["tags", "b"]]']
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_of_a_cell_in_several_languages_the_first_wanted_one_is_taken(tmp_path: Path, kind: str) -> None:
+    rows = [
+        {"item_id": "a", "title": {"en": "oven glove", "de": "Topfhandschuh"}, "colour": {"en_GB": "grey"}},
+        {"item_id": "b", "title": {"fr": "gant", "es": "guante"}},
+        {"item_id": "c", "title": {"en": "cup"}, "colour": {"de": None, "en": "white"}},
+    ]
+    if kind == "jsonl":
+        tagged = [
+            {"language_tag": tag, "value": value} for tag, value in (("de_DE", "k"), ("en_US", "u"), ("de_DE", "l"))
+        ]
+        rows[0]["keywords"], rows[1]["keywords"], rows[2]["size"] = tagged, ["plain", "list"], {"high": 3}
+        path = jsonl(tmp_path / "items.jsonl", *rows)
+    else:
+        kinds = {"item_id": pa.string(), **dict.fromkeys(("title", "colour"), pa.map_(pa.string(), pa.string()))}
+        maps = [
+            {name: value if name == "item_id" else list(value.items()) for name, value in row.items()} for row in rows
+        ]
+        path = tmp_path / "items.parquet"
+        pq.write_table(pa.Table.from_pylist(maps, pa.schema(kinds)), path)
+    lake = Lake(str(tmp_path / "lake"))
+    items(lake, path, ItemsSpec(languages=("de", "en")))
+    found = {row["item_id"]: (row["title"], json.loads(row["attributes"])) for row in catalogue(lake).to_dicts()}
+    told = [{"keywords": ["k", "l"]}, {"keywords": ["plain", "list"]}, {"size": '{"high": 3}'}]
+    a, b, c = told if kind == "jsonl" else ({}, {}, {})
+    assert found["a"] == ("Topfhandschuh", {"colour": "grey", **a})
+    assert found["b"] == ("guante", b)
+    assert found["c"] == ("cup", {"colour": "white", **c})
+    if kind == "jsonl":
+        items(lake, path, ItemsSpec())
+        assert {row["title"] for row in catalogue(lake, among=["c"]).to_dicts()} == {'{"en": "cup"}'}
+
+
 def test_bad_events_are_quarantined_with_their_reason_and_the_rest_goes_on(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path / "lake"))
     items(lake, jsonl(tmp_path / "items.jsonl", {"item_id": "a", "title": "one"}))

@@ -1,0 +1,50 @@
+"""Cells that say the same in several languages: which one is taken."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+TAG = re.compile(r"[A-Za-z]{2}([-_][A-Za-z0-9]{2,8})*")
+"""A language of two letters, with or without a region or a script: `en`, `pt_BR`, `zh-Hant`."""
+
+
+def in_language(value: Any, languages: Sequence[str]) -> Any:
+    """What a cell says in the first of `languages` that it is given in, else in the first by tag of those it has.
+
+    Such a cell is an object or Parquet map from tags to values, or a list of objects with `language_tag` and `value`
+    (Amazon Berkeley Objects), which may have several of one language. `en` stands for all of `en_GB`, `en-US`, ... too.
+    Any other cell comes back as it is.
+    """
+    known = _by_tag(value)
+    if not known:
+        return value
+    tags = sorted(known)
+    wanted = [tag for language in languages for tag in tags if _is_of(tag, language)]
+    return known[[*wanted, *tags][0]]
+
+
+def _is_of(tag: str, language: str) -> bool:
+    tag, language = (name.lower().replace("_", "-") for name in (tag, language))
+    return tag == language or tag.startswith(f"{language}-")
+
+
+def _by_tag(value: Any) -> dict[str, Any]:
+    """Values by tag, those that are not empty; nothing where the cell is of no such kind."""
+    if isinstance(value, dict):
+        pairs = list(value.items())
+    elif isinstance(value, list) and value and all(isinstance(each, tuple) and len(each) == 2 for each in value):
+        pairs = value
+    elif isinstance(value, list) and value and all(_is_tagged(each) for each in value):
+        several: dict[str, list[Any]] = {}
+        for each in value:
+            several.setdefault(str(each["language_tag"]), []).append(each["value"])
+        pairs = [(tag, found[0] if len(found) == 1 else found) for tag, found in several.items()]
+    else:
+        return {}
+    if not all(isinstance(tag, str) and TAG.fullmatch(tag) for tag, _ in pairs):
+        return {}
+    return {tag: found for tag, found in pairs if found not in (None, "", [])}
+
+
+def _is_tagged(each: Any) -> bool:
+    return isinstance(each, dict) and {"language_tag", "value"} <= set(each)
