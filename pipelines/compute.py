@@ -10,14 +10,18 @@ import re
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
+from dataclasses import dataclass
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipelines.spec import ComputeSpec
-from tokenizer.rows import Items
+from tokenizer.distance import Floats
+from tokenizer.rows import ArrayRows, Items, Rows, spans
 from tokenizer.work import HERE, Work, one_thread
 
 P = ParamSpec("P")
@@ -195,7 +199,7 @@ class RayWork:
             return
         connect(self._spec)
         if self._shared is None or self._shared[0] is not items:
-            self._shared = items, ray.put(items)
+            self._shared = items, ray.put(_stored(items))
         work, stored = ray.put(function), self._shared[1]
         remote = ray.remote(num_cpus=self._task_cpus, max_retries=3)(_on_span)
         window = 2 * int(ray.cluster_resources().get("CPU", 1))
@@ -210,6 +214,44 @@ class RayWork:
         finally:
             for reference in waiting:
                 ray.cancel(reference, force=True)
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Vectors in Ray's store, an object for each span: a node holds those that its tasks read. A `Rows`."""
+
+    shape: tuple[int, int]
+    starts: tuple[int, ...]
+    vectors: tuple[Any, ...]
+
+    def read(self, start: int, stop: int) -> Floats:
+        return self.take(np.arange(start, stop))
+
+    def take(self, rows: NDArray[np.int64]) -> Floats:
+        import ray
+
+        out = np.empty((len(rows), self.shape[1]), np.float32)
+        edges = np.searchsorted(rows, [*self.starts, self.shape[0]])
+        for start, span, (low, high) in zip(self.starts, self.vectors, pairwise(edges), strict=True):
+            if low < high:
+                out[low:high] = ray.get(span)[rows[low:high] - start]
+        return out
+
+
+def _stored(items: Items) -> Items:
+    """The items with the vectors that are in this process's memory put into Ray's store."""
+    return Items(
+        {name: _put(rows) if isinstance(rows, ArrayRows) else rows for name, rows in items.rows.items()}, items.ties
+    )
+
+
+def _put(rows: Rows) -> StoredRows:
+    import ray
+
+    pieces = spans(rows.shape[0])
+    return StoredRows(
+        rows.shape, tuple(start for start, _ in pieces), tuple(ray.put(rows.read(*each)) for each in pieces)
+    )
 
 
 def _on_span(function: Callable[..., R], items: Items, *task: Any) -> R:
