@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -88,6 +89,44 @@ class State:
         _write_record(directory, record, _hashes(directory))
 
 
+@dataclass(frozen=True)
+class Shards:
+    """One worker's part of weights and optimizer of one moment, in memory of its own; `whole` has all the weights.
+
+    Each worker writes its part, which any number of workers can read. They agree with one another in `group`, which has
+    to be one that nothing else uses while they write.
+    """
+
+    parts: dict[str, Any]
+    whole: dict[str, Tensor]
+    group: distributed.ProcessGroup
+
+    @classmethod
+    def of(
+        cls, module: nn.Module, optimizer: torch.optim.Optimizer, group: distributed.ProcessGroup, whole: bool
+    ) -> Shards:
+        """A copy of the state of now, which all workers take together; where `whole`, the first has all the weights."""
+        model, state = get_state_dict(module, optimizer)
+        plain = StagingOptions(
+            use_pinned_memory=False, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=False
+        )
+        parts: Any = DefaultStager(plain).stage({"model": model, "optimizer": state})
+        everything = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        weights: dict[str, Any] = get_model_state_dict(module, options=everything) if whole else {}
+        return cls(parts, weights, group)
+
+    def write(self, directory: Path, record: Record) -> None:
+        """Write this worker's part, and the first worker the whole weights and, once all have written, the record."""
+        first = distributed.get_rank(self.group) == 0
+        save_shards(self.parts, checkpoint_id=directory / SHARDS, process_group=self.group)
+        if first and self.whole:
+            save_file(self.whole, directory / WEIGHTS)
+        hashes: list[dict[str, str]] = [{} for _ in range(distributed.get_world_size(self.group))]
+        distributed.all_gather_object(hashes, _hashes(directory), self.group)
+        if first:
+            _write_record(directory, record, {name: digest for part in hashes for name, digest in part.items()})
+
+
 def _copied(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
@@ -111,27 +150,6 @@ def _write_record(directory: Path, record: Record, hashes: Mapping[str, str]) ->
     draft = directory / f"{RECORD}.draft"
     draft.write_text(json.dumps(written, indent=1, sort_keys=True))
     draft.replace(directory / RECORD)
-
-
-def save_sharded(
-    directory: Path, module: nn.Module, optimizer: torch.optim.Optimizer, record: Record, *, rank: int, whole: bool
-) -> None:
-    """Write what a training goes on from whose weights lie on all workers; every one of them calls it.
-
-    Each writes its part of weights and optimizer, which any number of workers can read; the whole weights come beside
-    them only where `whole` asks for them.
-    """
-    model, state = get_state_dict(module, optimizer)
-    save_shards({"model": model, "optimizer": state}, checkpoint_id=directory / SHARDS)
-    if whole:
-        everything = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        weights: dict[str, Any] = get_model_state_dict(module, options=everything)
-        if rank == 0:
-            save_file(weights, directory / WEIGHTS)
-    hashes: list[dict[str, str]] = [{} for _ in range(distributed.get_world_size())]
-    distributed.all_gather_object(hashes, _hashes(directory))
-    if rank == 0:
-        _write_record(directory, record, {name: digest for part in hashes for name, digest in part.items()})
 
 
 def load_state(directory: Path, module: nn.Module, optimizer: torch.optim.Optimizer, sharding: bool) -> None:

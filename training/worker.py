@@ -14,7 +14,7 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.train import CheckpointUploadMode
-from torch import nn
+from torch import distributed, nn
 
 from training import checkpoint
 from training.errors import CheckpointDamaged, LossDiverged, TrainingError
@@ -50,7 +50,7 @@ def _train(make_trainable: MakeTrainable, spec: TrainSpec, run: str) -> None:
     if spec.sharding:
         prepare = partial(_sharded, world=world)
     loop = Loop(make_trainable(), spec, Setting(rank, world, prepare))
-    keep = Keep(run)
+    keep = Keep(run, spec.sharding)
     found, known = _resume(loop, run), ray.train.get_checkpoint()
     if loop.progress.cursor.epoch >= spec.epochs and (known is None or Path(known.path).name != found):
         keep(loop, last=True)  # Ray lost sight of it, or never knew that it was stored
@@ -77,53 +77,56 @@ def _sharded(module: nn.Module, world: int) -> nn.Module:
 class Keep:
     """Hands checkpoints of a loop to Ray Train, which stores them while training goes on; the last is waited for.
 
-    Weights that are whole on a worker are copied in its memory, and a thread writes and stores the copy. There is one
-    copy at a time: training waits where storing is slower.
+    Each worker copies the state that is its to write in its memory, and a thread writes and stores the copy. There is
+    one copy at a time: training waits where storing is slower.
     """
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str, sharding: bool) -> None:
         """`run` is the folder or URI that checkpoints lie below."""
         self._run = run
+        self._group: Any = distributed.new_group(backend="gloo") if sharding else None
         self._stored = Event()
         self._stored.set()
 
     def __call__(self, loop: Loop, last: bool) -> None:
         """What `Loop.run` calls."""
-        progress, rank, trainable = loop.progress, loop.setting.rank, loop.trainable
+        progress, trainable = loop.progress, loop.trainable
         history, begun = list(progress.history), dict(progress.begun)
         record = checkpoint.Record(trainable.identity, progress.cursor, progress.step, history, begun=begun)
         given, upload = None, None
-        if loop.spec.sharding:
-            given = ray.train.Checkpoint.from_directory(tempfile.mkdtemp(prefix=DRAFT))
-            directory = Path(given.path)
-            checkpoint.save_sharded(directory, trainable.module, loop.optimizer, record, rank=rank, whole=last)
-        elif rank == 0:
-            given, upload = ray.train.Checkpoint(self._run), self._upload_of(loop, record)
+        if self._group is not None or loop.setting.rank == 0:
+            given, upload = ray.train.Checkpoint(self._run), self._upload_of(loop, record, last)
         ray.train.report(
             {"identity": dict(record.identity), "history": history},
             checkpoint=given,
             checkpoint_dir_name=f"step-{progress.step:09d}-epoch-{progress.cursor.epoch:05d}",
             checkpoint_upload_mode=CheckpointUploadMode.SYNC if last else CheckpointUploadMode.ASYNC,
-            delete_local_checkpoint_after_upload=loop.spec.sharding,
+            delete_local_checkpoint_after_upload=False,
             checkpoint_upload_fn=upload,
         )
 
-    def _upload_of(self, loop: Loop, record: checkpoint.Record) -> Upload:
+    def _upload_of(self, loop: Loop, record: checkpoint.Record, last: bool) -> Upload:
         """Copy the state of now; what comes back writes the copy and stores it in the run, under the name it is given.
 
         Ray Train may ask for it again where storing failed; a failure that stays ends all workers.
         """
         self._stored.wait()
         self._stored = stored = Event()
-        state = checkpoint.State.of(loop.trainable.module, loop.optimizer)
+        module, optimizer = loop.trainable.module, loop.optimizer
+        unwritten: list[checkpoint.State | checkpoint.Shards] = []  # emptied, for Ray Train holds on to an upload
+        if self._group is None:
+            unwritten.append(checkpoint.State.of(module, optimizer))
+        else:
+            unwritten.append(checkpoint.Shards.of(module, optimizer, self._group, whole=last))
         storage = ray.train.get_context().get_storage()
+        draft = tempfile.TemporaryDirectory(prefix=DRAFT)
 
         def upload(_: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
-            with tempfile.TemporaryDirectory(prefix=DRAFT) as directory:
-                state.write(Path(directory), record)
-                done = storage.persist_current_checkpoint(ray.train.Checkpoint.from_directory(directory), name)
-            state.weights.clear()  # Ray Train holds on to the state for a while
-            state.optimizer.clear()
+            if unwritten:
+                unwritten[0].write(Path(draft.name), record)
+                unwritten.clear()
+            done = storage.persist_current_checkpoint(ray.train.Checkpoint.from_directory(draft.name), name)
+            draft.cleanup()
             stored.set()
             return done
 

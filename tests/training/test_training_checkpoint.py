@@ -11,11 +11,11 @@ from training.checkpoint import (
     RECORD,
     WEIGHTS,
     Record,
+    Shards,
     State,
     load_generator,
     load_state,
     read_record,
-    save_sharded,
 )
 from training.errors import CheckpointDamaged, VocabularyMismatch
 from training.generator import Generator
@@ -72,13 +72,10 @@ def test_a_checkpoint_that_lacks_any_file_or_has_a_torn_one_is_refused(tmp_path:
     record = Record({}, Cursor("p"), 1, [])
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     try:
-        if sharding:
-            save_sharded(tmp_path, module, optimizer, record, rank=0, whole=True)
-        else:
-            state = State.of(module, optimizer)
+        everyone = distributed.new_group(backend="gloo")
+        state = Shards.of(module, optimizer, everyone, whole=True) if sharding else State.of(module, optimizer)
         take_step(module, optimizer, module(torch.ones(3)).sum(), 0.1)
-        if not sharding:
-            state.write(tmp_path, record)  # what it was, whatever was learnt since
+        state.write(tmp_path, record)  # what it was, whatever was learnt since
         load_state(tmp_path, module, optimizer, sharding)
     finally:
         distributed.destroy_process_group()
