@@ -87,8 +87,10 @@ def at_size(rows: Rows, codes: int, levels: int) -> None:
     spec = CodebookSpec.model_validate({"levels": [{"codes": codes}] * levels, "growth": growth, "iterations": 8})
     everyone, first = rows, ids(0, old)
     part = {"fused": Part(everyone, 0, old)}
+    drawn = np.sort(np.random.default_rng(0).choice(old, sample, replace=False))
+    some = everyone.take(drawn)
     start = time.perf_counter()
-    book = fit_codebook({"fused": Part(everyone, 0, sample)}, first[:sample], spec)
+    book = fit_codebook({"fused": some}, first.take(drawn), spec)
     fitting = time.perf_counter() - start
     bare = product(sample, width, codes, levels) * spec.iterations
     say(
@@ -112,7 +114,7 @@ def at_size(rows: Rows, codes: int, levels: int) -> None:
     sharing = time.perf_counter() - start
     rate = collision_metrics(kept)["collision_rate"]
     tokens = {name: _token(kept, book.sizes, name == "suffix") for name in ("suffix", "item")}
-    del kept, checked
+    del kept, checked, some
     start = time.perf_counter()
     made = assign_sids(book, part, first, Occupancy.empty(levels))
     whole = time.perf_counter() - start
