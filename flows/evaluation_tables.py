@@ -6,7 +6,7 @@ from typing import Any
 
 Result = dict[str, Any]
 
-RANKERS = ("generator", "reranked", "sasrec", "item-knn", "popularity")
+RANKERS = ("generator", "reranked", "dense", "sasrec", "item-knn", "popularity")
 SHOWN = ("coverage", "novelty", "diversity", "exposure_gini")
 HEADLINE_CUT = 10
 

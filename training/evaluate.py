@@ -91,7 +91,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """What the generator, popularity, neighbours of items and a SASRec come to, a row each, and what was counted.
 
-    With the `likeness` of the trie's rows, and with `cases.rows`, what the generator found has a row in that order too.
+    With the `likeness` of the trie's rows, and with `cases.rows`, what the generator found has a row in that order too,
+    and retrieval by vectors alone another.
 
     A row has recall, NDCG and MRR with 95 % intervals, recall of prefixes of the target's SID by length, what its lists
     show of the catalogue (`training.exposure`), and the same figures by how many training events the target has (none:
@@ -125,6 +126,7 @@ def evaluate(
     rows = {"generator": judge.row(_generated(model, trie, cases, spec, found), _parts(like, spec.batch_size))}
     if likeness is not None:
         rows["reranked"] = judge.row(_reranked(likeness, cases, found), _parts(like, spec.batch_size))
+        rows["dense"] = judge.row(_alike(likeness, cases, spec), _parts(like, AT_ONCE))
     rows["popularity"] = judge.row(_popular(popularity_counts, cases, spec), _parts(like, AT_ONCE))
     if learnt is not None and cases.rows is not None:
         neighbours = ItemNeighbours.of(learnt, len(trie), NEAREST)
@@ -174,6 +176,15 @@ def _reranked(likeness: Likeness, cases: EvaluationCases, found: list[tuple[Ints
 
     def rank(part: Ints) -> tuple[Ints, None]:
         return likeness.reranked(*next(parts), cases.taken(part)), None
+
+    return rank
+
+
+def _alike(likeness: Likeness, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
+    """All items by likeness alone."""
+
+    def rank(part: Ints) -> tuple[Ints, None]:
+        return likeness.nearest(cases.taken(part), spec.beams, cases.seen(part) if spec.exclude_seen else None), None
 
     return rank
 

@@ -188,19 +188,9 @@ def dense(split: Split, settings: Settings) -> Recommend:
     What the SIDs must justify themselves against. Of DECAYS the one that is best on the validation is taken.
     """
     vectors = fused_vectors(split, settings)
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     def ranked(histories: Sequence[Ints], exclude_seen: bool, decay: float) -> Ints:
-        out = np.full((len(histories), WIDTH), -1, np.int64)
-        for start in range(0, len(histories), AT_ONCE):
-            some = histories[start : start + AT_ONCE]
-            asked = np.stack([decay ** np.arange(len(rows))[::-1] @ unit[rows] for rows in some])
-            scores = asked @ unit.T
-            if exclude_seen:
-                for at, rows in enumerate(some):
-                    scores[at, rows] = -np.inf
-            out[start : start + AT_ONCE] = np.argsort(-scores, axis=1, kind="stable")[:, :WIDTH]
-        return out
+        return Likeness.of(vectors, 1.0, decay).nearest(histories, WIDTH, histories if exclude_seen else None)
 
     def found(decay: float) -> float:
         return recall_at(rank_of_target(ranked(split.train, True, decay), split.validation), 10)

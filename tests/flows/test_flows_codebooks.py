@@ -211,6 +211,7 @@ def test_items_may_share_sids_where_the_recipe_keeps_collisions(
     assert result["item-knn"]["recall@10"] > result["popularity"]["recall@10"]
     assert result["reranked"]["recall@20"] == result["generator"]["recall@20"]  # all that was found, in another order
     assert result["reranked"]["mrr"] != result["generator"]["mrr"]
+    assert 0 < result["dense"]["recall@20"] <= 1
 
     def told(*command: str) -> str:
         capsys.readouterr()

@@ -112,6 +112,7 @@ def test_what_was_found_is_put_in_order_by_vectors_too(trie: Trie, learned: Gene
     same = evaluate(learned, trie, cases, counts, every, likeness=right)
     assert same["reranked"]["mrr"] == same["generator"]["mrr"] == turned["generator"]["mrr"] > 0.95
     assert turned["reranked"]["recall@1"] == (held_out[:, -2] == held_out[:, -1]).mean() < 0.05
+    assert turned["dense"]["recall@1"] == turned["reranked"]["recall@1"]
 
 
 def test_neighbours_of_items_are_a_row_where_it_is_known_who_took_what(trie: Trie, learned: Generator) -> None:

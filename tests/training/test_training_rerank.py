@@ -38,3 +38,22 @@ def test_without_weight_and_for_users_of_whom_nothing_is_known_probability_decid
     assert Likeness.of(vectors, 0.0, 0.5).reranked(found, scores, last).tolist() == [[0, 1, 2]]
     assert Likeness.of(vectors, 9.0, 0.5).reranked(found, scores, [np.array([], np.int64)]).tolist() == [[0, 1, 2]]
     assert Likeness.of(vectors, 9.0, 0.5).reranked(found, scores, last).tolist() == [[2, 0, 1]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0, 1), st.integers(1, 9), st.booleans())
+def test_retrieval_by_vectors_alone_is_sorting_all_items(seed: int, decay: float, width: int, exclude: bool) -> None:
+    draw = np.random.default_rng(seed)
+    vectors = draw.integers(-2, 3, (7, 2)).astype(np.float32)  # some alike, some nothing
+    taken = [draw.integers(0, 7, draw.integers(0, 4)) for _ in range(5)]
+    hidden = [np.append(rows, -1) for rows in taken]
+    found = Likeness.of(vectors, 1.0, decay).nearest(taken, width, hidden if exclude else None)
+    likeness = Likeness.of(vectors, 1.0, decay)
+    for user, rows in enumerate(taken):
+        asked = likeness.asked([rows])[0]
+        shown = [item for item in range(7) if vectors[item].any() and asked.any() and not (exclude and item in rows)]
+        cosine = {item: float(likeness.unit[item] @ asked) for item in shown}
+        expected = sorted(shown, key=lambda item: -cosine[item])[:width]
+        got = found[user][found[user] >= 0].tolist()
+        assert len(got) == len(expected) == len(set(got))
+        np.testing.assert_allclose([cosine[item] for item in got], [cosine[item] for item in expected], atol=1e-6)
