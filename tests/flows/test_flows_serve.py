@@ -7,14 +7,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 
-from conftest import SMALL_RECIPE, write_items
+from conftest import SMALL_RECIPE, START, write_items, write_log
 from flows.bootstrap import bootstrap
+from flows.train import train
 from storage.lake import Lake
+from storage.models import models
 from storage.releases import published
 from storage.runs import runs
 
@@ -39,19 +42,27 @@ def is_up(api: str) -> bool:
 
 @pytest.fixture
 def serving(tmp_path: Path, small: Path) -> Iterator[tuple[Lake, str, Path]]:
-    """`sidmill serve` with a night every minute over a folder, on a lake that has a first release."""
+    """`sidmill serve` with a night every minute over two folders, on a lake that has a first release and its model."""
     uri = str(tmp_path / "lake")
-    bootstrap(uri, SMALL_RECIPE, [str(small / "items.jsonl")], [str(small / "log.csv")])
-    incoming = tmp_path / "incoming"
-    write_items(incoming / "night.jsonl", 40, 4)
+    going_on = {**SMALL_RECIPE, "train": {"workers": 2, "epochs": 2, "since_production": True}}
+    bootstrap(uri, going_on, [str(small / "items.jsonl")], [str(small / "log.csv")])
+    train(uri)
+    incoming, logs = tmp_path / "incoming", tmp_path / "logs"
+    rows = write_items(incoming / "night.jsonl", 40, 4)
+    ids = [f"i{number:04d}" for number in range(40)] + [str(row["item_id"]) for row in rows]
+    write_log(logs / "log.csv", ids, users=20, events=100, start=START + timedelta(hours=600))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect")}
     environment.pop("PREFECT_API_URL", None)
     command = [sys.executable, "-m", "flows.cli", "serve", "--lake", uri, "--cron", "* * * * *", "--port", str(port)]
+    command += ["--items", str(incoming), "--interactions", str(logs)]
     process = subprocess.Popen(
-        [*command, "--items", str(incoming)], env=environment, cwd=Path(__file__).parents[2], start_new_session=True
+        command,
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        start_new_session=True,
     )
     try:
         yield Lake(uri), f"http://127.0.0.1:{port}/api", incoming
@@ -61,10 +72,15 @@ def serving(tmp_path: Path, small: Path) -> Iterator[tuple[Lake, str, Path]]:
 
 
 @pytest.mark.timeout(900)
-def test_a_night_runs_by_schedule_and_its_release_starts_a_training(serving: tuple[Lake, str, Path]) -> None:
+def test_a_night_runs_by_schedule_and_its_release_starts_a_training_that_goes_on(
+    serving: tuple[Lake, str, Path],
+) -> None:
     lake, api, _ = serving
     assert wait_for(lambda: published(lake).release == "r-000002", 300)  # type: ignore[union-attr]
-    assert wait_for(lambda: published(lake).model is not None, 400)  # type: ignore[union-attr]
+    assert wait_for(lambda: published(lake).model == "m-000002", 400)  # type: ignore[union-attr]
+    first, second = models(lake)
+    assert (first["card"]["identity"]["start"], second["release"]) == (None, "r-000002")
+    assert second["card"]["identity"]["start"] is not None
     states = {run.kind: run.state for run in runs(lake)}
     assert states["nightly"] == "finished"
     found = httpx.post(f"{api}/flow_runs/filter", json={"flows": {"name": {"any_": ["train"]}}}).json()
