@@ -279,7 +279,7 @@ def _width(items: int, codes: int) -> int:
 
 
 def _candidates(level: Level, block: Block, open_codes: NDArray[np.int64], prices: Prices) -> Candidates:
-    """The cheapest open codes per item at the given prices; fewer for more items."""
+    """The cheapest open codes per item at the given prices, in code order; fewer for more items."""
     width = _width(len(block), len(open_codes))
     price = prices.astype(np.float32)
 
@@ -289,8 +289,8 @@ def _candidates(level: Level, block: Block, open_codes: NDArray[np.int64], price
         for rows, every in level.costs(part):
             cost = every.take(open_codes, axis=1)
             priced, code = cheapest(cost + price, width)
-            code_nT[rows] = code
-            cost_nT[rows] = np.take_along_axis(cost, code, axis=1)
+            code_nT[rows] = np.sort(code, axis=1)
+            cost_nT[rows] = np.take_along_axis(cost, code_nT[rows], axis=1)
             if width < len(open_codes):
                 beyond_n[rows] = priced[:, -1]
         return Candidates(cost_nT, code_nT, beyond_n)
