@@ -13,11 +13,13 @@ def in_language(value: Any, languages: Sequence[str]) -> Any:
 
     Such a cell is an object or Parquet map from tags to values, or a list of objects with `language_tag` and `value`
     (Amazon Berkeley Objects), which may have several of one language. `en` stands for all of `en_GB`, `en-US`, ... too.
-    Any other cell comes back as it is.
+    One that says nothing in any language is empty; any other cell comes back as it is.
     """
     known = _by_tag(value)
-    if not known:
+    if known is None:
         return value
+    if not known:
+        return None
     tags = sorted(known)
     wanted = [tag for language in languages for tag in tags if _is_of(tag, language)]
     return known[[*wanted, *tags][0]]
@@ -28,8 +30,8 @@ def _is_of(tag: str, language: str) -> bool:
     return tag == language or tag.startswith(f"{language}-")
 
 
-def _by_tag(value: Any) -> dict[str, Any]:
-    """Values by tag, those that are not empty; nothing where the cell is of no such kind."""
+def _by_tag(value: Any) -> dict[str, Any] | None:
+    """Values by tag, those that are not empty; None where the cell is of no such kind."""
     if isinstance(value, dict):
         pairs = list(value.items())
     elif isinstance(value, list) and value and all(isinstance(each, tuple) and len(each) == 2 for each in value):
@@ -40,9 +42,9 @@ def _by_tag(value: Any) -> dict[str, Any]:
             several.setdefault(str(each["language_tag"]), []).append(each["value"])
         pairs = [(tag, found[0] if len(found) == 1 else found) for tag, found in several.items()]
     else:
-        return {}
+        return None
     if not all(isinstance(tag, str) and TAG.fullmatch(tag) for tag, _ in pairs):
-        return {}
+        return None
     return {tag: found for tag, found in pairs if found not in (None, "", [])}
 
 

@@ -183,7 +183,7 @@ def test_parquet_with_image_bytes_is_read(tmp_path: Path, nested: bool) -> None:
 def test_of_a_cell_in_several_languages_the_first_wanted_one_is_taken(tmp_path: Path, kind: str) -> None:
     rows = [
         {"item_id": "a", "title": {"en": "oven glove", "de": "Topfhandschuh"}, "colour": {"en_GB": "grey"}},
-        {"item_id": "b", "title": {"fr": "gant", "es": "guante"}},
+        {"item_id": "b", "title": {"fr": "gant", "es": "guante"}, "colour": {"en": None, "de": ""}},
         {"item_id": "c", "title": {"en": "cup"}, "colour": {"de": None, "en": "white"}},
     ]
     if kind == "jsonl":
