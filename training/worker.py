@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -50,7 +52,7 @@ def _train(make_trainable: MakeTrainable, spec: TrainSpec, run: str) -> None:
     if spec.sharding:
         prepare = partial(_sharded, world=world)
     loop = Loop(make_trainable(), spec, Setting(rank, world, prepare))
-    keep = Keep(run, spec.sharding)
+    keep = Keep(run, loop.setting, spec.sharding)
     found, known = _resume(loop, run), ray.train.get_checkpoint()
     if loop.progress.cursor.epoch >= spec.epochs and (known is None or Path(known.path).name != found):
         keep(loop, last=True)  # Ray lost sight of it, or never knew that it was stored
@@ -74,6 +76,11 @@ def _sharded(module: nn.Module, world: int) -> nn.Module:
     return module
 
 
+def drafts_of(run: str, rank: int) -> str:
+    """What the names of folders begin with that a worker of a run writes checkpoints to before they are stored."""
+    return f"{DRAFT}{hashlib.sha256(run.encode()).hexdigest()[:16]}-{rank}-"
+
+
 class Keep:
     """Hands checkpoints of a loop to Ray Train, which stores them while training goes on; the last is waited for.
 
@@ -81,9 +88,11 @@ class Keep:
     one copy at a time: training waits where storing is slower.
     """
 
-    def __init__(self, run: str, sharding: bool) -> None:
-        """`run` is the folder or URI that checkpoints lie below."""
-        self._run = run
+    def __init__(self, run: str, setting: Setting, sharding: bool) -> None:
+        """`run` is the folder or URI that checkpoints lie below. Drafts that killed workers of it left here go."""
+        self._run, self._drafts = run, drafts_of(run, setting.rank)
+        for left in Path(tempfile.gettempdir()).glob(f"{self._drafts}*"):
+            shutil.rmtree(left)
         self._group: Any = distributed.new_group(backend="gloo") if sharding else None
         self._stored = Event()
         self._stored.set()
@@ -119,7 +128,7 @@ class Keep:
         else:
             unwritten.append(checkpoint.Shards.of(module, optimizer, self._group, whole=last))
         storage = ray.train.get_context().get_storage()
-        draft = tempfile.TemporaryDirectory(prefix=DRAFT)
+        draft = tempfile.TemporaryDirectory(prefix=self._drafts)
 
         def upload(_: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
             if unwritten:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from training.launch import launch
 from training.loop import Loop
 from training.spec import TrainSpec
 from training.trainable import Cursor
+from training.worker import drafts_of
 
 SPEC = TrainSpec(workers=1, epochs=2, warmup_steps=5, checkpoint_steps=3, schedule="cosine")
 
@@ -122,6 +124,8 @@ def test_a_run_that_a_fault_hits_ends_as_one_that_none_does(fault: str, tmp_path
     assert marker.exists()
     assert [row["loss"] for row in done.history] == [row["loss"] for row in whole.progress.history]
     assert [row["targets"] for row in done.history] == [row["targets"] for row in whole.progress.history]
+    left = Path(tempfile.gettempdir()).glob(f"{drafts_of(str(tmp_path / 'runs' / 'run'), 0)}*")
+    assert not list(left)  # also what the killed worker wrote
 
 
 @pytest.mark.slow
