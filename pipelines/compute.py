@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import warnings
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -218,40 +219,52 @@ class RayWork:
 
 @dataclass(frozen=True)
 class StoredRows:
-    """Vectors in Ray's store, an object for each span: a node holds those that its tasks read. A `Rows`."""
+    """Vectors in Ray's store, an object for each span: a node holds those that its tasks read. A `Rows`.
+
+    `edges` are the row that each span begins with, and the number of rows.
+    """
 
     shape: tuple[int, int]
-    starts: tuple[int, ...]
+    edges: tuple[int, ...]
     vectors: tuple[Any, ...]
 
+    @classmethod
+    def of(cls, rows: Rows) -> "StoredRows":
+        """Put rows into the store of the cluster this process is connected to."""
+        import ray
+
+        pieces = spans(rows.shape[0])
+        edges = (*(start for start, _ in pieces), rows.shape[0])
+        return cls(rows.shape, edges, tuple(ray.put(rows.read(start, stop)) for start, stop in pieces))
+
     def read(self, start: int, stop: int) -> Floats:
+        """As `Rows.read`; what lies in one span is not copied."""
+        import ray
+
+        span = bisect_right(self.edges, start) - 1
+        if start < stop <= self.edges[span + 1]:
+            found: Floats = ray.get(self.vectors[span])
+            return found[start - self.edges[span] : stop - self.edges[span]]
         return self.take(np.arange(start, stop))
 
     def take(self, rows: NDArray[np.int64]) -> Floats:
         import ray
 
         out = np.empty((len(rows), self.shape[1]), np.float32)
-        edges = np.searchsorted(rows, [*self.starts, self.shape[0]])
-        for start, span, (low, high) in zip(self.starts, self.vectors, pairwise(edges), strict=True):
+        places = pairwise(np.searchsorted(rows, self.edges))
+        for begin, span, (low, high) in zip(self.edges[:-1], self.vectors, places, strict=True):
             if low < high:
-                out[low:high] = ray.get(span)[rows[low:high] - start]
+                out[low:high] = ray.get(span)[rows[low:high] - begin]
         return out
 
 
 def _stored(items: Items) -> Items:
     """The items with the vectors that are in this process's memory put into Ray's store."""
-    return Items(
-        {name: _put(rows) if isinstance(rows, ArrayRows) else rows for name, rows in items.rows.items()}, items.ties
-    )
 
+    def stored(rows: Rows) -> Rows:
+        return StoredRows.of(rows) if isinstance(rows, ArrayRows) else rows
 
-def _put(rows: Rows) -> StoredRows:
-    import ray
-
-    pieces = spans(rows.shape[0])
-    return StoredRows(
-        rows.shape, tuple(start for start, _ in pieces), tuple(ray.put(rows.read(*each)) for each in pieces)
-    )
+    return Items({name: stored(rows) for name, rows in items.rows.items()}, items.ties)
 
 
 def _on_span(function: Callable[..., R], items: Items, *task: Any) -> R:

@@ -16,6 +16,7 @@ from training.events import gathered, positive
 from training.exposure import Exposure, Floats, self_information
 from training.floors import ItemNeighbours, popular_rows
 from training.histories import Pool, Windows, window_rows
+from training.likeness import Likeness
 from training.metrics import (
     Bucket,
     hits_at,
@@ -28,7 +29,6 @@ from training.metrics import (
     rank_of_target,
     recall_at,
 )
-from training.rerank import Likeness
 from training.sasrec import fit_sasrec
 from training.sasrec import rank as rank_next
 from training.spec import EvaluateSpec, GeneratorSpec, SasRecSpec
@@ -149,6 +149,11 @@ def _parts(order: Ints, size: int) -> Iterable[Ints]:
     return (order[start : start + size] for start in range(0, len(order), size))
 
 
+def _hidden(cases: EvaluationCases, spec: EvaluateSpec, part: Ints) -> list[Ints] | None:
+    """What each of these cases is not to be shown."""
+    return cases.seen(part) if spec.exclude_seen else None
+
+
 def _generated(
     model: Generator, trie: Trie, cases: EvaluationCases, spec: EvaluateSpec, keep: list[tuple[Ints, Scores]]
 ) -> Rank:
@@ -162,7 +167,7 @@ def _generated(
     def rank(part: Ints) -> tuple[Ints, Ints]:
         rows, lengths = window_rows(pool, windows.take(part), model.spec.long_events)
         events = gathered(pool.codes, pool.kinds, rows, lengths).to(device)
-        exclude = cases.seen(part) if spec.exclude_seen else None
+        exclude = _hidden(cases, spec, part)
         nodes, scores = search_sids(model, searched, events, spec.beams, exclude, variety)
         keep.append(items_of(searched, nodes, scores, spec.beams, exclude))
         return keep[-1][0], nodes
@@ -184,7 +189,7 @@ def _alike(likeness: Likeness, cases: EvaluationCases, spec: EvaluateSpec) -> Ra
     """All items by likeness alone."""
 
     def rank(part: Ints) -> tuple[Ints, None]:
-        return likeness.nearest(cases.taken(part), spec.beams, cases.seen(part) if spec.exclude_seen else None), None
+        return likeness.nearest(cases.taken(part), spec.beams, _hidden(cases, spec, part)), None
 
     return rank
 
@@ -209,7 +214,7 @@ def _popular(counts: Ints, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
 
 def _near(neighbours: ItemNeighbours, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
     def rank(part: Ints) -> tuple[Ints, None]:
-        return neighbours.rank(cases.taken(part), spec.beams, cases.seen(part) if spec.exclude_seen else None), None
+        return neighbours.rank(cases.taken(part), spec.beams, _hidden(cases, spec, part)), None
 
     return rank
 

@@ -131,7 +131,7 @@ class EvaluateSpec(BaseModel):
 
     `temperature`, `groups` and `diversity` are those of `training.decoding.Variety`; as they are by default, the most
     probable items are ranked. With `vector_weight` what the search found is also put in order by the vectors that the
-    SIDs were made of (`training.rerank`), in a row of its own, and all items by them alone in another. With
+    SIDs were made of (`training.likeness`), in a row of its own, and all items by them alone in another. With
     `sasrec_epochs` a SASRec is trained so long on what the model could learn from, in the shape that `SasRecSpec` has
     by default, and has a row too.
     """

@@ -35,10 +35,10 @@ from training.decoding import beam_search
 from training.events import gathered
 from training.generator import Generator
 from training.launch import launch
+from training.likeness import Likeness
 from training.metrics import ndcg_at, rank_of_target, recall_at
 from training.next_code import NextCode, plan_of
 from training.objectives import objective_of
-from training.rerank import Likeness
 from training.spec import GeneratorSpec, TrainSpec
 from training.trie_tensors import TrieTensors
 

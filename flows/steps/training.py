@@ -33,9 +33,9 @@ from training.checkpoint import RECORD, WEIGHTS, load_generator
 from training.errors import CheckpointMismatch, NothingToTrainOn
 from training.generator import Generator
 from training.launch import TrainResult, launch
+from training.likeness import Likeness
 from training.next_code import NextCode, plan_of
 from training.objectives import objective_of
-from training.rerank import Likeness
 from training.spec import EvaluateSpec, GeneratorSpec
 
 

@@ -1,10 +1,13 @@
-"""A stage is held to the columns it declares."""
+"""A stage is held to the columns it declares; what lies in Ray's store reads as what lies in memory."""
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.compute import InProcess, apply
+import tokenizer.rows
+from pipelines.compute import InProcess, StoredRows, apply
 from pipelines.spec import ComputeSpec
+from tokenizer.rows import ArrayRows
 
 
 class Double:
@@ -36,3 +39,15 @@ def test_a_stage_may_drop_what_it_reads_and_nothing_else():
 def test_a_batch_without_the_column_a_stage_reads_is_refused_before_the_stage_sees_it():
     with pytest.raises(TypeError, match=r"reads \['text'\], which its input lacks"):
         list(InProcess(ComputeSpec()).map(Double, {}, BATCH.drop_columns(["text"]), 10))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_vectors_lie_in_rays_store_span_by_span_and_read_as_those_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer.rows, "SPAN", 10)
+    rows = ArrayRows(np.random.default_rng(0).normal(size=(35, 3)).astype(np.float32))
+    stored = StoredRows.of(rows)
+    assert (stored.shape, len(stored.vectors)) == (rows.shape, 4)
+    for start, stop in ((0, 10), (12, 18), (5, 25), (30, 35), (0, 35), (7, 7), (35, 35)):
+        np.testing.assert_array_equal(stored.read(start, stop), rows.read(start, stop))
+    for some in ([0, 9, 10, 34], [], [20]):
+        np.testing.assert_array_equal(stored.take(np.array(some, np.int64)), rows.take(np.array(some, np.int64)))

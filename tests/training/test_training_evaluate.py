@@ -16,9 +16,9 @@ from training.evaluate import EvaluationCases, contexts, evaluate
 from training.events import gathered
 from training.generator import Generator
 from training.histories import Plan, window_rows
+from training.likeness import Likeness
 from training.models import build_generator
 from training.next_code import NextCode
-from training.rerank import Likeness
 from training.spec import EvaluateSpec, GeneratorSpec, TrainSpec
 from training.trainable import Cursor
 from training.trie_tensors import TrieTensors

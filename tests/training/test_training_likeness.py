@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.rerank import Likeness
+from training.likeness import Likeness
 
 
 @settings(max_examples=60, deadline=None)

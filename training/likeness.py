@@ -67,8 +67,9 @@ class Likeness:
             away_bN = np.maximum(1 - asked_bF @ self.unit.T, 0)
             away_bN[:, bare_N] = np.inf
             away_bN[~asked_bF.any(axis=1)] = np.inf
-            for away_N, rows in zip(away_bN, exclude[part] if exclude is not None else (), strict=False):
-                away_N[rows[rows >= 0]] = np.inf
+            if exclude is not None:
+                for away_N, rows in zip(away_bN, exclude[part], strict=True):
+                    away_N[rows[rows >= 0]] = np.inf
             distance, rows_bW = cheapest(away_bN, most)
             found_BW[part, :most] = np.where(np.isfinite(distance), rows_bW, -1)
         return found_BW
