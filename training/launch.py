@@ -51,6 +51,12 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 3
 BACKOFF_S = 5.0
 POLL_S = 1.0
+KEEPS_MEMORY = {
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
+"""Environment of a worker whose glibc keeps what a step gives back for the next one, which asks for as much again."""
 RAYS_RECORD = "checkpoint_manager_snapshot.json"
 
 Progress = Callable[[str], None]
@@ -157,6 +163,7 @@ def _fit_once(make_trainable: MakeTrainable, spec: TrainSpec, name: str, storage
             storage_path=storage,
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             callbacks=[ReleasePlacement()],
+            worker_runtime_env={"env_vars": KEEPS_MEMORY},
             # Workers that find no place fail after a minute each time; the default is to try for ever.
             failure_config=FailureConfig(max_failures=2, controller_failure_limit=4),
             logging_config=LoggingConfig(log_level="WARNING"),

@@ -2,7 +2,7 @@
 
 Steps of the generator on random histories: tokens a second and the share that they reach of a bare product (GEMM) in
 the same run, for each architecture, on one core or, where there is one, on a GPU in bfloat16; then the same steps by
-Ray Train beside the bare loop in this process, from step 50 on, and how long a step waits for its batch.
+Ray Train and by the bare loop in this process, from step 50 on, and how long a step waits for its batch.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from training.next_code import NextCode, plan_of
 from training.spec import GeneratorSpec, TrainSpec
 from training.trainable import Cursor
 
-SIZES, ITEMS, USERS, WARM, ROUNDS = (256, 256, 256), 20_000, 12_800, 50, 3
+SIZES, ITEMS, USERS, WARM, ROUNDS = (256, 256, 256), 20_000, 12_800, 50, 5
 LARGE = GeneratorSpec(dim=512, layers=8, code_layers=2, heads=8, kv_heads=8, ff=2048)
 LARGER = GeneratorSpec(dim=1024, layers=12, code_layers=2, heads=16, kv_heads=16, ff=4096)
 """Of more than 100 million weights, for a GPU."""
@@ -81,7 +81,7 @@ def gemm(device: torch.device) -> float:
 
 
 def speed(name: str, spec: GeneratorSpec, device: torch.device, steps: int = 30) -> None:
-    """Steps of one generator, forward, backward and optimizer; the first ones on a GPU are not counted."""
+    """Steps of one generator, forward, backward and optimizer, taken twice, of which the first time does not count."""
     loop = Loop(Timed(spec, Path("/dev/null")), TRAIN, Setting(prepare=lambda module: module.to(device)))
     batches = [batch for batch, _ in loop.trainable.batches(0, 1, Cursor(loop.trainable.plan_hash))][:steps]
     peak, took = gemm(device), []
@@ -90,7 +90,7 @@ def speed(name: str, spec: GeneratorSpec, device: torch.device, steps: int = 30)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             return loop.trainable.loss(loop.module, batch.to(device))[0]
 
-    for batch in [*(batches if device.type == "cuda" else []), *batches]:
+    for batch in [*batches, *batches]:
         began = now(device)
         torch.autograd.backward(loss(batch))
         loop.optimizer.step()
@@ -110,21 +110,34 @@ def speed(name: str, spec: GeneratorSpec, device: torch.device, steps: int = 30)
 
 
 def beside_ray() -> None:
-    """The median step of Ray Train with one worker against that of the bare loop, in turns: machines are noisy."""
-    ratios, row = [], {}
+    """What a step of Ray Train with one worker takes of the same step of the bare loop.
+
+    Machines are noisy and steps are not alike: each is compared with itself, and the two take turns at going first.
+    """
+    overheads: list[float] = []
+    row: dict[str, float] = {}
+
+    def bare(path: Path, _: str) -> None:
+        Loop(Timed(GeneratorSpec(), path), TRAIN).run(lambda _, __: None)
+
+    def ray(path: Path, folder: str) -> None:
+        row.update(launch(partial(Timed, GeneratorSpec(), path), TRAIN, "bench", folder).history[0])
+
+    connect(ComputeSpec())
     for number in range(ROUNDS):
-        with tempfile.TemporaryDirectory(prefix="sidmill-bench-") as folder:
-            loop = Loop(Timed(GeneratorSpec(), Path(folder) / "bare.npy"), TRAIN)
-            loop.run(lambda _, __: None)
-            connect(ComputeSpec())
-            done = launch(partial(Timed, GeneratorSpec(), Path(folder) / "ray.npy"), TRAIN, "bench", folder)
-            bare, ray = (
-                statistics.median(np.diff(np.load(Path(folder) / f"{name}.npy"))[WARM:]) for name in ("bare", "ray")
-            )
-        ratios.append(ray / bare)
-        row = done.history[0]
-        print(f"round {number + 1}: step of the bare loop {1000 * bare:.1f} ms, of Ray Train {1000 * ray:.1f} ms")
-    print(f"Ray Train over the bare loop, median of {ROUNDS} rounds: {statistics.median(ratios) - 1:+.1%}")
+        took = {}
+        for way in (bare, ray) if number % 2 else (ray, bare):
+            with tempfile.TemporaryDirectory(prefix="sidmill-bench-") as folder:
+                path = Path(folder) / "began.npy"
+                way(path, folder)
+                took[way] = np.diff(np.load(path))[WARM:]
+        overheads.append(float(np.median(took[ray] / took[bare])) - 1)
+        print(
+            f"round {number + 1}: a step of the bare loop takes {1000 * np.mean(took[bare]):.1f} ms, "
+            f"of Ray Train {1000 * np.mean(took[ray]):.1f} ms, the same step {overheads[-1]:+.1%}",
+            flush=True,
+        )
+    print(f"Ray Train over the bare loop, median of {ROUNDS} rounds: {statistics.median(overheads):+.1%}")
     print(f"waited for data {row['data_wait']:.1%} of the time, padding {row['padding']:.1%}")
 
 
