@@ -5,15 +5,16 @@ from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.behaviour import LogSlice
 from pipelines.ingest import Counts
-from pipelines.user_buckets import bucket_count, in_buckets
+from pipelines.user_buckets import Learnt, bucket_count, in_buckets
 from storage.lake import Lake
 from tokenizer.trie import Trie
 from training.evaluate import EvaluationCases
-from training.events import event_kinds, only_shown, positive
+from training.events import event_kinds, only_shown
 from training.spec import GeneratorSpec
 
 Ints = NDArray[np.int64]
@@ -22,12 +23,14 @@ FOREVER = datetime.max.replace(tzinfo=UTC)
 
 @dataclass(frozen=True)
 class _Bucket:
-    """Of some users: rows and kinds of what was known before each target, how many a case, the rows of the targets; and
-    rows of what the release learnt from, how many a user."""
+    """Of some users: rows and kinds of what is read before each target, how many a case; rows of what was taken before
+    it, how many a case; the rows of the targets; and rows of what the release learnt from, how many a user."""
 
     rows: Ints
     kinds: Ints
-    known: Ints
+    read: Ints
+    taken: Ints
+    taken_of: Ints
     targets: Ints
     learnt: Ints
     learnt_of: Ints
@@ -46,21 +49,18 @@ def evaluation_cases(
     """
     log = LogSlice(version, FOREVER, FOREVER)
     buckets = bucket_count(lake, log)
-    read = in_buckets(lake, log, trie.item_ids, buckets, Counts("evaluation"), learnt)
+    read = in_buckets(lake, log, trie.item_ids, buckets, Counts("evaluation"), Learnt(learnt, trie.item_ids))
     parts = [_bucket(rows, learnt.cutoff, negative_events, model) for rows in read]
     targets = np.concatenate([part.targets for part in parts])
     if not len(targets):
         return None
-    rows = np.concatenate([part.rows for part in parts])
-    bounds = _bounds(np.concatenate([part.known for part in parts]))
     cases = EvaluationCases(
-        codes=trie.codes()[rows],
+        codes=trie.codes()[np.concatenate([part.rows for part in parts])],
         kinds=np.concatenate([part.kinds for part in parts]),
-        offsets=bounds,
-        seen_rows=rows,
-        seen_offsets=bounds,
+        offsets=_bounds(np.concatenate([part.read for part in parts])),
+        taken_rows=np.concatenate([part.taken for part in parts]),
+        taken_offsets=_bounds(np.concatenate([part.taken_of for part in parts])),
         target_rows=targets,
-        rows=rows,
     )
     per_user = _bounds(np.concatenate([part.learnt_of for part in parts]))
     return cases, np.split(np.concatenate([part.learnt for part in parts]), per_user[1:-1])
@@ -76,18 +76,25 @@ def _bucket(rows: pl.DataFrame, cutoff: datetime, negative_events: tuple[str, ..
     target = np.full(user[-1] + 1 if len(user) else 0, -1, np.int64)
     target[user[held_out]] = held_out  # the last one stays
 
-    is_known = row >= 0
-    kinds = event_kinds(table.filter(is_known), shown[is_known], model.behaviours, model.sessions)
-    place, owner, row_known = np.flatnonzero(is_known), user[is_known], row[is_known]
-    before = place < target[owner]
-    learnt = positive(kinds) & ~rows["fresh"].to_numpy()[is_known]
+    def per_user(events: Ints) -> Ints:
+        return np.bincount(user[events], minlength=len(target))
+
+    # Sessions begin among the events that a model reads, as in training.
+    read = np.flatnonzero((row >= 0) & ~(shown & model.positive_only))
+    kinds = event_kinds(table.take(pa.array(read)), shown[read], model.behaviours, model.sessions)
+    before = read < target[user[read]]
+    taken = np.flatnonzero((row >= 0) & ~shown)
+    taken_before = taken[taken < target[user[taken]]]
+    learnt = taken[~rows["fresh"].to_numpy()[taken]]
     return _Bucket(
-        rows=row_known[before],
+        rows=row[read[before]],
         kinds=kinds[before],
-        known=np.bincount(owner[before], minlength=len(target))[target >= 0],
+        read=per_user(read[before])[target >= 0],
+        taken=row[taken_before],
+        taken_of=per_user(taken_before)[target >= 0],
         targets=row[target[target >= 0]],
-        learnt=row_known[learnt],
-        learnt_of=np.bincount(owner[learnt], minlength=len(target)),
+        learnt=row[learnt],
+        learnt_of=per_user(learnt),
     )
 
 

@@ -119,8 +119,21 @@ class Recipe(BaseModel):
     @property
     def hash(self) -> str:
         """16 hex digits over all settings that decide what comes out; where it runs and its text are left out."""
-        settings = self.model_dump(mode="json", exclude={"compute", "about"})
-        return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
+        return _digest(self.model_dump(mode="json", exclude={"compute", "about"}))
+
+    @property
+    def model_hash(self) -> str:
+        """16 hex digits over the settings that decide what a model becomes. How many workers make it, and how often
+        they write it down, is left out: a training that was stopped goes on under other ones."""
+        sections = self.model_dump(mode="json", include={"sequences", "generator", "train"})
+        return _digest({**sections, "train": {k: v for k, v in sections["train"].items() if k not in HOW_IT_RUNS}})
+
+
+HOW_IT_RUNS = ("workers", "cpus_per_worker", "checkpoint_steps", "since_production")
+
+
+def _digest(settings: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def recipes_folder() -> Path:

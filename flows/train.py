@@ -45,7 +45,7 @@ def train(
             "to generate from; train on a release with another codebook.quantizer"
         )
     with open_run("train", lake, recipe or manifest.recipe, {"release": manifest.id}) as run:
-        former = read_model(run.lake, since) if since else production_to_go_on_from(run, manifest)
+        former = _to_go_on_from(run.lake, manifest, since) if since else production_to_go_on_from(run, manifest)
         key = model_key(manifest, run.recipe) + (f"-since-{former['id']}" if former else "")
         model = find_model_by_key(run.lake, key)
         if model is not None:
@@ -72,22 +72,37 @@ def evaluate(lake: str, model: str, recipe: str | dict[str, Any] | None = None) 
         return run.done(model=model, evaluation=evaluate_model(run, manifest, model))
 
 
+def _to_go_on_from(lake: Lake, manifest: Manifest, model: str) -> dict[str, Any]:
+    """The row of a model; raises NothingToTrainOn if it has learnt what the release holds out."""
+    row = read_model(lake, model)
+    cutoff = read_release(lake, row["release"]).cutoff
+    if cutoff > manifest.cutoff:
+        raise NothingToTrainOn(
+            f"{manifest.id} holds out events from {manifest.cutoff.isoformat()} on, and {model} has learnt from those "
+            f"before {cutoff.isoformat()}: leave --since out, or train on a release with a cutoff no earlier"
+        )
+    return row
+
+
 def production_to_go_on_from(run: Run, manifest: Manifest) -> dict[str, Any] | None:
-    """The row of production's model, where `train.since_production` asks for it, and it speaks the release's vocabulary
-    and has the shape that the recipe wants."""
+    """The row of production's model, where `train.since_production` asks for it, and it speaks the release's
+    vocabulary, has the shape that the recipe wants, and has learnt from nothing that the release holds out."""
     current = published(run.lake)
     if not run.recipe.train.since_production or current is None or current.model is None:
         return None
     row = read_model(run.lake, current.model)
     spec = GeneratorSpec.model_validate({"constrained": False, **row["card"]["identity"]["spec"]})
     speaks = row["vocabulary"] == manifest.codebook.vocabulary
-    return row if speaks and spec == run.recipe.generator else None
+    before = read_release(run.lake, row["release"]).cutoff <= manifest.cutoff
+    return row if speaks and before and spec == run.recipe.generator else None
 
 
 def _news(lake: Lake, manifest: Manifest, former: dict[str, Any]) -> bool:
     """Whether a release sees an event that a model has not learnt from."""
-    learnt = log_slice(read_release(lake, former["release"]))
-    return len(users_with_fresh_events(lake, log_slice(manifest), learnt)) > 0
+    from flows.steps.training import learnt_by
+
+    items = open_trie(lake, manifest).item_ids
+    return len(users_with_fresh_events(lake, log_slice(manifest), items, learnt_by(lake, former))) > 0
 
 
 def _publish_pair(run: Run, manifest: Manifest, model: str) -> None:
@@ -110,11 +125,8 @@ def _publish_pair(run: Run, manifest: Manifest, model: str) -> None:
 
 
 def model_key(manifest: Manifest, recipe: Recipe) -> str:
-    """What makes two models the same: the release and the sections of the recipe that shape a model."""
-    shapes = {"sequences": True, "generator": True, "train": True}
-    sections = recipe.model_dump(mode="json", include=shapes, exclude={"train": {"since_production"}})
-    digest = hashlib.blake2b(json.dumps(sections, sort_keys=True).encode(), digest_size=8).hexdigest()
-    return f"{manifest.id}-{manifest.codebook.vocabulary}-{digest}"
+    """What makes two models the same: the release and what of the recipe decides what a model becomes."""
+    return f"{manifest.id}-{manifest.codebook.vocabulary}-{recipe.model_hash}"
 
 
 @step
@@ -127,15 +139,16 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
     from training.evaluate import evaluate
 
     version = run.lake.version("interactions")
-    key = f"{model}:{manifest.id}:{version}:{json.dumps(run.recipe.evaluate.model_dump(mode='json'), sort_keys=True)}"
-    key = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
+    negative = run.recipe.train.negative_events
+    asked = json.dumps([run.recipe.evaluate.model_dump(mode="json"), negative], sort_keys=True)
+    key = hashlib.blake2b(f"{model}:{manifest.id}:{version}:{asked}".encode(), digest_size=8).hexdigest()
     if evaluations(run.lake, key):
         run.say(f"  evaluation skipped: {model} was evaluated on this log already")
         return key
     trie = open_trie(run.lake, manifest)
     row = read_model(run.lake, model)
     spec = GeneratorSpec.model_validate(row["card"]["identity"]["spec"])
-    held_out = evaluation_cases(run.lake, log_slice(manifest), trie, version, run.recipe.train.negative_events, spec)
+    held_out = evaluation_cases(run.lake, log_slice(manifest), trie, version, negative, spec)
     if held_out is None:
         run.say(f"  not evaluated: the log holds no event at or after the cutoff {manifest.cutoff.isoformat()}")
         return None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipelines.behaviour import LogSlice
 from pipelines.ingest import Counts
 from pipelines.spec import SequencesSpec
-from pipelines.user_buckets import ORDER, bucket_count, in_buckets, users_with_fresh_events
+from pipelines.user_buckets import ORDER, Learnt, bucket_count, in_buckets, users_with_fresh_events
 from storage.commit import Provenance, append
 from storage.lake import Lake
 from storage.schemas import SEQUENCES
@@ -41,14 +41,14 @@ def build_sequences(
     codes: NDArray[np.int32],
     buckets: int,
     provenance: Provenance,
-    learnt: LogSlice | None = None,
+    learnt: Learnt | None = None,
     deleted: Collection[str] = (),
 ) -> SequenceCounts:
     """Write the `sequences` of a release once, a commit for each bucket; a call after a kill writes what lacks.
 
     Within a bucket, rows are ordered by user, event time and event id. Events of items without a SID (`deleted` since,
-    or never tokenized) and repeated event ids are counted, not written. Where there is a slice `learnt`, its rows are
-    not `fresh`, and users who have nothing fresh are left out: what is stored and trained on follows what is new.
+    or never tokenized) and repeated event ids are counted, not written. Rows that are `learnt` are not `fresh`, and
+    users who have nothing fresh are left out then: what is stored and trained on follows what is new.
     """
     counts, gone = SequenceCounts("sequences"), pl.Series(sorted(deleted), dtype=pl.String)
     missing = [bucket for bucket in range(buckets) if not _written(lake, release, bucket)]
@@ -56,7 +56,7 @@ def build_sequences(
         counts.rows_in = counts.unchanged = lake.count("sequences", lake.version("sequences"), _of(release))
         counts.check()
         return counts
-    users = users_with_fresh_events(lake, log, learnt) if learnt else None
+    users = users_with_fresh_events(lake, log, items, learnt) if learnt else None
     for bucket, rows in enumerate(in_buckets(lake, log, items, buckets, counts, learnt, users)):
         known = rows.drop_nulls("row")
         unknown = rows.filter(pl.col("row").is_null())["item_id"]

@@ -189,10 +189,10 @@ class FusionSpec(_Spec):
 class SequencesSpec(_Spec):
     """User histories as SIDs: `buckets` by hash of the user, so that training streams a bucket at a time.
 
-    0 is as many as leave some 500,000 events to each, and 8 at least.
+    0 is as many as leave some 500,000 events to each, 8 at least and 512 at most.
     """
 
-    buckets: Annotated[int, Field(ge=0)] = 0
+    buckets: Annotated[int, Field(ge=0, le=512)] = 0
 
 
 class ComputeSpec(_Spec):

@@ -5,6 +5,7 @@ The log is read in small batches, each once. What is held is a batch and a bucke
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
@@ -28,12 +29,23 @@ ORDER = ["user_id", "event_time", "event_id"]
 FILE = "__filename"
 """The column in which Arrow gives the file of a row."""
 BUCKET_EVENTS = 500_000
+MOST_BUCKETS = 512
+"""Each has an open file while a log is spread; where a log has more events, buckets are larger."""
 BATCH_ROWS = 1 << 17
 
 
+@dataclass(frozen=True)
+class Learnt:
+    """What a model has learnt from: the events of a slice of the log whose items had a SID then."""
+
+    log: LogSlice
+    items: pa.Array
+
+
 def bucket_count(lake: Lake, log: LogSlice, fewest: int = 1) -> int:
-    """How many buckets of about BUCKET_EVENTS events there are."""
-    return max(fewest, -(-lake.count("interactions", log.version, log.visible) // BUCKET_EVENTS))
+    """How many buckets of about BUCKET_EVENTS events there are, MOST_BUCKETS at most."""
+    events = lake.count("interactions", log.version, log.visible)
+    return max(fewest, min(MOST_BUCKETS, -(-events // BUCKET_EVENTS)))
 
 
 def user_buckets(users: pa.Array, buckets: int) -> NDArray[np.int64]:
@@ -47,14 +59,14 @@ def in_buckets(
     items: pa.Array,
     buckets: int,
     counts: Counts,
-    learnt: LogSlice | None = None,
+    learnt: Learnt | None = None,
     users: pa.Array | None = None,
 ) -> Iterator[pl.DataFrame]:
     """The visible events, bucket by bucket: EVENT, `row` and `fresh`, in ORDER and each once.
 
-    `row` is the item's place in `items`, null where it is none of them. `fresh` are events that the slice `learnt` does
-    not hold, by its version as well as by its times. With `users` those of all others are passed over. Repeated event
-    ids are counted; one of which a copy is learnt is not fresh.
+    `row` is the item's place in `items`, null where it is none of them. `fresh` are events that are not `learnt`: the
+    slice does not hold them, by its version as well as by its times, or their item had no SID. With `users` those of
+    all others are passed over. Repeated event ids are counted; one of which a copy is learnt is not fresh.
     """
     with TemporaryDirectory(prefix="sidmill-buckets-") as scratch:
         rows, learnt_ids = Path(scratch) / "rows", Path(scratch) / "learnt"
@@ -65,24 +77,29 @@ def in_buckets(
             yield _in_order(rows / str(bucket), learnt_ids / str(bucket), counts)
 
 
-def users_with_fresh_events(lake: Lake, log: LogSlice, learnt: LogSlice) -> pa.Array:
-    """Who has a visible event that the slice `learnt` does not hold; files without one are not read.
+def users_with_fresh_events(lake: Lake, log: LogSlice, items: pa.Array, learnt: Learnt) -> pa.Array:
+    """Who has a visible event of `items` that is not `learnt`; files without one are not read, unless there are items
+    that had no SID.
 
     Where the table was compacted since, or events came again, some who have none are among them.
     """
-    since = (ds.field("arrival_time") > learnt.as_of) | (ds.field("event_time") >= learnt.cutoff)
+    old = learnt.log
+    new_items = items.filter(pc.invert(pc.is_in(items, learnt.items)))
+    fresh = (ds.field("arrival_time") > old.as_of) | (ds.field("event_time") >= old.cutoff)
+    if len(new_items):
+        fresh |= ds.field("item_id").isin(new_items)
     read = partial(lake.batches, "interactions", ["user_id"], rows=BATCH_ROWS, version=log.version)
-    batches = chain(read(where=log.visible & since), read(where=log.visible, since=learnt.version))
+    batches = chain(read(where=log.visible & fresh), read(where=log.visible, since=old.version))
     users = [pc.unique(batch.column("user_id")) for batch in batches]
     return pc.unique(pa.concat_arrays([pa.array([], pa.string()), *users]))
 
 
 def _events(
-    lake: Lake, log: LogSlice, items: pa.Array, counts: Counts, learnt: LogSlice | None, users: pa.Array | None
+    lake: Lake, log: LogSlice, items: pa.Array, counts: Counts, learnt: Learnt | None, users: pa.Array | None
 ) -> Iterator[pa.RecordBatch]:
     """The visible events with `row` and `fresh`, in no order."""
     where = log.visible if users is None else log.visible & ds.field("user_id").isin(users)
-    known = lake.file_names("interactions", learnt.version) if learnt else set()
+    known = lake.file_names("interactions", learnt.log.version) if learnt else set()
     columns = [*EVENT, *([] if learnt is None else ["arrival_time", FILE])]
     for batch in lake.batches("interactions", columns, where, BATCH_ROWS, log.version):
         counts.rows_in += batch.num_rows
@@ -90,10 +107,11 @@ def _events(
         yield batch.append_column("fresh", _fresh(batch, learnt, known)).select([*EVENT, "row", "fresh"])
 
 
-def _rewritten(lake: Lake, log: LogSlice, learnt: LogSlice) -> Iterator[pa.RecordBatch]:
+def _rewritten(lake: Lake, log: LogSlice, learnt: Learnt) -> Iterator[pa.RecordBatch]:
     """Who did what is learnt, by the files that a compaction has taken away since; mostly there are none."""
-    columns = ["user_id", "event_id"]
-    return lake.batches("interactions", columns, learnt.visible, BATCH_ROWS, learnt.version, since=log.version)
+    columns, old = ["user_id", "event_id", "item_id"], learnt.log
+    for batch in lake.batches("interactions", columns, old.visible, BATCH_ROWS, old.version, since=log.version):
+        yield batch.filter(pc.is_in(batch.column("item_id"), learnt.items)).select(columns[:2])
 
 
 def _spread(batches: Iterator[pa.RecordBatch], buckets: int, folder: Path) -> None:
@@ -115,13 +133,16 @@ def _spread(batches: Iterator[pa.RecordBatch], buckets: int, folder: Path) -> No
                     writers[name].write_batch(spread.slice(start, stop - start))
 
 
-def _fresh(batch: pa.RecordBatch, learnt: LogSlice | None, known: set[str]) -> pa.Array:
-    """Which events of a batch the slice does not hold, whose files are the `known` ones."""
+def _fresh(batch: pa.RecordBatch, learnt: Learnt | None, known: set[str]) -> pa.Array:
+    """Which events of a batch are not learnt; the files of the slice are the `known` ones."""
     if learnt is None or (batch.num_rows and file_name(batch.column(FILE)[0].as_py()) not in known):
         return pa.array(np.ones(batch.num_rows, np.bool_))
-    arrived = pc.less_equal(batch.column("arrival_time"), pa.scalar(learnt.as_of, batch.column("arrival_time").type))
-    happened = pc.less(batch.column("event_time"), pa.scalar(learnt.cutoff, batch.column("event_time").type))
-    return pc.invert(pc.and_(arrived, happened))
+    times = {"arrival_time": learnt.log.as_of, "event_time": learnt.log.cutoff}
+    as_of, cutoff = (pa.scalar(time, batch.column(name).type) for name, time in times.items())
+    arrived = pc.less_equal(batch.column("arrival_time"), as_of)
+    happened = pc.less(batch.column("event_time"), cutoff)
+    had_sid = pc.is_in(batch.column("item_id"), learnt.items)
+    return pc.invert(pc.and_(had_sid, pc.and_(arrived, happened)))
 
 
 def _in_order(path: Path, learnt_ids: Path, counts: Counts) -> pl.DataFrame:

@@ -52,32 +52,24 @@ AT_ONCE = 8192
 class EvaluationCases:
     """Held-out events with what came before them; ragged parts are flat, case i holds [offsets[i], offsets[i+1]).
 
-    codes (E, L) and kinds (E,) (see training/events.py) of context events, oldest first, with `offsets` (n+1,);
-    `seen_rows` (S,) into `trie.item_ids` with `seen_offsets` (n+1,); `target_rows` (n,). Row -1 stands for an item that
-    is not in the release. `rows` (E,) are the items of the context events; only neighbours of items ask for them.
+    codes (E, L) and kinds (E,) (see training/events.py) of the context events that the model reads, oldest first, with
+    `offsets` (n+1,); `taken_rows` (T,), the items into `trie.item_ids` of the positive context events, oldest first,
+    with `taken_offsets` (n+1,); `target_rows` (n,). Row -1 stands for an item that is not in the release.
     """
 
     codes: npt.NDArray[np.int32]
     kinds: Ints
     offsets: Ints
-    seen_rows: Ints
-    seen_offsets: Ints
+    taken_rows: Ints
+    taken_offsets: Ints
     target_rows: Ints
-    rows: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.target_rows)
 
-    def seen(self, cases: Ints) -> list[Ints]:
-        """Seen rows of each of these cases."""
-        return [self.seen_rows[self.seen_offsets[case] : self.seen_offsets[case + 1]] for case in cases]
-
     def taken(self, cases: Ints) -> list[Ints]:
-        """Rows of the positive context events of each of these cases; needs `rows`."""
-        if self.rows is None:
-            raise ValueError("these cases name no items of their context events; give EvaluationCases.rows")
-        bounds = [slice(self.offsets[case], self.offsets[case + 1]) for case in cases]
-        return [self.rows[part][positive(self.kinds[part])] for part in bounds]
+        """What the user of each of these cases took; what was only shown is not among it."""
+        return [self.taken_rows[self.taken_offsets[case] : self.taken_offsets[case + 1]] for case in cases]
 
 
 def evaluate(
@@ -91,8 +83,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """What the generator, popularity, neighbours of items and a SASRec come to, a row each, and what was counted.
 
-    With the `likeness` of the trie's rows, and with `cases.rows`, what the generator found has a row in that order too,
-    and retrieval by vectors alone another.
+    With the `likeness` of the trie's rows what the generator found has a row in that order too, and all items by it
+    alone another.
 
     A row has recall, NDCG and MRR with 95 % intervals, recall of prefixes of the target's SID by length, what its lists
     show of the catalogue (`training.exposure`), and the same figures by how many training events the target has (none:
@@ -101,10 +93,10 @@ def evaluate(
     two items share one.
 
     `popularity_counts` (N,) are train events per trie row before the cutoff. `learnt` are the rows of the positive
-    train events of each user, oldest first; without them, or without `cases.rows`, neighbours and SASRec have no row. A
-    target outside the release is a miss for all, is counted in `targets_missing` and is in no bucket of popularity; a
-    target that the user has seen cannot be hit while seen items are left out, and is counted in `targets_seen`. Raises
-    ValueError without a case, for then there is nothing to say.
+    train events of each user, oldest first; without them neighbours and SASRec have no row. A target outside the
+    release is a miss for all, is counted in `targets_missing` and is in no bucket of popularity; a target that the user
+    took before cannot be hit while such items are left out, and is counted in `targets_seen`. Raises ValueError without
+    a case, for then there is nothing to say.
     """
     if not len(cases):
         raise ValueError("evaluation has 0 cases: the split holds out no event; move the cutoff to an earlier time")
@@ -128,15 +120,15 @@ def evaluate(
         rows["reranked"] = judge.row(_reranked(likeness, cases, found), _parts(like, spec.batch_size))
         rows["dense"] = judge.row(_alike(likeness, cases, spec), _parts(like, AT_ONCE))
     rows["popularity"] = judge.row(_popular(popularity_counts, cases, spec), _parts(like, AT_ONCE))
-    if learnt is not None and cases.rows is not None:
+    if learnt is not None:
         neighbours = ItemNeighbours.of(learnt, len(trie), NEAREST)
         row = judge.row(_near(neighbours, cases, spec), _parts(like, AT_ONCE))
         rows["item-knn"] = {**row, "nearest": NEAREST, "newest_events": neighbours.newest}
         long_enough = [rows for rows in learnt if len(rows) > 1]
         if spec.sasrec_epochs and long_enough:
             rows["sasrec"] = judge.row(_next(long_enough, len(trie), cases, spec), _parts(like, AT_ONCE))
-    owner = np.repeat(np.arange(len(cases)), np.diff(cases.seen_offsets))
-    again = owner[known[owner] & (cases.seen_rows == cases.target_rows[owner])]
+    owner = np.repeat(np.arange(len(cases)), np.diff(cases.taken_offsets))
+    again = owner[known[owner] & (cases.taken_rows == cases.target_rows[owner])]
     return {
         **rows,
         "cases": len(cases),
@@ -151,7 +143,7 @@ def _parts(order: Ints, size: int) -> Iterable[Ints]:
 
 def _hidden(cases: EvaluationCases, spec: EvaluateSpec, part: Ints) -> list[Ints] | None:
     """What each of these cases is not to be shown."""
-    return cases.seen(part) if spec.exclude_seen else None
+    return cases.taken(part) if spec.exclude_seen else None
 
 
 def _generated(
@@ -196,18 +188,16 @@ def _alike(likeness: Likeness, cases: EvaluationCases, spec: EvaluateSpec) -> Ra
 
 def contexts(cases: EvaluationCases, spec: GeneratorSpec) -> tuple[Pool, Windows]:
     """What a model reads of each case: its last events, as many as stand before a target in training."""
-    kept = np.flatnonzero(positive(cases.kinds) | (not spec.positive_only))
-    users = np.searchsorted(kept, cases.offsets)
-    kinds = cases.kinds[kept]
-    pool = Pool(cases.codes[kept], kinds, positive(kinds), pa.nulls(len(kept), pa.string()), users)
-    stop = users[1:]
-    return pool, Windows(users[:-1], np.maximum(users[:-1], stop - (spec.max_events - 1)), stop, stop)
+    events = pa.nulls(len(cases.codes), pa.string())
+    pool = Pool(cases.codes, cases.kinds, positive(cases.kinds), events, cases.offsets)
+    first, stop = cases.offsets[:-1], cases.offsets[1:]
+    return pool, Windows(first, np.maximum(first, stop - (spec.max_events - 1)), stop, stop)
 
 
 def _popular(counts: Ints, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
     def rank(part: Ints) -> tuple[Ints, None]:
-        seen = cases.seen(part)
-        return popular_rows(counts, spec.beams, seen if spec.exclude_seen else [rows[:0] for rows in seen]), None
+        taken = cases.taken(part)
+        return popular_rows(counts, spec.beams, taken if spec.exclude_seen else [rows[:0] for rows in taken]), None
 
     return rank
 
@@ -224,11 +214,11 @@ def _next(learnt: Sequence[Ints], items: int, cases: EvaluationCases, spec: Eval
     model = fit_sasrec(learnt, items, SasRecSpec(epochs=spec.sasrec_epochs))
 
     def rank(part: Ints) -> tuple[Ints, None]:
-        taken, seen = cases.taken(part), cases.seen(part)
+        taken = cases.taken(part)
         known = np.flatnonzero([len(rows) for rows in taken])
         found = np.full((len(part), spec.beams), -1, np.int64)
-        exclude = [seen[at] for at in known] if spec.exclude_seen else None
-        found[known] = rank_next(model, [taken[at] for at in known], spec.beams, exclude)
+        some = [taken[at] for at in known]
+        found[known] = rank_next(model, some, spec.beams, some if spec.exclude_seen else None)
         return found, None
 
     return rank

@@ -116,7 +116,12 @@ class Generator(nn.Module, ABC):
         return key * self.sizes[level] + codes
 
     def _hashed(self, level: int, key: Tensor) -> list[Tensor]:
-        return [((key + level * start) * odd >> 20) % self.spec.prefix_buckets for odd, start in HASHES]
+        # In 64 bits, which wrap around, as those of tensors do.
+        starts = [(level * start + (1 << 63)) % (1 << 64) - (1 << 63) for _, start in HASHES]
+        return [
+            ((key + start) * odd >> 20) % self.spec.prefix_buckets
+            for (odd, _), start in zip(HASHES, starts, strict=True)
+        ]
 
     def embed_events(self, events: Events) -> Tensor:
         """One embedding an event (B, E, D): the sum of those of its codes and of it as a whole."""

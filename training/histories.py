@@ -30,7 +30,9 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 SHUFFLE_WINDOWS = 65_536
-"""Windows shuffled as one; about 100 MB at 32 events of 3 codes, and buckets are shuffled as wholes besides."""
+"""Windows shuffled as one; buckets are shuffled as wholes besides."""
+SHUFFLE_EVENTS = 4_000_000
+"""Events held as one, a bucket more at most, however few windows they have: about 300 MB."""
 SORTED_STEPS = 64
 """Steps whose windows are put in order of length together."""
 
@@ -169,22 +171,17 @@ def read_pool(table: pa.Table, plan: Plan, where: str) -> Pool:
         )
     starts = _user_starts(table, where)
     shown = only_shown(table, plan.negative_events)
+    if plan.positive_only:
+        # Before sessions are looked for: their first events are among those that are read.
+        table, codes, starts = (
+            table.filter(~shown),
+            codes[~shown],
+            np.unique(np.searchsorted(np.flatnonzero(~shown), starts)),
+        )
+        shown = shown[~shown]
     kinds = event_kinds(table, shown, plan.behaviours, plan.sessions)
     wanted = ~shown & table["fresh"].to_numpy() if plan.fresh_only else ~shown
-    pool = Pool(codes, kinds, wanted, table["event_id"].combine_chunks(), starts)
-    return _positive(pool) if plan.positive_only else pool
-
-
-def _positive(pool: Pool) -> Pool:
-    """The pool without what was only shown."""
-    kept = pool.positive_rows
-    return Pool(
-        pool.codes[kept],
-        pool.kinds[kept],
-        pool.wanted[kept],
-        pool.event_ids.take(pa.array(kept)),
-        np.unique(np.searchsorted(kept, pool.users)),
-    )
+    return Pool(codes, kinds, wanted, table["event_id"].combine_chunks(), starts)
 
 
 def _user_starts(table: pa.Table, where: str) -> Ints:
@@ -218,16 +215,16 @@ def _pools(plan: Plan, read_bucket: ReadBucket, epoch: int) -> Iterator[tuple[Po
     """The epoch's pools of whole buckets in shuffled order, each with the windows of its steps."""
     order = np.random.default_rng([plan.seed, epoch]).permutation(plan.buckets)
     waiting: list[Pool] = []
-    waiting_windows = 0
+    held = np.zeros(2, np.int64)
     for turn, bucket in enumerate(order.tolist()):
         pool = read_pool(read_bucket(bucket), plan, f"{plan.source} bucket {bucket}")
         waiting.append(pool)
-        waiting_windows += len(cut(pool.users, pool.wanted, plan.max_events, plan.one_target))
-        if waiting_windows >= SHUFFLE_WINDOWS or turn == plan.buckets - 1:
+        held += (len(cut(pool.users, pool.wanted, plan.max_events, plan.one_target)), len(pool.codes))
+        if (held >= (SHUFFLE_WINDOWS, SHUFFLE_EVENTS)).any() or turn == plan.buckets - 1:
             merged = _merge(waiting)
             windows = cut(merged.users, merged.wanted, plan.max_events, plan.one_target)
             yield merged, _steps(windows, plan.batch_size, np.random.default_rng([plan.seed, epoch, turn + 1]))
-            waiting, waiting_windows = [], 0
+            waiting, held[:] = [], 0
 
 
 def _steps(windows: Windows, size: int, draw: np.random.Generator) -> list[Windows]:

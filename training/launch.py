@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import logging
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from textwrap import shorten
 
 import pyarrow.fs
@@ -65,10 +65,14 @@ Row = dict[str, float]
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished run: its last checkpoint on this machine, and {epoch, loss, tokens_per_s, seconds} an epoch."""
+    """A finished run: its last checkpoint on this machine, and {epoch, loss, tokens_per_s, seconds} an epoch.
+
+    Of a run in a store the checkpoint is a copy, which lasts as long as this does.
+    """
 
     checkpoint_dir: Path
     history: list[Row]
+    copy: TemporaryDirectory[str] | None = field(default=None, compare=False)
 
 
 def launch(
@@ -100,9 +104,17 @@ def launch(
     checkpoint = done.checkpoint
     if checkpoint is None:
         raise TrainingFailed(f"{storage}/{name}: the run ended without a checkpoint; delete it and run again")
-    local = isinstance(checkpoint.filesystem, pyarrow.fs.LocalFileSystem)
-    directory = checkpoint.path if local else checkpoint.to_directory(tempfile.mkdtemp(prefix="sidmill-model-"))
-    return TrainResult(Path(directory), _history(done))
+    if isinstance(checkpoint.filesystem, pyarrow.fs.LocalFileSystem):
+        return TrainResult(Path(checkpoint.path), _history(done))
+    copy = TemporaryDirectory(prefix="sidmill-model-")
+    return TrainResult(Path(checkpoint.to_directory(copy.name)), _history(done), copy)
+
+
+def forget(name: str, storage_path: str) -> None:
+    """Take away what a run has stored, where it is there."""
+    filesystem, path = pyarrow.fs.FileSystem.from_uri(f"{storage_path}/{name}")
+    if filesystem.get_file_info(path).type is not pyarrow.fs.FileType.NotFound:
+        filesystem.delete_dir(path)
 
 
 def _fit(

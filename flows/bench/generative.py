@@ -155,7 +155,7 @@ class Histories:
 def fused_vectors(split: Split, settings: Settings) -> NDArray[np.float32]:
     """Fused vectors of all items, float32 (N, D), fitted on the training events; kept."""
     parts = (settings.collaborative, settings.fusion)
-    path = CACHE / f"vectors-{_digest(split.train, settings.modalities, *parts)}.npy"
+    path = CACHE / f"vectors-{digest_of(split.train, settings.modalities, *parts)}.npy"
     if not path.exists():
         world = World(split.catalogue, settings.fusion.seed, cold=0.0)
         with one_thread():
@@ -233,7 +233,7 @@ def searched(split: Split, settings: Settings) -> Search:
     in_trie = trie.find_rows(pa.array(split.catalogue.ids))
     codes = trie.codes()[in_trie].astype(np.int32)
     train = settings.train.model_copy(update={"workers": machine_cpus()})
-    name = f"generator-{_digest([*split.train, codes.ravel()], settings.generator, train)}"
+    name = f"generator-{digest_of([*split.train, codes.ravel()], settings.generator, train)}"
     plan = plan_of(name, BUCKETS, trie.sizes, settings.generator, train)
     connect(ComputeSpec())
     start = None
@@ -266,7 +266,7 @@ def searched(split: Split, settings: Settings) -> Search:
     return search
 
 
-def _digest(rows: Sequence[NDArray[np.integer]], *settings: BaseModel | tuple[str, ...]) -> str:
+def digest_of(rows: Sequence[NDArray[np.integer]], *settings: BaseModel | tuple[str, ...]) -> str:
     """16 hex digits over arrays and settings."""
     digest = hashlib.blake2b(digest_size=8)
     for each in rows:

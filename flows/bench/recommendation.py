@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from flows.bench.catalogues import CATALOGUES
-from flows.bench.generative import GENERATORS, HEADLINE, dense, generator, reranked
+from flows.bench.generative import CACHE, GENERATORS, HEADLINE, dense, digest_of, generator, reranked
 from flows.bench.split import WIDTH, Recommend, Split, say, split_of
 from training.floors import ItemNeighbours, popular_rows
 from training.metrics import mrr, ndcg_at, rank_of_target, recall_at, recall_interval
@@ -48,8 +48,25 @@ def item_knn(split: Split) -> Recommend:
 
 
 def sasrec(split: Split) -> Recommend:
-    """SASRec as of the epoch with the best validation ndcg@10; it ends after PATIENCE epochs without a better one."""
-    spec, began = SasRecSpec(), time.perf_counter()
+    """SASRec as of the epoch with the best validation ndcg@10; kept."""
+    spec = SasRecSpec()
+    path = CACHE / f"sasrec-{digest_of([*split.train, split.validation], spec)}.pt"
+    if not path.exists():
+        best = best_sasrec(split, spec)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(best, path)
+    model = SasRec(spec, split.items).eval()
+    model.load_state_dict(torch.load(path))
+
+    def recommend(histories: Sequence[Ints], exclude_seen: bool) -> Ints:
+        return rank(model, histories, WIDTH, histories if exclude_seen else None)
+
+    return recommend
+
+
+def best_sasrec(split: Split, spec: SasRecSpec) -> dict[str, torch.Tensor]:
+    """The weights of the best epoch; training ends after PATIENCE epochs without a better one."""
+    began = time.perf_counter()
     best: dict[str, torch.Tensor] = {}
     found: list[float] = []
 
@@ -64,13 +81,8 @@ def sasrec(split: Split) -> Recommend:
         )
         return len(found) - int(np.argmax(found)) > PATIENCE
 
-    model = fit_sasrec(split.train, split.items, spec, judge)
-    model.load_state_dict(best)
-
-    def recommend(histories: Sequence[Ints], exclude_seen: bool) -> Ints:
-        return rank(model, histories, WIDTH, histories if exclude_seen else None)
-
-    return recommend
+    fit_sasrec(split.train, split.items, spec, judge)
+    return best
 
 
 ROWS: dict[str, Callable[[Split], Recommend]] = {

@@ -6,7 +6,10 @@ Ray Train and by the bare loop in this process, from step 50 on, and how long a 
 """
 
 import argparse
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from functools import partial
@@ -24,7 +27,7 @@ from tokenizer.trie import Trie
 from tokenizer.trie_masks import TrieMasks
 from tokenizer.work import one_thread
 from training.histories import Batch
-from training.launch import launch
+from training.launch import KEEPS_MEMORY, launch
 from training.loop import Loop, Setting
 from training.models import ARCHITECTURES
 from training.next_code import NextCode, plan_of
@@ -112,13 +115,14 @@ def speed(name: str, spec: GeneratorSpec, device: torch.device, steps: int = 30)
 def beside_ray() -> None:
     """What a step of Ray Train with one worker takes of the same step of the bare loop.
 
-    Machines are noisy and steps are not alike: each is compared with itself, and the two take turns at going first.
+    Machines are noisy and steps are not alike: each is compared with itself, and the two take turns at going first. The
+    bare loop has a process of its own, in the environment that workers have.
     """
     overheads: list[float] = []
     row: dict[str, float] = {}
 
     def bare(path: Path, _: str) -> None:
-        Loop(Timed(GeneratorSpec(), path), TRAIN).run(lambda _, __: None)
+        subprocess.run([sys.executable, "-m", __name__, path], env={**os.environ, **KEEPS_MEMORY}, check=True)
 
     def ray(path: Path, folder: str) -> None:
         row.update(launch(partial(Timed, GeneratorSpec(), path), TRAIN, "bench", folder).history[0])
@@ -141,6 +145,12 @@ def beside_ray() -> None:
     print(f"waited for data {row['data_wait']:.1%} of the time, padding {row['padding']:.1%}")
 
 
+def bare_loop(path: Path) -> None:
+    """The steps of Ray Train in this process, without it."""
+    torch.set_num_threads(TRAIN.cpus_per_worker)
+    Loop(Timed(GeneratorSpec(), path), TRAIN).run(lambda _, __: None)
+
+
 def run(options: argparse.Namespace) -> None:
     """Print all figures."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -151,3 +161,7 @@ def run(options: argparse.Namespace) -> None:
         if device.type == "cuda":
             speed("rq_transformer, larger", LARGER, device)
         beside_ray()
+
+
+if __name__ == "__main__":
+    bare_loop(Path(sys.argv[1]))

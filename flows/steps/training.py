@@ -20,6 +20,7 @@ from pipelines.assign import encoded_vectors
 from pipelines.compute import connect
 from pipelines.embed import matrix
 from pipelines.sequences import build_sequences, fresh_of, read_bucket, sequence_buckets
+from pipelines.user_buckets import Learnt
 from storage.catalogue import deleted_items, segments
 from storage.errors import LakeNotFound
 from storage.lake import Lake
@@ -32,11 +33,20 @@ from training.align import Arrays, ItemAlignment, aligned
 from training.checkpoint import RECORD, WEIGHTS, load_generator
 from training.errors import CheckpointMismatch, NothingToTrainOn
 from training.generator import Generator
-from training.launch import TrainResult, launch
+from training.launch import TrainResult, forget, launch
 from training.likeness import Likeness
 from training.next_code import NextCode, plan_of
 from training.objectives import objective_of
 from training.spec import EvaluateSpec, GeneratorSpec
+
+ALIGN = "-align"
+"""Ends the name of the run that aligns codes for another."""
+
+
+def learnt_by(lake: Lake, model: dict[str, Any]) -> Learnt:
+    """What the model of a row has learnt from, itself or what it went on from."""
+    manifest = read_release(lake, model["release"])
+    return Learnt(log_slice(manifest), open_trie(lake, manifest).item_ids)
 
 
 @step
@@ -46,7 +56,7 @@ def sequences(run: Run, manifest: Manifest, trie: Trie, former: dict[str, Any] |
     What the `former` model has learnt from is marked.
     """
     log = log_slice(manifest)
-    learnt = log_slice(read_release(run.lake, former["release"])) if former else None
+    learnt = learnt_by(run.lake, former) if former else None
     buckets = sequence_buckets(run.lake, log, run.recipe.sequences)
     # Users are in other buckets where there are more or fewer of them.
     source = f"{manifest.id}-in-{buckets}" + (f"-since-{former['id']}" if former else "")
@@ -94,7 +104,7 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, former: dic
     )
     fit = partial(
         launch,
-        storage_path=f"{run.lake.uri}/training",
+        storage_path=_storage(run.lake),
         use_gpu=gpus >= recipe.train.workers,
         progress=lambda line: run.say(f"    {line}"),
     )
@@ -110,7 +120,7 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, former: dic
         partial(read_bucket, run.lake, source),
         manifest.codebook.vocabulary,
         manifest.id,
-        run.recipe.hash,
+        run.recipe.model_hash,
         objective_of(recipe.train),
         start,
         partial(_masks, run.lake, manifest),
@@ -126,9 +136,17 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, former: dic
             history=result.history,
             weights=weights,
         )
-    return record_model(
+    model = record_model(
         run.lake, key, manifest.id, manifest.codebook.vocabulary, weights, card, run.provenance(**manifest.versions)
     )
+    for name in (key, f"{key}{ALIGN}"):
+        forget(name, _storage(run.lake))
+    return model
+
+
+def _storage(lake: Lake) -> str:
+    """What the runs of Ray Train are below while they are under way."""
+    return f"{lake.uri}/training"
 
 
 def _masks(lake: Lake, manifest: Manifest) -> TrieMasks:
@@ -187,6 +205,6 @@ def _aligned(run: Run, manifest: Manifest, key: str, fit: Callable[..., TrainRes
             spec.seed,
         )
         alone = spec.model_copy(update={"epochs": spec.align_epochs, "checkpoint_steps": 0, "sharding": False})
-        result = fit(partial(copy, items), alone, f"{key}-align")
+        result = fit(partial(copy, items), alone, f"{key}{ALIGN}")
         view.note(f"{both.height:,} items, loss {result.history[-1]['loss']:.3f}", history=result.history)
     return aligned(result.checkpoint_dir)

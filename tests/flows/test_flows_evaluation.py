@@ -22,7 +22,6 @@ ITEMS = [f"i{number}" for number in range(6)]  # i6, i7 have no SID
 CODES = np.stack(np.unravel_index(np.arange(6), (3, 2)), axis=1).astype(np.int32)
 TRIE = Trie.build(CODES, pa.array(ITEMS), (3, 2))
 ROW = {item: TRIE.item_ids.to_pylist().index(item) for item in ITEMS}
-MODEL = GeneratorSpec(behaviours=("buy",), sessions=True)
 TYPES = ("click", "buy", "impression")
 CUTOFF, ARRIVED = 300, 2
 
@@ -40,12 +39,12 @@ given_rows = st.lists(
 )
 
 
-def known(history: list[Row]) -> list[tuple[int, int]]:
-    """(row in the trie, kind) of the events of a user that have a SID."""
+def known(history: list[Row], positive_only: bool) -> list[tuple[int, int]]:
+    """(row in the trie, kind) of the events of a user that have a SID and are read."""
     found: list[tuple[int, int]] = []
     last: Row | None = None
     for each in history:
-        if each["item_id"] not in ITEMS:
+        if each["item_id"] not in ITEMS or (positive_only and each["event_type"] == "impression"):
             continue
         kind = {"click": 0, "buy": OF_ONE_EVENT, "impression": SHOWN}[each["event_type"]]
         if last is None:
@@ -59,8 +58,8 @@ def known(history: list[Row]) -> list[tuple[int, int]]:
     return found
 
 
-def plain(rows: list[Row]) -> tuple[dict[str, Any], list[list[int]]]:
-    """Per user with a target: what is known before it, and the target; and what each user learnt from."""
+def plain(rows: list[Row], positive_only: bool) -> tuple[dict[str, Any], list[list[int]]]:
+    """Per user with a target: what is read and what was taken before it, and the target; and what each learnt from."""
     cases, learnt = {}, []
     for user in {row["user_id"] for row in rows}:
         history = sorted(
@@ -73,7 +72,8 @@ def plain(rows: list[Row]) -> tuple[dict[str, Any], list[list[int]]]:
             at = history.index(held_out[-1])
             target = ROW.get(held_out[-1]["item_id"], -1)
             # What comes before does not depend on what comes after.
-            cases[user] = (known(history[:at]), target)
+            before = [row for row in history[:at] if row in taken and row["item_id"] in ITEMS]
+            cases[user] = (known(history[:at], positive_only), [ROW[row["item_id"]] for row in before], target)
         arrived = START + timedelta(days=ARRIVED)
         seen = [row for row in taken if row["event_time"] < before_cutoff and row["arrival_time"] <= arrived]
         learnt.append([ROW[row["item_id"]] for row in seen if row["item_id"] in ITEMS])
@@ -81,10 +81,15 @@ def plain(rows: list[Row]) -> tuple[dict[str, Any], list[list[int]]]:
 
 
 @settings(max_examples=25, deadline=None)
-@given(first=given_rows, again=st.booleans(), per_bucket=st.integers(1, 40))
+@given(first=given_rows, again=st.booleans(), per_bucket=st.integers(1, 40), positive_only=st.booleans())
 def test_cases_are_those_of_a_plain_loop(
-    tmp_path_factory: pytest.TempPathFactory, first: list[tuple[Any, ...]], again: bool, per_bucket: int
+    tmp_path_factory: pytest.TempPathFactory,
+    first: list[tuple[Any, ...]],
+    again: bool,
+    per_bucket: int,
+    positive_only: bool,
 ) -> None:
+    model = GeneratorSpec(behaviours=("buy",), sessions=True, positive_only=positive_only)
     lake = Lake(str(tmp_path_factory.mktemp("lake")))
     rows = [
         event(user, item, minute, day, name) | {"event_type": kind, "session_id": session}
@@ -97,16 +102,23 @@ def test_cases_are_those_of_a_plain_loop(
     learnt = LogSlice(version, START + timedelta(days=ARRIVED), START + timedelta(minutes=CUTOFF))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(user_buckets, "BUCKET_EVENTS", per_bucket)
-        found = evaluation_cases(lake, learnt, TRIE, version, ("impression",), MODEL)
-    wanted, wanted_learnt = plain(rows)
+        found = evaluation_cases(lake, learnt, TRIE, version, ("impression",), model)
+    wanted, wanted_learnt = plain(rows, positive_only)
     assert (found is None) == (not wanted)
     if found is None:
         return
     cases, learnt_rows = found
+    taken = cases.taken(np.arange(len(cases)))
     made = [
-        (tuple(zip(cases.seen_rows[a:b].tolist(), cases.kinds[a:b].tolist(), strict=True)), target)
-        for a, b, target in zip(cases.offsets, cases.offsets[1:], cases.target_rows.tolist(), strict=False)
+        (
+            [(tuple(codes), kind) for codes, kind in zip(cases.codes[a:b], cases.kinds[a:b].tolist(), strict=True)],
+            rows.tolist(),
+            target,
+        )
+        for a, b, rows, target in zip(cases.offsets, cases.offsets[1:], taken, cases.target_rows.tolist(), strict=False)
     ]
-    assert sorted(made) == sorted((tuple(before), target) for before, target in wanted.values())
-    assert np.array_equal(cases.codes, TRIE.codes()[cases.seen_rows])
+    codes = [tuple(sid) for sid in TRIE.codes()]
+    assert sorted(made) == sorted(
+        ([(codes[row], kind) for row, kind in read], *rest) for read, *rest in wanted.values()
+    )
     assert sorted(rows.tolist() for rows in learnt_rows if len(rows)) == sorted(wanted_learnt)

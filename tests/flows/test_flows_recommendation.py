@@ -77,3 +77,22 @@ def test_it_prints_a_table_with_and_without_what_was_seen(data: Path, capsys: py
 def test_a_row_that_is_not_there_is_named(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["bench", "recommendation", str(data), "--rows", "popular"]) == 1
     assert "popular is none of popularity, item-knn, sasrec" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_what_is_trained_once_is_not_trained_again(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["bench", "recommendation", str(data), "--rows", "sasrec", "dense", "reranked", "generator"]
+    tables = []
+    for _ in range(2):
+        assert run_command(command) == 0
+        lines = capsys.readouterr().out.splitlines()
+        tables.append([line for line in lines if line.startswith("|")])
+        epochs = [line for line in lines if " epoch " in line]
+        assert bool(epochs) == (len(tables) == 1)
+    assert tables[0] == tables[1]
+    recalls = {line.split("|")[1].strip(): float(line.split("|")[3]) for line in tables[0] if line[2] in "sdrg"}
+    # Ten items of the twenty that a user may take.
+    assert min(recalls.values()) > 0.3, recalls

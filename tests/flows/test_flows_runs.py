@@ -224,7 +224,15 @@ def test_a_model_trained_for_a_backfill_is_published_with_it_and_the_training_sa
         with open_run("train", lake.uri, settings, {}) as run:
             former = production_to_go_on_from(run, read_release(lake, release))
         assert (former is not None and former["id"] == model) == going
-    assert model_key(made, Settings.model_validate(other)) == model_key(made, Settings.model_validate(going_on))
+    same = {
+        **going_on,
+        "train": {**going_on["train"], "workers": 1, "cpus_per_worker": 2, "checkpoint_steps": 7},  # type: ignore[dict-item]
+        "evaluate": {"beams": 50},
+        "gates": {},
+    }
+    seeded = {**other, "train": {**recipe["train"], "seed": 1}}  # type: ignore[dict-item]
+    keys = [model_key(made, Settings.model_validate(each)) for each in (other, going_on, same, seeded)]
+    assert keys[0] == keys[1] == keys[2] != keys[3]
     for _ in range(2):
         assert run_command(["release", "rollback", "--to", "r-000001", "--lake", lake.uri]) == 0
     assert "production -> (r-000001, no model) already, nothing was moved" in capsys.readouterr().out

@@ -1,5 +1,10 @@
 """The stages of a training, and one that goes on from a model on what arrived since."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -8,10 +13,13 @@ from test_flows_runs import Recipe, sids, start
 
 from conftest import START, write_log
 from flows.nightly import nightly
-from flows.train import train
+from flows.recipe import Recipe as Settings
+from flows.run import open_run
+from flows.train import production_to_go_on_from, train
 from storage.models import models
 from storage.releases import published, read_release
 from storage.runs import runs
+from training.checkpoint import read_record
 from training.errors import CheckpointMismatch, LossDiverged, NothingToTrainOn
 
 
@@ -57,6 +65,13 @@ def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_n
     with pytest.raises(CheckpointMismatch, match="another \\[generator\\]"):
         train(lake.uri, other, since="m-000001")
 
+    # A release with an earlier cutoff holds out what the model has learnt from.
+    early = {**recipe, "train": {**recipe["train"], "since_production": True}}  # type: ignore[dict-item]
+    with pytest.raises(NothingToTrainOn, match=f"{first['release']} holds out events from .* leave --since out"):
+        train(lake.uri, release=first["release"], since=second["id"])
+    with open_run("train", lake.uri, early, {}) as run:
+        assert production_to_go_on_from(run, read_release(lake, first["release"])) is None
+
     # By the recipe alone, without an event that production has not learnt from, its model stays.
     going_on = {**recipe, "train": {**recipe["train"], "since_production": True}}  # type: ignore[dict-item]
     assert train(lake.uri, going_on)["model"] == published(lake).model  # type: ignore[union-attr]
@@ -68,3 +83,30 @@ def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_n
         train(lake.uri, wild)
     assert len(models(lake)) == 3
     assert published(lake) == before
+
+
+@pytest.mark.slow
+def test_a_training_whose_process_was_killed_goes_on_with_other_workers_and_another_evaluation(
+    tmp_path: Path, small: Path, recipe: Recipe
+) -> None:
+    recipe["train"] = {**recipe["train"], "workers": 2, "epochs": 40}  # type: ignore[dict-item]
+    lake = start(str(tmp_path / "lake"), small, recipe)
+    script = "from infra.settings import configure; configure(); from flows.train import train; train(sys.argv[1])"
+    command = [sys.executable, "-c", f"import sys; {script}", lake.uri]
+    root, training = Path(__file__).parents[2], Path(lake.uri) / "training"
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=root, start_new_session=True)
+    while not list(training.glob("*/step-*-epoch-00003")) and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    (kept,) = training.glob("*/step-*-epoch-00003")
+    before = read_record(kept).history
+    changed = {**recipe, "train": {**recipe["train"], "workers": 1}, "evaluate": {"beams": 30}}  # type: ignore[dict-item]
+    train(lake.uri, changed)
+    (model,) = models(lake)
+    stages = {stage["name"]: stage for stage in runs(lake)[-1].stages}
+    assert stages["train"]["history"][:3] == list(before), "these epochs were not trained again"
+    assert len(stages["train"]["history"]) == 40
+    assert model["card"]["identity"]["recipe"] == Settings.model_validate(changed).model_hash
+    assert not list(training.iterdir()), "what a training needs to go on is gone once its model is recorded"
+    assert train(lake.uri, recipe)["model"] == model["id"]

@@ -16,7 +16,7 @@ from log_rows import START, WHO, Row, deliver, event
 from pipelines import sequences
 from pipelines.behaviour import LogSlice
 from pipelines.sequences import build_sequences, read_bucket
-from pipelines.user_buckets import user_buckets
+from pipelines.user_buckets import Learnt, user_buckets
 from storage.commit import append
 from storage.lake import Lake
 
@@ -30,7 +30,7 @@ def visible(lake: Lake, days: int = 9, minutes: int = 10**6) -> LogSlice:
     return LogSlice(version, START + timedelta(days=days), START + timedelta(minutes=minutes))
 
 
-def build(lake: Lake, release: str, log: LogSlice, learnt: LogSlice | None = None, deleted: Iterable[str] = ()) -> Any:
+def build(lake: Lake, release: str, log: LogSlice, learnt: Learnt | None = None, deleted: Iterable[str] = ()) -> Any:
     return build_sequences(lake, release, log, pa.array(ITEMS), CODES, BUCKETS, WHO, learnt, set(deleted))
 
 
@@ -81,7 +81,7 @@ def test_what_a_training_learnt_from_is_not_fresh(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
     old_and_new = [event(0, 1, 5, 0, 0), event(0, 2, 15, 0, 1), event(1, 3, 3, 2, 2)]
     deliver(lake, [*old_and_new, event(2, 4, 6, 0, 3), event(2, 1, 7, 0, 4)], "log:0")
-    counts = build(lake, "r-2", visible(lake), visible(lake, days=1, minutes=10))
+    counts = build(lake, "r-2", visible(lake), Learnt(visible(lake, days=1, minutes=10), pa.array(ITEMS)))
     # e0 was there in time; e1 happened after the former cutoff; e2 happened before it, and arrived late; nothing of the
     # third user is new.
     assert counts.rows_in == 3
@@ -89,14 +89,22 @@ def test_what_a_training_learnt_from_is_not_fresh(tmp_path: Path) -> None:
 
 
 @settings(max_examples=12, deadline=None)
-@given(first=rows, late=rows, days=st.integers(0, 5), cutoff=st.integers(1, 31), compacted=st.booleans())
-def test_fresh_is_what_was_not_there_for_the_former_training_whenever_it_is_said_to_have_arrived(
+@given(
+    first=rows,
+    late=rows,
+    days=st.integers(0, 5),
+    cutoff=st.integers(1, 31),
+    compacted=st.booleans(),
+    had_sid=st.sets(st.sampled_from([*ITEMS, "i7"])),
+)
+def test_fresh_is_what_the_former_training_had_no_event_or_no_sid_for_whenever_it_is_said_to_have_arrived(
     tmp_path_factory: pytest.TempPathFactory,
     first: list[tuple[int, ...]],
     late: list[tuple[int, ...]],
     days: int,
     cutoff: int,
     compacted: bool,
+    had_sid: set[str],
 ) -> None:
     lake = Lake(str(tmp_path_factory.mktemp("lake")))
     # An event may be delivered again, as of another day.
@@ -106,7 +114,7 @@ def test_fresh_is_what_was_not_there_for_the_former_training_whenever_it_is_said
         for each in (first, late)
     ]
     deliver(lake, deliveries[0], "log:0")
-    learnt = visible(lake, days, cutoff)
+    learnt = Learnt(visible(lake, days, cutoff), pa.array(sorted(had_sid), pa.string()))
     deliver(lake, deliveries[1], "log:1")
     if not lake.exists("interactions"):
         return
@@ -116,7 +124,9 @@ def test_fresh_is_what_was_not_there_for_the_former_training_whenever_it_is_said
     old = {
         row["event_id"]
         for row in deliveries[0]
-        if row["arrival_time"] <= learnt.as_of and row["event_time"] < learnt.cutoff
+        if row["arrival_time"] <= learnt.log.as_of
+        and row["event_time"] < learnt.log.cutoff
+        and row["item_id"] in had_sid
     }
     everything = {row["event_id"]: row for each in deliveries for row in each if row["item_id"] in ITEMS}
     found = {row["event_id"]: row["fresh"] for row in stored(lake, "r-1")}

@@ -1,5 +1,6 @@
 """Faults of a training on Ray Train: what dies or is full once, and what the run is then."""
 
+import json
 import os
 import resource
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -20,7 +22,7 @@ from ray.train.v2._internal.execution import storage
 
 from pipelines.compute import connect
 from pipelines.spec import ComputeSpec
-from training import checkpoint
+from training import checkpoint, histories
 from training.checkpoint import RECORD, read_record, save_file
 from training.errors import LossDiverged
 from training.histories import Batch
@@ -33,11 +35,39 @@ from training.worker import drafts_of
 SPEC = TrainSpec(workers=1, epochs=2, warmup_steps=5, checkpoint_steps=3, schedule="cosine")
 
 
+Steps = dict[tuple[int, int], list[str]]
+"""Events of each step, by epoch and the samples that it ends."""
+
+
+def undisturbed() -> Steps:
+    plan = Cursor(loops.PLAN.hash), Cursor(loops.PLAN.hash, 1)
+    return {
+        (cursor.epoch, cursor.sample): sorted(batch.event_ids.to_pylist())
+        for each in plan
+        for batch, cursor in histories.batches(loops.PLAN, loops.read, 0, 1, each)
+    }
+
+
+def taken(folder: Path) -> Steps:
+    """What all workers have taken steps on; a step that is taken again, on the same share, counts once."""
+    steps: dict[tuple[int, int], set[str]] = {}
+    for path in folder.glob("taken-*"):
+        for epoch, sample, events in map(json.loads, path.read_text().splitlines()):
+            steps.setdefault((epoch, sample), set()).update(events)
+    return {at: sorted(events) for at, events in steps.items()}
+
+
+def steps_of(folder: Path) -> int:
+    """How many steps workers have taken, those again that were taken again."""
+    return sum(path.read_text().count("\n") for path in folder.glob("taken-*"))
+
+
 class Faulty(loops.Told):
     """Has one fault, the first time it gets there."""
 
     def __init__(self, fault: str, marker: Path) -> None:
         self.fault, self.marker, self.bad = fault, marker, None
+        self.at: list[tuple[Batch, Cursor]] = []
         super().__init__()
         if fault == "start":
             self._once()
@@ -77,16 +107,18 @@ class Faulty(loops.Told):
         for number, each in enumerate(super().batches(rank, world, cursor)):
             if self.fault == "middle" and (cursor.epoch, number) == (1, 2):
                 self._once()
-            if self.fault == "driver" and (cursor.epoch, number) == (1, 2):
-                self._once(lambda: os.kill(int(self.marker.with_name("driver").read_text()), signal.SIGKILL))
             # Of one worker alone: the others have to stop with it.
             if self.fault == "loss" and rank == world - 1 and cursor.epoch == 1 and number == 1:
                 self.bad = each[0].event_ids
+            self.at.append(each)
             yield each
 
     def loss(self, module: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        with self.marker.with_name("steps").open("a") as steps:
-            steps.write("step\n")
+        (cursor,) = (cursor for each, cursor in self.at if each.event_ids is batch.event_ids)
+        if self.fault == "driver" and cursor.epoch == 1 and cursor.sample > 2 * self.plan.batch_size:
+            self._once(lambda: os.kill(int(self.marker.with_name("driver").read_text()), signal.SIGKILL))
+        with self.marker.with_name(f"taken-{os.getpid()}").open("a") as steps:
+            steps.write(json.dumps([cursor.epoch, cursor.sample, batch.event_ids.to_pylist()]) + "\n")
         share, sums = super().loss(module, batch)
         if self.bad is not None and self.bad.equals(batch.event_ids):
             with self.marker.with_name("attempts").open("a") as attempts:
@@ -95,11 +127,12 @@ class Faulty(loops.Told):
         return share, sums
 
 
-def drive(folder: Path) -> None:
+def drive(folder: Path, workers: int) -> None:
     """A training in a process of its own, which one of its workers kills."""
     connect(ComputeSpec(cpus=3))
     (folder / "driver").write_text(str(os.getpid()))
-    launch(partial(Faulty, "driver", folder / "marker"), SPEC, "run", folder / "runs")
+    spec = SPEC.model_copy(update={"workers": workers})
+    launch(partial(Faulty, "driver", folder / "marker"), spec, "run", folder / "runs")
 
 
 def _by_value() -> None:
@@ -110,6 +143,19 @@ def _by_value() -> None:
 @pytest.fixture
 def by_value() -> None:
     _by_value()
+
+
+@pytest.mark.usefixtures("ray_cluster", "by_value")
+@pytest.mark.parametrize(("workers", "sharding"), [(2, False), pytest.param(2, True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fault", ["middle", pytest.param("checkpoint", marks=pytest.mark.slow)])
+def test_workers_of_which_one_is_killed_take_each_step_of_a_run_without(
+    fault: str, workers: int, sharding: bool, tmp_path: Path
+) -> None:
+    spec = SPEC.model_copy(update={"workers": workers, "sharding": sharding})
+    done = launch(partial(Faulty, fault, tmp_path / "marker"), spec, "run", tmp_path / "runs")
+    assert (tmp_path / "marker").exists()
+    assert taken(tmp_path) == undisturbed()
+    assert [row["targets"] for row in done.history] == [2 * sum(map(len, undisturbed().values())) / 2] * 2
 
 
 @pytest.mark.slow
@@ -130,22 +176,29 @@ def test_a_run_that_a_fault_hits_ends_as_one_that_none_does(fault: str, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster", "by_value")
-def test_a_run_whose_driver_was_killed_is_finished_by_the_next(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_whose_driver_was_killed_is_finished_by_the_next_with_one_worker(workers: int, tmp_path: Path) -> None:
     whole = Loop(loops.Told(), SPEC)
     whole.run(lambda _, __: None)
     here = Path(__file__).parent
     code = (
         f"import sys; sys.path[:0] = {[str(here), str(here.parent)]}; import conftest, test_training_faults as faults; "
     )
-    code += f"from pathlib import Path; faults._by_value(); faults.drive(Path({str(tmp_path)!r}))"
+    code += f"from pathlib import Path; faults._by_value(); faults.drive(Path({str(tmp_path)!r}), {workers})"
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    before = (tmp_path / "steps").read_text().count("step")
+    workers_of = [Path("/proc") / path.name.removeprefix("taken-") for path in tmp_path.glob("taken-*")]
+    deadline = time.monotonic() + 60
+    while any(path.exists() for path in workers_of) and time.monotonic() < deadline:
+        time.sleep(0.1)  # they live on for a while
+    before = steps_of(tmp_path)
     shutil.rmtree(max((tmp_path / "runs" / "run").glob("step-*")))  # and its newest checkpoint is gone
     done = launch(partial(Faulty, "none", tmp_path / "marker"), SPEC, "run", tmp_path / "runs")
     # It went on from a checkpoint; begun anew, it would end the same.
-    assert (tmp_path / "steps").read_text().count("step") - before < len(whole.trainable.steps)
-    assert [row["loss"] for row in done.history] == [row["loss"] for row in whole.progress.history]
+    assert steps_of(tmp_path) - before < len(whole.trainable.steps)
+    assert taken(tmp_path) == undisturbed()
+    if workers == 1:  # dropout of two is not that of one
+        assert [row["loss"] for row in done.history] == [row["loss"] for row in whole.progress.history]
     assert [row["targets"] for row in done.history] == [row["targets"] for row in whole.progress.history]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tokenizer.trie import Trie
 from tokenizer.trie_masks import TrieMasks
 from training.events import FIRST_OF_SESSION, Events
-from training.generator import Generator
+from training.generator import HASHES, Generator
 from training.histories import Batch, Plan
 from training.models import ARCHITECTURES, build_generator
 from training.models.layers import Experts, SelfAttention, rotation
@@ -63,6 +63,24 @@ def test_no_score_depends_on_what_comes_after_it(spec: GeneratorSpec, place: int
         torch.testing.assert_close(after[known], before[known], atol=1e-5, rtol=1e-4)
     for later in range(level + 1, len(SIZES)):
         assert not torch.allclose(after[later], before[later])
+
+
+@given(sizes=st.lists(st.integers(1, 500), min_size=1, max_size=12), seed=st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_rows_of_prefixes_are_those_of_plain_numbers_of_64_bits(sizes: list[int], seed: int) -> None:
+    """Of SIDs of any length; numbers of prefixes and their hashes wrap around."""
+    model = build_generator(SPEC.model_copy(update={"prefix_buckets": 50}), tuple(sizes), "v")
+    codes = torch.stack([torch.from_numpy(np.random.default_rng(seed).integers(0, size, 4)) for size in sizes], dim=1)
+
+    def wrapped(number: int) -> int:
+        return (number + 2**63) % 2**64 - 2**63
+
+    for sid, rows in zip(codes.tolist(), model.prefix_rows(codes).tolist(), strict=True):
+        key, plain = sid[0], []
+        for level in range(1, len(sid)):
+            key = wrapped(key * sizes[level] + sid[level])
+            plain += [(wrapped((key + level * start) * odd) >> 20) % 50 for odd, start in HASHES]
+        assert rows == plain
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from training.errors import CheckpointMismatch, SequencesInvalid
 from training.events import OF_ONE_EVENT, SHOWN
-from training.histories import Batch, Plan, Pool, Windows, batches, cut, read_pool, window_rows
+from training.histories import Batch, Plan, Pool, Windows, _pools, batches, cut, read_pool, window_rows
 from training.trainable import Cursor
 
 SIZES = (5, 7)
@@ -118,6 +118,29 @@ def test_a_pool_ends_where_enough_windows_wait(monkeypatch: pytest.MonkeyPatch) 
     assert Counter(event_ids([whole])) == Counter(buckets.positives())
     rest = read(plan, buckets, 3, whole[3][1])
     assert Counter(event_ids(rest)) == Counter(event_ids([whole[4:]]))
+
+
+@given(
+    users=users_per_bucket,
+    most=st.integers(1, 60),
+    fresh=st.booleans(),
+)
+def test_a_pool_holds_a_bucket_more_than_it_may_at_most(users: list[list[int]], most: int, fresh: bool) -> None:
+    """Also where hardly an event is a target: few windows, and users with long histories."""
+    buckets = Buckets(users)
+    buckets.tables = [
+        table.append_column("fresh", pa.array([row == 0 for row in range(table.num_rows)], pa.bool_()))
+        for table in buckets.tables
+    ]
+    plan = plan_of(buckets, fresh_only=fresh)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.histories.SHUFFLE_EVENTS", most)
+        held = [len(pool.codes) for pool, _ in _pools(plan, buckets, 0)]
+        (whole,) = read(plan, buckets, 1)
+    assert sum(held) == sum(table.num_rows for table in buckets.tables)
+    assert max(held) < most + max(table.num_rows for table in buckets.tables)
+    wanted = [each for each in buckets.positives() if not fresh or each.endswith("-0-0")]
+    assert Counter(event_ids([whole])) == Counter(wanted)
 
 
 def test_seed_and_epoch_change_the_order_and_nothing_else_does() -> None:
