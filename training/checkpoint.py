@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import shutil
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
@@ -84,7 +85,11 @@ class State:
 
     def write(self, directory: Path, record: Record) -> None:
         """Write optimizer and weights, then the record: a directory with a record is whole."""
-        torch.save(self.optimizer, directory / OPTIMIZER)
+        try:
+            torch.save(self.optimizer, directory / OPTIMIZER)
+        except RuntimeError as error:  # in which torch does not say why
+            free = shutil.disk_usage(directory).free
+            raise OSError(f"{OPTIMIZER} was not written, {free:,} bytes are free in {directory}: {error}") from error
         save_file(self.weights, directory / WEIGHTS)
         _write_record(directory, record, _hashes(directory))
 

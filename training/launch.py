@@ -152,8 +152,9 @@ def _fit(
                 raised = getattr(failure, "_base_exc", failure)
                 if isinstance(raised, TrainingError):
                     raise raised from error
+            causes = "; ".join(sorted({_last_line(failure) for failure in error.worker_failures.values()}))
             raise TrainingFailed(
-                f"{where}: workers failed more than twice: {error}; mend the cause and run again: it resumes"
+                f"{where}: workers failed more than twice, last with {causes}; mend the cause and run again: it resumes"
             ) from error
         except TrainingFailedError as error:
             raise TrainingFailed(f"{where}: {error}; run again: it resumes") from error

@@ -31,7 +31,7 @@ from tokenizer.trie import Trie
 from tokenizer.trie_masks import TrieMasks
 from training.align import Arrays, ItemAlignment, aligned
 from training.checkpoint import RECORD, WEIGHTS, load_generator
-from training.errors import CheckpointMismatch, NothingToTrainOn
+from training.errors import CheckpointMismatch, LossDiverged, NothingToTrainOn
 from training.generator import Generator
 from training.launch import TrainResult, forget, launch
 from training.likeness import Likeness
@@ -126,7 +126,11 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, former: dic
         partial(_masks, run.lake, manifest),
     )
     with run.stage("train", recipe.train.epochs) as view:
-        result = fit(make, recipe.train, key)
+        try:
+            result = fit(make, recipe.train, key)
+        except LossDiverged as error:
+            run.record.stage("train", {"diverged_on": error.event_ids})
+            raise
         weights = run.lake.blobs.put((result.checkpoint_dir / WEIGHTS).read_bytes())
         card = json.loads((result.checkpoint_dir / RECORD).read_text())
         card["record_blob"] = run.lake.blobs.put((result.checkpoint_dir / RECORD).read_bytes())

@@ -79,8 +79,10 @@ def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_n
     # A training that ends in numbers that are none leaves the models, and what is published, as they are.
     before = published(lake)
     wild = {**recipe, "train": {**recipe["train"], "align_epochs": 0, "learning_rate": 1e38}}  # type: ignore[dict-item]
-    with pytest.raises(LossDiverged, match="in a step that predicts"):
+    with pytest.raises(LossDiverged, match="in a step that predicts") as caught:
         train(lake.uri, wild)
+    assert runs(lake)[-1].stages[-1] == {"name": "train", "diverged_on": caught.value.event_ids}
+    assert set(caught.value.event_ids) <= set(lake.frame("interactions")["event_id"])
     assert len(models(lake)) == 3
     assert published(lake) == before
 
@@ -89,7 +91,7 @@ def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_n
 def test_a_training_whose_process_was_killed_goes_on_with_other_workers_and_another_evaluation(
     tmp_path: Path, small: Path, recipe: Recipe
 ) -> None:
-    recipe["train"] = {**recipe["train"], "workers": 2, "epochs": 40}  # type: ignore[dict-item]
+    recipe["train"] = {**recipe["train"], "workers": 2, "epochs": 12}  # type: ignore[dict-item]
     lake = start(str(tmp_path / "lake"), small, recipe)
     script = "from infra.settings import configure; configure(); from flows.train import train; train(sys.argv[1])"
     command = [sys.executable, "-c", f"import sys; {script}", lake.uri]
@@ -106,7 +108,7 @@ def test_a_training_whose_process_was_killed_goes_on_with_other_workers_and_anot
     (model,) = models(lake)
     stages = {stage["name"]: stage for stage in runs(lake)[-1].stages}
     assert stages["train"]["history"][:3] == list(before), "these epochs were not trained again"
-    assert len(stages["train"]["history"]) == 40
+    assert len(stages["train"]["history"]) == 12
     assert model["card"]["identity"]["recipe"] == Settings.model_validate(changed).model_hash
     assert not list(training.iterdir()), "what a training needs to go on is gone once its model is recorded"
     assert train(lake.uri, recipe)["model"] == model["id"]

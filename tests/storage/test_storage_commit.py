@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -201,3 +202,16 @@ def test_constraints_refuse_a_row_that_breaks_them(tmp_path: Path) -> None:
     broken = {**row, "rows_quarantined": 0, "at": datetime.now(UTC), "run": "r"}
     with pytest.raises(DeltaError, match="validation"):
         write_deltalake(handle, pa.Table.from_pylist([broken], schema=SOURCES.schema), mode="append")
+
+
+def test_a_blob_that_finds_no_room_leaves_nothing_and_is_stored_once_there_is(tmp_path: Path) -> None:
+    blobs, data = Lake(str(tmp_path)).blobs, bytes(100_000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            blobs.put(data)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert blobs.get(blobs.put(data)) == data

@@ -23,8 +23,8 @@ from ray.train.v2._internal.execution import storage
 from pipelines.compute import connect
 from pipelines.spec import ComputeSpec
 from training import checkpoint, histories
-from training.checkpoint import RECORD, read_record, save_file
-from training.errors import LossDiverged
+from training.checkpoint import OPTIMIZER, RECORD, read_record, save_file
+from training.errors import LossDiverged, TrainingFailed
 from training.histories import Batch
 from training.launch import launch
 from training.loop import Loop
@@ -79,6 +79,8 @@ class Faulty(loops.Told):
             storage._pyarrow_fs_copy_files = self._last_untold
         if fault == "disk full":
             self._once(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)))
+        if fault == "disk stays full" and not self.marker.exists():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 
     def _once(self, harm: Any = lambda: os.kill(os.getpid(), signal.SIGKILL)) -> None:
         if not self.marker.exists():
@@ -172,6 +174,19 @@ def test_a_run_that_a_fault_hits_ends_as_one_that_none_does(fault: str, tmp_path
     assert [row["targets"] for row in done.history] == [row["targets"] for row in whole.progress.history]
     left = Path(tempfile.gettempdir()).glob(f"{drafts_of(str(tmp_path / 'runs' / 'run'), 0)}*")
     assert not list(left)  # also what the killed worker wrote
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster", "by_value")
+def test_a_run_on_a_disk_that_stays_full_says_what_to_do_and_goes_on_once_there_is_room(tmp_path: Path) -> None:
+    run = partial(launch, partial(Faulty, "disk stays full", tmp_path / "room"), SPEC, "run", tmp_path / "runs")
+    with pytest.raises(TrainingFailed, match=rf"{OPTIMIZER} was not written, .* bytes are free.*: it resumes"):
+        run()
+    assert not list((tmp_path / "runs" / "run").glob("step-*"))
+    (tmp_path / "room").touch()
+    whole = Loop(loops.Told(), SPEC)
+    whole.run(lambda _, __: None)
+    assert [row["loss"] for row in run().history] == [row["loss"] for row in whole.progress.history]
 
 
 @pytest.mark.slow
