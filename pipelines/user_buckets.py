@@ -68,13 +68,18 @@ def in_buckets(
     slice does not hold them, by its version as well as by its times, or their item had no SID. With `users` those of
     all others are passed over. Repeated event ids are counted; one of which a copy is learnt is not fresh.
     """
+    had_sid = np.asarray(pc.is_in(items, learnt.items if learnt else items), np.bool_)
     with TemporaryDirectory(prefix="sidmill-buckets-") as scratch:
         rows, learnt_ids = Path(scratch) / "rows", Path(scratch) / "learnt"
-        _spread(_events(lake, log, items, counts, learnt, users), buckets, rows)
+        _spread(_events(lake, log, counts, learnt, users), buckets, rows)
         if learnt is not None:
             _spread(_rewritten(lake, log, learnt), buckets, learnt_ids)
         for bucket in range(buckets):
-            yield _in_order(rows / str(bucket), learnt_ids / str(bucket), counts)
+            # Items are looked up for a bucket at a time: it costs what there are of them.
+            known = _in_order(rows / str(bucket), learnt_ids / str(bucket), counts)
+            row = pl.Series("row", pc.index_in(known["item_id"].to_arrow().cast(items.type), items))
+            new = pl.Series(~had_sid).gather(row)
+            yield known.with_columns(row, pl.col("fresh") | new.fill_null(False)).select(*EVENT, "row", "fresh")
 
 
 def users_with_fresh_events(lake: Lake, log: LogSlice, items: pa.Array, learnt: Learnt) -> pa.Array:
@@ -95,23 +100,21 @@ def users_with_fresh_events(lake: Lake, log: LogSlice, items: pa.Array, learnt: 
 
 
 def _events(
-    lake: Lake, log: LogSlice, items: pa.Array, counts: Counts, learnt: Learnt | None, users: pa.Array | None
+    lake: Lake, log: LogSlice, counts: Counts, learnt: Learnt | None, users: pa.Array | None
 ) -> Iterator[pa.RecordBatch]:
-    """The visible events with `row` and `fresh`, in no order."""
+    """The visible events with `fresh`, in no order."""
     where = log.visible if users is None else log.visible & ds.field("user_id").isin(users)
     known = lake.file_names("interactions", learnt.log.version) if learnt else set()
     columns = [*EVENT, *([] if learnt is None else ["arrival_time", FILE])]
     for batch in lake.batches("interactions", columns, where, BATCH_ROWS, log.version):
         counts.rows_in += batch.num_rows
-        batch = batch.append_column("row", pc.index_in(batch.column("item_id"), items))
-        yield batch.append_column("fresh", _fresh(batch, learnt, known)).select([*EVENT, "row", "fresh"])
+        yield batch.append_column("fresh", _fresh(batch, learnt, known)).select([*EVENT, "fresh"])
 
 
 def _rewritten(lake: Lake, log: LogSlice, learnt: Learnt) -> Iterator[pa.RecordBatch]:
     """Who did what is learnt, by the files that a compaction has taken away since; mostly there are none."""
-    columns, old = ["user_id", "event_id", "item_id"], learnt.log
-    for batch in lake.batches("interactions", columns, old.visible, BATCH_ROWS, old.version, since=log.version):
-        yield batch.filter(pc.is_in(batch.column("item_id"), learnt.items)).select(columns[:2])
+    columns, old = ["user_id", "event_id"], learnt.log
+    return lake.batches("interactions", columns, old.visible, BATCH_ROWS, old.version, since=log.version)
 
 
 def _spread(batches: Iterator[pa.RecordBatch], buckets: int, folder: Path) -> None:
@@ -134,23 +137,21 @@ def _spread(batches: Iterator[pa.RecordBatch], buckets: int, folder: Path) -> No
 
 
 def _fresh(batch: pa.RecordBatch, learnt: Learnt | None, known: set[str]) -> pa.Array:
-    """Which events of a batch are not learnt; the files of the slice are the `known` ones."""
+    """Which events of a batch the slice does not hold, whose files are the `known` ones."""
     if learnt is None or (batch.num_rows and file_name(batch.column(FILE)[0].as_py()) not in known):
         return pa.array(np.ones(batch.num_rows, np.bool_))
     times = {"arrival_time": learnt.log.as_of, "event_time": learnt.log.cutoff}
     as_of, cutoff = (pa.scalar(time, batch.column(name).type) for name, time in times.items())
     arrived = pc.less_equal(batch.column("arrival_time"), as_of)
     happened = pc.less(batch.column("event_time"), cutoff)
-    had_sid = pc.is_in(batch.column("item_id"), learnt.items)
-    return pc.invert(pc.and_(had_sid, pc.and_(arrived, happened)))
+    return pc.invert(pc.and_(arrived, happened))
 
 
 def _in_order(path: Path, learnt_ids: Path, counts: Counts) -> pl.DataFrame:
-    """The events of a bucket in their order, each once: the copy that is learnt, or the one that was read first."""
+    """The events of a bucket in their order, each once: the copy the slice holds, or the one that was read first."""
     if not path.exists():
         log = pa.schema([INTERACTIONS.schema.field(name) for name in EVENT])
-        none = log.append(pa.field("row", pa.int32())).append(pa.field("fresh", pa.bool_())).empty_table()
-        return pl.DataFrame(none)
+        return pl.DataFrame(log.append(pa.field("fresh", pa.bool_())).empty_table())
     rows = _read_once(path)
     if learnt_ids.exists():
         learnt = _read_once(learnt_ids)["event_id"].unique()
