@@ -1,15 +1,52 @@
 """Squared distances to centroids whose bytes do not depend on how many rows are asked for at once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-# GEMM results were byte-identical for row blocks of 100 and more and differed at 1 and 7: every product is
-# one of BLOCK rows, the last one padded.
 BLOCK = 1024
+"""Rows of every product, the last one padded: with fewer a GEMM may take another way."""
+
+
+def product(matrix_DK: Floats) -> Callable[[Floats], Floats]:
+    """What multiplies BLOCK rows (BLOCK, D) by a matrix, each row's bytes free of its place and of the other rows.
+
+    Some kernels sum in an order that depends on the place of a row (OpenBLAS for Haswell on the first and the last six
+    of twelve). There both sides are rounded to a grid on which sums in float64 are exact, in whatever order; it takes
+    about twice as long.
+    """
+    if rows_are_free(*matrix_DK.shape):
+        return lambda block_BD: block_BD @ matrix_DK
+    there_DK = on_grid(matrix_DK, 0)
+    return lambda block_BD: (on_grid(block_BD, 1) @ there_DK).astype(np.float32)
+
+
+@cache
+def rows_are_free(width: int, columns: int) -> bool:
+    """Whether the kernel for such a matrix gives rows that are the same the same bytes, wherever they stand."""
+    draw = np.random.default_rng(0)
+    matrix_DK = draw.normal(size=(width, columns)).astype(np.float32)
+    for row_D in draw.normal(size=(4, width)).astype(np.float32):
+        made_BK = np.tile(row_D, (BLOCK, 1)) @ matrix_DK
+        if (made_BK != made_BK[0]).any():
+            return False
+    return True
+
+
+def on_grid(values: Floats, summed: int) -> NDArray[np.float64]:
+    """Values rounded to so many bits below the largest along the axis `summed` that sums of products of two such along
+    it have no more than the 53 of float64."""
+    bits = (53 - (values.shape[summed] - 1).bit_length()) // 2
+    _, exponent = np.frexp(np.abs(values).max(axis=summed, keepdims=True, initial=0).astype(np.float64))
+    step = np.ldexp(1.0, exponent - bits)
+    scaled = values / step
+    np.rint(scaled, out=scaled)
+    scaled *= step
+    return np.asarray(scaled, np.float64)
 
 
 def distance_blocks(vectors_ND: Floats, centroids_KD: Floats) -> Iterator[tuple[slice, Floats]]:
@@ -21,14 +58,14 @@ def distance_blocks(vectors_ND: Floats, centroids_KD: Floats) -> Iterator[tuple[
     shift = centroids_KD.mean(axis=0, dtype=np.float64).astype(np.float32)
     moved_KD = centroids_KD - shift
     norms_K = np.einsum("kd,kd->k", moved_KD, moved_KD)
-    turned_DK = np.ascontiguousarray(-2 * moved_KD.T)
+    times = product(np.ascontiguousarray(-2 * moved_KD.T))
     padded_BD = np.zeros((BLOCK, vectors_ND.shape[1]), np.float32)
     for start in range(0, len(vectors_ND), BLOCK):
         rows = slice(start, min(start + BLOCK, len(vectors_ND)))
         count = rows.stop - rows.start
         np.subtract(vectors_ND[rows], shift, out=padded_BD[:count])
         padded_BD[count:] = 0
-        cost_BK = padded_BD @ turned_DK
+        cost_BK = times(padded_BD)
         cost_BK += norms_K
         cost_BK += np.einsum("nd,nd->n", padded_BD, padded_BD)[:, None]
         yield rows, np.maximum(cost_BK[:count], 0, out=cost_BK[:count])
@@ -36,14 +73,15 @@ def distance_blocks(vectors_ND: Floats, centroids_KD: Floats) -> Iterator[tuple[
 
 def blocked_product(vectors_ND: Floats, matrix_Dd: Floats) -> Floats:
     """vectors @ matrix, each row's bytes free of the other rows."""
-    product = np.empty((len(vectors_ND), matrix_Dd.shape[1]), np.float32)
+    times = product(matrix_Dd)
+    made = np.empty((len(vectors_ND), matrix_Dd.shape[1]), np.float32)
     padded = np.zeros((BLOCK, vectors_ND.shape[1]), np.float32)
     for start in range(0, len(vectors_ND), BLOCK):
         count = min(BLOCK, len(vectors_ND) - start)
         padded[:count] = vectors_ND[start : start + count]
         padded[count:] = 0
-        product[start : start + count] = (padded @ matrix_Dd)[:count]
-    return product
+        made[start : start + count] = times(padded)[:count]
+    return made
 
 
 def own_distance(vectors_ND: Floats, centroids_KD: Floats, codes_N: NDArray[np.int32]) -> NDArray[np.float64]:

@@ -94,5 +94,5 @@ def test_what_is_trained_once_is_not_trained_again(
         assert bool(epochs) == (len(tables) == 1)
     assert tables[0] == tables[1]
     recalls = {line.split("|")[1].strip(): float(line.split("|")[3]) for line in tables[0] if line[2] in "sdrg"}
-    # Ten items of the twenty that a user may take.
-    assert min(recalls.values()) > 0.3, recalls
+    # One who knows of what kind a user is, and no more, finds half of what is taken among ten of twenty items.
+    assert min(recalls["dense"], recalls["reranked"]) > 0.5, recalls
