@@ -36,7 +36,7 @@ def train(
     go on from (`since`, or production's where the recipe says so) training starts with its weights and predicts the
     events that it has not learnt from.
     """
-    from flows.steps.training import sequences, train_model
+    from flows.steps.training import forget_training, sequences, train_model
 
     manifest = read_release(Lake(lake), release)
     if not CodebookSpec.model_validate(manifest.recipe["codebook"]).ordered:
@@ -50,6 +50,7 @@ def train(
         model = find_model_by_key(run.lake, key)
         if model is not None:
             run.say(f"  skipped: {model} was trained on {manifest.id} with this recipe already")
+            forget_training(run.lake, key)  # by a run that was killed before it could
         elif former is not None and since is None and not _news(run.lake, manifest, former):
             model = former["id"]
             run.say(f"  skipped: {manifest.id} sees no event that {model} has not learnt from")

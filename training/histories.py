@@ -173,12 +173,9 @@ def read_pool(table: pa.Table, plan: Plan, where: str) -> Pool:
     shown = only_shown(table, plan.negative_events)
     if plan.positive_only:
         # Before sessions are looked for: their first events are among those that are read.
-        table, codes, starts = (
-            table.filter(~shown),
-            codes[~shown],
-            np.unique(np.searchsorted(np.flatnonzero(~shown), starts)),
-        )
-        shown = shown[~shown]
+        kept = ~shown
+        starts = np.unique(np.append(0, np.cumsum(kept))[starts])
+        table, codes, shown = table.filter(kept), codes[kept], shown[kept]
     kinds = event_kinds(table, shown, plan.behaviours, plan.sessions)
     wanted = ~shown & table["fresh"].to_numpy() if plan.fresh_only else ~shown
     return Pool(codes, kinds, wanted, table["event_id"].combine_chunks(), starts)

@@ -2,7 +2,7 @@
 
 Steps of the generator on random histories: tokens a second and the share that they reach of a bare product (GEMM) in
 the same run, for each architecture, on one core or, where there is one, on a GPU in bfloat16; then the same steps by
-Ray Train and by the bare loop in this process, from step 50 on, and how long a step waits for its batch.
+Ray Train and by the bare loop in a process of its own, from step 50 on, and how long a step waits for its batch.
 """
 
 import argparse

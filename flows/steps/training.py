@@ -143,9 +143,14 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, former: dic
     model = record_model(
         run.lake, key, manifest.id, manifest.codebook.vocabulary, weights, card, run.provenance(**manifest.versions)
     )
-    for name in (key, f"{key}{ALIGN}"):
-        forget(name, _storage(run.lake))
+    forget_training(run.lake, key)
     return model
+
+
+def forget_training(lake: Lake, key: str) -> None:
+    """Take away what a training needs to go on, once its model is recorded."""
+    for name in (key, f"{key}{ALIGN}"):
+        forget(name, _storage(lake))
 
 
 def _storage(lake: Lake) -> str:
