@@ -15,7 +15,8 @@ from flows.progress import Display, StageView
 from flows.recipe import Recipe, load_recipe, parse_recipe
 from flows.times import parse_time
 from infra.settings import configure
-from pipelines.compute import Compute, InProcess, OnRay, shutdown
+from pipelines.cluster import shutdown
+from pipelines.compute import Compute, InProcess, OnRay
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.runs import RunRecord, new_run_id

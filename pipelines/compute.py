@@ -1,11 +1,9 @@
 """Where a stage runs: in this process, or on a Ray cluster. The same stage, the same bytes.
 
 `Compute.run` executes a function, `Compute.map` streams Arrow batches through a stage. This module holds every
-`map_batches` call and starts at most one cluster per process, lazily: a run with nothing to do starts none.
+`map_batches` call; the cluster is asked for (`pipelines.cluster`) with the first of them.
 """
 
-import logging
-import os
 import re
 import warnings
 from bisect import bisect_right
@@ -13,13 +11,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
-from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipelines.cluster import connect, fix_threads, machine_cpus
 from pipelines.spec import ComputeSpec
 from tokenizer.distance import Floats
 from tokenizer.rows import ArrayRows, Items, Rows, spans
@@ -27,8 +25,6 @@ from tokenizer.work import HERE, Work, one_thread
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-PACKAGES = ("flows", "pipelines", "tokenizer", "training", "storage", "infra")
 
 
 class WorkerDied(RuntimeError):
@@ -295,69 +291,3 @@ def _on_one_thread(function: Callable[..., R], args: Any, kwargs: Any) -> R:
     fix_threads(1)
     with one_thread():
         return function(*args, **kwargs)
-
-
-def fix_threads(threads: int) -> None:
-    """Fixed thread counts, so that workers do not fight for cores and results do not depend on the machine."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(threads)
-    import torch
-
-    torch.set_num_threads(threads)
-
-
-def machine_cpus() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-def connect(spec: ComputeSpec) -> None:
-    """Connect this process to its cluster once: RAY_ADDRESS, or a local one.
-
-    Workers of a cluster that was started elsewhere get our packages shipped; a local one imports them from here.
-    """
-    import ray
-
-    if ray.is_initialized():
-        return
-    _quieten()
-    quiet = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.WARNING}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(runtime_env={"py_modules": _own_packages(), "env_vars": _worker_environment()}, **quiet)
-        return
-    ray.init(
-        address="local",
-        num_cpus=spec.cpus or machine_cpus() + 1,
-        include_dashboard=False,
-        runtime_env={"env_vars": _worker_environment()},
-        **quiet,
-    )
-
-
-def _quieten() -> None:
-    """Ray speaks through its failures only; they reach the caller as exceptions."""
-    import ray.data
-
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    for name in ("ray", "ray.data", "ray.train"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-def shutdown() -> None:
-    """Leave the cluster; one that was started here stops, with all the work of this process."""
-    import sys
-
-    if "ray" in sys.modules:
-        sys.modules["ray"].shutdown()
-
-
-def _own_packages() -> list[str]:
-    root = Path(__file__).resolve().parent.parent
-    return [str(root / package) for package in PACKAGES]
-
-
-def _worker_environment() -> dict[str, str]:
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith(("AWS_", "PREFECT_SERVER_ANALYTICS", "HF_HUB_")) or name in ("TOKENIZERS_PARALLELISM",)
-    }

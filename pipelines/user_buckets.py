@@ -68,7 +68,7 @@ def in_buckets(
     slice does not hold them, by its version as well as by its times, or their item had no SID. With `users` those of
     all others are passed over. Repeated event ids are counted; one of which a copy is learnt is not fresh.
     """
-    had_sid = np.asarray(pc.is_in(items, learnt.items if learnt else items), np.bool_)
+    had_sid = np.asarray(pc.is_in(items, learnt.items), np.bool_) if learnt else np.ones(len(items), np.bool_)
     with TemporaryDirectory(prefix="sidmill-buckets-") as scratch:
         rows, learnt_ids = Path(scratch) / "rows", Path(scratch) / "learnt"
         _spread(_events(lake, log, counts, learnt, users), buckets, rows)

@@ -27,7 +27,8 @@ from flows.bench.catalogues import beauty, movielens
 from flows.bench.tokenizer import say
 from flows.steps.embed import BATCHES
 from infra.settings import configure
-from pipelines.compute import Compute, OnRay, machine_cpus, shutdown
+from pipelines.cluster import machine_cpus, shutdown
+from pipelines.compute import Compute, OnRay
 from pipelines.embed import embed
 from pipelines.encoders.images import decode_image
 from pipelines.encoders.stages import EmbedImages, EmbedText

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from flows.bench.representations import World
 from flows.bench.split import WIDTH, Recommend, Split, say
-from pipelines.compute import connect, machine_cpus
+from pipelines.cluster import connect, machine_cpus
 from pipelines.fusion.modalities import COLLABORATIVE
 from pipelines.spec import CollaborativeSpec, ComputeSpec, FusionSpec
 from tokenizer.encode import Occupancy, assign_sids

@@ -21,7 +21,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from flows.bench.generative import BUCKETS, Histories
-from pipelines.compute import connect
+from pipelines.cluster import connect
 from pipelines.spec import ComputeSpec
 from tokenizer.trie import Trie
 from tokenizer.trie_masks import TrieMasks

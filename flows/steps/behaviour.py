@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from flows.run import Run
 from flows.snapshot import Snapshot, added_events
 from pipelines.behaviour import COLUMNS, Histories, LogSlice, histories
+from pipelines.cluster import connect
 from pipelines.collaborative import Factors, describe_collaborative
-from pipelines.compute import OnRay, connect
+from pipelines.compute import OnRay
 from pipelines.embed import cached, store_vectors
 from pipelines.encoders.protocol import fingerprint
 from pipelines.fuse import placed

@@ -17,7 +17,8 @@ from flows.steps.embed import content_pairs
 from flows.steps.ingest import check_stage_budget
 from flows.steps.task import step
 from pipelines.behaviour import LogSlice
-from pipelines.compute import OnRay, connect
+from pipelines.cluster import connect
+from pipelines.compute import OnRay
 from pipelines.fuse import FUSED, Fused, Gathered, fuse, gather
 from pipelines.fusion.fit import NO_PAIRS, fit_fusion
 from pipelines.fusion.frozen import Fusion

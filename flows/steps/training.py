@@ -17,7 +17,7 @@ from flows.run import Run
 from flows.steps.fit import log_slice
 from flows.steps.task import step
 from pipelines.assign import encoded_vectors
-from pipelines.compute import connect
+from pipelines.cluster import connect
 from pipelines.embed import matrix
 from pipelines.sequences import build_sequences, fresh_of, read_bucket, sequence_buckets
 from pipelines.user_buckets import Learnt

@@ -66,14 +66,13 @@ def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_n
         train(lake.uri, other, since="m-000001")
 
     # A release with an earlier cutoff holds out what the model has learnt from.
-    early = {**recipe, "train": {**recipe["train"], "since_production": True}}  # type: ignore[dict-item]
     with pytest.raises(NothingToTrainOn, match=f"{first['release']} holds out events from .* leave --since out"):
         train(lake.uri, release=first["release"], since=second["id"])
-    with open_run("train", lake.uri, early, {}) as run:
+    going_on = {**recipe, "train": {**recipe["train"], "since_production": True}}  # type: ignore[dict-item]
+    with open_run("train", lake.uri, going_on, {}) as run:
         assert production_to_go_on_from(run, read_release(lake, first["release"])) is None
 
     # By the recipe alone, without an event that production has not learnt from, its model stays.
-    going_on = {**recipe, "train": {**recipe["train"], "since_production": True}}  # type: ignore[dict-item]
     assert train(lake.uri, going_on)["model"] == published(lake).model  # type: ignore[union-attr]
 
     # A training that ends in numbers that are none leaves the models, and what is published, as they are.

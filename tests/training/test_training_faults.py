@@ -20,7 +20,7 @@ import torch
 from ray import cloudpickle
 from ray.train.v2._internal.execution import storage
 
-from pipelines.compute import connect
+from pipelines.cluster import connect
 from pipelines.spec import ComputeSpec
 from training import checkpoint, histories
 from training.checkpoint import OPTIMIZER, RECORD, read_record, save_file
