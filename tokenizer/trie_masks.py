@@ -8,6 +8,7 @@ BITMASK_BYTES_PER_CHILD, a level has one: always at up to 256 codes, for 32 byte
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,11 @@ class TrieMasks:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @cached_property
+    def parents(self) -> list[NDArray[np.int32]]:
+        """Per level the node above each node, (children,)."""
+        return [np.repeat(np.arange(len(starts) - 1, dtype=np.int32), np.diff(starts)) for starts in self.starts]
+
     def mask(self, level: int, nodes: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which codes may follow each node of a level, bool (B, K); none for node -1."""
         bits, size = self.bits[level], self.sizes[level]
@@ -108,23 +114,25 @@ class TrieMasks:
         """
         if not len(self):
             return [(user[:0], user[:0], user[:0])] * len(self.starts)
-        node = np.searchsorted(self.rows, rows)
-        known = self.rows[np.minimum(node, len(self) - 1)] == rows
-        nodes, edges = len(self), []
-        user, node = np.divmod(np.unique(user[known] * nodes + node[known]), nodes)
-        for starts, codes in zip(reversed(self.starts), reversed(self.codes), strict=True):
-            nodes = len(starts) - 1
-            # Of the same type: else searchsorted makes a copy of the whole array.
-            parent = np.searchsorted(starts, node.astype(starts.dtype), side="right") - 1
+        nodes, node, edges = len(self), rows, []
+        if self.rows[-1] >= nodes:  # items are left out
+            node = self.rows.searchsorted(rows)
+            rows = np.where(self.rows.take(node, mode="clip") == rows, rows, -1)
+        known = (rows >= 0) & (rows <= self.rows[-1])
+        key = (user * nodes + node)[known]
+        key.sort()
+        user, node = np.divmod(key[_runs(key)[:-1]], nodes)
+        for starts, parents, codes in zip(self.starts[::-1], self.parents[::-1], self.codes[::-1], strict=True):
+            parent = parents[node]
             edges.append((user, parent, codes[node]))
             if len(edges) == len(self.starts) or not len(user):  # nothing is closed from here up
                 break
             # A node is closed where all of its children are; they lie together.
-            key = user * nodes + parent
-            bounds = np.flatnonzero(np.concatenate((END, key[1:] != key[:-1], END))[: len(key) + 1])
-            user, node = user[bounds[:-1]], parent[bounds[:-1]]
-            full = bounds[1:] - bounds[:-1] == starts[node + 1] - starts[node]
-            user, node = user[full], node[full]
+            runs = _runs(user * nodes + parent)
+            first = runs[:-1]
+            above = parent[first]
+            full = runs[1:] - first == starts[above + 1] - starts[above]
+            user, node = user[first[full]], above[full]
         none: Array = np.zeros(0, np.int64)
         return [(none, none, none)] * (len(self.starts) - len(edges)) + edges[::-1]
 
@@ -132,6 +140,14 @@ class TrieMasks:
         starts, known = self.starts[level], np.asarray(nodes) >= 0
         start = starts[np.where(known, nodes, 0)].astype(np.int64)
         return start, np.where(known, starts[np.where(known, nodes, 0) + 1], start)
+
+
+def _runs(ascending: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the runs of equal numbers begin, and the end of the last."""
+    if not len(ascending):
+        return ascending
+    changes: NDArray[np.int64] = np.concatenate((END, ascending[1:] != ascending[:-1], END)).nonzero()[0]
+    return changes
 
 
 def _code_type(size: int) -> type[np.generic]:

@@ -115,7 +115,7 @@ def _widen(
     hidden_BWD: Tensor,
     live: _Beams,
     beams: int,
-    closed: list[tuple[Tensor, Tensor]] | None,
+    closed: list[Tensor] | None,
     variety: Variety,
 ) -> tuple[Tensor, Tensor]:
     """Move the beams one level down to the best valid children; returns their parents and the codes taken (B, W)."""
@@ -129,7 +129,7 @@ def _widen(
         scores_BWK = scores_BWK.nan_to_num(nan=-torch.inf, neginf=-torch.inf)
     if not constrained or trie.whole is not trie:
         scores_BWK = trie.restrict(level, scores_BWK, live.nodes)
-    if closed is not None and closed[level][0].numel():
+    if closed is not None and closed[level].numel():
         trie.close(scores_BWK, live.nodes, closed[level])
     if variety.groups == 1:
         live.scores, index_BW = scores_BWK.flatten(1).topk(min(beams, scores_BWK[0].numel()), dim=1)

@@ -135,8 +135,7 @@ class Generator(nn.Module, ABC):
         """Scores (B, W, K) of the codes that may follow nodes of a trie, whose prefixes are `keys`; -inf of others."""
         scores_BWK = self.logits(level, hidden_BWD)
         if self.spec.prefix_outputs and level:
-            owner_M, child_M = trie.children(level, nodes_BW.flatten())
-            codes_M = trie.codes(level, child_M)
+            owner_M, child_M, codes_M = trie.edges(level, nodes_BW.flatten())
             keys_M = self.prefix_key(level, keys_BW.flatten()[owner_M], codes_M)
             led_to_M = self._scores_of_prefixes(level, hidden_BWD.flatten(0, 1), trie, owner_M, child_M, keys_M)
             flat_NK = scores_BWK.flatten(0, 1)
@@ -151,7 +150,7 @@ class Generator(nn.Module, ABC):
 
         Where many beams share nodes, each prefix of the level is embedded once.
         """
-        edges, table_CD = len(trie.keys[level]), None
+        edges, table_CD = len(trie.codes[level]), None
         if edges < len(keys_M):
             table_CD = self._embed_prefixes(level, keys_M.new_zeros(edges).index_put((child_M,), keys_M))
         found = []

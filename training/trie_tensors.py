@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 
 Rows = Sequence[npt.NDArray[np.integer]]
 
+NO_EDGE = np.iinfo(np.int64).max
 COMPARED = 1 << 24
 """Beams held against closed edges at once."""
+TABLE = 1 << 18
+"""Edges of the levels near the root that are laid out as a table, of every node and every code: one look-up finds what
+takes six operations further down. For one user at a time it is the number of operations that counts."""
 
 
 class TrieTensors:
@@ -38,79 +42,81 @@ class TrieTensors:
         def tensor(array: npt.NDArray[np.generic]) -> Tensor:
             return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device)
 
-        self.starts = [tensor(starts) for starts in masks.starts]
+        # Where the children of each node begin and how many there are; the last row is for node -1.
+        self.spans = [tensor(np.column_stack((starts, np.diff(starts, append=starts[-1])))) for starts in masks.starts]
+        self.codes = [tensor(codes) for codes in masks.codes]
         self.bits = [None if bits is None else tensor(bits) for bits in masks.bits]
-        # (node, code) of every edge as one number, ascending: an edge is found in one search.
+        # (node, code) of every edge as one number, ascending, and one beyond: an edge is found in one search.
         self.keys = [
-            tensor(np.repeat(np.arange(len(starts) - 1) * size, np.diff(starts)) + codes)
-            for starts, codes, size in zip(masks.starts, masks.codes, self.sizes, strict=False)
+            tensor(np.append(parents * np.int64(size) + codes, NO_EDGE))
+            for parents, codes, size in zip(masks.parents, masks.codes, self.sizes, strict=False)
         ]
+        self.tables = [self._table(level) for level in range(self.levels)]
         # Eight booleans for each byte of a bitmask, read as one number. Masks of 2,560 beams
         # and 256 codes took 1.2 ms bit by bit and take 0.5 ms so, on one thread.
         octets = np.unpackbits(np.arange(256, dtype=np.uint8), bitorder="little").view(np.int64)
         self.octets = torch.from_numpy(octets).to(device)
 
+    def _table(self, level: int) -> tuple[Tensor, Tensor] | None:
+        """Which codes may follow each node, bool (nodes + 1, K), and the child under each, -1 where there is none.
+
+        The last row is for node -1. None for a level of more than TABLE edges, were they all there.
+        """
+        nodes, size, keys = len(self.spans[level]) - 1, self.sizes[level], self.keys[level][:-1]
+        if nodes * size > TABLE:
+            return None
+        child = torch.full(((nodes + 1) * size,), -1, device=keys.device)
+        child[keys] = torch.arange(len(keys), device=keys.device)
+        child = child.view(nodes + 1, size)
+        return child >= 0, child
+
     def mask(self, level: int, nodes_BW: Tensor) -> Tensor:
         """Which codes may follow each node of a level, bool (B, W, K); none for node -1."""
-        bits, size = self.bits[level], self.sizes[level]
+        table, bits, size = self.tables[level], self.bits[level], self.sizes[level]
+        if table is not None:
+            return table[0][nodes_BW]
         if bits is not None:
             return self.octets[bits[nodes_BW].int()].view(torch.bool)[..., :size]
         mask_BWK = torch.zeros(*nodes_BW.shape, size, dtype=torch.bool, device=nodes_BW.device)
-        owner, child = self.children(level, nodes_BW.flatten())
-        mask_BWK.view(-1, size)[owner, self.codes(level, child)] = True
+        owner, _, code = self.edges(level, nodes_BW.flatten())
+        mask_BWK.view(-1, size)[owner, code] = True
         return mask_BWK
 
-    def children(self, level: int, nodes_N: Tensor) -> tuple[Tensor, Tensor]:
-        """The nodes that follow each node of a level: (M,) places in `nodes`, ascending, and (M,) children."""
-        starts, known_N = self.starts[level].long(), nodes_N.clamp(min=0)
-        start = starts[known_N]
-        count = torch.where(nodes_N < 0, 0, starts[known_N + 1] - start)
+    def edges(self, level: int, nodes_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What follows each node of a level (M,): places in `nodes`, ascending, children and the codes to them."""
+        start, count = self.spans[level][nodes_N].long().unbind(1)
         owner = torch.repeat_interleave(count)
         place = torch.arange(len(owner), device=owner.device)
-        return owner, place + (start - (count.cumsum(0) - count))[owner]
-
-    def codes(self, level: int, child_M: Tensor) -> Tensor:
-        """The codes (M,) that lead from a level to nodes of the next."""
-        return self.keys[level][child_M] % self.sizes[level]
+        child = place + (start + count - count.cumsum(0))[owner]
+        return owner, child, self.codes[level][child].long()
 
     def step(self, level: int, nodes_BW: Tensor, codes_BW: Tensor) -> Tensor:
         """The child of each node under its code; -1 where there is none or the node is -1."""
-        keys, key_BW = self.keys[level], nodes_BW * self.sizes[level] + codes_BW
-        if not len(keys):
-            return torch.full_like(nodes_BW, -1)
+        table, keys = self.tables[level], self.keys[level]
+        if table is not None:
+            return table[1][nodes_BW, codes_BW]
+        key_BW = nodes_BW * self.sizes[level] + codes_BW
         child_BW = torch.searchsorted(keys, key_BW)
-        return child_BW.where(keys[child_BW.clamp(max=len(keys) - 1)] == key_BW, -1)
+        return child_BW.where(keys[child_BW] == key_BW, -1)
 
     def restrict(self, level: int, scores_BWK: Tensor, nodes_BW: Tensor) -> Tensor:
         """Scores of the codes that may follow each node, -inf of the others."""
         return scores_BWK.where(self.mask(level, nodes_BW), -torch.inf)
 
-    def closed(self, exclude: Rows) -> list[tuple[Tensor, Tensor]]:
+    def closed(self, exclude: Rows) -> list[Tensor]:
         """Per level, what `close` needs to keep the rows exclude[u] of the trie from user u.
 
-        Nodes and codes of the closed edges, (B, X) with as many places as the user with most has; node -2 fills up.
+        Users, nodes and codes of the edges that are closed, (3, X).
         """
         user = np.repeat(np.arange(len(exclude)), [len(rows) for rows in exclude])
-        rows = np.concatenate([np.asarray(rows, np.int64) for rows in exclude])
-        device, closed = self.octets.device, []
-        none = torch.zeros(len(exclude), 0, dtype=torch.long, device=device)
-        for owner, node, code in self.masks.closed(user, rows):
-            if not len(owner):
-                closed.append((none, none))
-                continue
-            counts = np.bincount(owner, minlength=len(exclude))
-            edges = np.full((2, len(exclude), counts.max()), -2, np.int64)
-            edges[:, owner, np.arange(len(owner)) - (counts.cumsum() - counts)[owner]] = node, code
-            both = torch.from_numpy(edges).to(device)
-            closed.append((both[0], both[1]))
-        return closed
+        rows = np.concatenate(exclude).astype(np.int64, copy=False)
+        device = self.octets.device
+        return [torch.from_numpy(np.array(edges, np.int64)).to(device) for edges in self.masks.closed(user, rows)]
 
-    def close(self, scores_BWK: Tensor, nodes_BW: Tensor, closed: tuple[Tensor, Tensor]) -> None:
+    def close(self, scores_BWK: Tensor, nodes_BW: Tensor, closed: Tensor) -> None:
         """Give the edges that are closed for a user at this level the score -inf, in place."""
-        nodes_BX, codes_BX = closed
-        users = max(1, COMPARED // max(1, nodes_BW.shape[1] * nodes_BX.shape[1]))
-        for start in range(0, len(nodes_BW), users):
-            part = slice(start, start + users)
-            same_BWX = nodes_BW[part].unsqueeze(2) == nodes_BX[part].unsqueeze(1)
-            user, beam, edge = same_BWX.nonzero(as_tuple=True)
-            scores_BWK[part][user, beam, codes_BX[part][user, edge]] = -torch.inf
+        at_once = max(1, COMPARED // nodes_BW.shape[1])
+        for start in range(0, closed.shape[1], at_once):
+            user_X, node_X, code_X = closed[:, start : start + at_once]
+            edge, beam = (nodes_BW[user_X] == node_X.unsqueeze(1)).nonzero(as_tuple=True)
+            scores_BWK[user_X[edge], beam, code_X[edge]] = -torch.inf

@@ -2,7 +2,7 @@
 
 Models of the default shape and of the benchmark's headline with random weights, a trie of random SIDs of 3 x 256 codes,
 full histories whose items are excluded. What masks cost is measured twice: as the share of a search's time that is
-spent in the trie (masks, children, steps and closed edges), clocked one by one; and against the same search without a
+spent in the trie (masks, edges, steps and closed edges), clocked one by one; and against the same search without a
 trie, in turns with it.
 """
 
@@ -43,19 +43,16 @@ class Clocked(TrieTensors):
     def restrict(self, level: int, scores_BWK: Tensor, nodes_BW: Tensor) -> Tensor:
         return self._clock(super().restrict, level, scores_BWK, nodes_BW)  # type: ignore[no-any-return]
 
-    def close(self, scores_BWK: Tensor, nodes_BW: Tensor, closed: tuple[Tensor, Tensor]) -> None:
+    def close(self, scores_BWK: Tensor, nodes_BW: Tensor, closed: Tensor) -> None:
         self._clock(super().close, scores_BWK, nodes_BW, closed)
 
     def step(self, level: int, nodes_BW: Tensor, codes_BW: Tensor) -> Tensor:
         return self._clock(super().step, level, nodes_BW, codes_BW)  # type: ignore[no-any-return]
 
-    def children(self, level: int, nodes_N: Tensor) -> tuple[Tensor, Tensor]:
-        return self._clock(super().children, level, nodes_N)  # type: ignore[no-any-return]
+    def edges(self, level: int, nodes_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self._clock(super().edges, level, nodes_N)  # type: ignore[no-any-return]
 
-    def codes(self, level: int, nodes_N: Tensor) -> Tensor:
-        return self._clock(super().codes, level, nodes_N)  # type: ignore[no-any-return]
-
-    def closed(self, exclude: Rows) -> list[tuple[Tensor, Tensor]]:
+    def closed(self, exclude: Rows) -> list[Tensor]:
         return self._clock(super().closed, exclude)  # type: ignore[no-any-return]
 
     def _clock(self, function: Callable[..., Any], *arguments: object) -> Any:

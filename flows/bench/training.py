@@ -34,7 +34,7 @@ from training.next_code import NextCode, plan_of
 from training.spec import GeneratorSpec, TrainSpec
 from training.trainable import Cursor
 
-SIZES, ITEMS, USERS, WARM, ROUNDS = (256, 256, 256), 20_000, 12_800, 50, 5
+SIZES, ITEMS, USERS, WARM, ROUNDS = (256, 256, 256), 20_000, 25_600, 50, 7
 LARGE = GeneratorSpec(dim=512, layers=8, code_layers=2, heads=8, kv_heads=8, ff=2048)
 LARGER = GeneratorSpec(dim=1024, layers=12, code_layers=2, heads=16, kv_heads=16, ff=4096)
 """Of more than 100 million weights, for a GPU."""

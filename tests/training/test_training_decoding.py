@@ -2,6 +2,7 @@
 
 from collections import Counter
 from functools import cache
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -263,20 +264,27 @@ def test_tensors_say_what_arrays_say(sizes: tuple[int, ...], items: int, seed: i
     codes = np.stack(np.unravel_index(packed, sizes), axis=1).astype(np.int32)
     trie = Trie.build(codes, pa.array([str(item) for item in range(len(codes))]), sizes)
     for masks in (TrieMasks.of(trie), TrieMasks.of(trie, rng.random(len(trie)) < 0.5)):
-        tensors = TrieTensors(masks)
-        plain = TrieTensors(TrieMasks(masks.sizes, masks.starts, masks.codes, (None,) * len(sizes), masks.rows))
+        without_bits = TrieMasks(masks.sizes, masks.starts, masks.codes, (None,) * len(sizes), masks.rows)
+        with mock.patch.object(trie_tensors, "TABLE", 0):
+            tensors, plain = TrieTensors(masks), TrieTensors(without_bits)
+        ways = (TrieTensors(masks), tensors, plain)
         nodes = np.array([0, 0, 0, -1, 0, 0], np.int64)
         for level, size in enumerate(sizes):
             expected = masks.mask(level, nodes)
             nodes_BW, taken = torch.from_numpy(nodes.reshape(2, 3)), rng.integers(0, size, (2, 3))
-            for made in (tensors, plain):
+            owner, code = expected.nonzero()
+            for made in ways:
                 np.testing.assert_array_equal(made.mask(level, nodes_BW).reshape(6, size).numpy(), expected)
+                edges = (owner, masks.step(level, nodes[owner], code), code)
+                for found, each in zip(made.edges(level, nodes_BW.flatten()), edges, strict=True):
+                    np.testing.assert_array_equal(found.numpy(), each)
             np.testing.assert_array_equal(plain.masks.mask(level, nodes), expected)
             # Half of the beams take a code that is there, where there is one.
             pick = np.where(expected.any(axis=1) & (rng.random(6) < 0.5), expected.argmax(axis=1), taken.reshape(-1))
             nodes = masks.step(level, nodes, pick)
-            stepped = tensors.step(level, nodes_BW, torch.from_numpy(pick.reshape(2, 3)))
-            np.testing.assert_array_equal(stepped.reshape(-1).numpy(), nodes)
+            for made in ways:
+                stepped = made.step(level, nodes_BW, torch.from_numpy(pick.reshape(2, 3)))
+                np.testing.assert_array_equal(stepped.reshape(-1).numpy(), nodes)
 
 
 def test_a_constrained_model_shares_out_all_probability_over_the_items() -> None:
