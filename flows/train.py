@@ -44,7 +44,7 @@ def train(
             f"the codes of {manifest.id} have no order ({manifest.recipe['codebook']['quantizer']}), so no trie "
             "to generate from; train on a release with another codebook.quantizer"
         )
-    with open_run("train", lake, recipe or manifest.recipe, {"release": manifest.id}) as run:
+    with open_run("train", lake, recipe or manifest.recipe, {"release": manifest.id, "since": since}) as run:
         former = _to_go_on_from(run.lake, manifest, since) if since else production_to_go_on_from(run, manifest)
         key = model_key(manifest, run.recipe) + (f"-since-{former['id']}" if former else "")
         model = find_model_by_key(run.lake, key)

@@ -34,6 +34,9 @@ STAGE = "ingest interactions"
 UNKNOWN_ITEM = "unknown_item"
 _TRUE = {"1", "1.0", "true", "t", "yes", "y"}
 _SAME = ("user_id", "item_id", "event_type", "event_time")  # what an event that is delivered again must agree in
+EARLIEST, LATEST = (time.replace(tzinfo=UTC) for time in (datetime.min, datetime.max))
+SAME_ID_WITHIN = timedelta(days=2)
+"""How far off in event time an id is known again: more than any error of time zones, and no more than some files."""
 
 
 def ingest_interactions(
@@ -99,9 +102,10 @@ def admit_waiting(lake: Lake, arrived_at: datetime, provenance: Provenance) -> i
     if ready.is_empty():
         return 0
     rows = [_revive(json.loads(payload), arrived_at) for payload in ready["payload"]]
-    kept, _, _ = _admit(lake, rows)
+    kept, refused, _ = _admit(lake, rows)
     if kept:
         _write(lake, kept, provenance)
+    quarantine(lake, [_reject_event(event, reason, detail) for event, reason, detail in refused], provenance)
     resolve(lake, ready, "its item arrived", provenance)
     return len(kept)
 
@@ -240,9 +244,11 @@ def _known_items(lake: Lake, items: set[str]) -> set[str]:
 
 
 def _stored_events(lake: Lake, events: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """These events as the lake has them; reads only files whose event times overlap theirs."""
+    """These events as the lake has them; reads only what is no more than SAME_ID_WITHIN from their event times."""
     times = [event["event_time"] for event in events]
-    where = (ds.field("event_time") >= min(times)) & (ds.field("event_time") <= max(times))
+    first = max(min(times), EARLIEST + SAME_ID_WITHIN) - SAME_ID_WITHIN
+    last = min(max(times), LATEST - SAME_ID_WITHIN) + SAME_ID_WITHIN
+    where = (ds.field("event_time") >= first) & (ds.field("event_time") <= last)
     wanted = pa.array([event["event_id"] for event in events])
     columns = ["event_id", "source", "source_offset", *_SAME]
     rows = lake.read("interactions", columns=columns, where=where & one_of("event_id", wanted))
@@ -250,7 +256,7 @@ def _stored_events(lake: Lake, events: list[dict[str, Any]]) -> dict[str, dict[s
 
 
 def _write(lake: Lake, events: list[dict[str, Any]], provenance: Provenance) -> None:
-    key = content_key("interactions", sorted(event["event_id"] for event in events))
+    key = content_key("interactions", sorted((event["event_id"], *(event[name] for name in _SAME)) for event in events))
     append(lake, "interactions", pa.Table.from_pylist(events, schema=INTERACTIONS.schema), key, provenance)
 
 

@@ -267,6 +267,43 @@ def test_an_event_waits_for_its_item_and_enters_once_when_it_arrives(tmp_path: P
     assert open_rows(lake).is_empty()
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_an_id_that_comes_back_with_another_time_is_refused_and_not_lost(tmp_path: Path, beside: bool) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    items(lake, jsonl(tmp_path / "items.jsonl", {"item_id": "a", "title": "one"}))
+    spec = InteractionsSpec(event_id="id")
+    events = [("e1", "u1", "2024-01-01T00:00:00"), ("e0", "u9", "0001-01-01T00:00:00")]
+    again = [("e1", "u1", "2024-01-01T05:00:00"), *([("e2", "u2", "2024-01-01T07:00:00")] if beside else [])]
+    for name, rows in (("log", events), ("again", again)):
+        lines = [f"{event},{user},a,{time}" for event, user, time in rows]
+        path = tmp_path / f"{name}.csv"
+        path.write_text("\n".join(["id,user_id,item_id,event_time", *lines]) + "\n")
+        counts = log(lake, path, spec)
+    assert counts.by_reason == {"conflicting_event": 1}
+    stored = lake.frame("interactions").sort("event_id")
+    assert stored["event_id"].to_list() == ["e0", "e1", *(["e2"] if beside else [])]
+    # Far from the stored one it is taken for another event, and is written, not merely said to be.
+    far = tmp_path / "far.csv"
+    far.write_text("id,user_id,item_id,event_time\ne1,u1,a,2024-02-01T05:00:00\n")
+    assert log(lake, far, spec).out == 1
+    assert lake.rows("interactions") == 3 + beside
+
+
+def test_an_event_that_waited_and_is_refused_in_the_end_is_quarantined_anew(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    items(lake, jsonl(tmp_path / "items.jsonl", {"item_id": "a", "title": "one"}))
+    spec = InteractionsSpec(event_id="id")
+    for name, item in (("first", "late"), ("second", "a")):
+        path = tmp_path / f"{name}.csv"
+        path.write_text(f"id,user_id,item_id,event_time\ne1,u1,{item},1700000000\n")
+        log(lake, path, spec)
+    items(lake, jsonl(tmp_path / "more.jsonl", {"item_id": "late", "title": "two"}))
+    assert admit_waiting(lake, NOW, WHO) == 0
+    assert by_reason(lake) == {"conflicting_event": 1}
+    assert admit_waiting(lake, NOW, WHO) == 0
+    assert by_reason(lake) == {"conflicting_event": 1}
+
+
 def test_a_log_exported_again_with_more_rows_adds_only_these(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path / "lake"))
     items(lake, jsonl(tmp_path / "items.jsonl", {"item_id": "a", "title": "one"}))
