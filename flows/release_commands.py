@@ -21,12 +21,12 @@ def release_list(options: Options) -> None:
 
 def release_show(options: Options) -> None:
     from flows.status import model_status, release_status
-    from storage.models import models
+    from storage.models import models_of
     from storage.releases import read_release
 
     lake = existing(options)
     manifest = read_release(lake, options.release)
-    trained = [model_status(row) for row in models(lake) if row["release"] == manifest.id]
+    trained = [model_status(row) for row in models_of(lake, manifest.id)]
     show.release({**release_status(manifest), "models": trained}, options.json)
 
 

@@ -71,14 +71,13 @@ def arrived_since(lake: Lake, parent: Manifest, snapshot: Snapshot) -> pl.DataFr
 
 def added_events(lake: Lake, parent: Manifest, snapshot: Snapshot, columns: list[str]) -> pl.DataFrame:
     """The events that became visible since `parent`, before the cutoff or not; cost follows the change."""
-    wanted = list(dict.fromkeys([*columns, "arrival_time"]))
+    wanted = list(dict.fromkeys([*columns, "event_id", "arrival_time"]))
     new_files = pl.DataFrame(
         lake.read_added("interactions", parent.versions["interactions"], snapshot.interactions.version, wanted)
     ).filter(pl.col("arrival_time") <= snapshot.as_of)
     late = (ds.field("arrival_time") > parent.as_of) & (ds.field("arrival_time") <= snapshot.as_of)
-    if parent.versions["interactions"] == snapshot.interactions.version:
-        new_files = lake.frame("interactions", snapshot.interactions.version, wanted, late)
-    return new_files.select(columns)
+    old_files = lake.frame("interactions", snapshot.interactions.version, wanted, late)
+    return pl.concat([new_files, old_files]).unique("event_id", keep="first", maintain_order=True).select(columns)
 
 
 def release_key(

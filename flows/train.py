@@ -14,8 +14,9 @@ from flows.evaluation_tables import headline, rankers
 from flows.recipe import Recipe
 from flows.run import Run, open_run
 from flows.steps.fit import log_slice
-from flows.steps.publish import publish
+from flows.steps.publish import publish_model
 from flows.steps.task import step
+from pipelines.sequences import targets
 from pipelines.user_buckets import users_with_fresh_events
 from storage.lake import Lake
 from storage.manifest import Manifest
@@ -36,7 +37,7 @@ def train(
     go on from (`since`, or production's where the recipe says so) training starts with its weights and predicts the
     events that it has not learnt from.
     """
-    from flows.steps.training import forget_training, sequences, train_model
+    from flows.steps.training import forget_training
 
     manifest = read_release(Lake(lake), release)
     if not CodebookSpec.model_validate(manifest.recipe["codebook"]).ordered:
@@ -51,16 +52,10 @@ def train(
         if model is not None:
             run.say(f"  skipped: {model} was trained on {manifest.id} with this recipe already")
             forget_training(run.lake, key)  # by a run that was killed before it could
-        elif former is not None and since is None and not _news(run.lake, manifest, former):
-            model = former["id"]
-            run.say(f"  skipped: {manifest.id} sees no event that {model} has not learnt from")
         else:
-            run.record.begin()
-            trie = open_trie(run.lake, manifest)
-            source = sequences(run, manifest, trie, former)
-            model = train_model(run, manifest, key, source, former)
+            model = _trained(run, manifest, key, former, asked=since is not None)
         evaluate_model(run, manifest, model)
-        _publish_pair(run, manifest, model)
+        publish_model(run, manifest, model)
         return run.done(model=model, release=manifest.id)
 
 
@@ -71,6 +66,34 @@ def evaluate(lake: str, model: str, recipe: str | dict[str, Any] | None = None) 
     manifest = read_release(Lake(lake), row["release"])
     with open_run("evaluate", lake, recipe or manifest.recipe, {"model": model}) as run:
         return run.done(model=model, evaluation=evaluate_model(run, manifest, model))
+
+
+def _trained(run: Run, manifest: Manifest, key: str, former: dict[str, Any] | None, asked: bool) -> str:
+    """The model of a training; `former`, where there is nothing new for it to learn and nobody asked for that.
+
+    Raises NothingToTrainOn where there is nothing to learn otherwise.
+    """
+    from flows.steps.training import sequences, train_model
+
+    nothing_new = former and f"{manifest.id} sees no event to predict that {former['id']} has not learnt from"
+    if former and not asked and not _news(run.lake, manifest, former):
+        run.say(f"  skipped: {nothing_new}")
+        return str(former["id"])
+    run.record.begin()
+    source = sequences(run, manifest, open_trie(run.lake, manifest), former)
+    negative = run.recipe.train.negative_events
+    if targets(run.lake, source, negative, fresh_only=former is not None):
+        return train_model(run, manifest, key, source, former)
+    if former and not asked:
+        run.say(f"  skipped: {nothing_new}")
+        return str(former["id"])
+    if former:
+        raise NothingToTrainOn(f"{nothing_new}: leave --since out")
+    raise NothingToTrainOn(
+        f"{manifest.id} sees no event of its items before its cutoff {manifest.cutoff.isoformat()} that was more than "
+        f"shown (impressions and {', '.join(negative) or 'no type'} in train.negative_events are context alone): there "
+        "is nothing to train on. `sidmill run nightly --interactions FILE` makes a release with a log."
+    )
 
 
 def _to_go_on_from(lake: Lake, manifest: Manifest, model: str) -> dict[str, Any]:
@@ -104,25 +127,6 @@ def _news(lake: Lake, manifest: Manifest, former: dict[str, Any]) -> bool:
 
     items = open_trie(lake, manifest).item_ids
     return len(users_with_fresh_events(lake, log_slice(manifest), items, learnt_by(lake, former))) > 0
-
-
-def _publish_pair(run: Run, manifest: Manifest, model: str) -> None:
-    """Production keeps its release and gets the model, if the model speaks its vocabulary and is newer.
-
-    Otherwise the command that would publish the pair is named.
-    """
-    current = published(run.lake)
-    if current is None or current.model == model:
-        return
-    pinned = read_release(run.lake, current.release)
-    if pinned.codebook.vocabulary == manifest.codebook.vocabulary and (current.model is None or model > current.model):
-        run.record.begin()
-        publish(run, pinned, model)
-    else:
-        run.say(
-            f"  {model} is not published: production is ({current.release}, {current.model or 'no model'}); "
-            f"`sidmill release publish {manifest.id} --model {model}` publishes it with its release"
-        )
 
 
 def model_key(manifest: Manifest, recipe: Recipe) -> str:

@@ -96,9 +96,13 @@ def _of(release: str) -> ds.Expression:
     return ds.field("release") == release
 
 
-def fresh_of(release: str) -> ds.Expression:
-    """What holds for the sequences of a release that no former training has learnt from."""
-    return _of(release) & ds.field("fresh")
+def targets(lake: Lake, release: str, negative_events: Collection[str], fresh_only: bool) -> int:
+    """How many events of the sequences of a release a training predicts: those that were more than shown, and of these
+    those that no former training has learnt from, where it is `fresh_only`."""
+    shown = ds.field("event_type").isin(sorted(negative_events))
+    taken = ~shown & (ds.field("impression").is_null() | ~ds.field("impression"))
+    where = _of(release) & taken & (ds.field("fresh") if fresh_only else ds.scalar(True))
+    return lake.count("sequences", lake.version("sequences"), where)
 
 
 def _key(release: str, bucket: int) -> str:

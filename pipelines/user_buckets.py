@@ -83,10 +83,11 @@ def in_buckets(
 
 
 def users_with_fresh_events(lake: Lake, log: LogSlice, items: pa.Array, learnt: Learnt) -> pa.Array:
-    """Who has a visible event of `items` that is not `learnt`; files without one are not read, unless there are items
-    that had no SID.
+    """Who has a visible event that is not `learnt`; files without one are not read, unless there are items that had no
+    SID.
 
-    Where the table was compacted since, or events came again, some who have none are among them.
+    Where the table was compacted since, events came again, or what is new is of no item of `items`, some who have
+    nothing to learn are among them.
     """
     old = learnt.log
     new_items = items.filter(pc.invert(pc.is_in(items, learnt.items)))

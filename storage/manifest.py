@@ -51,7 +51,7 @@ class EncoderRef(_Frozen):
 
 
 class Manifest(_Frozen):
-    """One release. `as_of` bounds arrival times, `cutoff` bounds event times; both are exclusive upper bounds.
+    """One release. `as_of` bounds arrival times, inclusive; `cutoff` bounds event times, exclusive.
 
     `assignments` are the segments of the SID table that together give every item its SID; a later night adds one.
     `fit_cutoff` is the event-time bound of all that vectors and codebook have seen, at most `cutoff`.

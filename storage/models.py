@@ -38,11 +38,21 @@ def record_model(
 
 
 def models(lake: Lake) -> list[dict[str, Any]]:
-    """All models, oldest first, with their newest evaluation's headline figures as `metrics`."""
+    """All models, oldest first, with what their newest evaluation found, whatever the release, as `evaluation`."""
     newest = {row["model"]: row["result"] for row in evaluations(lake)}
     return [
         {**row, "card": json.loads(row["card"]), "evaluation": newest.get(row["id"])}
         for row in lake.read("models").sort_by("id").to_pylist()
+    ]
+
+
+def models_of(lake: Lake, release: str) -> list[dict[str, Any]]:
+    """The models trained on a release or evaluated on it, oldest first, with their newest `evaluation` on it."""
+    newest = {row["model"]: row["result"] for row in evaluations(lake) if row["release"] == release}
+    return [
+        {**row, "evaluation": newest.get(row["id"])}
+        for row in models(lake)
+        if row["release"] == release or row["id"] in newest
     ]
 
 

@@ -5,7 +5,7 @@ so "published" and "the alias moved there" are one atomic fact.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from storage.catalogue import assigned_items, deleted_items
 from storage.commit import Provenance, swap
-from storage.errors import GateBlocked, LakeNotFound, PublishRefused, StaleCandidate
+from storage.errors import GateBlocked, LakeNotFound, PointerMoved, PublishRefused, StaleCandidate
 from storage.lake import Lake
 from storage.manifest import Manifest
 from storage.models import model_vocabulary, newest_model
@@ -116,6 +116,7 @@ def publish(
     model: str | None = None,
     note: str = "publish",
     alias: str = PRODUCTION,
+    replacing: Published | None = None,
 ) -> Published:
     """Point `alias` at (release, model).
 
@@ -123,10 +124,13 @@ def publish(
 
     Refused: a candidate with a failed blocking gate (GateBlocked); one that lacks a segment published since it was
     made, or an item of the release it would replace (StaleCandidate); a model that speaks another vocabulary.
-    Two publishers cannot both succeed from the same state: the alias is moved by compare-and-swap.
+    Two publishers cannot both succeed from the same state: the alias is moved by compare-and-swap. With `replacing`,
+    what the decision to publish was made on, PointerMoved where the alias points to something else by now.
     """
     while True:
         before = read_pointer(lake, alias)
+        if replacing is not None and before.value != asdict(replacing):
+            raise PointerMoved(f"{alias!r} was {replacing} when read and is {before.value} now; decide anew.")
         manifest = read_release(lake, release)
         _check_gates(manifest)
         _check_not_stale(lake, manifest, alias)

@@ -12,7 +12,7 @@ from flows.report.charts import curve_chart, line_chart, load_chart
 from flows.report.looks import looks
 from storage.lake import Lake
 from storage.manifest import Manifest
-from storage.models import models
+from storage.models import models_of
 from storage.pointers import pointer_history
 from storage.quarantine import by_reason, open_rows
 from storage.releases import PRODUCTION, published, read_release, releases
@@ -33,7 +33,8 @@ def write_report(lake: Lake, manifest: Manifest, output: Path) -> int:
 
 def collect(lake: Lake, manifest: Manifest) -> dict[str, Any]:
     """Everything on the page, from the lake alone."""
-    trained = [model for model in models(lake) if model["release"] == manifest.id]
+    shown = models_of(lake, manifest.id)
+    trained = [model for model in shown if model["release"] == manifest.id]
     known_runs = {run.run: run for run in runs(lake)}
     line = _lineage(lake, manifest)
     codebook = Codebook.from_bytes(lake.blobs.get(manifest.codebook.blob))
@@ -50,7 +51,7 @@ def collect(lake: Lake, manifest: Manifest) -> dict[str, Any]:
         "reasons": by_reason(lake),
         "refused": _newest_refused(lake),
         "drift": lake.frame("drift", manifest.versions["drift"]).to_dicts(),
-        "models": [_model(model) for model in trained],
+        "models": [_model(model) for model in shown],
         "timings": _timings(line, trained, known_runs),
         "lineage": line,
         "diffs": _diffs(lake, manifest),

@@ -19,7 +19,7 @@ from flows.steps.task import step
 from pipelines.assign import encoded_vectors
 from pipelines.cluster import connect
 from pipelines.embed import matrix
-from pipelines.sequences import build_sequences, fresh_of, read_bucket, sequence_buckets
+from pipelines.sequences import build_sequences, read_bucket, sequence_buckets
 from pipelines.user_buckets import Learnt
 from storage.catalogue import deleted_items, segments
 from storage.errors import LakeNotFound
@@ -31,7 +31,7 @@ from tokenizer.trie import Trie
 from tokenizer.trie_masks import TrieMasks
 from training.align import Arrays, ItemAlignment, aligned
 from training.checkpoint import RECORD, WEIGHTS, load_generator
-from training.errors import CheckpointMismatch, LossDiverged, NothingToTrainOn
+from training.errors import CheckpointMismatch, LossDiverged
 from training.generator import Generator
 from training.launch import TrainResult, forget, launch
 from training.likeness import Likeness
@@ -76,15 +76,6 @@ def sequences(run: Run, manifest: Manifest, trie: Trie, former: dict[str, Any] |
         if counts.users_with_one_event:
             users = counts.users_with_one_event
             view.note(f"users with one event: {users:,}", users_with_one_event=users)
-    if former and not run.lake.count("sequences", run.lake.version("sequences"), fresh_of(source)):
-        raise NothingToTrainOn(
-            f"{manifest.id} sees no event that {former['id']} has not learnt from: leave --since out"
-        )
-    if counts.out + counts.unchanged == 0:
-        raise NothingToTrainOn(
-            f"{manifest.id} sees no event of its items before its cutoff {manifest.cutoff.isoformat()}: there is "
-            "nothing to train on. `sidmill run nightly --interactions FILE` makes a release with a log."
-        )
     return source
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from log_rows import START as FIRST_DAY
+from log_rows import deliver, event
 from PIL import Image
 
 from conftest import START, write_items, write_log
@@ -26,9 +28,10 @@ from flows.nightly import nightly
 from flows.recipe import Recipe as Settings
 from flows.report.looks import looks
 from flows.run import open_run
-from flows.snapshot import take_snapshot
+from flows.snapshot import Snapshot, added_events, take_snapshot
 from flows.steps.fit import gather_inputs
-from flows.train import _publish_pair, model_key, production_to_go_on_from
+from flows.steps.publish import publish_model
+from flows.train import model_key, production_to_go_on_from
 from flows.verify import verify
 from pipelines.fusion.frozen import Fusion
 from storage.commit import Provenance
@@ -197,6 +200,23 @@ def test_items_that_arrive_while_a_backfill_runs_are_caught_up_before_it_can_be_
     publish(lake, made["release"], Provenance("test", ""))
 
 
+def test_events_that_become_visible_late_are_added_though_the_table_grew_meanwhile(
+    tmp_path: Path, small: Path, recipe: Recipe
+) -> None:
+    lake = start(str(tmp_path / "lake"), small, recipe)
+    deliver(lake, [event(1, 1, 5, day=8, name=1)], "early")
+    parent = read_release(lake, "r-000001")
+    as_of = FIRST_DAY + timedelta(days=5)
+    parent = parent.model_copy(
+        update={"as_of": as_of, "versions": {**parent.versions, "interactions": lake.version("interactions")}}
+    )
+    for grew in (False, True):
+        if grew:
+            deliver(lake, [event(2, 2, 6, day=7, name=2), event(3, 3, 7, day=20, name=3)], "more")
+        seen = Snapshot(lake.ref("items"), lake.ref("interactions"), FIRST_DAY + timedelta(days=10), parent.cutoff)
+        assert sorted(added_events(lake, parent, seen, ["event_id"])["event_id"]) == ["e1", "e2"][: 1 + grew]
+
+
 def test_a_model_trained_for_a_backfill_is_published_with_it_and_the_training_says_how(
     tmp_path: Path, small: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -207,7 +227,7 @@ def test_a_model_trained_for_a_backfill_is_published_with_it_and_the_training_sa
     model = record_model(lake, "key", made.id, made.codebook.vocabulary, "weights", card, Provenance("test", ""))
     capsys.readouterr()
     with open_run("train", lake.uri, made.recipe, {}) as run:
-        _publish_pair(run, made, model)
+        publish_model(run, made, model)
     told = capsys.readouterr().out
     assert "production is (r-000001, no model)" in told
     assert f"`sidmill release publish {made.id} --model {model}`" in told

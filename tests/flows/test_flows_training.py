@@ -23,6 +23,16 @@ from training.checkpoint import read_record
 from training.errors import CheckpointMismatch, LossDiverged, NothingToTrainOn
 
 
+def test_what_was_only_shown_is_nothing_to_train_on(tmp_path: Path, small: Path, recipe: Recipe) -> None:
+    lake = start(str(tmp_path / "lake"), small, recipe)
+    before = published(lake)
+    shown = lake.frame("interactions")["event_type"].unique().to_list()
+    with pytest.raises(NothingToTrainOn, match=r"more than shown .* are context alone"):
+        train(lake.uri, {**recipe, "train": {**recipe["train"], "negative_events": shown}})  # type: ignore[dict-item]
+    assert models(lake) == []
+    assert published(lake) == before
+
+
 @pytest.mark.slow
 def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_new(
     tmp_path: Path, small: Path, recipe: Recipe
@@ -41,6 +51,7 @@ def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_n
     write_log(small / "more.csv", sorted(sids(lake, "production")), 20, 150, START + timedelta(days=40))
     nightly(lake.uri, None, [], [str(small / "more.csv")])
     train(lake.uri, since="m-000001")
+    assert runs(lake)[-1].parameters["since"] == "m-000001", "else it would not go on from it when it is resumed"
     night = read_release(lake, "production")
     source = f"{night.id}-in-2-since-m-000001"
     rows = lake.frame("sequences").filter(release=source)
@@ -74,6 +85,14 @@ def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_n
 
     # By the recipe alone, without an event that production has not learnt from, its model stays.
     assert train(lake.uri, going_on)["model"] == published(lake).model  # type: ignore[union-attr]
+
+    # Nor does it go where what is new was only shown.
+    write_log(small / "shown.csv", sorted(sids(lake, "production")), 20, 50, START + timedelta(days=50))
+    nightly(lake.uri, None, [], [str(small / "shown.csv")])
+    shown = lake.frame("interactions")["event_type"].unique().to_list()
+    only_shown = {**going_on, "train": {**going_on["train"], "negative_events": shown}}  # type: ignore[dict-item]
+    assert train(lake.uri, only_shown)["model"] == published(lake).model  # type: ignore[union-attr]
+    assert len(models(lake)) == 3
 
     # A training that ends in numbers that are none leaves the models, and what is published, as they are.
     before = published(lake)

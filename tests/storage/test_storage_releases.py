@@ -9,11 +9,12 @@ import pyarrow as pa
 import pytest
 
 from storage.commit import Provenance, append
-from storage.errors import GateBlocked, LakeNotFound, PublishRefused, StaleCandidate
+from storage.errors import GateBlocked, LakeNotFound, PointerMoved, PublishRefused, StaleCandidate
 from storage.lake import Lake
 from storage.manifest import Gate, Manifest
-from storage.models import record_model
+from storage.models import models, models_of, record_evaluation, record_model
 from storage.releases import (
+    Published,
     publish,
     published,
     published_assignments,
@@ -176,6 +177,31 @@ def test_a_release_is_published_with_the_newest_model_that_was_trained_for_it(tm
     assert publish(lake, new, WHO).model == trained == "m-000003"
     assert publish(lake, candidate(lake, "three", ["a"], codebook="c2").id, WHO).model == "m-000003"
     assert rollback(lake, WHO, to="r-000001").model == "m-000001"
+
+
+def test_who_decided_on_what_is_published_no_more_moves_nothing(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    one, two = candidate(lake, "one", ["a"]), candidate(lake, "two", ["a", "b"])
+    model = record_model(lake, "m", one.id, "v-c1", "w", {}, WHO)
+    before = publish(lake, one.id, WHO)
+    publish(lake, two.id, WHO)
+    with pytest.raises(PointerMoved, match=two.id):
+        publish(lake, one.id, WHO, model, replacing=before)
+    assert published(lake) == Published(two.id, model)
+
+
+def test_a_release_shows_what_was_found_on_it_and_not_on_another(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    one, two = candidate(lake, "one", ["a"]), candidate(lake, "two", ["a", "b"])
+    model = record_model(lake, "m", one.id, "v-c1", "w", {}, WHO)
+    for key, release, cases in (("first", one.id, 1), ("again", one.id, 2), ("other", two.id, 3)):
+        record_evaluation(lake, key, model, release, {"cases": cases}, WHO)
+    found = {
+        release: [(row["id"], row["evaluation"]["cases"]) for row in models_of(lake, release)]
+        for release in (one.id, two.id)
+    }
+    assert found == {one.id: [(model, 2)], two.id: [(model, 3)]}
+    assert models(lake)[0]["evaluation"] == {"cases": 3}
 
 
 def test_a_tight_loop_reader_sees_no_mix_during_100_publishes(tmp_path: Path) -> None:
