@@ -207,7 +207,7 @@ def require_same(where: str, found: Mapping[str, Any], wanted: Mapping[str, Any]
     changed = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
     if changed:
         differences = "; ".join(f"{key}: {found.get(key)} there, {wanted.get(key)} here" for key in changed)
-        raise CheckpointMismatch(f"{where} holds another training ({differences}); train under another run name")
+        raise CheckpointMismatch(f"{where} holds another training ({differences}); delete it to begin anew")
 
 
 def load_weights(directory: Path, module: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 TrainingError
 ├── VocabularyMismatch      another codebook than the model speaks: train for it, or publish without a model
-├── CheckpointMismatch      a run name that already holds another training: choose another name
+├── CheckpointMismatch      a folder that holds another training than is wanted: delete it
 ├── CheckpointDamaged       a checkpoint that is not whole: use an older one, or train again
 ├── NothingToTrainOn        a release whose log or codes teach nothing: give it a log, or another codebook
 ├── SequencesInvalid        rows that break the contract of the `sequences` table: rebuild the sequences
@@ -32,7 +32,7 @@ class VocabularyMismatch(TrainingError):
 
 
 class CheckpointMismatch(TrainingError):
-    """A run name holds checkpoints of another model, data or plan than the one to be trained."""
+    """A folder holds checkpoints of another model, data or plan than the one to be trained."""
 
 
 class CheckpointDamaged(TrainingError):
@@ -66,7 +66,4 @@ class LossDiverged(TrainingError):
         shown = ", ".join(self.event_ids[:20]) + (", ..." if len(self.event_ids) > 20 else "")
         events = f" that predicts the {len(self.event_ids)} events {shown}" if self.event_ids else ""
         look = ", or look at these events," if self.event_ids else ""
-        return (
-            f"{what} in a step{events}; the last checkpoint is whole: lower the learning rate{look} and train under "
-            "another name"
-        )
+        return f"{what} in a step{events}; the last checkpoint is whole: lower the learning rate{look} and train again"

@@ -245,7 +245,7 @@ def batches(
     if cursor.plan != plan.hash:
         raise CheckpointMismatch(
             f"cursor of plan {cursor.plan} used with plan {plan.hash} (source {plan.source}): data, batch size or seed "
-            "changed since the checkpoint; train under another run name"
+            "changed since the checkpoint; delete the folder of this training to begin anew"
         )
     sample = 0
     for pool, steps in _pools(plan, read_bucket, cursor.epoch):

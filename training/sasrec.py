@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from tokenizer.descent import adamw, learning_rate, take_step
 from tokenizer.work import one_thread
-from training.errors import TrainingFailed
+from training.errors import NothingToTrainOn
 from training.full_softmax import cross_entropy
 from training.spec import SasRecSpec, TrainSpec
 from training.trainable import Cursor
@@ -171,11 +171,13 @@ class SasRecTrainable:
         """The rest of the cursor's epoch for one worker; `sample` counts the steps taken.
 
         Every history is in one step of an epoch. Of its step a worker takes each `world`-th, in order of length.
-        Raises TrainingFailed where there are fewer histories with two events than workers.
+        Raises NothingToTrainOn where there are fewer histories with two events than workers.
         """
         useful = np.flatnonzero([len(history) > 1 for history in self.histories])
         if len(useful) < world:
-            raise TrainingFailed(f"{len(useful)} histories with two events are too few for {world} workers")
+            raise NothingToTrainOn(
+                f"{len(useful)} histories with two events are too few for {world} workers: lower sasrec.workers"
+            )
         shuffled = np.random.default_rng([self.spec.seed, cursor.epoch]).permutation(useful)
         steps = np.array_split(shuffled, max(1, len(useful) // max(self.spec.batch_size, world)))
         for step in range(cursor.sample, len(steps)):

@@ -102,5 +102,5 @@ def test_a_run_goes_on_from_what_is_left_of_it_with_other_workers(tmp_path: Path
     assert longer.history[2]["loss"] < first.history[1]["loss"]
     assert load_generator(longer.checkpoint_dir, "v")[1].step == 3 * STEPS
 
-    with pytest.raises(CheckpointMismatch, match=r"vocabulary: v there, w here.*another run name"):
+    with pytest.raises(CheckpointMismatch, match=r"vocabulary: v there, w here.*to begin anew"):
         launch(partial(make, "w"), spec, "run", tmp_path)

@@ -136,7 +136,7 @@ def test_a_step_with_a_gradient_that_is_no_number_is_not_taken(finite: bool) -> 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Stop):
         Loop(Told(), TRAIN).run(save_to(tmp_path, 1))
-    with pytest.raises(CheckpointMismatch, match="another run name"):
+    with pytest.raises(CheckpointMismatch, match="to begin anew"):
         Loop(Told(SPEC.model_copy(update={"dim": 32})), TRAIN).load(tmp_path)
 
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from training.checkpoint import load_weights
-from training.errors import TrainingFailed
+from training.errors import NothingToTrainOn
 from training.full_softmax import cross_entropy
 from training.launch import launch
 from training.sasrec import Padded, SasRec, SasRecTrainable, fit_sasrec, item_vectors, padded, rank, train_spec
@@ -139,7 +139,7 @@ def test_of_a_long_history_each_epoch_takes_a_stretch_of_whole_length() -> None:
 
 def test_more_workers_than_histories_are_refused() -> None:
     trainable = SasRecTrainable(SPEC, ITEMS, [np.array([1, 2]), np.array([3])])
-    with pytest.raises(TrainingFailed, match="1 histories with two events are too few for 2 workers"):
+    with pytest.raises(NothingToTrainOn, match="1 histories with two events are too few for 2 workers"):
         next(trainable.batches(0, 2, Cursor("")))
 
 
