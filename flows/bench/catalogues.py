@@ -6,7 +6,7 @@ The folder holds amazon-beauty/ and movielens-posters/; docs/tokenizers.md says 
 import csv
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,12 @@ class Catalogue:
     pictures: list[Path | None]
     histories: list[list[tuple[int, int]]]
     held_out: int
+
+    def leave_last_out(self) -> "Catalogue":
+        """The same with events numbered back from the last of each user, so that one cut, two events before the end, is
+        leave-last-out for all."""
+        numbered = [[(at - len(each), row) for at, (_, row) in enumerate(each)] for each in self.histories]
+        return replace(self, histories=numbered, held_out=-2)
 
     def text_vectors(self) -> NDArray[np.float32]:
         """MiniLM vectors, float32 (N, 384), kept; an empty text gets the word "untitled"."""
@@ -88,8 +94,7 @@ def _kept(
 
 
 def beauty(folder: Path) -> Catalogue:
-    """Amazon Beauty. It has no times: events are numbered back from the last of each user, so that one cut, two
-    events before the end, is leave-last-out for all."""
+    """Amazon Beauty. It has an order and no times."""
     folder = folder / "amazon-beauty"
     rows = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
     ids = [str(row["item_id"]) for row in rows]
@@ -103,9 +108,9 @@ def beauty(folder: Path) -> Catalogue:
         attributes=[row["attributes"] for row in rows],
         categories=[next((each for each in row["attributes"] if each in common), "") for row in rows],
         pictures=[None] * len(ids),
-        histories=[[(at - len(history), row) for at, row in enumerate(history)] for history in taken],
-        held_out=-2,
-    )
+        histories=[list(enumerate(history)) for history in taken],
+        held_out=0,
+    ).leave_last_out()
 
 
 def movielens(folder: Path) -> Catalogue:

@@ -38,10 +38,10 @@ Recommend = Callable[[Sequence[Ints], bool], Ints]
 
 
 def split_of(catalogue: Catalogue) -> Split:
-    """Leave-last-out over the users with three events and more."""
+    """Leave-last-out over the users with three events and more. The split's catalogue holds out the same events."""
     histories = [np.array([row for _, row in each], np.int64) for each in catalogue.histories if len(each) > 2]
     return Split(
-        catalogue=catalogue,
+        catalogue=catalogue.leave_last_out(),
         train=[rows[:-2] for rows in histories],
         validation=np.array([rows[-2] for rows in histories]),
         test=np.array([rows[-1] for rows in histories]),

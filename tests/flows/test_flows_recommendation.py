@@ -1,6 +1,7 @@
 """The recommendation benchmark on a small folder: its split, its simple rows against plain definitions, its tables."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from flows.bench.catalogues import beauty
 from flows.bench.recommendation import item_knn, popularity
+from flows.bench.representations import World
 from flows.bench.split import WIDTH, Split, split_of
 from flows.cli import run_command
 
@@ -39,6 +41,19 @@ def test_the_last_item_is_the_test_and_the_one_before_it_the_validation(data: Pa
     assert [rows.tolist() for rows in split.train] == [rows[:-2] for rows in whole]
     assert [rows.tolist() for rows in split.given] == [rows[:-1] for rows in whole]
     assert split.test.tolist() == [rows[-1] for rows in whole]
+
+
+def test_vectors_are_fitted_on_what_is_trained_on_whatever_the_times(data: Path) -> None:
+    catalogue = beauty(data)
+    draw = np.random.default_rng(0)
+    timed = [
+        list(zip(sorted(draw.integers(0, 1000, len(each)).tolist()), [row for _, row in each], strict=True))
+        for each in catalogue.histories
+    ]
+    split = split_of(replace(catalogue, histories=timed, held_out=900))
+    seen = World(split.catalogue, 0, cold=0.0).with_cold
+    names = [[catalogue.ids[row] for row in rows] for rows in split.train]
+    assert [seen.names[item] for item in seen.item] == [name for each in names for name in each]
 
 
 @pytest.mark.parametrize("exclude_seen", [False, True])
