@@ -89,7 +89,8 @@ class TrainSpec(BaseModel):
 
     `objective`: `next_code` (cross-entropy) or `ranking` (LETTER, arXiv 2405.07314: the same over `temperature`, below
     1 of which the codes that compete with the right one weigh more). `schedule` is what follows the warm-up:
-    `inverse_sqrt`, which does not look at the number of epochs, or `cosine`, which falls to nothing by the last one.
+    `inverse_sqrt`, which does not look at the number of epochs, or `cosine`, which falls to nothing by the last one
+    from the second on: how many steps there are is known after the first, which stays at the peak.
 
     A checkpoint is written after each epoch, and after every `checkpoint_steps` steps where that is not 0. `sharding`
     spreads weights and optimizer over the workers (FSDP2); without it each has all of them (DDP).
