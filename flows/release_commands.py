@@ -26,8 +26,8 @@ def release_show(options: Options) -> None:
 
     lake = existing(options)
     manifest = read_release(lake, options.release)
-    trained = [model_status(row) for row in models_of(lake, manifest.id)]
-    show.release({**release_status(manifest), "models": trained}, options.json)
+    models = [model_status(row) for row in models_of(lake, manifest.id)]
+    show.release({**release_status(manifest), "models": models}, options.json)
 
 
 def release_diff(options: Options) -> None:

@@ -199,6 +199,7 @@ def status(value: Record, as_json: bool) -> None:
         print(f"  {each['id']} {each['kind']:<10} {each['items']:,} items, codebook {each['codebook']}, {told}")
     for each in value["models"]:
         metrics = "  ".join(f"{name} {figure:.4f}" for name, figure in each["metrics"].items())
-        print(f"  {each['id']} on {each['release']}  {metrics}")
+        elsewhere = f"  (on {each['evaluated_on']})" if each["evaluated_on"] not in (None, each["release"]) else ""
+        print(f"  {each['id']} on {each['release']}  {metrics}{elsewhere}")
     reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in value["quarantine"]["by_reason"].items())
     print(f"quarantine: {value['quarantine']['rows']:,} open rows" + (f" ({reasons})" if reasons else ""))

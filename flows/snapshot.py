@@ -76,8 +76,8 @@ def added_events(lake: Lake, parent: Manifest, snapshot: Snapshot, columns: list
         lake.read_added("interactions", parent.versions["interactions"], snapshot.interactions.version, wanted)
     ).filter(pl.col("arrival_time") <= snapshot.as_of)
     late = (ds.field("arrival_time") > parent.as_of) & (ds.field("arrival_time") <= snapshot.as_of)
-    old_files = lake.frame("interactions", snapshot.interactions.version, wanted, late)
-    return pl.concat([new_files, old_files]).unique("event_id", keep="first", maintain_order=True).select(columns)
+    seen_since = lake.frame("interactions", snapshot.interactions.version, wanted, late)
+    return pl.concat([new_files, seen_since]).unique("event_id", keep="first", maintain_order=True).select(columns)
 
 
 def release_key(

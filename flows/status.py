@@ -75,7 +75,7 @@ def release_status(manifest: Manifest) -> dict[str, Any]:
 
 
 def model_status(row: dict[str, Any]) -> dict[str, Any]:
-    """One model as the status shows it; `metrics` are the generator's of its newest evaluation."""
+    """One model as the status shows it; `metrics` are the generator's of the evaluation in it."""
     evaluation = row["evaluation"] or {}
     generator = evaluation.get("generator", {})
     return {
@@ -84,5 +84,6 @@ def model_status(row: dict[str, Any]) -> dict[str, Any]:
         "vocabulary": row["vocabulary"],
         "weights": row["weights"],
         "metrics": {name: generator[name] for name in HEADLINE if name in generator},
+        "evaluated_on": row["evaluated_on"],
         "evaluation": evaluation,
     }

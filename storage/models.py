@@ -38,10 +38,11 @@ def record_model(
 
 
 def models(lake: Lake) -> list[dict[str, Any]]:
-    """All models, oldest first, with what their newest evaluation found, whatever the release, as `evaluation`."""
-    newest = {row["model"]: row["result"] for row in evaluations(lake)}
+    """All models, oldest first, with what their newest evaluation found as `evaluation`, `evaluated_on` a release."""
+    newest = {row["model"]: {"evaluation": row["result"], "evaluated_on": row["release"]} for row in evaluations(lake)}
+    never = {"evaluation": None, "evaluated_on": None}
     return [
-        {**row, "card": json.loads(row["card"]), "evaluation": newest.get(row["id"])}
+        {**row, "card": json.loads(row["card"]), **newest.get(row["id"], never)}
         for row in lake.read("models").sort_by("id").to_pylist()
     ]
 
@@ -50,7 +51,7 @@ def models_of(lake: Lake, release: str) -> list[dict[str, Any]]:
     """The models trained on a release or evaluated on it, oldest first, with their newest `evaluation` on it."""
     newest = {row["model"]: row["result"] for row in evaluations(lake) if row["release"] == release}
     return [
-        {**row, "evaluation": newest.get(row["id"])}
+        {**row, "evaluation": newest.get(row["id"]), "evaluated_on": release if row["id"] in newest else None}
         for row in models(lake)
         if row["release"] == release or row["id"] in newest
     ]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Rows = Sequence[npt.NDArray[np.integer]]
 
 NO_EDGE = np.iinfo(np.int64).max
+"""Greater than the number of any edge."""
 COMPARED = 1 << 24
 """Beams held against closed edges at once."""
 TABLE = 1 << 18

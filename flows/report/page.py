@@ -93,6 +93,7 @@ def _model(model: dict[str, Any]) -> dict[str, Any]:
     history = model["card"]["history"]
     return {
         "id": model["id"],
+        "release": model["release"],
         "chart": line_chart([row["loss"] for row in history], "training loss") if history else "",
         "evaluation": model["evaluation"],
         "tables": evaluation_tables(model["evaluation"] or {}),
