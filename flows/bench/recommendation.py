@@ -47,9 +47,9 @@ def item_knn(split: Split) -> Recommend:
     return recommend
 
 
-def sasrec(split: Split) -> Recommend:
+def sasrec(split: Split, seed: int = 0) -> Recommend:
     """SASRec as of the epoch with the best validation ndcg@10; kept."""
-    spec = SasRecSpec()
+    spec = SasRecSpec(seed=seed)
     path = CACHE / f"sasrec-{digest_of([*split.train, split.validation], spec)}.pt"
     if not path.exists():
         best = best_sasrec(split, spec)
@@ -89,6 +89,8 @@ ROWS: dict[str, Callable[[Split], Recommend]] = {
     "popularity": popularity,
     "item-knn": item_knn,
     "sasrec": sasrec,
+    "sasrec-1": partial(sasrec, seed=1),
+    "sasrec-2": partial(sasrec, seed=2),
     "dense": partial(dense, settings=HEADLINE),
     "reranked": partial(reranked, settings=HEADLINE),
     "reranked-1": partial(reranked, settings=GENERATORS["seed-1"]),
