@@ -99,7 +99,7 @@ def test_cancelling_a_flow_run_in_prefect_stops_the_run_and_its_ray_work(serving
     process = subprocess.Popen([*command, *options], env=environment, cwd=Path(__file__).parents[2])
 
     def ray_processes() -> set[str]:
-        found = subprocess.run(["ps", "--ppid", str(process.pid), "-o", "args="], capture_output=True, text=True)
+        found = subprocess.run(["ps", "-ww", "--ppid", str(process.pid), "-o", "args="], capture_output=True, text=True)
         started = {Path(line.split()[0]).name for line in found.stdout.splitlines() if line.strip()}
         return started & {"raylet", "gcs_server"}
 
