@@ -98,6 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--since", metavar="MODEL", help="go on from this model, on what it has not learnt from")
     evaluate = _recipe(_verb(run, "evaluate", commands.run_evaluate, "evaluate a model on the log as it is now"))
     _reader(evaluate).add_argument("model", nargs="?", help="model id; that of production by default")
+    evaluate.add_argument("--release", help="release or alias to evaluate on; that it was trained on by default")
     _reader(_verb(run, "list", commands.run_list, "runs that did something, newest last"))
     _named(_reader(_verb(run, "show", commands.run_show, "one run with its stages")), "run_id", "run id")
     _named(_verb(run, "resume", commands.run_resume, "start a run again with its parameters"), "run_id", "run id")

@@ -98,12 +98,13 @@ def run_evaluate(options: Options) -> None:
         raise LakeNotFound(
             "production has no model; train one with `sidmill run train`, or name one: `sidmill run evaluate MODEL`."
         )
-    recipe = _whole_recipe(options, read_release(lake, read_model(lake, model)["release"]).recipe)
+    release = options.release or read_model(lake, model)["release"]
+    recipe = _whole_recipe(options, read_release(lake, release).recipe)
     from flows.train import evaluate
 
     with redirect_stdout(sys.stderr) if options.json else nullcontext():
         ensure_server()
-        key = evaluate(lake.uri, model, recipe)["evaluation"]
+        key = evaluate(lake.uri, model, recipe, options.release)["evaluation"]
     show.evaluation(evaluations(lake, key)[0] if key else None, options.json)
 
 

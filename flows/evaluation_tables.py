@@ -26,6 +26,14 @@ def rankers(result: Result) -> list[str]:
     return [name for name in RANKERS if name in result]
 
 
+def asked(result: Result) -> str:
+    """What was asked: figures are to be compared where it is the same."""
+    told = f"{result['cases']:,} cases"
+    if "seen_left_out" in result:
+        told += ", seen items left out" if result["seen_left_out"] else ", seen items ranked too"
+    return told
+
+
 def cuts(row: Result) -> list[int]:
     """The k at which a recommender was measured, ascending."""
     return sorted(
@@ -69,8 +77,9 @@ def evaluation_tables(result: Result) -> list[EvaluationTable]:
 
 def show_evaluation(say: Callable[[str], None], result: Result) -> None:
     """The tables as text, columns aligned."""
-    say(f"  {result['cases']:,} cases, {result['targets_missing']:,} with a target outside the release (a miss), "
-        f"{result['targets_seen']:,} with one that the user has seen")  # fmt: skip
+    seen = " (a miss: evaluate.exclude_seen)" if result.get("seen_left_out") else ""
+    say(f"  {asked(result)}; {result['targets_missing']:,} with a target outside the release (a miss), "
+        f"{result['targets_seen']:,} with one that the user has seen{seen}")  # fmt: skip
     for table in evaluation_tables(result):
         say("")
         say(f"  {table.title}" + (f" ({table.note})" if table.note else ""))

@@ -8,7 +8,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from flows.evaluation_tables import show_evaluation
+from flows.evaluation_tables import asked, show_evaluation
 from storage.releases import Published
 from storage.runs import RunSummary
 
@@ -159,6 +159,7 @@ def explanation(value: Record, as_json: bool) -> None:
         _print_json(value)
         return
     sid = "no SID" if value["sid"] is None else "SID " + "-".join(map(str, value["sid"]))
+    sid += ", deleted" if value["deleted"] else ""
     print(f"{value['item']}  {value['title'] or ''}  {sid}  ({value['release']})")
     for step in value["path"]:
         print(f"  {'-'.join(map(str, step['prefix'])):<20} {step['items']:,} item(s)")
@@ -199,7 +200,8 @@ def status(value: Record, as_json: bool) -> None:
         print(f"  {each['id']} {each['kind']:<10} {each['items']:,} items, codebook {each['codebook']}, {told}")
     for each in value["models"]:
         metrics = "  ".join(f"{name} {figure:.4f}" for name, figure in each["metrics"].items())
-        elsewhere = f"  (on {each['evaluated_on']})" if each["evaluated_on"] not in (None, each["release"]) else ""
-        print(f"  {each['id']} on {each['release']}  {metrics}{elsewhere}")
+        elsewhere = f"on {each['evaluated_on']}, " if each["evaluated_on"] not in (None, each["release"]) else ""
+        of = f"  ({elsewhere}{asked(each['evaluation'])})" if each["evaluation"] else ""
+        print(f"  {each['id']} on {each['release']}  {metrics}{of}")
     reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in value["quarantine"]["by_reason"].items())
     print(f"quarantine: {value['quarantine']['rows']:,} open rows" + (f" ({reasons})" if reasons else ""))

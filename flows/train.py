@@ -23,7 +23,7 @@ from storage.manifest import Manifest
 from storage.models import evaluations, find_model_by_key, read_model, record_evaluation
 from storage.releases import PRODUCTION, published, read_release
 from tokenizer.spec import CodebookSpec
-from training.errors import NothingToTrainOn
+from training.errors import LearntWhatIsHeldOut, NothingToTrainOn, VocabularyMismatch
 from training.spec import GeneratorSpec
 
 
@@ -60,11 +60,18 @@ def train(
 
 
 @flow(name="evaluate", log_prints=False, on_crashed=[report_cancelled])
-def evaluate(lake: str, model: str, recipe: str | dict[str, Any] | None = None) -> dict[str, Any]:
-    """Evaluate a model on the log as it is now, on the release it was trained on; `evaluation` is the row's key."""
+def evaluate(
+    lake: str, model: str, recipe: str | dict[str, Any] | None = None, release: str | None = None
+) -> dict[str, Any]:
+    """Evaluate a model on the log as it is now; `evaluation` is the row's key.
+
+    It is asked about the release it was trained on, or about another one of its vocabulary: two models that are asked
+    about one release, on the same log, can be compared.
+    """
     row = read_model(Lake(lake), model)
-    manifest = read_release(Lake(lake), row["release"])
-    with open_run("evaluate", lake, recipe or manifest.recipe, {"model": model}) as run:
+    manifest = read_release(Lake(lake), release or row["release"])
+    _require_fit(Lake(lake), manifest, row, "evaluate it on a release with a cutoff no earlier")
+    with open_run("evaluate", lake, recipe or manifest.recipe, {"model": model, "release": manifest.id}) as run:
         return run.done(model=model, evaluation=evaluate_model(run, manifest, model))
 
 
@@ -97,15 +104,23 @@ def _trained(run: Run, manifest: Manifest, key: str, former: dict[str, Any] | No
 
 
 def _to_go_on_from(lake: Lake, manifest: Manifest, model: str) -> dict[str, Any]:
-    """The row of a model; raises NothingToTrainOn if it has learnt what the release holds out."""
+    """The row of a model; raises LearntWhatIsHeldOut or VocabularyMismatch if it cannot go on on the release."""
     row = read_model(lake, model)
+    _require_fit(lake, manifest, row, "leave --since out, or train on a release with a cutoff no earlier")
+    return row
+
+
+def _require_fit(lake: Lake, manifest: Manifest, row: dict[str, Any], remedy: str) -> None:
+    """Raise VocabularyMismatch or LearntWhatIsHeldOut unless a model speaks the vocabulary of a release and has learnt
+    nothing that it holds out."""
+    if row["vocabulary"] != manifest.codebook.vocabulary:
+        raise VocabularyMismatch(row["id"], row["vocabulary"], manifest.codebook.vocabulary)
     cutoff = read_release(lake, row["release"]).cutoff
     if cutoff > manifest.cutoff:
-        raise NothingToTrainOn(
-            f"{manifest.id} holds out events from {manifest.cutoff.isoformat()} on, and {model} has learnt from those "
-            f"before {cutoff.isoformat()}: leave --since out, or train on a release with a cutoff no earlier"
+        raise LearntWhatIsHeldOut(
+            f"{manifest.id} holds out events from {manifest.cutoff.isoformat()} on, and {row['id']} has learnt from "
+            f"those before {cutoff.isoformat()}: {remedy}"
         )
-    return row
 
 
 def production_to_go_on_from(run: Run, manifest: Manifest) -> dict[str, Any] | None:

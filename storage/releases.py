@@ -120,7 +120,8 @@ def publish(
 ) -> Published:
     """Point `alias` at (release, model).
 
-    Without `model` it is the newest one trained for this release, else the current one if it speaks the vocabulary.
+    Without `model` it is the newest one that was trained for this release, once it was published with it the last one
+    that was, else the current one if it speaks the vocabulary.
 
     Refused: a candidate with a failed blocking gate (GateBlocked); one that lacks a segment published since it was
     made, or an item of the release it would replace (StaleCandidate); a model that speaks another vocabulary.
@@ -134,7 +135,7 @@ def publish(
         manifest = read_release(lake, release)
         _check_gates(manifest)
         _check_not_stale(lake, manifest, alias)
-        chosen = _choose_model(lake, manifest, model, before)
+        chosen = _choose_model(lake, manifest, model, pointer_history(lake, alias))
         value = {"release": manifest.id, "model": chosen}
         if before.value == value:
             return Published(manifest.id, chosen)
@@ -166,7 +167,7 @@ def rollback(lake: Lake, provenance: Provenance, to: str | None = None, alias: s
             f"cannot roll {alias!r} back from {now.value['release']} to {to or 'an earlier release'}: {choice}."
         )
     manifest = read_release(lake, wanted[-1]["release"])
-    model = wanted[-1]["model"] or _choose_model(lake, manifest, None, now)
+    model = wanted[-1]["model"] or _choose_model(lake, manifest, None, history)
     value = {"release": manifest.id, "model": model}
     move_pointer(lake, now, value, ROLLBACK, provenance)
     return Published(manifest.id, model)
@@ -217,8 +218,17 @@ def _check_not_stale(lake: Lake, manifest: Manifest, alias: str) -> None:
         )
 
 
-def _choose_model(lake: Lake, manifest: Manifest, model: str | None, before: Pointer) -> str | None:
-    candidate = model or newest_model(lake, manifest.id) or (before.value["model"] if before.value else None)
+def was_published(lake: Lake, model: str, alias: str = PRODUCTION) -> bool:
+    """Whether an alias ever pointed to a model."""
+    return any(move.value["model"] == model for move in pointer_history(lake, alias)[1:])
+
+
+def _choose_model(lake: Lake, manifest: Manifest, model: str | None, history: list[Pointer]) -> str | None:
+    pairs = [move.value for move in history if move.value]
+    with_it = [pair["model"] for pair in pairs if pair["release"] == manifest.id and pair["model"]]
+    newest = newest_model(lake, manifest.id)
+    kept = with_it[-1] if with_it else pairs[-1]["model"] if pairs else None
+    candidate = model or (newest if newest and newest not in with_it else kept)
     if candidate is None:
         return None
     vocabulary = model_vocabulary(lake, candidate)

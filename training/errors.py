@@ -5,7 +5,9 @@ TrainingError
 ├── CheckpointMismatch      a folder that holds another training than is wanted: delete it
 ├── CheckpointDamaged       a checkpoint that is not whole: use an older one, or train again
 ├── NothingToTrainOn        a release whose log or codes teach nothing: give it a log, or another codebook
+├── LearntWhatIsHeldOut     a model that knows what a release asks for: another model, or a release with a later cutoff
 ├── SequencesInvalid        rows that break the contract of the `sequences` table: rebuild the sequences
+├── NoRoom                  more workers than there are CPUs for: fewer of them, or a larger cluster
 ├── LossDiverged            the loss or its gradient is no number: look at the events named, or lower the learning rate
 └── TrainingFailed          Ray Train gave up: mend the cause and run again, it resumes
 """
@@ -27,7 +29,7 @@ class VocabularyMismatch(TrainingError):
     def __str__(self) -> str:
         return (
             f"{self.where}: the model speaks vocabulary {self.found}, the release needs {self.wanted}; "
-            "train a model for this codebook: sidmill run train --release ..., or publish without a model"
+            "take a model trained for this codebook (`sidmill run train --release RELEASE` trains one), or none"
         )
 
 
@@ -43,8 +45,16 @@ class NothingToTrainOn(TrainingError):
     """The log of a release holds no event that a model could learn from, or its codes have no order."""
 
 
+class LearntWhatIsHeldOut(TrainingError):
+    """A model has learnt from events that a release holds out to ask about."""
+
+
 class SequencesInvalid(TrainingError):
     """Rows of the `sequences` table break their contract (order, code count, code range)."""
+
+
+class NoRoom(TrainingError):
+    """The cluster has too few CPUs for the workers that a training asks for."""
 
 
 class TrainingFailed(TrainingError):

@@ -95,8 +95,8 @@ def evaluate(
     `popularity_counts` (N,) are train events per trie row before the cutoff. `learnt` are the rows of the positive
     train events of each user, oldest first; without them neighbours and SASRec have no row. A target outside the
     release is a miss for all, is counted in `targets_missing` and is in no bucket of popularity; a target that the user
-    took before cannot be hit while such items are left out, and is counted in `targets_seen`. Raises ValueError without
-    a case, for then there is nothing to say.
+    took before cannot be hit while such items are left out (`seen_left_out`), and is counted in `targets_seen`. Raises
+    ValueError without a case, for then there is nothing to say.
     """
     if not len(cases):
         raise ValueError("evaluation has 0 cases: the split holds out no event; move the cutoff to an earlier time")
@@ -134,6 +134,7 @@ def evaluate(
         "cases": len(cases),
         "targets_missing": int((~known).sum()),
         "targets_seen": len(np.unique(again)),
+        "seen_left_out": spec.exclude_seen,
     }
 
 

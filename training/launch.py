@@ -8,6 +8,7 @@ if Ray Data feeds them.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -41,7 +42,7 @@ from ray.train.v2._internal.exceptions import (
 )
 
 from training.checkpoint import read_record, require_same
-from training.errors import CheckpointDamaged, TrainingError, TrainingFailed
+from training.errors import CheckpointDamaged, NoRoom, TrainingError, TrainingFailed
 from training.placement import ReleasePlacement
 from training.spec import TrainSpec
 from training.worker import MakeTrainable, train
@@ -89,8 +90,8 @@ def launch(
     `make_trainable` is pickled and called in each worker, and here before a resume. `storage_path` is a folder, or
     on more than one machine a URI that all of them can reach. `progress` gets one plain line an epoch. Workers that
     die are replaced twice; a controller that gives up (as it does when a worker dies while the group starts) is
-    tried again three times. Raises CheckpointMismatch if the run holds another training, LossDiverged after the one
-    attempt, TrainingFailed, or the TrainingError that a worker raised.
+    tried again three times. Raises CheckpointMismatch if the run holds another training, NoRoom where the workers find
+    no place, LossDiverged after the one attempt, TrainingFailed, or the TrainingError that a worker raised.
     """
     storage = str(storage_path) if "://" in str(storage_path) else str(Path(storage_path).resolve())
     logging.getLogger("ray.train").setLevel(logging.WARNING)
@@ -98,7 +99,7 @@ def launch(
     if done is not None and done.metrics is not None:
         require_same(f"{storage}/{name}", done.metrics["identity"], make_trainable().identity)
     if done is None or len(_history(done)) < spec.epochs:
-        _say_if_short(spec, progress)
+        _look_for_room(spec, progress)
         with _told(storage, name, progress):
             done = _fit(make_trainable, spec, name, storage, use_gpu, progress)
     checkpoint = done.checkpoint
@@ -135,9 +136,9 @@ def _fit(
             return result
         except ControllerError as error:
             if isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
-                raise TrainingFailed(
+                raise NoRoom(
                     f"{where}: the cluster found no place for {spec.workers} workers of {spec.cpus_per_worker} CPUs; "
-                    "lower train.workers or free the cluster, then run again: it resumes"
+                    "lower their number or free the cluster, then run again: it resumes"
                 ) from error
             if attempt == ATTEMPTS:
                 raise TrainingFailed(
@@ -192,11 +193,16 @@ def _fit_once(make_trainable: MakeTrainable, spec: TrainSpec, name: str, storage
             signal.signal(signal.SIGINT, before)
 
 
-def _say_if_short(spec: TrainSpec, progress: Progress) -> None:
-    """Tell why nothing happens for a while when the cluster is smaller than the run."""
+def _look_for_room(spec: TrainSpec, progress: Progress) -> None:
+    """Tell why nothing happens for a while where the cluster is smaller than the run and may grow; one that was started
+    on this machine cannot: NoRoom."""
     needed, there = spec.workers * spec.cpus_per_worker, ray.cluster_resources().get("CPU", 0)
-    if there < needed:
-        progress(f"training needs {needed} CPUs and the cluster has {there:.0f}: waiting for more, or lower workers")
+    if there >= needed:
+        return
+    short = f"{spec.workers} workers of {spec.cpus_per_worker} CPUs need {needed}, and the cluster has {there:.0f}"
+    if "RAY_ADDRESS" not in os.environ:
+        raise NoRoom(f"{short}: lower their number, or set RAY_ADDRESS to a cluster that has room")
+    progress(f"{short}: waiting for more, or lower their number")
 
 
 def _stored(storage: str, name: str) -> Result | None:

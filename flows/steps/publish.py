@@ -7,7 +7,7 @@ from prefect.events import emit_event
 from flows.run import Run
 from flows.steps.task import step
 from storage.manifest import Manifest
-from storage.releases import PRODUCTION, Published, published, read_release
+from storage.releases import PRODUCTION, Published, published, read_release, was_published
 from storage.releases import publish as move_alias
 
 PUBLISHED_EVENT = "sidmill.release.published"
@@ -27,17 +27,19 @@ def publish(run: Run, manifest: Manifest) -> Published:
 
 @step
 def publish_model(run: Run, manifest: Manifest, model: str) -> None:
-    """Production keeps its release and gets a model of `manifest`, if that speaks its vocabulary and is newer.
+    """Production keeps its release and gets a model of `manifest`, if that speaks its vocabulary, is newer and was
+    never published: somebody has put another in place of one that was.
 
     Otherwise the command that would publish the pair is named. Decided anew where production moves meanwhile.
     """
     current = published(run.lake)
     if current is None or current.model == model:
         return
-    pinned = read_release(run.lake, current.release)
-    if pinned.codebook.vocabulary == manifest.codebook.vocabulary and (current.model is None or model > current.model):
+    speaks = read_release(run.lake, current.release).codebook.vocabulary == manifest.codebook.vocabulary
+    newer = current.model is None or model > current.model
+    if speaks and newer and not was_published(run.lake, model):
         run.record.begin()
-        _move(run, pinned, model, current)
+        _move(run, read_release(run.lake, current.release), model, current)
     else:
         run.say(
             f"  {model} is not published: production is ({current.release}, {current.model or 'no model'}); "

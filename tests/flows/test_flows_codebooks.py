@@ -239,6 +239,18 @@ def test_items_may_share_sids_where_the_recipe_keeps_collisions(
         assert diff["after"] == {"model": stored["model"], "cases": result["cases"]}
     assert re.search(rf"recall@10 +{recall:.4g}  ->  {recall:.4g}   \+0.0000", told("release", "diff", before, after))
 
+    # The model can be asked about a later release too, and not about one that holds out what it knows.
+    write_log(small / "later.csv", sorted(first), users=20, events=200, start=START + timedelta(days=60))
+    nightly(lake.uri, None, [], [str(small / "later.csv")])
+    later = json.loads(told("run", "evaluate", "--release", "production", "--json"))
+    assert (later["model"], later["release"]) == (stored["model"], "r-000003")
+    assert later["result"]["seen_left_out"] is False
+    cases = f"{later['result']['cases']:,} cases, seen items ranked too"
+    assert f"(on r-000003, {cases})" in told("lake", "status")
+    assert cases in told("run", "evaluate", "--release", "production")
+    assert run_command(["run", "evaluate", "--release", "r-000001", "--lake", lake.uri]) == 1
+    assert f"{stored['model']} has learnt from those before" in capsys.readouterr().err
+
 
 def test_training_reads_impressions_as_context_and_learns_clicks_alone(
     tmp_path: Path, small: Path, recipe: Recipe

@@ -39,7 +39,7 @@ from storage.errors import GateBlocked, QuarantineBudgetExceeded, StaleCandidate
 from storage.lake import Lake
 from storage.models import record_model
 from storage.quarantine import by_reason
-from storage.releases import publish, published, read_release, releases
+from storage.releases import Published, publish, published, read_release, releases
 from storage.runs import runs
 from tokenizer import scratch
 
@@ -233,6 +233,14 @@ def test_a_model_trained_for_a_backfill_is_published_with_it_and_the_training_sa
     assert f"`sidmill release publish {made.id} --model {model}`" in told
     assert run_command(["release", "publish", made.id, "--lake", lake.uri]) == 0
     assert f"production -> ({made.id}, {model})" in capsys.readouterr().out
+    # A training publishes its model once: not again where somebody has put another in its place.
+    newer = record_model(lake, "newer", made.id, made.codebook.vocabulary, "weights", card, Provenance("test", ""))
+    for wanted in (newer, model):
+        with open_run("train", lake.uri, made.recipe, {}) as run:
+            publish_model(run, made, newer)
+        assert published(lake) == Published(made.id, wanted)
+        publish(lake, made.id, Provenance("test", ""), model)
+    assert f"`sidmill release publish {made.id} --model {newer}`" in capsys.readouterr().out
     # A training of a recipe that says so goes on from it, where it has those codes and that shape.
     going_on = {**other, "train": {**recipe["train"], "since_production": True}}  # type: ignore[dict-item]
     for settings, release, going in (

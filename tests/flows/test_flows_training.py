@@ -20,7 +20,7 @@ from storage.models import models
 from storage.releases import published, read_release
 from storage.runs import runs
 from training.checkpoint import read_record
-from training.errors import CheckpointMismatch, LossDiverged, NothingToTrainOn
+from training.errors import CheckpointMismatch, LearntWhatIsHeldOut, LossDiverged, NothingToTrainOn
 
 
 def test_what_was_only_shown_is_nothing_to_train_on(tmp_path: Path, small: Path, recipe: Recipe) -> None:
@@ -77,7 +77,7 @@ def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_n
         train(lake.uri, other, since="m-000001")
 
     # A release with an earlier cutoff holds out what the model has learnt from.
-    with pytest.raises(NothingToTrainOn, match=f"{first['release']} holds out events from .* leave --since out"):
+    with pytest.raises(LearntWhatIsHeldOut, match=f"{first['release']} holds out events from .* leave --since out"):
         train(lake.uri, release=first["release"], since=second["id"])
     going_on = {**recipe, "train": {**recipe["train"], "since_production": True}}  # type: ignore[dict-item]
     with open_run("train", lake.uri, going_on, {}) as run:

@@ -22,6 +22,7 @@ from storage.releases import (
     record_release,
     releases,
     rollback,
+    was_published,
 )
 from storage.runs import RunRecord, read_run, runs
 from storage.schemas import SIDS
@@ -177,6 +178,22 @@ def test_a_release_is_published_with_the_newest_model_that_was_trained_for_it(tm
     assert publish(lake, new, WHO).model == trained == "m-000003"
     assert publish(lake, candidate(lake, "three", ["a"], codebook="c2").id, WHO).model == "m-000003"
     assert rollback(lake, WHO, to="r-000001").model == "m-000001"
+
+
+def test_a_model_that_was_put_back_in_place_of_a_newer_one_stays(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    one, two = candidate(lake, "one", ["a"]).id, candidate(lake, "two", ["a", "b"]).id
+    old, new = (record_model(lake, key, one, "v-c1", "w", {}, WHO) for key in ("k1", "k2"))
+    assert not was_published(lake, new)
+    assert publish(lake, one, WHO).model == new
+    assert was_published(lake, new)
+    assert publish(lake, one, WHO, old).model == old
+    assert publish(lake, one, WHO).model == old
+    assert publish(lake, two, WHO).model == old
+    newest = record_model(lake, "k3", two, "v-c1", "w", {}, WHO)
+    assert publish(lake, two, WHO).model == newest
+    assert rollback(lake, WHO) == Published(one, old)
+    assert publish(lake, two, WHO).model == newest
 
 
 def test_who_decided_on_what_is_published_no_more_moves_nothing(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from ray import cloudpickle
 from torch import Tensor, distributed, nn
 
 from training.checkpoint import SHARDS, load_generator
-from training.errors import CheckpointMismatch
+from training.errors import CheckpointMismatch, NoRoom
 from training.generator import Generator
 from training.histories import Batch, Plan
 from training.launch import launch
@@ -104,3 +104,7 @@ def test_a_run_goes_on_from_what_is_left_of_it_with_other_workers(tmp_path: Path
 
     with pytest.raises(CheckpointMismatch, match=r"vocabulary: v there, w here.*to begin anew"):
         launch(partial(make, "w"), spec, "run", tmp_path)
+
+    # More workers than the cluster has CPUs for, which does not grow.
+    with pytest.raises(NoRoom, match=r"64 workers of 1 CPUs need 64, and the cluster has \d+: lower their number"):
+        launch(partial(make, "v"), spec.model_copy(update={"workers": 64}), "other", tmp_path)
