@@ -8,7 +8,7 @@ the log. Scratch files grow with catalogue and log, with `window` pairs an event
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from pipelines.behaviour import LogSlice
 from pipelines.ingest import Counts
-from pipelines.user_buckets import bucket_count, in_buckets
+from pipelines.user_buckets import bucket_count, in_buckets, with_sid
+from storage.catalogue import deleted_items
 from storage.lake import Lake
 from tokenizer.items import tie_keys
 from tokenizer.trie import Trie
@@ -109,7 +110,8 @@ def _texts(
     codes = trie.codes()
     wide = max(RANGE_ITEMS, -(-len(trie) // MOST_RANGES))
     _spread_items(lake, trie, items_version, log, wide, scratch)
-    counted = _count_pairs(lake, trie, _first_of_sid(codes), log, spec, scratch, left_out)
+    deleted = deleted_items(lake, items_version, log.as_of)
+    counted = _count_pairs(lake, trie, _first_of_sid(codes), log, spec, scratch, left_out, deleted)
     for start in range(0, len(trie), wide):
         known = _newest(scratch / f"items-{start // wide}")
         for first, stop in _spans(counted[start : start + wide], start):
@@ -211,6 +213,7 @@ def _count_pairs(
     spec: GroundingSpec,
     scratch: Path,
     left_out: Counts,
+    deleted: Collection[str],
 ) -> NDArray[np.int64]:
     """Count (item, SID taken after it) in a file for each bucket of users, ordered by item.
 
@@ -219,8 +222,7 @@ def _count_pairs(
     counted = np.zeros(len(trie), np.int64)
     buckets = bucket_count(lake, log)
     for bucket, events in enumerate(in_buckets(lake, log, trie.item_ids, buckets, left_out)):
-        rows = events.drop_nulls("row")
-        left_out.refuse("item_without_sid", events.height - rows.height)
+        rows = with_sid(events, deleted, left_out)
         if rows.is_empty():
             continue
         positive = rows.filter(

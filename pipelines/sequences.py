@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipelines.behaviour import LogSlice
 from pipelines.ingest import Counts
 from pipelines.spec import SequencesSpec
-from pipelines.user_buckets import ORDER, Learnt, bucket_count, in_buckets, users_with_fresh_events
+from pipelines.user_buckets import ORDER, Learnt, bucket_count, in_buckets, users_with_fresh_events, with_sid
 from storage.commit import Provenance, append
 from storage.lake import Lake
 from storage.schemas import SEQUENCES
@@ -50,7 +50,7 @@ def build_sequences(
     or never tokenized) and repeated event ids are counted, not written. Rows that are `learnt` are not `fresh`, and
     users who have nothing fresh are left out then: what is stored and trained on follows what is new.
     """
-    counts, gone = SequenceCounts("sequences"), pl.Series(sorted(deleted), dtype=pl.String)
+    counts = SequenceCounts("sequences")
     missing = [bucket for bucket in range(buckets) if not _written(lake, release, bucket)]
     if not missing:
         counts.rows_in = counts.unchanged = lake.count("sequences", lake.version("sequences"), _of(release))
@@ -58,10 +58,7 @@ def build_sequences(
         return counts
     users = users_with_fresh_events(lake, log, items, learnt) if learnt else None
     for bucket, rows in enumerate(in_buckets(lake, log, items, buckets, counts, learnt, users)):
-        known = rows.drop_nulls("row")
-        unknown = rows.filter(pl.col("row").is_null())["item_id"]
-        counts.refuse("item_deleted", int(unknown.is_in(gone.implode()).sum()))
-        counts.refuse("item_without_sid", int((~unknown.is_in(gone.implode())).sum()))
+        known = with_sid(rows, deleted, counts)
         counts.out += known.height
         counts.users_with_one_event += int((known["user_id"].rle().struct.field("len") == 1).sum())
         if bucket in missing:

@@ -3,7 +3,7 @@
 The log is read in small batches, each once. What is held is a batch and a bucket, whatever the size of the log.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -51,6 +51,15 @@ def bucket_count(lake: Lake, log: LogSlice, fewest: int = 1) -> int:
 def user_buckets(users: pa.Array, buckets: int) -> NDArray[np.int64]:
     """Stable bucket of each user, int64 (n,)."""
     return ((tie_keys(users) >> np.uint64(16)) % np.uint64(buckets)).astype(np.int64)
+
+
+def with_sid(rows: pl.DataFrame, deleted: Collection[str], counts: Counts) -> pl.DataFrame:
+    """The rows of a bucket whose item has a SID; the others are counted, those of `deleted` items apart."""
+    unknown = rows.filter(pl.col("row").is_null())["item_id"]
+    gone = int(unknown.is_in(list(deleted)).sum())
+    counts.refuse("item_deleted", gone)
+    counts.refuse("item_without_sid", len(unknown) - gone)
+    return rows.drop_nulls("row")
 
 
 def in_buckets(

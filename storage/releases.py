@@ -163,8 +163,10 @@ def rollback(lake: Lake, provenance: Provenance, to: str | None = None, alias: s
     if not wanted:
         known = ", ".join(sorted({value["release"] for value in ever}))
         choice = f"published at some time: {known}; `--to RELEASE` chooses one" if known else "no other was published"
+        here = now.value["release"]
         raise PublishRefused(
-            f"cannot roll {alias!r} back from {now.value['release']} to {to or 'an earlier release'}: {choice}."
+            f"cannot roll {alias!r} back from {here} to {to or 'an earlier release'}: {choice}. "
+            f"`sidmill release publish {here} --model MODEL` gives {here} another model."
         )
     manifest = read_release(lake, wanted[-1]["release"])
     model = wanted[-1]["model"] or _choose_model(lake, manifest, None, history)

@@ -100,7 +100,10 @@ def launch(
         require_same(f"{storage}/{name}", done.metrics["identity"], make_trainable().identity)
     if done is None or len(_history(done)) < spec.epochs:
         _look_for_room(spec, progress)
-        with _told(storage, name, progress):
+        told = 0 if done is None else len(_history(done))
+        if told:
+            progress(f"{name}: going on after epoch {told}")
+        with _told(storage, name, progress, told):
             done = _fit(make_trainable, spec, name, storage, use_gpu, progress)
     checkpoint = done.checkpoint
     if checkpoint is None:
@@ -246,12 +249,11 @@ def _history(result: Result) -> list[Row]:
 
 
 @contextmanager
-def _told(storage: str, name: str, progress: Progress) -> Iterator[None]:
-    """Tell each new epoch while the body runs.
+def _told(storage: str, name: str, progress: Progress, told: int) -> Iterator[None]:
+    """Tell each epoch after the first `told` while the body runs.
 
     Read from what the run stores, since callbacks of Ray Train run in another process than ours.
     """
-    told = 0
     over = threading.Event()
 
     def tell() -> None:

@@ -39,9 +39,11 @@ LOG = [event(int(DRAW.integers(6)), int(DRAW.integers(8)), minute, 0, minute) fo
 DEFAULT = GroundingSpec()
 
 
-def describe(lake: Lake, rows: Sequence[tuple[str, int, str | None, Row]], key: str, days: int = 0) -> None:
+def describe(
+    lake: Lake, rows: Sequence[tuple[str, int, str | None, Row]], key: str, days: int = 0, deleted: bool = False
+) -> None:
     """Revisions (item, revision, title, attributes) that arrive some days after START."""
-    same = {"text_hash": "", "images": [], "deleted": False, "source": "s", "source_row": 0}
+    same = {"text_hash": "", "images": [], "deleted": deleted, "source": "s", "source_row": 0}
     found = [
         {"item_id": item, "revision": revision, "title": title, "attributes": json.dumps(said), **same}
         for item, revision, title, said in rows
@@ -115,8 +117,12 @@ def test_items_say_their_title_and_their_attributes_on_one_line(lake: Lake) -> N
     assert sorted(said) == [("i0", "b"), ("i0", "x, y"), ("i4", "c d"), ("i5", "3")]
     only, _ = corpus(lake, GroundingSpec(fields=("tags", "nowhere")))
     assert of(only, "attribute_of_sid", "item_id", "response") == [("i0", "x, y")]
-    without = sum(row["item_id"] not in NAMES for row in LOG[:100])
-    assert counts.by_reason == {"item_without_sid": without, "no_title": 2, "no_attributes": 3}
+    without = Counter(row["item_id"] for row in LOG[:100] if row["item_id"] not in NAMES)
+    assert counts.by_reason == {"item_without_sid": without.total(), "no_title": 2, "no_attributes": 3}
+    describe(lake, [("i7", 1, None, {})], "gone", deleted=True)
+    again, counts = corpus(lake)
+    assert again == rows
+    assert 0 < counts.by_reason["item_deleted"] == without["i7"] == without.total() - without["i6"]
 
 
 @pytest.mark.parametrize(

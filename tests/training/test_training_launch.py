@@ -102,6 +102,15 @@ def test_a_run_goes_on_from_what_is_left_of_it_with_other_workers(tmp_path: Path
     assert longer.history[2]["loss"] < first.history[1]["loss"]
     assert load_generator(longer.checkpoint_dir, "v")[1].step == 3 * STEPS
 
+    lines.clear()
+    launch(
+        partial(make, "v"), spec.model_copy(update={"workers": 1, "epochs": 4}), "run", tmp_path, progress=lines.append
+    )
+    assert lines[0] == "run: going on after epoch 3"
+    assert [line.split(":")[0] for line in lines[1:]] == ["run epoch 4"], (
+        "epochs of an earlier launch are not told again"
+    )
+
     with pytest.raises(CheckpointMismatch, match=r"vocabulary: v there, w here.*to begin anew"):
         launch(partial(make, "w"), spec, "run", tmp_path)
 
