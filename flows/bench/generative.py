@@ -90,17 +90,20 @@ def _but(**changes: dict[str, Any]) -> Settings:
     return HEADLINE.model_copy(update=parts)
 
 
-def _seeded(seed: int) -> Settings:
-    """The headline with other seeds of codebook, weights and order; the vectors are the same."""
-    codebook, train = (part.model_copy(update={"seed": seed}) for part in (HEADLINE.codebook, HEADLINE.train))
-    return HEADLINE.model_copy(update={"codebook": codebook, "train": train})
+def _seeded(settings: Settings, seed: int) -> Settings:
+    """With other seeds of codebook, weights and order; the vectors are the same."""
+    codebook, train = (part.model_copy(update={"seed": seed}) for part in (settings.codebook, settings.train))
+    return settings.model_copy(update={"codebook": codebook, "train": train})
 
 
+RQVAE = _but(codebook={"quantizer": "rq-vae"}, train={"epochs": HEADLINE.train.epochs})
 GENERATORS: dict[str, Settings] = {
     "generator": HEADLINE,
-    "seed-1": _seeded(1),
-    "seed-2": _seeded(2),
-    "rqvae": _but(codebook={"quantizer": "rq-vae"}, train={"epochs": HEADLINE.train.epochs}),
+    "seed-1": _seeded(HEADLINE, 1),
+    "seed-2": _seeded(HEADLINE, 2),
+    "rqvae": RQVAE,
+    "rqvae-1": _seeded(RQVAE, 1),
+    "rqvae-2": _seeded(RQVAE, 2),
     "short": _but(),
     "sids-text": _but(fusion={"method": "concat"}).model_copy(update={"modalities": ("text",)}),
     "sids-concat": _but(fusion={"method": "concat"}),
@@ -118,8 +121,8 @@ GENERATORS: dict[str, Settings] = {
     "encoder-decoder": _but(generator={"architecture": "encoder_decoder"}, train={"epochs": 2}),
     "ranking": _but(train={"objective": "ranking", "temperature": 0.7}),
 }
-"""Rows by name: the headline, with other seeds, with an RQ-VAE, and what it is with one thing changed, each in fewer
-epochs, as `short` is."""
+"""Rows by name: the headline and the same with an RQ-VAE, each with other seeds too, and what the headline is with one
+thing changed, each in fewer epochs, as `short` is."""
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,8 @@ ROWS: dict[str, Callable[[Split], Recommend]] = {
     "reranked-1": partial(reranked, settings=GENERATORS["seed-1"]),
     "reranked-2": partial(reranked, settings=GENERATORS["seed-2"]),
     "reranked-rqvae": partial(reranked, settings=GENERATORS["rqvae"]),
+    "reranked-rqvae-1": partial(reranked, settings=GENERATORS["rqvae-1"]),
+    "reranked-rqvae-2": partial(reranked, settings=GENERATORS["rqvae-2"]),
     **{name: partial(generator, settings=settings) for name, settings in GENERATORS.items()},
 }
 WANTED = ("popularity", "item-knn", "sasrec", "dense", "generator", "reranked")
