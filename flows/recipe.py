@@ -184,11 +184,16 @@ def parse_recipe(settings: dict[str, Any], where: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(settings)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc'])} = {fault['input']!r}: {_told(fault)}"
-            for fault in error.errors()
-        )
+        faults = "; ".join(f"{_place(fault)}: {_told(fault)}" for fault in error.errors())
         raise RecipeError(f"{where}: {faults}") from error
+
+
+def _place(fault: Any) -> str:
+    """The field with its value; of a section whose fields do not fit together the name alone."""
+    name = ".".join(str(part) for part in fault["loc"])
+    return (
+        name if fault["type"] == "value_error" and isinstance(fault["input"], dict) else f"{name} = {fault['input']!r}"
+    )
 
 
 def _told(fault: Any) -> str:

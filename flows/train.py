@@ -45,8 +45,9 @@ def train(
             f"the codes of {manifest.id} have no order ({manifest.recipe['codebook']['quantizer']}), so no trie "
             "to generate from; train on a release with another codebook.quantizer"
         )
+    asked = _to_go_on_from(Lake(lake), manifest, since) if since else None
     with open_run("train", lake, recipe or manifest.recipe, {"release": manifest.id, "since": since}) as run:
-        former = _to_go_on_from(run.lake, manifest, since) if since else production_to_go_on_from(run, manifest)
+        former = asked or production_to_go_on_from(run, manifest)
         key = model_key(manifest, run.recipe) + (f"-since-{former['id']}" if former else "")
         model = find_model_by_key(run.lake, key)
         if model is not None:

@@ -45,6 +45,7 @@ def test_an_unknown_flag_shows_the_usage_of_its_verb(capsys: pytest.CaptureFixtu
             ["run", "bootstrap", "--set", "codebook.levels=[{code=3}]"],
             "codebook.levels.0.codes = {'code': 3}: is needed",
         ),
+        (["run", "bootstrap", "--set", "generator.dim=36"], "default.toml: generator: generator.dim=36 over"),
         (["run", "bootstrap", "--set", "nonsense"], "section.field=value"),
         (["run", "bootstrap", "--set", "budget.quarantine_share=2"], "budget.quarantine_share = 2"),
         (["run", "bootstrap", "--as-of", "yesterday"], "'yesterday' is not a date or time"),

@@ -77,8 +77,10 @@ def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_n
         train(lake.uri, other, since="m-000001")
 
     # A release with an earlier cutoff holds out what the model has learnt from.
+    before = len(runs(lake))
     with pytest.raises(LearntWhatIsHeldOut, match=f"{first['release']} holds out events from .* leave --since out"):
         train(lake.uri, release=first["release"], since=second["id"])
+    assert len(runs(lake)) == before, "what is asked for wrongly is refused before a run begins"
     going_on = {**recipe, "train": {**recipe["train"], "since_production": True}}  # type: ignore[dict-item]
     with open_run("train", lake.uri, going_on, {}) as run:
         assert production_to_go_on_from(run, read_release(lake, first["release"])) is None
@@ -95,14 +97,14 @@ def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_n
     assert len(models(lake)) == 3
 
     # A training that ends in numbers that are none leaves the models, and what is published, as they are.
-    before = published(lake)
+    current = published(lake)
     wild = {**recipe, "train": {**recipe["train"], "align_epochs": 0, "learning_rate": 1e38}}  # type: ignore[dict-item]
     with pytest.raises(LossDiverged, match="in a step that predicts") as caught:
         train(lake.uri, wild)
     assert runs(lake)[-1].stages[-1] == {"name": "train", "diverged_on": caught.value.event_ids}
     assert set(caught.value.event_ids) <= set(lake.frame("interactions")["event_id"])
     assert len(models(lake)) == 3
-    assert published(lake) == before
+    assert published(lake) == current
 
 
 @pytest.mark.slow
