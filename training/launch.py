@@ -19,9 +19,11 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import shorten
+from typing import Any
 
 import pyarrow.fs
 import ray
+from ray.exceptions import GetTimeoutError, RayActorError
 from ray.train import (
     CheckpointConfig,
     ControllerError,
@@ -52,6 +54,7 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 3
 BACKOFF_S = 5.0
 POLL_S = 1.0
+ABORT_S = 10.0
 KEEPS_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
@@ -166,9 +169,23 @@ def _fit(
     raise AssertionError("the last attempt returns or raises")
 
 
+class _Trainer(TorchTrainer):  # type: ignore[misc]
+    """Ctrl-C ends it at any time. Ray Train's own handler waits for the controller, which hears nothing while workers
+    find no place."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        def stop(*_: object) -> None:
+            with suppress(RayActorError, GetTimeoutError):
+                ray.get(controller.abort.remote(), timeout=ABORT_S)
+            ray.kill(controller)
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGINT, stop)
+
+
 def _fit_once(make_trainable: MakeTrainable, spec: TrainSpec, name: str, storage: str, use_gpu: bool) -> Result:
     """One fit, with the caller's Ctrl-C handler given back: Ray Train leaves its own, which aborts a dead run."""
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         partial(train, make_trainable, spec, f"{storage}/{name}"),
         scaling_config=ScalingConfig(
             num_workers=spec.workers,
@@ -189,8 +206,6 @@ def _fit_once(make_trainable: MakeTrainable, spec: TrainSpec, name: str, storage
     before = signal.getsignal(signal.SIGINT)
     try:
         return trainer.fit()
-    except SystemExit as stop:  # how Ray Train's handler leaves on Ctrl-C, once the workers are gone
-        raise KeyboardInterrupt from stop
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, before)

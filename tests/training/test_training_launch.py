@@ -1,7 +1,10 @@
 """Ray Train on a local cluster: one training, what is left of it after a fault, then more epochs of the same run."""
 
 import os
+import signal
+import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -117,3 +120,28 @@ def test_a_run_goes_on_from_what_is_left_of_it_with_other_workers(tmp_path: Path
     # More workers than the cluster has CPUs for, which does not grow.
     with pytest.raises(NoRoom, match=r"64 workers of 1 CPUs need 64, and the cluster has \d+: lower their number"):
         launch(partial(make, "v"), spec.model_copy(update={"workers": 64}), "other", tmp_path)
+
+
+WAITING = """
+import os, sys
+import ray
+from training.launch import launch
+from training.spec import TrainSpec
+
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+os.environ["RAY_ADDRESS"] = "a cluster that may grow"
+launch(dict, TrainSpec(workers=4), "run", sys.argv[1], progress=lambda line: print(line, flush=True))
+"""
+
+
+def test_ctrl_c_ends_a_training_whose_workers_find_no_place(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WAITING, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert "waiting for more" in process.stdout.readline()
+            time.sleep(5)  # until Ray Train asks for workers
+            process.send_signal(signal.SIGINT)
+            assert "KeyboardInterrupt" in process.communicate(timeout=40)[1]
+        finally:
+            process.kill()
