@@ -104,7 +104,7 @@ def run_evaluate(options: Options) -> None:
 
     with redirect_stdout(sys.stderr) if options.json else nullcontext():
         ensure_server()
-        key = evaluate(lake.uri, model, recipe, options.release)["evaluation"]
+        key = evaluate(lake.uri, model, recipe, release)["evaluation"]
     show.evaluation(evaluations(lake, key)[0] if key else None, options.json)
 
 

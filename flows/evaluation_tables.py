@@ -34,6 +34,15 @@ def asked(result: Result) -> str:
     return told
 
 
+def asked_in_full(result: Result) -> str:
+    """The same, and how many cases could not be hit."""
+    seen = " (a miss: evaluate.exclude_seen)" if result.get("seen_left_out") else ""
+    return (
+        f"{asked(result)}; {result['targets_missing']:,} with a target outside the release (a miss), "
+        f"{result['targets_seen']:,} with one that the user has seen{seen}"
+    )
+
+
 def cuts(row: Result) -> list[int]:
     """The k at which a recommender was measured, ascending."""
     return sorted(
@@ -77,9 +86,7 @@ def evaluation_tables(result: Result) -> list[EvaluationTable]:
 
 def show_evaluation(say: Callable[[str], None], result: Result) -> None:
     """The tables as text, columns aligned."""
-    seen = " (a miss: evaluate.exclude_seen)" if result.get("seen_left_out") else ""
-    say(f"  {asked(result)}; {result['targets_missing']:,} with a target outside the release (a miss), "
-        f"{result['targets_seen']:,} with one that the user has seen{seen}")  # fmt: skip
+    say(f"  {asked_in_full(result)}")
     for table in evaluation_tables(result):
         say("")
         say(f"  {table.title}" + (f" ({table.note})" if table.note else ""))

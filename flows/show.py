@@ -139,7 +139,17 @@ def releases(found: list[Record], current: Published | None, as_json: bool) -> N
 def release(value: Record, as_json: bool) -> None:
     """One release, and of its models the headline figures of the newest evaluation."""
     if not as_json:
-        value = {**value, "models": [{"id": each["id"], **each["metrics"]} for each in value["models"]]}
+        value = {
+            **value,
+            "models": [
+                {
+                    "id": each["id"],
+                    **each["metrics"],
+                    **({"of": asked(each["evaluation"])} if each["evaluation"] else {}),
+                }
+                for each in value["models"]
+            ],
+        }
     record(value, as_json)
 
 

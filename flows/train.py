@@ -45,9 +45,11 @@ def train(
             f"the codes of {manifest.id} have no order ({manifest.recipe['codebook']['quantizer']}), so no trie "
             "to generate from; train on a release with another codebook.quantizer"
         )
-    asked = _to_go_on_from(Lake(lake), manifest, since) if since else None
+    named = read_model(Lake(lake), since) if since else None
+    if named is not None:
+        _require_fit(Lake(lake), manifest, named, "leave --since out, or train on a release with a cutoff no earlier")
     with open_run("train", lake, recipe or manifest.recipe, {"release": manifest.id, "since": since}) as run:
-        former = asked or production_to_go_on_from(run, manifest)
+        former = named or production_to_go_on_from(run, manifest)
         key = model_key(manifest, run.recipe) + (f"-since-{former['id']}" if former else "")
         model = find_model_by_key(run.lake, key)
         if model is not None:
@@ -102,13 +104,6 @@ def _trained(run: Run, manifest: Manifest, key: str, former: dict[str, Any] | No
         f"shown (impressions and {', '.join(negative) or 'no type'} in train.negative_events are context alone): there "
         "is nothing to train on. `sidmill run nightly --interactions FILE` makes a release with a log."
     )
-
-
-def _to_go_on_from(lake: Lake, manifest: Manifest, model: str) -> dict[str, Any]:
-    """The row of a model; raises LearntWhatIsHeldOut or VocabularyMismatch if it cannot go on on the release."""
-    row = read_model(lake, model)
-    _require_fit(lake, manifest, row, "leave --since out, or train on a release with a cutoff no earlier")
-    return row
 
 
 def _require_fit(lake: Lake, manifest: Manifest, row: dict[str, Any], remedy: str) -> None:

@@ -81,8 +81,9 @@ def grounding(
     """The corpus (SCHEMA) in batches, item by item in the order of the trie; the same bytes for the same input.
 
     Only what the slice of the log and the revisions that had arrived by then say. `left_out` counts events that say
-    nothing (without a SID, repeated, negative), texts that hold a token of a SID, and items that a task has no pair
-    of: `no_title`, `no_attributes`, `nothing_follows`. Raises ValueError for SIDs of more levels than letters.
+    nothing (of deleted items, without a SID, repeated, negative), texts that hold a token of a SID, and items that a
+    task has no pair of: `no_title`, `no_attributes`, `nothing_follows`. Raises ValueError for SIDs of more levels than
+    letters.
     """
     tokens(trie.sizes)
     with TemporaryDirectory(prefix="sidmill-grounding-") as scratch:

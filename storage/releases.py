@@ -129,13 +129,14 @@ def publish(
     what the decision to publish was made on, PointerMoved where the alias points to something else by now.
     """
     while True:
-        before = read_pointer(lake, alias)
+        history = pointer_history(lake, alias)
+        before = history[-1]
         if replacing is not None and before.value != asdict(replacing):
             raise PointerMoved(f"{alias!r} was {replacing} when read and is {before.value} now; decide anew.")
         manifest = read_release(lake, release)
         _check_gates(manifest)
         _check_not_stale(lake, manifest, alias)
-        chosen = _choose_model(lake, manifest, model, pointer_history(lake, alias))
+        chosen = _choose_model(lake, manifest, model, history)
         value = {"release": manifest.id, "model": chosen}
         if before.value == value:
             return Published(manifest.id, chosen)
@@ -220,17 +221,24 @@ def _check_not_stale(lake: Lake, manifest: Manifest, alias: str) -> None:
         )
 
 
+def _unasked_model(lake: Lake, manifest: Manifest, history: list[Pointer]) -> str | None:
+    """The newest model trained for a release; once that was published with it, the last one that was; else the
+    current one."""
+    with_it = [move.value["model"] for move in history[1:] if move.value["release"] == manifest.id]
+    newest = newest_model(lake, manifest.id)
+    if newest is not None and newest not in with_it:
+        return newest
+    last = next((model for model in reversed(with_it) if model is not None), None)
+    return last or (history[-1].value["model"] if history[-1].value else None)
+
+
 def was_published(lake: Lake, model: str, alias: str = PRODUCTION) -> bool:
     """Whether an alias ever pointed to a model."""
     return any(move.value["model"] == model for move in pointer_history(lake, alias)[1:])
 
 
 def _choose_model(lake: Lake, manifest: Manifest, model: str | None, history: list[Pointer]) -> str | None:
-    pairs = [move.value for move in history if move.value]
-    with_it = [pair["model"] for pair in pairs if pair["release"] == manifest.id and pair["model"]]
-    newest = newest_model(lake, manifest.id)
-    kept = with_it[-1] if with_it else pairs[-1]["model"] if pairs else None
-    candidate = model or (newest if newest and newest not in with_it else kept)
+    candidate = model or _unasked_model(lake, manifest, history)
     if candidate is None:
         return None
     vocabulary = model_vocabulary(lake, candidate)

@@ -55,6 +55,7 @@ ATTEMPTS = 3
 BACKOFF_S = 5.0
 POLL_S = 1.0
 ABORT_S = 10.0
+"""How long the controller has to answer a Ctrl-C."""
 KEEPS_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
@@ -184,7 +185,7 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
 
 
 def _fit_once(make_trainable: MakeTrainable, spec: TrainSpec, name: str, storage: str, use_gpu: bool) -> Result:
-    """One fit, with the caller's Ctrl-C handler given back: Ray Train leaves its own, which aborts a dead run."""
+    """One fit, with the caller's Ctrl-C handler given back afterwards."""
     trainer = _Trainer(
         partial(train, make_trainable, spec, f"{storage}/{name}"),
         scaling_config=ScalingConfig(
@@ -218,7 +219,7 @@ def _look_for_room(spec: TrainSpec, progress: Progress) -> None:
     if there >= needed:
         return
     short = f"{spec.workers} workers of {spec.cpus_per_worker} CPUs need {needed}, and the cluster has {there:.0f}"
-    if "RAY_ADDRESS" not in os.environ:
+    if not os.environ.get("RAY_ADDRESS"):
         raise NoRoom(f"{short}: lower their number, or set RAY_ADDRESS to a cluster that has room")
     progress(f"{short}: waiting for more, or lower their number")
 

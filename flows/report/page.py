@@ -7,7 +7,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from flows.diff import diff_releases, open_trie
-from flows.evaluation_tables import evaluation_tables
+from flows.evaluation_tables import asked_in_full, evaluation_tables
 from flows.report.charts import curve_chart, line_chart, load_chart
 from flows.report.looks import looks
 from storage.lake import Lake
@@ -96,6 +96,7 @@ def _model(model: dict[str, Any]) -> dict[str, Any]:
         "release": model["release"],
         "chart": line_chart([row["loss"] for row in history], "training loss") if history else "",
         "evaluation": model["evaluation"],
+        "cases": asked_in_full(model["evaluation"]) if model["evaluation"] else "",
         "tables": evaluation_tables(model["evaluation"] or {}),
     }
 

@@ -35,11 +35,12 @@ def publish_model(run: Run, manifest: Manifest, model: str) -> None:
     current = published(run.lake)
     if current is None or current.model == model:
         return
-    speaks = read_release(run.lake, current.release).codebook.vocabulary == manifest.codebook.vocabulary
+    pinned = read_release(run.lake, current.release)
+    speaks = pinned.codebook.vocabulary == manifest.codebook.vocabulary
     newer = current.model is None or model > current.model
     if speaks and newer and not was_published(run.lake, model):
         run.record.begin()
-        _move(run, read_release(run.lake, current.release), model, current)
+        _move(run, pinned, model, current)
     else:
         run.say(
             f"  {model} is not published: production is ({current.release}, {current.model or 'no model'}); "

@@ -16,7 +16,7 @@ from flows.backfill import backfill
 from flows.bench.refit import aligned, nearest, relative_error
 from flows.cli import run_command
 from flows.diff import diff_releases
-from flows.evaluation_tables import evaluation_tables
+from flows.evaluation_tables import asked_in_full, evaluation_tables
 from flows.explain import explain_item
 from flows.nightly import nightly
 from flows.recipe import RecipeError, parse_recipe
@@ -223,6 +223,8 @@ def test_items_may_share_sids_where_the_recipe_keeps_collisions(
     assert len(evaluations(lake)) == 1
     shown, page = told("run", "evaluate"), tmp_path / "report.html"
     told("report", "--output", str(page))
+    assert asked_in_full(result) in shown
+    assert asked_in_full(result) in page.read_text()
     for table in evaluation_tables(result):
         assert table.title in shown
         assert f"<h3>{table.title}</h3>" in page.read_text()
@@ -248,6 +250,7 @@ def test_items_may_share_sids_where_the_recipe_keeps_collisions(
     cases = f"{later['result']['cases']:,} cases, seen items ranked too"
     assert f"(on r-000003, {cases})" in told("lake", "status")
     assert cases in told("run", "evaluate", "--release", "production")
+    assert cases in told("release", "show", "production")
     assert run_command(["run", "evaluate", "--release", "r-000001", "--lake", lake.uri]) == 1
     assert f"{stored['model']} has learnt from those before" in capsys.readouterr().err
 

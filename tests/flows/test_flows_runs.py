@@ -31,7 +31,7 @@ from flows.run import open_run
 from flows.snapshot import Snapshot, added_events, take_snapshot
 from flows.steps.fit import gather_inputs
 from flows.steps.publish import publish_model
-from flows.train import model_key, production_to_go_on_from
+from flows.train import model_key, production_to_go_on_from, train
 from flows.verify import verify
 from pipelines.fusion.frozen import Fusion
 from storage.commit import Provenance
@@ -42,6 +42,7 @@ from storage.quarantine import by_reason
 from storage.releases import Published, publish, published, read_release, releases
 from storage.runs import runs
 from tokenizer import scratch
+from training.errors import VocabularyMismatch
 
 Recipe = dict[str, object]
 
@@ -241,6 +242,10 @@ def test_a_model_trained_for_a_backfill_is_published_with_it_and_the_training_sa
         assert published(lake) == Published(made.id, wanted)
         publish(lake, made.id, Provenance("test", ""), model)
     assert f"`sidmill release publish {made.id} --model {newer}`" in capsys.readouterr().out
+    kept = len(runs(lake))
+    with pytest.raises(VocabularyMismatch, match=f"{model}: the model speaks vocabulary"):
+        train(lake.uri, release="r-000001", since=model)
+    assert len(runs(lake)) == kept, "what is asked for wrongly is refused before a run begins"
     # A training of a recipe that says so goes on from it, where it has those codes and that shape.
     going_on = {**other, "train": {**recipe["train"], "since_production": True}}  # type: ignore[dict-item]
     for settings, release, going in (
@@ -425,7 +430,7 @@ def attempts(task: str) -> list[int]:
 
 
 def test_nights_of_events_alone_of_deletions_and_of_prices_assign_nothing_and_drift_nothing(
-    tmp_path: Path, small: Path, recipe: Recipe
+    tmp_path: Path, small: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     deleting = {**recipe, "items": {"deleted": "gone"}}
     lake = start(str(tmp_path / "lake"), small, deleting)
@@ -436,6 +441,12 @@ def test_nights_of_events_alone_of_deletions_and_of_prices_assign_nothing_and_dr
     (small / "gone.csv").write_text("item_id,title,genres,gone\ni0003,bee bee 3,music,1.0\n")
     nightly(lake.uri, None, [str(small / "gone.csv")])
     assert sids(lake, "r-000003") == {item: sid for item, sid in first.items() if item != "i0003"}
+    capsys.readouterr()
+    for item, told in (("i0003", "no SID, deleted  (r-000003)"), ("i0002", "  (r-000003)")):
+        assert run_command(["item", "explain", item, "--lake", lake.uri]) == 0
+        first_line = capsys.readouterr().out.splitlines()[0]
+        assert first_line.endswith(told)
+        assert ("deleted" in first_line) == (item == "i0003")
     row = {**json.loads((small / "items.jsonl").read_text().splitlines()[5]), "price": 9.99}
     (small / "prices.jsonl").write_text(json.dumps(row) + "\n")
     nightly(lake.uri, None, [str(small / "prices.jsonl")])
