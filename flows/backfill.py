@@ -1,5 +1,6 @@
 """Backfill: the catalogue under another codebook, as a candidate beside production until someone publishes it."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,14 +9,16 @@ from prefect import flow
 from flows.bootstrap import fitted_release
 from flows.cancellation import report_cancelled
 from flows.diff import diff_releases, show_diff
-from flows.nightly import extended_release
+from flows.nightly import TRIES, extended_release
 from flows.run import Run, open_run
 from flows.snapshot import take_snapshot
-from flows.steps.publish import publish, show_release
+from flows.steps.publish import Moved, publish, show_release
 from flows.times import bounds
+from storage.errors import PointerMoved
 from storage.lake import Lake
 from storage.manifest import Manifest
-from storage.releases import PRODUCTION, read_release
+from storage.pointers import read_pointer
+from storage.releases import PRODUCTION, published, read_release
 
 
 @flow(name="backfill", log_prints=False, on_crashed=[report_cancelled])
@@ -25,6 +28,7 @@ def backfill(
     as_of: str | None = None,
     cutoff: str | None = None,
     publish_when_done: bool = False,
+    without_model: bool = False,
     overrides: list[str] | None = None,
 ) -> dict[str, Any]:
     """Fit, assign and judge under the recipe's codebook; production does not move unless asked to.
@@ -33,39 +37,72 @@ def backfill(
     or `as_of` if that is earlier). What has arrived since, also while the backfill ran, is then caught up under the
     new codebook as a further candidate: that is the one to publish. With [refit] in the recipe, production's codebook
     is refitted within its churn budget in place of fitting one anew. `overrides` of the recipe hold for this run and
-    are not stored in its releases.
+    are not stored in its releases. Production's model does not speak the new codes: publishing without one has to be
+    asked for (`without_model`).
     """
     production = read_release(Lake(lake), PRODUCTION)
+    if publish_when_done and not without_model and (alias := published(Lake(lake))) and alias.model:
+        raise ValueError(
+            f"publishing another codebook would leave production without its generator {alias.model}. Leave --publish "
+            "out, train on the candidate (`sidmill run train --release ...`) and publish both; or add --without-model."
+        )
     parameters = {
         "as_of": as_of,
         "cutoff": cutoff,
         "publish_when_done": publish_when_done,
+        "without_model": without_model,
         "overrides": overrides,
     }
     with open_run("backfill", lake, recipe or production.recipe, parameters) as run:
         bound, held_out = bounds(as_of, cutoff)
         bound = bound or production.as_of
-        snapshot = take_snapshot(run, bound, held_out or min(production.cutoff, bound))
+        date = held_out or production.cutoff_date
+        snapshot = replace(take_snapshot(run, bound, held_out or min(production.cutoff, bound)), cutoff_date=date)
         refit_of = production if run.recipe.refit else None
-        asked = {"as_of": as_of, "cutoff": cutoff, **({"refit_of": refit_of.id} if refit_of else {})}
-        fitted = fitted_release(run, "backfill", snapshot, None, asked, refit_of)
-        candidate = _caught_up(run, fitted, held_out or production.cutoff)
+        if refit_of is not None and snapshot.cutoff < refit_of.fit_cutoff:
+            raise ValueError(
+                f"a refit keeps the vectors of {refit_of.id}, which have seen events up to "
+                f"{refit_of.fit_cutoff.isoformat()}: with the cutoff {snapshot.cutoff.isoformat()} what is held out "
+                "would not be new to them. Give a later --cutoff, or leave [refit] out to fit anew."
+            )
+        fitted = fitted_release(run, "backfill", snapshot, None, refit_of)
+        candidate = _caught_up(run, fitted, held_out or production.cutoff, date)
         show_diff(run.say, diff_releases(run.lake, read_release(run.lake, PRODUCTION), candidate))
         if publish_when_done:
-            publish(run, candidate)
+            candidate = _published(run, candidate, held_out or production.cutoff, date, without_model)
+        elif candidate.blocked_by:
+            failed = ", ".join(gate.name for gate in candidate.blocked_by)
+            run.say(
+                f"  production stays; {candidate.id} fails {failed} and cannot be published: mend the input or the "
+                f"recipe and run again (`sidmill release show {candidate.id}` shows the figures)"
+            )
         else:
             run.say(f"  production stays; `sidmill release publish {candidate.id}` publishes this candidate")
         show_release(candidate)
         return run.done(release=candidate.id, fitted=fitted.id, made=run.record.begun)
 
 
-def _caught_up(run: Run, fitted: Manifest, cutoff: datetime) -> Manifest:
-    """Extend the candidate until nothing has arrived that it lacks."""
+def _published(run: Run, candidate: Manifest, cutoff: datetime, date: datetime | None, without_model: bool) -> Manifest:
+    """Publish the candidate, caught up again where production moves meanwhile."""
+    for _ in range(TRIES):
+        alias = read_pointer(run.lake, PRODUCTION)
+        candidate = _caught_up(run, candidate, cutoff, date)
+        if publish(run, candidate, alias, without_model) is not Moved.AWAY:
+            return candidate
+    raise PointerMoved(
+        f"production moved {TRIES} times while {candidate.id} was to be published; it stays a candidate. Publish it "
+        f"with `sidmill release publish {candidate.id}` when fewer runs publish to this lake."
+    )
+
+
+def _caught_up(run: Run, fitted: Manifest, cutoff: datetime, date: datetime | None) -> Manifest:
+    """Extend the candidate until nothing has arrived that it lacks, and it is of no earlier time than production."""
     candidate = fitted
     while True:
-        now = take_snapshot(run, datetime.now(UTC), cutoff)
-        asked = {"as_of": None, "cutoff": cutoff.isoformat()}
-        extended = extended_release(run, "backfill", now, candidate, False, asked)
+        production = read_release(run.lake, PRODUCTION)
+        run.clock = datetime.now(UTC)
+        now = take_snapshot(run, None, None, candidate, production, date=max(cutoff, candidate.fit_cutoff))
+        extended = extended_release(run, "backfill", replace(now, cutoff_date=date), candidate, False)
         if extended is None:
             return candidate
         run.say(f"  caught up: {extended.id} adds what arrived after {candidate.as_of:%Y-%m-%d %H:%M:%S}")

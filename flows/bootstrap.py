@@ -7,7 +7,7 @@ from prefect import flow
 
 from flows.cancellation import report_cancelled
 from flows.run import Run, open_run
-from flows.snapshot import Snapshot, release_key, take_snapshot
+from flows.snapshot import Snapshot, release_key, say_cutoff, take_snapshot
 from flows.steps.assign import assign
 from flows.steps.candidate import make_candidate
 from flows.steps.embed import describe_encoders, embed_items
@@ -16,7 +16,8 @@ from flows.steps.ingest import ingest
 from flows.steps.publish import publish, show_release
 from flows.times import bounds
 from storage.manifest import Manifest
-from storage.releases import find_release_by_key, published
+from storage.pointers import read_pointer
+from storage.releases import PRODUCTION, find_release_by_key
 
 
 class NothingToDo(ValueError):
@@ -46,17 +47,18 @@ def bootstrap(
         "overrides": overrides,
     }
     with open_run("bootstrap", lake, recipe, parameters, as_of) as run:
-        current = published(run.lake)
-        if current is not None:
+        alias = read_pointer(run.lake, PRODUCTION)
+        if alias.value is not None:
+            current = alias.value["release"]
             run.say(
-                f"  skipped: production points to {current.release} already; new items are a night's work "
+                f"  skipped: production points to {current} already; new items are a night's work "
                 "(`sidmill run nightly`), another codebook is a backfill (`sidmill run backfill`)"
             )
-            return run.done(release=current.release, made=False)
+            return run.done(release=current, made=False)
         ingest(run, items or [], interactions or [])
         snapshot = take_snapshot(run, *bounds(as_of, cutoff))
-        manifest = fitted_release(run, "bootstrap", snapshot, None, {"as_of": as_of, "cutoff": cutoff})
-        publish(run, manifest)
+        manifest = fitted_release(run, "bootstrap", snapshot, None)
+        publish(run, manifest, alias)
         show_release(manifest)
         return run.done(release=manifest.id, made=True)
 
@@ -66,14 +68,14 @@ def fitted_release(
     kind: Any,
     snapshot: Snapshot,
     parent: Manifest | None,
-    asked: dict[str, str | None],
     refit_of: Manifest | None = None,
 ) -> Manifest:
     """A candidate under a newly fitted codebook, or a refit of that of a release.
 
     The one made of the same input before, if there is one.
     """
-    key = release_key(kind, parent.id if parent else None, snapshot, run.recipe.hash, asked)
+    asked = {"refit_of": refit_of.id if refit_of else None}
+    key = release_key(kind, parent.id if parent else None, snapshot.content(run.lake), run.recipe.hash, asked)
     made = find_release_by_key(run.lake, key)
     if made is not None:
         run.say(f"  skipped: {made.id} was made from these inputs with this recipe already")
@@ -88,6 +90,7 @@ def fitted_release(
             f"  warning: the log gave no event before {snapshot.cutoff:%Y-%m-%d}: no behaviour vectors are made, "
             "though the recipe has [collaborative]"
         )
+    say_cutoff(run, snapshot)
     run.record.begin()
     run.compute_for(items.height)
     encoders = describe_encoders(run)

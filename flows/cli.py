@@ -93,6 +93,9 @@ def build_parser() -> argparse.ArgumentParser:
     backfill = _recipe(_verb(run, "backfill", commands.run_backfill, "the catalogue under another codebook"))
     _bounds(backfill)
     backfill.add_argument("--publish", action="store_true", help="publish the candidate when its gates hold")
+    backfill.add_argument(
+        "--without-model", action="store_true", help="publish though production would lose its generator by it"
+    )
     train = _recipe(_verb(run, "train", commands.run_train, "train and evaluate a generator on a release"))
     train.add_argument("--release", default="production", help="release or alias to train on")
     train.add_argument("--since", metavar="MODEL", help="go on from this model, on what it has not learnt from")
@@ -117,12 +120,18 @@ def build_parser() -> argparse.ArgumentParser:
     publish.add_argument(
         "--model", help="publish the pair with this model; by default the newest trained for it, else the current one"
     )
-    rollback = _verb(release, "rollback", release_commands.release_rollback, "point production back")
+    publish.add_argument(
+        "--without-model", action="store_true", help="publish though production would lose its generator by it"
+    )
+    rollback = _verb(release, "rollback", release_commands.release_rollback, "point production back and hold it there")
     rollback.add_argument(
         "--to",
         metavar="RELEASE",
         help="a release published earlier; by default the one before, never one rolled away from",
     )
+    hold = _verb(release, "hold", release_commands.release_hold, "keep runs from moving production, or let them again")
+    hold.add_argument("--lift", action="store_true", help="let runs publish again")
+    hold.add_argument("--reason", default="", help="shown to whoever asks why production does not move")
     export = _verb(
         release, "export-trie", release_commands.release_export_trie, "trie or code table as a file, for serving"
     )

@@ -56,7 +56,9 @@ def _night(options: Options, parent: str, retry: bool) -> None:
     from storage.releases import read_release
 
     lake = existing(options)
-    recipe, overrides = _recipe(options, read_release(lake, parent).recipe)
+    given, overrides = _recipe(options, read_release(lake, parent).recipe)
+    lasting = any(each not in overrides for each in options.overrides)
+    recipe = given if options.recipe or lasting else None  # that of the release which the night comes to extend
     sources = _checked_sources(options)
     from flows.nightly import nightly
 
@@ -73,7 +75,7 @@ def run_backfill(options: Options) -> None:
     from flows.backfill import backfill
 
     ensure_server()
-    backfill(lake.uri, recipe, options.as_of, options.cutoff, options.publish, overrides)
+    backfill(lake.uri, recipe, options.as_of, options.cutoff, options.publish, options.without_model, overrides)
 
 
 def run_train(options: Options) -> None:

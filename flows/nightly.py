@@ -1,6 +1,7 @@
 """Nightly: what has arrived since the parent release gets SIDs under its frozen codebook; nothing published moves."""
 
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import polars as pl
@@ -8,21 +9,41 @@ from prefect import flow
 
 from flows.cancellation import report_cancelled
 from flows.run import Run, open_run
-from flows.snapshot import Snapshot, added_events, arrived_since, release_key, take_snapshot
+from flows.snapshot import (
+    Snapshot,
+    added_events,
+    arrived_since,
+    check_as_of,
+    release_key,
+    say_cutoff,
+    take_snapshot,
+)
 from flows.steps.assign import assign
 from flows.steps.behaviour import fold_new
 from flows.steps.candidate import make_candidate
 from flows.steps.embed import check_encoders, describe_encoders, embed_items
 from flows.steps.fit import basis_of
 from flows.steps.ingest import ingest
-from flows.steps.publish import publish, show_release
-from flows.times import bounds
+from flows.steps.publish import Moved, publish, show_release
+from flows.times import bounds, parse_time
 from storage.catalogue import segments
+from storage.errors import PointerMoved
 from storage.lake import Lake
 from storage.manifest import Manifest
+from storage.pointers import read_pointer
+from storage.publishing import is_earlier
 from storage.quarantine import open_rows, resolve
-from storage.releases import PRODUCTION, find_release_by_key, published_assignments, read_release
+from storage.releases import (
+    PRODUCTION,
+    find_release_by_key,
+    fit_cutoff_of,
+    published,
+    published_assignments,
+    read_release,
+)
 
+TRIES = 8
+"""How often a night extends a new parent because production moved while it worked."""
 ITEM_STAGES = ("embed text", "embed image", "embed attributes", "embed coordinates", "fuse", "assign")
 
 
@@ -40,11 +61,14 @@ def nightly(
 ) -> dict[str, Any]:
     """Ingest, embed what is new, assign, judge, publish. Without a recipe the parent's own is used.
 
-    With a `parent` that is a candidate (a backfill) the result is a candidate too: publishing it is a decision.
+    Production is extended only as it was read: where it moves meanwhile, the night extends what it moved to. Where it
+    is held (`storage.publishing.hold`), or with a `parent` that is a candidate (a backfill), the result is a candidate:
+    publishing it is a decision. Without a cutoff that of the parent holds, as the rule it was.
     `retry_quarantined` tries the items again that a stage after ingest had refused. `overrides` of the recipe hold
     for this run and are not stored in its release.
     """
     base = read_release(Lake(lake), parent)
+    check_as_of(parse_time(as_of), base)
     parameters = {
         "items": items,
         "interactions": interactions,
@@ -56,35 +80,56 @@ def nightly(
     }
     with open_run("nightly", lake, recipe or base.recipe, parameters, as_of) as run:
         ingest(run, items or [], interactions or [], fetch=retry_quarantined)
-        snapshot = _after_the_fit(take_snapshot(run, *bounds(as_of, cutoff)), base, asked=cutoff is not None)
-        manifest = extended_release(
-            run, "nightly", snapshot, base, retry_quarantined, {"as_of": as_of, "cutoff": cutoff}
+        for _ in range(TRIES):
+            alias = read_pointer(run.lake, PRODUCTION)
+            base = read_release(run.lake, alias.value["release"] if parent == PRODUCTION and alias.value else parent)
+            if recipe is None:
+                run.use_recipe(base.recipe, overrides)
+            snapshot = _night_snapshot(run, base, *bounds(as_of, cutoff))
+            manifest = extended_release(run, "nightly", snapshot, base, retry_quarantined)
+            if manifest is None:
+                run.say(f"  skipped: nothing has arrived since {base.id} (as of {base.as_of:%Y-%m-%d %H:%M:%S})")
+                return run.done(release=base.id, made=False)
+            moved = publish(run, manifest, alias) if parent == PRODUCTION else None
+            if moved is not Moved.AWAY:
+                show_release(manifest)
+                return run.done(release=manifest.id, made=True, published=moved is Moved.HERE)
+        raise PointerMoved(
+            f"production moved {TRIES} times while this night worked, each time before its candidate was ready; "
+            "nothing was published. Run it again when fewer runs publish to this lake."
         )
-        if manifest is None:
-            run.say(f"  skipped: nothing has arrived since {base.id} (as of {base.as_of:%Y-%m-%d %H:%M:%S})")
-            return run.done(release=base.id, made=False)
-        if parent == PRODUCTION:
-            publish(run, manifest)
-        show_release(manifest)
-        return run.done(release=manifest.id, made=True)
+
+
+def _night_snapshot(run: Run, base: Manifest, as_of: datetime | None, cutoff: datetime | None) -> Snapshot:
+    """What a night sees, held out by the rule of its parent where no cutoff is asked for."""
+    snapshot = take_snapshot(run, as_of, cutoff, base, date=base.cutoff_date)
+    segments = _base(run.lake, base)
+    seen = max(base.fit_cutoff, fit_cutoff_of(run.lake, segments) or base.fit_cutoff)
+    if snapshot.cutoff >= seen:
+        return snapshot
+    if cutoff is not None:
+        raise ValueError(
+            f"the cutoff {snapshot.cutoff.isoformat()} lies before {seen.isoformat()}: up to then the vectors of "
+            f"{base.id} have seen events, and what is held out would not be new to them. Give a later one."
+        )
+    return replace(snapshot, cutoff=seen)
 
 
 def extended_release(
-    run: Run,
-    kind: Any,
-    snapshot: Snapshot,
-    parent: Manifest,
-    retry_quarantined: bool,
-    asked: dict[str, str | None],
+    run: Run, kind: Any, snapshot: Snapshot, parent: Manifest, retry_quarantined: bool
 ) -> Manifest | None:
     """A candidate that extends `parent` by what is visible now and was not then; None when that is nothing."""
     again = _refused_items(run) if retry_quarantined else []
     if retry_quarantined and not again:
         run.say("  no item is held back by a stage after ingest; refused rows of a source are mended by a new source")
     changed = arrived_since(run.lake, parent, snapshot)
-    if changed.is_empty() and added_events(run.lake, parent, snapshot, ["item_id"]).is_empty() and not again:
+    base = _base(run.lake, parent)
+    events = added_events(run.lake, parent, snapshot, ["item_id"])
+    if changed.is_empty() and events.is_empty() and not again and not _behind(run.lake, parent, base):
         return None
-    key = release_key(kind, parent.id, snapshot, run.recipe.hash, {**asked, "retry": ",".join(again) or None})
+    say_cutoff(run, snapshot)
+    asked = {"retry": again, "segments": base}
+    key = release_key(kind, parent.id, snapshot.content(run.lake), run.recipe.hash, asked)
     made = find_release_by_key(run.lake, key)
     if made is not None:
         run.say(f"  skipped: {made.id} was made from these inputs with this recipe already")
@@ -99,7 +144,7 @@ def extended_release(
     if changed.height > alive.height:
         run.say(f"  {changed.height - alive.height:,} deleted items leave the trie; their SIDs go to nobody")
     embed_items(run, alive, encoders)
-    basis, base = basis_of(run.lake, parent), _base(run, parent)
+    basis = basis_of(run.lake, parent)
     known = segments(run.lake, list(base), parent.codebook.id, among=alive["item_id"].to_list())["item_id"]
     new = sorted(set(alive["item_id"]) - set(known))
     encoders = fold_new(run, snapshot, parent, basis.encoders, new)
@@ -111,20 +156,17 @@ def extended_release(
     return candidate
 
 
-def _after_the_fit(snapshot: Snapshot, parent: Manifest, asked: bool) -> Snapshot:
-    """A cutoff before events that the parent's vectors have seen would hold out what was fitted on."""
-    if snapshot.cutoff >= parent.fit_cutoff:
-        return snapshot
-    if asked:
-        raise ValueError(
-            f"the cutoff {snapshot.cutoff.isoformat()} lies before {parent.fit_cutoff.isoformat()}: up to then the "
-            f"vectors of {parent.id} have seen events, and what is held out would not be new to them. Give a later one."
-        )
-    return replace(snapshot, cutoff=parent.fit_cutoff)
+def _behind(lake: Lake, parent: Manifest, base: tuple[str, ...]) -> bool:
+    """Whether a release could not be published though nothing has arrived for it: it lacks a segment that was
+    published since, or is of an earlier time than production."""
+    alias = published(lake)
+    earlier = is_earlier(parent, read_release(lake, alias.release)) if alias else False
+    return bool(earlier) or not set(base) <= set(parent.assignments)
 
 
-def _base(run: Run, parent: Manifest) -> tuple[str, ...]:
-    taken = published_assignments(run.lake, parent.codebook.id)
+def _base(lake: Lake, parent: Manifest) -> tuple[str, ...]:
+    """The segments of a release, and all that were ever published under its codebook: their SIDs are taken."""
+    taken = published_assignments(lake, parent.codebook.id)
     return tuple(dict.fromkeys([*parent.assignments, *taken]))
 
 

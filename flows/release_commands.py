@@ -44,21 +44,42 @@ def release_diff(options: Options) -> None:
 
 def release_publish(options: Options) -> None:
     from storage.commit import Provenance
-    from storage.releases import publish
+    from storage.publishing import publish
 
-    now = publish(existing(options), options.release, Provenance("release publish", ""), options.model)
+    now = publish(
+        existing(options),
+        options.release,
+        Provenance("release publish", ""),
+        options.model,
+        without_model=options.without_model,
+    )
     print(f"production -> ({now.release}, {now.model or 'no model'})")
 
 
 def release_rollback(options: Options) -> None:
     from storage.commit import Provenance
-    from storage.releases import published, rollback
+    from storage.publishing import rollback
+    from storage.releases import published
 
     lake = existing(options)
     before = published(lake)
     now = rollback(lake, Provenance("release rollback", ""), options.to)
     told = "already, nothing was moved" if now == before else ""
     print(f"production -> ({now.release}, {now.model or 'no model'}) {told}".rstrip())
+    if now != before:
+        print("held: runs make candidates and publish none, until `sidmill release publish` or `release hold --lift`")
+
+
+def release_hold(options: Options) -> None:
+    from storage.commit import Provenance
+    from storage.publishing import held, hold, lift
+
+    lake, who = existing(options), Provenance("release hold", "")
+    if options.lift:
+        print("production is no longer held" if lift(lake, who) else "production was not held")
+    else:
+        hold(lake, who, options.reason)
+        print(held(lake))
 
 
 def release_export_trie(options: Options) -> None:

@@ -1,6 +1,7 @@
 """One run of a flow: its lake, recipe, place to compute, record and display. Opens and closes them in order."""
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -40,6 +41,16 @@ class Run:
         self.record = RunRecord(self.lake, self.id, kind, recipe.hash, parameters, _flow_run_id())
         self.display = Display(_flow_log)
         self.result: dict[str, Any] = {}
+        self._started = time.monotonic()
+
+    def use_recipe(self, settings: dict[str, Any], overrides: list[str] | None) -> None:
+        """Go on under the recipe of another release, as a night does whose parent has changed."""
+        self.stored_recipe = parse_recipe(settings)
+        self.recipe = load_recipe(None, overrides or [], self.stored_recipe.model_dump(mode="json"))
+
+    def seconds(self) -> float:
+        """How long the run has worked."""
+        return time.monotonic() - self._started
 
     def provenance(self, **inputs: int) -> Provenance:
         return Provenance(self.id, self.recipe.hash, inputs)

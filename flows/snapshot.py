@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import polars as pl
 import pyarrow.dataset as ds
@@ -17,12 +18,17 @@ from storage.manifest import Manifest
 
 @dataclass(frozen=True)
 class Snapshot:
-    """`as_of` bounds arrivals (inclusive), `cutoff` bounds event times (exclusive)."""
+    """`as_of` bounds arrivals (inclusive), `cutoff` bounds event times (exclusive).
+
+    `cutoff_date` is the cutoff that was asked for, now or for the release that is extended; None where a share of the
+    events decided.
+    """
 
     items: TableRef
     interactions: TableRef
     as_of: datetime
     cutoff: datetime
+    cutoff_date: datetime | None = None
 
     @property
     def log(self) -> LogSlice:
@@ -36,12 +42,59 @@ class Snapshot:
         """Newest visible revision of every item, deleted ones included."""
         return catalogue(lake, self.items.version, self.as_of, columns, among)
 
+    def content(self, lake: Lake) -> dict[str, Any]:
+        """What can be seen, so that two snapshots of the same content are the same whenever they were taken.
 
-def take_snapshot(run: Run, as_of: datetime | None, cutoff: datetime | None) -> Snapshot:
-    """Pin the newest versions; without a cutoff of its own a run holds out the newest share of the visible events."""
+        Rows that have arrived only ever become more as `as_of` grows, and of these the events before the cutoff as the
+        cutoff grows: versions and numbers of rows say which rows they are.
+        """
+        arrived = ds.field("arrived_at") <= self.as_of
+        events = ds.field("arrival_time") <= self.as_of
+        return {
+            "versions": self.versions,
+            "items": lake.count("items", self.items.version, arrived),
+            "events": lake.count("interactions", self.interactions.version, events),
+            "events_before_cutoff": lake.count("interactions", self.interactions.version, self.log.visible),
+            "cutoff_date": self.cutoff_date.isoformat() if self.cutoff_date else None,
+        }
+
+
+def check_as_of(as_of: datetime | None, parent: Manifest) -> None:
+    """Raise ValueError where a run that extends a release was asked for an earlier as-of time."""
+    if as_of is not None and as_of < parent.as_of:
+        raise ValueError(
+            f"--as-of {as_of.isoformat()} lies before {parent.as_of.isoformat()}, the as-of time of {parent.id}: "
+            f"what arrived between would leave it. Give a later time, or leave --as-of out."
+        )
+
+
+def take_snapshot(
+    run: Run, as_of: datetime | None, cutoff: datetime | None, *earlier: Manifest, date: datetime | None = None
+) -> Snapshot:
+    """Pin the newest versions, as of no time before that of the `earlier` releases.
+
+    Without a `cutoff` it is the `date` that was asked for once; without one, the newest share of the visible events is
+    held out.
+    """
     items, interactions = run.lake.ref("items"), run.lake.ref("interactions")
     bound = as_of or run.clock
-    return Snapshot(items, interactions, bound, cutoff or _holdout_cutoff(run, interactions, bound))
+    last = max((each.as_of for each in earlier), default=bound)
+    if bound < last:
+        run.say(
+            f"  warning: the clock says {bound:%Y-%m-%d %H:%M:%S}, and {earlier[-1].id} is as of "
+            f"{last:%Y-%m-%d %H:%M:%S} UTC: that time is kept, so that nothing leaves the release"
+        )
+        bound = last
+    date = cutoff or date
+    return Snapshot(items, interactions, bound, date or _holdout_cutoff(run, interactions, bound), date)
+
+
+def say_cutoff(run: Run, snapshot: Snapshot) -> None:
+    """Show from when on events are held out, and by which rule."""
+    share = run.recipe.split.holdout
+    rule = f"the newest {share:.0%} of them, split.holdout" if share else "split.holdout is 0: none"
+    told = "the date given as --cutoff, which nights keep" if snapshot.cutoff_date == snapshot.cutoff else rule
+    run.say(f"  events from {snapshot.cutoff:%Y-%m-%d %H:%M:%S} UTC on are held out ({told})")
 
 
 def _holdout_cutoff(run: Run, interactions: TableRef, as_of: datetime) -> datetime:
@@ -80,10 +133,9 @@ def added_events(lake: Lake, parent: Manifest, snapshot: Snapshot, columns: list
     return pl.concat([new_files, seen_since]).unique("event_id", keep="first", maintain_order=True).select(columns)
 
 
-def release_key(
-    kind: str, parent: str | None, snapshot: Snapshot, recipe_hash: str, asked: dict[str, str | None]
-) -> str:
-    """What makes two runs the same: kind, parent, input versions, recipe, and the bounds that were asked for."""
-    name = {"kind": kind, "parent": parent, "versions": snapshot.versions, "recipe": recipe_hash, "asked": asked}
+def release_key(kind: str, parent: str | None, content: dict[str, Any], recipe_hash: str, asked: dict[str, Any]) -> str:
+    """What makes two runs the same, all that decides what a release holds: kind, parent, what can be seen
+    (`Snapshot.content`), recipe, and what else was asked for."""
+    name = {"kind": kind, "parent": parent, "content": content, "recipe": recipe_hash, "asked": asked}
     digest = hashlib.blake2b(json.dumps(name, sort_keys=True).encode(), digest_size=8).hexdigest()
     return f"{kind}:{digest}"

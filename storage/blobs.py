@@ -3,30 +3,23 @@
 A blob is named by the sha256 of its bytes, so writing twice changes nothing and reading verifies.
 """
 
-import hashlib
 import os
 import tempfile
 from pathlib import Path
 
-import pyarrow.fs as pafs
-
 from storage.errors import BlobCorrupt, LakeNotFound
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+from storage.files import Files, sha256
 
 
 class Blobs:
-    """The blobs under one URI; a remote store takes its settings from the environment, as its tables do."""
+    """The blobs under one URI."""
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri
-        self._local = Path(uri) if "://" not in uri else None
+        self.files = Files(uri)
 
-    def _remote(self) -> pafs.FileSystem:
-        filesystem, path = pafs.FileSystem.from_uri(self.uri)
-        return pafs.SubTreeFileSystem(path, filesystem)
+    @property
+    def uri(self) -> str:
+        return self.files.uri
 
     @staticmethod
     def _key(digest: str) -> str:
@@ -37,57 +30,57 @@ class Blobs:
         return f"{self.uri}/{self._key(digest)}"
 
     def put(self, data: bytes) -> str:
-        """Store `data`, return its sha256. Atomic on local disks: the name appears with the whole content."""
+        """Store `data`, return its sha256. A stored blob whose bytes were changed is replaced."""
         digest = sha256(data)
-        if self._local is None:
-            with self._remote().open_output_stream(self._key(digest)) as stream:
-                stream.write(data)
-            return digest
-        path = self._local / self._key(digest)
-        if path.exists():
-            return digest
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:
-            Path(temporary).unlink()  # of a full disk it would hold what the next try needs
-            raise
-        os.replace(temporary, path)
+            whole = self.files.hash(self._key(digest)) == digest
+        except FileNotFoundError:
+            whole = False
+        if not whole:
+            self.files.write(self._key(digest), data)
         return digest
 
     def get(self, digest: str) -> bytes:
-        """The bytes, verified against their name."""
+        """The bytes, verified against their name; raises LakeNotFound or BlobCorrupt."""
         try:
-            if self._local is not None:
-                data = (self._local / self._key(digest)).read_bytes()
-            else:
-                with self._remote().open_input_stream(self._key(digest)) as stream:
-                    data = stream.read()
+            data = self.files.read(self._key(digest))
         except FileNotFoundError as error:
-            raise LakeNotFound(
-                f"blob {digest} is missing at {self.location(digest)}; restore it from a backup of the lake "
-                "or publish a release that does not pin it."
-            ) from error
-        if sha256(data) != digest:
-            raise BlobCorrupt(
-                f"blob {self.location(digest)} has the hash {sha256(data)}: its bytes were changed. "
-                "Restore it from a backup or roll back to a release that does not pin it."
-            )
+            raise self._missing(digest) from error
+        self._require(digest, sha256(data))
         return data
+
+    def check(self, digest: str) -> None:
+        """Raise LakeNotFound or BlobCorrupt unless the blob is there and has the hash that it is named by."""
+        try:
+            found = self.files.hash(self._key(digest))
+        except FileNotFoundError as error:
+            raise self._missing(digest) from error
+        self._require(digest, found)
 
     def local_path(self, digest: str, cache: Path | None = None) -> Path:
         """A verified local file of the blob, for memory-mapping; a remote blob is copied once into `cache`."""
+        path = self.files.local_path(self._key(digest))
+        if path is not None:
+            self.check(digest)
+            return path
         data = self.get(digest)
-        if self._local is not None:
-            return self._local / self._key(digest)
         target = (cache or Path(tempfile.gettempdir()) / "sidmill-blobs") / digest
-        if not target.exists():
+        if not (target.exists() and sha256(target.read_bytes()) == digest):
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = target.with_name(f".{digest}.{os.getpid()}")
             partial.write_bytes(data)
             os.replace(partial, target)
         return target
+
+    def _missing(self, digest: str) -> LakeNotFound:
+        return LakeNotFound(
+            f"blob {digest} is missing at {self.location(digest)}; restore it from a backup of the lake "
+            "or publish a release that does not pin it."
+        )
+
+    def _require(self, digest: str, found: str) -> None:
+        if found != digest:
+            raise BlobCorrupt(
+                f"blob {self.location(digest)} has the hash {found}: its bytes were changed. "
+                "Restore it from a backup or roll back to a release that does not pin it."
+            )

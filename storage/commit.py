@@ -10,21 +10,27 @@ from a table handle and commit *through that same handle*:
   as being run twice.
 - `swap` forbids rebasing (`max_commit_retries=0`): if any other commit came between, the decision is taken again
   from the new state. Aliases, release ids, model ids and leases are rows decided this way.
+
+Both write the data files themselves (`storage.data_files`), named by their hashes, and commit their names.
 """
 
 import json
 import random
+import secrets
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 
+import polars as pl
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError
+from deltalake.transaction import AddAction, RemoveAction
 
+from storage.data_files import entries_hash, removal, write_rows
 from storage.errors import CommitConflict, SchemaMismatch
 from storage.lake import Lake, TableRef
+from storage.log import FILES_HASH
 from storage.schemas import TABLES
 
 ATTEMPTS = 60
@@ -73,9 +79,14 @@ def conform(table: str, rows: pa.Table) -> pa.Table:
         if not wanted.nullable and rows.column(wanted.name).null_count:
             raise SchemaMismatch(f"rows for {table!r}: column {wanted.name!r} has nulls; it is required.")
     try:
-        return rows.cast(schema)
+        rows = rows.cast(schema)
     except (pa.ArrowInvalid, ValueError) as error:
         raise SchemaMismatch(f"rows for {table!r}: {error}") from error
+    for name, rule in TABLES[table].constraints.items():
+        broken = pl.DataFrame(rows).filter(pl.sql_expr(rule).not_())
+        if broken.height:
+            raise SchemaMismatch(f"rows for {table!r}: {broken.height} break {name} ({rule}), as {broken.row(0)}.")
+    return rows
 
 
 def append(lake: Lake, table: str, rows: pa.Table, key: str, provenance: Provenance) -> Commit:
@@ -85,30 +96,47 @@ def append(lake: Lake, table: str, rows: pa.Table, key: str, provenance: Provena
     is derived again from the same input. Raises CommitConflict after ATTEMPTS lost races.
     """
     rows = conform(table, rows)
+    files: list[AddAction] | None = None
     for attempt in range(ATTEMPTS):
         handle = lake.open_or_create(table)
         if handle.transaction_version(key) is not None:
             return Commit(TableRef(table, committed_version(handle, key)), written=False)
+        if files is None:
+            files = write_rows(lake.table_files(table), TABLES[table], rows, key)
         try:
-            write_deltalake(
-                handle,
-                rows,
-                mode="append",
-                commit_properties=CommitProperties(
-                    custom_metadata=provenance.metadata(key), app_transactions=[Transaction(key, 1)]
-                ),
-            )
-            written = TableRef(table, handle.version())
-            _compact(lake, table)
-            return Commit(written, written=True)
+            _commit(handle, table, [*files], provenance, key)
         except CommitFailedError:
             _pause(attempt)
+            continue
+        newest = lake.open(table)
+        written = TableRef(table, committed_version(newest, key, newest.version() - handle.version()))
+        _compact(lake, table, provenance)
+        return Commit(written, written=True)
     raise CommitConflict(_lost(lake, table))
 
 
-def committed_version(handle: DeltaTable, key: str) -> int:
-    """The version whose commit carried `key`; the handle's own version once log retention has dropped that entry."""
-    for entry in handle.history():
+def _commit(
+    handle: DeltaTable, table: str, actions: list[AddAction | RemoveAction], provenance: Provenance, key: str = ""
+) -> None:
+    """Commit log entries through `handle`: under a key once, without one only if nobody committed in between."""
+    added = [action for action in actions if isinstance(action, AddAction)]
+    metadata = {**provenance.metadata(key), FILES_HASH: entries_hash(added)}
+    handle.create_write_transaction(
+        actions,
+        mode="append",
+        schema=TABLES[table].schema,
+        partition_by=list(TABLES[table].partition_by),
+        commit_properties=CommitProperties(
+            custom_metadata=metadata,
+            app_transactions=[Transaction(key, 1)] if key else None,
+            max_commit_retries=None if key else 0,
+        ),
+    )
+
+
+def committed_version(handle: DeltaTable, key: str, newest: int | None = None) -> int:
+    """The version whose commit carried `key`, among the `newest` commits; the handle's own version if there is none."""
+    for entry in handle.history(newest):
         if entry.get("sidmill.key") == key:
             return int(entry["version"])
     return int(handle.version())
@@ -124,33 +152,52 @@ def swap(
     """
     for attempt in range(ATTEMPTS):
         handle = lake.open_or_create(table)
-        current = handle.to_pyarrow_dataset().to_table()
+        current = lake.read(table, handle.version())
         rows = decide(current)
         if rows is None:
             return current, False
         rows = conform(table, rows)
-        try:
-            write_deltalake(
-                handle,
-                rows,
-                mode="append",
-                commit_properties=CommitProperties(custom_metadata=provenance.metadata(""), max_commit_retries=0),
-            )
-            _compact(lake, table)
+        if _commit_alone(lake, handle, table, rows, provenance):
+            _compact(lake, table, provenance)
             return pa.concat_tables([current.cast(rows.schema), rows]), True
-        except CommitFailedError:
-            _pause(attempt)
+        _pause(attempt)
     raise CommitConflict(_lost(lake, table))
 
 
-def _compact(lake: Lake, table: str) -> None:
-    """Join the many small files of a bookkeeping table, so that reading it stays a matter of milliseconds."""
+def _commit_alone(
+    lake: Lake,
+    handle: DeltaTable,
+    table: str,
+    rows: pa.Table,
+    provenance: Provenance,
+    instead: tuple[RemoveAction, ...] = (),
+) -> bool:
+    """Commit rows, or files `instead` of those that hold their rows now; False, and nothing is left, if another commit
+    came between."""
+    place = lake.table_files(table)
+    files = write_rows(place, TABLES[table], rows, secrets.token_hex(8), news=not instead)
+    try:
+        _commit(handle, table, [*files, *instead], provenance)
+    except CommitFailedError:
+        for each in files:
+            place.delete(each.path)
+        return False
+    return True
+
+
+def _compact(lake: Lake, table: str, provenance: Provenance) -> None:
+    """Join the many small files of a bookkeeping table, so that reading it stays a matter of milliseconds.
+
+    Where another writer comes between, one of the next commits will do it.
+    """
     if not TABLES[table].bookkeeping:
         return
     handle = lake.open(table)
-    if len(handle.file_uris()) > MOST_FILES:
-        with suppress(CommitFailedError):  # another writer came between; one of the next commits will do it
-            handle.optimize.compact(commit_properties=CommitProperties(max_commit_retries=0))
+    files = lake.data_files(table, handle.version())
+    if len(files) > MOST_FILES:
+        now = int(time.time() * 1000)
+        rows = lake.read(table, handle.version())
+        _commit_alone(lake, handle, table, rows, provenance, tuple(removal(each, now) for each in files))
 
 
 def _pause(attempt: int) -> None:

@@ -1,7 +1,7 @@
 """`Lake`: open tables at a version, read them as Arrow or polars, and find the blobs beside them."""
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +9,15 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.exceptions import DeltaError
 
 from storage.blobs import Blobs
-from storage.errors import LakeNotFound
-from storage.schemas import TABLES, TableSpec
+from storage.data_files import DataFile, check_footers, check_whole, data_files, open_dataset
+from storage.errors import DataCorrupt, LakeNotFound, LakeUnusable
+from storage.files import Files
+from storage.format import FORMAT, read_format, require_readable, require_writable, write_format
+from storage.log import why_unreadable
+from storage.schemas import PROPERTIES, TABLES, TableSpec
 
 
 def one_of(column: str, values: Iterable[str]) -> ds.Expression:
@@ -44,6 +48,8 @@ class Lake:
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().resolve())
         self.blobs = Blobs(f"{self.uri}/blobs")
+        self.files = Files(self.uri)
+        self._format: int | None = None
 
     def __reduce__(self) -> tuple[type["Lake"], tuple[str]]:
         return (Lake, (self.uri,))
@@ -55,51 +61,96 @@ class Lake:
     def path(self, table: str) -> str:
         return f"{self.uri}/{table}"
 
+    def table_files(self, table: str) -> Files:
+        """The files of a table."""
+        return Files(self.path(table))
+
+    @property
+    def format(self) -> int | None:
+        """The format version, None where there is no lake yet; raises LakeFormat for one of a newer program."""
+        if self._format is None:
+            if self.is_local and Path(self.uri).is_file():
+                raise LakeUnusable(f"{self.uri} is a file; a lake is a folder: name one with --lake.")
+            found = read_format(self.files)
+            if found is None and any(DeltaTable.is_deltatable(self.path(table)) for table in TABLES):
+                found = read_format(self.files) or 1  # written before the first table, perhaps since it was looked for
+            if found is not None:
+                require_readable(self.files, found)
+            self._format = found
+        return self._format
+
     def exists(self, table: str) -> bool:
-        return bool(DeltaTable.is_deltatable(self.path(table)))
+        return self.format is not None and bool(DeltaTable.is_deltatable(self.path(table)))
 
     def open(self, table: str, version: int | None = None) -> DeltaTable:
-        """The table at `version` (newest by default); LakeNotFound names what is missing."""
+        """The table at `version` (newest by default).
+
+        Raises LakeNotFound for a table or version that never was, DataCorrupt where the log of the table is damaged.
+        """
+        if not self.exists(table):
+            raise LakeNotFound(
+                f"the lake {self.uri} has no table {table!r}; is --lake right? `sidmill run bootstrap` makes a lake."
+            )
         try:
             return DeltaTable(self.path(table), version=version)
-        except (TableNotFoundError, DeltaError) as error:
-            at = "" if version is None else f" at version {version}"
-            raise LakeNotFound(
-                f"the lake {self.uri} has no table {table!r}{at} ({error}); "
-                "is --lake right? `sidmill run bootstrap` makes a lake."
-            ) from error
+        except (DeltaError, OSError) as error:
+            raise why_unreadable(self.table_files(table), table, version, error) from error
 
     def open_or_create(self, table: str) -> DeltaTable:
-        """The newest state of the table, made with its constraints if it is not there (safe under concurrency)."""
+        """The newest state of the table for writing, made if it is not there (safe under concurrency).
+
+        Settings and constraints that a table lacks, as one that a killed run was making, are set. Raises LakeFormat
+        for a lake of an older format, whose tables are told to keep their log all the same.
+        """
+        self._require_writable()
         spec = TABLES[table]
         if not self.exists(table):
             self._create(spec)
-        handle = self.open(table)
-        missing = {
-            name: rule
-            for name, rule in spec.constraints.items()
-            if f"delta.constraints.{name}" not in handle.metadata().configuration
-        }
-        return self._constrain(handle, missing) if missing else handle
+        return self._mended(self.open(table), spec)
+
+    def _require_writable(self) -> None:
+        if self.format is None:
+            write_format(self.files)
+            self._format = FORMAT
+        if self.format != FORMAT:
+            for spec in TABLES.values():
+                if self.exists(spec.name):
+                    self._mended(self.open(spec.name), spec)
+        require_writable(self.files, self.format or FORMAT)
 
     def _create(self, spec: TableSpec) -> None:
-        if self.is_local:
-            os.makedirs(self.uri, exist_ok=True)
+        if spec.name != "pointers" and not self.exists("pointers"):
+            self._create(TABLES["pointers"])  # first of all: where it is missing later, it was lost
         try:
-            DeltaTable.create(self.path(spec.name), spec.schema, mode="error", partition_by=list(spec.partition_by))
+            DeltaTable.create(
+                self.path(spec.name),
+                spec.schema,
+                mode="error",
+                partition_by=list(spec.partition_by),
+                configuration=PROPERTIES,
+            )
         except DeltaError:
             if not self.exists(spec.name):  # otherwise another writer created it first, which is as good
                 raise
 
-    def _constrain(self, handle: DeltaTable, rules: dict[str, str]) -> DeltaTable:
-        """Add the constraints a killed creator left out, or that a concurrent one is adding now."""
-        for name, rule in rules.items():
+    def _mended(self, handle: DeltaTable, spec: TableSpec) -> DeltaTable:
+        """The table with the settings and constraints that every table has; another process may be setting them too."""
+        settings = {name: value for name, value in PROPERTIES.items() if _setting(handle, name) != value}
+        if settings:
             try:
-                handle.alter.add_constraint({name: rule})
+                handle.alter.set_table_properties(settings)
             except DeltaError:
-                handle = self.open(handle.table_uri.rstrip("/").rsplit("/", 1)[-1])
-                if f"delta.constraints.{name}" not in handle.metadata().configuration:
+                handle = self.open(spec.name)
+                if any(_setting(handle, name) != value for name, value in settings.items()):
                     raise
+        for name, rule in spec.constraints.items():
+            if _setting(handle, f"delta.constraints.{name}") is None:
+                try:
+                    handle.alter.add_constraint({name: rule})
+                except DeltaError:
+                    handle = self.open(spec.name)
+                    if _setting(handle, f"delta.constraints.{name}") is None:
+                        raise
         return handle
 
     def version(self, table: str) -> int:
@@ -108,6 +159,12 @@ class Lake:
 
     def ref(self, table: str) -> TableRef:
         return TableRef(table, self.version(table))
+
+    def data_files(self, table: str, version: int | None = None) -> list[DataFile]:
+        """The data files of a version (newest by default); none of a table that was never written or version -1."""
+        if version == -1 or (version is None and not self.exists(table)):
+            return []
+        return data_files(self.open(table, version), TABLES[table])
 
     def read(
         self,
@@ -118,14 +175,22 @@ class Lake:
     ) -> pa.Table:
         """The rows at `version` (newest by default) with partitions and files pruned by `where`.
 
-        A table that was never written (or version -1) reads as no rows.
+        A table that was never written (or version -1) reads as no rows. Raises DataCorrupt where a file that is read
+        is not what was committed.
         """
-        schema = TABLES[table].schema
-        names = list(columns) if columns is not None else schema.names
-        if version == -1 or (version is None and not self.exists(table)):
-            return schema.empty_table().select(names)
-        dataset = self.open(table, version).to_pyarrow_dataset()
-        return dataset.to_table(columns=names, filter=where)
+        return self._rows(table, self.data_files(table, version), columns, where)
+
+    def _rows(
+        self, table: str, files: list[DataFile], columns: Sequence[str] | None, where: ds.Expression | None = None
+    ) -> pa.Table:
+        dataset = self._dataset(table, files, where)
+        with self._reading(table, dataset):
+            return dataset.to_table(columns=None if columns is None else list(columns), filter=where)
+
+    def read_files(self, table: str, paths: Sequence[str], columns: Sequence[str]) -> pa.Table:
+        """The rows of some files of a table, of whatever versions."""
+        files = [DataFile(path, 0, 0, None, {}, {}) for path in paths]
+        return self._rows(table, files, columns)
 
     def batches(
         self,
@@ -140,36 +205,53 @@ class Lake:
 
         With `since` only files are read that another version has not.
         """
-        if version != -1 and self.exists(table):
-            dataset = self.open(table, version).to_pyarrow_dataset()
-            yield from (dataset if since is None else self._without(dataset, table, since)).to_batches(
+        files = self.data_files(table, version)
+        dataset = self._dataset(table, files if since is None else self._added(table, files, since), where)
+        with self._reading(table, dataset):
+            yield from dataset.to_batches(
                 columns=list(columns), filter=where, batch_size=rows, batch_readahead=2, fragment_readahead=1
             )
 
     def count(self, table: str, version: int, where: ds.Expression) -> int:
         """How many rows `read` would give."""
-        return 0 if version == -1 else int(self.open(table, version).to_pyarrow_dataset().count_rows(filter=where))
+        dataset = self._dataset(table, self.data_files(table, version), where)
+        with self._reading(table, dataset):
+            return int(dataset.count_rows(filter=where))
 
     def read_added(self, table: str, since: int, version: int, columns: Sequence[str]) -> pa.Table:
         """The rows of the files that `version` has and version `since` had not: reads nothing else.
 
         A compaction writes rows that were there before into files that were not.
         """
-        schema = TABLES[table].schema
-        if version == -1 or since == version:
-            return schema.empty_table().select(list(columns))
-        return self._without(self.open(table, version).to_pyarrow_dataset(), table, since).to_table(
-            columns=list(columns)
-        )
+        files = [] if since == version else self._added(table, self.data_files(table, version), since)
+        return self._rows(table, files, columns)
 
     def file_names(self, table: str, version: int) -> set[str]:
         """Names of the files of a version, without their folders; none of version -1."""
-        return set() if version == -1 else {file_name(uri) for uri in self.open(table, version).file_uris()}
+        return {each.name for each in self.data_files(table, version)}
 
-    def _without(self, dataset: ds.FileSystemDataset, table: str, since: int) -> ds.FileSystemDataset:
+    def _added(self, table: str, files: list[DataFile], since: int) -> list[DataFile]:
         before = self.file_names(table, since)
-        fragments = [part for part in dataset.get_fragments() if file_name(part.path) not in before]
-        return ds.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
+        return [each for each in files if each.name not in before]
+
+    def _dataset(self, table: str, files: list[DataFile], where: ds.Expression | None) -> ds.FileSystemDataset:
+        """The files that may hold a row of `where`, checked to have the footers they were committed with."""
+        schema, place = TABLES[table].schema, self.table_files(table)
+        wanted = {part.path for part in open_dataset(place, files, schema).get_fragments(filter=where)}
+        kept = [each for each in files if each.path in wanted]
+        check_footers(place, kept)
+        return open_dataset(place, kept, schema)
+
+    @contextmanager
+    def _reading(self, table: str, dataset: ds.FileSystemDataset) -> Iterator[None]:
+        """Tell which file is damaged where Arrow fails to read one."""
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            place = self.table_files(table)
+            for path in dataset.files:
+                check_whole(place, path)
+            raise DataCorrupt(f"table {table!r} of the lake {self.uri} cannot be read: {error}") from error
 
     def frame(
         self,
@@ -188,3 +270,8 @@ class Lake:
         if version == -1 or (version is None and not self.exists(table)):
             return 0
         return int(self.open(table, version).count())
+
+
+def _setting(handle: DeltaTable, name: str) -> str | None:
+    value: str | None = handle.metadata().configuration.get(name)
+    return value

@@ -54,7 +54,8 @@ class Manifest(_Frozen):
     """One release. `as_of` bounds arrival times, inclusive; `cutoff` bounds event times, exclusive.
 
     `assignments` are the segments of the SID table that together give every item its SID; a later night adds one.
-    `fit_cutoff` is the event-time bound of all that vectors and codebook have seen, at most `cutoff`.
+    `fit_cutoff` is the event-time bound of all that vectors and codebook have seen, at most `cutoff`. `cutoff_date` is
+    the cutoff that somebody asked for, which nights inherit; None where the share of the recipe decided.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Manifest(_Frozen):
     as_of: datetime
     cutoff: datetime
     fit_cutoff: datetime
+    cutoff_date: datetime | None = None
     split_rule: str
     versions: dict[str, int]
     encoders: dict[str, EncoderRef]

@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from storage.commit import Provenance, swap
-from storage.errors import PointerMoved
+from storage.errors import DataCorrupt, PointerMoved
+from storage.format import FORMAT
 from storage.lake import Lake
 from storage.schemas import POINTERS
 
@@ -32,7 +33,17 @@ def read_pointer(lake: Lake, name: str) -> Pointer:
 
 def pointer_history(lake: Lake, name: str) -> list[Pointer]:
     """Every value of `name`, oldest first, starting with the unset one."""
+    require_pointers(lake)
     return _history(lake.read("pointers"), name)
+
+
+def require_pointers(lake: Lake) -> None:
+    """Raise DataCorrupt where the table of pointers is missing though there are releases: it is made before them."""
+    if lake.format == FORMAT and not lake.exists("pointers") and lake.exists("releases"):
+        raise DataCorrupt(
+            f"the table 'pointers' of the lake {lake.uri} is missing, which says what production is: restore its "
+            "folder from a backup of the lake."
+        )
 
 
 def _history(rows: pa.Table, name: str) -> list[Pointer]:

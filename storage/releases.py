@@ -1,27 +1,23 @@
-"""Releases: record a candidate, publish it, roll back, and know what was ever published under a codebook.
+"""Releases: record a candidate, read a release, and know what was ever published under a codebook.
 
-An alias points to a pair {"release", "model"}. Its pointer's history is the record of what was ever published,
-so "published" and "the alias moved there" are one atomic fact.
+Along a lineage, from parent to child, time goes forward: as-of times and pinned versions never go back.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.catalogue import assigned_items, deleted_items
 from storage.commit import Provenance, swap
-from storage.errors import GateBlocked, LakeNotFound, PointerMoved, PublishRefused, StaleCandidate
+from storage.errors import LakeNotFound, LineageBroken
 from storage.lake import Lake
 from storage.manifest import Manifest
-from storage.models import model_vocabulary, newest_model
-from storage.pointers import Pointer, move_pointer, pointer_history, read_pointer
+from storage.pointers import Pointer, pointer_history, read_pointer
 from storage.schemas import RELEASES
 
 PRODUCTION = "production"
-ROLLBACK = "rollback"
 
 
 @dataclass(frozen=True)
@@ -35,12 +31,16 @@ class Published:
 def record_release(
     lake: Lake, make: Callable[[str], Manifest], key: str, provenance: Provenance
 ) -> tuple[Manifest, bool]:
-    """Record the candidate that `make(id)` describes under the next free id, or return the one made with `key`."""
+    """Record the candidate that `make(id)` describes under the next free id, or return the one made with `key`.
+
+    Raises LineageBroken for one that goes back behind its parent, or whose vectors have seen what it holds out.
+    """
 
     def decide(rows: pa.Table) -> pa.Table | None:
         if key in rows.column("key").to_pylist():
             return None
         manifest = make(f"r-{rows.num_rows + 1:06d}")
+        _check_lineage(manifest, rows)
         return pa.Table.from_pylist(
             [
                 {
@@ -60,6 +60,24 @@ def record_release(
     rows, written = swap(lake, "releases", decide, provenance)
     found = rows.filter(pc.equal(rows["key"], key))
     return Manifest.model_validate_json(found.column("manifest")[0].as_py()), written
+
+
+def _check_lineage(manifest: Manifest, rows: pa.Table) -> None:
+    if manifest.fit_cutoff > manifest.cutoff:
+        raise LineageBroken(
+            f"a candidate would hold out events from {manifest.cutoff.isoformat()} on, and its vectors have seen some "
+            f"up to {manifest.fit_cutoff.isoformat()}: give a --cutoff no earlier than that."
+        )
+    if manifest.parent is None:
+        return
+    found = rows.filter(pc.equal(rows["id"], manifest.parent)).column("manifest")
+    parent = Manifest.model_validate_json(found[0].as_py())
+    behind = [table for table, version in parent.versions.items() if manifest.versions.get(table, -1) < version]
+    if behind or manifest.as_of < parent.as_of:
+        raise LineageBroken(
+            f"a candidate would go back behind its parent {parent.id}: as of {manifest.as_of.isoformat()} after "
+            f"{parent.as_of.isoformat()}, earlier versions of {', '.join(behind) or 'no table'}."
+        )
 
 
 def find_release_by_key(lake: Lake, key: str) -> Manifest | None:
@@ -109,144 +127,14 @@ def _assignments(manifests: list[Manifest], codebook: str, history: list[Pointer
     return list(found)
 
 
-def publish(
-    lake: Lake,
-    release: str,
-    provenance: Provenance,
-    model: str | None = None,
-    note: str = "publish",
-    alias: str = PRODUCTION,
-    replacing: Published | None = None,
-) -> Published:
-    """Point `alias` at (release, model).
+def fit_cutoff_of(lake: Lake, assignments: tuple[str, ...]) -> datetime | None:
+    """The latest event time that the vectors behind some segments of the SID table have seen.
 
-    Without `model` it is the newest one that was trained for this release, once it was published with it the last one
-    that was, else the current one if it speaks the vocabulary.
-
-    Refused: a candidate with a failed blocking gate (GateBlocked); one that lacks a segment published since it was
-    made, or an item of the release it would replace (StaleCandidate); a model that speaks another vocabulary.
-    Two publishers cannot both succeed from the same state: the alias is moved by compare-and-swap. With `replacing`,
-    what the decision to publish was made on, PointerMoved where the alias points to something else by now.
+    A segment is as the release that made it, the first that lists it; None where no release lists any.
     """
-    while True:
-        history = pointer_history(lake, alias)
-        before = history[-1]
-        if replacing is not None and before.value != asdict(replacing):
-            raise PointerMoved(f"{alias!r} was {replacing} when read and is {before.value} now; decide anew.")
-        manifest = read_release(lake, release)
-        _check_gates(manifest)
-        _check_not_stale(lake, manifest, alias)
-        chosen = _choose_model(lake, manifest, model, history)
-        value = {"release": manifest.id, "model": chosen}
-        if before.value == value:
-            return Published(manifest.id, chosen)
-        if read_pointer(lake, alias).sequence == before.sequence:
-            move_pointer(lake, before, value, note, provenance)
-            return Published(manifest.id, chosen)
-
-
-def rollback(lake: Lake, provenance: Provenance, to: str | None = None, alias: str = PRODUCTION) -> Published:
-    """Point `alias` back at a release that was published before, with its model; SIDs published since stay taken.
-
-    Without `to` it is what was published before the current release and was not rolled away from: each rollback goes
-    further back. The model is the last one that was published with that release, else as `publish` chooses it.
-    Nothing moves where the alias points to `to` already.
-    """
-    history = pointer_history(lake, alias)
-    now = history[-1]
-    if now.value is None:
-        raise LakeNotFound(f"{alias!r} points to nothing yet; publish a release first.")
-    if to == now.value["release"]:
-        return Published(**now.value)
-    ever = [move.value for move in history[1:-1] if move.value["release"] != now.value["release"]]
-    standing = [value for value in _standing(history) if value["release"] != now.value["release"]]
-    wanted = standing if to is None else [value for value in ever if value["release"] == to]
-    if not wanted:
-        known = ", ".join(sorted({value["release"] for value in ever}))
-        choice = f"published at some time: {known}; `--to RELEASE` chooses one" if known else "no other was published"
-        here = now.value["release"]
-        raise PublishRefused(
-            f"cannot roll {alias!r} back from {here} to {to or 'an earlier release'}: {choice}. "
-            f"`sidmill release publish {here} --model MODEL` gives {here} another model."
-        )
-    manifest = read_release(lake, wanted[-1]["release"])
-    model = wanted[-1]["model"] or _choose_model(lake, manifest, None, history)
-    value = {"release": manifest.id, "model": model}
-    move_pointer(lake, now, value, ROLLBACK, provenance)
-    return Published(manifest.id, model)
-
-
-def _standing(history: list[Pointer]) -> list[dict[str, Any]]:
-    """The pairs that were published up to where the alias points, without those that were rolled away from."""
-    standing: list[dict[str, Any]] = []
-    for move in history[1:]:
-        places = [place for place, value in enumerate(standing) if value["release"] == move.value["release"]]
-        if move.note == ROLLBACK and places:
-            del standing[places[-1] :]
-        standing.append(move.value)
-    return standing
-
-
-def _check_gates(manifest: Manifest) -> None:
-    if manifest.blocked_by:
-        failed = "; ".join(
-            f"{gate.name} = {gate.value:g} (limit {gate.limit:g}) {gate.detail}".strip() for gate in manifest.blocked_by
-        )
-        raise GateBlocked(
-            f"{manifest.id} stays a candidate: {failed}. Inspect it with `sidmill release show {manifest.id}`; "
-            "mend the input or the recipe and run again."
-        )
-
-
-def _check_not_stale(lake: Lake, manifest: Manifest, alias: str) -> None:
-    ever = published_assignments(lake, manifest.codebook.id, alias)
-    lost = [assignment for assignment in ever if assignment not in manifest.assignments]
-    if lost:
-        raise StaleCandidate(
-            f"{manifest.id} was made before {len(lost)} assignment(s) published under its codebook "
-            f"({', '.join(lost[:3])}): publishing it would free SIDs that are taken. Run its flow again."
-        )
-    current = published(lake, alias)
-    if current is None or current.release == manifest.id:
-        return
-    before = read_release(lake, current.release)
-    if before.codebook.id == manifest.codebook.id:
-        return
-    missing = assigned_items(lake, before) - assigned_items(lake, manifest) - deleted_items(lake)
-    if missing:
-        raise StaleCandidate(
-            f"{manifest.id} lacks {len(missing)} item(s) of {before.id} (for example {sorted(missing)[0]!r}): they "
-            f"arrived while it was made. Catch up with `sidmill run nightly --parent {manifest.id}`, "
-            "then publish the release that makes."
-        )
-
-
-def _unasked_model(lake: Lake, manifest: Manifest, history: list[Pointer]) -> str | None:
-    """The newest model trained for a release; once that was published with it, the last one that was; else the
-    current one."""
-    with_it = [move.value["model"] for move in history[1:] if move.value["release"] == manifest.id]
-    newest = newest_model(lake, manifest.id)
-    if newest is not None and newest not in with_it:
-        return newest
-    last = next((model for model in reversed(with_it) if model is not None), None)
-    return last or (history[-1].value["model"] if history[-1].value else None)
-
-
-def was_published(lake: Lake, model: str, alias: str = PRODUCTION) -> bool:
-    """Whether an alias ever pointed to a model."""
-    return any(move.value["model"] == model for move in pointer_history(lake, alias)[1:])
-
-
-def _choose_model(lake: Lake, manifest: Manifest, model: str | None, history: list[Pointer]) -> str | None:
-    candidate = model or _unasked_model(lake, manifest, history)
-    if candidate is None:
-        return None
-    vocabulary = model_vocabulary(lake, candidate)
-    if vocabulary == manifest.codebook.vocabulary:
-        return candidate
-    if model is None:
-        return None  # a kept model that does not speak the new vocabulary is let go, not mixed
-    raise PublishRefused(
-        f"model {model} speaks vocabulary {vocabulary}, {manifest.id} speaks {manifest.codebook.vocabulary}; "
-        f"train one with `sidmill run train --release {manifest.id}` or publish without a model."
-    )
+    wanted, latest = set(assignments), None
+    for manifest in releases(lake):
+        if wanted & set(manifest.assignments):
+            latest = max(latest or manifest.fit_cutoff, manifest.fit_cutoff)
+            wanted -= set(manifest.assignments)
+    return latest

@@ -8,6 +8,16 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+FOR_GOOD = "interval 36500 days"
+PROPERTIES = {
+    "delta.enableExpiredLogCleanup": "false",
+    "delta.logRetentionDuration": FOR_GOOD,
+    "delta.deletedFileRetentionDuration": FOR_GOOD,
+    "delta.appendOnly": "true",
+}
+"""Settings of every table. By default Delta deletes log entries after 30 days, and the versions that releases pin with
+them; a vacuum deletes replaced files after a week. What is deleted is the lake's own decision."""
+
 TIME = pa.timestamp("us", tz="UTC")
 CODES = pa.list_(pa.int32())
 
@@ -16,7 +26,9 @@ CODES = pa.list_(pa.int32())
 class TableSpec:
     """One Delta table: `key` names its logical primary key, `constraints` are SQL expressions on a row.
 
-    A `bookkeeping` table grows by single rows; its small files are joined now and then.
+    A `bookkeeping` table grows by single rows; its small files are joined now and then. `statistics` are the required
+    columns whose bounds stand in the log for each file, so that readers pass over files. Columns of users are not
+    among them: the log is readable wherever the names of files are.
     """
 
     name: str
@@ -24,6 +36,7 @@ class TableSpec:
     key: tuple[str, ...]
     partition_by: tuple[str, ...] = ()
     constraints: dict[str, str] = field(default_factory=dict)
+    statistics: tuple[str, ...] = ()
     bookkeeping: bool = False
 
 
@@ -78,6 +91,7 @@ ITEMS = TableSpec(
     ),
     key=("item_id", "revision"),
     constraints={"has_id": "item_id <> ''", "revision_counts": "revision >= 0"},
+    statistics=("item_id", "arrived_at"),
 )
 
 INTERACTIONS = TableSpec(
@@ -101,6 +115,7 @@ INTERACTIONS = TableSpec(
     key=("event_id",),
     partition_by=("arrival_date",),
     constraints={"has_user": "user_id <> ''", "has_item": "item_id <> ''"},
+    statistics=("event_time", "arrival_time"),
 )
 
 VECTORS = TableSpec(
@@ -114,6 +129,7 @@ VECTORS = TableSpec(
     ),
     key=("item_id", "modality", "content_hash", "fingerprint"),
     partition_by=("modality", "fingerprint"),
+    statistics=("item_id",),
 )
 
 CODEBOOKS = TableSpec(
@@ -145,6 +161,7 @@ SIDS = TableSpec(
     ),
     key=("assignment_id", "item_id"),
     partition_by=("codebook",),
+    statistics=("assignment_id", "item_id"),
 )
 
 DRIFT = TableSpec(
@@ -266,6 +283,13 @@ POINTERS = TableSpec(
     bookkeeping=True,
 )
 
+CHECKSUMS = TableSpec(
+    "checksums",
+    _schema(table=pa.string(), path=pa.string(), sha256=pa.string(), size=pa.int64(), at=TIME, run=pa.string()),
+    key=("table", "path"),
+    bookkeeping=True,
+)
+
 TABLES: dict[str, TableSpec] = {
     spec.name: spec
     for spec in (
@@ -283,5 +307,6 @@ TABLES: dict[str, TableSpec] = {
         QUARANTINE,
         RUNS,
         POINTERS,
+        CHECKSUMS,
     )
 }

@@ -35,8 +35,8 @@ from pipelines.encoders.stages import EmbedImages, EmbedText
 from pipelines.encoders.text import TextEncoder
 from pipelines.encoders.vision import image_encoder
 from pipelines.spec import ComputeSpec, ImageSpec, TextSpec
-from storage.blobs import sha256
 from storage.commit import Provenance
+from storage.files import sha256
 from storage.lake import Lake
 
 CHUNK = ComputeSpec().chunk_rows

@@ -23,7 +23,7 @@ from storage.catalogue import segments
 from storage.lake import Lake, one_of
 from storage.manifest import EncoderRef, Manifest, TrieRef
 from storage.quarantine import by_reason
-from storage.releases import PRODUCTION, published, read_release, record_release, releases
+from storage.releases import PRODUCTION, fit_cutoff_of, published, read_release, record_release, releases
 from tokenizer.codebook import Codebook
 from tokenizer.metrics import Errors
 from tokenizer.trie import Trie
@@ -63,7 +63,8 @@ def make_candidate(
             recipe=run.stored_recipe.model_dump(mode="json"),
             as_of=snapshot.as_of,
             cutoff=snapshot.cutoff,
-            fit_cutoff=basis.fit_cutoff,
+            fit_cutoff=max(basis.fit_cutoff, fit_cutoff_of(run.lake, assigned.assignments) or basis.fit_cutoff),
+            cutoff_date=snapshot.cutoff_date,
             split_rule="events at or after `cutoff` are held out; `fit_cutoff` bounds what vectors and codebook saw",
             versions=versions,
             encoders=basis.encoders,

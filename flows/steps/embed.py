@@ -22,7 +22,7 @@ from pipelines.encoders.text import describe_text
 from pipelines.encoders.vision import describe_image
 from pipelines.ingest import Counts
 from pipelines.ingest_items import items_content, items_text
-from storage.blobs import sha256
+from storage.files import sha256
 from storage.lake import Lake
 from storage.manifest import EncoderRef
 from storage.quarantine import open_rows

@@ -1,28 +1,50 @@
 """Steps: make a release what production points to, and tell whoever waits for it; give production a model."""
 
+from enum import Enum, auto
+
 from prefect.artifacts import create_table_artifact
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
 from flows.run import Run
 from flows.steps.task import step
+from storage.errors import Held, PointerMoved
 from storage.manifest import Manifest
-from storage.releases import PRODUCTION, Published, published, read_release, was_published
-from storage.releases import publish as move_alias
+from storage.pointers import Pointer, read_pointer
+from storage.publishing import publish_by_run, was_published
+from storage.releases import PRODUCTION, Published, read_release
 
 PUBLISHED_EVENT = "sidmill.release.published"
+CHECKED = 0.04
+"""Share of a run's time for hashing what its release pins."""
+
+
+class Moved(Enum):
+    """What became of publishing: production is HERE now, it is HELD, or it had moved AWAY from what the run read."""
+
+    HERE = auto()
+    HELD = auto()
+    AWAY = auto()
 
 
 @step
-def publish(run: Run, manifest: Manifest) -> Published:
+def publish(run: Run, manifest: Manifest, decided_on: Pointer, without_model: bool = False) -> Moved:
     """Point production at the release if its gates hold; emits the event that training waits for."""
-    now = _move(run, manifest)
+    try:
+        _move(run, manifest, decided_on, without_model=without_model)
+    except PointerMoved:
+        now = read_pointer(run.lake, PRODUCTION).value
+        run.say(f"  not published: production moved to {now['release']} while {manifest.id} was made")
+        return Moved.AWAY
+    except Held as held:
+        run.say(f"  not published: {held}")
+        return Moved.HELD
     emit_event(
         PUBLISHED_EVENT,
         resource={"prefect.resource.id": f"sidmill.release.{manifest.id}", "sidmill.lake": run.lake.uri},
         payload={"lake": run.lake.uri, "release": manifest.id, "kind": manifest.kind},
     )
-    return now
+    return Moved.HERE
 
 
 @step
@@ -32,7 +54,8 @@ def publish_model(run: Run, manifest: Manifest, model: str) -> None:
 
     Otherwise the command that would publish the pair is named. Decided anew where production moves meanwhile.
     """
-    current = published(run.lake)
+    alias = read_pointer(run.lake, PRODUCTION)
+    current = Published(**alias.value) if alias.value else None
     if current is None or current.model == model:
         return
     pinned = read_release(run.lake, current.release)
@@ -40,7 +63,10 @@ def publish_model(run: Run, manifest: Manifest, model: str) -> None:
     newer = current.model is None or model > current.model
     if speaks and newer and not was_published(run.lake, model):
         run.record.begin()
-        _move(run, pinned, model, current)
+        try:
+            _move(run, pinned, alias, model)
+        except Held as held:
+            run.say(f"  {model} is not published: {held}")
     else:
         run.say(
             f"  {model} is not published: production is ({current.release}, {current.model or 'no model'}); "
@@ -48,9 +74,20 @@ def publish_model(run: Run, manifest: Manifest, model: str) -> None:
         )
 
 
-def _move(run: Run, manifest: Manifest, model: str | None = None, replacing: Published | None = None) -> Published:
+def _move(
+    run: Run, manifest: Manifest, decided_on: Pointer, model: str | None = None, without_model: bool = False
+) -> Published:
     with run.stage("publish") as view:
-        now = move_alias(run.lake, manifest.id, run.provenance(), model, note=run.kind, replacing=replacing)
+        now = publish_by_run(
+            run.lake,
+            manifest.id,
+            run.provenance(),
+            run.kind,
+            decided_on,
+            model,
+            without_model,
+            seconds=CHECKED * run.seconds(),
+        )
         view.note(f"{PRODUCTION} -> ({now.release}, {now.model or 'no model'})", release=now.release, model=now.model)
     return now
 

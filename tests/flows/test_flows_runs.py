@@ -38,8 +38,9 @@ from storage.commit import Provenance
 from storage.errors import GateBlocked, QuarantineBudgetExceeded, StaleCandidate
 from storage.lake import Lake
 from storage.models import record_model
+from storage.publishing import publish
 from storage.quarantine import by_reason
-from storage.releases import Published, publish, published, read_release, releases
+from storage.releases import Published, published, read_release, releases
 from storage.runs import runs
 from tokenizer import scratch
 from training.errors import VocabularyMismatch

@@ -29,8 +29,8 @@ from pipelines.encoders.text import TextEncoder, describe_text, model_folder
 from pipelines.encoders.vision import OpenClip, _vit_pixels, describe_image
 from pipelines.ingest import Counts
 from pipelines.spec import ComputeSpec, ImageSpec, TextSpec
-from storage.blobs import sha256
 from storage.commit import Provenance
+from storage.files import sha256
 from storage.lake import Lake
 from storage.quarantine import by_reason, open_rows
 from tokenizer.work import HERE

@@ -156,11 +156,11 @@ def test_a_writer_killed_after_its_commit_is_not_doubled_by_its_rerun(tmp_path: 
         import os, signal, storage.commit as commit
         from storage.lake import Lake
         from tests_rows import vectors, WHO
-        write = commit.write_deltalake
+        write = commit._commit
         def write_then_die(*arguments, **options):
             write(*arguments, **options)
             os.kill(os.getpid(), signal.SIGKILL)
-        commit.write_deltalake = write_then_die
+        commit._commit = write_then_die
         commit.append(Lake({str(tmp_path / "lake")!r}), "vectors", vectors("a"), "key", WHO)
     """)
     (tmp_path / "tests_rows.py").write_text(

@@ -13,22 +13,25 @@ from storage.errors import GateBlocked, LakeNotFound, PointerMoved, PublishRefus
 from storage.lake import Lake
 from storage.manifest import Gate, Manifest
 from storage.models import models, models_of, record_evaluation, record_model
+from storage.pointers import read_pointer
+from storage.publishing import publish, publish_by_run, rollback, was_published
 from storage.releases import (
     Published,
-    publish,
     published,
     published_assignments,
     read_release,
     record_release,
     releases,
-    rollback,
-    was_published,
 )
 from storage.runs import RunRecord, read_run, runs
 from storage.schemas import SIDS
 
 WHO = Provenance("test", "recipe")
 TIME = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def model(lake: Lake, key: str, release: str, vocabulary: str) -> str:
+    return record_model(lake, key, release, vocabulary, lake.blobs.put(b"weights"), {}, WHO)
 
 
 def candidate(lake: Lake, key: str, assignments: list[str], codebook: str = "c1", failed: bool = False) -> Manifest:
@@ -46,6 +49,8 @@ def candidate(lake: Lake, key: str, assignments: list[str], codebook: str = "c1"
             for number in range(2)
         ]
         append(lake, "sids", pa.Table.from_pylist(rows, schema=SIDS.schema), f"sids:{codebook}:{name}", WHO)
+
+    blob = lake.blobs.put(b"blob")
 
     def make(release: str) -> Manifest:
         return Manifest.model_validate(
@@ -65,16 +70,16 @@ def candidate(lake: Lake, key: str, assignments: list[str], codebook: str = "c1"
                 "versions": {"sids": lake.version("sids")},
                 "encoders": {},
                 "fusion": {"fingerprint": "f", "details": {}},
-                "fusion_blob": "b",
+                "fusion_blob": blob,
                 "codebook": {
                     "id": codebook,
-                    "blob": "b",
+                    "blob": blob,
                     "sizes": [4],
                     "vocabulary": f"v-{codebook}",
                     "fitted_by": "test",
                 },
                 "assignments": assignments,
-                "trie": {"sha256": key, "path": "", "sids": 2},
+                "trie": {"sha256": lake.blobs.put(key.encode()), "path": "", "sids": 2},
                 "items": 2,
                 "counts": {},
                 "metrics": {},
@@ -133,14 +138,16 @@ def test_a_new_codebook_must_cover_every_item_of_production(tmp_path: Path) -> N
 def test_the_model_is_kept_while_it_speaks_the_vocabulary_and_let_go_when_not(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
     one = candidate(lake, "one", ["a"])
-    model = record_model(lake, "m", one.id, "v-c1", "w", {}, WHO)
-    assert publish(lake, one.id, WHO, model).model == model
-    assert publish(lake, candidate(lake, "two", ["a", "b"]).id, WHO).model == model
+    trained = model(lake, "m", one.id, "v-c1")
+    assert publish(lake, one.id, WHO, trained).model == trained
+    assert publish(lake, candidate(lake, "two", ["a", "b"]).id, WHO).model == trained
     new = candidate(lake, "three", ["a", "b"], codebook="c2")
     with pytest.raises(PublishRefused, match="vocabulary"):
-        publish(lake, new.id, WHO, model)
-    assert publish(lake, new.id, WHO).model is None
-    assert rollback(lake, WHO).model == model
+        publish(lake, new.id, WHO, trained)
+    with pytest.raises(PublishRefused, match=r"without a generator.*--without-model"):
+        publish(lake, new.id, WHO)
+    assert publish(lake, new.id, WHO, without_model=True).model is None
+    assert rollback(lake, WHO).model == trained
 
 
 def test_a_rollback_goes_only_to_what_was_published(tmp_path: Path) -> None:
@@ -171,10 +178,10 @@ def test_each_rollback_goes_further_back_and_never_to_what_was_rolled_away_from(
 
 def test_a_release_is_published_with_the_newest_model_that_was_trained_for_it(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
-    publish(lake, candidate(lake, "one", ["a"]).id, WHO, record_model(lake, "k1", "r-000001", "v-c1", "w", {}, WHO))
+    publish(lake, candidate(lake, "one", ["a"]).id, WHO, model(lake, "k1", "r-000001", "v-c1"))
     new = candidate(lake, "two", ["a"], codebook="c2").id
     for key in ("k2", "k3"):
-        trained = record_model(lake, key, new, "v-c2", "w", {}, WHO)
+        trained = model(lake, key, new, "v-c2")
     assert publish(lake, new, WHO).model == trained == "m-000003"
     assert publish(lake, candidate(lake, "three", ["a"], codebook="c2").id, WHO).model == "m-000003"
     assert rollback(lake, WHO, to="r-000001").model == "m-000001"
@@ -183,14 +190,14 @@ def test_a_release_is_published_with_the_newest_model_that_was_trained_for_it(tm
 def test_a_model_that_was_put_back_in_place_of_a_newer_one_stays(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
     one, two = candidate(lake, "one", ["a"]).id, candidate(lake, "two", ["a", "b"]).id
-    old, new = (record_model(lake, key, one, "v-c1", "w", {}, WHO) for key in ("k1", "k2"))
+    old, new = (model(lake, key, one, "v-c1") for key in ("k1", "k2"))
     assert not was_published(lake, new)
     assert publish(lake, one, WHO).model == new
     assert was_published(lake, new)
     assert publish(lake, one, WHO, old).model == old
     assert publish(lake, one, WHO).model == old
     assert publish(lake, two, WHO).model == old
-    newest = record_model(lake, "k3", two, "v-c1", "w", {}, WHO)
+    newest = model(lake, "k3", two, "v-c1")
     assert publish(lake, two, WHO).model == newest
     assert rollback(lake, WHO) == Published(one, old)
     assert publish(lake, two, WHO).model == newest
@@ -199,25 +206,26 @@ def test_a_model_that_was_put_back_in_place_of_a_newer_one_stays(tmp_path: Path)
 def test_who_decided_on_what_is_published_no_more_moves_nothing(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
     one, two = candidate(lake, "one", ["a"]), candidate(lake, "two", ["a", "b"])
-    model = record_model(lake, "m", one.id, "v-c1", "w", {}, WHO)
-    before = publish(lake, one.id, WHO)
+    trained = model(lake, "m", one.id, "v-c1")
+    publish(lake, one.id, WHO)
+    before = read_pointer(lake, "production")
     publish(lake, two.id, WHO)
     with pytest.raises(PointerMoved, match=two.id):
-        publish(lake, one.id, WHO, model, replacing=before)
-    assert published(lake) == Published(two.id, model)
+        publish_by_run(lake, one.id, WHO, "train", before, trained)
+    assert published(lake) == Published(two.id, trained)
 
 
 def test_a_release_shows_what_was_found_on_it_and_not_on_another(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
     one, two = candidate(lake, "one", ["a"]), candidate(lake, "two", ["a", "b"])
-    model = record_model(lake, "m", one.id, "v-c1", "w", {}, WHO)
+    trained = model(lake, "m", one.id, "v-c1")
     for key, release, cases in (("first", one.id, 1), ("again", one.id, 2), ("other", two.id, 3)):
-        record_evaluation(lake, key, model, release, {"cases": cases}, WHO)
+        record_evaluation(lake, key, trained, release, {"cases": cases}, WHO)
     found = {
         release: [(row["id"], row["evaluation"]["cases"]) for row in models_of(lake, release)]
         for release in (one.id, two.id)
     }
-    assert found == {one.id: [(model, 2)], two.id: [(model, 3)]}
+    assert found == {one.id: [(trained, 2)], two.id: [(trained, 3)]}
     assert models(lake)[0]["evaluation"] == {"cases": 3}
 
 

@@ -1,0 +1,51 @@
+"""The format version of a lake: a file `lake.json` beside the tables, written before anything else.
+
+Format 1 has no such file. Format 2 names data files by their hashes, keeps every log entry, and has the table
+`pointers` from the start. A program refuses a lake of a newer format, and writes to lakes of its own format alone.
+"""
+
+import json
+
+from storage.errors import DataCorrupt, LakeFormat
+from storage.files import Files
+
+FORMAT = 2
+MARKER = "lake.json"
+
+
+def read_format(files: Files) -> int | None:
+    """The format of the lake at `files`, None where there is no marker: a lake of format 1, or none."""
+    try:
+        text = files.read(MARKER)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        return int(json.loads(text)["format"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataCorrupt(
+            f'{files.uri}/{MARKER} is damaged; it holds the format version of the lake, as {{"format": {FORMAT}}}. '
+            "Restore it from a backup."
+        ) from error
+
+
+def write_format(files: Files) -> None:
+    """Mark the lake as one of this program's format."""
+    files.write(MARKER, json.dumps({"format": FORMAT}).encode() + b"\n")
+
+
+def require_readable(files: Files, found: int) -> None:
+    """Raise LakeFormat for a lake of a newer format."""
+    if found > FORMAT:
+        raise LakeFormat(
+            f"the lake {files.uri} has format {found}, this sidmill reads formats up to {FORMAT}: use a newer sidmill."
+        )
+
+
+def require_writable(files: Files, found: int) -> None:
+    """Raise LakeFormat for a lake of another format."""
+    require_readable(files, found)
+    if found < FORMAT:
+        raise LakeFormat(
+            f"the lake {files.uri} has format {found}, this sidmill writes format {FORMAT}: "
+            f"`sidmill lake migrate --lake {files.uri}` changes it in place; releases and SIDs stay."
+        )

@@ -1,0 +1,163 @@
+"""Integrity: every file that a release pins is there with the bytes that were committed.
+
+The name of a data file has its hash. For files of other programs (a lake of an older format, a compaction from
+outside) the table `checksums` has the hash they had when the lake first took note of them.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from storage.commit import Provenance, append
+from storage.data_files import DataFile, corrupt, missing
+from storage.errors import LakeError
+from storage.lake import Lake
+from storage.manifest import Manifest
+from storage.models import read_model
+from storage.schemas import CHECKSUMS, TABLES
+
+CHANGED_MS = 2_000
+"""A file whose time differs by more from the time in the log was touched since its commit, or copied."""
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A data file of a table, with its hash as far as it is known."""
+
+    table: str
+    file: DataFile
+    sha256: str | None
+
+
+def checksums(lake: Lake) -> dict[tuple[str, str], str]:
+    """Hashes of the files that other programs wrote, by table and path."""
+    rows = lake.read("checksums", columns=["table", "path", "sha256"]).to_pylist()
+    return {(row["table"], row["path"]): row["sha256"] for row in rows}
+
+
+def pinned_files(lake: Lake, manifest: Manifest) -> list[Pinned]:
+    """The data files of all table versions that a release pins; raises DataCorrupt where a log is damaged."""
+    adopted = checksums(lake)
+    return [
+        Pinned(table, file, file.sha256 or adopted.get((table, file.path)))
+        for table, version in sorted(manifest.versions.items())
+        if version >= 0
+        for file in lake.data_files(table, version)
+    ]
+
+
+def pinned_blobs(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """(what it is, sha256) of the blobs that a release names."""
+    yield f"codebook {manifest.codebook.id}", manifest.codebook.blob
+    yield f"fusion {manifest.fusion.fingerprint}", manifest.fusion_blob
+    yield f"trie {manifest.trie.sha256[:12]}", manifest.trie.sha256
+    for name, encoder in sorted(manifest.encoders.items()):
+        if "factors" in encoder.details:
+            yield f"factors of {name}", str(encoder.details["factors"])
+
+
+def model_blobs(lake: Lake, model: str) -> Iterator[tuple[str, str]]:
+    """(what it is, sha256) of the blobs that a model names."""
+    row = read_model(lake, model)
+    yield f"weights of {model}", row["weights"]
+    if "record_blob" in row["card"]:
+        yield f"record of {model}", row["card"]["record_blob"]
+
+
+def check_file(lake: Lake, pinned: Pinned) -> None:
+    """Raise DataCorrupt unless a file is there with its hash."""
+    place = lake.table_files(pinned.table)
+    try:
+        found = place.hash(pinned.file.path)
+    except FileNotFoundError as error:
+        raise missing(place, pinned.file) from error
+    if pinned.sha256 is not None and found != pinned.sha256:
+        raise corrupt(place, pinned.file)
+
+
+def check_pinned(
+    lake: Lake, manifest: Manifest, model: str | None, provenance: Provenance, seconds: float | None = None
+) -> None:
+    """Raise DataCorrupt, BlobCorrupt or LakeNotFound unless what a release and a model pin is there and undamaged.
+
+    All files are looked at for being there with their size, and the blobs are hashed. Files are hashed for `seconds`
+    at most, all of them by default: first those touched since their commit, then the others in an order that differs
+    from release to release, so that each has its turn. Hashes of files that other programs wrote are recorded.
+    """
+    until = None if seconds is None else time.monotonic() + seconds
+    files = pinned_files(lake, manifest)
+    touched = _check_sizes(lake, files)
+    for _, digest in [*pinned_blobs(manifest), *(model_blobs(lake, model) if model else ())]:
+        lake.blobs.check(digest)
+    _adopt(lake, [each for each in files if each.sha256 is None], provenance)
+    for each in sorted(files, key=lambda one: (one.file.path not in touched, _turn(manifest.id, one))):
+        if until is not None and time.monotonic() > until:
+            return
+        if each.sha256 is not None:
+            check_file(lake, each)
+
+
+def _check_sizes(lake: Lake, files: list[Pinned]) -> set[str]:
+    """Paths of the files that were touched since their commit; DataCorrupt where one is missing or cut."""
+    touched = set()
+    for table in sorted({each.table for each in files}):
+        place = lake.table_files(table)
+        own = [each.file for each in files if each.table == table]
+        for file, found in zip(own, place.info([each.path for each in own]), strict=True):
+            if found is None:
+                raise missing(place, file)
+            size, changed_ns = found
+            if size != file.size:
+                raise corrupt(place, file)
+            if abs(changed_ns // 1_000_000 - file.changed_ms) > CHANGED_MS:
+                touched.add(file.path)
+    return touched
+
+
+def _turn(release: str, pinned: Pinned) -> bytes:
+    return hashlib.blake2b(f"{release}\0{pinned.file.path}".encode(), digest_size=8).digest()
+
+
+def _adopt(lake: Lake, files: list[Pinned], provenance: Provenance) -> None:
+    """Record the hashes of files that another program wrote."""
+    rows = [
+        {
+            "table": each.table,
+            "path": each.file.path,
+            "sha256": lake.table_files(each.table).hash(each.file.path),
+            "size": each.file.size,
+            "at": datetime.now(UTC),
+            "run": provenance.run,
+        }
+        for each in files
+    ]
+    if rows:
+        name = hashlib.sha256("\0".join(f"{row['table']}/{row['path']}" for row in rows).encode()).hexdigest()[:24]
+        append(lake, "checksums", pa.Table.from_pylist(rows, schema=CHECKSUMS.schema), f"checksums:{name}", provenance)
+
+
+def adopt_all(lake: Lake, manifests: Iterable[Manifest], provenance: Provenance) -> int:
+    """Record the hashes of all files, pinned by releases or newest, that another program wrote; how many there were."""
+    known, found = checksums(lake), dict[tuple[str, str], Pinned]()
+    versions = {(table, version) for manifest in manifests for table, version in manifest.versions.items()}
+    newest = {(table, lake.version(table)) for table in TABLES if lake.exists(table)}
+    for table, version in sorted(versions | newest):
+        for file in lake.data_files(table, version):
+            if file.sha256 is None and (table, file.path) not in known:
+                found[(table, file.path)] = Pinned(table, file, None)
+    _adopt(lake, list(found.values()), provenance)
+    return len(found)
+
+
+def first_fault(check: object, *arguments: object) -> str:
+    """What a check finds wrong, or nothing."""
+    assert callable(check)
+    try:
+        check(*arguments)
+    except (LakeError, ValueError, OSError) as error:
+        return str(error)
+    return ""
