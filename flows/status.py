@@ -4,12 +4,12 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.ingest_items import IMAGE_STAGE, STAGE
 from storage.catalogue import catalogue
 from storage.lake import Lake
 from storage.manifest import Manifest
 from storage.models import models
 from storage.quarantine import by_reason, open_rows
+from storage.reasons import IMAGES, ITEMS
 from storage.releases import PRODUCTION, published, releases
 from storage.schemas import TABLES
 
@@ -41,7 +41,7 @@ def refused_rows(lake: Lake, reason: str | None = None) -> pl.DataFrame:
     items = catalogue(lake, columns=["source", "source_row"], among=rows["subject"].drop_nulls().unique().to_list())
     read_from = items.select(subject="item_id", item_source="source", item_row="source_row")
     own = pl.col("stage").str.starts_with("ingest")
-    about_item = ~own | pl.col("stage").is_in([STAGE, IMAGE_STAGE])
+    about_item = ~own | pl.col("stage").is_in([ITEMS, IMAGES])
     return rows.join(read_from, on="subject", how="left", maintain_order="left").select(
         *rows.columns,
         item=pl.when(about_item).then("subject"),

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pipelines.behaviour import LogSlice
 from pipelines.ingest import Counts
 from storage.lake import Lake, file_name
+from storage.reasons import Reason
 from storage.schemas import INTERACTIONS
 from tokenizer.items import tie_keys
 
@@ -57,8 +58,8 @@ def with_sid(rows: pl.DataFrame, deleted: Collection[str], counts: Counts) -> pl
     """The rows of a bucket whose item has a SID; the others are counted, those of `deleted` items apart."""
     unknown = rows.filter(pl.col("row").is_null())["item_id"]
     gone = int(unknown.is_in(list(deleted)).sum())
-    counts.refuse("item_deleted", gone)
-    counts.refuse("item_without_sid", len(unknown) - gone)
+    counts.refuse(Reason.ITEM_DELETED, gone)
+    counts.refuse(Reason.ITEM_WITHOUT_SID, len(unknown) - gone)
     return rows.drop_nulls("row")
 
 
@@ -168,7 +169,7 @@ def _in_order(path: Path, learnt_ids: Path, counts: Counts) -> pl.DataFrame:
         rows = rows.with_columns(pl.col("fresh") & ~pl.col("event_id").is_in(learnt.implode()))
     ordered = rows.sort([*ORDER, "fresh"], maintain_order=True)
     once = ordered.unique("event_id", keep="first", maintain_order=True)
-    counts.refuse("duplicate_event", ordered.height - once.height)
+    counts.refuse(Reason.DUPLICATE_EVENT, ordered.height - once.height)
     return once
 
 
