@@ -101,7 +101,7 @@ def boolean(value: Any, column: str) -> bool | None:
         return None
     if isinstance(value, bool):
         return value
-    word = "" if isinstance(value, list | tuple | dict) and not value else text(value, column).lower()
+    word = shown(value) if isinstance(value, list | tuple | dict) else text(value, column).lower()
     if word in TRUE_WORDS:
         return True
     if word in FALSE_WORDS:

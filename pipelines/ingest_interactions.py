@@ -142,7 +142,8 @@ class _Reader:
         if arrival - self._now > tolerance:
             raise Refused(Reason.EVENT_IN_FUTURE, f"{spec.arrival_time} = {arrival.isoformat()} is after this run")
         if event_time - arrival > tolerance:
-            detail = f"{spec.event_time} = {event_time.isoformat()}, arrived {arrival.isoformat()}"
+            came = f"the arrival, {spec.arrival_time} = {arrival.isoformat()}"
+            detail = f"{spec.event_time} = {event_time.isoformat()} is after {came}"
             raise Refused(Reason.EVENT_IN_FUTURE, detail)
         return event_time, arrival
 
