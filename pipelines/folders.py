@@ -77,16 +77,14 @@ def _refuse_tables(folder: str, parts: list[str]) -> None:
         raise SourceError(f"{table} is a Hudi table, not a folder of files. {_EXPORT}, for example with Spark.")
 
 
-def refuse_part_of_table(path: str, exists: Callable[[str], bool]) -> None:
-    """Refuse a file or partition inside a table: `path` and the folders above it as far as they are partitions."""
+def refuse_part_of_table(path: str, names_in: Callable[[str], list[str]]) -> None:
+    """Refuse a file or a folder inside a table; `names_in` gives the names in a folder, none where there is none."""
     place = path
     while "/" in place.strip("/"):
-        for log in ("_delta_log", ".hoodie"):
-            if exists(f"{place}/{log}"):
-                _refuse_tables(place, [log, ""])
-        if place != path and "=" not in place.rsplit("/", 1)[-1]:
-            return
         place = place.rsplit("/", 1)[0]
+        for log in ("_delta_log", ".hoodie", "metadata"):
+            for name in names_in(f"{place}/{log}"):
+                _refuse_tables(place, [log, name])
 
 
 def folder_columns(path: str) -> tuple[tuple[str, str | None], ...]:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow.fs as pafs
@@ -78,7 +79,7 @@ def find_files(uri: str) -> tuple[pafs.FileSystem, str, Found]:
         raise SourceError(f"cannot reach {uri}: {error}") from error
     if info.type == pafs.FileType.NotFound:
         raise SourceError(f"no file or folder at {uri}; give a {', '.join(SUFFIXES)} file or a folder of them.")
-    refuse_part_of_table(path, lambda place: _is_folder(filesystem, place))
+    refuse_part_of_table(path, partial(_names_in, filesystem))
     if info.type != pafs.FileType.Directory:
         if not path.lower().endswith(SUFFIXES):
             raise SourceError(f"{uri} is not a {', '.join(SUFFIXES)} file; convert it to one of these.")
@@ -93,8 +94,12 @@ def find_files(uri: str) -> tuple[pafs.FileSystem, str, Found]:
     return filesystem, path, found
 
 
-def _is_folder(filesystem: pafs.FileSystem, path: str) -> bool:
-    return bool(filesystem.get_file_info(path).type == pafs.FileType.Directory)
+def _names_in(filesystem: pafs.FileSystem, folder: str) -> list[str]:
+    try:
+        listed = filesystem.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+    except OSError:  # folders above the one that was named need not be open to us
+        return []
+    return [entry.base_name for entry in listed]
 
 
 def _absolute(path: str) -> str:
