@@ -9,7 +9,7 @@ from storage.lake import Lake
 from storage.manifest import Manifest
 from storage.models import models
 from storage.quarantine import by_reason, open_rows
-from storage.reasons import IMAGES, ITEMS
+from storage.reasons import IMAGES, ITEMS, Reason, remedy
 from storage.releases import PRODUCTION, published, releases
 from storage.schemas import TABLES
 
@@ -33,13 +33,14 @@ def lake_status(lake: Lake) -> dict[str, Any]:
 
 
 def refused_rows(lake: Lake, reason: str | None = None) -> pl.DataFrame:
-    """Open rows of the quarantine, with the `item` they are about and the `file` and `row` it was read from.
+    """Open rows of the quarantine, with `remedy`, the `item` they are about, and the `file` and `row` it was read from.
 
     A row that a stage after ingest refused has no row of a file of its own: it is that of the item's newest revision.
     """
     rows = open_rows(lake, reason=reason)
     items = catalogue(lake, columns=["source", "source_row"], among=rows["subject"].drop_nulls().unique().to_list())
     read_from = items.select(subject="item_id", item_source="source", item_row="source_row")
+    remedies = {str(reason): remedy(reason) for reason in Reason}
     own = pl.col("stage").str.starts_with("ingest")
     about_item = ~own | pl.col("stage").is_in([ITEMS, IMAGES])
     return rows.join(read_from, on="subject", how="left", maintain_order="left").select(
@@ -47,6 +48,7 @@ def refused_rows(lake: Lake, reason: str | None = None) -> pl.DataFrame:
         item=pl.when(about_item).then("subject"),
         file=pl.when(own).then("source").otherwise("item_source"),
         row=pl.when(own).then("source_row").otherwise("item_row"),
+        remedy=pl.col("reason").replace_strict(remedies, default="", return_dtype=pl.String),
     )
 
 

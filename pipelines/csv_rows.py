@@ -7,6 +7,7 @@ below it until some other quote. Here such a row is refused and reading goes on 
 import csv
 import io
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from storage.reasons import Reason
 MOST_LINES = 1000
 MOST_CHARACTERS = 1 << 24
 """A row with more lines or characters is taken for one whose closing quote is missing."""
-csv.field_size_limit(1 << 28)  # the default of 128 KiB would refuse a long cell
+csv.field_size_limit(sys.maxsize)  # the default of 128 KiB would refuse a long cell
 _UNDECODED = re.compile("[\udc80-\udcff]")
 
 

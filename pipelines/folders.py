@@ -45,11 +45,10 @@ def sorted_out(folder: str, paths: Iterable[str]) -> Found:
     inside = {path: path.removeprefix(folder.rstrip("/") + "/").split("/") for path in below}
     for parts in inside.values():
         _refuse_tables(folder, parts)
-    seen = [path for path in below if not any(_is_hidden(part) for part in inside[path])]
-    hidden = [path for path in below if path not in set(seen) and path.lower().endswith(SUFFIXES)]
-    read = tuple(path for path in seen if path.lower().endswith(SUFFIXES))
-    others = [path for path in seen if not path.lower().endswith((*SUFFIXES, *PICTURES))]
-    return Found(read, tuple(sorted([*hidden, *others])))
+    hidden = {path for path in below if any(_is_hidden(part) for part in inside[path])}
+    ours = {path for path in below if path.lower().endswith(SUFFIXES)}
+    pictures = {path for path in below if path.lower().endswith(PICTURES)}
+    return Found(tuple(sorted(ours - hidden)), tuple(sorted((ours & hidden) | (set(below) - ours - hidden - pictures))))
 
 
 def _is_hidden(name: str) -> bool:
@@ -69,8 +68,9 @@ def _refuse_tables(folder: str, parts: list[str]) -> None:
     if len(parts) > 1 and parts[-2] == "metadata" and parts[-1].endswith(".metadata.json"):
         table = place.rsplit("/metadata/", 1)[0]
         raise SourceError(
-            f"{table} is an Iceberg table, not a folder of files. {_EXPORT}: in pyiceberg, "
-            f"pyarrow.parquet.write_table(StaticTable.from_metadata({place!r}).scan().to_arrow(), 'export.parquet')"
+            f"{table} is an Iceberg table, not a folder of files. {_EXPORT}: with pyiceberg, "
+            "pyarrow.parquet.write_table(StaticTable.from_metadata(NEWEST).scan().to_arrow(), 'export.parquet'), where "
+            f"NEWEST is the newest file in {table}/metadata"
         )
     if ".hoodie" in parts[:-1]:
         table = place.split("/.hoodie/", 1)[0]

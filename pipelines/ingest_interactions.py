@@ -34,7 +34,7 @@ from pipelines.spec import InteractionsSpec
 from pipelines.times import utc_time
 from storage.commit import Provenance, append
 from storage.lake import Lake, one_of
-from storage.quarantine import Reject, open_rows, quarantine, resolve
+from storage.quarantine import PAYLOAD_LIMIT, Reject, open_rows, quarantine, resolve
 from storage.reasons import INTERACTIONS as STAGE
 from storage.reasons import Reason
 from storage.schemas import INTERACTIONS
@@ -162,9 +162,14 @@ def _given(lake: Lake, names: list[str]) -> set[int]:
     return set(rows.column("source_offset").to_pylist())
 
 
+def _waiting(lake: Lake) -> pl.DataFrame:
+    """The events that wait for their item; one that was too long to be kept whole in quarantine stays there."""
+    return open_rows(lake, reason=Reason.UNKNOWN_ITEM).filter(pl.col("payload").str.len_chars() < PAYLOAD_LIMIT)
+
+
 def admit_waiting(lake: Lake, arrived_at: datetime, provenance: Provenance) -> int:
     """Let in the quarantined events whose item has arrived since; returns how many were let in."""
-    waiting = open_rows(lake, reason=Reason.UNKNOWN_ITEM)
+    waiting = _waiting(lake)
     if waiting.is_empty():
         return 0
     events = [json.loads(payload) for payload in waiting["payload"]]
@@ -183,7 +188,7 @@ def admit_waiting(lake: Lake, arrived_at: datetime, provenance: Provenance) -> i
 
 def waiting_for_known_items(lake: Lake) -> int:
     """How many quarantined events could be let in now."""
-    waiting = open_rows(lake, reason=Reason.UNKNOWN_ITEM)
+    waiting = _waiting(lake)
     wanted = [json.loads(payload)["item_id"] for payload in waiting["payload"]]
     known = _known_items(lake, set(wanted))
     return sum(item in known for item in wanted)

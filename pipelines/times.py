@@ -14,11 +14,10 @@ EARLIEST_NUMBER = 631_152_000
 """1990 in seconds since 1970. A smaller number is more often a day, a day written as a number, or a mere order."""
 PER_SECOND = {"s": 1, "ms": 1e3, "us": 1e6}
 ACCEPTED = (
-    "accepted are ISO 8601 (2026-09-01, 2026-09-01T08:00:00Z, 2026-09-01 10:00:00+02:00, also with ' UTC') and numbers "
+    "accepted are 2026-09-01, 2026-09-01T08:00:00Z, 2026-09-01 10:00:00+02:00, 2026-09-01 08:00:00 UTC, and numbers "
     "since 1970 in s, ms, us or ns"
 )
 _WORD_UTC = re.compile(r"\s*(UTC|GMT|Z)$", re.IGNORECASE)
-_OFFSET_AND_WORD = re.compile(r"[+-]\d\d:?\d\d\s*(UTC|GMT)$", re.IGNORECASE)
 
 
 def utc_time(value: Any, column: str, unit: TimeUnit = "auto") -> datetime | None:
@@ -63,10 +62,7 @@ def _from_text(found: str, column: str, unit: TimeUnit) -> datetime | None:
 
 
 def _iso(found: str) -> datetime:
-    without = _WORD_UTC.sub("", found)
-    if without != found and not _OFFSET_AND_WORD.search(found):
-        without += "+00:00"
-    parsed = datetime.fromisoformat(without)
+    parsed = datetime.fromisoformat(_WORD_UTC.sub("", found))
     return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
@@ -87,11 +83,9 @@ def _question(number: float, found: str, column: str) -> None:
         day = datetime(1899, 12, 30, tzinfo=UTC) + timedelta(days=int(number))
         guess = f"as a day count of a spreadsheet it would be {day:%Y-%m-%d}: export it as a date"
     else:
-        guess = f"as seconds since 1970 it would be {_told(seconds)}"
-    raise Refused(
-        Reason.EVENT_TIME_INVALID,
-        f"{column} = {found}: {guess}; if it is meant as a number since 1970, set interactions.time_unit; {ACCEPTED}",
-    )
+        guess = f"since 1970 it would be {_told(seconds)}: write a date"
+    said = f"{column} = {shown(found)}: {guess}, or set interactions.time_unit if it is a number since 1970; {ACCEPTED}"
+    raise Refused(Reason.EVENT_TIME_INVALID, said)
 
 
 def _written_in_digits(found: str) -> str | None:

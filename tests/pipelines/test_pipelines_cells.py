@@ -272,6 +272,7 @@ def test_numbers_are_finite_and_positions_fit_in_32_bits() -> None:
     [
         ("2019-10-01 00:00:00 UTC", "2019-10-01 00:00:00"),
         ("2019-10-01 00:00:00utc", "2019-10-01 00:00:00"),
+        ("2019-10-01 UTC", "2019-10-01 00:00:00"),
         ("2019-10-01T02:00:00+02:00", "2019-10-01 00:00:00"),
         ("2019-10-01 02:00:00 +0200", "2019-10-01 00:00:00"),
         ("2019-10-01 00:00:00 +0000 UTC", "2019-10-01 00:00:00"),
@@ -300,12 +301,12 @@ def test_times_in_words_and_numbers_of_every_unit_are_read(cell: Any, told: str)
         (0, "would be 1970-01-01"),
         (17, "would be 1970-01-01"),
         (-5, "would be 1969-12-31"),
-        ("soon", "accepted are ISO 8601"),
-        ("01/09/2026", "accepted are ISO 8601"),
-        (True, "accepted are ISO 8601"),
-        ([1], "accepted are ISO 8601"),
-        (10**40, "accepted are ISO 8601"),
-        (datetime.max.replace(tzinfo=UTC).isoformat().replace("+00:00", "-01:00"), "accepted are ISO 8601"),
+        ("soon", "accepted are 2026-09-01"),
+        ("01/09/2026", "accepted are 2026-09-01"),
+        (True, "accepted are 2026-09-01"),
+        ([1], "accepted are 2026-09-01"),
+        (10**40, "accepted are 2026-09-01"),
+        (datetime.max.replace(tzinfo=UTC).isoformat().replace("+00:00", "-01:00"), "accepted are 2026-09-01"),
     ],
 )
 def test_what_is_hardly_a_time_is_refused_and_says_what_it_reads_as(cell: Any, hint: str) -> None:
