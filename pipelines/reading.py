@@ -15,6 +15,18 @@ from pipelines.spec import InteractionsSpec, ItemsSpec
 from storage.reasons import Reason
 
 Spec = ItemsSpec | InteractionsSpec
+BINARY = {
+    b"\x1f\x8b": "compressed with gzip",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd",
+    b"BZh": "compressed with bzip2",
+    b"\xfd7zXZ": "compressed with xz",
+    b"PK\x03\x04": "a ZIP archive or a spreadsheet (.xlsx)",
+    b"\xd0\xcf\x11\xe0": "a spreadsheet (.xls)",
+    b"PAR1": "Parquet",
+    b"Obj\x01": "Avro",
+    b"ORC": "ORC",
+    b"SQLite format 3": "a SQLite database",
+}
 
 
 def read_rows(source: Source, spec: Spec) -> Iterator[Row]:
@@ -52,12 +64,24 @@ def check_text(source: Source, spec: Spec) -> Dialect:
     """How the lines of a text file are written; SourceError where that is not what the recipe says."""
     with source.filesystem.open_input_stream(source.path) as stream:
         head = stream.read(HEAD_BYTES)
+    if kind := next((name for magic, name in BINARY.items() if head.startswith(magic)), None):
+        raise SourceError(f"{source.file} is {kind} by its first bytes, whatever its name says. Write it as text.")
     if source.suffix in (".csv", ".tsv"):
         return dialect_of(head, source.file, spec.csv, spec.section)
     encoding = other_encoding(head)
     if encoding is not None and encoding.startswith("utf"):
         raise SourceError(f"{source.file}: the text is {encoding}, and JSON is read as UTF-8. Export it as UTF-8.")
+    if _is_one_array(head):
+        raise SourceError(
+            f"{source.file} is one JSON array. Write one object a line, for example with `jq -c '.[]' {source.file}`."
+        )
     return Dialect("utf-8", "", ".", "none")
+
+
+def _is_one_array(head: bytes) -> bool:
+    """Whether a text begins with a list that goes on below its first line, or is all there is."""
+    first, _, rest = head.lstrip(b"\xef\xbb\xbf \t\r\n").partition(b"\n")
+    return first.startswith(b"[") and (not first.rstrip().endswith(b"]") or not rest.strip())
 
 
 def check_sources(sources: list[Source], spec: Spec) -> None:

@@ -54,7 +54,7 @@ def leniently(line: str) -> list[str] | None:
     """The cells of a line where text behind a closed cell is part of it; None where a cell is left open."""
     cells, rest = [], line.rstrip("\r\n")
     while True:
-        quoted = re.match(r'"((?:[^"]|"")*)"([^,]*)', rest)
+        quoted = re.match(r'"((?:[^"]|"")*+)"([^,]*)', rest)
         if rest.startswith('"') and not quoted:
             return None
         cell = quoted[1].replace('""', '"') + quoted[2] if quoted else rest.split(",", 1)[0]
@@ -107,7 +107,7 @@ def test_what_a_csv_writer_wrote_is_read_as_it_was_where_quotes_are_trusted(tabl
 
 
 @given(st.text(st.sampled_from('ab,"\n'), max_size=40), st.integers(1, 3))
-@settings(max_examples=400)
+@settings(max_examples=300)
 def test_records_are_those_of_a_reader_that_tries_every_number_of_lines(text: str, width: int) -> None:
     lines = Lines(LINE.findall(text))
     found = [record for record in records(lines, PLAIN, width) if record.cells or record.why]
@@ -240,3 +240,25 @@ def test_a_column_name_that_comes_twice_is_refused_where_the_column_is_asked_for
         rows("id,title,title\n1,a,b\n")
     assert len(rows("id,title,title\n1,a,b\n", asked=InteractionsSpec().asked)) == 1
     assert [row.reason for row in rows("id,,\n1,,\n2,a,b\n")] == [None, Reason.MALFORMED_ROW]
+
+
+@pytest.mark.parametrize("name", ["items.csv", "items.jsonl"])
+@pytest.mark.parametrize(
+    ("start", "told"), [(b"\x1f\x8b\x08", "compressed with gzip"), (b"PK\x03\x04", "spreadsheet"), (b"PAR1", "Parquet")]
+)
+def test_a_file_that_is_no_text_is_named_for_what_it_is(tmp_path: Path, name: str, start: bytes, told: str) -> None:
+    (tmp_path / name).write_bytes(start + bytes(range(256)) * 9)
+    with pytest.raises(SourceError, match=rf"{name} is .*{told}"):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['[{"item_id": 1}, {"item_id": 2}]', '\n[\n  {"item_id": 1}\n]\n', '[{"item_id": 1},\n{}]'],
+)
+def test_a_json_array_is_no_lines_of_json(tmp_path: Path, text: str) -> None:
+    (tmp_path / "items.jsonl").write_text(text)
+    with pytest.raises(SourceError, match=r"items\.jsonl is one JSON array"):
+        read(tmp_path / "items.jsonl")
+    (tmp_path / "items.jsonl").write_text('[1, 2]\n{"item_id": 1}\n')
+    assert [row.reason for row in read(tmp_path / "items.jsonl")] == [Reason.INVALID_JSON, None]
