@@ -148,7 +148,7 @@ def _float(value: Any, column: str) -> float:
     except (ValueError, OverflowError):
         pass
     comma = isinstance(value, str) and COMMA_NUMBER.fullmatch(value.strip())
-    hint = '; of a decimal comma the recipe says so: csv = { decimal = "," }' if comma else ""
+    hint = ", a number with a decimal comma" if comma else ""
     raise Refused(Reason.NOT_A_NUMBER, f"{column} = {shown(value)}{hint}")
 
 

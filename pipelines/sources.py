@@ -59,6 +59,11 @@ def find_sources(uri: str, from_folders: Collection[str] = ()) -> list[Source]:
     `from_folders` are the columns that the names of folders may give.
     """
     filesystem, _, found = find_files(uri)
+    return sources_of(uri, filesystem, found, from_folders)
+
+
+def sources_of(uri: str, filesystem: pafs.FileSystem, found: Found, from_folders: Collection[str] = ()) -> list[Source]:
+    """The files that were found at `uri`, each read once for its hash."""
     scheme = uri.split("://", 1)[0] + "://" if "://" in uri else ""
     return [_source(scheme, filesystem, path, from_folders) for path in found.read]
 

@@ -10,7 +10,7 @@ from pipelines.ingest import Counts, IngestedSource, record_source, unread
 from pipelines.ingest_interactions import admit_waiting, ingest_interactions, waiting_for_known_items
 from pipelines.ingest_items import fetch_again, ingest_items
 from pipelines.reading import check_sources
-from pipelines.sources import Source, find_files, find_sources
+from pipelines.sources import Source, find_files, sources_of
 from pipelines.spec import BudgetSpec, InteractionsSpec, ItemsSpec
 from storage.errors import QuarantineBudgetExceeded
 
@@ -58,12 +58,13 @@ def _read(
 
 
 def _unread(run: Run, kind: str, uris: list[str], spec: ItemsSpec | InteractionsSpec) -> list[Source]:
-    sources = [source for uri in uris for source in find_sources(uri, spec.from_folders)]
-    fresh = unread(run.lake, kind, spec, sources)
+    sources: list[Source] = []
     for uri in uris:
-        _, path, found = find_files(uri)
+        filesystem, path, found = find_files(uri)
+        sources += sources_of(uri, filesystem, found, spec.from_folders)
         if warning := found.warning(path):
             run.say(f"  warning: {uri}: {warning}")
+    fresh = unread(run.lake, kind, spec, sources)
     check_sources(fresh, spec)
     if sources and not fresh:
         run.say(

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.ingest import Counts
+from pipelines.ingest import Counts, naming
 from pipelines.ingest_interactions import ingest_interactions
 from pipelines.ingest_items import ingest_items
 from pipelines.near_ids import near_ids, other_spellings
+from pipelines.rows import Row, SourceError
 from pipelines.sources import find_sources
 from pipelines.spec import InteractionsSpec, ItemsSpec
 from storage.commit import Provenance
@@ -104,3 +105,11 @@ def test_an_outgrown_codebook_names_the_backfill() -> None:
     counts.refuse(Reason.REFIT_DUE, detail="codebook c has no free SID near it")
     assert "sidmill run backfill" in counts.why()
     assert remedy("a reason of an old lake") == ""
+
+
+def test_an_error_that_no_row_owns_names_the_file_and_the_rows(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("user_id\n")
+    rows = [Row(number, {}) for number in (3, 4, 5)]
+    told = r"log\.csv, rows 3 to 5: OverflowError: date value out of range"
+    with pytest.raises(SourceError, match=told), naming(find_sources(str(tmp_path / "log.csv"))[0], rows):
+        raise OverflowError("date value out of range")
