@@ -138,12 +138,12 @@ class _Reader:
         event_time = read_cell(row.values, spec.event_time, read)
         if event_time is None:
             raise Refused(Reason.MISSING_EVENT_TIME, lacking(row, spec.event_time, "interactions.event_time"))
-        arrival = read_cell(row.values, spec.arrival_time or None, read) or self._arrived_at
+        own = read_cell(row.values, spec.arrival_time or None, read)
+        arrival, came = (own, spec.arrival_time) if own else (self._arrived_at, "its arrival with this run")
         if arrival - self._now > tolerance:
-            raise Refused(Reason.EVENT_IN_FUTURE, f"{spec.arrival_time} = {arrival.isoformat()} is after this run")
+            raise Refused(Reason.EVENT_IN_FUTURE, f"{came} = {arrival.isoformat()} is after this run")
         if event_time - arrival > tolerance:
-            came = f"the arrival, {spec.arrival_time} = {arrival.isoformat()}"
-            detail = f"{spec.event_time} = {event_time.isoformat()} is after {came}"
+            detail = f"{spec.event_time} = {event_time.isoformat()} is after {came} = {arrival.isoformat()}"
             raise Refused(Reason.EVENT_IN_FUTURE, detail)
         return event_time, arrival
 

@@ -170,7 +170,6 @@ def _item(row: Row, spec: ItemsSpec) -> dict[str, Any]:
     item_id = read_cell(row.values, spec.item_id, identifier)
     if item_id is None:
         raise Refused(Reason.MISSING_ITEM_ID, lacking(row, spec.item_id, "items.item_id"))
-
     title = read_cell(row.values, spec.title, _spoken(text, spec))
     if spec.require_title and not title:
         raise Refused(Reason.EMPTY_TITLE, lacking(row, spec.title, "items.title"))

@@ -1,6 +1,5 @@
 """The parts of a recipe that concern pipelines. Frozen, validated once, stored with what they made."""
 
-import codecs
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -34,11 +33,10 @@ class CsvSpec(_Spec):
     @classmethod
     def _is_known(cls, value: str) -> str:
         try:
-            if not value or codecs.lookup(value)._is_text_encoding:
-                return value
-        except LookupError:
-            pass
-        raise ValueError("is no encoding that Python knows, such as utf-16, cp1252 or latin-1")
+            b"".decode(value or "utf-8")
+        except LookupError as error:
+            raise ValueError("is no encoding that Python knows, such as utf-16, cp1252 or latin-1") from error
+        return value
 
 
 class ItemsSpec(_Spec):
