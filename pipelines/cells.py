@@ -63,6 +63,13 @@ def read_cell(values: dict[str, Any], column: str | None, convert: Callable[[Any
         raise Refused(Reason.UNREADABLE_ROW, f"{name} = {shown(value)}: {type(error).__name__}: {error}") from error
 
 
+def check_names(values: dict[str, Any]) -> None:
+    """Refuse a row of which a column has a name that UTF-8 cannot hold."""
+    for name in values:
+        if not name.isascii():
+            _check_utf8(name, f"the column {name!r}")
+
+
 def shown(value: Any) -> str:
     """A value as a message quotes it."""
     try:
@@ -181,11 +188,16 @@ def _text(value: Any, column: str) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # a column of integers with gaps reads as floats
     found = json.dumps(value, sort_keys=True, default=str) if isinstance(value, dict) else str(value).strip()
+    _check_utf8(found, column)
+    return found
+
+
+def _check_utf8(found: str, column: str) -> None:
     try:
         found.encode()
     except UnicodeEncodeError as error:
-        raise Refused(Reason.INVALID_UTF8, f"{column}: character {error.start} is a lone surrogate") from error
-    return found
+        what = "a byte that is not UTF-8" if "\udc80" <= found[error.start] <= "\udcff" else "a lone surrogate"
+        raise Refused(Reason.INVALID_UTF8, f"{column}: character {error.start} is {what}") from error
 
 
 def _decoded(value: bytes, column: str) -> str:

@@ -37,15 +37,16 @@ class Dialect:
     quotes: str
 
 
-def dialect_of(head: bytes, file: str, spec: CsvSpec, section: str) -> Dialect:
+def dialect_of(head: bytes, file: str, spec: CsvSpec, section: str, every_column: bool = True) -> Dialect:
     """The dialect that the recipe declares, the usual one where it declares none.
 
-    Raises SourceError where `head`, the first bytes of the file, are clearly of another one.
+    Raises SourceError where `head`, the first bytes of the file, are clearly of another one. Where not every column is
+    read, single bytes that are not UTF-8 may be of one that nobody asks for.
     """
     usual = "\t" if file.lower().endswith(".tsv") else ","
     encoding, delimiter = spec.encoding or "utf-8", spec.delimiter or usual
     found: dict[str, str] = {}
-    if not spec.encoding and (other := other_encoding(head)):
+    if not spec.encoding and (other := other_encoding(head)) and (every_column or other.startswith("utf")):
         found["encoding"] = encoding = other
     lines = head.decode(encoding, "replace").lstrip("\ufeff").splitlines()
     lines = [line for line in lines if line.strip()][: LINES_COMPARED + 1]

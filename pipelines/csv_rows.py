@@ -20,7 +20,7 @@ MOST_LINES = 1000
 MOST_CHARACTERS = 1 << 24
 """A row with more lines or characters is taken for one whose closing quote is missing."""
 csv.field_size_limit(sys.maxsize)  # the default of 128 KiB would refuse a long cell
-_UNDECODED = re.compile("[\udc80-\udcff]")
+Asked = frozenset[str] | None
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,14 @@ class Lines:
         self._back.extend(reversed(lines))
 
 
-def csv_rows(stream: io.BufferedReader, file: str, dialect: Dialect, asked: frozenset[str] | None) -> Iterator[Row]:
+def csv_rows(stream: io.BufferedReader, file: str, dialect: Dialect, asked: Asked) -> Iterator[Row]:
     """Every row below the header, in order; blank lines are passed over.
 
     Raises SourceError for a header that cannot be read, or names a column of `asked` (any, where it is None) twice.
     """
     utf8 = dialect.encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
     encoding, errors = ("utf-8-sig", "surrogateescape") if utf8 else (dialect.encoding, "replace")
+    undecoded = re.compile("[\udc80-\udcff]" if utf8 else "\ufffd")
     lines = Lines(io.TextIOWrapper(stream, encoding=encoding, errors=errors, newline=""))
     header = next((each for each in records(lines, dialect) if each.cells or each.why), Record([], []))
     names = _names(header, file, asked)
@@ -73,13 +74,13 @@ def csv_rows(stream: io.BufferedReader, file: str, dialect: Dialect, asked: froz
         line = accounted + 1
         accounted += len(record.lines)
         if record.cells or record.why:
-            yield _row(number, line, names, record, dialect, utf8)
+            yield _row(number, line, names, record, dialect, undecoded, asked)
             number += 1
     if accounted != lines.drawn:
         raise AssertionError(f"{file}: {lines.drawn:,} lines were read and {accounted:,} are accounted for")
 
 
-def _names(header: Record, file: str, asked: frozenset[str] | None) -> list[str]:
+def _names(header: Record, file: str, asked: Asked) -> list[str]:
     if header.why:
         raise SourceError(f"{file}: its first line cannot be read: {header.why}. Mend the header.")
     names = [name.removeprefix("\ufeff") for name in header.cells]
@@ -89,23 +90,29 @@ def _names(header: Record, file: str, asked: frozenset[str] | None) -> list[str]
     return names
 
 
-def _row(number: int, line: int, names: list[str], record: Record, dialect: Dialect, utf8: bool) -> Row:
+def _row(
+    number: int, line: int, names: list[str], record: Record, dialect: Dialect, undecoded: re.Pattern[str], asked: Asked
+) -> Row:
     """A record as a row; `line` is the first of its lines, counted from 1."""
     cells, raw = record.cells, "".join(record.lines)
-    if not raw.isascii() and (_UNDECODED.search(raw) if utf8 else "\ufffd" in raw):
-        detail = f"line {line}: bytes that are not {'UTF-8' if utf8 else dialect.encoding}"
-        return Row(number, {"raw": raw.rstrip("\r\n")}, Reason.INVALID_UTF8, detail)
+
+    def refused(reason: Reason, detail: str) -> Row:
+        return Row(number, {"raw": raw.rstrip("\r\n")}, reason, f"line {line}: {detail}")
+
     if record.why:
-        return Row(number, {"raw": raw.rstrip("\r\n")}, Reason.UNPAIRED_QUOTE, f"line {line}: {record.why}")
+        return refused(Reason.UNPAIRED_QUOTE, record.why)
     if len(cells) != len(names):
-        detail = f"line {line}: {len(cells)} cells, the header has {len(names)}"
-        return Row(number, {"raw": raw.rstrip("\r\n")}, Reason.MALFORMED_ROW, detail)
+        return refused(Reason.MALFORMED_ROW, f"{len(cells)} cells, the header has {len(names)}")
+    named = list(zip(names, cells, strict=True))
+    if not raw.isascii():
+        bad = [name for name, cell in named if (asked is None or name in asked) and undecoded.search(cell)]
+        if bad:
+            return refused(Reason.INVALID_UTF8, f"{bad[0]} has bytes that are not {dialect.encoding}")
     if dialect.decimal == ",":
-        cells = [with_point(cell) for cell in cells]
-    values = {name: cell or None for name, cell in zip(names, cells, strict=True)}
-    if len(values) < len(names) and sum(1 for name, cell in zip(names, cells, strict=True) if cell and not name) > 1:
-        detail = f"line {line}: several columns without a name have a value"
-        return Row(number, {"raw": raw.rstrip("\r\n")}, Reason.MALFORMED_ROW, detail)
+        named = [(name, with_point(cell)) for name, cell in named]
+    values = {name: cell or None for name, cell in named}
+    if len(values) < len(names) and sum(1 for name, cell in named if cell and not name) > 1:
+        return refused(Reason.MALFORMED_ROW, "several columns without a name have a value")
     return Row(number, values)
 
 

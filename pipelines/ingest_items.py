@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import polars as pl
 import pyarrow as pa
 
-from pipelines.cells import Refused, Unreadable, boolean, check_depth, identifier, read_cell, text, values
+from pipelines.cells import Refused, Unreadable, boolean, check_depth, check_names, identifier, read_cell, text, values
 from pipelines.fetch import TRANSIENT
 from pipelines.ingest import (
     BATCH_ROWS,
@@ -174,6 +174,7 @@ def _item(row: Row, spec: ItemsSpec) -> dict[str, Any]:
     if spec.require_title and not title:
         raise Refused(Reason.EMPTY_TITLE, lacking(row, spec.title, "items.title"))
     own = {spec.item_id, spec.title, spec.image, spec.deleted}
+    check_names(row.values)
     attributes = {name: read_cell(row.values, name, _spoken(values, spec)) for name in row.values if name not in own}
     described = json.dumps({name: value for name, value in attributes.items() if value}, sort_keys=True)
     characters = len(title) + len(described)

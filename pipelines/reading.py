@@ -67,7 +67,7 @@ def check_text(source: Source, spec: Spec) -> Dialect:
     if kind := next((name for magic, name in BINARY.items() if head.startswith(magic)), None):
         raise SourceError(f"{source.file} is {kind} by its first bytes, whatever its name says. Write it as text.")
     if source.suffix in (".csv", ".tsv"):
-        return dialect_of(head, source.file, spec.csv, spec.section)
+        return dialect_of(head, source.file, spec.csv, spec.section, spec.asked is None)
     encoding = other_encoding(head)
     if encoding is not None and encoding.startswith("utf"):
         raise SourceError(f"{source.file}: the text is {encoding}, and JSON is read as UTF-8. Export it as UTF-8.")
@@ -103,8 +103,6 @@ def _jsonl_rows(stream: io.BufferedReader) -> Iterator[Row]:
     for number, line in enumerate(lines):
         try:
             values = _parsed(line)
-        except UnicodeDecodeError as error:
-            yield Row(number, _raw(line), Reason.INVALID_UTF8, f"byte {error.start} of the line: {error.reason}")
         except (ValueError, RecursionError) as error:
             yield Row(number, _raw(line), Reason.INVALID_JSON, str(error))
         else:
@@ -115,13 +113,15 @@ def _jsonl_rows(stream: io.BufferedReader) -> Iterator[Row]:
 
 
 def _parsed(line: bytes) -> Any:
-    """The value of a line; an integer of more digits than Python converts is kept as text."""
+    """The value of a line. Bytes that are not UTF-8, and integers of more digits than Python converts, stay in their cells
+    as text: they matter only where the column is asked for.
+    """
     try:
         return json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except json.JSONDecodeError:
         raise
     except ValueError:
-        return json.loads(line, parse_int=_integer)
+        return json.loads(line.decode("utf-8-sig", "surrogateescape"), parse_int=_integer)
 
 
 def _integer(digits: str) -> int | str:

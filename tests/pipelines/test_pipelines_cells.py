@@ -247,6 +247,13 @@ def test_an_item_is_deleted_by_a_word_that_says_so(tmp_path: Path, word: str, go
     assert catalogue(lake)["deleted"].to_list() == [gone]
 
 
+def test_an_item_with_a_column_whose_name_utf8_cannot_hold_is_refused(tmp_path: Path) -> None:
+    lines = [b'{"item_id": "a", "title": "x", "caf\xe9": 1}', b'{"item_id": "b", "title": "y", "caf\xc3\xa9": 1}']
+    (tmp_path / "items.jsonl").write_bytes(b"\n".join(lines))
+    counts, lake = ingest(tmp_path, "items", tmp_path / "items.jsonl")
+    assert (counts.by_reason, catalogue(lake)["item_id"].to_list()) == ({Reason.INVALID_UTF8: 1}, ["b"])
+
+
 def test_an_item_with_a_flag_that_is_not_understood_is_neither_deleted_nor_changed(tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text("item_id,title,deleted\na,mug,2024-01-01\nNA,mug,\nb,None,\n")
     counts, lake = ingest(tmp_path, "items", tmp_path / "items.csv")

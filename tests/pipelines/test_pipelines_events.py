@@ -100,6 +100,23 @@ def test_an_arrival_after_the_run_costs_its_row(lake: Lake, tmp_path: Path) -> N
     assert [detail.split(" = ")[0] for detail in details] == ["arrival_time", "arrival_time", "event_time"]
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_bytes_that_are_not_utf8_matter_only_in_a_column_that_is_asked_for(
+    lake: Lake, tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / f"log.{kind}"
+    rows = [(b"u1", b"caf\xe9"), (b"u\xff", b"plain"), *((b"u2", b"caf\xe9"),) * 9]
+    if kind == "csv":
+        lines = [b"user_id,item_id,event_time,agent", *(b"%s,a,2024-01-01,%s" % row for row in rows)]
+    else:
+        lines = [b'{"user_id": "%s", "item_id": "a", "event_time": "2024-01-01", "agent": "%s"}' % row for row in rows]
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    counts = ingest_interactions(lake, find_sources(str(path))[0], InteractionsSpec(), NOW, WHO).stages[0]
+    assert (counts.out, counts.by_reason) == (2, {Reason.INVALID_UTF8: 1, Reason.DUPLICATE_EVENT: 8})
+    assert "user_id" in counts.examples[Reason.INVALID_UTF8]
+    assert sorted(lake.frame("interactions")["user_id"]) == ["u1", "u2"]
+
+
 def test_an_outgrown_codebook_names_the_backfill() -> None:
     counts = Counts("assign", rows_in=1)
     counts.refuse(Reason.REFIT_DUE, detail="codebook c has no free SID near it")
