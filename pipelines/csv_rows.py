@@ -61,6 +61,8 @@ class Lines:
 def csv_rows(stream: io.BufferedReader, file: str, dialect: Dialect, asked: Asked) -> Iterator[Row]:
     """Every row below the header, in order; blank lines are passed over.
 
+    A row is numbered by its first line: its number does not depend on how the quotes above it are read.
+
     Raises SourceError for a header that cannot be read, or names a column of `asked` (any, where it is None) twice.
     """
     utf8 = dialect.encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
@@ -69,13 +71,12 @@ def csv_rows(stream: io.BufferedReader, file: str, dialect: Dialect, asked: Aske
     lines = Lines(io.TextIOWrapper(stream, encoding=encoding, errors=errors, newline=""))
     header = next((each for each in records(lines, dialect) if each.cells or each.why), Record([], []))
     names = _names(header, file, asked)
-    accounted, number = lines.drawn - lines.waiting, 0
+    above = accounted = lines.drawn - lines.waiting
     for record in records(lines, dialect, len(names)):
-        line = accounted + 1
+        number, line = accounted - above, accounted + 1
         accounted += len(record.lines)
         if record.cells or record.why:
             yield _row(number, line, names, record, dialect, undecoded, asked)
-            number += 1
     if accounted != lines.drawn:
         raise AssertionError(f"{file}: {lines.drawn:,} lines were read and {accounted:,} are accounted for")
 

@@ -113,8 +113,8 @@ def _jsonl_rows(stream: io.BufferedReader) -> Iterator[Row]:
 
 
 def _parsed(line: bytes) -> Any:
-    """The value of a line. Bytes that are not UTF-8, and integers of more digits than Python converts, stay in their cells
-    as text: they matter only where the column is asked for.
+    """The value of a line. Bytes that are not UTF-8, and integers of more digits than Python converts, stay in their
+    cells as text: they matter only where the column is asked for.
     """
     try:
         return json.loads(line)

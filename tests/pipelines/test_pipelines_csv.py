@@ -119,7 +119,8 @@ def test_no_text_ends_the_reading_and_every_refused_line_says_where_it_is(text: 
     found = rows("id,title\n" + text, Dialect("utf-8", ",", ".", quotes))
     for row in found:
         assert row.reason is None or row.detail.startswith("line ")
-    assert [row.number for row in found] == list(range(len(found)))
+    numbers = [row.number for row in found]
+    assert numbers == sorted(set(numbers))
 
 
 @pytest.mark.parametrize("place", [0, 7, 1999])

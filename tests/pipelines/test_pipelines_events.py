@@ -13,7 +13,7 @@ from pipelines.ingest_items import ingest_items
 from pipelines.near_ids import near_ids, other_spellings
 from pipelines.rows import Row, SourceError
 from pipelines.sources import find_sources
-from pipelines.spec import InteractionsSpec, ItemsSpec
+from pipelines.spec import CsvSpec, InteractionsSpec, ItemsSpec
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import open_rows
@@ -52,6 +52,22 @@ def test_repeats_of_a_day_are_one_event_or_as_many_as_there_are(lake: Lake, tmp_
     assert (longer.out, longer.unchanged) == (1, 4)
     assert lake.rows("interactions") == lake.frame("interactions")["event_id"].n_unique() == 5
     assert open_rows(lake).is_empty()
+
+
+def test_a_log_that_is_read_again_with_other_quotes_gives_what_it_refused_and_loses_and_doubles_nothing(
+    lake: Lake, tmp_path: Path
+) -> None:
+    """Spans that may be one row or several move the rows below them: their numbers must not move along."""
+    span = '{user},"a",2024-01-01,"seen\n{user},a,2024-01-02,twice"'
+    rows = [each for n in range(4) for each in (f"u{n},a,2024-01-03,once", "", span.format(user=f"v{n}"))]
+    header = "user_id,item_id,event_time,note"
+    checked = log(lake, tmp_path / "log.csv", *rows, header=header)
+    assert (checked.out, checked.by_reason) == (4, {Reason.UNPAIRED_QUOTE: 8})
+    fields = InteractionsSpec(csv=CsvSpec(quotes="trusted"))
+    source = find_sources(str(tmp_path / "log.csv"))[0]
+    trusted = ingest_interactions(lake, source, fields, NOW, WHO).stages[0]
+    assert (trusted.out, trusted.unchanged, trusted.quarantined) == (4, 4, 0)
+    assert sorted(lake.frame("interactions")["user_id"]) == [f"{kind}{n}" for kind in "uv" for n in range(4)]
 
 
 def test_a_column_of_event_ids_that_holds_types_can_be_said_to_be_none(lake: Lake, tmp_path: Path) -> None:
