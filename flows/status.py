@@ -40,16 +40,25 @@ def refused_rows(lake: Lake, reason: str | None = None) -> pl.DataFrame:
     rows = open_rows(lake, reason=reason)
     items = catalogue(lake, columns=["source", "source_row"], among=rows["subject"].drop_nulls().unique().to_list())
     read_from = items.select(subject="item_id", item_source="source", item_row="source_row")
-    remedies = {str(reason): remedy(reason) for reason in Reason}
     own = pl.col("stage").str.starts_with("ingest")
     about_item = ~own | pl.col("stage").is_in([ITEMS, IMAGES])
-    return rows.join(read_from, on="subject", how="left", maintain_order="left").select(
-        *rows.columns,
-        item=pl.when(about_item).then("subject"),
-        file=pl.when(own).then("source").otherwise("item_source"),
-        row=pl.when(own).then("source_row").otherwise("item_row"),
-        remedy=pl.col("reason").replace_strict(remedies, default="", return_dtype=pl.String),
+    return (
+        with_remedies(rows)
+        .join(read_from, on="subject", how="left", maintain_order="left")
+        .select(
+            *rows.columns,
+            item=pl.when(about_item).then("subject"),
+            file=pl.when(own).then("source").otherwise("item_source"),
+            row=pl.when(own).then("source_row").otherwise("item_row"),
+            remedy="remedy",
+        )
     )
+
+
+def with_remedies(refused: pl.DataFrame) -> pl.DataFrame:
+    """Adds `remedy`, what to do about the reason of a row, as text."""
+    known = {str(reason): remedy(reason) for reason in Reason}
+    return refused.with_columns(remedy=pl.col("reason").replace_strict(known, default="", return_dtype=pl.String))
 
 
 def release_status(manifest: Manifest) -> dict[str, Any]:

@@ -150,7 +150,7 @@ def _quoted(line: str, lines: Lines, dialect: Dialect, width: int) -> Iterator[R
     elif len(cells) != width:
         lines.put_back(taken[1:])
         yield Record([], [line], f"{apart}, and the row then has {len(cells)} cells, the header {width}")
-    elif width > 1 and all(len(each.rstrip("\r\n").split(dialect.delimiter)) == width for each in taken):
+    elif width > 1 and _may_be_rows(taken, dialect.delimiter, width):
         yield Record([], [line], f"{apart}, and each of these lines may be a row by itself")
         yield from records(Lines(taken[1:-1]), dialect, width)
         yield Record([], taken[-1:], f"a quote closes a cell that was opened {len(taken) - 1} lines above")
@@ -171,6 +171,17 @@ def _bounded(line: str, lines: Lines, taken: list[str]) -> Iterator[str]:
         if following is None:
             return
         line = following
+
+
+def _may_be_rows(lines: list[str], delimiter: str, width: int) -> bool:
+    """Whether each of the lines of a record may be a row by itself, written as the first is.
+
+    Who writes the first cell of a row in quotes, whole, does so in every row.
+    """
+    closed = re.match('"(?:[^"]|"")*+"' + re.escape(delimiter), lines[0])
+    if closed and not all(line.startswith('"') for line in lines):
+        return False
+    return all(len(line.rstrip("\r\n").split(delimiter)) == width for line in lines)
 
 
 def _lenient(line: str, delimiter: str) -> list[str]:

@@ -84,7 +84,9 @@ def one_row(lines: list[str], width: int) -> tuple[list[list[str] | None], int]:
             alone = [line.rstrip("\r\n").split(",") for line in lines[:many]]
             if many > 1 and len(cells) != width:
                 return [None], 1
-            if many > 1 and width > 1 and all(len(each) == width for each in alone):
+            lead = strictly(alone[0][0])
+            plain = lead == "open" or not lines[0].startswith('"') or all(line[0] == '"' for line in lines[:many])
+            if many > 1 and width > 1 and plain and all(len(each) == width for each in alone):
                 return [None, *twin("".join(lines[1 : many - 1]), width), None], many
             return [list(cells)], many
     return [None], 1
@@ -176,6 +178,13 @@ def test_lines_that_may_be_rows_by_themselves_are_one_row_where_quotes_are_trust
     (row,) = rows(text, Dialect("utf-8", ",", ".", "trusted"))
     assert row.values == {"id": "1", "text": "first\nsecond, with a comma"}
     assert rows('id,text\n1,"red\n', Dialect("utf-8", ",", ".", "none"))[0].values == {"id": "1", "text": '"red'}
+
+
+def test_a_writer_that_quotes_every_cell_is_believed() -> None:
+    (row,) = rows('"id","text"\n"1","first\nsecond, with a comma"\n')
+    assert row.values == {"id": "1", "text": "first\nsecond, with a comma"}
+    text = '"title","id"\n"red,5\nblue,6\npine",7\n'
+    assert [row.reason for row in rows(text)] == [Reason.UNPAIRED_QUOTE, None, Reason.UNPAIRED_QUOTE]
 
 
 def test_a_quote_inside_a_cell_is_a_character() -> None:
