@@ -187,9 +187,16 @@ def _text(value: Any, column: str) -> str:
         value = _decoded(value, column)
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # a column of integers with gaps reads as floats
-    found = json.dumps(value, sort_keys=True, default=str) if isinstance(value, dict) else str(value).strip()
+    found = _json(value, column) if isinstance(value, dict) else str(value).strip()
     _check_utf8(found, column)
     return found
+
+
+def _json(value: dict[str, Any], column: str) -> str:
+    def plain(inner: Any) -> str:
+        return _text(inner, column) if isinstance(inner, Unreadable) else str(inner)
+
+    return json.dumps(value, sort_keys=True, default=plain)
 
 
 def _check_utf8(found: str, column: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from pipelines.cells import Unreadable
 from pipelines.csv_dialect import HEAD_BYTES, Dialect, dialect_of, other_encoding
 from pipelines.csv_rows import csv_rows
 from pipelines.parquet_rows import parquet_rows
@@ -117,11 +118,21 @@ def _parsed(line: bytes) -> Any:
     cells as text: they matter only where the column is asked for.
     """
     try:
-        return json.loads(line)
+        return json.loads(line, object_pairs_hook=_object)
     except json.JSONDecodeError:
         raise
     except ValueError:
-        return json.loads(line.decode("utf-8-sig", "surrogateescape"), parse_int=_integer)
+        text = line.decode("utf-8-sig", "surrogateescape")
+        return json.loads(text, object_pairs_hook=_object, parse_int=_integer)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; a name that it has twice, with different values, has none that can be read."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = {name for name, value in pairs if value != found[name]}
+        found |= dict.fromkeys(twice, Unreadable("the name comes twice, with different values"))
+    return found
 
 
 def _integer(digits: str) -> int | str:

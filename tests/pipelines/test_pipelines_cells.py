@@ -254,6 +254,22 @@ def test_an_item_with_a_column_whose_name_utf8_cannot_hold_is_refused(tmp_path: 
     assert (counts.by_reason, catalogue(lake)["item_id"].to_list()) == ({Reason.INVALID_UTF8: 1}, ["b"])
 
 
+@pytest.mark.parametrize(
+    ("more", "refused"),
+    [('"colour": 1, "colour": 1', 0), ('"colour": 1, "colour": 2', 1), ('"size": {"cm": 1, "cm": 2}', 1)],
+)
+def test_a_name_that_comes_twice_in_an_object_with_different_values_is_refused(
+    tmp_path: Path, more: str, refused: int
+) -> None:
+    (tmp_path / "items.jsonl").write_text('{"item_id": "a", "title": "x", ' + more + "}\n")
+    counts, _ = ingest(tmp_path, "items", tmp_path / "items.jsonl")
+    assert (counts.out, counts.by_reason.get(Reason.UNREADABLE_ROW, 0)) == (1 - refused, refused)
+    (tmp_path / "log").mkdir()
+    lines = '{"user_id": "u", "item_id": "a", "event_time": "2024-01-01", ' + more + "}\n"
+    (tmp_path / "log" / "log.jsonl").write_text(lines)
+    assert ingest(tmp_path / "log", "interactions", tmp_path / "log" / "log.jsonl")[0].out == 1
+
+
 def test_an_item_with_a_flag_that_is_not_understood_is_neither_deleted_nor_changed(tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text("item_id,title,deleted\na,mug,2024-01-01\nNA,mug,\nb,None,\n")
     counts, lake = ingest(tmp_path, "items", tmp_path / "items.csv")
