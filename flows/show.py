@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.evaluation_tables import asked, show_evaluation
+from storage.reasons import remedy
 from storage.releases import Published
 from storage.runs import RunSummary
 
@@ -179,12 +180,15 @@ def explanation(value: Record, as_json: bool) -> None:
 
 
 def quarantine(rows: pl.DataFrame, limit: int, as_json: bool) -> None:
-    """Open rows by reason, then the newest ones."""
+    """Open rows by reason, with what to do, then the newest ones."""
     if as_json:
         _print_json(rows.to_dicts())
         return
     counts = rows.group_by("stage", "reason").len().sort("stage", "reason")
     _table(f"{rows.height:,} open rows", ["stage", "reason", "rows"], [list(row) for row in counts.iter_rows()])
+    for reason in counts["reason"].unique(maintain_order=True):
+        if told := remedy(reason):
+            print(f"{reason}: {told}")
     for row in rows.sort("at", descending=True).head(limit).to_dicts():
         about = f"  item {row['item']}" if row["item"] else ""
         print(f"{row['stage']}: {row['reason']}{about}  {row['file'] or row['source']} row {row['row'] or 0}")

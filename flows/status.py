@@ -4,12 +4,12 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.ingest_items import IMAGE_STAGE, STAGE
 from storage.catalogue import catalogue
 from storage.lake import Lake
 from storage.manifest import Manifest
 from storage.models import models
 from storage.quarantine import by_reason, open_rows
+from storage.reasons import IMAGES, ITEMS, Reason, remedy
 from storage.releases import PRODUCTION, published, releases
 from storage.schemas import TABLES
 
@@ -33,7 +33,7 @@ def lake_status(lake: Lake) -> dict[str, Any]:
 
 
 def refused_rows(lake: Lake, reason: str | None = None) -> pl.DataFrame:
-    """Open rows of the quarantine, with the `item` they are about and the `file` and `row` it was read from.
+    """Open rows of the quarantine, with `remedy`, the `item` they are about, and the `file` and `row` it was read from.
 
     A row that a stage after ingest refused has no row of a file of its own: it is that of the item's newest revision.
     """
@@ -41,13 +41,24 @@ def refused_rows(lake: Lake, reason: str | None = None) -> pl.DataFrame:
     items = catalogue(lake, columns=["source", "source_row"], among=rows["subject"].drop_nulls().unique().to_list())
     read_from = items.select(subject="item_id", item_source="source", item_row="source_row")
     own = pl.col("stage").str.starts_with("ingest")
-    about_item = ~own | pl.col("stage").is_in([STAGE, IMAGE_STAGE])
-    return rows.join(read_from, on="subject", how="left", maintain_order="left").select(
-        *rows.columns,
-        item=pl.when(about_item).then("subject"),
-        file=pl.when(own).then("source").otherwise("item_source"),
-        row=pl.when(own).then("source_row").otherwise("item_row"),
+    about_item = ~own | pl.col("stage").is_in([ITEMS, IMAGES])
+    return (
+        with_remedies(rows)
+        .join(read_from, on="subject", how="left", maintain_order="left")
+        .select(
+            *rows.columns,
+            item=pl.when(about_item).then("subject"),
+            file=pl.when(own).then("source").otherwise("item_source"),
+            row=pl.when(own).then("source_row").otherwise("item_row"),
+            remedy="remedy",
+        )
     )
+
+
+def with_remedies(refused: pl.DataFrame) -> pl.DataFrame:
+    """Adds `remedy`, what to do about the reason of a row, as text."""
+    known = {str(reason): remedy(reason) for reason in Reason}
+    return refused.with_columns(remedy=pl.col("reason").replace_strict(known, default="", return_dtype=pl.String))
 
 
 def release_status(manifest: Manifest) -> dict[str, Any]:

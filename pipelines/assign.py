@@ -14,11 +14,10 @@ from pipelines.ingest import Counts
 from storage.commit import Provenance, append
 from storage.lake import Lake, one_of
 from storage.quarantine import Reject, quarantine
+from storage.reasons import Reason
 from storage.schemas import DRIFT, SIDS
 from tokenizer.codebook import Codebook
 from tokenizer.encode import Assignment, Occupancy, Status
-
-REFIT_DUE = "refit_due"
 
 
 def vector_hash(vector: np.ndarray[Any, Any]) -> str:
@@ -52,10 +51,12 @@ def write_segment(
     codes, status = assignment.codes, [Status(value).label for value in assignment.status]
     placed = codes[:, 0] >= 0
     rejects = [
-        Reject("assign", REFIT_DUE, f"codebook {codebook.id} has no free SID near it", f"assign@{content}", 0, item)
+        Reject(
+            "assign", Reason.REFIT_DUE, f"codebook {codebook.id} has no free SID near it", f"assign@{content}", 0, item
+        )
         for item, content in fused.items.filter(pl.Series(~placed)).iter_rows()
     ]
-    counts.refuse(REFIT_DUE, len(rejects))
+    counts.refuse(Reason.REFIT_DUE, len(rejects))
     quarantine(lake, rejects, provenance)
     counts.out = int(placed.sum())
     rows = pa.table(

@@ -11,10 +11,11 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix, csr_matrix
 
+from pipelines.event_order import ORDER, in_order
 from pipelines.spec import CollaborativeSpec
 from storage.lake import Lake
 
-COLUMNS = ["user_id", "item_id", "event_time", "event_id", "event_type", "impression"]
+COLUMNS = ["item_id", "event_type", "impression", *ORDER]
 DAY = 24 * 60 * 60 * 1_000_000
 
 
@@ -103,13 +104,10 @@ def histories(events: pl.DataFrame, spec: CollaborativeSpec) -> Histories:
     Impressions and excluded types are no behaviour; items with fewer than `min_events` are left out, and each user's
     events but the newest `user_cap`.
     """
-    kept = (
-        events.filter(~pl.col("impression").fill_null(False) & ~pl.col("event_type").is_in(spec.exclude_events))
-        .filter(pl.len().over("item_id") >= spec.min_events)
-        .sort("user_id", "event_time", "event_id")
-        .group_by("user_id", maintain_order=True)
-        .tail(spec.user_cap)
-    )
+    positive = events.filter(
+        ~pl.col("impression").fill_null(False) & ~pl.col("event_type").is_in(spec.exclude_events)
+    ).filter(pl.len().over("item_id") >= spec.min_events)
+    kept = in_order(positive).group_by("user_id", maintain_order=True).tail(spec.user_cap)
     names = sorted(kept["item_id"].unique().to_list())
     item = kept["item_id"].replace_strict(names, range(len(names)), return_dtype=pl.Int64)
     time = kept["event_time"].dt.epoch("us").to_numpy().astype(np.int64)

@@ -19,6 +19,7 @@ from pipelines.ingest import Counts
 from storage.commit import Provenance, append
 from storage.lake import Lake, one_of
 from storage.quarantine import Reject, quarantine
+from storage.reasons import Reason
 from storage.schemas import VECTORS
 from tokenizer.rows import as_matrix
 from tokenizer.scratch import scratch_matrix
@@ -135,7 +136,7 @@ def _until_done(
             if (deadly := deadly + left.height) > MOST_DEADLY:
                 raise
             if left.height:
-                yield _refused(left, "encoder_crashed", str(death))
+                yield _refused(left, Reason.ENCODER_CRASHED, str(death))
 
 
 def _refused(rows: pl.DataFrame, reason: str, detail: str) -> pa.Table:

@@ -15,6 +15,7 @@ from pipelines.ingest import Counts
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import Reject, quarantine
+from storage.reasons import Reason
 from tokenizer.scratch import scratch_matrix, scratch_take
 
 FUSED = "fused"
@@ -101,10 +102,17 @@ def fuse(lake: Lake, fusion: Fusion, gathered: Gathered, provenance: Provenance)
         covered = rows[made.present[rows]]
         refused = items[rows[~made.present[rows]].tolist()]
         rejects = [
-            Reject("fuse", "no_vector", "no text, image or behaviour to make a vector from", f"fuse@{content}", 0, item)
+            Reject(
+                "fuse",
+                Reason.NO_VECTOR,
+                "no text, image or behaviour to make a vector from",
+                f"fuse@{content}",
+                0,
+                item,
+            )
             for item, content in refused.iter_rows()
         ]
-        counts.refuse("no_vector", len(rejects))
+        counts.refuse(Reason.NO_VECTOR, len(rejects))
         quarantine(lake, rejects, provenance)
         counts.out += len(covered)
         if len(covered):

@@ -26,6 +26,7 @@ from pipelines.ingest import Counts
 from pipelines.user_buckets import bucket_count, in_buckets, with_sid
 from storage.catalogue import deleted_items
 from storage.lake import Lake
+from storage.reasons import Reason
 from tokenizer.items import tie_keys
 from tokenizer.trie import Trie
 
@@ -124,9 +125,9 @@ def _texts(
             ):
                 title, fields = _described(known.get(row), spec.fields, trie.levels, left_out)
                 follow = sid_texts(codes[following.get(row, [])])
-                left_out.refuse("no_title", int(not title), item)
-                left_out.refuse("no_attributes", int(not fields), item)
-                left_out.refuse("nothing_follows", int(not follow), item)
+                left_out.refuse(Reason.NO_TITLE, int(not title), item)
+                left_out.refuse(Reason.NO_ATTRIBUTES, int(not fields), item)
+                left_out.refuse(Reason.NOTHING_FOLLOWS, int(not follow), item)
                 for pair in _pairs(sid, title, fields, follow, draw):
                     yield {"item_id": item, "sid": sid, **pair}
 
@@ -164,7 +165,7 @@ def _described(
     ]
     lines = [(field, " ".join(text.split())) for field, text in texts]
     plain = [("", "") if _holds_token(f"{field} {line}", levels) else (field, line) for field, line in lines]
-    left_out.refuse("text_with_token", sum(before != after for before, after in zip(lines, plain, strict=True)))
+    left_out.refuse(Reason.TEXT_WITH_TOKEN, sum(before != after for before, after in zip(lines, plain, strict=True)))
     return plain[0][1], {field: line for field, line in plain[1:] if line}
 
 
@@ -229,7 +230,7 @@ def _count_pairs(
         positive = rows.filter(
             ~pl.col("impression").fill_null(False) & ~pl.col("event_type").is_in(spec.negative_events)
         )
-        left_out.refuse("negative_event", rows.height - positive.height)
+        left_out.refuse(Reason.NEGATIVE_EVENT, rows.height - positive.height)
         pairs = _taken_after(positive, alike, spec.window).sort("row", "next")
         row, often = np.unique(pairs["row"].to_numpy(), return_counts=True)
         counted[row] += often

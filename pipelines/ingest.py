@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, TypeVar
@@ -13,23 +14,19 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pydantic import BaseModel
 
+from pipelines.cells import Refused as Refused
+from pipelines.cells import shown
+from pipelines.rows import Row, SourceError
 from pipelines.sources import Source
 from storage.commit import Provenance, append
 from storage.lake import Lake
 from storage.quarantine import open_rows, resolve
+from storage.reasons import Reason, remedy
 from storage.schemas import SOURCES
 
 T = TypeVar("T")
 
 BATCH_ROWS = 50_000
-
-
-class Refused(Exception):
-    """A row, or the image of a row, is refused for `reason`."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
 
 
 @dataclass
@@ -64,10 +61,12 @@ class Counts:
             self.refuse(reason, rows, other.examples.get(reason, ""))
 
     def why(self) -> str:
-        """Reasons with their rows, most rows first, and what the first row of each was refused for."""
+        """Reasons with their rows, most rows first, what the first row of each was refused for, and what to do."""
         ordered = sorted(self.by_reason.items(), key=lambda each: (-each[1], each[0]))
-        told = [f"{reason} {rows:,}: {self.examples[reason]}".rstrip(": ") for reason, rows in ordered[:3]]
-        return "; ".join(told + (["..."] if len(ordered) > 3 else []))
+        told = [
+            f"{reason} {rows:,}: {self.examples[reason]}".rstrip(": ") + _advice(reason) for reason, rows in ordered
+        ]
+        return "; ".join(told[:3] + (["..."] if len(ordered) > 3 else []))
 
     def check(self) -> "Counts":
         if self.rows_in != self.out + self.unchanged + self.quarantined:
@@ -82,6 +81,11 @@ class Counts:
             "quarantined": self.quarantined,
             "by_reason": dict(sorted(self.by_reason.items())),
         }
+
+
+def _advice(reason: str) -> str:
+    told = remedy(reason)
+    return f" [{told}]" if told else ""
 
 
 @dataclass(frozen=True)
@@ -116,10 +120,15 @@ def unread(lake: Lake, kind: str, spec: BaseModel, sources: list[Source]) -> lis
 
 
 def names_of(lake: Lake, source: Source, kind: str) -> list[str]:
-    """The names under which the rows of a file stand in the lake: its own, and those of former places."""
-    where = (ds.field("kind") == kind) & (ds.field("sha256") == source.sha256)
-    uris = lake.read("sources", columns=["uri"], where=where).column("uri").to_pylist()
-    return sorted({source.name, *(source.named(uri) for uri in uris)})
+    """The names under which the rows of a file stand in the lake: its own, and those of former places.
+
+    A file whose folders say something was once known by its bytes alone, at its place.
+    """
+    by_content = ds.field("sha256") == source.sha256
+    by_bytes = (ds.field("sha256") == source.bytes_sha256) & (ds.field("uri") == source.uri)
+    where = (ds.field("kind") == kind) & (by_content | by_bytes)
+    rows = lake.read("sources", columns=["uri", "sha256"], where=where).to_pylist()
+    return sorted({source.name, *(replace(source, sha256=row["sha256"]).named(row["uri"]) for row in rows)})
 
 
 def close_superseded(
@@ -158,8 +167,51 @@ def content_key(table: str, parts: Iterable[Any]) -> str:
     return f"{table}:" + hashlib.sha256("\0".join(str(part) for part in parts).encode()).hexdigest()[:24]
 
 
-def lacking(values: dict[str, Any], column: str, setting: str) -> str:
+def lacking(row: Row, column: str, setting: str) -> str:
     """Why a row has nothing in a column that it needs, and which setting names the column."""
-    if column in values:
-        return f"no value in column {column!r}"
-    return f"the row has no {column!r}, it has {', '.join(sorted(values)[:12])}: name the column in {setting}"
+    columns = row.columns or tuple(row.values)
+    if column in columns:
+        value = row.values.get(column)
+        word = f": {shown(value)} stands for none" if value not in (None, "") else ""
+        return f"no value in column {column!r}{word}"
+    return f"the row has no {column!r}, it has {', '.join(sorted(columns)[:12])}: name the column in {setting}"
+
+
+def as_refused(error: Exception) -> Refused:
+    """Whatever a row raises as the reason why that row, and no other, is refused."""
+    if isinstance(error, MemoryError):
+        raise error
+    if isinstance(error, Refused):
+        return error
+    return Refused(Reason.UNREADABLE_ROW, f"{type(error).__name__}: {error}")
+
+
+@contextmanager
+def naming(source: Source, rows: list[Row]) -> Iterator[None]:
+    """Errors of values that no single row owns come out with the file and the rows that were being worked on."""
+    try:
+        yield
+    except (ValueError, TypeError, ArithmeticError, LookupError, RecursionError, pa.ArrowException) as error:
+        place = f"{source.file}, rows {rows[0].number:,} to {rows[-1].number:,}"
+        raise SourceError(f"{place}: {type(error).__name__}: {error}") from error
+
+
+def payload(values: dict[str, Any]) -> str:
+    """The values of a refused row as JSON, each shown as far as it can be."""
+    told = {str(name): _showable(value) for name, value in values.items()}
+    return json.dumps(told, default=str, ensure_ascii=False)
+
+
+def _showable(value: Any) -> Any:
+    try:
+        inner = _without_bytes(value)
+        json.dumps(inner, default=str)
+    except (ValueError, TypeError, RecursionError):
+        return shown(value)
+    return inner
+
+
+def _without_bytes(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_bytes(each) for each in value]
+    return f"<{len(value)} bytes>" if isinstance(value, bytes) else value

@@ -2,37 +2,43 @@
 
 import hashlib
 import json
-import math
-from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from pipelines.cells import Refused, boolean, identifier, integer, number, read_cell
 from pipelines.ingest import (
     BATCH_ROWS,
     Counts,
     IngestedSource,
-    Refused,
+    as_refused,
     close_superseded,
     content_key,
     grouped,
     lacking,
     mapping_hash,
     names_of,
+    naming,
+    payload,
 )
-from pipelines.sources import Row, Source, read_rows
+from pipelines.near_ids import near_ids
+from pipelines.reading import read_rows
+from pipelines.rows import Row
+from pipelines.sources import Source
 from pipelines.spec import InteractionsSpec
+from pipelines.times import utc_time
 from storage.commit import Provenance, append
 from storage.lake import Lake, one_of
-from storage.quarantine import Reject, open_rows, quarantine, resolve
+from storage.quarantine import PAYLOAD_LIMIT, Reject, open_rows, quarantine, resolve
+from storage.reasons import INTERACTIONS as STAGE
+from storage.reasons import Reason
 from storage.schemas import INTERACTIONS
 
-STAGE = "ingest interactions"
-UNKNOWN_ITEM = "unknown_item"
-_TRUE = {"1", "1.0", "true", "t", "yes", "y"}
 _SAME = ("user_id", "item_id", "event_type", "event_time")  # what an event that is delivered again must agree in
 EARLIEST, LATEST = (time.replace(tzinfo=UTC) for time in (datetime.min, datetime.max))
 SAME_ID_WITHIN = timedelta(days=2)
@@ -48,41 +54,106 @@ def ingest_interactions(
     too, or delivered again by another (a log that is exported anew with more rows).
     """
     counts = Counts(STAGE)
-    given = _given(lake, names_of(lake, source, "interactions"))
+    reader = _Reader(source, spec, arrived_at, _given(lake, names_of(lake, source, "interactions")))
     refused_ids: set[str] = set()
-    for batch in grouped(read_rows(source), BATCH_ROWS):
-        rejects: list[tuple[Row, Refused]] = []
-        events: list[dict[str, Any]] = []
-        for row in batch:
-            counts.rows_in += 1
-            if row.number in given:
-                counts.unchanged += 1
-                continue
-            try:
-                events.append(_event(row, source, spec, arrived_at))
-            except Refused as error:
-                rejects.append((row, error))
-        kept, refused, unchanged = _admit(lake, events)
-        counts.out += len(kept)
-        counts.unchanged += unchanged
-        for _, fault in rejects:
-            counts.refuse(fault.reason, detail=fault.detail)
-        for _, reason, detail in refused:
-            counts.refuse(reason, detail=detail)
-        if kept:
-            _write(lake, kept, provenance)
-        rows = [
-            *(
-                Reject(STAGE, fault.reason, fault.detail, source.name, row.number, None, _dump(row.values))
-                for row, fault in rejects
-            ),
-            *(_reject_event(event, reason, detail) for event, reason, detail in refused),
-        ]
-        quarantine(lake, rows, provenance)
-        refused_ids.update(reject.id for reject in rows)
+    for batch in grouped(read_rows(source, spec), BATCH_ROWS):
+        with naming(source, batch):
+            events, rejects = reader.events(batch, counts)
+            kept, refused, unchanged = _admit(lake, events)
+            counts.out += len(kept)
+            counts.unchanged += unchanged
+            for event, reason, detail in refused:
+                counts.refuse(reason, detail=detail)
+                rejects.append(_reject_event(event, reason, detail))
+            if kept:
+                _write(lake, kept, provenance)
+            quarantine(lake, rejects, provenance)
+            refused_ids.update(reject.id for reject in rejects)
     stages = [counts.check()]
     close_superseded(lake, source, stages, refused_ids, provenance)
     return IngestedSource(source, "interactions", mapping_hash(spec), stages)
+
+
+class _Reader:
+    """Makes events of the rows of one source, those in `given` aside, and counts what it refuses."""
+
+    def __init__(self, source: Source, spec: InteractionsSpec, arrived_at: datetime, given: set[int]) -> None:
+        self._source, self._spec, self._arrived_at, self._given = source, spec, arrived_at, given
+        self._now = max(arrived_at, datetime.now(UTC))
+        self._times: Counter[str] = Counter()
+
+    def events(self, batch: list[Row], counts: Counts) -> tuple[list[dict[str, Any]], list[Reject]]:
+        events, rejects = [], []
+        for row in batch:
+            counts.rows_in += row.rows
+            given = row.number in self._given
+            if given:
+                counts.unchanged += 1
+                if self._spec.repeats == "refuse":
+                    continue
+            try:
+                event = self._event(row)
+            except Exception as raised:  # noqa: BLE001 - a bad row costs that row, whatever it raises
+                error = as_refused(raised)
+                if not given:
+                    counts.refuse(error.reason, row.rows, error.detail)
+                    name, values = self._source.name, payload(row.values)
+                    rejects.append(Reject(STAGE, error.reason, error.detail, name, row.number, None, values))
+            else:
+                if not given:
+                    events.append(event)
+        return events, rejects
+
+    def _event(self, row: Row) -> dict[str, Any]:
+        if row.reason is not None:
+            raise Refused(row.reason, row.detail)
+        spec, values = self._spec, row.values
+        user, item = (read_cell(values, column, identifier) for column in (spec.user_id, spec.item_id))
+        if user is None:
+            raise Refused(Reason.MISSING_USER_ID, lacking(row, spec.user_id, "interactions.user_id"))
+        if item is None:
+            raise Refused(Reason.MISSING_ITEM_ID, lacking(row, spec.item_id, "interactions.item_id"))
+        event_time, arrival = self._when(row)
+        event: dict[str, Any] = {
+            "user_id": user,
+            "item_id": item,
+            "event_type": read_cell(values, spec.event_type or None, identifier) or spec.default_event_type,
+            "event_time": event_time,
+            "arrival_time": arrival,
+            "arrival_date": arrival.date(),
+            "session_id": read_cell(values, spec.session_id or None, identifier),
+            "request_id": read_cell(values, spec.request_id or None, identifier),
+            "impression": read_cell(values, spec.impression or None, boolean),
+            "position": read_cell(values, spec.position or None, integer),
+            "value": read_cell(values, spec.value or None, number),
+            "source": self._source.name,
+            "source_offset": row.number,
+        }
+        return {"event_id": read_cell(values, spec.event_id or None, identifier) or self._numbered(event), **event}
+
+    def _when(self, row: Row) -> tuple[datetime, datetime]:
+        """When it happened and when it arrived."""
+        spec, tolerance = self._spec, timedelta(hours=self._spec.future_tolerance_hours)
+        read = partial(utc_time, unit=spec.time_unit)
+        event_time = read_cell(row.values, spec.event_time, read)
+        if event_time is None:
+            raise Refused(Reason.MISSING_EVENT_TIME, lacking(row, spec.event_time, "interactions.event_time"))
+        own = read_cell(row.values, spec.arrival_time or None, read)
+        arrival, came = (own, spec.arrival_time) if own else (self._arrived_at, "its arrival with this run")
+        if arrival - self._now > tolerance:
+            raise Refused(Reason.EVENT_IN_FUTURE, f"{came} = {arrival.isoformat()} is after this run")
+        if event_time - arrival > tolerance:
+            detail = f"{spec.event_time} = {event_time.isoformat()} is after {came} = {arrival.isoformat()}"
+            raise Refused(Reason.EVENT_IN_FUTURE, detail)
+        return event_time, arrival
+
+    def _numbered(self, event: dict[str, Any]) -> str:
+        """The hash of an event; where repeats are kept, the second, third, ... of a file have hashes of their own."""
+        name = _event_id(event)
+        if self._spec.repeats == "refuse":
+            return name
+        before, self._times[name] = self._times[name], self._times[name] + 1
+        return hashlib.blake2b(f"{name}\0{before}".encode(), digest_size=16).hexdigest() if before else name
 
 
 def _given(lake: Lake, names: list[str]) -> set[int]:
@@ -91,9 +162,14 @@ def _given(lake: Lake, names: list[str]) -> set[int]:
     return set(rows.column("source_offset").to_pylist())
 
 
+def _waiting(lake: Lake) -> pl.DataFrame:
+    """The events that wait for their item; one that was too long to be kept whole in quarantine stays there."""
+    return open_rows(lake, reason=Reason.UNKNOWN_ITEM).filter(pl.col("payload").str.len_chars() < PAYLOAD_LIMIT)
+
+
 def admit_waiting(lake: Lake, arrived_at: datetime, provenance: Provenance) -> int:
     """Let in the quarantined events whose item has arrived since; returns how many were let in."""
-    waiting = open_rows(lake, reason=UNKNOWN_ITEM)
+    waiting = _waiting(lake)
     if waiting.is_empty():
         return 0
     events = [json.loads(payload) for payload in waiting["payload"]]
@@ -112,47 +188,10 @@ def admit_waiting(lake: Lake, arrived_at: datetime, provenance: Provenance) -> i
 
 def waiting_for_known_items(lake: Lake) -> int:
     """How many quarantined events could be let in now."""
-    waiting = open_rows(lake, reason=UNKNOWN_ITEM)
+    waiting = _waiting(lake)
     wanted = [json.loads(payload)["item_id"] for payload in waiting["payload"]]
     known = _known_items(lake, set(wanted))
     return sum(item in known for item in wanted)
-
-
-def _event(row: Row, source: Source, spec: InteractionsSpec, arrived_at: datetime) -> dict[str, Any]:
-    if row.reason is not None:
-        raise Refused(row.reason, row.detail)
-    get = row.values.get
-    user, item = _identifier(get(spec.user_id)), _identifier(get(spec.item_id))
-    if not user:
-        raise Refused("missing_user_id", lacking(row.values, spec.user_id, "interactions.user_id"))
-    if not item:
-        raise Refused("missing_item_id", lacking(row.values, spec.item_id, "interactions.item_id"))
-    event_time = _time(get(spec.event_time), spec.event_time)
-    if event_time is None:
-        raise Refused("missing_event_time", lacking(row.values, spec.event_time, "interactions.event_time"))
-    arrival = _time(get(spec.arrival_time), spec.arrival_time) or arrived_at
-    if event_time > arrival + timedelta(hours=spec.future_tolerance_hours):
-        raise Refused("event_in_future", f"event time {event_time.isoformat()}, arrived {arrival.isoformat()}")
-    value = _number(get(spec.value), spec.value, float)
-    if value is not None and not math.isfinite(value):
-        raise Refused("value_not_finite", f"{spec.value} = {value}")
-    impression = get(spec.impression)
-    event: dict[str, Any] = {
-        "user_id": user,
-        "item_id": item,
-        "event_type": _identifier(get(spec.event_type)) or spec.default_event_type,
-        "event_time": event_time,
-        "arrival_time": arrival,
-        "arrival_date": arrival.date(),
-        "session_id": _identifier(get(spec.session_id)) or None,
-        "request_id": _identifier(get(spec.request_id)) or None,
-        "impression": None if impression in (None, "") else str(impression).lower() in _TRUE,
-        "position": _number(get(spec.position), spec.position, _whole),
-        "value": value,
-        "source": source.name,
-        "source_offset": row.number,
-    }
-    return {"event_id": _identifier(get(spec.event_id)) or _event_id(event), **event}
 
 
 def _event_id(event: dict[str, Any]) -> str:
@@ -160,55 +199,6 @@ def _event_id(event: dict[str, Any]) -> str:
     what = ("user_id", "item_id", "event_type", "event_time", "session_id", "request_id", "impression", "position")
     name = "\0".join(str(event[column]) for column in (*what, "value"))
     return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
-
-
-def _identifier(value: Any) -> str:
-    if value is None or value != value:
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # a column of integers with gaps reads as floats
-    text = str(value).strip()
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise Refused("invalid_utf8", f"character {error.start} is a lone surrogate") from error
-    return text
-
-
-def _number(value: Any, column: str, kind: Callable[[Any], Any]) -> Any:
-    if value is None or value == "":
-        return None
-    try:
-        return kind(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise Refused("not_a_number", f"{column} = {value!r}") from error
-
-
-def _whole(value: Any) -> int:
-    number = float(value)
-    if not number.is_integer():
-        raise ValueError(value)
-    return int(number)
-
-
-def _time(value: Any, column: str) -> datetime | None:
-    """A time in UTC; numbers are since 1970 in s (below 1e11), ms (below 1e14) or us."""
-    if value is None or value == "" or value != value:
-        return None
-    if isinstance(value, date) and not isinstance(value, datetime):
-        return datetime(value.year, value.month, value.day, tzinfo=UTC)
-    if isinstance(value, datetime):
-        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
-    try:
-        try:
-            number = float(value)
-        except ValueError:
-            parsed = datetime.fromisoformat(str(value).strip())
-            return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
-        scale = 1 if abs(number) < 1e11 else 1e3 if abs(number) < 1e14 else 1e6
-        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=number / scale)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise Refused("event_time_invalid", f"{column} = {value!r}") from error
 
 
 def _admit(
@@ -220,22 +210,46 @@ def _admit(
     known = _known_items(lake, {event["item_id"] for event in events})
     stored = _stored_events(lake, events)
     kept: dict[str, dict[str, Any]] = {}
-    refused, unchanged = [], 0
+    refused: list[tuple[dict[str, Any], str, str]] = []
+    unchanged = 0
     for event in events:
         before = stored.get(event["event_id"])
         if before is not None and any(before[name] != event[name] for name in _SAME):
-            refused.append((event, "conflicting_event", f"event {event['event_id']} is stored with other content"))
+            detail = f"event {event['event_id']!r} is stored with another user, item, type or time"
+            refused.append((event, Reason.CONFLICTING_EVENT, detail))
         elif before is not None and (
             before["source"] != event["source"] or before["source_offset"] == event["source_offset"]
         ):
             unchanged += 1
         elif before is not None or event["event_id"] in kept:
-            refused.append((event, "duplicate_event", f"event {event['event_id']} is in this source already"))
+            refused.append((event, Reason.DUPLICATE_EVENT, _again(event)))
         elif event["item_id"] not in known:
-            refused.append((event, UNKNOWN_ITEM, f"item {event['item_id']!r} is not in the catalogue yet"))
+            refused.append((event, Reason.UNKNOWN_ITEM, f"item {event['item_id']!r} is not in the catalogue yet"))
         else:
             kept[event["event_id"]] = event
-    return list(kept.values()), refused, unchanged
+    return list(kept.values()), _with_near_ids(lake, refused), unchanged
+
+
+def _again(event: dict[str, Any]) -> str:
+    """Why an event counts as one of a row above: the id it was given, or all that happened."""
+    if event["event_id"] != _event_id(event):
+        return f"event {event['event_id']!r} is in this source already"
+    what = f"user {event['user_id']!r}, item {event['item_id']!r} at {event['event_time']}"
+    return f"{what} is in this source already, the same in all that is kept of a row"
+
+
+def _with_near_ids(lake: Lake, refused: list[tuple[dict[str, Any], str, str]]) -> list[tuple[dict[str, Any], str, str]]:
+    """The refused events; those whose item the catalogue has in another spelling say so, and stand first."""
+    unknown = [event["item_id"] for event, reason, _ in refused if reason == Reason.UNKNOWN_ITEM]
+    near = near_ids(unknown, partial(_known_items, lake)) if unknown else {}
+    if not near:
+        return refused
+
+    def told(event: dict[str, Any], reason: str, detail: str) -> tuple[dict[str, Any], str, str]:
+        hint = near.get(event["item_id"]) if reason == Reason.UNKNOWN_ITEM else None
+        return event, reason, f"{detail}; {hint}" if hint else detail
+
+    return sorted((told(*each) for each in refused), key=lambda each: each[0]["item_id"] not in near)
 
 
 def _known_items(lake: Lake, items: set[str]) -> set[str]:
@@ -275,5 +289,5 @@ def _revive(event: dict[str, Any], arrived_at: datetime) -> dict[str, Any]:
     }
 
 
-def _dump(values: dict[str, Any]) -> str:
-    return json.dumps(values, default=lambda value: value.isoformat() if hasattr(value, "isoformat") else repr(value))
+def _dump(event: dict[str, Any]) -> str:
+    return json.dumps(event, default=lambda value: value.isoformat() if hasattr(value, "isoformat") else repr(value))

@@ -4,36 +4,44 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 import pyarrow as pa
 
+from pipelines.cells import Refused, Unreadable, boolean, check_depth, check_names, identifier, read_cell, text, values
 from pipelines.fetch import TRANSIENT
 from pipelines.ingest import (
     BATCH_ROWS,
     Counts,
     IngestedSource,
-    Refused,
+    as_refused,
     close_superseded,
     content_key,
     grouped,
     lacking,
     mapping_hash,
     names_of,
+    naming,
+    payload,
 )
 from pipelines.languages import in_language
 from pipelines.pictures import Pictures, Reference, references
-from pipelines.sources import Row, Source, read_rows
+from pipelines.reading import read_rows
+from pipelines.rows import Row
+from pipelines.sources import Source
 from pipelines.spec import ItemsSpec
 from storage.catalogue import catalogue
 from storage.commit import Provenance, append
 from storage.lake import Lake, one_of
 from storage.quarantine import PAYLOAD_LIMIT, Reject, open_rows, quarantine, resolve
+from storage.reasons import IMAGES as IMAGE_STAGE
+from storage.reasons import ITEMS as STAGE
+from storage.reasons import Reason
 from storage.schemas import ITEMS
 
-STAGE, IMAGE_STAGE = "ingest items", "ingest images"
-_FALSE = {"", "0", "false", "no", "none"}
+T = TypeVar("T")
+
 _COMPARED = ["text_hash", "images", "deleted"]  # an item that differs in none of these is unchanged
 
 
@@ -51,22 +59,26 @@ def ingest_items(
     refused: set[str] = set()
     given = _given(lake, names_of(lake, source, "items"))
     pictures = Pictures(lake, source, spec)
-    for batch in grouped(read_rows(source), BATCH_ROWS):
-        rejects: list[Reject] = []
-        items = list(_accepted(pictures, source, batch, spec, seen, rows, images, rejects))
-        written = _new_or_changed(lake, [item for item in items if _content(item) not in given], arrived_at)
-        rows.out += len(written)
-        rows.unchanged += len(items) - len(written)
-        if written:
-            table = pa.Table.from_pylist(written, schema=ITEMS.schema)
-            key = content_key("items", (part for row in written for part in (*_content(row), row["revision"])))
-            append(lake, "items", table, key, provenance)
-        quarantine(lake, rejects, provenance)
-        refused.update(reject.id for reject in rejects)
-        _resolve_mended(lake, source, items, provenance)
+    for batch in grouped(read_rows(source, spec), BATCH_ROWS):
+        with naming(source, batch):
+            rejects: list[Reject] = []
+            items = list(_accepted(pictures, source, batch, spec, seen, rows, images, rejects))
+            written = _new_or_changed(lake, [item for item in items if _content(item) not in given], arrived_at)
+            rows.out += len(written)
+            rows.unchanged += len(items) - len(written)
+            _write(lake, written, provenance)
+            quarantine(lake, rejects, provenance)
+            refused.update(reject.id for reject in rejects)
+            _resolve_mended(lake, source, items, provenance)
     stages = [rows.check(), images.check()]
     close_superseded(lake, source, stages, refused, provenance)
     return IngestedSource(source, "items", mapping_hash(spec), stages)
+
+
+def _write(lake: Lake, revisions: list[dict[str, Any]], provenance: Provenance) -> None:
+    if revisions:
+        key = content_key("items", (part for row in revisions for part in (*_content(row), row["revision"])))
+        append(lake, "items", pa.Table.from_pylist(revisions, schema=ITEMS.schema), key, provenance)
 
 
 def _content(item: dict[str, Any]) -> tuple[Any, ...]:
@@ -129,83 +141,73 @@ def _told(
 ) -> Iterator[tuple[tuple[Row, dict[str, Any]], list[Reference]]]:
     """What every row that passes says of its item, and the pictures it names."""
     for row in batch:
-        rows.rows_in += 1
+        rows.rows_in += row.rows
         try:
-            item = _item(row, spec)
+            item, pictures = _item(row, spec), _images(row.values, spec)
             if item["item_id"] in seen:
-                raise Refused("duplicate_item_id", f"{item['item_id']!r} is in this source already; the first counts")
-        except Refused as error:
-            rows.refuse(error.reason, detail=error.detail)
-            subject = row.values.get(spec.item_id)
-            rejects.append(_reject(STAGE, error, source, row, None if subject is None else str(subject)))
+                raise Refused(
+                    Reason.DUPLICATE_ITEM_ID, f"{item['item_id']!r} is in this source already; the first counts"
+                )
+        except Exception as raised:  # noqa: BLE001 - a bad row costs that row, whatever it raises
+            error = as_refused(raised)
+            rows.refuse(error.reason, row.rows, error.detail)
+            rejects.append(_reject(STAGE, error, source, row, _subject(row, spec)))
             continue
         seen.add(item["item_id"])
-        yield (row, item), _images(row.values, spec)
+        yield (row, item), pictures
+
+
+def _subject(row: Row, spec: ItemsSpec) -> str | None:
+    try:
+        return read_cell(row.values, spec.item_id, identifier)
+    except Refused:
+        return None
 
 
 def _item(row: Row, spec: ItemsSpec) -> dict[str, Any]:
     if row.reason is not None:
         raise Refused(row.reason, row.detail)
-    item_id = _text(row.values.get(spec.item_id))
-    if not item_id:
-        raise Refused("missing_item_id", lacking(row.values, spec.item_id, "items.item_id"))
-    values = row.values
-    if spec.languages:
-        values = {name: in_language(value, spec.languages) for name, value in values.items()}
-    title = _text(values.get(spec.title))
+    item_id = read_cell(row.values, spec.item_id, identifier)
+    if item_id is None:
+        raise Refused(Reason.MISSING_ITEM_ID, lacking(row, spec.item_id, "items.item_id"))
+    title = read_cell(row.values, spec.title, _spoken(text, spec))
     if spec.require_title and not title:
-        raise Refused("empty_title", lacking(row.values, spec.title, "items.title"))
+        raise Refused(Reason.EMPTY_TITLE, lacking(row, spec.title, "items.title"))
     own = {spec.item_id, spec.title, spec.image, spec.deleted}
-    attributes = {name: _attribute(value) for name, value in values.items() if name not in own}
+    check_names(row.values)
+    attributes = {name: read_cell(row.values, name, _spoken(values, spec)) for name in row.values if name not in own}
     described = json.dumps({name: value for name, value in attributes.items() if value}, sort_keys=True)
     characters = len(title) + len(described)
     if characters > spec.max_text_chars:
-        raise Refused("text_too_long", f"{characters} characters of text, at most {spec.max_text_chars} are accepted")
+        raise Refused(
+            Reason.TEXT_TOO_LONG, f"{characters} characters of text, at most {spec.max_text_chars} are accepted"
+        )
     if not (title or described != "{}" or _images(row.values, spec)):
-        raise Refused("no_content", "neither text nor image")
+        raise Refused(Reason.NO_CONTENT, "neither text nor image")
     return {
         "item_id": item_id,
         "title": title or None,
         "attributes": described,
         "text_hash": hashlib.blake2b(f"{title}\0{described}".encode(), digest_size=16).hexdigest(),
-        "deleted": spec.deleted is not None and _text(row.values.get(spec.deleted)).lower() not in _FALSE,
+        "deleted": read_cell(row.values, spec.deleted or None, boolean) or False,
     }
 
 
-def _attribute(value: Any) -> str | list[str]:
-    """A cell as text, a list as the texts in it."""
-    if isinstance(value, list | tuple):
-        return [text for text in map(_text, value) if text]
-    return _text(value)
+def _spoken(convert: Callable[[Any, str], T], spec: ItemsSpec) -> Callable[[Any, str], T]:
+    """`convert` on what a cell says in the languages that are wanted, where any are."""
+    if not spec.languages:
+        return convert
+    return lambda value, column: convert(in_language(value, spec.languages), column)
 
 
-def _text(value: Any) -> str:
-    """A cell as text; lists are joined by ", "; text that UTF-8 cannot hold is refused."""
-    if value is None or value != value:
-        return ""
-    if isinstance(value, list | tuple):
-        return ", ".join(filter(None, (_text(each) for each in value)))
-    if isinstance(value, bytes):
-        value = _decode(value)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # a column of integers with gaps reads as floats
-    text = json.dumps(value, sort_keys=True, default=str) if isinstance(value, dict) else str(value).strip()
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise Refused("invalid_utf8", f"character {error.start} is a lone surrogate") from error
-    return text
+def _images(row: dict[str, Any], spec: ItemsSpec) -> list[Reference]:
+    return read_cell(row, spec.image or None, _references)
 
 
-def _decode(value: bytes) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError as error:
-        raise Refused("invalid_utf8", f"byte {error.start}: {error.reason}") from error
-
-
-def _images(values: dict[str, Any], spec: ItemsSpec) -> list[Reference]:
-    return references(values.get(spec.image)) if spec.image else []
+def _references(value: Any, column: str) -> list[Reference]:
+    if isinstance(value, list | tuple | dict):
+        check_depth(value, column)
+    return references(text(value, column) if isinstance(value, Unreadable) else value)
 
 
 def fetch_again(lake: Lake, spec: ItemsSpec, arrived_at: datetime, provenance: Provenance) -> int:
@@ -229,8 +231,7 @@ def fetch_again(lake: Lake, spec: ItemsSpec, arrived_at: datetime, provenance: P
             revision = item["revision"] + 1
             written.append({**item, "images": digests, "revision": revision, "arrived_at": arrived_at})
     if written:
-        key = content_key("items", (part for row in written for part in (*_content(row), row["revision"])))
-        append(lake, "items", pa.Table.from_pylist(written, schema=ITEMS.schema), key, provenance)
+        _write(lake, written, provenance)
         mended = missing.filter(pl.col("subject").is_in([row["item_id"] for row in written]))
         resolve(lake, mended, "fetched when asked again", provenance)
     return len(written)
@@ -250,15 +251,7 @@ def _new_or_changed(lake: Lake, items: list[dict[str, Any]], arrived_at: datetim
 
 
 def _reject(stage: str, error: Refused, source: Source, row: Row, subject: str | None) -> Reject:
-    shown = {name: _shown(value) for name, value in row.values.items()}
-    payload = json.dumps(shown, default=str, ensure_ascii=False)
-    return Reject(stage, error.reason, error.detail, source.name, row.number, subject, payload)
-
-
-def _shown(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_shown(each) for each in value]
-    return f"<{len(value)} bytes>" if isinstance(value, bytes) else value
+    return Reject(stage, error.reason, error.detail, source.name, row.number, subject, payload(row.values))
 
 
 def items_text(frame: pl.DataFrame, fields: tuple[str, ...]) -> pl.DataFrame:

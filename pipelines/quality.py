@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
+from pipelines.event_order import ORDER, in_order
 from storage.lake import Lake
 from tokenizer.items import tie_keys
 from tokenizer.metrics import chance_agreement, collision_metrics, level_metrics, pair_agreement
@@ -58,7 +59,7 @@ def behaviour(lake: Lake, held_out: HeldOut, trie: Trie) -> dict[str, list[float
 def consumed_together(lake: Lake, held_out: HeldOut, trie: Trie) -> NDArray[np.int64]:
     """The pairs of `behaviour`, rows into the trie's items, int64 (P, 2)."""
     where = (ds.field("event_time") >= held_out.cutoff) & (ds.field("arrival_time") <= held_out.as_of)
-    columns = ["user_id", "item_id", "event_time", "event_id", "event_type", "impression"]
+    columns = ["item_id", "event_type", "impression", *ORDER]
     log = lake.frame("interactions", held_out.version, columns, where).filter(
         ~pl.col("event_type").is_in(held_out.negative_events) & ~pl.col("impression").fill_null(False)
     )
@@ -67,7 +68,7 @@ def consumed_together(lake: Lake, held_out: HeldOut, trie: Trie) -> NDArray[np.i
         chosen = tie_keys(users.to_arrow()) < int(EVENTS / log.height * 2**64)
         log = log.filter(pl.col("user_id").is_in(users.filter(pl.Series(chosen)).to_list()))
     rows = pl.DataFrame({"item_id": pl.Series(trie.item_ids, dtype=pl.String)}).with_row_index("row")
-    ordered = log.join(rows, on="item_id").sort("user_id", "event_time", "event_id")
+    ordered = in_order(log.join(rows, on="item_id"))
     apart = [
         ordered.select(one=pl.col("row"), other=pl.col("row").shift(-gap).over("user_id")).filter(
             pl.col("other").is_not_null() & (pl.col("one") != pl.col("other"))

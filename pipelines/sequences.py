@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipelines.behaviour import LogSlice
 from pipelines.ingest import Counts
 from pipelines.spec import SequencesSpec
-from pipelines.user_buckets import ORDER, Learnt, bucket_count, in_buckets, users_with_fresh_events, with_sid
+from pipelines.user_buckets import Learnt, bucket_count, in_buckets, users_with_fresh_events, with_sid
 from storage.commit import Provenance, append
 from storage.lake import Lake
 from storage.schemas import SEQUENCES
@@ -46,8 +46,8 @@ def build_sequences(
 ) -> SequenceCounts:
     """Write the `sequences` of a release once, a commit for each bucket; a call after a kill writes what lacks.
 
-    Within a bucket, rows are ordered by user, event time and event id. Events of items without a SID (`deleted` since,
-    or never tokenized) and repeated event ids are counted, not written. Rows that are `learnt` are not `fresh`, and
+    Within a bucket, rows are in the order of pipelines.event_order. Events of items without a SID (`deleted` since, or
+    never tokenized) and repeated event ids are counted, not written. Rows that are `learnt` are not `fresh`, and
     users who have nothing fresh are left out then: what is stored and trained on follows what is new.
     """
     counts = SequenceCounts("sequences")
@@ -79,14 +79,16 @@ def _stored(rows: pl.DataFrame, codes: NDArray[np.int32], release: str, bucket: 
 
 
 def read_bucket(lake: Lake, release: str, bucket: int) -> pa.Table:
-    """One bucket of a release's sequences, ordered by user, event time and event id."""
+    """One bucket of a release's sequences, user by user in the order of their events."""
     rows = lake.read("sequences", where=_of(release) & (ds.field("bucket") == bucket))
     users, times = (rows[name].combine_chunks() for name in ("user_id", "event_time"))
     before = pc.or_(
-        pc.less(users[1:], users[:-1]), pc.and_(pc.equal(users[1:], users[:-1]), pc.less_equal(times[1:], times[:-1]))
+        pc.less(users[1:], users[:-1]), pc.and_(pc.equal(users[1:], users[:-1]), pc.less(times[1:], times[:-1]))
     )
-    # As it was written it is in order; a compaction of the table may have moved rows.
-    return rows.sort_by([(name, "ascending") for name in ORDER]) if pc.any(before).as_py() else rows
+    if not pc.any(before).as_py():
+        return rows
+    # As it was written it is in order, equal times too; a compaction of the table may have moved files of it.
+    return rows.take(pc.sort_indices(rows, [("user_id", "ascending"), ("event_time", "ascending")]))
 
 
 def _of(release: str) -> ds.Expression:

@@ -1,12 +1,42 @@
 """The parts of a recipe that concern pipelines. Frozen, validated once, stored with what they made."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class _Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CsvSpec(_Spec):
+    """How CSV and TSV files are written. Without `delimiter` it goes by the suffix; without `encoding` it is UTF-8.
+
+    `quotes` says what `"` means: "checked" cells in quotes, unless a quote seems to be missing; "trusted" cells in
+    quotes, whatever they hold; "none" a character as any other. With `decimal = ","` a cell that is a number with a
+    decimal comma is read as that number.
+    """
+
+    delimiter: str = Field("", max_length=1)
+    encoding: str = ""
+    decimal: Literal[".", ","] = "."
+    quotes: Literal["checked", "trusted", "none"] = "checked"
+
+    @field_validator("delimiter")
+    @classmethod
+    def _separates(cls, value: str) -> str:
+        if value and value in '"\r\n':
+            raise ValueError("must be a character other than a quote or a line break")
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        try:
+            b"".decode(value or "utf-8")
+        except LookupError as error:
+            raise ValueError("is no encoding that Python knows, such as utf-16, cp1252 or latin-1") from error
+        return value
 
 
 class ItemsSpec(_Spec):
@@ -16,10 +46,13 @@ class ItemsSpec(_Spec):
     `language_tag` and `value`) the first of `languages` that is there counts, else any; without `languages` all do.
     `image` names a column of pictures, one or a list: paths (relative to the file, inside its folder), bytes, addresses
     on the web, or URIs below one of `image_roots`. They are asked for `image_workers` at once, each within
-    `image_timeout_s`; a host without a public address only if it is one of `trusted_hosts`.
+    `image_timeout_s`; a host without a public address only if it is one of `trusted_hosts`. `partitions` name
+    the folders `name=value` that are attributes.
     """
 
-    item_id: str = "item_id"
+    section: ClassVar[str] = "items"
+
+    item_id: str = Field("item_id", min_length=1)
     title: str = "title"
     image: str | None = "image"
     deleted: str | None = "deleted"
@@ -31,17 +64,34 @@ class ItemsSpec(_Spec):
     trusted_hosts: tuple[str, ...] = ()
     image_timeout_s: float = Field(10.0, gt=0)
     image_workers: int = Field(16, ge=1)
+    partitions: tuple[str, ...] = ()
+    csv: CsvSpec = CsvSpec()
+
+    @property
+    def asked(self) -> None:
+        """All columns: those that no field names are attributes."""
+        return None
+
+    @property
+    def from_folders(self) -> frozenset[str]:
+        """The columns that are taken from names of folders (`name=value`) where a file lacks them."""
+        named = (self.item_id, self.title, self.image, self.deleted, *self.partitions)
+        return frozenset(name for name in named if name)
 
 
 class InteractionsSpec(_Spec):
-    """How a log's columns map to ours; a column the log does not have stays null.
+    """How a log's columns map to ours; a column the log does not have stays null, one called "" is no column.
 
-    Times are ISO 8601 (UTC where no zone is given) or numbers since 1970 in s, ms or us, told apart by their size.
+    Times are ISO 8601 (UTC where no zone is given) or numbers since 1970 in `time_unit`, by default told by their size.
+    `repeats` says what rows of one file are that agree in everything, where there are no event ids: one event, or as
+    many as there are.
     """
 
-    user_id: str = "user_id"
-    item_id: str = "item_id"
-    event_time: str = "event_time"
+    section: ClassVar[str] = "interactions"
+
+    user_id: str = Field("user_id", min_length=1)
+    item_id: str = Field("item_id", min_length=1)
+    event_time: str = Field("event_time", min_length=1)
     event_id: str = "event_id"
     event_type: str = "event_type"
     arrival_time: str = "arrival_time"
@@ -52,6 +102,23 @@ class InteractionsSpec(_Spec):
     value: str = "value"
     default_event_type: str = "interaction"
     future_tolerance_hours: float = Field(24.0, ge=0)
+    time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
+    repeats: Literal["refuse", "keep"] = "refuse"
+    csv: CsvSpec = CsvSpec()
+
+    @property
+    def asked(self) -> frozenset[str]:
+        """The columns that are read of a file; what others hold does not matter."""
+        columns = (
+            *(self.user_id, self.item_id, self.event_time, self.event_id, self.event_type, self.arrival_time),
+            *(self.session_id, self.request_id, self.impression, self.position, self.value),
+        )
+        return frozenset(name for name in columns if name)
+
+    @property
+    def from_folders(self) -> frozenset[str]:
+        """The columns that are taken from names of folders (`name=value`) where a file lacks them."""
+        return self.asked
 
 
 class TextSpec(_Spec):

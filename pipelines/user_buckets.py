@@ -19,13 +19,14 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from pipelines.behaviour import LogSlice
+from pipelines.event_order import PLACE, in_order
 from pipelines.ingest import Counts
 from storage.lake import Lake, file_name
+from storage.reasons import Reason
 from storage.schemas import INTERACTIONS
 from tokenizer.items import tie_keys
 
 EVENT = ["event_id", "user_id", "item_id", "event_type", "event_time", "impression", "session_id"]
-ORDER = ["user_id", "event_time", "event_id"]
 FILE = "__filename"
 """The column in which Arrow gives the file of a row."""
 BUCKET_EVENTS = 500_000
@@ -57,8 +58,8 @@ def with_sid(rows: pl.DataFrame, deleted: Collection[str], counts: Counts) -> pl
     """The rows of a bucket whose item has a SID; the others are counted, those of `deleted` items apart."""
     unknown = rows.filter(pl.col("row").is_null())["item_id"]
     gone = int(unknown.is_in(list(deleted)).sum())
-    counts.refuse("item_deleted", gone)
-    counts.refuse("item_without_sid", len(unknown) - gone)
+    counts.refuse(Reason.ITEM_DELETED, gone)
+    counts.refuse(Reason.ITEM_WITHOUT_SID, len(unknown) - gone)
     return rows.drop_nulls("row")
 
 
@@ -71,7 +72,7 @@ def in_buckets(
     learnt: Learnt | None = None,
     users: pa.Array | None = None,
 ) -> Iterator[pl.DataFrame]:
-    """The visible events, bucket by bucket: EVENT, `row` and `fresh`, in ORDER and each once.
+    """The visible events, bucket by bucket: EVENT, `row` and `fresh`, in order and each once.
 
     `row` is the item's place in `items`, null where it is none of them. `fresh` are events that are not `learnt`: the
     slice does not hold them, by its version as well as by its times, or their item had no SID. With `users` those of
@@ -115,10 +116,10 @@ def _events(
     """The visible events with `fresh`, in no order."""
     where = log.visible if users is None else log.visible & ds.field("user_id").isin(users)
     known = lake.file_names("interactions", learnt.log.version) if learnt else set()
-    columns = [*EVENT, *([] if learnt is None else ["arrival_time", FILE])]
+    columns = [*EVENT, *PLACE, *([] if learnt is None else [FILE])]
     for batch in lake.batches("interactions", columns, where, BATCH_ROWS, log.version):
         counts.rows_in += batch.num_rows
-        yield batch.append_column("fresh", _fresh(batch, learnt, known)).select([*EVENT, "fresh"])
+        yield batch.append_column("fresh", _fresh(batch, learnt, known)).select([*EVENT, *PLACE, "fresh"])
 
 
 def _rewritten(lake: Lake, log: LogSlice, learnt: Learnt) -> Iterator[pa.RecordBatch]:
@@ -160,16 +161,18 @@ def _fresh(batch: pa.RecordBatch, learnt: Learnt | None, known: set[str]) -> pa.
 def _in_order(path: Path, learnt_ids: Path, counts: Counts) -> pl.DataFrame:
     """The events of a bucket in their order, each once: the copy the slice holds, or the one that was read first."""
     if not path.exists():
-        log = pa.schema([INTERACTIONS.schema.field(name) for name in EVENT])
+        log = pa.schema([INTERACTIONS.schema.field(name) for name in (*EVENT, *PLACE)])
         return pl.DataFrame(log.append(pa.field("fresh", pa.bool_())).empty_table())
     rows = _read_once(path)
     if learnt_ids.exists():
         learnt = _read_once(learnt_ids)["event_id"].unique()
         rows = rows.with_columns(pl.col("fresh") & ~pl.col("event_id").is_in(learnt.implode()))
-    ordered = rows.sort([*ORDER, "fresh"], maintain_order=True)
-    once = ordered.unique("event_id", keep="first", maintain_order=True)
-    counts.refuse("duplicate_event", ordered.height - once.height)
-    return once
+    once = rows
+    if rows["event_id"].n_unique() < rows.height:
+        copies = rows.sort("user_id", "event_time", "event_id", "fresh", *PLACE, maintain_order=True)
+        once = copies.unique("event_id", keep="first", maintain_order=True)
+    counts.refuse(Reason.DUPLICATE_EVENT, rows.height - once.height)
+    return in_order(once)
 
 
 def _read_once(path: Path) -> pl.DataFrame:

@@ -29,6 +29,11 @@ def event(user: int, item: int, minute: int, day: int, name: int) -> Row:
     }
 
 
+def order(row: Row) -> tuple[Any, ...]:
+    """Where an event stands among those of all users: the plain twin of pipelines.event_order."""
+    return (row["user_id"], row["event_time"], row["arrival_time"], row["source"], row["source_offset"])
+
+
 def deliver(lake: Lake, rows: list[Row], key: str) -> None:
     if rows:
         table = {name: [row.get(name) for row in rows] for name in INTERACTIONS.schema.names}

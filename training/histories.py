@@ -191,7 +191,7 @@ def _user_starts(table: pa.Table, where: str) -> Ints:
     times = pc.cast(table["event_time"], pa.int64()).to_numpy()
     if pc.count_distinct(users).as_py() != len(starts) - 1 or (~new & (np.diff(times) < 0)).any():
         raise SequencesInvalid(
-            f"sequences {where}: rows are not sorted by (user_id, event_time, event_id); rebuild the sequences"
+            f"sequences {where}: rows are not sorted by (user_id, event_time); rebuild the sequences"
         )
     return starts
 

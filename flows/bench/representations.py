@@ -130,6 +130,9 @@ class World:
                     "item_id": [ids[row] for _, _, row in rows],
                     "event_time": [start + timedelta(seconds=time) for _, time, _ in rows],
                     "event_id": [f"{at:09d}" for at in range(len(rows))],
+                    "arrival_time": [start] * len(rows),
+                    "source": ["histories"] * len(rows),
+                    "source_offset": range(len(rows)),
                     "event_type": ["taken"] * len(rows),
                     "impression": [False] * len(rows),
                 }

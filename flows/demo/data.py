@@ -59,7 +59,7 @@ def _ratings(movielens: Path) -> pl.DataFrame:
         pl.col("timestamp").cast(pl.Int64),
         pl.from_epoch(pl.col("timestamp").cast(pl.Int64)).dt.replace_time_zone("UTC").alias("time"),
         event_type=pl.lit("rating"),
-    ).sort("timestamp", "user_id", "movie_id")
+    ).sort("timestamp", maintain_order=True)  # equal times in the order of films would be a pattern to learn
 
 
 def _posters(folder: Path) -> dict[str, Path]:

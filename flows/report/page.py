@@ -15,6 +15,7 @@ from storage.manifest import Manifest
 from storage.models import models_of
 from storage.pointers import pointer_history
 from storage.quarantine import by_reason, open_rows
+from storage.reasons import remedy
 from storage.releases import PRODUCTION, published, read_release, releases
 from storage.runs import RunSummary, runs
 from tokenizer.codebook import Codebook
@@ -48,7 +49,7 @@ def collect(lake: Lake, manifest: Manifest) -> dict[str, Any]:
         "slack_sweep": codebook.statistics["slack_sweep"],
         "frontier": _frontier(codebook),
         "looks": looks(lake, manifest, trie),
-        "reasons": by_reason(lake),
+        "reasons": [(reason, rows, remedy(reason)) for reason, rows in by_reason(lake).items()],
         "refused": _newest_refused(lake),
         "drift": lake.frame("drift", manifest.versions["drift"]).to_dicts(),
         "models": [_model(model) for model in shown],

@@ -10,8 +10,9 @@ from flows.run import Run
 from flows.steps.fit import Basis, fused_vectors, gather_inputs, level_vectors
 from flows.steps.ingest import check_stage_budget
 from flows.steps.task import step
-from pipelines.assign import REFIT_DUE, occupancy, record_drift, write_segment
+from pipelines.assign import occupancy, record_drift, write_segment
 from storage.catalogue import segments
+from storage.reasons import Reason, remedy
 from storage.releases import published_assignments
 from tokenizer.encode import Status, assign_sids, checked_sids
 from tokenizer.metrics import Errors, Shift
@@ -72,12 +73,14 @@ def assign(
         counts = write_segment(run.lake, assignment_id, codebook, level.fused, found, level.counts, run.provenance())
         view.count(counts)
         view.note(run.compute.name, assignment=assignment_id)
+    if waiting := counts.by_reason.get(Reason.REFIT_DUE, 0):
+        run.say(f"  warning: {waiting:,} items wait for a SID, {Reason.REFIT_DUE.meaning}: {remedy(Reason.REFIT_DUE)}")
     check_stage_budget(counts, run.recipe.budget)
     return Assigned(
         assignments=(*taken, assignment_id),
         new_items=counts.out,
         relocated=int((found.status == Status.RELOCATED).sum()),
-        refit_due=counts.by_reason.get(REFIT_DUE, 0),
+        refit_due=counts.by_reason.get(Reason.REFIT_DUE, 0),
         drifted=drifted.height,
         errors=found.errors,
         shift=found.shift,

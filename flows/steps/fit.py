@@ -30,6 +30,7 @@ from storage.commit import Provenance, append
 from storage.lake import Lake
 from storage.manifest import CodebookRef, EncoderRef, Manifest
 from storage.quarantine import Reject, quarantine
+from storage.reasons import Reason
 from storage.schemas import CODEBOOKS
 from tokenizer.codebook import Codebook
 from tokenizer.fit import fit_codebook
@@ -194,11 +195,11 @@ def level_vectors(
             having = found[name].present[place[kept]]
             detail = f"no {name} vector, which a level encodes"
             rejects = [
-                Reject("assign", "missing_source", detail, f"assign@{name}", 0, item)
+                Reject("assign", Reason.MISSING_SOURCE, detail, f"assign@{name}", 0, item)
                 for item in fused.items["item_id"][kept[~having]]
             ]
             quarantine(lake, rejects, provenance)
-            counts.refuse("missing_source", len(rejects), detail)
+            counts.refuse(Reason.MISSING_SOURCE, len(rejects), detail)
             kept = kept[having]
     chosen, rows = fused.take(kept), place[kept].astype(np.int64)
     vectors = {name: scratch_take(each.vectors, rows) for name, each in found.items()}

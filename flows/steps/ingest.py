@@ -5,10 +5,12 @@ from collections.abc import Callable
 from flows.progress import StageView
 from flows.run import Run
 from flows.steps.task import step
+from pipelines.folders import folder_columns
 from pipelines.ingest import Counts, IngestedSource, record_source, unread
 from pipelines.ingest_interactions import admit_waiting, ingest_interactions, waiting_for_known_items
 from pipelines.ingest_items import fetch_again, ingest_items
-from pipelines.sources import Source, find_sources
+from pipelines.reading import check_sources
+from pipelines.sources import Source, find_files, sources_of
 from pipelines.spec import BudgetSpec, InteractionsSpec, ItemsSpec
 from storage.errors import QuarantineBudgetExceeded
 
@@ -56,15 +58,30 @@ def _read(
 
 
 def _unread(run: Run, kind: str, uris: list[str], spec: ItemsSpec | InteractionsSpec) -> list[Source]:
-    sources = [source for uri in uris for source in find_sources(uri)]
+    sources: list[Source] = []
+    for uri in uris:
+        filesystem, path, found = find_files(uri)
+        sources += sources_of(uri, filesystem, found, spec.from_folders)
+        if warning := found.warning(path):
+            run.say(f"  warning: {uri}: {warning}")
     fresh = unread(run.lake, kind, spec, sources)
+    check_sources(fresh, spec)
     if sources and not fresh:
         run.say(
             f"  ingest {kind}: skipped, all {len(sources)} source file(s) were read before (same content, same mapping)"
         )
     if fresh:
+        _tell_folders(run, kind, fresh, spec)
         run.record.begin()
     return fresh
+
+
+def _tell_folders(run: Run, kind: str, sources: list[Source], spec: ItemsSpec | InteractionsSpec) -> None:
+    """Say which columns of a catalogue stand in names of folders and are not read; a log has many that are not."""
+    told = {name for source in sources for name, _ in folder_columns(source.path)} - spec.from_folders
+    if told and kind == "items":
+        names = ", ".join(sorted(told))
+        run.say(f"  note: what folders say of {names} is no attribute; items.partitions names those that are")
 
 
 def _show(view: StageView, done: IngestedSource) -> None:
@@ -82,6 +99,8 @@ def _warn(run: Run, done: IngestedSource) -> None:
         run.say(f"  warning: {done.source.file} is empty: it holds no row")
     elif rows.quarantined == rows.rows_in:
         run.say(f"  warning: {done.source.file} gave nothing, all of its rows were refused ({rows.why()})")
+    elif rows.quarantined > rows.rows_in / 2:
+        run.say(f"  warning: of {done.source.file} more than half of the rows were refused ({rows.why()})")
 
 
 def check_stage_budget(counts: Counts, budget: BudgetSpec, files: list[str] | None = None) -> None:

@@ -38,7 +38,7 @@ def test_an_unknown_flag_shows_the_usage_of_its_verb(capsys: pytest.CaptureFixtu
         (["run", "nightly"], "there is no lake at"),
         (["run", "bootstrap", "--recipe", "nowhere"], "no recipe 'nowhere'"),
         (["run", "bootstrap", "--set", "codebook.slack=0.5"], "codebook.slack = 0.5"),
-        (["run", "bootstrap", "--set", "items.titel=x"], "fields here: deleted, image, image_roots"),
+        (["run", "bootstrap", "--set", "items.titel=x"], "fields here: csv, deleted, image, image_roots"),
         (["run", "bootstrap", "--set", "items.titel=x"], "did you mean 'title'?"),
         (["run", "bootstrap", "--set", "text.fields=title"], "text.fields = 'title': must be a list"),
         (

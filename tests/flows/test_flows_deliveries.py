@@ -8,7 +8,9 @@ import pytest
 from conftest import write_items
 from flows.bootstrap import bootstrap
 from flows.diff import open_trie
+from flows.ingest import ingest
 from flows.nightly import nightly
+from pipelines.rows import SourceError
 from storage.errors import QuarantineBudgetExceeded
 from storage.lake import Lake
 from storage.quarantine import by_reason
@@ -88,3 +90,32 @@ def test_a_stage_after_ingest_that_refuses_too_much_names_the_file(tmp_path: Pat
     (small / "items.jsonl").write_text("".join(f'{{"item_id": "i{n}", "title": "t{n}"}}\n' for n in range(30)))
     with pytest.raises(QuarantineBudgetExceeded, match=r"embed text: 30 of 30 rows \(100.0%\) of items.jsonl were"):
         bootstrap(str(tmp_path / "lake"), {**recipe, "text": {"fields": ["blurb"]}}, [str(small / "items.jsonl")])
+
+
+def test_what_a_run_does_not_read_is_named_and_what_it_cannot_read_stops_it_before_any_row(
+    tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    folder = small / "catalogue"
+    write_items(folder / "category=cups" / "a.jsonl", 0, 3)
+    (folder / "b.jsonl.gz").write_bytes(b"")
+    ingest(lake.uri, items=[str(folder)])
+    told = capsys.readouterr().out
+    assert "warning" in told
+    assert "1 file is not read: b.jsonl.gz" in told
+    assert "note: what folders say of category is no attribute; items.partitions names those that are" in told
+    (folder / "c.csv").write_text("item_id;title\n1;mug\n")
+    write_items(folder / "d.jsonl", 3, 3)
+    with pytest.raises(SourceError, match=r"c\.csv: its cells are separated by ';'.*below \[items\] in the recipe"):
+        ingest(lake.uri, items=[str(folder)])
+    assert lake.rows("items") == 3
+    ingest(lake.uri, items=[str(folder)], overrides=["items.csv.delimiter=;"])
+    assert lake.rows("items") == 7
+
+
+def test_a_budget_that_is_exceeded_says_what_to_do_about_each_reason(tmp_path: Path, small: Path) -> None:
+    rows = [f"u{n},i0000,{20260901 if n < 40 else '2026-09-01'},{1 if n < 40 else 'shown'}" for n in range(60)]
+    (small / "log.csv").write_text("user_id,item_id,event_time,impression\n" + "\n".join(rows) + "\n")
+    told = r"event_time_invalid 40: .*reads as 2026-09-01.*\[write ISO 8601.*not_a_boolean 20: .*'shown'.*\[write true"
+    with pytest.raises(QuarantineBudgetExceeded, match=told):
+        ingest(str(tmp_path / "lake"), items=[str(small / "items.jsonl")], interactions=[str(small / "log.csv")])

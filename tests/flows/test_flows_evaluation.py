@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from log_rows import START, Row, deliver, event
+from log_rows import START, Row, deliver, event, order
 
 from flows.evaluation import evaluation_cases
 from pipelines import user_buckets
@@ -62,9 +62,7 @@ def plain(rows: list[Row], positive_only: bool) -> tuple[dict[str, Any], list[li
     """Per user with a target: what is read and what was taken before it, and the target; and what each learnt from."""
     cases, learnt = {}, []
     for user in {row["user_id"] for row in rows}:
-        history = sorted(
-            (row for row in rows if row["user_id"] == user), key=lambda row: (row["event_time"], row["event_id"])
-        )
+        history = sorted((row for row in rows if row["user_id"] == user), key=order)
         before_cutoff = START + timedelta(minutes=CUTOFF)
         taken = [row for row in history if row["event_type"] != "impression"]
         held_out = [row for row in taken if row["event_time"] >= before_cutoff]

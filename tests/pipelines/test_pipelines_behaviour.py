@@ -26,12 +26,18 @@ def frame(events: list[Event]) -> pl.DataFrame:
             "event_id": [f"{user}-{item}-{hour}" for user, item, hour, _ in events],
             "event_type": [kind for _, _, _, kind in events],
             "impression": [None] * len(events),
+            "arrival_time": [START + timedelta(days=9)] * len(events),
+            "source": ["s"] * len(events),
+            "source_offset": range(len(events)),
         },
         schema={
             **dict.fromkeys(("user_id", "item_id"), pl.String),
             "event_time": pl.Datetime("us", "UTC"),
             **dict.fromkeys(("event_id", "event_type"), pl.String),
             "impression": pl.Boolean,
+            "arrival_time": pl.Datetime("us", "UTC"),
+            "source": pl.String,
+            "source_offset": pl.Int64,
         },
     ).select(COLUMNS)
 
@@ -69,7 +75,7 @@ def test_counts_and_pairs_are_those_of_a_double_loop(events: list[Event], window
     counts, pairs = np.zeros((len(log.names), len(log.names))), []
     place = {name: row for row, name in enumerate(log.names)}
     for user in range(4):
-        own = sorted((hour, f"{user}-{item}-{hour}", item, kind) for u, item, hour, kind in events if u == user)
+        own = sorted((hour, at, item, kind) for at, (u, item, hour, kind) in enumerate(events) if u == user)
         for later, (hour, _, item, kind) in enumerate(own):
             for before, _, other, its in own[max(0, later - window) : later]:
                 one, two = place[f"i{item:03d}"], place[f"i{other:03d}"]

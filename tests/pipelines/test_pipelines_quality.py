@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from log_rows import order
 
 import pipelines.neighbours
 import pipelines.quality
@@ -71,7 +72,7 @@ def test_pairs_are_those_of_a_double_loop_over_the_held_out_positive_events(tmp_
     place = {item: row for row, item in enumerate(trie.item_ids.to_pylist())}
     seen = [
         row
-        for row in sorted(rows, key=lambda row: (row["user_id"], row["event_time"], row["event_id"]))
+        for row in sorted(rows, key=order)
         if row["event_time"] >= CUTOFF  # type: ignore[operator]
         and row["arrival_time"] != LATE
         and row["event_type"] == "click"

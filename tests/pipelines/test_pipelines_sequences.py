@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from log_rows import START, WHO, Row, deliver, event
+from log_rows import START, WHO, Row, deliver, event, order
 
 from pipelines import sequences
 from pipelines.behaviour import LogSlice
@@ -60,10 +60,10 @@ def test_each_visible_event_with_a_sid_comes_once_in_order(
         return
     counts = build(lake, "r-1", visible(lake, minutes=cutoff), deleted={"i7"})
     good = {row["event_id"]: row for row in seen if row["item_id"] in ITEMS}
-    order = sorted(good.values(), key=lambda row: (row["user_id"], row["event_time"], row["event_id"]))
+    in_order = sorted(good.values(), key=order)
     for bucket in range(BUCKETS):
         found = read_bucket(lake, "r-1", bucket).to_pylist()
-        wanted = [row for row in order if user_buckets(pa.array([row["user_id"]]), BUCKETS)[0] == bucket]
+        wanted = [row for row in in_order if user_buckets(pa.array([row["user_id"]]), BUCKETS)[0] == bucket]
         assert [row["event_id"] for row in found] == [row["event_id"] for row in wanted]
         assert [row["codes"] for row in found] == [CODES[ITEMS.index(row["item_id"])].tolist() for row in wanted]
         assert all(row["fresh"] for row in found)

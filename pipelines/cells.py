@@ -1,0 +1,229 @@
+"""One raw cell of any type as an id, a text, a flag, a time or a number; absent; or refused.
+
+Catalogue and log read their cells with the same functions, so an id is the same in both.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, TypeVar
+
+import numpy as np
+
+from storage.reasons import Reason
+
+T = TypeVar("T")
+
+NULL_WORDS = frozenset({"", "null", "none", "nan", "na", "n/a", "nat", "<na>", "\\n"})
+"""Words, in any case, by which databases and data frames write that there is no value. A title is never one of them."""
+TRUE_WORDS = frozenset({"true", "t", "yes", "y", "1", "1.0"})
+FALSE_WORDS = frozenset({"false", "f", "no", "n", "0", "0.0"})
+EXACT_FLOAT = 2.0**53
+"""Beyond it a floating-point number does not hold every integer: an id that was read as one is damaged."""
+MOST_DEPTH = 64
+"""Lists and objects inside each other. Deeper ones would reach the limit of the interpreter at a depth that depends on
+where it is called from."""
+MOST_ID_CHARACTERS = 1 << 14
+"""With longer ones an event that waits for its item would not fit into the payload of quarantine."""
+INT32 = range(-(2**31), 2**31)
+COMMA_NUMBER = re.compile(r"[+-]?\d*(\.\d{3})*,\d+")
+_SHOWN = 80
+
+
+class Refused(Exception):
+    """A row, or the image of a row, is refused for `reason`."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A cell that could not be made a Python value: why, and its text where it has one."""
+
+    why: str
+    text: str | None = None
+
+
+def read_cell(values: dict[str, Any], column: str | None, convert: Callable[[Any, str], T]) -> T:
+    """A cell of a row as `convert` reads it; whatever is raised refuses the row and names the column.
+
+    Without a column the cell is absent.
+    """
+    value, name = (None, "") if column is None else (values.get(column), column)
+    try:
+        return convert(value.item() if isinstance(value, np.generic) else value, name)
+    except (Refused, MemoryError):
+        raise
+    except Exception as error:
+        raise Refused(Reason.UNREADABLE_ROW, f"{name} = {shown(value)}: {type(error).__name__}: {error}") from error
+
+
+def check_names(values: dict[str, Any]) -> None:
+    """Refuse a row of which a column has a name that UTF-8 cannot hold."""
+    for name in values:
+        if not name.isascii():
+            _check_utf8(name, f"the column {name!r}")
+
+
+def shown(value: Any) -> str:
+    """A value as a message quotes it."""
+    try:
+        text = repr(value.text or value.why) if isinstance(value, Unreadable) else repr(value)
+    except Exception as error:  # noqa: BLE001 - a value that cannot be shown must not hide the refusal that shows it
+        return f"<{type(value).__name__}: {type(error).__name__}>"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
+
+
+def is_absent(value: Any) -> bool:
+    """None, NaN, NaT and what else does not equal itself."""
+    return value is None or bool(value != value)
+
+
+def is_null_word(text: str) -> bool:
+    return text.strip().lower() in NULL_WORDS
+
+
+def identifier(value: Any, column: str) -> str | None:
+    """An id as text: a float without a fraction is the integer, bytes are UTF-8, a null word is no id."""
+    if is_absent(value):
+        return None
+    if isinstance(value, list | tuple | dict | set):
+        raise Refused(Reason.NOT_AN_ID, f"{column} = {shown(value)} is a {type(value).__name__}")
+    if isinstance(value, float) and (math.isinf(value) or abs(value) > EXACT_FLOAT):
+        raise Refused(Reason.NOT_AN_ID, f"{column} = {value!r} is a floating-point number that holds no exact integer")
+    found = text(value, column)
+    if len(found) > MOST_ID_CHARACTERS:
+        raise Refused(Reason.NOT_AN_ID, f"{column} = {shown(found)} is longer than {MOST_ID_CHARACTERS:,} characters")
+    return None if is_null_word(found) else found
+
+
+def boolean(value: Any, column: str) -> bool | None:
+    """A flag: yes, no, or not given; any other word is refused."""
+    if is_absent(value):
+        return None
+    if isinstance(value, bool):
+        return value
+    word = shown(value) if isinstance(value, list | tuple | dict) else text(value, column).lower()
+    if word in TRUE_WORDS:
+        return True
+    if word in FALSE_WORDS:
+        return False
+    if word in NULL_WORDS:
+        return None
+    raise Refused(
+        Reason.NOT_A_BOOLEAN,
+        f"{column} = {shown(value)}; accepted are true/t/yes/y/1 and false/f/no/n/0, and an empty cell",
+    )
+
+
+def number(value: Any, column: str) -> float | None:
+    """A finite number."""
+    if value is None or (isinstance(value, str | bytes) and _is_null_number(text(value, column))):
+        return None
+    found = _float(value, column)
+    if not math.isfinite(found):
+        raise Refused(Reason.VALUE_NOT_FINITE, f"{column} = {found}")
+    return found
+
+
+def integer(value: Any, column: str) -> int | None:
+    """A whole number of 32 bits."""
+    if value is None or (isinstance(value, str | bytes) and _is_null_number(text(value, column))):
+        return None
+    found = _float(value, column)
+    if not found.is_integer():
+        raise Refused(Reason.NOT_A_NUMBER, f"{column} = {shown(value)} is no whole number")
+    if int(found) not in INT32:
+        raise Refused(Reason.NOT_A_NUMBER, f"{column} = {shown(value)} does not fit in 32 bits")
+    return int(found)
+
+
+def _is_null_number(word: str) -> bool:
+    """A null word; `NaN` is a number, if one that is refused."""
+    return is_null_word(word) and word.lower() != "nan"
+
+
+def _float(value: Any, column: str) -> float:
+    try:
+        if isinstance(value, str | bytes | int | float | Decimal) and not isinstance(value, bool):
+            return float(value)
+    except (ValueError, OverflowError):
+        pass
+    comma = isinstance(value, str) and COMMA_NUMBER.fullmatch(value.strip())
+    hint = ", a number with a decimal comma" if comma else ""
+    raise Refused(Reason.NOT_A_NUMBER, f"{column} = {shown(value)}{hint}")
+
+
+def text(value: Any, column: str) -> str:
+    """A cell as text, nothing for an absent one; lists are joined by ", ", objects are JSON."""
+    if isinstance(value, list | tuple | dict):
+        check_depth(value, column)
+    return _text(value, column)
+
+
+def values(value: Any, column: str) -> str | list[str]:
+    """A cell as text, a list as the texts in it."""
+    if isinstance(value, list | tuple):
+        check_depth(value, column)
+        return [found for found in (_text(each, column) for each in value) if found]
+    return text(value, column)
+
+
+def _text(value: Any, column: str) -> str:
+    if isinstance(value, Unreadable):
+        if value.text is None:
+            raise Refused(Reason.UNREADABLE_ROW, f"{column}: {value.why}")
+        return value.text
+    if is_absent(value):
+        return ""
+    if isinstance(value, list | tuple):
+        return ", ".join(filter(None, (_text(each, column) for each in value)))
+    if isinstance(value, bytes):
+        value = _decoded(value, column)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a column of integers with gaps reads as floats
+    found = _json(value, column) if isinstance(value, dict) else str(value).strip()
+    _check_utf8(found, column)
+    return found
+
+
+def _json(value: dict[str, Any], column: str) -> str:
+    def plain(inner: Any) -> str:
+        return _text(inner, column) if isinstance(inner, Unreadable) else str(inner)
+
+    return json.dumps(value, sort_keys=True, default=plain)
+
+
+def _check_utf8(found: str, column: str) -> None:
+    try:
+        found.encode()
+    except UnicodeEncodeError as error:
+        what = "a byte that is not UTF-8" if "\udc80" <= found[error.start] <= "\udcff" else "a lone surrogate"
+        raise Refused(Reason.INVALID_UTF8, f"{column}: character {error.start} is {what}") from error
+
+
+def _decoded(value: bytes, column: str) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise Refused(Reason.INVALID_UTF8, f"{column}: byte {error.start}: {error.reason}") from error
+
+
+def check_depth(value: Any, column: str) -> None:
+    """Refuse lists and objects that lie too deep in each other."""
+    level = [value]
+    for _ in range(MOST_DEPTH):
+        level = [
+            inner
+            for each in level
+            for inner in (each.values() if isinstance(each, dict) else each)
+            if isinstance(inner, list | tuple | dict)
+        ]
+        if not level:
+            return
+    raise Refused(Reason.UNREADABLE_ROW, f"{column}: lists and objects lie more than {MOST_DEPTH} deep in each other")

@@ -1,0 +1,54 @@
+"""Unknown ids that differ from one in the catalogue in their spelling alone: zeros in front, `.0` behind, case.
+
+It looks for the other spellings of a few unknown ids, so it costs nothing where every id is known.
+"""
+
+import re
+from collections.abc import Callable, Collection
+
+ASKED = 50
+LONGEST = 18
+_PYTHON_BYTES = re.compile(r"b'(.*)'|b\"(.*)\"", re.DOTALL)
+Spelling = tuple[str, str]
+"""Another spelling of an id, and what is different in it."""
+
+
+def near_ids(unknown: Collection[str], known: Callable[[set[str]], set[str]]) -> dict[str, str]:
+    """For the first ASKED unknown ids that the catalogue has in another spelling: a sentence that says so.
+
+    `known` gives those of some ids that the catalogue has.
+    """
+    spellings = {item: other_spellings(item) for item in list(dict.fromkeys(unknown))[:ASKED]}
+    wanted = {name for found in spellings.values() for name, _ in found}
+    there = known(wanted) if wanted else set()
+    told = {}
+    for item, found in spellings.items():
+        match = next(((name, what) for name, what in found if name in there), None)
+        if match:
+            told[item] = f"the catalogue has {match[0]!r}, which differs in {match[1]} alone"
+    return told
+
+
+def other_spellings(item: str) -> list[Spelling]:
+    """How an id may be written in the catalogue instead, the likeliest first."""
+    found: list[Spelling] = []
+    wrapped = _PYTHON_BYTES.fullmatch(item)
+    bare = (wrapped[1] or wrapped[2] or "") if wrapped else item
+    what = "b'...' around it" if wrapped else ""
+    if wrapped:
+        found.append((bare, what))
+    whole = bare.removesuffix(".0")
+    for name, change in ((whole, "a .0 behind it"), (f"{bare}.0", "a .0 behind it")):
+        found.append((name, _both(what, change)))
+    ending = _both(what, "a .0 behind it" if whole != bare else "")
+    if whole.isdecimal():
+        stripped = whole.lstrip("0") or "0"
+        padded = [stripped.zfill(width) for width in range(len(stripped), LONGEST + 1)]
+        found += [(name, _both(ending, "zeros in front")) for name in padded]
+    closed = "".join(bare.split())
+    found += [(closed, "blanks"), (bare.lower(), "case"), (bare.upper(), "case")]
+    return [each for each in dict.fromkeys(found) if each[0] and each[0] != item]
+
+
+def _both(one: str, other: str) -> str:
+    return " and ".join(part for part in (one, other) if part)
