@@ -157,6 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
     lake = _noun(nouns, "lake", "state of the lake")
     _reader(_verb(lake, "status", commands.lake_status, "tables, aliases, releases, models, quarantine"))
     _reader(_verb(lake, "verify", commands.lake_verify, "check every version and hash that a release pins"))
+    _verb(lake, "migrate", commands.lake_migrate, "bring a lake of an older format to this one, in place")
 
     report = _verb(nouns, "report", commands.report, "a release as one self-contained HTML page")
     report.add_argument("--release", default="production")

@@ -195,6 +195,14 @@ def lake_verify(options: Options) -> None:
         raise VerificationFailed(f"{subjects} cannot be trusted; roll back to a release that verifies, or restore.")
 
 
+def lake_migrate(options: Options) -> None:
+    from storage.commit import Provenance
+    from storage.migrate import migrate
+
+    for line in migrate(_lake(options), Provenance("lake migrate", "")):
+        print(f"  {line}")
+
+
 def report(options: Options) -> None:
     from flows.report.page import write_report
     from storage.releases import read_release

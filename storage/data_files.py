@@ -229,9 +229,7 @@ def missing(files: Files, file: DataFile) -> DataCorrupt:
 
 
 def corrupt(files: Files, file: DataFile) -> DataCorrupt:
-    return DataCorrupt(
-        f"the data file {files.uri}/{file.path} is not what was committed: bytes were changed. {RESTORE}"
-    )
+    return DataCorrupt(f"the data file {files.uri}/{file.path} was changed after its commit. {RESTORE}")
 
 
 def entries_hash(actions: list[AddAction]) -> str:

@@ -1,5 +1,6 @@
 """Files under one URI, on a local disk or in an object store: written whole or not at all, hashed, listed."""
 
+import errno
 import hashlib
 import os
 import secrets
@@ -8,9 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from storage.errors import LakeUnusable
+
 WRITING = ".writing-"
 """Starts the name of a file that is not whole yet."""
 BLOCK = 1 << 20
+NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 
 
 def sha256(data: bytes) -> str:
@@ -40,6 +44,16 @@ class Files:
                 stream.write(data)
             return
         path = self._local / name
+        try:
+            self._write(path, data)
+        except OSError as error:
+            if error.errno not in NOT_WRITABLE:
+                raise
+            raise LakeUnusable(
+                f"{path.parent} may not be written ({error.strerror}); runs write to their lake."
+            ) from error
+
+    def _write(self, path: Path, data: bytes | pa.Buffer) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / f"{WRITING}{secrets.token_hex(8)}"
         # 0o666 less the umask, as any other file of the lake: mkstemp would hide the file from other readers.

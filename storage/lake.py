@@ -16,7 +16,7 @@ from storage.data_files import DataFile, check_footers, check_whole, data_files,
 from storage.errors import DataCorrupt, LakeNotFound, LakeUnusable
 from storage.files import Files
 from storage.format import FORMAT, read_format, require_readable, require_writable, write_format
-from storage.log import why_unreadable
+from storage.log import require_whole, why_unreadable
 from storage.schemas import PROPERTIES, TABLES, TableSpec
 
 
@@ -91,10 +91,13 @@ class Lake:
             raise LakeNotFound(
                 f"the lake {self.uri} has no table {table!r}; is --lake right? `sidmill run bootstrap` makes a lake."
             )
+        place = self.table_files(table)
         try:
-            return DeltaTable(self.path(table), version=version)
+            handle = DeltaTable(self.path(table), version=version)
         except (DeltaError, OSError) as error:
-            raise why_unreadable(self.table_files(table), table, version, error) from error
+            raise why_unreadable(place, table, version, error) from error
+        require_whole(place, table, handle.version())
+        return handle
 
     def open_or_create(self, table: str) -> DeltaTable:
         """The newest state of the table for writing, made if it is not there (safe under concurrency).
@@ -113,10 +116,14 @@ class Lake:
             write_format(self.files)
             self._format = FORMAT
         if self.format != FORMAT:
-            for spec in TABLES.values():
-                if self.exists(spec.name):
-                    self._mended(self.open(spec.name), spec)
+            self.keep_logs()
         require_writable(self.files, self.format or FORMAT)
+
+    def keep_logs(self) -> None:
+        """Set what every table has on those that are there."""
+        for spec in TABLES.values():
+            if self.exists(spec.name):
+                self._mended(self.open(spec.name), spec)
 
     def _create(self, spec: TableSpec) -> None:
         if spec.name != "pointers" and not self.exists("pointers"):

@@ -107,5 +107,13 @@ def why_unreadable(files: Files, table: str, version: int | None, error: Excepti
     return DataCorrupt(f"the log of table {table!r} at {files.uri} cannot be read ({_first_line(error)}): {REMEDY}.")
 
 
+def require_whole(files: Files, table: str, version: int) -> None:
+    """Raise DataCorrupt where the entry of a version is empty, as a machine that lost its power leaves one on a local
+    disk: Delta takes it for a commit of nothing."""
+    path = files.local_path(f"_delta_log/{version:020d}.json")
+    if path is not None and path.exists() and path.stat().st_size == 0:
+        raise why_unreadable(files, table, version, ValueError("an empty entry"))
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -215,15 +215,15 @@ def _check_not_stale(lake: Lake, manifest: Manifest, history: list[Pointer], ali
     if current is None or current["release"] == manifest.id:
         return
     before = read_release(lake, current["release"])
-    _check_not_earlier(manifest, before, history)
-    if before.codebook.id == manifest.codebook.id:
-        return
-    missing = assigned_items(lake, before) - assigned_items(lake, manifest) - deleted_items(lake)
+    missing: set[str] = set()
+    if before.codebook.id != manifest.codebook.id:
+        missing = assigned_items(lake, before) - assigned_items(lake, manifest) - deleted_items(lake)
     if missing:
         raise StaleCandidate(
             f"{manifest.id} lacks {len(missing)} item(s) of {before.id} (for example {sorted(missing)[0]!r}): they "
             f"arrived while it was made. {_catching_up(manifest)}"
         )
+    _check_not_earlier(manifest, before, history)
 
 
 def _check_not_earlier(manifest: Manifest, before: Manifest, history: list[Pointer]) -> None:

@@ -131,7 +131,7 @@ def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             try:
                 httpx.put(f"{url}/lake", timeout=2)
                 break
-            except httpx.ConnectError:
+            except httpx.TransportError:  # not there yet, or slow to answer on a busy machine
                 time.sleep(0.5)
         yield "s3://lake"
     finally:
