@@ -49,9 +49,8 @@ class Files:
         except OSError as error:
             if error.errno not in NOT_WRITABLE:
                 raise
-            raise LakeUnusable(
-                f"{path.parent} may not be written ({error.strerror}); runs write to their lake."
-            ) from error
+            why = f"{path.parent} may not be written ({error.strerror}); runs write to their lake."
+            raise LakeUnusable(why) from error
 
     def _write(self, path: Path, data: bytes | pa.Buffer) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

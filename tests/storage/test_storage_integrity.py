@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def test_nobody_deletes_rows_by_mistake(tmp_path: Path) -> None:
         DeltaTable(lake.path("vectors")).delete("item_id = 'i000001'")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), rows=st.sampled_from([5, 20_000]))
 def test_one_flipped_bit_anywhere_in_a_data_file_is_found_and_never_read_as_data(
     tmp_path_factory: pytest.TempPathFactory, position: float, bit: int, rows: int
@@ -113,12 +114,10 @@ def test_one_flipped_bit_anywhere_in_a_data_file_is_found_and_never_read_as_data
     path.write_bytes(data)
     with pytest.raises(DataCorrupt, match=r"vectors/part-.*was changed after its commit.*lake verify"):
         _check_all(copy, "vectors")
-    try:
+    read = None
+    with suppress(DataCorrupt):
         read = copy.read("vectors")
-    except DataCorrupt as error:
-        assert "vectors" in str(error)
-    else:
-        assert read.equals(right), f"byte {place} of {len(data)}"
+    assert read is None or read.equals(right), f"byte {place} of {len(data)}"
 
 
 def _check_all(lake: Lake, table: str) -> None:
@@ -284,7 +283,7 @@ def old_lake(tmp_path: Path) -> Lake:
 def test_a_lake_of_format_1_is_read_is_not_written_and_keeps_its_logs_at_once(old_lake: Lake) -> None:
     assert old_lake.format == 1
     assert read_release(old_lake, "production").id == "r-000002"
-    with pytest.raises(LakeFormat, match="has format 1.*`sidmill lake migrate --lake"):
+    with pytest.raises(LakeFormat, match=r"has format 1.*`sidmill lake migrate --lake"):
         move_pointer(old_lake, read_pointer(old_lake, "production"), {}, "note", WHO)
     for table in TABLES:
         if old_lake.exists(table):
