@@ -15,6 +15,7 @@ from typing import Any
 from flows import show
 from flows.server import ensure_server
 from flows.times import bounds
+from pipelines.reach import foreign_address, require_reachable
 from storage.errors import LakeError, LakeNotFound
 from storage.lake import Lake
 
@@ -30,6 +31,7 @@ def run_bootstrap(options: Options) -> None:
     sources = _checked_sources(options)
     from flows.bootstrap import bootstrap
 
+    require_reachable(foreign_address())
     ensure_server()
     bootstrap(_lake(options).uri, recipe, *sources, options.as_of, options.cutoff, overrides)
 
@@ -72,6 +74,7 @@ def run_backfill(options: Options) -> None:
     bounds(options.as_of, options.cutoff)
     from flows.backfill import backfill
 
+    require_reachable(foreign_address())
     ensure_server()
     backfill(lake.uri, recipe, options.as_of, options.cutoff, options.publish, overrides)
 
@@ -83,6 +86,7 @@ def run_train(options: Options) -> None:
     recipe = _whole_recipe(options, read_release(lake, options.release).recipe)
     from flows.train import train
 
+    require_reachable(foreign_address())
     ensure_server()
     train(lake.uri, recipe, options.release, options.since)
 

@@ -5,6 +5,7 @@ A blob is named by the sha256 of its bytes, so writing twice changes nothing and
 
 import hashlib
 import os
+import secrets
 import tempfile
 from pathlib import Path
 
@@ -47,14 +48,15 @@ class Blobs:
         if path.exists():
             return digest
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+        temporary = path.parent / f".writing-{secrets.token_hex(8)}"
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            # The umask decides who may read it, as for tables; `mkstemp` would leave it to its writer alone.
+            with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
         except BaseException:
-            Path(temporary).unlink()  # of a full disk it would hold what the next try needs
+            temporary.unlink(missing_ok=True)  # of a full disk it would hold what the next try needs
             raise
         os.replace(temporary, path)
         return digest
