@@ -14,6 +14,7 @@ from typing import Any
 
 from flows import show
 from flows.server import ensure_server
+from flows.terminal import say
 from flows.times import bounds
 from pipelines.reach import foreign_address, require_reachable
 from storage.errors import LakeError, LakeNotFound
@@ -190,7 +191,7 @@ def lake_verify(options: Options) -> None:
         print(json.dumps([dict(zip(("subject", "what", "wrong"), finding, strict=True)) for finding in findings]))
     else:
         for subject, what, fault in wrong:
-            print(f"  WRONG {subject} {what}: {fault}")
+            say(f"  WRONG {subject} {what}: {fault}")
         print(f"{len(findings)} checks of versions and hashes, {len(wrong)} wrong")
     if wrong:
         subjects = ", ".join(sorted({subject for subject, _, _ in wrong}))
