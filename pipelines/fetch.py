@@ -84,9 +84,12 @@ class Web:
                 watch.daemon = True
                 watch.start()
                 try:
-                    return self._answer(connection, parts)
+                    answer = self._answer(connection, parts)
                 finally:
                     watch.cancel()
+                if out_of_time.is_set():  # the end that was seen is the one that was cut
+                    raise TimeoutError
+                return answer
         except (OSError, http.client.HTTPException, ValueError) as error:
             if out_of_time.is_set() or isinstance(error, TimeoutError):
                 raise TimeoutError from error
@@ -101,7 +104,7 @@ class Web:
             return location
         if response.status != http.client.OK:
             raise Refused("image_unreachable", f"{url}: HTTP {response.status}")
-        length = response.length
+        length, chunked = response.length, response.chunked  # reading to the end clears both
         if length is not None and length > self._limit:
             raise Refused("image_too_large", f"{url}: {length} bytes, at most {self._limit} are accepted")
         pieces, total = [], 0
@@ -112,6 +115,8 @@ class Web:
                 raise Refused("image_too_large", f"{url}: more than the {self._limit} bytes that are accepted")
         if length is not None and total < length:
             raise http.client.IncompleteRead(b"", length - total)
+        if length is None and not chunked:
+            raise Refused("image_unreachable", f"{url}: the answer does not say where it ends, so it may be cut short")
         return b"".join(pieces)
 
     def _address(self, parts: SplitResult) -> tuple[str, int]:

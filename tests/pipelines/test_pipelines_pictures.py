@@ -23,7 +23,8 @@ from PIL import Image
 from pipelines.fetch import Web, _public
 from pipelines.ingest import Refused
 from pipelines.ingest_items import fetch_again, ingest_items
-from pipelines.pictures import Pictures, references
+from pipelines.pictures import Pictures
+from pipelines.references import references
 from pipelines.sources import find_sources
 from pipelines.spec import ItemsSpec
 from storage.catalogue import catalogue
