@@ -30,6 +30,8 @@ class VerificationFailed(LakeError):
 def run_bootstrap(options: Options) -> None:
     recipe, overrides = _recipe(options)
     sources = _checked_sources(options)
+    if not sources[0] and not _lake(options).exists("items"):
+        raise LakeNotFound(f"{_lake(options).uri} has no items yet: give a catalogue with --items FILE.")
     from flows.bootstrap import bootstrap
 
     require_reachable(foreign_address())

@@ -72,7 +72,7 @@ class Fusion:
         with torch.inference_mode():
             fused = self._network.merge(self._network.encode(vectors), torch.from_numpy(keep)).numpy()[:count]
         # An item at the mean of all has a vector of zeros, as every item of a catalogue of equal ones: codes go by lot.
-        covered = keep[:count].any(axis=1)
+        covered: NDArray[np.bool_] = np.asarray(keep[:count].any(axis=1), np.bool_)
         return np.asarray(fused * covered[:, None], np.float32), covered
 
     @cached_property

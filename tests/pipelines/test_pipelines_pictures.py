@@ -70,6 +70,9 @@ class Host(BaseHTTPRequestHandler):
         elif path == "/short":
             self._head(200, {"Content-Length": "1000"})
             self._write(b"only this")
+        elif path == "/unsized":
+            self._head(200, {})
+            self._write(picture())
         elif path == "/moved":
             self._head(302, {"Location": "/red.jpg"})
         elif path == "/round":
