@@ -84,12 +84,9 @@ class Web:
                 watch.daemon = True
                 watch.start()
                 try:
-                    answer = self._answer(connection, parts)
+                    return self._answer(connection, parts)
                 finally:
                     watch.cancel()
-                if out_of_time.is_set():  # the end that was seen is the one that was cut
-                    raise TimeoutError
-                return answer
         except (OSError, http.client.HTTPException, ValueError) as error:
             if out_of_time.is_set() or isinstance(error, TimeoutError):
                 raise TimeoutError from error
