@@ -18,6 +18,7 @@ from flows.times import bounds
 from storage.manifest import Manifest
 from storage.pointers import read_pointer
 from storage.releases import PRODUCTION, find_release_by_key
+from tokenizer.codebook import plan
 
 
 class NothingToDo(ValueError):
@@ -85,6 +86,8 @@ def fitted_release(
         raise NothingToDo(
             f"the lake {run.lake.uri} has no item that arrived by {snapshot.as_of.isoformat()}; {_catalogue(run)}."
         )
+    if refit_of is None or run.recipe.refit is None:
+        plan(run.recipe.codebook, items.height)  # too few codes are told before hours of embedding
     if run.recipe.collaborative is not None and snapshot.log.read(run.lake, ["item_id"]).is_empty():
         run.say(
             f"  warning: the log gave no event before {snapshot.cutoff:%Y-%m-%d}: no behaviour vectors are made, "

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from flows.terminal import printable_lines
 from infra.settings import configure
 
 USAGE, BLOCKED, FAILED, INTERRUPTED = 2, 3, 1, 130
@@ -53,7 +54,7 @@ def run_command(arguments: Sequence[str]) -> int:
     except Exception as error:
         if options.debug:
             raise
-        print(f"sidmill: error: {error or type(error).__name__}", file=sys.stderr)
+        print(f"sidmill: error: {printable_lines(str(error) or type(error).__name__)}", file=sys.stderr)
         return _code(error)
     except BaseException as stop:
         if not isinstance(stop, _stops()):

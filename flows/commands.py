@@ -14,7 +14,9 @@ from typing import Any
 
 from flows import show
 from flows.server import ensure_server
+from flows.terminal import say
 from flows.times import bounds
+from pipelines.reach import foreign_address, require_reachable
 from storage.errors import LakeError, LakeNotFound
 from storage.lake import Lake
 
@@ -28,8 +30,11 @@ class VerificationFailed(LakeError):
 def run_bootstrap(options: Options) -> None:
     recipe, overrides = _recipe(options)
     sources = _checked_sources(options)
+    if not sources[0] and not _lake(options).exists("items"):
+        raise LakeNotFound(f"{_lake(options).uri} has no items yet: give a catalogue with --items FILE.")
     from flows.bootstrap import bootstrap
 
+    require_reachable(foreign_address())
     ensure_server()
     bootstrap(_lake(options).uri, recipe, *sources, options.as_of, options.cutoff, overrides)
 
@@ -74,6 +79,7 @@ def run_backfill(options: Options) -> None:
     bounds(options.as_of, options.cutoff)
     from flows.backfill import backfill
 
+    require_reachable(foreign_address())
     ensure_server()
     backfill(lake.uri, recipe, options.as_of, options.cutoff, options.publish, options.without_model, overrides)
 
@@ -85,6 +91,7 @@ def run_train(options: Options) -> None:
     recipe = _whole_recipe(options, read_release(lake, options.release).recipe)
     from flows.train import train
 
+    require_reachable(foreign_address())
     ensure_server()
     train(lake.uri, recipe, options.release, options.since)
 
@@ -188,7 +195,7 @@ def lake_verify(options: Options) -> None:
         print(json.dumps([dict(zip(("subject", "what", "wrong"), finding, strict=True)) for finding in findings]))
     else:
         for subject, what, fault in wrong:
-            print(f"  WRONG {subject} {what}: {fault}")
+            say(f"  WRONG {subject} {what}: {fault}")
         print(f"{len(findings)} checks of versions and hashes, {len(wrong)} wrong")
     if wrong:
         subjects = ", ".join(sorted({subject for subject, _, _ in wrong}))

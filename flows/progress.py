@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from flows.terminal import printable
 from pipelines.ingest import Counts
 
 
@@ -46,6 +47,7 @@ class Display:
         self._log = log
 
     def say(self, line: str) -> None:
+        line = printable(line)
         self._console.print(line, markup=False)
         sys.stdout.flush()
         self._log(line)

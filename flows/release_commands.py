@@ -5,6 +5,7 @@ from pathlib import Path
 
 from flows import show
 from flows.commands import Options, existing
+from flows.terminal import say
 
 
 class NoTrie(ValueError):
@@ -39,7 +40,7 @@ def release_diff(options: Options) -> None:
     if options.json:
         print(json.dumps(diff, indent=2))
     else:
-        show_diff(print, diff)
+        show_diff(say, diff)
 
 
 def release_publish(options: Options) -> None:

@@ -1,5 +1,6 @@
 """Serve: a Prefect server with the nightly schedule, backfill with parameters, and training on each new release."""
 
+import os
 from typing import Any
 
 from prefect import serve as serve_flows
@@ -7,7 +8,7 @@ from prefect.events import DeploymentEventTrigger
 
 from flows.backfill import backfill
 from flows.nightly import nightly
-from flows.server import ensure_server
+from flows.server import CLIENT_LOGIN, SERVER_LOGIN, ensure_server, login_file
 from flows.steps.publish import PUBLISHED_EVENT
 from flows.train import train
 
@@ -26,8 +27,15 @@ def serve(
     `items` and `interactions` are the files or folders that each night looks into. Without a recipe every run uses
     that of the release it starts from; `overrides` hold for all runs started here and are stored in no release.
     """
+    given = os.environ.get(SERVER_LOGIN) or os.environ.get(CLIENT_LOGIN)
     url = ensure_server(port, with_services=True)
     print(f"Prefect server {url.removesuffix('/api')}; nights at {cron!r}; stop with Ctrl-C", flush=True)
+    if not given and os.environ.get(SERVER_LOGIN):
+        print(
+            f"The page asks for a login: it is the line in {login_file()}. For other commands:\n"
+            f'  export PREFECT_API_URL={url} {CLIENT_LOGIN}="$(cat {login_file()})"',
+            flush=True,
+        )
     common = {"lake": lake, "recipe": recipe}
     trigger = DeploymentEventTrigger(
         name="train on a published release",

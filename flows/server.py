@@ -7,16 +7,19 @@ report its state, and a killed run leaves it behind. Ours is in a session of its
 import atexit
 import ctypes
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import httpx
 
 READY_WITHIN_S = 180.0
 HOST = "127.0.0.1"
+SERVER_LOGIN, CLIENT_LOGIN = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -27,7 +30,9 @@ class ServerNotReadyError(RuntimeError):
 def ensure_server(port: int | None = None, with_services: bool = False) -> str:
     """API URL of the configured server, else of one started here that ends with this process.
 
-    `with_services` runs the scheduler and the triggers, and shows the pages of the server.
+    `with_services` runs the scheduler and the triggers, and shows the pages of the server. A server of ours asks for a
+    login, which stands in the environment of this process and of those it starts: without one any user of the machine
+    could start flows as us.
     """
     from prefect.context import refresh_global_settings_context
     from prefect.settings import PREFECT_API_URL
@@ -36,11 +41,54 @@ def ensure_server(port: int | None = None, with_services: bool = False) -> str:
     if configured:
         return str(configured)
     chosen = port or _free_port()
+    _require_free(chosen)
     url = f"http://{HOST}:{chosen}/api"
+    os.environ |= dict.fromkeys((SERVER_LOGIN, CLIENT_LOGIN), _login(kept=with_services))
     _wait_until_ready(url, _start(chosen, url, with_services))
     os.environ["PREFECT_API_URL"] = url
     refresh_global_settings_context()
     return url
+
+
+def login_file() -> Path:
+    """The login of the served pages, kept from one start to the next; only this user can read it."""
+    from prefect.settings import PREFECT_HOME
+
+    return Path(PREFECT_HOME.value()) / "sidmill-login"
+
+
+def _login(kept: bool) -> str:
+    """The login that the environment gives, else the kept one, else a new one."""
+    given = os.environ.get(SERVER_LOGIN) or os.environ.get(CLIENT_LOGIN)
+    if given:
+        return given
+    if not kept:
+        return f"sidmill:{secrets.token_urlsafe(32)}"
+    path = login_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        path.chmod(0o600)
+        if found := path.read_text().strip():
+            return found
+        raise ServerNotReadyError(f"{path} is empty: remove it, and the next start makes a new login.") from None
+    with os.fdopen(descriptor, "w") as file:
+        file.write(f"sidmill:{secrets.token_urlsafe(32)}")
+    return path.read_text()
+
+
+def _require_free(port: int) -> None:
+    """Whoever listens there already would be told the login."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ServerNotReadyError(
+                f"port {port} of {HOST} cannot be used ({error}): choose another with --port, or name a running server "
+                "in PREFECT_API_URL."
+            ) from error
 
 
 def _free_port() -> int:
@@ -51,7 +99,8 @@ def _free_port() -> int:
 
 def _start(port: int, url: str, with_services: bool) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    environment = {**os.environ, "PREFECT_API_URL": url}
+    # Pages of other origins get no answer from the API; the server's own need no permission.
+    environment = {**os.environ, "PREFECT_API_URL": url, "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}:{port}"}
     if not with_services:
         # As Prefect's own temporary server: states and task runs are recorded, nothing is scheduled or triggered.
         environment |= {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_UI_ENABLED": "0"}

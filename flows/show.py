@@ -1,4 +1,7 @@
-"""How records look on a terminal; `as_json` prints the same record as JSON instead."""
+"""How records look on a terminal; `as_json` prints the same record as JSON instead.
+
+All text goes through `flows.terminal`: titles and cells are not ours.
+"""
 
 import json
 from dataclasses import asdict
@@ -6,9 +9,11 @@ from typing import Any
 
 import polars as pl
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from flows.evaluation_tables import asked, show_evaluation
+from flows.terminal import printable, say
 from storage.reasons import remedy
 from storage.releases import Published
 from storage.runs import RunSummary
@@ -25,7 +30,7 @@ def _table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*("-" if cell is None else str(cell) for cell in row))
+        table.add_row(*("-" if cell is None else escape(printable(str(cell))) for cell in row))
     Console(highlight=False).print(table)
 
 
@@ -36,15 +41,15 @@ def record(value: Record, as_json: bool) -> None:
         return
     for name, field in value.items():
         if isinstance(field, dict) and field:
-            print(f"{name}:")
+            say(f"{name}:")
             for key, each in field.items():
-                print(f"    {key}: {_short(each)}")
+                say(f"    {key}: {_short(each)}")
         elif isinstance(field, list) and field and isinstance(field[0], dict):
-            print(f"{name}:")
+            say(f"{name}:")
             for each in field:
-                print("    " + "  ".join(f"{key} {_short(part)}" for key, part in each.items()))
+                say("    " + "  ".join(f"{key} {_short(part)}" for key, part in each.items()))
         else:
-            print(f"{name}: {_short(field)}")
+            say(f"{name}: {_short(field)}")
 
 
 def _short(value: Any) -> str:
@@ -68,7 +73,7 @@ def runs(found: list[RunSummary], as_json: bool) -> None:
     room = max(10, Console().width - sum(widths[:3]) - 6)
     for name, state, took, error in rows:
         cut = error if len(error) <= room else error[: room - 1] + "…"
-        print(f"{name:<{widths[0]}}  {state:<{widths[1]}}  {took:>{widths[2]}}  {cut}".rstrip())
+        say(f"{name:<{widths[0]}}  {state:<{widths[1]}}  {took:>{widths[2]}}  {cut}".rstrip())
 
 
 def run(found: RunSummary, as_json: bool) -> None:
@@ -92,10 +97,10 @@ def run(found: RunSummary, as_json: bool) -> None:
         },
         False,
     )
-    print("stages:")
+    say("stages:")
     for stage in found.stages:
         told = "  ".join(f"{name} {_short(value)}" for name, value in stage.items() if name not in ("name", "seconds"))
-        print(f"    {stage['name']:<18} {stage.get('seconds', 0):8.1f} s  {told}".rstrip())
+        say(f"    {stage['name']:<18} {stage.get('seconds', 0):8.1f} s  {told}".rstrip())
 
 
 def _beside_defaults(settings: Record) -> Record:
@@ -134,7 +139,7 @@ def releases(found: list[Record], current: Published | None, as_json: bool) -> N
     ]
     _table("", ["release", "kind", "parent", "items", "sizes", "codebook", "as of", "gates"], rows)
     if current:
-        print(f"* production, with {current.model or 'no model'}")
+        say(f"* production, with {current.model or 'no model'}")
 
 
 def release(value: Record, as_json: bool) -> None:
@@ -159,9 +164,9 @@ def evaluation(found: Record | None, as_json: bool) -> None:
     if as_json:
         _print_json(found)
     elif found:
-        print(f"{found['model']} on {found['release']}, evaluated {found['at']:%Y-%m-%d %H:%M} UTC")
-        print(f"  {found['result']['protocol']}")
-        show_evaluation(print, found["result"])
+        say(f"{found['model']} on {found['release']}, evaluated {found['at']:%Y-%m-%d %H:%M} UTC")
+        say(f"  {found['result']['protocol']}")
+        show_evaluation(say, found["result"])
 
 
 def explanation(value: Record, as_json: bool) -> None:
@@ -171,11 +176,11 @@ def explanation(value: Record, as_json: bool) -> None:
         return
     sid = "no SID" if value["sid"] is None else "SID " + "-".join(map(str, value["sid"]))
     sid += ", deleted" if value["deleted"] else ""
-    print(f"{value['item']}  {value['title'] or ''}  {sid}  ({value['release']})")
+    say(f"{value['item']}  {value['title'] or ''}  {sid}  ({value['release']})")
     for step in value["path"]:
-        print(f"  {'-'.join(map(str, step['prefix'])):<20} {step['items']:,} item(s)")
+        say(f"  {'-'.join(map(str, step['prefix'])):<20} {step['items']:,} item(s)")
         for other in step["sharing"]:
-            print(f"      {other['item_id']}  {other['title'] or ''}")
+            say(f"      {other['item_id']}  {other['title'] or ''}")
     record({"lineage": value["lineage"], "quarantine": value["quarantine"]}, False)
 
 
@@ -191,8 +196,8 @@ def quarantine(rows: pl.DataFrame, limit: int, as_json: bool) -> None:
             print(f"{reason}: {told}")
     for row in rows.sort("at", descending=True).head(limit).to_dicts():
         about = f"  item {row['item']}" if row["item"] else ""
-        print(f"{row['stage']}: {row['reason']}{about}  {row['file'] or row['source']} row {row['row'] or 0}")
-        print(f"    {row['detail']}")
+        say(f"{row['stage']}: {row['reason']}{about}  {row['file'] or row['source']} row {row['row'] or 0}")
+        say(f"    {row['detail']}")
 
 
 def status(value: Record, as_json: bool) -> None:
@@ -200,22 +205,22 @@ def status(value: Record, as_json: bool) -> None:
     if as_json:
         _print_json(value)
         return
-    print(f"lake {value['lake']}")
+    say(f"lake {value['lake']}")
     _table(
         "",
         ["table", "version", "rows"],
         [[name, t["version"], f"{t['rows']:,}"] for name, t in value["tables"].items()],
     )
     for alias, pair in value["aliases"].items():
-        print(f"{alias} -> ({pair['release']}, {pair['model'] or 'no model'})")
+        say(f"{alias} -> ({pair['release']}, {pair['model'] or 'no model'})")
     for each in value["releases"]:
         failed = [gate["name"] for gate in each["gates"] if not gate["passed"]]
         told = f"gates failed: {', '.join(failed)}" if failed else "gates passed"
-        print(f"  {each['id']} {each['kind']:<10} {each['items']:,} items, codebook {each['codebook']}, {told}")
+        say(f"  {each['id']} {each['kind']:<10} {each['items']:,} items, codebook {each['codebook']}, {told}")
     for each in value["models"]:
         metrics = "  ".join(f"{name} {figure:.4f}" for name, figure in each["metrics"].items())
         elsewhere = f"on {each['evaluated_on']}, " if each["evaluated_on"] not in (None, each["release"]) else ""
         of = f"  ({elsewhere}{asked(each['evaluation'])})" if each["evaluation"] else ""
-        print(f"  {each['id']} on {each['release']}  {metrics}{of}")
+        say(f"  {each['id']} on {each['release']}  {metrics}{of}")
     reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in value["quarantine"]["by_reason"].items())
-    print(f"quarantine: {value['quarantine']['rows']:,} open rows" + (f" ({reasons})" if reasons else ""))
+    say(f"quarantine: {value['quarantine']['rows']:,} open rows" + (f" ({reasons})" if reasons else ""))

@@ -25,6 +25,9 @@ def configure() -> None:
     """Set every default the environment does not have; workers that this process starts inherit them."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    if "RAY_ADDRESS" not in os.environ:
+        # Despite its name it holds on Linux too: a cluster of our own then listens on the loopback address alone.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     if "RAY_ADDRESS" not in os.environ or _has_ray_token():
         # A cluster of our own takes work from its user only; one started elsewhere asks for a token if there is one.
         os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -106,7 +106,8 @@ def record_drift(
 
 
 def _cosine(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
-    return float(np.dot(one, other) / (np.linalg.norm(one) * np.linalg.norm(other)))
+    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(np.dot(one, other)) / lengths if lengths else 0.0
 
 
 def encoded_vectors(lake: Lake, fusion: str, published: pl.DataFrame) -> pl.DataFrame:

@@ -2,11 +2,27 @@
 
 import logging
 import os
+import secrets
 from pathlib import Path
 
+from pipelines.reach import ClusterUnreachable, foreign_address, private_folder, require_reachable, unreachable
 from pipelines.spec import ComputeSpec
 
 PACKAGES = ("flows", "pipelines", "tokenizer", "training", "storage", "infra")
+LOOPBACK = "127.0.0.1"
+SHIPPED = (
+    "AWS_ALLOW_HTTP",
+    "AWS_DEFAULT_REGION",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_REGION",
+    "AWS_VIRTUAL_HOSTED_STYLE_REQUEST",
+    "HF_HUB_DISABLE_TELEMETRY",
+    "HF_HUB_OFFLINE",
+    "PREFECT_SERVER_ANALYTICS_ENABLED",
+    "TOKENIZERS_PARALLELISM",
+)
+"""Settings that workers of a cluster started elsewhere are given."""
 
 
 def fix_threads(threads: int) -> None:
@@ -25,7 +41,9 @@ def machine_cpus() -> int:
 def connect(spec: ComputeSpec) -> None:
     """Connect this process to its cluster once: RAY_ADDRESS, or a local one.
 
-    Workers of a cluster that was started elsewhere get our packages shipped; a local one imports them from here.
+    Workers of a cluster that was started elsewhere get our packages and the settings that are no secrets; credentials
+    they have from their own environment, for Ray writes what it ships into its logs. A local cluster inherits the
+    environment of this process, listens on the loopback address alone, and keeps its files in a folder of this user.
     """
     import ray
 
@@ -33,14 +51,23 @@ def connect(spec: ComputeSpec) -> None:
         return
     _quieten()
     quiet = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.WARNING}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(runtime_env={"py_modules": _own_packages(), "env_vars": _worker_environment()}, **quiet)
+    if address := foreign_address():
+        require_reachable(address)
+        shipped = {"py_modules": _own_packages(), "env_vars": _worker_environment()}
+        try:
+            ray.init(runtime_env=shipped, **quiet)
+        except (ConnectionError, SystemExit) as error:  # Ray ends the process where a cluster stops answering
+            raise ClusterUnreachable(unreachable(address, str(error))) from error
         return
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        # Ray's own token lies in a file that other users can read.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     ray.init(
         address="local",
         num_cpus=spec.cpus or machine_cpus() + 1,
         include_dashboard=False,
-        runtime_env={"env_vars": _worker_environment()},
+        _node_ip_address=LOOPBACK,
+        _temp_dir=str(private_folder() / "ray"),
         **quiet,
     )
 
@@ -68,8 +95,5 @@ def _own_packages() -> list[str]:
 
 
 def _worker_environment() -> dict[str, str]:
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith(("AWS_", "PREFECT_SERVER_ANALYTICS", "HF_HUB_")) or name in ("TOKENIZERS_PARALLELISM",)
-    }
+    """Settings that workers elsewhere need and that are no secrets; an address with a password in it is one."""
+    return {name: os.environ[name] for name in SHIPPED if "@" not in os.environ.get(name, "@")}

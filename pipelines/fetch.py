@@ -101,7 +101,7 @@ class Web:
             return location
         if response.status != http.client.OK:
             raise Refused("image_unreachable", f"{url}: HTTP {response.status}")
-        length = response.length
+        length, chunked = response.length, response.chunked  # reading to the end clears both
         if length is not None and length > self._limit:
             raise Refused("image_too_large", f"{url}: {length} bytes, at most {self._limit} are accepted")
         pieces, total = [], 0
@@ -112,6 +112,8 @@ class Web:
                 raise Refused("image_too_large", f"{url}: more than the {self._limit} bytes that are accepted")
         if length is not None and total < length:
             raise http.client.IncompleteRead(b"", length - total)
+        if length is None and not chunked:
+            raise Refused("image_unreachable", f"{url}: the answer does not say where it ends, so it may be cut short")
         return b"".join(pieces)
 
     def _address(self, parts: SplitResult) -> tuple[str, int]:

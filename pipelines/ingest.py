@@ -90,12 +90,16 @@ def _advice(reason: str) -> str:
 
 @dataclass(frozen=True)
 class IngestedSource:
-    """What came of one file; `stages` are its counts (one, or two where images are a stage of their own)."""
+    """What came of one file; `stages` are its counts (one, or two where images are a stage of their own).
+
+    `unread_pictures` were named, and the recipe asks for none.
+    """
 
     source: Source
     kind: str
     mapping: str
     stages: list[Counts]
+    unread_pictures: int = 0
 
 
 def grouped(rows: Iterable[T], size: int) -> Iterator[list[T]]:

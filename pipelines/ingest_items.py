@@ -26,11 +26,12 @@ from pipelines.ingest import (
     payload,
 )
 from pipelines.languages import in_language
-from pipelines.pictures import Pictures, Reference, references
+from pipelines.pictures import Pictures
 from pipelines.reading import read_rows
+from pipelines.references import Reference, references
 from pipelines.rows import Row
 from pipelines.sources import Source
-from pipelines.spec import ItemsSpec
+from pipelines.spec import ItemsSpec, UnpicturedItems
 from storage.catalogue import catalogue
 from storage.commit import Provenance, append
 from storage.lake import Lake, one_of
@@ -57,22 +58,28 @@ def ingest_items(
     rows, images = Counts(STAGE), Counts(IMAGE_STAGE)
     seen: set[str] = set()
     refused: set[str] = set()
-    given = _given(lake, names_of(lake, source, "items"))
+    wanted = not isinstance(spec, UnpicturedItems)
+    given = {_content(row, wanted) for row in _given(lake, names_of(lake, source, "items"))}
     pictures = Pictures(lake, source, spec)
+    unread = 0
     for batch in grouped(read_rows(source, spec), BATCH_ROWS):
         with naming(source, batch):
             rejects: list[Reject] = []
             items = list(_accepted(pictures, source, batch, spec, seen, rows, images, rejects))
-            written = _new_or_changed(lake, [item for item in items if _content(item) not in given], arrived_at)
+            unread += sum(item.pop("unread") for item in items)
+            if not wanted:
+                _keep_pictures(lake, items)
+            new = [item for item in items if _content(item, wanted) not in given]
+            written = _new_or_changed(lake, new, arrived_at)
             rows.out += len(written)
             rows.unchanged += len(items) - len(written)
             _write(lake, written, provenance)
             quarantine(lake, rejects, provenance)
             refused.update(reject.id for reject in rejects)
-            _resolve_mended(lake, source, items, provenance)
+            _resolve_mended(lake, source, items, provenance, wanted)
     stages = [rows.check(), images.check()]
-    close_superseded(lake, source, stages, refused, provenance)
-    return IngestedSource(source, "items", mapping_hash(spec), stages)
+    close_superseded(lake, source, stages if wanted else stages[:1], refused, provenance)
+    return IngestedSource(source, "items", mapping_hash(spec), stages, unread)
 
 
 def _write(lake: Lake, revisions: list[dict[str, Any]], provenance: Provenance) -> None:
@@ -81,20 +88,31 @@ def _write(lake: Lake, revisions: list[dict[str, Any]], provenance: Provenance) 
         append(lake, "items", pa.Table.from_pylist(revisions, schema=ITEMS.schema), key, provenance)
 
 
-def _content(item: dict[str, Any]) -> tuple[Any, ...]:
-    return (item["item_id"], item["text_hash"], tuple(item["images"]), item["deleted"])
+def _content(item: dict[str, Any], pictured: bool = True) -> tuple[Any, ...]:
+    return (item["item_id"], item["text_hash"], tuple(item["images"]) if pictured else (), item["deleted"])
 
 
-def _given(lake: Lake, names: list[str]) -> set[tuple[Any, ...]]:
+def _given(lake: Lake, names: list[str]) -> list[dict[str, Any]]:
     """What earlier readings of a file wrote: an item that it gave and another file has changed since stays changed."""
     rows = lake.read("items", columns=["item_id", *_COMPARED], where=one_of("source", names))
-    return {_content(row) for row in rows.to_pylist()}
+    found: list[dict[str, Any]] = rows.to_pylist()
+    return found
 
 
-def _resolve_mended(lake: Lake, source: Source, items: list[dict[str, Any]], provenance: Provenance) -> None:
+def _keep_pictures(lake: Lake, items: list[dict[str, Any]]) -> None:
+    """Items whose pictures were not looked at keep those they have."""
+    known = catalogue(lake, columns=["images"], among=[item["item_id"] for item in items])
+    images = dict(known.select("item_id", "images").iter_rows())
+    for item in items:
+        item["images"] = list(images.get(item["item_id"], []))
+
+
+def _resolve_mended(
+    lake: Lake, source: Source, items: list[dict[str, Any]], provenance: Provenance, pictured_too: bool
+) -> None:
     """Rows of other sources that were refused are resolved once their item (or its image) has come through."""
     whole = {item["item_id"] for item in items}
-    pictured = {item["item_id"] for item in items if item["images"]}
+    pictured = {item["item_id"] for item in items if pictured_too and item["images"]}
     rows = open_rows(lake).filter(
         (pl.col("source") != source.name)
         & (
@@ -117,7 +135,8 @@ def _accepted(
 ) -> Iterator[dict[str, Any]]:
     """The item of every row that passes, without revision and arrival; the others are counted and rejected."""
     told = _told(source, batch, spec, seen, rows, rejects)
-    for (row, item), found in pictures.stored(told):
+    asked = told if not isinstance(spec, UnpicturedItems) else ((each, []) for each, _ in told)
+    for (row, item), found in pictures.stored(asked):
         images.rows_in += len(found)
         digests = [each for each in found if isinstance(each, str)]
         images.out += len(digests)
@@ -154,7 +173,8 @@ def _told(
             rejects.append(_reject(STAGE, error, source, row, _subject(row, spec)))
             continue
         seen.add(item["item_id"])
-        yield (row, item), pictures
+        unread = len(pictures) if isinstance(spec, UnpicturedItems) else 0
+        yield (row, {**item, "unread": unread}), pictures
 
 
 def _subject(row: Row, spec: ItemsSpec) -> str | None:

@@ -6,30 +6,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
 import pyarrow.fs as pafs
 
 from pipelines.fetch import WEB, Patience, Web
 from pipelines.ingest import Refused
+from pipelines.references import Reference, data_uri
 from pipelines.sources import Source
 from pipelines.spec import ItemsSpec
 from storage.lake import Lake
 
 T = TypeVar("T")
-Reference = str | bytes
-"""A picture as its bytes, or as where it lies."""
-
-
-def references(value: Any) -> list[Reference]:
-    """The pictures in a cell: one or a list, each bytes, text, or a Hugging Face image {"bytes": ..., "path": ...}."""
-    if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path")
-    if isinstance(value, list | tuple):
-        return [found for each in value for found in references(each)]
-    if not value or value != value:
-        return []
-    return [value if isinstance(value, bytes) else str(value)]
 
 
 class Pictures:
@@ -63,10 +52,14 @@ class Pictures:
 
     def _read(self, reference: Reference) -> bytes:
         limit = self._spec.max_image_bytes
+        if isinstance(reference, Refused):
+            raise reference
         if isinstance(reference, bytes):
             if len(reference) > limit:
                 raise Refused("image_too_large", f"{len(reference)} bytes, at most {limit} are accepted")
             return reference
+        if reference[:5].lower() == "data:":
+            return data_uri(reference, limit)
         if reference.startswith(WEB):
             return self._web.get(reference)
         return self._patience.answer(
@@ -99,7 +92,17 @@ class Pictures:
         path = posixpath.normpath(posixpath.join(self._source.folder, reference))
         if not path.startswith(self._source.folder + "/"):
             raise Refused("image_outside_folder", f"{reference!r} leaves the folder of {self._source.name}")
+        if isinstance(self._source.filesystem, pafs.LocalFileSystem):
+            return self._source.filesystem, self._within_folder(path, reference)
         return self._source.filesystem, path
+
+    def _within_folder(self, path: str, reference: str) -> str:
+        """The path without links, which must still lie in the folder; it is what is opened, so no link is followed."""
+        assert self._source is not None
+        folder, real = Path(self._source.folder).resolve(), Path(path).resolve()
+        if not real.is_relative_to(folder):
+            raise Refused("image_outside_folder", f"{reference!r} is a link out of the folder of {self._source.name}")
+        return str(real)
 
 
 def _within(seconds: float, read: Callable[[], bytes]) -> bytes:
@@ -128,6 +131,8 @@ def _bytes(filesystem: pafs.FileSystem, path: str, told: str, limit: int) -> byt
             data: bytes = stream.read(limit + 1)
     except (OSError, ValueError) as error:
         raise Refused("image_unreadable", f"{told!r}: {error}") from error
+    if isinstance(filesystem, pafs.LocalFileSystem) and str(Path(path).resolve()) != path:
+        raise Refused("image_outside_folder", f"{told!r} became a link while it was read")
     if len(data) > limit:
         raise Refused("image_too_large", f"more than the {limit} bytes that are accepted")
     return data

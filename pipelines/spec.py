@@ -79,6 +79,16 @@ class ItemsSpec(_Spec):
         return frozenset(name for name in named if name)
 
 
+class UnpicturedItems(ItemsSpec):
+    """The mapping of a recipe without [image]: no picture is read, and a recipe with [image] reads the file again."""
+
+    pictures: bool = True
+
+    @classmethod
+    def of(cls, spec: ItemsSpec) -> "UnpicturedItems":
+        return cls(**spec.model_dump(), pictures=False)
+
+
 class InteractionsSpec(_Spec):
     """How a log's columns map to ours; a column the log does not have stays null, one called "" is no column.
 

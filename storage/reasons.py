@@ -104,8 +104,14 @@ class Reason(StrEnum):
     IMAGE_OUTSIDE_FOLDER = (
         "image_outside_folder",
         IMAGES,
-        "the path leaves the folder of the file",
+        "the path leaves the folder of the file, by `..` or by a link",
         "put images below that folder",
+    )
+    IMAGE_REFERENCE_UNKNOWN = (
+        "image_reference_unknown",
+        IMAGES,
+        "an object in the image cell has no field that names a picture; the detail has its fields",
+        "rename the field to `url`, `path` or `bytes`, or name another column in `items.image`",
     )
     IMAGE_UNREADABLE = ("image_unreadable", IMAGES, "nothing can be read at the path", "check the path")
     IMAGE_ADDRESS = (
@@ -117,7 +123,7 @@ class Reason(StrEnum):
     IMAGE_UNREACHABLE = (
         "image_unreachable",
         IMAGES,
-        "the host is not there, answers with an error, or breaks off",
+        "the host is not there, answers with an error, breaks off, or does not say where its answer ends",
         "`sidmill quarantine retry` asks again",
     )
     IMAGE_TIMEOUT = (
@@ -193,6 +199,12 @@ class Reason(StrEnum):
     IMAGE_FORMAT = ("image_format", "embed image", "not one of `image.formats`", "convert it")
     IMAGE_TOO_MANY_PIXELS = ("image_too_many_pixels", "embed image", "more than `image.max_pixels`", "shrink it")
     IMAGE_TRUNCATED = ("image_truncated", "embed image", "the file ends too early", "send it again")
+    IMAGE_DAMAGED = (
+        "image_damaged",
+        "embed image",
+        "the stored picture does not have the hash it is named by: the disk changed it",
+        "restore the file under `blobs` from a backup, then `sidmill quarantine retry`",
+    )
     IMAGE_UNDECODABLE = (
         "image_undecodable",
         "embed image",

@@ -11,7 +11,7 @@ from pipelines.ingest_interactions import admit_waiting, ingest_interactions, wa
 from pipelines.ingest_items import fetch_again, ingest_items
 from pipelines.reading import check_sources
 from pipelines.sources import Source, find_files, sources_of
-from pipelines.spec import BudgetSpec, InteractionsSpec, ItemsSpec
+from pipelines.spec import BudgetSpec, InteractionsSpec, ItemsSpec, UnpicturedItems
 from storage.errors import QuarantineBudgetExceeded
 
 
@@ -23,7 +23,8 @@ def ingest(run: Run, items: list[str], interactions: list[str], fetch: bool = Fa
     command stops again, and a run that names other files is judged by these alone. `fetch` asks again for pictures
     that the web did not give.
     """
-    _read(run, "items", "ingest items", items, run.recipe.items, ingest_items)
+    mapping = run.recipe.items if run.recipe.image is not None else UnpicturedItems.of(run.recipe.items)
+    _read(run, "items", "ingest items", items, mapping, ingest_items)
     _read(run, "interactions", "ingest log", interactions, run.recipe.interactions, ingest_interactions)
     if fetch and (fetched := fetch_again(run.lake, run.recipe.items, run.clock, run.provenance())):
         run.say(f"  {fetched:,} items whose pictures could be fetched now")
@@ -95,6 +96,11 @@ def _show(view: StageView, done: IngestedSource) -> None:
 def _warn(run: Run, done: IngestedSource) -> None:
     """A file that gives nothing is rarely what was meant."""
     rows = done.stages[0]
+    if done.unread_pictures:
+        run.say(
+            f"  note: {done.source.file} names {done.unread_pictures:,} pictures, which were not read: the recipe "
+            "has no [image]. A recipe with it reads the file again"
+        )
     if rows.rows_in == 0:
         run.say(f"  warning: {done.source.file} is empty: it holds no row")
     elif rows.quarantined == rows.rows_in:

@@ -20,6 +20,7 @@ from pipelines.encoders.protocol import EncoderError, Outcome, Vectors, encode_a
 from pipelines.encoders.text import TextEncoder, describe_text
 from pipelines.encoders.vision import describe_image, image_encoder
 from pipelines.spec import AttributesSpec, CoordinatesSpec, ImageSpec, TextSpec
+from storage.errors import BlobCorrupt
 from storage.lake import Lake
 
 
@@ -103,6 +104,8 @@ class EmbedImages:
             image = decode_image(self._lake.blobs.get(digest), self._spec.max_pixels, self._spec.formats)
         except ImageRefused as refused:
             return refused
+        except BlobCorrupt as error:
+            return ImageRefused("image_damaged", str(error))
         try:
             return self._encoder.prepare(image)
         except Exception as error:  # noqa: BLE001 - as in encode_all

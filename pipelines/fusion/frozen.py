@@ -37,7 +37,10 @@ class Fusion:
         return sorted(name.removeprefix("mean.") for name in self.arrays if name.startswith("mean."))
 
     def transform(self, items: Mapping[str, Modality]) -> tuple[Matrix, NDArray[np.bool_]]:
-        """Fused vectors (N, F) of unit length and which rows have one: those with at least one known modality."""
+        """Fused vectors (N, F) and which rows have one: those with at least one known modality.
+
+        They have unit length; that of an item at the mean of all is zero.
+        """
         count = items_of(items)
         for name in set(items) & set(self.modalities):
             if items[name].vectors.shape[1] != len(self.arrays[f"mean.{name}"]):
@@ -68,7 +71,8 @@ class Fusion:
             vectors[name] = torch.from_numpy(padded)
         with torch.inference_mode():
             fused = self._network.merge(self._network.encode(vectors), torch.from_numpy(keep)).numpy()[:count]
-        covered = np.logical_and(keep[:count].any(axis=1), fused.any(axis=1))
+        # An item at the mean of all has a vector of zeros, as every item of a catalogue of equal ones: codes go by lot.
+        covered: NDArray[np.bool_] = np.asarray(keep[:count].any(axis=1), np.bool_)
         return np.asarray(fused * covered[:, None], np.float32), covered
 
     @cached_property

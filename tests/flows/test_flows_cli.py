@@ -181,7 +181,7 @@ def test_runs_and_refused_rows_are_shown_with_what_leads_back_to_them(
     with (small / "items.jsonl").open("a") as file:
         file.write('{"item_id": "P1", "title": "a print", "image": "noise.jpg"}\n')
         file.write('{"item_id": "P2", "title": "another", "image": "gone.jpg"}\n')
-    strict = {**recipe, "image": {}, "codebook": {"levels": [{"codes": 8, "source": "nothing"}]}}
+    strict = {**recipe, "image": {}, "codebook": {"levels": [{"codes": 128, "source": "nothing"}]}}
     with pytest.raises(ValueError, match="source 'nothing'"):
         bootstrap(uri, strict, [str(small / "items.jsonl")])
     bootstrap(uri, {**recipe, "image": {}}, [str(small / "items.jsonl")])

@@ -23,6 +23,9 @@ from storage.runs import runs
 
 pytestmark = pytest.mark.slow
 
+AUTH = ("tester", "of the served flows")
+LOGIN = ":".join(AUTH)
+
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
@@ -54,7 +57,7 @@ def serving(tmp_path: Path, small: Path) -> Iterator[tuple[Lake, str, Path]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect")}
+    environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_SERVER_API_AUTH_STRING": LOGIN}
     environment.pop("PREFECT_API_URL", None)
     command = [sys.executable, "-m", "flows.cli", "serve", "--lake", uri, "--cron", "* * * * *", "--port", str(port)]
     command += ["--items", str(incoming), "--interactions", str(logs)]
@@ -83,9 +86,9 @@ def test_a_night_runs_by_schedule_and_its_release_starts_a_training_that_goes_on
     assert second["card"]["identity"]["start"] is not None
     states = {run.kind: run.state for run in runs(lake)}
     assert states["nightly"] == "finished"
-    found = httpx.post(f"{api}/flow_runs/filter", json={"flows": {"name": {"any_": ["train"]}}}).json()
+    found = httpx.post(f"{api}/flow_runs/filter", json={"flows": {"name": {"any_": ["train"]}}}, auth=AUTH).json()
     assert [run["parameters"]["release"] for run in found if run["parameters"].get("release")] == ["r-000002"]
-    artifacts = httpx.post(f"{api}/artifacts/filter", json={}).json()
+    artifacts = httpx.post(f"{api}/artifacts/filter", json={}, auth=AUTH).json()
     assert any(artifact["key"] == "release-r-000002" for artifact in artifacts)
 
 
@@ -95,7 +98,7 @@ def test_cancelling_a_flow_run_in_prefect_stops_the_run_and_its_ray_work(serving
     assert wait_for(lambda: is_up(api), 120)
     command = [sys.executable, "-m", "flows.cli", "run", "backfill", "--lake", lake.uri]
     options = ["--set", "compute.in_process_below=0", "--set", "codebook.levels=[{codes=16},{codes=16}]"]
-    environment = {**os.environ, "PREFECT_API_URL": api}
+    environment = {**os.environ, "PREFECT_API_URL": api, "PREFECT_API_AUTH_STRING": LOGIN}
     process = subprocess.Popen([*command, *options], env=environment, cwd=Path(__file__).parents[2])
 
     def ray_processes() -> set[str]:
@@ -106,15 +109,17 @@ def test_cancelling_a_flow_run_in_prefect_stops_the_run_and_its_ray_work(serving
     try:
         assert wait_for(lambda: len(ray_processes()) == 2 or process.poll() is not None, 200)
         assert process.poll() is None, "the backfill ended before its Ray cluster was seen"
-        found = httpx.post(f"{api}/flow_runs/filter", json={"flows": {"name": {"any_": ["backfill"]}}}).json()
+        found = httpx.post(
+            f"{api}/flow_runs/filter", json={"flows": {"name": {"any_": ["backfill"]}}}, auth=AUTH
+        ).json()
         state = {"type": "CANCELLING", "name": "Cancelling"}
-        httpx.post(f"{api}/flow_runs/{found[0]['id']}/set_state", json={"state": state}).raise_for_status()
+        httpx.post(f"{api}/flow_runs/{found[0]['id']}/set_state", json={"state": state}, auth=AUTH).raise_for_status()
         assert process.wait(timeout=90) == 130
     finally:
         process.kill()
     assert ray_processes() == set()
     assert [run.state for run in runs(lake) if run.kind == "backfill"] == ["cancelled"]
-    assert httpx.get(f"{api}/flow_runs/{found[0]['id']}").json()["state_type"] == "CANCELLED"
+    assert httpx.get(f"{api}/flow_runs/{found[0]['id']}", auth=AUTH).json()["state_type"] == "CANCELLED"
 
 
 @pytest.mark.timeout(900)

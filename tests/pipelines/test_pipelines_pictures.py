@@ -23,7 +23,8 @@ from PIL import Image
 from pipelines.fetch import Web, _public
 from pipelines.ingest import Refused
 from pipelines.ingest_items import fetch_again, ingest_items
-from pipelines.pictures import Pictures, references
+from pipelines.pictures import Pictures
+from pipelines.references import references
 from pipelines.sources import find_sources
 from pipelines.spec import ItemsSpec
 from storage.catalogue import catalogue
@@ -69,6 +70,9 @@ class Host(BaseHTTPRequestHandler):
         elif path == "/short":
             self._head(200, {"Content-Length": "1000"})
             self._write(b"only this")
+        elif path == "/unsized":
+            self._head(200, {})
+            self._write(picture())
         elif path == "/moved":
             self._head(302, {"Location": "/red.jpg"})
         elif path == "/round":

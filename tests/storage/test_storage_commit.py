@@ -215,3 +215,14 @@ def test_a_blob_that_finds_no_room_leaves_nothing_and_is_stored_once_there_is(tm
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     assert blobs.get(blobs.put(data)) == data
+
+
+def test_the_umask_decides_who_may_read_a_blob_as_it_does_for_tables(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        blobs = Lake(str(tmp_path / "lake")).blobs
+        path = Path(blobs.location(blobs.put(b"trie")))
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert [each.name for each in path.parent.iterdir()] == [path.name]

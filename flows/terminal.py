@@ -1,0 +1,30 @@
+"""Text of other people on our terminal: what would steer it, or reorder the line, is shown as an escape."""
+
+import re
+
+_STEERS = re.compile(
+    "[\x00-\x1f\x7f-\x9f"  # C0 and C1 controls, with ESC and line breaks
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks that change the direction of text
+    "\u2028\u2029"  # line and paragraph separators
+    "\ud800-\udfff]"  # halves of a character, which no terminal can be sent
+)
+_LINES = re.compile(r"\n")
+
+
+def printable(text: str) -> str:
+    """One line that shows every character of `text` and obeys none."""
+    return _STEERS.sub(_escaped, text)
+
+
+def printable_lines(text: str) -> str:
+    """As `printable`, with the line breaks kept: for messages of several lines."""
+    return "\n".join(map(printable, _LINES.split(text)))
+
+
+def say(text: str) -> None:
+    """Print one line."""
+    print(printable(text))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()

@@ -1,0 +1,66 @@
+"""Where the Ray cluster is: whether one that was named answers, and the folder of one that is started here."""
+
+import os
+import socket
+import stat
+import tempfile
+from pathlib import Path
+
+from storage.errors import LakeError
+
+WITHIN_S = 10.0
+LONGEST_FOLDER = 40
+"""Characters: Ray puts sockets below it, and the path of a socket has at most 107."""
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # preface, empty SETTINGS
+_SETTINGS = 4
+
+
+class ClusterUnreachable(LakeError):
+    """RAY_ADDRESS names no cluster that answers."""
+
+
+def foreign_address() -> str | None:
+    """The address of a cluster that was started elsewhere; None where this process starts its own."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    return address if address and address != "local" else None
+
+
+def require_reachable(address: str | None) -> None:
+    """Raise ClusterUnreachable, within seconds, where nothing that speaks as Ray does listens at the address.
+
+    Ray itself tries for minutes, and then ends the process. With `auto` Ray looks on this machine and says so at once.
+    """
+    if address is None or address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise ClusterUnreachable(f"RAY_ADDRESS={address} is no address: write it as host:port, or auto.")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), WITHIN_S) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") in ("", "0"):
+                connection.settimeout(WITHIN_S)
+                connection.sendall(_HELLO)
+                answer = connection.recv(9)
+                if len(answer) < 4 or answer[3] != _SETTINGS:
+                    raise ClusterUnreachable(unreachable(address, "what listens there is not Ray"))
+    except (OSError, OverflowError) as error:
+        raise ClusterUnreachable(unreachable(address, str(error))) from error
+
+
+def unreachable(address: str, why: str) -> str:
+    return (
+        f"the Ray cluster at RAY_ADDRESS={address} does not answer ({why}): start it or correct the address, or unset "
+        "RAY_ADDRESS to work on this machine."
+    )
+
+
+def private_folder() -> Path:
+    """A folder that this user alone can enter, for what Ray leaves: Ray opens its own folders to everybody."""
+    base = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    folder = Path(base if len(base) <= LONGEST_FOLDER else "/tmp") / f"sidmill-{os.getuid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
+        folder.chmod(0o700)
+        return folder
+    return Path(tempfile.mkdtemp(prefix="sidmill-", dir=folder.parent))  # somebody else made a folder of that name
