@@ -1,16 +1,22 @@
 """The recommendation benchmark on a small folder: its split, its simple rows against plain definitions, its tables."""
 
 import json
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from in_process import trained_here
 
+from flows.bench import generative
 from flows.bench.catalogues import beauty
-from flows.bench.recommendation import item_knn, popularity
+from flows.bench.generative import HEADLINE, Settings
+from flows.bench.recommendation import ROWS, item_knn, popularity
 from flows.bench.representations import World
-from flows.bench.split import WIDTH, Split, split_of
+from flows.bench.split import WIDTH, Recommend, Split, split_of
 from flows.cli import run_command
 
 ITEMS, USERS = 40, 60
@@ -92,6 +98,62 @@ def test_it_prints_a_table_with_and_without_what_was_seen(data: Path, capsys: py
 def test_a_row_that_is_not_there_is_named(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["bench", "recommendation", str(data), "--rows", "popular"]) == 1
     assert "popular is none of popularity, item-knn, sasrec" in capsys.readouterr().err
+
+
+class Sealed(Split):
+    """A split that tells its test to nobody."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("test", "given"):
+            raise AssertionError(f"{name} was read while a row was trained or chosen")
+        return super().__getattribute__(name)
+
+
+def small_settings() -> Settings:
+    """The headline with all its parts, each of them small."""
+    changes: dict[str, dict[str, Any]] = {
+        "fusion": {"dim": 16, "hidden": 16, "heads": 2, "epochs": 1, "steps": 5},
+        "codebook": {"levels": tuple(level.model_copy(update={"codes": 8}) for level in HEADLINE.codebook.levels)},
+        "generator": {"dim": 16, "layers": 1, "heads": 2, "kv_heads": 1, "ff": 16, "prefix_buckets": 64},
+        "train": {"epochs": 2, "align_epochs": 1, "workers": 1, "checkpoint_steps": 0},
+    }
+    parts = {name: getattr(HEADLINE, name).model_copy(update=values) for name, values in changes.items()}
+    return HEADLINE.model_copy(update=parts)
+
+
+def kinds_of_rows() -> dict[str, Callable[[Split], Recommend]]:
+    """A row of each kind, small where it has settings."""
+    settings = small_settings()
+    generators = {"dense": generative.dense, "generator": generative.generator, "reranked": generative.reranked}
+    plain = {name: ROWS[name] for name in ("popularity", "item-knn", "sasrec")}
+    return plain | {name: partial(row, settings=settings) for name, row in generators.items()}
+
+
+def test_no_row_is_trained_or_chosen_on_the_test(
+    data: Path, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every kind of row, made of two splits whose tests differ and are sealed, names the same items."""
+    monkeypatch.setattr(generative, "launch", trained_here)
+    monkeypatch.setattr(generative, "connect", lambda compute: None)
+    monkeypatch.setattr(generative, "machine_cpus", lambda: 1)
+    last_changed = [[*each[:-1], (each[-1][0], (each[-1][1] + 2) % ITEMS)] for each in split.catalogue.histories]
+    catalogues = (split.catalogue, replace(split.catalogue, histories=last_changed))
+    found = []
+    for number, catalogue in enumerate(catalogues):
+        folder = tmp_path / f"cache-{number}"
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        parts = {each.name: getattr(split, each.name) for each in fields(Split)}
+        sealed = Sealed(**{**parts, "catalogue": catalogue})
+        recommend = {name: row(sealed) for name, row in kinds_of_rows().items()}
+        found.append(
+            {
+                name: [ask(split.given, without_seen) for without_seen in (False, True)]
+                for name, ask in recommend.items()
+            }
+        )
+    for name in found[0]:
+        np.testing.assert_array_equal(found[0][name], found[1][name], err_msg=name)
 
 
 @pytest.mark.slow

@@ -16,6 +16,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -60,12 +62,54 @@ def test_bytes_that_are_no_good_image_are_refused_with_the_reason(data: bytes, r
     assert refused.value.reason == reason
 
 
-def test_a_pixel_bomb_is_refused_by_its_header() -> None:
+def without_pixels(data: bytes) -> bytes:
+    """The shortest beginning of a picture that has its format and size, and too little to make a pixel of."""
+    for end in range(8, len(data)):
+        try:
+            Image.open(io.BytesIO(data[:end]))
+        except (OSError, SyntaxError):
+            continue
+        return data[:end]
+    raise AssertionError("no beginning of these bytes has a header")
+
+
+def reason_of(data: bytes, limit: int) -> str | None:
+    try:
+        decode_image(data, limit, FORMATS)
+    except ImageRefused as refused:
+        return refused.reason
+    return None
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_the_limit_of_pixels_is_that_of_the_recipe_and_judged_by_the_header_alone(kind: str) -> None:
+    """Far below the size at which Pillow itself warns. Nothing is there to decode: who decodes first says so."""
+    header = without_pixels(picture(300, 200, kind))
+    assert reason_of(header, 300 * 200 - 1) == "image_too_many_pixels"
+    assert reason_of(header, 300 * 200) in ("image_truncated", "image_undecodable")
+
+
+@settings(max_examples=25, deadline=None)
+@given(width=st.integers(1, 60), height=st.integers(1, 60), limit=st.integers(1, 3_600), kind=st.sampled_from(FORMATS))
+def test_a_picture_is_accepted_up_to_the_limit_and_no_further(width: int, height: int, limit: int, kind: str) -> None:
+    expected = "image_too_many_pixels" if width * height > limit else None
+    assert reason_of(picture(width, height, kind), limit) == expected
+
+
+def test_a_pixel_bomb_beyond_what_pillow_opens_has_the_same_reason() -> None:
     stream = io.BytesIO()
     Image.new("1", (20_000, 10_000)).save(stream, "PNG")
     with pytest.raises(ImageRefused) as refused:
         decode_image(stream.getvalue(), 50_000_000, FORMATS)
     assert refused.value.reason == "image_too_many_pixels"
+
+
+def test_the_stage_that_encodes_keeps_to_the_limit_of_its_recipe(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    digest = lake.blobs.put(picture(40, 30))
+    for limit, reasons in ((40 * 30 - 1, ["image_too_many_pixels"]), (40 * 30, [None])):
+        stage = EmbedImages(ImageSpec(max_pixels=limit), lake)
+        assert stage(pa.table({"images": [[digest]]})).column("reason").to_pylist() == reasons
 
 
 @pytest.mark.parametrize("upright", [True, False])

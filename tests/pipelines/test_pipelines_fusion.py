@@ -218,6 +218,34 @@ def test_what_users_take_together_ends_up_near_also_by_content_alone() -> None:
     assert hits("qformer") > 1.5 * hits("concat")
 
 
+@pytest.mark.parametrize("method", ["contrastive", "qformer"])
+def test_training_sees_behaviour_as_it_was_before_the_pairs_and_content_as_it_is(method: str) -> None:
+    now, pairs, seen = modalities(), random_pairs(), list[FusionTraining]()
+    earlier = modalities(seed=1)["collaborative"]
+
+    def noted(training: FusionTraining) -> Trained:
+        seen.append(training)
+        return train_here(training)
+
+    made = fit_fusion(now, small(method), pairs, {"collaborative": earlier}, noted)
+    (training,) = seen
+    for name, each in {**now, "collaborative": earlier}.items():
+        np.testing.assert_array_equal(training.directed[name], each.directed(now[name].mean()))
+        np.testing.assert_array_equal(training.present[name], each.present)
+    there = np.any([now["text"].present, now["image"].present, earlier.present], axis=0)
+    np.testing.assert_array_equal(training.pairs, pairs[there[pairs].all(axis=1)])
+    assert made.to_bytes() != fit_fusion(now, small(method), pairs).to_bytes()
+
+
+def test_an_item_known_by_its_later_behaviour_alone_is_no_pair_to_learn_from() -> None:
+    """What it is known by are the pairs themselves: training would learn them by heart."""
+    behaviour = np.random.default_rng(0).standard_normal((4, 5)).astype(np.float32)
+    now = {"collaborative": Modality(behaviour, np.ones(4, np.bool_))}
+    before = {"collaborative": Modality(behaviour, np.array([True, True, False, False]))}
+    made = fit_fusion(now, small(), np.array([[0, 1], [0, 2], [2, 3]]), before)
+    assert made.statistics["pairs"] == 1
+
+
 def test_without_pairs_an_item_learns_from_its_own_modalities() -> None:
     """Content alone, fused, ranks its item's behaviour vector better after training than before."""
     items = modalities(300)

@@ -1,6 +1,7 @@
 """Releases are published whole, in order, by one pointer; what was published is never freed."""
 
 import json
+import re
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from storage.commit import Provenance, append
-from storage.errors import GateBlocked, LakeNotFound, PointerMoved, PublishRefused, StaleCandidate
+from storage.errors import GateBlocked, LakeNotFound, LineageBroken, PointerMoved, PublishRefused, StaleCandidate
 from storage.lake import Lake
 from storage.manifest import Gate, Manifest
 from storage.models import models, models_of, record_evaluation, record_model
@@ -17,6 +18,7 @@ from storage.pointers import read_pointer
 from storage.publishing import publish, publish_by_run, rollback, was_published
 from storage.releases import (
     Published,
+    fit_cutoff_of,
     published,
     published_assignments,
     read_release,
@@ -28,13 +30,21 @@ from storage.schemas import SIDS
 
 WHO = Provenance("test", "recipe")
 TIME = datetime(2024, 1, 1, tzinfo=UTC)
+CUTOFF = TIME + timedelta(days=2)
 
 
 def model(lake: Lake, key: str, release: str, vocabulary: str) -> str:
     return record_model(lake, key, release, vocabulary, lake.blobs.put(b"weights"), {}, WHO)
 
 
-def candidate(lake: Lake, key: str, assignments: list[str], codebook: str = "c1", failed: bool = False) -> Manifest:
+def candidate(
+    lake: Lake,
+    key: str,
+    assignments: list[str],
+    codebook: str = "c1",
+    failed: bool = False,
+    fit_cutoff: datetime = TIME,
+) -> Manifest:
     """Record a release made of the given segments; segment "a" holds items a0 and a1."""
     for name in assignments:
         rows = [
@@ -64,8 +74,8 @@ def candidate(lake: Lake, key: str, assignments: list[str], codebook: str = "c1"
                 "recipe_hash": "r",
                 "recipe": {},
                 "as_of": TIME,
-                "cutoff": TIME,
-                "fit_cutoff": TIME,
+                "cutoff": CUTOFF,
+                "fit_cutoff": fit_cutoff,
                 "split_rule": "",
                 "versions": {"sids": lake.version("sids")},
                 "encoders": {},
@@ -96,6 +106,31 @@ def test_a_key_makes_one_release_and_ids_count_up(tmp_path: Path) -> None:
     assert [manifest.id for manifest in releases(lake)] == ["r-000001", "r-000002"]
     with pytest.raises(LakeNotFound, match="r-000002"):
         read_release(lake, "r-000009")
+
+
+def test_a_candidate_whose_vectors_have_seen_what_it_holds_out_is_not_recorded(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    with pytest.raises(LineageBroken, match=re.escape(f"hold out events from {CUTOFF.isoformat()} on")):
+        candidate(lake, "late", ["a"], fit_cutoff=CUTOFF + timedelta(microseconds=1))
+    assert releases(lake) == []
+    assert candidate(lake, "in time", ["a"], fit_cutoff=CUTOFF).id == "r-000001"
+
+
+def test_segments_have_seen_what_the_release_that_made_each_had_seen(tmp_path: Path) -> None:
+    """Whatever a later release that lists them says; the latest of several counts."""
+    lake, day = Lake(str(tmp_path)), timedelta(days=1)
+    candidate(lake, "k1", ["a"], fit_cutoff=TIME)
+    candidate(lake, "k2", ["a", "b"], fit_cutoff=TIME + day)
+    candidate(lake, "k3", ["a", "b"], fit_cutoff=CUTOFF)
+    seen = {names: fit_cutoff_of(lake, names) for names in (("a",), ("b",), ("a", "b"), ("b", "a"), ("z",), ())}
+    assert seen == {
+        ("a",): TIME,
+        ("b",): TIME + day,
+        ("a", "b"): TIME + day,
+        ("b", "a"): TIME + day,
+        ("z",): None,
+        (): None,
+    }
 
 
 def test_a_blocked_candidate_is_not_published_and_stays_readable(tmp_path: Path) -> None:

@@ -155,6 +155,8 @@ def test_excluding_items_leaves_the_exhaustive_ranking_of_the_rest(
     shared=st.booleans(),
     groups=st.integers(1, 4),
     diversity=st.sampled_from([0.0, 0.5, 100.0]),
+    constrained=st.booleans(),
+    apart=st.booleans(),
 )
 def test_no_barred_item_appears_and_no_place_stays_empty(
     items: int,
@@ -165,14 +167,20 @@ def test_no_barred_item_appears_and_no_place_stays_empty(
     shared: bool,
     groups: int,
     diversity: float,
+    constrained: bool,
+    apart: bool,
 ) -> None:
-    """Filters for everybody and items seen by one user, against sets; also where items share SIDs, and in groups."""
+    """Filters for everybody and items seen by one user, against sets; also where items share SIDs, and in groups.
+
+    With few beams: a filter after the search would leave places empty. `apart`: probability goes to the whole trie.
+    """
     beams *= groups
-    model, trie = model_of(2), trie_of(items, seed, shared)
+    model, trie = model_of(2, constrained=constrained), trie_of(items, seed, shared)
     events = histories([3, 6], seed)
     rng = np.random.default_rng(seed)
     exclude = [rng.permutation(items)[:count] for count in seen]
-    filtered = TrieTensors(TrieMasks.of(trie, np.array(allowed[:items], bool)))
+    masks = TrieMasks.of(trie, np.array(allowed[:items], bool))
+    filtered = TrieTensors(masks, whole=whole(trie) if apart else None)
     rows, scores = beam_search(model, filtered, events, beams, exclude, Variety(1.0, groups, diversity))
     for user, gone in enumerate(exclude):
         good = {row for row in range(items) if allowed[row]} - set(gone.tolist())

@@ -1,0 +1,28 @@
+"""Trainings in the process of the test, where what they train is asked about and not how workers share it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from training import checkpoint
+from training.launch import TrainResult
+from training.loop import Loop
+from training.spec import TrainSpec
+from training.trainable import Trainable
+
+
+def trained_here(
+    make: Callable[[], Trainable[Any]], spec: TrainSpec, name: str, storage_path: str | Path, **others: Any
+) -> TrainResult:
+    """As `training.launch.launch`, by one worker and without Ray."""
+    folder = Path(storage_path) / name
+
+    def save(loop: Loop, last: bool) -> None:
+        progress = loop.progress
+        record = checkpoint.Record(loop.trainable.identity, progress.cursor, progress.step, progress.history)
+        checkpoint.State.of(loop.trainable.module, loop.optimizer).write(folder, record)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    loop = Loop(make(), spec)
+    loop.run(save)
+    return TrainResult(folder, loop.progress.history)
