@@ -20,13 +20,12 @@ def release_list(options: Options) -> None:
 
 
 def release_show(options: Options) -> None:
-    from flows.status import model_status, release_status
-    from storage.models import models_of
+    from flows.status import model_status, models_shown, release_status
     from storage.releases import read_release
 
     lake = existing(options)
     manifest = read_release(lake, options.release)
-    models = [model_status(row) for row in models_of(lake, manifest.id)]
+    models = [model_status(row) for row in models_shown(lake, manifest)]
     show.release({**release_status(manifest), "models": models}, options.json)
 
 

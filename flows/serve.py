@@ -8,8 +8,10 @@ from prefect.events import DeploymentEventTrigger
 from flows.backfill import backfill
 from flows.nightly import nightly
 from flows.server import ensure_server
+from flows.standing import standing
 from flows.steps.publish import PUBLISHED_EVENT
 from flows.train import train
+from storage.lake import Lake
 
 
 def serve(
@@ -26,6 +28,8 @@ def serve(
     `items` and `interactions` are the files or folders that each night looks into. Without a recipe every run uses
     that of the release it starts from; `overrides` hold for all runs started here and are stored in no release.
     """
+    for line in standing(Lake(lake)).lines:
+        print(line, flush=True)
     url = ensure_server(port, with_services=True)
     print(f"Prefect server {url.removesuffix('/api')}; nights at {cron!r}; stop with Ctrl-C", flush=True)
     common = {"lake": lake, "recipe": recipe}

@@ -1,7 +1,7 @@
 """How records look on a terminal; `as_json` prints the same record as JSON instead."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import polars as pl
@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.evaluation_tables import asked, show_evaluation
+from flows.standing import Standing
 from storage.reasons import remedy
 from storage.releases import Published
 from storage.runs import RunSummary
@@ -201,21 +202,26 @@ def status(value: Record, as_json: bool) -> None:
         _print_json(value)
         return
     print(f"lake {value['lake']}")
+    for line in Standing(**{each.name: value[each.name] for each in fields(Standing)}).lines:
+        print(line)
     _table(
         "",
         ["table", "version", "rows"],
         [[name, t["version"], f"{t['rows']:,}"] for name, t in value["tables"].items()],
     )
-    for alias, pair in value["aliases"].items():
-        print(f"{alias} -> ({pair['release']}, {pair['model'] or 'no model'})")
+    production = value["production"]
     for each in value["releases"]:
         failed = [gate["name"] for gate in each["gates"] if not gate["passed"]]
         told = f"gates failed: {', '.join(failed)}" if failed else "gates passed"
-        print(f"  {each['id']} {each['kind']:<10} {each['items']:,} items, codebook {each['codebook']}, {told}")
+        mark = "*" if production and each["id"] == production["release"] else " "
+        print(
+            f"{mark} {each['id']} {each['kind']:<10} {each['items']:,} items, codebook {each['codebook'][:8]}, {told}"
+        )
     for each in value["models"]:
         metrics = "  ".join(f"{name} {figure:.4f}" for name, figure in each["metrics"].items())
         elsewhere = f"on {each['evaluated_on']}, " if each["evaluated_on"] not in (None, each["release"]) else ""
         of = f"  ({elsewhere}{asked(each['evaluation'])})" if each["evaluation"] else ""
-        print(f"  {each['id']} on {each['release']}  {metrics}{of}")
+        mark = "*" if production and each["id"] == production["model"] else " "
+        print(f"{mark} {each['id']} on {each['release']}  {metrics}{of}")
     reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in value["quarantine"]["by_reason"].items())
     print(f"quarantine: {value['quarantine']['rows']:,} open rows" + (f" ({reasons})" if reasons else ""))
