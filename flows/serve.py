@@ -44,6 +44,6 @@ def serve(
     deployments: list[Any] = [  # `to_deployment` is typed for both its synchronous and its asynchronous form
         nightly.to_deployment("nightly", cron=cron, parameters=nights),
         backfill.to_deployment("backfill", parameters=judged),
-        train.to_deployment("train", parameters=common, triggers=[trigger]),
+        train.to_deployment("train", parameters=judged, triggers=[trigger]),
     ]
     serve_flows(*deployments, print_starting_message=False)

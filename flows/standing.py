@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from flows.evaluation_tables import VERDICTS
 from storage.lake import Lake
 from storage.models import models
 from storage.pointers import Pointer, pointer_history
@@ -107,7 +108,8 @@ def _evaluation(model: dict[str, Any]) -> dict[str, Any] | None:
     if not result:
         return None
     figures = {name: result["generator"][name] for name in HEADLINE if name in result["generator"]}
-    return {"release": model["evaluated_on"], "cases": result["cases"], **figures}
+    against = {name: found["verdict"] for name, found in sorted(result.get("against", {}).items())}
+    return {"release": model["evaluated_on"], "cases": result["cases"], **figures, "against": against}
 
 
 def _production_line(production: dict[str, Any] | None) -> str:
@@ -123,7 +125,9 @@ def _production_line(production: dict[str, Any] | None) -> str:
     if found is None:
         return f"{told}model {production['model']}, not evaluated"
     figures = ", ".join(f"{name} {found[name]:.4f}" for name in HEADLINE if name in found)
-    return f"{told}model {production['model']}: {figures} ({found['cases']:,} cases, on {found['release']})"
+    of = f"{found['cases']:,} cases, on {found['release']}"
+    verdicts = [f"{VERDICTS[verdict]} {name}" for name, verdict in found["against"].items()]
+    return f"{told}model {production['model']}: {'; '.join([f'{figures} ({of})', *verdicts])}"
 
 
 def age(seconds: float) -> str:
