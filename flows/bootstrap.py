@@ -13,7 +13,7 @@ from flows.steps.candidate import make_candidate
 from flows.steps.embed import describe_encoders, embed_items
 from flows.steps.fit import fit, refit
 from flows.steps.ingest import ingest
-from flows.steps.publish import publish, show_release
+from flows.steps.publish import Moved, publish, show_release
 from flows.times import bounds
 from storage.manifest import Manifest
 from storage.pointers import read_pointer
@@ -59,9 +59,9 @@ def bootstrap(
         ingest(run, items or [], interactions or [])
         snapshot = take_snapshot(run, *bounds(as_of, cutoff))
         manifest = fitted_release(run, "bootstrap", snapshot, None)
-        publish(run, manifest, alias)
+        moved = publish(run, manifest, alias)
         show_release(manifest)
-        return run.done(release=manifest.id, made=True)
+        return run.done(release=manifest.id, made=True, published=moved is Moved.HERE)
 
 
 def fitted_release(

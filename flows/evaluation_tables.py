@@ -4,11 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from training.metrics import headline_cut
+
 Result = dict[str, Any]
 
 RANKERS = ("generator", "reranked", "dense", "sasrec", "item-knn", "popularity")
+VERDICTS = {"beats": "beats", "not told apart": "is not told apart from", "is worse": "is worse than"}
 SHOWN = ("coverage", "novelty", "diversity", "exposure_gini")
-HEADLINE_CUT = 10
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,6 @@ def cuts(row: Result) -> list[int]:
     )
 
 
-def headline_cut(row: Result) -> int:
-    """The k of tables that have room for one: 10, else the largest."""
-    known = cuts(row)
-    return HEADLINE_CUT if HEADLINE_CUT in known else known[-1]
-
-
 def headline(row: Result) -> str:
     """recall and ndcg at each k, in one line."""
     return "  ".join(f"{name}@{k} {row[f'{name}@{k}']:.4f}" for k in cuts(row) for name in ("recall", "ndcg"))
@@ -73,8 +69,8 @@ def evaluation_tables(result: Result) -> list[EvaluationTable]:
     if "generator" not in result:
         return []
     names = rankers(result)
-    k = headline_cut(result["generator"])
-    tables = [_accuracy(result, names)]
+    k = headline_cut(cuts(result["generator"]))
+    tables = [_accuracy(result, names), *([_against(result)] if result.get("against") else [])]
     if f"prefix_recall@{k}" in result["generator"]:
         tables += [_prefixes(result, names, k), _shown(result, names)]
         tables.append(
@@ -109,6 +105,30 @@ def _accuracy(result: Result, names: list[str]) -> EvaluationTable:
         "; raw: of SIDs, whatever items share them" if len(rows) > len(wanted) else ""
     )
     return EvaluationTable("Accuracy", note, ["", *names], rows)
+
+
+def verdicts(result: Result) -> list[str]:
+    """The generator beside each baseline, a sentence each; none of an evaluation from before they were compared."""
+    return [
+        f"recall@{found['k']} {VERDICTS[found['verdict']]} {name}: difference {_difference(found)}"
+        for name, found in sorted(result.get("against", {}).items())
+    ]
+
+
+def _difference(found: Result) -> str:
+    low, high = found["interval"]
+    return f"{found['difference']:+.4f} (95 % {low:+.4f} to {high:+.4f})"
+
+
+def _against(result: Result) -> EvaluationTable:
+    rows = [
+        [name, _difference(found), f"{found['won']:,}", f"{found['lost']:,}", found["verdict"]]
+        for name, found in sorted(result["against"].items())
+    ]
+    k = next(iter(result["against"].values()))["k"]
+    note = "the same cases, in pairs: those that one hits and the other misses tell them apart"
+    columns = ["", f"recall@{k} less its", "generator alone hits", "it alone hits", "the generator"]
+    return EvaluationTable("The generator against baselines", note, columns, rows)
 
 
 def _prefixes(result: Result, names: list[str], k: int) -> EvaluationTable:

@@ -40,8 +40,16 @@ class GateSpec(BaseModel):
     severity: Literal["block", "warn"]
 
 
+class ModelGateSpec(BaseModel):
+    """What happens to a model that is worse than a baseline; the limit is the interval of their difference."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    severity: Literal["block", "warn"]
+
+
 class GatesSpec(BaseModel):
-    """The gates a candidate must pass; see `flows.gates` for what each one measures.
+    """The gates a candidate must pass; see `flows.gates` for what each one measures, and `flows.model_gate` for models.
 
     Of a gate, the limit or the severity may be given alone.
     """
@@ -67,6 +75,7 @@ class GatesSpec(BaseModel):
     drifted_items: GateSpec = GateSpec(limit=0.2, severity="warn")
     capacity_used: GateSpec = GateSpec(limit=0.9, severity="warn")
     churn: GateSpec = GateSpec(limit=0.05, severity="block")
+    model_against_baselines: ModelGateSpec = ModelGateSpec(severity="block")
 
 
 class SplitSpec(BaseModel):
@@ -118,8 +127,10 @@ class Recipe(BaseModel):
 
     @property
     def hash(self) -> str:
-        """16 hex digits over all settings that decide what comes out; where it runs and its text are left out."""
-        return _digest(self.model_dump(mode="json", exclude={"compute", "about"}))
+        """16 hex digits over all settings that decide what a release becomes; where it runs, its text, and what its
+        models are judged by are left out."""
+        left_out: dict[str, Any] = {"compute": True, "about": True, "gates": {"model_against_baselines"}}
+        return _digest(self.model_dump(mode="json", exclude=left_out))
 
     @property
     def model_hash(self) -> str:

@@ -21,13 +21,12 @@ def release_list(options: Options) -> None:
 
 
 def release_show(options: Options) -> None:
-    from flows.status import model_status, release_status
-    from storage.models import models_of
+    from flows.status import model_status, models_shown, release_status
     from storage.releases import read_release
 
     lake = existing(options)
     manifest = read_release(lake, options.release)
-    models = [model_status(row) for row in models_of(lake, manifest.id)]
+    models = [model_status(row) for row in models_shown(lake, manifest)]
     show.release({**release_status(manifest), "models": models}, options.json)
 
 
@@ -45,16 +44,24 @@ def release_diff(options: Options) -> None:
 
 def release_publish(options: Options) -> None:
     from storage.commit import Provenance
+    from storage.models import newest_model
     from storage.publishing import publish
 
+    lake = existing(options)
     now = publish(
-        existing(options),
+        lake,
         options.release,
         Provenance("release publish", ""),
         options.model,
         without_model=options.without_model,
     )
     print(f"production -> ({now.release}, {now.model or 'no model'})")
+    newest = newest_model(lake, now.release)
+    if options.model is None and not options.without_model and newest is not None and now.model != newest:
+        print(
+            f"{newest}, the newest model of {now.release}, is not published with it; "
+            f"`sidmill release publish {now.release} --model {newest}` does that"
+        )
 
 
 def release_rollback(options: Options) -> None:

@@ -14,6 +14,7 @@ from prefect.logging import get_run_logger
 from flows.cancellation import stop_when_cancelled
 from flows.progress import Display, StageView
 from flows.recipe import Recipe, load_recipe, parse_recipe
+from flows.standing import standing
 from flows.times import parse_time
 from infra.settings import configure
 from pipelines.cluster import shutdown
@@ -103,8 +104,19 @@ def open_run(
     except BaseException as error:
         shutdown()
         run.record.end("failed", {"error": f"{type(error).__name__}: {error}"})
+        _say_standing(run)
         raise
     run.record.end("finished", run.result)
+    _say_standing(run)
+
+
+def _say_standing(run: Run) -> None:
+    """How the lake stands, where a schedule or a trigger started the run: nobody sees the end of its command."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
+        return
+    for line in standing(run.lake).lines:
+        run.say(f"  {line}")
 
 
 def _flow_run_id() -> str:

@@ -9,8 +9,10 @@ from prefect.events import DeploymentEventTrigger
 from flows.backfill import backfill
 from flows.nightly import nightly
 from flows.server import CLIENT_LOGIN, SERVER_LOGIN, ensure_server, login_file
+from flows.standing import standing
 from flows.steps.publish import PUBLISHED_EVENT
 from flows.train import train
+from storage.lake import Lake
 
 
 def serve(
@@ -28,6 +30,8 @@ def serve(
     that of the release it starts from; `overrides` hold for all runs started here and are stored in no release.
     """
     given = os.environ.get(SERVER_LOGIN) or os.environ.get(CLIENT_LOGIN)
+    for line in standing(Lake(lake)).lines:
+        print(line, flush=True)
     url = ensure_server(port, with_services=True)
     print(f"Prefect server {url.removesuffix('/api')}; nights at {cron!r}; stop with Ctrl-C", flush=True)
     if not given and os.environ.get(SERVER_LOGIN):
@@ -48,6 +52,6 @@ def serve(
     deployments: list[Any] = [  # `to_deployment` is typed for both its synchronous and its asynchronous form
         nightly.to_deployment("nightly", cron=cron, parameters=nights),
         backfill.to_deployment("backfill", parameters=judged),
-        train.to_deployment("train", parameters=common, triggers=[trigger]),
+        train.to_deployment("train", parameters=judged, triggers=[trigger]),
     ]
     serve_flows(*deployments, print_starting_message=False)

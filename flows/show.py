@@ -4,7 +4,7 @@ All text goes through `flows.terminal`: titles and cells are not ours.
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import polars as pl
@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.evaluation_tables import asked, show_evaluation
+from flows.standing import Standing
 from flows.terminal import printable, say
 from storage.reasons import remedy
 from storage.releases import Published
@@ -206,21 +207,24 @@ def status(value: Record, as_json: bool) -> None:
         _print_json(value)
         return
     say(f"lake {value['lake']}")
+    for line in Standing(**{each.name: value[each.name] for each in fields(Standing)}).lines:
+        say(line)
     _table(
         "",
         ["table", "version", "rows"],
         [[name, t["version"], f"{t['rows']:,}"] for name, t in value["tables"].items()],
     )
-    for alias, pair in value["aliases"].items():
-        say(f"{alias} -> ({pair['release']}, {pair['model'] or 'no model'})")
+    production = value["production"]
     for each in value["releases"]:
         failed = [gate["name"] for gate in each["gates"] if not gate["passed"]]
         told = f"gates failed: {', '.join(failed)}" if failed else "gates passed"
-        say(f"  {each['id']} {each['kind']:<10} {each['items']:,} items, codebook {each['codebook']}, {told}")
+        mark = "*" if production and each["id"] == production["release"] else " "
+        say(f"{mark} {each['id']} {each['kind']:<10} {each['items']:,} items, codebook {each['codebook'][:8]}, {told}")
     for each in value["models"]:
         metrics = "  ".join(f"{name} {figure:.4f}" for name, figure in each["metrics"].items())
         elsewhere = f"on {each['evaluated_on']}, " if each["evaluated_on"] not in (None, each["release"]) else ""
         of = f"  ({elsewhere}{asked(each['evaluation'])})" if each["evaluation"] else ""
-        say(f"  {each['id']} on {each['release']}  {metrics}{of}")
+        mark = "*" if production and each["id"] == production["model"] else " "
+        say(f"{mark} {each['id']} on {each['release']}  {metrics}{of}")
     reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in value["quarantine"]["by_reason"].items())
     say(f"quarantine: {value['quarantine']['rows']:,} open rows" + (f" ({reasons})" if reasons else ""))

@@ -1,27 +1,30 @@
-"""The state of a lake as one JSON-able record: tables, aliases, releases, models, quarantine."""
+"""The state of a lake as one JSON-able record: last run, production, tables, releases, models, quarantine."""
 
+from dataclasses import asdict
 from typing import Any
 
 import polars as pl
 
+from flows.standing import HEADLINE, standing
 from storage.catalogue import catalogue
 from storage.lake import Lake
 from storage.manifest import Manifest
-from storage.models import models
+from storage.models import models, models_of, read_model
+from storage.pointers import pointer_history
 from storage.quarantine import by_reason, open_rows
 from storage.reasons import IMAGES, ITEMS, Reason, remedy
 from storage.releases import PRODUCTION, published, releases
 from storage.schemas import TABLES
-
-HEADLINE = ("recall@10", "ndcg@10")
 
 
 def lake_status(lake: Lake) -> dict[str, Any]:
     """What `sidmill lake status --json` prints; a lake that does not exist yet is empty."""
     current = published(lake)
     reasons = by_reason(lake)
+    now = standing(lake)
     return {
         "lake": lake.uri,
+        **asdict(now),
         "tables": {
             name: {"version": lake.version(name), "rows": lake.rows(name)} for name in TABLES if lake.exists(name)
         },
@@ -83,6 +86,18 @@ def release_status(manifest: Manifest) -> dict[str, Any]:
         "metrics": manifest.metrics,
         "gates": [gate.model_dump() for gate in manifest.gates],
     }
+
+
+def models_shown(lake: Lake, manifest: Manifest) -> list[dict[str, Any]]:
+    """The model that was last published with a release, then those trained or evaluated on it.
+
+    A night's release is published with a model of an earlier one, whose newest evaluation may be on that.
+    """
+    own = models_of(lake, manifest.id)
+    moves = [move.value for move in pointer_history(lake, PRODUCTION)[1:]]
+    served = next((move["model"] for move in reversed(moves) if move["release"] == manifest.id), None)
+    first = [row for row in own if row["id"] == served] or ([read_model(lake, served)] if served else [])
+    return first + [row for row in own if row["id"] != served]
 
 
 def model_status(row: dict[str, Any]) -> dict[str, Any]:

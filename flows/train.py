@@ -10,7 +10,7 @@ from prefect import flow
 from flows.cancellation import report_cancelled
 from flows.diff import open_trie
 from flows.evaluation import evaluation_cases
-from flows.evaluation_tables import headline, rankers
+from flows.evaluation_tables import headline, rankers, verdicts
 from flows.recipe import Recipe
 from flows.run import Run, open_run
 from flows.steps.fit import log_slice
@@ -29,9 +29,15 @@ from training.spec import GeneratorSpec
 
 @flow(name="train", log_prints=False, on_crashed=[report_cancelled])
 def train(
-    lake: str, recipe: str | dict[str, Any] | None = None, release: str = PRODUCTION, since: str | None = None
+    lake: str,
+    recipe: str | dict[str, Any] | None = None,
+    release: str = PRODUCTION,
+    since: str | None = None,
+    overrides: list[str] | None = None,
 ) -> dict[str, Any]:
     """Sequences, training on Ray Train, evaluation; production then points to the pair (release, model).
+
+    Not where the model is worse than a baseline (`flows.model_gate`). `overrides` of the recipe hold for this run.
 
     Skipped where a model of this release and recipe exists. Without a recipe the release's own is used. With a model to
     go on from (`since`, or production's where the recipe says so) training starts with its weights and predicts the
@@ -48,7 +54,8 @@ def train(
     named = read_model(Lake(lake), since) if since else None
     if named is not None:
         _require_fit(Lake(lake), manifest, named, "leave --since out, or train on a release with a cutoff no earlier")
-    with open_run("train", lake, recipe or manifest.recipe, {"release": manifest.id, "since": since}) as run:
+    parameters = {"release": manifest.id, "since": since, "overrides": overrides}
+    with open_run("train", lake, recipe or manifest.recipe, parameters) as run:
         former = named or production_to_go_on_from(run, manifest)
         key = model_key(manifest, run.recipe) + (f"-since-{former['id']}" if former else "")
         model = find_model_by_key(run.lake, key)
@@ -58,8 +65,8 @@ def train(
         else:
             model = _trained(run, manifest, key, former, asked=since is not None)
         evaluate_model(run, manifest, model)
-        publish_model(run, manifest, model)
-        return run.done(model=model, release=manifest.id)
+        published_now = publish_model(run, manifest, model)
+        return run.done(model=model, release=manifest.id, published=published_now)
 
 
 @flow(name="evaluate", log_prints=False, on_crashed=[report_cancelled])
@@ -156,7 +163,8 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
 
     version = run.lake.version("interactions")
     negative = run.recipe.train.negative_events
-    asked = json.dumps([run.recipe.evaluate.model_dump(mode="json"), negative], sort_keys=True)
+    # "paired": an evaluation from before generators were compared with baselines is made anew.
+    asked = json.dumps([run.recipe.evaluate.model_dump(mode="json"), negative, "paired"], sort_keys=True)
     key = hashlib.blake2b(f"{model}:{manifest.id}:{version}:{asked}".encode(), digest_size=8).hexdigest()
     if evaluations(run.lake, key):
         run.say(f"  evaluation skipped: {model} was evaluated on this log already")
@@ -183,4 +191,6 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
     record_evaluation(run.lake, key, model, manifest.id, result, run.provenance(interactions=version))
     for ranker in rankers(result):
         run.say(f"    {ranker:<11} {headline(result[ranker])}")
+    for line in verdicts(result):
+        run.say(f"    {line}")
     return key

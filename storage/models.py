@@ -71,10 +71,21 @@ def find_model_by_key(lake: Lake, key: str) -> str | None:
     return next((row["id"] for row in lake.read("models").to_pylist() if row["key"] == key), None)
 
 
-def newest_model(lake: Lake, release: str) -> str | None:
-    """Id of the newest model that was trained for exactly this release."""
-    rows = lake.read("models", columns=["id"], where=ds.field("release") == release)
-    return max(rows.column("id").to_pylist(), default=None)
+def newest_model(lake: Lake, release: str, worse_too: bool = True) -> str | None:
+    """Id of the newest model that was trained for exactly this release; with `worse_too` false, of those whose newest
+    evaluation on it does not say that they are worse than a baseline."""
+    rows = lake.read("models", columns=["id"], where=ds.field("release") == release).column("id").to_pylist()
+    if rows and not worse_too:
+        rows = [
+            row["id"] for row in models_of(lake, release) if row["id"] in rows and not worse_than(row["evaluation"])
+        ]
+    return max(rows, default=None)
+
+
+def worse_than(evaluation: dict[str, Any] | None) -> list[str]:
+    """The baselines that a generator is worse than, beyond the interval of their difference."""
+    against = (evaluation or {}).get("against", {})
+    return sorted(name for name, found in against.items() if found["verdict"] == "is worse")
 
 
 def model_vocabulary(lake: Lake, model: str) -> str:

@@ -38,8 +38,9 @@ def publish(
 ) -> Published:
     """Point `alias` at (release, model), as somebody decided; a hold is lifted.
 
-    Without `model` it is the newest one that was trained for this release, once it was published with it the last one
-    that was, else the current one if it speaks the vocabulary.
+    Without `model` it is the newest one that was trained for this release and is not worse than a baseline (the gate
+    `model_against_baselines`), once it was published with it the last one that was, else the current one if it speaks
+    the vocabulary.
 
     Refused: a candidate with a failed blocking gate (GateBlocked); one that lacks a segment published since it was
     made or an item of the release it would replace, or that is of an earlier time (StaleCandidate); a model of another
@@ -256,10 +257,11 @@ def _catching_up(manifest: Manifest) -> str:
 
 
 def _unasked_model(lake: Lake, manifest: Manifest, history: list[Pointer]) -> str | None:
-    """The newest model trained for a release; once that was published with it, the last one that was; else the
-    current one."""
+    """The newest model trained for a release that its gate allows; once that was published with it, the last one that
+    was; else the current one."""
     with_it = [move.value["model"] for move in history[1:] if move.value["release"] == manifest.id]
-    newest = newest_model(lake, manifest.id)
+    gate = manifest.recipe.get("gates", {}).get("model_against_baselines", {})
+    newest = newest_model(lake, manifest.id, worse_too=gate.get("severity") == "warn")
     if newest is not None and newest not in with_it:
         return newest
     last = next((model for model in reversed(with_it) if model is not None), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from training.histories import Pool, Windows, window_rows
 from training.likeness import Likeness
 from training.metrics import (
     Bucket,
+    headline_cut,
     hits_at,
     intervals,
     mrr,
@@ -33,6 +34,7 @@ from training.sasrec import fit_sasrec
 from training.sasrec import rank as rank_next
 from training.spec import EvaluateSpec, GeneratorSpec, SasRecSpec
 from training.trie_tensors import TrieTensors
+from training.versus import versus
 
 if TYPE_CHECKING:
     from tokenizer.trie import Trie
@@ -44,6 +46,8 @@ Rank = Callable[[Ints], tuple[Ints, Ints | None]]
 
 NEAREST = 100
 """Neighbours of an item."""
+BASELINES = ("popularity", "item-knn")
+"""What a model has to hold its own against."""
 AT_ONCE = 8192
 """Cases that a simple recommender is asked about at a time."""
 
@@ -86,6 +90,8 @@ def evaluate(
     With the `likeness` of the trie's rows what the generator found has a row in that order too, and all items by it
     alone another.
 
+    `against` has the generator's recall less that of each of BASELINES, case by case (`training.versus`).
+
     A row has recall, NDCG and MRR with 95 % intervals, recall of prefixes of the target's SID by length, what its lists
     show of the catalogue (`training.exposure`), and the same figures by how many training events the target has (none:
     cold) and by how many events are known of the user. A generator ranks SIDs: `raw` counts a hit where the target's is
@@ -115,22 +121,25 @@ def evaluate(
     # Cases of like length share a batch, so that short histories are not padded to the longest one.
     like = np.argsort(lengths, kind="stable")
     found: list[tuple[Ints, Scores]] = []
-    rows = {"generator": judge.row(_generated(model, trie, cases, spec, found), _parts(like, spec.batch_size))}
+    rows = {
+        "generator": judge.row("generator", _generated(model, trie, cases, spec, found), _parts(like, spec.batch_size))
+    }
     if likeness is not None:
-        rows["reranked"] = judge.row(_reranked(likeness, cases, found), _parts(like, spec.batch_size))
-        rows["dense"] = judge.row(_alike(likeness, cases, spec), _parts(like, AT_ONCE))
-    rows["popularity"] = judge.row(_popular(popularity_counts, cases, spec), _parts(like, AT_ONCE))
+        rows["reranked"] = judge.row("reranked", _reranked(likeness, cases, found), _parts(like, spec.batch_size))
+        rows["dense"] = judge.row("dense", _alike(likeness, cases, spec), _parts(like, AT_ONCE))
+    rows["popularity"] = judge.row("popularity", _popular(popularity_counts, cases, spec), _parts(like, AT_ONCE))
     if learnt is not None:
         neighbours = ItemNeighbours.of(learnt, len(trie), NEAREST)
-        row = judge.row(_near(neighbours, cases, spec), _parts(like, AT_ONCE))
+        row = judge.row("item-knn", _near(neighbours, cases, spec), _parts(like, AT_ONCE))
         rows["item-knn"] = {**row, "nearest": NEAREST, "newest_events": neighbours.newest}
         long_enough = [rows for rows in learnt if len(rows) > 1]
         if spec.sasrec_epochs and long_enough:
-            rows["sasrec"] = judge.row(_next(long_enough, len(trie), cases, spec), _parts(like, AT_ONCE))
+            rows["sasrec"] = judge.row("sasrec", _next(long_enough, len(trie), cases, spec), _parts(like, AT_ONCE))
     owner = np.repeat(np.arange(len(cases)), np.diff(cases.taken_offsets))
     again = owner[known[owner] & (cases.taken_rows == cases.target_rows[owner])]
     return {
         **rows,
+        "against": judge.against("generator", BASELINES),
         "cases": len(cases),
         "targets_missing": int((~known).sum()),
         "targets_seen": len(np.unique(again)),
@@ -234,8 +243,14 @@ class _Judge:
     bits: Floats
     cuts: tuple[int, ...]
     buckets: dict[str, list[Bucket]]
+    ranks: dict[str, Ints] = field(default_factory=dict)
 
-    def row(self, rank: Rank, parts: Iterable[Ints]) -> dict[str, Any]:
+    def against(self, name: str, others: Sequence[str]) -> dict[str, Any]:
+        """One recommender against each of others that were asked, at the k that is told first."""
+        k = headline_cut(self.cuts)
+        return {other: versus(self.ranks[name], self.ranks[other], k) for other in others if other in self.ranks}
+
+    def row(self, name: str, rank: Rank, parts: Iterable[Ints]) -> dict[str, Any]:
         """All figures of a recommender that is asked about the cases part by part; keeps ranks alone."""
         targets = self.cases.target_rows
         sids = np.where(targets >= 0, self.numbers[targets, -1], -1)
@@ -250,6 +265,7 @@ class _Judge:
             exposure.add(ranked)
             if found is not None:
                 ranks_sids, raw[part] = True, rank_of_target(found, sids[part])
+        self.ranks[name] = ranks
         row = self._accuracy(ranks)
         for k in self.cuts:
             row[f"prefix_recall@{k}"] = [recall_at(of, k) for of in prefixes.T]

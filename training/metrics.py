@@ -14,6 +14,12 @@ Floats = npt.NDArray[np.float64]
 
 DRAWS = 10_000
 """Bootstrap samples of an interval."""
+HEADLINE_CUT = 10
+
+
+def headline_cut(cuts: Sequence[int]) -> int:
+    """The k that is told where there is room for one: 10, else the largest."""
+    return HEADLINE_CUT if HEADLINE_CUT in cuts else max(cuts)
 
 
 def rank_of_target(ranked: Ints, target: Ints) -> Ints:

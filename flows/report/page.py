@@ -10,9 +10,10 @@ from flows.diff import diff_releases, open_trie
 from flows.evaluation_tables import asked_in_full, evaluation_tables
 from flows.report.charts import curve_chart, line_chart, load_chart
 from flows.report.looks import looks
+from flows.standing import standing
+from flows.status import models_shown
 from storage.lake import Lake
 from storage.manifest import Manifest
-from storage.models import models_of
 from storage.pointers import pointer_history
 from storage.quarantine import by_reason, open_rows
 from storage.reasons import remedy
@@ -34,7 +35,7 @@ def write_report(lake: Lake, manifest: Manifest, output: Path) -> int:
 
 def collect(lake: Lake, manifest: Manifest) -> dict[str, Any]:
     """Everything on the page, from the lake alone."""
-    shown = models_of(lake, manifest.id)
+    shown = models_shown(lake, manifest)
     trained = [model for model in shown if model["release"] == manifest.id]
     known_runs = {run.run: run for run in runs(lake)}
     line = _lineage(lake, manifest)
@@ -42,6 +43,7 @@ def collect(lake: Lake, manifest: Manifest) -> dict[str, Any]:
     trie = open_trie(lake, manifest)
     return {
         "manifest": manifest,
+        "standing": standing(lake),
         "production": published(lake, PRODUCTION),
         "alias_history": pointer_history(lake, PRODUCTION)[1:],
         "levels": _levels(manifest, codebook, trie),
@@ -95,6 +97,7 @@ def _model(model: dict[str, Any]) -> dict[str, Any]:
     return {
         "id": model["id"],
         "release": model["release"],
+        "evaluated_on": model["evaluated_on"],
         "chart": line_chart([row["loss"] for row in history], "training loss") if history else "",
         "evaluation": model["evaluation"],
         "cases": asked_in_full(model["evaluation"]) if model["evaluation"] else "",

@@ -6,10 +6,12 @@ from prefect.artifacts import create_table_artifact
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
+from flows.model_gate import ModelVerdict, judge_model
 from flows.run import Run
 from flows.steps.task import step
 from storage.errors import Held, PointerMoved
 from storage.manifest import Manifest
+from storage.models import models_of
 from storage.pointers import Pointer, read_pointer
 from storage.publishing import publish_by_run, was_published
 from storage.releases import PRODUCTION, Published, read_release
@@ -48,16 +50,22 @@ def publish(run: Run, manifest: Manifest, decided_on: Pointer, without_model: bo
 
 
 @step
-def publish_model(run: Run, manifest: Manifest, model: str) -> None:
-    """Production keeps its release and gets a model of `manifest`, if that speaks its vocabulary, is newer and was
-    never published: somebody has put another in place of one that was.
+def publish_model(run: Run, manifest: Manifest, model: str) -> bool:
+    """Production keeps its release and gets a model of `manifest`, if that speaks its vocabulary, is newer, passes its
+    gate and was never published: somebody has put another in place of one that was.
 
-    Otherwise the command that would publish the pair is named. Decided anew where production moves meanwhile.
+    Otherwise the command that would publish the pair is named. Decided anew where production moves meanwhile. Returns
+    whether production has the model now.
     """
     alias = read_pointer(run.lake, PRODUCTION)
     current = Published(**alias.value) if alias.value else None
     if current is None or current.model == model:
-        return
+        return current is not None
+    verdict = _judged(run, manifest, model)
+    if verdict.told:
+        run.say(f"  {verdict.told}")
+    if not verdict.publishable:
+        return False
     pinned = read_release(run.lake, current.release)
     speaks = pinned.codebook.vocabulary == manifest.codebook.vocabulary
     newer = current.model is None or model > current.model
@@ -65,6 +73,7 @@ def publish_model(run: Run, manifest: Manifest, model: str) -> None:
         run.record.begin()
         try:
             _move(run, pinned, alias, model)
+            return True
         except Held as held:
             run.say(f"  {model} is not published: {held}")
     else:
@@ -72,6 +81,12 @@ def publish_model(run: Run, manifest: Manifest, model: str) -> None:
             f"  {model} is not published: production is ({current.release}, {current.model or 'no model'}); "
             f"`sidmill release publish {manifest.id} --model {model}` publishes it with its release"
         )
+    return False
+
+
+def _judged(run: Run, manifest: Manifest, model: str) -> ModelVerdict:
+    found = next((row["evaluation"] for row in models_of(run.lake, manifest.id) if row["id"] == model), None)
+    return judge_model(model, manifest.id, found, run.recipe.gates.model_against_baselines.severity)
 
 
 def _move(
