@@ -11,6 +11,7 @@ from flows.nightly import nightly
 from flows.server import CLIENT_LOGIN, SERVER_LOGIN, ensure_server, login_file
 from flows.standing import standing
 from flows.steps.publish import PUBLISHED_EVENT
+from flows.terminal import printable
 from flows.train import train
 from storage.lake import Lake
 
@@ -31,7 +32,7 @@ def serve(
     """
     given = os.environ.get(SERVER_LOGIN) or os.environ.get(CLIENT_LOGIN)
     for line in standing(Lake(lake)).lines:
-        print(line, flush=True)
+        print(printable(line), flush=True)
     url = ensure_server(port, with_services=True)
     print(f"Prefect server {url.removesuffix('/api')}; nights at {cron!r}; stop with Ctrl-C", flush=True)
     if not given and os.environ.get(SERVER_LOGIN):
