@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from pathlib import Path
 
 from pipelines.spec import ComputeSpec
@@ -34,8 +35,10 @@ def connect(spec: ComputeSpec) -> None:
     _quieten()
     quiet = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.WARNING}
     if os.environ.get("RAY_ADDRESS"):
+        print(f"  joining the Ray cluster at {os.environ['RAY_ADDRESS']}", file=sys.stderr, flush=True)
         ray.init(runtime_env={"py_modules": _own_packages(), "env_vars": _worker_environment()}, **quiet)
         return
+    print("  starting a Ray cluster on this machine", file=sys.stderr, flush=True)
     ray.init(
         address="local",
         num_cpus=spec.cpus or machine_cpus() + 1,
@@ -56,8 +59,6 @@ def _quieten() -> None:
 
 def shutdown() -> None:
     """Leave the cluster; one that was started here stops, with all the work of this process."""
-    import sys
-
     if "ray" in sys.modules:
         sys.modules["ray"].shutdown()
 
