@@ -226,7 +226,9 @@ def test_a_model_trained_for_a_backfill_is_published_with_it_and_the_training_sa
     other = {**recipe, "codebook": {"levels": [{"codes": 16}, {"codes": 16}]}}
     made = read_release(lake, backfill(lake.uri, other)["release"])
     card = {"identity": {"spec": Settings.model_validate(recipe).generator.model_dump(mode="json")}}
-    model = record_model(lake, "key", made.id, made.codebook.vocabulary, "weights", card, Provenance("test", ""))
+    model = record_model(
+        lake, "key", made.id, made.codebook.vocabulary, lake.blobs.put(b"weights"), card, Provenance("test", "")
+    )
     capsys.readouterr()
     with open_run("train", lake.uri, made.recipe, {}) as run:
         publish_model(run, made, model)
@@ -236,7 +238,9 @@ def test_a_model_trained_for_a_backfill_is_published_with_it_and_the_training_sa
     assert run_command(["release", "publish", made.id, "--lake", lake.uri]) == 0
     assert f"production -> ({made.id}, {model})" in capsys.readouterr().out
     # A training publishes its model once: not again where somebody has put another in its place.
-    newer = record_model(lake, "newer", made.id, made.codebook.vocabulary, "weights", card, Provenance("test", ""))
+    newer = record_model(
+        lake, "newer", made.id, made.codebook.vocabulary, lake.blobs.put(b"weights"), card, Provenance("test", "")
+    )
     for wanted in (newer, model):
         with open_run("train", lake.uri, made.recipe, {}) as run:
             publish_model(run, made, newer)
