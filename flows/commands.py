@@ -32,6 +32,7 @@ def run_bootstrap(options: Options) -> None:
     sources = _checked_sources(options)
     if not sources[0] and not _lake(options).exists("items"):
         raise LakeNotFound(f"{_lake(options).uri} has no items yet: give a catalogue with --items FILE.")
+    _starting()
     from flows.bootstrap import bootstrap
 
     require_reachable(foreign_address())
@@ -42,6 +43,7 @@ def run_bootstrap(options: Options) -> None:
 def run_ingest(options: Options) -> None:
     recipe, overrides = _recipe(options, _production_recipe(options))
     sources = _checked_sources(options)
+    _starting()
     from flows.ingest import ingest
 
     ensure_server()
@@ -65,6 +67,7 @@ def _night(options: Options, parent: str, retry: bool) -> None:
     lasting = any(each not in overrides for each in options.overrides)
     recipe = given if options.recipe or lasting else None  # that of the release which the night comes to extend
     sources = _checked_sources(options)
+    _starting()
     from flows.nightly import nightly
 
     ensure_server()
@@ -77,6 +80,7 @@ def run_backfill(options: Options) -> None:
     lake = existing(options)
     recipe, overrides = _recipe(options, read_release(lake, PRODUCTION).recipe)
     bounds(options.as_of, options.cutoff)
+    _starting()
     from flows.backfill import backfill
 
     require_reachable(foreign_address())
@@ -89,6 +93,7 @@ def run_train(options: Options) -> None:
 
     lake = existing(options)
     recipe = _whole_recipe(options, read_release(lake, options.release).recipe)
+    _starting()
     from flows.train import train
 
     require_reachable(foreign_address())
@@ -109,6 +114,7 @@ def run_evaluate(options: Options) -> None:
         )
     release = options.release or read_model(lake, model)["release"]
     recipe = _whole_recipe(options, read_release(lake, release).recipe)
+    _starting()
     from flows.train import evaluate
 
     with redirect_stdout(sys.stderr) if options.json else nullcontext():
@@ -137,6 +143,7 @@ def run_resume(options: Options) -> None:
     found = read_run(lake, options.run_id)
     if found.state == "running":
         raise LakeError(f"{found.run} is running; `sidmill run cancel {found.run}` stops it.")
+    _starting()
     ensure_server()
     _flow(found.kind)(lake=lake.uri, **found.parameters)
 
@@ -230,9 +237,15 @@ def serve(options: Options) -> None:
     lake = existing(options)
     given = options.recipe or options.overrides
     recipe, overrides = _recipe(options, _production_recipe(options)) if given else (None, [])
+    _starting()
     from flows.serve import serve as start
 
     start(lake.uri, recipe, *_sources(options), options.cron, options.port, overrides)
+
+
+def _starting() -> None:
+    """Say what the first seconds go by with, before they do."""
+    print("loading the libraries of a run", file=sys.stderr, flush=True)
 
 
 def _lake(options: Options) -> Lake:

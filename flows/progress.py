@@ -1,6 +1,7 @@
 """What a person sees of a run: bars on a terminal, one plain line per stage elsewhere."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,10 +9,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from flows.terminal import printable
 from pipelines.ingest import Counts
+
+FIRST_TICK_S = 2.0
 
 
 @dataclass
@@ -39,6 +52,13 @@ class StageView:
         self.note(", ".join(parts), **told)
 
 
+class RowsASecond(ProgressColumn):
+    """How fast a bar moves."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.{0 if task.speed >= 10 else 1}f} rows/s" if task.speed else "")
+
+
 class Display:
     """Shows stages on stdout; `log` also hears every line."""
 
@@ -60,18 +80,36 @@ class Display:
         def seconds() -> float:
             return time.perf_counter() - start
 
-        if self._console.is_terminal and total:
-            columns = (
-                TextColumn("  {task.description:<18}"),
-                BarColumn(bar_width=30),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-            )
-            with Progress(*columns, console=self._console, transient=True) as bars:
-                bar = bars.add_task(name, total=total)
-                view.advance = lambda rows: bars.advance(bar, rows)
-                yield view, seconds
-        else:
+        with self._moving(view, total) if self._console.is_terminal else self._ticking(name, seconds):
             yield view, seconds
         self.say(f"  {name:<18} {seconds():6.1f} s  {'; '.join(view.notes)}".rstrip())
+
+    @contextmanager
+    def _moving(self, view: StageView, total: int | None) -> Iterator[None]:
+        """A bar, with speed and remaining time where the total is known."""
+        known = (MofNCompleteColumn(), RowsASecond(), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = known if total else (TimeElapsedColumn(),)
+        described = TextColumn("  {task.description:<18}")
+        with Progress(described, BarColumn(bar_width=10), *columns, console=self._console, transient=True) as bars:
+            bar = bars.add_task(view.name, total=total or None)
+            view.advance = lambda rows: bars.advance(bar, rows)
+            yield
+
+    @contextmanager
+    def _ticking(self, name: str, seconds: Callable[[], float]) -> Iterator[None]:
+        """A line that a stage goes on, where there is no terminal: each time it has taken twice as long."""
+        over = threading.Event()
+
+        def tick() -> None:
+            wait = FIRST_TICK_S
+            while not over.wait(max(0.0, wait - seconds())):
+                self.say(f"  {name:<18} {seconds():6.1f} s so far")
+                wait *= 2
+
+        ticker = threading.Thread(target=tick, name="stage-ticker", daemon=True)
+        ticker.start()
+        try:
+            yield
+        finally:
+            over.set()
+            ticker.join()

@@ -40,6 +40,7 @@ def ensure_server(port: int | None = None, with_services: bool = False) -> str:
     configured = PREFECT_API_URL.value()
     if configured:
         return str(configured)
+    print("starting a Prefect server that ends with this command", file=sys.stderr, flush=True)
     chosen = port or _free_port()
     _require_free(chosen)
     url = f"http://{HOST}:{chosen}/api"

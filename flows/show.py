@@ -4,6 +4,7 @@ All text goes through `flows.terminal`: titles and cells are not ours.
 """
 
 import json
+import sys
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flows.evaluation_tables import asked, show_evaluation
+from flows.evaluation_tables import asked, show_evaluation, verdicts
 from flows.standing import Standing
 from flows.terminal import printable, say
 from storage.reasons import remedy
@@ -21,18 +22,24 @@ from storage.runs import RunSummary
 
 Record = dict[str, Any]
 
+PIPE_WIDTH = 10_000
+
 
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str))
 
 
 def _table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    """Cells are broken between words where a terminal is narrow, and nowhere in a pipe."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*("-" if cell is None else escape(printable(str(cell))) for cell in row))
-    Console(highlight=False).print(table)
+    cells = [["-" if cell is None else printable(str(cell)) for cell in row] for row in rows]
+    for column, *below in zip(columns, *cells, strict=True):
+        words = " ".join([column, *below]).split()
+        last = column == columns[-1]
+        table.add_column(column, overflow="fold", min_width=None if last else max(map(len, words)))
+    for row in cells:
+        table.add_row(*map(escape, row))
+    Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
 
 
 def record(value: Record, as_json: bool) -> None:
@@ -45,7 +52,7 @@ def record(value: Record, as_json: bool) -> None:
             say(f"{name}:")
             for key, each in field.items():
                 say(f"    {key}: {_short(each)}")
-        elif isinstance(field, list) and field and isinstance(field[0], dict):
+        elif _is_table(field):
             say(f"{name}:")
             for each in field:
                 say("    " + "  ".join(f"{key} {_short(part)}" for key, part in each.items()))
@@ -56,9 +63,14 @@ def record(value: Record, as_json: bool) -> None:
 def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, list):
-        return "[" + ", ".join(_short(each) for each in value) + "]"
-    return str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        between = "; " if any(isinstance(each, dict | list | tuple) for each in value) else ", "
+        return between.join(_short(each) for each in value) or "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_short(each)}" for name, each in value.items()) or "-"
+    return "-" if value is None else str(value)
 
 
 def runs(found: list[RunSummary], as_json: bool) -> None:
@@ -100,8 +112,14 @@ def run(found: RunSummary, as_json: bool) -> None:
     )
     say("stages:")
     for stage in found.stages:
-        told = "  ".join(f"{name} {_short(value)}" for name, value in stage.items() if name not in ("name", "seconds"))
+        left_out = {"name", "seconds"} | {name for name, value in stage.items() if _is_table(value)}
+        told = "  ".join(f"{name} {_short(value)}" for name, value in stage.items() if name not in left_out)
         say(f"    {stage['name']:<18} {stage.get('seconds', 0):8.1f} s  {told}".rstrip())
+
+
+def _is_table(value: Any) -> bool:
+    """Whether it is a list of records, such as the epochs of a training: `--json` and the report have it."""
+    return isinstance(value, list) and bool(value) and all(isinstance(each, dict) for each in value)
 
 
 def _beside_defaults(settings: Record) -> Record:
@@ -226,5 +244,7 @@ def status(value: Record, as_json: bool) -> None:
         of = f"  ({elsewhere}{asked(each['evaluation'])})" if each["evaluation"] else ""
         mark = "*" if production and each["id"] == production["model"] else " "
         say(f"{mark} {each['id']} on {each['release']}  {metrics}{of}")
+        for line in verdicts(each["evaluation"]):
+            say(f"      {line}")
     reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in value["quarantine"]["by_reason"].items())
     say(f"quarantine: {value['quarantine']['rows']:,} open rows" + (f" ({reasons})" if reasons else ""))

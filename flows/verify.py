@@ -8,7 +8,7 @@ import polars as pl
 import pyarrow as pa
 
 from storage.data_files import DataFile
-from storage.errors import DataCorrupt
+from storage.errors import LakeError
 from storage.integrity import Pinned, check_file, checksums, first_fault, model_blobs, pinned_blobs
 from storage.lake import Lake
 from storage.log import Log
@@ -33,12 +33,22 @@ def verify(lake: Lake) -> Iterator[Finding]:
         faults = list(log.faults())
         yield table, "log", " ".join(faults)
         yield table, "newest version", first_fault(lake.open, table)
-    known = releases(lake)
+    try:
+        known = releases(lake)
+    except LakeError as error:
+        yield "lake", "releases", str(error)
+        known = []
     yield from _versions(lake, logs, known)
-    yield from _data_files(lake, logs, known)
-    yield from _blobs(lake, known)
-    yield from _tries(lake, logs, known)
-    yield from _production(lake)
+    for what, found in (
+        ("data files", _data_files(lake, logs, known)),
+        ("blobs", _blobs(lake, known)),
+        ("tries", _tries(lake, logs, known)),
+        ("production", _production(lake)),
+    ):
+        try:
+            yield from found
+        except LakeError as error:  # what is needed to go on is damaged
+            yield "lake", f"{what}, not all checked", str(error)
 
 
 def _versions(lake: Lake, logs: dict[str, Log], known: list[Manifest]) -> Iterator[Finding]:
@@ -94,12 +104,8 @@ def _tries(lake: Lake, logs: dict[str, Log], known: list[Manifest]) -> Iterator[
     """Every trie is what its SID table gives: the same items with the same codes, none missing, none more."""
     if not known:
         return
-    try:
-        sids = _rows(lake, logs, "sids", ["assignment_id", "item_id", "codes"])
-        items = _rows(lake, logs, "items", ["item_id", "revision", "deleted", "arrived_at"])
-    except DataCorrupt as error:
-        yield "tries", "against the SID table", f"not checked: {error}"
-        return
+    sids = _rows(lake, logs, "sids", ["assignment_id", "item_id", "codes"])
+    items = _rows(lake, logs, "items", ["item_id", "revision", "deleted", "arrived_at"])
     for manifest in known:
         trie = f"trie {manifest.trie.sha256[:12]} against its SID table"
         yield manifest.id, trie, first_fault(_check_trie, lake, logs, manifest, sids, items)

@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import sys
 from pathlib import Path
 
 from pipelines.reach import ClusterUnreachable, foreign_address, private_folder, require_reachable, unreachable
@@ -53,12 +54,14 @@ def connect(spec: ComputeSpec) -> None:
     quiet = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.WARNING}
     if address := foreign_address():
         require_reachable(address)
+        print(f"  joining the Ray cluster at {address}", file=sys.stderr, flush=True)
         shipped = {"py_modules": _own_packages(), "env_vars": _worker_environment()}
         try:
             ray.init(runtime_env=shipped, **quiet)
         except (ConnectionError, SystemExit) as error:  # Ray ends the process where a cluster stops answering
             raise ClusterUnreachable(unreachable(address, str(error))) from error
         return
+    print("  starting a Ray cluster on this machine", file=sys.stderr, flush=True)
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         # Ray's own token lies in a file that other users can read.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -83,8 +86,6 @@ def _quieten() -> None:
 
 def shutdown() -> None:
     """Leave the cluster; one that was started here stops, with all the work of this process."""
-    import sys
-
     if "ray" in sys.modules:
         sys.modules["ray"].shutdown()
 

@@ -63,7 +63,9 @@ def read_model(lake: Lake, model: str) -> dict[str, Any]:
     for row in known:
         if row["id"] == model:
             return row
-    raise LakeNotFound(f"the lake {lake.uri} has no model {model!r}; models: {[row['id'] for row in known]}.")
+    raise LakeNotFound(
+        f"the lake {lake.uri} has no model {model!r}; models: {', '.join(row['id'] for row in known) or 'none'}."
+    )
 
 
 def find_model_by_key(lake: Lake, key: str) -> str | None:

@@ -68,7 +68,7 @@ def publish_by_run(
     history = pointer_history(lake, decided_on.name)
     if history[-1].sequence != decided_on.sequence:
         raise PointerMoved(
-            f"{decided_on.name!r} was {decided_on.value} when read and is {history[-1].value} now; decide anew."
+            f"{decided_on.name!r} was {_pair(decided_on)} when read and is {_pair(history[-1])} now; decide anew."
         )
     held = hold_of(history)
     if held is not None:
@@ -281,6 +281,11 @@ def _choose_model(lake: Lake, manifest: Manifest, model: str | None, history: li
         f"model {model} speaks vocabulary {vocabulary}, {manifest.id} speaks {manifest.codebook.vocabulary}; "
         f"train one with `sidmill run train --release {manifest.id}` or publish without a model."
     )
+
+
+def _pair(pointer: Pointer) -> str:
+    value = pointer.value
+    return f"({value['release']}, {value['model'] or 'no model'})" if value else "unset"
 
 
 def _time(value: datetime) -> str:

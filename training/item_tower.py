@@ -68,7 +68,9 @@ def item_towers_on_ray(
     def train(trainable: SasRecTrainable) -> SasRec:
         make = partial(_stored, ray.put(trainable))
         settings = train_spec(trainable.spec, spec.workers)
-        result = launch(make, settings, f"sasrec-{trainable.plan_hash}", storage_path, progress=progress)
+        result = launch(
+            make, settings, f"sasrec-{trainable.plan_hash}", storage_path, progress=progress, label="SASRec"
+        )
         load_weights(result.checkpoint_dir, trainable.module)
         return trainable.module.eval()
 

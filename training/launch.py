@@ -88,11 +88,13 @@ def launch(
     *,
     use_gpu: bool = False,
     progress: Progress = logger.info,
+    label: str = "train",
 ) -> TrainResult:
     """Train until `spec.epochs` on `spec.workers` workers of the running Ray cluster.
 
     `make_trainable` is pickled and called in each worker, and here before a resume. `storage_path` is a folder, or
-    on more than one machine a URI that all of them can reach. `progress` gets one plain line an epoch. Workers that
+    on more than one machine a URI that all of them can reach. `progress` gets one plain line an epoch, which
+    begins with `label`. Workers that
     die are replaced twice; a controller that gives up (as it does when a worker dies while the group starts) is
     tried again three times. Raises CheckpointMismatch if the run holds another training, NoRoom where the workers find
     no place, LossDiverged after the one attempt, TrainingFailed, or the TrainingError that a worker raised.
@@ -106,8 +108,8 @@ def launch(
         _look_for_room(spec, progress)
         told = 0 if done is None else len(_history(done))
         if told:
-            progress(f"{name}: going on after epoch {told}")
-        with _told(storage, name, progress, told):
+            progress(f"{label}: going on after epoch {told} of {spec.epochs}")
+        with _told(storage, name, spec.epochs, label, progress, told):
             done = _fit(make_trainable, spec, name, storage, use_gpu, progress)
     checkpoint = done.checkpoint
     if checkpoint is None:
@@ -265,7 +267,7 @@ def _history(result: Result) -> list[Row]:
 
 
 @contextmanager
-def _told(storage: str, name: str, progress: Progress, told: int) -> Iterator[None]:
+def _told(storage: str, name: str, epochs: int, label: str, progress: Progress, told: int) -> Iterator[None]:
     """Tell each epoch after the first `told` while the body runs.
 
     Read from what the run stores, since callbacks of Ray Train run in another process than ours.
@@ -276,11 +278,12 @@ def _told(storage: str, name: str, progress: Progress, told: int) -> Iterator[No
         nonlocal told
         result = _stored(storage, name)
         for row in _history(result)[told:] if result else []:
-            progress(
-                f"{name} epoch {row['epoch'] + 1:.0f}: loss {row['loss']:.4f}, "
-                f"{row['tokens_per_s']:,.0f} tokens/s, {row['seconds']:.1f} s"
-            )
             told += 1
+            left = f", about {(epochs - told) * row['seconds']:,.0f} s left" if told < epochs else ""
+            progress(
+                f"{label} epoch {row['epoch'] + 1:.0f} of {epochs}: loss {row['loss']:.4f}, "
+                f"{row['tokens_per_s']:,.0f} tokens/s, {row['seconds']:.1f} s{left}"
+            )
 
     def watch() -> None:
         while not over.wait(POLL_S):

@@ -91,7 +91,9 @@ def train_on_ray(training: Training, storage_path: str | Path, progress: Progres
     make = partial(_stored, ray.put(training))
     use_gpu = ray.cluster_resources().get("GPU", 0) >= vae.workers
     try:
-        result = launch(make, spec, f"codebook-{training.key}", storage_path, use_gpu=use_gpu, progress=progress)
+        result = launch(
+            make, spec, f"codebook-{training.key}", storage_path, use_gpu=use_gpu, progress=progress, label="codebook"
+        )
     except LossDiverged as error:
         raise diverged(error.loss) from error
     net = build(training)

@@ -29,7 +29,7 @@ def train_on_ray(training: FusionTraining, storage_path: str, progress: Progress
         seed=training.spec.seed,
     )
     make = partial(_stored, ray.put(training))
-    result = launch(make, spec, f"fusion-{training.plan_hash}", storage_path, progress=progress)
+    result = launch(make, spec, f"fusion-{training.plan_hash}", storage_path, progress=progress, label="fusion")
     net = training.module
     load_weights(result.checkpoint_dir, net)
     return Trained(weights(net), [row["loss"] for row in result.history])

@@ -116,7 +116,7 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, former: dic
         start,
         partial(_masks, run.lake, manifest),
     )
-    with run.stage("train", recipe.train.epochs) as view:
+    with run.stage("train") as view:
         try:
             result = fit(make, recipe.train, key)
         except LossDiverged as error:
@@ -194,7 +194,7 @@ def _weights(lake: Lake, former: dict[str, Any], vocabulary: str, wanted: Genera
 def _aligned(run: Run, manifest: Manifest, key: str, fit: Callable[..., TrainResult]) -> Arrays:
     """The embeddings of codes that items and their fused vectors alone teach, as a stage of its own."""
     spec = run.recipe.train
-    with run.stage("align", spec.align_epochs) as view:
+    with run.stage("align") as view:
         both = _encoded(run.lake, manifest)
         items = ItemAlignment(
             run.recipe.generator,
@@ -205,6 +205,6 @@ def _aligned(run: Run, manifest: Manifest, key: str, fit: Callable[..., TrainRes
             spec.seed,
         )
         alone = spec.model_copy(update={"epochs": spec.align_epochs, "checkpoint_steps": 0, "sharding": False})
-        result = fit(partial(copy, items), alone, f"{key}{ALIGN}")
+        result = fit(partial(copy, items), alone, f"{key}{ALIGN}", label="align")
         view.note(f"{both.height:,} items, loss {result.history[-1]['loss']:.3f}", history=result.history)
     return aligned(result.checkpoint_dir)

@@ -132,7 +132,7 @@ def test_ctrl_c_while_training_ends_the_run_as_cancelled(tmp_path: Path, small: 
     with (tmp_path / "out").open("w") as out:
         process = subprocess.Popen(command, cwd=root, env=environment, stdout=out, stderr=subprocess.STDOUT)
         try:
-            assert wait_for(lambda: "epoch 1:" in (tmp_path / "out").read_text(), 300)
+            assert wait_for(lambda: "epoch 1 of 5000:" in (tmp_path / "out").read_text(), 300)
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=90) == 130
         finally:

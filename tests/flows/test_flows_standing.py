@@ -161,3 +161,14 @@ def test_an_age_is_never_told_larger_than_it_is_and_never_less_than_half(seconds
     length = {"minute": 60, "hour": 3600, "day": 86_400}[unit.removesuffix("s")]
     whole = int(count.replace(",", "")) * length
     assert whole <= seconds < 2 * whole
+
+
+def test_a_night_says_how_many_of_its_new_items_have_behaviour(
+    tmp_path: Path, small: Path, recipe: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = str(tmp_path / "lake")
+    bootstrap(uri, recipe, [str(small / "items.jsonl")], [str(small / "log.csv")])
+    write_items(small / "cold.jsonl", 40, 20)
+    capsys.readouterr()
+    nightly(uri, None, [str(small / "cold.jsonl")])
+    assert "  0 of 20 new items have behaviour before the cutoff " in capsys.readouterr().out

@@ -109,8 +109,8 @@ def test_a_run_goes_on_from_what_is_left_of_it_with_other_workers(tmp_path: Path
     launch(
         partial(make, "v"), spec.model_copy(update={"workers": 1, "epochs": 4}), "run", tmp_path, progress=lines.append
     )
-    assert lines[0] == "run: going on after epoch 3"
-    assert [line.split(":")[0] for line in lines[1:]] == ["run epoch 4"], (
+    assert lines[0] == "train: going on after epoch 3 of 4"
+    assert [line.split(":")[0] for line in lines[1:]] == ["train epoch 4 of 4"], (
         "epochs of an earlier launch are not told again"
     )
 
