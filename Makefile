@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 PYTHON ?= python3.11
 UV_VERSION := 0.13.9
+COSMIC_RAY := 8.7.0
+COSMIC := .cache/cosmic-ray-$(COSMIC_RAY)
 BIN := .venv/bin
 UV := .cache/uv/bin/uv
 LAKE ?= ./lake
@@ -10,7 +12,7 @@ DATA ?= $(wildcard ../shared/data)
 unexport PYTHONDONTWRITEBYTECODE
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: help setup check test test-all bench demo constraints
+.PHONY: help setup check test test-all mutants bench demo constraints
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -44,6 +46,26 @@ test: setup  ## the tests that take minutes (under 15 on two cores)
 
 test-all: setup  ## all tests, also those on real data
 	$(BIN)/pytest -q
+
+# A file is changed in a copy of the checkout; its tests run there, once for each change. A change that no test notices
+# survives. MODULE=FILE.py TESTS='FILES [-k WORDS]' are one module and the tests that should notice.
+MUTANTS := .cache/mutants
+mutants: setup $(COSMIC)/ready  ## change a module and see which changes no test notices (MODULE=FILE TESTS=FILES)
+	@test -n "$(MODULE)" -a -n "$(TESTS)" || { echo "say MODULE=FILE.py and TESTS='FILES [-k WORDS]'" >&2; exit 2; }
+	rm -rf $(MUTANTS) && mkdir -p $(MUTANTS)
+	git ls-files --cached --others --exclude-standard -z | tar --null -T - -cf - | tar -xf - -C $(MUTANTS)
+	printf '%s\n' '[cosmic-ray]' 'module-path = "$(MODULE)"' 'timeout = 120.0' 'excluded-modules = []' \
+	  "test-command = \"env OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m pytest -x -q -m 'not slow' $(TESTS)\"" \
+	  '[cosmic-ray.distributor]' 'name = "local"' > $(MUTANTS)/mutants.toml
+	cd $(MUTANTS) && PATH=$(abspath $(COSMIC))/bin:$$PATH && \
+	  cosmic-ray init mutants.toml mutants.sqlite && cosmic-ray --verbosity=WARNING baseline mutants.toml && \
+	  cosmic-ray exec mutants.toml mutants.sqlite && \
+	  { cr-report --show-diff --surviving-only mutants.sqlite; cr-rate mutants.sqlite; }
+
+$(COSMIC)/ready: | $(UV)
+	$(UV) venv -q --allow-existing --python $(PYTHON) $(COSMIC)
+	$(UV) pip install -q --python $(COSMIC)/bin/python cosmic-ray==$(COSMIC_RAY)
+	@touch $@
 
 bench: setup  ## benchmarks, each beside its limit or a peer of the same run (DATA=DIR, VECTORS=FILE.npy for real data)
 	$(BIN)/sidmill bench tokenizer --items 1e5

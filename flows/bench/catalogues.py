@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from flows.bench.made_by import code_hash, hash_of_files
 from infra.settings import configure
 from pipelines.encoders.attributes import MultiHot
 from pipelines.encoders.images import decode_image
@@ -29,7 +30,7 @@ class Catalogue:
     """A catalogue in rows: id, text, attributes, category and picture (or none) of each item.
 
     A history is (time, row) of what a user took, oldest first; times are whole numbers, and `held_out` is the first
-    that is held out.
+    that is held out. `inputs` is a hash of the bytes of the files that all of it was read from.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Catalogue:
     pictures: list[Path | None]
     histories: list[list[tuple[int, int]]]
     held_out: int
+    inputs: str
 
     def leave_last_out(self) -> "Catalogue":
         """The same with events numbered back from the last of each user, so that one cut, two events before the end, is
@@ -55,7 +57,7 @@ class Catalogue:
         def encode(rows: NDArray[np.int64]) -> NDArray[np.float32]:
             return encoder.encode([self.texts[row].strip() or "untitled" for row in rows])
 
-        return _kept(CACHE / f"{self.name}.npy", len(self.ids), order, encode)
+        return _kept(self._file("text"), len(self.ids), order, encode)
 
     def attribute_vectors(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Multi-hot vectors of the attributes, float32 (N, 256), and which items have some."""
@@ -77,7 +79,11 @@ class Catalogue:
             pictures = (decode_image(path.read_bytes(), spec.max_pixels, spec.formats) for path in paths)
             return encoder.encode([encoder.prepare(picture) for picture in pictures])
 
-        return _kept(CACHE / f"{self.name}-images.npy", len(self.ids), np.flatnonzero(present), encode), present
+        return _kept(self._file("images"), len(self.ids), np.flatnonzero(present), encode), present
+
+    def _file(self, what: str) -> Path:
+        """Where vectors are kept: those of other input files, or of other code, lie elsewhere."""
+        return CACHE / f"{self.name}-{what}-{self.inputs}-{code_hash()}.npy"
 
 
 def _kept(
@@ -110,6 +116,7 @@ def beauty(folder: Path) -> Catalogue:
         pictures=[None] * len(ids),
         histories=[list(enumerate(history)) for history in taken],
         held_out=0,
+        inputs=hash_of_files(folder, [folder / "items.jsonl", folder / "sequences.txt"]),
     ).leave_last_out()
 
 
@@ -118,6 +125,7 @@ def movielens(folder: Path) -> Catalogue:
     folder = folder / "movielens-posters"
     with (folder / "items.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
+    pictures = [folder / row["poster"] if row["poster"] else None for row in rows]
     place = {row["movieId"]: number for number, row in enumerate(rows)}
     histories: dict[str, list[tuple[int, int]]] = {}
     with (folder / "ratings.csv").open(newline="") as file:
@@ -131,9 +139,10 @@ def movielens(folder: Path) -> Catalogue:
         texts=[f"{row['title']} {row['genres'].replace('|', ', ')}" for row in rows],
         attributes=[[] for _ in rows],  # the genres stand in the text
         categories=[row["genres"].split("|")[0] for row in rows],
-        pictures=[folder / row["poster"] if row["poster"] else None for row in rows],
+        pictures=pictures,
         histories=[sorted(history) for history in histories.values()],
         held_out=int(times[int(0.9 * len(times))]),
+        inputs=hash_of_files(folder, {folder / "items.csv", folder / "ratings.csv", *filter(None, pictures)}),
     )
 
 

@@ -1,7 +1,8 @@
 """Rows of `sidmill bench recommendation` that go by semantic IDs: fused vectors, SIDs, a generator trained on them.
 
 All of it is fitted on the training part of the histories. A training is a run of Ray Train below CACHE, named by what
-is trained on what: a benchmark that was stopped goes on from its last checkpoint.
+is trained on what, by which code: a benchmark that was stopped goes on from its last checkpoint, and one whose code or
+input files have changed begins anew.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from flows.bench.made_by import code_hash
 from flows.bench.representations import World
 from flows.bench.split import WIDTH, Recommend, Split, say
 from pipelines.cluster import connect, machine_cpus
@@ -158,7 +160,7 @@ class Histories:
 def fused_vectors(split: Split, settings: Settings) -> NDArray[np.float32]:
     """Fused vectors of all items, float32 (N, D), fitted on the training events; kept."""
     parts = (settings.collaborative, settings.fusion)
-    path = CACHE / f"vectors-{digest_of(split.train, settings.modalities, *parts)}.npy"
+    path = CACHE / f"vectors-{key_of(split, split.train, settings.modalities, *parts)}.npy"
     if not path.exists():
         world = World(split.catalogue, settings.fusion.seed, cold=0.0)
         with one_thread():
@@ -236,7 +238,9 @@ def searched(split: Split, settings: Settings) -> Search:
     in_trie = trie.find_rows(pa.array(split.catalogue.ids))
     codes = trie.codes()[in_trie].astype(np.int32)
     train = settings.train.model_copy(update={"workers": machine_cpus()})
-    name = f"generator-{digest_of([*split.train, codes.ravel()], settings.generator, train)}"
+    parts = (settings.collaborative, settings.fusion)
+    key = key_of(split, [*split.train, codes.ravel()], settings.modalities, *parts, settings.generator, train)
+    name = f"generator-{key}"
     plan = plan_of(name, BUCKETS, trie.sizes, settings.generator, train)
     connect(ComputeSpec())
     start = None
@@ -269,9 +273,9 @@ def searched(split: Split, settings: Settings) -> Search:
     return search
 
 
-def digest_of(rows: Sequence[NDArray[np.integer]], *settings: BaseModel | tuple[str, ...]) -> str:
-    """16 hex digits over arrays and settings."""
-    digest = hashlib.blake2b(digest_size=8)
+def key_of(split: Split, rows: Sequence[NDArray[np.integer]], *settings: BaseModel | tuple[str, ...]) -> str:
+    """16 hex digits over the code, the bytes of the input files, arrays and settings: all that decides what is kept."""
+    digest = hashlib.blake2b(f"{code_hash()}{split.catalogue.inputs}".encode(), digest_size=8)
     for each in rows:
         digest.update(np.ascontiguousarray(each).tobytes() + b"|")
     for part in settings:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from flows.bench.catalogues import CATALOGUES
-from flows.bench.generative import CACHE, GENERATORS, HEADLINE, dense, digest_of, generator, reranked
+from flows.bench.generative import CACHE, GENERATORS, HEADLINE, dense, generator, key_of, reranked
 from flows.bench.split import WIDTH, Recommend, Split, say, split_of
 from training.floors import ItemNeighbours, popular_rows
 from training.metrics import mrr, ndcg_at, rank_of_target, recall_at, recall_interval
@@ -50,7 +50,7 @@ def item_knn(split: Split) -> Recommend:
 def sasrec(split: Split, seed: int = 0) -> Recommend:
     """SASRec as of the epoch with the best validation ndcg@10; kept."""
     spec = SasRecSpec(seed=seed)
-    path = CACHE / f"sasrec-{digest_of([*split.train, split.validation], spec)}.pt"
+    path = CACHE / f"sasrec-{key_of(split, [*split.train, split.validation], spec)}.pt"
     if not path.exists():
         best = best_sasrec(split, spec)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import ray
@@ -17,9 +18,15 @@ from flows.bootstrap import bootstrap
 from flows.diff import open_trie
 from flows.evaluation import evaluation_cases
 from flows.nightly import nightly
+from flows.steps import fit as fit_steps
 from flows.steps import training as training_steps
 from flows.steps.fit import log_slice
 from flows.train import train
+from pipelines.behaviour import COLUMNS, histories
+from pipelines.fuse import placed
+from pipelines.fusion.fit import fit_fusion
+from pipelines.spec import CollaborativeSpec
+from pipelines.tower import fit_collaborative
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.models import evaluations, models
@@ -164,3 +171,30 @@ def test_a_run_holds_out_nothing_that_the_vectors_it_keeps_have_seen(tmp_path: P
         nightly(lake.uri, None, *given(tmp_path, "second"), as_of="2025-01-03", cutoff=str(early + day))
     again = read_release(lake, nightly(lake.uri, None, as_of="2025-01-03")["release"])
     assert again.fit_cutoff == again.cutoff == late
+
+
+def test_a_bootstrap_fits_its_fusion_on_behaviour_as_it_was_before_the_pairs(
+    tmp_path: Path, fast: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast["collaborative"] = {"dim": 8}
+    given_to_fusion = []
+
+    def noted(*arguments: Any) -> Any:
+        given_to_fusion.append(arguments)
+        return fit_fusion(*arguments)
+
+    monkeypatch.setattr(fit_steps, "fit_fusion", noted)
+    deliver(tmp_path, list[str])
+    lake = Lake(str(tmp_path / "lake"))
+    bootstrap(lake.uri, fast, [str(tmp_path / "items.jsonl")], [str(tmp_path / "log.csv")], "2025-01-01", str(CUTOFF))
+    ((modalities, spec, pairs, before),) = given_to_fusion
+    seen = histories(log_slice(read_release(lake, "production")).read(lake, COLUMNS), CollaborativeSpec(dim=8))
+    since = seen.newest(spec.recent)
+    assert sorted(map(tuple, pairs)) == sorted(map(tuple, seen.pairs(spec.pair_window, since)))
+    made = fit_collaborative(seen, CollaborativeSpec(dim=8), since)
+    assert made is not None
+    expected = placed(pl.DataFrame({"item_id": KNOWN}), made.before)
+    assert before.keys() == {"collaborative"}
+    np.testing.assert_array_equal(before["collaborative"].vectors, expected.vectors)
+    np.testing.assert_array_equal(before["collaborative"].present, expected.present)
+    assert (modalities["collaborative"].vectors != expected.vectors).any()

@@ -13,7 +13,8 @@ from in_process import trained_here
 
 from flows.bench import generative
 from flows.bench.catalogues import beauty
-from flows.bench.generative import HEADLINE, Settings
+from flows.bench.generative import HEADLINE, Settings, key_of
+from flows.bench.made_by import DECIDE, code_hash
 from flows.bench.recommendation import ROWS, item_knn, popularity
 from flows.bench.representations import World
 from flows.bench.split import WIDTH, Recommend, Split, split_of
@@ -173,3 +174,50 @@ def test_what_is_trained_once_is_not_trained_again(
     recalls = {line.split("|")[1].strip(): float(line.split("|")[3]) for line in tables[0] if line[2] in "sdrg"}
     # One who knows of what kind a user is, and no more, finds half of what is taken among ten of twenty items.
     assert min(recalls["dense"], recalls["reranked"]) > 0.5, recalls
+
+
+def test_what_is_kept_is_of_the_bytes_of_its_input_files_and_of_its_code(data: Path, tmp_path: Path) -> None:
+    """A title changed, a source file edited, moved or added, a setting: each has a place of its own."""
+    root = tmp_path / "code"
+    for package in DECIDE:
+        (root / package).mkdir(parents=True)
+        (root / package / "a.py").write_text("one = 1\n")
+
+    def code() -> str:
+        code_hash.cache_clear()
+        return code_hash(root)
+
+    first, hashes = code(), set[str]()
+    assert code() == first
+    for package in DECIDE:
+        (root / package / "a.py").write_text("one = 2\n")
+        hashes.add(code())
+        (root / package / "a.py").rename(root / package / "b.py")
+        hashes.add(code())
+        (root / package / "c.py").touch()
+        hashes.add(code())
+    assert len(hashes | {first}) == 3 * len(DECIDE) + 1
+    (root / "flows" / "notes.md").write_text("decides nothing")
+    assert code() in hashes
+    code_hash.cache_clear()
+
+    split, spec = split_of(beauty(data)), small_settings().generator
+    keys = [key_of(split, split.train, spec), key_of(split, split.train[1:], spec), key_of(split, split.train)]
+    file = data / "amazon-beauty" / "items.jsonl"
+    file.write_text(file.read_text().replace("item 7", "item seven"))
+    other = split_of(beauty(data))
+    keys.append(key_of(other, other.train, spec))
+    assert len(set(keys)) == 4
+    assert key_of(split_of(beauty(data)), split.train, spec) == keys[-1]
+
+
+def test_vectors_that_are_kept_are_not_those_of_other_titles(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = beauty(data).text_vectors()
+    file = data / "amazon-beauty" / "items.jsonl"
+    file.write_text(file.read_text().replace('"item 7"', '"a red rose"'))
+    after = beauty(data).text_vectors()
+    assert (before != after).any(axis=1).nonzero()[0].tolist() == [7]
+    np.testing.assert_array_equal(beauty(data).text_vectors(), after)
