@@ -207,7 +207,7 @@ def test_ids_are_the_same_in_the_catalogue_and_in_the_log(tmp_path: Path) -> Non
         (np.float32(17.0), "17"),
         (float("nan"), None),
         (np.datetime64("NaT"), None),
-        *((word.upper(), None) for word in NULL_WORDS),
+        *((word.upper(), None) for word in sorted(NULL_WORDS)),
     ],
 )
 def test_an_id_is_the_text_of_its_cell_and_a_null_word_is_none(cell: Any, found: str | None) -> None:
