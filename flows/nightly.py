@@ -110,7 +110,7 @@ def _night_snapshot(run: Run, base: Manifest, as_of: datetime | None, cutoff: da
     if cutoff is not None:
         raise ValueError(
             f"the cutoff {snapshot.cutoff.isoformat()} lies before {seen.isoformat()}: up to then vectors that "
-            f"{base.id} or a later release made SIDs of have seen events, and what is held out would not be new to them. "
+            f"{base.id} or a later release made SIDs of have seen events: what is held out would not be new to them. "
             "Give a later one."
         )
     return replace(snapshot, cutoff=seen)
