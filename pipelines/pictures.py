@@ -99,7 +99,10 @@ class Pictures:
     def _within_folder(self, path: str, reference: str) -> str:
         """The path without links, which must still lie in the folder; it is what is opened, so no link is followed."""
         assert self._source is not None
-        folder, real = Path(self._source.folder).resolve(), Path(path).resolve()
+        try:
+            folder, real = Path(self._source.folder).resolve(), Path(path).resolve()
+        except (OSError, ValueError, RuntimeError) as error:  # a name no file can have, or links in a circle
+            raise Refused("image_unreadable", f"{reference!r}: {error}") from error
         if not real.is_relative_to(folder):
             raise Refused("image_outside_folder", f"{reference!r} is a link out of the folder of {self._source.name}")
         return str(real)

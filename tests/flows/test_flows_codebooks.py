@@ -188,7 +188,7 @@ def test_items_may_share_sids_where_the_recipe_keeps_collisions(
     recipe["codebook"] = {"levels": [{"codes": 4}] * 2, "collision": "keep"}
     with pytest.raises(RecipeError, match="lets items share SIDs"):
         parse_recipe(recipe)
-    recipe["gates"] = {"collision_rate": {"limit": 1.0}}
+    recipe["gates"] = {"collision_rate": {"limit": 1.0}, "model_against_baselines": {"severity": "warn"}}
     recipe["evaluate"] = {"exclude_seen": False, "vector_weight": 30.0}
     lake = start(str(tmp_path / "lake"), small, recipe)
     first = sids(lake, "r-000001")

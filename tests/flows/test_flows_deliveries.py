@@ -36,7 +36,7 @@ def test_a_file_is_read_again_under_a_mended_mapping(
     assert lake.rows("interactions") == 600
     assert by_reason(lake) == {}
     assert "ingest items: skipped" in capsys.readouterr().out
-    assert runs(lake)[-1].result == {"release": "r-000001", "made": True}
+    assert runs(lake)[-1].result == {"release": "r-000001", "made": True, "published": True}
 
 
 def test_a_bad_delivery_stops_its_own_night_and_no_other(tmp_path: Path, small: Path, recipe: Recipe) -> None:

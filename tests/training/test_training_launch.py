@@ -85,7 +85,7 @@ def test_a_run_goes_on_from_what_is_left_of_it_with_other_workers(tmp_path: Path
     assert [row["epoch"] for row in first.history] == [0, 1]
     assert [row["targets"] for row in first.history] == [2 * 15 * 12 * 2] * 2
     assert first.history[1]["loss"] < first.history[0]["loss"]
-    assert [line.split(":")[0] for line in lines] == ["run epoch 1", "run epoch 2"]
+    assert [line.split(":")[0] for line in lines] == ["train epoch 1 of 2", "train epoch 2 of 2"]
     model, record = load_generator(first.checkpoint_dir, "v")
     assert isinstance(model, Generator)
     assert all(part.bias.any() for part in model.modules() if isinstance(part, Experts))
