@@ -92,7 +92,7 @@ def take_snapshot(
 def say_cutoff(run: Run, snapshot: Snapshot) -> None:
     """Show from when on events are held out, and by which rule."""
     share = run.recipe.split.holdout
-    rule = f"the newest {share:.0%} of them, split.holdout" if share else "split.holdout is 0: none"
+    rule = f"the newest {share:.0%} of them, split.holdout" if share else "the as-of time, as split.holdout is 0"
     told = "the date given as --cutoff, which nights keep" if snapshot.cutoff_date == snapshot.cutoff else rule
     run.say(f"  events from {snapshot.cutoff:%Y-%m-%d %H:%M:%S} UTC on are held out ({told})")
 
