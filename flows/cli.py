@@ -187,6 +187,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--behaviour", nargs="+", default=[], help="vectors from behaviour wanted, of sppmi, sasrec and both (all)"
     )
     representations.add_argument("--rows", nargs="+", default=[], help="parts of the names of the rows wanted (all)")
+    _choosing(representations)
     encoders = _benchmark(bench, "encoders", "texts and pictures a second through Ray Data beside the bare encoders")
     encoders.add_argument("data", type=Path, help="folder with amazon-beauty/ and movielens-posters/")
     encoders.add_argument("--items", type=_count, default=12_000, help="texts (12,000)")
@@ -199,10 +200,15 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="?",
         type=Path,
         default=Path(os.environ.get("SIDMILL_DATA", "data")),
-        help="folder with amazon-beauty/ ($SIDMILL_DATA, else data)",
+        help="folder with the folders of the catalogues ($SIDMILL_DATA, else data)",
     )
-    recommendation.add_argument("--dataset", default="amazon-beauty", help="name of the catalogue (amazon-beauty)")
+    recommendation.add_argument(
+        "--dataset",
+        default="amazon-beauty",
+        help="name of the catalogue: amazon-beauty, amazon-beauty-fifth, movielens-posters or ml-100k (the first)",
+    )
     recommendation.add_argument("--rows", nargs="+", default=[], help="recommenders wanted (docs/recommendation.md)")
+    _choosing(recommendation)
     loader = _benchmark(bench, "loader", "a log joined with SIDs, and an epoch of batches, beside bare scans")
     loader.add_argument("--events", type=_count, default=10_000_000, help="events of a synthetic log (1e7)")
     decoding = _reader(_benchmark(bench, "decoding", "users a second of the beam search, and what masks take of it"))
@@ -217,6 +223,24 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, default=4200)
     _sources(serve)
     return parser
+
+
+def _choosing(parser: argparse.ArgumentParser) -> None:
+    """What settings are chosen by."""
+    parser.add_argument(
+        "--on",
+        choices=("validation", "test"),
+        default="test",
+        help="score all rows on what comes before the test, to choose settings, or on the test (test)",
+    )
+    parser.add_argument(
+        "--try",
+        dest="tried",
+        nargs="+",
+        default=[],
+        metavar="CHANGES",
+        help="rows under other settings besides, each SECTION.FIELD=VALUE, or several of these in quotes",
+    )
 
 
 def _noun(

@@ -173,7 +173,7 @@ def load_recipe(
     else:
         settings, where = _read(name or "default")
     for override in overrides:
-        _override(settings, override)
+        override_setting(settings, override)
     return parse_recipe(settings, where)
 
 
@@ -237,12 +237,12 @@ _WANTED = {
 }
 
 
-def _override(settings: dict[str, Any], override: str) -> None:
+def override_setting(settings: dict[str, Any], override: str) -> None:
     """Apply `a.b=c`; c is read as a TOML value, else as text."""
     path, separator, text = override.partition("=")
     names = path.strip().split(".")
     if not separator or not all(names):
-        raise RecipeError(f"--set {override!r}: write it as section.field=value, for example codebook.slack=1.25.")
+        raise RecipeError(f"{override!r}: write it as section.field=value, for example codebook.slack=1.25.")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -251,5 +251,5 @@ def _override(settings: dict[str, Any], override: str) -> None:
     for name in names[:-1]:
         place = place.setdefault(name, {})
         if not isinstance(place, dict):
-            raise RecipeError(f"--set {override!r}: {name!r} is a value, not a section.")
+            raise RecipeError(f"{override!r}: {name!r} is a value, not a section.")
     place[names[-1]] = value

@@ -1,12 +1,14 @@
-"""The two public catalogues that benchmarks on real data read: items, texts, histories.
+"""The public catalogues that benchmarks on real data read: items, texts, histories.
 
-The folder holds amazon-beauty/ and movielens-posters/; docs/tokenizers.md says what is in them.
+The folder holds amazon-beauty/ and movielens-posters/ (docs/tokenizers.md says what is in them), and ml-100k/ with the
+files of RecBole that `make demo` leaves in .cache/movielens.
 """
 
 import csv
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,16 @@ class Catalogue:
     histories: list[list[tuple[int, int]]]
     held_out: int
     inputs: str
+
+    def before_the_test(self) -> "Catalogue":
+        """The same without what is held out, and as much of what is left held out: what settings are chosen on.
+
+        Where one cut is leave-last-out for all, the test goes, the last event of each user.
+        """
+        if self.held_out < 0:
+            return replace(self, histories=[each[:-1] for each in self.histories]).leave_last_out()
+        seen = [[(time, row) for time, row in each if time < self.held_out] for each in self.histories]
+        return replace(self, histories=seen, held_out=_newest_tenth(seen))
 
     def leave_last_out(self) -> "Catalogue":
         """The same with events numbered back from the last of each user, so that one cut, two events before the end, is
@@ -99,16 +111,21 @@ def _kept(
     return np.asarray(np.load(path), np.float32)
 
 
-def beauty(folder: Path) -> Catalogue:
-    """Amazon Beauty. It has an order and no times."""
+def beauty(folder: Path, of_users: int = 1) -> Catalogue:
+    """Amazon Beauty, or what one of so many of its users took. It has an order and no times."""
     folder = folder / "amazon-beauty"
     rows = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
     ids = [str(row["item_id"]) for row in rows]
     place = {item: row for row, item in enumerate(ids)}
     taken = [[place[item] for item in line.split()[1:]] for line in (folder / "sequences.txt").read_text().splitlines()]
+    if of_users > 1:
+        taken = taken[::of_users]
+        kept = sorted({row for history in taken for row in history})
+        rows, ids = [rows[row] for row in kept], [ids[row] for row in kept]
+        taken = [np.searchsorted(kept, history).tolist() for history in taken]
     common = _common([row["attributes"] for row in rows])
     return Catalogue(
-        name="amazon-beauty",
+        name="amazon-beauty" if of_users == 1 else f"amazon-beauty-1-of-{of_users}",
         ids=ids,
         texts=[row["title"] for row in rows],
         attributes=[row["attributes"] for row in rows],
@@ -132,7 +149,6 @@ def movielens(folder: Path) -> Catalogue:
         for row in csv.DictReader(file):
             if float(row["rating"]) >= POSITIVE and row["movieId"] in place:
                 histories.setdefault(row["userId"], []).append((int(row["timestamp"]), place[row["movieId"]]))
-    times = np.sort([time for history in histories.values() for time, _ in history])
     return Catalogue(
         name="movielens-posters",
         ids=[row["movieId"] for row in rows],
@@ -141,12 +157,47 @@ def movielens(folder: Path) -> Catalogue:
         categories=[row["genres"].split("|")[0] for row in rows],
         pictures=pictures,
         histories=[sorted(history) for history in histories.values()],
-        held_out=int(times[int(0.9 * len(times))]),
+        held_out=_newest_tenth([sorted(history) for history in histories.values()]),
         inputs=hash_of_files(folder, {folder / "items.csv", folder / "ratings.csv", *filter(None, pictures)}),
     )
 
 
-CATALOGUES: dict[str, Callable[[Path], Catalogue]] = {"amazon-beauty": beauty, "movielens-posters": movielens}
+def ml_100k(folder: Path) -> Catalogue:
+    """MovieLens-100K: ratings of 4 and more, the newest tenth held out. The category is the first genre."""
+    folder = folder / "ml-100k"
+    films, ratings = folder / "ml-100k.item", folder / "ml-100k.inter"
+    rows = [line.split("\t") for line in films.read_text().splitlines()[1:]]
+    place = {row[0]: number for number, row in enumerate(rows)}
+    histories: dict[str, list[tuple[int, int]]] = {}
+    for line in ratings.read_text().splitlines()[1:]:
+        user, item, rating, time = line.split("\t")
+        if float(rating) >= POSITIVE:
+            histories.setdefault(user, []).append((int(time), place[item]))
+    return Catalogue(
+        name="ml-100k",
+        ids=[row[0] for row in rows],
+        texts=[f"{title} {year} {genres}" for _, title, year, genres in rows],
+        attributes=[[] for _ in rows],  # the genres stand in the text
+        categories=[genres.split(" ")[0] for _, _, _, genres in rows],
+        pictures=[None] * len(rows),
+        histories=[sorted(history) for history in histories.values()],
+        held_out=_newest_tenth(list(histories.values())),
+        inputs=hash_of_files(folder, [films, ratings]),
+    )
+
+
+def _newest_tenth(histories: list[list[tuple[int, int]]]) -> int:
+    """The first time of the newest tenth of all events."""
+    times = np.sort([time for history in histories for time, _ in history])
+    return int(times[int(0.9 * len(times))])
+
+
+CATALOGUES: dict[str, Callable[[Path], Catalogue]] = {
+    "amazon-beauty": beauty,
+    "amazon-beauty-fifth": partial(beauty, of_users=5),
+    "movielens-posters": movielens,
+    "ml-100k": ml_100k,
+}
 
 
 def _common(attributes: list[list[str]], least: float = 0.03) -> set[str]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flows.bench.generative import HEADLINE
+from flows.bench.settings import HEADLINE
 from flows.bench.trie import names, random_sids
 from tokenizer.trie import Trie
 from tokenizer.trie_masks import TrieMasks

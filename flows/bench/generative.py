@@ -12,22 +12,21 @@ from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from flows.bench.made_by import code_hash
 from flows.bench.representations import World
+from flows.bench.settings import Settings
 from flows.bench.split import WIDTH, Recommend, Split, say
 from pipelines.cluster import connect, machine_cpus
 from pipelines.fusion.modalities import COLLABORATIVE
-from pipelines.spec import CollaborativeSpec, ComputeSpec, FusionSpec
+from pipelines.spec import ComputeSpec
 from tokenizer.encode import Occupancy, assign_sids
 from tokenizer.fit import fit_codebook
-from tokenizer.spec import CodebookSpec
 from tokenizer.trie import Trie
 from tokenizer.trie_masks import TrieMasks
 from tokenizer.work import one_thread
@@ -41,7 +40,6 @@ from training.likeness import Likeness
 from training.metrics import ndcg_at, rank_of_target, recall_at
 from training.next_code import NextCode, plan_of
 from training.objectives import objective_of
-from training.spec import GeneratorSpec, TrainSpec
 from training.trie_tensors import TrieTensors
 
 Ints = NDArray[np.int64]
@@ -52,79 +50,6 @@ BEAMS = 50
 DECAYS = (0.0, 0.3, 0.6, 0.8, 0.9, 1.0)
 WEIGHTS = (0.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0)
 VALIDATED = 6_000
-
-
-class Settings(BaseModel):
-    """What a row is made of; the parts of a recipe. `modalities` names those that are fused, all where it is empty."""
-
-    model_config = ConfigDict(frozen=True)
-
-    modalities: tuple[str, ...] = ()
-    collaborative: CollaborativeSpec = CollaborativeSpec(min_events=1)
-    fusion: FusionSpec = FusionSpec()
-    codebook: CodebookSpec = CodebookSpec.model_validate({"levels": [{"codes": 256}] * 3})
-    generator: GeneratorSpec = GeneratorSpec()
-    train: TrainSpec = TrainSpec()
-
-
-HEADLINE = Settings(
-    collaborative=CollaborativeSpec(min_events=1, method="both"),
-    generator=GeneratorSpec(prefix_buckets=32_768, prefix_outputs=True, dropout=0.3),
-    train=TrainSpec(
-        align_epochs=20,
-        epochs=14,
-        batch_size=128,
-        learning_rate=2e-3,
-        warmup_steps=300,
-        schedule="cosine",
-        weight_decay=0.1,
-        checkpoint_steps=200,
-    ),
-)
-SHORT_EPOCHS = 4
-
-
-def _but(**changes: dict[str, Any]) -> Settings:
-    """The headline in few epochs, with other values of some fields of its parts."""
-    changes = {"train": {}, **changes}
-    changes["train"] = {"epochs": SHORT_EPOCHS, **changes["train"]}
-    parts = {name: getattr(HEADLINE, name).model_copy(update=values) for name, values in changes.items()}
-    return HEADLINE.model_copy(update=parts)
-
-
-def _seeded(settings: Settings, seed: int) -> Settings:
-    """With other seeds of codebook, weights and order; the vectors are the same."""
-    codebook, train = (part.model_copy(update={"seed": seed}) for part in (settings.codebook, settings.train))
-    return settings.model_copy(update={"codebook": codebook, "train": train})
-
-
-RQVAE = _but(codebook={"quantizer": "rq-vae"}, train={"epochs": HEADLINE.train.epochs})
-GENERATORS: dict[str, Settings] = {
-    "generator": HEADLINE,
-    "seed-1": _seeded(HEADLINE, 1),
-    "seed-2": _seeded(HEADLINE, 2),
-    "rqvae": RQVAE,
-    "rqvae-1": _seeded(RQVAE, 1),
-    "rqvae-2": _seeded(RQVAE, 2),
-    "short": _but(),
-    "sids-text": _but(fusion={"method": "concat"}).model_copy(update={"modalities": ("text",)}),
-    "sids-concat": _but(fusion={"method": "concat"}),
-    "sids-sppmi": _but(collaborative={"method": "sppmi"}),
-    "sids-qformer": _but(fusion={"method": "qformer", "hidden": 64, "blocks": 1}),
-    "sids-unbalanced": _but(codebook={"balanced": False}),
-    "sids-shared": _but(codebook={"balanced": False, "collision": "keep"}),
-    "sids-rqvae": _but(codebook={"quantizer": "rq-vae"}),
-    "no-alignment": _but(train={"align_epochs": 0}),
-    "no-prefixes": _but(generator={"prefix_buckets": 0, "prefix_outputs": False}),
-    "no-prefix-outputs": _but(generator={"prefix_outputs": False}),
-    "unconstrained": _but(generator={"constrained": False, "prefix_outputs": False}),
-    "decoder": _but(generator={"architecture": "decoder", "layers": 3}),
-    "lazy-decoder": _but(generator={"architecture": "lazy_decoder", "layers": 3}),
-    "encoder-decoder": _but(generator={"architecture": "encoder_decoder"}, train={"epochs": 2}),
-    "ranking": _but(train={"objective": "ranking", "temperature": 0.7}),
-}
-"""Rows by name: the headline and the same with an RQ-VAE, each with other seeds too, and what the headline is with one
-thing changed, each in fewer epochs, as `short` is."""
 
 
 @dataclass(frozen=True)
@@ -159,14 +84,14 @@ class Histories:
 
 def fused_vectors(split: Split, settings: Settings) -> NDArray[np.float32]:
     """Fused vectors of all items, float32 (N, D), fitted on the training events; kept."""
-    parts = (settings.collaborative, settings.fusion)
+    parts = (settings.collaborative, settings.sasrec, settings.fusion)
     path = CACHE / f"vectors-{key_of(split, split.train, settings.modalities, *parts)}.npy"
     if not path.exists():
         world = World(split.catalogue, settings.fusion.seed, cold=0.0)
         with one_thread():
             modalities, before = world.content(), {}
             if COLLABORATIVE in (settings.modalities or (COLLABORATIVE,)):
-                made = world.behaviour(settings.collaborative)
+                made = world.behaviour(settings.collaborative, settings.sasrec, settings.fusion.recent)
                 modalities, before = modalities | world.beside(made.vectors), world.beside(made.before)
             chosen = {name: modalities[name] for name in settings.modalities or modalities}
             vectors, present = world.fused(settings.fusion, chosen, before).transform(chosen)
@@ -238,7 +163,7 @@ def searched(split: Split, settings: Settings) -> Search:
     in_trie = trie.find_rows(pa.array(split.catalogue.ids))
     codes = trie.codes()[in_trie].astype(np.int32)
     train = settings.train.model_copy(update={"workers": machine_cpus()})
-    parts = (settings.collaborative, settings.fusion)
+    parts = (settings.collaborative, settings.sasrec, settings.fusion)
     key = key_of(split, [*split.train, codes.ravel()], settings.modalities, *parts, settings.generator, train)
     name = f"generator-{key}"
     plan = plan_of(name, BUCKETS, trie.sizes, settings.generator, train)

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from flows.bench.catalogues import CATALOGUES
-from flows.bench.generative import CACHE, GENERATORS, HEADLINE, dense, generator, key_of, reranked
+from flows.bench.generative import CACHE, dense, generator, key_of, reranked
+from flows.bench.settings import GENERATORS, HEADLINE, changed
 from flows.bench.split import WIDTH, Recommend, Split, say, split_of
 from training.floors import ItemNeighbours, popular_rows
 from training.metrics import mrr, ndcg_at, rank_of_target, recall_at, recall_interval
@@ -117,21 +118,34 @@ def run(options: argparse.Namespace) -> None:
         if unknown:
             raise ValueError(f"{', '.join(unknown)} is none of {', '.join(known)}")
     split = split_of(CATALOGUES[options.dataset](options.data))
-    again = sum(row in rows for rows, row in zip(split.given, split.test.tolist(), strict=True))
-    print(f"\n### {options.dataset}: {split.items:,} items, {len(split.test):,} users, leave-last-out\n")
-    print(f"{again:,} of the test items were taken by their user before.\n", flush=True)
+    given, targets = split.asked(options.on)
+    again = sum(row in rows for rows, row in zip(given, targets.tolist(), strict=True))
+    print(f"\n### {options.dataset}: {split.items:,} items, {len(targets):,} users, leave-last-out, {options.on}\n")
+    print(f"{again:,} of the {options.on} items were taken by their user before.\n", flush=True)
     tables: dict[bool, list[str]] = {False: [], True: []}
-    for name in options.rows or WANTED:
+    for name, row in _wanted(options).items():
         began = time.perf_counter()
-        recommend = ROWS[name](split)
+        recommend = row(split)
         fitted = time.perf_counter()
         for exclude_seen, lines in tables.items():
-            ranks = rank_of_target(recommend(split.given, exclude_seen), split.test)
+            ranks = rank_of_target(recommend(given, exclude_seen), targets)
             lines.append(f"| {name} | " + " | ".join(figures(ranks)) + " |")
         say(f"{name}: fit {fitted - began:.1f} s, rank {time.perf_counter() - fitted:.1f} s")
     for exclude_seen, lines in tables.items():
         what = "Items that the user has seen left out" if exclude_seen else "All items ranked"
         print(f"\n{what}:\n\n| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|\n" + "\n".join(lines))
+
+
+def _wanted(options: argparse.Namespace) -> dict[str, Callable[[Split], Recommend]]:
+    """The rows that are asked for; with changes to try, as many of each that has settings."""
+    rows = {name: ROWS[name] for name in options.rows or WANTED}
+    tried = {
+        f"{name} with {changes}": partial(row.func, settings=changed(row.keywords["settings"], changes))
+        for changes in options.tried
+        for name, row in rows.items()
+        if isinstance(row, partial) and "settings" in row.keywords
+    }
+    return rows | tried
 
 
 def figures(ranks: Ints) -> list[str]:

@@ -11,6 +11,7 @@ events before the cut, on what was fitted without these.
 import argparse
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -18,6 +19,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from flows.bench.catalogues import CATALOGUES, Catalogue
+from flows.bench.settings import HEADLINE, changed
 from flows.bench.split import say
 from pipelines.behaviour import Histories, histories
 from pipelines.fuse import placed
@@ -47,6 +49,10 @@ METHODS = {
 }
 CODEBOOK = CodebookSpec.model_validate({"levels": [{"codes": 256}] * 3, "iterations": 10})
 RESAMPLED = 200
+TABLES = ("amazon-beauty", "movielens-posters")
+"""The catalogues that have a table unless others are named."""
+TRIED = "contrastive"
+"""What `--try` changes, on vectors from behaviour by `both`."""
 CHOSEN, WEIGHTS, JUDGED = "concat, chosen", (0.25, 0.5, 1.0, 2.0), 10_000
 """The row whose weights are chosen, of which, and by how many pairs."""
 
@@ -55,11 +61,12 @@ def run(options: argparse.Namespace) -> None:
     """A table for each catalogue that is there."""
     if unknown := sorted(set(options.behaviour) - set(BEHAVIOUR)):
         raise ValueError(f"--behaviour {' '.join(unknown)}: choose from {', '.join(BEHAVIOUR)}")
-    for name, read in CATALOGUES.items():
+    for name in options.only or TABLES:
         if not (options.data / name).is_dir():
             print(f"\n{options.data} has no folder {name}: left out")
-        elif not options.only or name in options.only:
-            table(read(options.data), options)
+        else:
+            read = CATALOGUES[name](options.data)
+            table(read.before_the_test() if options.on == "validation" else read, options)
 
 
 HEAD = (
@@ -84,8 +91,10 @@ def table(catalogue: Catalogue, options: argparse.Namespace) -> None:
         world = World(catalogue, seed, only=options.rows)
         if seed == 0:
             cold = np.count_nonzero(world.cold[world.pairs[:, 0]])
-            print(f"\n### {catalogue.name}: {len(catalogue.ids):,} items, {len(world.pairs):,} pairs, {cold:,} cold\n")
-        for name, vectors, crossed in world.representations(options.behaviour or BEHAVIOUR):
+            asked = f"{len(world.pairs):,} pairs of the {options.on}"
+            print(f"\n### {catalogue.name}: {len(catalogue.ids):,} items, {asked}, {cold:,} cold\n")
+        tried = world.tried(options.tried) if options.tried else world.representations(options.behaviour or BEHAVIOUR)
+        for name, vectors, crossed in tried:
             if not world.wants(name):
                 continue
             figures, intervals = world.figures(vectors, crossed)
@@ -117,7 +126,7 @@ class World:
         asked = self._log(later)
         self.pairs = self._rows(asked)[asked.pairs(WINDOW, asked.newest(1.0))]
         self.items = pl.DataFrame({"item_id": catalogue.ids})
-        self._trained: list[NDArray[np.float32]] | None = None
+        self._trained: dict[tuple[ItemTowerSpec, float], list[NDArray[np.float32]]] = {}
 
     def _log(self, taken: list[list[tuple[int, int]]]) -> Histories:
         rows = [(f"{user:07d}", time, row) for user, history in enumerate(taken) for time, row in history]
@@ -190,6 +199,20 @@ class World:
                 crossed = Modality(*text), Modality(*image)
             yield shown, Modality(*fusion.transform(modalities)), crossed
 
+    def tried(self, changes: Sequence[str]) -> Iterator[tuple[str, Modality, None]]:
+        """The fused vectors of the headline's settings, and of these with each of the changes."""
+        content, headline = self.content(), HEADLINE.model_copy(update={"fusion": METHODS[TRIED]})
+        with one_thread():
+            for name, settings in {TRIED: headline, **{each: changed(headline, each) for each in changes}}.items():
+                made = self.behaviour(settings.collaborative, settings.sasrec, settings.fusion.recent)
+                modalities = content | self.beside(made.vectors)
+                spec = settings.fusion.model_copy(update={"seed": self.seed})
+                yield (
+                    name,
+                    Modality(*self.fused(spec, modalities, self.beside(made.before)).transform(modalities)),
+                    None,
+                )
+
     def wants(self, name: str) -> bool:
         """Whether a row is asked for: by a part of its name, or because all are."""
         return not self._only or any(part in name for part in self._only)
@@ -217,9 +240,12 @@ class World:
         say(f"seed {self.seed}, of {len(tried)}: {told}, {'' if best.whiten else 'not '}whitened; {max(found):.4f}")
         return best
 
-    def behaviour(self, spec: CollaborativeSpec) -> Collaborative:
-        """Vectors from the visible events, and as they were before those that fusion learns from."""
-        made = fit_collaborative(self.log, spec, self.log.newest(FusionSpec().recent), self._towers)
+    def behaviour(
+        self, spec: CollaborativeSpec, tower: ItemTowerSpec | None = None, recent: float = FusionSpec().recent
+    ) -> Collaborative:
+        """Vectors from the visible events, and as they were before the newest share, which fusion learns from."""
+        train = partial(self._towers, tower or ItemTowerSpec(), recent)
+        made = fit_collaborative(self.log, spec, self.log.newest(recent), train)
         assert made is not None
         return made
 
@@ -235,11 +261,14 @@ class World:
         """What users took together among their newest visible events, rows (P, 2)."""
         return self._rows(self.log)[self.log.pairs(spec.pair_window, self.log.newest(spec.recent))]
 
-    def _towers(self, logs: list[list[NDArray[np.int64]]], items: int) -> list[NDArray[np.float32]]:
+    def _towers(
+        self, spec: ItemTowerSpec, recent: float, logs: list[list[NDArray[np.int64]]], items: int
+    ) -> list[NDArray[np.float32]]:
         """Trained once for all methods."""
-        if self._trained is None:
-            self._trained = item_towers(logs, items, ItemTowerSpec(seed=self.seed))
-        return self._trained
+        key = spec.model_copy(update={"seed": self.seed}), recent
+        if key not in self._trained:
+            self._trained[key] = item_towers(logs, items, key[0])
+        return self._trained[key]
 
     def figures(self, given: Modality, crossed: tuple[Modality, Modality] | None) -> tuple[list[float], list[float]]:
         """The row of HEAD without its name, and half the widths of the intervals of its hit-rates."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,8 @@ from flows.bench.catalogues import Catalogue
 Ints = NDArray[np.int64]
 WIDTH = 20
 """Items a recommender names."""
+Part = Literal["validation", "test"]
+"""Settings are chosen on the validation; the test is asked with settings that stand."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,10 @@ class Split:
     def given(self) -> list[Ints]:
         """What is known of each user at test: all items but the last."""
         return [np.append(rows, row) for rows, row in zip(self.train, self.validation, strict=True)]
+
+    def asked(self, part: Part) -> tuple[list[Ints], Ints]:
+        """Histories to go on from, and the row that follows each, (n,): of the validation or of the test."""
+        return (self.train, self.validation) if part == "validation" else (self.given, self.test)
 
 
 Recommend = Callable[[Sequence[Ints], bool], Ints]

@@ -13,10 +13,11 @@ from in_process import trained_here
 
 from flows.bench import generative
 from flows.bench.catalogues import beauty
-from flows.bench.generative import HEADLINE, Settings, key_of
+from flows.bench.generative import key_of
 from flows.bench.made_by import DECIDE, code_hash
 from flows.bench.recommendation import ROWS, item_knn, popularity
 from flows.bench.representations import World
+from flows.bench.settings import HEADLINE, Settings
 from flows.bench.split import WIDTH, Recommend, Split, split_of
 from flows.cli import run_command
 
