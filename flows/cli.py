@@ -205,7 +205,7 @@ def build_parser() -> argparse.ArgumentParser:
     recommendation.add_argument(
         "--dataset",
         default="amazon-beauty",
-        help="name of the catalogue: amazon-beauty, amazon-beauty-fifth, movielens-posters or ml-100k (the first)",
+        help="name of the catalogue: amazon-beauty, amazon-beauty-skin-care, movielens-posters or ml-100k (the first)",
     )
     recommendation.add_argument("--rows", nargs="+", default=[], help="recommenders wanted (docs/recommendation.md)")
     _choosing(recommendation)

@@ -111,21 +111,21 @@ def _kept(
     return np.asarray(np.load(path), np.float32)
 
 
-def beauty(folder: Path, of_users: int = 1) -> Catalogue:
-    """Amazon Beauty, or what one of so many of its users took. It has an order and no times."""
+def beauty(folder: Path, category: str = "") -> Catalogue:
+    """Amazon Beauty, or one category of it with the users who took 4 items of that. It has an order and no times."""
     folder = folder / "amazon-beauty"
     rows = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
     ids = [str(row["item_id"]) for row in rows]
     place = {item: row for row, item in enumerate(ids)}
     taken = [[place[item] for item in line.split()[1:]] for line in (folder / "sequences.txt").read_text().splitlines()]
-    if of_users > 1:
-        taken = taken[::of_users]
-        kept = sorted({row for history in taken for row in history})
-        rows, ids = [rows[row] for row in kept], [ids[row] for row in kept]
-        taken = [np.searchsorted(kept, history).tolist() for history in taken]
+    if category:
+        kept = [row for row, each in enumerate(rows) if category in each["attributes"]]
+        rows, ids, among = [rows[row] for row in kept], [ids[row] for row in kept], set(kept)
+        taken = [[row for row in history if row in among] for history in taken]
+        taken = [np.searchsorted(kept, history).tolist() for history in taken if len(history) > 3]
     common = _common([row["attributes"] for row in rows])
     return Catalogue(
-        name="amazon-beauty" if of_users == 1 else f"amazon-beauty-1-of-{of_users}",
+        name=f"amazon-beauty {category}".strip().lower().replace(" ", "-"),
         ids=ids,
         texts=[row["title"] for row in rows],
         attributes=[row["attributes"] for row in rows],
@@ -194,7 +194,7 @@ def _newest_tenth(histories: list[list[tuple[int, int]]]) -> int:
 
 CATALOGUES: dict[str, Callable[[Path], Catalogue]] = {
     "amazon-beauty": beauty,
-    "amazon-beauty-fifth": partial(beauty, of_users=5),
+    "amazon-beauty-skin-care": partial(beauty, category="Skin Care"),
     "movielens-posters": movielens,
     "ml-100k": ml_100k,
 }
