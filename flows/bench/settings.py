@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from flows.recipe import override_setting
+from flows.recipe import override_setting, parse_recipe
 from pipelines.spec import CollaborativeSpec, FusionSpec
 from tokenizer.spec import CodebookSpec
 from training.spec import GeneratorSpec, ItemTowerSpec, TrainSpec
@@ -54,7 +54,10 @@ def changed(settings: Settings, changes: str) -> Settings:
     values = settings.model_dump(mode="json")
     for change in changes.split():
         override_setting(values, change)
-    return Settings.model_validate(values)
+    modalities = values.pop("modalities")
+    recipe = parse_recipe(values, "--try")
+    parts = {name: getattr(recipe, name) for name in Settings.model_fields if name != "modalities"}
+    return Settings(modalities=modalities, **parts)
 
 
 def _seeded(settings: Settings, seed: int) -> Settings:

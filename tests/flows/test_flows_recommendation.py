@@ -158,6 +158,33 @@ def test_no_row_is_trained_or_chosen_on_the_test(
         np.testing.assert_array_equal(found[0][name], found[1][name], err_msg=name)
 
 
+def test_settings_are_chosen_by_what_does_not_know_the_test(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With other test items every figure of the validation is the same, and no pair of it holds one of them."""
+    command = ["bench", "recommendation", str(data), "--rows", "popularity", "item-knn", "--on"]
+
+    def tables(part: str) -> list[str]:
+        assert run_command([*command, part]) == 0
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+
+    before, validation, test = beauty(data), tables("validation"), tables("test")
+    file = data / "amazon-beauty" / "sequences.txt"
+    lines = [line.split() for line in file.read_text().splitlines()]
+    file.write_text("".join(" ".join([*line[:-1], str((int(line[-1]) + 1) % ITEMS + 1)]) + "\n" for line in lines))
+    assert tables("validation") == validation
+    assert tables("test") != test
+    seen, asked = beauty(data).before_the_test(), World(beauty(data).before_the_test(), 0)
+    assert seen.histories == before.before_the_test().histories
+    newest = {(each[-2][1], each[-1][1]) for each in seen.histories}
+    assert {tuple(pair) for pair in asked.pairs.tolist()} == newest | {(two, one) for one, two in newest}
+
+
+def test_a_change_to_try_that_no_recipe_has_is_refused_before_anything_is_made(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["bench", "recommendation", str(data), "--rows", "dense", "--try", "fusion.hiden=3"]) == 1
+    assert "fusion.hiden = 3: no such field; did you mean 'hidden'?" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_what_is_trained_once_is_not_trained_again(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
