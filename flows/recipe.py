@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pipelines.spec import (
     AttributesSpec,
     BudgetSpec,
-    CollaborativeSpec,
+    CollaborativeSection,
     ComputeSpec,
     CoordinatesSpec,
     FusionSpec,
@@ -24,7 +24,7 @@ from pipelines.spec import (
     TextSpec,
 )
 from tokenizer.spec import CodebookSpec, LevelSpec, RefitSpec
-from training.spec import EvaluateSpec, GeneratorSpec, ItemTowerSpec, TrainSpec
+from training.spec import EvaluateSpec, GeneratorSection, ItemTowerSpec, TrainSection
 
 
 class RecipeError(ValueError):
@@ -103,7 +103,7 @@ class Recipe(BaseModel):
     image: ImageSpec | None = None
     attributes: AttributesSpec | None = None
     coordinates: CoordinatesSpec | None = None
-    collaborative: CollaborativeSpec | None = None
+    collaborative: CollaborativeSection | None = None
     sasrec: ItemTowerSpec = ItemTowerSpec()
     fusion: FusionSpec = FusionSpec()
     codebook: CodebookSpec = CodebookSpec(levels=(LevelSpec(codes=256),) * 3)
@@ -111,8 +111,8 @@ class Recipe(BaseModel):
     gates: GatesSpec = GatesSpec()
     budget: BudgetSpec = BudgetSpec()
     sequences: SequencesSpec = SequencesSpec()
-    generator: GeneratorSpec = GeneratorSpec()
-    train: TrainSpec = TrainSpec()
+    generator: GeneratorSection = GeneratorSection()
+    train: TrainSection = TrainSection()
     evaluate: EvaluateSpec = EvaluateSpec()
     compute: ComputeSpec = ComputeSpec()
 

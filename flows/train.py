@@ -24,6 +24,7 @@ from storage.models import evaluations, find_model_by_key, read_model, record_ev
 from storage.releases import PRODUCTION, published, read_release
 from tokenizer.spec import CodebookSpec
 from training.errors import LearntWhatIsHeldOut, NothingToTrainOn, VocabularyMismatch
+from training.scale import agrees
 from training.spec import GeneratorSpec
 
 
@@ -136,7 +137,7 @@ def production_to_go_on_from(run: Run, manifest: Manifest) -> dict[str, Any] | N
     spec = GeneratorSpec.model_validate({"constrained": False, **row["card"]["identity"]["spec"]})
     speaks = row["vocabulary"] == manifest.codebook.vocabulary
     before = read_release(run.lake, row["release"]).cutoff <= manifest.cutoff
-    return row if speaks and before and spec == run.recipe.generator else None
+    return row if speaks and before and agrees(run.recipe.generator, spec) else None
 
 
 def _news(lake: Lake, manifest: Manifest, former: dict[str, Any]) -> bool:

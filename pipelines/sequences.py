@@ -78,6 +78,13 @@ def _stored(rows: pl.DataFrame, codes: NDArray[np.int32], release: str, bucket: 
     return table.select(SEQUENCES.schema.names)
 
 
+def users_of_bucket(lake: Lake, release: str, bucket: int) -> NDArray[np.int64]:
+    """How many events each user of one bucket has, in no order."""
+    where = _of(release) & (ds.field("bucket") == bucket)
+    users = lake.read("sequences", columns=["user_id"], where=where)["user_id"]
+    return np.asarray(pc.value_counts(users).field("counts").to_numpy(zero_copy_only=False), np.int64)
+
+
 def read_bucket(lake: Lake, release: str, bucket: int) -> pa.Table:
     """One bucket of a release's sequences, user by user in the order of their events."""
     rows = lake.read("sequences", where=_of(release) & (ds.field("bucket") == bucket))

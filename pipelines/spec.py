@@ -179,7 +179,7 @@ class CoordinatesSpec(_Spec):
     finest_km: float = Field(1.0, gt=0)
 
 
-class CollaborativeSpec(_Spec):
+class CollaborativeSection(_Spec):
     """Vectors of items that the same users interact with before the cutoff: `sppmi`, `sasrec`, or `both` side by side.
 
     `sppmi` is the truncated SVD of the shifted positive PMI (Levy and Goldberg 2014), of `dim` dimensions; `sasrec` the
@@ -188,9 +188,11 @@ class CollaborativeSpec(_Spec):
     impressions, and events of the types in `exclude_events`, are no behaviour. A pair counts as the product of its
     events' weights: that of their type in `event_weights` (1 where it is not named), halved with every
     `half_life_days` of age. A SASRec takes all events alike.
+
+    `auto` is `both` where that is affordable on one core, else `sppmi`.
     """
 
-    method: Literal["sppmi", "sasrec", "both"] = "sppmi"
+    method: Literal["auto", "sppmi", "sasrec", "both"] = "auto"
     dim: int = Field(64, ge=1)
     window: int = Field(10, ge=1)
     user_cap: int = Field(500, ge=2)
@@ -214,6 +216,25 @@ class CollaborativeSpec(_Spec):
                 'behaviour in exclude_events, or use method = "sppmi" or "both", whose PMI they weigh'
             )
         return self
+
+
+class CollaborativeSpec(CollaborativeSection):
+    """The same with the method given."""
+
+    method: Literal["sppmi", "sasrec", "both"] = "sppmi"
+
+
+LOGITS = 5_000_000_000
+"""Events times items up to which a SASRec is trained where the recipe leaves it open: its softmax is over all items,
+and 12,101 items and 154,000 events took seven minutes of one core."""
+
+
+def collaborative_spec(section: CollaborativeSection, events: int, items: int) -> CollaborativeSpec:
+    """The section for a log of that size. Under weights of events `auto` is `sppmi`, which heeds them."""
+    wanted = section.model_dump()
+    if wanted["method"] == "auto":
+        wanted["method"] = "both" if events * items <= LOGITS and not section.weighted else "sppmi"
+    return CollaborativeSpec.model_validate(wanted)
 
 
 class FusionSpec(_Spec):

@@ -83,11 +83,11 @@ def small(tmp_path: Path) -> Path:
 
 SMALL_RECIPE = {
     "text": {"encoder": "packaged-minilm", "fields": ["title", "genres"]},
-    "collaborative": {"dim": 8},
+    "collaborative": {"dim": 8, "method": "sppmi"},
     "fusion": {"dim": 16, "hidden": 16, "epochs": 2, "steps": 10, "batch_size": 64},
     "codebook": {"levels": [{"codes": 8}, {"codes": 8}, {"codes": 8}]},
     "generator": {"dim": 32, "layers": 1, "heads": 2, "kv_heads": 1, "ff": 64, "prefix_buckets": 256, "max_events": 8},
-    "train": {"workers": 2, "epochs": 2},
+    "train": {"workers": 2, "epochs": 2, "batch_size": 64, "align_epochs": 0},
     "sequences": {"buckets": 2},
 }
 

@@ -127,6 +127,11 @@ class Pool:
         return np.flatnonzero(positive(self.kinds))
 
 
+def windows_of(counts: Ints, max_events: int) -> Ints:
+    """How many windows users of that many events have, (n,), before those without a target are left out."""
+    return np.asarray(1 + np.maximum(0, -((max_events - counts) // max(1, max_events // 2))))
+
+
 def cut(users: Ints, wanted: Bools, max_events: int, one_target: bool = False) -> Windows:
     """Windows that predict each wanted event exactly once.
 
@@ -140,7 +145,7 @@ def cut(users: Ints, wanted: Bools, max_events: int, one_target: bool = False) -
         first = np.repeat(users[:-1], counts)[predict]
         return Windows(first, np.maximum(first, predict + 1 - max_events), predict + 1, predict)
     stride = max(1, max_events // 2)
-    per_user = 1 + np.maximum(0, -((max_events - counts) // stride))
+    per_user = windows_of(counts, max_events)
     first = np.cumsum(per_user) - per_user
     ordinal = np.arange(per_user.sum()) - np.repeat(first, per_user)
     base, count = np.repeat(users[:-1], per_user), np.repeat(counts, per_user)

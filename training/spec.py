@@ -6,9 +6,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
+Auto = Literal["auto"]
+"""A setting that follows the size of the catalogue and of the log (training/scale.py)."""
 
 
-class GeneratorSpec(BaseModel):
+class GeneratorSection(BaseModel):
     """Architecture and shape of the generator; `heads` divides `dim`, `kv_heads` divides `heads`.
 
     `architecture`: `rq_transformer` (a transformer over events, a small one over codes), `decoder` (one token a code),
@@ -19,7 +21,8 @@ class GeneratorSpec(BaseModel):
     A `constrained` generator shares out probabilities over the codes that may follow in the release, in training as in
     search, so nothing is spent on SIDs that no item has; without it they are over all codes of a level.
 
-    With `prefix_buckets` the prefixes of SIDs that were read, longer than a code, have embeddings in a hashed table.
+    With `prefix_buckets` the prefixes of SIDs that were read, longer than a code, have embeddings in a hashed table of
+    that many rows.
     With `prefix_outputs` a code that may follow is scored by the embedding of the prefix it leads to as well, which
     costs a product for each of them.
 
@@ -41,9 +44,9 @@ class GeneratorSpec(BaseModel):
     experts: Annotated[int, Field(ge=0)] = 0
     experts_per_token: Positive = 2
     constrained: bool = True
-    prefix_buckets: Annotated[int, Field(ge=0)] = 32_768
-    prefix_outputs: bool = False
-    dropout: Rate = 0.2
+    prefix_buckets: Annotated[int, Field(ge=0)] | Auto = "auto"
+    prefix_outputs: bool | Auto = "auto"
+    dropout: Rate = 0.3
     max_events: Annotated[int, Field(ge=2)] = 50
     long_events: Annotated[int, Field(ge=0)] = 0
     positive_only: bool = False
@@ -68,7 +71,7 @@ class GeneratorSpec(BaseModel):
                 f"generator.experts_per_token={self.experts_per_token} of generator.experts={self.experts}: "
                 "a token cannot take more experts than there are"
             )
-        if self.prefix_outputs and not (self.constrained and self.prefix_buckets):
+        if self.prefix_outputs is True and not (self.constrained and self.prefix_buckets):
             raise ValueError(
                 "generator.prefix_outputs scores the prefixes that may follow: it needs generator.constrained and "
                 "generator.prefix_buckets above 0"
@@ -81,7 +84,15 @@ class GeneratorSpec(BaseModel):
         return self
 
 
-class TrainSpec(BaseModel):
+class GeneratorSpec(GeneratorSection):
+    """The same with every size given: what a model is built by. Recipes have the defaults of the section."""
+
+    prefix_buckets: Annotated[int, Field(ge=0)] = 32_768
+    prefix_outputs: bool = False
+    dropout: Rate = 0.2
+
+
+class TrainSection(BaseModel):
     """How a model is trained.
 
     `batch_size` counts histories over all workers, so that another worker count takes the same steps.
@@ -103,15 +114,15 @@ class TrainSpec(BaseModel):
 
     workers: Positive = 2
     cpus_per_worker: Positive = 1
-    epochs: Positive = 8
-    batch_size: Positive = 64
+    epochs: Positive | Auto = "auto"
+    batch_size: Positive | Auto = "auto"
     learning_rate: Annotated[float, Field(gt=0.0)] = 2e-3
-    warmup_steps: Positive = 50
-    schedule: Literal["inverse_sqrt", "cosine"] = "inverse_sqrt"
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
+    warmup_steps: Positive | Auto = "auto"
+    schedule: Literal["inverse_sqrt", "cosine"] = "cosine"
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
     objective: Literal["next_code", "ranking"] = "next_code"
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
-    align_epochs: Annotated[int, Field(ge=0)] = 0
+    align_epochs: Annotated[int, Field(ge=0)] | Auto = "auto"
     since_production: bool = False
     checkpoint_steps: Annotated[int, Field(ge=0)] = 0
     sharding: bool = False
@@ -125,6 +136,17 @@ class TrainSpec(BaseModel):
                 f'train.temperature={self.temperature} is of objective = "ranking"; set it, or leave it out'
             )
         return self
+
+
+class TrainSpec(TrainSection):
+    """The same with every number given: what a training goes by. Recipes have the defaults of the section."""
+
+    epochs: Positive = 8
+    batch_size: Positive = 64
+    warmup_steps: Positive = 50
+    schedule: Literal["inverse_sqrt", "cosine"] = "inverse_sqrt"
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
+    align_epochs: Annotated[int, Field(ge=0)] = 0
 
 
 class EvaluateSpec(BaseModel):

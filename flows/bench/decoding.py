@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flows.bench.settings import HEADLINE
 from flows.bench.trie import names, random_sids
 from tokenizer.trie import Trie
 from tokenizer.trie_masks import TrieMasks
@@ -30,7 +29,7 @@ from training.trie_tensors import Rows, TrieTensors
 
 SIZES = (256, 256, 256)
 BEAMS, BATCHES = 20, (1, 64)
-SHAPES = {"default": GeneratorSpec(), "prefix outputs": HEADLINE.generator}
+SHAPES = {"default": GeneratorSpec(), "prefix outputs": GeneratorSpec(prefix_outputs=True)}
 LIMIT = 0.1
 """Share of a search's time that masks may take."""
 

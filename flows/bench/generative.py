@@ -24,7 +24,7 @@ from flows.bench.settings import Settings
 from flows.bench.split import WIDTH, Recommend, Split, say
 from pipelines.cluster import connect, machine_cpus
 from pipelines.fusion.modalities import COLLABORATIVE
-from pipelines.spec import ComputeSpec
+from pipelines.spec import ComputeSpec, collaborative_spec
 from tokenizer.encode import Occupancy, assign_sids
 from tokenizer.fit import fit_codebook
 from tokenizer.trie import Trie
@@ -35,11 +35,13 @@ from training.checkpoint import load_generator
 from training.decoding import beam_search
 from training.events import gathered
 from training.generator import Generator
+from training.histories import windows_of
 from training.launch import launch
 from training.likeness import Likeness
 from training.metrics import ndcg_at, rank_of_target, recall_at
 from training.next_code import NextCode, plan_of
 from training.objectives import objective_of
+from training.scale import Scale, generator_spec, train_spec
 from training.trie_tensors import TrieTensors
 
 Ints = NDArray[np.int64]
@@ -84,14 +86,16 @@ class Histories:
 
 def fused_vectors(split: Split, settings: Settings) -> NDArray[np.float32]:
     """Fused vectors of all items, float32 (N, D), fitted on the training events; kept."""
-    parts = (settings.collaborative, settings.sasrec, settings.fusion)
+    events = np.concatenate(split.train)
+    behaviour = collaborative_spec(settings.collaborative, len(events), len(np.unique(events)))
+    parts = (behaviour, settings.sasrec, settings.fusion)
     path = CACHE / f"vectors-{key_of(split, split.train, settings.modalities, *parts)}.npy"
     if not path.exists():
         world = World(split.catalogue, settings.fusion.seed, cold=0.0)
         with one_thread():
             modalities, before = world.content(), {}
             if COLLABORATIVE in (settings.modalities or (COLLABORATIVE,)):
-                made = world.behaviour(settings.collaborative, settings.sasrec, settings.fusion.recent)
+                made = world.behaviour(behaviour, settings.sasrec, settings.fusion.recent)
                 modalities, before = modalities | world.beside(made.vectors), world.beside(made.before)
             chosen = {name: modalities[name] for name in settings.modalities or modalities}
             vectors, present = world.fused(settings.fusion, chosen, before).transform(chosen)
@@ -162,23 +166,25 @@ def searched(split: Split, settings: Settings) -> Search:
     trie = tokenized(split, settings)
     in_trie = trie.find_rows(pa.array(split.catalogue.ids))
     codes = trie.codes()[in_trie].astype(np.int32)
-    train = settings.train.model_copy(update={"workers": machine_cpus()})
+    counts = np.array([len(each) for each in split.train])
+    windows = int(windows_of(counts, settings.generator.max_events).sum())
+    scale = Scale(split.items, len(trie.sizes), windows, int(counts.sum()))
+    train = train_spec(settings.train, scale).model_copy(update={"workers": machine_cpus()})
+    shape = generator_spec(settings.generator, scale)
     parts = (settings.collaborative, settings.sasrec, settings.fusion)
-    key = key_of(split, [*split.train, codes.ravel()], settings.modalities, *parts, settings.generator, train)
+    key = key_of(split, [*split.train, codes.ravel()], settings.modalities, *parts, shape, train)
     name = f"generator-{key}"
-    plan = plan_of(name, BUCKETS, trie.sizes, settings.generator, train)
+    plan = plan_of(name, BUCKETS, trie.sizes, shape, train)
     connect(ComputeSpec())
     start = None
     if train.align_epochs:
         alone = train.model_copy(update={"epochs": train.align_epochs, "checkpoint_steps": 0})
-        items = ItemAlignment(
-            settings.generator, trie.sizes, codes, fused_vectors(split, settings), train.batch_size, train.seed
-        )
+        items = ItemAlignment(shape, trie.sizes, codes, fused_vectors(split, settings), train.batch_size, train.seed)
         start = aligned(launch(partial(copy, items), alone, f"{name}-align", CACHE.resolve()).checkpoint_dir)
     masks = TrieMasks.of(trie)
     make = partial(
         NextCode,
-        settings.generator,
+        shape,
         plan,
         Histories(codes, split.train),
         name,

@@ -26,7 +26,7 @@ from pipelines.fuse import placed
 from pipelines.fusion.fit import fit_fusion
 from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.modalities import COLLABORATIVE, Modality
-from pipelines.spec import CollaborativeSpec, FusionSpec
+from pipelines.spec import CollaborativeSpec, FusionSpec, collaborative_spec
 from pipelines.tower import Collaborative, fit_collaborative
 from tokenizer.encode import Occupancy, assign_sids
 from tokenizer.families import quantizer_of
@@ -202,16 +202,14 @@ class World:
     def tried(self, changes: Sequence[str]) -> Iterator[tuple[str, Modality, None]]:
         """The fused vectors of the headline's settings, and of these with each of the changes."""
         content, headline = self.content(), HEADLINE.model_copy(update={"fusion": METHODS[TRIED]})
+        sized = len(self.log), len(self.log.names)
         with one_thread():
             for name, settings in {TRIED: headline, **{each: changed(headline, each) for each in changes}}.items():
-                made = self.behaviour(settings.collaborative, settings.sasrec, settings.fusion.recent)
-                modalities = content | self.beside(made.vectors)
+                behaviour = collaborative_spec(settings.collaborative, *sized)
+                made = self.behaviour(behaviour, settings.sasrec, settings.fusion.recent)
+                modalities, before = content | self.beside(made.vectors), self.beside(made.before)
                 spec = settings.fusion.model_copy(update={"seed": self.seed})
-                yield (
-                    name,
-                    Modality(*self.fused(spec, modalities, self.beside(made.before)).transform(modalities)),
-                    None,
-                )
+                yield name, Modality(*self.fused(spec, modalities, before).transform(modalities)), None
 
     def wants(self, name: str) -> bool:
         """Whether a row is asked for: by a part of its name, or because all are."""

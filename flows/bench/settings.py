@@ -5,9 +5,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from flows.recipe import override_setting, parse_recipe
-from pipelines.spec import CollaborativeSpec, FusionSpec
+from pipelines.spec import CollaborativeSection, FusionSpec
 from tokenizer.spec import CodebookSpec
-from training.spec import GeneratorSpec, ItemTowerSpec, TrainSpec
+from training.scale import WARMUP
+from training.spec import GeneratorSection, ItemTowerSpec, TrainSection
 
 
 class Settings(BaseModel):
@@ -16,35 +17,23 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     modalities: tuple[str, ...] = ()
-    collaborative: CollaborativeSpec = CollaborativeSpec(min_events=1)
+    collaborative: CollaborativeSection = CollaborativeSection(min_events=1)
     sasrec: ItemTowerSpec = ItemTowerSpec()
     fusion: FusionSpec = FusionSpec()
     codebook: CodebookSpec = CodebookSpec.model_validate({"levels": [{"codes": 256}] * 3})
-    generator: GeneratorSpec = GeneratorSpec()
-    train: TrainSpec = TrainSpec()
+    generator: GeneratorSection = GeneratorSection()
+    train: TrainSection = TrainSection()
 
 
-HEADLINE = Settings(
-    collaborative=CollaborativeSpec(min_events=1, method="both"),
-    generator=GeneratorSpec(prefix_buckets=32_768, prefix_outputs=True, dropout=0.3),
-    train=TrainSpec(
-        align_epochs=20,
-        epochs=14,
-        batch_size=128,
-        learning_rate=2e-3,
-        warmup_steps=300,
-        schedule="cosine",
-        weight_decay=0.1,
-        checkpoint_steps=200,
-    ),
-)
+HEADLINE = Settings(train=TrainSection(checkpoint_steps=200))
+"""What a recipe says by default, with checkpoints often enough to go on from."""
 SHORT_EPOCHS = 4
 
 
 def _but(**changes: dict[str, Any]) -> Settings:
     """The headline in few epochs, with other values of some fields of its parts."""
     changes = {"train": {}, **changes}
-    changes["train"] = {"epochs": SHORT_EPOCHS, **changes["train"]}
+    changes["train"] = {"epochs": SHORT_EPOCHS, "warmup_steps": WARMUP, **changes["train"]}
     parts = {name: getattr(HEADLINE, name).model_copy(update=values) for name, values in changes.items()}
     return HEADLINE.model_copy(update=parts)
 
@@ -56,8 +45,7 @@ def changed(settings: Settings, changes: str) -> Settings:
         override_setting(values, change)
     modalities = values.pop("modalities")
     recipe = parse_recipe(values, "--try")
-    parts = {name: getattr(recipe, name) for name in Settings.model_fields if name != "modalities"}
-    return Settings(modalities=modalities, **parts)
+    return Settings.model_validate({"modalities": modalities, **recipe.model_dump(include=set(values))})
 
 
 def _seeded(settings: Settings, seed: int) -> Settings:

@@ -16,7 +16,7 @@ from pipelines.embed import cached, store_vectors
 from pipelines.encoders.protocol import fingerprint
 from pipelines.fuse import placed
 from pipelines.fusion.modalities import COLLABORATIVE, Modality
-from pipelines.spec import CollaborativeSpec, FusionSpec
+from pipelines.spec import CollaborativeSpec, FusionSpec, collaborative_spec
 from pipelines.tower import Collaborative, Train, fit_collaborative
 from storage.lake import Lake
 from storage.manifest import EncoderRef, Manifest
@@ -28,9 +28,13 @@ def fit_behaviour(run: Run, snapshot: Snapshot) -> tuple[dict[str, EncoderRef], 
 
     The reference holds the factors and the slices of the log that vectors on them were made from, oldest first.
     """
-    spec, log = run.recipe.collaborative, snapshot.log
-    if spec is None or log.version < 0:
+    section, log = run.recipe.collaborative, snapshot.log
+    if section is None or log.version < 0:
         return {}, None
+    taken = log.read(run.lake, ["item_id"])["item_id"]
+    spec = collaborative_spec(section, len(taken), taken.n_unique())
+    if section.method == "auto":
+        run.say(f"  collaborative.method {spec.method}, for {len(taken):,} events of {taken.n_unique():,} items")
     details = describe_collaborative(spec)
     if spec.method != "sppmi":
         details["sasrec"] = run.recipe.sasrec.model_dump(mode="json", exclude={"workers"})

@@ -19,7 +19,7 @@ from flows.steps.task import step
 from pipelines.assign import encoded_vectors
 from pipelines.cluster import connect
 from pipelines.embed import matrix
-from pipelines.sequences import build_sequences, read_bucket, sequence_buckets
+from pipelines.sequences import build_sequences, read_bucket, sequence_buckets, targets, users_of_bucket
 from pipelines.user_buckets import Learnt
 from storage.catalogue import deleted_items, segments
 from storage.errors import LakeNotFound
@@ -33,11 +33,13 @@ from training.align import Arrays, ItemAlignment, aligned
 from training.checkpoint import RECORD, WEIGHTS, load_generator
 from training.errors import CheckpointMismatch, LossDiverged
 from training.generator import Generator
+from training.histories import windows_of
 from training.launch import TrainResult, forget, launch
 from training.likeness import Likeness
 from training.next_code import NextCode, plan_of
 from training.objectives import objective_of
-from training.spec import EvaluateSpec, GeneratorSpec
+from training.scale import Scale, agrees, followed, generator_spec, train_spec
+from training.spec import EvaluateSpec, GeneratorSpec, TrainSpec
 
 ALIGN = "-align"
 """Ends the name of the run that aligns codes for another."""
@@ -83,42 +85,37 @@ def sequences(run: Run, manifest: Manifest, trie: Trie, former: dict[str, Any] |
 def train_model(run: Run, manifest: Manifest, key: str, source: str, former: dict[str, Any] | None) -> str:
     """Train on Ray Train, store weights and card by hash, record the model."""
     recipe = run.recipe
+    buckets = sequence_buckets(run.lake, log_slice(manifest), recipe.sequences)
+    generator, settings = _settings(run, manifest, source, buckets, former)
     connect(recipe.compute)
     gpus = ray.cluster_resources().get("GPU", 0)
-    plan = plan_of(
-        source,
-        sequence_buckets(run.lake, log_slice(manifest), recipe.sequences),
-        manifest.codebook.sizes,
-        recipe.generator,
-        recipe.train,
-        fresh_only=former is not None,
-    )
+    plan = plan_of(source, buckets, manifest.codebook.sizes, generator, settings, fresh_only=former is not None)
     fit = partial(
         launch,
         storage_path=_storage(run.lake),
-        use_gpu=gpus >= recipe.train.workers,
+        use_gpu=gpus >= settings.workers,
         progress=lambda line: run.say(f"    {line}"),
     )
     start = None
     if former is not None:
-        start = _weights(run.lake, former, manifest.codebook.vocabulary, recipe.generator)
-    elif recipe.train.align_epochs:
-        start = _aligned(run, manifest, key, fit)
+        start = _weights(run.lake, former, manifest.codebook.vocabulary)
+    elif settings.align_epochs:
+        start = _aligned(run, manifest, key, generator, settings, fit)
     make = partial(
         NextCode,
-        recipe.generator,
+        generator,
         plan,
         partial(read_bucket, run.lake, source),
         manifest.codebook.vocabulary,
         manifest.id,
         run.recipe.model_hash,
-        objective_of(recipe.train),
+        objective_of(settings),
         start,
         partial(_masks, run.lake, manifest),
     )
     with run.stage("train") as view:
         try:
-            result = fit(make, recipe.train, key)
+            result = fit(make, settings, key)
         except LossDiverged as error:
             run.record.stage("train", {"diverged_on": error.event_ids})
             raise
@@ -127,7 +124,7 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, former: dic
         card["record_blob"] = run.lake.blobs.put((result.checkpoint_dir / RECORD).read_bytes())
         last = result.history[-1]
         view.note(
-            f"{recipe.train.workers} workers, {recipe.train.epochs} epochs, loss {last['loss']:.3f}",
+            f"{settings.workers} workers, {settings.epochs} epochs, loss {last['loss']:.3f}",
             history=result.history,
             weights=weights,
         )
@@ -136,6 +133,32 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, former: dic
     )
     forget_training(run.lake, key)
     return model
+
+
+def _settings(
+    run: Run, manifest: Manifest, source: str, buckets: int, former: dict[str, Any] | None
+) -> tuple[GeneratorSpec, TrainSpec]:
+    """The sections [generator] and [train] for the catalogue and the log of a release; what they became is told.
+
+    A model that goes on from a `former` one has its shape.
+    """
+    sections = run.recipe.generator, run.recipe.train
+    events = (users_of_bucket(run.lake, source, bucket) for bucket in range(buckets))
+    windows = sum(int(windows_of(counts, sections[0].max_events).sum()) for counts in events)
+    predicted = targets(run.lake, source, sections[1].negative_events, fresh_only=former is not None)
+    scale = Scale(manifest.items, len(manifest.codebook.sizes), windows, predicted)
+    generator, settings = generator_spec(sections[0], scale), train_spec(sections[1], scale)
+    if former is not None:
+        generator = GeneratorSpec.model_validate(former["card"]["identity"]["spec"])
+        if not agrees(sections[0], generator):
+            raise CheckpointMismatch(
+                f"{former['id']} has another [generator] than the recipe: leave that section as it was to go on from it"
+            )
+    auto = {**followed(sections[0], generator), **followed(sections[1], settings)}
+    if auto:
+        sized = f"{manifest.items:,} items and {predicted:,} events to predict"
+        run.say(f"  for {sized}: " + ", ".join(f"{name} {value}" for name, value in auto.items()))
+    return generator, settings
 
 
 def forget_training(lake: Lake, key: str) -> None:
@@ -181,23 +204,20 @@ def _encoded(lake: Lake, manifest: Manifest) -> pl.DataFrame:
     return both
 
 
-def _weights(lake: Lake, former: dict[str, Any], vocabulary: str, wanted: GeneratorSpec) -> Arrays:
-    """The weights of a model to go on from, which must be of the shape that the recipe wants."""
+def _weights(lake: Lake, former: dict[str, Any], vocabulary: str) -> Arrays:
+    """The weights of a model to go on from."""
     model = load_model(lake, former, vocabulary)
-    if model.spec != wanted:
-        raise CheckpointMismatch(
-            f"{former['id']} has another [generator] than the recipe: to go on from it, leave that section as it was"
-        )
     return {name: weight.numpy() for name, weight in model.state_dict().items()}
 
 
-def _aligned(run: Run, manifest: Manifest, key: str, fit: Callable[..., TrainResult]) -> Arrays:
+def _aligned(
+    run: Run, manifest: Manifest, key: str, generator: GeneratorSpec, spec: TrainSpec, fit: Callable[..., TrainResult]
+) -> Arrays:
     """The embeddings of codes that items and their fused vectors alone teach, as a stage of its own."""
-    spec = run.recipe.train
     with run.stage("align") as view:
         both = _encoded(run.lake, manifest)
         items = ItemAlignment(
-            run.recipe.generator,
+            generator,
             manifest.codebook.sizes,
             np.array(both["codes"].to_list(), np.int32),
             matrix(both),

@@ -1,0 +1,75 @@
+"""Settings that follow the size of the catalogue and of the log, where a recipe leaves them at "auto".
+
+The rules pass through the settings that did best on the validation of Amazon Beauty (12,101 items, 154,000 events in
+22,363 windows) and of smaller catalogues (docs/recommendation.md). Above that size nothing was measured: there the
+passes fall with the root of the size, so that the work grows with the root too.
+"""
+
+from dataclasses import dataclass
+from math import ceil, log2, sqrt
+from typing import Any
+
+from training.spec import GeneratorSection, GeneratorSpec, TrainSection, TrainSpec
+
+MEASURED_EVENTS, MEASURED_ITEMS = 154_000, 12_101
+EVENTS_A_STEP, LEAST_BATCH, MOST_BATCH = 768, 16, 128
+PASSES, WARMUP, ITEM_PASSES = 14, 300, 20
+LEAST_ROWS, MOST_ROWS = 1_024, 2**20
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Items of a release, levels of its SIDs, and the windows of its histories with the events that they predict."""
+
+    items: int
+    levels: int
+    windows: int
+    targets: int
+
+
+def generator_spec(section: GeneratorSection, scale: Scale) -> GeneratorSpec:
+    """What a model is built by. Of each prefix of an SID, longer than a code, there is about one row of embeddings."""
+    wanted = section.model_dump()
+    if wanted["prefix_buckets"] == "auto":
+        prefixes = max(1, scale.levels - 1) * scale.items
+        wanted["prefix_buckets"] = min(MOST_ROWS, max(LEAST_ROWS, _power_of_two(prefixes)))
+    if wanted["prefix_outputs"] == "auto":
+        wanted["prefix_outputs"] = bool(wanted["constrained"] and wanted["prefix_buckets"])
+    return GeneratorSpec.model_validate(wanted)
+
+
+def train_spec(section: TrainSection, scale: Scale) -> TrainSpec:
+    """What a training goes by: steps of about EVENTS_A_STEP events, fewer passes over larger logs and catalogues."""
+    wanted = section.model_dump()
+    if wanted["batch_size"] == "auto":
+        batch = EVENTS_A_STEP * scale.windows / max(1, scale.targets)
+        wanted["batch_size"] = min(MOST_BATCH, max(LEAST_BATCH, _power_of_two(batch)))
+    if wanted["epochs"] == "auto":
+        wanted["epochs"] = _passes(PASSES, scale.targets / MEASURED_EVENTS)
+    if wanted["align_epochs"] == "auto":
+        wanted["align_epochs"] = _passes(ITEM_PASSES, scale.items / MEASURED_ITEMS)
+    if wanted["warmup_steps"] == "auto":
+        steps = wanted["epochs"] * ceil(scale.windows / wanted["batch_size"])
+        wanted["warmup_steps"] = min(WARMUP, max(1, steps // 8))
+    return TrainSpec.model_validate(wanted)
+
+
+def agrees(section: GeneratorSection, spec: GeneratorSpec) -> bool:
+    """Whether a model has what a section says, "auto" apart."""
+    built = spec.model_dump()
+    return all(value in ("auto", built[name]) for name, value in section.model_dump().items())
+
+
+def followed(section: GeneratorSection | TrainSection, spec: GeneratorSpec | TrainSpec) -> dict[str, Any]:
+    """The settings that a section leaves at "auto", with what they became."""
+    built = spec.model_dump()
+    return {name: built[name] for name, value in section.model_dump().items() if value == "auto"}
+
+
+def _passes(measured: int, larger: float) -> int:
+    return max(1, round(measured / sqrt(max(1.0, larger))))
+
+
+def _power_of_two(number: float) -> int:
+    """The least power of two that is no less."""
+    return int(2 ** ceil(log2(max(1.0, number))))
