@@ -176,7 +176,7 @@ def test_a_run_holds_out_nothing_that_the_vectors_it_keeps_have_seen(tmp_path: P
 def test_a_bootstrap_fits_its_fusion_on_behaviour_as_it_was_before_the_pairs(
     tmp_path: Path, fast: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fast["collaborative"] = {"dim": 8}
+    fast["collaborative"] = {"dim": 8, "method": "sppmi"}
     given_to_fusion = []
 
     def noted(*arguments: Any) -> Any:
