@@ -22,6 +22,7 @@ from pipelines.compute import Compute, InProcess, OnRay
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.runs import RunRecord, new_run_id
+from tokenizer.progress import heard_by
 
 
 class Run:
@@ -73,7 +74,10 @@ class Run:
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[StageView]:
         """Time a stage, show it, and record it with its counts once it is done."""
-        with self.display.stage(name, total) as (view, seconds):
+        with (
+            self.display.stage(name, total) as (view, seconds),
+            heard_by(lambda line: self.say(f"    {line}")),
+        ):
             yield view
             self.record.stage(name, {**view.detail, "seconds": round(seconds(), 3)})
 

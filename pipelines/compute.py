@@ -9,9 +9,11 @@ import warnings
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
-from typing import Any, ParamSpec, Protocol, TypeVar
+from queue import SimpleQueue
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from pipelines.cluster import connect, fix_threads, machine_cpus
 from pipelines.spec import ComputeSpec
 from tokenizer.distance import Floats
+from tokenizer.progress import heard_by, tell
 from tokenizer.rows import ArrayRows, Items, Rows, spans
 from tokenizer.work import HERE, Work, one_thread
 
@@ -121,18 +124,21 @@ class OnRay:
         self.work: Work = RayWork(spec)
 
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run `function` as one Ray task; an interrupt here cancels it there."""
+        """Run `function` as one Ray task and tell here what it tells there; an interrupt here cancels it there."""
         import ray
 
         connect(self._spec)
-        task = ray.remote(num_cpus=1, max_retries=2)(_on_one_thread)
-        reference = task.remote(function, args, kwargs)
+        task = ray.remote(num_cpus=1, max_retries=2, num_returns="streaming")(_lines_and_result)
+        answers = task.remote(function, args, kwargs)
         try:
-            result: R = ray.get(reference)
+            for answer in answers:
+                line, result = ray.get(answer)
+                if line is not None:
+                    tell(line)
         except BaseException:
-            ray.cancel(reference, force=True)
+            ray.cancel(answers, force=True)
             raise
-        return result
+        return cast(R, result)
 
     def map(
         self, make: Callable[..., Stage], arguments: dict[str, Any], table: pa.Table, rows: int
@@ -285,6 +291,22 @@ def _actor_of(make: Callable[..., Stage], arguments: dict[str, Any], threads: in
             return apply(self._stage, batch)
 
     return StageActor
+
+
+def _lines_and_result(function: Callable[..., R], args: Any, kwargs: Any) -> Iterator[tuple[str | None, R | None]]:
+    """(line, None) for each that the function tells while it runs, then (None, result)."""
+    lines = SimpleQueue[str | None]()
+
+    def run() -> R:
+        with heard_by(lines.put):
+            return _on_one_thread(function, args, kwargs)
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run)
+        running.add_done_callback(lambda _: lines.put(None))
+        while (line := lines.get()) is not None:
+            yield line, None
+        yield None, running.result()
 
 
 def _on_one_thread(function: Callable[..., R], args: Any, kwargs: Any) -> R:

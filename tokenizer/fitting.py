@@ -12,6 +12,7 @@ from tokenizer.kmeans import Clusters, balanced_kmeans, moments
 from tokenizer.layout import Array
 from tokenizer.load import level_metrics
 from tokenizer.points import Residual, Target
+from tokenizer.progress import tell
 from tokenizer.quantizer import Fit
 from tokenizer.rows import Items
 from tokenizer.spec import CodebookSpec
@@ -80,6 +81,10 @@ class Fitting:
         self.codes[:, level] = codes_N
         (use,) = level_metrics(codes_N[:, None], [self.spec.levels[level].codes])
         self.levels.append({**use, **figures})
+        error = f", relative error {figures['relative_error']:.4f}" if "relative_error" in figures else ""
+        codes = self.spec.levels[level].codes
+        used = f"{codes - use['dead_codes']:,.0f} of {codes:,} codes in use"
+        tell(f"level {level + 1} of {len(self.spec.levels)}: {used}{error}")
 
     def error(self, source: str, distortion: float) -> float:
         """A sum of squared distances in units of those to the mean of the source."""

@@ -23,6 +23,7 @@ from tokenizer.kmeans import balanced_kmeans
 from tokenizer.latent import Encoded, layers_of
 from tokenizer.layout import Array
 from tokenizer.points import Residual
+from tokenizer.progress import Epochs
 from tokenizer.rows import ArrayRows, Items
 from tokenizer.seeding import sample_size
 from tokenizer.spec import CodebookSpec
@@ -229,6 +230,7 @@ def train_here(training: Training) -> Trained:
         net = build(training).to(device)
         optimizer = adamw(net, vae.learning_rate, vae.weight_decay)
         history: list[float] = []
+        epochs = Epochs("codebook", vae.epochs)
         for epoch in range(vae.epochs):
             prepare(net, training, epoch)
             summed = items = 0.0
@@ -241,6 +243,7 @@ def train_here(training: Training) -> Trained:
                     raise diverged(loss.item() / count) from error
                 summed, items = summed + loss.item(), items + count
             history.append(summed / items)
+            epochs.done(history[-1])
         return Trained(net.arrays(), history)
     finally:
         torch.set_num_threads(threads)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tokenizer.descent import adamw, learning_rate, take_step
+from tokenizer.progress import Epochs
 from tokenizer.work import one_thread
 from training.errors import NothingToTrainOn
 from training.full_softmax import cross_entropy
@@ -232,6 +233,7 @@ def train_here(trainable: SasRecTrainable, on_epoch: OnEpoch | None = None) -> S
     """
     model, spec, step = trainable.module, trainable.spec, 0
     optimizer = adamw(model, spec.learning_rate, spec.weight_decay)
+    epochs = Epochs("SASRec", spec.epochs)
     with one_thread(), torch.random.fork_rng(devices=[]):
         for epoch in range(spec.epochs):
             torch.manual_seed(int(np.random.SeedSequence((spec.seed, epoch, 0)).generate_state(1)[0]))
@@ -242,6 +244,7 @@ def train_here(trainable: SasRecTrainable, on_epoch: OnEpoch | None = None) -> S
                 take_step(model, optimizer, share, learning_rate(spec.learning_rate, spec.warmup_steps, step))
                 summed, targets, step = summed + float(sums["loss"]), targets + float(sums["targets"]), step + 1
             model.eval()
+            epochs.done(summed / targets)
             if on_epoch is not None and on_epoch(model, {"epoch": epoch, "loss": summed / targets}):
                 break
     return model.eval()

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from math import ceil, log2, sqrt
 from typing import Any
 
-from training.spec import GeneratorSection, GeneratorSpec, TrainSection, TrainSpec
+from training.spec import Auto, GeneratorSection, GeneratorSpec, TrainSection, TrainSpec
 
 MEASURED_EVENTS, MEASURED_ITEMS = 154_000, 12_101
 EVENTS_A_STEP, LEAST_BATCH, MOST_BATCH = 768, 16, 128
 PASSES, WARMUP, ITEM_PASSES = 14, 300, 20
 LEAST_ROWS, MOST_ROWS = 1_024, 2**20
+VECTOR_WEIGHT, MOST_RANKED = 4.0, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,13 @@ def train_spec(section: TrainSection, scale: Scale) -> TrainSpec:
         steps = wanted["epochs"] * ceil(scale.windows / wanted["batch_size"])
         wanted["warmup_steps"] = min(WARMUP, max(1, steps // 8))
     return TrainSpec.model_validate(wanted)
+
+
+def vector_weight(wanted: float | Auto, items: int) -> float:
+    """The weight of vectors in evaluations; 0, so that no vector is read, for more than MOST_RANKED items."""
+    if wanted != "auto":
+        return wanted
+    return VECTOR_WEIGHT if items <= MOST_RANKED else 0.0
 
 
 def agrees(section: GeneratorSection, spec: GeneratorSpec) -> bool:

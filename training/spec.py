@@ -154,7 +154,8 @@ class EvaluateSpec(BaseModel):
 
     `temperature`, `groups` and `diversity` are those of `training.decoding.Variety`; as they are by default, the most
     probable items are ranked. With `vector_weight` what the search found is also put in order by the vectors that the
-    SIDs were made of (`training.likeness`), in a row of its own, and all items by them alone in another. With
+    SIDs were made of (`training.likeness`), in a row of its own, and all items by them alone in another; "auto" is
+    the weight that did best, for catalogues whose vectors fit in memory (training/scale.py). With
     `sasrec_epochs` a SASRec is trained so long on what the model could learn from, in the shape that `SasRecSpec` has
     by default, and has a row too.
     """
@@ -168,7 +169,7 @@ class EvaluateSpec(BaseModel):
     temperature: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 1.0
     groups: Positive = 1
     diversity: Annotated[float, Field(ge=0.0, le=1000.0)] = 0.0
-    vector_weight: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
+    vector_weight: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | Auto = "auto"
     vector_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.3
     sasrec_epochs: Annotated[int, Field(ge=0)] = 0
 

@@ -38,7 +38,7 @@ from training.launch import TrainResult, forget, launch
 from training.likeness import Likeness
 from training.next_code import NextCode, plan_of
 from training.objectives import objective_of
-from training.scale import Scale, agrees, followed, generator_spec, train_spec
+from training.scale import Scale, agrees, followed, generator_spec, train_spec, vector_weight
 from training.spec import EvaluateSpec, GeneratorSpec, TrainSpec
 
 ALIGN = "-align"
@@ -186,13 +186,14 @@ def load_model(lake: Lake, row: dict[str, Any], vocabulary: str) -> Generator:
 
 def likeness_of(lake: Lake, manifest: Manifest, trie: Trie, spec: EvaluateSpec) -> Likeness | None:
     """Of the items of a release, by the vectors that their SIDs encode; None where the recipe gives them no weight."""
-    if not spec.vector_weight:
+    weight = vector_weight(spec.vector_weight, len(trie))
+    if not weight:
         return None
     found = _encoded(lake, manifest)
     rows, vectors = trie.find_rows(found["item_id"].to_arrow()), matrix(found)
     placed = np.zeros((len(trie), vectors.shape[1]), np.float32)
     placed[rows[rows >= 0]] = vectors[rows >= 0]
-    return Likeness.of(placed, spec.vector_weight, spec.vector_decay)
+    return Likeness.of(placed, weight, spec.vector_decay)
 
 
 def _encoded(lake: Lake, manifest: Manifest) -> pl.DataFrame:

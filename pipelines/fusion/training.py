@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipelines.fusion.modalities import FusionError, Matrix
 from pipelines.spec import FusionSpec
+from tokenizer.progress import Epochs
 from tokenizer.work import one_thread
 
 if TYPE_CHECKING:
@@ -199,6 +200,7 @@ def _train_here(training: FusionTraining) -> Trained:
 
     spec, net = training.spec, training.module
     optimizer, history = adamw(net, spec.learning_rate, spec.weight_decay), []
+    epochs = Epochs("fusion", spec.epochs)
     for epoch in range(spec.epochs):
         summed = pairs = 0.0
         for at, (batch, _) in enumerate(training.batches(0, 1, Pass(epoch))):
@@ -207,6 +209,7 @@ def _train_here(training: FusionTraining) -> Trained:
             take_step(net, optimizer, share, rate)
             summed, pairs = summed + float(sums["loss"]), pairs + float(sums["targets"])
         history.append(summed / pairs)
+        epochs.done(history[-1])
     return Trained(weights(net), history)
 
 

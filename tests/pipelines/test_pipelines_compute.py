@@ -1,12 +1,15 @@
 """A stage is held to the columns it declares; what lies in Ray's store reads as what lies in memory."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 import tokenizer.rows
-from pipelines.compute import InProcess, StoredRows, apply
+from pipelines.compute import InProcess, OnRay, StoredRows, apply
 from pipelines.spec import ComputeSpec
+from tokenizer.progress import heard_by, tell
 from tokenizer.rows import ArrayRows
 
 
@@ -51,3 +54,27 @@ def test_vectors_lie_in_rays_store_span_by_span_and_read_as_those_in_memory(monk
         np.testing.assert_array_equal(stored.read(start, stop), rows.read(start, stop))
     for some in ([0, 9, 10, 34], [], [20]):
         np.testing.assert_array_equal(stored.take(np.array(some, np.int64)), rows.take(np.array(some, np.int64)))
+
+
+def halving() -> Callable[[int], int]:
+    """A function that tells each halving down to one; made here, for workers cannot import this file."""
+
+    def halved(rows: int) -> int:
+        while rows > 1:
+            rows //= 2
+            tell(f"{rows} left")
+        if not rows:
+            raise ValueError("nothing to halve")
+        return rows
+
+    return halved
+
+
+@pytest.mark.parametrize("compute", [InProcess(ComputeSpec()), OnRay(ComputeSpec())])
+def test_what_a_function_tells_is_heard_here_wherever_it_runs(compute: InProcess | OnRay, ray_cluster: None) -> None:
+    heard: list[str] = []
+    with heard_by(heard.append):
+        assert compute.run(halving(), 8) == 1
+        with pytest.raises(ValueError, match="nothing to halve"):
+            compute.run(halving(), 0)
+    assert heard == ["4 left", "2 left", "1 left"]
