@@ -16,6 +16,7 @@ from flows.progress import Display, StageView
 from flows.recipe import Recipe, load_recipe, parse_recipe
 from flows.standing import standing
 from flows.times import parse_time
+from infra.addresses import hide_secrets
 from infra.settings import configure
 from pipelines.cluster import shutdown
 from pipelines.compute import Compute, InProcess, OnRay
@@ -103,6 +104,7 @@ def open_run(
         raise
     except BaseException as error:
         shutdown()
+        hide_secrets(error)
         run.record.end("failed", {"error": f"{type(error).__name__}: {error}"})
         _say_standing(run)
         raise

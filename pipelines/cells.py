@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from infra.addresses import without_secrets
 from storage.reasons import Reason
 
 T = TypeVar("T")
@@ -37,8 +38,8 @@ class Refused(Exception):
     """A row, or the image of a row, is refused for `reason`."""
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail = reason, without_secrets(detail)
+        super().__init__(f"{reason}: {self.detail}")
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,8 @@ def _accepted(
         for reason, details in _by_reason(found).items():
             images.refuse(reason, len(details), details[0])
             refused = Refused(reason, "; ".join(details))
-            rejects.append(_reject(IMAGE_STAGE, refused, source, row, item["item_id"]))
+            asked_again = spec.image if reason in TRANSIENT else None
+            rejects.append(_reject(IMAGE_STAGE, refused, source, row, item["item_id"], asked_again))
         yield {**item, "images": digests, "source": source.name, "source_row": row.number}
 
 
@@ -270,8 +271,10 @@ def _new_or_changed(lake: Lake, items: list[dict[str, Any]], arrived_at: datetim
     return rows
 
 
-def _reject(stage: str, error: Refused, source: Source, row: Row, subject: str | None) -> Reject:
-    return Reject(stage, error.reason, error.detail, source.name, row.number, subject, payload(row.values))
+def _reject(
+    stage: str, error: Refused, source: Source, row: Row, subject: str | None, whole: str | None = None
+) -> Reject:
+    return Reject(stage, error.reason, error.detail, source.name, row.number, subject, payload(row.values, whole))
 
 
 def items_text(frame: pl.DataFrame, fields: tuple[str, ...]) -> pl.DataFrame:

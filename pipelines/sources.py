@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
+from infra.addresses import SETTINGS, refuse_parameters
 from pipelines.folders import SUFFIXES, Found, folder_columns, refuse_part_of_table, sorted_out
 from pipelines.rows import SourceError
 
@@ -77,9 +79,15 @@ def _source(scheme: str, filesystem: pafs.FileSystem, path: str, from_folders: C
 
 def find_files(uri: str) -> tuple[pafs.FileSystem, str, Found]:
     """The path behind `uri` and the files there, read no further; SourceError says what is wrong with it."""
+    refuse_parameters(uri, "a source", SETTINGS)
     try:
         filesystem, path = pafs.FileSystem.from_uri(uri) if "://" in uri else (pafs.LocalFileSystem(), _absolute(uri))
         info = filesystem.get_file_info(path)
+    except pa.ArrowInvalid as error:
+        raise SourceError(
+            f"{uri} cannot be read from ({error}): name a file or a folder on this machine or in an object store "
+            "(s3://, gs://, abfs://); download what lies elsewhere."
+        ) from error
     except OSError as error:
         raise SourceError(f"cannot reach {uri}: {error}") from error
     if info.type == pafs.FileType.NotFound:

@@ -11,6 +11,7 @@ import pyarrow.dataset as ds
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
+from infra.addresses import refuse_parameters
 from storage.blobs import Blobs
 from storage.data_files import DataFile, check_footers, check_whole, data_files, open_dataset
 from storage.errors import DataCorrupt, LakeNotFound, LakeUnusable
@@ -46,6 +47,7 @@ class Lake:
     """
 
     def __init__(self, uri: str) -> None:
+        refuse_parameters(uri, "--lake")
         self.uri = uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().resolve())
         self.blobs = Blobs(f"{self.uri}/blobs")
         self.files = Files(self.uri)
