@@ -53,6 +53,8 @@ def printable_address(address: str) -> str:
 
 def without_secrets(text: str) -> str:
     """A text, such as the message of a library, with every address in it as `printable_address` has it."""
+    if text.lstrip().startswith("//"):
+        return printable_address(text.lstrip())
     return _IN_TEXT.sub(_shown, text) if "/" in text else text
 
 

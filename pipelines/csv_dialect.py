@@ -35,6 +35,7 @@ class Dialect:
     delimiter: str
     decimal: str
     quotes: str
+    escape: str = ""
 
 
 def dialect_of(head: bytes, file: str, spec: CsvSpec, section: str, every_column: bool = True) -> Dialect:
@@ -62,7 +63,7 @@ def dialect_of(head: bytes, file: str, spec: CsvSpec, section: str, every_column
     if found:
         what = " and ".join(_TOLD[name](value) for name, value in found.items())
         raise SourceError(f"{file}: {what}. Read it with {_setting(section, found)}")
-    return Dialect(encoding, delimiter, spec.decimal, spec.quotes)
+    return Dialect(encoding, delimiter, spec.decimal, spec.quotes, spec.escape)
 
 
 _TOLD: dict[str, Callable[[str], str]] = {

@@ -13,6 +13,7 @@ from typing import TypeVar
 import pyarrow.fs as pafs
 
 from infra.addresses import printable_address
+from pipelines.cells import shown
 from pipelines.fetch import Patience, Web
 from pipelines.ingest import Refused
 from pipelines.references import Reference, data_uri
@@ -21,6 +22,8 @@ from pipelines.spec import ItemsSpec
 from storage.lake import Lake
 
 T = TypeVar("T")
+LONGEST_NAME = 4096
+"""Characters of a path, as Linux has it."""
 _WEB = re.compile("https?://", re.IGNORECASE)
 
 
@@ -65,6 +68,9 @@ class Pictures:
             return data_uri(reference, limit)
         if _WEB.match(reference):
             return self._web.get(reference)
+        if len(reference) > LONGEST_NAME and "://" not in reference:
+            told = f"{shown(reference)} is longer than any path: bytes stand in a binary column or a data: URI"
+            raise Refused("image_reference_unknown", told)
         if reference.startswith("//"):
             told = printable_address(reference)
             raise Refused("image_address", f"{told!r} does not say how its host is asked: write https:{told}")

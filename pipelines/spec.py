@@ -15,14 +15,15 @@ class CsvSpec(_Spec):
     """How CSV and TSV files are written. Without `delimiter` it goes by the suffix; without `encoding` it is UTF-8.
 
     `quotes` says what `"` means: "checked" cells in quotes, unless a quote seems to be missing; "trusted" cells in
-    quotes, whatever they hold; "none" a character as any other. With `decimal = ","` a cell that is a number with a
-    decimal comma is read as that number.
+    quotes, whatever they hold; "none" a character as any other. After `escape` a character stands for itself. With
+    `decimal = ","` a cell that is a number with a decimal comma is read as that number.
     """
 
     delimiter: str = Field("", max_length=1)
     encoding: str = ""
     decimal: Literal[".", ","] = "."
     quotes: Literal["checked", "trusted", "none"] = "checked"
+    escape: Literal["", "\\"] = ""
 
     @field_validator("delimiter")
     @classmethod
@@ -82,10 +83,14 @@ class ItemsSpec(_Spec):
         return None
 
     @property
+    def meant(self) -> frozenset[str]:
+        """The columns that fields name."""
+        return frozenset(name for name in (self.item_id, self.title, self.image, self.deleted) if name)
+
+    @property
     def from_folders(self) -> frozenset[str]:
         """The columns that are taken from names of folders (`name=value`) where a file lacks them."""
-        named = (self.item_id, self.title, self.image, self.deleted, *self.partitions)
-        return frozenset(name for name in named if name)
+        return self.meant | {name for name in self.partitions if name}
 
 
 class UnpicturedItems(ItemsSpec):
@@ -133,6 +138,11 @@ class InteractionsSpec(_Spec):
             *(self.session_id, self.request_id, self.impression, self.position, self.value),
         )
         return frozenset(name for name in columns if name)
+
+    @property
+    def meant(self) -> frozenset[str]:
+        """The columns that fields name."""
+        return self.asked
 
     @property
     def from_folders(self) -> frozenset[str]:

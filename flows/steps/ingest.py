@@ -5,6 +5,7 @@ from collections.abc import Callable
 from flows.progress import StageView
 from flows.run import Run
 from flows.steps.task import step
+from pipelines.column_names import near_columns
 from pipelines.folders import folder_columns
 from pipelines.ingest import Counts, IngestedSource, record_source, unread
 from pipelines.ingest_interactions import admit_waiting, ingest_interactions, waiting_for_known_items
@@ -73,6 +74,7 @@ def _unread(run: Run, kind: str, uris: list[str], spec: ItemsSpec | Interactions
         )
     if fresh:
         _tell_folders(run, kind, fresh, spec)
+        _tell_columns(run, fresh, spec)
         run.record.begin()
     return fresh
 
@@ -83,6 +85,16 @@ def _tell_folders(run: Run, kind: str, sources: list[Source], spec: ItemsSpec | 
     if told and kind == "items":
         names = ", ".join(sorted(told))
         run.say(f"  note: what folders say of {names} is no attribute; items.partitions names those that are")
+
+
+def _tell_columns(run: Run, sources: list[Source], spec: ItemsSpec | InteractionsSpec) -> None:
+    """Say which columns the recipe asks for that files have under nearly the same name: they are not taken for them."""
+    for source in sources:
+        for wanted, there in near_columns(source, spec).items():
+            run.say(
+                f"  warning: {source.file} has no column {wanted!r}, and {there!r} is not taken for it: name it in "
+                f"[{spec.section}] of the recipe if it is meant"
+            )
 
 
 def _show(view: StageView, done: IngestedSource) -> None:
