@@ -82,7 +82,8 @@ def _microseconds(column: pa.Array) -> pa.Array:
 def _cells(column: pa.Array) -> list[Any]:
     try:
         found: list[Any] = column.to_pylist()
-        if (short := _SHORT.get(column.type)) is not None:
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        if (short := _SHORT.get(kind)) is not None:
             return [value if value is None else short(value) for value in found]
     except Exception:  # noqa: BLE001 - whatever one cell raises, the others are read
         return [_cell(each) for each in column]
