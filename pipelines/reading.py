@@ -74,6 +74,8 @@ def check_text(source: Source, spec: Spec) -> Dialect:
     if b"\0" in head and not spec.csv.encoding:
         _refuse_holes(source, head)
     if source.suffix in (".csv", ".tsv"):
+        if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b'{"', b'[{"')):
+            raise SourceError(f"{source.file} holds JSON, not CSV: name it .jsonl, with one object a line.")
         return dialect_of(head, source.file, spec.csv, spec.section, spec.asked is None)
     encoding = other_encoding(head)
     if encoding is not None and encoding.startswith("utf"):

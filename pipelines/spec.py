@@ -36,8 +36,8 @@ class CsvSpec(_Spec):
     @classmethod
     def _is_known(cls, value: str) -> str:
         try:
-            b"".decode(value or "utf-8")
-        except LookupError as error:
+            b"ab".decode(value or "utf-8", "replace")
+        except (LookupError, UnicodeError) as error:
             raise ValueError("is no encoding that Python knows, such as utf-16, cp1252 or latin-1") from error
         return value
 

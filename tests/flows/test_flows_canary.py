@@ -43,7 +43,7 @@ class Forbidding(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with all that a bootstrap on Ray, a failed night and the commands that look at them leave."""
+    """All that a bootstrap and a training on Ray, a failed night and the commands that look at them leave."""
     folder, short = tmp_path_factory.mktemp("canary"), Path(f"/tmp/sd-canary-{os.getpid()}")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Forbidding)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
@@ -59,6 +59,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             *("run", "bootstrap", "--recipe", str(folder / "r.toml"), "--items", str(folder / "in" / "items.jsonl")),
             *("--interactions", str(folder / "in" / "log.csv")),
         ],
+        ["run", "train"],
         [
             "run",
             "nightly",
@@ -79,7 +80,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             (folder / "left" / f"{number}.out").write_bytes(done.stdout + done.stderr)
             (folder / "left" / f"{number}.out").chmod(0o640)
             codes.append(done.returncode)
-        assert codes == [0, 3, 2, 0, 0, 0, 0, 0], [(folder / "left" / f"{at}.out").read_text() for at in range(3)]
+        assert codes == [0, 0, 3, 2, 0, 0, 0, 0, 0], [(folder / "left" / f"{at}.out").read_text() for at in range(4)]
         shutil.copytree(short, folder / "left" / "ray", symlinks=True, ignore=_sockets)
         yield folder / "left"
     finally:

@@ -116,6 +116,14 @@ def test_what_is_written_with_backslashes_is_read_back(rows: list[tuple[str, str
     assert [(row.values["id"] or "", row.values["text"] or "") for row in found] == kept
 
 
+def test_an_encoding_that_makes_no_text_is_refused_with_the_recipe() -> None:
+    for name in ("rot13", "hex", "undefined", "no-such"):
+        with pytest.raises(ValueError, match="no encoding"):
+            ItemsSpec.model_validate({"csv": {"encoding": name}})
+    for name in ("utf-16", "utf-32", "cp1252", "shift-jis", "utf-8-sig", "gb18030"):
+        assert ItemsSpec.model_validate({"csv": {"encoding": name}}).csv.encoding == name
+
+
 @pytest.mark.parametrize(
     ("data", "name", "told"),
     [
@@ -126,6 +134,8 @@ def test_what_is_written_with_backslashes_is_read_back(rows: list[tuple[str, str
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "x.parquet", "git lfs pull"),
         (b"\x1f\x8b rest", "x.parquet", "gzip"),
         (b"PARE rest PARE", "x.parquet", "encrypted"),
+        (b'{"item_id": 1, "title": "a"}\n', "x.csv", "holds JSON"),
+        (b'[{"item_id": 1}]', "x.tsv", "holds JSON"),
     ],
 )
 def test_a_file_of_another_kind_is_refused_as_a_whole(tmp_path: Path, data: bytes, name: str, told: str) -> None:
