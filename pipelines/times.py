@@ -90,8 +90,7 @@ def _question(number: float, found: str, column: str) -> None:
         guess = f"as a day count of a spreadsheet it would be {day:%Y-%m-%d}: export it as a date"
     else:
         guess = f"since 1970 it would be {_told(seconds)}: write a date"
-    said = f"{column} = {shown(found)}: {guess}, or set interactions.time_unit if it is a number since 1970; {ACCEPTED}"
-    raise Refused(Reason.EVENT_TIME_INVALID, said)
+    raise Refused(Reason.EVENT_TIME_INVALID, f"{column} = {shown(found)}: {guess}")
 
 
 def _written_in_digits(found: str) -> str | None:

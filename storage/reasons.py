@@ -155,7 +155,7 @@ class Reason(StrEnum):
         "event_time_invalid",
         INTERACTIONS,
         "an event or arrival time that cannot be read, or a number that is hardly meant as seconds since 1970",
-        "write ISO 8601, or numbers since 1970 and their unit in `interactions.time_unit`",
+        "write ISO 8601; name the unit of numbers since 1970 in `interactions.time_unit`",
     )
     EVENT_IN_FUTURE = (
         "event_in_future",

@@ -28,15 +28,19 @@ from tokenizer.trie import Trie
 
 def write_report(lake: Lake, manifest: Manifest, output: Path) -> int:
     """Write the page of a release; returns its size in bytes. No script, no outside resource."""
-    environment = Environment(
+    page = environment().get_template("page.html").render(collect(lake, manifest))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    return output.write_bytes(page.encode())
+
+
+def environment() -> Environment:
+    """How templates become pages: what they show is escaped, and plain."""
+    return Environment(
         loader=PackageLoader("flows.report", "."),
         autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         finalize=_plain,
     )
-    page = environment.get_template("page.html").render(collect(lake, manifest))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    return output.write_bytes(page.encode())
 
 
 def _plain(value: Any) -> Any:

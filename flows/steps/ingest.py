@@ -49,13 +49,14 @@ def _read(
         with run.stage(stage) as view:
             done.append(reader(run.lake, source, spec, run.clock, run.provenance()))
             _show(view, done[-1])
-        _warn(run, done[-1])
+        _note(run, done[-1])
     total = Counts(f"ingest {kind}")
     for each in done:
         total.add(each.stages[0])
     files = [each.source.file for each in done if each.stages[0].quarantined]
     check_stage_budget(total, run.recipe.budget, files)
     for each in done:
+        _warn(run, each)
         record_source(run.lake, each, run.provenance())
 
 
@@ -105,17 +106,23 @@ def _show(view: StageView, done: IngestedSource) -> None:
             view.count(stage, "images")
 
 
-def _warn(run: Run, done: IngestedSource) -> None:
-    """A file that gives nothing is rarely what was meant."""
-    rows = done.stages[0]
+def _note(run: Run, done: IngestedSource) -> None:
+    """Say what of a file was not looked at, and that there was none."""
     if done.unread_pictures:
         run.say(
             f"  note: {done.source.file} names {done.unread_pictures:,} pictures, which were not read: the recipe "
             "has no [image]. A recipe with it reads the file again"
         )
-    if rows.rows_in == 0:
+    if done.stages[0].rows_in == 0:
         run.say(f"  warning: {done.source.file} is empty: it holds no row")
-    elif rows.quarantined == rows.rows_in:
+
+
+def _warn(run: Run, done: IngestedSource) -> None:
+    """A file that gives nothing is rarely what was meant; where the budget stops the run, its message says so."""
+    rows = done.stages[0]
+    if rows.rows_in == 0:
+        return
+    if rows.quarantined == rows.rows_in:
         run.say(f"  warning: {done.source.file} gave nothing, all of its rows were refused ({rows.why()})")
     elif rows.quarantined > rows.rows_in / 2:
         run.say(f"  warning: of {done.source.file} more than half of the rows were refused ({rows.why()})")
@@ -129,8 +136,8 @@ def check_stage_budget(counts: Counts, budget: BudgetSpec, files: list[str] | No
         raise QuarantineBudgetExceeded(
             f"{counts.stage}: {refused:,} of {rows:,} rows ({share:.1%}){_of(files or [])} were quarantined "
             f"({counts.why()}). The recipe allows {budget.quarantine_share:.1%} (budget.quarantine_share) beyond "
-            f"{budget.quarantine_rows} rows. Nothing was published. See `sidmill quarantine list`; mend the file or "
-            "the recipe and run again, or raise the budget of one run with --set budget.quarantine_share=..."
+            f"{budget.quarantine_rows} rows. Nothing was published. See `sidmill quarantine list`, mend the "
+            "input or the recipe and run the same again, or let one run pass with --set budget.quarantine_share=1."
         )
 
 
