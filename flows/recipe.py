@@ -193,7 +193,7 @@ def _read(name: str) -> tuple[dict[str, Any], str]:
 
 def parse_recipe(settings: dict[str, Any], where: str = "recipe") -> Recipe:
     """Validated settings; every fault is named with its place and value."""
-    refuse_secrets_within(settings)
+    refuse_secrets_within(settings, prose=frozenset({"about"}))
     try:
         return Recipe.model_validate(settings)
     except ValidationError as error:

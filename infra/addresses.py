@@ -19,6 +19,7 @@ _SCHEME = r"[a-zA-Z][a-zA-Z0-9+.\-]{0,20}:(?:\\*/){2}"
 _START = re.compile(f"({_SCHEME}|//)")
 _QUOTED = rf"""(?P<quote>["'])(?:{_SCHEME}|//)[^\n]*?(?P=quote)"""
 _BARE = rf"""{_SCHEME}(?:[^/?#\s]*@)?[^\s"'<>]*(?:\s+[^\s"'<>]*[=&][^\s"'<>]*)*"""
+_WITHOUT_SCHEME = re.compile(r"\s*//[^\s/]+/")
 _IN_TEXT = re.compile(f"{_QUOTED}|{_BARE}")
 _HOST = re.compile(r"\[[^\]]*\]|[^:]*")
 _HOST_AND_PORT = re.compile(rf"(?:{_HOST.pattern})(?::\d+)?")
@@ -53,7 +54,7 @@ def printable_address(address: str) -> str:
 
 def without_secrets(text: str) -> str:
     """A text, such as the message of a library, with every address in it as `printable_address` has it."""
-    if text.lstrip().startswith("//"):
+    if _WITHOUT_SCHEME.match(text):
         return printable_address(text.lstrip())
     return _IN_TEXT.sub(_shown, text) if "/" in text else text
 
@@ -105,7 +106,8 @@ def refuse_secrets(text: str, where: str, remedy: str = _STORES) -> None:
 
 def refuse_parameters(address: str, where: str, accepted: frozenset[str] = frozenset()) -> None:
     """Raise SecretInAddress where an address has other parameters than these: each may be a signature or a key."""
-    if _START.match(address) is None:
+    start = _START.match(address)
+    if start is None or start[0] == "//":
         return
     refuse_secrets(address, where)
     query = re.split("[?#]", address, maxsplit=1)[1:]
@@ -118,10 +120,12 @@ def refuse_parameters(address: str, where: str, accepted: frozenset[str] = froze
         )
 
 
-def refuse_secrets_within(settings: Any, where: str = "") -> None:
-    """`refuse_secrets` of every text in tables and lists, named by its place in them."""
-    for place, text in _texts(settings, where):
+def refuse_secrets_within(settings: Any, prose: frozenset[str]) -> None:
+    """Refuse secrets in every text of tables and lists, named by its place; parameters too where it is no prose."""
+    for place, text in _texts(settings, ""):
         refuse_secrets(text, place)
+        if place not in prose:
+            refuse_parameters(text, place)
 
 
 def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
@@ -156,4 +160,8 @@ def hide_secrets(error: BaseException) -> None:
         if each is not None and id(each) not in seen:
             seen.add(id(each))
             each.args = tuple(without_secrets(part) if isinstance(part, str) else part for part in each.args)
-            waiting += [each.__cause__, each.__context__]
+            for name, value in list(vars(each).items()):  # an error of Ray has the text of the worker's in one of them
+                if isinstance(value, str):
+                    setattr(each, name, without_secrets(value))
+            inner = [value for value in vars(each).values() if isinstance(value, BaseException)]
+            waiting += [each.__cause__, each.__context__, *inner]

@@ -4,8 +4,6 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from infra.addresses import refuse_parameters
-
 
 class _Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,13 +52,6 @@ class ItemsSpec(_Spec):
     """
 
     section: ClassVar[str] = "items"
-
-    @field_validator("image_roots")
-    @classmethod
-    def _are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for root in value:
-            refuse_parameters(root, "a root")
-        return value
 
     item_id: str = Field("item_id", min_length=1)
     title: str = "title"

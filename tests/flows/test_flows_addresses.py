@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -84,6 +85,7 @@ def test_what_holds_no_secret_stays_as_it_is(text: str) -> None:
         (["run", "bootstrap", "--set", f'items.image_roots=["s3://K:{CANARY}@b"]'], "--set"),
         (["run", "bootstrap", "--set", f'items.image_roots=["s3://b?sig={CANARY}"]'], "image_roots"),
         (["run", "bootstrap", "--set", f"text.model=https://{CANARY}@hub/m"], "--set"),
+        (["run", "bootstrap", "--set", f"text.model=https://hub/m?token={CANARY}"], "text.model"),
         (["run", f"https://u:{CANARY}@host/"], "argument 2"),
     ],
 )
@@ -133,6 +135,10 @@ def test_the_errors_of_libraries_leave_a_step_without_secrets_also_those_that_le
     with pytest.raises(ValueError, match="cannot be read") as raised:
         step(fail).fn()
     assert CANARY not in f"{raised.value!r} {raised.value.__cause__!r}"
+    worker = ray.exceptions.RayTaskError("read", f"OSError: {address}", OSError(address))
+    hide_secrets(worker)
+    assert CANARY not in f"{worker} {worker!r} {worker.cause!r}"
+    assert "OSError" in str(worker)
     loop = ValueError(address)
     loop.__context__ = KeyError(address)
     loop.__context__.__context__ = loop
@@ -144,7 +150,11 @@ def test_a_refused_row_shows_no_secret_of_an_address_and_keeps_what_is_asked_aga
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     address = f"https://cdn.example/a.jpg?X-Amz-Signature={CANARY}"
-    values = {"image": [{"url": address}], "other": {"of": address}, "raw": f'{{"a": "{address}"'}
+    values = {
+        "image": [{"url": address}],
+        "other": {"of": address, "bare": address.removeprefix("https:")},
+        "raw": f'{{"a": "{address}"',
+    }
     assert CANARY not in payload(values)
     asked_again = json.loads(payload(values, "image"))
     assert asked_again["image"] == [{"url": address}]
