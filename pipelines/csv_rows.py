@@ -200,12 +200,15 @@ def _reader(lines: Iterable[str], dialect: Dialect, strict: bool) -> Iterator[li
     quoting: Literal[0, 3] = csv.QUOTE_NONE if dialect.quotes == "none" else csv.QUOTE_MINIMAL
     if not dialect.escape:
         return csv.reader(lines, delimiter=dialect.delimiter, quoting=quoting, strict=strict)
-    edge = re.escape(dialect.delimiter)
-    null = re.compile(rf"(?<![^{edge}])\\N(?=[{edge}\r\n]|$)")
-    without_nulls = (null.sub("", line) for line in lines)
-    return csv.reader(
-        without_nulls, delimiter=dialect.delimiter, quoting=quoting, escapechar=dialect.escape, strict=strict
-    )
+    told = (_only_escapes(line, dialect.delimiter) for line in lines)
+    return csv.reader(told, delimiter=dialect.delimiter, quoting=quoting, escapechar=dialect.escape, strict=strict)
+
+
+def _only_escapes(line: str, delimiter: str) -> str:
+    """A line in which every backslash is an escape: others, as in a path, are doubled, and a cell `\\N` is emptied."""
+    edge = re.escape(delimiter)
+    bare = re.sub(rf"(?<![^{edge}])\\N(?=[{edge}\r\n]|$)", "", line)
+    return re.sub(rf"\\([{edge}\"\\\r\n])?", lambda found: found[0] if found[1] else r"\\", bare)
 
 
 def _lenient(line: str, dialect: Dialect) -> list[str]:

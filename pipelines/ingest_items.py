@@ -203,14 +203,15 @@ def _item(row: Row, spec: ItemsSpec) -> dict[str, Any]:
         raise Refused(
             Reason.TEXT_TOO_LONG, f"{characters} characters of text, at most {spec.max_text_chars} are accepted"
         )
-    if not (title or described != "{}" or _images(row.values, spec)):
+    deleted = read_cell(row.values, spec.deleted or None, boolean) or False
+    if not (deleted or title or described != "{}" or _images(row.values, spec)):
         raise Refused(Reason.NO_CONTENT, "neither text nor image")
     return {
         "item_id": item_id,
         "title": title or None,
         "attributes": described,
         "text_hash": hashlib.blake2b(f"{title}\0{described}".encode(), digest_size=16).hexdigest(),
-        "deleted": read_cell(row.values, spec.deleted or None, boolean) or False,
+        "deleted": deleted,
     }
 
 

@@ -28,6 +28,7 @@ from pipelines.spec import InteractionsSpec, ItemsSpec
 from pipelines.times import utc_time
 from storage.catalogue import catalogue
 from storage.commit import Provenance
+from storage.errors import LakeUnusable
 from storage.lake import Lake
 
 WHO = Provenance("test", "recipe")
@@ -86,15 +87,16 @@ ESCAPED = rb"""item_id,title
 2,"plain"
 3,5\, or 6
 4,\N
+5,C:\new\\N
 """
 
 
 def test_quotes_written_with_a_backslash_are_read_where_the_recipe_says_so_and_refused_else(tmp_path: Path) -> None:
     counts, found = items(tmp_path / "told", ESCAPED, csv={"escape": "\\"})
-    assert found == {"1": 'a "blue" mug', "2": "plain", "3": "5, or 6"}
+    assert found == {"1": 'a "blue" mug', "2": "plain", "3": "5, or 6", "5": r"C:\new\N"}
     assert counts.by_reason == {"empty_title": 1}
     counts, found = items(tmp_path / "untold", ESCAPED)
-    assert found == {"2": "plain", "4": "\\N"}
+    assert found == {"2": "plain", "4": "\\N", "5": r"C:\new\\N"}
     assert counts.by_reason == {"unpaired_quote": 1, "malformed_row": 1}
     assert "csv.escape" in counts.why()
 
@@ -226,6 +228,15 @@ def test_days_and_times_beside_these_are_read(text: str) -> None:
     assert utc_time(text, "time") is not None
 
 
+def test_a_row_that_deletes_needs_no_content_where_titles_are_not_required(tmp_path: Path) -> None:
+    data = b'{"item_id": 1, "title": "a"}\n{"item_id": 2}\n'
+    counts, _ = items(tmp_path, data, "x.jsonl", require_title=False)
+    assert counts.by_reason == {"no_content": 1}
+    counts, _ = items(tmp_path, b'{"item_id": 1, "deleted": true}\n', "y.jsonl", require_title=False)
+    assert counts.quarantined == 0
+    assert catalogue(Lake(str(tmp_path / "lake")))["deleted"].to_list() == [True]
+
+
 def test_a_time_of_32_bits_is_refused(tmp_path: Path) -> None:
     times = pa.array([1_756_684_800.0], pa.float32())
     table = pa.table({"user_id": ["u"], "item_id": ["1"], "event_time": times})
@@ -281,3 +292,15 @@ def test_bytes_of_a_picture_as_text_are_refused_in_a_short_line(tmp_path: Path) 
     stages = ingest_items(Lake(str(tmp_path / "lake")), source, ItemsSpec(), NOW, WHO).stages
     assert stages[1].by_reason == {"image_reference_unknown": 1}
     assert len(stages[1].why()) < 500
+
+
+@pytest.mark.parametrize("name", ["a%41b", "a\\b"])
+def test_a_lake_at_a_path_that_delta_reads_as_another_is_refused_before_it_is_written(
+    tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(LakeUnusable, match="name another folder with --lake"):
+        items(tmp_path / name, b"item_id,title\n1,a\n")
+    assert not (tmp_path / name / "lake").exists()
+    for plain in ("a b", "a#b", "a?b", "50%", "é"):
+        _, found = items(tmp_path / plain, b"item_id,title\n1,a\n")
+        assert found == {"1": "a"}
