@@ -110,7 +110,7 @@ def _row(
         only = f", {names[0]!r}" if len(names) == 1 else ""
         hint = f"; {_ESCAPED}" if not dialect.escape and '\\"' in raw else ""
         return refused(Reason.MALFORMED_ROW, f"{len(cells)} cells, the header has {len(names)}{only}{hint}")
-    if [cell.strip() for cell in cells] == [name.strip() for name in names]:
+    if cells[0].strip() == names[0].strip() and _stripped(cells) == _stripped(names):
         return refused(Reason.MALFORMED_ROW, "it is the header again: files were joined with their headers")
     named = list(zip(names, cells, strict=True))
     if not raw.isascii():
@@ -123,6 +123,10 @@ def _row(
     if len(values) < len(names) and sum(1 for name, cell in named if cell and not name) > 1:
         return refused(Reason.MALFORMED_ROW, "several columns without a name have a value")
     return Row(number, values)
+
+
+def _stripped(cells: list[str]) -> list[str]:
+    return [cell.strip() for cell in cells]
 
 
 def with_point(cell: str) -> str:

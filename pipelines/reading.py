@@ -144,7 +144,7 @@ def _jsonl_rows(stream: io.BufferedReader) -> Iterator[Row]:
 
 def _apart(line: bytes) -> list[bytes]:
     """A line, or those in it where lines end with a carriage return alone: none may stand in a text of JSON."""
-    if b"\r" not in line.rstrip(b"\r\n"):
+    if line.find(b"\r", 0, -2) < 0:  # the last two bytes may be the end of the line
         return [line]
     try:
         json.loads(line)
