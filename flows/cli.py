@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from flows.terminal import printable_lines
-from infra.addresses import SecretInAddress, check_arguments, without_secrets
+from infra.addresses import SecretInAddress, check_arguments, check_environment, without_secrets
 from infra.settings import configure
 
 USAGE, BLOCKED, FAILED, INTERRUPTED = 2, 3, 1, 130
@@ -43,6 +43,7 @@ def run_command(arguments: Sequence[str]) -> int:
     configure()
     try:
         check_arguments(arguments)
+        check_environment()
         options, unknown = build_parser().parse_known_args(arguments)
         if unknown:
             options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")

@@ -16,7 +16,7 @@ from flows.progress import Display, StageView
 from flows.recipe import Recipe, load_recipe, parse_recipe
 from flows.standing import standing
 from flows.times import parse_time
-from infra.addresses import hide_secrets
+from infra.addresses import check_environment, hide_secrets
 from infra.settings import configure
 from pipelines.cluster import shutdown
 from pipelines.compute import Compute, InProcess, OnRay
@@ -88,6 +88,7 @@ def open_run(
     `clock` is when what the run ingests arrives, now by default.
     """
     configure()  # for flows that a Prefect worker starts, which pass by the command
+    check_environment()
     stored = parse_recipe(recipe) if isinstance(recipe, dict) else load_recipe(recipe)
     settings = stored.model_dump(mode="json")
     effective = load_recipe(None, parameters.get("overrides") or [], settings)

@@ -128,6 +128,15 @@ def refuse_secrets_within(settings: Any, prose: frozenset[str]) -> None:
             refuse_parameters(text, place)
 
 
+def hidden(value: Any) -> Any:
+    """Tables and lists with every text as `without_secrets` has it."""
+    if isinstance(value, dict):
+        return {name: hidden(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [hidden(inner) for inner in value]
+    return without_secrets(value) if isinstance(value, str) else value
+
+
 def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, str):
         yield place, value
@@ -140,12 +149,16 @@ def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Refuse credentials in the arguments of a command, and in the addresses of the environment."""
+    """Refuse credentials in the arguments of a command."""
     option = ""
     for number, argument in enumerate(arguments, 1):
         option = argument.partition("=")[0] if argument.startswith("--") else option
         refuse_secrets(argument, option or f"argument {number}")
         option = option if argument == option else ""
+
+
+def check_environment() -> None:
+    """Refuse credentials in the addresses of the environment."""
     for name, remedy in _OF_SERVICES.items():
         given = os.environ.get(name, "")
         refuse_secrets(given if "://" in given else f"tcp://{given}", name, remedy)

@@ -23,6 +23,7 @@ from pipelines.sources import find_files
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import Reject, open_rows, quarantine
+from storage.runs import RunRecord
 
 CANARY = "c4n4ry"
 WHO = Provenance("test", "recipe")
@@ -179,3 +180,17 @@ def test_a_log_of_prefect_hears_no_secret() -> None:
     heard: list[Any] = []
     Display(heard.append).say(f"  reading s3://K:{CANARY}@bucket/a?sig={CANARY}")
     assert heard == ["  reading s3://***@bucket/a?***"]
+
+
+def test_a_run_that_an_older_version_recorded_is_shown_without_secrets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    asked = {"items": [f"s3://K:{CANARY}@bucket/items"], "recipe": {"about": f"https://host/?sig={CANARY}"}}
+    record = RunRecord(lake, "ingest-1", "ingest", "recipe", asked)
+    record.end("failed", {"error": f"OSError: https://host/a?sig={CANARY}"})
+    for command in (["run", "list"], ["run", "list", "--json"], ["run", "show", "ingest-1"]):
+        assert run_command([*command, "--lake", lake.uri]) == 0
+    told = capsys.readouterr().out
+    assert CANARY not in told
+    assert "s3://***@bucket/items" in told
