@@ -119,13 +119,11 @@ def _note(run: Run, done: IngestedSource) -> None:
 
 def _warn(run: Run, done: IngestedSource) -> None:
     """A file that gives nothing is rarely what was meant; where the budget stops the run, its message says so."""
-    rows = done.stages[0]
-    if rows.rows_in == 0:
-        return
-    if rows.quarantined == rows.rows_in:
-        run.say(f"  warning: {done.source.file} gave nothing, all of its rows were refused ({rows.why()})")
-    elif rows.quarantined > rows.rows_in / 2:
-        run.say(f"  warning: of {done.source.file} more than half of the rows were refused ({rows.why()})")
+    for stage, of in zip(done.stages, ("rows", "pictures"), strict=False):
+        if stage.quarantined and stage.quarantined == stage.rows_in:
+            run.say(f"  warning: {done.source.file} gave no {of[:-1]}, all were refused ({stage.why()})")
+        elif stage.quarantined > stage.rows_in / 2:
+            run.say(f"  warning: of {done.source.file} more than half of the {of} were refused ({stage.why()})")
 
 
 def check_stage_budget(counts: Counts, budget: BudgetSpec, files: list[str] | None = None) -> None:

@@ -134,3 +134,14 @@ def test_a_column_that_is_nearly_one_that_is_meant_is_told_once(
     told = capsys.readouterr().out
     assert told.count("items.csv has no column 'deleted', and 'Deleted' is not taken for it: name it in [items]") == 1
     assert told.count("log.csv has no column 'event_type', and 'eventType' is not taken for it") == 1
+
+
+def test_a_catalogue_whose_pictures_are_all_refused_is_named(
+    tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = write_items(small / "items.jsonl", 0, 3)
+    (small / "items.jsonl").write_text("".join(json.dumps({**row, "image": "gone.jpg"}) + "\n" for row in rows))
+    ingest(str(tmp_path / "lake"), {"image": {}}, [str(small / "items.jsonl")])
+    told = capsys.readouterr().out
+    assert "warning: items.jsonl gave no picture, all were refused (image_unreadable 3: 'gone.jpg': " in told
+    assert "check the path" in told
