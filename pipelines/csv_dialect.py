@@ -35,7 +35,11 @@ class Dialect:
     delimiter: str
     decimal: str
     quotes: str
-    escape: str = ""
+
+    @property
+    def escapes(self) -> bool:
+        """Whether a quote inside quotes is written with a backslash."""
+        return self.quotes == "escaped"
 
 
 def dialect_of(head: bytes, file: str, spec: CsvSpec, section: str, every_column: bool = True) -> Dialect:
@@ -63,7 +67,7 @@ def dialect_of(head: bytes, file: str, spec: CsvSpec, section: str, every_column
     if found:
         what = " and ".join(_TOLD[name](value) for name, value in found.items())
         raise SourceError(f"{file}: {what}. Read it with {_setting(section, found)}")
-    return Dialect(encoding, delimiter, spec.decimal, spec.quotes, spec.escape)
+    return Dialect(encoding, delimiter, spec.decimal, spec.quotes)
 
 
 _TOLD: dict[str, Callable[[str], str]] = {

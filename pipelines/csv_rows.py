@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from pipelines.cells import COMMA_NUMBER
 from pipelines.csv_dialect import Dialect
@@ -22,7 +21,7 @@ MOST_CHARACTERS = 1 << 24
 """A row with more lines or characters is taken for one whose closing quote is missing."""
 csv.field_size_limit(sys.maxsize)  # the default of 128 KiB would refuse a long cell
 Asked = frozenset[str] | None
-_ESCAPED = 'a cell in quotes has \\" in it: where that is a quote, set csv.escape of the section to "\\\\"'
+_ESCAPED = 'a cell in quotes has \\" in it: where that is a quote, set csv.quotes of the section to "escaped"'
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def _row(
         return refused(Reason.UNPAIRED_QUOTE, record.why)
     if len(cells) != len(names):
         only = f", {names[0]!r}" if len(names) == 1 else ""
-        hint = f"; {_ESCAPED}" if not dialect.escape and '\\"' in raw else ""
+        hint = f"; {_ESCAPED}" if not dialect.escapes and '\\"' in raw else ""
         return refused(Reason.MALFORMED_ROW, f"{len(cells)} cells, the header has {len(names)}{only}{hint}")
     if cells[0].strip() == names[0].strip() and _stripped(cells) == _stripped(names):
         return refused(Reason.MALFORMED_ROW, "it is the header again: files were joined with their headers")
@@ -140,11 +139,11 @@ def records(lines: Lines, dialect: Dialect, width: int = 0) -> Iterator[Record]:
     delimiter, plain = dialect.delimiter, dialect.quotes == "none"
     for line in lines:
         line = line.removeprefix("\ufeff")  # where files were joined, the mark of each stands at the begin of a line
-        if not (dialect.escape and dialect.escape in line) and (plain or '"' not in line):
+        if not (dialect.escapes and "\\" in line) and (plain or '"' not in line):
             bare = line.rstrip("\r\n")
             yield Record(bare.split(delimiter) if bare else [], [line])
         else:
-            yield from _quoted(line, lines, dialect, width if dialect.quotes == "checked" else 0)
+            yield from _quoted(line, lines, dialect, width if dialect.quotes != "trusted" else 0)
 
 
 def _quoted(line: str, lines: Lines, dialect: Dialect, width: int) -> Iterator[Record]:
@@ -154,7 +153,7 @@ def _quoted(line: str, lines: Lines, dialect: Dialect, width: int) -> Iterator[R
         cells = next(_reader(_bounded(line, lines, taken), dialect, strict=True))
     except csv.Error:
         lines.put_back(taken[1:])
-        escaped = not dialect.escape and '\\"' in line
+        escaped = not dialect.escapes and '\\"' in line
         cells = _lenient(line, dialect) if len(taken) == 1 and not escaped else []
         why = _ESCAPED if escaped else "a quote opens a cell and none closes it properly"
         yield Record(cells, [line], "" if cells else why)
@@ -200,12 +199,11 @@ def _may_be_rows(lines: list[str], delimiter: str, width: int) -> bool:
 
 
 def _reader(lines: Iterable[str], dialect: Dialect, strict: bool) -> Iterator[list[str]]:
-    """The standard reader; with `escape` the null of databases, `\\N`, is an empty cell."""
-    quoting: Literal[0, 3] = csv.QUOTE_NONE if dialect.quotes == "none" else csv.QUOTE_MINIMAL
-    if not dialect.escape:
-        return csv.reader(lines, delimiter=dialect.delimiter, quoting=quoting, strict=strict)
+    """The standard reader; where a backslash escapes, the null of databases, `\\N`, is an empty cell."""
+    if not dialect.escapes:
+        return csv.reader(lines, delimiter=dialect.delimiter, strict=strict)
     told = (_only_escapes(line, dialect.delimiter) for line in lines)
-    return csv.reader(told, delimiter=dialect.delimiter, quoting=quoting, escapechar=dialect.escape, strict=strict)
+    return csv.reader(told, delimiter=dialect.delimiter, escapechar="\\", strict=strict)
 
 
 def _only_escapes(line: str, delimiter: str) -> str:

@@ -12,17 +12,15 @@ class _Spec(BaseModel):
 class CsvSpec(_Spec):
     """How CSV and TSV files are written. Without `delimiter` it goes by the suffix; without `encoding` it is UTF-8.
 
-    `quotes` says what `"` means: "checked" cells in quotes, unless a quote seems to be missing; "trusted" cells in
-    quotes, whatever they hold; "none" a character as any other. After `escape` a quote, a delimiter, a line break or
-    another `escape` stands for itself. With `decimal = ","` a cell that is a number with a decimal comma is read as
-    that number.
+    `quotes` says what `"` means: "checked" cells in quotes, unless a quote seems to be missing; "escaped" such cells,
+    in which a backslash stands before a quote; "trusted" cells in quotes, whatever they hold; "none" a character as
+    any other. With `decimal = ","` a cell that is a number with a decimal comma is read as that number.
     """
 
     delimiter: str = Field("", max_length=1)
     encoding: str = ""
     decimal: Literal[".", ","] = "."
-    quotes: Literal["checked", "trusted", "none"] = "checked"
-    escape: Literal["", "\\"] = ""
+    quotes: Literal["checked", "escaped", "trusted", "none"] = "checked"
 
     @field_validator("delimiter")
     @classmethod

@@ -47,7 +47,7 @@ class Reason(StrEnum):
         INGEST,
         'a cell begins with `"` and its other `"` is missing, or only pairs with one of a later row',
         'mend the quote; or set `csv.quotes` of the section to `"none"` if quotes are plain characters in this file, '
-        'to `"trusted"` if cells really hold such line breaks; or `csv.escape` if a quote is written with a backslash',
+        'to `"trusted"` if cells really hold such line breaks; to `"escaped"` if a quote is written `\\"`',
     )
     UNREADABLE_PARQUET = (
         "unreadable_parquet",
