@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from flows.terminal import printable_lines
+from infra.addresses import SecretInAddress, check_arguments, check_environment, without_secrets
 from infra.settings import configure
 
 USAGE, BLOCKED, FAILED, INTERRUPTED = 2, 3, 1, 130
@@ -41,9 +42,13 @@ def run_command(arguments: Sequence[str]) -> int:
     """Run one command in this process; returns its exit code. One message for a failure, the traceback on --debug."""
     configure()
     try:
+        check_arguments(arguments)
+        check_environment()
         options, unknown = build_parser().parse_known_args(arguments)
         if unknown:
             options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    except SecretInAddress as error:
+        return _told(error, USAGE)
     except SystemExit as stop:
         return int(stop.code or 0)
     try:
@@ -54,14 +59,19 @@ def run_command(arguments: Sequence[str]) -> int:
     except Exception as error:
         if options.debug:
             raise
-        print(f"sidmill: error: {printable_lines(str(error) or type(error).__name__)}", file=sys.stderr)
-        return _code(error)
+        return _told(error, _code(error))
     except BaseException as stop:
         if not isinstance(stop, _stops()):
             raise
         print("sidmill: interrupted; what was committed stays, the same command goes on from there", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _told(error: Exception, code: int) -> int:
+    message = without_secrets(str(error)) or type(error).__name__
+    print(f"sidmill: error: {printable_lines(message)}", file=sys.stderr)
+    return code
 
 
 def _stops() -> tuple[type[BaseException], ...]:

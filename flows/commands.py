@@ -16,6 +16,7 @@ from flows import show
 from flows.server import ensure_server
 from flows.terminal import say
 from flows.times import bounds
+from infra.addresses import SETTINGS, refuse_parameters
 from pipelines.reach import foreign_address, require_reachable
 from storage.errors import LakeError, LakeNotFound
 from storage.lake import Lake
@@ -300,6 +301,9 @@ def _checked_sources(options: Options) -> tuple[list[str], list[str]]:
 
 
 def _sources(options: Options) -> tuple[list[str], list[str]]:
+    for name, paths in (("--items", options.items), ("--interactions", options.interactions)):
+        for path in paths:
+            refuse_parameters(path, name, SETTINGS)
     return tuple(
         [path if "://" in path else str(Path(path).resolve()) for path in paths]
         for paths in (options.items, options.interactions)

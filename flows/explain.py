@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow.dataset as ds
 
 from flows.diff import open_trie
-from flows.status import with_remedies
+from flows.status import as_shown
 from storage.catalogue import catalogue
 from storage.errors import LakeNotFound
 from storage.lake import Lake
@@ -33,7 +33,7 @@ def explain_item(lake: Lake, manifest: Manifest, item: str) -> dict[str, Any]:
         "sid": None if codes is None else [int(code) for code in codes],
         "path": [] if codes is None else _path(lake, manifest, trie, [int(code) for code in codes], item),
         "lineage": _lineage(lake, manifest, item, row),
-        "quarantine": with_remedies(refused)
+        "quarantine": as_shown(refused)
         .select("stage", "reason", "detail", "remedy", "source", "source_row")
         .to_dicts(),
     }

@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.text import Text
 
 from flows.terminal import printable
+from infra.addresses import without_secrets
 from pipelines.ingest import Counts
 
 FIRST_TICK_S = 2.0
@@ -67,7 +68,7 @@ class Display:
         self._log = log
 
     def say(self, line: str) -> None:
-        line = printable(line)
+        line = printable(without_secrets(line))
         self._console.print(line, markup=False)
         sys.stdout.flush()
         self._log(line)

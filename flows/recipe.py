@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from infra.addresses import refuse_secrets_within, without_secrets
 from pipelines.spec import (
     AttributesSpec,
     BudgetSpec,
@@ -192,6 +193,7 @@ def _read(name: str) -> tuple[dict[str, Any], str]:
 
 def parse_recipe(settings: dict[str, Any], where: str = "recipe") -> Recipe:
     """Validated settings; every fault is named with its place and value."""
+    refuse_secrets_within(settings, prose=frozenset({"about"}))
     try:
         return Recipe.model_validate(settings)
     except ValidationError as error:
@@ -202,9 +204,8 @@ def parse_recipe(settings: dict[str, Any], where: str = "recipe") -> Recipe:
 def _place(fault: Any) -> str:
     """The field with its value; of a section whose fields do not fit together the name alone."""
     name = ".".join(str(part) for part in fault["loc"])
-    return (
-        name if fault["type"] == "value_error" and isinstance(fault["input"], dict) else f"{name} = {fault['input']!r}"
-    )
+    whole = fault["type"] == "value_error" and isinstance(fault["input"], dict)
+    return name if whole else f"{name} = {without_secrets(repr(fault['input']))}"
 
 
 def _told(fault: Any) -> str:
@@ -240,9 +241,10 @@ _WANTED = {
 def override_setting(settings: dict[str, Any], override: str) -> None:
     """Apply `a.b=c`; c is read as a TOML value, else as text."""
     path, separator, text = override.partition("=")
+    told = without_secrets(repr(override))
     names = path.strip().split(".")
     if not separator or not all(names):
-        raise RecipeError(f"{override!r}: write it as section.field=value, for example codebook.slack=1.25.")
+        raise RecipeError(f"{told}: write it as section.field=value, for example codebook.slack=1.25.")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -251,5 +253,5 @@ def override_setting(settings: dict[str, Any], override: str) -> None:
     for name in names[:-1]:
         place = place.setdefault(name, {})
         if not isinstance(place, dict):
-            raise RecipeError(f"{override!r}: {name!r} is a value, not a section.")
+            raise RecipeError(f"{told}: {name!r} is a value, not a section.")
     place[names[-1]] = value

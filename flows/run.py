@@ -16,6 +16,7 @@ from flows.progress import Display, StageView
 from flows.recipe import Recipe, load_recipe, parse_recipe
 from flows.standing import standing
 from flows.times import parse_time
+from infra.addresses import check_environment, hide_secrets
 from infra.settings import configure
 from pipelines.cluster import shutdown
 from pipelines.compute import Compute, InProcess, OnRay
@@ -91,6 +92,7 @@ def open_run(
     `clock` is when what the run ingests arrives, now by default.
     """
     configure()  # for flows that a Prefect worker starts, which pass by the command
+    check_environment()
     stored = parse_recipe(recipe) if isinstance(recipe, dict) else load_recipe(recipe)
     settings = stored.model_dump(mode="json")
     effective = load_recipe(None, parameters.get("overrides") or [], settings)
@@ -107,6 +109,7 @@ def open_run(
         raise
     except BaseException as error:
         shutdown()
+        hide_secrets(error)
         run.record.end("failed", {"error": f"{type(error).__name__}: {error}"})
         _say_standing(run)
         raise

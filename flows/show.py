@@ -5,7 +5,7 @@ All text goes through `flows.terminal`: titles and cells are not ours.
 
 import json
 import sys
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import polars as pl
@@ -16,6 +16,7 @@ from rich.table import Table
 from flows.evaluation_tables import asked, show_evaluation, verdicts
 from flows.standing import Standing
 from flows.terminal import printable, say
+from infra.addresses import hidden
 from storage.reasons import remedy
 from storage.releases import Published
 from storage.runs import RunSummary
@@ -75,6 +76,7 @@ def _short(value: Any) -> str:
 
 def runs(found: list[RunSummary], as_json: bool) -> None:
     """One line a run."""
+    found = [_open(each) for each in found]
     if as_json:
         _print_json([asdict(each) for each in found])
         return
@@ -89,8 +91,14 @@ def runs(found: list[RunSummary], as_json: bool) -> None:
         say(f"{name:<{widths[0]}}  {state:<{widths[1]}}  {took:>{widths[2]}}  {cut}".rstrip())
 
 
+def _open(found: RunSummary) -> RunSummary:
+    """A run as it may be shown: those recorded by older versions have addresses as they were typed."""
+    return replace(found, parameters=hidden(found.parameters), result=hidden(found.result))
+
+
 def run(found: RunSummary, as_json: bool) -> None:
     """One run with what it was asked for, its result and its stages; of its recipe what is no default."""
+    found = _open(found)
     if as_json:
         _print_json(asdict(found))
         return

@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from flows.standing import HEADLINE, standing
+from infra.addresses import without_secrets
 from storage.catalogue import catalogue
 from storage.lake import Lake
 from storage.manifest import Manifest
@@ -46,7 +47,7 @@ def refused_rows(lake: Lake, reason: str | None = None) -> pl.DataFrame:
     own = pl.col("stage").str.starts_with("ingest")
     about_item = ~own | pl.col("stage").is_in([ITEMS, IMAGES])
     return (
-        with_remedies(rows)
+        as_shown(rows)
         .join(read_from, on="subject", how="left", maintain_order="left")
         .select(
             *rows.columns,
@@ -58,10 +59,16 @@ def refused_rows(lake: Lake, reason: str | None = None) -> pl.DataFrame:
     )
 
 
-def with_remedies(refused: pl.DataFrame) -> pl.DataFrame:
-    """Adds `remedy`, what to do about the reason of a row, as text."""
+def as_shown(refused: pl.DataFrame) -> pl.DataFrame:
+    """Adds `remedy`, what to do about the reason of a row, as text; addresses are shown without what may be secret."""
     known = {str(reason): remedy(reason) for reason in Reason}
-    return refused.with_columns(remedy=pl.col("reason").replace_strict(known, default="", return_dtype=pl.String))
+    hidden = [
+        pl.Series(name, [text and without_secrets(text) for text in refused[name]], pl.String)
+        for name in ("detail", "payload")
+    ]
+    return refused.with_columns(
+        *hidden, remedy=pl.col("reason").replace_strict(known, default="", return_dtype=pl.String)
+    )
 
 
 def release_status(manifest: Manifest) -> dict[str, Any]:

@@ -13,22 +13,32 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from infra.addresses import without_secrets
 from storage.reasons import Reason
 
 T = TypeVar("T")
 
-NULL_WORDS = frozenset({"", "null", "none", "nan", "na", "n/a", "nat", "<na>", "\\n"})
-"""Words, in any case, by which databases and data frames write that there is no value. A title is never one of them."""
+NULL_WORDS = frozenset(
+    {"", "null", "none", "nan", "na", "n/a", "nat", "<na>", "\\n", "-", "--", "(null)", "nil", "undefined"}
+    | {"#n/a", "#na", "#n/a n/a", "-nan", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"}
+    | {"#value!", "#ref!", "#name?", "#num!", "#null!", "#div/0!"}
+)
+"""Words, in any case, by which databases, data frames, spreadsheets and logs write that there is no value. A title is
+never one of them."""
 TRUE_WORDS = frozenset({"true", "t", "yes", "y", "1", "1.0"})
 FALSE_WORDS = frozenset({"false", "f", "no", "n", "0", "0.0"})
 EXACT_FLOAT = 2.0**53
-"""Beyond it a floating-point number does not hold every integer: an id that was read as one is damaged."""
+"""From here on a floating-point number does not hold every integer: an id that was read as one may be another's."""
 MOST_DEPTH = 64
 """Lists and objects inside each other. Deeper ones would reach the limit of the interpreter at a depth that depends on
 where it is called from."""
 MOST_ID_CHARACTERS = 1 << 14
 """With longer ones an event that waits for its item would not fit into the payload of quarantine."""
 INT32 = range(-(2**31), 2**31)
+SHORTENED = re.compile(r"\d\.\d+E\+\d{2,}", re.IGNORECASE)
+"""A long number as spreadsheets show it, and store it in a CSV: without its last digits."""
+_UNSEEN = "\0\u200b\u200c\u200d\u2060\ufeff"
+"""What is no part of an id at its ends, besides blanks: padding, joiners, and the mark at the begin of another file."""
 COMMA_NUMBER = re.compile(r"[+-]?\d*(\.\d{3})*,\d+")
 _SHOWN = 80
 
@@ -37,8 +47,20 @@ class Refused(Exception):
     """A row, or the image of a row, is refused for `reason`."""
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail = reason, without_secrets(detail)
+        super().__init__(f"{reason}: {self.detail}")
+
+
+class Single(float):
+    """A floating-point number of 32 bits."""
+
+    exact = 2.0**24
+
+
+class Half(Single):
+    """A floating-point number of 16 bits."""
+
+    exact = 2.0**11
 
 
 @dataclass(frozen=True)
@@ -94,12 +116,19 @@ def identifier(value: Any, column: str) -> str | None:
         return None
     if isinstance(value, list | tuple | dict | set):
         raise Refused(Reason.NOT_AN_ID, f"{column} = {shown(value)} is a {type(value).__name__}")
-    if isinstance(value, float) and (math.isinf(value) or abs(value) > EXACT_FLOAT):
+    if isinstance(value, float) and abs(value) >= exact_below(value):
         raise Refused(Reason.NOT_AN_ID, f"{column} = {value!r} is a floating-point number that holds no exact integer")
-    found = text(value, column)
+    found = text(value, column).strip(_UNSEEN).strip()
+    if SHORTENED.fullmatch(found):
+        raise Refused(Reason.NOT_AN_ID, f"{column} = {found!r} is a number of which a spreadsheet cut the last digits")
     if len(found) > MOST_ID_CHARACTERS:
         raise Refused(Reason.NOT_AN_ID, f"{column} = {shown(found)} is longer than {MOST_ID_CHARACTERS:,} characters")
     return None if is_null_word(found) else found
+
+
+def exact_below(value: float) -> float:
+    """From where on a floating-point number of this width does not hold every integer."""
+    return value.exact if isinstance(value, Single) else EXACT_FLOAT
 
 
 def boolean(value: Any, column: str) -> bool | None:
@@ -108,6 +137,8 @@ def boolean(value: Any, column: str) -> bool | None:
         return None
     if isinstance(value, bool):
         return value
+    if isinstance(value, Decimal) and value in (0, 1):
+        return bool(value)
     word = shown(value) if isinstance(value, list | tuple | dict) else text(value, column).lower()
     if word in TRUE_WORDS:
         return True
@@ -145,7 +176,7 @@ def integer(value: Any, column: str) -> int | None:
 
 def _is_null_number(word: str) -> bool:
     """A null word; `NaN` is a number, if one that is refused."""
-    return is_null_word(word) and word.lower() != "nan"
+    return is_null_word(word) and word.lower().lstrip("-") != "nan"
 
 
 def _float(value: Any, column: str) -> float:

@@ -36,6 +36,11 @@ class Dialect:
     decimal: str
     quotes: str
 
+    @property
+    def escapes(self) -> bool:
+        """Whether a quote inside quotes is written with a backslash."""
+        return self.quotes == "escaped"
+
 
 def dialect_of(head: bytes, file: str, spec: CsvSpec, section: str, every_column: bool = True) -> Dialect:
     """The dialect that the recipe declares, the usual one where it declares none.

@@ -8,12 +8,12 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from pipelines.cells import COMMA_NUMBER
 from pipelines.csv_dialect import Dialect
-from pipelines.rows import Row, SourceError
+from pipelines.rows import Row, SourceError, without_blanks
 from storage.reasons import Reason
 
 MOST_LINES = 1000
@@ -21,6 +21,7 @@ MOST_CHARACTERS = 1 << 24
 """A row with more lines or characters is taken for one whose closing quote is missing."""
 csv.field_size_limit(sys.maxsize)  # the default of 128 KiB would refuse a long cell
 Asked = frozenset[str] | None
+_ESCAPED = 'a cell in quotes has \\" in it: where that is a quote, set csv.quotes of the section to "escaped"'
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,10 @@ class Lines:
         self._back.extend(reversed(lines))
 
 
-def csv_rows(stream: io.BufferedReader, file: str, dialect: Dialect, asked: Asked) -> Iterator[Row]:
-    """Every row below the header, in order; blank lines are passed over.
+def csv_rows(
+    stream: io.BufferedReader, file: str, dialect: Dialect, asked: Asked, meant: Collection[str] = ()
+) -> Iterator[Row]:
+    """Every row below the header, in order; blank lines are passed over. `meant` are the columns with a meaning.
 
     A row is numbered by its first line: its number does not depend on how the quotes above it are read.
 
@@ -70,7 +73,7 @@ def csv_rows(stream: io.BufferedReader, file: str, dialect: Dialect, asked: Aske
     undecoded = re.compile("[\udc80-\udcff]" if utf8 else "\ufffd")
     lines = Lines(io.TextIOWrapper(stream, encoding=encoding, errors=errors, newline=""))
     header = next((each for each in records(lines, dialect) if each.cells or each.why), Record([], []))
-    names = _names(header, file, asked)
+    names = _names(header, file, asked, meant)
     above = accounted = lines.drawn - lines.waiting
     for record in records(lines, dialect, len(names)):
         number, line = accounted - above, accounted + 1
@@ -81,10 +84,10 @@ def csv_rows(stream: io.BufferedReader, file: str, dialect: Dialect, asked: Aske
         raise AssertionError(f"{file}: {lines.drawn:,} lines were read and {accounted:,} are accounted for")
 
 
-def _names(header: Record, file: str, asked: Asked) -> list[str]:
+def _names(header: Record, file: str, asked: Asked, meant: Collection[str]) -> list[str]:
     if header.why:
         raise SourceError(f"{file}: its first line cannot be read: {header.why}. Mend the header.")
-    names = [name.removeprefix("\ufeff") for name in header.cells]
+    names = without_blanks(header.cells, meant)
     twice = sorted({name for name in names if name and names.count(name) > 1 and (asked is None or name in asked)})
     if twice:
         raise SourceError(f"{file}: its header has {twice[0]!r} twice. Give every column a name of its own.")
@@ -103,7 +106,11 @@ def _row(
     if record.why:
         return refused(Reason.UNPAIRED_QUOTE, record.why)
     if len(cells) != len(names):
-        return refused(Reason.MALFORMED_ROW, f"{len(cells)} cells, the header has {len(names)}")
+        only = f", {names[0]!r}" if len(names) == 1 else ""
+        hint = f"; {_ESCAPED}" if not dialect.escapes and '\\"' in raw else ""
+        return refused(Reason.MALFORMED_ROW, f"{len(cells)} cells, the header has {len(names)}{only}{hint}")
+    if cells[0].strip() == names[0].strip() and _stripped(cells) == _stripped(names):
+        return refused(Reason.MALFORMED_ROW, "it is the header again: files were joined with their headers")
     named = list(zip(names, cells, strict=True))
     if not raw.isascii():
         bad = [name for name, cell in named if (asked is None or name in asked) and undecoded.search(cell)]
@@ -117,6 +124,10 @@ def _row(
     return Row(number, values)
 
 
+def _stripped(cells: list[str]) -> list[str]:
+    return [cell.strip() for cell in cells]
+
+
 def with_point(cell: str) -> str:
     """A number with a decimal comma as one with a point; other text as it is."""
     found = cell.strip()
@@ -127,22 +138,25 @@ def records(lines: Lines, dialect: Dialect, width: int = 0) -> Iterator[Record]:
     """Every record, those of blank lines without cells; `width` is the number of cells of the header."""
     delimiter, plain = dialect.delimiter, dialect.quotes == "none"
     for line in lines:
-        if plain or '"' not in line:
+        line = line.removeprefix("\ufeff")  # where files were joined, the mark of each stands at the begin of a line
+        if not (dialect.escapes and "\\" in line) and (plain or '"' not in line):
             bare = line.rstrip("\r\n")
             yield Record(bare.split(delimiter) if bare else [], [line])
         else:
-            yield from _quoted(line, lines, dialect, width if dialect.quotes == "checked" else 0)
+            yield from _quoted(line, lines, dialect, width if dialect.quotes != "trusted" else 0)
 
 
 def _quoted(line: str, lines: Lines, dialect: Dialect, width: int) -> Iterator[Record]:
     """The record that begins with a line that has quotes; lines below it that are no part of it are put back."""
     taken: list[str] = []
     try:
-        cells = next(csv.reader(_bounded(line, lines, taken), delimiter=dialect.delimiter, strict=True))
+        cells = next(_reader(_bounded(line, lines, taken), dialect, strict=True))
     except csv.Error:
         lines.put_back(taken[1:])
-        cells = _lenient(line, dialect.delimiter) if len(taken) == 1 else []
-        yield Record(cells, [line], "" if cells else "a quote opens a cell and none closes it properly")
+        escaped = not dialect.escapes and '\\"' in line
+        cells = _lenient(line, dialect) if len(taken) == 1 and not escaped else []
+        why = _ESCAPED if escaped else "a quote opens a cell and none closes it properly"
+        yield Record(cells, [line], "" if cells else why)
         return
     apart = f"a quote opens a cell that is closed {len(taken) - 1} lines below"
     if len(taken) == 1 or not width:
@@ -184,8 +198,23 @@ def _may_be_rows(lines: list[str], delimiter: str, width: int) -> bool:
     return all(len(line.rstrip("\r\n").split(delimiter)) == width for line in lines)
 
 
-def _lenient(line: str, delimiter: str) -> list[str]:
+def _reader(lines: Iterable[str], dialect: Dialect, strict: bool) -> Iterator[list[str]]:
+    """The standard reader; where a backslash escapes, the null of databases, `\\N`, is an empty cell."""
+    if not dialect.escapes:
+        return csv.reader(lines, delimiter=dialect.delimiter, strict=strict)
+    told = (_only_escapes(line, dialect.delimiter) for line in lines)
+    return csv.reader(told, delimiter=dialect.delimiter, escapechar="\\", strict=strict)
+
+
+def _only_escapes(line: str, delimiter: str) -> str:
+    """A line in which every backslash is an escape: others, as in a path, are doubled, and a cell `\\N` is emptied."""
+    edge = re.escape(delimiter)
+    bare = re.sub(rf"(?<![^{edge}])\\N(?=[{edge}\r\n]|$)", "", line)
+    return re.sub(rf"\\([{edge}\"\\\r\n])?", lambda found: found[0] if found[1] else r"\\", bare)
+
+
+def _lenient(line: str, dialect: Dialect) -> list[str]:
     """The cells of a line with text behind a closing quote, as the standard reader has them; none if a cell is open."""
     feed = iter([line, "\n"])
-    cells = next(csv.reader(feed, delimiter=delimiter))
+    cells = next(_reader(feed, dialect, strict=False))
     return cells if next(feed, None) is not None else []

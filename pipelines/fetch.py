@@ -15,13 +15,13 @@ from collections.abc import Callable, Collection
 from contextlib import closing
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
+from infra.addresses import printable_address
 from pipelines.ingest import Refused
 
 REDIRECTS = 5
 STALLS = 3
 PIECE = 1 << 16
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
-WEB = ("http://", "https://")
 TRANSIENT = ("image_unreachable", "image_timeout")
 """Reasons that may be gone the next time."""
 
@@ -41,7 +41,8 @@ class Patience:
             data = ask(self._timeout)
         except TimeoutError as error:
             self._stalled[host] += 1
-            raise Refused("image_timeout", f"{told}: not there within {self._timeout:g} s") from error
+            shown = printable_address(told)
+            raise Refused("image_timeout", f"{shown}: not there within {self._timeout:g} s") from error
         self._stalled[host] = 0
         return data
 
@@ -68,7 +69,7 @@ class Web:
             if isinstance(answer, bytes):
                 return answer
             url = urljoin(url, answer)
-        raise Refused("image_unreachable", f"{url}: more than {REDIRECTS} redirects")
+        raise Refused("image_unreachable", f"{printable_address(url)}: more than {REDIRECTS} redirects")
 
     def _ask(self, url: str, deadline: float) -> bytes | str:
         """The bytes behind one URL, or where it redirects to."""
@@ -90,13 +91,13 @@ class Web:
         except (OSError, http.client.HTTPException, ValueError) as error:
             if out_of_time.is_set() or isinstance(error, TimeoutError):
                 raise TimeoutError from error
-            raise Refused("image_unreachable", f"{url}: {type(error).__name__}: {error}") from error
+            raise Refused("image_unreachable", f"{printable_address(url)}: {type(error).__name__}: {error}") from error
 
     def _answer(self, connection: http.client.HTTPConnection, parts: SplitResult) -> bytes | str:
         target = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe="/?%:@!$&'()*+,;=~")
         connection.request("GET", target, headers={"User-Agent": "sidmill", "Accept": "image/*"})
         response = connection.getresponse()
-        url = parts.geturl()
+        url = printable_address(parts.geturl())
         if response.status in (301, 302, 303, 307, 308) and (location := response.getheader("Location")):
             return location
         if response.status != http.client.OK:
@@ -157,9 +158,9 @@ def _parts(url: str) -> SplitResult:
         parts = urlsplit(url)
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
             return parts
-    except ValueError as error:
-        raise Refused("image_address", f"{url!r}: {error}") from error
-    raise Refused("image_address", f"{url!r} is no http or https address")
+    except ValueError as error:  # its text may have a part of a password
+        raise Refused("image_address", f"{printable_address(url)!r} is no address that can be read") from error
+    raise Refused("image_address", f"{printable_address(url)!r} is no http or https address")
 
 
 def _public(address: str) -> bool:

@@ -2,7 +2,8 @@
 names of folders say.
 """
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -11,6 +12,7 @@ from pipelines.rows import SourceError
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".mpo", ".heic")
 """Pictures lie below the folder of the catalogue that names them: they are not told of as files left out."""
+ICEBERG = (".metadata.json", ".metadata.json.gz", "version-hint.text")
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 SHOWN = 3
 _EXPORT = (
@@ -35,12 +37,36 @@ class Found:
         files = "file is" if len(names) == 1 else "files are"
         return (
             f"{len(names):,} {files} not read: {', '.join(names[:SHOWN])}{more} (read are {', '.join(SUFFIXES)}, "
-            "uncompressed, and not those whose name or folder begins with . or _)"
+            "uncompressed, no pipes or links to nothing, and not those whose name or folder begins with . or _)"
         )
 
 
-def sorted_out(folder: str, paths: Iterable[str]) -> Found:
-    """Which files below a folder are read; SourceError for a table of Delta Lake, Iceberg or Hudi."""
+def local_entries(folder: str, above: frozenset[str] = frozenset()) -> Iterator[tuple[str, bool]]:
+    """The paths below a folder that are no folders, and whether each is a plain file that can be named.
+
+    Links are followed, but for those that lead back to a folder above them.
+    """
+    chain = above | {os.path.realpath(folder)}
+    for entry in os.scandir(folder):
+        if not entry.is_dir():
+            yield entry.path, entry.is_file() and _is_utf8(entry.path)
+        elif os.path.realpath(entry.path) not in chain:
+            yield from local_entries(entry.path, chain)
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def sorted_out(folder: str, paths: Iterable[str], unreadable: Iterable[str] = ()) -> Found:
+    """Which files below a folder are read; SourceError for a table of Delta Lake, Iceberg or Hudi.
+
+    `unreadable` are paths there that are no files: links to nothing, pipes.
+    """
     below = sorted(paths)
     inside = {path: path.removeprefix(folder.rstrip("/") + "/").split("/") for path in below}
     for parts in inside.values():
@@ -48,7 +74,12 @@ def sorted_out(folder: str, paths: Iterable[str]) -> Found:
     hidden = {path for path in below if any(_is_hidden(part) for part in inside[path])}
     ours = {path for path in below if path.lower().endswith(SUFFIXES)}
     pictures = {path for path in below if path.lower().endswith(PICTURES)}
-    return Found(tuple(sorted(ours - hidden)), tuple(sorted((ours & hidden) | (set(below) - ours - hidden - pictures))))
+    left_out = (
+        (ours & hidden)
+        | (set(below) - ours - hidden - pictures)
+        | {path for path in unreadable if path.lower().endswith(SUFFIXES)}
+    )
+    return Found(tuple(sorted(ours - hidden)), tuple(sorted(left_out)))
 
 
 def _is_hidden(name: str) -> bool:
@@ -65,7 +96,7 @@ def _refuse_tables(folder: str, parts: list[str]) -> None:
             f"{table} is a Delta table, not a folder of files. {_EXPORT}: "
             f"pyarrow.parquet.write_table(deltalake.DeltaTable({table!r}).to_pyarrow_table(), 'export.parquet')"
         )
-    if len(parts) > 1 and parts[-2] == "metadata" and parts[-1].endswith(".metadata.json"):
+    if len(parts) > 1 and parts[-2] == "metadata" and parts[-1].endswith(ICEBERG):
         table = place.rsplit("/metadata/", 1)[0]
         raise SourceError(
             f"{table} is an Iceberg table, not a folder of files. {_EXPORT}: with pyiceberg, "

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pydantic import BaseModel
 
+from infra.addresses import without_secrets
 from pipelines.cells import Refused as Refused
 from pipelines.cells import shown
 from pipelines.rows import Row, SourceError
@@ -200,22 +201,30 @@ def naming(source: Source, rows: list[Row]) -> Iterator[None]:
         raise SourceError(f"{place}: {type(error).__name__}: {error}") from error
 
 
-def payload(values: dict[str, Any]) -> str:
-    """The values of a refused row as JSON, each shown as far as it can be."""
-    told = {str(name): _showable(value) for name, value in values.items()}
+def payload(values: dict[str, Any], whole: str | None = None) -> str:
+    """The values of a refused row as JSON, each shown as far as it can be.
+
+    Addresses are kept without what may be secret, but for those in the column `whole`, which are asked again.
+    """
+    told = {str(name): _showable(value, name == whole) for name, value in values.items()}
     return json.dumps(told, default=str, ensure_ascii=False)
 
 
-def _showable(value: Any) -> Any:
+def _showable(value: Any, whole: bool) -> Any:
     try:
-        inner = _without_bytes(value)
+        inner = _plain(value, whole)
         json.dumps(inner, default=str)
     except (ValueError, TypeError, RecursionError):
-        return shown(value)
+        return without_secrets(shown(value))
     return inner
 
 
-def _without_bytes(value: Any) -> Any:
+def _plain(value: Any, whole: bool) -> Any:
+    """A value without bytes and, unless it is kept whole, without the secrets of addresses."""
     if isinstance(value, list):
-        return [_without_bytes(each) for each in value]
+        return [_plain(each, whole) for each in value]
+    if isinstance(value, dict):
+        return {name: _plain(each, whole) for name, each in value.items()}
+    if isinstance(value, str) and not whole:
+        return without_secrets(value)
     return f"<{len(value)} bytes>" if isinstance(value, bytes) else value

@@ -143,7 +143,8 @@ def _accepted(
         for reason, details in _by_reason(found).items():
             images.refuse(reason, len(details), details[0])
             refused = Refused(reason, "; ".join(details))
-            rejects.append(_reject(IMAGE_STAGE, refused, source, row, item["item_id"]))
+            asked_again = spec.image if reason in TRANSIENT else None
+            rejects.append(_reject(IMAGE_STAGE, refused, source, row, item["item_id"], asked_again))
         yield {**item, "images": digests, "source": source.name, "source_row": row.number}
 
 
@@ -202,14 +203,15 @@ def _item(row: Row, spec: ItemsSpec) -> dict[str, Any]:
         raise Refused(
             Reason.TEXT_TOO_LONG, f"{characters} characters of text, at most {spec.max_text_chars} are accepted"
         )
-    if not (title or described != "{}" or _images(row.values, spec)):
+    deleted = read_cell(row.values, spec.deleted or None, boolean) or False
+    if not (deleted or title or described != "{}" or _images(row.values, spec)):
         raise Refused(Reason.NO_CONTENT, "neither text nor image")
     return {
         "item_id": item_id,
         "title": title or None,
         "attributes": described,
         "text_hash": hashlib.blake2b(f"{title}\0{described}".encode(), digest_size=16).hexdigest(),
-        "deleted": read_cell(row.values, spec.deleted or None, boolean) or False,
+        "deleted": deleted,
     }
 
 
@@ -270,8 +272,10 @@ def _new_or_changed(lake: Lake, items: list[dict[str, Any]], arrived_at: datetim
     return rows
 
 
-def _reject(stage: str, error: Refused, source: Source, row: Row, subject: str | None) -> Reject:
-    return Reject(stage, error.reason, error.detail, source.name, row.number, subject, payload(row.values))
+def _reject(
+    stage: str, error: Refused, source: Source, row: Row, subject: str | None, whole: str | None = None
+) -> Reject:
+    return Reject(stage, error.reason, error.detail, source.name, row.number, subject, payload(row.values, whole))
 
 
 def items_text(frame: pl.DataFrame, fields: tuple[str, ...]) -> pl.DataFrame:

@@ -1,9 +1,10 @@
-"""Unknown ids that differ from one in the catalogue in their spelling alone: zeros in front, `.0` behind, case.
+"""Unknown ids that differ from one in the catalogue in their spelling alone: zeros, `.0`, quotes, blanks, case.
 
 It looks for the other spellings of a few unknown ids, so it costs nothing where every id is known.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Collection
 
 ASKED = 50
@@ -37,7 +38,7 @@ def other_spellings(item: str) -> list[Spelling]:
     what = "b'...' around it" if wrapped else ""
     if wrapped:
         found.append((bare, what))
-    whole = bare.removesuffix(".0")
+    whole = re.sub(r"\.0+$", "", bare)
     for name, change in ((whole, "a .0 behind it"), (f"{bare}.0", "a .0 behind it")):
         found.append((name, _both(what, change)))
     ending = _both(what, "a .0 behind it" if whole != bare else "")
@@ -46,7 +47,10 @@ def other_spellings(item: str) -> list[Spelling]:
         padded = [stripped.zfill(width) for width in range(len(stripped), LONGEST + 1)]
         found += [(name, _both(ending, "zeros in front")) for name in padded]
     closed = "".join(bare.split())
-    found += [(closed, "blanks"), (bare.lower(), "case"), (bare.upper(), "case")]
+    seen = "".join(character for character in closed if character.isprintable())
+    found += [(closed, "blanks"), (seen, "characters that are not seen"), (bare.strip("'\"`"), "quotes around it")]
+    found += [(unicodedata.normalize("NFKC", bare), "the form of its characters")]
+    found += [(bare.lower(), "case"), (bare.upper(), "case")]
     return [each for each in dict.fromkeys(found) if each[0] and each[0] != item]
 
 

@@ -4,22 +4,25 @@ A part of a file that is damaged costs the rows of that part.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.cells import Unreadable
-from pipelines.rows import Row, SourceError
+from pipelines.cells import Half, Single, Unreadable
+from pipelines.rows import Row, SourceError, without_blanks
 from storage.reasons import Reason
 
 BATCH_ROWS = 4096
+_SHORT = {pa.float16(): Half, pa.float32(): Single}
 DAMAGED = (OSError, ValueError, pa.ArrowException)
 
 
-def parquet_rows(stream: pa.NativeFile, file: str, asked: frozenset[str] | None) -> Iterator[Row]:
-    """Every row in order, with the columns of `asked`, or all where it is None.
+def parquet_rows(
+    stream: pa.NativeFile, file: str, asked: frozenset[str] | None, meant: Collection[str] = ()
+) -> Iterator[Row]:
+    """Every row in order, with the columns of `asked`, or all where it is None. `meant` are the columns with a meaning.
 
     Raises SourceError where a column that is wanted has the name of another.
     """
@@ -32,14 +35,16 @@ def parquet_rows(stream: pa.NativeFile, file: str, asked: frozenset[str] | None)
         detail = f"{file} is not Parquet, or it is damaged: {error}"
         yield Row(0, {"raw": file}, Reason.UNREADABLE_PARQUET, detail)
         return
-    names, columns = tuple(schema.names), _columns(schema, file, asked)
+    names = tuple(without_blanks(schema.names, meant))
+    columns = _columns(schema.names, names, file, asked)
+    named = dict(zip(schema.names, names, strict=True))
     first = 0
     for group in groups:
         rows = table.metadata.row_group(group).num_rows
         number = first
         try:
             for batch in table.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], columns=columns):
-                for values in _values(batch, asked is not None):
+                for values in _values(batch, [named[name] for name in batch.schema.names], asked is not None):
                     yield Row(number, values, columns=names)
                     number += 1
             if number != first + rows:
@@ -51,18 +56,18 @@ def parquet_rows(stream: pa.NativeFile, file: str, asked: frozenset[str] | None)
         first += rows
 
 
-def _columns(schema: pa.Schema, file: str, asked: frozenset[str] | None) -> list[str] | None:
-    twice = sorted(name for name, times in Counter(schema.names).items() if times > 1)
+def _columns(written: Sequence[str], names: Sequence[str], file: str, asked: frozenset[str] | None) -> list[str] | None:
+    """The columns to read, as they are written in the file; None for all."""
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
     wanted = [name for name in twice if asked is None or name in asked]
     if wanted:
         raise SourceError(f"{file}: it has two columns {wanted[0]!r}. Give every column a name of its own.")
-    return None if asked is None else [name for name in schema.names if name in asked]
+    return None if asked is None else [each for each, name in zip(written, names, strict=True) if name in asked]
 
 
-def _values(batch: pa.RecordBatch, exact_times: bool) -> Iterator[dict[str, Any]]:
+def _values(batch: pa.RecordBatch, names: list[str], exact_times: bool) -> Iterator[dict[str, Any]]:
     """The rows of a batch as values by column; a batch without columns has empty rows."""
     columns = [_cells(_microseconds(column) if exact_times else column) for column in batch.columns]
-    names = batch.schema.names
     for row in range(batch.num_rows):
         yield {name: column[row] for name, column in zip(names, columns, strict=True)}
 
@@ -77,6 +82,9 @@ def _microseconds(column: pa.Array) -> pa.Array:
 def _cells(column: pa.Array) -> list[Any]:
     try:
         found: list[Any] = column.to_pylist()
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        if (short := _SHORT.get(kind)) is not None:
+            return [value if value is None else short(value) for value in found]
     except Exception:  # noqa: BLE001 - whatever one cell raises, the others are read
         return [_cell(each) for each in column]
     return found

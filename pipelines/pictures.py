@@ -1,6 +1,7 @@
 """The pictures that catalogue rows name: bytes, paths, web addresses and object stores, within limits, into blobs."""
 
 import posixpath
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +12,9 @@ from typing import TypeVar
 
 import pyarrow.fs as pafs
 
-from pipelines.fetch import WEB, Patience, Web
+from infra.addresses import printable_address
+from pipelines.cells import shown
+from pipelines.fetch import Patience, Web
 from pipelines.ingest import Refused
 from pipelines.references import Reference, data_uri
 from pipelines.sources import Source
@@ -19,6 +22,9 @@ from pipelines.spec import ItemsSpec
 from storage.lake import Lake
 
 T = TypeVar("T")
+LONGEST_NAME = 4096
+"""Characters of a path, as Linux has it."""
+_WEB = re.compile("https?://", re.IGNORECASE)
 
 
 class Pictures:
@@ -60,8 +66,14 @@ class Pictures:
             return reference
         if reference[:5].lower() == "data:":
             return data_uri(reference, limit)
-        if reference.startswith(WEB):
+        if _WEB.match(reference):
             return self._web.get(reference)
+        if len(reference) > LONGEST_NAME and "://" not in reference:
+            told = f"{shown(reference)} is longer than any path: bytes stand in a binary column or a data: URI"
+            raise Refused("image_reference_unknown", told)
+        if reference.startswith("//"):
+            told = printable_address(reference)
+            raise Refused("image_address", f"{told!r} does not say how its host is asked: write https:{told}")
         return self._patience.answer(
             self._folder(reference), reference, lambda seconds: _within(seconds, lambda: self._file(reference))
         )
@@ -75,10 +87,11 @@ class Pictures:
         return next((root for root in roots if reference.startswith(root + "/")), None)
 
     def _file(self, reference: str) -> bytes:
-        return _bytes(*self._place(reference), reference, self._spec.max_image_bytes)
+        return _bytes(*self._place(reference), printable_address(reference), self._spec.max_image_bytes)
 
     def _place(self, reference: str) -> tuple[pafs.FileSystem, str]:
         """The file behind a path inside the source's folder, or behind a URI below one of `items.image_roots`."""
+        told = printable_address(reference)
         if "://" in reference:
             root = self._root(reference)
             if root is not None:
@@ -86,25 +99,25 @@ class Pictures:
                 inside = posixpath.normpath(posixpath.join(path, reference.removeprefix(root + "/")))
                 if inside.startswith(path + "/"):
                     return filesystem, inside
-            raise Refused("image_address", f"{reference!r} lies below none of items.image_roots")
+            raise Refused("image_address", f"{told!r} lies below none of items.image_roots")
         if self._source is None:
-            raise Refused("image_unreadable", f"{reference!r} is known in the folder of its file alone")
+            raise Refused("image_unreadable", f"{told!r} is known in the folder of its file alone")
         path = posixpath.normpath(posixpath.join(self._source.folder, reference))
         if not path.startswith(self._source.folder + "/"):
-            raise Refused("image_outside_folder", f"{reference!r} leaves the folder of {self._source.name}")
+            raise Refused("image_outside_folder", f"{told!r} leaves the folder of {self._source.name}")
         if isinstance(self._source.filesystem, pafs.LocalFileSystem):
-            return self._source.filesystem, self._within_folder(path, reference)
+            return self._source.filesystem, self._within_folder(path, told)
         return self._source.filesystem, path
 
-    def _within_folder(self, path: str, reference: str) -> str:
+    def _within_folder(self, path: str, told: str) -> str:
         """The path without links, which must still lie in the folder; it is what is opened, so no link is followed."""
         assert self._source is not None
         try:
             folder, real = Path(self._source.folder).resolve(), Path(path).resolve()
         except (OSError, ValueError, RuntimeError) as error:  # a name no file can have, or links in a circle
-            raise Refused("image_unreadable", f"{reference!r}: {error}") from error
+            raise Refused("image_unreadable", f"{told!r}: {error}") from error
         if not real.is_relative_to(folder):
-            raise Refused("image_outside_folder", f"{reference!r} is a link out of the folder of {self._source.name}")
+            raise Refused("image_outside_folder", f"{told!r} is a link out of the folder of {self._source.name}")
         return str(real)
 
 

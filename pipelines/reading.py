@@ -15,6 +15,7 @@ from pipelines.sources import Source
 from pipelines.spec import InteractionsSpec, ItemsSpec
 from storage.reasons import Reason
 
+HOLE = 16
 Spec = ItemsSpec | InteractionsSpec
 BINARY = {
     b"\x1f\x8b": "compressed with gzip",
@@ -27,6 +28,12 @@ BINARY = {
     b"Obj\x01": "Avro",
     b"ORC": "ORC",
     b"SQLite format 3": "a SQLite database",
+    b"PARE": "encrypted Parquet",
+    b"version https://git-lfs": "the pointer of a file in Git LFS (`git lfs pull` fetches it)",
+    b"<?xml": "XML",
+    b"<!DOCTYPE": "a web page",
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
 }
 
 
@@ -50,24 +57,25 @@ def read_rows(source: Source, spec: Spec) -> Iterator[Row]:
 def _rows(source: Source, spec: Spec) -> Iterator[Row]:
     if source.suffix == ".parquet":
         with source.filesystem.open_input_file(source.path) as stream:
-            yield from parquet_rows(stream, source.file, spec.asked)
+            yield from parquet_rows(stream, source.file, spec.asked, spec.meant)
         return
     dialect = check_text(source, spec)
     with source.filesystem.open_input_stream(source.path) as stream:
         buffered = io.BufferedReader(stream, 1 << 20)
         if source.suffix in (".csv", ".tsv"):
-            yield from csv_rows(buffered, source.file, dialect, spec.asked)
+            yield from csv_rows(buffered, source.file, dialect, spec.asked, spec.meant)
         else:
             yield from _jsonl_rows(buffered)
 
 
 def check_text(source: Source, spec: Spec) -> Dialect:
     """How the lines of a text file are written; SourceError where that is not what the recipe says."""
-    with source.filesystem.open_input_stream(source.path) as stream:
-        head = stream.read(HEAD_BYTES)
-    if kind := next((name for magic, name in BINARY.items() if head.startswith(magic)), None):
-        raise SourceError(f"{source.file} is {kind} by its first bytes, whatever its name says. Write it as text.")
+    head = _head(source, "text")
+    if b"\0" in head and not spec.csv.encoding:
+        _refuse_holes(source, head)
     if source.suffix in (".csv", ".tsv"):
+        if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b'{"', b'[{"')):
+            raise SourceError(f"{source.file} holds JSON, not CSV: name it .jsonl, with one object a line.")
         return dialect_of(head, source.file, spec.csv, spec.section, spec.asked is None)
     encoding = other_encoding(head)
     if encoding is not None and encoding.startswith("utf"):
@@ -77,6 +85,25 @@ def check_text(source: Source, spec: Spec) -> Dialect:
             f"{source.file} is one JSON array. Write one object a line, for example with `jq -c '.[]' {source.file}`."
         )
     return Dialect("utf-8", "", ".", "none")
+
+
+def _head(source: Source, wanted: str, size: int = HEAD_BYTES) -> bytes:
+    """The first bytes of a file; SourceError where they say that it is of another kind."""
+    with source.filesystem.open_input_stream(source.path) as stream:
+        head: bytes = stream.read(size)
+    kind = next((name for magic, name in BINARY.items() if head.startswith(magic)), None)
+    if kind and kind != wanted:
+        raise SourceError(f"{source.file} is {kind} by its first bytes, whatever its name says. Write it as {wanted}.")
+    return head
+
+
+def _refuse_holes(source: Source, head: bytes) -> None:
+    """Refuse a text with runs of zero bytes, as a file has whose writer was killed: UTF-16 has none so long."""
+    if b"\0" * HOLE in head:
+        raise SourceError(
+            f"{source.file} has a hole of {HOLE} or more zero bytes: it was not written to its end, or damaged since. "
+            "Copy or export it again."
+        )
 
 
 def _is_one_array(head: bytes) -> bool:
@@ -90,7 +117,9 @@ def check_sources(sources: list[Source], spec: Spec) -> None:
     faults = []
     for source in sources:
         try:
-            if source.suffix != ".parquet":
+            if source.suffix == ".parquet":
+                _head(source, "Parquet", 64)
+            else:
                 check_text(source, spec)
         except SourceError as error:
             faults.append(str(error))
@@ -100,7 +129,7 @@ def check_sources(sources: list[Source], spec: Spec) -> None:
 
 
 def _jsonl_rows(stream: io.BufferedReader) -> Iterator[Row]:
-    lines = (line for line in stream if line.strip())
+    lines = (line for each in stream for line in _apart(each) if line.strip())
     for number, line in enumerate(lines):
         try:
             values = _parsed(line)
@@ -111,6 +140,17 @@ def _jsonl_rows(stream: io.BufferedReader) -> Iterator[Row]:
                 yield Row(number, values)
             else:
                 yield Row(number, _raw(line), Reason.INVALID_JSON, f"a {type(values).__name__}, not an object")
+
+
+def _apart(line: bytes) -> list[bytes]:
+    """A line, or those in it where lines end with a carriage return alone: none may stand in a text of JSON."""
+    if line.find(b"\r", 0, -2) < 0:  # the last two bytes may be the end of the line
+        return [line]
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return line.split(b"\r")
+    return [line]
 
 
 def _parsed(line: bytes) -> Any:

@@ -2,10 +2,11 @@
 
 import base64
 import binascii
+import json
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from pipelines.ingest import Refused
+from pipelines.cells import Refused, Unreadable, check_depth, is_null_word, shown
 
 Reference = str | bytes | Refused
 """A picture as its bytes, as where it lies, or why the cell does not say."""
@@ -36,10 +37,43 @@ def references(value: Any) -> list[Reference]:
     if isinstance(value, dict):
         return _of_object(value)
     if isinstance(value, list | tuple):
-        return [found for each in value for found in references(each)]
-    if not value or value != value:
+        return _of_list(value)
+    if value is None or value is False or value != value:
         return []
-    return [value if isinstance(value, bytes) else str(value)]
+    if isinstance(value, bytes):
+        return [value] if value else []
+    return _of_text(value) if isinstance(value, str) else [_no_picture(_kind(value))]
+
+
+def _of_list(value: list[Any] | tuple[Any, ...]) -> list[Reference]:
+    if value and all(isinstance(each, tuple) and len(each) == 2 for each in value):
+        return _of_object(dict(value))  # a map of Parquet
+    if value and all(isinstance(each, int | float) for each in value):
+        return [_no_picture(f"a list of {len(value):,} numbers")]
+    return [found for each in value for found in references(each)]
+
+
+def _of_text(value: str) -> list[Reference]:
+    """The picture that a text names; formats without lists have lists and objects as JSON."""
+    bare = value.strip()
+    if is_null_word(bare):
+        return []
+    if bare[0] in "[{":
+        try:
+            inner = json.loads(bare)
+            check_depth(inner, "the JSON")
+        except (ValueError, RecursionError):
+            return [_no_picture(f"the text {shown(value)}, which begins as JSON and is none")]
+        return references(inner)
+    return [bare if "//" in bare else value]
+
+
+def _kind(value: Any) -> str:
+    return value.why if isinstance(value, Unreadable) else f"the {type(value).__name__} {shown(value)}"
+
+
+def _no_picture(told: str) -> Refused:
+    return Refused("image_reference_unknown", f"{told} names no picture")
 
 
 def _of_object(value: dict[Any, Any]) -> list[Reference]:

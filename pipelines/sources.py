@@ -1,14 +1,16 @@
 """Source files: find them, and name them by their content."""
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
-from pipelines.folders import SUFFIXES, Found, folder_columns, refuse_part_of_table, sorted_out
+from infra.addresses import SETTINGS, refuse_parameters
+from pipelines.folders import SUFFIXES, Found, folder_columns, local_entries, refuse_part_of_table, sorted_out
 from pipelines.rows import SourceError
 
 
@@ -77,9 +79,15 @@ def _source(scheme: str, filesystem: pafs.FileSystem, path: str, from_folders: C
 
 def find_files(uri: str) -> tuple[pafs.FileSystem, str, Found]:
     """The path behind `uri` and the files there, read no further; SourceError says what is wrong with it."""
+    refuse_parameters(uri, "a source", SETTINGS)
     try:
         filesystem, path = pafs.FileSystem.from_uri(uri) if "://" in uri else (pafs.LocalFileSystem(), _absolute(uri))
         info = filesystem.get_file_info(path)
+    except pa.ArrowInvalid as error:
+        raise SourceError(
+            f"{uri} cannot be read from ({error}): name a file or a folder on this machine or in an object store "
+            "(s3://, gs://, abfs://); download what lies elsewhere."
+        ) from error
     except OSError as error:
         raise SourceError(f"cannot reach {uri}: {error}") from error
     if info.type == pafs.FileType.NotFound:
@@ -88,15 +96,28 @@ def find_files(uri: str) -> tuple[pafs.FileSystem, str, Found]:
     if info.type != pafs.FileType.Directory:
         if not path.lower().endswith(SUFFIXES):
             raise SourceError(f"{uri} is not a {', '.join(SUFFIXES)} file; convert it to one of these.")
+        if not info.is_file:
+            raise SourceError(f"{uri} is no plain file, which can be read twice: write it to one first.")
         return filesystem, path, Found((path,), ())
-    listed = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
-    found = sorted_out(path, (entry.path for entry in listed if entry.is_file))
+    try:
+        entries = list(_entries(filesystem, path))
+    except OSError as error:
+        raise SourceError(f"the folder {uri} cannot be listed: {error}") from error
+    found = sorted_out(path, *([name for name, plain in entries if plain is wanted] for wanted in (True, False)))
     if not found.read:
         warning = found.warning(path)
         raise SourceError(
             f"the folder {uri} holds no {', '.join(SUFFIXES)} file" + (f"; {warning}." if warning else ".")
         )
     return filesystem, path, found
+
+
+def _entries(filesystem: pafs.FileSystem, folder: str) -> Iterable[tuple[str, bool]]:
+    """What lies below a folder and is none, and whether it is a file."""
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        return local_entries(folder)
+    listed = filesystem.get_file_info(pafs.FileSelector(folder, recursive=True))
+    return ((entry.path, entry.is_file) for entry in listed if entry.type != pafs.FileType.Directory)
 
 
 def _names_in(filesystem: pafs.FileSystem, folder: str) -> list[str]:

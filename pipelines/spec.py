@@ -12,15 +12,15 @@ class _Spec(BaseModel):
 class CsvSpec(_Spec):
     """How CSV and TSV files are written. Without `delimiter` it goes by the suffix; without `encoding` it is UTF-8.
 
-    `quotes` says what `"` means: "checked" cells in quotes, unless a quote seems to be missing; "trusted" cells in
-    quotes, whatever they hold; "none" a character as any other. With `decimal = ","` a cell that is a number with a
-    decimal comma is read as that number.
+    `quotes` says what `"` means: "checked" cells in quotes, unless a quote seems to be missing; "escaped" such cells,
+    in which a backslash stands before a quote; "trusted" cells in quotes, whatever they hold; "none" a character as
+    any other. With `decimal = ","` a cell that is a number with a decimal comma is read as that number.
     """
 
     delimiter: str = Field("", max_length=1)
     encoding: str = ""
     decimal: Literal[".", ","] = "."
-    quotes: Literal["checked", "trusted", "none"] = "checked"
+    quotes: Literal["checked", "escaped", "trusted", "none"] = "checked"
 
     @field_validator("delimiter")
     @classmethod
@@ -33,8 +33,8 @@ class CsvSpec(_Spec):
     @classmethod
     def _is_known(cls, value: str) -> str:
         try:
-            b"".decode(value or "utf-8")
-        except LookupError as error:
+            b"ab".decode(value or "utf-8", "replace")
+        except (LookupError, UnicodeError) as error:
             raise ValueError("is no encoding that Python knows, such as utf-16, cp1252 or latin-1") from error
         return value
 
@@ -73,10 +73,14 @@ class ItemsSpec(_Spec):
         return None
 
     @property
+    def meant(self) -> frozenset[str]:
+        """The columns that fields name."""
+        return frozenset(name for name in (self.item_id, self.title, self.image, self.deleted) if name)
+
+    @property
     def from_folders(self) -> frozenset[str]:
         """The columns that are taken from names of folders (`name=value`) where a file lacks them."""
-        named = (self.item_id, self.title, self.image, self.deleted, *self.partitions)
-        return frozenset(name for name in named if name)
+        return self.meant | {name for name in self.partitions if name}
 
 
 class UnpicturedItems(ItemsSpec):
@@ -124,6 +128,11 @@ class InteractionsSpec(_Spec):
             *(self.session_id, self.request_id, self.impression, self.position, self.value),
         )
         return frozenset(name for name in columns if name)
+
+    @property
+    def meant(self) -> frozenset[str]:
+        """The columns that fields name."""
+        return self.asked
 
     @property
     def from_folders(self) -> frozenset[str]:

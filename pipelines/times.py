@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
 
-from pipelines.cells import Refused, Unreadable, is_absent, is_null_word, shown, text
+from pipelines.cells import Refused, Single, Unreadable, is_absent, is_null_word, shown, text
 from storage.reasons import Reason
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
@@ -17,6 +17,8 @@ ACCEPTED = (
     "accepted are 2026-09-01, 2026-09-01T08:00:00Z, 2026-09-01 10:00:00+02:00, 2026-09-01 08:00:00 UTC, and numbers "
     "since 1970 in s, ms, us or ns"
 )
+_ZONED_DAY = re.compile(r"[\dW-]{8,10}[+-]\d\d(:?\d\d)?")
+"""A day with a zone, as XML writes it."""
 _WORD_UTC = re.compile(r"\s*(UTC|GMT|Z)$", re.IGNORECASE)
 
 
@@ -43,6 +45,8 @@ def _from_calendar(value: Any) -> datetime | None:
         return datetime(value.year, value.month, value.day, tzinfo=UTC)
     if isinstance(value, bool | list | tuple | dict | Unreadable):
         raise ValueError(value)
+    if isinstance(value, Single) and abs(value) >= value.exact:
+        raise ValueError(value)  # a time of 32 bits is off by minutes
     return None
 
 
@@ -62,6 +66,8 @@ def _from_text(found: str, column: str, unit: TimeUnit) -> datetime | None:
 
 
 def _iso(found: str) -> datetime:
+    if _ZONED_DAY.fullmatch(found):
+        raise ValueError(found)  # the zone would be read as the time of the day
     parsed = datetime.fromisoformat(_WORD_UTC.sub("", found))
     return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
@@ -84,8 +90,7 @@ def _question(number: float, found: str, column: str) -> None:
         guess = f"as a day count of a spreadsheet it would be {day:%Y-%m-%d}: export it as a date"
     else:
         guess = f"since 1970 it would be {_told(seconds)}: write a date"
-    said = f"{column} = {shown(found)}: {guess}, or set interactions.time_unit if it is a number since 1970; {ACCEPTED}"
-    raise Refused(Reason.EVENT_TIME_INVALID, said)
+    raise Refused(Reason.EVENT_TIME_INVALID, f"{column} = {shown(found)}: {guess}")
 
 
 def _written_in_digits(found: str) -> str | None:

@@ -34,7 +34,11 @@ class Files:
         """An Arrow file system whose root is `uri`."""
         if self._local is not None:
             return pafs.SubTreeFileSystem(str(self._local), pafs.LocalFileSystem())
-        filesystem, path = pafs.FileSystem.from_uri(self.uri)
+        try:
+            filesystem, path = pafs.FileSystem.from_uri(self.uri)
+        except pa.ArrowInvalid as error:
+            why = f"{self.uri} is no place for a lake ({error}): name a folder, or one in s3://, gs:// or abfs://."
+            raise LakeUnusable(why) from error
         return pafs.SubTreeFileSystem(path, filesystem)
 
     def write(self, name: str, data: bytes | pa.Buffer) -> None:

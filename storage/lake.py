@@ -1,5 +1,6 @@
 """`Lake`: open tables at a version, read them as Arrow or polars, and find the blobs beside them."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import pyarrow.dataset as ds
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
+from infra.addresses import refuse_parameters
 from storage.blobs import Blobs
 from storage.data_files import DataFile, check_footers, check_whole, data_files, open_dataset
 from storage.errors import DataCorrupt, LakeNotFound, LakeUnusable
@@ -18,6 +20,8 @@ from storage.files import Files
 from storage.format import FORMAT, read_format, require_readable, require_writable, write_format
 from storage.log import require_whole, why_unreadable
 from storage.schemas import PROPERTIES, TABLES, TableSpec
+
+_DECODED = re.compile(r"\\|%[0-9a-fA-F]{2}")
 
 
 def one_of(column: str, values: Iterable[str]) -> ds.Expression:
@@ -46,6 +50,7 @@ class Lake:
     """
 
     def __init__(self, uri: str) -> None:
+        refuse_parameters(uri, "--lake")
         self.uri = uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().resolve())
         self.blobs = Blobs(f"{self.uri}/blobs")
         self.files = Files(self.uri)
@@ -69,6 +74,9 @@ class Lake:
     def format(self) -> int | None:
         """The format version, None where there is no lake yet; raises LakeFormat for one of a newer program."""
         if self._format is None:
+            if self.is_local and _DECODED.search(self.uri):
+                why = "has a backslash or a percent sign with two digits, which Delta reads as something else"
+                raise LakeUnusable(f"the path {self.uri} {why}: name another folder with --lake.")
             if self.is_local and Path(self.uri).is_file():
                 raise LakeUnusable(f"{self.uri} is a file; a lake is a folder: name one with --lake.")
             found = read_format(self.files)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import polars as pl
 import pyarrow as pa
 
+from infra.addresses import without_secrets
 from storage.commit import Commit, Provenance, append
 from storage.lake import Lake
 from storage.schemas import QUARANTINE
@@ -58,7 +59,7 @@ def _row(reject: Reject, status: str, run: str) -> dict[str, object]:
         "stage": reject.stage,
         "subject": _clean(reject.subject),
         "reason": reject.reason,
-        "detail": _clean(reject.detail) or "",
+        "detail": _clean(without_secrets(reject.detail)) or "",
         "payload": _clean(reject.payload),
         "source": _clean(reject.source) or "",
         "source_row": reject.source_row,

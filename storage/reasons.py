@@ -38,16 +38,16 @@ class Reason(StrEnum):
     MALFORMED_ROW = (
         "malformed_row",
         INGEST,
-        "more or fewer cells than the header",
+        "more or fewer cells than the header, or the header again",
         "quote cells that hold the delimiter or a line break; name another delimiter in `items.csv.delimiter` or "
-        "`interactions.csv.delimiter`",
+        "`interactions.csv.delimiter`; join files without their headers",
     )
     UNPAIRED_QUOTE = (
         "unpaired_quote",
         INGEST,
         'a cell begins with `"` and its other `"` is missing, or only pairs with one of a later row',
         'mend the quote; or set `csv.quotes` of the section to `"none"` if quotes are plain characters in this file, '
-        'to `"trusted"` if cells really hold such line breaks',
+        'to `"trusted"` if cells really hold such line breaks; to `"escaped"` if a quote is written `\\"`',
     )
     UNREADABLE_PARQUET = (
         "unreadable_parquet",
@@ -64,8 +64,8 @@ class Reason(StrEnum):
     NOT_AN_ID = (
         "not_an_id",
         INGEST,
-        "an id that is a list, an object, longer than 16,384 characters, or a floating-point number beyond 2^53, whose "
-        "last digits are lost",
+        "an id that is a list, an object, longer than 16,384 characters, or a number whose last digits may be lost: "
+        "floating-point from 2^53 on (of 32 bits from 2^24 on), or shortened as `1.23E+11`",
         "write ids as text or integers",
     )
     MISSING_ITEM_ID = (
@@ -110,7 +110,7 @@ class Reason(StrEnum):
     IMAGE_REFERENCE_UNKNOWN = (
         "image_reference_unknown",
         IMAGES,
-        "an object in the image cell has no field that names a picture; the detail has its fields",
+        "an object in the image cell has no field that names a picture, or the cell holds a number or other text",
         "rename the field to `url`, `path` or `bytes`, or name another column in `items.image`",
     )
     IMAGE_UNREADABLE = ("image_unreadable", IMAGES, "nothing can be read at the path", "check the path")
@@ -155,7 +155,7 @@ class Reason(StrEnum):
         "event_time_invalid",
         INTERACTIONS,
         "an event or arrival time that cannot be read, or a number that is hardly meant as seconds since 1970",
-        "write ISO 8601, or numbers since 1970 and their unit in `interactions.time_unit`",
+        "write ISO 8601; name the unit of numbers since 1970 in `interactions.time_unit`",
     )
     EVENT_IN_FUTURE = (
         "event_in_future",

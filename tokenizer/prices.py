@@ -89,7 +89,7 @@ def settle_prices(
     `price_K`."""
     cost_NT = candidates.cost
     gap = float(np.mean(cost_NT.mean(axis=1, dtype=np.float64) - cost_NT.min(axis=1))) if cost_NT.size else 0.0
-    if gap <= 0:
+    if gap < np.finfo(np.float32).tiny:  # what is left of vectors that coincide with their codes is rounding
         return price_K
     items = len(cost_NT)
     share_K = capacity_K / min(items, capacity_K.sum())

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
 from flows.diff import diff_releases, open_trie
 from flows.evaluation_tables import asked_in_full, evaluation_tables
@@ -12,6 +13,8 @@ from flows.report.charts import curve_chart, line_chart, load_chart
 from flows.report.looks import looks
 from flows.standing import standing
 from flows.status import models_shown
+from flows.terminal import printable
+from infra.addresses import without_secrets
 from storage.lake import Lake
 from storage.manifest import Manifest
 from storage.pointers import pointer_history
@@ -25,12 +28,24 @@ from tokenizer.trie import Trie
 
 def write_report(lake: Lake, manifest: Manifest, output: Path) -> int:
     """Write the page of a release; returns its size in bytes. No script, no outside resource."""
-    environment = Environment(
-        loader=PackageLoader("flows.report", "."), autoescape=select_autoescape(["html"]), undefined=StrictUndefined
-    )
-    page = environment.get_template("page.html").render(collect(lake, manifest))
+    page = environment().get_template("page.html").render(collect(lake, manifest))
     output.parent.mkdir(parents=True, exist_ok=True)
     return output.write_bytes(page.encode())
+
+
+def environment() -> Environment:
+    """How templates become pages: what they show is escaped, and plain."""
+    return Environment(
+        loader=PackageLoader("flows.report", "."),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        finalize=_plain,
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Text of other people as it may be shown: no control characters, no secrets of addresses. Charts are our own."""
+    return printable(without_secrets(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def collect(lake: Lake, manifest: Manifest) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from flows.progress import StageView
 from flows.run import Run
 from flows.steps.task import step
+from pipelines.column_names import near_columns
 from pipelines.folders import folder_columns
 from pipelines.ingest import Counts, IngestedSource, record_source, unread
 from pipelines.ingest_interactions import admit_waiting, ingest_interactions, waiting_for_known_items
@@ -48,13 +49,14 @@ def _read(
         with run.stage(stage) as view:
             done.append(reader(run.lake, source, spec, run.clock, run.provenance()))
             _show(view, done[-1])
-        _warn(run, done[-1])
+        _note(run, done[-1])
     total = Counts(f"ingest {kind}")
     for each in done:
         total.add(each.stages[0])
     files = [each.source.file for each in done if each.stages[0].quarantined]
     check_stage_budget(total, run.recipe.budget, files)
     for each in done:
+        _warn(run, each)
         record_source(run.lake, each, run.provenance())
 
 
@@ -73,6 +75,7 @@ def _unread(run: Run, kind: str, uris: list[str], spec: ItemsSpec | Interactions
         )
     if fresh:
         _tell_folders(run, kind, fresh, spec)
+        _tell_columns(run, fresh, spec)
         run.record.begin()
     return fresh
 
@@ -85,6 +88,16 @@ def _tell_folders(run: Run, kind: str, sources: list[Source], spec: ItemsSpec | 
         run.say(f"  note: what folders say of {names} is no attribute; items.partitions names those that are")
 
 
+def _tell_columns(run: Run, sources: list[Source], spec: ItemsSpec | InteractionsSpec) -> None:
+    """Say which columns the recipe asks for that files have under nearly the same name: they are not taken for them."""
+    for source in sources:
+        for wanted, there in near_columns(source, spec).items():
+            run.say(
+                f"  warning: {source.file} has no column {wanted!r}, and {there!r} is not taken for it: name it in "
+                f"[{spec.section}] of the recipe if it is meant"
+            )
+
+
 def _show(view: StageView, done: IngestedSource) -> None:
     rows, *others = done.stages
     view.count(rows)
@@ -93,20 +106,24 @@ def _show(view: StageView, done: IngestedSource) -> None:
             view.count(stage, "images")
 
 
-def _warn(run: Run, done: IngestedSource) -> None:
-    """A file that gives nothing is rarely what was meant."""
-    rows = done.stages[0]
+def _note(run: Run, done: IngestedSource) -> None:
+    """Say what of a file was not looked at, and that there was none."""
     if done.unread_pictures:
         run.say(
             f"  note: {done.source.file} names {done.unread_pictures:,} pictures, which were not read: the recipe "
             "has no [image]. A recipe with it reads the file again"
         )
-    if rows.rows_in == 0:
+    if done.stages[0].rows_in == 0:
         run.say(f"  warning: {done.source.file} is empty: it holds no row")
-    elif rows.quarantined == rows.rows_in:
-        run.say(f"  warning: {done.source.file} gave nothing, all of its rows were refused ({rows.why()})")
-    elif rows.quarantined > rows.rows_in / 2:
-        run.say(f"  warning: of {done.source.file} more than half of the rows were refused ({rows.why()})")
+
+
+def _warn(run: Run, done: IngestedSource) -> None:
+    """A file that gives nothing is rarely what was meant; where the budget stops the run, its message says so."""
+    for stage, of in zip(done.stages, ("rows", "pictures"), strict=False):
+        if stage.quarantined and stage.quarantined == stage.rows_in:
+            run.say(f"  warning: {done.source.file} gave no {of[:-1]}, all were refused ({stage.why()})")
+        elif stage.quarantined > stage.rows_in / 2:
+            run.say(f"  warning: of {done.source.file} more than half of the {of} were refused ({stage.why()})")
 
 
 def check_stage_budget(counts: Counts, budget: BudgetSpec, files: list[str] | None = None) -> None:
@@ -117,8 +134,8 @@ def check_stage_budget(counts: Counts, budget: BudgetSpec, files: list[str] | No
         raise QuarantineBudgetExceeded(
             f"{counts.stage}: {refused:,} of {rows:,} rows ({share:.1%}){_of(files or [])} were quarantined "
             f"({counts.why()}). The recipe allows {budget.quarantine_share:.1%} (budget.quarantine_share) beyond "
-            f"{budget.quarantine_rows} rows. Nothing was published. See `sidmill quarantine list`; mend the file or "
-            "the recipe and run again, or raise the budget of one run with --set budget.quarantine_share=..."
+            f"{budget.quarantine_rows} rows. Nothing was published. See `sidmill quarantine list`, mend the "
+            "input or the recipe and run the same again, or let one run pass with --set budget.quarantine_share=1."
         )
 
 

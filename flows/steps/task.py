@@ -1,11 +1,13 @@
 """How a step becomes a Prefect task: retried on faults of the machine, never on faults of the input."""
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from infra.addresses import hide_secrets
 from storage.errors import CommitConflict, LakeError, PointerMoved
 from training.errors import TrainingError, TrainingFailed
 
@@ -17,7 +19,19 @@ RETRY_DELAYS_S = (1, 10)
 
 
 def step(function: Callable[P, R]) -> Callable[P, R]:
-    """A Prefect task that keeps no result (the lake does) and may be run again at any point."""
+    """A Prefect task that keeps no result (the lake does) and may be run again at any point.
+
+    Prefect records the errors of a task with their messages, so these hold no secrets when they leave it.
+    """
+
+    @wraps(function)
+    def telling(*arguments: P.args, **named: P.kwargs) -> R:
+        try:
+            return function(*arguments, **named)
+        except BaseException as error:
+            hide_secrets(error)
+            raise
+
     made: Callable[P, R] = task(
         name=function.__name__.replace("_", " "),
         retries=RETRIES,
@@ -26,7 +40,7 @@ def step(function: Callable[P, R]) -> Callable[P, R]:
         cache_policy=NO_CACHE,
         persist_result=False,
         log_prints=False,
-    )(function)
+    )(telling)
     return made
 
 

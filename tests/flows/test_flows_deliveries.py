@@ -113,9 +113,35 @@ def test_what_a_run_does_not_read_is_named_and_what_it_cannot_read_stops_it_befo
     assert lake.rows("items") == 7
 
 
-def test_a_budget_that_is_exceeded_says_what_to_do_about_each_reason(tmp_path: Path, small: Path) -> None:
+def test_a_budget_that_is_exceeded_says_once_what_to_do_about_each_reason(
+    tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [f"u{n},i0000,{20260901 if n < 40 else '2026-09-01'},{1 if n < 40 else 'shown'}" for n in range(60)]
     (small / "log.csv").write_text("user_id,item_id,event_time,impression\n" + "\n".join(rows) + "\n")
     told = r"event_time_invalid 40: .*reads as 2026-09-01.*\[write ISO 8601.*not_a_boolean 20: .*'shown'.*\[write true"
-    with pytest.raises(QuarantineBudgetExceeded, match=told):
+    with pytest.raises(QuarantineBudgetExceeded, match=told) as stopped:
         ingest(str(tmp_path / "lake"), items=[str(small / "items.jsonl")], interactions=[str(small / "log.csv")])
+    assert (str(stopped.value) + capsys.readouterr().out).count("write ISO 8601") == 1
+
+
+def test_a_column_that_is_nearly_one_that_is_meant_is_told_once(
+    tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (small / "items.csv").write_text("item_id,title,Deleted\n1,mug,t\n")
+    (small / "log.csv").write_text("user_id,item_id,event_time,eventType\nana,1,2026-09-01,buy\n")
+    for _ in range(2):
+        ingest(str(tmp_path / "lake"), items=[str(small / "items.csv")], interactions=[str(small / "log.csv")])
+    told = capsys.readouterr().out
+    assert told.count("items.csv has no column 'deleted', and 'Deleted' is not taken for it: name it in [items]") == 1
+    assert told.count("log.csv has no column 'event_type', and 'eventType' is not taken for it") == 1
+
+
+def test_a_catalogue_whose_pictures_are_all_refused_is_named(
+    tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = write_items(small / "items.jsonl", 0, 3)
+    (small / "items.jsonl").write_text("".join(json.dumps({**row, "image": "gone.jpg"}) + "\n" for row in rows))
+    ingest(str(tmp_path / "lake"), {"image": {}}, [str(small / "items.jsonl")])
+    told = capsys.readouterr().out
+    assert "warning: items.jsonl gave no picture, all were refused (image_unreadable 3: 'gone.jpg': " in told
+    assert "check the path" in told

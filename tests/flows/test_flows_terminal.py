@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from flows import show
 from flows.cli import run_command
 from flows.progress import Display
+from flows.report.page import environment
 from flows.terminal import printable, printable_lines
 
 EVIL = "\x1b]0;owned\x07\x1b[31mred\u202eder\r\n\x9b2Jsidmill: all is well\u2028[bold]"
@@ -50,3 +51,14 @@ def test_titles_reasons_and_progress_are_shown_and_not_obeyed(capsys: pytest.Cap
         assert not any(line.startswith("sidmill: all") for line in text.splitlines())
     show.explanation(explained, True)
     assert json.loads(capsys.readouterr().out) == explained
+
+
+def test_the_report_shows_no_control_character_no_markup_and_no_secret_of_other_people() -> None:
+    text = EVIL + "<script>alert(1)</script> https://ana:hush@host/a.jpg?sig=hush"
+    page = environment().from_string("<td title='{{ x }}'>{{ x[:200] }}</td>{{ 7 }}{{ chart|safe }}")
+    shown = page.render(x=text, chart="<svg>a?b</svg>")
+    assert "owned" in shown
+    assert not set(shown) & set("\x1b\x07\x9b\r\n\u202e\u2028")
+    assert "<script>" not in shown
+    assert "hush" not in shown
+    assert shown.endswith("7<svg>a?b</svg>")

@@ -1,6 +1,7 @@
 """A folder is read as the tools that wrote it mean it, and what is not read of it is named."""
 
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -145,3 +146,37 @@ def test_of_a_damaged_parquet_file_the_other_row_groups_are_read_and_every_lost_
     assert (counts.rows_in, counts.out, counts.by_reason) == (3000, 2000, {Reason.UNREADABLE_PARQUET: 1000})
     assert counts.examples[Reason.UNREADABLE_PARQUET].startswith("items.parquet: rows 1,000 to 1,999 cannot be read")
     assert by_reason(lake) == {Reason.UNREADABLE_PARQUET: 1}
+
+
+def test_links_are_followed_and_those_in_a_circle_and_to_nothing_end_no_run(tmp_path: Path) -> None:
+    folder = tmp_path / "items"
+    write(folder / "a.jsonl")
+    write(folder / "one" / "b.jsonl")
+    write(folder / "two" / "c.jsonl")
+    write(tmp_path / "elsewhere" / "d.jsonl")
+    for number in range(3):  # each way round doubles what a walk without memory has to visit
+        (folder / "one" / f"up{number}").symlink_to(folder)
+        (folder / "two" / f"up{number}").symlink_to(folder / "one")
+    (folder / "far").symlink_to(tmp_path / "elsewhere")
+    (folder / "gone.jsonl").symlink_to("nowhere")
+    (folder / "gone.jpg").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.csv")
+    _, path, found = find_files(str(folder))
+    once = {Path(each).resolve() for each in found.read}
+    assert {each.name for each in once} == {"a.jsonl", "b.jsonl", "c.jsonl", "d.jsonl"}
+    assert len(found.read) < 50
+    assert names(folder, found.left_out) == ["gone.jsonl", "pipe.csv"]
+    assert "links to nothing" in found.warning(path)
+    with pytest.raises(SourceError, match="no plain file"):
+        find_files(str(folder / "pipe.csv"))
+    with pytest.raises(SourceError, match="no file or folder"):
+        find_files(str(folder / "gone.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["v1.metadata.json", "00001-a.metadata.json.gz", "version-hint.text"])
+def test_an_iceberg_table_is_known_by_any_of_its_metadata(tmp_path: Path, name: str) -> None:
+    parquet(tmp_path / "t" / "data" / "a.parquet", item_id=["1"], title=["a"])
+    write(tmp_path / "t" / "metadata" / name)
+    for place in (tmp_path, tmp_path / "t", tmp_path / "t" / "data" / "a.parquet"):
+        with pytest.raises(SourceError, match="Iceberg table"):
+            find_files(str(place))

@@ -19,6 +19,7 @@ from tokenizer.families import quantizer_of
 from tokenizer.fit import fit_codebook as fit
 from tokenizer.items import checked_items
 from tokenizer.metrics import decode, encoding_errors
+from tokenizer.prices import FROM_NOTHING, Candidates, settle_prices
 from tokenizer.rows import Block
 from tokenizer.spec import CodebookSpec, LevelSpec
 from tokenizer.work import HERE
@@ -231,3 +232,13 @@ def test_a_flipped_byte_is_refused(place: int, flip: int) -> None:
 def test_a_truncated_file_is_refused(length: int) -> None:
     with pytest.raises(CodebookCorrupt):
         Codebook.from_bytes(CODEBOOK.to_bytes()[:length])
+
+
+@pytest.mark.parametrize("cost", [1.0, 1e-30, 1e-38, 1e-45])
+def test_prices_are_numbers_however_little_tells_codes_apart(cost: float) -> None:
+    """More codes than items leave residuals of rounding alone, down to the smallest number there is."""
+    costs = np.zeros((30, 3), np.float32)
+    costs[0, 2] = cost
+    candidates = Candidates(costs, np.tile(np.arange(3, dtype=np.int32), (30, 1)), np.full(30, np.inf, np.float32))
+    prices = settle_prices(candidates, np.full(3, 10.0), np.zeros(3), FROM_NOTHING)
+    assert np.isfinite(prices).all()

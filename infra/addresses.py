@@ -1,0 +1,180 @@
+"""Addresses that may hold secrets: none is taken from an operator, and none is shown.
+
+What may be secret in an address is its user and password, and its query: there a signed address has its signature.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+from urllib.parse import parse_qsl
+
+HIDDEN = "***"
+NAMES_SOMETHING = frozenset({"abfs", "abfss", "wasb", "wasbs", "gs", "gcs", "hdfs", "viewfs"})
+"""Schemes whose addresses may have a container or a user name before the `@`, which is no secret without a password."""
+WITHOUT_PORT = frozenset({"s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "wasb", "wasbs"})
+SETTINGS = frozenset({"region", "scheme", "endpoint_override"})
+"""Parameters of the address of a source that say where a store is."""
+_SCHEME = r"[a-zA-Z][a-zA-Z0-9+.\-]{0,20}:(?:\\*/){2}"
+_START = re.compile(f"({_SCHEME}|//)")
+_QUOTED = rf"""(?P<quote>["'])(?:{_SCHEME}|//)[^\n]*?(?P=quote)"""
+_BARE = rf"""{_SCHEME}(?:[^/?#\s]*@)?[^\s"'<>]*(?:\s+[^\s"'<>]*[=&][^\s"'<>]*)*"""
+_WITHOUT_SCHEME = re.compile(r"\s*//[^\s/]+/")
+_IN_TEXT = re.compile(f"{_QUOTED}|{_BARE}")
+_HOST = re.compile(r"\[[^\]]*\]|[^:]*")
+_HOST_AND_PORT = re.compile(rf"(?:{_HOST.pattern})(?::\d+)?")
+_STORES = (
+    "a store takes its credentials from the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+    "GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_KEY, ...) or from the role of the machine"
+)
+_OF_SERVICES = {
+    "RAY_ADDRESS": "the token of a cluster stands in RAY_AUTH_TOKEN",
+    "PREFECT_API_URL": "the login of a server stands in PREFECT_API_AUTH_STRING",
+    **dict.fromkeys(("AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"), _STORES),
+}
+"""Variables of the environment that are addresses, and where their credentials belong."""
+
+
+class SecretInAddress(ValueError):
+    """An address that an operator gave holds credentials, or may hold them."""
+
+
+def printable_address(address: str) -> str:
+    """An address, or a path, without what may be secret in it."""
+    found = _START.match(address)
+    if found is None:
+        place, marked, _ = address.partition("?")
+        return place + (f"?{HIDDEN}" if marked else "")
+    user, rest = _user_apart(found[0], address[found.end() :])
+    place = re.split("[?#]", rest, maxsplit=1)[0]
+    hidden = bool(user) and _is_secret(found[0], user)
+    shown = found[0] + (f"{HIDDEN}@" if hidden else f"{user}@" if user else "") + place
+    return shown + (f"?{HIDDEN}" if len(place) < len(rest) else "")
+
+
+def without_secrets(text: str) -> str:
+    """A text, such as the message of a library, with every address in it as `printable_address` has it."""
+    if _WITHOUT_SCHEME.match(text):
+        return printable_address(text.lstrip())
+    return _IN_TEXT.sub(_shown, text) if "/" in text else text
+
+
+def _shown(found: re.Match[str]) -> str:
+    quote = found["quote"] or ""
+    address = found[0].strip(quote) if quote else found[0]
+    bare = address.rstrip(".,:;)]}")
+    return quote + printable_address(bare) + address[len(bare) :] + quote
+
+
+def _user_apart(scheme: str, rest: str) -> tuple[str, str]:
+    """What stands before the `@` of an address, and what follows it; `rest` is the address without its scheme.
+
+    A secret key has slashes, which end the name of the host for every parser: where no port follows a colon, it is a
+    password that goes on to the last `@`.
+    """
+    host = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
+    name, at, _ = host.partition("@")
+    if at and ":" not in name:
+        return host.rpartition("@")[0], rest[host.rindex("@") + 1 :]
+    has_port = "@" not in rest or _name(scheme) not in WITHOUT_PORT
+    if not at and (_HOST_AND_PORT if has_port else _HOST).fullmatch(host if "@" in rest else host.removesuffix(":")):
+        return "", rest
+    user = rest.rpartition("@")[0] or rest
+    return user, rest[len(user) + 1 :]
+
+
+def _is_secret(scheme: str, user: str) -> bool:
+    return ":" in user or _name(scheme) not in NAMES_SOMETHING
+
+
+def _name(scheme: str) -> str:
+    return scheme.partition(":")[0].lower()
+
+
+def refuse_secrets(text: str, where: str, remedy: str = _STORES) -> None:
+    """Raise SecretInAddress where an address in what an operator gave has a user or a password; `where` names it."""
+    for found in _IN_TEXT.finditer(text):
+        address = found[0].strip("\"'")
+        start = _START.match(address)
+        user = _user_apart(start[0], address[start.end() :])[0] if start else ""
+        if start and start[0] != "//" and "@" in address and user and _is_secret(start[0], user):
+            raise SecretInAddress(
+                f"{where}: {printable_address(address)} has credentials in it, which records and logs would show. "
+                f"Take them out: {remedy}."
+            )
+
+
+def refuse_parameters(address: str, where: str, accepted: frozenset[str] = frozenset()) -> None:
+    """Raise SecretInAddress where an address has other parameters than these: each may be a signature or a key."""
+    start = _START.match(address)
+    if start is None or start[0] == "//":
+        return
+    refuse_secrets(address, where)
+    query = re.split("[?#]", address, maxsplit=1)[1:]
+    names = {name for name, _ in parse_qsl("".join(query), keep_blank_values=True)}
+    if query and not (names and names <= accepted):
+        known = f" other than {', '.join(sorted(accepted))}" if accepted else ""
+        raise SecretInAddress(
+            f"{where}: {printable_address(address)} has parameters{known}, which may be secrets, and records and logs "
+            f"would show them. Take them out: {_STORES}."
+        )
+
+
+def refuse_secrets_within(settings: Any, prose: frozenset[str]) -> None:
+    """Refuse secrets in every text of tables and lists, named by its place; parameters too where it is no prose."""
+    for place, text in _texts(settings, ""):
+        refuse_secrets(text, place)
+        if place not in prose:
+            refuse_parameters(text, place)
+
+
+def hidden(value: Any) -> Any:
+    """Tables and lists with every text as `without_secrets` has it."""
+    if isinstance(value, dict):
+        return {name: hidden(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [hidden(inner) for inner in value]
+    return without_secrets(value) if isinstance(value, str) else value
+
+
+def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _texts(inner, f"{place}.{name}" if place else str(name))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner, place)
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse credentials in the arguments of a command."""
+    option = ""
+    for number, argument in enumerate(arguments, 1):
+        option = argument.partition("=")[0] if argument.startswith("--") else option
+        refuse_secrets(argument, option or f"argument {number}")
+        option = option if argument == option else ""
+
+
+def check_environment() -> None:
+    """Refuse credentials in the addresses of the environment."""
+    for name, remedy in _OF_SERVICES.items():
+        given = os.environ.get(name, "")
+        refuse_secrets(given if "://" in given else f"tcp://{given}", name, remedy)
+
+
+def hide_secrets(error: BaseException) -> None:
+    """Take what may be secret out of the messages of an error and of those that led to it, before it is recorded."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            each.args = tuple(without_secrets(part) if isinstance(part, str) else part for part in each.args)
+            for name, value in list(vars(each).items()):  # an error of Ray has the text of the worker's in one of them
+                if isinstance(value, str):
+                    setattr(each, name, without_secrets(value))
+            inner = [value for value in vars(each).values() if isinstance(value, BaseException)]
+            waiting += [each.__cause__, each.__context__, *inner]
