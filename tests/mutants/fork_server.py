@@ -4,6 +4,7 @@ Reads one JSON object a line: `arguments` of pytest, `seconds` it may take, and 
 files). Answers each with a line: passed, failed or timeout. Nothing of the checkout is imported before the fork.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -27,6 +28,8 @@ LIBRARIES = (
     "sklearn.decomposition",
     "hypothesis.strategies",
     "pytest",
+    "pytest_timeout",
+    "_hypothesis_pytestplugin",
     "ot",
 )
 POLL_S = 0.01
@@ -38,6 +41,7 @@ def serve() -> None:
     for name in LIBRARIES:
         importlib.import_module(name)
     _one_examination()
+    gc.freeze()  # forks do not look through the libraries for garbage
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     for line in sys.stdin:
         asked = json.loads(line)

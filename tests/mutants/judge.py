@@ -44,7 +44,7 @@ class Judge:
 
     def verdict(self, tests: str, compiles: bool = False) -> str:
         """What became of the tests: passed, failed or timeout."""
-        fixed = ["-x", "-q", "-m", "not slow", f"--basetemp={self._scratch}/tests"]
+        fixed = ["-x", "-q", "-m", "not slow", "-p", "no:xdist", "-p", "no:anyio", f"--basetemp={self._scratch}/tests"]
         asked = {"arguments": [*fixed, *shlex.split(tests)], "seconds": self._seconds, "compiles": compiles}
         assert self._server.stdin
         assert self._server.stdout

@@ -67,5 +67,8 @@ def _untouched(source: str) -> Iterator[tuple[Place, Place]]:
 
 
 def _is_large(node: ast.AST) -> bool:
+    """A number that is large, or written as one bit shifted."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.LShift):
+        return isinstance(node.left, ast.Constant) and isinstance(node.right, ast.Constant)
     number = isinstance(node, ast.Constant) and isinstance(node.value, int | float)
     return number and node.value > LARGEST_NUMBER
