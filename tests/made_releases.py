@@ -50,9 +50,10 @@ def candidate(
     codebook: str = "c1",
     failed: bool = False,
     versions: dict[str, int] | None = None,
+    manifest: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Manifest:
-    """Record a release made of the given segments; `changes` are fields of its manifest."""
+    """Record a release made of the given segments; `changes` are fields of its manifest, and so is `manifest`."""
     for name in assignments:
         sids(lake, codebook, name)
     blob = lake.blobs.put(b"blob")
@@ -90,6 +91,7 @@ def candidate(
                 "metrics": {},
                 "gates": [gate(not failed)],
                 **changes,
+                **(manifest or {}),
             }
         )
 

@@ -77,6 +77,18 @@ def test_a_rollback_holds_what_it_went_back_to(tmp_path: Path) -> None:
     assert by_run(lake, two).release == two
 
 
+def test_holding_and_lifting_leave_the_alias_where_it_is(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    one, two = candidate(lake, "one", ["a"]).id, candidate(lake, "two", ["a", "b"]).id
+    for release in (one, two):
+        publish(lake, release, WHO)
+    hold(lake, WHO)
+    assert published(lake) == Published(two, None)
+    lift(lake, WHO)
+    assert published(lake) == Published(two, None)
+    assert [move.note for move in pointer_history(lake, "production")[3:]] == ["hold", "lift"]
+
+
 def test_a_note_that_only_begins_like_a_hold_holds_nothing(tmp_path: Path) -> None:
     moved = Pointer("production", 1, {"release": "r-000001", "model": None}, "holding", TIME)
     assert hold_of([moved]) is None
@@ -161,9 +173,14 @@ def test_a_release_is_of_an_earlier_time_where_catalogue_or_log_or_as_of_time_go
         versions = {"items": items, "sids": 7 - items, **({"interactions": log} if known or log >= 0 else {})}
         sides.append(Manifest.model_construct(versions=versions, as_of=TIME + day * DAY))
     told = is_earlier(*sides)
-    expected = [late < early for late, early in zip(after, before, strict=True)]
-    assert [part in " ".join(told) for part in ("items@", "interactions@", "as of ")] == expected
-    assert len(told) == sum(expected)
+    expected = [new < old for new, old in zip(after, before, strict=True)]
+    late, early = (f"{TIME + days[2] * DAY:%Y-%m-%d %H:%M:%S} UTC" for days in (after, before))
+    every = [
+        f"items@{after[0]} after items@{before[0]}",
+        f"interactions@{after[1]} after interactions@{before[1]}",
+        f"as of {late} after as of {early}",
+    ]
+    assert told == [line for line, is_so in zip(every, expected, strict=True) if is_so]
 
 
 def test_what_was_published_and_is_of_an_earlier_time_is_gone_back_to_by_a_rollback(tmp_path: Path) -> None:
@@ -237,6 +254,29 @@ def test_a_release_is_left_without_its_model_only_where_somebody_says_so(tmp_pat
         publish(lake, other, WHO)
     assert publish(lake, other, WHO, without_model=True) == Published(other, None)
     assert publish(lake, other, WHO) == Published(other, None), "there is no model that it could lose"
+
+
+def test_a_run_that_says_nothing_of_models_leaves_production_the_one_it_has(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    one, two = candidate(lake, "one", ["a"]).id, candidate(lake, "two", ["a", "b"]).id
+    trained = model(lake, "k1", one, "v-c1")
+    for release in (one, two):
+        assert by_run(lake, release) == Published(release, trained)
+    other = candidate(lake, "three", ["a", "b"], codebook="c2").id
+    with pytest.raises(PublishRefused, match="without a generator"):
+        by_run(lake, other)
+
+
+def test_what_was_published_again_is_gone_back_from_to_what_was_there_in_between(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    one, two, three = (candidate(lake, key, ["a"]).id for key in ("one", "two", "three"))
+    for release in (one, two, one):
+        publish(lake, release, WHO)
+    assert rollback(lake, WHO).release == two
+    publish(lake, three, WHO)
+    assert [rollback(lake, WHO).release for _ in range(2)] == [two, one]
+    assert rollback(lake, WHO, to=three).release == three, "also to what was rolled away from"
+    assert rollback(lake, WHO).release == one
 
 
 def test_a_rollback_to_what_had_no_model_takes_the_newest_that_was_trained_for_it(tmp_path: Path) -> None:
