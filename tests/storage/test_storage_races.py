@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 
 from storage import commit
 from storage.commit import Provenance, append, conform, swap
@@ -135,6 +136,50 @@ def test_two_who_append_under_keys_of_their_own_are_both_there_and_each_knows_it
         again = append(lake, "vectors", vectors("of no account"), key, WHO)
         assert (again.written, again.ref.version) == (False, version)
         assert sorted(lake.read("vectors", version)["item_id"].to_pylist()) == sorted(items)
+
+
+def test_files_of_a_bookkeeping_table_are_joined_when_there_are_more_than_may_be_and_none_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files whose rows were joined stay, also where another program cleans up: former versions are made of them."""
+    monkeypatch.setattr(commit, "MOST_FILES", 3)
+    lake = Lake(str(tmp_path))
+    files, versions = [], []
+    for number in range(8):
+        move_pointer(lake, read_pointer(lake, "name"), number, "note", WHO)
+        files.append(len(lake.data_files("pointers")))
+        versions.append(lake.version("pointers"))
+        append(lake, "vectors", vectors(f"i{number}"), f"key-{number}", WHO)
+    assert files == [1, 2, 3, 1, 2, 3, 1, 2]
+    assert len(lake.data_files("vectors")) == 8
+    DeltaTable(lake.path("pointers")).vacuum(dry_run=False)
+    for number, version in enumerate(versions):
+        assert sorted(lake.read("pointers", version)["value"].to_pylist()) == [str(each) for each in range(number + 1)]
+    assert [move.value for move in pointer_history(lake, "name")[1:]] == list(range(8))
+
+
+def test_a_join_that_another_writer_comes_before_is_left_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commit, "MOST_FILES", 2)
+    lake = Lake(str(tmp_path))
+    for number in range(2):
+        move_pointer(lake, read_pointer(lake, "name"), number, "note", WHO)
+    write, left = commit.write_rows, [True]
+
+    def interrupted(*arguments: Any, news: bool = True) -> Any:
+        if not news and left:
+            left.clear()
+            move_pointer(Lake(lake.uri), read_pointer(lake, "other"), 0, "note", WHO)
+        return write(*arguments, news=news)
+
+    monkeypatch.setattr(commit, "write_rows", interrupted)
+    move_pointer(lake, read_pointer(lake, "name"), 2, "note", WHO)
+    assert not left
+    assert [move.value for move in pointer_history(lake, "name")[1:]] == [0, 1, 2]
+    assert [move.value for move in pointer_history(lake, "other")[1:]] == [0]
+    assert lake.rows("pointers") == 4
+    assert len(lake.data_files("pointers")) <= 2
 
 
 def test_pauses_grow_and_stay_below_half_a_second(pauses: list[float]) -> None:
