@@ -1,5 +1,6 @@
 """Two writers in an order that is chosen: what one decided is decided again on what the other left."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from storage.commit import Provenance, append, conform, swap
 from storage.errors import CommitConflict, SchemaMismatch
 from storage.lake import Lake
 from storage.pointers import move_pointer, pointer_history, read_pointer
-from storage.schemas import POINTERS, VECTORS
+from storage.schemas import POINTERS, QUARANTINE, VECTORS
 
 WHO = Provenance("test", "recipe")
+TIME = datetime(2024, 1, 1, tzinfo=UTC)
 
 
 def vectors(*items: str) -> pa.Table:
@@ -220,3 +222,12 @@ def test_missing_and_unknown_columns_are_named() -> None:
     rows = vectors("a").rename_columns(["item", *VECTORS.schema.names[1:]])
     with pytest.raises(SchemaMismatch, match=r"missing columns \['item_id'\], unknown \['item'\]"):
         conform("vectors", rows)
+
+
+def test_the_first_of_the_rows_that_break_a_rule_is_told_and_how_many_they_are() -> None:
+    row = {"quarantine_id": "q", "stage": "s", "subject": None, "reason": "r", "detail": "d",
+           "payload": None, "source": "s", "source_row": 0, "at": TIME, "run": "r"}  # fmt: skip
+    rows = [{**row, "status": status} for status in ("open", "first", "second", "third")]
+    with pytest.raises(SchemaMismatch, match=r"'quarantine': 3 break known_status .*, as .*'first'") as refused:
+        conform("quarantine", pa.Table.from_pylist(rows, schema=QUARANTINE.schema))
+    assert "third" not in str(refused.value)
