@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from made_releases import WHO, candidate, model
 
 from storage import data_files, files, integrity
+from storage.blobs import Blobs
 from storage.commit import append
 from storage.data_files import DataFile, check_footers, check_whole
 from storage.errors import BlobCorrupt, DataCorrupt, LakeError, LakeNotFound, LakeUnusable
@@ -91,6 +93,41 @@ def test_a_file_is_written_over_at_once_and_one_that_cannot_be_written_is_told_w
     with pytest.raises(OSError, match="File name too long"):
         place.write("n" * 300, b"")
     assert [each.name for each in tmp_path.iterdir()] == ["name"]
+
+
+def test_a_blob_of_an_object_store_is_copied_once_to_where_it_can_be_mapped_and_checked_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A URI stands for the store: what is behind it has no path."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    data, digest = b"a trie", sha256(b"a trie")
+    (tmp_path / "store" / digest[:2]).mkdir(parents=True)
+    blobs = Blobs(f"file://{tmp_path}/store")
+    assert blobs.put(data) == digest
+    assert blobs.location(digest) == f"file://{tmp_path}/store/{digest[:2]}/{digest}"
+    for cache, place in ((tmp_path / "cache", tmp_path / "cache"), (None, tmp_path / "tmp" / "sidmill-blobs")):
+        assert blobs.local_path(digest, cache) == place / digest
+        copied = (place / digest).stat().st_ino
+        assert (place / digest).read_bytes() == data
+        assert [each.name for each in place.iterdir()] == [digest]
+        assert blobs.local_path(digest, cache).stat().st_ino == copied, "what is there and right stays"
+        (place / digest).write_bytes(b"other")
+        assert blobs.local_path(digest, cache).read_bytes() == data
+    (tmp_path / "store" / digest[:2] / digest).write_bytes(b"other")
+    for use in (blobs.get, blobs.check, blobs.local_path):
+        with pytest.raises(BlobCorrupt, match=f"{digest} has the hash {sha256(b'other')}"):
+            use(digest)
+    (tmp_path / "store" / digest[:2] / digest).unlink()
+    for use in (blobs.get, blobs.check, blobs.local_path):
+        with pytest.raises(LakeNotFound, match=f"blob {digest} is missing at file://"):
+            use(digest)
+
+
+def test_a_blob_on_a_disk_is_mapped_where_it_lies(tmp_path: Path) -> None:
+    blobs = Blobs(str(tmp_path / "blobs"))
+    digest = blobs.put(b"a trie")
+    assert blobs.local_path(digest, tmp_path / "cache") == tmp_path / "blobs" / digest[:2] / digest
+    assert not (tmp_path / "cache").exists()
 
 
 # Names and the log.

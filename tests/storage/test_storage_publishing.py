@@ -195,17 +195,20 @@ def test_what_was_published_and_is_of_an_earlier_time_is_gone_back_to_by_a_rollb
 
 
 def test_a_candidate_that_goes_back_behind_its_parent_is_not_recorded(tmp_path: Path) -> None:
-    lake = Lake(str(tmp_path))
-    parent = candidate(lake, "parent", ["a"], versions={"items": 3, "interactions": 2}, as_of=TIME + DAY)
-    for versions, as_of, told in (
-        ({"items": 2, "interactions": 2}, TIME + DAY, "earlier versions of items"),
-        ({"interactions": 2}, TIME + DAY, "earlier versions of items"),
-        ({"items": 3, "interactions": 2}, TIME, "earlier versions of no table"),
+    """A table that a release does not name is of version -1, of which a lake without the table is too."""
+    lake, later = Lake(str(tmp_path)), TIME + DAY
+    versions = {"items": 1, "interactions": 0, "checksums": -1}
+    parent = candidate(lake, "parent", ["a"], versions=versions, as_of=later)
+    for earlier, as_of, told in (
+        ({"items": 0, "interactions": 0}, later, "earlier versions of items"),
+        ({"items": 1}, later, "earlier versions of interactions"),
+        ({"items": 1, "interactions": 0}, TIME, "earlier versions of no table"),
     ):
         with pytest.raises(LineageBroken, match=rf"behind its parent {parent.id}.*{told}"):
-            candidate(lake, "child", ["a"], versions=versions, as_of=as_of, parent=parent.id)
+            candidate(lake, "child", ["a"], versions=earlier, as_of=as_of, parent=parent.id)
     candidate(lake, "other", ["a"], versions={"items": 9, "interactions": 9}, as_of=TIME + 9 * DAY)
-    child = candidate(lake, "child", ["a"], versions=parent.versions, as_of=parent.as_of, parent=parent.id)
+    same = {"items": 1, "interactions": 0}
+    child = candidate(lake, "child", ["a"], versions=same, as_of=later, parent=parent.id)
     assert find_release_by_key(lake, "child") == child == read_release(lake, child.id)
     assert find_release_by_key(lake, "nobody's") is None
 
