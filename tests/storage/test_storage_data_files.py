@@ -22,7 +22,7 @@ from storage.commit import append
 from storage.data_files import DataFile, check_footers, check_whole
 from storage.errors import BlobCorrupt, DataCorrupt, LakeError, LakeNotFound, LakeUnusable
 from storage.files import Files, sha256
-from storage.integrity import check_pinned, first_fault, pinned_blobs, pinned_files
+from storage.integrity import adopt_all, check_pinned, checksums, first_fault, pinned_blobs, pinned_files
 from storage.lake import Lake
 from storage.log import Log
 from storage.manifest import Manifest
@@ -382,6 +382,29 @@ def test_a_file_of_another_program_is_taken_note_of_once_and_held_to_what_it_was
     flip(next(iter(theirs.values())), 10)
     with pytest.raises(DataCorrupt, match="was changed after its commit"):
         check_pinned(lake, made, None, WHO)
+
+
+def test_all_files_of_other_programs_are_taken_note_of_once_pinned_ones_that_are_gone_from_the_table_too(
+    tmp_path: Path,
+) -> None:
+    lake = Lake(str(tmp_path))
+    append(lake, "vectors", vectors("a"), "a", WHO)
+    write_deltalake(lake.path("vectors"), vectors("b"), mode="append")
+    made = candidate(lake, "one", ["s"], versions={"vectors": lake.version("vectors")})
+    write_deltalake(lake.path("vectors"), vectors("not pinned"), mode="append")
+    (pinned,) = (each.file for each in pinned_files(lake, made) if each.sha256 is None)
+    DeltaTable(lake.path("vectors")).optimize.compact()
+    write_deltalake(lake.path("sids"), sid("b"), mode="append")
+    newest = {
+        (table, file.path) for table in ("vectors", "sids") for file in lake.data_files(table) if file.sha256 is None
+    }
+    assert ("vectors", pinned.path) not in newest
+    assert adopt_all(lake, [made], WHO) == len(newest) + 1
+    assert checksums(lake).keys() == newest | {("vectors", pinned.path)}
+    for (table, path), digest in checksums(lake).items():
+        assert digest == sha256((Path(lake.path(table)) / path).read_bytes())
+    assert adopt_all(lake, [made], WHO) == 0
+    assert len(checksums(lake)) == len(newest) + 1
 
 
 def of_codebook(lake: Lake, made: Manifest) -> str:
