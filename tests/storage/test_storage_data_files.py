@@ -2,17 +2,19 @@
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_releases import WHO, candidate, model
 
@@ -24,7 +26,7 @@ from storage.errors import BlobCorrupt, DataCorrupt, LakeError, LakeNotFound, La
 from storage.files import Files, sha256
 from storage.integrity import adopt_all, check_pinned, checksums, first_fault, pinned_blobs, pinned_files
 from storage.lake import Lake
-from storage.log import Log
+from storage.log import Log, require_whole, why_unreadable
 from storage.manifest import Manifest
 from storage.models import record_model
 from storage.publishing import publish
@@ -183,6 +185,62 @@ def test_bounds_of_texts_pass_over_files_as_far_as_no_writer_cuts_them(tmp_path:
         assert lake.count("sids", lake.version("sids"), ds.field("assignment_id") == segment) == there
 
 
+def test_a_text_that_is_too_long_for_a_bound_leaves_the_bounds_of_other_columns_and_the_log_says_no_nulls(
+    tmp_path: Path,
+) -> None:
+    lake = Lake(str(tmp_path))
+    append(lake, "sids", sid("x" * 40), "key", WHO)
+    (file,) = lake.data_files("sids")
+    assert file.bounds == {"item_id": ("i", "i")}
+    said = pa.table(lake.open("sids").get_add_actions(flatten=True))
+    assert said["null_count.item_id"].to_pylist() == [0]
+
+
+def test_a_file_is_named_by_the_last_part_of_its_path() -> None:
+    assert DataFile("modality=text/part-1.parquet", 0, 0, None, {}, {}).name == "part-1.parquet"
+    assert DataFile("part-1.parquet", 0, 0, None, {}, {}).name == "part-1.parquet"
+
+
+def test_files_that_cannot_hold_what_is_asked_for_are_not_opened(tmp_path: Path) -> None:
+    """By their bounds and by their partition: they may as well be gone."""
+    lake = Lake(str(tmp_path))
+    for item, modality in (("a", "text"), ("m", "text"), ("z", "image")):
+        append(lake, "vectors", vectors(item, modality=modality), item, WHO)
+    kept = next(file for file in lake.data_files("vectors") if file.bounds["item_id"] == ("m", "m"))
+    for file in lake.data_files("vectors"):
+        if file != kept:
+            path_of(lake, file).unlink()
+    for item in ("m", "n", "b"):
+        where = (ds.field("item_id") == item) & (ds.field("modality") == "text")
+        assert lake.read("vectors", where=where).num_rows == (item == "m")
+    with pytest.raises(DataCorrupt, match="is missing"):
+        lake.read("vectors")
+
+
+@settings(max_examples=12, deadline=None)
+@given(at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_flipped_bit_in_a_page_is_never_read_as_data_though_the_footer_is_right(
+    tmp_path_factory: pytest.TempPathFactory, at: float, bit: int
+) -> None:
+    """Numbers that no compression shortens: nothing but the checksum of the page could tell."""
+    lake = Lake(str(tmp_path_factory.mktemp("lake")))
+    numbers = np.frombuffer(np.random.default_rng(0).bytes(32_000), np.float32)
+    rows = vectors("a").set_column(4, VECTORS.schema.field("vector"), pa.array([numbers]))
+    append(lake, "vectors", rows, "key", WHO)
+    (file,) = lake.data_files("vectors")
+    path = path_of(lake, file)
+    data = bytearray(path.read_bytes())
+    start = data.find(numbers[1000:1004].tobytes())
+    assert start > 0, "the numbers stand in the file as they are"
+    data[start + int(at * 20_000)] ^= 1 << bit
+    path.write_bytes(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_files, "SMALL", 0)
+        unchecked(patch)
+        with pytest.raises(DataCorrupt, match="was changed after its commit"):
+            lake.read("vectors")
+
+
 def test_the_log_names_the_files_of_every_version_also_after_files_were_joined(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
     for number in range(4):
@@ -216,6 +274,32 @@ def test_each_gap_in_a_log_is_told_by_its_ends(tmp_path: Path, gone: list[int], 
         entries[number].unlink()
     faults = list(Log(lake.table_files("vectors"), "vectors").faults())
     assert [fault.split("lacks the entries ")[1].split(":")[0] for fault in faults] == told
+
+
+def test_why_a_table_is_unreadable_is_told_in_one_line_that_ends(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    append(lake, "vectors", vectors("a"), "a", WHO)
+    place, newest = lake.table_files("vectors"), lake.version("vectors")
+    for version in (None, newest, 0):
+        for error, told in (
+            (ValueError("first line\nsecond"), r"\(first line\): restore the folder _delta_log"),
+            (ValueError("x" * 300), rf"\({'x' * 200}\): restore"),
+            (KeyError(), r"\(KeyError\): restore"),
+        ):
+            found = why_unreadable(place, "vectors", version, error)
+            assert isinstance(found, DataCorrupt)
+            assert re.search(told, str(found))
+    later = why_unreadable(place, "vectors", newest + 1, ValueError())
+    assert isinstance(later, LakeNotFound)
+    assert f"no version {newest + 1}; its newest is {newest}" in str(later)
+    none = why_unreadable(lake.table_files("items"), "items", 0, ValueError("gone"))
+    assert isinstance(none, DataCorrupt), "a log without an entry has no newest version to tell"
+    require_whole(place, "vectors", newest)
+    require_whole(place, "vectors", newest + 1)
+    (Path(lake.path("vectors")) / "_delta_log" / f"{newest:020d}.json").write_text("")
+    with pytest.raises(DataCorrupt, match=f"entry {newest:020d}.json of the log of table 'vectors'.*is empty"):
+        require_whole(place, "vectors", newest)
+    require_whole(place, "vectors", newest - 1)
 
 
 # Footers.
@@ -254,7 +338,11 @@ def test_whatever_is_read_of_it_at_once_a_footer_is_checked_to_its_last_bit(
     with pytest.raises(DataCorrupt):
         check_whole(place, found[1].path)
     path.unlink()
-    for check in (lambda: check_footers(place, found), lambda: check_whole(place, found[1].path)):
+    for check in (
+        lambda: check_footers(place, found),
+        lambda: check_whole(place, found[1].path),
+        lambda: integrity.check_file(lake, integrity.Pinned("vectors", found[1], found[1].sha256)),
+    ):
         unchecked(monkeypatch)
         with pytest.raises(DataCorrupt, match=r"is missing\. Restore"):
             check()

@@ -154,6 +154,10 @@ def test_files_of_a_bookkeeping_table_are_joined_when_there_are_more_than_may_be
         append(lake, "vectors", vectors(f"i{number}"), f"key-{number}", WHO)
     assert files == [1, 2, 3, 1, 2, 3, 1, 2]
     assert len(lake.data_files("vectors")) == 8
+    logs = [path.read_text() for path in (tmp_path / "pointers" / "_delta_log").glob("*.json")]
+    joins = [entry for entry in logs if '"remove"' in entry]
+    assert len(joins) == 2
+    assert not any('"dataChange":true' in entry for entry in joins), "to who reads changes a join is no news"
     DeltaTable(lake.path("pointers")).vacuum(dry_run=False)
     for number, version in enumerate(versions):
         assert sorted(lake.read("pointers", version)["value"].to_pylist()) == [str(each) for each in range(number + 1)]
