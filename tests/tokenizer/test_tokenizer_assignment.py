@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tokenizer.assignment import assign_level, balanced_assign
+from tokenizer import assignment
+from tokenizer.assignment import assign_level, balanced_assign, room_left
 from tokenizer.distance import BLOCK, cheapest, distance_blocks, nearest, own_distance
 from tokenizer.items import tie_keys
 from tokenizer.nodes import Nodes
@@ -289,3 +290,36 @@ def test_a_node_takes_those_who_would_regret_most_and_a_code_of_them_as_many_as_
     held = {node: sum(asks[row][:2] == node for row in served) for node in {ask[:2] for ask in asks}}
     order = np.argsort(keys, kind="stable")
     assert nodes.left(keys[order]).tolist() == [free[asks[row][:2]] - held[asks[row][:2]] for row in order]
+
+
+def test_a_code_has_room_for_what_its_capacity_leaves_and_never_for_less_than_nobody() -> None:
+    """More may be there than its capacity where a codebook was refitted."""
+    left = room_left((3, 5), [np.array([0, 2, 3, 4]), np.array([5, 1])])
+    assert [each.tolist() for each in left] == [[3, 1, 0, 0], [0, 4]]
+
+
+def test_who_lost_a_former_level_asks_for_nothing_and_gets_nothing() -> None:
+    vectors, points = skewed(40, 5, 3, 1)
+    prefix = np.zeros((40, 1), np.int32)
+    prefix[::4] = -1
+    items = Items({"": ArrayRows(vectors)}, tie_keys([str(row) for row in range(40)]))
+    level = PointLevel(Residual("", ()), points)
+    found = assign_level(level, items, prefix, np.full(5, 40), None, HERE, None)
+    assert (found.codes[::4] == -1).all()
+    assert (found.first[::4] == -1).all()
+    rest = prefix[:, 0] == 0
+    expected = dense_cost(vectors, points).argmin(axis=1)
+    np.testing.assert_array_equal(found.codes[rest], expected[rest])
+    np.testing.assert_array_equal(found.first[rest], expected[rest])
+
+
+@pytest.mark.parametrize(("list_rows", "ask_rows"), [(1, 1), (7, 3), (64, 10**6)])
+def test_how_many_rows_are_looked_at_together_changes_no_code(
+    list_rows: int, ask_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors, points = skewed(120, 12, 3, 5)
+    ties, capacity = tie_keys([str(row) for row in range(120)]), np.full(12, 10)
+    whole = balanced_assign(vectors, points, capacity, ties)
+    monkeypatch.setattr(assignment, "LIST_ROWS", list_rows)
+    monkeypatch.setattr(assignment, "ASK_ROWS", ask_rows)
+    np.testing.assert_array_equal(balanced_assign(vectors, points, capacity, ties).codes, whole.codes)
