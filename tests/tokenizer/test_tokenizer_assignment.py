@@ -323,3 +323,12 @@ def test_how_many_rows_are_looked_at_together_changes_no_code(
     monkeypatch.setattr(assignment, "LIST_ROWS", list_rows)
     monkeypatch.setattr(assignment, "ASK_ROWS", ask_rows)
     np.testing.assert_array_equal(balanced_assign(vectors, points, capacity, ties).codes, whole.codes)
+
+
+@pytest.mark.parametrize("codes", [1, 2, 255, 256, 257])
+def test_each_of_as_many_items_as_codes_gets_one_of_its_own_however_wide_a_code_is(codes: int) -> None:
+    """All in one place, so that nearly all of them look further; 257 codes do not fit in a byte."""
+    points = np.arange(codes, dtype=np.float32)[:, None]
+    vectors = np.full((codes, 1), codes / 2, np.float32)
+    ties = tie_keys([str(row) for row in range(codes)])
+    assert sorted(balanced_assign(vectors, points, np.ones(codes, np.int64), ties).codes) == list(range(codes))
