@@ -40,7 +40,7 @@ def serve() -> None:
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
     for name in LIBRARIES:
         importlib.import_module(name)
-    _one_examination()
+    _same_examples()
     gc.freeze()  # forks do not look through the libraries for garbage
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     for line in sys.stdin:
@@ -48,7 +48,7 @@ def serve() -> None:
         print(judged(asked["arguments"], asked["seconds"], asked["compiles"]), file=answers)
 
 
-def _one_examination() -> None:
+def _same_examples() -> None:
     """The same examples for every mutant; a counterexample is enough, the smallest one is not looked for."""
     from hypothesis import Phase, settings
 
