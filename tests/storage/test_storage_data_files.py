@@ -21,7 +21,7 @@ from made_releases import WHO, candidate, model
 from storage import data_files, files, integrity
 from storage.blobs import Blobs
 from storage.commit import append
-from storage.data_files import DataFile, check_footers, check_whole
+from storage.data_files import DataFile, check_footers, check_whole, entry_hash
 from storage.errors import BlobCorrupt, DataCorrupt, LakeError, LakeNotFound, LakeUnusable
 from storage.files import Files, sha256
 from storage.integrity import adopt_all, check_pinned, checksums, first_fault, pinned_blobs, pinned_files
@@ -199,6 +199,12 @@ def test_a_text_that_is_too_long_for_a_bound_leaves_the_bounds_of_other_columns_
 def test_a_file_is_named_by_the_last_part_of_its_path() -> None:
     assert DataFile("modality=text/part-1.parquet", 0, 0, None, {}, {}).name == "part-1.parquet"
     assert DataFile("part-1.parquet", 0, 0, None, {}, {}).name == "part-1.parquet"
+
+
+def test_the_hash_that_a_commit_keeps_of_its_files_stays_what_it_is_in_lakes_and_knows_no_order() -> None:
+    """Another one for the same would tell of a damaged log where none is."""
+    said = [{"path": "b", "size": 1}, {"path": "a", "size": 2}]
+    assert entry_hash(said) == entry_hash([{"size": 2, "path": "a"}, said[0]]) == "9d2a5f623400383e3f1c0dea500f84bf"
 
 
 def test_files_that_cannot_hold_what_is_asked_for_are_not_opened(tmp_path: Path) -> None:
