@@ -159,6 +159,7 @@ def test_events_are_those_of_the_window_in_time_order(positive_only: bool) -> No
     plan = plan_of(buckets, batch_size=1, positive_only=positive_only, behaviours=("click",))
     rows = [row for row in buckets(0).to_pylist() if not (positive_only and shown(row))]
     by_id = {row["event_id"]: index for index, row in enumerate(rows)}
+    assert Counter(event_ids(read(plan, buckets, 1))) == Counter(buckets.positives())
     for batch, _ in read(plan, buckets, 1)[0]:
         last = by_id[batch.event_ids[-1].as_py()]
         place = int(torch.nonzero(batch.targets[0]).max())
@@ -265,9 +266,12 @@ def test_rows_out_of_order_are_refused() -> None:
             next(batches(plan, lambda _, shuffled=shuffled: shuffled, 0, 1, Cursor(plan.hash)))
 
 
-@pytest.mark.parametrize(("sizes", "message"), [((5, 7, 3), "3 levels"), ((5, 2), "another codebook")])
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [((5, 7, 3), "3 levels"), ((5, 2), "another codebook"), ((5, 6), "another codebook"), ((4, 7), "another codebook")],
+)
 def test_codes_of_another_codebook_are_refused(sizes: tuple[int, ...], message: str) -> None:
-    table = bucket_table(0, [9], 0)
+    table = bucket_table(0, [60], 0)  # so many that each code of each level occurs
     plan = Plan("r-1", 1, sizes, 4, 6)
     with pytest.raises(SequencesInvalid, match=message):
         next(batches(plan, lambda _: table, 0, 1, Cursor(plan.hash)))
@@ -342,8 +346,36 @@ def test_windows_are_those_of_a_plain_loop(users: list[list[int]], max_events: i
                 break
             predict, stop = stop, min(end, stop + stride)
     found = cut(pool.users, pool.wanted, max_events, one_target)
+    if not one_target:
+        plain = cut(pool.users, pool.wanted, max_events)
+        assert (plain.start.tolist(), plain.stop.tolist()) == (found.start.tolist(), found.stop.tolist())
     columns = (found.first, found.start, found.stop, found.predict)
     assert list(zip(*(each.tolist() for each in columns), strict=True)) == expected
+
+
+@given(users=users_per_bucket, fresh=st.booleans())
+def test_a_model_that_reads_only_what_was_more_than_shown_reads_each_user_as_if_the_rest_were_not_there(
+    users: list[list[int]], fresh: bool
+) -> None:
+    buckets = Buckets(users)
+    table = buckets(0).append_column(
+        "fresh", pa.array([row % 2 == 0 for row in range(buckets(0).num_rows)], pa.bool_())
+    )
+    rows = [row for row in table.to_pylist() if not shown(row)]
+    pool = read_pool(table, plan_of(buckets, positive_only=True, fresh_only=fresh), "")
+    assert pool.event_ids.to_pylist() == [row["event_id"] for row in rows]
+    assert pool.codes.tolist() == [row["codes"] for row in rows]
+    assert pool.wanted.tolist() == [row["fresh"] or not fresh for row in rows]
+    of_user = Counter(row["user_id"] for row in rows)
+    assert np.diff(pool.users).tolist() == [of_user[user] for user in sorted(of_user)]
+    assert pool.users[0] == 0
+
+
+def test_events_of_one_time_are_in_order_whatever_stands_first() -> None:
+    table = bucket_table(0, [4, 4], 0)
+    place = table.schema.get_field_index("event_time")
+    same = table.set_column(place, "event_time", pa.array([START] * 8, pa.timestamp("us")))
+    assert read_pool(same, Plan("r-1", 1, SIZES, 4, 6), "").users.tolist() == [0, 4, 8]
 
 
 def test_a_step_smaller_than_the_workers_gives_the_rest_one_empty_row() -> None:
