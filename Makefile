@@ -47,20 +47,15 @@ test: setup  ## the tests that take minutes (under 15 on two cores)
 test-all: setup  ## all tests, also those on real data
 	$(BIN)/pytest -q
 
-# A file is changed in a copy of the checkout; its tests run there, once for each change. A change that no test notices
-# survives. MODULE=FILE.py TESTS='FILES [-k WORDS]' are one module and the tests that should notice.
+# Modules are changed in a copy of the checkout, one place at a time, and their tests run there, once for each change. A
+# change that no test notices survives. Which modules, and which tests should notice: tests/mutants/modules.toml.
 MUTANTS := .cache/mutants
-mutants: setup $(COSMIC)/ready  ## change a module and see which changes no test notices (MODULE=FILE TESTS=FILES)
-	@test -n "$(MODULE)" -a -n "$(TESTS)" || { echo "say MODULE=FILE.py and TESTS='FILES [-k WORDS]'" >&2; exit 2; }
-	rm -rf $(MUTANTS) && mkdir -p $(MUTANTS)
-	git ls-files --cached --others --exclude-standard -z | tar --null -T - -cf - | tar -xf - -C $(MUTANTS)
-	printf '%s\n' '[cosmic-ray]' 'module-path = "$(MODULE)"' 'timeout = 120.0' 'excluded-modules = []' \
-	  "test-command = \"env OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m pytest -x -q -m 'not slow' $(TESTS)\"" \
-	  '[cosmic-ray.distributor]' 'name = "local"' > $(MUTANTS)/mutants.toml
-	cd $(MUTANTS) && PATH=$(abspath $(COSMIC))/bin:$$PATH && \
-	  cosmic-ray init mutants.toml mutants.sqlite && cosmic-ray --verbosity=WARNING baseline mutants.toml && \
-	  cosmic-ray exec mutants.toml mutants.sqlite && \
-	  { cr-report --show-diff --surviving-only mutants.sqlite; cr-rate mutants.sqlite; }
+mutants: setup $(COSMIC)/ready  ## change modules and see which changes no test notices (MODULE=FILES, TESTS=FILES, AGAIN=1: what survived)
+	rm -rf $(MUTANTS)/checkout && mkdir -p $(MUTANTS)/checkout
+	git ls-files --cached --others --exclude-standard -z | tar --null -T - -cf - | tar -xf - -C $(MUTANTS)/checkout
+	cd $(MUTANTS)/checkout && $(abspath $(COSMIC))/bin/python tests/mutants/run.py \
+	  --python $(abspath $(BIN))/python --results ../results \
+	  $(if $(MODULE),--modules $(MODULE)) $(if $(TESTS),--tests "$(TESTS)") $(if $(AGAIN),--again)
 
 $(COSMIC)/ready: | $(UV)
 	$(UV) venv -q --allow-existing --python $(PYTHON) $(COSMIC)

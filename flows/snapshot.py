@@ -78,13 +78,13 @@ def take_snapshot(
     """
     items, interactions = run.lake.ref("items"), run.lake.ref("interactions")
     bound = as_of or run.clock
-    last = max((each.as_of for each in earlier), default=bound)
-    if bound < last:
+    latest = max(earlier, key=lambda each: each.as_of, default=None)
+    if latest is not None and bound < latest.as_of:
         run.say(
-            f"  warning: the clock says {bound:%Y-%m-%d %H:%M:%S}, and {earlier[-1].id} is as of "
-            f"{last:%Y-%m-%d %H:%M:%S} UTC: that time is kept, so that nothing leaves the release"
+            f"  warning: the clock says {bound:%Y-%m-%d %H:%M:%S}, and {latest.id} is as of "
+            f"{latest.as_of:%Y-%m-%d %H:%M:%S} UTC: that time is kept, so that nothing leaves the release"
         )
-        bound = last
+        bound = latest.as_of
     date = cutoff or date
     return Snapshot(items, interactions, bound, date or _holdout_cutoff(run, interactions, bound), date)
 

@@ -80,7 +80,7 @@ def conform(table: str, rows: pa.Table) -> pa.Table:
             raise SchemaMismatch(f"rows for {table!r}: column {wanted.name!r} has nulls; it is required.")
     try:
         rows = rows.cast(schema)
-    except (pa.ArrowInvalid, ValueError) as error:
+    except pa.ArrowException as error:
         raise SchemaMismatch(f"rows for {table!r}: {error}") from error
     for name, rule in TABLES[table].constraints.items():
         broken = pl.DataFrame(rows).filter(pl.sql_expr(rule).not_())

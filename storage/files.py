@@ -14,7 +14,7 @@ from storage.errors import LakeUnusable
 WRITING = ".writing-"
 """Starts the name of a file that is not whole yet."""
 BLOCK = 1 << 20
-NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 
 
 def sha256(data: bytes) -> str:

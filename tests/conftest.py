@@ -2,13 +2,18 @@
 
 import json
 import os
+import tarfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from infra.settings import configure
+
+if TYPE_CHECKING:
+    from storage.lake import Lake
 
 configure()
 
@@ -19,6 +24,7 @@ THEMES = {
     "music": ["guitar", "drum", "violin", "song", "choir", "piano"],
 }
 START = datetime(2024, 1, 1, tzinfo=UTC)
+OLD_LAKE = Path(__file__).parent / "storage" / "data" / "lake-format-1.tar.xz"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -79,6 +85,16 @@ def small(tmp_path: Path) -> Path:
     rows = write_items(tmp_path / "data" / "items.jsonl", 0, 40)
     write_log(tmp_path / "data" / "log.csv", [str(row["item_id"]) for row in rows], users=20, events=600)
     return tmp_path / "data"
+
+
+@pytest.fixture
+def old_lake(tmp_path: Path) -> "Lake":
+    """A lake of format 1: 24 items, 300 events, a bootstrap, a training, a night; no file has a hash."""
+    from storage.lake import Lake
+
+    with tarfile.open(OLD_LAKE) as archive:
+        archive.extractall(tmp_path, filter="data")
+    return Lake(str(tmp_path / "lake"))
 
 
 SMALL_RECIPE = {

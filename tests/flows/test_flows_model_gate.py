@@ -112,6 +112,19 @@ def test_only_what_is_worse_is_kept_back_and_only_where_the_gate_blocks(verdict:
     assert bool(found.told) == (verdict != "beats")
 
 
+def test_each_baseline_is_named_beside_what_it_decides_and_a_model_nobody_judged_passes() -> None:
+    both = {"against": against(popularity="is worse", item_knn="is worse", random="beats")}
+    blocked = judge_model("m-000001", "r-000001", both, "block").told
+    assert "m-000001 is not published, for it is worse than item-knn and popularity." in blocked
+    assert "worse than item-knn and popularity; the recipe" in judge_model("m", "r", both, "warn").told
+    alike = {"against": against(popularity="not told apart", item_knn="beats")}
+    assert judge_model("m", "r", alike, "block").told == "warning: m is not told apart from popularity"
+    for nothing in (None, {}, {"against": {}}):
+        found = judge_model("m", "r", nothing, "block")
+        assert found.publishable
+        assert "was not compared with baselines" in found.told
+
+
 def test_the_verdict_stands_in_the_evaluation_with_its_interval() -> None:
     result = {"generator": row(0.05), "against": against(popularity="is worse")}
     assert verdicts(result) == ["recall@10 is worse than popularity: difference -0.0200 (95 % -0.0300 to -0.0100)"]

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -33,7 +32,6 @@ from storage.schemas import PROPERTIES, QUARANTINE, SIDS, TABLES, VECTORS
 
 WHO = Provenance("test", "recipe")
 TIME = datetime(2024, 1, 1, tzinfo=UTC)
-OLD_LAKE = Path(__file__).parent / "data" / "lake-format-1.tar.xz"
 
 
 def vectors(first: int, count: int) -> pa.Table:
@@ -270,14 +268,6 @@ def test_a_lake_of_a_newer_program_is_refused_in_one_line(tmp_path: Path) -> Non
     ):
         with pytest.raises(LakeFormat, match=f"has format {FORMAT + 1}.*use a newer sidmill"):
             use()
-
-
-@pytest.fixture
-def old_lake(tmp_path: Path) -> Lake:
-    """A lake of format 1: 24 items, 300 events, a bootstrap, a training, a night; no file has a hash."""
-    with tarfile.open(OLD_LAKE) as archive:
-        archive.extractall(tmp_path, filter="data")
-    return Lake(str(tmp_path / "lake"))
 
 
 def test_a_lake_of_format_1_is_read_is_not_written_and_keeps_its_logs_at_once(old_lake: Lake) -> None:

@@ -3,17 +3,17 @@
 import json
 import re
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from made_releases import CUTOFF, TIME, WHO, candidate, model
 
-from storage.commit import Provenance, append
+from storage.commit import append
 from storage.errors import GateBlocked, LakeNotFound, LineageBroken, PointerMoved, PublishRefused, StaleCandidate
 from storage.lake import Lake
-from storage.manifest import Gate, Manifest
-from storage.models import models, models_of, record_evaluation, record_model
+from storage.models import models, models_of, record_evaluation
 from storage.pointers import read_pointer
 from storage.publishing import publish, publish_by_run, rollback, was_published
 from storage.releases import (
@@ -22,82 +22,9 @@ from storage.releases import (
     published,
     published_assignments,
     read_release,
-    record_release,
     releases,
 )
 from storage.runs import RunRecord, read_run, runs
-from storage.schemas import SIDS
-
-WHO = Provenance("test", "recipe")
-TIME = datetime(2024, 1, 1, tzinfo=UTC)
-CUTOFF = TIME + timedelta(days=2)
-
-
-def model(lake: Lake, key: str, release: str, vocabulary: str) -> str:
-    return record_model(lake, key, release, vocabulary, lake.blobs.put(b"weights"), {}, WHO)
-
-
-def candidate(
-    lake: Lake,
-    key: str,
-    assignments: list[str],
-    codebook: str = "c1",
-    failed: bool = False,
-    fit_cutoff: datetime = TIME,
-) -> Manifest:
-    """Record a release made of the given segments; segment "a" holds items a0 and a1."""
-    for name in assignments:
-        rows = [
-            {
-                "assignment_id": name,
-                "codebook": codebook,
-                "item_id": f"{name}{number}",
-                "codes": [number],
-                "vector_hash": "h",
-                "status": "assigned",
-            }
-            for number in range(2)
-        ]
-        append(lake, "sids", pa.Table.from_pylist(rows, schema=SIDS.schema), f"sids:{codebook}:{name}", WHO)
-
-    blob = lake.blobs.put(b"blob")
-
-    def make(release: str) -> Manifest:
-        return Manifest.model_validate(
-            {
-                "id": release,
-                "key": key,
-                "kind": "nightly",
-                "parent": None,
-                "run": "test",
-                "created_at": TIME,
-                "recipe_hash": "r",
-                "recipe": {},
-                "as_of": TIME,
-                "cutoff": CUTOFF,
-                "fit_cutoff": fit_cutoff,
-                "split_rule": "",
-                "versions": {"sids": lake.version("sids")},
-                "encoders": {},
-                "fusion": {"fingerprint": "f", "details": {}},
-                "fusion_blob": blob,
-                "codebook": {
-                    "id": codebook,
-                    "blob": blob,
-                    "sizes": [4],
-                    "vocabulary": f"v-{codebook}",
-                    "fitted_by": "test",
-                },
-                "assignments": assignments,
-                "trie": {"sha256": lake.blobs.put(key.encode()), "path": "", "sids": 2},
-                "items": 2,
-                "counts": {},
-                "metrics": {},
-                "gates": [Gate(name="collapse", severity="block", value=1, limit=0, passed=not failed)],
-            }
-        )
-
-    return record_release(lake, make, key, WHO)[0]
 
 
 def test_a_key_makes_one_release_and_ids_count_up(tmp_path: Path) -> None:

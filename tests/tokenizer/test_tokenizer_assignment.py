@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tokenizer.assignment import assign_level, balanced_assign
+from tokenizer import assignment
+from tokenizer.assignment import assign_level, balanced_assign, room_left
 from tokenizer.distance import BLOCK, cheapest, distance_blocks, nearest, own_distance
 from tokenizer.items import tie_keys
 from tokenizer.nodes import Nodes
-from tokenizer.placing import accept
+from tokenizer.placing import _sorted_rows, accept
 from tokenizer.points import PointLevel, Residual
 from tokenizer.rows import ArrayRows, Items
 from tokenizer.work import HERE
@@ -242,3 +243,92 @@ def test_a_contested_code_goes_to_those_who_would_regret_most(asks: list[tuple[i
     assert set(np.flatnonzero(accepted).tolist()) == expected
     assert not refused.any()
     assert left.tolist() == [room[at] - sum(asks[row][0] == at for row in expected) for at in range(5)]
+
+
+@given(st.lists(st.integers(0, 3) | st.integers(2**62, 2**64 - 1) | st.integers(0, 2**62), max_size=40))
+def test_rows_are_put_in_order_of_key_and_then_of_row_however_long_the_keys_are(drawn: list[int]) -> None:
+    keys = np.array(drawn, np.uint64)
+    expected = sorted(range(len(drawn)), key=lambda row: (drawn[row], row))
+    assert _sorted_rows(keys).tolist() == expected
+    assert _sorted_rows(keys).dtype == np.int64
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30),
+    st.lists(st.integers(0, 6), min_size=4, max_size=4),
+    st.integers(0, 40),
+    st.booleans(),
+)
+def test_a_node_takes_those_who_would_regret_most_and_a_code_of_them_as_many_as_it_has_room_for(
+    asks: list[tuple[int, int, int]], room: list[int], taken: int, last: bool
+) -> None:
+    """Against sorting, first the askers of each node, then of these those of each code; who a node refused is told."""
+    prefix = np.array([[home] for home, _, _ in asks], np.int32)
+    code, regret = (np.array([ask[at] for ask in asks]) for at in (1, 2))
+    sizes = (3, 4) if last else (3, 4, 2, 2)
+    draw = np.random.default_rng(taken)
+    cells = np.stack(np.unravel_index(draw.permutation(np.prod(sizes))[:taken], sizes), axis=1).astype(np.int32)
+    nodes, left = Nodes(prefix, cells, sizes, np.ones(sizes[-1], np.bool_)), np.array(room, np.int64)
+    if not nodes.binding:
+        return
+    accepted, refused = accept(code.astype(np.int32), regret.astype(np.float32), left, nodes, np.arange(len(asks)))
+    free = np.full((3, 4), 1 if last else 4)
+    np.subtract.at(free, (cells[:, 0], cells[:, 1]), 1)
+    kept: list[int] = []
+    for node in {ask[:2] for ask in asks}:
+        askers = sorted((row for row, ask in enumerate(asks) if ask[:2] == node), key=lambda row: (-regret[row], row))
+        kept += askers[: free[node]]
+    served: list[int] = []
+    for number in range(4):
+        askers = sorted((row for row in kept if code[row] == number), key=lambda row: (-regret[row], row))
+        served += askers[: room[number]]
+    assert np.flatnonzero(accepted).tolist() == sorted(served)
+    assert np.flatnonzero(refused).tolist() == sorted(set(range(len(asks))) - set(kept))
+    assert left.tolist() == [room[at] - sum(code[row] == at for row in served) for at in range(4)]
+    keys = nodes.key(nodes.home, code)
+    held = {node: sum(asks[row][:2] == node for row in served) for node in {ask[:2] for ask in asks}}
+    order = np.argsort(keys, kind="stable")
+    assert nodes.left(keys[order]).tolist() == [free[asks[row][:2]] - held[asks[row][:2]] for row in order]
+
+
+def test_a_code_has_room_for_what_its_capacity_leaves_and_never_for_less_than_nobody() -> None:
+    """More may be there than its capacity where a codebook was refitted."""
+    left = room_left((3, 5), [np.array([0, 2, 3, 4]), np.array([5, 1])])
+    assert [each.tolist() for each in left] == [[3, 1, 0, 0], [0, 4]]
+
+
+def test_who_lost_a_former_level_asks_for_nothing_and_gets_nothing() -> None:
+    vectors, points = skewed(40, 5, 3, 1)
+    prefix = np.zeros((40, 1), np.int32)
+    prefix[::4] = -1
+    items = Items({"": ArrayRows(vectors)}, tie_keys([str(row) for row in range(40)]))
+    level = PointLevel(Residual("", ()), points)
+    found = assign_level(level, items, prefix, np.full(5, 40), None, HERE, None)
+    assert (found.codes[::4] == -1).all()
+    assert (found.first[::4] == -1).all()
+    rest = prefix[:, 0] == 0
+    expected = dense_cost(vectors, points).argmin(axis=1)
+    np.testing.assert_array_equal(found.codes[rest], expected[rest])
+    np.testing.assert_array_equal(found.first[rest], expected[rest])
+
+
+@pytest.mark.parametrize(("list_rows", "ask_rows"), [(1, 1), (7, 3), (64, 10**6)])
+def test_how_many_rows_are_looked_at_together_changes_no_code(
+    list_rows: int, ask_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors, points = skewed(120, 12, 3, 5)
+    ties, capacity = tie_keys([str(row) for row in range(120)]), np.full(12, 10)
+    whole = balanced_assign(vectors, points, capacity, ties)
+    monkeypatch.setattr(assignment, "LIST_ROWS", list_rows)
+    monkeypatch.setattr(assignment, "ASK_ROWS", ask_rows)
+    np.testing.assert_array_equal(balanced_assign(vectors, points, capacity, ties).codes, whole.codes)
+
+
+@pytest.mark.parametrize("codes", [1, 2, 255, 256, 257])
+def test_each_of_as_many_items_as_codes_gets_one_of_its_own_however_wide_a_code_is(codes: int) -> None:
+    """All in one place, so that nearly all of them look further; 257 codes do not fit in a byte."""
+    points = np.arange(codes, dtype=np.float32)[:, None]
+    vectors = np.full((codes, 1), codes / 2, np.float32)
+    ties = tie_keys([str(row) for row in range(codes)])
+    assert sorted(balanced_assign(vectors, points, np.ones(codes, np.int64), ties).codes) == list(range(codes))

@@ -1,9 +1,12 @@
 """Putting candidates in order by probability and likeness, against a plain loop."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tokenizer.distance import cheapest
+from training import likeness
 from training.likeness import Likeness
 
 
@@ -16,7 +19,7 @@ def test_candidates_go_by_probability_and_likeness(seed: int, weight: float, dec
     taken = [draw.integers(0, 12, length) for length in (0, 1, 5)]
     found = np.stack([draw.permutation(12)[:6] for _ in taken])
     found[1, 4:] = -1
-    scores = np.where(found < 0, -np.inf, draw.normal(size=found.shape)).astype(np.float32)
+    scores = np.where(found < 0, draw.choice([-np.inf, 99]), draw.normal(size=found.shape)).astype(np.float32)
     ranked = Likeness.of(vectors, weight, decay).reranked(found, scores, taken)
     for user, rows in enumerate(taken):
         wish = np.zeros(4)
@@ -48,12 +51,38 @@ def test_retrieval_by_vectors_alone_is_sorting_all_items(seed: int, decay: float
     taken = [draw.integers(0, 7, draw.integers(0, 4)) for _ in range(5)]
     hidden = [np.append(rows, -1) for rows in taken]
     found = Likeness.of(vectors, 1.0, decay).nearest(taken, width, hidden if exclude else None)
-    likeness = Likeness.of(vectors, 1.0, decay)
+    whole = Likeness.of(vectors, 1.0, decay)
     for user, rows in enumerate(taken):
-        asked = likeness.asked([rows])[0]
+        asked = whole.asked([rows])[0]
         shown = [item for item in range(7) if vectors[item].any() and asked.any() and not (exclude and item in rows)]
-        cosine = {item: float(likeness.unit[item] @ asked) for item in shown}
+        cosine = {item: float(whole.unit[item] @ asked) for item in shown}
         expected = sorted(shown, key=lambda item: -cosine[item])[:width]
         got = found[user][found[user] >= 0].tolist()
         assert len(got) == len(expected) == len(set(got))
+        assert found[user].tolist() == got + [-1] * (width - len(got))
         np.testing.assert_allclose([cosine[item] for item in got], [cosine[item] for item in expected], atol=1e-6)
+
+
+@pytest.mark.parametrize("cells", [1, 7, 20, 21, 35, 10**6])
+def test_users_are_asked_about_in_parts_that_fit_and_the_parts_change_nothing(
+    cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven items: as many users at a time as their cells allow, one at least."""
+    draw = np.random.default_rng(0)
+    found = Likeness.of(draw.normal(size=(7, 3)).astype(np.float32), 1.0, 0.9)
+    taken = [draw.integers(0, 7, 3) for _ in range(5)]
+    whole, compared = found.nearest(taken, 4, taken), []
+
+    def noted(cost: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+        compared.append(len(cost))
+        return cheapest(cost, width)
+
+    monkeypatch.setattr(likeness, "CELLS", cells)
+    monkeypatch.setattr(likeness, "cheapest", noted)
+    np.testing.assert_array_equal(found.nearest(taken, 4, taken), whole)
+    assert max(compared) == min(5, max(1, cells // 7))
+    monkeypatch.setattr(likeness, "AT_ONCE", 2)
+    scores = draw.normal(size=whole.shape).astype(np.float32)
+    ranked = found.reranked(whole, scores, taken)
+    monkeypatch.setattr(likeness, "AT_ONCE", 99)
+    np.testing.assert_array_equal(ranked, found.reranked(whole, scores, taken))

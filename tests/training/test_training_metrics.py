@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from training.exposure import Exposure, self_information
 from training.metrics import (
+    headline_cut,
     intervals,
     mrr,
     ndcg_at,
@@ -118,6 +119,24 @@ def test_every_counted_case_is_in_one_bucket_and_zeros_are_apart(drawn: list[int
             assert len(inside) - above.count(bucket.high) < math.ceil(len(above) / parts)
     assert len(buckets) <= parts + (0 in drawn)
     assert [bucket.high for bucket in buckets if bucket.low == 0] == [0] * (0 in drawn)
+
+
+def test_there_are_up_to_four_buckets_unless_another_number_is_asked_for() -> None:
+    values = np.arange(100)
+    assert [(bucket.low, bucket.high) for bucket in quantile_buckets(values)] == [
+        (0, 0),
+        (1, 25),
+        (26, 50),
+        (51, 75),
+        (76, 99),
+    ]
+
+
+def test_the_headline_is_that_of_ten_where_it_is_measured_and_else_of_the_most() -> None:
+    assert headline_cut((1, 10, 50)) == headline_cut((10,)) == 10
+    assert headline_cut((1, 5)) == headline_cut((5, 1)) == 5
+    assert headline_cut((20, 50)) == 50
+    assert headline_cut((9, 11)) == 11
 
 
 @settings(max_examples=60)

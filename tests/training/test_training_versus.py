@@ -52,3 +52,23 @@ def test_a_model_far_behind_is_worse_and_one_far_ahead_beats_and_one_case_in_a_h
     assert versus(popular, behind, 10)["verdict"] == "beats"
     shifted = np.where((cases + 50) % 100 < 6, 0, -1)
     assert versus(shifted, popular, 10)["verdict"] == "not told apart"
+
+
+def pairs(cases: int, won: int, lost: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks of two recommenders: each hits so many cases that the other misses."""
+    case = np.arange(cases)
+    return np.where(case < won, 0, -1), np.where((case >= won) & (case < won + lost), 0, -1)
+
+
+def test_six_cases_on_one_side_can_tell_two_apart_and_five_cannot() -> None:
+    """Chance puts five of five on one side more often than one time in twenty."""
+    assert versus(*pairs(20, 6, 0), 10)["verdict"] == "beats"
+    assert versus(*pairs(20, 0, 6), 10)["verdict"] == "is worse"
+    assert versus(*pairs(5, 5, 0), 10)["verdict"] == "not told apart"
+
+
+def test_an_interval_that_ends_at_0_tells_nothing() -> None:
+    for won, lost, end in ((6, 1, 0), (1, 6, 1)):
+        found = versus(*pairs(20, won, lost), 10)
+        assert found["interval"][end] == 0
+        assert found["verdict"] == "not told apart"
