@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 
 @dataclass
 class Result:
-    """`drawn` of `found` mutants were tried; `source` is the hash of the module."""
+    """`drawn` of `found` mutants were tried; `source` is the hash of the module and of how it is changed."""
 
     file: str
     tests: str
@@ -78,14 +78,14 @@ def survived_before(kept: Path, source: str) -> Result:
         sys.exit(f"no former run of this module ({kept} is missing): leave AGAIN out")
     told = json.loads(kept.read_text())
     if told["source"] != source:
-        sys.exit("the module has changed since its last run: leave AGAIN out")
+        sys.exit("the module, or how it is changed, is another since its last run: leave AGAIN out")
     return Result(**{**told, "survivors": [Mutant(**each) for each in told["survivors"]]})
 
 
 def examined(options: argparse.Namespace, judge: Judge, file: str, entry: dict[str, object], seed: int) -> Result:
     """One module: its survivors of the last run again, or a fresh draw."""
     tests = options.tests or entry.get("tests") or sys.exit(f"{file} is not in modules.toml: say TESTS='FILES'")
-    source = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    source = hashlib.sha256(Path(file).read_bytes() + (HERE / "places.py").read_bytes()).hexdigest()
     kept = options.results / f"{file.replace('/', '-').removesuffix('.py')}.json"
     found = mutants(Path(file))
     chosen, most = found, entry.get("sample", len(found))

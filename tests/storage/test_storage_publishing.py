@@ -73,6 +73,7 @@ def test_a_rollback_holds_what_it_went_back_to(tmp_path: Path) -> None:
     with pytest.raises(Held):
         by_run(lake, two)
     assert lift(lake, WHO) is True
+    assert published(lake) == Published(one, None), "lifting the hold goes nowhere"
     assert lift(lake, WHO) is False, "nothing holds it any more"
     assert by_run(lake, two).release == two
 
