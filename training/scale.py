@@ -1,7 +1,7 @@
 """Settings that follow the size of the catalogue and of the log, where a recipe leaves them at "auto".
 
 The rules pass through the settings that did best on the validation of Amazon Beauty (12,101 items, 154,000 events in
-22,363 windows) and of smaller catalogues (docs/recommendation.md). Above that size nothing was measured: there the
+22,580 windows) and of smaller catalogues (docs/recommendation.md). Above that size nothing was measured: there the
 passes fall with the root of the size, so that the work grows with the root too.
 """
 

@@ -8,7 +8,7 @@ from pipelines.spec import LOGITS, CollaborativeSection, collaborative_spec
 from training.scale import Scale, agrees, generator_spec, train_spec
 from training.spec import GeneratorSection, GeneratorSpec, TrainSection
 
-BEAUTY = Scale(items=12_101, levels=3, windows=22_363, targets=153_776)
+BEAUTY = Scale(items=12_101, levels=3, windows=22_580, targets=153_776)
 SIZES = st.integers(0, 10**10)
 
 
