@@ -44,6 +44,7 @@ from storage.releases import Published, published, read_release, releases
 from storage.runs import runs
 from tokenizer import scratch
 from training.errors import VocabularyMismatch
+from training.scale import Scale, generator_spec
 
 Recipe = dict[str, object]
 
@@ -225,7 +226,8 @@ def test_a_model_trained_for_a_backfill_is_published_with_it_and_the_training_sa
     lake = start(str(tmp_path / "lake"), small, recipe)
     other = {**recipe, "codebook": {"levels": [{"codes": 16}, {"codes": 16}]}}
     made = read_release(lake, backfill(lake.uri, other)["release"])
-    card = {"identity": {"spec": Settings.model_validate(recipe).generator.model_dump(mode="json")}}
+    shape = generator_spec(Settings.model_validate(recipe).generator, Scale(40, 3, 10, 100))
+    card = {"identity": {"spec": shape.model_dump(mode="json")}}
     weights = lake.blobs.put(b"weights")
     model = record_model(lake, "key", made.id, made.codebook.vocabulary, weights, card, Provenance("test", ""))
     capsys.readouterr()
