@@ -149,7 +149,7 @@ def _settings(
     scale = Scale(manifest.items, len(manifest.codebook.sizes), windows, predicted)
     generator, settings = generator_spec(sections[0], scale), train_spec(sections[1], scale)
     if former is not None:
-        generator = GeneratorSpec.model_validate(former["card"]["identity"]["spec"])
+        generator = GeneratorSpec.model_validate({"constrained": False, **former["card"]["identity"]["spec"]})
         if not agrees(sections[0], generator):
             raise CheckpointMismatch(
                 f"{former['id']} has another [generator] than the recipe: leave that section as it was to go on from it"
