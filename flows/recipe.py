@@ -50,7 +50,7 @@ class ModelGateSpec(BaseModel):
 
 
 class GatesSpec(BaseModel):
-    """The gates a candidate must pass; see `flows.gates` for what each one measures, and `flows.model_gate` for models.
+    """The gates a candidate must pass: `flows.gates.release_gates`, and for models `flows.gates.model_gate`.
 
     Of a gate, the limit or the severity may be given alone.
     """

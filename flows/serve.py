@@ -7,11 +7,11 @@ from prefect import serve as serve_flows
 from prefect.events import DeploymentEventTrigger
 
 from flows.backfill import backfill
+from flows.inspect.standing import standing
 from flows.nightly import nightly
-from flows.server import CLIENT_LOGIN, SERVER_LOGIN, ensure_server, login_file
-from flows.standing import standing
+from flows.runtime.server import CLIENT_LOGIN, SERVER_LOGIN, ensure_server, login_file
+from flows.runtime.terminal import printable
 from flows.steps.publish import PUBLISHED_EVENT
-from flows.terminal import printable
 from flows.train import train
 from storage.lake import Lake
 

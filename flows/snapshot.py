@@ -9,11 +9,11 @@ from typing import Any
 import polars as pl
 import pyarrow.dataset as ds
 
-from flows.run import Run
-from pipelines.behaviour import LogSlice
+from flows.runtime.run import Run
+from pipelines.collaborative.visible_log import LogSlice
 from storage.catalogue import catalogue
 from storage.lake import Lake, TableRef
-from storage.manifest import Manifest
+from storage.releases.manifest import Manifest
 
 
 @dataclass(frozen=True)

@@ -7,24 +7,24 @@ from typing import Any
 import numpy as np
 from prefect import flow
 
-from flows.cancellation import report_cancelled
-from flows.diff import open_trie
-from flows.evaluation import evaluation_cases
-from flows.evaluation_tables import headline, rankers, verdicts
+from flows.inspect.diff import open_trie
+from flows.inspect.evaluation_tables import headline, rankers, verdicts
 from flows.recipe import Recipe
-from flows.run import Run, open_run
+from flows.runtime.cancellation import report_cancelled
+from flows.runtime.run import Run, open_run
 from flows.steps.fit import log_slice
+from flows.steps.held_out import evaluation_cases
 from flows.steps.publish import publish_model
 from flows.steps.task import step
-from pipelines.sequences import targets
-from pipelines.user_buckets import users_with_fresh_events
+from pipelines.sequences.build import targets
+from pipelines.sequences.user_buckets import users_with_fresh_events
 from storage.lake import Lake
-from storage.manifest import Manifest
-from storage.models import evaluations, find_model_by_key, read_model, record_evaluation
-from storage.releases import PRODUCTION, published, read_release
+from storage.releases.manifest import Manifest
+from storage.releases.models import evaluations, find_model_by_key, read_model, record_evaluation
+from storage.releases.releases import PRODUCTION, published, read_release
 from tokenizer.spec import CodebookSpec
+from training.auto_settings import agrees
 from training.errors import LearntWhatIsHeldOut, NothingToTrainOn, VocabularyMismatch
-from training.scale import agrees
 from training.spec import GeneratorSpec
 
 
@@ -38,7 +38,8 @@ def train(
 ) -> dict[str, Any]:
     """Sequences, training on Ray Train, evaluation; production then points to the pair (release, model).
 
-    Not where the model is worse than a baseline (`flows.model_gate`). `overrides` of the recipe hold for this run.
+    Not where the model is worse than a baseline (`flows.gates.model_gate`). `overrides` of the recipe hold for this
+    run.
 
     Skipped where a model of this release and recipe exists. Without a recipe the release's own is used. With a model to
     go on from (`since`, or production's where the recipe says so) training starts with its weights and predicts the
@@ -160,7 +161,7 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
     Returns the key of the evaluation in the lake; none where the log holds nothing to evaluate on.
     """
     from flows.steps.training import likeness_of, load_model
-    from training.evaluate import evaluate
+    from training.evaluation.evaluate import evaluate
 
     version = run.lake.version("interactions")
     negative = run.recipe.train.negative_events

@@ -8,16 +8,16 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipelines.embed import matrix
-from pipelines.fuse import FUSED, Fused
-from pipelines.ingest import Counts
+from pipelines.embed.embed import matrix
+from pipelines.fusion.fuse import FUSED, Fused
+from pipelines.ingest.accounting import Counts
 from storage.commit import Provenance, append
 from storage.lake import Lake, one_of
 from storage.quarantine import Reject, quarantine
 from storage.reasons import Reason
 from storage.schemas import DRIFT, SIDS
+from tokenizer.assign import Assignment, Occupancy, Status
 from tokenizer.codebook import Codebook
-from tokenizer.encode import Assignment, Occupancy, Status
 
 
 def vector_hash(vector: np.ndarray[Any, Any]) -> str:

@@ -6,10 +6,10 @@ import secrets
 import sys
 from pathlib import Path
 
-from pipelines.reach import ClusterUnreachable, foreign_address, private_folder, require_reachable, unreachable
+from pipelines.ray_address import ClusterUnreachable, foreign_address, private_folder, require_reachable, unreachable
 from pipelines.spec import ComputeSpec
 
-PACKAGES = ("flows", "pipelines", "tokenizer", "training", "storage", "infra")
+PACKAGES = ("flows", "pipelines", "training", "tokenizer", "storage", "learning", "infra")
 LOOPBACK = "127.0.0.1"
 SHIPPED = (
     "AWS_ALLOW_HTTP",

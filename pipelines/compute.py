@@ -19,12 +19,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from learning.progress import heard_by, tell
 from pipelines.cluster import connect, fix_threads, machine_cpus
 from pipelines.spec import ComputeSpec
-from tokenizer.distance import Floats
-from tokenizer.progress import heard_by, tell
-from tokenizer.rows import ArrayRows, Items, Rows, spans
-from tokenizer.work import HERE, Work, one_thread
+from tokenizer.arrays.distance import Floats
+from tokenizer.arrays.executor import HERE, Work, one_thread
+from tokenizer.arrays.vectors import ArrayRows, Items, Rows, spans
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -21,14 +21,14 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
-from pipelines.behaviour import LogSlice
-from pipelines.ingest import Counts
-from pipelines.user_buckets import bucket_count, in_buckets, with_sid
+from pipelines.collaborative.visible_log import LogSlice
+from pipelines.ingest.accounting import Counts
+from pipelines.sequences.user_buckets import bucket_count, in_buckets, with_sid
 from storage.catalogue import deleted_items
 from storage.lake import Lake
 from storage.reasons import Reason
-from tokenizer.items import tie_keys
-from tokenizer.trie import Trie
+from tokenizer.arrays.items import tie_keys
+from tokenizer.trie.trie import Trie
 
 RANGE_ITEMS, MOST_RANGES = 1 << 15, 512
 PAIRS = 1 << 22

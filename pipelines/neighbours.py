@@ -7,13 +7,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipelines.fuse import FUSED
+from pipelines.fusion.fuse import FUSED
 from storage.lake import Lake
+from tokenizer.arrays.items import tie_keys
+from tokenizer.arrays.vectors import as_matrix
 from tokenizer.codebook import Codebook
-from tokenizer.items import tie_keys
 from tokenizer.metrics import prefix_agreement
-from tokenizer.rows import as_matrix
-from tokenizer.trie import Trie
+from tokenizer.trie.trie import Trie
 
 NEIGHBOURS, QUERIES = 10, 2_000
 RUNS, RUN = 8, 2_048

@@ -9,11 +9,11 @@ import polars as pl
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
-from pipelines.event_order import ORDER, in_order
+from pipelines.sequences.event_order import ORDER, in_order
 from storage.lake import Lake
-from tokenizer.items import tie_keys
+from tokenizer.arrays.items import tie_keys
 from tokenizer.metrics import chance_agreement, collision_metrics, level_metrics, pair_agreement
-from tokenizer.trie import Trie
+from tokenizer.trie.trie import Trie
 
 WINDOW = 5
 EVENTS = 500_000

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from storage.lake import Lake, one_of
-from storage.manifest import Manifest
+from storage.releases.manifest import Manifest
 
 
 def catalogue(

@@ -11,7 +11,7 @@ from a table handle and commit *through that same handle*:
 - `swap` forbids rebasing (`max_commit_retries=0`): if any other commit came between, the decision is taken again
   from the new state. Aliases, release ids, model ids and leases are rows decided this way.
 
-Both write the data files themselves (`storage.data_files`), named by their hashes, and commit their names.
+Both write the data files themselves (`storage.files.data_files`), named by their hashes, and commit their names.
 """
 
 import json
@@ -27,10 +27,10 @@ from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 
-from storage.data_files import entries_hash, removal, write_rows
 from storage.errors import CommitConflict, SchemaMismatch
+from storage.files.data_files import entries_hash, removal, write_rows
+from storage.files.table_log import FILES_HASH
 from storage.lake import Lake, TableRef
-from storage.log import FILES_HASH
 from storage.schemas import TABLES
 
 ATTEMPTS = 60

@@ -7,7 +7,7 @@ Format 1 has no such file. Format 2 names data files by their hashes, keeps ever
 import json
 
 from storage.errors import DataCorrupt, LakeFormat
-from storage.files import Files
+from storage.files.store import Files
 
 FORMAT = 2
 MARKER = "lake.json"

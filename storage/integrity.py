@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from storage.commit import Provenance, append
-from storage.data_files import DataFile, corrupt, missing
 from storage.errors import LakeError
+from storage.files.data_files import DataFile, corrupt, missing
 from storage.lake import Lake
-from storage.manifest import Manifest
-from storage.models import read_model
+from storage.releases.manifest import Manifest
+from storage.releases.models import read_model
 from storage.schemas import CHECKSUMS, TABLES
 
 CHANGED_MS = 2_000

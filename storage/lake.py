@@ -13,12 +13,12 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from infra.addresses import refuse_parameters
-from storage.blobs import Blobs
-from storage.data_files import DataFile, check_footers, check_whole, data_files, open_dataset
 from storage.errors import DataCorrupt, LakeNotFound, LakeUnusable
-from storage.files import Files
+from storage.files.blobs import Blobs
+from storage.files.data_files import DataFile, check_footers, check_whole, data_files, open_dataset
+from storage.files.store import Files
+from storage.files.table_log import require_whole, why_unreadable
 from storage.format import FORMAT, read_format, require_readable, require_writable, write_format
-from storage.log import require_whole, why_unreadable
 from storage.schemas import PROPERTIES, TABLES, TableSpec
 
 _DECODED = re.compile(r"\\|%[0-9a-fA-F]{2}")

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 from storage.commit import Provenance
 from storage.errors import DataCorrupt, LakeNotFound
+from storage.files.table_log import Log
 from storage.format import FORMAT, write_format
 from storage.integrity import adopt_all
 from storage.lake import Lake
-from storage.log import Log
-from storage.releases import releases
+from storage.releases.releases import releases
 from storage.schemas import TABLES
 
 

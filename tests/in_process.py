@@ -4,17 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from training import checkpoint
-from training.launch import TrainResult
-from training.loop import Loop
+from learning import checkpoint
+from learning.loop import Loop
+from learning.ray_train.launch import TrainResult
+from learning.trainable import Trainable
 from training.spec import TrainSpec
-from training.trainable import Trainable
 
 
 def trained_here(
     make: Callable[[], Trainable[Any]], spec: TrainSpec, name: str, storage_path: str | Path, **others: Any
 ) -> TrainResult:
-    """As `training.launch.launch`, by one worker and without Ray."""
+    """As `learning.ray_train.launch.launch`, by one worker and without Ray."""
     folder = Path(storage_path) / name
 
     def save(loop: Loop, last: bool) -> None:

@@ -7,9 +7,9 @@ import pyarrow as pa
 
 from storage.commit import Provenance, append
 from storage.lake import Lake
-from storage.manifest import Gate, Manifest
-from storage.models import record_model
-from storage.releases import record_release
+from storage.releases.manifest import Gate, Manifest
+from storage.releases.models import record_model
+from storage.releases.releases import record_release
 from storage.schemas import SIDS
 
 WHO = Provenance("test", "recipe")

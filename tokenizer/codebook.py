@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from tokenizer.arrays.array_file import Array, check_seal, seal, unpack
 from tokenizer.errors import CapacityExhausted, CodebookCorrupt, VectorError
-from tokenizer.layout import Array, check_seal, seal, unpack
 from tokenizer.spec import CodebookSpec
 
 

@@ -4,8 +4,7 @@ ValueError
 ├── VectorError         vectors that no codebook can be fitted to or encode
 ├── CapacityExhausted   a code space too small for the items it is planned for
 ├── CodebookCorrupt     codebook bytes that are not what was written
-├── TrieCorrupt         a trie file that is not what was written
-└── TrainingDiverged    a learned quantizer whose loss, or its gradient, is no number
+└── TrieCorrupt         a trie file that is not what was written
 """
 
 
@@ -23,7 +22,3 @@ class CodebookCorrupt(ValueError):
 
 class TrieCorrupt(ValueError):
     """A trie file is truncated, malformed or not the file that its hash names."""
-
-
-class TrainingDiverged(ValueError):
-    """The loss of a learned quantizer, or its gradient, is no longer a number."""

@@ -3,16 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from tokenizer.arrays.array_file import Array
+from tokenizer.arrays.executor import HERE, Work, one_thread
+from tokenizer.arrays.items import ItemIds, checked_items
+from tokenizer.arrays.vectors import Rows
 from tokenizer.codebook import Codebook
-from tokenizer.families import quantizer_of
-from tokenizer.items import ItemIds, checked_items
-from tokenizer.layout import Array
-from tokenizer.learned import Learned
-from tokenizer.rows import Rows
+from tokenizer.codebook_report import quality, survey
+from tokenizer.quantizers.learned import Learned
+from tokenizer.quantizers.registry import quantizer_of
+from tokenizer.quantizers.vae.training import Train
 from tokenizer.spec import CodebookSpec
-from tokenizer.survey import quality, survey
-from tokenizer.vae_training import Train
-from tokenizer.work import HERE, Work, one_thread
 
 
 def fit_codebook(

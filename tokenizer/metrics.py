@@ -8,13 +8,13 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenizer.arrays.distance import Floats
+from tokenizer.arrays.executor import HERE, Work, one_thread
+from tokenizer.arrays.sid_keys import sid_keys
+from tokenizer.arrays.vectors import Items, spans
+from tokenizer.code_usage import level_metrics
 from tokenizer.codebook import Codebook
-from tokenizer.distance import Floats
-from tokenizer.families import quantizer_of
-from tokenizer.load import level_metrics
-from tokenizer.rows import Items, spans
-from tokenizer.sid_keys import sid_keys
-from tokenizer.work import HERE, Work, one_thread
+from tokenizer.quantizers.registry import quantizer_of
 
 ROWS = 2048
 """Vectors measured at once: they stay in the cache."""

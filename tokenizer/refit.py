@@ -15,20 +15,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenizer.arrays.array_file import Array
+from tokenizer.arrays.executor import HERE, Work, one_thread
+from tokenizer.arrays.items import ItemIds, checked_items
+from tokenizer.arrays.vectors import LEAD, Block, Items, Rows, spans
+from tokenizer.assign import Occupancy, assign_sids
+from tokenizer.code_usage import level_metrics
 from tokenizer.codebook import Codebook, plan
-from tokenizer.encode import Occupancy, assign_sids
+from tokenizer.codebook_report import quality, survey
 from tokenizer.errors import VectorError
-from tokenizer.families import quantizer_of
-from tokenizer.items import ItemIds, checked_items
-from tokenizer.kmeans import centroids, distortion, moments
-from tokenizer.layout import Array
-from tokenizer.load import level_metrics
 from tokenizer.metrics import encoding_errors
-from tokenizer.points import Residual
-from tokenizer.rows import LEAD, Block, Items, Rows, spans
-from tokenizer.rq_kmeans import residual
-from tokenizer.survey import quality, survey
-from tokenizer.work import HERE, Work, one_thread
+from tokenizer.quantizers.centroids import Residual
+from tokenizer.quantizers.kmeans import centroids, distortion, moments
+from tokenizer.quantizers.registry import quantizer_of
+from tokenizer.quantizers.rq_kmeans import residual
 
 Codes = NDArray[np.int32]
 

@@ -4,10 +4,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
+from learning.spec import LoopSpec, Positive
+
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 Auto = Literal["auto"]
-"""A setting that follows the size of the catalogue and of the log (training/scale.py)."""
+"""A setting that follows the size of the catalogue and of the log (training/auto_settings.py)."""
 
 
 class GeneratorSection(BaseModel):
@@ -138,7 +139,7 @@ class TrainSection(BaseModel):
         return self
 
 
-class TrainSpec(TrainSection):
+class TrainSpec(TrainSection, LoopSpec):
     """The same with every number given: what a training goes by. Recipes have the defaults of the section."""
 
     epochs: Positive = 8
@@ -152,12 +153,12 @@ class TrainSpec(TrainSection):
 class EvaluateSpec(BaseModel):
     """How a model is evaluated: cut-offs `k`, beam width, cases per batch, whether seen items are left out.
 
-    `temperature`, `groups` and `diversity` are those of `training.decoding.Variety`; as they are by default, the most
-    probable items are ranked. With `vector_weight` what the search found is also put in order by the vectors that the
-    SIDs were made of (`training.likeness`), in a row of its own, and all items by them alone in another; "auto" is
-    the weight that did best, for catalogues whose vectors fit in memory (training/scale.py). With
-    `sasrec_epochs` a SASRec is trained so long on what the model could learn from, in the shape that `SasRecSpec` has
-    by default, and has a row too.
+    `temperature`, `groups` and `diversity` are those of `training.decoding.beam_search.Variety`; as they are by
+    default, the most probable items are ranked. With `vector_weight` what the search found is also put in order by the
+    vectors that the SIDs were made of (`training.evaluation.rerank`), in a row of its own, and all items by them alone
+    in another; "auto" is the weight that did best, for catalogues whose vectors fit in memory
+    (training/auto_settings.py). With `sasrec_epochs` a SASRec is trained so long on what the model could learn from, in
+    the shape that `SasRecSpec` has by default, and has a row too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -198,9 +199,9 @@ class EvaluateSpec(BaseModel):
 
 
 class SasRecSpec(BaseModel):
-    """Shape and training of SASRec (training/sasrec.py); `heads` divides `dim`, `ff` is the feed-forward's width.
+    """Shape and training of SASRec (training/sasrec/); `heads` divides `dim`, `ff` is the feed-forward's width.
 
-    The defaults are the best of the trials on the validation of Amazon Beauty (`sidmill bench recommendation`). A
+    The defaults are the best of the trials on the validation of Amazon Beauty (`python -m bench recommendation`). A
     history is cut to `max_events` events; `batch_size` counts histories over all workers.
     """
 

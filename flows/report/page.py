@@ -7,23 +7,23 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from flows.diff import diff_releases, open_trie
-from flows.evaluation_tables import asked_in_full, evaluation_tables
+from flows.inspect.diff import diff_releases, open_trie
+from flows.inspect.evaluation_tables import asked_in_full, evaluation_tables
+from flows.inspect.standing import standing
+from flows.inspect.status import models_shown
 from flows.report.charts import curve_chart, line_chart, load_chart
-from flows.report.looks import looks
-from flows.standing import standing
-from flows.status import models_shown
-from flows.terminal import printable
+from flows.report.samples import looks
+from flows.runtime.terminal import printable
 from infra.addresses import without_secrets
 from storage.lake import Lake
-from storage.manifest import Manifest
-from storage.pointers import pointer_history
 from storage.quarantine import by_reason, open_rows
 from storage.reasons import remedy
-from storage.releases import PRODUCTION, published, read_release, releases
+from storage.releases.manifest import Manifest
+from storage.releases.pointers import pointer_history
+from storage.releases.releases import PRODUCTION, published, read_release, releases
 from storage.runs import RunSummary, runs
 from tokenizer.codebook import Codebook
-from tokenizer.trie import Trie
+from tokenizer.trie.trie import Trie
 
 
 def write_report(lake: Lake, manifest: Manifest, output: Path) -> int:

@@ -6,21 +6,21 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from flows.run import Run
+from flows.runtime.run import Run
 from flows.snapshot import Snapshot, added_events
-from pipelines.behaviour import COLUMNS, Histories, LogSlice, histories
 from pipelines.cluster import connect
-from pipelines.collaborative import Factors, describe_collaborative
+from pipelines.collaborative.sequence_model import Collaborative, Train, fit_collaborative
+from pipelines.collaborative.sppmi import Factors, describe_collaborative
+from pipelines.collaborative.visible_log import COLUMNS, Histories, LogSlice, histories
 from pipelines.compute import OnRay
-from pipelines.embed import cached, store_vectors
-from pipelines.encoders.protocol import fingerprint
-from pipelines.fuse import placed
+from pipelines.embed.embed import cached, store_vectors
+from pipelines.embed.protocol import fingerprint
+from pipelines.fusion.fuse import placed
 from pipelines.fusion.modalities import COLLABORATIVE, Modality
 from pipelines.spec import CollaborativeSpec, FusionSpec, collaborative_spec
-from pipelines.tower import Collaborative, Train, fit_collaborative
 from storage.lake import Lake
-from storage.manifest import EncoderRef, Manifest
-from tokenizer.work import one_thread
+from storage.releases.manifest import EncoderRef, Manifest
+from tokenizer.arrays.executor import one_thread
 
 
 def fit_behaviour(run: Run, snapshot: Snapshot) -> tuple[dict[str, EncoderRef], Collaborative | None]:
@@ -60,7 +60,7 @@ def _fitted_somewhere(run: Run, log: LogSlice, spec: CollaborativeSpec) -> Colla
     tower, fusion = run.recipe.sasrec, run.recipe.fusion
     if spec.method == "sppmi":
         return run.compute.run(_fitted, run.lake, log, spec, fusion)
-    from training.item_tower import item_towers, item_towers_on_ray
+    from training.sasrec.item_embeddings import item_towers, item_towers_on_ray
 
     if tower.workers == 1 or not isinstance(run.compute, OnRay):
         return run.compute.run(_fitted, run.lake, log, spec, fusion, partial(item_towers, spec=tower))

@@ -9,24 +9,24 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
-from flows.diff import churn, kept_codes, open_trie
-from flows.gates import judge
-from flows.run import Run
+from flows.gates.release_gates import judge
+from flows.inspect.diff import churn, kept_codes, open_trie
+from flows.runtime.run import Run
 from flows.snapshot import Snapshot, added_events, arrived_since
 from flows.steps.assign import Assigned
 from flows.steps.fit import Basis
 from flows.steps.task import step
-from pipelines.behaviour import LogSlice
+from pipelines.collaborative.visible_log import LogSlice
 from pipelines.neighbours import Added, neighbours_sharing
 from pipelines.quality import HeldOut, behaviour, table_quality
 from storage.catalogue import segments
 from storage.lake import Lake, one_of
-from storage.manifest import EncoderRef, Manifest, TrieRef
 from storage.quarantine import by_reason
-from storage.releases import PRODUCTION, fit_cutoff_of, published, read_release, record_release, releases
+from storage.releases.manifest import EncoderRef, Manifest, TrieRef
+from storage.releases.releases import PRODUCTION, fit_cutoff_of, published, read_release, record_release, releases
 from tokenizer.codebook import Codebook
 from tokenizer.metrics import Errors
-from tokenizer.trie import Trie
+from tokenizer.trie.trie import Trie
 
 Kind = Literal["bootstrap", "nightly", "backfill"]
 PINNED = ("items", "interactions", "vectors", "codebooks", "sids", "drift", "quarantine")

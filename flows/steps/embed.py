@@ -9,23 +9,23 @@ from typing import Any
 import polars as pl
 
 from flows.recipe import Recipe
-from flows.run import Run
+from flows.runtime.run import Run
 from flows.steps.ingest import check_stage_budget
 from flows.steps.task import step
 from pipelines.compute import InProcess
-from pipelines.embed import embed
-from pipelines.encoders.alignment import check_alignment
-from pipelines.encoders.attributes import describe_attributes, describe_coordinates, place_of, values_of
-from pipelines.encoders.protocol import fingerprint
-from pipelines.encoders.stages import EmbedAttributes, EmbedImages, EmbedText
-from pipelines.encoders.text import describe_text
-from pipelines.encoders.vision import describe_image
-from pipelines.ingest import Counts
-from pipelines.ingest_items import items_content, items_text
-from storage.files import sha256
+from pipelines.embed.attributes import describe_attributes, describe_coordinates, place_of, values_of
+from pipelines.embed.clip_agreement import check_alignment
+from pipelines.embed.embed import embed
+from pipelines.embed.protocol import fingerprint
+from pipelines.embed.stages import EmbedAttributes, EmbedImages, EmbedText
+from pipelines.embed.text import describe_text
+from pipelines.embed.vision import describe_image
+from pipelines.ingest.accounting import Counts
+from pipelines.ingest.items import items_content, items_text
+from storage.files.store import sha256
 from storage.lake import Lake
-from storage.manifest import EncoderRef
 from storage.quarantine import open_rows
+from storage.releases.manifest import EncoderRef
 
 TEXT, IMAGE, ATTRIBUTES, COORDINATES = "text", "image", "attributes", "coordinates"
 

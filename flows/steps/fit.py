@@ -10,35 +10,35 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from flows.run import Run
+from flows.runtime.run import Run
 from flows.snapshot import Snapshot
 from flows.steps.behaviour import behaviour_pairs, fit_behaviour, taken_together
 from flows.steps.embed import content_pairs
 from flows.steps.ingest import check_stage_budget
 from flows.steps.task import step
-from pipelines.behaviour import LogSlice
 from pipelines.cluster import connect
+from pipelines.collaborative.sequence_model import Collaborative
+from pipelines.collaborative.visible_log import LogSlice
 from pipelines.compute import OnRay
-from pipelines.fuse import FUSED, Fused, Gathered, fuse, gather
 from pipelines.fusion.fit import NO_PAIRS, fit_fusion
 from pipelines.fusion.frozen import Fusion
+from pipelines.fusion.fuse import FUSED, Fused, Gathered, fuse, gather
 from pipelines.fusion.modalities import COLLABORATIVE, Modality
-from pipelines.ingest import Counts
-from pipelines.tower import Collaborative
+from pipelines.ingest.accounting import Counts
 from storage.catalogue import segments
 from storage.commit import Provenance, append
 from storage.lake import Lake
-from storage.manifest import CodebookRef, EncoderRef, Manifest
 from storage.quarantine import Reject, quarantine
 from storage.reasons import Reason
+from storage.releases.manifest import CodebookRef, EncoderRef, Manifest
 from storage.schemas import CODEBOOKS
+from tokenizer.arrays.executor import one_thread
+from tokenizer.arrays.scratch import scratch_take
 from tokenizer.codebook import Codebook
 from tokenizer.fit import fit_codebook
+from tokenizer.quantizers.vae.training import Train
 from tokenizer.refit import refit_codebook
-from tokenizer.scratch import scratch_take
 from tokenizer.spec import LEARNED, RefitSpec
-from tokenizer.vae_training import Train
-from tokenizer.work import one_thread
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _fit_fusion(run: Run, snapshot: Snapshot, gathered: Gathered, made: Collabor
         pairs, before = run.compute.run(taken_together, run.lake, snapshot.log, made, gathered.items, spec)
     if spec.workers == 1 or not isinstance(run.compute, OnRay):
         return run.compute.run(fit_fusion, gathered.modalities, spec, pairs, before)
-    from flows.steps.fusion_on_ray import train_on_ray
+    from pipelines.fusion.on_ray import train_on_ray
 
     connect(run.recipe.compute)
     train = partial(train_on_ray, storage_path=f"{run.lake.uri}/training", progress=lambda line: run.say(f"    {line}"))
@@ -213,7 +213,7 @@ def _trained_on(run: Run) -> Train | None:
     """Ray Train where the run is on Ray: its checkpoints let a run that was stopped go on; else None, this process."""
     if run.recipe.codebook.quantizer not in LEARNED or not isinstance(run.compute, OnRay):
         return None
-    from training.rqvae import train_on_ray
+    from training.codebook_training import train_on_ray
 
     connect(run.recipe.compute)
     return partial(train_on_ray, storage_path=f"{run.lake.uri}/training", progress=lambda line: run.say(f"    {line}"))

@@ -2,16 +2,16 @@
 
 from collections.abc import Callable
 
-from flows.progress import StageView
-from flows.run import Run
+from flows.runtime.progress import StageView
+from flows.runtime.run import Run
 from flows.steps.task import step
-from pipelines.column_names import near_columns
-from pipelines.folders import folder_columns
-from pipelines.ingest import Counts, IngestedSource, record_source, unread
-from pipelines.ingest_interactions import admit_waiting, ingest_interactions, waiting_for_known_items
-from pipelines.ingest_items import fetch_again, ingest_items
-from pipelines.reading import check_sources
-from pipelines.sources import Source, find_files, sources_of
+from pipelines.ingest.accounting import Counts, IngestedSource, record_source, unread
+from pipelines.ingest.interactions import admit_waiting, ingest_interactions, waiting_for_known_items
+from pipelines.ingest.items import fetch_again, ingest_items
+from pipelines.sources.column_names import near_columns
+from pipelines.sources.files import Source, find_files, sources_of
+from pipelines.sources.folders import folder_columns
+from pipelines.sources.reading import check_sources
 from pipelines.spec import BudgetSpec, InteractionsSpec, ItemsSpec, UnpicturedItems
 from storage.errors import QuarantineBudgetExceeded
 

@@ -6,15 +6,15 @@ from prefect.artifacts import create_table_artifact
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
-from flows.model_gate import ModelVerdict, judge_model
-from flows.run import Run
+from flows.gates.model_gate import ModelVerdict, judge_model
+from flows.runtime.run import Run
 from flows.steps.task import step
 from storage.errors import Held, PointerMoved
-from storage.manifest import Manifest
-from storage.models import models_of
-from storage.pointers import Pointer, read_pointer
-from storage.publishing import publish_by_run, was_published
-from storage.releases import PRODUCTION, Published, read_release
+from storage.releases.manifest import Manifest
+from storage.releases.models import models_of
+from storage.releases.pointers import Pointer, read_pointer
+from storage.releases.publishing import publish_by_run, was_published
+from storage.releases.releases import PRODUCTION, Published, read_release
 
 PUBLISHED_EVENT = "sidmill.release.published"
 CHECKED = 0.04

@@ -8,8 +8,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from infra.addresses import hide_secrets
+from learning.errors import TrainingError, TrainingFailed
 from storage.errors import CommitConflict, LakeError, PointerMoved
-from training.errors import TrainingError, TrainingFailed
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -12,33 +12,34 @@ import numpy as np
 import polars as pl
 import ray
 
-from flows.diff import open_trie
-from flows.run import Run
+from flows.inspect.diff import open_trie
+from flows.runtime.run import Run
 from flows.steps.fit import log_slice
 from flows.steps.task import step
+from learning.checkpoint import RECORD, WEIGHTS
+from learning.errors import CheckpointMismatch, LossDiverged
+from learning.ray_train.launch import TrainResult, forget, launch
 from pipelines.assign import encoded_vectors
 from pipelines.cluster import connect
-from pipelines.embed import matrix
-from pipelines.sequences import build_sequences, read_bucket, sequence_buckets, targets, users_of_bucket
-from pipelines.user_buckets import Learnt
+from pipelines.embed.embed import matrix
+from pipelines.sequences.build import build_sequences, read_bucket, sequence_buckets, targets, users_of_bucket
+from pipelines.sequences.user_buckets import Learnt
 from storage.catalogue import deleted_items, segments
 from storage.errors import LakeNotFound
 from storage.lake import Lake
-from storage.manifest import Manifest
-from storage.models import record_model
-from storage.releases import read_release
-from tokenizer.trie import Trie
-from tokenizer.trie_masks import TrieMasks
-from training.align import Arrays, ItemAlignment, aligned
-from training.checkpoint import RECORD, WEIGHTS, load_generator
-from training.errors import CheckpointMismatch, LossDiverged
-from training.generator import Generator
-from training.histories import windows_of
-from training.launch import TrainResult, forget, launch
-from training.likeness import Likeness
-from training.next_code import NextCode, plan_of
-from training.objectives import objective_of
-from training.scale import Scale, agrees, followed, generator_spec, train_spec, vector_weight
+from storage.releases.manifest import Manifest
+from storage.releases.models import record_model
+from storage.releases.releases import read_release
+from tokenizer.trie.masks import TrieMasks
+from tokenizer.trie.trie import Trie
+from training.auto_settings import Scale, agrees, followed, generator_spec, train_spec, vector_weight
+from training.data.histories import windows_of
+from training.evaluation.rerank import Likeness
+from training.models.generator import Generator
+from training.models.saved import load_generator
+from training.objectives.code_pretraining import Arrays, ItemAlignment, aligned
+from training.objectives.losses import objective_of
+from training.objectives.next_code import NextCode, plan_of
 from training.spec import EvaluateSpec, GeneratorSpec, TrainSpec
 
 ALIGN = "-align"

@@ -14,7 +14,7 @@ from safetensors.numpy import load, save
 from pipelines.fusion.modalities import FusionError, Matrix, Modality, items_of
 from pipelines.fusion.training import network
 from pipelines.spec import FusionSpec
-from tokenizer.work import one_thread
+from tokenizer.arrays.executor import one_thread
 
 if TYPE_CHECKING:
     from pipelines.fusion.network import FusionNet

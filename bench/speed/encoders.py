@@ -1,0 +1,213 @@
+"""Encoders through Ray Data beside the bare ones: `python -m bench encoders DATA [--items 12000] [--pictures 400]`.
+
+Titles of Amazon Beauty (again from the start where more are asked for than there are) and posters of the films, put
+into a lake as a run does it: read, encoded, judged, stored. The peer is the same encoder in this process on the same
+contents, texts sorted by length, with all cores. Start-up (workers, models) is what passes before a worker is given its
+first items; it is stated and not counted.
+
+First of all the most memory that this process and its one worker held is printed, for --memory texts and for four times
+as many: what grows with the catalogue is the difference. It is asked first because a process never forgets its peak.
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from bench.quality.catalogues import beauty, movielens
+from bench.speed.tokenizer import say
+from flows.steps.embed import BATCHES
+from infra.settings import configure
+from pipelines.cluster import machine_cpus, shutdown
+from pipelines.compute import Compute, OnRay
+from pipelines.embed.embed import embed
+from pipelines.embed.images import decode_image
+from pipelines.embed.stages import EmbedImages, EmbedText
+from pipelines.embed.text import TextEncoder
+from pipelines.embed.vision import image_encoder
+from pipelines.spec import ComputeSpec, ImageSpec, TextSpec
+from storage.commit import Provenance
+from storage.files.store import sha256
+from storage.lake import Lake
+
+CHUNK = ComputeSpec().chunk_rows
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print all figures."""
+    configure()
+    try:
+        memory(options)
+        texts(options)
+        pictures(options)
+    finally:
+        shutdown()
+
+
+def memory(options: argparse.Namespace) -> None:
+    """Peak memory of driver and worker at two sizes, the smaller first."""
+    before = resident()
+    say("memory of this process before it embeds anything", gib(before))
+    for count in (options.memory, 4 * options.memory):
+        done = embedded(titles(options.data, count), "text", Texts, {"spec": TextSpec()}, 1)
+        say(f"peak memory with {count:,} texts, this process and its worker", f"{gib(resident())}, {gib(done.worker)}")
+
+
+def titles(data: Path, count: int) -> pl.DataFrame:
+    """So many items (item_id, text, content_hash), titles from the start again where there are not enough."""
+    known = [text or "untitled" for text in beauty(data).texts]
+    wanted = [known[row % len(known)] for row in range(count)]
+    hashes = [sha256(each.encode())[:32] for each in wanted]
+    names = [f"{row:07d}" for row in range(count)]
+    return pl.DataFrame({"item_id": names, "text": wanted, "content_hash": hashes})
+
+
+def texts(options: argparse.Namespace) -> None:
+    """Texts a second: bare, and through a run with one worker and with one a core."""
+    items = titles(options.data, options.items)
+    wanted = items["text"].to_list()
+    spec = TextSpec()
+    encoder = TextEncoder(spec)
+    longest_first = sorted(wanted, key=lambda text: -len(text.encode()))
+    encoder.encode(longest_first[-CHUNK:])
+    beside_bare(
+        "texts",
+        options.rounds,
+        len(wanted),
+        lambda: encoder.encode(longest_first),
+        lambda workers: embedded(items, "text", Texts, {"spec": spec}, workers),
+    )
+
+
+def pictures(options: argparse.Namespace) -> None:
+    """Pictures a second: the model alone on prepared pixels, decoding alone, and through a run."""
+    catalogue = movielens(options.data)
+    paths = [path for path in catalogue.pictures if path is not None][: options.pictures]
+    spec = ImageSpec()
+    encoder = image_encoder(spec)
+    with tempfile.TemporaryDirectory() as folder:
+        lake = Lake(folder)
+        data = [path.read_bytes() for path in paths]
+        hashes = [lake.blobs.put(each) for each in data]
+        names = [f"{row:07d}" for row in range(len(hashes))]
+        items = pl.DataFrame({"item_id": names, "content_hash": hashes, "images": [[each] for each in hashes]})
+        start = time.perf_counter()
+        pixels = [encoder.prepare(decode_image(each, spec.max_pixels, spec.formats)) for each in data]
+        decoding = (time.perf_counter() - start) / len(data)
+        encoder.encode(pixels[: spec.batch_size])
+        say("decode, rotate and scale a picture, one thread", f"{1000 * decoding:.1f} ms")
+        beside_bare(
+            "pictures",
+            options.rounds,
+            len(pixels),
+            lambda: encoder.encode(pixels),
+            lambda workers: embedded(items, "image", Pictures, {"spec": spec, "lake": lake}, workers),
+        )
+
+
+class Clocked:
+    """Notes when a worker is given its first chunk, and its peak memory, in files of its own below `marks`."""
+
+    def __init__(self, marks: str, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._mark = Path(marks, f"{os.getpid()}.began")
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        if not self._mark.exists():
+            self._mark.write_text(str(time.time()))
+        encoded = super().__call__(batch)  # type: ignore[misc]
+        self._mark.with_suffix(".peak").write_text(str(resident()))
+        return encoded
+
+
+class Texts(Clocked, EmbedText):
+    """Texts, clocked."""
+
+
+class Pictures(Clocked, EmbedImages):
+    """Pictures, clocked."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Items a second from the first chunk on, the seconds before that, and the peak memory of a worker in KiB."""
+
+    rate: float
+    start_up: float
+    worker: int
+
+
+def embedded(
+    items: pl.DataFrame, modality: str, stage: type[Clocked], arguments: dict[str, Any], workers: int
+) -> Embedded:
+    """All items through Ray Data into a new lake."""
+    compute: Compute = OnRay(ComputeSpec(encoder_workers=workers))
+    compute.run(int)  # the cluster is not what is measured
+    with tempfile.TemporaryDirectory() as folder:
+        marks = Path(folder, "marks")
+        marks.mkdir()
+        start = time.time()
+        embed(
+            Lake(f"{folder}/lake"),
+            modality,
+            "bench",
+            items,
+            stage,  # type: ignore[arg-type]
+            {**arguments, "marks": str(marks)},
+            compute,
+            CHUNK,
+            Provenance("bench", "bench"),
+            lambda rows: None,
+            BATCHES * arguments["spec"].batch_size,
+        )
+        end = time.time()
+        first = min(float(each.read_text()) for each in marks.glob("*.began"))
+        worker = max(int(each.read_text()) for each in marks.glob("*.peak"))
+    return Embedded(items.height / (end - first), first - start, worker)
+
+
+def resident() -> int:
+    """The most memory that this process has held, in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def gib(kib: int) -> str:
+    return f"{kib / 2**20:.2f} GiB"
+
+
+def beside_bare(
+    what: str, rounds: int, items: int, bare: Callable[[], object], through: Callable[[int], Embedded]
+) -> None:
+    """Items a second of the bare encoder, and into the lake with one worker and with one a core: medians, ratios."""
+    limits: list[float] = []
+    rates: dict[int, list[float]] = {}
+    for _ in range(rounds):
+        start = time.perf_counter()
+        bare()
+        limits.append(items / (time.perf_counter() - start))
+        for workers in sorted({1, machine_cpus()}):
+            done = through(workers)
+            rates.setdefault(workers, []).append(done.rate)
+            say(f"start-up of {workers} worker(s), {what}", f"{done.start_up:.1f} s")
+    limit = statistics.median(limits)
+    say(
+        f"{what} a second, bare encoder, all cores",
+        f"{limit:.1f}",
+        f"{1000 / limit:.1f} ms each; {min(limits):.1f} to {max(limits):.1f}",
+    )
+    for workers, found in rates.items():
+        rate = statistics.median(found)
+        say(
+            f"{what} a second into the lake, {workers} worker(s)",
+            f"{rate:.1f}",
+            f"{rate / limit:.2f} x bare; {rate / workers:.1f} a worker; {min(found):.1f} to {max(found):.1f}",
+        )

@@ -1,0 +1,170 @@
+"""Training at speed: `python -m bench training`.
+
+Steps of the generator on random histories: tokens a second and the share that they reach of a bare product (GEMM) in
+the same run, for each architecture, on one core or, where there is one, on a GPU in bfloat16; then the same steps by
+Ray Train and by the bare loop in a process of its own, from step 50 on, and how long a step waits for its batch.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.quality.generative import BUCKETS, Histories
+from learning.loop import Loop, Setting
+from learning.ray_train.launch import KEEPS_MEMORY, launch
+from learning.trainable import Cursor
+from pipelines.cluster import connect
+from pipelines.spec import ComputeSpec
+from tokenizer.arrays.executor import one_thread
+from tokenizer.trie.masks import TrieMasks
+from tokenizer.trie.trie import Trie
+from training.data.histories import Batch
+from training.models import ARCHITECTURES
+from training.objectives.next_code import NextCode, plan_of
+from training.spec import GeneratorSpec, TrainSpec
+
+SIZES, ITEMS, USERS, WARM, ROUNDS = (256, 256, 256), 20_000, 25_600, 50, 7
+LARGE = GeneratorSpec(dim=512, layers=8, code_layers=2, heads=8, kv_heads=8, ff=2048)
+LARGER = GeneratorSpec(dim=1024, layers=12, code_layers=2, heads=16, kv_heads=16, ff=4096)
+"""Of more than 100 million weights, for a GPU."""
+TRAIN = TrainSpec(workers=1, epochs=1, batch_size=128)
+
+
+class Timed(NextCode):
+    """Writes down when each step began."""
+
+    def __init__(self, spec: GeneratorSpec, path: Path) -> None:
+        codes = np.stack(np.unravel_index(np.arange(ITEMS) * 83, SIZES), axis=1).astype(np.int32)
+        draw = np.random.default_rng(0)
+        users = [draw.integers(0, ITEMS, length) for length in draw.geometric(0.1, USERS).clip(2, 50)]
+        plan = plan_of("bench", BUCKETS, SIZES, spec, TRAIN)
+        names = pa.array([f"i{item:05d}" for item in range(ITEMS)])
+        masks = TrieMasks.of(Trie.build(codes, names, SIZES))
+        super().__init__(spec, plan, Histories(codes, users), "bench", "bench", "bench", read_trie=lambda: masks)
+        self.path = path
+        self.began: list[float] = []
+
+    def loss(self, module: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Of NextCode."""
+        self.began.append(time.perf_counter())
+        if len(self.began) % 10 == 0:
+            np.save(self.path, self.began)
+        return super().loss(module, batch)
+
+
+def now(device: torch.device) -> float:
+    """The time once all work on the device is done, in seconds."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def gemm(device: torch.device) -> float:
+    """Flops a second of a product of square matrices, the best of some: on a core of 512 rows, in float32; on a GPU of
+    8,192, in bfloat16."""
+    rows, kind = (8192, torch.bfloat16) if device.type == "cuda" else (512, torch.float32)
+    left, right = torch.randn(2, rows, rows, dtype=kind, device=device)
+    took = []
+    for _ in range(30):
+        began = now(device)
+        left @ right
+        took.append(now(device) - began)
+    return 2 * rows**3 / min(took)
+
+
+def speed(name: str, spec: GeneratorSpec, device: torch.device, steps: int = 30) -> None:
+    """Steps of one generator, forward, backward and optimizer, taken twice, of which the first time does not count."""
+    loop = Loop(Timed(spec, Path("/dev/null")), TRAIN, Setting(prepare=lambda module: module.to(device)))
+    batches = [batch for batch, _ in loop.trainable.batches(0, 1, Cursor(loop.trainable.plan_hash))][:steps]
+    peak, took = gemm(device), []
+
+    def loss(batch: Batch) -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            return loop.trainable.loss(loop.module, batch.to(device))[0]
+
+    for batch in [*batches, *batches]:
+        began = now(device)
+        torch.autograd.backward(loss(batch))
+        loop.optimizer.step()
+        loop.optimizer.zero_grad()
+        took.append(now(device) - began)
+    took = took[-len(batches) :]
+    with FlopCounterMode(display=False) as counted:
+        for batch in batches:
+            torch.autograd.backward(loss(batch))
+    events = sum(int(batch.events.lengths.sum()) for batch in batches)
+    rate = counted.get_total_flops() / sum(took)
+    print(
+        f"{name:<22} {sum(p.numel() for p in loop.module.parameters()):>11,} weights "
+        f"{len(SIZES) * events / sum(took):>9,.0f} tokens/s {rate / 1e9:>6.1f} GF/s  {rate / peak:.0%} of GEMM",
+        flush=True,
+    )
+
+
+def beside_ray() -> None:
+    """What a step of Ray Train with one worker takes of the same step of the bare loop.
+
+    Machines are noisy and steps are not alike: each is compared with itself, and the two take turns at going first. The
+    bare loop has a process of its own, in the environment that workers have.
+    """
+    same: list[float] = []
+    together: list[float] = []
+    row: dict[str, float] = {}
+
+    def bare(path: Path, _: str) -> None:
+        subprocess.run([sys.executable, "-m", __name__, path], env={**os.environ, **KEEPS_MEMORY}, check=True)
+
+    def ray(path: Path, folder: str) -> None:
+        row.update(launch(partial(Timed, GeneratorSpec(), path), TRAIN, "bench", folder).history[0])
+
+    connect(ComputeSpec())
+    for number in range(ROUNDS):
+        took = {}
+        for way in (bare, ray) if number % 2 else (ray, bare):
+            with tempfile.TemporaryDirectory(prefix="sidmill-bench-") as folder:
+                path = Path(folder) / "began.npy"
+                way(path, folder)
+                took[way] = np.diff(np.load(path))[WARM:]
+        same.append(float(np.median(took[ray] / took[bare])) - 1)
+        together.append(float(np.sum(took[ray]) / np.sum(took[bare])) - 1)
+        print(
+            f"round {number + 1}: a step of the bare loop takes {1000 * np.mean(took[bare]):.1f} ms, of Ray Train "
+            f"{1000 * np.mean(took[ray]):.1f} ms: {together[-1]:+.1%}, the median step {same[-1]:+.1%}",
+            flush=True,
+        )
+    whole, median = statistics.median(together), statistics.median(same)
+    print(f"Ray Train over the bare loop, median of {ROUNDS} rounds: {whole:+.1%}, of the median step {median:+.1%}")
+    print(f"waited for data {row['data_wait']:.1%} of the time, padding {row['padding']:.1%}")
+
+
+def bare_loop(path: Path) -> None:
+    """The steps of Ray Train in this process, without it."""
+    torch.set_num_threads(TRAIN.cpus_per_worker)
+    Loop(Timed(GeneratorSpec(), path), TRAIN).run(lambda _, __: None)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print all figures."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with one_thread():
+        for architecture in ARCHITECTURES:
+            speed(architecture, GeneratorSpec.model_validate({"architecture": architecture}), device)
+        speed("rq_transformer, large", LARGE, device, 5)
+        if device.type == "cuda":
+            speed("rq_transformer, larger", LARGER, device)
+        beside_ray()
+
+
+if __name__ == "__main__":
+    bare_loop(Path(sys.argv[1]))

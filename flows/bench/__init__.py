@@ -1,1 +1,0 @@
-"""Benchmarks: `sidmill bench NAME`. Each figure stands beside a limit or a peer measured in the same run."""

@@ -1,0 +1,1 @@
+"""The `sidmill` command."""

@@ -1,0 +1,258 @@
+"""How records look on a terminal; `as_json` prints the same record as JSON instead.
+
+All text goes through `flows.runtime.terminal`: titles and cells are not ours.
+"""
+
+import json
+import sys
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flows.inspect.evaluation_tables import asked, show_evaluation, verdicts
+from flows.inspect.standing import Standing
+from flows.runtime.terminal import printable, say
+from infra.addresses import hidden
+from storage.reasons import remedy
+from storage.releases.releases import Published
+from storage.runs import RunSummary
+
+Record = dict[str, Any]
+
+PIPE_WIDTH = 10_000
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, default=str))
+
+
+def _table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    """Cells are broken between words where a terminal is narrow, and nowhere in a pipe."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    cells = [["-" if cell is None else printable(str(cell)) for cell in row] for row in rows]
+    for column, *below in zip(columns, *cells, strict=True):
+        words = " ".join([column, *below]).split()
+        last = column == columns[-1]
+        table.add_column(column, overflow="fold", min_width=None if last else max(map(len, words)))
+    for row in cells:
+        table.add_row(*map(escape, row))
+    Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
+
+
+def record(value: Record, as_json: bool) -> None:
+    """One record, field by field."""
+    if as_json:
+        _print_json(value)
+        return
+    for name, field in value.items():
+        if isinstance(field, dict) and field:
+            say(f"{name}:")
+            for key, each in field.items():
+                say(f"    {key}: {_short(each)}")
+        elif _is_table(field):
+            say(f"{name}:")
+            for each in field:
+                say("    " + "  ".join(f"{key} {_short(part)}" for key, part in each.items()))
+        else:
+            say(f"{name}: {_short(field)}")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        between = "; " if any(isinstance(each, dict | list | tuple) for each in value) else ", "
+        return between.join(_short(each) for each in value) or "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_short(each)}" for name, each in value.items()) or "-"
+    return "-" if value is None else str(value)
+
+
+def runs(found: list[RunSummary], as_json: bool) -> None:
+    """One line a run."""
+    found = [_open(each) for each in found]
+    if as_json:
+        _print_json([asdict(each) for each in found])
+        return
+    rows = [["run (started, UTC)", "state", "took", "error"]]
+    for each in found:
+        took = f"{(each.ended - each.started).total_seconds():.0f} s" if each.ended else "-"
+        rows.append([each.run, each.state, took, " ".join(str(each.result.get("error", "")).split())])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    room = max(10, Console().width - sum(widths[:3]) - 6)
+    for name, state, took, error in rows:
+        cut = error if len(error) <= room else error[: room - 1] + "…"
+        say(f"{name:<{widths[0]}}  {state:<{widths[1]}}  {took:>{widths[2]}}  {cut}".rstrip())
+
+
+def _open(found: RunSummary) -> RunSummary:
+    """A run as it may be shown: those recorded by older versions have addresses as they were typed."""
+    return replace(found, parameters=hidden(found.parameters), result=hidden(found.result))
+
+
+def run(found: RunSummary, as_json: bool) -> None:
+    """One run with what it was asked for, its result and its stages; of its recipe what is no default."""
+    found = _open(found)
+    if as_json:
+        _print_json(asdict(found))
+        return
+    asked = {name: value for name, value in found.parameters.items() if value not in (None, [], False)}
+    recipe = asked.pop("recipe", {})
+    record(
+        {
+            "run": found.run,
+            "state": found.state,
+            "started": f"{found.started:%Y-%m-%d %H:%M:%S} UTC",
+            "ended": f"{found.ended:%Y-%m-%d %H:%M:%S} UTC" if found.ended else None,
+            "parameters": asked,
+            "recipe": _beside_defaults(recipe),
+            "result": found.result,
+            "process": f"{found.pid} on {found.host}",
+            "flow run": found.flow_run,
+        },
+        False,
+    )
+    say("stages:")
+    for stage in found.stages:
+        left_out = {"name", "seconds"} | {name for name, value in stage.items() if _is_table(value)}
+        told = "  ".join(f"{name} {_short(value)}" for name, value in stage.items() if name not in left_out)
+        say(f"    {stage['name']:<18} {stage.get('seconds', 0):8.1f} s  {told}".rstrip())
+
+
+def _is_table(value: Any) -> bool:
+    """Whether it is a list of records, such as the epochs of a training: `--json` and the report have it."""
+    return isinstance(value, list) and bool(value) and all(isinstance(each, dict) for each in value)
+
+
+def _beside_defaults(settings: Record) -> Record:
+    """The fields of a recipe that differ from their defaults, by full name; of a modality, that it is there."""
+    from flows.recipe import Recipe
+
+    modalities = ("text", "image", "attributes", "coordinates", "collaborative")
+    defaults = Recipe.model_validate({name: {} for name in modalities}).model_dump(mode="json")
+    found: Record = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            told = {f"{name}.{field}": each for field, each in value.items() if defaults[name].get(field) != each}
+            found |= told or ({name: "defaults"} if name in modalities else {})
+        elif value:
+            found[name] = value
+    return found
+
+
+def releases(found: list[Record], current: Published | None, as_json: bool) -> None:
+    """One line a release; an asterisk marks production."""
+    if as_json:
+        _print_json(found)
+        return
+    rows = [
+        [
+            each["id"] + (" *" if current and each["id"] == current.release else ""),
+            each["kind"],
+            each["parent"],
+            f"{each['items']:,}",
+            " x ".join(map(str, each["codebook_sizes"])),
+            each["codebook"][:8],
+            each["as_of"][:10],
+            ", ".join(gate["name"] for gate in each["gates"] if not gate["passed"]) or "passed",
+        ]
+        for each in found
+    ]
+    _table("", ["release", "kind", "parent", "items", "sizes", "codebook", "as of", "gates"], rows)
+    if current:
+        say(f"* production, with {current.model or 'no model'}")
+
+
+def release(value: Record, as_json: bool) -> None:
+    """One release, and of its models the headline figures of the newest evaluation."""
+    if not as_json:
+        value = {
+            **value,
+            "models": [
+                {
+                    "id": each["id"],
+                    **each["metrics"],
+                    **({"of": asked(each["evaluation"])} if each["evaluation"] else {}),
+                }
+                for each in value["models"]
+            ],
+        }
+    record(value, as_json)
+
+
+def evaluation(found: Record | None, as_json: bool) -> None:
+    """A stored evaluation: recall, NDCG and MRR with intervals, prefixes, what was shown, buckets."""
+    if as_json:
+        _print_json(found)
+    elif found:
+        say(f"{found['model']} on {found['release']}, evaluated {found['at']:%Y-%m-%d %H:%M} UTC")
+        say(f"  {found['result']['protocol']}")
+        show_evaluation(say, found["result"])
+
+
+def explanation(value: Record, as_json: bool) -> None:
+    """An item: SID, prefixes with who shares them, lineage."""
+    if as_json:
+        _print_json(value)
+        return
+    sid = "no SID" if value["sid"] is None else "SID " + "-".join(map(str, value["sid"]))
+    sid += ", deleted" if value["deleted"] else ""
+    say(f"{value['item']}  {value['title'] or ''}  {sid}  ({value['release']})")
+    for step in value["path"]:
+        say(f"  {'-'.join(map(str, step['prefix'])):<20} {step['items']:,} item(s)")
+        for other in step["sharing"]:
+            say(f"      {other['item_id']}  {other['title'] or ''}")
+    record({"lineage": value["lineage"], "quarantine": value["quarantine"]}, False)
+
+
+def quarantine(rows: pl.DataFrame, limit: int, as_json: bool) -> None:
+    """Open rows by reason, with what to do, then the newest ones."""
+    if as_json:
+        _print_json(rows.to_dicts())
+        return
+    counts = rows.group_by("stage", "reason").len().sort("stage", "reason")
+    _table(f"{rows.height:,} open rows", ["stage", "reason", "rows"], [list(row) for row in counts.iter_rows()])
+    for reason in counts["reason"].unique(maintain_order=True):
+        if told := remedy(reason):
+            print(f"{reason}: {told}")
+    for row in rows.sort("at", descending=True).head(limit).to_dicts():
+        about = f"  item {row['item']}" if row["item"] else ""
+        say(f"{row['stage']}: {row['reason']}{about}  {row['file'] or row['source']} row {row['row'] or 0}")
+        say(f"    {row['detail']}")
+
+
+def status(value: Record, as_json: bool) -> None:
+    """The lake at a glance."""
+    if as_json:
+        _print_json(value)
+        return
+    say(f"lake {value['lake']}")
+    for line in Standing(**{each.name: value[each.name] for each in fields(Standing)}).lines:
+        say(line)
+    _table(
+        "",
+        ["table", "version", "rows"],
+        [[name, t["version"], f"{t['rows']:,}"] for name, t in value["tables"].items()],
+    )
+    production = value["production"]
+    for each in value["releases"]:
+        failed = [gate["name"] for gate in each["gates"] if not gate["passed"]]
+        told = f"gates failed: {', '.join(failed)}" if failed else "gates passed"
+        mark = "*" if production and each["id"] == production["release"] else " "
+        say(f"{mark} {each['id']} {each['kind']:<10} {each['items']:,} items, codebook {each['codebook'][:8]}, {told}")
+    for each in value["models"]:
+        metrics = "  ".join(f"{name} {figure:.4f}" for name, figure in each["metrics"].items())
+        elsewhere = f"on {each['evaluated_on']}, " if each["evaluated_on"] not in (None, each["release"]) else ""
+        of = f"  ({elsewhere}{asked(each['evaluation'])})" if each["evaluation"] else ""
+        mark = "*" if production and each["id"] == production["model"] else " "
+        say(f"{mark} {each['id']} on {each['release']}  {metrics}{of}")
+        for line in verdicts(each["evaluation"]):
+            say(f"      {line}")
+    reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in value["quarantine"]["by_reason"].items())
+    say(f"quarantine: {value['quarantine']['rows']:,} open rows" + (f" ({reasons})" if reasons else ""))

@@ -1,0 +1,1 @@
+"""Gates: what a release and a model must hold to be published."""

@@ -1,0 +1,1 @@
+"""Reading a lake for people: status, differences, explanations and verification. Nothing is written."""

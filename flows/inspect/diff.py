@@ -1,0 +1,157 @@
+"""What changed from one release to another: items, SIDs per level, quality, and the models trained on them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from flows.inspect.evaluation_tables import figures
+from storage.lake import Lake
+from storage.releases.manifest import CodebookRef, Manifest
+from storage.releases.models import evaluations
+from storage.releases.releases import releases
+from tokenizer.trie.trie import Trie
+
+COMPARED = (
+    "relative_error",
+    "neighbours_sharing",
+    "new_items_distance",
+    "collision_rate",
+    "capacity_used",
+    "consumed_together_sharing",
+    "random_pairs_sharing",
+    "utilisation",
+    "gini",
+    "max_load",
+)
+
+
+def open_trie(lake: Lake, manifest: Manifest) -> Trie:
+    """The trie a release pins, verified."""
+    return Trie.open(lake.blobs.local_path(manifest.trie.sha256))
+
+
+def diff_releases(lake: Lake, before: Manifest, after: Manifest) -> dict[str, Any]:
+    """Items added, removed and kept; of the kept ones the share whose code changed, per level and as a whole.
+
+    Under one codebook churn must be zero, and under a refit of it (or a refit of that) it is what was measured. Under
+    two other codebooks codes mean different things, so every SID counts as changed and `first_code_agreement` says how
+    far both group the items alike (share of pairs that share a first code in `before` and share one in `after`).
+    """
+    tries = [open_trie(lake, manifest) for manifest in (before, after)]
+    first, second = kept_codes(*tries)
+    same = before.codebook.vocabulary == after.codebook.vocabulary
+    refit = not same and _first_fit(lake, before.codebook) == _first_fit(lake, after.codebook)
+    return {
+        "before": before.id,
+        "after": after.id,
+        "items": {"added": len(tries[1]) - len(first), "removed": len(tries[0]) - len(first), "kept": len(first)},
+        "codebook": {
+            "before": before.codebook.id,
+            "after": after.codebook.id,
+            "same_vocabulary": same,
+            "refit": refit,
+        },
+        "sizes": {"before": list(before.codebook.sizes), "after": list(after.codebook.sizes)},
+        "churn": churn(first, second) if same or refit else {"full_sid": 1.0},
+        "first_code_agreement": _agreement(first[:, 0], second[:, 0]),
+        "metrics": {name: [before.metrics.get(name), after.metrics.get(name)] for name in COMPARED},
+        "evaluations": _evaluations(lake, before.id, after.id),
+    }
+
+
+def kept_codes(before: Trie, after: Trie) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The codes (n, L), in one and in the other, of the items that both hold."""
+    rows = before.find_rows(after.item_ids)
+    return before.codes()[rows[rows >= 0]], after.codes()[rows >= 0]
+
+
+def churn(before_NL: NDArray[np.int32], after_NL: NDArray[np.int32]) -> dict[str, float]:
+    """The share of items whose code of each level changed (`level_1`, ..), and whose SID did (`full_sid`)."""
+    changed = before_NL != after_NL
+    items = max(1, len(changed))
+    levels = {f"level_{level}": float(count / items) for level, count in enumerate(changed.sum(axis=0), start=1)}
+    return {**levels, "full_sid": float(changed.any(axis=1).sum() / items)}
+
+
+def _first_fit(lake: Lake, codebook: CodebookRef) -> str:
+    """The codebook that this one is a refit of, or a refit of a refit; itself where it was fitted anew."""
+    refits = {each.codebook.id: each.codebook.refit_of for each in releases(lake)}
+    first = codebook.id
+    while former := refits.pop(first, None):
+        first = former
+    return first
+
+
+def _agreement(before_N: NDArray[np.int32], after_N: NDArray[np.int32]) -> float | None:
+    """Pairs that share a first code in both, over pairs that share one in the first; from counts alone."""
+    firsts = pl.DataFrame({"a": before_N, "b": after_N})
+
+    def pairs(*by: str) -> int:
+        counts = firsts.group_by(by).len()["len"].cast(pl.Int64)
+        return int((counts * (counts - 1) // 2).sum())
+
+    together = pairs("a")
+    return pairs("a", "b") / together if together else None
+
+
+def _evaluations(lake: Lake, before: str, after: str) -> dict[str, Any]:
+    """The newest evaluation of each release, and per figure of the generators both and the difference."""
+    newest = {row["release"]: row for row in evaluations(lake)}
+    rows = [newest.get(release) for release in (before, after)]
+    one, other = (figures(row["result"]["generator"]) if row else {} for row in rows)
+    sides = [row and {"model": row["model"], "cases": row["result"]["cases"]} for row in rows]
+    return {
+        "before": sides[0],
+        "after": sides[1],
+        "figures": {
+            name: [one.get(name), other.get(name), _difference(one.get(name), other.get(name))]
+            for name in [*one, *(name for name in other if name not in one)]
+        },
+    }
+
+
+def _difference(before: Any, after: Any) -> Any:
+    """after - before, of lists code by code; none where a side has no figure or another number of them."""
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        return [second - first for first, second in zip(before, after, strict=True)]
+    return after - before if isinstance(before, float) and isinstance(after, float) else None
+
+
+def show_diff(say: Callable[[str], None], diff: dict[str, Any]) -> None:
+    """The diff in a few lines."""
+    items, sizes = diff["items"], diff["sizes"]
+    say(f"  {diff['before']} -> {diff['after']}: {items['added']:,} items added, {items['removed']:,} removed, "
+        f"{items['kept']:,} kept")  # fmt: skip
+    codebook = diff["codebook"]
+    if codebook["same_vocabulary"] or codebook["refit"]:
+        changed = ", ".join(f"{name.replace('_', ' ')} {share:.1%}" for name, share in diff["churn"].items())
+        told = f"a refit, {codebook['before']} -> {codebook['after']}" if codebook["refit"] else "same codebook"
+        say(f"    {told}; changed codes: {changed}")
+    else:
+        shape = " -> ".join(" x ".join(map(str, sizes[side])) for side in ("before", "after"))
+        agreement = diff["first_code_agreement"]
+        told = "" if agreement is None else f"; {agreement:.1%} of pairs with one first code stay together"
+        say(f"    new codebook {shape}: every SID changes{told}")
+    for name, (before, after) in diff["metrics"].items():
+        if before is not None or after is not None:
+            say(f"    {name:<22} {_figure(before):>24}  ->  {_figure(after)}")
+    sides = [diff["evaluations"][side] for side in ("before", "after")]
+    if any(sides):
+        models = [f"{side['model']}, {side['cases']:,} cases" if side else "none" for side in sides]
+        say(f"    {'newest evaluation':<22} {models[0]:>24}  ->  {models[1]}")
+    for name, (before, after, difference) in diff["evaluations"]["figures"].items():
+        changed = "" if difference is None else f"   {_signed(difference)}"
+        say(f"    {name:<22} {_figure(before):>24}  ->  {_figure(after)}{changed}")
+
+
+def _signed(value: Any) -> str:
+    return " ".join(map(_signed, value)) if isinstance(value, list) else f"{value:+.4f}"
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(_figure(each) for each in value)
+    return "-" if value is None else f"{value:.4g}"

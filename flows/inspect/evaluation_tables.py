@@ -1,0 +1,174 @@
+"""An evaluation as tables, the same on a terminal and on the page of a release."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from training.evaluation.metrics import headline_cut
+
+Result = dict[str, Any]
+
+RANKERS = ("generator", "reranked", "dense", "sasrec", "item-knn", "popularity")
+VERDICTS = {"beats": "beats", "not told apart": "is not told apart from", "is worse": "is worse than"}
+SHOWN = ("coverage", "novelty", "diversity", "exposure_gini")
+
+
+@dataclass(frozen=True)
+class EvaluationTable:
+    """A table of text; the first column names the row. `note` says what the figures are."""
+
+    title: str
+    note: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def rankers(result: Result) -> list[str]:
+    """The recommenders that an evaluation has a row of, the generator first."""
+    return [name for name in RANKERS if name in result]
+
+
+def asked(result: Result) -> str:
+    """What was asked: figures are to be compared where it is the same."""
+    told = f"{result['cases']:,} cases"
+    if "seen_left_out" in result:
+        told += ", seen items left out" if result["seen_left_out"] else ", seen items ranked too"
+    return told
+
+
+def asked_in_full(result: Result) -> str:
+    """The same, and how many cases could not be hit."""
+    seen = " (a miss: evaluate.exclude_seen)" if result.get("seen_left_out") else ""
+    return (
+        f"{asked(result)}; {result['targets_missing']:,} with a target outside the release (a miss), "
+        f"{result['targets_seen']:,} with one that the user has seen{seen}"
+    )
+
+
+def cuts(row: Result) -> list[int]:
+    """The k at which a recommender was measured, ascending."""
+    return sorted(
+        int(name.removeprefix("recall@")) for name in row if name.startswith("recall@") and name[7:].isdigit()
+    )
+
+
+def headline(row: Result) -> str:
+    """recall and ndcg at each k, in one line."""
+    return "  ".join(f"{name}@{k} {row[f'{name}@{k}']:.4f}" for k in cuts(row) for name in ("recall", "ndcg"))
+
+
+def figures(row: Result) -> dict[str, float | list[float] | None]:
+    """What two evaluations are compared by: a recommender's figures without intervals, counts and buckets."""
+    names = [f"{name}@{k}" for name in ("recall", "ndcg") for k in cuts(row)] + ["mrr"]
+    names += [f"{name}@{k}" for name in ("prefix_recall", *SHOWN) for k in cuts(row)]
+    return {name: row[name] for name in names if name in row}
+
+
+def evaluation_tables(result: Result) -> list[EvaluationTable]:
+    """All that an evaluation says; of one from before a figure was taken, what it has."""
+    if "generator" not in result:
+        return []
+    names = rankers(result)
+    k = headline_cut(cuts(result["generator"]))
+    tables = [_accuracy(result, names), *([_against(result)] if result.get("against") else [])]
+    if f"prefix_recall@{k}" in result["generator"]:
+        tables += [_prefixes(result, names, k), _shown(result, names)]
+        tables.append(
+            _buckets(result, names, k, "by_popularity", "By training events of the target", {0: "none (cold)"})
+        )
+        tables.append(_buckets(result, names, k, "by_history", "By known events of the user", {0: "none"}))
+    return tables
+
+
+def show_evaluation(say: Callable[[str], None], result: Result) -> None:
+    """The tables as text, columns aligned."""
+    say(f"  {asked_in_full(result)}")
+    for table in evaluation_tables(result):
+        say("")
+        say(f"  {table.title}" + (f" ({table.note})" if table.note else ""))
+        lines = [table.columns, *table.rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for first, *others in lines:
+            cells = "".join(f"  {cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True))
+            say(f"    {first:<{widths[0]}}{cells}".rstrip())
+
+
+def _accuracy(result: Result, names: list[str]) -> EvaluationTable:
+    generator = result["generator"]
+    wanted = [f"{name}@{k}" for name in ("recall", "ndcg") for k in cuts(generator)] + ["mrr"]
+    rows = [[name, *(_with_interval(result[ranker], name) for ranker in names)] for name in wanted]
+    raw = generator.get("raw", generator)
+    if any(raw[name] != generator[name] for name in wanted):
+        empty = [""] * (len(names) - 1)
+        rows += [[f"{name}, raw", _with_interval(raw, name), *empty] for name in wanted]
+    note = "bootstrapped 95 % intervals" + (
+        "; raw: of SIDs, whatever items share them" if len(rows) > len(wanted) else ""
+    )
+    return EvaluationTable("Accuracy", note, ["", *names], rows)
+
+
+def verdicts(result: Result) -> list[str]:
+    """The generator beside each baseline, a sentence each; none of an evaluation from before they were compared."""
+    return [
+        f"recall@{found['k']} {VERDICTS[found['verdict']]} {name}: difference {_difference(found)}"
+        for name, found in sorted(result.get("against", {}).items())
+    ]
+
+
+def _difference(found: Result) -> str:
+    low, high = found["interval"]
+    return f"{found['difference']:+.4f} (95 % {low:+.4f} to {high:+.4f})"
+
+
+def _against(result: Result) -> EvaluationTable:
+    rows = [
+        [name, _difference(found), f"{found['won']:,}", f"{found['lost']:,}", found["verdict"]]
+        for name, found in sorted(result["against"].items())
+    ]
+    k = next(iter(result["against"].values()))["k"]
+    note = "the same cases, in pairs: those that one hits and the other misses tell them apart"
+    columns = ["", f"recall@{k} less its", "generator alone hits", "it alone hits", "the generator"]
+    return EvaluationTable("The generator against baselines", note, columns, rows)
+
+
+def _prefixes(result: Result, names: list[str], k: int) -> EvaluationTable:
+    levels = len(result["generator"][f"prefix_recall@{k}"])
+    rows = [
+        [
+            f"{level + 1} code{'s' if level else ''}",
+            *(f"{result[name][f'prefix_recall@{k}'][level]:.4f}" for name in names),
+        ]
+        for level in range(levels)
+    ]
+    note = "whether any of them begins with so many codes of the target's SID"
+    return EvaluationTable(f"Recall@{k} of prefixes", note, ["", *names], rows)
+
+
+def _shown(result: Result, names: list[str]) -> EvaluationTable:
+    wanted = [f"{figure}@{k}" for figure in SHOWN for k in cuts(result["generator"])]
+    rows = [[name.replace("_", " "), *(_figure(result[ranker][name]) for ranker in names)] for name in wanted]
+    note = (
+        "coverage: share of the items shown to anybody; novelty: bits, -log2 of the share of training events; "
+        "diversity: 1 - share of codes that two items of a list begin with together"
+    )
+    return EvaluationTable("What the lists show", note, ["", *names], rows)
+
+
+def _buckets(result: Result, names: list[str], k: int, key: str, title: str, called: dict[int, str]) -> EvaluationTable:
+    rows = []
+    for at, bucket in enumerate(result["generator"][key]):
+        low, high = bucket["from"], bucket["to"]
+        told = called.get(high, f"{low:,}" if low == high else f"{low:,} to {high:,}")
+        recalls = [_with_interval(result[name][key][at], f"recall@{k}") for name in names]
+        rows.append([told, f"{bucket['cases']:,}", *recalls, _with_interval(bucket, f"ndcg@{k}")])
+    columns = ["", "cases", *(f"{name} recall@{k}" for name in names), f"generator ndcg@{k}"]
+    return EvaluationTable(title, "", columns, rows)
+
+
+def _with_interval(row: Result, name: str) -> str:
+    interval = row.get(f"{name}_interval")
+    return f"{row[name]:.4f}" + (f" ({interval[0]:.4f}–{interval[1]:.4f})" if interval else "")
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

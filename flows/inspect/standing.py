@@ -1,0 +1,143 @@
+"""Where a lake stands: what ran last and how it ended, what production is and how old, and whether it is held."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from flows.inspect.evaluation_tables import VERDICTS
+from storage.lake import Lake
+from storage.releases.models import models
+from storage.releases.pointers import Pointer, pointer_history
+from storage.releases.publishing import hold_of
+from storage.releases.releases import PRODUCTION, read_release
+from storage.runs import RunSummary, runs
+
+HEADLINE = ("recall@10", "ndcg@10")
+ENDED_BADLY = ("failed", "killed", "cancelled")
+MOST_OF_AN_ERROR = 300
+
+
+@dataclass(frozen=True)
+class Standing:
+    """`last_run` is the newest run, `unmended` the newest of every other kind that ended badly."""
+
+    last_run: dict[str, Any] | None
+    unmended: list[dict[str, Any]]
+    production: dict[str, Any] | None
+    held: str | None
+
+    @property
+    def lines(self) -> list[str]:
+        """The same in sentences, what ran last first."""
+        last = f"last run: {_run_line(self.last_run)}" if self.last_run else "no run is recorded"
+        return [
+            last,
+            *(f"not mended since: {_run_line(run)}" for run in self.unmended),
+            _production_line(self.production),
+            *([self.held] if self.held else []),
+        ]
+
+
+def standing(lake: Lake, now: datetime | None = None) -> Standing:
+    """How a lake stands now. A run that found nothing to do is not recorded, so it is not the last one."""
+    known = runs(lake)
+    newest = {run.kind: run for run in known}
+    last = known[-1] if known else None
+    others = [run for run in newest.values() if run is not last and run.state in ENDED_BADLY]
+    history = pointer_history(lake, PRODUCTION)
+    return Standing(
+        last_run=_run(last) if last else None,
+        unmended=[_run(run) for run in sorted(others, key=lambda run: run.started)],
+        production=_production(lake, history, now or datetime.now(UTC)),
+        held=hold_of(history),
+    )
+
+
+def _run(run: RunSummary) -> dict[str, Any]:
+    result = run.result
+    return {
+        "run": run.run,
+        "kind": run.kind,
+        "state": run.state,
+        "started": run.started.isoformat(),
+        "ended": run.ended.isoformat() if run.ended else None,
+        "error": str(result["error"]) if "error" in result else None,
+        "release": result.get("release"),
+        "model": result.get("model"),
+        "published": result.get("published"),
+    }
+
+
+def _run_line(run: dict[str, Any]) -> str:
+    when = f"{run['kind']} {run['state']}, " + (
+        f"ended {_minute(run['ended'])}" if run["ended"] else f"started {_minute(run['started'])}"
+    )
+    made = ", ".join(part for part in (run["release"], run["model"]) if part)
+    told = f"{when} ({run['run']})"
+    if run["state"] == "finished" and made:
+        told += f": {made}" + (", not published" if run["published"] is False else "")
+    if run["error"]:
+        error = " ".join(run["error"].split())
+        told += f": {error if len(error) <= MOST_OF_AN_ERROR else error[: MOST_OF_AN_ERROR - 1] + '…'}"
+    return told
+
+
+def _production(lake: Lake, history: list[Pointer], now: datetime) -> dict[str, Any] | None:
+    value = history[-1].value
+    if not value:
+        return None
+    came = history[-1].at or now
+    for move in reversed(history[1:]):
+        if move.value["release"] != value["release"]:
+            break
+        came = move.at or came
+    model = next((row for row in models(lake) if row["id"] == value["model"]), None)
+    return {
+        "release": value["release"],
+        "model": value["model"],
+        "published_at": came.isoformat(),
+        "age": round((now - came).total_seconds()),
+        "as_of": read_release(lake, value["release"]).as_of.isoformat(),
+        "evaluation": _evaluation(model) if model else None,
+    }
+
+
+def _evaluation(model: dict[str, Any]) -> dict[str, Any] | None:
+    """The headline of a model's newest evaluation."""
+    result = model["evaluation"]
+    if not result:
+        return None
+    figures = {name: result["generator"][name] for name in HEADLINE if name in result["generator"]}
+    against = {name: found["verdict"] for name, found in sorted(result.get("against", {}).items())}
+    return {"release": model["evaluated_on"], "cases": result["cases"], **figures, "against": against}
+
+
+def _production_line(production: dict[str, Any] | None) -> str:
+    if production is None:
+        return "production: nothing is published"
+    told = (
+        f"production: {production['release']}, published {_minute(production['published_at'])} "
+        f"({age(production['age'])} ago), sees arrivals up to {_minute(production['as_of'])}; "
+    )
+    if production["model"] is None:
+        return told + "no model"
+    found = production["evaluation"]
+    if found is None:
+        return f"{told}model {production['model']}, not evaluated"
+    figures = ", ".join(f"{name} {found[name]:.4f}" for name in HEADLINE if name in found)
+    of = f"{found['cases']:,} cases, on {found['release']}"
+    verdicts = [f"{VERDICTS[verdict]} {name}" for name, verdict in found["against"].items()]
+    return f"{told}model {production['model']}: {'; '.join([f'{figures} ({of})', *verdicts])}"
+
+
+def age(seconds: float) -> str:
+    """A span of time in its largest whole unit."""
+    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= 2 * length or (unit == "minute" and seconds >= length):
+            count = int(seconds // length)
+            return f"{count:,} {unit}{'s' if count > 1 else ''}"
+    return "less than a minute"
+
+
+def _minute(time: str) -> str:
+    return f"{datetime.fromisoformat(time):%Y-%m-%d %H:%M} UTC"

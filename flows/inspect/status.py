@@ -1,0 +1,122 @@
+"""The state of a lake as one JSON-able record: last run, production, tables, releases, models, quarantine."""
+
+from dataclasses import asdict
+from typing import Any
+
+import polars as pl
+
+from flows.inspect.standing import HEADLINE, standing
+from infra.addresses import without_secrets
+from storage.catalogue import catalogue
+from storage.lake import Lake
+from storage.quarantine import by_reason, open_rows
+from storage.reasons import IMAGES, ITEMS, Reason, remedy
+from storage.releases.manifest import Manifest
+from storage.releases.models import models, models_of, read_model
+from storage.releases.pointers import pointer_history
+from storage.releases.releases import PRODUCTION, published, releases
+from storage.schemas import TABLES
+
+
+def lake_status(lake: Lake) -> dict[str, Any]:
+    """What `sidmill lake status --json` prints; a lake that does not exist yet is empty."""
+    current = published(lake)
+    reasons = by_reason(lake)
+    now = standing(lake)
+    return {
+        "lake": lake.uri,
+        **asdict(now),
+        "tables": {
+            name: {"version": lake.version(name), "rows": lake.rows(name)} for name in TABLES if lake.exists(name)
+        },
+        "aliases": {PRODUCTION: {"release": current.release, "model": current.model}} if current else {},
+        "releases": [release_status(manifest) for manifest in releases(lake)],
+        "models": [model_status(row) for row in models(lake)],
+        "quarantine": {"rows": sum(reasons.values()), "by_reason": reasons},
+    }
+
+
+def refused_rows(lake: Lake, reason: str | None = None) -> pl.DataFrame:
+    """Open rows of the quarantine, with `remedy`, the `item` they are about, and the `file` and `row` it was read from.
+
+    A row that a stage after ingest refused has no row of a file of its own: it is that of the item's newest revision.
+    """
+    rows = open_rows(lake, reason=reason)
+    items = catalogue(lake, columns=["source", "source_row"], among=rows["subject"].drop_nulls().unique().to_list())
+    read_from = items.select(subject="item_id", item_source="source", item_row="source_row")
+    own = pl.col("stage").str.starts_with("ingest")
+    about_item = ~own | pl.col("stage").is_in([ITEMS, IMAGES])
+    return (
+        as_shown(rows)
+        .join(read_from, on="subject", how="left", maintain_order="left")
+        .select(
+            *rows.columns,
+            item=pl.when(about_item).then("subject"),
+            file=pl.when(own).then("source").otherwise("item_source"),
+            row=pl.when(own).then("source_row").otherwise("item_row"),
+            remedy="remedy",
+        )
+    )
+
+
+def as_shown(refused: pl.DataFrame) -> pl.DataFrame:
+    """Adds `remedy`, what to do about the reason of a row, as text; addresses are shown without what may be secret."""
+    known = {str(reason): remedy(reason) for reason in Reason}
+    hidden = [
+        pl.Series(name, [text and without_secrets(text) for text in refused[name]], pl.String)
+        for name in ("detail", "payload")
+    ]
+    return refused.with_columns(
+        *hidden, remedy=pl.col("reason").replace_strict(known, default="", return_dtype=pl.String)
+    )
+
+
+def release_status(manifest: Manifest) -> dict[str, Any]:
+    """One release as the status shows it."""
+    return {
+        "id": manifest.id,
+        "kind": manifest.kind,
+        "parent": manifest.parent,
+        "created_at": manifest.created_at.isoformat(),
+        "items": manifest.items,
+        "codebook": manifest.codebook.id,
+        "codebook_sizes": list(manifest.codebook.sizes),
+        "vocabulary": manifest.codebook.vocabulary,
+        "as_of": manifest.as_of.isoformat(),
+        "cutoff": manifest.cutoff.isoformat(),
+        "versions": manifest.versions,
+        "encoders": {name: encoder.fingerprint for name, encoder in manifest.encoders.items()},
+        "fusion": manifest.fusion.fingerprint,
+        "assignments": list(manifest.assignments),
+        "trie": manifest.trie.model_dump(),
+        "counts": manifest.counts,
+        "metrics": manifest.metrics,
+        "gates": [gate.model_dump() for gate in manifest.gates],
+    }
+
+
+def models_shown(lake: Lake, manifest: Manifest) -> list[dict[str, Any]]:
+    """The model that was last published with a release, then those trained or evaluated on it.
+
+    A night's release is published with a model of an earlier one, whose newest evaluation may be on that.
+    """
+    own = models_of(lake, manifest.id)
+    moves = [move.value for move in pointer_history(lake, PRODUCTION)[1:]]
+    served = next((move["model"] for move in reversed(moves) if move["release"] == manifest.id), None)
+    first = [row for row in own if row["id"] == served] or ([read_model(lake, served)] if served else [])
+    return first + [row for row in own if row["id"] != served]
+
+
+def model_status(row: dict[str, Any]) -> dict[str, Any]:
+    """One model as the status shows it; `metrics` are the generator's of the evaluation in it."""
+    evaluation = row["evaluation"] or {}
+    generator = evaluation.get("generator", {})
+    return {
+        "id": row["id"],
+        "release": row["release"],
+        "vocabulary": row["vocabulary"],
+        "weights": row["weights"],
+        "metrics": {name: generator[name] for name in HEADLINE if name in generator},
+        "evaluated_on": row["evaluated_on"],
+        "evaluation": evaluation,
+    }

@@ -1,0 +1,147 @@
+"""Verify a lake: each file that a release pins once, each log, and that every trie holds exactly its SID table."""
+
+from collections.abc import Iterator
+from itertools import chain
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from storage.errors import LakeError
+from storage.files.data_files import DataFile
+from storage.files.table_log import Log
+from storage.integrity import Pinned, check_file, checksums, first_fault, model_blobs, pinned_blobs
+from storage.lake import Lake
+from storage.releases.manifest import Manifest
+from storage.releases.models import models, read_model
+from storage.releases.pointers import require_pointers
+from storage.releases.releases import published, read_release, releases
+from storage.schemas import TABLES
+from tokenizer.codebook import Codebook
+from tokenizer.trie.trie import Trie
+
+Finding = tuple[str, str, str]  # (subject, what, "" or what is wrong)
+PATH = "__filename"
+"""The column in which Arrow gives the file of a row."""
+
+
+def verify(lake: Lake) -> Iterator[Finding]:
+    """Every check, with what is wrong or an empty text. A file that many releases pin is read once."""
+    yield "lake", "pointers", first_fault(require_pointers, lake)
+    logs = {table: Log(lake.table_files(table), table) for table in TABLES if lake.exists(table)}
+    for table, log in logs.items():
+        faults = list(log.faults())
+        yield table, "log", " ".join(faults)
+        yield table, "newest version", first_fault(lake.open, table)
+    try:
+        known = releases(lake)
+    except LakeError as error:
+        yield "lake", "releases", str(error)
+        known = []
+    yield from _versions(lake, logs, known)
+    for what, found in (
+        ("data files", _data_files(lake, logs, known)),
+        ("blobs", _blobs(lake, known)),
+        ("tries", _tries(lake, logs, known)),
+        ("production", _production(lake)),
+    ):
+        try:
+            yield from found
+        except LakeError as error:  # what is needed to go on is damaged
+            yield "lake", f"{what}, not all checked", str(error)
+
+
+def _versions(lake: Lake, logs: dict[str, Log], known: list[Manifest]) -> Iterator[Finding]:
+    """Every version that a release pins is in a log that is whole up to it."""
+    pinned: dict[tuple[str, int], str] = {}
+    for manifest in known:
+        for table, version in manifest.versions.items():
+            pinned.setdefault((table, version), manifest.id)
+    for (table, version), release in sorted(pinned.items()):
+        if version < 0:
+            continue
+        there = table in logs and version in logs[table].entries
+        yield release, f"{table}@{version}", "" if there else f"table {table!r} has no version {version} any more"
+
+
+def _data_files(lake: Lake, logs: dict[str, Log], known: list[Manifest]) -> Iterator[Finding]:
+    """Every data file of a version that is pinned, or newest, has the bytes that were committed."""
+    adopted = checksums(lake)
+    for table, log in logs.items():
+        wanted = {manifest.versions.get(table, -1) for manifest in known} | {max(log.entries, default=-1)}
+        for path in sorted(set(chain.from_iterable(log.files_at(version) for version in wanted))):
+            file = DataFile(path, 0, 0, None, {}, {})
+            pinned = Pinned(table, file, file.sha256 or adopted.get((table, path)))
+            fault = first_fault(check_file, lake, pinned)
+            unknown = "" if pinned.sha256 else " (another program's: its hash is recorded when a release pins it)"
+            yield table, f"file {path}{unknown}", fault
+
+
+def _blobs(lake: Lake, known: list[Manifest]) -> Iterator[Finding]:
+    """Every blob that a release, a model or an item names has the bytes that it is named by."""
+    named: dict[str, tuple[str, str]] = {}
+    for manifest in known:
+        for what, digest in pinned_blobs(manifest):
+            named.setdefault(digest, (manifest.id, what))
+        yield manifest.id, f"codebook {manifest.codebook.id}", first_fault(_check_codebook, lake, manifest)
+    for row in models(lake):
+        for what, digest in model_blobs(lake, row["id"]):
+            named.setdefault(digest, (row["id"], what))
+    for row in lake.read("items", columns=["item_id", "images"]).to_pylist() if lake.exists("items") else []:
+        for digest in row["images"]:
+            named.setdefault(digest, (f"item {row['item_id']}", f"picture {digest[:12]}"))
+    for digest, (subject, what) in named.items():
+        yield subject, what, first_fault(lake.blobs.check, digest)
+
+
+def _check_codebook(lake: Lake, manifest: Manifest) -> None:
+    codebook = Codebook.from_bytes(lake.blobs.get(manifest.codebook.blob))
+    if (codebook.id, codebook.vocabulary) != (manifest.codebook.id, manifest.codebook.vocabulary):
+        raise ValueError(f"the blob holds codebook {codebook.id}, not {manifest.codebook.id}")
+
+
+def _tries(lake: Lake, logs: dict[str, Log], known: list[Manifest]) -> Iterator[Finding]:
+    """Every trie is what its SID table gives: the same items with the same codes, none missing, none more."""
+    if not known:
+        return
+    sids = _rows(lake, logs, "sids", ["assignment_id", "item_id", "codes"])
+    items = _rows(lake, logs, "items", ["item_id", "revision", "deleted", "arrived_at"])
+    for manifest in known:
+        trie = f"trie {manifest.trie.sha256[:12]} against its SID table"
+        yield manifest.id, trie, first_fault(_check_trie, lake, logs, manifest, sids, items)
+
+
+def _rows(lake: Lake, logs: dict[str, Log], table: str, columns: list[str]) -> pl.DataFrame:
+    """The rows of all files that any version has, with the file of each."""
+    paths = set(chain.from_iterable(log.files_at(version) for log in [logs[table]] for version in log.entries))
+    rows: pa.Table = lake.read_files(table, sorted(paths), [*columns, PATH])
+    return pl.DataFrame(rows)
+
+
+def _check_trie(lake: Lake, logs: dict[str, Log], manifest: Manifest, sids: pl.DataFrame, items: pl.DataFrame) -> None:
+    def at(table: str, rows: pl.DataFrame) -> pl.DataFrame:
+        paths = logs[table].files_at(manifest.versions[table])
+        return rows.filter(pl.col(PATH).is_in(sorted(paths)))
+
+    trie = Trie.open(lake.blobs.local_path(manifest.trie.sha256))
+    newest = at("items", items).filter(pl.col("arrived_at") <= manifest.as_of).sort("item_id", "revision")
+    alive = newest.unique("item_id", keep="last").filter(~pl.col("deleted")).select("item_id")
+    own = at("sids", sids).filter(pl.col("assignment_id").is_in(manifest.assignments))
+    table = own.join(alive, on="item_id", how="semi").select("item_id", "codes").sort("item_id")
+    stored = pl.DataFrame(
+        {
+            "item_id": pl.Series(trie.item_ids, dtype=pl.String),
+            "codes": pl.Series(np.asarray(trie.codes()).tolist(), dtype=pl.List(pl.Int32)),
+        }
+    ).sort("item_id")
+    if not stored.equals(table):
+        raise ValueError(f"the trie and the SID table differ ({stored.height} and {table.height} items)")
+
+
+def _production(lake: Lake) -> Iterator[Finding]:
+    """What production points to is there."""
+    current = published(lake)
+    if current is not None:
+        yield "production", f"-> {current.release}", first_fault(read_release, lake, current.release)
+        if current.model is not None:
+            yield "production", f"-> {current.model}", first_fault(read_model, lake, current.model)

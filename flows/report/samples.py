@@ -1,0 +1,119 @@
+"""What the vectors of a release look like: a map of the catalogue, and items beside their nearest neighbours."""
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow.dataset as ds
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipelines.embed.embed import matrix
+from pipelines.embed.images import ImageRefused, decode_image
+from pipelines.fusion.fuse import FUSED
+from pipelines.spec import ImageSpec
+from storage.catalogue import catalogue
+from storage.lake import Lake, one_of
+from storage.releases.manifest import Manifest
+from tokenizer.arrays.executor import one_thread
+from tokenizer.arrays.items import tie_keys
+from tokenizer.trie.trie import Trie
+
+SAMPLE, STRIPS, NEAREST = 1_500, 6, 6
+THUMBNAIL = 96
+PERPLEXITY = 30.0
+
+
+def looks(lake: Lake, manifest: Manifest, trie: Trie) -> dict[str, Any]:
+    """Points of the map, and strips of an item and its nearest; of a sample of the items that is always the same."""
+    ids = trie.item_ids.to_pylist()
+    rows = np.argsort(tie_keys(trie.item_ids), kind="stable")[:SAMPLE]
+    place = {ids[row]: row for row in rows.tolist()}
+    where = (
+        (ds.field("modality") == FUSED)
+        & (ds.field("fingerprint") == manifest.fusion.fingerprint)
+        & one_of("item_id", sorted(place))
+    )
+    stored = lake.frame("vectors", manifest.versions["vectors"], ["item_id", "vector"], where)
+    stored = stored.unique("item_id", keep="first", maintain_order=True).sort("item_id")
+    known = np.array([place[item] for item in stored["item_id"]], np.int64)
+    vectors, codes = matrix(stored), trie.codes()[known]
+    return {
+        "sampled": stored.height,
+        "points": _map(vectors, codes, stored["item_id"].to_list()),
+        "strips": _strips(lake, manifest, stored, vectors, codes),
+    }
+
+
+def _map(vectors: NDArray[np.float32], codes: NDArray[np.int32], ids: list[str]) -> list[dict[str, Any]]:
+    """Places in a square of 100, coloured by the first code; t-SNE (van der Maaten and Hinton 2008)."""
+    if len(vectors) < 5:
+        return []
+    from sklearn.manifold import TSNE
+
+    perplexity = min(PERPLEXITY, (len(vectors) - 1) / 3)
+    with one_thread():  # several, on a machine with other work, take ten times as long
+        flat = TSNE(2, perplexity=perplexity, init="pca", metric="cosine", random_state=0).fit_transform(vectors)
+    low, high = flat.min(axis=0), flat.max(axis=0)
+    flat = 2 + 96 * (flat - low) / np.where(high > low, high - low, 1)
+    return [
+        {
+            "x": f"{x:.1f}",
+            "y": f"{y:.1f}",
+            # Neighbouring numbers mean nothing: steps of the golden angle keep their colours apart.
+            "hue": int(code[0] * 137.508) % 360,
+            "light": (38, 52, 66)[int(code[0]) % 3],
+            "told": f"{item}: {' '.join(map(str, code))}",
+        }
+        for (x, y), code, item in zip(flat.tolist(), codes.tolist(), ids, strict=True)
+    ]
+
+
+def _strips(
+    lake: Lake, manifest: Manifest, stored: pl.DataFrame, vectors: NDArray[np.float32], codes: NDArray[np.int32]
+) -> list[list[dict[str, Any]]]:
+    """Items of the sample, the first by tie key, each with those of the sample that are nearest to it."""
+    ids = stored["item_id"].to_list()
+    chosen = np.argsort(tie_keys(ids), kind="stable")[:STRIPS]
+    score = vectors[chosen] @ vectors.T
+    strips = [np.argsort(-row, kind="stable")[: NEAREST + 1].tolist() for row in score]
+    shown = sorted({ids[row] for strip in strips for row in strip})
+    found = catalogue(lake, manifest.versions["items"], manifest.as_of, ["title", "images"], shown)
+    about = {row["item_id"]: row for row in found.to_dicts()}
+    thumbnails = {item: _thumbnail(lake, row["images"][0] if row["images"] else None) for item, row in about.items()}
+    return [
+        [
+            {
+                "item": ids[row],
+                "title": about[ids[row]]["title"],
+                "sid": " ".join(map(str, codes[row])),
+                "shared": _shared(codes[strip[0]], codes[row]),
+                "cosine": float(score[at, row]),
+                "image": thumbnails[ids[row]],
+            }
+            for row in strip
+        ]
+        for at, strip in enumerate(strips)
+    ]
+
+
+def _shared(one: NDArray[np.int32], other: NDArray[np.int32]) -> int:
+    """How many codes two SIDs begin with together."""
+    return int(np.cumprod(one == other).sum())
+
+
+def _thumbnail(lake: Lake, digest: str | None) -> str | None:
+    """A small JPEG as a data URI; none where there is no picture, or none that can be decoded."""
+    if digest is None:
+        return None
+    spec = ImageSpec()
+    try:
+        image = decode_image(lake.blobs.get(digest), spec.max_pixels, spec.formats)
+    except ImageRefused:
+        return None
+    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()

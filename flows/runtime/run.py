@@ -1,0 +1,141 @@
+"""One run of a flow: its lake, recipe, place to compute, record and display. Opens and closes them in order."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect.context import FlowRunContext
+from prefect.exceptions import MissingContextError, TerminationSignal
+from prefect.logging import get_run_logger
+
+from flows.inspect.standing import standing
+from flows.recipe import Recipe, load_recipe, parse_recipe
+from flows.runtime.cancellation import stop_when_cancelled
+from flows.runtime.progress import Display, StageView
+from flows.runtime.times import parse_time
+from infra.addresses import check_environment, hide_secrets
+from infra.settings import configure
+from learning.progress import heard_by
+from pipelines.cluster import shutdown
+from pipelines.compute import Compute, InProcess, OnRay
+from storage.commit import Provenance
+from storage.lake import Lake
+from storage.runs import RunRecord, new_run_id
+
+
+class Run:
+    """What every step of a flow is given. `compute` is where its stages run; a small night changes it.
+
+    `recipe` holds for this run; `stored_recipe`, without the run's own overrides, is what its releases keep.
+    """
+
+    def __init__(
+        self, kind: str, lake: str, recipe: Recipe, stored: Recipe, parameters: dict[str, Any], clock: datetime
+    ) -> None:
+        self.kind = kind
+        self.id = new_run_id(kind)
+        self.lake = Lake(lake)
+        self.recipe, self.stored_recipe = recipe, stored
+        self.clock = clock
+        self.compute: Compute = OnRay(recipe.compute)
+        self.record = RunRecord(self.lake, self.id, kind, recipe.hash, parameters, _flow_run_id())
+        self.display = Display(_flow_log)
+        self.result: dict[str, Any] = {}
+        self._started = time.monotonic()
+
+    def use_recipe(self, settings: dict[str, Any], overrides: list[str] | None) -> None:
+        """Go on under the recipe of another release, as a night does whose parent has changed."""
+        self.stored_recipe = parse_recipe(settings)
+        self.recipe = load_recipe(None, overrides or [], self.stored_recipe.model_dump(mode="json"))
+
+    def seconds(self) -> float:
+        """How long the run has worked."""
+        return time.monotonic() - self._started
+
+    def provenance(self, **inputs: int) -> Provenance:
+        return Provenance(self.id, self.recipe.hash, inputs)
+
+    def say(self, line: str) -> None:
+        self.display.say(line)
+
+    def done(self, **result: Any) -> dict[str, Any]:
+        """What the run came to: recorded at its end, and the result of its flow."""
+        self.result = result
+        return result
+
+    def compute_for(self, rows: int) -> None:
+        """Choose where stages run by how many items are new, and say so."""
+        if rows < self.recipe.compute.in_process_below:
+            self.compute = InProcess(self.recipe.compute)
+            self.say(f"  {rows:,} items to work on: stages run in process, no cluster is started")
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[StageView]:
+        """Time a stage, show it, and record it with its counts once it is done."""
+        with (
+            self.display.stage(name, total) as (view, seconds),
+            heard_by(lambda line: self.say(f"    {line}")),
+        ):
+            yield view
+            self.record.stage(name, {**view.detail, "seconds": round(seconds(), 3)})
+
+
+@contextmanager
+def open_run(
+    kind: str, lake: str, recipe: str | dict[str, Any], parameters: dict[str, Any], clock: str | None = None
+) -> Iterator[Run]:
+    """A run from its start to its recorded end. A failure or an interrupt also ends its work on the cluster.
+
+    `clock` is when what the run ingests arrives, now by default.
+    """
+    configure()  # for flows that a Prefect worker starts, which pass by the command
+    check_environment()
+    stored = parse_recipe(recipe) if isinstance(recipe, dict) else load_recipe(recipe)
+    settings = stored.model_dump(mode="json")
+    effective = load_recipe(None, parameters.get("overrides") or [], settings)
+    recorded = {**parameters, "recipe": settings}
+    run = Run(kind, lake, effective, stored, recorded, parse_time(clock) or datetime.now(UTC))
+    run.say(f"{kind} ({run.id}) on {run.lake.uri}")
+    try:
+        with stop_when_cancelled():
+            yield run
+    except (KeyboardInterrupt, TerminationSignal):  # Ctrl-C, or the signal by which Prefect ends a cancelled run
+        shutdown()
+        if run.record.begun:
+            run.record.end("cancelled", {"reason": "interrupted"})
+        raise
+    except BaseException as error:
+        shutdown()
+        hide_secrets(error)
+        run.record.end("failed", {"error": f"{type(error).__name__}: {error}"})
+        _say_standing(run)
+        raise
+    run.record.end("finished", run.result)
+    _say_standing(run)
+
+
+def _say_standing(run: Run) -> None:
+    """How the lake stands, where a schedule or a trigger started the run: nobody sees the end of its command."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
+        return
+    for line in standing(run.lake).lines:
+        run.say(f"  {line}")
+
+
+def _flow_run_id() -> str:
+    context = FlowRunContext.get()
+    return str(context.flow_run.id) if context is not None and context.flow_run is not None else ""
+
+
+def _flow_log(line: str) -> None:
+    """Every line shown is also a line of the flow run's log in Prefect."""
+    if FlowRunContext.get() is None:
+        return
+    try:
+        get_run_logger().info(line.strip())
+    except MissingContextError:
+        logging.getLogger("sidmill").info(line.strip())

@@ -1,0 +1,217 @@
+"""A trained model on disk: safetensors weights, and a JSON record that says what they are, written last.
+
+While it is trained the optimizer lies beside them, or both in shards that any number of workers can read. The record
+has the hash of every file, those of all workers: where they all hold the checkpoint is whole, in whatever order its
+files were copied to where they lie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import shutil
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, distributed, nn
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+from torch.distributed.checkpoint.state_dict_loader import load as load_shards
+from torch.distributed.checkpoint.state_dict_saver import save as save_shards
+
+from learning.errors import CheckpointDamaged, CheckpointMismatch
+from learning.trainable import Cursor
+
+WEIGHTS = "model.safetensors"
+RECORD = "checkpoint.json"
+OPTIMIZER = "optimizer.pt"
+SHARDS = "shards"
+
+
+def code_version() -> str:
+    """Version of the installed distribution, or `checkout` where the code runs without being installed."""
+    try:
+        return importlib.metadata.version("sidmill")
+    except importlib.metadata.PackageNotFoundError:
+        return "checkout"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a checkpoint is: `identity` as the Trainable states it, how far it was trained, and by what code.
+
+    `begun` holds the sums of an epoch that was not over.
+    """
+
+    identity: Mapping[str, Any]
+    cursor: Cursor
+    step: int
+    history: list[dict[str, float]]
+    code_version: str = field(default_factory=code_version)
+    begun: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class State:
+    """Weights and optimizer of one moment, in memory of their own: what is written down while training goes on."""
+
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Any]
+
+    @classmethod
+    def of(cls, module: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+        """A copy of the state of now."""
+        state = optimizer.state_dict()
+        moments = {
+            number: {name: _copied(value) if isinstance(value, Tensor) else value for name, value in each.items()}
+            for number, each in state["state"].items()
+        }
+        weights = {name: _copied(tensor) for name, tensor in module.state_dict().items()}
+        return cls(weights, {"state": moments, "param_groups": deepcopy(state["param_groups"])})
+
+    def write(self, directory: Path, record: Record) -> None:
+        """Write optimizer and weights, then the record: a directory with a record is whole."""
+        try:
+            torch.save(self.optimizer, directory / OPTIMIZER)
+        except RuntimeError as error:  # in which torch does not say why
+            free = shutil.disk_usage(directory).free
+            raise OSError(f"{OPTIMIZER} was not written, {free:,} bytes are free in {directory}: {error}") from error
+        save_file(self.weights, directory / WEIGHTS)
+        _write_record(directory, record, _hashes(directory))
+
+
+@dataclass(frozen=True)
+class Shards:
+    """One worker's part of weights and optimizer of one moment, in memory of its own; `whole` has all the weights.
+
+    Each worker writes its part, which any number of workers can read. They agree with one another in `group`, which has
+    to be one that nothing else uses while they write.
+    """
+
+    parts: dict[str, Any]
+    whole: dict[str, Tensor]
+    group: distributed.ProcessGroup
+
+    @classmethod
+    def of(
+        cls, module: nn.Module, optimizer: torch.optim.Optimizer, group: distributed.ProcessGroup, whole: bool
+    ) -> Shards:
+        """A copy of the state of now, which all workers take together; where `whole`, the first has all the weights."""
+        model, state = get_state_dict(module, optimizer)
+        plain = StagingOptions(
+            use_pinned_memory=False, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=False
+        )
+        parts: Any = DefaultStager(plain).stage({"model": model, "optimizer": state})
+        everything = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        weights: dict[str, Any] = get_model_state_dict(module, options=everything) if whole else {}
+        return cls(parts, weights, group)
+
+    def write(self, directory: Path, record: Record) -> None:
+        """Write this worker's part, and the first worker the whole weights and, once all have written, the record."""
+        first = distributed.get_rank(self.group) == 0
+        save_shards(self.parts, checkpoint_id=directory / SHARDS, process_group=self.group)
+        if first and self.whole:
+            save_file(self.whole, directory / WEIGHTS)
+        hashes: list[dict[str, str]] = [{} for _ in range(distributed.get_world_size(self.group))]
+        distributed.all_gather_object(hashes, _hashes(directory), self.group)
+        if first:
+            _write_record(directory, record, {name: digest for part in hashes for name, digest in part.items()})
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+
+def _hashes(directory: Path) -> dict[str, str]:
+    """sha256 of each file by its name, but for the record."""
+    files = (path for path in sorted(directory.rglob("*")) if path.is_file() and path.name != RECORD)
+    return {str(path.relative_to(directory)): _sha256(path) for path in files}
+
+
+def _write_record(directory: Path, record: Record, hashes: Mapping[str, str]) -> None:
+    written = {
+        "identity": dict(record.identity),
+        "cursor": asdict(record.cursor),
+        "step": record.step,
+        "history": record.history,
+        "begun": dict(record.begun),
+        "code_version": record.code_version,
+        "sha256": dict(hashes),
+    }
+    draft = directory / f"{RECORD}.draft"
+    draft.write_text(json.dumps(written, indent=1, sort_keys=True))
+    draft.replace(directory / RECORD)
+
+
+def load_state(directory: Path, module: nn.Module, optimizer: torch.optim.Optimizer, sharding: bool) -> None:
+    """Put a checkpoint's weights and optimizer into those of a training of the same shape."""
+    if sharding:
+        model, state = get_state_dict(module, optimizer)
+        stored: dict[str, Any] = {"model": model, "optimizer": state}
+        load_shards(stored, checkpoint_id=directory / SHARDS)
+        set_state_dict(module, optimizer, model_state_dict=stored["model"], optim_state_dict=stored["optimizer"])
+    else:
+        load_weights(directory, module)
+        optimizer.load_state_dict(torch.load(directory / OPTIMIZER, "cpu", weights_only=True))
+
+
+def read_record(directory: Path, only: str | None = None) -> Record:
+    """The record of a checkpoint whose files (or `only` one) are those it names; raises CheckpointDamaged otherwise."""
+    if not (directory / RECORD).is_file():
+        raise CheckpointDamaged(_missing(directory, RECORD))
+    try:
+        record = json.loads((directory / RECORD).read_text())
+    except ValueError as error:
+        raise CheckpointDamaged(f"{directory / RECORD}: {error}; use an older checkpoint or train again") from error
+    for name, wanted in record["sha256"].items():
+        if only not in (None, name):
+            continue
+        if not (directory / name).is_file():
+            raise CheckpointDamaged(_missing(directory, name))
+        found = _sha256(directory / name)
+        if found != wanted:
+            raise CheckpointDamaged(
+                f"{directory / name}: sha256 is {found}, the record names {wanted}; "
+                "use an older checkpoint or train again"
+            )
+    return Record(
+        record["identity"],
+        Cursor(**record["cursor"]),
+        record["step"],
+        record["history"],
+        record["code_version"],
+        record["begun"],
+    )
+
+
+def _missing(directory: Path, name: str) -> str:
+    return f"{directory}: {name} is missing; the checkpoint was not finished: use an older one or train again"
+
+
+def require_same(where: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise CheckpointMismatch, naming what differs, unless a checkpoint holds the training that is wanted."""
+    changed = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+    if changed:
+        differences = "; ".join(f"{key}: {found.get(key)} there, {wanted.get(key)} here" for key in changed)
+        raise CheckpointMismatch(f"{where} holds another training ({differences}); delete it to begin anew")
+
+
+def load_weights(directory: Path, module: nn.Module) -> None:
+    """Put the checkpoint's weights into a module of the same shape."""
+    module.load_state_dict(load_file(directory / WEIGHTS))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

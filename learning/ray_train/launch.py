@@ -1,0 +1,304 @@
+"""Starts Ray Train: the one place of the system that does. Any `Trainable` in, a checkpoint directory out.
+
+A run is its (storage_path, name). Running it again resumes after its last epoch, or returns at once when it is done;
+more epochs go on from where it ended. Ray must be initialised by the caller, with one CPU more than the workers use
+if Ray Data feeds them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from textwrap import shorten
+from typing import Any
+
+import pyarrow.fs
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError
+from ray.train import (
+    CheckpointConfig,
+    ControllerError,
+    FailureConfig,
+    LoggingConfig,
+    Result,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    WorkerGroupError,
+)
+from ray.train.torch import TorchTrainer
+
+# Ray names these nowhere public: a half-written record of a run, and a cluster without room for the workers.
+from ray.train.v2._internal.exceptions import (
+    CheckpointManagerInitializationError,
+    WorkerGroupStartupTimeoutError,
+)
+
+from learning.checkpoint import read_record, require_same
+from learning.errors import CheckpointDamaged, NoRoom, TrainingError, TrainingFailed
+from learning.ray_train.placement import ReleasePlacement
+from learning.ray_train.worker import MakeTrainable, train
+from learning.spec import LoopSpec
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+BACKOFF_S = 5.0
+POLL_S = 1.0
+ABORT_S = 10.0
+"""How long the controller has to answer a Ctrl-C."""
+KEEPS_MEMORY = {
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
+"""Environment of a worker whose glibc keeps what a step gives back for the next one, which asks for as much again."""
+RAYS_RECORD = "checkpoint_manager_snapshot.json"
+
+Progress = Callable[[str], None]
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run: its last checkpoint on this machine, and {epoch, loss, tokens_per_s, seconds} an epoch.
+
+    Of a run in a store the checkpoint is a copy, which lasts as long as this does.
+    """
+
+    checkpoint_dir: Path
+    history: list[Row]
+    copy: TemporaryDirectory[str] | None = field(default=None, compare=False)
+
+
+def launch(
+    make_trainable: MakeTrainable,
+    spec: LoopSpec,
+    name: str,
+    storage_path: str | Path,
+    *,
+    use_gpu: bool = False,
+    progress: Progress = logger.info,
+    label: str = "train",
+) -> TrainResult:
+    """Train until `spec.epochs` on `spec.workers` workers of the running Ray cluster.
+
+    `make_trainable` is pickled and called in each worker, and here before a resume. `storage_path` is a folder, or
+    on more than one machine a URI that all of them can reach. `progress` gets one plain line an epoch, which
+    begins with `label`. Workers that
+    die are replaced twice; a controller that gives up (as it does when a worker dies while the group starts) is
+    tried again three times. Raises CheckpointMismatch if the run holds another training, NoRoom where the workers find
+    no place, LossDiverged after the one attempt, TrainingFailed, or the TrainingError that a worker raised.
+    """
+    storage = str(storage_path) if "://" in str(storage_path) else str(Path(storage_path).resolve())
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    done = _begun(storage, name, progress)
+    if done is not None and done.metrics is not None:
+        require_same(f"{storage}/{name}", done.metrics["identity"], make_trainable().identity)
+    if done is None or len(_history(done)) < spec.epochs:
+        _look_for_room(spec, progress)
+        told = 0 if done is None else len(_history(done))
+        if told:
+            progress(f"{label}: going on after epoch {told} of {spec.epochs}")
+        with _told(storage, name, spec.epochs, label, progress, told):
+            done = _fit(make_trainable, spec, name, storage, use_gpu, progress)
+    checkpoint = done.checkpoint
+    if checkpoint is None:
+        raise TrainingFailed(f"{storage}/{name}: the run ended without a checkpoint; delete it and run again")
+    if isinstance(checkpoint.filesystem, pyarrow.fs.LocalFileSystem):
+        return TrainResult(Path(checkpoint.path), _history(done))
+    copy = TemporaryDirectory(prefix="sidmill-model-")
+    return TrainResult(Path(checkpoint.to_directory(copy.name)), _history(done), copy)
+
+
+def forget(name: str, storage_path: str) -> None:
+    """Take away what a run has stored, where it is there."""
+    filesystem, path = pyarrow.fs.FileSystem.from_uri(f"{storage_path}/{name}")
+    if filesystem.get_file_info(path).type is not pyarrow.fs.FileType.NotFound:
+        filesystem.delete_dir(path)
+
+
+def _fit(
+    make_trainable: MakeTrainable,
+    spec: LoopSpec,
+    name: str,
+    storage: str,
+    use_gpu: bool,
+    progress: Progress,
+) -> Result:
+    """Fit, again if the controller gives up; every failure leaves as a TrainingError."""
+    where = f"training {name} in {storage}"
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            result = _fit_once(make_trainable, spec, name, storage, use_gpu)
+            if isinstance(result.return_value, TrainingError):
+                raise result.return_value
+            return result
+        except ControllerError as error:
+            if isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
+                raise NoRoom(
+                    f"{where}: the cluster found no place for {spec.workers} workers of {spec.cpus_per_worker} CPUs; "
+                    "lower their number or free the cluster, then run again: it resumes"
+                ) from error
+            if attempt == ATTEMPTS:
+                raise TrainingFailed(
+                    f"{where}: Ray Train gave up {ATTEMPTS} times, last with {_last_line(error)}; "
+                    "mend the cause and run again: it resumes"
+                ) from error
+            wait = BACKOFF_S * attempt
+            progress(f"{where}: Ray Train gave up ({_last_line(error)}), trying again in {wait:.0f} s")
+        except WorkerGroupError as error:
+            for failure in error.worker_failures.values():
+                # Ray wraps what a worker raised in an exception that carries its traceback as text.
+                raised = getattr(failure, "_base_exc", failure)
+                if isinstance(raised, TrainingError):
+                    raise raised from error
+            causes = "; ".join(sorted({_last_line(failure) for failure in error.worker_failures.values()}))
+            raise TrainingFailed(
+                f"{where}: workers failed more than twice, last with {causes}; mend the cause and run again: it resumes"
+            ) from error
+        except TrainingFailedError as error:
+            raise TrainingFailed(f"{where}: {error}; run again: it resumes") from error
+        time.sleep(wait)
+    raise AssertionError("the last attempt returns or raises")
+
+
+class _Trainer(TorchTrainer):  # type: ignore[misc]
+    """Ctrl-C ends it at any time. Ray Train's own handler waits for the controller, which hears nothing while workers
+    find no place."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        def stop(*_: object) -> None:
+            with suppress(RayActorError, GetTimeoutError):
+                ray.get(controller.abort.remote(), timeout=ABORT_S)
+            ray.kill(controller)
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGINT, stop)
+
+
+def _fit_once(make_trainable: MakeTrainable, spec: LoopSpec, name: str, storage: str, use_gpu: bool) -> Result:
+    """One fit, with the caller's Ctrl-C handler given back afterwards."""
+    trainer = _Trainer(
+        partial(train, make_trainable, spec, f"{storage}/{name}"),
+        scaling_config=ScalingConfig(
+            num_workers=spec.workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": spec.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=storage,
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            callbacks=[ReleasePlacement()],
+            worker_runtime_env={"env_vars": KEEPS_MEMORY},
+            # Workers that find no place fail after a minute each time; the default is to try for ever.
+            failure_config=FailureConfig(max_failures=2, controller_failure_limit=4),
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    )
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        return trainer.fit()
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
+def _look_for_room(spec: LoopSpec, progress: Progress) -> None:
+    """Tell why nothing happens for a while where the cluster is smaller than the run and may grow; one that was started
+    on this machine cannot: NoRoom."""
+    needed, there = spec.workers * spec.cpus_per_worker, ray.cluster_resources().get("CPU", 0)
+    if there >= needed:
+        return
+    short = f"{spec.workers} workers of {spec.cpus_per_worker} CPUs need {needed}, and the cluster has {there:.0f}"
+    if not os.environ.get("RAY_ADDRESS"):
+        raise NoRoom(f"{short}: lower their number, or set RAY_ADDRESS to a cluster that has room")
+    progress(f"{short}: waiting for more, or lower their number")
+
+
+def _stored(storage: str, name: str) -> Result | None:
+    """What the run has stored so far, or None where it has not begun."""
+    try:
+        return Result.from_path(f"{storage}/{name}")
+    except RuntimeError:
+        return None
+
+
+def _begun(storage: str, name: str, progress: Progress) -> Result | None:
+    """What an earlier launch stored. None where Ray's own record of it is torn, or its last checkpoint is not whole:
+    the record is taken away, and the workers go on from the newest checkpoint that is whole."""
+    filesystem, path = pyarrow.fs.FileSystem.from_uri(f"{storage}/{name}")
+    try:
+        stored = _stored(storage, name)
+        if stored is None or _whole(stored):
+            return stored
+        fault = "its last checkpoint is not whole"
+    except CheckpointManagerInitializationError as error:
+        fault = _last_line(error)
+    progress(f"{storage}/{name}: {fault}; going on from the newest checkpoint that is whole")
+    filesystem.delete_file(f"{path}/{RAYS_RECORD}")
+    return None
+
+
+def _whole(result: Result) -> bool:
+    """Whether the last checkpoint of a run is there with all that its record names."""
+    if result.checkpoint is None:
+        return False
+    try:
+        with result.checkpoint.as_directory() as directory:
+            read_record(Path(directory))
+    except (CheckpointDamaged, FileNotFoundError):
+        return False
+    return True
+
+
+def _history(result: Result) -> list[Row]:
+    return list((result.metrics or {}).get("history", []))
+
+
+@contextmanager
+def _told(storage: str, name: str, epochs: int, label: str, progress: Progress, told: int) -> Iterator[None]:
+    """Tell each epoch after the first `told` while the body runs.
+
+    Read from what the run stores, since callbacks of Ray Train run in another process than ours.
+    """
+    over = threading.Event()
+
+    def tell() -> None:
+        nonlocal told
+        result = _stored(storage, name)
+        for row in _history(result)[told:] if result else []:
+            told += 1
+            left = f", about {(epochs - told) * row['seconds']:,.0f} s left" if told < epochs else ""
+            progress(
+                f"{label} epoch {row['epoch'] + 1:.0f} of {epochs}: loss {row['loss']:.4f}, "
+                f"{row['tokens_per_s']:,.0f} tokens/s, {row['seconds']:.1f} s{left}"
+            )
+
+    def watch() -> None:
+        while not over.wait(POLL_S):
+            with suppress(CheckpointManagerInitializationError):  # it is being written right now
+                tell()
+
+    watcher = threading.Thread(target=watch, name="training-progress", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+    tell()
+
+
+def _last_line(error: Exception) -> str:
+    return shorten((str(error).strip().splitlines() or [repr(error)])[-1], width=160)

@@ -1,0 +1,159 @@
+"""What a worker of Ray Train does: the loop of `learning.loop`, with the checkpoints that Ray Train keeps."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pyarrow.fs
+import ray.train
+import ray.train.torch
+import torch
+from ray.train import CheckpointUploadMode
+from torch import distributed, nn
+
+from learning import checkpoint
+from learning.errors import CheckpointDamaged, LossDiverged, TrainingError
+from learning.loop import Loop, Setting
+from learning.spec import LoopSpec
+from learning.trainable import Trainable
+
+MakeTrainable = Callable[[], Trainable[Any]]
+DRAFT = "sidmill-checkpoint-"
+Upload = Callable[[ray.train.Checkpoint, str], ray.train.Checkpoint]
+
+
+def train(make_trainable: MakeTrainable, spec: LoopSpec, run: str) -> TrainingError | None:
+    """Train in this worker until `spec.epochs`, from the newest whole checkpoint below the folder or URI `run`.
+
+    Returns the error that all workers stop with, for what is raised Ray Train tries again: LossDiverged, and whatever
+    stops the only one. Raises CheckpointMismatch when the run's checkpoints are of another training.
+    """
+    try:
+        _train(make_trainable, spec, run)
+    except TrainingError as error:
+        if ray.train.get_context().get_world_size() > 1 and not isinstance(error, LossDiverged):
+            raise  # another worker may wait for this one
+        return error
+    return None
+
+
+def _train(make_trainable: MakeTrainable, spec: LoopSpec, run: str) -> None:
+    torch.set_num_threads(spec.cpus_per_worker)
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    prepare: Callable[[nn.Module], nn.Module] = ray.train.torch.prepare_model
+    if spec.sharding:
+        prepare = partial(_sharded, world=world)
+    loop = Loop(make_trainable(), spec, Setting(rank, world, prepare))
+    keep = Keep(run, loop.setting, spec.sharding)
+    found, known = _resume(loop, run), ray.train.get_checkpoint()
+    if loop.progress.cursor.epoch >= spec.epochs and (known is None or Path(known.path).name != found):
+        keep(loop, last=True)  # Ray lost sight of it, or never knew that it was stored
+    loop.run(keep)
+
+
+def _sharded(module: nn.Module, world: int) -> nn.Module:
+    """The module with its weights spread over all workers (FSDP2), block by block, those within others first."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    device = ray.train.torch.get_device()
+    mesh = init_device_mesh(device.type, (world,))
+    module.to(device)
+    for part in reversed(list(module.modules())):
+        if isinstance(part, nn.ModuleList):
+            for block in part:
+                if any(True for _ in block.children()):
+                    fully_shard(block, mesh=mesh)
+    fully_shard(module, mesh=mesh)
+    return module
+
+
+def drafts_of(run: str, rank: int) -> str:
+    """What the names of folders begin with that a worker of a run writes checkpoints to before they are stored."""
+    return f"{DRAFT}{hashlib.sha256(run.encode()).hexdigest()[:16]}-{rank}-"
+
+
+class Keep:
+    """Hands checkpoints of a loop to Ray Train, which stores them while training goes on; the last is waited for.
+
+    Each worker copies the state that is its to write in its memory, and a thread writes and stores the copy. There is
+    one copy at a time: training waits where storing is slower.
+    """
+
+    def __init__(self, run: str, setting: Setting, sharding: bool) -> None:
+        """`run` is the folder or URI that checkpoints lie below. Drafts that killed workers of it left here go."""
+        self._run, self._drafts = run, drafts_of(run, setting.rank)
+        for left in Path(tempfile.gettempdir()).glob(f"{self._drafts}*"):
+            shutil.rmtree(left)
+        self._group: Any = distributed.new_group(backend="gloo") if sharding else None
+        self._stored = Event()
+        self._stored.set()
+
+    def __call__(self, loop: Loop, last: bool) -> None:
+        """What `Loop.run` calls."""
+        progress, trainable = loop.progress, loop.trainable
+        history, begun = list(progress.history), dict(progress.begun)
+        record = checkpoint.Record(trainable.identity, progress.cursor, progress.step, history, begun=begun)
+        given, upload = None, None
+        if self._group is not None or loop.setting.rank == 0:
+            given, upload = ray.train.Checkpoint(self._run), self._upload_of(loop, record, last)
+        ray.train.report(
+            {"identity": dict(record.identity), "history": history},
+            checkpoint=given,
+            checkpoint_dir_name=f"step-{progress.step:09d}-epoch-{progress.cursor.epoch:05d}",
+            checkpoint_upload_mode=CheckpointUploadMode.SYNC if last else CheckpointUploadMode.ASYNC,
+            delete_local_checkpoint_after_upload=False,
+            checkpoint_upload_fn=upload,
+        )
+
+    def _upload_of(self, loop: Loop, record: checkpoint.Record, last: bool) -> Upload:
+        """Copy the state of now; what comes back writes the copy and stores it in the run, under the name it is given.
+
+        Ray Train may ask for it again where storing failed; a failure that stays ends all workers.
+        """
+        self._stored.wait()
+        self._stored = stored = Event()
+        module, optimizer = loop.trainable.module, loop.optimizer
+        unwritten: list[checkpoint.State | checkpoint.Shards] = []  # emptied, for Ray Train holds on to an upload
+        if self._group is None:
+            unwritten.append(checkpoint.State.of(module, optimizer))
+        else:
+            unwritten.append(checkpoint.Shards.of(module, optimizer, self._group, whole=last))
+        storage = ray.train.get_context().get_storage()
+        draft = tempfile.TemporaryDirectory(prefix=self._drafts)
+
+        def upload(_: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+            if unwritten:
+                unwritten[0].write(Path(draft.name), record)
+                unwritten.clear()
+            done = storage.persist_current_checkpoint(ray.train.Checkpoint.from_directory(draft.name), name)
+            draft.cleanup()
+            stored.set()
+            return done
+
+        return upload
+
+
+def _resume(loop: Loop, run: str) -> str | None:
+    """Load the newest checkpoint of the run that is whole, and return its name; where none is, training begins anew.
+
+    They are looked for where they lie: Ray Train's own record is of no use once one that it names is gone.
+    """
+    files, folder = pyarrow.fs.FileSystem.from_uri(run)
+    found = files.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True))
+    for path in sorted((each.path for each in found if each.base_name.startswith("step-")), reverse=True):
+        try:
+            with ray.train.Checkpoint(path, files).as_directory() as directory:
+                loop.load(Path(directory))
+        except (CheckpointDamaged, FileNotFoundError):
+            continue
+        return Path(path).name
+    return None

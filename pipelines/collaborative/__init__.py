@@ -1,0 +1,1 @@
+"""Collaborative vectors: what users did, as a vector of each item."""

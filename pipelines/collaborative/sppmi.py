@@ -1,0 +1,143 @@
+"""Collaborative vectors: shifted positive PMI of items consumed together, factorised once, folded in from then on."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from scipy.sparse.linalg import svds
+
+from pipelines.collaborative.visible_log import Histories
+from pipelines.spec import CollaborativeSpec
+
+FEWEST_ITEMS = 3
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What a fit leaves: directions (n, D) of the items it saw, how often each was met, and all together.
+
+    An item's vector is its row of the PMI matrix with those items, projected on the directions. Those of a
+    factorisation (D = dim) give it to an item of the fit and to one that came later alike: later items are folded in
+    and no vector moves. Those of a sequence model (pipelines/collaborative/sequence_model.py) stand in their place
+    (`sasrec`) or after them (`both`), and bring a later item near to where the model would have put it; parts of a
+    vector then have length 1.
+    """
+
+    spec: CollaborativeSpec
+    names: tuple[str, ...]
+    directions: NDArray[np.float32]
+    met: NDArray[np.float64]
+
+    def fold(self, log: Histories) -> pl.DataFrame:
+        """(item_id, vector) of the items of a log that were met beside items of the fit; no row for the others."""
+        vectors = np.asarray(self.rows(log) @ self.directions.astype(np.float64), np.float32)
+        if self.spec.method != "sppmi":
+            vectors = np.hstack([unit(part) for part in self._parts(vectors)])
+        lively = np.flatnonzero(vectors.any(axis=1))
+        return vectors_of([log.names[row] for row in lively], vectors[lively])
+
+    def rows(self, log: Histories) -> csr_matrix:
+        """The PMI of the items of a log with those of the fit, sparse float64 (names of the log, n)."""
+        counts = log.counts(self.spec.window)
+        known = np.array([self._row.get(name, -1) for name in log.names], np.int64)
+        seen = counts[:, known >= 0].tocoo()
+        place = known[known >= 0][seen.col]
+        met = np.asarray(counts.sum(axis=1)).ravel()
+        information = _shifted_ppmi(seen.data, met[seen.row], self.met[place], self.met.sum(), self.spec.shift)
+        kept = information > 0
+        shape = (len(log.names), len(self.names))
+        rows = csr_matrix((information[kept], (seen.row[kept], place[kept])), shape=shape)
+        rows.sort_indices()
+        return rows
+
+    def _parts(self, vectors: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """The part of the factorisation, where there is one, and that of the sequence model."""
+        return np.split(vectors, [self.spec.dim], axis=1) if self.spec.method == "both" else [vectors]
+
+    @cached_property
+    def _row(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.names)}
+
+    def to_bytes(self) -> bytes:
+        """Arrow: item_id, met, direction; the spec stands in the schema."""
+        table = pa.table(
+            {
+                "item_id": pa.array(self.names, pa.string()),
+                "met": pa.array(self.met),
+                "direction": pa.FixedSizeListArray.from_arrays(
+                    pa.array(self.directions.ravel()), self.directions.shape[1]
+                ),
+            }
+        ).replace_schema_metadata({"spec": json.dumps(self.spec.model_dump(mode="json"), sort_keys=True)})
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        return bytes(sink.getvalue())
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Factors":
+        table = pa.ipc.open_file(data).read_all().combine_chunks()
+        spec = CollaborativeSpec.model_validate_json(table.schema.metadata[b"spec"])
+        flat = table.column("direction").combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        names = tuple(table.column("item_id").to_pylist())
+        return cls(spec, names, flat.reshape(len(names), -1), table.column("met").to_numpy())
+
+
+def describe_collaborative(spec: CollaborativeSpec) -> dict[str, Any]:
+    """Everything but the log that decides these vectors."""
+    encoder = {"sppmi": "sppmi-svd", "sasrec": "sasrec", "both": "sppmi-svd+sasrec"}[spec.method]
+    return {"encoder": encoder, **spec.model_dump(mode="json")}
+
+
+def fit_factors(log: Histories, spec: CollaborativeSpec) -> Factors | None:
+    """Truncated SVD of the shifted positive PMI of a log; None where users share no two items more than by chance.
+
+    The implicit factorisation of skip-gram (Levy and Goldberg 2014): the vectors are U sqrt(S), which are the rows of
+    the matrix times U / sqrt(S). The same log gives the same bytes whatever the order of its files.
+    """
+    counts = log.counts(spec.window)
+    met = np.asarray(counts.sum(axis=1)).ravel()
+    pairs = counts.tocoo()
+    information = _shifted_ppmi(pairs.data, met[pairs.row], met[pairs.col], met.sum(), spec.shift)
+    kept = information > 0
+    if len(log.names) < FEWEST_ITEMS or not kept.any():
+        return None
+    matrix = csr_matrix((information[kept], (pairs.row[kept], pairs.col[kept])), shape=counts.shape)
+    rank = min(spec.dim, matrix.shape[0] - 1)
+    start = np.random.default_rng(spec.seed).standard_normal(matrix.shape[0])
+    left, values, _ = svds(matrix, k=rank, v0=start)
+    order = np.argsort(-values)
+    left, values = left[:, order], values[order]
+    signs = np.sign(left[np.abs(left).argmax(axis=0), np.arange(rank)])
+    alive = values > 1e-9 * values[0]
+    scaled = left * np.where(signs == 0, 1, signs) / np.sqrt(np.where(alive, values, 1)) * alive
+    directions = np.zeros((len(log.names), spec.dim), np.float32)
+    directions[:, :rank] = scaled
+    return Factors(spec, log.names, directions, met)
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same directions with length 1; a vector of zeros stays one."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.where(norms == 0, 1, norms), np.float32)
+
+
+def vectors_of(items: list[str], vectors: NDArray[np.float32]) -> pl.DataFrame:
+    """(item_id, vector) of items and their vectors (n, D)."""
+    return pl.DataFrame(
+        {"item_id": items, "vector": vectors},
+        schema={"item_id": pl.String, "vector": pl.Array(pl.Float32, vectors.shape[1])},
+    )
+
+
+def _shifted_ppmi(
+    count: NDArray[np.float64], one: NDArray[np.float64], other: NDArray[np.float64], total: float, shift: float
+) -> NDArray[np.float64]:
+    """log(p(i, j) / (p(i) p(j))) - log(shift) of pairs met `count` times; only what is above 0 counts."""
+    return np.asarray(np.log(count * total / (one * np.maximum(other, 1e-300))) - np.log(shift))

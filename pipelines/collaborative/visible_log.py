@@ -1,0 +1,127 @@
+"""What users did, as arrays: the visible part of a log, and which items were consumed near each other."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow.dataset as ds
+from numpy.typing import NDArray
+from scipy.sparse import coo_matrix, csr_matrix
+
+from pipelines.sequences.event_order import ORDER, in_order
+from pipelines.spec import CollaborativeSpec
+from storage.lake import Lake
+
+COLUMNS = ["item_id", "event_type", "impression", *ORDER]
+DAY = 24 * 60 * 60 * 1_000_000
+
+
+@dataclass(frozen=True)
+class LogSlice:
+    """What of the log may be seen: its version, arrivals up to `as_of` (inclusive), events before `cutoff`."""
+
+    version: int
+    as_of: datetime
+    cutoff: datetime
+
+    @property
+    def content_hash(self) -> str:
+        """Stands where other modalities have the hash of their content."""
+        return f"interactions@{self.version}/as-of/{self.as_of.isoformat()}/before/{self.cutoff.isoformat()}"
+
+    @property
+    def visible(self) -> ds.Expression:
+        """What holds for the visible events."""
+        return (ds.field("arrival_time") <= self.as_of) & (ds.field("event_time") < self.cutoff)
+
+    def read(self, lake: Lake, columns: list[str]) -> pl.DataFrame:
+        """The visible events."""
+        return lake.frame("interactions", self.version, columns, self.visible)
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Events in order of user, then of time, as arrays (n,).
+
+    `item` counts into `names`, `user` is a number per user, `time` is in microseconds since 1970, `weight` says how
+    much an event counts.
+    """
+
+    names: tuple[str, ...]
+    user: NDArray[np.int64]
+    item: NDArray[np.int64]
+    time: NDArray[np.int64]
+    weight: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+    def where(self, chosen: NDArray[np.bool_]) -> "Histories":
+        """Some of the events; names stay."""
+        return Histories(self.names, self.user[chosen], self.item[chosen], self.time[chosen], self.weight[chosen])
+
+    def newest(self, share: float) -> int:
+        """The time at or after which about that share of the events lies; equal times stay together."""
+        at = int(np.ceil(len(self) * (1 - share)))
+        return int(np.sort(self.time)[min(at, len(self) - 1)]) if len(self) else 0
+
+    def neighbours(self, window: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Earlier and later event of every two events of a user that are 1, 2, .. `window` apart, by that distance."""
+        for apart in range(1, min(window, len(self) - 1) + 1):
+            later = np.flatnonzero(self.user[apart:] == self.user[:-apart]) + apart
+            yield later - apart, later
+
+    def counts(self, window: int) -> csr_matrix:
+        """Symmetric weighted counts of two different items at most `window` events apart, float64 (names, names)."""
+        size = len(self.names)
+        counts = csr_matrix((size, size), dtype=np.float64)
+        for earlier, later in self.neighbours(window):
+            pairs = (self.item[earlier], self.item[later])
+            weight = self.weight[earlier] * self.weight[later]
+            counts = counts + coo_matrix((weight, pairs), shape=counts.shape).tocsr()
+        counts = counts + counts.T
+        counts.setdiag(0)
+        counts.eliminate_zeros()
+        return counts
+
+    def pairs(self, window: int, since: int) -> NDArray[np.int64]:
+        """Rows (item, other item), both ways, of events at most `window` apart of which the later is at or after
+        `since`: int64 (P, 2), in the order of the events."""
+        found = []
+        for earlier, later in self.neighbours(window):
+            fresh = (self.time[later] >= since) & (self.item[earlier] != self.item[later])
+            found.append(np.column_stack([self.item[earlier[fresh]], self.item[later[fresh]]]))
+        one_way = np.concatenate(found) if found else np.empty((0, 2), np.int64)
+        return np.concatenate([one_way, one_way[:, ::-1]])
+
+
+def histories(events: pl.DataFrame, spec: CollaborativeSpec) -> Histories:
+    """The behaviour in some events (COLUMNS), in an order that does not depend on theirs.
+
+    Impressions and excluded types are no behaviour; items with fewer than `min_events` are left out, and each user's
+    events but the newest `user_cap`.
+    """
+    positive = events.filter(
+        ~pl.col("impression").fill_null(False) & ~pl.col("event_type").is_in(spec.exclude_events)
+    ).filter(pl.len().over("item_id") >= spec.min_events)
+    kept = in_order(positive).group_by("user_id", maintain_order=True).tail(spec.user_cap)
+    names = sorted(kept["item_id"].unique().to_list())
+    item = kept["item_id"].replace_strict(names, range(len(names)), return_dtype=pl.Int64)
+    time = kept["event_time"].dt.epoch("us").to_numpy().astype(np.int64)
+    return Histories(
+        names=tuple(names),
+        user=kept["user_id"].rank("dense").to_numpy().astype(np.int64),
+        item=item.to_numpy().astype(np.int64),
+        time=time,
+        weight=_weights(kept["event_type"], time, spec),
+    )
+
+
+def _weights(types: pl.Series, time: NDArray[Any], spec: CollaborativeSpec) -> NDArray[np.float64]:
+    weight = types.replace_strict(spec.event_weights, default=1.0, return_dtype=pl.Float64).to_numpy().copy()
+    if spec.half_life_days is not None and len(time):
+        weight *= 0.5 ** ((time.max() - time) / (spec.half_life_days * DAY))
+    return np.asarray(weight, np.float64)

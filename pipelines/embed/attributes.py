@@ -1,0 +1,105 @@
+"""Structured attributes as vectors without a fitted vocabulary: values by hash, places by waves.
+
+A brand that appears tomorrow has its direction already, so nights need no refit and old vectors stay.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.embed.protocol import Vectors
+from pipelines.spec import AttributesSpec, CoordinatesSpec
+
+EARTH_KM = 6371.0
+KNOWN_VALUES = 1 << 16
+
+
+def describe_attributes(spec: AttributesSpec) -> dict[str, Any]:
+    """Everything that decides these vectors."""
+    return {"encoder": "hashed multi-hot", **spec.model_dump(mode="json")}
+
+
+def describe_coordinates(spec: CoordinatesSpec) -> dict[str, Any]:
+    """Everything that decides these vectors."""
+    return {"encoder": "waves on the sphere", **spec.model_dump(mode="json")}
+
+
+class MultiHot:
+    """Multi-hot values, each a fixed random direction of its own, float32 (N, dim).
+
+    Random projection of the multi-hot vector (Johnson and Lindenstrauss): cosines are those of shared values up to
+    about 1 / sqrt(dim). Contents are JSON lists of [field, value].
+    """
+
+    def __init__(self, spec: AttributesSpec) -> None:
+        self._spec = spec
+        self._direction = lru_cache(KNOWN_VALUES)(self._drawn)
+
+    def encode(self, contents: Sequence[str]) -> Vectors:
+        """The sum over the values of an item, float32 (N, dim)."""
+        return np.stack([self._sum(json.loads(content)) for content in contents]).astype(np.float32)
+
+    def _sum(self, values: list[list[str]]) -> NDArray[np.float64]:
+        total = np.zeros(self._spec.dim)
+        for field, value in values:
+            total += self._spec.weights.get(field, 1.0) * self._direction(field, value)
+        return total
+
+    def _drawn(self, field: str, value: str) -> NDArray[np.float64]:
+        key = hashlib.blake2b(json.dumps([field, value]).encode(), digest_size=16).digest()
+        draw = np.random.Generator(np.random.Philox(int.from_bytes(key, "little")))
+        signs = draw.integers(0, 2, self._spec.dim) * 2 - 1
+        return signs / math.sqrt(self._spec.dim)
+
+
+class Waves:
+    """Places on the globe as sines and cosines at several wavelengths, float32 (N, 6 * scales).
+
+    The point on the unit sphere, times frequencies from one wave around the globe to one in `finest_km`, evenly spaced
+    in their logarithm (as in Space2Vec, Mai et al. 2020): near places get near vectors at the scale of each wave, and
+    neither poles nor the date line are an edge. Contents are JSON lists [latitude, longitude] in degrees.
+    """
+
+    def __init__(self, spec: CoordinatesSpec) -> None:
+        finest = 2 * math.pi * EARTH_KM / spec.finest_km
+        self._frequency = np.geomspace(1.0, finest, spec.scales)
+
+    def encode(self, contents: Sequence[str]) -> Vectors:
+        """Float32 (N, 6 * scales), every vector of the same length. Raises ValueError for what is no place."""
+        places = np.array([_degrees(content) for content in contents])
+        latitude, longitude = np.radians(places).T
+        point = np.stack(
+            [np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)], axis=1
+        )
+        angle = (point[:, None, :] * self._frequency[None, :, None]).reshape(len(contents), -1)
+        return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
+
+
+def values_of(attributes: dict[str, Any], fields: Sequence[str]) -> str | None:
+    """The values of some attributes, lists taken apart, as the content of MultiHot; None where there are none."""
+    found = set()
+    for field in fields:
+        given = attributes.get(field)
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None and str(value).strip():
+                found.add((field, str(value).strip()))
+    return json.dumps(sorted(found), ensure_ascii=False) if found else None
+
+
+def place_of(attributes: dict[str, Any], latitude: str, longitude: str) -> str | None:
+    """[latitude, longitude] as they stand, the content of Waves; None where both are missing."""
+    given = [attributes.get(latitude), attributes.get(longitude)]
+    return None if given == [None, None] else json.dumps(given)
+
+
+def _degrees(content: str) -> tuple[float, float]:
+    latitude, longitude = (float(str(each)) for each in json.loads(content))
+    if not (abs(latitude) <= 90 and abs(longitude) <= 180):
+        raise ValueError(f"latitude and longitude {content} are no place in degrees")
+    return latitude, longitude

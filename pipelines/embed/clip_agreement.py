@@ -1,0 +1,49 @@
+"""Whether pictures show what titles say: the two towers of a CLIP model on a sample of items.
+
+A catalogue whose pictures were joined to the wrong items looks sound row by row; here it stands near chance.
+"""
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from pipelines.embed.embed import read_vectors
+from pipelines.embed.protocol import Vectors
+from pipelines.embed.vision import OpenClip
+from pipelines.spec import ImageSpec
+from storage.lake import Lake
+from tokenizer.arrays.items import tie_keys
+
+SAMPLE, NEAR = 500, 10
+
+
+def check_alignment(lake: Lake, spec: ImageSpec, fingerprint: str, pictured: pl.DataFrame) -> dict[str, float] | None:
+    """Figures of `aligned` for a sample, the same for the same items, of (item_id, content_hash, title).
+
+    None where fewer than two of the sample have a title and a vector.
+    """
+    titled = pictured.filter(pl.col("title").fill_null("").str.strip_chars() != "")
+    sample = titled[np.argsort(tie_keys(titled["item_id"].to_arrow()), kind="stable")[:SAMPLE].tolist()]
+    stored = read_vectors(lake, "image", fingerprint, sample)
+    if stored is None or stored.present.sum() < 2:
+        return None
+    titles = sample.filter(pl.Series(stored.present))["title"].to_list()
+    return aligned(OpenClip(spec).encode_text(titles), stored.vectors[stored.present])
+
+
+def aligned(texts_ND: Vectors, pictures_ND: Vectors) -> dict[str, float]:
+    """The share of texts whose own picture is among the NEAR nearest of all (equal ones: half ahead), and by chance."""
+    one, other = _unit(texts_ND), _unit(pictures_ND)
+    score = one @ other.T
+    own = score.diagonal()[:, None]
+    ahead = (score > own).sum(axis=1) + ((score == own).sum(axis=1) - 1) / 2
+    return {
+        "items": float(len(one)),
+        "own_picture_among_nearest": float((ahead < NEAR).mean()),
+        "chance": min(1.0, NEAR / len(one)),
+        "cosine": float(own.mean()),
+    }
+
+
+def _unit(vectors: Vectors) -> NDArray[np.float32]:
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))

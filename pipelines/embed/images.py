@@ -1,0 +1,85 @@
+"""Safe decoding of item images: format, size and truncation are judged before and while pixels are read."""
+
+import io
+import re
+import warnings
+from collections.abc import Sequence
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pipelines.embed.colours import to_rgb
+
+MOST_RATIO = 8
+"""Of a picture that is longer than so many times its width the middle is taken. Encoders scale the short side to theirs
+and look at a square in the middle: of a picture 1 x 65,535 that would be 3 billion pixels, to look at 50,000."""
+
+
+class ImageRefused(ValueError):
+    """Bytes that are not an image we accept; `reason` is the quarantine reason."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+def decode_image(data: bytes, max_pixels: int, formats: Sequence[str]) -> Image.Image:
+    """The image as upright RGB, its middle if it is longer than MOST_RATIO times its width.
+
+    The header alone decides on format and pixel count, so a bomb is never inflated.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+            # A phone's JPEG may hold further pictures (MPO); the first is a JPEG like others.
+            kind = "JPEG" if image.format == "MPO" else image.format
+            if kind not in formats:
+                raise ImageRefused("image_format", _wanted(str(image.format), formats))
+            if image.width * image.height > max_pixels:
+                raise ImageRefused(
+                    "image_too_many_pixels", f"{image.width} x {image.height}, at most {max_pixels} are accepted"
+                )
+            image.load()
+            return to_rgb(_middle(ImageOps.exif_transpose(image) or image))
+    except ImageRefused:
+        raise
+    except UnidentifiedImageError as error:
+        if named := _named(data):
+            raise ImageRefused("image_format", _wanted(named, formats)) from error
+        raise ImageRefused("image_undecodable", "the bytes are no picture of a known format: send it again") from error
+    except Image.DecompressionBombError as error:
+        raise ImageRefused("image_too_many_pixels", str(error)) from error
+    except (OSError, SyntaxError, ValueError, IndexError, EOFError) as error:
+        reason = "image_truncated" if "truncated" in str(error).lower() else "image_undecodable"
+        raise ImageRefused(reason, _stable(str(error))) from error
+
+
+def _wanted(found: str, formats: Sequence[str]) -> str:
+    return f"the bytes are {found}, accepted are {', '.join(formats)}: convert the picture"
+
+
+def _named(data: bytes) -> str | None:
+    """The name of a format that Pillow does not read, by how its files begin."""
+    head = data[:4096]
+    if head[4:8] == b"ftyp":
+        brand = head[8:12]
+        return "AVIF" if brand in (b"avif", b"avis") else "HEIC" if brand[:2] in (b"he", b"mi", b"ms") else "a video"
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(b"<svg") or (text.startswith(b"<?xml") and b"<svg" in text):
+        return "SVG"
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "a web page (HTML)"
+    return "PDF" if text.startswith(b"%pdf") else None
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    width, height = (min(side, MOST_RATIO * min(image.size)) for side in image.size)
+    if (width, height) == image.size:
+        return image
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def _stable(text: str) -> str:
+    """Without the memory address by which Pillow names the stream: the same bytes have the same detail."""
+    return re.sub(r"<_io\.BytesIO object at 0x[0-9a-f]+>", "the bytes", text)

@@ -1,0 +1,148 @@
+"""The stages that encode: contents in, a vector or the reason why there is none out. A bad row costs itself only.
+
+Models load when a stage is made, in the process that uses it. A stage that is given the fingerprint the run began with
+checks that it loaded just that: weights that are replaced while a run goes on must not mix with the former ones.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from pipelines.embed.attributes import MultiHot, Waves
+from pipelines.embed.images import ImageRefused, decode_image
+from pipelines.embed.protocol import EncoderError, Outcome, Vectors, encode_all, fingerprint
+from pipelines.embed.text import TextEncoder, describe_text
+from pipelines.embed.vision import describe_image, image_encoder
+from pipelines.spec import AttributesSpec, CoordinatesSpec, ImageSpec, TextSpec
+from storage.errors import BlobCorrupt
+from storage.lake import Lake
+
+
+class EmbedText:
+    """Stage: texts to vectors. Given the longest first, a batch holds texts of one length and little padding."""
+
+    reads = ("text",)
+    adds = ("vector", "reason", "detail")
+    uses_gpu = True
+    longest_first = pl.col("text").str.len_bytes()
+
+    def __init__(self, spec: TextSpec, expected: str | None = None) -> None:
+        self._encoder = TextEncoder(spec)
+        _check("text", expected, lambda: describe_text(spec))
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        texts = batch.column("text").to_pylist()
+        filled = [row for row, text in enumerate(texts) if text]
+        outcomes: list[Outcome] = [(None, "empty_text", "no text in the fields the recipe names")] * len(texts)
+        encoded = encode_all(self._encoder.encode, [texts[row] for row in filled])
+        for row, outcome in zip(filled, encoded, strict=True):
+            outcomes[row] = outcome
+        return _with_outcomes(batch.drop_columns(["text"]), outcomes)
+
+
+class EmbedAttributes:
+    """Stage: contents of structured attributes to vectors."""
+
+    reads = ("content",)
+    adds = ("vector", "reason", "detail")
+
+    def __init__(self, spec: AttributesSpec | CoordinatesSpec) -> None:
+        self._encoder = MultiHot(spec) if isinstance(spec, AttributesSpec) else Waves(spec)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        contents = batch.column("content").to_pylist()
+        return _with_outcomes(batch.drop_columns(["content"]), encode_all(self._encoder.encode, contents))
+
+
+class EmbedImages:
+    """Stage: stored pictures, by hash, to one vector an item, the mean over its pictures.
+
+    Pictures are read, decoded and scaled on the threads of `decoders`, at most two batches ahead of the model: it need
+    not wait, and no more than these are in memory. An item of which some pictures are refused gets its vector from the
+    others; the reason stands beside it.
+    """
+
+    reads = ("images",)
+    adds = ("vector", "reason", "detail")
+    uses_gpu = True
+
+    def __init__(self, spec: ImageSpec, lake: Lake, expected: str | None = None, decoders: int | None = None) -> None:
+        import torch
+
+        self._spec, self._lake = spec, lake
+        self._encoder = image_encoder(spec)
+        self._decoders = decoders or torch.get_num_threads()
+        _check("image", expected, lambda: describe_image(spec))
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        pictures = batch.column("images").to_pylist()
+        prepared = self._prepared(digest for digests in pictures for digest in digests)
+        encoded = self._encoded(prepared)
+        outcomes = [_pooled(list(islice(encoded, len(digests)))) for digests in pictures]
+        return _with_outcomes(batch.drop_columns(["images"]), outcomes)
+
+    def _prepared(self, digests: Iterator[str]) -> Iterator[Vectors | ImageRefused]:
+        """The pixels of each picture in order, made ahead of their use."""
+        ahead = 2 * self._spec.batch_size
+        waiting: deque[Future[Vectors | ImageRefused]] = deque()
+        with ThreadPoolExecutor(self._decoders) as pool:
+            for digest in digests:
+                waiting.append(pool.submit(self._prepare, digest))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _prepare(self, digest: str) -> Vectors | ImageRefused:
+        try:
+            image = decode_image(self._lake.blobs.get(digest), self._spec.max_pixels, self._spec.formats)
+        except ImageRefused as refused:
+            return refused
+        except BlobCorrupt as error:
+            return ImageRefused("image_damaged", str(error))
+        try:
+            return self._encoder.prepare(image)
+        except Exception as error:  # noqa: BLE001 - as in encode_all
+            return ImageRefused("encoder_failed", f"{type(error).__name__}: {error}")
+
+    def _encoded(self, prepared: Iterator[Vectors | ImageRefused]) -> Iterator[Outcome]:
+        while group := list(islice(prepared, self._spec.batch_size)):
+            good = iter(
+                encode_all(self._encoder.encode, [each for each in group if not isinstance(each, ImageRefused)])
+            )
+            for each in group:
+                yield (None, each.reason, each.detail) if isinstance(each, ImageRefused) else next(good)
+
+
+def _pooled(outcomes: list[Outcome]) -> Outcome:
+    """The mean of the vectors there are, and why there are not all of them."""
+    vectors = [vector for vector, _, _ in outcomes if vector is not None]
+    refused = [(reason, detail) for _, reason, detail in outcomes if reason is not None]
+    reason = refused[0][0] if refused else None
+    detail = "; ".join(detail for _, detail in refused)
+    if not vectors:
+        return None, reason, detail
+    return np.stack(vectors).mean(axis=0, dtype=np.float64).astype(np.float32), reason, detail
+
+
+def _check(modality: str, expected: str | None, describe: Callable[[], dict[str, Any]]) -> None:
+    if expected is not None and fingerprint(describe()) != expected:
+        raise EncoderError(
+            f"the files of the {modality} encoder changed while the run was going on; its vectors would not be those "
+            "that the run began to store. Leave the files alone and run the same command again."
+        )
+
+
+def _with_outcomes(batch: pa.Table, outcomes: list[Outcome]) -> pa.Table:
+    vectors, reasons, details = zip(*outcomes, strict=True)
+    return (
+        batch.append_column("vector", pa.array(vectors, type=pa.list_(pa.float32())))
+        .append_column("reason", pa.array(reasons, type=pa.string()))
+        .append_column("detail", pa.array(details, type=pa.string()))
+    )

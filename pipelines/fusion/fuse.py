@@ -1,0 +1,122 @@
+"""Gather the vectors of items modality by modality, and store the fused vector of each."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from pipelines.embed.embed import matrix, read_vectors, store_vectors
+from pipelines.fusion.frozen import Fusion
+from pipelines.fusion.modalities import Matrix, Modality
+from pipelines.ingest.accounting import Counts
+from storage.commit import Provenance
+from storage.lake import Lake
+from storage.quarantine import Reject, quarantine
+from storage.reasons import Reason
+from tokenizer.arrays.scratch import scratch_matrix, scratch_take
+
+FUSED = "fused"
+CHUNK = 1 << 16
+"""Items fused and stored at a time."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Items (item_id, sorted; content_hash over the inputs used) and their vectors, aligned row by row."""
+
+    items: pl.DataFrame
+    modalities: dict[str, Modality]
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Items (item_id, sorted; content_hash) and their fused vectors (N, F), row by row."""
+
+    items: pl.DataFrame
+    vectors: Matrix
+
+    def take(self, rows: NDArray[np.int64]) -> "Fused":
+        """Some of the items, in their order."""
+        return Fused(self.items[rows], scratch_take(self.vectors, rows))
+
+
+def gather(lake: Lake, wanted: Mapping[str, pl.DataFrame], fingerprints: Mapping[str, str]) -> Gathered:
+    """The stored vectors of items, modality by modality.
+
+    `wanted` maps a modality to the (item_id, content_hash) pairs whose vectors are wanted; items of any of them
+    are gathered. Vectors under another fingerprint are never read.
+    """
+    ids = pl.concat([pairs.select("item_id") for pairs in wanted.values()]).unique().sort("item_id")
+    modalities: dict[str, Modality] = {}
+    inputs = ids
+    for name, pairs in sorted(wanted.items()):
+        if name not in fingerprints:
+            continue
+        aligned = ids.join(pairs.select("item_id", "content_hash"), on="item_id", how="left", maintain_order="left")
+        found = read_vectors(lake, name, fingerprints[name], aligned)
+        if found is None:
+            continue
+        modalities[name] = found
+        known = pl.format("{}:{}:{}", pl.lit(name), pl.lit(fingerprints[name]), "content_hash")
+        inputs = inputs.with_columns(
+            aligned.select(pl.when(pl.Series(found.present)).then(known).alias(name)).to_series()
+        )
+    digests = [
+        hashlib.blake2b("\0".join(filter(None, row[1:])).encode(), digest_size=16).hexdigest()
+        for row in inputs.iter_rows()
+    ]
+    return Gathered(ids.with_columns(pl.Series("content_hash", digests, dtype=pl.String)), modalities)
+
+
+def placed(ids: pl.DataFrame, vectors: pl.DataFrame) -> Modality:
+    """Vectors (item_id, vector), one at least, row by row beside `ids` (item_id)."""
+    rows = ids.select("item_id").with_row_index("row").join(vectors, on="item_id")
+    values = np.zeros((ids.height, len(vectors["vector"][0])), dtype=np.float32)
+    values[rows["row"].to_numpy()] = matrix(rows)
+    present = np.zeros(ids.height, dtype=bool)
+    present[rows["row"].to_numpy()] = True
+    return Modality(values, present)
+
+
+def fuse(lake: Lake, fusion: Fusion, gathered: Gathered, provenance: Provenance) -> tuple[Fused, Counts]:
+    """Fused vectors of the gathered items, stored under the fusion's id.
+
+    Vectors that are stored already are read back, never computed again. An item without any vector is quarantined
+    as `no_vector`.
+    """
+    counts = Counts("fuse", rows_in=gathered.items.height)
+    items = gathered.items
+    made = read_vectors(lake, FUSED, fusion.id, items)
+    if made is None:
+        made = Modality(scratch_matrix(items.height, fusion.spec.dim), np.zeros(items.height, np.bool_))
+    missing = np.flatnonzero(~made.present)
+    counts.unchanged = items.height - len(missing)
+    for start in range(0, len(missing), CHUNK):
+        rows = missing[start : start + CHUNK]
+        if gathered.modalities:
+            inputs = {name: each.take(rows) for name, each in gathered.modalities.items()}
+            made.vectors[rows], made.present[rows] = fusion.transform(inputs)
+        covered = rows[made.present[rows]]
+        refused = items[rows[~made.present[rows]].tolist()]
+        rejects = [
+            Reject(
+                "fuse",
+                Reason.NO_VECTOR,
+                "no text, image or behaviour to make a vector from",
+                f"fuse@{content}",
+                0,
+                item,
+            )
+            for item, content in refused.iter_rows()
+        ]
+        counts.refuse(Reason.NO_VECTOR, len(rejects))
+        quarantine(lake, rejects, provenance)
+        counts.out += len(covered)
+        if len(covered):
+            fresh = items[covered.tolist()].with_columns(pl.Series("vector", made.vectors[covered]))
+            tagged = fresh.with_columns(modality=pl.lit(FUSED), fingerprint=pl.lit(fusion.id))
+            store_vectors(lake, tagged, provenance)
+    return Fused(items, made.vectors).take(np.flatnonzero(made.present)), counts.check()

@@ -1,0 +1,230 @@
+"""What both ingests share: counts that must balance, and the record that a file was read under a mapping."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, TypeVar
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.dataset as ds
+from pydantic import BaseModel
+
+from infra.addresses import without_secrets
+from pipelines.sources.cells import Refused as Refused
+from pipelines.sources.cells import shown
+from pipelines.sources.files import Source
+from pipelines.sources.row import Row, SourceError
+from storage.commit import Provenance, append
+from storage.lake import Lake
+from storage.quarantine import open_rows, resolve
+from storage.reasons import Reason, remedy
+from storage.schemas import SOURCES
+
+T = TypeVar("T")
+
+BATCH_ROWS = 50_000
+
+
+@dataclass
+class Counts:
+    """Rows of one stage: in = out + unchanged + quarantined, or `check` raises.
+
+    `examples` has the detail of the first row that was refused for a reason.
+    """
+
+    stage: str
+    rows_in: int = 0
+    out: int = 0
+    unchanged: int = 0
+    by_reason: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def quarantined(self) -> int:
+        return sum(self.by_reason.values())
+
+    def refuse(self, reason: str, rows: int = 1, detail: str = "") -> None:
+        if rows:
+            self.by_reason[reason] = self.by_reason.get(reason, 0) + rows
+            self.examples.setdefault(reason, detail)
+
+    def add(self, other: "Counts") -> None:
+        """Count the rows of another file too."""
+        self.rows_in += other.rows_in
+        self.out += other.out
+        self.unchanged += other.unchanged
+        for reason, rows in other.by_reason.items():
+            self.refuse(reason, rows, other.examples.get(reason, ""))
+
+    def why(self) -> str:
+        """Reasons with their rows, most rows first, what the first row of each was refused for, and what to do."""
+        ordered = sorted(self.by_reason.items(), key=lambda each: (-each[1], each[0]))
+        told = [
+            f"{reason} {rows:,}: {self.examples[reason]}".rstrip(": ") + _advice(reason) for reason, rows in ordered
+        ]
+        return "; ".join(told[:3] + (["..."] if len(ordered) > 3 else []))
+
+    def check(self) -> "Counts":
+        if self.rows_in != self.out + self.unchanged + self.quarantined:
+            raise AssertionError(f"{self.stage}: rows were lost: {self}")
+        return self
+
+    def summary(self) -> dict[str, object]:
+        return {
+            "rows_in": self.rows_in,
+            "rows_out": self.out,
+            "unchanged": self.unchanged,
+            "quarantined": self.quarantined,
+            "by_reason": dict(sorted(self.by_reason.items())),
+        }
+
+
+def _advice(reason: str) -> str:
+    told = remedy(reason)
+    return f" [{told}]" if told else ""
+
+
+@dataclass(frozen=True)
+class IngestedSource:
+    """What came of one file; `stages` are its counts (one, or two where images are a stage of their own).
+
+    `unread_pictures` were named, and the recipe asks for none.
+    """
+
+    source: Source
+    kind: str
+    mapping: str
+    stages: list[Counts]
+    unread_pictures: int = 0
+
+
+def grouped(rows: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of at most `size` consecutive elements."""
+    iterator = iter(rows)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def mapping_hash(spec: BaseModel) -> str:
+    """16 hex digits over the settings that shape how a file is read; those at their default leave it as it is."""
+    settings = spec.model_dump(mode="json", exclude_defaults=True)
+    return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def unread(lake: Lake, kind: str, spec: BaseModel, sources: list[Source]) -> list[Source]:
+    """The files that were not yet read under this mapping, by content; a file given twice counts once."""
+    where = (ds.field("kind") == kind) & (ds.field("mapping") == mapping_hash(spec))
+    done = set(lake.read("sources", columns=["sha256"], where=where).column("sha256").to_pylist())
+    fresh = {source.sha256: source for source in sources if source.sha256 not in done}
+    return list(fresh.values())
+
+
+def names_of(lake: Lake, source: Source, kind: str) -> list[str]:
+    """The names under which the rows of a file stand in the lake: its own, and those of former places.
+
+    A file whose folders say something was once known by its bytes alone, at its place.
+    """
+    by_content = ds.field("sha256") == source.sha256
+    by_bytes = (ds.field("sha256") == source.bytes_sha256) & (ds.field("uri") == source.uri)
+    where = (ds.field("kind") == kind) & (by_content | by_bytes)
+    rows = lake.read("sources", columns=["uri", "sha256"], where=where).to_pylist()
+    return sorted({source.name, *(replace(source, sha256=row["sha256"]).named(row["uri"]) for row in rows)})
+
+
+def close_superseded(
+    lake: Lake, source: Source, stages: list[Counts], refused: set[str], provenance: Provenance
+) -> None:
+    """Open rows that an earlier reading of the same file left, and this one did not refuse, are resolved."""
+    rows = open_rows(lake).filter(
+        pl.col("stage").is_in([counts.stage for counts in stages])
+        & pl.col("source").str.ends_with(source.mark)
+        & ~pl.col("quarantine_id").is_in(sorted(refused))
+    )
+    resolve(lake, rows, f"{source.name} was read again and the row was not refused", provenance)
+
+
+def record_source(lake: Lake, done: IngestedSource, provenance: Provenance) -> None:
+    """Record that a file was read under its mapping; the first stage's counts are the row's."""
+    main = done.stages[0]
+    row = {
+        "sha256": done.source.sha256,
+        "kind": done.kind,
+        "mapping": done.mapping,
+        "uri": done.source.uri,
+        "rows_in": main.rows_in,
+        "rows_out": main.out,
+        "rows_unchanged": main.unchanged,
+        "rows_quarantined": main.quarantined,
+        "at": datetime.now(UTC),
+        "run": provenance.run,
+    }
+    rows = pa.Table.from_pylist([row], schema=SOURCES.schema)
+    append(lake, "sources", rows, f"source:{done.kind}:{done.source.sha256}:{done.mapping}", provenance)
+
+
+def content_key(table: str, parts: Iterable[Any]) -> str:
+    """Idempotency key of a commit, named by what it writes: another reading of a file may have more to write."""
+    return f"{table}:" + hashlib.sha256("\0".join(str(part) for part in parts).encode()).hexdigest()[:24]
+
+
+def lacking(row: Row, column: str, setting: str) -> str:
+    """Why a row has nothing in a column that it needs, and which setting names the column."""
+    columns = row.columns or tuple(row.values)
+    if column in columns:
+        value = row.values.get(column)
+        word = f": {shown(value)} stands for none" if value not in (None, "") else ""
+        return f"no value in column {column!r}{word}"
+    return f"the row has no {column!r}, it has {', '.join(sorted(columns)[:12])}: name the column in {setting}"
+
+
+def as_refused(error: Exception) -> Refused:
+    """Whatever a row raises as the reason why that row, and no other, is refused."""
+    if isinstance(error, MemoryError):
+        raise error
+    if isinstance(error, Refused):
+        return error
+    return Refused(Reason.UNREADABLE_ROW, f"{type(error).__name__}: {error}")
+
+
+@contextmanager
+def naming(source: Source, rows: list[Row]) -> Iterator[None]:
+    """Errors of values that no single row owns come out with the file and the rows that were being worked on."""
+    try:
+        yield
+    except (ValueError, TypeError, ArithmeticError, LookupError, RecursionError, pa.ArrowException) as error:
+        place = f"{source.file}, rows {rows[0].number:,} to {rows[-1].number:,}"
+        raise SourceError(f"{place}: {type(error).__name__}: {error}") from error
+
+
+def payload(values: dict[str, Any], whole: str | None = None) -> str:
+    """The values of a refused row as JSON, each shown as far as it can be.
+
+    Addresses are kept without what may be secret, but for those in the column `whole`, which are asked again.
+    """
+    told = {str(name): _showable(value, name == whole) for name, value in values.items()}
+    return json.dumps(told, default=str, ensure_ascii=False)
+
+
+def _showable(value: Any, whole: bool) -> Any:
+    try:
+        inner = _plain(value, whole)
+        json.dumps(inner, default=str)
+    except (ValueError, TypeError, RecursionError):
+        return without_secrets(shown(value))
+    return inner
+
+
+def _plain(value: Any, whole: bool) -> Any:
+    """A value without bytes and, unless it is kept whole, without the secrets of addresses."""
+    if isinstance(value, list):
+        return [_plain(each, whole) for each in value]
+    if isinstance(value, dict):
+        return {name: _plain(each, whole) for name, each in value.items()}
+    if isinstance(value, str) and not whole:
+        return without_secrets(value)
+    return f"<{len(value)} bytes>" if isinstance(value, bytes) else value

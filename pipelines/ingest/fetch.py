@@ -1,0 +1,180 @@
+"""Pictures by http(s), fetched as from a stranger: bytes, time, redirects and addresses are limited.
+
+Every hop resolves its host once and connects to the address it judged, so that a name cannot point elsewhere a moment
+later. Proxies of the environment are not used.
+"""
+
+import http.client
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+from contextlib import closing
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
+
+from infra.addresses import printable_address
+from pipelines.ingest.accounting import Refused
+
+REDIRECTS = 5
+STALLS = 3
+PIECE = 1 << 16
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+TRANSIENT = ("image_unreachable", "image_timeout")
+"""Reasons that may be gone the next time."""
+
+
+class Patience:
+    """With hosts: one whose answers took longer than `timeout_s` STALLS times in a row is not asked again."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout = timeout_s
+        self._stalled: Counter[str] = Counter()
+
+    def answer(self, host: str, told: str, ask: Callable[[float], bytes]) -> bytes:
+        """What `ask` gives, called with the seconds it may take: it raises TimeoutError after these."""
+        if self._stalled[host] >= STALLS:
+            raise Refused("image_timeout", f"{host} did not answer in time {STALLS} times in a row and was left alone")
+        try:
+            data = ask(self._timeout)
+        except TimeoutError as error:
+            self._stalled[host] += 1
+            shown = printable_address(told)
+            raise Refused("image_timeout", f"{shown}: not there within {self._timeout:g} s") from error
+        self._stalled[host] = 0
+        return data
+
+
+class Web:
+    """Fetches addresses within limits; safe for threads.
+
+    `limit` is in bytes, `timeout_s` is for one picture, redirects included. Hosts are public ones, or named in
+    `trusted`.
+    """
+
+    def __init__(self, limit: int, timeout_s: float, trusted: Collection[str]) -> None:
+        self._limit, self._trusted = limit, frozenset(trusted)
+        self._patience = Patience(timeout_s)
+
+    def get(self, url: str) -> bytes:
+        """The bytes behind a URL; Refused says why not."""
+        host = _parts(url).hostname or ""
+        return self._patience.answer(host, url, lambda seconds: self._follow(url, time.monotonic() + seconds))
+
+    def _follow(self, url: str, deadline: float) -> bytes:
+        for _ in range(REDIRECTS + 1):
+            answer = self._ask(url, deadline)
+            if isinstance(answer, bytes):
+                return answer
+            url = urljoin(url, answer)
+        raise Refused("image_unreachable", f"{printable_address(url)}: more than {REDIRECTS} redirects")
+
+    def _ask(self, url: str, deadline: float) -> bytes | str:
+        """The bytes behind one URL, or where it redirects to."""
+        parts = _parts(url)
+        address = self._address(parts)
+        out_of_time = threading.Event()
+        try:
+            connection = _Connection(parts, address, deadline)
+            with closing(connection):
+                connection.connect()
+                # A socket's own timeout starts anew with every byte; this one does not.
+                watch = threading.Timer(max(0.0, deadline - time.monotonic()), _cut, (connection.sock, out_of_time))
+                watch.daemon = True
+                watch.start()
+                try:
+                    return self._answer(connection, parts)
+                finally:
+                    watch.cancel()
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            if out_of_time.is_set() or isinstance(error, TimeoutError):
+                raise TimeoutError from error
+            raise Refused("image_unreachable", f"{printable_address(url)}: {type(error).__name__}: {error}") from error
+
+    def _answer(self, connection: http.client.HTTPConnection, parts: SplitResult) -> bytes | str:
+        target = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe="/?%:@!$&'()*+,;=~")
+        connection.request("GET", target, headers={"User-Agent": "sidmill", "Accept": "image/*"})
+        response = connection.getresponse()
+        url = printable_address(parts.geturl())
+        if response.status in (301, 302, 303, 307, 308) and (location := response.getheader("Location")):
+            return location
+        if response.status != http.client.OK:
+            raise Refused("image_unreachable", f"{url}: HTTP {response.status}")
+        length, chunked = response.length, response.chunked  # reading to the end clears both
+        if length is not None and length > self._limit:
+            raise Refused("image_too_large", f"{url}: {length} bytes, at most {self._limit} are accepted")
+        pieces, total = [], 0
+        while piece := response.read1(PIECE):
+            pieces.append(piece)
+            total += len(piece)
+            if total > self._limit:
+                raise Refused("image_too_large", f"{url}: more than the {self._limit} bytes that are accepted")
+        if length is not None and total < length:
+            raise http.client.IncompleteRead(b"", length - total)
+        if length is None and not chunked:
+            raise Refused("image_unreachable", f"{url}: the answer does not say where it ends, so it may be cut short")
+        return b"".join(pieces)
+
+    def _address(self, parts: SplitResult) -> tuple[str, int]:
+        """Where to connect: the first address of the host; Refused if any of its addresses is not public."""
+        host = parts.hostname or ""
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise Refused("image_unreachable", f"{host}: {error}") from error
+        addresses = [str(each[4][0]) for each in found]
+        if host not in self._trusted:
+            for address in addresses:
+                if not _public(address):
+                    raise Refused(
+                        "image_address", f"{host} is {address}, no public address; name it in items.trusted_hosts"
+                    )
+        return addresses[0], port
+
+
+class _Connection(http.client.HTTPConnection):
+    """To an address that was judged, under the name of its host; with TLS for https."""
+
+    def __init__(self, parts: SplitResult, address: tuple[str, int], deadline: float) -> None:
+        self._judged, self._deadline = address, deadline
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self.default_port = 443 if self._tls else 80
+        super().__init__(parts.hostname or "", address[1])
+
+    def connect(self) -> None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self.sock = socket.create_connection(self._judged, left)
+        if self._tls is not None:
+            self.sock = self._tls.wrap_socket(self.sock, server_hostname=self.host)
+
+
+def _parts(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return parts
+    except ValueError as error:  # its text may have a part of a password
+        raise Refused("image_address", f"{printable_address(url)!r} is no address that can be read") from error
+    raise Refused("image_address", f"{printable_address(url)!r} is no http or https address")
+
+
+def _public(address: str) -> bool:
+    """Whether anybody may be asked there: no private, loopback or reserved network, also not inside IPv6."""
+    found = ipaddress.ip_address(address.split("%", 1)[0])
+    inner = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None)
+    if found in NAT64:
+        inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+    return found.is_global and not found.is_multicast and (inner is None or inner.is_global)
+
+
+def _cut(connected: socket.socket, out_of_time: threading.Event) -> None:
+    out_of_time.set()
+    try:
+        connected.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return  # closed meanwhile: nothing is left to cut

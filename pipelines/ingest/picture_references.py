@@ -1,0 +1,116 @@
+"""The pictures that a cell names: bytes, text, objects as catalogues write them, and lists of these."""
+
+import base64
+import binascii
+import json
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from pipelines.sources.cells import Refused, Unreadable, check_depth, is_null_word, shown
+
+Reference = str | bytes | Refused
+"""A picture as its bytes, as where it lies, or why the cell does not say."""
+
+KEYS = (
+    "bytes",
+    "hi_res",
+    "original",
+    "full",
+    "large",
+    "url",
+    "uri",
+    "path",
+    "src",
+    "href",
+    "link",
+    "image",
+    "medium",
+    "small",
+    "thumbnail",
+    "thumb",
+)
+"""Fields of an object that name its picture; of several sizes of one picture the largest counts, which is the first."""
+
+
+def references(value: Any) -> list[Reference]:
+    """One reference a picture: the sizes of a picture in one object are one."""
+    if isinstance(value, dict):
+        return _of_object(value)
+    if isinstance(value, list | tuple):
+        return _of_list(value)
+    if value is None or value is False or value != value:
+        return []
+    if isinstance(value, bytes):
+        return [value] if value else []
+    return _of_text(value) if isinstance(value, str) else [_no_picture(_kind(value))]
+
+
+def _of_list(value: list[Any] | tuple[Any, ...]) -> list[Reference]:
+    if value and all(isinstance(each, tuple) and len(each) == 2 for each in value):
+        return _of_object(dict(value))  # a map of Parquet
+    if value and all(isinstance(each, int | float) for each in value):
+        return [_no_picture(f"a list of {len(value):,} numbers")]
+    return [found for each in value for found in references(each)]
+
+
+def _of_text(value: str) -> list[Reference]:
+    """The picture that a text names; formats without lists have lists and objects as JSON."""
+    bare = value.strip()
+    if is_null_word(bare):
+        return []
+    if bare[0] in "[{":
+        try:
+            inner = json.loads(bare)
+            check_depth(inner, "the JSON")
+        except (ValueError, RecursionError):
+            return [_no_picture(f"the text {shown(value)}, which begins as JSON and is none")]
+        return references(inner)
+    return [bare if "//" in bare else value]
+
+
+def _kind(value: Any) -> str:
+    return value.why if isinstance(value, Unreadable) else f"the {type(value).__name__} {shown(value)}"
+
+
+def _no_picture(told: str) -> Refused:
+    return Refused("image_reference_unknown", f"{told} names no picture")
+
+
+def _of_object(value: dict[Any, Any]) -> list[Reference]:
+    known = [key for key in KEYS if key in value]
+    if not known:
+        if not value:
+            return []
+        keys = ", ".join(sorted(map(str, value))[:12])
+        return [
+            Refused("image_reference_unknown", f"an object with {keys}: a picture stands in one of {', '.join(KEYS)}")
+        ]
+    columns = [value[key] for key in known]
+    lists = [each for each in columns if isinstance(each, list | tuple)]
+    if lists:  # a list a size, all of them of the same pictures in the same order
+        longest = max(map(len, lists))
+        rows = [[each[at] for each in lists if at < len(each)] for at in range(longest)]
+        return [found for row in rows for found in _first(row)]
+    return _first(columns)
+
+
+def _first(values: list[Any]) -> list[Reference]:
+    return next((found for each in values if (found := references(each))), [])
+
+
+def data_uri(text: str, limit: int) -> bytes:
+    """The bytes in a `data:` URI; Refused where they are too many or not base64."""
+    head, comma, body = text.partition(",")
+    if not comma:
+        raise Refused("image_address", f"{text[:40]!r}: a data URI has a comma before its data")
+    if len(body) > 4 * limit:
+        raise Refused("image_too_large", f"a data URI of {len(body)} characters, at most {limit} bytes are accepted")
+    try:
+        data = unquote_to_bytes(body)
+        if head.lower().endswith(";base64"):
+            data = base64.b64decode(b"".join(data.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Refused("image_address", f"{head[:40]!r}: the data is not base64: {error}") from error
+    if len(data) > limit:
+        raise Refused("image_too_large", f"{len(data)} bytes, at most {limit} are accepted")
+    return data

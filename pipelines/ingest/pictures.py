@@ -1,0 +1,154 @@
+"""The pictures that catalogue rows name: bytes, paths, web addresses and object stores, within limits, into blobs."""
+
+import posixpath
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow.fs as pafs
+
+from infra.addresses import printable_address
+from pipelines.ingest.accounting import Refused
+from pipelines.ingest.fetch import Patience, Web
+from pipelines.ingest.picture_references import Reference, data_uri
+from pipelines.sources.cells import shown
+from pipelines.sources.files import Source
+from pipelines.spec import ItemsSpec
+from storage.lake import Lake
+
+T = TypeVar("T")
+LONGEST_NAME = 4096
+"""Characters of a path, as Linux has it."""
+_WEB = re.compile("https?://", re.IGNORECASE)
+
+
+class Pictures:
+    """Stores the pictures of the rows of one source as blobs, several at a time."""
+
+    def __init__(self, lake: Lake, source: Source | None, spec: ItemsSpec) -> None:
+        self._lake, self._source, self._spec = lake, source, spec
+        self._web = Web(spec.max_image_bytes, spec.image_timeout_s, spec.trusted_hosts)
+        self._patience = Patience(spec.image_timeout_s)
+        self._opened = lru_cache(pafs.FileSystem.from_uri)
+
+    def stored(self, rows: Iterable[tuple[T, list[Reference]]]) -> Iterator[tuple[T, list[str | Refused]]]:
+        """Each row, in order, with the sha256 of each of its pictures, or why there is none."""
+        workers = self._spec.image_workers
+        waiting: deque[tuple[T, list[Future[str | Refused]]]] = deque()
+        with ThreadPoolExecutor(workers) as pool:
+            for row, wanted in rows:
+                waiting.append((row, [pool.submit(self._store, each) for each in wanted]))
+                if len(waiting) > 4 * workers:
+                    first, done = waiting.popleft()
+                    yield first, [each.result() for each in done]
+            while waiting:
+                first, done = waiting.popleft()
+                yield first, [each.result() for each in done]
+
+    def _store(self, reference: Reference) -> str | Refused:
+        try:
+            return self._lake.blobs.put(self._read(reference))
+        except Refused as refused:
+            return refused
+
+    def _read(self, reference: Reference) -> bytes:
+        limit = self._spec.max_image_bytes
+        if isinstance(reference, Refused):
+            raise reference
+        if isinstance(reference, bytes):
+            if len(reference) > limit:
+                raise Refused("image_too_large", f"{len(reference)} bytes, at most {limit} are accepted")
+            return reference
+        if reference[:5].lower() == "data:":
+            return data_uri(reference, limit)
+        if _WEB.match(reference):
+            return self._web.get(reference)
+        if len(reference) > LONGEST_NAME and "://" not in reference:
+            told = f"{shown(reference)} is longer than any path: bytes stand in a binary column or a data: URI"
+            raise Refused("image_reference_unknown", told)
+        if reference.startswith("//"):
+            told = printable_address(reference)
+            raise Refused("image_address", f"{told!r} does not say how its host is asked: write https:{told}")
+        return self._patience.answer(
+            self._folder(reference), reference, lambda seconds: _within(seconds, lambda: self._file(reference))
+        )
+
+    def _folder(self, reference: str) -> str:
+        """What holds a picture: one of `items.image_roots`, or the folder of the source."""
+        return self._root(reference) or (self._source.folder if self._source else "")
+
+    def _root(self, reference: str) -> str | None:
+        roots = (root.rstrip("/") for root in self._spec.image_roots)
+        return next((root for root in roots if reference.startswith(root + "/")), None)
+
+    def _file(self, reference: str) -> bytes:
+        return _bytes(*self._place(reference), printable_address(reference), self._spec.max_image_bytes)
+
+    def _place(self, reference: str) -> tuple[pafs.FileSystem, str]:
+        """The file behind a path inside the source's folder, or behind a URI below one of `items.image_roots`."""
+        told = printable_address(reference)
+        if "://" in reference:
+            root = self._root(reference)
+            if root is not None:
+                filesystem, path = self._opened(root)
+                inside = posixpath.normpath(posixpath.join(path, reference.removeprefix(root + "/")))
+                if inside.startswith(path + "/"):
+                    return filesystem, inside
+            raise Refused("image_address", f"{told!r} lies below none of items.image_roots")
+        if self._source is None:
+            raise Refused("image_unreadable", f"{told!r} is known in the folder of its file alone")
+        path = posixpath.normpath(posixpath.join(self._source.folder, reference))
+        if not path.startswith(self._source.folder + "/"):
+            raise Refused("image_outside_folder", f"{told!r} leaves the folder of {self._source.name}")
+        if isinstance(self._source.filesystem, pafs.LocalFileSystem):
+            return self._source.filesystem, self._within_folder(path, told)
+        return self._source.filesystem, path
+
+    def _within_folder(self, path: str, told: str) -> str:
+        """The path without links, which must still lie in the folder; it is what is opened, so no link is followed."""
+        assert self._source is not None
+        try:
+            folder, real = Path(self._source.folder).resolve(), Path(path).resolve()
+        except (OSError, ValueError, RuntimeError) as error:  # a name no file can have, or links in a circle
+            raise Refused("image_unreadable", f"{told!r}: {error}") from error
+        if not real.is_relative_to(folder):
+            raise Refused("image_outside_folder", f"{told!r} is a link out of the folder of {self._source.name}")
+        return str(real)
+
+
+def _within(seconds: float, read: Callable[[], bytes]) -> bytes:
+    """What is read, on a thread of its own: Arrow's file systems take no deadline. A read that is late is left behind.
+
+    Raises TimeoutError after these seconds.
+    """
+    done: Future[bytes] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(read())
+        except BaseException as error:  # noqa: BLE001 - it is raised again where the result is awaited
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return done.result(seconds)
+
+
+def _bytes(filesystem: pafs.FileSystem, path: str, told: str, limit: int) -> bytes:
+    try:
+        info = filesystem.get_file_info(path)
+        if info.is_file and info.size > limit:
+            raise Refused("image_too_large", f"{info.size} bytes, at most {limit} are accepted")
+        with filesystem.open_input_stream(path) as stream:
+            data: bytes = stream.read(limit + 1)
+    except (OSError, ValueError) as error:
+        raise Refused("image_unreadable", f"{told!r}: {error}") from error
+    if isinstance(filesystem, pafs.LocalFileSystem) and str(Path(path).resolve()) != path:
+        raise Refused("image_outside_folder", f"{told!r} became a link while it was read")
+    if len(data) > limit:
+        raise Refused("image_too_large", f"more than the {limit} bytes that are accepted")
+    return data

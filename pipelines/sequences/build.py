@@ -1,0 +1,121 @@
+"""A release's training sequences: the log it pins, joined with its SIDs, in user buckets and time order."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from numpy.typing import NDArray
+
+from pipelines.collaborative.visible_log import LogSlice
+from pipelines.ingest.accounting import Counts
+from pipelines.sequences.user_buckets import Learnt, bucket_count, in_buckets, users_with_fresh_events, with_sid
+from pipelines.spec import SequencesSpec
+from storage.commit import Provenance, append
+from storage.lake import Lake
+from storage.schemas import SEQUENCES
+
+FEWEST_BUCKETS = 8
+
+
+@dataclass
+class SequenceCounts(Counts):
+    """Rows, and the users of whom one event is stored: a model learns it with nothing before it."""
+
+    users_with_one_event: int = 0
+
+
+def sequence_buckets(lake: Lake, log: LogSlice, spec: SequencesSpec) -> int:
+    """How many buckets the sequences of this log have."""
+    return spec.buckets or bucket_count(lake, log, FEWEST_BUCKETS)
+
+
+def build_sequences(
+    lake: Lake,
+    release: str,
+    log: LogSlice,
+    items: pa.Array,
+    codes: NDArray[np.int32],
+    buckets: int,
+    provenance: Provenance,
+    learnt: Learnt | None = None,
+    deleted: Collection[str] = (),
+) -> SequenceCounts:
+    """Write the `sequences` of a release once, a commit for each bucket; a call after a kill writes what lacks.
+
+    Within a bucket, rows are in the order of pipelines.sequences.event_order. Events of items without a SID (`deleted`
+    since, or never tokenized) and repeated event ids are counted, not written. Rows that are `learnt` are not `fresh`,
+    and users who have nothing fresh are left out then: what is stored and trained on follows what is new.
+    """
+    counts = SequenceCounts("sequences")
+    missing = [bucket for bucket in range(buckets) if not _written(lake, release, bucket)]
+    if not missing:
+        counts.rows_in = counts.unchanged = lake.count("sequences", lake.version("sequences"), _of(release))
+        counts.check()
+        return counts
+    users = users_with_fresh_events(lake, log, items, learnt) if learnt else None
+    for bucket, rows in enumerate(in_buckets(lake, log, items, buckets, counts, learnt, users)):
+        known = with_sid(rows, deleted, counts)
+        counts.out += known.height
+        counts.users_with_one_event += int((known["user_id"].rle().struct.field("len") == 1).sum())
+        if bucket in missing:
+            append(lake, "sequences", _stored(known, codes, release, bucket), _key(release, bucket), provenance)
+    counts.check()
+    return counts
+
+
+def _stored(rows: pl.DataFrame, codes: NDArray[np.int32], release: str, bucket: int) -> pa.Table:
+    """The rows as the table holds them."""
+    levels = codes.shape[1]
+    flat = pa.array(codes[rows["row"].to_numpy()].ravel())
+    bounds = pa.array(np.arange(0, levels * rows.height + 1, levels, dtype=np.int32))
+    table = rows.drop("row").to_arrow().append_column("codes", pa.ListArray.from_arrays(bounds, flat))
+    for name, value in (("release", pa.scalar(release)), ("bucket", pa.scalar(bucket, pa.int32()))):
+        table = table.append_column(name, pa.repeat(value, rows.height))
+    return table.select(SEQUENCES.schema.names)
+
+
+def users_of_bucket(lake: Lake, release: str, bucket: int) -> NDArray[np.int64]:
+    """How many events each user of one bucket has, in no order."""
+    where = _of(release) & (ds.field("bucket") == bucket)
+    users = lake.read("sequences", columns=["user_id"], where=where)["user_id"]
+    return np.asarray(pc.value_counts(users).field("counts").to_numpy(zero_copy_only=False), np.int64)
+
+
+def read_bucket(lake: Lake, release: str, bucket: int) -> pa.Table:
+    """One bucket of a release's sequences, user by user in the order of their events."""
+    rows = lake.read("sequences", where=_of(release) & (ds.field("bucket") == bucket))
+    users, times = (rows[name].combine_chunks() for name in ("user_id", "event_time"))
+    before = pc.or_(
+        pc.less(users[1:], users[:-1]), pc.and_(pc.equal(users[1:], users[:-1]), pc.less(times[1:], times[:-1]))
+    )
+    if not pc.any(before).as_py():
+        return rows
+    # As it was written it is in order, equal times too; a compaction of the table may have moved files of it.
+    return rows.take(pc.sort_indices(rows, [("user_id", "ascending"), ("event_time", "ascending")]))
+
+
+def _of(release: str) -> ds.Expression:
+    return ds.field("release") == release
+
+
+def targets(lake: Lake, release: str, negative_events: Collection[str], fresh_only: bool) -> int:
+    """How many events of the sequences of a release a training predicts: those that were more than shown, and of these
+    those that no former training has learnt from, where it is `fresh_only`."""
+    shown = ds.field("event_type").isin(sorted(negative_events))
+    taken = ~shown & (ds.field("impression").is_null() | ~ds.field("impression"))
+    where = _of(release) & taken & (ds.field("fresh") if fresh_only else ds.scalar(True))
+    return lake.count("sequences", lake.version("sequences"), where)
+
+
+def _key(release: str, bucket: int) -> str:
+    return f"sequences:{release}:{bucket}"
+
+
+def _written(lake: Lake, release: str, bucket: int) -> bool:
+    if not lake.exists("sequences"):
+        return False
+    return lake.open("sequences").transaction_version(_key(release, bucket)) is not None

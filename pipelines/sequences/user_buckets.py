@@ -1,0 +1,182 @@
+"""A log of any size, user by user: spread over scratch files by the bucket of the user, then read a bucket at a time.
+
+The log is read in small batches, each once. What is held is a batch and a bucket, whatever the size of the log.
+"""
+
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from numpy.typing import NDArray
+
+from pipelines.collaborative.visible_log import LogSlice
+from pipelines.ingest.accounting import Counts
+from pipelines.sequences.event_order import PLACE, in_order
+from storage.lake import Lake, file_name
+from storage.reasons import Reason
+from storage.schemas import INTERACTIONS
+from tokenizer.arrays.items import tie_keys
+
+EVENT = ["event_id", "user_id", "item_id", "event_type", "event_time", "impression", "session_id"]
+FILE = "__filename"
+"""The column in which Arrow gives the file of a row."""
+BUCKET_EVENTS = 500_000
+MOST_BUCKETS = 512
+"""Each has an open file while a log is spread; where a log has more events, buckets are larger."""
+BATCH_ROWS = 1 << 17
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What a model has learnt from: the events of a slice of the log whose items had a SID then."""
+
+    log: LogSlice
+    items: pa.Array
+
+
+def bucket_count(lake: Lake, log: LogSlice, fewest: int = 1) -> int:
+    """How many buckets of about BUCKET_EVENTS events there are, MOST_BUCKETS at most."""
+    events = lake.count("interactions", log.version, log.visible)
+    return max(fewest, min(MOST_BUCKETS, -(-events // BUCKET_EVENTS)))
+
+
+def user_buckets(users: pa.Array, buckets: int) -> NDArray[np.int64]:
+    """Stable bucket of each user, int64 (n,)."""
+    return ((tie_keys(users) >> np.uint64(16)) % np.uint64(buckets)).astype(np.int64)
+
+
+def with_sid(rows: pl.DataFrame, deleted: Collection[str], counts: Counts) -> pl.DataFrame:
+    """The rows of a bucket whose item has a SID; the others are counted, those of `deleted` items apart."""
+    unknown = rows.filter(pl.col("row").is_null())["item_id"]
+    gone = int(unknown.is_in(list(deleted)).sum())
+    counts.refuse(Reason.ITEM_DELETED, gone)
+    counts.refuse(Reason.ITEM_WITHOUT_SID, len(unknown) - gone)
+    return rows.drop_nulls("row")
+
+
+def in_buckets(
+    lake: Lake,
+    log: LogSlice,
+    items: pa.Array,
+    buckets: int,
+    counts: Counts,
+    learnt: Learnt | None = None,
+    users: pa.Array | None = None,
+) -> Iterator[pl.DataFrame]:
+    """The visible events, bucket by bucket: EVENT, `row` and `fresh`, in order and each once.
+
+    `row` is the item's place in `items`, null where it is none of them. `fresh` are events that are not `learnt`: the
+    slice does not hold them, by its version as well as by its times, or their item had no SID. With `users` those of
+    all others are passed over. Repeated event ids are counted; one of which a copy is learnt is not fresh.
+    """
+    had_sid = np.asarray(pc.is_in(items, learnt.items), np.bool_) if learnt else np.ones(len(items), np.bool_)
+    with TemporaryDirectory(prefix="sidmill-buckets-") as scratch:
+        rows, learnt_ids = Path(scratch) / "rows", Path(scratch) / "learnt"
+        _spread(_events(lake, log, counts, learnt, users), buckets, rows)
+        if learnt is not None:
+            _spread(_rewritten(lake, log, learnt), buckets, learnt_ids)
+        for bucket in range(buckets):
+            # Items are looked up for a bucket at a time: it costs what there are of them.
+            known = _in_order(rows / str(bucket), learnt_ids / str(bucket), counts)
+            row = pl.Series("row", pc.index_in(known["item_id"].to_arrow().cast(items.type), items))
+            new = pl.Series(~had_sid).gather(row)
+            yield known.with_columns(row, pl.col("fresh") | new.fill_null(False)).select(*EVENT, "row", "fresh")
+
+
+def users_with_fresh_events(lake: Lake, log: LogSlice, items: pa.Array, learnt: Learnt) -> pa.Array:
+    """Who has a visible event that is not `learnt`; files without one are not read, unless there are items that had no
+    SID.
+
+    Where the table was compacted since, events came again, or what is new is of no item of `items`, some who have
+    nothing to learn are among them.
+    """
+    old = learnt.log
+    new_items = items.filter(pc.invert(pc.is_in(items, learnt.items)))
+    fresh = (ds.field("arrival_time") > old.as_of) | (ds.field("event_time") >= old.cutoff)
+    if len(new_items):
+        fresh |= ds.field("item_id").isin(new_items)
+    read = partial(lake.batches, "interactions", ["user_id"], rows=BATCH_ROWS, version=log.version)
+    batches = chain(read(where=log.visible & fresh), read(where=log.visible, since=old.version))
+    users = [pc.unique(batch.column("user_id")) for batch in batches]
+    return pc.unique(pa.concat_arrays([pa.array([], pa.string()), *users]))
+
+
+def _events(
+    lake: Lake, log: LogSlice, counts: Counts, learnt: Learnt | None, users: pa.Array | None
+) -> Iterator[pa.RecordBatch]:
+    """The visible events with `fresh`, in no order."""
+    where = log.visible if users is None else log.visible & ds.field("user_id").isin(users)
+    known = lake.file_names("interactions", learnt.log.version) if learnt else set()
+    columns = [*EVENT, *PLACE, *([] if learnt is None else [FILE])]
+    for batch in lake.batches("interactions", columns, where, BATCH_ROWS, log.version):
+        counts.rows_in += batch.num_rows
+        yield batch.append_column("fresh", _fresh(batch, learnt, known)).select([*EVENT, *PLACE, "fresh"])
+
+
+def _rewritten(lake: Lake, log: LogSlice, learnt: Learnt) -> Iterator[pa.RecordBatch]:
+    """Who did what is learnt, by the files that a compaction has taken away since; mostly there are none."""
+    columns, old = ["user_id", "event_id"], learnt.log
+    return lake.batches("interactions", columns, old.visible, BATCH_ROWS, old.version, since=log.version)
+
+
+def _spread(batches: Iterator[pa.RecordBatch], buckets: int, folder: Path) -> None:
+    """A file for each bucket; none where there is no row."""
+    folder.mkdir()
+    with ExitStack() as stack:
+        writers: list[pa.ipc.RecordBatchStreamWriter] = []
+        for batch in batches:
+            bucket = user_buckets(batch.column("user_id"), buckets)
+            if not writers:
+                for name in range(buckets):
+                    sink = stack.enter_context(pa.OSFile(str(folder / str(name)), "wb"))
+                    writers.append(stack.enter_context(pa.ipc.new_stream(sink, batch.schema)))
+            order = np.argsort(bucket, kind="stable")
+            bounds = np.searchsorted(bucket[order], np.arange(buckets + 1))
+            spread = batch.take(pa.array(order))
+            for name, (start, stop) in enumerate(pairwise(bounds)):
+                if stop > start:
+                    writers[name].write_batch(spread.slice(start, stop - start))
+
+
+def _fresh(batch: pa.RecordBatch, learnt: Learnt | None, known: set[str]) -> pa.Array:
+    """Which events of a batch the slice does not hold, whose files are the `known` ones."""
+    if learnt is None or (batch.num_rows and file_name(batch.column(FILE)[0].as_py()) not in known):
+        return pa.array(np.ones(batch.num_rows, np.bool_))
+    times = {"arrival_time": learnt.log.as_of, "event_time": learnt.log.cutoff}
+    as_of, cutoff = (pa.scalar(time, batch.column(name).type) for name, time in times.items())
+    arrived = pc.less_equal(batch.column("arrival_time"), as_of)
+    happened = pc.less(batch.column("event_time"), cutoff)
+    return pc.invert(pc.and_(arrived, happened))
+
+
+def _in_order(path: Path, learnt_ids: Path, counts: Counts) -> pl.DataFrame:
+    """The events of a bucket in their order, each once: the copy the slice holds, or the one that was read first."""
+    if not path.exists():
+        log = pa.schema([INTERACTIONS.schema.field(name) for name in (*EVENT, *PLACE)])
+        return pl.DataFrame(log.append(pa.field("fresh", pa.bool_())).empty_table())
+    rows = _read_once(path)
+    if learnt_ids.exists():
+        learnt = _read_once(learnt_ids)["event_id"].unique()
+        rows = rows.with_columns(pl.col("fresh") & ~pl.col("event_id").is_in(learnt.implode()))
+    once = rows
+    if rows["event_id"].n_unique() < rows.height:
+        copies = rows.sort("user_id", "event_time", "event_id", "fresh", *PLACE, maintain_order=True)
+        once = copies.unique("event_id", keep="first", maintain_order=True)
+    counts.refuse(Reason.DUPLICATE_EVENT, rows.height - once.height)
+    return in_order(once)
+
+
+def _read_once(path: Path) -> pl.DataFrame:
+    with pa.OSFile(str(path), "rb") as source:
+        rows = pl.DataFrame(pa.ipc.open_stream(source).read_all())
+    path.unlink()
+    return rows

@@ -1,0 +1,127 @@
+"""How a CSV file is written, by its first bytes: encoding and delimiter, or one message with the settings that read it.
+
+Nothing is guessed for good: a file that is not UTF-8 with the delimiter of its suffix is read once the recipe says so.
+"""
+
+import codecs
+import csv
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipelines.sources.cells import COMMA_NUMBER
+from pipelines.sources.row import SourceError
+from pipelines.spec import CsvSpec
+
+HEAD_BYTES = 1 << 20
+DELIMITERS = (",", ";", "\t", "|")
+LINES_COMPARED = 5
+BAD_LINES = 3
+"""So many lines that are not UTF-8, and none with a character of UTF-8, are another encoding and no damage."""
+_BOMS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_SEP_LINE = re.compile(r'"?sep=(.)"?')
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How the lines of a file become cells."""
+
+    encoding: str
+    delimiter: str
+    decimal: str
+    quotes: str
+
+    @property
+    def escapes(self) -> bool:
+        """Whether a quote inside quotes is written with a backslash."""
+        return self.quotes == "escaped"
+
+
+def dialect_of(head: bytes, file: str, spec: CsvSpec, section: str, every_column: bool = True) -> Dialect:
+    """The dialect that the recipe declares, the usual one where it declares none.
+
+    Raises SourceError where `head`, the first bytes of the file, are clearly of another one. Where not every column is
+    read, single bytes that are not UTF-8 may be of one that nobody asks for.
+    """
+    usual = "\t" if file.lower().endswith(".tsv") else ","
+    encoding, delimiter = spec.encoding or "utf-8", spec.delimiter or usual
+    found: dict[str, str] = {}
+    if not spec.encoding and (other := other_encoding(head)) and (every_column or other.startswith("utf")):
+        found["encoding"] = encoding = other
+    lines = head.decode(encoding, "replace").lstrip("\ufeff").splitlines()
+    lines = [line for line in lines if line.strip()][: LINES_COMPARED + 1]
+    if lines and (separator := _SEP_LINE.fullmatch(lines[0].strip())):
+        raise SourceError(
+            f"{file}: its first line, {lines[0].strip()!r}, is for a spreadsheet. Delete that line, and read the file "
+            f"with {_setting(section, {**found, 'delimiter': separator[1]})}"
+        )
+    if not spec.delimiter and (other := _other_delimiter(lines, usual)):
+        found["delimiter"] = delimiter = other
+        if spec.decimal == "." and any(COMMA_NUMBER.fullmatch(cell) for cell in _cells(lines[1:], delimiter)):
+            found["decimal"] = ","
+    if found:
+        what = " and ".join(_TOLD[name](value) for name, value in found.items())
+        raise SourceError(f"{file}: {what}. Read it with {_setting(section, found)}")
+    return Dialect(encoding, delimiter, spec.decimal, spec.quotes)
+
+
+_TOLD: dict[str, Callable[[str], str]] = {
+    "encoding": lambda value: f"the text is {value}, not UTF-8",
+    "delimiter": lambda value: f"its cells are separated by {value!r}",
+    "decimal": lambda value: "its numbers have decimal commas",
+}
+
+
+def _setting(section: str, fields: dict[str, str]) -> str:
+    """The line of the recipe, and the option of the command, that declare these fields."""
+    quoted = {name: '"\\t"' if value == "\t" else f'"{value}"' for name, value in fields.items()}
+    table = "{ " + ", ".join(f"{name} = {value}" for name, value in quoted.items()) + " }"
+    return f"csv = {table} below [{section}] in the recipe, or with --set '{section}.csv={table}'"
+
+
+def other_encoding(head: bytes) -> str | None:
+    """The encoding of bytes that are clearly no UTF-8; None for those that are, or may be damaged."""
+    for bom, encoding in _BOMS:
+        if head.startswith(bom):
+            return encoding
+    if head.count(0) > len(head) // 4:
+        return "utf-16-le" if head[1::2].count(0) >= head[::2].count(0) else "utf-16-be"
+    lines = head.split(b"\n")
+    bad = [number for number, line in enumerate(lines[:-1] or lines) if not line.isascii() and not _is_utf8(line)]
+    good = sum(not line.isascii() for line in lines[:-1] or lines) - len(bad)
+    if bad and (bad[0] == 0 or (len(bad) >= BAD_LINES and not good)):
+        return "cp1252" if _decodes(head, "cp1252") else "latin-1"
+    return None
+
+
+def _is_utf8(line: bytes) -> bool:
+    return _decodes(line, "utf-8")
+
+
+def _decodes(data: bytes, encoding: str) -> bool:
+    try:
+        data.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _other_delimiter(lines: list[str], usual: str) -> str | None:
+    """The delimiter by which the header has more cells than by the usual one, and the lines below it as many."""
+    if not lines:
+        return None
+    counts = {delimiter: [len(list(_cells([line], delimiter))) for line in lines] for delimiter in DELIMITERS}
+    best = max(DELIMITERS, key=lambda delimiter: (counts[delimiter][0], delimiter == usual))
+    if counts[best][0] <= counts[usual][0]:
+        return None
+    alike = all(count == counts[best][0] for count in counts[best][1:])
+    return best if alike or counts[usual][0] == 1 else None
+
+
+def _cells(lines: list[str], delimiter: str) -> list[str]:
+    return [cell for line in lines for cell in next(csv.reader([line], delimiter=delimiter), [])]

@@ -1,0 +1,220 @@
+"""Rows of CSV and TSV: a bad quote costs one line, and every line of the file is accounted for.
+
+A cell in quotes may hold line breaks. Where its closing quote is missing, the standard reader would take in the rows
+below it until some other quote. Here such a row is refused and reading goes on with the next line.
+"""
+
+import csv
+import io
+import re
+import sys
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+from pipelines.sources.cells import COMMA_NUMBER
+from pipelines.sources.csv_dialect import Dialect
+from pipelines.sources.row import Row, SourceError, without_blanks
+from storage.reasons import Reason
+
+MOST_LINES = 1000
+MOST_CHARACTERS = 1 << 24
+"""A row with more lines or characters is taken for one whose closing quote is missing."""
+csv.field_size_limit(sys.maxsize)  # the default of 128 KiB would refuse a long cell
+Asked = frozenset[str] | None
+_ESCAPED = 'a cell in quotes has \\" in it: where that is a quote, set csv.quotes of the section to "escaped"'
+
+
+@dataclass(frozen=True)
+class Record:
+    """The cells of one row and the lines they were read from, or `why` no cells can be made of its line."""
+
+    cells: list[str]
+    lines: list[str]
+    why: str = ""
+
+
+class Lines:
+    """Lines of a file, of which some may be put back. `drawn` came out of the file, `waiting` were put back."""
+
+    def __init__(self, text: Iterable[str]) -> None:
+        self._text = iter(text)
+        self._back: list[str] = []
+        self.drawn = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if self._back:
+            return self._back.pop()
+        line = next(self._text)
+        self.drawn += 1
+        return line
+
+    @property
+    def waiting(self) -> int:
+        return len(self._back)
+
+    def put_back(self, lines: list[str]) -> None:
+        self._back.extend(reversed(lines))
+
+
+def csv_rows(
+    stream: io.BufferedReader, file: str, dialect: Dialect, asked: Asked, meant: Collection[str] = ()
+) -> Iterator[Row]:
+    """Every row below the header, in order; blank lines are passed over. `meant` are the columns with a meaning.
+
+    A row is numbered by its first line: its number does not depend on how the quotes above it are read.
+
+    Raises SourceError for a header that cannot be read, or names a column of `asked` (any, where it is None) twice.
+    """
+    utf8 = dialect.encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
+    encoding, errors = ("utf-8-sig", "surrogateescape") if utf8 else (dialect.encoding, "replace")
+    undecoded = re.compile("[\udc80-\udcff]" if utf8 else "\ufffd")
+    lines = Lines(io.TextIOWrapper(stream, encoding=encoding, errors=errors, newline=""))
+    header = next((each for each in records(lines, dialect) if each.cells or each.why), Record([], []))
+    names = _names(header, file, asked, meant)
+    above = accounted = lines.drawn - lines.waiting
+    for record in records(lines, dialect, len(names)):
+        number, line = accounted - above, accounted + 1
+        accounted += len(record.lines)
+        if record.cells or record.why:
+            yield _row(number, line, names, record, dialect, undecoded, asked)
+    if accounted != lines.drawn:
+        raise AssertionError(f"{file}: {lines.drawn:,} lines were read and {accounted:,} are accounted for")
+
+
+def _names(header: Record, file: str, asked: Asked, meant: Collection[str]) -> list[str]:
+    if header.why:
+        raise SourceError(f"{file}: its first line cannot be read: {header.why}. Mend the header.")
+    names = without_blanks(header.cells, meant)
+    twice = sorted({name for name in names if name and names.count(name) > 1 and (asked is None or name in asked)})
+    if twice:
+        raise SourceError(f"{file}: its header has {twice[0]!r} twice. Give every column a name of its own.")
+    return names
+
+
+def _row(
+    number: int, line: int, names: list[str], record: Record, dialect: Dialect, undecoded: re.Pattern[str], asked: Asked
+) -> Row:
+    """A record as a row; `line` is the first of its lines, counted from 1."""
+    cells, raw = record.cells, "".join(record.lines)
+
+    def refused(reason: Reason, detail: str) -> Row:
+        return Row(number, {"raw": raw.rstrip("\r\n")}, reason, f"line {line}: {detail}")
+
+    if record.why:
+        return refused(Reason.UNPAIRED_QUOTE, record.why)
+    if len(cells) != len(names):
+        only = f", {names[0]!r}" if len(names) == 1 else ""
+        hint = f"; {_ESCAPED}" if not dialect.escapes and '\\"' in raw else ""
+        return refused(Reason.MALFORMED_ROW, f"{len(cells)} cells, the header has {len(names)}{only}{hint}")
+    if cells[0].strip() == names[0].strip() and _stripped(cells) == _stripped(names):
+        return refused(Reason.MALFORMED_ROW, "it is the header again: files were joined with their headers")
+    named = list(zip(names, cells, strict=True))
+    if not raw.isascii():
+        bad = [name for name, cell in named if (asked is None or name in asked) and undecoded.search(cell)]
+        if bad:
+            return refused(Reason.INVALID_UTF8, f"{bad[0]} has bytes that are not {dialect.encoding}")
+    if dialect.decimal == ",":
+        named = [(name, with_point(cell)) for name, cell in named]
+    values = {name: cell or None for name, cell in named}
+    if len(values) < len(names) and sum(1 for name, cell in named if cell and not name) > 1:
+        return refused(Reason.MALFORMED_ROW, "several columns without a name have a value")
+    return Row(number, values)
+
+
+def _stripped(cells: list[str]) -> list[str]:
+    return [cell.strip() for cell in cells]
+
+
+def with_point(cell: str) -> str:
+    """A number with a decimal comma as one with a point; other text as it is."""
+    found = cell.strip()
+    return found.replace(".", "").replace(",", ".") if "," in found and COMMA_NUMBER.fullmatch(found) else cell
+
+
+def records(lines: Lines, dialect: Dialect, width: int = 0) -> Iterator[Record]:
+    """Every record, those of blank lines without cells; `width` is the number of cells of the header."""
+    delimiter, plain = dialect.delimiter, dialect.quotes == "none"
+    for line in lines:
+        line = line.removeprefix("\ufeff")  # where files were joined, the mark of each stands at the begin of a line
+        if not (dialect.escapes and "\\" in line) and (plain or '"' not in line):
+            bare = line.rstrip("\r\n")
+            yield Record(bare.split(delimiter) if bare else [], [line])
+        else:
+            yield from _quoted(line, lines, dialect, width if dialect.quotes != "trusted" else 0)
+
+
+def _quoted(line: str, lines: Lines, dialect: Dialect, width: int) -> Iterator[Record]:
+    """The record that begins with a line that has quotes; lines below it that are no part of it are put back."""
+    taken: list[str] = []
+    try:
+        cells = next(_reader(_bounded(line, lines, taken), dialect, strict=True))
+    except csv.Error:
+        lines.put_back(taken[1:])
+        escaped = not dialect.escapes and '\\"' in line
+        cells = _lenient(line, dialect) if len(taken) == 1 and not escaped else []
+        why = _ESCAPED if escaped else "a quote opens a cell and none closes it properly"
+        yield Record(cells, [line], "" if cells else why)
+        return
+    apart = f"a quote opens a cell that is closed {len(taken) - 1} lines below"
+    if len(taken) == 1 or not width:
+        yield Record(cells, taken)
+    elif len(cells) != width:
+        lines.put_back(taken[1:])
+        yield Record([], [line], f"{apart}, and the row then has {len(cells)} cells, the header {width}")
+    elif width > 1 and _may_be_rows(taken, dialect.delimiter, width):
+        yield Record([], [line], f"{apart}, and each of these lines may be a row by itself")
+        yield from records(Lines(taken[1:-1]), dialect, width)
+        yield Record([], taken[-1:], f"a quote closes a cell that was opened {len(taken) - 1} lines above")
+    else:
+        yield Record(cells, taken)
+
+
+def _bounded(line: str, lines: Lines, taken: list[str]) -> Iterator[str]:
+    """The line and those below it, as far as one record may reach; `taken` are those that were asked for."""
+    characters = 0
+    while True:
+        taken.append(line)
+        characters += len(line)
+        yield line
+        if len(taken) >= MOST_LINES or characters > MOST_CHARACTERS:
+            return
+        following = next(lines, None)
+        if following is None:
+            return
+        line = following
+
+
+def _may_be_rows(lines: list[str], delimiter: str, width: int) -> bool:
+    """Whether each of the lines of a record may be a row by itself, written as the first is.
+
+    Who writes the first cell of a row in quotes, whole, does so in every row.
+    """
+    closed = re.match('"(?:[^"]|"")*+"' + re.escape(delimiter), lines[0])
+    if closed and not all(line.startswith('"') for line in lines):
+        return False
+    return all(len(line.rstrip("\r\n").split(delimiter)) == width for line in lines)
+
+
+def _reader(lines: Iterable[str], dialect: Dialect, strict: bool) -> Iterator[list[str]]:
+    """The standard reader; where a backslash escapes, the null of databases, `\\N`, is an empty cell."""
+    if not dialect.escapes:
+        return csv.reader(lines, delimiter=dialect.delimiter, strict=strict)
+    told = (_only_escapes(line, dialect.delimiter) for line in lines)
+    return csv.reader(told, delimiter=dialect.delimiter, escapechar="\\", strict=strict)
+
+
+def _only_escapes(line: str, delimiter: str) -> str:
+    """A line in which every backslash is an escape: others, as in a path, are doubled, and a cell `\\N` is emptied."""
+    edge = re.escape(delimiter)
+    bare = re.sub(rf"(?<![^{edge}])\\N(?=[{edge}\r\n]|$)", "", line)
+    return re.sub(rf"\\([{edge}\"\\\r\n])?", lambda found: found[0] if found[1] else r"\\", bare)
+
+
+def _lenient(line: str, dialect: Dialect) -> list[str]:
+    """The cells of a line with text behind a closing quote, as the standard reader has them; none if a cell is open."""
+    feed = iter([line, "\n"])
+    cells = next(_reader(feed, dialect, strict=False))
+    return cells if next(feed, None) is not None else []

@@ -1,0 +1,129 @@
+"""A folder as the tools that write it mean it: hidden files, tables that must not be read file by file, and what the
+names of folders say.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from pipelines.sources.row import SourceError
+
+SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".mpo", ".heic")
+"""Pictures lie below the folder of the catalogue that names them: they are not told of as files left out."""
+ICEBERG = (".metadata.json", ".metadata.json.gz", "version-hint.text")
+NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+SHOWN = 3
+_EXPORT = (
+    "Its files are of several versions, and some are deleted. Export the rows that hold now to a Parquet file and name "
+    "that"
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of a folder that are read, and those that are left out, both as full paths in order."""
+
+    read: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+    def warning(self, folder: str) -> str:
+        """One line that names what is left out; empty where nothing is."""
+        if not self.left_out:
+            return ""
+        names = [path.removeprefix(folder.rstrip("/") + "/") for path in self.left_out]
+        more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+        files = "file is" if len(names) == 1 else "files are"
+        return (
+            f"{len(names):,} {files} not read: {', '.join(names[:SHOWN])}{more} (read are {', '.join(SUFFIXES)}, "
+            "uncompressed, no pipes or links to nothing, and not those whose name or folder begins with . or _)"
+        )
+
+
+def local_entries(folder: str, above: frozenset[str] = frozenset()) -> Iterator[tuple[str, bool]]:
+    """The paths below a folder that are no folders, and whether each is a plain file that can be named.
+
+    Links are followed, but for those that lead back to a folder above them.
+    """
+    chain = above | {os.path.realpath(folder)}
+    for entry in os.scandir(folder):
+        if not entry.is_dir():
+            yield entry.path, entry.is_file() and _is_utf8(entry.path)
+        elif os.path.realpath(entry.path) not in chain:
+            yield from local_entries(entry.path, chain)
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def sorted_out(folder: str, paths: Iterable[str], unreadable: Iterable[str] = ()) -> Found:
+    """Which files below a folder are read; SourceError for a table of Delta Lake, Iceberg or Hudi.
+
+    `unreadable` are paths there that are no files: links to nothing, pipes.
+    """
+    below = sorted(paths)
+    inside = {path: path.removeprefix(folder.rstrip("/") + "/").split("/") for path in below}
+    for parts in inside.values():
+        _refuse_tables(folder, parts)
+    hidden = {path for path in below if any(_is_hidden(part) for part in inside[path])}
+    ours = {path for path in below if path.lower().endswith(SUFFIXES)}
+    pictures = {path for path in below if path.lower().endswith(PICTURES)}
+    left_out = (
+        (ours & hidden)
+        | (set(below) - ours - hidden - pictures)
+        | {path for path in unreadable if path.lower().endswith(SUFFIXES)}
+    )
+    return Found(tuple(sorted(ours - hidden)), tuple(sorted(left_out)))
+
+
+def _is_hidden(name: str) -> bool:
+    """Spark's and Hive's rule: a partition may begin with an underscore, a file or another folder that does is none."""
+    return name.startswith(".") or (name.startswith("_") and "=" not in name)
+
+
+def _refuse_tables(folder: str, parts: list[str]) -> None:
+    """Refuse a path of the log of a table. Its data files alone do not say which of their rows hold."""
+    place = "/".join([folder.rstrip("/"), *parts])
+    if "_delta_log" in parts[:-1]:
+        table = place.split("/_delta_log/", 1)[0]
+        raise SourceError(
+            f"{table} is a Delta table, not a folder of files. {_EXPORT}: "
+            f"pyarrow.parquet.write_table(deltalake.DeltaTable({table!r}).to_pyarrow_table(), 'export.parquet')"
+        )
+    if len(parts) > 1 and parts[-2] == "metadata" and parts[-1].endswith(ICEBERG):
+        table = place.rsplit("/metadata/", 1)[0]
+        raise SourceError(
+            f"{table} is an Iceberg table, not a folder of files. {_EXPORT}: with pyiceberg, "
+            "pyarrow.parquet.write_table(StaticTable.from_metadata(NEWEST).scan().to_arrow(), 'export.parquet'), where "
+            f"NEWEST is the newest file in {table}/metadata"
+        )
+    if ".hoodie" in parts[:-1]:
+        table = place.split("/.hoodie/", 1)[0]
+        raise SourceError(f"{table} is a Hudi table, not a folder of files. {_EXPORT}, for example with Spark.")
+
+
+def refuse_part_of_table(path: str, names_in: Callable[[str], list[str]]) -> None:
+    """Refuse a file or a folder inside a table; `names_in` gives the names in a folder, none where there is none."""
+    place = path
+    while "/" in place.strip("/"):
+        place = place.rsplit("/", 1)[0]
+        for log in ("_delta_log", ".hoodie", "metadata"):
+            for name in names_in(f"{place}/{log}"):
+                _refuse_tables(place, [log, name])
+
+
+def folder_columns(path: str) -> tuple[tuple[str, str | None], ...]:
+    """What the folders `name=value` right above a file say, outermost first; the null of Hive is None."""
+    found: list[tuple[str, str | None]] = []
+    for part in reversed(path.split("/")[:-1]):
+        name, separator, value = part.partition("=")
+        if not (separator and name):
+            break
+        found.append((unquote(name), None if value == NULL_PARTITION else unquote(value)))
+    return tuple(reversed(found))

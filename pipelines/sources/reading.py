@@ -1,0 +1,186 @@
+"""The rows of a source of any kind, and what can be said of a file by its first bytes."""
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from pipelines.sources.cells import Unreadable
+from pipelines.sources.csv_dialect import HEAD_BYTES, Dialect, dialect_of, other_encoding
+from pipelines.sources.csv_rows import csv_rows
+from pipelines.sources.files import Source
+from pipelines.sources.parquet_rows import parquet_rows
+from pipelines.sources.row import Row, SourceError
+from pipelines.spec import InteractionsSpec, ItemsSpec
+from storage.reasons import Reason
+
+HOLE = 16
+Spec = ItemsSpec | InteractionsSpec
+BINARY = {
+    b"\x1f\x8b": "compressed with gzip",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd",
+    b"BZh": "compressed with bzip2",
+    b"\xfd7zXZ": "compressed with xz",
+    b"PK\x03\x04": "a ZIP archive or a spreadsheet (.xlsx)",
+    b"\xd0\xcf\x11\xe0": "a spreadsheet (.xls)",
+    b"PAR1": "Parquet",
+    b"Obj\x01": "Avro",
+    b"ORC": "ORC",
+    b"SQLite format 3": "a SQLite database",
+    b"PARE": "encrypted Parquet",
+    b"version https://git-lfs": "the pointer of a file in Git LFS (`git lfs pull` fetches it)",
+    b"<?xml": "XML",
+    b"<!DOCTYPE": "a web page",
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+}
+
+
+def read_rows(source: Source, spec: Spec) -> Iterator[Row]:
+    """Every row of a source in order; a row that cannot be read comes with a reason and its raw text as `values`.
+
+    What the names of its folders say (`event_type=buy`) stands in every row whose file lacks that column.
+    Raises SourceError for a file that is written otherwise than the recipe says.
+    """
+    told, last = dict(source.columns), None
+    try:
+        for last in _rows(source, spec):
+            yield last if last.reason is not None or not told else replace(last, values={**told, **last.values})
+    except (SourceError, AssertionError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        after = "before its first row" if last is None else f"after row {last.number:,}"
+        raise SourceError(f"{source.file} cannot be read {after}: {type(error).__name__}: {error}") from error
+
+
+def _rows(source: Source, spec: Spec) -> Iterator[Row]:
+    if source.suffix == ".parquet":
+        with source.filesystem.open_input_file(source.path) as stream:
+            yield from parquet_rows(stream, source.file, spec.asked, spec.meant)
+        return
+    dialect = check_text(source, spec)
+    with source.filesystem.open_input_stream(source.path) as stream:
+        buffered = io.BufferedReader(stream, 1 << 20)
+        if source.suffix in (".csv", ".tsv"):
+            yield from csv_rows(buffered, source.file, dialect, spec.asked, spec.meant)
+        else:
+            yield from _jsonl_rows(buffered)
+
+
+def check_text(source: Source, spec: Spec) -> Dialect:
+    """How the lines of a text file are written; SourceError where that is not what the recipe says."""
+    head = _head(source, "text")
+    if b"\0" in head and not spec.csv.encoding:
+        _refuse_holes(source, head)
+    if source.suffix in (".csv", ".tsv"):
+        if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b'{"', b'[{"')):
+            raise SourceError(f"{source.file} holds JSON, not CSV: name it .jsonl, with one object a line.")
+        return dialect_of(head, source.file, spec.csv, spec.section, spec.asked is None)
+    encoding = other_encoding(head)
+    if encoding is not None and encoding.startswith("utf"):
+        raise SourceError(f"{source.file}: the text is {encoding}, and JSON is read as UTF-8. Export it as UTF-8.")
+    if _is_one_array(head):
+        raise SourceError(
+            f"{source.file} is one JSON array. Write one object a line, for example with `jq -c '.[]' {source.file}`."
+        )
+    return Dialect("utf-8", "", ".", "none")
+
+
+def _head(source: Source, wanted: str, size: int = HEAD_BYTES) -> bytes:
+    """The first bytes of a file; SourceError where they say that it is of another kind."""
+    with source.filesystem.open_input_stream(source.path) as stream:
+        head: bytes = stream.read(size)
+    kind = next((name for magic, name in BINARY.items() if head.startswith(magic)), None)
+    if kind and kind != wanted:
+        raise SourceError(f"{source.file} is {kind} by its first bytes, whatever its name says. Write it as {wanted}.")
+    return head
+
+
+def _refuse_holes(source: Source, head: bytes) -> None:
+    """Refuse a text with runs of zero bytes, as a file has whose writer was killed: UTF-16 has none so long."""
+    if b"\0" * HOLE in head:
+        raise SourceError(
+            f"{source.file} has a hole of {HOLE} or more zero bytes: it was not written to its end, or damaged since. "
+            "Copy or export it again."
+        )
+
+
+def _is_one_array(head: bytes) -> bool:
+    """Whether a text begins with a list that goes on below its first line, or is all there is."""
+    first, _, rest = head.lstrip(b"\xef\xbb\xbf \t\r\n").partition(b"\n")
+    return first.startswith(b"[") and (not first.rstrip().endswith(b"]") or not rest.strip())
+
+
+def check_sources(sources: list[Source], spec: Spec) -> None:
+    """Raise one SourceError that names every text file that is written otherwise than the recipe says."""
+    faults = []
+    for source in sources:
+        try:
+            if source.suffix == ".parquet":
+                _head(source, "Parquet", 64)
+            else:
+                check_text(source, spec)
+        except SourceError as error:
+            faults.append(str(error))
+    if faults:
+        more = f"\n... and {len(faults) - 10} more files" if len(faults) > 10 else ""
+        raise SourceError("\n".join(faults[:10]) + more)
+
+
+def _jsonl_rows(stream: io.BufferedReader) -> Iterator[Row]:
+    lines = (line for each in stream for line in _apart(each) if line.strip())
+    for number, line in enumerate(lines):
+        try:
+            values = _parsed(line)
+        except (ValueError, RecursionError) as error:
+            yield Row(number, _raw(line), Reason.INVALID_JSON, str(error))
+        else:
+            if isinstance(values, dict):
+                yield Row(number, values)
+            else:
+                yield Row(number, _raw(line), Reason.INVALID_JSON, f"a {type(values).__name__}, not an object")
+
+
+def _apart(line: bytes) -> list[bytes]:
+    """A line, or those in it where lines end with a carriage return alone: none may stand in a text of JSON."""
+    if line.find(b"\r", 0, -2) < 0:  # the last two bytes may be the end of the line
+        return [line]
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return line.split(b"\r")
+    return [line]
+
+
+def _parsed(line: bytes) -> Any:
+    """The value of a line. Bytes that are not UTF-8, and integers of more digits than Python converts, stay in their
+    cells as text: they matter only where the column is asked for.
+    """
+    try:
+        return json.loads(line, object_pairs_hook=_object)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        text = line.decode("utf-8-sig", "surrogateescape")
+        return json.loads(text, object_pairs_hook=_object, parse_int=_integer)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; a name that it has twice, with different values, has none that can be read."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = {name for name, value in pairs if value != found[name]}
+        found |= dict.fromkeys(twice, Unreadable("the name comes twice, with different values"))
+    return found
+
+
+def _integer(digits: str) -> int | str:
+    try:
+        return int(digits)
+    except ValueError:
+        return digits
+
+
+def _raw(line: bytes) -> dict[str, Any]:
+    return {"raw": line.decode("utf-8", "backslashreplace").rstrip("\n")}

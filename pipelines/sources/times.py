@@ -1,0 +1,118 @@
+"""One raw cell as a time in UTC. A number is only taken for a time where it can hardly be anything else."""
+
+import re
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Literal
+
+from pipelines.sources.cells import Refused, Single, Unreadable, is_absent, is_null_word, shown, text
+from storage.reasons import Reason
+
+TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EARLIEST_NUMBER = 631_152_000
+"""1990 in seconds since 1970. A smaller number is more often a day, a day written as a number, or a mere order."""
+PER_SECOND = {"s": 1, "ms": 1e3, "us": 1e6}
+ACCEPTED = (
+    "accepted are 2026-09-01, 2026-09-01T08:00:00Z, 2026-09-01 10:00:00+02:00, 2026-09-01 08:00:00 UTC, and numbers "
+    "since 1970 in s, ms, us or ns"
+)
+_ZONED_DAY = re.compile(r"[\dW-]{8,10}[+-]\d\d(:?\d\d)?")
+"""A day with a zone, as XML writes it."""
+_WORD_UTC = re.compile(r"\s*(UTC|GMT|Z)$", re.IGNORECASE)
+
+
+def utc_time(value: Any, column: str, unit: TimeUnit = "auto") -> datetime | None:
+    """A time in UTC, None for an absent one; a time without a zone is UTC.
+
+    Numbers are since 1970 in `unit`; with "auto" in s (below 1e11), ms (below 1e14), us (below 1e17) or ns, and one
+    before 1990 is refused.
+    """
+    if is_absent(value):
+        return None
+    try:
+        found = _from_calendar(value)
+        return found if found is not None else _from_text(text(value, column), column, unit)
+    except (ValueError, OverflowError) as error:
+        raise _refused(value, column) from error
+
+
+def _from_calendar(value: Any) -> datetime | None:
+    if isinstance(value, datetime):
+        exact = datetime.combine(value.date(), value.timetz())  # pandas keeps nanoseconds, which would go astray later
+        return exact.astimezone(UTC) if exact.tzinfo else exact.replace(tzinfo=UTC)
+    if isinstance(value, date):
+        return datetime(value.year, value.month, value.day, tzinfo=UTC)
+    if isinstance(value, bool | list | tuple | dict | Unreadable):
+        raise ValueError(value)
+    if isinstance(value, Single) and abs(value) >= value.exact:
+        raise ValueError(value)  # a time of 32 bits is off by minutes
+    return None
+
+
+def _from_text(found: str, column: str, unit: TimeUnit) -> datetime | None:
+    if is_null_word(found):
+        return None
+    try:
+        number = float(found)
+    except ValueError:
+        return _iso(found)
+    if unit == "auto":
+        _question(number, found, column)
+        unit = _unit_of(number)
+    if unit == "ns":
+        return EPOCH + timedelta(microseconds=int(Decimal(found)) // 1000)
+    return EPOCH + timedelta(seconds=number / PER_SECOND[unit])
+
+
+def _iso(found: str) -> datetime:
+    if _ZONED_DAY.fullmatch(found):
+        raise ValueError(found)  # the zone would be read as the time of the day
+    parsed = datetime.fromisoformat(_WORD_UTC.sub("", found))
+    return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+def _unit_of(number: float) -> TimeUnit:
+    size = abs(number)
+    return "s" if size < 1e11 else "ms" if size < 1e14 else "us" if size < 1e17 else "ns"
+
+
+def _question(number: float, found: str, column: str) -> None:
+    """Refuse a number that reads as a day, as a clock time written in digits, or lies before 1990."""
+    seconds = number / {**PER_SECOND, "ns": 1e9}[_unit_of(number)]
+    written = _written_in_digits(found)
+    if seconds >= EARLIEST_NUMBER and written is None:
+        return
+    if written is not None:
+        guess = f"it reads as {written}: write it with hyphens"
+    elif 20_000 <= number < 80_000:
+        day = datetime(1899, 12, 30, tzinfo=UTC) + timedelta(days=int(number))
+        guess = f"as a day count of a spreadsheet it would be {day:%Y-%m-%d}: export it as a date"
+    else:
+        guess = f"since 1970 it would be {_told(seconds)}: write a date"
+    raise Refused(Reason.EVENT_TIME_INVALID, f"{column} = {shown(found)}: {guess}")
+
+
+def _written_in_digits(found: str) -> str | None:
+    """A date or time that a number spells (20220408, 20220408123045), as it would be written; None for others."""
+    digits = found.removesuffix(".0")
+    layout = {8: "%Y%m%d", 14: "%Y%m%d%H%M%S"}.get(len(digits))
+    if layout is None or not digits.isdecimal() or not "1900" <= digits[:4] <= "2100":
+        return None
+    try:
+        read = datetime.strptime(digits, layout)
+    except ValueError:
+        return None
+    return f"{read:%Y-%m-%d}" if len(digits) == 8 else f"{read:%Y-%m-%d %H:%M:%S}"
+
+
+def _told(seconds: float) -> str:
+    try:
+        return f"{EPOCH + timedelta(seconds=seconds):%Y-%m-%d}"
+    except OverflowError:
+        return "out of range"
+
+
+def _refused(value: Any, column: str) -> Refused:
+    said = value.why if isinstance(value, Unreadable) else shown(value)
+    return Refused(Reason.EVENT_TIME_INVALID, f"{column} = {said}; {ACCEPTED}")

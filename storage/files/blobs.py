@@ -1,0 +1,86 @@
+"""Content-addressed files beside the tables: item images, codebooks, tries, model weights.
+
+A blob is named by the sha256 of its bytes, so writing twice changes nothing and reading verifies.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+from storage.errors import BlobCorrupt, LakeNotFound
+from storage.files.store import Files, sha256
+
+
+class Blobs:
+    """The blobs under one URI."""
+
+    def __init__(self, uri: str) -> None:
+        self.files = Files(uri)
+
+    @property
+    def uri(self) -> str:
+        return self.files.uri
+
+    @staticmethod
+    def _key(digest: str) -> str:
+        return f"{digest[:2]}/{digest}"
+
+    def location(self, digest: str) -> str:
+        """Path or URI of the blob, for people and for the manifest."""
+        return f"{self.uri}/{self._key(digest)}"
+
+    def put(self, data: bytes) -> str:
+        """Store `data`, return its sha256. A stored blob whose bytes were changed is replaced."""
+        digest = sha256(data)
+        try:
+            whole = self.files.hash(self._key(digest)) == digest
+        except FileNotFoundError:
+            whole = False
+        if not whole:
+            self.files.write(self._key(digest), data)
+        return digest
+
+    def get(self, digest: str) -> bytes:
+        """The bytes, verified against their name; raises LakeNotFound or BlobCorrupt."""
+        try:
+            data = self.files.read(self._key(digest))
+        except FileNotFoundError as error:
+            raise self._missing(digest) from error
+        self._require(digest, sha256(data))
+        return data
+
+    def check(self, digest: str) -> None:
+        """Raise LakeNotFound or BlobCorrupt unless the blob is there and has the hash that it is named by."""
+        try:
+            found = self.files.hash(self._key(digest))
+        except FileNotFoundError as error:
+            raise self._missing(digest) from error
+        self._require(digest, found)
+
+    def local_path(self, digest: str, cache: Path | None = None) -> Path:
+        """A verified local file of the blob, for memory-mapping; a remote blob is copied once into `cache`."""
+        path = self.files.local_path(self._key(digest))
+        if path is not None:
+            self.check(digest)
+            return path
+        data = self.get(digest)
+        target = (cache or Path(tempfile.gettempdir()) / "sidmill-blobs") / digest
+        if not (target.exists() and sha256(target.read_bytes()) == digest):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_name(f".{digest}.{os.getpid()}")
+            partial.write_bytes(data)
+            os.replace(partial, target)
+        return target
+
+    def _missing(self, digest: str) -> LakeNotFound:
+        return LakeNotFound(
+            f"blob {digest} is missing at {self.location(digest)}; restore it from a backup of the lake "
+            "or publish a release that does not pin it."
+        )
+
+    def _require(self, digest: str, found: str) -> None:
+        if found != digest:
+            raise BlobCorrupt(
+                f"blob {self.location(digest)} has the hash {found}: its bytes were changed. "
+                "Restore it from a backup or roll back to a release that does not pin it."
+            )

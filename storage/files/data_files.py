@@ -1,0 +1,261 @@
+"""Data files of a table: Parquet named by its hash, the log entries that commit it, and reading it back checked.
+
+A file is named `part-<sha256 of all bytes>-<hash of the footer>-<hash of the commit's key>.parquet`. So the hash of
+every file is known from its commit on, by whoever knows the name. Reading checks the footer against the name (small
+files whole), and each page against the checksum that Parquet keeps with it.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from deltalake.transaction import AddAction, RemoveAction
+
+from storage.errors import DataCorrupt
+from storage.files.store import Files, sha256
+from storage.schemas import TableSpec
+
+NAME = re.compile(r"part-(?P<whole>[0-9a-f]{64})-(?P<footer>[0-9a-f]{16})-[0-9a-f]{16}\.parquet")
+SMALL = 1 << 16
+"""Files of at most so many bytes are hashed whole before they are read."""
+FOOTER = 1 << 15
+"""Bytes read from the end of a file for its footer; a longer footer is read in a second step."""
+LONGEST_STATISTIC = 30
+"""Other writers cut longer texts in their statistics, where delta-rs cuts at 32 characters."""
+FORMAT = ds.ParquetFileFormat(
+    default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=True, page_checksum_verification=True)
+)
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of one version of a table, as the log has it: path below the table, size, time, partition and bounds."""
+
+    path: str
+    size: int
+    changed_ms: int
+    rows: int | None
+    partition: Mapping[str, Any]
+    bounds: Mapping[str, tuple[Any, Any]]
+
+    @property
+    def name(self) -> str:
+        """The last part of the path, which no other file of the table has."""
+        return self.path.rsplit("/", 1)[-1]
+
+    @property
+    def sha256(self) -> str | None:
+        """The hash of its bytes, None for a file that another program wrote."""
+        match = NAME.fullmatch(self.path)
+        return match["whole"] if match else None
+
+    def guarantee(self, schema: pa.Schema) -> ds.Expression:
+        """A condition that holds for all of its rows, by which readers pass over files."""
+        known = ds.scalar(True)
+        for name, value in self.partition.items():
+            known &= ds.field(name) == pa.scalar(value, schema.field(name).type)
+        for name, (low, high) in self.bounds.items():
+            kind = schema.field(name).type
+            known &= (ds.field(name) >= pa.scalar(low, kind)) & (ds.field(name) <= pa.scalar(high, kind))
+        return known
+
+
+def write_rows(files: Files, spec: TableSpec, rows: pa.Table, key: str, news: bool = True) -> list[AddAction]:
+    """Write `rows` as files of a table and return the log entries that would commit them.
+
+    The same rows under the same key give the same names, so a rerun after a kill leaves no orphan. `news` is False for
+    rows that the table holds already, in other files.
+    """
+    return [_write(files, spec, values, part, key, news) for values, part in _partitions(rows, spec.partition_by)]
+
+
+def _write(files: Files, spec: TableSpec, values: dict[str, str], rows: pa.Table, key: str, news: bool) -> AddAction:
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, compression="zstd", write_page_checksum=True)
+    data = sink.getvalue()
+    named = hashlib.blake2b(json.dumps([key, values], sort_keys=True).encode(), digest_size=8).hexdigest()
+    name = f"part-{hashlib.sha256(data).hexdigest()}-{_footer_hash(data[-_footer_size(data[-8:]) :])}-{named}.parquet"
+    files.write(name, data)
+    (written,) = files.info([name])
+    changed = written[1] // 1_000_000 if written else 0
+    return AddAction(name, data.size, values, changed, news, json.dumps(_statistics(rows, spec)))
+
+
+def removal(file: DataFile, at_ms: int) -> RemoveAction:
+    """The log entry by which a version no longer has a file whose rows stand in others; the file stays."""
+    return RemoveAction(file.path, False, at_ms, size=file.size, partition_values={})
+
+
+def _partitions(rows: pa.Table, by: tuple[str, ...]) -> Iterator[tuple[dict[str, str], pa.Table]]:
+    """The rows of each combination of values of the partition columns, in their order, without these columns."""
+    if not by or not rows.num_rows:
+        yield from [({}, rows)] if rows.num_rows else []
+        return
+    codes = [pc.dictionary_encode(rows[name].combine_chunks()) for name in by]
+    flat = np.zeros(rows.num_rows, np.int64)
+    for each in codes:
+        flat = flat * len(each.dictionary) + each.indices.to_numpy(zero_copy_only=False)
+    order = np.argsort(flat, kind="stable")
+    bounds = np.flatnonzero(np.diff(flat[order], prepend=-1))
+    kept = rows.drop_columns(list(by))
+    for start, stop in zip(bounds, [*bounds[1:], rows.num_rows], strict=True):
+        values = {name: str(rows[name][int(order[start])].as_py()) for name in by}
+        whole = stop - start == rows.num_rows
+        yield values, kept if whole else kept.take(pa.array(order[start:stop]))
+
+
+def _statistics(rows: pa.Table, spec: TableSpec) -> dict[str, Any]:
+    """Rows, and the smallest and largest value of the columns that the log may show (never those of users)."""
+    low, high = {}, {}
+    for name in spec.statistics:
+        if name in rows.schema.names:
+            bounds = pc.min_max(rows[name])
+            least, most = bounds["min"].as_py(), bounds["max"].as_py()
+            if isinstance(least, str) and max(len(least), len(most)) > LONGEST_STATISTIC:
+                continue
+            low[name], high[name] = _stated(least), _stated(most)
+    return {"numRecords": rows.num_rows, "minValues": low, "maxValues": high, "nullCount": dict.fromkeys(low, 0)}
+
+
+def _stated(value: Any) -> Any:
+    return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if isinstance(value, datetime) else value
+
+
+def data_files(handle: DeltaTable, spec: TableSpec) -> list[DataFile]:
+    """The files of the version that `handle` is at, in the order of the log."""
+    actions = pa.table(handle.get_add_actions(flatten=True))
+    columns = {name: actions[name].to_pylist() for name in ("path", "size_bytes", "modification_time", "num_records")}
+    partitions = {name: actions[f"partition.{name}"].to_pylist() for name in spec.partition_by}
+    named = set(actions.schema.names)
+    bounded = {
+        name: (actions[f"min.{name}"].to_pylist(), actions[f"max.{name}"].to_pylist())
+        for name in spec.statistics
+        if {f"min.{name}", f"max.{name}"} <= named
+    }
+    files = []
+    for row, path in enumerate(map(unquote, columns["path"])):
+        ours = NAME.fullmatch(path) is not None
+        bounds = {name: _bounds(low[row], high[row], ours) for name, (low, high) in bounded.items()}
+        files.append(
+            DataFile(
+                path,
+                int(columns["size_bytes"][row]),
+                int(columns["modification_time"][row]),
+                columns["num_records"][row],
+                {name: values[row] for name, values in partitions.items()},
+                {name: each for name, each in bounds.items() if each is not None},
+            )
+        )
+    return files
+
+
+def _bounds(low: Any, high: Any, ours: bool) -> tuple[Any, Any] | None:
+    """Bounds that surely hold: other writers cut times to milliseconds and texts to 32 characters."""
+    if low is None or high is None:
+        return None
+    if isinstance(low, str) and max(len(low), len(high)) > LONGEST_STATISTIC:
+        return None
+    if isinstance(high, datetime) and not ours:
+        return low, high + timedelta(milliseconds=1)
+    return low, high
+
+
+def open_dataset(files: Files, found: Iterable[DataFile], schema: pa.Schema) -> ds.FileSystemDataset:
+    """The rows of some files. Pages are checked as they are read; `check_footers` is to come before."""
+    filesystem = files.filesystem
+    fragments = [FORMAT.make_fragment(each.path, filesystem, each.guarantee(schema)) for each in found]
+    return ds.FileSystemDataset(fragments, schema, FORMAT, filesystem)
+
+
+_checked: set[tuple[str, str]] = set()
+"""Files whose footer this process has found to be what their name says; a name stands for one content."""
+
+
+def check_footers(files: Files, found: Iterable[DataFile]) -> None:
+    """Raise DataCorrupt unless each file is there with the footer that it was named by, or all bytes if it is small."""
+    fresh = [each for each in found if each.sha256 and (files.uri, each.path) not in _checked]
+    if len(fresh) > 1:
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda each: _check_footer(files, each), fresh))
+    else:
+        for each in fresh:
+            _check_footer(files, each)
+    _checked.update((files.uri, each.path) for each in fresh)
+
+
+def _check_footer(files: Files, file: DataFile) -> None:
+    match = NAME.fullmatch(file.path)
+    assert match is not None
+    try:
+        if file.size <= SMALL:
+            right = sha256(files.read(file.path)) == match["whole"]
+        else:
+            tail = files.tail(file.path, FOOTER)
+            size = _footer_size(tail[-8:])
+            tail = files.tail(file.path, size) if len(tail) < size <= file.size else tail
+            right = _footer_hash(tail[-size:]) == match["footer"]
+    except FileNotFoundError as error:
+        raise missing(files, file) from error
+    if not right:
+        raise corrupt(files, file)
+
+
+def _footer_size(end: bytes | pa.Buffer) -> int:
+    """Bytes of the footer, its length and the magic number included."""
+    return int.from_bytes(bytes(end)[:4], "little") + 8
+
+
+def _footer_hash(footer: bytes | pa.Buffer) -> str:
+    return hashlib.blake2b(footer, digest_size=8).hexdigest()
+
+
+RESTORE = "Restore the file from a backup of the lake; `sidmill lake verify` lists all that is damaged."
+
+
+def missing(files: Files, file: DataFile) -> DataCorrupt:
+    return DataCorrupt(f"the data file {files.uri}/{file.path} is missing. {RESTORE}")
+
+
+def corrupt(files: Files, file: DataFile) -> DataCorrupt:
+    return DataCorrupt(f"the data file {files.uri}/{file.path} was changed after its commit. {RESTORE}")
+
+
+def entries_hash(actions: list[AddAction]) -> str:
+    """Hash of what log entries say of their files, kept in the commit so that a change of the log can be told."""
+    return entry_hash(
+        {
+            "path": each.path,
+            "size": each.size,
+            "partitionValues": dict(each.partition_values),
+            "stats": json.loads(each.stats),
+        }
+        for each in actions
+    )
+
+
+def entry_hash(entries: Iterable[Mapping[str, Any]]) -> str:
+    """`entries_hash` of entries as they stand in the log."""
+    said = sorted(json.dumps(each, sort_keys=True) for each in entries)
+    return hashlib.blake2b("\n".join(said).encode(), digest_size=16).hexdigest()
+
+
+def check_whole(files: Files, path: str) -> None:
+    """Raise DataCorrupt unless all bytes of a file are those it was named by; says nothing of other programs' files."""
+    file = DataFile(path, 0, 0, None, {}, {})
+    try:
+        if file.sha256 and files.hash(file.path) != file.sha256:
+            raise corrupt(files, file)
+    except FileNotFoundError as error:
+        raise missing(files, file) from error

@@ -1,0 +1,1 @@
+"""Releases: manifests, candidates, models, and the pointers that say what is published."""

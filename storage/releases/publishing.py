@@ -1,0 +1,292 @@
+"""Publishing: which release and model an alias points to, moved by people and by runs, back by rollbacks.
+
+An alias points to a pair {"release", "model"}. Its pointer's history is the record of what was ever published,
+so "published" and "the alias moved there" are one atomic fact. Rules:
+
+- A run publishes only while the alias is where the run read it (`decided_on`); else it decides anew.
+- No move but a rollback takes the alias back in time: to an earlier as-of time, or to earlier versions of the
+  catalogue or the log.
+- A rollback holds the alias, as `hold` does: runs publish nothing until `publish` or `lift`.
+- What the alias will point to is checked to be there and undamaged before it moves.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from storage.catalogue import assigned_items, deleted_items
+from storage.commit import Provenance
+from storage.errors import GateBlocked, Held, LakeNotFound, PointerMoved, PublishRefused, StaleCandidate
+from storage.integrity import check_pinned
+from storage.lake import Lake
+from storage.releases.manifest import Manifest
+from storage.releases.models import model_vocabulary, newest_model
+from storage.releases.pointers import Pointer, move_pointer, pointer_history, read_pointer
+from storage.releases.releases import PRODUCTION, Published, published_assignments, read_release
+
+PUBLISH, ROLLBACK, HOLD, LIFT = "publish", "rollback", "hold", "lift"
+"""Notes of the moves that people make; a run's move has the kind of the run as its note."""
+CUT_OFF_TABLES = ("items", "interactions")
+
+
+def publish(
+    lake: Lake,
+    release: str,
+    provenance: Provenance,
+    model: str | None = None,
+    alias: str = PRODUCTION,
+    without_model: bool = False,
+) -> Published:
+    """Point `alias` at (release, model), as somebody decided; a hold is lifted.
+
+    Without `model` it is the newest one that was trained for this release and is not worse than a baseline (the gate
+    `model_against_baselines`), once it was published with it the last one that was, else the current one if it speaks
+    the vocabulary.
+
+    Refused: a candidate with a failed blocking gate (GateBlocked); one that lacks a segment published since it was
+    made or an item of the release it would replace, or that is of an earlier time (StaleCandidate); a model of another
+    vocabulary; leaving the alias without a model that it has, unless `without_model` says so (PublishRefused).
+    """
+    history = pointer_history(lake, alias)
+    return _publish(lake, release, provenance, PUBLISH, history, model, alias, without_model, seconds=None)
+
+
+def publish_by_run(
+    lake: Lake,
+    release: str,
+    provenance: Provenance,
+    note: str,
+    decided_on: Pointer,
+    model: str | None = None,
+    without_model: bool = False,
+    seconds: float | None = None,
+) -> Published:
+    """`publish` for a run, which decided on what `decided_on` says.
+
+    Raises PointerMoved where the alias has moved since, and Held where it is held. Checking what is pinned takes
+    `seconds` at most.
+    """
+    history = pointer_history(lake, decided_on.name)
+    if history[-1].sequence != decided_on.sequence:
+        raise PointerMoved(
+            f"{decided_on.name!r} was {_pair(decided_on)} when read and is {_pair(history[-1])} now; decide anew."
+        )
+    held = hold_of(history)
+    if held is not None:
+        raise Held(f"{held} {release} stays a candidate; {_lifting(release)}")
+    return _publish(lake, release, provenance, note, history, model, decided_on.name, without_model, seconds)
+
+
+def _publish(
+    lake: Lake,
+    release: str,
+    provenance: Provenance,
+    note: str,
+    history: list[Pointer],
+    model: str | None,
+    alias: str,
+    without_model: bool,
+    seconds: float | None,
+) -> Published:
+    before = history[-1]
+    manifest = read_release(lake, release)
+    _check_gates(manifest)
+    _check_not_stale(lake, manifest, history, alias)
+    chosen = None if without_model and model is None else _choose_model(lake, manifest, model, history)
+    if chosen is None and before.value and before.value["model"] and not without_model:
+        raise PublishRefused(
+            f"{manifest.id} would leave {alias!r} without a generator: {before.value['model']} speaks another "
+            f"vocabulary. Train one with `sidmill run train --release {manifest.id}` and publish then, or publish it "
+            f"without: `sidmill release publish {manifest.id} --without-model`."
+        )
+    value = {"release": manifest.id, "model": chosen}
+    if before.value == value and hold_of(history) is None:
+        return Published(manifest.id, chosen)
+    check_pinned(lake, manifest, chosen, provenance, seconds)
+    move_pointer(lake, before, value, note, provenance)
+    return Published(manifest.id, chosen)
+
+
+def rollback(lake: Lake, provenance: Provenance, to: str | None = None, alias: str = PRODUCTION) -> Published:
+    """Point `alias` back at a release that was published before, with its model, and hold it there.
+
+    SIDs published since stay taken. Without `to` it is what was published before the current release and was not
+    rolled away from: each rollback goes further back. The model is the last one that was published with that release,
+    else as `publish` chooses it.
+    """
+    history = pointer_history(lake, alias)
+    now = history[-1]
+    if now.value is None:
+        raise LakeNotFound(f"{alias!r} points to nothing yet; publish a release first.")
+    if to == now.value["release"]:
+        return Published(**now.value)
+    ever = [move.value for move in history[1:-1] if move.value["release"] != now.value["release"]]
+    standing = [value for value in _standing(history) if value["release"] != now.value["release"]]
+    wanted = standing if to is None else [value for value in ever if value["release"] == to]
+    if not wanted:
+        known = ", ".join(sorted({value["release"] for value in ever}))
+        choice = f"published at some time: {known}; `--to RELEASE` chooses one" if known else "no other was published"
+        here = now.value["release"]
+        raise PublishRefused(
+            f"cannot roll {alias!r} back from {here} to {to or 'an earlier release'}: {choice}. "
+            f"`sidmill release publish {here} --model MODEL` gives {here} another model."
+        )
+    manifest = read_release(lake, wanted[-1]["release"])
+    model = wanted[-1]["model"] or _choose_model(lake, manifest, None, history)
+    check_pinned(lake, manifest, model, provenance)
+    move_pointer(lake, now, {"release": manifest.id, "model": model}, ROLLBACK, provenance)
+    return Published(manifest.id, model)
+
+
+def hold(lake: Lake, provenance: Provenance, reason: str = "", alias: str = PRODUCTION) -> None:
+    """Keep runs from moving `alias` until `publish` or `lift`."""
+    now = read_pointer(lake, alias)
+    if now.value is None:
+        raise LakeNotFound(f"{alias!r} points to nothing yet; publish a release first.")
+    move_pointer(lake, now, now.value, f"{HOLD}: {reason}" if reason else HOLD, provenance)
+
+
+def lift(lake: Lake, provenance: Provenance, alias: str = PRODUCTION) -> bool:
+    """Let runs move `alias` again; False where nothing holds it."""
+    history = pointer_history(lake, alias)
+    if hold_of(history) is None:
+        return False
+    move_pointer(lake, history[-1], history[-1].value, LIFT, provenance)
+    return True
+
+
+def hold_of(history: list[Pointer]) -> str | None:
+    """Why runs may not move an alias, as a sentence; None where they may."""
+    last = history[-1]
+    kind, _, reason = last.note.partition(": ")
+    if kind not in (ROLLBACK, HOLD) or last.at is None:
+        return None
+    why = "was rolled back to" if kind == ROLLBACK else "is held at"
+    told = f" ({reason})" if reason else ""
+    return f"{last.name} {why} {last.value['release']} on {_time(last.at)}{told}, and runs do not move it."
+
+
+def held(lake: Lake, alias: str = PRODUCTION) -> str | None:
+    """`hold_of` the alias as it is now."""
+    return hold_of(pointer_history(lake, alias))
+
+
+def _lifting(release: str) -> str:
+    return (
+        f"`sidmill release publish {release}` publishes it, `sidmill release hold --lift` lets the next run publish "
+        "again."
+    )
+
+
+def was_published(lake: Lake, model: str, alias: str = PRODUCTION) -> bool:
+    """Whether an alias ever pointed to a model."""
+    return any(move.value["model"] == model for move in pointer_history(lake, alias)[1:])
+
+
+def _standing(history: list[Pointer]) -> list[dict[str, Any]]:
+    """The pairs that were published up to where the alias points, without those that were rolled away from."""
+    standing: list[dict[str, Any]] = []
+    for move in history[1:]:
+        places = [place for place, value in enumerate(standing) if value["release"] == move.value["release"]]
+        if move.note == ROLLBACK and places:
+            del standing[places[-1] :]
+        standing.append(move.value)
+    return standing
+
+
+def _check_gates(manifest: Manifest) -> None:
+    if manifest.blocked_by:
+        failed = "; ".join(
+            f"{gate.name} = {gate.value:g} (limit {gate.limit:g}) {gate.detail}".strip() for gate in manifest.blocked_by
+        )
+        raise GateBlocked(
+            f"{manifest.id} stays a candidate: {failed}. Inspect it with `sidmill release show {manifest.id}`; "
+            "mend the input or the recipe and run again."
+        )
+
+
+def _check_not_stale(lake: Lake, manifest: Manifest, history: list[Pointer], alias: str) -> None:
+    ever = published_assignments(lake, manifest.codebook.id, alias)
+    lost = [assignment for assignment in ever if assignment not in manifest.assignments]
+    if lost:
+        raise StaleCandidate(
+            f"{manifest.id} was made before {len(lost)} assignment(s) published under its codebook "
+            f"({', '.join(lost[:3])}): publishing it would free SIDs that are taken. Run its flow again."
+        )
+    current = history[-1].value
+    if current is None or current["release"] == manifest.id:
+        return
+    before = read_release(lake, current["release"])
+    missing: set[str] = set()
+    if before.codebook.id != manifest.codebook.id:
+        missing = assigned_items(lake, before) - assigned_items(lake, manifest) - deleted_items(lake)
+    if missing:
+        raise StaleCandidate(
+            f"{manifest.id} lacks {len(missing)} item(s) of {before.id} (for example {sorted(missing)[0]!r}): they "
+            f"arrived while it was made. {_catching_up(manifest)}"
+        )
+    _check_not_earlier(manifest, before, history)
+
+
+def _check_not_earlier(manifest: Manifest, before: Manifest, history: list[Pointer]) -> None:
+    """A release of an earlier time would take back changes and deletions that are published."""
+    earlier = is_earlier(manifest, before)
+    if earlier:
+        back = ""
+        if any(move.value["release"] == manifest.id for move in history[1:]):
+            back = f" `sidmill release rollback --to {manifest.id}` goes back on purpose."
+        raise StaleCandidate(
+            f"{manifest.id} lacks what has arrived for {before.id}, changes and deletions too ({'; '.join(earlier)}). "
+            f"{_catching_up(manifest)}{back}"
+        )
+
+
+def is_earlier(manifest: Manifest, before: Manifest) -> list[str]:
+    """In what a release is of an earlier time than another; empty where it is not."""
+    earlier = [
+        f"{table}@{manifest.versions.get(table, -1)} after {table}@{before.versions.get(table, -1)}"
+        for table in CUT_OFF_TABLES
+        if manifest.versions.get(table, -1) < before.versions.get(table, -1)
+    ]
+    if manifest.as_of < before.as_of:
+        earlier.append(f"as of {_time(manifest.as_of)} after as of {_time(before.as_of)}")
+    return earlier
+
+
+def _catching_up(manifest: Manifest) -> str:
+    return f"Catch up with `sidmill run nightly --parent {manifest.id}`, then publish the release that makes."
+
+
+def _unasked_model(lake: Lake, manifest: Manifest, history: list[Pointer]) -> str | None:
+    """The newest model trained for a release that its gate allows; once that was published with it, the last one that
+    was; else the current one."""
+    with_it = [move.value["model"] for move in history[1:] if move.value["release"] == manifest.id]
+    gate = manifest.recipe.get("gates", {}).get("model_against_baselines", {})
+    newest = newest_model(lake, manifest.id, worse_too=gate.get("severity") == "warn")
+    if newest is not None and newest not in with_it:
+        return newest
+    last = next((model for model in reversed(with_it) if model is not None), None)
+    return last or (history[-1].value["model"] if history[-1].value else None)
+
+
+def _choose_model(lake: Lake, manifest: Manifest, model: str | None, history: list[Pointer]) -> str | None:
+    candidate = model or _unasked_model(lake, manifest, history)
+    if candidate is None:
+        return None
+    vocabulary = model_vocabulary(lake, candidate)
+    if vocabulary == manifest.codebook.vocabulary:
+        return candidate
+    if model is None:
+        return None  # a kept model that does not speak the new vocabulary is let go, not mixed
+    raise PublishRefused(
+        f"model {model} speaks vocabulary {vocabulary}, {manifest.id} speaks {manifest.codebook.vocabulary}; "
+        f"train one with `sidmill run train --release {manifest.id}` or publish without a model."
+    )
+
+
+def _pair(pointer: Pointer) -> str:
+    value = pointer.value
+    return f"({value['release']}, {value['model'] or 'no model'})" if value else "unset"
+
+
+def _time(value: datetime) -> str:
+    return f"{value:%Y-%m-%d %H:%M:%S} UTC"

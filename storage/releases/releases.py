@@ -1,0 +1,140 @@
+"""Releases: record a candidate, read a release, and know what was ever published under a codebook.
+
+Along a lineage, from parent to child, time goes forward: as-of times and pinned versions never go back.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.commit import Provenance, swap
+from storage.errors import LakeNotFound, LineageBroken
+from storage.lake import Lake
+from storage.releases.manifest import Manifest
+from storage.releases.pointers import Pointer, pointer_history, read_pointer
+from storage.schemas import RELEASES
+
+PRODUCTION = "production"
+
+
+@dataclass(frozen=True)
+class Published:
+    """What an alias points to."""
+
+    release: str
+    model: str | None
+
+
+def record_release(
+    lake: Lake, make: Callable[[str], Manifest], key: str, provenance: Provenance
+) -> tuple[Manifest, bool]:
+    """Record the candidate that `make(id)` describes under the next free id, or return the one made with `key`.
+
+    Raises LineageBroken for one that goes back behind its parent, or whose vectors have seen what it holds out.
+    """
+
+    def decide(rows: pa.Table) -> pa.Table | None:
+        if key in rows.column("key").to_pylist():
+            return None
+        manifest = make(f"r-{rows.num_rows + 1:06d}")
+        _check_lineage(manifest, rows)
+        return pa.Table.from_pylist(
+            [
+                {
+                    "id": manifest.id,
+                    "key": key,
+                    "kind": manifest.kind,
+                    "parent": manifest.parent,
+                    "codebook": manifest.codebook.id,
+                    "manifest": manifest.model_dump_json(),
+                    "at": manifest.created_at,
+                    "run": provenance.run,
+                }
+            ],
+            schema=RELEASES.schema,
+        )
+
+    rows, written = swap(lake, "releases", decide, provenance)
+    found = rows.filter(pc.equal(rows["key"], key))
+    return Manifest.model_validate_json(found.column("manifest")[0].as_py()), written
+
+
+def _check_lineage(manifest: Manifest, rows: pa.Table) -> None:
+    if manifest.fit_cutoff > manifest.cutoff:
+        raise LineageBroken(
+            f"a candidate would hold out events from {manifest.cutoff.isoformat()} on, and its vectors have seen some "
+            f"up to {manifest.fit_cutoff.isoformat()}: give a --cutoff no earlier than that."
+        )
+    if manifest.parent is None:
+        return
+    found = rows.filter(pc.equal(rows["id"], manifest.parent)).column("manifest")
+    parent = Manifest.model_validate_json(found[0].as_py())
+    behind = [table for table, version in parent.versions.items() if manifest.versions.get(table, -1) < version]
+    if behind or manifest.as_of < parent.as_of:
+        raise LineageBroken(
+            f"a candidate would go back behind its parent {parent.id}: as of {manifest.as_of.isoformat()} after "
+            f"{parent.as_of.isoformat()}, earlier versions of {', '.join(behind) or 'no table'}."
+        )
+
+
+def find_release_by_key(lake: Lake, key: str) -> Manifest | None:
+    """The candidate or release that was made with this idempotency key."""
+    return next((manifest for manifest in releases(lake) if manifest.key == key), None)
+
+
+def releases(lake: Lake) -> list[Manifest]:
+    """All candidates and releases, oldest first."""
+    rows = lake.read("releases", columns=["id", "manifest"]).sort_by("id")
+    return [Manifest.model_validate_json(text) for text in rows.column("manifest").to_pylist()]
+
+
+def read_release(lake: Lake, name: str) -> Manifest:
+    """A release by id or by alias; LakeNotFound lists what there is."""
+    found = releases(lake)
+    target = name
+    if not name.startswith("r-"):
+        pointed = published(lake, name)
+        target = pointed.release if pointed else name
+    for manifest in found:
+        if manifest.id == target:
+            return manifest
+    known = ", ".join(manifest.id for manifest in found[-10:]) or "none"
+    remedy = "" if found else " `sidmill run bootstrap` makes the first one."
+    raise LakeNotFound(f"the lake {lake.uri} has no release or alias {name!r}; releases: {known}.{remedy}")
+
+
+def published(lake: Lake, alias: str = PRODUCTION) -> Published | None:
+    """The pair an alias points to now, None before the first publish."""
+    value = read_pointer(lake, alias).value
+    return Published(value["release"], value["model"]) if value else None
+
+
+def published_assignments(lake: Lake, codebook: str, alias: str = PRODUCTION) -> list[str]:
+    """Every assignment ever published under `codebook`, rolled-back releases included, in order of publication."""
+    return _assignments(releases(lake), codebook, pointer_history(lake, alias))
+
+
+def _assignments(manifests: list[Manifest], codebook: str, history: list[Pointer]) -> list[str]:
+    by_id = {manifest.id: manifest for manifest in manifests}
+    found: dict[str, None] = {}
+    for move in history:
+        manifest = by_id.get(move.value["release"]) if move.value else None
+        if manifest is not None and manifest.codebook.id == codebook:
+            found.update(dict.fromkeys(manifest.assignments))
+    return list(found)
+
+
+def fit_cutoff_of(lake: Lake, assignments: tuple[str, ...]) -> datetime | None:
+    """The latest event time that the vectors behind some segments of the SID table have seen.
+
+    A segment is as the release that made it, the first that lists it; None where no release lists any.
+    """
+    wanted, latest = set(assignments), None
+    for manifest in releases(lake):
+        if wanted & set(manifest.assignments):
+            latest = max(latest or manifest.fit_cutoff, manifest.fit_cutoff)
+            wanted -= set(manifest.assignments)
+    return latest

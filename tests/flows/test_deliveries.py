@@ -1,0 +1,147 @@
+"""A run is judged by the files it names, reads them under the recipe it has, and says which of them gave nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conftest import write_items
+from flows.bootstrap import bootstrap
+from flows.ingest import ingest
+from flows.inspect.diff import open_trie
+from flows.nightly import nightly
+from pipelines.sources.row import SourceError
+from storage.errors import QuarantineBudgetExceeded
+from storage.lake import Lake
+from storage.quarantine import by_reason
+from storage.releases.releases import read_release
+from storage.runs import runs
+
+Recipe = dict[str, object]
+
+
+def start(uri: str, small: Path, recipe: Recipe) -> Lake:
+    bootstrap(uri, recipe, [str(small / "items.jsonl")], [str(small / "log.csv")])
+    return Lake(uri)
+
+
+def test_a_file_is_read_again_under_a_mended_mapping(
+    tmp_path: Path, small: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = {**recipe, "interactions": {"user_id": "reader"}}
+    with pytest.raises(QuarantineBudgetExceeded, match=r"600 of 600 rows.* of log.csv.*no 'reader', it has event_time"):
+        start(str(tmp_path / "lake"), small, wrong)
+    assert "ingest items" in capsys.readouterr().out
+    lake = start(str(tmp_path / "lake"), small, recipe)
+    assert lake.rows("interactions") == 600
+    assert by_reason(lake) == {}
+    assert "ingest items: skipped" in capsys.readouterr().out
+    assert runs(lake)[-1].result == {"release": "r-000001", "made": True, "published": True}
+
+
+def test_a_bad_delivery_stops_its_own_night_and_no_other(tmp_path: Path, small: Path, recipe: Recipe) -> None:
+    lake = start(str(tmp_path / "lake"), small, recipe)
+    bad, mended = str(small / "bad.jsonl"), str(small / "mended.jsonl")
+    rows = write_items(small / "mended.jsonl", 40, 50)
+    (small / "bad.jsonl").write_text(
+        "".join(json.dumps({"sku": row["item_id"], **row, "item_id": ""}) + "\n" for row in rows)
+    )
+    write_items(small / "good.jsonl", 90, 5)
+    for _ in range(2):
+        with pytest.raises(QuarantineBudgetExceeded, match=r"50 of 50 rows \(100.0%\) of bad.jsonl"):
+            nightly(lake.uri, None, [bad])
+    assert nightly(lake.uri, None, [str(small / "good.jsonl")])["release"] == "r-000002"
+    with pytest.raises(QuarantineBudgetExceeded, match=r"50 of 50 rows \(100.0%\) of bad.jsonl"):
+        nightly(lake.uri, None, [bad, str(small / "good.jsonl")])
+    assert nightly(lake.uri, None, [mended])["release"] == "r-000003"
+    assert len(open_trie(lake, read_release(lake, "production"))) == 95
+
+
+def test_what_is_set_of_budget_and_gates_holds_for_one_run(tmp_path: Path, small: Path, recipe: Recipe) -> None:
+    lake = start(str(tmp_path / "lake"), small, recipe)
+    bad = str(small / "bad.jsonl")
+    (small / "bad.jsonl").write_text('{"title": "no id"}\n' * 30)
+    write_items(small / "night.jsonl", 40, 5)
+    night = [bad, str(small / "night.jsonl")]
+    loose = ["budget.quarantine_share=1", "gates.capacity_used.limit=0.01"]
+    assert nightly(lake.uri, None, night, overrides=loose)["made"]
+    made = read_release(lake, "r-000002")
+    assert [gate.limit for gate in made.gates if gate.name == "capacity_used"] == [0.01]
+    assert made.recipe == read_release(lake, "r-000001").recipe
+    (small / "worse.jsonl").write_text('{"title": "no id either"}\n' * 30)
+    with pytest.raises(QuarantineBudgetExceeded, match=r"30 of 30 rows"):
+        nightly(lake.uri, None, [bad, str(small / "worse.jsonl")])
+
+
+def test_a_log_or_a_catalogue_that_gives_nothing_is_named(
+    tmp_path: Path, small: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (small / "log.csv").write_text("user_id,item_id,event_time\n")
+    start(str(tmp_path / "lake"), small, recipe)
+    told = capsys.readouterr().out
+    assert "warning: log.csv is empty" in told
+    assert "no behaviour vectors are made, though the recipe has [collaborative]" in told
+    (small / "items.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"items\.jsonl gave none"):
+        start(str(tmp_path / "none"), small, recipe)
+
+
+def test_a_stage_after_ingest_that_refuses_too_much_names_the_file(tmp_path: Path, small: Path, recipe: Recipe) -> None:
+    (small / "items.jsonl").write_text("".join(f'{{"item_id": "i{n}", "title": "t{n}"}}\n' for n in range(30)))
+    with pytest.raises(QuarantineBudgetExceeded, match=r"embed text: 30 of 30 rows \(100.0%\) of items.jsonl were"):
+        bootstrap(str(tmp_path / "lake"), {**recipe, "text": {"fields": ["blurb"]}}, [str(small / "items.jsonl")])
+
+
+def test_what_a_run_does_not_read_is_named_and_what_it_cannot_read_stops_it_before_any_row(
+    tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    folder = small / "catalogue"
+    write_items(folder / "category=cups" / "a.jsonl", 0, 3)
+    (folder / "b.jsonl.gz").write_bytes(b"")
+    ingest(lake.uri, items=[str(folder)])
+    told = capsys.readouterr().out
+    assert "warning" in told
+    assert "1 file is not read: b.jsonl.gz" in told
+    assert "note: what folders say of category is no attribute; items.partitions names those that are" in told
+    (folder / "c.csv").write_text("item_id;title\n1;mug\n")
+    write_items(folder / "d.jsonl", 3, 3)
+    with pytest.raises(SourceError, match=r"c\.csv: its cells are separated by ';'.*below \[items\] in the recipe"):
+        ingest(lake.uri, items=[str(folder)])
+    assert lake.rows("items") == 3
+    ingest(lake.uri, items=[str(folder)], overrides=["items.csv.delimiter=;"])
+    assert lake.rows("items") == 7
+
+
+def test_a_budget_that_is_exceeded_says_once_what_to_do_about_each_reason(
+    tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"u{n},i0000,{20260901 if n < 40 else '2026-09-01'},{1 if n < 40 else 'shown'}" for n in range(60)]
+    (small / "log.csv").write_text("user_id,item_id,event_time,impression\n" + "\n".join(rows) + "\n")
+    told = r"event_time_invalid 40: .*reads as 2026-09-01.*\[write ISO 8601.*not_a_boolean 20: .*'shown'.*\[write true"
+    with pytest.raises(QuarantineBudgetExceeded, match=told) as stopped:
+        ingest(str(tmp_path / "lake"), items=[str(small / "items.jsonl")], interactions=[str(small / "log.csv")])
+    assert (str(stopped.value) + capsys.readouterr().out).count("write ISO 8601") == 1
+
+
+def test_a_column_that_is_nearly_one_that_is_meant_is_told_once(
+    tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (small / "items.csv").write_text("item_id,title,Deleted\n1,mug,t\n")
+    (small / "log.csv").write_text("user_id,item_id,event_time,eventType\nana,1,2026-09-01,buy\n")
+    for _ in range(2):
+        ingest(str(tmp_path / "lake"), items=[str(small / "items.csv")], interactions=[str(small / "log.csv")])
+    told = capsys.readouterr().out
+    assert told.count("items.csv has no column 'deleted', and 'Deleted' is not taken for it: name it in [items]") == 1
+    assert told.count("log.csv has no column 'event_type', and 'eventType' is not taken for it") == 1
+
+
+def test_a_catalogue_whose_pictures_are_all_refused_is_named(
+    tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = write_items(small / "items.jsonl", 0, 3)
+    (small / "items.jsonl").write_text("".join(json.dumps({**row, "image": "gone.jpg"}) + "\n" for row in rows))
+    ingest(str(tmp_path / "lake"), {"image": {}}, [str(small / "items.jsonl")])
+    told = capsys.readouterr().out
+    assert "warning: items.jsonl gave no picture, all were refused (image_unreadable 3: 'gone.jpg': " in told
+    assert "check the path" in told

@@ -1,0 +1,44 @@
+"""What can be known before the work begins is told before it begins, in one sentence, and leaves nothing behind."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from flows.bootstrap import bootstrap
+from flows.cli.main import run_command
+from storage.lake import Lake
+from tokenizer.errors import CapacityExhausted
+
+
+def test_too_few_codes_are_told_after_ingest_and_before_any_item_is_embedded(
+    tmp_path: Path, small: Path, recipe: dict[str, object]
+) -> None:
+    recipe["codebook"] = {"levels": [{"codes": 8}, {"codes": 8}]}
+    lake = Lake(str(tmp_path / "lake"))
+    with pytest.raises(CapacityExhausted, match=r"8 x 8 codes make 64 SIDs, 80 are planned.*add a level or codes"):
+        bootstrap(lake.uri, recipe, [str(small / "items.jsonl")])
+    assert lake.rows("items") == 40
+    assert not lake.exists("vectors")
+
+
+def test_a_bootstrap_without_a_catalogue_makes_no_lake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lake = tmp_path / "lake"
+    assert run_command(["run", "bootstrap", "--lake", str(lake)]) == 1
+    assert "--items FILE" in capsys.readouterr().err
+    assert run_command(["run", "bootstrap", "--lake", str(lake), "--items", str(tmp_path / "none.jsonl")]) == 1
+    assert "no file or folder" in capsys.readouterr().err
+    assert not lake.exists()
+
+
+def test_a_cluster_that_does_not_answer_is_told_before_a_lake_is_made(
+    tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    lake, began = tmp_path / "lake", time.monotonic()
+    assert run_command(["run", "bootstrap", "--lake", str(lake), "--items", str(small / "items.jsonl")]) == 1
+    told = capsys.readouterr().err
+    assert "RAY_ADDRESS=127.0.0.1:1 does not answer" in told
+    assert [line for line in told.splitlines() if line.startswith("sidmill: ")] == told.splitlines()[-1:]
+    assert time.monotonic() - began < 30
+    assert not lake.exists()

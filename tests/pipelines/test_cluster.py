@@ -1,0 +1,153 @@
+"""A cluster of our own: no secret in its files, no door to other machines or users; one elsewhere is asked in time."""
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines.cluster import _worker_environment
+from pipelines.ray_address import ClusterUnreachable, private_folder, require_reachable
+
+CANARIES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "PREFECT_API_KEY", "HF_TOKEN")
+
+DRIVER = """
+import os, sys, time
+from infra.settings import configure
+configure()
+from pipelines.cluster import connect, shutdown
+from pipelines.spec import ComputeSpec
+import ray
+connect(ComputeSpec(cpus=2))
+print(ray.get(ray.remote(lambda: os.environ["AWS_SECRET_ACCESS_KEY"]).remote()))
+print(ray.nodes()[0]["NodeManagerAddress"], os.environ["RAY_AUTH_TOKEN"], flush=True)
+sys.stdin.readline()
+shutdown()
+"""
+
+
+def listening(pids: set[int]) -> set[str]:
+    """Addresses that these processes listen on, from the tables of the kernel."""
+    inodes = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                target = str(link.readlink())
+            except OSError:
+                continue  # closed meanwhile
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            cells = line.split()
+            if cells[3] == "0A" and cells[9] in inodes:
+                found.add(cells[1].split(":")[0])
+    return found
+
+
+def below(pid: int) -> set[int]:
+    """The process and all that descend from it."""
+    parents = {}
+    for each in Path("/proc").iterdir():
+        if each.name.isdigit():
+            try:
+                parents[int(each.name)] = int((each / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue  # ended meanwhile
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_cluster_of_our_own_gives_workers_the_secrets_and_writes_none_and_listens_on_loopback(
+    tmp_path: Path,
+) -> None:
+    short = Path(f"/tmp/sidmill-test-{os.getpid()}")
+    environment = {**os.environ, **{name: f"canary-{name}" for name in CANARIES}, "RAY_TMPDIR": str(short)}
+    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
+        environment.pop(name, None)
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRIVER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline().strip() == "canary-AWS_SECRET_ACCESS_KEY"
+        address, token = process.stdout.readline().split()
+        pids = below(process.pid)
+        addresses = listening(pids)
+        commands = "".join(Path(f"/proc/{pid}/cmdline").read_text() for pid in pids)
+    finally:
+        process.stdin.close()
+        process.wait(timeout=60)
+        process.stdout.close()
+    assert address == "127.0.0.1"
+    assert addresses
+    assert addresses <= {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+    (folder,) = short.iterdir()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    written = b"".join(path.read_bytes() for path in files)
+    assert b"canary-" not in written
+    assert "canary-" not in commands
+    assert token.encode() not in written
+    assert token not in commands
+    subprocess.run(["rm", "-r", str(short)], check=True)
+
+
+def test_a_cluster_elsewhere_is_shipped_settings_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*CANARIES, "AWS_WEB_IDENTITY_TOKEN", "HF_HUB_TOKEN"):
+        monkeypatch.setenv(name, "canary")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:canary@store:9000")
+    shipped = _worker_environment()
+    assert "canary" not in " ".join(shipped.values())
+    assert shipped["AWS_REGION"] == "eu-west-1"
+
+
+def test_an_address_that_no_cluster_answers_at_is_told_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+
+        def answer() -> None:
+            connection, _ = other.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(ClusterUnreachable, match="is not Ray"):
+            require_reachable(f"127.0.0.1:{port}")
+        thread.join()
+    began = time.monotonic()
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+        with pytest.raises(ClusterUnreachable, match=r"does not answer.*unset RAY_ADDRESS"):
+            require_reachable(address)
+    with pytest.raises(ClusterUnreachable, match="host:port"):
+        require_reachable("head")
+    assert time.monotonic() - began < 30
+
+
+def test_the_folder_of_a_cluster_is_never_one_that_somebody_else_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = Path(f"/tmp/sd-{os.getpid()}")
+    short.mkdir()
+    try:
+        monkeypatch.setenv("RAY_TMPDIR", str(short))
+        (short / f"sidmill-{os.getuid()}").symlink_to(tmp_path)
+        found = private_folder()
+        assert found.resolve() != tmp_path.resolve()
+        assert stat.S_IMODE(found.stat().st_mode) == 0o700
+    finally:
+        subprocess.run(["rm", "-r", str(short)], check=True)

@@ -1,0 +1,80 @@
+"""A stage is held to the columns it declares; what lies in Ray's store reads as what lies in memory."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import tokenizer.arrays.vectors
+from learning.progress import heard_by, tell
+from pipelines.compute import InProcess, OnRay, StoredRows, apply
+from pipelines.spec import ComputeSpec
+from tokenizer.arrays.vectors import ArrayRows
+
+
+class Double:
+    reads = ("text",)
+    adds = ("twice", "reason", "detail")
+
+    def __init__(self, forget: str = "", rows: int | None = None) -> None:
+        self._forget, self._rows = forget, rows
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        twice = [2 * text for text in batch.column("text").to_pylist()]
+        answer = batch.append_column("twice", pa.array(twice, pa.string()))
+        for name in ("reason", "detail"):
+            answer = answer.append_column(name, pa.nulls(batch.num_rows, pa.string()))
+        return answer.drop_columns([self._forget] if self._forget else []).slice(0, self._rows)
+
+
+BATCH = pa.table({"item_id": ["a", "b"], "text": ["x", "y"]})
+
+
+def test_a_stage_may_drop_what_it_reads_and_nothing_else():
+    assert apply(Double(), BATCH).column("twice").to_pylist() == ["xx", "yy"]
+    assert "text" not in apply(Double(forget="text"), BATCH).column_names
+    for stage in (Double(forget="item_id"), Double(forget="reason"), Double(rows=1)):
+        with pytest.raises(TypeError, match="stage Double answered"):
+            apply(stage, BATCH)
+
+
+def test_a_batch_without_the_column_a_stage_reads_is_refused_before_the_stage_sees_it():
+    with pytest.raises(TypeError, match=r"reads \['text'\], which its input lacks"):
+        list(InProcess(ComputeSpec()).map(Double, {}, BATCH.drop_columns(["text"]), 10))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_vectors_lie_in_rays_store_span_by_span_and_read_as_those_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer.arrays.vectors, "SPAN", 10)
+    rows = ArrayRows(np.random.default_rng(0).normal(size=(35, 3)).astype(np.float32))
+    stored = StoredRows.of(rows)
+    assert (stored.shape, len(stored.vectors)) == (rows.shape, 4)
+    for start, stop in ((0, 10), (12, 18), (5, 25), (30, 35), (0, 35), (7, 7), (35, 35)):
+        np.testing.assert_array_equal(stored.read(start, stop), rows.read(start, stop))
+    for some in ([0, 9, 10, 34], [], [20]):
+        np.testing.assert_array_equal(stored.take(np.array(some, np.int64)), rows.take(np.array(some, np.int64)))
+
+
+def halving() -> Callable[[int], int]:
+    """A function that tells each halving down to one; made here, for workers cannot import this file."""
+
+    def halved(rows: int) -> int:
+        while rows > 1:
+            rows //= 2
+            tell(f"{rows} left")
+        if not rows:
+            raise ValueError("nothing to halve")
+        return rows
+
+    return halved
+
+
+@pytest.mark.parametrize("compute", [InProcess(ComputeSpec()), OnRay(ComputeSpec())])
+def test_what_a_function_tells_is_heard_here_wherever_it_runs(compute: InProcess | OnRay, ray_cluster: None) -> None:
+    heard: list[str] = []
+    with heard_by(heard.append):
+        assert compute.run(halving(), 8) == 1
+        with pytest.raises(ValueError, match="nothing to halve"):
+            compute.run(halving(), 0)
+    assert heard == ["4 left", "2 left", "1 left"]

@@ -1,0 +1,182 @@
+"""A folder is read as the tools that wrote it mean it, and what is not read of it is named."""
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import write_deltalake
+
+from pipelines.ingest.accounting import record_source, unread
+from pipelines.ingest.interactions import ingest_interactions
+from pipelines.ingest.items import ingest_items
+from pipelines.sources.files import find_files, find_sources
+from pipelines.sources.row import SourceError
+from pipelines.spec import InteractionsSpec, ItemsSpec
+from storage.catalogue import catalogue
+from storage.commit import Provenance
+from storage.lake import Lake
+from storage.quarantine import by_reason
+from storage.reasons import Reason
+
+WHO = Provenance("test", "recipe")
+NOW = datetime(2024, 6, 1, tzinfo=UTC)
+
+
+def write(path: Path, text: str = "{}\n") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def parquet(path: Path, **columns: list[object]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def names(folder: Path, paths: tuple[str, ...]) -> list[str]:
+    return [str(Path(path).relative_to(folder)) for path in paths]
+
+
+def test_hidden_files_are_not_read_and_whatever_is_left_out_is_named(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "sub/b.CSV", "_date=1/c.parquet", ".ipynb_checkpoints/a-checkpoint.jsonl", "_old/d.csv"):
+        write(tmp_path / name)
+    for name in ("e.jsonl.gz", "f.xlsx", "_SUCCESS", ".g.csv.crc", "covers/h.jpg", "_h.jsonl"):
+        write(tmp_path / name)
+    _, path, found = find_files(str(tmp_path))
+    assert names(tmp_path, found.read) == ["_date=1/c.parquet", "a.jsonl", "sub/b.CSV"]
+    left_out = [".ipynb_checkpoints/a-checkpoint.jsonl", "_h.jsonl", "_old/d.csv", "e.jsonl.gz", "f.xlsx"]
+    assert names(tmp_path, found.left_out) == left_out
+    assert found.warning(path).startswith(f"5 files are not read: {', '.join(left_out[:3])} and 2 more")
+
+
+def test_a_folder_without_a_readable_file_says_what_it_has(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl.gz")
+    with pytest.raises(SourceError, match=r"holds no \.jsonl.*1 file is not read: a\.jsonl\.gz"):
+        find_files(str(tmp_path))
+
+
+def test_a_delta_table_is_refused_as_a_folder_as_a_partition_and_as_a_file(tmp_path: Path) -> None:
+    table = tmp_path / "shop" / "items"
+    write_deltalake(table, pa.table({"item_id": ["a"], "day": ["1"]}), partition_by=["day"])
+    (part,) = table.rglob("*.parquet")
+    for place in (tmp_path, table, table / "day=1", part):
+        with pytest.raises(SourceError, match=r"shop/items is a Delta table.*to_pyarrow_table"):
+            find_files(str(place))
+
+
+@pytest.mark.parametrize(
+    ("log", "kind"), [("metadata/v1.metadata.json", "an Iceberg table"), (".hoodie/hoodie.properties", "a Hudi table")]
+)
+def test_tables_of_other_kinds_are_refused(tmp_path: Path, log: str, kind: str) -> None:
+    part = parquet(tmp_path / "items" / "data" / "a.parquet", item_id=["a"])
+    write(tmp_path / "items" / log)
+    with pytest.raises(SourceError, match=f"items is {kind}"):
+        find_files(str(tmp_path))
+    for place in (part.parent, part):
+        with pytest.raises(SourceError, match=f"items is {kind}"):
+            find_files(str(place))
+
+
+def test_a_log_gets_the_columns_that_its_folders_name_and_files_of_two_folders_are_two(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    items = write(tmp_path / "items.jsonl", '{"item_id": "a", "title": "mug"}\n')
+    ingest_items(lake, find_sources(str(items))[0], ItemsSpec(), NOW, WHO)
+    same = {"user_id": ["u"], "item_id": ["a"], "event_time": ["2024-01-01"]}
+    for folder in ("event_type=add%20to%20cart", "event_type=click", "event_type=__HIVE_DEFAULT_PARTITION__"):
+        parquet(tmp_path / "log" / "dt=2024-01-01" / folder / "part-0.parquet", **same)
+    spec = InteractionsSpec()
+    for _ in range(2):
+        sources = find_sources(str(tmp_path / "log"), spec.from_folders)
+        assert len({source.sha256 for source in sources}) == 3
+        done = [
+            ingest_interactions(lake, source, spec, NOW, WHO) for source in unread(lake, "interactions", spec, sources)
+        ]
+        for each in done:
+            record_source(lake, each, WHO)
+    assert done == []
+    assert sorted(lake.frame("interactions")["event_type"]) == ["add to cart", "click", "interaction"]
+    (one,) = find_sources(str(tmp_path / "log" / "dt=2024-01-01" / "event_type=click"), spec.from_folders)
+    assert one.columns == (("event_type", "click"),)
+
+
+def test_a_column_of_the_file_comes_before_that_of_its_folder(tmp_path: Path) -> None:
+    path = write(tmp_path / "title=folder" / "items.jsonl", '{"item_id": "a", "title": "file"}\n{"item_id": "b"}\n')
+    lake = Lake(str(tmp_path / "lake"))
+    ingest_items(lake, find_sources(str(path), ItemsSpec().from_folders)[0], ItemsSpec(), NOW, WHO)
+    assert catalogue(lake)["title"].to_list() == ["file", "folder"]
+
+
+def test_a_folder_is_an_attribute_only_where_the_recipe_names_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "kind=cup" / "dt=1" / "items.jsonl", '{"item_id": "a", "title": "mug"}\n')
+    for spec, told in ((ItemsSpec(), {}), (ItemsSpec(partitions=("kind",)), {"kind": "cup"})):
+        lake = Lake(str(tmp_path / f"lake{len(told)}"))
+        (source,) = find_sources(str(path), spec.from_folders)
+        assert (source.sha256 == source.bytes_sha256) == (not told)
+        ingest_items(lake, source, spec, NOW, WHO)
+        assert json.loads(catalogue(lake)["attributes"][0]) == told
+
+
+def test_a_log_that_was_read_before_its_folders_counted_is_not_doubled(tmp_path: Path) -> None:
+    lake, spec = Lake(str(tmp_path / "lake")), InteractionsSpec()
+    items = write(tmp_path / "items.jsonl", '{"item_id": "a", "title": "mug"}\n')
+    ingest_items(lake, find_sources(str(items))[0], ItemsSpec(), NOW, WHO)
+    path = parquet(tmp_path / "event_type=buy" / "p.parquet", user_id=["u"], item_id=["a"], event_time=["2024-01-01"])
+    (before,) = find_sources(str(path))
+    record_source(lake, ingest_interactions(lake, before, spec, NOW, WHO), WHO)
+    (now,) = find_sources(str(path), spec.from_folders)
+    counts = ingest_interactions(lake, now, spec, NOW, WHO).stages[0]
+    assert (counts.out, counts.unchanged, lake.rows("interactions")) == (0, 1, 1)
+
+
+def test_of_a_damaged_parquet_file_the_other_row_groups_are_read_and_every_lost_row_counts(tmp_path: Path) -> None:
+    table = pa.table({"item_id": [f"i{n}" for n in range(3000)], "title": [f"t{n}" for n in range(3000)]})
+    path = tmp_path / "items.parquet"
+    pq.write_table(table, path, row_group_size=1000, compression="zstd")
+    start = pq.ParquetFile(path).metadata.row_group(1).column(0).data_page_offset
+    data = bytearray(path.read_bytes())
+    data[start : start + 400] = b"\0" * 400
+    path.write_bytes(data)
+    lake = Lake(str(tmp_path / "lake"))
+    counts = ingest_items(lake, find_sources(str(path))[0], ItemsSpec(), NOW, WHO).stages[0]
+    assert (counts.rows_in, counts.out, counts.by_reason) == (3000, 2000, {Reason.UNREADABLE_PARQUET: 1000})
+    assert counts.examples[Reason.UNREADABLE_PARQUET].startswith("items.parquet: rows 1,000 to 1,999 cannot be read")
+    assert by_reason(lake) == {Reason.UNREADABLE_PARQUET: 1}
+
+
+def test_links_are_followed_and_those_in_a_circle_and_to_nothing_end_no_run(tmp_path: Path) -> None:
+    folder = tmp_path / "items"
+    write(folder / "a.jsonl")
+    write(folder / "one" / "b.jsonl")
+    write(folder / "two" / "c.jsonl")
+    write(tmp_path / "elsewhere" / "d.jsonl")
+    for number in range(3):  # each way round doubles what a walk without memory has to visit
+        (folder / "one" / f"up{number}").symlink_to(folder)
+        (folder / "two" / f"up{number}").symlink_to(folder / "one")
+    (folder / "far").symlink_to(tmp_path / "elsewhere")
+    (folder / "gone.jsonl").symlink_to("nowhere")
+    (folder / "gone.jpg").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.csv")
+    _, path, found = find_files(str(folder))
+    once = {Path(each).resolve() for each in found.read}
+    assert {each.name for each in once} == {"a.jsonl", "b.jsonl", "c.jsonl", "d.jsonl"}
+    assert len(found.read) < 50
+    assert names(folder, found.left_out) == ["gone.jsonl", "pipe.csv"]
+    assert "links to nothing" in found.warning(path)
+    with pytest.raises(SourceError, match="no plain file"):
+        find_files(str(folder / "pipe.csv"))
+    with pytest.raises(SourceError, match="no file or folder"):
+        find_files(str(folder / "gone.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["v1.metadata.json", "00001-a.metadata.json.gz", "version-hint.text"])
+def test_an_iceberg_table_is_known_by_any_of_its_metadata(tmp_path: Path, name: str) -> None:
+    parquet(tmp_path / "t" / "data" / "a.parquet", item_id=["1"], title=["a"])
+    write(tmp_path / "t" / "metadata" / name)
+    for place in (tmp_path, tmp_path / "t", tmp_path / "t" / "data" / "a.parquet"):
+        with pytest.raises(SourceError, match="Iceberg table"):
+            find_files(str(place))

@@ -1,0 +1,173 @@
+"""The same bytes however many workers there are, wherever the vectors lie, and after a worker was killed."""
+
+import os
+import pickle
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tokenizer.arrays.scratch
+import tokenizer.arrays.vectors
+from tokenizer.arrays.exact_sums import grid, sums_by_code
+from tokenizer.arrays.executor import Threads, Work
+from tokenizer.arrays.scratch import FileRows, copied, scratch_matrix, scratch_take
+from tokenizer.arrays.vectors import Items, ParquetRows
+from tokenizer.assign import Occupancy, assign_sids
+from tokenizer.fit import fit_codebook
+from tokenizer.spec import CodebookSpec, LevelSpec
+
+DRAW = np.random.default_rng(0)
+VECTORS = (DRAW.normal(size=(30, 12))[DRAW.zipf(1.5, 3000) % 30] + 0.3 * DRAW.normal(size=(3000, 12))).astype(
+    np.float32
+)
+IDS = [f"item-{row}" for row in range(len(VECTORS))]
+SPEC = CodebookSpec(levels=(LevelSpec(codes=24),) * 3, iterations=3, slack=1.2, growth=1.1)
+
+
+class Backwards:
+    """Does the tasks of a call in reverse order, and answers in theirs."""
+
+    def map(self, function: Callable[..., Any], items: Items, tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        listed = list(tasks)
+        done = {number: function(items, *listed[number]) for number in reversed(range(len(listed)))}
+        yield from (done[number] for number in range(len(listed)))
+
+
+@pytest.fixture(autouse=True)
+def short_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several spans, so that there is something to share out."""
+    monkeypatch.setattr(tokenizer.arrays.vectors, "SPAN", 1024)
+
+
+def outcome(work: Work, vectors: Any = VECTORS) -> tuple[bytes, bytes]:
+    codebook = fit_codebook({"fused": vectors}, IDS, SPEC, work)
+    return codebook.to_bytes(), assign_sids(codebook, {"fused": vectors}, IDS, Occupancy.empty(3), work).codes.tobytes()
+
+
+@cache
+def alone() -> tuple[bytes, bytes]:
+    """The outcome on one thread, from vectors in memory."""
+    return outcome(Threads(1))
+
+
+def test_any_number_of_workers_and_any_order_of_the_work_gives_the_same_bytes() -> None:
+    for work in (Threads(2), Threads(4), Backwards()):
+        assert outcome(work) == alone()
+
+
+def test_vectors_in_parquet_give_the_bytes_of_vectors_in_memory(tmp_path: Path) -> None:
+    paths = (str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet"))
+    for path, part in zip(paths, (VECTORS[:1800], VECTORS[1800:]), strict=True):
+        column = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), 12)
+        pq.write_table(pa.table({"vector": column}), path, row_group_size=700)
+    stored = ParquetRows(paths)
+    assert stored.shape == VECTORS.shape
+    np.testing.assert_array_equal(stored.read(650, 2600), VECTORS[650:2600])
+    rows = np.array([0, 1799, 1800, 2999])
+    np.testing.assert_array_equal(stored.take(rows), VECTORS[rows])
+    assert outcome(Threads(2), stored) == alone()
+
+
+@pytest.mark.parametrize("in_memory", [0, 1 << 28])
+def test_a_scratch_matrix_is_an_array_like_any_other(in_memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer.arrays.scratch, "IN_MEMORY", in_memory)
+    made = scratch_matrix(*VECTORS.shape)
+    assert isinstance(made.base, np.memmap) == (in_memory == 0)
+    assert not made.any()
+    made[:] = VECTORS
+    some = np.flatnonzero(DRAW.random(len(VECTORS)) < 0.4)
+    np.testing.assert_array_equal(scratch_take(made, some), VECTORS[some])
+    assert scratch_take(made, np.arange(len(VECTORS))) is made
+    assert scratch_take(made, some[:0]).shape == (0, VECTORS.shape[1])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(made)), VECTORS)
+    assert scratch_matrix(0, 3).shape == (0, 3)
+
+
+def test_without_room_for_a_scratch_file_parquet_is_read_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "all.parquet")
+    column = pa.FixedSizeListArray.from_arrays(pa.array(VECTORS.ravel()), 12)
+    pq.write_table(pa.table({"vector": column}), path, row_group_size=700)
+    ties = np.arange(len(VECTORS), dtype=np.uint64)
+    items = Items({"fused": ParquetRows((path,))}, ties)
+    scratch = copied(items, Threads(2)).rows["fused"]
+    assert isinstance(scratch, FileRows)
+    np.testing.assert_array_equal(scratch.read(650, 2600), VECTORS[650:2600])
+    some = np.array([0, 1023, 1024, 1024, 2999])
+    np.testing.assert_array_equal(scratch.take(some), VECTORS[some])
+    monkeypatch.setattr(tokenizer.arrays.scratch, "SPARE", 1e15)
+    assert copied(items, Threads(2)).rows["fused"] is items.rows["fused"]
+    assert outcome(Threads(2), ParquetRows((path,))) == alone()
+
+
+def test_lists_of_two_widths_in_one_column_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "uneven.parquet"
+    pq.write_table(pa.table({"vector": pa.array([[1.0], [1.0, 2.0]], pa.list_(pa.float32()))}), path)
+    with pytest.raises(ValueError, match="differ in width"):
+        ParquetRows((str(path),)).read(0, 2)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 5), st.integers(-30, 30), st.integers(0, 10**6))
+def test_sums_are_the_same_in_any_order_and_right(rows: int, codes: int, power: int, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    values = (draw.normal(size=(rows, 3)) * 2.0**power).astype(np.float32)
+    code = draw.integers(-1, codes, rows).astype(np.int32)
+    scale = grid(float(np.abs(values).max()), rows)
+    sums, counts = sums_by_code(values, scale, code, codes)
+    shuffled = draw.permutation(rows)
+    again, _ = sums_by_code(values[shuffled], scale, code[shuffled], codes)
+    np.testing.assert_array_equal(sums, again)
+    for number in range(codes):
+        own = values[code == number].astype(np.float64)
+        assert counts[number] == len(own)
+        np.testing.assert_allclose(sums[number] / scale, own.sum(axis=0), atol=rows / scale)
+
+
+class KilledOnce:
+    """A work whose first task kills the process that it runs in, once."""
+
+    def __init__(self, work: Work, marker: Path) -> None:
+        self.work, self.marker = work, marker
+
+    def map(self, function: Callable[..., Any], items: Items, tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        marker = self.marker
+
+        def die_once(items: Items, *task: Any) -> Any:
+            if not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(items, *task)
+
+        yield from self.work.map(die_once, items, tasks)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_one_two_and_four_ray_workers_give_the_same_bytes() -> None:
+    """Tasks that take three, one and a half, and three quarters of the cluster's three CPUs."""
+    from pipelines.compute import RayWork
+    from pipelines.spec import ComputeSpec
+
+    for task_cpus in (3, 1.5, 0.75):
+        assert outcome(RayWork(ComputeSpec(cpus=3), task_cpus)) == alone()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_ray_workers_give_the_same_bytes_also_when_one_is_killed(tmp_path: Path) -> None:
+    from pipelines.compute import RayWork
+    from pipelines.spec import ComputeSpec
+
+    marker = tmp_path / "killed"
+    assert outcome(KilledOnce(RayWork(ComputeSpec(cpus=3)), marker)) == alone()
+    assert marker.exists()

@@ -1,0 +1,59 @@
+"""Who does the work on spans of rows: threads of this process here; a cluster brings its own (see pipelines.compute).
+
+Results come back in the order of the tasks and depend on nothing else, so the same bytes come out however many
+workers there are.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
+
+from threadpoolctl import threadpool_limits
+
+from tokenizer.arrays.vectors import Items
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Work(Protocol):
+    """Runs a function on the same items and many tasks."""
+
+    def map(self, function: Callable[..., R], items: Items, tasks: Iterable[tuple[Any, ...]]) -> Iterator[R]:
+        """`function(items, *task)` for every task, in the order of the tasks, whoever ran them."""
+
+
+def one_thread() -> threadpool_limits:
+    """Products on one thread, in a `with` or as a decorator: their bytes must not depend on the number of cores."""
+    return threadpool_limits(1)
+
+
+def side_by_side(function: Callable[[T], R], pieces: Iterable[T]) -> list[R]:
+    """`function` of each piece, in their order, a piece on each core of this machine."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return list(pool.map(function, pieces))
+
+
+class Threads:
+    """The cores of this machine, a task on each."""
+
+    def __init__(self, count: int | None = None) -> None:
+        self.count = count or len(os.sched_getaffinity(0))
+
+    def map(self, function: Callable[..., R], items: Items, tasks: Iterable[tuple[Any, ...]]) -> Iterator[R]:
+        if self.count == 1:
+            yield from (function(items, *task) for task in tasks)
+            return
+        with ThreadPoolExecutor(self.count) as pool:
+            waiting: deque[Future[R]] = deque()
+            for task in tasks:
+                waiting.append(pool.submit(function, items, *task))
+                if len(waiting) > 2 * self.count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+
+HERE = Threads()

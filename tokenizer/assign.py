@@ -1,0 +1,229 @@
+"""From vectors to SIDs that nobody has: level by level, within what each code and each prefix has left."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenizer.arrays.array_file import Array
+from tokenizer.arrays.executor import HERE, Work, one_thread
+from tokenizer.arrays.items import ItemIds, checked_items
+from tokenizer.arrays.sid_keys import check_codes, sid_keys
+from tokenizer.arrays.vectors import Items, Rows
+from tokenizer.balancing.assign_level import assign_level, room_left
+from tokenizer.balancing.prefix_capacity import Nodes
+from tokenizer.code_usage import level_load
+from tokenizer.codebook import Codebook
+from tokenizer.collisions.extra_token import extra_tokens
+from tokenizer.collisions.relocate import place_outward
+from tokenizer.metrics import Errors, Shift, distribution_shift, encoding_errors
+from tokenizer.quantizers.registry import quantizer_of
+
+Codes = NDArray[np.int32]
+
+STUCK = 1 << 18
+"""Items placed anew at once: their vectors are held in memory."""
+SHIFT_ROWS = 1 << 12
+"""Items whose distance from the fit is measured, the first by tie key."""
+
+
+class Status(IntEnum):
+    """What became of an item."""
+
+    ASSIGNED = 0
+    RELOCATED = 1
+    REFIT_DUE = 2
+
+    @property
+    def label(self) -> str:
+        """The status in words: "assigned", "relocated" or "refit due"."""
+        return self.name.lower().replace("_", " ")
+
+
+@dataclass(frozen=True)
+class Occupancy:
+    """All SIDs ever published under a codebook, int32 (M, L or, with a token, L + 1); also those of deleted items."""
+
+    codes: NDArray[np.int32]
+
+    @classmethod
+    def empty(cls, length: int) -> "Occupancy":
+        """Nothing published yet, of SIDs of this length."""
+        return cls(np.empty((0, length), np.int32))
+
+    def load(self, codebook: Codebook) -> list[NDArray[np.int64]]:
+        """SIDs published per code, int64 (K,) for each level."""
+        return level_load(check_codes(self.codes, codebook.sizes, "occupied SIDs"), codebook.sizes)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """New SIDs, in the order the items came in.
+
+    `codes` int32 (N, L) are unique and free, -1 in all levels for "refit due". `raw_codes` are the codes with the last
+    one that the item asked for first (-1 where it came to no last level): what it would have if SIDs could be shared.
+    `status` int8 (N,) holds `Status` values. `errors` are those of the items which got a SID; `shift` says how far the
+    items lie from those of the fit.
+    """
+
+    codes: NDArray[np.int32]
+    raw_codes: NDArray[np.int32]
+    status: NDArray[np.int8]
+    errors: Errors
+    shift: Shift | None
+
+    @property
+    def relative_error(self) -> float:
+        """sum |x - decoded|^2 / sum |x - mean|^2."""
+        return self.errors.relative
+
+
+def assign_sids(
+    codebook: Codebook,
+    vectors: Mapping[str, Array | Rows],
+    item_ids: ItemIds,
+    occupied: Occupancy,
+    work: Work = HERE,
+) -> Assignment:
+    """Assign each item a SID that is not occupied (or, under `keep`, any), within the capacity that those leave.
+
+    `vectors` are float (N, D), or `Rows`, for each source of the codebook; `item_ids` are N distinct ids. Each level
+    encodes what the codes actually chosen before leave over. Of those who want a code or a SID, the ones that would
+    regret it most get it; a prefix takes no more items than it has SIDs. An item's SID depends on the batch and the
+    occupancy, not on the order of either. Raises VectorError for unfit vectors, ValueError for repeated ids or
+    occupied codes out of range.
+    """
+    with one_thread():
+        return _assign_sids(codebook, vectors, item_ids, occupied, work)
+
+
+def checked_sids(
+    codebook: Codebook,
+    vectors: Mapping[str, Array | Rows],
+    item_ids: ItemIds,
+    occupied: Occupancy,
+    codes_NL: NDArray[np.int32],
+    work: Work = HERE,
+) -> Assignment:
+    """SIDs that were found elsewhere (-1: none), as an assignment, if they keep the rules that `assign_sids` keeps.
+
+    Raises ValueError where one is taken, occurs twice or exceeds a capacity.
+    """
+    items = checked_items(vectors, item_ids, codebook.sources, work)
+    placed = codes_NL[:, -1] >= 0
+    taken = np.concatenate([occupied.codes, codes_NL[placed]]).astype(np.int32, copy=False)
+    load = Occupancy(taken).load(codebook)
+    keys = np.sort(sid_keys(taken, codebook.sizes))
+    repeated = codebook.spec.collision != "keep" and (keys[1:] == keys[:-1]).any()
+    if repeated or any(map(_exceeds, load, codebook.capacity)):
+        raise ValueError(f"SIDs given for {len(items)} items of codebook {codebook.id} are taken, repeated or too many")
+    status = np.where(placed, Status.ASSIGNED, Status.REFIT_DUE).astype(np.int8)
+    return _assignment(codebook, items, codes_NL, codes_NL, status, work)
+
+
+def _assignment(
+    codebook: Codebook, items: Items, codes_NL: Codes, raw_NL: Codes, status: NDArray[np.int8], work: Work
+) -> Assignment:
+    errors = encoding_errors(codebook, items, codes_NL, work)
+    shift = distribution_shift(codebook, items.subset(items.order[:SHIFT_ROWS]))
+    return Assignment(codes_NL, raw_NL, status, errors, shift)
+
+
+def _exceeds(load_K: NDArray[np.int64], capacity: int) -> bool:
+    return bool((load_K > capacity).any())
+
+
+def _assign_sids(
+    codebook: Codebook, vectors: Mapping[str, Array | Rows], item_ids: ItemIds, occupied: Occupancy, work: Work
+) -> Assignment:
+    widths = {source: len(codebook.arrays[f"mean.{source}"]) for source in codebook.sources}
+    items = checked_items(vectors, item_ids, codebook.sources, work, widths)
+    room = room_left(codebook.capacity, occupied.load(codebook))
+    taken = occupied.codes.astype(np.int32, copy=False)
+    codes_NL = np.full((len(items), codebook.levels), -1, np.int32)
+    if codebook.spec.collision == "relocate":
+        raw_NL = _level_by_level(codebook, items, codes_NL, 0, room, taken, work)
+        _place_stuck(codebook, items, codes_NL, room, taken, work)
+    else:
+        _level_by_level(codebook, items, codes_NL, 0, room, None, work)
+        if codebook.spec.collision != "keep":
+            codes_NL = _with_token(codebook, items, codes_NL, taken)
+        codes_NL[codes_NL[:, -1] < 0] = -1
+        raw_NL = codes_NL.copy()
+    raw_NL[raw_NL[:, -1] < 0] = -1
+    moved = (codes_NL != raw_NL).any(axis=1)
+    status = np.where(codes_NL[:, -1] < 0, 2, np.where(moved, Status.RELOCATED, Status.ASSIGNED))
+    return _assignment(codebook, items, codes_NL, raw_NL, status.astype(np.int8), work)
+
+
+def _with_token(codebook: Codebook, items: Items, codes_NL: Codes, taken: Codes) -> Codes:
+    """The codes with the token that makes them unique; -1 throughout for items that got no code or no token."""
+    sids_NS = np.full((len(items), codebook.levels + 1), -1, np.int32)
+    coded = items.order[codes_NL[items.order, -1] >= 0]
+    token = extra_tokens(codes_NL[coded], taken, codebook.sizes, codebook.spec.collision == "suffix")
+    placed = coded[token >= 0]
+    sids_NS[placed, :-1], sids_NS[placed, -1] = codes_NL[placed], token[token >= 0]
+    return sids_NS
+
+
+def _level_by_level(
+    codebook: Codebook,
+    items: Items,
+    codes_NL: Codes,
+    start: int,
+    room: list[NDArray[np.int64]],
+    taken: Codes | None,
+    work: Work,
+) -> Codes:
+    """Fill in the codes from level `start` on, -1 from the level that had no room; returns what was asked for first.
+
+    That is the same codes with, in the last level, the one that an item asked for first. Without `taken` items may
+    share SIDs. Reduces `room` in place.
+    """
+    first_N = np.full(len(items), -1, np.int32)
+    for level in range(start, codebook.levels):
+        prefix = codes_NL[:, :level]
+        nodes = None if taken is None else Nodes(prefix, taken, codebook.sizes, room[-1] > 0)
+        costs = quantizer_of(codebook.spec).level(codebook, level)
+        binding = nodes if nodes is not None and nodes.binding else None
+        found = assign_level(costs, items, prefix, room[level], binding, work, None)
+        codes_NL[:, level], first_N = found.codes, found.first
+    return np.column_stack([codes_NL[:, :-1], first_N])
+
+
+def _place_stuck(
+    codebook: Codebook, items: Items, codes_NL: Codes, room: list[NDArray[np.int64]], taken: Codes, work: Work
+) -> None:
+    """Place the items whose prefix has free SIDs, but only below codes that no one can have more of.
+
+    They go back one level, then two, and so on, and down again from there; the last few are searched for one by one.
+    """
+    for depth in reversed(range(codebook.levels - 1)):
+        stuck = items.order[codes_NL[items.order, -1] < 0]
+        while len(stuck) and all(left.any() for left in room):
+            for part in (stuck[start : start + STUCK] for start in range(0, len(stuck), STUCK)):
+                _release(codes_NL, part, depth, room)
+                own = codes_NL[part]
+                settled = np.concatenate([taken, codes_NL[codes_NL[:, -1] >= 0]])
+                _level_by_level(codebook, items.subset(part), own, depth, room, settled, work)
+                codes_NL[part] = own
+            waiting = stuck[codes_NL[stuck, -1] < 0]
+            if len(waiting) == len(stuck):
+                break
+            stuck = waiting
+    stuck = items.order[codes_NL[items.order, -1] < 0]
+    if len(stuck):
+        held = codes_NL[stuck]
+        _release(codes_NL, stuck, 0, room)
+        settled = np.concatenate([taken, codes_NL[codes_NL[:, -1] >= 0]])
+        codes_NL[stuck] = place_outward(codebook, items, stuck, held, room, settled)
+
+
+def _release(codes_NL: Codes, rows: NDArray[np.int64], depth: int, room: list[NDArray[np.int64]]) -> None:
+    """Give back the codes that some items hold from level `depth` on."""
+    for level in range(depth, len(room)):
+        held = codes_NL[rows, level]
+        room[level] += np.bincount(held[held >= 0], minlength=len(room[level]))
+    codes_NL[rows, depth:] = -1

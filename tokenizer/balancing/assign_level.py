@@ -1,0 +1,308 @@
+"""Assign codes so that no code takes more items than it has room for, at nearly the least total cost.
+
+Alg. 1 of OneRec (arXiv 2502.18965) fills centroids one after the other and costs about 20 % over the optimum; prices
+(optimal transport duals) and then rounding by regret cost about 1 %. Items are read span by span: a first pass finds
+for each the two cheapest codes at the prices, and only those whose first choice is gone look again, at a list. Memory
+is a few numbers per item, never N x K.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenizer.arrays.distance import Floats, cheapest
+from tokenizer.arrays.executor import HERE, Work, one_thread, side_by_side
+from tokenizer.arrays.vectors import LEAD, ArrayRows, Block, Items, spans
+from tokenizer.balancing.prefix_capacity import Closed, Nodes
+from tokenizer.balancing.prices import FROM_NOTHING, FROM_SAMPLE, FROM_SIMILAR, Candidates, Cooling, settle_prices
+from tokenizer.balancing.rounding import accept
+from tokenizer.quantizers.centroids import PointLevel, Residual
+from tokenizer.quantizers.protocol import Level
+
+SAMPLE_ROWS = 4096
+SAMPLE_ROWS_PER_CODE = 32
+REFINE_ROWS = LEAD
+LOOKS = 3
+LIST = 48
+LIST_CELLS = 1 << 25
+LIST_ROWS = 1 << 14
+ASK_ROWS = 1 << 14
+LARGEST = np.finfo(np.float32).max
+SHORT_LIST = 16
+BIT_SET = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").view(np.bool_)
+OCTETS = np.where(BIT_SET, np.float32(np.inf), np.float32(0))
+"""What a byte of closed codes adds to the costs of eight: a quarter of the time of setting them by a mask."""
+ROOMY = 0.7
+"""Share of the room that a sample may ask for before prices are worth settling."""
+
+Codes = NDArray[np.int32]
+Room = NDArray[np.int64]
+Prices = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """Codes int32 (N,), -1 where there was no room. `first` is what each asked for first: the cheapest code that had
+    room before anyone was served. `prices` (K,) led there."""
+
+    codes: Codes
+    first: Codes
+    prices: Prices
+
+
+def assign_level(
+    level: Level, items: Items, prefix_Nl: Codes, room_K: Room, nodes: Nodes | None, work: Work, price_K: Prices | None
+) -> Assigned:
+    """Give each item a code of one level.
+
+    It is the cheapest wherever neither room nor nodes bind. `prefix_Nl` are the codes so far, in the order of the
+    items; a row that has none any more (-1) gets none here. `room_K` is how many more items each code takes, and is
+    reduced in place. `price_K` are the prices of a former, similar assignment. The code of an item does not depend on
+    the order of the items.
+    """
+    alive = items.order if not prefix_Nl.shape[1] else items.order[prefix_Nl[items.order, -1] >= 0]
+    codes_N = np.full(len(items), -1, np.int32)
+    first_N = codes_N.copy()
+    if not len(alive) or not room_K.any():
+        return Assigned(codes_N, first_N, np.zeros(level.codes))
+    prices = _prices(level, items, prefix_Nl, alive, room_K, price_K)
+    closed = np.where(room_K > 0, prices, np.inf).astype(np.float32)
+    task = partial(_two_cheapest, level, closed)
+    found = list(work.map(task, items, [(start, stop, prefix_Nl[start:stop]) for start, stop in spans(len(items))]))
+    first_N = np.concatenate([code for code, _ in found])
+    regret_N = np.concatenate([regret for _, regret in found])
+    del found
+    accepted, _ = accept(first_N[alive], regret_N[alive], room_K, nodes, alive)
+    codes_N[alive[accepted]] = first_N[alive[accepted]]
+    waiting = alive[~accepted]
+    while len(waiting) and room_K.any():
+        got = _from_lists(level, items, prefix_Nl, waiting, room_K, nodes, work, prices)
+        placed = got >= 0
+        codes_N[waiting[placed]] = got[placed]
+        waiting = waiting[got == WAITS]
+    first_N[prefix_Nl[:, -1] < 0 if prefix_Nl.shape[1] else slice(0)] = -1
+    return Assigned(codes_N, first_N, prices)
+
+
+def balanced_assign(
+    vectors_ND: Floats, points_KD: Floats, capacity_K: Room, ties_N: NDArray[np.uint64], work: Work = HERE
+) -> Assigned:
+    """Assign vectors to points, of which point k takes at most `capacity_K[k]`."""
+    items, whole = Items({"": ArrayRows(vectors_ND)}, ties_N), np.empty((len(ties_N), 0), np.int32)
+    level = PointLevel(Residual("", ()), points_KD)
+    with one_thread():
+        return assign_level(level, items, whole, np.array(capacity_K, np.int64), None, work, None)
+
+
+def _two_cheapest(
+    level: Level, price_K: Floats, items: Items, start: int, stop: int, prefix: Codes
+) -> tuple[Codes, Floats]:
+    """The cheapest code of each row of a span, and what the second cheapest costs more."""
+    block = items.read(start, stop, prefix)
+    code_n, regret_n = np.empty(len(block), np.int32), np.empty(len(block), np.float32)
+    for rows, cost in level.costs(block):
+        priced = cost + price_K
+        best = priced.argmin(axis=1)
+        here = np.arange(len(best))
+        least = priced[here, best]
+        priced[here, best] = np.inf
+        code_n[rows] = best
+        regret_n[rows] = priced.min(axis=1) - least if level.codes > 1 else np.inf
+    return code_n, regret_n
+
+
+WAITS = -2
+
+
+def _from_lists(
+    level: Level,
+    items: Items,
+    prefix_Nl: Codes,
+    waiting: NDArray[np.int64],
+    room_K: Room,
+    nodes: Nodes | None,
+    work: Work,
+    prices: Prices,
+) -> Codes:
+    """One look for the items that still wait, in order of tie key: rounds over the cheapest open codes of each.
+
+    A code, -1 where none is open to an item, WAITS where all on its list went to others.
+    """
+    in_file_order = np.argsort(waiting, kind="stable")
+    width = min(level.codes, int(np.clip(LIST_CELLS // len(waiting), SHORT_LIST, LIST)))
+    price_K = np.where(room_K > 0, prices, np.inf).astype(np.float32)
+    closed = None if nodes is None else Closed(nodes, waiting)
+    most = max(1, min(LIST_ROWS, LIST_CELLS // level.codes))
+    pieces = [in_file_order[start : start + most] for start in range(0, len(waiting), most)]
+    tasks = (
+        (waiting[piece], prefix_Nl[waiting[piece]], None if closed is None else closed.bits(piece)) for piece in pieces
+    )
+    cost_UT = np.empty((len(waiting), width), np.float32)
+    code_UT = np.empty((len(waiting), width), np.min_scalar_type(level.codes - 1))
+    open_K, at_U = room_K > 0, np.zeros(len(waiting), np.int32)
+    for piece, (cost, code) in zip(
+        pieces, work.map(partial(_cheapest, level, price_K, width), items, tasks), strict=True
+    ):
+        cost_UT[piece], code_UT[piece] = cost, code
+    got = np.full(len(waiting), WAITS, np.int32)
+    got[~np.isfinite(cost_UT[:, 0])] = -1
+    asking = np.flatnonzero(got == WAITS)
+    while len(asking):
+        parts = [asking[start : start + ASK_ROWS] for start in range(0, len(asking), ASK_ROWS)]
+        asks = side_by_side(partial(_ask, cost_UT, code_UT, at_U, open_K & (room_K <= 0), closed), parts)
+        asked, regret = (np.concatenate([ask[part] for ask in asks]) for part in range(2))
+        open_ = np.isfinite(regret)
+        asking, asked, regret = asking[open_], asked[open_], regret[open_]
+        accepted, refused = accept(asked, regret, room_K, nodes, waiting[asking], all_open=True)
+        at_U[asking[refused]] += 1
+        got[asking[accepted]] = asked[accepted]
+        if closed is not None:
+            closed.promised(asking[accepted], asked[accepted])
+        asking = asking[~accepted]
+    return got
+
+
+def _ask(
+    cost_UT: Floats,
+    code_UT: NDArray[Any],
+    at_U: Codes,
+    gone_K: NDArray[np.bool_],
+    closed: Closed | None,
+    rows: NDArray[np.int64],
+) -> tuple[Codes, Floats]:
+    """The code each row has come to on its list, and what the next there costs more; codes that are gone, or closed
+    to the row, are passed.
+
+    The difference is at most that of the largest number, and infinite only where nothing is left on the list. Moves
+    `at_U` on.
+    """
+    width = cost_UT.shape[1]
+    costs, codes, start = cost_UT.ravel(), code_UT.ravel(), rows * width
+
+    def shut(some: NDArray[np.int64], at: Codes) -> NDArray[np.bool_]:
+        code = codes[start[some] + at[some]]
+        gone: NDArray[np.bool_] = gone_K[code]
+        return gone if closed is None else gone | closed(rows[some], code)
+
+    def passed(at: Codes) -> Codes:
+        if closed is not None or gone_K.any():
+            stay = np.flatnonzero(at < width)
+            while len(stay := stay[shut(stay, at)]):
+                at[stay] += 1
+                stay = stay[at[stay] < width]
+        return at
+
+    def cost(at: Codes) -> Floats:
+        return np.where(at < width, costs[start + np.minimum(at, width - 1)], np.float32(np.inf))
+
+    first = passed(at_U[rows])
+    at_U[rows] = first
+    least = cost(first)
+    regret = np.minimum(cost(passed(first + 1)), LARGEST) - least
+    regret[~np.isfinite(least)] = np.inf
+    return codes[start + np.minimum(first, width - 1)].astype(np.int32), regret
+
+
+def _cheapest(
+    level: Level,
+    price_K: Floats,
+    width: int,
+    items: Items,
+    rows: NDArray[np.int64],
+    prefix: Codes,
+    shut: NDArray[np.uint8] | None,
+) -> tuple[Floats, Codes]:
+    """The `width` cheapest codes of some rows, cheapest first, with their priced costs; infinite where a bit is set."""
+    block = items.take(rows, prefix)
+    cost_uT, code_uT = np.empty((len(rows), width), np.float32), np.empty((len(rows), width), np.int32)
+    for part, cost in level.costs(block):
+        priced = cost + price_K
+        if shut is not None:
+            priced += OCTETS.take(shut[part], axis=0).reshape(len(priced), -1)[:, : level.codes]
+        cost_uT[part], code_uT[part] = cheapest(priced, width)
+    return cost_uT, code_uT
+
+
+def _prices(
+    level: Level, items: Items, prefix_Nl: Codes, alive: NDArray[np.int64], room_K: Room, price_K: Prices | None
+) -> Prices:
+    """Prices settled on a small sample and refined on a larger one, the first items in order of tie key.
+
+    Codes without room are left out. Where demand fits the room already nothing has a price. Candidates are looked up
+    again at the prices found: where data are skewed, the codes with room are not among the nearest. Former prices need
+    one look.
+    """
+    prices = np.zeros(level.codes)
+    if (room_K[room_K > 0] >= len(alive)).all():
+        return prices
+    few_rows = max(SAMPLE_ROWS, SAMPLE_ROWS_PER_CODE * level.codes)
+    small = items.first(alive, prefix_Nl, few_rows)
+    open_codes = np.flatnonzero(room_K > 0)
+    room = room_K[open_codes].astype(np.float64)
+
+    def settle(seen: Block, start: Prices, cooling: Cooling) -> Prices:
+        share = room * (len(seen) / len(alive))
+        return settle_prices(_candidates(level, seen, open_codes, start), share, start, cooling)
+
+    if price_K is None or not price_K.any():
+        price_K = None
+        seen = small if len(alive) > REFINE_ROWS else items.first(alive, prefix_Nl, REFINE_ROWS)
+        share = room if len(seen) == len(alive) else ROOMY * room * (len(seen) / len(alive))
+        if (_demand(level, seen, open_codes) <= share).all():
+            return prices
+    former = None if price_K is None else price_K[open_codes]
+    if former is not None:
+        found = settle(small, former, FROM_SIMILAR)
+    else:
+        found = settle(small, np.zeros(len(open_codes)), FROM_NOTHING)
+        if len(alive) > few_rows or _width(len(alive), len(open_codes)) < len(open_codes):
+            for _ in range(LOOKS - 1):
+                found = settle(small, found, FROM_SIMILAR)
+            found = settle(items.first(alive, prefix_Nl, REFINE_ROWS), found, FROM_SAMPLE)
+    prices[open_codes] = found
+    return prices
+
+
+def _demand(level: Level, block: Block, open_codes: NDArray[np.int64]) -> Room:
+    demand = np.zeros(len(open_codes), np.int64)
+    for _, cost in level.costs(block):
+        demand += np.bincount(cost.take(open_codes, axis=1).argmin(axis=1), minlength=len(open_codes))
+    return demand
+
+
+def _width(items: int, codes: int) -> int:
+    return min(codes, max(LIST, (1 << 19) // max(items, 1)))
+
+
+def _candidates(level: Level, block: Block, open_codes: NDArray[np.int64], prices: Prices) -> Candidates:
+    """The cheapest open codes per item at the given prices, in code order; fewer for more items."""
+    width = _width(len(block), len(open_codes))
+    price = prices.astype(np.float32)
+
+    def of(part: Block) -> Candidates:
+        cost_nT, code_nT = np.empty((len(part), width), np.float32), np.empty((len(part), width), np.int32)
+        beyond_n = np.full(len(part), np.inf, np.float32)
+        for rows, every in level.costs(part):
+            cost = every.take(open_codes, axis=1)
+            priced, code = cheapest(cost + price, width)
+            code_nT[rows] = np.sort(code, axis=1)
+            cost_nT[rows] = np.take_along_axis(cost, code_nT[rows], axis=1)
+            if width < len(open_codes):
+                beyond_n[rows] = priced[:, -1]
+        return Candidates(cost_nT, code_nT, beyond_n)
+
+    found = side_by_side(of, [block.part(slice(at, at + SAMPLE_ROWS)) for at in range(0, len(block), SAMPLE_ROWS)])
+    return Candidates(
+        np.concatenate([part.cost for part in found]),
+        np.concatenate([part.code for part in found]),
+        np.concatenate([part.beyond for part in found]),
+    )
+
+
+def room_left(capacity: Sequence[int], load: Sequence[NDArray[np.int64]]) -> list[Room]:
+    """What each code of each level still takes."""
+    return [np.maximum(most - used, 0) for most, used in zip(capacity, load, strict=True)]

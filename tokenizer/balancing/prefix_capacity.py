@@ -1,0 +1,125 @@
+"""How many SIDs are still free below each prefix: what keeps SIDs unique while codes are assigned level by level."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenizer.arrays.sid_keys import code_bits, sid_keys
+
+Codes = NDArray[np.int32]
+Keys = NDArray[np.uint64]
+
+AT_ONCE = 1 << 20
+
+
+class Nodes:
+    """The nodes of one level, a node being a prefix and a code under it.
+
+    A node of the last level is one SID and has room for one item. A node above has room for as many as there are SIDs
+    below it. So an item that was given a node has a free SID there, whatever the others do.
+    """
+
+    def __init__(self, prefix_Nl: Codes, occupied_ML: Codes, sizes: Sequence[int], open_K: NDArray[np.bool_]) -> None:
+        """For the level after `prefix_Nl` of a batch.
+
+        `occupied_ML` are the SIDs nobody can have, and `open_K` the codes of the last level that have room: above it,
+        SIDs that end in others do not count as free.
+        """
+        level = prefix_Nl.shape[1]
+        self.codes = sizes[level]
+        self.below = 1
+        if level < len(sizes) - 1:
+            self.below = math.prod(sizes[level + 1 : -1]) * int(np.count_nonzero(open_K))
+            if not open_K.all():
+                occupied_ML = occupied_ML[open_K[occupied_ML[:, -1]]]
+        self.binding = self.below < len(prefix_Nl) + len(occupied_ML)
+        self.home = np.zeros(len(prefix_Nl), np.uint64)
+        self._occupied = np.zeros(0, np.uint64)
+        self._taken: list[Keys] = []
+        if not self.binding:
+            return
+        self.home, occupied_home = _prefix_ids(prefix_Nl, occupied_ML[:, :level], sizes[:level], self.codes)
+        self._occupied = self.key(occupied_home, occupied_ML[:, level])
+        if (self._occupied[1:] < self._occupied[:-1]).any():
+            self._occupied.sort()
+
+    def key(self, home: Keys, code: NDArray[Any]) -> Keys:
+        """The node of a code under a prefix id."""
+        return home * np.uint64(self.codes) + code.astype(np.uint64)
+
+    def left(self, keys: Keys) -> NDArray[np.int64]:
+        """Free SIDs below each node; `keys` ascending, which makes the search fast."""
+        used = np.zeros(len(keys), np.int64)
+        for taken in (self._occupied, *self._taken):
+            if len(taken):
+                first = np.searchsorted(taken, keys)
+                there = np.flatnonzero(taken[np.minimum(first, len(taken) - 1)] == keys)
+                used[there] += np.searchsorted(taken, keys[there], "right") - first[there]
+        return self.below - used
+
+    def take(self, keys: Keys) -> None:
+        """One SID below each of these nodes is promised."""
+        self._taken.append(np.sort(keys))
+        while len(self._taken) > 1 and 2 * len(self._taken[-1]) > len(self._taken[-2]):
+            self._taken[-2:] = [np.sort(np.concatenate(self._taken[-2:]))]
+
+    def full(self) -> Iterator[Keys]:
+        """The nodes that have no free SID below, each once, some at a time."""
+        arrays = [self._occupied, *self._taken]
+        if self.below > 1:
+            used, count = np.unique(np.concatenate(arrays), return_counts=True)
+            arrays = [used[count >= self.below]]
+        for array in arrays:
+            for start in range(0, len(array), AT_ONCE):
+                yield array[start : start + AT_ONCE]
+
+
+class Closed:
+    """The codes without a free SID under the prefix of each of some rows, kept as it is while SIDs are promised.
+
+    A bitmap over the prefixes: a few bytes each, in which a million rows are looked up in some milliseconds.
+    """
+
+    def __init__(self, nodes: Nodes, rows: NDArray[np.int64]) -> None:
+        homes, self._place = np.unique(nodes.home[rows], return_inverse=True)
+        self._nodes, self._rows, self._width = nodes, rows, -(-nodes.codes // 8)
+        self._bits = np.full(len(homes) * self._width, 0 if nodes.below > 0 else 255, np.uint8)
+        for full in nodes.full():
+            home, code = np.divmod(full, np.uint64(nodes.codes))
+            place = np.searchsorted(homes, home)
+            asked = homes[np.minimum(place, len(homes) - 1)] == home
+            self._set(place[asked], code[asked])
+
+    def bits(self, at: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Of the rows number `at` of the rows (n, ceil(K / 8)), little end first."""
+        return self._bits.reshape(-1, self._width)[self._place[at]]
+
+    def __call__(self, at: NDArray[np.int64], code: NDArray[Any]) -> NDArray[np.bool_]:
+        """Whether each code is closed to the row number `at` of the rows."""
+        bits = self._bits[self._place[at] * self._width + (code >> 3)]
+        return (bits >> (code & 7).astype(np.uint8) & 1).astype(np.bool_)
+
+    def promised(self, at: NDArray[np.int64], code: NDArray[np.int32]) -> None:
+        """Close what is full after rows `at` of the rows were given SIDs below these codes."""
+        if self._nodes.below > 1:
+            keys = self._nodes.key(self._nodes.home[self._rows[at]], code)
+            node, one = np.unique(keys, return_index=True)
+            full = one[self._nodes.left(node) <= 0]
+            at, code = at[full], code[full]
+        self._set(self._place[at], code)
+
+    def _set(self, place: NDArray[np.int64], code: NDArray[Any]) -> None:
+        code = code.astype(np.int64)
+        np.bitwise_or.at(self._bits, place * self._width + (code >> 3), np.left_shift(1, code & 7).astype(np.uint8))
+
+
+def _prefix_ids(batch_Nl: Codes, occupied_Ml: Codes, sizes: Sequence[int], codes: int) -> tuple[Keys, Keys]:
+    """Equal numbers for equal prefixes, small enough to have a code appended in 64 bits."""
+    if sum(code_bits([*sizes, codes])) < 64:
+        return sid_keys(batch_Nl, sizes), sid_keys(occupied_Ml, sizes)
+    both = sid_keys(np.concatenate([batch_Nl, occupied_Ml]), sizes)
+    ids = np.unique(both, return_inverse=True)[1].astype(np.uint64)
+    return ids[: len(batch_Nl)], ids[len(batch_Nl) :]

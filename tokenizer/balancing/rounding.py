@@ -1,0 +1,96 @@
+"""Who gets a contested place: whoever would regret most to lose it, ties by tie key. Rows are in order of tie key."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenizer.arrays.distance import Floats
+from tokenizer.balancing.prefix_capacity import Nodes
+
+Bools = NDArray[np.bool_]
+
+
+def accept(
+    code_N: NDArray[np.int32],
+    regret_N: Floats,
+    room_K: NDArray[np.int64],
+    nodes: Nodes | None,
+    rows: NDArray[np.int64],
+    all_open: bool = False,
+) -> tuple[Bools, Bools]:
+    """Which of the items `rows` get the code they ask for, and which were refused by their node.
+
+    A node takes no more than the SIDs left below it, a code no more than it has room for. Reduces `room_K` in place
+    and takes from `nodes`. Where `all_open`, nobody asks for a node without a SID: those of the last level need not be
+    looked up.
+    """
+    accepted = np.ones(len(code_N), np.bool_)
+    refused = np.zeros(len(code_N), np.bool_)
+    keys = np.zeros(0, np.uint64)
+    if nodes is not None:
+        keys = nodes.key(nodes.home[rows], code_N)
+        order = _sorted_rows(keys)
+        first, count = _groups(keys[order])
+        each_has_one = all_open and nodes.below == 1
+        left = np.ones(len(first), np.int64) if each_has_one else nodes.left(keys[order[first]])
+        del first
+        tight = count > left
+        losers = _beyond(order[np.repeat(tight, count)], count[tight], regret_N, left[tight])
+        del order
+        accepted[losers] = False
+        refused[losers] = True
+    asked = np.bincount(code_N[accepted], minlength=len(room_K))
+    tight_code = asked > room_K
+    if tight_code.any():
+        contested = np.flatnonzero(accepted & tight_code[code_N])
+        by_code = contested[np.argsort(code_N[contested], kind="stable")]
+        first, count = _groups(code_N[by_code])
+        accepted[_beyond(by_code, count, regret_N, room_K[code_N[by_code[first]]])] = False
+    room_K -= np.bincount(code_N[accepted], minlength=len(room_K))
+    if nodes is not None:
+        nodes.take(keys[accepted])
+    return accepted, refused
+
+
+def _groups(ordered: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where a new value begins, and the length of each run."""
+    new = np.ones(len(ordered), np.bool_)
+    new[1:] = ordered[1:] != ordered[:-1]
+    first = np.flatnonzero(new)
+    return first, np.diff(np.append(first, len(ordered)))
+
+
+def _beyond(
+    items: NDArray[np.int64], count: NDArray[np.int64], regret_N: Floats, limit: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The items that are not among the `limit` of their group with the greatest regret.
+
+    `items` come group by group, `count` of each, and in order of tie key within; none of the groups is empty.
+    """
+    if not len(items):
+        return items
+    regret, first = regret_N[items], np.cumsum(count) - count
+    loses = np.ones(len(items), np.bool_)
+    # Of most groups one is kept: the first of those with the greatest regret.
+    best = np.repeat(np.maximum.reduceat(regret, first), count) == regret
+    winner = np.minimum.reduceat(np.where(best, np.arange(len(items)), len(items)), first)
+    loses[winner[limit > 0]] = False
+    more = limit > 1
+    if more.any():
+        part = np.flatnonzero(np.repeat(more, count))
+        group = np.repeat(np.arange(np.count_nonzero(more)), count[more])
+        order = np.lexsort((-regret[part], group))
+        rank = np.arange(len(part)) - np.repeat(np.cumsum(count[more]) - count[more], count[more])
+        loses[part[order]] = rank >= np.repeat(limit[more], count[more])
+    return items[loses]
+
+
+def _sorted_rows(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Rows in order of key, equal keys in order of row; as one number where both fit, 4 to 10 times as fast."""
+    row_bits = max(len(keys) - 1, 0).bit_length()
+    if len(keys) and int(keys.max()).bit_length() + row_bits <= 64:
+        packed = (keys << np.uint64(row_bits)) | np.arange(len(keys), dtype=np.uint64)
+        packed.sort()
+        return (packed & np.uint64((1 << row_bits) - 1)).astype(np.int64)
+    return np.argsort(keys, kind="stable")

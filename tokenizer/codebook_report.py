@@ -1,0 +1,73 @@
+"""What the record of a fresh codebook says beyond its levels: how good it is, what other slacks would cost."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenizer.arrays.executor import Work
+from tokenizer.arrays.vectors import Items
+from tokenizer.balancing.assign_level import Prices, assign_level
+from tokenizer.codebook import Codebook
+from tokenizer.metrics import collision_metrics, encoding_errors, first_code_costs, prefix_agreement
+from tokenizer.quantizers.registry import quantizer_of
+
+SAMPLE = 8192
+NEIGHBOURS, QUERIES = 10, 2000
+SLACKS = (math.inf, 2.0, 1.5, 1.25, 1.1, 1.0)
+"""From loose to tight, so that the prices of one are where the next begins."""
+
+
+def quality(codebook: Codebook, items: Items, codes_NL: NDArray[np.int32], work: Work) -> dict[str, Any]:
+    """Figures of the codes (-1: none) of the items it was fitted on, for the codebook's statistics.
+
+    Of all of them how many share their codes with others (see `metrics.collision_metrics`); of the first SAMPLE by tie
+    key what decoding loses, `squared_error` of an item and `relative_error` (to the squared distance to the mean), and
+    `neighbours_sharing`, per level the share of an item's NEIGHBOURS nearest in the sample that have its codes so far.
+    """
+    placed = items.order[codes_NL[items.order, -1] >= 0]
+    rows = placed[:SAMPLE]
+    seen, codes = items.subset(rows), codes_NL[rows]
+    errors = encoding_errors(codebook, seen, codes, work)
+    vectors = np.concatenate([seen.rows[source].read(0, len(seen)) for source in codebook.sources], axis=1)
+    return {
+        **collision_metrics(codes_NL[placed]),
+        "squared_error": errors.squared / max(1, errors.items),
+        "relative_error": errors.relative,
+        "neighbours_sharing": prefix_agreement(vectors, codes, NEIGHBOURS, QUERIES, codebook.spec.seed),
+    }
+
+
+def survey(codebook: Codebook, items: Items, work: Work) -> dict[str, Any]:
+    """Figures of a sample of the items it was fitted on, the first by tie key, for the codebook's statistics.
+
+    `slack_sweep`: a row for each slack (None: no capacity) with the relative error and, per level, the load of the
+    fullest code over an even share. `first_code_cost`: mean and 99th percentile, see `metrics.distribution_shift`.
+    """
+    seen = items.subset(items.order[:SAMPLE])
+    cost = first_code_costs(codebook, seen)
+    return {
+        "slack_sweep": slack_sweep(codebook, seen, work),
+        "first_code_cost": {"mean": float(cost.mean(dtype=np.float64)), "p99": float(np.quantile(cost, 0.99))},
+    }
+
+
+def slack_sweep(codebook: Codebook, items: Items, work: Work) -> list[dict[str, Any]]:
+    """Relative error and fullest codes of the items, assigned under each of SLACKS with the centroids as they are."""
+    prices: list[Prices | None] = [None] * codebook.levels
+    sweep: list[dict[str, Any]] = []
+    for slack in SLACKS:
+        codes = np.empty((len(items), 0), np.int32)
+        load = []
+        for number, spec in enumerate(codebook.spec.levels):
+            even = len(items) / spec.codes
+            room = np.full(spec.codes, math.ceil(min(len(items), slack * even)), np.int64)
+            level = quantizer_of(codebook.spec).level(codebook, number)
+            found = assign_level(level, items, codes, room, None, work, prices[number])
+            prices[number] = found.prices
+            codes = np.column_stack([codes, found.codes])
+            load.append(float(np.bincount(found.codes).max() / even))
+        error = encoding_errors(codebook, items, codes, work).relative
+        sweep.append({"slack": None if slack == math.inf else slack, "relative_error": error, "max_load": load})
+    return sweep[::-1]

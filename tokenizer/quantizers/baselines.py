@@ -1,0 +1,119 @@
+"""Codes that nothing was learnt for: the baselines of TIGER (arXiv 2305.05065). Two `Quantizer`s (see quantizer.py)."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenizer.arrays.array_file import Array
+from tokenizer.arrays.distance import BLOCK, Floats, blocked_product
+from tokenizer.arrays.executor import Work
+from tokenizer.arrays.vectors import Block, Items
+from tokenizer.balancing.assign_level import assign_level
+from tokenizer.codebook import Codebook
+from tokenizer.quantizers.centroids import PointLevel, Projected, Residual
+from tokenizer.quantizers.fit_levels import Fitting
+from tokenizer.quantizers.kmeans import deviation
+from tokenizer.quantizers.protocol import Fit, Level
+from tokenizer.spec import CodebookSpec
+
+DECODER_ROWS = 1 << 16
+
+
+class Lsh:
+    """Random hyperplanes through the mean, one per bit: a code is the side of each that an item lies on."""
+
+    def fit(self, items: Items, spec: CodebookSpec, work: Work) -> Fit:
+        """Draw the hyperplanes by `spec.seed`."""
+        fitting = Fitting.begin(items, spec, work)
+        mean = fitting.arrays[f"mean.{spec.levels[0].source}"]
+        for number, level in enumerate(spec.levels):
+            bits = level.codes.bit_length() - 1
+            planes = fitting.rng.standard_normal((len(mean), bits)).astype(np.float32)
+            fitting.arrays[f"planes{number}"] = planes / np.linalg.norm(planes, axis=0)
+        nothing = np.empty((len(fitting.fitted), 0), np.int32)
+        for number in range(len(spec.levels)):
+            fitting.arrays[f"scale{number}"] = deviation(
+                self._side(spec, fitting.arrays, number), fitting.fitted, nothing, work
+            )
+        seen = fitting.fitted.take(fitting.fitted.order[:DECODER_ROWS], nothing[:DECODER_ROWS])
+        levels = range(len(spec.levels))
+        corners = np.concatenate(
+            [
+                np.sign(self._side(spec, fitting.arrays, level)(seen)) * fitting.arrays[f"scale{level}"]
+                for level in levels
+            ],
+            axis=1,
+        )
+        centred = (seen.vectors[spec.levels[0].source] - mean).astype(np.float64)
+        fitting.arrays["decoder"] = np.linalg.lstsq(corners.astype(np.float64), centred, rcond=None)[0].astype(
+            np.float32
+        )
+        return _settled(fitting, self.level)
+
+    def level(self, codebook: Codebook, level: int) -> PointLevel:
+        """Squared distances of an item's depths to the corners of the codes: the nearest has all signs right."""
+        return PointLevel(self._side(codebook.spec, codebook.arrays, level), self._corners(codebook, level))
+
+    def decode(self, codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:
+        """The mean plus what the corners tell of an item, by least squares over the items of the fit."""
+        levels = range(codebook.levels)
+        corners = np.concatenate([self._corners(codebook, level)[codes_NL[:, level]] for level in levels], axis=1)
+        return blocked_product(corners, codebook.arrays["decoder"]) + codebook.arrays[f"mean.{source}"]
+
+    def _side(self, spec: CodebookSpec, arrays: Mapping[str, Array], level: int) -> Projected:
+        source = spec.levels[level].source
+        return Projected(Residual(source, ()), arrays[f"mean.{source}"], arrays[f"planes{level}"])
+
+    def _corners(self, codebook: Codebook, level: int) -> Floats:
+        bits = codebook.arrays[f"planes{level}"].shape[1]
+        signs = (np.arange(codebook.sizes[level])[:, None] >> np.arange(bits)) & 1
+        return np.asarray((2 * signs - 1) * codebook.arrays[f"scale{level}"], np.float32)
+
+
+@dataclass(frozen=True)
+class RandomLevel:
+    """Costs that are hashes of tie key, level and code: float32 in [0, 1). A `Level`."""
+
+    codes: int
+    salt: int
+
+    def costs(self, block: Block) -> Iterator[tuple[slice, Floats]]:
+        code = np.arange(self.codes, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        for start in range(0, len(block), BLOCK):
+            rows = slice(start, min(start + BLOCK, len(block)))
+            mixed = (block.ties[rows] ^ np.uint64(self.salt))[:, None] + code
+            for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+                mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+            mixed ^= mixed >> np.uint64(31)
+            yield rows, (mixed >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+
+
+class Random:
+    """Codes by lot, from the item's id; splitmix64 draws the lots."""
+
+    def fit(self, items: Items, spec: CodebookSpec, work: Work) -> Fit:
+        """Draw a salt per level by `spec.seed`."""
+        fitting = Fitting.begin(items, spec, work)
+        fitting.arrays["salt"] = fitting.rng.integers(1 << 63, size=len(spec.levels)).astype(np.int64)
+        return _settled(fitting, self.level)
+
+    def level(self, codebook: Codebook, level: int) -> RandomLevel:
+        """The lots of a level."""
+        return RandomLevel(codebook.sizes[level], int(codebook.arrays["salt"][level]))
+
+    def decode(self, codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:
+        """The mean: a random code says nothing."""
+        mean: Floats = codebook.arrays[f"mean.{source}"]
+        return np.broadcast_to(mean, (len(codes_NL), len(mean))).copy()
+
+
+def _settled(fitting: Fitting, level: Callable[[Codebook, int], Level]) -> Fit:
+    """The codebook of the arrays, and what its items ask for, each code within its room."""
+    book = fitting.done().codebook
+    for number, spec in enumerate(book.spec.levels):
+        room, prefix = np.full(spec.codes, fitting.room(number), np.int64), fitting.codes[:, :number]
+        found = assign_level(level(book, number), fitting.fitted, prefix, room, None, fitting.work, None)
+        fitting.settle(number, found.codes)
+    return fitting.done()

@@ -1,0 +1,97 @@
+"""What fitting has in common, whatever the quantizer: the sample, the means, level after level, the record."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learning.progress import tell
+from tokenizer.arrays.array_file import Array
+from tokenizer.arrays.distance import Floats
+from tokenizer.arrays.executor import Work
+from tokenizer.arrays.vectors import Items
+from tokenizer.code_usage import level_metrics
+from tokenizer.codebook import Codebook, plan
+from tokenizer.quantizers.centroids import Residual, Target
+from tokenizer.quantizers.kmeans import Clusters, balanced_kmeans, moments
+from tokenizer.quantizers.protocol import Fit
+from tokenizer.spec import CodebookSpec
+
+
+@dataclass
+class Fitting:
+    """A codebook in the making.
+
+    `fitted` are the items it is fitted on, all or a sample; `arrays` grows level by level and holds the mean of each
+    source from the start; `codes` (N, L) are those of the fitted items, -1 where their level is still to come.
+    """
+
+    spec: CodebookSpec
+    items: int
+    fitted: Items
+    rng: np.random.Generator
+    work: Work
+    capacity: tuple[int, ...]
+    planned: int
+    arrays: dict[str, Array]
+    spread: dict[str, float]
+    codes: NDArray[np.int32]
+    levels: list[dict[str, float]] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, items: Items, spec: CodebookSpec, work: Work) -> "Fitting":
+        """Plan capacity, draw the sample by `spec.seed`, measure the sources.
+
+        Raises VectorError for no items, CapacityExhausted when the levels hold fewer SIDs than planned.
+        """
+        capacity, planned = plan(spec, len(items))
+        rng = np.random.default_rng(spec.seed)
+        fitted = items
+        if spec.sample is not None and spec.sample < len(items):
+            fitted = items.subset(np.sort(items.order[rng.choice(len(items), spec.sample, replace=False)]))
+        about = {source: moments(Residual(source, ()), fitted, work) for source in fitted.rows}
+        return cls(
+            spec=spec,
+            items=len(items),
+            fitted=fitted,
+            rng=rng,
+            work=work,
+            capacity=capacity,
+            planned=planned,
+            arrays={f"mean.{source}": mean for source, (mean, _) in about.items()},
+            spread={source: spread for source, (_, spread) in about.items()},
+            codes=np.full((len(fitted), len(spec.levels)), -1, np.int32),
+        )
+
+    def room(self, level: int) -> int:
+        """How many of the fitted items a code of a level may take."""
+        codes = self.spec.levels[level].codes
+        return math.ceil(self.spec.slack * len(self.fitted) / codes) if self.spec.balanced else len(self.fitted)
+
+    def clusters(self, level: int, target: Target, start: Floats | None = None) -> Clusters:
+        """Balanced k-means of what a level has to encode, from `start` (K, D) on where centroids are known."""
+        codes = self.spec.levels[level].codes
+        prefix = self.codes[:, :level]
+        rounds = self.spec.iterations
+        return balanced_kmeans(target, self.fitted, prefix, codes, self.room(level), rounds, self.rng, self.work, start)
+
+    def settle(self, level: int, codes_N: NDArray[np.int32], **figures: float) -> None:
+        """Note the codes of a level, how they are used, and what else is known of it."""
+        self.codes[:, level] = codes_N
+        (use,) = level_metrics(codes_N[:, None], [self.spec.levels[level].codes])
+        self.levels.append({**use, **figures})
+        error = f", relative error {figures['relative_error']:.4f}" if "relative_error" in figures else ""
+        codes = self.spec.levels[level].codes
+        used = f"{codes - use['dead_codes']:,.0f} of {codes:,} codes in use"
+        tell(f"level {level + 1} of {len(self.spec.levels)}: {used}{error}")
+
+    def error(self, source: str, distortion: float) -> float:
+        """A sum of squared distances in units of those to the mean of the source."""
+        return distortion / self.spread[source] if self.spread[source] > 0 else float(distortion > 0)
+
+    def done(self, **statistics: object) -> Fit:
+        """The codebook of the arrays so far, and the codes of the items."""
+        record = {"items": len(self.fitted), "levels": self.levels, **statistics}
+        book = Codebook(self.spec, self.arrays, self.capacity, self.planned, self.items, record)
+        return Fit(book, self.fitted, self.codes)

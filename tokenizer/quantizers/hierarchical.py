@@ -1,0 +1,149 @@
+"""Hierarchical clustering: k-means within the clusters of the level before, as in P5-CID.
+
+The module is a `Quantizer` (see quantizer.py). Every prefix has centroids of its own, so their number is the product of
+the codes: meant for few codes and many levels.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenizer.arrays.array_file import Array
+from tokenizer.arrays.distance import Floats, distance_blocks
+from tokenizer.arrays.exact_sums import grid, sums_by_code
+from tokenizer.arrays.executor import Work
+from tokenizer.arrays.vectors import Block, Items, spans
+from tokenizer.balancing.assign_level import assign_level
+from tokenizer.codebook import Codebook
+from tokenizer.errors import CapacityExhausted
+from tokenizer.quantizers.centroids import Residual
+from tokenizer.quantizers.fit_levels import Fitting
+from tokenizer.quantizers.protocol import Fit
+from tokenizer.spec import CodebookSpec
+
+CELLS = 1 << 28
+"""Floats in the centroids of the last level, at most: 1 GiB."""
+GAPS = 1 << 20
+"""Differences between items and centroids held at once."""
+
+
+@dataclass(frozen=True)
+class NestedLevel:
+    """A `Level`: distances to the centroids (P, K, D) under the prefix of each item; `sizes` are the codes before."""
+
+    source: str
+    sizes: tuple[int, ...]
+    points: Floats
+
+    @property
+    def codes(self) -> int:
+        return int(self.points.shape[1])
+
+    def costs(self, block: Block) -> Iterator[tuple[slice, Floats]]:
+        vectors = block.vectors[self.source]
+        if not self.sizes:
+            yield from distance_blocks(vectors, self.points[0])
+            return
+        # Item by item: a product for each prefix would be one of a few rows, padded to a whole block.
+        at_once = max(1, GAPS // self.points[0].size)
+        for start in range(0, len(block), at_once):
+            rows = slice(start, min(start + at_once, len(block)))
+            gap = self.points[_clusters(block.prefix[rows], self.sizes)]
+            gap -= vectors[rows, None]
+            yield rows, np.einsum("nkd,nkd->nk", gap, gap)
+
+
+def fit(items: Items, spec: CodebookSpec, work: Work) -> Fit:
+    """Lloyd's iterations in all clusters of a level at once, under the capacity of the level's codes."""
+    fitting = Fitting.begin(items, spec, work)
+    source = spec.levels[0].source
+    width = len(fitting.arrays[f"mean.{source}"])
+    cells = math.prod(level.codes for level in spec.levels) * width
+    if cells > CELLS:
+        raise CapacityExhausted(
+            f"hierarchical centroids of {' x '.join(str(level.codes) for level in spec.levels)} codes need {cells:,} "
+            f"numbers, at most {CELLS:,} are kept; take fewer codes or levels, or rq-kmeans, which shares centroids"
+        )
+    for number in range(len(spec.levels)):
+        points, codes, rounds = _fit_level(fitting, source, number)
+        fitting.arrays[f"level{number}"] = points
+        fitting.settle(number, codes, iterations=rounds)
+    return fitting.done()
+
+
+def level(codebook: Codebook, level: int) -> NestedLevel:
+    """The costs of a level: squared distances to the centroids under the item's prefix."""
+    return NestedLevel(codebook.spec.levels[0].source, codebook.sizes[:level], codebook.arrays[f"level{level}"])
+
+
+def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:
+    """The centroid of the last level, float32 (N, D)."""
+    last = codebook.levels - 1
+    home = _clusters(codes_NL[:, :last], codebook.sizes[:last])
+    points: Array = codebook.arrays[f"level{last}"]
+    return np.asarray(points[home, codes_NL[:, last]], np.float32)
+
+
+def _clusters(prefix_Nl: NDArray[np.int32], sizes: Sequence[int]) -> NDArray[np.int64]:
+    """The number of each row's cluster; any for a row that has no prefix (-1), whose cost nobody asks for."""
+    if not sizes:
+        return np.zeros(len(prefix_Nl), np.int64)
+    return np.asarray(np.ravel_multi_index(tuple(prefix_Nl.T), tuple(sizes), mode="clip"), np.int64)
+
+
+def _fit_level(fitting: Fitting, source: str, number: int) -> tuple[Floats, NDArray[np.int32], int]:
+    spec, items, work = fitting.spec, fitting.fitted, fitting.work
+    sizes, prefix = tuple(level.codes for level in spec.levels[:number]), fitting.codes[:, :number]
+    codes, homes = spec.levels[number].codes, math.prod(sizes)
+    home = _clusters(prefix, sizes)
+    points = _spread(fitting, source, home, homes, codes, number)
+    whole = Residual(source, ())
+    reach = max(work.map(partial(_largest, whole), items, spans(len(items))), default=0.0)
+    scale = grid(reach, len(items))
+    codes_N, rounds = np.full(len(items), -1, np.int32), 0
+    while rounds < spec.iterations:
+        rounds += 1
+        room = np.full(codes, fitting.room(number), np.int64)
+        found = assign_level(NestedLevel(source, sizes, points), items, prefix, room, None, work, None)
+        if np.array_equal(found.codes, codes_N):
+            break
+        codes_N = found.codes
+        place = (home * codes + codes_N).astype(np.int32)
+        tasks = ((start, stop, place[start:stop]) for start, stop in spans(len(items)))
+        flat = points.reshape(homes * codes, -1)
+        sums, counts = np.zeros(flat.shape, np.int64), np.zeros(len(flat), np.int64)
+        for part, count in work.map(partial(_sums, whole, scale, len(flat)), items, tasks):
+            sums += part
+            counts += count
+        filled = counts > 0
+        flat[filled] = sums[filled] / (counts[filled] * scale)[:, None]
+    return points, codes_N, rounds
+
+
+def _spread(fitting: Fitting, source: str, home: NDArray[np.int64], homes: int, codes: int, number: int) -> Floats:
+    """Centroids to start with: items of each cluster, evenly spaced by tie key; the mean where there is none."""
+    items, arrays = fitting.fitted, fitting.arrays
+    points = np.empty((homes, codes, len(arrays[f"mean.{source}"])), np.float32)
+    points[:] = arrays[f"mean.{source}"]
+    order = items.order[np.argsort(home[items.order], kind="stable")]
+    first = np.searchsorted(home[order], np.arange(homes + 1))
+    for cluster in np.flatnonzero(np.diff(first)):
+        rows = order[first[cluster] : first[cluster + 1]]
+        rows = rows[np.linspace(0, len(rows) - 1, codes).astype(np.int64)]
+        points[cluster] = items.take(rows, np.empty((codes, 0), np.int32)).vectors[source]
+    return points
+
+
+def _largest(target: Residual, items: Items, start: int, stop: int) -> float:
+    return float(np.abs(target(items.read(start, stop, np.empty((stop - start, 0), np.int32)))).max(initial=0))
+
+
+def _sums(
+    target: Residual, scale: float, places: int, items: Items, start: int, stop: int, place: NDArray[np.int32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    block = items.read(start, stop, np.empty((stop - start, 0), np.int32))
+    return sums_by_code(target(block), scale, place, places)

@@ -1,0 +1,114 @@
+"""Quantizers that are learnt: rq-vae (TIGER, arXiv 2305.05065) and fsq (RecGPT, on arXiv 2309.15505).
+
+Once trained they are plain arrays like any other codebook: a level encodes an item in NumPy and costs the squared
+distances of its latent to code vectors (rq-vae), or of one dimension of it to a grid (fsq).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenizer.arrays.array_file import Array
+from tokenizer.arrays.distance import Floats
+from tokenizer.arrays.executor import Work
+from tokenizer.arrays.vectors import ArrayRows, Items, spans
+from tokenizer.balancing.assign_level import assign_level
+from tokenizer.codebook import Codebook
+from tokenizer.quantizers.centroids import PointLevel, Residual, Target
+from tokenizer.quantizers.fit_levels import Fitting
+from tokenizer.quantizers.kmeans import deviation, distortion, moments
+from tokenizer.quantizers.protocol import Fit
+from tokenizer.quantizers.vae.latent import Coordinate, Encoded, layers_of, perceptron
+from tokenizer.quantizers.vae.training import LATENT, Train, Training, train_here
+from tokenizer.spec import CodebookSpec
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A `Quantizer` (see quantizer.py); `train` is where its network is trained."""
+
+    train: Train = train_here
+
+    def fit(self, items: Items, spec: CodebookSpec, work: Work) -> Fit:
+        """Train the network, then settle the code vectors among the latents of the items.
+
+        The latents of the items it is fitted on are held in memory, 4 bytes a dimension. Batches are drawn at random:
+        where vectors lie in Parquet, `spec.sample` keeps those it is fitted on in memory. Raises VectorError for no
+        items, CapacityExhausted when the levels hold fewer SIDs than planned, TrainingDiverged when the loss is no
+        longer a number.
+        """
+        fitting = Fitting.begin(items, spec, work)
+        source, arrays = spec.levels[0].source, fitting.arrays
+        nothing = np.empty((len(fitting.fitted), 0), np.int32)
+        scale = deviation(Residual(source, ()), fitting.fitted, nothing, work)
+        partner_mean = arrays.get(f"mean.{spec.learned.collaborative}")
+        trained = self.train(Training(spec, fitting.fitted, arrays[f"mean.{source}"], scale, partner_mean))
+        fitting.arrays = {f"mean.{source}": arrays[f"mean.{source}"], "scale": scale, **trained.arrays}
+        if spec.quantizer == "fsq":
+            fitting.arrays.update({f"level{number}": grid(level.codes) for number, level in enumerate(spec.levels)})
+        whole, fitting.fitted = fitting.fitted, _latents(fitting, source)
+        _settle(fitting)
+        return replace(fitting.done(loss=trained.loss), items=whole)
+
+    def level(self, codebook: Codebook, level: int) -> PointLevel:
+        """Squared distances, among latents, of an item to the codes; the encoder is run for each level anew."""
+        target = _target(codebook.spec, codebook.arrays, _encoded(codebook.spec, codebook.arrays), level)
+        return PointLevel(target, codebook.arrays[f"level{level}"])
+
+    def decode(self, codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:
+        """What the decoder makes of the code vectors, float32 (N, D)."""
+        arrays = codebook.arrays
+        parts = [arrays[f"level{level}"][codes_NL[:, level]] for level in range(codebook.levels)]
+        quantized = np.concatenate(parts, axis=1) if codebook.spec.quantizer == "fsq" else sum(parts[1:], parts[0])
+        return perceptron(layers_of(arrays, "decoder"), quantized) * arrays["scale"] + arrays[f"mean.{source}"]
+
+
+def grid(codes: int) -> Floats:
+    """The values of a dimension, evenly spaced from -1 to 1, float32 (codes, 1)."""
+    return np.linspace(-1, 1, codes, dtype=np.float32)[:, None]
+
+
+def _encoded(spec: CodebookSpec, arrays: Mapping[str, Array]) -> Encoded:
+    source = spec.levels[0].source
+    encoder = layers_of(arrays, "encoder")
+    return Encoded(source, arrays[f"mean.{source}"], arrays["scale"], encoder, spec.quantizer == "fsq")
+
+
+def _target(spec: CodebookSpec, arrays: Mapping[str, Array], latent: Target, level: int) -> Target:
+    """What a level has to encode of a latent."""
+    if spec.quantizer == "fsq":
+        return Coordinate(latent, level)
+    return Residual(latent, tuple((former, arrays[f"level{former}"]) for former in range(level)))
+
+
+def _latents(fitting: Fitting, source: str) -> Items:
+    """The items of the fit as latents."""
+    task = partial(_span, _encoded(fitting.spec, fitting.arrays))
+    fitted = replace(fitting.fitted, rows={source: fitting.fitted.rows[source]})
+    parts = list(fitting.work.map(task, fitted, spans(len(fitted))))
+    return Items({LATENT: ArrayRows(np.concatenate(parts))}, fitted.ties)
+
+
+def _span(encoded: Encoded, items: Items, start: int, stop: int) -> Floats:
+    return encoded(items.read(start, stop, np.empty((stop - start, 0), np.int32)))
+
+
+def _settle(fitting: Fitting) -> None:
+    """Level after level: the code vectors of the last word, the codes of the items, what is left of the latents."""
+    spec, arrays, items, work = fitting.spec, fitting.arrays, fitting.fitted, fitting.work
+    latent = Residual(LATENT, ())
+    _, spread = moments(latent, items, work)
+    for number, level in enumerate(spec.levels):
+        target, prefix = _target(spec, arrays, latent, number), fitting.codes[:, :number]
+        if spec.learned.refit:
+            found = fitting.clusters(number, target, arrays[f"level{number}"])
+            arrays[f"level{number}"], codes, rounds = found.centroids, found.codes, found.rounds
+        else:
+            room = np.full(level.codes, fitting.room(number), np.int64)
+            trained = PointLevel(target, arrays[f"level{number}"])
+            codes, rounds = assign_level(trained, items, prefix, room, None, work, None).codes, 0
+        lost = distortion(target, arrays[f"level{number}"], items, prefix, codes, work)
+        fitting.settle(number, codes, iterations=rounds, latent_error=lost / spread if spread > 0 else float(lost > 0))

@@ -1,0 +1,107 @@
+"""Product quantization: a code for each part of a vector, as it is or rotated, alone or of what rq-kmeans leaves.
+
+Plain (pq) it is that of Jégou et al. 2011; the rotation of opq is that of Ge et al. 2013 as faiss fits it. Alone, codes
+have no order (RPG, VQ-Rec); in the last `tail` levels after residual k-means it is the tokenizer of OneSearch. The
+module is a `Quantizer` (see quantizer.py).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenizer.arrays.array_file import Array
+from tokenizer.arrays.distance import Floats, blocked_product
+from tokenizer.arrays.executor import Work
+from tokenizer.arrays.vectors import Items
+from tokenizer.codebook import Codebook
+from tokenizer.quantizers.centroids import PointLevel, Projected, Residual
+from tokenizer.quantizers.fit_levels import Fitting
+from tokenizer.quantizers.protocol import Fit
+from tokenizer.quantizers.rq_kmeans import fit_level
+from tokenizer.spec import CodebookSpec
+
+ROTATION_ROWS, ROTATION_ROUNDS = 1 << 14, 10
+
+
+def fit(items: Items, spec: CodebookSpec, work: Work) -> Fit:
+    """Residual levels, then a rotation (none for pq), then balanced k-means of each part."""
+    fitting = Fitting.begin(items, spec, work)
+    head = _head(spec)
+    for number in range(head):
+        fit_level(fitting, number)
+    left = _left(spec, fitting.arrays)
+    rows = fitting.fitted.order[:ROTATION_ROWS]
+    seen = left(fitting.fitted.take(rows, fitting.codes[rows, :head]))
+    offset = seen.mean(axis=0, dtype=np.float64).astype(np.float32)
+    fitting.arrays["offset"] = offset
+    codes = [level.codes for level in spec.levels[head:]]
+    plain = spec.quantizer == "pq"
+    fitting.arrays["rotation"] = _unrotated(seen.shape[1], len(codes)) if plain else _rotation(seen - offset, codes)
+    for number in range(head, len(spec.levels)):
+        found = fitting.clusters(number, _part(spec, fitting.arrays, number))
+        fitting.arrays[f"level{number}"] = found.centroids
+        fitting.settle(number, found.codes, iterations=found.rounds)
+    return fitting.done()
+
+
+def level(codebook: Codebook, level: int) -> PointLevel:
+    """The costs of a level: squared distances of a residual, or of a part of the rotated vector."""
+    spec, arrays = codebook.spec, codebook.arrays
+    target = _left(spec, arrays, level) if level < _head(spec) else _part(spec, arrays, level)
+    return PointLevel(target, arrays[f"level{level}"])
+
+
+def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:
+    """The vectors that SIDs stand for, float32 (N, D)."""
+    arrays, head = codebook.arrays, _head(codebook.spec)
+    parts = [arrays[f"level{level}"][codes_NL[:, level]] for level in range(head, codebook.levels)]
+    decoded = blocked_product(np.concatenate(parts, axis=1), arrays["rotation"].T.copy()) + arrays["offset"]
+    for level in range(head):
+        decoded += arrays[f"level{level}"][codes_NL[:, level]]
+    return np.asarray(decoded, np.float32)
+
+
+def _head(spec: CodebookSpec) -> int:
+    return len(spec.levels) - spec.tail if spec.quantizer == "rq-opq" else 0
+
+
+def _left(spec: CodebookSpec, arrays: Mapping[str, Array], level: int | None = None) -> Residual:
+    levels = range(_head(spec) if level is None else level)
+    return Residual(spec.levels[0].source, tuple((number, arrays[f"level{number}"]) for number in levels))
+
+
+def _part(spec: CodebookSpec, arrays: Mapping[str, Array], level: int) -> Projected:
+    width = arrays["rotation"].shape[1] // (len(spec.levels) - _head(spec))
+    start = (level - _head(spec)) * width
+    directions = np.ascontiguousarray(arrays["rotation"][:, start : start + width])
+    return Projected(_left(spec, arrays), arrays["offset"], directions)
+
+
+def _rotation(vectors: Floats, codes: Sequence[int]) -> Floats:
+    """Orthonormal directions (D, parts * width), where width is what D dimensions need.
+
+    faiss fits them for as many codes as the smallest part has, at most 256.
+    """
+    items, dim = vectors.shape
+    parts, width = len(codes), -(-dim // len(codes))
+    bits = min(8, min(codes).bit_length() - 1, items.bit_length() - 1)
+    if bits < 1:
+        return _unrotated(dim, parts)
+    # Given fewer rows than dimensions, faiss 1.15 writes past its memory: then rows are repeated.
+    padded: Any = np.zeros((max(items, parts * width), parts * width), np.float32)
+    padded[:, :dim] = np.resize(vectors, (len(padded), dim))
+    faiss.omp_set_num_threads(1)
+    fitted, quantizer = faiss.OPQMatrix(parts * width, parts), faiss.ProductQuantizer(parts * width, parts, bits)
+    quantizer.cp.min_points_per_centroid = 1  # else it warns on stdout of every part in every round
+    fitted.pq, fitted.niter = quantizer, ROTATION_ROUNDS
+    fitted.train(padded)
+    matrix = faiss.vector_to_array(fitted.A).reshape(parts * width, parts * width).T
+    return np.ascontiguousarray(matrix[:dim], np.float32)
+
+
+def _unrotated(dim: int, parts: int) -> Floats:
+    """The dimensions as they are, as in `_rotation`: the last part is filled up with zeros."""
+    return np.eye(dim, parts * -(-dim // parts), dtype=np.float32)

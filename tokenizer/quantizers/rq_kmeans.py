@@ -1,0 +1,86 @@
+"""Residual k-means: each level is a k-means of what the former levels of its source left over.
+
+Balanced as in OneRec (arXiv 2502.18965), with capacity and slack in place of exact equality: at capacity slack 1.5
+distortion was 3 % over plain k-means, at 1.1 14 %. The module is a `Quantizer` (see quantizer.py).
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenizer.arrays.array_file import Array
+from tokenizer.arrays.distance import Floats
+from tokenizer.arrays.executor import Work
+from tokenizer.arrays.vectors import Items
+from tokenizer.codebook import Codebook
+from tokenizer.quantizers.centroids import PointLevel, Residual, Scaled, Target
+from tokenizer.quantizers.fit_levels import Fitting
+from tokenizer.quantizers.kmeans import deviation, distortion
+from tokenizer.quantizers.protocol import Fit
+from tokenizer.spec import CodebookSpec
+
+
+def fit(items: Items, spec: CodebookSpec, work: Work) -> Fit:
+    """Fit centroids to the vectors of a catalogue; the same bytes for the same items in any order.
+
+    Where items are fewer than codes, or vectors repeat, centroids repeat: the lower code is used first and its
+    repetitions take what exceeds its capacity. Raises VectorError for no items, CapacityExhausted when the levels hold
+    fewer SIDs than planned.
+    """
+    fitting = Fitting.begin(items, spec, work)
+    for number in range(len(spec.levels)):
+        fit_level(fitting, number)
+    return fitting.done()
+
+
+def fit_level(fitting: Fitting, number: int) -> None:
+    """One level, with what it has to encode divided by its standard deviation in each dimension if the spec says so."""
+    spec, arrays, source = fitting.spec, fitting.arrays, fitting.spec.levels[number].source
+    left, prefix = residual(spec, arrays, number), fitting.codes[:, :number]
+    if spec.normalise:
+        arrays[f"scale{number}"] = deviation(left, fitting.fitted, prefix, fitting.work)
+    found = fitting.clusters(number, _target(spec, arrays, number))
+    arrays[f"level{number}"] = found.centroids
+    lost = distortion(left, points(arrays, number), fitting.fitted, prefix, found.codes, fitting.work)
+    fitting.settle(number, found.codes, iterations=found.rounds, relative_error=fitting.error(source, lost))
+
+
+def level(codebook: Codebook, level: int) -> PointLevel:
+    """The costs of a level: squared distances of the residual to its centroids."""
+    return PointLevel(_target(codebook.spec, codebook.arrays, level), codebook.arrays[f"level{level}"])
+
+
+def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:
+    """The vectors of `source` that SIDs stand for, float32 (N, D): a sum of centroids."""
+    decoded = np.zeros((len(codes_NL), len(codebook.arrays[f"mean.{source}"])), np.float32)
+    for level in chain(codebook.spec, codebook.levels, source):
+        decoded += points(codebook.arrays, level)[codes_NL[:, level]]
+    return decoded
+
+
+def points(arrays: Mapping[str, Array], level: int) -> Floats:
+    """The centroids of a level in the units of its source, float32 (K, D)."""
+    scale = arrays.get(f"scale{level}")
+    return arrays[f"level{level}"] if scale is None else arrays[f"level{level}"] * scale
+
+
+def residual(spec: CodebookSpec, arrays: Mapping[str, Array], level: int) -> Residual:
+    """What the levels before `level` leave for it."""
+    former = chain(spec, level) if spec.levels[level].input == "residual" else []
+    return Residual(spec.levels[level].source, tuple((number, points(arrays, number)) for number in former))
+
+
+def _target(spec: CodebookSpec, arrays: Mapping[str, Array], level: int) -> Target:
+    left, scale = residual(spec, arrays, level), arrays.get(f"scale{level}")
+    return left if scale is None else Scaled(left, scale)
+
+
+def chain(spec: CodebookSpec, level: int, source: str | None = None) -> list[int]:
+    """The levels before `level` that add up to a vector of `source`, by default that of `level`."""
+    source = spec.levels[level].source if source is None else source
+    found: list[int] = []
+    for former in range(level):
+        if spec.levels[former].source == source:
+            found = [former] if spec.levels[former].input == "vector" else [*found, former]
+    return found

@@ -1,0 +1,1 @@
+"""The network of the learned quantizers (RQ-VAE, FSQ), its settings and its training."""

@@ -1,0 +1,249 @@
+"""Training of the learned quantizers: what it depends on, its batches, what happens between epochs, the loop here.
+
+Everything is drawn from the seed, the epoch and the order of tie keys: neither the order of the items nor the number of
+workers is part of it, and a training that goes on after an epoch needs nothing but weights and optimizer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learning.errors import TrainingDiverged
+from learning.progress import Epochs
+from tokenizer.arrays.array_file import Array
+from tokenizer.arrays.distance import Floats, nearest, own_distance
+from tokenizer.arrays.executor import HERE, one_thread
+from tokenizer.arrays.vectors import ArrayRows, Items
+from tokenizer.quantizers.centroids import Residual
+from tokenizer.quantizers.kmeans import balanced_kmeans
+from tokenizer.quantizers.seeding import sample_size
+from tokenizer.quantizers.vae.latent import Encoded, layers_of
+from tokenizer.quantizers.vae.spec import VaeSpec
+from tokenizer.spec import CodebookSpec
+
+if TYPE_CHECKING:
+    from tokenizer.quantizers.vae.network import Batch, VaeNet
+
+LATENT = "latent"
+START_ROUNDS = 10
+FOLLOW_ROUNDS = 3
+ROOM = 1.5
+"""Items of the sample that a code vector may stand for, over an even share."""
+BATCH, START = 1, 2
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training depends on; pickles. `mean` and `scale` (D,) standardise the vectors of `source`.
+
+    `partner_mean` (C,) is the mean of the collaborative vectors, where there are any.
+    """
+
+    spec: CodebookSpec
+    items: Items
+    mean: Floats
+    scale: Floats
+    partner_mean: Floats | None = None
+
+    @property
+    def vae(self) -> VaeSpec:
+        """How it is trained."""
+        return self.spec.learned
+
+    @property
+    def source(self) -> str:
+        """The vectors that are encoded."""
+        return self.spec.levels[0].source
+
+    @property
+    def batch_size(self) -> int:
+        """Items a step: no more than there are."""
+        return min(self.vae.batch_size, len(self.items))
+
+    @cached_property
+    def key(self) -> str:
+        """16 hex digits over the spec, the items and their moments; where it is trained is no part of it."""
+        settings = self.spec.model_dump(mode="json", exclude={"vae": {"workers", "refit"}})
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        given = (self.mean, self.scale, self.partner_mean, self.items.ties[self.items.order])
+        for array in (array for array in given if array is not None):
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()[:16]
+
+    def encoded(self, arrays: dict[str, Array]) -> Encoded:
+        """The latents under the encoder of `arrays`."""
+        encoder = layers_of(arrays, "encoder")
+        return Encoded(self.source, self.mean, self.scale, encoder, self.spec.quantizer == "fsq")
+
+    def rng(self, *about: int) -> np.random.Generator:
+        """A generator of its own for each thing that is drawn."""
+        return np.random.default_rng([self.spec.seed, *about])
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The arrays of a trained network (see `VaeNet.arrays`), and its mean loss in each epoch."""
+
+    arrays: dict[str, Array]
+    loss: list[float] = field(default_factory=list)
+
+
+Train = Callable[[Training], Trained]
+
+
+def build(training: Training) -> VaeNet:
+    """The network as it starts; reads no vector."""
+    from tokenizer.quantizers.vae.network import VaeNet
+
+    named = training.vae.collaborative
+    return VaeNet(training.spec, training.scale, training.items.rows[named].shape[1] if named else 0)
+
+
+def batches(training: Training, epoch: int, rank: int = 0, world: int = 1, first: int = 0) -> Iterator[Batch]:
+    """The batches of an epoch from step `first` of it on: the whole step's items, and which are this worker's own.
+
+    Steps go through the items in one shuffled pass after the other, whatever an epoch is.
+    """
+    import torch
+
+    from tokenizer.quantizers.vae.network import Batch
+
+    vae, items, size = training.vae, training.items, training.batch_size
+    passes: dict[int, NDArray[np.int64]] = {}
+    own = slice(size * rank // world, size * (rank + 1) // world)
+    nothing = np.empty((size, 0), np.int32)
+    for step in range(epoch * vae.steps + first, (epoch + 1) * vae.steps):
+        turns = np.arange(step * size, (step + 1) * size)
+        needed = range(turns[0] // len(items), turns[-1] // len(items) + 1)
+        passes = {n: passes[n] if n in passes else training.rng(BATCH, n).permutation(items.order) for n in needed}
+        rows = np.concatenate([passes[n][turns[turns // len(items) == n] % len(items)] for n in needed])
+        block = items.take(rows, nothing)
+        vectors = torch.from_numpy((block.vectors[training.source] - training.mean) / training.scale)
+        partner = torch.from_numpy(block.vectors[vae.collaborative]) if vae.collaborative else None
+        yield Batch(vectors, partner, own, draw=step, step=step)
+
+
+def prepare(net: VaeNet, training: Training, epoch: int) -> None:
+    """What comes before an epoch: code vectors start at a k-means of the latents of a sample, and follow them later.
+
+    Depends on the weights, the epoch and the items alone.
+    """
+    if training.spec.quantizer != "rq-vae":
+        return
+    with one_thread():
+        _prepare(net, training, epoch)
+
+
+def _prepare(net: VaeNet, training: Training, epoch: int) -> None:
+    vae, rng = training.vae, training.rng(START, epoch)
+    codes = [level.codes for level in training.spec.levels]
+    turns = np.sort(rng.choice(len(training.items), min(len(training.items), sample_size(max(codes))), replace=False))
+    rows = training.items.order[turns]
+    seen = training.items.take(rows, np.empty((len(rows), 0), np.int32))
+    latent = training.encoded(net.arrays())(seen)
+    if epoch == 0 or vae.between == "k-means":
+        _cluster_latents(net, Items({LATENT: ArrayRows(latent)}, seen.ties), rng, anew=epoch == 0)
+    elif vae.between == "revive":
+        _revive(net, latent, rng)
+    if vae.diversity:
+        _cluster_points(net, vae.diversity_clusters, rng)
+
+
+def _cluster_latents(net: VaeNet, latents: Items, rng: np.random.Generator, anew: bool) -> None:
+    """Balanced k-means, level after level: to start with, or from the code vectors there are; empty ones move."""
+    former: list[Floats] = []
+    prefix = np.empty((len(latents), 0), np.int32)
+    for points in net.points:
+        rounds, start = (START_ROUNDS, None) if anew else (FOLLOW_ROUNDS, points.detach().cpu().numpy().copy())
+        room = math.ceil(ROOM * len(latents) / len(points))
+        left = Residual(LATENT, tuple(enumerate(former)))
+        found = balanced_kmeans(left, latents, prefix, len(points), room, rounds, rng, HERE, start)
+        prefix = np.concatenate([prefix, found.codes[:, None]], axis=1)
+        former.append(found.centroids)
+        _put(points, found.centroids)
+
+
+def _revive(net: VaeNet, latent: Floats, rng: np.random.Generator) -> None:
+    """Code vectors that no latent of the sample is nearest to move to latents, drawn by squared distance."""
+    left = latent
+    for points in net.points:
+        vectors = points.detach().cpu().numpy().copy()
+        codes = nearest(left, vectors)
+        dead = np.flatnonzero(np.bincount(codes, minlength=len(vectors)) == 0)
+        far = own_distance(left, vectors, codes)
+        count = min(len(dead), int(np.count_nonzero(far)))
+        if count:
+            vectors[dead[:count]] = left[rng.choice(len(left), count, replace=False, p=far / far.sum())]
+            _put(points, vectors)
+            codes = nearest(left, vectors)
+        left = left - vectors[codes]
+
+
+def _cluster_points(net: VaeNet, clusters: int, rng: np.random.Generator) -> None:
+    """Clusters of equal size among the code vectors of each level, for the diversity loss."""
+    for number, points in enumerate(net.points):
+        vectors = points.detach().cpu().numpy()
+        count = min(clusters, len(vectors))
+        items = Items({LATENT: ArrayRows(vectors)}, np.arange(len(vectors), dtype=np.uint64))
+        nothing, room = np.empty((len(vectors), 0), np.int32), -(-len(vectors) // count)
+        found = balanced_kmeans(Residual(LATENT, ()), items, nothing, count, room, START_ROUNDS, rng, HERE)
+        _put(net.get_buffer(f"cluster{number}"), found.codes)
+
+
+def diverged(loss: float) -> TrainingDiverged:
+    """The error of a step whose loss, or its gradient, is no number."""
+    what = f"the loss is {loss}" + (" and its gradient no number" if math.isfinite(loss) else "")
+    return TrainingDiverged(f"{what}: lower codebook.vae.learning_rate, or raise codebook.vae.warmup_steps")
+
+
+def _put(tensor: object, values: Array) -> None:
+    import torch
+
+    assert isinstance(tensor, torch.Tensor)
+    with torch.no_grad():
+        tensor.copy_(torch.from_numpy(np.ascontiguousarray(values)))
+
+
+def train_here(training: Training) -> Trained:
+    """Train in this process, on a GPU where there is one, else on one thread.
+
+    Raises TrainingDiverged when the loss or its gradient is no longer a number.
+    """
+    import torch
+
+    from learning.optimizer import adamw, learning_rate, take_step
+    from tokenizer.quantizers.vae.network import share_of
+
+    vae, threads = training.vae, torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        net = build(training).to(device)
+        optimizer = adamw(net, vae.learning_rate, vae.weight_decay)
+        history: list[float] = []
+        epochs = Epochs("codebook", vae.epochs)
+        for epoch in range(vae.epochs):
+            prepare(net, training, epoch)
+            summed = items = 0.0
+            for batch in batches(training, epoch):
+                share, loss, count = share_of(net, batch.to(device))
+                rate = learning_rate(vae.learning_rate, vae.warmup_steps, batch.step)
+                try:
+                    take_step(net, optimizer, share, rate)
+                except TrainingDiverged as error:
+                    raise diverged(loss.item() / count) from error
+                summed, items = summed + loss.item(), items + count
+            history.append(summed / items)
+            epochs.done(history[-1])
+        return Trained(net.arrays(), history)
+    finally:
+        torch.set_num_threads(threads)

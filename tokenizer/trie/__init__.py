@@ -1,0 +1,1 @@
+"""The trie of valid SIDs: building, updating, masks for beam search, filters and export."""

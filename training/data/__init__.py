@@ -1,0 +1,1 @@
+"""The log loader: user histories as batches of SID tokens."""

@@ -1,0 +1,294 @@
+"""The log loader: user histories cut into windows, shuffled, sharded and resumable, as batches of SID tokens.
+
+Input is the table `sequences`, read bucket by bucket through a function, so storage stays outside. A window holds at
+most `max_events` events and predicts the positive ones that no earlier window of its user predicted: over an epoch
+every positive event is predicted exactly once, whatever the number of workers. Windows of like length share a step, so
+that little is padding. All work on events is numpy over a whole bucket, and what is held at a time is a pool of some
+buckets, not a log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from learning.errors import CheckpointMismatch
+from learning.trainable import Cursor
+from training.data.events import Events, event_kinds, gathered, only_shown, place, positive
+from training.errors import SequencesInvalid
+
+ReadBucket = Callable[[int], pa.Table]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+SHUFFLE_WINDOWS = 65_536
+"""Windows shuffled as one; buckets are shuffled as wholes besides."""
+SHUFFLE_EVENTS = 4_000_000
+"""Events held as one, a bucket more at most, however few windows they have: about 300 MB."""
+SORTED_STEPS = 64
+"""Steps whose windows are put in order of length together."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which samples there are and in what order: everything but who reads them.
+
+    `source` names the data (release or table version). A cursor is valid only for the plan whose `hash` it carries.
+    The views of a history (`max_events`, `long_events`, `positive_only`, `behaviours`, `sessions`) are those of
+    `GeneratorSpec`.
+    With `one_target` there is a window for each target, its last event. With `fresh_only` the rows that the table marks
+    as learnt from before are context alone.
+    """
+
+    source: str
+    buckets: int
+    sizes: tuple[int, ...]
+    batch_size: int
+    max_events: int
+    seed: int = 0
+    negative_events: tuple[str, ...] = ("impression",)
+    long_events: int = 0
+    positive_only: bool = False
+    behaviours: tuple[str, ...] = ()
+    sessions: bool = False
+    one_target: bool = False
+    fresh_only: bool = False
+
+    @property
+    def hash(self) -> str:
+        """Content hash of the plan, 16 hex digits."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One worker's share of a step.
+
+    targets (B, E) bool: the events to predict. `step_targets` counts the targets of all workers in this step,
+    `event_ids` names this worker's, row by row.
+    """
+
+    events: Events
+    targets: torch.Tensor
+    step_targets: int
+    event_ids: pa.Array
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch with its tensors on `device`."""
+        targets = self.targets.to(device, non_blocking=True)
+        return Batch(self.events.to(device), targets, self.step_targets, self.event_ids)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows over a pool of events: context [start, stop) of which [predict, stop) may be targets; `first` is the
+    first row of the user."""
+
+    first: Ints
+    start: Ints
+    stop: Ints
+    predict: Ints
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def take(self, index: Ints | Bools | slice) -> Windows:
+        """The windows at `index`, in that order."""
+        return Windows(self.first[index], self.start[index], self.stop[index], self.predict[index])
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Events of some buckets: codes (N, L), kinds (N,), which may be targets (N,), ids (N,), and the first row of each
+    user plus the end."""
+
+    codes: npt.NDArray[np.int32]
+    kinds: Ints
+    wanted: Bools
+    event_ids: pa.Array
+    users: Ints
+
+    @cached_property
+    def wanted_before(self) -> Ints:
+        """How many of the events before each row, and before the end, may be targets (N + 1,)."""
+        return np.concatenate([[0], np.cumsum(self.wanted)])
+
+    @cached_property
+    def positive_rows(self) -> Ints:
+        """Rows of what was not only shown, in order."""
+        return np.flatnonzero(positive(self.kinds))
+
+
+def windows_of(counts: Ints, max_events: int) -> Ints:
+    """How many windows users of that many events have, (n,), before those without a target are left out."""
+    return np.asarray(1 + np.maximum(0, -((max_events - counts) // max(1, max_events // 2))))
+
+
+def cut(users: Ints, wanted: Bools, max_events: int, one_target: bool = False) -> Windows:
+    """Windows that predict each wanted event exactly once.
+
+    A user's first window holds the first `max_events` events; each later one moves on by half of that, so every
+    later target has at least half a window of context. Windows without a target are left out. With `one_target`
+    each wanted event ends a window of its own.
+    """
+    counts = np.diff(users)
+    if one_target:
+        predict = np.flatnonzero(wanted)
+        first = np.repeat(users[:-1], counts)[predict]
+        return Windows(first, np.maximum(first, predict + 1 - max_events), predict + 1, predict)
+    stride = max(1, max_events // 2)
+    per_user = windows_of(counts, max_events)
+    first = np.cumsum(per_user) - per_user
+    ordinal = np.arange(per_user.sum()) - np.repeat(first, per_user)
+    base, count = np.repeat(users[:-1], per_user), np.repeat(counts, per_user)
+    stop = np.minimum(count, max_events + ordinal * stride)
+    predict = np.where(ordinal == 0, 0, max_events + (ordinal - 1) * stride)
+    windows = Windows(base, base + np.maximum(0, stop - max_events), base + stop, base + predict)
+    seen = np.concatenate([[0], np.cumsum(wanted)])
+    return windows.take(seen[windows.stop] > seen[windows.predict])
+
+
+def read_pool(table: pa.Table, plan: Plan, where: str) -> Pool:
+    """Events of one bucket as arrays; rows must be sorted by user and time and hold one code per level.
+
+    Raises SequencesInvalid, naming the bucket.
+    """
+    levels = len(plan.sizes)
+    lengths = pc.unique(pc.list_value_length(table["codes"])).to_pylist()
+    if table.num_rows and lengths != [levels]:
+        raise SequencesInvalid(
+            f"sequences {where}: rows hold {lengths} codes, the vocabulary has {levels} levels; "
+            "rebuild the sequences of this release"
+        )
+    codes = np.asarray(pc.list_flatten(table["codes"]).to_numpy(), dtype=np.int32).reshape(-1, levels)
+    if ((codes < 0) | (codes >= np.asarray(plan.sizes))).any():
+        raise SequencesInvalid(
+            f"sequences {where}: codes up to {codes.max(axis=0).tolist()} do not fit the level sizes {plan.sizes}; "
+            "these sequences belong to another codebook: rebuild them for this release"
+        )
+    starts = _user_starts(table, where)
+    shown = only_shown(table, plan.negative_events)
+    if plan.positive_only:
+        # Before sessions are looked for: their first events are among those that are read.
+        kept = ~shown
+        starts = np.unique(np.append(0, np.cumsum(kept))[starts])
+        table, codes, shown = table.filter(kept), codes[kept], shown[kept]
+    kinds = event_kinds(table, shown, plan.behaviours, plan.sessions)
+    wanted = ~shown & table["fresh"].to_numpy() if plan.fresh_only else ~shown
+    return Pool(codes, kinds, wanted, table["event_id"].combine_chunks(), starts)
+
+
+def _user_starts(table: pa.Table, where: str) -> Ints:
+    """First row of each user, and the number of rows; refuses rows out of order."""
+    if not table.num_rows:
+        return np.zeros(1, dtype=np.int64)
+    users = table["user_id"].combine_chunks()
+    new = pc.not_equal(users[1:], users[:-1]).to_numpy(zero_copy_only=False)
+    starts = np.concatenate([[0], np.flatnonzero(new) + 1, [len(users)]]).astype(np.int64)
+    times = pc.cast(table["event_time"], pa.int64()).to_numpy()
+    if pc.count_distinct(users).as_py() != len(starts) - 1 or (~new & (np.diff(times) < 0)).any():
+        raise SequencesInvalid(
+            f"sequences {where}: rows are not sorted by (user_id, event_time); rebuild the sequences"
+        )
+    return starts
+
+
+def _merge(pools: list[Pool]) -> Pool:
+    rows = np.cumsum([0] + [len(pool.codes) for pool in pools])
+    users = [pool.users[:-1] + row for pool, row in zip(pools, rows[:-1], strict=True)]
+    return Pool(
+        np.concatenate([pool.codes for pool in pools]),
+        np.concatenate([pool.kinds for pool in pools]),
+        np.concatenate([pool.wanted for pool in pools]),
+        pa.concat_arrays([pool.event_ids for pool in pools]),
+        np.concatenate([*users, rows[-1:]]).astype(np.int64),
+    )
+
+
+def _pools(plan: Plan, read_bucket: ReadBucket, epoch: int) -> Iterator[tuple[Pool, list[Windows]]]:
+    """The epoch's pools of whole buckets in shuffled order, each with the windows of its steps."""
+    order = np.random.default_rng([plan.seed, epoch]).permutation(plan.buckets)
+    waiting: list[Pool] = []
+    held = np.zeros(2, np.int64)
+    for turn, bucket in enumerate(order.tolist()):
+        pool = read_pool(read_bucket(bucket), plan, f"{plan.source} bucket {bucket}")
+        waiting.append(pool)
+        held += (len(cut(pool.users, pool.wanted, plan.max_events, plan.one_target)), len(pool.codes))
+        if (held >= (SHUFFLE_WINDOWS, SHUFFLE_EVENTS)).any() or turn == plan.buckets - 1:
+            merged = _merge(waiting)
+            windows = cut(merged.users, merged.wanted, plan.max_events, plan.one_target)
+            yield merged, _steps(windows, plan.batch_size, np.random.default_rng([plan.seed, epoch, turn + 1]))
+            waiting, held[:] = [], 0
+
+
+def _steps(windows: Windows, size: int, draw: np.random.Generator) -> list[Windows]:
+    """The windows in steps of `size`, one of them smaller: shuffled, sorted by length within some steps, shuffled."""
+    shuffled = windows.take(draw.permutation(len(windows)))
+    section = np.arange(len(windows)) // (size * SORTED_STEPS)
+    ordered = shuffled.take(np.lexsort([shuffled.stop - shuffled.start, section]))
+    starts = range(0, len(windows), size)
+    return [ordered.take(slice(starts[at], starts[at] + size)) for at in draw.permutation(len(starts))]
+
+
+def batches(
+    plan: Plan, read_bucket: ReadBucket, rank: int, world: int, cursor: Cursor
+) -> Iterator[tuple[Batch, Cursor]]:
+    """The rest of the cursor's epoch for worker `rank` of `world`, each batch with the cursor that follows it.
+
+    A step takes `batch_size` samples over all workers (fewer once a pool), and rank r of them the samples r,
+    r + world, ...: every worker count takes the same steps over the same samples. A worker without a sample in a
+    step gets one empty row. Raises CheckpointMismatch for a cursor of another plan.
+    """
+    if cursor.plan != plan.hash:
+        raise CheckpointMismatch(
+            f"cursor of plan {cursor.plan} used with plan {plan.hash} (source {plan.source}): data, batch size or seed "
+            "changed since the checkpoint; delete the folder of this training to begin anew"
+        )
+    sample = 0
+    for pool, steps in _pools(plan, read_bucket, cursor.epoch):
+        for step in steps:
+            sample += len(step)
+            if sample > cursor.sample:
+                share = step.take(slice(rank, None, world))
+                targets = int((pool.wanted_before[step.stop] - pool.wanted_before[step.predict]).sum())
+                yield _batch(plan, pool, share, targets), Cursor(plan.hash, cursor.epoch, sample)
+
+
+def _batch(plan: Plan, pool: Pool, share: Windows, step_targets: int) -> Batch:
+    if not len(share):
+        share = Windows(*np.zeros((4, 1), np.int64))
+    rows, lengths = window_rows(pool, share, plan.long_events)
+    rows = rows if rows.shape[1] else np.zeros((1, 1), np.int64)
+    targets = place(lengths, rows.shape[1]) & (rows >= share.predict[:, None]) & pool.wanted[rows]
+    return Batch(
+        gathered(pool.codes, pool.kinds, rows, lengths),
+        torch.from_numpy(targets),
+        step_targets,
+        pool.event_ids.take(pa.array(rows[targets])),
+    )
+
+
+def window_rows(pool: Pool, windows: Windows, long_events: int) -> tuple[Ints, Ints]:
+    """Rows of the events of each window, int64 (B, E), and how many there are (B,).
+
+    Up to `long_events` come first, spread evenly over the positive events of the user before the window.
+    """
+    low, high = (np.searchsorted(pool.positive_rows, rows) for rows in (windows.first, windows.start))
+    long, recent = np.minimum(high - low, long_events), windows.stop - windows.start
+    lengths = long + recent
+    ordinal = np.arange(lengths.max(initial=0))[None, :]
+    spread = low[:, None] + (ordinal * 2 + 1) * (high - low)[:, None] // np.maximum(1, 2 * long[:, None])
+    older = ordinal < long[:, None]
+    rows = windows.start[:, None] + ordinal - long[:, None]
+    if older.any():
+        rows = np.where(older, pool.positive_rows[np.where(older, spread, 0)], rows)
+    return np.where(ordinal < lengths[:, None], rows, 0), lengths

@@ -1,0 +1,187 @@
+"""Beam search over the trie: the most probable items after a history, never a SID that is not in the release.
+
+The history is read once (`Generator.read`); how beams share what was read is the architecture's own.
+
+Scores are the model's own log-probabilities, so that of a SID is the exact log p(SID | history). A constrained model
+shares them out over the codes that may follow in the release, so those of all items add up to 1; another over all codes
+of a level, whatever the release holds. What a filter leaves out takes its share along.
+
+Which items may appear is said in two places, neither of which spends a beam on a prefix that cannot end in a result: a
+filter for everybody (blocked, out of stock, another locale) is the trie that is searched, `TrieMasks.of(trie, allowed)`
+made once per filter (`TrieFilters` keeps them by name); what one user may not see is `exclude`.
+
+`Variety` makes lists less alike: a temperature flattens what the model says of each level, and diverse beam search
+(Vijayakumar et al., arXiv 1610.02424) has groups of beams take turns at each level, where a code costs the more the
+more beams of the groups before have taken it.
+
+Shape suffixes as in `training.models.generator`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from training.data.events import Events
+from training.decoding.trie_tensors import Rows, TrieTensors
+from training.models.generator import Generator
+
+Ints = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float32]
+
+FOREIGN = 1e9
+"""What a child of another group's beam costs: more than any score, so that it is taken where no other is left."""
+
+
+@dataclass(frozen=True)
+class Variety:
+    """How a search departs from the most probable items; by default not at all.
+
+    Logits are divided by `temperature`. With more than one group the beams are shared out evenly, and a code costs
+    `diversity`, in nats, for each beam of an earlier group that took it at the same level of the same user.
+    """
+
+    temperature: float = 1.0
+    groups: int = 1
+    diversity: float = 0.0
+
+
+PLAIN = Variety()
+
+
+@dataclass
+class _Beams:
+    """Live beams: trie node, score, node of the trie without a filter, and number of the prefix (B, W)."""
+
+    nodes: Tensor
+    scores: Tensor
+    whole: Tensor
+    keys: Tensor
+
+
+def beam_search(
+    model: Generator,
+    trie: TrieTensors,
+    events: Events,
+    beams: int,
+    exclude: Rows | None = None,
+    variety: Variety = PLAIN,
+) -> tuple[Ints, Scores]:
+    """The `beams` best items of each history: rows into `Trie.item_ids` (B, beams), -1 padded, and log p (B, beams).
+
+    Only items that `trie` allows can appear. `exclude` gives each user the rows that may not (-1, an item outside the
+    release, is passed over); every user still gets min(beams, items allowed and not excluded) results, none twice. With
+    at least as many beams as items the result is that of scoring all items. Puts the model in evaluation mode. Raises
+    ValueError where groups do not share out the beams evenly.
+    """
+    nodes, scores = search_sids(model, trie, events, beams, exclude, variety)
+    return items_of(trie, nodes, scores, beams, exclude)
+
+
+@torch.inference_mode()
+def search_sids(
+    model: Generator,
+    trie: TrieTensors,
+    events: Events,
+    beams: int,
+    exclude: Rows | None = None,
+    variety: Variety = PLAIN,
+) -> tuple[Ints, Scores]:
+    """The SIDs behind `beam_search`: nodes after the last level (B, W), -1 padded, best first, and log p (B, W)."""
+    if beams % variety.groups:
+        raise ValueError(f"{beams} beams cannot be shared out among {variety.groups} groups; choose a multiple")
+    model.eval()
+    batch, device = len(events.lengths), events.lengths.device
+    closed = trie.closed(exclude) if exclude is not None and any(len(rows) for rows in exclude) else None
+    reading = model.read(events)
+    root_B1 = torch.zeros(batch, 1, dtype=torch.long, device=device)
+    live = _Beams(root_B1, torch.zeros(batch, 1, device=device), root_B1, root_B1)
+    for level in range(trie.levels):
+        parents_BW, codes_BW = _widen(model, trie, level, reading.hidden, live, beams, closed, variety)
+        if level + 1 < trie.levels:
+            reading.extend(level, parents_BW, codes_BW)
+    scores_BW, order_BW = live.scores.sort(dim=1, descending=True, stable=True)
+    return live.nodes.gather(1, order_BW).cpu().numpy(), scores_BW.cpu().numpy()
+
+
+def _widen(
+    model: Generator,
+    trie: TrieTensors,
+    level: int,
+    hidden_BWD: Tensor,
+    live: _Beams,
+    beams: int,
+    closed: list[Tensor] | None,
+    variety: Variety,
+) -> tuple[Tensor, Tensor]:
+    """Move the beams one level down to the best valid children; returns their parents and the codes taken (B, W)."""
+    size, constrained = trie.sizes[level], model.spec.constrained
+    if constrained:
+        logits_BWK = model.scores(level, hidden_BWD, trie.whole, live.whole, live.keys)
+    else:
+        logits_BWK = model.logits(level, hidden_BWD)
+    scores_BWK = live.scores.unsqueeze(-1) + (logits_BWK.float() / variety.temperature).log_softmax(dim=-1)
+    if constrained:  # nothing may follow a beam that is no more
+        scores_BWK = scores_BWK.nan_to_num(nan=-torch.inf, neginf=-torch.inf)
+    if not constrained or trie.whole is not trie:
+        scores_BWK = trie.restrict(level, scores_BWK, live.nodes)
+    if closed is not None and closed[level].numel():
+        trie.close(scores_BWK, live.nodes, closed[level])
+    if variety.groups == 1:
+        live.scores, index_BW = scores_BWK.flatten(1).topk(min(beams, scores_BWK[0].numel()), dim=1)
+    else:
+        live.scores, index_BW = _in_turn(scores_BWK, beams // variety.groups, variety)
+    parents_BW, codes_BW = index_BW // size, index_BW % size
+    children_BW = trie.step(level, live.nodes.gather(1, parents_BW), codes_BW)
+    live.keys = model.prefix_key(level, live.keys.gather(1, parents_BW), codes_BW)
+    live.nodes = children_BW.where(live.scores > -torch.inf, -1)
+    same = trie.whole is trie
+    live.whole = live.nodes if same else trie.whole.step(level, live.whole.gather(1, parents_BW), codes_BW)
+    return parents_BW, codes_BW
+
+
+def _in_turn(scores_BWK: Tensor, share: int, variety: Variety) -> tuple[Tensor, Tensor]:
+    """The children that groups take one after the other, `share` each: scores and indices into W * K, group by group.
+
+    The Hamming penalty of this level decides who is kept and is not carried on, so scores stay log-probabilities.
+    Beyond the paper, no child is taken twice, and a group whose beams have too few children left takes those of other
+    groups: so no item appears twice, and no place stays empty while there is an item for it.
+    """
+    batch, width, size = scores_BWK.shape
+    left_BI = scores_BWK.flatten(1).double()
+    taken_BK = left_BI.new_zeros(batch, size)
+    beam_I = torch.arange(width * size, device=left_BI.device) // size
+    scores, indices = [], []
+    for group in range(variety.groups):
+        # The root belongs to all groups; later each has its share of the beams, in order.
+        foreign_I = (beam_I // (width // variety.groups) != group) if width > 1 else beam_I > 0
+        cost_BI = variety.diversity * taken_BK.repeat(1, width) + FOREIGN * foreign_I
+        index_BS = (left_BI - cost_BI).topk(min(share, width * size), dim=1).indices
+        # Where nothing is left, what others took is picked again, at no probability.
+        score_BS = left_BI.gather(1, index_BS)
+        taken_BK.scatter_add_(1, index_BS % size, (score_BS > -torch.inf).double())
+        left_BI.scatter_(1, index_BS, -torch.inf)
+        scores.append(score_BS.float())
+        indices.append(index_BS)
+    return torch.cat(scores, dim=1), torch.cat(indices, dim=1)
+
+
+def items_of(trie: TrieTensors, nodes: Ints, scores: Scores, beams: int, exclude: Rows | None) -> tuple[Ints, Scores]:
+    """The items behind SIDs (B, W), best first; of those that share a SID in order of row, without the excluded."""
+    row, count = trie.masks.items(nodes.ravel())
+    beam = np.repeat(np.arange(nodes.size), count)
+    user = beam // nodes.shape[1]
+    if trie.masks.shares and exclude is not None:
+        closed = [np.isin(row[user == each], rows) for each, rows in enumerate(exclude)]
+        beam, user, row = (of[~np.concatenate(closed)] for of in (beam, user, row))
+    rank = np.arange(len(user)) - np.searchsorted(user, user)
+    beam, user, row, rank = (of[rank < beams] for of in (beam, user, row, rank))
+    best = np.full((len(nodes), beams), -1, np.int64)
+    best_scores = np.full((len(nodes), beams), -np.inf, np.float32)
+    best[user, rank] = row
+    best_scores[user, rank] = scores.ravel()[beam]
+    return best, best_scores

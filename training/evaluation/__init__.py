@@ -1,0 +1,1 @@
+"""Evaluation: ranking metrics, baselines, paired comparison, reranking and exposure."""

@@ -1,0 +1,42 @@
+"""One recommender against another on the same cases: the paired difference of recall, and what it tells."""
+
+from typing import Any, Literal
+
+import numpy as np
+
+from training.evaluation.metrics import DRAWS, Ints, hits_at
+
+Verdict = Literal["beats", "not told apart", "is worse"]
+
+FEWEST_DIFFERENT = 6
+"""Cases that one hits and the other misses, below which chance alone may put all on one side: 2 * 0.5 ** 5 > 0.05."""
+
+
+def versus(ours: Ints, theirs: Ints, k: int, seed: int = 0, draws: int = DRAWS) -> dict[str, Any]:
+    """Difference of recall at `k`, ours less theirs, with its bootstrap 95 % interval over cases, and the verdict.
+
+    Both are ranks of the targets of the same cases, as `training.evaluation.metrics` has them. Pairs are resampled: a
+    case that both hit or both miss says nothing. The verdict needs an interval without 0, and FEWEST_DIFFERENT cases
+    that differ.
+    """
+    difference = hits_at(ours, k).astype(np.int64) - hits_at(theirs, k)
+    won, lost = int((difference > 0).sum()), int((difference < 0).sum())
+    cases = len(difference)
+    counts = np.random.default_rng(seed).multinomial(
+        cases, [won / cases, lost / cases, 1 - (won + lost) / cases], draws
+    )
+    low, high = np.quantile((counts[:, 0] - counts[:, 1]) / cases, [0.025, 0.975]).tolist()
+    return {
+        "k": k,
+        "difference": (won - lost) / cases,
+        "interval": [low, high],
+        "won": won,
+        "lost": lost,
+        "verdict": _verdict(low, high, won + lost),
+    }
+
+
+def _verdict(low: float, high: float, different: int) -> Verdict:
+    if different < FEWEST_DIFFERENT or low <= 0 <= high:
+        return "not told apart"
+    return "beats" if low > 0 else "is worse"

@@ -1,0 +1,74 @@
+"""What rankings show of a catalogue, right or wrong: coverage, novelty, diversity, evenness of exposure."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenizer.code_usage import gini
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+PAIRS = 1 << 22
+"""Pairs of places compared at once."""
+
+
+def self_information(counts: Ints) -> Floats:
+    """-log2 of each item's share of the training events, in bits, with one event added to every item (Laplace).
+
+    counts (N,) -> (N,). An item without events is the most surprising, at log2(events + N).
+    """
+    bits: Floats = np.log2(counts.sum() + len(counts)) - np.log2(counts + 1.0)
+    return bits
+
+
+class Exposure:
+    """What the first k of rankings show, for each k of `cuts`, summed up batch by batch.
+
+    numbers (N, L) of prefixes as `training.evaluation.metrics.prefix_numbers` gives; bits (N,) as `self_information`
+    does.
+    """
+
+    def __init__(self, numbers: Ints, bits: Floats, cuts: Sequence[int]) -> None:
+        self._numbers, self._bits = numbers, bits
+        self._shown = {k: np.zeros(len(numbers), np.int64) for k in cuts}
+        self._unlike = {k: np.zeros(2) for k in cuts}
+
+    def add(self, ranked: Ints) -> None:
+        """Count rankings (n, W), best first, -1 padded."""
+        for k, shown in self._shown.items():
+            head = ranked[:, :k]
+            np.add.at(shown, head[head >= 0], 1)
+            rows = max(1, PAIRS // head.shape[1] ** 2)
+            for start in range(0, len(head), rows):
+                self._unlike[k] += _unlike(head[start : start + rows], self._numbers)
+
+    def figures(self) -> dict[str, float | None]:
+        """Per k, None where nothing was shown that it could be said of.
+
+        coverage: share of all N items that were shown to anybody. novelty: mean self-information of what was shown,
+        in bits. diversity: within a list, 1 - the share of their codes that two items begin with together, mean over
+        the pairs of a list and then over the lists of two and more. exposure_gini: 0 where every item of the catalogue
+        was shown as often, towards 1 where one item was shown to all.
+        """
+        found: dict[str, float | None] = {}
+        for k, shown in self._shown.items():
+            total, (unlike, lists) = int(shown.sum()), self._unlike[k].tolist()
+            found[f"coverage@{k}"] = float((shown > 0).mean()) if len(shown) else None
+            found[f"novelty@{k}"] = float(shown @ self._bits) / total if total else None
+            found[f"diversity@{k}"] = unlike / lists if lists else None
+            found[f"exposure_gini@{k}"] = gini(shown) if total else None
+        return found
+
+
+def _unlike(ranked: Ints, numbers: Ints) -> Floats:
+    """Sum of the lists' diversities, and of how many lists: of those with two items and more."""
+    one, other = np.triu_indices(ranked.shape[1], 1)
+    a, b = ranked[:, one], ranked[:, other]
+    there = (a >= 0) & (b >= 0)
+    pairs, common = there.sum(axis=1), np.zeros(len(ranked))
+    for of in numbers.T:
+        common += ((of[a] == of[b]) & there).sum(axis=1)
+    lists = pairs > 0
+    return np.array([(1 - common[lists] / (numbers.shape[1] * pairs[lists])).sum(), lists.sum()])

@@ -1,0 +1,84 @@
+"""Items by likeness to what a user took: what a search found in order of it too, and retrieval by vectors alone.
+
+What SIDs leave out of a vector counts again.
+
+Generative retrieval and then a dense score, as in LIGER (arXiv 2411.18814). The generator names the candidates; the
+vectors are those that its SIDs were made of, so a new item has one from its first night on.
+
+Shape suffixes: B users, W candidates, N items, F dimensions of a vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenizer.arrays.distance import cheapest
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+AT_ONCE = 1024
+"""Users whose candidates' vectors are gathered at once."""
+CELLS = 1 << 24
+"""Users times items that are compared at once."""
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Cosines of items with what users took, each event back counting `decay` times as much as the one after it.
+
+    `unit` (N, F) are vectors of items at length 1, or 0 where there is none. `weight` is what a cosine of 1 adds to a
+    log-probability, in nats.
+    """
+
+    unit: Floats
+    weight: float
+    decay: float
+
+    @classmethod
+    def of(cls, vectors_NF: Floats, weight: float, decay: float) -> Likeness:
+        """Of vectors of any length."""
+        length = np.linalg.norm(vectors_NF, axis=1, keepdims=True)
+        return cls(np.asarray(vectors_NF / np.where(length == 0, 1, length), np.float32), weight, decay)
+
+    def asked(self, taken: Sequence[Ints]) -> Floats:
+        """What users look for (B, F), at length 1: the sum of what they took (rows, oldest first); 0 of nothing."""
+        sums = [self.decay ** np.arange(len(rows))[::-1] @ self.unit[rows] for rows in taken]
+        asked_BF = np.stack(sums).astype(np.float32)
+        length = np.linalg.norm(asked_BF, axis=1, keepdims=True)
+        return np.asarray(asked_BF / np.where(length == 0, 1, length), np.float32)
+
+    def nearest(self, taken: Sequence[Ints], width: int, exclude: Sequence[Ints] | None = None) -> Ints:
+        """The `width` items most like what users took (B, width), of equal ones the first rows; -1 where none is left.
+
+        `exclude` are rows that a user is not shown. Who took nothing is shown nothing, and an item without a vector
+        nobody.
+        """
+        found_BW = np.full((len(taken), width), -1, np.int64)
+        bare_N, most = ~self.unit.any(axis=1), min(width, len(self.unit))
+        at_once = max(1, CELLS // len(self.unit))
+        for start in range(0, len(taken), at_once):
+            part = slice(start, start + at_once)
+            asked_bF = self.asked(taken[part])
+            away_bN = np.maximum(1 - asked_bF @ self.unit.T, 0)
+            away_bN[:, bare_N] = np.inf
+            away_bN[~asked_bF.any(axis=1)] = np.inf
+            if exclude is not None:
+                for away_N, rows in zip(away_bN, exclude[part], strict=True):
+                    away_N[rows[rows >= 0]] = np.inf
+            distance, rows_bW = cheapest(away_bN, most)
+            found_BW[part, :most] = np.where(np.isfinite(distance), rows_bW, -1)
+        return found_BW
+
+    def reranked(self, rows_BW: Ints, scores_BW: Floats, taken: Sequence[Ints]) -> Ints:
+        """The candidates (B, W), -1 padded, the greatest log p + weight * cosine first; equal ones as they were."""
+        asked_BF, total_BW = self.asked(taken), np.array(scores_BW, np.float32)
+        for start in range(0, len(rows_BW), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            total_BW[part] += self.weight * np.einsum("bwf,bf->bw", self.unit[rows_BW[part]], asked_BF[part])
+        total_BW[rows_BW < 0] = -np.inf
+        return np.take_along_axis(rows_BW, np.argsort(-total_BW, axis=1, kind="stable"), axis=1)

@@ -1,0 +1,193 @@
+"""What every generator is: p(code at the next level | history, codes so far), for the vocabulary it was built with.
+
+The next-code formulation is TIGER's (arXiv 2305.05065). Each level has an output of its own, so a prediction is a
+distribution over exactly that level's codes. What an event was (shown only, or one of the behaviours that the spec
+names) is an embedding added to it. The architectures are in `training.models`.
+
+Shape suffixes: B histories, E events, L levels, K codes of a level, D model width, W beams, N targets, M codes that may
+follow them.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from training.data.events import FIRST_OF_SESSION, OF_ONE_EVENT, Events
+from training.decoding.trie_tensors import TrieTensors
+from training.spec import GeneratorSpec
+
+CHILDREN = (1 << 18, 1 << 13)
+"""Codes that may follow, scored at once: on an accelerator, and on a core, in whose cache they stay."""
+HASHES = ((0x5851F42D4C957F2D, 0x14057B7EF767814F), (0x2545F4914F6CDD1D, 0x369DEA0F31A53F85))
+"""Odd factor and offset of each of two hashes of a prefix."""
+
+
+class Reading(Protocol):
+    """Histories that have been read, and beams of codes behind each: what a beam search goes on from."""
+
+    hidden: Tensor
+    """The state before the next code of each beam (B, W, D)."""
+
+    def extend(self, level: int, parents_BW: Tensor, codes_BW: Tensor) -> None:
+        """Beam w becomes beam parents[w] with its code at `level` behind it."""
+        ...
+
+
+class Generator(nn.Module, ABC):
+    """`vocabulary` is the hash that names the meaning of the output layer (codebook, levels, collision policy).
+
+    The same seed gives the same initial weights.
+    """
+
+    offsets: Tensor
+
+    def __init__(self, spec: GeneratorSpec, sizes: tuple[int, ...], vocabulary: str, seed: int = 0) -> None:
+        super().__init__()
+        self.spec, self.sizes, self.vocabulary = spec, tuple(sizes), vocabulary
+        first = torch.tensor([0, *self.sizes[:-1]]).cumsum(0)
+        self.register_buffer("offsets", first, persistent=False)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.codes = nn.Embedding(sum(self.sizes), spec.dim)
+            self.kinds = nn.Embedding(OF_ONE_EVENT + len(spec.behaviours), spec.dim)
+            self.session = nn.Parameter(torch.empty(1, spec.dim)) if spec.sessions else None
+            buckets = spec.prefix_buckets
+            self.prefixes = nn.Embedding(buckets, spec.dim) if buckets else None
+            self.start = nn.Parameter(torch.empty(1, spec.dim))
+            self.heads = nn.ModuleList(nn.Linear(spec.dim, size, bias=False) for size in self.sizes)
+            self.norm = nn.RMSNorm(spec.dim)
+            self.dropout = nn.Dropout(spec.dropout)
+            self._build()
+            self._initialise()
+
+    @abstractmethod
+    def _build(self) -> None:
+        """Make the layers."""
+
+    def _initialise(self) -> None:
+        """GPT-2's scheme: normal 0.02, and less on what writes to the residual stream of a deep stack."""
+        for name, weight in self.named_parameters():
+            if weight.ndim == 2:
+                residual = name.endswith(("out.weight", "down.weight"))
+                nn.init.normal_(weight, std=0.02 / math.sqrt(2 * self.spec.layers) if residual else 0.02)
+
+    @property
+    def levels(self) -> int:
+        """Codes of an item."""
+        return len(self.sizes)
+
+    @property
+    def one_target(self) -> bool:
+        """Whether a history is read for one target, its last event, and not for all of its events at once."""
+        return False
+
+    def embed(self, codes: Tensor, first: int = 0) -> Tensor:
+        """Embeddings (..., l, D) of codes (..., l) of the levels from `first` on."""
+        embedded: Tensor = self.codes(codes + self.offsets[first : first + codes.shape[-1]])
+        return embedded
+
+    def embed_whole(self, events: Events) -> Tensor:
+        """What an event is as a whole (B, E, D): its kind, and with `prefix_buckets` the prefixes of its SID.
+
+        A prefix has an embedding of its own (arXiv 2306.08121), so that what is common to the items below it, and what
+        is peculiar to one item, need not be put together from codes that mean something else elsewhere. It is the sum
+        of two rows of a hashed table: those who share one row hardly ever share the other (arXiv 1709.03933).
+        """
+        whole_BED: Tensor = self.kinds(events.kinds % FIRST_OF_SESSION)
+        if self.session is not None:
+            whole_BED = whole_BED + (events.kinds >= FIRST_OF_SESSION).unsqueeze(-1) * self.session
+        return whole_BED if self.prefixes is None else whole_BED + self.prefixes(self.prefix_rows(events.codes)).sum(-2)
+
+    def prefix_rows(self, codes: Tensor) -> Tensor:
+        """Rows of the prefixes (..., 2 * (L - 1)) of SIDs (..., L), those of two codes first."""
+        key, rows = codes[..., 0], []
+        for level in range(1, self.levels):
+            key = self.prefix_key(level, key, codes[..., level])
+            rows += self._hashed(level, key)
+        return torch.stack(rows, dim=-1) if rows else codes[..., :0]
+
+    def prefix_key(self, level: int, key: Tensor, codes: Tensor) -> Tensor:
+        """The number of a prefix, from that of the prefix before (0 of none) and the code at `level`."""
+        return key * self.sizes[level] + codes
+
+    def _hashed(self, level: int, key: Tensor) -> list[Tensor]:
+        # In 64 bits, which wrap around, as those of tensors do.
+        starts = [(level * start + (1 << 63)) % (1 << 64) - (1 << 63) for _, start in HASHES]
+        return [
+            ((key + start) * odd >> 20) % self.spec.prefix_buckets
+            for (odd, _), start in zip(HASHES, starts, strict=True)
+        ]
+
+    def embed_events(self, events: Events) -> Tensor:
+        """One embedding an event (B, E, D): the sum of those of its codes and of it as a whole."""
+        return self.embed(events.codes).sum(dim=2) + self.embed_whole(events)
+
+    def logits(self, level: int, hidden: Tensor) -> Tensor:
+        """Scores of the level's codes: hidden (..., D) before that level -> (..., K)."""
+        return self.heads[level](hidden)  # type: ignore[no-any-return]
+
+    def scores(self, level: int, hidden_BWD: Tensor, trie: TrieTensors, nodes_BW: Tensor, keys_BW: Tensor) -> Tensor:
+        """Scores (B, W, K) of the codes that may follow nodes of a trie, whose prefixes are `keys`; -inf of others."""
+        scores_BWK = self.logits(level, hidden_BWD)
+        if self.spec.prefix_outputs and level:
+            owner_M, child_M, codes_M = trie.edges(level, nodes_BW.flatten())
+            keys_M = self.prefix_key(level, keys_BW.flatten()[owner_M], codes_M)
+            led_to_M = self._scores_of_prefixes(level, hidden_BWD.flatten(0, 1), trie, owner_M, child_M, keys_M)
+            flat_NK = scores_BWK.flatten(0, 1)
+            flat_NK = flat_NK.index_put((owner_M, codes_M), led_to_M.to(flat_NK.dtype), accumulate=True)
+            scores_BWK = flat_NK.view_as(scores_BWK)
+        return trie.restrict(level, scores_BWK, nodes_BW)
+
+    def _scores_of_prefixes(
+        self, level: int, hidden_ND: Tensor, trie: TrieTensors, owner_M: Tensor, child_M: Tensor, keys_M: Tensor
+    ) -> Tensor:
+        """What the embedding of each prefix that a code leads to adds to its score (M,).
+
+        Where many beams share nodes, each prefix of the level is embedded once.
+        """
+        edges, table_CD = len(trie.codes[level]), None
+        if edges < len(keys_M):
+            table_CD = self._embed_prefixes(level, keys_M.new_zeros(edges).index_put((child_M,), keys_M))
+        found = []
+        at_once = CHILDREN[hidden_ND.device.type == "cpu"]
+        for start in range(0, max(1, len(keys_M)), at_once):
+            part = slice(start, start + at_once)
+            led_to = self._embed_prefixes(level, keys_M[part]) if table_CD is None else table_CD[child_M[part]]
+            found.append(torch.sum(hidden_ND[owner_M[part]] * led_to, dim=-1))
+        return torch.cat(found)
+
+    def _embed_prefixes(self, level: int, keys_M: Tensor) -> Tensor:
+        """Embeddings of prefixes whose last code is one of `level` (M, D)."""
+        assert self.prefixes is not None
+        embedded: Tensor = self.prefixes(torch.stack(self._hashed(level, keys_M), dim=-1)).sum(dim=-2)
+        return embedded
+
+    @abstractmethod
+    def states(self, events: Events, targets_BE: Tensor) -> Tensor:
+        """The state before each code of the N events that `targets` (bool) selects, (N, L, D), row by row.
+
+        What comes before a code are the events before its own and the codes of its own before it.
+        """
+
+    @abstractmethod
+    def read(self, events: Events) -> Reading:
+        """Read histories for what comes after their last event; one beam each."""
+
+    def forward(self, events: Events, targets_BE: Tensor, trie: TrieTensors | None = None) -> list[Tensor]:
+        """Scores of every code of the targets, one tensor (N, K) per level; with a trie, of the codes that may follow
+        those of the target before."""
+        states_NLD = self.states(events, targets_BE)
+        if trie is None:
+            return [self.logits(level, states_NLD[:, level]) for level in range(self.levels)]
+        codes_1NL, scores = events.codes[targets_BE].unsqueeze(0), []
+        nodes_1N = keys_1N = torch.zeros_like(codes_1NL[..., 0])
+        for level in range(self.levels):
+            scores.append(self.scores(level, states_NLD[None, :, level], trie, nodes_1N, keys_1N).squeeze(0))
+            nodes_1N = trie.step(level, nodes_1N, codes_1NL[..., level])
+            keys_1N = self.prefix_key(level, keys_1N, codes_1NL[..., level])
+        return scores

@@ -1,0 +1,135 @@
+"""Next-code prediction over user histories: what trains a generator."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from learning.errors import CheckpointMismatch
+from learning.trainable import Cursor
+from training.data.histories import Batch, Plan, ReadBucket, batches
+from training.decoding.trie_tensors import TrieTensors
+from training.models import build_generator
+from training.objectives.losses import Objective, next_code
+from training.spec import GeneratorSpec, TrainSpec
+
+if TYPE_CHECKING:
+    from tokenizer.trie.masks import TrieMasks
+
+
+def plan_of(
+    source: str,
+    buckets: int,
+    sizes: tuple[int, ...],
+    model: GeneratorSpec,
+    train: TrainSpec,
+    fresh_only: bool = False,
+) -> Plan:
+    """The plan of a training: the views of a history are those the model reads."""
+    return Plan(
+        source=source,
+        buckets=buckets,
+        sizes=sizes,
+        batch_size=train.batch_size,
+        max_events=model.max_events,
+        seed=train.seed,
+        negative_events=train.negative_events,
+        long_events=model.long_events,
+        positive_only=model.positive_only,
+        behaviours=model.behaviours,
+        sessions=model.sessions,
+        one_target=model.architecture == "encoder_decoder",
+        fresh_only=fresh_only,
+    )
+
+
+class NextCode:
+    """A Trainable: a generator, the histories it learns from, and its objective."""
+
+    def __init__(
+        self,
+        spec: GeneratorSpec,
+        plan: Plan,
+        read_bucket: ReadBucket,
+        vocabulary: str,
+        release: str,
+        recipe: str,
+        objective: Objective = next_code,
+        start: Mapping[str, NDArray[np.float32]] | None = None,
+        read_trie: Callable[[], TrieMasks] | None = None,
+    ) -> None:
+        """`vocabulary` and `recipe` are hashes, `release` the id whose sequences `read_bucket` reads.
+
+        `start` are weights of an earlier stage, all of the generator's or some. A constrained generator needs the trie
+        of the release; it is read with the first step.
+        """
+        if spec.constrained and read_trie is None:
+            raise ValueError("a constrained generator is trained with the trie of its release: give read_trie")
+        self.generator = build_generator(spec, plan.sizes, vocabulary, plan.seed)
+        self.plan, self.read_bucket, self.objective = plan, read_bucket, objective
+        self.release, self.recipe, self.start = release, recipe, dict(start or {})
+        self._read_trie = read_trie if spec.constrained else None
+        self._trie: TrieTensors | None = None
+        unknown = self.generator.load_state_dict(
+            {name: torch.from_numpy(array) for name, array in self.start.items()}, strict=False
+        ).unexpected_keys
+        if unknown:
+            raise CheckpointMismatch(f"the weights to start from have {', '.join(unknown)}, which this model has not")
+
+    @property
+    def module(self) -> nn.Module:
+        """The generator."""
+        return self.generator
+
+    @property
+    def plan_hash(self) -> str:
+        """Hash of the plan."""
+        return self.plan.hash
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What `training.models.saved.load_generator` needs to build the model again, and where it came from."""
+        return {
+            "kind": "generator",
+            "spec": self.generator.spec.model_dump(mode="json"),
+            "sizes": list(self.plan.sizes),
+            "vocabulary": self.generator.vocabulary,
+            "release": self.release,
+            "recipe": self.recipe,
+            "plan": self.plan.hash,
+            "start": _digest(self.start),
+        }
+
+    def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
+        """The rest of the cursor's epoch for one worker."""
+        return batches(self.plan, self.read_bucket, rank, world, cursor)
+
+    def loss(self, module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Share of the step's mean loss per code, and the sums `loss`, `targets` and `tokens` (codes), `places`.
+
+        `places` are the codes a step has room for, those of padding included. Impressions and events that an earlier
+        window predicted are read as context only.
+        """
+        codes_NL = batch.events.codes[batch.targets]
+        if self._read_trie is not None and self._trie is None:
+            self._trie = TrieTensors(self._read_trie(), codes_NL.device)
+        summed = self.objective(module(batch.events, batch.targets, self._trie), codes_NL)
+        levels = codes_NL.shape[1]
+        count = torch.tensor([codes_NL.numel(), int(batch.events.lengths.sum()) * levels, batch.events.codes.numel()])
+        targets, tokens, places = count.to(summed.device, torch.float64)
+        share = summed / max(1, batch.step_targets * levels)
+        return share, {"loss": summed.detach().double(), "targets": targets, "tokens": tokens, "places": places}
+
+
+def _digest(arrays: Mapping[str, NDArray[np.float32]]) -> str | None:
+    """16 hex digits over names and arrays."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()[:16] if arrays else None

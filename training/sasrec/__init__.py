@@ -1,0 +1,1 @@
+"""SASRec, a sequence model over item embeddings: a baseline, and the source of collaborative vectors."""

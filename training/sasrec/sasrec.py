@@ -1,0 +1,286 @@
+"""SASRec: the next item from the items before it, by a causal transformer over item embeddings (arXiv 1808.09781).
+
+Trained with cross-entropy over all items at every position, which is what makes it strong (arXiv 2309.07602). A
+score is the cosine of a state and an item embedding, over a temperature: the embeddings that are read are those that
+are scored, and their directions serve as behaviour vectors of the items.
+
+Shape suffixes: B histories, E events, D model width, H heads, P head width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from learning.optimizer import adamw, learning_rate, take_step
+from learning.progress import Epochs
+from learning.trainable import Cursor
+from tokenizer.arrays.executor import one_thread
+from training.errors import NothingToTrainOn
+from training.sasrec.full_softmax import cross_entropy
+from training.spec import SasRecSpec, TrainSpec
+
+Ints = NDArray[np.int64]
+AT_ONCE = 512
+"""Histories ranked at a time."""
+
+
+@dataclass(frozen=True)
+class Padded:
+    """Histories of similar length: items (B, E) int64, padded on the right with 0, and lengths (B,) of at least 1."""
+
+    items: Tensor
+    lengths: Tensor
+
+    @property
+    def real(self) -> Tensor:
+        """Which places hold an event, bool (B, E)."""
+        return torch.arange(self.items.shape[1], device=self.items.device) < self.lengths[:, None]
+
+    def to(self, device: torch.device) -> Padded:
+        """The same on `device`."""
+        return Padded(self.items.to(device), self.lengths.to(device))
+
+
+@dataclass(frozen=True)
+class SasRecBatch:
+    """One worker's share of a step: histories, the item that follows each event, and targets over all workers."""
+
+    groups: list[Padded]
+    targets: Tensor
+    step_targets: int
+
+    def to(self, device: torch.device) -> SasRecBatch:
+        """The same on `device`."""
+        return SasRecBatch([each.to(device) for each in self.groups], self.targets.to(device), self.step_targets)
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward, each with a residual connection."""
+
+    def __init__(self, spec: SasRecSpec) -> None:
+        super().__init__()
+        self.heads, self.drop = spec.heads, spec.dropout
+        self.attention_norm, self.ff_norm = nn.LayerNorm(spec.dim), nn.LayerNorm(spec.dim)
+        self.query_key_value = nn.Linear(spec.dim, 3 * spec.dim)
+        self.out = nn.Linear(spec.dim, spec.dim)
+        self.up, self.down = nn.Linear(spec.dim, spec.ff), nn.Linear(spec.ff, spec.dim)
+        self.dropout = nn.Dropout(spec.dropout)
+
+    def forward(self, x_BED: Tensor) -> Tensor:
+        """Map (B, E, D) to (B, E, D); no event sees a later one, so padding on the right is seen by none."""
+        batch, length, dim = x_BED.shape
+        parts = self.query_key_value(self.attention_norm(x_BED)).view(batch, length, 3, self.heads, dim // self.heads)
+        q_BHEP, k_BHEP, v_BHEP = parts.permute(2, 0, 3, 1, 4)
+        drop = self.drop if self.training else 0.0
+        y_BHEP = functional.scaled_dot_product_attention(q_BHEP, k_BHEP, v_BHEP, dropout_p=drop, is_causal=True)
+        x_BED = x_BED + self.dropout(self.out(y_BHEP.transpose(1, 2).reshape(batch, length, dim)))
+        hidden = self.dropout(functional.gelu(self.up(self.ff_norm(x_BED))))
+        return x_BED + self.dropout(self.down(hidden))  # type: ignore[no-any-return]
+
+
+class SasRec(nn.Module):
+    """Score of each of `items` items as the next event of a history; the same seed gives the same first weights."""
+
+    def __init__(self, spec: SasRecSpec, items: int) -> None:
+        super().__init__()
+        self.spec = spec
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(spec.seed)
+            self.items = nn.Embedding(items, spec.dim)
+            self.positions = nn.Embedding(spec.max_events, spec.dim)
+            self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.blocks))
+            self.norm = nn.LayerNorm(spec.dim)
+            self.dropout = nn.Dropout(spec.dropout)
+            for weight in self.parameters():
+                if weight.ndim == 2:
+                    nn.init.normal_(weight, std=0.02)
+
+    def encode(self, histories: Padded) -> Tensor:
+        """States (B, E, D) after each event; what stands at padding is of no use."""
+        places = torch.arange(histories.items.shape[1], device=histories.items.device)
+        x_BED = self.dropout(self.items(histories.items) + self.positions(places))
+        for block in self.blocks:
+            x_BED = block(x_BED)
+        return self.norm(x_BED)  # type: ignore[no-any-return]
+
+    def forward(self, batch: SasRecBatch) -> Tensor:
+        """Sum over the targets of -log p(target | events before it) among all items."""
+        states = torch.cat([self.encode(each)[each.real] for each in batch.groups])
+        return cross_entropy(functional.normalize(states) / self.spec.temperature, self.directions, batch.targets)
+
+    @property
+    def directions(self) -> Tensor:
+        """Unit vectors of the items (N, D)."""
+        return functional.normalize(self.items.weight)
+
+    def scores(self, histories: Padded) -> Tensor:
+        """Score of each item (B, N) as what follows the last event."""
+        rows = torch.arange(len(histories.lengths), device=histories.lengths.device)
+        states = self.encode(histories)[rows, histories.lengths - 1]
+        return functional.normalize(states) @ self.directions.T / self.spec.temperature
+
+
+@dataclass(frozen=True)
+class SasRecTrainable:
+    """A Trainable: a fresh network and the histories it learns from, rows of items oldest first.
+
+    A history of one event teaches nothing and is left out; of a longer one than `max_events` + 1 a stretch of that
+    length is drawn anew in each epoch. `start` are weights to go on from in place of fresh ones.
+    """
+
+    spec: SasRecSpec
+    items: int
+    histories: Sequence[Ints]
+    start: Mapping[str, Tensor] | None = None
+
+    @cached_property
+    def module(self) -> SasRec:
+        """The network at its start."""
+        model = SasRec(self.spec, self.items)
+        if self.start is not None:
+            model.load_state_dict(self.start)
+        return model
+
+    @cached_property
+    def plan_hash(self) -> str:
+        """16 hex digits over the spec, the number of items, the histories and the weights it starts from."""
+        settings = {**self.spec.model_dump(mode="json", exclude={"epochs"}), "items": self.items}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        for history in self.histories:
+            digest.update(np.int64(len(history)).tobytes() + np.ascontiguousarray(history, np.int64).tobytes())
+        for name, weight in sorted((self.start or {}).items()):
+            digest.update(name.encode() + weight.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What is trained on what."""
+        return {"kind": "sasrec", "plan": self.plan_hash}
+
+    def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[SasRecBatch, Cursor]]:
+        """The rest of the cursor's epoch for one worker; `sample` counts the steps taken.
+
+        Every history is in one step of an epoch. Of its step a worker takes each `world`-th, in order of length.
+        Raises NothingToTrainOn where there are fewer histories with two events than workers.
+        """
+        useful = np.flatnonzero([len(history) > 1 for history in self.histories])
+        if len(useful) < world:
+            raise NothingToTrainOn(
+                f"{len(useful)} histories with two events are too few for {world} workers: lower sasrec.workers"
+            )
+        shuffled = np.random.default_rng([self.spec.seed, cursor.epoch]).permutation(useful)
+        steps = np.array_split(shuffled, max(1, len(useful) // max(self.spec.batch_size, world)))
+        for step in range(cursor.sample, len(steps)):
+            draw = np.random.default_rng([self.spec.seed, cursor.epoch, step])
+            windows = [self._window(self.histories[row], draw) for row in steps[step]]
+            windows.sort(key=len)
+            own = windows[rank::world]
+            groups = padded([window[:-1] for window in own])
+            follow = padded([window[1:] for window in own])
+            targets = torch.cat([each.items[each.real] for each in follow])
+            batch = SasRecBatch(groups, targets, sum(len(window) - 1 for window in windows))
+            yield batch, Cursor(cursor.plan, cursor.epoch, step + 1)
+
+    def _window(self, history: Ints, draw: np.random.Generator) -> Ints:
+        spare = len(history) - self.spec.max_events - 1
+        start = int(draw.integers(spare + 1)) if spare > 0 else 0
+        return history[start : start + self.spec.max_events + 1]
+
+    def loss(self, module: nn.Module, batch: SasRecBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Share of the step's mean loss per target; the sums `loss`, `targets` and `tokens` (targets as well)."""
+        summed = module(batch)
+        count = torch.tensor(float(len(batch.targets)), device=summed.device)
+        return summed / batch.step_targets, {"loss": summed.detach(), "targets": count, "tokens": count}
+
+
+def padded(histories: Sequence[Ints]) -> list[Padded]:
+    """Histories in order of length -> groups whose lengths have the same power of two above them."""
+    lengths = np.array([len(history) for history in histories])
+    cuts = np.flatnonzero(np.diff(np.ceil(np.log2(np.maximum(lengths, 8))))) + 1
+    groups = []
+    for rows in np.split(np.arange(len(lengths)), cuts):
+        items = np.zeros((len(rows), lengths[rows].max()), np.int64)
+        for at, row in enumerate(rows):
+            items[at, : lengths[row]] = histories[row]
+        groups.append(Padded(torch.from_numpy(items), torch.from_numpy(lengths[rows])))
+    return groups
+
+
+OnEpoch = Callable[[SasRec, dict[str, float]], bool | None]
+
+
+def fit_sasrec(histories: Sequence[Ints], items: int, spec: SasRecSpec, on_epoch: OnEpoch | None = None) -> SasRec:
+    """Train in this process on one thread; `histories` hold rows of 0..items-1, oldest first."""
+    return train_here(SasRecTrainable(spec, items, histories), on_epoch)
+
+
+def train_here(trainable: SasRecTrainable, on_epoch: OnEpoch | None = None) -> SasRec:
+    """The steps that one worker of Ray Train takes.
+
+    After each epoch `on_epoch` gets the model and {epoch, loss}; when it returns true the training ends. The model
+    comes back ready to rank. Raises TrainingDiverged where a gradient is no number.
+    """
+    model, spec, step = trainable.module, trainable.spec, 0
+    optimizer = adamw(model, spec.learning_rate, spec.weight_decay)
+    epochs = Epochs("SASRec", spec.epochs)
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        for epoch in range(spec.epochs):
+            torch.manual_seed(int(np.random.SeedSequence((spec.seed, epoch, 0)).generate_state(1)[0]))
+            model.train()
+            summed = targets = 0.0
+            for batch, _ in trainable.batches(0, 1, Cursor("", epoch)):
+                share, sums = trainable.loss(model, batch)
+                take_step(model, optimizer, share, learning_rate(spec.learning_rate, spec.warmup_steps, step))
+                summed, targets, step = summed + float(sums["loss"]), targets + float(sums["targets"]), step + 1
+            model.eval()
+            epochs.done(summed / targets)
+            if on_epoch is not None and on_epoch(model, {"epoch": epoch, "loss": summed / targets}):
+                break
+    return model.eval()
+
+
+def train_spec(spec: SasRecSpec, workers: int) -> TrainSpec:
+    """The settings with which `learning.ray_train.launch.launch` trains a `SasRecTrainable`."""
+    names = ("epochs", "batch_size", "learning_rate", "warmup_steps", "weight_decay", "seed")
+    return TrainSpec(workers=workers, **{name: getattr(spec, name) for name in names})
+
+
+def item_vectors(model: SasRec) -> NDArray[np.float32]:
+    """Behaviour vectors of the items: unit vectors, float32 (N, D); that of an item without events says nothing."""
+    return model.directions.detach().cpu().numpy().astype(np.float32)
+
+
+@torch.no_grad()
+def rank(model: SasRec, histories: Sequence[Ints], width: int, exclude: Sequence[Ints] | None = None) -> Ints:
+    """The `width` items most likely to follow each history, without the rows excluded for it, best first, (n, width).
+
+    A history has at least one event. -1 stands where fewer items are left.
+    """
+    model.eval()
+    items = model.items.num_embeddings
+    out = np.full((len(histories), width), -1, np.int64)
+    order = np.argsort([len(history) for history in histories], kind="stable")
+    for start in range(0, len(order), AT_ONCE):
+        rows = order[start : start + AT_ONCE]
+        taken = 0
+        for group in padded([histories[row][-model.spec.max_events :] for row in rows]):
+            own = rows[taken : taken + len(group.lengths)]
+            taken += len(own)
+            scores = model.scores(group.to(model.items.weight.device))
+            if exclude is not None:
+                for at, row in enumerate(own):
+                    scores[at, exclude[row]] = -torch.inf
+            best, found = scores.topk(min(width, items), dim=1)
+            out[own, : found.shape[1]] = torch.where(best > -torch.inf, found, -1).cpu().numpy()
+    return out
