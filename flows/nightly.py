@@ -26,10 +26,10 @@ from flows.steps.embed import check_encoders, describe_encoders, embed_items
 from flows.steps.fit import basis_of
 from flows.steps.ingest import ingest
 from flows.steps.publish import Moved, publish, show_release
-from storage.catalogue import segments
 from storage.errors import PointerMoved
 from storage.lake import Lake
 from storage.quarantine import open_rows, resolve
+from storage.releases.catalogue import segments
 from storage.releases.manifest import Manifest
 from storage.releases.pointers import read_pointer
 from storage.releases.publishing import is_earlier

@@ -10,9 +10,9 @@ import polars as pl
 import pyarrow.dataset as ds
 
 from flows.runtime.run import Run
-from pipelines.collaborative.visible_log import LogSlice
-from storage.catalogue import catalogue
+from pipelines.event_log.visible_log import LogSlice
 from storage.lake import Lake, TableRef
+from storage.releases.catalogue import catalogue
 from storage.releases.manifest import Manifest
 
 

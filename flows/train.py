@@ -16,8 +16,8 @@ from flows.steps.fit import log_slice
 from flows.steps.held_out import evaluation_cases
 from flows.steps.publish import publish_model
 from flows.steps.task import step
-from pipelines.sequences.build import targets
-from pipelines.sequences.user_buckets import users_with_fresh_events
+from pipelines.event_log.user_buckets import users_with_fresh_events
+from pipelines.sequences import targets
 from storage.lake import Lake
 from storage.releases.manifest import Manifest
 from storage.releases.models import evaluations, find_model_by_key, read_model, record_evaluation

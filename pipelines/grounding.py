@@ -21,12 +21,12 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
-from pipelines.collaborative.visible_log import LogSlice
+from pipelines.event_log.user_buckets import bucket_count, in_buckets, with_sid
+from pipelines.event_log.visible_log import LogSlice
 from pipelines.ingest.accounting import Counts
-from pipelines.sequences.user_buckets import bucket_count, in_buckets, with_sid
-from storage.catalogue import deleted_items
 from storage.lake import Lake
 from storage.reasons import Reason
+from storage.releases.catalogue import deleted_items
 from tokenizer.arrays.items import tie_keys
 from tokenizer.trie.trie import Trie
 

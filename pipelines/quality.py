@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
-from pipelines.sequences.event_order import ORDER, in_order
+from pipelines.event_log.event_order import ORDER, in_order
 from storage.lake import Lake
 from tokenizer.arrays.items import tie_keys
 from tokenizer.metrics import chance_agreement, collision_metrics, level_metrics, pair_agreement

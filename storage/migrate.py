@@ -7,8 +7,8 @@ from storage.commit import Provenance
 from storage.errors import DataCorrupt, LakeNotFound
 from storage.files.table_log import Log
 from storage.format import FORMAT, write_format
-from storage.integrity import adopt_all
 from storage.lake import Lake
+from storage.releases.integrity import adopt_all
 from storage.releases.releases import releases
 from storage.schemas import TABLES
 

@@ -20,12 +20,12 @@ from tokenizer.arrays.executor import HERE, Work, one_thread
 from tokenizer.arrays.items import ItemIds, checked_items
 from tokenizer.arrays.vectors import LEAD, Block, Items, Rows, spans
 from tokenizer.assign import Occupancy, assign_sids
+from tokenizer.balancing.costs import Residual
 from tokenizer.code_usage import level_metrics
 from tokenizer.codebook import Codebook, plan
 from tokenizer.codebook_report import quality, survey
 from tokenizer.errors import VectorError
 from tokenizer.metrics import encoding_errors
-from tokenizer.quantizers.centroids import Residual
 from tokenizer.quantizers.kmeans import centroids, distortion, moments
 from tokenizer.quantizers.registry import quantizer_of
 from tokenizer.quantizers.rq_kmeans import residual

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tokenizer.quantizers.vae.spec import VaeSpec
+from tokenizer.vae_spec import VaeSpec
 
 
 class LevelSpec(BaseModel):

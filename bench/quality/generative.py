@@ -24,7 +24,7 @@ from bench.quality.settings import Settings
 from bench.quality.split import WIDTH, Recommend, Split, say
 from learning.ray_train.launch import launch
 from pipelines.cluster import connect, machine_cpus
-from pipelines.fusion.modalities import COLLABORATIVE
+from pipelines.modalities import COLLABORATIVE
 from pipelines.spec import ComputeSpec, collaborative_spec
 from tokenizer.arrays.executor import one_thread
 from tokenizer.assign import Occupancy, assign_sids
@@ -35,11 +35,11 @@ from training.auto_settings import Scale, generator_spec, train_spec
 from training.data.events import gathered
 from training.data.histories import windows_of
 from training.decoding.beam_search import beam_search
-from training.decoding.trie_tensors import TrieTensors
 from training.evaluation.metrics import ndcg_at, rank_of_target, recall_at
 from training.evaluation.rerank import Likeness
 from training.models.generator import Generator
 from training.models.saved import load_generator
+from training.models.trie_tensors import TrieTensors
 from training.objectives.code_pretraining import ItemAlignment, aligned
 from training.objectives.losses import objective_of
 from training.objectives.next_code import NextCode, plan_of

@@ -20,9 +20,9 @@ from tokenizer.arrays.executor import HERE, one_thread
 from tokenizer.arrays.items import checked_items, tie_keys
 from tokenizer.arrays.vectors import Items, spans
 from tokenizer.assign import Codes, Occupancy, assign_sids
+from tokenizer.balancing.costs import PointLevel, Residual
 from tokenizer.codebook import Codebook
 from tokenizer.fit import fit_codebook
-from tokenizer.quantizers.centroids import PointLevel, Residual
 from tokenizer.quantizers.kmeans import centroids, distortion, moments
 from tokenizer.quantizers.rq_kmeans import residual
 from tokenizer.refit import refit_codebook

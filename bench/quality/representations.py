@@ -22,11 +22,11 @@ from bench.quality.catalogues import CATALOGUES, Catalogue
 from bench.quality.settings import HEADLINE, changed
 from bench.quality.split import say
 from pipelines.collaborative.sequence_model import Collaborative, fit_collaborative
-from pipelines.collaborative.visible_log import Histories, histories
+from pipelines.event_log.visible_log import Histories, histories
 from pipelines.fusion.fit import fit_fusion
 from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.fuse import placed
-from pipelines.fusion.modalities import COLLABORATIVE, Modality
+from pipelines.modalities import COLLABORATIVE, Modality
 from pipelines.spec import CollaborativeSpec, FusionSpec, collaborative_spec
 from tokenizer.arrays.executor import one_thread
 from tokenizer.arrays.items import tie_keys

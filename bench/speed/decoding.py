@@ -22,9 +22,9 @@ from tokenizer.trie.masks import TrieMasks
 from tokenizer.trie.trie import Trie
 from training.data.events import Events, gathered
 from training.decoding.beam_search import search_sids
-from training.decoding.trie_tensors import Rows, TrieTensors
 from training.models import build_generator
 from training.models.generator import Generator
+from training.models.trie_tensors import Rows, TrieTensors
 from training.spec import GeneratorSpec
 
 SIZES = (256, 256, 256)

@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from learning.trainable import Cursor
-from pipelines.collaborative.visible_log import LogSlice
-from pipelines.sequences.build import build_sequences, read_bucket, sequence_buckets
-from pipelines.sequences.user_buckets import EVENT
+from pipelines.event_log.user_buckets import EVENT
+from pipelines.event_log.visible_log import LogSlice
+from pipelines.sequences import build_sequences, read_bucket, sequence_buckets
 from pipelines.spec import SequencesSpec
 from storage.commit import Provenance, append
 from storage.lake import Lake

@@ -23,7 +23,7 @@ import torch
 from tokenizer.trie.export import write_arrow
 from tokenizer.trie.masks import TrieMasks
 from tokenizer.trie.trie import Trie
-from training.decoding.trie_tensors import TrieTensors
+from training.models.trie_tensors import TrieTensors
 
 ROUNDS = 5
 WIDE = (8192, 8192, 8192)

@@ -6,10 +6,10 @@ import pyarrow.dataset as ds
 
 from flows.inspect.diff import open_trie
 from flows.inspect.status import as_shown
-from storage.catalogue import catalogue
 from storage.errors import LakeNotFound
 from storage.lake import Lake
 from storage.quarantine import open_rows
+from storage.releases.catalogue import catalogue
 from storage.releases.manifest import Manifest
 
 SHOWN = 8

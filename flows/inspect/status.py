@@ -7,10 +7,10 @@ import polars as pl
 
 from flows.inspect.standing import HEADLINE, standing
 from infra.addresses import without_secrets
-from storage.catalogue import catalogue
 from storage.lake import Lake
 from storage.quarantine import by_reason, open_rows
 from storage.reasons import IMAGES, ITEMS, Reason, remedy
+from storage.releases.catalogue import catalogue
 from storage.releases.manifest import Manifest
 from storage.releases.models import models, models_of, read_model
 from storage.releases.pointers import pointer_history

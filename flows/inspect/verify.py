@@ -10,8 +10,8 @@ import pyarrow as pa
 from storage.errors import LakeError
 from storage.files.data_files import DataFile
 from storage.files.table_log import Log
-from storage.integrity import Pinned, check_file, checksums, first_fault, model_blobs, pinned_blobs
 from storage.lake import Lake
+from storage.releases.integrity import Pinned, check_file, checksums, first_fault, model_blobs, pinned_blobs
 from storage.releases.manifest import Manifest
 from storage.releases.models import models, read_model
 from storage.releases.pointers import require_pointers

@@ -14,8 +14,8 @@ from pipelines.embed.embed import matrix
 from pipelines.embed.images import ImageRefused, decode_image
 from pipelines.fusion.fuse import FUSED
 from pipelines.spec import ImageSpec
-from storage.catalogue import catalogue
 from storage.lake import Lake, one_of
+from storage.releases.catalogue import catalogue
 from storage.releases.manifest import Manifest
 from tokenizer.arrays.executor import one_thread
 from tokenizer.arrays.items import tie_keys

@@ -11,8 +11,8 @@ from flows.steps.fit import Basis, fused_vectors, gather_inputs, level_vectors
 from flows.steps.ingest import check_stage_budget
 from flows.steps.task import step
 from pipelines.assign import occupancy, record_drift, write_segment
-from storage.catalogue import segments
 from storage.reasons import Reason, remedy
+from storage.releases.catalogue import segments
 from storage.releases.releases import published_assignments
 from tokenizer.assign import Status, assign_sids, checked_sids
 from tokenizer.metrics import Errors, Shift

@@ -11,12 +11,12 @@ from flows.snapshot import Snapshot, added_events
 from pipelines.cluster import connect
 from pipelines.collaborative.sequence_model import Collaborative, Train, fit_collaborative
 from pipelines.collaborative.sppmi import Factors, describe_collaborative
-from pipelines.collaborative.visible_log import COLUMNS, Histories, LogSlice, histories
 from pipelines.compute import OnRay
 from pipelines.embed.embed import cached, store_vectors
 from pipelines.embed.protocol import fingerprint
+from pipelines.event_log.visible_log import COLUMNS, Histories, LogSlice, histories
 from pipelines.fusion.fuse import placed
-from pipelines.fusion.modalities import COLLABORATIVE, Modality
+from pipelines.modalities import COLLABORATIVE, Modality
 from pipelines.spec import CollaborativeSpec, FusionSpec, collaborative_spec
 from storage.lake import Lake
 from storage.releases.manifest import EncoderRef, Manifest

@@ -16,12 +16,12 @@ from flows.snapshot import Snapshot, added_events, arrived_since
 from flows.steps.assign import Assigned
 from flows.steps.fit import Basis
 from flows.steps.task import step
-from pipelines.collaborative.visible_log import LogSlice
+from pipelines.event_log.visible_log import LogSlice
 from pipelines.neighbours import Added, neighbours_sharing
 from pipelines.quality import HeldOut, behaviour, table_quality
-from storage.catalogue import segments
 from storage.lake import Lake, one_of
 from storage.quarantine import by_reason
+from storage.releases.catalogue import segments
 from storage.releases.manifest import EncoderRef, Manifest, TrieRef
 from storage.releases.releases import PRODUCTION, fit_cutoff_of, published, read_release, record_release, releases
 from tokenizer.codebook import Codebook

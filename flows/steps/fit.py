@@ -18,18 +18,18 @@ from flows.steps.ingest import check_stage_budget
 from flows.steps.task import step
 from pipelines.cluster import connect
 from pipelines.collaborative.sequence_model import Collaborative
-from pipelines.collaborative.visible_log import LogSlice
 from pipelines.compute import OnRay
+from pipelines.event_log.visible_log import LogSlice
 from pipelines.fusion.fit import NO_PAIRS, fit_fusion
 from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.fuse import FUSED, Fused, Gathered, fuse, gather
-from pipelines.fusion.modalities import COLLABORATIVE, Modality
 from pipelines.ingest.accounting import Counts
-from storage.catalogue import segments
+from pipelines.modalities import COLLABORATIVE, Modality
 from storage.commit import Provenance, append
 from storage.lake import Lake
 from storage.quarantine import Reject, quarantine
 from storage.reasons import Reason
+from storage.releases.catalogue import segments
 from storage.releases.manifest import CodebookRef, EncoderRef, Manifest
 from storage.schemas import CODEBOOKS
 from tokenizer.arrays.executor import one_thread

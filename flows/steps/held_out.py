@@ -8,9 +8,9 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.collaborative.visible_log import LogSlice
+from pipelines.event_log.user_buckets import Learnt, bucket_count, in_buckets
+from pipelines.event_log.visible_log import LogSlice
 from pipelines.ingest.accounting import Counts
-from pipelines.sequences.user_buckets import Learnt, bucket_count, in_buckets
 from storage.lake import Lake
 from tokenizer.trie.trie import Trie
 from training.data.events import event_kinds, only_shown

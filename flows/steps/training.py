@@ -22,11 +22,11 @@ from learning.ray_train.launch import TrainResult, forget, launch
 from pipelines.assign import encoded_vectors
 from pipelines.cluster import connect
 from pipelines.embed.embed import matrix
-from pipelines.sequences.build import build_sequences, read_bucket, sequence_buckets, targets, users_of_bucket
-from pipelines.sequences.user_buckets import Learnt
-from storage.catalogue import deleted_items, segments
+from pipelines.event_log.user_buckets import Learnt
+from pipelines.sequences import build_sequences, read_bucket, sequence_buckets, targets, users_of_bucket
 from storage.errors import LakeNotFound
 from storage.lake import Lake
+from storage.releases.catalogue import deleted_items, segments
 from storage.releases.manifest import Manifest
 from storage.releases.models import record_model
 from storage.releases.releases import read_release

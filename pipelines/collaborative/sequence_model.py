@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, diags
 
 from pipelines.collaborative.sppmi import Factors, fit_factors, unit, vectors_of
-from pipelines.collaborative.visible_log import Histories
-from pipelines.fusion.modalities import Matrix, Modality
+from pipelines.event_log.visible_log import Histories
+from pipelines.modalities import Matrix, Modality
 from pipelines.spec import CollaborativeSpec
 
 Ints = NDArray[np.int64]

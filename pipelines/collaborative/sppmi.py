@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import svds
 
-from pipelines.collaborative.visible_log import Histories
+from pipelines.event_log.visible_log import Histories
 from pipelines.spec import CollaborativeSpec
 
 FEWEST_ITEMS = 3

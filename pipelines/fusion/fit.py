@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.fusion.frozen import Fusion
-from pipelines.fusion.modalities import FusionError, Matrix, Modality
 from pipelines.fusion.training import FusionTraining, Trained, network, train_here, weights
+from pipelines.modalities import FusionError, Matrix, Modality
 from pipelines.spec import FusionSpec
 
 Train = Callable[[FusionTraining], Trained]

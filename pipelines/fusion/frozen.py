@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from pipelines.fusion.modalities import FusionError, Matrix, Modality, items_of
 from pipelines.fusion.training import network
+from pipelines.modalities import FusionError, Matrix, Modality, items_of
 from pipelines.spec import FusionSpec
 from tokenizer.arrays.executor import one_thread
 

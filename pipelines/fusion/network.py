@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from pipelines.fusion.modalities import COLLABORATIVE
+from pipelines.modalities import COLLABORATIVE
 from pipelines.spec import FusionSpec
 
 MOST_SCALE = 100.0

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learning.progress import Epochs
-from pipelines.fusion.modalities import FusionError, Matrix
+from pipelines.modalities import FusionError, Matrix
 from pipelines.spec import FusionSpec
 from tokenizer.arrays.executor import one_thread
 

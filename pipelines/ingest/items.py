@@ -42,13 +42,13 @@ from pipelines.sources.files import Source
 from pipelines.sources.reading import read_rows
 from pipelines.sources.row import Row
 from pipelines.spec import ItemsSpec, UnpicturedItems
-from storage.catalogue import catalogue
 from storage.commit import Provenance, append
 from storage.lake import Lake, one_of
 from storage.quarantine import PAYLOAD_LIMIT, Reject, open_rows, quarantine, resolve
 from storage.reasons import IMAGES as IMAGE_STAGE
 from storage.reasons import ITEMS as STAGE
 from storage.reasons import Reason
+from storage.releases.catalogue import catalogue
 from storage.schemas import ITEMS
 
 T = TypeVar("T")

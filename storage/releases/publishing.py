@@ -13,11 +13,11 @@ so "published" and "the alias moved there" are one atomic fact. Rules:
 from datetime import datetime
 from typing import Any
 
-from storage.catalogue import assigned_items, deleted_items
 from storage.commit import Provenance
 from storage.errors import GateBlocked, Held, LakeNotFound, PointerMoved, PublishRefused, StaleCandidate
-from storage.integrity import check_pinned
 from storage.lake import Lake
+from storage.releases.catalogue import assigned_items, deleted_items
+from storage.releases.integrity import check_pinned
 from storage.releases.manifest import Manifest
 from storage.releases.models import model_vocabulary, newest_model
 from storage.releases.pointers import Pointer, move_pointer, pointer_history, read_pointer

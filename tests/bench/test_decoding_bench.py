@@ -12,8 +12,8 @@ from flows.cli.main import run_command
 from tokenizer.trie.masks import TrieMasks
 from tokenizer.trie.trie import Trie
 from training.decoding.beam_search import search_sids
-from training.decoding.trie_tensors import TrieTensors
 from training.models import build_generator
+from training.models.trie_tensors import TrieTensors
 from training.spec import GeneratorSpec
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from log_rows import START, Row, deliver, event, order
 
 from flows.steps.held_out import evaluation_cases
-from pipelines.collaborative.visible_log import LogSlice
-from pipelines.sequences import user_buckets
+from pipelines.event_log import user_buckets
+from pipelines.event_log.visible_log import LogSlice
 from storage.lake import Lake
 from tokenizer.trie.trie import Trie
 from training.data.events import FIRST_OF_SESSION, OF_ONE_EVENT, SHOWN

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from pipelines.fusion.fit import fit_fusion
 from pipelines.fusion.frozen import Fusion
-from pipelines.fusion.modalities import Modality
 from pipelines.fusion.on_ray import train_on_ray
 from pipelines.fusion.training import FusionTraining, Trained
+from pipelines.modalities import Modality
 from pipelines.spec import FusionSpec
 
 ITEMS = 300

@@ -23,7 +23,7 @@ from flows.steps.fit import log_slice
 from flows.steps.held_out import evaluation_cases
 from flows.train import train
 from pipelines.collaborative.sequence_model import fit_collaborative
-from pipelines.collaborative.visible_log import COLUMNS, histories
+from pipelines.event_log.visible_log import COLUMNS, histories
 from pipelines.fusion.fit import fit_fusion
 from pipelines.fusion.fuse import placed
 from pipelines.spec import CollaborativeSpec

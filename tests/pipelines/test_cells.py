@@ -31,11 +31,11 @@ from pipelines.sources.cells import (
 from pipelines.sources.files import find_sources
 from pipelines.sources.times import utc_time
 from pipelines.spec import InteractionsSpec, ItemsSpec
-from storage.catalogue import catalogue
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import open_rows
 from storage.reasons import Reason
+from storage.releases.catalogue import catalogue
 
 WHO = Provenance("test", "recipe")
 NOW = datetime(2024, 6, 1, tzinfo=UTC)

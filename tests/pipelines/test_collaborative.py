@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.collaborative.sppmi import Factors, fit_factors
-from pipelines.collaborative.visible_log import COLUMNS, Histories, histories
+from pipelines.event_log.visible_log import COLUMNS, Histories, histories
 from pipelines.spec import CollaborativeSpec
 
 START = datetime(2024, 1, 1, tzinfo=UTC)

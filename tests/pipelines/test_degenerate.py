@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipelines.fusion.fit import fit_fusion
-from pipelines.fusion.modalities import Modality
+from pipelines.modalities import Modality
 from pipelines.spec import FusionSpec
 from tokenizer.assign import Occupancy, assign_sids
 from tokenizer.fit import fit_codebook

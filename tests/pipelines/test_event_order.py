@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from log_rows import START, WHO, event, order
 
-from pipelines.collaborative.visible_log import COLUMNS, LogSlice, histories
+from pipelines.event_log.event_order import ORDER, in_order
+from pipelines.event_log.visible_log import COLUMNS, LogSlice, histories
 from pipelines.ingest.interactions import ingest_interactions
 from pipelines.ingest.items import ingest_items
-from pipelines.sequences.build import build_sequences, read_bucket
-from pipelines.sequences.event_order import ORDER, in_order
+from pipelines.sequences import build_sequences, read_bucket
 from pipelines.sources.files import find_sources
 from pipelines.spec import CollaborativeSpec, InteractionsSpec, ItemsSpec
 from storage.lake import Lake

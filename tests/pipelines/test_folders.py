@@ -16,11 +16,11 @@ from pipelines.ingest.items import ingest_items
 from pipelines.sources.files import find_files, find_sources
 from pipelines.sources.row import SourceError
 from pipelines.spec import InteractionsSpec, ItemsSpec
-from storage.catalogue import catalogue
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import by_reason
 from storage.reasons import Reason
+from storage.releases.catalogue import catalogue
 
 WHO = Provenance("test", "recipe")
 NOW = datetime(2024, 6, 1, tzinfo=UTC)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from pipelines.fusion.fit import fit_fusion
 from pipelines.fusion.frozen import Fusion
-from pipelines.fusion.modalities import FusionError, Modality
 from pipelines.fusion.training import FusionTraining, Pass, Trained, train_here
+from pipelines.modalities import FusionError, Modality
 from pipelines.spec import FusionSpec
 
 

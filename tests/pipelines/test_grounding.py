@@ -13,7 +13,7 @@ from log_rows import START, WHO, Row, deliver, event
 from test_sequences import visible
 
 from pipelines import grounding as module
-from pipelines.collaborative.visible_log import LogSlice
+from pipelines.event_log.visible_log import LogSlice
 from pipelines.grounding import SCHEMA, TEMPLATES, GroundingSpec, grounding, sid_texts, tokens
 from pipelines.ingest.accounting import Counts
 from storage.commit import append

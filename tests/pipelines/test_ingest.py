@@ -18,10 +18,10 @@ from pipelines.ingest.interactions import admit_waiting, ingest_interactions
 from pipelines.ingest.items import ingest_items, items_content, items_text
 from pipelines.sources.files import SourceError, find_sources
 from pipelines.spec import InteractionsSpec, ItemsSpec
-from storage.catalogue import catalogue
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import by_reason, open_rows
+from storage.releases.catalogue import catalogue
 
 WHO = Provenance("test", "recipe")
 NOW = datetime(2024, 6, 1, tzinfo=UTC)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from pipelines.collaborative.sequence_model import fit_collaborative
 from pipelines.collaborative.sppmi import fit_factors
-from pipelines.collaborative.visible_log import COLUMNS, LogSlice, histories
+from pipelines.event_log.visible_log import COLUMNS, LogSlice, histories
 from pipelines.fusion.fit import fit_fusion
 from pipelines.fusion.fuse import placed
-from pipelines.fusion.modalities import Modality
+from pipelines.modalities import Modality
 from pipelines.spec import CollaborativeSpec, FusionSpec
 from storage.commit import Provenance, append
 from storage.lake import Lake

@@ -21,10 +21,10 @@ from pipelines.ingest.items import ingest_items
 from pipelines.ingest.picture_references import KEYS, data_uri, references
 from pipelines.sources.files import find_sources
 from pipelines.spec import ImageSpec, ItemsSpec, UnpicturedItems
-from storage.catalogue import catalogue
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import by_reason
+from storage.releases.catalogue import catalogue
 
 WHO = Provenance("test", "recipe")
 FORMATS = ("JPEG", "PNG", "WEBP")

@@ -27,10 +27,10 @@ from pipelines.ingest.picture_references import references
 from pipelines.ingest.pictures import Pictures
 from pipelines.sources.files import find_sources
 from pipelines.spec import ItemsSpec
-from storage.catalogue import catalogue
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import by_reason
+from storage.releases.catalogue import catalogue
 
 WHO = Provenance("test", "recipe")
 LIMIT = 100_000

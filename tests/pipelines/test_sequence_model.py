@@ -10,7 +10,7 @@ from test_collaborative import Event, cosine, frame, some_log
 
 from pipelines.collaborative.sequence_model import RIDGE, Collaborative, fit_collaborative
 from pipelines.collaborative.sppmi import Factors
-from pipelines.collaborative.visible_log import Histories, histories
+from pipelines.event_log.visible_log import Histories, histories
 from pipelines.spec import CollaborativeSpec
 from training.sasrec.item_embeddings import item_towers
 from training.spec import ItemTowerSpec

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from log_rows import START, WHO, Row, deliver, event, order
 
-from pipelines.collaborative.visible_log import LogSlice
-from pipelines.sequences import build as sequences
-from pipelines.sequences.build import build_sequences, read_bucket
-from pipelines.sequences.user_buckets import Learnt, user_buckets
+from pipelines import sequences
+from pipelines.event_log.user_buckets import Learnt, user_buckets
+from pipelines.event_log.visible_log import LogSlice
+from pipelines.sequences import build_sequences, read_bucket
 from storage.commit import append
 from storage.lake import Lake
 

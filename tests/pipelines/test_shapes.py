@@ -26,10 +26,10 @@ from pipelines.sources.reading import check_sources, read_rows
 from pipelines.sources.row import SourceError
 from pipelines.sources.times import utc_time
 from pipelines.spec import InteractionsSpec, ItemsSpec
-from storage.catalogue import catalogue
 from storage.commit import Provenance
 from storage.errors import LakeUnusable
 from storage.lake import Lake
+from storage.releases.catalogue import catalogue
 
 WHO = Provenance("test", "recipe")
 NOW = dt.datetime(2026, 9, 1, tzinfo=dt.UTC)

@@ -18,7 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_releases import WHO, candidate, model
 
-from storage import integrity
 from storage.commit import append
 from storage.errors import BlobCorrupt, DataCorrupt, LakeError, LakeNotFound, LakeUnusable
 from storage.files import data_files
@@ -27,8 +26,9 @@ from storage.files.blobs import Blobs
 from storage.files.data_files import DataFile, check_footers, check_whole, entry_hash
 from storage.files.store import Files, sha256
 from storage.files.table_log import Log, require_whole, why_unreadable
-from storage.integrity import adopt_all, check_pinned, checksums, first_fault, pinned_blobs, pinned_files
 from storage.lake import Lake
+from storage.releases import integrity
+from storage.releases.integrity import adopt_all, check_pinned, checksums, first_fault, pinned_blobs, pinned_files
 from storage.releases.manifest import Manifest
 from storage.releases.models import record_model
 from storage.releases.publishing import publish

@@ -23,9 +23,9 @@ from storage.errors import DataCorrupt, LakeFormat, LakeNotFound, LakeUnusable, 
 from storage.files.store import Files
 from storage.files.table_log import Log
 from storage.format import FORMAT
-from storage.integrity import check_pinned
 from storage.lake import Lake, one_of
 from storage.migrate import migrate
+from storage.releases.integrity import check_pinned
 from storage.releases.pointers import move_pointer, read_pointer
 from storage.releases.releases import read_release
 from storage.schemas import PROPERTIES, QUARANTINE, SIDS, TABLES, VECTORS
@@ -119,7 +119,7 @@ def test_one_flipped_bit_anywhere_in_a_data_file_is_found_and_never_read_as_data
 
 
 def _check_all(lake: Lake, table: str) -> None:
-    from storage.integrity import Pinned, check_file
+    from storage.releases.integrity import Pinned, check_file
 
     for file in lake.data_files(table):
         check_file(lake, Pinned(table, file, file.sha256))

@@ -14,9 +14,9 @@ from tokenizer.arrays.items import tie_keys
 from tokenizer.arrays.vectors import ArrayRows, Items
 from tokenizer.balancing import assign_level as assignment
 from tokenizer.balancing.assign_level import assign_level, balanced_assign, room_left
+from tokenizer.balancing.costs import PointLevel, Residual
 from tokenizer.balancing.prefix_capacity import Nodes
 from tokenizer.balancing.rounding import _sorted_rows, accept
-from tokenizer.quantizers.centroids import PointLevel, Residual
 
 
 def skewed(items: int, codes: int, width: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

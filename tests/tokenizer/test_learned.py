@@ -14,8 +14,8 @@ from tokenizer.arrays.executor import HERE
 from tokenizer.arrays.items import checked_items
 from tokenizer.arrays.vectors import Items
 from tokenizer.assign import Occupancy, assign_sids
+from tokenizer.balancing.costs import Residual
 from tokenizer.fit import fit_codebook
-from tokenizer.quantizers.centroids import Residual
 from tokenizer.quantizers.vae.network import VaeNet, even_codes, share_of
 from tokenizer.quantizers.vae.training import Trained, Training, batches, build, prepare
 from tokenizer.spec import CodebookSpec

@@ -12,15 +12,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import training.decoding.trie_tensors as trie_tensors
+import training.models.trie_tensors as trie_tensors
 from tokenizer.trie.filters import TrieFilters, by_filter
 from tokenizer.trie.masks import TrieMasks
 from tokenizer.trie.trie import Trie
 from training.data.events import Events, gathered
 from training.decoding.beam_search import Variety, beam_search, search_sids
-from training.decoding.trie_tensors import TrieTensors
 from training.models import ARCHITECTURES, build_generator
 from training.models.generator import Generator
+from training.models.trie_tensors import TrieTensors
 from training.spec import GeneratorSpec
 
 SIZES = (5, 4, 3)

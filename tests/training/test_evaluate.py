@@ -16,11 +16,11 @@ from tokenizer.trie.trie import Trie
 from training.data.events import gathered
 from training.data.histories import Plan, window_rows
 from training.decoding.beam_search import beam_search
-from training.decoding.trie_tensors import TrieTensors
 from training.evaluation.evaluate import EvaluationCases, contexts, evaluate
 from training.evaluation.rerank import Likeness
 from training.models import build_generator
 from training.models.generator import Generator
+from training.models.trie_tensors import TrieTensors
 from training.objectives.next_code import NextCode
 from training.spec import EvaluateSpec, GeneratorSpec, TrainSpec
 

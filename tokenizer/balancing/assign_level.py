@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from tokenizer.arrays.distance import Floats, cheapest
 from tokenizer.arrays.executor import HERE, Work, one_thread, side_by_side
 from tokenizer.arrays.vectors import LEAD, ArrayRows, Block, Items, spans
+from tokenizer.balancing.costs import Level, PointLevel, Residual
 from tokenizer.balancing.prefix_capacity import Closed, Nodes
 from tokenizer.balancing.prices import FROM_NOTHING, FROM_SAMPLE, FROM_SIMILAR, Candidates, Cooling, settle_prices
 from tokenizer.balancing.rounding import accept
-from tokenizer.quantizers.centroids import PointLevel, Residual
-from tokenizer.quantizers.protocol import Level
 
 SAMPLE_ROWS = 4096
 SAMPLE_ROWS_PER_CODE = 32

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from tokenizer.arrays.distance import Floats
 from tokenizer.arrays.sid_keys import sid_keys
 from tokenizer.arrays.vectors import SPAN, Block, Items
+from tokenizer.balancing.costs import Level
 from tokenizer.codebook import Codebook
-from tokenizer.quantizers.protocol import Level
 from tokenizer.quantizers.registry import quantizer_of
 
 Codes = NDArray[np.int32]

@@ -11,11 +11,11 @@ from tokenizer.arrays.distance import BLOCK, Floats, blocked_product
 from tokenizer.arrays.executor import Work
 from tokenizer.arrays.vectors import Block, Items
 from tokenizer.balancing.assign_level import assign_level
+from tokenizer.balancing.costs import Level, PointLevel, Projected, Residual
 from tokenizer.codebook import Codebook
-from tokenizer.quantizers.centroids import PointLevel, Projected, Residual
 from tokenizer.quantizers.fit_levels import Fitting
 from tokenizer.quantizers.kmeans import deviation
-from tokenizer.quantizers.protocol import Fit, Level
+from tokenizer.quantizers.protocol import Fit
 from tokenizer.spec import CodebookSpec
 
 DECODER_ROWS = 1 << 16

@@ -11,9 +11,9 @@ from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.distance import Floats
 from tokenizer.arrays.executor import Work
 from tokenizer.arrays.vectors import Items
+from tokenizer.balancing.costs import Residual, Target
 from tokenizer.code_usage import level_metrics
 from tokenizer.codebook import Codebook, plan
-from tokenizer.quantizers.centroids import Residual, Target
 from tokenizer.quantizers.kmeans import Clusters, balanced_kmeans, moments
 from tokenizer.quantizers.protocol import Fit
 from tokenizer.spec import CodebookSpec

@@ -18,9 +18,9 @@ from tokenizer.arrays.exact_sums import grid, sums_by_code
 from tokenizer.arrays.executor import Work
 from tokenizer.arrays.vectors import Block, Items, spans
 from tokenizer.balancing.assign_level import assign_level
+from tokenizer.balancing.costs import Residual
 from tokenizer.codebook import Codebook
 from tokenizer.errors import CapacityExhausted
-from tokenizer.quantizers.centroids import Residual
 from tokenizer.quantizers.fit_levels import Fitting
 from tokenizer.quantizers.protocol import Fit
 from tokenizer.spec import CodebookSpec

@@ -16,7 +16,7 @@ from tokenizer.arrays.exact_sums import Ints, grid, sums_by_code, total
 from tokenizer.arrays.executor import Work
 from tokenizer.arrays.vectors import Items, spans
 from tokenizer.balancing.assign_level import assign_level
-from tokenizer.quantizers.centroids import PointLevel, Squared, Target
+from tokenizer.balancing.costs import PointLevel, Squared, Target
 from tokenizer.quantizers.seeding import sample_size, spread_centroids
 
 Codes = NDArray[np.int32]

@@ -16,8 +16,8 @@ from tokenizer.arrays.distance import Floats
 from tokenizer.arrays.executor import Work
 from tokenizer.arrays.vectors import ArrayRows, Items, spans
 from tokenizer.balancing.assign_level import assign_level
+from tokenizer.balancing.costs import PointLevel, Residual, Target
 from tokenizer.codebook import Codebook
-from tokenizer.quantizers.centroids import PointLevel, Residual, Target
 from tokenizer.quantizers.fit_levels import Fitting
 from tokenizer.quantizers.kmeans import deviation, distortion, moments
 from tokenizer.quantizers.protocol import Fit

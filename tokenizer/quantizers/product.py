@@ -16,8 +16,8 @@ from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.distance import Floats, blocked_product
 from tokenizer.arrays.executor import Work
 from tokenizer.arrays.vectors import Items
+from tokenizer.balancing.costs import PointLevel, Projected, Residual
 from tokenizer.codebook import Codebook
-from tokenizer.quantizers.centroids import PointLevel, Projected, Residual
 from tokenizer.quantizers.fit_levels import Fitting
 from tokenizer.quantizers.protocol import Fit
 from tokenizer.quantizers.rq_kmeans import fit_level

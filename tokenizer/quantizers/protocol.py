@@ -1,10 +1,9 @@
-"""What a way of quantizing must offer (families.py lists those there are).
+"""What a way of quantizing must offer (registry.py lists those there are).
 
-Capacity, collisions and stability are the same for all of them (see encode.py). All they ask is what each code of a
-level would cost an item, given the codes it has so far.
+Capacity, collisions and stability are the same for all of them (see tokenizer/assign.py). All they ask is what each
+code of a level would cost an item, given the codes it has so far.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,24 +12,10 @@ from numpy.typing import NDArray
 
 from tokenizer.arrays.distance import Floats
 from tokenizer.arrays.executor import Work
-from tokenizer.arrays.vectors import Block, Items
+from tokenizer.arrays.vectors import Items
+from tokenizer.balancing.costs import Level
 from tokenizer.codebook import Codebook
 from tokenizer.spec import CodebookSpec
-
-
-class Level(Protocol):
-    """One level of a codebook: the cost of its codes. Pickles, for workers elsewhere."""
-
-    @property
-    def codes(self) -> int:
-        """K."""
-
-    def costs(self, block: Block) -> Iterator[tuple[slice, Floats]]:
-        """Rows of the block and their costs, float32 (rows, K), none negative, piece by piece.
-
-        Squared distances, wherever the level stands for points. The cost of an item depends on the item alone, to the
-        last bit, not on what else is in the block.
-        """
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.distance import Floats
 from tokenizer.arrays.executor import Work
 from tokenizer.arrays.vectors import Items
+from tokenizer.balancing.costs import PointLevel, Residual, Scaled, Target
 from tokenizer.codebook import Codebook
-from tokenizer.quantizers.centroids import PointLevel, Residual, Scaled, Target
 from tokenizer.quantizers.fit_levels import Fitting
 from tokenizer.quantizers.kmeans import deviation, distortion
 from tokenizer.quantizers.protocol import Fit

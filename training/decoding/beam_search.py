@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from training.data.events import Events
-from training.decoding.trie_tensors import Rows, TrieTensors
 from training.models.generator import Generator
+from training.models.trie_tensors import Rows, TrieTensors
 
 Ints = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]

@@ -14,7 +14,6 @@ from tokenizer.trie.masks import TrieMasks
 from training.data.events import gathered, positive
 from training.data.histories import Pool, Windows, window_rows
 from training.decoding.beam_search import Scores, Variety, items_of, search_sids
-from training.decoding.trie_tensors import TrieTensors
 from training.evaluation.baselines import ItemNeighbours, popular_rows
 from training.evaluation.comparison import versus
 from training.evaluation.exposure import Exposure, Floats, self_information
@@ -32,6 +31,7 @@ from training.evaluation.metrics import (
     recall_at,
 )
 from training.evaluation.rerank import Likeness
+from training.models.trie_tensors import TrieTensors
 from training.sasrec.sasrec import fit_sasrec
 from training.sasrec.sasrec import rank as rank_next
 from training.spec import EvaluateSpec, GeneratorSpec, SasRecSpec

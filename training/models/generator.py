@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from training.data.events import FIRST_OF_SESSION, OF_ONE_EVENT, Events
-from training.decoding.trie_tensors import TrieTensors
+from training.models.trie_tensors import TrieTensors
 from training.spec import GeneratorSpec
 
 CHILDREN = (1 << 18, 1 << 13)

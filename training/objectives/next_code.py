@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from learning.errors import CheckpointMismatch
 from learning.trainable import Cursor
 from training.data.histories import Batch, Plan, ReadBucket, batches
-from training.decoding.trie_tensors import TrieTensors
 from training.models import build_generator
+from training.models.trie_tensors import TrieTensors
 from training.objectives.losses import Objective, next_code
 from training.spec import GeneratorSpec, TrainSpec
 

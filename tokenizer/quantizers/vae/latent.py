@@ -8,7 +8,7 @@ import numpy as np
 from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.distance import BLOCK, Floats, blocked_product
 from tokenizer.arrays.vectors import Block
-from tokenizer.quantizers.centroids import Target
+from tokenizer.balancing.costs import Target
 
 Layers = tuple[tuple[Floats, Floats], ...]
 """Weights (D, d) and biases (d,), first layer to last."""

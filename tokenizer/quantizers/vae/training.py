@@ -23,12 +23,12 @@ from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.distance import Floats, nearest, own_distance
 from tokenizer.arrays.executor import HERE, one_thread
 from tokenizer.arrays.vectors import ArrayRows, Items
-from tokenizer.quantizers.centroids import Residual
+from tokenizer.balancing.costs import Residual
 from tokenizer.quantizers.kmeans import balanced_kmeans
 from tokenizer.quantizers.seeding import sample_size
 from tokenizer.quantizers.vae.latent import Encoded, layers_of
-from tokenizer.quantizers.vae.spec import VaeSpec
 from tokenizer.spec import CodebookSpec
+from tokenizer.vae_spec import VaeSpec
 
 if TYPE_CHECKING:
     from tokenizer.quantizers.vae.network import Batch, VaeNet

@@ -11,7 +11,7 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix, csr_matrix
 
-from pipelines.sequences.event_order import ORDER, in_order
+from pipelines.event_log.event_order import ORDER, in_order
 from pipelines.spec import CollaborativeSpec
 from storage.lake import Lake
 

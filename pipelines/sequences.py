@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
-from pipelines.collaborative.visible_log import LogSlice
+from pipelines.event_log.user_buckets import Learnt, bucket_count, in_buckets, users_with_fresh_events, with_sid
+from pipelines.event_log.visible_log import LogSlice
 from pipelines.ingest.accounting import Counts
-from pipelines.sequences.user_buckets import Learnt, bucket_count, in_buckets, users_with_fresh_events, with_sid
 from pipelines.spec import SequencesSpec
 from storage.commit import Provenance, append
 from storage.lake import Lake
@@ -46,7 +46,7 @@ def build_sequences(
 ) -> SequenceCounts:
     """Write the `sequences` of a release once, a commit for each bucket; a call after a kill writes what lacks.
 
-    Within a bucket, rows are in the order of pipelines.sequences.event_order. Events of items without a SID (`deleted`
+    Within a bucket, rows are in the order of pipelines.event_log.event_order. Events of items without a SID (`deleted`
     since, or never tokenized) and repeated event ids are counted, not written. Rows that are `learnt` are not `fresh`,
     and users who have nothing fresh are left out then: what is stored and trained on follows what is new.
     """

@@ -1,12 +1,29 @@
-"""Levels whose codes are points: what a level has to encode, and the squared distances to its codes."""
+"""The cost of each code of a level for each item: what a level has to encode, and squared distances to its codes."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from tokenizer.arrays.distance import Floats, blocked_product, distance_blocks
 from tokenizer.arrays.vectors import Block
+
+
+class Level(Protocol):
+    """One level of a codebook: the cost of its codes. Pickles, for workers elsewhere."""
+
+    @property
+    def codes(self) -> int:
+        """K."""
+
+    def costs(self, block: Block) -> Iterator[tuple[slice, Floats]]:
+        """Rows of the block and their costs, float32 (rows, K), none negative, piece by piece.
+
+        Squared distances, wherever the level stands for points. The cost of an item depends on the item alone, to the
+        last bit, not on what else is in the block.
+        """
+
 
 Target = Callable[[Block], Floats]
 """What a level has to encode of each item of a block, float32 (n, D); pickles."""

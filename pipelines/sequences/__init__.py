@@ -1,1 +1,0 @@
-"""Training sequences: the log joined with SIDs, user by user in the order of time."""
