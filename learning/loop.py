@@ -1,6 +1,6 @@
-"""The training loop: steps, checkpoints, and where to go on after a restart. What it runs on is somebody else's.
+"""The training loop: steps, checkpoints, and where to go on after a restart.
 
-`learning.ray_train.worker` runs it in a worker of Ray Train; a process of its own runs it with `Setting()`.
+`learning.ray_train.worker` runs it in a worker of Ray Train, `learning.trainer.train_in_process` in this process.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Queue
-from threading import Event, Thread
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,17 +20,15 @@ from torch import distributed, nn
 from learning import checkpoint
 from learning.errors import LossDiverged, TrainingDiverged
 from learning.optimizer import adamw, learning_rate, take_step
+from learning.prefetcher import Prefetcher
 from learning.spec import LoopSpec
 from learning.trainable import Cursor, Trainable
 
-AHEAD = 4
-"""Batches made before they are asked for."""
-T = TypeVar("T")
 Sums = defaultdict[str, Any]
 
 
 @dataclass(frozen=True)
-class Setting:
+class WorkerContext:
     """Which worker of how many this is, and how a module is made ready for them."""
 
     rank: int = 0
@@ -57,10 +53,10 @@ Save = Callable[["Loop", bool], None]
 class Loop:
     """A training under way. Weights, optimizer, cursor and random state after a restart are those of a run without."""
 
-    def __init__(self, trainable: Trainable[Any], spec: LoopSpec, setting: Setting | None = None) -> None:
-        self.trainable, self.spec, self.setting = trainable, spec, setting or Setting()
+    def __init__(self, trainable: Trainable[Any], spec: LoopSpec, context: WorkerContext | None = None) -> None:
+        self.trainable, self.spec, self.context = trainable, spec, context or WorkerContext()
         self.progress = Progress(Cursor(trainable.plan_hash))
-        self.module = self.setting.prepare(trainable.module)
+        self.module = self.context.prepare(trainable.module)
         # After the model, for the optimizer's state has to follow the weights to their device.
         self.optimizer = adamw(trainable.module, spec.learning_rate, spec.weight_decay)
 
@@ -72,23 +68,33 @@ class Loop:
         self.progress = Progress(record.cursor, record.step, list(record.history), dict(record.begun))
 
     def run(self, save: Save) -> None:
-        """Train until `spec.epochs`. Raises LossDiverged, on all workers, before a step would spoil the weights."""
+        """Train until `spec.epochs`, as `epochs` does."""
+        for _ in self.epochs(save):
+            pass
+
+    def epochs(self, save: Save = lambda *_: None) -> Iterator[dict[str, float]]:
+        """Train until `spec.epochs`, and yield the row of each epoch when it is over and `save` has been called.
+
+        A row has epoch, steps, mean loss, targets, tokens, tokens_per_s, seconds, data_wait (the share of time that
+        batches were waited for) and padding. Raises LossDiverged, on all workers, before a step would spoil weights.
+        """
         while self.progress.cursor.epoch < self.spec.epochs:
             self.progress.history.append(self._epoch(save))
             self.progress.cursor = Cursor(self.trainable.plan_hash, self.progress.cursor.epoch + 1)
             self.progress.begun = {}
             save(self, self.progress.cursor.epoch == self.spec.epochs)
+            yield self.progress.history[-1]
 
     def _epoch(self, save: Save) -> dict[str, float]:
         """The steps of the cursor's epoch; returns its row, with sums over all workers."""
         progress, every = self.progress, self.spec.checkpoint_steps
         device = next(self.module.parameters()).device
-        rank, world = self.setting.rank, self.setting.world
+        rank, world = self.context.rank, self.context.world
         sums = _sums(progress, rank)
         self.module.train()
         began = time.perf_counter()
-        with Ahead(self.trainable.batches(rank, world, progress.cursor)) as ahead:
-            for batch, cursor in ahead:
+        with Prefetcher(self.trainable.batches(rank, world, progress.cursor)) as prefetched:
+            for batch, cursor in prefetched:
                 torch.manual_seed(_seed(self.spec.seed, progress.step, rank))
                 with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                     share, metrics = self.trainable.loss(self.module, batch.to(device))
@@ -98,17 +104,17 @@ class Loop:
                 except TrainingDiverged as error:
                     raise self._diverged(batch, metrics) from error
                 for name, value in metrics.items():
-                    sums[name] += value
+                    sums[name] += value.double()
                 sums["steps"] += int(rank == 0)
                 progress.step, progress.cursor = progress.step + 1, cursor
                 if every and progress.step % every == 0:
-                    sums["waited"] += ahead.waited
+                    sums["waited"] += prefetched.waited
                     sums["seconds"] += time.perf_counter() - began
                     progress.begun = self._total(sums)
                     sums = _sums(progress, rank)
                     save(self, False)
-                    began, ahead.waited = time.perf_counter(), 0.0
-            sums["waited"] += ahead.waited
+                    began, prefetched.waited = time.perf_counter(), 0.0
+            sums["waited"] += prefetched.waited
         sums["seconds"] += time.perf_counter() - began
         total = self._total(sums)
         seconds = total["seconds"] / world
@@ -128,8 +134,8 @@ class Loop:
         """The error that every worker raises: mean loss and events of the whole step."""
         total = self._total({name: metrics[name] for name in ("loss", "targets")})
         events = [batch.event_ids.to_pylist() if hasattr(batch, "event_ids") else []]
-        if self.setting.world > 1:
-            own, events = events[0], [[]] * self.setting.world
+        if self.context.world > 1:
+            own, events = events[0], [[]] * self.context.world
             distributed.all_gather_object(events, own)
         return LossDiverged(total["loss"] / max(1.0, total["targets"]), [event for each in events for event in each])
 
@@ -137,7 +143,7 @@ class Loop:
         """The sums over all workers."""
         names = sorted(sums)
         totals = torch.stack([torch.as_tensor(sums[name], dtype=torch.float64).cpu() for name in names])
-        if self.setting.world > 1:
+        if self.context.world > 1:
             device = next(self.module.parameters()).device
             totals = totals.to(device)
             distributed.all_reduce(totals)
@@ -152,50 +158,6 @@ class Loop:
         done = progress.step / max(1.0, progress.history[0]["steps"] * spec.epochs) if progress.history else 0.0
         fallen = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
         return spec.learning_rate * min(1.0, (progress.step + 1) / spec.warmup_steps) * fallen
-
-
-class Ahead(Generic[T]):
-    """An iterator that another thread runs, up to AHEAD items ahead; `waited` are the seconds it was waited for."""
-
-    def __init__(self, items: Iterator[T]) -> None:
-        self.waited = 0.0
-        self._items = items
-        self._made: Queue[tuple[T | None, Exception | None]] = Queue(AHEAD)
-        self._over = Event()
-        self._maker = Thread(target=self._make, name="batches", daemon=True)
-
-    def __enter__(self) -> Ahead[T]:
-        self._maker.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        while self._maker.is_alive():  # one that waits for room
-            while not self._made.empty():
-                self._made.get_nowait()
-            self._maker.join(0.01)
-
-    def __iter__(self) -> Iterator[T]:
-        while True:
-            began = time.perf_counter()
-            item, error = self._made.get()
-            self.waited += time.perf_counter() - began
-            if error is not None:
-                if isinstance(error, StopIteration):
-                    return
-                raise error
-            assert item is not None
-            yield item
-
-    def _make(self) -> None:
-        try:
-            for item in self._items:
-                if self._over.is_set():
-                    return
-                self._made.put((item, None))
-            self._made.put((None, StopIteration()))
-        except Exception as error:  # noqa: BLE001  (it is raised where the items are asked for)
-            self._made.put((None, error))
 
 
 def _sums(progress: Progress, rank: int) -> Sums:

@@ -20,10 +20,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from learning.progress import heard_by, tell
+from learning.threads import one_thread
 from pipelines.cluster import connect, fix_threads, machine_cpus
 from pipelines.spec import ComputeSpec
 from tokenizer.arrays.distance import Floats
-from tokenizer.arrays.executor import HERE, Work, one_thread
+from tokenizer.arrays.executor import HERE, Work
 from tokenizer.arrays.vectors import ArrayRows, Items, Rows, spans
 
 P = ParamSpec("P")

@@ -7,8 +7,9 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from learning.threads import one_thread
 from tokenizer.arrays.array_file import Array
-from tokenizer.arrays.executor import HERE, Work, one_thread
+from tokenizer.arrays.executor import HERE, Work
 from tokenizer.arrays.items import ItemIds, checked_items
 from tokenizer.arrays.sid_keys import check_codes, sid_keys
 from tokenizer.arrays.vectors import Items, Rows

@@ -3,15 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from learning.threads import one_thread
+from learning.trainer import Trainer, train_in_process
 from tokenizer.arrays.array_file import Array
-from tokenizer.arrays.executor import HERE, Work, one_thread
+from tokenizer.arrays.executor import HERE, Work
 from tokenizer.arrays.items import ItemIds, checked_items
 from tokenizer.arrays.vectors import Rows
 from tokenizer.codebook import Codebook
 from tokenizer.codebook_report import quality, survey
 from tokenizer.quantizers.learned import Learned
 from tokenizer.quantizers.registry import quantizer_of
-from tokenizer.quantizers.vae.training import Train
 from tokenizer.spec import CodebookSpec
 
 
@@ -20,7 +21,7 @@ def fit_codebook(
     item_ids: ItemIds,
     spec: CodebookSpec,
     work: Work = HERE,
-    train: Train | None = None,
+    train: Trainer = train_in_process,
 ) -> Codebook:
     """Fit what `spec` asks for to the vectors (N, D per source) of a catalogue: the same bytes in any order of items.
 
@@ -29,7 +30,7 @@ def fit_codebook(
     ValueError for ids that occur twice, TrainingDiverged when a loss is no longer a number.
     """
     quantizer = quantizer_of(spec)
-    if train is not None and isinstance(quantizer, Learned):
+    if isinstance(quantizer, Learned):
         quantizer = replace(quantizer, train=train)
     with one_thread():
         items = checked_items(vectors, item_ids, spec.fit_sources, work)

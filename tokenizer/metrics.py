@@ -8,8 +8,9 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from learning.threads import one_thread
 from tokenizer.arrays.distance import Floats
-from tokenizer.arrays.executor import HERE, Work, one_thread
+from tokenizer.arrays.executor import HERE, Work
 from tokenizer.arrays.sid_keys import sid_keys
 from tokenizer.arrays.vectors import Items, spans
 from tokenizer.code_usage import level_metrics

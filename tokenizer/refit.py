@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from learning.threads import one_thread
 from tokenizer.arrays.array_file import Array
-from tokenizer.arrays.executor import HERE, Work, one_thread
+from tokenizer.arrays.executor import HERE, Work
 from tokenizer.arrays.items import ItemIds, checked_items
 from tokenizer.arrays.vectors import LEAD, Block, Items, Rows, spans
 from tokenizer.assign import Occupancy, assign_sids

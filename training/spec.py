@@ -227,6 +227,11 @@ class SasRecSpec(BaseModel):
             raise ValueError(f"sasrec.dim={self.dim} is no multiple of sasrec.heads={self.heads}")
         return self
 
+    def loop(self, workers: int = 1) -> LoopSpec:
+        """How it is trained, by so many workers."""
+        names = ("epochs", "learning_rate", "warmup_steps", "weight_decay", "seed")
+        return LoopSpec(workers=workers, **{name: getattr(self, name) for name in names})
+
 
 class ItemTowerSpec(SasRecSpec):
     """A SASRec trained for its item embeddings, by `workers` of Ray Train or in one task.

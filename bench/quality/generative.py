@@ -23,10 +23,10 @@ from bench.quality.representations import World
 from bench.quality.settings import Settings
 from bench.quality.split import WIDTH, Recommend, Split, say
 from learning.ray_train.launch import launch
+from learning.threads import one_thread
 from pipelines.cluster import connect, machine_cpus
 from pipelines.modalities import COLLABORATIVE
 from pipelines.spec import ComputeSpec, collaborative_spec
-from tokenizer.arrays.executor import one_thread
 from tokenizer.assign import Occupancy, assign_sids
 from tokenizer.fit import fit_codebook
 from tokenizer.trie.masks import TrieMasks

@@ -15,8 +15,9 @@ from scipy.optimize import linear_sum_assignment
 
 from bench.quality.catalogues import beauty
 from bench.quality.quantizers import THREE, row
+from learning.threads import one_thread
 from tokenizer.arrays.distance import Floats
-from tokenizer.arrays.executor import HERE, one_thread
+from tokenizer.arrays.executor import HERE
 from tokenizer.arrays.items import checked_items, tie_keys
 from tokenizer.arrays.vectors import Items, spans
 from tokenizer.assign import Codes, Occupancy, assign_sids

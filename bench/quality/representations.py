@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from bench.quality.catalogues import CATALOGUES, Catalogue
 from bench.quality.settings import HEADLINE, changed
 from bench.quality.split import say
+from learning.threads import one_thread
 from pipelines.collaborative.sequence_model import Collaborative, fit_collaborative
 from pipelines.event_log.visible_log import Histories, histories
 from pipelines.fusion.fit import fit_fusion
@@ -28,7 +29,6 @@ from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.fuse import placed
 from pipelines.modalities import COLLABORATIVE, Modality
 from pipelines.spec import CollaborativeSpec, FusionSpec, collaborative_spec
-from tokenizer.arrays.executor import one_thread
 from tokenizer.arrays.items import tie_keys
 from tokenizer.assign import Occupancy, assign_sids
 from tokenizer.fit import fit_codebook

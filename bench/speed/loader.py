@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from learning.threads import one_thread
 from learning.trainable import Cursor
 from pipelines.event_log.user_buckets import EVENT
 from pipelines.event_log.visible_log import LogSlice
@@ -25,7 +26,6 @@ from pipelines.spec import SequencesSpec
 from storage.commit import Provenance, append
 from storage.lake import Lake
 from storage.schemas import INTERACTIONS
-from tokenizer.arrays.executor import one_thread
 from training.data.histories import batches
 from training.objectives.next_code import plan_of
 from training.spec import GeneratorSpec, TrainSpec

@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from learning.threads import one_thread
 from tokenizer.arrays.distance import BLOCK, own_distance
-from tokenizer.arrays.executor import HERE, one_thread
+from tokenizer.arrays.executor import HERE
 from tokenizer.arrays.items import checked_items, tie_keys
 from tokenizer.arrays.vectors import SPAN, ArrayRows, ParquetRows, Rows
 from tokenizer.assign import Codes, Occupancy, Status, assign_sids

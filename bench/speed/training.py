@@ -21,12 +21,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.quality.generative import BUCKETS, Histories
-from learning.loop import Loop, Setting
+from learning.loop import Loop, WorkerContext
 from learning.ray_train.launch import KEEPS_MEMORY, launch
+from learning.threads import one_thread
 from learning.trainable import Cursor
 from pipelines.cluster import connect
 from pipelines.spec import ComputeSpec
-from tokenizer.arrays.executor import one_thread
 from tokenizer.trie.masks import TrieMasks
 from tokenizer.trie.trie import Trie
 from training.data.histories import Batch
@@ -85,7 +85,7 @@ def gemm(device: torch.device) -> float:
 
 def speed(name: str, spec: GeneratorSpec, device: torch.device, steps: int = 30) -> None:
     """Steps of one generator, forward, backward and optimizer, taken twice, of which the first time does not count."""
-    loop = Loop(Timed(spec, Path("/dev/null")), TRAIN, Setting(prepare=lambda module: module.to(device)))
+    loop = Loop(Timed(spec, Path("/dev/null")), TRAIN, WorkerContext(prepare=lambda module: module.to(device)))
     batches = [batch for batch, _ in loop.trainable.batches(0, 1, Cursor(loop.trainable.plan_hash))][:steps]
     peak, took = gemm(device), []
 

@@ -10,6 +10,7 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 from PIL import Image
 
+from learning.threads import one_thread
 from pipelines.embed.embed import matrix
 from pipelines.embed.images import ImageRefused, decode_image
 from pipelines.fusion.fuse import FUSED
@@ -17,7 +18,6 @@ from pipelines.spec import ImageSpec
 from storage.lake import Lake, one_of
 from storage.releases.catalogue import catalogue
 from storage.releases.manifest import Manifest
-from tokenizer.arrays.executor import one_thread
 from tokenizer.arrays.items import tie_keys
 from tokenizer.trie.trie import Trie
 

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from flows.runtime.run import Run
 from flows.snapshot import Snapshot, added_events
-from pipelines.cluster import connect
+from flows.steps.trainer import ray_trainer
+from learning.threads import one_thread
 from pipelines.collaborative.sequence_model import Collaborative, Train, fit_collaborative
 from pipelines.collaborative.sppmi import Factors, describe_collaborative
 from pipelines.compute import OnRay
@@ -20,7 +21,6 @@ from pipelines.modalities import COLLABORATIVE, Modality
 from pipelines.spec import CollaborativeSpec, FusionSpec, collaborative_spec
 from storage.lake import Lake
 from storage.releases.manifest import EncoderRef, Manifest
-from tokenizer.arrays.executor import one_thread
 
 
 def fit_behaviour(run: Run, snapshot: Snapshot) -> tuple[dict[str, EncoderRef], Collaborative | None]:
@@ -60,15 +60,12 @@ def _fitted_somewhere(run: Run, log: LogSlice, spec: CollaborativeSpec) -> Colla
     tower, fusion = run.recipe.sasrec, run.recipe.fusion
     if spec.method == "sppmi":
         return run.compute.run(_fitted, run.lake, log, spec, fusion)
-    from training.sasrec.item_embeddings import item_towers, item_towers_on_ray
+    from training.sasrec.item_embeddings import item_towers
 
     if tower.workers == 1 or not isinstance(run.compute, OnRay):
         return run.compute.run(_fitted, run.lake, log, spec, fusion, partial(item_towers, spec=tower))
-    connect(run.recipe.compute)
-    path = f"{run.lake.uri}/training"
-    train = partial(item_towers_on_ray, spec=tower, storage_path=path, progress=lambda line: run.say(f"    {line}"))
     with one_thread():
-        return _fitted(run.lake, log, spec, fusion, train)
+        return _fitted(run.lake, log, spec, fusion, partial(item_towers, spec=tower, train=ray_trainer(run)))
 
 
 def fold_new(

@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 
 import numpy as np
 import polars as pl
@@ -16,7 +15,9 @@ from flows.steps.behaviour import behaviour_pairs, fit_behaviour, taken_together
 from flows.steps.embed import content_pairs
 from flows.steps.ingest import check_stage_budget
 from flows.steps.task import step
-from pipelines.cluster import connect
+from flows.steps.trainer import ray_trainer
+from learning.threads import one_thread
+from learning.trainer import Trainer, train_in_process
 from pipelines.collaborative.sequence_model import Collaborative
 from pipelines.compute import OnRay
 from pipelines.event_log.visible_log import LogSlice
@@ -32,11 +33,9 @@ from storage.reasons import Reason
 from storage.releases.catalogue import segments
 from storage.releases.manifest import CodebookRef, EncoderRef, Manifest
 from storage.schemas import CODEBOOKS
-from tokenizer.arrays.executor import one_thread
 from tokenizer.arrays.scratch import scratch_take
 from tokenizer.codebook import Codebook
 from tokenizer.fit import fit_codebook
-from tokenizer.quantizers.vae.training import Train
 from tokenizer.refit import refit_codebook
 from tokenizer.spec import LEARNED, RefitSpec
 
@@ -89,7 +88,7 @@ def fit(run: Run, snapshot: Snapshot, items: pl.DataFrame, encoders: dict[str, E
             )
         sources = level_vectors(run.lake, vectors, gathered, levels, run.provenance(), spec.fit_sources)
         check_stage_budget(sources.counts, run.recipe.budget)
-        codebook = fit_codebook(sources.vectors, sources.items, spec, run.compute.work, _trained_on(run))
+        codebook = fit_codebook(sources.vectors, sources.items, spec, run.compute.work, _codebook_trainer(run))
         reference = _store_codebook(run, codebook)
         shape = " x ".join(str(size) for size in codebook.sizes)
         view.note(f"{spec.quantizer} {shape} ({codebook.id}); {run.compute.name}", **codebook.statistics)
@@ -132,12 +131,8 @@ def _fit_fusion(run: Run, snapshot: Snapshot, gathered: Gathered, made: Collabor
         pairs, before = run.compute.run(taken_together, run.lake, snapshot.log, made, gathered.items, spec)
     if spec.workers == 1 or not isinstance(run.compute, OnRay):
         return run.compute.run(fit_fusion, gathered.modalities, spec, pairs, before)
-    from pipelines.fusion.on_ray import train_on_ray
-
-    connect(run.recipe.compute)
-    train = partial(train_on_ray, storage_path=f"{run.lake.uri}/training", progress=lambda line: run.say(f"    {line}"))
     with one_thread():
-        return fit_fusion(gathered.modalities, spec, pairs, before, train)
+        return fit_fusion(gathered.modalities, spec, pairs, before, ray_trainer(run))
 
 
 def gather_inputs(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]) -> Gathered:
@@ -209,14 +204,10 @@ def level_vectors(
     return LevelVectors(vectors, chosen, counts.check())
 
 
-def _trained_on(run: Run) -> Train | None:
-    """Ray Train where the run is on Ray: its checkpoints let a run that was stopped go on; else None, this process."""
-    if run.recipe.codebook.quantizer not in LEARNED or not isinstance(run.compute, OnRay):
-        return None
-    from training.codebook_training import train_on_ray
-
-    connect(run.recipe.compute)
-    return partial(train_on_ray, storage_path=f"{run.lake.uri}/training", progress=lambda line: run.say(f"    {line}"))
+def _codebook_trainer(run: Run) -> Trainer:
+    """Where the network of a learned quantizer is trained: on Ray Train where the run is on Ray."""
+    learned = run.recipe.codebook.quantizer in LEARNED
+    return ray_trainer(run) if learned and isinstance(run.compute, OnRay) else train_in_process
 
 
 def _store_codebook(run: Run, codebook: Codebook, refit_of: str | None = None) -> CodebookRef:

@@ -20,7 +20,7 @@ from torch import distributed, nn
 
 from learning import checkpoint
 from learning.errors import CheckpointDamaged, LossDiverged, TrainingError
-from learning.loop import Loop, Setting
+from learning.loop import Loop, WorkerContext
 from learning.spec import LoopSpec
 from learning.trainable import Trainable
 
@@ -51,8 +51,8 @@ def _train(make_trainable: MakeTrainable, spec: LoopSpec, run: str) -> None:
     prepare: Callable[[nn.Module], nn.Module] = ray.train.torch.prepare_model
     if spec.sharding:
         prepare = partial(_sharded, world=world)
-    loop = Loop(make_trainable(), spec, Setting(rank, world, prepare))
-    keep = Keep(run, loop.setting, spec.sharding)
+    loop = Loop(make_trainable(), spec, WorkerContext(rank, world, prepare))
+    keep = Keep(run, loop.context, spec.sharding)
     found, known = _resume(loop, run), ray.train.get_checkpoint()
     if loop.progress.cursor.epoch >= spec.epochs and (known is None or Path(known.path).name != found):
         keep(loop, last=True)  # Ray lost sight of it, or never knew that it was stored
@@ -88,7 +88,7 @@ class Keep:
     one copy at a time: training waits where storing is slower.
     """
 
-    def __init__(self, run: str, setting: Setting, sharding: bool) -> None:
+    def __init__(self, run: str, setting: WorkerContext, sharding: bool) -> None:
         """`run` is the folder or URI that checkpoints lie below. Drafts that killed workers of it left here go."""
         self._run, self._drafts = run, drafts_of(run, setting.rank)
         for left in Path(tempfile.gettempdir()).glob(f"{self._drafts}*"):
@@ -103,7 +103,7 @@ class Keep:
         history, begun = list(progress.history), dict(progress.begun)
         record = checkpoint.Record(trainable.identity, progress.cursor, progress.step, history, begun=begun)
         given, upload = None, None
-        if self._group is not None or loop.setting.rank == 0:
+        if self._group is not None or loop.context.rank == 0:
             given, upload = ray.train.Checkpoint(self._run), self._upload_of(loop, record, last)
         ray.train.report(
             {"identity": dict(record.identity), "history": history},

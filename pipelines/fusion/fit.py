@@ -1,16 +1,17 @@
 """Fit a fusion to the modalities of a catalogue and to what its users take together."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from learning.errors import LossDiverged
+from learning.trainer import Trainer, train_in_process
 from pipelines.fusion.frozen import Fusion
-from pipelines.fusion.training import FusionTraining, Trained, network, train_here, weights
+from pipelines.fusion.training import FusionTraining, network, weights
 from pipelines.modalities import FusionError, Matrix, Modality
 from pipelines.spec import FusionSpec
 
-Train = Callable[[FusionTraining], Trained]
 NO_PAIRS: NDArray[np.int64] = np.empty((0, 2), np.int64)
 COMPONENT_ROWS = 1 << 17
 LEAST_VARIANCE = 1e-9
@@ -22,13 +23,14 @@ def fit_fusion(
     spec: FusionSpec,
     pairs: NDArray[np.int64] = NO_PAIRS,
     before: Mapping[str, Modality] | None = None,
-    train: Train = train_here,
+    train: Trainer = train_in_process,
 ) -> Fusion:
     """Fit a fusion on the modalities given; one with no rows is left out.
 
     `pairs` int64 (P, 2) are rows of items that users took together. `before` are the modalities as they were before
     that: a vector that knows of the pairs would let training learn them by heart. Without pairs every item is a pair
-    with itself, seen with other modalities left out. With one modality and no pairs there is nothing to learn.
+    with itself, seen with other modalities left out. With one modality and no pairs there is nothing to learn. Raises
+    FusionError where no item has a vector, or the loss is not finite.
     """
     known = {name: items[name] for name in sorted(items) if items[name].present.any()}
     if not known:
@@ -40,17 +42,19 @@ def fit_fusion(
     usable = NO_PAIRS if spec.method == "concat" or not spec.epochs else _usable(seen, pairs)
     if not len(usable):
         return Fusion(spec, {**arrays, **weights(network(spec, arrays))}, statistics)
-    trained = train(
-        FusionTraining(
-            spec,
-            {name: each.directed(means[name]) for name, each in seen.items()},
-            {name: each.present for name, each in seen.items()},
-            usable,
-            arrays,
-        )
+    training = FusionTraining(
+        spec,
+        {name: each.directed(means[name]) for name, each in seen.items()},
+        {name: each.present for name, each in seen.items()},
+        usable,
+        arrays,
     )
-    statistics |= {"pairs": len(usable), "loss": trained.loss}
-    return Fusion(spec, {**arrays, **trained.arrays}, statistics)
+    try:
+        loss = train(training, training.loop, "fusion")
+    except LossDiverged as error:
+        raise FusionError(f"the loss of the fusion is {error.loss}; lower fusion.learning_rate") from error
+    statistics |= {"pairs": len(usable), "loss": loss}
+    return Fusion(spec, {**arrays, **weights(training.module)}, statistics)
 
 
 def _usable(seen: Mapping[str, Modality], pairs: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
+from learning.threads import one_thread
 from pipelines.fusion.training import network
 from pipelines.modalities import FusionError, Matrix, Modality, items_of
 from pipelines.spec import FusionSpec
-from tokenizer.arrays.executor import one_thread
 
 if TYPE_CHECKING:
     from pipelines.fusion.network import FusionNet

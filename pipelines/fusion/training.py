@@ -5,24 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from learning.progress import Epochs
-from pipelines.modalities import FusionError, Matrix
+from learning.spec import LoopSpec
+from learning.trainable import Cursor
+from pipelines.modalities import Matrix
 from pipelines.spec import FusionSpec
-from tokenizer.arrays.executor import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pipelines.fusion.network import FusionNet, Step
-
-C = TypeVar("C")
 
 LOOKED_AT = 4
 """How many times as many items as a step has pairs are looked through for hard negatives."""
@@ -60,7 +58,20 @@ class FusionTraining:
         """What is trained on what."""
         return {"kind": "fusion", "plan": self.plan_hash}
 
-    def batches(self, rank: int, world: int, cursor: Any) -> Iterator[tuple[Step, Any]]:
+    @property
+    def loop(self) -> LoopSpec:
+        """How it is trained."""
+        spec = self.spec
+        return LoopSpec(
+            workers=spec.workers,
+            epochs=spec.epochs,
+            learning_rate=spec.learning_rate,
+            warmup_steps=spec.warmup_steps,
+            weight_decay=spec.weight_decay,
+            seed=spec.seed,
+        )
+
+    def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[Step, Cursor]]:
         """The rest of the cursor's epoch; all workers see the whole step, each has the loss of its own rows."""
         size = self.step_size
         own = slice(size * rank // world, size * (rank + 1) // world)
@@ -107,8 +118,6 @@ class FusionTraining:
         import torch
 
         share, summed = module(batch)
-        if not torch.isfinite(share):
-            raise FusionError("the loss of the fusion is no number; lower fusion.learning_rate")
         count = torch.tensor(float(batch.own.stop - batch.own.start), device=summed.device)
         return share, {"loss": summed, "targets": count, "tokens": count}
 
@@ -171,46 +180,6 @@ def network(spec: FusionSpec, arrays: Mapping[str, Matrix]) -> FusionNet:
     own = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items() if not name.startswith("mean.")}
     net.load_state_dict(own, strict=False)
     return net
-
-
-@dataclass
-class Pass:
-    """Where a training in this process stands."""
-
-    epoch: int
-    sample: int = 0
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The weights of a trained network, and its mean loss in each epoch."""
-
-    arrays: dict[str, Matrix]
-    loss: list[float] = field(default_factory=list)
-
-
-def train_here(training: FusionTraining) -> Trained:
-    """Train in this process, on one thread: the steps that one worker of Ray Train takes."""
-    with one_thread():
-        return _train_here(training)
-
-
-def _train_here(training: FusionTraining) -> Trained:
-    from learning.optimizer import adamw, learning_rate, take_step
-
-    spec, net = training.spec, training.module
-    optimizer, history = adamw(net, spec.learning_rate, spec.weight_decay), []
-    epochs = Epochs("fusion", spec.epochs)
-    for epoch in range(spec.epochs):
-        summed = pairs = 0.0
-        for at, (batch, _) in enumerate(training.batches(0, 1, Pass(epoch))):
-            share, sums = training.loss(net, batch)
-            rate = learning_rate(spec.learning_rate, spec.warmup_steps, epoch * spec.steps + at)
-            take_step(net, optimizer, share, rate)
-            summed, pairs = summed + float(sums["loss"]), pairs + float(sums["targets"])
-        history.append(summed / pairs)
-        epochs.done(history[-1])
-    return Trained(weights(net), history)
 
 
 def weights(net: FusionNet) -> dict[str, Matrix]:

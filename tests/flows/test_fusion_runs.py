@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from learning.ray_train.trainer import RayTrainer
 from pipelines.fusion.fit import fit_fusion
 from pipelines.fusion.frozen import Fusion
-from pipelines.fusion.on_ray import train_on_ray
-from pipelines.fusion.training import FusionTraining, Trained
 from pipelines.modalities import Modality
 from pipelines.spec import FusionSpec
 
@@ -34,9 +33,7 @@ def test_two_workers_fit_the_fusion_of_one_process_and_a_second_run_trains_nothi
     here = fit_fusion(items, SPEC, pairs)
     told: list[str] = []
 
-    def train(training: FusionTraining) -> Trained:
-        return train_on_ray(training, str(tmp_path), told.append)
-
+    train = RayTrainer(str(tmp_path), told.append)
     there = fit_fusion(items, SPEC, pairs, train=train)
     assert len([line for line in told if "epoch" in line]) == SPEC.epochs
     np.testing.assert_allclose(there.statistics["loss"], here.statistics["loss"], rtol=1e-4)

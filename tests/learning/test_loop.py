@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from learning import checkpoint
 from learning.errors import CheckpointMismatch, LossDiverged
-from learning.loop import Ahead, Loop, Save
+from learning.loop import Loop, Save
+from learning.prefetcher import Prefetcher
 from learning.trainable import Cursor
 from training.data.histories import Batch, Plan
 from training.objectives.next_code import NextCode
@@ -159,7 +160,7 @@ def test_an_epoch_tells_of_padding_and_of_time_waited_for_data() -> None:
 @given(items=st.lists(st.integers(), max_size=30), taken=st.integers(0, 30))
 @settings(max_examples=20, deadline=None)
 def test_what_is_made_ahead_comes_in_order_and_can_be_left(items: list[int], taken: int) -> None:
-    with Ahead(iter(items)) as ahead:
+    with Prefetcher(iter(items)) as ahead:
         found = [item for _, item in zip(range(taken), ahead, strict=False)]
     assert found == items[:taken]
     assert not ahead._maker.is_alive()
@@ -170,7 +171,7 @@ def test_what_goes_wrong_ahead_is_raised_where_it_is_asked_for() -> None:
         yield 1
         raise ValueError("bucket 3 is gone")
 
-    with Ahead(broken()) as ahead, pytest.raises(ValueError, match="bucket 3"):
+    with Prefetcher(broken()) as ahead, pytest.raises(ValueError, match="bucket 3"):
         list(ahead)
 
 

@@ -1,15 +1,19 @@
 """Fusion masks what is missing, ignores batch and order, and learns what users take together."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
+from learning.spec import LoopSpec
+from learning.trainable import Cursor
+from learning.trainer import train_in_process
 from pipelines.fusion.fit import fit_fusion
 from pipelines.fusion.frozen import Fusion
-from pipelines.fusion.training import FusionTraining, Pass, Trained, train_here
+from pipelines.fusion.training import FusionTraining
 from pipelines.modalities import FusionError, Modality
 from pipelines.spec import FusionSpec
 
@@ -131,7 +135,7 @@ def test_the_shares_of_workers_add_up_to_the_loss_and_gradient_of_one(method: st
     sums: list[tuple[float, dict[str, torch.Tensor]]] = []
     for world in (1, 3):
         net.zero_grad()
-        shares = [training.loss(net, next(training.batches(rank, world, Pass(1)))[0])[0] for rank in range(world)]
+        shares = [training.loss(net, next(training.batches(rank, world, Cursor("", 1)))[0])[0] for rank in range(world)]
         torch.stack(shares).sum().backward()
         gradients = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
         sums.append((float(torch.stack(shares).sum().detach()), gradients))
@@ -145,9 +149,9 @@ def test_the_shares_of_workers_add_up_to_the_loss_and_gradient_of_one(method: st
 def training_of(items: dict[str, Modality], spec: FusionSpec, pairs: NDArray[np.int64]) -> FusionTraining:
     caught: list[FusionTraining] = []
 
-    def catch(training: FusionTraining) -> Trained:
+    def catch(training: Any, spec: LoopSpec, label: str) -> list[float]:
         caught.append(training)
-        return train_here(training)
+        return train_in_process(training, spec, label)
 
     fit_fusion(items, spec, pairs, train=catch)
     return replace(caught[0])
@@ -159,7 +163,7 @@ def test_the_loss_is_that_of_a_loop_over_pairs(hard: bool) -> None:
     items, pairs = modalities(20), random_pairs(20)
     training = training_of(items, small(popularity=0.7, hard_negatives=hard), pairs)
     net = training.module
-    (step, _) = next(training.batches(0, 1, Pass(0)))
+    (step, _) = next(training.batches(0, 1, Cursor("", 0)))
     with torch.no_grad():
         left = net.merge(net.encode(step.left), step.keep_left).numpy()
         right = net.merge(net.encode(step.right), step.keep_right).numpy()
@@ -223,9 +227,9 @@ def test_training_sees_behaviour_as_it_was_before_the_pairs_and_content_as_it_is
     now, pairs, seen = modalities(), random_pairs(), list[FusionTraining]()
     earlier = modalities(seed=1)["collaborative"]
 
-    def noted(training: FusionTraining) -> Trained:
+    def noted(training: Any, spec: LoopSpec, label: str) -> list[float]:
         seen.append(training)
-        return train_here(training)
+        return train_in_process(training, spec, label)
 
     made = fit_fusion(now, small(method), pairs, {"collaborative": earlier}, noted)
     (training,) = seen

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from learning.errors import TrainingDiverged
+from learning.spec import LoopSpec
 from tokenizer.arrays.distance import nearest
 from tokenizer.arrays.executor import HERE
 from tokenizer.arrays.items import checked_items
@@ -17,7 +18,8 @@ from tokenizer.assign import Occupancy, assign_sids
 from tokenizer.balancing.costs import Residual
 from tokenizer.fit import fit_codebook
 from tokenizer.quantizers.vae.network import VaeNet, even_codes, share_of
-from tokenizer.quantizers.vae.training import Trained, Training, batches, build, prepare
+from tokenizer.quantizers.vae.trainable import VaeTrainable
+from tokenizer.quantizers.vae.training import Training, batches, build, prepare
 from tokenizer.spec import CodebookSpec
 
 Vectors = dict[str, NDArray[np.float32]]
@@ -61,8 +63,9 @@ def started(training: Training) -> VaeNet:
     return net
 
 
-def untrained(training: Training) -> Trained:
-    return Trained(started(training).arrays())
+def untrained(trainable: VaeTrainable, spec: LoopSpec, label: str) -> list[float]:
+    prepare(trainable.module, trainable.training, 0)
+    return []
 
 
 def error(spec: CodebookSpec, **options: Any) -> float:
@@ -177,9 +180,9 @@ def test_a_training_is_named_by_what_decides_its_weights() -> None:
 def test_a_sample_is_what_is_trained_on() -> None:
     seen: list[Items] = []
 
-    def look(training: Training) -> Trained:
-        seen.append(training.items)
-        return untrained(training)
+    def look(trainable: VaeTrainable, spec: LoopSpec, label: str) -> list[float]:
+        seen.append(trainable.training.items)
+        return untrained(trainable, spec, label)
 
     spec = spec_of().model_copy(update={"sample": 100})
     book = fit_codebook(VECTORS, IDS, spec, train=look)

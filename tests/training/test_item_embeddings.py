@@ -1,14 +1,18 @@
 """Item towers after each of several logs: what a log does not hold has no part in its training."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from training.sasrec.item_embeddings import item_towers, item_towers_on_ray
-from training.sasrec.sasrec import SasRec, SasRecTrainable, train_here
+from learning.ray_train.trainer import RayTrainer
+from learning.spec import LoopSpec
+from learning.trainer import train_in_process
+from training.sasrec.item_embeddings import item_towers
+from training.sasrec.sasrec import SasRec, SasRecTrainable
 from training.spec import ItemTowerSpec
 
 Ints = NDArray[np.int64]
@@ -36,7 +40,7 @@ def test_a_training_goes_on_from_the_one_before_and_is_named_by_it() -> None:
     seen: list[SasRecTrainable] = []
     ended: list[SasRec] = []
 
-    def train(trainable: SasRecTrainable) -> SasRec:
+    def train(trainable: Any, spec: LoopSpec, label: str) -> list[float]:
         seen.append(trainable)
         start = {name: weight.clone() for name, weight in trainable.module.state_dict().items()}
         if ended:
@@ -45,8 +49,9 @@ def test_a_training_goes_on_from_the_one_before_and_is_named_by_it() -> None:
             fresh = SasRec(trainable.spec, ITEMS).items.weight
             torch.testing.assert_close(start["items.weight"][20:], fresh[20:], rtol=0, atol=0)
             torch.testing.assert_close({name: start[name] for name in before}, dict(before), rtol=0, atol=0)
-        ended.append(train_here(trainable))
-        return ended[-1]
+        ended.append(trainable.module)
+        assert spec.epochs == trainable.spec.epochs
+        return train_in_process(trainable, spec, label)
 
     item_towers([log_of(30, 20), log_of(40, ITEMS)], ITEMS, SPEC, train)
     assert [each.spec.epochs for each in seen] == [2, 1]
@@ -59,11 +64,11 @@ def test_a_training_goes_on_from_the_one_before_and_is_named_by_it() -> None:
 def test_two_workers_of_ray_train_end_where_this_process_does_and_train_nothing_when_run_again(tmp_path: Path) -> None:
     spec, logs = SPEC.model_copy(update={"dropout": 0.0, "workers": 2}), [log_of(30, 20), log_of(40, ITEMS)]
     told: list[str] = []
-    there = item_towers_on_ray(logs, ITEMS, spec, tmp_path, told.append)
+    there = item_towers(logs, ITEMS, spec, RayTrainer(tmp_path, told.append))
     for one, other in zip(there, item_towers(logs, ITEMS, spec), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-2)
     assert len([line for line in told if "epoch" in line]) == 3
     told.clear()
-    again = item_towers_on_ray(logs, ITEMS, spec, tmp_path, told.append)
+    again = item_towers(logs, ITEMS, spec, RayTrainer(tmp_path, told.append))
     assert not told
     np.testing.assert_array_equal(again, there)

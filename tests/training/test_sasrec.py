@@ -13,7 +13,7 @@ from learning.ray_train.launch import launch
 from learning.trainable import Cursor
 from training.errors import NothingToTrainOn
 from training.sasrec.full_softmax import cross_entropy
-from training.sasrec.sasrec import Padded, SasRec, SasRecTrainable, fit_sasrec, item_vectors, padded, rank, train_spec
+from training.sasrec.sasrec import Padded, SasRec, SasRecTrainable, fit_sasrec, item_vectors, padded, rank
 from training.spec import SasRecSpec
 
 Ints = NDArray[np.int64]
@@ -229,7 +229,7 @@ def test_what_is_trained_is_named_by_its_data_and_settings() -> None:
 def test_two_workers_of_ray_train_end_where_a_training_in_process_does(tmp_path: Path) -> None:
     spec, losses = SPEC.model_copy(update={"dropout": 0.0}), []
     make = partial(SasRecTrainable, spec, ITEMS, cycles(60, 0))
-    result = launch(make, train_spec(spec, workers=2), "sasrec", tmp_path)
+    result = launch(make, spec.loop(workers=2), "sasrec", tmp_path)
     model = SasRec(spec, ITEMS)
     load_weights(result.checkpoint_dir, model)
     here = fit_sasrec(cycles(60, 0), ITEMS, spec, lambda _, row: losses.append(row["loss"]))

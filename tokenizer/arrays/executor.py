@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
-from threadpoolctl import threadpool_limits
-
 from tokenizer.arrays.vectors import Items
 
 R = TypeVar("R")
@@ -23,11 +21,6 @@ class Work(Protocol):
 
     def map(self, function: Callable[..., R], items: Items, tasks: Iterable[tuple[Any, ...]]) -> Iterator[R]:
         """`function(items, *task)` for every task, in the order of the tasks, whoever ran them."""
-
-
-def one_thread() -> threadpool_limits:
-    """Products on one thread, in a `with` or as a decorator: their bytes must not depend on the number of cores."""
-    return threadpool_limits(1)
 
 
 def side_by_side(function: Callable[[T], R], pieces: Iterable[T]) -> list[R]:

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from learning.threads import one_thread
 from tokenizer.arrays.distance import Floats, cheapest
-from tokenizer.arrays.executor import HERE, Work, one_thread, side_by_side
+from tokenizer.arrays.executor import HERE, Work, side_by_side
 from tokenizer.arrays.vectors import LEAD, ArrayRows, Block, Items, spans
 from tokenizer.balancing.costs import Level, PointLevel, Residual
 from tokenizer.balancing.prefix_capacity import Closed, Nodes

@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from learning.trainer import Trainer, train_in_process
 from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.distance import Floats
 from tokenizer.arrays.executor import Work
@@ -22,7 +23,7 @@ from tokenizer.quantizers.fit_levels import Fitting
 from tokenizer.quantizers.kmeans import deviation, distortion, moments
 from tokenizer.quantizers.protocol import Fit
 from tokenizer.quantizers.vae.latent import Coordinate, Encoded, layers_of, perceptron
-from tokenizer.quantizers.vae.training import LATENT, Train, Training, train_here
+from tokenizer.quantizers.vae.training import LATENT, Training, train_network
 from tokenizer.spec import CodebookSpec
 
 
@@ -30,7 +31,7 @@ from tokenizer.spec import CodebookSpec
 class Learned:
     """A `Quantizer` (see quantizer.py); `train` is where its network is trained."""
 
-    train: Train = train_here
+    train: Trainer = train_in_process
 
     def fit(self, items: Items, spec: CodebookSpec, work: Work) -> Fit:
         """Train the network, then settle the code vectors among the latents of the items.
@@ -45,7 +46,8 @@ class Learned:
         nothing = np.empty((len(fitting.fitted), 0), np.int32)
         scale = deviation(Residual(source, ()), fitting.fitted, nothing, work)
         partner_mean = arrays.get(f"mean.{spec.learned.collaborative}")
-        trained = self.train(Training(spec, fitting.fitted, arrays[f"mean.{source}"], scale, partner_mean))
+        training = Training(spec, fitting.fitted, arrays[f"mean.{source}"], scale, partner_mean)
+        trained = train_network(training, self.train)
         fitting.arrays = {f"mean.{source}": arrays[f"mean.{source}"], "scale": scale, **trained.arrays}
         if spec.quantizer == "fsq":
             fitting.arrays.update({f"level{number}": grid(level.codes) for number, level in enumerate(spec.levels)})

@@ -5,23 +5,16 @@ A training goes on from the last one: an item keeps its embedding, and one that 
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import ray
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learning.checkpoint import load_weights
-from learning.ray_train.launch import Progress, launch
-from training.sasrec.sasrec import SasRec, SasRecTrainable, item_vectors, train_here, train_spec
+from learning.trainer import Trainer, train_in_process
+from training.sasrec.sasrec import LABEL, SasRec, SasRecTrainable, item_vectors
 from training.spec import ItemTowerSpec, SasRecSpec
 
-logger = logging.getLogger(__name__)
 Ints = NDArray[np.int64]
 Matrix = NDArray[np.float32]
 
@@ -30,7 +23,7 @@ def item_towers(
     logs: Sequence[Sequence[Ints]],
     items: int,
     spec: ItemTowerSpec,
-    train: Callable[[SasRecTrainable], SasRec] = train_here,
+    train: Trainer = train_in_process,
 ) -> list[Matrix]:
     """Unit vectors of the items after each log in turn, float32 (items, D); zero for an item that is not in it.
 
@@ -45,36 +38,14 @@ def item_towers(
         model_spec = spec.model.model_copy(update={"epochs": epochs})
         start = None if before is None else _grown(model_spec, rows, *before)
         own = [np.searchsorted(rows, history) for history in log]
-        model = train(SasRecTrainable(model_spec, len(rows), own, start))
+        trainable = SasRecTrainable(model_spec, len(rows), own, start)
+        train(trainable, model_spec.loop(spec.workers), LABEL)
+        model = trainable.module
         tower = np.zeros((items, spec.dim), np.float32)
         tower[rows] = item_vectors(model)
         towers.append(tower)
         before = rows, model
     return towers
-
-
-def item_towers_on_ray(
-    logs: Sequence[Sequence[Ints]],
-    items: int,
-    spec: ItemTowerSpec,
-    storage_path: str | Path,
-    progress: Progress = logger.info,
-) -> list[Matrix]:
-    """The same, trained by `sasrec.workers` workers of the running cluster; run again, it resumes.
-
-    The histories lie once in the object store of each machine. Raises TrainingFailed as `launch` does.
-    """
-
-    def train(trainable: SasRecTrainable) -> SasRec:
-        make = partial(_stored, ray.put(trainable))
-        settings = train_spec(trainable.spec, spec.workers)
-        result = launch(
-            make, settings, f"sasrec-{trainable.plan_hash}", storage_path, progress=progress, label="SASRec"
-        )
-        load_weights(result.checkpoint_dir, trainable.module)
-        return trainable.module.eval()
-
-    return item_towers(logs, items, spec, train)
 
 
 def _grown(spec: SasRecSpec, rows: Ints, known: Ints, model: SasRec) -> dict[str, Tensor]:
@@ -84,8 +55,3 @@ def _grown(spec: SasRecSpec, rows: Ints, known: Ints, model: SasRec) -> dict[str
     _, now, then = np.intersect1d(rows, known, return_indices=True)
     items[now] = weights["items.weight"][then]
     return {**weights, "items.weight": items}
-
-
-def _stored(trainable: Any) -> SasRecTrainable:
-    found: SasRecTrainable = ray.get(trainable)
-    return found

@@ -22,15 +22,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from learning.optimizer import adamw, learning_rate, take_step
-from learning.progress import Epochs
 from learning.trainable import Cursor
-from tokenizer.arrays.executor import one_thread
+from learning.trainer import train_in_process
 from training.errors import NothingToTrainOn
 from training.sasrec.full_softmax import cross_entropy
-from training.spec import SasRecSpec, TrainSpec
+from training.spec import SasRecSpec
 
 Ints = NDArray[np.int64]
+LABEL = "SASRec"
 AT_ONCE = 512
 """Histories ranked at a time."""
 
@@ -221,39 +220,19 @@ OnEpoch = Callable[[SasRec, dict[str, float]], bool | None]
 
 
 def fit_sasrec(histories: Sequence[Ints], items: int, spec: SasRecSpec, on_epoch: OnEpoch | None = None) -> SasRec:
-    """Train in this process on one thread; `histories` hold rows of 0..items-1, oldest first."""
-    return train_here(SasRecTrainable(spec, items, histories), on_epoch)
+    """Train in this process; `histories` hold rows of 0..items-1, oldest first. The model comes back ready to rank.
 
-
-def train_here(trainable: SasRecTrainable, on_epoch: OnEpoch | None = None) -> SasRec:
-    """The steps that one worker of Ray Train takes.
-
-    After each epoch `on_epoch` gets the model and {epoch, loss}; when it returns true the training ends. The model
-    comes back ready to rank. Raises TrainingDiverged where a gradient is no number.
+    After each epoch `on_epoch` gets the model, ready to rank, and the row of the epoch; when it returns true the
+    training ends. Raises LossDiverged where the loss or its gradient is not finite.
     """
-    model, spec, step = trainable.module, trainable.spec, 0
-    optimizer = adamw(model, spec.learning_rate, spec.weight_decay)
-    epochs = Epochs("SASRec", spec.epochs)
-    with one_thread(), torch.random.fork_rng(devices=[]):
-        for epoch in range(spec.epochs):
-            torch.manual_seed(int(np.random.SeedSequence((spec.seed, epoch, 0)).generate_state(1)[0]))
-            model.train()
-            summed = targets = 0.0
-            for batch, _ in trainable.batches(0, 1, Cursor("", epoch)):
-                share, sums = trainable.loss(model, batch)
-                take_step(model, optimizer, share, learning_rate(spec.learning_rate, spec.warmup_steps, step))
-                summed, targets, step = summed + float(sums["loss"]), targets + float(sums["targets"]), step + 1
-            model.eval()
-            epochs.done(summed / targets)
-            if on_epoch is not None and on_epoch(model, {"epoch": epoch, "loss": summed / targets}):
-                break
-    return model.eval()
+    trainable = SasRecTrainable(spec, items, histories)
+    model = trainable.module
 
+    def judge(row: dict[str, float]) -> bool | None:
+        return None if on_epoch is None else on_epoch(model.eval(), row)
 
-def train_spec(spec: SasRecSpec, workers: int) -> TrainSpec:
-    """The settings with which `learning.ray_train.launch.launch` trains a `SasRecTrainable`."""
-    names = ("epochs", "batch_size", "learning_rate", "warmup_steps", "weight_decay", "seed")
-    return TrainSpec(workers=workers, **{name: getattr(spec, name) for name in names})
+    train_in_process(trainable, spec.loop(), LABEL, judge)
+    return model
 
 
 def item_vectors(model: SasRec) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Training of the learned quantizers: what it depends on, its batches, what happens between epochs, the loop here.
+"""Training of the learned quantizers: what it depends on, its batches, and what happens between epochs.
 
 Everything is drawn from the seed, the epoch and the order of tie keys: neither the order of the items nor the number of
 workers is part of it, and a training that goes on after an epoch needs nothing but weights and optimizer.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from learning.errors import TrainingDiverged
-from learning.progress import Epochs
+from learning.errors import LossDiverged, TrainingDiverged
+from learning.threads import one_thread
+from learning.trainer import Trainer, train_in_process
 from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.distance import Floats, nearest, own_distance
-from tokenizer.arrays.executor import HERE, one_thread
+from tokenizer.arrays.executor import HERE
 from tokenizer.arrays.vectors import ArrayRows, Items
 from tokenizer.balancing.costs import Residual
 from tokenizer.quantizers.kmeans import balanced_kmeans
@@ -95,9 +96,6 @@ class Trained:
 
     arrays: dict[str, Array]
     loss: list[float] = field(default_factory=list)
-
-
-Train = Callable[[Training], Trained]
 
 
 def build(training: Training) -> VaeNet:
@@ -199,12 +197,6 @@ def _cluster_points(net: VaeNet, clusters: int, rng: np.random.Generator) -> Non
         _put(net.get_buffer(f"cluster{number}"), found.codes)
 
 
-def diverged(loss: float) -> TrainingDiverged:
-    """The error of a step whose loss, or its gradient, is no number."""
-    what = f"the loss is {loss}" + (" and its gradient no number" if math.isfinite(loss) else "")
-    return TrainingDiverged(f"{what}: lower codebook.vae.learning_rate, or raise codebook.vae.warmup_steps")
-
-
 def _put(tensor: object, values: Array) -> None:
     import torch
 
@@ -213,37 +205,16 @@ def _put(tensor: object, values: Array) -> None:
         tensor.copy_(torch.from_numpy(np.ascontiguousarray(values)))
 
 
-def train_here(training: Training) -> Trained:
-    """Train in this process, on a GPU where there is one, else on one thread.
+def train_network(training: Training, train: Trainer = train_in_process) -> Trained:
+    """Train the network. Raises TrainingDiverged when the loss or its gradient is not finite."""
+    from tokenizer.quantizers.vae.trainable import VaeTrainable
 
-    Raises TrainingDiverged when the loss or its gradient is no longer a number.
-    """
-    import torch
-
-    from learning.optimizer import adamw, learning_rate, take_step
-    from tokenizer.quantizers.vae.network import share_of
-
-    vae, threads = training.vae, torch.get_num_threads()
-    torch.set_num_threads(1)
+    trainable = VaeTrainable(training)
     try:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        net = build(training).to(device)
-        optimizer = adamw(net, vae.learning_rate, vae.weight_decay)
-        history: list[float] = []
-        epochs = Epochs("codebook", vae.epochs)
-        for epoch in range(vae.epochs):
-            prepare(net, training, epoch)
-            summed = items = 0.0
-            for batch in batches(training, epoch):
-                share, loss, count = share_of(net, batch.to(device))
-                rate = learning_rate(vae.learning_rate, vae.warmup_steps, batch.step)
-                try:
-                    take_step(net, optimizer, share, rate)
-                except TrainingDiverged as error:
-                    raise diverged(loss.item() / count) from error
-                summed, items = summed + loss.item(), items + count
-            history.append(summed / items)
-            epochs.done(history[-1])
-        return Trained(net.arrays(), history)
-    finally:
-        torch.set_num_threads(threads)
+        loss = train(trainable, trainable.loop, "codebook")
+    except LossDiverged as error:
+        what = f"the loss is {error.loss}" + (" and its gradient not finite" if math.isfinite(error.loss) else "")
+        raise TrainingDiverged(
+            f"{what}: lower codebook.vae.learning_rate, or raise codebook.vae.warmup_steps"
+        ) from error
+    return Trained(trainable.module.arrays(), loss)

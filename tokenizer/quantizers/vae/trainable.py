@@ -1,31 +1,23 @@
-"""Trains the network of a learned quantizer on Ray Train: over several workers.
+"""The network of a learned quantizer as a `Trainable` (see learning/trainable.py).
 
-Each worker computes the loss of its rows of the same step, so that the sum is that of one worker up to rounding, and
-with one worker, without a GPU, the codebook is byte for byte that of a training in process.
+Each worker computes the loss of its rows of the same step, so that the sum is that of one worker up to rounding; with
+one worker, without a GPU, the codebook is byte for byte the same wherever it is trained.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
-import ray
 import torch
 from torch import Tensor, distributed, nn
 
-from learning.checkpoint import load_weights
-from learning.errors import LossDiverged
-from learning.ray_train.launch import Progress, launch
 from learning.spec import LoopSpec
 from learning.trainable import Cursor
 from tokenizer.quantizers.vae.network import Batch, VaeNet, share_of
-from tokenizer.quantizers.vae.training import Trained, Training, batches, build, diverged, prepare
-
-logger = logging.getLogger(__name__)
+from tokenizer.quantizers.vae.training import Training, batches, build, prepare
 
 
 @dataclass(frozen=True)
@@ -49,6 +41,19 @@ class VaeTrainable:
         """What is trained on what."""
         return {"kind": self.training.spec.quantizer, "plan": self.training.key}
 
+    @property
+    def loop(self) -> LoopSpec:
+        """How it is trained."""
+        vae = self.training.vae
+        return LoopSpec(
+            workers=vae.workers,
+            epochs=vae.epochs,
+            learning_rate=vae.learning_rate,
+            warmup_steps=vae.warmup_steps,
+            weight_decay=vae.weight_decay,
+            seed=self.training.spec.seed,
+        )
+
     def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
         """The rest of the cursor's epoch for one worker; `sample` counts the items of its steps.
 
@@ -69,36 +74,3 @@ class VaeTrainable:
         share, summed, items = share_of(module, batch)
         count = torch.tensor(items, dtype=torch.float64, device=summed.device)
         return share, {"loss": summed, "targets": count, "tokens": count * len(self.training.spec.levels)}
-
-
-def train_on_ray(training: Training, storage_path: str | Path, progress: Progress = logger.info) -> Trained:
-    """Train on `codebook.vae.workers` workers of the running cluster; the same training, run again, resumes.
-
-    The run lies under `storage_path` by the training's key. The vectors lie once in the object store of each machine.
-    Each worker has a GPU where the cluster has as many.
-    Raises TrainingFailed as `launch` does, and TrainingDiverged as a training in process.
-    """
-    vae = training.vae
-    spec = LoopSpec(
-        workers=vae.workers,
-        epochs=vae.epochs,
-        learning_rate=vae.learning_rate,
-        warmup_steps=vae.warmup_steps,
-        weight_decay=vae.weight_decay,
-        seed=training.spec.seed,
-    )
-    make = partial(_stored, ray.put(training))
-    use_gpu = ray.cluster_resources().get("GPU", 0) >= vae.workers
-    try:
-        result = launch(
-            make, spec, f"codebook-{training.key}", storage_path, use_gpu=use_gpu, progress=progress, label="codebook"
-        )
-    except LossDiverged as error:
-        raise diverged(error.loss) from error
-    net = build(training)
-    load_weights(result.checkpoint_dir, net)
-    return Trained(net.arrays(), [row["loss"] for row in result.history])
-
-
-def _stored(training: Any) -> VaeTrainable:
-    return VaeTrainable(ray.get(training))

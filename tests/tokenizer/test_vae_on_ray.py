@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,13 @@ from numpy.typing import NDArray
 from ray import cloudpickle
 
 from learning.errors import TrainingDiverged
+from learning.ray_train.trainer import RayTrainer
 from tokenizer.arrays.items import tie_keys
 from tokenizer.arrays.vectors import ArrayRows, Items
 from tokenizer.fit import fit_codebook
-from tokenizer.quantizers.vae.training import Training, train_here
+from tokenizer.quantizers.vae.trainable import VaeTrainable
+from tokenizer.quantizers.vae.training import Training, train_network
 from tokenizer.spec import CodebookSpec
-from training.codebook_training import VaeTrainable, train_on_ray
 
 Floats = NDArray[np.float32]
 
@@ -79,9 +79,9 @@ def test_a_worker_that_is_killed_changes_no_byte(tmp_path: Path) -> None:
     """Killed in the second of three epochs, it goes on after the first, and ends where a training in process does."""
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
     flag = tmp_path / "killed"
-    found = train_on_ray(training_of(spec_of(), DeadlyRows(VECTORS, flag, 18, [])), tmp_path / "runs")
+    found = train_network(training_of(spec_of(), DeadlyRows(VECTORS, flag, 18, [])), RayTrainer(tmp_path / "runs"))
     assert int(flag.read_text()) != os.getpid()
-    here = train_here(training_of(spec_of(), ArrayRows(VECTORS)))
+    here = train_network(training_of(spec_of(), ArrayRows(VECTORS)))
     assert found.loss == here.loss
     assert found.arrays.keys() == here.arrays.keys()
     for name, array in here.arrays.items():
@@ -91,7 +91,7 @@ def test_a_worker_that_is_killed_changes_no_byte(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_workers_follow_the_loss_of_one_and_run_again_the_training_is_there(tmp_path: Path) -> None:
     spec = spec_of(workers=2, contrastive=0.2, sinkhorn=0.05)
-    train = partial(train_on_ray, storage_path=tmp_path)
+    train = RayTrainer(tmp_path)
     book = fit_codebook({"fused": VECTORS}, IDS, spec, train=train)
     alone = fit_codebook({"fused": VECTORS}, IDS, spec)
     assert book.statistics["loss"] == pytest.approx(alone.statistics["loss"], rel=1e-2)
@@ -115,5 +115,5 @@ def test_a_loss_that_is_no_number_stops_all_workers_at_once(workers: int, tmp_pa
     readers = tmp_path / "readers"
     training = training_of(spec_of(workers=workers, learning_rate=1e30), WatchedRows(VECTORS, readers))
     with pytest.raises(TrainingDiverged, match=r"the loss is (nan|inf): lower codebook.vae.learning_rate"):
-        train_on_ray(training, tmp_path / "runs")
+        train_network(training, RayTrainer(tmp_path / "runs"))
     assert len(set(readers.read_text().split())) == workers, "nobody tried again"

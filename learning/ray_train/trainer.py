@@ -1,0 +1,46 @@
+"""A `Trainer` on the running Ray cluster."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from learning.checkpoint import load_weights
+from learning.ray_train.launch import launch
+from learning.spec import LoopSpec
+from learning.trainable import Trainable
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RayTrainer:
+    """Trains on `spec.workers` workers; the same training, run again, resumes, or is there already.
+
+    A run lies under the folder or URI `storage_path`, by label and plan. What is trained lies once in the object store
+    of each machine. Each worker has a GPU where the cluster has as many. Raises as `launch` does.
+    """
+
+    storage_path: str | Path
+    progress: Callable[[str], None] = logger.info
+
+    def __call__(self, trainable: Trainable[Any], spec: LoopSpec, label: str) -> list[float]:
+        use_gpu = ray.cluster_resources().get("GPU", 0) >= spec.workers
+        result = launch(
+            partial(ray.get, ray.put(trainable)),
+            spec,
+            f"{label.lower()}-{trainable.plan_hash}",
+            self.storage_path,
+            use_gpu=use_gpu,
+            progress=self.progress,
+            label=label,
+        )
+        load_weights(result.checkpoint_dir, trainable.module)
+        trainable.module.eval()
+        return [row["loss"] for row in result.history]
