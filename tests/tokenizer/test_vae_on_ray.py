@@ -16,8 +16,9 @@ from learning.ray_train.trainer import RayTrainer
 from tokenizer.arrays.items import tie_keys
 from tokenizer.arrays.vectors import ArrayRows, Items
 from tokenizer.fit import fit_codebook
+from tokenizer.quantizers.learned import train_network
 from tokenizer.quantizers.vae.trainable import VaeTrainable
-from tokenizer.quantizers.vae.training import Training, train_network
+from tokenizer.quantizers.vae.training import Training
 from tokenizer.spec import CodebookSpec
 
 Floats = NDArray[np.float32]

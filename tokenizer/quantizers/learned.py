@@ -4,13 +4,15 @@ Once trained they are plain arrays like any other codebook: a level encodes an i
 distances of its latent to code vectors (rq-vae), or of one dimension of it to a grid (fsq).
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from learning.errors import LossDiverged, TrainingDiverged
 from learning.trainer import Trainer, train_in_process
 from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.distance import Floats
@@ -23,7 +25,7 @@ from tokenizer.quantizers.fit_levels import Fitting
 from tokenizer.quantizers.kmeans import deviation, distortion, moments
 from tokenizer.quantizers.protocol import Fit
 from tokenizer.quantizers.vae.latent import Coordinate, Encoded, layers_of, perceptron
-from tokenizer.quantizers.vae.training import LATENT, Training, train_network
+from tokenizer.quantizers.vae.training import LATENT, Training
 from tokenizer.spec import CodebookSpec
 
 
@@ -66,6 +68,29 @@ class Learned:
         parts = [arrays[f"level{level}"][codes_NL[:, level]] for level in range(codebook.levels)]
         quantized = np.concatenate(parts, axis=1) if codebook.spec.quantizer == "fsq" else sum(parts[1:], parts[0])
         return perceptron(layers_of(arrays, "decoder"), quantized) * arrays["scale"] + arrays[f"mean.{source}"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The arrays of a trained network (see `VaeNet.arrays`), and its mean loss in each epoch."""
+
+    arrays: dict[str, Array]
+    loss: list[float] = field(default_factory=list)
+
+
+def train_network(training: Training, train: Trainer = train_in_process) -> Trained:
+    """Train the network. Raises TrainingDiverged when the loss or its gradient is not finite."""
+    from tokenizer.quantizers.vae.trainable import VaeTrainable
+
+    trainable = VaeTrainable(training)
+    try:
+        loss = train(trainable, trainable.loop, "codebook")
+    except LossDiverged as error:
+        what = f"the loss is {error.loss}" + (" and its gradient not finite" if math.isfinite(error.loss) else "")
+        raise TrainingDiverged(
+            f"{what}: lower codebook.vae.learning_rate, or raise codebook.vae.warmup_steps"
+        ) from error
+    return Trained(trainable.module.arrays(), loss)
 
 
 def grid(codes: int) -> Floats:

@@ -10,16 +10,14 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from learning.errors import LossDiverged, TrainingDiverged
 from learning.threads import one_thread
-from learning.trainer import Trainer, train_in_process
 from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.distance import Floats, nearest, own_distance
 from tokenizer.arrays.executor import HERE
@@ -88,14 +86,6 @@ class Training:
     def rng(self, *about: int) -> np.random.Generator:
         """A generator of its own for each thing that is drawn."""
         return np.random.default_rng([self.spec.seed, *about])
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The arrays of a trained network (see `VaeNet.arrays`), and its mean loss in each epoch."""
-
-    arrays: dict[str, Array]
-    loss: list[float] = field(default_factory=list)
 
 
 def build(training: Training) -> VaeNet:
@@ -203,18 +193,3 @@ def _put(tensor: object, values: Array) -> None:
     assert isinstance(tensor, torch.Tensor)
     with torch.no_grad():
         tensor.copy_(torch.from_numpy(np.ascontiguousarray(values)))
-
-
-def train_network(training: Training, train: Trainer = train_in_process) -> Trained:
-    """Train the network. Raises TrainingDiverged when the loss or its gradient is not finite."""
-    from tokenizer.quantizers.vae.trainable import VaeTrainable
-
-    trainable = VaeTrainable(training)
-    try:
-        loss = train(trainable, trainable.loop, "codebook")
-    except LossDiverged as error:
-        what = f"the loss is {error.loss}" + (" and its gradient not finite" if math.isfinite(error.loss) else "")
-        raise TrainingDiverged(
-            f"{what}: lower codebook.vae.learning_rate, or raise codebook.vae.warmup_steps"
-        ) from error
-    return Trained(trainable.module.arrays(), loss)
