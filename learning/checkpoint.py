@@ -8,7 +8,6 @@ files were copied to where they lie.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import shutil
 from collections.abc import Mapping
@@ -32,19 +31,12 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
 from learning.errors import CheckpointDamaged, CheckpointMismatch
 from learning.trainable import Cursor
+from plugins.registry import code_version
 
 WEIGHTS = "model.safetensors"
 RECORD = "checkpoint.json"
 OPTIMIZER = "optimizer.pt"
 SHARDS = "shards"
-
-
-def code_version() -> str:
-    """Version of the installed distribution, or `checkout` where the code runs without being installed."""
-    try:
-        return importlib.metadata.version("sidmill")
-    except importlib.metadata.PackageNotFoundError:
-        return "checkout"
 
 
 @dataclass(frozen=True)

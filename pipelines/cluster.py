@@ -9,7 +9,7 @@ from pathlib import Path
 from pipelines.ray_address import ClusterUnreachable, foreign_address, private_folder, require_reachable, unreachable
 from pipelines.spec import ComputeSpec
 
-PACKAGES = ("flows", "pipelines", "training", "tokenizer", "storage", "learning", "infra")
+PACKAGES = ("flows", "pipelines", "training", "tokenizer", "storage", "learning", "plugins", "infra")
 LOOPBACK = "127.0.0.1"
 SHIPPED = (
     "AWS_ALLOW_HTTP",

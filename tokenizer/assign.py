@@ -20,7 +20,7 @@ from tokenizer.codebook import Codebook
 from tokenizer.collisions.extra_token import extra_tokens
 from tokenizer.collisions.relocate import place_outward
 from tokenizer.metrics import Errors, Shift, distribution_shift, encoding_errors
-from tokenizer.quantizers.registry import quantizer_of
+from tokenizer.registry import quantizer_of
 
 Codes = NDArray[np.int32]
 

@@ -11,7 +11,7 @@ from tokenizer.arrays.vectors import Items
 from tokenizer.balancing.assign_level import Prices, assign_level
 from tokenizer.codebook import Codebook
 from tokenizer.metrics import collision_metrics, encoding_errors, first_code_costs, prefix_agreement
-from tokenizer.quantizers.registry import quantizer_of
+from tokenizer.registry import quantizer_of
 
 SAMPLE = 8192
 NEIGHBOURS, QUERIES = 10, 2000

@@ -11,8 +11,7 @@ from tokenizer.arrays.items import ItemIds, checked_items
 from tokenizer.arrays.vectors import Rows
 from tokenizer.codebook import Codebook
 from tokenizer.codebook_report import quality, survey
-from tokenizer.quantizers.learned import Learned
-from tokenizer.quantizers.registry import quantizer_of
+from tokenizer.registry import QUANTIZERS, quantizer_of
 from tokenizer.spec import CodebookSpec
 
 
@@ -29,12 +28,11 @@ def fit_codebook(
     vectors that are missing, misshapen or not finite, CapacityExhausted when the levels hold fewer SIDs than planned,
     ValueError for ids that occur twice, TrainingDiverged when a loss is no longer a number.
     """
-    quantizer = quantizer_of(spec)
-    if isinstance(quantizer, Learned):
-        quantizer = replace(quantizer, train=train)
     with one_thread():
         items = checked_items(vectors, item_ids, spec.fit_sources, work)
-        made = quantizer.fit(items, spec, work)
+        made = quantizer_of(spec).fit(items, spec, work, train)
         book = made.codebook
-        record = {**book.statistics, **quality(book, made.items, made.codes, work), **survey(book, items, work)}
+        member = QUANTIZERS.members[spec.quantizer]
+        by = {} if member.ours else {"quantizer_from": member.origin}
+        record = {**by, **book.statistics, **quality(book, made.items, made.codes, work), **survey(book, items, work)}
         return replace(book, statistics=record)

@@ -15,7 +15,7 @@ from tokenizer.arrays.sid_keys import sid_keys
 from tokenizer.arrays.vectors import Items, spans
 from tokenizer.code_usage import level_metrics
 from tokenizer.codebook import Codebook
-from tokenizer.quantizers.registry import quantizer_of
+from tokenizer.registry import quantizer_of
 
 ROWS = 2048
 """Vectors measured at once: they stay in the cache."""

@@ -28,8 +28,8 @@ from tokenizer.codebook_report import quality, survey
 from tokenizer.errors import VectorError
 from tokenizer.metrics import encoding_errors
 from tokenizer.quantizers.kmeans import centroids, distortion, moments
-from tokenizer.quantizers.registry import quantizer_of
 from tokenizer.quantizers.rq_kmeans import residual
+from tokenizer.registry import quantizer_of
 
 Codes = NDArray[np.int32]
 

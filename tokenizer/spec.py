@@ -1,9 +1,19 @@
 """What a codebook is asked to be: frozen, validated once, stored inside the codebook it made."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from plugins.options import check_options, without_empty_options
+from tokenizer.registry import QUANTIZERS
 from tokenizer.vae_spec import VaeSpec
 
 
@@ -21,17 +31,13 @@ class LevelSpec(BaseModel):
     input: Literal["residual", "vector"] = "residual"
 
 
-QuantizerName = Literal["rq-kmeans", "pq", "opq", "rq-opq", "hierarchical", "lsh", "random", "rq-vae", "fsq"]
-LEARNED: tuple[QuantizerName, ...] = ("rq-vae", "fsq")
-
-
 class CodebookSpec(BaseModel):
     """A codebook before it is fitted.
 
     `quantizer`: rq-kmeans (OneRec), pq (codes without order, one per part of the vector), opq (RPG, VQ-Rec: the same of
     the rotated vector), rq-opq (OneSearch: rq-kmeans with an opq of what it leaves in the last `tail` levels),
     hierarchical (P5-CID: k-means within each cluster), lsh and random (the baselines of TIGER), and, learnt as `vae`
-    says, rq-vae (TIGER) and fsq (RecGPT).
+    says, rq-vae (TIGER) and fsq (RecGPT). Installed packages add others (`sidmill plugin list`), set by `options`.
     `normalise` divides what a level of rq-kmeans encodes by its standard deviation in each dimension.
 
     A code of a level with K codes holds at most ceil(slack * planned_items / K) SIDs ever, where
@@ -45,7 +51,7 @@ class CodebookSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    quantizer: QuantizerName = "rq-kmeans"
+    quantizer: str = "rq-kmeans"
     levels: tuple[LevelSpec, ...] = Field(min_length=1)
     balanced: bool = True
     slack: float = Field(default=1.5, ge=1, allow_inf_nan=False)
@@ -58,6 +64,7 @@ class CodebookSpec(BaseModel):
     normalise: bool = False
     tail: int = Field(default=1, ge=1)
     vae: VaeSpec | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def learned(self) -> VaeSpec:
@@ -67,41 +74,33 @@ class CodebookSpec(BaseModel):
     @property
     def fit_sources(self) -> tuple[str, ...]:
         """The vectors that a fit reads: those of the levels, and those that only training looks at."""
-        also = self.learned.collaborative if self.quantizer in LEARNED else None
+        also = self.vae.collaborative if self.vae else None
         return tuple(dict.fromkeys([*(level.source for level in self.levels), *([also] if also else [])]))
 
     @property
     def ordered(self) -> bool:
         """Whether a code means something only after those before it, so that SIDs make a trie."""
-        return self.quantizer not in ("pq", "opq")
+        return QUANTIZERS.get(self.quantizer).ordered
+
+    @field_validator("quantizer")
+    @classmethod
+    def _is_installed(cls, value: str) -> str:
+        QUANTIZERS.get(value)
+        return value
 
     @model_validator(mode="after")
-    def _one_source(self) -> "CodebookSpec":
-        if self.quantizer != "rq-kmeans":
-            if len({level.source for level in self.levels}) > 1 or any(
-                level.input == "vector" for level in self.levels
-            ):
-                raise ValueError(f"{self.quantizer} reads one source, level after level; only rq-kmeans reads several")
-            if self.normalise:
-                raise ValueError("normalise is for rq-kmeans")
-        if self.quantizer == "rq-opq" and self.tail >= len(self.levels):
-            raise ValueError(f"tail = {self.tail} leaves no level for rq-kmeans; there are {len(self.levels)} levels")
-        if self.quantizer == "lsh" and any(level.codes & (level.codes - 1) or level.codes < 2 for level in self.levels):
-            raise ValueError("lsh has a bit per hyperplane: codes are powers of two, from 2 on")
+    def _fits_its_quantizer(self) -> "CodebookSpec":
+        quantizer = QUANTIZERS.get(self.quantizer)
+        quantizer.check(self)
+        if self.vae is not None and not quantizer.trained:
+            raise ValueError(f"vae is for rq-vae and fsq, not for {self.quantizer}")
+        check_options(self.quantizer, quantizer.options, self.options)
         return self
 
-    @model_validator(mode="after")
-    def _learned(self) -> "CodebookSpec":
-        if self.vae is not None and self.quantizer not in LEARNED:
-            raise ValueError(f"vae is for {' and '.join(LEARNED)}, not for {self.quantizer}")
-        if self.quantizer == "fsq":
-            if any(level.codes < 2 for level in self.levels):
-                raise ValueError("fsq has a grid of values a level: codes are 2 or more")
-            if self.learned.sinkhorn or self.learned.diversity or self.learned.gradient == "rotation":
-                raise ValueError("sinkhorn, diversity and rotation are for rq-vae: the grid of fsq is not learnt")
-        if self.quantizer in LEARNED and self.learned.collaborative == self.levels[0].source:
-            raise ValueError(f"vae.collaborative = {self.learned.collaborative!r} is what the levels read already")
-        return self
+    @model_serializer(mode="wrap")
+    def _without_empty_options(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `options` out where there are none: specs are hashed, and most were stored before there were any."""
+        return without_empty_options(serialize(self))
 
 
 class RefitSpec(BaseModel):

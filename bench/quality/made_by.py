@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-DECIDE = ("bench", "infra", "learning", "pipelines", "tokenizer", "training")
+DECIDE = ("bench", "infra", "learning", "pipelines", "plugins", "tokenizer", "training")
 """The packages that make vectors, SIDs, models and rankings."""
 LIBRARIES = (
     *("numpy", "scipy", "scikit-learn", "torch", "faiss-cpu", "faiss-gpu", "vector-quantize-pytorch"),

@@ -32,7 +32,7 @@ from pipelines.spec import CollaborativeSpec, FusionSpec, collaborative_spec
 from tokenizer.arrays.items import tie_keys
 from tokenizer.assign import Occupancy, assign_sids
 from tokenizer.fit import fit_codebook
-from tokenizer.quantizers.registry import quantizer_of
+from tokenizer.registry import quantizer_of
 from tokenizer.spec import CodebookSpec
 from training.sasrec.item_embeddings import item_towers
 from training.spec import ItemTowerSpec

@@ -29,7 +29,7 @@ from tokenizer.balancing.assign_level import assign_level, balanced_assign
 from tokenizer.collisions.extra_token import extra_tokens
 from tokenizer.fit import fit_codebook
 from tokenizer.metrics import collision_metrics
-from tokenizer.quantizers.registry import quantizer_of
+from tokenizer.registry import quantizer_of
 from tokenizer.spec import CodebookSpec
 
 CACHE = Path(".cache/bench")

@@ -37,7 +37,8 @@ from tokenizer.arrays.scratch import scratch_take
 from tokenizer.codebook import Codebook
 from tokenizer.fit import fit_codebook
 from tokenizer.refit import refit_codebook
-from tokenizer.spec import LEARNED, RefitSpec
+from tokenizer.registry import quantizer_of
+from tokenizer.spec import RefitSpec
 
 
 @dataclass(frozen=True)
@@ -206,8 +207,8 @@ def level_vectors(
 
 def _codebook_trainer(run: Run) -> Trainer:
     """Where the network of a learned quantizer is trained: on Ray Train where the run is on Ray."""
-    learned = run.recipe.codebook.quantizer in LEARNED
-    return ray_trainer(run) if learned and isinstance(run.compute, OnRay) else train_in_process
+    trained = quantizer_of(run.recipe.codebook).trained
+    return ray_trainer(run) if trained and isinstance(run.compute, OnRay) else train_in_process
 
 
 def _store_codebook(run: Run, codebook: Codebook, refit_of: str | None = None) -> CodebookRef:

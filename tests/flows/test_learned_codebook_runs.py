@@ -20,7 +20,7 @@ from storage.lake import Lake
 from storage.releases.models import evaluations
 from storage.releases.releases import published, read_release
 from tokenizer.codebook import Codebook
-from tokenizer.spec import LEARNED
+from tokenizer.registry import QUANTIZERS
 
 VAE = {"hidden": [24, 16], "latent": 8, "epochs": 3, "steps": 20, "batch_size": 32, "learning_rate": 0.01}
 
@@ -69,7 +69,11 @@ def test_rq_vae_from_bootstrap_over_a_night_to_a_backfill(
 def test_every_other_quantizer_from_bootstrap_over_a_night(
     tmp_path: Path, small: Path, recipe: dict[str, object], quantizer: str
 ) -> None:
-    recipe["codebook"] = {"quantizer": quantizer, "levels": LEVELS, **({"vae": VAE} if quantizer in LEARNED else {})}
+    recipe["codebook"] = {
+        "quantizer": quantizer,
+        "levels": LEVELS,
+        **({"vae": VAE} if QUANTIZERS.get(quantizer).trained else {}),
+    }
     if quantizer == "random":  # its codes say nothing of an item
         recipe["gates"] = {"relative_error": {"severity": "warn"}}
     lake = Lake(str(tmp_path / "lake"))

@@ -21,7 +21,7 @@ from tokenizer.errors import CapacityExhausted, CodebookCorrupt, VectorError
 from tokenizer.fit import fit_codebook as fit
 from tokenizer.metrics import decode, encoding_errors
 from tokenizer.quantizers import kmeans
-from tokenizer.quantizers.registry import quantizer_of
+from tokenizer.registry import quantizer_of
 from tokenizer.spec import CodebookSpec, LevelSpec
 
 

@@ -20,12 +20,12 @@ from tokenizer.collisions.extra_token import extra_tokens
 from tokenizer.errors import CapacityExhausted
 from tokenizer.fit import fit_codebook
 from tokenizer.metrics import decode
-from tokenizer.quantizers.registry import QUANTIZERS, quantizer_of
-from tokenizer.spec import LEARNED, CodebookSpec
+from tokenizer.registry import QUANTIZERS, quantizer_of
+from tokenizer.spec import CodebookSpec
 
 SMALL: dict[str, Any] = {"hidden": (24, 16), "latent": 6, "epochs": 4, "steps": 30, "learning_rate": 0.01}
 SPECS: dict[str, dict[str, Any]] = {
-    **{name: {"quantizer": name, **({"vae": SMALL} if name in LEARNED else {})} for name in QUANTIZERS},
+    **{name: {"quantizer": name, **({"vae": SMALL} if QUANTIZERS.get(name).trained else {})} for name in QUANTIZERS},
     "rq-kmeans, normalised": {"quantizer": "rq-kmeans", "normalise": True},
     "rq-kmeans, suffix": {"quantizer": "rq-kmeans", "collision": "suffix", "suffix_codes": 64},
     "rq-kmeans, item": {"quantizer": "rq-kmeans", "collision": "item"},

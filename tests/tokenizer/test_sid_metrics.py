@@ -22,7 +22,7 @@ from tokenizer.metrics import (
     pair_agreement,
     prefix_agreement,
 )
-from tokenizer.quantizers.registry import quantizer_of
+from tokenizer.registry import quantizer_of
 from tokenizer.spec import CodebookSpec, LevelSpec
 
 

@@ -10,7 +10,7 @@ from tokenizer.arrays.sid_keys import sid_keys
 from tokenizer.arrays.vectors import SPAN, Block, Items
 from tokenizer.balancing.costs import Level
 from tokenizer.codebook import Codebook
-from tokenizer.quantizers.registry import quantizer_of
+from tokenizer.registry import quantizer_of
 
 Codes = NDArray[np.int32]
 Prefix = tuple[int, ...]

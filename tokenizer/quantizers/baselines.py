@@ -1,4 +1,4 @@
-"""Codes that nothing was learnt for: the baselines of TIGER (arXiv 2305.05065). Two `Quantizer`s (see quantizer.py)."""
+"""Codes that nothing was learnt for: the baselines of TIGER (arXiv 2305.05065)."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from learning.trainer import Trainer, train_in_process
 from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.distance import BLOCK, Floats, blocked_product
 from tokenizer.arrays.executor import Work
@@ -15,7 +16,7 @@ from tokenizer.balancing.costs import Level, PointLevel, Projected, Residual
 from tokenizer.codebook import Codebook
 from tokenizer.quantizers.fit_levels import Fitting
 from tokenizer.quantizers.kmeans import deviation
-from tokenizer.quantizers.protocol import Fit
+from tokenizer.quantizers.protocol import Fit, Quantizer, reads_one_source
 from tokenizer.spec import CodebookSpec
 
 DECODER_ROWS = 1 << 16
@@ -24,7 +25,7 @@ DECODER_ROWS = 1 << 16
 class Lsh:
     """Random hyperplanes through the mean, one per bit: a code is the side of each that an item lies on."""
 
-    def fit(self, items: Items, spec: CodebookSpec, work: Work) -> Fit:
+    def fit(self, items: Items, spec: CodebookSpec, work: Work, train: Trainer = train_in_process) -> Fit:
         """Draw the hyperplanes by `spec.seed`."""
         fitting = Fitting.begin(items, spec, work)
         mean = fitting.arrays[f"mean.{spec.levels[0].source}"]
@@ -93,7 +94,7 @@ class RandomLevel:
 class Random:
     """Codes by lot, from the item's id; splitmix64 draws the lots."""
 
-    def fit(self, items: Items, spec: CodebookSpec, work: Work) -> Fit:
+    def fit(self, items: Items, spec: CodebookSpec, work: Work, train: Trainer = train_in_process) -> Fit:
         """Draw a salt per level by `spec.seed`."""
         fitting = Fitting.begin(items, spec, work)
         fitting.arrays["salt"] = fitting.rng.integers(1 << 63, size=len(spec.levels)).astype(np.int64)
@@ -117,3 +118,13 @@ def _settled(fitting: Fitting, level: Callable[[Codebook, int], Level]) -> Fit:
         found = assign_level(level(book, number), fitting.fitted, prefix, room, None, fitting.work, None)
         fitting.settle(number, found.codes)
     return fitting.done()
+
+
+def _check_bits(spec: CodebookSpec) -> None:
+    reads_one_source(spec)
+    if any(level.codes & (level.codes - 1) or level.codes < 2 for level in spec.levels):
+        raise ValueError("lsh has a bit per hyperplane: codes are powers of two, from 2 on")
+
+
+LSH = Quantizer(Lsh().fit, Lsh().level, Lsh().decode, check=_check_bits)
+RANDOM = Quantizer(Random().fit, Random().level, Random().decode, check=reads_one_source)

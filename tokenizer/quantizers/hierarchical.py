@@ -1,6 +1,6 @@
 """Hierarchical clustering: k-means within the clusters of the level before, as in P5-CID.
 
-The module is a `Quantizer` (see quantizer.py). Every prefix has centroids of its own, so their number is the product of
+Every prefix has centroids of its own, so their number is the product of
 the codes: meant for few codes and many levels.
 """
 
@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from learning.trainer import Trainer, train_in_process
 from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.distance import Floats, distance_blocks
 from tokenizer.arrays.exact_sums import grid, sums_by_code
@@ -22,7 +23,7 @@ from tokenizer.balancing.costs import Residual
 from tokenizer.codebook import Codebook
 from tokenizer.errors import CapacityExhausted
 from tokenizer.quantizers.fit_levels import Fitting
-from tokenizer.quantizers.protocol import Fit
+from tokenizer.quantizers.protocol import Fit, Quantizer, reads_one_source
 from tokenizer.spec import CodebookSpec
 
 CELLS = 1 << 28
@@ -57,7 +58,7 @@ class NestedLevel:
             yield rows, np.einsum("nkd,nkd->nk", gap, gap)
 
 
-def fit(items: Items, spec: CodebookSpec, work: Work) -> Fit:
+def fit(items: Items, spec: CodebookSpec, work: Work, train: Trainer = train_in_process) -> Fit:
     """Lloyd's iterations in all clusters of a level at once, under the capacity of the level's codes."""
     fitting = Fitting.begin(items, spec, work)
     source = spec.levels[0].source
@@ -147,3 +148,6 @@ def _sums(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     block = items.read(start, stop, np.empty((stop - start, 0), np.int32))
     return sums_by_code(target(block), scale, place, places)
+
+
+HIERARCHICAL = Quantizer(fit, level, decode, check=reads_one_source)

@@ -23,51 +23,47 @@ from tokenizer.balancing.costs import PointLevel, Residual, Target
 from tokenizer.codebook import Codebook
 from tokenizer.quantizers.fit_levels import Fitting
 from tokenizer.quantizers.kmeans import deviation, distortion, moments
-from tokenizer.quantizers.protocol import Fit
+from tokenizer.quantizers.protocol import Fit, Quantizer, reads_one_source
 from tokenizer.quantizers.vae.latent import Coordinate, Encoded, layers_of, perceptron
 from tokenizer.quantizers.vae.training import LATENT, Training
 from tokenizer.spec import CodebookSpec
 
 
-@dataclass(frozen=True)
-class Learned:
-    """A `Quantizer` (see quantizer.py); `train` is where its network is trained."""
+def fit(items: Items, spec: CodebookSpec, work: Work, train: Trainer = train_in_process) -> Fit:
+    """Train the network, then settle the code vectors among the latents of the items.
 
-    train: Trainer = train_in_process
+    The latents of the items it is fitted on are held in memory, 4 bytes a dimension. Batches are drawn at random:
+    where vectors lie in Parquet, `spec.sample` keeps those it is fitted on in memory. Raises VectorError for no
+    items, CapacityExhausted when the levels hold fewer SIDs than planned, TrainingDiverged when the loss is no
+    longer a number.
+    """
+    fitting = Fitting.begin(items, spec, work)
+    source, arrays = spec.levels[0].source, fitting.arrays
+    nothing = np.empty((len(fitting.fitted), 0), np.int32)
+    scale = deviation(Residual(source, ()), fitting.fitted, nothing, work)
+    partner_mean = arrays.get(f"mean.{spec.learned.collaborative}")
+    training = Training(spec, fitting.fitted, arrays[f"mean.{source}"], scale, partner_mean)
+    trained = train_network(training, train)
+    fitting.arrays = {f"mean.{source}": arrays[f"mean.{source}"], "scale": scale, **trained.arrays}
+    if spec.quantizer == "fsq":
+        fitting.arrays.update({f"level{number}": grid(level.codes) for number, level in enumerate(spec.levels)})
+    whole, fitting.fitted = fitting.fitted, _latents(fitting, source)
+    _settle(fitting)
+    return replace(fitting.done(loss=trained.loss), items=whole)
 
-    def fit(self, items: Items, spec: CodebookSpec, work: Work) -> Fit:
-        """Train the network, then settle the code vectors among the latents of the items.
 
-        The latents of the items it is fitted on are held in memory, 4 bytes a dimension. Batches are drawn at random:
-        where vectors lie in Parquet, `spec.sample` keeps those it is fitted on in memory. Raises VectorError for no
-        items, CapacityExhausted when the levels hold fewer SIDs than planned, TrainingDiverged when the loss is no
-        longer a number.
-        """
-        fitting = Fitting.begin(items, spec, work)
-        source, arrays = spec.levels[0].source, fitting.arrays
-        nothing = np.empty((len(fitting.fitted), 0), np.int32)
-        scale = deviation(Residual(source, ()), fitting.fitted, nothing, work)
-        partner_mean = arrays.get(f"mean.{spec.learned.collaborative}")
-        training = Training(spec, fitting.fitted, arrays[f"mean.{source}"], scale, partner_mean)
-        trained = train_network(training, self.train)
-        fitting.arrays = {f"mean.{source}": arrays[f"mean.{source}"], "scale": scale, **trained.arrays}
-        if spec.quantizer == "fsq":
-            fitting.arrays.update({f"level{number}": grid(level.codes) for number, level in enumerate(spec.levels)})
-        whole, fitting.fitted = fitting.fitted, _latents(fitting, source)
-        _settle(fitting)
-        return replace(fitting.done(loss=trained.loss), items=whole)
+def level(codebook: Codebook, level: int) -> PointLevel:
+    """Squared distances, among latents, of an item to the codes; the encoder is run for each level anew."""
+    target = _target(codebook.spec, codebook.arrays, _encoded(codebook.spec, codebook.arrays), level)
+    return PointLevel(target, codebook.arrays[f"level{level}"])
 
-    def level(self, codebook: Codebook, level: int) -> PointLevel:
-        """Squared distances, among latents, of an item to the codes; the encoder is run for each level anew."""
-        target = _target(codebook.spec, codebook.arrays, _encoded(codebook.spec, codebook.arrays), level)
-        return PointLevel(target, codebook.arrays[f"level{level}"])
 
-    def decode(self, codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:
-        """What the decoder makes of the code vectors, float32 (N, D)."""
-        arrays = codebook.arrays
-        parts = [arrays[f"level{level}"][codes_NL[:, level]] for level in range(codebook.levels)]
-        quantized = np.concatenate(parts, axis=1) if codebook.spec.quantizer == "fsq" else sum(parts[1:], parts[0])
-        return perceptron(layers_of(arrays, "decoder"), quantized) * arrays["scale"] + arrays[f"mean.{source}"]
+def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:
+    """What the decoder makes of the code vectors, float32 (N, D)."""
+    arrays = codebook.arrays
+    parts = [arrays[f"level{level}"][codes_NL[:, level]] for level in range(codebook.levels)]
+    quantized = np.concatenate(parts, axis=1) if codebook.spec.quantizer == "fsq" else sum(parts[1:], parts[0])
+    return perceptron(layers_of(arrays, "decoder"), quantized) * arrays["scale"] + arrays[f"mean.{source}"]
 
 
 @dataclass(frozen=True)
@@ -139,3 +135,17 @@ def _settle(fitting: Fitting) -> None:
             codes, rounds = assign_level(trained, items, prefix, room, None, work, None).codes, 0
         lost = distortion(target, arrays[f"level{number}"], items, prefix, codes, work)
         fitting.settle(number, codes, iterations=rounds, latent_error=lost / spread if spread > 0 else float(lost > 0))
+
+
+def _check(spec: CodebookSpec) -> None:
+    reads_one_source(spec)
+    if spec.quantizer == "fsq":
+        if any(level.codes < 2 for level in spec.levels):
+            raise ValueError("fsq has a grid of values a level: codes are 2 or more")
+        if spec.learned.sinkhorn or spec.learned.diversity or spec.learned.gradient == "rotation":
+            raise ValueError("sinkhorn, diversity and rotation are for rq-vae: the grid of fsq is not learnt")
+    if spec.learned.collaborative == spec.levels[0].source:
+        raise ValueError(f"vae.collaborative = {spec.learned.collaborative!r} is what the levels read already")
+
+
+RQ_VAE = FSQ = Quantizer(fit, level, decode, trained=True, check=_check)

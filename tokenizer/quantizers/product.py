@@ -1,8 +1,7 @@
 """Product quantization: a code for each part of a vector, as it is or rotated, alone or of what rq-kmeans leaves.
 
 Plain (pq) it is that of Jégou et al. 2011; the rotation of opq is that of Ge et al. 2013 as faiss fits it. Alone, codes
-have no order (RPG, VQ-Rec); in the last `tail` levels after residual k-means it is the tokenizer of OneSearch. The
-module is a `Quantizer` (see quantizer.py).
+have no order (RPG, VQ-Rec); in the last `tail` levels after residual k-means it is the tokenizer of OneSearch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from learning.trainer import Trainer, train_in_process
 from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.distance import Floats, blocked_product
 from tokenizer.arrays.executor import Work
@@ -19,14 +19,14 @@ from tokenizer.arrays.vectors import Items
 from tokenizer.balancing.costs import PointLevel, Projected, Residual
 from tokenizer.codebook import Codebook
 from tokenizer.quantizers.fit_levels import Fitting
-from tokenizer.quantizers.protocol import Fit
+from tokenizer.quantizers.protocol import Fit, Quantizer, reads_one_source
 from tokenizer.quantizers.rq_kmeans import fit_level
 from tokenizer.spec import CodebookSpec
 
 ROTATION_ROWS, ROTATION_ROUNDS = 1 << 14, 10
 
 
-def fit(items: Items, spec: CodebookSpec, work: Work) -> Fit:
+def fit(items: Items, spec: CodebookSpec, work: Work, train: Trainer = train_in_process) -> Fit:
     """Residual levels, then a rotation (none for pq), then balanced k-means of each part."""
     fitting = Fitting.begin(items, spec, work)
     head = _head(spec)
@@ -105,3 +105,13 @@ def _rotation(vectors: Floats, codes: Sequence[int]) -> Floats:
 def _unrotated(dim: int, parts: int) -> Floats:
     """The dimensions as they are, as in `_rotation`: the last part is filled up with zeros."""
     return np.eye(dim, parts * -(-dim // parts), dtype=np.float32)
+
+
+def _check_tail(spec: CodebookSpec) -> None:
+    reads_one_source(spec)
+    if spec.tail >= len(spec.levels):
+        raise ValueError(f"tail = {spec.tail} leaves no level for rq-kmeans; there are {len(spec.levels)} levels")
+
+
+PQ = OPQ = Quantizer(fit, level, decode, ordered=False, check=reads_one_source)
+RQ_OPQ = Quantizer(fit, level, decode, check=_check_tail)

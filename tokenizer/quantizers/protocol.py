@@ -1,15 +1,17 @@
-"""What a way of quantizing must offer (registry.py lists those there are).
+"""What a way of quantizing must offer (tokenizer/registry.py lists those there are).
 
 Capacity, collisions and stability are the same for all of them (see tokenizer/assign.py). All they ask is what each
 code of a level would cost an item, given the codes it has so far.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
+from learning.trainer import Trainer
 from tokenizer.arrays.distance import Floats
 from tokenizer.arrays.executor import Work
 from tokenizer.arrays.vectors import Items
@@ -27,14 +29,34 @@ class Fit:
     codes: NDArray[np.int32]
 
 
-class Quantizer(Protocol):
-    """Fits codebooks and gives their arrays a meaning; it holds no state of its own."""
+def _anything(spec: CodebookSpec) -> None:
+    """Accept every spec."""
 
-    def fit(self, items: Items, spec: CodebookSpec, work: Work) -> Fit:
-        """Fit a codebook that depends on the items, not on their order or on who did the work."""
 
-    def level(self, codebook: Codebook, level: int) -> Level:
-        """The costs of a level."""
+@dataclass(frozen=True)
+class Quantizer:
+    """Functions that fit codebooks of one kind and give their arrays a meaning, and what the kind declares of itself.
 
-    def decode(self, codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:
-        """The vectors of a source that SIDs stand for, float32 (N, D)."""
+    `fit(items, spec, work, train)` fits a codebook that depends on the items, not on their order or on where the work
+    is done; `train` trains a network, for a quantizer that has one. `level(codebook, number)` gives the costs of a
+    level. `decode(codebook, codes, source)` gives the vectors of a source that SIDs (N, L) stand for, float32 (N, D).
+
+    `ordered`: a code has a meaning only after those before it, so that SIDs make a trie. `trained`: it has a network.
+    `check(spec)` raises ValueError for a spec that it cannot fit. `options` is the model of `codebook.options`.
+    """
+
+    fit: Callable[[Items, CodebookSpec, Work, Trainer], Fit]
+    level: Callable[[Codebook, int], Level]
+    decode: Callable[[Codebook, NDArray[np.int32], str], Floats]
+    ordered: bool = True
+    trained: bool = False
+    check: Callable[[CodebookSpec], None] = _anything
+    options: type[BaseModel] | None = None
+
+
+def reads_one_source(spec: CodebookSpec) -> None:
+    """Raise ValueError unless all levels read residuals of one source as they are."""
+    if len({level.source for level in spec.levels}) > 1 or any(level.input == "vector" for level in spec.levels):
+        raise ValueError(f"{spec.quantizer} reads one source, level after level; only rq-kmeans reads several")
+    if spec.normalise:
+        raise ValueError("normalise is for rq-kmeans")

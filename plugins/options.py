@@ -1,0 +1,24 @@
+"""Settings of a member that only the member knows: the table `options` of a section of a recipe."""
+
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+
+def check_options(name: str, model: type[BaseModel] | None, options: dict[str, Any]) -> None:
+    """Raise ValueError unless `options` are those that the member `name` declares by a model, or none."""
+    if model is None:
+        if options:
+            raise ValueError(f"{name} has no options, and options has {', '.join(sorted(options))}")
+        return
+    try:
+        model.model_validate(options)
+    except ValidationError as error:
+        faults = "; ".join(f"options.{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        known = ", ".join(sorted(model.model_fields))
+        raise ValueError(f"{name}: {faults}; its options are {known}") from error
+
+
+def without_empty_options(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a section as stored: without `options` where there are none."""
+    return {name: value for name, value in settings.items() if name != "options" or value}
