@@ -73,11 +73,13 @@ def take_snapshot(
 ) -> Snapshot:
     """Pin the newest versions, as of no time before that of the `earlier` releases.
 
-    Without a `cutoff` it is the `date` that was asked for once; without one, the newest share of the visible events is
+    Without `as_of` all items are seen that were read, also those that a run with a clock ahead of ours stamped. Without a `cutoff` it is the `date` that was asked for once; without one, the newest share of the visible events is
     held out.
     """
     items, interactions = run.lake.ref("items"), run.lake.ref("interactions")
     bound = as_of or run.clock
+    if as_of is None:
+        bound = _newest_arrival(run, items, bound)
     latest = max(earlier, key=lambda each: each.as_of, default=None)
     if latest is not None and bound < latest.as_of:
         run.say(
@@ -87,6 +89,20 @@ def take_snapshot(
         bound = latest.as_of
     date = cutoff or date
     return Snapshot(items, interactions, bound, date or _holdout_cutoff(run, interactions, bound), date)
+
+
+def _newest_arrival(run: Run, items: TableRef, clock: datetime) -> datetime:
+    """The clock, or the newest arrival of an item where that is later."""
+    ahead = run.lake.frame("items", items.version, ["arrived_at"], ds.field("arrived_at") > clock)["arrived_at"]
+    newest = ahead.max()
+    if newest is None:
+        return clock
+    assert isinstance(newest, datetime)
+    run.say(
+        f"  warning: the clock says {clock:%Y-%m-%d %H:%M:%S}, and {ahead.len():,} rows of the catalogue were read by a "
+        f"run whose clock said up to {newest:%Y-%m-%d %H:%M:%S} UTC: that time is taken, so that no item waits for it"
+    )
+    return newest
 
 
 def say_cutoff(run: Run, snapshot: Snapshot) -> None:

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from learning.errors import TrainingDiverged
 
 GRADIENT_NORM = 1.0
+MOST_RATE = 1e37
+"""AdamW divides the rate of its first step by 1 - 0.9, and float32 ends at 3.4e38."""
 
 
 def adamw(module: nn.Module, rate: float, weight_decay: float) -> torch.optim.AdamW:
@@ -35,6 +37,8 @@ def take_step(module: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor,
     Raises TrainingDiverged, on all workers alike and with the weights as they were, where the loss of any of them or
     the norm of their common gradient is no number.
     """
+    if rate > MOST_RATE:
+        raise TrainingDiverged(f"a learning rate of {rate} leaves the range of float32; lower it")
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)

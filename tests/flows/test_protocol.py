@@ -213,13 +213,21 @@ CLOCK_GOES_BACK = [Step("night-add"), Step("night-add", -6), Step("night-empty",
 TWO_INGEST_THEN_LOOK = [Step("night-add", 6, "take_snapshot", Step("night-add", 1)), Step("night-empty")]
 ROLLED_BACK = [Step("night-add"), Step("rollback"), Step("night-empty"), Step("night-add"), Step("lift")]
 ROLLED_BACK_MEANWHILE = [Step("night-add", 6), Step("night-add", 0, "publish", Step("rollback")), Step("publish")]
+KILLED_WITH_A_CLOCK_AHEAD = [Step("night-add", 6, "take_snapshot"), Step("night-add")]
 KILLED_THEN_DONE_AGAIN = [Step("night-add", 0, "publish"), Step("night-delete"), Step("night-empty")]
 
 
 @pytest.mark.parametrize(
     "story",
-    [STOPPED_BEFORE_IT_PUBLISHED, CLOCK_GOES_BACK, TWO_INGEST_THEN_LOOK, ROLLED_BACK, KILLED_THEN_DONE_AGAIN],
-    ids=["stopped before it published", "clock goes back", "two ingest then look", "rolled back", "killed"],
+    [
+        STOPPED_BEFORE_IT_PUBLISHED,
+        CLOCK_GOES_BACK,
+        TWO_INGEST_THEN_LOOK,
+        ROLLED_BACK,
+        KILLED_THEN_DONE_AGAIN,
+        KILLED_WITH_A_CLOCK_AHEAD,
+    ],
+    ids=["stopped before it published", "clock goes back", "two ingest then look", "rolled back", "killed", "ahead"],
 )
 def test_the_stories_that_once_took_production_back(world: Callable[[], World], story: list[Step]) -> None:
     begun = world()

@@ -47,7 +47,7 @@ def is_up(api: str) -> bool:
 def serving(tmp_path: Path, small: Path) -> Iterator[tuple[Lake, str, Path]]:
     """`sidmill serve` with a night every minute over two folders, on a lake that has a first release and its model."""
     uri = str(tmp_path / "lake")
-    going_on = {**SMALL_RECIPE, "train": {"workers": 2, "epochs": 2, "since_production": True}}
+    going_on = {**SMALL_RECIPE, "train": {"workers": 2, "epochs": 2, "align_epochs": 0, "since_production": True}}
     bootstrap(uri, going_on, [str(small / "items.jsonl")], [str(small / "log.csv")])
     train(uri)
     incoming, logs = tmp_path / "incoming", tmp_path / "logs"
