@@ -24,6 +24,7 @@ from pipelines.spec import (
     SequencesSpec,
     TextSpec,
 )
+from plugins.registry import UnknownMember
 from tokenizer.spec import CodebookSpec, LevelSpec, RefitSpec
 from training.spec import EvaluateSpec, GeneratorSection, ItemTowerSpec, TrainSection
 
@@ -196,6 +197,8 @@ def parse_recipe(settings: dict[str, Any], where: str = "recipe") -> Recipe:
     refuse_secrets_within(settings, prose=frozenset({"about"}))
     try:
         return Recipe.model_validate(settings)
+    except UnknownMember as error:
+        raise RecipeError(f"{where}: {error}") from error
     except ValidationError as error:
         faults = "; ".join(f"{_place(fault)}: {_told(fault)}" for fault in error.errors())
         raise RecipeError(f"{where}: {faults}") from error

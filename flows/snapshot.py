@@ -73,8 +73,9 @@ def take_snapshot(
 ) -> Snapshot:
     """Pin the newest versions, as of no time before that of the `earlier` releases.
 
-    Without `as_of` all items are seen that were read, also those that a run with a clock ahead of ours stamped. Without a `cutoff` it is the `date` that was asked for once; without one, the newest share of the visible events is
-    held out.
+    Without `as_of` all items are seen that were read, also those that a run with a clock ahead of ours stamped. Without
+    a `cutoff` it is the `date` that was asked for once; without one, the newest share of the visible events is held
+    out.
     """
     items, interactions = run.lake.ref("items"), run.lake.ref("interactions")
     bound = as_of or run.clock
@@ -99,8 +100,8 @@ def _newest_arrival(run: Run, items: TableRef, clock: datetime) -> datetime:
         return clock
     assert isinstance(newest, datetime)
     run.say(
-        f"  warning: the clock says {clock:%Y-%m-%d %H:%M:%S}, and {ahead.len():,} rows of the catalogue were read by a "
-        f"run whose clock said up to {newest:%Y-%m-%d %H:%M:%S} UTC: that time is taken, so that no item waits for it"
+        f"  warning: the clock says {clock:%Y-%m-%d %H:%M:%S}, and {ahead.len():,} rows of the catalogue were read by "
+        f"a run whose clock said up to {newest:%Y-%m-%d %H:%M:%S} UTC: that time is taken, so that no item waits for it"
     )
     return newest
 

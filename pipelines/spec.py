@@ -1,12 +1,48 @@
 """The parts of a recipe that concern pipelines. Frozen, validated once, stored with what they made."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from pipelines.registry import encoder_of
+from plugins.options import check_options, without_empty_options
 
 
 class _Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _EncoderSpec(_Spec):
+    """A section that names an encoder, which may declare `options` of its own."""
+
+    contents: ClassVar[str]
+
+    encoder: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("encoder")
+    @classmethod
+    def _is_installed(cls, value: str) -> str:
+        encoder_of(value, cls.contents)
+        return value
+
+    @model_validator(mode="after")
+    def _options_are_its_own(self) -> Self:
+        check_options(self.encoder, encoder_of(self.encoder, self.contents).options, self.options)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_empty_options(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `options` out where there are none: sections are hashed, and were stored before there were any."""
+        return without_empty_options(serialize(self))
 
 
 class CsvSpec(_Spec):
@@ -140,13 +176,15 @@ class InteractionsSpec(_Spec):
         return self.asked
 
 
-class TextSpec(_Spec):
+class TextSpec(_EncoderSpec):
     """Text encoder: `packaged-minilm` (weights in a Python package) or any sentence-transformers `model`.
 
     `fields` name the title and attributes that are joined with ". " into the text of an item.
     """
 
-    encoder: Literal["packaged-minilm", "sentence-transformers"] = "packaged-minilm"
+    contents: ClassVar[str] = "text"
+
+    encoder: str = "packaged-minilm"
     model: str = ""
     revision: str | None = None
     fields: tuple[str, ...] = ("title",)
@@ -154,13 +192,15 @@ class TextSpec(_Spec):
     batch_size: int = Field(64, ge=1)
 
 
-class ImageSpec(_Spec):
+class ImageSpec(_EncoderSpec):
     """Image encoder: `packaged-vit` (ONNX ViT-S/14) or `open-clip` (`model` plus a pretrained tag or a checkpoint).
 
     An item with several pictures gets the mean of their vectors.
     """
 
-    encoder: Literal["packaged-vit", "open-clip"] = "packaged-vit"
+    contents: ClassVar[str] = "image"
+
+    encoder: str = "packaged-vit"
     model: str = ""
     pretrained: str = ""
     batch_size: int = Field(16, ge=1)

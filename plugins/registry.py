@@ -16,8 +16,8 @@ T = TypeVar("T")
 OURS = "sidmill"
 
 
-class UnknownMember(ValueError):
-    """No installed package has a member of that name."""
+class UnknownMember(LookupError):
+    """No installed package has a member of that name. No ValueError: what names it is sound where it is installed."""
 
 
 class MemberClash(ValueError):

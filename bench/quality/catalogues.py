@@ -18,8 +18,9 @@ from bench.quality.made_by import code_hash, hash_of_files
 from infra.settings import configure
 from pipelines.embed.attributes import MultiHot
 from pipelines.embed.images import decode_image
+from pipelines.embed.protocol import load_encoder
 from pipelines.embed.text import TextEncoder
-from pipelines.embed.vision import image_encoder
+from pipelines.embed.vision import ImageEncoder
 from pipelines.spec import AttributesSpec, ImageSpec, TextSpec
 
 CACHE = Path(".cache/vectors")
@@ -84,7 +85,7 @@ class Catalogue:
         if not present.any():
             return np.zeros((len(self.ids), 1), np.float32), present
         spec = ImageSpec()
-        encoder = image_encoder(spec)
+        encoder: ImageEncoder = load_encoder(spec)
 
         def encode(rows: NDArray[np.int64]) -> NDArray[np.float32]:
             paths = [path for path in (self.pictures[row] for row in rows) if path is not None]

@@ -31,9 +31,9 @@ from pipelines.cluster import machine_cpus, shutdown
 from pipelines.compute import Compute, OnRay
 from pipelines.embed.embed import embed
 from pipelines.embed.images import decode_image
+from pipelines.embed.protocol import load_encoder
 from pipelines.embed.stages import EmbedImages, EmbedText
 from pipelines.embed.text import TextEncoder
-from pipelines.embed.vision import image_encoder
 from pipelines.spec import ComputeSpec, ImageSpec, TextSpec
 from storage.commit import Provenance
 from storage.files.store import sha256
@@ -93,7 +93,7 @@ def pictures(options: argparse.Namespace) -> None:
     catalogue = movielens(options.data)
     paths = [path for path in catalogue.pictures if path is not None][: options.pictures]
     spec = ImageSpec()
-    encoder = image_encoder(spec)
+    encoder = load_encoder(spec)
     with tempfile.TemporaryDirectory() as folder:
         lake = Lake(folder)
         data = [path.read_bytes() for path in paths]

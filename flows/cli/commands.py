@@ -217,6 +217,12 @@ def lake_migrate(options: Options) -> None:
         print(f"  {line}")
 
 
+def plugin_list(options: Options) -> None:
+    from flows.inspect.plugins import members
+
+    show.plugins(members(), options.json)
+
+
 def report(options: Options) -> None:
     from flows.report.page import write_report
     from storage.releases.releases import read_release

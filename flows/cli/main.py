@@ -169,6 +169,9 @@ def build_parser() -> argparse.ArgumentParser:
     _reader(_verb(lake, "verify", commands.lake_verify, "check every version and hash that a release pins"))
     _verb(lake, "migrate", commands.lake_migrate, "bring a lake of an older format to this one, in place")
 
+    plugin = _noun(nouns, "plugin", "quantizers, encoders and other members, those of installed packages among them")
+    _reader(_alone(plugin, "list", commands.plugin_list, "all members with the package and version they come from"))
+
     report = _verb(nouns, "report", commands.report, "a release as one self-contained HTML page")
     report.add_argument("--release", default="production")
     report.add_argument("--output", default="report.html", metavar="FILE")
@@ -187,13 +190,21 @@ def _noun(
     return parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
 
+def _alone(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, verb: Verb, text: str
+) -> argparse.ArgumentParser:
+    """A verb that needs no lake."""
+    parser = verbs.add_parser(name, help=text, description=text)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+    parser.set_defaults(verb=verb, parser=parser)
+    return parser
+
+
 def _verb(
     verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, verb: Verb, text: str
 ) -> argparse.ArgumentParser:
-    parser = verbs.add_parser(name, help=text, description=text)
+    parser = _alone(verbs, name, verb, text)
     parser.add_argument("--lake", default="./lake", metavar="URI", help="lake folder or object-store URI (./lake)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
-    parser.set_defaults(verb=verb, parser=parser)
     return parser
 
 

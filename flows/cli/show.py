@@ -17,6 +17,7 @@ from flows.inspect.evaluation_tables import asked, show_evaluation, verdicts
 from flows.inspect.standing import Standing
 from flows.runtime.terminal import printable, say
 from infra.addresses import hidden
+from plugins.registry import Member
 from storage.reasons import remedy
 from storage.releases.releases import Published
 from storage.runs import RunSummary
@@ -41,6 +42,16 @@ def _table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     for row in cells:
         table.add_row(*map(escape, row))
     Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
+
+
+def plugins(members: list[tuple[str, Member]], as_json: bool) -> None:
+    """Members of registries by kind."""
+    columns = ["kind", "name", "from", "object"]
+    rows = [[kind, member.name, member.origin, member.target] for kind, member in members]
+    if as_json:
+        _print_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        _table("plugins", columns, rows)
 
 
 def record(value: Record, as_json: bool) -> None:

@@ -16,12 +16,11 @@ from pipelines.compute import InProcess
 from pipelines.embed.attributes import describe_attributes, describe_coordinates, place_of, values_of
 from pipelines.embed.clip_agreement import check_alignment
 from pipelines.embed.embed import embed
-from pipelines.embed.protocol import fingerprint
+from pipelines.embed.protocol import describe_encoder, fingerprint
 from pipelines.embed.stages import EmbedAttributes, EmbedImages, EmbedText
-from pipelines.embed.text import describe_text
-from pipelines.embed.vision import describe_image
 from pipelines.ingest.accounting import Counts
 from pipelines.ingest.items import items_content, items_text
+from pipelines.registry import ENCODERS
 from storage.files.store import sha256
 from storage.lake import Lake
 from storage.quarantine import open_rows
@@ -62,13 +61,13 @@ def contents(recipe: Recipe, lake: Lake) -> list[Content]:
     if (text := recipe.text) is not None:
         rows = partial(items_text, fields=text.fields)
         found.append(
-            Content(TEXT, partial(describe_text, text), rows, EmbedText, {"spec": text}, BATCHES * text.batch_size)
+            Content(TEXT, partial(describe_encoder, text), rows, EmbedText, {"spec": text}, BATCHES * text.batch_size)
         )
     if (image := recipe.image) is not None:
         arguments = {"spec": image, "lake": lake}
         found.append(
             Content(
-                IMAGE, partial(describe_image, image), _pictured, EmbedImages, arguments, BATCHES * image.batch_size
+                IMAGE, partial(describe_encoder, image), _pictured, EmbedImages, arguments, BATCHES * image.batch_size
             )
         )
     if (fields := recipe.attributes) is not None:
@@ -138,10 +137,11 @@ def embed_items(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]) 
 
 def _check_pictures(run: Run, encoder: EncoderRef, rows: pl.DataFrame) -> None:
     """Say how well pictures and titles go together, where the model can tell and the whole catalogue is looked at."""
-    if run.recipe.image is None or run.recipe.image.encoder != "open-clip" or run.record.kind == "nightly":
+    image = run.recipe.image
+    if image is None or not ENCODERS.get(image.encoder).text_tower or run.record.kind == "nightly":
         return
     with run.stage("check pictures") as view:
-        found = run.compute.run(check_alignment, run.lake, run.recipe.image, encoder.fingerprint, rows)
+        found = run.compute.run(check_alignment, run.lake, image, encoder.fingerprint, rows)
         if found is None:
             view.note("too few items have a picture and a title")
             return

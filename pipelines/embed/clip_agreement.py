@@ -8,8 +8,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipelines.embed.embed import read_vectors
-from pipelines.embed.protocol import Vectors
-from pipelines.embed.vision import OpenClip
+from pipelines.embed.protocol import Vectors, load_encoder
 from pipelines.spec import ImageSpec
 from storage.lake import Lake
 from tokenizer.arrays.items import tie_keys
@@ -28,7 +27,7 @@ def check_alignment(lake: Lake, spec: ImageSpec, fingerprint: str, pictured: pl.
     if stored is None or stored.present.sum() < 2:
         return None
     titles = sample.filter(pl.Series(stored.present))["title"].to_list()
-    return aligned(OpenClip(spec).encode_text(titles), stored.vectors[stored.present])
+    return aligned(load_encoder(spec).encode_text(titles), stored.vectors[stored.present])
 
 
 def aligned(texts_ND: Vectors, pictures_ND: Vectors) -> dict[str, float]:

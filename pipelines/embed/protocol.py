@@ -3,11 +3,15 @@
 import hashlib
 import json
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from pipelines.registry import ENCODERS
 
 C = TypeVar("C", contravariant=True)
 T = TypeVar("T")
@@ -24,6 +28,48 @@ class Encoder(Protocol[C]):
     """Maps N contents (texts, decoded images) to an (N, D) float32 array; deterministic on one build."""
 
     def encode(self, contents: Sequence[C]) -> Vectors: ...
+
+
+class EncoderSettings(Protocol):
+    """A section of a recipe that names an encoder."""
+
+    @property
+    def encoder(self) -> str: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def options(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class EncoderKind:
+    """What an encoder declares: what it encodes, and how it is described and loaded, given its section of the recipe.
+
+    `describe` gives, as JSON, all that decides the vectors, weights by hash, and loads no model. `load` gives an
+    `Encoder` of texts, or of pictures one with `prepare` as well (`pipelines.embed.vision.ImageEncoder`). `text_tower`:
+    what is loaded has `encode_text` too, into the space of the pictures. `options` is the model of the section's
+    table `options`.
+    """
+
+    contents: Literal["text", "image"]
+    describe: Callable[[Any], dict[str, Any]]
+    load: Callable[[Any], Any]
+    text_tower: bool = False
+    options: type[BaseModel] | None = None
+
+
+def describe_encoder(spec: EncoderSettings) -> dict[str, Any]:
+    """What decides the vectors of the encoder that a section names, and the package that it is from if not ours."""
+    member = ENCODERS.members[spec.encoder]
+    origin = {} if member.ours else {"encoder": spec.encoder, "from": member.origin, "options": spec.options}
+    return {**ENCODERS.get(spec.encoder).describe(spec), **origin}
+
+
+def load_encoder(spec: EncoderSettings) -> Any:
+    """The encoder that a section names, loaded."""
+    return ENCODERS.get(spec.encoder).load(spec)
 
 
 def fingerprint(details: dict[str, Any]) -> str:

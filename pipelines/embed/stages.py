@@ -16,9 +16,16 @@ import pyarrow as pa
 
 from pipelines.embed.attributes import MultiHot, Waves
 from pipelines.embed.images import ImageRefused, decode_image
-from pipelines.embed.protocol import EncoderError, Outcome, Vectors, encode_all, fingerprint
-from pipelines.embed.text import TextEncoder, describe_text
-from pipelines.embed.vision import describe_image, image_encoder
+from pipelines.embed.protocol import (
+    EncoderError,
+    Outcome,
+    Vectors,
+    describe_encoder,
+    encode_all,
+    fingerprint,
+    load_encoder,
+)
+from pipelines.embed.vision import ImageEncoder
 from pipelines.spec import AttributesSpec, CoordinatesSpec, ImageSpec, TextSpec
 from storage.errors import BlobCorrupt
 from storage.lake import Lake
@@ -33,8 +40,8 @@ class EmbedText:
     longest_first = pl.col("text").str.len_bytes()
 
     def __init__(self, spec: TextSpec, expected: str | None = None) -> None:
-        self._encoder = TextEncoder(spec)
-        _check("text", expected, lambda: describe_text(spec))
+        self._encoder = load_encoder(spec)
+        _check("text", expected, lambda: describe_encoder(spec))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         texts = batch.column("text").to_pylist()
@@ -76,9 +83,9 @@ class EmbedImages:
         import torch
 
         self._spec, self._lake = spec, lake
-        self._encoder = image_encoder(spec)
+        self._encoder: ImageEncoder = load_encoder(spec)
         self._decoders = decoders or torch.get_num_threads()
-        _check("image", expected, lambda: describe_image(spec))
+        _check("image", expected, lambda: describe_encoder(spec))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         pictures = batch.column("images").to_pylist()

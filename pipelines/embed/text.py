@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.embed.protocol import EncoderError, Vectors, files_hash
+from pipelines.embed.protocol import EncoderError, EncoderKind, Vectors, files_hash
 from pipelines.spec import TextSpec
 
 OTHER_FILES = (".md", ".pyc", ".png", ".jpg", ".onnx", ".xml", ".h5", ".ot", ".msgpack")
@@ -78,3 +78,6 @@ class TextEncoder:
             convert_to_numpy=True,
         )
         return vectors
+
+
+SENTENCES = EncoderKind("text", describe_text, TextEncoder)

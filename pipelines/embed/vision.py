@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines.embed.images import MOST_RATIO
-from pipelines.embed.protocol import EncoderError, Vectors, weights_hash
+from pipelines.embed.protocol import EncoderError, EncoderKind, Vectors, weights_hash
 from pipelines.spec import ImageSpec
 
 _VIT_OUTPUT = "/backbone/layernorm/Add_1_output_0"  # (N, 257, 384); row 0 is the CLS token
@@ -44,11 +44,6 @@ class ImageEncoder(Protocol):
 
     def encode(self, contents: Sequence[Vectors]) -> Vectors:
         """Vectors (N, D) of N prepared images."""
-
-
-def image_encoder(spec: ImageSpec) -> ImageEncoder:
-    """The encoder the recipe names, loaded."""
-    return PackagedViT(spec) if spec.encoder == "packaged-vit" else OpenClip(spec)
 
 
 def _vit_file() -> Path:
@@ -190,3 +185,7 @@ class OpenClip:
                 parts.append(self._model.encode_text(part).float().cpu())
         vectors: Vectors = torch.cat(parts).numpy()
         return vectors
+
+
+PACKAGED_VIT = EncoderKind("image", describe_image, PackagedViT)
+OPEN_CLIP = EncoderKind("image", describe_image, OpenClip, text_tower=True)

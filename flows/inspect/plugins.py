@@ -1,0 +1,12 @@
+"""Members of all registries: those of sidmill, and those that installed packages add."""
+
+from pipelines.registry import ENCODERS
+from plugins.registry import Member
+from tokenizer.registry import QUANTIZERS
+
+REGISTRIES = (ENCODERS, QUANTIZERS)
+
+
+def members() -> list[tuple[str, Member]]:
+    """Kind and member, registry by registry."""
+    return [(registry.what, member) for registry in REGISTRIES for member in registry.members.values()]

@@ -1,0 +1,116 @@
+"""A package outside the checkout adds a quantizer and an encoder: a bootstrap, a night and a training run with them."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import SMALL_RECIPE, write_items
+from plugins.registry import MemberClash, Registry, UnknownMember
+from storage.lake import Lake
+from storage.releases.releases import read_release
+from tokenizer.codebook import Codebook
+from tokenizer.registry import QUANTIZERS
+from tokenizer.spec import CodebookSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "tests" / "plugin"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the example package is installed to: its wheel, built and unpacked."""
+    folder = tmp_path_factory.mktemp("plugin")
+    source, wheels, site = folder / "source", folder / "wheels", folder / "site"
+    wheels.mkdir()
+    subprocess.run(["cp", "-r", str(EXAMPLE), str(source)], check=True)
+    build = f"from setuptools import build_meta; build_meta.build_wheel({str(wheels)!r})"
+    subprocess.run([sys.executable, "-c", build], check=True, cwd=source, capture_output=True)
+    (wheel,) = wheels.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(site)
+    return site
+
+
+def sidmill(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli.main", *arguments],
+        env={**os.environ, "PYTHONPATH": str(site)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_package_adds_members_that_are_listed_with_their_origin(site: Path) -> None:
+    listed = json.loads(sidmill(site, "plugin", "list", "--json").stdout)
+    found = {(each["kind"], each["name"]): each["from"] for each in listed}
+    assert found["quantizer", "farthest-first"] == found["encoder", "hashed-words"] == "sidmill-example 1.2.0"
+    assert found["quantizer", "rq-kmeans"].startswith("sidmill ")
+    assert ("quantizer", "farthest-first") not in {
+        (each["kind"], each["name"]) for each in json.loads(sidmill(Path(), "plugin", "list", "--json").stdout)
+    }
+
+
+def test_a_bootstrap_a_night_and_a_training_run_with_a_package(site: Path, small: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        **SMALL_RECIPE,
+        "text": {"encoder": "hashed-words", "fields": ["title", "genres"], "options": {"dim": 32}},
+        "codebook": {"quantizer": "farthest-first", "levels": [{"codes": 8}] * 3, "options": {"sample": 30}},
+        "train": {**SMALL_RECIPE["train"], "workers": 1},  # type: ignore[dict-item]
+    }
+    recipe, lake = tmp_path / "r.toml", ["--lake", str(tmp_path / "lake")]
+    recipe.write_text("".join(f"{name} = {_toml(value)}\n" for name, value in settings.items()))
+    sources = ["--items", str(small / "items.jsonl"), "--interactions", str(small / "log.csv")]
+    done = sidmill(site, "run", "bootstrap", "--recipe", str(recipe), *sources, *lake)
+    assert done.returncode == 0, done.stderr
+    assert "farthest-first 8 x 8 x 8" in done.stdout + done.stderr
+    write_items(tmp_path / "night" / "night.jsonl", 40, 4)
+    done = sidmill(site, "run", "nightly", "--items", str(tmp_path / "night"), *lake)
+    assert done.returncode == 0, done.stderr
+    done = sidmill(site, "run", "train", *lake)
+    assert done.returncode == 0, done.stderr
+
+    opened = Lake(lake[1])
+    release = read_release(opened, "production")
+    assert (release.id, release.items) == ("r-000002", 44)
+    assert release.encoders["text"].details["from"] == "sidmill-example 1.2.0"
+    statistics = json.loads(opened.frame("codebooks")["statistics"][0])
+    assert statistics["quantizer_from"] == "sidmill-example 1.2.0"
+
+    # Without the package what it made is named, and nothing else is harmed.
+    gone = sidmill(Path(), "run", "nightly", "--items", str(small / "items.jsonl"), *lake)
+    assert gone.returncode == 1
+    assert "there is no encoder 'hashed-words'" in gone.stderr
+    assert "entry points of the group sidmill.encoders" in gone.stderr
+    assert sidmill(Path(), "lake", "status", *lake).returncode == 0
+    with pytest.raises(UnknownMember, match="farthest-first"):
+        Codebook.from_bytes(opened.blobs.get(release.codebook.blob))
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {_toml(each)}" for name, each in value.items()) + "}"
+    return json.dumps(value) if not isinstance(value, list) else "[" + ", ".join(map(_toml, value)) + "]"
+
+
+def test_options_are_those_that_a_member_declares() -> None:
+    with pytest.raises(ValueError, match="rq-kmeans has no options, and options has sample"):
+        CodebookSpec.model_validate({"levels": [{"codes": 4}], "options": {"sample": 3}})
+    assert "options" not in CodebookSpec.model_validate({"levels": [{"codes": 4}]}).model_dump()
+
+
+def test_a_name_that_is_declared_twice_or_by_nobody_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import metadata
+
+    with pytest.raises(UnknownMember, match=r"no quantizer 'x': installed are rq-kmeans, .*sidmill\.quantizers"):
+        QUANTIZERS.get("x")
+    twin = metadata.EntryPoint("rq-kmeans", "other:THING", "sidmill.quantizers")
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [twin])
+    with pytest.raises(MemberClash, match="quantizer 'rq-kmeans' is declared by sidmill"):
+        _ = Registry("sidmill.quantizers", "quantizer", {"rq-kmeans": "a:b"}).members
