@@ -1,7 +1,7 @@
-"""What a way of quantizing must offer (registry.py lists those there are).
+"""The interface of a quantizer (registry.py lists all of them).
 
-Capacity, collisions and stability are the same for all of them (see tokenizer/assign.py). All they ask is what each
-code of a level would cost an item, given the codes it has so far.
+Capacity, collisions and stability are handled alike for all quantizers (see tokenizer/assign.py). A quantizer only
+gives the cost of each code of a level for an item, given its codes so far.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from tokenizer.spec import CodebookSpec
 
 @dataclass(frozen=True)
 class Fit:
-    """A fresh codebook, the items it was fitted on, and their codes int32 (N, L), which they may share."""
+    """A fresh codebook, the items it was fitted on, and their codes int32 (N, L), which may be shared."""
 
     codebook: Codebook
     items: Items
@@ -28,10 +28,10 @@ class Fit:
 
 
 class Quantizer(Protocol):
-    """Fits codebooks and gives their arrays a meaning; it holds no state of its own."""
+    """A method to fit codebooks and to interpret their arrays, without state of its own."""
 
     def fit(self, items: Items, spec: CodebookSpec, work: Work) -> Fit:
-        """Fit a codebook that depends on the items, not on their order or on who did the work."""
+        """Fit a codebook that depends on the items alone, not on their order or on the workers."""
 
     def level(self, codebook: Codebook, level: int) -> Level:
         """The costs of a level."""

@@ -1,4 +1,4 @@
-"""The quantizers there are."""
+"""The registry of quantizers."""
 
 from tokenizer.quantizers import hierarchical, rq_kmeans
 from tokenizer.quantizers import product as opq
