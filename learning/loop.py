@@ -47,11 +47,11 @@ class Progress:
 
 
 Save = Callable[["Loop", bool], None]
-"""Keeps a checkpoint of a loop. Every worker calls it at the same step, with true at the end of the training."""
+"""A function that keeps a checkpoint. All workers call it at the same step; true marks the last checkpoint."""
 
 
 class Loop:
-    """A running training. A restart restores weights, optimizer, cursor and random state exactly."""
+    """A training in progress. A restart restores weights, optimizer, cursor and random state exactly."""
 
     def __init__(self, trainable: Trainable[Any], spec: LoopSpec, context: WorkerContext | None = None) -> None:
         self.trainable, self.spec, self.context = trainable, spec, context or WorkerContext()

@@ -31,13 +31,13 @@ def heard_by(hear: Hear) -> Iterator[None]:
 
 
 class Epochs:
-    """Reports each epoch of a training with its loss and an estimate of the time left."""
+    """A progress report of a training: a line per epoch with its loss and an estimate of the time left."""
 
     def __init__(self, label: str, of: int) -> None:
         self.label, self.of, self._done, self._began = label, of, 0, time.perf_counter()
 
     def done(self, loss: float) -> None:
-        """Report one more finished epoch."""
+        """Report a finished epoch."""
         self._done += 1
         seconds = time.perf_counter() - self._began
         rest = seconds / self._done * (self.of - self._done)

@@ -1,4 +1,4 @@
-"""Runs a `Trainable` on Ray Train and returns a checkpoint directory. Only this module starts Ray Train.
+"""Training of a `Trainable` on Ray Train, up to a checkpoint directory. Only this module starts Ray Train.
 
 A run is identified by (storage_path, name). Running it again resumes from its newest checkpoint, or returns at once
 when it is done; with more epochs it continues from its end. The caller initialises Ray, with one CPU more than the

@@ -83,7 +83,7 @@ def drafts_of(run: str, rank: int) -> str:
 
 
 class Keep:
-    """Passes checkpoints of a loop to Ray Train, which stores them during training; the last upload is awaited.
+    """A `Save` that passes checkpoints to Ray Train, which stores them during training; the last one is awaited.
 
     Each worker copies the state it has to write, and a thread writes and stores the copy. There is one copy at a time:
     training waits if storing is slower.

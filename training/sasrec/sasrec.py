@@ -53,7 +53,7 @@ class Padded:
 
 @dataclass(frozen=True)
 class SasRecBatch:
-    """One worker's share of a step: histories, the next item after each event, and the targets of all workers."""
+    """One worker's share of a step: histories, the next item after each event, and the step's target count."""
 
     groups: list[Padded]
     targets: Tensor
