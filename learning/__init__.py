@@ -1,1 +1,1 @@
-"""What everything that is trained shares: `Trainable`, the loop, checkpoints, the optimizer and the errors."""
+"""Parts that every training shares: `Trainable`, the loop, checkpoints, the optimizer and the errors."""

@@ -1,8 +1,8 @@
-"""A trained model on disk: safetensors weights, and a JSON record that says what they are, written last.
+"""Checkpoints of a model on disk: safetensors weights, and a JSON record that is written last.
 
-While it is trained the optimizer lies beside them, or both in shards that any number of workers can read. The record
-has the hash of every file, those of all workers: where they all hold the checkpoint is whole, in whatever order its
-files were copied to where they lie.
+An unsharded checkpoint holds the weights and the optimizer state. A sharded one holds both in shards that any number of
+workers can read. The record has the sha256 of every file, over all workers. A checkpoint is complete when all files
+match their hashes, in whatever order they were copied.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ SHARDS = "shards"
 
 @dataclass(frozen=True)
 class Record:
-    """What a checkpoint is: `identity` as the Trainable states it, how far it was trained, and by what code.
+    """The record of a checkpoint: the `identity` of its Trainable, the training progress, and the code version.
 
-    `begun` holds the sums of an epoch that was not over.
+    `begun` holds the sums of an unfinished epoch.
     """
 
     identity: Mapping[str, Any]
@@ -56,14 +56,14 @@ class Record:
 
 @dataclass(frozen=True)
 class State:
-    """Weights and optimizer of one moment, in memory of their own: what is written down while training goes on."""
+    """A snapshot of weights and optimizer in separate memory, to be written while training continues."""
 
     weights: dict[str, Tensor]
     optimizer: dict[str, Any]
 
     @classmethod
     def of(cls, module: nn.Module, optimizer: torch.optim.Optimizer) -> State:
-        """A copy of the state of now."""
+        """Copy the current state."""
         state = optimizer.state_dict()
         moments = {
             number: {name: _copied(value) if isinstance(value, Tensor) else value for name, value in each.items()}
@@ -73,10 +73,10 @@ class State:
         return cls(weights, {"state": moments, "param_groups": deepcopy(state["param_groups"])})
 
     def write(self, directory: Path, record: Record) -> None:
-        """Write optimizer and weights, then the record: a directory with a record is whole."""
+        """Write optimizer and weights, then the record. A directory with a record is complete."""
         try:
             torch.save(self.optimizer, directory / OPTIMIZER)
-        except RuntimeError as error:  # in which torch does not say why
+        except RuntimeError as error:  # torch does not report the cause
             free = shutil.disk_usage(directory).free
             raise OSError(f"{OPTIMIZER} was not written, {free:,} bytes are free in {directory}: {error}") from error
         save_file(self.weights, directory / WEIGHTS)
@@ -85,10 +85,10 @@ class State:
 
 @dataclass(frozen=True)
 class Shards:
-    """One worker's part of weights and optimizer of one moment, in memory of its own; `whole` has all the weights.
+    """A snapshot of one worker's shard of weights and optimizer; `whole` holds the full weights, or nothing.
 
-    Each worker writes its part, which any number of workers can read. They agree with one another in `group`, which has
-    to be one that nothing else uses while they write.
+    Each worker writes its shard; any number of workers can read the shards. Workers synchronise through `group`, which
+    nothing else may use while they write.
     """
 
     parts: dict[str, Any]
@@ -99,7 +99,7 @@ class Shards:
     def of(
         cls, module: nn.Module, optimizer: torch.optim.Optimizer, group: distributed.ProcessGroup, whole: bool
     ) -> Shards:
-        """A copy of the state of now, which all workers take together; where `whole`, the first has all the weights."""
+        """Copy the current state on all workers together. With `whole`, the full weights are gathered too."""
         model, state = get_state_dict(module, optimizer)
         plain = StagingOptions(
             use_pinned_memory=False, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=False
@@ -110,7 +110,7 @@ class Shards:
         return cls(parts, weights, group)
 
     def write(self, directory: Path, record: Record) -> None:
-        """Write this worker's part, and the first worker the whole weights and, once all have written, the record."""
+        """Write this worker's shard. Rank 0 also writes the full weights and, after all workers, the record."""
         first = distributed.get_rank(self.group) == 0
         save_shards(self.parts, checkpoint_id=directory / SHARDS, process_group=self.group)
         if first and self.whole:
@@ -126,7 +126,7 @@ def _copied(tensor: Tensor) -> Tensor:
 
 
 def _hashes(directory: Path) -> dict[str, str]:
-    """sha256 of each file by its name, but for the record."""
+    """sha256 of each file by name, without the record."""
     files = (path for path in sorted(directory.rglob("*")) if path.is_file() and path.name != RECORD)
     return {str(path.relative_to(directory)): _sha256(path) for path in files}
 
@@ -147,7 +147,7 @@ def _write_record(directory: Path, record: Record, hashes: Mapping[str, str]) ->
 
 
 def load_state(directory: Path, module: nn.Module, optimizer: torch.optim.Optimizer, sharding: bool) -> None:
-    """Put a checkpoint's weights and optimizer into those of a training of the same shape."""
+    """Load weights and optimizer of a checkpoint into a training of the same shape."""
     if sharding:
         model, state = get_state_dict(module, optimizer)
         stored: dict[str, Any] = {"model": model, "optimizer": state}
@@ -159,7 +159,7 @@ def load_state(directory: Path, module: nn.Module, optimizer: torch.optim.Optimi
 
 
 def read_record(directory: Path, only: str | None = None) -> Record:
-    """The record of a checkpoint whose files (or `only` one) are those it names; raises CheckpointDamaged otherwise."""
+    """Read a record and check the files it names (or `only` one). Raises CheckpointDamaged if one differs."""
     if not (directory / RECORD).is_file():
         raise CheckpointDamaged(_missing(directory, RECORD))
     try:
@@ -192,7 +192,7 @@ def _missing(directory: Path, name: str) -> str:
 
 
 def require_same(where: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise CheckpointMismatch, naming what differs, unless a checkpoint holds the training that is wanted."""
+    """Raise CheckpointMismatch, naming the differences, unless a checkpoint is of the wanted training."""
     changed = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
     if changed:
         differences = "; ".join(f"{key}: {found.get(key)} there, {wanted.get(key)} here" for key in changed)
@@ -200,7 +200,7 @@ def require_same(where: str, found: Mapping[str, Any], wanted: Mapping[str, Any]
 
 
 def load_weights(directory: Path, module: nn.Module) -> None:
-    """Put the checkpoint's weights into a module of the same shape."""
+    """Load the checkpoint's weights into a module of the same shape."""
     module.load_state_dict(load_file(directory / WEIGHTS))
 
 

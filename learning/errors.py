@@ -1,11 +1,11 @@
-"""What can go wrong while something is trained, one class per thing the caller does about it.
+"""Errors of training, one class for each action of the caller.
 
 TrainingError
-├── CheckpointMismatch      a folder that holds another training than is wanted: delete it
-├── CheckpointDamaged       a checkpoint that is not whole: use an older one, or train again
-├── NoRoom                  more workers than there are CPUs for: fewer of them, or a larger cluster
+├── CheckpointMismatch      the folder holds another training: delete it
+├── CheckpointDamaged       the checkpoint is incomplete or altered: use an older one, or train again
+├── NoRoom                  the workers need more CPUs than there are: use fewer workers, or a larger cluster
 ├── LossDiverged            the loss or its gradient is not finite: look at the events named, or lower the learning rate
-└── TrainingFailed          Ray Train gave up: mend the cause and run again, it resumes
+└── TrainingFailed          Ray Train gave up: fix the cause and run again, it resumes
 ValueError
 └── TrainingDiverged        the loss or its gradient is not finite: lower the learning rate
 """
@@ -18,15 +18,15 @@ class TrainingError(Exception):
 
 
 class CheckpointMismatch(TrainingError):
-    """A folder holds checkpoints of another model, data or plan than the one to be trained."""
+    """A folder holds checkpoints of another model, data or plan than the training needs."""
 
 
 class CheckpointDamaged(TrainingError):
-    """A checkpoint directory lacks a file, or a file is not the one that its record names."""
+    """A checkpoint directory lacks a file, or a file does not match the record."""
 
 
 class NoRoom(TrainingError):
-    """The cluster has too few CPUs for the workers that a training asks for."""
+    """The cluster has too few CPUs for the workers of a training."""
 
 
 class TrainingFailed(TrainingError):
@@ -34,9 +34,9 @@ class TrainingFailed(TrainingError):
 
 
 class LossDiverged(TrainingError):
-    """The loss of a step or its gradient is no number; weights and last checkpoint stay as they were before it.
+    """The loss of a step or its gradient is not finite. Weights and last checkpoint stay as before the step.
 
-    `loss` is that of the step, over all workers, and `event_ids` what it predicts, where that are events.
+    `loss` is the loss of the step over all workers. `event_ids` are the events it predicts, if it predicts events.
     """
 
     def __init__(self, loss: float, event_ids: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The training loop: steps, checkpoints, and where to go on after a restart.
+"""The training loop: steps, checkpoints and resumption after a restart.
 
 `learning.ray_train.worker` runs it in a worker of Ray Train, `learning.trainer.train_in_process` in this process.
 """
@@ -29,7 +29,7 @@ Sums = defaultdict[str, Any]
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """Which worker of how many this is, and how a module is made ready for them."""
+    """A worker's rank, the number of workers, and the function that prepares a module."""
 
     rank: int = 0
     world: int = 1
@@ -38,7 +38,7 @@ class WorkerContext:
 
 @dataclass
 class Progress:
-    """How far a training is: the next sample, the steps taken, one row an epoch, and the sums of an epoch begun."""
+    """Progress of a training: next sample, steps taken, one row per epoch, and sums of the unfinished epoch."""
 
     cursor: Cursor
     step: int = 0
@@ -47,21 +47,21 @@ class Progress:
 
 
 Save = Callable[["Loop", bool], None]
-"""Keeps a checkpoint of a loop, which every worker calls at the same step; true for the last of the training."""
+"""A function that keeps a checkpoint. All workers call it at the same step; true marks the last checkpoint."""
 
 
 class Loop:
-    """A training under way. Weights, optimizer, cursor and random state after a restart are those of a run without."""
+    """A training in progress. A restart restores weights, optimizer, cursor and random state exactly."""
 
     def __init__(self, trainable: Trainable[Any], spec: LoopSpec, context: WorkerContext | None = None) -> None:
         self.trainable, self.spec, self.context = trainable, spec, context or WorkerContext()
         self.progress = Progress(Cursor(trainable.plan_hash))
         self.module = self.context.prepare(trainable.module)
-        # After the model, for the optimizer's state has to follow the weights to their device.
+        # Created after the model is on its device, so that the optimizer's state is there too.
         self.optimizer = adamw(trainable.module, spec.learning_rate, spec.weight_decay)
 
     def load(self, directory: Path) -> None:
-        """Go on from a checkpoint. Raises CheckpointMismatch if it is of another training."""
+        """Resume from a checkpoint. Raises CheckpointMismatch if it is of another training."""
         record = checkpoint.read_record(directory)
         checkpoint.require_same(str(directory), record.identity, self.trainable.identity)
         checkpoint.load_state(directory, self.trainable.module, self.optimizer, self.spec.sharding)
@@ -73,10 +73,10 @@ class Loop:
             pass
 
     def epochs(self, save: Save = lambda *_: None) -> Iterator[dict[str, float]]:
-        """Train until `spec.epochs`, and yield the row of each epoch when it is over and `save` has been called.
+        """Train until `spec.epochs`; yield the row of each epoch after `save` has been called.
 
-        A row has epoch, steps, mean loss, targets, tokens, tokens_per_s, seconds, data_wait (the share of time that
-        batches were waited for) and padding. Raises LossDiverged, on all workers, before a step would spoil weights.
+        A row has epoch, steps, mean loss, targets, tokens, tokens_per_s, seconds, data_wait (the share of time spent
+        waiting for batches) and padding. Raises LossDiverged, on all workers, before a step would spoil the weights.
         """
         while self.progress.cursor.epoch < self.spec.epochs:
             self.progress.history.append(self._epoch(save))
@@ -86,7 +86,7 @@ class Loop:
             yield self.progress.history[-1]
 
     def _epoch(self, save: Save) -> dict[str, float]:
-        """The steps of the cursor's epoch; returns its row, with sums over all workers."""
+        """Run the remaining steps of the cursor's epoch. Returns its row, summed over all workers."""
         progress, every = self.progress, self.spec.checkpoint_steps
         device = next(self.module.parameters()).device
         rank, world = self.context.rank, self.context.world
@@ -98,7 +98,7 @@ class Loop:
                 torch.manual_seed(_seed(self.spec.seed, progress.step, rank))
                 with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                     share, metrics = self.trainable.loss(self.module, batch.to(device))
-                # Distributed training averages gradients over ranks; the shares are meant to be added.
+                # Distributed training averages gradients over ranks; times `world`, it sums the shares.
                 try:
                     take_step(self.module, self.optimizer, share * world, self._rate())
                 except TrainingDiverged as error:
@@ -131,7 +131,7 @@ class Loop:
         }
 
     def _diverged(self, batch: Any, metrics: Mapping[str, Any]) -> LossDiverged:
-        """The error that every worker raises: mean loss and events of the whole step."""
+        """The error that every worker raises, with mean loss and events of the whole step."""
         total = self._total({name: metrics[name] for name in ("loss", "targets")})
         events = [batch.event_ids.to_pylist() if hasattr(batch, "event_ids") else []]
         if self.context.world > 1:
@@ -150,8 +150,11 @@ class Loop:
         return dict(zip(names, totals.tolist(), strict=True))
 
     def _rate(self) -> float:
-        """The learning rate of the next step. A cosine falls with the share of all steps that are taken, of which
-        nobody knows the number before the first epoch is over: until then it stays at its peak."""
+        """Learning rate of the next step.
+
+        The cosine depends on the total number of steps, which is known after the first epoch. Until then the rate stays
+        at its peak, after warm-up.
+        """
         spec, progress = self.spec, self.progress
         if spec.schedule == "inverse_sqrt":
             return learning_rate(spec.learning_rate, spec.warmup_steps, progress.step)
@@ -161,10 +164,10 @@ class Loop:
 
 
 def _sums(progress: Progress, rank: int) -> Sums:
-    """The sums of the epoch so far, the same names for every worker; they count once."""
+    """Sums of the epoch so far. All workers have the same names; only rank 0 has the values."""
     return defaultdict(float, {name: value if rank == 0 else 0.0 for name, value in progress.begun.items()})
 
 
 def _seed(seed: int, step: int, rank: int) -> int:
-    """Dropout of a step has a seed of its own, so that a restart goes on with the same numbers."""
+    """Seed of a step's dropout. It depends on the step, so a restart continues with the same numbers."""
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])

@@ -1,4 +1,4 @@
-"""One step of gradient descent: what every training loop of the system takes, in this process or on Ray Train."""
+"""The optimizer step of every training loop, in this process or on Ray Train."""
 
 import math
 
@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from learning.errors import TrainingDiverged
 
 GRADIENT_NORM = 1.0
+"""Gradients with a larger norm are scaled down to it."""
 MOST_RATE = 1e37
 """AdamW divides the rate of its first step by 1 - 0.9, and float32 ends at 3.4e38."""
 
 
 def adamw(module: nn.Module, rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW; weights of linear layers decay, biases, embeddings, norms and code vectors do not."""
+    """AdamW. Weights of linear layers decay; biases, embeddings, norms and code vectors do not."""
     linear = {id(part.weight) for part in module.modules() if isinstance(part, nn.Linear)}
     groups = [
         {"params": [p for p in module.parameters() if id(p) in linear], "weight_decay": weight_decay},
@@ -25,27 +26,27 @@ def adamw(module: nn.Module, rate: float, weight_decay: float) -> torch.optim.Ad
 def learning_rate(peak: float, warmup: int, step: int) -> float:
     """Linear warm-up, then inverse square root of the step (TIGER, arXiv 2305.05065).
 
-    It does not look at the number of epochs, so a run that is given more epochs goes on as if it always had them.
+    It does not depend on the number of epochs, so a run with more epochs continues as if it always had them.
     """
     warmed = (step + 1) / warmup
     return peak * min(warmed, 1.0 / math.sqrt(warmed))
 
 
 def take_step(module: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
-    """One step down the gradient of `loss`, whose norm is clipped, at the given rate.
+    """Take one step down the gradient of `loss` at the given rate, with the gradient norm clipped.
 
-    Raises TrainingDiverged, on all workers alike and with the weights as they were, where the loss of any of them or
-    the norm of their common gradient is no number.
+    Raises TrainingDiverged on all workers, with the weights unchanged, when the loss of any worker or the norm of their
+    averaged gradient is not finite.
     """
     if rate > MOST_RATE:
         raise TrainingDiverged(f"a learning rate of {rate} leaves the range of float32; lower it")
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
-    # A loss that is no number makes all gradients none, so that the norm tells every worker without a message more.
+    # A loss that is not finite makes all gradients NaN, so the norm informs every worker without another message.
     torch.autograd.backward(loss, 1 + 0 * loss.detach())
     norm = nn.utils.clip_grad_norm_(module.parameters(), GRADIENT_NORM)
-    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # weights that lie in shards
+    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # sharded weights
     if not math.isfinite(norm.item()):
         raise TrainingDiverged(f"the norm of the gradient is {norm.item()}; lower the learning rate")
     optimizer.step()

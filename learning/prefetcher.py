@@ -1,4 +1,4 @@
-"""Batches made in another thread while the step before them is taken."""
+"""Prefetching of batches in another thread during the step before them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from threading import Event, Thread
 from typing import Generic, TypeVar
 
 AHEAD = 4
-"""Batches made before they are asked for."""
+"""Number of batches prepared in advance."""
 T = TypeVar("T")
 
 
 class Prefetcher(Generic[T]):
-    """An iterator that another thread runs, up to AHEAD items ahead; `waited` are the seconds it was waited for."""
+    """An iterator run by another thread, up to AHEAD items ahead. `waited` is the time waited for it, in seconds."""
 
     def __init__(self, items: Iterator[T]) -> None:
         self.waited = 0.0
@@ -29,7 +29,7 @@ class Prefetcher(Generic[T]):
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        while self._maker.is_alive():  # one that waits for room
+        while self._maker.is_alive():  # it may be waiting for space in the queue
             while not self._made.empty():
                 self._made.get_nowait()
             self._maker.join(0.01)
@@ -53,5 +53,5 @@ class Prefetcher(Generic[T]):
                     return
                 self._made.put((item, None))
             self._made.put((None, StopIteration()))
-        except Exception as error:  # noqa: BLE001  (it is raised where the items are asked for)
+        except Exception as error:  # noqa: BLE001  (raised again in the consumer)
             self._made.put((None, error))

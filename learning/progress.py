@@ -1,4 +1,4 @@
-"""How far a fit is. It tells a line an epoch or a level; who called it decides where the lines go."""
+"""Progress of a fit, one line per epoch or level. The caller decides where the lines go."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,20 +9,20 @@ Hear = Callable[[str], None]
 
 
 def _nobody(line: str) -> None:
-    """Hears nothing."""
+    """Discard a line."""
 
 
 _hears: ContextVar[Hear] = ContextVar("hears", default=_nobody)
 
 
 def tell(line: str) -> None:
-    """Give a line to whoever hears the fits of this context."""
+    """Send a line to the listener of the current context."""
     _hears.get()(line)
 
 
 @contextmanager
 def heard_by(hear: Hear) -> Iterator[None]:
-    """Let `hear` have the lines of all fits in the body."""
+    """Send the lines of all fits in the body to `hear`."""
     token = _hears.set(hear)
     try:
         yield
@@ -31,13 +31,13 @@ def heard_by(hear: Hear) -> Iterator[None]:
 
 
 class Epochs:
-    """Tells the epochs of a training, each with its loss and about how long the rest will take."""
+    """A progress report of a training: a line per epoch with its loss and an estimate of the time left."""
 
     def __init__(self, label: str, of: int) -> None:
         self.label, self.of, self._done, self._began = label, of, 0, time.perf_counter()
 
     def done(self, loss: float) -> None:
-        """One more epoch is over."""
+        """Report a finished epoch."""
         self._done += 1
         seconds = time.perf_counter() - self._began
         rest = seconds / self._done * (self.of - self._done)

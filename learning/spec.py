@@ -1,4 +1,4 @@
-"""What the loop needs to know of a training: how long, how fast, on how many workers."""
+"""Settings of the training loop: duration, learning rate and number of workers."""
 
 from typing import Annotated, Literal
 
@@ -8,12 +8,12 @@ Positive = Annotated[int, Field(gt=0)]
 
 
 class LoopSpec(BaseModel):
-    """How a `Trainable` is trained. A recipe's `[train]` section and the settings of each fit say the same of theirs.
+    """Training settings of a `Trainable`. A recipe's `[train]` section and each fit use the same field names.
 
-    `schedule` is what follows the warm-up: `inverse_sqrt`, which does not look at the number of epochs, or `cosine`,
-    which falls to 0 by the last epoch; the number of steps is known after the first epoch, which stays at the peak.
-    A checkpoint is written after each epoch, and after every `checkpoint_steps` steps where that is not 0. `sharding`
-    spreads weights and optimizer over the workers (FSDP2); without it each has all of them (DDP).
+    `schedule` follows the warm-up: `inverse_sqrt` does not depend on the number of epochs; `cosine` falls to 0 by the
+    last epoch. The number of steps is known after the first epoch, so that epoch stays at the peak. A checkpoint is
+    written after each epoch, and after every `checkpoint_steps` steps if that is not 0. `sharding` splits weights and
+    optimizer over the workers (FSDP2); without it each worker has all of them (DDP).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

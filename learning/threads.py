@@ -1,4 +1,4 @@
-"""Products on one thread, so that their bytes do not depend on the number of cores."""
+"""Single-threaded BLAS, so that the bytes of a product do not depend on the number of cores."""
 
 from threadpoolctl import threadpool_limits
 

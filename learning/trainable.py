@@ -1,4 +1,4 @@
-"""What can be trained: a module, its loss, and how every worker gets its batches."""
+"""The protocol of a training: a module, its loss, and the batches of each worker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cursor:
-    """Where a pass over the data stands: the plan it belongs to, the epoch, the next sample over all workers."""
+    """Position in a pass over the data: the plan's hash, the epoch, the next sample (or step) over all workers."""
 
     plan: str
     epoch: int = 0
@@ -34,9 +34,9 @@ B = TypeVar("B", bound=DeviceBatch)
 
 
 class Trainable(Protocol[B]):
-    """A model with all that a launcher needs to train it, built anew in each worker by a picklable factory.
+    """A model with everything a launcher needs to train it; each worker builds it with a picklable factory.
 
-    Building it is cheap and reads no data; `batches` does.
+    Building it is cheap and reads no data; `batches` reads the data.
     """
 
     @property
@@ -46,7 +46,7 @@ class Trainable(Protocol[B]):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What is trained on what, as JSON: two runs may share checkpoints only if these are equal."""
+        """Model and data as JSON. Two runs may share checkpoints only if these are equal."""
         ...
 
     @property
@@ -55,18 +55,17 @@ class Trainable(Protocol[B]):
         ...
 
     def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[B, Cursor]]:
-        """The rest of the cursor's epoch for one worker, each batch with the cursor that follows it.
+        """The rest of the cursor's epoch for one worker, each batch with the cursor after it.
 
-        Every rank yields the same number of batches, and the samples of all ranks together do not depend on
-        `world`.
+        Every rank yields the same number of batches. The samples of all ranks together do not depend on `world`.
         """
         ...
 
     def loss(self, module: nn.Module, batch: B) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """This rank's share of the step's mean loss, and sums to report.
 
-        The shares of all ranks add up to the mean over the whole step, so ranks may hold unequal numbers of
-        targets. `module` is the (perhaps distributed) module to call. The sums hold at least `loss`, `targets`
-        and `tokens`, and add up over steps and ranks.
+        The shares of all ranks add up to the mean over the whole step, so ranks may hold unequal numbers of targets.
+        `module` is the module to call, possibly wrapped for distributed training. The sums hold at least `loss`,
+        `targets` and `tokens`, and add up over steps and ranks.
         """
         ...

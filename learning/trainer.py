@@ -1,4 +1,4 @@
-"""Train a `Trainable`: in this process, or on Ray Train by the `Trainer` of learning/ray_train/trainer.py."""
+"""Training of a `Trainable` in this process. `learning.ray_train.trainer` has the `Trainer` for Ray Train."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ OnEpoch = Callable[[dict[str, float]], bool | None]
 
 
 class Trainer(Protocol):
-    """Trains what it is given, wherever it does that."""
+    """A function that trains a `Trainable` to its end."""
 
     def __call__(self, trainable: Trainable[Any], spec: LoopSpec, label: str) -> list[float]:
         """Train until `spec.epochs` and return the mean loss of each epoch.
 
-        `trainable.module` then has the trained weights, on the CPU and in evaluation mode. `label` begins each line of
-        progress. Raises LossDiverged where the loss or its gradient is not finite.
+        Afterwards `trainable.module` has the trained weights, on the CPU and in evaluation mode. `label` begins each
+        line of progress. Raises LossDiverged if the loss or its gradient is not finite.
         """
 
 
 def train_in_process(
     trainable: Trainable[Any], spec: LoopSpec, label: str, on_epoch: OnEpoch | None = None
 ) -> list[float]:
-    """A `Trainer`: one worker, on a GPU where there is one, else on one thread, without checkpoints.
+    """A `Trainer`: one worker, on a GPU if there is one, else on one thread, without checkpoints.
 
-    `on_epoch` gets the row of each epoch (see `learning.loop.Loop.epochs`); when it returns true the training ends. The
-    random state of the caller stays as it is.
+    `on_epoch` gets the row of each epoch (see `learning.loop.Loop.epochs`); if it returns true the training ends. The
+    caller's random state is preserved.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""From vectors to SIDs that nobody has: level by level, within what each code and each prefix has left."""
+"""Assignment of free SIDs to vectors, level by level, within the capacity left of codes and prefixes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ from tokenizer.registry import quantizer_of
 Codes = NDArray[np.int32]
 
 STUCK = 1 << 18
-"""Items placed anew at once: their vectors are held in memory."""
+"""Items placed again at once; their vectors are held in memory."""
 SHIFT_ROWS = 1 << 12
-"""Items whose distance from the fit is measured, the first by tie key."""
+"""Items used to measure the distance from the fit, the first by tie key."""
 
 
 class Status(IntEnum):
-    """What became of an item."""
+    """The outcome of an item."""
 
     ASSIGNED = 0
     RELOCATED = 1
@@ -45,13 +45,13 @@ class Status(IntEnum):
 
 @dataclass(frozen=True)
 class Occupancy:
-    """All SIDs ever published under a codebook, int32 (M, L or, with a token, L + 1); also those of deleted items."""
+    """All SIDs ever published under a codebook, also of deleted items: int32 (M, L), or (M, L + 1) with a token."""
 
     codes: NDArray[np.int32]
 
     @classmethod
     def empty(cls, length: int) -> "Occupancy":
-        """Nothing published yet, of SIDs of this length."""
+        """No published SIDs, for SIDs of this length."""
         return cls(np.empty((0, length), np.int32))
 
     def load(self, codebook: Codebook) -> list[NDArray[np.int64]]:
@@ -61,12 +61,12 @@ class Occupancy:
 
 @dataclass(frozen=True)
 class Assignment:
-    """New SIDs, in the order the items came in.
+    """New SIDs, in input order of the items.
 
-    `codes` int32 (N, L) are unique and free, -1 in all levels for "refit due". `raw_codes` are the codes with the last
-    one that the item asked for first (-1 where it came to no last level): what it would have if SIDs could be shared.
-    `status` int8 (N,) holds `Status` values. `errors` are those of the items which got a SID; `shift` says how far the
-    items lie from those of the fit.
+    `codes` int32 (N, L) are unique and free, -1 in all levels for "refit due". `raw_codes` equal the codes up to the
+    last level; there they hold the item's first choice: its SID if SIDs could be shared. They are -1 for items that did
+    not reach the last level. `status` int8 (N,) holds `Status` values. `errors` covers the items with a SID; `shift` is
+    the distance of the items from those of the fit.
     """
 
     codes: NDArray[np.int32]
@@ -88,13 +88,13 @@ def assign_sids(
     occupied: Occupancy,
     work: Work = HERE,
 ) -> Assignment:
-    """Assign each item a SID that is not occupied (or, under `keep`, any), within the capacity that those leave.
+    """Assign each item a SID that is not occupied (with `keep`, any SID), within the capacity that is left.
 
     `vectors` are float (N, D), or `Rows`, for each source of the codebook; `item_ids` are N distinct ids. Each level
-    encodes what the codes actually chosen before leave over. Of those who want a code or a SID, the ones that would
-    regret it most get it; a prefix takes no more items than it has SIDs. An item's SID depends on the batch and the
-    occupancy, not on the order of either. Raises VectorError for unfit vectors, ValueError for repeated ids or
-    occupied codes out of range.
+    encodes the residual of the codes actually chosen before it. A contested code or SID goes to the items with the
+    greatest regret (the cost of losing it). A prefix takes no more items than it has SIDs. An item's SID depends on the
+    batch and the occupancy, not on the order of either. Raises VectorError for unfit vectors, ValueError for repeated
+    ids or occupied codes out of range.
     """
     with one_thread():
         return _assign_sids(codebook, vectors, item_ids, occupied, work)
@@ -108,9 +108,9 @@ def checked_sids(
     codes_NL: NDArray[np.int32],
     work: Work = HERE,
 ) -> Assignment:
-    """SIDs that were found elsewhere (-1: none), as an assignment, if they keep the rules that `assign_sids` keeps.
+    """Check SIDs from elsewhere (-1: none) by the rules of `assign_sids` and return them as an assignment.
 
-    Raises ValueError where one is taken, occurs twice or exceeds a capacity.
+    Raises ValueError if a SID is taken, occurs twice or exceeds a capacity.
     """
     items = checked_items(vectors, item_ids, codebook.sources, work)
     placed = codes_NL[:, -1] >= 0
@@ -160,7 +160,7 @@ def _assign_sids(
 
 
 def _with_token(codebook: Codebook, items: Items, codes_NL: Codes, taken: Codes) -> Codes:
-    """The codes with the token that makes them unique; -1 throughout for items that got no code or no token."""
+    """The codes with the token that makes them unique; -1 throughout for items without codes or token."""
     sids_NS = np.full((len(items), codebook.levels + 1), -1, np.int32)
     coded = items.order[codes_NL[items.order, -1] >= 0]
     token = extra_tokens(codes_NL[coded], taken, codebook.sizes, codebook.spec.collision == "suffix")
@@ -178,10 +178,10 @@ def _level_by_level(
     taken: Codes | None,
     work: Work,
 ) -> Codes:
-    """Fill in the codes from level `start` on, -1 from the level that had no room; returns what was asked for first.
+    """Fill in the codes from level `start` on, with -1 from the level that has no room.
 
-    That is the same codes with, in the last level, the one that an item asked for first. Without `taken` items may
-    share SIDs. Reduces `room` in place.
+    Returns the same codes with, in the last level, the item's first choice. Without `taken`, items may share SIDs.
+    Reduces `room` in place.
     """
     first_N = np.full(len(items), -1, np.int32)
     for level in range(start, codebook.levels):
@@ -197,9 +197,10 @@ def _level_by_level(
 def _place_stuck(
     codebook: Codebook, items: Items, codes_NL: Codes, room: list[NDArray[np.int64]], taken: Codes, work: Work
 ) -> None:
-    """Place the items whose prefix has free SIDs, but only below codes that no one can have more of.
+    """Place the items whose prefix has free SIDs, but only under codes that are full.
 
-    They go back one level, then two, and so on, and down again from there; the last few are searched for one by one.
+    They give back one level, then two, and so on, and are assigned again from there. The last few are placed one by one
+    by a search.
     """
     for depth in reversed(range(codebook.levels - 1)):
         stuck = items.order[codes_NL[items.order, -1] < 0]
@@ -223,7 +224,7 @@ def _place_stuck(
 
 
 def _release(codes_NL: Codes, rows: NDArray[np.int64], depth: int, room: list[NDArray[np.int64]]) -> None:
-    """Give back the codes that some items hold from level `depth` on."""
+    """Release the codes of some items from level `depth` on."""
     for level in range(depth, len(room)):
         held = codes_NL[rows, level]
         room[level] += np.bincount(held[held >= 0], minlength=len(room[level]))

@@ -1,4 +1,4 @@
-"""How evenly the codes of each level are used. Middle levels concentrate: report every one."""
+"""Usage of the codes of each level. Middle levels concentrate, so every level is reported."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,11 @@ def level_load(codes_NL: NDArray[np.int32], sizes: Sequence[int]) -> list[NDArra
 
 
 def level_metrics(codes_NL: NDArray[np.int32], sizes: Sequence[int]) -> list[dict[str, float]]:
-    """Use of the codes, one dict per level.
+    """Code usage, one dict per level.
 
-    utilisation: share of codes used. dead_codes: the others, counted. entropy: of the code distribution, in
-    bits. perplexity: 2 ** entropy, the number of equally used codes with that entropy. gini: 0 for even use,
-    towards 1 when one code takes all. max_load: SIDs of the fullest code.
+    utilisation: share of codes used. dead_codes: number of unused codes. entropy: of the code distribution, in bits.
+    perplexity: 2 ** entropy, the number of equally used codes with that entropy. gini: 0 for even use, near 1 if one
+    code takes all. max_load: SIDs of the fullest code.
     """
     return [_spread(load) for load in level_load(codes_NL, sizes)]
 
@@ -36,6 +36,6 @@ def _spread(load_K: NDArray[np.int64]) -> dict[str, float]:
 
 
 def gini(load_K: NDArray[np.int64]) -> float:
-    """0 where all are equally loaded, (K - 1) / K where one has everything; 0 where there is no load."""
+    """Gini coefficient: 0 for equal loads or no load, (K - 1) / K if one code has everything."""
     rank = np.arange(1, len(load_K) + 1)
     return float((2 * rank - len(load_K) - 1) @ np.sort(load_K)) / (len(load_K) * max(int(load_K.sum()), 1))

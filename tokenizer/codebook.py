@@ -20,10 +20,9 @@ from tokenizer.spec import CodebookSpec
 class Codebook:
     """Everything needed to encode vectors and to decode codes; two with the same `id` give the same SIDs.
 
-    `arrays` is what the quantizer stores under names of its own ("level0" centroids float32 K x D for
-    rq-kmeans). `capacity` is the most SIDs a code of each level may ever hold, out of `planned_items`;
-    `fitted_items` is the catalogue it was fitted for. `statistics` describes the fit and is not part of the
-    identity.
+    `arrays` holds the quantizer's arrays under names of its own (rq-kmeans: "level0" centroids float32 K x D).
+    `capacity` is, per level, the most SIDs a code may ever hold, out of `planned_items`. `fitted_items` is the number
+    of items in the catalogue of the fit. `statistics` describes the fit and is not part of the identity.
     """
 
     spec: CodebookSpec
@@ -35,25 +34,25 @@ class Codebook:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """How many codes there are at each place of a SID: per level, and of the token after them if there is one."""
+        """Number of codes at each position of a SID: per level, and of the extra token if there is one."""
         last = {"suffix": self.spec.suffix_codes, "item": self.planned_items}.get(self.spec.collision)
         return tuple(level.codes for level in self.spec.levels) + (() if last is None else (last,))
 
     @property
     def levels(self) -> int:
-        """Number of levels: codes that say something of the item."""
+        """Number of levels, without the extra token."""
         return len(self.spec.levels)
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The vectors it reads, each named once, in the order of the levels."""
+        """Names of the vectors it reads, without repetition, in level order."""
         return tuple(dict.fromkeys(level.source for level in self.spec.levels))
 
     @cached_property
     def id(self) -> str:
-        """The content hash: 16 hex digits over spec, arrays and capacity.
+        """Content hash: 16 hex digits over spec, arrays and capacity.
 
-        Settings left at their defaults are not part of it, so a new one does not rename old codebooks.
+        Settings at their defaults are left out, so a new setting does not rename old codebooks.
         """
         digest = hashlib.sha256(_canonical(self.spec.model_dump(mode="json", exclude_defaults=True)))
         for name in sorted(self.arrays):
@@ -65,7 +64,7 @@ class Codebook:
 
     @cached_property
     def vocabulary(self) -> str:
-        """The hash of what a model's output layer means: codebook, codes per level, collision policy."""
+        """Hash of the meaning of a model's output layer: codebook, codes per level, collision policy."""
         meaning = [self.id, list(self.sizes), self.spec.collision]
         return hashlib.sha256(_canonical(meaning)).hexdigest()[:16]
 
@@ -82,7 +81,7 @@ class Codebook:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Codebook":
-        """Read what `to_bytes` wrote; CodebookCorrupt if a single byte differs."""
+        """Read the bytes of `to_bytes`. Raises CodebookCorrupt if a byte differs."""
         try:
             check_seal(data)
             metadata, arrays = unpack(data)
@@ -103,7 +102,7 @@ class Codebook:
 
 
 def plan(spec: CodebookSpec, items: int) -> tuple[tuple[int, ...], int]:
-    """The capacity of a code of each level, and the items planned for, of a fit on `items`.
+    """Capacity of a code of each level, and the number of planned items, for a fit on `items`.
 
     Raises VectorError for no items, CapacityExhausted when the levels hold fewer SIDs than planned.
     """

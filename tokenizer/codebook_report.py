@@ -1,4 +1,4 @@
-"""What the record of a fresh codebook says beyond its levels: how good it is, what other slacks would cost."""
+"""Statistics of a fresh codebook beyond its levels: its quality, and the cost of other slacks."""
 
 import math
 from typing import Any
@@ -14,17 +14,19 @@ from tokenizer.metrics import collision_metrics, encoding_errors, first_code_cos
 from tokenizer.registry import quantizer_of
 
 SAMPLE = 8192
+"""Items that the figures are measured on."""
 NEIGHBOURS, QUERIES = 10, 2000
 SLACKS = (math.inf, 2.0, 1.5, 1.25, 1.1, 1.0)
-"""From loose to tight, so that the prices of one are where the next begins."""
+"""From loose to tight, because each search starts from the prices of the one before."""
 
 
 def quality(codebook: Codebook, items: Items, codes_NL: NDArray[np.int32], work: Work) -> dict[str, Any]:
-    """Figures of the codes (-1: none) of the items it was fitted on, for the codebook's statistics.
+    """Figures of the codes (-1: none) of the fitted items, for the codebook's statistics.
 
-    Of all of them how many share their codes with others (see `metrics.collision_metrics`); of the first SAMPLE by tie
-    key what decoding loses, `squared_error` of an item and `relative_error` (to the squared distance to the mean), and
-    `neighbours_sharing`, per level the share of an item's NEIGHBOURS nearest in the sample that have its codes so far.
+    Over all items: how many share their codes with others (see `metrics.collision_metrics`). Over the first SAMPLE by
+    tie key: the decoding loss, as `squared_error` per item and `relative_error` (to the squared distance to the mean),
+    and `neighbours_sharing`, per level the share of an item's NEIGHBOURS nearest in the sample with the same codes up
+    to it.
     """
     placed = items.order[codes_NL[items.order, -1] >= 0]
     rows = placed[:SAMPLE]
@@ -40,10 +42,10 @@ def quality(codebook: Codebook, items: Items, codes_NL: NDArray[np.int32], work:
 
 
 def survey(codebook: Codebook, items: Items, work: Work) -> dict[str, Any]:
-    """Figures of a sample of the items it was fitted on, the first by tie key, for the codebook's statistics.
+    """Figures of a sample of the fitted items, the first by tie key, for the codebook's statistics.
 
-    `slack_sweep`: a row for each slack (None: no capacity) with the relative error and, per level, the load of the
-    fullest code over an even share. `first_code_cost`: mean and 99th percentile, see `metrics.distribution_shift`.
+    `slack_sweep`: a row per slack (None: no capacity) with the relative error and, per level, the load of the fullest
+    code relative to an even share. `first_code_cost`: mean and 99th percentile, see `metrics.distribution_shift`.
     """
     seen = items.subset(items.order[:SAMPLE])
     cost = first_code_costs(codebook, seen)
@@ -54,7 +56,7 @@ def survey(codebook: Codebook, items: Items, work: Work) -> dict[str, Any]:
 
 
 def slack_sweep(codebook: Codebook, items: Items, work: Work) -> list[dict[str, Any]]:
-    """Relative error and fullest codes of the items, assigned under each of SLACKS with the centroids as they are."""
+    """Relative error and fullest codes when the items are assigned under each of SLACKS, centroids unchanged."""
     prices: list[Prices | None] = [None] * codebook.levels
     sweep: list[dict[str, Any]] = []
     for slack in SLACKS:

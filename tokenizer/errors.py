@@ -1,4 +1,4 @@
-"""What can be wrong with the inputs and the files of the tokenizer.
+"""Errors of the inputs and the files of the tokenizer.
 
 ValueError
 ├── VectorError         vectors that no codebook can be fitted to or encode
@@ -21,4 +21,4 @@ class CodebookCorrupt(ValueError):
 
 
 class TrieCorrupt(ValueError):
-    """A trie file is truncated, malformed or not the file that its hash names."""
+    """A trie file is truncated, malformed or does not match its hash."""

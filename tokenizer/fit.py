@@ -1,4 +1,4 @@
-"""Fit a codebook: the one entry, whatever the quantizer."""
+"""The entry point for fitting a codebook with any quantizer."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,11 +22,11 @@ def fit_codebook(
     work: Work = HERE,
     train: Trainer = train_in_process,
 ) -> Codebook:
-    """Fit what `spec` asks for to the vectors (N, D per source) of a catalogue: the same bytes in any order of items.
+    """Fit a codebook of `spec` to the vectors (N, D per source) of a catalogue.
 
-    `train` is where the network of a learned quantizer is trained, in this process by default. Raises VectorError for
-    vectors that are missing, misshapen or not finite, CapacityExhausted when the levels hold fewer SIDs than planned,
-    ValueError for ids that occur twice, TrainingDiverged when a loss is no longer a number.
+    The bytes do not depend on item order. `train` trains the network of a learned quantizer, by default in this
+    process. Raises VectorError for vectors that are missing, misshapen or not finite, CapacityExhausted when the levels
+    hold fewer SIDs than planned, ValueError for ids that occur twice, TrainingDiverged when a loss is not finite.
     """
     with one_thread():
         items = checked_items(vectors, item_ids, spec.fit_sources, work)

@@ -1,4 +1,4 @@
-"""What SIDs are worth: use of codes, collisions, what decoding loses, and whether neighbours share codes."""
+"""Quality metrics of SIDs: code usage, collisions, decoding loss, and agreement of neighbours."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from tokenizer.codebook import Codebook
 from tokenizer.registry import quantizer_of
 
 ROWS = 2048
-"""Vectors measured at once: they stay in the cache."""
+"""Vectors measured at once; they fit the cache."""
 
 __all__ = [
     "Errors",
@@ -36,8 +36,10 @@ __all__ = [
 
 
 def collision_metrics(codes_NL: NDArray[np.int32]) -> dict[str, float]:
-    """Sharing of SIDs. collision_rate: share of items whose SID another item has too; unique_sids and
-    largest_group are counts."""
+    """Collision statistics of SIDs.
+
+    collision_rate: share of items whose SID another item has too. unique_sids and largest_group are counts.
+    """
     if not len(codes_NL):
         return {"collision_rate": 0.0, "unique_sids": 0, "largest_group": 0}
     sizes = [int(size) for size in codes_NL.max(axis=0) + 1]
@@ -57,7 +59,7 @@ def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floa
 
 @dataclass(frozen=True)
 class Errors:
-    """Sums over items and sources: squared distance to what their SID stands for, and to the mean of the fit.
+    """Sums over items and sources of the squared distance to the decoded SID, and to the mean of the fit.
 
     Sums of several nights add up.
     """
@@ -68,12 +70,12 @@ class Errors:
 
     @property
     def relative(self) -> float:
-        """0 is lossless, 1 no better than the mean of the fit. 0 for no items."""
+        """Relative error: 0 is lossless, 1 no better than the mean of the fit. 0 for no items."""
         return self.squared / self.spread if self.spread > 0 else float(self.squared > 0)
 
 
 def encoding_errors(codebook: Codebook, items: Items, codes_NL: NDArray[np.int32], work: Work = HERE) -> Errors:
-    """What the items that have a SID (codes >= 0) lose by it."""
+    """Encoding errors of the items that have a SID (codes >= 0)."""
     tasks = ((start, stop, codes_NL[start:stop]) for start, stop in spans(len(items)))
     parts = list(work.map(partial(_span_errors, codebook), items, tasks))
     placed = int(np.count_nonzero(codes_NL[:, -1] >= 0))
@@ -96,7 +98,7 @@ def _span_errors(
 
 
 def first_code_costs(codebook: Codebook, items: Items) -> NDArray[np.float32]:
-    """What the cheapest code of the first level that reads a source costs each item, summed over sources, (N,)."""
+    """Cost of each item's cheapest code in the first level of each source, summed over sources, (N,)."""
     levels = [level.source for level in codebook.spec.levels]
     cost_N = np.zeros(len(items), np.float32)
     for number in (levels.index(source) for source in codebook.sources):
@@ -110,10 +112,10 @@ def first_code_costs(codebook: Codebook, items: Items) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Shift:
-    """How far items lie from what a codebook was fitted on, by the cost of their cheapest first code.
+    """Distance of items from those a codebook was fitted on, by the cost of their cheapest first code.
 
-    `distance` is its mean over that of the fit: 1 for more of the same. `beyond_p99` is the share of items that lie
-    farther than all but 1 % of the fitted ones: 0.01 for more of the same.
+    `distance` is the mean cost relative to the fit: 1 for similar items. `beyond_p99` is the share of items with a
+    higher cost than the 99th percentile of the fit: 0.01 for similar items.
     """
 
     distance: float
@@ -121,7 +123,7 @@ class Shift:
 
 
 def distribution_shift(codebook: Codebook, items: Items) -> Shift | None:
-    """The shift of some items against the fit; None for no items, or where all fitted items are centroids."""
+    """The shift of some items against the fit. None for no items, or if the mean cost of the fit is 0."""
     fitted = codebook.statistics["first_code_cost"]
     if not len(items) or fitted["mean"] <= 0:
         return None
@@ -130,10 +132,10 @@ def distribution_shift(codebook: Codebook, items: Items) -> Shift | None:
 
 
 def pair_agreement(codes_NL: NDArray[np.int32], pairs_P2: NDArray[np.integer]) -> list[float]:
-    """The share of pairs of items (row numbers) that share their first code, their first two, and so on to the SID.
+    """The share of item pairs (row numbers) with the same first code, first two codes, and so on to the SID.
 
-    Of items that users consume together it is the behaviour hit-rate of prefixes; of pairs drawn at random, its floor.
-    0 for no pairs.
+    For items consumed together this is the behaviour hit-rate of prefixes; for random pairs it is its floor. 0 for no
+    pairs.
     """
     if not len(pairs_P2):
         return [0.0] * codes_NL.shape[1]
@@ -142,7 +144,7 @@ def pair_agreement(codes_NL: NDArray[np.int32], pairs_P2: NDArray[np.integer]) -
 
 
 def chance_agreement(codes_NL: NDArray[np.int32]) -> list[float]:
-    """What `pair_agreement` is of all pairs of two different items: the floor of any hit-rate."""
+    """The `pair_agreement` of all pairs of different items: the floor of any hit-rate."""
     items, levels = codes_NL.shape
     if items < 2:
         return [0.0] * levels
@@ -155,10 +157,10 @@ def chance_agreement(codes_NL: NDArray[np.int32]) -> list[float]:
 
 
 def prefix_agreement(vectors_ND: Floats, codes_NL: NDArray[np.int32], k: int, sample: int, seed: int) -> list[float]:
-    """The share of an item's `k` nearest neighbours that have its first code, its first two, and so on to the SID.
+    """The share of an item's `k` nearest neighbours with its first code, first two codes, and so on to the SID.
 
-    Over `sample` items drawn with `seed`, against exact neighbours (squared distance) among all items. 0 where an item
-    has no neighbours.
+    Measured on `sample` items drawn with `seed`, against exact neighbours (squared distance) among all items. 0 if an
+    item has no neighbours.
     """
     items = len(vectors_ND)
     k = min(k, items - 1)
@@ -166,11 +168,10 @@ def prefix_agreement(vectors_ND: Floats, codes_NL: NDArray[np.int32], k: int, sa
         return [0.0] * codes_NL.shape[1]
     chosen = np.sort(np.random.default_rng(seed).choice(items, min(sample, items), replace=False))
     vectors_ND = np.ascontiguousarray(vectors_ND, np.float32)
-    with one_thread():  # which of equal vectors are found would depend on the number of threads
+    with one_thread():  # else the choice among equal vectors depends on the number of threads
         _, found = faiss.knn(vectors_ND[chosen], vectors_ND, k + 1)
     other = found != chosen[:, None]
-    # An item may be missing among its own neighbours when others have the same vector: then the last one
-    # goes.
+    # If other items have the same vector, an item may be missing among its own neighbours: drop the last one.
     other[other.all(axis=1), -1] = False
     neighbour_Sk = found[other].reshape(len(chosen), k)
     same_SkL = np.logical_and.accumulate(codes_NL[neighbour_Sk] == codes_NL[chosen][:, None], axis=2)

@@ -1,10 +1,9 @@
-"""Refit a codebook to a catalogue that has changed, moving as few SIDs as a budget allows.
+"""Refit of a codebook to a changed catalogue within a budget of changed SIDs (churn).
 
-A plain warm start runs Lloyd's iterations from the old centroids and takes the churn that comes of it. Here churn is
-spent where it buys most. First the centroids move under codes that stay, all levels together: coordinate descent on
-the least-squares problem that fixed codes leave, which costs no churn. Then the items that gain most from new codes
-move, a part of the budget at a time, and the centroids follow. Every step is a point on the frontier of churn against
-distortion.
+A plain warm start runs Lloyd's iterations from the old centroids and accepts the resulting churn. Here the churn is
+spent on the greatest gains. First the centroids of all levels move under fixed codes, at no churn: coordinate descent
+on the least-squares problem that fixed codes leave. Then the items that gain most get new codes, a part of the budget
+at a time, and the centroids follow. Every step is a point on the frontier of churn against distortion.
 """
 
 from collections.abc import Mapping
@@ -34,15 +33,15 @@ from tokenizer.registry import quantizer_of
 Codes = NDArray[np.int32]
 
 SWEEPS = 3
-"""Passes of coordinate descent after each step; a fourth bought less than 0.01 % of the distortion."""
+"""Passes of coordinate descent after each step; a fourth lowered distortion by less than 0.01 %."""
 
 
 @dataclass(frozen=True)
 class Refit:
-    """The refitted codebook, the codes int32 (N, L) of all items under it (-1: none found), and the way there.
+    """The refitted codebook, the codes int32 (N, L) of all items under it (-1: none found), and the frontier.
 
-    `frontier` has a row per step: `churn`, the share of SIDs that differ from the old ones, `first_code_churn`, that of
-    first codes, and `relative_error`.
+    `frontier` has a row for the start, for moved centroids, and for each step: `churn`, the share of changed SIDs,
+    `first_code_churn`, the share of changed first codes, and `relative_error`.
     """
 
     codebook: Codebook
@@ -59,10 +58,10 @@ def refit_codebook(
     steps: int = 5,
     work: Work = HERE,
 ) -> Refit:
-    """Refit a codebook of residual k-means to the items it has now, at most `budget` of whose old SIDs change.
+    """Refit a residual k-means codebook to its current items, changing at most a share `budget` of the old SIDs.
 
-    `codes_NL` are the SIDs the items have, -1 for those that have none and get one here. The budget is spent in
-    `steps`. Capacity is planned anew for the items there are now. Raises ValueError for another kind of codebook.
+    `codes_NL` are the current SIDs, -1 for items without one, which get one here. The budget is spent in `steps`.
+    Capacity is planned again for the current number of items. Raises ValueError for another kind of codebook.
     """
     if old.spec.quantizer != "rq-kmeans" or old.spec.normalise or any(e.input == "vector" for e in old.spec.levels):
         raise ValueError("only plain rq-kmeans can be refitted under a churn budget; fit another codebook anew")
@@ -120,7 +119,7 @@ def _refit(
 
 
 def _levels(book: Codebook, items: Items, codes: Codes, work: Work) -> list[dict[str, float]]:
-    """What a fit notes of each level: use of its codes, and the error it leaves of its source (of the first LEAD)."""
+    """Figures of each level as in a fit: code usage, and the relative error of its source (on the first LEAD)."""
     placed = items.order[codes[items.order, 0] >= 0]
     levels = level_metrics(codes[placed], book.sizes)
     seen, known = items.subset(placed[:LEAD]), codes[placed[:LEAD]]
@@ -151,7 +150,7 @@ def _assigned(
     taken: Codes,
     work: Work,
 ) -> Codes:
-    """SIDs for some of the items that nobody of `taken` has."""
+    """SIDs for some of the items that are not in `taken`."""
     if not len(rows):
         return np.empty((0, book.levels), np.int32)
     own = {
@@ -170,7 +169,7 @@ def _moved(
     movers: NDArray[np.int64],
     work: Work,
 ) -> Codes:
-    """Codes after `movers` looked for better ones. Old SIDs stay taken meanwhile: whoever gains nothing keeps his."""
+    """The codes after `movers` took better ones. Old SIDs stay taken; items without a gain keep theirs."""
     found = _assigned(book, vectors, ids, movers, codes, work)
     block = items.take(movers, codes[movers])
     before = _lost(book, block, codes[movers])
@@ -182,7 +181,7 @@ def _moved(
 
 
 def _lost(book: Codebook, block: Block, codes: Codes) -> NDArray[np.float64]:
-    """The squared error of each item under some codes, all sources together; infinite without codes."""
+    """The squared error of each item under some codes, summed over sources; infinite without codes."""
     lost = np.zeros(len(block))
     for source in book.sources:
         gap = block.vectors[source] - quantizer_of(book.spec).decode(book, codes, source)
@@ -192,7 +191,7 @@ def _lost(book: Codebook, block: Block, codes: Codes) -> NDArray[np.float64]:
 
 
 def _gains(book: Codebook, items: Items, codes: Codes, work: Work) -> NDArray[np.float64]:
-    """What each item would gain by the codes that are nearest level by level."""
+    """Each item's gain from the codes that are nearest level by level."""
     tasks = ((start, stop, codes[start:stop]) for start, stop in spans(len(items)))
     return np.concatenate(list(work.map(partial(_span_gains, book), items, tasks)))
 
@@ -209,7 +208,7 @@ def _span_gains(book: Codebook, items: Items, start: int, stop: int, codes: Code
 
 
 def _follow(book: Codebook, items: Items, codes: Codes, work: Work) -> Codebook:
-    """Centroids that fit fixed codes: each level in turn the mean of what all others leave, a few times over."""
+    """Fit centroids to fixed codes: in SWEEPS passes, each level becomes the mean residual of all other levels."""
     arrays = dict(book.arrays)
     for _ in range(SWEEPS):
         for level, spec in enumerate(book.spec.levels):

@@ -1,4 +1,4 @@
-"""What a codebook is asked to be: frozen, validated once, stored inside the codebook it made."""
+"""The settings of a codebook: frozen, validated once, stored inside the fitted codebook."""
 
 from typing import Any, Literal
 
@@ -7,7 +7,6 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
-    field_validator,
     model_serializer,
     model_validator,
 )
@@ -18,10 +17,10 @@ from tokenizer.vae_spec import VaeSpec
 
 
 class LevelSpec(BaseModel):
-    """One level of a SID: how many codes, and what they encode.
+    """One level of a SID: the number of codes, and the vectors they encode.
 
-    `source` names the vectors the level reads. With input "residual" it encodes what the former levels of the
-    same source left; with "vector" it starts again from the vector itself.
+    `source` names the vectors of the level. With input "residual" it encodes what the former levels of the same source
+    leave; with "vector" it encodes the vector itself.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,20 +31,20 @@ class LevelSpec(BaseModel):
 
 
 class CodebookSpec(BaseModel):
-    """A codebook before it is fitted.
+    """The settings of a codebook fit.
 
-    `quantizer`: rq-kmeans (OneRec), pq (codes without order, one per part of the vector), opq (RPG, VQ-Rec: the same of
-    the rotated vector), rq-opq (OneSearch: rq-kmeans with an opq of what it leaves in the last `tail` levels),
-    hierarchical (P5-CID: k-means within each cluster), lsh and random (the baselines of TIGER), and, learnt as `vae`
-    says, rq-vae (TIGER) and fsq (RecGPT). Installed packages add others (`sidmill plugin list`), set by `options`.
-    `normalise` divides what a level of rq-kmeans encodes by its standard deviation in each dimension.
+    `quantizer`: rq-kmeans (OneRec), pq (codes without order, one per part of the vector), opq (RPG, VQ-Rec: pq of the
+    rotated vector), rq-opq (OneSearch: rq-kmeans, then opq of its residual in the last `tail` levels), hierarchical
+    (P5-CID: k-means within each cluster), lsh and random (the baselines of TIGER), and two that are trained with the
+    settings `vae`: rq-vae (TIGER) and fsq (RecGPT). `normalise` divides the input of an rq-kmeans level by its standard
+    deviation in each dimension. Installed packages add other quantizers, with `options` of their own.
 
-    A code of a level with K codes holds at most ceil(slack * planned_items / K) SIDs ever, where
-    planned_items = ceil(growth * N) is frozen at the fit on N items. Without `balanced` a code may hold all
-    that is planned. `sample` is the number of items to fit on, drawn with `seed`; None fits on all.
+    A code of a level with K codes holds at most ceil(slack * planned_items / K) SIDs ever, where planned_items =
+    ceil(growth * N) is frozen at the fit on N items. Without `balanced` a code may hold ceil(slack * planned_items).
+    `sample` is the number of items to fit on, drawn with `seed`; None fits on all.
 
-    `collision` is what makes SIDs unique: relocate moves an item to the nearest free SID, suffix (TIGER) adds a token
-    that counts the items of a SID, at most `suffix_codes`, item (CAR) a token of the item's own. keep lets items share
+    `collision` makes SIDs unique: relocate moves an item to the nearest free SID; suffix (TIGER) adds a token that
+    counts the items of a SID, at most `suffix_codes`; item (CAR) adds a token of the item's own. keep lets items share
     SIDs, and the releases report how many do.
     """
 
@@ -68,25 +67,19 @@ class CodebookSpec(BaseModel):
 
     @property
     def learned(self) -> VaeSpec:
-        """How a learned quantizer is trained, with the defaults where nothing is said."""
+        """Training settings of a learned quantizer, by default those of `VaeSpec`."""
         return self.vae or VaeSpec()
 
     @property
     def fit_sources(self) -> tuple[str, ...]:
-        """The vectors that a fit reads: those of the levels, and those that only training looks at."""
+        """The vectors that a fit reads: those of the levels, and those used only in training."""
         also = self.vae.collaborative if self.vae else None
         return tuple(dict.fromkeys([*(level.source for level in self.levels), *([also] if also else [])]))
 
     @property
     def ordered(self) -> bool:
-        """Whether a code means something only after those before it, so that SIDs make a trie."""
-        return QUANTIZERS.get(self.quantizer).ordered
-
-    @field_validator("quantizer")
-    @classmethod
-    def _is_installed(cls, value: str) -> str:
-        QUANTIZERS.get(value)
-        return value
+        """True if a code has meaning only after the codes before it, so that SIDs form a trie."""
+        return self.quantizer not in ("pq", "opq")
 
     @model_validator(mode="after")
     def _fits_its_quantizer(self) -> "CodebookSpec":
@@ -104,7 +97,10 @@ class CodebookSpec(BaseModel):
 
 
 class RefitSpec(BaseModel):
-    """A refit of the published codebook in place of a fresh fit: at most `budget` of the SIDs change, in `steps`."""
+    """Settings to refit the published codebook instead of a fresh fit: at most `budget` of the SIDs change.
+
+    The budget is spent in `steps`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

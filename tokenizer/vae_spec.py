@@ -1,4 +1,4 @@
-"""What a learned quantizer is asked to be: the shape of its network, its losses, how it is trained."""
+"""The settings of a learned quantizer: the shape of its network, its losses and its training."""
 
 from typing import Annotated, Literal, Self
 
@@ -12,20 +12,21 @@ Above = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class VaeSpec(BaseModel):
     """An encoder and decoder with a quantized latent between them.
 
-    The default shape is TIGER's (arXiv 2305.05065): 768-512-256-128-32 and back; `latent` is the width for rq-vae, fsq
-    has one dimension a level. An epoch is `steps` steps of `batch_size` items over all workers, however many items
-    there are. Checkpoints are written between epochs, and code vectors moved: a few rounds of "k-means" among the
-    latents of a sample, or only those that nothing of the sample came to (dead ones) are revived ("revive").
+    The default shape is TIGER's (arXiv 2305.05065): 768-512-256-128-32 and back. `latent` is the latent width of
+    rq-vae; fsq has one dimension per level. An epoch is `steps` steps of `batch_size` items over all workers, for any
+    number of items. Between epochs a checkpoint is written and code vectors are updated: by a few rounds of "k-means"
+    on the latents of a sample, or only dead ones, which no latent of the sample is nearest to, are moved ("revive").
 
-    The loss is a weighted sum, 0 leaving a part out: `reconstruction`, the squared error in units of the squared
-    distance to the mean; `contrastive`, InfoNCE between what is decoded and what went in (CoST, arXiv 2404.14774);
-    the VQ loss with `commitment` as the weight of its second part; of LETTER (arXiv 2405.07314) `alignment`, InfoNCE
-    between the quantized latent and the vectors of the source `collaborative`, and `diversity` of the code vectors of
-    a level, in `diversity_clusters` clusters. InfoNCE is at `temperature`. `gradient` says how the gradient passes the
-    quantizer: straight through, or by the rotation trick (arXiv 2410.06424). `sinkhorn` above 0 spreads each step's
-    items evenly over the codes by optimal transport at that regularisation (LC-Rec, arXiv 2311.09049).
+    The loss is a weighted sum; weight 0 leaves a part out. `reconstruction` is the squared error in units of the
+    squared distance to the mean. `contrastive` is InfoNCE between decoded and input vectors (CoST, arXiv 2404.14774).
+    The VQ loss has `commitment` as the weight of its second part. Two parts are of LETTER (arXiv 2405.07314):
+    `alignment`, InfoNCE between the quantized latent and the vectors of the source `collaborative`, and `diversity` of
+    the code vectors of a level, in `diversity_clusters` clusters. InfoNCE uses `temperature`. `gradient` is the
+    gradient through the quantizer: straight-through, or the rotation trick (arXiv 2410.06424). `sinkhorn` above 0
+    spreads each step's items evenly over the codes by optimal transport with that regularisation (LC-Rec, arXiv
+    2311.09049).
 
-    `refit` fits the code vectors anew in the trained latent space, by k-means under capacity.
+    `refit` fits the code vectors again in the trained latent space, by k-means under capacity.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,4 +1,4 @@
 """The generator: model, loss, log loader, decoding and evaluation over semantic IDs.
 
-`launch` is the one place of the system that starts Ray Train; what it trains is any `Trainable`.
+The training loop and Ray Train are in `learning`; what they train is any `Trainable`.
 """

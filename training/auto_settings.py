@@ -1,8 +1,8 @@
-"""Settings that follow the size of the catalogue and of the log, where a recipe leaves them at "auto".
+"""Settings that depend on the size of the catalogue and of the log, where a recipe leaves them at "auto".
 
-The rules pass through the settings that did best on the validation of Amazon Beauty (12,101 items, 154,000 events in
-22,580 windows) and of smaller catalogues (docs/recommendation.md). Above that size nothing was measured: there the
-passes fall with the root of the size, so that the work grows with the root too.
+The rules fit the settings that did best on the validation of Amazon Beauty (12,101 items, 154,000 events in 22,580
+windows) and of smaller catalogues (docs/recommendation.md). Nothing was measured above that size. There the number of
+passes falls with the square root of the size, so the work grows with the square root.
 """
 
 from dataclasses import dataclass
@@ -13,14 +13,18 @@ from training.spec import Auto, GeneratorSection, GeneratorSpec, TrainSection, T
 
 MEASURED_EVENTS, MEASURED_ITEMS = 154_000, 12_101
 EVENTS_A_STEP, LEAST_BATCH, MOST_BATCH = 768, 16, 128
+"""Predicted events per step, and bounds of the batch size in windows."""
 PASSES, WARMUP, ITEM_PASSES = 14, 300, 20
+"""Epochs at the measured size, most warm-up steps, and alignment epochs at the measured size."""
 LEAST_ROWS, MOST_ROWS = 1_024, 2**20
+"""Bounds of `prefix_buckets`."""
 VECTOR_WEIGHT, MOST_RANKED = 4.0, 1_000_000
+"""Weight of vectors in evaluations, and the most items for which it is used."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Items of a release, levels of its SIDs, and the windows of its histories with the events that they predict."""
+    """Number of items in a release, of levels in its SIDs, of windows, and of the events that windows predict."""
 
     items: int
     levels: int
@@ -29,7 +33,10 @@ class Scale:
 
 
 def generator_spec(section: GeneratorSection, scale: Scale) -> GeneratorSpec:
-    """What a model is built by. Of each prefix of an SID, longer than a code, there is about one row of embeddings."""
+    """Resolve the "auto" settings of a model.
+
+    The hashed table has about one row for each SID prefix longer than one code.
+    """
     wanted = section.model_dump()
     if wanted["prefix_buckets"] == "auto":
         prefixes = max(1, scale.levels - 1) * scale.items
@@ -40,7 +47,10 @@ def generator_spec(section: GeneratorSection, scale: Scale) -> GeneratorSpec:
 
 
 def train_spec(section: TrainSection, scale: Scale) -> TrainSpec:
-    """What a training goes by: steps of about EVENTS_A_STEP events, fewer passes over larger logs and catalogues."""
+    """Resolve the "auto" settings of a training.
+
+    A step has about EVENTS_A_STEP events; larger logs and catalogues get fewer passes.
+    """
     wanted = section.model_dump()
     if wanted["batch_size"] == "auto":
         batch = EVENTS_A_STEP * scale.windows / max(1, scale.targets)
@@ -56,20 +66,20 @@ def train_spec(section: TrainSection, scale: Scale) -> TrainSpec:
 
 
 def vector_weight(wanted: float | Auto, items: int) -> float:
-    """The weight of vectors in evaluations; 0, so that no vector is read, for more than MOST_RANKED items."""
+    """The weight of vectors in evaluations. "auto" is 0 above MOST_RANKED items, so that no vector is read."""
     if wanted != "auto":
         return wanted
     return VECTOR_WEIGHT if items <= MOST_RANKED else 0.0
 
 
 def agrees(section: GeneratorSection, spec: GeneratorSpec) -> bool:
-    """Whether a model has what a section says, "auto" apart."""
+    """Return whether a model has the settings of a section, except "auto"."""
     built = spec.model_dump()
     return all(value in ("auto", built[name]) for name, value in section.model_dump().items())
 
 
 def followed(section: GeneratorSection | TrainSection, spec: GeneratorSpec | TrainSpec) -> dict[str, Any]:
-    """The settings that a section leaves at "auto", with what they became."""
+    """The settings that a section leaves at "auto", with their resolved values."""
     built = spec.model_dump()
     return {name: built[name] for name, value in section.model_dump().items() if value == "auto"}
 
@@ -79,5 +89,5 @@ def _passes(measured: int, larger: float) -> int:
 
 
 def _power_of_two(number: float) -> int:
-    """The least power of two that is no less."""
+    """The smallest power of two that is not less."""
     return int(2 ** ceil(log2(max(1.0, number))))

@@ -1,17 +1,17 @@
-"""What can go wrong with a generator beyond `learning.errors`, one class per thing the caller does about it.
+"""Errors of a generator beyond `learning.errors`, one class for each action of the caller.
 
 TrainingError
-├── VocabularyMismatch      another codebook than the model speaks: train for it, or publish without a model
-├── NothingToTrainOn        a release whose log or codes teach nothing: give it a log, or another codebook
-├── LearntWhatIsHeldOut     a model that knows what a release asks for: another model, or a release with a later cutoff
-└── SequencesInvalid        rows that break the contract of the `sequences` table: rebuild the sequences
+├── VocabularyMismatch      the model is for another codebook: train one for it, or publish without a model
+├── NothingToTrainOn        the log or codes of a release teach nothing: give it a log, or another codebook
+├── LearntWhatIsHeldOut     the model has seen held-out events: use another model, or a release with a later cutoff
+└── SequencesInvalid        rows break the contract of the `sequences` table: rebuild the sequences
 """
 
 from learning.errors import TrainingError
 
 
 class VocabularyMismatch(TrainingError):
-    """A model was asked to speak another vocabulary than the one it was trained for."""
+    """A model was requested for another vocabulary than the one it was trained for."""
 
     def __init__(self, where: str, found: str, wanted: str) -> None:
         super().__init__(where, found, wanted)
@@ -29,7 +29,7 @@ class NothingToTrainOn(TrainingError):
 
 
 class LearntWhatIsHeldOut(TrainingError):
-    """A model has learnt from events that a release holds out to ask about."""
+    """A model has learnt from events that a release holds out for evaluation."""
 
 
 class SequencesInvalid(TrainingError):

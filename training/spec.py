@@ -1,4 +1,4 @@
-"""What a generator is, how it is trained and how it is evaluated: frozen, validated, stored with the result."""
+"""Settings of a generator, its training and its evaluation: frozen, validated, stored with the result."""
 
 from typing import Annotated, Literal, Self
 
@@ -8,29 +8,28 @@ from learning.spec import LoopSpec, Positive
 
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 Auto = Literal["auto"]
-"""A setting that follows the size of the catalogue and of the log (training/auto_settings.py)."""
+"""A setting that depends on the size of the catalogue and of the log (training/auto_settings.py)."""
 
 
 class GeneratorSection(BaseModel):
     """Architecture and shape of the generator; `heads` divides `dim`, `kv_heads` divides `heads`.
 
-    `architecture`: `rq_transformer` (a transformer over events, a small one over codes), `decoder` (one token a code),
-    `lazy_decoder` (OneRec-V2) or `encoder_decoder` (TIGER). `code_layers` are those over the codes of the next event;
-    `decoder` and `lazy_decoder` have none of their own. With `experts` each feed-forward is a mixture of as many, of
-    which a token takes `experts_per_token`.
+    `architecture`: `rq_transformer` (a transformer over events, a small one over codes), `decoder` (one token per
+    code), `lazy_decoder` (OneRec-V2) or `encoder_decoder` (TIGER). `code_layers` is the number of layers over the codes
+    of the next event; `decoder` and `lazy_decoder` do not use it. With `experts` each feed-forward is a mixture of that
+    many, of which a token uses `experts_per_token`.
 
-    A `constrained` generator shares out probabilities over the codes that may follow in the release, in training as in
-    search, so nothing is spent on SIDs that no item has; without it they are over all codes of a level.
+    A `constrained` generator distributes probability over the codes that may follow in the release, in training and in
+    search, so no probability goes to SIDs without an item. Otherwise it is over all codes of a level.
 
-    With `prefix_buckets` the prefixes of SIDs that were read, longer than a code, have embeddings in a hashed table of
-    that many rows.
-    With `prefix_outputs` a code that may follow is scored by the embedding of the prefix it leads to as well, which
-    costs a product for each of them.
+    With `prefix_buckets`, SID prefixes longer than one code that were read have embeddings in a hashed table of that
+    many rows. With `prefix_outputs`, the score of a code that may follow includes the embedding of the prefix it leads
+    to, which costs one product per such code.
 
-    A history is cut to its last `max_events` events, and with `long_events` to as many more, spread evenly over the
-    positive ones before those. `positive_only` leaves out what was only shown. Events of a type in `behaviours` get an
-    embedding of their own, and with `sessions` so do those that begin a session (by `session_id`; where that is not
-    known, after half an hour without an event). `separators` puts BOS before every event (`decoder`).
+    A history is cut to its last `max_events` events, plus up to `long_events` more, spread evenly over the positive
+    ones before them. `positive_only` leaves out events that were only shown. Events of a type in `behaviours` get their
+    own embedding. With `sessions`, so do events that begin a session (by `session_id`; without one, after half an hour
+    without an event). `separators` puts BOS before every event (`decoder`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -86,7 +85,7 @@ class GeneratorSection(BaseModel):
 
 
 class GeneratorSpec(GeneratorSection):
-    """The same with every size given: what a model is built by. Recipes have the defaults of the section."""
+    """A `GeneratorSection` without "auto", from which a model is built. Recipes use the section's defaults."""
 
     prefix_buckets: Annotated[int, Field(ge=0)] = 32_768
     prefix_outputs: bool = False
@@ -94,21 +93,22 @@ class GeneratorSpec(GeneratorSection):
 
 
 class TrainSection(BaseModel):
-    """How a model is trained.
+    """Training settings of a generator.
 
-    `batch_size` counts histories over all workers, so that another worker count takes the same steps.
-    Events of a type in `negative_events`, and rows flagged as impressions, are context and never a target.
+    `batch_size` counts histories over all workers, so any number of workers takes the same steps. Events of a type in
+    `negative_events`, and rows flagged as impressions, are context and never a target.
 
-    `objective`: `next_code` (cross-entropy) or `ranking` (LETTER, arXiv 2405.07314: the same over `temperature`, below
-    1 of which the codes that compete with the right one weigh more). `schedule` is what follows the warm-up:
-    `inverse_sqrt`, which does not look at the number of epochs, or `cosine`, which falls to nothing by the last one
-    from the second on: how many steps there are is known after the first, which stays at the peak.
+    `objective`: `next_code` (cross-entropy) or `ranking` (LETTER, arXiv 2405.07314: cross-entropy of scores over
+    `temperature`; below 1, codes that compete with the right one weigh more). `schedule` follows the warm-up:
+    `inverse_sqrt` does not depend on the number of epochs; `cosine` falls to 0 by the last epoch, from the second on.
+    The number of steps is known after the first epoch, so that epoch stays at the peak.
 
-    A checkpoint is written after each epoch, and after every `checkpoint_steps` steps where that is not 0. `sharding`
-    spreads weights and optimizer over the workers (FSDP2); without it each has all of them (DDP).
+    A checkpoint is written after each epoch, and after every `checkpoint_steps` steps if that is not 0. `sharding`
+    splits weights and optimizer over the workers (FSDP2); without it each worker has all of them (DDP).
 
     `align_epochs` passes over the items come first, in which only the embeddings of codes learn. With
-    `since_production` a training goes on from production's model, where it can, on what that has not learnt from.
+    `since_production` a training continues, if possible, from production's model, on the events that model has not
+    learnt from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -140,7 +140,7 @@ class TrainSection(BaseModel):
 
 
 class TrainSpec(TrainSection, LoopSpec):
-    """The same with every number given: what a training goes by. Recipes have the defaults of the section."""
+    """A `TrainSection` without "auto", which a training follows. Recipes use the section's defaults."""
 
     epochs: Positive = 8
     batch_size: Positive = 64
@@ -151,14 +151,14 @@ class TrainSpec(TrainSection, LoopSpec):
 
 
 class EvaluateSpec(BaseModel):
-    """How a model is evaluated: cut-offs `k`, beam width, cases per batch, whether seen items are left out.
+    """Evaluation settings: cut-offs `k`, beam width, cases per batch, and exclusion of seen items.
 
-    `temperature`, `groups` and `diversity` are those of `training.decoding.beam_search.Variety`; as they are by
-    default, the most probable items are ranked. With `vector_weight` what the search found is also put in order by the
-    vectors that the SIDs were made of (`training.evaluation.rerank`), in a row of its own, and all items by them alone
-    in another; "auto" is the weight that did best, for catalogues whose vectors fit in memory
-    (training/auto_settings.py). With `sasrec_epochs` a SASRec is trained so long on what the model could learn from, in
-    the shape that `SasRecSpec` has by default, and has a row too.
+    `temperature`, `groups` and `diversity` are those of `training.decoding.beam_search.Variety`; by default the most
+    probable items are ranked. With `vector_weight` there are two more rows: the found items reordered by the vectors
+    that the SIDs were made of (`training.evaluation.rerank`), and all items by these vectors alone. "auto" is the
+    weight that did best, for catalogues whose vectors fit in memory (training/auto_settings.py). With `sasrec_epochs` a
+    SASRec with the default shape of `SasRecSpec` is trained for that many epochs on the events that the model could
+    learn from, and has a row too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -199,7 +199,7 @@ class EvaluateSpec(BaseModel):
 
 
 class SasRecSpec(BaseModel):
-    """Shape and training of SASRec (training/sasrec/); `heads` divides `dim`, `ff` is the feed-forward's width.
+    """Shape and training of SASRec (training/sasrec/); `heads` divides `dim`, `ff` is the feed-forward width.
 
     The defaults are the best of the trials on the validation of Amazon Beauty (`python -m bench recommendation`). A
     history is cut to `max_events` events; `batch_size` counts histories over all workers.
@@ -228,7 +228,7 @@ class SasRecSpec(BaseModel):
         return self
 
     def loop(self, workers: int = 1) -> LoopSpec:
-        """How it is trained, by so many workers."""
+        """Loop settings for that many workers."""
         names = ("epochs", "learning_rate", "warmup_steps", "weight_decay", "seed")
         return LoopSpec(workers=workers, **{name: getattr(self, name) for name in names})
 
@@ -236,7 +236,7 @@ class SasRecSpec(BaseModel):
 class ItemTowerSpec(SasRecSpec):
     """A SASRec trained for its item embeddings, by `workers` of Ray Train or in one task.
 
-    It is trained for `epochs` on older events, then `further_epochs` on all of them.
+    It is trained for `epochs` on the oldest log, then for `further_epochs` on each larger one.
     """
 
     epochs: Positive = 12

@@ -1,1 +1,1 @@
-"""The loop on the workers of Ray Train. The one place that starts Ray Train."""
+"""The loop on the workers of Ray Train. Only this package starts Ray Train."""

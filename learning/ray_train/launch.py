@@ -1,8 +1,8 @@
-"""Starts Ray Train: the one place of the system that does. Any `Trainable` in, a checkpoint directory out.
+"""Training of a `Trainable` on Ray Train, up to a checkpoint directory. Only this module starts Ray Train.
 
-A run is its (storage_path, name). Running it again resumes after its last epoch, or returns at once when it is done;
-more epochs go on from where it ended. Ray must be initialised by the caller, with one CPU more than the workers use
-if Ray Data feeds them.
+A run is identified by (storage_path, name). Running it again resumes from its newest checkpoint, or returns at once
+when it is done; with more epochs it continues from its end. The caller initialises Ray, with one CPU more than the
+workers use if Ray Data feeds them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
-# Ray names these nowhere public: a half-written record of a run, and a cluster without room for the workers.
+# Not in Ray's public API: errors for a half-written record of a run, and for workers that cannot be placed.
 from ray.train.v2._internal.exceptions import (
     CheckpointManagerInitializationError,
     WorkerGroupStartupTimeoutError,
@@ -52,17 +52,21 @@ from learning.spec import LoopSpec
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
+"""Calls of Ray Train before its controller's failure is final."""
 BACKOFF_S = 5.0
+"""Seconds to wait after the first failed attempt, times the number of attempts later."""
 POLL_S = 1.0
+"""Seconds between two reads of the progress from storage."""
 ABORT_S = 10.0
-"""How long the controller has to answer a Ctrl-C."""
+"""Seconds that the controller has to answer a Ctrl-C."""
 KEEPS_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TOP_PAD_": str(2**26),
 }
-"""Environment of a worker whose glibc keeps what a step gives back for the next one, which asks for as much again."""
+"""Worker environment that makes glibc keep freed memory, because the next step allocates the same amount."""
 RAYS_RECORD = "checkpoint_manager_snapshot.json"
+"""File in which Ray Train records the checkpoints of a run."""
 
 Progress = Callable[[str], None]
 Row = dict[str, float]
@@ -70,9 +74,9 @@ Row = dict[str, float]
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished run: its last checkpoint on this machine, and {epoch, loss, tokens_per_s, seconds} an epoch.
+    """A finished run: its last checkpoint on this machine, and one row per epoch (see `Loop.epochs`).
 
-    Of a run in a store the checkpoint is a copy, which lasts as long as this does.
+    For a run in a remote store the checkpoint is a copy, deleted together with this object.
     """
 
     checkpoint_dir: Path
@@ -92,12 +96,12 @@ def launch(
 ) -> TrainResult:
     """Train until `spec.epochs` on `spec.workers` workers of the running Ray cluster.
 
-    `make_trainable` is pickled and called in each worker, and here before a resume. `storage_path` is a folder, or
-    on more than one machine a URI that all of them can reach. `progress` gets one plain line an epoch, which
-    begins with `label`. Workers that
-    die are replaced twice; a controller that gives up (as it does when a worker dies while the group starts) is
-    tried again three times. Raises CheckpointMismatch if the run holds another training, NoRoom where the workers find
-    no place, LossDiverged after the one attempt, TrainingFailed, or the TrainingError that a worker raised.
+    `make_trainable` is pickled and called in each worker, and here before a resume. `storage_path` is a folder, or, on
+    several machines, a URI that all of them can reach. `progress` gets one plain line per epoch, prefixed with `label`.
+    Workers that die are replaced twice. If the controller gives up (for example because a worker dies while the group
+    starts), there are three attempts in all. Raises CheckpointMismatch if the run holds another training, NoRoom if the
+    workers cannot be placed, LossDiverged after a single attempt, TrainingFailed, or the TrainingError that a worker
+    raised.
     """
     storage = str(storage_path) if "://" in str(storage_path) else str(Path(storage_path).resolve())
     logging.getLogger("ray.train").setLevel(logging.WARNING)
@@ -121,7 +125,7 @@ def launch(
 
 
 def forget(name: str, storage_path: str) -> None:
-    """Take away what a run has stored, where it is there."""
+    """Delete the stored files of a run, if there are any."""
     filesystem, path = pyarrow.fs.FileSystem.from_uri(f"{storage_path}/{name}")
     if filesystem.get_file_info(path).type is not pyarrow.fs.FileType.NotFound:
         filesystem.delete_dir(path)
@@ -135,7 +139,7 @@ def _fit(
     use_gpu: bool,
     progress: Progress,
 ) -> Result:
-    """Fit, again if the controller gives up; every failure leaves as a TrainingError."""
+    """Fit, and retry if the controller gives up. Every failure becomes a TrainingError."""
     where = f"training {name} in {storage}"
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -158,7 +162,7 @@ def _fit(
             progress(f"{where}: Ray Train gave up ({_last_line(error)}), trying again in {wait:.0f} s")
         except WorkerGroupError as error:
             for failure in error.worker_failures.values():
-                # Ray wraps what a worker raised in an exception that carries its traceback as text.
+                # Ray wraps the worker's exception in one that carries the traceback as text.
                 raised = getattr(failure, "_base_exc", failure)
                 if isinstance(raised, TrainingError):
                     raise raised from error
@@ -173,8 +177,10 @@ def _fit(
 
 
 class _Trainer(TorchTrainer):  # type: ignore[misc]
-    """Ctrl-C ends it at any time. Ray Train's own handler waits for the controller, which hears nothing while workers
-    find no place."""
+    """A TorchTrainer that Ctrl-C stops at any time.
+
+    Ray Train's own handler waits for the controller, which does not answer while workers cannot be placed.
+    """
 
     def _register_sigint_handler(self, controller: Any) -> None:
         def stop(*_: object) -> None:
@@ -187,7 +193,7 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
 
 
 def _fit_once(make_trainable: MakeTrainable, spec: LoopSpec, name: str, storage: str, use_gpu: bool) -> Result:
-    """One fit, with the caller's Ctrl-C handler given back afterwards."""
+    """Fit once, and restore the caller's Ctrl-C handler afterwards."""
     trainer = _Trainer(
         partial(train, make_trainable, spec, f"{storage}/{name}"),
         scaling_config=ScalingConfig(
@@ -201,7 +207,7 @@ def _fit_once(make_trainable: MakeTrainable, spec: LoopSpec, name: str, storage:
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             callbacks=[ReleasePlacement()],
             worker_runtime_env={"env_vars": KEEPS_MEMORY},
-            # Workers that find no place fail after a minute each time; the default is to try for ever.
+            # Workers that cannot be placed fail after a minute each time; the default retries for ever.
             failure_config=FailureConfig(max_failures=2, controller_failure_limit=4),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
@@ -215,8 +221,10 @@ def _fit_once(make_trainable: MakeTrainable, spec: LoopSpec, name: str, storage:
 
 
 def _look_for_room(spec: LoopSpec, progress: Progress) -> None:
-    """Tell why nothing happens for a while where the cluster is smaller than the run and may grow; one that was started
-    on this machine cannot: NoRoom."""
+    """Report the wait for CPUs if the cluster is smaller than the run but may grow.
+
+    A cluster started on this machine cannot grow: raises NoRoom.
+    """
     needed, there = spec.workers * spec.cpus_per_worker, ray.cluster_resources().get("CPU", 0)
     if there >= needed:
         return
@@ -227,7 +235,7 @@ def _look_for_room(spec: LoopSpec, progress: Progress) -> None:
 
 
 def _stored(storage: str, name: str) -> Result | None:
-    """What the run has stored so far, or None where it has not begun."""
+    """The stored state of the run, or None if it has not begun."""
     try:
         return Result.from_path(f"{storage}/{name}")
     except RuntimeError:
@@ -235,8 +243,11 @@ def _stored(storage: str, name: str) -> Result | None:
 
 
 def _begun(storage: str, name: str, progress: Progress) -> Result | None:
-    """What an earlier launch stored. None where Ray's own record of it is torn, or its last checkpoint is not whole:
-    the record is taken away, and the workers go on from the newest checkpoint that is whole."""
+    """The stored state of an earlier launch.
+
+    None if Ray's record is corrupt or the last checkpoint is incomplete. Then the record is deleted, and the workers
+    resume from the newest complete checkpoint.
+    """
     filesystem, path = pyarrow.fs.FileSystem.from_uri(f"{storage}/{name}")
     try:
         stored = _stored(storage, name)
@@ -251,7 +262,7 @@ def _begun(storage: str, name: str, progress: Progress) -> Result | None:
 
 
 def _whole(result: Result) -> bool:
-    """Whether the last checkpoint of a run is there with all that its record names."""
+    """Return whether the last checkpoint of a run has all files that its record names."""
     if result.checkpoint is None:
         return False
     try:
@@ -268,9 +279,9 @@ def _history(result: Result) -> list[Row]:
 
 @contextmanager
 def _told(storage: str, name: str, epochs: int, label: str, progress: Progress, told: int) -> Iterator[None]:
-    """Tell each epoch after the first `told` while the body runs.
+    """Report each epoch after the first `told` while the body runs.
 
-    Read from what the run stores, since callbacks of Ray Train run in another process than ours.
+    Progress is read from the run's storage, because callbacks of Ray Train run in another process.
     """
     over = threading.Event()
 
@@ -287,7 +298,7 @@ def _told(storage: str, name: str, epochs: int, label: str, progress: Progress, 
 
     def watch() -> None:
         while not over.wait(POLL_S):
-            with suppress(CheckpointManagerInitializationError):  # it is being written right now
+            with suppress(CheckpointManagerInitializationError):  # the record is being written
                 tell()
 
     watcher = threading.Thread(target=watch, name="training-progress", daemon=True)

@@ -21,10 +21,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RayTrainer:
-    """Trains on `spec.workers` workers; the same training, run again, resumes, or is there already.
+    """A `Trainer` on `spec.workers` workers. Running the same training again resumes it or returns its result.
 
-    A run lies under the folder or URI `storage_path`, by label and plan. What is trained lies once in the object store
-    of each machine. Each worker has a GPU where the cluster has as many. Raises as `launch` does.
+    A run is stored under the folder or URI `storage_path`, named by label and plan hash. The trainable is stored once
+    in the object store of each machine. Each worker has a GPU if the cluster has one for each. Raises as `launch` does.
     """
 
     storage_path: str | Path

@@ -1,4 +1,4 @@
-"""What a worker of Ray Train does: the loop of `learning.loop`, with the checkpoints that Ray Train keeps."""
+"""The function of a Ray Train worker: the loop of `learning.loop`, with checkpoints kept by Ray Train."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ from learning.trainable import Trainable
 
 MakeTrainable = Callable[[], Trainable[Any]]
 DRAFT = "sidmill-checkpoint-"
+"""Prefix of temporary checkpoint folders."""
 Upload = Callable[[ray.train.Checkpoint, str], ray.train.Checkpoint]
 
 
 def train(make_trainable: MakeTrainable, spec: LoopSpec, run: str) -> TrainingError | None:
-    """Train in this worker until `spec.epochs`, from the newest whole checkpoint below the folder or URI `run`.
+    """Train in this worker until `spec.epochs`, from the newest complete checkpoint under the folder or URI `run`.
 
-    Returns the error that all workers stop with, for what is raised Ray Train tries again: LossDiverged, and whatever
-    stops the only one. Raises CheckpointMismatch when the run's checkpoints are of another training.
+    Ray Train retries after a raised error, so errors that stop all workers are returned: LossDiverged, and any
+    TrainingError of a single worker. Raises CheckpointMismatch if the run's checkpoints are of another training.
     """
     try:
         _train(make_trainable, spec, run)
     except TrainingError as error:
         if ray.train.get_context().get_world_size() > 1 and not isinstance(error, LossDiverged):
-            raise  # another worker may wait for this one
+            raise  # another worker may be waiting for this one
         return error
     return None
 
@@ -55,12 +56,12 @@ def _train(make_trainable: MakeTrainable, spec: LoopSpec, run: str) -> None:
     keep = Keep(run, loop.context, spec.sharding)
     found, known = _resume(loop, run), ray.train.get_checkpoint()
     if loop.progress.cursor.epoch >= spec.epochs and (known is None or Path(known.path).name != found):
-        keep(loop, last=True)  # Ray lost sight of it, or never knew that it was stored
+        keep(loop, last=True)  # Ray's record of the final checkpoint is missing
     loop.run(keep)
 
 
 def _sharded(module: nn.Module, world: int) -> nn.Module:
-    """The module with its weights spread over all workers (FSDP2), block by block, those within others first."""
+    """Shard the weights of a module over all workers (FSDP2), block by block, inner blocks first."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -77,19 +78,19 @@ def _sharded(module: nn.Module, world: int) -> nn.Module:
 
 
 def drafts_of(run: str, rank: int) -> str:
-    """What the names of folders begin with that a worker of a run writes checkpoints to before they are stored."""
+    """Prefix of the temporary folders in which one worker of a run writes checkpoints before upload."""
     return f"{DRAFT}{hashlib.sha256(run.encode()).hexdigest()[:16]}-{rank}-"
 
 
 class Keep:
-    """Hands checkpoints of a loop to Ray Train, which stores them while training goes on; the last is waited for.
+    """A `Save` that passes checkpoints to Ray Train, which stores them during training; the last one is awaited.
 
-    Each worker copies the state that is its to write in its memory, and a thread writes and stores the copy. There is
-    one copy at a time: training waits where storing is slower.
+    Each worker copies the state it has to write, and a thread writes and stores the copy. There is one copy at a time:
+    training waits if storing is slower.
     """
 
     def __init__(self, run: str, setting: WorkerContext, sharding: bool) -> None:
-        """`run` is the folder or URI that checkpoints lie below. Drafts that killed workers of it left here go."""
+        """Prepare to keep checkpoints under the folder or URI `run`; delete drafts left by its killed workers."""
         self._run, self._drafts = run, drafts_of(run, setting.rank)
         for left in Path(tempfile.gettempdir()).glob(f"{self._drafts}*"):
             shutil.rmtree(left)
@@ -98,7 +99,7 @@ class Keep:
         self._stored.set()
 
     def __call__(self, loop: Loop, last: bool) -> None:
-        """What `Loop.run` calls."""
+        """Keep a checkpoint; a `Save`."""
         progress, trainable = loop.progress, loop.trainable
         history, begun = list(progress.history), dict(progress.begun)
         record = checkpoint.Record(trainable.identity, progress.cursor, progress.step, history, begun=begun)
@@ -115,14 +116,14 @@ class Keep:
         )
 
     def _upload_of(self, loop: Loop, record: checkpoint.Record, last: bool) -> Upload:
-        """Copy the state of now; what comes back writes the copy and stores it in the run, under the name it is given.
+        """Copy the current state; return the function that writes the copy and stores it in the run under a given name.
 
-        Ray Train may ask for it again where storing failed; a failure that stays ends all workers.
+        Ray Train may call that function again after a failed upload. A lasting failure ends all workers.
         """
         self._stored.wait()
         self._stored = stored = Event()
         module, optimizer = loop.trainable.module, loop.optimizer
-        unwritten: list[checkpoint.State | checkpoint.Shards] = []  # emptied, for Ray Train holds on to an upload
+        unwritten: list[checkpoint.State | checkpoint.Shards] = []  # emptied: Ray Train holds on to the function
         if self._group is None:
             unwritten.append(checkpoint.State.of(module, optimizer))
         else:
@@ -143,9 +144,9 @@ class Keep:
 
 
 def _resume(loop: Loop, run: str) -> str | None:
-    """Load the newest checkpoint of the run that is whole, and return its name; where none is, training begins anew.
+    """Load the newest complete checkpoint of the run and return its name, or None to start from scratch.
 
-    They are looked for where they lie: Ray Train's own record is of no use once one that it names is gone.
+    The storage itself is searched: Ray Train's own record is unusable once a checkpoint that it names is gone.
     """
     files, folder = pyarrow.fs.FileSystem.from_uri(run)
     found = files.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True))

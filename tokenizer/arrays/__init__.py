@@ -1,1 +1,1 @@
-"""Arrays of items: vectors in memory and on disk, distances, exact sums, keys of SIDs, files of arrays, and threads."""
+"""Arrays of items: vectors in memory and on disk, distances, exact sums, SID keys, array files and threads."""

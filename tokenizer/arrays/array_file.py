@@ -1,8 +1,7 @@
-"""Named arrays in one file of the safetensors layout, written by the same bytes every time.
+"""Named arrays in one safetensors file, with the same bytes on every write.
 
-The safetensors library keeps metadata in an unordered map, so its bytes differ from run to run; this writer
-fixes the order. Files open in any safetensors reader. Format:
-https://github.com/huggingface/safetensors#format
+The safetensors library keeps metadata in an unordered map, so its bytes differ from run to run; this writer fixes the
+order. Any safetensors reader opens the files. Format: https://github.com/huggingface/safetensors#format
 """
 
 import hashlib
@@ -27,15 +26,15 @@ _UNSEALED = "0" * 64
 
 
 def pack(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
-    """Lay arrays out as safetensors bytes that depend on nothing but the arguments."""
+    """Lay arrays out as safetensors bytes that depend only on the arguments."""
     return b"".join(parts(arrays, metadata))
 
 
 def parts(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
-    """What `pack` joins, one array after the other and without copies of them.
+    """The pieces that `pack` joins: the header, then each array, without copies.
 
-    Widest items first, so that each array starts at a multiple of its item size. The header is padded to 8
-    bytes.
+    Arrays with the widest items come first, so that each array starts at a multiple of its item size. The header is
+    padded to a multiple of 8 bytes.
     """
     named = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
@@ -86,13 +85,13 @@ def _view(data: Any, begin: int, entry: dict[str, Any]) -> Array:
 
 
 def seal(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
-    """Pack with a sha256 of the whole file inside it, so that any flipped byte is found by `check_seal`."""
+    """Pack with a sha256 of the whole file inside it, so that `check_seal` finds any changed byte."""
     data = pack(arrays, {"sha256": _UNSEALED, **metadata})
     return data[:_SEAL_AT] + hashlib.sha256(data).hexdigest().encode() + data[_SEAL_AT + 64 :]
 
 
 def check_seal(data: bytes) -> None:
-    """Raise ValueError unless `data` is byte for byte what `seal` wrote."""
+    """Raise ValueError unless `data` equals, byte for byte, what `seal` wrote."""
     if data[8:_SEAL_AT] != _SEAL:
         raise ValueError("the file carries no sha256 where one is expected")
     found = data[_SEAL_AT : _SEAL_AT + 64]

@@ -1,4 +1,4 @@
-"""Squared distances to centroids whose bytes do not depend on how many rows are asked for at once."""
+"""Squared distances to centroids whose bytes do not depend on the number of rows per call."""
 
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 BLOCK = 1024
-"""Rows of every product, the last one padded: with fewer a GEMM may take another way."""
+"""Rows of every product; the last block is padded. With fewer rows a GEMM may take another code path."""
 
 
 def product(matrix_DK: Floats) -> Callable[[Floats], Floats]:
-    """What multiplies BLOCK rows (BLOCK, D) by a matrix, each row's bytes free of its place and of the other rows.
+    """Return a function that multiplies BLOCK rows (BLOCK, D) by a matrix.
 
-    Some kernels sum in an order that depends on the place of a row (OpenBLAS for Haswell on the first and the last six
-    of twelve). There both sides are rounded to a grid on which sums in float64 are exact, in whatever order; it takes
-    about twice as long.
+    The bytes of a row do not depend on its position or on the other rows. Some kernels sum in an order that depends on
+    the row's position (OpenBLAS for Haswell, on the first and last six of twelve). For these, both sides are rounded to
+    a grid on which float64 sums are exact in any order, at about twice the time.
     """
     if rows_are_free(*matrix_DK.shape):
         return lambda block_BD: block_BD @ matrix_DK
@@ -27,7 +27,7 @@ def product(matrix_DK: Floats) -> Callable[[Floats], Floats]:
 
 @cache
 def rows_are_free(width: int, columns: int) -> bool:
-    """Whether the kernel for such a matrix gives rows that are the same the same bytes, wherever they stand."""
+    """Return whether the kernel for this matrix shape gives equal rows equal bytes at every position."""
     draw = np.random.default_rng(0)
     matrix_DK = draw.normal(size=(width, columns)).astype(np.float32)
     for row_D in draw.normal(size=(4, width)).astype(np.float32):
@@ -38,8 +38,10 @@ def rows_are_free(width: int, columns: int) -> bool:
 
 
 def on_grid(values: Floats, summed: int) -> NDArray[np.float64]:
-    """Values rounded to so many bits below the largest along the axis `summed` that sums of products of two such along
-    it have no more than the 53 of float64."""
+    """Round values so that sums of products of two of them along the axis `summed` are exact in float64.
+
+    Such sums then need at most its 53 bits. The grid is relative to the largest value along the axis.
+    """
     bits = (53 - (values.shape[summed] - 1).bit_length()) // 2
     _, exponent = np.frexp(np.abs(values).max(axis=summed, keepdims=True, initial=0).astype(np.float64))
     step = np.ldexp(1.0, exponent - bits)
@@ -50,9 +52,9 @@ def on_grid(values: Floats, summed: int) -> NDArray[np.float64]:
 
 
 def distance_blocks(vectors_ND: Floats, centroids_KD: Floats) -> Iterator[tuple[slice, Floats]]:
-    """Rows and their squared distances to all centroids, float32 (rows, K), block by block.
+    """Row slices and the squared distances of their rows to all centroids, float32 (rows, K), block by block.
 
-    Both sides are moved by the mean centroid first: the expansion |x|^2 - 2xc + |c|^2 loses its digits far
+    The mean centroid is subtracted from both sides first, because the expansion |x|^2 - 2xc + |c|^2 loses precision far
     from 0.
     """
     shift = centroids_KD.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -72,7 +74,7 @@ def distance_blocks(vectors_ND: Floats, centroids_KD: Floats) -> Iterator[tuple[
 
 
 def blocked_product(vectors_ND: Floats, matrix_Dd: Floats) -> Floats:
-    """vectors @ matrix, each row's bytes free of the other rows."""
+    """vectors @ matrix; the bytes of a row do not depend on other rows."""
     times = product(matrix_Dd)
     made = np.empty((len(vectors_ND), matrix_Dd.shape[1]), np.float32)
     padded = np.zeros((BLOCK, vectors_ND.shape[1]), np.float32)
@@ -95,7 +97,7 @@ def own_distance(vectors_ND: Floats, centroids_KD: Floats, codes_N: NDArray[np.i
 
 
 def nearest(vectors_ND: Floats, centroids_KD: Floats) -> NDArray[np.int32]:
-    """The nearest centroid of each vector, int32 (N,); of two at the same distance the lower code."""
+    """The nearest centroid of each vector, int32 (N,); at equal distance the lower code."""
     codes_N = np.empty(len(vectors_ND), np.int32)
     for rows, cost in distance_blocks(vectors_ND, centroids_KD):
         codes_N[rows] = cost.argmin(axis=1)
@@ -103,12 +105,12 @@ def nearest(vectors_ND: Floats, centroids_KD: Floats) -> NDArray[np.int32]:
 
 
 def cheapest(cost: Floats, width: int) -> tuple[Floats, NDArray[np.int32]]:
-    """The `width` least of the costs (N, K) of each row, none below 0, and their codes, in order of cost and then code.
+    """The `width` smallest costs of each row of (N, K), and their codes, ordered by cost, then code.
 
-    Sorted as one number of 64 bits, a cost above and its code below: in half the time of `np.partition` of costs and
-    looking up what is not above the last.
+    Costs must not be negative. Each cost and its code are packed into one 64-bit number (cost in the high bits) and
+    sorted, in half the time of `np.partition` on the costs and a look-up of the selected codes.
     """
-    number = np.add(cost, np.float32(0)).view(np.uint32).astype(np.uint64)  # -0 would be the largest
+    number = np.add(cost, np.float32(0)).view(np.uint32).astype(np.uint64)  # -0 becomes 0, else it sorts last
     number <<= np.uint64(32)
     number |= np.arange(cost.shape[1], dtype=np.uint64)
     if width < cost.shape[1]:

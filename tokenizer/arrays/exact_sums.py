@@ -1,8 +1,8 @@
-"""Sums that come out the same in any order: numbers are rounded to a grid, and whole numbers add up exactly.
+"""Sums that are equal in any order: values are rounded to a grid, and integers add up exactly.
 
-Floating-point sums depend on the order of their terms, and so on who did which part of the work. On a grid of 2^-37 of
-the largest value a span of rows adds up exactly in float64, and the spans in int64: more than the 24 bits of the
-float32 that the values came from.
+Floating-point sums depend on the order of their terms, and so on the distribution of work. On a grid of 2^-37 of the
+largest value, a span of rows adds up exactly in float64, and the spans in int64. That is finer than the 24 bits of the
+float32 input.
 """
 
 import math
@@ -15,13 +15,15 @@ from scipy.sparse import csc_array
 Ints = NDArray[np.int64]
 
 VALUE_BITS = 37
-"""2^16 rows, a span, of this many bits fill the 53 of a float64."""
+"""Bits of a value: sums of 2^16 rows, a span, then have 53, as a float64 holds."""
 TOTAL_BITS = 62
+"""Bits of a sum over all spans, which fits an int64."""
 AT_ONCE = 2048
+"""Least number of rows summed by one sparse product."""
 
 
 def grid(largest: float, terms: int) -> float:
-    """The scale at which `terms` values of at most `largest` in size add up exactly."""
+    """The scale at which `terms` values of magnitude at most `largest` add up exactly."""
     if largest <= 0:
         return 1.0
     return 2.0 ** (min(VALUE_BITS, TOTAL_BITS - max(terms, 1).bit_length()) - math.frexp(largest)[1])
@@ -33,9 +35,9 @@ def total(values_n: NDArray[Any], scale: float) -> int:
 
 
 def sums_by_code(values_nD: NDArray[Any], scale: float, codes_n: NDArray[np.int32], codes: int) -> tuple[Ints, Ints]:
-    """Sums int64 (codes, D), in units of 1 / scale, and counts int64 (codes,) of the rows of each code; -1 is none.
+    """Sums int64 (codes, D) in units of 1 / scale, and counts int64 (codes,), of the rows of each code.
 
-    At most a span of rows.
+    Takes at most a span of rows. Rows with code -1 are left out.
     """
     place_n = np.where(codes_n < 0, codes, codes_n)
     sums = np.zeros((codes + 1, values_nD.shape[1]))

@@ -1,7 +1,7 @@
-"""Who does the work on spans of rows: threads of this process here; a cluster brings its own (see pipelines.compute).
+"""Execution of work on spans of rows, here by threads of this process; see pipelines.compute for clusters.
 
-Results come back in the order of the tasks and depend on nothing else, so the same bytes come out however many
-workers there are.
+Results come back in the order of the tasks and depend on nothing else, so the bytes are the same for any number of
+workers.
 """
 
 import os
@@ -17,20 +17,20 @@ T = TypeVar("T")
 
 
 class Work(Protocol):
-    """Runs a function on the same items and many tasks."""
+    """An executor of one function on the same items and many tasks."""
 
     def map(self, function: Callable[..., R], items: Items, tasks: Iterable[tuple[Any, ...]]) -> Iterator[R]:
-        """`function(items, *task)` for every task, in the order of the tasks, whoever ran them."""
+        """The result of `function(items, *task)` for every task, in the order of the tasks."""
 
 
 def side_by_side(function: Callable[[T], R], pieces: Iterable[T]) -> list[R]:
-    """`function` of each piece, in their order, a piece on each core of this machine."""
+    """Apply `function` to each piece on the cores of this machine; results in order."""
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         return list(pool.map(function, pieces))
 
 
 class Threads:
-    """The cores of this machine, a task on each."""
+    """A `Work` on the cores of this machine."""
 
     def __init__(self, count: int | None = None) -> None:
         self.count = count or len(os.sched_getaffinity(0))
@@ -50,3 +50,4 @@ class Threads:
 
 
 HERE = Threads()
+"""The default `Work`: all cores of this machine."""

@@ -1,7 +1,7 @@
-"""Find the rows of item ids without a dictionary: rows in order of their ids' hashes, and where each bucket begins.
+"""An index from item ids to rows without a dictionary: rows ordered by id hash, and the start of each bucket.
 
-An id is compared with the ids of its bucket, some five, so a look-up hashes nothing but the id that is sought. Sorting
-1M id strings takes 0.5 s; hashing them eight bytes at a time and sorting hash and row as one number takes 0.1 s.
+An id is compared with the ids of its bucket, about five, so a look-up hashes only the id it looks for. Sorting 1M id
+strings takes 0.5 s; hashing them eight bytes at a time and sorting hash and row as one number takes 0.1 s.
 """
 
 from itertools import pairwise
@@ -15,7 +15,7 @@ from tokenizer.arrays.ragged import spans
 
 Array = NDArray[Any]
 
-# Ids are hashed in blocks that stay in a core's cache. Buckets hold 4 to 8 rows: at most a byte a row.
+# Ids are hashed in blocks that fit a core's cache. A bucket holds 4 to 8 rows on average: at most one byte per row.
 HASH_ROWS = 1 << 12
 BUCKET_BITS = 3
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -23,11 +23,11 @@ _HALF, _BITS = np.uint64(32), np.uint64(8)
 
 
 def hash_ids(text: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """A hash of each id `text[offsets[i]:offsets[i + 1]]`, uint64 (N,), the same in every process and on every machine.
+    """A hash of each id `text[offsets[i]:offsets[i + 1]]`, uint64 (N,), equal in every process and on every machine.
 
-    The state starts as the length. Each eight bytes, little end first and padded with 0, are xored into it; then it is
-    multiplied by _ODD and its high half xored into its low half. The hash is what one more product gives; its high
-    bits are the best.
+    The state starts as the length. Each eight bytes, little-endian and padded with 0, are xored into it; then it is
+    multiplied by _ODD, and its high half is xored into its low half. A final product gives the hash. Its high bits are
+    the best mixed.
     """
     hashed = np.empty(len(offsets) - 1, np.uint64)
     for start in range(0, len(hashed), HASH_ROWS):
@@ -59,7 +59,7 @@ def _hash_block(text: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[
 
 
 def build_index(hashed: NDArray[np.uint64], ids: pa.Array) -> dict[str, Array]:
-    """`id_order` (N,), rows by (high half of the hash, row); `id_buckets`, where each value of its high bits begins.
+    """`id_order` (N,): rows sorted by (high half of the hash, row); `id_buckets`: the start of each bucket.
 
     Raises ValueError when an id occurs twice.
     """
@@ -79,12 +79,12 @@ def build_index(hashed: NDArray[np.uint64], ids: pa.Array) -> dict[str, Array]:
 
 
 def bucket_bits(count: int) -> int:
-    """Bits of hash that choose the bucket of `count` rows: rows a bucket are 2^(BUCKET_BITS - 1) to 2^BUCKET_BITS."""
+    """Bits of the hash that select the bucket of `count` rows: 2^(BUCKET_BITS - 1) to 2^BUCKET_BITS rows each."""
     return max(max(count - 1, 0).bit_length() - BUCKET_BITS, 0)
 
 
 def candidates(hashed: NDArray[np.uint64], order: Array, buckets: Array) -> tuple[NDArray[np.int64], Array]:
-    """Rows that may have the sought hashes (M,): which of them is sought (X,), and the row (X,)."""
+    """Candidate rows for the hashes (M,): positions in `hashed` (X,), and rows (X,)."""
     bucket = ((hashed >> _HALF) >> np.uint64(32 - bucket_bits(len(order)))).astype(np.int64)
     start = buckets[bucket].astype(np.int64)
     count = buckets[bucket + 1] - start

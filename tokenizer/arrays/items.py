@@ -1,4 +1,4 @@
-"""Item ids and the vectors that belong to them, checked, in an order free of arrival."""
+"""Item ids and their vectors, validated, in an order that does not depend on arrival."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
@@ -18,7 +18,7 @@ ItemIds: TypeAlias = Sequence[str] | pa.Array | pa.ChunkedArray
 
 
 def id_list(item_ids: ItemIds) -> list[str]:
-    """The ids as Python strings, whatever array type they came in."""
+    """The ids as Python strings, from any array type."""
     return item_ids.to_pylist() if isinstance(item_ids, pa.Array | pa.ChunkedArray) else list(item_ids)
 
 
@@ -28,7 +28,7 @@ def tie_keys(item_ids: ItemIds) -> NDArray[np.uint64]:
 
 
 def id_array(item_ids: ItemIds) -> pa.Array:
-    """The ids as one Arrow array of strings, copied only where they are not one already."""
+    """The ids as one Arrow string array, copied only if they are not one already."""
     if isinstance(item_ids, pa.ChunkedArray):
         return item_ids.cast(pa.large_string()).combine_chunks()
     if not isinstance(item_ids, pa.Array):
@@ -38,7 +38,7 @@ def id_array(item_ids: ItemIds) -> pa.Array:
 
 
 def id_text(ids: pa.Array) -> tuple[NDArray[np.uint8], Array]:
-    """The UTF-8 bytes of a string array one after the other, and where each begins (N + 1), without a copy.
+    """The concatenated UTF-8 bytes of a string array, and the offset of each string (N + 1), without a copy.
 
     Raises ValueError when one is null.
     """
@@ -59,12 +59,12 @@ def checked_items(
     work: Work,
     widths: Mapping[str, int] | None = None,
 ) -> Items:
-    """The vectors of `sources`, one finite row per id, and of the given `widths` where known.
+    """The vectors of `sources`, one finite row per id, of the given `widths` where known.
 
-    Threads of this process get those that are not in memory from a scratch file.
+    If `work` runs in this process, vectors that are not in memory are copied to a scratch file.
 
-    Arrays are float (N, D). Raises VectorError naming the source and the first bad item, ValueError when an id occurs
-    twice: which of its rows should win would depend on arrival.
+    Arrays are float (N, D). Raises VectorError naming the source and the first bad item, and ValueError when an id
+    occurs twice, because the choice between its rows would depend on arrival.
     """
     ties = tie_keys(item_ids)
     items = Items({source: _rows(vectors, source, len(ties), (widths or {}).get(source)) for source in sources}, ties)
@@ -110,7 +110,7 @@ def _rows(vectors: Mapping[str, Array | Rows], source: str, items: int, width: i
 
 
 def _not_finite(items: Items, start: int, stop: int) -> tuple[str, int, int, float]:
-    """The source, count, row and value of what is not finite in a span."""
+    """Source, count, first row and value of the non-finite rows of a span."""
     for source, rows in items.rows.items():
         with np.errstate(over="ignore"):
             part = rows.read(start, stop)

@@ -1,7 +1,7 @@
-"""Lists of unequal length laid end to end, located in little more than one length each.
+"""Concatenated lists of unequal length, located with little more than one length per list.
 
-List n starts where the ones before it end. Kept are the lengths, in the narrowest type, and every BLOCK-th start: a
-start is one of those plus at most BLOCK - 1 lengths.
+List n starts where list n - 1 ends. Stored are the lengths, in the narrowest type, and every BLOCK-th start. Any start
+is one of these plus at most BLOCK - 1 lengths.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ BLOCK = 16
 
 @dataclass(frozen=True, eq=False)
 class Ragged:
-    """Lengths of n lists, padded with 0 to whole blocks, and where each block and the last list's end lie."""
+    """Lengths of n lists, padded with 0 to whole blocks; the start of each block and the end of the last list."""
 
     lengths: Array
     blocks: Array
@@ -39,7 +39,7 @@ class Ragged:
             raise ValueError(f"{what}: {len(self.lengths)} lengths and {len(self.blocks)} blocks for {count} lists")
 
     def starts(self, lists: Array) -> NDArray[np.int64]:
-        """Where each of the lists (M,) starts, int64 (M,); the number of lists itself gives the end of the last."""
+        """The start of each of the lists (M,), int64 (M,). For the number of lists itself: the end of the last."""
         block, place = np.divmod(lists, BLOCK)
         before = np.zeros((len(lists), BLOCK), self.lengths.dtype)
         inside = np.flatnonzero(place)
@@ -55,13 +55,13 @@ class Ragged:
         return starts
 
     def holder(self, element: int) -> int:
-        """The list that element `element` belongs to."""
+        """The list that contains element `element`."""
         block = int(np.searchsorted(self.blocks, element, side="right")) - 1
         ends = int(self.blocks[block]) + np.cumsum(self.lengths[block * BLOCK : (block + 1) * BLOCK], dtype=np.int64)
         return block * BLOCK + int(np.searchsorted(ends, element, side="right"))
 
 
 def spans(starts: Array, counts: Array) -> NDArray[np.int64]:
-    """starts[i], starts[i] + 1, ..., `counts[i]` of each, one after the other."""
+    """The numbers starts[i], starts[i] + 1, ..., `counts[i]` of each, concatenated."""
     shift: Array = starts - (np.cumsum(counts) - counts)
     return np.repeat(shift, counts) + np.arange(int(counts.sum()), dtype=np.int64)

@@ -1,9 +1,9 @@
-"""Vectors that outgrow memory: plain float32 in a file without a name, gone with the process.
+"""Vectors larger than memory: plain float32 in an unnamed file that disappears with the process.
 
-`copied` are those of Parquet, which are read many times; `scratch_matrix` is what a run gathers.
+`copied` holds vectors of Parquet files, which are read many times; `scratch_matrix` holds results of a run.
 
-Decoding Parquet takes longer than the products it is decoded for (256 MB/s on one core; 4 GB/s from a plain file that
-the system still has in memory), and a few rows of a row group cost as much as all of them.
+Parquet is decoded at 256 MB/s on one core, which takes longer than the products on its values; a plain file in the page
+cache is read at 4 GB/s. A few rows of a Parquet row group cost as much as all of them.
 """
 
 import mmap
@@ -23,24 +23,26 @@ from tokenizer.arrays.executor import Work
 from tokenizer.arrays.vectors import ArrayRows, Items, Rows, spans
 
 SPARE = 1.5
-"""Free space that a copy must find, in units of its size."""
+"""Free disk space required for a copy, in units of its size."""
 IN_MEMORY = 1 << 28
-"""Bytes up to which a matrix is no file."""
+"""Largest matrix kept in memory, in bytes."""
 
 
 def scratch_matrix(rows: int, width: int) -> Floats:
-    """Zeros, float32 (rows, width): an array in memory, or a large one in a mapped file, whose pages the system can
-    write to disk when memory is short."""
+    """Zeros, float32 (rows, width), in memory, or in a mapped file for a large matrix.
+
+    The system can write pages of the file to disk when memory is short. Without disk space the matrix is in memory.
+    """
     size = 4 * rows * width
     if size <= IN_MEMORY or not _has_room(size):
         return np.zeros((rows, width), np.float32)
-    with tempfile.TemporaryFile() as file:  # the mapping keeps it
+    with tempfile.TemporaryFile() as file:  # the mapping keeps the file open
         file.truncate(size)
         return np.asarray(np.memmap(file, np.float32, "r+", shape=(rows, width)))
 
 
 def scratch_take(vectors: Floats, rows: NDArray[np.int64]) -> Floats:
-    """Some rows of a matrix, ascending, as a `scratch_matrix`; the matrix itself where they are all of it."""
+    """The given rows, ascending, of a matrix as a `scratch_matrix`; the matrix itself if they are all."""
     if len(rows) == len(vectors):
         return vectors
     out = scratch_matrix(len(rows), vectors.shape[1])
@@ -51,7 +53,7 @@ def scratch_take(vectors: Floats, rows: NDArray[np.int64]) -> Floats:
 
 @dataclass(frozen=True)
 class FileRows:
-    """Vectors in a file of float32, one after the other. A `Rows`."""
+    """Vectors in a file of consecutive float32 rows. A `Rows`."""
 
     file: IO[bytes]
     shape: tuple[int, int]
@@ -65,7 +67,7 @@ class FileRows:
         return out
 
     def take(self, rows: NDArray[np.int64]) -> Floats:
-        """Mapped a span at a time: only the pages touched are read, and none stays."""
+        """Map one span at a time: only touched pages are read, and none stays mapped."""
         width = self.shape[1]
         out = np.empty((len(rows), width), np.float32)
         for start, stop in spans(self.shape[0]):
@@ -88,7 +90,7 @@ class FileRows:
 
 
 def copied(items: Items, work: Work) -> Items:
-    """The items with the vectors that are not in memory in scratch files; as they are where the disk has no room."""
+    """The items, with vectors that are not in memory copied to scratch files if the disk has space."""
     sources = {name: _copy(items, name, rows, work) for name, rows in items.rows.items()}
     return Items(sources, items.ties)
 
@@ -97,7 +99,7 @@ def _copy(items: Items, name: str, rows: Rows, work: Work) -> Rows:
     size = 4 * rows.shape[0] * rows.shape[1]
     if isinstance(rows, ArrayRows) or not size or not _has_room(size):
         return rows
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - closed, and so gone, with the last of its readers
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - closed, and so deleted, with its last reader
     made = FileRows(file, rows.shape)
     weakref.finalize(made, file.close)
     for _ in work.map(partial(_copy_span, made, name), items, spans(len(items))):

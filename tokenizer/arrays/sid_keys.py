@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 
 
 def sid_keys(codes_NL: NDArray[np.int32], sizes: Sequence[int]) -> NDArray[Any]:
-    """Keys (N,) that sort and compare as the rows do: uint64 where the bits of all codes fit, else
-    big-endian bytes.
+    """Keys (N,) that sort and compare as the rows do.
 
-    Codes must be within `sizes`.
+    uint64 if the bits of all codes fit, else big-endian bytes. Codes must be within `sizes`.
     """
     if sum(code_bits(sizes)) <= 64:
         key_N = np.zeros(len(codes_NL), np.uint64)
@@ -24,7 +23,7 @@ def sid_keys(codes_NL: NDArray[np.int32], sizes: Sequence[int]) -> NDArray[Any]:
 
 
 def key_codes(keys: NDArray[Any], sizes: Sequence[int]) -> Iterator[NDArray[Any]]:
-    """The codes that the keys (N,) were made of, level by level, each (N,) in the narrowest type of its size."""
+    """The codes of the keys (N,), level by level, each (N,) in the narrowest type for its size."""
     if keys.dtype != np.uint64:
         codes_NL = np.ascontiguousarray(keys).view(">u4").reshape(-1, len(sizes))
         yield from (codes_NL[:, level].astype(np.min_scalar_type(size - 1)) for level, size in enumerate(sizes))
@@ -38,15 +37,14 @@ def key_codes(keys: NDArray[Any], sizes: Sequence[int]) -> Iterator[NDArray[Any]
 
 
 def code_bits(sizes: Sequence[int]) -> list[int]:
-    """Bits that the codes of each level take in a key."""
+    """Number of bits per level in a key."""
     return [(size - 1).bit_length() for size in sizes]
 
 
 def sort_sids(codes_NL: NDArray[np.int32], sizes: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Keys in order (N,), and the rows in that order (N,); rows of equal SIDs in an order of no meaning.
+    """Sorted keys (N,) and the rows in that order (N,); the order of rows with equal SIDs is arbitrary.
 
-    Where key and row number fit 64 bits together, sorting both as one number is 4 to 10 times as fast as an
-    argsort.
+    If key and row number fit 64 bits together, sorting both as one number is 4 to 10 times as fast as an argsort.
     """
     keys = sid_keys(codes_NL, sizes)
     row_bits = np.uint64(max(len(keys) - 1, 0).bit_length())
@@ -62,11 +60,11 @@ def sort_sids(codes_NL: NDArray[np.int32], sizes: Sequence[int]) -> tuple[NDArra
 
 
 def check_codes(codes_NL: NDArray[Any], sizes: Sequence[int], what: str) -> NDArray[np.int32]:
-    """The codes as int32 (N, L); ValueError when the shape or a code does not suit the sizes."""
+    """The codes as int32 (N, L). Raises ValueError when the shape or a code does not fit the sizes."""
     codes = np.asarray(codes_NL)
     if codes.ndim != 2 or codes.shape[1] != len(sizes) or codes.dtype.kind not in "iu":
         raise ValueError(f"{what} are {codes.dtype} of shape {codes.shape}; pass integers, SIDs x {len(sizes)} levels")
-    # Column by column: a reduction over the rows of a narrow array takes four times as long.
+    # Column by column, because a reduction over the rows of a narrow array takes four times as long.
     if len(codes) and any(code.min() < 0 or code.max() >= size for code, size in zip(codes.T, sizes, strict=True)):
         row, level = (int(place) for place in np.argwhere((codes < 0) | (codes >= np.asarray(sizes)))[0])
         raise ValueError(

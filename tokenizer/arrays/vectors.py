@@ -1,7 +1,7 @@
-"""Where the vectors of a catalogue are: in memory, or in Parquet that is read a few rows at a time.
+"""Vectors of a catalogue, in memory or in Parquet that is read a few rows at a time.
 
-Nothing in the tokenizer needs all vectors at once. Work goes over spans of SPAN rows, and what a span gives depends
-on its rows alone, so any process may do any span in any order.
+No part of the tokenizer needs all vectors at once. Work goes over spans of SPAN rows. The result of a span depends on
+its rows alone, so any process may do any span in any order.
 """
 
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from tokenizer.arrays.distance import Floats
 
 SPAN = 1 << 16
-"""Rows handled as one piece of work; a multiple of `distance.BLOCK`."""
+"""Rows of one piece of work; a multiple of `distance.BLOCK`."""
 LEAD = 1 << 16
-"""Items that are kept in memory as a sample of all."""
+"""Size of the sample of items that is kept in memory."""
 
 
 class Rows(Protocol):
@@ -54,7 +54,7 @@ class ArrayRows:
 
 @dataclass(frozen=True)
 class ParquetRows:
-    """A column of equally long float lists in Parquet files, one after the other; pickles as their paths."""
+    """A column of equally long float lists in consecutive Parquet files; pickled as the paths."""
 
     paths: tuple[str, ...]
     column: str = "vector"
@@ -83,7 +83,7 @@ class ParquetRows:
         return int(starts[-1]), self._group(0).shape[1] if places else 0
 
     def _group(self, number: int) -> Floats:
-        """One row group. A file is opened anew each time: an open one must not be read by two threads."""
+        """One row group. The file is opened anew each time, because two threads must not read one open file."""
         file, group = self._groups[1][number]
         opened = pq.ParquetFile(self.paths[file], metadata=self._metadata[file])
         return as_matrix(opened.read_row_group(group, [self.column], use_threads=False).column(self.column))
@@ -112,7 +112,7 @@ class ParquetRows:
 
 
 def as_matrix(column: pa.ChunkedArray) -> Floats:
-    """A column of float lists as float32 (rows, width); ValueError where the lists differ in length."""
+    """A column of float lists as float32 (rows, width). Raises ValueError if the lists differ in length."""
     chunk = column.combine_chunks()
     if isinstance(chunk, pa.ChunkedArray):
         chunk = pa.concat_arrays(chunk.chunks)
@@ -127,7 +127,7 @@ def as_matrix(column: pa.ChunkedArray) -> Floats:
 
 @dataclass(frozen=True)
 class Block:
-    """Some items: their vectors by source (n, D), tie keys uint64 (n,), and the codes chosen so far int32 (n, l)."""
+    """Some items: vectors by source (n, D), tie keys uint64 (n,), and the codes chosen so far int32 (n, l)."""
 
     vectors: Mapping[str, Floats]
     ties: NDArray[np.uint64]
@@ -137,16 +137,15 @@ class Block:
         return len(self.ties)
 
     def part(self, rows: slice | NDArray[np.int64]) -> "Block":
-        """The block of some of its rows."""
+        """The block of the given rows."""
         return Block({name: vector[rows] for name, vector in self.vectors.items()}, self.ties[rows], self.prefix[rows])
 
 
 @dataclass(frozen=True)
 class Items:
-    """All items of a batch or catalogue, in the order they came: vectors by source, and a tie key each.
+    """All items of a batch or catalogue in order of arrival: vectors by source, and a tie key each.
 
-    `order` are the rows in order of tie key: work that has to take turns goes by it, and so by nothing that depends
-    on arrival.
+    `order` holds the rows sorted by tie key. Sequential work follows it, so results do not depend on arrival.
     """
 
     rows: Mapping[str, Rows]
@@ -164,14 +163,15 @@ class Items:
 
     @cached_property
     def _lead(self) -> tuple[NDArray[np.int64], dict[str, Floats]]:
-        """The first rows in order of tie key, ascending, and their vectors."""
+        """The first LEAD rows by tie key, ascending by row, and their vectors."""
         first = np.sort(self.order[:LEAD])
         return first, {name: rows.take(first) for name, rows in self.rows.items()}
 
     def first(self, rows: NDArray[np.int64], prefix: NDArray[np.int32], count: int) -> Block:
-        """The block of the first `count` of `rows`, which are in order of tie key; `prefix` are the codes of all items.
+        """A block of up to `count` (at most LEAD) of the first of `rows`, which are sorted by tie key.
 
-        At most LEAD of them: most are in memory from the first call on.
+        `prefix` are the codes of all items. If at least half of these rows are in the in-memory sample, only those are
+        returned.
         """
         known, vectors = self._lead
         chosen = rows[: min(count, LEAD)]
@@ -183,12 +183,12 @@ class Items:
         return Block({name: vector[place] for name, vector in vectors.items()}, self.ties[chosen], prefix[chosen])
 
     def read(self, start: int, stop: int, prefix: NDArray[np.int32]) -> Block:
-        """The block of rows [start, stop), whose codes so far are `prefix`."""
+        """The block of rows [start, stop), with codes so far `prefix`."""
         vectors = {name: rows.read(start, stop) for name, rows in self.rows.items()}
         return Block(vectors, self.ties[start:stop], prefix)
 
     def take(self, index: NDArray[np.int64], prefix: NDArray[np.int32]) -> Block:
-        """The block of the rows at `index`, in that order, whose codes so far are `prefix`."""
+        """The block of the rows at `index`, in that order, with codes so far `prefix`."""
         ascending = np.argsort(index, kind="stable")
         back = np.argsort(ascending, kind="stable")
         vectors = {name: rows.take(index[ascending])[back] for name, rows in self.rows.items()}

@@ -1,1 +1,1 @@
-"""Balanced assignment: which items get which code of a level when every code and every prefix has a capacity."""
+"""Balanced assignment of a level's codes to items, where every code and every prefix has a capacity."""

@@ -1,9 +1,9 @@
-"""Assign codes so that no code takes more items than it has room for, at nearly the least total cost.
+"""Assignment of codes within the capacity of each code, at nearly the least total cost.
 
-Alg. 1 of OneRec (arXiv 2502.18965) fills centroids one after the other and costs about 20 % over the optimum; prices
-(optimal transport duals) and then rounding by regret cost about 1 %. Items are read span by span: a first pass finds
-for each the two cheapest codes at the prices, and only those whose first choice is gone look again, at a list. Memory
-is a few numbers per item, never N x K.
+Alg. 1 of OneRec (arXiv 2502.18965) fills centroids one after the other and costs about 20 % over the optimum. Prices
+(optimal transport duals), then rounding by regret, cost about 1 %. Items are read span by span. A first pass finds each
+item's two cheapest codes at the prices; only items whose first choice is taken are read again, with a list of codes.
+Memory is a few numbers per item, never N x K.
 """
 
 from collections.abc import Sequence
@@ -25,19 +25,27 @@ from tokenizer.balancing.rounding import accept
 
 SAMPLE_ROWS = 4096
 SAMPLE_ROWS_PER_CODE = 32
+"""The small sample has the larger of SAMPLE_ROWS and this number for each code."""
 REFINE_ROWS = LEAD
+"""Items of the large sample."""
 LOOKS = 3
+"""Times that candidates are looked up on the small sample."""
 LIST = 48
+"""Longest list of cheapest codes of an item."""
 LIST_CELLS = 1 << 25
+"""Costs held at once: entries of all lists, or items times codes of a task."""
 LIST_ROWS = 1 << 14
+"""Most items of a task that makes lists."""
 ASK_ROWS = 1 << 14
+"""Items that a thread moves along their lists at a time."""
 LARGEST = np.finfo(np.float32).max
 SHORT_LIST = 16
+"""List length that is kept however many items wait."""
 BIT_SET = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").view(np.bool_)
 OCTETS = np.where(BIT_SET, np.float32(np.inf), np.float32(0))
-"""What a byte of closed codes adds to the costs of eight: a quarter of the time of setting them by a mask."""
+"""Costs added for each byte of a bitmap of closed codes; 4 times as fast as setting them by a mask."""
 ROOMY = 0.7
-"""Share of the room that a sample may ask for before prices are worth settling."""
+"""Share of the room that a sample may demand before prices are computed."""
 
 Codes = NDArray[np.int32]
 Room = NDArray[np.int64]
@@ -46,8 +54,11 @@ Prices = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Assigned:
-    """Codes int32 (N,), -1 where there was no room. `first` is what each asked for first: the cheapest code that had
-    room before anyone was served. `prices` (K,) led there."""
+    """The result of an assignment: codes int32 (N,), -1 where there was no room.
+
+    `first` is each item's first choice: the cheapest code at the prices that had room before the assignment. `prices`
+    (K,) are the prices used.
+    """
 
     codes: Codes
     first: Codes
@@ -59,10 +70,10 @@ def assign_level(
 ) -> Assigned:
     """Give each item a code of one level.
 
-    It is the cheapest wherever neither room nor nodes bind. `prefix_Nl` are the codes so far, in the order of the
-    items; a row that has none any more (-1) gets none here. `room_K` is how many more items each code takes, and is
-    reduced in place. `price_K` are the prices of a former, similar assignment. The code of an item does not depend on
-    the order of the items.
+    It is the cheapest code if neither room nor nodes bind. `prefix_Nl` are the codes so far, in item order; a row
+    without codes (-1) gets none. `room_K` is the number of items each code still takes, and is reduced in place.
+    `price_K` are the prices of an earlier, similar assignment. An item's code does not depend on the order of the
+    items.
     """
     alive = items.order if not prefix_Nl.shape[1] else items.order[prefix_Nl[items.order, -1] >= 0]
     codes_N = np.full(len(items), -1, np.int32)
@@ -101,7 +112,7 @@ def balanced_assign(
 def _two_cheapest(
     level: Level, price_K: Floats, items: Items, start: int, stop: int, prefix: Codes
 ) -> tuple[Codes, Floats]:
-    """The cheapest code of each row of a span, and what the second cheapest costs more."""
+    """The cheapest code of each row of a span, and the extra cost of the second cheapest."""
     block = items.read(start, stop, prefix)
     code_n, regret_n = np.empty(len(block), np.int32), np.empty(len(block), np.float32)
     for rows, cost in level.costs(block):
@@ -116,6 +127,7 @@ def _two_cheapest(
 
 
 WAITS = -2
+"""Marks an item whose list is used up while codes are left."""
 
 
 def _from_lists(
@@ -128,9 +140,9 @@ def _from_lists(
     work: Work,
     prices: Prices,
 ) -> Codes:
-    """One look for the items that still wait, in order of tie key: rounds over the cheapest open codes of each.
+    """Assign waiting items, in order of tie key, in rounds over each item's list of its cheapest open codes.
 
-    A code, -1 where none is open to an item, WAITS where all on its list went to others.
+    Returns a code, -1 if no code is open to the item, WAITS if all codes on its list went to others.
     """
     in_file_order = np.argsort(waiting, kind="stable")
     width = min(level.codes, int(np.clip(LIST_CELLS // len(waiting), SHORT_LIST, LIST)))
@@ -174,11 +186,10 @@ def _ask(
     closed: Closed | None,
     rows: NDArray[np.int64],
 ) -> tuple[Codes, Floats]:
-    """The code each row has come to on its list, and what the next there costs more; codes that are gone, or closed
-    to the row, are passed.
+    """The current code on each row's list, and the regret: the extra cost of the next one on the list.
 
-    The difference is at most that of the largest number, and infinite only where nothing is left on the list. Moves
-    `at_U` on.
+    Codes that are full, or closed to the row, are skipped. The regret is at most the largest float32, and infinite only
+    at the end of the list. Advances `at_U`.
     """
     width = cost_UT.shape[1]
     costs, codes, start = cost_UT.ravel(), code_UT.ravel(), rows * width
@@ -216,7 +227,7 @@ def _cheapest(
     prefix: Codes,
     shut: NDArray[np.uint8] | None,
 ) -> tuple[Floats, Codes]:
-    """The `width` cheapest codes of some rows, cheapest first, with their priced costs; infinite where a bit is set."""
+    """The `width` cheapest codes of some rows, in order, with their priced costs; infinite where a bit is set."""
     block = items.take(rows, prefix)
     cost_uT, code_uT = np.empty((len(rows), width), np.float32), np.empty((len(rows), width), np.int32)
     for part, cost in level.costs(block):
@@ -230,11 +241,10 @@ def _cheapest(
 def _prices(
     level: Level, items: Items, prefix_Nl: Codes, alive: NDArray[np.int64], room_K: Room, price_K: Prices | None
 ) -> Prices:
-    """Prices settled on a small sample and refined on a larger one, the first items in order of tie key.
+    """Prices settled on a small sample and refined on a larger one, both the first items by tie key.
 
-    Codes without room are left out. Where demand fits the room already nothing has a price. Candidates are looked up
-    again at the prices found: where data are skewed, the codes with room are not among the nearest. Former prices need
-    one look.
+    Codes without room are left out. Prices are 0 if demand already fits the room. Candidates are looked up again at the
+    new prices, because in skewed data the codes with room are not among the nearest. Former prices need one look-up.
     """
     prices = np.zeros(level.codes)
     if (room_K[room_K > 0] >= len(alive)).all():
@@ -279,7 +289,7 @@ def _width(items: int, codes: int) -> int:
 
 
 def _candidates(level: Level, block: Block, open_codes: NDArray[np.int64], prices: Prices) -> Candidates:
-    """The cheapest open codes per item at the given prices, in code order; fewer for more items."""
+    """The cheapest open codes per item at the given prices, in code order; fewer codes for more items."""
     width = _width(len(block), len(open_codes))
     price = prices.astype(np.float32)
 
@@ -304,5 +314,5 @@ def _candidates(level: Level, block: Block, open_codes: NDArray[np.int64], price
 
 
 def room_left(capacity: Sequence[int], load: Sequence[NDArray[np.int64]]) -> list[Room]:
-    """What each code of each level still takes."""
+    """The remaining room of each code, per level."""
     return [np.maximum(most - used, 0) for most, used in zip(capacity, load, strict=True)]

@@ -1,4 +1,4 @@
-"""The cost of each code of a level for each item: what a level has to encode, and squared distances to its codes."""
+"""The cost of each code of a level for each item: squared distances of the level's targets to its codes."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,27 +11,27 @@ from tokenizer.arrays.vectors import Block
 
 
 class Level(Protocol):
-    """One level of a codebook: the cost of its codes. Pickles, for workers elsewhere."""
+    """The cost function of one level of a codebook. It can be pickled for remote workers."""
 
     @property
     def codes(self) -> int:
         """K."""
 
     def costs(self, block: Block) -> Iterator[tuple[slice, Floats]]:
-        """Rows of the block and their costs, float32 (rows, K), none negative, piece by piece.
+        """Row slices of the block and their costs, float32 (rows, K), none negative, piece by piece.
 
-        Squared distances, wherever the level stands for points. The cost of an item depends on the item alone, to the
-        last bit, not on what else is in the block.
+        The costs are squared distances if the codes are points. The cost of an item depends, to the last bit, on the
+        item alone, not on the rest of the block.
         """
 
 
 Target = Callable[[Block], Floats]
-"""What a level has to encode of each item of a block, float32 (n, D); pickles."""
+"""The vectors that a level encodes, one for each item of a block, float32 (n, D); can be pickled."""
 
 
 @dataclass(frozen=True)
 class Residual:
-    """What the points of former levels, by level number, leave of a source, or of another target: (n, D)."""
+    """The residual of a source, or of another target, after the points of former levels (by number): (n, D)."""
 
     of: str | Target
     former: tuple[tuple[int, Floats], ...]
@@ -66,7 +66,7 @@ class Squared:
 
 @dataclass(frozen=True)
 class Projected:
-    """A target less an offset (D,), on some directions (D, d): (n, d). Products in blocks of one size."""
+    """A target less an offset (D,), projected on directions (D, d): (n, d). Uses blocks of one size."""
 
     target: Target
     offset: Floats
@@ -78,7 +78,7 @@ class Projected:
 
 @dataclass(frozen=True)
 class PointLevel:
-    """A level whose codes are points: squared distances of a target to them. A `Level`."""
+    """A `Level` whose codes are points: squared distances of a target to them."""
 
     target: Target
     points: Floats

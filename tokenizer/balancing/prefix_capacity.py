@@ -1,4 +1,4 @@
-"""How many SIDs are still free below each prefix: what keeps SIDs unique while codes are assigned level by level."""
+"""The number of free SIDs below each prefix, which keeps SIDs unique in level-by-level assignment."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -13,20 +13,21 @@ Codes = NDArray[np.int32]
 Keys = NDArray[np.uint64]
 
 AT_ONCE = 1 << 20
+"""Full nodes returned at a time."""
 
 
 class Nodes:
-    """The nodes of one level, a node being a prefix and a code under it.
+    """The nodes of one level. A node is a prefix and a code under it.
 
-    A node of the last level is one SID and has room for one item. A node above has room for as many as there are SIDs
-    below it. So an item that was given a node has a free SID there, whatever the others do.
+    A node of the last level is one SID and has room for one item. A higher node has room for as many items as there are
+    SIDs below it. So an item with a node always has a free SID there, whatever other items do.
     """
 
     def __init__(self, prefix_Nl: Codes, occupied_ML: Codes, sizes: Sequence[int], open_K: NDArray[np.bool_]) -> None:
-        """For the level after `prefix_Nl` of a batch.
+        """Set up the level after `prefix_Nl` of a batch.
 
-        `occupied_ML` are the SIDs nobody can have, and `open_K` the codes of the last level that have room: above it,
-        SIDs that end in others do not count as free.
+        `occupied_ML` are the taken SIDs. `open_K` marks the codes of the last level that have room; for higher levels,
+        SIDs that end in other codes do not count as free.
         """
         level = prefix_Nl.shape[1]
         self.codes = sizes[level]
@@ -51,7 +52,7 @@ class Nodes:
         return home * np.uint64(self.codes) + code.astype(np.uint64)
 
     def left(self, keys: Keys) -> NDArray[np.int64]:
-        """Free SIDs below each node; `keys` ascending, which makes the search fast."""
+        """Free SIDs below each node. `keys` are ascending, for a fast search."""
         used = np.zeros(len(keys), np.int64)
         for taken in (self._occupied, *self._taken):
             if len(taken):
@@ -61,13 +62,13 @@ class Nodes:
         return self.below - used
 
     def take(self, keys: Keys) -> None:
-        """One SID below each of these nodes is promised."""
+        """Reserve one SID below each of these nodes."""
         self._taken.append(np.sort(keys))
         while len(self._taken) > 1 and 2 * len(self._taken[-1]) > len(self._taken[-2]):
             self._taken[-2:] = [np.sort(np.concatenate(self._taken[-2:]))]
 
     def full(self) -> Iterator[Keys]:
-        """The nodes that have no free SID below, each once, some at a time."""
+        """The nodes without a free SID below, each once, in batches."""
         arrays = [self._occupied, *self._taken]
         if self.below > 1:
             used, count = np.unique(np.concatenate(arrays), return_counts=True)
@@ -78,9 +79,9 @@ class Nodes:
 
 
 class Closed:
-    """The codes without a free SID under the prefix of each of some rows, kept as it is while SIDs are promised.
+    """A bitmap of the codes without a free SID under the prefix of each of some rows, updated on reservation.
 
-    A bitmap over the prefixes: a few bytes each, in which a million rows are looked up in some milliseconds.
+    It takes a few bytes per prefix. A million rows are looked up in some milliseconds.
     """
 
     def __init__(self, nodes: Nodes, rows: NDArray[np.int64]) -> None:
@@ -94,16 +95,16 @@ class Closed:
             self._set(place[asked], code[asked])
 
     def bits(self, at: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Of the rows number `at` of the rows (n, ceil(K / 8)), little end first."""
+        """The bitmaps (n, ceil(K / 8)) of rows number `at`, lowest bit first."""
         return self._bits.reshape(-1, self._width)[self._place[at]]
 
     def __call__(self, at: NDArray[np.int64], code: NDArray[Any]) -> NDArray[np.bool_]:
-        """Whether each code is closed to the row number `at` of the rows."""
+        """Return whether each code is closed to row number `at`."""
         bits = self._bits[self._place[at] * self._width + (code >> 3)]
         return (bits >> (code & 7).astype(np.uint8) & 1).astype(np.bool_)
 
     def promised(self, at: NDArray[np.int64], code: NDArray[np.int32]) -> None:
-        """Close what is full after rows `at` of the rows were given SIDs below these codes."""
+        """Close the nodes that are full after rows number `at` got SIDs below these codes."""
         if self._nodes.below > 1:
             keys = self._nodes.key(self._nodes.home[self._rows[at]], code)
             node, one = np.unique(keys, return_index=True)
@@ -117,7 +118,7 @@ class Closed:
 
 
 def _prefix_ids(batch_Nl: Codes, occupied_Ml: Codes, sizes: Sequence[int], codes: int) -> tuple[Keys, Keys]:
-    """Equal numbers for equal prefixes, small enough to have a code appended in 64 bits."""
+    """Equal numbers for equal prefixes, small enough to append a code in 64 bits."""
     if sum(code_bits([*sizes, codes])) < 64:
         return sid_keys(batch_Nl, sizes), sid_keys(occupied_Ml, sizes)
     both = sid_keys(np.concatenate([batch_Nl, occupied_Ml]), sizes)

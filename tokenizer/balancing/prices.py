@@ -1,10 +1,9 @@
-"""What a place in each code must cost for demand to meet capacity: the duals of the assignment problem.
+"""Prices per code at which demand meets capacity: the duals of the assignment problem.
 
-The dual of entropic optimal transport (Cuturi 2013), annealed (Schmitzer 2019), with inequality instead of
-equality on the codes: a price is never below 0, so a code with room to spare is free and pulls nobody. It is
-maximised by L-BFGS-B: on 60 skewed cases of 300 to 512 items and exact capacity, Sinkhorn's own fixed-point
-steps, 20 per temperature, left the rounded assignment 4 % over the optimum on average and 45 % at worst;
-L-BFGS-B takes no longer and leaves 0.1 % and 1.3 %.
+The dual of entropic optimal transport (Cuturi 2013), annealed (Schmitzer 2019), with inequality instead of equality on
+the codes: a price is never below 0, so a code with spare room is free. The dual is maximised by L-BFGS-B. On 60 skewed
+cases of 300 to 512 items and exact capacity, Sinkhorn's fixed-point steps, 20 per temperature, left the rounded
+assignment 4 % over the optimum on average and 45 % at worst; L-BFGS-B takes no longer and leaves 0.1 % and 1.3 %.
 """
 
 from dataclasses import dataclass
@@ -17,14 +16,15 @@ from scipy.optimize import minimize
 
 from tokenizer.arrays.executor import side_by_side
 
-# exp of less is denormal in float32 and several times as slow.
+# Keeps exp out of the denormal range of float32 (below exp(-87)), where it is several times as slow.
 NEGLIGIBLE = np.float32(-80)
 AT_ONCE = 4096
+"""Items of a piece."""
 
 
 @dataclass(frozen=True)
 class Cooling:
-    """Temperatures, in units of the mean gap between an item's candidates, and the steps taken at each."""
+    """Temperatures, in units of the mean gap between an item's candidates, and the steps at each."""
 
     heats: tuple[float, ...]
     steps: int
@@ -37,11 +37,11 @@ FROM_SIMILAR = Cooling((4.0**-5,), 12)
 
 @dataclass(frozen=True)
 class Candidates:
-    """Squared distances (N, T) of items to some codes, those codes, and the least cost (N,) of any other.
+    """Squared distances (N, T) of items to some codes, those codes, and the least cost (N,) of any other code.
 
-    `beyond` is a way out at that cost. Without it, items whose lists share too little room drive prices up
-    without end: with 300k items, 256 codes and exact capacity the assignment cost 2.8 times the nearest
-    centroids, and 1.3 times with it. It is infinite where the lists hold all codes.
+    `beyond` is an alternative at that cost. Without it, items whose lists share too little room raise prices without
+    end: with 300k items, 256 codes and exact capacity the assignment cost 2.8 times the nearest centroids, and 1.3
+    times with it. It is infinite if the lists hold all codes.
     """
 
     cost: NDArray[np.float32]
@@ -51,10 +51,10 @@ class Candidates:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Candidates of some items, `cost` and `code` (T, n): few enough to stay in the cache of a core.
+    """Candidates of some items, `cost` and `code` (T, n), few enough to fit the cache of a core.
 
-    Costs are in units of the gap, candidates along the first axis: reducing over it is twice as fast as over a short
-    last one.
+    Costs are in units of the gap. Candidates are on the first axis, because reducing over it is twice as fast as over a
+    short last one.
     """
 
     cost: NDArray[np.float32]
@@ -67,7 +67,7 @@ class _Piece:
         return cls(np.ascontiguousarray(scaled), np.ascontiguousarray(candidates.code[rows].T), beyond)
 
     def demand(self, price: NDArray[np.float64], heat: float) -> tuple[float, NDArray[np.float64]]:
-        """The sum of soft least costs, and the soft demand for each code (K,)."""
+        """The sum of soft minimum costs, and the soft demand for each code (K,)."""
         part_Tn = price.astype(np.float32).take(self.code)
         part_Tn += self.cost
         least_n = np.minimum(part_Tn.min(axis=0), self.beyond)
@@ -85,16 +85,15 @@ class _Piece:
 def settle_prices(
     candidates: Candidates, capacity_K: NDArray[np.float64], price_K: NDArray[np.float64], cooling: Cooling
 ) -> NDArray[np.float64]:
-    """Prices (K,) under which soft demand for each code is at most about its capacity; starts at
-    `price_K`."""
+    """Prices (K,) at which soft demand for each code is about its capacity or less, starting from `price_K`."""
     cost_NT = candidates.cost
     gap = float(np.mean(cost_NT.mean(axis=1, dtype=np.float64) - cost_NT.min(axis=1))) if cost_NT.size else 0.0
-    if gap < np.finfo(np.float32).tiny:  # what is left of vectors that coincide with their codes is rounding
+    if gap < np.finfo(np.float32).tiny:  # vectors coincide with their codes: the rest is rounding error
         return price_K
     items = len(cost_NT)
     share_K = capacity_K / min(items, capacity_K.sum())
     pieces = [_Piece.of(candidates, slice(start, start + AT_ONCE), gap) for start in range(0, items, AT_ONCE)]
-    # Where there is no room for all, the dual has no maximum.
+    # Without room for all items the dual is unbounded, so prices are bounded by the largest cost.
     highest = max(float(piece.cost.max()) for piece in pieces)
 
     def loss_and_slope(price: NDArray[np.float64], heat: float) -> tuple[float, NDArray[np.float64]]:

@@ -1,4 +1,4 @@
-"""Who gets a contested place: whoever would regret most to lose it, ties by tie key. Rows are in order of tie key."""
+"""Selection of items for contested codes: greatest regret first, then tie key. Rows are in tie-key order."""
 
 from typing import Any
 
@@ -19,11 +19,10 @@ def accept(
     rows: NDArray[np.int64],
     all_open: bool = False,
 ) -> tuple[Bools, Bools]:
-    """Which of the items `rows` get the code they ask for, and which were refused by their node.
+    """Select which of the items `rows` get the code they ask for, and which their node refuses.
 
-    A node takes no more than the SIDs left below it, a code no more than it has room for. Reduces `room_K` in place
-    and takes from `nodes`. Where `all_open`, nobody asks for a node without a SID: those of the last level need not be
-    looked up.
+    A node takes no more items than the SIDs left below it, a code no more than its room. Reduces `room_K` and takes
+    from `nodes`. With `all_open`, every node asked for has a free SID, so nodes of the last level need no look-up.
     """
     accepted = np.ones(len(code_N), np.bool_)
     refused = np.zeros(len(code_N), np.bool_)
@@ -54,7 +53,7 @@ def accept(
 
 
 def _groups(ordered: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where a new value begins, and the length of each run."""
+    """The start of each run of equal values, and its length."""
     new = np.ones(len(ordered), np.bool_)
     new[1:] = ordered[1:] != ordered[:-1]
     first = np.flatnonzero(new)
@@ -66,13 +65,13 @@ def _beyond(
 ) -> NDArray[np.int64]:
     """The items that are not among the `limit` of their group with the greatest regret.
 
-    `items` come group by group, `count` of each, and in order of tie key within; none of the groups is empty.
+    `items` are grouped, `count` of each group, and in order of tie key within a group; no group is empty.
     """
     if not len(items):
         return items
     regret, first = regret_N[items], np.cumsum(count) - count
     loses = np.ones(len(items), np.bool_)
-    # Of most groups one is kept: the first of those with the greatest regret.
+    # Most groups keep one item: the first of those with the greatest regret.
     best = np.repeat(np.maximum.reduceat(regret, first), count) == regret
     winner = np.minimum.reduceat(np.where(best, np.arange(len(items)), len(items)), first)
     loses[winner[limit > 0]] = False
@@ -87,7 +86,7 @@ def _beyond(
 
 
 def _sorted_rows(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Rows in order of key, equal keys in order of row; as one number where both fit, 4 to 10 times as fast."""
+    """Rows sorted by key, then row. Packed into one number, if both fit, this is 4 to 10 times as fast."""
     row_bits = max(len(keys) - 1, 0).bit_length()
     if len(keys) and int(keys.max()).bit_length() + row_bits <= 64:
         packed = (keys << np.uint64(row_bits)) | np.arange(len(keys), dtype=np.uint64)

@@ -1,1 +1,1 @@
-"""Collisions: what happens to an item whose SID is taken. It is moved to a free SID, or gets an extra token."""
+"""Collision handling: an item whose SID is taken moves to a free SID, or gets an extra token."""

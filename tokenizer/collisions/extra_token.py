@@ -1,4 +1,4 @@
-"""The token after the codes that makes SIDs unique in place of moving items: a count per SID, or a number per item."""
+"""The token after the codes that makes SIDs unique without moving items: a count per SID, or a number per item."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,10 +9,10 @@ Codes = NDArray[np.int32]
 
 
 def extra_tokens(codes_NL: Codes, taken_MS: Codes, sizes: tuple[int, ...], per_sid: bool) -> Codes:
-    """The token of each item (N,), counted from where the taken SIDs (M, L + 1) stop; -1 beyond the last size.
+    """The token of each item (N,), counted on from the taken SIDs (M, L + 1); -1 beyond the last size.
 
-    `codes_NL` come in order of tie key. `per_sid` counts the items of each combination of codes (TIGER, arXiv
-    2305.05065), else all items (CAR). A number is never given twice, also not after its item is gone.
+    `codes_NL` are in order of tie key. `per_sid` counts the items of each combination of codes (TIGER, arXiv
+    2305.05065), otherwise all items are counted (CAR). A number is never reused, even after its item is deleted.
     """
     levels = len(sizes) - 1
     group_N, group_M = np.zeros(len(codes_NL), np.int64), np.zeros(len(taken_MS), np.int64)

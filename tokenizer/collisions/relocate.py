@@ -1,4 +1,4 @@
-"""Places for the few items whose prefix has no SID left that any code has room for: a depth-first search."""
+"""A depth-first search for SIDs of the few items whose prefix has no free SID under a code with room."""
 
 from collections.abc import Sequence
 
@@ -24,11 +24,11 @@ def place_outward(
     room: Sequence[NDArray[np.int64]],
     settled_ML: Codes,
 ) -> Codes:
-    """SIDs (U, L) that are free and have room at each level, -1 in all levels once there are none.
+    """SIDs (U, L) that are free and have room at each level, -1 in all levels if none is left.
 
-    Each of the items `in_turn` tries the codes it has, level by level, and then the next cheapest, the last level
-    first. Reduces `room` in place. What is taken only grows, so a prefix found full stays full and is searched once,
-    whatever the number of items.
+    Each of the items `in_turn` tries its own codes first, then the next cheapest, backtracking from the last level.
+    Reduces `room` in place. SIDs are only ever taken, so a full prefix stays full and is searched once for any number
+    of items.
     """
     levels = [quantizer_of(codebook.spec).level(codebook, level) for level in range(codebook.levels)]
     search = _Search(levels, codebook.sizes, room, settled_ML)
@@ -57,7 +57,7 @@ class _Search:
         self.full: set[Prefix] = set()
 
     def nearest_free(self, prefix: Prefix, item: Block, home: Prefix) -> Prefix | None:
-        """The first free SID under `prefix`, codes tried in order of cost and those of `home` first."""
+        """The first free SID under `prefix`; codes are tried by cost, those of `home` first."""
         if prefix in self.full:
             return None
         level = len(prefix)

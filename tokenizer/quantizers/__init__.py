@@ -1,1 +1,1 @@
-"""Quantizers: a module each, entered in `registry.py`, behind the protocol in `protocol.py`."""
+"""Quantizers: one module each, registered in `registry.py`, with the interface of `protocol.py`."""

@@ -1,4 +1,4 @@
-"""Codes that nothing was learnt for: the baselines of TIGER (arXiv 2305.05065)."""
+"""Quantizers without learning: the baselines of TIGER (arXiv 2305.05065), lsh and random."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,10 +20,11 @@ from tokenizer.quantizers.protocol import Fit, Quantizer, reads_one_source
 from tokenizer.spec import CodebookSpec
 
 DECODER_ROWS = 1 << 16
+"""Items that the decoder is fitted on."""
 
 
 class Lsh:
-    """Random hyperplanes through the mean, one per bit: a code is the side of each that an item lies on."""
+    """Random hyperplanes through the mean, one per bit. A code holds the item's side of each hyperplane."""
 
     def fit(self, items: Items, spec: CodebookSpec, work: Work, train: Trainer = train_in_process) -> Fit:
         """Draw the hyperplanes by `spec.seed`."""
@@ -54,11 +55,11 @@ class Lsh:
         return _settled(fitting, self.level)
 
     def level(self, codebook: Codebook, level: int) -> PointLevel:
-        """Squared distances of an item's depths to the corners of the codes: the nearest has all signs right."""
+        """Squared distances of an item's projections to the corners of the codes; the nearest has equal signs."""
         return PointLevel(self._side(codebook.spec, codebook.arrays, level), self._corners(codebook, level))
 
     def decode(self, codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:
-        """The mean plus what the corners tell of an item, by least squares over the items of the fit."""
+        """The mean plus a linear map of the corners, fitted to the items of the fit by least squares."""
         levels = range(codebook.levels)
         corners = np.concatenate([self._corners(codebook, level)[codes_NL[:, level]] for level in levels], axis=1)
         return blocked_product(corners, codebook.arrays["decoder"]) + codebook.arrays[f"mean.{source}"]
@@ -92,7 +93,7 @@ class RandomLevel:
 
 
 class Random:
-    """Codes by lot, from the item's id; splitmix64 draws the lots."""
+    """Random codes: splitmix64 hashes of the item id."""
 
     def fit(self, items: Items, spec: CodebookSpec, work: Work, train: Trainer = train_in_process) -> Fit:
         """Draw a salt per level by `spec.seed`."""
@@ -101,17 +102,17 @@ class Random:
         return _settled(fitting, self.level)
 
     def level(self, codebook: Codebook, level: int) -> RandomLevel:
-        """The lots of a level."""
+        """Random costs of a level."""
         return RandomLevel(codebook.sizes[level], int(codebook.arrays["salt"][level]))
 
     def decode(self, codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:
-        """The mean: a random code says nothing."""
+        """The mean: a random code holds no information."""
         mean: Floats = codebook.arrays[f"mean.{source}"]
         return np.broadcast_to(mean, (len(codes_NL), len(mean))).copy()
 
 
 def _settled(fitting: Fitting, level: Callable[[Codebook, int], Level]) -> Fit:
-    """The codebook of the arrays, and what its items ask for, each code within its room."""
+    """The codebook of the arrays, with its items assigned under the capacity of each code."""
     book = fitting.done().codebook
     for number, spec in enumerate(book.spec.levels):
         room, prefix = np.full(spec.codes, fitting.room(number), np.int64), fitting.codes[:, :number]

@@ -1,4 +1,4 @@
-"""What fitting has in common, whatever the quantizer: the sample, the means, level after level, the record."""
+"""Steps of a fit that all quantizers share: sample, means, level-by-level results, statistics."""
 
 import math
 from dataclasses import dataclass, field
@@ -21,10 +21,10 @@ from tokenizer.spec import CodebookSpec
 
 @dataclass
 class Fitting:
-    """A codebook in the making.
+    """A codebook fit in progress.
 
-    `fitted` are the items it is fitted on, all or a sample; `arrays` grows level by level and holds the mean of each
-    source from the start; `codes` (N, L) are those of the fitted items, -1 where their level is still to come.
+    `fitted` are the items it is fitted on, all or a sample. `arrays` grows level by level and starts with the mean of
+    each source. `codes` (N, L) are those of the fitted items, -1 for levels that are not fitted yet.
     """
 
     spec: CodebookSpec
@@ -41,7 +41,7 @@ class Fitting:
 
     @classmethod
     def begin(cls, items: Items, spec: CodebookSpec, work: Work) -> "Fitting":
-        """Plan capacity, draw the sample by `spec.seed`, measure the sources.
+        """Plan capacity, draw the sample by `spec.seed`, and compute mean and spread of the sources.
 
         Raises VectorError for no items, CapacityExhausted when the levels hold fewer SIDs than planned.
         """
@@ -65,19 +65,19 @@ class Fitting:
         )
 
     def room(self, level: int) -> int:
-        """How many of the fitted items a code of a level may take."""
+        """Number of fitted items that a code of a level may take."""
         codes = self.spec.levels[level].codes
         return math.ceil(self.spec.slack * len(self.fitted) / codes) if self.spec.balanced else len(self.fitted)
 
     def clusters(self, level: int, target: Target, start: Floats | None = None) -> Clusters:
-        """Balanced k-means of what a level has to encode, from `start` (K, D) on where centroids are known."""
+        """Balanced k-means of a level's target vectors, from centroids `start` (K, D) if they are known."""
         codes = self.spec.levels[level].codes
         prefix = self.codes[:, :level]
         rounds = self.spec.iterations
         return balanced_kmeans(target, self.fitted, prefix, codes, self.room(level), rounds, self.rng, self.work, start)
 
     def settle(self, level: int, codes_N: NDArray[np.int32], **figures: float) -> None:
-        """Note the codes of a level, how they are used, and what else is known of it."""
+        """Store the codes of a level, its code usage and other figures, and report them."""
         self.codes[:, level] = codes_N
         (use,) = level_metrics(codes_N[:, None], [self.spec.levels[level].codes])
         self.levels.append({**use, **figures})
@@ -87,7 +87,7 @@ class Fitting:
         tell(f"level {level + 1} of {len(self.spec.levels)}: {used}{error}")
 
     def error(self, source: str, distortion: float) -> float:
-        """A sum of squared distances in units of those to the mean of the source."""
+        """A sum of squared distances relative to that of the distances to the source's mean."""
         return distortion / self.spread[source] if self.spread[source] > 0 else float(distortion > 0)
 
     def done(self, **statistics: object) -> Fit:

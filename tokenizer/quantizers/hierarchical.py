@@ -1,7 +1,7 @@
 """Hierarchical clustering: k-means within the clusters of the level before, as in P5-CID.
 
-Every prefix has centroids of its own, so their number is the product of
-the codes: meant for few codes and many levels.
+Every prefix has its own centroids, so their number is the product of the
+level sizes. It is meant for few codes and many levels.
 """
 
 import math
@@ -27,14 +27,14 @@ from tokenizer.quantizers.protocol import Fit, Quantizer, reads_one_source
 from tokenizer.spec import CodebookSpec
 
 CELLS = 1 << 28
-"""Floats in the centroids of the last level, at most: 1 GiB."""
+"""Most floats in the centroids of the last level: 1 GiB."""
 GAPS = 1 << 20
-"""Differences between items and centroids held at once."""
+"""Number of differences between items and centroids held at once."""
 
 
 @dataclass(frozen=True)
 class NestedLevel:
-    """A `Level`: distances to the centroids (P, K, D) under the prefix of each item; `sizes` are the codes before."""
+    """A `Level`: distances to the centroids (P, K, D) under each item's prefix; `sizes` are the former levels'."""
 
     source: str
     sizes: tuple[int, ...]
@@ -49,7 +49,7 @@ class NestedLevel:
         if not self.sizes:
             yield from distance_blocks(vectors, self.points[0])
             return
-        # Item by item: a product for each prefix would be one of a few rows, padded to a whole block.
+        # Item by item, because a product per prefix has few rows and is padded to a whole block.
         at_once = max(1, GAPS // self.points[0].size)
         for start in range(0, len(block), at_once):
             rows = slice(start, min(start + at_once, len(block)))
@@ -59,7 +59,7 @@ class NestedLevel:
 
 
 def fit(items: Items, spec: CodebookSpec, work: Work, train: Trainer = train_in_process) -> Fit:
-    """Lloyd's iterations in all clusters of a level at once, under the capacity of the level's codes."""
+    """Run Lloyd's iterations in all clusters of a level at once, under the capacity of the level's codes."""
     fitting = Fitting.begin(items, spec, work)
     source = spec.levels[0].source
     width = len(fitting.arrays[f"mean.{source}"])
@@ -90,7 +90,7 @@ def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floa
 
 
 def _clusters(prefix_Nl: NDArray[np.int32], sizes: Sequence[int]) -> NDArray[np.int64]:
-    """The number of each row's cluster; any for a row that has no prefix (-1), whose cost nobody asks for."""
+    """The cluster number of each row; arbitrary for a row without a prefix (-1), whose cost is not used."""
     if not sizes:
         return np.zeros(len(prefix_Nl), np.int64)
     return np.asarray(np.ravel_multi_index(tuple(prefix_Nl.T), tuple(sizes), mode="clip"), np.int64)
@@ -126,7 +126,7 @@ def _fit_level(fitting: Fitting, source: str, number: int) -> tuple[Floats, NDAr
 
 
 def _spread(fitting: Fitting, source: str, home: NDArray[np.int64], homes: int, codes: int, number: int) -> Floats:
-    """Centroids to start with: items of each cluster, evenly spaced by tie key; the mean where there is none."""
+    """Initial centroids: items of each cluster, evenly spaced by tie key; the mean for an empty cluster."""
     items, arrays = fitting.fitted, fitting.arrays
     points = np.empty((homes, codes, len(arrays[f"mean.{source}"])), np.float32)
     points[:] = arrays[f"mean.{source}"]

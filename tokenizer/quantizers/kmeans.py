@@ -1,6 +1,6 @@
-"""k-means under capacity, over spans of items: Lloyd's iterations with sums that come out the same in any order.
+"""Balanced k-means over spans of items: Lloyd's iterations with sums that are equal in any order.
 
-Where no capacity binds and the vectors fit in memory the iterations are those of faiss, on a GPU where it sees one.
+If no capacity binds and the vectors fit in memory, faiss runs the iterations, on a GPU if it finds one.
 """
 
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ from tokenizer.quantizers.seeding import sample_size, spread_centroids
 Codes = NDArray[np.int32]
 
 FAISS_BYTES = 1 << 30
-"""Vectors beyond this many bytes are not copied into memory for faiss."""
+"""Size of vectors, in bytes, up to which they are copied into memory for faiss."""
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """Centroids float32 (K, D), the codes (N,) of the items, rounds run, and the sum of squared distances left."""
+    """Centroids float32 (K, D), the codes (N,) of the items, rounds run, and the sum of squared distances."""
 
     centroids: Floats
     codes: Codes
@@ -46,10 +46,10 @@ def balanced_kmeans(
     work: Work,
     start: Floats | None = None,
 ) -> Clusters:
-    """Lloyd's iterations with at most `room` items per code, until no item changes its code.
+    """Run Lloyd's iterations with at most `room` items per code, until no item changes its code.
 
-    Starts at `start` (K, D), else at vectors drawn far apart. Empty codes move to the items of a sample that are
-    farthest from their centroids.
+    Stops after `iterations` rounds at the latest. Starts at `start` (K, D), else at vectors drawn far apart. Empty
+    codes move to the sample items that are farthest from their centroids.
     """
     turns = np.sort(rng.choice(len(items), min(len(items), sample_size(codes)), replace=False))
     sample = items.order[turns]
@@ -78,15 +78,15 @@ def balanced_kmeans(
 
 
 def _plain_kmeans(target: Target, items: Items, prefix_Nl: Codes, start_KD: Floats, iterations: int) -> Floats:
-    """Centroids (K, D) of faiss's k-means of all items, taken in order of tie key, around their mean."""
+    """Centroids (K, D) of faiss's k-means on all items, in order of tie key, centred on their mean."""
     vectors_ND = target(items.take(items.order, prefix_Nl[items.order]))
     mean = vectors_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
     found: Any = faiss.Kmeans(
         vectors_ND.shape[1],
         len(start_KD),
         niter=iterations,
-        max_points_per_centroid=len(items),  # else it draws a sample of its own
-        min_points_per_centroid=1,  # else it warns on stdout
+        max_points_per_centroid=len(items),  # else faiss draws a sample
+        min_points_per_centroid=1,  # else faiss warns on stdout
         gpu=faiss.get_num_gpus(),
     )
     found.train(vectors_ND - mean, init_centroids=start_KD - mean)
@@ -94,7 +94,7 @@ def _plain_kmeans(target: Target, items: Items, prefix_Nl: Codes, start_KD: Floa
 
 
 def centroids(target: Target, items: Items, prefix_Nl: Codes, codes_N: Codes, former_KD: Floats, work: Work) -> Floats:
-    """The mean of what the items of each code have to encode; a code without items keeps its former centroid."""
+    """The mean of the target vectors of each code's items; a code without items keeps its former centroid."""
     scale = grid(_largest(target, items, prefix_Nl, work), len(items))
     return _means(target, scale, items, prefix_Nl, codes_N, former_KD, work)[0]
 
@@ -168,7 +168,7 @@ def _span_distance(
 
 
 def _fill_empty(centroids_KD: Floats, counts: Ints, seen_SD: Floats, codes_S: Codes) -> Floats:
-    """Empty codes move to the vectors farthest from their centroids, the lowest tie key first among equals."""
+    """Move empty codes to the vectors farthest from their centroids, ordered by tie key among equals."""
     empty = np.flatnonzero(counts == 0)
     if not empty.size:
         return centroids_KD

@@ -1,7 +1,7 @@
-"""Quantizers that are learnt: rq-vae (TIGER, arXiv 2305.05065) and fsq (RecGPT, on arXiv 2309.15505).
+"""Learned quantizers: rq-vae (TIGER, arXiv 2305.05065) and fsq (RecGPT, based on arXiv 2309.15505).
 
-Once trained they are plain arrays like any other codebook: a level encodes an item in NumPy and costs the squared
-distances of its latent to code vectors (rq-vae), or of one dimension of it to a grid (fsq).
+After training they are plain arrays like any other codebook. A level encodes items in NumPy. Its costs are squared
+distances of the latent to code vectors (rq-vae), or of one latent dimension to a grid (fsq).
 """
 
 import math
@@ -30,12 +30,11 @@ from tokenizer.spec import CodebookSpec
 
 
 def fit(items: Items, spec: CodebookSpec, work: Work, train: Trainer = train_in_process) -> Fit:
-    """Train the network, then settle the code vectors among the latents of the items.
+    """Train the network, then fix the code vectors and assign the latents of the items.
 
-    The latents of the items it is fitted on are held in memory, 4 bytes a dimension. Batches are drawn at random:
-    where vectors lie in Parquet, `spec.sample` keeps those it is fitted on in memory. Raises VectorError for no
-    items, CapacityExhausted when the levels hold fewer SIDs than planned, TrainingDiverged when the loss is no
-    longer a number.
+    The latents of the fitted items are held in memory, 4 bytes per dimension. Batches are drawn at random; if vectors
+    are in Parquet, `spec.sample` keeps the fitted ones in memory. Raises VectorError for no items, CapacityExhausted
+    when the levels hold fewer SIDs than planned, TrainingDiverged when the loss or its gradient is not finite.
     """
     fitting = Fitting.begin(items, spec, work)
     source, arrays = spec.levels[0].source, fitting.arrays
@@ -53,13 +52,13 @@ def fit(items: Items, spec: CodebookSpec, work: Work, train: Trainer = train_in_
 
 
 def level(codebook: Codebook, level: int) -> PointLevel:
-    """Squared distances, among latents, of an item to the codes; the encoder is run for each level anew."""
+    """Squared distances of latents to the codes. The encoder runs again for each level."""
     target = _target(codebook.spec, codebook.arrays, _encoded(codebook.spec, codebook.arrays), level)
     return PointLevel(target, codebook.arrays[f"level{level}"])
 
 
 def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:
-    """What the decoder makes of the code vectors, float32 (N, D)."""
+    """The decoder's output for the code vectors, float32 (N, D)."""
     arrays = codebook.arrays
     parts = [arrays[f"level{level}"][codes_NL[:, level]] for level in range(codebook.levels)]
     quantized = np.concatenate(parts, axis=1) if codebook.spec.quantizer == "fsq" else sum(parts[1:], parts[0])
@@ -90,7 +89,7 @@ def train_network(training: Training, train: Trainer = train_in_process) -> Trai
 
 
 def grid(codes: int) -> Floats:
-    """The values of a dimension, evenly spaced from -1 to 1, float32 (codes, 1)."""
+    """The grid values of a dimension, evenly spaced from -1 to 1, float32 (codes, 1)."""
     return np.linspace(-1, 1, codes, dtype=np.float32)[:, None]
 
 
@@ -101,14 +100,14 @@ def _encoded(spec: CodebookSpec, arrays: Mapping[str, Array]) -> Encoded:
 
 
 def _target(spec: CodebookSpec, arrays: Mapping[str, Array], latent: Target, level: int) -> Target:
-    """What a level has to encode of a latent."""
+    """The target of a level, given the latents."""
     if spec.quantizer == "fsq":
         return Coordinate(latent, level)
     return Residual(latent, tuple((former, arrays[f"level{former}"]) for former in range(level)))
 
 
 def _latents(fitting: Fitting, source: str) -> Items:
-    """The items of the fit as latents."""
+    """The latents of the fitted items."""
     task = partial(_span, _encoded(fitting.spec, fitting.arrays))
     fitted = replace(fitting.fitted, rows={source: fitting.fitted.rows[source]})
     parts = list(fitting.work.map(task, fitted, spans(len(fitted))))
@@ -120,7 +119,7 @@ def _span(encoded: Encoded, items: Items, start: int, stop: int) -> Floats:
 
 
 def _settle(fitting: Fitting) -> None:
-    """Level after level: the code vectors of the last word, the codes of the items, what is left of the latents."""
+    """Fix, level by level, the final code vectors, and record the items' codes and the latent error."""
     spec, arrays, items, work = fitting.spec, fitting.arrays, fitting.fitted, fitting.work
     latent = Residual(LATENT, ())
     _, spread = moments(latent, items, work)

@@ -1,7 +1,7 @@
-"""Product quantization: a code for each part of a vector, as it is or rotated, alone or of what rq-kmeans leaves.
+"""Product quantization: a code for each part of a vector, plain or rotated, alone or after rq-kmeans.
 
-Plain (pq) it is that of Jégou et al. 2011; the rotation of opq is that of Ge et al. 2013 as faiss fits it. Alone, codes
-have no order (RPG, VQ-Rec); in the last `tail` levels after residual k-means it is the tokenizer of OneSearch.
+pq is the method of Jégou et al. 2011; the rotation of opq is that of Ge et al. 2013 as faiss fits it. Alone, codes have
+no order (RPG, VQ-Rec). In the last `tail` levels after residual k-means it is the tokenizer of OneSearch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,10 +24,11 @@ from tokenizer.quantizers.rq_kmeans import fit_level
 from tokenizer.spec import CodebookSpec
 
 ROTATION_ROWS, ROTATION_ROUNDS = 1 << 14, 10
+"""Items that the rotation is fitted on, and iterations of the fit."""
 
 
 def fit(items: Items, spec: CodebookSpec, work: Work, train: Trainer = train_in_process) -> Fit:
-    """Residual levels, then a rotation (none for pq), then balanced k-means of each part."""
+    """Fit residual levels, then a rotation (none for pq), then balanced k-means of each part."""
     fitting = Fitting.begin(items, spec, work)
     head = _head(spec)
     for number in range(head):
@@ -81,21 +82,22 @@ def _part(spec: CodebookSpec, arrays: Mapping[str, Array], level: int) -> Projec
 
 
 def _rotation(vectors: Floats, codes: Sequence[int]) -> Floats:
-    """Orthonormal directions (D, parts * width), where width is what D dimensions need.
+    """Orthonormal directions (D, parts * width); width is D / parts, rounded up.
 
-    faiss fits them for as many codes as the smallest part has, at most 256.
+    faiss fits them for as many codes as the smallest part has, rounded down to a power of two, at most 256 and at most
+    one per row.
     """
     items, dim = vectors.shape
     parts, width = len(codes), -(-dim // len(codes))
     bits = min(8, min(codes).bit_length() - 1, items.bit_length() - 1)
     if bits < 1:
         return _unrotated(dim, parts)
-    # Given fewer rows than dimensions, faiss 1.15 writes past its memory: then rows are repeated.
+    # With fewer rows than dimensions, faiss 1.15 writes out of bounds, so rows are repeated.
     padded: Any = np.zeros((max(items, parts * width), parts * width), np.float32)
     padded[:, :dim] = np.resize(vectors, (len(padded), dim))
     faiss.omp_set_num_threads(1)
     fitted, quantizer = faiss.OPQMatrix(parts * width, parts), faiss.ProductQuantizer(parts * width, parts, bits)
-    quantizer.cp.min_points_per_centroid = 1  # else it warns on stdout of every part in every round
+    quantizer.cp.min_points_per_centroid = 1  # else faiss warns on stdout for every part in every round
     fitted.pq, fitted.niter = quantizer, ROTATION_ROUNDS
     fitted.train(padded)
     matrix = faiss.vector_to_array(fitted.A).reshape(parts * width, parts * width).T
@@ -103,7 +105,7 @@ def _rotation(vectors: Floats, codes: Sequence[int]) -> Floats:
 
 
 def _unrotated(dim: int, parts: int) -> Floats:
-    """The dimensions as they are, as in `_rotation`: the last part is filled up with zeros."""
+    """The identity in place of `_rotation`'s directions; the last part is padded with zeros."""
     return np.eye(dim, parts * -(-dim // parts), dtype=np.float32)
 
 

@@ -1,7 +1,7 @@
-"""What a way of quantizing must offer (tokenizer/registry.py lists those there are).
+"""The interface of a quantizer (tokenizer/registry.py lists all of them).
 
-Capacity, collisions and stability are the same for all of them (see tokenizer/assign.py). All they ask is what each
-code of a level would cost an item, given the codes it has so far.
+Capacity, collisions and stability are handled alike for all quantizers (see tokenizer/assign.py). A quantizer only
+gives the cost of each code of a level for an item, given its codes so far.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from tokenizer.spec import CodebookSpec
 
 @dataclass(frozen=True)
 class Fit:
-    """A fresh codebook, the items it was fitted on, and their codes int32 (N, L), which they may share."""
+    """A fresh codebook, the items it was fitted on, and their codes int32 (N, L), which may be shared."""
 
     codebook: Codebook
     items: Items

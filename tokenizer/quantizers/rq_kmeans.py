@@ -1,7 +1,7 @@
-"""Residual k-means: each level is a k-means of what the former levels of its source left over.
+"""Residual k-means: each level is a k-means of the residual of the former levels of its source.
 
-Balanced as in OneRec (arXiv 2502.18965), with capacity and slack in place of exact equality: at capacity slack 1.5
-distortion was 3 % over plain k-means, at 1.1 14 %.
+It is balanced as in OneRec (arXiv 2502.18965), with capacity and slack instead of exact equality. Distortion was 3 %
+above plain k-means at capacity slack 1.5, and 14 % at 1.1.
 """
 
 from collections.abc import Mapping
@@ -23,10 +23,10 @@ from tokenizer.spec import CodebookSpec
 
 
 def fit(items: Items, spec: CodebookSpec, work: Work, train: Trainer = train_in_process) -> Fit:
-    """Fit centroids to the vectors of a catalogue; the same bytes for the same items in any order.
+    """Fit centroids to the vectors of a catalogue; the bytes do not depend on item order.
 
-    Where items are fewer than codes, or vectors repeat, centroids repeat: the lower code is used first and its
-    repetitions take what exceeds its capacity. Raises VectorError for no items, CapacityExhausted when the levels hold
+    If there are fewer items than codes, or vectors repeat, centroids repeat: the lower code is used first, and its
+    duplicates take what exceeds its capacity. Raises VectorError for no items, CapacityExhausted when the levels hold
     fewer SIDs than planned.
     """
     fitting = Fitting.begin(items, spec, work)
@@ -36,7 +36,7 @@ def fit(items: Items, spec: CodebookSpec, work: Work, train: Trainer = train_in_
 
 
 def fit_level(fitting: Fitting, number: int) -> None:
-    """One level, with what it has to encode divided by its standard deviation in each dimension if the spec says so."""
+    """Fit one level. With `spec.normalise`, its target is divided by the standard deviation per dimension."""
     spec, arrays, source = fitting.spec, fitting.arrays, fitting.spec.levels[number].source
     left, prefix = residual(spec, arrays, number), fitting.codes[:, :number]
     if spec.normalise:
@@ -67,7 +67,7 @@ def points(arrays: Mapping[str, Array], level: int) -> Floats:
 
 
 def residual(spec: CodebookSpec, arrays: Mapping[str, Array], level: int) -> Residual:
-    """What the levels before `level` leave for it."""
+    """The residual that a level encodes."""
     former = chain(spec, level) if spec.levels[level].input == "residual" else []
     return Residual(spec.levels[level].source, tuple((number, points(arrays, number)) for number in former))
 
@@ -78,7 +78,7 @@ def _target(spec: CodebookSpec, arrays: Mapping[str, Array], level: int) -> Targ
 
 
 def chain(spec: CodebookSpec, level: int, source: str | None = None) -> list[int]:
-    """The levels before `level` that add up to a vector of `source`, by default that of `level`."""
+    """The levels before `level` that add up to a vector of `source`, by default the source of `level`."""
     source = spec.levels[level].source if source is None else source
     found: list[int] = []
     for former in range(level):

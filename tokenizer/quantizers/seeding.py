@@ -1,4 +1,4 @@
-"""Where k-means starts: centroids spread over the data."""
+"""Initial centroids of k-means, spread over the data."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,27 +6,28 @@ from numpy.typing import NDArray
 from tokenizer.arrays.distance import Floats
 
 ROUNDS = 256
+"""Rounds of drawing to aim for; with more codes, a round draws several."""
 SAMPLE_ROWS = 4096
 SAMPLE_ROWS_PER_CODE = 16
 
 
 def sample_size(codes: int) -> int:
-    """How many vectors are enough to draw from."""
+    """Number of vectors to draw centroids from."""
     return max(SAMPLE_ROWS, SAMPLE_ROWS_PER_CODE * codes)
 
 
 def spread_centroids(vectors_ND: Floats, codes: int, rng: np.random.Generator) -> Floats:
-    """`codes` of the vectors, drawn by squared distance from those drawn before, float32 (codes, D).
+    """Draw `codes` of the vectors by squared distance from those drawn before, float32 (codes, D).
 
-    k-means++ (Arthur & Vassilvitskii 2007); above ROUNDS codes several are drawn per round, as in
-    k-means|| (Bahmani et al. 2012). Fewer distinct vectors than codes: they repeat in turn.
+    k-means++ (Arthur & Vassilvitskii 2007). Above ROUNDS codes several are drawn per round, as in k-means|| (Bahmani et
+    al. 2012). With fewer distinct vectors than codes, vectors repeat in turn.
     """
     size, sample = len(vectors_ND), vectors_ND
     per_round = -(-codes // ROUNDS)
     chosen = np.array([rng.integers(size)])
     moved = sample - sample.mean(axis=0, dtype=np.float64).astype(np.float32)
     norm = np.einsum("nd,nd->n", moved, moved)
-    # Below this a distance is the rounding error of a float32 product, and the vector a repetition.
+    # A smaller distance is a rounding error of a float32 product: the vector is a duplicate.
     same = 4e-6 * float(norm.max())
     far = _distance_to(moved, norm, chosen)
     far[far <= same] = 0
@@ -40,6 +41,6 @@ def spread_centroids(vectors_ND: Floats, codes: int, rng: np.random.Generator) -
 
 
 def _distance_to(vectors: Floats, norm: Floats, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The squared distance of each vector to the nearest of those chosen."""
+    """The squared distance of each vector to the nearest chosen one."""
     nearest = (norm[chosen] - 2 * (vectors @ vectors[chosen].T)).min(axis=1)
     return np.asarray(np.maximum(nearest + norm, 0), np.float64)

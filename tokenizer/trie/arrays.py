@@ -1,4 +1,4 @@
-"""The arrays of a trie: built from sorted keys, and checked when a file is opened. docs/trie.md describes them."""
+"""The arrays of a trie, built from sorted keys and checked when a file is opened. See docs/trie.md."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,11 +13,11 @@ from tokenizer.arrays.ragged import Ragged
 from tokenizer.arrays.sid_keys import key_codes
 
 Texts = tuple[NDArray[np.uint8], Array]
-"""UTF-8 bytes laid end to end, and where each string starts, with the end of the last: int32 or int64 (N + 1,)."""
+"""Concatenated UTF-8 bytes, and the start of each string and the end of the last: int32 or int64 (N + 1,)."""
 
 
 def build_levels(keys: NDArray[Any], sizes: tuple[int, ...]) -> dict[str, Array]:
-    """Codes of the nodes and fan-out of their parents per level, of distinct sorted keys (N,)."""
+    """Codes of the nodes and fan-out of their parents per level, from distinct sorted keys (N,)."""
     first = np.zeros(len(keys), np.bool_)
     first[:1] = True
     starts = np.zeros(1, np.int64)
@@ -33,7 +33,7 @@ def build_levels(keys: NDArray[Any], sizes: tuple[int, ...]) -> dict[str, Array]
 
 
 def check_distinct(keys: NDArray[Any], ids: pa.Array, sizes: tuple[int, ...]) -> None:
-    """Raise ValueError naming both items when a key of the sorted ones (N,) occurs twice."""
+    """Raise ValueError naming both items when two of the sorted keys (N,) are equal."""
     twice = np.flatnonzero(keys[1:] == keys[:-1])
     if len(twice):
         row = int(twice[0])

@@ -1,4 +1,4 @@
-"""The trie, or the bare code table, as one Arrow IPC file that is read with Arrow alone; see docs/trie.md."""
+"""Export of the trie, or of the code table, as one Arrow IPC file that needs only Arrow; see docs/trie.md."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,13 +21,13 @@ _CODE_FIELDS = [pa.field("item_id", pa.large_string(), False), pa.field("codes",
 
 
 def write_arrow(trie: Trie, path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Write a row (prefix, next codes, item id) for each prefix and each item; `metadata` joins that of the file."""
+    """Write a row (prefix, next codes, item id) for each prefix and each item; `metadata` is added to the file's."""
     batches = (columns for depth in range(trie.levels + 1) for columns in _rows(trie, depth))
     _write(path, pa.schema(_FIELDS, metadata={**metadata, **_about(trie, ARROW_FORMAT)}), batches)
 
 
 def write_codes(trie: Trie, path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Write a row (item id, its codes) for each item and no prefixes, which codes without order do not have."""
+    """Write a row (item id, its codes) for each item. Codes without order have no prefixes."""
     codes, ids = trie.codes(), trie.item_ids
     batches = (
         [ids[start : start + BATCH_ROWS].cast(pa.large_string()), _code_rows(codes[start : start + BATCH_ROWS])]

@@ -1,8 +1,8 @@
-"""Named filters of a release: which items may appear, by name, with the masks of each name made once.
+"""Named item filters of a release, with masks that are built once per name.
 
-A name stands for what all users of a batch share: not blocked, in stock, a locale. Names combine by AND of what they
-allow, and the combination has masks of its own: a prefix may have an item in stock and an item that is not blocked and
-none that is both, so masks of prefixes cannot be combined.
+A name stands for a condition that many users share: not blocked, in stock, a locale. Names combine by AND of the
+allowed items, and each combination has its own masks. Prefix masks cannot be combined: a prefix may have an item in
+stock and an item that is not blocked, but none that is both.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,12 @@ from tokenizer.trie.trie import Trie
 
 
 class TrieFilters:
-    """Masks of a trie by the names of filters; those of a name or a combination are made when first asked for."""
+    """Masks of a trie by filter name; combinations are built on first use."""
 
     def __init__(self, trie: Trie, allowed: Mapping[str, NDArray[np.bool_]]) -> None:
         """`allowed`: by name, whether each row of the trie may appear, bool (N,).
 
-        Masks of the names are made here. Raises ValueError for a filter of another length than the trie.
+        Builds the masks of the names. Raises ValueError for a filter of another length than the trie.
         """
         self._trie = trie
         self._allowed = {name: np.asarray(each, np.bool_) for name, each in allowed.items()}
@@ -30,13 +30,14 @@ class TrieFilters:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The filters there are."""
+        """Names of all filters."""
         return tuple(self._allowed)
 
     def masks(self, *names: str) -> TrieMasks:
-        """The part of the trie that all of the named filters allow; the whole without a name. The order says nothing.
+        """The part of the trie that all of the named filters allow; without a name, the whole trie.
 
-        A combination is made once, O(N), and kept. Raises ValueError for a name that is not there.
+        The order of names does not matter. A combination is built once, O(N), and kept. Raises ValueError for an
+        unknown name.
         """
         key = frozenset(names)
         if unknown := sorted(key - self._allowed.keys()):
@@ -48,9 +49,9 @@ class TrieFilters:
 
 
 def by_filter(wanted: Sequence[Sequence[str]]) -> dict[tuple[str, ...], NDArray[np.int64]]:
-    """Users of a batch by the filters that each of them wants: one search for each key, of the users (n,) under it.
+    """Group the users of a batch by their filters: one search per key, for the users (n,) under it.
 
-    `wanted` names the filters of each user. Keys are sorted names without doubles, in order of the first user.
+    `wanted` names the filters of each user. Keys are sorted names without duplicates, in order of the first user.
     """
     groups: dict[tuple[str, ...], list[int]] = {}
     for user, names in enumerate(wanted):

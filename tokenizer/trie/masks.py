@@ -1,10 +1,10 @@
-"""What may follow a prefix, for many beams at once, and only where an allowed item lies below.
+"""Masks of the codes that may follow a prefix, for many beams at once, above allowed items only.
 
-A filter is a boolean per item. Nodes with no allowed item below are left out of the arrays altogether, so a filtered
-trie has no dead ends, cannot yield an item that is not allowed, and costs no more to search than the whole one.
+A filter is a boolean per item. Nodes without an allowed item below are left out of the arrays. So a filtered trie has
+no dead ends, cannot yield an item that is not allowed, and costs no more to search than the whole one.
 
-Arrays here are plain ones, wider than those of the file and quicker to index. Where a bitmask per node takes at most
-BITMASK_BYTES_PER_CHILD, a level has one: always at up to 256 codes, for 32 bytes are 256 bits.
+These arrays are wider than those of the file and faster to index. A level has a bitmask per node if they take at most
+BITMASK_BYTES_PER_CHILD: always for up to 256 codes, because 32 bytes are 256 bits.
 """
 
 from dataclasses import dataclass
@@ -24,12 +24,11 @@ END = np.ones(1, np.bool_)
 
 @dataclass(frozen=True, eq=False)
 class TrieMasks:
-    """The allowed part of a trie. Nodes are numbered per level as in `Trie`, over what is left.
+    """The allowed part of a trie. Its nodes are numbered per level as in `Trie`.
 
-    Per level: `starts` (nodes + 1,), where the children of each node begin; `codes` of the children; `bits`
-    (nodes + 1, ceil(K / 8)), little end first, the last row empty for node -1, or None. `rows` (leaves,) are the rows
-    of the trie that the nodes after the last level stand for. Where items share SIDs there is one level more, below
-    the SIDs: it numbers the items of each.
+    Per level: `starts` (nodes + 1,), the first child of each node; `codes` of the children; `bits` (nodes + 1, ceil(K /
+    8)), lowest bit first, with an empty last row for node -1, or None. `rows` (leaves,) are the rows of the trie for
+    the nodes after the last level. If items share SIDs, one more level below the SIDs numbers the items of each.
     """
 
     sizes: tuple[int, ...]
@@ -40,7 +39,7 @@ class TrieMasks:
 
     @classmethod
     def of(cls, trie: Trie, allowed: NDArray[np.bool_] | None = None) -> "TrieMasks":
-        """The part of a trie above the rows that `allowed` (N,) marks, all by default; O(N), once per filter.
+        """The part of a trie above the rows that `allowed` (N,) marks, by default all; O(N), once per filter.
 
         Filters combine by `&` of their booleans. Raises ValueError when `allowed` has another length than the trie.
         """
@@ -57,7 +56,7 @@ class TrieMasks:
                 starts = np.append(0, np.cumsum(is_open))[starts]
             is_open = starts[1:] > starts[:-1]
             kept = np.append(starts[:-1][is_open], starts[-1]).astype(np.int32)
-            # A level always has a node to ask about, be it one without children.
+            # A level always has a node to look up, even if it has no children.
             kept = kept if len(kept) > 1 else np.zeros(2, np.int32)
             levels.append((kept, codes.astype(_code_type(size), copy=False), _bitmasks(kept, codes, size)))
         starts_, codes_, bits_ = zip(*reversed(levels), strict=True)
@@ -73,11 +72,11 @@ class TrieMasks:
 
     @cached_property
     def parents(self) -> list[NDArray[np.int32]]:
-        """Per level the node above each node, (children,)."""
+        """Per level the parent of each node, (children,)."""
         return [np.repeat(np.arange(len(starts) - 1, dtype=np.int32), np.diff(starts)) for starts in self.starts]
 
     def mask(self, level: int, nodes: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which codes may follow each node of a level, bool (B, K); none for node -1."""
+        """Mask of the codes that may follow each node of a level, bool (B, K); none for node -1."""
         bits, size = self.bits[level], self.sizes[level]
         if bits is not None:
             return np.unpackbits(bits[nodes], axis=1, count=size, bitorder="little").view(np.bool_)
@@ -87,18 +86,18 @@ class TrieMasks:
         return allowed
 
     def step(self, level: int, nodes: NDArray[np.int64], codes: NDArray[Any]) -> NDArray[np.int64]:
-        """The child of each node under its code, int64 (B,); -1 where there is none or the node is -1."""
+        """The child of each node under its code, int64 (B,); -1 if there is none or the node is -1."""
         return child_under(self.codes[level], *self._children(level, nodes), np.asarray(codes, np.int64))
 
     @property
     def shares(self) -> bool:
-        """Whether a SID may be several items."""
+        """True if several items may share a SID."""
         return len(self.starts) > self.levels
 
     def items(self, sids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The rows of the trie behind nodes after the last level (M,), one SID after the other, and how many each has.
+        """The rows of the trie for nodes after the last level (M,), SID by SID, and the number of rows of each.
 
-        -1, no node, has none.
+        Node -1 has none.
         """
         known = sids >= 0
         if not self.shares:
@@ -107,15 +106,15 @@ class TrieMasks:
         return self.rows[spans(start, stop - start)], stop - start
 
     def closed(self, user: NDArray[np.int64], rows: NDArray[np.int64]) -> list[tuple[Array, Array, Array]]:
-        """Per level the edges (user, node, code), sorted, below which every item is among the user's rows.
+        """Per level, the sorted edges (user, node, code) below which every item is among the user's rows.
 
-        `user` and `rows` (X,) go together; rows that are not there are passed over. A beam that takes none of these
-        edges never enters a prefix that cannot end in a result.
+        `user` and `rows` (X,) are pairs; rows outside the allowed part are ignored. A beam that takes none of these
+        edges never enters a prefix without a result.
         """
         if not len(self):
             return [(user[:0], user[:0], user[:0])] * len(self.starts)
         nodes, node, edges = len(self), rows, []
-        if self.rows[-1] >= nodes:  # items are left out
+        if self.rows[-1] >= nodes:  # some items are filtered out
             node = self.rows.searchsorted(rows)
             rows = np.where(self.rows.take(node, mode="clip") == rows, rows, -1)
         known = (rows >= 0) & (rows <= self.rows[-1])
@@ -125,9 +124,9 @@ class TrieMasks:
         for starts, parents, codes in zip(self.starts[::-1], self.parents[::-1], self.codes[::-1], strict=True):
             parent = parents[node]
             edges.append((user, parent, codes[node]))
-            if len(edges) == len(self.starts) or not len(user):  # nothing is closed from here up
+            if len(edges) == len(self.starts) or not len(user):  # no edge of a higher level is closed
                 break
-            # A node is closed where all of its children are; they lie together.
+            # A node is closed if all of its children, which are adjacent, are closed.
             runs = _runs(user * nodes + parent)
             first = runs[:-1]
             above = parent[first]
@@ -143,7 +142,7 @@ class TrieMasks:
 
 
 def _runs(ascending: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where the runs of equal numbers begin, and the end of the last."""
+    """The start of each run of equal numbers, and the end of the last."""
     if not len(ascending):
         return ascending
     changes: NDArray[np.int64] = np.concatenate((END, ascending[1:] != ascending[:-1], END)).nonzero()[0]

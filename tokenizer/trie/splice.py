@@ -1,4 +1,4 @@
-"""Rows put into and taken out of sorted arrays."""
+"""Insertion and deletion of rows in sorted arrays."""
 
 from itertools import pairwise
 from typing import Any
@@ -13,19 +13,19 @@ Array = NDArray[Any]
 
 
 def splice(old: Array, new: Array, places: NDArray[np.int64], gone: NDArray[np.int64]) -> Array:
-    """`old` without the rows `gone` (ascending) and with new[i] before its former row places[i] (ascending)."""
+    """Return `old` without the rows `gone`, and with new[i] inserted before old row places[i]; both ascending."""
     if len(gone):
         old, places = np.delete(old, gone), places - np.searchsorted(gone, places)
     return np.insert(old, places, new)
 
 
 def splice_texts(old: tuple[NDArray[np.uint8], Ragged, int], new: Texts, places: Array, gone: Array) -> Texts:
-    """`splice` of strings: the old are bytes, `Ragged` and how many.
+    """`splice` for strings; the old ones are bytes, their `Ragged` and their number.
 
-    What stays between two changes is copied in one piece.
+    Unchanged strings between two changes are copied at once.
     """
     text, rows, count = old
-    # A change puts one new string before a row, or takes the row out.
+    # A change inserts one new string before a row, or deletes the row.
     changed = np.concatenate([places, gone])
     order = np.argsort(changed, kind="stable")
     cuts = rows.starts(changed)

@@ -1,8 +1,8 @@
-"""The valid SIDs as flat arrays: what may follow a prefix, which item a SID is, where an item is.
+"""Valid SIDs as flat arrays, with look-ups of next codes, of the item of a SID, and of the SID of an item.
 
-Levels over the sorted SIDs. Node n of level l has children that are nodes of level l + 1 and lie together, in the order
-of their codes: `codes{l}`. The root is node 0 of level 0, and the nodes after the last level are the rows of the items.
-The file is described in docs/trie.md.
+The sorted SIDs form levels. The children of a node of level l are adjacent nodes of level l + 1, in order of their
+codes: `codes{l}`. The root is node 0 of level 0, and the nodes after the last level are the rows of the items. The file
+is described in docs/trie.md.
 """
 
 import hashlib
@@ -36,8 +36,8 @@ FORMAT = "sidmill-trie-2"
 class Trie:
     """Sorted SIDs and their items; immutable, and one memory map when opened from a file.
 
-    `shared` is 0 where a SID is one item. Where items may share SIDs it is the size of the largest group: those of a
-    SID are numbered by id, and the number is one more layer of nodes, which is no part of the SID.
+    `shared` is 0 if a SID is one item. If items may share SIDs, it is the size of the largest group. The items of a SID
+    are then numbered by id, and the number is one more layer of nodes that is not part of the SID.
     """
 
     sizes: tuple[int, ...]
@@ -46,10 +46,10 @@ class Trie:
 
     @classmethod
     def build(cls, codes: NDArray[Any], item_ids: ItemIds, sizes: Sequence[int], shared: bool = False) -> "Trie":
-        """Index the SIDs (N, L) of `item_ids`; the same bytes whatever the order of the rows.
+        """Index the SIDs (N, L) of `item_ids`; the bytes do not depend on row order.
 
-        Raises ValueError for an item that occurs twice, a SID that does where none may be `shared`, and for codes out
-        of range.
+        Raises ValueError for an item that occurs twice, for a SID that does if not `shared`, and for codes out of
+        range.
         """
         sizes = tuple(int(size) for size in sizes)
         sids, ids = _checked(codes, item_ids, sizes)
@@ -64,7 +64,7 @@ class Trie:
     def _of_sorted(
         cls, keys: NDArray[Any], sorted_ids: Callable[[], Texts], sizes: tuple[int, ...], shared: int = 0
     ) -> "Trie":
-        """The trie of sorted keys; the ids in their order are made beside the levels, on another core."""
+        """The trie of sorted keys. The sorted ids are built in parallel with the levels."""
         layers = (*sizes, shared) if shared else sizes
         with ThreadPoolExecutor(1) as beside:
             levels = beside.submit(build_levels, keys, layers)
@@ -76,10 +76,10 @@ class Trie:
         return cls(sizes, arrays | texts, shared)
 
     def updated(self, codes: NDArray[Any], item_ids: ItemIds, removed: ItemIds = ()) -> "Trie":
-        """This trie with the SIDs (M, L) of new items, and without the items `removed`: what `build` would give.
+        """This trie with the SIDs (M, L) of new items and without the items `removed`, as `build` would give it.
 
-        An item whose SID changed is both removed and new. Raises ValueError for what `build` refuses, and for an item
-        to remove that is not there.
+        An item whose SID changed is both removed and new. Raises ValueError for input that `build` refuses, and for an
+        item to remove that is not in the trie.
         """
         sids, ids = _checked(codes, item_ids, self.sizes)
         gone = self.find_rows(removed)
@@ -102,7 +102,7 @@ class Trie:
         return Trie._of_sorted(splice(old, new, places, gone), sorted_ids, self.sizes)
 
     def _keys(self) -> NDArray[Any]:
-        """The keys of all SIDs, in order; where they are numbers, without the codes in between."""
+        """All SID keys in order. Integer keys are built without the codes (N, L)."""
         bits = code_bits(self.sizes)
         if sum(bits) > 64:
             return sid_keys(self.codes(), self.sizes)
@@ -115,10 +115,9 @@ class Trie:
 
     @classmethod
     def open(cls, path: str | Path) -> "Trie":
-        """Map a file that `write` made; milliseconds, for only its structure is checked. See `verify` for its
-        content.
+        """Map a file of `write`, in milliseconds, because only its structure is checked.
 
-        Raises TrieCorrupt when it is truncated or malformed.
+        `verify` checks the content. Raises TrieCorrupt when the file is truncated or malformed.
         """
         try:
             with Path(path).open("rb") as file:
@@ -134,7 +133,7 @@ class Trie:
 
     @staticmethod
     def verify(path: str | Path, sha256: str) -> None:
-        """Raise TrieCorrupt unless the file has this sha256. Reads all of it."""
+        """Raise TrieCorrupt unless the file has this sha256. Reads the whole file."""
         with Path(path).open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != sha256:
@@ -147,7 +146,7 @@ class Trie:
         )
 
     def to_bytes(self) -> bytes:
-        """The file: safetensors layout, the same bytes for the same SIDs and items."""
+        """The bytes of the file, in safetensors layout; equal for equal SIDs and items."""
         return pack(self.arrays, self._metadata)
 
     def write(self, path: str | Path) -> str:
@@ -162,7 +161,7 @@ class Trie:
 
     @cached_property
     def sha256(self) -> str:
-        """The hash of the file, 64 hex digits."""
+        """sha256 of the file, 64 hex digits."""
         digest = hashlib.sha256()
         for part in parts(self.arrays, self._metadata):
             digest.update(part)
@@ -178,7 +177,7 @@ class Trie:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Children a node may have, level by level: `sizes`, and the number of an item among those of its SID."""
+        """Largest number of children per layer: `sizes`, and `shared` if items may share SIDs."""
         return (*self.sizes, self.shared) if self.shared else self.sizes
 
     @cached_property
@@ -193,11 +192,11 @@ class Trie:
 
     @cached_property
     def item_ids(self) -> pa.Array:
-        """The item ids in order of their SIDs, their text a view of the file: large_string (N,)."""
+        """The item ids in SID order, large_string (N,); the text is a view of the file."""
         return text_array(self.arrays["id_text"], self._ids.all_starts(len(self)))
 
     def child_starts(self, level: int) -> NDArray[np.int64]:
-        """Where the children of each node of a level begin among the nodes of the next, int64 (nodes + 1,)."""
+        """The first child of each node of a level, as a node of the next level, and the end: int64 (nodes + 1,)."""
         return self._fanout[level].all_starts(len(self.arrays[f"codes{level - 1}"]) if level else 1)
 
     def codes(self) -> NDArray[np.int32]:
@@ -211,7 +210,7 @@ class Trie:
         return sids
 
     def lookup(self, codes: NDArray[Any]) -> NDArray[np.int64]:
-        """The row in `item_ids` of each SID (M, L), int64 (M,), the first where items share it; -1 where no item is."""
+        """The row in `item_ids` of each SID (M, L), int64 (M,): the first if items share it, -1 if there is none."""
         codes = np.asarray(codes)
         nodes = np.zeros(len(codes), np.int64)
         for level in range(self.levels):
@@ -230,7 +229,7 @@ class Trie:
         return sid[: self.levels]
 
     def find_rows(self, item_ids: ItemIds) -> NDArray[np.int64]:
-        """The row in `item_ids` of each item, int64 (M,); -1 for those that are not there."""
+        """The row in `Trie.item_ids` of each given item, int64 (M,); -1 if it is not in the trie."""
         text, offsets = id_text(id_array(item_ids))
         found = np.full(len(offsets) - 1, -1, np.int64)
         which, rows = candidates(hash_ids(text, offsets), self.arrays["id_order"], self.arrays["id_buckets"])
@@ -244,7 +243,7 @@ class Trie:
         return found
 
     def prefix_range(self, prefix: Sequence[int]) -> tuple[int, int]:
-        """The rows (start, stop) whose SIDs begin with `prefix`; start == stop when there are none."""
+        """The rows (start, stop) whose SIDs begin with `prefix`; start == stop if there are none."""
         node = np.zeros(1, np.int64)
         for level, code in enumerate(prefix):
             node = self.step(level, node, np.array([code]))
@@ -256,9 +255,9 @@ class Trie:
         return int(bounds[0]), int(bounds[1])
 
     def step(self, level: int, nodes: NDArray[np.int64], codes: NDArray[Any]) -> NDArray[np.int64]:
-        """The child of each node under its code, int64 (B,); -1 where there is none or the node is -1.
+        """The child of each node under its code, int64 (B,); -1 if there is none or the node is -1.
 
-        After the last level a node is the item's row, or, where items share SIDs, the SID.
+        After the last level a node is the row of the item or, if items share SIDs, the SID.
         """
         if not len(self):
             return np.full(len(nodes), -1, np.int64)
@@ -271,9 +270,9 @@ class Trie:
 
 
 def child_under(labels: Array, low: Array, stop: Array, codes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where each code stands in its ascending part labels[low:stop], -1 where it does not, int64 (B,).
+    """Position of each code in its ascending slice labels[low:stop], int64 (B,); -1 if it is not there.
 
-    All search at once, by halving.
+    All codes are searched together by bisection.
     """
     if not len(labels):
         return np.full(len(codes), -1, np.int64)
@@ -288,7 +287,7 @@ def child_under(labels: Array, low: Array, stop: Array, codes: NDArray[np.int64]
 
 
 def _numbered(sids: NDArray[np.int32], ids: pa.Array, sizes: tuple[int, ...]) -> NDArray[np.int32]:
-    """The number of each item (N,) among those of its SID, in order of id."""
+    """The number of each item (N,) among the items of its SID, by id."""
     by_id = np.asarray(pc.sort_indices(ids))
     keys = sid_keys(sids[by_id], sizes)
     order = np.argsort(keys, kind="stable")

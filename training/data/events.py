@@ -1,7 +1,7 @@
-"""Histories as models read them: the SIDs of events, oldest first, padded on the right.
+"""Model input: the SIDs of a history's events, oldest first, padded on the right.
 
-What an event was is its kind: any, only shown, or one of the behaviours that a model names; and, where a model reads
-sessions, whether it is the first of one.
+Each event has a kind: a plain event, only shown, or one of the behaviours that a model names. If the model reads
+sessions, the kind also marks the first event of a session.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 SHOWN = 1
-"""The kind of an event that was only shown; 0 is any other."""
+"""The kind of an event that was only shown; 0 is a plain event."""
 OF_ONE_EVENT = 2
-"""The first kind that is a behaviour which the spec of a model names."""
+"""The kind of the first behaviour that a model's spec names."""
 FIRST_OF_SESSION = 1 << 8
 """Added to the kind of an event that begins a session."""
 SESSION_GAP_US = 30 * 60 * 1_000_000
-"""Events without a session id are of one session while no more time lies between them."""
+"""Largest gap in a session of events without a session id: 30 minutes, in microseconds."""
 
 
 @dataclass(frozen=True)
 class Events:
-    """codes (B, E, L), kinds (B, E) and lengths (B,), all int64; zeros stand behind the end of a history."""
+    """Histories: codes (B, E, L), kinds (B, E) and lengths (B,), all int64, padded with zeros."""
 
     codes: Tensor
     kinds: Tensor
@@ -38,7 +38,7 @@ class Events:
 
     @property
     def real(self) -> Tensor:
-        """Which places hold an event, bool (B, E)."""
+        """Mask of positions that hold an event, bool (B, E)."""
         return torch.arange(self.codes.shape[1], device=self.codes.device) < self.lengths[:, None]
 
     def of(self, users: Ints) -> Events:
@@ -47,17 +47,17 @@ class Events:
         return Events(self.codes[chosen], self.kinds[chosen], self.lengths[chosen])
 
     def to(self, device: torch.device) -> Events:
-        """The same on `device`."""
+        """Return them on `device`."""
         return Events(*(each.to(device, non_blocking=True) for each in (self.codes, self.kinds, self.lengths)))
 
 
 def place(lengths: Ints, width: int) -> npt.NDArray[np.bool_]:
-    """Which of `width` places of each row hold something, (B, width)."""
+    """Mask of the first `lengths` of `width` positions, bool (B, width)."""
     return np.asarray(np.arange(width) < lengths[:, None])
 
 
 def gathered(codes: npt.NDArray[np.integer], kinds: npt.NDArray[np.integer], rows: Ints, lengths: Ints) -> Events:
-    """The events at `rows` (B, E) of a pool, codes (N, L) and kinds (N,); the first `lengths` (B,) of a row count."""
+    """The events at `rows` (B, E) of a pool of codes (N, L) and kinds (N,), the first `lengths` (B,) of each row."""
     real = place(lengths, rows.shape[1])
     rows = np.where(real, rows, 0)
     if not len(codes):
@@ -70,25 +70,25 @@ def gathered(codes: npt.NDArray[np.integer], kinds: npt.NDArray[np.integer], row
 
 
 def only_shown(table: pa.Table, negative_events: tuple[str, ...]) -> Bools:
-    """Which events were only shown, by type or by the flag `impression`: bool (N,)."""
+    """Mask of the events that were only shown, by type or by the flag `impression`: bool (N,)."""
     negative = pc.is_in(table["event_type"], pa.array(negative_events, pa.string()))
     return np.asarray(pc.or_(negative, pc.fill_null(table["impression"], False)), np.bool_)
 
 
 def event_kinds(table: pa.Table, shown: Bools, behaviours: tuple[str, ...], sessions: bool) -> Ints:
-    """The kind of each event of a table in order of user and time, int64 (N,)."""
+    """The kind of each event of a table sorted by user and time, int64 (N,)."""
     named = pc.index_in(table["event_type"], pa.array(behaviours, pa.string()))
     kinds = np.where(shown, SHOWN, np.asarray(pc.fill_null(pc.add(named, OF_ONE_EVENT), 0))).astype(np.int64)
     return kinds + FIRST_OF_SESSION * begins_session(table) if sessions else kinds
 
 
 def positive(kinds: Ints) -> Bools:
-    """Which kinds are of more than being shown."""
+    """Mask of the kinds that are not only shown."""
     return np.asarray(kinds % FIRST_OF_SESSION != SHOWN)
 
 
 def begins_session(table: pa.Table) -> Bools:
-    """Which events are the first of a session: of their user, of a session id, or after a gap where one has no id."""
+    """Mask of the first event of each session: a new user, a new session id, or, without an id, a gap."""
     if not table.num_rows:
         return np.zeros(0, np.bool_)
     users, ids, times = (table[name].combine_chunks() for name in ("user_id", "session_id", "event_time"))

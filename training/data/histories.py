@@ -1,10 +1,10 @@
-"""The log loader: user histories cut into windows, shuffled, sharded and resumable, as batches of SID tokens.
+"""The log loader: user histories as windows, shuffled, sharded and resumable, in batches of SID tokens.
 
 Input is the table `sequences`, read bucket by bucket through a function, so storage stays outside. A window holds at
-most `max_events` events and predicts the positive ones that no earlier window of its user predicted: over an epoch
-every positive event is predicted exactly once, whatever the number of workers. Windows of like length share a step, so
-that little is padding. All work on events is numpy over a whole bucket, and what is held at a time is a pool of some
-buckets, not a log.
+most `max_events` events and predicts the positive ones that no earlier window of its user predicted. So over an epoch
+every positive event is predicted exactly once, for any number of workers. Windows of similar length share a step, which
+keeps padding low. All work on events is numpy over a whole bucket. Memory holds a pool of some buckets, never the whole
+log.
 """
 
 from __future__ import annotations
@@ -31,22 +31,21 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 SHUFFLE_WINDOWS = 65_536
-"""Windows shuffled as one; buckets are shuffled as wholes besides."""
+"""Windows that are shuffled together; the order of buckets is shuffled too."""
 SHUFFLE_EVENTS = 4_000_000
-"""Events held as one, a bucket more at most, however few windows they have: about 300 MB."""
+"""Largest pool of events, plus one bucket, even if it has few windows: about 300 MB."""
 SORTED_STEPS = 64
-"""Steps whose windows are put in order of length together."""
+"""Steps whose windows are sorted by length together."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which samples there are and in what order: everything but who reads them.
+    """The samples of a training and their order, independent of the workers that read them.
 
-    `source` names the data (release or table version). A cursor is valid only for the plan whose `hash` it carries.
-    The views of a history (`max_events`, `long_events`, `positive_only`, `behaviours`, `sessions`) are those of
-    `GeneratorSpec`.
-    With `one_target` there is a window for each target, its last event. With `fresh_only` the rows that the table marks
-    as learnt from before are context alone.
+    `source` names the data (release or table version). A cursor is valid only for the plan whose `hash` it carries. The
+    settings of a history (`max_events`, `long_events`, `positive_only`, `behaviours`, `sessions`) are those of
+    `GeneratorSpec`. With `one_target` there is a window for each target, as its last event. With `fresh_only`, rows
+    that the table marks as already learnt from are only context.
     """
 
     source: str
@@ -73,8 +72,8 @@ class Plan:
 class Batch:
     """One worker's share of a step.
 
-    targets (B, E) bool: the events to predict. `step_targets` counts the targets of all workers in this step,
-    `event_ids` names this worker's, row by row.
+    targets (B, E) bool: the events to predict. `step_targets` counts the targets of all workers in this step;
+    `event_ids` are the ids of this worker's targets, row by row.
     """
 
     events: Events
@@ -90,8 +89,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows over a pool of events: context [start, stop) of which [predict, stop) may be targets; `first` is the
-    first row of the user."""
+    """Windows over a pool of events: context [start, stop), in which [predict, stop) may be targets.
+
+    `first` is the first row of the user.
+    """
 
     first: Ints
     start: Ints
@@ -108,8 +109,10 @@ class Windows:
 
 @dataclass(frozen=True)
 class Pool:
-    """Events of some buckets: codes (N, L), kinds (N,), which may be targets (N,), ids (N,), and the first row of each
-    user plus the end."""
+    """Events of some buckets: codes (N, L), kinds (N,), possible targets `wanted` (N,), ids (N,).
+
+    `users` holds the first row of each user, and the end.
+    """
 
     codes: npt.NDArray[np.int32]
     kinds: Ints
@@ -119,26 +122,26 @@ class Pool:
 
     @cached_property
     def wanted_before(self) -> Ints:
-        """How many of the events before each row, and before the end, may be targets (N + 1,)."""
+        """Number of possible targets before each row, and before the end, (N + 1,)."""
         return np.concatenate([[0], np.cumsum(self.wanted)])
 
     @cached_property
     def positive_rows(self) -> Ints:
-        """Rows of what was not only shown, in order."""
+        """Rows of positive events (not only shown), in order."""
         return np.flatnonzero(positive(self.kinds))
 
 
 def windows_of(counts: Ints, max_events: int) -> Ints:
-    """How many windows users of that many events have, (n,), before those without a target are left out."""
+    """Number of windows of users with that many events, (n,), including windows without a target."""
     return np.asarray(1 + np.maximum(0, -((max_events - counts) // max(1, max_events // 2))))
 
 
 def cut(users: Ints, wanted: Bools, max_events: int, one_target: bool = False) -> Windows:
     """Windows that predict each wanted event exactly once.
 
-    A user's first window holds the first `max_events` events; each later one moves on by half of that, so every
-    later target has at least half a window of context. Windows without a target are left out. With `one_target`
-    each wanted event ends a window of its own.
+    A user's first window holds the first `max_events` events. Each later one moves on by half of that, so every later
+    target has at least half a window of context. Windows without a target are left out. With `one_target` each wanted
+    event is the end of its own window.
     """
     counts = np.diff(users)
     if one_target:
@@ -158,7 +161,7 @@ def cut(users: Ints, wanted: Bools, max_events: int, one_target: bool = False) -
 
 
 def read_pool(table: pa.Table, plan: Plan, where: str) -> Pool:
-    """Events of one bucket as arrays; rows must be sorted by user and time and hold one code per level.
+    """Events of one bucket as arrays. Rows must be sorted by user and time and hold one code per level.
 
     Raises SequencesInvalid, naming the bucket.
     """
@@ -178,7 +181,7 @@ def read_pool(table: pa.Table, plan: Plan, where: str) -> Pool:
     starts = _user_starts(table, where)
     shown = only_shown(table, plan.negative_events)
     if plan.positive_only:
-        # Before sessions are looked for: their first events are among those that are read.
+        # Before sessions are detected, because a session begins with an event that is read.
         kept = ~shown
         starts = np.unique(np.append(0, np.cumsum(kept))[starts])
         table, codes, shown = table.filter(kept), codes[kept], shown[kept]
@@ -188,7 +191,7 @@ def read_pool(table: pa.Table, plan: Plan, where: str) -> Pool:
 
 
 def _user_starts(table: pa.Table, where: str) -> Ints:
-    """First row of each user, and the number of rows; refuses rows out of order."""
+    """First row of each user, and the number of rows. Raises SequencesInvalid for unsorted rows."""
     if not table.num_rows:
         return np.zeros(1, dtype=np.int64)
     users = table["user_id"].combine_chunks()
@@ -231,7 +234,7 @@ def _pools(plan: Plan, read_bucket: ReadBucket, epoch: int) -> Iterator[tuple[Po
 
 
 def _steps(windows: Windows, size: int, draw: np.random.Generator) -> list[Windows]:
-    """The windows in steps of `size`, one of them smaller: shuffled, sorted by length within some steps, shuffled."""
+    """The windows in shuffled steps of `size`, one of them smaller, sorted by length within SORTED_STEPS steps."""
     shuffled = windows.take(draw.permutation(len(windows)))
     section = np.arange(len(windows)) // (size * SORTED_STEPS)
     ordered = shuffled.take(np.lexsort([shuffled.stop - shuffled.start, section]))
@@ -242,11 +245,11 @@ def _steps(windows: Windows, size: int, draw: np.random.Generator) -> list[Windo
 def batches(
     plan: Plan, read_bucket: ReadBucket, rank: int, world: int, cursor: Cursor
 ) -> Iterator[tuple[Batch, Cursor]]:
-    """The rest of the cursor's epoch for worker `rank` of `world`, each batch with the cursor that follows it.
+    """The rest of the cursor's epoch for worker `rank` of `world`, each batch with the cursor after it.
 
-    A step takes `batch_size` samples over all workers (fewer once a pool), and rank r of them the samples r,
-    r + world, ...: every worker count takes the same steps over the same samples. A worker without a sample in a
-    step gets one empty row. Raises CheckpointMismatch for a cursor of another plan.
+    A step takes `batch_size` samples over all workers (fewer once per pool), and rank r takes the samples r, r + world,
+    ...: any number of workers takes the same steps over the same samples. A worker without a sample gets one empty row.
+    Raises CheckpointMismatch for a cursor of another plan.
     """
     if cursor.plan != plan.hash:
         raise CheckpointMismatch(
@@ -278,9 +281,9 @@ def _batch(plan: Plan, pool: Pool, share: Windows, step_targets: int) -> Batch:
 
 
 def window_rows(pool: Pool, windows: Windows, long_events: int) -> tuple[Ints, Ints]:
-    """Rows of the events of each window, int64 (B, E), and how many there are (B,).
+    """Rows of the events of each window, int64 (B, E), and their number (B,).
 
-    Up to `long_events` come first, spread evenly over the positive events of the user before the window.
+    Up to `long_events` come first, spread evenly over the user's positive events before the window.
     """
     low, high = (np.searchsorted(pool.positive_rows, rows) for rows in (windows.first, windows.start))
     long, recent = np.minimum(high - low, long_events), windows.stop - windows.start

@@ -1,18 +1,18 @@
-"""Beam search over the trie: the most probable items after a history, never a SID that is not in the release.
+"""Beam search over the trie: the most probable items after a history, only SIDs of the release.
 
-The history is read once (`Generator.read`); how beams share what was read is the architecture's own.
+The history is read once (`Generator.read`). Each architecture shares the read history among beams in its own way.
 
-Scores are the model's own log-probabilities, so that of a SID is the exact log p(SID | history). A constrained model
-shares them out over the codes that may follow in the release, so those of all items add up to 1; another over all codes
-of a level, whatever the release holds. What a filter leaves out takes its share along.
+Scores are the model's log-probabilities, so the score of a SID is the exact log p(SID | history). A constrained model
+distributes probability over the codes that may follow in the release, so all SIDs of the release add up to 1. Any other
+model distributes it over all codes of a level. Filtered items keep their share of the probability.
 
-Which items may appear is said in two places, neither of which spends a beam on a prefix that cannot end in a result: a
-filter for everybody (blocked, out of stock, another locale) is the trie that is searched, `TrieMasks.of(trie, allowed)`
-made once per filter (`TrieFilters` keeps them by name); what one user may not see is `exclude`.
+Two arguments restrict the items; neither spends a beam on a prefix that cannot end in a result. A filter for all users
+(blocked, out of stock, another locale) is the trie that is searched: `TrieMasks.of(trie, allowed)`, made once per
+filter (`TrieFilters` keeps them by name). `exclude` holds the rows that a single user may not see.
 
-`Variety` makes lists less alike: a temperature flattens what the model says of each level, and diverse beam search
-(Vijayakumar et al., arXiv 1610.02424) has groups of beams take turns at each level, where a code costs the more the
-more beams of the groups before have taken it.
+`Variety` makes lists more diverse. A temperature flattens the distribution of each level. In diverse beam search
+(Vijayakumar et al., arXiv 1610.02424) groups of beams take turns at each level, and a code costs more for each beam of
+an earlier group that has taken it.
 
 Shape suffixes as in `training.models.generator`.
 """
@@ -34,15 +34,15 @@ Ints = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
 
 FOREIGN = 1e9
-"""What a child of another group's beam costs: more than any score, so that it is taken where no other is left."""
+"""Cost of a child of another group's beam. It exceeds any score, so such a child is taken last."""
 
 
 @dataclass(frozen=True)
 class Variety:
-    """How a search departs from the most probable items; by default not at all.
+    """Settings for more diverse results; the defaults give the most probable items.
 
-    Logits are divided by `temperature`. With more than one group the beams are shared out evenly, and a code costs
-    `diversity`, in nats, for each beam of an earlier group that took it at the same level of the same user.
+    Logits are divided by `temperature`. With more than one group the beams are distributed evenly, and a code costs
+    `diversity`, in nats, for each beam of an earlier group that took it at the same level for the same user.
     """
 
     temperature: float = 1.0
@@ -55,7 +55,7 @@ PLAIN = Variety()
 
 @dataclass
 class _Beams:
-    """Live beams: trie node, score, node of the trie without a filter, and number of the prefix (B, W)."""
+    """Live beams (B, W): trie node, score, node of the unfiltered trie, and prefix number."""
 
     nodes: Tensor
     scores: Tensor
@@ -73,10 +73,10 @@ def beam_search(
 ) -> tuple[Ints, Scores]:
     """The `beams` best items of each history: rows into `Trie.item_ids` (B, beams), -1 padded, and log p (B, beams).
 
-    Only items that `trie` allows can appear. `exclude` gives each user the rows that may not (-1, an item outside the
-    release, is passed over); every user still gets min(beams, items allowed and not excluded) results, none twice. With
-    at least as many beams as items the result is that of scoring all items. Puts the model in evaluation mode. Raises
-    ValueError where groups do not share out the beams evenly.
+    Only items that `trie` allows can appear. `exclude` are the rows to leave out per user (-1, an item outside the
+    release, is ignored). Every user still gets min(beams, items allowed and not excluded) results without duplicates.
+    With at least as many beams as items the result equals that of scoring all items. Puts the model in evaluation mode.
+    Raises ValueError if the number of beams is no multiple of the number of groups.
     """
     nodes, scores = search_sids(model, trie, events, beams, exclude, variety)
     return items_of(trie, nodes, scores, beams, exclude)
@@ -91,7 +91,7 @@ def search_sids(
     exclude: Rows | None = None,
     variety: Variety = PLAIN,
 ) -> tuple[Ints, Scores]:
-    """The SIDs behind `beam_search`: nodes after the last level (B, W), -1 padded, best first, and log p (B, W)."""
+    """The SIDs of `beam_search`, best first: nodes after the last level (B, W), -1 padded, and log p (B, W)."""
     if beams % variety.groups:
         raise ValueError(f"{beams} beams cannot be shared out among {variety.groups} groups; choose a multiple")
     model.eval()
@@ -118,14 +118,14 @@ def _widen(
     closed: list[Tensor] | None,
     variety: Variety,
 ) -> tuple[Tensor, Tensor]:
-    """Move the beams one level down to the best valid children; returns their parents and the codes taken (B, W)."""
+    """Move the beams one level down to the best valid children; return their parents and codes (B, W)."""
     size, constrained = trie.sizes[level], model.spec.constrained
     if constrained:
         logits_BWK = model.scores(level, hidden_BWD, trie.whole, live.whole, live.keys)
     else:
         logits_BWK = model.logits(level, hidden_BWD)
     scores_BWK = live.scores.unsqueeze(-1) + (logits_BWK.float() / variety.temperature).log_softmax(dim=-1)
-    if constrained:  # nothing may follow a beam that is no more
+    if constrained:  # a dead beam has no children
         scores_BWK = scores_BWK.nan_to_num(nan=-torch.inf, neginf=-torch.inf)
     if not constrained or trie.whole is not trie:
         scores_BWK = trie.restrict(level, scores_BWK, live.nodes)
@@ -145,11 +145,11 @@ def _widen(
 
 
 def _in_turn(scores_BWK: Tensor, share: int, variety: Variety) -> tuple[Tensor, Tensor]:
-    """The children that groups take one after the other, `share` each: scores and indices into W * K, group by group.
+    """Select `share` children for each group in turn: scores and indices into W * K, group by group.
 
-    The Hamming penalty of this level decides who is kept and is not carried on, so scores stay log-probabilities.
-    Beyond the paper, no child is taken twice, and a group whose beams have too few children left takes those of other
-    groups: so no item appears twice, and no place stays empty while there is an item for it.
+    The Hamming penalty of this level affects the selection and is not carried on, so scores stay log-probabilities.
+    Unlike the paper, no child is taken twice, and a group with too few children left takes those of other groups. So no
+    item appears twice, and no position stays empty while an item is left.
     """
     batch, width, size = scores_BWK.shape
     left_BI = scores_BWK.flatten(1).double()
@@ -157,11 +157,11 @@ def _in_turn(scores_BWK: Tensor, share: int, variety: Variety) -> tuple[Tensor, 
     beam_I = torch.arange(width * size, device=left_BI.device) // size
     scores, indices = [], []
     for group in range(variety.groups):
-        # The root belongs to all groups; later each has its share of the beams, in order.
+        # The root belongs to all groups; on later levels each has its share of the beams, in order.
         foreign_I = (beam_I // (width // variety.groups) != group) if width > 1 else beam_I > 0
         cost_BI = variety.diversity * taken_BK.repeat(1, width) + FOREIGN * foreign_I
         index_BS = (left_BI - cost_BI).topk(min(share, width * size), dim=1).indices
-        # Where nothing is left, what others took is picked again, at no probability.
+        # If no child is left, taken ones are picked again with score -inf.
         score_BS = left_BI.gather(1, index_BS)
         taken_BK.scatter_add_(1, index_BS % size, (score_BS > -torch.inf).double())
         left_BI.scatter_(1, index_BS, -torch.inf)
@@ -171,7 +171,7 @@ def _in_turn(scores_BWK: Tensor, share: int, variety: Variety) -> tuple[Tensor, 
 
 
 def items_of(trie: TrieTensors, nodes: Ints, scores: Scores, beams: int, exclude: Rows | None) -> tuple[Ints, Scores]:
-    """The items behind SIDs (B, W), best first; of those that share a SID in order of row, without the excluded."""
+    """The items of SIDs (B, W), best first, without the excluded ones; items that share a SID in row order."""
     row, count = trie.masks.items(nodes.ravel())
     beam = np.repeat(np.arange(nodes.size), count)
     user = beam // nodes.shape[1]

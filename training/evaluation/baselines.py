@@ -1,4 +1,4 @@
-"""What a recommender must beat: the most popular items, and neighbours of what a user took."""
+"""Baseline recommenders: the most popular items, and neighbours of a user's items."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from scipy.sparse import csr_matrix
 Ints = npt.NDArray[np.int64]
 
 PAIRS = 1 << 25
-"""Pairs of items taken by one user that are counted at most: some hundreds of MB."""
+"""Most pairs of items of the same user that are counted; some hundreds of MB."""
 CELLS = 1 << 22
-"""Scores held at once, about, were every item a neighbour."""
+"""Scores held at once, roughly, if all items were neighbours."""
 
 
 def popular_rows(counts: Ints, width: int, exclude: Sequence[Ints]) -> Ints:
@@ -33,9 +33,9 @@ def popular_rows(counts: Ints, width: int, exclude: Sequence[Ints]) -> Ints:
 
 @dataclass(frozen=True, eq=False)
 class ItemNeighbours:
-    """Item-based nearest neighbours: the cosine of the sets of users of two items (N, N), 0 of an item with itself.
+    """Item-based nearest neighbours: cosine similarity of two items' sets of users (N, N), 0 on the diagonal.
 
-    `newest` is how many of a user's newest events were counted.
+    `newest` is the number of a user's newest events that were counted.
     """
 
     cosine: csr_matrix
@@ -43,13 +43,13 @@ class ItemNeighbours:
 
     @classmethod
     def of(cls, histories: Sequence[Ints], items: int, nearest: int | None = None) -> ItemNeighbours:
-        """Count who took what together; histories hold rows 0..items-1, oldest first.
+        """Count the items that users took together; histories hold rows 0..items-1, oldest first.
 
-        With `nearest`, an item keeps so many of its neighbours: what is popular is a neighbour of nearly everything,
-        and without a limit ranking for its users costs as much as scoring all items.
+        With `nearest`, an item keeps only so many neighbours. Popular items are neighbours of nearly everything, so
+        without a limit ranking for their users costs as much as scoring all items.
 
-        What a user with n events costs is n * n: where that comes to more than PAIRS over all users, the older events
-        of the longest histories are left out.
+        The cost of a user with n events is n * n. If the sum over all users exceeds PAIRS, the older events of the
+        longest histories are left out.
         """
         lengths = np.array([len(rows) for rows in histories], np.int64)
         newest = int(lengths.max(initial=1))
@@ -66,7 +66,7 @@ class ItemNeighbours:
     def rank(self, histories: Sequence[Ints], width: int, exclude: Sequence[Ints] | None = None) -> Ints:
         """The `width` items with the highest sum of cosines to a history's distinct items; (n, width), -1 padded.
 
-        Without the rows excluded for each, and without those that no neighbour leads to. Ties go to the lower row.
+        Leaves out the rows excluded for each history and items without a neighbour in it. Ties go to the lower row.
         """
         items = self.cosine.shape[0]
         out = np.full((len(histories), width), -1, np.int64)
@@ -88,7 +88,7 @@ class ItemNeighbours:
 
 
 def _nearest(cosine: csr_matrix, nearest: int) -> csr_matrix:
-    """The largest entries of each row; of equal ones the lower columns."""
+    """The largest entries of each row; among equal ones the lower columns."""
     bounds, kept = cosine.indptr, np.ones(cosine.nnz, np.bool_)
     cosine.sort_indices()
     for row in np.flatnonzero(np.diff(bounds) > nearest):
@@ -100,7 +100,7 @@ def _nearest(cosine: csr_matrix, nearest: int) -> csr_matrix:
 
 
 def _matrix(histories: Sequence[Ints], items: int) -> csr_matrix:
-    """Which items each history holds, 0 or 1, (n, items); -1, an item outside the release, is passed over."""
+    """Matrix of the items in each history, 0 or 1, (n, items); -1, an item outside the release, is ignored."""
     rows = np.repeat(np.arange(len(histories)), [len(each) for each in histories])
     columns = np.concatenate([*histories, np.zeros(0, np.int64)])
     known = columns >= 0

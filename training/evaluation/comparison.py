@@ -1,4 +1,4 @@
-"""One recommender against another on the same cases: the paired difference of recall, and what it tells."""
+"""Paired comparison of two recommenders on the same cases: the difference of recall, and a verdict."""
 
 from typing import Any, Literal
 
@@ -9,15 +9,15 @@ from training.evaluation.metrics import DRAWS, Ints, hits_at
 Verdict = Literal["beats", "not told apart", "is worse"]
 
 FEWEST_DIFFERENT = 6
-"""Cases that one hits and the other misses, below which chance alone may put all on one side: 2 * 0.5 ** 5 > 0.05."""
+"""With fewer differing cases, chance alone may put all of them on one side: 2 * 0.5 ** 5 > 0.05."""
 
 
 def versus(ours: Ints, theirs: Ints, k: int, seed: int = 0, draws: int = DRAWS) -> dict[str, Any]:
     """Difference of recall at `k`, ours less theirs, with its bootstrap 95 % interval over cases, and the verdict.
 
-    Both are ranks of the targets of the same cases, as `training.evaluation.metrics` has them. Pairs are resampled: a
-    case that both hit or both miss says nothing. The verdict needs an interval without 0, and FEWEST_DIFFERENT cases
-    that differ.
+    Both are ranks of the targets of the same cases, as in `training.evaluation.metrics`. Pairs are resampled: a case
+    that both hit or both miss adds nothing to the difference. The verdict needs an interval without 0, and at least
+    FEWEST_DIFFERENT cases that differ.
     """
     difference = hits_at(ours, k).astype(np.int64) - hits_at(theirs, k)
     won, lost = int((difference > 0).sum()), int((difference < 0).sum())

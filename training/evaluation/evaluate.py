@@ -1,4 +1,4 @@
-"""How good a generator is, beside what simple recommenders would give on the same cases."""
+"""Evaluation of a generator, compared with simple recommenders on the same cases."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ if TYPE_CHECKING:
 
 Ints = npt.NDArray[np.int64]
 Rank = Callable[[Ints], tuple[Ints, Ints | None]]
-"""Cases (b,) -> rows of the best items of each (b, W), and where it ranks SIDs their numbers; both -1 padded."""
+"""Cases (b,) -> rows of the best items (b, W), and SID numbers (b, W) if it ranks SIDs; both -1 padded."""
 
 NEAREST = 100
 """Neighbours of an item."""
 BASELINES = ("popularity", "item-knn")
-"""What a model has to hold its own against."""
+"""The recommenders that a model is compared with."""
 AT_ONCE = 8192
-"""Cases that a simple recommender is asked about at a time."""
+"""Cases that a simple recommender ranks at a time."""
 
 
 @dataclass(frozen=True)
 class EvaluationCases:
-    """Held-out events with what came before them; ragged parts are flat, case i holds [offsets[i], offsets[i+1]).
+    """Held-out events with their contexts. Ragged parts are flat: case i holds [offsets[i], offsets[i+1]).
 
     codes (E, L) and kinds (E,) (see training/data/events.py) of the context events that the model reads, oldest first,
-    with `offsets` (n+1,); `taken_rows` (T,), the items into `trie.item_ids` of the positive context events, oldest
-    first, with `taken_offsets` (n+1,); `target_rows` (n,). Row -1 stands for an item that is not in the release.
+    with `offsets` (n+1,). `taken_rows` (T,): rows in `trie.item_ids` of the positive context events, oldest first, with
+    `taken_offsets` (n+1,). `target_rows` (n,): rows of the targets, -1 for an item that is not in the release.
     """
 
     codes: npt.NDArray[np.int32]
@@ -72,7 +72,7 @@ class EvaluationCases:
         return len(self.target_rows)
 
     def taken(self, cases: Ints) -> list[Ints]:
-        """What the user of each of these cases took; what was only shown is not among it."""
+        """Items that the user of each of these cases took, without those only shown."""
         return [self.taken_rows[self.taken_offsets[case] : self.taken_offsets[case + 1]] for case in cases]
 
 
@@ -85,25 +85,25 @@ def evaluate(
     learnt: Sequence[Ints] | None = None,
     likeness: Likeness | None = None,
 ) -> dict[str, Any]:
-    """What the generator, popularity, neighbours of items and a SASRec come to, a row each, and what was counted.
+    """Figures of the generator, popularity, item neighbours and a SASRec, one row each, and the counts.
 
-    With the `likeness` of the trie's rows what the generator found has a row in that order too, and all items by it
-    alone another.
+    With `likeness` there are two more rows: the generator's items in the order that includes likeness, and all items by
+    likeness alone.
 
     `against` has the generator's recall less that of each of BASELINES, case by case
     (`training.evaluation.comparison`).
 
-    A row has recall, NDCG and MRR with 95 % intervals, recall of prefixes of the target's SID by length, what its lists
-    show of the catalogue (`training.evaluation.exposure`), and the same figures by how many training events the target
-    has (none: cold) and by how many events are known of the user. A generator ranks SIDs: `raw` counts a hit where the
-    target's is among the first k of them; elsewhere the items of a SID take as many places as they are. They are the
-    same where no two items share one.
+    A row has recall, NDCG and MRR with 95 % intervals, recall of the target's SID prefixes by length, the exposure of
+    the catalogue (`training.evaluation.exposure`), and the accuracy figures by the number of training events of the
+    target (none: cold) and by the number of known events of the user. A generator ranks SIDs: `raw` counts a hit if the
+    target's SID is among the first k. In all other figures the items of a SID take one place each. Both are equal if no
+    two items share a SID.
 
-    `popularity_counts` (N,) are train events per trie row before the cutoff. `learnt` are the rows of the positive
-    train events of each user, oldest first; without them neighbours and SASRec have no row. A target outside the
-    release is a miss for all, is counted in `targets_missing` and is in no bucket of popularity; a target that the user
-    took before cannot be hit while such items are left out (`seen_left_out`), and is counted in `targets_seen`. Raises
-    ValueError without a case, for then there is nothing to say.
+    `popularity_counts` (N,) are train events per trie row before the cutoff. `learnt` are the rows of each user's
+    positive train events, oldest first; without them neighbours and SASRec have no row. A target outside the release is
+    a miss for all, is counted in `targets_missing` and is in no bucket of popularity. A target that the user took
+    before is counted in `targets_seen`; it cannot be hit if such items are left out (`seen_left_out`). Raises
+    ValueError if there are no cases.
     """
     if not len(cases):
         raise ValueError("evaluation has 0 cases: the split holds out no event; move the cutoff to an earlier time")
@@ -119,7 +119,7 @@ def evaluate(
             "by_history": quantile_buckets(lengths),
         },
     )
-    # Cases of like length share a batch, so that short histories are not padded to the longest one.
+    # Cases of similar length share a batch, so that short histories are not padded to the longest one.
     like = np.argsort(lengths, kind="stable")
     found: list[tuple[Ints, Scores]] = []
     rows = {
@@ -153,15 +153,14 @@ def _parts(order: Ints, size: int) -> Iterable[Ints]:
 
 
 def _hidden(cases: EvaluationCases, spec: EvaluateSpec, part: Ints) -> list[Ints] | None:
-    """What each of these cases is not to be shown."""
+    """Rows to exclude for each of these cases."""
     return cases.taken(part) if spec.exclude_seen else None
 
 
 def _generated(
     model: Generator, trie: Trie, cases: EvaluationCases, spec: EvaluateSpec, keep: list[tuple[Ints, Scores]]
 ) -> Rank:
-    """Contexts keep their last events, as many as fit before a target in training. Puts the items and scores of each
-    part into `keep`."""
+    """A `Rank` by beam search; it appends the items and scores of each part to `keep`."""
     device = next(model.parameters()).device
     searched = TrieTensors(TrieMasks.of(trie), device)
     pool, windows = contexts(cases, model.spec)
@@ -179,7 +178,7 @@ def _generated(
 
 
 def _reranked(likeness: Likeness, cases: EvaluationCases, found: list[tuple[Ints, Scores]]) -> Rank:
-    """What was found of the same parts, in the order of likeness too."""
+    """A `Rank` of the items found for the same parts, reordered with likeness."""
     parts = iter(found)
 
     def rank(part: Ints) -> tuple[Ints, None]:
@@ -189,7 +188,7 @@ def _reranked(likeness: Likeness, cases: EvaluationCases, found: list[tuple[Ints
 
 
 def _alike(likeness: Likeness, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
-    """All items by likeness alone."""
+    """A `Rank` by likeness alone."""
 
     def rank(part: Ints) -> tuple[Ints, None]:
         return likeness.nearest(cases.taken(part), spec.beams, _hidden(cases, spec, part)), None
@@ -198,7 +197,7 @@ def _alike(likeness: Likeness, cases: EvaluationCases, spec: EvaluateSpec) -> Ra
 
 
 def contexts(cases: EvaluationCases, spec: GeneratorSpec) -> tuple[Pool, Windows]:
-    """What a model reads of each case: its last events, as many as stand before a target in training."""
+    """A model's input for each case: its last events, as many as precede a target in training."""
     events = pa.nulls(len(cases.codes), pa.string())
     pool = Pool(cases.codes, cases.kinds, positive(cases.kinds), events, cases.offsets)
     first, stop = cases.offsets[:-1], cases.offsets[1:]
@@ -221,7 +220,7 @@ def _near(neighbours: ItemNeighbours, cases: EvaluationCases, spec: EvaluateSpec
 
 
 def _next(learnt: Sequence[Ints], items: int, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
-    """A SASRec trained on users with two events and more; it has nothing for a case of which no event is known."""
+    """A `Rank` by a SASRec trained on users with two or more events. It ranks nothing for users without events."""
     model = fit_sasrec(learnt, items, SasRecSpec(epochs=spec.sasrec_epochs))
 
     def rank(part: Ints) -> tuple[Ints, None]:
@@ -237,7 +236,7 @@ def _next(learnt: Sequence[Ints], items: int, cases: EvaluationCases, spec: Eval
 
 @dataclass(frozen=True)
 class _Judge:
-    """What every recommender is measured by: cases, prefixes (N, L) and bits (N,) of items, cut-offs, buckets."""
+    """Measurement of all recommenders: cases, prefixes (N, L) and bits (N,) of items, cut-offs and buckets."""
 
     cases: EvaluationCases
     numbers: Ints
@@ -247,12 +246,12 @@ class _Judge:
     ranks: dict[str, Ints] = field(default_factory=dict)
 
     def against(self, name: str, others: Sequence[str]) -> dict[str, Any]:
-        """One recommender against each of others that were asked, at the k that is told first."""
+        """Compare one recommender with each of the others that was ranked, at the headline k."""
         k = headline_cut(self.cuts)
         return {other: versus(self.ranks[name], self.ranks[other], k) for other in others if other in self.ranks}
 
     def row(self, name: str, rank: Rank, parts: Iterable[Ints]) -> dict[str, Any]:
-        """All figures of a recommender that is asked about the cases part by part; keeps ranks alone."""
+        """All figures of a recommender that ranks the cases part by part; stores the ranks only."""
         targets = self.cases.target_rows
         sids = np.where(targets >= 0, self.numbers[targets, -1], -1)
         ranks, raw = np.full(len(targets), -1, np.int64), np.full(len(targets), -1, np.int64)

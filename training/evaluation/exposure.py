@@ -1,4 +1,4 @@
-"""What rankings show of a catalogue, right or wrong: coverage, novelty, diversity, evenness of exposure."""
+"""Exposure of the catalogue in rankings, right or wrong: coverage, novelty, diversity and evenness."""
 
 from collections.abc import Sequence
 
@@ -11,23 +11,23 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 PAIRS = 1 << 22
-"""Pairs of places compared at once."""
+"""Pairs of positions compared at once."""
 
 
 def self_information(counts: Ints) -> Floats:
     """-log2 of each item's share of the training events, in bits, with one event added to every item (Laplace).
 
-    counts (N,) -> (N,). An item without events is the most surprising, at log2(events + N).
+    counts (N,) -> (N,). Items without events have the largest value, log2(events + N).
     """
     bits: Floats = np.log2(counts.sum() + len(counts)) - np.log2(counts + 1.0)
     return bits
 
 
 class Exposure:
-    """What the first k of rankings show, for each k of `cuts`, summed up batch by batch.
+    """Exposure by the first k of rankings, for each k of `cuts`, summed batch by batch.
 
-    numbers (N, L) of prefixes as `training.evaluation.metrics.prefix_numbers` gives; bits (N,) as `self_information`
-    does.
+    numbers (N, L) of prefixes as from `training.evaluation.metrics.prefix_numbers`; bits (N,) as from
+    `self_information`.
     """
 
     def __init__(self, numbers: Ints, bits: Floats, cuts: Sequence[int]) -> None:
@@ -45,12 +45,12 @@ class Exposure:
                 self._unlike[k] += _unlike(head[start : start + rows], self._numbers)
 
     def figures(self) -> dict[str, float | None]:
-        """Per k, None where nothing was shown that it could be said of.
+        """The figures per k; None if no item or list was shown that defines one.
 
-        coverage: share of all N items that were shown to anybody. novelty: mean self-information of what was shown,
-        in bits. diversity: within a list, 1 - the share of their codes that two items begin with together, mean over
-        the pairs of a list and then over the lists of two and more. exposure_gini: 0 where every item of the catalogue
-        was shown as often, towards 1 where one item was shown to all.
+        coverage: share of all N items that any user was shown. novelty: mean self-information of the shown items, in
+        bits. diversity: 1 - the share of leading codes that two items of a list have in common, averaged over the pairs
+        of a list, then over the lists of two or more. exposure_gini: 0 if every item of the catalogue was shown equally
+        often, near 1 if one item was shown to all.
         """
         found: dict[str, float | None] = {}
         for k, shown in self._shown.items():
@@ -63,7 +63,7 @@ class Exposure:
 
 
 def _unlike(ranked: Ints, numbers: Ints) -> Floats:
-    """Sum of the lists' diversities, and of how many lists: of those with two items and more."""
+    """Sum of the lists' diversities, and the number of lists, over those with two or more items."""
     one, other = np.triu_indices(ranked.shape[1], 1)
     a, b = ranked[:, one], ranked[:, other]
     there = (a >= 0) & (b >= 0)

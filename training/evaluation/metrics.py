@@ -1,6 +1,6 @@
 """Ranking metrics of leave-one-out evaluation, where each case has exactly one right item.
 
-Everything that is counted over cases goes by ranks: the place of the target from 0, -1 where it does not appear.
+Metrics over cases use ranks: the position of the target from 0, or -1 if it does not appear.
 """
 
 from collections.abc import Sequence
@@ -15,26 +15,27 @@ Floats = npt.NDArray[np.float64]
 DRAWS = 10_000
 """Bootstrap samples of an interval."""
 HEADLINE_CUT = 10
+"""The k of single-figure reports."""
 
 
 def headline_cut(cuts: Sequence[int]) -> int:
-    """The k that is told where there is room for one: 10, else the largest."""
+    """The k that is reported if there is space for one: 10, else the largest."""
     return HEADLINE_CUT if HEADLINE_CUT in cuts else max(cuts)
 
 
 def rank_of_target(ranked: Ints, target: Ints) -> Ints:
-    """Place of each target in its ranking, from 0; -1 where it does not appear.
+    """Position of each target in its ranking, from 0; -1 if it does not appear.
 
-    ranked (n, W), best first, -1 padded; target (n,), where -1 (an item outside the release) appears nowhere.
+    ranked (n, W), best first, -1 padded; target (n,), where -1 (an item outside the release) never appears.
     """
     return _first((ranked == target[:, None]) & (target[:, None] >= 0))
 
 
 def prefix_ranks(ranked: Ints, target: Ints, numbers: Ints) -> Ints:
-    """Place of the first ranked item that begins with the first l codes of the target, for l = 1..L: (n, L).
+    """Position of the first ranked item that shares the first l codes of the target, for l = 1..L: (n, L).
 
-    Recall of it at k is the hierarchical recall of a prefix length: how far down the SID a ranking is right. ranked and
-    target as in `rank_of_target`; numbers (N, L) as `prefix_numbers` gives.
+    Its recall at k is the hierarchical recall by prefix length: how much of the SID a ranking gets right. ranked and
+    target as in `rank_of_target`; numbers (N, L) as from `prefix_numbers`.
     """
     there = (ranked >= 0) & (target[:, None] >= 0)
     return np.stack([_first(there & (of[ranked] == of[target][:, None])) for of in numbers.T], axis=1)
@@ -47,7 +48,7 @@ def _first(hit: npt.NDArray[np.bool_]) -> Ints:
 def prefix_numbers(codes: npt.NDArray[np.integer]) -> Ints:
     """Number of each item's prefix among the distinct ones of its length, in order of codes: (N, L) -> (N, L).
 
-    The last column numbers the SIDs as the nodes of a trie after its last level.
+    The last column numbers the SIDs like the nodes of a trie after its last level.
     """
     numbers = np.zeros(codes.shape, np.int64)
     above: Ints = np.zeros(len(codes), np.int64)
@@ -59,12 +60,12 @@ def prefix_numbers(codes: npt.NDArray[np.integer]) -> Ints:
 
 
 def hits_at(ranks: Ints, k: int) -> npt.NDArray[np.bool_]:
-    """Whether each target is among the first `k`."""
+    """Return whether each target is among the first `k`."""
     return (ranks >= 0) & (ranks < k)
 
 
 def recall_at(ranks: Ints, k: int) -> float:
-    """Share of cases whose target is among the first `k`: with one target, hit rate and recall are the same."""
+    """Share of cases whose target is among the first `k`. With one target, hit rate and recall are the same."""
     return float(hits_at(ranks, k).mean())
 
 
@@ -74,7 +75,7 @@ def ndcg_at(ranks: Ints, k: int) -> float:
 
 
 def mrr(ranks: Ints) -> float:
-    """Mean of 1 / (1 + rank), 0 where the target is not in the ranking; depends on how long the ranking is."""
+    """Mean of 1 / (1 + rank), 0 if the target is not in the ranking; depends on the length of the ranking."""
     return float(_reciprocals(ranks).mean())
 
 
@@ -89,7 +90,7 @@ def _reciprocals(ranks: Ints) -> Floats:
 def intervals(ranks: Ints, cuts: Sequence[int], seed: int = 0, draws: int = DRAWS) -> dict[str, tuple[float, float]]:
     """Bootstrap 95 % intervals over cases (Efron's percentiles) of recall and NDCG at each of `cuts`, and of MRR.
 
-    Resampling n cases draws a multinomial number of each distinct rank, so that is drawn, once for all metrics.
+    Resampling n cases amounts to a multinomial count of each distinct rank. The counts are drawn once for all metrics.
     """
     rank, count = np.unique(ranks, return_counts=True)
     share = np.random.default_rng(seed).multinomial(len(ranks), count / len(ranks), draws) / len(ranks)
@@ -106,7 +107,7 @@ def recall_interval(ranks: Ints, k: int, seed: int = 0, draws: int = DRAWS) -> t
 
 @dataclass(frozen=True)
 class Bucket:
-    """Cases whose value lies in [low, high]: which they are, bool (n,)."""
+    """Cases whose value lies in [low, high], as a mask, bool (n,)."""
 
     low: int
     high: int
@@ -114,16 +115,16 @@ class Bucket:
 
 
 def quantile_buckets(values: Ints, parts: int = 4) -> list[Bucket]:
-    """Cases by a count, ascending: those of 0 apart, the others in up to `parts` buckets of about as many each.
+    """Cases grouped by a count, ascending: those of 0, then up to `parts` buckets of about equal size.
 
-    Cases of one value stay together, so buckets are fewer and less even where a value is frequent. Values below 0
-    belong to no bucket.
+    Cases of one value stay together, so buckets are fewer and less even if a value is frequent. Values below 0 belong
+    to no bucket.
     """
     buckets = [Bucket(0, 0, values == 0)] if (values == 0).any() else []
     above = np.sort(values[values > 0])
     if not len(above):
         return buckets
-    # The value of the last case of each part ends it.
+    # Each part ends with the value of its last case.
     ends = np.unique(above[np.ceil(np.arange(1, parts + 1) / parts * len(above)).astype(np.int64) - 1])
     starts = np.append(1, ends[:-1] + 1)
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):

@@ -1,9 +1,8 @@
-"""Items by likeness to what a user took: what a search found in order of it too, and retrieval by vectors alone.
+"""Ranking by similarity to a user's items: generated candidates reordered, and retrieval by vectors alone.
 
-What SIDs leave out of a vector counts again.
-
-Generative retrieval and then a dense score, as in LIGER (arXiv 2411.18814). The generator names the candidates; the
-vectors are those that its SIDs were made of, so a new item has one from its first night on.
+The full vectors restore details that SIDs lose. Generative retrieval followed by a dense score, as in LIGER (arXiv
+2411.18814). The generator gives the candidates; the vectors are those that its SIDs were made of, so a new item has one
+from its first night on.
 
 Shape suffixes: B users, W candidates, N items, F dimensions of a vector.
 """
@@ -22,17 +21,17 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 AT_ONCE = 1024
-"""Users whose candidates' vectors are gathered at once."""
+"""Users whose candidate vectors are gathered at once."""
 CELLS = 1 << 24
-"""Users times items that are compared at once."""
+"""User-item pairs that are compared at once."""
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """Cosines of items with what users took, each event back counting `decay` times as much as the one after it.
+    """Cosines of items with the items a user took; each event further back has `decay` times the weight.
 
-    `unit` (N, F) are vectors of items at length 1, or 0 where there is none. `weight` is what a cosine of 1 adds to a
-    log-probability, in nats.
+    `unit` (N, F) are item vectors of length 1, or 0 for an item without one. `weight` is the amount, in nats, that a
+    cosine of 1 adds to a log-probability.
     """
 
     unit: Floats
@@ -41,22 +40,22 @@ class Likeness:
 
     @classmethod
     def of(cls, vectors_NF: Floats, weight: float, decay: float) -> Likeness:
-        """Of vectors of any length."""
+        """Normalise vectors of any length."""
         length = np.linalg.norm(vectors_NF, axis=1, keepdims=True)
         return cls(np.asarray(vectors_NF / np.where(length == 0, 1, length), np.float32), weight, decay)
 
     def asked(self, taken: Sequence[Ints]) -> Floats:
-        """What users look for (B, F), at length 1: the sum of what they took (rows, oldest first); 0 of nothing."""
+        """User vectors (B, F) of length 1: decayed sums of items taken (rows, oldest first); 0 for no items."""
         sums = [self.decay ** np.arange(len(rows))[::-1] @ self.unit[rows] for rows in taken]
         asked_BF = np.stack(sums).astype(np.float32)
         length = np.linalg.norm(asked_BF, axis=1, keepdims=True)
         return np.asarray(asked_BF / np.where(length == 0, 1, length), np.float32)
 
     def nearest(self, taken: Sequence[Ints], width: int, exclude: Sequence[Ints] | None = None) -> Ints:
-        """The `width` items most like what users took (B, width), of equal ones the first rows; -1 where none is left.
+        """The `width` items most similar to users' items (B, width), ties by row; -1 if none is left.
 
-        `exclude` are rows that a user is not shown. Who took nothing is shown nothing, and an item without a vector
-        nobody.
+        `exclude` are the rows to leave out for each user. A user without items gets no result, and an item without a
+        vector is never ranked.
         """
         found_BW = np.full((len(taken), width), -1, np.int64)
         bare_N, most = ~self.unit.any(axis=1), min(width, len(self.unit))
@@ -75,7 +74,7 @@ class Likeness:
         return found_BW
 
     def reranked(self, rows_BW: Ints, scores_BW: Floats, taken: Sequence[Ints]) -> Ints:
-        """The candidates (B, W), -1 padded, the greatest log p + weight * cosine first; equal ones as they were."""
+        """The candidates (B, W), -1 padded, by descending log p + weight * cosine; ties stay in order."""
         asked_BF, total_BW = self.asked(taken), np.array(scores_BW, np.float32)
         for start in range(0, len(rows_BW), AT_ONCE):
             part = slice(start, start + AT_ONCE)

@@ -1,4 +1,4 @@
-"""The architectures of the generator, by the name that a recipe gives them."""
+"""The architectures of the generator, by their names in recipes."""
 
 from training.models.decoder import Decoder
 from training.models.encoder_decoder import EncoderDecoder

@@ -1,4 +1,4 @@
-"""Decodes the codes of one event after what came before it: the second half of all generators but `decoder`.
+"""Decoder of the codes of one event from its context; part of all generators except `decoder`.
 
 Shape suffixes as in `training.models.generator`, and S positions of the memory, G key/value heads, P head width.
 """
@@ -14,7 +14,7 @@ from training.spec import GeneratorSpec
 
 
 class CodeBlock(nn.Module):
-    """Attention to a memory where there is one, to the codes before, and feed-forward; pre-norm and residual."""
+    """Attention to a memory, if there is one, and to earlier codes, then feed-forward; pre-norm and residual."""
 
     def __init__(self, spec: GeneratorSpec, memory: bool) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class CodeBlock(nn.Module):
     def forward(
         self, x_BELD: Tensor, turn: Turn, past: KeysValues | None, memory: Memory | None, depth: int
     ) -> tuple[Tensor, KeysValues]:
-        """x (B, E, L, D): each of E events sees its own codes; keys and values of those are (B * E, G, l, P)."""
+        """x (B, E, L, D): each of E events sees its own codes, whose keys and values are (B * E, G, l, P)."""
         batch, events, levels, dim = x_BELD.shape
         if memory is not None:
             assert self.cross is not None
@@ -41,19 +41,22 @@ class CodeBlock(nn.Module):
 
 
 class Memory:
-    """Keys and values of a history: one pair for each block, or one for all; `mask` (B or 1, 1, T or 1, S) bool says
-    what the T tokens that ask may see, and `turn` where they stand, if places count."""
+    """Keys and values of a history: one pair for each block, or one for all.
+
+    `mask` (B or 1, 1, T or 1, S) bool marks the positions visible to the T query tokens. `turn` is the rotation of the
+    queries, if positions count.
+    """
 
     def __init__(self, pairs: list[KeysValues], mask: Tensor, turn: Turn | None = None) -> None:
         self.pairs, self.mask, self.turn = pairs, mask, turn
 
     def asked_by(self, queries: Queries, x_BTD: Tensor, depth: int) -> Tensor:
-        """What the queries of block number `depth` find."""
+        """Attention output of block number `depth`."""
         return queries.attend(x_BTD, self.pairs[depth % len(self.pairs)], self.turn, self.mask, causal=False)
 
 
 class CodeDecoder(nn.Module):
-    """Blocks over the tokens of an event: what it starts with, then all its codes but the last."""
+    """Blocks over the tokens of an event: its start, then all its codes but the last."""
 
     def __init__(self, spec: GeneratorSpec, blocks: int, memory: bool) -> None:
         super().__init__()
@@ -64,7 +67,7 @@ class CodeDecoder(nn.Module):
     def forward(
         self, x_BELD: Tensor, memory: Memory | None = None, past: list[KeysValues] | None = None
     ) -> tuple[Tensor, list[KeysValues]]:
-        """States (B, E, L, D) of the tokens, the first of which stands behind those of `past`; and the new past."""
+        """States (B, E, L, D) of the tokens, which continue those of `past`, and the new past."""
         before = 0 if past is None else past[0][0].shape[2]
         turn = rotation(torch.arange(before, before + x_BELD.shape[2], device=x_BELD.device)[None], self.width)
         cache: list[KeysValues] = []
@@ -75,7 +78,7 @@ class CodeDecoder(nn.Module):
 
 
 class CodeReading:
-    """See Reading: each beam has the keys and values of its own codes, and beams share the memory."""
+    """A Reading in which each beam has the keys and values of its own codes, and beams share the memory."""
 
     def __init__(self, model: Generator, decoder: CodeDecoder, start_B1D: Tensor, memory: Memory | None = None) -> None:
         self._model, self._decoder, self._memory = model, decoder, memory
@@ -93,5 +96,5 @@ class CodeReading:
 
 
 def with_codes(model: Generator, start: Tensor, codes: Tensor) -> Tensor:
-    """Tokens (..., L, D) of events: what they start with (..., D), then their codes (..., L) but the last."""
+    """Tokens (..., L, D) of events: their start tokens (..., D), then their codes (..., L) but the last."""
     return torch.cat([start.unsqueeze(-2), model.embed(codes[..., :-1])], dim=-2)

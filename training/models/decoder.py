@@ -1,4 +1,4 @@
-"""`decoder`: a decoder-only transformer over the codes of a history, one token a code.
+"""`decoder`: a decoder-only transformer over the codes of a history, one token per code.
 
 Shape suffixes as in `training.models.generator`, and T tokens, S cached positions.
 """
@@ -14,17 +14,17 @@ from training.models.layers import Block, KeysValues, rotation
 
 
 class Decoder(Generator):
-    """Reads BOS and the codes of all events. With `spec.separators` every event has a BOS of its own before it."""
+    """A generator that reads BOS and the codes of all events; with `spec.separators`, a BOS before each event."""
 
     def _build(self) -> None:
         self.blocks = nn.ModuleList(Block(self.spec) for _ in range(self.spec.layers))
 
     def states(self, events: Events, targets_BE: Tensor) -> Tensor:
-        """See Generator: the token before event e's code at level l stands at e * width + l."""
+        """See Generator. The token before event e's code at level l is at position e * width + l."""
         batch, length, levels = events.codes.shape
         x_BTD = self._tokens(events)
         width = levels + self.spec.separators
-        x_BTD = x_BTD[:, : length * width]  # the last code, or the last separator, comes before no target
+        x_BTD = x_BTD[:, : length * width]  # the last code, or the last separator, precedes no target
         hidden_BTD, _ = self._run(x_BTD, torch.arange(x_BTD.shape[1], device=x_BTD.device)[None])
         return hidden_BTD.view(batch, length, width, -1)[targets_BE][:, :levels]
 
@@ -36,7 +36,7 @@ class Decoder(Generator):
         """(B, T, D): BOS, codes, codes, ...; or BOS, codes, BOS, codes, ..., BOS."""
         batch, length, _ = events.codes.shape
         x_BELD = self.embed(events.codes)
-        # Its last code says what an event was: the codes before it are read while the event is predicted.
+        # Only the last code gets `embed_whole`, because earlier codes are read while the event is predicted.
         x_BELD = torch.cat([x_BELD[:, :, :-1], (x_BELD[:, :, -1] + self.embed_whole(events)).unsqueeze(2)], dim=2)
         start = self.start.expand(batch, 1, -1)
         if self.spec.separators:
@@ -51,7 +51,7 @@ class Decoder(Generator):
         past: list[KeysValues] | None = None,
         mask_BTS: Tensor | None = None,
     ) -> tuple[Tensor, list[KeysValues]]:
-        """Hidden states of the tokens, and the cache that holds them behind `past`."""
+        """Hidden states of the tokens, and the cache: `past`, then their keys and values."""
         turn = rotation(positions_BT, self.spec.dim // self.spec.heads)
         mask = None if mask_BTS is None else mask_BTS.unsqueeze(1)
         x_BTD, cache = self.dropout(x_BTD), []
@@ -62,9 +62,10 @@ class Decoder(Generator):
 
 
 class DecoderReading:
-    """Generated codes join the cache of the history behind it, each seeing the history and its own ancestors only.
+    """A Reading that appends generated codes to the history's cache.
 
-    Tree attention: beams cost no copy of the cache, and changing beams only changes a mask.
+    Each code sees the history and its own ancestors only (tree attention). Beams need no copy of the cache, and a
+    change of beams only changes a mask.
     """
 
     def __init__(self, model: Decoder, events: Events) -> None:

@@ -1,7 +1,7 @@
-"""`encoder_decoder`: TIGER's (arXiv 2305.05065). An encoder reads a history's codes, a decoder writes the next SID.
+"""`encoder_decoder`, as in TIGER (arXiv 2305.05065): an encoder of the history, a decoder of the next SID.
 
-The encoder sees the whole history from both sides, so a history serves one target alone: a window of the log loader
-ends with it. Positions are rotary where TIGER's T5 has relative biases.
+The encoder attends in both directions, so a history serves one target only: a window of the log loader ends with it.
+Positions are rotary; TIGER's T5 has relative biases.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from training.models.layers import Block, KeyValue, rotation
 
 
 class EncoderDecoder(Generator):
-    """`layers` blocks over the codes of the history, `code_layers` over those of the next event."""
+    """A generator of `layers` blocks over the history's codes and `code_layers` over the next event's."""
 
     def _build(self) -> None:
         self.blocks = nn.ModuleList(Block(self.spec, causal=False) for _ in range(self.spec.layers))
@@ -29,7 +29,7 @@ class EncoderDecoder(Generator):
         return True
 
     def states(self, events: Events, targets_BE: Tensor) -> Tensor:
-        """See Generator. Raises ValueError where a history has more than one target."""
+        """See Generator. Raises ValueError if a history has more than one target."""
         rows, places = torch.nonzero(targets_BE, as_tuple=True)
         if (rows[1:] == rows[:-1]).any():
             raise ValueError("encoder_decoder reads a history for one target; cut one window for each")
@@ -43,7 +43,7 @@ class EncoderDecoder(Generator):
         return CodeReading(self, self.code_decoder, self.start.expand(len(events.lengths), 1, -1), self._encode(events))
 
     def _encode(self, events: Events) -> Memory:
-        """Keys and values of BOS and the codes of the events that count."""
+        """Keys and values of BOS and the codes of the events, without padding."""
         x_BELD = self.embed(events.codes) + self.embed_whole(events).unsqueeze(2)
         start = self.start.expand(len(x_BELD), 1, -1)
         x_BSD = self.dropout(torch.cat([start, x_BELD.flatten(1, 2)], dim=1))

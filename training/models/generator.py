@@ -1,8 +1,8 @@
-"""What every generator is: p(code at the next level | history, codes so far), for the vocabulary it was built with.
+"""The base class of generators: p(code at the next level | history, codes so far), for one vocabulary.
 
-The next-code formulation is TIGER's (arXiv 2305.05065). Each level has an output of its own, so a prediction is a
-distribution over exactly that level's codes. What an event was (shown only, or one of the behaviours that the spec
-names) is an embedding added to it. The architectures are in `training.models`.
+The next-code formulation is TIGER's (arXiv 2305.05065). Each level has its own output, so a prediction is a
+distribution over exactly that level's codes. The kind of an event (shown only, or a behaviour that the spec names) is
+an embedding added to it. The architectures are in `training.models`.
 
 Shape suffixes: B histories, E events, L levels, K codes of a level, D model width, W beams, N targets, M codes that may
 follow them.
@@ -22,26 +22,26 @@ from training.models.trie_tensors import TrieTensors
 from training.spec import GeneratorSpec
 
 CHILDREN = (1 << 18, 1 << 13)
-"""Codes that may follow, scored at once: on an accelerator, and on a core, in whose cache they stay."""
+"""Next codes scored at once, on an accelerator and on a CPU, where they fit the cache."""
 HASHES = ((0x5851F42D4C957F2D, 0x14057B7EF767814F), (0x2545F4914F6CDD1D, 0x369DEA0F31A53F85))
 """Odd factor and offset of each of two hashes of a prefix."""
 
 
 class Reading(Protocol):
-    """Histories that have been read, and beams of codes behind each: what a beam search goes on from."""
+    """Histories that have been read, with beams of codes after each, for use in a beam search."""
 
     hidden: Tensor
     """The state before the next code of each beam (B, W, D)."""
 
     def extend(self, level: int, parents_BW: Tensor, codes_BW: Tensor) -> None:
-        """Beam w becomes beam parents[w] with its code at `level` behind it."""
+        """Replace beam w by beam parents[w] with its code at `level` appended."""
         ...
 
 
 class Generator(nn.Module, ABC):
-    """`vocabulary` is the hash that names the meaning of the output layer (codebook, levels, collision policy).
+    """A module that scores the next code of histories; the same seed gives the same initial weights.
 
-    The same seed gives the same initial weights.
+    `vocabulary` is the hash of the output layer's meaning (codebook, levels, collision policy).
     """
 
     offsets: Tensor
@@ -70,7 +70,7 @@ class Generator(nn.Module, ABC):
         """Make the layers."""
 
     def _initialise(self) -> None:
-        """GPT-2's scheme: normal 0.02, and less on what writes to the residual stream of a deep stack."""
+        """Initialise as GPT-2: normal 0.02, and less for weights that write to the residual stream."""
         for name, weight in self.named_parameters():
             if weight.ndim == 2:
                 residual = name.endswith(("out.weight", "down.weight"))
@@ -78,12 +78,12 @@ class Generator(nn.Module, ABC):
 
     @property
     def levels(self) -> int:
-        """Codes of an item."""
+        """Codes per item."""
         return len(self.sizes)
 
     @property
     def one_target(self) -> bool:
-        """Whether a history is read for one target, its last event, and not for all of its events at once."""
+        """True if a history is read for one target, its last event, instead of for all of its events at once."""
         return False
 
     def embed(self, codes: Tensor, first: int = 0) -> Tensor:
@@ -92,11 +92,11 @@ class Generator(nn.Module, ABC):
         return embedded
 
     def embed_whole(self, events: Events) -> Tensor:
-        """What an event is as a whole (B, E, D): its kind, and with `prefix_buckets` the prefixes of its SID.
+        """Embedding of an event as a whole (B, E, D): its kind and, with `prefix_buckets`, its SID's prefixes.
 
-        A prefix has an embedding of its own (arXiv 2306.08121), so that what is common to the items below it, and what
-        is peculiar to one item, need not be put together from codes that mean something else elsewhere. It is the sum
-        of two rows of a hashed table: those who share one row hardly ever share the other (arXiv 1709.03933).
+        Each prefix has its own embedding (arXiv 2306.08121). So common traits of the items below it, and traits of a
+        single item, need not be composed from codes that have other meanings elsewhere. It is the sum of two rows of a
+        hashed table: prefixes that share one row hardly ever share the other (arXiv 1709.03933).
         """
         whole_BED: Tensor = self.kinds(events.kinds % FIRST_OF_SESSION)
         if self.session is not None:
@@ -104,7 +104,7 @@ class Generator(nn.Module, ABC):
         return whole_BED if self.prefixes is None else whole_BED + self.prefixes(self.prefix_rows(events.codes)).sum(-2)
 
     def prefix_rows(self, codes: Tensor) -> Tensor:
-        """Rows of the prefixes (..., 2 * (L - 1)) of SIDs (..., L), those of two codes first."""
+        """Table rows of the prefixes (..., 2 * (L - 1)) of SIDs (..., L), shortest prefix first."""
         key, rows = codes[..., 0], []
         for level in range(1, self.levels):
             key = self.prefix_key(level, key, codes[..., level])
@@ -112,11 +112,11 @@ class Generator(nn.Module, ABC):
         return torch.stack(rows, dim=-1) if rows else codes[..., :0]
 
     def prefix_key(self, level: int, key: Tensor, codes: Tensor) -> Tensor:
-        """The number of a prefix, from that of the prefix before (0 of none) and the code at `level`."""
+        """The number of a prefix, from that of the prefix before (0 if empty) and the code at `level`."""
         return key * self.sizes[level] + codes
 
     def _hashed(self, level: int, key: Tensor) -> list[Tensor]:
-        # In 64 bits, which wrap around, as those of tensors do.
+        # Wrap to signed 64 bits, as tensor arithmetic does.
         starts = [(level * start + (1 << 63)) % (1 << 64) - (1 << 63) for _, start in HASHES]
         return [
             ((key + start) * odd >> 20) % self.spec.prefix_buckets
@@ -124,7 +124,7 @@ class Generator(nn.Module, ABC):
         ]
 
     def embed_events(self, events: Events) -> Tensor:
-        """One embedding an event (B, E, D): the sum of those of its codes and of it as a whole."""
+        """One embedding per event (B, E, D): the sum of its code embeddings and `embed_whole`."""
         return self.embed(events.codes).sum(dim=2) + self.embed_whole(events)
 
     def logits(self, level: int, hidden: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ class Generator(nn.Module, ABC):
         return self.heads[level](hidden)  # type: ignore[no-any-return]
 
     def scores(self, level: int, hidden_BWD: Tensor, trie: TrieTensors, nodes_BW: Tensor, keys_BW: Tensor) -> Tensor:
-        """Scores (B, W, K) of the codes that may follow nodes of a trie, whose prefixes are `keys`; -inf of others."""
+        """Scores (B, W, K) of the codes that may follow trie nodes with prefix numbers `keys`; -inf for others."""
         scores_BWK = self.logits(level, hidden_BWD)
         if self.spec.prefix_outputs and level:
             owner_M, child_M, codes_M = trie.edges(level, nodes_BW.flatten())
@@ -146,9 +146,9 @@ class Generator(nn.Module, ABC):
     def _scores_of_prefixes(
         self, level: int, hidden_ND: Tensor, trie: TrieTensors, owner_M: Tensor, child_M: Tensor, keys_M: Tensor
     ) -> Tensor:
-        """What the embedding of each prefix that a code leads to adds to its score (M,).
+        """The score (M,) that the embedding of the prefix after each code adds.
 
-        Where many beams share nodes, each prefix of the level is embedded once.
+        If many beams share nodes, each prefix of the level is embedded once.
         """
         edges, table_CD = len(trie.codes[level]), None
         if edges < len(keys_M):
@@ -171,16 +171,18 @@ class Generator(nn.Module, ABC):
     def states(self, events: Events, targets_BE: Tensor) -> Tensor:
         """The state before each code of the N events that `targets` (bool) selects, (N, L, D), row by row.
 
-        What comes before a code are the events before its own and the codes of its own before it.
+        It depends on the events before the code's event and on the event's earlier codes.
         """
 
     @abstractmethod
     def read(self, events: Events) -> Reading:
-        """Read histories for what comes after their last event; one beam each."""
+        """Read histories to predict the next event; one beam each."""
 
     def forward(self, events: Events, targets_BE: Tensor, trie: TrieTensors | None = None) -> list[Tensor]:
-        """Scores of every code of the targets, one tensor (N, K) per level; with a trie, of the codes that may follow
-        those of the target before."""
+        """Scores of every code of the targets, one tensor (N, K) per level.
+
+        With a trie, only codes that may follow the target's earlier codes are scored; others get -inf.
+        """
         states_NLD = self.states(events, targets_BE)
         if trie is None:
             return [self.logits(level, states_NLD[:, level]) for level in range(self.levels)]

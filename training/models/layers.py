@@ -1,10 +1,10 @@
-"""What the generators are made of: rotary attention with grouped queries, gated feed-forward, experts.
+"""Building blocks of the generators: rotary attention with grouped queries, gated feed-forward, experts.
 
-RMSNorm (arXiv 1910.07467), rotary positions (arXiv 2104.09864), grouped queries (arXiv 2305.13245), SwiGLU
-(arXiv 2002.05202), experts balanced without a loss of their own (arXiv 2408.15664).
+RMSNorm (arXiv 1910.07467), rotary positions (arXiv 2104.09864), grouped queries (arXiv 2305.13245), SwiGLU (arXiv
+2002.05202), experts balanced without an auxiliary loss (arXiv 2408.15664).
 
-Shape suffixes: B batch, T tokens, S positions attended to, D model width, H query heads, G key/value heads,
-P head width.
+Shape suffixes: B batch, T tokens, S positions attended to, D model width, H query heads, G key/value heads, P head
+width.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from torch.nn import functional
 from training.spec import GeneratorSpec
 
 Turn = tuple[Tensor, Tensor]
+"""Cosine and sine of rotary angles."""
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values, each (B, G, S, P), keys already rotated."""
 
 BALANCING_RATE = 1e-3
+"""Change of an expert's bias per step."""
 
 
 def rotation(positions: Tensor, width: int) -> Turn:
@@ -32,14 +34,14 @@ def rotation(positions: Tensor, width: int) -> Turn:
 
 
 def rotate(x: Tensor, turn: Turn) -> Tensor:
-    """Turn the pairs (i, i + P/2) of x (B, heads, T, P) by the angles of their positions."""
+    """Rotate the pairs (i, i + P/2) of x (B, heads, T, P) by the angles of their positions."""
     cos, sin = (part.to(x.dtype) for part in turn)
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
 class Queries(nn.Module):
-    """Attention to keys and values that are given: queries, and the way out."""
+    """Attention to given keys and values: query and output projections."""
 
     def __init__(self, spec: GeneratorSpec) -> None:
         super().__init__()
@@ -48,7 +50,7 @@ class Queries(nn.Module):
         self.out = nn.Linear(spec.dim, spec.dim, bias=False)
 
     def attend(self, x_BTD: Tensor, given: KeysValues, turn: Turn | None, mask: Tensor | None, causal: bool) -> Tensor:
-        """x (B, T, D) attends to `given` as `mask` (bool, broadcast to (B, H, T, S)) says, else to all or causally."""
+        """Attend from x (B, T, D) to `given`, by `mask` (bool, broadcast to (B, H, T, S)), else to all or causally."""
         batch, length, dim = x_BTD.shape
         q_BHTP = self.query(x_BTD).view(batch, length, self.heads, self.width).transpose(1, 2)
         y_BHTP = functional.scaled_dot_product_attention(
@@ -63,7 +65,7 @@ class Queries(nn.Module):
 
 
 class KeyValue(nn.Module):
-    """Keys and values of what is attended to, fewer heads than there are of queries."""
+    """Projection to keys and values, with no more heads than the queries have."""
 
     def __init__(self, spec: GeneratorSpec) -> None:
         super().__init__()
@@ -88,7 +90,7 @@ class SelfAttention(nn.Module):
     def forward(
         self, x_BTD: Tensor, turn: Turn, past: KeysValues | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, KeysValues]:
-        """Attend to the tokens themselves, or behind a `past` to it and them as `mask` says, without one to all."""
+        """Attend to `past`, if given, and to the tokens, by `mask`; without both causally (if set), else to all."""
         keys, values = self.key_value(x_BTD, turn)
         if past is not None:
             keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
@@ -112,10 +114,10 @@ class SwiGLU(nn.Module):
 
 
 class Experts(nn.Module):
-    """A mixture of feed-forwards, of which each token takes `experts_per_token`, weighted by a router.
+    """A mixture of feed-forwards, of which each token uses `experts_per_token`, weighted by a router.
 
-    A bias that only the choice sees rises for experts that get less than their share of a step, over all workers, and
-    falls for the others.
+    A bias that affects only the choice of experts rises for experts with less than their share of a step's tokens, over
+    all workers, and falls for the others.
     """
 
     bias: Tensor
@@ -147,7 +149,7 @@ class Experts(nn.Module):
 
 
 def feed_forward(spec: GeneratorSpec) -> SwiGLU | Experts:
-    """One for all tokens, or a mixture."""
+    """A single feed-forward, or a mixture."""
     return Experts(spec) if spec.experts else SwiGLU(spec)
 
 
@@ -163,7 +165,7 @@ class Block(nn.Module):
     def forward(
         self, x_BTD: Tensor, turn: Turn, past: KeysValues | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, KeysValues]:
-        """The new hidden states, and this layer's keys and values, those of the past included."""
+        """The new hidden states, and this layer's keys and values, including the past."""
         mixed, present = self.attention(self.attention_norm(x_BTD), turn, past, mask)
         x_BTD = x_BTD + self.dropout(mixed)
         return x_BTD + self.dropout(self.feed_forward(self.ff_norm(x_BTD))), present

@@ -1,7 +1,7 @@
-"""`lazy_decoder`: OneRec-V2's (arXiv 2508.20900). Events become keys and values once, and all blocks attend to them.
+"""`lazy_decoder`, as in OneRec-V2 (arXiv 2508.20900): all blocks attend to the same keys and values of events.
 
-The context is projected, not transformed: what it costs does not grow with the depth of the decoder, and its keys and
-values are shared by all blocks and by the query heads of a group.
+The context is projected once, without transformer blocks. Its cost does not grow with the depth of the decoder. All
+blocks, and the query heads of a group, share its keys and values.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from training.models.layers import KeyValue, rotation
 
 
 class LazyDecoder(Generator):
-    """A context processor of one projection, and `layers` blocks over the codes of the next event."""
+    """A generator with a one-projection context, and `layers` blocks over the codes of the next event."""
 
     def _build(self) -> None:
         self.join = nn.Linear(self.levels * self.spec.dim, self.spec.dim, bias=False)
@@ -42,7 +42,7 @@ class LazyDecoder(Generator):
         return CodeReading(self, self.code_decoder, self.start.expand(len(lengths), 1, -1), memory)
 
     def _memory(self, events: Events, mask: Tensor, asking: Tensor) -> Memory:
-        """Keys and values of BOS and all events; those who ask stand at the place of the event before theirs."""
+        """Keys and values of BOS and all events; `asking` are the positions of the queries."""
         codes_BED = self.join(self.embed(events.codes).flatten(2))
         start = self.start.expand(len(codes_BED), 1, -1)
         x_BSD = self.norm(self.dropout(torch.cat([start, codes_BED + self.embed_events(events)], dim=1)))

@@ -1,7 +1,7 @@
 """`rq_transformer`: a transformer over events, and a small one over the codes of the next (arXiv 2203.01941).
 
-An event is one position, whatever the number of its codes, so histories are a third as long as those of `decoder`
-at three codes, and beams go on from one state.
+An event is one position for any number of codes. So with three codes, histories are a third as long as in `decoder`,
+and beams continue from one state.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from training.models.layers import Block, rotation
 
 
 class RqTransformer(Generator):
-    """`layers` blocks over events, `code_layers` over the codes of an event."""
+    """A generator of `layers` blocks over events and `code_layers` over the codes of an event."""
 
     def _build(self) -> None:
         self.join = nn.Linear(self.levels * self.spec.dim, self.spec.dim, bias=False)
@@ -36,7 +36,7 @@ class RqTransformer(Generator):
         return CodeReading(self, self.code_decoder, self._context(events)[rows, events.lengths].unsqueeze(1))
 
     def _context(self, events: Events) -> Tensor:
-        """The state after BOS and after each event, (B, 1 + E, D); what stands at padding is seen by none."""
+        """The state after BOS and after each event, (B, 1 + E, D); no event attends to padding."""
         codes_BED = self.join(self.embed(events.codes).flatten(2))
         start = self.start.expand(len(codes_BED), 1, -1)
         x_BED = self.dropout(torch.cat([start, codes_BED + self.embed_events(events)], dim=1))

@@ -1,4 +1,4 @@
-"""A generator read back from its checkpoint."""
+"""Loading of a generator from its checkpoint."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from training.spec import GeneratorSpec
 
 
 def load_generator(directory: Path, vocabulary: str) -> tuple[Generator, Record]:
-    """The generator of a checkpoint, in evaluation mode, if it speaks `vocabulary`.
+    """The generator of a checkpoint, in evaluation mode, if it has the given `vocabulary`.
 
-    Raises VocabularyMismatch for another vocabulary and CheckpointDamaged for files that are not whole.
+    Raises VocabularyMismatch for another vocabulary and CheckpointDamaged for missing or altered files.
     """
     record = read_record(directory, only=WEIGHTS)
     identity = record.identity

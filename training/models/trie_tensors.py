@@ -1,8 +1,7 @@
 """`tokenizer.trie.masks` as tensors: masks and steps of a beam search on the model's device.
 
-The same operations on every device, and few of them: for one user at a time their number is what they cost. Only what
-is laid out by unequal counts (levels without bitmasks, and edges that are closed for some users) makes the host wait
-for an accelerator.
+All devices run the same few operations, because for one user at a time their number determines the cost. Only data of
+uneven sizes (levels without bitmasks, and edges that are closed for some users) makes the host wait for an accelerator.
 """
 
 from __future__ import annotations
@@ -23,17 +22,20 @@ Rows = Sequence[npt.NDArray[np.integer]]
 NO_EDGE = np.iinfo(np.int64).max
 """Greater than the number of any edge."""
 COMPARED = 1 << 24
-"""Beams held against closed edges at once."""
+"""Beams compared with closed edges at once."""
 TABLE = 1 << 18
-"""Edges of the levels near the root that are laid out as a table, of every node and every code: one look-up finds what
-takes six operations further down. For one user at a time it is the number of operations that counts."""
+"""Most edges (nodes times codes) of a level that is stored as a table, for levels near the root.
+
+One look-up replaces six operations of deeper levels. For one user at a time the number of operations determines the
+cost.
+"""
 
 
 class TrieTensors:
-    """The allowed part of a trie on a device; share one among searches. Nodes are int64 tensors (B, W).
+    """The allowed part of a trie on a device; searches can share it. Nodes are int64 tensors (B, W).
 
-    `whole` is the trie without a filter, over which a constrained generator's probabilities are shared out; without it
-    they are shared out over what is allowed.
+    `whole` is the unfiltered trie, over which a constrained generator distributes its probability. Without it,
+    probability is distributed over the allowed part.
     """
 
     def __init__(self, masks: TrieMasks, device: torch.device | str = "cpu", whole: TrieTensors | None = None) -> None:
@@ -43,25 +45,25 @@ class TrieTensors:
         def tensor(array: npt.NDArray[np.generic]) -> Tensor:
             return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device)
 
-        # Where the children of each node begin and how many there are; the last row is for node -1.
+        # First child and number of children of each node; the last row is for node -1.
         self.spans = [tensor(np.column_stack((starts, np.diff(starts, append=starts[-1])))) for starts in masks.starts]
         self.codes = [tensor(codes) for codes in masks.codes]
         self.bits = [None if bits is None else tensor(bits) for bits in masks.bits]
-        # (node, code) of every edge as one number, ascending, and one beyond: an edge is found in one search.
+        # (node, code) of every edge as one ascending number, and a sentinel: one search finds an edge.
         self.keys = [
             tensor(np.append(parents * np.int64(size) + codes, NO_EDGE))
             for parents, codes, size in zip(masks.parents, masks.codes, self.sizes, strict=False)
         ]
         self.tables = [self._table(level) for level in range(self.levels)]
         # Eight booleans for each byte of a bitmask, read as one number. Masks of 2,560 beams
-        # and 256 codes took 1.2 ms bit by bit and take 0.5 ms so, on one thread.
+        # and 256 codes take 0.5 ms this way, and 1.2 ms bit by bit, on one thread.
         octets = np.unpackbits(np.arange(256, dtype=np.uint8), bitorder="little").view(np.int64)
         self.octets = torch.from_numpy(octets).to(device)
 
     def _table(self, level: int) -> tuple[Tensor, Tensor] | None:
-        """Which codes may follow each node, bool (nodes + 1, K), and the child under each, -1 where there is none.
+        """Mask of the codes that may follow each node, bool (nodes + 1, K), and the child under each, -1 for none.
 
-        The last row is for node -1. None for a level of more than TABLE edges, were they all there.
+        The last row is for node -1. None for a level whose table would have more than TABLE entries.
         """
         nodes, size, keys = len(self.spans[level]) - 1, self.sizes[level], self.keys[level][:-1]
         if nodes * size > TABLE:
@@ -72,7 +74,7 @@ class TrieTensors:
         return child >= 0, child
 
     def mask(self, level: int, nodes_BW: Tensor) -> Tensor:
-        """Which codes may follow each node of a level, bool (B, W, K); none for node -1."""
+        """Mask of the codes that may follow each node of a level, bool (B, W, K); none for node -1."""
         table, bits, size = self.tables[level], self.bits[level], self.sizes[level]
         if table is not None:
             return table[0][nodes_BW]
@@ -84,7 +86,7 @@ class TrieTensors:
         return mask_BWK
 
     def edges(self, level: int, nodes_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What follows each node of a level (M,): places in `nodes`, ascending, children and the codes to them."""
+        """The edges (M,) from nodes of a level: ascending positions in `nodes`, children, and their codes."""
         start, count = self.spans[level][nodes_N].long().unbind(1)
         owner = torch.repeat_interleave(count)
         place = torch.arange(len(owner), device=owner.device)
@@ -92,7 +94,7 @@ class TrieTensors:
         return owner, child, self.codes[level][child].long()
 
     def step(self, level: int, nodes_BW: Tensor, codes_BW: Tensor) -> Tensor:
-        """The child of each node under its code; -1 where there is none or the node is -1."""
+        """The child of each node under its code; -1 if there is none or the node is -1."""
         table, keys = self.tables[level], self.keys[level]
         if table is not None:
             return table[1][nodes_BW, codes_BW]
@@ -101,13 +103,13 @@ class TrieTensors:
         return child_BW.where(keys[child_BW] == key_BW, -1)
 
     def restrict(self, level: int, scores_BWK: Tensor, nodes_BW: Tensor) -> Tensor:
-        """Scores of the codes that may follow each node, -inf of the others."""
+        """Scores of the codes that may follow each node, -inf for the others."""
         return scores_BWK.where(self.mask(level, nodes_BW), -torch.inf)
 
     def closed(self, exclude: Rows) -> list[Tensor]:
-        """Per level, what `close` needs to keep the rows exclude[u] of the trie from user u.
+        """Per level, the input of `close` that keeps the rows exclude[u] of the trie from user u.
 
-        Users, nodes and codes of the edges that are closed, (3, X).
+        It holds users, nodes and codes of the closed edges, (3, X).
         """
         user = np.repeat(np.arange(len(exclude)), [len(rows) for rows in exclude])
         rows = np.concatenate(exclude).astype(np.int64, copy=False)
@@ -115,7 +117,7 @@ class TrieTensors:
         return [torch.from_numpy(np.array(edges, np.int64)).to(device) for edges in self.masks.closed(user, rows)]
 
     def close(self, scores_BWK: Tensor, nodes_BW: Tensor, closed: Tensor) -> None:
-        """Give the edges that are closed for a user at this level the score -inf, in place."""
+        """Set the scores of the edges that are closed for a user at this level to -inf, in place."""
         at_once = max(1, COMPARED // nodes_BW.shape[1])
         for start in range(0, closed.shape[1], at_once):
             user_X, node_X, code_X = closed[:, start : start + at_once]

@@ -1,1 +1,1 @@
-"""What a generator is trained for: losses, next-code prediction and the pretraining of its codes."""
+"""Training objectives of a generator: losses, next-code prediction and pretraining of its codes."""

@@ -1,8 +1,8 @@
-"""Item alignment: the embeddings of codes learn what the items are, before histories are read (OneRec, LC-Rec).
+"""Item alignment: the embeddings of codes learn about the items before histories are read (OneRec, LC-Rec).
 
-From a SID to the vector of its item, by which it is told from the others of the step (InfoNCE), and from a vector to
-its SID, code by code. Embeddings and output weights of codes and prefixes learn, and two projections that are thrown
-away.
+There are two tasks: identify an item's vector among those of the step from its SID (InfoNCE), and predict the SID from
+the vector, code by code. Embeddings and output weights of codes and prefixes learn, as do two projections that are
+discarded afterwards.
 
 Shapes: N items, L levels, F dimensions of a vector, D model width, S items of a step, B those of a worker.
 """
@@ -31,19 +31,20 @@ from training.objectives.losses import next_code
 from training.spec import GeneratorSpec
 
 TEMPERATURE = 0.07
+"""Temperature of InfoNCE."""
 Arrays = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class AlignBatch:
-    """Codes (B, L) of a worker's items, and vectors (S, F) of all items of the step, its own from row `first` on."""
+    """Codes (B, L) of a worker's items, and vectors (S, F) of the step's items, its own from row `first` on."""
 
     codes: Tensor
     vectors: Tensor
     first: int
 
     def to(self, device: torch.device) -> AlignBatch:
-        """The same on `device`."""
+        """Return it on `device`."""
         return AlignBatch(self.codes.to(device), self.vectors.to(device), self.first)
 
 
@@ -82,7 +83,7 @@ class AlignNet(nn.Module):
 
 @dataclass(frozen=True)
 class ItemAlignment:
-    """A Trainable: items by their codes (N, L) and vectors (N, F), which are seen from their mean."""
+    """A Trainable: items with codes (N, L) and vectors (N, F); vectors are centred and normalised."""
 
     spec: GeneratorSpec
     sizes: tuple[int, ...]
@@ -93,7 +94,7 @@ class ItemAlignment:
 
     @cached_property
     def module(self) -> AlignNet:
-        """The network at its start: that of the generator's embeddings."""
+        """The initial network, with the generator's embeddings."""
         return AlignNet(build_generator(self.spec, self.sizes, "", self.seed), self.vectors.shape[1], self.seed)
 
     @cached_property
@@ -106,7 +107,7 @@ class ItemAlignment:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What is trained on what."""
+        """Kind and plan hash."""
         return {"kind": "item alignment", "plan": self.plan_hash}
 
     @cached_property
@@ -115,7 +116,7 @@ class ItemAlignment:
         return np.asarray(moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12), np.float32)
 
     def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[AlignBatch, Cursor]]:
-        """The rest of the cursor's epoch for one worker: a share of each step's items, all of its vectors."""
+        """The rest of the cursor's epoch for one worker: a share of each step's items, and all its vectors."""
         order = np.random.default_rng([self.seed, cursor.epoch]).permutation(len(self.codes))
         for start in range(cursor.sample, len(order), self.batch_size):
             step = order[start : start + self.batch_size]
@@ -133,7 +134,7 @@ class ItemAlignment:
 
 
 def aligned(checkpoint: Path) -> Arrays:
-    """What of the weights of an alignment a generator starts with."""
+    """The weights of an alignment that a generator starts with."""
     weights = load_file(checkpoint / WEIGHTS)
     return {
         name: tensor.numpy() for name, tensor in weights.items() if name.startswith(("codes.", "heads.", "prefixes."))

@@ -1,6 +1,6 @@
-"""What a generator is trained for: a function of its scores and of the codes that were right.
+"""Losses of a generator: functions of its scores and of the right codes.
 
-Another objective (a preference over pairs, a reward) is another function of this shape; the loop stays as it is.
+Another objective (a preference over pairs, a reward) is another function of this type; the loop does not change.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from training.spec import TrainSpec
 
 
 class Objective(Protocol):
-    """Loss summed over the codes of N targets: scores (N, K) per level, codes (N, L) -> scalar."""
+    """A loss, summed over the codes of N targets: scores (N, K) per level, codes (N, L) -> scalar."""
 
     def __call__(self, scores: list[Tensor], codes_NL: Tensor) -> Tensor:
-        """The sum, with a gradient also where there is no target."""
+        """The sum; it has a gradient even without a target."""
         ...
 
 
@@ -34,7 +34,7 @@ def next_code(scores: list[Tensor], codes_NL: Tensor) -> Tensor:
 class Ranking:
     """LETTER's ranking-guided loss (arXiv 2405.07314): cross-entropy of scores over a temperature.
 
-    Below 1 the codes that come close to the right one get more of the gradient, which bounds a soft top-k loss.
+    Below 1, codes with scores close to the right one get more of the gradient, which bounds a soft top-k loss.
     """
 
     def __init__(self, temperature: float) -> None:

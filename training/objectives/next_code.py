@@ -1,4 +1,4 @@
-"""Next-code prediction over user histories: what trains a generator."""
+"""Next-code prediction over user histories, the training of a generator."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plan_of(
     train: TrainSpec,
     fresh_only: bool = False,
 ) -> Plan:
-    """The plan of a training: the views of a history are those the model reads."""
+    """The plan of a training, with the history settings of the model."""
     return Plan(
         source=source,
         buckets=buckets,
@@ -50,7 +50,7 @@ def plan_of(
 
 
 class NextCode:
-    """A Trainable: a generator, the histories it learns from, and its objective."""
+    """A Trainable: a generator, its training histories, and its objective."""
 
     def __init__(
         self,
@@ -64,10 +64,10 @@ class NextCode:
         start: Mapping[str, NDArray[np.float32]] | None = None,
         read_trie: Callable[[], TrieMasks] | None = None,
     ) -> None:
-        """`vocabulary` and `recipe` are hashes, `release` the id whose sequences `read_bucket` reads.
+        """`vocabulary` and `recipe` are hashes; `release` is the id whose sequences `read_bucket` reads.
 
-        `start` are weights of an earlier stage, all of the generator's or some. A constrained generator needs the trie
-        of the release; it is read with the first step.
+        `start` are weights of an earlier stage, for all or some of the generator's parameters. A constrained generator
+        needs the trie of the release, which is read with the first step.
         """
         if spec.constrained and read_trie is None:
             raise ValueError("a constrained generator is trained with the trie of its release: give read_trie")
@@ -94,7 +94,7 @@ class NextCode:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What `training.models.saved.load_generator` needs to build the model again, and where it came from."""
+        """The input of `training.models.saved.load_generator` to rebuild the model, and the model's origin."""
         return {
             "kind": "generator",
             "spec": self.generator.spec.model_dump(mode="json"),
@@ -113,8 +113,8 @@ class NextCode:
     def loss(self, module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Share of the step's mean loss per code, and the sums `loss`, `targets` and `tokens` (codes), `places`.
 
-        `places` are the codes a step has room for, those of padding included. Impressions and events that an earlier
-        window predicted are read as context only.
+        `places` is the number of codes in the batch including padding. Impressions, and events that an earlier window
+        predicted, are context only.
         """
         codes_NL = batch.events.codes[batch.targets]
         if self._read_trie is not None and self._trie is None:

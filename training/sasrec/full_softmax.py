@@ -1,7 +1,7 @@
-"""Cross-entropy over all items without holding all scores.
+"""Cross-entropy over all items without storing all scores.
 
-Scores are made for a few states at a time, turned into the gradient at once and thrown away, so memory does not grow
-with states times items (as in Liger Kernel, arXiv 2410.10989), and on a CPU the scores stay in its cache.
+Scores of a few states at a time are turned into the gradient at once and discarded. So memory does not grow with states
+times items (as in Liger Kernel, arXiv 2410.10989), and on a CPU the scores fit the cache.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 CPU_ROWS, GPU_ROWS = 128, 8192
+"""States scored at a time."""
 
 
 def cross_entropy(states: Tensor, items: Tensor, targets: Tensor) -> Tensor:
@@ -24,7 +25,7 @@ def cross_entropy(states: Tensor, items: Tensor, targets: Tensor) -> Tensor:
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """The gradients are computed with the loss: d loss / d scores is softmax minus one at the target."""
+    """Loss and gradients in one pass: d loss / d scores is softmax minus one at the target."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, items: Tensor, targets: Tensor) -> Tensor:

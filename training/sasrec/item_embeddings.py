@@ -1,6 +1,6 @@
-"""The item tower of a SASRec after each of several logs, of which each holds the one before.
+"""Item embeddings of a SASRec after each of several logs, each of which contains the one before.
 
-A training goes on from the last one: an item keeps its embedding, and one that is new starts anew.
+Each training continues from the last one. Known items keep their embeddings; new items start from fresh ones.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def item_towers(
     spec: ItemTowerSpec,
     train: Trainer = train_in_process,
 ) -> list[Matrix]:
-    """Unit vectors of the items after each log in turn, float32 (items, D); zero for an item that is not in it.
+    """Unit vectors of the items after each log in turn, float32 (items, D); zero for an item not in the log.
 
-    A log is a list of histories, rows of items oldest first. What a log does not hold has no part in its training, so
-    its vectors do not depend on what comes later.
+    A log is a list of histories, rows of items oldest first. Only the events of a log take part in its training, so its
+    vectors do not depend on later logs.
     """
     towers: list[Matrix] = []
     before: tuple[Ints, SasRec] | None = None
@@ -49,7 +49,7 @@ def item_towers(
 
 
 def _grown(spec: SasRecSpec, rows: Ints, known: Ints, model: SasRec) -> dict[str, Tensor]:
-    """The weights of a model of the items `known`, for the items `rows` (both sorted), fresh where an item is new."""
+    """The weights of a model of the items `known`, extended to `rows` (both sorted); fresh for new items."""
     weights = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
     items = SasRec(spec, len(rows)).items.weight.detach().clone()
     _, now, then = np.intersect1d(rows, known, return_indices=True)

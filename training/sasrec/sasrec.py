@@ -1,8 +1,8 @@
-"""SASRec: the next item from the items before it, by a causal transformer over item embeddings (arXiv 1808.09781).
+"""SASRec: next-item prediction by a causal transformer over item embeddings (arXiv 1808.09781).
 
-Trained with cross-entropy over all items at every position, which is what makes it strong (arXiv 2309.07602). A
-score is the cosine of a state and an item embedding, over a temperature: the embeddings that are read are those that
-are scored, and their directions serve as behaviour vectors of the items.
+It is trained with cross-entropy over all items at every position, which makes it a strong baseline (arXiv 2309.07602).
+A score is the cosine of a state and an item embedding, over a temperature. Input and output embeddings are the same,
+and their directions serve as behaviour vectors of the items.
 
 Shape suffixes: B histories, E events, D model width, H heads, P head width.
 """
@@ -43,24 +43,24 @@ class Padded:
 
     @property
     def real(self) -> Tensor:
-        """Which places hold an event, bool (B, E)."""
+        """Mask of positions that hold an event, bool (B, E)."""
         return torch.arange(self.items.shape[1], device=self.items.device) < self.lengths[:, None]
 
     def to(self, device: torch.device) -> Padded:
-        """The same on `device`."""
+        """Return them on `device`."""
         return Padded(self.items.to(device), self.lengths.to(device))
 
 
 @dataclass(frozen=True)
 class SasRecBatch:
-    """One worker's share of a step: histories, the item that follows each event, and targets over all workers."""
+    """One worker's share of a step: histories, the next item after each event, and the step's target count."""
 
     groups: list[Padded]
     targets: Tensor
     step_targets: int
 
     def to(self, device: torch.device) -> SasRecBatch:
-        """The same on `device`."""
+        """Return it on `device`."""
         return SasRecBatch([each.to(device) for each in self.groups], self.targets.to(device), self.step_targets)
 
 
@@ -77,7 +77,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(spec.dropout)
 
     def forward(self, x_BED: Tensor) -> Tensor:
-        """Map (B, E, D) to (B, E, D); no event sees a later one, so padding on the right is seen by none."""
+        """Map (B, E, D) to (B, E, D). Attention is causal, so no event sees padding on the right."""
         batch, length, dim = x_BED.shape
         parts = self.query_key_value(self.attention_norm(x_BED)).view(batch, length, 3, self.heads, dim // self.heads)
         q_BHEP, k_BHEP, v_BHEP = parts.permute(2, 0, 3, 1, 4)
@@ -89,7 +89,7 @@ class Block(nn.Module):
 
 
 class SasRec(nn.Module):
-    """Score of each of `items` items as the next event of a history; the same seed gives the same first weights."""
+    """A model that scores each of `items` items as the next event; `spec.seed` sets the initial weights."""
 
     def __init__(self, spec: SasRecSpec, items: int) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class SasRec(nn.Module):
                     nn.init.normal_(weight, std=0.02)
 
     def encode(self, histories: Padded) -> Tensor:
-        """States (B, E, D) after each event; what stands at padding is of no use."""
+        """States (B, E, D) after each event; values at padding are undefined."""
         places = torch.arange(histories.items.shape[1], device=histories.items.device)
         x_BED = self.dropout(self.items(histories.items) + self.positions(places))
         for block in self.blocks:
@@ -124,7 +124,7 @@ class SasRec(nn.Module):
         return functional.normalize(self.items.weight)
 
     def scores(self, histories: Padded) -> Tensor:
-        """Score of each item (B, N) as what follows the last event."""
+        """Score of each item (B, N) as the next event of a history."""
         rows = torch.arange(len(histories.lengths), device=histories.lengths.device)
         states = self.encode(histories)[rows, histories.lengths - 1]
         return functional.normalize(states) @ self.directions.T / self.spec.temperature
@@ -132,10 +132,10 @@ class SasRec(nn.Module):
 
 @dataclass(frozen=True)
 class SasRecTrainable:
-    """A Trainable: a fresh network and the histories it learns from, rows of items oldest first.
+    """A Trainable: a fresh network and its training histories, rows of items oldest first.
 
-    A history of one event teaches nothing and is left out; of a longer one than `max_events` + 1 a stretch of that
-    length is drawn anew in each epoch. `start` are weights to go on from in place of fresh ones.
+    Histories of one event are left out. From a history longer than `max_events` + 1 events, a stretch of that length is
+    drawn in each epoch. `start` are weights to continue from instead of fresh ones.
     """
 
     spec: SasRecSpec
@@ -145,7 +145,7 @@ class SasRecTrainable:
 
     @cached_property
     def module(self) -> SasRec:
-        """The network at its start."""
+        """The initial network."""
         model = SasRec(self.spec, self.items)
         if self.start is not None:
             model.load_state_dict(self.start)
@@ -153,7 +153,7 @@ class SasRecTrainable:
 
     @cached_property
     def plan_hash(self) -> str:
-        """16 hex digits over the spec, the number of items, the histories and the weights it starts from."""
+        """16 hex digits over the spec, the number of items, the histories and the initial weights."""
         settings = {**self.spec.model_dump(mode="json", exclude={"epochs"}), "items": self.items}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for history in self.histories:
@@ -164,14 +164,14 @@ class SasRecTrainable:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What is trained on what."""
+        """Kind and plan hash."""
         return {"kind": "sasrec", "plan": self.plan_hash}
 
     def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[SasRecBatch, Cursor]]:
         """The rest of the cursor's epoch for one worker; `sample` counts the steps taken.
 
-        Every history is in one step of an epoch. Of its step a worker takes each `world`-th, in order of length.
-        Raises NothingToTrainOn where there are fewer histories with two events than workers.
+        Every history with two or more events is in one step of an epoch. A worker takes every `world`-th history of a
+        step, in order of length. Raises NothingToTrainOn if there are fewer such histories than workers.
         """
         useful = np.flatnonzero([len(history) > 1 for history in self.histories])
         if len(useful) < world:
@@ -204,7 +204,7 @@ class SasRecTrainable:
 
 
 def padded(histories: Sequence[Ints]) -> list[Padded]:
-    """Histories in order of length -> groups whose lengths have the same power of two above them."""
+    """Histories sorted by length -> groups whose lengths round up to the same power of two, at least 8."""
     lengths = np.array([len(history) for history in histories])
     cuts = np.flatnonzero(np.diff(np.ceil(np.log2(np.maximum(lengths, 8))))) + 1
     groups = []
@@ -220,10 +220,10 @@ OnEpoch = Callable[[SasRec, dict[str, float]], bool | None]
 
 
 def fit_sasrec(histories: Sequence[Ints], items: int, spec: SasRecSpec, on_epoch: OnEpoch | None = None) -> SasRec:
-    """Train in this process; `histories` hold rows of 0..items-1, oldest first. The model comes back ready to rank.
+    """Train in this process and return the model, ready to rank; `histories` hold rows 0..items-1, oldest first.
 
-    After each epoch `on_epoch` gets the model, ready to rank, and the row of the epoch; when it returns true the
-    training ends. Raises LossDiverged where the loss or its gradient is not finite.
+    After each epoch `on_epoch` gets the model, ready to rank, and the row of the epoch; if it returns true the training
+    ends. Raises LossDiverged if the loss or its gradient is not finite.
     """
     trainable = SasRecTrainable(spec, items, histories)
     model = trainable.module
@@ -236,15 +236,15 @@ def fit_sasrec(histories: Sequence[Ints], items: int, spec: SasRecSpec, on_epoch
 
 
 def item_vectors(model: SasRec) -> NDArray[np.float32]:
-    """Behaviour vectors of the items: unit vectors, float32 (N, D); that of an item without events says nothing."""
+    """Behaviour vectors of the items: unit vectors, float32 (N, D); meaningless for an item without events."""
     return model.directions.detach().cpu().numpy().astype(np.float32)
 
 
 @torch.no_grad()
 def rank(model: SasRec, histories: Sequence[Ints], width: int, exclude: Sequence[Ints] | None = None) -> Ints:
-    """The `width` items most likely to follow each history, without the rows excluded for it, best first, (n, width).
+    """The `width` items most likely to follow each history, best first, without excluded rows, (n, width).
 
-    A history has at least one event. -1 stands where fewer items are left.
+    A history has at least one event. Rows are padded with -1 if fewer items are left.
     """
     model.eval()
     items = model.items.num_embeddings

@@ -1,1 +1,1 @@
-"""The network of the learned quantizers (RQ-VAE, FSQ), its settings and its training."""
+"""The network of the learned quantizers (rq-vae, fsq) and its training; settings are in vae_spec.py."""

@@ -1,4 +1,4 @@
-"""A trained encoder and decoder as plain arrays, applied in NumPy: an item's latent is the same in any block."""
+"""A trained encoder or decoder as plain arrays in NumPy; an item's latent is equal in any block."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Layers = tuple[tuple[Floats, Floats], ...]
 """Weights (D, d) and biases (d,), first layer to last."""
 
 PIECE = 8 * BLOCK
-"""Rows that go through a network at a time: what its hidden layers need of memory."""
+"""Rows that go through a network at a time, which bounds the memory of hidden layers."""
 
 
 def layers_of(arrays: Mapping[str, Array], part: str) -> Layers:
@@ -24,7 +24,7 @@ def layers_of(arrays: Mapping[str, Array], part: str) -> Layers:
 
 
 def perceptron(layers: Layers, vectors_ND: Floats) -> Floats:
-    """Linear layers with ReLU between them, float32 (N, d); each row's bytes free of the other rows."""
+    """Linear layers with ReLU between them, float32 (N, d). A row's bytes do not depend on other rows."""
     out = np.empty((len(vectors_ND), len(layers[-1][1])), np.float32)
     for start in range(0, len(vectors_ND), PIECE):
         x = vectors_ND[start : start + PIECE]
@@ -38,7 +38,7 @@ def perceptron(layers: Layers, vectors_ND: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The latent of an item, (n, d): its standardised vector through the encoder, within (-1, 1) if `bounded`.
+    """The latents (n, d): standardised vectors through the encoder, within (-1, 1) if `bounded`.
 
     A `Target`.
     """

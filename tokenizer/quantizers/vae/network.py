@@ -1,7 +1,7 @@
-"""The network of the learned quantizers: encoder, quantizer, decoder, and the losses that train them.
+"""The network of the learned quantizers: encoder, quantizer, decoder and losses.
 
-RQ-VAE is Lee et al. (arXiv 2203.01941) as TIGER uses it (arXiv 2305.05065); FSQ is Mentzer et al. (arXiv 2309.15505),
-for SIDs in RecGPT. Shapes: B items of a step, n of them this worker's own, D width, d latent width, L levels, K codes.
+RQ-VAE is Lee et al. (arXiv 2203.01941) as used in TIGER (arXiv 2305.05065); FSQ is Mentzer et al. (arXiv 2309.15505),
+used for SIDs in RecGPT. Shapes: B items of a step, n of them this worker's, D width, d latent width, L levels, K codes.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from tokenizer.arrays.distance import Floats
 from tokenizer.spec import CodebookSpec
 
 SMALLEST = 1e-100
-"""Stands for 0 in the scalings of a transport plan."""
+"""Replaces 0 in the scalings of a transport plan."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The items of a step: standardised vectors (B, D), of which this worker's own are the rows `own`.
+    """The items of a step: standardised vectors (B, D); this worker's items are the rows `own`.
 
-    `partner` (B, C) are the collaborative vectors, zero rows for items that have none. `draw` seeds what the step
-    draws, `step` counts from 0.
+    `partner` (B, C) are the collaborative vectors, with zero rows for items that have none. `draw` seeds the random
+    draws of the step; `step` counts from 0.
     """
 
     vectors: Tensor
@@ -39,18 +39,18 @@ class Batch:
     step: int
 
     def to(self, device: torch.device) -> Batch:
-        """The batch with its tensors on `device`."""
+        """Return the batch with its tensors on `device`."""
         partner = None if self.partner is None else self.partner.to(device)
         return replace(self, vectors=self.vectors.to(device), partner=partner)
 
 
 class VaeNet(nn.Module):
-    """Encoder, code vectors and decoder; its forward pass is the loss. The same `spec.seed` gives the same weights."""
+    """Encoder, code vectors and decoder. The forward pass is the loss; `spec.seed` sets the initial weights."""
 
     units: Tensor
 
     def __init__(self, spec: CodebookSpec, scale: Floats, partner_width: int) -> None:
-        """`scale` (D,) undoes the standardisation; `partner_width` is that of the collaborative vectors, else 0."""
+        """`scale` (D,) undoes the standardisation. `partner_width` is the width of collaborative vectors, or 0."""
         super().__init__()
         self.spec, self.vae = spec, spec.learned
         width = len(spec.levels) if spec.quantizer == "fsq" else self.vae.latent
@@ -68,11 +68,11 @@ class VaeNet(nn.Module):
         else:
             self.points.extend(nn.Parameter(torch.zeros(level.codes, width)) for level in spec.levels)
         for number, level in enumerate(spec.levels):
-            # Clusters of the code vectors, for the diversity loss; found anew each epoch.
+            # Clusters of the code vectors for the diversity loss, computed before each epoch.
             self.register_buffer(f"cluster{number}", torch.zeros(level.codes, dtype=torch.int64), persistent=False)
 
     def arrays(self) -> dict[str, Array]:
-        """What a codebook stores: layers of encoder and decoder, and the code vectors "level0" (K, d) and on."""
+        """The arrays of a codebook: layers of encoder and decoder, and the code vectors "level0" (K, d) and on."""
         found: dict[str, Array] = {}
         for part, network in (("encoder", self.encoder), ("decoder", self.decoder)):
             linear = [each for each in network.children() if isinstance(each, nn.Linear)]
@@ -83,7 +83,7 @@ class VaeNet(nn.Module):
         return found
 
     def forward(self, batch: Batch) -> Tensor:
-        """The loss summed over this worker's own items, each item's as a mean over the dimensions."""
+        """The loss, summed over this worker's items; each item's loss is a mean over dimensions."""
         with torch.autocast(batch.vectors.device.type, enabled=False):
             own = batch.vectors[batch.own]
             latent = self.encoder(own)
@@ -92,7 +92,7 @@ class VaeNet(nn.Module):
             if self.vae.reconstruction:
                 loss = loss + self.vae.reconstruction * (self.units * (decoded - own).square()).sum()
             if self.vae.contrastive:
-                # In units of the source again: a dimension counts for what it varies.
+                # Undo the standardisation: a dimension is weighted by its variation.
                 rows = torch.arange(len(batch.vectors), device=own.device)
                 of_all = batch.vectors * self.units.sqrt()
                 loss = loss + self.vae.contrastive * self._match(decoded * self.units.sqrt(), of_all, rows[batch.own])
@@ -104,7 +104,7 @@ class VaeNet(nn.Module):
             return loss
 
     def _match(self, mine_nD: Tensor, all_BD: Tensor, row_n: Tensor) -> Tensor:
-        """InfoNCE by cosine, summed: each of mine should be nearest to its row of all (van den Oord et al. 2018)."""
+        """InfoNCE by cosine, summed: each row of `mine` should match its row of `all` (van den Oord et al. 2018)."""
         near = functional.normalize(mine_nD, dim=1) @ functional.normalize(all_BD, dim=1).T
         return functional.cross_entropy(near / self.vae.temperature, row_n, reduction="sum")
 
@@ -133,7 +133,7 @@ class VaeNet(nn.Module):
 
     @torch.no_grad()
     def _even(self, batch: Batch) -> Tensor:
-        """Codes (n, L) of this worker's own items, from a transport plan over all items of the step."""
+        """Codes (n, L) of this worker's items, from a transport plan over all items of the step."""
         left, chosen = self.encoder(batch.vectors), []
         for points in self.points:
             codes = even_codes(left, points, self.vae.sinkhorn, self.vae.sinkhorn_rounds)
@@ -142,7 +142,7 @@ class VaeNet(nn.Module):
         return torch.stack(chosen, dim=1)
 
     def _diversity(self, level: int, points: Tensor, codes: Tensor, generator: torch.Generator) -> Tensor:
-        """LETTER: a code vector should be nearer to one of its cluster, drawn anew each step, than to the others."""
+        """LETTER: a code vector should be nearer to a random one of its cluster, drawn each step, than to others."""
         cluster = self.get_buffer(f"cluster{level}")
         own = torch.eye(len(points), dtype=torch.bool, device=points.device)
         lot = torch.rand(len(points), len(points), generator=generator).to(points.device)
@@ -154,7 +154,7 @@ class VaeNet(nn.Module):
 
 
 def share_of(module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, int]:
-    """This worker's share of the mean loss of a step, its loss as a sum, and its number of items."""
+    """This worker's share of the mean loss of a step, its summed loss, and its number of items."""
     summed = module(batch)
     return summed / len(batch.vectors), summed.detach().double(), len(batch.vectors[batch.own])
 

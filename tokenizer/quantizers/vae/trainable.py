@@ -1,7 +1,7 @@
 """The network of a learned quantizer as a `Trainable` (see learning/trainable.py).
 
-Each worker computes the loss of its rows of the same step, so that the sum is that of one worker up to rounding; with
-one worker, without a GPU, the codebook is byte for byte the same wherever it is trained.
+Each worker computes the loss of its rows of the same step, so the sum equals that of one worker up to rounding. With
+one worker and no GPU, the codebook has the same bytes wherever it is trained.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tokenizer.quantizers.vae.training import Training, batches, build, prepare
 
 @dataclass(frozen=True)
 class VaeTrainable:
-    """A Trainable: a fresh network, the items it learns from, and its loss."""
+    """A Trainable: a fresh network, its training items, and its loss."""
 
     training: Training
 
@@ -33,17 +33,17 @@ class VaeTrainable:
 
     @property
     def plan_hash(self) -> str:
-        """Hash of spec and items: they decide the order."""
+        """Hash of spec and items, which determine the order."""
         return self.training.key
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What is trained on what."""
+        """Quantizer name and plan hash."""
         return {"kind": self.training.spec.quantizer, "plan": self.training.key}
 
     @property
     def loop(self) -> LoopSpec:
-        """How it is trained."""
+        """Loop settings."""
         vae = self.training.vae
         return LoopSpec(
             workers=vae.workers,
@@ -57,7 +57,7 @@ class VaeTrainable:
     def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
         """The rest of the cursor's epoch for one worker; `sample` counts the items of its steps.
 
-        Code vectors are moved before the first step of an epoch, the same on all workers.
+        Before the first step of an epoch, code vectors are updated, identically on all workers.
         """
         if cursor.sample == 0:
             prepare(self.module, self.training, cursor.epoch)

@@ -1,7 +1,7 @@
-"""Training of the learned quantizers: what it depends on, its batches, and what happens between epochs.
+"""Training of the learned quantizers: inputs, batches, and updates between epochs.
 
-Everything is drawn from the seed, the epoch and the order of tie keys: neither the order of the items nor the number of
-workers is part of it, and a training that goes on after an epoch needs nothing but weights and optimizer.
+All random draws depend on the seed, the epoch or step, and the order of tie keys, not on item order or the number of
+workers. To resume after an epoch, a training needs only weights and optimizer.
 """
 
 from __future__ import annotations
@@ -33,18 +33,22 @@ if TYPE_CHECKING:
     from tokenizer.quantizers.vae.network import Batch, VaeNet
 
 LATENT = "latent"
+"""Source name of the latents."""
 START_ROUNDS = 10
+"""Rounds of the initial k-means."""
 FOLLOW_ROUNDS = 3
+"""Rounds of k-means between epochs."""
 ROOM = 1.5
-"""Items of the sample that a code vector may stand for, over an even share."""
+"""Most sample items per code vector, relative to an even share."""
 BATCH, START = 1, 2
+"""Numbers of the random streams for batches and for `prepare`."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a training depends on; pickles. `mean` and `scale` (D,) standardise the vectors of `source`.
+    """The inputs of a training; can be pickled. `mean` and `scale` (D,) standardise the vectors of `source`.
 
-    `partner_mean` (C,) is the mean of the collaborative vectors, where there are any.
+    `partner_mean` (C,) is the mean of the collaborative vectors, if there are any.
     """
 
     spec: CodebookSpec
@@ -55,22 +59,22 @@ class Training:
 
     @property
     def vae(self) -> VaeSpec:
-        """How it is trained."""
+        """Training settings."""
         return self.spec.learned
 
     @property
     def source(self) -> str:
-        """The vectors that are encoded."""
+        """Name of the encoded vectors."""
         return self.spec.levels[0].source
 
     @property
     def batch_size(self) -> int:
-        """Items a step: no more than there are."""
+        """Items per step, at most all items."""
         return min(self.vae.batch_size, len(self.items))
 
     @cached_property
     def key(self) -> str:
-        """16 hex digits over the spec, the items and their moments; where it is trained is no part of it."""
+        """16 hex digits over the spec, the items and their moments, without `workers` and `refit`."""
         settings = self.spec.model_dump(mode="json", exclude={"vae": {"workers", "refit"}})
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         given = (self.mean, self.scale, self.partner_mean, self.items.ties[self.items.order])
@@ -84,12 +88,12 @@ class Training:
         return Encoded(self.source, self.mean, self.scale, encoder, self.spec.quantizer == "fsq")
 
     def rng(self, *about: int) -> np.random.Generator:
-        """A generator of its own for each thing that is drawn."""
+        """A separate random generator for each purpose."""
         return np.random.default_rng([self.spec.seed, *about])
 
 
 def build(training: Training) -> VaeNet:
-    """The network as it starts; reads no vector."""
+    """The initial network; reads no vector."""
     from tokenizer.quantizers.vae.network import VaeNet
 
     named = training.vae.collaborative
@@ -97,9 +101,9 @@ def build(training: Training) -> VaeNet:
 
 
 def batches(training: Training, epoch: int, rank: int = 0, world: int = 1, first: int = 0) -> Iterator[Batch]:
-    """The batches of an epoch from step `first` of it on: the whole step's items, and which are this worker's own.
+    """The batches of an epoch from its step `first` on, with the whole step's items and this worker's rows.
 
-    Steps go through the items in one shuffled pass after the other, whatever an epoch is.
+    Steps run through consecutive shuffled passes over the items, independent of epochs.
     """
     import torch
 
@@ -121,7 +125,7 @@ def batches(training: Training, epoch: int, rank: int = 0, world: int = 1, first
 
 
 def prepare(net: VaeNet, training: Training, epoch: int) -> None:
-    """What comes before an epoch: code vectors start at a k-means of the latents of a sample, and follow them later.
+    """Update the code vectors before an epoch: a k-means of sample latents at first, then `vae.between`.
 
     Depends on the weights, the epoch and the items alone.
     """
@@ -147,7 +151,7 @@ def _prepare(net: VaeNet, training: Training, epoch: int) -> None:
 
 
 def _cluster_latents(net: VaeNet, latents: Items, rng: np.random.Generator, anew: bool) -> None:
-    """Balanced k-means, level after level: to start with, or from the code vectors there are; empty ones move."""
+    """Balanced k-means, level by level, from scratch or from the current code vectors; empty codes move."""
     former: list[Floats] = []
     prefix = np.empty((len(latents), 0), np.int32)
     for points in net.points:
@@ -161,7 +165,7 @@ def _cluster_latents(net: VaeNet, latents: Items, rng: np.random.Generator, anew
 
 
 def _revive(net: VaeNet, latent: Floats, rng: np.random.Generator) -> None:
-    """Code vectors that no latent of the sample is nearest to move to latents, drawn by squared distance."""
+    """Move code vectors that are nearest to no sample latent to latents drawn by squared distance."""
     left = latent
     for points in net.points:
         vectors = points.detach().cpu().numpy().copy()
