@@ -79,7 +79,7 @@ class CodebookSpec(BaseModel):
     @property
     def ordered(self) -> bool:
         """True if a code has meaning only after the codes before it, so that SIDs form a trie."""
-        return self.quantizer not in ("pq", "opq")
+        return QUANTIZERS.get(self.quantizer).ordered
 
     @model_validator(mode="after")
     def _fits_its_quantizer(self) -> "CodebookSpec":
