@@ -48,7 +48,7 @@ class Catalogue:
     inputs: str
 
     def before_the_test(self) -> "Catalogue":
-        """Return the catalogue without its held-out events, with as many of the others held out, to choose settings on.
+        """Return the catalogue without its held-out events, with the same share of the rest held out, for tuning.
 
         If its cut is leave-last-out, the test event, which is the last of each user, is removed.
         """
