@@ -45,7 +45,7 @@ class HeldOut:
 def behaviour(lake: Lake, held_out: HeldOut, trie: Trie) -> dict[str, list[float]]:
     """Return the behaviour neighbour hit-rate (FORGE): the share of co-consumed item pairs that share 1, 2, .. codes.
 
-    The share of random item pairs stands beside it. Pairs are items of one user's held-out positive events, at most
+    The share of random item pairs is returned too. Pairs are items of one user's held-out positive events, at most
     WINDOW apart. With more than EVENTS events, a sample of users is used, chosen by a machine-independent hash. The
     result is empty without pairs.
     """

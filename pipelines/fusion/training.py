@@ -73,7 +73,7 @@ class FusionTraining:
         )
 
     def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[Step, Cursor]]:
-        """Yield the rest of the cursor's epoch. Each worker gets the whole step and has the loss of its own rows."""
+        """Yield the rest of the cursor's epoch. Each worker gets the whole step and computes its own rows' loss."""
         size = self.step_size
         own = slice(size * rank // world, size * (rank + 1) // world)
         for step in range(cursor.sample // size, self.spec.steps):
@@ -82,7 +82,7 @@ class FusionTraining:
 
     @property
     def step_size(self) -> int:
-        """Pairs per step: at most all pairs, and at most the number of items to tell apart."""
+        """Pairs per step: at most all pairs, and at most the number of items."""
         return min(self.spec.batch_size, len(self.pairs), len(self._present))
 
     def step(self, number: int, size: int, own: slice) -> Step:
