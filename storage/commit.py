@@ -8,7 +8,7 @@ from a table handle and commit *through that same handle*:
   a stale handle that has not is refused by Delta's conflict check, because another writer committed the same key.
   Other keys are rebased without a conflict. A kill between commit and acknowledgement is handled like a second run.
 - `swap` forbids rebasing (`max_commit_retries=0`): after any other commit in between, the decision is made again
-  from the new state. Aliases, release ids, model ids and leases are rows decided this way.
+  from the new state. Aliases, release ids and model ids are rows decided this way.
 
 Both write the data files themselves (`storage.files.data_files`), named by their hashes, and commit their names.
 """
