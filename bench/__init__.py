@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m bench NAME`. Each figure stands beside a limit or a peer measured in the same run."""
+"""Benchmarks: `python -m bench NAME`. Each figure is printed beside a limit or a peer measured in the same run."""

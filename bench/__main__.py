@@ -1,4 +1,4 @@
-"""Run a benchmark: `python -m bench NAME`. Each figure stands beside a limit or a peer taken in the same run."""
+"""Run a benchmark: `python -m bench NAME`. Each figure is printed beside a limit or a peer measured in the same run."""
 
 import argparse
 import os
@@ -16,7 +16,7 @@ def main() -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """All benchmarks with their options."""
+    """Return a parser of all benchmarks."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     names = parser.add_subparsers(title="benchmarks", metavar="NAME", required=True)
     tokenizer = _benchmark(names, "speed.tokenizer", "fit, assign and append at size")
@@ -90,7 +90,7 @@ def _benchmark(
 
 
 def _choosing(parser: argparse.ArgumentParser) -> None:
-    """What settings are chosen by."""
+    """Add the options for choosing settings."""
     parser.add_argument(
         "--on",
         choices=("validation", "test"),
@@ -108,7 +108,7 @@ def _choosing(parser: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    """A number of items, also written as 1e6."""
+    """Parse a number of items, also written as 1e6."""
     return int(float(text))
 
 

@@ -1,1 +1,1 @@
-"""Where and how sidmill runs: process settings, recipes, deployments, container and cluster files."""
+"""Runtime environment of sidmill: process settings, recipes, deployments, container and cluster files."""

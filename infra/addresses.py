@@ -1,6 +1,6 @@
-"""Addresses that may hold secrets: none is taken from an operator, and none is shown.
+"""Addresses that may hold secrets: they are refused from operators, and secrets are never shown.
 
-What may be secret in an address is its user and password, and its query: there a signed address has its signature.
+The user, the password and the query of an address may be secret; the query of a signed address has its signature.
 """
 
 import os
@@ -11,10 +11,11 @@ from urllib.parse import parse_qsl
 
 HIDDEN = "***"
 NAMES_SOMETHING = frozenset({"abfs", "abfss", "wasb", "wasbs", "gs", "gcs", "hdfs", "viewfs"})
-"""Schemes whose addresses may have a container or a user name before the `@`, which is no secret without a password."""
+"""Schemes whose addresses may have a container or user name before the `@`, which is no secret without a password."""
+# Schemes whose addresses have no port.
 WITHOUT_PORT = frozenset({"s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "wasb", "wasbs"})
 SETTINGS = frozenset({"region", "scheme", "endpoint_override"})
-"""Parameters of the address of a source that say where a store is."""
+"""Parameters of a source's address that locate its store."""
 _SCHEME = r"[a-zA-Z][a-zA-Z0-9+.\-]{0,20}:(?:\\*/){2}"
 _START = re.compile(f"({_SCHEME}|//)")
 _QUOTED = rf"""(?P<quote>["'])(?:{_SCHEME}|//)[^\n]*?(?P=quote)"""
@@ -32,15 +33,15 @@ _OF_SERVICES = {
     "PREFECT_API_URL": "the login of a server stands in PREFECT_API_AUTH_STRING",
     **dict.fromkeys(("AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"), _STORES),
 }
-"""Variables of the environment that are addresses, and where their credentials belong."""
+"""Environment variables that are addresses, and the place of their credentials."""
 
 
 class SecretInAddress(ValueError):
-    """An address that an operator gave holds credentials, or may hold them."""
+    """Raised when an operator gives an address that holds, or may hold, credentials."""
 
 
 def printable_address(address: str) -> str:
-    """An address, or a path, without what may be secret in it."""
+    """Return an address, or a path, without the parts that may be secret."""
     found = _START.match(address)
     if found is None:
         place, marked, _ = address.partition("?")
@@ -53,7 +54,7 @@ def printable_address(address: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """A text, such as the message of a library, with every address in it as `printable_address` has it."""
+    """Return a text, such as a library's message, with every address as `printable_address` returns it."""
     if _WITHOUT_SCHEME.match(text):
         return printable_address(text.lstrip())
     return _IN_TEXT.sub(_shown, text) if "/" in text else text
@@ -67,10 +68,10 @@ def _shown(found: re.Match[str]) -> str:
 
 
 def _user_apart(scheme: str, rest: str) -> tuple[str, str]:
-    """What stands before the `@` of an address, and what follows it; `rest` is the address without its scheme.
+    """Split an address at its `@`; `rest` is the address without its scheme.
 
-    A secret key has slashes, which end the name of the host for every parser: where no port follows a colon, it is a
-    password that goes on to the last `@`.
+    A secret key may have slashes, which end the host name for every parser. A colon that no port follows therefore
+    starts a password, which extends to the last `@`.
     """
     host = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
     name, at, _ = host.partition("@")
@@ -92,7 +93,7 @@ def _name(scheme: str) -> str:
 
 
 def refuse_secrets(text: str, where: str, remedy: str = _STORES) -> None:
-    """Raise SecretInAddress where an address in what an operator gave has a user or a password; `where` names it."""
+    """Raise SecretInAddress if an address in an operator's input has a user or a password; `where` names the input."""
     for found in _IN_TEXT.finditer(text):
         address = found[0].strip("\"'")
         start = _START.match(address)
@@ -105,7 +106,7 @@ def refuse_secrets(text: str, where: str, remedy: str = _STORES) -> None:
 
 
 def refuse_parameters(address: str, where: str, accepted: frozenset[str] = frozenset()) -> None:
-    """Raise SecretInAddress where an address has other parameters than these: each may be a signature or a key."""
+    """Raise SecretInAddress if an address has parameters that are not `accepted`: each may be a signature or a key."""
     start = _START.match(address)
     if start is None or start[0] == "//":
         return
@@ -121,7 +122,7 @@ def refuse_parameters(address: str, where: str, accepted: frozenset[str] = froze
 
 
 def refuse_secrets_within(settings: Any, prose: frozenset[str]) -> None:
-    """Refuse secrets in every text of tables and lists, named by its place; parameters too where it is no prose."""
+    """Refuse secrets in every text of tables and lists, named by its place; parameters too, except in prose."""
     for place, text in _texts(settings, ""):
         refuse_secrets(text, place)
         if place not in prose:
@@ -129,7 +130,7 @@ def refuse_secrets_within(settings: Any, prose: frozenset[str]) -> None:
 
 
 def hidden(value: Any) -> Any:
-    """Tables and lists with every text as `without_secrets` has it."""
+    """Return tables and lists with every text as `without_secrets` returns it."""
     if isinstance(value, dict):
         return {name: hidden(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -165,7 +166,7 @@ def check_environment() -> None:
 
 
 def hide_secrets(error: BaseException) -> None:
-    """Take what may be secret out of the messages of an error and of those that led to it, before it is recorded."""
+    """Remove what may be secret from the messages of an error and its causes, before it is recorded."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -173,7 +174,7 @@ def hide_secrets(error: BaseException) -> None:
         if each is not None and id(each) not in seen:
             seen.add(id(each))
             each.args = tuple(without_secrets(part) if isinstance(part, str) else part for part in each.args)
-            for name, value in list(vars(each).items()):  # an error of Ray has the text of the worker's in one of them
+            for name, value in list(vars(each).items()):  # an error of Ray holds the worker's message in one of them
                 if isinstance(value, str):
                     setattr(each, name, without_secrets(value))
             inner = [value for value in vars(each).values() if isinstance(value, BaseException)]

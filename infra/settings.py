@@ -1,6 +1,6 @@
 """Process settings that must be in the environment before Ray, Prefect or torch are imported.
 
-What the user has set wins; telemetry is off unless the user turned it on.
+Settings of the user take precedence; telemetry is off unless the user turned it on.
 """
 
 import os
@@ -11,7 +11,7 @@ DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
     "PREFECT_LOGGING_LEVEL": "INFO",
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # our own lines and errors are what a person sees
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # people see only our own lines and errors
     "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
     "DO_NOT_TRACK": "1",
@@ -22,16 +22,16 @@ DEFAULTS = {
 
 
 def configure() -> None:
-    """Set every default the environment does not have; workers that this process starts inherit them."""
+    """Set every default that the environment lacks; workers that this process starts inherit them."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     if "RAY_ADDRESS" not in os.environ:
-        # Despite its name it holds on Linux too: a cluster of our own then listens on the loopback address alone.
+        # Despite its name this applies on Linux too: a local cluster then listens on the loopback address only.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     if "RAY_ADDRESS" not in os.environ or _has_ray_token():
-        # A cluster of our own takes work from its user only; one started elsewhere asks for a token if there is one.
+        # A local cluster accepts work from its user only; one started elsewhere uses a token if there is one.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-    # Without .pyc files importing the encoders takes three times as long, in every worker.
+    # Without .pyc files, importing the encoders takes three times as long in every worker.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 

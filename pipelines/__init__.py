@@ -1,5 +1,5 @@
-"""Ray Data jobs, Arrow batch in and Arrow batch out: ingest, embed, fuse, assign, sequences.
+"""Pipeline stages that map Arrow batches to Arrow batches: ingest, embed, fuse, assign, sequences.
 
-A stage is a plain class that runs the same on a bare Arrow table and on a cluster; `pipelines.compute` is the one
-place that knows which. Fitting (fusion, collaborative vectors) is a function of arrays that returns an artefact.
+A stage is a plain class that runs the same in process and on a Ray cluster; only `pipelines.compute` knows where it
+runs. A fit (fusion, collaborative vectors) is a function of arrays that returns an artefact.
 """

@@ -1,4 +1,4 @@
-"""Give items their SIDs: what is published stays, what is new gets codes that are free and within capacity."""
+"""Assign SIDs to items. Published SIDs stay; a new item gets a free SID within the capacity of its codes."""
 
 import hashlib
 from typing import Any
@@ -21,12 +21,12 @@ from tokenizer.codebook import Codebook
 
 
 def vector_hash(vector: np.ndarray[Any, Any]) -> str:
-    """Hash of the bytes a SID was assigned from."""
+    """Return the hash of the vector that a SID was assigned from."""
     return hashlib.blake2b(np.ascontiguousarray(vector, dtype="<f4").tobytes(), digest_size=16).hexdigest()
 
 
 def occupancy(lake: Lake, codebook: Codebook, assignments: list[str]) -> Occupancy:
-    """Every SID of the given assignments: taken for good, deleted and rolled-back items included."""
+    """Return all SIDs of the assignments, also those of deleted and rolled-back items. None is ever reused."""
     where = (ds.field("codebook") == codebook.id) & one_of("assignment_id", assignments)
     rows = lake.read("sids", columns=["codes"], where=where)
     if rows.num_rows == 0:
@@ -44,9 +44,10 @@ def write_segment(
     counts: Counts,
     provenance: Provenance,
 ) -> Counts:
-    """Append one segment of the SID table; items for which no room is left are quarantined as `refit_due`.
+    """Append one segment of the SID table. Items without a free SID are quarantined as `refit_due`.
 
-    `fused` goes row by row beside `assignment`; `counts` are those of the stage so far, which are returned.
+    `fused` and `assignment` are aligned by row. `counts` are the counts of the stage so far; they are updated and
+    returned.
     """
     codes, status = assignment.codes, [Status(value).label for value in assignment.status]
     placed = codes[:, 0] >= 0
@@ -77,10 +78,10 @@ def write_segment(
 def record_drift(
     lake: Lake, assignment_id: str, published: pl.DataFrame, current: Fused, fusion: str, provenance: Provenance
 ) -> pl.DataFrame:
-    """Record the items whose vector is no longer the one their SID encodes; the SID stays.
+    """Record the items whose vector differs from the one their SID encodes; the SID does not change.
 
-    `published`: (item_id, vector_hash) of the SID table. The vectors that their SIDs encode are looked for among those
-    stored under `fusion`. Returns the drifted rows.
+    `published` is (item_id, vector_hash) of the SID table. The encoded vectors are looked up among those stored under
+    `fusion`. Return the drifted rows.
     """
     encoded = published.select("item_id", encoded_hash="vector_hash")
     known = current.items.select("item_id").with_row_index("row").join(encoded, on="item_id")
@@ -111,7 +112,7 @@ def _cosine(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
 
 
 def encoded_vectors(lake: Lake, fusion: str, published: pl.DataFrame) -> pl.DataFrame:
-    """(item_id, vector): the stored fused vectors whose hash is the one a SID of `published` was assigned from."""
+    """Return (item_id, vector) of the stored fused vectors that the SIDs of `published` were assigned from."""
     if published.is_empty():
         return pl.DataFrame(schema={"item_id": pl.String, "vector": pl.List(pl.Float32)})
     where = (

@@ -1,4 +1,4 @@
-"""The Ray cluster of this process: at most one, connected to lazily, so that a run with nothing to do starts none."""
+"""Connection of this process to at most one Ray cluster, made on first use: a run with nothing to do starts none."""
 
 import logging
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 from pipelines.ray_address import ClusterUnreachable, foreign_address, private_folder, require_reachable, unreachable
 from pipelines.spec import ComputeSpec
 
+# Our packages, which are sent to workers of a cluster started elsewhere.
 PACKAGES = ("flows", "pipelines", "training", "tokenizer", "storage", "learning", "plugins", "infra")
 LOOPBACK = "127.0.0.1"
 SHIPPED = (
@@ -23,11 +24,11 @@ SHIPPED = (
     "PREFECT_SERVER_ANALYTICS_ENABLED",
     "TOKENIZERS_PARALLELISM",
 )
-"""Settings that workers of a cluster started elsewhere are given."""
+"""Environment variables sent to workers of a cluster started elsewhere."""
 
 
 def fix_threads(threads: int) -> None:
-    """Fixed thread counts, so that workers do not fight for cores and results do not depend on the machine."""
+    """Set fixed thread counts: workers do not compete for cores, and results do not depend on the machine."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
     import torch
@@ -40,11 +41,12 @@ def machine_cpus() -> int:
 
 
 def connect(spec: ComputeSpec) -> None:
-    """Connect this process to its cluster once: RAY_ADDRESS, or a local one.
+    """Connect this process to its cluster, once: the one at RAY_ADDRESS, or a local one.
 
-    Workers of a cluster that was started elsewhere get our packages and the settings that are no secrets; credentials
-    they have from their own environment, for Ray writes what it ships into its logs. A local cluster inherits the
-    environment of this process, listens on the loopback address alone, and keeps its files in a folder of this user.
+    Workers of a cluster started elsewhere get our packages and the variables in SHIPPED, which hold no secrets. They
+    take credentials from their own environment, because Ray writes what it ships into its logs. A local cluster
+    inherits the environment of this process, listens on the loopback address only, and keeps its files in a folder of
+    this user.
     """
     import ray
 
@@ -58,12 +60,12 @@ def connect(spec: ComputeSpec) -> None:
         shipped = {"py_modules": _own_packages(), "env_vars": _worker_environment()}
         try:
             ray.init(runtime_env=shipped, **quiet)
-        except (ConnectionError, SystemExit) as error:  # Ray ends the process where a cluster stops answering
+        except (ConnectionError, SystemExit) as error:  # Ray exits the process if a cluster stops answering
             raise ClusterUnreachable(unreachable(address, str(error))) from error
         return
     print("  starting a Ray cluster on this machine", file=sys.stderr, flush=True)
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
-        # Ray's own token lies in a file that other users can read.
+        # Ray's own token file is readable by other users.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     ray.init(
         address="local",
@@ -76,7 +78,7 @@ def connect(spec: ComputeSpec) -> None:
 
 
 def _quieten() -> None:
-    """Ray speaks through its failures only; they reach the caller as exceptions."""
+    """Silence Ray's progress bars and logs; failures reach the caller as exceptions."""
     import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -85,7 +87,7 @@ def _quieten() -> None:
 
 
 def shutdown() -> None:
-    """Leave the cluster; one that was started here stops, with all the work of this process."""
+    """Disconnect from the cluster. A cluster that was started here stops, with all its work."""
     if "ray" in sys.modules:
         sys.modules["ray"].shutdown()
 
@@ -96,5 +98,5 @@ def _own_packages() -> list[str]:
 
 
 def _worker_environment() -> dict[str, str]:
-    """Settings that workers elsewhere need and that are no secrets; an address with a password in it is one."""
+    """Return the variables of SHIPPED that are set and hold no secret; a value with `@` may hold a password."""
     return {name: os.environ[name] for name in SHIPPED if "@" not in os.environ.get(name, "@")}

@@ -1,7 +1,7 @@
-"""Where a stage runs: in this process, or on a Ray cluster. The same stage, the same bytes.
+"""Execution of stages in this process or on a Ray cluster, with the same resulting bytes.
 
-`Compute.run` executes a function, `Compute.map` streams Arrow batches through a stage. This module holds every
-`map_batches` call; the cluster is asked for (`pipelines.cluster`) with the first of them.
+`Compute.run` executes a function; `Compute.map` streams Arrow batches through a stage. This module holds every
+`map_batches` call. The cluster (`pipelines.cluster`) is connected to on first use.
 """
 
 import re
@@ -32,18 +32,18 @@ R = TypeVar("R")
 
 
 class WorkerDied(RuntimeError):
-    """A process that ran a stage died: killed, out of memory, or crashed by a row."""
+    """Raised when a process that runs a stage dies: killed, out of memory, or crashed by a row."""
 
 
 class StageError(ValueError):
-    """A stage could not be made in the process that was to run it."""
+    """Raised when a stage cannot be constructed in the process that runs it."""
 
 
 class Stage(Protocol):
-    """Maps an Arrow batch to an Arrow batch with the same rows: heavy models load in `__init__`.
+    """A map from an Arrow batch to an Arrow batch with the same rows. Heavy models load in `__init__`.
 
-    `reads` are the columns it needs and may drop, `adds` the columns it appends; `apply` holds it to both. Every stage
-    appends `reason` and `detail`: null where the row went through, the quarantine reason where it was refused.
+    `reads` names the columns it needs and may drop, `adds` the columns it appends; `apply` checks both. Every stage
+    appends `reason`, which is null for an accepted row and else the quarantine reason, and `detail`.
     """
 
     @property
@@ -56,7 +56,7 @@ class Stage(Protocol):
 
 
 class Compute(Protocol):
-    """Runs functions and stages somewhere."""
+    """Executor of functions and stages."""
 
     name: str
 
@@ -64,7 +64,7 @@ class Compute(Protocol):
     def work(self) -> Work: ...
 
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """What the function returns, computed on one thread: fits must give the same bytes on every machine."""
+        """Return the function's result, computed on one thread: fits must give the same bytes on every machine."""
 
     def map(
         self, make: Callable[..., Stage], arguments: dict[str, Any], table: pa.Table, rows: int
@@ -72,13 +72,13 @@ class Compute(Protocol):
 
 
 def chunks(table: pa.Table, rows: int) -> Iterator[pa.Table]:
-    """Consecutive slices of at most `rows` rows."""
+    """Yield consecutive slices of at most `rows` rows."""
     for start in range(0, table.num_rows, rows):
         yield table.slice(start, rows)
 
 
 def apply(stage: Stage, batch: pa.Table) -> pa.Table:
-    """The stage's answer to `batch`; raises TypeError where batch or answer is not what the stage declares."""
+    """Run the stage on `batch`; raise TypeError if input or output differs from what the stage declares."""
     name = type(stage).__name__
     if missing := set(stage.reads) - set(batch.column_names):
         raise TypeError(f"stage {name} reads {sorted(missing)}, which its input lacks: {batch.column_names}")
@@ -93,7 +93,7 @@ def apply(stage: Stage, batch: pa.Table) -> pa.Table:
 
 
 class InProcess:
-    """Runs everything here, one batch after the other."""
+    """Executor in this process, one batch after another."""
 
     name = "in process"
     work: Work = HERE
@@ -116,7 +116,7 @@ class InProcess:
 
 
 class OnRay:
-    """Runs on the cluster at RAY_ADDRESS, or on one started here and kept warm until `shutdown`."""
+    """Executor on the cluster at RAY_ADDRESS, or on a local one that is kept until `shutdown`."""
 
     name = "on Ray"
 
@@ -125,7 +125,7 @@ class OnRay:
         self.work: Work = RayWork(spec)
 
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run `function` as one Ray task and tell here what it tells there; an interrupt here cancels it there."""
+        """Run `function` as one Ray task and report its progress lines here; an interrupt here cancels the task."""
         import ray
 
         connect(self._spec)
@@ -144,9 +144,9 @@ class OnRay:
     def map(
         self, make: Callable[..., Stage], arguments: dict[str, Any], table: pa.Table, rows: int
     ) -> Iterator[pa.Table]:
-        """Stream `table` in batches of `rows` through actors that hold the stage; they come back in any order.
+        """Stream `table` in batches of `rows` rows through actors that hold the stage; results come in any order.
 
-        Raises WorkerDied where an actor dies: the batches it held are lost, those that came back are not.
+        Raise WorkerDied if an actor dies: the batches it held are lost, those already returned are not.
         """
         import ray.data
         import ray.exceptions
@@ -160,8 +160,8 @@ class OnRay:
         workers = min(self._spec.encoder_workers or gpus or machine_cpus(), len(batches))
         actor = _actor_of(make, arguments, max(1, machine_cpus() // workers))
         with warnings.catch_warnings():
-            # Deprecated, and in the pinned version the one way to say it: an actor that dies fails the stage, and the
-            # stage, tried again, goes on after its last commit.
+            # Deprecated, but the only way in the pinned version to make the stage fail when an actor dies. A retried
+            # stage resumes after its last commit.
             warnings.simplefilter("ignore", RayDeprecationWarning)
             dataset = ray.data.from_arrow(batches).map_batches(
                 actor,
@@ -181,13 +181,14 @@ class OnRay:
 
 
 class RayWork:
-    """Spans of items as Ray tasks. A task whose worker dies is run again: what it gives depends on its items alone.
+    """Executor of functions on spans of items as Ray tasks.
 
-    Where there is only one, it is done in this process: sending it away would cost more and gain nothing.
+    A task whose worker dies is rerun: its result depends on its items only. A single task runs in this process, because
+    sending it away costs more and gains nothing.
     """
 
     def __init__(self, spec: ComputeSpec, task_cpus: float = 1) -> None:
-        """`task_cpus`: CPUs that a task takes, which bounds how many run at a time."""
+        """Set `task_cpus`, the CPUs that a task takes; they bound the number of concurrent tasks."""
         self._spec, self._task_cpus = spec, task_cpus
         self._shared: tuple[Items, Any] | None = None
 
@@ -222,9 +223,9 @@ class RayWork:
 
 @dataclass(frozen=True)
 class StoredRows:
-    """Vectors in Ray's store, an object for each span: a node holds those that its tasks read. A `Rows`.
+    """Vectors in Ray's object store, one object per span: a node holds those that its tasks read. A `Rows`.
 
-    `edges` are the row that each span begins with, and the number of rows.
+    `edges` holds the first row of each span, then the number of rows.
     """
 
     shape: tuple[int, int]
@@ -233,7 +234,7 @@ class StoredRows:
 
     @classmethod
     def of(cls, rows: Rows) -> "StoredRows":
-        """Put rows into the store of the cluster this process is connected to."""
+        """Put rows into the object store of the cluster this process is connected to."""
         import ray
 
         pieces = spans(rows.shape[0])
@@ -241,7 +242,7 @@ class StoredRows:
         return cls(rows.shape, edges, tuple(ray.put(rows.read(start, stop)) for start, stop in pieces))
 
     def read(self, start: int, stop: int) -> Floats:
-        """As `Rows.read`; what lies in one span is not copied."""
+        """Read rows as `Rows.read` does; rows within one span are not copied."""
         import ray
 
         span = bisect_right(self.edges, start) - 1
@@ -262,7 +263,7 @@ class StoredRows:
 
 
 def _stored(items: Items) -> Items:
-    """The items with the vectors that are in this process's memory put into Ray's store."""
+    """Return the items, with vectors in this process's memory put into Ray's object store."""
 
     def stored(rows: Rows) -> Rows:
         return StoredRows.of(rows) if isinstance(rows, ArrayRows) else rows
@@ -275,13 +276,13 @@ def _on_span(function: Callable[..., R], items: Items, *task: Any) -> R:
 
 
 def _exit_of(told: str) -> str:
-    """What Ray says of how a process ended, without the advice that follows."""
+    """Return Ray's message on how a process ended, without the advice that follows."""
     found = re.search(r"Worker exit type: .*?(?= Some common causes|$)", told, re.MULTILINE)
     return found[0] if found else told.splitlines()[0]
 
 
 def _actor_of(make: Callable[..., Stage], arguments: dict[str, Any], threads: int) -> type:
-    """A class for Ray Data actors: the stage, with the thread count its share of the machine allows."""
+    """Return a class for Ray Data actors: the stage, with the thread count of its share of the machine."""
 
     class StageActor:
         def __init__(self) -> None:
@@ -295,7 +296,7 @@ def _actor_of(make: Callable[..., Stage], arguments: dict[str, Any], threads: in
 
 
 def _lines_and_result(function: Callable[..., R], args: Any, kwargs: Any) -> Iterator[tuple[str | None, R | None]]:
-    """(line, None) for each that the function tells while it runs, then (None, result)."""
+    """Yield (line, None) for each progress line of the function, then (None, result)."""
     lines = SimpleQueue[str | None]()
 
     def run() -> R:

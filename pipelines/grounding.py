@@ -1,9 +1,9 @@
-"""A grounding corpus: pairs of texts that teach a language model what SIDs mean, as in LC-Rec (arXiv 2311.09049).
+"""Grounding corpus: pairs of texts that teach a language model what SIDs mean, as in LC-Rec (arXiv 2311.09049).
 
-The catalogue is spread over scratch files by the range of trie rows an item is in, the log by the bucket of its users.
-Held at a time: a bucket of events and its pairs, the revisions of a range of items, about `PAIRS` counts of pairs, and
-a batch of texts. An item takes 12 + 4 L bytes for a SID of L codes, and its id a place in the hash table that joins
-the log. Scratch files grow with catalogue and log, with `window` pairs an event at most.
+The catalogue is spread over scratch files by range of trie rows, the log by user bucket. Memory holds a bucket of
+events and its pairs, the revisions of a range of items, about `PAIRS` counts of pairs, and a batch of texts. An item
+takes 12 + 4 L bytes for a SID of L codes, and an entry in the hash table that joins the log. Scratch files grow with
+catalogue and log, by at most `window` pairs per event.
 """
 
 import json
@@ -30,13 +30,18 @@ from storage.releases.catalogue import deleted_items
 from tokenizer.arrays.items import tie_keys
 from tokenizer.trie.trie import Trie
 
+# Items of a range, and most ranges: a larger catalogue has larger ranges.
 RANGE_ITEMS, MOST_RANGES = 1 << 15, 512
+# Counts of pairs that are held at a time.
 PAIRS = 1 << 22
+# Most rows and characters of a batch of texts.
 BATCH_ROWS, BATCH_CHARACTERS = 1 << 16, 1 << 26
+# Rows of the items table that are read at a time.
 READ_ROWS = 1 << 14
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TOKEN = re.compile(r"<([a-z])_\d+>")
 SCHEMA = pa.schema([(name, pa.string()) for name in ("task", "item_id", "prompt", "response", "sid")])
+# Columns of counted pairs: row of an item, row of the SID taken after it, number of times.
 PAIR = ("row", "next", "times")
 TEMPLATES = {
     "sid_to_title": ("What is the title of {sid}?", "Name the item {sid}.", "Which item does {sid} stand for?"),
@@ -48,10 +53,10 @@ TEMPLATES = {
 
 @dataclass(frozen=True)
 class GroundingSpec:
-    """The `next_items` SIDs most often taken after an item, each `least` times at least.
+    """Settings of a corpus: the `next_items` SIDs most often taken after an item, each at least `least` times.
 
-    Taken after it is what the same user takes with one of the next `window` events. Events of the types in
-    `negative_events` and impressions take nothing. `fields` of the attributes are asked for, all where it is None.
+    An item is followed by what the same user takes with one of the next `window` events. Impressions and events of the
+    types in `negative_events` do not count. `fields` are the attributes that are asked for, None for all.
     """
 
     next_items: int = 5
@@ -62,7 +67,7 @@ class GroundingSpec:
 
 
 def tokens(sizes: tuple[int, ...]) -> list[str]:
-    """The token of each code of each level, in order: what a tokenizer has to learn. Raises ValueError beyond z."""
+    """Return the token of each code of each level, in order, for a tokenizer. Raise ValueError beyond 26 levels."""
     if len(sizes) > len(LETTERS):
         raise ValueError(
             f"SIDs have {len(sizes)} codes, and tokens have letters for {len(LETTERS)} levels; "
@@ -72,19 +77,19 @@ def tokens(sizes: tuple[int, ...]) -> list[str]:
 
 
 def sid_texts(codes: NDArray[np.integer]) -> list[str]:
-    """SIDs (N, L) as text: <a_1><b_2>..."""
+    """Return SIDs (N, L) as text: <a_1><b_2>..."""
     return ["".join(f"<{letter}_{code}>" for letter, code in zip(LETTERS, row, strict=False)) for row in codes.tolist()]
 
 
 def grounding(
     lake: Lake, trie: Trie, log: LogSlice, items_version: int, spec: GroundingSpec, left_out: Counts
 ) -> Iterator[pa.RecordBatch]:
-    """The corpus (SCHEMA) in batches, item by item in the order of the trie; the same bytes for the same input.
+    """Yield the corpus (SCHEMA) in batches, item by item in trie order; the same input gives the same bytes.
 
-    Only what the slice of the log and the revisions that had arrived by then say. `left_out` counts events that say
-    nothing (of deleted items, without a SID, repeated, negative), texts that hold a token of a SID, and items that a
-    task has no pair of: `no_title`, `no_attributes`, `nothing_follows`. Raises ValueError for SIDs of more levels than
-    letters.
+    It holds only information of the log slice and of the revisions that had arrived by then. `left_out` counts events
+    that are not used (of deleted items, without a SID, repeated, negative), texts that contain a token of a SID, and
+    items without a pair for a task: `no_title`, `no_attributes`, `nothing_follows`. Raise ValueError for SIDs of more
+    levels than letters.
     """
     tokens(trie.sizes)
     with TemporaryDirectory(prefix="sidmill-grounding-") as scratch:
@@ -92,7 +97,7 @@ def grounding(
 
 
 def _batches(texts: Iterator[dict[str, str]]) -> Iterator[pa.RecordBatch]:
-    """The pairs, as many at a time as BATCH_ROWS and BATCH_CHARACTERS allow."""
+    """Yield the pairs in batches limited by BATCH_ROWS and BATCH_CHARACTERS."""
     rows: list[dict[str, str]] = []
     characters = 0
     for pair in texts:
@@ -108,7 +113,7 @@ def _batches(texts: Iterator[dict[str, str]]) -> Iterator[pa.RecordBatch]:
 def _texts(
     lake: Lake, trie: Trie, log: LogSlice, items_version: int, spec: GroundingSpec, scratch: Path, left_out: Counts
 ) -> Iterator[dict[str, str]]:
-    """The pairs one by one."""
+    """Yield the pairs one by one."""
     codes = trie.codes()
     wide = max(RANGE_ITEMS, -(-len(trie) // MOST_RANGES))
     _spread_items(lake, trie, items_version, log, wide, scratch)
@@ -133,7 +138,7 @@ def _texts(
 
 
 def _pairs(sid: str, title: str, fields: dict[str, str], follow: list[str], draw: int) -> Iterator[dict[str, str]]:
-    """The pairs of one item; which template asks is drawn by its id."""
+    """Yield the pairs of one item; `draw` selects the templates."""
 
     def pair(task: str, response: str, **said: str) -> dict[str, str]:
         templates = TEMPLATES[task]
@@ -151,9 +156,9 @@ def _pairs(sid: str, title: str, fields: dict[str, str], follow: list[str], draw
 def _described(
     known: tuple[str | None, str] | None, wanted: tuple[str, ...] | None, levels: int, left_out: Counts
 ) -> tuple[str, dict[str, str]]:
-    """Title, and attributes by field, each on one line; lists as their values, and nothing for what is empty.
+    """Return title and attributes by field, each on one line; lists are joined, empty values dropped.
 
-    A text with a token of a SID in it would teach that token something else: it is left out.
+    A text that contains a token of a SID would teach that token another meaning, so it is left out.
     """
     title, attributes = known or (None, "{}")
     texts = [("title", title or "")] + [
@@ -174,7 +179,7 @@ def _holds_token(text: str, levels: int) -> bool:
 
 
 def _spread_items(lake: Lake, trie: Trie, version: int, log: LogSlice, wide: int, scratch: Path) -> None:
-    """The visible revisions of the items of the trie, in a file for each range of `wide` rows."""
+    """Write the visible revisions of the trie's items, one file per range of `wide` rows."""
     arrived = ds.field("arrived_at") <= log.as_of
     with ExitStack() as stack:
         writers: list[pa.ipc.RecordBatchStreamWriter] = []
@@ -194,7 +199,7 @@ def _spread_items(lake: Lake, trie: Trie, version: int, log: LogSlice, wide: int
 
 
 def _newest(path: Path) -> dict[int, tuple[str | None, str]]:
-    """(title, attributes) of each item, by row, in its newest revision."""
+    """Return {row: (title, attributes)} of each item in its newest revision."""
     with pa.OSFile(str(path), "rb") as source:
         revisions = pl.DataFrame(pa.ipc.open_stream(source).read_all())
     newest = revisions.sort("row", "revision").unique("row", keep="last", maintain_order=True)
@@ -202,7 +207,7 @@ def _newest(path: Path) -> dict[int, tuple[str | None, str]]:
 
 
 def _first_of_sid(codes: NDArray[np.int32]) -> NDArray[np.int32]:
-    """For each row the first that has its SID, int32 (N,): items that share a SID are one to who reads SIDs."""
+    """Return for each row the first with its SID, int32 (N,): a reader of SIDs cannot tell such items apart."""
     new = np.append(True, (codes[1:] != codes[:-1]).any(axis=1))[: len(codes)]
     return np.maximum.accumulate(np.where(new, np.arange(len(codes), dtype=np.int32), np.int32(0)))
 
@@ -217,9 +222,9 @@ def _count_pairs(
     left_out: Counts,
     deleted: Collection[str],
 ) -> NDArray[np.int64]:
-    """Count (item, SID taken after it) in a file for each bucket of users, ordered by item.
+    """Count (item, SID taken after it) in one file per bucket of users, ordered by item.
 
-    Returns how many counts an item has in all files, int64 (N,).
+    Return the number of counts of an item in all files, int64 (N,).
     """
     counted = np.zeros(len(trie), np.int64)
     buckets = bucket_count(lake, log)
@@ -239,7 +244,7 @@ def _count_pairs(
 
 
 def _taken_after(positive: pl.DataFrame, alike: NDArray[np.int32], window: int) -> pl.DataFrame:
-    """PAIR of the events of some users in order: once for an event of an item and a SID after it."""
+    """Return PAIR rows of some users' ordered events; an event counts once per SID taken after it."""
     user, row = positive["user_id"].rle_id().to_numpy(), positive["row"].to_numpy()
     found = []
     for apart in range(1, min(window, len(row) - 1) + 1):
@@ -254,16 +259,16 @@ def _taken_after(positive: pl.DataFrame, alike: NDArray[np.int32], window: int) 
 
 
 def _spans(counted: NDArray[np.int64], start: int) -> list[tuple[int, int]]:
-    """Ranges of rows, from `start` on, with about PAIRS counts each, and one item at least."""
+    """Return ranges of rows, from `start` on, with about PAIRS counts each and at least one item."""
     cuts = np.flatnonzero(np.diff(np.cumsum(counted) // PAIRS)) + 1
     return list(pairwise((start + np.array([0, *cuts, len(counted)])).tolist()))
 
 
 def _following(scratch: Path, first: int, stop: int, spec: GroundingSpec) -> dict[int, list[int]]:
-    """For the rows first..stop those of the SIDs most often taken after each, more often first, then in order."""
+    """Return for rows first..stop the rows of the SIDs most often taken after each: by count, then by row."""
     parts = [np.zeros((len(PAIR), 0), np.int32)]
     for path in sorted(scratch.glob("pairs-*.npy")):
-        pairs = np.load(path, mmap_mode="r")  # its rows lie one after the other: the search reads a few pages
+        pairs = np.load(path, mmap_mode="r")  # its rows are contiguous: the search reads a few pages
         low, high = np.searchsorted(pairs[0], np.array([first, stop], np.int32))
         parts.append(np.array(pairs[:, low:high]))
     best = (

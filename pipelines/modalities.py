@@ -1,4 +1,4 @@
-"""What fusion takes: a matrix per modality, aligned row by row.
+"""Input of fusion: a matrix per modality, aligned by row.
 
 Shapes: N items, D dimensions of a modality, F fused dimensions.
 """
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float32]
 COLLABORATIVE = "collaborative"
 ROWS = 1 << 16
-"""Items looked at at a time."""
+"""Items processed at a time."""
 
 
 class FusionError(ValueError):
-    """A fusion cannot be fitted on, or applied to, these vectors."""
+    """Raised when a fusion cannot be fitted on, or applied to, these vectors."""
 
 
 @dataclass(frozen=True)
 class Modality:
-    """The vectors (N, D) of one modality; rows where `present` (N,) is False hold nothing and are never read."""
+    """Vectors (N, D) of one modality; rows where `present` (N,) is False are undefined and never read."""
 
     vectors: Matrix
     present: NDArray[np.bool_]
@@ -30,11 +30,11 @@ class Modality:
         return len(self.present)
 
     def take(self, rows: NDArray[np.int64] | slice) -> "Modality":
-        """Some of the items."""
+        """Return some of the items."""
         return Modality(self.vectors[rows], self.present[rows])
 
     def mean(self) -> Matrix:
-        """The mean of the vectors there are, float32 (D,)."""
+        """Return the mean of the present vectors, float32 (D,)."""
         total = np.zeros(self.vectors.shape[1])
         for start in range(0, len(self), ROWS):
             rows = slice(start, start + ROWS)
@@ -42,7 +42,7 @@ class Modality:
         return np.asarray(total / max(int(self.present.sum()), 1), np.float32)
 
     def directed(self, mean_D: Matrix) -> Matrix:
-        """Vectors seen from the mean, of unit length; zero where there is none, float32 (N, D)."""
+        """Return vectors relative to the mean, of unit length; absent ones are zero; float32 (N, D)."""
         moved = np.zeros(self.vectors.shape, np.float32)
         for start in range(0, len(self), ROWS):
             rows = slice(start, start + ROWS)
@@ -54,7 +54,7 @@ class Modality:
 
 
 def items_of(modalities: Mapping[str, Modality]) -> int:
-    """How many items these are of."""
+    """Return the number of items."""
     if not modalities:
         raise FusionError("no modality was given; a catalogue needs text, images or logs to be fused.")
     return len(next(iter(modalities.values())))

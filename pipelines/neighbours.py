@@ -1,4 +1,4 @@
-"""Do items that lie near each other share codes: measured on a sample of a release, however many items it has."""
+"""Share of near neighbours that share codes, measured on a sample of a release of any size."""
 
 from dataclasses import dataclass
 
@@ -15,15 +15,17 @@ from tokenizer.codebook import Codebook
 from tokenizer.metrics import prefix_agreement
 from tokenizer.trie.trie import Trie
 
+# Neighbours of an item that are compared, and items of the sample whose neighbours are found.
 NEIGHBOURS, QUERIES = 10, 2_000
 RUNS, RUN = 8, 2_048
-"""Runs of items that follow each other by id, and their length. The vectors of a fit lie in the lake in order of id, so
-a run is in one file or two."""
+"""Number and length of runs of items with consecutive ids. The vectors of a fit are stored in order of id, so a run is
+in one file or two.
+"""
 
 
 @dataclass(frozen=True)
 class Added:
-    """The items that a night gave SIDs, and the versions of the table of vectors before it and after it."""
+    """Items that a nightly run gave SIDs, and the versions of the vectors table before and after it."""
 
     items: list[str]
     since: int
@@ -33,12 +35,12 @@ class Added:
 def neighbours_sharing(
     lake: Lake, fusion: str, trie: Trie, codebook: Codebook, fitted: int, added: Added | None
 ) -> list[float]:
-    """The share of an item's nearest neighbours that have its first code, its first two, and so on for all levels.
+    """Return the share of an item's nearest neighbours with its first code, its first two, and so on for all levels.
 
-    They are the NEIGHBOURS nearest in a sample, which holds all items up to RUNS * RUN of them. Beyond that it holds
-    runs of the items whose vectors were there at the fit (version `fitted` of the table), each from an id on that is
-    chosen by hash, and up to RUN of the `added` items, read from the files that the night wrote. Nothing where there
-    are no more than NEIGHBOURS items.
+    The NEIGHBOURS nearest are taken from a sample, which holds all of up to RUNS * RUN items. With more items it holds
+    runs of items whose vectors existed at the fit (version `fitted` of the table), each starting at an id chosen by
+    hash, and up to RUN of the `added` items, read from the files that the night wrote. The result is empty for
+    NEIGHBOURS items or fewer.
     """
     where = (ds.field("modality") == FUSED) & (ds.field("fingerprint") == fusion)
     chosen = _in_runs(trie.item_ids)
@@ -64,7 +66,7 @@ def neighbours_sharing(
 
 
 def _in_runs(item_ids: pa.Array) -> ds.Expression | None:
-    """The ids that the sample holds, as ranges; None where it holds all."""
+    """Return a filter for the sampled ids, as ranges; None if all are sampled."""
     if len(item_ids) <= RUNS * RUN:
         return None
     starts = item_ids.take(np.argsort(tie_keys(item_ids), kind="stable")[:RUNS])

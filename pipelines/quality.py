@@ -1,4 +1,4 @@
-"""How good an encoding is: the figures of a release's record."""
+"""Quality figures of an encoding, for a release's record."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,10 +20,10 @@ EVENTS = 500_000
 
 
 def table_quality(codes: np.ndarray[Any, Any], sizes: tuple[int, ...], levels: int | None = None) -> dict[str, Any]:
-    """Use of the codes at each place, and collisions, of a whole SID table (N, places).
+    """Return the use of codes at each place, and collisions, of a whole SID table (N, places).
 
-    `utilisation_of_fillable` is that of the first `levels` places, all by default: a token after the codes counts the
-    items of a SID, so few of its values are in use where SIDs are spread well.
+    `utilisation_of_fillable` covers the first `levels` places, by default all. A token after the codes counts the items
+    of a SID, so few of its values are used if SIDs are spread well.
     """
     places = level_metrics(codes, sizes)
     by_name = {name: [place[name] for place in places] for name in places[0]}
@@ -34,7 +34,7 @@ def table_quality(codes: np.ndarray[Any, Any], sizes: tuple[int, ...], levels: i
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Events that neither fusion nor codebook has seen: visible by `as_of`, at or after the `cutoff` of the fit."""
+    """Events unseen by fusion and codebook: visible by `as_of`, at or after the `cutoff` of the fit."""
 
     version: int
     as_of: datetime
@@ -43,11 +43,11 @@ class HeldOut:
 
 
 def behaviour(lake: Lake, held_out: HeldOut, trie: Trie) -> dict[str, list[float]]:
-    """Behaviour neighbour hit-rate (FORGE): the share of pairs of items consumed together that share 1, 2, .. codes.
+    """Return the behaviour neighbour hit-rate (FORGE): the share of co-consumed item pairs that share 1, 2, .. codes.
 
-    Beside it the share that random pairs of items would have. Pairs are items of one user's held-out positive events,
-    at most WINDOW apart; beyond EVENTS a sample of the users, by a hash that is the same everywhere. Nothing when there
-    is no pair.
+    The share of random item pairs is returned too. Pairs are items of one user's held-out positive events, at most
+    WINDOW apart. With more than EVENTS events, a sample of users is used, chosen by a machine-independent hash. The
+    result is empty without pairs.
     """
     pairs = consumed_together(lake, held_out, trie)
     if not len(pairs):
@@ -57,7 +57,7 @@ def behaviour(lake: Lake, held_out: HeldOut, trie: Trie) -> dict[str, list[float
 
 
 def consumed_together(lake: Lake, held_out: HeldOut, trie: Trie) -> NDArray[np.int64]:
-    """The pairs of `behaviour`, rows into the trie's items, int64 (P, 2)."""
+    """Return the pairs of `behaviour`, as rows of the trie's items, int64 (P, 2)."""
     where = (ds.field("event_time") >= held_out.cutoff) & (ds.field("arrival_time") <= held_out.as_of)
     columns = ["item_id", "event_type", "impression", *ORDER]
     log = lake.frame("interactions", held_out.version, columns, where).filter(

@@ -1,4 +1,4 @@
-"""Where the Ray cluster is: whether one that was named answers, and the folder of one that is started here."""
+"""Location of the Ray cluster: check of a named address, and the folder of a cluster that is started here."""
 
 import os
 import socket
@@ -8,27 +8,29 @@ from pathlib import Path
 
 from storage.errors import LakeError
 
+# Seconds allowed for connecting to an address, and for its answer.
 WITHIN_S = 10.0
 LONGEST_FOLDER = 40
-"""Characters: Ray puts sockets below it, and the path of a socket has at most 107."""
-_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # preface, empty SETTINGS
+"""Most characters of a folder: Ray puts sockets below it, and the path of a socket has at most 107."""
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # HTTP/2 preface, empty SETTINGS
 _SETTINGS = 4
 
 
 class ClusterUnreachable(LakeError):
-    """RAY_ADDRESS names no cluster that answers."""
+    """Raised when RAY_ADDRESS names no cluster that answers."""
 
 
 def foreign_address() -> str | None:
-    """The address of a cluster that was started elsewhere; None where this process starts its own."""
+    """Return the address of a cluster that was started elsewhere; None if this process starts its own."""
     address = os.environ.get("RAY_ADDRESS", "")
     return address if address and address != "local" else None
 
 
 def require_reachable(address: str | None) -> None:
-    """Raise ClusterUnreachable, within seconds, where nothing that speaks as Ray does listens at the address.
+    """Raise ClusterUnreachable, within seconds, unless a server that speaks as Ray does listens at the address.
 
-    Ray itself tries for minutes, and then ends the process. With `auto` Ray looks on this machine and says so at once.
+    Ray itself retries for minutes, and then ends the process. With `auto` Ray looks on this machine and reports at
+    once.
     """
     if address is None or address == "auto":
         return
@@ -55,7 +57,7 @@ def unreachable(address: str, why: str) -> str:
 
 
 def private_folder() -> Path:
-    """A folder that this user alone can enter, for what Ray leaves: Ray opens its own folders to everybody."""
+    """Return a folder that only this user can enter, for Ray's files: Ray's own folders are open to all users."""
     base = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     folder = Path(base if len(base) <= LONGEST_FOLDER else "/tmp") / f"sidmill-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -63,4 +65,4 @@ def private_folder() -> Path:
     if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
         folder.chmod(0o700)
         return folder
-    return Path(tempfile.mkdtemp(prefix="sidmill-", dir=folder.parent))  # somebody else made a folder of that name
+    return Path(tempfile.mkdtemp(prefix="sidmill-", dir=folder.parent))  # another user owns a folder of that name

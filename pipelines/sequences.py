@@ -1,4 +1,4 @@
-"""A release's training sequences: the log it pins, joined with its SIDs, in user buckets and time order."""
+"""Training sequences of a release: the log it pins, joined with its SIDs, in user buckets and time order."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ FEWEST_BUCKETS = 8
 
 @dataclass
 class SequenceCounts(Counts):
-    """Rows, and the users of whom one event is stored: a model learns it with nothing before it."""
+    """Row counts, and the number of users with one stored event: a model learns it without history."""
 
     users_with_one_event: int = 0
 
 
 def sequence_buckets(lake: Lake, log: LogSlice, spec: SequencesSpec) -> int:
-    """How many buckets the sequences of this log have."""
+    """Return the number of buckets of this log's sequences."""
     return spec.buckets or bucket_count(lake, log, FEWEST_BUCKETS)
 
 
@@ -44,11 +44,11 @@ def build_sequences(
     learnt: Learnt | None = None,
     deleted: Collection[str] = (),
 ) -> SequenceCounts:
-    """Write the `sequences` of a release once, a commit for each bucket; a call after a kill writes what lacks.
+    """Write the `sequences` of a release once, one commit per bucket; a call after a kill writes the missing buckets.
 
     Within a bucket, rows are in the order of pipelines.event_log.event_order. Events of items without a SID (`deleted`
-    since, or never tokenized) and repeated event ids are counted, not written. Rows that are `learnt` are not `fresh`,
-    and users who have nothing fresh are left out then: what is stored and trained on follows what is new.
+    since, or never tokenized) and repeated event ids are counted, not written. Rows that are `learnt` are not `fresh`;
+    users without fresh rows are then left out, so storage and training follow the new events.
     """
     counts = SequenceCounts("sequences")
     missing = [bucket for bucket in range(buckets) if not _written(lake, release, bucket)]
@@ -68,7 +68,7 @@ def build_sequences(
 
 
 def _stored(rows: pl.DataFrame, codes: NDArray[np.int32], release: str, bucket: int) -> pa.Table:
-    """The rows as the table holds them."""
+    """Return the rows as the table stores them."""
     levels = codes.shape[1]
     flat = pa.array(codes[rows["row"].to_numpy()].ravel())
     bounds = pa.array(np.arange(0, levels * rows.height + 1, levels, dtype=np.int32))
@@ -79,14 +79,14 @@ def _stored(rows: pl.DataFrame, codes: NDArray[np.int32], release: str, bucket: 
 
 
 def users_of_bucket(lake: Lake, release: str, bucket: int) -> NDArray[np.int64]:
-    """How many events each user of one bucket has, in no order."""
+    """Return the number of events of each user of one bucket, unordered."""
     where = _of(release) & (ds.field("bucket") == bucket)
     users = lake.read("sequences", columns=["user_id"], where=where)["user_id"]
     return np.asarray(pc.value_counts(users).field("counts").to_numpy(zero_copy_only=False), np.int64)
 
 
 def read_bucket(lake: Lake, release: str, bucket: int) -> pa.Table:
-    """One bucket of a release's sequences, user by user in the order of their events."""
+    """Return one bucket of a release's sequences, user by user in the order of their events."""
     rows = lake.read("sequences", where=_of(release) & (ds.field("bucket") == bucket))
     users, times = (rows[name].combine_chunks() for name in ("user_id", "event_time"))
     before = pc.or_(
@@ -94,7 +94,7 @@ def read_bucket(lake: Lake, release: str, bucket: int) -> pa.Table:
     )
     if not pc.any(before).as_py():
         return rows
-    # As it was written it is in order, equal times too; a compaction of the table may have moved files of it.
+    # A bucket is written in order, also of equal times; a compaction of the table may have moved its files.
     return rows.take(pc.sort_indices(rows, [("user_id", "ascending"), ("event_time", "ascending")]))
 
 
@@ -103,8 +103,10 @@ def _of(release: str) -> ds.Expression:
 
 
 def targets(lake: Lake, release: str, negative_events: Collection[str], fresh_only: bool) -> int:
-    """How many events of the sequences of a release a training predicts: those that were more than shown, and of these
-    those that no former training has learnt from, where it is `fresh_only`."""
+    """Return the number of events in a release's sequences that a training predicts.
+
+    Negative events and impressions are not predicted; with `fresh_only`, nor are events of former trainings.
+    """
     shown = ds.field("event_type").isin(sorted(negative_events))
     taken = ~shown & (ds.field("impression").is_null() | ~ds.field("impression"))
     where = _of(release) & taken & (ds.field("fresh") if fresh_only else ds.scalar(True))

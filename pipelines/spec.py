@@ -1,4 +1,4 @@
-"""The parts of a recipe that concern pipelines. Frozen, validated once, stored with what they made."""
+"""Recipe sections of the pipelines: frozen, validated once, stored with their results."""
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -46,11 +46,11 @@ class _EncoderSpec(_Spec):
 
 
 class CsvSpec(_Spec):
-    """How CSV and TSV files are written. Without `delimiter` it goes by the suffix; without `encoding` it is UTF-8.
+    """Format of CSV and TSV files. Without `delimiter` the suffix decides; without `encoding` it is UTF-8.
 
-    `quotes` says what `"` means: "checked" cells in quotes, unless a quote seems to be missing; "escaped" such cells,
-    in which a backslash stands before a quote; "trusted" cells in quotes, whatever they hold; "none" a character as
-    any other. With `decimal = ","` a cell that is a number with a decimal comma is read as that number.
+    `quotes` sets the meaning of `"`: "checked" quotes cells, unless a quote seems to be missing; "escaped" quotes cells
+    in which a backslash precedes a quote; "trusted" quotes cells, whatever they hold; "none" is an ordinary character.
+    With `decimal = ","` a cell that is a number with a decimal comma is read as that number.
     """
 
     delimiter: str = Field("", max_length=1)
@@ -76,14 +76,14 @@ class CsvSpec(_Spec):
 
 
 class ItemsSpec(_Spec):
-    """How a catalogue's columns map to ours. A column that is not named here becomes an attribute.
+    """Mapping of a catalogue's columns to item fields. A column that is not named here becomes an attribute.
 
-    Of a cell in several languages (an object from tags as `en` or `pt_BR` to text, or a list of objects with
-    `language_tag` and `value`) the first of `languages` that is there counts, else any; without `languages` all do.
-    `image` names a column of pictures, one or a list: paths (relative to the file, inside its folder), bytes, addresses
-    on the web, or URIs below one of `image_roots`. They are asked for `image_workers` at once, each within
-    `image_timeout_s`; a host without a public address only if it is one of `trusted_hosts`. `partitions` name
-    the folders `name=value` that are attributes.
+    Of a cell in several languages (an object from tags such as `en` or `pt_BR` to text, or a list of objects with
+    `language_tag` and `value`), the first of `languages` that is present is used, else any; without `languages`, all.
+    `image` names a column of pictures, one or a list: paths (relative to the file, inside its folder), bytes, web
+    addresses, or URIs below one of `image_roots`. `image_workers` pictures are fetched at once, each within
+    `image_timeout_s`; a host without a public address must be one of `trusted_hosts`. `partitions` names the folders
+    `name=value` that become attributes.
     """
 
     section: ClassVar[str] = "items"
@@ -105,22 +105,22 @@ class ItemsSpec(_Spec):
 
     @property
     def asked(self) -> None:
-        """All columns: those that no field names are attributes."""
+        """None for all columns: those that no field names are attributes."""
         return None
 
     @property
     def meant(self) -> frozenset[str]:
-        """The columns that fields name."""
+        """Columns that fields name."""
         return frozenset(name for name in (self.item_id, self.title, self.image, self.deleted) if name)
 
     @property
     def from_folders(self) -> frozenset[str]:
-        """The columns that are taken from names of folders (`name=value`) where a file lacks them."""
+        """Columns that are taken from folder names (`name=value`) if a file lacks them."""
         return self.meant | {name for name in self.partitions if name}
 
 
 class UnpicturedItems(ItemsSpec):
-    """The mapping of a recipe without [image]: no picture is read, and a recipe with [image] reads the file again."""
+    """Mapping of a recipe without [image]: no picture is read, and a recipe with [image] reads the file again."""
 
     pictures: bool = True
 
@@ -130,11 +130,11 @@ class UnpicturedItems(ItemsSpec):
 
 
 class InteractionsSpec(_Spec):
-    """How a log's columns map to ours; a column the log does not have stays null, one called "" is no column.
+    """Mapping of a log's columns to event fields. A column that the log lacks is null; the name "" means no column.
 
-    Times are ISO 8601 (UTC where no zone is given) or numbers since 1970 in `time_unit`, by default told by their size.
-    `repeats` says what rows of one file are that agree in everything, where there are no event ids: one event, or as
-    many as there are.
+    Times are ISO 8601 (UTC if no zone is given) or numbers since 1970 in `time_unit`, by default inferred from their
+    size. `repeats` applies to rows of one file that are equal and have no event id: "refuse" makes them one event,
+    "keep" keeps all.
     """
 
     section: ClassVar[str] = "interactions"
@@ -158,7 +158,7 @@ class InteractionsSpec(_Spec):
 
     @property
     def asked(self) -> frozenset[str]:
-        """The columns that are read of a file; what others hold does not matter."""
+        """Columns that are read of a file; others are ignored."""
         columns = (
             *(self.user_id, self.item_id, self.event_time, self.event_id, self.event_type, self.arrival_time),
             *(self.session_id, self.request_id, self.impression, self.position, self.value),
@@ -167,19 +167,19 @@ class InteractionsSpec(_Spec):
 
     @property
     def meant(self) -> frozenset[str]:
-        """The columns that fields name."""
+        """Columns that fields name."""
         return self.asked
 
     @property
     def from_folders(self) -> frozenset[str]:
-        """The columns that are taken from names of folders (`name=value`) where a file lacks them."""
+        """Columns that are taken from folder names (`name=value`) if a file lacks them."""
         return self.asked
 
 
 class TextSpec(_EncoderSpec):
-    """Text encoder: `packaged-minilm` (weights in a Python package) or any sentence-transformers `model`.
+    """Settings of the text encoder: `packaged-minilm` (weights in a Python package) or a sentence-transformers `model`.
 
-    `fields` name the title and attributes that are joined with ". " into the text of an item.
+    `fields` names the title and attributes that are joined with ". " into the text of an item.
     """
 
     contents: ClassVar[str] = "text"
@@ -193,7 +193,7 @@ class TextSpec(_EncoderSpec):
 
 
 class ImageSpec(_EncoderSpec):
-    """Image encoder: `packaged-vit` (ONNX ViT-S/14) or `open-clip` (`model` plus a pretrained tag or a checkpoint).
+    """Settings of the image encoder: `packaged-vit` (ONNX ViT-S/14) or `open-clip` (`model` and a tag or file).
 
     An item with several pictures gets the mean of their vectors.
     """
@@ -209,9 +209,9 @@ class ImageSpec(_EncoderSpec):
 
 
 class AttributesSpec(_Spec):
-    """Attributes as multi-hot values: every value of the `fields`, lists taken apart, has a direction of its own.
+    """Settings of multi-hot attributes: every value of the `fields`, lists flattened, has its own direction.
 
-    `weights` say how much a field counts, 1 where it is not named.
+    `weights` scales the fields, by default 1.
     """
 
     fields: tuple[str, ...] = Field(("brand", "categories"), min_length=1)
@@ -220,7 +220,7 @@ class AttributesSpec(_Spec):
 
 
 class CoordinatesSpec(_Spec):
-    """Places: the attributes with latitude and longitude in degrees, as waves down to `finest_km`."""
+    """Settings of places: attributes with latitude and longitude in degrees, as sinusoids down to `finest_km`."""
 
     latitude: str = "latitude"
     longitude: str = "longitude"
@@ -229,16 +229,16 @@ class CoordinatesSpec(_Spec):
 
 
 class CollaborativeSection(_Spec):
-    """Vectors of items that the same users interact with before the cutoff: `sppmi`, `sasrec`, or `both` side by side.
+    """Settings of item vectors from interactions before the cutoff: `sppmi`, `sasrec`, or `both` side by side.
 
-    `sppmi` is the truncated SVD of the shifted positive PMI (Levy and Goldberg 2014), of `dim` dimensions; `sasrec` the
-    item embeddings of a SASRec, trained as the section of that name says. `user_cap` keeps the newest events of each
-    user; `window` is how many of a user's neighbouring events (in time) form pairs with an event. Rows flagged as
-    impressions, and events of the types in `exclude_events`, are no behaviour. A pair counts as the product of its
-    events' weights: that of their type in `event_weights` (1 where it is not named), halved with every
-    `half_life_days` of age. A SASRec takes all events alike.
+    `sppmi` is the truncated SVD of the shifted positive PMI (Levy and Goldberg 2014), of `dim` dimensions. `sasrec` is
+    the item embeddings of a SASRec, trained as the section of that name says. `user_cap` keeps the newest events of
+    each user. `window` is the number of a user's neighbouring events (in time) that form pairs with an event.
+    Impressions, and events of the types in `exclude_events`, are ignored. A pair counts as the product of its events'
+    weights: the weight of the type in `event_weights` (1 by default), halved with every `half_life_days` of age. A
+    SASRec weighs all events alike.
 
-    `auto` is `both` where that is affordable on one core, else `sppmi`.
+    `auto` is `both` if that is affordable on one core, else `sppmi`.
     """
 
     method: Literal["auto", "sppmi", "sasrec", "both"] = "auto"
@@ -254,7 +254,7 @@ class CollaborativeSection(_Spec):
 
     @property
     def weighted(self) -> str:
-        """The fields given that weigh events, as text; empty where there are none."""
+        """Fields that are set and weigh events, as text; empty if none."""
         return " and ".join(name for name in ("event_weights", "half_life_days") if getattr(self, name))
 
     @model_validator(mode="after")
@@ -268,18 +268,19 @@ class CollaborativeSection(_Spec):
 
 
 class CollaborativeSpec(CollaborativeSection):
-    """The same with the method given."""
+    """The same section, with `auto` resolved."""
 
     method: Literal["sppmi", "sasrec", "both"] = "sppmi"
 
 
 LOGITS = 5_000_000_000
-"""Events times items up to which a SASRec is trained where the recipe leaves it open: its softmax is over all items,
-and 12,101 items and 154,000 events took seven minutes of one core."""
+"""Largest product of events and items for which `auto` trains a SASRec, whose softmax is over all items: 12,101 items
+and 154,000 events took seven minutes on one core.
+"""
 
 
 def collaborative_spec(section: CollaborativeSection, events: int, items: int) -> CollaborativeSpec:
-    """The section for a log of that size. Under weights of events `auto` is `sppmi`, which heeds them."""
+    """Resolve the section for a log of that size. With event weights `auto` is `sppmi`, which uses them."""
     wanted = section.model_dump()
     if wanted["method"] == "auto":
         wanted["method"] = "both" if events * items <= LOGITS and not section.weighted else "sppmi"
@@ -287,19 +288,19 @@ def collaborative_spec(section: CollaborativeSection, events: int, items: int) -
 
 
 class FusionSpec(_Spec):
-    """How the vectors of an item become one.
+    """Settings of the fusion of an item's vectors into one.
 
-    `concat` puts the leading principal components of each modality side by side, times its weight. With `whiten` each
-    component of a modality varies as much as the next, and the modality as much as without. The other methods start
-    there and learn a correction: `contrastive` a network per modality, `qformer` (OxygenRec) `queries` that attend to
-    all modalities an item has. What is learnt is which items the same users take within `pair_window`
-    events of each other, one of them among the newest `recent` share of the visible events. What a modality knows of
-    behaviour then comes from the events before those, so that nothing can be learnt by heart.
+    `concat` puts the leading principal components of each modality side by side, times its weight. `whiten` gives all
+    components of a modality equal variance and keeps its total variance. The other methods start there and learn a
+    correction: `contrastive` a network per modality, `qformer` (OxygenRec) `queries` that attend to all modalities of
+    an item. The training pairs are items that the same users take within `pair_window` events of each other, one of
+    them among the newest `recent` share of the visible events. Behaviour vectors then come from the events before
+    those, so that pairs cannot be memorised.
 
-    InfoNCE at a learnt temperature against the other items of a step: those of a pair with weight 1, corrected by
-    `popularity` times the log of how often an item is drawn, and with weight `align` the content of an item with its
-    own behaviour. With `hard_negatives` each pair brings one more item, near to its first and no pair with it, to tell
-    apart. A modality is left out with chance `modality_dropout`. An epoch is `steps` steps.
+    The loss is InfoNCE at a learned temperature against the other items of a step. Pairs have weight 1, corrected by
+    `popularity` times the log of how often an item is drawn; an item's content and its own behaviour have weight
+    `align`. With `hard_negatives` each pair adds one negative, near to its first item and no pair with it. A modality
+    is dropped with probability `modality_dropout`. An epoch has `steps` steps.
     """
 
     method: Literal["concat", "contrastive", "qformer"] = "contrastive"
@@ -334,16 +335,16 @@ class FusionSpec(_Spec):
 
 
 class SequencesSpec(_Spec):
-    """User histories as SIDs: `buckets` by hash of the user, so that training streams a bucket at a time.
+    """Settings of user histories as SIDs, in `buckets` by user hash, so that training streams a bucket at a time.
 
-    0 is as many as leave some 500,000 events to each, 8 at least and 512 at most.
+    0 gives about 500,000 events per bucket, with 8 buckets at least and 512 at most.
     """
 
     buckets: Annotated[int, Field(ge=0, le=512)] = 0
 
 
 class ComputeSpec(_Spec):
-    """`in_process_below`: with fewer new items a night runs its stages in this process and starts no cluster.
+    """Compute settings. With fewer new items than `in_process_below`, a nightly run stays in process without a cluster.
 
     `cpus` of a cluster started here: 0 means one more than the machine has, so that input never starves training.
     """
@@ -355,10 +356,10 @@ class ComputeSpec(_Spec):
 
 
 class BudgetSpec(_Spec):
-    """A run stops before anything is published when a stage refuses more than `quarantine_share` of its rows.
+    """Limits on refusals: a run stops before publishing if a stage refuses more than `quarantine_share` of its rows.
 
-    Up to `quarantine_rows` refused rows are let pass whatever their share, so that one bad row in a night of five
-    does not stop it.
+    Up to `quarantine_rows` refused rows are accepted whatever their share, so that one bad row in a night of five does
+    not stop it.
     """
 
     quarantine_share: float = Field(0.05, ge=0, le=1)

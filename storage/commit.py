@@ -1,15 +1,14 @@
-"""The two ways anything is written: `append`, idempotent by key, and `swap`, the one compare-and-swap.
+"""The two ways to write: `append`, idempotent by key, and `swap`, the only compare-and-swap.
 
 Delta's log is a sequence of files made with put-if-absent, which is a compare-and-swap of the table version. Used
-plainly it is too lenient: two stale appends both succeed, because appends are rebased. Both functions below decide
+directly it is too lenient: two stale appends both succeed, because appends are rebased. Both functions below decide
 from a table handle and commit *through that same handle*:
 
 - `append` attaches an application transaction named by the idempotency key. A handle that has seen the key skips;
-  a stale handle that has not is refused by Delta's conflict check, because someone else committed the same key.
-  Other keys are rebased without a conflict. Surviving a kill between commit and acknowledgement is the same case
-  as being run twice.
-- `swap` forbids rebasing (`max_commit_retries=0`): if any other commit came between, the decision is taken again
-  from the new state. Aliases, release ids, model ids and leases are rows decided this way.
+  a stale handle that has not is refused by Delta's conflict check, because another writer committed the same key.
+  Other keys are rebased without a conflict. A kill between commit and acknowledgement is handled like a second run.
+- `swap` forbids rebasing (`max_commit_retries=0`): after any other commit in between, the decision is made again
+  from the new state. Aliases, release ids and model ids are rows decided this way.
 
 Both write the data files themselves (`storage.files.data_files`), named by their hashes, and commit their names.
 """
@@ -33,15 +32,18 @@ from storage.files.table_log import FILES_HASH
 from storage.lake import Lake, TableRef
 from storage.schemas import TABLES
 
+# Commits that may lose a race before CommitConflict is raised.
 ATTEMPTS = 60
+# Files of a bookkeeping table above which they are joined.
 MOST_FILES = 32
+# Shortest and longest upper bound of the random pause after a lost race, in seconds.
 FIRST_PAUSE_S = 0.005
 LONGEST_PAUSE_S = 0.5
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Who wrote a commit and from what: stored as the commit's metadata."""
+    """Writer and inputs of a commit, stored as the commit's metadata."""
 
     run: str
     recipe: str
@@ -58,14 +60,14 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Commit:
-    """Where the rows are, and whether this call wrote them (False: an earlier one had)."""
+    """Place of the rows, and whether this call wrote them (False: an earlier call had)."""
 
     ref: TableRef
     written: bool
 
 
 def conform(table: str, rows: pa.Table) -> pa.Table:
-    """`rows` in the column order and types of `table`; SchemaMismatch on anything a silent cast would spoil."""
+    """Return `rows` in the column order and types of `table`; raise SchemaMismatch if a cast would lose data."""
     schema = TABLES[table].schema
     if set(rows.schema.names) != set(schema.names):
         missing, extra = set(schema.names) - set(rows.schema.names), set(rows.schema.names) - set(schema.names)
@@ -90,10 +92,10 @@ def conform(table: str, rows: pa.Table) -> pa.Table:
 
 
 def append(lake: Lake, table: str, rows: pa.Table, key: str, provenance: Provenance) -> Commit:
-    """Append `rows` once, however often and by however many writers it is called with the same `key`.
+    """Append `rows` once, even if several writers call this several times with the same `key`.
 
-    Returns the version that holds the rows also when an earlier call wrote them, so that what is derived from it
-    is derived again from the same input. Raises CommitConflict after ATTEMPTS lost races.
+    Return the version that holds the rows, also if an earlier call wrote them, so that derived data is derived again
+    from the same input. Raise CommitConflict after ATTEMPTS lost races.
     """
     rows = conform(table, rows)
     files: list[AddAction] | None = None
@@ -118,7 +120,7 @@ def append(lake: Lake, table: str, rows: pa.Table, key: str, provenance: Provena
 def _commit(
     handle: DeltaTable, table: str, actions: list[AddAction | RemoveAction], provenance: Provenance, key: str = ""
 ) -> None:
-    """Commit log entries through `handle`: under a key once, without one only if nobody committed in between."""
+    """Commit log entries through `handle`: with a key, once; without, only if no other commit came between."""
     added = [action for action in actions if isinstance(action, AddAction)]
     metadata = {**provenance.metadata(key), FILES_HASH: entries_hash(added)}
     handle.create_write_transaction(
@@ -135,7 +137,7 @@ def _commit(
 
 
 def committed_version(handle: DeltaTable, key: str, newest: int | None = None) -> int:
-    """The version whose commit carried `key`, among the `newest` commits; the handle's own version if there is none."""
+    """Return the version of the commit with `key` among the `newest` commits, or else the handle's own version."""
     for entry in handle.history(newest):
         if entry.get("sidmill.key") == key:
             return int(entry["version"])
@@ -145,10 +147,10 @@ def committed_version(handle: DeltaTable, key: str, newest: int | None = None) -
 def swap(
     lake: Lake, table: str, decide: Callable[[pa.Table], pa.Table | None], provenance: Provenance
 ) -> tuple[pa.Table, bool]:
-    """Append the row(s) `decide` makes of the table's current rows, only if nobody wrote in between.
+    """Append the row(s) that `decide` makes of the table's current rows, only if no other commit came between.
 
-    `decide` gets all current rows (these tables are small) and returns the rows to add, or None when there is
-    nothing to do; it may raise to refuse. Returns the table's rows after the swap, and whether rows were added.
+    `decide` gets all current rows (these tables are small) and returns the rows to add, or None if there is nothing to
+    do; it may raise to refuse. Return the table's rows after the swap, and whether rows were added.
     """
     for attempt in range(ATTEMPTS):
         handle = lake.open_or_create(table)
@@ -172,8 +174,10 @@ def _commit_alone(
     provenance: Provenance,
     instead: tuple[RemoveAction, ...] = (),
 ) -> bool:
-    """Commit rows, or files `instead` of those that hold their rows now; False, and nothing is left, if another commit
-    came between."""
+    """Commit rows, or new files `instead` of the files that hold their rows now.
+
+    Return False, with the new files deleted, if another commit came between.
+    """
     place = lake.table_files(table)
     files = write_rows(place, TABLES[table], rows, secrets.token_hex(8), news=not instead)
     try:
@@ -186,9 +190,9 @@ def _commit_alone(
 
 
 def _compact(lake: Lake, table: str, provenance: Provenance) -> None:
-    """Join the many small files of a bookkeeping table, so that reading it stays a matter of milliseconds.
+    """Join the many small files of a bookkeeping table, so that it can be read in milliseconds.
 
-    Where another writer comes between, one of the next commits will do it.
+    If another writer comes between, a later commit does it.
     """
     if not TABLES[table].bookkeeping:
         return

@@ -1,78 +1,78 @@
-"""What can go wrong with a lake.
+"""Errors of a lake.
 
 LakeError
-├── LakeNotFound        there is no lake, table, release or item where one was named
-├── LakeUnusable        the path is a file, or may not be written
-├── LakeFormat          the lake has another format version than this program reads or writes
-├── SchemaMismatch      rows do not have the shape of their table
-├── CommitConflict      other writers won the race more often than we retry
+├── LakeNotFound        no such lake, table, release or item
+├── LakeUnusable        the path is a file, or is not writable
+├── LakeFormat          this program does not read or write the lake's format version
+├── SchemaMismatch      rows do not match the schema of their table
+├── CommitConflict      other writers won more races than we retry
 ├── LineageBroken       a candidate would go back in time behind its parent
-├── PointerMoved        a compare-and-swap found another value than the one expected
+├── PointerMoved        a compare-and-swap found another value than the expected one
 ├── DataCorrupt         a data file or a log entry of a table is missing or was changed
-├── BlobCorrupt         a stored file does not have the hash it is named by
+├── BlobCorrupt         a stored file does not have the hash in its name
 ├── QuarantineBudgetExceeded   a stage refused more of its rows than the recipe allows
-└── PublishRefused      a release may not become what an alias points to
+└── PublishRefused      an alias may not point to a release
     ├── GateBlocked     a blocking gate of the candidate failed
     ├── StaleCandidate  the candidate lacks what was published since it was made
-    └── Held            production is held: runs publish nothing until somebody lifts the hold
+    └── Held            production is held: runs publish nothing until the hold is lifted
 """
 
 
 class LakeError(RuntimeError):
-    """Something about the lake is not as it must be."""
+    """Base of the errors of a lake."""
 
 
 class LakeNotFound(LakeError):
-    """There is no lake, table, release or item where one was named."""
+    """Raised when a named lake, table, release or item does not exist."""
 
 
 class LakeUnusable(LakeError):
-    """The path of the lake is a file, or may not be written."""
+    """Raised when the path of the lake is a file, or is not writable."""
 
 
 class LakeFormat(LakeError):
-    """The lake has another format version than this program reads or writes."""
+    """Raised when this program does not read or write the lake's format version."""
 
 
 class SchemaMismatch(LakeError):
-    """Rows do not have the shape of their table."""
+    """Raised when rows do not match the schema of their table."""
 
 
 class CommitConflict(LakeError):
-    """Other writers won the race more often than we retry."""
+    """Raised when other writers win more races than we retry."""
 
 
 class LineageBroken(LakeError):
-    """A candidate would go back in time behind its parent, or has seen what it holds out."""
+    """Raised for a candidate that goes back in time behind its parent, or has seen what it holds out."""
 
 
 class PointerMoved(LakeError):
-    """A compare-and-swap found another value than the one expected."""
+    """Raised when a compare-and-swap finds another value than the expected one."""
 
 
 class DataCorrupt(LakeError):
-    """A data file or a log entry of a table is missing or was changed."""
+    """Raised when a data file or a log entry of a table is missing or was changed."""
 
 
 class BlobCorrupt(LakeError):
-    """A stored file does not have the hash it is named by."""
+    """Raised when a stored file does not have the hash in its name."""
 
 
 class QuarantineBudgetExceeded(LakeError):
-    """A stage refused more of its rows than the recipe allows; nothing was published."""
+    """Raised when a stage refuses more of its rows than the recipe allows; nothing is published."""
 
 
 class PublishRefused(LakeError):
-    """A release may not become what an alias points to."""
+    """Raised when an alias may not point to a release."""
 
 
 class GateBlocked(PublishRefused):
-    """A blocking gate of the candidate failed."""
+    """Raised when a blocking gate of the candidate failed."""
 
 
 class StaleCandidate(PublishRefused):
-    """The candidate lacks what was published since it was made."""
+    """Raised when the candidate lacks what was published since it was made."""
 
 
 class Held(PublishRefused):
-    """Production is held: runs publish nothing until somebody lifts the hold."""
+    """Raised when production is held: runs publish nothing until the hold is lifted."""

@@ -1,7 +1,7 @@
 """The format version of a lake: a file `lake.json` beside the tables, written before anything else.
 
 Format 1 has no such file. Format 2 names data files by their hashes, keeps every log entry, and has the table
-`pointers` from the start. A program refuses a lake of a newer format, and writes to lakes of its own format alone.
+`pointers` from the start. A program refuses a lake of a newer format, and writes only to lakes of its own format.
 """
 
 import json
@@ -14,7 +14,7 @@ MARKER = "lake.json"
 
 
 def read_format(files: Files) -> int | None:
-    """The format of the lake at `files`, None where there is no marker: a lake of format 1, or none."""
+    """Return the format of the lake at `files`; None without a marker: a lake of format 1, or no lake."""
     try:
         text = files.read(MARKER)
     except (FileNotFoundError, NotADirectoryError):
@@ -29,7 +29,7 @@ def read_format(files: Files) -> int | None:
 
 
 def write_format(files: Files) -> None:
-    """Mark the lake as one of this program's format."""
+    """Mark the lake with this program's format."""
     files.write(MARKER, json.dumps({"format": FORMAT}).encode() + b"\n")
 
 

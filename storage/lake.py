@@ -25,18 +25,18 @@ _DECODED = re.compile(r"\\|%[0-9a-fA-F]{2}")
 
 
 def one_of(column: str, values: Iterable[str]) -> ds.Expression:
-    """Rows whose text column holds one of the values; none where there are no values."""
+    """Filter for rows whose text column holds one of the values; no rows if there are no values."""
     return ds.field(column).isin(pa.array(values, pa.string()))
 
 
 def file_name(path: str) -> str:
-    """The name of a data file, which no other file of its table has."""
+    """Return the name of a data file, which is unique within its table."""
     return path.rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True)
 class TableRef:
-    """(table, version): what passes between flow tasks, never the data itself."""
+    """(table, version): passed between flow tasks in place of the data."""
 
     table: str
     version: int
@@ -45,8 +45,8 @@ class TableRef:
 class Lake:
     """A lake at a local directory or an object-store URI.
 
-    Credentials of an object store are read from its usual environment variables (AWS_*, ...), which deltalake
-    hands to the store. The object is cheap, holds no open handle and pickles as its URI.
+    Credentials of an object store are read from its usual environment variables (AWS_*, ...), which deltalake passes to
+    the store. The object is cheap, holds no open handle and pickles as its URI.
     """
 
     def __init__(self, uri: str) -> None:
@@ -67,12 +67,12 @@ class Lake:
         return f"{self.uri}/{table}"
 
     def table_files(self, table: str) -> Files:
-        """The files of a table."""
+        """Return the files of a table."""
         return Files(self.path(table))
 
     @property
     def format(self) -> int | None:
-        """The format version, None where there is no lake yet; raises LakeFormat for one of a newer program."""
+        """Format version, None if there is no lake yet; raises LakeFormat for a newer program's lake."""
         if self._format is None:
             if self.is_local and _DECODED.search(self.uri):
                 why = "has a backslash or a percent sign with two digits, which Delta reads as something else"
@@ -81,7 +81,7 @@ class Lake:
                 raise LakeUnusable(f"{self.uri} is a file; a lake is a folder: name one with --lake.")
             found = read_format(self.files)
             if found is None and any(DeltaTable.is_deltatable(self.path(table)) for table in TABLES):
-                found = read_format(self.files) or 1  # written before the first table, perhaps since it was looked for
+                found = read_format(self.files) or 1  # the marker precedes the first table, so read it again
             if found is not None:
                 require_readable(self.files, found)
             self._format = found
@@ -91,9 +91,9 @@ class Lake:
         return self.format is not None and bool(DeltaTable.is_deltatable(self.path(table)))
 
     def open(self, table: str, version: int | None = None) -> DeltaTable:
-        """The table at `version` (newest by default).
+        """Return the table at `version` (newest by default).
 
-        Raises LakeNotFound for a table or version that never was, DataCorrupt where the log of the table is damaged.
+        Raise LakeNotFound for a table or version that never existed, DataCorrupt if the log of the table is damaged.
         """
         if not self.exists(table):
             raise LakeNotFound(
@@ -108,10 +108,10 @@ class Lake:
         return handle
 
     def open_or_create(self, table: str) -> DeltaTable:
-        """The newest state of the table for writing, made if it is not there (safe under concurrency).
+        """Return the newest state of the table for writing; create it if it does not exist (safe under concurrency).
 
-        Settings and constraints that a table lacks, as one that a killed run was making, are set. Raises LakeFormat
-        for a lake of an older format, whose tables are told to keep their log all the same.
+        Missing settings and constraints are set, such as those of a table whose creation was killed. Raise LakeFormat
+        for a lake of an older format, after setting its tables to keep their log.
         """
         self._require_writable()
         spec = TABLES[table]
@@ -128,14 +128,14 @@ class Lake:
         require_writable(self.files, self.format or FORMAT)
 
     def keep_logs(self) -> None:
-        """Set what every table has on those that are there."""
+        """Set the common settings on all existing tables."""
         for spec in TABLES.values():
             if self.exists(spec.name):
                 self._mended(self.open(spec.name), spec)
 
     def _create(self, spec: TableSpec) -> None:
         if spec.name != "pointers" and not self.exists("pointers"):
-            self._create(TABLES["pointers"])  # first of all: where it is missing later, it was lost
+            self._create(TABLES["pointers"])  # created first: if it is missing later, it was lost
         try:
             DeltaTable.create(
                 self.path(spec.name),
@@ -145,11 +145,11 @@ class Lake:
                 configuration=PROPERTIES,
             )
         except DeltaError:
-            if not self.exists(spec.name):  # otherwise another writer created it first, which is as good
+            if not self.exists(spec.name):  # otherwise another writer created it first, which is fine
                 raise
 
     def _mended(self, handle: DeltaTable, spec: TableSpec) -> DeltaTable:
-        """The table with the settings and constraints that every table has; another process may be setting them too."""
+        """Return the table with the common settings and constraints; another process may set them at the same time."""
         settings = {name: value for name, value in PROPERTIES.items() if _setting(handle, name) != value}
         if settings:
             try:
@@ -169,14 +169,14 @@ class Lake:
         return handle
 
     def version(self, table: str) -> int:
-        """The newest version, -1 when the table does not exist yet."""
+        """Return the newest version, -1 if the table does not exist yet."""
         return int(self.open(table).version()) if self.exists(table) else -1
 
     def ref(self, table: str) -> TableRef:
         return TableRef(table, self.version(table))
 
     def data_files(self, table: str, version: int | None = None) -> list[DataFile]:
-        """The data files of a version (newest by default); none of a table that was never written or version -1."""
+        """Return the data files of a version (newest by default); none for a table never written or version -1."""
         if version == -1 or (version is None and not self.exists(table)):
             return []
         return data_files(self.open(table, version), TABLES[table])
@@ -188,10 +188,10 @@ class Lake:
         columns: Sequence[str] | None = None,
         where: ds.Expression | None = None,
     ) -> pa.Table:
-        """The rows at `version` (newest by default) with partitions and files pruned by `where`.
+        """Read the rows at `version` (newest by default), with partitions and files pruned by `where`.
 
-        A table that was never written (or version -1) reads as no rows. Raises DataCorrupt where a file that is read
-        is not what was committed.
+        A table that was never written (or version -1) has no rows. Raise DataCorrupt if a file that is read differs
+        from what was committed.
         """
         return self._rows(table, self.data_files(table, version), columns, where)
 
@@ -203,7 +203,7 @@ class Lake:
             return dataset.to_table(columns=None if columns is None else list(columns), filter=where)
 
     def read_files(self, table: str, paths: Sequence[str], columns: Sequence[str]) -> pa.Table:
-        """The rows of some files of a table, of whatever versions."""
+        """Read the rows of some files of a table, of any versions."""
         files = [DataFile(path, 0, 0, None, {}, {}) for path in paths]
         return self._rows(table, files, columns)
 
@@ -216,9 +216,9 @@ class Lake:
         version: int | None = None,
         since: int | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """`read`, in batches of at most `rows` rows of one file: few of them are in memory at a time.
+        """Read as `read` does, in batches of at most `rows` rows of one file; memory holds few of them.
 
-        With `since` only files are read that another version has not.
+        With `since`, only files that this other version lacks are read.
         """
         files = self.data_files(table, version)
         dataset = self._dataset(table, files if since is None else self._added(table, files, since), where)
@@ -228,21 +228,21 @@ class Lake:
             )
 
     def count(self, table: str, version: int, where: ds.Expression) -> int:
-        """How many rows `read` would give."""
+        """Return the number of rows `read` gives."""
         dataset = self._dataset(table, self.data_files(table, version), where)
         with self._reading(table, dataset):
             return int(dataset.count_rows(filter=where))
 
     def read_added(self, table: str, since: int, version: int, columns: Sequence[str]) -> pa.Table:
-        """The rows of the files that `version` has and version `since` had not: reads nothing else.
+        """Read the rows of the files that `version` has and version `since` lacks, and nothing else.
 
-        A compaction writes rows that were there before into files that were not.
+        A compaction writes old rows into new files.
         """
         files = [] if since == version else self._added(table, self.data_files(table, version), since)
         return self._rows(table, files, columns)
 
     def file_names(self, table: str, version: int) -> set[str]:
-        """Names of the files of a version, without their folders; none of version -1."""
+        """Return the names of the files of a version, without their folders; none for version -1."""
         return {each.name for each in self.data_files(table, version)}
 
     def _added(self, table: str, files: list[DataFile], since: int) -> list[DataFile]:
@@ -250,7 +250,7 @@ class Lake:
         return [each for each in files if each.name not in before]
 
     def _dataset(self, table: str, files: list[DataFile], where: ds.Expression | None) -> ds.FileSystemDataset:
-        """The files that may hold a row of `where`, checked to have the footers they were committed with."""
+        """Open the files that may hold a row of `where`, with footers checked against the commit."""
         schema, place = TABLES[table].schema, self.table_files(table)
         wanted = {part.path for part in open_dataset(place, files, schema).get_fragments(filter=where)}
         kept = [each for each in files if each.path in wanted]
@@ -259,7 +259,7 @@ class Lake:
 
     @contextmanager
     def _reading(self, table: str, dataset: ds.FileSystemDataset) -> Iterator[None]:
-        """Tell which file is damaged where Arrow fails to read one."""
+        """Raise DataCorrupt for the damaged file if Arrow fails to read one."""
         try:
             yield
         except (OSError, pa.ArrowException) as error:
@@ -275,13 +275,13 @@ class Lake:
         columns: Sequence[str] | None = None,
         where: ds.Expression | None = None,
     ) -> pl.DataFrame:
-        """`read` as a polars frame."""
+        """Return `read` as a polars frame."""
         frame = pl.from_arrow(self.read(table, version, columns, where))
         assert isinstance(frame, pl.DataFrame)
         return frame
 
     def rows(self, table: str, version: int | None = None) -> int:
-        """Number of rows, from the log alone."""
+        """Return the number of rows, from the log alone."""
         if version == -1 or (version is None and not self.exists(table)):
             return 0
         return int(self.open(table, version).count())

@@ -1,4 +1,4 @@
-"""Bring a lake of an older format to this one, in place: nothing that a release pins is rewritten."""
+"""Migrate a lake of an older format in place; nothing that a release pins is rewritten."""
 
 import json
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ from storage.schemas import TABLES
 
 
 def migrate(lake: Lake, provenance: Provenance) -> Iterator[str]:
-    """Migrate and tell each step; a lake of this format is left as it is. Safe to run again after a kill.
+    """Migrate and yield a message per step; a lake of this format is left as it is. Safe to rerun after a kill.
 
-    Format 1 to 2: the tables keep their log for good, `pointers` is there, and the hash of every data file is recorded.
-    Where a kill comes between the last two steps, the next run that publishes records the hashes that lack.
+    Format 1 to 2: tables keep their log permanently, `pointers` exists, and the hash of every data file is recorded.
+    After a kill between the last two steps, the next run that publishes records the missing hashes.
     """
     if lake.format is None:
         raise LakeNotFound(f"there is no lake at {lake.uri}.")

@@ -1,4 +1,4 @@
-"""Quarantine: rows a stage refused, with the reason. Nothing is dropped; a row is resolved when it got through."""
+"""Quarantine: rows that a stage refused, with the reason. No row is dropped; one that gets through is resolved."""
 
 import hashlib
 from collections.abc import Iterable
@@ -13,12 +13,12 @@ from storage.commit import Commit, Provenance, append
 from storage.lake import Lake
 from storage.schemas import QUARANTINE
 
-PAYLOAD_LIMIT = 1 << 20  # characters kept of a refused row; its source and row number always are
+PAYLOAD_LIMIT = 1 << 20  # characters kept of a refused row; its source and row number are always kept
 
 
 @dataclass(frozen=True)
 class Reject:
-    """One refused row. `subject` is the item or event id when it is known; `source_row` counts from 0."""
+    """One refused row. `subject` is the item or event id if known; `source_row` counts from 0."""
 
     stage: str
     reason: str
@@ -35,7 +35,7 @@ class Reject:
 
 
 def quarantine(lake: Lake, rejects: Iterable[Reject], provenance: Provenance) -> Commit | None:
-    """Append open rows for `rejects`; those that are open with the same content are left. None when nothing is new."""
+    """Append open rows for `rejects`, except those open with the same content. Return None if there is nothing new."""
     rows = {reject.id: _row(reject, "open", provenance.run) for reject in rejects}
     known = {row[0]: row[1:] for row in open_rows(lake).select("quarantine_id", "detail", "payload").iter_rows()}
     fresh = [row for name, row in rows.items() if known.get(name) != (row["detail"], row["payload"])]
@@ -43,7 +43,7 @@ def quarantine(lake: Lake, rejects: Iterable[Reject], provenance: Provenance) ->
 
 
 def resolve(lake: Lake, rows: pl.DataFrame, detail: str, provenance: Provenance) -> Commit | None:
-    """Mark open rows as resolved: what they held has gone through."""
+    """Mark open rows as resolved: their content has gone through."""
     now = datetime.now(UTC)
     resolved = [
         {**row, "status": "resolved", "detail": detail, "payload": None, "at": now, "run": provenance.run}
@@ -69,7 +69,7 @@ def _row(reject: Reject, status: str, run: str) -> dict[str, object]:
 
 
 def _clean(text: str | None) -> str | None:
-    """Text that UTF-8 can hold: what it cannot hold is shown escaped."""
+    """Escape what UTF-8 cannot hold, and truncate to PAYLOAD_LIMIT."""
     if text is None:
         return None
     return text[:PAYLOAD_LIMIT].encode("utf-8", "backslashreplace").decode()
@@ -85,13 +85,13 @@ def _append(lake: Lake, rows: list[dict[str, object]], provenance: Provenance) -
 
 
 def open_rows(lake: Lake, version: int | None = None, reason: str | None = None) -> pl.DataFrame:
-    """Rows that are still refused: their last status is open."""
+    """Return the rows that are still refused: their last status is open."""
     frame = lake.frame("quarantine", version)
     last = frame.sort("at").unique("quarantine_id", keep="last", maintain_order=True).filter(pl.col("status") == "open")
     return last if reason is None else last.filter(pl.col("reason") == reason)
 
 
 def by_reason(lake: Lake, version: int | None = None) -> dict[str, int]:
-    """Number of open rows per reason, sorted by reason."""
+    """Return the number of open rows per reason, sorted by reason."""
     counts = open_rows(lake, version).group_by("reason").len().sort("reason")
     return {row["reason"]: row["len"] for row in counts.to_dicts()}

@@ -1,4 +1,4 @@
-"""Why a row is refused: every quarantine reason with the stage that gives it, what it means and what to do.
+"""Quarantine reasons, each with the stage that gives it, its meaning and its remedy.
 
 The message of an exceeded budget, `sidmill quarantine list`, the report and the table in docs/data.md all read this.
 """
@@ -294,7 +294,7 @@ class Reason(StrEnum):
 
 
 def remedy(reason: str) -> str:
-    """What to do about a reason, as plain text; empty where nothing is, or where an old lake has another reason."""
+    """Return the remedy of a reason as plain text; empty if there is none, or if the reason is of an old lake."""
     known = Reason.__members__.values()
     told = next((each.remedy for each in known if each == reason), "nothing")
     return "" if told == "nothing" else told.replace("`", "")

@@ -1,4 +1,4 @@
-"""The record of runs: rows of events (started, stage, finished, failed, cancelled), so that a killed run shows.
+"""The record of runs: rows of events (started, stage, finished, failed, cancelled), so that a killed run is visible.
 
 A run that finds nothing to do writes nothing: `RunRecord` buffers its events until the first real work.
 """
@@ -20,13 +20,13 @@ from storage.schemas import RUNS
 
 
 def new_run_id(kind: str) -> str:
-    """Sortable by time, unique without coordination."""
+    """Return a run id that sorts by time and is unique."""
     return f"{kind}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 
 
 @dataclass
 class RunRecord:
-    """Writes what one run does. Nothing reaches the lake before `begin`."""
+    """Recorder of what one run does. Nothing reaches the lake before `begin`."""
 
     lake: Lake
     run: str
@@ -39,7 +39,7 @@ class RunRecord:
     _written: int = 0
 
     def begin(self) -> None:
-        """There is work: record that the run started, with what `sidmill run resume` needs to start it again."""
+        """Record that the run started because there is work, with what `sidmill run resume` needs to start it again."""
         if self.begun:
             return
         self.begun = True
@@ -85,7 +85,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One run as its events tell: `state` is running, finished, failed, cancelled, or killed (its process is gone)."""
+    """One run from its events: `state` is running, finished, failed, cancelled, or killed (its process is gone)."""
 
     run: str
     kind: str
@@ -101,7 +101,7 @@ class RunSummary:
 
 
 def runs(lake: Lake) -> list[RunSummary]:
-    """All runs that did something, oldest first."""
+    """Return all runs that did something, oldest first."""
     grouped: dict[str, list[dict[str, Any]]] = {}
     for row in lake.read("runs").sort_by("at").to_pylist():
         grouped.setdefault(row["run"], []).append({**row, "detail": json.loads(row["detail"])})
@@ -109,7 +109,7 @@ def runs(lake: Lake) -> list[RunSummary]:
 
 
 def read_run(lake: Lake, run: str) -> RunSummary:
-    """One run by id; LakeNotFound names the newest ones."""
+    """Return one run by id; LakeNotFound names the newest ones."""
     known = runs(lake)
     for summary in known:
         if summary.run == run:
@@ -139,7 +139,7 @@ def _summary(events: list[dict[str, Any]]) -> RunSummary:
 
 
 def _alive(detail: dict[str, Any]) -> bool:
-    """Whether the run's process still is; taken for granted on another host, which we cannot ask."""
+    """Return whether the run's process exists; on another host it is assumed to."""
     if detail.get("host") != socket.gethostname():
         return True
     try:

@@ -1,7 +1,7 @@
-"""The tables of the lake: columns, partitions and constraints, in the order of the noun chain.
+"""The tables of the lake: columns, partitions and constraints, in the order in which data passes through them.
 
-Every table is append-only. What changes is expressed by a newer row (a higher `revision` of an item, a later
-event of a run), so that every version of every table stays readable for the releases that pin it.
+Every table is append-only. A change is a newer row (a higher `revision` of an item, a later event of a run), so every
+version of every table stays readable for the releases that pin it.
 """
 
 from dataclasses import dataclass, field
@@ -15,8 +15,9 @@ PROPERTIES = {
     "delta.deletedFileRetentionDuration": FOR_GOOD,
     "delta.appendOnly": "true",
 }
-"""Settings of every table. By default Delta deletes log entries after 30 days, and the versions that releases pin with
-them; a vacuum deletes replaced files after a week. What is deleted is the lake's own decision."""
+"""Settings of every table. By default Delta deletes log entries after 30 days, and with them the versions that releases
+pin; a vacuum deletes replaced files after a week. Only the lake itself decides what is deleted.
+"""
 
 TIME = pa.timestamp("us", tz="UTC")
 CODES = pa.list_(pa.int32())
@@ -26,9 +27,9 @@ CODES = pa.list_(pa.int32())
 class TableSpec:
     """One Delta table: `key` names its logical primary key, `constraints` are SQL expressions on a row.
 
-    A `bookkeeping` table grows by single rows; its small files are joined now and then. `statistics` are the required
-    columns whose bounds stand in the log for each file, so that readers pass over files. Columns of users are not
-    among them: the log is readable wherever the names of files are.
+    A `bookkeeping` table grows by single rows; its small files are joined from time to time. `statistics` are the
+    required columns whose bounds the log holds for each file, so that readers can skip files. User columns are not
+    among them: the log is readable wherever file names are.
     """
 
     name: str
@@ -41,7 +42,7 @@ class TableSpec:
 
 
 def _schema(**columns: pa.DataType | tuple[pa.DataType, bool]) -> pa.Schema:
-    """Columns are required unless given as (type, True)."""
+    """Return a schema; columns are required unless given as (type, True)."""
     return pa.schema(
         [
             pa.field(name, kind[0], nullable=kind[1])

@@ -1,7 +1,7 @@
-"""The public catalogues that benchmarks on real data read: items, texts, histories.
+"""Public catalogues for benchmarks on real data: items, texts, histories.
 
-The folder holds amazon-beauty/ and movielens-posters/ (docs/tokenizers.md says what is in them), and ml-100k/ with the
-files of RecBole that `make demo` leaves in .cache/movielens.
+The folder holds amazon-beauty/ and movielens-posters/ (docs/tokenizers.md describes their content), and ml-100k/ with
+the RecBole files that `make demo` leaves in .cache/movielens.
 """
 
 import csv
@@ -24,16 +24,18 @@ from pipelines.embed.vision import ImageEncoder
 from pipelines.spec import AttributesSpec, ImageSpec, TextSpec
 
 CACHE = Path(".cache/vectors")
+# Lowest rating that counts as an item taken.
 POSITIVE = 4.0
+# Items encoded at a time.
 AT_ONCE = 256
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """A catalogue in rows: id, text, attributes, category and picture (or none) of each item.
+    """A catalogue in rows: id, text, attributes, category and picture (or None) of each item.
 
-    A history is (time, row) of what a user took, oldest first; times are whole numbers, and `held_out` is the first
-    that is held out. `inputs` is a hash of the bytes of the files that all of it was read from.
+    A history is (time, row) of the items a user took, oldest first. Times are integers; events from `held_out` on are
+    held out. `inputs` is a hash of the bytes of all files it was read from.
     """
 
     name: str
@@ -47,9 +49,9 @@ class Catalogue:
     inputs: str
 
     def before_the_test(self) -> "Catalogue":
-        """The same without what is held out, and as much of what is left held out: what settings are chosen on.
+        """Return the catalogue without its held-out events, with the same share of the rest held out, for tuning.
 
-        Where one cut is leave-last-out for all, the test goes, the last event of each user.
+        If its cut is leave-last-out, the test event, which is the last of each user, is removed.
         """
         if self.held_out < 0:
             return replace(self, histories=[each[:-1] for each in self.histories]).leave_last_out()
@@ -57,13 +59,15 @@ class Catalogue:
         return replace(self, histories=seen, held_out=_newest_tenth(seen))
 
     def leave_last_out(self) -> "Catalogue":
-        """The same with events numbered back from the last of each user, so that one cut, two events before the end, is
-        leave-last-out for all."""
+        """Return the catalogue with events numbered back from each user's last.
+
+        One cut, two events before the end, is then leave-last-out for all users.
+        """
         numbered = [[(at - len(each), row) for at, (_, row) in enumerate(each)] for each in self.histories]
         return replace(self, histories=numbered, held_out=-2)
 
     def text_vectors(self) -> NDArray[np.float32]:
-        """MiniLM vectors, float32 (N, 384), kept; an empty text gets the word "untitled"."""
+        """Return MiniLM vectors, float32 (N, 384), cached; an empty text becomes the word "untitled"."""
         encoder = TextEncoder(TextSpec(encoder="packaged-minilm", fields=("title",)))
         order = np.argsort([len(text) for text in self.texts], kind="stable")
 
@@ -73,14 +77,14 @@ class Catalogue:
         return _kept(self._file("text"), len(self.ids), order, encode)
 
     def attribute_vectors(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Multi-hot vectors of the attributes, float32 (N, 256), and which items have some."""
+        """Return multi-hot vectors of the attributes, float32 (N, 256), and a mask of the items with some."""
         encoder = MultiHot(AttributesSpec(fields=("attributes",)))
         present = np.array([bool(values) for values in self.attributes])
         contents = [json.dumps([["attributes", value] for value in values]) for values in self.attributes]
         return encoder.encode(contents), present
 
     def image_vectors(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """ViT-S/14 vectors, float32 (N, 384), kept, and which items have one."""
+        """Return ViT-S/14 vectors, float32 (N, 384), cached, and a mask of the items with one."""
         present = np.array([picture is not None for picture in self.pictures])
         if not present.any():
             return np.zeros((len(self.ids), 1), np.float32), present
@@ -95,7 +99,7 @@ class Catalogue:
         return _kept(self._file("images"), len(self.ids), np.flatnonzero(present), encode), present
 
     def _file(self, what: str) -> Path:
-        """Where vectors are kept: those of other input files, or of other code, lie elsewhere."""
+        """Return the file of cached vectors, which differs for other input files or other code."""
         return CACHE / f"{self.name}-{what}-{self.inputs}-{code_hash()}.npy"
 
 
@@ -113,7 +117,7 @@ def _kept(
 
 
 def beauty(folder: Path, category: str = "") -> Catalogue:
-    """Amazon Beauty, or one category of it with the users who took 4 items of that. It has an order and no times."""
+    """Read Amazon Beauty, or one category of it with users who took 4 of its items. It has order, not times."""
     folder = folder / "amazon-beauty"
     rows = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
     ids = [str(row["item_id"]) for row in rows]
@@ -139,7 +143,7 @@ def beauty(folder: Path, category: str = "") -> Catalogue:
 
 
 def movielens(folder: Path) -> Catalogue:
-    """MovieLens with posters: ratings of 4 and more, the newest tenth held out. The category is the first genre."""
+    """Read MovieLens with posters: ratings of 4 or more, the newest tenth held out. The category is the first genre."""
     folder = folder / "movielens-posters"
     with (folder / "items.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -154,7 +158,7 @@ def movielens(folder: Path) -> Catalogue:
         name="movielens-posters",
         ids=[row["movieId"] for row in rows],
         texts=[f"{row['title']} {row['genres'].replace('|', ', ')}" for row in rows],
-        attributes=[[] for _ in rows],  # the genres stand in the text
+        attributes=[[] for _ in rows],  # the text contains the genres
         categories=[row["genres"].split("|")[0] for row in rows],
         pictures=pictures,
         histories=[sorted(history) for history in histories.values()],
@@ -164,7 +168,7 @@ def movielens(folder: Path) -> Catalogue:
 
 
 def ml_100k(folder: Path) -> Catalogue:
-    """MovieLens-100K: ratings of 4 and more, the newest tenth held out. The category is the first genre."""
+    """Read MovieLens-100K: ratings of 4 or more, the newest tenth held out. The category is the first genre."""
     folder = folder / "ml-100k"
     films, ratings = folder / "ml-100k.item", folder / "ml-100k.inter"
     rows = [line.split("\t") for line in films.read_text().splitlines()[1:]]
@@ -178,7 +182,7 @@ def ml_100k(folder: Path) -> Catalogue:
         name="ml-100k",
         ids=[row[0] for row in rows],
         texts=[f"{title} {year} {genres}" for _, title, year, genres in rows],
-        attributes=[[] for _ in rows],  # the genres stand in the text
+        attributes=[[] for _ in rows],  # the text contains the genres
         categories=[genres.split(" ")[0] for _, _, _, genres in rows],
         pictures=[None] * len(rows),
         histories=[sorted(history) for history in histories.values()],
@@ -188,7 +192,7 @@ def ml_100k(folder: Path) -> Catalogue:
 
 
 def _newest_tenth(histories: list[list[tuple[int, int]]]) -> int:
-    """The first time of the newest tenth of all events."""
+    """Return the first time of the newest tenth of all events."""
     times = np.sort([time for history in histories for time, _ in history])
     return int(times[int(0.9 * len(times))])
 
@@ -202,6 +206,6 @@ CATALOGUES: dict[str, Callable[[Path], Catalogue]] = {
 
 
 def _common(attributes: list[list[str]], least: float = 0.03) -> set[str]:
-    """The attributes that at least a share of the items have."""
+    """Return the attributes that at least this share of the items has."""
     names, counts = np.unique([each for row in attributes for each in row], return_counts=True)
     return set(names[counts >= least * len(attributes)])

@@ -1,8 +1,8 @@
-"""Rows of `python -m bench recommendation` that go by semantic IDs: fused vectors, SIDs, a generator trained on them.
+"""Rows of `python -m bench recommendation` that use semantic IDs: fused vectors, SIDs, a generator trained on them.
 
-All of it is fitted on the training part of the histories. A training is a run of Ray Train below CACHE, named by what
-is trained on what, by which code: a benchmark that was stopped goes on from its last checkpoint, and one whose code or
-input files have changed begins anew.
+All of it is fitted on the training part of the histories. A training is a Ray Train run below CACHE, named by a hash of
+its settings, data and code: a stopped benchmark resumes from its last checkpoint, and one with changed code or input
+files starts anew.
 """
 
 import hashlib
@@ -47,22 +47,25 @@ from training.objectives.next_code import NextCode, plan_of
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 CACHE = Path(".cache/recommendation")
+# Buckets of the training histories, and histories decoded at a time.
 BUCKETS, AT_ONCE = 4, 256
 BEAMS = 50
+# Decays and weights from which the best on the validation is taken.
 DECAYS = (0.0, 0.3, 0.6, 0.8, 0.9, 1.0)
 WEIGHTS = (0.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0)
+# Most users of the validation on which a reranking is chosen.
 VALIDATED = 6_000
 
 
 @dataclass(frozen=True)
 class Histories:
-    """Reads the training histories in buckets, as the log loader wants them; pickled to its workers."""
+    """Reader of the training histories in buckets, as the log loader expects; pickled to its workers."""
 
     codes: NDArray[np.int32]
     train: list[Ints]
 
     def __call__(self, bucket: int) -> pa.Table:
-        """Users bucket, bucket + BUCKETS, ..."""
+        """Return users bucket, bucket + BUCKETS, ..."""
         users = range(bucket, len(self.train), BUCKETS)
         rows = [self.train[user] for user in users]
         lengths = np.array([len(each) for each in rows], np.int64)
@@ -85,7 +88,7 @@ class Histories:
 
 
 def fused_vectors(split: Split, settings: Settings) -> NDArray[np.float32]:
-    """Fused vectors of all items, float32 (N, D), fitted on the training events; kept."""
+    """Return fused vectors of all items, float32 (N, D), fitted on the training events; cached."""
     events = np.concatenate(split.train)
     behaviour = collaborative_spec(settings.collaborative, len(events), len(np.unique(events)))
     parts = (behaviour, settings.sasrec, settings.fusion)
@@ -106,7 +109,7 @@ def fused_vectors(split: Split, settings: Settings) -> NDArray[np.float32]:
 
 
 def tokenized(split: Split, settings: Settings) -> Trie:
-    """The SIDs of all items."""
+    """Return the SIDs of all items."""
     vectors, ids = {"fused": fused_vectors(split, settings)}, split.catalogue.ids
     with one_thread():
         book = fit_codebook(vectors, ids, settings.codebook)
@@ -117,9 +120,9 @@ def tokenized(split: Split, settings: Settings) -> Trie:
 
 
 def dense(split: Split, settings: Settings) -> Recommend:
-    """Retrieval by the fused vectors alone: cosine with what a user took, each event back counting `decay` times less.
+    """Retrieve by the fused vectors alone: cosine with a user's items, discounted by `decay` per event back.
 
-    What the SIDs must justify themselves against. Of DECAYS the one that is best on the validation is taken.
+    This is the baseline for SIDs. `decay` is the value of DECAYS that is best on the validation.
     """
     vectors = fused_vectors(split, settings)
 
@@ -136,18 +139,20 @@ def dense(split: Split, settings: Settings) -> Recommend:
 
 
 Search = Callable[[Sequence[Ints], bool], tuple[Ints, Floats]]
-"""As Recommend, the BEAMS best items and their log-probabilities."""
+"""Like Recommend, but returns the BEAMS best items and their log-probabilities."""
 
 
 def generator(split: Split, settings: Settings) -> Recommend:
-    """A generator on SIDs."""
+    """Use a generator on SIDs."""
     search = searched(split, settings)
     return lambda histories, exclude_seen: search(histories, exclude_seen)[0][:, :WIDTH]
 
 
 def reranked(split: Split, settings: Settings) -> Recommend:
-    """What a generator finds, in order of the vectors of its SIDs as well; weight and decay are the best of those tried
-    on the validation of some users."""
+    """Rerank the results of a generator by the fused vectors as well.
+
+    Weight and decay are the tried values that are best on the validation of some users.
+    """
     search, vectors = searched(split, settings), fused_vectors(split, settings)
     users = np.random.default_rng(0).permutation(len(split.train))[:VALIDATED]
     taken, targets = [split.train[user] for user in users], split.validation[users]
@@ -162,7 +167,7 @@ def reranked(split: Split, settings: Settings) -> Recommend:
 
 
 def searched(split: Split, settings: Settings) -> Search:
-    """The search of a generator that is trained by Ray Train on all cores."""
+    """Return the search of a generator trained by Ray Train on all cores."""
     trie = tokenized(split, settings)
     in_trie = trie.find_rows(pa.array(split.catalogue.ids))
     codes = trie.codes()[in_trie].astype(np.int32)
@@ -205,7 +210,7 @@ def searched(split: Split, settings: Settings) -> Search:
 
 
 def key_of(split: Split, rows: Sequence[NDArray[np.integer]], *settings: BaseModel | tuple[str, ...]) -> str:
-    """16 hex digits over the code, the bytes of the input files, arrays and settings: all that decides what is kept."""
+    """Return 16 hex digits over all that determines a result: code, bytes of input files, arrays and settings."""
     digest = hashlib.blake2b(f"{code_hash()}{split.catalogue.inputs}".encode(), digest_size=8)
     for each in rows:
         digest.update(np.ascontiguousarray(each).tobytes() + b"|")
@@ -217,7 +222,7 @@ def key_of(split: Split, rows: Sequence[NDArray[np.integer]], *settings: BaseMod
 
 @dataclass(frozen=True)
 class Rows:
-    """The row in the trie of each item of the catalogue, its codes, and the way back."""
+    """Row in the trie of each item of the catalogue, its codes, and the inverse of that row mapping."""
 
     in_trie: Ints
     codes: NDArray[np.int32]
@@ -227,7 +232,7 @@ class Rows:
 def generate(
     model: Generator, trie: TrieTensors, rows: Rows, histories: Sequence[Ints], exclude_seen: bool
 ) -> tuple[Ints, Floats]:
-    """The BEAMS most probable items of each history, -1 padded, and their log-probabilities."""
+    """Return the BEAMS most probable items of each history, -1 padded, and their log-probabilities."""
     out = np.full((len(histories), BEAMS), -1, np.int64)
     scores = np.full((len(histories), BEAMS), -np.inf, np.float32)
     order = np.argsort([len(each) for each in histories], kind="stable")

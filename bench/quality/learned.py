@@ -1,7 +1,7 @@
 """Learned quantizers beside rq-kmeans on clustered data: `python -m bench learned`, about five minutes.
 
-3,000 items of 64 dimensions, 1,600 clusters in a subspace of 12, 32 x 32 x 32 codes, two catalogues. Errors are
-squared distances of decoded vectors in units of those to the mean; "free" is without capacity.
+The data are two catalogues of 3,000 items with 64 dimensions, in 1,600 clusters of a 12-dimensional subspace; codes are
+32 x 32 x 32. Errors are squared distances of decoded vectors relative to those to the mean; "free" is without capacity.
 """
 
 import argparse

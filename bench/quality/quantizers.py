@@ -1,7 +1,7 @@
 """All quantizers on real vectors, side by side: `python -m bench quantizers DATA [NAME ...]`.
 
-DATA is the folder of data sets that docs/tokenizers.md names. Vectors are MiniLM vectors of titles, kept in
-.cache/vectors. Prints Markdown.
+DATA is the folder of data sets that docs/tokenizers.md names. Vectors are MiniLM vectors of titles, cached in
+.cache/vectors. The output is Markdown.
 """
 
 import argparse
@@ -52,7 +52,7 @@ SPECS: dict[str, dict[str, Any]] = {
 
 
 def consumed_together(catalogue: Catalogue) -> np.ndarray[Any, Any]:
-    """Pairs of rows that follow each other in a history, at most PAIRS drawn by seed."""
+    """Return pairs of rows that follow each other in a history, at most PAIRS of them, drawn by seed."""
     pairs = [
         (one, other) for history in catalogue.histories for (_, one), (_, other) in pairwise(history) if one != other
     ]
@@ -83,9 +83,9 @@ WHOLE_HEAD = (
 
 
 def table(catalogue: Catalogue, only: list[str]) -> None:
-    """Two rows for each quantizer wanted: of each level, and of the whole.
+    """Print two tables with a row per wanted quantizer: figures of each level, and of the whole.
 
-    It is fitted on all items but one in twenty, by hash of their ids; those get their SIDs after the others.
+    A quantizer is fitted on all items but one in twenty, by hash of their ids; those get their SIDs after the others.
     """
     ids, found, pairs = np.array(catalogue.ids), catalogue.text_vectors(), consumed_together(catalogue)
     in_turn = np.argsort(tie_keys(ids.tolist()), kind="stable")
@@ -120,7 +120,7 @@ def table(catalogue: Catalogue, only: list[str]) -> None:
 def whole_figures(
     book: Codebook, found: Floats, sids: Codes, raw: Codes, pairs: Any, made: tuple[Assignment, Assignment]
 ) -> list[str]:
-    """The row of WHOLE_HEAD without its name."""
+    """Return the row of WHOLE_HEAD without its name."""
     squared, spread, items = (
         sum(getattr(part.errors, name) for part in made) for name in ("squared", "spread", "items")
     )

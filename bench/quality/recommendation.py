@@ -1,8 +1,8 @@
 """Next-item recommendation, leave-last-out: `python -m bench recommendation DATA --dataset NAME`, as Markdown.
 
-The last item of a user is the test, the one before it the validation, the rest is trained on. What stops a training
-is judged on the validation. At test a row is given all items of a user but the last, and ranks all items of the
-catalogue; none are sampled. The first table ranks items that the user has seen too; the second leaves them out.
+The last item of a user is the test, the one before it the validation; the rest is training. Early stopping uses the
+validation. At test a row gets all items of a user but the last, and ranks all items of the catalogue; none are sampled.
+The first table also ranks items that the user has seen; the second leaves them out.
 """
 
 import argparse
@@ -24,12 +24,13 @@ from training.sasrec.sasrec import SasRec, fit_sasrec, rank
 from training.spec import SasRecSpec
 
 Ints = NDArray[np.int64]
+# Cut-offs of the metrics, and epochs without improvement that end a training.
 CUTS, PATIENCE = (5, 10, 20), 5
 NONE = np.zeros(0, np.int64)
 
 
 def popularity(split: Split) -> Recommend:
-    """The items that most training events are of."""
+    """Recommend the items with most training events."""
     counts = np.bincount(np.concatenate(split.train), minlength=split.items)
 
     def recommend(histories: Sequence[Ints], exclude_seen: bool) -> Ints:
@@ -39,7 +40,7 @@ def popularity(split: Split) -> Recommend:
 
 
 def item_knn(split: Split) -> Recommend:
-    """Item-based nearest neighbours."""
+    """Recommend by item-based nearest neighbours."""
     neighbours = ItemNeighbours.of(split.train, split.items)
 
     def recommend(histories: Sequence[Ints], exclude_seen: bool) -> Ints:
@@ -49,7 +50,7 @@ def item_knn(split: Split) -> Recommend:
 
 
 def sasrec(split: Split, seed: int = 0) -> Recommend:
-    """SASRec as of the epoch with the best validation ndcg@10; kept."""
+    """Recommend by SASRec at the epoch with the best validation ndcg@10; cached."""
     spec = SasRecSpec(seed=seed)
     path = CACHE / f"sasrec-{key_of(split, [*split.train, split.validation], spec)}.pt"
     if not path.exists():
@@ -66,7 +67,7 @@ def sasrec(split: Split, seed: int = 0) -> Recommend:
 
 
 def best_sasrec(split: Split, spec: SasRecSpec) -> dict[str, torch.Tensor]:
-    """The weights of the best epoch; training ends after PATIENCE epochs without a better one."""
+    """Return the weights of the best epoch; training ends after PATIENCE epochs without a better one."""
     began = time.perf_counter()
     best: dict[str, torch.Tensor] = {}
     found: list[float] = []
@@ -112,7 +113,7 @@ HEAD = (
 
 
 def run(options: argparse.Namespace) -> None:
-    """Two tables: all items ranked, and those left out that the user has seen."""
+    """Print two tables: all items ranked, and without items that the user has seen."""
     for given, known in (([options.dataset], CATALOGUES), (options.rows, ROWS)):
         unknown = [name for name in given if name not in known]
         if unknown:
@@ -137,7 +138,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _wanted(options: argparse.Namespace) -> dict[str, Callable[[Split], Recommend]]:
-    """The rows that are asked for; with changes to try, as many of each that has settings."""
+    """Return the requested rows; for each change to try, also a changed copy of each row that has settings."""
     rows = {name: ROWS[name] for name in options.rows or WANTED}
     tried = {
         f"{name} with {changes}": partial(row.func, settings=changed(row.keywords["settings"], changes))
@@ -149,7 +150,7 @@ def _wanted(options: argparse.Namespace) -> dict[str, Callable[[Split], Recommen
 
 
 def figures(ranks: Ints) -> list[str]:
-    """The row of HEAD without its name."""
+    """Return the row of HEAD without its name."""
     low, high = recall_interval(ranks, 10)
     recalls, gains = ([format(metric(ranks, k), ".4f") for k in CUTS] for metric in (recall_at, ndcg_at))
     return [*recalls, f"{low:.4f} to {high:.4f}", *gains, format(mrr(ranks), ".4f")]

@@ -1,8 +1,8 @@
-"""What a refit buys and what it moves, beside its peers: `python -m bench refit DATA`.
+"""Gain and churn of a refit, beside its peers: `python -m bench refit DATA`.
 
 DATA is the folder of data sets that docs/tokenizers.md names. A plain 3 x 256 codebook is fitted on the title vectors
-of Amazon Beauty but one item in twenty, by hash of the ids; those get their SIDs after the others. Then the codebook is
-brought up to date in several ways. Prints Markdown.
+of Amazon Beauty without one item in twenty, by hash of the ids; those get their SIDs after the others. Then the
+codebook is updated in several ways. The output is Markdown.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from tokenizer.quantizers.rq_kmeans import residual
 from tokenizer.refit import refit_codebook
 from tokenizer.spec import CodebookSpec
 
+# Share of SIDs that a refit may change.
 BUDGET = 0.05
 HEAD = (
     "SIDs changed",
@@ -40,13 +41,13 @@ HEAD = (
 
 
 def match_codes(old_KD: Floats, new_KD: Floats) -> NDArray[np.int64]:
-    """Which new point should have the number of each old one, int64 (K,): the matching of least squared distance."""
+    """Return the new point for the number of each old one, int64 (K,): the matching of least squared distance."""
     cost = np.square(old_KD[:, None].astype(np.float64) - new_KD[None]).sum(axis=2)
     return np.asarray(linear_sum_assignment(cost)[1], np.int64)
 
 
 def aligned(new: Codebook, old: Codebook) -> Codebook:
-    """A codebook of residual k-means, its codes numbered level by level as those of another of the same shape."""
+    """Renumber the codes of a residual k-means codebook, level by level, like those of another of the same shape."""
     arrays = dict(new.arrays)
     for level in range(new.levels):
         order = match_codes(old.arrays[f"level{level}"], new.arrays[f"level{level}"])
@@ -55,7 +56,7 @@ def aligned(new: Codebook, old: Codebook) -> Codebook:
 
 
 def nearest(book: Codebook, items: Items, iterations: int = 0) -> tuple[Codebook, Codes]:
-    """The nearest codes (N, L) level by level, after so many of Lloyd's iterations of each level from where it stands.
+    """Return the nearest codes (N, L) level by level, after `iterations` of Lloyd's algorithm from the current codes.
 
     A code may hold any number of items, and items may share SIDs.
     """
@@ -75,7 +76,7 @@ def nearest(book: Codebook, items: Items, iterations: int = 0) -> tuple[Codebook
 
 
 def relative_error(book: Codebook, items: Items, codes: Codes) -> float:
-    """Squared error of the codes over the squared distance to the mean of the items."""
+    """Return the squared error of the codes over the squared distance to the mean of the items."""
     last = book.levels - 1
     target = residual(book.spec, book.arrays, last)
     left = distortion(target, book.arrays[f"level{last}"], items, codes[:, :last], codes[:, last], HERE)
@@ -83,7 +84,7 @@ def relative_error(book: Codebook, items: Items, codes: Codes) -> float:
 
 
 def frontier(vectors: Floats, ids: list[str], seed: int) -> Iterator[str]:
-    """The rows of the table, for vectors (N, D). What changed is counted among the items that had a SID before."""
+    """Yield the rows of the table for vectors (N, D). Changes are counted among items that already had a SID."""
     in_turn = np.argsort(tie_keys(ids), kind="stable")
     new, known = in_turn[: len(ids) // 20], in_turn[len(ids) // 20 :]
     items = checked_items({"fused": vectors}, ids, ["fused"], HERE)

@@ -1,11 +1,11 @@
-"""Which vectors make the better SIDs: `python -m bench representations DATA`, as Markdown.
+"""Comparison of vectors by the SIDs made of them: `python -m bench representations DATA`, as Markdown.
 
-Behaviour: events before the catalogue's cut, those of the cold items (5 %, by a hash of id and seed) left out. Pairs:
-two items of one user's events after the cut, at most WINDOW apart, both ways, cold items included. The hit-rate@k is
-the share of the pairs whose second item is among the k vectors nearest to the first (cosine, all items; of equal ones
-half are ahead). An item without a vector neither finds nor is found. Of SIDs it is the hit-rate of the vectors that
-they decode to. "Folded in" are vectors from behaviour where the cold items got theirs as a night gives them, from their
-events before the cut, on what was fitted without these.
+Behaviour vectors use events before the catalogue's cut, without those of the cold items (5 %, by a hash of id and
+seed). Pairs are two items of one user's events after the cut, at most WINDOW apart, both ways, including cold items.
+The hit-rate@k is the share of pairs whose second item is among the k vectors nearest to the first (cosine, all items;
+ties count half). An item without a vector neither finds nor is found. For SIDs, it is the hit-rate of their decoded
+vectors. "Folded in" are behaviour vectors that include the cold items: these are folded in as a nightly run does, from
+their events before the cut, with a fit that excludes these events.
 """
 
 import argparse
@@ -37,6 +37,7 @@ from tokenizer.spec import CodebookSpec
 from training.sasrec.item_embeddings import item_towers
 from training.spec import ItemTowerSpec
 
+# Share of cold items, distance of the events of a pair, and ranks of the hit-rates.
 COLD, WINDOW, NEAR = 0.05, 5, (10, 50)
 LOG = CollaborativeSpec(min_events=1)
 BEHAVIOUR = ("sppmi", "sasrec", "both")
@@ -48,17 +49,18 @@ METHODS = {
     "qformer": FusionSpec(method="qformer", hidden=64, blocks=1),
 }
 CODEBOOK = CodebookSpec.model_validate({"levels": [{"codes": 256}] * 3, "iterations": 10})
+# Bootstrap samples of an interval.
 RESAMPLED = 200
 TABLES = ("amazon-beauty", "movielens-posters")
-"""The catalogues that have a table unless others are named."""
+"""Catalogues that get a table if none are named."""
 TRIED = "contrastive"
-"""What `--try` changes, on vectors from behaviour by `both`."""
+"""Row that `--try` changes, with behaviour vectors by `both`."""
 CHOSEN, WEIGHTS, JUDGED = "concat, chosen", (0.25, 0.5, 1.0, 2.0), 10_000
-"""The row whose weights are chosen, of which, and by how many pairs."""
+"""Row whose fusion weights are chosen, the values tried, and the number of pairs used."""
 
 
 def run(options: argparse.Namespace) -> None:
-    """A table for each catalogue that is there."""
+    """Print a table for each catalogue that exists."""
     if unknown := sorted(set(options.behaviour) - set(BEHAVIOUR)):
         raise ValueError(f"--behaviour {' '.join(unknown)}: choose from {', '.join(BEHAVIOUR)}")
     for name in options.only or TABLES:
@@ -84,7 +86,7 @@ HEAD = (
 
 
 def table(catalogue: Catalogue, options: argparse.Namespace) -> None:
-    """Mean over seeds, with the largest distance from it; then the widest 95 % interval of each hit-rate."""
+    """Print the mean over seeds with the largest deviation, then the widest 95 % interval of each hit-rate."""
     found: dict[str, list[list[float]]] = {}
     widths: list[list[float]] = []
     for seed in range(options.seeds):
@@ -113,7 +115,7 @@ def table(catalogue: Catalogue, options: argparse.Namespace) -> None:
 
 
 class World:
-    """A catalogue under one seed: what is cold, what may be seen, and what is asked for."""
+    """A catalogue under one seed: its cold items, its visible log, and the pairs to predict."""
 
     def __init__(self, catalogue: Catalogue, seed: int, cold: float = COLD, only: Sequence[str] = ()) -> None:
         self.catalogue, self.seed, self._only = catalogue, seed, only
@@ -154,7 +156,7 @@ class World:
         return np.array([place[name] for name in log.names], np.int64)
 
     def content(self) -> dict[str, Modality]:
-        """The modalities that say what an item is."""
+        """Return the modalities of item content."""
         everyone = np.ones(len(self.catalogue.ids), np.bool_)
         modalities = {"text": Modality(self.catalogue.text_vectors(), everyone)}
         attributes, described = self.catalogue.attribute_vectors()
@@ -168,7 +170,7 @@ class World:
     def representations(
         self, behaviour: Sequence[str]
     ) -> Iterator[tuple[str, Modality, tuple[Modality, Modality] | None]]:
-        """Name, vectors, and where there are pictures the vectors of text alone and of pictures alone."""
+        """Yield name, vectors and, if there are pictures, the vectors of text alone and of pictures alone."""
         modalities = self.content()
         with one_thread():
             yield from ((name, each, None) for name, each in modalities.items())
@@ -178,7 +180,7 @@ class World:
     def _with_behaviour(
         self, method: str, content: dict[str, Modality]
     ) -> Iterator[tuple[str, Modality, tuple[Modality, Modality] | None]]:
-        """Vectors from behaviour of a method: alone, with the cold items folded in, and fused with content."""
+        """Yield behaviour vectors of a method: alone, with the cold items folded in, and fused with content."""
         made = self.behaviour(LOG.model_copy(update={"method": method}))
         modalities, before = content | self.beside(made.vectors), self.beside(made.before)
         alone = "collaborative" if method == "sppmi" else method
@@ -200,7 +202,7 @@ class World:
             yield shown, Modality(*fusion.transform(modalities)), crossed
 
     def tried(self, changes: Sequence[str]) -> Iterator[tuple[str, Modality, None]]:
-        """The fused vectors of the headline's settings, and of these with each of the changes."""
+        """Yield the fused vectors of the headline settings, and of these with each of the changes."""
         content, headline = self.content(), HEADLINE.model_copy(update={"fusion": METHODS[TRIED]})
         sized = len(self.log), len(self.log.names)
         with one_thread():
@@ -212,14 +214,14 @@ class World:
                 yield name, Modality(*self.fused(spec, modalities, before).transform(modalities)), None
 
     def wants(self, name: str) -> bool:
-        """Whether a row is asked for: by a part of its name, or because all are."""
+        """Return whether a row is requested: by a part of its name, or because all are."""
         return not self._only or any(part in name for part in self._only)
 
     def chosen(self, modalities: dict[str, Modality], before: dict[str, Modality]) -> FusionSpec:
-        """The concat with the whitening and weights under which the newest visible pairs are found best.
+        """Return the concat with the whitening and weights that find the newest visible pairs best.
 
-        Behaviour is as it was before them, as the vectors would otherwise know what they are asked; what is held out
-        plays no part. Text weighs 1, each of the others one of WEIGHTS.
+        Behaviour is as it was before these pairs, because the vectors would otherwise contain the answers. Held-out
+        events are not used. Text weighs 1, each other modality one of WEIGHTS.
         """
         spec, others, seen = METHODS["concat"], sorted(modalities.keys() - {"text"}), modalities | before
         pairs = self._recent(spec)
@@ -241,35 +243,35 @@ class World:
     def behaviour(
         self, spec: CollaborativeSpec, tower: ItemTowerSpec | None = None, recent: float = FusionSpec().recent
     ) -> Collaborative:
-        """Vectors from the visible events, and as they were before the newest share, which fusion learns from."""
+        """Fit vectors on the visible events, and on those before the newest share, on which fusion is trained."""
         train = partial(self._towers, tower or ItemTowerSpec(), recent)
         made = fit_collaborative(self.log, spec, self.log.newest(recent), train)
         assert made is not None
         return made
 
     def beside(self, vectors: pl.DataFrame) -> dict[str, Modality]:
-        """Vectors from behaviour as a modality."""
+        """Return behaviour vectors as a modality."""
         return {COLLABORATIVE: placed(self.items, vectors)}
 
     def fused(self, spec: FusionSpec, modalities: dict[str, Modality], before: dict[str, Modality]) -> Fusion:
-        """A fusion that learnt from what users took together among their newest visible events."""
+        """Fit a fusion on the pairs of items taken together among users' newest visible events."""
         return fit_fusion(modalities, spec, self._recent(spec), before)
 
     def _recent(self, spec: FusionSpec) -> NDArray[np.int64]:
-        """What users took together among their newest visible events, rows (P, 2)."""
+        """Return items taken together among users' newest visible events, rows (P, 2)."""
         return self._rows(self.log)[self.log.pairs(spec.pair_window, self.log.newest(spec.recent))]
 
     def _towers(
         self, spec: ItemTowerSpec, recent: float, logs: list[list[NDArray[np.int64]]], items: int
     ) -> list[NDArray[np.float32]]:
-        """Trained once for all methods."""
+        """Train towers once for all methods."""
         key = spec.model_copy(update={"seed": self.seed}), recent
         if key not in self._trained:
             self._trained[key] = item_towers(logs, items, key[0])
         return self._trained[key]
 
     def figures(self, given: Modality, crossed: tuple[Modality, Modality] | None) -> tuple[list[float], list[float]]:
-        """The row of HEAD without its name, and half the widths of the intervals of its hit-rates."""
+        """Return the row of HEAD without its name, and half the widths of the intervals of its hit-rates."""
         ranks = self.ranks(given, self.pairs)
         cold = self.cold[self.pairs[:, 0]]
         there = np.flatnonzero(given.present)
@@ -291,7 +293,7 @@ class World:
         return [float(each) for each in figures], [self._interval(hit[among], among) for hit, among in hits]
 
     def ranks(self, given: Modality, pairs: NDArray[np.int64]) -> NDArray[np.float64]:
-        """How many items are nearer to the first of a pair than its second, (P,); infinite where one has no vector."""
+        """Count items nearer to the first of a pair than its second, (P,); infinite if either has no vector."""
         unit = given.vectors / np.maximum(np.linalg.norm(given.vectors, axis=1, keepdims=True), 1e-12)
         ranks = np.full(len(pairs), np.inf)
         known = np.flatnonzero(given.present[pairs].all(axis=1))
@@ -307,7 +309,7 @@ class World:
         return ranks
 
     def _interval(self, hit: NDArray[np.bool_], among: NDArray[np.bool_]) -> float:
-        """Half the 95 % interval of a hit-rate over some pairs, their first items drawn again RESAMPLED times."""
+        """Return half the 95 % interval of a hit-rate over some pairs, by RESAMPLED resamples of their first items."""
         draw = np.random.default_rng(0)
         _, item = np.unique(self.pairs[among, 0], return_inverse=True)
         hits, count = np.bincount(item, hit), np.bincount(item)
@@ -317,7 +319,7 @@ class World:
         return float(high - low) / 2
 
     def _purity(self, rows: NDArray[np.int64], code: NDArray[np.int32]) -> float:
-        """The share of items whose category is the commonest of their first code."""
+        """Return the share of items whose category is the most common of their first code."""
         _, kind = np.unique([self.catalogue.categories[row] for row in rows], return_inverse=True)
         both = np.zeros((code.max() + 1, kind.max() + 1))
         np.add.at(both, (code, kind), 1)
@@ -325,13 +327,13 @@ class World:
 
 
 def _retrieved(text: Modality, image: Modality) -> float:
-    """The share of pictured items whose picture is among the 10 nearest to their text."""
+    """Return the share of pictured items whose picture is among the 10 nearest to their text."""
     rows = np.flatnonzero(text.present & image.present)
     score = text.vectors[rows] @ image.vectors[rows].T
     return float((_ahead(score, score.diagonal()) < NEAR[0]).mean())
 
 
 def _ahead(score: NDArray[np.float32], own: NDArray[np.float32]) -> NDArray[np.float64]:
-    """How many of a row are greater than its own, and half of the others that are equal."""
+    """Count the scores of each row that exceed its own; other equal scores count half."""
     greater = (score > own[:, None]).sum(axis=1)
     return np.asarray(greater + ((score == own[:, None]).sum(axis=1) - 1) / 2)

@@ -1,4 +1,4 @@
-"""Settings of the rows of benchmarks that go by semantic IDs: parts of a recipe, and what was tried beside them."""
+"""Settings of the benchmark rows that use semantic IDs: parts of a recipe, and the tried alternatives."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from training.spec import GeneratorSection, ItemTowerSpec, TrainSection
 
 
 class Settings(BaseModel):
-    """What a row is made of; the parts of a recipe. `modalities` names those that are fused, all where it is empty."""
+    """Recipe parts of one row. `modalities` names those that are fused, all if it is empty."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -26,12 +26,13 @@ class Settings(BaseModel):
 
 
 HEADLINE = Settings(train=TrainSection(checkpoint_steps=200))
-"""What a recipe says by default, with checkpoints often enough to go on from."""
+"""Defaults of a recipe, with frequent checkpoints to resume from."""
+# Epochs of the rows that change one setting.
 SHORT_EPOCHS = 4
 
 
 def _but(**changes: dict[str, Any]) -> Settings:
-    """The headline in few epochs, with other values of some fields of its parts."""
+    """Return the headline in few epochs, with other values of some fields of its parts."""
     changes = {"train": {}, **changes}
     changes["train"] = {"epochs": SHORT_EPOCHS, "warmup_steps": WARMUP, **changes["train"]}
     parts = {name: getattr(HEADLINE, name).model_copy(update=values) for name, values in changes.items()}
@@ -39,7 +40,7 @@ def _but(**changes: dict[str, Any]) -> Settings:
 
 
 def changed(settings: Settings, changes: str) -> Settings:
-    """With other values of some fields: `SECTION.FIELD=VALUE`, several with blanks between them."""
+    """Return the settings with changes `SECTION.FIELD=VALUE`, separated by blanks."""
     values = settings.model_dump(mode="json")
     for change in changes.split():
         override_setting(values, change)
@@ -49,7 +50,7 @@ def changed(settings: Settings, changes: str) -> Settings:
 
 
 def _seeded(settings: Settings, seed: int) -> Settings:
-    """With other seeds of codebook, weights and order; the vectors are the same."""
+    """Return the settings with other seeds of codebook, weights and order; the vectors are the same."""
     codebook, train = (part.model_copy(update={"seed": seed}) for part in (settings.codebook, settings.train))
     return settings.model_copy(update={"codebook": codebook, "train": train})
 
@@ -79,5 +80,6 @@ GENERATORS: dict[str, Settings] = {
     "encoder-decoder": _but(generator={"architecture": "encoder_decoder"}, train={"epochs": 2}),
     "ranking": _but(train={"objective": "ranking", "temperature": 0.7}),
 }
-"""Rows by name: the headline and the same with an RQ-VAE, each with other seeds too, and what the headline is with one
-thing changed, each in fewer epochs, as `short` is."""
+"""Rows by name: the headline and its RQ-VAE variant, each also with other seeds; then the headline with one change
+each, in fewer epochs, like `short`.
+"""

@@ -1,4 +1,4 @@
-"""Leave-last-out: what a benchmark of recommenders trains on, and what it asks."""
+"""Leave-last-out split: the training data and the targets of a benchmark of recommenders."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from bench.quality.catalogues import Catalogue
 
 Ints = NDArray[np.int64]
 WIDTH = 20
-"""Items a recommender names."""
+"""Items that a recommender returns."""
 Part = Literal["validation", "test"]
-"""Settings are chosen on the validation; the test is asked with settings that stand."""
+"""Settings are chosen on the validation; the test is used with fixed settings."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of the catalogue's items that users took, oldest first, less the last two; and those two, (n,) each."""
+    """Rows of the items that users took, oldest first, without the last two; and those two, (n,) each."""
 
     catalogue: Catalogue
     train: list[Ints]
@@ -27,25 +27,25 @@ class Split:
 
     @property
     def items(self) -> int:
-        """How many items there are."""
+        """Number of items."""
         return len(self.catalogue.ids)
 
     @property
     def given(self) -> list[Ints]:
-        """What is known of each user at test: all items but the last."""
+        """Known items of each user at test: all but the last."""
         return [np.append(rows, row) for rows, row in zip(self.train, self.validation, strict=True)]
 
     def asked(self, part: Part) -> tuple[list[Ints], Ints]:
-        """Histories to go on from, and the row that follows each, (n,): of the validation or of the test."""
+        """Return histories and the row that follows each, (n,), of the validation or of the test."""
         return (self.train, self.validation) if part == "validation" else (self.given, self.test)
 
 
 Recommend = Callable[[Sequence[Ints], bool], Ints]
-"""(n histories, whether to leave out what they hold) -> the WIDTH best items of each, int64 (n, WIDTH), -1 padded."""
+"""(n histories, whether to leave out their items) -> the WIDTH best items of each, int64 (n, WIDTH), -1 padded."""
 
 
 def split_of(catalogue: Catalogue) -> Split:
-    """Leave-last-out over the users with three events and more. The split's catalogue holds out the same events."""
+    """Split users with at least three events leave-last-out. The split's catalogue holds out the same events."""
     histories = [np.array([row for _, row in each], np.int64) for each in catalogue.histories if len(each) > 2]
     return Split(
         catalogue=catalogue.leave_last_out(),
@@ -56,5 +56,5 @@ def split_of(catalogue: Catalogue) -> Split:
 
 
 def say(line: str) -> None:
-    """A line about how far it is, as a comment between the tables."""
+    """Print a line of progress, as a comment between the tables."""
     print(f"<!-- {line} -->", flush=True)

@@ -1,9 +1,9 @@
-"""Beam search on CPU: `python -m bench decoding [--items 1e5]`. Medians of rounds.
+"""Beam search on CPU: `python -m bench decoding [--items 1e5]`. Figures are medians of rounds.
 
-Models of the default shape and of the benchmark's headline with random weights, a trie of random SIDs of 3 x 256 codes,
-full histories whose items are excluded. What masks cost is measured twice: as the share of a search's time that is
-spent in the trie (masks, edges, steps and closed edges), clocked one by one; and against the same search without a
-trie, in turns with it.
+Models of the default shape and of the benchmark's headline have random weights. The trie holds random SIDs of 3 x 256
+codes; histories are full, and their items are excluded. The cost of masks is measured twice: as the share of a search's
+time spent in the trie (masks, edges, steps and closed edges), timed separately; and against the same search without a
+trie, run alternately.
 """
 
 import argparse
@@ -31,11 +31,11 @@ SIZES = (256, 256, 256)
 BEAMS, BATCHES = 20, (1, 64)
 SHAPES = {"default": GeneratorSpec(), "prefix outputs": GeneratorSpec(prefix_outputs=True)}
 LIMIT = 0.1
-"""Share of a search's time that masks may take."""
+"""Largest share of a search's time that masks may take."""
 
 
 class Clocked(TrieTensors):
-    """A trie that adds up the seconds spent in it."""
+    """A trie that sums the seconds spent in it."""
 
     seconds, inside = 0.0, False
 
@@ -55,7 +55,7 @@ class Clocked(TrieTensors):
         return self._clock(super().closed, exclude)  # type: ignore[no-any-return]
 
     def _clock(self, function: Callable[..., Any], *arguments: object) -> Any:
-        if self.inside:  # called by another of them
+        if self.inside:  # called by another method of this class
             return function(*arguments)
         self.inside, start = True, time.perf_counter()
         found = function(*arguments)
@@ -65,7 +65,7 @@ class Clocked(TrieTensors):
 
 
 class Unconstrained(TrieTensors):
-    """Every code may follow every prefix, and nothing is looked up: a search without a trie."""
+    """A trie that allows every code after every prefix and looks up nothing: a search without a trie."""
 
     def restrict(self, level: int, scores_BWK: Tensor, nodes_BW: Tensor) -> Tensor:
         return scores_BWK
@@ -75,16 +75,16 @@ class Unconstrained(TrieTensors):
 
 
 def histories(model: Generator, codes: np.ndarray, batch: int) -> tuple[Events, list[np.ndarray]]:
-    """Full histories of items drawn at random, and the rows of those items."""
+    """Return full histories of random items, and the rows of those items."""
     events = model.spec.max_events - 1
     rows = np.random.default_rng(batch).integers(0, len(codes), (batch, events))
     return gathered(codes, np.zeros(len(codes), np.int64), rows, np.full(batch, events)), list(rows)
 
 
 def measure(items: int, shape: str, batch: int, rounds: int) -> list[dict[str, Any]]:
-    """Rows of the table for a shape and batch size; searches with and without a trie take turns, after one of each.
+    """Return table rows for a shape and batch size; searches with and without a trie alternate, after one warm-up each.
 
-    Without a trie no prefix is known that a code leads to, so the model there is the same without outputs of prefixes.
+    Without a trie the prefix of a code is unknown, so that search uses the model without prefix outputs.
     """
     trie = Trie.build(random_sids(items, SIZES[0]), names(items), SIZES)
     model = build_generator(SHAPES[shape], SIZES, "bench")

@@ -1,12 +1,11 @@
 """Encoders through Ray Data beside the bare ones: `python -m bench encoders DATA [--items 12000] [--pictures 400]`.
 
-Titles of Amazon Beauty (again from the start where more are asked for than there are) and posters of the films, put
-into a lake as a run does it: read, encoded, judged, stored. The peer is the same encoder in this process on the same
-contents, texts sorted by length, with all cores. Start-up (workers, models) is what passes before a worker is given its
-first items; it is stated and not counted.
+Titles of Amazon Beauty (repeated if more are requested than exist) and film posters go into a lake as in a run: read,
+encoded, checked, stored. The peer is the same encoder in this process on the same contents, texts sorted by length,
+with all cores. Start-up (workers, models) is the time until a worker gets its first items; it is printed, not counted.
 
-First of all the most memory that this process and its one worker held is printed, for --memory texts and for four times
-as many: what grows with the catalogue is the difference. It is asked first because a process never forgets its peak.
+First, the peak memory of this process and its single worker is printed, for --memory texts and for four times as many:
+the difference is what grows with the catalogue. It comes first because a process keeps its peak.
 """
 
 import argparse
@@ -54,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def memory(options: argparse.Namespace) -> None:
-    """Peak memory of driver and worker at two sizes, the smaller first."""
+    """Print the peak memory of driver and worker at two sizes, the smaller first."""
     before = resident()
     say("memory of this process before it embeds anything", gib(before))
     for count in (options.memory, 4 * options.memory):
@@ -63,7 +62,7 @@ def memory(options: argparse.Namespace) -> None:
 
 
 def titles(data: Path, count: int) -> pl.DataFrame:
-    """So many items (item_id, text, content_hash), titles from the start again where there are not enough."""
+    """Return `count` items (item_id, text, content_hash); titles repeat if there are not enough."""
     known = [text or "untitled" for text in beauty(data).texts]
     wanted = [known[row % len(known)] for row in range(count)]
     hashes = [sha256(each.encode())[:32] for each in wanted]
@@ -72,7 +71,7 @@ def titles(data: Path, count: int) -> pl.DataFrame:
 
 
 def texts(options: argparse.Namespace) -> None:
-    """Texts a second: bare, and through a run with one worker and with one a core."""
+    """Measure texts per second: bare, and through a run with one worker and with one per core."""
     items = titles(options.data, options.items)
     wanted = items["text"].to_list()
     spec = TextSpec()
@@ -89,7 +88,7 @@ def texts(options: argparse.Namespace) -> None:
 
 
 def pictures(options: argparse.Namespace) -> None:
-    """Pictures a second: the model alone on prepared pixels, decoding alone, and through a run."""
+    """Measure pictures per second: model on prepared pixels, decoding alone, and through a run."""
     catalogue = movielens(options.data)
     paths = [path for path in catalogue.pictures if path is not None][: options.pictures]
     spec = ImageSpec()
@@ -115,7 +114,7 @@ def pictures(options: argparse.Namespace) -> None:
 
 
 class Clocked:
-    """Notes when a worker is given its first chunk, and its peak memory, in files of its own below `marks`."""
+    """Mixin that records a worker's first chunk and peak memory, in its own files below `marks`."""
 
     def __init__(self, marks: str, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -130,16 +129,16 @@ class Clocked:
 
 
 class Texts(Clocked, EmbedText):
-    """Texts, clocked."""
+    """Clocked text stage."""
 
 
 class Pictures(Clocked, EmbedImages):
-    """Pictures, clocked."""
+    """Clocked picture stage."""
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """Items a second from the first chunk on, the seconds before that, and the peak memory of a worker in KiB."""
+    """Items per second from the first chunk on, the seconds before it, and the peak memory of a worker in KiB."""
 
     rate: float
     start_up: float
@@ -149,9 +148,9 @@ class Embedded:
 def embedded(
     items: pl.DataFrame, modality: str, stage: type[Clocked], arguments: dict[str, Any], workers: int
 ) -> Embedded:
-    """All items through Ray Data into a new lake."""
+    """Send all items through Ray Data into a new lake."""
     compute: Compute = OnRay(ComputeSpec(encoder_workers=workers))
-    compute.run(int)  # the cluster is not what is measured
+    compute.run(int)  # start the cluster, which is not measured
     with tempfile.TemporaryDirectory() as folder:
         marks = Path(folder, "marks")
         marks.mkdir()
@@ -176,7 +175,7 @@ def embedded(
 
 
 def resident() -> int:
-    """The most memory that this process has held, in KiB."""
+    """Return the peak memory of this process, in KiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
@@ -187,7 +186,10 @@ def gib(kib: int) -> str:
 def beside_bare(
     what: str, rounds: int, items: int, bare: Callable[[], object], through: Callable[[int], Embedded]
 ) -> None:
-    """Items a second of the bare encoder, and into the lake with one worker and with one a core: medians, ratios."""
+    """Print items per second of the bare encoder, and into the lake with one worker and one per core.
+
+    Figures are medians and ratios.
+    """
     limits: list[float] = []
     rates: dict[int, list[float]] = {}
     for _ in range(rounds):

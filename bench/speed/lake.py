@@ -19,7 +19,7 @@ ROUNDS = 5
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """Median wall time."""
+    """Return the median wall time."""
     times = []
     for _ in range(ROUNDS):
         start = time.perf_counter()
@@ -33,7 +33,7 @@ def row(name: str, value: float, unit: str, ratio: float, against: str) -> None:
 
 
 def commits() -> None:
-    """An idempotent append of 20,000 vectors against writing the same Parquet file."""
+    """Measure an idempotent append of 20,000 vectors against writing the same Parquet file."""
     vectors = np.random.default_rng(0).standard_normal((20_000, 128)).astype(np.float32)
     rows = pa.table(
         {

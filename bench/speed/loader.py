@@ -1,8 +1,8 @@
 """The log loader at size: `python -m bench loader [--events 1e7]`.
 
-A synthetic log (users of unequal length, of whom some have 10,000 events, items of unequal popularity, events in no
-order, one in a thousand delivered twice) lies in a lake. It is joined with SIDs into user buckets, and an epoch of
-batches is read. Beside each stands a bare scan of the same columns of the same Parquet files, in the same run.
+A lake holds a synthetic log: users of unequal length, some with 10,000 events, items of unequal popularity, unordered
+events, one in a thousand with a repeated id. It is joined with SIDs into user buckets, and an epoch of batches is read.
+Each is compared with a bare scan of the same columns of the same Parquet files, in the same run.
 """
 
 import argparse
@@ -32,13 +32,13 @@ from training.spec import GeneratorSpec, TrainSpec
 
 CHUNK, ITEMS, LEVELS = 2_000_000, 200_000, (256, 256, 256)
 HEAVY, HEAVY_SHARE = 10_000, 0.01
-"""Events of a heavy user, and the share of the log that is of such."""
+"""Events of a heavy user, and the share of such users' events in the log."""
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DAYS = 90
 
 
 def write_log(lake: Lake, events: int) -> None:
-    """The log, `CHUNK` events a delivery; users have 1 to some hundred events, and heavy ones about `HEAVY`."""
+    """Write the log, `CHUNK` events per delivery; users have 1 to some hundred events, heavy ones about `HEAVY`."""
     users, heavy = max(1, events // 30), max(1, int(events * HEAVY_SHARE) // HEAVY)
     for number, first in enumerate(range(0, events, CHUNK)):
         count = min(CHUNK, events - first)
@@ -128,7 +128,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def peak() -> float:
-    """The most memory this process has had, in GiB."""
+    """Return the peak memory of this process, in GiB."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / (1 << 30 if sys.platform == "darwin" else 1 << 20)
 

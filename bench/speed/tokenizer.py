@@ -1,8 +1,8 @@
 """Codebooks and SIDs at size: `python -m bench tokenizer [--items 1e6] [--width 128] [--codes 256] [--levels 3]`.
 
 Vectors are a skewed mixture, streamed from Parquet in .cache/bench, or the rows of a matrix (`--vectors FILE.npy`).
-Each figure stands beside a limit or a peer taken in the same run: the bare product of all vectors with the codes of
-all levels, plain nearest codes, the exact optimum, Algorithm 1 of OneRec (arXiv 2502.18965).
+Each figure is printed beside a limit or a peer measured in the same run: the bare product of all vectors with the codes
+of all levels, plain nearest codes, the exact optimum, Algorithm 1 of OneRec (arXiv 2502.18965).
 """
 
 import argparse
@@ -36,7 +36,7 @@ CACHE = Path(".cache/bench")
 
 
 def mixture(items: int, width: int) -> ParquetRows:
-    """A skewed mixture of 2,000 clusters, written once."""
+    """Return a skewed mixture of 2,000 clusters, written once."""
     path = CACHE / f"mixture-{items}-{width}.parquet"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def peak() -> str:
 
 
 def product(items: int, width: int, codes: int, levels: int) -> float:
-    """Seconds of the bare products of all items with the codes of all levels, in blocks, on all cores."""
+    """Return the seconds of the bare products of all items with the codes of all levels, in blocks, on all cores."""
     draw = np.random.default_rng(0)
     block = draw.standard_normal((64 * BLOCK, width), dtype=np.float32)
     points = draw.standard_normal((width, codes), dtype=np.float32)
@@ -80,7 +80,7 @@ def product(items: int, width: int, codes: int, levels: int) -> float:
 
 
 def at_size(rows: Rows, codes: int, levels: int) -> None:
-    """Fit on some, assign all but an eleventh, append that to a tenth of them and to all."""
+    """Fit on a sample, assign all but an eleventh, and append that to a tenth of them and to all."""
     items, width = rows.shape
     old = items - items // 11
     sample = min(old, 200_000)
@@ -144,14 +144,14 @@ def at_size(rows: Rows, codes: int, levels: int) -> None:
 
 
 def _token(codes: Codes, sizes: Sequence[int], counts: bool) -> tuple[float, int]:
-    """Seconds that a token for each of the items takes, and the largest token."""
+    """Return the seconds taken by a token for each item, and the largest token."""
     start = time.perf_counter()
     token = extra_tokens(codes, np.empty((0, len(sizes) + 1), np.int32), (*sizes, len(codes)), counts)
     return time.perf_counter() - start, int(token.max())
 
 
 class Part:
-    """Rows [start, stop) of others."""
+    """Rows [start, stop) of other rows."""
 
     def __init__(self, rows: Rows, start: int, stop: int) -> None:
         self.rows, self.start, self.stop = rows, start, stop
@@ -168,7 +168,7 @@ class Part:
 
 
 def against_the_optimum() -> None:
-    """Exact capacity, 4,096 items and 64 codes: cost over the optimum, ours and that of Algorithm 1 of OneRec."""
+    """Measure the cost over the optimum of ours and of Algorithm 1 of OneRec: exact capacity, 4,096 items, 64 codes."""
     if importlib.util.find_spec("ot") is None:
         say("over the optimum", "not measured", "the dev extra has the exact solver (pot)")
         return
@@ -193,7 +193,7 @@ def against_the_optimum() -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print all figures; the solver comes last, for what it imports is part of a process's memory from then on."""
+    """Print all figures; the solver comes last, because its imports stay in the memory of the process."""
     if options.vectors:
         rows: Rows = ArrayRows(np.load(options.vectors, mmap_mode="r"))
     else:

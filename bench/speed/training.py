@@ -1,8 +1,8 @@
 """Training at speed: `python -m bench training`.
 
-Steps of the generator on random histories: tokens a second and the share that they reach of a bare product (GEMM) in
-the same run, for each architecture, on one core or, where there is one, on a GPU in bfloat16; then the same steps by
-Ray Train and by the bare loop in a process of its own, from step 50 on, and how long a step waits for its batch.
+Generator steps on random histories: tokens per second, and the share of a bare product (GEMM) of the same run that they
+reach, for each architecture, on one core or on a GPU, if present, in bfloat16. Then the same steps by Ray Train and by
+the bare loop in a separate process, from step 50 on, and the time a step waits for its batch.
 """
 
 import argparse
@@ -37,12 +37,12 @@ from training.spec import GeneratorSpec, TrainSpec
 SIZES, ITEMS, USERS, WARM, ROUNDS = (256, 256, 256), 20_000, 25_600, 50, 7
 LARGE = GeneratorSpec(dim=512, layers=8, code_layers=2, heads=8, kv_heads=8, ff=2048)
 LARGER = GeneratorSpec(dim=1024, layers=12, code_layers=2, heads=16, kv_heads=16, ff=4096)
-"""Of more than 100 million weights, for a GPU."""
+"""Shape with more than 100 million weights, for a GPU."""
 TRAIN = TrainSpec(workers=1, epochs=1, batch_size=128)
 
 
 class Timed(NextCode):
-    """Writes down when each step began."""
+    """NextCode that records the start time of each step."""
 
     def __init__(self, spec: GeneratorSpec, path: Path) -> None:
         codes = np.stack(np.unravel_index(np.arange(ITEMS) * 83, SIZES), axis=1).astype(np.int32)
@@ -56,7 +56,7 @@ class Timed(NextCode):
         self.began: list[float] = []
 
     def loss(self, module: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Of NextCode."""
+        """NextCode's loss."""
         self.began.append(time.perf_counter())
         if len(self.began) % 10 == 0:
             np.save(self.path, self.began)
@@ -64,15 +64,17 @@ class Timed(NextCode):
 
 
 def now(device: torch.device) -> float:
-    """The time once all work on the device is done, in seconds."""
+    """Return the time in seconds after all work on the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def gemm(device: torch.device) -> float:
-    """Flops a second of a product of square matrices, the best of some: on a core of 512 rows, in float32; on a GPU of
-    8,192, in bfloat16."""
+    """Return flops per second of a square matrix product, the best of several.
+
+    On a core it has 512 rows in float32, on a GPU 8,192 in bfloat16.
+    """
     rows, kind = (8192, torch.bfloat16) if device.type == "cuda" else (512, torch.float32)
     left, right = torch.randn(2, rows, rows, dtype=kind, device=device)
     took = []
@@ -84,7 +86,7 @@ def gemm(device: torch.device) -> float:
 
 
 def speed(name: str, spec: GeneratorSpec, device: torch.device, steps: int = 30) -> None:
-    """Steps of one generator, forward, backward and optimizer, taken twice, of which the first time does not count."""
+    """Measure steps of one generator (forward, backward, optimizer), run twice; the first pass is a warm-up."""
     loop = Loop(Timed(spec, Path("/dev/null")), TRAIN, WorkerContext(prepare=lambda module: module.to(device)))
     batches = [batch for batch, _ in loop.trainable.batches(0, 1, Cursor(loop.trainable.plan_hash))][:steps]
     peak, took = gemm(device), []
@@ -113,10 +115,10 @@ def speed(name: str, spec: GeneratorSpec, device: torch.device, steps: int = 30)
 
 
 def beside_ray() -> None:
-    """What a step of Ray Train with one worker takes of the same step of the bare loop.
+    """Compare a step of Ray Train with one worker to the same step of the bare loop.
 
-    Machines are noisy and steps are not alike: each is compared with itself, and the two take turns at going first. The
-    bare loop has a process of its own, in the environment that workers have.
+    Machines are noisy and steps differ: each step is compared with itself, and the two alternate in going first. The
+    bare loop runs in a separate process, in the environment of workers.
     """
     same: list[float] = []
     together: list[float] = []
@@ -149,7 +151,7 @@ def beside_ray() -> None:
 
 
 def bare_loop(path: Path) -> None:
-    """The steps of Ray Train in this process, without it."""
+    """Run the steps of Ray Train in this process, without it."""
     torch.set_num_threads(TRAIN.cpus_per_worker)
     Loop(Timed(GeneratorSpec(), path), TRAIN).run(lambda _, __: None)
 

@@ -1,6 +1,6 @@
 """Benchmarks of the trie: `python -m bench trie [--items 1e7]`.
 
-Building runs in a process of its own, so that its peak of memory is that of input, build and file.
+Building runs in a separate process, so that its peak memory is that of input, build and file.
 """
 
 import argparse
@@ -27,11 +27,12 @@ from training.models.trie_tensors import TrieTensors
 
 ROUNDS = 5
 WIDE = (8192, 8192, 8192)
+# SIDs that an update adds.
 NEW = 100_000
 
 
 def seconds(function: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
-    """Wall times, ascending."""
+    """Return wall times, ascending."""
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
@@ -46,7 +47,7 @@ def show(name: str, times: list[float], unit: str = "s", note: str = "") -> None
 
 
 def random_sids(items: int, codes: int, levels: int = 3) -> np.ndarray:
-    """Distinct SIDs, uniform at random and in no order: the worst case for shared prefixes. int32 (N, L)."""
+    """Return distinct SIDs, uniform at random and unordered: the worst case for shared prefixes. int32 (N, L)."""
     rng = np.random.default_rng(0)
     packed = np.zeros(0, np.int64)
     while len(packed) < items:
@@ -56,7 +57,7 @@ def random_sids(items: int, codes: int, levels: int = 3) -> np.ndarray:
 
 
 def names(items: int) -> pa.Array:
-    """Item ids of 6 to 13 bytes."""
+    """Return item ids of 6 to 13 bytes."""
     return pc.binary_join_element_wise("item-", pa.array(np.arange(items)).cast(pa.string()), "")
 
 
@@ -73,13 +74,13 @@ def _child(folder: Path, rounds: int) -> None:
 
 
 def _peak_kib() -> int:
-    """Peak resident memory; `ru_maxrss` would include that of the parent before exec."""
+    """Return the peak resident memory; `ru_maxrss` would include that of the parent before exec."""
     status = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in status if line.startswith("VmHWM")))
 
 
 def build(folder: Path, items: int) -> np.ndarray:
-    """Build, write and hash in another process; returns the codes, `NEW` more of them than were built."""
+    """Build, write and hash in another process; return the codes, `NEW` more than were built."""
     codes, ids = random_sids(items + NEW, WIDE[0]), names(items + NEW)
     np.save(folder / "codes.npy", codes[:items])
     with pa.ipc.new_file(folder / "ids.arrow", pa.schema([("id", pa.string())])) as sink:
@@ -92,7 +93,7 @@ def build(folder: Path, items: int) -> np.ndarray:
 
 
 def size(trie: Trie) -> None:
-    """Bytes per SID: of the structure, with the item index and all that locates an id, and of the ids' text."""
+    """Print bytes per SID: of the structure, with the item index and all id lookup data, and of the ids' text."""
     total = {name: array.nbytes / len(trie) for name, array in trie.arrays.items()}
     structure = sum(share for name, share in total.items() if not name.startswith("id_"))
     text = total["id_text"]
@@ -100,7 +101,7 @@ def size(trie: Trie) -> None:
 
 
 def update(folder: Path, codes: np.ndarray, items: int) -> None:
-    """Put 100,000 SIDs into the opened file, and into a new file; then the same as a full build."""
+    """Measure an update by 100,000 SIDs into a new file, also with items leaving; compare it with a full build."""
     trie, ids = Trie.open(folder / "trie"), names(len(codes))
     digest = []
     show(
@@ -114,7 +115,7 @@ def update(folder: Path, codes: np.ndarray, items: int) -> None:
 
 
 def reading(folder: Path, codes: np.ndarray, items: int) -> None:
-    """Open, look up, find, export; against a Python dict and marisa-trie where that is installed."""
+    """Measure open, lookup, find and export; against a Python dict, and marisa-trie if it is installed."""
     show("open", seconds(lambda: Trie.open(folder / "trie")), "ms")
     trie, ids = Trie.open(folder / "trie"), names(items)
     asked = np.random.default_rng(1).integers(0, items, 100_000)
@@ -136,7 +137,7 @@ def reading(folder: Path, codes: np.ndarray, items: int) -> None:
 
 
 def masks(items: int, codes: int = 256, beams: int = 2_560) -> None:
-    """Masks of each level for beams in the middle of random items, against the log_softmax of the same step."""
+    """Measure the masks of each level for beams inside random items, against the log_softmax of the same step."""
     sids = random_sids(items, codes)
     trie = Trie.build(sids, names(items), (codes,) * 3)
     start = time.perf_counter()
@@ -150,7 +151,7 @@ def masks(items: int, codes: int = 256, beams: int = 2_560) -> None:
 
 
 def masks_on(device: str, whole: TrieMasks, sids_BL: np.ndarray) -> None:
-    """The figures of `masks` on one device, for beams that go down the given SIDs."""
+    """Print the figures of `masks` on one device, for beams that follow the given SIDs."""
     beams, codes = len(sids_BL), whole.sizes[0]
     tensors = TrieTensors(whole, device)
     logits, nodes = torch.randn(beams, 1, codes, device=device), np.zeros(beams, np.int64)
@@ -176,7 +177,7 @@ def masks_on(device: str, whole: TrieMasks, sids_BL: np.ndarray) -> None:
 
 
 def _done(device: str, function: Callable[[], object]) -> None:
-    """Call it, and wait until the device has done it."""
+    """Call the function, and wait until the device has finished."""
     function()
     if device == "cuda":
         torch.cuda.synchronize()

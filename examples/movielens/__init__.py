@@ -1,1 +1,1 @@
-"""The demo: MovieLens-100K through every noun of sidmill, as the commands a person would type."""
+"""The demo: MovieLens-100K through all parts of sidmill, as the commands a person would type."""

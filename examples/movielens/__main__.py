@@ -1,4 +1,4 @@
-"""Run the demo: `python -m examples.movielens --movielens DIR --lake DIR [--posters DIR]`, which `make demo` does."""
+"""Run the demo: `python -m examples.movielens --movielens DIR --lake DIR [--posters DIR]`, as `make demo` does."""
 
 import argparse
 import shlex
@@ -15,7 +15,7 @@ POSTERS_ABOUT = "MovieLens-100K with posters from a folder; films it has no post
 
 
 def main() -> int:
-    """Each step is a `sidmill` command, printed before it runs; the first that fails ends the demo."""
+    """Run each step as a `sidmill` command, printed before it runs; the first failure ends the demo."""
     parser = argparse.ArgumentParser(prog="python -m examples.movielens", description=__doc__)
     parser.add_argument("--movielens", type=Path, required=True, help="folder with ml-100k.item and ml-100k.inter")
     parser.add_argument("--cache", type=Path, default=Path(".cache/demo"), help="where the slices are written")
@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def commands(slices: dict[str, Path], lake: str, posters: Path | None) -> list[list[str]]:
-    """The commands of the demo, in order."""
+    """Return the commands of the demo, in order."""
     about = ["--set", f'about="{POSTERS_ABOUT}"'] if posters else []
 
     def sources(name: str) -> list[str]:
@@ -56,7 +56,7 @@ def commands(slices: dict[str, Path], lake: str, posters: Path | None) -> list[l
 
 
 def _there_and_back(lake: str) -> list[list[str]]:
-    """Rollback to the first release and forward again, unless the history of production shows it already."""
+    """Return a rollback to the first release and a return, unless the history of production already has one."""
     from storage.lake import Lake
     from storage.releases.pointers import pointer_history
 

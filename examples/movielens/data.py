@@ -1,7 +1,7 @@
-"""Cut MovieLens-100K into what arrives when: a first catalogue with its log, a night, and what came later.
+"""Cut MovieLens-100K by arrival: a first catalogue with its log, one night, and the later data.
 
-The films and ratings lie in the wheel of recbole 1.2.1, unpacked into a cache folder and read as plain files. A film
-arrives with its first rating. It has no picture there: a cover is rendered from title, year and genres, unless a
+The films and ratings are in the wheel of recbole 1.2.1, unpacked into a cache folder and read as plain files. A film
+arrives with its first rating. The wheel has no pictures: a cover is rendered from title, year and genres, unless a
 folder of posters has one.
 """
 
@@ -23,7 +23,7 @@ COVER_SIZE = (200, 300)
 
 
 def prepare(movielens: Path, folder: Path, posters: Path | None) -> dict[str, Path]:
-    """Write the three slices below `folder` once; returns the folder of each."""
+    """Write the three slices below `folder` once; return the folder of each."""
     name = hashlib.sha256(str(posters.resolve()).encode()).hexdigest()[:8] if posters else "rendered"
     target = folder / name
     if not (target / "complete").exists():
@@ -59,11 +59,11 @@ def _ratings(movielens: Path) -> pl.DataFrame:
         pl.col("timestamp").cast(pl.Int64),
         pl.from_epoch(pl.col("timestamp").cast(pl.Int64)).dt.replace_time_zone("UTC").alias("time"),
         event_type=pl.lit("rating"),
-    ).sort("timestamp", maintain_order=True)  # equal times in the order of films would be a pattern to learn
+    ).sort("timestamp", maintain_order=True)  # file order at equal times: film order would be learnable
 
 
 def _posters(folder: Path) -> dict[str, Path]:
-    """Poster files by film, from DIR/items.csv with columns title ("Name (Year)") and poster (path or empty)."""
+    """Return poster files by film, from DIR/items.csv with columns title ("Name (Year)") and poster (path or empty)."""
     with (folder / "items.csv").open(encoding="utf-8", newline="") as file:
         return {row["title"]: folder / row["poster"] for row in csv.DictReader(file) if row["poster"]}
 
@@ -94,7 +94,7 @@ def _write_slice(
 
 
 def _render(film: dict[str, str], path: Path) -> None:
-    """A plain cover: the first genre decides the colour, title and year are written on it."""
+    """Render a plain cover: the first genre decides the colour; title and year are written on it."""
     genre = film["genres"].split(",")[0]
     hue = hashlib.sha256(genre.encode()).digest()[0] / 255
     red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.55, 0.65))

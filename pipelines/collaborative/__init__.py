@@ -1,1 +1,1 @@
-"""Collaborative vectors: what users did, as a vector of each item."""
+"""Collaborative vectors: item vectors learned from user behaviour."""

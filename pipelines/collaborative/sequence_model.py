@@ -1,6 +1,6 @@
-"""Collaborative vectors from the item tower of a sequence model, and directions that fold later items in beside them.
+"""Collaborative vectors from the item tower of a sequence model, and directions that fold in later items.
 
-Shapes: N items of a log, D dimensions of the tower. The model is trained elsewhere: `fit_collaborative` is given how.
+Shapes: N items of a log, D dimensions of the tower. The caller of `fit_collaborative` passes the training function.
 """
 
 from collections.abc import Callable
@@ -18,16 +18,17 @@ from pipelines.spec import CollaborativeSpec
 
 Ints = NDArray[np.int64]
 Train = Callable[[list[list[Ints]], int], list[Matrix]]
-"""(logs, N) -> item vectors float32 (N, D) after each log in turn; a log is a list of histories, rows of items oldest
-first."""
+"""Function (logs, N) -> item vectors float32 (N, D) after each log in turn. A log is a list of histories: item rows,
+oldest first.
+"""
 
 RIDGE, ROUNDS, CLOSE = 1.0, 50, 1e-6
-"""Of the directions: weight of their squared length, and when conjugate gradients end."""
+"""Solver of `_directions`: ridge penalty, most iterations, and relative squared residual at its end."""
 
 
 @dataclass(frozen=True)
 class Collaborative:
-    """Frozen factors, vectors (item_id, vector) of the log they were fitted on, and of the events before `since`."""
+    """Result of a fit: frozen factors, vectors (item_id, vector) of the whole log, and of the events before `since`."""
 
     factors: Factors
     vectors: pl.DataFrame
@@ -37,10 +38,10 @@ class Collaborative:
 def fit_collaborative(
     log: Histories, spec: CollaborativeSpec, since: int | None = None, train: Train | None = None
 ) -> Collaborative | None:
-    """Fit on a log; None where users share no two items more than by chance.
+    """Fit on a log; return None if no two items share users more often than by chance.
 
-    The vectors `before` know of no event at or after `since` (microseconds since 1970) but through directions that all
-    items share; without `since` there are none. `train` is called where `spec.method` asks for a sequence model: on the
+    Events at or after `since` (microseconds since 1970) affect the vectors `before` only through directions that all
+    items share; without `since`, `before` is empty. `train` is called if `spec.method` needs a sequence model: on the
     events before `since`, then on all.
     """
     factors = fit_factors(log, spec)
@@ -62,10 +63,10 @@ def fit_collaborative(
 
 
 def _towers(earlier: Histories, log: Histories, train: Train) -> tuple[Modality, Modality]:
-    """The towers of the events before and of all, (N, D) each, the second turned onto the first.
+    """Return the towers (N, D) of the events before and of all events, the second rotated onto the first.
 
-    Orthogonal Procrustes over the items that both have: turning the later one leaves the earlier one without any
-    knowledge of what came after it.
+    The rotation is orthogonal Procrustes over the items that both have. Only the later tower is rotated, so the earlier
+    one holds no information about later events.
     """
     logs = [each for each in map(_sequences, (earlier, log)) if each]
     made = train(logs, len(log.names))
@@ -80,13 +81,13 @@ def _towers(earlier: Histories, log: Histories, train: Train) -> tuple[Modality,
 
 
 def _sequences(log: Histories) -> list[Ints]:
-    """The items of each user with two events and more; others say nothing of what follows what."""
+    """Return the items of each user with at least two events; other users tell nothing about order."""
     users = np.split(log.item, np.flatnonzero(np.diff(log.user)) + 1)
     return [items for items in users if len(items) > 1]
 
 
 def _centred(vectors: Matrix, sequences: list[Ints]) -> Modality:
-    """Vectors seen from the mean of the items in the sequences, of length 1; no others are present."""
+    """Centre vectors on the mean of the items in the sequences, with length 1; other items are absent."""
     present = np.zeros(len(vectors), np.bool_)
     present[np.concatenate(sequences)] = True
     there = Modality(vectors, present)
@@ -94,10 +95,10 @@ def _centred(vectors: Matrix, sequences: list[Ints]) -> Modality:
 
 
 def _directions(rows: csr_matrix, tower: Modality) -> Matrix:
-    """Directions (N, D) on which the PMI rows of length 1 of the items come near to their vectors: ridge regression.
+    """Return directions (N, D) that map the items' PMI rows, scaled to length 1, to their vectors: ridge regression.
 
-    A map of the N-dimensional rows, not of their few leading factors, which leave most of a tower unexplained. Solved
-    by conjugate gradients, each dimension on its own.
+    The map acts on the N-dimensional rows: their few leading factors leave most of a tower unexplained. Conjugate
+    gradients solve each dimension on its own.
     """
     lengths = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel())
     scale = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
@@ -122,7 +123,7 @@ def _named(log: Histories, tower: Modality) -> list[str]:
 
 
 def _beside(one: pl.DataFrame, other: pl.DataFrame) -> pl.DataFrame:
-    """Two vectors of the items that have both, each of length 1, side by side."""
+    """Concatenate the two vectors of each item that has both, each scaled to length 1."""
     joined = one.join(other, on="item_id", how="inner", maintain_order="left")
     parts = [unit(joined[name].to_numpy()) for name in ("vector", "vector_right")]
     return vectors_of(joined["item_id"].to_list(), np.hstack(parts))

@@ -1,4 +1,4 @@
-"""Collaborative vectors: shifted positive PMI of items consumed together, factorised once, folded in from then on."""
+"""Collaborative vectors: shifted positive PMI of co-consumed items, factorised once; later items are folded in."""
 
 import json
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ FEWEST_ITEMS = 3
 
 @dataclass(frozen=True)
 class Factors:
-    """What a fit leaves: directions (n, D) of the items it saw, how often each was met, and all together.
+    """Result of a fit: directions (n, D) of the items it saw, and the co-occurrence count of each (`met`).
 
-    An item's vector is its row of the PMI matrix with those items, projected on the directions. Those of a
-    factorisation (D = dim) give it to an item of the fit and to one that came later alike: later items are folded in
-    and no vector moves. Those of a sequence model (pipelines/collaborative/sequence_model.py) stand in their place
-    (`sasrec`) or after them (`both`), and bring a later item near to where the model would have put it; parts of a
-    vector then have length 1.
+    An item's vector is its row of the PMI matrix with those items, projected on the directions. Directions of a
+    factorisation (D = dim) give the vectors of items of the fit and of later items alike: later items are folded in and
+    no vector moves. Directions of a sequence model (pipelines/collaborative/sequence_model.py) replace them (`sasrec`)
+    or follow them (`both`), and place a later item near to where the model would place it. Each part of a vector then
+    has length 1.
     """
 
     spec: CollaborativeSpec
@@ -35,7 +35,7 @@ class Factors:
     met: NDArray[np.float64]
 
     def fold(self, log: Histories) -> pl.DataFrame:
-        """(item_id, vector) of the items of a log that were met beside items of the fit; no row for the others."""
+        """Return (item_id, vector) of the items of a log that co-occur with items of the fit; others have no row."""
         vectors = np.asarray(self.rows(log) @ self.directions.astype(np.float64), np.float32)
         if self.spec.method != "sppmi":
             vectors = np.hstack([unit(part) for part in self._parts(vectors)])
@@ -43,7 +43,7 @@ class Factors:
         return vectors_of([log.names[row] for row in lively], vectors[lively])
 
     def rows(self, log: Histories) -> csr_matrix:
-        """The PMI of the items of a log with those of the fit, sparse float64 (names of the log, n)."""
+        """Return the positive PMI of a log's items with those of the fit, sparse float64 (names of the log, n)."""
         counts = log.counts(self.spec.window)
         known = np.array([self._row.get(name, -1) for name in log.names], np.int64)
         seen = counts[:, known >= 0].tocoo()
@@ -57,7 +57,7 @@ class Factors:
         return rows
 
     def _parts(self, vectors: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """The part of the factorisation, where there is one, and that of the sequence model."""
+        """Split vectors into the part of the factorisation, if any, and that of the sequence model."""
         return np.split(vectors, [self.spec.dim], axis=1) if self.spec.method == "both" else [vectors]
 
     @cached_property
@@ -65,7 +65,7 @@ class Factors:
         return {name: row for row, name in enumerate(self.names)}
 
     def to_bytes(self) -> bytes:
-        """Arrow: item_id, met, direction; the spec stands in the schema."""
+        """Serialise to Arrow: item_id, met, direction, and the spec in the schema metadata."""
         table = pa.table(
             {
                 "item_id": pa.array(self.names, pa.string()),
@@ -90,16 +90,17 @@ class Factors:
 
 
 def describe_collaborative(spec: CollaborativeSpec) -> dict[str, Any]:
-    """Everything but the log that decides these vectors."""
+    """Return all settings that determine these vectors, except the log."""
     encoder = {"sppmi": "sppmi-svd", "sasrec": "sasrec", "both": "sppmi-svd+sasrec"}[spec.method]
     return {"encoder": encoder, **spec.model_dump(mode="json")}
 
 
 def fit_factors(log: Histories, spec: CollaborativeSpec) -> Factors | None:
-    """Truncated SVD of the shifted positive PMI of a log; None where users share no two items more than by chance.
+    """Fit a truncated SVD of the shifted positive PMI of a log.
 
-    The implicit factorisation of skip-gram (Levy and Goldberg 2014): the vectors are U sqrt(S), which are the rows of
-    the matrix times U / sqrt(S). The same log gives the same bytes whatever the order of its files.
+    This is the implicit factorisation of skip-gram (Levy and Goldberg 2014): the vectors are U sqrt(S), which are the
+    rows of the matrix times U / sqrt(S). The same log gives the same bytes in any order of its files. Return None for
+    fewer than FEWEST_ITEMS items, or if no two items share users more often than by chance.
     """
     counts = log.counts(spec.window)
     met = np.asarray(counts.sum(axis=1)).ravel()
@@ -123,13 +124,13 @@ def fit_factors(log: Histories, spec: CollaborativeSpec) -> Factors | None:
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The same directions with length 1; a vector of zeros stays one."""
+    """Scale vectors to length 1; a zero vector stays zero."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.where(norms == 0, 1, norms), np.float32)
 
 
 def vectors_of(items: list[str], vectors: NDArray[np.float32]) -> pl.DataFrame:
-    """(item_id, vector) of items and their vectors (n, D)."""
+    """Return a frame (item_id, vector) of items and their vectors (n, D)."""
     return pl.DataFrame(
         {"item_id": items, "vector": vectors},
         schema={"item_id": pl.String, "vector": pl.Array(pl.Float32, vectors.shape[1])},
@@ -139,5 +140,5 @@ def vectors_of(items: list[str], vectors: NDArray[np.float32]) -> pl.DataFrame:
 def _shifted_ppmi(
     count: NDArray[np.float64], one: NDArray[np.float64], other: NDArray[np.float64], total: float, shift: float
 ) -> NDArray[np.float64]:
-    """log(p(i, j) / (p(i) p(j))) - log(shift) of pairs met `count` times; only what is above 0 counts."""
+    """Return log(p(i, j) / (p(i) p(j))) - log(shift) of pairs met `count` times; callers keep what is above 0."""
     return np.asarray(np.log(count * total / (one * np.maximum(other, 1e-300))) - np.log(shift))

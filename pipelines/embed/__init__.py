@@ -1,1 +1,1 @@
-"""Encoders behind one protocol, each with a fingerprint: model, revision, weights hash, preprocessing."""
+"""Encoders behind one protocol, each with a fingerprint of model, revision, weights hash and preprocessing."""

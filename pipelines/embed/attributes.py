@@ -1,6 +1,6 @@
-"""Structured attributes as vectors without a fitted vocabulary: values by hash, places by waves.
+"""Vectors of structured attributes without a fitted vocabulary: values by hash, places as sinusoids.
 
-A brand that appears tomorrow has its direction already, so nights need no refit and old vectors stay.
+A brand first seen tomorrow already has a direction, so nightly runs need no refit and old vectors stay valid.
 """
 
 import hashlib
@@ -16,22 +16,24 @@ from numpy.typing import NDArray
 from pipelines.embed.protocol import Vectors
 from pipelines.spec import AttributesSpec, CoordinatesSpec
 
+# Mean radius of the Earth in km.
 EARTH_KM = 6371.0
+# Number of directions that are cached.
 KNOWN_VALUES = 1 << 16
 
 
 def describe_attributes(spec: AttributesSpec) -> dict[str, Any]:
-    """Everything that decides these vectors."""
+    """Return all settings that determine these vectors."""
     return {"encoder": "hashed multi-hot", **spec.model_dump(mode="json")}
 
 
 def describe_coordinates(spec: CoordinatesSpec) -> dict[str, Any]:
-    """Everything that decides these vectors."""
+    """Return all settings that determine these vectors."""
     return {"encoder": "waves on the sphere", **spec.model_dump(mode="json")}
 
 
 class MultiHot:
-    """Multi-hot values, each a fixed random direction of its own, float32 (N, dim).
+    """Encoder of multi-hot values, each with a fixed random direction, float32 (N, dim).
 
     Random projection of the multi-hot vector (Johnson and Lindenstrauss): cosines are those of shared values up to
     about 1 / sqrt(dim). Contents are JSON lists of [field, value].
@@ -42,7 +44,7 @@ class MultiHot:
         self._direction = lru_cache(KNOWN_VALUES)(self._drawn)
 
     def encode(self, contents: Sequence[str]) -> Vectors:
-        """The sum over the values of an item, float32 (N, dim)."""
+        """Return the weighted sum of an item's values, float32 (N, dim)."""
         return np.stack([self._sum(json.loads(content)) for content in contents]).astype(np.float32)
 
     def _sum(self, values: list[list[str]]) -> NDArray[np.float64]:
@@ -59,11 +61,11 @@ class MultiHot:
 
 
 class Waves:
-    """Places on the globe as sines and cosines at several wavelengths, float32 (N, 6 * scales).
+    """Encoder of places on the globe as sines and cosines at several wavelengths, float32 (N, 6 * scales).
 
-    The point on the unit sphere, times frequencies from one wave around the globe to one in `finest_km`, evenly spaced
-    in their logarithm (as in Space2Vec, Mai et al. 2020): near places get near vectors at the scale of each wave, and
-    neither poles nor the date line are an edge. Contents are JSON lists [latitude, longitude] in degrees.
+    The point on the unit sphere is multiplied by frequencies from one wave around the globe to one in `finest_km`,
+    evenly spaced in their logarithm (as in Space2Vec, Mai et al. 2020). Near places get near vectors at the scale of
+    each wave, and the poles and the date line are no edges. Contents are JSON lists [latitude, longitude] in degrees.
     """
 
     def __init__(self, spec: CoordinatesSpec) -> None:
@@ -71,7 +73,7 @@ class Waves:
         self._frequency = np.geomspace(1.0, finest, spec.scales)
 
     def encode(self, contents: Sequence[str]) -> Vectors:
-        """Float32 (N, 6 * scales), every vector of the same length. Raises ValueError for what is no place."""
+        """Return float32 (N, 6 * scales), all vectors of the same length. Raise ValueError for invalid coordinates."""
         places = np.array([_degrees(content) for content in contents])
         latitude, longitude = np.radians(places).T
         point = np.stack(
@@ -82,7 +84,7 @@ class Waves:
 
 
 def values_of(attributes: dict[str, Any], fields: Sequence[str]) -> str | None:
-    """The values of some attributes, lists taken apart, as the content of MultiHot; None where there are none."""
+    """Return the values of some attributes, with lists flattened, as content for MultiHot; None if there are none."""
     found = set()
     for field in fields:
         given = attributes.get(field)
@@ -93,7 +95,7 @@ def values_of(attributes: dict[str, Any], fields: Sequence[str]) -> str | None:
 
 
 def place_of(attributes: dict[str, Any], latitude: str, longitude: str) -> str | None:
-    """[latitude, longitude] as they stand, the content of Waves; None where both are missing."""
+    """Return [latitude, longitude] unchanged as content for Waves; None if both are missing."""
     given = [attributes.get(latitude), attributes.get(longitude)]
     return None if given == [None, None] else json.dumps(given)
 

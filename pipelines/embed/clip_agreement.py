@@ -1,6 +1,6 @@
-"""Whether pictures show what titles say: the two towers of a CLIP model on a sample of items.
+"""Check that pictures match titles: compare the two towers of a CLIP model on a sample of items.
 
-A catalogue whose pictures were joined to the wrong items looks sound row by row; here it stands near chance.
+A catalogue whose pictures were joined to the wrong items looks valid row by row; here it scores near chance.
 """
 
 import numpy as np
@@ -13,13 +13,14 @@ from pipelines.spec import ImageSpec
 from storage.lake import Lake
 from tokenizer.arrays.items import tie_keys
 
+# Items of the sample, and the rank up to which an item's own picture counts as found.
 SAMPLE, NEAR = 500, 10
 
 
 def check_alignment(lake: Lake, spec: ImageSpec, fingerprint: str, pictured: pl.DataFrame) -> dict[str, float] | None:
-    """Figures of `aligned` for a sample, the same for the same items, of (item_id, content_hash, title).
+    """Return the figures of `aligned` for a deterministic sample of (item_id, content_hash, title).
 
-    None where fewer than two of the sample have a title and a vector.
+    Return None if fewer than two sampled items have a title and a vector.
     """
     titled = pictured.filter(pl.col("title").fill_null("").str.strip_chars() != "")
     sample = titled[np.argsort(tie_keys(titled["item_id"].to_arrow()), kind="stable")[:SAMPLE].tolist()]
@@ -31,7 +32,7 @@ def check_alignment(lake: Lake, spec: ImageSpec, fingerprint: str, pictured: pl.
 
 
 def aligned(texts_ND: Vectors, pictures_ND: Vectors) -> dict[str, float]:
-    """The share of texts whose own picture is among the NEAR nearest of all (equal ones: half ahead), and by chance."""
+    """Return the share of texts whose own picture is among the NEAR nearest (ties count half), and that by chance."""
     one, other = _unit(texts_ND), _unit(pictures_ND)
     score = one @ other.T
     own = score.diagonal()[:, None]

@@ -1,14 +1,14 @@
-"""Any picture as 8-bit RGB: what a person sees of it on a white page."""
+"""Conversion of any picture to 8-bit RGB, as it looks on a white page."""
 
 import numpy as np
 from PIL import Image
 
 DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
-"""Modes of grey with more than 8 bits; Pillow's own conversion cuts them off at 255."""
+"""Modes of grey with more than 8 bits; Pillow's own conversion clips them at 255."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Deep grey is scaled to 8 bits, and transparency laid on white; what is opaque converts as Pillow does it."""
+    """Scale deep grey to 8 bits and lay transparency on white; convert opaque images as Pillow does."""
     if image.mode in DEEP:
         return _grey(image).convert("RGB")
     if image.has_transparency_data:
@@ -19,7 +19,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey(image: Image.Image) -> Image.Image:
-    """The range of a mode becomes 0 to 255: 16 bits, which "I" stands for too, or of "F" the range that is used."""
+    """Scale to 0..255: from 16 bits, also for "I"; for "F" from 0..1 or 0..255; wider if values exceed it."""
     values = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
     low, high = min(float(values.min()), 0.0), float(values.max())
     usual = 65535.0 if image.mode != "F" else (1.0 if high <= 1 else 255.0)

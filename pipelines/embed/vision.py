@@ -1,4 +1,4 @@
-"""Image encoders: the packaged ONNX ViT-S/14, and open_clip with real weights only."""
+"""Image encoders: the packaged ONNX ViT-S/14, and open_clip with pretrained weights only."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ _DECODED = f"exif, middle of 1:{MOST_RATIO}, rgb"
 
 
 def describe_image(spec: ImageSpec) -> dict[str, Any]:
-    """Everything that decides this encoder's vectors."""
+    """Return all settings that determine this encoder's vectors."""
     if spec.encoder == "packaged-vit":
         return {
             "encoder": spec.encoder,
@@ -37,13 +37,13 @@ def describe_image(spec: ImageSpec) -> dict[str, Any]:
 
 
 class ImageEncoder(Protocol):
-    """Encodes pictures in two steps: the first needs no model, and may run beside the second on other threads."""
+    """Encoder of pictures in two steps: the first needs no model and may run beside the second on other threads."""
 
     def prepare(self, image: Image.Image) -> Vectors:
-        """Pixels as the model wants them, float32 (3, H, W), of an upright RGB image."""
+        """Return the model's input pixels, float32 (3, H, W), of an upright RGB image."""
 
     def encode(self, contents: Sequence[Vectors]) -> Vectors:
-        """Vectors (N, D) of N prepared images."""
+        """Return vectors (N, D) of N prepared images."""
 
 
 def _vit_file() -> Path:
@@ -59,7 +59,7 @@ def _vit_file() -> Path:
 
 
 class PackagedViT:
-    """CLS token of a ViT-S/14 run by onnxruntime; (N, 384)."""
+    """ViT-S/14 run by onnxruntime; vectors are its CLS token (N, 384)."""
 
     def __init__(self, spec: ImageSpec) -> None:
         import onnx
@@ -99,9 +99,9 @@ def _vit_pixels(image: Image.Image) -> Vectors:
 
 
 def _clip_checkpoint(spec: ImageSpec) -> Path:
-    """The checkpoint file: a path as given, or the file of a pretrained tag, downloaded by open_clip.
+    """Return the checkpoint file: a path as given, or the file of a pretrained tag, downloaded by open_clip.
 
-    open_clip gives random weights when `pretrained` is empty or unknown: that is refused here.
+    open_clip uses random weights if `pretrained` is empty or unknown; here that raises EncoderError.
     """
     if not spec.pretrained:
         raise EncoderError(
@@ -127,7 +127,7 @@ def _clip_checkpoint(spec: ImageSpec) -> Path:
 
 
 def _clip_preprocessing(spec: ImageSpec) -> dict[str, Any]:
-    """How open_clip makes pixels for the model: as its tag was trained, and with open_clip's defaults for a file."""
+    """Return open_clip's preprocessing: that of the tag's training, or open_clip's defaults for a file."""
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg
     from open_clip.transform import PreprocessCfg, merge_preprocess_dict
@@ -140,13 +140,13 @@ def _clip_preprocessing(spec: ImageSpec) -> dict[str, Any]:
 
 
 class OpenClip:
-    """The image tower of an open_clip model; (N, D), not normalised."""
+    """Image tower of an open_clip model; vectors (N, D) are not normalised."""
 
     def __init__(self, spec: ImageSpec) -> None:
         import open_clip
         import torch
 
-        # Named by its file a checkpoint loses what its tag says of mean, deviation and how pictures are scaled.
+        # open_clip does not apply a tag's mean, deviation and scaling to a checkpoint that is given as a file.
         said = _clip_preprocessing(spec)
         model, _, transform = open_clip.create_model_and_transforms(
             spec.model,
@@ -175,7 +175,7 @@ class OpenClip:
         return vectors
 
     def encode_text(self, texts: Sequence[str]) -> Vectors:
-        """The vectors (N, D) of the text tower, in the space of the pictures; texts are cut at the model's context."""
+        """Return the text tower's vectors (N, D), in the space of the pictures; texts are cut at the context length."""
         import torch
 
         tokens, parts = self._tokenizer(list(texts)), []

@@ -1,1 +1,1 @@
-"""The log of events as later stages read it: what a run may see of it, in what order, and user by user."""
+"""The event log as later stages read it: the events visible to a run, their order, and reading user by user."""

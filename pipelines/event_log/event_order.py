@@ -1,16 +1,16 @@
-"""The order of a user's events, the same in every reader of the log: by time, and where times are equal as they came.
+"""The order of a user's events, the same for every reader of the log: by time, then by arrival.
 
-Logs with days or minutes alone have many equal times. What arrived first comes first, then what stands first in its
-file.
+Logs with a resolution of days or minutes have many equal times. Of these, the event that arrived first comes first,
+then the one that is first in its file.
 """
 
 import polars as pl
 
 PLACE = ["arrival_time", "source", "source_offset"]
 ORDER = ["user_id", "event_time", *PLACE, "event_id"]
-"""The id is last, for rows that were not read from a file."""
+"""Sort order; the id is last, for rows not read from a file."""
 
 
 def in_order(events: pl.DataFrame) -> pl.DataFrame:
-    """Events with the columns of ORDER, user by user, whatever order they were stored in."""
+    """Sort events (with the columns of ORDER) user by user, independent of their stored order."""
     return events.sort(ORDER)

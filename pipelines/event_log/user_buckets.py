@@ -1,6 +1,6 @@
-"""A log of any size, user by user: spread over scratch files by the bucket of the user, then read a bucket at a time.
+"""Reading of a log of any size by user: events are spread over scratch files by user bucket, then read by bucket.
 
-The log is read in small batches, each once. What is held is a batch and a bucket, whatever the size of the log.
+The log is read in small batches, each once. Memory holds one batch and one bucket, whatever the size of the log.
 """
 
 from collections.abc import Collection, Iterator
@@ -28,34 +28,34 @@ from tokenizer.arrays.items import tie_keys
 
 EVENT = ["event_id", "user_id", "item_id", "event_type", "event_time", "impression", "session_id"]
 FILE = "__filename"
-"""The column in which Arrow gives the file of a row."""
+"""Name of Arrow's column with the file of a row."""
 BUCKET_EVENTS = 500_000
 MOST_BUCKETS = 512
-"""Each has an open file while a log is spread; where a log has more events, buckets are larger."""
+"""Most buckets. Each has an open file while a log is spread; a larger log has larger buckets."""
 BATCH_ROWS = 1 << 17
 
 
 @dataclass(frozen=True)
 class Learnt:
-    """What a model has learnt from: the events of a slice of the log whose items had a SID then."""
+    """Data that a model was trained on: the events of a log slice whose items had a SID then."""
 
     log: LogSlice
     items: pa.Array
 
 
 def bucket_count(lake: Lake, log: LogSlice, fewest: int = 1) -> int:
-    """How many buckets of about BUCKET_EVENTS events there are, MOST_BUCKETS at most."""
+    """Return the number of buckets for about BUCKET_EVENTS events each, at most MOST_BUCKETS."""
     events = lake.count("interactions", log.version, log.visible)
     return max(fewest, min(MOST_BUCKETS, -(-events // BUCKET_EVENTS)))
 
 
 def user_buckets(users: pa.Array, buckets: int) -> NDArray[np.int64]:
-    """Stable bucket of each user, int64 (n,)."""
+    """Return the stable bucket of each user, int64 (n,)."""
     return ((tie_keys(users) >> np.uint64(16)) % np.uint64(buckets)).astype(np.int64)
 
 
 def with_sid(rows: pl.DataFrame, deleted: Collection[str], counts: Counts) -> pl.DataFrame:
-    """The rows of a bucket whose item has a SID; the others are counted, those of `deleted` items apart."""
+    """Return the rows of a bucket whose item has a SID; count the others, those of `deleted` items separately."""
     unknown = rows.filter(pl.col("row").is_null())["item_id"]
     gone = int(unknown.is_in(list(deleted)).sum())
     counts.refuse(Reason.ITEM_DELETED, gone)
@@ -72,11 +72,11 @@ def in_buckets(
     learnt: Learnt | None = None,
     users: pa.Array | None = None,
 ) -> Iterator[pl.DataFrame]:
-    """The visible events, bucket by bucket: EVENT, `row` and `fresh`, in order and each once.
+    """Yield the visible events bucket by bucket: EVENT, `row` and `fresh`, in order and without repeats.
 
-    `row` is the item's place in `items`, null where it is none of them. `fresh` are events that are not `learnt`: the
-    slice does not hold them, by its version as well as by its times, or their item had no SID. With `users` those of
-    all others are passed over. Repeated event ids are counted; one of which a copy is learnt is not fresh.
+    `row` is the item's index in `items`, null if it is not there. `fresh` marks events that are not `learnt`: the slice
+    does not hold them, by its version or its times, or their item had no SID. With `users`, events of other users are
+    skipped. Repeated event ids are counted; an event of which a copy is learnt is not fresh.
     """
     had_sid = np.asarray(pc.is_in(items, learnt.items), np.bool_) if learnt else np.ones(len(items), np.bool_)
     with TemporaryDirectory(prefix="sidmill-buckets-") as scratch:
@@ -85,7 +85,7 @@ def in_buckets(
         if learnt is not None:
             _spread(_rewritten(lake, log, learnt), buckets, learnt_ids)
         for bucket in range(buckets):
-            # Items are looked up for a bucket at a time: it costs what there are of them.
+            # Items are looked up once per bucket: each lookup costs time in the number of all items.
             known = _in_order(rows / str(bucket), learnt_ids / str(bucket), counts)
             row = pl.Series("row", pc.index_in(known["item_id"].to_arrow().cast(items.type), items))
             new = pl.Series(~had_sid).gather(row)
@@ -93,11 +93,10 @@ def in_buckets(
 
 
 def users_with_fresh_events(lake: Lake, log: LogSlice, items: pa.Array, learnt: Learnt) -> pa.Array:
-    """Who has a visible event that is not `learnt`; files without one are not read, unless there are items that had no
-    SID.
+    """Return the users with a visible event that is not `learnt`.
 
-    Where the table was compacted since, events came again, or what is new is of no item of `items`, some who have
-    nothing to learn are among them.
+    Files without such an event are not read, unless some items had no SID. If the table was compacted since, if events
+    came again, or if new events are of no item of `items`, users with nothing to learn may be included.
     """
     old = learnt.log
     new_items = items.filter(pc.invert(pc.is_in(items, learnt.items)))
@@ -113,7 +112,7 @@ def users_with_fresh_events(lake: Lake, log: LogSlice, items: pa.Array, learnt: 
 def _events(
     lake: Lake, log: LogSlice, counts: Counts, learnt: Learnt | None, users: pa.Array | None
 ) -> Iterator[pa.RecordBatch]:
-    """The visible events with `fresh`, in no order."""
+    """Yield the visible events with `fresh`, unordered."""
     where = log.visible if users is None else log.visible & ds.field("user_id").isin(users)
     known = lake.file_names("interactions", learnt.log.version) if learnt else set()
     columns = [*EVENT, *PLACE, *([] if learnt is None else [FILE])]
@@ -123,13 +122,13 @@ def _events(
 
 
 def _rewritten(lake: Lake, log: LogSlice, learnt: Learnt) -> Iterator[pa.RecordBatch]:
-    """Who did what is learnt, by the files that a compaction has taken away since; mostly there are none."""
+    """Yield user and id of the learnt events in files that a compaction has since removed; mostly there are none."""
     columns, old = ["user_id", "event_id"], learnt.log
     return lake.batches("interactions", columns, old.visible, BATCH_ROWS, old.version, since=log.version)
 
 
 def _spread(batches: Iterator[pa.RecordBatch], buckets: int, folder: Path) -> None:
-    """A file for each bucket; none where there is no row."""
+    """Write a file for each bucket; none if there are no rows."""
     folder.mkdir()
     with ExitStack() as stack:
         writers: list[pa.ipc.RecordBatchStreamWriter] = []
@@ -148,7 +147,7 @@ def _spread(batches: Iterator[pa.RecordBatch], buckets: int, folder: Path) -> No
 
 
 def _fresh(batch: pa.RecordBatch, learnt: Learnt | None, known: set[str]) -> pa.Array:
-    """Which events of a batch the slice does not hold, whose files are the `known` ones."""
+    """Return a mask of the batch's events that the slice does not hold; `known` are the names of its files."""
     if learnt is None or (batch.num_rows and file_name(batch.column(FILE)[0].as_py()) not in known):
         return pa.array(np.ones(batch.num_rows, np.bool_))
     times = {"arrival_time": learnt.log.as_of, "event_time": learnt.log.cutoff}
@@ -159,7 +158,7 @@ def _fresh(batch: pa.RecordBatch, learnt: Learnt | None, known: set[str]) -> pa.
 
 
 def _in_order(path: Path, learnt_ids: Path, counts: Counts) -> pl.DataFrame:
-    """The events of a bucket in their order, each once: the copy the slice holds, or the one that was read first."""
+    """Return the events of a bucket in order, each once: the copy in the slice, or the one that arrived first."""
     if not path.exists():
         log = pa.schema([INTERACTIONS.schema.field(name) for name in (*EVENT, *PLACE)])
         return pl.DataFrame(log.append(pa.field("fresh", pa.bool_())).empty_table())

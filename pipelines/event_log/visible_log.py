@@ -1,4 +1,4 @@
-"""What users did, as arrays: the visible part of a log, and which items were consumed near each other."""
+"""User behaviour as arrays: the visible part of a log, and the items consumed near each other."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,12 +16,13 @@ from pipelines.spec import CollaborativeSpec
 from storage.lake import Lake
 
 COLUMNS = ["item_id", "event_type", "impression", *ORDER]
+# One day in microseconds.
 DAY = 24 * 60 * 60 * 1_000_000
 
 
 @dataclass(frozen=True)
 class LogSlice:
-    """What of the log may be seen: its version, arrivals up to `as_of` (inclusive), events before `cutoff`."""
+    """Visible part of a log: a table version, arrivals up to `as_of` (inclusive), events before `cutoff`."""
 
     version: int
     as_of: datetime
@@ -29,25 +30,25 @@ class LogSlice:
 
     @property
     def content_hash(self) -> str:
-        """Stands where other modalities have the hash of their content."""
+        """Identity of the slice, in place of the content hash of other modalities."""
         return f"interactions@{self.version}/as-of/{self.as_of.isoformat()}/before/{self.cutoff.isoformat()}"
 
     @property
     def visible(self) -> ds.Expression:
-        """What holds for the visible events."""
+        """Filter for the visible events."""
         return (ds.field("arrival_time") <= self.as_of) & (ds.field("event_time") < self.cutoff)
 
     def read(self, lake: Lake, columns: list[str]) -> pl.DataFrame:
-        """The visible events."""
+        """Read the visible events."""
         return lake.frame("interactions", self.version, columns, self.visible)
 
 
 @dataclass(frozen=True)
 class Histories:
-    """Events in order of user, then of time, as arrays (n,).
+    """Events sorted by user, then by time, as arrays (n,).
 
-    `item` counts into `names`, `user` is a number per user, `time` is in microseconds since 1970, `weight` says how
-    much an event counts.
+    `item` indexes `names`, `user` is a number per user, `time` is in microseconds since 1970, `weight` is how much an
+    event counts.
     """
 
     names: tuple[str, ...]
@@ -60,22 +61,22 @@ class Histories:
         return len(self.item)
 
     def where(self, chosen: NDArray[np.bool_]) -> "Histories":
-        """Some of the events; names stay."""
+        """Return some of the events; `names` stays."""
         return Histories(self.names, self.user[chosen], self.item[chosen], self.time[chosen], self.weight[chosen])
 
     def newest(self, share: float) -> int:
-        """The time at or after which about that share of the events lies; equal times stay together."""
+        """Return the time at or after which about that share of the events lies; equal times are not split."""
         at = int(np.ceil(len(self) * (1 - share)))
         return int(np.sort(self.time)[min(at, len(self) - 1)]) if len(self) else 0
 
     def neighbours(self, window: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Earlier and later event of every two events of a user that are 1, 2, .. `window` apart, by that distance."""
+        """Yield indices (earlier, later) of a user's events at distance 1, 2, .. `window`, distance by distance."""
         for apart in range(1, min(window, len(self) - 1) + 1):
             later = np.flatnonzero(self.user[apart:] == self.user[:-apart]) + apart
             yield later - apart, later
 
     def counts(self, window: int) -> csr_matrix:
-        """Symmetric weighted counts of two different items at most `window` events apart, float64 (names, names)."""
+        """Return symmetric weighted counts of different items at most `window` events apart, float64 (names, names)."""
         size = len(self.names)
         counts = csr_matrix((size, size), dtype=np.float64)
         for earlier, later in self.neighbours(window):
@@ -88,8 +89,10 @@ class Histories:
         return counts
 
     def pairs(self, window: int, since: int) -> NDArray[np.int64]:
-        """Rows (item, other item), both ways, of events at most `window` apart of which the later is at or after
-        `since`: int64 (P, 2), in the order of the events."""
+        """Return item pairs, both ways, of events at most `window` apart whose later event is at or after `since`.
+
+        int64 (P, 2): by distance, then in event order, then all pairs reversed.
+        """
         found = []
         for earlier, later in self.neighbours(window):
             fresh = (self.time[later] >= since) & (self.item[earlier] != self.item[later])
@@ -99,10 +102,10 @@ class Histories:
 
 
 def histories(events: pl.DataFrame, spec: CollaborativeSpec) -> Histories:
-    """The behaviour in some events (COLUMNS), in an order that does not depend on theirs.
+    """Return the behaviour in some events (COLUMNS), independent of their order.
 
-    Impressions and excluded types are no behaviour; items with fewer than `min_events` are left out, and each user's
-    events but the newest `user_cap`.
+    Impressions and excluded types do not count. Items with fewer than `min_events` events are left out; of each user
+    the newest `user_cap` events are kept.
     """
     positive = events.filter(
         ~pl.col("impression").fill_null(False) & ~pl.col("event_type").is_in(spec.exclude_events)

@@ -1,4 +1,4 @@
-"""Fusion: the vectors of an item's modalities become one. Fitted once, frozen, applied to every new item.
+"""Fusion of an item's modality vectors into one: fitted once, frozen, applied to every new item.
 
-`modalities` is what goes in, `network` and `training` what is learnt, `fit` makes a `Fusion` (`frozen`).
+`modalities` holds the input, `network` and `training` the learned part; `fit` makes a `Fusion` (`frozen`).
 """

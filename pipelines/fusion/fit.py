@@ -1,4 +1,4 @@
-"""Fit a fusion to the modalities of a catalogue and to what its users take together."""
+"""Fit a fusion to the modalities of a catalogue and to items that users take together."""
 
 from collections.abc import Mapping
 
@@ -13,9 +13,10 @@ from pipelines.modalities import FusionError, Matrix, Modality
 from pipelines.spec import FusionSpec
 
 NO_PAIRS: NDArray[np.int64] = np.empty((0, 2), np.int64)
+# Most rows from which principal components are computed.
 COMPONENT_ROWS = 1 << 17
 LEAST_VARIANCE = 1e-9
-"""Of a component against the first: below this it is rounding, which whitening would blow up."""
+"""Smallest variance of a component relative to the first: less is rounding error, which whitening would amplify."""
 
 
 def fit_fusion(
@@ -25,12 +26,12 @@ def fit_fusion(
     before: Mapping[str, Modality] | None = None,
     train: Trainer = train_in_process,
 ) -> Fusion:
-    """Fit a fusion on the modalities given; one with no rows is left out.
+    """Fit a fusion on the given modalities; one without rows is left out.
 
     `pairs` int64 (P, 2) are rows of items that users took together. `before` are the modalities as they were before
-    that: a vector that knows of the pairs would let training learn them by heart. Without pairs every item is a pair
-    with itself, seen with other modalities left out. With one modality and no pairs there is nothing to learn. Raises
-    FusionError where no item has a vector, or the loss is not finite.
+    that: training on a vector that contains the pairs would memorise them. Without pairs, every item is paired with
+    itself, with different modalities dropped. With one modality and no pairs there is nothing to learn. Raise
+    FusionError if no item has a vector, or the loss is not finite.
     """
     known = {name: items[name] for name in sorted(items) if items[name].present.any()}
     if not known:
@@ -58,7 +59,7 @@ def fit_fusion(
 
 
 def _usable(seen: Mapping[str, Modality], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Pairs of items that both have something to be known by; where there are none, each item with itself."""
+    """Return pairs whose items both have a vector; without pairs, each item of several modalities with itself."""
     there = np.sum([each.present for each in seen.values()], axis=0)
     if len(pairs):
         return np.asarray(pairs[(there[pairs] > 0).all(axis=1)])
@@ -67,9 +68,9 @@ def _usable(seen: Mapping[str, Modality], pairs: NDArray[np.int64]) -> NDArray[n
 
 
 def _components(known: Mapping[str, Modality], means: Mapping[str, Matrix], spec: FusionSpec) -> dict[str, Matrix]:
-    """Weights of a projection on leading principal components, each modality in dimensions of its own.
+    """Return weights of a projection on leading principal components, each modality in its own dimensions.
 
-    The narrow ones first: what they leave of an even share goes to the others.
+    Narrow modalities come first: dimensions that they leave of an even share go to the others.
     """
     left, start = len(known), 0
     arrays: dict[str, Matrix] = {}
@@ -94,7 +95,7 @@ def _components(known: Mapping[str, Modality], means: Mapping[str, Matrix], spec
 
 
 def _whitening(variance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """By what components (K,) are multiplied to vary alike, and together as they did; one that is constant stays 0."""
+    """Return factors (K,) that equalise the components' variances and keep their sum; a constant one gets 0."""
     alive = variance > LEAST_VARIANCE * variance[0]
     even = variance[alive].sum() / max(int(alive.sum()), 1)
     return np.asarray(np.sqrt(np.divide(even, variance, out=np.zeros_like(variance), where=alive)), np.float64)

@@ -1,4 +1,4 @@
-"""A fitted fusion: applied to any items, in any number, it gives each the same bytes."""
+"""A fitted fusion: it gives each item the same bytes, whatever items are passed with it."""
 
 import hashlib
 import json
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from pipelines.fusion.network import FusionNet
 
 BLOCK = 256
-"""Rows of every product: the results of small blocks differ in their last bits."""
+"""Rows of every matrix product: results of smaller blocks differ in their last bits."""
 
 
 @dataclass(frozen=True)
 class Fusion:
-    """`mean.M` (D,) of each modality and the weights of its network. `id` is the hash of all of it."""
+    """A fitted fusion: `mean.M` (D,) of each modality M and the network weights. `id` is the hash of all of it."""
 
     spec: FusionSpec
     arrays: Mapping[str, Matrix]
@@ -33,13 +33,13 @@ class Fusion:
 
     @property
     def modalities(self) -> list[str]:
-        """The modalities it was fitted on."""
+        """Modalities it was fitted on."""
         return sorted(name.removeprefix("mean.") for name in self.arrays if name.startswith("mean."))
 
     def transform(self, items: Mapping[str, Modality]) -> tuple[Matrix, NDArray[np.bool_]]:
-        """Fused vectors (N, F) and which rows have one: those with at least one known modality.
+        """Return fused vectors (N, F) and a mask of the rows with at least one known modality.
 
-        They have unit length; that of an item at the mean of all is zero.
+        Vectors have unit length; that of an item at the mean of all is zero. Raise FusionError if a dimension changed.
         """
         count = items_of(items)
         for name in set(items) & set(self.modalities):
@@ -71,7 +71,8 @@ class Fusion:
             vectors[name] = torch.from_numpy(padded)
         with torch.inference_mode():
             fused = self._network.merge(self._network.encode(vectors), torch.from_numpy(keep)).numpy()[:count]
-        # An item at the mean of all has a vector of zeros, as every item of a catalogue of equal ones: codes go by lot.
+        # An item at the mean of all has a zero vector, as have all items of a catalogue of equal ones; ties decide its
+        # codes.
         covered: NDArray[np.bool_] = np.asarray(keep[:count].any(axis=1), np.bool_)
         return np.asarray(fused * covered[:, None], np.float32), covered
 
@@ -80,21 +81,21 @@ class Fusion:
         return network(self.spec, self.arrays).eval()
 
     def to_bytes(self) -> bytes:
-        """Deterministic safetensors bytes with the spec in the header."""
+        """Return deterministic safetensors bytes with the spec in the header."""
         record = {"spec": self.spec.model_dump(mode="json"), "statistics": self.statistics}
-        # One entry: safetensors writes several in no fixed order, and the bytes are the identity.
+        # A single entry: safetensors writes several in arbitrary order, and the bytes are the identity.
         header = {"fusion": json.dumps(record, sort_keys=True)}
         data: bytes = save({name: np.ascontiguousarray(self.arrays[name]) for name in sorted(self.arrays)}, header)
         return data
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Fusion":
-        """The fusion that these bytes are."""
+        """Load a fusion from its bytes."""
         length = int.from_bytes(data[:8], "little")
         record = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["fusion"])
         return cls(FusionSpec.model_validate(record["spec"]), load(data), record["statistics"])
 
     @property
     def id(self) -> str:
-        """16 hex digits."""
+        """Hash, 16 hex digits."""
         return hashlib.sha256(self.to_bytes()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Gather the vectors of items modality by modality, and store the fused vector of each."""
+"""Gather the vectors of items by modality, and store the fused vector of each item."""
 
 import hashlib
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ CHUNK = 1 << 16
 
 @dataclass(frozen=True)
 class Gathered:
-    """Items (item_id, sorted; content_hash over the inputs used) and their vectors, aligned row by row."""
+    """Items (item_id, sorted; content_hash over the inputs used) and their vectors, aligned by row."""
 
     items: pl.DataFrame
     modalities: dict[str, Modality]
@@ -33,20 +33,20 @@ class Gathered:
 
 @dataclass(frozen=True)
 class Fused:
-    """Items (item_id, sorted; content_hash) and their fused vectors (N, F), row by row."""
+    """Items (item_id, sorted; content_hash) and their fused vectors (N, F), aligned by row."""
 
     items: pl.DataFrame
     vectors: Matrix
 
     def take(self, rows: NDArray[np.int64]) -> "Fused":
-        """Some of the items, in their order."""
+        """Return some of the items, in the given order."""
         return Fused(self.items[rows], scratch_take(self.vectors, rows))
 
 
 def gather(lake: Lake, wanted: Mapping[str, pl.DataFrame], fingerprints: Mapping[str, str]) -> Gathered:
-    """The stored vectors of items, modality by modality.
+    """Return the stored vectors of items by modality.
 
-    `wanted` maps a modality to the (item_id, content_hash) pairs whose vectors are wanted; items of any of them
+    `wanted` maps a modality to the (item_id, content_hash) pairs whose vectors are read; the items of all modalities
     are gathered. Vectors under another fingerprint are never read.
     """
     ids = pl.concat([pairs.select("item_id") for pairs in wanted.values()]).unique().sort("item_id")
@@ -72,7 +72,7 @@ def gather(lake: Lake, wanted: Mapping[str, pl.DataFrame], fingerprints: Mapping
 
 
 def placed(ids: pl.DataFrame, vectors: pl.DataFrame) -> Modality:
-    """Vectors (item_id, vector), one at least, row by row beside `ids` (item_id)."""
+    """Align vectors (item_id, vector), at least one, with the rows of `ids` (item_id)."""
     rows = ids.select("item_id").with_row_index("row").join(vectors, on="item_id")
     values = np.zeros((ids.height, len(vectors["vector"][0])), dtype=np.float32)
     values[rows["row"].to_numpy()] = matrix(rows)
@@ -82,10 +82,9 @@ def placed(ids: pl.DataFrame, vectors: pl.DataFrame) -> Modality:
 
 
 def fuse(lake: Lake, fusion: Fusion, gathered: Gathered, provenance: Provenance) -> tuple[Fused, Counts]:
-    """Fused vectors of the gathered items, stored under the fusion's id.
+    """Return fused vectors of the gathered items, stored under the fusion's id.
 
-    Vectors that are stored already are read back, never computed again. An item without any vector is quarantined
-    as `no_vector`.
+    Stored vectors are read back, never recomputed. An item without any vector is quarantined as `no_vector`.
     """
     counts = Counts("fuse", rows_in=gathered.items.height)
     items = gathered.items

@@ -1,4 +1,4 @@
-"""The networks of fusion: a projection of each modality, and a correction that is learnt."""
+"""Networks of fusion: a projection of each modality, and a learned correction."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy, normalize
 from pipelines.modalities import COLLABORATIVE
 from pipelines.spec import FusionSpec
 
+# Upper bound of the learned score scale (1 / temperature).
 MOST_SCALE = 100.0
 
 Tensors = dict[str, Tensor]
@@ -19,12 +20,13 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Step:
-    """The items of one step, two of a pair in each row: `left` holds (B, D) per modality, `right` (R, D).
+    """Items of one step, a pair in each row: `left` holds (B, D) per modality, `right` (R, D).
 
-    After its B rights come items that are nobody's pair, R - B hard negatives. `keep_left` and `keep_right`
-    (B or R, modalities) say what is looked at, `present` what of the right there is. `taken` (B, R) marks the columns
-    that are no other item to a row, `repeated` (B, B) those of the same item; `popularity` (R,) is the log of how often
-    a right item is drawn. The loss is that of the rows `own`, a share of the whole step's.
+    The first B rows of `right` are the pair partners, the other R - B are hard negatives. `keep_left` and `keep_right`
+    (B or R, modalities) mark the modalities used, `present` those that right items have. `taken` (B, R) marks columns
+    that are no negatives of a row, because they repeat one of its items; `repeated` (B, B) those of the same right
+    item. `popularity` (R,) is the log frequency with which a right item is drawn. The loss covers the rows `own`, a
+    share of the step.
     """
 
     left: Tensors
@@ -38,7 +40,7 @@ class Step:
     own: slice
 
     def to(self, device: torch.device) -> Step:
-        """The same on a device."""
+        """Return the step on a device."""
         return Step(
             {name: each.to(device) for name, each in self.left.items()},
             {name: each.to(device) for name, each in self.right.items()},
@@ -53,10 +55,10 @@ class Step:
 
 
 class FusionNet(nn.Module):
-    """Fused vectors as the sum of what each modality's projection gives, and of a correction.
+    """Network whose fused vectors are the sum of each modality's projection and of a correction.
 
-    The projection starts at principal components, each modality in dimensions of its own; the correction starts at
-    nothing, so that training starts where `concat` ends.
+    The projection starts at principal components, each modality in dimensions of its own. The correction starts at
+    zero, so training starts where `concat` ends.
     """
 
     def __init__(self, spec: FusionSpec, widths: Mapping[str, int]) -> None:
@@ -72,19 +74,19 @@ class FusionNet(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(1 / spec.temperature).log())
 
     def encode(self, vectors: Tensors) -> list[Tensor]:
-        """What each modality gives on its own, before it is known which are there."""
+        """Encode each modality on its own, before it is known which are present."""
         found = [torch.stack([self.linear[name](vectors[name]) for name in self.modalities], dim=1)]
         return found if self.correction is None else [*found, self.correction.encode(vectors)]
 
     def merge(self, encoded: Sequence[Tensor], keep: Tensor) -> Tensor:
-        """Fused vectors (n, F) of unit length, of the modalities that `keep` (n, modalities) marks."""
+        """Return fused vectors (n, F) of unit length from the modalities that `keep` (n, modalities) marks."""
         fused = (encoded[0] * keep[:, :, None]).sum(dim=1)
         if self.correction is not None:
             fused = fused + self.correction.merge(encoded[1], keep)
         return normalize(fused, dim=1, eps=1e-6)
 
     def forward(self, step: Step) -> tuple[Tensor, Tensor]:
-        """Of the step's own rows: their share of the mean loss, and the sum of their pair losses."""
+        """Return, of the step's own rows, their share of the mean loss and the sum of their pair losses."""
         own, spec, scale = step.own, self.spec, self.log_scale.exp().clamp(max=MOST_SCALE)
         left = self.merge(self.encode({name: each[own] for name, each in step.left.items()}), step.keep_left[own])
         encoded = self.encode(step.right)
@@ -99,7 +101,7 @@ class FusionNet(nn.Module):
         return share, summed.detach()
 
     def _apart(self, encoded: Sequence[Tensor], step: Step, scale: Tensor, target: Tensor) -> Tensor:
-        """InfoNCE of two views of the same items: their behaviour, or else their first modality, and all the rest."""
+        """InfoNCE of two views of the same items: their behaviour, or else first modality, and all other modalities."""
         present = step.present[: len(step.repeated)]
         alone = torch.zeros_like(present)
         at = self.modalities.index(COLLABORATIVE) if COLLABORATIVE in self.modalities else 0
@@ -115,7 +117,7 @@ class FusionNet(nn.Module):
 
 
 class Towers(nn.Module):
-    """A correction from each modality on its own: what text says of behaviour, and so on."""
+    """Correction from each modality on its own, such as the behaviour that text predicts."""
 
     def __init__(self, spec: FusionSpec, widths: Mapping[str, int]) -> None:
         super().__init__()
@@ -130,11 +132,11 @@ class Towers(nn.Module):
         )
 
     def encode(self, vectors: Tensors) -> Tensor:
-        """(n, modalities, F)."""
+        """Return (n, modalities, F)."""
         return torch.stack([self.tower[name](vectors[name]) for name in self.modalities], dim=1)
 
     def merge(self, encoded: Tensor, keep: Tensor) -> Tensor:
-        """(n, F)."""
+        """Return (n, F)."""
         return (encoded * keep[:, :, None]).sum(dim=1)
 
 
@@ -150,13 +152,13 @@ class QFormer(nn.Module):
         self.out = _silent(nn.Linear(spec.queries * spec.hidden, spec.dim))
 
     def encode(self, vectors: Tensors) -> Tensor:
-        """Tokens (n, modalities, hidden)."""
+        """Return tokens (n, modalities, hidden)."""
         return torch.stack([self.token[name](vectors[name]) for name in self.modalities], dim=1)
 
     def merge(self, tokens: Tensor, keep: Tensor) -> Tensor:
-        """(n, F); zero for an item without any modality."""
+        """Return (n, F); zero for an item without any modality."""
         some = keep.any(dim=1)
-        # A row of nothing but masked tokens would be no number: it looks at all of them, and is zero in the end.
+        # A row with only masked tokens would give NaN: it attends to all of them and is set to zero at the end.
         masked = (keep == 0) & some[:, None]
         state = self.queries.expand(len(tokens), -1, -1)
         for block in self.blocks:
@@ -166,7 +168,7 @@ class QFormer(nn.Module):
 
 
 class QueryBlock(nn.Module):
-    """Self-attention, cross-attention and a feed-forward layer, each after a norm and added to what went in."""
+    """Self-attention, cross-attention and a feed-forward layer, each pre-normalised with a residual connection."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -176,7 +178,7 @@ class QueryBlock(nn.Module):
         self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
     def forward(self, state: Tensor, tokens: Tensor, masked: Tensor) -> Tensor:
-        """(n, queries, width)."""
+        """Return (n, queries, width)."""
         seen = self.norms[0](state)
         state = state + self.own(seen, seen, seen, need_weights=False)[0]
         seen = self.norms[1](state)

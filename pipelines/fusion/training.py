@@ -1,4 +1,4 @@
-"""What a fusion is trained on, step by step. `FusionTraining` is a `Trainable` (see learning/trainable.py)."""
+"""Training steps of a fusion. `FusionTraining` is a `Trainable` (see learning/trainable.py)."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from pipelines.fusion.network import FusionNet, Step
 
 LOOKED_AT = 4
-"""How many times as many items as a step has pairs are looked through for hard negatives."""
+"""Candidates drawn for hard negatives, as a multiple of the step's pairs."""
+# Nearest candidates of an item among which a hard negative is chosen.
 NEAREST = 8
 
 
 @dataclass(frozen=True)
 class FusionTraining:
-    """Unit vectors (N, D) and presence (N,) of each modality, pairs of rows (P, 2), and where the weights start."""
+    """Unit vectors (N, D) and presence (N,) of each modality, pairs of rows (P, 2), and the initial weights."""
 
     spec: FusionSpec
     directed: Mapping[str, Matrix]
@@ -39,12 +40,12 @@ class FusionTraining:
 
     @cached_property
     def module(self) -> FusionNet:
-        """The network at its start."""
+        """Network with its initial weights."""
         return network(self.spec, self.start)
 
     @cached_property
     def plan_hash(self) -> str:
-        """16 hex digits over the spec, the vectors and the pairs; the number of workers is no part of it."""
+        """16 hex digits over the spec, the vectors and the pairs; the number of workers does not enter."""
         settings = self.spec.model_dump(mode="json", exclude={"workers"})
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for name in sorted(self.directed):
@@ -55,12 +56,12 @@ class FusionTraining:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What is trained on what."""
+        """Kind and plan of the training."""
         return {"kind": "fusion", "plan": self.plan_hash}
 
     @property
     def loop(self) -> LoopSpec:
-        """How it is trained."""
+        """Settings of the loop."""
         spec = self.spec
         return LoopSpec(
             workers=spec.workers,
@@ -72,7 +73,7 @@ class FusionTraining:
         )
 
     def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[Step, Cursor]]:
-        """The rest of the cursor's epoch; all workers see the whole step, each has the loss of its own rows."""
+        """Yield the rest of the cursor's epoch. Each worker gets the whole step and computes its own rows' loss."""
         size = self.step_size
         own = slice(size * rank // world, size * (rank + 1) // world)
         for step in range(cursor.sample // size, self.spec.steps):
@@ -81,13 +82,13 @@ class FusionTraining:
 
     @property
     def step_size(self) -> int:
-        """Pairs a step: no more than there are, nor more than there are items to tell apart."""
+        """Pairs per step: at most all pairs, and at most the number of items."""
         return min(self.spec.batch_size, len(self.pairs), len(self._present))
 
     def step(self, number: int, size: int, own: slice) -> Step:
-        """Pairs drawn at random, and which modalities of them are looked at: those that chance leaves of the present.
+        """Draw pairs at random, and for each item a random subset of its present modalities.
 
-        Where chance would leave an item nothing, it keeps all it has.
+        An item whose modalities would all be dropped keeps all it has.
         """
         import torch
 
@@ -114,7 +115,7 @@ class FusionTraining:
         )
 
     def loss(self, module: nn.Module, batch: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        """This worker's share of the step's mean loss; the sums `loss`, `targets` (pairs) and `tokens` (pairs)."""
+        """Return this worker's share of the mean loss; the sums `loss`, `targets` (pairs) and `tokens` (pairs)."""
         import torch
 
         share, summed = module(batch)
@@ -131,7 +132,7 @@ class FusionTraining:
         return np.asarray(np.log(drawn / drawn.sum()), np.float32)
 
     def _hard_negatives(self, left: NDArray[np.int64], draw: np.random.Generator) -> NDArray[np.int64]:
-        """For each left item the nearest, where training starts, of some drawn as rights are: no pair of its own."""
+        """Return for each left item the nearest non-partner, by initial weights, among items drawn like right items."""
         drawn = np.unique(self.pairs[draw.integers(len(self.pairs), size=LOOKED_AT * len(left)), 1])
         score = self._at_start[left] @ self._at_start[drawn].T
         nearest = min(NEAREST, len(drawn))
@@ -151,7 +152,7 @@ class FusionTraining:
 
     @cached_property
     def _at_start(self) -> Matrix:
-        """The fused vectors (N, F) that training starts from."""
+        """Fused vectors (N, F) by the initial weights."""
         fused = np.zeros((len(self._present), self.spec.dim), np.float32)
         for name, each in self.directed.items():
             there = self.present[name]
@@ -169,7 +170,7 @@ class FusionTraining:
 
 
 def network(spec: FusionSpec, arrays: Mapping[str, Matrix]) -> FusionNet:
-    """The network that some arrays are the weights of; weights that are not among them are as they start."""
+    """Build the network with some arrays as weights; weights that are not given keep their initial values."""
     import torch
 
     from pipelines.fusion.network import FusionNet
@@ -183,5 +184,5 @@ def network(spec: FusionSpec, arrays: Mapping[str, Matrix]) -> FusionNet:
 
 
 def weights(net: FusionNet) -> dict[str, Matrix]:
-    """The weights of a network as arrays."""
+    """Return the weights of a network as arrays."""
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in net.state_dict().items()}

@@ -1,4 +1,4 @@
-"""What both ingests share: counts that must balance, and the record that a file was read under a mapping."""
+"""Shared parts of both ingests: counts that must balance, and the record of files read under a mapping."""
 
 import hashlib
 import json
@@ -32,9 +32,9 @@ BATCH_ROWS = 50_000
 
 @dataclass
 class Counts:
-    """Rows of one stage: in = out + unchanged + quarantined, or `check` raises.
+    """Row counts of one stage; `check` raises AssertionError unless in = out + unchanged + quarantined.
 
-    `examples` has the detail of the first row that was refused for a reason.
+    `examples` holds the detail of the first row refused for each reason.
     """
 
     stage: str
@@ -54,7 +54,7 @@ class Counts:
             self.examples.setdefault(reason, detail)
 
     def add(self, other: "Counts") -> None:
-        """Count the rows of another file too."""
+        """Add the counts of another file."""
         self.rows_in += other.rows_in
         self.out += other.out
         self.unchanged += other.unchanged
@@ -62,7 +62,7 @@ class Counts:
             self.refuse(reason, rows, other.examples.get(reason, ""))
 
     def why(self) -> str:
-        """Reasons with their rows, most rows first, what the first row of each was refused for, and what to do."""
+        """Describe the reasons by descending row count, each with the detail of its first row and a remedy."""
         ordered = sorted(self.by_reason.items(), key=lambda each: (-each[1], each[0]))
         told = [
             f"{reason} {rows:,}: {self.examples[reason]}".rstrip(": ") + _advice(reason) for reason, rows in ordered
@@ -91,9 +91,9 @@ def _advice(reason: str) -> str:
 
 @dataclass(frozen=True)
 class IngestedSource:
-    """What came of one file; `stages` are its counts (one, or two where images are a stage of their own).
+    """Outcome of one file. `stages` holds its counts: one stage, or two if images are a separate stage.
 
-    `unread_pictures` were named, and the recipe asks for none.
+    `unread_pictures` counts pictures that are named but not requested by the recipe.
     """
 
     source: Source
@@ -104,20 +104,20 @@ class IngestedSource:
 
 
 def grouped(rows: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of at most `size` consecutive elements."""
+    """Yield lists of at most `size` consecutive elements."""
     iterator = iter(rows)
     while batch := list(islice(iterator, size)):
         yield batch
 
 
 def mapping_hash(spec: BaseModel) -> str:
-    """16 hex digits over the settings that shape how a file is read; those at their default leave it as it is."""
+    """Return 16 hex digits over the settings that shape how a file is read; defaults do not enter."""
     settings = spec.model_dump(mode="json", exclude_defaults=True)
     return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def unread(lake: Lake, kind: str, spec: BaseModel, sources: list[Source]) -> list[Source]:
-    """The files that were not yet read under this mapping, by content; a file given twice counts once."""
+    """Return the files that were not yet read under this mapping, by content; a file given twice counts once."""
     where = (ds.field("kind") == kind) & (ds.field("mapping") == mapping_hash(spec))
     done = set(lake.read("sources", columns=["sha256"], where=where).column("sha256").to_pylist())
     fresh = {source.sha256: source for source in sources if source.sha256 not in done}
@@ -125,9 +125,9 @@ def unread(lake: Lake, kind: str, spec: BaseModel, sources: list[Source]) -> lis
 
 
 def names_of(lake: Lake, source: Source, kind: str) -> list[str]:
-    """The names under which the rows of a file stand in the lake: its own, and those of former places.
+    """Return the names under which the lake stores the rows of a file: its current one, and those of former places.
 
-    A file whose folders say something was once known by its bytes alone, at its place.
+    Older versions identified a file with columns from folders by its bytes and address alone.
     """
     by_content = ds.field("sha256") == source.sha256
     by_bytes = (ds.field("sha256") == source.bytes_sha256) & (ds.field("uri") == source.uri)
@@ -139,7 +139,7 @@ def names_of(lake: Lake, source: Source, kind: str) -> list[str]:
 def close_superseded(
     lake: Lake, source: Source, stages: list[Counts], refused: set[str], provenance: Provenance
 ) -> None:
-    """Open rows that an earlier reading of the same file left, and this one did not refuse, are resolved."""
+    """Resolve open quarantine rows from an earlier reading of the file that this reading did not refuse."""
     rows = open_rows(lake).filter(
         pl.col("stage").is_in([counts.stage for counts in stages])
         & pl.col("source").str.ends_with(source.mark)
@@ -149,7 +149,7 @@ def close_superseded(
 
 
 def record_source(lake: Lake, done: IngestedSource, provenance: Provenance) -> None:
-    """Record that a file was read under its mapping; the first stage's counts are the row's."""
+    """Record that a file was read under its mapping, with the counts of the first stage."""
     main = done.stages[0]
     row = {
         "sha256": done.source.sha256,
@@ -168,12 +168,12 @@ def record_source(lake: Lake, done: IngestedSource, provenance: Provenance) -> N
 
 
 def content_key(table: str, parts: Iterable[Any]) -> str:
-    """Idempotency key of a commit, named by what it writes: another reading of a file may have more to write."""
+    """Return the idempotency key of a commit, by its content: another reading of a file may write more."""
     return f"{table}:" + hashlib.sha256("\0".join(str(part) for part in parts).encode()).hexdigest()[:24]
 
 
 def lacking(row: Row, column: str, setting: str) -> str:
-    """Why a row has nothing in a column that it needs, and which setting names the column."""
+    """Explain why a row has no value in a required column, and name the setting for that column."""
     columns = row.columns or tuple(row.values)
     if column in columns:
         value = row.values.get(column)
@@ -183,7 +183,7 @@ def lacking(row: Row, column: str, setting: str) -> str:
 
 
 def as_refused(error: Exception) -> Refused:
-    """Whatever a row raises as the reason why that row, and no other, is refused."""
+    """Convert an exception from a row to a refusal of that row alone; re-raise MemoryError."""
     if isinstance(error, MemoryError):
         raise error
     if isinstance(error, Refused):
@@ -193,7 +193,7 @@ def as_refused(error: Exception) -> Refused:
 
 @contextmanager
 def naming(source: Source, rows: list[Row]) -> Iterator[None]:
-    """Errors of values that no single row owns come out with the file and the rows that were being worked on."""
+    """Add the file and the row numbers to errors that no single row causes."""
     try:
         yield
     except (ValueError, TypeError, ArithmeticError, LookupError, RecursionError, pa.ArrowException) as error:
@@ -202,9 +202,9 @@ def naming(source: Source, rows: list[Row]) -> Iterator[None]:
 
 
 def payload(values: dict[str, Any], whole: str | None = None) -> str:
-    """The values of a refused row as JSON, each shown as far as it can be.
+    """Return the values of a refused row as JSON, each shown as far as it can be.
 
-    Addresses are kept without what may be secret, but for those in the column `whole`, which are asked again.
+    Secrets are removed from addresses, except in the column `whole`, whose addresses are fetched again.
     """
     told = {str(name): _showable(value, name == whole) for name, value in values.items()}
     return json.dumps(told, default=str, ensure_ascii=False)
@@ -220,7 +220,7 @@ def _showable(value: Any, whole: bool) -> Any:
 
 
 def _plain(value: Any, whole: bool) -> Any:
-    """A value without bytes and, unless it is kept whole, without the secrets of addresses."""
+    """Return a value without bytes and, unless it is kept whole, without secrets in addresses."""
     if isinstance(value, list):
         return [_plain(each, whole) for each in value]
     if isinstance(value, dict):

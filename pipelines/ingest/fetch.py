@@ -1,7 +1,7 @@
-"""Pictures by http(s), fetched as from a stranger: bytes, time, redirects and addresses are limited.
+"""Fetch pictures by http(s) from untrusted hosts: bytes, time, redirects and addresses are limited.
 
-Every hop resolves its host once and connects to the address it judged, so that a name cannot point elsewhere a moment
-later. Proxies of the environment are not used.
+Every hop resolves its host once and connects to the checked address, so a name cannot point elsewhere a moment later.
+Proxies of the environment are not used.
 """
 
 import http.client
@@ -18,23 +18,25 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 from infra.addresses import printable_address
 from pipelines.ingest.accounting import Refused
 
+# Most redirects per picture, most consecutive timeouts per host, bytes per read.
 REDIRECTS = 5
 STALLS = 3
 PIECE = 1 << 16
+# NAT64 prefix: the last 32 bits of its addresses are an IPv4 address.
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 TRANSIENT = ("image_unreachable", "image_timeout")
-"""Reasons that may be gone the next time."""
+"""Reasons that may be gone on a retry."""
 
 
 class Patience:
-    """With hosts: one whose answers took longer than `timeout_s` STALLS times in a row is not asked again."""
+    """Timeout counter of hosts: a host that exceeds `timeout_s` STALLS times in a row is not asked again."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout = timeout_s
         self._stalled: Counter[str] = Counter()
 
     def answer(self, host: str, told: str, ask: Callable[[float], bytes]) -> bytes:
-        """What `ask` gives, called with the seconds it may take: it raises TimeoutError after these."""
+        """Return the result of `ask`, called with its time limit in seconds; it raises TimeoutError beyond it."""
         if self._stalled[host] >= STALLS:
             raise Refused("image_timeout", f"{host} did not answer in time {STALLS} times in a row and was left alone")
         try:
@@ -48,10 +50,9 @@ class Patience:
 
 
 class Web:
-    """Fetches addresses within limits; safe for threads.
+    """Fetcher of addresses within limits; thread-safe.
 
-    `limit` is in bytes, `timeout_s` is for one picture, redirects included. Hosts are public ones, or named in
-    `trusted`.
+    `limit` is in bytes, `timeout_s` covers one picture with its redirects. Hosts must be public, or named in `trusted`.
     """
 
     def __init__(self, limit: int, timeout_s: float, trusted: Collection[str]) -> None:
@@ -59,7 +60,7 @@ class Web:
         self._patience = Patience(timeout_s)
 
     def get(self, url: str) -> bytes:
-        """The bytes behind a URL; Refused says why not."""
+        """Return the bytes of a URL; raise Refused with the reason."""
         host = _parts(url).hostname or ""
         return self._patience.answer(host, url, lambda seconds: self._follow(url, time.monotonic() + seconds))
 
@@ -72,7 +73,7 @@ class Web:
         raise Refused("image_unreachable", f"{printable_address(url)}: more than {REDIRECTS} redirects")
 
     def _ask(self, url: str, deadline: float) -> bytes | str:
-        """The bytes behind one URL, or where it redirects to."""
+        """Return the bytes of one URL, or the address it redirects to."""
         parts = _parts(url)
         address = self._address(parts)
         out_of_time = threading.Event()
@@ -80,7 +81,7 @@ class Web:
             connection = _Connection(parts, address, deadline)
             with closing(connection):
                 connection.connect()
-                # A socket's own timeout starts anew with every byte; this one does not.
+                # A socket's own timeout restarts with every byte; this one does not.
                 watch = threading.Timer(max(0.0, deadline - time.monotonic()), _cut, (connection.sock, out_of_time))
                 watch.daemon = True
                 watch.start()
@@ -118,7 +119,7 @@ class Web:
         return b"".join(pieces)
 
     def _address(self, parts: SplitResult) -> tuple[str, int]:
-        """Where to connect: the first address of the host; Refused if any of its addresses is not public."""
+        """Return the host's first address; raise Refused if any address of an untrusted host is not public."""
         host = parts.hostname or ""
         port = parts.port or (443 if parts.scheme == "https" else 80)
         try:
@@ -136,7 +137,7 @@ class Web:
 
 
 class _Connection(http.client.HTTPConnection):
-    """To an address that was judged, under the name of its host; with TLS for https."""
+    """Connection to a checked address under the name of its host, with TLS for https."""
 
     def __init__(self, parts: SplitResult, address: tuple[str, int], deadline: float) -> None:
         self._judged, self._deadline = address, deadline
@@ -158,13 +159,13 @@ def _parts(url: str) -> SplitResult:
         parts = urlsplit(url)
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
             return parts
-    except ValueError as error:  # its text may have a part of a password
+    except ValueError as error:  # its text may contain part of a password
         raise Refused("image_address", f"{printable_address(url)!r} is no address that can be read") from error
     raise Refused("image_address", f"{printable_address(url)!r} is no http or https address")
 
 
 def _public(address: str) -> bool:
-    """Whether anybody may be asked there: no private, loopback or reserved network, also not inside IPv6."""
+    """Return whether an address is public: no private, loopback or reserved network, also not inside IPv6."""
     found = ipaddress.ip_address(address.split("%", 1)[0])
     inner = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None)
     if found in NAT64:
@@ -177,4 +178,4 @@ def _cut(connected: socket.socket, out_of_time: threading.Event) -> None:
     try:
         connected.shutdown(socket.SHUT_RDWR)
     except OSError:
-        return  # closed meanwhile: nothing is left to cut
+        return  # already closed: nothing to cut

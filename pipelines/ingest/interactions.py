@@ -39,10 +39,12 @@ from storage.reasons import INTERACTIONS as STAGE
 from storage.reasons import Reason
 from storage.schemas import INTERACTIONS
 
-_SAME = ("user_id", "item_id", "event_type", "event_time")  # what an event that is delivered again must agree in
+_SAME = ("user_id", "item_id", "event_type", "event_time")  # fields in which a redelivered event must agree
 EARLIEST, LATEST = (time.replace(tzinfo=UTC) for time in (datetime.min, datetime.max))
 SAME_ID_WITHIN = timedelta(days=2)
-"""How far off in event time an id is known again: more than any error of time zones, and no more than some files."""
+"""Largest difference in event time at which an id counts as repeated: above any time zone error, yet few files are
+read.
+"""
 
 
 def ingest_interactions(
@@ -50,8 +52,8 @@ def ingest_interactions(
 ) -> IngestedSource:
     """Append the events of one source; refused rows go to quarantine. Rows in = written + unchanged + quarantined.
 
-    `unchanged` are events that the lake has already: from an earlier reading of this source, under another mapping
-    too, or delivered again by another (a log that is exported anew with more rows).
+    `unchanged` counts events that the lake already has: from an earlier reading of this source, also under another
+    mapping, or delivered again by another source (such as a log exported anew with more rows).
     """
     counts = Counts(STAGE)
     reader = _Reader(source, spec, arrived_at, _given(lake, names_of(lake, source, "interactions")))
@@ -75,7 +77,7 @@ def ingest_interactions(
 
 
 class _Reader:
-    """Makes events of the rows of one source, those in `given` aside, and counts what it refuses."""
+    """Reader that makes events of one source's rows, except those in `given`, and counts refused rows."""
 
     def __init__(self, source: Source, spec: InteractionsSpec, arrived_at: datetime, given: set[int]) -> None:
         self._source, self._spec, self._arrived_at, self._given = source, spec, arrived_at, given
@@ -93,7 +95,7 @@ class _Reader:
                     continue
             try:
                 event = self._event(row)
-            except Exception as raised:  # noqa: BLE001 - a bad row costs that row, whatever it raises
+            except Exception as raised:  # noqa: BLE001 - any exception of a row refuses only that row
                 error = as_refused(raised)
                 if not given:
                     counts.refuse(error.reason, row.rows, error.detail)
@@ -132,7 +134,7 @@ class _Reader:
         return {"event_id": read_cell(values, spec.event_id or None, identifier) or self._numbered(event), **event}
 
     def _when(self, row: Row) -> tuple[datetime, datetime]:
-        """When it happened and when it arrived."""
+        """Return event time and arrival time."""
         spec, tolerance = self._spec, timedelta(hours=self._spec.future_tolerance_hours)
         read = partial(utc_time, unit=spec.time_unit)
         event_time = read_cell(row.values, spec.event_time, read)
@@ -148,7 +150,7 @@ class _Reader:
         return event_time, arrival
 
     def _numbered(self, event: dict[str, Any]) -> str:
-        """The hash of an event; where repeats are kept, the second, third, ... of a file have hashes of their own."""
+        """Return the hash of an event; if repeats are kept, further copies in a file get hashes of their own."""
         name = _event_id(event)
         if self._spec.repeats == "refuse":
             return name
@@ -157,18 +159,18 @@ class _Reader:
 
 
 def _given(lake: Lake, names: list[str]) -> set[int]:
-    """The rows of a file whose events earlier readings of it wrote."""
+    """Return the row numbers of a file whose events were written by earlier readings."""
     rows = lake.read("interactions", columns=["source_offset"], where=one_of("source", names))
     return set(rows.column("source_offset").to_pylist())
 
 
 def _waiting(lake: Lake) -> pl.DataFrame:
-    """The events that wait for their item; one that was too long to be kept whole in quarantine stays there."""
+    """Return the events that wait for their item, except those too long to be kept whole in quarantine."""
     return open_rows(lake, reason=Reason.UNKNOWN_ITEM).filter(pl.col("payload").str.len_chars() < PAYLOAD_LIMIT)
 
 
 def admit_waiting(lake: Lake, arrived_at: datetime, provenance: Provenance) -> int:
-    """Let in the quarantined events whose item has arrived since; returns how many were let in."""
+    """Write the quarantined events whose item has arrived since; return their number."""
     waiting = _waiting(lake)
     if waiting.is_empty():
         return 0
@@ -187,7 +189,7 @@ def admit_waiting(lake: Lake, arrived_at: datetime, provenance: Provenance) -> i
 
 
 def waiting_for_known_items(lake: Lake) -> int:
-    """How many quarantined events could be let in now."""
+    """Return the number of quarantined events whose item is known now."""
     waiting = _waiting(lake)
     wanted = [json.loads(payload)["item_id"] for payload in waiting["payload"]]
     known = _known_items(lake, set(wanted))
@@ -195,7 +197,7 @@ def waiting_for_known_items(lake: Lake) -> int:
 
 
 def _event_id(event: dict[str, Any]) -> str:
-    """Events that agree in everything that happened are one event, however often they are delivered."""
+    """Return the hash of an event's content: events that agree in it are one event, however often delivered."""
     what = ("user_id", "item_id", "event_type", "event_time", "session_id", "request_id", "impression", "position")
     name = "\0".join(str(event[column]) for column in (*what, "value"))
     return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
@@ -204,7 +206,7 @@ def _event_id(event: dict[str, Any]) -> str:
 def _admit(
     lake: Lake, events: list[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[tuple[dict[str, Any], str, str]], int]:
-    """Splits events into those to write, those refused as (event, reason, detail), and the number stored already."""
+    """Split events into those to write, those refused (event, reason, detail), and the number already stored."""
     if not events:
         return [], [], 0
     known = _known_items(lake, {event["item_id"] for event in events})
@@ -231,7 +233,7 @@ def _admit(
 
 
 def _again(event: dict[str, Any]) -> str:
-    """Why an event counts as one of a row above: the id it was given, or all that happened."""
+    """Explain why an event repeats an earlier row: the same given id, or the same content."""
     if event["event_id"] != _event_id(event):
         return f"event {event['event_id']!r} is in this source already"
     what = f"user {event['user_id']!r}, item {event['item_id']!r} at {event['event_time']}"
@@ -239,7 +241,7 @@ def _again(event: dict[str, Any]) -> str:
 
 
 def _with_near_ids(lake: Lake, refused: list[tuple[dict[str, Any], str, str]]) -> list[tuple[dict[str, Any], str, str]]:
-    """The refused events; those whose item the catalogue has in another spelling say so, and stand first."""
+    """Return the refused events; those whose item has another spelling in the catalogue say so and come first."""
     unknown = [event["item_id"] for event, reason, _ in refused if reason == Reason.UNKNOWN_ITEM]
     near = near_ids(unknown, partial(_known_items, lake)) if unknown else {}
     if not near:
@@ -258,7 +260,7 @@ def _known_items(lake: Lake, items: set[str]) -> set[str]:
 
 
 def _stored_events(lake: Lake, events: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """These events as the lake has them; reads only what is no more than SAME_ID_WITHIN from their event times."""
+    """Return these events as stored; only events within SAME_ID_WITHIN of their event times are read."""
     times = [event["event_time"] for event in events]
     first = max(min(times), EARLIEST + SAME_ID_WITHIN) - SAME_ID_WITHIN
     last = min(max(times), LATEST - SAME_ID_WITHIN) + SAME_ID_WITHIN
@@ -280,7 +282,7 @@ def _reject_event(event: dict[str, Any], reason: str, detail: str) -> Reject:
 
 
 def _revive(event: dict[str, Any], arrived_at: datetime) -> dict[str, Any]:
-    """A quarantined event as a row again; it arrives when it is let in, so that no older release sees it."""
+    """Convert a quarantined event to a row again. It arrives when it is admitted, so no older release sees it."""
     return {
         **event,
         "event_time": datetime.fromisoformat(event["event_time"]),

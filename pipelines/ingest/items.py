@@ -53,17 +53,17 @@ from storage.schemas import ITEMS
 
 T = TypeVar("T")
 
-_COMPARED = ["text_hash", "images", "deleted"]  # an item that differs in none of these is unchanged
+_COMPARED = ["text_hash", "images", "deleted"]  # an item equal in all of these is unchanged
 
 
 def ingest_items(
     lake: Lake, source: Source, spec: ItemsSpec, arrived_at: datetime, provenance: Provenance
 ) -> IngestedSource:
-    """Append what is new or changed in one source file; refused rows go to quarantine with their reason.
+    """Append the new or changed items of one source file; refused rows go to quarantine with their reason.
 
-    Rows in = written + unchanged + quarantined. Pictures are counted as a stage of their own: one that is refused
-    leaves its item without it. Reading a file again, after a kill too, appends nothing that it gave before, and
-    resolves what it refused before and does not now.
+    Rows in = written + unchanged + quarantined. Pictures are counted as a separate stage; a refused picture leaves its
+    item without it. Reading a file again, even after a kill, appends nothing that it gave before, and resolves rows
+    that were refused before and pass now.
     """
     rows, images = Counts(STAGE), Counts(IMAGE_STAGE)
     seen: set[str] = set()
@@ -103,14 +103,14 @@ def _content(item: dict[str, Any], pictured: bool = True) -> tuple[Any, ...]:
 
 
 def _given(lake: Lake, names: list[str]) -> list[dict[str, Any]]:
-    """What earlier readings of a file wrote: an item that it gave and another file has changed since stays changed."""
+    """Return the items that earlier readings of a file wrote, so that later changes by another file are kept."""
     rows = lake.read("items", columns=["item_id", *_COMPARED], where=one_of("source", names))
     found: list[dict[str, Any]] = rows.to_pylist()
     return found
 
 
 def _keep_pictures(lake: Lake, items: list[dict[str, Any]]) -> None:
-    """Items whose pictures were not looked at keep those they have."""
+    """Keep the stored pictures of items whose pictures were not read."""
     known = catalogue(lake, columns=["images"], among=[item["item_id"] for item in items])
     images = dict(known.select("item_id", "images").iter_rows())
     for item in items:
@@ -120,7 +120,7 @@ def _keep_pictures(lake: Lake, items: list[dict[str, Any]]) -> None:
 def _resolve_mended(
     lake: Lake, source: Source, items: list[dict[str, Any]], provenance: Provenance, pictured_too: bool
 ) -> None:
-    """Rows of other sources that were refused are resolved once their item (or its image) has come through."""
+    """Resolve refused rows of other sources whose item (or its image) has now come through."""
     whole = {item["item_id"] for item in items}
     pictured = {item["item_id"] for item in items if pictured_too and item["images"]}
     rows = open_rows(lake).filter(
@@ -143,7 +143,7 @@ def _accepted(
     images: Counts,
     rejects: list[Reject],
 ) -> Iterator[dict[str, Any]]:
-    """The item of every row that passes, without revision and arrival; the others are counted and rejected."""
+    """Yield the item of every accepted row, without revision and arrival; count and reject the others."""
     told = _told(source, batch, spec, seen, rows, rejects)
     asked = told if not isinstance(spec, UnpicturedItems) else ((each, []) for each, _ in told)
     for (row, item), found in pictures.stored(asked):
@@ -169,7 +169,7 @@ def _by_reason(found: list[str | Refused]) -> dict[str, list[str]]:
 def _told(
     source: Source, batch: list[Row], spec: ItemsSpec, seen: set[str], rows: Counts, rejects: list[Reject]
 ) -> Iterator[tuple[tuple[Row, dict[str, Any]], list[Reference]]]:
-    """What every row that passes says of its item, and the pictures it names."""
+    """Yield the item data of every accepted row, and the pictures it names."""
     for row in batch:
         rows.rows_in += row.rows
         try:
@@ -178,7 +178,7 @@ def _told(
                 raise Refused(
                     Reason.DUPLICATE_ITEM_ID, f"{item['item_id']!r} is in this source already; the first counts"
                 )
-        except Exception as raised:  # noqa: BLE001 - a bad row costs that row, whatever it raises
+        except Exception as raised:  # noqa: BLE001 - any exception of a row refuses only that row
             error = as_refused(raised)
             rows.refuse(error.reason, row.rows, error.detail)
             rejects.append(_reject(STAGE, error, source, row, _subject(row, spec)))
@@ -226,7 +226,7 @@ def _item(row: Row, spec: ItemsSpec) -> dict[str, Any]:
 
 
 def _spoken(convert: Callable[[Any, str], T], spec: ItemsSpec) -> Callable[[Any, str], T]:
-    """`convert` on what a cell says in the languages that are wanted, where any are."""
+    """Wrap `convert` to take cells in the wanted languages, if any are set."""
     if not spec.languages:
         return convert
     return lambda value, column: convert(in_language(value, spec.languages), column)
@@ -243,9 +243,9 @@ def _references(value: Any, column: str) -> list[Reference]:
 
 
 def fetch_again(lake: Lake, spec: ItemsSpec, arrived_at: datetime, provenance: Provenance) -> int:
-    """Ask again for the pictures that web and stores did not give; an item that has all of its own now gets a revision.
+    """Fetch again the pictures that failed transiently; an item that now has all of its pictures gets a revision.
 
-    Items that changed since are left: their newest row says which pictures they have. Returns the revisions written.
+    Items that changed since are skipped: their newest row says which pictures they have. Return the revisions written.
     """
     missing = open_rows(lake).filter((pl.col("stage") == IMAGE_STAGE) & pl.col("reason").is_in(TRANSIENT))
     newest = {row["item_id"]: row for row in catalogue(lake, among=missing["subject"].to_list()).to_dicts()}
@@ -270,7 +270,7 @@ def fetch_again(lake: Lake, spec: ItemsSpec, arrived_at: datetime, provenance: P
 
 
 def _new_or_changed(lake: Lake, items: list[dict[str, Any]], arrived_at: datetime) -> list[dict[str, Any]]:
-    """The items whose content differs from their newest revision, as rows of the table."""
+    """Return the items whose content differs from their newest revision, as rows of the table."""
     known = catalogue(lake, columns=_COMPARED, among=[item["item_id"] for item in items])
     newest = {row["item_id"]: row for row in known.to_dicts()}
     rows = []
@@ -289,7 +289,7 @@ def _reject(
 
 
 def items_text(frame: pl.DataFrame, fields: tuple[str, ...]) -> pl.DataFrame:
-    """Adds `text`, the title and attributes named by `fields` that are not empty, joined by ". ", and its hash.
+    """Add `text`, the non-empty title and attributes named by `fields`, joined by ". ", and its hash.
 
     The values of a list are joined by ", ".
     """
@@ -308,7 +308,7 @@ def _joined(value: str | list[str]) -> str:
 
 
 def items_content(frame: pl.DataFrame, read: Callable[[dict[str, Any]], str | None]) -> pl.DataFrame:
-    """Adds `content`, what `read` makes of an item's attributes, and its hash; items of which it makes nothing go."""
+    """Add `content`, the result of `read` on an item's attributes, and its hash; drop items where it is None."""
     contents = [read(json.loads(attributes)) for attributes in frame["attributes"]]
     hashes = [content and hashlib.blake2b(content.encode(), digest_size=16).hexdigest() for content in contents]
     return frame.with_columns(

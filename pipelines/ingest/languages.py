@@ -1,19 +1,19 @@
-"""Cells that say the same in several languages: which one is taken."""
+"""Choice of one language in cells that hold several."""
 
 import re
 from collections.abc import Sequence
 from typing import Any
 
 TAG = re.compile(r"[A-Za-z]{2}([-_][A-Za-z0-9]{2,8})*")
-"""A language of two letters, with or without a region or a script: `en`, `pt_BR`, `zh-Hant`."""
+"""Language tag: two letters, with or without a region or a script: `en`, `pt_BR`, `zh-Hant`."""
 
 
 def in_language(value: Any, languages: Sequence[str]) -> Any:
-    """What a cell says in the first of `languages` that it is given in, else in the first by tag of those it has.
+    """Return a cell's value in the first of `languages` that it has, else in its alphabetically first tag.
 
     Such a cell is an object or Parquet map from tags to values, or a list of objects with `language_tag` and `value`
-    (Amazon Berkeley Objects), which may have several of one language. `en` stands for all of `en_GB`, `en-US`, ... too.
-    One that says nothing in any language is empty; any other cell comes back as it is.
+    (Amazon Berkeley Objects), which may repeat a language. `en` also matches `en_GB`, `en-US`, .... A cell without a
+    value in any language gives None; any other cell is returned unchanged.
     """
     known = _by_tag(value)
     if known is None:
@@ -31,7 +31,7 @@ def _is_of(tag: str, language: str) -> bool:
 
 
 def _by_tag(value: Any) -> dict[str, Any] | None:
-    """Values by tag, those that are not empty; None where the cell is of no such kind."""
+    """Return the non-empty values by tag; None if the cell is of no such kind."""
     if isinstance(value, dict):
         pairs = list(value.items())
     elif isinstance(value, list) and value and all(isinstance(each, tuple) and len(each) == 2 for each in value):

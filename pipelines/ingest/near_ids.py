@@ -1,23 +1,25 @@
-"""Unknown ids that differ from one in the catalogue in their spelling alone: zeros, `.0`, quotes, blanks, case.
+"""Unknown ids that differ from a catalogue id only in spelling: zeros, `.0`, quotes, blanks, case.
 
-It looks for the other spellings of a few unknown ids, so it costs nothing where every id is known.
+Only the other spellings of a few unknown ids are looked up, so the check costs nothing if every id is known.
 """
 
 import re
 import unicodedata
 from collections.abc import Callable, Collection
 
+# Most unknown ids that are checked.
 ASKED = 50
+# Most digits to which an id is padded with zeros.
 LONGEST = 18
 _PYTHON_BYTES = re.compile(r"b'(.*)'|b\"(.*)\"", re.DOTALL)
 Spelling = tuple[str, str]
-"""Another spelling of an id, and what is different in it."""
+"""Another spelling of an id, and the difference."""
 
 
 def near_ids(unknown: Collection[str], known: Callable[[set[str]], set[str]]) -> dict[str, str]:
-    """For the first ASKED unknown ids that the catalogue has in another spelling: a sentence that says so.
+    """Return {id: hint} for those of the first ASKED unknown ids that the catalogue has in another spelling.
 
-    `known` gives those of some ids that the catalogue has.
+    `known` returns those of some ids that the catalogue has.
     """
     spellings = {item: other_spellings(item) for item in list(dict.fromkeys(unknown))[:ASKED]}
     wanted = {name for found in spellings.values() for name, _ in found}
@@ -31,7 +33,7 @@ def near_ids(unknown: Collection[str], known: Callable[[set[str]], set[str]]) ->
 
 
 def other_spellings(item: str) -> list[Spelling]:
-    """How an id may be written in the catalogue instead, the likeliest first."""
+    """Return other spellings that the catalogue may use for an id, the likeliest first."""
     found: list[Spelling] = []
     wrapped = _PYTHON_BYTES.fullmatch(item)
     bare = (wrapped[1] or wrapped[2] or "") if wrapped else item

@@ -1,4 +1,4 @@
-"""The pictures that a cell names: bytes, text, objects as catalogues write them, and lists of these."""
+"""Parser of the pictures that a cell names: bytes, text, objects as catalogues write them, and lists of these."""
 
 import base64
 import binascii
@@ -9,7 +9,7 @@ from urllib.parse import unquote_to_bytes
 from pipelines.sources.cells import Refused, Unreadable, check_depth, is_null_word, shown
 
 Reference = str | bytes | Refused
-"""A picture as its bytes, as where it lies, or why the cell does not say."""
+"""A picture as its bytes, as its address, or the reason why the cell names none."""
 
 KEYS = (
     "bytes",
@@ -29,11 +29,11 @@ KEYS = (
     "thumbnail",
     "thumb",
 )
-"""Fields of an object that name its picture; of several sizes of one picture the largest counts, which is the first."""
+"""Fields of an object that name its picture, largest size first; the first that names one counts."""
 
 
 def references(value: Any) -> list[Reference]:
-    """One reference a picture: the sizes of a picture in one object are one."""
+    """Return one reference per picture; the sizes of a picture in one object are one picture."""
     if isinstance(value, dict):
         return _of_object(value)
     if isinstance(value, list | tuple):
@@ -54,7 +54,7 @@ def _of_list(value: list[Any] | tuple[Any, ...]) -> list[Reference]:
 
 
 def _of_text(value: str) -> list[Reference]:
-    """The picture that a text names; formats without lists have lists and objects as JSON."""
+    """Return the pictures that a text names; formats without lists hold lists and objects as JSON."""
     bare = value.strip()
     if is_null_word(bare):
         return []
@@ -87,7 +87,7 @@ def _of_object(value: dict[Any, Any]) -> list[Reference]:
         ]
     columns = [value[key] for key in known]
     lists = [each for each in columns if isinstance(each, list | tuple)]
-    if lists:  # a list a size, all of them of the same pictures in the same order
+    if lists:  # one list per size, all of the same pictures in the same order
         longest = max(map(len, lists))
         rows = [[each[at] for each in lists if at < len(each)] for at in range(longest)]
         return [found for row in rows for found in _first(row)]
@@ -99,7 +99,7 @@ def _first(values: list[Any]) -> list[Reference]:
 
 
 def data_uri(text: str, limit: int) -> bytes:
-    """The bytes in a `data:` URI; Refused where they are too many or not base64."""
+    """Return the bytes in a `data:` URI; raise Refused if they are too many or not base64."""
     head, comma, body = text.partition(",")
     if not comma:
         raise Refused("image_address", f"{text[:40]!r}: a data URI has a comma before its data")

@@ -1,4 +1,4 @@
-"""The pictures that catalogue rows name: bytes, paths, web addresses and object stores, within limits, into blobs."""
+"""Storage as blobs, within limits, of the pictures in catalogue rows: bytes, paths, web and object store addresses."""
 
 import posixpath
 import re
@@ -23,12 +23,12 @@ from storage.lake import Lake
 
 T = TypeVar("T")
 LONGEST_NAME = 4096
-"""Characters of a path, as Linux has it."""
+"""Most characters of a path on Linux."""
 _WEB = re.compile("https?://", re.IGNORECASE)
 
 
 class Pictures:
-    """Stores the pictures of the rows of one source as blobs, several at a time."""
+    """Reader that stores the pictures of one source's rows as blobs, several at a time."""
 
     def __init__(self, lake: Lake, source: Source | None, spec: ItemsSpec) -> None:
         self._lake, self._source, self._spec = lake, source, spec
@@ -37,7 +37,7 @@ class Pictures:
         self._opened = lru_cache(pafs.FileSystem.from_uri)
 
     def stored(self, rows: Iterable[tuple[T, list[Reference]]]) -> Iterator[tuple[T, list[str | Refused]]]:
-        """Each row, in order, with the sha256 of each of its pictures, or why there is none."""
+        """Yield each row, in order, with the sha256 of each of its pictures, or the refusal."""
         workers = self._spec.image_workers
         waiting: deque[tuple[T, list[Future[str | Refused]]]] = deque()
         with ThreadPoolExecutor(workers) as pool:
@@ -79,7 +79,7 @@ class Pictures:
         )
 
     def _folder(self, reference: str) -> str:
-        """What holds a picture: one of `items.image_roots`, or the folder of the source."""
+        """Return the place that holds a picture: one of `items.image_roots`, or the folder of the source."""
         return self._root(reference) or (self._source.folder if self._source else "")
 
     def _root(self, reference: str) -> str | None:
@@ -90,7 +90,7 @@ class Pictures:
         return _bytes(*self._place(reference), printable_address(reference), self._spec.max_image_bytes)
 
     def _place(self, reference: str) -> tuple[pafs.FileSystem, str]:
-        """The file behind a path inside the source's folder, or behind a URI below one of `items.image_roots`."""
+        """Return the file of a path inside the source's folder, or of a URI below one of `items.image_roots`."""
         told = printable_address(reference)
         if "://" in reference:
             root = self._root(reference)
@@ -110,11 +110,11 @@ class Pictures:
         return self._source.filesystem, path
 
     def _within_folder(self, path: str, told: str) -> str:
-        """The path without links, which must still lie in the folder; it is what is opened, so no link is followed."""
+        """Return the path with links resolved, which must be inside the folder; opening it follows no link."""
         assert self._source is not None
         try:
             folder, real = Path(self._source.folder).resolve(), Path(path).resolve()
-        except (OSError, ValueError, RuntimeError) as error:  # a name no file can have, or links in a circle
+        except (OSError, ValueError, RuntimeError) as error:  # an impossible name, or circular links
             raise Refused("image_unreadable", f"{told!r}: {error}") from error
         if not real.is_relative_to(folder):
             raise Refused("image_outside_folder", f"{told!r} is a link out of the folder of {self._source.name}")
@@ -122,9 +122,9 @@ class Pictures:
 
 
 def _within(seconds: float, read: Callable[[], bytes]) -> bytes:
-    """What is read, on a thread of its own: Arrow's file systems take no deadline. A read that is late is left behind.
+    """Read on a separate thread, because Arrow's file systems take no deadline; a late read is abandoned.
 
-    Raises TimeoutError after these seconds.
+    Raise TimeoutError after these seconds.
     """
     done: Future[bytes] = Future()
 

@@ -1,1 +1,1 @@
-"""Source files: finding them, recognising their format, and reading them row by row and cell by cell."""
+"""Source files: discovery, format detection, and reading row by row and cell by cell."""

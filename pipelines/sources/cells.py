@@ -1,4 +1,4 @@
-"""One raw cell of any type as an id, a text, a flag, a time or a number; absent; or refused.
+"""Conversion of one raw cell of any type to an id, a text, a flag or a number; it may be absent or refused.
 
 Catalogue and log read their cells with the same functions, so an id is the same in both.
 """
@@ -23,28 +23,30 @@ NULL_WORDS = frozenset(
     | {"#n/a", "#na", "#n/a n/a", "-nan", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"}
     | {"#value!", "#ref!", "#name?", "#num!", "#null!", "#div/0!"}
 )
-"""Words, in any case, by which databases, data frames, spreadsheets and logs write that there is no value. A title is
-never one of them."""
+"""Words, in any case, with which databases, data frames, spreadsheets and logs write a missing value. A title is never
+taken for one.
+"""
 TRUE_WORDS = frozenset({"true", "t", "yes", "y", "1", "1.0"})
 FALSE_WORDS = frozenset({"false", "f", "no", "n", "0", "0.0"})
 EXACT_FLOAT = 2.0**53
-"""From here on a floating-point number does not hold every integer: an id that was read as one may be another's."""
+"""From this value on, a float does not hold every integer: an id that was read as one may be wrong."""
 MOST_DEPTH = 64
-"""Lists and objects inside each other. Deeper ones would reach the limit of the interpreter at a depth that depends on
-where it is called from."""
+"""Most levels of nested lists and objects. Deeper ones would reach the interpreter's recursion limit at a depth that
+depends on the caller.
+"""
 MOST_ID_CHARACTERS = 1 << 14
-"""With longer ones an event that waits for its item would not fit into the payload of quarantine."""
+"""With a longer id, an event that waits for its item would not fit into the quarantine payload."""
 INT32 = range(-(2**31), 2**31)
 SHORTENED = re.compile(r"\d\.\d+E\+\d{2,}", re.IGNORECASE)
-"""A long number as spreadsheets show it, and store it in a CSV: without its last digits."""
+"""A long number as spreadsheets show it, and save it to CSV: without its last digits."""
 _UNSEEN = "\0\u200b\u200c\u200d\u2060\ufeff"
-"""What is no part of an id at its ends, besides blanks: padding, joiners, and the mark at the begin of another file."""
+"""Characters stripped from the ends of an id, besides blanks: padding, joiners, and byte order marks."""
 COMMA_NUMBER = re.compile(r"[+-]?\d*(\.\d{3})*,\d+")
 _SHOWN = 80
 
 
 class Refused(Exception):
-    """A row, or the image of a row, is refused for `reason`."""
+    """Raised to refuse a row, or the image of a row, for `reason`."""
 
     def __init__(self, reason: str, detail: str) -> None:
         self.reason, self.detail = reason, without_secrets(detail)
@@ -52,27 +54,27 @@ class Refused(Exception):
 
 
 class Single(float):
-    """A floating-point number of 32 bits."""
+    """A 32-bit floating-point number."""
 
     exact = 2.0**24
 
 
 class Half(Single):
-    """A floating-point number of 16 bits."""
+    """A 16-bit floating-point number."""
 
     exact = 2.0**11
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A cell that could not be made a Python value: why, and its text where it has one."""
+    """A cell that could not be converted to a Python value: the reason, and its text if it has one."""
 
     why: str
     text: str | None = None
 
 
 def read_cell(values: dict[str, Any], column: str | None, convert: Callable[[Any, str], T]) -> T:
-    """A cell of a row as `convert` reads it; whatever is raised refuses the row and names the column.
+    """Read a cell of a row with `convert`; any exception refuses the row and names the column.
 
     Without a column the cell is absent.
     """
@@ -86,23 +88,23 @@ def read_cell(values: dict[str, Any], column: str | None, convert: Callable[[Any
 
 
 def check_names(values: dict[str, Any]) -> None:
-    """Refuse a row of which a column has a name that UTF-8 cannot hold."""
+    """Refuse a row with a column name that UTF-8 cannot hold."""
     for name in values:
         if not name.isascii():
             _check_utf8(name, f"the column {name!r}")
 
 
 def shown(value: Any) -> str:
-    """A value as a message quotes it."""
+    """Return a value as messages quote it."""
     try:
         text = repr(value.text or value.why) if isinstance(value, Unreadable) else repr(value)
-    except Exception as error:  # noqa: BLE001 - a value that cannot be shown must not hide the refusal that shows it
+    except Exception as error:  # noqa: BLE001 - a value that cannot be shown must not hide the refusal that quotes it
         return f"<{type(value).__name__}: {type(error).__name__}>"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
 
 
 def is_absent(value: Any) -> bool:
-    """None, NaN, NaT and what else does not equal itself."""
+    """Return whether a value is None, NaN, NaT or otherwise unequal to itself."""
     return value is None or bool(value != value)
 
 
@@ -111,7 +113,7 @@ def is_null_word(text: str) -> bool:
 
 
 def identifier(value: Any, column: str) -> str | None:
-    """An id as text: a float without a fraction is the integer, bytes are UTF-8, a null word is no id."""
+    """Return an id as text: a float without a fraction is the integer, bytes are UTF-8, a null word is None."""
     if is_absent(value):
         return None
     if isinstance(value, list | tuple | dict | set):
@@ -127,12 +129,12 @@ def identifier(value: Any, column: str) -> str | None:
 
 
 def exact_below(value: float) -> float:
-    """From where on a floating-point number of this width does not hold every integer."""
+    """Return the value from which a float of this width does not hold every integer."""
     return value.exact if isinstance(value, Single) else EXACT_FLOAT
 
 
 def boolean(value: Any, column: str) -> bool | None:
-    """A flag: yes, no, or not given; any other word is refused."""
+    """Return a flag: True, False, or None if absent; any other word is refused."""
     if is_absent(value):
         return None
     if isinstance(value, bool):
@@ -153,7 +155,7 @@ def boolean(value: Any, column: str) -> bool | None:
 
 
 def number(value: Any, column: str) -> float | None:
-    """A finite number."""
+    """Return a finite number."""
     if value is None or (isinstance(value, str | bytes) and _is_null_number(text(value, column))):
         return None
     found = _float(value, column)
@@ -163,7 +165,7 @@ def number(value: Any, column: str) -> float | None:
 
 
 def integer(value: Any, column: str) -> int | None:
-    """A whole number of 32 bits."""
+    """Return an integer of 32 bits."""
     if value is None or (isinstance(value, str | bytes) and _is_null_number(text(value, column))):
         return None
     found = _float(value, column)
@@ -175,7 +177,7 @@ def integer(value: Any, column: str) -> int | None:
 
 
 def _is_null_number(word: str) -> bool:
-    """A null word; `NaN` is a number, if one that is refused."""
+    """Return whether a word is null; `NaN` is a number, which is refused later."""
     return is_null_word(word) and word.lower().lstrip("-") != "nan"
 
 
@@ -191,14 +193,14 @@ def _float(value: Any, column: str) -> float:
 
 
 def text(value: Any, column: str) -> str:
-    """A cell as text, nothing for an absent one; lists are joined by ", ", objects are JSON."""
+    """Return a cell as text, "" if absent; lists are joined by ", ", objects are JSON."""
     if isinstance(value, list | tuple | dict):
         check_depth(value, column)
     return _text(value, column)
 
 
 def values(value: Any, column: str) -> str | list[str]:
-    """A cell as text, a list as the texts in it."""
+    """Return a cell as text, a list as a list of texts."""
     if isinstance(value, list | tuple):
         check_depth(value, column)
         return [found for found in (_text(each, column) for each in value) if found]
@@ -217,7 +219,7 @@ def _text(value: Any, column: str) -> str:
     if isinstance(value, bytes):
         value = _decoded(value, column)
     if isinstance(value, float) and value.is_integer():
-        value = int(value)  # a column of integers with gaps reads as floats
+        value = int(value)  # an integer column with missing values is read as floats
     found = _json(value, column) if isinstance(value, dict) else str(value).strip()
     _check_utf8(found, column)
     return found
@@ -246,7 +248,7 @@ def _decoded(value: bytes, column: str) -> str:
 
 
 def check_depth(value: Any, column: str) -> None:
-    """Refuse lists and objects that lie too deep in each other."""
+    """Refuse lists and objects that are nested too deeply."""
     level = [value]
     for _ in range(MOST_DEPTH):
         level = [

@@ -1,4 +1,4 @@
-"""Columns whose names nearly are those that a recipe gives, as case and underscores tell them apart."""
+"""Columns whose names differ from those of a recipe only in case and punctuation."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -9,9 +9,9 @@ from pipelines.sources.reading import Spec, read_rows
 
 
 def near_columns(source: Source, spec: Spec) -> dict[str, str]:
-    """Columns that the recipe names and a file lacks, each with one of the file that only case or signs tell apart.
+    """Map columns that the recipe names and a file lacks to the file's columns that differ only in case or signs.
 
-    Of JSON the names are those of the first row.
+    For JSON the names are those of the first row.
     """
     row = next(read_rows(source, spec), None)
     if row is None or row.reason is not None:

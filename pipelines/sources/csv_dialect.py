@@ -1,6 +1,6 @@
-"""How a CSV file is written, by its first bytes: encoding and delimiter, or one message with the settings that read it.
+"""Encoding and delimiter of a CSV file by its first bytes, or one error with the settings that read it.
 
-Nothing is guessed for good: a file that is not UTF-8 with the delimiter of its suffix is read once the recipe says so.
+Nothing is guessed silently: a file that is not UTF-8 with the delimiter of its suffix is read once the recipe says so.
 """
 
 import codecs
@@ -13,11 +13,13 @@ from pipelines.sources.cells import COMMA_NUMBER
 from pipelines.sources.row import SourceError
 from pipelines.spec import CsvSpec
 
+# Bytes of a file that are examined.
 HEAD_BYTES = 1 << 20
 DELIMITERS = (",", ";", "\t", "|")
+# Lines below the header on which a delimiter is tested.
 LINES_COMPARED = 5
 BAD_LINES = 3
-"""So many lines that are not UTF-8, and none with a character of UTF-8, are another encoding and no damage."""
+"""Number of lines that are not UTF-8 which, without a valid non-ASCII line, mean another encoding and not damage."""
 _BOMS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -29,7 +31,7 @@ _SEP_LINE = re.compile(r'"?sep=(.)"?')
 
 @dataclass(frozen=True)
 class Dialect:
-    """How the lines of a file become cells."""
+    """Rules by which the lines of a file become cells."""
 
     encoding: str
     delimiter: str
@@ -38,15 +40,15 @@ class Dialect:
 
     @property
     def escapes(self) -> bool:
-        """Whether a quote inside quotes is written with a backslash."""
+        """True if a quote inside quotes is written with a backslash."""
         return self.quotes == "escaped"
 
 
 def dialect_of(head: bytes, file: str, spec: CsvSpec, section: str, every_column: bool = True) -> Dialect:
-    """The dialect that the recipe declares, the usual one where it declares none.
+    """Return the dialect that the recipe declares, or the usual one if it declares none.
 
-    Raises SourceError where `head`, the first bytes of the file, are clearly of another one. Where not every column is
-    read, single bytes that are not UTF-8 may be of one that nobody asks for.
+    Raise SourceError if `head`, the first bytes of the file, are clearly of another one. If not every column is read,
+    single bytes that are not UTF-8 are tolerated: their column may be unused.
     """
     usual = "\t" if file.lower().endswith(".tsv") else ","
     encoding, delimiter = spec.encoding or "utf-8", spec.delimiter or usual
@@ -78,14 +80,14 @@ _TOLD: dict[str, Callable[[str], str]] = {
 
 
 def _setting(section: str, fields: dict[str, str]) -> str:
-    """The line of the recipe, and the option of the command, that declare these fields."""
+    """Return the line of the recipe and the command option that declare these fields."""
     quoted = {name: '"\\t"' if value == "\t" else f'"{value}"' for name, value in fields.items()}
     table = "{ " + ", ".join(f"{name} = {value}" for name, value in quoted.items()) + " }"
     return f"csv = {table} below [{section}] in the recipe, or with --set '{section}.csv={table}'"
 
 
 def other_encoding(head: bytes) -> str | None:
-    """The encoding of bytes that are clearly no UTF-8; None for those that are, or may be damaged."""
+    """Return the encoding of bytes that are clearly not UTF-8; None for UTF-8, also if it may be damaged."""
     for bom, encoding in _BOMS:
         if head.startswith(bom):
             return encoding
@@ -112,7 +114,10 @@ def _decodes(data: bytes, encoding: str) -> bool:
 
 
 def _other_delimiter(lines: list[str], usual: str) -> str | None:
-    """The delimiter by which the header has more cells than by the usual one, and the lines below it as many."""
+    """Return the delimiter that gives the header most cells, above the usual one.
+
+    The lines below must agree, or the usual one must give one cell.
+    """
     if not lines:
         return None
     counts = {delimiter: [len(list(_cells([line], delimiter))) for line in lines] for delimiter in DELIMITERS}

@@ -1,7 +1,7 @@
 """Rows of CSV and TSV: a bad quote costs one line, and every line of the file is accounted for.
 
-A cell in quotes may hold line breaks. Where its closing quote is missing, the standard reader would take in the rows
-below it until some other quote. Here such a row is refused and reading goes on with the next line.
+A quoted cell may hold line breaks. If its closing quote is missing, the standard reader would absorb the rows below it
+up to another quote. Here such a row is refused and reading continues with the next line.
 """
 
 import csv
@@ -18,7 +18,7 @@ from storage.reasons import Reason
 
 MOST_LINES = 1000
 MOST_CHARACTERS = 1 << 24
-"""A row with more lines or characters is taken for one whose closing quote is missing."""
+"""A row with more lines or characters is taken to lack its closing quote."""
 csv.field_size_limit(sys.maxsize)  # the default of 128 KiB would refuse a long cell
 Asked = frozenset[str] | None
 _ESCAPED = 'a cell in quotes has \\" in it: where that is a quote, set csv.quotes of the section to "escaped"'
@@ -26,7 +26,7 @@ _ESCAPED = 'a cell in quotes has \\" in it: where that is a quote, set csv.quote
 
 @dataclass(frozen=True)
 class Record:
-    """The cells of one row and the lines they were read from, or `why` no cells can be made of its line."""
+    """Cells of one row and the lines they were read from, or `why` its line gives no cells."""
 
     cells: list[str]
     lines: list[str]
@@ -34,7 +34,7 @@ class Record:
 
 
 class Lines:
-    """Lines of a file, of which some may be put back. `drawn` came out of the file, `waiting` were put back."""
+    """Iterator over the lines of a file that takes lines back. `drawn` counts lines read, `waiting` those put back."""
 
     def __init__(self, text: Iterable[str]) -> None:
         self._text = iter(text)
@@ -62,11 +62,11 @@ class Lines:
 def csv_rows(
     stream: io.BufferedReader, file: str, dialect: Dialect, asked: Asked, meant: Collection[str] = ()
 ) -> Iterator[Row]:
-    """Every row below the header, in order; blank lines are passed over. `meant` are the columns with a meaning.
+    """Yield every row below the header, in order; blank lines are skipped. `meant` names the columns with a meaning.
 
     A row is numbered by its first line: its number does not depend on how the quotes above it are read.
 
-    Raises SourceError for a header that cannot be read, or names a column of `asked` (any, where it is None) twice.
+    Raise SourceError for a header that cannot be read, or that names a column of `asked` (any, if None) twice.
     """
     utf8 = dialect.encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
     encoding, errors = ("utf-8-sig", "surrogateescape") if utf8 else (dialect.encoding, "replace")
@@ -97,7 +97,7 @@ def _names(header: Record, file: str, asked: Asked, meant: Collection[str]) -> l
 def _row(
     number: int, line: int, names: list[str], record: Record, dialect: Dialect, undecoded: re.Pattern[str], asked: Asked
 ) -> Row:
-    """A record as a row; `line` is the first of its lines, counted from 1."""
+    """Convert a record to a row; `line` is the first of its lines, counted from 1."""
     cells, raw = record.cells, "".join(record.lines)
 
     def refused(reason: Reason, detail: str) -> Row:
@@ -129,16 +129,16 @@ def _stripped(cells: list[str]) -> list[str]:
 
 
 def with_point(cell: str) -> str:
-    """A number with a decimal comma as one with a point; other text as it is."""
+    """Rewrite a number with a decimal comma with a point; return other text unchanged."""
     found = cell.strip()
     return found.replace(".", "").replace(",", ".") if "," in found and COMMA_NUMBER.fullmatch(found) else cell
 
 
 def records(lines: Lines, dialect: Dialect, width: int = 0) -> Iterator[Record]:
-    """Every record, those of blank lines without cells; `width` is the number of cells of the header."""
+    """Yield every record, those of blank lines without cells; `width` is the number of cells of the header."""
     delimiter, plain = dialect.delimiter, dialect.quotes == "none"
     for line in lines:
-        line = line.removeprefix("\ufeff")  # where files were joined, the mark of each stands at the begin of a line
+        line = line.removeprefix("\ufeff")  # joined files may have a byte order mark at the start of any line
         if not (dialect.escapes and "\\" in line) and (plain or '"' not in line):
             bare = line.rstrip("\r\n")
             yield Record(bare.split(delimiter) if bare else [], [line])
@@ -147,7 +147,7 @@ def records(lines: Lines, dialect: Dialect, width: int = 0) -> Iterator[Record]:
 
 
 def _quoted(line: str, lines: Lines, dialect: Dialect, width: int) -> Iterator[Record]:
-    """The record that begins with a line that has quotes; lines below it that are no part of it are put back."""
+    """Yield the record of a line that has quotes; lines below it that are no part of it are put back."""
     taken: list[str] = []
     try:
         cells = next(_reader(_bounded(line, lines, taken), dialect, strict=True))
@@ -173,7 +173,7 @@ def _quoted(line: str, lines: Lines, dialect: Dialect, width: int) -> Iterator[R
 
 
 def _bounded(line: str, lines: Lines, taken: list[str]) -> Iterator[str]:
-    """The line and those below it, as far as one record may reach; `taken` are those that were asked for."""
+    """Yield the line and those below it, up to the limits of one record; append those drawn to `taken`."""
     characters = 0
     while True:
         taken.append(line)
@@ -188,9 +188,9 @@ def _bounded(line: str, lines: Lines, taken: list[str]) -> Iterator[str]:
 
 
 def _may_be_rows(lines: list[str], delimiter: str, width: int) -> bool:
-    """Whether each of the lines of a record may be a row by itself, written as the first is.
+    """Return whether each line of a record may be a row by itself, written as the first is.
 
-    Who writes the first cell of a row in quotes, whole, does so in every row.
+    A writer that quotes the whole first cell of a row does so in every row.
     """
     closed = re.match('"(?:[^"]|"")*+"' + re.escape(delimiter), lines[0])
     if closed and not all(line.startswith('"') for line in lines):
@@ -199,7 +199,7 @@ def _may_be_rows(lines: list[str], delimiter: str, width: int) -> bool:
 
 
 def _reader(lines: Iterable[str], dialect: Dialect, strict: bool) -> Iterator[list[str]]:
-    """The standard reader; where a backslash escapes, the null of databases, `\\N`, is an empty cell."""
+    """Return the standard reader; with backslash escapes, the null of databases, `\\N`, is an empty cell."""
     if not dialect.escapes:
         return csv.reader(lines, delimiter=dialect.delimiter, strict=strict)
     told = (_only_escapes(line, dialect.delimiter) for line in lines)
@@ -207,14 +207,14 @@ def _reader(lines: Iterable[str], dialect: Dialect, strict: bool) -> Iterator[li
 
 
 def _only_escapes(line: str, delimiter: str) -> str:
-    """A line in which every backslash is an escape: others, as in a path, are doubled, and a cell `\\N` is emptied."""
+    """Double the backslashes of a line that escape nothing, as in a path, and empty a cell `\\N`."""
     edge = re.escape(delimiter)
     bare = re.sub(rf"(?<![^{edge}])\\N(?=[{edge}\r\n]|$)", "", line)
     return re.sub(rf"\\([{edge}\"\\\r\n])?", lambda found: found[0] if found[1] else r"\\", bare)
 
 
 def _lenient(line: str, dialect: Dialect) -> list[str]:
-    """The cells of a line with text behind a closing quote, as the standard reader has them; none if a cell is open."""
+    """Return the standard reader's cells of a line with text after a closing quote; none if a cell stays open."""
     feed = iter([line, "\n"])
     cells = next(_reader(feed, dialect, strict=False))
     return cells if next(feed, None) is not None else []

@@ -1,4 +1,4 @@
-"""Source files: find them, and name them by their content."""
+"""Source files: discovery, and naming by content."""
 
 import hashlib
 from collections.abc import Collection, Iterable
@@ -18,8 +18,8 @@ from pipelines.sources.row import SourceError
 class Source:
     """One file at `uri`; `name` is its file name and content hash, so that moving it changes nothing.
 
-    `columns` are what the names of its folders say (`event_type=buy`), as far as they are wanted. They are part of its
-    content: `sha256` is `bytes_sha256` where there are none.
+    `columns` are the wanted values of its folder names (`event_type=buy`). They are part of its content: `sha256` is
+    `bytes_sha256` if there are none.
     """
 
     uri: str
@@ -43,11 +43,11 @@ class Source:
 
     @property
     def mark(self) -> str:
-        """The part of the name that goes by content."""
+        """Part of the name that depends on the content."""
         return f"@{self.sha256[:12]}"
 
     def named(self, path: str) -> str:
-        """The name of this content as it was, or would be, at another path."""
+        """Return the name of this content at another path."""
         return path.rsplit("/", 1)[-1] + self.mark
 
     @property
@@ -56,16 +56,16 @@ class Source:
 
 
 def find_sources(uri: str, from_folders: Collection[str] = ()) -> list[Source]:
-    """The file at `uri`, or all readable files below a folder, sorted by path.
+    """Return the file at `uri`, or all readable files below a folder, sorted by path.
 
-    `from_folders` are the columns that the names of folders may give.
+    `from_folders` are the columns that folder names may give.
     """
     filesystem, _, found = find_files(uri)
     return sources_of(uri, filesystem, found, from_folders)
 
 
 def sources_of(uri: str, filesystem: pafs.FileSystem, found: Found, from_folders: Collection[str] = ()) -> list[Source]:
-    """The files that were found at `uri`, each read once for its hash."""
+    """Return the files that were found at `uri`, each read once for its hash."""
     scheme = uri.split("://", 1)[0] + "://" if "://" in uri else ""
     return [_source(scheme, filesystem, path, from_folders) for path in found.read]
 
@@ -78,7 +78,7 @@ def _source(scheme: str, filesystem: pafs.FileSystem, path: str, from_folders: C
 
 
 def find_files(uri: str) -> tuple[pafs.FileSystem, str, Found]:
-    """The path behind `uri` and the files there, read no further; SourceError says what is wrong with it."""
+    """Return the file system, path and files at `uri`, unread; raise SourceError if it is not usable."""
     refuse_parameters(uri, "a source", SETTINGS)
     try:
         filesystem, path = pafs.FileSystem.from_uri(uri) if "://" in uri else (pafs.LocalFileSystem(), _absolute(uri))
@@ -113,7 +113,7 @@ def find_files(uri: str) -> tuple[pafs.FileSystem, str, Found]:
 
 
 def _entries(filesystem: pafs.FileSystem, folder: str) -> Iterable[tuple[str, bool]]:
-    """What lies below a folder and is none, and whether it is a file."""
+    """List all non-folders below a folder, and whether each is a file."""
     if isinstance(filesystem, pafs.LocalFileSystem):
         return local_entries(folder)
     listed = filesystem.get_file_info(pafs.FileSelector(folder, recursive=True))
@@ -123,7 +123,7 @@ def _entries(filesystem: pafs.FileSystem, folder: str) -> Iterable[tuple[str, bo
 def _names_in(filesystem: pafs.FileSystem, folder: str) -> list[str]:
     try:
         listed = filesystem.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
-    except OSError:  # folders above the one that was named need not be open to us
+    except OSError:  # folders above the named one may be unreadable
         return []
     return [entry.base_name for entry in listed]
 

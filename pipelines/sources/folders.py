@@ -1,6 +1,4 @@
-"""A folder as the tools that write it mean it: hidden files, tables that must not be read file by file, and what the
-names of folders say.
-"""
+"""Conventions of folders: hidden files, tables that must not be read file by file, and values in folder names."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -11,9 +9,10 @@ from pipelines.sources.row import SourceError
 
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".mpo", ".heic")
-"""Pictures lie below the folder of the catalogue that names them: they are not told of as files left out."""
+"""Suffixes of pictures. They lie below the folder of their catalogue and are not reported as files left out."""
 ICEBERG = (".metadata.json", ".metadata.json.gz", "version-hint.text")
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+# Most file names in a warning.
 SHOWN = 3
 _EXPORT = (
     "Its files are of several versions, and some are deleted. Export the rows that hold now to a Parquet file and name "
@@ -23,13 +22,13 @@ _EXPORT = (
 
 @dataclass(frozen=True)
 class Found:
-    """The files of a folder that are read, and those that are left out, both as full paths in order."""
+    """Files of a folder that are read, and those that are left out, both as full paths in order."""
 
     read: tuple[str, ...]
     left_out: tuple[str, ...]
 
     def warning(self, folder: str) -> str:
-        """One line that names what is left out; empty where nothing is."""
+        """Return one line that names the files left out; empty if there are none."""
         if not self.left_out:
             return ""
         names = [path.removeprefix(folder.rstrip("/") + "/") for path in self.left_out]
@@ -42,9 +41,9 @@ class Found:
 
 
 def local_entries(folder: str, above: frozenset[str] = frozenset()) -> Iterator[tuple[str, bool]]:
-    """The paths below a folder that are no folders, and whether each is a plain file that can be named.
+    """Yield the non-folder paths below a folder, and whether each is a plain file with a UTF-8 name.
 
-    Links are followed, but for those that lead back to a folder above them.
+    Links are followed, except those that lead back to a folder above them.
     """
     chain = above | {os.path.realpath(folder)}
     for entry in os.scandir(folder):
@@ -63,9 +62,9 @@ def _is_utf8(path: str) -> bool:
 
 
 def sorted_out(folder: str, paths: Iterable[str], unreadable: Iterable[str] = ()) -> Found:
-    """Which files below a folder are read; SourceError for a table of Delta Lake, Iceberg or Hudi.
+    """Select the files below a folder to read; raise SourceError for a Delta Lake, Iceberg or Hudi table.
 
-    `unreadable` are paths there that are no files: links to nothing, pipes.
+    `unreadable` are paths there that are not files: broken links, pipes.
     """
     below = sorted(paths)
     inside = {path: path.removeprefix(folder.rstrip("/") + "/").split("/") for path in below}
@@ -83,12 +82,12 @@ def sorted_out(folder: str, paths: Iterable[str], unreadable: Iterable[str] = ()
 
 
 def _is_hidden(name: str) -> bool:
-    """Spark's and Hive's rule: a partition may begin with an underscore, a file or another folder that does is none."""
+    """Apply the rule of Spark and Hive: a leading dot or underscore hides a name, except `_` of a partition."""
     return name.startswith(".") or (name.startswith("_") and "=" not in name)
 
 
 def _refuse_tables(folder: str, parts: list[str]) -> None:
-    """Refuse a path of the log of a table. Its data files alone do not say which of their rows hold."""
+    """Refuse a path in the log of a table. Data files alone do not say which of their rows are current."""
     place = "/".join([folder.rstrip("/"), *parts])
     if "_delta_log" in parts[:-1]:
         table = place.split("/_delta_log/", 1)[0]
@@ -109,7 +108,7 @@ def _refuse_tables(folder: str, parts: list[str]) -> None:
 
 
 def refuse_part_of_table(path: str, names_in: Callable[[str], list[str]]) -> None:
-    """Refuse a file or a folder inside a table; `names_in` gives the names in a folder, none where there is none."""
+    """Refuse a file or a folder inside a table; `names_in` lists the names in a folder, none if it does not exist."""
     place = path
     while "/" in place.strip("/"):
         place = place.rsplit("/", 1)[0]
@@ -119,7 +118,7 @@ def refuse_part_of_table(path: str, names_in: Callable[[str], list[str]]) -> Non
 
 
 def folder_columns(path: str) -> tuple[tuple[str, str | None], ...]:
-    """What the folders `name=value` right above a file say, outermost first; the null of Hive is None."""
+    """Return (name, value) of the folders `name=value` right above a file, outermost first; Hive's null is None."""
     found: list[tuple[str, str | None]] = []
     for part in reversed(path.split("/")[:-1]):
         name, separator, value = part.partition("=")

@@ -1,6 +1,6 @@
-"""Rows of Parquet: only the columns that are asked for, converted cell by cell where a column holds a bad one.
+"""Rows of Parquet: only the requested columns, converted cell by cell if a column holds a bad cell.
 
-A part of a file that is damaged costs the rows of that part.
+A damaged part of a file costs the rows of that part.
 """
 
 from collections import Counter
@@ -22,9 +22,9 @@ DAMAGED = (OSError, ValueError, pa.ArrowException)
 def parquet_rows(
     stream: pa.NativeFile, file: str, asked: frozenset[str] | None, meant: Collection[str] = ()
 ) -> Iterator[Row]:
-    """Every row in order, with the columns of `asked`, or all where it is None. `meant` are the columns with a meaning.
+    """Yield every row in order, with the columns of `asked`, or all if None. `meant` names the columns with a meaning.
 
-    Raises SourceError where a column that is wanted has the name of another.
+    Raise SourceError if two columns have the name of a requested one.
     """
     if stream.size() == 0:
         return
@@ -57,7 +57,7 @@ def parquet_rows(
 
 
 def _columns(written: Sequence[str], names: Sequence[str], file: str, asked: frozenset[str] | None) -> list[str] | None:
-    """The columns to read, as they are written in the file; None for all."""
+    """Return the columns to read, as they are written in the file; None for all."""
     twice = sorted(name for name, times in Counter(names).items() if times > 1)
     wanted = [name for name in twice if asked is None or name in asked]
     if wanted:
@@ -66,14 +66,14 @@ def _columns(written: Sequence[str], names: Sequence[str], file: str, asked: fro
 
 
 def _values(batch: pa.RecordBatch, names: list[str], exact_times: bool) -> Iterator[dict[str, Any]]:
-    """The rows of a batch as values by column; a batch without columns has empty rows."""
+    """Yield the rows of a batch as values by column; a batch without columns has empty rows."""
     columns = [_cells(_microseconds(column) if exact_times else column) for column in batch.columns]
     for row in range(batch.num_rows):
         yield {name: column[row] for name, column in zip(names, columns, strict=True)}
 
 
 def _microseconds(column: pa.Array) -> pa.Array:
-    """Times to the nanosecond, which Python's have no place for, to the microsecond."""
+    """Cast times from nanoseconds, which Python's cannot hold, to microseconds."""
     if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
         return column.cast(pa.timestamp("us", column.type.tz), safe=False)
     return column
@@ -93,12 +93,12 @@ def _cells(column: pa.Array) -> list[Any]:
 def _cell(value: pa.Scalar) -> Any:
     try:
         return value.as_py()
-    except Exception as error:  # noqa: BLE001 - such a cell costs its row where it is asked for, and nothing elsewhere
+    except Exception as error:  # noqa: BLE001 - a bad cell refuses its row only if its column is used
         return Unreadable(f"{value.type} that cannot be read ({type(error).__name__}: {error})", _as_text(value))
 
 
 def _as_text(value: pa.Scalar) -> str | None:
-    """The text of a time beyond the years that Python knows; None for other cells."""
+    """Return the text of a time beyond Python's range of years; None for other cells."""
     if not pa.types.is_temporal(value.type):
         return None
     try:

@@ -1,4 +1,4 @@
-"""The rows of a source of any kind, and what can be said of a file by its first bytes."""
+"""Rows of a source of any kind, and checks of a file by its first bytes."""
 
 import io
 import json
@@ -15,8 +15,10 @@ from pipelines.sources.row import Row, SourceError
 from pipelines.spec import InteractionsSpec, ItemsSpec
 from storage.reasons import Reason
 
+# Length of a run of zero bytes that UTF-16 text does not have.
 HOLE = 16
 Spec = ItemsSpec | InteractionsSpec
+# First bytes of other formats, and the name of the format in messages.
 BINARY = {
     b"\x1f\x8b": "compressed with gzip",
     b"\x28\xb5\x2f\xfd": "compressed with zstd",
@@ -38,10 +40,10 @@ BINARY = {
 
 
 def read_rows(source: Source, spec: Spec) -> Iterator[Row]:
-    """Every row of a source in order; a row that cannot be read comes with a reason and its raw text as `values`.
+    """Yield every row of a source in order; an unreadable row has a reason and its raw text as `values`.
 
-    What the names of its folders say (`event_type=buy`) stands in every row whose file lacks that column.
-    Raises SourceError for a file that is written otherwise than the recipe says.
+    Values of its folder names (`event_type=buy`) are added to every row whose file lacks that column. Raise SourceError
+    for a file that is not written as the recipe says.
     """
     told, last = dict(source.columns), None
     try:
@@ -69,7 +71,7 @@ def _rows(source: Source, spec: Spec) -> Iterator[Row]:
 
 
 def check_text(source: Source, spec: Spec) -> Dialect:
-    """How the lines of a text file are written; SourceError where that is not what the recipe says."""
+    """Return the dialect of a text file; raise SourceError if it is not what the recipe says."""
     head = _head(source, "text")
     if b"\0" in head and not spec.csv.encoding:
         _refuse_holes(source, head)
@@ -88,7 +90,7 @@ def check_text(source: Source, spec: Spec) -> Dialect:
 
 
 def _head(source: Source, wanted: str, size: int = HEAD_BYTES) -> bytes:
-    """The first bytes of a file; SourceError where they say that it is of another kind."""
+    """Return the first bytes of a file; raise SourceError if they show another kind."""
     with source.filesystem.open_input_stream(source.path) as stream:
         head: bytes = stream.read(size)
     kind = next((name for magic, name in BINARY.items() if head.startswith(magic)), None)
@@ -98,7 +100,7 @@ def _head(source: Source, wanted: str, size: int = HEAD_BYTES) -> bytes:
 
 
 def _refuse_holes(source: Source, head: bytes) -> None:
-    """Refuse a text with runs of zero bytes, as a file has whose writer was killed: UTF-16 has none so long."""
+    """Refuse a text with runs of zero bytes, as left by a killed writer; UTF-16 has no runs that long."""
     if b"\0" * HOLE in head:
         raise SourceError(
             f"{source.file} has a hole of {HOLE} or more zero bytes: it was not written to its end, or damaged since. "
@@ -107,13 +109,13 @@ def _refuse_holes(source: Source, head: bytes) -> None:
 
 
 def _is_one_array(head: bytes) -> bool:
-    """Whether a text begins with a list that goes on below its first line, or is all there is."""
+    """Return whether a text begins with a list that goes on below its first line, or is the whole text."""
     first, _, rest = head.lstrip(b"\xef\xbb\xbf \t\r\n").partition(b"\n")
     return first.startswith(b"[") and (not first.rstrip().endswith(b"]") or not rest.strip())
 
 
 def check_sources(sources: list[Source], spec: Spec) -> None:
-    """Raise one SourceError that names every text file that is written otherwise than the recipe says."""
+    """Raise one SourceError that names every file that is not written as the recipe says, or is of another kind."""
     faults = []
     for source in sources:
         try:
@@ -143,8 +145,8 @@ def _jsonl_rows(stream: io.BufferedReader) -> Iterator[Row]:
 
 
 def _apart(line: bytes) -> list[bytes]:
-    """A line, or those in it where lines end with a carriage return alone: none may stand in a text of JSON."""
-    if line.find(b"\r", 0, -2) < 0:  # the last two bytes may be the end of the line
+    """Split a line at carriage returns, which end lines in some files, unless it is JSON as a whole."""
+    if line.find(b"\r", 0, -2) < 0:  # the last two bytes may be the line ending
         return [line]
     try:
         json.loads(line)
@@ -154,8 +156,9 @@ def _apart(line: bytes) -> list[bytes]:
 
 
 def _parsed(line: bytes) -> Any:
-    """The value of a line. Bytes that are not UTF-8, and integers of more digits than Python converts, stay in their
-    cells as text: they matter only where the column is asked for.
+    """Parse a line; bytes that are not UTF-8, and integers too long for Python, stay text.
+
+    They matter only if their column is used.
     """
     try:
         return json.loads(line, object_pairs_hook=_object)
@@ -167,7 +170,7 @@ def _parsed(line: bytes) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; a name that it has twice, with different values, has none that can be read."""
+    """Build an object; a name that occurs twice with different values becomes Unreadable."""
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = {name for name, value in pairs if value != found[name]}

@@ -1,4 +1,4 @@
-"""A row as a file gives it, and the error of a file that is not read at all."""
+"""One row as a file gives it, and the error for an unusable file."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -6,20 +6,20 @@ from typing import Any
 
 
 class SourceError(ValueError):
-    """A source is missing, or of a kind we do not read."""
+    """Raised when a source is missing, or of a kind that is not read."""
 
 
 def without_blanks(names: Sequence[str], meant: Collection[str]) -> list[str]:
-    """The names of columns; one that is among `meant` but for blanks around it is that, where no other has its name."""
+    """Return column names; one that equals a name of `meant` but for blanks around it becomes it, unless taken."""
     taken = set(names)
     return [bare if (bare := name.strip()) in meant and bare not in taken else name for name in names]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row as it stands in its source, or why it cannot be read.
+    """One row of a source, or the reason why it cannot be read.
 
-    `columns` are all of the file where `values` has some of them. A damaged part of a file is one of several `rows`.
+    `columns` are all of the file if `values` has some of them. `rows` counts the rows of a damaged part of a file.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""One raw cell as a time in UTC. A number is only taken for a time where it can hardly be anything else."""
+"""Conversion of one raw cell to a time in UTC. A number is taken for a time only if it can hardly be anything else."""
 
 import re
 from datetime import UTC, date, datetime, timedelta
@@ -11,22 +11,22 @@ from storage.reasons import Reason
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EARLIEST_NUMBER = 631_152_000
-"""1990 in seconds since 1970. A smaller number is more often a day, a day written as a number, or a mere order."""
+"""1990 in seconds since 1970. A smaller number is more often a day count, a date in digits, or a sequence number."""
 PER_SECOND = {"s": 1, "ms": 1e3, "us": 1e6}
 ACCEPTED = (
     "accepted are 2026-09-01, 2026-09-01T08:00:00Z, 2026-09-01 10:00:00+02:00, 2026-09-01 08:00:00 UTC, and numbers "
     "since 1970 in s, ms, us or ns"
 )
 _ZONED_DAY = re.compile(r"[\dW-]{8,10}[+-]\d\d(:?\d\d)?")
-"""A day with a zone, as XML writes it."""
+"""A date with a zone, as XML writes it."""
 _WORD_UTC = re.compile(r"\s*(UTC|GMT|Z)$", re.IGNORECASE)
 
 
 def utc_time(value: Any, column: str, unit: TimeUnit = "auto") -> datetime | None:
-    """A time in UTC, None for an absent one; a time without a zone is UTC.
+    """Return a time in UTC, None if absent; a time without a zone is UTC.
 
-    Numbers are since 1970 in `unit`; with "auto" in s (below 1e11), ms (below 1e14), us (below 1e17) or ns, and one
-    before 1990 is refused.
+    Numbers are since 1970 in `unit`; with "auto" in s (below 1e11), ms (below 1e14), us (below 1e17) or ns, and times
+    before 1990 are refused.
     """
     if is_absent(value):
         return None
@@ -39,14 +39,14 @@ def utc_time(value: Any, column: str, unit: TimeUnit = "auto") -> datetime | Non
 
 def _from_calendar(value: Any) -> datetime | None:
     if isinstance(value, datetime):
-        exact = datetime.combine(value.date(), value.timetz())  # pandas keeps nanoseconds, which would go astray later
+        exact = datetime.combine(value.date(), value.timetz())  # drops the nanoseconds of pandas
         return exact.astimezone(UTC) if exact.tzinfo else exact.replace(tzinfo=UTC)
     if isinstance(value, date):
         return datetime(value.year, value.month, value.day, tzinfo=UTC)
     if isinstance(value, bool | list | tuple | dict | Unreadable):
         raise ValueError(value)
     if isinstance(value, Single) and abs(value) >= value.exact:
-        raise ValueError(value)  # a time of 32 bits is off by minutes
+        raise ValueError(value)  # a 32-bit time is off by minutes
     return None
 
 
@@ -67,7 +67,7 @@ def _from_text(found: str, column: str, unit: TimeUnit) -> datetime | None:
 
 def _iso(found: str) -> datetime:
     if _ZONED_DAY.fullmatch(found):
-        raise ValueError(found)  # the zone would be read as the time of the day
+        raise ValueError(found)  # the zone would be parsed as the time of day
     parsed = datetime.fromisoformat(_WORD_UTC.sub("", found))
     return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
@@ -78,7 +78,7 @@ def _unit_of(number: float) -> TimeUnit:
 
 
 def _question(number: float, found: str, column: str) -> None:
-    """Refuse a number that reads as a day, as a clock time written in digits, or lies before 1990."""
+    """Refuse a number that spells a date or a time in digits, or lies before 1990."""
     seconds = number / {**PER_SECOND, "ns": 1e9}[_unit_of(number)]
     written = _written_in_digits(found)
     if seconds >= EARLIEST_NUMBER and written is None:
@@ -94,7 +94,7 @@ def _question(number: float, found: str, column: str) -> None:
 
 
 def _written_in_digits(found: str) -> str | None:
-    """A date or time that a number spells (20220408, 20220408123045), as it would be written; None for others."""
+    """Return the date or time that a number spells (20220408, 20220408123045), in ISO form; None for others."""
     digits = found.removesuffix(".0")
     layout = {8: "%Y%m%d", 14: "%Y%m%d%H%M%S"}.get(len(digits))
     if layout is None or not digits.isdecimal() or not "1900" <= digits[:4] <= "2100":

@@ -1,6 +1,6 @@
 """Content-addressed files beside the tables: item images, codebooks, tries, model weights.
 
-A blob is named by the sha256 of its bytes, so writing twice changes nothing and reading verifies.
+A blob is named by the sha256 of its bytes: writing twice changes nothing, and reading verifies.
 """
 
 import os
@@ -26,11 +26,11 @@ class Blobs:
         return f"{digest[:2]}/{digest}"
 
     def location(self, digest: str) -> str:
-        """Path or URI of the blob, for people and for the manifest."""
+        """Return the path or URI of the blob, for people and for the manifest."""
         return f"{self.uri}/{self._key(digest)}"
 
     def put(self, data: bytes) -> str:
-        """Store `data`, return its sha256. A stored blob whose bytes were changed is replaced."""
+        """Store `data` and return its sha256. A stored blob whose bytes were changed is replaced."""
         digest = sha256(data)
         try:
             whole = self.files.hash(self._key(digest)) == digest
@@ -41,7 +41,7 @@ class Blobs:
         return digest
 
     def get(self, digest: str) -> bytes:
-        """The bytes, verified against their name; raises LakeNotFound or BlobCorrupt."""
+        """Return the bytes, verified against their name; raise LakeNotFound or BlobCorrupt."""
         try:
             data = self.files.read(self._key(digest))
         except FileNotFoundError as error:
@@ -50,7 +50,7 @@ class Blobs:
         return data
 
     def check(self, digest: str) -> None:
-        """Raise LakeNotFound or BlobCorrupt unless the blob is there and has the hash that it is named by."""
+        """Raise LakeNotFound or BlobCorrupt unless the blob exists and has the hash in its name."""
         try:
             found = self.files.hash(self._key(digest))
         except FileNotFoundError as error:
@@ -58,7 +58,7 @@ class Blobs:
         self._require(digest, found)
 
     def local_path(self, digest: str, cache: Path | None = None) -> Path:
-        """A verified local file of the blob, for memory-mapping; a remote blob is copied once into `cache`."""
+        """Return a verified local file of the blob, for memory-mapping; a remote blob is copied once into `cache`."""
         path = self.files.local_path(self._key(digest))
         if path is not None:
             self.check(digest)

@@ -1,8 +1,8 @@
-"""Data files of a table: Parquet named by its hash, the log entries that commit it, and reading it back checked.
+"""Data files of a table: Parquet files named by their hash, their log entries, and verified reading.
 
-A file is named `part-<sha256 of all bytes>-<hash of the footer>-<hash of the commit's key>.parquet`. So the hash of
-every file is known from its commit on, by whoever knows the name. Reading checks the footer against the name (small
-files whole), and each page against the checksum that Parquet keeps with it.
+A file is named `part-<sha256 of all bytes>-<hash of the footer>-<hash of the commit's key>.parquet`, so its name gives
+its hash from its commit on. Reading checks the footer against the name (small files as a whole), and each page against
+the checksum that Parquet stores with it.
 """
 
 import hashlib
@@ -29,11 +29,11 @@ from storage.schemas import TableSpec
 
 NAME = re.compile(r"part-(?P<whole>[0-9a-f]{64})-(?P<footer>[0-9a-f]{16})-[0-9a-f]{16}\.parquet")
 SMALL = 1 << 16
-"""Files of at most so many bytes are hashed whole before they are read."""
+"""Files of at most this many bytes are hashed as a whole before they are read."""
 FOOTER = 1 << 15
 """Bytes read from the end of a file for its footer; a longer footer is read in a second step."""
 LONGEST_STATISTIC = 30
-"""Other writers cut longer texts in their statistics, where delta-rs cuts at 32 characters."""
+"""Other writers truncate longer texts in their statistics; delta-rs truncates at 32 characters."""
 FORMAT = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=True, page_checksum_verification=True)
 )
@@ -41,7 +41,7 @@ FORMAT = ds.ParquetFileFormat(
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file of one version of a table, as the log has it: path below the table, size, time, partition and bounds."""
+    """One file of a table version, as in the log: path below the table, size, time, partition and bounds."""
 
     path: str
     size: int
@@ -52,17 +52,17 @@ class DataFile:
 
     @property
     def name(self) -> str:
-        """The last part of the path, which no other file of the table has."""
+        """Last part of the path, unique within the table."""
         return self.path.rsplit("/", 1)[-1]
 
     @property
     def sha256(self) -> str | None:
-        """The hash of its bytes, None for a file that another program wrote."""
+        """Hash of its bytes; None for a file that another program wrote."""
         match = NAME.fullmatch(self.path)
         return match["whole"] if match else None
 
     def guarantee(self, schema: pa.Schema) -> ds.Expression:
-        """A condition that holds for all of its rows, by which readers pass over files."""
+        """Return a condition that holds for all its rows, by which readers skip files."""
         known = ds.scalar(True)
         for name, value in self.partition.items():
             known &= ds.field(name) == pa.scalar(value, schema.field(name).type)
@@ -73,10 +73,10 @@ class DataFile:
 
 
 def write_rows(files: Files, spec: TableSpec, rows: pa.Table, key: str, news: bool = True) -> list[AddAction]:
-    """Write `rows` as files of a table and return the log entries that would commit them.
+    """Write `rows` as files of a table and return the log entries to commit them.
 
     The same rows under the same key give the same names, so a rerun after a kill leaves no orphan. `news` is False for
-    rows that the table holds already, in other files.
+    rows that the table already holds in other files.
     """
     return [_write(files, spec, values, part, key, news) for values, part in _partitions(rows, spec.partition_by)]
 
@@ -94,12 +94,12 @@ def _write(files: Files, spec: TableSpec, values: dict[str, str], rows: pa.Table
 
 
 def removal(file: DataFile, at_ms: int) -> RemoveAction:
-    """The log entry by which a version no longer has a file whose rows stand in others; the file stays."""
+    """Return the log entry that drops a file whose rows are now in others; the file stays."""
     return RemoveAction(file.path, False, at_ms, size=file.size, partition_values={})
 
 
 def _partitions(rows: pa.Table, by: tuple[str, ...]) -> Iterator[tuple[dict[str, str], pa.Table]]:
-    """The rows of each combination of values of the partition columns, in their order, without these columns."""
+    """Yield the rows of each combination of partition values, in their order, without the partition columns."""
     if not by or not rows.num_rows:
         yield from [({}, rows)] if rows.num_rows else []
         return
@@ -117,7 +117,7 @@ def _partitions(rows: pa.Table, by: tuple[str, ...]) -> Iterator[tuple[dict[str,
 
 
 def _statistics(rows: pa.Table, spec: TableSpec) -> dict[str, Any]:
-    """Rows, and the smallest and largest value of the columns that the log may show (never those of users)."""
+    """Return row count and bounds of the columns that the log may show (never those of users)."""
     low, high = {}, {}
     for name in spec.statistics:
         if name in rows.schema.names:
@@ -134,7 +134,7 @@ def _stated(value: Any) -> Any:
 
 
 def data_files(handle: DeltaTable, spec: TableSpec) -> list[DataFile]:
-    """The files of the version that `handle` is at, in the order of the log."""
+    """Return the files of the version of `handle`, in the order of the log."""
     actions = pa.table(handle.get_add_actions(flatten=True))
     columns = {name: actions[name].to_pylist() for name in ("path", "size_bytes", "modification_time", "num_records")}
     partitions = {name: actions[f"partition.{name}"].to_pylist() for name in spec.partition_by}
@@ -162,7 +162,7 @@ def data_files(handle: DeltaTable, spec: TableSpec) -> list[DataFile]:
 
 
 def _bounds(low: Any, high: Any, ours: bool) -> tuple[Any, Any] | None:
-    """Bounds that surely hold: other writers cut times to milliseconds and texts to 32 characters."""
+    """Return safe bounds: other writers truncate times to milliseconds and texts to 32 characters."""
     if low is None or high is None:
         return None
     if isinstance(low, str) and max(len(low), len(high)) > LONGEST_STATISTIC:
@@ -173,18 +173,18 @@ def _bounds(low: Any, high: Any, ours: bool) -> tuple[Any, Any] | None:
 
 
 def open_dataset(files: Files, found: Iterable[DataFile], schema: pa.Schema) -> ds.FileSystemDataset:
-    """The rows of some files. Pages are checked as they are read; `check_footers` is to come before."""
+    """Return the rows of some files. Pages are checked on reading; call `check_footers` first."""
     filesystem = files.filesystem
     fragments = [FORMAT.make_fragment(each.path, filesystem, each.guarantee(schema)) for each in found]
     return ds.FileSystemDataset(fragments, schema, FORMAT, filesystem)
 
 
 _checked: set[tuple[str, str]] = set()
-"""Files whose footer this process has found to be what their name says; a name stands for one content."""
+"""Files whose footer this process has verified against their name; a name stands for one content."""
 
 
 def check_footers(files: Files, found: Iterable[DataFile]) -> None:
-    """Raise DataCorrupt unless each file is there with the footer that it was named by, or all bytes if it is small."""
+    """Raise DataCorrupt unless each file exists with the footer in its name, or all bytes if it is small."""
     fresh = [each for each in found if each.sha256 and (files.uri, each.path) not in _checked]
     if len(fresh) > 1:
         with ThreadPoolExecutor(16) as pool:
@@ -213,7 +213,7 @@ def _check_footer(files: Files, file: DataFile) -> None:
 
 
 def _footer_size(end: bytes | pa.Buffer) -> int:
-    """Bytes of the footer, its length and the magic number included."""
+    """Return the bytes of the footer, including its length and the magic number."""
     return int.from_bytes(bytes(end)[:4], "little") + 8
 
 
@@ -233,7 +233,7 @@ def corrupt(files: Files, file: DataFile) -> DataCorrupt:
 
 
 def entries_hash(actions: list[AddAction]) -> str:
-    """Hash of what log entries say of their files, kept in the commit so that a change of the log can be told."""
+    """Return the hash of the log entries of files, kept in the commit to detect a change of the log."""
     return entry_hash(
         {
             "path": each.path,
@@ -246,13 +246,13 @@ def entries_hash(actions: list[AddAction]) -> str:
 
 
 def entry_hash(entries: Iterable[Mapping[str, Any]]) -> str:
-    """`entries_hash` of entries as they stand in the log."""
+    """Return `entries_hash` of entries as the log stores them."""
     said = sorted(json.dumps(each, sort_keys=True) for each in entries)
     return hashlib.blake2b("\n".join(said).encode(), digest_size=16).hexdigest()
 
 
 def check_whole(files: Files, path: str) -> None:
-    """Raise DataCorrupt unless all bytes of a file are those it was named by; says nothing of other programs' files."""
+    """Raise DataCorrupt unless all bytes of a file match its name; skip files of other programs."""
     file = DataFile(path, 0, 0, None, {}, {})
     try:
         if file.sha256 and files.hash(file.path) != file.sha256:

@@ -1,4 +1,4 @@
-"""Files under one URI, on a local disk or in an object store: written whole or not at all, hashed, listed."""
+"""Files under one URI, on a local disk or in an object store: written as a whole, hashed, listed."""
 
 import errno
 import hashlib
@@ -12,18 +12,19 @@ import pyarrow.fs as pafs
 from storage.errors import LakeUnusable
 
 WRITING = ".writing-"
-"""Starts the name of a file that is not whole yet."""
+"""Prefix of the name of an incomplete file."""
 BLOCK = 1 << 20
+# Error codes of a path that cannot be written.
 NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 
 
 def sha256(data: bytes) -> str:
-    """Hash of some bytes, 64 hex digits."""
+    """Return the sha256 of some bytes, 64 hex digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 class Files:
-    """The files below `uri`; an object store takes its settings from the environment, as Delta tables do."""
+    """The files below `uri`; object store settings come from the environment, as for Delta tables."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -31,7 +32,7 @@ class Files:
 
     @property
     def filesystem(self) -> pafs.FileSystem:
-        """An Arrow file system whose root is `uri`."""
+        """Arrow file system whose root is `uri`."""
         if self._local is not None:
             return pafs.SubTreeFileSystem(str(self._local), pafs.LocalFileSystem())
         try:
@@ -59,7 +60,7 @@ class Files:
     def _write(self, path: Path, data: bytes | pa.Buffer) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / f"{WRITING}{secrets.token_hex(8)}"
-        # 0o666 less the umask, as any other file of the lake: mkstemp would hide the file from other readers.
+        # 0o666 minus the umask, like all files of the lake: mkstemp would hide the file from other users.
         descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -68,11 +69,11 @@ class Files:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
-            temporary.unlink()  # on a full disk it would hold the space that the next try needs
+            temporary.unlink()  # on a full disk it would occupy the space that the next try needs
             raise
 
     def read(self, name: str) -> bytes:
-        """All bytes of a file; raises FileNotFoundError."""
+        """Return all bytes of a file; raise FileNotFoundError."""
         if self._local is not None:
             return (self._local / name).read_bytes()
         with self.filesystem.open_input_stream(name) as stream:
@@ -80,14 +81,14 @@ class Files:
         return data
 
     def tail(self, name: str, size: int) -> bytes:
-        """The last `size` bytes of a file; raises FileNotFoundError."""
+        """Return the last `size` bytes of a file; raise FileNotFoundError."""
         with self.filesystem.open_input_file(name) as stream:
             stream.seek(max(0, stream.size() - size))
             data: bytes = stream.read(size)
         return data
 
     def hash(self, name: str) -> str:
-        """sha256 of a file, read in blocks; raises FileNotFoundError."""
+        """Return the sha256 of a file, read in blocks; raise FileNotFoundError."""
         digest = hashlib.sha256()
         with self.filesystem.open_input_stream(name) as stream:
             while block := stream.read_buffer(BLOCK):
@@ -95,14 +96,14 @@ class Files:
         return digest.hexdigest()
 
     def info(self, names: list[str]) -> list[tuple[int, int] | None]:
-        """(size in bytes, time of change in ns) of each file, None for one that is missing."""
+        """Return (size in bytes, modification time in ns) of each file, None for one that is missing."""
         found = self.filesystem.get_file_info(names)
         return [(each.size, each.mtime_ns or 0) if each.is_file else None for each in found]
 
     def delete(self, name: str) -> None:
-        """Delete a file that nobody refers to."""
+        """Delete a file that is not referenced."""
         self.filesystem.delete_file(name)
 
     def local_path(self, name: str) -> Path | None:
-        """The path of a file on a local disk; None in an object store."""
+        """Return the path of a file on a local disk; None in an object store."""
         return None if self._local is None else self._local / name

@@ -1,4 +1,4 @@
-"""The log of a table, entry by entry: whether it is whole, which files each version has, why it cannot be read."""
+"""The log of a table by entry: its completeness, the files of each version, and the cause of a read error."""
 
 import json
 import re
@@ -17,12 +17,12 @@ from storage.files.store import Files
 ENTRY = re.compile(r"(\d{20})\.json")
 REMEDY = "restore the folder _delta_log of the table from a backup of the lake"
 FILES_HASH = "sidmill.files"
-"""Name under which a commit holds the hash of what it says of its files."""
+"""Key of a commit's metadata with the hash of its file entries."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of a log: the paths it adds and takes away, or what is wrong with it."""
+    """One entry of a log: the paths it adds and removes, or its fault."""
 
     name: str
     added: frozenset[str] = frozenset()
@@ -38,14 +38,13 @@ class Log:
 
     @cached_property
     def entries(self) -> dict[int, Entry]:
-        """The entries that are there, by version."""
+        """Existing entries, by version."""
         listed = self._files.filesystem.get_file_info(pafs.FileSelector("_delta_log", allow_not_found=True))
         numbers = sorted((int(match[1]), match[0]) for each in listed if (match := ENTRY.fullmatch(each.base_name)))
         return {number: _entry(name, self._files.read(f"_delta_log/{name}")) for number, name in numbers}
 
     def faults(self) -> Iterator[str]:
-        """What is wrong with the log: entries that are missing, cut short, or say something else of their files than
-        was committed."""
+        """Yield faults of the log: entries that are missing, truncated, or differ in their files from the commit."""
         expected = 0
         for number, entry in self.entries.items():
             if number > expected:
@@ -62,7 +61,7 @@ class Log:
                 )
 
     def files_at(self, version: int) -> frozenset[str]:
-        """Paths of the files of a version, for a log without faults."""
+        """Return the paths of the files of a version, for a log without faults."""
         return self._states.get(version, frozenset())
 
     @cached_property
@@ -97,7 +96,7 @@ def _entry(name: str, text: bytes) -> Entry:
 
 
 def why_unreadable(files: Files, table: str, version: int | None, error: Exception) -> LakeError:
-    """The error to raise where a table does not open at a version: what is wrong in one line, and the remedy."""
+    """Return the error to raise if a table does not open at a version: the fault in one line, and the remedy."""
     log = Log(files, table)
     for fault in log.faults():
         return DataCorrupt(fault)
@@ -108,8 +107,10 @@ def why_unreadable(files: Files, table: str, version: int | None, error: Excepti
 
 
 def require_whole(files: Files, table: str, version: int) -> None:
-    """Raise DataCorrupt where the entry of a version is empty, as a machine that lost its power leaves one on a local
-    disk: Delta takes it for a commit of nothing."""
+    """Raise DataCorrupt if the entry of a version is empty.
+
+    A power loss can leave one on a local disk, and Delta takes it for an empty commit.
+    """
     path = files.local_path(f"_delta_log/{version:020d}.json")
     if path is not None and path.exists() and path.stat().st_size == 0:
         raise why_unreadable(files, table, version, ValueError("an empty entry"))

@@ -1,1 +1,1 @@
-"""Releases: manifests, candidates, models, and the pointers that say what is published."""
+"""Releases: manifests, candidates, models, and the pointers that record what is published."""

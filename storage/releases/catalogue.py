@@ -1,4 +1,4 @@
-"""Reading the catalogue and its SIDs as a release sees them: newest revision of each item, segments of its table."""
+"""Reading of the catalogue and its SIDs as a release sees them: newest item revisions, segments of the SID table."""
 
 from datetime import datetime
 
@@ -17,7 +17,7 @@ def catalogue(
     columns: list[str] | None = None,
     among: list[str] | None = None,
 ) -> pl.DataFrame:
-    """One row per item, its newest revision that arrived by `as_of`, deleted ones included, sorted by item_id.
+    """Return one row per item, its newest revision that arrived by `as_of`, with deleted items, sorted by item_id.
 
     `among` restricts the read to some item ids.
     """
@@ -33,7 +33,7 @@ def catalogue(
 
 
 def deleted_items(lake: Lake, version: int | None = None, as_of: datetime | None = None) -> set[str]:
-    """Ids of the items whose newest revision is a deletion; what is kept in memory follows what was ever deleted."""
+    """Return ids of items whose newest revision is a deletion; memory grows with the items ever deleted."""
     ever = lake.frame("items", version, ["item_id"], ds.field("deleted"))["item_id"].unique().to_list()
     frame = catalogue(lake, version, as_of, ["deleted"], ever)
     return set(frame.filter("deleted")["item_id"])
@@ -42,7 +42,7 @@ def deleted_items(lake: Lake, version: int | None = None, as_of: datetime | None
 def segments(
     lake: Lake, assignments: list[str], codebook: str, version: int | None = None, among: list[str] | None = None
 ) -> pl.DataFrame:
-    """The SID rows of the given assignments under one codebook, of all items or `among` some, sorted by item_id."""
+    """Return the SID rows of the assignments under one codebook, of all items or `among` some, sorted by item_id."""
     where = (ds.field("codebook") == codebook) & one_of("assignment_id", assignments)
     if among is not None:
         where &= one_of("item_id", among)
@@ -50,7 +50,7 @@ def segments(
 
 
 def assigned_items(lake: Lake, manifest: Manifest) -> set[str]:
-    """Ids of all items that have a SID in a release, items deleted since included."""
+    """Return the ids of all items that have a SID in a release, including items deleted since."""
     rows = lake.read(
         "sids",
         manifest.versions["sids"],

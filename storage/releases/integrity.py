@@ -1,7 +1,7 @@
-"""Integrity: every file that a release pins is there with the bytes that were committed.
+"""Integrity: every file that a release pins exists with the bytes that were committed.
 
-The name of a data file has its hash. For files of other programs (a lake of an older format, a compaction from
-outside) the table `checksums` has the hash they had when the lake first took note of them.
+The name of a data file has its hash. For files of other programs (a lake of an older format, an external compaction)
+the table `checksums` has the hash at the time when the lake first recorded them.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ from storage.releases.models import read_model
 from storage.schemas import CHECKSUMS, TABLES
 
 CHANGED_MS = 2_000
-"""A file whose time differs by more from the time in the log was touched since its commit, or copied."""
+"""A file whose time differs by more from the time in the log was modified or copied since its commit."""
 
 
 @dataclass(frozen=True)
 class Pinned:
-    """A data file of a table, with its hash as far as it is known."""
+    """A data file of a table, with its hash if known."""
 
     table: str
     file: DataFile
@@ -34,13 +34,13 @@ class Pinned:
 
 
 def checksums(lake: Lake) -> dict[tuple[str, str], str]:
-    """Hashes of the files that other programs wrote, by table and path."""
+    """Return the hashes of files that other programs wrote, by table and path."""
     rows = lake.read("checksums", columns=["table", "path", "sha256"]).to_pylist()
     return {(row["table"], row["path"]): row["sha256"] for row in rows}
 
 
 def pinned_files(lake: Lake, manifest: Manifest) -> list[Pinned]:
-    """The data files of all table versions that a release pins; raises DataCorrupt where a log is damaged."""
+    """Return the data files of all table versions that a release pins; raise DataCorrupt if a log is damaged."""
     adopted = checksums(lake)
     return [
         Pinned(table, file, file.sha256 or adopted.get((table, file.path)))
@@ -51,7 +51,7 @@ def pinned_files(lake: Lake, manifest: Manifest) -> list[Pinned]:
 
 
 def pinned_blobs(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """(what it is, sha256) of the blobs that a release names."""
+    """Yield (description, sha256) of the blobs that a release names."""
     yield f"codebook {manifest.codebook.id}", manifest.codebook.blob
     yield f"fusion {manifest.fusion.fingerprint}", manifest.fusion_blob
     yield f"trie {manifest.trie.sha256[:12]}", manifest.trie.sha256
@@ -61,7 +61,7 @@ def pinned_blobs(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 
 def model_blobs(lake: Lake, model: str) -> Iterator[tuple[str, str]]:
-    """(what it is, sha256) of the blobs that a model names."""
+    """Yield (description, sha256) of the blobs that a model names."""
     row = read_model(lake, model)
     yield f"weights of {model}", row["weights"]
     if "record_blob" in row["card"]:
@@ -69,7 +69,7 @@ def model_blobs(lake: Lake, model: str) -> Iterator[tuple[str, str]]:
 
 
 def check_file(lake: Lake, pinned: Pinned) -> None:
-    """Raise DataCorrupt unless a file is there with its hash."""
+    """Raise DataCorrupt unless a file exists with its hash."""
     place = lake.table_files(pinned.table)
     try:
         found = place.hash(pinned.file.path)
@@ -82,11 +82,11 @@ def check_file(lake: Lake, pinned: Pinned) -> None:
 def check_pinned(
     lake: Lake, manifest: Manifest, model: str | None, provenance: Provenance, seconds: float | None = None
 ) -> None:
-    """Raise DataCorrupt, BlobCorrupt or LakeNotFound unless what a release and a model pin is there and undamaged.
+    """Raise DataCorrupt, BlobCorrupt or LakeNotFound unless all files of a release and a model are undamaged.
 
-    All files are looked at for being there with their size, and the blobs are hashed. Files are hashed for `seconds`
-    at most, all of them by default: first those touched since their commit, then the others in an order that differs
-    from release to release, so that each has its turn. Hashes of files that other programs wrote are recorded.
+    The existence and size of all files are checked, and the blobs are hashed. Files are hashed for at most `seconds`,
+    by default all: first those modified since their commit, then the others in an order that differs between releases,
+    so that each gets its turn. Hashes of files that other programs wrote are recorded.
     """
     until = None if seconds is None else time.monotonic() + seconds
     files = pinned_files(lake, manifest)
@@ -102,7 +102,7 @@ def check_pinned(
 
 
 def _check_sizes(lake: Lake, files: list[Pinned]) -> set[str]:
-    """Paths of the files that were touched since their commit; DataCorrupt where one is missing or cut."""
+    """Return paths of files modified since their commit; raise DataCorrupt if one is missing or truncated."""
     touched = set()
     for table in sorted({each.table for each in files}):
         place = lake.table_files(table)
@@ -141,7 +141,7 @@ def _adopt(lake: Lake, files: list[Pinned], provenance: Provenance) -> None:
 
 
 def adopt_all(lake: Lake, manifests: Iterable[Manifest], provenance: Provenance) -> int:
-    """Record the hashes of all files, pinned by releases or newest, that another program wrote; how many there were."""
+    """Record the hashes of all files of other programs, pinned or in a newest version; return their number."""
     known, found = checksums(lake), dict[tuple[str, str], Pinned]()
     versions = {(table, version) for manifest in manifests for table, version in manifest.versions.items()}
     newest = {(table, lake.version(table)) for table in TABLES if lake.exists(table)}
@@ -154,7 +154,7 @@ def adopt_all(lake: Lake, manifests: Iterable[Manifest], provenance: Provenance)
 
 
 def first_fault(check: Callable[..., object], *arguments: object) -> str:
-    """The fault that a check raises, as text; empty where it raises none."""
+    """Return the fault that a check raises, as text; empty if it raises none."""
     try:
         check(*arguments)
     except (LakeError, ValueError, OSError) as error:

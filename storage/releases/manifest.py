@@ -11,7 +11,7 @@ class _Frozen(BaseModel):
 
 
 class Gate(_Frozen):
-    """One judgement of a candidate: `value` against `limit`. A failed blocking gate keeps it from being published."""
+    """One check of a candidate: `value` against `limit`. A failed blocking gate prevents its publication."""
 
     name: str
     severity: Literal["block", "warn"]
@@ -22,7 +22,7 @@ class Gate(_Frozen):
 
 
 class TrieRef(_Frozen):
-    """The trie file: sha256 of its bytes, where it lies, how many SIDs it holds."""
+    """The trie file: sha256 of its bytes, its path, and its number of SIDs."""
 
     sha256: str
     path: str
@@ -30,9 +30,9 @@ class TrieRef(_Frozen):
 
 
 class CodebookRef(_Frozen):
-    """The codebook a release speaks: content hash, its file, codes per level, and the vocabulary hash.
+    """The codebook of a release: content hash, its file, codes per level, and the vocabulary hash.
 
-    `refit_of` is the codebook it was refitted from: their codes mean nearly the same and can be compared.
+    `refit_of` is the codebook it was refitted from: their codes mean nearly the same and are comparable.
     """
 
     id: str
@@ -44,7 +44,7 @@ class CodebookRef(_Frozen):
 
 
 class EncoderRef(_Frozen):
-    """What made the vectors of one modality. `details` is whatever the fingerprint is a hash of."""
+    """Encoder of the vectors of one modality. `details` is the input of the fingerprint's hash."""
 
     fingerprint: str
     details: dict[str, Any]
@@ -54,8 +54,8 @@ class Manifest(_Frozen):
     """One release. `as_of` bounds arrival times, inclusive; `cutoff` bounds event times, exclusive.
 
     `assignments` are the segments of the SID table that together give every item its SID; a later night adds one.
-    `fit_cutoff` is the event-time bound of all that vectors and codebook have seen, at most `cutoff`. `cutoff_date` is
-    the cutoff that somebody asked for, which nights inherit; None where the share of the recipe decided.
+    `fit_cutoff` bounds the event times that vectors and codebook have seen; it is at most `cutoff`. `cutoff_date` is an
+    explicitly requested cutoff, which nights inherit; None if the recipe's share decided.
     """
 
     id: str

@@ -38,7 +38,7 @@ def record_model(
 
 
 def models(lake: Lake) -> list[dict[str, Any]]:
-    """All models, oldest first, with what their newest evaluation found as `evaluation`, `evaluated_on` a release."""
+    """Return all models, oldest first, with the result of their newest `evaluation` and its release `evaluated_on`."""
     newest = {row["model"]: {"evaluation": row["result"], "evaluated_on": row["release"]} for row in evaluations(lake)}
     never = {"evaluation": None, "evaluated_on": None}
     return [
@@ -48,7 +48,7 @@ def models(lake: Lake) -> list[dict[str, Any]]:
 
 
 def models_of(lake: Lake, release: str) -> list[dict[str, Any]]:
-    """The models trained on a release or evaluated on it, oldest first, with their newest `evaluation` on it."""
+    """Return the models trained or evaluated on a release, oldest first, with their newest `evaluation` on it."""
     newest = {row["model"]: row["result"] for row in evaluations(lake) if row["release"] == release}
     return [
         {**row, "evaluation": newest.get(row["id"]), "evaluated_on": release if row["id"] in newest else None}
@@ -58,7 +58,7 @@ def models_of(lake: Lake, release: str) -> list[dict[str, Any]]:
 
 
 def read_model(lake: Lake, model: str) -> dict[str, Any]:
-    """One model by id; LakeNotFound lists what there is."""
+    """Return one model by id; LakeNotFound lists the existing ones."""
     known = models(lake)
     for row in known:
         if row["id"] == model:
@@ -69,13 +69,15 @@ def read_model(lake: Lake, model: str) -> dict[str, Any]:
 
 
 def find_model_by_key(lake: Lake, key: str) -> str | None:
-    """Id of the model made with this idempotency key."""
+    """Return the id of the model made with this idempotency key, or None."""
     return next((row["id"] for row in lake.read("models").to_pylist() if row["key"] == key), None)
 
 
 def newest_model(lake: Lake, release: str, worse_too: bool = True) -> str | None:
-    """Id of the newest model that was trained for exactly this release; with `worse_too` false, of those whose newest
-    evaluation on it does not say that they are worse than a baseline."""
+    """Return the id of the newest model trained for exactly this release.
+
+    Without `worse_too`, models whose newest evaluation on it finds them worse than a baseline are skipped.
+    """
     rows = lake.read("models", columns=["id"], where=ds.field("release") == release).column("id").to_pylist()
     if rows and not worse_too:
         rows = [
@@ -85,20 +87,20 @@ def newest_model(lake: Lake, release: str, worse_too: bool = True) -> str | None
 
 
 def worse_than(evaluation: dict[str, Any] | None) -> list[str]:
-    """The baselines that a generator is worse than, beyond the interval of their difference."""
+    """Return the baselines that a generator is worse than, beyond the interval of the difference."""
     against = (evaluation or {}).get("against", {})
     return sorted(name for name, found in against.items() if found["verdict"] == "is worse")
 
 
 def model_vocabulary(lake: Lake, model: str) -> str:
-    """Hash of the vocabulary a model speaks."""
+    """Return the hash of a model's vocabulary."""
     return str(read_model(lake, model)["vocabulary"])
 
 
 def record_evaluation(
     lake: Lake, key: str, model: str, release: str, result: dict[str, Any], provenance: Provenance
 ) -> bool:
-    """Record an evaluation once per key; True if it was new."""
+    """Record an evaluation once per key; return True if it was new."""
     row = {
         "key": key,
         "model": model,
@@ -112,6 +114,6 @@ def record_evaluation(
 
 
 def evaluations(lake: Lake, key: str | None = None) -> list[dict[str, Any]]:
-    """All evaluations, or that of a key; oldest first."""
+    """Return all evaluations, or that of a key; oldest first."""
     rows = lake.read("evaluations", where=None if key is None else ds.field("key") == key).sort_by("at").to_pylist()
     return [{**row, "result": json.loads(row["result"])} for row in rows]

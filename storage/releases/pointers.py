@@ -1,4 +1,4 @@
-"""Pointers: named values that move atomically and remember where they were. Aliases are pointers."""
+"""Pointers: named values that move atomically and keep their history. Aliases are pointers."""
 
 import json
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from storage.schemas import POINTERS
 
 @dataclass(frozen=True)
 class Pointer:
-    """`sequence` counts the moves of `name`, from 1; 0 with value None means it was never set."""
+    """Value of a pointer. `sequence` counts the moves of `name` from 1; 0 with value None means never set."""
 
     name: str
     sequence: int
@@ -27,18 +27,18 @@ class Pointer:
 
 
 def read_pointer(lake: Lake, name: str) -> Pointer:
-    """Where `name` points now."""
+    """Return the current value of `name`."""
     return pointer_history(lake, name)[-1]
 
 
 def pointer_history(lake: Lake, name: str) -> list[Pointer]:
-    """Every value of `name`, oldest first, starting with the unset one."""
+    """Return every value of `name`, oldest first, starting with the unset one."""
     require_pointers(lake)
     return _history(lake.read("pointers"), name)
 
 
 def require_pointers(lake: Lake) -> None:
-    """Raise DataCorrupt where the table of pointers is missing though there are releases: it is made before them."""
+    """Raise DataCorrupt if the table of pointers is missing but releases exist: it is made before them."""
     if lake.format == FORMAT and not lake.exists("pointers") and lake.exists("releases"):
         raise DataCorrupt(
             f"the table 'pointers' of the lake {lake.uri} is missing, which says what production is: restore its "
@@ -56,7 +56,7 @@ def _history(rows: pa.Table, name: str) -> list[Pointer]:
 
 
 def move_pointer(lake: Lake, expected: Pointer, value: Any, note: str, provenance: Provenance) -> Pointer:
-    """Set the pointer if it still is as `expected` was read; PointerMoved otherwise. Linearizable."""
+    """Set the pointer if it is unchanged since `expected` was read, else raise PointerMoved. Linearizable."""
 
     def decide(rows: pa.Table) -> pa.Table:
         found = _history(rows, expected.name)[-1]

@@ -1,13 +1,13 @@
-"""Publishing: which release and model an alias points to, moved by people and by runs, back by rollbacks.
+"""Publishing: the release and model that an alias points to, moved by people and by runs, back by rollbacks.
 
-An alias points to a pair {"release", "model"}. Its pointer's history is the record of what was ever published,
-so "published" and "the alias moved there" are one atomic fact. Rules:
+An alias points to a pair {"release", "model"}. Its pointer's history is the record of all publications, so "published"
+and "the alias moved there" are one atomic fact. Rules:
 
-- A run publishes only while the alias is where the run read it (`decided_on`); else it decides anew.
-- No move but a rollback takes the alias back in time: to an earlier as-of time, or to earlier versions of the
-  catalogue or the log.
+- A run publishes only while the alias is where the run read it (`decided_on`); else it decides again.
+- Only a rollback takes the alias back in time: to an earlier as-of time, or to earlier versions of the catalogue or
+  the log.
 - A rollback holds the alias, as `hold` does: runs publish nothing until `publish` or `lift`.
-- What the alias will point to is checked to be there and undamaged before it moves.
+- The new target of the alias is checked to exist undamaged before the alias moves.
 """
 
 from datetime import datetime
@@ -24,7 +24,8 @@ from storage.releases.pointers import Pointer, move_pointer, pointer_history, re
 from storage.releases.releases import PRODUCTION, Published, published_assignments, read_release
 
 PUBLISH, ROLLBACK, HOLD, LIFT = "publish", "rollback", "hold", "lift"
-"""Notes of the moves that people make; a run's move has the kind of the run as its note."""
+"""Notes of moves by people; the note of a run's move is the kind of the run."""
+# Tables whose versions must not go back except by a rollback.
 CUT_OFF_TABLES = ("items", "interactions")
 
 
@@ -36,15 +37,15 @@ def publish(
     alias: str = PRODUCTION,
     without_model: bool = False,
 ) -> Published:
-    """Point `alias` at (release, model), as somebody decided; a hold is lifted.
+    """Point `alias` at (release, model) by a person's decision; a hold is lifted.
 
-    Without `model` it is the newest one that was trained for this release and is not worse than a baseline (the gate
-    `model_against_baselines`), once it was published with it the last one that was, else the current one if it speaks
-    the vocabulary.
+    Without `model`, the newest model that was trained for this release and is not worse than a baseline (the gate
+    `model_against_baselines`) is used; once it was published with the release, the last model published with it; else
+    the current one, if it speaks the vocabulary.
 
-    Refused: a candidate with a failed blocking gate (GateBlocked); one that lacks a segment published since it was
-    made or an item of the release it would replace, or that is of an earlier time (StaleCandidate); a model of another
-    vocabulary; leaving the alias without a model that it has, unless `without_model` says so (PublishRefused).
+    Refused are: a candidate with a failed blocking gate (GateBlocked); one that lacks a segment published since it was
+    made, or an item of the release it would replace, or that is of an earlier time (StaleCandidate); a model of another
+    vocabulary; and leaving the alias without the model it has, unless `without_model` is set (PublishRefused).
     """
     history = pointer_history(lake, alias)
     return _publish(lake, release, provenance, PUBLISH, history, model, alias, without_model, seconds=None)
@@ -60,10 +61,10 @@ def publish_by_run(
     without_model: bool = False,
     seconds: float | None = None,
 ) -> Published:
-    """`publish` for a run, which decided on what `decided_on` says.
+    """Publish as `publish` does, for a run that decided on the pointer `decided_on`.
 
-    Raises PointerMoved where the alias has moved since, and Held where it is held. Checking what is pinned takes
-    `seconds` at most.
+    Raise PointerMoved if the alias has moved since, and Held if it is held. Checking the pinned files takes at most
+    `seconds`.
     """
     history = pointer_history(lake, decided_on.name)
     if history[-1].sequence != decided_on.sequence:
@@ -109,9 +110,9 @@ def _publish(
 def rollback(lake: Lake, provenance: Provenance, to: str | None = None, alias: str = PRODUCTION) -> Published:
     """Point `alias` back at a release that was published before, with its model, and hold it there.
 
-    SIDs published since stay taken. Without `to` it is what was published before the current release and was not
-    rolled away from: each rollback goes further back. The model is the last one that was published with that release,
-    else as `publish` chooses it.
+    SIDs published since stay taken. Without `to`, the target is the release published before the current one and not
+    undone by a rollback: each rollback goes further back. The model is the last one published with that release, else
+    the one that `publish` chooses.
     """
     history = pointer_history(lake, alias)
     now = history[-1]
@@ -138,7 +139,7 @@ def rollback(lake: Lake, provenance: Provenance, to: str | None = None, alias: s
 
 
 def hold(lake: Lake, provenance: Provenance, reason: str = "", alias: str = PRODUCTION) -> None:
-    """Keep runs from moving `alias` until `publish` or `lift`."""
+    """Prevent runs from moving `alias` until `publish` or `lift`."""
     now = read_pointer(lake, alias)
     if now.value is None:
         raise LakeNotFound(f"{alias!r} points to nothing yet; publish a release first.")
@@ -146,7 +147,7 @@ def hold(lake: Lake, provenance: Provenance, reason: str = "", alias: str = PROD
 
 
 def lift(lake: Lake, provenance: Provenance, alias: str = PRODUCTION) -> bool:
-    """Let runs move `alias` again; False where nothing holds it."""
+    """Let runs move `alias` again; return False if nothing holds it."""
     history = pointer_history(lake, alias)
     if hold_of(history) is None:
         return False
@@ -155,7 +156,7 @@ def lift(lake: Lake, provenance: Provenance, alias: str = PRODUCTION) -> bool:
 
 
 def hold_of(history: list[Pointer]) -> str | None:
-    """Why runs may not move an alias, as a sentence; None where they may."""
+    """Return a sentence on why runs may not move an alias; None if they may."""
     last = history[-1]
     kind, _, reason = last.note.partition(": ")
     if kind not in (ROLLBACK, HOLD) or last.at is None:
@@ -166,7 +167,7 @@ def hold_of(history: list[Pointer]) -> str | None:
 
 
 def held(lake: Lake, alias: str = PRODUCTION) -> str | None:
-    """`hold_of` the alias as it is now."""
+    """Return `hold_of` the alias as it is now."""
     return hold_of(pointer_history(lake, alias))
 
 
@@ -178,12 +179,12 @@ def _lifting(release: str) -> str:
 
 
 def was_published(lake: Lake, model: str, alias: str = PRODUCTION) -> bool:
-    """Whether an alias ever pointed to a model."""
+    """Return whether an alias ever pointed to a model."""
     return any(move.value["model"] == model for move in pointer_history(lake, alias)[1:])
 
 
 def _standing(history: list[Pointer]) -> list[dict[str, Any]]:
-    """The pairs that were published up to where the alias points, without those that were rolled away from."""
+    """Return the pairs published up to the alias's target, without those undone by a rollback."""
     standing: list[dict[str, Any]] = []
     for move in history[1:]:
         places = [place for place, value in enumerate(standing) if value["release"] == move.value["release"]]
@@ -228,7 +229,7 @@ def _check_not_stale(lake: Lake, manifest: Manifest, history: list[Pointer], ali
 
 
 def _check_not_earlier(manifest: Manifest, before: Manifest, history: list[Pointer]) -> None:
-    """A release of an earlier time would take back changes and deletions that are published."""
+    """Refuse a release of an earlier time: it would undo published changes and deletions."""
     earlier = is_earlier(manifest, before)
     if earlier:
         back = ""
@@ -241,7 +242,7 @@ def _check_not_earlier(manifest: Manifest, before: Manifest, history: list[Point
 
 
 def is_earlier(manifest: Manifest, before: Manifest) -> list[str]:
-    """In what a release is of an earlier time than another; empty where it is not."""
+    """Return the respects in which a release is earlier than another; empty if there are none."""
     earlier = [
         f"{table}@{manifest.versions.get(table, -1)} after {table}@{before.versions.get(table, -1)}"
         for table in CUT_OFF_TABLES
@@ -257,8 +258,10 @@ def _catching_up(manifest: Manifest) -> str:
 
 
 def _unasked_model(lake: Lake, manifest: Manifest, history: list[Pointer]) -> str | None:
-    """The newest model trained for a release that its gate allows; once that was published with it, the last one that
-    was; else the current one."""
+    """Return the newest model trained for a release that its gate allows.
+
+    Once that was published with the release, return the last one published with it; else the current one.
+    """
     with_it = [move.value["model"] for move in history[1:] if move.value["release"] == manifest.id]
     gate = manifest.recipe.get("gates", {}).get("model_against_baselines", {})
     newest = newest_model(lake, manifest.id, worse_too=gate.get("severity") == "warn")
@@ -276,7 +279,7 @@ def _choose_model(lake: Lake, manifest: Manifest, model: str | None, history: li
     if vocabulary == manifest.codebook.vocabulary:
         return candidate
     if model is None:
-        return None  # a kept model that does not speak the new vocabulary is let go, not mixed
+        return None  # a kept model that does not speak the new vocabulary is dropped
     raise PublishRefused(
         f"model {model} speaks vocabulary {vocabulary}, {manifest.id} speaks {manifest.codebook.vocabulary}; "
         f"train one with `sidmill run train --release {manifest.id}` or publish without a model."

@@ -1,6 +1,6 @@
-"""Releases: record a candidate, read a release, and know what was ever published under a codebook.
+"""Releases: record a candidate, read a release, and list the assignments ever published under a codebook.
 
-Along a lineage, from parent to child, time goes forward: as-of times and pinned versions never go back.
+Along a lineage, from parent to child, as-of times and pinned versions never go back.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ PRODUCTION = "production"
 
 @dataclass(frozen=True)
 class Published:
-    """What an alias points to."""
+    """Target of an alias."""
 
     release: str
     model: str | None
@@ -33,7 +33,7 @@ def record_release(
 ) -> tuple[Manifest, bool]:
     """Record the candidate that `make(id)` describes under the next free id, or return the one made with `key`.
 
-    Raises LineageBroken for one that goes back behind its parent, or whose vectors have seen what it holds out.
+    Raise LineageBroken if it goes back behind its parent, or if its vectors have seen what it holds out.
     """
 
     def decide(rows: pa.Table) -> pa.Table | None:
@@ -81,18 +81,18 @@ def _check_lineage(manifest: Manifest, rows: pa.Table) -> None:
 
 
 def find_release_by_key(lake: Lake, key: str) -> Manifest | None:
-    """The candidate or release that was made with this idempotency key."""
+    """Return the candidate or release that was made with this idempotency key, or None."""
     return next((manifest for manifest in releases(lake) if manifest.key == key), None)
 
 
 def releases(lake: Lake) -> list[Manifest]:
-    """All candidates and releases, oldest first."""
+    """Return all candidates and releases, oldest first."""
     rows = lake.read("releases", columns=["id", "manifest"]).sort_by("id")
     return [Manifest.model_validate_json(text) for text in rows.column("manifest").to_pylist()]
 
 
 def read_release(lake: Lake, name: str) -> Manifest:
-    """A release by id or by alias; LakeNotFound lists what there is."""
+    """Return a release by id or alias; LakeNotFound lists the existing ones."""
     found = releases(lake)
     target = name
     if not name.startswith("r-"):
@@ -107,13 +107,13 @@ def read_release(lake: Lake, name: str) -> Manifest:
 
 
 def published(lake: Lake, alias: str = PRODUCTION) -> Published | None:
-    """The pair an alias points to now, None before the first publish."""
+    """Return the pair an alias points to now, None before the first publish."""
     value = read_pointer(lake, alias).value
     return Published(value["release"], value["model"]) if value else None
 
 
 def published_assignments(lake: Lake, codebook: str, alias: str = PRODUCTION) -> list[str]:
-    """Every assignment ever published under `codebook`, rolled-back releases included, in order of publication."""
+    """Return all assignments ever published under `codebook`, rolled-back ones too, in order of publication."""
     return _assignments(releases(lake), codebook, pointer_history(lake, alias))
 
 
@@ -128,9 +128,9 @@ def _assignments(manifests: list[Manifest], codebook: str, history: list[Pointer
 
 
 def fit_cutoff_of(lake: Lake, assignments: tuple[str, ...]) -> datetime | None:
-    """The latest event time that the vectors behind some segments of the SID table have seen.
+    """Return the latest event time that the vectors behind some segments of the SID table have seen.
 
-    A segment is as the release that made it, the first that lists it; None where no release lists any.
+    The release that made a segment, the first that lists it, gives its time. None if no release lists any.
     """
     wanted, latest = set(assignments), None
     for manifest in releases(lake):
