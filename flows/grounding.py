@@ -14,11 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flows.inspect.diff import open_trie
 from flows.recipe import parse_recipe
 from flows.steps.fit import log_slice
 from pipelines.grounding import SCHEMA, TEMPLATES, GroundingSpec, grounding, tokens
 from pipelines.ingest.accounting import Counts
+from sidmill.release import open_trie
 from storage.lake import Lake
 from storage.releases.manifest import Manifest
 

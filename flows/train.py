@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from prefect import flow
 
-from flows.inspect.diff import open_trie
 from flows.inspect.evaluation_tables import headline, rankers, verdicts
 from flows.recipe import Recipe
 from flows.runtime.cancellation import report_cancelled
@@ -18,6 +17,7 @@ from flows.steps.publish import publish_model
 from flows.steps.task import step
 from pipelines.event_log.user_buckets import users_with_fresh_events
 from pipelines.sequences import targets
+from sidmill.release import open_trie
 from storage.lake import Lake
 from storage.releases.manifest import Manifest
 from storage.releases.models import evaluations, find_model_by_key, read_model, record_evaluation
@@ -160,7 +160,8 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
 
     Returns the key of the evaluation in the lake; none where the log holds nothing to evaluate on.
     """
-    from flows.steps.training import likeness_of, load_model
+    from flows.steps.training import likeness_of
+    from sidmill.release import load_model
     from training.evaluation.evaluate import evaluate
 
     version = run.lake.version("interactions")

@@ -105,7 +105,7 @@ def release_export_trie(options: Options) -> None:
     if options.format == "native":
         output.write_bytes(lake.blobs.get(native))
     else:
-        from flows.inspect.diff import open_trie
+        from sidmill.release import open_trie
         from tokenizer.trie.export import write_arrow, write_codes
 
         names = {"release": manifest.id, "vocabulary": manifest.codebook.vocabulary, "native_sha256": native}

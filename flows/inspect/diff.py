@@ -8,6 +8,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from flows.inspect.evaluation_tables import figures
+from sidmill.release import open_trie
 from storage.lake import Lake
 from storage.releases.manifest import CodebookRef, Manifest
 from storage.releases.models import evaluations
@@ -26,11 +27,6 @@ COMPARED = (
     "gini",
     "max_load",
 )
-
-
-def open_trie(lake: Lake, manifest: Manifest) -> Trie:
-    """The trie a release pins, verified."""
-    return Trie.open(lake.blobs.local_path(manifest.trie.sha256))
 
 
 def diff_releases(lake: Lake, before: Manifest, after: Manifest) -> dict[str, Any]:

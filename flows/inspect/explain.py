@@ -4,8 +4,8 @@ from typing import Any
 
 import pyarrow.dataset as ds
 
-from flows.inspect.diff import open_trie
 from flows.inspect.status import as_shown
+from sidmill.release import open_trie
 from storage.errors import LakeNotFound
 from storage.lake import Lake
 from storage.quarantine import open_rows

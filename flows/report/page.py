@@ -7,7 +7,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from flows.inspect.diff import diff_releases, open_trie
+from flows.inspect.diff import diff_releases
 from flows.inspect.evaluation_tables import asked_in_full, evaluation_tables
 from flows.inspect.standing import standing
 from flows.inspect.status import models_shown
@@ -15,6 +15,7 @@ from flows.report.charts import curve_chart, line_chart, load_chart
 from flows.report.samples import looks
 from flows.runtime.terminal import printable
 from infra.addresses import without_secrets
+from sidmill.release import open_trie
 from storage.lake import Lake
 from storage.quarantine import by_reason, open_rows
 from storage.reasons import remedy

@@ -4,15 +4,12 @@ import json
 from collections.abc import Callable
 from copy import copy
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import polars as pl
 import ray
 
-from flows.inspect.diff import open_trie
 from flows.runtime.run import Run
 from flows.steps.fit import log_slice
 from flows.steps.task import step
@@ -24,6 +21,7 @@ from pipelines.cluster import connect
 from pipelines.embed.embed import matrix
 from pipelines.event_log.user_buckets import Learnt
 from pipelines.sequences import build_sequences, read_bucket, sequence_buckets, targets, users_of_bucket
+from sidmill.release import load_model, open_trie
 from storage.errors import LakeNotFound
 from storage.lake import Lake
 from storage.releases.catalogue import deleted_items, segments
@@ -35,8 +33,6 @@ from tokenizer.trie.trie import Trie
 from training.auto_settings import Scale, agrees, followed, generator_spec, train_spec, vector_weight
 from training.data.histories import windows_of
 from training.evaluation.rerank import Likeness
-from training.models.generator import Generator
-from training.models.saved import load_generator
 from training.objectives.code_pretraining import Arrays, ItemAlignment, aligned
 from training.objectives.losses import objective_of
 from training.objectives.next_code import NextCode, plan_of
@@ -175,14 +171,6 @@ def _storage(lake: Lake) -> str:
 
 def _masks(lake: Lake, manifest: Manifest) -> TrieMasks:
     return TrieMasks.of(open_trie(lake, manifest))
-
-
-def load_model(lake: Lake, row: dict[str, Any], vocabulary: str) -> Generator:
-    """The generator of a row of `models`, if it speaks `vocabulary`; raises VocabularyMismatch."""
-    with TemporaryDirectory() as folder:
-        (Path(folder) / WEIGHTS).write_bytes(lake.blobs.get(row["weights"]))
-        (Path(folder) / RECORD).write_bytes(lake.blobs.get(row["card"]["record_blob"]))
-        return load_generator(Path(folder), vocabulary)[0]
 
 
 def likeness_of(lake: Lake, manifest: Manifest, trie: Trie, spec: EvaluateSpec) -> Likeness | None:

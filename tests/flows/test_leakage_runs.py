@@ -15,7 +15,6 @@ from in_process import trained_here
 from conftest import START, write_items, write_log
 from flows.backfill import backfill
 from flows.bootstrap import bootstrap
-from flows.inspect.diff import open_trie
 from flows.nightly import nightly
 from flows.steps import fit as fit_steps
 from flows.steps import training as training_steps
@@ -27,6 +26,7 @@ from pipelines.event_log.visible_log import COLUMNS, histories
 from pipelines.fusion.fit import fit_fusion
 from pipelines.fusion.fuse import placed
 from pipelines.spec import CollaborativeSpec
+from sidmill.release import open_trie
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.releases.models import evaluations, models

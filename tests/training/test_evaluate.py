@@ -14,9 +14,9 @@ from learning.trainable import Cursor
 from tokenizer.trie.masks import TrieMasks
 from tokenizer.trie.trie import Trie
 from training.data.events import gathered
-from training.data.histories import Plan, window_rows
+from training.data.histories import Plan, contexts, window_rows
 from training.decoding.beam_search import beam_search
-from training.evaluation.evaluate import EvaluationCases, contexts, evaluate
+from training.evaluation.evaluate import EvaluationCases, evaluate
 from training.evaluation.rerank import Likeness
 from training.models import build_generator
 from training.models.generator import Generator
@@ -265,6 +265,6 @@ def test_a_case_is_read_as_the_histories_of_training_are() -> None:
     expected = {0: [[], [4, 5, 6], [7, 8, 9]], 2: [[], [0, 3, 4, 5, 6], [7, 8, 9]]}
     for long_events, rows in expected.items():
         spec = GeneratorSpec(max_events=4, long_events=long_events)
-        pool, windows = contexts(cases, spec)
+        pool, windows = contexts(cases.codes, cases.kinds, cases.offsets, spec)
         found, lengths = window_rows(pool, windows, long_events)
         assert [pool.codes[row[:length], 0].tolist() for row, length in zip(found, lengths, strict=True)] == rows

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from tokenizer.trie.masks import TrieMasks
-from training.data.events import gathered, positive
-from training.data.histories import Pool, Windows, window_rows
+from training.data.events import gathered
+from training.data.histories import contexts, window_rows
 from training.decoding.beam_search import Scores, Variety, items_of, search_sids
 from training.evaluation.baselines import ItemNeighbours, popular_rows
 from training.evaluation.comparison import versus
@@ -34,7 +33,7 @@ from training.evaluation.rerank import Likeness
 from training.models.trie_tensors import TrieTensors
 from training.sasrec.sasrec import fit_sasrec
 from training.sasrec.sasrec import rank as rank_next
-from training.spec import EvaluateSpec, GeneratorSpec, SasRecSpec
+from training.spec import EvaluateSpec, SasRecSpec
 
 if TYPE_CHECKING:
     from tokenizer.trie.trie import Trie
@@ -163,7 +162,7 @@ def _generated(
     """A `Rank` by beam search; it appends the items and scores of each part to `keep`."""
     device = next(model.parameters()).device
     searched = TrieTensors(TrieMasks.of(trie), device)
-    pool, windows = contexts(cases, model.spec)
+    pool, windows = contexts(cases.codes, cases.kinds, cases.offsets, model.spec)
     variety = Variety(spec.temperature, spec.groups, spec.diversity)
 
     def rank(part: Ints) -> tuple[Ints, Ints]:
@@ -194,14 +193,6 @@ def _alike(likeness: Likeness, cases: EvaluationCases, spec: EvaluateSpec) -> Ra
         return likeness.nearest(cases.taken(part), spec.beams, _hidden(cases, spec, part)), None
 
     return rank
-
-
-def contexts(cases: EvaluationCases, spec: GeneratorSpec) -> tuple[Pool, Windows]:
-    """A model's input for each case: its last events, as many as precede a target in training."""
-    events = pa.nulls(len(cases.codes), pa.string())
-    pool = Pool(cases.codes, cases.kinds, positive(cases.kinds), events, cases.offsets)
-    first, stop = cases.offsets[:-1], cases.offsets[1:]
-    return pool, Windows(first, np.maximum(first, stop - (spec.max_events - 1)), stop, stop)
 
 
 def _popular(counts: Ints, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
