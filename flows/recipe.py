@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from infra.addresses import refuse_secrets_within, without_secrets
+from pipelines.source_spec import InteractionsSpec, ItemsSpec
 from pipelines.spec import (
     AttributesSpec,
     BudgetSpec,
@@ -19,8 +20,6 @@ from pipelines.spec import (
     CoordinatesSpec,
     FusionSpec,
     ImageSpec,
-    InteractionsSpec,
-    ItemsSpec,
     SequencesSpec,
     TextSpec,
 )

@@ -8,11 +8,12 @@ from flows.steps.task import step
 from pipelines.ingest.accounting import Counts, IngestedSource, record_source, unread
 from pipelines.ingest.interactions import admit_waiting, ingest_interactions, waiting_for_known_items
 from pipelines.ingest.items import fetch_again, ingest_items
+from pipelines.source_spec import InteractionsSpec, ItemsSpec, UnpicturedItems
 from pipelines.sources.column_names import near_columns
 from pipelines.sources.files import Source, find_files, sources_of
 from pipelines.sources.folders import folder_columns
 from pipelines.sources.reading import check_sources
-from pipelines.spec import BudgetSpec, InteractionsSpec, ItemsSpec, UnpicturedItems
+from pipelines.spec import BudgetSpec
 from storage.errors import QuarantineBudgetExceeded
 
 

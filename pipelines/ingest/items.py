@@ -27,6 +27,7 @@ from pipelines.ingest.fetch import TRANSIENT
 from pipelines.ingest.languages import in_language
 from pipelines.ingest.picture_references import Reference, references
 from pipelines.ingest.pictures import Pictures
+from pipelines.source_spec import ItemsSpec, UnpicturedItems
 from pipelines.sources.cells import (
     Refused,
     Unreadable,
@@ -41,7 +42,6 @@ from pipelines.sources.cells import (
 from pipelines.sources.files import Source
 from pipelines.sources.reading import read_rows
 from pipelines.sources.row import Row
-from pipelines.spec import ItemsSpec, UnpicturedItems
 from storage.commit import Provenance, append
 from storage.lake import Lake, one_of
 from storage.quarantine import PAYLOAD_LIMIT, Reject, open_rows, quarantine, resolve

@@ -16,9 +16,9 @@ from infra.addresses import printable_address
 from pipelines.ingest.accounting import Refused
 from pipelines.ingest.fetch import Patience, Web
 from pipelines.ingest.picture_references import Reference, data_uri
+from pipelines.source_spec import ItemsSpec
 from pipelines.sources.cells import shown
 from pipelines.sources.files import Source
-from pipelines.spec import ItemsSpec
 from storage.lake import Lake
 
 T = TypeVar("T")

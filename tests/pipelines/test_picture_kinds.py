@@ -19,8 +19,9 @@ from pipelines.embed.stages import EmbedImages
 from pipelines.ingest.accounting import Refused, mapping_hash
 from pipelines.ingest.items import ingest_items
 from pipelines.ingest.picture_references import KEYS, data_uri, references
+from pipelines.source_spec import ItemsSpec, UnpicturedItems
 from pipelines.sources.files import find_sources
-from pipelines.spec import ImageSpec, ItemsSpec, UnpicturedItems
+from pipelines.spec import ImageSpec
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import by_reason
