@@ -25,7 +25,7 @@ from pipelines.spec import (
 )
 from plugins.registry import UnknownMember
 from tokenizer.spec import CodebookSpec, LevelSpec, RefitSpec
-from training.spec import EvaluateSpec, GeneratorSection, ItemTowerSpec, TrainSection
+from training.spec import EvaluateSpec, GeneratorSection, ItemEmbeddingsSpec, TrainSection
 
 
 class RecipeError(ValueError):
@@ -105,7 +105,7 @@ class Recipe(BaseModel):
     attributes: AttributesSpec | None = None
     coordinates: CoordinatesSpec | None = None
     collaborative: CollaborativeSection | None = None
-    sasrec: ItemTowerSpec = ItemTowerSpec()
+    sasrec: ItemEmbeddingsSpec = ItemEmbeddingsSpec()
     fusion: FusionSpec = FusionSpec()
     codebook: CodebookSpec = CodebookSpec(levels=(LevelSpec(codes=256),) * 3)
     refit: RefitSpec | None = None

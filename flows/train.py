@@ -160,7 +160,7 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
 
     Returns the key of the evaluation in the lake; none where the log holds nothing to evaluate on.
     """
-    from flows.steps.training import likeness_of
+    from flows.steps.training import similarity_of
     from sidmill.release import load_model
     from training.evaluation.evaluate import evaluate
 
@@ -184,7 +184,7 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
     popularity = np.bincount(np.concatenate([*learnt, np.zeros(0, np.int64)]), minlength=len(trie))
     with run.stage("evaluate") as view:
         generator = load_model(run.lake, row, manifest.codebook.vocabulary)
-        likeness = likeness_of(run.lake, manifest, trie, run.recipe.evaluate)
+        likeness = similarity_of(run.lake, manifest, trie, run.recipe.evaluate)
         result = evaluate(generator, trie, cases, popularity, run.recipe.evaluate, learnt, likeness)
         result["protocol"] = (
             "per user with events at or after the cutoff: the last of them is the target, all before it the context; "

@@ -85,13 +85,13 @@ class ItemsSpec(Section):
         return self.meant | {name for name in self.partitions if name}
 
 
-class UnpicturedItems(ItemsSpec):
+class ItemsWithoutImages(ItemsSpec):
     """Mapping of a recipe without [image]: no picture is read, and a recipe with [image] reads the file again."""
 
     pictures: bool = True
 
     @classmethod
-    def of(cls, spec: ItemsSpec) -> "UnpicturedItems":
+    def of(cls, spec: ItemsSpec) -> "ItemsWithoutImages":
         return cls(**spec.model_dump(), pictures=False)
 
 

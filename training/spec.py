@@ -233,7 +233,7 @@ class SasRecSpec(BaseModel):
         return LoopSpec(workers=workers, **{name: getattr(self, name) for name in names})
 
 
-class ItemTowerSpec(SasRecSpec):
+class ItemEmbeddingsSpec(SasRecSpec):
     """A SASRec trained for its item embeddings, by `workers` of Ray Train or in one task.
 
     It is trained for `epochs` on the oldest log, then for `further_epochs` on each larger one.

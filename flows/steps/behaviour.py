@@ -60,12 +60,12 @@ def _fitted_somewhere(run: Run, log: LogSlice, spec: CollaborativeSpec) -> Colla
     tower, fusion = run.recipe.sasrec, run.recipe.fusion
     if spec.method == "sppmi":
         return run.compute.run(_fitted, run.lake, log, spec, fusion)
-    from training.sasrec.item_embeddings import item_towers
+    from training.sasrec.item_embeddings import item_embeddings_of
 
     if tower.workers == 1 or not isinstance(run.compute, OnRay):
-        return run.compute.run(_fitted, run.lake, log, spec, fusion, partial(item_towers, spec=tower))
+        return run.compute.run(_fitted, run.lake, log, spec, fusion, partial(item_embeddings_of, spec=tower))
     with one_thread():
-        return _fitted(run.lake, log, spec, fusion, partial(item_towers, spec=tower, train=ray_trainer(run)))
+        return _fitted(run.lake, log, spec, fusion, partial(item_embeddings_of, spec=tower, train=ray_trainer(run)))
 
 
 def fold_new(

@@ -14,7 +14,7 @@ from flows.steps.ingest import check_stage_budget
 from flows.steps.task import step
 from pipelines.compute import InProcess
 from pipelines.embed.attributes import describe_attributes, describe_coordinates, place_of, values_of
-from pipelines.embed.clip_agreement import check_alignment
+from pipelines.embed.clip_agreement import check_clip_agreement
 from pipelines.embed.embed import embed
 from pipelines.embed.protocol import describe_encoder, fingerprint
 from pipelines.embed.stages import EmbedAttributes, EmbedImages, EmbedText
@@ -141,7 +141,7 @@ def _check_pictures(run: Run, encoder: EncoderRef, rows: pl.DataFrame) -> None:
     if image is None or not ENCODERS.get(image.encoder).text_tower or run.record.kind == "nightly":
         return
     with run.stage("check pictures") as view:
-        found = run.compute.run(check_alignment, run.lake, image, encoder.fingerprint, rows)
+        found = run.compute.run(check_clip_agreement, run.lake, image, encoder.fingerprint, rows)
         if found is None:
             view.note("too few items have a picture and a title")
             return

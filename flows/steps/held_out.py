@@ -6,18 +6,17 @@ from datetime import UTC, datetime
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from pipelines.event_log.user_buckets import Learnt, bucket_count, in_buckets
+from pipelines.event_log.user_buckets import TrainedSlice, bucket_count, in_buckets
 from pipelines.event_log.visible_log import LogSlice
 from pipelines.ingest.accounting import Counts
 from storage.lake import Lake
+from tokenizer.arrays.types import Ints
 from tokenizer.trie.trie import Trie
 from training.data.events import event_kinds, only_shown
 from training.evaluation.evaluate import EvaluationCases
 from training.spec import GeneratorSpec
 
-Ints = NDArray[np.int64]
 FOREVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -49,7 +48,7 @@ def evaluation_cases(
     """
     log = LogSlice(version, FOREVER, FOREVER)
     buckets = bucket_count(lake, log)
-    read = in_buckets(lake, log, trie.item_ids, buckets, Counts("evaluation"), Learnt(learnt, trie.item_ids))
+    read = in_buckets(lake, log, trie.item_ids, buckets, Counts("evaluation"), TrainedSlice(learnt, trie.item_ids))
     parts = [_bucket(rows, learnt.cutoff, negative_events, model) for rows in read]
     targets = np.concatenate([part.targets for part in parts])
     if not len(targets):

@@ -8,7 +8,7 @@ from flows.steps.task import step
 from pipelines.ingest.accounting import Counts, IngestedSource, record_source, unread
 from pipelines.ingest.interactions import admit_waiting, ingest_interactions, waiting_for_known_items
 from pipelines.ingest.items import fetch_again, ingest_items
-from pipelines.source_spec import InteractionsSpec, ItemsSpec, UnpicturedItems
+from pipelines.source_spec import InteractionsSpec, ItemsSpec, ItemsWithoutImages
 from pipelines.sources.column_names import near_columns
 from pipelines.sources.files import Source, find_files, sources_of
 from pipelines.sources.folders import folder_columns
@@ -25,7 +25,7 @@ def ingest(run: Run, items: list[str], interactions: list[str], fetch: bool = Fa
     command stops again, and a run that names other files is judged by these alone. `fetch` asks again for pictures
     that the web did not give.
     """
-    mapping = run.recipe.items if run.recipe.image is not None else UnpicturedItems.of(run.recipe.items)
+    mapping = run.recipe.items if run.recipe.image is not None else ItemsWithoutImages.of(run.recipe.items)
     _read(run, "items", "ingest items", items, mapping, ingest_items)
     _read(run, "interactions", "ingest log", interactions, run.recipe.interactions, ingest_interactions)
     if fetch and (fetched := fetch_again(run.lake, run.recipe.items, run.clock, run.provenance())):

@@ -19,7 +19,7 @@ from learning.ray_train.launch import TrainResult, forget, launch
 from pipelines.assign import encoded_vectors
 from pipelines.cluster import connect
 from pipelines.embed.embed import matrix
-from pipelines.event_log.user_buckets import Learnt
+from pipelines.event_log.user_buckets import TrainedSlice
 from pipelines.sequences import build_sequences, read_bucket, sequence_buckets, targets, users_of_bucket
 from sidmill.release import load_model, open_trie
 from storage.errors import LakeNotFound
@@ -32,8 +32,8 @@ from tokenizer.trie.masks import TrieMasks
 from tokenizer.trie.trie import Trie
 from training.auto_settings import Scale, agrees, followed, generator_spec, train_spec, vector_weight
 from training.data.histories import windows_of
-from training.evaluation.rerank import Likeness
-from training.objectives.code_pretraining import Arrays, ItemAlignment, aligned
+from training.evaluation.rerank import VectorSimilarity
+from training.objectives.code_pretraining import Arrays, CodePretraining, aligned
 from training.objectives.losses import objective_of
 from training.objectives.next_code import NextCode, plan_of
 from training.spec import EvaluateSpec, GeneratorSpec, TrainSpec
@@ -42,10 +42,10 @@ ALIGN = "-align"
 """Ends the name of the run that aligns codes for another."""
 
 
-def learnt_by(lake: Lake, model: dict[str, Any]) -> Learnt:
+def learnt_by(lake: Lake, model: dict[str, Any]) -> TrainedSlice:
     """What the model of a row has learnt from, itself or what it went on from."""
     manifest = read_release(lake, model["release"])
-    return Learnt(log_slice(manifest), open_trie(lake, manifest).item_ids)
+    return TrainedSlice(log_slice(manifest), open_trie(lake, manifest).item_ids)
 
 
 @step
@@ -173,7 +173,7 @@ def _masks(lake: Lake, manifest: Manifest) -> TrieMasks:
     return TrieMasks.of(open_trie(lake, manifest))
 
 
-def likeness_of(lake: Lake, manifest: Manifest, trie: Trie, spec: EvaluateSpec) -> Likeness | None:
+def similarity_of(lake: Lake, manifest: Manifest, trie: Trie, spec: EvaluateSpec) -> VectorSimilarity | None:
     """Of the items of a release, by the vectors that their SIDs encode; None where the recipe gives them no weight."""
     weight = vector_weight(spec.vector_weight, len(trie))
     if not weight:
@@ -182,7 +182,7 @@ def likeness_of(lake: Lake, manifest: Manifest, trie: Trie, spec: EvaluateSpec) 
     rows, vectors = trie.find_rows(found["item_id"].to_arrow()), matrix(found)
     placed = np.zeros((len(trie), vectors.shape[1]), np.float32)
     placed[rows[rows >= 0]] = vectors[rows >= 0]
-    return Likeness.of(placed, weight, spec.vector_decay)
+    return VectorSimilarity.of(placed, weight, spec.vector_decay)
 
 
 def _encoded(lake: Lake, manifest: Manifest) -> pl.DataFrame:
@@ -206,7 +206,7 @@ def _aligned(
     """The embeddings of codes that items and their fused vectors alone teach, as a stage of its own."""
     with run.stage("align") as view:
         both = _encoded(run.lake, manifest)
-        items = ItemAlignment(
+        items = CodePretraining(
             generator,
             manifest.codebook.sizes,
             np.array(both["codes"].to_list(), np.int32),

@@ -17,7 +17,7 @@ from training.data.events import gathered
 from training.data.histories import Plan, contexts, window_rows
 from training.decoding.beam_search import beam_search
 from training.evaluation.evaluate import EvaluationCases, evaluate
-from training.evaluation.rerank import Likeness
+from training.evaluation.rerank import VectorSimilarity
 from training.models import build_generator
 from training.models.generator import Generator
 from training.models.trie_tensors import TrieTensors
@@ -106,8 +106,8 @@ def test_what_was_found_is_put_in_order_by_vectors_too(trie: Trie, learned: Gene
     """Vectors that point from each item to another one than the walks do, and outweigh the generator."""
     held_out = walks(users=32, events=8, seed=1)
     cases = cases_of(held_out[:, :-1], held_out[:, -1])
-    wrong = Likeness.of(np.eye(ITEMS, dtype=np.float32), 1e6, 0.0)
-    right = Likeness.of(np.eye(ITEMS, dtype=np.float32), 0.0, 0.0)
+    wrong = VectorSimilarity.of(np.eye(ITEMS, dtype=np.float32), 1e6, 0.0)
+    right = VectorSimilarity.of(np.eye(ITEMS, dtype=np.float32), 0.0, 0.0)
     counts, every = np.ones(ITEMS, np.int64), SPEC.model_copy(update={"beams": ITEMS, "exclude_seen": False})
     turned = evaluate(learned, trie, cases, counts, every, likeness=wrong)
     same = evaluate(learned, trie, cases, counts, every, likeness=right)

@@ -23,13 +23,12 @@ import torch
 
 from learning.errors import CheckpointMismatch
 from learning.trainable import Cursor
+from tokenizer.arrays.types import Bools, Ints
 from training.data.events import FIRST_OF_SESSION, Events, event_kinds, gathered, only_shown, place, positive
 from training.errors import SequencesInvalid
 from training.spec import GeneratorSpec
 
 ReadBucket = Callable[[int], pa.Table]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 SHUFFLE_WINDOWS = 65_536
 """Windows that are shuffled together; the order of buckets is shuffled too."""

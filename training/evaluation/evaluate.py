@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tokenizer.arrays.types import Doubles, Ints
 from tokenizer.trie.masks import TrieMasks
 from training.data.events import gathered
 from training.data.histories import contexts, window_rows
 from training.decoding.beam_search import Scores, Variety, items_of, search_sids
 from training.evaluation.baselines import ItemNeighbours, popular_rows
 from training.evaluation.comparison import versus
-from training.evaluation.exposure import Exposure, Floats, self_information
+from training.evaluation.exposure import Exposure, self_information
 from training.evaluation.metrics import (
     Bucket,
     headline_cut,
@@ -29,7 +30,7 @@ from training.evaluation.metrics import (
     rank_of_target,
     recall_at,
 )
-from training.evaluation.rerank import Likeness
+from training.evaluation.rerank import VectorSimilarity
 from training.models.trie_tensors import TrieTensors
 from training.sasrec.sasrec import fit_sasrec
 from training.sasrec.sasrec import rank as rank_next
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from tokenizer.trie.trie import Trie
     from training.models.generator import Generator
 
-Ints = npt.NDArray[np.int64]
 Rank = Callable[[Ints], tuple[Ints, Ints | None]]
 """Cases (b,) -> rows of the best items (b, W), and SID numbers (b, W) if it ranks SIDs; both -1 padded."""
 
@@ -82,7 +82,7 @@ def evaluate(
     popularity_counts: Ints,
     spec: EvaluateSpec,
     learnt: Sequence[Ints] | None = None,
-    likeness: Likeness | None = None,
+    likeness: VectorSimilarity | None = None,
 ) -> dict[str, Any]:
     """Figures of the generator, popularity, item neighbours and a SASRec, one row each, and the counts.
 
@@ -108,7 +108,7 @@ def evaluate(
         raise ValueError("evaluation has 0 cases: the split holds out no event; move the cutoff to an earlier time")
     known = cases.target_rows >= 0
     lengths = np.diff(cases.offsets)
-    judge = _Judge(
+    judge = _Measurement(
         cases,
         prefix_numbers(trie.codes()),
         self_information(popularity_counts),
@@ -176,7 +176,7 @@ def _generated(
     return rank
 
 
-def _reranked(likeness: Likeness, cases: EvaluationCases, found: list[tuple[Ints, Scores]]) -> Rank:
+def _reranked(likeness: VectorSimilarity, cases: EvaluationCases, found: list[tuple[Ints, Scores]]) -> Rank:
     """A `Rank` of the items found for the same parts, reordered with likeness."""
     parts = iter(found)
 
@@ -186,7 +186,7 @@ def _reranked(likeness: Likeness, cases: EvaluationCases, found: list[tuple[Ints
     return rank
 
 
-def _alike(likeness: Likeness, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
+def _alike(likeness: VectorSimilarity, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
     """A `Rank` by likeness alone."""
 
     def rank(part: Ints) -> tuple[Ints, None]:
@@ -226,12 +226,12 @@ def _next(learnt: Sequence[Ints], items: int, cases: EvaluationCases, spec: Eval
 
 
 @dataclass(frozen=True)
-class _Judge:
+class _Measurement:
     """Measurement of all recommenders: cases, prefixes (N, L) and bits (N,) of items, cut-offs and buckets."""
 
     cases: EvaluationCases
     numbers: Ints
-    bits: Floats
+    bits: Doubles
     cuts: tuple[int, ...]
     buckets: dict[str, list[Bucket]]
     ranks: dict[str, Ints] = field(default_factory=dict)
