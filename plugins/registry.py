@@ -75,14 +75,18 @@ class Registry(Generic[T]):
             found[point.name] = other
         return found
 
-    def get(self, name: str) -> T:
-        """The object of a member. Raises UnknownMember, and what importing it raises."""
+    def require(self, name: str) -> str:
+        """Return the name of a member. Raises UnknownMember."""
         if name not in self.members:
             raise UnknownMember(
                 f"there is no {self.what} {name!r}: installed are {', '.join(self.members)}; a package declares "
                 f"others as entry points of the group {self.group}"
             )
-        member = self.members[name]
+        return name
+
+    def get(self, name: str) -> T:
+        """The object of a member. Raises UnknownMember, and what importing it raises."""
+        member = self.members[self.require(name)]
         return cast(T, metadata.EntryPoint(name, member.target, self.group).load())
 
 

@@ -3,8 +3,9 @@
 from pipelines.registry import ENCODERS
 from plugins.registry import Member
 from tokenizer.registry import QUANTIZERS
+from training.registry import ARCHITECTURES, OBJECTIVES
 
-REGISTRIES = (ENCODERS, QUANTIZERS)
+REGISTRIES = (ENCODERS, QUANTIZERS, ARCHITECTURES, OBJECTIVES)
 
 
 def members() -> list[tuple[str, Member]]:
