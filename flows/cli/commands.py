@@ -65,7 +65,7 @@ def _night(options: Options, parent: str, retry: bool) -> None:
     lake = existing(options)
     given, overrides = _recipe(options, read_release(lake, parent).recipe)
     lasting = any(each not in overrides for each in options.overrides)
-    recipe = given if options.recipe or lasting else None  # None: that of the release that the night extends
+    recipe = given if options.recipe or lasting else None  # None: the recipe of the release that the night extends
     sources = _checked_sources(options)
     _starting()
     from flows.nightly import nightly

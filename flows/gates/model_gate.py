@@ -8,7 +8,7 @@ from storage.releases.models import worse_than
 
 @dataclass(frozen=True)
 class ModelVerdict:
-    """Verdict on the publication of a model by a run. `told` is a message, empty if it beats all baselines."""
+    """Verdict on the publication of a model by a run. `told` is a message, empty if the model beats all baselines."""
 
     publishable: bool
     told: str

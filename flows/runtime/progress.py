@@ -99,7 +99,7 @@ class Display:
 
     @contextmanager
     def _ticking(self, name: str, seconds: Callable[[], float]) -> Iterator[None]:
-        """Print a line after FIRST_TICK_S of a stage, and each time its seconds have doubled, without a terminal."""
+        """Without a terminal, print a line after FIRST_TICK_S of a stage, and each time its seconds have doubled."""
         over = threading.Event()
 
         def tick() -> None:

@@ -32,9 +32,8 @@ class ServerNotReadyError(RuntimeError):
 def ensure_server(port: int | None = None, with_services: bool = False) -> str:
     """Return the API URL of the configured server, else of one started here that ends with this process.
 
-    `with_services` also runs its scheduler, triggers and web pages. A server started here requires a login, which is
-    in the environment of this process and its children: without a login, any user of the machine could start flows as
-    us.
+    `with_services` also runs its scheduler, triggers and web pages. A server started here requires a login, which is in
+    the environment of this process and its children. Without it, any user of the machine could start flows as us.
     """
     from prefect.context import refresh_global_settings_context
     from prefect.settings import PREFECT_API_URL
