@@ -9,5 +9,5 @@ REGISTRIES = (ENCODERS, QUANTIZERS, ARCHITECTURES, OBJECTIVES)
 
 
 def members() -> list[tuple[str, Member]]:
-    """Kind and member, registry by registry."""
+    """Return (kind, member), in order of registries."""
     return [(registry.what, member) for registry in REGISTRIES for member in registry.members.values()]

@@ -1,4 +1,4 @@
-"""Step: a new segment of the SID table for the items that have no SID under the codebook yet."""
+"""Step that adds a segment to the SID table, for the items that have no SID under the codebook yet."""
 
 import hashlib
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from tokenizer.metrics import Errors, Shift
 
 @dataclass(frozen=True)
 class Assigned:
-    """The segments that make up the SID table of a release, and what the newest one did."""
+    """Segments that make up the SID table of a release, and counts and errors of the newest one."""
 
     assignments: tuple[str, ...]
     new_items: int
@@ -40,10 +40,10 @@ def assign(
     key: str,
     given: dict[str, list[int]] | None = None,
 ) -> Assigned:
-    """Assign SIDs to the catalogue rows given; one that has a SID keeps it and is recorded as drifted if it changed.
+    """Assign SIDs to catalogue rows. An item with a SID keeps it, and is recorded as drifted if its vector changed.
 
-    `base` are the segments of the parent. Segments that were ever published under the codebook are taken along:
-    their SIDs are occupied for good, and an item that has one there keeps it. `given` are the SIDs that a refit found.
+    `base` are the segments of the parent. Segments ever published under the codebook are added to them: their SIDs
+    stay occupied, and an item that has one keeps it. `given` are the SIDs that a refit found.
     """
     codebook = basis.codebook
     taken = list(dict.fromkeys([*published_assignments(run.lake, codebook.id), *base]))

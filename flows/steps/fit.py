@@ -1,4 +1,4 @@
-"""Step: fit what a codebook's life begins with: collaborative vectors, the fusion, the codebook itself."""
+"""Steps that fit collaborative vectors, the fusion and the codebook, or refit a codebook."""
 
 import json
 from dataclasses import dataclass, replace
@@ -43,7 +43,7 @@ from tokenizer.spec import RefitSpec
 
 @dataclass(frozen=True)
 class Basis:
-    """What gives an item its SID: encoders, fusion and codebook, fitted on events before `fit_cutoff`."""
+    """Encoders, fusion and codebook, which determine SIDs. They have seen only events before `fit_cutoff`."""
 
     encoders: dict[str, EncoderRef]
     fusion: Fusion
@@ -54,7 +54,7 @@ class Basis:
 
 
 def basis_of(lake: Lake, manifest: Manifest) -> Basis:
-    """The frozen basis of a release, read by hash."""
+    """Read the frozen basis of a release by hash."""
     return Basis(
         manifest.encoders,
         Fusion.from_bytes(lake.blobs.get(manifest.fusion_blob)),
@@ -67,7 +67,7 @@ def basis_of(lake: Lake, manifest: Manifest) -> Basis:
 
 @step
 def fit(run: Run, snapshot: Snapshot, items: pl.DataFrame, encoders: dict[str, EncoderRef]) -> Basis:
-    """Fit on the snapshot and store by hash; the same input gives the same basis."""
+    """Fit a basis on the snapshot and store it by hash; the same input gives the same basis."""
     references, behaviour = fit_behaviour(run, snapshot)
     encoders = {**encoders, **references}
     gathered = gather_inputs(run, items, encoders)
@@ -98,7 +98,7 @@ def fit(run: Run, snapshot: Snapshot, items: pl.DataFrame, encoders: dict[str, E
 
 @step
 def refit(run: Run, items: pl.DataFrame, manifest: Manifest, spec: RefitSpec) -> tuple[Basis, dict[str, list[int]]]:
-    """The basis of a release with its codebook refitted to `items` under a churn budget, and their SIDs under it."""
+    """Refit the codebook of a release to `items` under a churn budget; return the basis and the SIDs of `items`."""
     basis = basis_of(run.lake, manifest)
     gathered = gather_inputs(run, items, basis.encoders)
     vectors = fused_vectors(run, basis.fusion, gathered)
@@ -126,7 +126,7 @@ def refit(run: Run, items: pl.DataFrame, manifest: Manifest, spec: RefitSpec) ->
 
 
 def _fit_fusion(run: Run, snapshot: Snapshot, gathered: Gathered, made: Collaborative | None) -> Fusion:
-    """In one task, or over several workers of Ray Train where the run is on Ray and the recipe asks for them."""
+    """Fit in one task, or on several workers of Ray Train if the run is on Ray and the recipe asks for them."""
     spec, pairs, before = run.recipe.fusion, NO_PAIRS, dict[str, Modality]()
     if made is not None and spec.method != "concat":
         pairs, before = run.compute.run(taken_together, run.lake, snapshot.log, made, gathered.items, spec)
@@ -137,7 +137,7 @@ def _fit_fusion(run: Run, snapshot: Snapshot, gathered: Gathered, made: Collabor
 
 
 def gather_inputs(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]) -> Gathered:
-    """The stored vectors of catalogue rows in every modality of the basis."""
+    """Return the stored vectors of catalogue rows in every modality of the basis."""
     wanted = content_pairs(items, run)
     if COLLABORATIVE in encoders:
         wanted[COLLABORATIVE] = behaviour_pairs(run.lake, encoders[COLLABORATIVE], items["item_id"].to_list())
@@ -145,7 +145,7 @@ def gather_inputs(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]
 
 
 def fused_vectors(run: Run, fusion: Fusion, gathered: Gathered) -> Fused:
-    """Fused vectors of the gathered items, those that are new computed and stored."""
+    """Return fused vectors of the gathered items; compute and store the missing ones."""
     with run.stage("fuse") as view:
         vectors, counts = fuse(run.lake, fusion, gathered, run.provenance())
         view.count(counts)
@@ -155,7 +155,7 @@ def fused_vectors(run: Run, fusion: Fusion, gathered: Gathered) -> Fused:
 
 @dataclass(frozen=True)
 class LevelVectors:
-    """The vectors each source of a codebook reads, aligned with the items of `fused`; `counts` has who was refused."""
+    """Vectors by source of a codebook, aligned with the items of `fused`; `counts` includes the refused items."""
 
     vectors: dict[str, NDArray[np.float32]]
     fused: Fused
@@ -163,7 +163,7 @@ class LevelVectors:
 
     @property
     def items(self) -> list[str]:
-        """Their ids."""
+        """Item ids."""
         ids: list[str] = self.fused.items["item_id"].to_list()
         return ids
 
@@ -176,9 +176,9 @@ def level_vectors(
     provenance: Provenance,
     also: tuple[str, ...] = (),
 ) -> LevelVectors:
-    """Fused vectors, and those of the other sources the levels name; items that lack one are quarantined.
+    """Return the vectors of the sources that the levels read; quarantine items that lack one.
 
-    The sources in `also` are read too, with a row of zeros for an item that lacks one.
+    The sources in `also` are read too; an item that lacks one has a row of zeros.
     """
     places = gathered.items.select("item_id").with_row_index("place")
     place = fused.items.join(places, on="item_id", how="left", maintain_order="left")["place"].to_numpy()
@@ -206,7 +206,7 @@ def level_vectors(
 
 
 def _codebook_trainer(run: Run) -> Trainer:
-    """Where the network of a learned quantizer is trained: on Ray Train where the run is on Ray."""
+    """Return the trainer of a learned quantizer's network: Ray Train if the run is on Ray, else this process."""
     trained = quantizer_of(run.recipe.codebook).trained
     return ray_trainer(run) if trained and isinstance(run.compute, OnRay) else train_in_process
 
@@ -237,5 +237,5 @@ def _store_codebook(run: Run, codebook: Codebook, refit_of: str | None = None) -
 
 
 def log_slice(manifest: Manifest) -> LogSlice:
-    """What of the log a release pins."""
+    """Return the log slice of a release."""
     return LogSlice(manifest.versions["interactions"], manifest.as_of, manifest.cutoff)

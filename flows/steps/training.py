@@ -1,4 +1,4 @@
-"""Steps: sequences of a release, and a generator trained on them, stage after stage."""
+"""Steps that build the sequences of a release and train a generator on them."""
 
 import json
 from collections.abc import Callable
@@ -39,25 +39,25 @@ from training.objectives.next_code import NextCode, plan_of
 from training.spec import EvaluateSpec, GeneratorSpec, TrainSpec
 
 ALIGN = "-align"
-"""Ends the name of the run that aligns codes for another."""
+"""Suffix of the name of the alignment run of a training."""
 
 
 def learnt_by(lake: Lake, model: dict[str, Any]) -> TrainedSlice:
-    """What the model of a row has learnt from, itself or what it went on from."""
+    """Return the data that the model of a row has learnt from, also through its former models."""
     manifest = read_release(lake, model["release"])
     return TrainedSlice(log_slice(manifest), open_trie(lake, manifest).item_ids)
 
 
 @step
 def sequences(run: Run, manifest: Manifest, trie: Trie, former: dict[str, Any] | None) -> str:
-    """The release's log before its cutoff, joined with its SIDs, in user buckets; returns the name they are under.
+    """Write the release's log before its cutoff, joined with its SIDs, in user buckets; return the name for them.
 
-    What the `former` model has learnt from is marked.
+    Events that the `former` model has learnt from are marked.
     """
     log = log_slice(manifest)
     learnt = learnt_by(run.lake, former) if former else None
     buckets = sequence_buckets(run.lake, log, run.recipe.sequences)
-    # Users are in other buckets where there are more or fewer of them.
+    # The bucket of a user depends on the number of buckets.
     source = f"{manifest.id}-in-{buckets}" + (f"-since-{former['id']}" if former else "")
     with run.stage("sequences") as view:
         counts = build_sequences(
@@ -80,7 +80,7 @@ def sequences(run: Run, manifest: Manifest, trie: Trie, former: dict[str, Any] |
 
 @step
 def train_model(run: Run, manifest: Manifest, key: str, source: str, former: dict[str, Any] | None) -> str:
-    """Train on Ray Train, store weights and card by hash, record the model."""
+    """Train on Ray Train, store weights and card by hash, and record the model."""
     recipe = run.recipe
     buckets = sequence_buckets(run.lake, log_slice(manifest), recipe.sequences)
     generator, settings = _settings(run, manifest, source, buckets, former)
@@ -135,9 +135,9 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, former: dic
 def _settings(
     run: Run, manifest: Manifest, source: str, buckets: int, former: dict[str, Any] | None
 ) -> tuple[GeneratorSpec, TrainSpec]:
-    """The sections [generator] and [train] for the catalogue and the log of a release; what they became is told.
+    """Resolve the sections [generator] and [train] for the size of a release; show the resolved "auto" settings.
 
-    A model that goes on from a `former` one has its shape.
+    A model that starts from a `former` one has its shape.
     """
     sections = run.recipe.generator, run.recipe.train
     events = (users_of_bucket(run.lake, source, bucket) for bucket in range(buckets))
@@ -159,13 +159,13 @@ def _settings(
 
 
 def forget_training(lake: Lake, key: str) -> None:
-    """Take away what a training needs to go on, once its model is recorded."""
+    """Delete the files that a training needs to resume, once its model is recorded."""
     for name in (key, f"{key}{ALIGN}"):
         forget(name, _storage(lake))
 
 
 def _storage(lake: Lake) -> str:
-    """What the runs of Ray Train are below while they are under way."""
+    """Return the URI below which Ray Train stores unfinished runs."""
     return f"{lake.uri}/training"
 
 
@@ -174,7 +174,7 @@ def _masks(lake: Lake, manifest: Manifest) -> TrieMasks:
 
 
 def similarity_of(lake: Lake, manifest: Manifest, trie: Trie, spec: EvaluateSpec) -> VectorSimilarity | None:
-    """Of the items of a release, by the vectors that their SIDs encode; None where the recipe gives them no weight."""
+    """Return the similarity of items by the vectors that their SIDs encode; None if the recipe gives it no weight."""
     weight = vector_weight(spec.vector_weight, len(trie))
     if not weight:
         return None
@@ -186,7 +186,7 @@ def similarity_of(lake: Lake, manifest: Manifest, trie: Trie, spec: EvaluateSpec
 
 
 def _encoded(lake: Lake, manifest: Manifest) -> pl.DataFrame:
-    """(item_id, codes, vector) of the items of a release: the vectors that their SIDs encode."""
+    """Return (item_id, codes, vector) of the items of a release; the vectors are those that the SIDs encode."""
     rows = segments(lake, list(manifest.assignments), manifest.codebook.id)
     both = rows.join(encoded_vectors(lake, manifest.fusion.fingerprint, rows), on="item_id", maintain_order="left")
     if both.is_empty():
@@ -195,7 +195,7 @@ def _encoded(lake: Lake, manifest: Manifest) -> pl.DataFrame:
 
 
 def _weights(lake: Lake, former: dict[str, Any], vocabulary: str) -> Arrays:
-    """The weights of a model to go on from."""
+    """Return the weights of a former model."""
     model = load_model(lake, former, vocabulary)
     return {name: weight.numpy() for name, weight in model.state_dict().items()}
 
@@ -203,7 +203,7 @@ def _weights(lake: Lake, former: dict[str, Any], vocabulary: str) -> Arrays:
 def _aligned(
     run: Run, manifest: Manifest, key: str, generator: GeneratorSpec, spec: TrainSpec, fit: Callable[..., TrainResult]
 ) -> Arrays:
-    """The embeddings of codes that items and their fused vectors alone teach, as a stage of its own."""
+    """Train code embeddings on items and their fused vectors alone, as a separate stage."""
     with run.stage("align") as view:
         both = _encoded(run.lake, manifest)
         items = CodePretraining(
