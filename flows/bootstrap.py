@@ -10,11 +10,13 @@ from flows.runtime.run import Run, open_run
 from flows.runtime.times import bounds
 from flows.snapshot import Snapshot, release_key, say_cutoff, take_snapshot
 from flows.steps.assign import assign
+from flows.steps.basis import basis_of
 from flows.steps.candidate import make_candidate
 from flows.steps.embed import describe_encoders, embed_items
 from flows.steps.fit import fit, refit
 from flows.steps.ingest import ingest
 from flows.steps.publish import Moved, publish, show_release
+from flows.steps.vectors import item_vectors
 from storage.releases.manifest import Manifest
 from storage.releases.pointers import read_pointer
 from storage.releases.releases import PRODUCTION, find_release_by_key
@@ -100,10 +102,12 @@ def fitted_release(
     embed_items(run, items, encoders)
     given = None
     if refit_of is not None and run.recipe.refit is not None:
-        basis, given = refit(run, items, refit_of, run.recipe.refit)
+        former = basis_of(run.lake, refit_of)
+        vectors = item_vectors(run, former, items)
+        basis, given = refit(run, former, vectors, refit_of, run.recipe.refit)
     else:
-        basis = fit(run, snapshot, items, encoders)
-    assigned = assign(run, basis, items, (), key, given)
+        basis, vectors = fit(run, snapshot, items, encoders)
+    assigned = assign(run, basis, vectors, (), key, given)
     return make_candidate(run, kind, key, snapshot, basis, assigned, parent)
 
 

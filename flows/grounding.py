@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flows.recipe import parse_recipe
-from flows.steps.fit import log_slice
+from pipelines.event_log.visible_log import LogSlice
 from pipelines.grounding import SCHEMA, TEMPLATES, GroundingSpec, grounding, tokens
 from pipelines.ingest.accounting import Counts
 from sidmill.release import open_trie
@@ -52,7 +52,7 @@ def export_grounding(lake: Lake, manifest: Manifest, folder: Path) -> dict[str, 
         path.unlink(missing_ok=True)
     rows = Counter(dict.fromkeys(TEMPLATES, 0))
     parts = {}
-    batches = grounding(lake, trie, log_slice(manifest), manifest.versions["items"], spec, left_out)
+    batches = grounding(lake, trie, LogSlice.of(manifest), manifest.versions["items"], spec, left_out)
     for number, part in enumerate(_parts(batches)):
         path = folder / f"{_stem(manifest)}{number:05d}.parquet"
         with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:

@@ -20,12 +20,13 @@ from flows.snapshot import (
     take_snapshot,
 )
 from flows.steps.assign import assign
+from flows.steps.basis import basis_of
 from flows.steps.behaviour import fold_new
 from flows.steps.candidate import make_candidate
 from flows.steps.embed import check_encoders, describe_encoders, embed_items
-from flows.steps.fit import basis_of
 from flows.steps.ingest import ingest
 from flows.steps.publish import Moved, publish, show_release
+from flows.steps.vectors import item_vectors
 from storage.errors import PointerMoved
 from storage.lake import Lake
 from storage.quarantine import open_rows, resolve
@@ -152,7 +153,7 @@ def extended_release(
     encoders = fold_new(run, snapshot, parent, basis.encoders, new)
     if encoders is not basis.encoders:
         basis = replace(basis, encoders=encoders, fit_cutoff=max(basis.fit_cutoff, snapshot.cutoff))
-    assigned = assign(run, basis, alive, base, key)
+    assigned = assign(run, basis, item_vectors(run, basis, alive), base, key)
     candidate = make_candidate(run, kind, key, snapshot, basis, assigned, parent)
     _resolve_assigned(run, again, candidate)
     return candidate

@@ -11,11 +11,11 @@ from flows.inspect.evaluation_tables import headline, rankers, verdicts
 from flows.recipe import Recipe
 from flows.runtime.cancellation import report_cancelled
 from flows.runtime.run import Run, open_run
-from flows.steps.fit import log_slice
 from flows.steps.held_out import evaluation_cases
 from flows.steps.publish import publish_model
 from flows.steps.task import step
 from pipelines.event_log.user_buckets import users_with_fresh_events
+from pipelines.event_log.visible_log import LogSlice
 from pipelines.sequences import targets
 from sidmill.release import open_trie
 from storage.lake import Lake
@@ -151,7 +151,7 @@ def _news(lake: Lake, manifest: Manifest, former: dict[str, Any]) -> bool:
     from flows.steps.training import learnt_by
 
     items = open_trie(lake, manifest).item_ids
-    return len(users_with_fresh_events(lake, log_slice(manifest), items, learnt_by(lake, former))) > 0
+    return len(users_with_fresh_events(lake, LogSlice.of(manifest), items, learnt_by(lake, former))) > 0
 
 
 def model_key(manifest: Manifest, recipe: Recipe) -> str:
@@ -180,7 +180,7 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
     trie = open_trie(run.lake, manifest)
     row = read_model(run.lake, model)
     spec = GeneratorSpec.model_validate(row["card"]["identity"]["spec"])
-    held_out = evaluation_cases(run.lake, log_slice(manifest), trie, version, negative, spec)
+    held_out = evaluation_cases(run.lake, LogSlice.of(manifest), trie, version, negative, spec)
     if held_out is None:
         run.say(f"  not evaluated: the log holds no event at or after the cutoff {manifest.cutoff.isoformat()}")
         return None

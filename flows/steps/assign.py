@@ -4,12 +4,12 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 
+from flows.runtime.budget import check_stage_budget
 from flows.runtime.run import Run
-from flows.steps.fit import Basis, fused_vectors, gather_inputs, level_vectors
-from flows.steps.ingest import check_stage_budget
+from flows.steps.basis import Basis
 from flows.steps.task import step
+from flows.steps.vectors import ItemVectors, level_vectors
 from pipelines.assign import occupancy, record_drift, write_segment
 from storage.reasons import Reason, remedy
 from storage.releases.catalogue import segments
@@ -35,7 +35,7 @@ class Assigned:
 def assign(
     run: Run,
     basis: Basis,
-    items: pl.DataFrame,
+    vectors: ItemVectors,
     base: tuple[str, ...],
     key: str,
     given: dict[str, list[int]] | None = None,
@@ -48,8 +48,7 @@ def assign(
     codebook = basis.codebook
     taken = list(dict.fromkeys([*published_assignments(run.lake, codebook.id), *base]))
     assignment_id = "a-" + hashlib.sha256(f"{key}\0{codebook.id}\0{sorted(taken)}".encode()).hexdigest()[:16]
-    gathered = gather_inputs(run, items, basis.encoders)
-    fused = fused_vectors(run, basis.fusion, gathered)
+    fused = vectors.fused
     published = segments(run.lake, taken, codebook.id, among=fused.items["item_id"].to_list())
     new = fused.take((~fused.items["item_id"].is_in(published["item_id"].implode())).arg_true().to_numpy())
     with run.stage("assign SIDs") as view:
@@ -59,7 +58,7 @@ def assign(
         if new.items.is_empty():
             view.note("no item is new")
             return Assigned(tuple(taken), 0, 0, 0, drifted.height, Errors(0.0, 0.0, 0), None)
-        level = level_vectors(run.lake, new, gathered, codebook.sources, run.provenance())
+        level = level_vectors(run.lake, new, vectors.gathered, codebook.sources, run.provenance())
         if not level.items:
             view.count(level.counts)
             check_stage_budget(level.counts, run.recipe.budget)

@@ -14,7 +14,7 @@ from flows.inspect.diff import churn, kept_codes
 from flows.runtime.run import Run
 from flows.snapshot import Snapshot, added_events, arrived_since
 from flows.steps.assign import Assigned
-from flows.steps.fit import Basis
+from flows.steps.basis import Basis
 from flows.steps.task import step
 from pipelines.event_log.visible_log import LogSlice
 from pipelines.neighbours import Added, neighbours_sharing

@@ -9,8 +9,8 @@ from typing import Any
 import polars as pl
 
 from flows.recipe import Recipe
+from flows.runtime.budget import check_stage_budget
 from flows.runtime.run import Run
-from flows.steps.ingest import check_stage_budget
 from flows.steps.task import step
 from pipelines.compute import InProcess
 from pipelines.embed.attributes import describe_attributes, describe_coordinates, place_of, values_of

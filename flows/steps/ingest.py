@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from flows.runtime.budget import check_stage_budget
 from flows.runtime.progress import StageView
 from flows.runtime.run import Run
 from flows.steps.task import step
@@ -13,8 +14,6 @@ from pipelines.sources.column_names import near_columns
 from pipelines.sources.files import Source, find_files, sources_of
 from pipelines.sources.folders import folder_columns
 from pipelines.sources.reading import check_sources
-from pipelines.spec import BudgetSpec
-from storage.errors import QuarantineBudgetExceeded
 
 
 @step
@@ -125,21 +124,3 @@ def _warn(run: Run, done: IngestedSource) -> None:
             run.say(f"  warning: {done.source.file} gave no {of[:-1]}, all were refused ({stage.why()})")
         elif stage.quarantined > stage.rows_in / 2:
             run.say(f"  warning: of {done.source.file} more than half of the {of} were refused ({stage.why()})")
-
-
-def check_stage_budget(counts: Counts, budget: BudgetSpec, files: list[str] | None = None) -> None:
-    """Raise QuarantineBudgetExceeded if a stage refused too many rows; `files` are those that held them."""
-    rows, refused = counts.rows_in, counts.quarantined
-    share = refused / rows if rows else 0.0
-    if refused > budget.quarantine_rows and share > budget.quarantine_share:
-        raise QuarantineBudgetExceeded(
-            f"{counts.stage}: {refused:,} of {rows:,} rows ({share:.1%}){_of(files or [])} were quarantined "
-            f"({counts.why()}). The recipe allows {budget.quarantine_share:.1%} (budget.quarantine_share) beyond "
-            f"{budget.quarantine_rows} rows. Nothing was published. See `sidmill quarantine list`, mend the "
-            "input or the recipe and run the same again, or let one run pass with --set budget.quarantine_share=1."
-        )
-
-
-def _of(files: list[str]) -> str:
-    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
-    return f" of {', '.join(files[:3])}{more}" if files else ""

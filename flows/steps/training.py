@@ -11,7 +11,6 @@ import polars as pl
 import ray
 
 from flows.runtime.run import Run
-from flows.steps.fit import log_slice
 from flows.steps.task import step
 from learning.checkpoint import RECORD, WEIGHTS
 from learning.errors import CheckpointMismatch, LossDiverged
@@ -20,6 +19,7 @@ from pipelines.assign import encoded_vectors
 from pipelines.cluster import connect
 from pipelines.embed.embed import matrix
 from pipelines.event_log.user_buckets import TrainedSlice
+from pipelines.event_log.visible_log import LogSlice
 from pipelines.sequences import build_sequences, read_bucket, sequence_buckets, targets, users_of_bucket
 from sidmill.release import load_model, open_trie
 from storage.errors import LakeNotFound
@@ -45,7 +45,7 @@ ALIGN = "-align"
 def learnt_by(lake: Lake, model: dict[str, Any]) -> TrainedSlice:
     """Return the data that the model of a row has learnt from, also through its former models."""
     manifest = read_release(lake, model["release"])
-    return TrainedSlice(log_slice(manifest), open_trie(lake, manifest).item_ids)
+    return TrainedSlice(LogSlice.of(manifest), open_trie(lake, manifest).item_ids)
 
 
 @step
@@ -54,7 +54,7 @@ def sequences(run: Run, manifest: Manifest, trie: Trie, former: dict[str, Any] |
 
     Events that the `former` model has learnt from are marked.
     """
-    log = log_slice(manifest)
+    log = LogSlice.of(manifest)
     learnt = learnt_by(run.lake, former) if former else None
     buckets = sequence_buckets(run.lake, log, run.recipe.sequences)
     # The bucket of a user depends on the number of buckets.
@@ -82,7 +82,7 @@ def sequences(run: Run, manifest: Manifest, trie: Trie, former: dict[str, Any] |
 def train_model(run: Run, manifest: Manifest, key: str, source: str, former: dict[str, Any] | None) -> str:
     """Train on Ray Train, store weights and card by hash, and record the model."""
     recipe = run.recipe
-    buckets = sequence_buckets(run.lake, log_slice(manifest), recipe.sequences)
+    buckets = sequence_buckets(run.lake, LogSlice.of(manifest), recipe.sequences)
     generator, settings = _settings(run, manifest, source, buckets, former)
     connect(recipe.compute)
     gpus = ray.cluster_resources().get("GPU", 0)

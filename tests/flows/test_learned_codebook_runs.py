@@ -12,7 +12,8 @@ from flows.bootstrap import bootstrap
 from flows.inspect.verify import verify
 from flows.nightly import nightly
 from flows.runtime.run import Run
-from flows.steps.fit import Basis, fit
+from flows.steps.basis import Basis
+from flows.steps.fit import fit
 from flows.train import train
 from pipelines.compute import OnRay
 from sidmill.release import open_trie

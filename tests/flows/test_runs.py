@@ -30,8 +30,8 @@ from flows.recipe import Recipe as Settings
 from flows.report.samples import looks
 from flows.runtime.run import open_run
 from flows.snapshot import Snapshot, added_events, take_snapshot
-from flows.steps.fit import gather_inputs
 from flows.steps.publish import publish_model
+from flows.steps.vectors import gather_inputs
 from flows.train import model_key, production_to_go_on_from, train
 from pipelines.fusion.frozen import Fusion
 from sidmill.release import open_trie
