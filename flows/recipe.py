@@ -6,10 +6,11 @@ import json
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from flows.gates.spec import GatesSpec
 from infra.addresses import refuse_secrets_within, without_secrets
 from pipelines.source_spec import InteractionsSpec, ItemsSpec
 from pipelines.spec import (
@@ -30,53 +31,6 @@ from training.spec import EvaluateSpec, GeneratorSection, ItemEmbeddingsSpec, Tr
 
 class RecipeError(ValueError):
     """Raised when a recipe, or an override of it, is invalid."""
-
-
-class GateSpec(BaseModel):
-    """Limit of a gate, and severity of a failure."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    limit: float
-    severity: Literal["block", "warn"]
-
-
-class ModelGateSpec(BaseModel):
-    """Severity for a model that is worse than a baseline, beyond the interval of their difference."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    severity: Literal["block", "warn"]
-
-
-class GatesSpec(BaseModel):
-    """Gates of candidates (`flows.gates.release_gates`) and of models (`flows.gates.model_gate`).
-
-    A recipe may set only the limit or only the severity of a gate; the other keeps its default.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _keep_the_other_half(cls, settings: Any) -> Any:
-        if not isinstance(settings, dict):
-            return settings
-        defaults = {name: field.default.model_dump() for name, field in cls.model_fields.items()}
-        return {
-            name: {**defaults.get(name, {}), **given} if isinstance(given, dict) else given
-            for name, given in settings.items()
-        }
-
-    collision_rate: GateSpec = GateSpec(limit=0.0, severity="block")
-    utilisation: GateSpec = GateSpec(limit=0.25, severity="block")
-    relative_error: GateSpec = GateSpec(limit=1.0, severity="block")
-    shrinkage: GateSpec = GateSpec(limit=0.1, severity="block")
-    events_without_sid: GateSpec = GateSpec(limit=0.5, severity="block")
-    drifted_items: GateSpec = GateSpec(limit=0.2, severity="warn")
-    capacity_used: GateSpec = GateSpec(limit=0.9, severity="warn")
-    churn: GateSpec = GateSpec(limit=0.05, severity="block")
-    model_against_baselines: ModelGateSpec = ModelGateSpec(severity="block")
 
 
 class SplitSpec(BaseModel):

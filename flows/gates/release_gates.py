@@ -1,56 +1,63 @@
-"""Gates: conditions for the publication of a candidate. Each compares one metric with the recipe's limit."""
+"""Gates of a release: what a candidate must hold to be published. Each compares one figure with the recipe's limit."""
 
-import math
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from flows.recipe import GateSpec, GatesSpec
-from storage.releases.manifest import Gate, Manifest
-
-
-def judge(metrics: dict[str, Any], items: int, parent: Manifest | None, gates: GatesSpec) -> tuple[Gate, ...]:
-    """Return all gates of a candidate, in the order of display. A metric that is not finite fails its gate."""
-    level = _worst_level(metrics["utilisation_of_fillable"])
-    churn = metrics.get("churn")
-    shrinkage = max(0.0, 1 - items / parent.items) if parent is not None and parent.items else 0.0
-    return (
-        _at_most("collision_rate", metrics["collision_rate"], gates.collision_rate, "items that share a SID"),
-        _at_least(
-            "utilisation", level[1], gates.utilisation, f"codes in use of those items could fill, level {level[0]}"
-        ),
-        _at_most(
-            "relative_error",
-            metrics["relative_error"],
-            gates.relative_error,
-            "squared error over squared distance to the mean",
-        ),
-        _at_most("shrinkage", shrinkage, gates.shrinkage, "share of the parent's items that are gone"),
-        _at_most("events_without_sid", metrics["events_without_sid"], gates.events_without_sid, "of the new events"),
-        _at_most("drifted_items", metrics["drifted"] / max(1, items), gates.drifted_items, "changed since assigned"),
-        _at_most("capacity_used", metrics["capacity_used"], gates.capacity_used, "SIDs taken of those planned"),
-        *([] if churn is None else [_at_most("churn", churn, gates.churn, "SIDs that the refit changed")]),
-    )
+from storage.releases.manifest import Manifest
 
 
-def _worst_level(values: list[float]) -> tuple[int, float]:
+@dataclass(frozen=True)
+class Candidate:
+    """What gates judge: the metrics of a candidate, its number of items, and the release that it extends."""
+
+    metrics: dict[str, Any]
+    items: int
+    parent: Manifest | None
+
+
+Figure = tuple[float, str]
+"""A value, and what it says."""
+
+
+@dataclass(frozen=True)
+class ReleaseGate:
+    """A gate. `measure` gives the figure, or None where the gate does not apply; `limit` and `severity` are defaults.
+
+    The value must be at most the limit, or at least with `at_least`.
+    """
+
+    measure: Callable[[Candidate], Figure | None]
+    limit: float
+    severity: Literal["block", "warn"]
+    at_least: bool = False
+
+
+def _worst_level(found: Candidate) -> Figure:
+    values = found.metrics["utilisation_of_fillable"]
     worst = min(range(len(values)), key=values.__getitem__)
-    return worst + 1, values[worst]
+    return values[worst], f"codes in use of those items could fill, level {worst + 1}"
 
 
-def _at_most(name: str, value: float, spec: GateSpec, detail: str) -> Gate:
-    return _gate(name, value, spec, value <= spec.limit, f"{detail}, at most")
+def _shrinkage(found: Candidate) -> Figure:
+    before = found.parent.items if found.parent is not None else 0
+    lost = max(0.0, 1 - found.items / before) if before else 0.0
+    return lost, "share of the parent's items that are gone"
 
 
-def _at_least(name: str, value: float, spec: GateSpec, detail: str) -> Gate:
-    return _gate(name, value, spec, value >= spec.limit, f"{detail}, at least")
+def _churn(found: Candidate) -> Figure | None:
+    return (found.metrics["churn"], "SIDs that the refit changed") if "churn" in found.metrics else None
 
 
-def _gate(name: str, value: float, spec: GateSpec, holds: bool, detail: str) -> Gate:
-    finite = math.isfinite(value)
-    return Gate(
-        name=name,
-        severity=spec.severity,
-        value=value if finite else -1.0,
-        limit=spec.limit,
-        passed=finite and holds,
-        detail=detail if finite else f"{detail}; the value is not a number",
-    )
+COLLISION_RATE = ReleaseGate(lambda found: (found.metrics["collision_rate"], "items that share a SID"), 0.0, "block")
+UTILISATION = ReleaseGate(_worst_level, 0.25, "block", at_least=True)
+RELATIVE_ERROR = ReleaseGate(
+    lambda found: (found.metrics["relative_error"], "squared error over squared distance to the mean"), 1.0, "block"
+)
+SHRINKAGE = ReleaseGate(_shrinkage, 0.1, "block")
+EVENTS_WITHOUT_SID = ReleaseGate(lambda found: (found.metrics["events_without_sid"], "of the new events"), 0.5, "block")
+DRIFTED_ITEMS = ReleaseGate(
+    lambda found: (found.metrics["drifted"] / max(1, found.items), "changed since assigned"), 0.2, "warn"
+)
+CAPACITY_USED = ReleaseGate(lambda found: (found.metrics["capacity_used"], "SIDs taken of those planned"), 0.9, "warn")
+CHURN = ReleaseGate(_churn, 0.05, "block")

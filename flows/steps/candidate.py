@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
-from flows.gates.release_gates import judge
+from flows.gates.judge import judge
 from flows.inspect.diff import churn, kept_codes
 from flows.runtime.run import Run
 from flows.snapshot import Snapshot, added_events, arrived_since

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from conftest import SMALL_RECIPE, write_items
+from flows.recipe import Recipe
 from plugins.registry import MemberClash, Registry, UnknownMember
 from storage.lake import Lake
 from storage.releases.releases import read_release
@@ -62,6 +63,7 @@ def test_a_bootstrap_a_night_and_a_training_run_with_a_package(site: Path, small
         **SMALL_RECIPE,
         "text": {"encoder": "hashed-words", "fields": ["title", "genres"], "options": {"dim": 32}},
         "codebook": {"quantizer": "farthest-first", "levels": [{"codes": 8}] * 3, "options": {"sample": 30}},
+        "gates": {"fullest_code": {"severity": "block"}},
         "train": {**SMALL_RECIPE["train"], "workers": 1},  # type: ignore[dict-item]
     }
     recipe, lake = tmp_path / "r.toml", ["--lake", str(tmp_path / "lake")]
@@ -79,6 +81,9 @@ def test_a_bootstrap_a_night_and_a_training_run_with_a_package(site: Path, small
     opened = Lake(lake[1])
     release = read_release(opened, "production")
     assert (release.id, release.items) == ("r-000002", 44)
+    (gate,) = [gate for gate in release.gates if gate.name == "fullest_code"]
+    assert (gate.passed, gate.severity, gate.limit) == (True, "block", 0.5)
+    assert 1 / 8 <= gate.value <= 0.5
     assert release.encoders["text"].details["from"] == "sidmill-example 1.2.0"
     statistics = json.loads(opened.frame("codebooks")["statistics"][0])
     assert statistics["quantizer_from"] == "sidmill-example 1.2.0"
@@ -97,6 +102,23 @@ def _toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{name} = {_toml(each)}" for name, each in value.items()) + "}"
     return json.dumps(value) if not isinstance(value, list) else "[" + ", ".join(map(_toml, value)) + "]"
+
+
+def test_a_gate_of_a_package_changes_no_recipe_that_does_not_name_it(site: Path) -> None:
+    code = "from flows.recipe import Recipe; print(Recipe().hash, 'fullest_code' in Recipe().model_dump()['gates'])"
+    command = [sys.executable, "-c", code]
+    found = {
+        subprocess.run(
+            command,
+            env={**os.environ, "PYTHONPATH": f"{folder}:{ROOT}"},
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for folder in (site, ROOT)
+    }
+    assert found == {f"{Recipe().hash} False\n"}
 
 
 def test_options_are_those_that_a_member_declares() -> None:

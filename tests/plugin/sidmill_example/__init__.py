@@ -1,1 +1,1 @@
-"""An example of a package that adds a quantizer and an encoder to sidmill."""
+"""An example of a package that adds a quantizer, an encoder and a gate to sidmill."""

@@ -1,0 +1,31 @@
+"""The gates of releases: a name in a recipe, and the `ReleaseGate` that it stands for.
+
+Built-in gates judge every candidate. A gate of an installed package judges where the recipe's section [gates] names it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from plugins.registry import Registry
+
+if TYPE_CHECKING:
+    from flows.gates.release_gates import ReleaseGate
+
+GATES: Registry[ReleaseGate] = Registry(
+    "sidmill.gates",
+    "gate",
+    {
+        name: f"flows.gates.release_gates:{name.upper()}"
+        for name in (
+            "collision_rate",
+            "utilisation",
+            "relative_error",
+            "shrinkage",
+            "events_without_sid",
+            "drifted_items",
+            "capacity_used",
+            "churn",
+        )
+    },
+)
