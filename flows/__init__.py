@@ -1,1 +1,1 @@
-"""What runs when: Prefect flows and the `sidmill` command. No tensor maths here."""
+"""Prefect flows, their steps, and the `sidmill` command. No tensor maths here."""

@@ -1,4 +1,4 @@
-"""Backfill: the catalogue under another codebook, as a candidate beside production until someone publishes it."""
+"""Backfill: a candidate of the catalogue under another codebook, beside production until it is published."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -31,14 +31,13 @@ def backfill(
     without_model: bool = False,
     overrides: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Fit, assign and judge under the recipe's codebook; production does not move unless asked to.
+    """Fit a codebook, assign SIDs and run the gates; production moves only with `publish_when_done`.
 
-    Fitted on the catalogue as of `as_of` (that of production by default) and events before `cutoff` (production's,
-    or `as_of` if that is earlier). What has arrived since, also while the backfill ran, is then caught up under the
-    new codebook as a further candidate: that is the one to publish. With [refit] in the recipe, production's codebook
-    is refitted within its churn budget in place of fitting one anew. `overrides` of the recipe hold for this run and
-    are not stored in its releases. Production's model does not speak the new codes: publishing without one has to be
-    asked for (`without_model`).
+    The fit uses the catalogue as of `as_of` (by default production's) and events before `cutoff` (by default
+    production's, or `as_of` if that is earlier). Data that arrives later, also during the backfill, is then added under
+    the new codebook in a further candidate, which is the one to publish. With [refit] in the recipe, production's
+    codebook is refitted within its churn budget instead. `overrides` of the recipe apply to this run and are not stored
+    in its releases. Production's model does not know the new codes: to publish without a model, set `without_model`.
     """
     production = read_release(Lake(lake), PRODUCTION)
     if publish_when_done and not without_model and (alias := published(Lake(lake))) and alias.model:
@@ -83,7 +82,7 @@ def backfill(
 
 
 def _published(run: Run, candidate: Manifest, cutoff: datetime, date: datetime | None, without_model: bool) -> Manifest:
-    """Publish the candidate, caught up again where production moves meanwhile."""
+    """Catch the candidate up and publish it; repeat this if production moves meanwhile."""
     for _ in range(TRIES):
         alias = read_pointer(run.lake, PRODUCTION)
         candidate = _caught_up(run, candidate, cutoff, date)
@@ -96,7 +95,7 @@ def _published(run: Run, candidate: Manifest, cutoff: datetime, date: datetime |
 
 
 def _caught_up(run: Run, fitted: Manifest, cutoff: datetime, date: datetime | None) -> Manifest:
-    """Extend the candidate until nothing has arrived that it lacks, and it is of no earlier time than production."""
+    """Extend the candidate until it has all data that has arrived, and is not earlier than production."""
     candidate = fitted
     while True:
         production = read_release(run.lake, PRODUCTION)

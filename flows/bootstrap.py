@@ -10,11 +10,13 @@ from flows.runtime.run import Run, open_run
 from flows.runtime.times import bounds
 from flows.snapshot import Snapshot, release_key, say_cutoff, take_snapshot
 from flows.steps.assign import assign
+from flows.steps.basis import basis_of
 from flows.steps.candidate import make_candidate
 from flows.steps.embed import describe_encoders, embed_items
 from flows.steps.fit import fit, refit
 from flows.steps.ingest import ingest
 from flows.steps.publish import Moved, publish, show_release
+from flows.steps.vectors import item_vectors
 from storage.releases.manifest import Manifest
 from storage.releases.pointers import read_pointer
 from storage.releases.releases import PRODUCTION, find_release_by_key
@@ -22,7 +24,7 @@ from tokenizer.codebook import plan
 
 
 class NothingToDo(ValueError):
-    """The lake holds no item to work on."""
+    """Raised if the lake holds no item to process."""
 
 
 @flow(name="bootstrap", log_prints=False, on_crashed=[report_cancelled])
@@ -35,10 +37,10 @@ def bootstrap(
     cutoff: str | None = None,
     overrides: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Ingest, embed, fit, assign, judge, publish. Skipped where production points to a release already.
+    """Ingest, embed, fit, assign SIDs, run the gates and publish. Skipped if production points to a release already.
 
-    `as_of` is when the sources arrived (now by default); events at or after `cutoff` are held out. `overrides` of
-    the recipe hold for this run and are not stored in its release.
+    `as_of` is the arrival time of the sources (now by default); events at or after `cutoff` are held out. `overrides`
+    of the recipe apply to this run and are not stored in its release.
     """
     parameters = {
         "items": items,
@@ -71,9 +73,9 @@ def fitted_release(
     parent: Manifest | None,
     refit_of: Manifest | None = None,
 ) -> Manifest:
-    """A candidate under a newly fitted codebook, or a refit of that of a release.
+    """Make a candidate under a newly fitted codebook, or under a refit of the codebook of `refit_of`.
 
-    The one made of the same input before, if there is one.
+    Return the existing candidate if one was made from the same input.
     """
     asked = {"refit_of": refit_of.id if refit_of else None}
     key = release_key(kind, parent.id if parent else None, snapshot.content(run.lake), run.recipe.hash, asked)
@@ -87,7 +89,7 @@ def fitted_release(
             f"the lake {run.lake.uri} has no item that arrived by {snapshot.as_of.isoformat()}; {_catalogue(run)}."
         )
     if refit_of is None or run.recipe.refit is None:
-        plan(run.recipe.codebook, items.height)  # too few codes are told before hours of embedding
+        plan(run.recipe.codebook, items.height)  # raises for too few codes, before hours of embedding
     if run.recipe.collaborative is not None and snapshot.log.read(run.lake, ["item_id"]).is_empty():
         run.say(
             f"  warning: the log gave no event before {snapshot.cutoff:%Y-%m-%d}: no behaviour vectors are made, "
@@ -100,14 +102,16 @@ def fitted_release(
     embed_items(run, items, encoders)
     given = None
     if refit_of is not None and run.recipe.refit is not None:
-        basis, given = refit(run, items, refit_of, run.recipe.refit)
+        former = basis_of(run.lake, refit_of)
+        vectors = item_vectors(run, former, items)
+        basis, given = refit(run, former, vectors, refit_of, run.recipe.refit)
     else:
-        basis = fit(run, snapshot, items, encoders)
-    assigned = assign(run, basis, items, (), key, given)
+        basis, vectors = fit(run, snapshot, items, encoders)
+    assigned = assign(run, basis, vectors, (), key, given)
     return make_candidate(run, kind, key, snapshot, basis, assigned, parent)
 
 
 def _catalogue(run: Run) -> str:
-    """What became of the catalogue that was named, or that one is to be named."""
+    """Return the advice of an error message: the named files gave no item, or none was named."""
     named = run.record.parameters.get("items") or []
     return f"{', '.join(named)} gave none" if named else "give a catalogue with --items FILE"

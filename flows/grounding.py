@@ -1,4 +1,4 @@
-"""The grounding corpus of a release as files: Parquet parts, and a manifest that is written last."""
+"""Export of the grounding corpus of a release: Parquet parts, and a manifest that is written last."""
 
 import hashlib
 import json
@@ -14,28 +14,29 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flows.inspect.diff import open_trie
 from flows.recipe import parse_recipe
-from flows.steps.fit import log_slice
+from pipelines.event_log.visible_log import LogSlice
 from pipelines.grounding import SCHEMA, TEMPLATES, GroundingSpec, grounding, tokens
 from pipelines.ingest.accounting import Counts
+from sidmill.release import open_trie
 from storage.lake import Lake
 from storage.releases.manifest import Manifest
 
 FORMAT = "sidmill-grounding-1"
 MANIFEST = "manifest.json"
 DRAFT = f"{MANIFEST}.draft"
+# Rows after which a part ends.
 PART_ROWS = 1 << 20
 
 
 class FolderTaken(ValueError):
-    """A folder that holds something else than this corpus."""
+    """Raised for a folder that holds anything but this corpus."""
 
 
 def export_grounding(lake: Lake, manifest: Manifest, folder: Path) -> dict[str, Any]:
     """Write the corpus of a release into `folder` and return its manifest; a second call writes the same bytes.
 
-    Raises FolderTaken for a folder with files of anything else.
+    Raise FolderTaken if the folder holds other files.
     """
     recipe = parse_recipe(manifest.recipe)
     spec = GroundingSpec(
@@ -51,7 +52,7 @@ def export_grounding(lake: Lake, manifest: Manifest, folder: Path) -> dict[str, 
         path.unlink(missing_ok=True)
     rows = Counter(dict.fromkeys(TEMPLATES, 0))
     parts = {}
-    batches = grounding(lake, trie, log_slice(manifest), manifest.versions["items"], spec, left_out)
+    batches = grounding(lake, trie, LogSlice.of(manifest), manifest.versions["items"], spec, left_out)
     for number, part in enumerate(_parts(batches)):
         path = folder / f"{_stem(manifest)}{number:05d}.parquet"
         with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
@@ -82,7 +83,7 @@ def export_grounding(lake: Lake, manifest: Manifest, folder: Path) -> dict[str, 
 
 
 def told(written: dict[str, Any]) -> str:
-    """A manifest in one line."""
+    """Format a manifest in one line."""
     rows, left_out = (
         ", ".join(f"{name} {count:,}" for name, count in written[key].items()) for key in ("rows", "left_out")
     )
@@ -90,7 +91,7 @@ def told(written: dict[str, Any]) -> str:
 
 
 def _parts(batches: Iterator[pa.RecordBatch]) -> Iterator[Iterable[pa.RecordBatch]]:
-    """The batches of each file: PART_ROWS rows and what is left of the last batch."""
+    """Yield the batches of each file, until it has PART_ROWS rows; batches are not split."""
 
     def one(first: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         rows = 0
@@ -109,7 +110,7 @@ def _stem(manifest: Manifest) -> str:
 
 
 def _own(folder: Path, manifest: Manifest) -> list[Path]:
-    """The parts that are there of this release's corpus, whole or half written; FolderTaken for anything else."""
+    """Return existing parts of this release's corpus, complete or partial; raise FolderTaken for other files."""
     if folder.exists() and not folder.is_dir():
         raise FolderTaken(f"--output {folder} is a file; name a folder")
     part = re.compile(re.escape(_stem(manifest)) + r"\d{5}\.parquet")
@@ -127,7 +128,7 @@ def _own(folder: Path, manifest: Manifest) -> list[Path]:
 
 
 def _held(path: Path) -> tuple[str, str] | None:
-    """Release and trie of the corpus a manifest describes; None where it is no such manifest."""
+    """Return the release and trie hash of a corpus manifest; None if the file is not such a manifest."""
     try:
         found = json.loads(path.read_text())
         return (found["release"], found["trie_sha256"]) if found["format"] == FORMAT else None

@@ -1,4 +1,4 @@
-"""Ingest alone: sources into the lake, no release. What arrived is the next night's work."""
+"""Ingest: read sources into the lake without making a release; the next night processes them."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def ingest(
     as_of: str | None = None,
     overrides: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Read new sources into the lake; `as_of` is when they arrived (now by default)."""
+    """Read new sources into the lake; `as_of` is their arrival time (now by default)."""
     parameters = {"items": items, "interactions": interactions, "as_of": as_of, "overrides": overrides}
     with open_run("ingest", lake, recipe, parameters, as_of) as run:
         ingest_sources(run, items or [], interactions or [])

@@ -1,4 +1,4 @@
-"""Nightly: what has arrived since the parent release gets SIDs under its frozen codebook; nothing published moves."""
+"""Nightly: items that arrived since the parent release get SIDs under its frozen codebook; published SIDs stay."""
 
 from dataclasses import replace
 from datetime import datetime
@@ -20,12 +20,13 @@ from flows.snapshot import (
     take_snapshot,
 )
 from flows.steps.assign import assign
+from flows.steps.basis import basis_of
 from flows.steps.behaviour import fold_new
 from flows.steps.candidate import make_candidate
 from flows.steps.embed import check_encoders, describe_encoders, embed_items
-from flows.steps.fit import basis_of
 from flows.steps.ingest import ingest
 from flows.steps.publish import Moved, publish, show_release
+from flows.steps.vectors import item_vectors
 from storage.errors import PointerMoved
 from storage.lake import Lake
 from storage.quarantine import open_rows, resolve
@@ -43,7 +44,8 @@ from storage.releases.releases import (
 )
 
 TRIES = 8
-"""How often a night extends a new parent because production moved while it worked."""
+"""Most attempts of a run to publish; an attempt fails if production moves meanwhile."""
+# Stages after ingest that can refuse an item.
 ITEM_STAGES = ("embed text", "embed image", "embed attributes", "embed coordinates", "fuse", "assign")
 
 
@@ -59,13 +61,13 @@ def nightly(
     retry_quarantined: bool = False,
     overrides: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Ingest, embed what is new, assign, judge, publish. Without a recipe the parent's own is used.
+    """Ingest, embed new items, assign SIDs, run the gates and publish. Without a recipe, the parent's is used.
 
-    Production is extended only as it was read: where it moves meanwhile, the night extends what it moved to. Where it
-    is held (`storage.releases.publishing.hold`), or with a `parent` that is a candidate (a backfill), the result is a
-    candidate: publishing it is a decision. Without a cutoff that of the parent holds, as the rule it was.
-    `retry_quarantined` tries the items again that a stage after ingest had refused. `overrides` of the recipe hold for
-    this run and are not stored in its release.
+    If production moves meanwhile, the night extends the release that it moved to. If production is held
+    (`storage.releases.publishing.hold`), or `parent` is a release id (such as a backfill's candidate), the result is a
+    candidate, which a person may publish. Without a cutoff, the rule of the parent's cutoff applies again: its date, or
+    the recipe's share. `retry_quarantined` retries items that a stage after ingest refused, and pictures that failed to
+    download. `overrides` of the recipe apply to this run and are not stored in its release.
     """
     base = read_release(Lake(lake), parent)
     check_as_of(parse_time(as_of), base)
@@ -101,7 +103,7 @@ def nightly(
 
 
 def _night_snapshot(run: Run, base: Manifest, as_of: datetime | None, cutoff: datetime | None) -> Snapshot:
-    """What a night sees, held out by the rule of its parent where no cutoff is asked for."""
+    """Take a night's snapshot. Its default cutoff follows the parent's rule, but not before events that vectors saw."""
     snapshot = take_snapshot(run, as_of, cutoff, base, date=base.cutoff_date)
     segments = _base(run.lake, base)
     seen = max(base.fit_cutoff, fit_cutoff_of(run.lake, segments) or base.fit_cutoff)
@@ -119,7 +121,7 @@ def _night_snapshot(run: Run, base: Manifest, as_of: datetime | None, cutoff: da
 def extended_release(
     run: Run, kind: Any, snapshot: Snapshot, parent: Manifest, retry_quarantined: bool
 ) -> Manifest | None:
-    """A candidate that extends `parent` by what is visible now and was not then; None when that is nothing."""
+    """Make a candidate that extends `parent` by data that became visible since; return None if there is none."""
     again = _refused_items(run) if retry_quarantined else []
     if retry_quarantined and not again:
         run.say("  no item is held back by a stage after ingest; refused rows of a source are mended by a new source")
@@ -151,22 +153,24 @@ def extended_release(
     encoders = fold_new(run, snapshot, parent, basis.encoders, new)
     if encoders is not basis.encoders:
         basis = replace(basis, encoders=encoders, fit_cutoff=max(basis.fit_cutoff, snapshot.cutoff))
-    assigned = assign(run, basis, alive, base, key)
+    assigned = assign(run, basis, item_vectors(run, basis, alive), base, key)
     candidate = make_candidate(run, kind, key, snapshot, basis, assigned, parent)
     _resolve_assigned(run, again, candidate)
     return candidate
 
 
 def _behind(lake: Lake, parent: Manifest, base: tuple[str, ...]) -> bool:
-    """Whether a release could not be published though nothing has arrived for it: it lacks a segment that was
-    published since, or is of an earlier time than production."""
+    """Return whether a release cannot be published even if nothing has arrived since.
+
+    It then lacks a segment that was published since, or is of an earlier time than production.
+    """
     alias = published(lake)
     earlier = is_earlier(parent, read_release(lake, alias.release)) if alias else False
     return bool(earlier) or not set(base) <= set(parent.assignments)
 
 
 def _base(lake: Lake, parent: Manifest) -> tuple[str, ...]:
-    """The segments of a release, and all that were ever published under its codebook: their SIDs are taken."""
+    """Return the segments of a release, and all ever published under its codebook, because their SIDs are taken."""
     taken = published_assignments(lake, parent.codebook.id)
     return tuple(dict.fromkeys([*parent.assignments, *taken]))
 
@@ -178,7 +182,7 @@ def _refused_items(run: Run) -> list[str]:
 
 
 def _resolve_assigned(run: Run, again: list[str], candidate: Manifest) -> None:
-    """Items that were refused and have a SID now are resolved."""
+    """Resolve rows that fuse or assign refused and whose item has a SID now."""
     if not again:
         return
     done = segments(run.lake, list(candidate.assignments), candidate.codebook.id)["item_id"]

@@ -1,4 +1,4 @@
-"""The recipe: the whole configuration of a run, read once from TOML, frozen, hashed, stored with what it made."""
+"""The recipe: the whole configuration of a run, read once from TOML, frozen, hashed, stored with its results."""
 
 import difflib
 import hashlib
@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from infra.addresses import refuse_secrets_within, without_secrets
+from pipelines.source_spec import InteractionsSpec, ItemsSpec
 from pipelines.spec import (
     AttributesSpec,
     BudgetSpec,
@@ -19,22 +20,20 @@ from pipelines.spec import (
     CoordinatesSpec,
     FusionSpec,
     ImageSpec,
-    InteractionsSpec,
-    ItemsSpec,
     SequencesSpec,
     TextSpec,
 )
 from plugins.registry import UnknownMember
 from tokenizer.spec import CodebookSpec, LevelSpec, RefitSpec
-from training.spec import EvaluateSpec, GeneratorSection, ItemTowerSpec, TrainSection
+from training.spec import EvaluateSpec, GeneratorSection, ItemEmbeddingsSpec, TrainSection
 
 
 class RecipeError(ValueError):
-    """A recipe, or an override of it, is not valid."""
+    """Raised when a recipe, or an override of it, is invalid."""
 
 
 class GateSpec(BaseModel):
-    """A limit and what happens beyond it."""
+    """Limit of a gate, and severity of a failure."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,7 +42,7 @@ class GateSpec(BaseModel):
 
 
 class ModelGateSpec(BaseModel):
-    """What happens to a model that is worse than a baseline; the limit is the interval of their difference."""
+    """Severity for a model that is worse than a baseline, beyond the interval of their difference."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,9 +50,9 @@ class ModelGateSpec(BaseModel):
 
 
 class GatesSpec(BaseModel):
-    """The gates a candidate must pass: `flows.gates.release_gates`, and for models `flows.gates.model_gate`.
+    """Gates of candidates (`flows.gates.release_gates`) and of models (`flows.gates.model_gate`).
 
-    Of a gate, the limit or the severity may be given alone.
+    A recipe may set only the limit or only the severity of a gate; the other keeps its default.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -81,10 +80,10 @@ class GatesSpec(BaseModel):
 
 
 class SplitSpec(BaseModel):
-    """Where the log is cut: events at or after the cutoff are held out, for evaluation only.
+    """Split of the log: events at or after the cutoff are held out, for evaluation only.
 
-    `holdout` is the share of events (by event time) held out when a run names no cutoff of its own; 0 cuts at the
-    run's as-of time.
+    `holdout` is the share of events (the newest by event time) that is held out if a run names no cutoff; 0 sets the
+    cutoff to the run's as-of time.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -93,7 +92,7 @@ class SplitSpec(BaseModel):
 
 
 class Recipe(BaseModel):
-    """All sections. A modality whose section is absent is not extracted. `about` is shown in the report."""
+    """All sections of a recipe. A modality without a section is not extracted. The report shows `about`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -106,7 +105,7 @@ class Recipe(BaseModel):
     attributes: AttributesSpec | None = None
     coordinates: CoordinatesSpec | None = None
     collaborative: CollaborativeSection | None = None
-    sasrec: ItemTowerSpec = ItemTowerSpec()
+    sasrec: ItemEmbeddingsSpec = ItemEmbeddingsSpec()
     fusion: FusionSpec = FusionSpec()
     codebook: CodebookSpec = CodebookSpec(levels=(LevelSpec(codes=256),) * 3)
     refit: RefitSpec | None = None
@@ -129,15 +128,19 @@ class Recipe(BaseModel):
 
     @property
     def hash(self) -> str:
-        """16 hex digits over all settings that decide what a release becomes; where it runs, its text, and what its
-        models are judged by are left out."""
+        """16 hex digits over all settings that determine a release.
+
+        `compute`, `about` and the gate of models are left out.
+        """
         left_out: dict[str, Any] = {"compute": True, "about": True, "gates": {"model_against_baselines"}}
         return _digest(self.model_dump(mode="json", exclude=left_out))
 
     @property
     def model_hash(self) -> str:
-        """16 hex digits over the settings that decide what a model becomes. How many workers make it, and how often
-        they write it down, is left out: a training that was stopped goes on under other ones."""
+        """16 hex digits over the settings that determine a model.
+
+        HOW_IT_RUNS (workers, checkpoint interval, ..) is left out, so a stopped training can resume with other values.
+        """
         sections = self.model_dump(mode="json", include={"sequences", "generator", "train"})
         return _digest({**sections, "train": {k: v for k, v in sections["train"].items() if k not in HOW_IT_RUNS}})
 
@@ -150,15 +153,15 @@ def _digest(settings: dict[str, Any]) -> str:
 
 
 def recipes_folder() -> Path:
-    """The recipes that come with sidmill."""
+    """Return the folder of sidmill's own recipes."""
     return Path(str(files("infra"))) / "recipes"
 
 
-PASSING = ("budget", "gates")  # sections that judge a run: what `--set` says of them holds for that run alone
+PASSING = ("budget", "gates")  # sections that judge a run: `--set` changes them for that run only
 
 
 def passing(overrides: list[str]) -> tuple[list[str], list[str]]:
-    """Overrides that become part of the recipe, and those that hold for one run and are not stored in its release."""
+    """Split overrides into those that become part of the recipe, and those for one run, not stored in its release."""
     ours = [each for each in overrides if each.partition("=")[0].strip().split(".")[0] in PASSING]
     return [each for each in overrides if each not in ours], ours
 
@@ -166,9 +169,9 @@ def passing(overrides: list[str]) -> tuple[list[str], list[str]]:
 def load_recipe(
     name: str | None, overrides: list[str] | tuple[str, ...] = (), base: dict[str, Any] | None = None
 ) -> Recipe:
-    """The recipe in a TOML file, or one of ours by name (`default`, `demo`, ...), with `a.b=c` overrides applied.
+    """Load a recipe from a TOML file, or one of ours by name (`default`, `demo`, ...), and apply `a.b=c` overrides.
 
-    Without a name `base` is overridden: settings of an earlier recipe.
+    Without a name, the overrides apply to `base`, the settings of an earlier recipe.
     """
     if name is None and base is not None:
         settings, where = json.loads(json.dumps(base)), "recipe"
@@ -193,7 +196,7 @@ def _read(name: str) -> tuple[dict[str, Any], str]:
 
 
 def parse_recipe(settings: dict[str, Any], where: str = "recipe") -> Recipe:
-    """Validated settings; every fault is named with its place and value."""
+    """Validate settings; RecipeError names every fault with its place and value."""
     refuse_secrets_within(settings, prose=frozenset({"about"}))
     try:
         return Recipe.model_validate(settings)
@@ -205,14 +208,14 @@ def parse_recipe(settings: dict[str, Any], where: str = "recipe") -> Recipe:
 
 
 def _place(fault: Any) -> str:
-    """The field with its value; of a section whose fields do not fit together the name alone."""
+    """Return the field of a fault with its value, or only the name of a section whose fields conflict."""
     name = ".".join(str(part) for part in fault["loc"])
     whole = fault["type"] == "value_error" and isinstance(fault["input"], dict)
     return name if whole else f"{name} = {without_secrets(repr(fault['input']))}"
 
 
 def _told(fault: Any) -> str:
-    """The fault in words; a name that is not a field comes with the nearest one and all that are."""
+    """Return a fault in words; for an unknown field, add the nearest field name and all field names."""
     if fault["type"] != "extra_forbidden":
         message = str(fault["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
         return next((told for kind, told in _WANTED.items() if str(fault["type"]).startswith(kind)), message)
@@ -228,6 +231,7 @@ def _told(fault: Any) -> str:
     return f"no such field; {meant}fields here: {', '.join(sorted(model.model_fields))}"
 
 
+# Messages by the beginning of pydantic's error type.
 _WANTED = {
     "tuple": "must be a list",
     "too_short": "must be a list with at least one entry",

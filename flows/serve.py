@@ -1,4 +1,4 @@
-"""Serve: a Prefect server with the nightly schedule, backfill with parameters, and training on each new release."""
+"""Serve: a Prefect server with scheduled nights, backfills on request, and training on each published release."""
 
 import os
 from typing import Any
@@ -27,8 +27,8 @@ def serve(
 ) -> None:
     """Serve until interrupted, on the configured Prefect server or on one started here.
 
-    `items` and `interactions` are the files or folders that each night looks into. Without a recipe every run uses
-    that of the release it starts from; `overrides` hold for all runs started here and are stored in no release.
+    `items` and `interactions` are the files or folders that each night reads. Without a recipe, every run uses that of
+    the release it starts from; `overrides` apply to all runs started here and are not stored in a release.
     """
     given = os.environ.get(SERVER_LOGIN) or os.environ.get(CLIENT_LOGIN)
     for line in standing(Lake(lake)).lines:

@@ -1,4 +1,4 @@
-"""What a run may see: pinned table versions, an arrival bound, and the event-time cutoff."""
+"""Data visible to a run: pinned table versions, an arrival bound, and the event-time cutoff."""
 
 import hashlib
 import json
@@ -18,10 +18,10 @@ from storage.releases.manifest import Manifest
 
 @dataclass(frozen=True)
 class Snapshot:
-    """`as_of` bounds arrivals (inclusive), `cutoff` bounds event times (exclusive).
+    """Data visible to a run. `as_of` bounds arrivals (inclusive), `cutoff` bounds event times (exclusive).
 
-    `cutoff_date` is the cutoff that was asked for, now or for the release that is extended; None where a share of the
-    events decided.
+    `cutoff_date` is an explicitly requested cutoff, of this run or of the release that it extends; None if a share of
+    the events decided.
     """
 
     items: TableRef
@@ -39,14 +39,14 @@ class Snapshot:
         return {"items": self.items.version, "interactions": self.interactions.version}
 
     def catalogue(self, lake: Lake, columns: list[str] | None = None, among: list[str] | None = None) -> pl.DataFrame:
-        """Newest visible revision of every item, deleted ones included."""
+        """Return the newest visible revision of every item, including deleted items."""
         return catalogue(lake, self.items.version, self.as_of, columns, among)
 
     def content(self, lake: Lake) -> dict[str, Any]:
-        """What can be seen, so that two snapshots of the same content are the same whenever they were taken.
+        """Return the identity of the visible data, independent of the time at which the snapshot was taken.
 
-        Rows that have arrived only ever become more as `as_of` grows, and of these the events before the cutoff as the
-        cutoff grows: versions and numbers of rows say which rows they are.
+        A later `as_of` only adds rows, and a later cutoff only adds events before it. So table versions and row counts
+        identify the visible rows.
         """
         arrived = ds.field("arrived_at") <= self.as_of
         events = ds.field("arrival_time") <= self.as_of
@@ -60,7 +60,7 @@ class Snapshot:
 
 
 def check_as_of(as_of: datetime | None, parent: Manifest) -> None:
-    """Raise ValueError where a run that extends a release was asked for an earlier as-of time."""
+    """Raise ValueError if a run is given an earlier as-of time than that of the release it extends."""
     if as_of is not None and as_of < parent.as_of:
         raise ValueError(
             f"--as-of {as_of.isoformat()} lies before {parent.as_of.isoformat()}, the as-of time of {parent.id}: "
@@ -71,11 +71,11 @@ def check_as_of(as_of: datetime | None, parent: Manifest) -> None:
 def take_snapshot(
     run: Run, as_of: datetime | None, cutoff: datetime | None, *earlier: Manifest, date: datetime | None = None
 ) -> Snapshot:
-    """Pin the newest versions, as of no time before that of the `earlier` releases.
+    """Pin the newest versions, with an as-of time not before those of the `earlier` releases.
 
-    Without `as_of` all items are seen that were read, also those that a run with a clock ahead of ours stamped. Without
-    a `cutoff` it is the `date` that was asked for once; without one, the newest share of the visible events is held
-    out.
+    Without `as_of`, all ingested items are visible, also those stamped by a run whose clock was ahead of ours. Without
+    `cutoff`, the cutoff is `date`, one that was requested earlier; without either, the newest share of the visible
+    events is held out.
     """
     items, interactions = run.lake.ref("items"), run.lake.ref("interactions")
     bound = as_of or run.clock
@@ -93,7 +93,7 @@ def take_snapshot(
 
 
 def _newest_arrival(run: Run, items: TableRef, clock: datetime) -> datetime:
-    """The clock, or the newest arrival of an item where that is later."""
+    """Return the clock, or the newest arrival time of an item if that is later."""
     ahead = run.lake.frame("items", items.version, ["arrived_at"], ds.field("arrived_at") > clock)["arrived_at"]
     newest = ahead.max()
     if newest is None:
@@ -107,7 +107,7 @@ def _newest_arrival(run: Run, items: TableRef, clock: datetime) -> datetime:
 
 
 def say_cutoff(run: Run, snapshot: Snapshot) -> None:
-    """Show from when on events are held out, and by which rule."""
+    """Show the time from which events are held out, and the rule for it."""
     share = run.recipe.split.holdout
     rule = f"the newest {share:.0%} of them, split.holdout" if share else "the as-of time, as split.holdout is 0"
     told = "the date given as --cutoff, which nights keep" if snapshot.cutoff_date == snapshot.cutoff else rule
@@ -128,7 +128,10 @@ def _holdout_cutoff(run: Run, interactions: TableRef, as_of: datetime) -> dateti
 
 
 def arrived_since(lake: Lake, parent: Manifest, snapshot: Snapshot) -> pl.DataFrame:
-    """Items (newest visible revision) of which a revision became visible since `parent`; cost follows the change."""
+    """Return the newest visible revision of items changed since `parent`.
+
+    The cost grows with the change; with none, the whole catalogue is read.
+    """
     columns = ["item_id", "arrived_at"]
     new_files = pl.DataFrame(
         lake.read_added("items", parent.versions["items"], snapshot.items.version, columns)
@@ -136,11 +139,11 @@ def arrived_since(lake: Lake, parent: Manifest, snapshot: Snapshot) -> pl.DataFr
     late = (ds.field("arrived_at") > parent.as_of) & (ds.field("arrived_at") <= snapshot.as_of)
     old_files = lake.frame("items", snapshot.items.version, columns, late)
     ids = pl.concat([new_files, old_files])["item_id"].unique().sort().to_list()
-    return snapshot.catalogue(lake, among=ids) if ids else snapshot.catalogue(lake).clear()
+    return snapshot.catalogue(lake, among=ids)
 
 
 def added_events(lake: Lake, parent: Manifest, snapshot: Snapshot, columns: list[str]) -> pl.DataFrame:
-    """The events that became visible since `parent`, before the cutoff or not; cost follows the change."""
+    """Return events that became visible since `parent`, on both sides of the cutoff; cost grows with the change."""
     wanted = list(dict.fromkeys([*columns, "event_id", "arrival_time"]))
     new_files = pl.DataFrame(
         lake.read_added("interactions", parent.versions["interactions"], snapshot.interactions.version, wanted)
@@ -151,8 +154,10 @@ def added_events(lake: Lake, parent: Manifest, snapshot: Snapshot, columns: list
 
 
 def release_key(kind: str, parent: str | None, content: dict[str, Any], recipe_hash: str, asked: dict[str, Any]) -> str:
-    """What makes two runs the same, all that decides what a release holds: kind, parent, what can be seen
-    (`Snapshot.content`), recipe, and what else was asked for."""
+    """Return the idempotency key of a release: a hash of all that determines its content.
+
+    That is its kind, parent, visible data (`Snapshot.content`) and recipe, and further requests (`asked`).
+    """
     name = {"kind": kind, "parent": parent, "content": content, "recipe": recipe_hash, "asked": asked}
     digest = hashlib.blake2b(json.dumps(name, sort_keys=True).encode(), digest_size=8).hexdigest()
     return f"{kind}:{digest}"

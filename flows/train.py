@@ -1,4 +1,4 @@
-"""Train: a generator on a release's log and SIDs, evaluated on what came after its cutoff, bound to that release."""
+"""Train: a generator for one release, trained on its log and SIDs, and evaluated on events after its cutoff."""
 
 import hashlib
 import json
@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 from prefect import flow
 
-from flows.inspect.diff import open_trie
 from flows.inspect.evaluation_tables import headline, rankers, verdicts
 from flows.recipe import Recipe
 from flows.runtime.cancellation import report_cancelled
 from flows.runtime.run import Run, open_run
-from flows.steps.fit import log_slice
 from flows.steps.held_out import evaluation_cases
 from flows.steps.publish import publish_model
 from flows.steps.task import step
 from pipelines.event_log.user_buckets import users_with_fresh_events
+from pipelines.event_log.visible_log import LogSlice
 from pipelines.sequences import targets
+from sidmill.release import open_trie
 from storage.lake import Lake
 from storage.releases.manifest import Manifest
 from storage.releases.models import evaluations, find_model_by_key, read_model, record_evaluation
@@ -36,13 +36,13 @@ def train(
     since: str | None = None,
     overrides: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Sequences, training on Ray Train, evaluation; production then points to the pair (release, model).
+    """Build sequences, train on Ray Train and evaluate; then production, with its release kept, gets the model.
 
-    Not where the model is worse than a baseline (`flows.gates.model_gate`). `overrides` of the recipe hold for this
-    run.
+    A model that is worse than a baseline is not published (`flows.gates.model_gate`). `overrides` of the recipe apply
+    to this run.
 
-    Skipped where a model of this release and recipe exists. Without a recipe the release's own is used. With a model to
-    go on from (`since`, or production's where the recipe says so) training starts with its weights and predicts the
+    Training is skipped if a model of this release and recipe exists. Without a recipe, the release's is used. With a
+    former model (`since`, or production's if the recipe says so), training starts from its weights and predicts only
     events that it has not learnt from.
     """
     from flows.steps.training import forget_training
@@ -63,7 +63,7 @@ def train(
         model = find_model_by_key(run.lake, key)
         if model is not None:
             run.say(f"  skipped: {model} was trained on {manifest.id} with this recipe already")
-            forget_training(run.lake, key)  # by a run that was killed before it could
+            forget_training(run.lake, key)  # a killed run may have left its checkpoints
         else:
             model = _trained(run, manifest, key, former, asked=since is not None)
         evaluate_model(run, manifest, model)
@@ -75,10 +75,10 @@ def train(
 def evaluate(
     lake: str, model: str, recipe: str | dict[str, Any] | None = None, release: str | None = None
 ) -> dict[str, Any]:
-    """Evaluate a model on the log as it is now; `evaluation` is the row's key.
+    """Evaluate a model on the current log; `evaluation` is the key of the stored row.
 
-    It is asked about the release it was trained on, or about another one of its vocabulary: two models that are asked
-    about one release, on the same log, can be compared.
+    The model is evaluated on the release it was trained on, or on another one with its vocabulary. Two models that are
+    evaluated on the same release and log are comparable.
     """
     row = read_model(Lake(lake), model)
     manifest = read_release(Lake(lake), release or row["release"])
@@ -88,9 +88,9 @@ def evaluate(
 
 
 def _trained(run: Run, manifest: Manifest, key: str, former: dict[str, Any] | None, asked: bool) -> str:
-    """The model of a training; `former`, where there is nothing new for it to learn and nobody asked for that.
+    """Train and return the model's id, or that of `former` if it has nothing new to learn and was not `asked` for.
 
-    Raises NothingToTrainOn where there is nothing to learn otherwise.
+    Raise NothingToTrainOn if there is nothing to learn otherwise.
     """
     from flows.steps.training import sequences, train_model
 
@@ -116,8 +116,10 @@ def _trained(run: Run, manifest: Manifest, key: str, former: dict[str, Any] | No
 
 
 def _require_fit(lake: Lake, manifest: Manifest, row: dict[str, Any], remedy: str) -> None:
-    """Raise VocabularyMismatch or LearntWhatIsHeldOut unless a model speaks the vocabulary of a release and has learnt
-    nothing that it holds out."""
+    """Raise VocabularyMismatch if a model has another vocabulary than a release.
+
+    Raise LearntWhatIsHeldOut if it has learnt from events that the release holds out.
+    """
     if row["vocabulary"] != manifest.codebook.vocabulary:
         raise VocabularyMismatch(row["id"], row["vocabulary"], manifest.codebook.vocabulary)
     cutoff = read_release(lake, row["release"]).cutoff
@@ -129,8 +131,11 @@ def _require_fit(lake: Lake, manifest: Manifest, row: dict[str, Any], remedy: st
 
 
 def production_to_go_on_from(run: Run, manifest: Manifest) -> dict[str, Any] | None:
-    """The row of production's model, where `train.since_production` asks for it, and it speaks the release's
-    vocabulary, has the shape that the recipe wants, and has learnt from nothing that the release holds out."""
+    """Return the row of production's model if `train.since_production` is set and training can start from it.
+
+    It must have the release's vocabulary and the recipe's shape, and have learnt from no event that the release holds
+    out. Else return None.
+    """
     current = published(run.lake)
     if not run.recipe.train.since_production or current is None or current.model is None:
         return None
@@ -142,30 +147,31 @@ def production_to_go_on_from(run: Run, manifest: Manifest) -> dict[str, Any] | N
 
 
 def _news(lake: Lake, manifest: Manifest, former: dict[str, Any]) -> bool:
-    """Whether a release sees an event that a model has not learnt from."""
+    """Return whether a release may see an event that a model has not learnt from."""
     from flows.steps.training import learnt_by
 
     items = open_trie(lake, manifest).item_ids
-    return len(users_with_fresh_events(lake, log_slice(manifest), items, learnt_by(lake, former))) > 0
+    return len(users_with_fresh_events(lake, LogSlice.of(manifest), items, learnt_by(lake, former))) > 0
 
 
 def model_key(manifest: Manifest, recipe: Recipe) -> str:
-    """What makes two models the same: the release and what of the recipe decides what a model becomes."""
+    """Return the idempotency key of a model: its release, vocabulary, and the settings that determine it."""
     return f"{manifest.id}-{manifest.codebook.vocabulary}-{recipe.model_hash}"
 
 
 @step
 def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
-    """Evaluate on the events after the release's cutoff that the lake has by now; once per state of the log.
+    """Evaluate a model on all current events at or after the release's cutoff, once per version of the log.
 
-    Returns the key of the evaluation in the lake; none where the log holds nothing to evaluate on.
+    Return the key of the evaluation in the lake; None if the log holds nothing to evaluate on.
     """
-    from flows.steps.training import likeness_of, load_model
+    from flows.steps.training import similarity_of
+    from sidmill.release import load_model
     from training.evaluation.evaluate import evaluate
 
     version = run.lake.version("interactions")
     negative = run.recipe.train.negative_events
-    # "paired": an evaluation from before generators were compared with baselines is made anew.
+    # "paired": evaluations made before generators were compared with baselines are repeated.
     asked = json.dumps([run.recipe.evaluate.model_dump(mode="json"), negative, "paired"], sort_keys=True)
     key = hashlib.blake2b(f"{model}:{manifest.id}:{version}:{asked}".encode(), digest_size=8).hexdigest()
     if evaluations(run.lake, key):
@@ -174,7 +180,7 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
     trie = open_trie(run.lake, manifest)
     row = read_model(run.lake, model)
     spec = GeneratorSpec.model_validate(row["card"]["identity"]["spec"])
-    held_out = evaluation_cases(run.lake, log_slice(manifest), trie, version, negative, spec)
+    held_out = evaluation_cases(run.lake, LogSlice.of(manifest), trie, version, negative, spec)
     if held_out is None:
         run.say(f"  not evaluated: the log holds no event at or after the cutoff {manifest.cutoff.isoformat()}")
         return None
@@ -183,7 +189,7 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
     popularity = np.bincount(np.concatenate([*learnt, np.zeros(0, np.int64)]), minlength=len(trie))
     with run.stage("evaluate") as view:
         generator = load_model(run.lake, row, manifest.codebook.vocabulary)
-        likeness = likeness_of(run.lake, manifest, trie, run.recipe.evaluate)
+        likeness = similarity_of(run.lake, manifest, trie, run.recipe.evaluate)
         result = evaluate(generator, trie, cases, popularity, run.recipe.evaluate, learnt, likeness)
         result["protocol"] = (
             "per user with events at or after the cutoff: the last of them is the target, all before it the context; "

@@ -3,7 +3,7 @@
 TrainingError
 ├── CheckpointMismatch      the folder holds another training: delete it
 ├── CheckpointDamaged       the checkpoint is incomplete or altered: use an older one, or train again
-├── NoRoom                  the workers need more CPUs than there are: use fewer workers, or a larger cluster
+├── NotEnoughCpus                  the workers need more CPUs than there are: use fewer workers, or a larger cluster
 ├── LossDiverged            the loss or its gradient is not finite: look at the events named, or lower the learning rate
 └── TrainingFailed          Ray Train gave up: fix the cause and run again, it resumes
 ValueError
@@ -25,7 +25,7 @@ class CheckpointDamaged(TrainingError):
     """A checkpoint directory lacks a file, or a file does not match the record."""
 
 
-class NoRoom(TrainingError):
+class NotEnoughCpus(TrainingError):
     """The cluster has too few CPUs for the workers of a training."""
 
 

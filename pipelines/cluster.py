@@ -10,7 +10,7 @@ from pipelines.ray_address import ClusterUnreachable, foreign_address, private_f
 from pipelines.spec import ComputeSpec
 
 # Our packages, which are sent to workers of a cluster started elsewhere.
-PACKAGES = ("flows", "pipelines", "training", "tokenizer", "storage", "learning", "plugins", "infra")
+PACKAGES = ("sidmill", "flows", "pipelines", "training", "tokenizer", "storage", "learning", "plugins", "infra")
 LOOPBACK = "127.0.0.1"
 SHIPPED = (
     "AWS_ALLOW_HTTP",

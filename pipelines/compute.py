@@ -23,8 +23,8 @@ from learning.progress import heard_by, tell
 from learning.threads import one_thread
 from pipelines.cluster import connect, fix_threads, machine_cpus
 from pipelines.spec import ComputeSpec
-from tokenizer.arrays.distance import Floats
-from tokenizer.arrays.executor import HERE, Work
+from tokenizer.arrays.executor import LOCAL_THREADS, Executor
+from tokenizer.arrays.types import Floats
 from tokenizer.arrays.vectors import ArrayRows, Items, Rows, spans
 
 P = ParamSpec("P")
@@ -61,7 +61,7 @@ class Compute(Protocol):
     name: str
 
     @property
-    def work(self) -> Work: ...
+    def work(self) -> Executor: ...
 
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the function's result, computed on one thread: fits must give the same bytes on every machine."""
@@ -96,7 +96,7 @@ class InProcess:
     """Executor in this process, one batch after another."""
 
     name = "in process"
-    work: Work = HERE
+    work: Executor = LOCAL_THREADS
 
     def __init__(self, spec: ComputeSpec) -> None:
         self._spec = spec
@@ -122,7 +122,7 @@ class OnRay:
 
     def __init__(self, spec: ComputeSpec) -> None:
         self._spec = spec
-        self.work: Work = RayWork(spec)
+        self.work: Executor = RayWork(spec)
 
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run `function` as one Ray task and report its progress lines here; an interrupt here cancels the task."""

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
-from pipelines.event_log.user_buckets import Learnt, bucket_count, in_buckets, users_with_fresh_events, with_sid
+from pipelines.event_log.user_buckets import TrainedSlice, bucket_count, in_buckets, users_with_fresh_events, with_sid
 from pipelines.event_log.visible_log import LogSlice
 from pipelines.ingest.accounting import Counts
 from pipelines.spec import SequencesSpec
@@ -41,7 +41,7 @@ def build_sequences(
     codes: NDArray[np.int32],
     buckets: int,
     provenance: Provenance,
-    learnt: Learnt | None = None,
+    learnt: TrainedSlice | None = None,
     deleted: Collection[str] = (),
 ) -> SequenceCounts:
     """Write the `sequences` of a release once, one commit per bucket; a call after a kill writes the missing buckets.

@@ -3,8 +3,6 @@
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     field_validator,
@@ -13,14 +11,11 @@ from pydantic import (
 )
 
 from pipelines.registry import encoder_of
+from pipelines.source_spec import Section
 from plugins.options import check_options, without_empty_options
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _EncoderSpec(_Spec):
+class _EncoderSpec(Section):
     """A section that names an encoder, which may declare `options` of its own."""
 
     contents: ClassVar[str]
@@ -43,137 +38,6 @@ class _EncoderSpec(_Spec):
     def _without_empty_options(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave `options` out where there are none: sections are hashed, and were stored before there were any."""
         return without_empty_options(serialize(self))
-
-
-class CsvSpec(_Spec):
-    """Format of CSV and TSV files. Without `delimiter` the suffix decides; without `encoding` it is UTF-8.
-
-    `quotes` sets the meaning of `"`: "checked" quotes cells, unless a quote seems to be missing; "escaped" quotes cells
-    in which a backslash precedes a quote; "trusted" quotes cells, whatever they hold; "none" is an ordinary character.
-    With `decimal = ","` a cell that is a number with a decimal comma is read as that number.
-    """
-
-    delimiter: str = Field("", max_length=1)
-    encoding: str = ""
-    decimal: Literal[".", ","] = "."
-    quotes: Literal["checked", "escaped", "trusted", "none"] = "checked"
-
-    @field_validator("delimiter")
-    @classmethod
-    def _separates(cls, value: str) -> str:
-        if value and value in '"\r\n':
-            raise ValueError("must be a character other than a quote or a line break")
-        return value
-
-    @field_validator("encoding")
-    @classmethod
-    def _is_known(cls, value: str) -> str:
-        try:
-            b"ab".decode(value or "utf-8", "replace")
-        except (LookupError, UnicodeError) as error:
-            raise ValueError("is no encoding that Python knows, such as utf-16, cp1252 or latin-1") from error
-        return value
-
-
-class ItemsSpec(_Spec):
-    """Mapping of a catalogue's columns to item fields. A column that is not named here becomes an attribute.
-
-    Of a cell in several languages (an object from tags such as `en` or `pt_BR` to text, or a list of objects with
-    `language_tag` and `value`), the first of `languages` that is present is used, else any; without `languages`, all.
-    `image` names a column of pictures, one or a list: paths (relative to the file, inside its folder), bytes, web
-    addresses, or URIs below one of `image_roots`. `image_workers` pictures are fetched at once, each within
-    `image_timeout_s`; a host without a public address must be one of `trusted_hosts`. `partitions` names the folders
-    `name=value` that become attributes.
-    """
-
-    section: ClassVar[str] = "items"
-
-    item_id: str = Field("item_id", min_length=1)
-    title: str = "title"
-    image: str | None = "image"
-    deleted: str | None = "deleted"
-    languages: tuple[str, ...] = ()
-    require_title: bool = True
-    max_text_chars: int = 50_000
-    max_image_bytes: int = 20_000_000
-    image_roots: tuple[str, ...] = ()
-    trusted_hosts: tuple[str, ...] = ()
-    image_timeout_s: float = Field(10.0, gt=0)
-    image_workers: int = Field(16, ge=1)
-    partitions: tuple[str, ...] = ()
-    csv: CsvSpec = CsvSpec()
-
-    @property
-    def asked(self) -> None:
-        """None for all columns: those that no field names are attributes."""
-        return None
-
-    @property
-    def meant(self) -> frozenset[str]:
-        """Columns that fields name."""
-        return frozenset(name for name in (self.item_id, self.title, self.image, self.deleted) if name)
-
-    @property
-    def from_folders(self) -> frozenset[str]:
-        """Columns that are taken from folder names (`name=value`) if a file lacks them."""
-        return self.meant | {name for name in self.partitions if name}
-
-
-class UnpicturedItems(ItemsSpec):
-    """Mapping of a recipe without [image]: no picture is read, and a recipe with [image] reads the file again."""
-
-    pictures: bool = True
-
-    @classmethod
-    def of(cls, spec: ItemsSpec) -> "UnpicturedItems":
-        return cls(**spec.model_dump(), pictures=False)
-
-
-class InteractionsSpec(_Spec):
-    """Mapping of a log's columns to event fields. A column that the log lacks is null; the name "" means no column.
-
-    Times are ISO 8601 (UTC if no zone is given) or numbers since 1970 in `time_unit`, by default inferred from their
-    size. `repeats` applies to rows of one file that are equal and have no event id: "refuse" makes them one event,
-    "keep" keeps all.
-    """
-
-    section: ClassVar[str] = "interactions"
-
-    user_id: str = Field("user_id", min_length=1)
-    item_id: str = Field("item_id", min_length=1)
-    event_time: str = Field("event_time", min_length=1)
-    event_id: str = "event_id"
-    event_type: str = "event_type"
-    arrival_time: str = "arrival_time"
-    session_id: str = "session_id"
-    request_id: str = "request_id"
-    impression: str = "impression"
-    position: str = "position"
-    value: str = "value"
-    default_event_type: str = "interaction"
-    future_tolerance_hours: float = Field(24.0, ge=0)
-    time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
-    repeats: Literal["refuse", "keep"] = "refuse"
-    csv: CsvSpec = CsvSpec()
-
-    @property
-    def asked(self) -> frozenset[str]:
-        """Columns that are read of a file; others are ignored."""
-        columns = (
-            *(self.user_id, self.item_id, self.event_time, self.event_id, self.event_type, self.arrival_time),
-            *(self.session_id, self.request_id, self.impression, self.position, self.value),
-        )
-        return frozenset(name for name in columns if name)
-
-    @property
-    def meant(self) -> frozenset[str]:
-        """Columns that fields name."""
-        return self.asked
-
-    @property
-    def from_folders(self) -> frozenset[str]:
-        """Columns that are taken from folder names (`name=value`) if a file lacks them."""
-        return self.asked
 
 
 class TextSpec(_EncoderSpec):
@@ -208,7 +72,7 @@ class ImageSpec(_EncoderSpec):
     formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP")
 
 
-class AttributesSpec(_Spec):
+class AttributesSpec(Section):
     """Settings of multi-hot attributes: every value of the `fields`, lists flattened, has its own direction.
 
     `weights` scales the fields, by default 1.
@@ -219,7 +83,7 @@ class AttributesSpec(_Spec):
     weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
 
 
-class CoordinatesSpec(_Spec):
+class CoordinatesSpec(Section):
     """Settings of places: attributes with latitude and longitude in degrees, as sinusoids down to `finest_km`."""
 
     latitude: str = "latitude"
@@ -228,7 +92,7 @@ class CoordinatesSpec(_Spec):
     finest_km: float = Field(1.0, gt=0)
 
 
-class CollaborativeSection(_Spec):
+class CollaborativeSection(Section):
     """Settings of item vectors from interactions before the cutoff: `sppmi`, `sasrec`, or `both` side by side.
 
     `sppmi` is the truncated SVD of the shifted positive PMI (Levy and Goldberg 2014), of `dim` dimensions. `sasrec` is
@@ -287,7 +151,7 @@ def collaborative_spec(section: CollaborativeSection, events: int, items: int) -
     return CollaborativeSpec.model_validate(wanted)
 
 
-class FusionSpec(_Spec):
+class FusionSpec(Section):
     """Settings of the fusion of an item's vectors into one.
 
     `concat` puts the leading principal components of each modality side by side, times its weight. `whiten` gives all
@@ -334,7 +198,7 @@ class FusionSpec(_Spec):
         return self
 
 
-class SequencesSpec(_Spec):
+class SequencesSpec(Section):
     """Settings of user histories as SIDs, in `buckets` by user hash, so that training streams a bucket at a time.
 
     0 gives about 500,000 events per bucket, with 8 buckets at least and 512 at most.
@@ -343,7 +207,7 @@ class SequencesSpec(_Spec):
     buckets: Annotated[int, Field(ge=0, le=512)] = 0
 
 
-class ComputeSpec(_Spec):
+class ComputeSpec(Section):
     """Compute settings. With fewer new items than `in_process_below`, a nightly run stays in process without a cluster.
 
     `cpus` of a cluster started here: 0 means one more than the machine has, so that input never starves training.
@@ -355,7 +219,7 @@ class ComputeSpec(_Spec):
     chunk_rows: int = Field(256, ge=1)
 
 
-class BudgetSpec(_Spec):
+class BudgetSpec(Section):
     """Limits on refusals: a run stops before publishing if a stage refuses more than `quarantine_share` of its rows.
 
     Up to `quarantine_rows` refused rows are accepted whatever their share, so that one bad row in a night of five does

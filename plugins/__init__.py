@@ -1,1 +1,1 @@
-"""Registries: members of a kind by name, those of sidmill and those that installed packages declare."""
+"""Registries of named members: those of sidmill, and those that installed packages declare."""

@@ -1,4 +1,4 @@
-"""Settings of a member that only the member knows: the table `options` of a section of a recipe."""
+"""Validation of the table `options` of a recipe section: settings that only one member defines."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ValidationError
 
 
 def check_options(name: str, model: type[BaseModel] | None, options: dict[str, Any]) -> None:
-    """Raise ValueError unless `options` are those that the member `name` declares by a model, or none."""
+    """Raise ValueError unless `options` match the `model` of the member `name`; without a model, they must be empty."""
     if model is None:
         if options:
             raise ValueError(f"{name} has no options, and options has {', '.join(sorted(options))}")
@@ -20,5 +20,5 @@ def check_options(name: str, model: type[BaseModel] | None, options: dict[str, A
 
 
 def without_empty_options(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a section as stored: without `options` where there are none."""
+    """Return the settings of a section for storage: without `options` if they are empty."""
     return {name: value for name, value in settings.items() if name != "options" or value}

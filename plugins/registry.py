@@ -1,6 +1,6 @@
-"""A registry of one kind of member: a quantizer, an encoder, a gate.
+"""A registry of the members of one kind, such as quantizers or encoders.
 
-A package adds a member by an entry point of the registry's group, for example in its pyproject.toml:
+A package adds a member with an entry point of the registry's group, for example in its pyproject.toml:
 
     [project.entry-points."sidmill.quantizers"]
     farthest-first = "my_package.quantizer:QUANTIZER"
@@ -13,20 +13,21 @@ from importlib import metadata
 from typing import Generic, TypeVar, cast
 
 T = TypeVar("T")
+# Distribution that declares the built-in members.
 OURS = "sidmill"
 
 
 class UnknownMember(LookupError):
-    """No installed package has a member of that name. No ValueError: what names it is sound where it is installed."""
+    """Raised for an unknown name. Not a ValueError, because the recipe is valid where the package is installed."""
 
 
 class MemberClash(ValueError):
-    """Two packages declare a member of one name."""
+    """Raised when two packages declare the same name."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """One entry of a registry: the distribution that declares it, with its version, and where its object is."""
+    """One entry of a registry: the distribution that declares it, its version, and its object (`module:attribute`)."""
 
     name: str
     group: str
@@ -41,15 +42,15 @@ class Member:
 
     @property
     def ours(self) -> bool:
-        """Whether it comes with sidmill."""
+        """True if sidmill itself declares it."""
         return self.distribution == OURS
 
 
 class Registry(Generic[T]):
-    """Members by name. Each is imported when it is asked for, so that listing them imports nothing."""
+    """Members of one kind, by name. `get` imports a member; listing the members imports nothing."""
 
     def __init__(self, group: str, what: str, built_in: Mapping[str, str]) -> None:
-        """`group` is the entry point group, `what` the kind in words, `built_in` maps names to `module:attribute`."""
+        """Set the entry point `group`, the kind in words (`what`), and `built_in`: names to `module:attribute`."""
         self.group, self.what, self._built_in = group, what, dict(built_in)
 
     def __iter__(self) -> Iterator[str]:
@@ -60,7 +61,7 @@ class Registry(Generic[T]):
 
     @cached_property
     def members(self) -> dict[str, Member]:
-        """All members by name, those of sidmill first. Raises MemberClash where a name is declared twice."""
+        """All members by name, those of sidmill first. Raise MemberClash if a name is declared twice."""
         found = {
             name: Member(name, self.group, OURS, code_version(), target) for name, target in self._built_in.items()
         }
@@ -75,19 +76,23 @@ class Registry(Generic[T]):
             found[point.name] = other
         return found
 
-    def get(self, name: str) -> T:
-        """The object of a member. Raises UnknownMember, and what importing it raises."""
+    def require(self, name: str) -> str:
+        """Return the name of a member. Raises UnknownMember."""
         if name not in self.members:
             raise UnknownMember(
                 f"there is no {self.what} {name!r}: installed are {', '.join(self.members)}; a package declares "
                 f"others as entry points of the group {self.group}"
             )
-        member = self.members[name]
+        return name
+
+    def get(self, name: str) -> T:
+        """Import and return the object of a member. Raise UnknownMember, or any error of the import."""
+        member = self.members[self.require(name)]
         return cast(T, metadata.EntryPoint(name, member.target, self.group).load())
 
 
 def code_version() -> str:
-    """Version of the installed sidmill, or `checkout` where the code runs without being installed."""
+    """Return the version of the installed sidmill, or `checkout` if it is not installed."""
     try:
         return metadata.version(OURS)
     except metadata.PackageNotFoundError:

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from learning.threads import one_thread
 from tokenizer.arrays.array_file import Array
-from tokenizer.arrays.executor import HERE, Work
+from tokenizer.arrays.executor import LOCAL_THREADS, Executor
 from tokenizer.arrays.items import ItemIds, checked_items
 from tokenizer.arrays.sid_keys import check_codes, sid_keys
 from tokenizer.arrays.vectors import Items, Rows
 from tokenizer.balancing.assign_level import assign_level, room_left
-from tokenizer.balancing.prefix_capacity import Nodes
+from tokenizer.balancing.prefix_capacity import PrefixCapacity
 from tokenizer.code_usage import level_load
 from tokenizer.codebook import Codebook
 from tokenizer.collisions.extra_token import extra_tokens
@@ -86,7 +86,7 @@ def assign_sids(
     vectors: Mapping[str, Array | Rows],
     item_ids: ItemIds,
     occupied: Occupancy,
-    work: Work = HERE,
+    work: Executor = LOCAL_THREADS,
 ) -> Assignment:
     """Assign each item a SID that is not occupied (with `keep`, any SID), within the capacity that is left.
 
@@ -106,7 +106,7 @@ def checked_sids(
     item_ids: ItemIds,
     occupied: Occupancy,
     codes_NL: NDArray[np.int32],
-    work: Work = HERE,
+    work: Executor = LOCAL_THREADS,
 ) -> Assignment:
     """Check SIDs from elsewhere (-1: none) by the rules of `assign_sids` and return them as an assignment.
 
@@ -125,7 +125,7 @@ def checked_sids(
 
 
 def _assignment(
-    codebook: Codebook, items: Items, codes_NL: Codes, raw_NL: Codes, status: NDArray[np.int8], work: Work
+    codebook: Codebook, items: Items, codes_NL: Codes, raw_NL: Codes, status: NDArray[np.int8], work: Executor
 ) -> Assignment:
     errors = encoding_errors(codebook, items, codes_NL, work)
     shift = distribution_shift(codebook, items.subset(items.order[:SHIFT_ROWS]))
@@ -137,7 +137,7 @@ def _exceeds(load_K: NDArray[np.int64], capacity: int) -> bool:
 
 
 def _assign_sids(
-    codebook: Codebook, vectors: Mapping[str, Array | Rows], item_ids: ItemIds, occupied: Occupancy, work: Work
+    codebook: Codebook, vectors: Mapping[str, Array | Rows], item_ids: ItemIds, occupied: Occupancy, work: Executor
 ) -> Assignment:
     widths = {source: len(codebook.arrays[f"mean.{source}"]) for source in codebook.sources}
     items = checked_items(vectors, item_ids, codebook.sources, work, widths)
@@ -176,7 +176,7 @@ def _level_by_level(
     start: int,
     room: list[NDArray[np.int64]],
     taken: Codes | None,
-    work: Work,
+    work: Executor,
 ) -> Codes:
     """Fill in the codes from level `start` on, with -1 from the level that has no room.
 
@@ -186,7 +186,7 @@ def _level_by_level(
     first_N = np.full(len(items), -1, np.int32)
     for level in range(start, codebook.levels):
         prefix = codes_NL[:, :level]
-        nodes = None if taken is None else Nodes(prefix, taken, codebook.sizes, room[-1] > 0)
+        nodes = None if taken is None else PrefixCapacity(prefix, taken, codebook.sizes, room[-1] > 0)
         costs = quantizer_of(codebook.spec).level(codebook, level)
         binding = nodes if nodes is not None and nodes.binding else None
         found = assign_level(costs, items, prefix, room[level], binding, work, None)
@@ -195,7 +195,7 @@ def _level_by_level(
 
 
 def _place_stuck(
-    codebook: Codebook, items: Items, codes_NL: Codes, room: list[NDArray[np.int64]], taken: Codes, work: Work
+    codebook: Codebook, items: Items, codes_NL: Codes, room: list[NDArray[np.int64]], taken: Codes, work: Executor
 ) -> None:
     """Place the items whose prefix has free SIDs, but only under codes that are full.
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenizer.arrays.executor import Work
+from tokenizer.arrays.executor import Executor
 from tokenizer.arrays.vectors import Items
 from tokenizer.balancing.assign_level import Prices, assign_level
 from tokenizer.codebook import Codebook
@@ -20,7 +20,7 @@ SLACKS = (math.inf, 2.0, 1.5, 1.25, 1.1, 1.0)
 """From loose to tight, because each search starts from the prices of the one before."""
 
 
-def quality(codebook: Codebook, items: Items, codes_NL: NDArray[np.int32], work: Work) -> dict[str, Any]:
+def quality(codebook: Codebook, items: Items, codes_NL: NDArray[np.int32], work: Executor) -> dict[str, Any]:
     """Figures of the codes (-1: none) of the fitted items, for the codebook's statistics.
 
     Over all items: how many share their codes with others (see `metrics.collision_metrics`). Over the first SAMPLE by
@@ -41,7 +41,7 @@ def quality(codebook: Codebook, items: Items, codes_NL: NDArray[np.int32], work:
     }
 
 
-def survey(codebook: Codebook, items: Items, work: Work) -> dict[str, Any]:
+def slack_report(codebook: Codebook, items: Items, work: Executor) -> dict[str, Any]:
     """Figures of a sample of the fitted items, the first by tie key, for the codebook's statistics.
 
     `slack_sweep`: a row per slack (None: no capacity) with the relative error and, per level, the load of the fullest
@@ -55,7 +55,7 @@ def survey(codebook: Codebook, items: Items, work: Work) -> dict[str, Any]:
     }
 
 
-def slack_sweep(codebook: Codebook, items: Items, work: Work) -> list[dict[str, Any]]:
+def slack_sweep(codebook: Codebook, items: Items, work: Executor) -> list[dict[str, Any]]:
     """Relative error and fullest codes when the items are assigned under each of SLACKS, centroids unchanged."""
     prices: list[Prices | None] = [None] * codebook.levels
     sweep: list[dict[str, Any]] = []

@@ -6,11 +6,11 @@ from dataclasses import replace
 from learning.threads import one_thread
 from learning.trainer import Trainer, train_in_process
 from tokenizer.arrays.array_file import Array
-from tokenizer.arrays.executor import HERE, Work
+from tokenizer.arrays.executor import LOCAL_THREADS, Executor
 from tokenizer.arrays.items import ItemIds, checked_items
 from tokenizer.arrays.vectors import Rows
 from tokenizer.codebook import Codebook
-from tokenizer.codebook_report import quality, survey
+from tokenizer.codebook_report import quality, slack_report
 from tokenizer.registry import QUANTIZERS, quantizer_of
 from tokenizer.spec import CodebookSpec
 
@@ -19,7 +19,7 @@ def fit_codebook(
     vectors: Mapping[str, Array | Rows],
     item_ids: ItemIds,
     spec: CodebookSpec,
-    work: Work = HERE,
+    work: Executor = LOCAL_THREADS,
     train: Trainer = train_in_process,
 ) -> Codebook:
     """Fit a codebook of `spec` to the vectors (N, D per source) of a catalogue.
@@ -34,5 +34,10 @@ def fit_codebook(
         book = made.codebook
         member = QUANTIZERS.members[spec.quantizer]
         by = {} if member.ours else {"quantizer_from": member.origin}
-        record = {**by, **book.statistics, **quality(book, made.items, made.codes, work), **survey(book, items, work)}
+        record = {
+            **by,
+            **book.statistics,
+            **quality(book, made.items, made.codes, work),
+            **slack_report(book, items, work),
+        }
         return replace(book, statistics=record)

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learning.threads import one_thread
-from tokenizer.arrays.distance import Floats
-from tokenizer.arrays.executor import HERE, Work
+from tokenizer.arrays.executor import LOCAL_THREADS, Executor
 from tokenizer.arrays.sid_keys import sid_keys
+from tokenizer.arrays.types import Floats
 from tokenizer.arrays.vectors import Items, spans
 from tokenizer.code_usage import level_metrics
 from tokenizer.codebook import Codebook
@@ -74,7 +74,9 @@ class Errors:
         return self.squared / self.spread if self.spread > 0 else float(self.squared > 0)
 
 
-def encoding_errors(codebook: Codebook, items: Items, codes_NL: NDArray[np.int32], work: Work = HERE) -> Errors:
+def encoding_errors(
+    codebook: Codebook, items: Items, codes_NL: NDArray[np.int32], work: Executor = LOCAL_THREADS
+) -> Errors:
     """Encoding errors of the items that have a SID (codes >= 0)."""
     tasks = ((start, stop, codes_NL[start:stop]) for start, stop in spans(len(items)))
     parts = list(work.map(partial(_span_errors, codebook), items, tasks))

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from learning.threads import one_thread
 from tokenizer.arrays.array_file import Array
-from tokenizer.arrays.executor import HERE, Work
+from tokenizer.arrays.executor import LOCAL_THREADS, Executor
 from tokenizer.arrays.items import ItemIds, checked_items
 from tokenizer.arrays.vectors import LEAD, Block, Items, Rows, spans
 from tokenizer.assign import Occupancy, assign_sids
 from tokenizer.balancing.costs import Residual
 from tokenizer.code_usage import level_metrics
 from tokenizer.codebook import Codebook, plan
-from tokenizer.codebook_report import quality, survey
+from tokenizer.codebook_report import quality, slack_report
 from tokenizer.errors import VectorError
 from tokenizer.metrics import encoding_errors
 from tokenizer.quantizers.kmeans import centroids, distortion, moments
@@ -56,7 +56,7 @@ def refit_codebook(
     codes_NL: Codes,
     budget: float = 0.05,
     steps: int = 5,
-    work: Work = HERE,
+    work: Executor = LOCAL_THREADS,
 ) -> Refit:
     """Refit a residual k-means codebook to its current items, changing at most a share `budget` of the old SIDs.
 
@@ -84,7 +84,7 @@ def _refit(
     codes_NL: Codes,
     budget: float,
     steps: int,
-    work: Work,
+    work: Executor,
 ) -> Refit:
     capacity, planned = plan(old.spec, len(items))
     book = replace(old, capacity=capacity, planned_items=planned, fitted_items=len(items))
@@ -112,13 +112,13 @@ def _refit(
         "items": len(items),
         "levels": _levels(book, items, codes, work),
         **quality(book, items, codes, work),
-        **survey(book, items, work),
+        **slack_report(book, items, work),
         "frontier": frontier,
     }
     return Refit(replace(book, statistics=record), codes, frontier)
 
 
-def _levels(book: Codebook, items: Items, codes: Codes, work: Work) -> list[dict[str, float]]:
+def _levels(book: Codebook, items: Items, codes: Codes, work: Executor) -> list[dict[str, float]]:
     """Figures of each level as in a fit: code usage, and the relative error of its source (on the first LEAD)."""
     placed = items.order[codes[items.order, 0] >= 0]
     levels = level_metrics(codes[placed], book.sizes)
@@ -132,7 +132,7 @@ def _levels(book: Codebook, items: Items, codes: Codes, work: Work) -> list[dict
 
 
 def _point(
-    book: Codebook, items: Items, codes: Codes, codes_NL: Codes, known: NDArray[np.bool_], work: Work
+    book: Codebook, items: Items, codes: Codes, codes_NL: Codes, known: NDArray[np.bool_], work: Executor
 ) -> dict[str, float]:
     changed = codes[known] != codes_NL[known]
     return {
@@ -148,7 +148,7 @@ def _assigned(
     ids: NDArray[Any],
     rows: NDArray[np.int64],
     taken: Codes,
-    work: Work,
+    work: Executor,
 ) -> Codes:
     """SIDs for some of the items that are not in `taken`."""
     if not len(rows):
@@ -167,7 +167,7 @@ def _moved(
     ids: NDArray[Any],
     codes: Codes,
     movers: NDArray[np.int64],
-    work: Work,
+    work: Executor,
 ) -> Codes:
     """The codes after `movers` took better ones. Old SIDs stay taken; items without a gain keep theirs."""
     found = _assigned(book, vectors, ids, movers, codes, work)
@@ -190,7 +190,7 @@ def _lost(book: Codebook, block: Block, codes: Codes) -> NDArray[np.float64]:
     return lost
 
 
-def _gains(book: Codebook, items: Items, codes: Codes, work: Work) -> NDArray[np.float64]:
+def _gains(book: Codebook, items: Items, codes: Codes, work: Executor) -> NDArray[np.float64]:
     """Each item's gain from the codes that are nearest level by level."""
     tasks = ((start, stop, codes[start:stop]) for start, stop in spans(len(items)))
     return np.concatenate(list(work.map(partial(_span_gains, book), items, tasks)))
@@ -207,7 +207,7 @@ def _span_gains(book: Codebook, items: Items, start: int, stop: int, codes: Code
     return np.where(np.isfinite(lost), lost - _lost(book, block, nearest), 0)
 
 
-def _follow(book: Codebook, items: Items, codes: Codes, work: Work) -> Codebook:
+def _follow(book: Codebook, items: Items, codes: Codes, work: Executor) -> Codebook:
     """Fit centroids to fixed codes: in SWEEPS passes, each level becomes the mean residual of all other levels."""
     arrays = dict(book.arrays)
     for _ in range(SWEEPS):

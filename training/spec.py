@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from learning.spec import LoopSpec, Positive
+from training.registry import ARCHITECTURES, OBJECTIVES
 
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 Auto = Literal["auto"]
@@ -34,7 +35,7 @@ class GeneratorSection(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    architecture: Literal["rq_transformer", "decoder", "lazy_decoder", "encoder_decoder"] = "rq_transformer"
+    architecture: str = "rq_transformer"
     dim: Positive = 128
     layers: Positive = 2
     code_layers: Positive = 1
@@ -53,6 +54,11 @@ class GeneratorSection(BaseModel):
     behaviours: Annotated[tuple[str, ...], Field(max_length=100)] = ()
     sessions: bool = False
     separators: bool = False
+
+    @field_validator("architecture")
+    @classmethod
+    def _is_installed(cls, value: str) -> str:
+        return ARCHITECTURES.require(value)
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
@@ -121,7 +127,7 @@ class TrainSection(BaseModel):
     warmup_steps: Positive | Auto = "auto"
     schedule: Literal["inverse_sqrt", "cosine"] = "cosine"
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
-    objective: Literal["next_code", "ranking"] = "next_code"
+    objective: str = "next_code"
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
     align_epochs: Annotated[int, Field(ge=0)] | Auto = "auto"
     since_production: bool = False
@@ -129,6 +135,11 @@ class TrainSection(BaseModel):
     sharding: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
     negative_events: tuple[str, ...] = ("impression",)
+
+    @field_validator("objective")
+    @classmethod
+    def _is_installed(cls, value: str) -> str:
+        return OBJECTIVES.require(value)
 
     @model_validator(mode="after")
     def _temperature_is_of_ranking(self) -> Self:
@@ -233,7 +244,7 @@ class SasRecSpec(BaseModel):
         return LoopSpec(workers=workers, **{name: getattr(self, name) for name in names})
 
 
-class ItemTowerSpec(SasRecSpec):
+class ItemEmbeddingsSpec(SasRecSpec):
     """A SASRec trained for its item embeddings, by `workers` of Ray Train or in one task.
 
     It is trained for `epochs` on the oldest log, then for `further_epochs` on each larger one.

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from bench.quality.made_by import code_hash
-from bench.quality.representations import World
+from bench.quality.representations import SeededSplit
 from bench.quality.settings import Settings
 from bench.quality.split import WIDTH, Recommend, Split, say
 from learning.ray_train.launch import launch
@@ -27,6 +27,7 @@ from learning.threads import one_thread
 from pipelines.cluster import connect, machine_cpus
 from pipelines.modalities import COLLABORATIVE
 from pipelines.spec import ComputeSpec, collaborative_spec
+from tokenizer.arrays.types import Floats, Ints
 from tokenizer.assign import Occupancy, assign_sids
 from tokenizer.fit import fit_codebook
 from tokenizer.trie.masks import TrieMasks
@@ -36,16 +37,14 @@ from training.data.events import gathered
 from training.data.histories import windows_of
 from training.decoding.beam_search import beam_search
 from training.evaluation.metrics import ndcg_at, rank_of_target, recall_at
-from training.evaluation.rerank import Likeness
+from training.evaluation.rerank import VectorSimilarity
 from training.models.generator import Generator
 from training.models.saved import load_generator
 from training.models.trie_tensors import TrieTensors
-from training.objectives.code_pretraining import ItemAlignment, aligned
+from training.objectives.code_pretraining import CodePretraining, aligned
 from training.objectives.losses import objective_of
 from training.objectives.next_code import NextCode, plan_of
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float32]
 CACHE = Path(".cache/recommendation")
 # Buckets of the training histories, and histories decoded at a time.
 BUCKETS, AT_ONCE = 4, 256
@@ -94,7 +93,7 @@ def fused_vectors(split: Split, settings: Settings) -> NDArray[np.float32]:
     parts = (behaviour, settings.sasrec, settings.fusion)
     path = CACHE / f"vectors-{key_of(split, split.train, settings.modalities, *parts)}.npy"
     if not path.exists():
-        world = World(split.catalogue, settings.fusion.seed, cold=0.0)
+        world = SeededSplit(split.catalogue, settings.fusion.seed, cold=0.0)
         with one_thread():
             modalities, before = world.content(), {}
             if COLLABORATIVE in (settings.modalities or (COLLABORATIVE,)):
@@ -127,7 +126,7 @@ def dense(split: Split, settings: Settings) -> Recommend:
     vectors = fused_vectors(split, settings)
 
     def ranked(histories: Sequence[Ints], exclude_seen: bool, decay: float) -> Ints:
-        return Likeness.of(vectors, 1.0, decay).nearest(histories, WIDTH, histories if exclude_seen else None)
+        return VectorSimilarity.of(vectors, 1.0, decay).nearest(histories, WIDTH, histories if exclude_seen else None)
 
     def found(decay: float) -> float:
         return recall_at(rank_of_target(ranked(split.train, True, decay), split.validation), 10)
@@ -158,10 +157,10 @@ def reranked(split: Split, settings: Settings) -> Recommend:
     taken, targets = [split.train[user] for user in users], split.validation[users]
     found = search(taken, False)
 
-    def gain(likeness: Likeness) -> float:
+    def gain(likeness: VectorSimilarity) -> float:
         return ndcg_at(rank_of_target(likeness.reranked(*found, taken)[:, :WIDTH], targets), 10)
 
-    best = max((Likeness.of(vectors, weight, decay) for weight in WEIGHTS for decay in DECAYS), key=gain)
+    best = max((VectorSimilarity.of(vectors, weight, decay) for weight in WEIGHTS for decay in DECAYS), key=gain)
     say(f"reranked: weight {best.weight}, decay {best.decay}, validation ndcg@10 {gain(best):.4f}")
     return lambda histories, exclude_seen: best.reranked(*search(histories, exclude_seen), histories)[:, :WIDTH]
 
@@ -184,7 +183,7 @@ def searched(split: Split, settings: Settings) -> Search:
     start = None
     if train.align_epochs:
         alone = train.model_copy(update={"epochs": train.align_epochs, "checkpoint_steps": 0})
-        items = ItemAlignment(shape, trie.sizes, codes, fused_vectors(split, settings), train.batch_size, train.seed)
+        items = CodePretraining(shape, trie.sizes, codes, fused_vectors(split, settings), train.batch_size, train.seed)
         start = aligned(launch(partial(copy, items), alone, f"{name}-align", CACHE.resolve()).checkpoint_dir)
     masks = TrieMasks.of(trie)
     make = partial(

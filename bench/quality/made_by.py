@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-DECIDE = ("bench", "infra", "learning", "pipelines", "plugins", "tokenizer", "training")
+HASHED_PACKAGES = ("bench", "infra", "learning", "pipelines", "plugins", "tokenizer", "training")
 """Packages that make vectors, SIDs, models and rankings."""
 LIBRARIES = (
     *("numpy", "scipy", "scikit-learn", "torch", "faiss-cpu", "faiss-gpu", "vector-quantize-pytorch"),
@@ -26,9 +26,9 @@ def hash_of_files(root: Path, files: Iterable[Path]) -> str:
 
 @cache
 def code_hash(root: Path = ROOT) -> str:
-    """Return a hash of the source of DECIDE and of the versions of LIBRARIES."""
+    """Return a hash of the source of HASHED_PACKAGES and of the versions of LIBRARIES."""
     digest = hashlib.blake2b(digest_size=8)
-    sources = (path for package in DECIDE for path in (root / package).rglob("*.py"))
+    sources = (path for package in HASHED_PACKAGES for path in (root / package).rglob("*.py"))
     digest.update(hash_of_files(root, sources).encode())
     installed = {each.metadata["Name"].lower(): each.version for each in metadata.distributions()}
     for name in LIBRARIES:

@@ -14,8 +14,8 @@ import numpy as np
 
 from bench.quality.catalogues import CATALOGUES, Catalogue
 from bench.quality.split import say
-from tokenizer.arrays.distance import Floats
 from tokenizer.arrays.items import tie_keys
+from tokenizer.arrays.types import Floats
 from tokenizer.assign import Assignment, Codes, Occupancy, Status, assign_sids
 from tokenizer.codebook import Codebook
 from tokenizer.fit import fit_codebook

@@ -12,18 +12,17 @@ from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from bench.quality.catalogues import CATALOGUES
 from bench.quality.generative import CACHE, dense, generator, key_of, reranked
 from bench.quality.settings import GENERATORS, HEADLINE, changed
 from bench.quality.split import WIDTH, Recommend, Split, say, split_of
+from tokenizer.arrays.types import Ints
 from training.evaluation.baselines import ItemNeighbours, popular_rows
 from training.evaluation.metrics import mrr, ndcg_at, rank_of_target, recall_at, recall_interval
 from training.sasrec.sasrec import SasRec, fit_sasrec, rank
 from training.spec import SasRecSpec
 
-Ints = NDArray[np.int64]
 # Cut-offs of the metrics, and epochs without improvement that end a training.
 CUTS, PATIENCE = (5, 10, 20), 5
 NONE = np.zeros(0, np.int64)

@@ -16,12 +16,12 @@ from scipy.optimize import linear_sum_assignment
 from bench.quality.catalogues import beauty
 from bench.quality.quantizers import THREE, row
 from learning.threads import one_thread
-from tokenizer.arrays.distance import Floats
-from tokenizer.arrays.executor import HERE
+from tokenizer.arrays.executor import LOCAL_THREADS
 from tokenizer.arrays.items import checked_items, tie_keys
+from tokenizer.arrays.types import Floats
 from tokenizer.arrays.vectors import Items, spans
 from tokenizer.assign import Codes, Occupancy, assign_sids
-from tokenizer.balancing.costs import PointLevel, Residual
+from tokenizer.balancing.costs import CentroidLevel, Residual
 from tokenizer.codebook import Codebook
 from tokenizer.fit import fit_codebook
 from tokenizer.quantizers.kmeans import centroids, distortion, moments
@@ -65,12 +65,12 @@ def nearest(book: Codebook, items: Items, iterations: int = 0) -> tuple[Codebook
         prefix = codes[:, :level]
         for done in range(iterations + 1):
             target = residual(book.spec, arrays, level)
-            costs = PointLevel(target, arrays[f"level{level}"])
+            costs = CentroidLevel(target, arrays[f"level{level}"])
             for start, stop in spans(len(items)):
                 for rows, cost in costs.costs(items.read(start, stop, prefix[start:stop])):
                     codes[start:stop, level][rows] = cost.argmin(axis=1)
             if done < iterations:
-                found = centroids(target, items, prefix, codes[:, level], arrays[f"level{level}"], HERE)
+                found = centroids(target, items, prefix, codes[:, level], arrays[f"level{level}"], LOCAL_THREADS)
                 arrays[f"level{level}"] = found
     return replace(book, arrays=arrays), codes
 
@@ -79,15 +79,15 @@ def relative_error(book: Codebook, items: Items, codes: Codes) -> float:
     """Return the squared error of the codes over the squared distance to the mean of the items."""
     last = book.levels - 1
     target = residual(book.spec, book.arrays, last)
-    left = distortion(target, book.arrays[f"level{last}"], items, codes[:, :last], codes[:, last], HERE)
-    return left / moments(Residual("fused", ()), items, HERE)[1]
+    left = distortion(target, book.arrays[f"level{last}"], items, codes[:, :last], codes[:, last], LOCAL_THREADS)
+    return left / moments(Residual("fused", ()), items, LOCAL_THREADS)[1]
 
 
 def frontier(vectors: Floats, ids: list[str], seed: int) -> Iterator[str]:
     """Yield the rows of the table for vectors (N, D). Changes are counted among items that already had a SID."""
     in_turn = np.argsort(tie_keys(ids), kind="stable")
     new, known = in_turn[: len(ids) // 20], in_turn[len(ids) // 20 :]
-    items = checked_items({"fused": vectors}, ids, ["fused"], HERE)
+    items = checked_items({"fused": vectors}, ids, ["fused"], LOCAL_THREADS)
     spec = CodebookSpec.model_validate({"levels": THREE, "balanced": False, "seed": seed})
     book = fit_codebook({"fused": vectors[known]}, [ids[at] for at in known], spec)
     codes, asked = np.full((len(ids), 3), -1, np.int32), nearest(book, items)[1]

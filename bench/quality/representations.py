@@ -34,8 +34,8 @@ from tokenizer.assign import Occupancy, assign_sids
 from tokenizer.fit import fit_codebook
 from tokenizer.registry import quantizer_of
 from tokenizer.spec import CodebookSpec
-from training.sasrec.item_embeddings import item_towers
-from training.spec import ItemTowerSpec
+from training.sasrec.item_embeddings import item_embeddings_of
+from training.spec import ItemEmbeddingsSpec
 
 # Share of cold items, distance of the events of a pair, and ranks of the hit-rates.
 COLD, WINDOW, NEAR = 0.05, 5, (10, 50)
@@ -90,7 +90,7 @@ def table(catalogue: Catalogue, options: argparse.Namespace) -> None:
     found: dict[str, list[list[float]]] = {}
     widths: list[list[float]] = []
     for seed in range(options.seeds):
-        world = World(catalogue, seed, only=options.rows)
+        world = SeededSplit(catalogue, seed, only=options.rows)
         if seed == 0:
             cold = np.count_nonzero(world.cold[world.pairs[:, 0]])
             asked = f"{len(world.pairs):,} pairs of the {options.on}"
@@ -114,7 +114,7 @@ def table(catalogue: Catalogue, options: argparse.Namespace) -> None:
     print(f"\nThe 95 % intervals, first items of the pairs drawn again {RESAMPLED} times, are at most: {widest}.")
 
 
-class World:
+class SeededSplit:
     """A catalogue under one seed: its cold items, its visible log, and the pairs to predict."""
 
     def __init__(self, catalogue: Catalogue, seed: int, cold: float = COLD, only: Sequence[str] = ()) -> None:
@@ -128,7 +128,7 @@ class World:
         asked = self._log(later)
         self.pairs = self._rows(asked)[asked.pairs(WINDOW, asked.newest(1.0))]
         self.items = pl.DataFrame({"item_id": catalogue.ids})
-        self._trained: dict[tuple[ItemTowerSpec, float], list[NDArray[np.float32]]] = {}
+        self._trained: dict[tuple[ItemEmbeddingsSpec, float], list[NDArray[np.float32]]] = {}
 
     def _log(self, taken: list[list[tuple[int, int]]]) -> Histories:
         rows = [(f"{user:07d}", time, row) for user, history in enumerate(taken) for time, row in history]
@@ -241,10 +241,10 @@ class World:
         return best
 
     def behaviour(
-        self, spec: CollaborativeSpec, tower: ItemTowerSpec | None = None, recent: float = FusionSpec().recent
+        self, spec: CollaborativeSpec, tower: ItemEmbeddingsSpec | None = None, recent: float = FusionSpec().recent
     ) -> Collaborative:
         """Fit vectors on the visible events, and on those before the newest share, on which fusion is trained."""
-        train = partial(self._towers, tower or ItemTowerSpec(), recent)
+        train = partial(self._towers, tower or ItemEmbeddingsSpec(), recent)
         made = fit_collaborative(self.log, spec, self.log.newest(recent), train)
         assert made is not None
         return made
@@ -262,12 +262,12 @@ class World:
         return self._rows(self.log)[self.log.pairs(spec.pair_window, self.log.newest(spec.recent))]
 
     def _towers(
-        self, spec: ItemTowerSpec, recent: float, logs: list[list[NDArray[np.int64]]], items: int
+        self, spec: ItemEmbeddingsSpec, recent: float, logs: list[list[NDArray[np.int64]]], items: int
     ) -> list[NDArray[np.float32]]:
         """Train towers once for all methods."""
         key = spec.model_copy(update={"seed": self.seed}), recent
         if key not in self._trained:
-            self._trained[key] = item_towers(logs, items, key[0])
+            self._trained[key] = item_embeddings_of(logs, items, key[0])
         return self._trained[key]
 
     def figures(self, given: Modality, crossed: tuple[Modality, Modality] | None) -> tuple[list[float], list[float]]:

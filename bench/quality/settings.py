@@ -8,7 +8,7 @@ from flows.recipe import override_setting, parse_recipe
 from pipelines.spec import CollaborativeSection, FusionSpec
 from tokenizer.spec import CodebookSpec
 from training.auto_settings import WARMUP
-from training.spec import GeneratorSection, ItemTowerSpec, TrainSection
+from training.spec import GeneratorSection, ItemEmbeddingsSpec, TrainSection
 
 
 class Settings(BaseModel):
@@ -18,7 +18,7 @@ class Settings(BaseModel):
 
     modalities: tuple[str, ...] = ()
     collaborative: CollaborativeSection = CollaborativeSection(min_events=1)
-    sasrec: ItemTowerSpec = ItemTowerSpec()
+    sasrec: ItemEmbeddingsSpec = ItemEmbeddingsSpec()
     fusion: FusionSpec = FusionSpec()
     codebook: CodebookSpec = CodebookSpec.model_validate({"levels": [{"codes": 256}] * 3})
     generator: GeneratorSection = GeneratorSection()

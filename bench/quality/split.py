@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.quality.catalogues import Catalogue
+from tokenizer.arrays.types import Ints
 
-Ints = NDArray[np.int64]
 WIDTH = 20
 """Items that a recommender returns."""
 Part = Literal["validation", "test"]

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from learning.threads import one_thread
 from tokenizer.arrays.distance import BLOCK, own_distance
-from tokenizer.arrays.executor import HERE
+from tokenizer.arrays.executor import LOCAL_THREADS
 from tokenizer.arrays.items import checked_items, tie_keys
 from tokenizer.arrays.vectors import SPAN, ArrayRows, ParquetRows, Rows
 from tokenizer.assign import Codes, Occupancy, Status, assign_sids
@@ -100,14 +100,14 @@ def at_size(rows: Rows, codes: int, levels: int) -> None:
         f"products alone {bare:.1f} s: {bare / fitting:.0%} of them",
     )
     start = time.perf_counter()
-    checked = checked_items(part, first, ("fused",), HERE)
+    checked = checked_items(part, first, ("fused",), LOCAL_THREADS)
     say(f"read and check {old:,} items", f"{time.perf_counter() - start:.1f} s", "part of balanced below")
     with one_thread():
         start = time.perf_counter()
         for level in range(levels):
             prefix = np.zeros((old, level), np.int32)
             room = np.full(codes, old, np.int64)
-            assign_level(quantizer_of(spec).level(book, level), checked, prefix, room, None, HERE, None)
+            assign_level(quantizer_of(spec).level(book, level), checked, prefix, room, None, LOCAL_THREADS, None)
         plain = time.perf_counter() - start
     shared = replace(book, spec=spec.model_copy(update={"collision": "keep"}))
     start = time.perf_counter()

@@ -30,8 +30,8 @@ from pipelines.spec import ComputeSpec
 from tokenizer.trie.masks import TrieMasks
 from tokenizer.trie.trie import Trie
 from training.data.histories import Batch
-from training.models import ARCHITECTURES
 from training.objectives.next_code import NextCode, plan_of
+from training.registry import ARCHITECTURES
 from training.spec import GeneratorSpec, TrainSpec
 
 SIZES, ITEMS, USERS, WARM, ROUNDS = (256, 256, 256), 20_000, 25_600, 50, 7

@@ -1,4 +1,4 @@
-"""What each verb of the command does. Flows are imported when they are needed: reading a lake starts in a moment."""
+"""Verbs of the command. Flows are imported only when needed, so verbs that only read a lake start quickly."""
 
 import argparse
 import json
@@ -24,7 +24,7 @@ Options = argparse.Namespace
 
 
 class VerificationFailed(LakeError):
-    """Something a release pins is not what it was."""
+    """Raised if a check of the lake finds a fault."""
 
 
 def run_bootstrap(options: Options) -> None:
@@ -65,7 +65,7 @@ def _night(options: Options, parent: str, retry: bool) -> None:
     lake = existing(options)
     given, overrides = _recipe(options, read_release(lake, parent).recipe)
     lasting = any(each not in overrides for each in options.overrides)
-    recipe = given if options.recipe or lasting else None  # that of the release which the night comes to extend
+    recipe = given if options.recipe or lasting else None  # None: the recipe of the release that the night extends
     sources = _checked_sources(options)
     _starting()
     from flows.nightly import nightly
@@ -136,7 +136,7 @@ def run_show(options: Options) -> None:
 
 
 def run_resume(options: Options) -> None:
-    """Start the run again with its recorded parameters: what it had committed is found and skipped."""
+    """Start the run again with its recorded parameters; work that it committed is found and skipped."""
     from storage.runs import read_run
 
     lake = existing(options)
@@ -157,7 +157,7 @@ def _flow(kind: str) -> Callable[..., Any]:
 
 
 def run_cancel(options: Options) -> None:
-    """Interrupt the run's process on this machine, or ask Prefect to where it runs elsewhere."""
+    """Interrupt the run's process on this machine; ask Prefect to cancel a run on another machine."""
     from storage.runs import read_run
 
     found = read_run(existing(options), options.run_id)
@@ -245,7 +245,7 @@ def serve(options: Options) -> None:
 
 
 def _starting() -> None:
-    """Say what the first seconds go by with, before they do."""
+    """Announce the import of libraries, which takes seconds."""
     print("loading the libraries of a run", file=sys.stderr, flush=True)
 
 
@@ -254,7 +254,7 @@ def _lake(options: Options) -> Lake:
 
 
 def existing(options: Options) -> Lake:
-    """The lake that is asked for; raises LakeNotFound where there is none."""
+    """Return the lake in the options; raise LakeNotFound if it does not exist."""
     lake = _lake(options)
     if not any(lake.exists(table) for table in ("items", "releases", "runs")):
         raise LakeNotFound(
@@ -265,7 +265,7 @@ def existing(options: Options) -> Lake:
 
 
 def _production_recipe(options: Options) -> dict[str, Any] | None:
-    """The recipe of the production release, if there is one."""
+    """Return the recipe of the production release, if there is one."""
     from storage.releases.releases import PRODUCTION, published, read_release
 
     lake = _lake(options)
@@ -273,7 +273,7 @@ def _production_recipe(options: Options) -> dict[str, Any] | None:
 
 
 def _recipe(options: Options, base: dict[str, Any] | None = None) -> tuple[dict[str, Any], list[str]]:
-    """The recipe that was named, else `base`, else the default one; and the overrides that hold for this run alone."""
+    """Return the named recipe, else `base`, else the default one, and the overrides that apply to this run only."""
     from flows.recipe import load_recipe, passing
 
     lasting, ours = passing(options.overrides)
@@ -283,14 +283,14 @@ def _recipe(options: Options, base: dict[str, Any] | None = None) -> tuple[dict[
 
 
 def _whole_recipe(options: Options, base: dict[str, Any]) -> dict[str, Any]:
-    """The recipe with all overrides, for runs that store it in no release."""
+    """Return the recipe with all overrides, for runs that do not store it in a release."""
     from flows.recipe import load_recipe
 
     return load_recipe(options.recipe, options.overrides, base).model_dump(mode="json")
 
 
 def _checked_sources(options: Options) -> tuple[list[str], list[str]]:
-    """The sources, once they and the times of the run are seen to be there: before a server takes its seconds."""
+    """Return the sources, after a check of them and of the run's times, before a server is started."""
     from pipelines.sources.files import find_files
 
     bounds(options.as_of, getattr(options, "cutoff", None))

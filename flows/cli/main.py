@@ -1,5 +1,6 @@
-"""The `sidmill` command: nouns, then verbs. Parses and dispatches; what verbs do stands in `flows.cli.commands` and
-`flows.cli.release_commands`."""
+"""The `sidmill` command: nouns, then verbs. Parses and dispatches to `flows.cli.commands` and
+`flows.cli.release_commands`.
+"""
 
 import argparse
 import atexit
@@ -13,32 +14,33 @@ from flows.runtime.terminal import printable_lines
 from infra.addresses import SecretInAddress, check_arguments, check_environment, without_secrets
 from infra.settings import configure
 
+# Exit codes; 130 is 128 + SIGINT, as in a shell.
 USAGE, BLOCKED, FAILED, INTERRUPTED = 2, 3, 1, 130
 Verb = Callable[[argparse.Namespace], None]
 
 
 def main() -> None:
     """Entry point of the executable."""
-    exit_code = FAILED  # of a traceback, which --debug lets pass
+    exit_code = FAILED  # if run_command raises, as with --debug
 
     def leave() -> NoReturn:
-        """End the process without tearing the interpreter down.
+        """End the process without shutting down the interpreter.
 
-        Arrow, Delta and polars keep threads of their own; one that wakes while the interpreter and the statics of
-        its library are gone aborts the process ("terminate called without an active exception") after all is done.
+        Arrow, Delta and polars have threads of their own. A thread that wakes after the interpreter and the statics of
+        its library are destroyed aborts the finished process ("terminate called without an active exception").
         """
-        with suppress(BrokenPipeError):  # nobody reads any more
+        with suppress(BrokenPipeError):  # the reader has closed the pipe
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(exit_code)
 
-    atexit.register(leave)  # first in, last out: by then Ray, Prefect and its server are closed
+    atexit.register(leave)  # registered first, so called last: Ray, Prefect and its server are closed by then
     exit_code = run_command(sys.argv[1:])
     sys.exit(exit_code)
 
 
 def run_command(arguments: Sequence[str]) -> int:
-    """Run one command in this process; returns its exit code. One message for a failure, the traceback on --debug."""
+    """Run one command in this process; return its exit code. A failure prints a message, or is raised with --debug."""
     configure()
     try:
         check_arguments(arguments)
@@ -74,7 +76,7 @@ def _told(error: Exception, code: int) -> int:
 
 
 def _stops() -> tuple[type[BaseException], ...]:
-    """Ctrl-C, and what Prefect raises when the process is told to end; the latter only where a flow was imported."""
+    """Return the exceptions for Ctrl-C and for Prefect's termination; the latter only if a flow was imported."""
     exceptions = sys.modules.get("prefect.exceptions")
     return (KeyboardInterrupt, exceptions.TerminationSignal) if exceptions else (KeyboardInterrupt,)
 
@@ -86,7 +88,7 @@ def _code(error: Exception) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """All nouns, verbs and options."""
+    """Define nouns, verbs and options."""
     from flows.cli import commands, release_commands
 
     parser = argparse.ArgumentParser(prog="sidmill", description="Semantic IDs, tries and generators from a catalogue.")
@@ -193,7 +195,7 @@ def _noun(
 def _alone(
     verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, verb: Verb, text: str
 ) -> argparse.ArgumentParser:
-    """A verb that needs no lake."""
+    """Add a verb that needs no lake."""
     parser = verbs.add_parser(name, help=text, description=text)
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     parser.set_defaults(verb=verb, parser=parser)

@@ -1,4 +1,4 @@
-"""What the verbs of `sidmill release` do; see flows/cli/commands.py."""
+"""Verbs of `sidmill release`; see flows/cli/commands.py."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from flows.runtime.terminal import say
 
 
 class NoTrie(ValueError):
-    """A trie was asked of a release whose codes have no order."""
+    """Raised if the trie of a release whose codes have no order is requested."""
 
 
 def release_list(options: Options) -> None:
@@ -105,7 +105,7 @@ def release_export_trie(options: Options) -> None:
     if options.format == "native":
         output.write_bytes(lake.blobs.get(native))
     else:
-        from flows.inspect.diff import open_trie
+        from sidmill.release import open_trie
         from tokenizer.trie.export import write_arrow, write_codes
 
         names = {"release": manifest.id, "vocabulary": manifest.codebook.vocabulary, "native_sha256": native}

@@ -1,6 +1,6 @@
-"""How records look on a terminal; `as_json` prints the same record as JSON instead.
+"""Printing of records on a terminal; with `as_json`, the same record is printed as JSON.
 
-All text goes through `flows.runtime.terminal`: titles and cells are not ours.
+Foreign text, such as titles and cells, is escaped by `flows.runtime.terminal`.
 """
 
 import json
@@ -24,6 +24,7 @@ from storage.runs import RunSummary
 
 Record = dict[str, Any]
 
+# Columns of a table in a pipe: so many that no cell is broken.
 PIPE_WIDTH = 10_000
 
 
@@ -32,7 +33,7 @@ def _print_json(value: Any) -> None:
 
 
 def _table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
-    """Cells are broken between words where a terminal is narrow, and nowhere in a pipe."""
+    """Print a table. Cells wrap between words on a narrow terminal, and never in a pipe."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     cells = [["-" if cell is None else printable(str(cell)) for cell in row] for row in rows]
     for column, *below in zip(columns, *cells, strict=True):
@@ -45,7 +46,7 @@ def _table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
 
 
 def plugins(members: list[tuple[str, Member]], as_json: bool) -> None:
-    """Members of registries by kind."""
+    """Print members of registries by kind."""
     columns = ["kind", "name", "from", "object"]
     rows = [[kind, member.name, member.origin, member.target] for kind, member in members]
     if as_json:
@@ -55,7 +56,7 @@ def plugins(members: list[tuple[str, Member]], as_json: bool) -> None:
 
 
 def record(value: Record, as_json: bool) -> None:
-    """One record, field by field."""
+    """Print one record, field by field."""
     if as_json:
         _print_json(value)
         return
@@ -86,7 +87,7 @@ def _short(value: Any) -> str:
 
 
 def runs(found: list[RunSummary], as_json: bool) -> None:
-    """One line a run."""
+    """Print runs as lines."""
     found = [_open(each) for each in found]
     if as_json:
         _print_json([asdict(each) for each in found])
@@ -103,12 +104,12 @@ def runs(found: list[RunSummary], as_json: bool) -> None:
 
 
 def _open(found: RunSummary) -> RunSummary:
-    """A run as it may be shown: those recorded by older versions have addresses as they were typed."""
+    """Return a run with secrets of addresses hidden: older versions recorded addresses as typed."""
     return replace(found, parameters=hidden(found.parameters), result=hidden(found.result))
 
 
 def run(found: RunSummary, as_json: bool) -> None:
-    """One run with what it was asked for, its result and its stages; of its recipe what is no default."""
+    """Print one run with its parameters, its result, its stages, and the recipe fields that are not defaults."""
     found = _open(found)
     if as_json:
         _print_json(asdict(found))
@@ -137,12 +138,12 @@ def run(found: RunSummary, as_json: bool) -> None:
 
 
 def _is_table(value: Any) -> bool:
-    """Whether it is a list of records, such as the epochs of a training: `--json` and the report have it."""
+    """Return whether a value is a list of records, such as epochs; `run` leaves those to `--json` and the report."""
     return isinstance(value, list) and bool(value) and all(isinstance(each, dict) for each in value)
 
 
 def _beside_defaults(settings: Record) -> Record:
-    """The fields of a recipe that differ from their defaults, by full name; of a modality, that it is there."""
+    """Return the recipe fields that are not defaults, by full name, and modalities with only default fields."""
     from flows.recipe import Recipe
 
     modalities = ("text", "image", "attributes", "coordinates", "collaborative")
@@ -158,7 +159,7 @@ def _beside_defaults(settings: Record) -> Record:
 
 
 def releases(found: list[Record], current: Published | None, as_json: bool) -> None:
-    """One line a release; an asterisk marks production."""
+    """Print a line per release; an asterisk marks production."""
     if as_json:
         _print_json(found)
         return
@@ -181,7 +182,7 @@ def releases(found: list[Record], current: Published | None, as_json: bool) -> N
 
 
 def release(value: Record, as_json: bool) -> None:
-    """One release, and of its models the headline figures of the newest evaluation."""
+    """Print one release, and the headline figures of the newest evaluation of its models."""
     if not as_json:
         value = {
             **value,
@@ -198,7 +199,7 @@ def release(value: Record, as_json: bool) -> None:
 
 
 def evaluation(found: Record | None, as_json: bool) -> None:
-    """A stored evaluation: recall, NDCG and MRR with intervals, prefixes, what was shown, buckets."""
+    """Print a stored evaluation: recall, NDCG and MRR with intervals, prefixes, list figures, buckets."""
     if as_json:
         _print_json(found)
     elif found:
@@ -208,7 +209,7 @@ def evaluation(found: Record | None, as_json: bool) -> None:
 
 
 def explanation(value: Record, as_json: bool) -> None:
-    """An item: SID, prefixes with who shares them, lineage."""
+    """Print an item: SID, prefixes with items that share them, lineage."""
     if as_json:
         _print_json(value)
         return
@@ -223,7 +224,7 @@ def explanation(value: Record, as_json: bool) -> None:
 
 
 def quarantine(rows: pl.DataFrame, limit: int, as_json: bool) -> None:
-    """Open rows by reason, with what to do, then the newest ones."""
+    """Print open rows by reason, with the remedy, then the newest ones."""
     if as_json:
         _print_json(rows.to_dicts())
         return
@@ -239,7 +240,7 @@ def quarantine(rows: pl.DataFrame, limit: int, as_json: bool) -> None:
 
 
 def status(value: Record, as_json: bool) -> None:
-    """The lake at a glance."""
+    """Print the lake's state."""
     if as_json:
         _print_json(value)
         return

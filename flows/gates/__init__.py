@@ -1,1 +1,1 @@
-"""Gates: what a release and a model must hold to be published."""
+"""Gates: conditions for the publication of a release or a model."""

@@ -1,4 +1,4 @@
-"""The gate of models: a run publishes none that is worse than a baseline, unless the recipe says so."""
+"""The gate of models: a run publishes no model worse than a baseline, unless the recipe allows it."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,7 +8,7 @@ from storage.releases.models import worse_than
 
 @dataclass(frozen=True)
 class ModelVerdict:
-    """Whether a run may publish a model, and what is to be told about that; nothing where it beats all baselines."""
+    """Verdict on the publication of a model by a run. `told` is a message, empty if the model beats all baselines."""
 
     publishable: bool
     told: str
@@ -17,7 +17,7 @@ class ModelVerdict:
 def judge_model(
     model: str, release: str, evaluation: dict[str, Any] | None, severity: Literal["block", "warn"]
 ) -> ModelVerdict:
-    """Judge a model by its newest evaluation on a release; `severity` is that of gates.model_against_baselines."""
+    """Judge a model by its newest evaluation on a release; `severity` is set by gates.model_against_baselines."""
     if not (evaluation or {}).get("against"):
         return ModelVerdict(
             True, f"{model} was not compared with baselines: no case was held out for it to be judged on"

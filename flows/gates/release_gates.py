@@ -1,4 +1,4 @@
-"""Gates: what a candidate must hold to be published. Each compares one metric with the recipe's limit."""
+"""Gates: conditions for the publication of a candidate. Each compares one metric with the recipe's limit."""
 
 import math
 from typing import Any
@@ -8,7 +8,7 @@ from storage.releases.manifest import Gate, Manifest
 
 
 def judge(metrics: dict[str, Any], items: int, parent: Manifest | None, gates: GatesSpec) -> tuple[Gate, ...]:
-    """All gates of a candidate, in the order a person reads them. A figure that is not a number fails its gate."""
+    """Return all gates of a candidate, in the order of display. A metric that is not finite fails its gate."""
     level = _worst_level(metrics["utilisation_of_fillable"])
     churn = metrics.get("churn")
     shrinkage = max(0.0, 1 - items / parent.items) if parent is not None and parent.items else 0.0

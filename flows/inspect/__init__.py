@@ -1,1 +1,1 @@
-"""Reading a lake for people: status, differences, explanations and verification. Nothing is written."""
+"""Read-only views of a lake for people: status, differences, explanations and verification."""

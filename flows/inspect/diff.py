@@ -1,4 +1,4 @@
-"""What changed from one release to another: items, SIDs per level, quality, and the models trained on them."""
+"""Differences between two releases: items, SIDs per level, quality, and the models trained on them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,12 +8,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from flows.inspect.evaluation_tables import figures
+from sidmill.release import open_trie
 from storage.lake import Lake
 from storage.releases.manifest import CodebookRef, Manifest
 from storage.releases.models import evaluations
 from storage.releases.releases import releases
 from tokenizer.trie.trie import Trie
 
+# Metrics of a release that a diff shows.
 COMPARED = (
     "relative_error",
     "neighbours_sharing",
@@ -28,17 +30,12 @@ COMPARED = (
 )
 
 
-def open_trie(lake: Lake, manifest: Manifest) -> Trie:
-    """The trie a release pins, verified."""
-    return Trie.open(lake.blobs.local_path(manifest.trie.sha256))
-
-
 def diff_releases(lake: Lake, before: Manifest, after: Manifest) -> dict[str, Any]:
-    """Items added, removed and kept; of the kept ones the share whose code changed, per level and as a whole.
+    """Count items added, removed and kept, and measure `churn`: the share of kept items whose code changed.
 
-    Under one codebook churn must be zero, and under a refit of it (or a refit of that) it is what was measured. Under
-    two other codebooks codes mean different things, so every SID counts as changed and `first_code_agreement` says how
-    far both group the items alike (share of pairs that share a first code in `before` and share one in `after`).
+    Churn is given per level and for the whole SID. It must be zero under one codebook; under a refit of it (or a refit
+    of that) it is measured. Codes of unrelated codebooks have different meanings, so every SID counts as changed.
+    `first_code_agreement` is the share of pairs with a common first code in `before` that have one in `after` too.
     """
     tries = [open_trie(lake, manifest) for manifest in (before, after)]
     first, second = kept_codes(*tries)
@@ -63,13 +60,13 @@ def diff_releases(lake: Lake, before: Manifest, after: Manifest) -> dict[str, An
 
 
 def kept_codes(before: Trie, after: Trie) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """The codes (n, L), in one and in the other, of the items that both hold."""
+    """Return the codes (n, L) in each of two tries, of the items that both hold."""
     rows = before.find_rows(after.item_ids)
     return before.codes()[rows[rows >= 0]], after.codes()[rows >= 0]
 
 
 def churn(before_NL: NDArray[np.int32], after_NL: NDArray[np.int32]) -> dict[str, float]:
-    """The share of items whose code of each level changed (`level_1`, ..), and whose SID did (`full_sid`)."""
+    """Return the share of items whose code changed, by level (`level_1`, ..), and whose SID changed (`full_sid`)."""
     changed = before_NL != after_NL
     items = max(1, len(changed))
     levels = {f"level_{level}": float(count / items) for level, count in enumerate(changed.sum(axis=0), start=1)}
@@ -77,7 +74,7 @@ def churn(before_NL: NDArray[np.int32], after_NL: NDArray[np.int32]) -> dict[str
 
 
 def _first_fit(lake: Lake, codebook: CodebookRef) -> str:
-    """The codebook that this one is a refit of, or a refit of a refit; itself where it was fitted anew."""
+    """Return the first codebook in the chain of refits that led to this one; itself if it is no refit."""
     refits = {each.codebook.id: each.codebook.refit_of for each in releases(lake)}
     first = codebook.id
     while former := refits.pop(first, None):
@@ -86,7 +83,7 @@ def _first_fit(lake: Lake, codebook: CodebookRef) -> str:
 
 
 def _agreement(before_N: NDArray[np.int32], after_N: NDArray[np.int32]) -> float | None:
-    """Pairs that share a first code in both, over pairs that share one in the first; from counts alone."""
+    """Return the share of pairs with a common first code before that have one after too; from counts alone."""
     firsts = pl.DataFrame({"a": before_N, "b": after_N})
 
     def pairs(*by: str) -> int:
@@ -98,7 +95,7 @@ def _agreement(before_N: NDArray[np.int32], after_N: NDArray[np.int32]) -> float
 
 
 def _evaluations(lake: Lake, before: str, after: str) -> dict[str, Any]:
-    """The newest evaluation of each release, and per figure of the generators both and the difference."""
+    """Return the newest evaluation of each release, and each figure of both generators with the difference."""
     newest = {row["release"]: row for row in evaluations(lake)}
     rows = [newest.get(release) for release in (before, after)]
     one, other = (figures(row["result"]["generator"]) if row else {} for row in rows)
@@ -114,14 +111,14 @@ def _evaluations(lake: Lake, before: str, after: str) -> dict[str, Any]:
 
 
 def _difference(before: Any, after: Any) -> Any:
-    """after - before, of lists code by code; none where a side has no figure or another number of them."""
+    """Return after - before, for lists by element; None if a side has no figure or the lengths differ."""
     if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         return [second - first for first, second in zip(before, after, strict=True)]
     return after - before if isinstance(before, float) and isinstance(after, float) else None
 
 
 def show_diff(say: Callable[[str], None], diff: dict[str, Any]) -> None:
-    """The diff in a few lines."""
+    """Print a diff in a few lines."""
     items, sizes = diff["items"], diff["sizes"]
     say(f"  {diff['before']} -> {diff['after']}: {items['added']:,} items added, {items['removed']:,} removed, "
         f"{items['kept']:,} kept")  # fmt: skip

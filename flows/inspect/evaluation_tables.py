@@ -1,4 +1,4 @@
-"""An evaluation as tables, the same on a terminal and on the page of a release."""
+"""Tables of an evaluation, the same on a terminal and on the page of a release."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,14 +8,16 @@ from training.evaluation.metrics import headline_cut
 
 Result = dict[str, Any]
 
+# Recommenders, in the order of display.
 RANKERS = ("generator", "reranked", "dense", "sasrec", "item-knn", "popularity")
 VERDICTS = {"beats": "beats", "not told apart": "is not told apart from", "is worse": "is worse than"}
+# Figures of the recommended lists.
 SHOWN = ("coverage", "novelty", "diversity", "exposure_gini")
 
 
 @dataclass(frozen=True)
 class EvaluationTable:
-    """A table of text; the first column names the row. `note` says what the figures are."""
+    """A table of text. The first column names the row; `note` explains the figures."""
 
     title: str
     note: str
@@ -24,12 +26,12 @@ class EvaluationTable:
 
 
 def rankers(result: Result) -> list[str]:
-    """The recommenders that an evaluation has a row of, the generator first."""
+    """Return the recommenders with a row in an evaluation, the generator first."""
     return [name for name in RANKERS if name in result]
 
 
 def asked(result: Result) -> str:
-    """What was asked: figures are to be compared where it is the same."""
+    """Describe the evaluation setting; figures of different settings are not comparable."""
     told = f"{result['cases']:,} cases"
     if "seen_left_out" in result:
         told += ", seen items left out" if result["seen_left_out"] else ", seen items ranked too"
@@ -37,7 +39,7 @@ def asked(result: Result) -> str:
 
 
 def asked_in_full(result: Result) -> str:
-    """The same, and how many cases could not be hit."""
+    """Return `asked` with counts of missing and seen targets."""
     seen = " (a miss: evaluate.exclude_seen)" if result.get("seen_left_out") else ""
     return (
         f"{asked(result)}; {result['targets_missing']:,} with a target outside the release (a miss), "
@@ -46,26 +48,26 @@ def asked_in_full(result: Result) -> str:
 
 
 def cuts(row: Result) -> list[int]:
-    """The k at which a recommender was measured, ascending."""
+    """Return each k at which a recommender was measured, ascending."""
     return sorted(
         int(name.removeprefix("recall@")) for name in row if name.startswith("recall@") and name[7:].isdigit()
     )
 
 
 def headline(row: Result) -> str:
-    """recall and ndcg at each k, in one line."""
+    """Format recall and ndcg at each k in one line."""
     return "  ".join(f"{name}@{k} {row[f'{name}@{k}']:.4f}" for k in cuts(row) for name in ("recall", "ndcg"))
 
 
 def figures(row: Result) -> dict[str, float | list[float] | None]:
-    """What two evaluations are compared by: a recommender's figures without intervals, counts and buckets."""
+    """Return the figures of a recommender for comparison: without intervals, counts and buckets."""
     names = [f"{name}@{k}" for name in ("recall", "ndcg") for k in cuts(row)] + ["mrr"]
     names += [f"{name}@{k}" for name in ("prefix_recall", *SHOWN) for k in cuts(row)]
     return {name: row[name] for name in names if name in row}
 
 
 def evaluation_tables(result: Result) -> list[EvaluationTable]:
-    """All that an evaluation says; of one from before a figure was taken, what it has."""
+    """Return all tables of an evaluation; an older one may lack figures and their tables."""
     if "generator" not in result:
         return []
     names = rankers(result)
@@ -81,7 +83,7 @@ def evaluation_tables(result: Result) -> list[EvaluationTable]:
 
 
 def show_evaluation(say: Callable[[str], None], result: Result) -> None:
-    """The tables as text, columns aligned."""
+    """Print the tables with aligned columns."""
     say(f"  {asked_in_full(result)}")
     for table in evaluation_tables(result):
         say("")
@@ -108,7 +110,7 @@ def _accuracy(result: Result, names: list[str]) -> EvaluationTable:
 
 
 def verdicts(result: Result) -> list[str]:
-    """The generator beside each baseline, a sentence each; none of an evaluation from before they were compared."""
+    """Return a sentence per baseline that compares the generator with it; older evaluations have none."""
     return [
         f"recall@{found['k']} {VERDICTS[found['verdict']]} {name}: difference {_difference(found)}"
         for name, found in sorted(result.get("against", {}).items())

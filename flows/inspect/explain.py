@@ -1,22 +1,23 @@
-"""Explain an item: its SID, who shares each prefix, and where its vectors and its SID came from."""
+"""Explain an item: its SID, the items that share each prefix, and the origin of its vectors and its SID."""
 
 from typing import Any
 
 import pyarrow.dataset as ds
 
-from flows.inspect.diff import open_trie
 from flows.inspect.status import as_shown
+from sidmill.release import open_trie
 from storage.errors import LakeNotFound
 from storage.lake import Lake
 from storage.quarantine import open_rows
 from storage.releases.catalogue import catalogue
 from storage.releases.manifest import Manifest
 
+# Most items listed per prefix.
 SHOWN = 8
 
 
 def explain_item(lake: Lake, manifest: Manifest, item: str) -> dict[str, Any]:
-    """What a release knows of an item; LakeNotFound says why there is nothing."""
+    """Return all that a release has on an item; raise LakeNotFound if there is nothing."""
     versions = manifest.versions
     known = catalogue(lake, versions["items"], manifest.as_of, among=[item])
     refused = open_rows(lake).filter(open_rows(lake)["subject"] == item)
@@ -40,7 +41,7 @@ def explain_item(lake: Lake, manifest: Manifest, item: str) -> dict[str, Any]:
 
 
 def _path(lake: Lake, manifest: Manifest, trie: Any, codes: list[int], item: str) -> list[dict[str, Any]]:
-    """For every prefix of the SID: how many items share it, and the titles of some of them."""
+    """Return, for every prefix of the SID, the number of items that share it and the titles of some."""
     path = []
     for length in range(1, len(codes) + 1):
         start, stop = trie.prefix_range(codes[:length])

@@ -3,10 +3,11 @@
 from pipelines.registry import ENCODERS
 from plugins.registry import Member
 from tokenizer.registry import QUANTIZERS
+from training.registry import ARCHITECTURES, OBJECTIVES
 
-REGISTRIES = (ENCODERS, QUANTIZERS)
+REGISTRIES = (ENCODERS, QUANTIZERS, ARCHITECTURES, OBJECTIVES)
 
 
 def members() -> list[tuple[str, Member]]:
-    """Kind and member, registry by registry."""
+    """Return (kind, member), in order of registries."""
     return [(registry.what, member) for registry in REGISTRIES for member in registry.members.values()]

@@ -1,4 +1,4 @@
-"""Where a lake stands: what ran last and how it ended, what production is and how old, and whether it is held."""
+"""State of a lake in brief: the last run and its outcome, production and its age, and whether it is held."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,14 +12,16 @@ from storage.releases.publishing import hold_of
 from storage.releases.releases import PRODUCTION, read_release
 from storage.runs import RunSummary, runs
 
+# Figures of a model that are shown.
 HEADLINE = ("recall@10", "ndcg@10")
 ENDED_BADLY = ("failed", "killed", "cancelled")
+# Most characters of an error that are shown.
 MOST_OF_AN_ERROR = 300
 
 
 @dataclass(frozen=True)
 class Standing:
-    """`last_run` is the newest run, `unmended` the newest of every other kind that ended badly."""
+    """State of a lake. `last_run` is the newest run; `unmended`: newest runs of other kinds, if they ended badly."""
 
     last_run: dict[str, Any] | None
     unmended: list[dict[str, Any]]
@@ -28,7 +30,7 @@ class Standing:
 
     @property
     def lines(self) -> list[str]:
-        """The same in sentences, what ran last first."""
+        """The state in sentences, the last run first."""
         last = f"last run: {_run_line(self.last_run)}" if self.last_run else "no run is recorded"
         return [
             last,
@@ -39,7 +41,7 @@ class Standing:
 
 
 def standing(lake: Lake, now: datetime | None = None) -> Standing:
-    """How a lake stands now. A run that found nothing to do is not recorded, so it is not the last one."""
+    """Return the state of a lake. A run that found nothing to do is not recorded, so it is not the last one."""
     known = runs(lake)
     newest = {run.kind: run for run in known}
     last = known[-1] if known else None
@@ -103,7 +105,7 @@ def _production(lake: Lake, history: list[Pointer], now: datetime) -> dict[str, 
 
 
 def _evaluation(model: dict[str, Any]) -> dict[str, Any] | None:
-    """The headline of a model's newest evaluation."""
+    """Return the main figures of a model's newest evaluation."""
     result = model["evaluation"]
     if not result:
         return None
@@ -131,7 +133,7 @@ def _production_line(production: dict[str, Any] | None) -> str:
 
 
 def age(seconds: float) -> str:
-    """A span of time in its largest whole unit."""
+    """Format seconds in whole days, hours or minutes."""
     for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
         if seconds >= 2 * length or (unit == "minute" and seconds >= length):
             count = int(seconds // length)

@@ -1,4 +1,4 @@
-"""The state of a lake as one JSON-able record: last run, production, tables, releases, models, quarantine."""
+"""State of a lake as one JSON-serialisable record: last run, production, tables, releases, models, quarantine."""
 
 from dataclasses import asdict
 from typing import Any
@@ -19,7 +19,7 @@ from storage.schemas import TABLES
 
 
 def lake_status(lake: Lake) -> dict[str, Any]:
-    """What `sidmill lake status --json` prints; a lake that does not exist yet is empty."""
+    """Return the record for `sidmill lake status --json`; a lake that does not exist yet is empty."""
     current = published(lake)
     reasons = by_reason(lake)
     now = standing(lake)
@@ -37,9 +37,9 @@ def lake_status(lake: Lake) -> dict[str, Any]:
 
 
 def refused_rows(lake: Lake, reason: str | None = None) -> pl.DataFrame:
-    """Open rows of the quarantine, with `remedy`, the `item` they are about, and the `file` and `row` it was read from.
+    """Return open quarantine rows with `remedy`, the `item` concerned, and the `file` and `row` it was read from.
 
-    A row that a stage after ingest refused has no row of a file of its own: it is that of the item's newest revision.
+    A row that a stage after ingest refused has no row in a file; it gets that of the item's newest revision.
     """
     rows = open_rows(lake, reason=reason)
     items = catalogue(lake, columns=["source", "source_row"], among=rows["subject"].drop_nulls().unique().to_list())
@@ -60,7 +60,7 @@ def refused_rows(lake: Lake, reason: str | None = None) -> pl.DataFrame:
 
 
 def as_shown(refused: pl.DataFrame) -> pl.DataFrame:
-    """Adds `remedy`, what to do about the reason of a row, as text; addresses are shown without what may be secret."""
+    """Add the text `remedy` for the reason of each row, and hide possible secrets of addresses."""
     known = {str(reason): remedy(reason) for reason in Reason}
     hidden = [
         pl.Series(name, [text and without_secrets(text) for text in refused[name]], pl.String)
@@ -72,7 +72,7 @@ def as_shown(refused: pl.DataFrame) -> pl.DataFrame:
 
 
 def release_status(manifest: Manifest) -> dict[str, Any]:
-    """One release as the status shows it."""
+    """Return the status record of a release."""
     return {
         "id": manifest.id,
         "kind": manifest.kind,
@@ -96,9 +96,9 @@ def release_status(manifest: Manifest) -> dict[str, Any]:
 
 
 def models_shown(lake: Lake, manifest: Manifest) -> list[dict[str, Any]]:
-    """The model that was last published with a release, then those trained or evaluated on it.
+    """Return the model last published with a release, then those trained or evaluated on it.
 
-    A night's release is published with a model of an earlier one, whose newest evaluation may be on that.
+    A night's release is published with a model of an earlier release, whose newest evaluation may be on that one.
     """
     own = models_of(lake, manifest.id)
     moves = [move.value for move in pointer_history(lake, PRODUCTION)[1:]]
@@ -108,7 +108,7 @@ def models_shown(lake: Lake, manifest: Manifest) -> list[dict[str, Any]]:
 
 
 def model_status(row: dict[str, Any]) -> dict[str, Any]:
-    """One model as the status shows it; `metrics` are the generator's of the evaluation in it."""
+    """Return the status record of a model; `metrics` are the main figures of its `evaluation`."""
     evaluation = row["evaluation"] or {}
     generator = evaluation.get("generator", {})
     return {

@@ -1,4 +1,4 @@
-"""Verify a lake: each file that a release pins once, each log, and that every trie holds exactly its SID table."""
+"""Verify a lake: each pinned file once, each table log, and that every trie equals its SID table."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -20,13 +20,13 @@ from storage.schemas import TABLES
 from tokenizer.codebook import Codebook
 from tokenizer.trie.trie import Trie
 
-Finding = tuple[str, str, str]  # (subject, what, "" or what is wrong)
+Finding = tuple[str, str, str]  # (subject, what was checked, fault or "")
 PATH = "__filename"
-"""The column in which Arrow gives the file of a row."""
+"""Name of Arrow's column with the file of a row."""
 
 
 def verify(lake: Lake) -> Iterator[Finding]:
-    """Every check, with what is wrong or an empty text. A file that many releases pin is read once."""
+    """Yield every check with its fault or an empty text. A file that many releases pin is read once."""
     yield "lake", "pointers", first_fault(require_pointers, lake)
     logs = {table: Log(lake.table_files(table), table) for table in TABLES if lake.exists(table)}
     for table, log in logs.items():
@@ -47,12 +47,12 @@ def verify(lake: Lake) -> Iterator[Finding]:
     ):
         try:
             yield from found
-        except LakeError as error:  # what is needed to go on is damaged
+        except LakeError as error:  # data that further checks need is damaged
             yield "lake", f"{what}, not all checked", str(error)
 
 
 def _versions(lake: Lake, logs: dict[str, Log], known: list[Manifest]) -> Iterator[Finding]:
-    """Every version that a release pins is in a log that is whole up to it."""
+    """Check that the table's log has an entry for every version that a release pins."""
     pinned: dict[tuple[str, int], str] = {}
     for manifest in known:
         for table, version in manifest.versions.items():
@@ -65,7 +65,7 @@ def _versions(lake: Lake, logs: dict[str, Log], known: list[Manifest]) -> Iterat
 
 
 def _data_files(lake: Lake, logs: dict[str, Log], known: list[Manifest]) -> Iterator[Finding]:
-    """Every data file of a version that is pinned, or newest, has the bytes that were committed."""
+    """Check that every data file of a pinned or newest version has the bytes that were committed."""
     adopted = checksums(lake)
     for table, log in logs.items():
         wanted = {manifest.versions.get(table, -1) for manifest in known} | {max(log.entries, default=-1)}
@@ -78,7 +78,7 @@ def _data_files(lake: Lake, logs: dict[str, Log], known: list[Manifest]) -> Iter
 
 
 def _blobs(lake: Lake, known: list[Manifest]) -> Iterator[Finding]:
-    """Every blob that a release, a model or an item names has the bytes that it is named by."""
+    """Check that every blob that a release, a model or an item names has the hash in its name."""
     named: dict[str, tuple[str, str]] = {}
     for manifest in known:
         for what, digest in pinned_blobs(manifest):
@@ -101,7 +101,7 @@ def _check_codebook(lake: Lake, manifest: Manifest) -> None:
 
 
 def _tries(lake: Lake, logs: dict[str, Log], known: list[Manifest]) -> Iterator[Finding]:
-    """Every trie is what its SID table gives: the same items with the same codes, none missing, none more."""
+    """Check that every trie equals its SID table: exactly the same items with the same codes."""
     if not known:
         return
     sids = _rows(lake, logs, "sids", ["assignment_id", "item_id", "codes"])
@@ -112,7 +112,7 @@ def _tries(lake: Lake, logs: dict[str, Log], known: list[Manifest]) -> Iterator[
 
 
 def _rows(lake: Lake, logs: dict[str, Log], table: str, columns: list[str]) -> pl.DataFrame:
-    """The rows of all files that any version has, with the file of each."""
+    """Return the rows of the files of all versions, with the file of each row."""
     paths = set(chain.from_iterable(log.files_at(version) for log in [logs[table]] for version in log.entries))
     rows: pa.Table = lake.read_files(table, sorted(paths), [*columns, PATH])
     return pl.DataFrame(rows)
@@ -139,7 +139,7 @@ def _check_trie(lake: Lake, logs: dict[str, Log], manifest: Manifest, sids: pl.D
 
 
 def _production(lake: Lake) -> Iterator[Finding]:
-    """What production points to is there."""
+    """Check that production's targets exist."""
     current = published(lake)
     if current is not None:
         yield "production", f"-> {current.release}", first_fault(read_release, lake, current.release)

@@ -1,13 +1,14 @@
-"""Charts as inline SVG, no script: bars of code loads, a line over epochs, a curve through points."""
+"""Charts as inline SVG without scripts: bars of code loads, a line over epochs, a curve through points."""
 
 from collections.abc import Sequence
 from html import escape
 
+# Size of a chart, and space for its labels, in SVG units.
 WIDTH, HEIGHT, PAD = 520, 120, 28
 
 
 def load_chart(loads: Sequence[int], capacity: int, label: str) -> str:
-    """Items per code of one level, codes sorted by load; the dashed line is the capacity."""
+    """Draw the items per code of one level, codes sorted by load; a dashed line marks the capacity."""
     ordered = sorted(loads, reverse=True)
     top = max([capacity, *ordered, 1])
     inner, step = HEIGHT - PAD, (WIDTH - PAD) / max(1, len(ordered))
@@ -26,7 +27,7 @@ def load_chart(loads: Sequence[int], capacity: int, label: str) -> str:
 
 
 def curve_chart(points: Sequence[tuple[float, float]], x_label: str, y_label: str) -> str:
-    """Points (x, y) joined in their order; x is a share, written as per cent."""
+    """Draw points (x, y) joined in their order; x is a share, shown as a percentage."""
     xs, ys = [x for x, _ in points], [y for _, y in points]
     left, inner = PAD + 30, HEIGHT - PAD
     x_span, y_span = (max(xs) - min(xs)) or 1.0, (max(ys) - min(ys)) or 1.0
@@ -51,7 +52,7 @@ def curve_chart(points: Sequence[tuple[float, float]], x_label: str, y_label: st
 
 
 def line_chart(values: Sequence[float], label: str) -> str:
-    """Values over epochs, from 1."""
+    """Draw values over epochs, from 1."""
     low, high = min(values), max(values)
     span = (high - low) or 1.0
     inner = HEIGHT - PAD

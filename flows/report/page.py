@@ -1,4 +1,4 @@
-"""Collect what the page of a release shows, and write it."""
+"""Collect the content of the page of a release, and write the page."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from flows.inspect.diff import diff_releases, open_trie
+from flows.inspect.diff import diff_releases
 from flows.inspect.evaluation_tables import asked_in_full, evaluation_tables
 from flows.inspect.standing import standing
 from flows.inspect.status import models_shown
@@ -15,6 +15,7 @@ from flows.report.charts import curve_chart, line_chart, load_chart
 from flows.report.samples import looks
 from flows.runtime.terminal import printable
 from infra.addresses import without_secrets
+from sidmill.release import open_trie
 from storage.lake import Lake
 from storage.quarantine import by_reason, open_rows
 from storage.reasons import remedy
@@ -27,14 +28,14 @@ from tokenizer.trie.trie import Trie
 
 
 def write_report(lake: Lake, manifest: Manifest, output: Path) -> int:
-    """Write the page of a release; returns its size in bytes. No script, no outside resource."""
+    """Write the page of a release, without scripts and external resources; return its size in bytes."""
     page = environment().get_template("page.html").render(collect(lake, manifest))
     output.parent.mkdir(parents=True, exist_ok=True)
     return output.write_bytes(page.encode())
 
 
 def environment() -> Environment:
-    """How templates become pages: what they show is escaped, and plain."""
+    """Return the template environment, which escapes HTML and applies `_plain`."""
     return Environment(
         loader=PackageLoader("flows.report", "."),
         autoescape=select_autoescape(["html"]),
@@ -44,12 +45,12 @@ def environment() -> Environment:
 
 
 def _plain(value: Any) -> Any:
-    """Text of other people as it may be shown: no control characters, no secrets of addresses. Charts are our own."""
+    """Escape control characters and hide secrets of addresses in text; leave our own charts (Markup) unchanged."""
     return printable(without_secrets(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def collect(lake: Lake, manifest: Manifest) -> dict[str, Any]:
-    """Everything on the page, from the lake alone."""
+    """Return all content of the page, from the lake alone."""
     shown = models_shown(lake, manifest)
     trained = [model for model in shown if model["release"] == manifest.id]
     known_runs = {run.run: run for run in runs(lake)}
@@ -78,13 +79,13 @@ def collect(lake: Lake, manifest: Manifest) -> dict[str, Any]:
 
 
 def _frontier(codebook: Codebook) -> str:
-    """The way of a refit: relative error against the SIDs changed; nothing for a codebook fitted anew."""
+    """Return the chart of a refit: relative error against the share of SIDs changed; empty without a refit."""
     points = [(point["churn"], point["relative_error"]) for point in codebook.statistics.get("frontier", [])]
     return curve_chart(points, "share of SIDs changed", "relative error") if points else ""
 
 
 def _levels(manifest: Manifest, codebook: Codebook, trie: Trie) -> list[dict[str, Any]]:
-    """One row a level: its figures and the chart of its loads."""
+    """Return a row per level: its figures and the chart of its code loads."""
     codes = trie.codes()
     figures = ("utilisation", "dead_codes", "entropy", "perplexity", "gini", "max_load")
     return [
@@ -121,14 +122,14 @@ def _model(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def _timings(line: list[Manifest], trained: list[dict[str, Any]], known: dict[str, RunSummary]) -> list[dict[str, Any]]:
-    """Stages with seconds and rows of the runs that made the release, those it extends, and its models."""
+    """Return stages with seconds and rows of the runs that made the release, those it extends, and its models."""
     made = [manifest.run for manifest in reversed(line)]
     wanted = dict.fromkeys([*made, *(model["run"] for model in trained)])
     return [{"run": run, "kind": known[run].kind, "stages": known[run].stages} for run in wanted if run in known]
 
 
 def _lineage(lake: Lake, manifest: Manifest) -> list[Manifest]:
-    """The release and the ones it extends, newest first."""
+    """Return the release and those it extends, newest first."""
     by_id = {each.id: each for each in releases(lake)}
     line = [manifest]
     while line[-1].parent in by_id:
@@ -137,7 +138,7 @@ def _lineage(lake: Lake, manifest: Manifest) -> list[Manifest]:
 
 
 def _diffs(lake: Lake, manifest: Manifest) -> list[dict[str, Any]]:
-    """Against the parent, and against every candidate under another codebook."""
+    """Return the diffs with the parent, and with every release under another codebook."""
     compared = [diff_releases(lake, read_release(lake, manifest.parent), manifest)] if manifest.parent else []
     others = [each for each in releases(lake) if each.codebook.id != manifest.codebook.id]
     return compared + [diff_releases(lake, manifest, other) for other in others]

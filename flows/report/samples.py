@@ -1,4 +1,4 @@
-"""What the vectors of a release look like: a map of the catalogue, and items beside their nearest neighbours."""
+"""Views of the vectors of a release: a map of the catalogue, and items beside their nearest neighbours."""
 
 import base64
 import io
@@ -21,13 +21,16 @@ from storage.releases.manifest import Manifest
 from tokenizer.arrays.items import tie_keys
 from tokenizer.trie.trie import Trie
 
+# Items of the sample, strips, and neighbours in a strip.
 SAMPLE, STRIPS, NEAREST = 1_500, 6, 6
+# Longer side of a thumbnail, in pixels.
 THUMBNAIL = 96
+# Perplexity of t-SNE; lower for a small sample.
 PERPLEXITY = 30.0
 
 
 def looks(lake: Lake, manifest: Manifest, trie: Trie) -> dict[str, Any]:
-    """Points of the map, and strips of an item and its nearest; of a sample of the items that is always the same."""
+    """Return points of the map, and strips of an item and its nearest items, of a deterministic sample of items."""
     ids = trie.item_ids.to_pylist()
     rows = np.argsort(tie_keys(trie.item_ids), kind="stable")[:SAMPLE]
     place = {ids[row]: row for row in rows.tolist()}
@@ -48,13 +51,13 @@ def looks(lake: Lake, manifest: Manifest, trie: Trie) -> dict[str, Any]:
 
 
 def _map(vectors: NDArray[np.float32], codes: NDArray[np.int32], ids: list[str]) -> list[dict[str, Any]]:
-    """Places in a square of 100, coloured by the first code; t-SNE (van der Maaten and Hinton 2008)."""
+    """Return places in a square of side 100, coloured by first code: t-SNE (van der Maaten and Hinton 2008)."""
     if len(vectors) < 5:
         return []
     from sklearn.manifold import TSNE
 
     perplexity = min(PERPLEXITY, (len(vectors) - 1) / 3)
-    with one_thread():  # several, on a machine with other work, take ten times as long
+    with one_thread():  # on a machine with other work, several threads take ten times as long
         flat = TSNE(2, perplexity=perplexity, init="pca", metric="cosine", random_state=0).fit_transform(vectors)
     low, high = flat.min(axis=0), flat.max(axis=0)
     flat = 2 + 96 * (flat - low) / np.where(high > low, high - low, 1)
@@ -62,7 +65,7 @@ def _map(vectors: NDArray[np.float32], codes: NDArray[np.int32], ids: list[str])
         {
             "x": f"{x:.1f}",
             "y": f"{y:.1f}",
-            # Neighbouring numbers mean nothing: steps of the golden angle keep their colours apart.
+            # Code numbers have no order: steps of the golden angle give consecutive numbers distinct hues.
             "hue": int(code[0] * 137.508) % 360,
             "light": (38, 52, 66)[int(code[0]) % 3],
             "told": f"{item}: {' '.join(map(str, code))}",
@@ -74,7 +77,7 @@ def _map(vectors: NDArray[np.float32], codes: NDArray[np.int32], ids: list[str])
 def _strips(
     lake: Lake, manifest: Manifest, stored: pl.DataFrame, vectors: NDArray[np.float32], codes: NDArray[np.int32]
 ) -> list[list[dict[str, Any]]]:
-    """Items of the sample, the first by tie key, each with those of the sample that are nearest to it."""
+    """Return the first items of the sample by tie key, each with its nearest items in the sample."""
     ids = stored["item_id"].to_list()
     chosen = np.argsort(tie_keys(ids), kind="stable")[:STRIPS]
     score = vectors[chosen] @ vectors.T
@@ -100,12 +103,12 @@ def _strips(
 
 
 def _shared(one: NDArray[np.int32], other: NDArray[np.int32]) -> int:
-    """How many codes two SIDs begin with together."""
+    """Return the length of the common prefix of two SIDs."""
     return int(np.cumprod(one == other).sum())
 
 
 def _thumbnail(lake: Lake, digest: str | None) -> str | None:
-    """A small JPEG as a data URI; none where there is no picture, or none that can be decoded."""
+    """Return a small JPEG as a data URI; None without a picture that can be decoded."""
     if digest is None:
         return None
     spec = ImageSpec()

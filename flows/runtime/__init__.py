@@ -1,1 +1,1 @@
-"""What every run has: record, display, cancellation, and the Prefect server that it talks to."""
+"""Common parts of all runs: state, display, cancellation, and the Prefect server that they use."""

@@ -1,7 +1,7 @@
-"""Cancelling a flow run in Prefect stops this process's work, also where no Prefect worker watches it.
+"""Cancellation of a flow run in Prefect stops the work of its process, even without a Prefect worker.
 
-A worker or `serve` ends the process of a cancelled run by signal. A run started by `sidmill run` has nobody to do
-that, so it asks the API for its own state and interrupts itself.
+A worker or `serve` ends the process of a cancelled run with a signal. A run started by `sidmill run` has no such
+supervisor, so it polls the API for its own state and interrupts itself.
 """
 
 import os
@@ -17,13 +17,14 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling
 
+# Seconds between two polls of the state of the flow run.
 POLL_S = 2.0
 _cancelled: set[UUID] = set()
 
 
 @contextmanager
 def stop_when_cancelled() -> Iterator[None]:
-    """Interrupt the body (KeyboardInterrupt) when the surrounding flow run is being cancelled."""
+    """Interrupt the body (KeyboardInterrupt) if the surrounding flow run is cancelled."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None or threading.current_thread() is not threading.main_thread():
         yield
@@ -50,11 +51,11 @@ def _watch(flow_run: UUID, over: threading.Event) -> None:
                         os.kill(os.getpid(), signal.SIGINT)
                     return
             except (httpx.HTTPError, ObjectNotFound):
-                continue  # a server that is away for a moment must not end the run; asked again in POLL_S
+                continue  # a short outage of the server must not end the run; polled again after POLL_S
 
 
 def report_cancelled(flow: Any, flow_run: Any, state: Any) -> None:
-    """Hook: a run that ended because it was cancelled is Cancelled in Prefect, not Crashed by an interrupt."""
+    """Hook that marks a cancelled run as Cancelled; Prefect by itself takes the interrupt for a crash."""
     if flow_run.id in _cancelled:
         with get_client(sync_client=True) as client:
             client.set_flow_run_state(flow_run.id, Cancelled(message="stopped by sidmill"), force=True)

@@ -1,4 +1,4 @@
-"""What a person sees of a run: bars on a terminal, one plain line per stage elsewhere."""
+"""Display of a run for people: progress bars on a terminal, else plain lines."""
 
 import sys
 import threading
@@ -25,12 +25,13 @@ from flows.runtime.terminal import printable
 from infra.addresses import without_secrets
 from pipelines.ingest.accounting import Counts
 
+# Seconds after which a running stage prints its first line if there is no terminal.
 FIRST_TICK_S = 2.0
 
 
 @dataclass
 class StageView:
-    """One stage while it runs: `advance` moves its bar, `counts` and `note` make up its final line."""
+    """A running stage: `advance` moves its bar; `count` and `note` add to its final line and its record."""
 
     name: str
     advance: Callable[[int], None] = lambda rows: None
@@ -42,7 +43,7 @@ class StageView:
         self.detail.update(detail)
 
     def count(self, counts: Counts, of: str = "rows") -> None:
-        """Rows in and where they went."""
+        """Note rows in and their outcomes."""
         parts = [f"{counts.rows_in:,} {of}"]
         if counts.unchanged:
             parts.append(f"{counts.unchanged:,} there already")
@@ -54,14 +55,14 @@ class StageView:
 
 
 class RowsASecond(ProgressColumn):
-    """How fast a bar moves."""
+    """Speed of a bar, as a column."""
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:,.{0 if task.speed >= 10 else 1}f} rows/s" if task.speed else "")
 
 
 class Display:
-    """Shows stages on stdout; `log` also hears every line."""
+    """Display of stages on stdout; `log` gets every line too."""
 
     def __init__(self, log: Callable[[str], None] = lambda line: None) -> None:
         self._console = Console(highlight=False, soft_wrap=True)
@@ -75,7 +76,7 @@ class Display:
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[tuple[StageView, Callable[[], float]]]:
-        """A stage that is running; yields its view and a clock of the seconds it has taken."""
+        """Show a running stage; yield its view and a function that returns its seconds so far."""
         view, start = StageView(name), time.perf_counter()
 
         def seconds() -> float:
@@ -87,7 +88,7 @@ class Display:
 
     @contextmanager
     def _moving(self, view: StageView, total: int | None) -> Iterator[None]:
-        """A bar, with speed and remaining time where the total is known."""
+        """Show a bar, with speed and remaining time if the total is known."""
         known = (MofNCompleteColumn(), RowsASecond(), TimeElapsedColumn(), TimeRemainingColumn())
         columns = known if total else (TimeElapsedColumn(),)
         described = TextColumn("  {task.description:<18}")
@@ -98,7 +99,7 @@ class Display:
 
     @contextmanager
     def _ticking(self, name: str, seconds: Callable[[], float]) -> Iterator[None]:
-        """A line that a stage goes on, where there is no terminal: each time it has taken twice as long."""
+        """Without a terminal, print a line after FIRST_TICK_S of a stage, and each time its seconds have doubled."""
         over = threading.Event()
 
         def tick() -> None:

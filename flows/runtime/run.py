@@ -1,4 +1,4 @@
-"""One run of a flow: its lake, recipe, place to compute, record and display. Opens and closes them in order."""
+"""One run of a flow: its lake, recipe, compute, record and display, which are opened and closed in order."""
 
 import logging
 import time
@@ -27,9 +27,9 @@ from storage.runs import RunRecord, new_run_id
 
 
 class Run:
-    """What every step of a flow is given. `compute` is where its stages run; a small night changes it.
+    """State of a run, passed to every step of its flow. `compute` executes stages; `compute_for` may change it.
 
-    `recipe` holds for this run; `stored_recipe`, without the run's own overrides, is what its releases keep.
+    `recipe` applies to this run; `stored_recipe`, without the overrides of this run, is stored in its releases.
     """
 
     def __init__(
@@ -47,12 +47,12 @@ class Run:
         self._started = time.monotonic()
 
     def use_recipe(self, settings: dict[str, Any], overrides: list[str] | None) -> None:
-        """Go on under the recipe of another release, as a night does whose parent has changed."""
+        """Continue with the recipe of another release, as a night does if its parent changes."""
         self.stored_recipe = parse_recipe(settings)
         self.recipe = load_recipe(None, overrides or [], self.stored_recipe.model_dump(mode="json"))
 
     def seconds(self) -> float:
-        """How long the run has worked."""
+        """Return seconds since the start."""
         return time.monotonic() - self._started
 
     def provenance(self, **inputs: int) -> Provenance:
@@ -62,19 +62,19 @@ class Run:
         self.display.say(line)
 
     def done(self, **result: Any) -> dict[str, Any]:
-        """What the run came to: recorded at its end, and the result of its flow."""
+        """Set and return the result of the flow, which is recorded at the end of the run."""
         self.result = result
         return result
 
     def compute_for(self, rows: int) -> None:
-        """Choose where stages run by how many items are new, and say so."""
+        """Run stages in process if few items are new, and show that."""
         if rows < self.recipe.compute.in_process_below:
             self.compute = InProcess(self.recipe.compute)
             self.say(f"  {rows:,} items to work on: stages run in process, no cluster is started")
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[StageView]:
-        """Time a stage, show it, and record it with its counts once it is done."""
+        """Time and show a stage, and record it with its counts at its end."""
         with (
             self.display.stage(name, total) as (view, seconds),
             heard_by(lambda line: self.say(f"    {line}")),
@@ -87,11 +87,11 @@ class Run:
 def open_run(
     kind: str, lake: str, recipe: str | dict[str, Any], parameters: dict[str, Any], clock: str | None = None
 ) -> Iterator[Run]:
-    """A run from its start to its recorded end. A failure or an interrupt also ends its work on the cluster.
+    """Open a run, and record its end. A failure or an interrupt also ends its work on the cluster.
 
-    `clock` is when what the run ingests arrives, now by default.
+    `clock` is the arrival time of ingested data, now by default.
     """
-    configure()  # for flows that a Prefect worker starts, which pass by the command
+    configure()  # for flows started by a Prefect worker, not by the command
     check_environment()
     stored = parse_recipe(recipe) if isinstance(recipe, dict) else load_recipe(recipe)
     settings = stored.model_dump(mode="json")
@@ -118,7 +118,7 @@ def open_run(
 
 
 def _say_standing(run: Run) -> None:
-    """How the lake stands, where a schedule or a trigger started the run: nobody sees the end of its command."""
+    """Show the state of the lake if a schedule or a trigger started the run, because nobody watches its end."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
         return
@@ -132,7 +132,7 @@ def _flow_run_id() -> str:
 
 
 def _flow_log(line: str) -> None:
-    """Every line shown is also a line of the flow run's log in Prefect."""
+    """Write a line that is shown to the flow run's log in Prefect as well."""
     if FlowRunContext.get() is None:
         return
     try:

@@ -1,7 +1,7 @@
-"""The Prefect server a process talks to: the one that is configured, or one of its own that ends with it.
+"""The Prefect server of a process: the configured one, or one that is started here and ends with the process.
 
-Prefect would start a temporary server by itself, but in our process group: Ctrl-C ends it before the run could
-report its state, and a killed run leaves it behind. Ours is in a session of its own and dies with its parent.
+Prefect starts temporary servers too, but in our process group: Ctrl-C ends such a server before the run can report its
+state, and it outlives a killed run. A server started here has its own session and dies with its parent.
 """
 
 import atexit
@@ -17,22 +17,23 @@ from pathlib import Path
 
 import httpx
 
+# Most seconds to wait for a new server.
 READY_WITHIN_S = 180.0
 HOST = "127.0.0.1"
 SERVER_LOGIN, CLIENT_LOGIN = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"
+# Option of prctl(2): the signal that a process gets when its parent dies.
 _PR_SET_PDEATHSIG = 1
 
 
 class ServerNotReadyError(RuntimeError):
-    """The Prefect server did not come up."""
+    """Raised if the Prefect server does not start."""
 
 
 def ensure_server(port: int | None = None, with_services: bool = False) -> str:
-    """API URL of the configured server, else of one started here that ends with this process.
+    """Return the API URL of the configured server, else of one started here that ends with this process.
 
-    `with_services` runs the scheduler and the triggers, and shows the pages of the server. A server of ours asks for a
-    login, which stands in the environment of this process and of those it starts: without one any user of the machine
-    could start flows as us.
+    `with_services` also runs its scheduler, triggers and web pages. A server started here requires a login, which is in
+    the environment of this process and its children. Without it, any user of the machine could start flows as us.
     """
     from prefect.context import refresh_global_settings_context
     from prefect.settings import PREFECT_API_URL
@@ -52,14 +53,14 @@ def ensure_server(port: int | None = None, with_services: bool = False) -> str:
 
 
 def login_file() -> Path:
-    """The login of the served pages, kept from one start to the next; only this user can read it."""
+    """Return the file with the login of the served pages, kept between starts; only this user can read it."""
     from prefect.settings import PREFECT_HOME
 
     return Path(PREFECT_HOME.value()) / "sidmill-login"
 
 
 def _login(kept: bool) -> str:
-    """The login that the environment gives, else the kept one, else a new one."""
+    """Return the login in the environment, else the kept one, else a new one."""
     given = os.environ.get(SERVER_LOGIN) or os.environ.get(CLIENT_LOGIN)
     if given:
         return given
@@ -80,7 +81,7 @@ def _login(kept: bool) -> str:
 
 
 def _require_free(port: int) -> None:
-    """Whoever listens there already would be told the login."""
+    """Refuse a port in use, because its listener would get the login."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -100,10 +101,10 @@ def _free_port() -> int:
 
 def _start(port: int, url: str, with_services: bool) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    # Pages of other origins get no answer from the API; the server's own need no permission.
+    # The API does not answer pages of other origins; the server's own pages need no permission.
     environment = {**os.environ, "PREFECT_API_URL": url, "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}:{port}"}
     if not with_services:
-        # As Prefect's own temporary server: states and task runs are recorded, nothing is scheduled or triggered.
+        # As in Prefect's temporary server, states and task runs are recorded; nothing is scheduled or triggered.
         environment |= {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_UI_ENABLED": "0"}
     server = subprocess.Popen(
         command,

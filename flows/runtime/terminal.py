@@ -1,4 +1,4 @@
-"""Text of other people on our terminal: what would steer it, or reorder the line, is shown as an escape."""
+"""Safe printing of foreign text: characters that control the terminal or reorder the line are escaped."""
 
 import re
 
@@ -6,18 +6,18 @@ _STEERS = re.compile(
     "[\x00-\x1f\x7f-\x9f"  # C0 and C1 controls, with ESC and line breaks
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks that change the direction of text
     "\u2028\u2029"  # line and paragraph separators
-    "\ud800-\udfff]"  # halves of a character, which no terminal can be sent
+    "\ud800-\udfff]"  # lone surrogates, which cannot be encoded
 )
 _LINES = re.compile(r"\n")
 
 
 def printable(text: str) -> str:
-    """One line that shows every character of `text` and obeys none."""
+    """Return `text` as one line, with control characters escaped."""
     return _STEERS.sub(_escaped, text)
 
 
 def printable_lines(text: str) -> str:
-    """As `printable`, with the line breaks kept: for messages of several lines."""
+    """Return `text` as `printable` does, with line breaks kept: for messages of several lines."""
     return "\n".join(map(printable, _LINES.split(text)))
 
 

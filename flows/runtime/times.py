@@ -1,10 +1,10 @@
-"""Times as people write them."""
+"""Parsing of times in options."""
 
 from datetime import UTC, datetime
 
 
 def parse_time(value: str | datetime | None) -> datetime | None:
-    """ISO 8601, UTC where no zone is given."""
+    """Parse ISO 8601, in UTC if no zone is given."""
     if value is None or isinstance(value, datetime):
         return value
     try:
@@ -15,5 +15,5 @@ def parse_time(value: str | datetime | None) -> datetime | None:
 
 
 def bounds(as_of: str | None, cutoff: str | None) -> tuple[datetime | None, datetime | None]:
-    """The bounds a run was asked for, as times."""
+    """Parse the requested time bounds of a run."""
     return parse_time(as_of), parse_time(cutoff)

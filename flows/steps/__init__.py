@@ -1,1 +1,3 @@
-"""The few coarse tasks that flows are made of: resolve what to read, run something pure, commit, pass on references."""
+"""Coarse tasks that make up flows: each resolves its input, computes without side effects, commits, and returns
+references.
+"""

@@ -1,15 +1,15 @@
-"""Step: a new segment of the SID table for the items that have no SID under the codebook yet."""
+"""Step that adds a segment to the SID table, for the items that have no SID under the codebook yet."""
 
 import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 
+from flows.runtime.budget import check_stage_budget
 from flows.runtime.run import Run
-from flows.steps.fit import Basis, fused_vectors, gather_inputs, level_vectors
-from flows.steps.ingest import check_stage_budget
+from flows.steps.basis import Basis
 from flows.steps.task import step
+from flows.steps.vectors import ItemVectors, level_vectors
 from pipelines.assign import occupancy, record_drift, write_segment
 from storage.reasons import Reason, remedy
 from storage.releases.catalogue import segments
@@ -20,7 +20,7 @@ from tokenizer.metrics import Errors, Shift
 
 @dataclass(frozen=True)
 class Assigned:
-    """The segments that make up the SID table of a release, and what the newest one did."""
+    """Segments that make up the SID table of a release, and counts and errors of the newest one."""
 
     assignments: tuple[str, ...]
     new_items: int
@@ -35,21 +35,20 @@ class Assigned:
 def assign(
     run: Run,
     basis: Basis,
-    items: pl.DataFrame,
+    vectors: ItemVectors,
     base: tuple[str, ...],
     key: str,
     given: dict[str, list[int]] | None = None,
 ) -> Assigned:
-    """Assign SIDs to the catalogue rows given; one that has a SID keeps it and is recorded as drifted if it changed.
+    """Assign SIDs to catalogue rows. An item with a SID keeps it, and is recorded as drifted if its vector changed.
 
-    `base` are the segments of the parent. Segments that were ever published under the codebook are taken along:
-    their SIDs are occupied for good, and an item that has one there keeps it. `given` are the SIDs that a refit found.
+    `base` are the segments of the parent. Segments ever published under the codebook are added to them: their SIDs
+    stay occupied, and an item that has one keeps it. `given` are the SIDs that a refit found.
     """
     codebook = basis.codebook
     taken = list(dict.fromkeys([*published_assignments(run.lake, codebook.id), *base]))
     assignment_id = "a-" + hashlib.sha256(f"{key}\0{codebook.id}\0{sorted(taken)}".encode()).hexdigest()[:16]
-    gathered = gather_inputs(run, items, basis.encoders)
-    fused = fused_vectors(run, basis.fusion, gathered)
+    fused = vectors.fused
     published = segments(run.lake, taken, codebook.id, among=fused.items["item_id"].to_list())
     new = fused.take((~fused.items["item_id"].is_in(published["item_id"].implode())).arg_true().to_numpy())
     with run.stage("assign SIDs") as view:
@@ -59,7 +58,7 @@ def assign(
         if new.items.is_empty():
             view.note("no item is new")
             return Assigned(tuple(taken), 0, 0, 0, drifted.height, Errors(0.0, 0.0, 0), None)
-        level = level_vectors(run.lake, new, gathered, codebook.sources, run.provenance())
+        level = level_vectors(run.lake, new, vectors.gathered, codebook.sources, run.provenance())
         if not level.items:
             view.count(level.counts)
             check_stage_budget(level.counts, run.recipe.budget)

@@ -1,4 +1,4 @@
-"""Behaviour: factors fitted with a codebook, vectors folded in on them, and what items users took together."""
+"""Behaviour: factors fitted with a codebook, vectors folded in on them, and pairs of co-consumed items."""
 
 from functools import partial
 
@@ -24,9 +24,9 @@ from storage.releases.manifest import EncoderRef, Manifest
 
 
 def fit_behaviour(run: Run, snapshot: Snapshot) -> tuple[dict[str, EncoderRef], Collaborative | None]:
-    """Collaborative vectors of the visible log, and the factors that later items are folded in on.
+    """Fit collaborative vectors on the visible log, and the factors on which later items are folded in.
 
-    The reference holds the factors and the slices of the log that vectors on them were made from, oldest first.
+    The reference holds the factors and the log slices that vectors on them were made from, oldest first.
     """
     section, log = run.recipe.collaborative, snapshot.log
     if section is None or log.version < 0:
@@ -56,25 +56,25 @@ def fit_behaviour(run: Run, snapshot: Snapshot) -> tuple[dict[str, EncoderRef], 
 
 
 def _fitted_somewhere(run: Run, log: LogSlice, spec: CollaborativeSpec) -> Collaborative | None:
-    """In one task, or here over several workers of Ray Train where the run is on Ray and the recipe asks for them."""
+    """Fit in one task, or here on several workers of Ray Train if the run is on Ray and the recipe asks for them."""
     tower, fusion = run.recipe.sasrec, run.recipe.fusion
     if spec.method == "sppmi":
         return run.compute.run(_fitted, run.lake, log, spec, fusion)
-    from training.sasrec.item_embeddings import item_towers
+    from training.sasrec.item_embeddings import item_embeddings_of
 
     if tower.workers == 1 or not isinstance(run.compute, OnRay):
-        return run.compute.run(_fitted, run.lake, log, spec, fusion, partial(item_towers, spec=tower))
+        return run.compute.run(_fitted, run.lake, log, spec, fusion, partial(item_embeddings_of, spec=tower))
     with one_thread():
-        return _fitted(run.lake, log, spec, fusion, partial(item_towers, spec=tower, train=ray_trainer(run)))
+        return _fitted(run.lake, log, spec, fusion, partial(item_embeddings_of, spec=tower, train=ray_trainer(run)))
 
 
 def fold_new(
     run: Run, snapshot: Snapshot, parent: Manifest, encoders: dict[str, EncoderRef], items: list[str]
 ) -> dict[str, EncoderRef]:
-    """The encoders of a night, with collaborative vectors of its new `items` folded in on the frozen factors.
+    """Fold in collaborative vectors of a night's new `items` on the frozen factors; return the night's encoders.
 
-    They come from the events that became visible since the parent, the cost of a night being that of what is new. No
-    item that has a vector, or an SID, gets another.
+    The vectors are made from the events that became visible since the parent, so the cost of a night grows with the new
+    data. An item that has a vector or a SID gets no other.
     """
     reference = encoders.get(COLLABORATIVE)
     if reference is None:
@@ -114,7 +114,7 @@ def fold_new(
 
 
 def behaviour_pairs(lake: Lake, reference: EncoderRef, items: list[str]) -> pl.DataFrame:
-    """(item_id, content_hash) of the collaborative vectors that some items have in the slices of a release."""
+    """Return (item_id, content_hash) of the collaborative vectors of some items from the slices of a release."""
     pairs = cached(lake, COLLABORATIVE, reference.fingerprint, items)
     return pairs.filter(pl.col("content_hash").is_in(reference.details["slices"])).unique("item_id", keep="any")
 
@@ -122,7 +122,7 @@ def behaviour_pairs(lake: Lake, reference: EncoderRef, items: list[str]) -> pl.D
 def taken_together(
     lake: Lake, log: LogSlice, made: Collaborative, items: pl.DataFrame, spec: FusionSpec
 ) -> tuple[NDArray[np.int64], dict[str, Modality]]:
-    """Pairs of rows of `items` that the newest of the visible events join, and behaviour as it was before those."""
+    """Return pairs of rows of `items` co-consumed in the newest visible events, and the vectors before those events."""
     seen = histories(log.read(lake, COLUMNS), made.factors.spec)
     width = len(made.vectors["vector"][0])
     before = Modality(np.zeros((items.height, width), np.float32), np.zeros(items.height, np.bool_))
@@ -134,13 +134,13 @@ def taken_together(
 def _fitted(
     lake: Lake, log: LogSlice, spec: CollaborativeSpec, fusion: FusionSpec, train: Train | None = None
 ) -> Collaborative | None:
-    """Fitted on the visible events, with vectors as of before the newest of them where the fusion learns from those."""
+    """Fit on the visible events; also make vectors before the newest of them if the fusion learns from those."""
     seen = histories(log.read(lake, COLUMNS), spec)
     return fit_collaborative(seen, spec, None if fusion.method == "concat" else seen.newest(fusion.recent), train)
 
 
 def _store(run: Run, reference: EncoderRef, made_from: str, vectors: pl.DataFrame) -> None:
-    """Store vectors under the slice they were made from, unless an earlier try did."""
+    """Store vectors under the slice they were made from, unless an earlier attempt did."""
     there = cached(run.lake, COLLABORATIVE, reference.fingerprint, vectors["item_id"].to_list())
     if there.filter(content_hash=made_from).is_empty():
         tagged = vectors.with_columns(
@@ -152,7 +152,7 @@ def _store(run: Run, reference: EncoderRef, made_from: str, vectors: pl.DataFram
 
 
 def _rows_of(seen: Histories, items: pl.DataFrame, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The pairs of which both items are among `items`, as rows there."""
+    """Return the pairs whose two items are among `items`, as rows of `items`."""
     row = {item: row for row, item in enumerate(items["item_id"])}
     rows = np.array([row.get(name, -1) for name in seen.names], np.int64)[pairs]
     return np.asarray(rows[(rows >= 0).all(axis=1)])

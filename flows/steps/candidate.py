@@ -1,4 +1,4 @@
-"""Step: write the trie, measure, judge, and record a candidate release; publishing is a step of its own."""
+"""Step that writes the trie, computes metrics and gates, and records a candidate; publishing is another step."""
 
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -10,15 +10,16 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from flows.gates.release_gates import judge
-from flows.inspect.diff import churn, kept_codes, open_trie
+from flows.inspect.diff import churn, kept_codes
 from flows.runtime.run import Run
 from flows.snapshot import Snapshot, added_events, arrived_since
 from flows.steps.assign import Assigned
-from flows.steps.fit import Basis
+from flows.steps.basis import Basis
 from flows.steps.task import step
 from pipelines.event_log.visible_log import LogSlice
 from pipelines.neighbours import Added, neighbours_sharing
 from pipelines.quality import HeldOut, behaviour, table_quality
+from sidmill.release import open_trie
 from storage.lake import Lake, one_of
 from storage.quarantine import by_reason
 from storage.releases.catalogue import segments
@@ -29,6 +30,7 @@ from tokenizer.metrics import Errors
 from tokenizer.trie.trie import Trie
 
 Kind = Literal["bootstrap", "nightly", "backfill"]
+# Tables whose versions a release pins.
 PINNED = ("items", "interactions", "vectors", "codebooks", "sids", "drift", "quarantine")
 
 
@@ -101,7 +103,7 @@ def _trie(
     version: int,
     parent: Manifest | None,
 ) -> Trie:
-    """The trie of the live SIDs: that of the parent with what has changed since, where there is one to begin with."""
+    """Return the trie of the live SIDs: an update of the parent's trie if it has the same codebook, else a new one."""
     if parent is None or parent.codebook.id != codebook.id or snapshot.as_of < parent.as_of:
         return build_trie(live_sids(lake, codebook.id, assignments, version, snapshot), codebook)
     trie = open_trie(lake, parent)
@@ -125,7 +127,7 @@ def live_sids(
     snapshot: Snapshot,
     among: list[str] | None = None,
 ) -> pl.DataFrame:
-    """(item_id, codes) of the segments, of the items that are visible and not deleted; one row per item."""
+    """Return (item_id, codes) of the segments, for items that are visible and not deleted; one row per item."""
     rows = segments(lake, list(assignments), codebook, version, among)
     alive = snapshot.catalogue(lake, ["deleted"], among).filter(~pl.col("deleted")).select("item_id")
     live = rows.join(alive, on="item_id", how="semi", maintain_order="left")
@@ -155,7 +157,7 @@ def _metrics(
     parent: Manifest | None,
     versions: dict[str, int],
 ) -> dict[str, Any]:
-    """What the gates and the report read. The encoding error is that of all items assigned so far."""
+    """Return the metrics for gates and report. The encoding error covers all items assigned so far."""
     before = parent.metrics if parent is not None and parent.codebook.id == basis.codebook.id else {}
     new = assigned.errors
     total = Errors(
@@ -181,7 +183,7 @@ def _metrics(
 
 
 def _churn(lake: Lake, basis: Basis, trie: Trie) -> dict[str, Any]:
-    """What publishing a refit of production's codebook would change; nothing once production speaks that refit."""
+    """Return the churn that publishing a refit of production's codebook causes; empty under any other codebook."""
     alias = published(lake, PRODUCTION)
     production = read_release(lake, alias.release) if alias is not None else None
     if production is None or production.codebook.id != basis.codebook_ref.refit_of:
@@ -204,7 +206,7 @@ def _taken(lake: Lake, basis: Basis, assigned: Assigned) -> int:
 
 
 def _events_without_sid(lake: Lake, snapshot: Snapshot, trie: Trie, parent: Manifest | None) -> float:
-    """Share of the events that this release sees first whose item has no SID in it: a wrong join shows here."""
+    """Return the share of newly visible events whose item has no SID in this release; a wrong join shows here."""
     if snapshot.interactions.version < 0:
         return 0.0
     if parent is None:
@@ -221,7 +223,7 @@ def _events_without_sid(lake: Lake, snapshot: Snapshot, trie: Trie, parent: Mani
 def _neighbours(
     lake: Lake, basis: Basis, assigned: Assigned, trie: Trie, parent: Manifest | None, versions: dict[str, int]
 ) -> dict[str, list[float]]:
-    """Neighbourhood preservation on a sample of the release; nothing where items are too few to tell."""
+    """Return the neighbourhood preservation on a sample of the release; empty if there are too few items."""
     added, book = None, basis.codebook
     if parent is not None and parent.codebook.id == book.id:
         fresh = [each for each in assigned.assignments if each not in parent.assignments]

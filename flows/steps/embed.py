@@ -1,4 +1,4 @@
-"""Step: vectors of what items contain, text, images and attributes, where there are none yet."""
+"""Step that encodes the content of items (text, images, attributes) that has no vector yet."""
 
 import json
 from collections.abc import Callable
@@ -9,12 +9,12 @@ from typing import Any
 import polars as pl
 
 from flows.recipe import Recipe
+from flows.runtime.budget import check_stage_budget
 from flows.runtime.run import Run
-from flows.steps.ingest import check_stage_budget
 from flows.steps.task import step
 from pipelines.compute import InProcess
 from pipelines.embed.attributes import describe_attributes, describe_coordinates, place_of, values_of
-from pipelines.embed.clip_agreement import check_alignment
+from pipelines.embed.clip_agreement import check_clip_agreement
 from pipelines.embed.embed import embed
 from pipelines.embed.protocol import describe_encoder, fingerprint
 from pipelines.embed.stages import EmbedAttributes, EmbedImages, EmbedText
@@ -29,21 +29,21 @@ from storage.releases.manifest import EncoderRef
 TEXT, IMAGE, ATTRIBUTES, COORDINATES = "text", "image", "attributes", "coordinates"
 
 BATCHES = 4
-"""Batches of an encoder in what a worker is given at a time."""
+"""Batches of an encoder that a worker gets at a time."""
 
 
 class EncoderChanged(ValueError):
-    """The recipe names another encoder than the release that a night extends."""
+    """Raised if the recipe names another encoder than the release that a night extends."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """A modality made of an item's own content: its encoder, and the stage with what it reads of catalogue rows.
+    """A modality made of an item's own content: its encoder, its stage, and the input of the stage.
 
-    `describe` gives what decides the vectors, for which it hashes the weights. `rows` keeps item_id and source and adds
-    content_hash and what the stage reads; an item without such content is left out. A `light` stage loads no model:
-    workers would take longer to start than it takes. A worker is given `task_rows` items at a time: some batches, and
-    few enough that none has much left while the others are done.
+    `describe` returns the settings that determine the vectors, with a hash of the weights. `rows` keeps item_id and
+    source, adds content_hash and the columns that the stage reads, and leaves out items without such content. A `light`
+    stage loads no model: workers would take longer to start than the stage takes. A worker gets `task_rows` items at a
+    time: several batches, but few enough that all workers end at about the same time.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Content:
 
 
 def contents(recipe: Recipe, lake: Lake) -> list[Content]:
-    """The content modalities of a recipe; nothing heavy is loaded."""
+    """Return the content modalities of a recipe, without loading models."""
     found = []
     if (text := recipe.text) is not None:
         rows = partial(items_text, fields=text.fields)
@@ -83,20 +83,20 @@ def contents(recipe: Recipe, lake: Lake) -> list[Content]:
 
 
 def _pictured(items: pl.DataFrame) -> pl.DataFrame:
-    """Items with pictures; the content of one picture is its hash, that of several the hash of theirs in order."""
+    """Return items with pictures. The content hash is the hash of one picture, or of several hashes in order."""
     some = items.filter(pl.col("images").list.len() > 0)
     hashes = [each[0] if len(each) == 1 else sha256("".join(each).encode()) for each in some["images"]]
     return some.with_columns(pl.Series("content_hash", hashes, dtype=pl.String))
 
 
 def describe_encoders(run: Run) -> dict[str, EncoderRef]:
-    """The content encoders of the recipe with their fingerprints; nothing heavy is loaded."""
+    """Return the content encoders of the recipe with their fingerprints, without loading models."""
     details = {each.name: each.describe() for each in contents(run.recipe, run.lake)}
     return {name: EncoderRef(fingerprint=fingerprint(each), details=each) for name, each in details.items()}
 
 
 def check_encoders(release: str, pinned: dict[str, EncoderRef], ours: dict[str, EncoderRef]) -> None:
-    """A night must use the encoders of the release it extends; EncoderChanged says what differs."""
+    """Raise EncoderChanged, with the differences, unless a night uses the encoders of the release it extends."""
     for modality in (TEXT, IMAGE, ATTRIBUTES, COORDINATES):
         before, now = pinned.get(modality), ours.get(modality)
         if (before and before.fingerprint) != (now and now.fingerprint):
@@ -108,16 +108,16 @@ def check_encoders(release: str, pinned: dict[str, EncoderRef], ours: dict[str, 
 
 
 def content_pairs(items: pl.DataFrame, run: Run) -> dict[str, pl.DataFrame]:
-    """(item_id, content_hash) per content modality of the catalogue rows given.
+    """Return (item_id, content_hash) of catalogue rows for each content modality.
 
-    The content of the text modality is the text that is embedded: a change of another attribute, a price say, changes
-    no vector.
+    The content of the text modality is the embedded text: a change of another attribute, such as a price, changes no
+    vector.
     """
     return {each.name: each.rows(items).select("item_id", "content_hash") for each in contents(run.recipe, run.lake)}
 
 
 def _difference(before: EncoderRef | None, now: EncoderRef | None) -> str:
-    """The settings that differ, as "name: there -> here"."""
+    """Return the settings that differ, as "name: before -> now"."""
     there, here = (before.details if before else {}), (now.details if now else {})
     names = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
     return ", ".join(f"{name}: {there.get(name)} -> {here.get(name)}" for name in names)
@@ -125,7 +125,7 @@ def _difference(before: EncoderRef | None, now: EncoderRef | None) -> str:
 
 @step
 def embed_items(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]) -> None:
-    """Encode what the vector table does not have; bad content is quarantined, the budget is checked per modality."""
+    """Encode content that has no stored vector; quarantine bad content, and check the budget per modality."""
     _say_unknown_fields(run, items)
     for content in contents(run.recipe, run.lake):
         rows = content.rows(items)
@@ -136,12 +136,12 @@ def embed_items(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]) 
 
 
 def _check_pictures(run: Run, encoder: EncoderRef, rows: pl.DataFrame) -> None:
-    """Say how well pictures and titles go together, where the model can tell and the whole catalogue is looked at."""
+    """Show how well pictures match titles, if the model also encodes text and the run covers the whole catalogue."""
     image = run.recipe.image
     if image is None or not ENCODERS.get(image.encoder).text_tower or run.record.kind == "nightly":
         return
     with run.stage("check pictures") as view:
-        found = run.compute.run(check_alignment, run.lake, image, encoder.fingerprint, rows)
+        found = run.compute.run(check_clip_agreement, run.lake, image, encoder.fingerprint, rows)
         if found is None:
             view.note("too few items have a picture and a title")
             return
@@ -152,7 +152,7 @@ def _check_pictures(run: Run, encoder: EncoderRef, rows: pl.DataFrame) -> None:
 
 
 def _say_unknown_fields(run: Run, items: pl.DataFrame) -> None:
-    """A misspelt field would silently leave its content out."""
+    """Note unknown fields: a misspelt one is skipped without an error."""
     if run.record.kind != "bootstrap":
         return
     known: set[str] = set().union(*(json.loads(attributes) for attributes in items["attributes"]))
@@ -192,7 +192,7 @@ def _embed(run: Run, content: Content, encoder: EncoderRef, rows: pl.DataFrame) 
 
 
 def _files(run: Run, counts: Counts, rows: pl.DataFrame) -> list[str]:
-    """The catalogue files that the refused items were read from."""
+    """Return the catalogue files from which refused items were read."""
     if not counts.quarantined:
         return []
     refused = open_rows(run.lake).filter(pl.col("stage") == counts.stage)["subject"].to_list()

@@ -1,39 +1,33 @@
-"""Step: fit what a codebook's life begins with: collaborative vectors, the fusion, the codebook itself."""
+"""Steps that fit collaborative vectors, the fusion and the codebook, or refit a codebook."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from flows.runtime.budget import check_stage_budget
 from flows.runtime.run import Run
 from flows.snapshot import Snapshot
-from flows.steps.behaviour import behaviour_pairs, fit_behaviour, taken_together
-from flows.steps.embed import content_pairs
-from flows.steps.ingest import check_stage_budget
+from flows.steps.basis import Basis
+from flows.steps.behaviour import fit_behaviour, taken_together
 from flows.steps.task import step
 from flows.steps.trainer import ray_trainer
+from flows.steps.vectors import ItemVectors, fuse_gathered, gather_inputs, level_vectors
 from learning.threads import one_thread
 from learning.trainer import Trainer, train_in_process
 from pipelines.collaborative.sequence_model import Collaborative
 from pipelines.compute import OnRay
-from pipelines.event_log.visible_log import LogSlice
 from pipelines.fusion.fit import NO_PAIRS, fit_fusion
 from pipelines.fusion.frozen import Fusion
-from pipelines.fusion.fuse import FUSED, Fused, Gathered, fuse, gather
-from pipelines.ingest.accounting import Counts
-from pipelines.modalities import COLLABORATIVE, Modality
-from storage.commit import Provenance, append
-from storage.lake import Lake
-from storage.quarantine import Reject, quarantine
-from storage.reasons import Reason
+from pipelines.fusion.fuse import FUSED, Gathered
+from pipelines.modalities import Modality
+from storage.commit import append
 from storage.releases.catalogue import segments
 from storage.releases.manifest import CodebookRef, EncoderRef, Manifest
 from storage.schemas import CODEBOOKS
-from tokenizer.arrays.scratch import scratch_take
 from tokenizer.codebook import Codebook
 from tokenizer.fit import fit_codebook
 from tokenizer.refit import refit_codebook
@@ -41,33 +35,11 @@ from tokenizer.registry import quantizer_of
 from tokenizer.spec import RefitSpec
 
 
-@dataclass(frozen=True)
-class Basis:
-    """What gives an item its SID: encoders, fusion and codebook, fitted on events before `fit_cutoff`."""
-
-    encoders: dict[str, EncoderRef]
-    fusion: Fusion
-    fusion_blob: str
-    codebook: Codebook
-    codebook_ref: CodebookRef
-    fit_cutoff: datetime
-
-
-def basis_of(lake: Lake, manifest: Manifest) -> Basis:
-    """The frozen basis of a release, read by hash."""
-    return Basis(
-        manifest.encoders,
-        Fusion.from_bytes(lake.blobs.get(manifest.fusion_blob)),
-        manifest.fusion_blob,
-        Codebook.from_bytes(lake.blobs.get(manifest.codebook.blob)),
-        manifest.codebook,
-        manifest.fit_cutoff,
-    )
-
-
 @step
-def fit(run: Run, snapshot: Snapshot, items: pl.DataFrame, encoders: dict[str, EncoderRef]) -> Basis:
-    """Fit on the snapshot and store by hash; the same input gives the same basis."""
+def fit(
+    run: Run, snapshot: Snapshot, items: pl.DataFrame, encoders: dict[str, EncoderRef]
+) -> tuple[Basis, ItemVectors]:
+    """Fit a basis on the snapshot and store it by hash; the same input gives the same basis. Return the vectors too."""
     references, behaviour = fit_behaviour(run, snapshot)
     encoders = {**encoders, **references}
     gathered = gather_inputs(run, items, encoders)
@@ -77,7 +49,7 @@ def fit(run: Run, snapshot: Snapshot, items: pl.DataFrame, encoders: dict[str, E
         rows = ", ".join(f"{name} {rows:,}" for name, rows in fusion.statistics["rows"].items())
         pairs = f", {fusion.statistics['pairs']:,} pairs" if "pairs" in fusion.statistics else ""
         view.note(f"{fusion.spec.method} over {rows}{pairs}; {run.compute.name}", **fusion.statistics)
-    vectors = fused_vectors(run, fusion, gathered)
+    vectors = fuse_gathered(run, fusion, gathered)
     with run.stage("fit codebook") as view:
         spec = run.recipe.codebook
         levels = tuple(dict.fromkeys(level.source for level in spec.levels))
@@ -87,28 +59,27 @@ def fit(run: Run, snapshot: Snapshot, items: pl.DataFrame, encoders: dict[str, E
                 f"codebook reads source {', '.join(map(repr, absent))}, and no item has such a vector; there are "
                 f"{', '.join([FUSED, *sorted(gathered.modalities)])}: change codebook.levels, or make those vectors"
             )
-        sources = level_vectors(run.lake, vectors, gathered, levels, run.provenance(), spec.fit_sources)
+        sources = level_vectors(run.lake, vectors.fused, gathered, levels, run.provenance(), spec.fit_sources)
         check_stage_budget(sources.counts, run.recipe.budget)
         codebook = fit_codebook(sources.vectors, sources.items, spec, run.compute.work, _codebook_trainer(run))
         reference = _store_codebook(run, codebook)
         shape = " x ".join(str(size) for size in codebook.sizes)
         view.note(f"{spec.quantizer} {shape} ({codebook.id}); {run.compute.name}", **codebook.statistics)
-    return Basis(encoders, fusion, blob, codebook, reference, snapshot.cutoff)
+    return Basis(encoders, fusion, blob, codebook, reference, snapshot.cutoff), vectors
 
 
 @step
-def refit(run: Run, items: pl.DataFrame, manifest: Manifest, spec: RefitSpec) -> tuple[Basis, dict[str, list[int]]]:
-    """The basis of a release with its codebook refitted to `items` under a churn budget, and their SIDs under it."""
-    basis = basis_of(run.lake, manifest)
-    gathered = gather_inputs(run, items, basis.encoders)
-    vectors = fused_vectors(run, basis.fusion, gathered)
+def refit(
+    run: Run, basis: Basis, vectors: ItemVectors, manifest: Manifest, spec: RefitSpec
+) -> tuple[Basis, dict[str, list[int]]]:
+    """Refit the codebook of a release to items under a churn budget; return the basis and the SIDs of the items."""
     with run.stage("refit codebook") as view:
         if run.recipe.codebook != basis.codebook.spec:
             raise ValueError(
                 f"a refit keeps the [codebook] of {manifest.id}, and the recipe asks for another; leave out [refit] to "
                 "fit it anew, or leave [codebook] as it is"
             )
-        sources = level_vectors(run.lake, vectors, gathered, basis.codebook.sources, run.provenance())
+        sources = level_vectors(run.lake, vectors.fused, vectors.gathered, basis.codebook.sources, run.provenance())
         check_stage_budget(sources.counts, run.recipe.budget)
         published = segments(run.lake, list(manifest.assignments), basis.codebook.id)
         known = dict(zip(published["item_id"].to_list(), published["codes"].to_list(), strict=True))
@@ -126,7 +97,7 @@ def refit(run: Run, items: pl.DataFrame, manifest: Manifest, spec: RefitSpec) ->
 
 
 def _fit_fusion(run: Run, snapshot: Snapshot, gathered: Gathered, made: Collaborative | None) -> Fusion:
-    """In one task, or over several workers of Ray Train where the run is on Ray and the recipe asks for them."""
+    """Fit in one task, or on several workers of Ray Train if the run is on Ray and the recipe asks for them."""
     spec, pairs, before = run.recipe.fusion, NO_PAIRS, dict[str, Modality]()
     if made is not None and spec.method != "concat":
         pairs, before = run.compute.run(taken_together, run.lake, snapshot.log, made, gathered.items, spec)
@@ -136,77 +107,8 @@ def _fit_fusion(run: Run, snapshot: Snapshot, gathered: Gathered, made: Collabor
         return fit_fusion(gathered.modalities, spec, pairs, before, ray_trainer(run))
 
 
-def gather_inputs(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]) -> Gathered:
-    """The stored vectors of catalogue rows in every modality of the basis."""
-    wanted = content_pairs(items, run)
-    if COLLABORATIVE in encoders:
-        wanted[COLLABORATIVE] = behaviour_pairs(run.lake, encoders[COLLABORATIVE], items["item_id"].to_list())
-    return gather(run.lake, wanted, {name: encoder.fingerprint for name, encoder in encoders.items()})
-
-
-def fused_vectors(run: Run, fusion: Fusion, gathered: Gathered) -> Fused:
-    """Fused vectors of the gathered items, those that are new computed and stored."""
-    with run.stage("fuse") as view:
-        vectors, counts = fuse(run.lake, fusion, gathered, run.provenance())
-        view.count(counts)
-    check_stage_budget(counts, run.recipe.budget)
-    return vectors
-
-
-@dataclass(frozen=True)
-class LevelVectors:
-    """The vectors each source of a codebook reads, aligned with the items of `fused`; `counts` has who was refused."""
-
-    vectors: dict[str, NDArray[np.float32]]
-    fused: Fused
-    counts: Counts
-
-    @property
-    def items(self) -> list[str]:
-        """Their ids."""
-        ids: list[str] = self.fused.items["item_id"].to_list()
-        return ids
-
-
-def level_vectors(
-    lake: Lake,
-    fused: Fused,
-    gathered: Gathered,
-    sources: tuple[str, ...],
-    provenance: Provenance,
-    also: tuple[str, ...] = (),
-) -> LevelVectors:
-    """Fused vectors, and those of the other sources the levels name; items that lack one are quarantined.
-
-    The sources in `also` are read too, with a row of zeros for an item that lacks one.
-    """
-    places = gathered.items.select("item_id").with_row_index("place")
-    place = fused.items.join(places, on="item_id", how="left", maintain_order="left")["place"].to_numpy()
-    kept, counts = np.arange(len(place)), Counts("assign", rows_in=len(place))
-    others = [name for name in dict.fromkeys([*sources, *also]) if name != FUSED]
-    none = Modality(np.zeros((gathered.items.height, 0), np.float32), np.zeros(gathered.items.height, np.bool_))
-    found = {name: gathered.modalities.get(name, none) for name in others}
-    for name in others:
-        if name in sources:
-            having = found[name].present[place[kept]]
-            detail = f"no {name} vector, which a level encodes"
-            rejects = [
-                Reject("assign", Reason.MISSING_SOURCE, detail, f"assign@{name}", 0, item)
-                for item in fused.items["item_id"][kept[~having]]
-            ]
-            quarantine(lake, rejects, provenance)
-            counts.refuse(Reason.MISSING_SOURCE, len(rejects), detail)
-            kept = kept[having]
-    chosen, rows = fused.take(kept), place[kept].astype(np.int64)
-    vectors = {name: scratch_take(each.vectors, rows) for name, each in found.items()}
-    if FUSED in (*sources, *also):
-        vectors[FUSED] = chosen.vectors
-    counts.out = len(kept)
-    return LevelVectors(vectors, chosen, counts.check())
-
-
 def _codebook_trainer(run: Run) -> Trainer:
-    """Where the network of a learned quantizer is trained: on Ray Train where the run is on Ray."""
+    """Return the trainer of a learned quantizer's network: Ray Train if the run is on Ray, else this process."""
     trained = quantizer_of(run.recipe.codebook).trained
     return ray_trainer(run) if trained and isinstance(run.compute, OnRay) else train_in_process
 
@@ -234,8 +136,3 @@ def _store_codebook(run: Run, codebook: Codebook, refit_of: str | None = None) -
         fitted_by=run.id,
         refit_of=refit_of,
     )
-
-
-def log_slice(manifest: Manifest) -> LogSlice:
-    """What of the log a release pins."""
-    return LogSlice(manifest.versions["interactions"], manifest.as_of, manifest.cutoff)

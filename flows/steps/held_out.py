@@ -1,4 +1,4 @@
-"""The held-out cases of a release: who is asked what, from events at or after its cutoff."""
+"""Evaluation cases of a release: contexts and targets from events at or after its cutoff."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -6,25 +6,28 @@ from datetime import UTC, datetime
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from pipelines.event_log.user_buckets import Learnt, bucket_count, in_buckets
+from pipelines.event_log.user_buckets import TrainedSlice, bucket_count, in_buckets
 from pipelines.event_log.visible_log import LogSlice
 from pipelines.ingest.accounting import Counts
 from storage.lake import Lake
+from tokenizer.arrays.types import Ints
 from tokenizer.trie.trie import Trie
 from training.data.events import event_kinds, only_shown
 from training.evaluation.evaluate import EvaluationCases
 from training.spec import GeneratorSpec
 
-Ints = NDArray[np.int64]
+# Later than all events: as a bound it excludes none.
 FOREVER = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
 class _Bucket:
-    """Of some users: rows and kinds of what is read before each target, how many a case; rows of what was taken before
-    it, how many a case; the rows of the targets; and rows of what the release learnt from, how many a user."""
+    """Cases of some users as flat arrays of item rows in the trie, with lengths.
+
+    `rows`, `kinds`: events read before a target (`read` per case). `taken`: positive events before it (`taken_of` per
+    case). `targets`: one row per case. `learnt`: positive events of the slice (`learnt_of` per user).
+    """
 
     rows: Ints
     kinds: Ints
@@ -39,17 +42,17 @@ class _Bucket:
 def evaluation_cases(
     lake: Lake, learnt: LogSlice, trie: Trie, version: int, negative_events: tuple[str, ...], model: GeneratorSpec
 ) -> tuple[EvaluationCases, list[Ints]] | None:
-    """One case per user with a positive event at or after the cutoff of `learnt`: the last such event is the target.
+    """Return a case per user with a positive event at or after the cutoff of `learnt`: the last one is the target.
 
-    Context is everything of the user before it, also after the cutoff: the model never learnt from that, but a
-    recommender that is asked sees it. Second result: trie rows of each user's positive events in the slice `learnt`,
-    oldest first, for popularity and neighbours. None when nothing is held out.
+    The context is the user's earlier events on items of the trie, also those after the cutoff: the model was not
+    trained on them, but a recommender in service sees them. The second result has the trie rows of each user's positive
+    events in the slice `learnt`, oldest first, for popularity and neighbours. None if nothing is held out.
 
-    The log is read bucket by bucket of users; what is kept of an event is a row and a kind.
+    The log is read by buckets of users; a row and a kind are kept of each event.
     """
     log = LogSlice(version, FOREVER, FOREVER)
     buckets = bucket_count(lake, log)
-    read = in_buckets(lake, log, trie.item_ids, buckets, Counts("evaluation"), Learnt(learnt, trie.item_ids))
+    read = in_buckets(lake, log, trie.item_ids, buckets, Counts("evaluation"), TrainedSlice(learnt, trie.item_ids))
     parts = [_bucket(rows, learnt.cutoff, negative_events, model) for rows in read]
     targets = np.concatenate([part.targets for part in parts])
     if not len(targets):
@@ -67,19 +70,19 @@ def evaluation_cases(
 
 
 def _bucket(rows: pl.DataFrame, cutoff: datetime, negative_events: tuple[str, ...], model: GeneratorSpec) -> _Bucket:
-    """The cases of some users, whose events come in order of user and time."""
+    """Return the cases of some users, whose events are sorted by user and time."""
     table = rows.to_arrow()
     row = rows["row"].fill_null(-1).to_numpy().astype(np.int64)
     user = rows["user_id"].rle_id().to_numpy().astype(np.int64)
     shown = only_shown(table, negative_events)
     held_out = np.flatnonzero(~shown & (rows["event_time"] >= cutoff).to_numpy())
     target = np.full(user[-1] + 1 if len(user) else 0, -1, np.int64)
-    target[user[held_out]] = held_out  # the last one stays
+    target[user[held_out]] = held_out  # the last assignment wins
 
     def per_user(events: Ints) -> Ints:
         return np.bincount(user[events], minlength=len(target))
 
-    # Sessions begin among the events that a model reads, as in training.
+    # Starts of sessions are found among the events that a model reads, as in training.
     read = np.flatnonzero((row >= 0) & ~(shown & model.positive_only))
     kinds = event_kinds(table.take(pa.array(read)), shown[read], model.behaviours, model.sessions)
     before = read < target[user[read]]

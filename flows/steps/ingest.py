@@ -1,30 +1,30 @@
-"""Step: read new source files into the lake, and stop the run when too much of them is bad."""
+"""Step that reads new source files into the lake, and stops the run if too many rows are bad."""
 
 from collections.abc import Callable
 
+from flows.runtime.budget import check_stage_budget
 from flows.runtime.progress import StageView
 from flows.runtime.run import Run
 from flows.steps.task import step
 from pipelines.ingest.accounting import Counts, IngestedSource, record_source, unread
 from pipelines.ingest.interactions import admit_waiting, ingest_interactions, waiting_for_known_items
 from pipelines.ingest.items import fetch_again, ingest_items
+from pipelines.source_spec import InteractionsSpec, ItemsSpec, ItemsWithoutImages
 from pipelines.sources.column_names import near_columns
 from pipelines.sources.files import Source, find_files, sources_of
 from pipelines.sources.folders import folder_columns
 from pipelines.sources.reading import check_sources
-from pipelines.spec import BudgetSpec, InteractionsSpec, ItemsSpec, UnpicturedItems
-from storage.errors import QuarantineBudgetExceeded
 
 
 @step
 def ingest(run: Run, items: list[str], interactions: list[str], fetch: bool = False) -> None:
-    """Read the files that were not read before, catalogue first, then let in events that waited for an item.
+    """Read the files that were not read before, the catalogue first, then admit events that waited for an item.
 
-    A file counts as read once a run has found it, with the others named in that run, within the budget: the same
-    command stops again, and a run that names other files is judged by these alone. `fetch` asks again for pictures
-    that the web did not give.
+    A file is recorded as read only if the new files of its kind in the run are within the budget together. So the same
+    command fails again, and a run with other files is judged by these alone. `fetch` retries pictures that failed to
+    download.
     """
-    mapping = run.recipe.items if run.recipe.image is not None else UnpicturedItems.of(run.recipe.items)
+    mapping = run.recipe.items if run.recipe.image is not None else ItemsWithoutImages.of(run.recipe.items)
     _read(run, "items", "ingest items", items, mapping, ingest_items)
     _read(run, "interactions", "ingest log", interactions, run.recipe.interactions, ingest_interactions)
     if fetch and (fetched := fetch_again(run.lake, run.recipe.items, run.clock, run.provenance())):
@@ -81,7 +81,7 @@ def _unread(run: Run, kind: str, uris: list[str], spec: ItemsSpec | Interactions
 
 
 def _tell_folders(run: Run, kind: str, sources: list[Source], spec: ItemsSpec | InteractionsSpec) -> None:
-    """Say which columns of a catalogue stand in names of folders and are not read; a log has many that are not."""
+    """Note catalogue columns in folder names that are not read; a log is skipped, because it has many of them."""
     told = {name for source in sources for name, _ in folder_columns(source.path)} - spec.from_folders
     if told and kind == "items":
         names = ", ".join(sorted(told))
@@ -89,7 +89,7 @@ def _tell_folders(run: Run, kind: str, sources: list[Source], spec: ItemsSpec | 
 
 
 def _tell_columns(run: Run, sources: list[Source], spec: ItemsSpec | InteractionsSpec) -> None:
-    """Say which columns the recipe asks for that files have under nearly the same name: they are not taken for them."""
+    """Warn of requested columns that a file has only under nearly the same name, which is not read instead."""
     for source in sources:
         for wanted, there in near_columns(source, spec).items():
             run.say(
@@ -107,7 +107,7 @@ def _show(view: StageView, done: IngestedSource) -> None:
 
 
 def _note(run: Run, done: IngestedSource) -> None:
-    """Say what of a file was not looked at, and that there was none."""
+    """Note pictures of a file that were not read, and warn of an empty file."""
     if done.unread_pictures:
         run.say(
             f"  note: {done.source.file} names {done.unread_pictures:,} pictures, which were not read: the recipe "
@@ -118,27 +118,9 @@ def _note(run: Run, done: IngestedSource) -> None:
 
 
 def _warn(run: Run, done: IngestedSource) -> None:
-    """A file that gives nothing is rarely what was meant; where the budget stops the run, its message says so."""
+    """Warn of a file with more than half of its rows refused; if the budget stops the run, its error says so."""
     for stage, of in zip(done.stages, ("rows", "pictures"), strict=False):
         if stage.quarantined and stage.quarantined == stage.rows_in:
             run.say(f"  warning: {done.source.file} gave no {of[:-1]}, all were refused ({stage.why()})")
         elif stage.quarantined > stage.rows_in / 2:
             run.say(f"  warning: of {done.source.file} more than half of the {of} were refused ({stage.why()})")
-
-
-def check_stage_budget(counts: Counts, budget: BudgetSpec, files: list[str] | None = None) -> None:
-    """Raise QuarantineBudgetExceeded when a stage refused too much; `files` are those that held it."""
-    rows, refused = counts.rows_in, counts.quarantined
-    share = refused / rows if rows else 0.0
-    if refused > budget.quarantine_rows and share > budget.quarantine_share:
-        raise QuarantineBudgetExceeded(
-            f"{counts.stage}: {refused:,} of {rows:,} rows ({share:.1%}){_of(files or [])} were quarantined "
-            f"({counts.why()}). The recipe allows {budget.quarantine_share:.1%} (budget.quarantine_share) beyond "
-            f"{budget.quarantine_rows} rows. Nothing was published. See `sidmill quarantine list`, mend the "
-            "input or the recipe and run the same again, or let one run pass with --set budget.quarantine_share=1."
-        )
-
-
-def _of(files: list[str]) -> str:
-    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
-    return f" of {', '.join(files[:3])}{more}" if files else ""

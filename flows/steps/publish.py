@@ -1,4 +1,4 @@
-"""Steps: make a release what production points to, and tell whoever waits for it; give production a model."""
+"""Steps that point production to a release and emit an event for it, or give production a model."""
 
 from enum import Enum, auto
 
@@ -18,11 +18,11 @@ from storage.releases.releases import PRODUCTION, Published, read_release
 
 PUBLISHED_EVENT = "sidmill.release.published"
 CHECKED = 0.04
-"""Share of a run's time for hashing what its release pins."""
+"""Share of a run's time for hashing the files that its release pins."""
 
 
 class Moved(Enum):
-    """What became of publishing: production is HERE now, it is HELD, or it had moved AWAY from what the run read."""
+    """Outcome of publishing: production is HERE now, it is HELD, or it had moved AWAY from what the run read."""
 
     HERE = auto()
     HELD = auto()
@@ -31,7 +31,7 @@ class Moved(Enum):
 
 @step
 def publish(run: Run, manifest: Manifest, decided_on: Pointer, without_model: bool = False) -> Moved:
-    """Point production at the release if its gates hold; emits the event that training waits for."""
+    """Point production to a release if its gates pass, and emit the event that triggers training."""
     try:
         _move(run, manifest, decided_on, without_model=without_model)
     except PointerMoved:
@@ -51,11 +51,11 @@ def publish(run: Run, manifest: Manifest, decided_on: Pointer, without_model: bo
 
 @step
 def publish_model(run: Run, manifest: Manifest, model: str) -> bool:
-    """Production keeps its release and gets a model of `manifest`, if that speaks its vocabulary, is newer, passes its
-    gate and was never published: somebody has put another in place of one that was.
+    """Give production a model of `manifest`, with its release kept; return whether production has the model now.
 
-    Otherwise the command that would publish the pair is named. Decided anew where production moves meanwhile. Returns
-    whether production has the model now.
+    The model must have production's vocabulary, be newer than its model, pass the gate, and never have been published:
+    a person replaced a model that was. Otherwise the command to publish it is shown. If production moves meanwhile, the
+    task is retried.
     """
     alias = read_pointer(run.lake, PRODUCTION)
     current = Published(**alias.value) if alias.value else None
@@ -108,7 +108,7 @@ def _move(
 
 
 def show_release(manifest: Manifest) -> None:
-    """The release as a table artifact of the flow run."""
+    """Show the gates of a release as a table artifact of the flow run."""
     if FlowRunContext.get() is None:
         return
     rows = [

@@ -1,4 +1,4 @@
-"""How a step becomes a Prefect task: retried on faults of the machine, never on faults of the input."""
+"""Conversion of a step to a Prefect task: retried on faults of the machine, never on faults of the input."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -19,9 +19,9 @@ RETRY_DELAYS_S = (1, 10)
 
 
 def step(function: Callable[P, R]) -> Callable[P, R]:
-    """A Prefect task that keeps no result (the lake does) and may be run again at any point.
+    """Make a Prefect task that keeps no result (the lake does) and may be run again at any point.
 
-    Prefect records the errors of a task with their messages, so these hold no secrets when they leave it.
+    Prefect records the errors of a task with their messages, so secrets in them are hidden first.
     """
 
     @wraps(function)
@@ -45,13 +45,13 @@ def step(function: Callable[P, R]) -> Callable[P, R]:
 
 
 async def _may_pass_next_time(task: Any, run: Any, state: Any) -> bool:
-    """Wrong input stays wrong; a lost worker, a full socket or a lost race may not."""
+    """Return False for wrong input, True for other faults: a lost worker, a full socket, a lost race."""
     try:
         await state.aresult(raise_on_failure=True)
     except (CommitConflict, PointerMoved, TrainingFailed):
         return True
     except (ValueError, TypeError, LookupError, AssertionError, LakeError, TrainingError):
         return False
-    except Exception:  # noqa: BLE001 - every other failure is worth the retry it was configured with
+    except Exception:  # noqa: BLE001 - every other failure is retried
         return True
     return True

@@ -1,4 +1,4 @@
-"""The `Trainer` of a run that is on Ray."""
+"""The `Trainer` of a run on Ray."""
 
 from flows.runtime.run import Run
 from learning.trainer import Trainer
@@ -6,7 +6,7 @@ from pipelines.cluster import connect
 
 
 def ray_trainer(run: Run) -> Trainer:
-    """Train on the cluster of the run: checkpoints lie in its lake, so that a run that was stopped goes on."""
+    """Return a trainer on the cluster of the run; checkpoints are in its lake, so that a stopped run can resume."""
     from learning.ray_train.trainer import RayTrainer
 
     connect(run.recipe.compute)

@@ -1,20 +1,16 @@
-"""Steps: sequences of a release, and a generator trained on them, stage after stage."""
+"""Steps that build the sequences of a release and train a generator on them."""
 
 import json
 from collections.abc import Callable
 from copy import copy
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import polars as pl
 import ray
 
-from flows.inspect.diff import open_trie
 from flows.runtime.run import Run
-from flows.steps.fit import log_slice
 from flows.steps.task import step
 from learning.checkpoint import RECORD, WEIGHTS
 from learning.errors import CheckpointMismatch, LossDiverged
@@ -22,8 +18,10 @@ from learning.ray_train.launch import TrainResult, forget, launch
 from pipelines.assign import encoded_vectors
 from pipelines.cluster import connect
 from pipelines.embed.embed import matrix
-from pipelines.event_log.user_buckets import Learnt
+from pipelines.event_log.user_buckets import TrainedSlice
+from pipelines.event_log.visible_log import LogSlice
 from pipelines.sequences import build_sequences, read_bucket, sequence_buckets, targets, users_of_bucket
+from sidmill.release import load_model, open_trie
 from storage.errors import LakeNotFound
 from storage.lake import Lake
 from storage.releases.catalogue import deleted_items, segments
@@ -34,34 +32,32 @@ from tokenizer.trie.masks import TrieMasks
 from tokenizer.trie.trie import Trie
 from training.auto_settings import Scale, agrees, followed, generator_spec, train_spec, vector_weight
 from training.data.histories import windows_of
-from training.evaluation.rerank import Likeness
-from training.models.generator import Generator
-from training.models.saved import load_generator
-from training.objectives.code_pretraining import Arrays, ItemAlignment, aligned
+from training.evaluation.rerank import VectorSimilarity
+from training.objectives.code_pretraining import Arrays, CodePretraining, aligned
 from training.objectives.losses import objective_of
 from training.objectives.next_code import NextCode, plan_of
 from training.spec import EvaluateSpec, GeneratorSpec, TrainSpec
 
 ALIGN = "-align"
-"""Ends the name of the run that aligns codes for another."""
+"""Suffix of the name of the alignment run of a training."""
 
 
-def learnt_by(lake: Lake, model: dict[str, Any]) -> Learnt:
-    """What the model of a row has learnt from, itself or what it went on from."""
+def learnt_by(lake: Lake, model: dict[str, Any]) -> TrainedSlice:
+    """Return the data that the model of a row has learnt from, also through its former models."""
     manifest = read_release(lake, model["release"])
-    return Learnt(log_slice(manifest), open_trie(lake, manifest).item_ids)
+    return TrainedSlice(LogSlice.of(manifest), open_trie(lake, manifest).item_ids)
 
 
 @step
 def sequences(run: Run, manifest: Manifest, trie: Trie, former: dict[str, Any] | None) -> str:
-    """The release's log before its cutoff, joined with its SIDs, in user buckets; returns the name they are under.
+    """Write the release's log before its cutoff, joined with its SIDs, in user buckets; return the name for them.
 
-    What the `former` model has learnt from is marked.
+    Events that the `former` model has learnt from are marked.
     """
-    log = log_slice(manifest)
+    log = LogSlice.of(manifest)
     learnt = learnt_by(run.lake, former) if former else None
     buckets = sequence_buckets(run.lake, log, run.recipe.sequences)
-    # Users are in other buckets where there are more or fewer of them.
+    # The bucket of a user depends on the number of buckets.
     source = f"{manifest.id}-in-{buckets}" + (f"-since-{former['id']}" if former else "")
     with run.stage("sequences") as view:
         counts = build_sequences(
@@ -84,9 +80,9 @@ def sequences(run: Run, manifest: Manifest, trie: Trie, former: dict[str, Any] |
 
 @step
 def train_model(run: Run, manifest: Manifest, key: str, source: str, former: dict[str, Any] | None) -> str:
-    """Train on Ray Train, store weights and card by hash, record the model."""
+    """Train on Ray Train, store weights and card by hash, and record the model."""
     recipe = run.recipe
-    buckets = sequence_buckets(run.lake, log_slice(manifest), recipe.sequences)
+    buckets = sequence_buckets(run.lake, LogSlice.of(manifest), recipe.sequences)
     generator, settings = _settings(run, manifest, source, buckets, former)
     connect(recipe.compute)
     gpus = ray.cluster_resources().get("GPU", 0)
@@ -139,9 +135,9 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, former: dic
 def _settings(
     run: Run, manifest: Manifest, source: str, buckets: int, former: dict[str, Any] | None
 ) -> tuple[GeneratorSpec, TrainSpec]:
-    """The sections [generator] and [train] for the catalogue and the log of a release; what they became is told.
+    """Resolve the sections [generator] and [train] for the size of a release; show the resolved "auto" settings.
 
-    A model that goes on from a `former` one has its shape.
+    A model that starts from a `former` one has its shape.
     """
     sections = run.recipe.generator, run.recipe.train
     events = (users_of_bucket(run.lake, source, bucket) for bucket in range(buckets))
@@ -163,13 +159,13 @@ def _settings(
 
 
 def forget_training(lake: Lake, key: str) -> None:
-    """Take away what a training needs to go on, once its model is recorded."""
+    """Delete the files that a training needs to resume, once its model is recorded."""
     for name in (key, f"{key}{ALIGN}"):
         forget(name, _storage(lake))
 
 
 def _storage(lake: Lake) -> str:
-    """What the runs of Ray Train are below while they are under way."""
+    """Return the URI below which Ray Train stores unfinished runs."""
     return f"{lake.uri}/training"
 
 
@@ -177,16 +173,8 @@ def _masks(lake: Lake, manifest: Manifest) -> TrieMasks:
     return TrieMasks.of(open_trie(lake, manifest))
 
 
-def load_model(lake: Lake, row: dict[str, Any], vocabulary: str) -> Generator:
-    """The generator of a row of `models`, if it speaks `vocabulary`; raises VocabularyMismatch."""
-    with TemporaryDirectory() as folder:
-        (Path(folder) / WEIGHTS).write_bytes(lake.blobs.get(row["weights"]))
-        (Path(folder) / RECORD).write_bytes(lake.blobs.get(row["card"]["record_blob"]))
-        return load_generator(Path(folder), vocabulary)[0]
-
-
-def likeness_of(lake: Lake, manifest: Manifest, trie: Trie, spec: EvaluateSpec) -> Likeness | None:
-    """Of the items of a release, by the vectors that their SIDs encode; None where the recipe gives them no weight."""
+def similarity_of(lake: Lake, manifest: Manifest, trie: Trie, spec: EvaluateSpec) -> VectorSimilarity | None:
+    """Return the similarity of items by the vectors that their SIDs encode; None if the recipe gives it no weight."""
     weight = vector_weight(spec.vector_weight, len(trie))
     if not weight:
         return None
@@ -194,11 +182,11 @@ def likeness_of(lake: Lake, manifest: Manifest, trie: Trie, spec: EvaluateSpec) 
     rows, vectors = trie.find_rows(found["item_id"].to_arrow()), matrix(found)
     placed = np.zeros((len(trie), vectors.shape[1]), np.float32)
     placed[rows[rows >= 0]] = vectors[rows >= 0]
-    return Likeness.of(placed, weight, spec.vector_decay)
+    return VectorSimilarity.of(placed, weight, spec.vector_decay)
 
 
 def _encoded(lake: Lake, manifest: Manifest) -> pl.DataFrame:
-    """(item_id, codes, vector) of the items of a release: the vectors that their SIDs encode."""
+    """Return (item_id, codes, vector) of the items of a release; the vectors are those that the SIDs encode."""
     rows = segments(lake, list(manifest.assignments), manifest.codebook.id)
     both = rows.join(encoded_vectors(lake, manifest.fusion.fingerprint, rows), on="item_id", maintain_order="left")
     if both.is_empty():
@@ -207,7 +195,7 @@ def _encoded(lake: Lake, manifest: Manifest) -> pl.DataFrame:
 
 
 def _weights(lake: Lake, former: dict[str, Any], vocabulary: str) -> Arrays:
-    """The weights of a model to go on from."""
+    """Return the weights of a former model."""
     model = load_model(lake, former, vocabulary)
     return {name: weight.numpy() for name, weight in model.state_dict().items()}
 
@@ -215,10 +203,10 @@ def _weights(lake: Lake, former: dict[str, Any], vocabulary: str) -> Arrays:
 def _aligned(
     run: Run, manifest: Manifest, key: str, generator: GeneratorSpec, spec: TrainSpec, fit: Callable[..., TrainResult]
 ) -> Arrays:
-    """The embeddings of codes that items and their fused vectors alone teach, as a stage of its own."""
+    """Train code embeddings on items and their fused vectors alone, as a separate stage."""
     with run.stage("align") as view:
         both = _encoded(run.lake, manifest)
-        items = ItemAlignment(
+        items = CodePretraining(
             generator,
             manifest.codebook.sizes,
             np.array(both["codes"].to_list(), np.int32),

@@ -44,7 +44,7 @@ from ray.train.v2._internal.exceptions import (
 )
 
 from learning.checkpoint import read_record, require_same
-from learning.errors import CheckpointDamaged, NoRoom, TrainingError, TrainingFailed
+from learning.errors import CheckpointDamaged, NotEnoughCpus, TrainingError, TrainingFailed
 from learning.ray_train.placement import ReleasePlacement
 from learning.ray_train.worker import MakeTrainable, train
 from learning.spec import LoopSpec
@@ -99,9 +99,9 @@ def launch(
     `make_trainable` is pickled and called in each worker, and here before a resume. `storage_path` is a folder, or, on
     several machines, a URI that all of them can reach. `progress` gets one plain line per epoch, prefixed with `label`.
     Workers that die are replaced twice. If the controller gives up (for example because a worker dies while the group
-    starts), there are three attempts in all. Raises CheckpointMismatch if the run holds another training, NoRoom if the
-    workers cannot be placed, LossDiverged after a single attempt, TrainingFailed, or the TrainingError that a worker
-    raised.
+    starts), there are three attempts in all. Raises CheckpointMismatch if the run holds another training, NotEnoughCpus
+    if the workers cannot be placed, LossDiverged after a single attempt, TrainingFailed, or the TrainingError that a
+    worker raised.
     """
     storage = str(storage_path) if "://" in str(storage_path) else str(Path(storage_path).resolve())
     logging.getLogger("ray.train").setLevel(logging.WARNING)
@@ -149,7 +149,7 @@ def _fit(
             return result
         except ControllerError as error:
             if isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
-                raise NoRoom(
+                raise NotEnoughCpus(
                     f"{where}: the cluster found no place for {spec.workers} workers of {spec.cpus_per_worker} CPUs; "
                     "lower their number or free the cluster, then run again: it resumes"
                 ) from error
@@ -223,14 +223,14 @@ def _fit_once(make_trainable: MakeTrainable, spec: LoopSpec, name: str, storage:
 def _look_for_room(spec: LoopSpec, progress: Progress) -> None:
     """Report the wait for CPUs if the cluster is smaller than the run but may grow.
 
-    A cluster started on this machine cannot grow: raises NoRoom.
+    A cluster started on this machine cannot grow: raises NotEnoughCpus.
     """
     needed, there = spec.workers * spec.cpus_per_worker, ray.cluster_resources().get("CPU", 0)
     if there >= needed:
         return
     short = f"{spec.workers} workers of {spec.cpus_per_worker} CPUs need {needed}, and the cluster has {there:.0f}"
     if not os.environ.get("RAY_ADDRESS"):
-        raise NoRoom(f"{short}: lower their number, or set RAY_ADDRESS to a cluster that has room")
+        raise NotEnoughCpus(f"{short}: lower their number, or set RAY_ADDRESS to a cluster that has room")
     progress(f"{short}: waiting for more, or lower their number")
 
 

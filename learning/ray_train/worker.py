@@ -53,7 +53,7 @@ def _train(make_trainable: MakeTrainable, spec: LoopSpec, run: str) -> None:
     if spec.sharding:
         prepare = partial(_sharded, world=world)
     loop = Loop(make_trainable(), spec, WorkerContext(rank, world, prepare))
-    keep = Keep(run, loop.context, spec.sharding)
+    keep = CheckpointUploader(run, loop.context, spec.sharding)
     found, known = _resume(loop, run), ray.train.get_checkpoint()
     if loop.progress.cursor.epoch >= spec.epochs and (known is None or Path(known.path).name != found):
         keep(loop, last=True)  # Ray's record of the final checkpoint is missing
@@ -82,7 +82,7 @@ def drafts_of(run: str, rank: int) -> str:
     return f"{DRAFT}{hashlib.sha256(run.encode()).hexdigest()[:16]}-{rank}-"
 
 
-class Keep:
+class CheckpointUploader:
     """A `Save` that passes checkpoints to Ray Train, which stores them during training; the last one is awaited.
 
     Each worker copies the state it has to write, and a thread writes and stores the copy. There is one copy at a time:
@@ -99,7 +99,7 @@ class Keep:
         self._stored.set()
 
     def __call__(self, loop: Loop, last: bool) -> None:
-        """Keep a checkpoint; a `Save`."""
+        """CheckpointUploader a checkpoint; a `Save`."""
         progress, trainable = loop.progress, loop.trainable
         history, begun = list(progress.history), dict(progress.begun)
         record = checkpoint.Record(trainable.identity, progress.cursor, progress.step, history, begun=begun)

@@ -8,15 +8,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, diags
 
 from pipelines.collaborative.sppmi import Factors, fit_factors, unit, vectors_of
 from pipelines.event_log.visible_log import Histories
 from pipelines.modalities import Matrix, Modality
 from pipelines.spec import CollaborativeSpec
+from tokenizer.arrays.types import Ints
 
-Ints = NDArray[np.int64]
 Train = Callable[[list[list[Ints]], int], list[Matrix]]
 """Function (logs, N) -> item vectors float32 (N, D) after each log in turn. A log is a list of histories: item rows,
 oldest first.

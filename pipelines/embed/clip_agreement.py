@@ -17,7 +17,9 @@ from tokenizer.arrays.items import tie_keys
 SAMPLE, NEAR = 500, 10
 
 
-def check_alignment(lake: Lake, spec: ImageSpec, fingerprint: str, pictured: pl.DataFrame) -> dict[str, float] | None:
+def check_clip_agreement(
+    lake: Lake, spec: ImageSpec, fingerprint: str, pictured: pl.DataFrame
+) -> dict[str, float] | None:
     """Return the figures of `aligned` for a deterministic sample of (item_id, content_hash, title).
 
     Return None if fewer than two sampled items have a title and a vector.

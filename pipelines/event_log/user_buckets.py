@@ -36,7 +36,7 @@ BATCH_ROWS = 1 << 17
 
 
 @dataclass(frozen=True)
-class Learnt:
+class TrainedSlice:
     """Data that a model was trained on: the events of a log slice whose items had a SID then."""
 
     log: LogSlice
@@ -69,7 +69,7 @@ def in_buckets(
     items: pa.Array,
     buckets: int,
     counts: Counts,
-    learnt: Learnt | None = None,
+    learnt: TrainedSlice | None = None,
     users: pa.Array | None = None,
 ) -> Iterator[pl.DataFrame]:
     """Yield the visible events bucket by bucket: EVENT, `row` and `fresh`, in order and without repeats.
@@ -92,7 +92,7 @@ def in_buckets(
             yield known.with_columns(row, pl.col("fresh") | new.fill_null(False)).select(*EVENT, "row", "fresh")
 
 
-def users_with_fresh_events(lake: Lake, log: LogSlice, items: pa.Array, learnt: Learnt) -> pa.Array:
+def users_with_fresh_events(lake: Lake, log: LogSlice, items: pa.Array, learnt: TrainedSlice) -> pa.Array:
     """Return the users with a visible event that is not `learnt`.
 
     Files without such an event are not read, unless some items had no SID. If the table was compacted since, if events
@@ -110,7 +110,7 @@ def users_with_fresh_events(lake: Lake, log: LogSlice, items: pa.Array, learnt: 
 
 
 def _events(
-    lake: Lake, log: LogSlice, counts: Counts, learnt: Learnt | None, users: pa.Array | None
+    lake: Lake, log: LogSlice, counts: Counts, learnt: TrainedSlice | None, users: pa.Array | None
 ) -> Iterator[pa.RecordBatch]:
     """Yield the visible events with `fresh`, unordered."""
     where = log.visible if users is None else log.visible & ds.field("user_id").isin(users)
@@ -121,7 +121,7 @@ def _events(
         yield batch.append_column("fresh", _fresh(batch, learnt, known)).select([*EVENT, *PLACE, "fresh"])
 
 
-def _rewritten(lake: Lake, log: LogSlice, learnt: Learnt) -> Iterator[pa.RecordBatch]:
+def _rewritten(lake: Lake, log: LogSlice, learnt: TrainedSlice) -> Iterator[pa.RecordBatch]:
     """Yield user and id of the learnt events in files that a compaction has since removed; mostly there are none."""
     columns, old = ["user_id", "event_id"], learnt.log
     return lake.batches("interactions", columns, old.visible, BATCH_ROWS, old.version, since=log.version)
@@ -146,7 +146,7 @@ def _spread(batches: Iterator[pa.RecordBatch], buckets: int, folder: Path) -> No
                     writers[name].write_batch(spread.slice(start, stop - start))
 
 
-def _fresh(batch: pa.RecordBatch, learnt: Learnt | None, known: set[str]) -> pa.Array:
+def _fresh(batch: pa.RecordBatch, learnt: TrainedSlice | None, known: set[str]) -> pa.Array:
     """Return a mask of the batch's events that the slice does not hold; `known` are the names of its files."""
     if learnt is None or (batch.num_rows and file_name(batch.column(FILE)[0].as_py()) not in known):
         return pa.array(np.ones(batch.num_rows, np.bool_))

@@ -14,6 +14,7 @@ from scipy.sparse import coo_matrix, csr_matrix
 from pipelines.event_log.event_order import ORDER, in_order
 from pipelines.spec import CollaborativeSpec
 from storage.lake import Lake
+from storage.releases.manifest import Manifest
 
 COLUMNS = ["item_id", "event_type", "impression", *ORDER]
 # One day in microseconds.
@@ -27,6 +28,11 @@ class LogSlice:
     version: int
     as_of: datetime
     cutoff: datetime
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "LogSlice":
+        """The visible log of a release."""
+        return cls(manifest.versions["interactions"], manifest.as_of, manifest.cutoff)
 
     @property
     def content_hash(self) -> str:

@@ -28,7 +28,7 @@ TRANSIENT = ("image_unreachable", "image_timeout")
 """Reasons that may be gone on a retry."""
 
 
-class Patience:
+class HostTimeouts:
     """Timeout counter of hosts: a host that exceeds `timeout_s` STALLS times in a row is not asked again."""
 
     def __init__(self, timeout_s: float) -> None:
@@ -57,7 +57,7 @@ class Web:
 
     def __init__(self, limit: int, timeout_s: float, trusted: Collection[str]) -> None:
         self._limit, self._trusted = limit, frozenset(trusted)
-        self._patience = Patience(timeout_s)
+        self._patience = HostTimeouts(timeout_s)
 
     def get(self, url: str) -> bytes:
         """Return the bytes of a URL; raise Refused with the reason."""

@@ -26,12 +26,12 @@ from pipelines.ingest.accounting import (
     payload,
 )
 from pipelines.ingest.near_ids import near_ids
+from pipelines.source_spec import InteractionsSpec
 from pipelines.sources.cells import Refused, boolean, identifier, integer, number, read_cell
 from pipelines.sources.files import Source
 from pipelines.sources.reading import read_rows
 from pipelines.sources.row import Row
 from pipelines.sources.times import utc_time
-from pipelines.spec import InteractionsSpec
 from storage.commit import Provenance, append
 from storage.lake import Lake, one_of
 from storage.quarantine import PAYLOAD_LIMIT, Reject, open_rows, quarantine, resolve

@@ -27,6 +27,7 @@ from pipelines.ingest.fetch import TRANSIENT
 from pipelines.ingest.languages import in_language
 from pipelines.ingest.picture_references import Reference, references
 from pipelines.ingest.pictures import Pictures
+from pipelines.source_spec import ItemsSpec, ItemsWithoutImages
 from pipelines.sources.cells import (
     Refused,
     Unreadable,
@@ -41,7 +42,6 @@ from pipelines.sources.cells import (
 from pipelines.sources.files import Source
 from pipelines.sources.reading import read_rows
 from pipelines.sources.row import Row
-from pipelines.spec import ItemsSpec, UnpicturedItems
 from storage.commit import Provenance, append
 from storage.lake import Lake, one_of
 from storage.quarantine import PAYLOAD_LIMIT, Reject, open_rows, quarantine, resolve
@@ -68,7 +68,7 @@ def ingest_items(
     rows, images = Counts(STAGE), Counts(IMAGE_STAGE)
     seen: set[str] = set()
     refused: set[str] = set()
-    wanted = not isinstance(spec, UnpicturedItems)
+    wanted = not isinstance(spec, ItemsWithoutImages)
     given = {_content(row, wanted) for row in _given(lake, names_of(lake, source, "items"))}
     pictures = Pictures(lake, source, spec)
     unread = 0
@@ -110,7 +110,7 @@ def _given(lake: Lake, names: list[str]) -> list[dict[str, Any]]:
 
 
 def _keep_pictures(lake: Lake, items: list[dict[str, Any]]) -> None:
-    """Keep the stored pictures of items whose pictures were not read."""
+    """CheckpointUploader the stored pictures of items whose pictures were not read."""
     known = catalogue(lake, columns=["images"], among=[item["item_id"] for item in items])
     images = dict(known.select("item_id", "images").iter_rows())
     for item in items:
@@ -145,7 +145,7 @@ def _accepted(
 ) -> Iterator[dict[str, Any]]:
     """Yield the item of every accepted row, without revision and arrival; count and reject the others."""
     told = _told(source, batch, spec, seen, rows, rejects)
-    asked = told if not isinstance(spec, UnpicturedItems) else ((each, []) for each, _ in told)
+    asked = told if not isinstance(spec, ItemsWithoutImages) else ((each, []) for each, _ in told)
     for (row, item), found in pictures.stored(asked):
         images.rows_in += len(found)
         digests = [each for each in found if isinstance(each, str)]
@@ -184,7 +184,7 @@ def _told(
             rejects.append(_reject(STAGE, error, source, row, _subject(row, spec)))
             continue
         seen.add(item["item_id"])
-        unread = len(pictures) if isinstance(spec, UnpicturedItems) else 0
+        unread = len(pictures) if isinstance(spec, ItemsWithoutImages) else 0
         yield (row, {**item, "unread": unread}), pictures
 
 

@@ -14,11 +14,11 @@ import pyarrow.fs as pafs
 
 from infra.addresses import printable_address
 from pipelines.ingest.accounting import Refused
-from pipelines.ingest.fetch import Patience, Web
+from pipelines.ingest.fetch import HostTimeouts, Web
 from pipelines.ingest.picture_references import Reference, data_uri
+from pipelines.source_spec import ItemsSpec
 from pipelines.sources.cells import shown
 from pipelines.sources.files import Source
-from pipelines.spec import ItemsSpec
 from storage.lake import Lake
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ class Pictures:
     def __init__(self, lake: Lake, source: Source | None, spec: ItemsSpec) -> None:
         self._lake, self._source, self._spec = lake, source, spec
         self._web = Web(spec.max_image_bytes, spec.image_timeout_s, spec.trusted_hosts)
-        self._patience = Patience(spec.image_timeout_s)
+        self._patience = HostTimeouts(spec.image_timeout_s)
         self._opened = lru_cache(pafs.FileSystem.from_uri)
 
     def stored(self, rows: Iterable[tuple[T, list[Reference]]]) -> Iterator[tuple[T, list[str | Refused]]]:

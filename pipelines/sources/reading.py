@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from pipelines.source_spec import InteractionsSpec, ItemsSpec
 from pipelines.sources.cells import Unreadable
 from pipelines.sources.csv_dialect import HEAD_BYTES, Dialect, dialect_of, other_encoding
 from pipelines.sources.csv_rows import csv_rows
 from pipelines.sources.files import Source
 from pipelines.sources.parquet_rows import parquet_rows
 from pipelines.sources.row import Row, SourceError
-from pipelines.spec import InteractionsSpec, ItemsSpec
 from storage.reasons import Reason
 
 # Length of a run of zero bytes that UTF-16 text does not have.

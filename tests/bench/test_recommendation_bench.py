@@ -14,7 +14,7 @@ from in_process import trained_here
 from bench.quality import generative
 from bench.quality.catalogues import beauty
 from bench.quality.generative import key_of
-from bench.quality.made_by import DECIDE, code_hash
+from bench.quality.made_by import HASHED_PACKAGES, code_hash
 from bench.quality.recommendation import ROWS, item_knn, popularity
 from bench.quality.representations import World
 from bench.quality.settings import HEADLINE, Settings
@@ -207,7 +207,7 @@ def test_what_is_trained_once_is_not_trained_again(
 def test_what_is_kept_is_of_the_bytes_of_its_input_files_and_of_its_code(data: Path, tmp_path: Path) -> None:
     """A title changed, a source file edited, moved or added, a setting: each has a place of its own."""
     root = tmp_path / "code"
-    for package in DECIDE:
+    for package in HASHED_PACKAGES:
         (root / package).mkdir(parents=True)
         (root / package / "a.py").write_text("one = 1\n")
 
@@ -217,14 +217,14 @@ def test_what_is_kept_is_of_the_bytes_of_its_input_files_and_of_its_code(data: P
 
     first, hashes = code(), set[str]()
     assert code() == first
-    for package in DECIDE:
+    for package in HASHED_PACKAGES:
         (root / package / "a.py").write_text("one = 2\n")
         hashes.add(code())
         (root / package / "a.py").rename(root / package / "b.py")
         hashes.add(code())
         (root / package / "c.py").touch()
         hashes.add(code())
-    assert len(hashes | {first}) == 3 * len(DECIDE) + 1
+    assert len(hashes | {first}) == 3 * len(HASHED_PACKAGES) + 1
     (root / "flows" / "notes.md").write_text("decides nothing")
     assert code() in hashes
     code_hash.cache_clear()

@@ -246,5 +246,15 @@ def test_each_package_resolves_inside_this_checkout() -> None:
     from importlib import import_module
 
     root = Path(__file__).resolve().parents[2]
-    for package in ("flows", "pipelines", "training", "tokenizer", "storage", "learning", "plugins", "infra"):
+    for package in (
+        "sidmill",
+        "flows",
+        "pipelines",
+        "training",
+        "tokenizer",
+        "storage",
+        "learning",
+        "plugins",
+        "infra",
+    ):
         assert Path(str(import_module(package).__file__)).is_relative_to(root)

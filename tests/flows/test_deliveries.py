@@ -8,9 +8,9 @@ import pytest
 from conftest import write_items
 from flows.bootstrap import bootstrap
 from flows.ingest import ingest
-from flows.inspect.diff import open_trie
 from flows.nightly import nightly
 from pipelines.sources.row import SourceError
+from sidmill.release import open_trie
 from storage.errors import QuarantineBudgetExceeded
 from storage.lake import Lake
 from storage.quarantine import by_reason

@@ -15,18 +15,17 @@ from in_process import trained_here
 from conftest import START, write_items, write_log
 from flows.backfill import backfill
 from flows.bootstrap import bootstrap
-from flows.inspect.diff import open_trie
 from flows.nightly import nightly
 from flows.steps import fit as fit_steps
 from flows.steps import training as training_steps
-from flows.steps.fit import log_slice
 from flows.steps.held_out import evaluation_cases
 from flows.train import train
 from pipelines.collaborative.sequence_model import fit_collaborative
-from pipelines.event_log.visible_log import COLUMNS, histories
+from pipelines.event_log.visible_log import COLUMNS, LogSlice, histories
 from pipelines.fusion.fit import fit_fusion
 from pipelines.fusion.fuse import placed
 from pipelines.spec import CollaborativeSpec
+from sidmill.release import open_trie
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.releases.models import evaluations, models
@@ -140,7 +139,7 @@ def test_what_is_held_out_changes_nothing_that_is_made(tmp_path: Path, fast: dic
         manifest = read_release(lake, made[-1].id)
         assert lake.frame("sequences")["event_time"].max() < manifest.cutoff == CUTOFF  # type: ignore[operator]
         trie, version = open_trie(lake, manifest), lake.version("interactions")
-        found = evaluation_cases(lake, log_slice(manifest), trie, version, ("impression",), GeneratorSpec())
+        found = evaluation_cases(lake, LogSlice.of(manifest), trie, version, ("impression",), GeneratorSpec())
         assert found is not None
         cases.append(found)
     (first, learnt), (second, learnt_other) = cases
@@ -188,7 +187,7 @@ def test_a_bootstrap_fits_its_fusion_on_behaviour_as_it_was_before_the_pairs(
     lake = Lake(str(tmp_path / "lake"))
     bootstrap(lake.uri, fast, [str(tmp_path / "items.jsonl")], [str(tmp_path / "log.csv")], "2025-01-01", str(CUTOFF))
     ((modalities, spec, pairs, before),) = given_to_fusion
-    seen = histories(log_slice(read_release(lake, "production")).read(lake, COLUMNS), CollaborativeSpec(dim=8))
+    seen = histories(LogSlice.of(read_release(lake, "production")).read(lake, COLUMNS), CollaborativeSpec(dim=8))
     since = seen.newest(spec.recent)
     assert sorted(map(tuple, pairs)) == sorted(map(tuple, seen.pairs(spec.pair_window, since)))
     made = fit_collaborative(seen, CollaborativeSpec(dim=8), since)

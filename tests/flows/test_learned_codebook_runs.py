@@ -9,13 +9,14 @@ import pytest
 from conftest import write_items
 from flows.backfill import backfill
 from flows.bootstrap import bootstrap
-from flows.inspect.diff import open_trie
 from flows.inspect.verify import verify
 from flows.nightly import nightly
 from flows.runtime.run import Run
-from flows.steps.fit import Basis, fit
+from flows.steps.basis import Basis
+from flows.steps.fit import fit
 from flows.train import train
 from pipelines.compute import OnRay
+from sidmill.release import open_trie
 from storage.lake import Lake
 from storage.releases.models import evaluations
 from storage.releases.releases import published, read_release

@@ -21,8 +21,8 @@ import flows.runtime.run
 from flows.backfill import backfill
 from flows.bootstrap import bootstrap
 from flows.cli.main import run_command
-from flows.inspect.diff import open_trie
 from flows.nightly import nightly
+from sidmill.release import open_trie
 from storage.errors import LakeError
 from storage.lake import Lake
 from storage.releases.pointers import pointer_history

@@ -22,7 +22,7 @@ from conftest import START, write_items, write_log
 from flows.backfill import backfill
 from flows.bootstrap import bootstrap
 from flows.cli.main import run_command
-from flows.inspect.diff import diff_releases, open_trie
+from flows.inspect.diff import diff_releases
 from flows.inspect.explain import explain_item
 from flows.inspect.verify import verify
 from flows.nightly import nightly
@@ -30,10 +30,11 @@ from flows.recipe import Recipe as Settings
 from flows.report.samples import looks
 from flows.runtime.run import open_run
 from flows.snapshot import Snapshot, added_events, take_snapshot
-from flows.steps.fit import gather_inputs
 from flows.steps.publish import publish_model
+from flows.steps.vectors import gather_inputs
 from flows.train import model_key, production_to_go_on_from, train
 from pipelines.fusion.frozen import Fusion
+from sidmill.release import open_trie
 from storage.commit import Provenance
 from storage.errors import GateBlocked, QuarantineBudgetExceeded, StaleCandidate
 from storage.lake import Lake

@@ -16,7 +16,7 @@ from ray import cloudpickle
 from torch import Tensor, distributed, nn
 
 from learning.checkpoint import SHARDS
-from learning.errors import CheckpointMismatch, NoRoom
+from learning.errors import CheckpointMismatch, NotEnoughCpus
 from learning.ray_train.launch import launch
 from training.data.histories import Batch, Plan
 from training.models.generator import Generator
@@ -119,7 +119,9 @@ def test_a_run_goes_on_from_what_is_left_of_it_with_other_workers(tmp_path: Path
         launch(partial(make, "w"), spec, "run", tmp_path)
 
     # More workers than the cluster has CPUs for, which does not grow.
-    with pytest.raises(NoRoom, match=r"64 workers of 1 CPUs need 64, and the cluster has \d+: lower their number"):
+    with pytest.raises(
+        NotEnoughCpus, match=r"64 workers of 1 CPUs need 64, and the cluster has \d+: lower their number"
+    ):
         launch(partial(make, "v"), spec.model_copy(update={"workers": 64}), "other", tmp_path)
 
 

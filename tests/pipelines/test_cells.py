@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pipelines.ingest.accounting import Counts
 from pipelines.ingest.interactions import ingest_interactions
 from pipelines.ingest.items import ingest_items
+from pipelines.source_spec import InteractionsSpec, ItemsSpec
 from pipelines.sources.cells import (
     FALSE_WORDS,
     NULL_WORDS,
@@ -30,7 +31,6 @@ from pipelines.sources.cells import (
 )
 from pipelines.sources.files import find_sources
 from pipelines.sources.times import utc_time
-from pipelines.spec import InteractionsSpec, ItemsSpec
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import open_rows

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.source_spec import CsvSpec, InteractionsSpec, ItemsSpec
 from pipelines.sources.csv_dialect import Dialect, dialect_of
 from pipelines.sources.csv_rows import Lines, csv_rows, records
 from pipelines.sources.files import find_sources
 from pipelines.sources.reading import check_sources, read_rows
 from pipelines.sources.row import Row, SourceError
-from pipelines.spec import CsvSpec, InteractionsSpec, ItemsSpec
 from storage.reasons import Reason
 
 PLAIN = Dialect("utf-8", ",", ".", "checked")

@@ -35,7 +35,7 @@ from storage.commit import Provenance
 from storage.files.store import sha256
 from storage.lake import Lake
 from storage.quarantine import by_reason, open_rows
-from tokenizer.arrays.executor import HERE
+from tokenizer.arrays.executor import LOCAL_THREADS
 
 WHO = Provenance("test", "recipe")
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -479,7 +479,7 @@ def test_a_row_that_kills_its_worker_ends_alone_and_no_other_is_lost(tmp_path: P
 
 def test_where_every_row_is_deadly_the_stage_fails(tmp_path: Path) -> None:
     class Dies:
-        name, work, deaths = "dies", HERE, 0
+        name, work, deaths = "dies", LOCAL_THREADS, 0
 
         def run(self, *_: object) -> None:
             raise NotImplementedError

@@ -11,9 +11,9 @@ from pipelines.ingest.accounting import Counts, naming
 from pipelines.ingest.interactions import ingest_interactions
 from pipelines.ingest.items import ingest_items
 from pipelines.ingest.near_ids import near_ids, other_spellings
+from pipelines.source_spec import CsvSpec, InteractionsSpec, ItemsSpec
 from pipelines.sources.files import find_sources
 from pipelines.sources.row import Row, SourceError
-from pipelines.spec import CsvSpec, InteractionsSpec, ItemsSpec
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import open_rows

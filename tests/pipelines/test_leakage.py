@@ -24,12 +24,12 @@ from storage.schemas import INTERACTIONS
 from tokenizer.assign import Occupancy, assign_sids
 from tokenizer.fit import fit_codebook
 from tokenizer.spec import CodebookSpec
-from training.sasrec.item_embeddings import item_towers
-from training.spec import ItemTowerSpec
+from training.sasrec.item_embeddings import item_embeddings_of
+from training.spec import ItemEmbeddingsSpec
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 CUTOFF = START + timedelta(days=10)
-TOWER = ItemTowerSpec(dim=4, heads=2, ff=4, epochs=2, further_epochs=1, batch_size=4)
+TOWER = ItemEmbeddingsSpec(dim=4, heads=2, ff=4, epochs=2, further_epochs=1, batch_size=4)
 FUSING = FusionSpec(dim=16, hidden=16, heads=2, epochs=1, steps=5, batch_size=64)
 
 
@@ -114,7 +114,7 @@ def sids_of(lake: Lake, log: LogSlice, method: str = "sppmi") -> tuple[bytes, by
     spec = CollaborativeSpec.model_validate({"dim": 4, "window": 3, "method": method})
     seen = histories(log.read(lake, COLUMNS), spec)
     since = seen.newest(FUSING.recent)
-    behaviour = fit_collaborative(seen, spec, since, partial(item_towers, spec=TOWER))
+    behaviour = fit_collaborative(seen, spec, since, partial(item_embeddings_of, spec=TOWER))
     assert behaviour is not None
     items = pl.DataFrame({"item_id": sorted(f"i{number}" for number in range(15))})
     text = np.random.default_rng(0).standard_normal((15, 6)).astype(np.float32)

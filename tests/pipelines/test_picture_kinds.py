@@ -19,8 +19,9 @@ from pipelines.embed.stages import EmbedImages
 from pipelines.ingest.accounting import Refused, mapping_hash
 from pipelines.ingest.items import ingest_items
 from pipelines.ingest.picture_references import KEYS, data_uri, references
+from pipelines.source_spec import ItemsSpec, ItemsWithoutImages
 from pipelines.sources.files import find_sources
-from pipelines.spec import ImageSpec, ItemsSpec, UnpicturedItems
+from pipelines.spec import ImageSpec
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import by_reason
@@ -163,13 +164,13 @@ def test_without_image_in_the_recipe_no_picture_is_read_and_with_it_they_come_in
     lake = Lake(str(tmp_path / "lake"))
     spec = ItemsSpec(image_timeout_s=0.001)
     (source,) = find_sources(str(tmp_path / "items.jsonl"))
-    done = ingest_items(lake, source, UnpicturedItems.of(spec), datetime.now(UTC), WHO)
+    done = ingest_items(lake, source, ItemsWithoutImages.of(spec), datetime.now(UTC), WHO)
     assert (done.unread_pictures, by_reason(lake), list((tmp_path / "lake").glob("blobs"))) == (2, {}, [])
     assert done.mapping != mapping_hash(spec)
     again = ingest_items(lake, source, ItemsSpec(), datetime.now(UTC), WHO)
     assert again.stages[1].by_reason == {"image_address": 1}
     assert catalogue(lake)["images"].list.len().to_list() == [1]
-    kept = ingest_items(lake, source, UnpicturedItems.of(spec), datetime.now(UTC), WHO)
+    kept = ingest_items(lake, source, ItemsWithoutImages.of(spec), datetime.now(UTC), WHO)
     assert (kept.stages[0].unchanged, catalogue(lake)["images"].list.len().to_list()) == (1, [1])
 
 

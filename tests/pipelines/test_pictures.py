@@ -25,8 +25,8 @@ from pipelines.ingest.fetch import Web, _public
 from pipelines.ingest.items import fetch_again, ingest_items
 from pipelines.ingest.picture_references import references
 from pipelines.ingest.pictures import Pictures
+from pipelines.source_spec import ItemsSpec
 from pipelines.sources.files import find_sources
-from pipelines.spec import ItemsSpec
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import by_reason

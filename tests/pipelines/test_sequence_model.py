@@ -12,10 +12,10 @@ from pipelines.collaborative.sequence_model import RIDGE, Collaborative, fit_col
 from pipelines.collaborative.sppmi import Factors
 from pipelines.event_log.visible_log import Histories, histories
 from pipelines.spec import CollaborativeSpec
-from training.sasrec.item_embeddings import item_towers
-from training.spec import ItemTowerSpec
+from training.sasrec.item_embeddings import item_embeddings_of
+from training.spec import ItemEmbeddingsSpec
 
-TOWER = ItemTowerSpec(
+TOWER = ItemEmbeddingsSpec(
     dim=8, heads=2, ff=8, max_events=10, epochs=4, further_epochs=2, batch_size=16, warmup_steps=5, learning_rate=1e-2
 )
 TRAINED = TOWER.model_copy(update={"epochs": 40, "further_epochs": 20})
@@ -32,9 +32,9 @@ def since(log: Histories, hour: int = SINCE) -> int:
     return int(log.time.min()) + hour * HOUR
 
 
-def fitted(events: list[Event], spec: CollaborativeSpec, tower: ItemTowerSpec = TOWER) -> Collaborative:
+def fitted(events: list[Event], spec: CollaborativeSpec, tower: ItemEmbeddingsSpec = TOWER) -> Collaborative:
     log = histories(frame(events), spec)
-    made = fit_collaborative(log, spec, since(log), partial(item_towers, spec=tower))
+    made = fit_collaborative(log, spec, since(log), partial(item_embeddings_of, spec=tower))
     assert made is not None
     return made
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from log_rows import START, WHO, Row, deliver, event, order
 
 from pipelines import sequences
-from pipelines.event_log.user_buckets import Learnt, user_buckets
+from pipelines.event_log.user_buckets import TrainedSlice, user_buckets
 from pipelines.event_log.visible_log import LogSlice
 from pipelines.sequences import build_sequences, read_bucket
 from storage.commit import append
@@ -30,7 +30,9 @@ def visible(lake: Lake, days: int = 9, minutes: int = 10**6) -> LogSlice:
     return LogSlice(version, START + timedelta(days=days), START + timedelta(minutes=minutes))
 
 
-def build(lake: Lake, release: str, log: LogSlice, learnt: Learnt | None = None, deleted: Iterable[str] = ()) -> Any:
+def build(
+    lake: Lake, release: str, log: LogSlice, learnt: TrainedSlice | None = None, deleted: Iterable[str] = ()
+) -> Any:
     return build_sequences(lake, release, log, pa.array(ITEMS), CODES, BUCKETS, WHO, learnt, set(deleted))
 
 
@@ -81,7 +83,7 @@ def test_what_a_training_learnt_from_is_not_fresh(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
     old_and_new = [event(0, 1, 5, 0, 0), event(0, 2, 15, 0, 1), event(1, 3, 3, 2, 2)]
     deliver(lake, [*old_and_new, event(2, 4, 6, 0, 3), event(2, 1, 7, 0, 4)], "log:0")
-    counts = build(lake, "r-2", visible(lake), Learnt(visible(lake, days=1, minutes=10), pa.array(ITEMS)))
+    counts = build(lake, "r-2", visible(lake), TrainedSlice(visible(lake, days=1, minutes=10), pa.array(ITEMS)))
     # e0 was there in time; e1 happened after the former cutoff; e2 happened before it, and arrived late; nothing of the
     # third user is new.
     assert counts.rows_in == 3
@@ -114,7 +116,7 @@ def test_fresh_is_what_the_former_training_had_no_event_or_no_sid_for_whenever_i
         for each in (first, late)
     ]
     deliver(lake, deliveries[0], "log:0")
-    learnt = Learnt(visible(lake, days, cutoff), pa.array(sorted(had_sid), pa.string()))
+    learnt = TrainedSlice(visible(lake, days, cutoff), pa.array(sorted(had_sid), pa.string()))
     deliver(lake, deliveries[1], "log:1")
     if not lake.exists("interactions"):
         return

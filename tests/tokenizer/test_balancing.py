@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tokenizer.arrays.distance import BLOCK, cheapest, distance_blocks, nearest, own_distance
-from tokenizer.arrays.executor import HERE
+from tokenizer.arrays.executor import LOCAL_THREADS
 from tokenizer.arrays.items import tie_keys
 from tokenizer.arrays.vectors import ArrayRows, Items
 from tokenizer.balancing import assign_level as assignment
 from tokenizer.balancing.assign_level import assign_level, balanced_assign, room_left
-from tokenizer.balancing.costs import PointLevel, Residual
-from tokenizer.balancing.prefix_capacity import Nodes
+from tokenizer.balancing.costs import CentroidLevel, Residual
+from tokenizer.balancing.prefix_capacity import PrefixCapacity
 from tokenizer.balancing.rounding import _sorted_rows, accept
 
 
@@ -156,10 +156,10 @@ def test_codes_below_prefixes_are_those_of_asking_in_rounds(
     below = 1 if last == 1 else last * 2
     room = np.full(codes, max(1, items // 2))
     ties = tie_keys([str(row) for row in range(items)])
-    nodes = Nodes(prefix, np.empty((0, len(sizes)), np.int32), sizes, np.ones(sizes[-1], np.bool_))
-    level = PointLevel(Residual("", ()), points)
+    nodes = PrefixCapacity(prefix, np.empty((0, len(sizes)), np.int32), sizes, np.ones(sizes[-1], np.bool_))
+    level = CentroidLevel(Residual("", ()), points)
     block = Items({"": ArrayRows(vectors)}, ties)
-    found = assign_level(level, block, prefix, room.copy(), nodes if nodes.binding else None, HERE, None)
+    found = assign_level(level, block, prefix, room.copy(), nodes if nodes.binding else None, LOCAL_THREADS, None)
     cost = np.concatenate([cost for _, cost in distance_blocks(vectors, points)]) + found.prices.astype(np.float32)
     left, turn = np.full((prefixes, codes), below), np.argsort(ties, kind="stable")
     expected = np.full(items, -1)
@@ -269,7 +269,7 @@ def test_a_node_takes_those_who_would_regret_most_and_a_code_of_them_as_many_as_
     sizes = (3, 4) if last else (3, 4, 2, 2)
     draw = np.random.default_rng(taken)
     cells = np.stack(np.unravel_index(draw.permutation(np.prod(sizes))[:taken], sizes), axis=1).astype(np.int32)
-    nodes, left = Nodes(prefix, cells, sizes, np.ones(sizes[-1], np.bool_)), np.array(room, np.int64)
+    nodes, left = PrefixCapacity(prefix, cells, sizes, np.ones(sizes[-1], np.bool_)), np.array(room, np.int64)
     if not nodes.binding:
         return
     accepted, refused = accept(code.astype(np.int32), regret.astype(np.float32), left, nodes, np.arange(len(asks)))
@@ -303,8 +303,8 @@ def test_who_lost_a_former_level_asks_for_nothing_and_gets_nothing() -> None:
     prefix = np.zeros((40, 1), np.int32)
     prefix[::4] = -1
     items = Items({"": ArrayRows(vectors)}, tie_keys([str(row) for row in range(40)]))
-    level = PointLevel(Residual("", ()), points)
-    found = assign_level(level, items, prefix, np.full(5, 40), None, HERE, None)
+    level = CentroidLevel(Residual("", ()), points)
+    found = assign_level(level, items, prefix, np.full(5, 40), None, LOCAL_THREADS, None)
     assert (found.codes[::4] == -1).all()
     assert (found.first[::4] == -1).all()
     rest = prefix[:, 0] == 0

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors.numpy import load
 
-from tokenizer.arrays.executor import HERE
+from tokenizer.arrays.executor import LOCAL_THREADS
 from tokenizer.arrays.items import checked_items
 from tokenizer.arrays.vectors import Block
 from tokenizer.assign import Occupancy, Status, assign_sids
@@ -165,7 +165,7 @@ def test_relative_error_is_the_share_of_the_spread_that_is_lost() -> None:
         decoded = sum(CODEBOOK.arrays[f"level{level}"][codes[row, level]].astype(np.float64) for level in range(3))
         lost += float(((vector - decoded) ** 2).sum())
         spread += float(((vector - VECTORS["fused"].mean(axis=0, dtype=np.float64)) ** 2).sum())
-    items = checked_items(VECTORS, IDS, ("fused",), HERE)
+    items = checked_items(VECTORS, IDS, ("fused",), LOCAL_THREADS)
     assert encoding_errors(CODEBOOK, items, codes).relative == pytest.approx(lost / spread, rel=1e-5)
 
 

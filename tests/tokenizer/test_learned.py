@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from learning.errors import TrainingDiverged
 from learning.spec import LoopSpec
 from tokenizer.arrays.distance import nearest
-from tokenizer.arrays.executor import HERE
+from tokenizer.arrays.executor import LOCAL_THREADS
 from tokenizer.arrays.items import checked_items
 from tokenizer.arrays.vectors import Items
 from tokenizer.assign import Occupancy, assign_sids
@@ -52,7 +52,7 @@ VECTORS, IDS = catalogue(600)
 
 
 def training_of(spec: CodebookSpec, vectors: Vectors = VECTORS, ids: list[str] = IDS) -> Training:
-    items = checked_items(vectors, ids, spec.fit_sources, HERE)
+    items = checked_items(vectors, ids, spec.fit_sources, LOCAL_THREADS)
     mean = vectors["fused"].mean(axis=0)
     return Training(spec, items, mean, vectors["fused"].std(axis=0))
 

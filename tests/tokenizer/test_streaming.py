@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import tokenizer.arrays.scratch
 import tokenizer.arrays.vectors
 from tokenizer.arrays.exact_sums import grid, sums_by_code
-from tokenizer.arrays.executor import Threads, Work
+from tokenizer.arrays.executor import Executor, Threads
 from tokenizer.arrays.scratch import FileRows, copied, scratch_matrix, scratch_take
 from tokenizer.arrays.vectors import Items, ParquetRows
 from tokenizer.assign import Occupancy, assign_sids
@@ -48,7 +48,7 @@ def short_spans(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizer.arrays.vectors, "SPAN", 1024)
 
 
-def outcome(work: Work, vectors: Any = VECTORS) -> tuple[bytes, bytes]:
+def outcome(work: Executor, vectors: Any = VECTORS) -> tuple[bytes, bytes]:
     codebook = fit_codebook({"fused": vectors}, IDS, SPEC, work)
     return codebook.to_bytes(), assign_sids(codebook, {"fused": vectors}, IDS, Occupancy.empty(3), work).codes.tobytes()
 
@@ -137,7 +137,7 @@ def test_sums_are_the_same_in_any_order_and_right(rows: int, codes: int, power: 
 class KilledOnce:
     """A work whose first task kills the process that it runs in, once."""
 
-    def __init__(self, work: Work, marker: Path) -> None:
+    def __init__(self, work: Executor, marker: Path) -> None:
         self.work, self.marker = work, marker
 
     def map(self, function: Callable[..., Any], items: Items, tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:

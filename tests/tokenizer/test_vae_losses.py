@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tokenizer.arrays.executor import HERE
+from tokenizer.arrays.executor import LOCAL_THREADS
 from tokenizer.arrays.items import checked_items
 from tokenizer.quantizers.vae.network import Batch, VaeNet
 from tokenizer.quantizers.vae.training import Training, batches, build, prepare
@@ -34,7 +34,7 @@ def started(**vae: Any) -> tuple[VaeNet, Batch]:
     vectors["taste"][::3] = 0
     levels = [{"codes": 7}, {"codes": 4}]
     spec = CodebookSpec.model_validate({"quantizer": "rq-vae", "levels": levels, "vae": {**SMALL, **vae}})
-    items = checked_items(vectors, [f"i{row}" for row in range(40)], spec.fit_sources, HERE)
+    items = checked_items(vectors, [f"i{row}" for row in range(40)], spec.fit_sources, LOCAL_THREADS)
     training = Training(spec, items, vectors["fused"].mean(axis=0), vectors["fused"].std(axis=0))
     net = build(training)
     prepare(net, training, 0)

@@ -12,7 +12,7 @@ from learning.loop import Loop
 from learning.optimizer import adamw
 from learning.trainable import Cursor
 from training.data.histories import Plan
-from training.objectives.code_pretraining import ItemAlignment, aligned
+from training.objectives.code_pretraining import CodePretraining, aligned
 from training.objectives.next_code import NextCode
 from training.spec import GeneratorSpec, TrainSpec
 
@@ -20,13 +20,13 @@ SIZES = (6, 5)
 SPEC = GeneratorSpec(constrained=False, dim=16, layers=1, heads=2, kv_heads=1, ff=16, dropout=0.0, prefix_buckets=100)
 
 
-def items(seed: int = 0) -> ItemAlignment:
+def items(seed: int = 0) -> CodePretraining:
     """The vector of an item is the sum of one of its first code and half of one of its second."""
     draw = np.random.default_rng(seed)
     codes = np.stack(np.unravel_index(np.arange(30), SIZES), axis=1).astype(np.int32)
     first, second = draw.standard_normal((6, 12)), draw.standard_normal((5, 12))
     vectors = (first[codes[:, 0]] + 0.5 * second[codes[:, 1]]).astype(np.float32)
-    return ItemAlignment(SPEC, SIZES, codes, vectors, batch_size=12)
+    return CodePretraining(SPEC, SIZES, codes, vectors, batch_size=12)
 
 
 def test_codes_learn_which_item_is_meant_and_nothing_else_changes(tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ from tokenizer.trie.masks import TrieMasks
 from tokenizer.trie.trie import Trie
 from training.data.events import Events, gathered
 from training.decoding.beam_search import Variety, beam_search, search_sids
-from training.models import ARCHITECTURES, build_generator
+from training.models import build_generator
 from training.models.generator import Generator
 from training.models.trie_tensors import TrieTensors
+from training.registry import ARCHITECTURES
 from training.spec import GeneratorSpec
 
 SIZES = (5, 4, 3)

@@ -14,10 +14,10 @@ from learning.trainable import Cursor
 from tokenizer.trie.masks import TrieMasks
 from tokenizer.trie.trie import Trie
 from training.data.events import gathered
-from training.data.histories import Plan, window_rows
+from training.data.histories import Plan, contexts, window_rows
 from training.decoding.beam_search import beam_search
-from training.evaluation.evaluate import EvaluationCases, contexts, evaluate
-from training.evaluation.rerank import Likeness
+from training.evaluation.evaluate import EvaluationCases, evaluate
+from training.evaluation.rerank import VectorSimilarity
 from training.models import build_generator
 from training.models.generator import Generator
 from training.models.trie_tensors import TrieTensors
@@ -106,8 +106,8 @@ def test_what_was_found_is_put_in_order_by_vectors_too(trie: Trie, learned: Gene
     """Vectors that point from each item to another one than the walks do, and outweigh the generator."""
     held_out = walks(users=32, events=8, seed=1)
     cases = cases_of(held_out[:, :-1], held_out[:, -1])
-    wrong = Likeness.of(np.eye(ITEMS, dtype=np.float32), 1e6, 0.0)
-    right = Likeness.of(np.eye(ITEMS, dtype=np.float32), 0.0, 0.0)
+    wrong = VectorSimilarity.of(np.eye(ITEMS, dtype=np.float32), 1e6, 0.0)
+    right = VectorSimilarity.of(np.eye(ITEMS, dtype=np.float32), 0.0, 0.0)
     counts, every = np.ones(ITEMS, np.int64), SPEC.model_copy(update={"beams": ITEMS, "exclude_seen": False})
     turned = evaluate(learned, trie, cases, counts, every, likeness=wrong)
     same = evaluate(learned, trie, cases, counts, every, likeness=right)
@@ -265,6 +265,6 @@ def test_a_case_is_read_as_the_histories_of_training_are() -> None:
     expected = {0: [[], [4, 5, 6], [7, 8, 9]], 2: [[], [0, 3, 4, 5, 6], [7, 8, 9]]}
     for long_events, rows in expected.items():
         spec = GeneratorSpec(max_events=4, long_events=long_events)
-        pool, windows = contexts(cases, spec)
+        pool, windows = contexts(cases.codes, cases.kinds, cases.offsets, spec)
         found, lengths = window_rows(pool, windows, long_events)
         assert [pool.codes[row[:length], 0].tolist() for row, length in zip(found, lengths, strict=True)] == rows

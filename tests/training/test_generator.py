@@ -12,11 +12,12 @@ from tokenizer.trie.masks import TrieMasks
 from tokenizer.trie.trie import Trie
 from training.data.events import FIRST_OF_SESSION, Events
 from training.data.histories import Batch, Plan
-from training.models import ARCHITECTURES, build_generator
+from training.models import build_generator
 from training.models.generator import HASHES, Generator
 from training.models.layers import Experts, SelfAttention, rotation
 from training.objectives.losses import Ranking, next_code
 from training.objectives.next_code import NextCode
+from training.registry import ARCHITECTURES
 from training.spec import GeneratorSpec
 
 SIZES = (5, 7, 3)

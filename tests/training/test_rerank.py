@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tokenizer.arrays.distance import cheapest
 from training.evaluation import rerank as likeness
-from training.evaluation.rerank import Likeness
+from training.evaluation.rerank import VectorSimilarity
 
 
 @settings(max_examples=60, deadline=None)
@@ -20,7 +20,7 @@ def test_candidates_go_by_probability_and_likeness(seed: int, weight: float, dec
     found = np.stack([draw.permutation(12)[:6] for _ in taken])
     found[1, 4:] = -1
     scores = np.where(found < 0, draw.choice([-np.inf, 99]), draw.normal(size=found.shape)).astype(np.float32)
-    ranked = Likeness.of(vectors, weight, decay).reranked(found, scores, taken)
+    ranked = VectorSimilarity.of(vectors, weight, decay).reranked(found, scores, taken)
     for user, rows in enumerate(taken):
         wish = np.zeros(4)
         for back, row in enumerate(reversed(rows)):
@@ -38,9 +38,11 @@ def test_candidates_go_by_probability_and_likeness(seed: int, weight: float, dec
 def test_without_weight_and_for_users_of_whom_nothing_is_known_probability_decides() -> None:
     vectors, scores = np.eye(3, dtype=np.float32), np.array([[-1.0, -2.0, -3.0]], np.float32)
     found, last = np.array([[0, 1, 2]]), [np.array([2])]
-    assert Likeness.of(vectors, 0.0, 0.5).reranked(found, scores, last).tolist() == [[0, 1, 2]]
-    assert Likeness.of(vectors, 9.0, 0.5).reranked(found, scores, [np.array([], np.int64)]).tolist() == [[0, 1, 2]]
-    assert Likeness.of(vectors, 9.0, 0.5).reranked(found, scores, last).tolist() == [[2, 0, 1]]
+    assert VectorSimilarity.of(vectors, 0.0, 0.5).reranked(found, scores, last).tolist() == [[0, 1, 2]]
+    assert VectorSimilarity.of(vectors, 9.0, 0.5).reranked(found, scores, [np.array([], np.int64)]).tolist() == [
+        [0, 1, 2]
+    ]
+    assert VectorSimilarity.of(vectors, 9.0, 0.5).reranked(found, scores, last).tolist() == [[2, 0, 1]]
 
 
 @settings(max_examples=60, deadline=None)
@@ -50,8 +52,8 @@ def test_retrieval_by_vectors_alone_is_sorting_all_items(seed: int, decay: float
     vectors = draw.integers(-2, 3, (7, 2)).astype(np.float32)  # some alike, some nothing
     taken = [draw.integers(0, 7, draw.integers(0, 4)) for _ in range(5)]
     hidden = [np.append(rows, -1) for rows in taken]
-    found = Likeness.of(vectors, 1.0, decay).nearest(taken, width, hidden if exclude else None)
-    whole = Likeness.of(vectors, 1.0, decay)
+    found = VectorSimilarity.of(vectors, 1.0, decay).nearest(taken, width, hidden if exclude else None)
+    whole = VectorSimilarity.of(vectors, 1.0, decay)
     for user, rows in enumerate(taken):
         asked = whole.asked([rows])[0]
         shown = [item for item in range(7) if vectors[item].any() and asked.any() and not (exclude and item in rows)]
@@ -69,7 +71,7 @@ def test_users_are_asked_about_in_parts_that_fit_and_the_parts_change_nothing(
 ) -> None:
     """Seven items: as many users at a time as their cells allow, one at least."""
     draw = np.random.default_rng(0)
-    found = Likeness.of(draw.normal(size=(7, 3)).astype(np.float32), 1.0, 0.9)
+    found = VectorSimilarity.of(draw.normal(size=(7, 3)).astype(np.float32), 1.0, 0.9)
     taken = [draw.integers(0, 7, 3) for _ in range(5)]
     whole, compared = found.nearest(taken, 4, taken), []
 

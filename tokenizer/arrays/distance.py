@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from tokenizer.arrays.types import Floats
 
 BLOCK = 1024
 """Rows of every product; the last block is padded. With fewer rows a GEMM may take another code path."""

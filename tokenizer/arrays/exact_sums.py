@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csc_array
 
-Ints = NDArray[np.int64]
+from tokenizer.arrays.types import Ints
 
 VALUE_BITS = 37
 """Bits of a value: sums of 2^16 rows, a span, then have 53, as a float64 holds."""

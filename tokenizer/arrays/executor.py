@@ -16,7 +16,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-class Work(Protocol):
+class Executor(Protocol):
     """An executor of one function on the same items and many tasks."""
 
     def map(self, function: Callable[..., R], items: Items, tasks: Iterable[tuple[Any, ...]]) -> Iterator[R]:
@@ -49,5 +49,5 @@ class Threads:
                 yield waiting.popleft().result()
 
 
-HERE = Threads()
+LOCAL_THREADS = Threads()
 """The default `Work`: all cores of this machine."""

@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenizer.arrays.array_file import Array
-from tokenizer.arrays.executor import Threads, Work
+from tokenizer.arrays.executor import Executor, Threads
 from tokenizer.arrays.id_index import hash_ids
 from tokenizer.arrays.scratch import copied
 from tokenizer.arrays.vectors import ArrayRows, Items, Rows, spans
@@ -56,7 +56,7 @@ def checked_items(
     vectors: Mapping[str, Array | Rows],
     item_ids: ItemIds,
     sources: Sequence[str],
-    work: Work,
+    work: Executor,
     widths: Mapping[str, int] | None = None,
 ) -> Items:
     """The vectors of `sources`, one finite row per id, of the given `widths` where known.

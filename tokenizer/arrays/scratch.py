@@ -18,8 +18,8 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenizer.arrays.distance import Floats
-from tokenizer.arrays.executor import Work
+from tokenizer.arrays.executor import Executor
+from tokenizer.arrays.types import Floats
 from tokenizer.arrays.vectors import ArrayRows, Items, Rows, spans
 
 SPARE = 1.5
@@ -89,13 +89,13 @@ class FileRows:
             rest, at = rest[done:], at + done
 
 
-def copied(items: Items, work: Work) -> Items:
+def copied(items: Items, work: Executor) -> Items:
     """The items, with vectors that are not in memory copied to scratch files if the disk has space."""
     sources = {name: _copy(items, name, rows, work) for name, rows in items.rows.items()}
     return Items(sources, items.ties)
 
 
-def _copy(items: Items, name: str, rows: Rows, work: Work) -> Rows:
+def _copy(items: Items, name: str, rows: Rows, work: Executor) -> Rows:
     size = 4 * rows.shape[0] * rows.shape[1]
     if isinstance(rows, ArrayRows) or not size or not _has_room(size):
         return rows

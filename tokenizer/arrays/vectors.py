@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from tokenizer.arrays.distance import Floats
+from tokenizer.arrays.types import Floats
 
 SPAN = 1 << 16
 """Rows of one piece of work; a multiple of `distance.BLOCK`."""

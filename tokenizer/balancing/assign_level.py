@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learning.threads import one_thread
-from tokenizer.arrays.distance import Floats, cheapest
-from tokenizer.arrays.executor import HERE, Work, side_by_side
+from tokenizer.arrays.distance import cheapest
+from tokenizer.arrays.executor import LOCAL_THREADS, Executor, side_by_side
+from tokenizer.arrays.types import Floats
 from tokenizer.arrays.vectors import LEAD, ArrayRows, Block, Items, spans
-from tokenizer.balancing.costs import Level, PointLevel, Residual
-from tokenizer.balancing.prefix_capacity import Closed, Nodes
+from tokenizer.balancing.costs import CentroidLevel, Level, Residual
+from tokenizer.balancing.prefix_capacity import FullCodes, PrefixCapacity
 from tokenizer.balancing.prices import FROM_NOTHING, FROM_SAMPLE, FROM_SIMILAR, Candidates, Cooling, settle_prices
 from tokenizer.balancing.rounding import accept
 
@@ -66,7 +67,13 @@ class Assigned:
 
 
 def assign_level(
-    level: Level, items: Items, prefix_Nl: Codes, room_K: Room, nodes: Nodes | None, work: Work, price_K: Prices | None
+    level: Level,
+    items: Items,
+    prefix_Nl: Codes,
+    room_K: Room,
+    nodes: PrefixCapacity | None,
+    work: Executor,
+    price_K: Prices | None,
 ) -> Assigned:
     """Give each item a code of one level.
 
@@ -100,11 +107,11 @@ def assign_level(
 
 
 def balanced_assign(
-    vectors_ND: Floats, points_KD: Floats, capacity_K: Room, ties_N: NDArray[np.uint64], work: Work = HERE
+    vectors_ND: Floats, points_KD: Floats, capacity_K: Room, ties_N: NDArray[np.uint64], work: Executor = LOCAL_THREADS
 ) -> Assigned:
     """Assign vectors to points, of which point k takes at most `capacity_K[k]`."""
     items, whole = Items({"": ArrayRows(vectors_ND)}, ties_N), np.empty((len(ties_N), 0), np.int32)
-    level = PointLevel(Residual("", ()), points_KD)
+    level = CentroidLevel(Residual("", ()), points_KD)
     with one_thread():
         return assign_level(level, items, whole, np.array(capacity_K, np.int64), None, work, None)
 
@@ -136,8 +143,8 @@ def _from_lists(
     prefix_Nl: Codes,
     waiting: NDArray[np.int64],
     room_K: Room,
-    nodes: Nodes | None,
-    work: Work,
+    nodes: PrefixCapacity | None,
+    work: Executor,
     prices: Prices,
 ) -> Codes:
     """Assign waiting items, in order of tie key, in rounds over each item's list of its cheapest open codes.
@@ -147,7 +154,7 @@ def _from_lists(
     in_file_order = np.argsort(waiting, kind="stable")
     width = min(level.codes, int(np.clip(LIST_CELLS // len(waiting), SHORT_LIST, LIST)))
     price_K = np.where(room_K > 0, prices, np.inf).astype(np.float32)
-    closed = None if nodes is None else Closed(nodes, waiting)
+    closed = None if nodes is None else FullCodes(nodes, waiting)
     most = max(1, min(LIST_ROWS, LIST_CELLS // level.codes))
     pieces = [in_file_order[start : start + most] for start in range(0, len(waiting), most)]
     tasks = (
@@ -183,7 +190,7 @@ def _ask(
     code_UT: NDArray[Any],
     at_U: Codes,
     gone_K: NDArray[np.bool_],
-    closed: Closed | None,
+    closed: FullCodes | None,
     rows: NDArray[np.int64],
 ) -> tuple[Codes, Floats]:
     """The current code on each row's list, and the regret: the extra cost of the next one on the list.

@@ -6,7 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from tokenizer.arrays.distance import Floats, blocked_product, distance_blocks
+from tokenizer.arrays.distance import blocked_product, distance_blocks
+from tokenizer.arrays.types import Floats
 from tokenizer.arrays.vectors import Block
 
 
@@ -77,7 +78,7 @@ class Projected:
 
 
 @dataclass(frozen=True)
-class PointLevel:
+class CentroidLevel:
     """A `Level` whose codes are points: squared distances of a target to them."""
 
     target: Target

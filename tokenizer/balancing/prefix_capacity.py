@@ -16,7 +16,7 @@ AT_ONCE = 1 << 20
 """Full nodes returned at a time."""
 
 
-class Nodes:
+class PrefixCapacity:
     """The nodes of one level. A node is a prefix and a code under it.
 
     A node of the last level is one SID and has room for one item. A higher node has room for as many items as there are
@@ -78,13 +78,13 @@ class Nodes:
                 yield array[start : start + AT_ONCE]
 
 
-class Closed:
+class FullCodes:
     """A bitmap of the codes without a free SID under the prefix of each of some rows, updated on reservation.
 
     It takes a few bytes per prefix. A million rows are looked up in some milliseconds.
     """
 
-    def __init__(self, nodes: Nodes, rows: NDArray[np.int64]) -> None:
+    def __init__(self, nodes: PrefixCapacity, rows: NDArray[np.int64]) -> None:
         homes, self._place = np.unique(nodes.home[rows], return_inverse=True)
         self._nodes, self._rows, self._width = nodes, rows, -(-nodes.codes // 8)
         self._bits = np.full(len(homes) * self._width, 0 if nodes.below > 0 else 255, np.uint8)

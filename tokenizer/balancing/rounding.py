@@ -5,17 +5,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenizer.arrays.distance import Floats
-from tokenizer.balancing.prefix_capacity import Nodes
-
-Bools = NDArray[np.bool_]
+from tokenizer.arrays.types import Bools, Floats
+from tokenizer.balancing.prefix_capacity import PrefixCapacity
 
 
 def accept(
     code_N: NDArray[np.int32],
     regret_N: Floats,
     room_K: NDArray[np.int64],
-    nodes: Nodes | None,
+    nodes: PrefixCapacity | None,
     rows: NDArray[np.int64],
     all_open: bool = False,
 ) -> tuple[Bools, Bools]:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenizer.arrays.distance import Floats
 from tokenizer.arrays.sid_keys import sid_keys
+from tokenizer.arrays.types import Floats
 from tokenizer.arrays.vectors import SPAN, Block, Items
 from tokenizer.balancing.costs import Level
 from tokenizer.codebook import Codebook

@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 
 from learning.trainer import Trainer, train_in_process
 from tokenizer.arrays.array_file import Array
-from tokenizer.arrays.distance import BLOCK, Floats, blocked_product
-from tokenizer.arrays.executor import Work
+from tokenizer.arrays.distance import BLOCK, blocked_product
+from tokenizer.arrays.executor import Executor
+from tokenizer.arrays.types import Floats
 from tokenizer.arrays.vectors import Block, Items
 from tokenizer.balancing.assign_level import assign_level
-from tokenizer.balancing.costs import Level, PointLevel, Projected, Residual
+from tokenizer.balancing.costs import CentroidLevel, Level, Projected, Residual
 from tokenizer.codebook import Codebook
 from tokenizer.quantizers.fit_levels import Fitting
 from tokenizer.quantizers.kmeans import deviation
@@ -26,7 +27,7 @@ DECODER_ROWS = 1 << 16
 class Lsh:
     """Random hyperplanes through the mean, one per bit. A code holds the item's side of each hyperplane."""
 
-    def fit(self, items: Items, spec: CodebookSpec, work: Work, train: Trainer = train_in_process) -> Fit:
+    def fit(self, items: Items, spec: CodebookSpec, work: Executor, train: Trainer = train_in_process) -> Fit:
         """Draw the hyperplanes by `spec.seed`."""
         fitting = Fitting.begin(items, spec, work)
         mean = fitting.arrays[f"mean.{spec.levels[0].source}"]
@@ -54,9 +55,9 @@ class Lsh:
         )
         return _settled(fitting, self.level)
 
-    def level(self, codebook: Codebook, level: int) -> PointLevel:
+    def level(self, codebook: Codebook, level: int) -> CentroidLevel:
         """Squared distances of an item's projections to the corners of the codes; the nearest has equal signs."""
-        return PointLevel(self._side(codebook.spec, codebook.arrays, level), self._corners(codebook, level))
+        return CentroidLevel(self._side(codebook.spec, codebook.arrays, level), self._corners(codebook, level))
 
     def decode(self, codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:
         """The mean plus a linear map of the corners, fitted to the items of the fit by least squares."""
@@ -95,7 +96,7 @@ class RandomLevel:
 class Random:
     """Random codes: splitmix64 hashes of the item id."""
 
-    def fit(self, items: Items, spec: CodebookSpec, work: Work, train: Trainer = train_in_process) -> Fit:
+    def fit(self, items: Items, spec: CodebookSpec, work: Executor, train: Trainer = train_in_process) -> Fit:
         """Draw a salt per level by `spec.seed`."""
         fitting = Fitting.begin(items, spec, work)
         fitting.arrays["salt"] = fitting.rng.integers(1 << 63, size=len(spec.levels)).astype(np.int64)

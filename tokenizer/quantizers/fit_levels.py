@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from learning.progress import tell
 from tokenizer.arrays.array_file import Array
-from tokenizer.arrays.distance import Floats
-from tokenizer.arrays.executor import Work
+from tokenizer.arrays.executor import Executor
+from tokenizer.arrays.types import Floats
 from tokenizer.arrays.vectors import Items
 from tokenizer.balancing.costs import Residual, Target
 from tokenizer.code_usage import level_metrics
@@ -31,7 +31,7 @@ class Fitting:
     items: int
     fitted: Items
     rng: np.random.Generator
-    work: Work
+    work: Executor
     capacity: tuple[int, ...]
     planned: int
     arrays: dict[str, Array]
@@ -40,7 +40,7 @@ class Fitting:
     levels: list[dict[str, float]] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, items: Items, spec: CodebookSpec, work: Work) -> "Fitting":
+    def begin(cls, items: Items, spec: CodebookSpec, work: Executor) -> "Fitting":
         """Plan capacity, draw the sample by `spec.seed`, and compute mean and spread of the sources.
 
         Raises VectorError for no items, CapacityExhausted when the levels hold fewer SIDs than planned.

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from learning.trainer import Trainer, train_in_process
 from tokenizer.arrays.array_file import Array
-from tokenizer.arrays.distance import Floats, distance_blocks
+from tokenizer.arrays.distance import distance_blocks
 from tokenizer.arrays.exact_sums import grid, sums_by_code
-from tokenizer.arrays.executor import Work
+from tokenizer.arrays.executor import Executor
+from tokenizer.arrays.types import Floats
 from tokenizer.arrays.vectors import Block, Items, spans
 from tokenizer.balancing.assign_level import assign_level
 from tokenizer.balancing.costs import Residual
@@ -58,7 +59,7 @@ class NestedLevel:
             yield rows, np.einsum("nkd,nkd->nk", gap, gap)
 
 
-def fit(items: Items, spec: CodebookSpec, work: Work, train: Trainer = train_in_process) -> Fit:
+def fit(items: Items, spec: CodebookSpec, work: Executor, train: Trainer = train_in_process) -> Fit:
     """Run Lloyd's iterations in all clusters of a level at once, under the capacity of the level's codes."""
     fitting = Fitting.begin(items, spec, work)
     source = spec.levels[0].source

@@ -11,12 +11,13 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenizer.arrays.distance import Floats, own_distance
-from tokenizer.arrays.exact_sums import Ints, grid, sums_by_code, total
-from tokenizer.arrays.executor import Work
+from tokenizer.arrays.distance import own_distance
+from tokenizer.arrays.exact_sums import grid, sums_by_code, total
+from tokenizer.arrays.executor import Executor
+from tokenizer.arrays.types import Floats, Ints
 from tokenizer.arrays.vectors import Items, spans
 from tokenizer.balancing.assign_level import assign_level
-from tokenizer.balancing.costs import PointLevel, Squared, Target
+from tokenizer.balancing.costs import CentroidLevel, Squared, Target
 from tokenizer.quantizers.seeding import sample_size, spread_centroids
 
 Codes = NDArray[np.int32]
@@ -43,7 +44,7 @@ def balanced_kmeans(
     room: int,
     iterations: int,
     rng: np.random.Generator,
-    work: Work,
+    work: Executor,
     start: Floats | None = None,
 ) -> Clusters:
     """Run Lloyd's iterations with at most `room` items per code, until no item changes its code.
@@ -62,7 +63,7 @@ def balanced_kmeans(
 
     def assigned(prices: NDArray[np.float64] | None) -> tuple[Codes, NDArray[np.float64]]:
         full = np.full(codes, room, np.int64)
-        found = assign_level(PointLevel(target, centroids_KD), items, prefix_Nl, full, None, work, prices)
+        found = assign_level(CentroidLevel(target, centroids_KD), items, prefix_Nl, full, None, work, prices)
         return found.codes, found.prices
 
     codes_N, prices = assigned(None)
@@ -93,21 +94,23 @@ def _plain_kmeans(target: Target, items: Items, prefix_Nl: Codes, start_KD: Floa
     return np.asarray(found.centroids + mean, np.float32)
 
 
-def centroids(target: Target, items: Items, prefix_Nl: Codes, codes_N: Codes, former_KD: Floats, work: Work) -> Floats:
+def centroids(
+    target: Target, items: Items, prefix_Nl: Codes, codes_N: Codes, former_KD: Floats, work: Executor
+) -> Floats:
     """The mean of the target vectors of each code's items; a code without items keeps its former centroid."""
     scale = grid(_largest(target, items, prefix_Nl, work), len(items))
     return _means(target, scale, items, prefix_Nl, codes_N, former_KD, work)[0]
 
 
 def _means(
-    target: Target, scale: float, items: Items, prefix_Nl: Codes, codes_N: Codes, former_KD: Floats, work: Work
+    target: Target, scale: float, items: Items, prefix_Nl: Codes, codes_N: Codes, former_KD: Floats, work: Executor
 ) -> tuple[Floats, Ints]:
     sums, counts = _sums(target, scale, len(former_KD), items, prefix_Nl, codes_N, work)
     means = (sums / (np.maximum(counts, 1) * scale)[:, None]).astype(np.float32)
     return np.where(counts[:, None] > 0, means, former_KD), counts
 
 
-def moments(target: Target, items: Items, work: Work) -> tuple[Floats, float]:
+def moments(target: Target, items: Items, work: Executor) -> tuple[Floats, float]:
     """The mean of a target, float32 (D,), and the sum of squared distances to it."""
     nothing, one = np.empty((len(items), 0), np.int32), np.zeros(len(items), np.int32)
     scale = grid(_largest(target, items, nothing, work), len(items))
@@ -116,7 +119,7 @@ def moments(target: Target, items: Items, work: Work) -> tuple[Floats, float]:
     return mean[0], distortion(target, mean, items, nothing, one, work)
 
 
-def deviation(target: Target, items: Items, prefix_Nl: Codes, work: Work) -> Floats:
+def deviation(target: Target, items: Items, prefix_Nl: Codes, work: Executor) -> Floats:
     """The standard deviation of a target in each dimension, float32 (D,); 1 where it does not vary."""
     one, count = np.zeros(len(items), np.int32), len(items)
     largest = _largest(target, items, prefix_Nl, work)
@@ -127,7 +130,9 @@ def deviation(target: Target, items: Items, prefix_Nl: Codes, work: Work) -> Flo
     return np.where(found > 1e-6 * max(largest, 1e-30), found, 1).astype(np.float32)
 
 
-def distortion(target: Target, points_KD: Floats, items: Items, prefix_Nl: Codes, codes_N: Codes, work: Work) -> float:
+def distortion(
+    target: Target, points_KD: Floats, items: Items, prefix_Nl: Codes, codes_N: Codes, work: Executor
+) -> float:
     """The sum of squared distances between targets and the points of their codes."""
     reach = _largest(target, items, prefix_Nl, work) + float(np.abs(points_KD).max(initial=0))
     scale = grid(points_KD.shape[1] * reach * reach, len(items))
@@ -135,13 +140,13 @@ def distortion(target: Target, points_KD: Floats, items: Items, prefix_Nl: Codes
     return sum(work.map(partial(_span_distance, target, points_KD, scale), items, tasks)) / scale
 
 
-def _largest(target: Target, items: Items, prefix_Nl: Codes, work: Work) -> float:
+def _largest(target: Target, items: Items, prefix_Nl: Codes, work: Executor) -> float:
     tasks = ((start, stop, prefix_Nl[start:stop]) for start, stop in spans(len(items)))
     return max(work.map(partial(_span_largest, target), items, tasks), default=0.0)
 
 
 def _sums(
-    target: Target, scale: float, codes: int, items: Items, prefix_Nl: Codes, codes_N: Codes, work: Work
+    target: Target, scale: float, codes: int, items: Items, prefix_Nl: Codes, codes_N: Codes, work: Executor
 ) -> tuple[Ints, Ints]:
     tasks = ((start, stop, prefix_Nl[start:stop], codes_N[start:stop]) for start, stop in spans(len(items)))
     sums: Ints | int = 0

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from learning.errors import LossDiverged, TrainingDiverged
 from learning.trainer import Trainer, train_in_process
 from tokenizer.arrays.array_file import Array
-from tokenizer.arrays.distance import Floats
-from tokenizer.arrays.executor import Work
+from tokenizer.arrays.executor import Executor
+from tokenizer.arrays.types import Floats
 from tokenizer.arrays.vectors import ArrayRows, Items, spans
 from tokenizer.balancing.assign_level import assign_level
-from tokenizer.balancing.costs import PointLevel, Residual, Target
+from tokenizer.balancing.costs import CentroidLevel, Residual, Target
 from tokenizer.codebook import Codebook
 from tokenizer.quantizers.fit_levels import Fitting
 from tokenizer.quantizers.kmeans import deviation, distortion, moments
@@ -29,7 +29,7 @@ from tokenizer.quantizers.vae.training import LATENT, Training
 from tokenizer.spec import CodebookSpec
 
 
-def fit(items: Items, spec: CodebookSpec, work: Work, train: Trainer = train_in_process) -> Fit:
+def fit(items: Items, spec: CodebookSpec, work: Executor, train: Trainer = train_in_process) -> Fit:
     """Train the network, then fix the code vectors and assign the latents of the items.
 
     The latents of the fitted items are held in memory, 4 bytes per dimension. Batches are drawn at random; if vectors
@@ -51,10 +51,10 @@ def fit(items: Items, spec: CodebookSpec, work: Work, train: Trainer = train_in_
     return replace(fitting.done(loss=trained.loss), items=whole)
 
 
-def level(codebook: Codebook, level: int) -> PointLevel:
+def level(codebook: Codebook, level: int) -> CentroidLevel:
     """Squared distances of latents to the codes. The encoder runs again for each level."""
     target = _target(codebook.spec, codebook.arrays, _encoded(codebook.spec, codebook.arrays), level)
-    return PointLevel(target, codebook.arrays[f"level{level}"])
+    return CentroidLevel(target, codebook.arrays[f"level{level}"])
 
 
 def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:
@@ -130,7 +130,7 @@ def _settle(fitting: Fitting) -> None:
             arrays[f"level{number}"], codes, rounds = found.centroids, found.codes, found.rounds
         else:
             room = np.full(level.codes, fitting.room(number), np.int64)
-            trained = PointLevel(target, arrays[f"level{number}"])
+            trained = CentroidLevel(target, arrays[f"level{number}"])
             codes, rounds = assign_level(trained, items, prefix, room, None, work, None).codes, 0
         lost = distortion(target, arrays[f"level{number}"], items, prefix, codes, work)
         fitting.settle(number, codes, iterations=rounds, latent_error=lost / spread if spread > 0 else float(lost > 0))

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from learning.trainer import Trainer, train_in_process
 from tokenizer.arrays.array_file import Array
-from tokenizer.arrays.distance import Floats, blocked_product
-from tokenizer.arrays.executor import Work
+from tokenizer.arrays.distance import blocked_product
+from tokenizer.arrays.executor import Executor
+from tokenizer.arrays.types import Floats
 from tokenizer.arrays.vectors import Items
-from tokenizer.balancing.costs import PointLevel, Projected, Residual
+from tokenizer.balancing.costs import CentroidLevel, Projected, Residual
 from tokenizer.codebook import Codebook
 from tokenizer.quantizers.fit_levels import Fitting
 from tokenizer.quantizers.protocol import Fit, Quantizer, reads_one_source
@@ -27,7 +28,7 @@ ROTATION_ROWS, ROTATION_ROUNDS = 1 << 14, 10
 """Items that the rotation is fitted on, and iterations of the fit."""
 
 
-def fit(items: Items, spec: CodebookSpec, work: Work, train: Trainer = train_in_process) -> Fit:
+def fit(items: Items, spec: CodebookSpec, work: Executor, train: Trainer = train_in_process) -> Fit:
     """Fit residual levels, then a rotation (none for pq), then balanced k-means of each part."""
     fitting = Fitting.begin(items, spec, work)
     head = _head(spec)
@@ -48,11 +49,11 @@ def fit(items: Items, spec: CodebookSpec, work: Work, train: Trainer = train_in_
     return fitting.done()
 
 
-def level(codebook: Codebook, level: int) -> PointLevel:
+def level(codebook: Codebook, level: int) -> CentroidLevel:
     """The costs of a level: squared distances of a residual, or of a part of the rotated vector."""
     spec, arrays = codebook.spec, codebook.arrays
     target = _left(spec, arrays, level) if level < _head(spec) else _part(spec, arrays, level)
-    return PointLevel(target, arrays[f"level{level}"])
+    return CentroidLevel(target, arrays[f"level{level}"])
 
 
 def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from learning.trainer import Trainer
-from tokenizer.arrays.distance import Floats
-from tokenizer.arrays.executor import Work
+from tokenizer.arrays.executor import Executor
+from tokenizer.arrays.types import Floats
 from tokenizer.arrays.vectors import Items
 from tokenizer.balancing.costs import Level
 from tokenizer.codebook import Codebook
@@ -45,7 +45,7 @@ class Quantizer:
     `check(spec)` raises ValueError for a spec that it cannot fit. `options` is the model of `codebook.options`.
     """
 
-    fit: Callable[[Items, CodebookSpec, Work, Trainer], Fit]
+    fit: Callable[[Items, CodebookSpec, Executor, Trainer], Fit]
     level: Callable[[Codebook, int], Level]
     decode: Callable[[Codebook, NDArray[np.int32], str], Floats]
     ordered: bool = True

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from learning.trainer import Trainer, train_in_process
 from tokenizer.arrays.array_file import Array
-from tokenizer.arrays.distance import Floats
-from tokenizer.arrays.executor import Work
+from tokenizer.arrays.executor import Executor
+from tokenizer.arrays.types import Floats
 from tokenizer.arrays.vectors import Items
-from tokenizer.balancing.costs import PointLevel, Residual, Scaled, Target
+from tokenizer.balancing.costs import CentroidLevel, Residual, Scaled, Target
 from tokenizer.codebook import Codebook
 from tokenizer.quantizers.fit_levels import Fitting
 from tokenizer.quantizers.kmeans import deviation, distortion
@@ -22,7 +22,7 @@ from tokenizer.quantizers.protocol import Fit, Quantizer
 from tokenizer.spec import CodebookSpec
 
 
-def fit(items: Items, spec: CodebookSpec, work: Work, train: Trainer = train_in_process) -> Fit:
+def fit(items: Items, spec: CodebookSpec, work: Executor, train: Trainer = train_in_process) -> Fit:
     """Fit centroids to the vectors of a catalogue; the bytes do not depend on item order.
 
     If there are fewer items than codes, or vectors repeat, centroids repeat: the lower code is used first, and its
@@ -47,9 +47,9 @@ def fit_level(fitting: Fitting, number: int) -> None:
     fitting.settle(number, found.codes, iterations=found.rounds, relative_error=fitting.error(source, lost))
 
 
-def level(codebook: Codebook, level: int) -> PointLevel:
+def level(codebook: Codebook, level: int) -> CentroidLevel:
     """The costs of a level: squared distances of the residual to its centroids."""
-    return PointLevel(_target(codebook.spec, codebook.arrays, level), codebook.arrays[f"level{level}"])
+    return CentroidLevel(_target(codebook.spec, codebook.arrays, level), codebook.arrays[f"level{level}"])
 
 
 def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenizer.arrays.distance import Floats
+from tokenizer.arrays.types import Floats
 
 ROUNDS = 256
 """Rounds of drawing to aim for; with more codes, a round draws several."""

@@ -1,7 +1,7 @@
 """Masks of the codes that may follow a prefix, for many beams at once, above allowed items only.
 
-A filter is a boolean per item. Nodes without an allowed item below are left out of the arrays. So a filtered trie has
-no dead ends, cannot yield an item that is not allowed, and costs no more to search than the whole one.
+A filter is a boolean per item. Nodes without an allowed item below are left out of the arrays. So a filtered
+trie has no dead ends, cannot yield an item that is not allowed, and costs no more to search than the whole one.
 
 These arrays are wider than those of the file and faster to index. A level has a bitmask per node if they take at most
 BITMASK_BYTES_PER_CHILD: always for up to 256 codes, because 32 bytes are 256 bits.

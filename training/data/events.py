@@ -15,8 +15,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
+from tokenizer.arrays.types import Bools, Ints
 
 SHOWN = 1
 """The kind of an event that was only shown; 0 is a plain event."""

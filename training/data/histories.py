@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
@@ -23,12 +23,12 @@ import torch
 
 from learning.errors import CheckpointMismatch
 from learning.trainable import Cursor
-from training.data.events import Events, event_kinds, gathered, only_shown, place, positive
+from tokenizer.arrays.types import Bools, Ints
+from training.data.events import FIRST_OF_SESSION, Events, event_kinds, gathered, only_shown, place, positive
 from training.errors import SequencesInvalid
+from training.spec import GeneratorSpec
 
 ReadBucket = Callable[[int], pa.Table]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 SHUFFLE_WINDOWS = 65_536
 """Windows that are shuffled together; the order of buckets is shuffled too."""
@@ -295,3 +295,25 @@ def window_rows(pool: Pool, windows: Windows, long_events: int) -> tuple[Ints, I
     if older.any():
         rows = np.where(older, pool.positive_rows[np.where(older, spread, 0)], rows)
     return np.where(ordinal < lengths[:, None], rows, 0), lengths
+
+
+def contexts(codes: npt.NDArray[np.int32], kinds: Ints, offsets: Ints, spec: GeneratorSpec) -> tuple[Pool, Windows]:
+    """A model's input for each history: its last events, as many as precede a target in training.
+
+    codes (E, L) and kinds (E,) of the events, oldest first; history i holds [offsets[i], offsets[i + 1]).
+    """
+    pool = Pool(codes, kinds, positive(kinds), pa.nulls(len(codes), pa.string()), offsets)
+    first, stop = offsets[:-1], offsets[1:]
+    return pool, Windows(first, np.maximum(first, stop - (spec.max_events - 1)), stop, stop)
+
+
+def events_of_rows(histories: Sequence[Ints], codes_NL: npt.NDArray[np.int32], spec: GeneratorSpec) -> Events:
+    """Histories of rows into the SIDs `codes_NL`, oldest first, as a model's input: plain events of one session."""
+    offsets = np.concatenate([[0], np.cumsum([len(rows) for rows in histories])]).astype(np.int64)
+    rows = np.concatenate([np.zeros(0, np.int64), *histories])
+    kinds = np.zeros(len(rows), np.int64)
+    if spec.sessions:
+        kinds[offsets[:-1][np.diff(offsets) > 0]] += FIRST_OF_SESSION
+    pool, windows = contexts(codes_NL[rows], kinds, offsets, spec)
+    found, lengths = window_rows(pool, windows, spec.long_events)
+    return gathered(pool.codes, pool.kinds, found, lengths)

@@ -26,14 +26,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tokenizer.arrays.types import Ints
 from training.data.events import Events
 from training.models.generator import Generator
 from training.models.trie_tensors import Rows, TrieTensors
 
-Ints = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
 
-FOREIGN = 1e9
+OTHER_GROUP_COST = 1e9
 """Cost of a child of another group's beam. It exceeds any score, so such a child is taken last."""
 
 
@@ -159,7 +159,7 @@ def _in_turn(scores_BWK: Tensor, share: int, variety: Variety) -> tuple[Tensor, 
     for group in range(variety.groups):
         # The root belongs to all groups; on later levels each has its share of the beams, in order.
         foreign_I = (beam_I // (width // variety.groups) != group) if width > 1 else beam_I > 0
-        cost_BI = variety.diversity * taken_BK.repeat(1, width) + FOREIGN * foreign_I
+        cost_BI = variety.diversity * taken_BK.repeat(1, width) + OTHER_GROUP_COST * foreign_I
         index_BS = (left_BI - cost_BI).topk(min(share, width * size), dim=1).indices
         # If no child is left, taken ones are picked again with score -inf.
         score_BS = left_BI.gather(1, index_BS)

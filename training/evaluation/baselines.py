@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-Ints = npt.NDArray[np.int64]
+from tokenizer.arrays.types import Ints
 
 PAIRS = 1 << 25
 """Most pairs of items of the same user that are counted; some hundreds of MB."""

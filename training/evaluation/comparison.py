@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from training.evaluation.metrics import DRAWS, Ints, hits_at
+from tokenizer.arrays.types import Ints
+from training.evaluation.metrics import DRAWS, hits_at
 
 Verdict = Literal["beats", "not told apart", "is worse"]
 

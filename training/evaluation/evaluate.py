@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
+from tokenizer.arrays.types import Doubles, Ints
 from tokenizer.trie.masks import TrieMasks
-from training.data.events import gathered, positive
-from training.data.histories import Pool, Windows, window_rows
+from training.data.events import gathered
+from training.data.histories import contexts, window_rows
 from training.decoding.beam_search import Scores, Variety, items_of, search_sids
 from training.evaluation.baselines import ItemNeighbours, popular_rows
 from training.evaluation.comparison import versus
-from training.evaluation.exposure import Exposure, Floats, self_information
+from training.evaluation.exposure import Exposure, self_information
 from training.evaluation.metrics import (
     Bucket,
     headline_cut,
@@ -30,17 +30,16 @@ from training.evaluation.metrics import (
     rank_of_target,
     recall_at,
 )
-from training.evaluation.rerank import Likeness
+from training.evaluation.rerank import VectorSimilarity
 from training.models.trie_tensors import TrieTensors
 from training.sasrec.sasrec import fit_sasrec
 from training.sasrec.sasrec import rank as rank_next
-from training.spec import EvaluateSpec, GeneratorSpec, SasRecSpec
+from training.spec import EvaluateSpec, SasRecSpec
 
 if TYPE_CHECKING:
     from tokenizer.trie.trie import Trie
     from training.models.generator import Generator
 
-Ints = npt.NDArray[np.int64]
 Rank = Callable[[Ints], tuple[Ints, Ints | None]]
 """Cases (b,) -> rows of the best items (b, W), and SID numbers (b, W) if it ranks SIDs; both -1 padded."""
 
@@ -83,7 +82,7 @@ def evaluate(
     popularity_counts: Ints,
     spec: EvaluateSpec,
     learnt: Sequence[Ints] | None = None,
-    likeness: Likeness | None = None,
+    likeness: VectorSimilarity | None = None,
 ) -> dict[str, Any]:
     """Figures of the generator, popularity, item neighbours and a SASRec, one row each, and the counts.
 
@@ -109,7 +108,7 @@ def evaluate(
         raise ValueError("evaluation has 0 cases: the split holds out no event; move the cutoff to an earlier time")
     known = cases.target_rows >= 0
     lengths = np.diff(cases.offsets)
-    judge = _Judge(
+    judge = _Measurement(
         cases,
         prefix_numbers(trie.codes()),
         self_information(popularity_counts),
@@ -163,7 +162,7 @@ def _generated(
     """A `Rank` by beam search; it appends the items and scores of each part to `keep`."""
     device = next(model.parameters()).device
     searched = TrieTensors(TrieMasks.of(trie), device)
-    pool, windows = contexts(cases, model.spec)
+    pool, windows = contexts(cases.codes, cases.kinds, cases.offsets, model.spec)
     variety = Variety(spec.temperature, spec.groups, spec.diversity)
 
     def rank(part: Ints) -> tuple[Ints, Ints]:
@@ -177,7 +176,7 @@ def _generated(
     return rank
 
 
-def _reranked(likeness: Likeness, cases: EvaluationCases, found: list[tuple[Ints, Scores]]) -> Rank:
+def _reranked(likeness: VectorSimilarity, cases: EvaluationCases, found: list[tuple[Ints, Scores]]) -> Rank:
     """A `Rank` of the items found for the same parts, reordered with likeness."""
     parts = iter(found)
 
@@ -187,21 +186,13 @@ def _reranked(likeness: Likeness, cases: EvaluationCases, found: list[tuple[Ints
     return rank
 
 
-def _alike(likeness: Likeness, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
+def _alike(likeness: VectorSimilarity, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
     """A `Rank` by likeness alone."""
 
     def rank(part: Ints) -> tuple[Ints, None]:
         return likeness.nearest(cases.taken(part), spec.beams, _hidden(cases, spec, part)), None
 
     return rank
-
-
-def contexts(cases: EvaluationCases, spec: GeneratorSpec) -> tuple[Pool, Windows]:
-    """A model's input for each case: its last events, as many as precede a target in training."""
-    events = pa.nulls(len(cases.codes), pa.string())
-    pool = Pool(cases.codes, cases.kinds, positive(cases.kinds), events, cases.offsets)
-    first, stop = cases.offsets[:-1], cases.offsets[1:]
-    return pool, Windows(first, np.maximum(first, stop - (spec.max_events - 1)), stop, stop)
 
 
 def _popular(counts: Ints, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
@@ -235,12 +226,12 @@ def _next(learnt: Sequence[Ints], items: int, cases: EvaluationCases, spec: Eval
 
 
 @dataclass(frozen=True)
-class _Judge:
+class _Measurement:
     """Measurement of all recommenders: cases, prefixes (N, L) and bits (N,) of items, cut-offs and buckets."""
 
     cases: EvaluationCases
     numbers: Ints
-    bits: Floats
+    bits: Doubles
     cuts: tuple[int, ...]
     buckets: dict[str, list[Bucket]]
     ranks: dict[str, Ints] = field(default_factory=dict)

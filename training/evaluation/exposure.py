@@ -3,23 +3,20 @@
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from tokenizer.arrays.types import Doubles, Ints
 from tokenizer.code_usage import gini
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 PAIRS = 1 << 22
 """Pairs of positions compared at once."""
 
 
-def self_information(counts: Ints) -> Floats:
+def self_information(counts: Ints) -> Doubles:
     """-log2 of each item's share of the training events, in bits, with one event added to every item (Laplace).
 
     counts (N,) -> (N,). Items without events have the largest value, log2(events + N).
     """
-    bits: Floats = np.log2(counts.sum() + len(counts)) - np.log2(counts + 1.0)
+    bits: Doubles = np.log2(counts.sum() + len(counts)) - np.log2(counts + 1.0)
     return bits
 
 
@@ -30,7 +27,7 @@ class Exposure:
     `self_information`.
     """
 
-    def __init__(self, numbers: Ints, bits: Floats, cuts: Sequence[int]) -> None:
+    def __init__(self, numbers: Ints, bits: Doubles, cuts: Sequence[int]) -> None:
         self._numbers, self._bits = numbers, bits
         self._shown = {k: np.zeros(len(numbers), np.int64) for k in cuts}
         self._unlike = {k: np.zeros(2) for k in cuts}
@@ -62,7 +59,7 @@ class Exposure:
         return found
 
 
-def _unlike(ranked: Ints, numbers: Ints) -> Floats:
+def _unlike(ranked: Ints, numbers: Ints) -> Doubles:
     """Sum of the lists' diversities, and the number of lists, over those with two or more items."""
     one, other = np.triu_indices(ranked.shape[1], 1)
     a, b = ranked[:, one], ranked[:, other]

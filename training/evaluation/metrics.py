@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+from tokenizer.arrays.types import Doubles, Ints
 
 DRAWS = 10_000
 """Bootstrap samples of an interval."""
@@ -79,11 +78,11 @@ def mrr(ranks: Ints) -> float:
     return float(_reciprocals(ranks).mean())
 
 
-def _gains(ranks: Ints, k: int) -> Floats:
+def _gains(ranks: Ints, k: int) -> Doubles:
     return np.where(hits_at(ranks, k), 1.0 / np.log2(2.0 + np.maximum(ranks, 0)), 0.0)
 
 
-def _reciprocals(ranks: Ints) -> Floats:
+def _reciprocals(ranks: Ints) -> Doubles:
     return np.where(ranks >= 0, 1.0 / (1.0 + np.maximum(ranks, 0)), 0.0)
 
 

@@ -13,12 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from tokenizer.arrays.distance import cheapest
-
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
+from tokenizer.arrays.types import Floats, Ints
 
 AT_ONCE = 1024
 """Users whose candidate vectors are gathered at once."""
@@ -27,7 +24,7 @@ CELLS = 1 << 24
 
 
 @dataclass(frozen=True)
-class Likeness:
+class VectorSimilarity:
     """Cosines of items with the items a user took; each event further back has `decay` times the weight.
 
     `unit` (N, F) are item vectors of length 1, or 0 for an item without one. `weight` is the amount, in nats, that a
@@ -39,7 +36,7 @@ class Likeness:
     decay: float
 
     @classmethod
-    def of(cls, vectors_NF: Floats, weight: float, decay: float) -> Likeness:
+    def of(cls, vectors_NF: Floats, weight: float, decay: float) -> VectorSimilarity:
         """Normalise vectors of any length."""
         length = np.linalg.norm(vectors_NF, axis=1, keepdims=True)
         return cls(np.asarray(vectors_NF / np.where(length == 0, 1, length), np.float32), weight, decay)

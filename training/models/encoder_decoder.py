@@ -6,6 +6,8 @@ Positions are rotary; TIGER's T5 has relative biases.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -18,15 +20,12 @@ from training.models.layers import Block, KeyValue, rotation
 class EncoderDecoder(Generator):
     """A generator of `layers` blocks over the history's codes and `code_layers` over the next event's."""
 
+    one_target: ClassVar[bool] = True
+
     def _build(self) -> None:
         self.blocks = nn.ModuleList(Block(self.spec, causal=False) for _ in range(self.spec.layers))
         self.memories = nn.ModuleList(KeyValue(self.spec) for _ in range(self.spec.code_layers))
         self.code_decoder = CodeDecoder(self.spec, self.spec.code_layers, memory=True)
-
-    @property
-    def one_target(self) -> bool:
-        """See Generator."""
-        return True
 
     def states(self, events: Events, targets_BE: Tensor) -> Tensor:
         """See Generator. Raises ValueError if a history has more than one target."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,8 @@ class Generator(nn.Module, ABC):
     """
 
     offsets: Tensor
+    one_target: ClassVar[bool] = False
+    """Whether a history is read for one target, its last event, instead of for all of its events at once."""
 
     def __init__(self, spec: GeneratorSpec, sizes: tuple[int, ...], vocabulary: str, seed: int = 0) -> None:
         super().__init__()
@@ -80,11 +82,6 @@ class Generator(nn.Module, ABC):
     def levels(self) -> int:
         """Codes per item."""
         return len(self.sizes)
-
-    @property
-    def one_target(self) -> bool:
-        """True if a history is read for one target, its last event, instead of for all of its events at once."""
-        return False
 
     def embed(self, codes: Tensor, first: int = 0) -> Tensor:
         """Embeddings (..., l, D) of codes (..., l) of the levels from `first` on."""

@@ -82,7 +82,7 @@ class AlignNet(nn.Module):
 
 
 @dataclass(frozen=True)
-class ItemAlignment:
+class CodePretraining:
     """A Trainable: items with codes (N, L) and vectors (N, F); vectors are centred and normalised."""
 
     spec: GeneratorSpec

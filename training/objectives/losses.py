@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from training.registry import OBJECTIVES
 from training.spec import TrainSpec
 
 
@@ -47,4 +48,14 @@ class Ranking:
 
 def objective_of(spec: TrainSpec) -> Objective:
     """The objective that a recipe names."""
-    return next_code if spec.objective == "next_code" else Ranking(spec.temperature)
+    return OBJECTIVES.get(spec.objective)(spec)
+
+
+def plain(spec: TrainSpec) -> Objective:
+    """Cross-entropy."""
+    return next_code
+
+
+def ranking(spec: TrainSpec) -> Objective:
+    """Ranking-guided at the recipe's temperature."""
+    return Ranking(spec.temperature)

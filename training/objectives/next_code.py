@@ -17,6 +17,7 @@ from training.data.histories import Batch, Plan, ReadBucket, batches
 from training.models import build_generator
 from training.models.trie_tensors import TrieTensors
 from training.objectives.losses import Objective, next_code
+from training.registry import ARCHITECTURES
 from training.spec import GeneratorSpec, TrainSpec
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def plan_of(
         positive_only=model.positive_only,
         behaviours=model.behaviours,
         sessions=model.sessions,
-        one_target=model.architecture == "encoder_decoder",
+        one_target=ARCHITECTURES.get(model.architecture).one_target,
         fresh_only=fresh_only,
     )
 

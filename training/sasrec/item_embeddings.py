@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learning.trainer import Trainer, train_in_process
+from tokenizer.arrays.types import Ints
 from training.sasrec.sasrec import LABEL, SasRec, SasRecTrainable, item_vectors
-from training.spec import ItemTowerSpec, SasRecSpec
+from training.spec import ItemEmbeddingsSpec, SasRecSpec
 
-Ints = NDArray[np.int64]
 Matrix = NDArray[np.float32]
 
 
-def item_towers(
+def item_embeddings_of(
     logs: Sequence[Sequence[Ints]],
     items: int,
-    spec: ItemTowerSpec,
+    spec: ItemEmbeddingsSpec,
     train: Trainer = train_in_process,
 ) -> list[Matrix]:
     """Unit vectors of the items after each log in turn, float32 (items, D); zero for an item not in the log.

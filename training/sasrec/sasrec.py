@@ -24,11 +24,11 @@ from torch.nn import functional
 
 from learning.trainable import Cursor
 from learning.trainer import train_in_process
+from tokenizer.arrays.types import Ints
 from training.errors import NothingToTrainOn
 from training.sasrec.full_softmax import cross_entropy
 from training.spec import SasRecSpec
 
-Ints = NDArray[np.int64]
 LABEL = "SASRec"
 AT_ONCE = 512
 """Histories ranked at a time."""

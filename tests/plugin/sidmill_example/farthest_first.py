@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from learning.trainer import Trainer
-from tokenizer.arrays.executor import Work
+from tokenizer.arrays.executor import Executor
 from tokenizer.arrays.vectors import Items
 from tokenizer.balancing.assign_level import assign_level
-from tokenizer.balancing.costs import PointLevel, Residual
+from tokenizer.balancing.costs import CentroidLevel, Residual
 from tokenizer.codebook import Codebook
 from tokenizer.quantizers.fit_levels import Fitting
 from tokenizer.quantizers.protocol import Fit, Quantizer, reads_one_source
@@ -27,7 +27,7 @@ class Options(BaseModel):
     sample: int = Field(4096, ge=1)
 
 
-def fit(items: Items, spec: CodebookSpec, work: Work, train: Trainer) -> Fit:
+def fit(items: Items, spec: CodebookSpec, work: Executor, train: Trainer) -> Fit:
     """Fit level after level. The items come in the order of their tie keys, so the order of arrival does not matter."""
     fitting = Fitting.begin(items, spec, work)
     rows = fitting.fitted.order[: Options.model_validate(spec.options).sample]
@@ -38,14 +38,14 @@ def fit(items: Items, spec: CodebookSpec, work: Work, train: Trainer) -> Fit:
         fitting.arrays[f"level{number}"] = centroids
         room = np.full(level.codes, fitting.room(number), np.int64)
         prefix = fitting.codes[:, :number]
-        found = assign_level(PointLevel(target, centroids), fitting.fitted, prefix, room, None, work, None)
+        found = assign_level(CentroidLevel(target, centroids), fitting.fitted, prefix, room, None, work, None)
         fitting.settle(number, found.codes)
     return fitting.done()
 
 
-def level(codebook: Codebook, level: int) -> PointLevel:
+def level(codebook: Codebook, level: int) -> CentroidLevel:
     """Squared distances of a residual to the centroids."""
-    return PointLevel(_residual(codebook.spec, codebook.arrays, level), codebook.arrays[f"level{level}"])
+    return CentroidLevel(_residual(codebook.spec, codebook.arrays, level), codebook.arrays[f"level{level}"])
 
 
 def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:

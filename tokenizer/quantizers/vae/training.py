@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from learning.threads import one_thread
 from tokenizer.arrays.array_file import Array
-from tokenizer.arrays.distance import Floats, nearest, own_distance
-from tokenizer.arrays.executor import HERE
+from tokenizer.arrays.distance import nearest, own_distance
+from tokenizer.arrays.executor import LOCAL_THREADS
+from tokenizer.arrays.types import Floats
 from tokenizer.arrays.vectors import ArrayRows, Items
 from tokenizer.balancing.costs import Residual
 from tokenizer.quantizers.kmeans import balanced_kmeans
@@ -158,7 +159,7 @@ def _cluster_latents(net: VaeNet, latents: Items, rng: np.random.Generator, anew
         rounds, start = (START_ROUNDS, None) if anew else (FOLLOW_ROUNDS, points.detach().cpu().numpy().copy())
         room = math.ceil(ROOM * len(latents) / len(points))
         left = Residual(LATENT, tuple(enumerate(former)))
-        found = balanced_kmeans(left, latents, prefix, len(points), room, rounds, rng, HERE, start)
+        found = balanced_kmeans(left, latents, prefix, len(points), room, rounds, rng, LOCAL_THREADS, start)
         prefix = np.concatenate([prefix, found.codes[:, None]], axis=1)
         former.append(found.centroids)
         _put(points, found.centroids)
@@ -187,7 +188,7 @@ def _cluster_points(net: VaeNet, clusters: int, rng: np.random.Generator) -> Non
         count = min(clusters, len(vectors))
         items = Items({LATENT: ArrayRows(vectors)}, np.arange(len(vectors), dtype=np.uint64))
         nothing, room = np.empty((len(vectors), 0), np.int32), -(-len(vectors) // count)
-        found = balanced_kmeans(Residual(LATENT, ()), items, nothing, count, room, START_ROUNDS, rng, HERE)
+        found = balanced_kmeans(Residual(LATENT, ()), items, nothing, count, room, START_ROUNDS, rng, LOCAL_THREADS)
         _put(net.get_buffer(f"cluster{number}"), found.codes)
 
 

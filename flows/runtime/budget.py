@@ -1,0 +1,23 @@
+"""The quarantine budget of a run."""
+
+from pipelines.ingest.accounting import Counts
+from pipelines.spec import BudgetSpec
+from storage.errors import QuarantineBudgetExceeded
+
+
+def check_stage_budget(counts: Counts, budget: BudgetSpec, files: list[str] | None = None) -> None:
+    """Raise QuarantineBudgetExceeded if a stage refused too many rows; `files` are those that held them."""
+    rows, refused = counts.rows_in, counts.quarantined
+    share = refused / rows if rows else 0.0
+    if refused > budget.quarantine_rows and share > budget.quarantine_share:
+        raise QuarantineBudgetExceeded(
+            f"{counts.stage}: {refused:,} of {rows:,} rows ({share:.1%}){_of(files or [])} were quarantined "
+            f"({counts.why()}). The recipe allows {budget.quarantine_share:.1%} (budget.quarantine_share) beyond "
+            f"{budget.quarantine_rows} rows. Nothing was published. See `sidmill quarantine list`, mend the "
+            "input or the recipe and run the same again, or let one run pass with --set budget.quarantine_share=1."
+        )
+
+
+def _of(files: list[str]) -> str:
+    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+    return f" of {', '.join(files[:3])}{more}" if files else ""

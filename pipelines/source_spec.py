@@ -1,0 +1,142 @@
+"""Recipe sections of source files: columns and formats of catalogues and logs."""
+
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class Section(BaseModel):
+    """A section of a recipe: frozen, and no field that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CsvSpec(Section):
+    """Format of CSV and TSV files. Without `delimiter` the suffix decides; without `encoding` it is UTF-8.
+
+    `quotes` sets the meaning of `"`: "checked" quotes cells, unless a quote seems to be missing; "escaped" quotes cells
+    in which a backslash precedes a quote; "trusted" quotes cells, whatever they hold; "none" is an ordinary character.
+    With `decimal = ","` a cell that is a number with a decimal comma is read as that number.
+    """
+
+    delimiter: str = Field("", max_length=1)
+    encoding: str = ""
+    decimal: Literal[".", ","] = "."
+    quotes: Literal["checked", "escaped", "trusted", "none"] = "checked"
+
+    @field_validator("delimiter")
+    @classmethod
+    def _separates(cls, value: str) -> str:
+        if value and value in '"\r\n':
+            raise ValueError("must be a character other than a quote or a line break")
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        try:
+            b"ab".decode(value or "utf-8", "replace")
+        except (LookupError, UnicodeError) as error:
+            raise ValueError("is no encoding that Python knows, such as utf-16, cp1252 or latin-1") from error
+        return value
+
+
+class ItemsSpec(Section):
+    """Mapping of a catalogue's columns to item fields. A column that is not named here becomes an attribute.
+
+    Of a cell in several languages (an object from tags such as `en` or `pt_BR` to text, or a list of objects with
+    `language_tag` and `value`), the first of `languages` that is present is used, else any; without `languages`, all.
+    `image` names a column of pictures, one or a list: paths (relative to the file, inside its folder), bytes, web
+    addresses, or URIs below one of `image_roots`. `image_workers` pictures are fetched at once, each within
+    `image_timeout_s`; a host without a public address must be one of `trusted_hosts`. `partitions` names the folders
+    `name=value` that become attributes.
+    """
+
+    section: ClassVar[str] = "items"
+
+    item_id: str = Field("item_id", min_length=1)
+    title: str = "title"
+    image: str | None = "image"
+    deleted: str | None = "deleted"
+    languages: tuple[str, ...] = ()
+    require_title: bool = True
+    max_text_chars: int = 50_000
+    max_image_bytes: int = 20_000_000
+    image_roots: tuple[str, ...] = ()
+    trusted_hosts: tuple[str, ...] = ()
+    image_timeout_s: float = Field(10.0, gt=0)
+    image_workers: int = Field(16, ge=1)
+    partitions: tuple[str, ...] = ()
+    csv: CsvSpec = CsvSpec()
+
+    @property
+    def asked(self) -> None:
+        """None for all columns: those that no field names are attributes."""
+        return None
+
+    @property
+    def meant(self) -> frozenset[str]:
+        """Columns that fields name."""
+        return frozenset(name for name in (self.item_id, self.title, self.image, self.deleted) if name)
+
+    @property
+    def from_folders(self) -> frozenset[str]:
+        """Columns that are taken from folder names (`name=value`) if a file lacks them."""
+        return self.meant | {name for name in self.partitions if name}
+
+
+class ItemsWithoutImages(ItemsSpec):
+    """Mapping of a recipe without [image]: no picture is read, and a recipe with [image] reads the file again."""
+
+    pictures: bool = True
+
+    @classmethod
+    def of(cls, spec: ItemsSpec) -> "ItemsWithoutImages":
+        return cls(**spec.model_dump(), pictures=False)
+
+
+class InteractionsSpec(Section):
+    """Mapping of a log's columns to event fields. A column that the log lacks is null; the name "" means no column.
+
+    Times are ISO 8601 (UTC if no zone is given) or numbers since 1970 in `time_unit`, by default inferred from their
+    size. `repeats` applies to rows of one file that are equal and have no event id: "refuse" makes them one event,
+    "keep" keeps all.
+    """
+
+    section: ClassVar[str] = "interactions"
+
+    user_id: str = Field("user_id", min_length=1)
+    item_id: str = Field("item_id", min_length=1)
+    event_time: str = Field("event_time", min_length=1)
+    event_id: str = "event_id"
+    event_type: str = "event_type"
+    arrival_time: str = "arrival_time"
+    session_id: str = "session_id"
+    request_id: str = "request_id"
+    impression: str = "impression"
+    position: str = "position"
+    value: str = "value"
+    default_event_type: str = "interaction"
+    future_tolerance_hours: float = Field(24.0, ge=0)
+    time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
+    repeats: Literal["refuse", "keep"] = "refuse"
+    csv: CsvSpec = CsvSpec()
+
+    @property
+    def asked(self) -> frozenset[str]:
+        """Columns that are read of a file; others are ignored."""
+        columns = (
+            *(self.user_id, self.item_id, self.event_time, self.event_id, self.event_type, self.arrival_time),
+            *(self.session_id, self.request_id, self.impression, self.position, self.value),
+        )
+        return frozenset(name for name in columns if name)
+
+    @property
+    def meant(self) -> frozenset[str]:
+        """Columns that fields name."""
+        return self.asked
+
+    @property
+    def from_folders(self) -> frozenset[str]:
+        """Columns that are taken from folder names (`name=value`) if a file lacks them."""
+        return self.asked
