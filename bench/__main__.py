@@ -2,17 +2,27 @@
 
 import argparse
 import os
+import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from flows.runtime.terminal import printable_lines
 from infra.settings import configure
 
 
-def main() -> None:
-    """Parse the command line and run the benchmark that it names."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark that the command line names. Returns 0, or 1 after a message if it failed."""
     configure()
-    options = build_parser().parse_args()
-    import_module(f"bench.{options.benchmark}").run(options)
+    options = build_parser().parse_args(arguments)
+    try:
+        import_module(f"bench.{options.benchmark}").run(options)
+    except Exception as error:
+        if options.debug:
+            raise
+        print(f"bench: error: {printable_lines(str(error)) or type(error).__name__}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -85,6 +95,7 @@ def _benchmark(
     names: "argparse._SubParsersAction[argparse.ArgumentParser]", module: str, text: str
 ) -> argparse.ArgumentParser:
     parser = names.add_parser(module.partition(".")[2], help=text, description=text)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     parser.set_defaults(benchmark=module)
     return parser
 
@@ -113,4 +124,4 @@ def _count(text: str) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

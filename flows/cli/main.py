@@ -13,6 +13,7 @@ from typing import NoReturn
 from flows.runtime.terminal import printable_lines
 from infra.addresses import SecretInAddress, check_arguments, check_environment, without_secrets
 from infra.settings import configure
+from plugins.registry import code_version
 
 # Exit codes; 130 is 128 + SIGINT, as in a shell.
 USAGE, BLOCKED, FAILED, INTERRUPTED = 2, 3, 1, 130
@@ -92,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     from flows.cli import commands, release_commands
 
     parser = argparse.ArgumentParser(prog="sidmill", description="Semantic IDs, tries and generators from a catalogue.")
+    parser.add_argument("--version", action="version", version=f"sidmill {code_version()}")
     nouns = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     run = _noun(nouns, "run", "start, list and resume runs")

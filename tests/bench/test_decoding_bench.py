@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from bench.__main__ import main
 from bench.speed import decoding
 from bench.speed.decoding import SIZES, Clocked, Unconstrained, histories
 from bench.speed.trie import names, random_sids
-from flows.cli.main import run_command
 from tokenizer.trie.masks import TrieMasks
 from tokenizer.trie.trie import Trie
 from training.decoding.beam_search import search_sids
@@ -22,7 +22,7 @@ def test_it_prints_each_figure_with_what_it_is_held_against(
 ) -> None:
     monkeypatch.setattr(decoding, "BATCHES", (1, 3))
     assert [shape.prefix_outputs for shape in decoding.SHAPES.values()] == [False, True]
-    assert run_command(["bench", "decoding", "--items", "500", "--rounds", "1", "--json"]) == 0
+    assert main(["decoding", "--items", "500", "--rounds", "1", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["unit"], row["against"]) for row in rows] == 4 * [
         ("users/s", "the same search without a trie"),

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from in_process import trained_here
 
+from bench.__main__ import main
 from bench.quality import generative
 from bench.quality.catalogues import beauty
 from bench.quality.generative import key_of
 from bench.quality.made_by import HASHED_PACKAGES, code_hash
 from bench.quality.recommendation import ROWS, item_knn, popularity
-from bench.quality.representations import World
+from bench.quality.representations import SeededSplit
 from bench.quality.settings import HEADLINE, Settings
 from bench.quality.split import WIDTH, Recommend, Split, split_of
-from flows.cli.main import run_command
 
 ITEMS, USERS = 40, 60
 
@@ -59,7 +59,7 @@ def test_vectors_are_fitted_on_what_is_trained_on_whatever_the_times(data: Path)
         for each in catalogue.histories
     ]
     split = split_of(replace(catalogue, histories=timed, held_out=900))
-    seen = World(split.catalogue, 0, cold=0.0).with_cold
+    seen = SeededSplit(split.catalogue, 0, cold=0.0).with_cold
     names = [[catalogue.ids[row] for row in rows] for rows in split.train]
     assert [seen.names[item] for item in seen.item] == [name for each in names for name in each]
 
@@ -90,7 +90,7 @@ def test_the_popular_are_those_of_the_training_events(split: Split) -> None:
 
 
 def test_it_prints_a_table_with_and_without_what_was_seen(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["bench", "recommendation", str(data), "--rows", "popularity", "item-knn"]) == 0
+    assert main(["recommendation", str(data), "--rows", "popularity", "item-knn"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "0 of the test items were taken by their user before." in lines
     assert sum(line.startswith("| item-knn |") for line in lines) == 2
@@ -98,7 +98,7 @@ def test_it_prints_a_table_with_and_without_what_was_seen(data: Path, capsys: py
 
 
 def test_a_row_that_is_not_there_is_named(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["bench", "recommendation", str(data), "--rows", "popular"]) == 1
+    assert main(["recommendation", str(data), "--rows", "popular"]) == 1
     assert "popular is none of popularity, item-knn, sasrec" in capsys.readouterr().err
 
 
@@ -160,10 +160,10 @@ def test_no_row_is_trained_or_chosen_on_the_test(
 
 def test_settings_are_chosen_by_what_does_not_know_the_test(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With other test items every figure of the validation is the same, and no pair of it holds one of them."""
-    command = ["bench", "recommendation", str(data), "--rows", "popularity", "item-knn", "--on"]
+    command = ["recommendation", str(data), "--rows", "popularity", "item-knn", "--on"]
 
     def tables(part: str) -> list[str]:
-        assert run_command([*command, part]) == 0
+        assert main([*command, part]) == 0
         return [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
 
     before, validation, test = beauty(data), tables("validation"), tables("test")
@@ -172,7 +172,7 @@ def test_settings_are_chosen_by_what_does_not_know_the_test(data: Path, capsys: 
     file.write_text("".join(" ".join([*line[:-1], str((int(line[-1]) + 1) % ITEMS + 1)]) + "\n" for line in lines))
     assert tables("validation") == validation
     assert tables("test") != test
-    seen, asked = beauty(data).before_the_test(), World(beauty(data).before_the_test(), 0)
+    seen, asked = beauty(data).before_the_test(), SeededSplit(beauty(data).before_the_test(), 0)
     assert seen.histories == before.before_the_test().histories
     newest = {(each[-2][1], each[-1][1]) for each in seen.histories}
     assert {tuple(pair) for pair in asked.pairs.tolist()} == newest | {(two, one) for one, two in newest}
@@ -181,7 +181,7 @@ def test_settings_are_chosen_by_what_does_not_know_the_test(data: Path, capsys: 
 def test_a_change_to_try_that_no_recipe_has_is_refused_before_anything_is_made(
     data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_command(["bench", "recommendation", str(data), "--rows", "dense", "--try", "fusion.hiden=3"]) == 1
+    assert main(["recommendation", str(data), "--rows", "dense", "--try", "fusion.hiden=3"]) == 1
     assert "fusion.hiden = 3: no such field; did you mean 'hidden'?" in capsys.readouterr().err
 
 
@@ -190,10 +190,10 @@ def test_what_is_trained_once_is_not_trained_again(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    command = ["bench", "recommendation", str(data), "--rows", "sasrec", "dense", "reranked", "generator"]
+    command = ["recommendation", str(data), "--rows", "sasrec", "dense", "reranked", "generator"]
     tables = []
     for _ in range(2):
-        assert run_command(command) == 0
+        assert main(command) == 0
         lines = capsys.readouterr().out.splitlines()
         tables.append([line for line in lines if line.startswith("|")])
         epochs = [line for line in lines if " epoch " in line]
@@ -225,7 +225,7 @@ def test_what_is_kept_is_of_the_bytes_of_its_input_files_and_of_its_code(data: P
         (root / package / "c.py").touch()
         hashes.add(code())
     assert len(hashes | {first}) == 3 * len(HASHED_PACKAGES) + 1
-    (root / "flows" / "notes.md").write_text("decides nothing")
+    (root / "bench" / "notes.md").write_text("decides nothing")
     assert code() in hashes
     code_hash.cache_clear()
 

@@ -38,8 +38,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sidmill(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return python(site, "-m", "flows.cli.main", *arguments)
+
+
+def python(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "flows.cli.main", *arguments],
+        [sys.executable, *arguments],
         env={**os.environ, "PYTHONPATH": str(site)},
         cwd=ROOT,
         capture_output=True,
@@ -69,14 +73,19 @@ def test_a_bootstrap_a_night_and_a_training_run_with_a_package(site: Path, small
     recipe, lake = tmp_path / "r.toml", ["--lake", str(tmp_path / "lake")]
     recipe.write_text("".join(f"{name} = {_toml(value)}\n" for name, value in settings.items()))
     sources = ["--items", str(small / "items.jsonl"), "--interactions", str(small / "log.csv")]
-    done = sidmill(site, "run", "bootstrap", "--recipe", str(recipe), *sources, *lake)
+    write_items(tmp_path / "night" / "night.jsonl", 40, 4)
+    commands = [
+        ["run", "bootstrap", "--recipe", str(recipe), *sources, *lake],
+        ["run", "nightly", "--items", str(tmp_path / "night"), *lake],
+        ["run", "train", *lake],
+    ]
+    code = (
+        "import json, sys; from flows.cli.main import run_command; "
+        "sys.exit(max(run_command(each) for each in json.loads(sys.argv[1])))"
+    )
+    done = python(site, "-c", code, json.dumps(commands))
     assert done.returncode == 0, done.stderr
     assert "farthest-first 8 x 8 x 8" in done.stdout + done.stderr
-    write_items(tmp_path / "night" / "night.jsonl", 40, 4)
-    done = sidmill(site, "run", "nightly", "--items", str(tmp_path / "night"), *lake)
-    assert done.returncode == 0, done.stderr
-    done = sidmill(site, "run", "train", *lake)
-    assert done.returncode == 0, done.stderr
 
     opened = Lake(lake[1])
     release = read_release(opened, "production")
