@@ -65,7 +65,7 @@ def backfill(
                 "would not be new to them. Give a later --cutoff, or leave [refit] out to fit anew."
             )
         fitted = fitted_release(run, "backfill", snapshot, None, refit_of)
-        candidate = _caught_up(run, fitted, held_out or production.cutoff, date)
+        candidate = _extend_to_present(run, fitted, held_out or production.cutoff, date)
         show_diff(run.say, diff_releases(run.lake, read_release(run.lake, PRODUCTION), candidate))
         if publish_when_done:
             candidate = _published(run, candidate, held_out or production.cutoff, date, without_model)
@@ -85,7 +85,7 @@ def _published(run: Run, candidate: Manifest, cutoff: datetime, date: datetime |
     """Catch the candidate up and publish it; repeat this if production moves meanwhile."""
     for _ in range(TRIES):
         alias = read_pointer(run.lake, PRODUCTION)
-        candidate = _caught_up(run, candidate, cutoff, date)
+        candidate = _extend_to_present(run, candidate, cutoff, date)
         if publish(run, candidate, alias, without_model) is not Moved.AWAY:
             return candidate
     raise PointerMoved(
@@ -94,7 +94,7 @@ def _published(run: Run, candidate: Manifest, cutoff: datetime, date: datetime |
     )
 
 
-def _caught_up(run: Run, fitted: Manifest, cutoff: datetime, date: datetime | None) -> Manifest:
+def _extend_to_present(run: Run, fitted: Manifest, cutoff: datetime, date: datetime | None) -> Manifest:
     """Extend the candidate until it has all data that has arrived, and is not earlier than production."""
     candidate = fitted
     while True:

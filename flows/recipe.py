@@ -111,12 +111,12 @@ def recipes_folder() -> Path:
     return Path(str(files("infra"))) / "recipes"
 
 
-PASSING = ("budget", "gates")  # sections that judge a run: `--set` changes them for that run only
+RUN_ONLY_SECTIONS = ("budget", "gates")  # sections that judge a run: `--set` changes them for that run only
 
 
-def passing(overrides: list[str]) -> tuple[list[str], list[str]]:
+def split_overrides(overrides: list[str]) -> tuple[list[str], list[str]]:
     """Split overrides into those that become part of the recipe, and those for one run, not stored in its release."""
-    ours = [each for each in overrides if each.partition("=")[0].strip().split(".")[0] in PASSING]
+    ours = [each for each in overrides if each.partition("=")[0].strip().split(".")[0] in RUN_ONLY_SECTIONS]
     return [each for each in overrides if each not in ours], ours
 
 

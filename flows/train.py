@@ -23,7 +23,7 @@ from storage.releases.manifest import Manifest
 from storage.releases.models import evaluations, find_model_by_key, read_model, record_evaluation
 from storage.releases.releases import PRODUCTION, published, read_release
 from tokenizer.spec import CodebookSpec
-from training.auto_settings import agrees
+from training.auto_settings import matches_auto_settings
 from training.errors import LearntWhatIsHeldOut, NothingToTrainOn, VocabularyMismatch
 from training.spec import GeneratorSpec
 
@@ -58,7 +58,7 @@ def train(
         _require_fit(Lake(lake), manifest, named, "leave --since out, or train on a release with a cutoff no earlier")
     parameters = {"release": manifest.id, "since": since, "overrides": overrides}
     with open_run("train", lake, recipe or manifest.recipe, parameters) as run:
-        former = named or production_to_go_on_from(run, manifest)
+        former = named or resumable_production_model(run, manifest)
         key = model_key(manifest, run.recipe) + (f"-since-{former['id']}" if former else "")
         model = find_model_by_key(run.lake, key)
         if model is not None:
@@ -130,7 +130,7 @@ def _require_fit(lake: Lake, manifest: Manifest, row: dict[str, Any], remedy: st
         )
 
 
-def production_to_go_on_from(run: Run, manifest: Manifest) -> dict[str, Any] | None:
+def resumable_production_model(run: Run, manifest: Manifest) -> dict[str, Any] | None:
     """Return the row of production's model if `train.since_production` is set and training can start from it.
 
     It must have the release's vocabulary and the recipe's shape, and have learnt from no event that the release holds
@@ -143,7 +143,7 @@ def production_to_go_on_from(run: Run, manifest: Manifest) -> dict[str, Any] | N
     spec = GeneratorSpec.model_validate({"constrained": False, **row["card"]["identity"]["spec"]})
     speaks = row["vocabulary"] == manifest.codebook.vocabulary
     before = read_release(run.lake, row["release"]).cutoff <= manifest.cutoff
-    return row if speaks and before and agrees(run.recipe.generator, spec) else None
+    return row if speaks and before and matches_auto_settings(run.recipe.generator, spec) else None
 
 
 def _news(lake: Lake, manifest: Manifest, former: dict[str, Any]) -> bool:

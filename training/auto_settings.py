@@ -72,13 +72,13 @@ def vector_weight(wanted: float | Auto, items: int) -> float:
     return VECTOR_WEIGHT if items <= MOST_RANKED else 0.0
 
 
-def agrees(section: GeneratorSection, spec: GeneratorSpec) -> bool:
+def matches_auto_settings(section: GeneratorSection, spec: GeneratorSpec) -> bool:
     """Return whether a model has the settings of a section, except "auto"."""
     built = spec.model_dump()
     return all(value in ("auto", built[name]) for name, value in section.model_dump().items())
 
 
-def followed(section: GeneratorSection | TrainSection, spec: GeneratorSpec | TrainSpec) -> dict[str, Any]:
+def resolved_auto_settings(section: GeneratorSection | TrainSection, spec: GeneratorSpec | TrainSpec) -> dict[str, Any]:
     """The settings that a section leaves at "auto", with their resolved values."""
     built = spec.model_dump()
     return {name: built[name] for name, value in section.model_dump().items() if value == "auto"}

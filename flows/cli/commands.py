@@ -274,9 +274,9 @@ def _production_recipe(options: Options) -> dict[str, Any] | None:
 
 def _recipe(options: Options, base: dict[str, Any] | None = None) -> tuple[dict[str, Any], list[str]]:
     """Return the named recipe, else `base`, else the default one, and the overrides that apply to this run only."""
-    from flows.recipe import load_recipe, passing
+    from flows.recipe import load_recipe, split_overrides
 
-    lasting, ours = passing(options.overrides)
+    lasting, ours = split_overrides(options.overrides)
     recipe = load_recipe(options.recipe, lasting, base).model_dump(mode="json")
     load_recipe(None, ours, recipe)
     return recipe, ours

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flows.inspect.evaluation_tables import asked, show_evaluation, verdicts
+from flows.inspect.evaluation_tables import setting_text, show_evaluation, verdicts
 from flows.inspect.standing import Standing
 from flows.runtime.terminal import printable, say
 from infra.addresses import hidden
@@ -123,7 +123,7 @@ def run(found: RunSummary, as_json: bool) -> None:
             "started": f"{found.started:%Y-%m-%d %H:%M:%S} UTC",
             "ended": f"{found.ended:%Y-%m-%d %H:%M:%S} UTC" if found.ended else None,
             "parameters": asked,
-            "recipe": _beside_defaults(recipe),
+            "recipe": _non_default_fields(recipe),
             "result": found.result,
             "process": f"{found.pid} on {found.host}",
             "flow run": found.flow_run,
@@ -142,7 +142,7 @@ def _is_table(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(each, dict) for each in value)
 
 
-def _beside_defaults(settings: Record) -> Record:
+def _non_default_fields(settings: Record) -> Record:
     """Return the recipe fields that are not defaults, by full name, and modalities with only default fields."""
     from flows.recipe import Recipe
 
@@ -190,7 +190,7 @@ def release(value: Record, as_json: bool) -> None:
                 {
                     "id": each["id"],
                     **each["metrics"],
-                    **({"of": asked(each["evaluation"])} if each["evaluation"] else {}),
+                    **({"of": setting_text(each["evaluation"])} if each["evaluation"] else {}),
                 }
                 for each in value["models"]
             ],
@@ -261,7 +261,7 @@ def status(value: Record, as_json: bool) -> None:
     for each in value["models"]:
         metrics = "  ".join(f"{name} {figure:.4f}" for name, figure in each["metrics"].items())
         elsewhere = f"on {each['evaluated_on']}, " if each["evaluated_on"] not in (None, each["release"]) else ""
-        of = f"  ({elsewhere}{asked(each['evaluation'])})" if each["evaluation"] else ""
+        of = f"  ({elsewhere}{setting_text(each['evaluation'])})" if each["evaluation"] else ""
         mark = "*" if production and each["id"] == production["model"] else " "
         say(f"{mark} {each['id']} on {each['release']}  {metrics}{of}")
         for line in verdicts(each["evaluation"]):

@@ -30,7 +30,7 @@ def rankers(result: Result) -> list[str]:
     return [name for name in RANKERS if name in result]
 
 
-def asked(result: Result) -> str:
+def setting_text(result: Result) -> str:
     """Describe the evaluation setting; figures of different settings are not comparable."""
     told = f"{result['cases']:,} cases"
     if "seen_left_out" in result:
@@ -38,11 +38,11 @@ def asked(result: Result) -> str:
     return told
 
 
-def asked_in_full(result: Result) -> str:
-    """Return `asked` with counts of missing and seen targets."""
+def setting_text_with_targets(result: Result) -> str:
+    """Return `setting_text` with counts of missing and seen targets."""
     seen = " (a miss: evaluate.exclude_seen)" if result.get("seen_left_out") else ""
     return (
-        f"{asked(result)}; {result['targets_missing']:,} with a target outside the release (a miss), "
+        f"{setting_text(result)}; {result['targets_missing']:,} with a target outside the release (a miss), "
         f"{result['targets_seen']:,} with one that the user has seen{seen}"
     )
 
@@ -84,7 +84,7 @@ def evaluation_tables(result: Result) -> list[EvaluationTable]:
 
 def show_evaluation(say: Callable[[str], None], result: Result) -> None:
     """Print the tables with aligned columns."""
-    say(f"  {asked_in_full(result)}")
+    say(f"  {setting_text_with_targets(result)}")
     for table in evaluation_tables(result):
         say("")
         say(f"  {table.title}" + (f" ({table.note})" if table.note else ""))

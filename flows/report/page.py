@@ -8,11 +8,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from flows.inspect.diff import diff_releases
-from flows.inspect.evaluation_tables import asked_in_full, evaluation_tables
+from flows.inspect.evaluation_tables import evaluation_tables, setting_text_with_targets
 from flows.inspect.standing import standing
 from flows.inspect.status import models_shown
 from flows.report.charts import curve_chart, line_chart, load_chart
-from flows.report.samples import looks
+from flows.report.samples import sample_views
 from flows.runtime.terminal import printable
 from infra.addresses import without_secrets
 from sidmill.release import open_trie
@@ -66,7 +66,7 @@ def collect(lake: Lake, manifest: Manifest) -> dict[str, Any]:
         "slack": codebook.spec.slack if codebook.spec.balanced else None,
         "slack_sweep": codebook.statistics["slack_sweep"],
         "frontier": _frontier(codebook),
-        "looks": looks(lake, manifest, trie),
+        "looks": sample_views(lake, manifest, trie),
         "reasons": [(reason, rows, remedy(reason)) for reason, rows in by_reason(lake).items()],
         "refused": _newest_refused(lake),
         "drift": lake.frame("drift", manifest.versions["drift"]).to_dicts(),
@@ -116,7 +116,7 @@ def _model(model: dict[str, Any]) -> dict[str, Any]:
         "evaluated_on": model["evaluated_on"],
         "chart": line_chart([row["loss"] for row in history], "training loss") if history else "",
         "evaluation": model["evaluation"],
-        "cases": asked_in_full(model["evaluation"]) if model["evaluation"] else "",
+        "cases": setting_text_with_targets(model["evaluation"]) if model["evaluation"] else "",
         "tables": evaluation_tables(model["evaluation"] or {}),
     }
 

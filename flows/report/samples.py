@@ -29,7 +29,7 @@ THUMBNAIL = 96
 PERPLEXITY = 30.0
 
 
-def looks(lake: Lake, manifest: Manifest, trie: Trie) -> dict[str, Any]:
+def sample_views(lake: Lake, manifest: Manifest, trie: Trie) -> dict[str, Any]:
     """Return points of the map, and strips of an item and its nearest items, of a deterministic sample of items."""
     ids = trie.item_ids.to_pylist()
     rows = np.argsort(tie_keys(trie.item_ids), kind="stable")[:SAMPLE]

@@ -39,7 +39,7 @@ def fit_behaviour(run: Run, snapshot: Snapshot) -> tuple[dict[str, EncoderRef], 
     if spec.method != "sppmi":
         details["sasrec"] = run.recipe.sasrec.model_dump(mode="json", exclude={"workers"})
     with run.stage("behaviour") as view:
-        made = _fitted_somewhere(run, log, spec)
+        made = _fit_in_task_or_on_workers(run, log, spec)
         rows = 0 if made is None else made.vectors.height
         view.note(f"{rows:,} items in the log before {log.cutoff:%Y-%m-%d}; {run.compute.name}")
         if spec.method == "both" and spec.weighted:
@@ -55,7 +55,7 @@ def fit_behaviour(run: Run, snapshot: Snapshot) -> tuple[dict[str, EncoderRef], 
     return {COLLABORATIVE: reference}, made
 
 
-def _fitted_somewhere(run: Run, log: LogSlice, spec: CollaborativeSpec) -> Collaborative | None:
+def _fit_in_task_or_on_workers(run: Run, log: LogSlice, spec: CollaborativeSpec) -> Collaborative | None:
     """Fit in one task, or here on several workers of Ray Train if the run is on Ray and the recipe asks for them."""
     tower, fusion = run.recipe.sasrec, run.recipe.fusion
     if spec.method == "sppmi":
@@ -119,7 +119,7 @@ def behaviour_pairs(lake: Lake, reference: EncoderRef, items: list[str]) -> pl.D
     return pairs.filter(pl.col("content_hash").is_in(reference.details["slices"])).unique("item_id", keep="any")
 
 
-def taken_together(
+def co_consumed_pairs(
     lake: Lake, log: LogSlice, made: Collaborative, items: pl.DataFrame, spec: FusionSpec
 ) -> tuple[NDArray[np.int64], dict[str, Modality]]:
     """Return pairs of rows of `items` co-consumed in the newest visible events, and the vectors before those events."""

@@ -12,7 +12,7 @@ from flows.runtime.budget import check_stage_budget
 from flows.runtime.run import Run
 from flows.snapshot import Snapshot
 from flows.steps.basis import Basis
-from flows.steps.behaviour import fit_behaviour, taken_together
+from flows.steps.behaviour import co_consumed_pairs, fit_behaviour
 from flows.steps.task import step
 from flows.steps.trainer import ray_trainer
 from flows.steps.vectors import ItemVectors, fuse_gathered, gather_inputs, level_vectors
@@ -100,7 +100,7 @@ def _fit_fusion(run: Run, snapshot: Snapshot, gathered: Gathered, made: Collabor
     """Fit in one task, or on several workers of Ray Train if the run is on Ray and the recipe asks for them."""
     spec, pairs, before = run.recipe.fusion, NO_PAIRS, dict[str, Modality]()
     if made is not None and spec.method != "concat":
-        pairs, before = run.compute.run(taken_together, run.lake, snapshot.log, made, gathered.items, spec)
+        pairs, before = run.compute.run(co_consumed_pairs, run.lake, snapshot.log, made, gathered.items, spec)
     if spec.workers == 1 or not isinstance(run.compute, OnRay):
         return run.compute.run(fit_fusion, gathered.modalities, spec, pairs, before)
     with one_thread():

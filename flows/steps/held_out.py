@@ -25,18 +25,18 @@ FOREVER = datetime.max.replace(tzinfo=UTC)
 class _Bucket:
     """Cases of some users as flat arrays of item rows in the trie, with lengths.
 
-    `rows`, `kinds`: events read before a target (`read` per case). `taken`: positive events before it (`taken_of` per
-    case). `targets`: one row per case. `learnt`: positive events of the slice (`learnt_of` per user).
+    `rows`, `kinds`: events read before a target (`read` per case). `taken`: positive events before it (`taken_counts`
+    per case). `targets`: one row per case. `learnt`: positive events of the slice (`learnt_counts` per user).
     """
 
     rows: Ints
     kinds: Ints
     read: Ints
     taken: Ints
-    taken_of: Ints
+    taken_counts: Ints
     targets: Ints
     learnt: Ints
-    learnt_of: Ints
+    learnt_counts: Ints
 
 
 def evaluation_cases(
@@ -62,10 +62,10 @@ def evaluation_cases(
         kinds=np.concatenate([part.kinds for part in parts]),
         offsets=_bounds(np.concatenate([part.read for part in parts])),
         taken_rows=np.concatenate([part.taken for part in parts]),
-        taken_offsets=_bounds(np.concatenate([part.taken_of for part in parts])),
+        taken_offsets=_bounds(np.concatenate([part.taken_counts for part in parts])),
         target_rows=targets,
     )
-    per_user = _bounds(np.concatenate([part.learnt_of for part in parts]))
+    per_user = _bounds(np.concatenate([part.learnt_counts for part in parts]))
     return cases, np.split(np.concatenate([part.learnt for part in parts]), per_user[1:-1])
 
 
@@ -94,10 +94,10 @@ def _bucket(rows: pl.DataFrame, cutoff: datetime, negative_events: tuple[str, ..
         kinds=kinds[before],
         read=per_user(read[before])[target >= 0],
         taken=row[taken_before],
-        taken_of=per_user(taken_before)[target >= 0],
+        taken_counts=per_user(taken_before)[target >= 0],
         targets=row[target[target >= 0]],
         learnt=row[learnt],
-        learnt_of=per_user(learnt),
+        learnt_counts=per_user(learnt),
     )
 
 

@@ -36,7 +36,7 @@ def step(function: Callable[P, R]) -> Callable[P, R]:
         name=function.__name__.replace("_", " "),
         retries=RETRIES,
         retry_delay_seconds=list(RETRY_DELAYS_S),
-        retry_condition_fn=_may_pass_next_time,
+        retry_condition_fn=_is_retryable,
         cache_policy=NO_CACHE,
         persist_result=False,
         log_prints=False,
@@ -44,7 +44,7 @@ def step(function: Callable[P, R]) -> Callable[P, R]:
     return made
 
 
-async def _may_pass_next_time(task: Any, run: Any, state: Any) -> bool:
+async def _is_retryable(task: Any, run: Any, state: Any) -> bool:
     """Return False for wrong input, True for other faults: a lost worker, a full socket, a lost race."""
     try:
         await state.aresult(raise_on_failure=True)

@@ -30,7 +30,14 @@ from storage.releases.models import record_model
 from storage.releases.releases import read_release
 from tokenizer.trie.masks import TrieMasks
 from tokenizer.trie.trie import Trie
-from training.auto_settings import Scale, agrees, followed, generator_spec, train_spec, vector_weight
+from training.auto_settings import (
+    Scale,
+    generator_spec,
+    matches_auto_settings,
+    resolved_auto_settings,
+    train_spec,
+    vector_weight,
+)
 from training.data.histories import windows_of
 from training.evaluation.rerank import VectorSimilarity
 from training.objectives.code_pretraining import Arrays, CodePretraining, aligned
@@ -147,11 +154,11 @@ def _settings(
     generator, settings = generator_spec(sections[0], scale), train_spec(sections[1], scale)
     if former is not None:
         generator = GeneratorSpec.model_validate({"constrained": False, **former["card"]["identity"]["spec"]})
-        if not agrees(sections[0], generator):
+        if not matches_auto_settings(sections[0], generator):
             raise CheckpointMismatch(
                 f"{former['id']} has another [generator] than the recipe: leave that section as it was to go on from it"
             )
-    auto = {**followed(sections[0], generator), **followed(sections[1], settings)}
+    auto = {**resolved_auto_settings(sections[0], generator), **resolved_auto_settings(sections[1], settings)}
     if auto:
         sized = f"{manifest.items:,} items and {predicted:,} events to predict"
         run.say(f"  for {sized}: " + ", ".join(f"{name} {value}" for name, value in auto.items()))

@@ -16,7 +16,7 @@ from conftest import START, write_items, write_log
 from flows.backfill import backfill
 from flows.cli.main import run_command
 from flows.inspect.diff import diff_releases
-from flows.inspect.evaluation_tables import asked_in_full, evaluation_tables
+from flows.inspect.evaluation_tables import evaluation_tables, setting_text_with_targets
 from flows.inspect.explain import explain_item
 from flows.inspect.status import refused_rows
 from flows.inspect.verify import verify
@@ -225,8 +225,8 @@ def test_items_may_share_sids_where_the_recipe_keeps_collisions(
     assert len(evaluations(lake)) == 1
     shown, page = told("run", "evaluate"), tmp_path / "report.html"
     told("report", "--output", str(page))
-    assert asked_in_full(result) in shown
-    assert asked_in_full(result) in page.read_text()
+    assert setting_text_with_targets(result) in shown
+    assert setting_text_with_targets(result) in page.read_text()
     for table in evaluation_tables(result):
         assert table.title in shown
         assert f"<h3>{table.title}</h3>" in page.read_text()

@@ -32,7 +32,7 @@ from flows.runtime.run import open_run
 from flows.snapshot import Snapshot, added_events, take_snapshot
 from flows.steps.publish import publish_model
 from flows.steps.vectors import gather_inputs
-from flows.train import model_key, production_to_go_on_from, train
+from flows.train import model_key, resumable_production_model, train
 from pipelines.fusion.frozen import Fusion
 from sidmill.release import open_trie
 from storage.commit import Provenance
@@ -261,7 +261,7 @@ def test_a_model_trained_for_a_backfill_is_published_with_it_and_the_training_sa
         ({**going_on, "generator": {**recipe["generator"], "dim": 64}}, made.id, False),  # type: ignore[dict-item]
     ):
         with open_run("train", lake.uri, settings, {}) as run:
-            former = production_to_go_on_from(run, read_release(lake, release))
+            former = resumable_production_model(run, read_release(lake, release))
         assert (former is not None and former["id"] == model) == going
     same = {
         **going_on,

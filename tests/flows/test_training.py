@@ -15,7 +15,7 @@ from conftest import START, write_log
 from flows.nightly import nightly
 from flows.recipe import Recipe as Settings
 from flows.runtime.run import open_run
-from flows.train import production_to_go_on_from, train
+from flows.train import resumable_production_model, train
 from learning.checkpoint import read_record
 from learning.errors import CheckpointMismatch, LossDiverged
 from storage.releases.models import models
@@ -84,7 +84,7 @@ def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_n
     assert len(runs(lake)) == before, "what is asked for wrongly is refused before a run begins"
     going_on = {**recipe, "train": {**recipe["train"], "since_production": True}}  # type: ignore[dict-item]
     with open_run("train", lake.uri, going_on, {}) as run:
-        assert production_to_go_on_from(run, read_release(lake, first["release"])) is None
+        assert resumable_production_model(run, read_release(lake, first["release"])) is None
 
     # By the recipe alone, without an event that production has not learnt from, its model stays.
     assert train(lake.uri, going_on)["model"] == published(lake).model  # type: ignore[union-attr]

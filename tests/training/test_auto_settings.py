@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.spec import LOGITS, CollaborativeSection, collaborative_spec
-from training.auto_settings import Scale, agrees, generator_spec, train_spec
+from training.auto_settings import Scale, generator_spec, matches_auto_settings, train_spec
 from training.spec import GeneratorSection, GeneratorSpec, TrainSection
 
 BEAUTY = Scale(items=12_101, levels=3, windows=22_580, targets=153_776)
@@ -52,10 +52,10 @@ def test_outputs_of_prefixes_are_left_out_where_they_have_no_place(section: Gene
 def test_a_model_agrees_with_a_section_whatever_size_its_catalogue_had() -> None:
     small, large = (generator_spec(GeneratorSection(), Scale(items, 3, 10, 10)) for items in (10_000, 1_000_000))
     assert small != large
-    assert agrees(GeneratorSection(), small)
-    assert agrees(GeneratorSection(), large)
-    assert not agrees(GeneratorSection(prefix_buckets=32_768), large)
-    assert not agrees(GeneratorSection(dim=64), GeneratorSpec())
+    assert matches_auto_settings(GeneratorSection(), small)
+    assert matches_auto_settings(GeneratorSection(), large)
+    assert not matches_auto_settings(GeneratorSection(prefix_buckets=32_768), large)
+    assert not matches_auto_settings(GeneratorSection(dim=64), GeneratorSpec())
 
 
 @pytest.mark.parametrize(
