@@ -20,7 +20,7 @@ from pipelines.sequences import targets
 from sidmill.release import open_trie
 from storage.lake import Lake
 from storage.releases.manifest import Manifest
-from storage.releases.models import evaluations, find_model_by_key, read_model, record_evaluation
+from storage.releases.models import Model, evaluations, find_model_by_key, read_model, record_evaluation
 from storage.releases.releases import PRODUCTION, published, read_release
 from tokenizer.spec import CodebookSpec
 from training.auto_settings import matches_auto_settings
@@ -59,7 +59,7 @@ def train(
     parameters = {"release": manifest.id, "since": since, "overrides": overrides}
     with open_run("train", lake, recipe or manifest.recipe, parameters) as run:
         former = named or resumable_production_model(run, manifest)
-        key = model_key(manifest, run.recipe) + (f"-since-{former['id']}" if former else "")
+        key = model_key(manifest, run.recipe) + (f"-since-{former.id}" if former else "")
         model = find_model_by_key(run.lake, key)
         if model is not None:
             run.say(f"  skipped: {model} was trained on {manifest.id} with this recipe already")
@@ -81,23 +81,23 @@ def evaluate(
     evaluated on the same release and log are comparable.
     """
     row = read_model(Lake(lake), model)
-    manifest = read_release(Lake(lake), release or row["release"])
+    manifest = read_release(Lake(lake), release or row.release)
     _require_fit(Lake(lake), manifest, row, "evaluate it on a release with a cutoff no earlier")
     with open_run("evaluate", lake, recipe or manifest.recipe, {"model": model, "release": manifest.id}) as run:
         return run.done(model=model, evaluation=evaluate_model(run, manifest, model))
 
 
-def _trained(run: Run, manifest: Manifest, key: str, former: dict[str, Any] | None, asked: bool) -> str:
+def _trained(run: Run, manifest: Manifest, key: str, former: Model | None, asked: bool) -> str:
     """Train and return the model's id, or that of `former` if it has nothing new to learn and was not `asked` for.
 
     Raise NothingToTrainOn if there is nothing to learn otherwise.
     """
     from flows.steps.training import sequences, train_model
 
-    nothing_new = former and f"{manifest.id} sees no event to predict that {former['id']} has not learnt from"
+    nothing_new = former and f"{manifest.id} sees no event to predict that {former.id} has not learnt from"
     if former and not asked and not _news(run.lake, manifest, former):
         run.say(f"  skipped: {nothing_new}")
-        return str(former["id"])
+        return former.id
     run.record.begin()
     source = sequences(run, manifest, open_trie(run.lake, manifest), former)
     negative = run.recipe.train.negative_events
@@ -105,7 +105,7 @@ def _trained(run: Run, manifest: Manifest, key: str, former: dict[str, Any] | No
         return train_model(run, manifest, key, source, former)
     if former and not asked:
         run.say(f"  skipped: {nothing_new}")
-        return str(former["id"])
+        return former.id
     if former:
         raise NothingToTrainOn(f"{nothing_new}: leave --since out")
     raise NothingToTrainOn(
@@ -115,22 +115,22 @@ def _trained(run: Run, manifest: Manifest, key: str, former: dict[str, Any] | No
     )
 
 
-def _require_fit(lake: Lake, manifest: Manifest, row: dict[str, Any], remedy: str) -> None:
+def _require_fit(lake: Lake, manifest: Manifest, row: Model, remedy: str) -> None:
     """Raise VocabularyMismatch if a model has another vocabulary than a release.
 
     Raise LearntWhatIsHeldOut if it has learnt from events that the release holds out.
     """
-    if row["vocabulary"] != manifest.codebook.vocabulary:
-        raise VocabularyMismatch(row["id"], row["vocabulary"], manifest.codebook.vocabulary)
-    cutoff = read_release(lake, row["release"]).cutoff
+    if row.vocabulary != manifest.codebook.vocabulary:
+        raise VocabularyMismatch(row.id, row.vocabulary, manifest.codebook.vocabulary)
+    cutoff = read_release(lake, row.release).cutoff
     if cutoff > manifest.cutoff:
         raise LearntWhatIsHeldOut(
-            f"{manifest.id} holds out events from {manifest.cutoff.isoformat()} on, and {row['id']} has learnt from "
+            f"{manifest.id} holds out events from {manifest.cutoff.isoformat()} on, and {row.id} has learnt from "
             f"those before {cutoff.isoformat()}: {remedy}"
         )
 
 
-def resumable_production_model(run: Run, manifest: Manifest) -> dict[str, Any] | None:
+def resumable_production_model(run: Run, manifest: Manifest) -> Model | None:
     """Return the row of production's model if `train.since_production` is set and training can start from it.
 
     It must have the release's vocabulary and the recipe's shape, and have learnt from no event that the release holds
@@ -140,13 +140,13 @@ def resumable_production_model(run: Run, manifest: Manifest) -> dict[str, Any] |
     if not run.recipe.train.since_production or current is None or current.model is None:
         return None
     row = read_model(run.lake, current.model)
-    spec = GeneratorSpec.model_validate({"constrained": False, **row["card"]["identity"]["spec"]})
-    speaks = row["vocabulary"] == manifest.codebook.vocabulary
-    before = read_release(run.lake, row["release"]).cutoff <= manifest.cutoff
+    spec = GeneratorSpec.model_validate({"constrained": False, **row.card.identity["spec"]})
+    speaks = row.vocabulary == manifest.codebook.vocabulary
+    before = read_release(run.lake, row.release).cutoff <= manifest.cutoff
     return row if speaks and before and matches_auto_settings(run.recipe.generator, spec) else None
 
 
-def _news(lake: Lake, manifest: Manifest, former: dict[str, Any]) -> bool:
+def _news(lake: Lake, manifest: Manifest, former: Model) -> bool:
     """Return whether a release may see an event that a model has not learnt from."""
     from flows.steps.training import learnt_by
 
@@ -179,7 +179,7 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
         return key
     trie = open_trie(run.lake, manifest)
     row = read_model(run.lake, model)
-    spec = GeneratorSpec.model_validate(row["card"]["identity"]["spec"])
+    spec = GeneratorSpec.model_validate(row.card.identity["spec"])
     held_out = evaluation_cases(run.lake, LogSlice.of(manifest), trie, version, negative, spec)
     if held_out is None:
         run.say(f"  not evaluated: the log holds no event at or after the cutoff {manifest.cutoff.isoformat()}")

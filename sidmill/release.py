@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from storage.lake import Lake
 from storage.releases.manifest import Manifest
+from storage.releases.models import Model
 from tokenizer.trie.trie import Trie
 
 if TYPE_CHECKING:
@@ -19,12 +20,12 @@ def open_trie(lake: Lake, manifest: Manifest) -> Trie:
     return Trie.open(lake.blobs.local_path(manifest.trie.sha256))
 
 
-def load_model(lake: Lake, row: dict[str, Any], vocabulary: str) -> Generator:
+def load_model(lake: Lake, row: Model, vocabulary: str) -> Generator:
     """The generator of a row of `models`, in evaluation mode. Raises VocabularyMismatch unless it has `vocabulary`."""
     from learning.checkpoint import RECORD, WEIGHTS
     from training.models.saved import load_generator
 
     with TemporaryDirectory() as folder:
-        (Path(folder) / WEIGHTS).write_bytes(lake.blobs.get(row["weights"]))
-        (Path(folder) / RECORD).write_bytes(lake.blobs.get(row["card"]["record_blob"]))
+        (Path(folder) / WEIGHTS).write_bytes(lake.blobs.get(row.weights))
+        (Path(folder) / RECORD).write_bytes(lake.blobs.get(row.card.record_blob or ""))
         return load_generator(Path(folder), vocabulary)[0]

@@ -8,7 +8,7 @@ import pyarrow as pa
 from storage.commit import Provenance, append
 from storage.lake import Lake
 from storage.releases.manifest import Gate, Manifest
-from storage.releases.models import record_model
+from storage.releases.models import ModelCard, record_model
 from storage.releases.releases import record_release
 from storage.schemas import SIDS
 
@@ -18,7 +18,7 @@ CUTOFF = TIME + timedelta(days=2)
 
 
 def model(lake: Lake, key: str, release: str, vocabulary: str) -> str:
-    return record_model(lake, key, release, vocabulary, lake.blobs.put(b"weights"), {}, WHO)
+    return record_model(lake, key, release, vocabulary, lake.blobs.put(b"weights"), ModelCard(), WHO)
 
 
 def sids(lake: Lake, codebook: str, assignment: str) -> None:

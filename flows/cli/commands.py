@@ -112,7 +112,7 @@ def run_evaluate(options: Options) -> None:
         raise LakeNotFound(
             "production has no model; train one with `sidmill run train`, or name one: `sidmill run evaluate MODEL`."
         )
-    release = options.release or read_model(lake, model)["release"]
+    release = options.release or read_model(lake, model).release
     recipe = _whole_recipe(options, read_release(lake, release).recipe)
     _starting()
     from flows.train import evaluate

@@ -19,6 +19,7 @@ from flows.runtime.terminal import printable, say
 from infra.addresses import hidden
 from plugins.registry import Member
 from storage.reasons import remedy
+from storage.releases.models import Evaluation
 from storage.releases.releases import Published
 from storage.runs import RunSummary
 
@@ -198,14 +199,14 @@ def release(value: Record, as_json: bool) -> None:
     record(value, as_json)
 
 
-def evaluation(found: Record | None, as_json: bool) -> None:
+def evaluation(found: Evaluation | None, as_json: bool) -> None:
     """Print a stored evaluation: recall, NDCG and MRR with intervals, prefixes, list figures, buckets."""
     if as_json:
-        _print_json(found)
+        _print_json(asdict(found) if found else None)
     elif found:
-        say(f"{found['model']} on {found['release']}, evaluated {found['at']:%Y-%m-%d %H:%M} UTC")
-        say(f"  {found['result']['protocol']}")
-        show_evaluation(say, found["result"])
+        say(f"{found.model} on {found.release}, evaluated {found.at:%Y-%m-%d %H:%M} UTC")
+        say(f"  {found.result['protocol']}")
+        show_evaluation(say, found.result)
 
 
 def explanation(value: Record, as_json: bool) -> None:

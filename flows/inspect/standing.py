@@ -6,7 +6,7 @@ from typing import Any
 
 from flows.inspect.evaluation_tables import VERDICTS
 from storage.lake import Lake
-from storage.releases.models import models
+from storage.releases.models import Model, models
 from storage.releases.pointers import Pointer, pointer_history
 from storage.releases.publishing import hold_of
 from storage.releases.releases import PRODUCTION, read_release
@@ -93,7 +93,7 @@ def _production(lake: Lake, history: list[Pointer], now: datetime) -> dict[str, 
         if move.value["release"] != value["release"]:
             break
         came = move.at or came
-    model = next((row for row in models(lake) if row["id"] == value["model"]), None)
+    model = next((each for each in models(lake) if each.id == value["model"]), None)
     return {
         "release": value["release"],
         "model": value["model"],
@@ -104,14 +104,14 @@ def _production(lake: Lake, history: list[Pointer], now: datetime) -> dict[str, 
     }
 
 
-def _evaluation(model: dict[str, Any]) -> dict[str, Any] | None:
+def _evaluation(model: Model) -> dict[str, Any] | None:
     """Return the main figures of a model's newest evaluation."""
-    result = model["evaluation"]
+    result = model.evaluation
     if not result:
         return None
     figures = {name: result["generator"][name] for name in HEADLINE if name in result["generator"]}
     against = {name: found["verdict"] for name, found in sorted(result.get("against", {}).items())}
-    return {"release": model["evaluated_on"], "cases": result["cases"], **figures, "against": against}
+    return {"release": model.evaluated_on, "cases": result["cases"], **figures, "against": against}
 
 
 def _production_line(production: dict[str, Any] | None) -> str:

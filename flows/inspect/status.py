@@ -12,7 +12,7 @@ from storage.quarantine import by_reason, open_rows
 from storage.reasons import IMAGES, ITEMS, Reason, remedy
 from storage.releases.catalogue import catalogue
 from storage.releases.manifest import Manifest
-from storage.releases.models import models, models_of, read_model
+from storage.releases.models import Model, models, models_of, read_model
 from storage.releases.pointers import pointer_history
 from storage.releases.releases import PRODUCTION, published, releases
 from storage.schemas import TABLES
@@ -95,7 +95,7 @@ def release_status(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def models_shown(lake: Lake, manifest: Manifest) -> list[dict[str, Any]]:
+def models_shown(lake: Lake, manifest: Manifest) -> list[Model]:
     """Return the model last published with a release, then those trained or evaluated on it.
 
     A night's release is published with a model of an earlier release, whose newest evaluation may be on that one.
@@ -103,20 +103,20 @@ def models_shown(lake: Lake, manifest: Manifest) -> list[dict[str, Any]]:
     own = models_of(lake, manifest.id)
     moves = [move.value for move in pointer_history(lake, PRODUCTION)[1:]]
     served = next((move["model"] for move in reversed(moves) if move["release"] == manifest.id), None)
-    first = [row for row in own if row["id"] == served] or ([read_model(lake, served)] if served else [])
-    return first + [row for row in own if row["id"] != served]
+    first = [row for row in own if row.id == served] or ([read_model(lake, served)] if served else [])
+    return first + [row for row in own if row.id != served]
 
 
-def model_status(row: dict[str, Any]) -> dict[str, Any]:
+def model_status(row: Model) -> dict[str, Any]:
     """Return the status record of a model; `metrics` are the main figures of its `evaluation`."""
-    evaluation = row["evaluation"] or {}
+    evaluation = row.evaluation or {}
     generator = evaluation.get("generator", {})
     return {
-        "id": row["id"],
-        "release": row["release"],
-        "vocabulary": row["vocabulary"],
-        "weights": row["weights"],
+        "id": row.id,
+        "release": row.release,
+        "vocabulary": row.vocabulary,
+        "weights": row.weights,
         "metrics": {name: generator[name] for name in HEADLINE if name in generator},
-        "evaluated_on": row["evaluated_on"],
+        "evaluated_on": row.evaluated_on,
         "evaluation": evaluation,
     }

@@ -84,9 +84,9 @@ def _blobs(lake: Lake, known: list[Manifest]) -> Iterator[Finding]:
         for what, digest in pinned_blobs(manifest):
             named.setdefault(digest, (manifest.id, what))
         yield manifest.id, f"codebook {manifest.codebook.id}", first_fault(_check_codebook, lake, manifest)
-    for row in models(lake):
-        for what, digest in model_blobs(lake, row["id"]):
-            named.setdefault(digest, (row["id"], what))
+    for model in models(lake):
+        for what, digest in model_blobs(lake, model.id):
+            named.setdefault(digest, (model.id, what))
     for row in lake.read("items", columns=["item_id", "images"]).to_pylist() if lake.exists("items") else []:
         for digest in row["images"]:
             named.setdefault(digest, (f"item {row['item_id']}", f"picture {digest[:12]}"))

@@ -20,6 +20,7 @@ from storage.lake import Lake
 from storage.quarantine import by_reason, open_rows
 from storage.reasons import remedy
 from storage.releases.manifest import Manifest
+from storage.releases.models import Model
 from storage.releases.pointers import pointer_history
 from storage.releases.releases import PRODUCTION, published, read_release, releases
 from storage.runs import RunSummary, runs
@@ -52,7 +53,7 @@ def _plain(value: Any) -> Any:
 def collect(lake: Lake, manifest: Manifest) -> dict[str, Any]:
     """Return all content of the page, from the lake alone."""
     shown = models_shown(lake, manifest)
-    trained = [model for model in shown if model["release"] == manifest.id]
+    trained = [model for model in shown if model.release == manifest.id]
     known_runs = {run.run: run for run in runs(lake)}
     line = _lineage(lake, manifest)
     codebook = Codebook.from_bytes(lake.blobs.get(manifest.codebook.blob))
@@ -108,23 +109,23 @@ def _newest_refused(lake: Lake) -> list[dict[str, Any]]:
     return open_rows(lake).sort("at", descending=True).head(20).to_dicts()
 
 
-def _model(model: dict[str, Any]) -> dict[str, Any]:
-    history = model["card"]["history"]
+def _model(model: Model) -> dict[str, Any]:
+    history = model.card.history
     return {
-        "id": model["id"],
-        "release": model["release"],
-        "evaluated_on": model["evaluated_on"],
+        "id": model.id,
+        "release": model.release,
+        "evaluated_on": model.evaluated_on,
         "chart": line_chart([row["loss"] for row in history], "training loss") if history else "",
-        "evaluation": model["evaluation"],
-        "cases": setting_text_with_targets(model["evaluation"]) if model["evaluation"] else "",
-        "tables": evaluation_tables(model["evaluation"] or {}),
+        "evaluation": model.evaluation,
+        "cases": setting_text_with_targets(model.evaluation) if model.evaluation else "",
+        "tables": evaluation_tables(model.evaluation or {}),
     }
 
 
-def _timings(line: list[Manifest], trained: list[dict[str, Any]], known: dict[str, RunSummary]) -> list[dict[str, Any]]:
+def _timings(line: list[Manifest], trained: list[Model], known: dict[str, RunSummary]) -> list[dict[str, Any]]:
     """Return stages with seconds and rows of the runs that made the release, those it extends, and its models."""
     made = [manifest.run for manifest in reversed(line)]
-    wanted = dict.fromkeys([*made, *(model["run"] for model in trained)])
+    wanted = dict.fromkeys([*made, *(model.run for model in trained)])
     return [{"run": run, "kind": known[run].kind, "stages": known[run].stages} for run in wanted if run in known]
 
 

@@ -85,7 +85,7 @@ def publish_model(run: Run, manifest: Manifest, model: str) -> bool:
 
 
 def _judged(run: Run, manifest: Manifest, model: str) -> ModelVerdict:
-    found = next((row["evaluation"] for row in models_of(run.lake, manifest.id) if row["id"] == model), None)
+    found = next((each.evaluation for each in models_of(run.lake, manifest.id) if each.id == model), None)
     return judge_model(model, manifest.id, found, run.recipe.gates.model_against_baselines.severity)
 
 

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from copy import copy
 from functools import partial
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -26,7 +25,7 @@ from storage.errors import LakeNotFound
 from storage.lake import Lake
 from storage.releases.catalogue import deleted_items, segments
 from storage.releases.manifest import Manifest
-from storage.releases.models import record_model
+from storage.releases.models import Model, ModelCard, record_model
 from storage.releases.releases import read_release
 from tokenizer.trie.masks import TrieMasks
 from tokenizer.trie.trie import Trie
@@ -49,14 +48,14 @@ ALIGN = "-align"
 """Suffix of the name of the alignment run of a training."""
 
 
-def learnt_by(lake: Lake, model: dict[str, Any]) -> TrainedSlice:
+def learnt_by(lake: Lake, model: Model) -> TrainedSlice:
     """Return the data that the model of a row has learnt from, also through its former models."""
-    manifest = read_release(lake, model["release"])
+    manifest = read_release(lake, model.release)
     return TrainedSlice(LogSlice.of(manifest), open_trie(lake, manifest).item_ids)
 
 
 @step
-def sequences(run: Run, manifest: Manifest, trie: Trie, former: dict[str, Any] | None) -> str:
+def sequences(run: Run, manifest: Manifest, trie: Trie, former: Model | None) -> str:
     """Write the release's log before its cutoff, joined with its SIDs, in user buckets; return the name for them.
 
     Events that the `former` model has learnt from are marked.
@@ -65,7 +64,7 @@ def sequences(run: Run, manifest: Manifest, trie: Trie, former: dict[str, Any] |
     learnt = learnt_by(run.lake, former) if former else None
     buckets = sequence_buckets(run.lake, log, run.recipe.sequences)
     # The bucket of a user depends on the number of buckets.
-    source = f"{manifest.id}-in-{buckets}" + (f"-since-{former['id']}" if former else "")
+    source = f"{manifest.id}-in-{buckets}" + (f"-since-{former.id}" if former else "")
     with run.stage("sequences") as view:
         counts = build_sequences(
             run.lake,
@@ -86,7 +85,7 @@ def sequences(run: Run, manifest: Manifest, trie: Trie, former: dict[str, Any] |
 
 
 @step
-def train_model(run: Run, manifest: Manifest, key: str, source: str, former: dict[str, Any] | None) -> str:
+def train_model(run: Run, manifest: Manifest, key: str, source: str, former: Model | None) -> str:
     """Train on Ray Train, store weights and card by hash, and record the model."""
     recipe = run.recipe
     buckets = sequence_buckets(run.lake, LogSlice.of(manifest), recipe.sequences)
@@ -124,8 +123,8 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, former: dic
             run.record.stage("train", {"diverged_on": error.event_ids})
             raise
         weights = run.lake.blobs.put((result.checkpoint_dir / WEIGHTS).read_bytes())
-        card = json.loads((result.checkpoint_dir / RECORD).read_text())
-        card["record_blob"] = run.lake.blobs.put((result.checkpoint_dir / RECORD).read_bytes())
+        record = (result.checkpoint_dir / RECORD).read_bytes()
+        card = ModelCard(**{**json.loads(record), "record_blob": run.lake.blobs.put(record)})
         last = result.history[-1]
         view.note(
             f"{settings.workers} workers, {settings.epochs} epochs, loss {last['loss']:.3f}",
@@ -140,7 +139,7 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, former: dic
 
 
 def _settings(
-    run: Run, manifest: Manifest, source: str, buckets: int, former: dict[str, Any] | None
+    run: Run, manifest: Manifest, source: str, buckets: int, former: Model | None
 ) -> tuple[GeneratorSpec, TrainSpec]:
     """Resolve the sections [generator] and [train] for the size of a release; show the resolved "auto" settings.
 
@@ -153,10 +152,10 @@ def _settings(
     scale = Scale(manifest.items, len(manifest.codebook.sizes), windows, predicted)
     generator, settings = generator_spec(sections[0], scale), train_spec(sections[1], scale)
     if former is not None:
-        generator = GeneratorSpec.model_validate({"constrained": False, **former["card"]["identity"]["spec"]})
+        generator = GeneratorSpec.model_validate({"constrained": False, **former.card.identity["spec"]})
         if not matches_auto_settings(sections[0], generator):
             raise CheckpointMismatch(
-                f"{former['id']} has another [generator] than the recipe: leave that section as it was to go on from it"
+                f"{former.id} has another [generator] than the recipe: leave that section as it was to go on from it"
             )
     auto = {**resolved_auto_settings(sections[0], generator), **resolved_auto_settings(sections[1], settings)}
     if auto:
@@ -201,7 +200,7 @@ def _encoded(lake: Lake, manifest: Manifest) -> pl.DataFrame:
     return both
 
 
-def _weights(lake: Lake, former: dict[str, Any], vocabulary: str) -> Arrays:
+def _weights(lake: Lake, former: Model, vocabulary: str) -> Arrays:
     """Return the weights of a former model."""
     model = load_model(lake, former, vocabulary)
     return {name: weight.numpy() for name, weight in model.state_dict().items()}

@@ -63,9 +63,9 @@ def pinned_blobs(manifest: Manifest) -> Iterator[tuple[str, str]]:
 def model_blobs(lake: Lake, model: str) -> Iterator[tuple[str, str]]:
     """Yield (description, sha256) of the blobs that a model names."""
     row = read_model(lake, model)
-    yield f"weights of {model}", row["weights"]
-    if "record_blob" in row["card"]:
-        yield f"record of {model}", row["card"]["record_blob"]
+    yield f"weights of {model}", row.weights
+    if row.card.record_blob is not None:
+        yield f"record of {model}", row.card.record_blob
 
 
 def check_file(lake: Lake, pinned: Pinned) -> None:

@@ -1,20 +1,67 @@
 """Generators in the lake: weights by hash, the vocabulary they speak, their card, and their evaluations."""
 
 import json
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+from pydantic import BaseModel, ConfigDict, Field
 
 from storage.commit import Provenance, append, swap
 from storage.errors import LakeNotFound
 from storage.lake import Lake
 from storage.schemas import EVALUATIONS, MODELS
 
+Result = dict[str, Any]
+"""Figures of an evaluation, as `training.evaluation.evaluate.evaluate` gives them."""
+
+
+class ModelCard(BaseModel):
+    """How a model was trained: the record of its last checkpoint.
+
+    `identity` says what was trained on what, `history` has a row an epoch, `record_blob` is the hash of the record's
+    file. Fields of records that later versions write are kept.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    identity: dict[str, Any] = Field(default_factory=dict)
+    history: list[dict[str, Any]] = Field(default_factory=list)
+    record_blob: str | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model, with its newest `evaluation` and the release that it was `evaluated_on`."""
+
+    id: str
+    key: str
+    release: str
+    vocabulary: str
+    weights: str
+    card: ModelCard
+    at: datetime
+    run: str
+    evaluation: Result | None = None
+    evaluated_on: str | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of a model on a release."""
+
+    key: str
+    model: str
+    release: str
+    result: Result
+    at: datetime
+    run: str
+
 
 def record_model(
-    lake: Lake, key: str, release: str, vocabulary: str, weights: str, card: dict[str, Any], provenance: Provenance
+    lake: Lake, key: str, release: str, vocabulary: str, weights: str, card: ModelCard, provenance: Provenance
 ) -> str:
     """Record a trained model under the next free id (`m-000001`, ...), or return the one made with `key`."""
 
@@ -27,7 +74,7 @@ def record_model(
             "release": release,
             "vocabulary": vocabulary,
             "weights": weights,
-            "card": json.dumps(card, sort_keys=True),
+            "card": json.dumps(card.model_dump(mode="json", exclude_unset=True), sort_keys=True),
             "at": datetime.now(UTC),
             "run": provenance.run,
         }
@@ -37,34 +84,38 @@ def record_model(
     return next(str(row["id"]) for row in rows.to_pylist() if row["key"] == key)
 
 
-def models(lake: Lake) -> list[dict[str, Any]]:
+def models(lake: Lake) -> list[Model]:
     """Return all models, oldest first, with the result of their newest `evaluation` and its release `evaluated_on`."""
-    newest = {row["model"]: {"evaluation": row["result"], "evaluated_on": row["release"]} for row in evaluations(lake)}
-    never = {"evaluation": None, "evaluated_on": None}
-    return [
-        {**row, "card": json.loads(row["card"]), **newest.get(row["id"], never)}
+    newest = {each.model: each for each in evaluations(lake)}
+    known = [
+        Model(**{**row, "card": ModelCard.model_validate_json(row["card"])})
         for row in lake.read("models").sort_by("id").to_pylist()
     ]
+    return [_evaluated(model, newest.get(model.id)) for model in known]
 
 
-def models_of(lake: Lake, release: str) -> list[dict[str, Any]]:
+def _evaluated(model: Model, found: Evaluation | None) -> Model:
+    return replace(model, evaluation=found.result if found else None, evaluated_on=found.release if found else None)
+
+
+def models_of(lake: Lake, release: str) -> list[Model]:
     """Return the models trained or evaluated on a release, oldest first, with their newest `evaluation` on it."""
-    newest = {row["model"]: row["result"] for row in evaluations(lake) if row["release"] == release}
+    newest = {each.model: each for each in evaluations(lake) if each.release == release}
     return [
-        {**row, "evaluation": newest.get(row["id"]), "evaluated_on": release if row["id"] in newest else None}
-        for row in models(lake)
-        if row["release"] == release or row["id"] in newest
+        _evaluated(model, newest.get(model.id))
+        for model in models(lake)
+        if model.release == release or model.id in newest
     ]
 
 
-def read_model(lake: Lake, model: str) -> dict[str, Any]:
+def read_model(lake: Lake, model: str) -> Model:
     """Return one model by id; LakeNotFound lists the existing ones."""
     known = models(lake)
-    for row in known:
-        if row["id"] == model:
-            return row
+    for each in known:
+        if each.id == model:
+            return each
     raise LakeNotFound(
-        f"the lake {lake.uri} has no model {model!r}; models: {', '.join(row['id'] for row in known) or 'none'}."
+        f"the lake {lake.uri} has no model {model!r}; models: {', '.join(each.id for each in known) or 'none'}."
     )
 
 
@@ -80,13 +131,11 @@ def newest_model(lake: Lake, release: str, worse_too: bool = True) -> str | None
     """
     rows = lake.read("models", columns=["id"], where=ds.field("release") == release).column("id").to_pylist()
     if rows and not worse_too:
-        rows = [
-            row["id"] for row in models_of(lake, release) if row["id"] in rows and not worse_than(row["evaluation"])
-        ]
+        rows = [model.id for model in models_of(lake, release) if model.id in rows and not worse_than(model.evaluation)]
     return max(rows, default=None)
 
 
-def worse_than(evaluation: dict[str, Any] | None) -> list[str]:
+def worse_than(evaluation: Result | None) -> list[str]:
     """Return the baselines that a generator is worse than, beyond the interval of the difference."""
     against = (evaluation or {}).get("against", {})
     return sorted(name for name, found in against.items() if found["verdict"] == "is worse")
@@ -94,12 +143,10 @@ def worse_than(evaluation: dict[str, Any] | None) -> list[str]:
 
 def model_vocabulary(lake: Lake, model: str) -> str:
     """Return the hash of a model's vocabulary."""
-    return str(read_model(lake, model)["vocabulary"])
+    return read_model(lake, model).vocabulary
 
 
-def record_evaluation(
-    lake: Lake, key: str, model: str, release: str, result: dict[str, Any], provenance: Provenance
-) -> bool:
+def record_evaluation(lake: Lake, key: str, model: str, release: str, result: Result, provenance: Provenance) -> bool:
     """Record an evaluation once per key; return True if it was new."""
     row = {
         "key": key,
@@ -113,7 +160,7 @@ def record_evaluation(
     return append(lake, "evaluations", rows, f"evaluation:{key}", provenance).written
 
 
-def evaluations(lake: Lake, key: str | None = None) -> list[dict[str, Any]]:
+def evaluations(lake: Lake, key: str | None = None) -> list[Evaluation]:
     """Return all evaluations, or that of a key; oldest first."""
     rows = lake.read("evaluations", where=None if key is None else ds.field("key") == key).sort_by("at").to_pylist()
-    return [{**row, "result": json.loads(row["result"])} for row in rows]
+    return [Evaluation(**{**row, "result": json.loads(row["result"])}) for row in rows]

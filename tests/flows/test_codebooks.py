@@ -174,10 +174,10 @@ def test_a_generator_says_the_token_too(tmp_path: Path, small: Path, recipe: Rec
     )
     train(lake.uri)
     (stored,) = evaluations(lake)
-    card = read_model(lake, stored["model"])["card"]
-    assert tuple(card["identity"]["sizes"]) == read_release(lake, "production").codebook.sizes
-    assert len(card["identity"]["sizes"]) == 3
-    result = stored["result"]
+    card = read_model(lake, stored.model).card
+    assert tuple(card.identity["sizes"]) == read_release(lake, "production").codebook.sizes
+    assert len(card.identity["sizes"]) == 3
+    result = stored.result
     assert result["targets_missing"] == 0 < result["cases"]
     assert result["generator"]["recall@20"] > result["popularity"]["recall@20"]
 
@@ -207,7 +207,7 @@ def test_items_may_share_sids_where_the_recipe_keeps_collisions(
     assert sharing["items"] == sum(sid == second["i0000"] for sid in second.values())
     train(lake.uri)
     (stored,) = evaluations(lake)
-    result = stored["result"]
+    result = stored.result
     assert result["cases"] > 0
     assert result["generator"]["raw"]["recall@5"] > result["generator"]["recall@5"] > 0
     assert result["item-knn"]["recall@10"] > result["popularity"]["recall@10"]
@@ -220,8 +220,8 @@ def test_items_may_share_sids_where_the_recipe_keeps_collisions(
         assert run_command([*command, "--lake", lake.uri]) == 0
         return capsys.readouterr().out
 
-    again = json.loads(told("run", "evaluate", stored["model"], "--json"))
-    assert (again["key"], again["result"]) == (stored["key"], result)
+    again = json.loads(told("run", "evaluate", stored.model, "--json"))
+    assert (again["key"], again["result"]) == (stored.key, result)
     assert len(evaluations(lake)) == 1
     shown, page = told("run", "evaluate"), tmp_path / "report.html"
     told("report", "--output", str(page))
@@ -240,21 +240,21 @@ def test_items_may_share_sids_where_the_recipe_keeps_collisions(
     ):
         diff = json.loads(told("release", "diff", before, after, "--json"))["evaluations"]
         assert diff["figures"]["recall@10"] == expected
-        assert diff["after"] == {"model": stored["model"], "cases": result["cases"]}
+        assert diff["after"] == {"model": stored.model, "cases": result["cases"]}
     assert re.search(rf"recall@10 +{recall:.4g}  ->  {recall:.4g}   \+0.0000", told("release", "diff", before, after))
 
     # The model can be asked about a later release too, and not about one that holds out what it knows.
     write_log(small / "later.csv", sorted(first), users=20, events=200, start=START + timedelta(days=60))
     nightly(lake.uri, None, [], [str(small / "later.csv")])
     later = json.loads(told("run", "evaluate", "--release", "production", "--json"))
-    assert (later["model"], later["release"]) == (stored["model"], "r-000003")
+    assert (later["model"], later["release"]) == (stored.model, "r-000003")
     assert later["result"]["seen_left_out"] is False
     cases = f"{later['result']['cases']:,} cases, seen items ranked too"
     assert f"(on r-000003, {cases})" in told("lake", "status")
     assert cases in told("run", "evaluate", "--release", "production")
     assert cases in told("release", "show", "production")
     assert run_command(["run", "evaluate", "--release", "r-000001", "--lake", lake.uri]) == 1
-    assert f"{stored['model']} has learnt from those before" in capsys.readouterr().err
+    assert f"{stored.model} has learnt from those before" in capsys.readouterr().err
 
 
 def test_training_reads_impressions_as_context_and_learns_clicks_alone(

@@ -113,7 +113,7 @@ def products(lake: Lake) -> dict[str, Any]:
         "tries": [each.trie.sha256 for each in made],
         "sids": sorted(lake.frame("sids").select("item_id", "codes").rows()),
         "sequences": sequences.sort("user_id", "event_time", "release").rows(),
-        "weights": [model["weights"] for model in models(lake)],
+        "weights": [model.weights for model in models(lake)],
     }
 
 

@@ -15,7 +15,7 @@ from flows.recipe import RecipeError, load_recipe
 from flows.runtime.run import open_run
 from flows.steps.publish import publish_model
 from storage.lake import Lake
-from storage.releases.models import record_evaluation, record_model
+from storage.releases.models import ModelCard, record_evaluation, record_model
 from storage.releases.releases import Published, published, read_release
 
 
@@ -38,7 +38,7 @@ def evaluated(lake: Lake, key: str, **verdict: str) -> str:
     """A recorded model of the first release, whose evaluation says so of each baseline."""
     manifest = read_release(lake, "r-000001")
     weights = lake.blobs.put(key.encode())
-    card = {"history": [], "identity": {}}
+    card = ModelCard.model_validate({"history": [], "identity": {}})
     model = record_model(lake, key, manifest.id, manifest.codebook.vocabulary, weights, card, WHO)
     if verdict:
         result = {"generator": row(0.05), "cases": 900, "targets_missing": 0, "targets_seen": 0, "protocol": "test"}

@@ -39,7 +39,7 @@ from storage.commit import Provenance
 from storage.errors import GateBlocked, QuarantineBudgetExceeded, StaleCandidate
 from storage.lake import Lake
 from storage.quarantine import by_reason
-from storage.releases.models import record_model
+from storage.releases.models import ModelCard, record_model
 from storage.releases.publishing import publish
 from storage.releases.releases import Published, published, read_release, releases
 from storage.runs import runs
@@ -229,7 +229,7 @@ def test_a_model_trained_for_a_backfill_is_published_with_it_and_the_training_sa
     other = {**recipe, "codebook": {"levels": [{"codes": 16}, {"codes": 16}]}}
     made = read_release(lake, backfill(lake.uri, other)["release"])
     shape = generator_spec(Settings.model_validate(recipe).generator, Scale(40, 3, 10, 100))
-    card = {"identity": {"spec": shape.model_dump(mode="json")}}
+    card = ModelCard.model_validate({"identity": {"spec": shape.model_dump(mode="json")}})
     weights = lake.blobs.put(b"weights")
     model = record_model(lake, "key", made.id, made.codebook.vocabulary, weights, card, Provenance("test", ""))
     capsys.readouterr()
@@ -262,7 +262,7 @@ def test_a_model_trained_for_a_backfill_is_published_with_it_and_the_training_sa
     ):
         with open_run("train", lake.uri, settings, {}) as run:
             former = resumable_production_model(run, read_release(lake, release))
-        assert (former is not None and former["id"] == model) == going
+        assert (former is not None and former.id == model) == going
     same = {
         **going_on,
         "train": {**going_on["train"], "workers": 1, "cpus_per_worker": 2, "checkpoint_steps": 7},  # type: ignore[dict-item]

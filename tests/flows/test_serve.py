@@ -93,8 +93,8 @@ def test_a_night_runs_by_schedule_and_its_release_starts_a_training_that_goes_on
     assert wait_for(lambda: published(lake).release == "r-000002", 300)  # type: ignore[union-attr]
     assert wait_for(lambda: published(lake).model == "m-000002", 400)  # type: ignore[union-attr]
     first, second = models(lake)
-    assert (first["card"]["identity"]["start"], second["release"]) == (None, "r-000002")
-    assert second["card"]["identity"]["start"] is not None
+    assert (first.card.identity["start"], second.release) == (None, "r-000002")
+    assert second.card.identity["start"] is not None
     states = {run.kind: run.state for run in runs(lake)}
     assert states["nightly"] == "finished"
     found = httpx.post(f"{api}/flow_runs/filter", json={"flows": {"name": {"any_": ["train"]}}}, auth=AUTH).json()

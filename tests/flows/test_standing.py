@@ -19,7 +19,7 @@ from storage.commit import Provenance
 from storage.errors import QuarantineBudgetExceeded
 from storage.lake import Lake
 from storage.releases.manifest import Manifest
-from storage.releases.models import record_evaluation, record_model
+from storage.releases.models import ModelCard, record_evaluation, record_model
 from storage.releases.publishing import hold, publish
 from storage.releases.releases import read_release
 from storage.runs import RunRecord
@@ -39,7 +39,7 @@ def row(recall: float) -> dict[str, Any]:
 
 def with_model(lake: Lake, manifest: Manifest, key: str = "one") -> str:
     """A model of a release that is recorded and evaluated."""
-    card = {"history": [{"epoch": 0, "loss": 2.0}, {"epoch": 1, "loss": 1.0}], "identity": {}}
+    card = ModelCard.model_validate({"history": [{"epoch": 0, "loss": 2.0}, {"epoch": 1, "loss": 1.0}], "identity": {}})
     model = record_model(lake, key, manifest.id, manifest.codebook.vocabulary, lake.blobs.put(key.encode()), card, WHO)
     result = {
         "generator": row(0.0625),

@@ -65,26 +65,26 @@ def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_n
     assert "align" not in stages
     assert [epoch["targets"] for epoch in stages["train"]["history"]] == [3 * rows["fresh"].sum()] * 2
     first, second, _ = models(lake)
-    assert second["card"]["identity"]["start"] is not None
-    assert second["release"] == night.id != first["release"]
+    assert second.card.identity["start"] is not None
+    assert second.release == night.id != first.release
     again = train(lake.uri, since="m-000001")
-    assert again["model"] == second["id"]
+    assert again["model"] == second.id
     assert len(models(lake)) == 3
 
     with pytest.raises(NothingToTrainOn, match="leave --since out"):
-        train(lake.uri, {**recipe, "sequences": {"buckets": 3}}, since=second["id"])
+        train(lake.uri, {**recipe, "sequences": {"buckets": 3}}, since=second.id)
     other = {**recipe, "generator": {**recipe["generator"], "dim": 64}}  # type: ignore[dict-item]
     with pytest.raises(CheckpointMismatch, match="another \\[generator\\]"):
         train(lake.uri, other, since="m-000001")
 
     # A release with an earlier cutoff holds out what the model has learnt from.
     before = len(runs(lake))
-    with pytest.raises(LearntWhatIsHeldOut, match=f"{first['release']} holds out events from .* leave --since out"):
-        train(lake.uri, release=first["release"], since=second["id"])
+    with pytest.raises(LearntWhatIsHeldOut, match=f"{first.release} holds out events from .* leave --since out"):
+        train(lake.uri, release=first.release, since=second.id)
     assert len(runs(lake)) == before, "what is asked for wrongly is refused before a run begins"
     going_on = {**recipe, "train": {**recipe["train"], "since_production": True}}  # type: ignore[dict-item]
     with open_run("train", lake.uri, going_on, {}) as run:
-        assert resumable_production_model(run, read_release(lake, first["release"])) is None
+        assert resumable_production_model(run, read_release(lake, first.release)) is None
 
     # By the recipe alone, without an event that production has not learnt from, its model stays.
     assert train(lake.uri, going_on)["model"] == published(lake).model  # type: ignore[union-attr]
@@ -130,6 +130,6 @@ def test_a_training_whose_process_was_killed_goes_on_with_other_workers_and_anot
     stages = {stage["name"]: stage for stage in runs(lake)[-1].stages}
     assert stages["train"]["history"][:3] == list(before), "these epochs were not trained again"
     assert len(stages["train"]["history"]) == 12
-    assert model["card"]["identity"]["recipe"] == Settings.model_validate(changed).model_hash
+    assert model.card.identity["recipe"] == Settings.model_validate(changed).model_hash
     assert not list(training.iterdir()), "what a training needs to go on is gone once its model is recorded"
-    assert train(lake.uri, recipe)["model"] == model["id"]
+    assert train(lake.uri, recipe)["model"] == model.id

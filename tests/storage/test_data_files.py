@@ -30,7 +30,7 @@ from storage.lake import Lake
 from storage.releases import integrity
 from storage.releases.integrity import adopt_all, check_pinned, checksums, first_fault, pinned_blobs, pinned_files
 from storage.releases.manifest import Manifest
-from storage.releases.models import record_model
+from storage.releases.models import ModelCard, record_model
 from storage.releases.publishing import publish
 from storage.releases.releases import published
 from storage.schemas import SIDS, VECTORS
@@ -542,7 +542,7 @@ def test_each_blob_that_a_release_and_its_model_name_is_looked_at_before_they_ar
     changes: dict[str, Any] = {"fusion_blob": blobs["fusion"], "encoders": encoders}
     made = candidate(lake, "one", ["a"], manifest={**changes, "codebook": book})
     assert len(list(pinned_blobs(made))) == 4
-    card = {"record_blob": blobs["record"]}
+    card = ModelCard.model_validate({"record_blob": blobs["record"]})
     trained = record_model(lake, "m", made.id, "v-c1", lake.blobs.put(b"weights"), card, WHO)
     place = Path(lake.blobs.location(which(lake, made)))
     whole = place.read_bytes()

@@ -184,11 +184,10 @@ def test_a_release_shows_what_was_found_on_it_and_not_on_another(tmp_path: Path)
     for key, release, cases in (("first", one.id, 1), ("again", one.id, 2), ("other", two.id, 3)):
         record_evaluation(lake, key, trained, release, {"cases": cases}, WHO)
     found = {
-        release: [(row["id"], row["evaluation"]["cases"]) for row in models_of(lake, release)]
-        for release in (one.id, two.id)
+        release: [(row.id, row.evaluation["cases"]) for row in models_of(lake, release)] for release in (one.id, two.id)
     }
     assert found == {one.id: [(trained, 2)], two.id: [(trained, 3)]}
-    assert models(lake)[0]["evaluation"] == {"cases": 3}
+    assert models(lake)[0].evaluation == {"cases": 3}
 
 
 def test_a_tight_loop_reader_sees_no_mix_during_100_publishes(tmp_path: Path) -> None:
