@@ -157,7 +157,7 @@ def _metrics(
     parent: Manifest | None,
     versions: dict[str, int],
 ) -> dict[str, Any]:
-    """Return the metrics for gates and report. The encoding error covers all items assigned so far."""
+    """Return the metrics for gates and report. The encoding error covers the items of the parent and the new ones."""
     before = parent.metrics if parent is not None and parent.codebook.id == basis.codebook.id else {}
     new = assigned.errors
     total = Errors(
