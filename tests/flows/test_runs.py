@@ -27,7 +27,7 @@ from flows.inspect.explain import explain_item
 from flows.inspect.verify import verify
 from flows.nightly import nightly
 from flows.recipe import Recipe as Settings
-from flows.report.samples import looks
+from flows.report.samples import sample_views
 from flows.runtime.run import open_run
 from flows.snapshot import Snapshot, added_events, take_snapshot
 from flows.steps.publish import publish_model
@@ -169,7 +169,7 @@ def test_attributes_and_places_are_modalities_like_the_others(
     assert by_reason(lake) == {"encoder_failed": 1}
     fusion = Fusion.from_bytes(lake.blobs.get(read_release(lake, "production").fusion_blob))
     assert fusion.modalities == ["attributes", "collaborative", "coordinates", "text"]
-    seen = looks(lake, read_release(lake, "production"), open_trie(lake, read_release(lake, "production")))
+    seen = sample_views(lake, read_release(lake, "production"), open_trie(lake, read_release(lake, "production")))
     assert seen["sampled"] == len(seen["points"]) == 40
     first = [strip[0] for strip in seen["strips"]]
     assert len({each["item"] for each in first}) == len(first) == 6

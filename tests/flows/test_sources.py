@@ -10,7 +10,7 @@ from test_runs import Recipe, sids, start
 from conftest import START, write_items, write_log
 from flows.backfill import backfill
 from flows.nightly import nightly
-from flows.steps.ingest import QuarantineBudgetExceeded
+from storage.errors import QuarantineBudgetExceeded
 from storage.quarantine import open_rows
 from storage.releases.releases import read_release
 
