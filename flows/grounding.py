@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from flows.recipe import parse_recipe
 from pipelines.event_log.visible_log import LogSlice
 from pipelines.grounding import SCHEMA, TEMPLATES, GroundingSpec, grounding, tokens
 from pipelines.ingest.accounting import Counts
+from plugins.registry import code_version
 from sidmill.release import open_trie
 from storage.lake import Lake
 from storage.releases.manifest import Manifest
@@ -63,7 +63,7 @@ def export_grounding(lake: Lake, manifest: Manifest, folder: Path) -> dict[str, 
             parts[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     written = {
         "format": FORMAT,
-        "code_version": version("sidmill"),
+        "code_version": code_version(),
         "pyarrow": pa.__version__,
         "release": manifest.id,
         "trie_sha256": manifest.trie.sha256,

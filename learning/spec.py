@@ -1,6 +1,6 @@
 """Settings of the training loop: duration, learning rate and number of workers."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,3 +28,9 @@ class LoopSpec(BaseModel):
     checkpoint_steps: Annotated[int, Field(ge=0)] = 0
     sharding: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @classmethod
+    def of(cls, settings: BaseModel, **given: Any) -> Self:
+        """The settings of a fit that has fields of these names, and what else is given."""
+        shared = {name: getattr(settings, name) for name in cls.model_fields if name in type(settings).model_fields}
+        return cls(**{**shared, **given})

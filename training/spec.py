@@ -240,8 +240,7 @@ class SasRecSpec(BaseModel):
 
     def loop(self, workers: int = 1) -> LoopSpec:
         """Loop settings for that many workers."""
-        names = ("epochs", "learning_rate", "warmup_steps", "weight_decay", "seed")
-        return LoopSpec(workers=workers, **{name: getattr(self, name) for name in names})
+        return LoopSpec.of(self, workers=workers)
 
 
 class ItemEmbeddingsSpec(SasRecSpec):

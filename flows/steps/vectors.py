@@ -40,7 +40,11 @@ def item_vectors(run: Run, basis: Basis, items: pl.DataFrame) -> ItemVectors:
 
 def fuse_gathered(run: Run, fusion: Fusion, gathered: Gathered) -> ItemVectors:
     """Fuse gathered vectors; the fused vectors that are new are computed and stored."""
-    return ItemVectors(gathered, _fused(run, fusion, gathered))
+    with run.stage("fuse") as view:
+        vectors, counts = fuse(run.lake, fusion, gathered, run.provenance())
+        view.count(counts)
+    check_stage_budget(counts, run.recipe.budget)
+    return ItemVectors(gathered, vectors)
 
 
 def gather_inputs(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]) -> Gathered:
@@ -49,15 +53,6 @@ def gather_inputs(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]
     if COLLABORATIVE in encoders:
         wanted[COLLABORATIVE] = behaviour_pairs(run.lake, encoders[COLLABORATIVE], items["item_id"].to_list())
     return gather(run.lake, wanted, {name: encoder.fingerprint for name, encoder in encoders.items()})
-
-
-def _fused(run: Run, fusion: Fusion, gathered: Gathered) -> Fused:
-    """Return fused vectors of the gathered items; compute and store the missing ones."""
-    with run.stage("fuse") as view:
-        vectors, counts = fuse(run.lake, fusion, gathered, run.provenance())
-        view.count(counts)
-    check_stage_budget(counts, run.recipe.budget)
-    return vectors
 
 
 @dataclass(frozen=True)

@@ -62,15 +62,7 @@ class FusionTraining:
     @property
     def loop(self) -> LoopSpec:
         """Settings of the loop."""
-        spec = self.spec
-        return LoopSpec(
-            workers=spec.workers,
-            epochs=spec.epochs,
-            learning_rate=spec.learning_rate,
-            warmup_steps=spec.warmup_steps,
-            weight_decay=spec.weight_decay,
-            seed=spec.seed,
-        )
+        return LoopSpec.of(self.spec)
 
     def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[Step, Cursor]]:
         """Yield the rest of the cursor's epoch. Each worker gets the whole step and computes its own rows' loss."""

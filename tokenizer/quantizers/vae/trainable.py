@@ -44,15 +44,7 @@ class VaeTrainable:
     @property
     def loop(self) -> LoopSpec:
         """Loop settings."""
-        vae = self.training.vae
-        return LoopSpec(
-            workers=vae.workers,
-            epochs=vae.epochs,
-            learning_rate=vae.learning_rate,
-            warmup_steps=vae.warmup_steps,
-            weight_decay=vae.weight_decay,
-            seed=self.training.spec.seed,
-        )
+        return LoopSpec.of(self.training.vae, seed=self.training.spec.seed)
 
     def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
         """The rest of the cursor's epoch for one worker; `sample` counts the items of its steps.
