@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flows.recipe import parse_recipe
+from pipelines.counts import Counts
 from pipelines.event_log.visible_log import LogSlice
 from pipelines.grounding import SCHEMA, TEMPLATES, GroundingSpec, grounding, tokens
-from pipelines.ingest.accounting import Counts
 from plugins.registry import code_version
 from sidmill.release import open_trie
 from storage.lake import Lake

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from flows.gates.spec import GatesSpec
 from infra.addresses import refuse_secrets_within, without_secrets
-from pipelines.source_spec import InteractionsSpec, ItemsSpec
+from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
 from pipelines.spec import (
     AttributesSpec,
     BudgetSpec,

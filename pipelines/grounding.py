@@ -21,9 +21,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
+from pipelines.counts import Counts
 from pipelines.event_log.user_buckets import bucket_count, in_buckets, with_sid
 from pipelines.event_log.visible_log import LogSlice
-from pipelines.ingest.accounting import Counts
 from storage.lake import Lake
 from storage.reasons import Reason
 from storage.releases.catalogue import deleted_items

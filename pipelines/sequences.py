@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
+from pipelines.counts import Counts
 from pipelines.event_log.user_buckets import TrainedSlice, bucket_count, in_buckets, users_with_fresh_events, with_sid
 from pipelines.event_log.visible_log import LogSlice
-from pipelines.ingest.accounting import Counts
 from pipelines.spec import SequencesSpec
 from storage.commit import Provenance, append
 from storage.lake import Lake

@@ -11,7 +11,7 @@ from pydantic import (
 )
 
 from pipelines.registry import encoder_of
-from pipelines.source_spec import Section
+from pipelines.sources.source_spec import Section
 from plugins.options import check_options, without_empty_options
 
 

@@ -1,6 +1,6 @@
 """The quarantine budget of a run."""
 
-from pipelines.ingest.accounting import Counts
+from pipelines.counts import Counts
 from pipelines.spec import BudgetSpec
 from storage.errors import QuarantineBudgetExceeded
 

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from flows.runtime.terminal import printable
 from infra.addresses import without_secrets
-from pipelines.ingest.accounting import Counts
+from pipelines.counts import Counts
 
 # Seconds after which a running stage prints its first line if there is no terminal.
 FIRST_TICK_S = 2.0

@@ -13,12 +13,12 @@ from flows.runtime.budget import check_stage_budget
 from flows.runtime.run import Run
 from flows.steps.task import step
 from pipelines.compute import InProcess
+from pipelines.counts import Counts
 from pipelines.embed.attributes import describe_attributes, describe_coordinates, place_of, values_of
 from pipelines.embed.clip_agreement import check_clip_agreement
 from pipelines.embed.embed import embed
 from pipelines.embed.protocol import describe_encoder, fingerprint
 from pipelines.embed.stages import EmbedAttributes, EmbedImages, EmbedText
-from pipelines.ingest.accounting import Counts
 from pipelines.ingest.items import items_content, items_text
 from pipelines.registry import ENCODERS
 from storage.files.store import sha256

@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from pipelines.counts import Counts
 from pipelines.event_log.user_buckets import TrainedSlice, bucket_count, in_buckets
 from pipelines.event_log.visible_log import LogSlice
-from pipelines.ingest.accounting import Counts
 from storage.lake import Lake
 from tokenizer.arrays.types import Ints
 from tokenizer.trie.trie import Trie

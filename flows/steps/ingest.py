@@ -6,14 +6,15 @@ from flows.runtime.budget import check_stage_budget
 from flows.runtime.progress import StageView
 from flows.runtime.run import Run
 from flows.steps.task import step
-from pipelines.ingest.accounting import Counts, IngestedSource, record_source, unread
+from pipelines.counts import Counts
+from pipelines.ingest.accounting import IngestedSource, record_source, unread
 from pipelines.ingest.interactions import admit_waiting, ingest_interactions, waiting_for_known_items
 from pipelines.ingest.items import fetch_again, ingest_items
-from pipelines.source_spec import InteractionsSpec, ItemsSpec, ItemsWithoutImages
 from pipelines.sources.column_names import near_columns
 from pipelines.sources.files import Source, find_files, sources_of
 from pipelines.sources.folders import folder_columns
 from pipelines.sources.reading import check_sources
+from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec, ItemsWithoutImages
 
 
 @step

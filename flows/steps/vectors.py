@@ -12,9 +12,9 @@ from flows.steps.basis import Basis
 from flows.steps.behaviour import behaviour_pairs
 from flows.steps.embed import content_pairs
 from flows.steps.task import step
+from pipelines.counts import Counts
 from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.fuse import FUSED, Fused, Gathered, fuse, gather
-from pipelines.ingest.accounting import Counts
 from pipelines.modalities import COLLABORATIVE, Modality
 from storage.commit import Provenance
 from storage.lake import Lake

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from pipelines.compute import Compute, Stage, WorkerDied
-from pipelines.ingest.accounting import Counts
+from pipelines.counts import Counts
 from pipelines.modalities import Matrix, Modality
 from storage.commit import Provenance, append
 from storage.lake import Lake, one_of

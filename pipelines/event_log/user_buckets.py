@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
+from pipelines.counts import Counts
 from pipelines.event_log.event_order import PLACE, in_order
 from pipelines.event_log.visible_log import LogSlice
-from pipelines.ingest.accounting import Counts
 from storage.lake import Lake, file_name
 from storage.reasons import Reason
 from storage.schemas import INTERACTIONS

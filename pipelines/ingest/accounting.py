@@ -1,10 +1,10 @@
-"""Shared parts of both ingests: counts that must balance, and the record of files read under a mapping."""
+"""Shared parts of both ingests: the record of files read under a mapping, and refusals of single rows."""
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, TypeVar
@@ -15,78 +15,19 @@ import pyarrow.dataset as ds
 from pydantic import BaseModel
 
 from infra.addresses import without_secrets
-from pipelines.sources.cells import Refused as Refused
-from pipelines.sources.cells import shown
+from pipelines.counts import Counts
+from pipelines.sources.cells import Refused, shown
 from pipelines.sources.files import Source
 from pipelines.sources.row import Row, SourceError
 from storage.commit import Provenance, append
 from storage.lake import Lake
 from storage.quarantine import open_rows, resolve
-from storage.reasons import Reason, remedy
+from storage.reasons import Reason
 from storage.schemas import SOURCES
 
 T = TypeVar("T")
 
 BATCH_ROWS = 50_000
-
-
-@dataclass
-class Counts:
-    """Row counts of one stage; `check` raises AssertionError unless in = out + unchanged + quarantined.
-
-    `examples` holds the detail of the first row refused for each reason.
-    """
-
-    stage: str
-    rows_in: int = 0
-    out: int = 0
-    unchanged: int = 0
-    by_reason: dict[str, int] = field(default_factory=dict)
-    examples: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def quarantined(self) -> int:
-        return sum(self.by_reason.values())
-
-    def refuse(self, reason: str, rows: int = 1, detail: str = "") -> None:
-        if rows:
-            self.by_reason[reason] = self.by_reason.get(reason, 0) + rows
-            self.examples.setdefault(reason, detail)
-
-    def add(self, other: "Counts") -> None:
-        """Add the counts of another file."""
-        self.rows_in += other.rows_in
-        self.out += other.out
-        self.unchanged += other.unchanged
-        for reason, rows in other.by_reason.items():
-            self.refuse(reason, rows, other.examples.get(reason, ""))
-
-    def why(self) -> str:
-        """Describe the reasons by descending row count, each with the detail of its first row and a remedy."""
-        ordered = sorted(self.by_reason.items(), key=lambda each: (-each[1], each[0]))
-        told = [
-            f"{reason} {rows:,}: {self.examples[reason]}".rstrip(": ") + _advice(reason) for reason, rows in ordered
-        ]
-        return "; ".join(told[:3] + (["..."] if len(ordered) > 3 else []))
-
-    def check(self) -> "Counts":
-        if self.rows_in != self.out + self.unchanged + self.quarantined:
-            raise AssertionError(f"{self.stage}: rows were lost: {self}")
-        return self
-
-    def summary(self) -> dict[str, object]:
-        return {
-            "rows_in": self.rows_in,
-            "rows_out": self.out,
-            "unchanged": self.unchanged,
-            "quarantined": self.quarantined,
-            "by_reason": dict(sorted(self.by_reason.items())),
-        }
-
-
-def _advice(reason: str) -> str:
-    told = remedy(reason)
-    return f" [{told}]" if told else ""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from contextlib import closing
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from infra.addresses import printable_address
-from pipelines.ingest.accounting import Refused
+from pipelines.sources.cells import Refused
 
 # Most redirects per picture, most consecutive timeouts per host, bytes per read.
 REDIRECTS = 5

@@ -11,9 +11,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from pipelines.counts import Counts
 from pipelines.ingest.accounting import (
     BATCH_ROWS,
-    Counts,
     IngestedSource,
     as_refused,
     close_superseded,
@@ -26,11 +26,11 @@ from pipelines.ingest.accounting import (
     payload,
 )
 from pipelines.ingest.near_ids import near_ids
-from pipelines.source_spec import InteractionsSpec
 from pipelines.sources.cells import Refused, boolean, identifier, integer, number, read_cell
 from pipelines.sources.files import Source
 from pipelines.sources.reading import read_rows
 from pipelines.sources.row import Row
+from pipelines.sources.source_spec import InteractionsSpec
 from pipelines.sources.times import utc_time
 from storage.commit import Provenance, append
 from storage.lake import Lake, one_of

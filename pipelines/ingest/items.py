@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import polars as pl
 import pyarrow as pa
 
+from pipelines.counts import Counts
 from pipelines.ingest.accounting import (
     BATCH_ROWS,
-    Counts,
     IngestedSource,
     as_refused,
     close_superseded,
@@ -27,7 +27,6 @@ from pipelines.ingest.fetch import TRANSIENT
 from pipelines.ingest.languages import in_language
 from pipelines.ingest.picture_references import Reference, references
 from pipelines.ingest.pictures import Pictures
-from pipelines.source_spec import ItemsSpec, ItemsWithoutImages
 from pipelines.sources.cells import (
     Refused,
     Unreadable,
@@ -42,6 +41,7 @@ from pipelines.sources.cells import (
 from pipelines.sources.files import Source
 from pipelines.sources.reading import read_rows
 from pipelines.sources.row import Row
+from pipelines.sources.source_spec import ItemsSpec, ItemsWithoutImages
 from storage.commit import Provenance, append
 from storage.lake import Lake, one_of
 from storage.quarantine import PAYLOAD_LIMIT, Reject, open_rows, quarantine, resolve
@@ -110,7 +110,7 @@ def _given(lake: Lake, names: list[str]) -> list[dict[str, Any]]:
 
 
 def _keep_pictures(lake: Lake, items: list[dict[str, Any]]) -> None:
-    """CheckpointUploader the stored pictures of items whose pictures were not read."""
+    """Keep the stored pictures of items whose pictures were not read."""
     known = catalogue(lake, columns=["images"], among=[item["item_id"] for item in items])
     images = dict(known.select("item_id", "images").iter_rows())
     for item in items:

@@ -13,12 +13,11 @@ from typing import TypeVar
 import pyarrow.fs as pafs
 
 from infra.addresses import printable_address
-from pipelines.ingest.accounting import Refused
 from pipelines.ingest.fetch import HostTimeouts, Web
 from pipelines.ingest.picture_references import Reference, data_uri
-from pipelines.source_spec import ItemsSpec
-from pipelines.sources.cells import shown
+from pipelines.sources.cells import Refused, shown
 from pipelines.sources.files import Source
+from pipelines.sources.source_spec import ItemsSpec
 from storage.lake import Lake
 
 T = TypeVar("T")

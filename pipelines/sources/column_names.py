@@ -18,7 +18,7 @@ def near_columns(source: Source, spec: Spec) -> dict[str, str]:
         return {}
     there = [*(row.columns or row.values), *(name for name, _ in folder_columns(source.path))]
     alike = {_bare(name): name for name in reversed(there)}
-    return {name: alike[_bare(name)] for name in _lacking(spec.meant, there) if _bare(name) in alike}
+    return {name: alike[_bare(name)] for name in _lacking(spec.mapped_columns, there) if _bare(name) in alike}
 
 
 def _lacking(wanted: Collection[str], there: Iterable[str]) -> list[str]:

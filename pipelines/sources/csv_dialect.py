@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipelines.source_spec import CsvSpec
 from pipelines.sources.cells import COMMA_NUMBER
 from pipelines.sources.row import SourceError
+from pipelines.sources.source_spec import CsvSpec
 
 # Bytes of a file that are examined.
 HEAD_BYTES = 1 << 20

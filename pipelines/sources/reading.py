@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from pipelines.source_spec import InteractionsSpec, ItemsSpec
 from pipelines.sources.cells import Unreadable
 from pipelines.sources.csv_dialect import HEAD_BYTES, Dialect, dialect_of, other_encoding
 from pipelines.sources.csv_rows import csv_rows
 from pipelines.sources.files import Source
 from pipelines.sources.parquet_rows import parquet_rows
 from pipelines.sources.row import Row, SourceError
+from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
 from storage.reasons import Reason
 
 # Length of a run of zero bytes that UTF-16 text does not have.
@@ -59,13 +59,13 @@ def read_rows(source: Source, spec: Spec) -> Iterator[Row]:
 def _rows(source: Source, spec: Spec) -> Iterator[Row]:
     if source.suffix == ".parquet":
         with source.filesystem.open_input_file(source.path) as stream:
-            yield from parquet_rows(stream, source.file, spec.asked, spec.meant)
+            yield from parquet_rows(stream, source.file, spec.selected_columns, spec.mapped_columns)
         return
     dialect = check_text(source, spec)
     with source.filesystem.open_input_stream(source.path) as stream:
         buffered = io.BufferedReader(stream, 1 << 20)
         if source.suffix in (".csv", ".tsv"):
-            yield from csv_rows(buffered, source.file, dialect, spec.asked, spec.meant)
+            yield from csv_rows(buffered, source.file, dialect, spec.selected_columns, spec.mapped_columns)
         else:
             yield from _jsonl_rows(buffered)
 
@@ -78,7 +78,7 @@ def check_text(source: Source, spec: Spec) -> Dialect:
     if source.suffix in (".csv", ".tsv"):
         if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b'{"', b'[{"')):
             raise SourceError(f"{source.file} holds JSON, not CSV: name it .jsonl, with one object a line.")
-        return dialect_of(head, source.file, spec.csv, spec.section, spec.asked is None)
+        return dialect_of(head, source.file, spec.csv, spec.section, spec.selected_columns is None)
     encoding = other_encoding(head)
     if encoding is not None and encoding.startswith("utf"):
         raise SourceError(f"{source.file}: the text is {encoding}, and JSON is read as UTF-8. Export it as UTF-8.")

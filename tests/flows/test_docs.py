@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from flows.recipe import Recipe
-from pipelines.source_spec import CsvSpec
+from pipelines.sources.source_spec import CsvSpec
 from storage.reasons import Reason
 from storage.schemas import TABLES
 

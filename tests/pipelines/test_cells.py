@@ -14,10 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
-from pipelines.ingest.accounting import Counts
+from pipelines.counts import Counts
 from pipelines.ingest.interactions import ingest_interactions
 from pipelines.ingest.items import ingest_items
-from pipelines.source_spec import InteractionsSpec, ItemsSpec
 from pipelines.sources.cells import (
     FALSE_WORDS,
     NULL_WORDS,
@@ -30,6 +29,7 @@ from pipelines.sources.cells import (
     read_cell,
 )
 from pipelines.sources.files import find_sources
+from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
 from pipelines.sources.times import utc_time
 from storage.commit import Provenance
 from storage.lake import Lake

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.ingest.accounting import Counts
+from pipelines.counts import Counts
 
 few = st.integers(0, 4)
 

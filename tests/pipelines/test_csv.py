@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.source_spec import CsvSpec, InteractionsSpec, ItemsSpec
 from pipelines.sources.csv_dialect import Dialect, dialect_of
 from pipelines.sources.csv_rows import Lines, csv_rows, records
 from pipelines.sources.files import find_sources
 from pipelines.sources.reading import check_sources, read_rows
 from pipelines.sources.row import Row, SourceError
+from pipelines.sources.source_spec import CsvSpec, InteractionsSpec, ItemsSpec
 from storage.reasons import Reason
 
 PLAIN = Dialect("utf-8", ",", ".", "checked")
@@ -248,7 +248,7 @@ def test_a_first_line_for_a_spreadsheet_is_named() -> None:
 def test_a_column_name_that_comes_twice_is_refused_where_the_column_is_asked_for() -> None:
     with pytest.raises(SourceError, match=r"f\.csv: its header has 'title' twice"):
         rows("id,title,title\n1,a,b\n")
-    assert len(rows("id,title,title\n1,a,b\n", asked=InteractionsSpec().asked)) == 1
+    assert len(rows("id,title,title\n1,a,b\n", asked=InteractionsSpec().selected_columns)) == 1
     assert [row.reason for row in rows("id,,\n1,,\n2,a,b\n")] == [None, Reason.MALFORMED_ROW]
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.compute import InProcess, OnRay, WorkerDied
+from pipelines.counts import Counts
 from pipelines.embed.clip_agreement import aligned
 from pipelines.embed.embed import cached, embed, read_vectors
 from pipelines.embed.images import ImageRefused, decode_image
@@ -29,7 +30,6 @@ from pipelines.embed.protocol import EncoderError, encode_all, fingerprint
 from pipelines.embed.stages import EmbedImages, EmbedText
 from pipelines.embed.text import TextEncoder, describe_text, model_folder
 from pipelines.embed.vision import OpenClip, _vit_pixels, describe_image
-from pipelines.ingest.accounting import Counts
 from pipelines.spec import ComputeSpec, ImageSpec, TextSpec
 from storage.commit import Provenance
 from storage.files.store import sha256

@@ -15,8 +15,8 @@ from pipelines.event_log.visible_log import COLUMNS, LogSlice, histories
 from pipelines.ingest.interactions import ingest_interactions
 from pipelines.ingest.items import ingest_items
 from pipelines.sequences import build_sequences, read_bucket
-from pipelines.source_spec import InteractionsSpec, ItemsSpec
 from pipelines.sources.files import find_sources
+from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
 from pipelines.spec import CollaborativeSpec
 from storage.lake import Lake
 

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.ingest.accounting import Counts, naming
+from pipelines.counts import Counts
+from pipelines.ingest.accounting import naming
 from pipelines.ingest.interactions import ingest_interactions
 from pipelines.ingest.items import ingest_items
 from pipelines.ingest.near_ids import near_ids, other_spellings
-from pipelines.source_spec import CsvSpec, InteractionsSpec, ItemsSpec
 from pipelines.sources.files import find_sources
 from pipelines.sources.row import Row, SourceError
+from pipelines.sources.source_spec import CsvSpec, InteractionsSpec, ItemsSpec
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import open_rows

@@ -13,9 +13,9 @@ from deltalake import write_deltalake
 from pipelines.ingest.accounting import record_source, unread
 from pipelines.ingest.interactions import ingest_interactions
 from pipelines.ingest.items import ingest_items
-from pipelines.source_spec import InteractionsSpec, ItemsSpec
 from pipelines.sources.files import find_files, find_sources
 from pipelines.sources.row import SourceError
+from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import by_reason

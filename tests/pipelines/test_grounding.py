@@ -13,9 +13,9 @@ from log_rows import START, WHO, Row, deliver, event
 from test_sequences import visible
 
 from pipelines import grounding as module
+from pipelines.counts import Counts
 from pipelines.event_log.visible_log import LogSlice
 from pipelines.grounding import SCHEMA, TEMPLATES, GroundingSpec, grounding, sid_texts, tokens
-from pipelines.ingest.accounting import Counts
 from storage.commit import append
 from storage.lake import Lake
 from storage.schemas import ITEMS

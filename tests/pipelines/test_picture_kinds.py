@@ -16,11 +16,12 @@ from PIL import Image
 from pipelines.embed.colours import to_rgb
 from pipelines.embed.images import ImageRefused, decode_image
 from pipelines.embed.stages import EmbedImages
-from pipelines.ingest.accounting import Refused, mapping_hash
+from pipelines.ingest.accounting import mapping_hash
 from pipelines.ingest.items import ingest_items
 from pipelines.ingest.picture_references import KEYS, data_uri, references
-from pipelines.source_spec import ItemsSpec, ItemsWithoutImages
+from pipelines.sources.cells import Refused
 from pipelines.sources.files import find_sources
+from pipelines.sources.source_spec import ItemsSpec, ItemsWithoutImages
 from pipelines.spec import ImageSpec
 from storage.commit import Provenance
 from storage.lake import Lake

@@ -20,13 +20,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from PIL import Image
 
-from pipelines.ingest.accounting import Refused
 from pipelines.ingest.fetch import Web, _public
 from pipelines.ingest.items import fetch_again, ingest_items
 from pipelines.ingest.picture_references import references
 from pipelines.ingest.pictures import Pictures
-from pipelines.source_spec import ItemsSpec
+from pipelines.sources.cells import Refused
 from pipelines.sources.files import find_sources
+from pipelines.sources.source_spec import ItemsSpec
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import by_reason

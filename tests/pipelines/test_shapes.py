@@ -13,11 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.ingest.accounting import Counts
+from pipelines.counts import Counts
 from pipelines.ingest.interactions import ingest_interactions
 from pipelines.ingest.items import ingest_items
 from pipelines.ingest.picture_references import references
-from pipelines.source_spec import InteractionsSpec, ItemsSpec
 from pipelines.sources.cells import Half, Refused, Single, identifier
 from pipelines.sources.column_names import near_columns
 from pipelines.sources.csv_dialect import Dialect
@@ -25,6 +24,7 @@ from pipelines.sources.csv_rows import csv_rows
 from pipelines.sources.files import find_sources
 from pipelines.sources.reading import check_sources, read_rows
 from pipelines.sources.row import SourceError
+from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
 from pipelines.sources.times import utc_time
 from storage.commit import Provenance
 from storage.errors import LakeUnusable

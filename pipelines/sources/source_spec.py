@@ -70,19 +70,19 @@ class ItemsSpec(Section):
     csv: CsvSpec = CsvSpec()
 
     @property
-    def asked(self) -> None:
+    def selected_columns(self) -> None:
         """None for all columns: those that no field names are attributes."""
         return None
 
     @property
-    def meant(self) -> frozenset[str]:
+    def mapped_columns(self) -> frozenset[str]:
         """Columns that fields name."""
         return frozenset(name for name in (self.item_id, self.title, self.image, self.deleted) if name)
 
     @property
     def from_folders(self) -> frozenset[str]:
         """Columns that are taken from folder names (`name=value`) if a file lacks them."""
-        return self.meant | {name for name in self.partitions if name}
+        return self.mapped_columns | {name for name in self.partitions if name}
 
 
 class ItemsWithoutImages(ItemsSpec):
@@ -123,7 +123,7 @@ class InteractionsSpec(Section):
     csv: CsvSpec = CsvSpec()
 
     @property
-    def asked(self) -> frozenset[str]:
+    def selected_columns(self) -> frozenset[str]:
         """Columns that are read of a file; others are ignored."""
         columns = (
             *(self.user_id, self.item_id, self.event_time, self.event_id, self.event_type, self.arrival_time),
@@ -132,11 +132,11 @@ class InteractionsSpec(Section):
         return frozenset(name for name in columns if name)
 
     @property
-    def meant(self) -> frozenset[str]:
+    def mapped_columns(self) -> frozenset[str]:
         """Columns that fields name."""
-        return self.asked
+        return self.selected_columns
 
     @property
     def from_folders(self) -> frozenset[str]:
         """Columns that are taken from folder names (`name=value`) if a file lacks them."""
-        return self.asked
+        return self.selected_columns
