@@ -70,6 +70,7 @@ bench: setup  ## benchmarks, each beside its limit or a peer of the same run (DA
 	$(BIN)/python -m bench loader --events 1e6
 	$(BIN)/python -m bench training
 	$(BIN)/python -m bench lake
+	$(BIN)/python -m bench ingest
 	$(if $(DATA),$(BIN)/python -m bench quantizers $(DATA) rq-kmeans)
 	$(if $(DATA),$(BIN)/python -m bench refit $(DATA))
 	$(if $(DATA),$(BIN)/python -m bench encoders $(DATA))

@@ -88,6 +88,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _benchmark(names, "quality.learned", "learned quantizers beside rq-kmeans; five minutes")
     _benchmark(names, "speed.lake", "idempotent appends beside bare Parquet")
+    ingest = _benchmark(names, "speed.ingest", "rows a second from Parquet beside scan, cast, join, hash and write")
+    ingest.add_argument("--events", type=_count, default=1_000_000, help="events of the log (1e6)")
+    ingest.add_argument("--items", type=_count, default=100_000, help="items of the catalogue (1e5)")
+    ingest.add_argument("--rounds", type=int, default=3, help="how often each is measured (3)")
     return parser
 
 

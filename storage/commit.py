@@ -60,10 +60,11 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Commit:
-    """Place of the rows, and whether this call wrote them (False: an earlier call had)."""
+    """Place of the rows, and whether this call wrote them (False: an earlier call had), in which files."""
 
     ref: TableRef
     written: bool
+    files: tuple[str, ...] = ()
 
 
 def conform(table: str, rows: pa.Table) -> pa.Table:
@@ -113,7 +114,7 @@ def append(lake: Lake, table: str, rows: pa.Table, key: str, provenance: Provena
         newest = lake.open(table)
         written = TableRef(table, committed_version(newest, key, newest.version() - handle.version()))
         _compact(lake, table, provenance)
-        return Commit(written, written=True)
+        return Commit(written, True, tuple(file.path for file in files))
     raise CommitConflict(_lost(lake, table))
 
 

@@ -1,7 +1,7 @@
 """`Lake`: open tables at a version, read them as Arrow or polars, and find the blobs beside them."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,13 +187,15 @@ class Lake:
         version: int | None = None,
         columns: Sequence[str] | None = None,
         where: ds.Expression | None = None,
+        without: Collection[str] = (),
     ) -> pa.Table:
         """Read the rows at `version` (newest by default), with partitions and files pruned by `where`.
 
-        A table that was never written (or version -1) has no rows. Raise DataCorrupt if a file that is read differs
-        from what was committed.
+        Files at the paths `without` are left out. A table that was never written (or version -1) has no rows. Raise
+        DataCorrupt if a file that is read differs from what was committed.
         """
-        return self._rows(table, self.data_files(table, version), columns, where)
+        files = [file for file in self.data_files(table, version) if file.path not in without]
+        return self._rows(table, files, columns, where)
 
     def _rows(
         self, table: str, files: list[DataFile], columns: Sequence[str] | None, where: ds.Expression | None = None

@@ -37,6 +37,8 @@ class Reject:
 def quarantine(lake: Lake, rejects: Iterable[Reject], provenance: Provenance) -> Commit | None:
     """Append open rows for `rejects`, except those open with the same content. Return None if there is nothing new."""
     rows = {reject.id: _row(reject, "open", provenance.run) for reject in rejects}
+    if not rows:
+        return None
     known = {row[0]: row[1:] for row in open_rows(lake).select("quarantine_id", "detail", "payload").iter_rows()}
     fresh = [row for name, row in rows.items() if known.get(name) != (row["detail"], row["payload"])]
     return _append(lake, fresh, provenance)

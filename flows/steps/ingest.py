@@ -8,8 +8,9 @@ from flows.runtime.run import Run
 from flows.steps.task import step
 from pipelines.counts import Counts
 from pipelines.ingest.accounting import IngestedSource, record_source, unread
-from pipelines.ingest.interactions import admit_waiting, ingest_interactions, waiting_for_known_items
+from pipelines.ingest.interactions import ingest_interactions
 from pipelines.ingest.items import fetch_again, ingest_items
+from pipelines.ingest.waiting import admit_waiting, waiting_for_known_items
 from pipelines.sources.column_names import near_columns
 from pipelines.sources.files import Source, find_files, sources_of
 from pipelines.sources.folders import folder_columns

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -25,8 +24,6 @@ from storage.quarantine import open_rows, resolve
 from storage.reasons import Reason
 from storage.schemas import SOURCES
 
-T = TypeVar("T")
-
 BATCH_ROWS = 50_000
 
 
@@ -42,13 +39,6 @@ class IngestedSource:
     mapping: str
     stages: list[Counts]
     unread_pictures: int = 0
-
-
-def grouped(rows: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield lists of at most `size` consecutive elements."""
-    iterator = iter(rows)
-    while batch := list(islice(iterator, size)):
-        yield batch
 
 
 def mapping_hash(spec: BaseModel) -> str:
@@ -133,13 +123,12 @@ def as_refused(error: Exception) -> Refused:
 
 
 @contextmanager
-def naming(source: Source, rows: list[Row]) -> Iterator[None]:
-    """Add the file and the row numbers to errors that no single row causes."""
+def naming(source: Source, first: int, last: int) -> Iterator[None]:
+    """Add the file and the numbers of the rows to errors that no single row causes."""
     try:
         yield
     except (ValueError, TypeError, ArithmeticError, LookupError, RecursionError, pa.ArrowException) as error:
-        place = f"{source.file}, rows {rows[0].number:,} to {rows[-1].number:,}"
-        raise SourceError(f"{place}: {type(error).__name__}: {error}") from error
+        raise SourceError(f"{source.file}, rows {first:,} to {last:,}: {type(error).__name__}: {error}") from error
 
 
 def payload(values: dict[str, Any], whole: str | None = None) -> str:

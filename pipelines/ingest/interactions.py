@@ -1,50 +1,36 @@
-"""Ingest a log: validate and type its rows, drop repeats, hold back events of unknown items until the item arrives."""
+"""Ingest a log: convert its rows to events, drop repeats, hold back events of unknown items until the item arrives."""
 
 import hashlib
 import json
-from collections import Counter
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from pipelines.counts import Counts
-from pipelines.ingest.accounting import (
-    BATCH_ROWS,
-    IngestedSource,
-    as_refused,
-    close_superseded,
-    content_key,
-    grouped,
-    lacking,
-    mapping_hash,
-    names_of,
-    naming,
-    payload,
-)
-from pipelines.ingest.near_ids import near_ids
-from pipelines.sources.cells import Refused, boolean, identifier, integer, number, read_cell
+from pipelines.ingest.accounting import IngestedSource, close_superseded, mapping_hash, names_of, naming, payload
+from pipelines.ingest.admission import Admission
+from pipelines.ingest.event_columns import Parsed, parse
+from pipelines.ingest.event_ids import Copies, content_ids
+from pipelines.ingest.event_rows import EventRules
+from pipelines.sources.cells import Refused
 from pipelines.sources.files import Source
-from pipelines.sources.reading import read_rows
+from pipelines.sources.parquet_columns import Columns
+from pipelines.sources.reading import read_columns
 from pipelines.sources.row import Row
 from pipelines.sources.source_spec import InteractionsSpec
-from pipelines.sources.times import utc_time
 from storage.commit import Provenance, append
 from storage.lake import Lake, one_of
-from storage.quarantine import PAYLOAD_LIMIT, Reject, open_rows, quarantine, resolve
+from storage.quarantine import Reject, quarantine
 from storage.reasons import INTERACTIONS as STAGE
-from storage.reasons import Reason
 from storage.schemas import INTERACTIONS
 
-_SAME = ("user_id", "item_id", "event_type", "event_time")  # fields in which a redelivered event must agree
-EARLIEST, LATEST = (time.replace(tzinfo=UTC) for time in (datetime.min, datetime.max))
-SAME_ID_WITHIN = timedelta(days=2)
-"""Largest difference in event time at which an id counts as repeated: above any time zone error, yet few files are
-read.
-"""
+CHUNK_ROWS = 1 << 18
+"""Rows of a source that are converted, admitted and written at once."""
+Part = Columns | list[Row]
 
 
 def ingest_interactions(
@@ -56,19 +42,19 @@ def ingest_interactions(
     mapping, or delivered again by another source (such as a log exported anew with more rows).
     """
     counts = Counts(STAGE)
-    reader = _Reader(source, spec, arrived_at, _given(lake, names_of(lake, source, "interactions")))
+    reader = _Reader(source, spec, arrived_at, _read_before(lake, names_of(lake, source, "interactions")))
+    admission = Admission(lake)
     refused_ids: set[str] = set()
-    for batch in grouped(read_rows(source, spec), BATCH_ROWS):
-        with naming(source, batch):
-            events, rejects = reader.events(batch, counts)
-            kept, refused, unchanged = _admit(lake, events)
-            counts.out += len(kept)
-            counts.unchanged += unchanged
-            for event, reason, detail in refused:
+    for part, parsed in _parsed(source, spec, reader):
+        with naming(source, *_bounds(part)):
+            events, rejects = reader.fresh(part, parsed, counts)
+            admitted = admission.admit(events)
+            counts.out += len(admitted.events)
+            counts.unchanged += admitted.unchanged
+            for event, reason, detail in admitted.refused:
                 counts.refuse(reason, detail=detail)
-                rejects.append(_reject_event(event, reason, detail))
-            if kept:
-                _write(lake, kept, provenance)
+                rejects.append(reject_event(event, reason, detail))
+            admission.written(admitted.events, write_events(lake, admitted.events, provenance))
             quarantine(lake, rejects, provenance)
             refused_ids.update(reject.id for reject in rejects)
     stages = [counts.check()]
@@ -76,219 +62,96 @@ def ingest_interactions(
     return IngestedSource(source, "interactions", mapping_hash(spec), stages)
 
 
+def _parsed(source: Source, spec: InteractionsSpec, reader: "_Reader") -> Iterator[tuple[Part, Parsed]]:
+    """Yield the parts of a source and their events; the next part is converted while the caller works on this one."""
+    with ThreadPoolExecutor(1) as pool:
+        ahead: Future[Parsed] | None = None
+        part: Part = []
+        for following in read_columns(source, spec, CHUNK_ROWS):
+            submitted = pool.submit(reader.parse, following)
+            if ahead is not None:
+                yield part, ahead.result()
+            ahead, part = submitted, following
+        if ahead is not None:
+            yield part, ahead.result()
+
+
+def _bounds(part: Part) -> tuple[int, int]:
+    """Return the numbers of the first and the last row."""
+    return (part[0].number, part[-1].number) if isinstance(part, list) else (part.first, part.first + len(part) - 1)
+
+
 class _Reader:
-    """Reader that makes events of one source's rows, except those in `given`, and counts refused rows."""
+    """Reader of one source's rows, which skips those in `before` and counts those it refuses."""
 
-    def __init__(self, source: Source, spec: InteractionsSpec, arrived_at: datetime, given: set[int]) -> None:
-        self._source, self._spec, self._arrived_at, self._given = source, spec, arrived_at, given
-        self._now = max(arrived_at, datetime.now(UTC))
-        self._times: Counter[str] = Counter()
+    def __init__(self, source: Source, spec: InteractionsSpec, arrived_at: datetime, before: pl.Series) -> None:
+        self._source, self._rules, self._before = source, EventRules(spec, arrived_at), before
+        self._copies = Copies() if spec.repeats == "keep" else None
 
-    def events(self, batch: list[Row], counts: Counts) -> tuple[list[dict[str, Any]], list[Reject]]:
-        events, rejects = [], []
-        for row in batch:
-            counts.rows_in += row.rows
-            given = row.number in self._given
-            if given:
-                counts.unchanged += 1
-                if self._spec.repeats == "refuse":
-                    continue
-            try:
-                event = self._event(row)
-            except Exception as raised:  # noqa: BLE001 - any exception of a row refuses only that row
-                error = as_refused(raised)
-                if not given:
-                    counts.refuse(error.reason, row.rows, error.detail)
-                    name, values = self._source.name, payload(row.values)
-                    rejects.append(Reject(STAGE, error.reason, error.detail, name, row.number, None, values))
-            else:
-                if not given:
-                    events.append(event)
-        return events, rejects
+    def parse(self, part: Part) -> Parsed:
+        """Convert rows to events; the ones that have no id get the hash of their content."""
+        parsed = parse(part, self._rules)
+        lacking = parsed.events["event_id"].is_null()
+        if not lacking.any() or self._copies is not None:
+            return parsed
+        return Parsed(_with_ids(parsed.events, lacking, content_ids(parsed.events.filter(lacking))), parsed.refused)
 
-    def _event(self, row: Row) -> dict[str, Any]:
-        if row.reason is not None:
-            raise Refused(row.reason, row.detail)
-        spec, values = self._spec, row.values
-        user, item = (read_cell(values, column, identifier) for column in (spec.user_id, spec.item_id))
-        if user is None:
-            raise Refused(Reason.MISSING_USER_ID, lacking(row, spec.user_id, "interactions.user_id"))
-        if item is None:
-            raise Refused(Reason.MISSING_ITEM_ID, lacking(row, spec.item_id, "interactions.item_id"))
-        event_time, arrival = self._when(row)
-        event: dict[str, Any] = {
-            "user_id": user,
-            "item_id": item,
-            "event_type": read_cell(values, spec.event_type or None, identifier) or spec.default_event_type,
-            "event_time": event_time,
-            "arrival_time": arrival,
-            "arrival_date": arrival.date(),
-            "session_id": read_cell(values, spec.session_id or None, identifier),
-            "request_id": read_cell(values, spec.request_id or None, identifier),
-            "impression": read_cell(values, spec.impression or None, boolean),
-            "position": read_cell(values, spec.position or None, integer),
-            "value": read_cell(values, spec.value or None, number),
-            "source": self._source.name,
-            "source_offset": row.number,
-        }
-        return {"event_id": read_cell(values, spec.event_id or None, identifier) or self._numbered(event), **event}
+    def fresh(self, part: Part, parsed: Parsed, counts: Counts) -> tuple[pl.DataFrame, list[Reject]]:
+        """Return the events and the refused rows that no earlier reading wrote; count all but the events."""
+        events = parsed.events
+        if self._copies is not None:
+            lacking = events["event_id"].is_null()
+            copies = self._copies.ids(content_ids(events.filter(lacking)))
+            events = _with_ids(events, lacking, copies)
+        offsets = pl.Series([row.number for row in part]) if isinstance(part, list) else _offsets(part)
+        before = set(offsets.filter(offsets.is_in(self._before.implode()))) if len(self._before) else set()
+        counts.rows_in += sum(row.rows for row in part) if isinstance(part, list) else len(part)
+        counts.unchanged += len(before)
+        if before:
+            events = events.filter(~pl.col("source_offset").is_in(before))
+        rejects = [self._reject(row, error, counts) for row, error in parsed.refused if row.number not in before]
+        return events.with_columns(source=pl.lit(self._source.name)), rejects
 
-    def _when(self, row: Row) -> tuple[datetime, datetime]:
-        """Return event time and arrival time."""
-        spec, tolerance = self._spec, timedelta(hours=self._spec.future_tolerance_hours)
-        read = partial(utc_time, unit=spec.time_unit)
-        event_time = read_cell(row.values, spec.event_time, read)
-        if event_time is None:
-            raise Refused(Reason.MISSING_EVENT_TIME, lacking(row, spec.event_time, "interactions.event_time"))
-        own = read_cell(row.values, spec.arrival_time or None, read)
-        arrival, came = (own, spec.arrival_time) if own else (self._arrived_at, "its arrival with this run")
-        if arrival - self._now > tolerance:
-            raise Refused(Reason.EVENT_IN_FUTURE, f"{came} = {arrival.isoformat()} is after this run")
-        if event_time - arrival > tolerance:
-            detail = f"{spec.event_time} = {event_time.isoformat()} is after {came} = {arrival.isoformat()}"
-            raise Refused(Reason.EVENT_IN_FUTURE, detail)
-        return event_time, arrival
-
-    def _numbered(self, event: dict[str, Any]) -> str:
-        """Return the hash of an event; if repeats are kept, further copies in a file get hashes of their own."""
-        name = _event_id(event)
-        if self._spec.repeats == "refuse":
-            return name
-        before, self._times[name] = self._times[name], self._times[name] + 1
-        return hashlib.blake2b(f"{name}\0{before}".encode(), digest_size=16).hexdigest() if before else name
+    def _reject(self, row: Row, error: Refused, counts: Counts) -> Reject:
+        counts.refuse(error.reason, row.rows, error.detail)
+        return Reject(STAGE, error.reason, error.detail, self._source.name, row.number, None, payload(row.values))
 
 
-def _given(lake: Lake, names: list[str]) -> set[int]:
+def _with_ids(events: pl.DataFrame, lacking: pl.Series, ids: pl.Series) -> pl.DataFrame:
+    """Give ids to the events that lack one."""
+    if lacking.all():
+        return events.with_columns(event_id=ids)
+    return events.with_columns(event_id=events["event_id"].scatter(lacking.arg_true(), ids))
+
+
+def _offsets(part: Columns) -> pl.Series:
+    return pl.int_range(part.first, part.first + len(part), dtype=pl.Int64, eager=True)
+
+
+def _read_before(lake: Lake, names: list[str]) -> pl.Series:
     """Return the row numbers of a file whose events were written by earlier readings."""
     rows = lake.read("interactions", columns=["source_offset"], where=one_of("source", names))
-    return set(rows.column("source_offset").to_pylist())
+    return pl.Series(rows.column("source_offset"), dtype=pl.Int64)
 
 
-def _waiting(lake: Lake) -> pl.DataFrame:
-    """Return the events that wait for their item, except those too long to be kept whole in quarantine."""
-    return open_rows(lake, reason=Reason.UNKNOWN_ITEM).filter(pl.col("payload").str.len_chars() < PAYLOAD_LIMIT)
+def write_events(lake: Lake, events: pl.DataFrame, provenance: Provenance) -> tuple[str, ...]:
+    """Append admitted events; return the files that were written."""
+    if events.is_empty():
+        return ()
+    rows = events.with_columns(arrival_date=pl.col("arrival_time").dt.date()).to_arrow()
+    told = events.select("event_id", "user_id", "item_id", "event_type", "event_time").to_arrow()
+    sink = hashlib.sha256()
+    for column in told.columns:
+        for chunk in column.cast(pa.int64() if pa.types.is_timestamp(column.type) else pa.large_string()).chunks:
+            for buffer in chunk.buffers():
+                sink.update(b"" if buffer is None else buffer)
+    key = f"interactions:{sink.hexdigest()[:24]}"
+    return append(lake, "interactions", rows.select(INTERACTIONS.schema.names), key, provenance).files
 
 
-def admit_waiting(lake: Lake, arrived_at: datetime, provenance: Provenance) -> int:
-    """Write the quarantined events whose item has arrived since; return their number."""
-    waiting = _waiting(lake)
-    if waiting.is_empty():
-        return 0
-    events = [json.loads(payload) for payload in waiting["payload"]]
-    known = _known_items(lake, {event["item_id"] for event in events})
-    ready = waiting.filter(pl.Series([event["item_id"] in known for event in events], dtype=pl.Boolean))
-    if ready.is_empty():
-        return 0
-    rows = [_revive(json.loads(payload), arrived_at) for payload in ready["payload"]]
-    kept, refused, _ = _admit(lake, rows)
-    if kept:
-        _write(lake, kept, provenance)
-    quarantine(lake, [_reject_event(event, reason, detail) for event, reason, detail in refused], provenance)
-    resolve(lake, ready, "its item arrived", provenance)
-    return len(kept)
-
-
-def waiting_for_known_items(lake: Lake) -> int:
-    """Return the number of quarantined events whose item is known now."""
-    waiting = _waiting(lake)
-    wanted = [json.loads(payload)["item_id"] for payload in waiting["payload"]]
-    known = _known_items(lake, set(wanted))
-    return sum(item in known for item in wanted)
-
-
-def _event_id(event: dict[str, Any]) -> str:
-    """Return the hash of an event's content: events that agree in it are one event, however often delivered."""
-    what = ("user_id", "item_id", "event_type", "event_time", "session_id", "request_id", "impression", "position")
-    name = "\0".join(str(event[column]) for column in (*what, "value"))
-    return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
-
-
-def _admit(
-    lake: Lake, events: list[dict[str, Any]]
-) -> tuple[list[dict[str, Any]], list[tuple[dict[str, Any], str, str]], int]:
-    """Split events into those to write, those refused (event, reason, detail), and the number already stored."""
-    if not events:
-        return [], [], 0
-    known = _known_items(lake, {event["item_id"] for event in events})
-    stored = _stored_events(lake, events)
-    kept: dict[str, dict[str, Any]] = {}
-    refused: list[tuple[dict[str, Any], str, str]] = []
-    unchanged = 0
-    for event in events:
-        before = stored.get(event["event_id"])
-        if before is not None and any(before[name] != event[name] for name in _SAME):
-            detail = f"event {event['event_id']!r} is stored with another user, item, type or time"
-            refused.append((event, Reason.CONFLICTING_EVENT, detail))
-        elif before is not None and (
-            before["source"] != event["source"] or before["source_offset"] == event["source_offset"]
-        ):
-            unchanged += 1
-        elif before is not None or event["event_id"] in kept:
-            refused.append((event, Reason.DUPLICATE_EVENT, _again(event)))
-        elif event["item_id"] not in known:
-            refused.append((event, Reason.UNKNOWN_ITEM, f"item {event['item_id']!r} is not in the catalogue yet"))
-        else:
-            kept[event["event_id"]] = event
-    return list(kept.values()), _with_near_ids(lake, refused), unchanged
-
-
-def _again(event: dict[str, Any]) -> str:
-    """Explain why an event repeats an earlier row: the same given id, or the same content."""
-    if event["event_id"] != _event_id(event):
-        return f"event {event['event_id']!r} is in this source already"
-    what = f"user {event['user_id']!r}, item {event['item_id']!r} at {event['event_time']}"
-    return f"{what} is in this source already, the same in all that is kept of a row"
-
-
-def _with_near_ids(lake: Lake, refused: list[tuple[dict[str, Any], str, str]]) -> list[tuple[dict[str, Any], str, str]]:
-    """Return the refused events; those whose item has another spelling in the catalogue say so and come first."""
-    unknown = [event["item_id"] for event, reason, _ in refused if reason == Reason.UNKNOWN_ITEM]
-    near = near_ids(unknown, partial(_known_items, lake)) if unknown else {}
-    if not near:
-        return refused
-
-    def told(event: dict[str, Any], reason: str, detail: str) -> tuple[dict[str, Any], str, str]:
-        hint = near.get(event["item_id"]) if reason == Reason.UNKNOWN_ITEM else None
-        return event, reason, f"{detail}; {hint}" if hint else detail
-
-    return sorted((told(*each) for each in refused), key=lambda each: each[0]["item_id"] not in near)
-
-
-def _known_items(lake: Lake, items: set[str]) -> set[str]:
-    rows = lake.read("items", columns=["item_id"], where=one_of("item_id", sorted(items)))
-    return set(rows.column("item_id").to_pylist())
-
-
-def _stored_events(lake: Lake, events: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return these events as stored; only events within SAME_ID_WITHIN of their event times are read."""
-    times = [event["event_time"] for event in events]
-    first = max(min(times), EARLIEST + SAME_ID_WITHIN) - SAME_ID_WITHIN
-    last = min(max(times), LATEST - SAME_ID_WITHIN) + SAME_ID_WITHIN
-    where = (ds.field("event_time") >= first) & (ds.field("event_time") <= last)
-    wanted = pa.array([event["event_id"] for event in events])
-    columns = ["event_id", "source", "source_offset", *_SAME]
-    rows = lake.read("interactions", columns=columns, where=where & one_of("event_id", wanted))
-    return {row["event_id"]: row for row in rows.to_pylist()}
-
-
-def _write(lake: Lake, events: list[dict[str, Any]], provenance: Provenance) -> None:
-    key = content_key("interactions", sorted((event["event_id"], *(event[name] for name in _SAME)) for event in events))
-    append(lake, "interactions", pa.Table.from_pylist(events, schema=INTERACTIONS.schema), key, provenance)
-
-
-def _reject_event(event: dict[str, Any], reason: str, detail: str) -> Reject:
-    held = {name: value for name, value in event.items() if name not in ("arrival_time", "arrival_date")}
+def reject_event(event: dict[str, Any], reason: str, detail: str) -> Reject:
+    held = {name: event[name] for name in INTERACTIONS.schema.names if not name.startswith("arrival_")}
     return Reject(STAGE, reason, detail, event["source"], event["source_offset"], event["event_id"], _dump(held))
-
-
-def _revive(event: dict[str, Any], arrived_at: datetime) -> dict[str, Any]:
-    """Convert a quarantined event to a row again. It arrives when it is admitted, so no older release sees it."""
-    return {
-        **event,
-        "event_time": datetime.fromisoformat(event["event_time"]),
-        "arrival_time": arrived_at,
-        "arrival_date": arrived_at.date(),
-    }
 
 
 def _dump(event: dict[str, Any]) -> str:

@@ -16,7 +16,6 @@ from pipelines.ingest.accounting import (
     as_refused,
     close_superseded,
     content_key,
-    grouped,
     lacking,
     mapping_hash,
     names_of,
@@ -40,7 +39,7 @@ from pipelines.sources.cells import (
 )
 from pipelines.sources.files import Source
 from pipelines.sources.reading import read_rows
-from pipelines.sources.row import Row
+from pipelines.sources.row import Row, grouped
 from pipelines.sources.source_spec import ItemsSpec, ItemsWithoutImages
 from storage.commit import Provenance, append
 from storage.lake import Lake, one_of
@@ -73,7 +72,7 @@ def ingest_items(
     pictures = Pictures(lake, source, spec)
     unread = 0
     for batch in grouped(read_rows(source, spec), BATCH_ROWS):
-        with naming(source, batch):
+        with naming(source, batch[0].number, batch[-1].number):
             rejects: list[Reject] = []
             items = list(_accepted(pictures, source, batch, spec, seen, rows, images, rejects))
             unread += sum(item.pop("unread") for item in items)

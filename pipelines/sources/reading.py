@@ -1,4 +1,4 @@
-"""Rows of a source of any kind, and checks of a file by its first bytes."""
+"""Rows of a source of any kind, one by one or in columns, and checks of a file by its first bytes."""
 
 import io
 import json
@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
+
 from pipelines.sources.cells import Unreadable
 from pipelines.sources.csv_dialect import HEAD_BYTES, Dialect, dialect_of, other_encoding
 from pipelines.sources.csv_rows import csv_rows
 from pipelines.sources.files import Source
-from pipelines.sources.parquet_rows import parquet_rows
-from pipelines.sources.row import Row, SourceError
+from pipelines.sources.parquet_columns import BATCH_ROWS, Columns, parquet_columns
+from pipelines.sources.row import Row, SourceError, grouped
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
 from storage.reasons import Reason
 
@@ -45,22 +47,50 @@ def read_rows(source: Source, spec: Spec) -> Iterator[Row]:
     Values of its folder names (`event_type=buy`) are added to every row whose file lacks that column. Raise SourceError
     for a file that is not written as the recipe says.
     """
-    told, last = dict(source.columns), None
+    for part in read_columns(source, spec, BATCH_ROWS):
+        yield from part if isinstance(part, list) else part.rows()
+
+
+def read_columns(source: Source, spec: Spec, rows: int) -> Iterator[Columns | list[Row]]:
+    """Yield the rows of `read_rows`, at most `rows` at once: as columns where the source has columns, else as a list.
+
+    Rows that cannot be read are in lists.
+    """
+    last = -1
     try:
-        for last in _rows(source, spec):
-            yield last if last.reason is not None or not told else replace(last, values={**told, **last.values})
+        for part in _parts(source, spec, rows):
+            last = part[-1].number if isinstance(part, list) else part.first + len(part) - 1
+            yield _with_folders(part, source.columns)
     except (SourceError, AssertionError, OSError, MemoryError):
         raise
     except Exception as error:
-        after = "before its first row" if last is None else f"after row {last.number:,}"
+        after = "before its first row" if last < 0 else f"after row {last:,}"
         raise SourceError(f"{source.file} cannot be read {after}: {type(error).__name__}: {error}") from error
 
 
-def _rows(source: Source, spec: Spec) -> Iterator[Row]:
+def _with_folders(part: Columns | list[Row], named: tuple[tuple[str, str | None], ...]) -> Columns | list[Row]:
+    """Add the values of folder names that rows lack."""
+    if not named:
+        return part
+    if isinstance(part, list):
+        return [row if row.reason is not None else replace(row, values={**dict(named), **row.values}) for row in part]
+    batch = part.batch
+    for name, value in named:
+        if name not in batch.schema.names:
+            batch = batch.append_column(name, pa.array([value] * len(part), pa.string()))
+    return replace(part, batch=batch)
+
+
+def _parts(source: Source, spec: Spec, rows: int) -> Iterator[Columns | list[Row]]:
     if source.suffix == ".parquet":
         with source.filesystem.open_input_file(source.path) as stream:
-            yield from parquet_rows(stream, source.file, spec.selected_columns, spec.mapped_columns)
+            for part in parquet_columns(stream, source.file, spec.selected_columns, spec.mapped_columns, rows):
+                yield [part] if isinstance(part, Row) else part
         return
+    yield from grouped(_text_rows(source, spec), rows)
+
+
+def _text_rows(source: Source, spec: Spec) -> Iterator[Row]:
     dialect = check_text(source, spec)
     with source.filesystem.open_input_stream(source.path) as stream:
         buffered = io.BufferedReader(stream, 1 << 20)

@@ -1,8 +1,11 @@
 """One row as a file gives it, and the error for an unusable file."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class SourceError(ValueError):
@@ -28,3 +31,10 @@ class Row:
     detail: str = ""
     rows: int = 1
     columns: tuple[str, ...] = ()
+
+
+def grouped(rows: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield lists of at most `size` consecutive elements."""
+    iterator = iter(rows)
+    while batch := list(islice(iterator, size)):
+        yield batch

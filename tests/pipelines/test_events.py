@@ -13,7 +13,7 @@ from pipelines.ingest.interactions import ingest_interactions
 from pipelines.ingest.items import ingest_items
 from pipelines.ingest.near_ids import near_ids, other_spellings
 from pipelines.sources.files import find_sources
-from pipelines.sources.row import Row, SourceError
+from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import CsvSpec, InteractionsSpec, ItemsSpec
 from storage.commit import Provenance
 from storage.lake import Lake
@@ -143,7 +143,6 @@ def test_an_outgrown_codebook_names_the_backfill() -> None:
 
 def test_an_error_that_no_row_owns_names_the_file_and_the_rows(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("user_id\n")
-    rows = [Row(number, {}) for number in (3, 4, 5)]
     told = r"log\.csv, rows 3 to 5: OverflowError: date value out of range"
-    with pytest.raises(SourceError, match=told), naming(find_sources(str(tmp_path / "log.csv"))[0], rows):
+    with pytest.raises(SourceError, match=told), naming(find_sources(str(tmp_path / "log.csv"))[0], 3, 5):
         raise OverflowError("date value out of range")

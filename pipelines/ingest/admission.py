@@ -1,0 +1,216 @@
+"""Events that go into the table `interactions`: those of known items, each once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from pipelines.ingest.event_ids import content_ids
+from pipelines.ingest.near_ids import near_ids
+from pipelines.ingest.seen import SeenHashes
+from storage.lake import Lake, one_of
+from storage.reasons import Reason
+
+SAME = ("user_id", "item_id", "event_type", "event_time")
+"""Fields in which an event that is delivered again must agree."""
+EARLIEST, LATEST = (time.replace(tzinfo=UTC) for time in (datetime.min, datetime.max))
+SAME_ID_WITHIN = timedelta(days=2)
+"""Largest difference in event time at which an id of another source counts as repeated: above any time zone error, yet
+few files are read.
+"""
+_STORED = ["event_id", "source", "source_offset", *SAME]
+Refusal = tuple[dict[str, Any], str, str]
+"""An event, the reason, and the detail."""
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """Events to write, those refused, and the number that the lake has already."""
+
+    events: pl.DataFrame
+    refused: list[Refusal]
+    unchanged: int
+
+
+class Admission:
+    """Admission of the events of one source, chunk by chunk in their order.
+
+    An id counts as repeated wherever it stands in the source, so the outcome does not depend on the size of chunks.
+    """
+
+    def __init__(self, lake: Lake) -> None:
+        self._lake = lake
+        self._items = KnownItems(lake)
+        self._seen = SeenHashes()
+        self._own_files: set[str] = set()
+
+    def admit(self, events: pl.DataFrame) -> Admitted:
+        """Split events with `event_id` and `source`."""
+        if events.is_empty():
+            return Admitted(events, [], 0)
+        found = self._judged(events)
+        kept = events.filter(found["outcome"] == "")
+        refused = []
+        for reason in (Reason.CONFLICTING_EVENT, Reason.DUPLICATE_EVENT, Reason.UNKNOWN_ITEM):
+            rows = events.filter(found["outcome"] == str(reason))
+            refused += [
+                (row, str(reason), detail) for row, detail in zip(rows.to_dicts(), _why(reason, rows), strict=True)
+            ]
+        refused.sort(key=lambda each: each[0]["source_offset"])
+        return Admitted(kept, _with_near_ids(self._lake, refused), int((found["outcome"] == "unchanged").sum()))
+
+    def written(self, events: pl.DataFrame, files: Sequence[str]) -> None:
+        """Take note of admitted events that were written, and of the files that hold them."""
+        self._seen.add(_hashes(events))
+        self._own_files.update(files)
+
+    def _judged(self, events: pl.DataFrame) -> pl.DataFrame:
+        """Return `outcome` for each event: "" to be kept, "unchanged", or the reason to refuse it."""
+        known = self._items.known(events["item_id"])
+        found = events.select(*_STORED).with_columns(known=known, repeated=self._repeated(events, known))
+        found = found.with_columns(outcome=_first_of(found))
+        stored = self._stored(events)
+        if not stored.is_empty():
+            found = found.join(stored, on="event_id", how="left", suffix="_stored", maintain_order="left")
+            found = found.with_columns(outcome=_beside_stored(pl.col("outcome")))
+        return found
+
+    def _repeated(self, events: pl.DataFrame, known: pl.Series) -> pl.Series:
+        """Return for each event whether an earlier one of this source with its id is kept."""
+        hashes = _hashes(events)
+        before = self._seen.has(hashes)
+        if before.any():
+            before &= (
+                events["event_id"]
+                .is_in(self._own_ids(events["event_id"].filter(pl.Series(before))).implode())
+                .to_numpy()
+            )
+        ordered = np.sort(hashes)
+        if not (ordered[1:] == ordered[:-1]).any():
+            return pl.Series(before)
+        place = pl.int_range(len(events), eager=True)
+        first = pl.DataFrame({"event_id": events["event_id"], "place": place}).filter(known & ~pl.Series(before))
+        first = first.group_by("event_id").agg(pl.col("place").min().alias("first"))
+        asked = events.select("event_id").join(first, on="event_id", how="left", maintain_order="left")
+        return (asked["first"] < place).fill_null(False) | pl.Series(before)
+
+    def _own_ids(self, ids: pl.Series) -> pl.Series:
+        """Return those of some ids that this source has written before."""
+        rows = self._lake.read_files("interactions", sorted(self._own_files), ["event_id"])
+        written = pl.Series(rows.column("event_id"))
+        return written.filter(written.is_in(ids.implode()))
+
+    def _stored(self, events: pl.DataFrame) -> pl.DataFrame:
+        """Return the stored events with these ids, except those of this source that `written` knows of.
+
+        Only events within SAME_ID_WITHIN of their event times are read.
+        """
+        files = [file.path for file in self._lake.data_files("interactions") if file.path not in self._own_files]
+        if not files:
+            return pl.DataFrame()
+        low, high = events["event_time"].min(), events["event_time"].max()
+        assert isinstance(low, datetime)
+        assert isinstance(high, datetime)
+        first = max(low, EARLIEST + SAME_ID_WITHIN) - SAME_ID_WITHIN
+        last = min(high, LATEST - SAME_ID_WITHIN) + SAME_ID_WITHIN
+        where = (ds.field("event_time") >= first) & (ds.field("event_time") <= last)
+        ids = ds.field("event_id").isin(_arrow_strings(events["event_id"]))
+        rows = self._lake.read("interactions", columns=_STORED, where=where & ids, without=self._own_files)
+        return pl.DataFrame(rows).unique("event_id", keep="last")
+
+
+class KnownItems:
+    """Ids of the catalogue, as far as they were asked for."""
+
+    def __init__(self, lake: Lake) -> None:
+        self._lake = lake
+        self._known = pl.Series([], dtype=pl.String)
+
+    def known(self, items: pl.Series) -> pl.Series:
+        """Return for each id whether the catalogue has it."""
+        wanted = items.unique()
+        fresh = wanted.filter(~wanted.is_in(self._known.implode()))
+        if len(fresh):
+            where = ds.field("item_id").isin(_arrow_strings(fresh))
+            rows = self._lake.read("items", columns=["item_id"], where=where)
+            self._known = self._known.append(pl.Series(rows.column("item_id"), dtype=pl.String).unique())
+        return items.is_in(self._known.implode())
+
+
+def known_items(lake: Lake, items: set[str]) -> set[str]:
+    """Return those of some ids that the catalogue has."""
+    rows = lake.read("items", columns=["item_id"], where=one_of("item_id", sorted(items)))
+    return set(rows.column("item_id").to_pylist())
+
+
+def _hashes(events: pl.DataFrame) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    return events["event_id"].hash().to_numpy()
+
+
+def _arrow_strings(values: pl.Series) -> pa.Array:
+    return values.to_arrow().cast(pa.string())
+
+
+def _first_of(found: pl.DataFrame) -> pl.Expr:
+    """Outcome of an event that is not stored yet."""
+    return (
+        pl.when(pl.col("repeated"))
+        .then(pl.lit(str(Reason.DUPLICATE_EVENT)))
+        .when(~pl.col("known"))
+        .then(pl.lit(str(Reason.UNKNOWN_ITEM)))
+        .otherwise(pl.lit(""))
+    )
+
+
+def _beside_stored(otherwise: pl.Expr) -> pl.Expr:
+    """Outcome of an event whose id is stored in columns with the suffix `_stored`."""
+    differs = pl.any_horizontal(pl.col(name) != pl.col(f"{name}_stored") for name in SAME)
+    elsewhere = pl.col("source") != pl.col("source_stored")
+    itself = pl.col("source_offset") == pl.col("source_offset_stored")
+    return (
+        pl.when(pl.col("source_stored").is_null())
+        .then(otherwise)
+        .when(differs)
+        .then(pl.lit(str(Reason.CONFLICTING_EVENT)))
+        .when(elsewhere | itself)
+        .then(pl.lit("unchanged"))
+        .otherwise(pl.lit(str(Reason.DUPLICATE_EVENT)))
+    )
+
+
+def _why(reason: Reason, events: pl.DataFrame) -> list[str]:
+    """Return the details of events refused for `reason`."""
+    if reason == Reason.CONFLICTING_EVENT:
+        return [f"event {name!r} is stored with another user, item, type or time" for name in events["event_id"]]
+    if reason == Reason.UNKNOWN_ITEM:
+        return [f"item {name!r} is not in the catalogue yet" for name in events["item_id"]]
+    rows = zip(events.to_dicts(), content_ids(events), strict=True)
+    return [_again(event, content) for event, content in rows]
+
+
+def _again(event: dict[str, Any], content: str) -> str:
+    """Explain why an event repeats an earlier row: the same given id, or the same content."""
+    if event["event_id"] != content:
+        return f"event {event['event_id']!r} is in this source already"
+    what = f"user {event['user_id']!r}, item {event['item_id']!r} at {event['event_time']}"
+    return f"{what} is in this source already, the same in all that is kept of a row"
+
+
+def _with_near_ids(lake: Lake, refused: list[Refusal]) -> list[Refusal]:
+    """Return the refused events; those whose item has another spelling in the catalogue say so and come first."""
+    unknown = [event["item_id"] for event, reason, _ in refused if reason == Reason.UNKNOWN_ITEM]
+    near = near_ids(unknown, partial(known_items, lake)) if unknown else {}
+    if not near:
+        return refused
+
+    def with_hint(event: dict[str, Any], reason: str, detail: str) -> Refusal:
+        hint = near.get(event["item_id"]) if reason == Reason.UNKNOWN_ITEM else None
+        return event, reason, f"{detail}; {hint}" if hint else detail
+
+    return sorted((with_hint(*each) for each in refused), key=lambda each: each[0]["item_id"] not in near)

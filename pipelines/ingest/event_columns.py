@@ -1,0 +1,110 @@
+"""Rows of a log as a frame of events. Columns are converted as wholes; rows with a doubtful cell one by one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+
+import numpy as np
+import polars as pl
+
+from pipelines.ingest import cell_columns as whole
+from pipelines.ingest.accounting import as_refused
+from pipelines.ingest.event_rows import EventRules
+from pipelines.sources.cells import Refused
+from pipelines.sources.parquet_columns import Columns
+from pipelines.sources.row import Row
+
+EVENTS: dict[str, pl.DataType] = {
+    "event_id": pl.String(),
+    "user_id": pl.String(),
+    "item_id": pl.String(),
+    "event_type": pl.String(),
+    "event_time": whole.TIME,
+    "arrival_time": whole.TIME,
+    "session_id": pl.String(),
+    "request_id": pl.String(),
+    "impression": pl.Boolean(),
+    "position": pl.Int32(),
+    "value": pl.Float64(),
+    "source_offset": pl.Int64(),
+}
+"""Columns of events; `event_id` is null where the log gives none."""
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """Events of some rows, in the order of the source, and the rows that were refused."""
+
+    events: pl.DataFrame
+    refused: list[tuple[Row, Refused]]
+
+
+def parse(part: Columns | list[Row], rules: EventRules) -> Parsed:
+    """Convert rows to events."""
+    if isinstance(part, list):
+        return _parse_rows(part, rules)
+    events, sure = _convert(part, rules)
+    doubtful = np.flatnonzero(~sure.to_numpy())
+    if not len(doubtful):
+        return Parsed(events, [])
+    rest = _parse_rows(list(part.rows(doubtful.tolist())), rules)
+    return Parsed(pl.concat([events.filter(sure), rest.events]).sort("source_offset"), rest.refused)
+
+
+def _parse_rows(rows: Sequence[Row], rules: EventRules) -> Parsed:
+    events, refused = [], []
+    for row in rows:
+        try:
+            events.append(rules.event(row))
+        except Exception as raised:  # noqa: BLE001 - any exception of a row refuses only that row
+            refused.append((row, as_refused(raised)))
+    return Parsed(pl.DataFrame(events, schema=EVENTS, orient="row"), refused)
+
+
+def _convert(part: Columns, rules: EventRules) -> tuple[pl.DataFrame, pl.Series]:
+    """Return the events of all rows, and whether each is certain; rows that are not hold any values."""
+    spec = rules.spec
+    times = partial(whole.times, unit=spec.time_unit)
+    columns: dict[str, tuple[str, whole.Convert]] = {
+        "event_id": (spec.event_id, whole.identifiers),
+        "user_id": (spec.user_id, whole.identifiers),
+        "item_id": (spec.item_id, whole.identifiers),
+        "event_type": (spec.event_type, whole.identifiers),
+        "event_time": (spec.event_time, times),
+        "arrival_time": (spec.arrival_time, times),
+        "session_id": (spec.session_id, whole.identifiers),
+        "request_id": (spec.request_id, whole.identifiers),
+        "impression": (spec.impression, whole.booleans),
+        "position": (spec.position, whole.integers),
+        "value": (spec.value, whole.numbers),
+    }
+    found: dict[str, pl.Series | pl.Expr] = {}
+    sure = pl.repeat(True, len(part), dtype=pl.Boolean, eager=True)
+    for name, (column, convert) in columns.items():
+        if column and column in part.batch.schema.names:
+            converted = convert(whole.series_of(part.batch.column(column)))
+            found[name], sure = converted.values, sure & converted.sure
+        else:
+            found[name] = pl.repeat(None, len(part), dtype=EVENTS[name], eager=True)
+    offsets = pl.int_range(part.first, part.first + len(part), dtype=pl.Int64, eager=True)
+    events = pl.DataFrame({**found, "source_offset": offsets}, schema=EVENTS).with_columns(
+        pl.col("event_type").fill_null(spec.default_event_type),
+        pl.col("arrival_time").fill_null(_instant(rules.arrived_at)),
+    )
+    required = pl.col("user_id").is_not_null() & pl.col("item_id").is_not_null() & pl.col("event_time").is_not_null()
+    in_time = (pl.col("arrival_time") <= _instant(_later(rules.latest_arrival, rules))) & (
+        (pl.col("event_time") - pl.col("arrival_time")) <= rules.tolerance
+    )
+    return events, events.select(required & in_time.fill_null(False)).to_series() & sure
+
+
+def _instant(time: datetime) -> pl.Expr:
+    return pl.lit(time, dtype=whole.TIME)
+
+
+def _later(time: datetime, rules: EventRules) -> datetime:
+    try:
+        return time + rules.tolerance
+    except OverflowError:
+        return datetime.max.replace(tzinfo=time.tzinfo)

@@ -1,0 +1,60 @@
+"""Ids of events that have none in the log: a hash of everything that happened."""
+
+import hashlib
+from collections import Counter
+
+import polars as pl
+
+
+def content_ids(events: pl.DataFrame) -> pl.Series:
+    """Return the id of each event: BLAKE2b, 128 bits, of its fields as Python writes them, after each other.
+
+    Events that agree in all fields but the times of arrival are one, however often they are delivered. All versions of
+    sidmill give the same ids: by them a log that is delivered again is known.
+    """
+    texts = events.select(pl.concat_str(_as_python_writes(events), separator="\0").cast(pl.Binary))
+    hashed = hashlib.blake2b
+    return pl.Series([hashed(text, digest_size=16).hexdigest() for text in texts.to_series()], dtype=pl.String)
+
+
+def _as_python_writes(events: pl.DataFrame) -> list[pl.Expr | pl.Series]:
+    flag = pl.when(pl.col("impression")).then(pl.lit("True")).when(~pl.col("impression")).then(pl.lit("False"))
+    position, value = pl.col("position").cast(pl.String), pl.Series(map(str, events["value"]), dtype=pl.String)
+    return [
+        *("user_id", "item_id", "event_type"),  # type: ignore[list-item]
+        pl.Series(_times_as_python_writes(events["event_time"])),
+        *(pl.col(name).fill_null("None") for name in ("session_id", "request_id")),
+        flag.fill_null("None"),
+        position.fill_null("None"),
+        value if events["value"].null_count() < len(events) else pl.lit("None"),
+    ]
+
+
+def _times_as_python_writes(times: pl.Series) -> pl.Series:
+    """Return str(time) of Python for each: the fraction of a second is left out if it is zero."""
+    stamps = times.dt.timestamp("us")
+    seconds = times.dt.strftime("%Y-%m-%d %H:%M:%S")
+    fraction = stamps % 1_000_000
+    if not (fraction != 0).any():
+        return seconds + "+00:00"
+    digits = "." + fraction.cast(pl.String).str.zfill(6)
+    return seconds + digits.set(fraction == 0, "") + "+00:00"
+
+
+class Copies:
+    """Numbering of equal rows of one source, where each is an event of its own."""
+
+    def __init__(self) -> None:
+        self._seen: Counter[str] = Counter()
+
+    def ids(self, content: pl.Series) -> pl.Series:
+        """Return an id for each content id: the first copy keeps it, further ones get hashes of their own."""
+        found = []
+        for name in content:
+            before, self._seen[name] = self._seen[name], self._seen[name] + 1
+            found.append(_copy_id(name, before) if before else name)
+        return pl.Series(found, dtype=pl.String)
+
+
+def _copy_id(name: str, before: int) -> str:
+    return hashlib.blake2b(f"{name}\0{before}".encode(), digest_size=16).hexdigest()

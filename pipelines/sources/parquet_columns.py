@@ -1,0 +1,151 @@
+"""Parquet: only the requested columns, in batches; rows are made cell by cell if a column holds a bad cell.
+
+A damaged part of a file costs the rows of that part.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.sources.cells import Half, Single, Unreadable
+from pipelines.sources.row import Row, SourceError, without_blanks
+from storage.reasons import Reason
+
+BATCH_ROWS = 4096
+_SHORT = {pa.float16(): Half, pa.float32(): Single}
+DAMAGED = (OSError, ValueError, pa.ArrowException)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Consecutive rows of a source as Arrow columns; `first` is the number of the first row.
+
+    `columns` are all of the file, of which `batch` may hold some. `exact_times` is False where times in nanoseconds
+    keep them.
+    """
+
+    first: int
+    batch: pa.RecordBatch
+    columns: tuple[str, ...]
+    exact_times: bool = True
+
+    def __len__(self) -> int:
+        return int(self.batch.num_rows)
+
+    def rows(self, among: Sequence[int] | None = None) -> Iterator[Row]:
+        """Yield the rows, or those at some places of the batch, as Python values."""
+        batch = self.batch if among is None else self.batch.take(pa.array(among, pa.int64()))
+        numbers = range(len(self)) if among is None else among
+        columns = [_cells(_microseconds(column) if self.exact_times else column) for column in batch.columns]
+        names = batch.schema.names
+        for place, number in enumerate(numbers):
+            values = {name: column[place] for name, column in zip(names, columns, strict=True)}
+            yield Row(self.first + number, values, columns=self.columns)
+
+
+def parquet_columns(
+    stream: pa.NativeFile, file: str, selected: frozenset[str] | None, mapped: Collection[str], rows: int
+) -> Iterator[Columns | Row]:
+    """Yield the rows in batches of at most `rows`, with the columns of `selected`, or all if None.
+
+    A part that cannot be read is a Row with a reason and its number of rows. `mapped` names the columns with a meaning.
+    Raise SourceError if two columns have the name of a requested one.
+    """
+    if stream.size() == 0:
+        return
+    try:
+        table = pq.ParquetFile(stream)
+        schema, groups = table.schema_arrow, range(table.num_row_groups)
+    except DAMAGED as error:
+        detail = f"{file} is not Parquet, or it is damaged: {error}"
+        yield Row(0, {"raw": file}, Reason.UNREADABLE_PARQUET, detail)
+        return
+    names = tuple(without_blanks(schema.names, mapped))
+    wanted = _columns(schema.names, names, file, selected)
+    named = dict(zip(schema.names, names, strict=True))
+    first = 0
+    for group in groups:
+        expected = table.metadata.row_group(group).num_rows
+        number = first
+        try:
+            for batch in _batches(table, group, wanted, rows):
+                renamed = batch.rename_columns([named[name] for name in batch.schema.names]) if batch.columns else batch
+                yield Columns(number, renamed, names, exact_times=selected is not None)
+                number += batch.num_rows
+            if number != first + expected:
+                raise OSError(f"it gives {number - first:,} rows")
+        except DAMAGED as error:
+            lost = first + expected - number
+            detail = f"{file}: rows {number:,} to {first + expected - 1:,} cannot be read: {error}"
+            yield Row(number, {"raw": file}, Reason.UNREADABLE_PARQUET, detail, rows=lost)
+        first += expected
+
+
+def _batches(table: pq.ParquetFile, group: int, columns: list[str] | None, rows: int) -> Iterator[pa.RecordBatch]:
+    """Yield a row group in batches of `rows`; from a damaged place on in small ones, to lose as few rows as can be."""
+    given = 0
+    try:
+        for batch in table.iter_batches(batch_size=rows, row_groups=[group], columns=columns):
+            yield batch
+            given += batch.num_rows
+    except DAMAGED:
+        if rows <= BATCH_ROWS:
+            raise
+        for batch in table.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], columns=columns):
+            already = min(given, batch.num_rows)
+            given -= already
+            if already < batch.num_rows:
+                yield batch.slice(already)
+
+
+def _columns(
+    written: Sequence[str], names: Sequence[str], file: str, selected: frozenset[str] | None
+) -> list[str] | None:
+    """Return the columns to read, as they are written in the file; None for all."""
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
+    wanted = [name for name in twice if selected is None or name in selected]
+    if wanted:
+        raise SourceError(f"{file}: it has two columns {wanted[0]!r}. Give every column a name of its own.")
+    if selected is None:
+        return None
+    return [each for each, name in zip(written, names, strict=True) if name in selected]
+
+
+def _microseconds(column: pa.Array) -> pa.Array:
+    """Cast times from nanoseconds, which Python's cannot hold, to microseconds."""
+    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+        return column.cast(pa.timestamp("us", column.type.tz), safe=False)
+    return column
+
+
+def _cells(column: pa.Array) -> list[Any]:
+    try:
+        found: list[Any] = column.to_pylist()
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        if (short := _SHORT.get(kind)) is not None:
+            return [value if value is None else short(value) for value in found]
+    except Exception:  # noqa: BLE001 - whatever one cell raises, the others are read
+        return [_cell(each) for each in column]
+    return found
+
+
+def _cell(value: pa.Scalar) -> Any:
+    try:
+        return value.as_py()
+    except Exception as error:  # noqa: BLE001 - a bad cell refuses its row only if its column is used
+        return Unreadable(f"{value.type} that cannot be read ({type(error).__name__}: {error})", _as_text(value))
+
+
+def _as_text(value: pa.Scalar) -> str | None:
+    """Return the text of a time beyond Python's range of years; None for other cells."""
+    if not pa.types.is_temporal(value.type):
+        return None
+    try:
+        found: str = value.cast(pa.string()).as_py()
+    except (*DAMAGED, OverflowError):
+        return None
+    return None if "out of range" in found else found
