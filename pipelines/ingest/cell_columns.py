@@ -92,7 +92,7 @@ def times(column: pl.Series, unit: TimeUnit) -> Converted:
     if column.dtype in (pl.Datetime, pl.Date):
         return _instants(column)
     if column.dtype.is_integer():
-        return _counted(column.cast(pl.Int64, strict=False), unit, column)
+        return _counted(column, unit, column)
     if column.dtype == pl.Float64:
         whole = (column.abs() < EXACT_FLOAT) & (column.floor() == column)
         return _counted(column.cast(pl.Int64, strict=False).set(~whole, None), unit, column)
@@ -182,6 +182,10 @@ def series_of(column: pa.Array) -> pl.Series:
             column = column.dictionary_decode()
         if pa.types.is_timestamp(kind):
             column = _in_microseconds(column, kind)
+        elif pa.types.is_integer(kind):
+            column = column.cast(pa.int64())
+        else:
+            column.validate(full=True)  # polars takes the bytes of a text for UTF-8 without a look
         return pl.Series(column)
     except (pa.ArrowException, pl.exceptions.PolarsError, ValueError, OverflowError):
         return _opaque(column)

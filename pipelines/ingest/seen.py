@@ -16,6 +16,8 @@ class SeenHashes:
         self._runs: list[Hashes] = []
 
     def add(self, hashes: Hashes) -> None:
+        if not len(hashes):
+            return
         run = np.sort(hashes)
         while self._runs and len(self._runs[-1]) < 2 * len(run):
             run = np.sort(np.concatenate([self._runs.pop(), run]), kind="stable")  # merges sorted halves
@@ -24,8 +26,6 @@ class SeenHashes:
     def has(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
         """Return for each hash whether it was added."""
         found = np.zeros(len(hashes), bool)
-        if not self._runs or not len(hashes):
-            return found
         order = np.argsort(hashes)
         wanted = hashes[order]
         for run in self._runs:

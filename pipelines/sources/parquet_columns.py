@@ -38,10 +38,11 @@ class Columns:
 
     def rows(self, among: Sequence[int] | None = None) -> Iterator[Row]:
         """Yield the rows, or those at some places of the batch, as Python values."""
-        batch = self.batch if among is None else self.batch.take(pa.array(among, pa.int64()))
         numbers = range(len(self)) if among is None else among
-        columns = [_cells(_microseconds(column) if self.exact_times else column) for column in batch.columns]
-        names = batch.schema.names
+        columns = [
+            _cells_at(_microseconds(column) if self.exact_times else column, among) for column in self.batch.columns
+        ]
+        names = self.batch.schema.names
         for place, number in enumerate(numbers):
             values = {name: column[place] for name, column in zip(names, columns, strict=True)}
             yield Row(self.first + number, values, columns=self.columns)
@@ -120,6 +121,15 @@ def _microseconds(column: pa.Array) -> pa.Array:
     if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
         return column.cast(pa.timestamp("us", column.type.tz), safe=False)
     return column
+
+
+def _cells_at(column: pa.Array, places: Sequence[int] | None) -> list[Any]:
+    if places is None:
+        return _cells(column)
+    try:
+        return _cells(column.take(pa.array(places, pa.int64())))
+    except pa.ArrowNotImplementedError:  # Arrow cannot take from every type
+        return [_cell(column[place]) for place in places]
 
 
 def _cells(column: pa.Array) -> list[Any]:

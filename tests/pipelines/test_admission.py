@@ -1,0 +1,123 @@
+"""Events are admitted once each, whatever the size of the chunks in which a source is read."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import polars as pl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.ingest.admission import SAME, Admission
+from pipelines.ingest.event_columns import EVENTS
+from pipelines.ingest.interactions import write_events
+from pipelines.ingest.items import ingest_items
+from pipelines.ingest.seen import SeenHashes
+from pipelines.sources.files import find_sources
+from pipelines.sources.source_spec import ItemsSpec
+from storage.commit import Provenance
+from storage.lake import Lake
+
+WHO = Provenance("test", "recipe")
+NOW = datetime(2026, 9, 1, tzinfo=UTC)
+FIRST = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Slow:
+    """The rules, event by event: a dictionary of what is stored, and one of what this source gave."""
+
+    def __init__(self, items: set[str]) -> None:
+        self.items, self.table = items, dict[str, dict[str, Any]]()
+
+    def source(self, events: list[dict[str, Any]]) -> list[str]:
+        outcomes, own = [], dict[str, dict[str, Any]]()
+        for event in events:
+            before = self.table.get(event["event_id"])
+            if before is not None and any(before[name] != event[name] for name in SAME):
+                outcomes.append("conflicting_event")
+            elif before is not None and (
+                before["source"] != event["source"] or before["source_offset"] == event["source_offset"]
+            ):
+                outcomes.append("unchanged")
+            elif before is not None or event["event_id"] in own:
+                outcomes.append("duplicate_event")
+            elif event["item_id"] not in self.items:
+                outcomes.append("unknown_item")
+            else:
+                own[event["event_id"]] = event
+                outcomes.append("")
+        self.table |= own
+        return outcomes
+
+
+EVENT = st.tuples(
+    st.sampled_from("abcdef"), st.sampled_from(["u", "v"]), st.sampled_from(["i", "j", "lost"]), st.integers(0, 3)
+)
+
+
+@given(sources=st.lists(st.lists(EVENT, min_size=1, max_size=8), min_size=1, max_size=3), chunk=st.integers(1, 8))
+@settings(max_examples=25, deadline=None)
+def test_every_event_is_admitted_once_as_the_rules_say(sources: list[list[tuple[Any, ...]]], chunk: int) -> None:
+    with TemporaryDirectory() as folder:
+        lake = lake_with_items(Path(folder), "i", "j")
+        slow = Slow({"i", "j"})
+        for number, rows in enumerate(sources):
+            events = [event(f"s{number}", offset, *row) for offset, row in enumerate(rows)]
+            admission, outcomes = Admission(lake), dict[int, str]()
+            for start in range(0, len(events), chunk):
+                part = pl.DataFrame(
+                    events[start : start + chunk], schema={**EVENTS, "source": pl.String()}, orient="row"
+                )
+                found = admission.admit(part)
+                admission.written(found.events, write_events(lake, found.events, WHO))
+                outcomes |= dict.fromkeys(found.events["source_offset"], "")
+                outcomes |= {row["source_offset"]: reason for row, reason, _ in found.refused}
+                assert len(found.events) + len(found.refused) + found.unchanged == len(part)
+            expected = slow.source(events)
+            assert [outcomes.get(offset, "unchanged") for offset in range(len(events))] == expected
+        stored = lake.frame("interactions")
+        assert sorted(stored["event_id"]) == sorted(slow.table)
+
+
+def lake_with_items(folder: Path, *items: str) -> Lake:
+    path = folder / "items.csv"
+    path.write_text("\n".join(["item_id,title", *(f"{item},mug" for item in items)]) + "\n")
+    lake = Lake(str(folder / "lake"))
+    ingest_items(lake, find_sources(str(path))[0], ItemsSpec(), NOW, WHO)
+    return lake
+
+
+def event(source: str, offset: int, name: str, user: str, item: str, day: int) -> dict[str, Any]:
+    when = FIRST + timedelta(hours=day)
+    return {
+        **dict.fromkeys(EVENTS),
+        "event_id": name,
+        "user_id": user,
+        "item_id": item,
+        "event_type": "view",
+        "event_time": when,
+        "arrival_time": NOW,
+        "source": source,
+        "source_offset": offset,
+    }
+
+
+def test_an_id_that_comes_again_in_another_part_of_a_source_is_a_repeat_however_far_apart(tmp_path: Path) -> None:
+    lake = lake_with_items(tmp_path, "i")
+    admission = Admission(lake)
+    for offset, (day, kept) in enumerate([(0, 1), (90 * 24, 0)]):
+        part = pl.DataFrame([event("s", offset, "a", "u", "i", day)], schema={**EVENTS, "source": pl.String()})
+        found = admission.admit(part)
+        assert len(found.events) == kept
+        admission.written(found.events, write_events(lake, found.events, WHO))
+
+
+@given(st.lists(st.lists(st.integers(0, 40), max_size=20), max_size=8), st.lists(st.integers(0, 40)))
+def test_hashes_that_were_added_are_known(added: list[list[int]], asked: list[int]) -> None:
+    seen = SeenHashes()
+    for each in added:
+        seen.add(np.array(each, np.uint64))
+    known = {number for each in added for number in each}
+    assert seen.has(np.array(asked, np.uint64)).tolist() == [number in known for number in asked]
