@@ -18,20 +18,6 @@ from storage.runs import runs
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["run"], ["run", "fly"], ["release", "show"], ["run", "nightly", "--no-such-flag"], ["item", "explain"]],
-)
-def test_bad_usage_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(arguments) == 2
-    assert "usage: sidmill" in capsys.readouterr().err
-
-
-def test_an_unknown_flag_shows_the_usage_of_its_verb(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["run", "nightly", "--no-such-flag"]) == 2
-    assert "usage: sidmill run nightly" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["lake", "status"], "there is no lake at"),

@@ -1,0 +1,61 @@
+"""`sidmill lake`: the state of the lake as a whole."""
+
+import json
+
+from cyclopts import App
+
+from flows.cli.options import OPTIONS, AsJson, Common
+from flows.runtime.terminal import say
+from storage.errors import LakeError
+
+app = App(name="lake", help="Look at the lake as a whole: status, hashes, format.", group_parameters=OPTIONS)
+
+
+class VerificationFailed(LakeError):
+    """Raised if a check of the lake finds a fault."""
+
+
+@app.command
+def status(*, as_json: AsJson = False, common: Common = Common()) -> None:
+    """Show what ran last, what is published, and how full the tables are.
+
+    $ sidmill lake status
+    $ sidmill lake status --json --lake s3://bucket/lake
+    """
+    from flows.cli import show
+    from flows.inspect.status import lake_status
+
+    show.status(lake_status(common.existing()), as_json)
+
+
+@app.command
+def verify(*, as_json: AsJson = False, common: Common = Common()) -> None:
+    """Compare every file that a release pins with its hash. Reads all of them.
+
+    $ sidmill lake verify
+    """
+    from flows.inspect.verify import verify as verify_lake
+
+    findings = list(verify_lake(common.existing()))
+    wrong = [finding for finding in findings if finding[2]]
+    if as_json:
+        print(json.dumps([dict(zip(("subject", "what", "wrong"), finding, strict=True)) for finding in findings]))
+    else:
+        for subject, what, fault in wrong:
+            say(f"  WRONG {subject} {what}: {fault}")
+        print(f"{len(findings)} checks of versions and hashes, {len(wrong)} wrong")
+    if wrong:
+        subjects = ", ".join(sorted({subject for subject, _, _ in wrong}))
+        raise VerificationFailed(
+            f"{subjects} cannot be trusted: restore the files from a backup, or roll back to a release without faults."
+        )
+
+
+@app.command
+def migrate(*, common: Common = Common()) -> None:
+    """Bring a lake of an older format to the format of this version, in place."""
+    from storage.commit import Provenance
+    from storage.migrate import migrate as migrate_lake
+
+    for line in migrate_lake(common.open(), Provenance("lake migrate", "")):
+        print(f"  {line}")

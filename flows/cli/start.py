@@ -1,0 +1,53 @@
+"""Start a run: what `sidmill run` has in common with the verbs of other nouns."""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from flows.cli.options import Bounds, Common, RecipeOptions, Sources
+
+if TYPE_CHECKING:
+    from storage.lake import Lake
+
+
+def get_ready(*, cluster: bool = False) -> None:
+    """Have a Prefect server for a run, once all that can be wrong with its options was said.
+
+    With `cluster`, first check that the Ray cluster answers, if RAY_ADDRESS names one.
+    """
+    from flows.runtime.server import ensure_server
+    from pipelines.ray_address import foreign_address, require_reachable
+
+    say_loading()
+    if cluster:
+        require_reachable(foreign_address())
+    ensure_server()
+
+
+def say_loading() -> None:
+    """Say that libraries are imported, which takes seconds."""
+    print("loading the libraries of a run", file=sys.stderr, flush=True)
+
+
+def production_recipe(lake: "Lake") -> dict[str, Any] | None:
+    """Return the recipe of the production release, if there is one."""
+    from storage.releases.releases import PRODUCTION, published, read_release
+
+    return read_release(lake, PRODUCTION).recipe if published(lake) else None
+
+
+def start_night(
+    parent: str, sources: Sources, recipe: RecipeOptions, bounds: Bounds, common: Common, *, retry: bool
+) -> None:
+    """Start a nightly run; with `retry`, it also tries the items again that stages refused."""
+    from storage.releases.releases import read_release
+
+    lake = common.existing()
+    given, overrides = recipe.resolve(read_release(lake, parent).recipe)
+    lasting = any(each not in overrides for each in recipe.overrides)
+    settings = given if recipe.recipe or lasting else None  # None: the recipe of the release that the night extends
+    bounds.check()
+    found = sources.found()
+    get_ready()
+    from flows.nightly import nightly as flow
+
+    flow(lake.uri, settings, *found, bounds.as_of, bounds.cutoff, parent, retry, overrides)
