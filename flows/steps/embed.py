@@ -16,10 +16,10 @@ from pipelines.compute import InProcess
 from pipelines.counts import Counts
 from pipelines.embed.attributes import describe_attributes, describe_coordinates, place_of, values_of
 from pipelines.embed.clip_agreement import check_clip_agreement
+from pipelines.embed.contents import items_content, items_text
 from pipelines.embed.embed import embed
 from pipelines.embed.protocol import describe_encoder, fingerprint
 from pipelines.embed.stages import EmbedAttributes, EmbedImages, EmbedText
-from pipelines.ingest.items import items_content, items_text
 from pipelines.registry import ENCODERS
 from storage.files.store import sha256
 from storage.lake import Lake

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -98,9 +98,34 @@ def record_source(lake: Lake, done: IngestedSource, provenance: Provenance) -> N
     append(lake, "sources", rows, f"source:{done.kind}:{done.source.sha256}:{done.mapping}", provenance)
 
 
-def content_key(table: str, parts: Iterable[Any]) -> str:
+def content_key(table: str, rows: pl.DataFrame) -> str:
     """Return the idempotency key of a commit, by its content: another reading of a file may write more."""
-    return f"{table}:" + hashlib.sha256("\0".join(str(part) for part in parts).encode()).hexdigest()[:24]
+    digest, arrow = Digest(), rows.to_arrow().combine_chunks()
+    with pa.PythonFile(digest, "w") as sink, pa.ipc.new_stream(sink, arrow.schema) as stream:
+        stream.write_table(arrow)
+    return f"{table}:{digest.hexdigest()[:24]}"
+
+
+class Digest:
+    """File that keeps only the hash of what is written."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self._sha256.update(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Do nothing: the hash is always up to date."""
+
+    def close(self) -> None:
+        """Do nothing: the hash stays readable."""
+
+    def hexdigest(self) -> str:
+        return self._sha256.hexdigest()
 
 
 def lacking(row: Row, column: str, setting: str) -> str:

@@ -1,25 +1,28 @@
 """Ingest a log: convert its rows to events, drop repeats, hold back events of unknown items until the item arrives."""
 
-import hashlib
 import json
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 
 from pipelines.counts import Counts
-from pipelines.ingest.accounting import IngestedSource, close_superseded, mapping_hash, names_of, naming, payload
-from pipelines.ingest.admission import Admission
+from pipelines.ingest.accounting import (
+    IngestedSource,
+    close_superseded,
+    content_key,
+    mapping_hash,
+    names_of,
+    naming,
+    payload,
+)
+from pipelines.ingest.admission import SAME, Admission
 from pipelines.ingest.event_columns import Parsed, parse
 from pipelines.ingest.event_ids import Copies, content_ids
 from pipelines.ingest.event_rows import EventRules
+from pipelines.ingest.parts import Part, bounds, parsed_ahead, row_count, row_numbers
 from pipelines.sources.cells import Refused
 from pipelines.sources.files import Source
-from pipelines.sources.parquet_columns import Columns
-from pipelines.sources.reading import read_columns
 from pipelines.sources.row import Row
 from pipelines.sources.source_spec import InteractionsSpec
 from storage.commit import Provenance, append
@@ -30,7 +33,6 @@ from storage.schemas import INTERACTIONS
 
 CHUNK_ROWS = 1 << 18
 """Rows of a source that are converted, admitted and written at once."""
-Part = Columns | list[Row]
 
 
 def ingest_interactions(
@@ -45,8 +47,8 @@ def ingest_interactions(
     reader = _Reader(source, spec, arrived_at, _read_before(lake, names_of(lake, source, "interactions")))
     admission = Admission(lake)
     refused_ids: set[str] = set()
-    for part, parsed in _parsed(source, spec, reader):
-        with naming(source, *_bounds(part)):
+    for part, parsed in parsed_ahead(source, spec, CHUNK_ROWS, reader.parse):
+        with naming(source, *bounds(part)):
             events, rejects = reader.fresh(part, parsed, counts)
             admitted = admission.admit(events)
             counts.out += len(admitted.events)
@@ -60,25 +62,6 @@ def ingest_interactions(
     stages = [counts.check()]
     close_superseded(lake, source, stages, refused_ids, provenance)
     return IngestedSource(source, "interactions", mapping_hash(spec), stages)
-
-
-def _parsed(source: Source, spec: InteractionsSpec, reader: "_Reader") -> Iterator[tuple[Part, Parsed]]:
-    """Yield the parts of a source and their events; the next part is converted while the caller works on this one."""
-    with ThreadPoolExecutor(1) as pool:
-        ahead: Future[Parsed] | None = None
-        part: Part = []
-        for following in read_columns(source, spec, CHUNK_ROWS):
-            submitted = pool.submit(reader.parse, following)
-            if ahead is not None:
-                yield part, ahead.result()
-            ahead, part = submitted, following
-        if ahead is not None:
-            yield part, ahead.result()
-
-
-def _bounds(part: Part) -> tuple[int, int]:
-    """Return the numbers of the first and the last row."""
-    return (part[0].number, part[-1].number) if isinstance(part, list) else (part.first, part.first + len(part) - 1)
 
 
 class _Reader:
@@ -103,9 +86,9 @@ class _Reader:
             lacking = events["event_id"].is_null()
             copies = self._copies.ids(content_ids(events.filter(lacking)))
             events = _with_ids(events, lacking, copies)
-        offsets = pl.Series([row.number for row in part]) if isinstance(part, list) else _offsets(part)
+        offsets = row_numbers(part)
         before = set(offsets.filter(offsets.is_in(self._before.implode()))) if len(self._before) else set()
-        counts.rows_in += sum(row.rows for row in part) if isinstance(part, list) else len(part)
+        counts.rows_in += row_count(part)
         counts.unchanged += len(before)
         if before:
             events = events.filter(~pl.col("source_offset").is_in(before))
@@ -124,10 +107,6 @@ def _with_ids(events: pl.DataFrame, lacking: pl.Series, ids: pl.Series) -> pl.Da
     return events.with_columns(event_id=events["event_id"].scatter(lacking.arg_true(), ids))
 
 
-def _offsets(part: Columns) -> pl.Series:
-    return pl.int_range(part.first, part.first + len(part), dtype=pl.Int64, eager=True)
-
-
 def _read_before(lake: Lake, names: list[str]) -> pl.Series:
     """Return the row numbers of a file whose events were written by earlier readings."""
     rows = lake.read("interactions", columns=["source_offset"], where=one_of("source", names))
@@ -138,15 +117,9 @@ def write_events(lake: Lake, events: pl.DataFrame, provenance: Provenance) -> tu
     """Append admitted events; return the files that were written."""
     if events.is_empty():
         return ()
-    rows = events.with_columns(arrival_date=pl.col("arrival_time").dt.date()).to_arrow()
-    told = events.select("event_id", "user_id", "item_id", "event_type", "event_time").to_arrow()
-    sink = hashlib.sha256()
-    for column in told.columns:
-        for chunk in column.cast(pa.int64() if pa.types.is_timestamp(column.type) else pa.large_string()).chunks:
-            for buffer in chunk.buffers():
-                sink.update(b"" if buffer is None else buffer)
-    key = f"interactions:{sink.hexdigest()[:24]}"
-    return append(lake, "interactions", rows.select(INTERACTIONS.schema.names), key, provenance).files
+    rows = events.with_columns(arrival_date=pl.col("arrival_time").dt.date()).select(INTERACTIONS.schema.names)
+    key = content_key("interactions", events.select("event_id", *SAME))
+    return append(lake, "interactions", rows.to_arrow(), key, provenance).files
 
 
 def reject_event(event: dict[str, Any], reason: str, detail: str) -> Reject:

@@ -1,5 +1,6 @@
 """Reading of the catalogue and its SIDs as a release sees them: newest item revisions, segments of the SID table."""
 
+from collections.abc import Iterable
 from datetime import datetime
 
 import polars as pl
@@ -15,7 +16,7 @@ def catalogue(
     version: int | None = None,
     as_of: datetime | None = None,
     columns: list[str] | None = None,
-    among: list[str] | None = None,
+    among: Iterable[str] | None = None,
 ) -> pl.DataFrame:
     """Return one row per item, its newest revision that arrived by `as_of`, with deleted items, sorted by item_id.
 

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from pipelines.embed.attributes import values_of
+from pipelines.embed.contents import items_content, items_text
 from pipelines.ingest.accounting import record_source, unread
 from pipelines.ingest.interactions import ingest_interactions
-from pipelines.ingest.items import ingest_items, items_content, items_text
+from pipelines.ingest.items import ingest_items
 from pipelines.ingest.waiting import admit_waiting
 from pipelines.sources.files import SourceError, find_sources
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec

@@ -1,0 +1,182 @@
+"""Rows of a catalogue as a frame of items. Columns are converted as wholes; rows with a doubtful cell one by one."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from pipelines.ingest.accounting import as_refused
+from pipelines.ingest.cell_columns import Convert, Converted, booleans, identifiers, series_of
+from pipelines.ingest.item_rows import item_of, pictures_of
+from pipelines.ingest.picture_references import Reference
+from pipelines.sources.cells import Refused, check_names, values
+from pipelines.sources.parquet_columns import Columns
+from pipelines.sources.row import Row
+from pipelines.sources.source_spec import ItemsSpec
+
+ITEMS: dict[str, pl.DataType] = {
+    "item_id": pl.String(),
+    "title": pl.String(),
+    "attributes": pl.String(),
+    "text_hash": pl.String(),
+    "deleted": pl.Boolean(),
+    "source_row": pl.Int64(),
+}
+_STRING: pl.DataType = pl.String()
+_CONTROL = r"[\x1c-\x1f]"
+"""Characters that Python strips from the ends of a text, and Rust does not."""
+_PLAIN = r"^[ !#-\[\]-~]*$"
+"""Texts that JSON writes as they are."""
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """Items of some rows in the order of the source, the pictures that they name by row, and the refused rows."""
+
+    items: pl.DataFrame
+    pictures: dict[int, tuple[Row, list[Reference]]]
+    refused: list[tuple[Row, Refused]]
+
+
+def parse(part: Columns | list[Row], spec: ItemsSpec) -> Parsed:
+    """Convert rows to items."""
+    if isinstance(part, list):
+        return _parse_rows(part, spec)
+    items, sure = _convert(part, spec)
+    doubtful = np.flatnonzero(~sure.to_numpy())
+    if not len(doubtful):
+        return Parsed(items, {}, [])
+    rest = _parse_rows(list(part.rows(doubtful.tolist())), spec)
+    return Parsed(pl.concat([items.filter(sure), rest.items]).sort("source_row"), rest.pictures, rest.refused)
+
+
+def _parse_rows(rows: Sequence[Row], spec: ItemsSpec) -> Parsed:
+    items, pictures, refused = [], {}, []
+    for row in rows:
+        try:
+            item, named = item_of(row, spec), pictures_of(row.values, spec)
+        except Exception as raised:  # noqa: BLE001 - any exception of a row refuses only that row
+            refused.append((row, as_refused(raised)))
+        else:
+            items.append(item)
+            if named:
+                pictures[row.number] = (row, named)
+    return Parsed(pl.DataFrame(items, schema=ITEMS, orient="row"), pictures, refused)
+
+
+def _convert(part: Columns, spec: ItemsSpec) -> tuple[pl.DataFrame, pl.Series]:
+    """Return the items of all rows, and whether each is certain; rows that are not hold any values."""
+    batch, rows = part.batch, len(part)
+    own = {spec.item_id, spec.title, spec.image, spec.deleted}
+    names = sorted(name for name in batch.schema.names if name not in own)
+    if spec.languages or not _are_usual(names):
+        return pl.DataFrame(schema=ITEMS).clear(rows), _repeated(False, rows)
+    item_ids = _column(batch, spec.item_id, identifiers)
+    titles = _column(batch, spec.title, _texts)
+    deleted = _column(batch, spec.deleted, booleans, pl.Boolean())
+    fragments = [json_values(batch.column(name)) for name in names]
+    described = _objects(names, [each.values for each in fragments], rows)
+    title = titles.values.fill_null("")
+    items = pl.DataFrame(
+        {
+            "item_id": item_ids.values,
+            "title": titles.values.set(title == "", None),
+            "attributes": described,
+            "text_hash": _hashes(title, described),
+            "deleted": deleted.values.fill_null(False),
+            "source_row": pl.int_range(part.first, part.first + rows, dtype=pl.Int64, eager=True),
+        },
+        schema=ITEMS,
+    )
+    sure = item_ids.sure & items["item_id"].is_not_null() & titles.sure & deleted.sure
+    for each in fragments:
+        sure &= each.sure
+    sure &= (title.str.len_chars() + described.str.len_chars()) <= spec.max_text_chars
+    sure &= (title != "") if spec.require_title else (title != "") | (described != "{}") | items["deleted"]
+    if spec.image and spec.image in batch.schema.names:
+        sure &= pl.Series(batch.column(spec.image).is_null())
+    return items, sure
+
+
+def _are_usual(names: list[str]) -> bool:
+    try:
+        check_names(dict.fromkeys(names))
+    except Refused:
+        return False
+    return len(set(names)) == len(names)
+
+
+def _column(batch: pa.RecordBatch, name: str | None, convert: Convert, dtype: pl.DataType = _STRING) -> Converted:
+    """Convert a column; one that the batch lacks is absent in all rows."""
+    if not name or name not in batch.schema.names:
+        return Converted(pl.repeat(None, batch.num_rows, dtype=dtype, eager=True), _repeated(True, batch.num_rows))
+    return convert(series_of(batch.column(name)))
+
+
+def _repeated(value: bool, rows: int) -> pl.Series:
+    return pl.repeat(value, rows, dtype=pl.Boolean, eager=True)
+
+
+def _texts(column: pl.Series) -> Converted:
+    """Convert to text; the rule of one cell is `cells.text`."""
+    if column.dtype == pl.String:
+        sure = ~column.str.contains(_CONTROL)
+        return Converted(column.str.strip_chars(), sure.fill_null(True))
+    if column.dtype.is_integer():
+        return Converted(column.cast(pl.String), _repeated(True, len(column)))
+    return Converted(pl.repeat(None, len(column), dtype=pl.String, eager=True), column.is_null())
+
+
+def json_values(column: pa.Array) -> Converted:
+    """Return the cells as JSON, null where `cells.values` gives nothing, as it stands in `attributes`."""
+    plain = series_of(column)
+    found = _texts(plain)
+    if plain.dtype == pl.String or plain.dtype.is_integer():
+        text = found.values
+        quoted = '"' + text + '"'
+        special = ~text.str.contains(_PLAIN).fill_null(True)
+        if special.any():
+            escaped = pl.Series([json.dumps(each) for each in text.filter(special)], dtype=pl.String)
+            quoted = quoted.scatter(special.arg_true(), escaped)
+        return Converted(quoted.set((text == "").fill_null(True), None), found.sure)
+    if plain.dtype == pl.Float64:
+        return Converted(pl.Series(map(_json_number, plain), dtype=pl.String), found.sure | _repeated(True, len(plain)))
+    if plain.dtype == pl.Boolean:
+        words = pl.Series(['"False"', '"True"'])
+        return Converted(words.gather(plain.cast(pl.UInt32)), _repeated(True, len(plain)))
+    cells = Columns(0, pa.RecordBatch.from_arrays([column], ["cell"]), ("cell",), exact_times=False).rows()
+    texts, sure = [], []
+    for row in cells:
+        try:
+            value = values(row.values["cell"], "cell")
+            texts.append(json.dumps(value) if value else None)
+            sure.append(True)
+        except Exception:  # noqa: BLE001 - the row is converted alone, and refused with the name of the column
+            texts.append(None)
+            sure.append(False)
+    return Converted(pl.Series(texts, dtype=pl.String), pl.Series(sure, dtype=pl.Boolean))
+
+
+def _json_number(value: float | None) -> str | None:
+    if value is None or value != value:
+        return None
+    return f'"{int(value) if value.is_integer() else value}"'
+
+
+def _objects(names: list[str], values: list[pl.Series], rows: int) -> pl.Series:
+    """Return objects in JSON as Python writes them, without the names whose value is null."""
+    if not names:
+        return pl.repeat("{}", rows, dtype=pl.String, eager=True)
+    pairs = [pl.lit(f"{json.dumps(name)}: ") + value for name, value in zip(names, values, strict=True)]
+    joined = pl.concat_str(pairs, separator=", ", ignore_nulls=True)
+    return pl.select("{" + joined + "}").to_series()
+
+
+def _hashes(titles: pl.Series, described: pl.Series) -> pl.Series:
+    texts = pl.select(pl.concat_str([titles, described], separator="\0").cast(pl.Binary)).to_series()
+    hashed = hashlib.blake2b
+    return pl.Series([hashed(text, digest_size=16).hexdigest() for text in texts], dtype=pl.String)

@@ -1,0 +1,55 @@
+"""Parts of a source on their way into the lake: consecutive rows, as columns or one by one."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import polars as pl
+
+from pipelines.sources.files import Source
+from pipelines.sources.parquet_columns import Columns
+from pipelines.sources.reading import Spec, read_columns
+from pipelines.sources.row import Row
+
+T = TypeVar("T")
+Part = Columns | list[Row]
+
+
+def parsed_ahead(source: Source, spec: Spec, rows: int, parse: Callable[[Part], T]) -> Iterator[tuple[Part, T]]:
+    """Yield the parts of a source, of at most `rows` rows, with what `parse` makes of them.
+
+    The next part is parsed on another thread while the caller works on this one.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        ahead: tuple[Part, Future[T]] | None = None
+        for part in read_columns(source, spec, rows):
+            submitted = pool.submit(parse, part)
+            if ahead is not None:
+                yield ahead[0], ahead[1].result()
+            ahead = part, submitted
+        if ahead is not None:
+            yield ahead[0], ahead[1].result()
+
+
+def bounds(part: Part) -> tuple[int, int]:
+    """Return the numbers of the first and the last row."""
+    return (part[0].number, part[-1].number) if isinstance(part, list) else (part.first, part.first + len(part) - 1)
+
+
+def row_count(part: Part) -> int:
+    """Return the number of rows, those of damaged places among them."""
+    return sum(row.rows for row in part) if isinstance(part, list) else len(part)
+
+
+def row_numbers(part: Part) -> pl.Series:
+    if isinstance(part, list):
+        return pl.Series([row.number for row in part], dtype=pl.Int64)
+    return pl.int_range(part.first, part.first + len(part), dtype=pl.Int64, eager=True)
+
+
+def rows_at(part: Part, numbers: Sequence[int]) -> list[Row]:
+    """Return the rows with these numbers, in this order."""
+    if isinstance(part, list):
+        by_number = {row.number: row for row in part}
+        return [by_number[number] for number in numbers]
+    return list(part.rows([number - part.first for number in numbers])) if numbers else []

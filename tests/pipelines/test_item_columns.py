@@ -1,0 +1,94 @@
+"""A catalogue that is converted column by column gives the items and the refusals of one converted row by row."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from pipelines.ingest.item_columns import Parsed, _convert, parse
+from pipelines.sources.parquet_columns import Columns
+from pipelines.sources.source_spec import ItemsSpec
+
+TEXTS = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+    st.sampled_from(["", " ", "a", " a\x1c", '"', "\\", "\u00e9", "\u3000x", "null", "a\nb", "0", "x" * 40]),
+)
+VALUES: list[tuple[pa.DataType, st.SearchStrategy[Any]]] = [
+    (pa.string(), TEXTS),
+    (pa.string_view(), TEXTS),
+    (pa.int32(), st.integers(-(2**31), 2**31 - 1)),
+    (pa.uint64(), st.integers(0, 2**64 - 1)),
+    (pa.float64(), st.floats()),
+    (pa.float32(), st.floats(width=32)),
+    (pa.bool_(), st.booleans()),
+    (pa.binary(), st.binary(max_size=3)),
+    (pa.list_(pa.string()), st.lists(st.none() | TEXTS, max_size=3)),
+    (pa.list_(pa.float64()), st.lists(st.floats(), max_size=2)),
+    (pa.struct([("b", pa.string()), ("a", pa.int64())]), st.fixed_dictionaries({"b": TEXTS, "a": st.integers(0, 9)})),
+    (pa.timestamp("ms", "Asia/Tokyo"), st.datetimes(datetime(1700, 1, 1), datetime(2200, 1, 1))),
+    (pa.timestamp("ns"), st.datetimes(datetime(1700, 1, 1), datetime(2200, 1, 1))),
+    (pa.date32(), st.dates()),
+    (pa.decimal128(9, 2), st.decimals(-999, 999, places=2)),
+]
+
+
+def arrays(rows: int) -> st.SearchStrategy[pa.Array]:
+    """Columns of any type."""
+
+    def of(kind: pa.DataType, values: st.SearchStrategy[Any]) -> st.SearchStrategy[pa.Array]:
+        return st.lists(st.none() | values, min_size=rows, max_size=rows).map(lambda each: pa.array(each, kind))
+
+    return st.one_of(*(of(kind, values) for kind, values in VALUES), st.just(pa.nulls(rows)))
+
+
+NAMES = st.sampled_from(["item_id", "title", "deleted", "image", "brand", "Price", "\u00e9tat", 'a "b"', "B", ""])
+SPECS: list[dict[str, Any]] = [{}, {"require_title": False}, {"max_text_chars": 20}, {"title": "", "image": None}]
+
+
+@given(data=st.data(), spec=st.sampled_from(SPECS))
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_columns_give_what_their_rows_give(data: st.DataObject, spec: dict[str, Any]) -> None:
+    rows = 4
+    columns = {"item_id": pa.array(range(rows)), "title": pa.array(["mug"] * rows)}
+    columns |= data.draw(st.dictionaries(NAMES, arrays(rows), max_size=4))
+    batch = pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
+    part = Columns(7, batch, tuple(columns), exact_times=False)
+    settings = ItemsSpec(**spec)
+    quick, slow = parse(part, settings), parse(list(part.rows()), settings)
+    assert_frame_equal(quick.items, slow.items, check_exact=True)
+    assert [_said(each) for each in quick.refused] == [_said(each) for each in slow.refused]
+    assert _named(quick) == _named(slow)
+
+
+def _named(parsed: Parsed) -> dict[int, list[str]]:
+    return {row: [repr(each) for each in named] for row, (_, named) in parsed.pictures.items()}
+
+
+def _said(refused: Any) -> tuple[Any, ...]:
+    row, error = refused
+    return row.number, error.reason, error.detail
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["brand", None],
+        ["caf\u00e9", 'a "quote"'],
+        [1.5, 2.0],
+        [1, None],
+        [True, None],
+        [["a", "b"], []],
+        [Decimal("1.50"), None],
+        [{"a": 1}, None],
+    ],
+)
+def test_usual_columns_leave_no_row_to_be_converted_alone(cells: list[Any]) -> None:
+    columns = {"item_id": pa.array(["a", "b"]), "title": pa.array(["mug", "bowl"]), "x": pa.array(cells)}
+    batch = pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
+    _, sure = _convert(Columns(0, batch, tuple(columns), exact_times=False), ItemsSpec())
+    assert sure.all()
