@@ -185,12 +185,12 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
         run.say(f"  not evaluated: the log holds no event at or after the cutoff {manifest.cutoff.isoformat()}")
         return None
     run.record.begin()
-    cases, learnt = held_out
-    popularity = np.bincount(np.concatenate([*learnt, np.zeros(0, np.int64)]), minlength=len(trie))
+    popularity = np.bincount(np.concatenate([*held_out.trained_on, np.zeros(0, np.int64)]), minlength=len(trie))
     with run.stage("evaluate") as view:
         generator = load_model(run.lake, row, manifest.codebook.vocabulary)
         likeness = similarity_of(run.lake, manifest, trie, run.recipe.evaluate)
-        result = evaluate(generator, trie, cases, popularity, run.recipe.evaluate, learnt, likeness)
+        cases, trained_on = held_out.cases, held_out.trained_on
+        result = evaluate(generator, trie, cases, popularity, run.recipe.evaluate, trained_on, likeness)
         result["protocol"] = (
             "per user with events at or after the cutoff: the last of them is the target, all before it the context; "
             f"full ranking over {len(trie)} items, interactions version {version}"

@@ -8,9 +8,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipelines.embed.embed import matrix
 from pipelines.fusion.fuse import FUSED, Fused
 from pipelines.ingest.accounting import Counts
+from pipelines.vector_store import matrix
 from storage.commit import Provenance, append
 from storage.lake import Lake, one_of
 from storage.quarantine import Reject, quarantine

@@ -43,6 +43,7 @@ def release_diff(options: Options) -> None:
 
 
 def release_publish(options: Options) -> None:
+    from flows.gates.model_gate import may_be_worse
     from storage.commit import Provenance
     from storage.releases.models import newest_model
     from storage.releases.publishing import publish
@@ -54,6 +55,7 @@ def release_publish(options: Options) -> None:
         Provenance("release publish", ""),
         options.model,
         without_model=options.without_model,
+        may_be_worse=may_be_worse,
     )
     print(f"production -> ({now.release}, {now.model or 'no model'})")
     newest = newest_model(lake, now.release)
@@ -65,13 +67,14 @@ def release_publish(options: Options) -> None:
 
 
 def release_rollback(options: Options) -> None:
+    from flows.gates.model_gate import may_be_worse
     from storage.commit import Provenance
     from storage.releases.publishing import rollback
     from storage.releases.releases import published
 
     lake = existing(options)
     before = published(lake)
-    now = rollback(lake, Provenance("release rollback", ""), options.to)
+    now = rollback(lake, Provenance("release rollback", ""), options.to, may_be_worse=may_be_worse)
     told = "already, nothing was moved" if now == before else ""
     print(f"production -> ({now.release}, {now.model or 'no model'}) {told}".rstrip())
     if now != before:

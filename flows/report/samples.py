@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from learning.threads import one_thread
-from pipelines.embed.embed import matrix
 from pipelines.embed.images import ImageRefused, decode_image
 from pipelines.fusion.fuse import FUSED
 from pipelines.spec import ImageSpec
+from pipelines.vector_store import matrix
 from storage.lake import Lake, one_of
 from storage.releases.catalogue import catalogue
 from storage.releases.manifest import Manifest

@@ -9,8 +9,9 @@ from flows.runtime.budget import check_stage_budget
 from flows.runtime.run import Run
 from flows.steps.basis import Basis
 from flows.steps.task import step
-from flows.steps.vectors import ItemVectors, level_vectors
+from flows.steps.vectors import ItemVectors
 from pipelines.assign import occupancy, record_drift, write_segment
+from pipelines.level_vectors import level_vectors
 from storage.reasons import Reason, remedy
 from storage.releases.catalogue import segments
 from storage.releases.releases import published_assignments

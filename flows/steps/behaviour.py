@@ -13,12 +13,12 @@ from learning.threads import one_thread
 from pipelines.collaborative.sequence_model import Collaborative, Train, fit_collaborative
 from pipelines.collaborative.sppmi import Factors, describe_collaborative
 from pipelines.compute import OnRay
-from pipelines.embed.embed import cached, store_vectors
 from pipelines.embed.protocol import fingerprint
 from pipelines.event_log.visible_log import COLUMNS, Histories, LogSlice, histories
 from pipelines.fusion.fuse import placed
 from pipelines.modalities import COLLABORATIVE, Modality
 from pipelines.spec import CollaborativeSpec, FusionSpec, collaborative_spec
+from pipelines.vector_store import cached, store_vectors
 from storage.lake import Lake
 from storage.releases.manifest import EncoderRef, Manifest
 

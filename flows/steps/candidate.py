@@ -10,7 +10,6 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from flows.gates.judge import judge
-from flows.inspect.diff import churn, kept_codes
 from flows.runtime.run import Run
 from flows.snapshot import Snapshot, added_events, arrived_since
 from flows.steps.assign import Assigned
@@ -18,7 +17,7 @@ from flows.steps.basis import Basis
 from flows.steps.task import step
 from pipelines.event_log.visible_log import LogSlice
 from pipelines.neighbours import Added, neighbours_sharing
-from pipelines.quality import HeldOut, behaviour, table_quality
+from pipelines.quality import HeldOut, behaviour, churn, kept_codes, table_quality
 from sidmill.release import open_trie
 from storage.lake import Lake, one_of
 from storage.quarantine import by_reason

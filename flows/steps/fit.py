@@ -15,7 +15,7 @@ from flows.steps.basis import Basis
 from flows.steps.behaviour import co_consumed_pairs, fit_behaviour
 from flows.steps.task import step
 from flows.steps.trainer import ray_trainer
-from flows.steps.vectors import ItemVectors, fuse_gathered, gather_inputs, level_vectors
+from flows.steps.vectors import ItemVectors, fuse_gathered, gather_inputs
 from learning.threads import one_thread
 from learning.trainer import Trainer, train_in_process
 from pipelines.collaborative.sequence_model import Collaborative
@@ -23,6 +23,7 @@ from pipelines.compute import OnRay
 from pipelines.fusion.fit import NO_PAIRS, fit_fusion
 from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.fuse import FUSED, Gathered
+from pipelines.level_vectors import level_vectors
 from pipelines.modalities import Modality
 from storage.commit import append
 from storage.releases.catalogue import segments

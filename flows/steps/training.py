@@ -16,10 +16,10 @@ from learning.errors import CheckpointMismatch, LossDiverged
 from learning.ray_train.launch import TrainResult, forget, launch
 from pipelines.assign import encoded_vectors
 from pipelines.cluster import connect
-from pipelines.embed.embed import matrix
 from pipelines.event_log.user_buckets import TrainedSlice
 from pipelines.event_log.visible_log import LogSlice
 from pipelines.sequences import build_sequences, read_bucket, sequence_buckets, targets, users_of_bucket
+from pipelines.vector_store import matrix
 from sidmill.release import load_model, open_trie
 from storage.errors import LakeNotFound
 from storage.lake import Lake

@@ -23,7 +23,7 @@ from PIL import Image
 
 from pipelines.compute import InProcess, OnRay, WorkerDied
 from pipelines.embed.clip_agreement import aligned
-from pipelines.embed.embed import cached, embed, read_vectors
+from pipelines.embed.embed import embed
 from pipelines.embed.images import ImageRefused, decode_image
 from pipelines.embed.protocol import EncoderError, encode_all, fingerprint
 from pipelines.embed.stages import EmbedImages, EmbedText
@@ -31,6 +31,7 @@ from pipelines.embed.text import TextEncoder, describe_text, model_folder
 from pipelines.embed.vision import OpenClip, _vit_pixels, describe_image
 from pipelines.ingest.accounting import Counts
 from pipelines.spec import ComputeSpec, ImageSpec, TextSpec
+from pipelines.vector_store import cached, read_vectors
 from storage.commit import Provenance
 from storage.files.store import sha256
 from storage.lake import Lake

@@ -16,7 +16,8 @@ from tokenizer.trie.trie import Trie
 from training.data.events import gathered
 from training.data.histories import Plan, contexts, window_rows
 from training.decoding.beam_search import beam_search
-from training.evaluation.evaluate import EvaluationCases, evaluate
+from training.evaluation.cases import EvaluationCases
+from training.evaluation.evaluate import evaluate
 from training.evaluation.rerank import VectorSimilarity
 from training.models import build_generator
 from training.models.generator import Generator

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tokenizer.arrays.types import Doubles, Ints
 from tokenizer.trie.masks import TrieMasks
@@ -15,6 +14,7 @@ from training.data.events import gathered
 from training.data.histories import contexts, window_rows
 from training.decoding.beam_search import Scores, Variety, items_of, search_sids
 from training.evaluation.baselines import ItemNeighbours, popular_rows
+from training.evaluation.cases import EvaluationCases
 from training.evaluation.comparison import versus
 from training.evaluation.exposure import Exposure, self_information
 from training.evaluation.metrics import (
@@ -49,30 +49,6 @@ BASELINES = ("popularity", "item-knn")
 """The recommenders that a model is compared with."""
 AT_ONCE = 8192
 """Cases that a simple recommender ranks at a time."""
-
-
-@dataclass(frozen=True)
-class EvaluationCases:
-    """Held-out events with their contexts. Ragged parts are flat: case i holds [offsets[i], offsets[i+1]).
-
-    codes (E, L) and kinds (E,) (see training/data/events.py) of the context events that the model reads, oldest first,
-    with `offsets` (n+1,). `taken_rows` (T,): rows in `trie.item_ids` of the positive context events, oldest first, with
-    `taken_offsets` (n+1,). `target_rows` (n,): rows of the targets, -1 for an item that is not in the release.
-    """
-
-    codes: npt.NDArray[np.int32]
-    kinds: Ints
-    offsets: Ints
-    taken_rows: Ints
-    taken_offsets: Ints
-    target_rows: Ints
-
-    def __len__(self) -> int:
-        return len(self.target_rows)
-
-    def taken(self, cases: Ints) -> list[Ints]:
-        """Items that the user of each of these cases took, without those only shown."""
-        return [self.taken_rows[self.taken_offsets[case] : self.taken_offsets[case + 1]] for case in cases]
 
 
 def evaluate(
