@@ -7,11 +7,11 @@ import polars as pl
 from flows.runtime.run import Run
 from flows.snapshot import Snapshot, added_events, arrived_since, release_key, say_cutoff
 from flows.steps.assign import assign
-from flows.steps.basis import basis_of
 from flows.steps.behaviour import fold_new
-from flows.steps.candidate import Kind, make_candidate
+from flows.steps.candidate import CandidateInput, Kind, make_candidate
 from flows.steps.embed import check_encoders, describe_encoders, embed_items
 from flows.steps.fit import fit, refit
+from flows.steps.fitted_artifacts import fitted_artifacts_of
 from flows.steps.vectors import item_vectors
 from storage.lake import Lake
 from storage.quarantine import open_rows, resolve
@@ -67,13 +67,13 @@ def fitted_release(
     embed_items(run, items, encoders)
     given = None
     if refit_of is not None and run.recipe.refit is not None:
-        fitted = basis_of(run.lake, refit_of)
-        vectors = item_vectors(run, fitted, items)
-        basis, given = refit(run, fitted, vectors, refit_of, run.recipe.refit)
+        refitted = fitted_artifacts_of(run.lake, refit_of)
+        vectors = item_vectors(run, refitted, items)
+        artifacts, given = refit(run, refitted, vectors, refit_of, run.recipe.refit)
     else:
-        basis, vectors = fit(run, snapshot, items, encoders)
-    assigned = assign(run, basis, vectors, (), key, given)
-    return make_candidate(run, kind, key, snapshot, basis, assigned, parent)
+        artifacts, vectors = fit(run, snapshot, items, encoders)
+    assigned = assign(run, artifacts, vectors, (), key, given)
+    return make_candidate(run, CandidateInput(kind, key, snapshot, artifacts, assigned, parent))
 
 
 def _catalogue(run: Run) -> str:
@@ -111,14 +111,14 @@ def extended_release(
     if changed.height > alive.height:
         run.say(f"  {changed.height - alive.height:,} deleted items leave the trie; their SIDs go to nobody")
     embed_items(run, alive, encoders)
-    basis = basis_of(run.lake, parent)
+    artifacts = fitted_artifacts_of(run.lake, parent)
     known = segments(run.lake, list(taken), parent.codebook.id, among=alive["item_id"].to_list())["item_id"]
     new = sorted(set(alive["item_id"]) - set(known))
-    encoders = fold_new(run, snapshot, parent, basis.encoders, new)
-    if encoders is not basis.encoders:
-        basis = replace(basis, encoders=encoders, fit_cutoff=max(basis.fit_cutoff, snapshot.cutoff))
-    assigned = assign(run, basis, item_vectors(run, basis, alive), taken, key)
-    candidate = make_candidate(run, kind, key, snapshot, basis, assigned, parent)
+    encoders = fold_new(run, snapshot, parent, artifacts.encoders, new)
+    if encoders is not artifacts.encoders:
+        artifacts = replace(artifacts, encoders=encoders, fit_cutoff=max(artifacts.fit_cutoff, snapshot.cutoff))
+    assigned = assign(run, artifacts, item_vectors(run, artifacts, alive), taken, key)
+    candidate = make_candidate(run, CandidateInput(kind, key, snapshot, artifacts, assigned, parent))
     _resolve_assigned(run, again, candidate)
     return candidate
 

@@ -41,13 +41,13 @@ def build_sequences(
     codes: NDArray[np.int32],
     buckets: int,
     provenance: Provenance,
-    learnt: TrainedSlice | None = None,
+    trained_on: TrainedSlice | None = None,
     deleted: Collection[str] = (),
 ) -> SequenceCounts:
     """Write the `sequences` of a release once, one commit per bucket; a call after a kill writes the missing buckets.
 
     Within a bucket, rows are in the order of pipelines.event_log.event_order. Events of items without a SID (`deleted`
-    since, or never tokenized) and repeated event ids are counted, not written. Rows that are `learnt` are not `fresh`;
+    since, or never tokenized) and repeated event ids are counted, not written. Rows in `trained_on` are not `fresh`;
     users without fresh rows are then left out, so storage and training follow the new events.
     """
     counts = SequenceCounts("sequences")
@@ -56,8 +56,8 @@ def build_sequences(
         counts.rows_in = counts.unchanged = lake.count("sequences", lake.version("sequences"), _of(release))
         counts.check()
         return counts
-    users = users_with_fresh_events(lake, log, items, learnt) if learnt else None
-    for bucket, rows in enumerate(in_buckets(lake, log, items, buckets, counts, learnt, users)):
+    users = users_with_fresh_events(lake, log, items, trained_on) if trained_on else None
+    for bucket, rows in enumerate(in_buckets(lake, log, items, buckets, counts, trained_on, users)):
         known = with_sid(rows, deleted, counts)
         counts.out += known.height
         counts.users_with_one_event += int((known["user_id"].rle().struct.field("len") == 1).sum())
@@ -105,7 +105,7 @@ def _of(release: str) -> ds.Expression:
 def targets(lake: Lake, release: str, negative_events: Collection[str], fresh_only: bool) -> int:
     """Return the number of events in a release's sequences that a training predicts.
 
-    Negative events and impressions are not predicted; with `fresh_only`, nor are events of former trainings.
+    Negative events and impressions are not predicted; with `fresh_only`, nor are events of earlier trainings.
     """
     shown = ds.field("event_type").isin(sorted(negative_events))
     taken = ~shown & (ds.field("impression").is_null() | ~ds.field("impression"))

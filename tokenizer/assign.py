@@ -18,7 +18,7 @@ from tokenizer.balancing.prefix_capacity import PrefixCapacity
 from tokenizer.code_usage import level_load
 from tokenizer.codebook import Codebook
 from tokenizer.collisions.extra_token import extra_tokens
-from tokenizer.collisions.relocate import place_outward
+from tokenizer.collisions.relocate import find_nearest_free_sids
 from tokenizer.metrics import Errors, Shift, distribution_shift, encoding_errors
 from tokenizer.registry import quantizer_of
 
@@ -220,7 +220,7 @@ def _place_stuck(
         held = codes_NL[stuck]
         _release(codes_NL, stuck, 0, room)
         settled = np.concatenate([taken, codes_NL[codes_NL[:, -1] >= 0]])
-        codes_NL[stuck] = place_outward(codebook, items, stuck, held, room, settled)
+        codes_NL[stuck] = find_nearest_free_sids(codebook, items, stuck, held, room, settled)
 
 
 def _release(codes_NL: Codes, rows: NDArray[np.int64], depth: int, room: list[NDArray[np.int64]]) -> None:

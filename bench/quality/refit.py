@@ -95,24 +95,24 @@ def frontier(vectors: Floats, ids: list[str], seed: int) -> Iterator[str]:
     kept = codes.copy()
     kept[new] = assign_sids(book, {"fused": vectors[new]}, [ids[at] for at in new], Occupancy(codes[known])).codes
 
-    def told(how: str, then: Codebook, sids: Codes, wanted: Codes) -> str:
+    def sid_row(how: str, then: Codebook, sids: Codes, wanted: Codes) -> str:
         changed, also = sids[known] != codes[known], wanted[known] != asked[known]
         shares = [changed.any(axis=1).mean(), changed[:, 0].mean(), also.any(axis=1).mean()]
         errors = [relative_error(then, items, sids), relative_error(then, items, wanted)]
         figures = [f"{shares[0]:.2%}", f"{shares[1]:.2%}", f"{errors[0]:.4f}", f"{shares[2]:.2%}", f"{errors[1]:.4f}"]
         return row(how, figures)
 
-    yield told("no refit", book, kept, asked)
+    yield sid_row("no refit", book, kept, asked)
     made = refit_codebook(book, {"fused": vectors}, ids, codes, BUDGET)
     for step, point in enumerate(made.frontier[1:-1]):
         shares = f"{point['churn']:.2%}", f"{point['first_code_churn']:.2%}"
         yield row(f"refit, step {step}", [*shares, f"{point['relative_error']:.4f}", "", ""])
-    yield told(f"refit, step {len(made.frontier) - 2}", made.codebook, made.codes, nearest(made.codebook, items)[1])
+    yield sid_row(f"refit, step {len(made.frontier) - 2}", made.codebook, made.codes, nearest(made.codebook, items)[1])
     for iterations in (1, 5):
         warm, wanted = nearest(book, items, iterations)
-        yield told(f"warm start, iterations: {iterations}", warm, _unique(warm, vectors, ids), wanted)
+        yield sid_row(f"warm start, iterations: {iterations}", warm, _unique(warm, vectors, ids), wanted)
     cold = aligned(fit_codebook({"fused": vectors}, ids, spec), book)
-    yield told("fitted anew, codes matched", cold, _unique(cold, vectors, ids), nearest(cold, items)[1])
+    yield sid_row("fitted anew, codes matched", cold, _unique(cold, vectors, ids), nearest(cold, items)[1])
 
 
 def _unique(book: Codebook, vectors: Floats, ids: list[str]) -> Codes:

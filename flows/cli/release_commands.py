@@ -118,9 +118,9 @@ def release_export_trie(options: Options) -> None:
 
 
 def release_export_grounding(options: Options) -> None:
-    from flows.grounding import export_grounding, told
+    from flows.grounding import export_grounding, format_summary
     from storage.releases.releases import read_release
 
     lake = existing(options)
     made = export_grounding(lake, read_release(lake, options.release), Path(options.output))
-    print(f"{options.output}: {told(made)}")
+    print(f"{options.output}: {format_summary(made)}")

@@ -111,13 +111,13 @@ def show_diff(say: Callable[[str], None], diff: dict[str, Any]) -> None:
     codebook = diff["codebook"]
     if codebook["same_vocabulary"] or codebook["refit"]:
         changed = ", ".join(f"{name.replace('_', ' ')} {share:.1%}" for name, share in diff["churn"].items())
-        told = f"a refit, {codebook['before']} -> {codebook['after']}" if codebook["refit"] else "same codebook"
-        say(f"    {told}; changed codes: {changed}")
+        text = f"a refit, {codebook['before']} -> {codebook['after']}" if codebook["refit"] else "same codebook"
+        say(f"    {text}; changed codes: {changed}")
     else:
         shape = " -> ".join(" x ".join(map(str, sizes[side])) for side in ("before", "after"))
         agreement = diff["first_code_agreement"]
-        told = "" if agreement is None else f"; {agreement:.1%} of pairs with one first code stay together"
-        say(f"    new codebook {shape}: every SID changes{told}")
+        text = "" if agreement is None else f"; {agreement:.1%} of pairs with one first code stay together"
+        say(f"    new codebook {shape}: every SID changes{text}")
     for name, (before, after) in diff["metrics"].items():
         if before is not None or after is not None:
             say(f"    {name:<22} {_figure(before):>24}  ->  {_figure(after)}")

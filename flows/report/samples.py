@@ -68,7 +68,7 @@ def _map(vectors: NDArray[np.float32], codes: NDArray[np.int32], ids: list[str])
             # Code numbers have no order: steps of the golden angle give consecutive numbers distinct hues.
             "hue": int(code[0] * 137.508) % 360,
             "light": (38, 52, 66)[int(code[0]) % 3],
-            "told": f"{item}: {' '.join(map(str, code))}",
+            "title": f"{item}: {' '.join(map(str, code))}",
         }
         for (x, y), code, item in zip(flat.tolist(), codes.tolist(), ids, strict=True)
     ]

@@ -6,9 +6,9 @@ import polars as pl
 
 from flows.runtime.budget import check_stage_budget
 from flows.runtime.run import Run
-from flows.steps.basis import Basis
 from flows.steps.behaviour import behaviour_pairs
 from flows.steps.embed import content_pairs
+from flows.steps.fitted_artifacts import FittedArtifacts
 from flows.steps.task import step
 from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.fuse import Fused, Gathered, fuse, gather
@@ -25,9 +25,9 @@ class ItemVectors:
 
 
 @step
-def item_vectors(run: Run, basis: Basis, items: pl.DataFrame) -> ItemVectors:
-    """Gather the stored vectors of catalogue rows, and fuse them under the basis."""
-    return fuse_gathered(run, basis.fusion, gather_inputs(run, items, basis.encoders))
+def item_vectors(run: Run, artifacts: FittedArtifacts, items: pl.DataFrame) -> ItemVectors:
+    """Gather the stored vectors of catalogue rows, and fuse them as fitted."""
+    return fuse_gathered(run, artifacts.fusion, gather_inputs(run, items, artifacts.encoders))
 
 
 def fuse_gathered(run: Run, fusion: Fusion, gathered: Gathered) -> ItemVectors:
@@ -40,7 +40,7 @@ def fuse_gathered(run: Run, fusion: Fusion, gathered: Gathered) -> ItemVectors:
 
 
 def gather_inputs(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]) -> Gathered:
-    """Return the stored vectors of catalogue rows in every modality of the basis."""
+    """Return the stored vectors of catalogue rows in every modality of `encoders`."""
     wanted = content_pairs(items, run)
     if COLLABORATIVE in encoders:
         wanted[COLLABORATIVE] = behaviour_pairs(run.lake, encoders[COLLABORATIVE], items["item_id"].to_list())

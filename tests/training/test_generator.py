@@ -141,8 +141,8 @@ def test_grouped_queries_equal_repeated_key_value_heads() -> None:
     heads = state["key_value.project.weight"].view(2, 2, 8, SPEC.dim)
     state["key_value.project.weight"] = heads.repeat_interleave(2, dim=1).reshape(-1, SPEC.dim)
     full.load_state_dict(state)
-    x_BTD, turn = torch.randn(3, 5, SPEC.dim), rotation(torch.arange(5)[None], 8)
-    torch.testing.assert_close(grouped(x_BTD, turn)[0], full(x_BTD, turn)[0], atol=1e-5, rtol=1e-4)
+    x_BTD, rotary = torch.randn(3, 5, SPEC.dim), rotation(torch.arange(5)[None], 8)
+    torch.testing.assert_close(grouped(x_BTD, rotary)[0], full(x_BTD, rotary)[0], atol=1e-5, rtol=1e-4)
 
 
 def test_rotary_attention_knows_distances_only() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from learning.progress import tell
+from learning.progress import emit
 from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.executor import Executor
 from tokenizer.arrays.types import Floats
@@ -84,7 +84,7 @@ class Fitting:
         error = f", relative error {figures['relative_error']:.4f}" if "relative_error" in figures else ""
         codes = self.spec.levels[level].codes
         used = f"{codes - use['dead_codes']:,.0f} of {codes:,} codes in use"
-        tell(f"level {level + 1} of {len(self.spec.levels)}: {used}{error}")
+        emit(f"level {level + 1} of {len(self.spec.levels)}: {used}{error}")
 
     def error(self, source: str, distortion: float) -> float:
         """A sum of squared distances relative to that of the distances to the source's mean."""

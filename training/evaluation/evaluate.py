@@ -12,7 +12,7 @@ from tokenizer.arrays.types import Doubles, Ints
 from tokenizer.trie.masks import TrieMasks
 from training.data.events import gathered
 from training.data.histories import contexts, window_rows
-from training.decoding.beam_search import Scores, Variety, items_of, search_sids
+from training.decoding.beam_search import SamplingOptions, Scores, items_of, search_sids
 from training.evaluation.baselines import ItemNeighbours, popular_rows
 from training.evaluation.cases import EvaluationCases
 from training.evaluation.comparison import versus
@@ -57,7 +57,7 @@ def evaluate(
     cases: EvaluationCases,
     popularity_counts: Ints,
     spec: EvaluateSpec,
-    learnt: Sequence[Ints] | None = None,
+    trained_on: Sequence[Ints] | None = None,
     likeness: VectorSimilarity | None = None,
 ) -> dict[str, Any]:
     """Figures of the generator, popularity, item neighbours and a SASRec, one row each, and the counts.
@@ -74,7 +74,7 @@ def evaluate(
     target's SID is among the first k. In all other figures the items of a SID take one place each. Both are equal if no
     two items share a SID.
 
-    `popularity_counts` (N,) are train events per trie row before the cutoff. `learnt` are the rows of each user's
+    `popularity_counts` (N,) are train events per trie row before the cutoff. `trained_on` are the rows of each user's
     positive train events, oldest first; without them neighbours and SASRec have no row. A target outside the release is
     a miss for all, is counted in `targets_missing` and is in no bucket of popularity. A target that the user took
     before is counted in `targets_seen`; it cannot be hit if such items are left out (`seen_left_out`). Raises
@@ -104,11 +104,11 @@ def evaluate(
         rows["reranked"] = judge.row("reranked", _reranked(likeness, cases, found), _parts(like, spec.batch_size))
         rows["dense"] = judge.row("dense", _alike(likeness, cases, spec), _parts(like, AT_ONCE))
     rows["popularity"] = judge.row("popularity", _popular(popularity_counts, cases, spec), _parts(like, AT_ONCE))
-    if learnt is not None:
-        neighbours = ItemNeighbours.of(learnt, len(trie), NEAREST)
+    if trained_on is not None:
+        neighbours = ItemNeighbours.of(trained_on, len(trie), NEAREST)
         row = judge.row("item-knn", _near(neighbours, cases, spec), _parts(like, AT_ONCE))
         rows["item-knn"] = {**row, "nearest": NEAREST, "newest_events": neighbours.newest}
-        long_enough = [rows for rows in learnt if len(rows) > 1]
+        long_enough = [rows for rows in trained_on if len(rows) > 1]
         if spec.sasrec_epochs and long_enough:
             rows["sasrec"] = judge.row("sasrec", _next(long_enough, len(trie), cases, spec), _parts(like, AT_ONCE))
     owner = np.repeat(np.arange(len(cases)), np.diff(cases.taken_offsets))
@@ -139,13 +139,13 @@ def _generated(
     device = next(model.parameters()).device
     searched = TrieTensors(TrieMasks.of(trie), device)
     pool, windows = contexts(cases.codes, cases.kinds, cases.offsets, model.spec)
-    variety = Variety(spec.temperature, spec.groups, spec.diversity)
+    sampling = SamplingOptions(spec.temperature, spec.groups, spec.diversity)
 
     def rank(part: Ints) -> tuple[Ints, Ints]:
         rows, lengths = window_rows(pool, windows.take(part), model.spec.long_events)
         events = gathered(pool.codes, pool.kinds, rows, lengths).to(device)
         exclude = _hidden(cases, spec, part)
-        nodes, scores = search_sids(model, searched, events, spec.beams, exclude, variety)
+        nodes, scores = search_sids(model, searched, events, spec.beams, exclude, sampling)
         keep.append(items_of(searched, nodes, scores, spec.beams, exclude))
         return keep[-1][0], nodes
 
@@ -186,9 +186,9 @@ def _near(neighbours: ItemNeighbours, cases: EvaluationCases, spec: EvaluateSpec
     return rank
 
 
-def _next(learnt: Sequence[Ints], items: int, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
+def _next(trained_on: Sequence[Ints], items: int, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
     """A `Rank` by a SASRec trained on users with two or more events. It ranks nothing for users without events."""
-    model = fit_sasrec(learnt, items, SasRecSpec(epochs=spec.sasrec_epochs))
+    model = fit_sasrec(trained_on, items, SasRecSpec(epochs=spec.sasrec_epochs))
 
     def rank(part: Ints) -> tuple[Ints, None]:
         taken = cases.taken(part)
