@@ -189,7 +189,7 @@ def _level_by_level(
         nodes = None if taken is None else PrefixCapacity(prefix, taken, codebook.sizes, room[-1] > 0)
         costs = quantizer_of(codebook.spec).level(codebook, level)
         binding = nodes if nodes is not None and nodes.binding else None
-        found = assign_level(costs, items, prefix, room[level], binding, work, None)
+        found = assign_level(costs, items, prefix, room[level], work, nodes=binding)
         codes_NL[:, level], first_N = found.codes, found.first
     return np.column_stack([codes_NL[:, :-1], first_N])
 

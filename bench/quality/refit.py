@@ -24,13 +24,13 @@ from tokenizer.assign import Codes, Occupancy, assign_sids
 from tokenizer.balancing.costs import CentroidLevel, Residual
 from tokenizer.codebook import Codebook
 from tokenizer.fit import fit_codebook
-from tokenizer.quantizers.kmeans import centroids, distortion, moments
 from tokenizer.quantizers.rq_kmeans import residual
+from tokenizer.quantizers.target_vectors import TargetVectors
 from tokenizer.refit import refit_codebook
-from tokenizer.spec import CodebookSpec
+from tokenizer.spec import CodebookSpec, RefitSpec
 
 # Share of SIDs that a refit may change.
-BUDGET = 0.05
+BUDGET = RefitSpec(budget=0.05)
 HEAD = (
     "SIDs changed",
     "first codes changed",
@@ -70,8 +70,8 @@ def nearest(book: Codebook, items: Items, iterations: int = 0) -> tuple[Codebook
                 for rows, cost in costs.costs(items.read(start, stop, prefix[start:stop])):
                     codes[start:stop, level][rows] = cost.argmin(axis=1)
             if done < iterations:
-                found = centroids(target, items, prefix, codes[:, level], arrays[f"level{level}"], LOCAL_THREADS)
-                arrays[f"level{level}"] = found
+                vectors = TargetVectors(target, items, prefix, LOCAL_THREADS)
+                arrays[f"level{level}"], _ = vectors.means(codes[:, level], arrays[f"level{level}"])
     return replace(book, arrays=arrays), codes
 
 
@@ -79,8 +79,9 @@ def relative_error(book: Codebook, items: Items, codes: Codes) -> float:
     """Return the squared error of the codes over the squared distance to the mean of the items."""
     last = book.levels - 1
     target = residual(book.spec, book.arrays, last)
-    left = distortion(target, book.arrays[f"level{last}"], items, codes[:, :last], codes[:, last], LOCAL_THREADS)
-    return left / moments(Residual("fused", ()), items, LOCAL_THREADS)[1]
+    vectors = TargetVectors(target, items, codes[:, :last], LOCAL_THREADS)
+    left = vectors.distortion(book.arrays[f"level{last}"], codes[:, last])
+    return left / TargetVectors.without_codes(Residual("fused", ()), items, LOCAL_THREADS).moments()[1]
 
 
 def frontier(vectors: Floats, ids: list[str], seed: int) -> Iterator[str]:

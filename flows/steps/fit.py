@@ -86,9 +86,7 @@ def refit(
         known = dict(zip(published["item_id"].to_list(), published["codes"].to_list(), strict=True))
         none = [-1] * len(artifacts.codebook.sizes)
         codes = np.array([known.get(item, none) for item in sources.items], np.int32).reshape(-1, len(none))
-        made = refit_codebook(
-            artifacts.codebook, sources.vectors, sources.items, codes, spec.budget, spec.steps, run.compute.work
-        )
+        made = refit_codebook(artifacts.codebook, sources.vectors, sources.items, codes, spec, run.compute.work)
         for point in made.frontier:
             run.say(f"    churn {point['churn']:.2%}  relative error {point['relative_error']:.5f}")
         reference = _store_codebook(run, made.codebook, refit_of=artifacts.codebook.id)

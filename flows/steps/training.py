@@ -18,7 +18,7 @@ from pipelines.assign import encoded_vectors
 from pipelines.cluster import connect
 from pipelines.event_log.user_buckets import TrainedSlice
 from pipelines.event_log.visible_log import LogSlice
-from pipelines.sequences import build_sequences, read_bucket, sequence_buckets, targets, users_of_bucket
+from pipelines.sequences import SequencesJob, build_sequences, read_bucket, sequence_buckets, targets, users_of_bucket
 from pipelines.vector_store import matrix
 from sidmill.release import load_model, open_trie
 from storage.errors import LakeNotFound
@@ -41,7 +41,7 @@ from training.data.histories import windows_of
 from training.evaluation.rerank import VectorSimilarity
 from training.objectives.code_pretraining import Arrays, CodePretraining, aligned
 from training.objectives.losses import objective_of
-from training.objectives.next_code import NextCode, plan_of
+from training.objectives.next_code import NextCode, Origin, plan_of
 from training.spec import EvaluateSpec, GeneratorSpec, TrainSpec
 
 ALIGN = "-align"
@@ -61,21 +61,22 @@ def sequences(run: Run, manifest: Manifest, trie: Trie, base_model: Model | None
     Events that the `base_model` has learnt from are marked.
     """
     log = LogSlice.of(manifest)
-    trained_on = trained_slice(run.lake, base_model) if base_model else None
     buckets = sequence_buckets(run.lake, log, run.recipe.sequences)
     # The bucket of a user depends on the number of buckets.
     source = f"{manifest.id}-in-{buckets}" + (f"-since-{base_model.id}" if base_model else "")
     with run.stage("sequences") as view:
         counts = build_sequences(
             run.lake,
-            source,
-            log,
-            trie.item_ids,
-            trie.codes(),
-            buckets,
+            SequencesJob(
+                source,
+                log,
+                trie.item_ids,
+                trie.codes(),
+                buckets,
+                trained_slice(run.lake, base_model) if base_model else None,
+                deleted_items(run.lake, manifest.versions["items"], manifest.as_of),
+            ),
             run.provenance(**manifest.versions),
-            trained_on,
-            deleted_items(run.lake, manifest.versions["items"], manifest.as_of),
         )
         view.count(counts)
         if counts.users_with_one_event:
@@ -109,12 +110,10 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, base_model:
         generator,
         plan,
         partial(read_bucket, run.lake, source),
-        manifest.codebook.vocabulary,
-        manifest.id,
-        run.recipe.model_hash,
-        objective_of(settings),
-        start,
-        partial(_masks, run.lake, manifest),
+        Origin(manifest.codebook.vocabulary, manifest.id, run.recipe.model_hash),
+        objective=objective_of(settings),
+        start=start,
+        read_trie=partial(_masks, run.lake, manifest),
     )
     with run.stage("train") as view:
         try:

@@ -5,6 +5,7 @@ run resumes after its last chunk, and a new model writes beside the old one.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -25,51 +26,58 @@ PART = ", one of several"
 """Suffix of the stage of a reject that is one part of an item's content."""
 
 
+@dataclass(frozen=True)
+class EncodingJob:
+    """Encoding of one modality: the stage with its arguments, and the fingerprint of the vectors that it makes.
+
+    A worker gets `task_rows` items at a time, all of a commit if None; a commit holds `chunk_rows`.
+    """
+
+    modality: str
+    fingerprint: str
+    stage: Callable[..., Stage]
+    arguments: dict[str, Any]
+    chunk_rows: int
+    task_rows: int | None = None
+
+    def in_order(self, items: pl.DataFrame) -> pl.DataFrame:
+        """Sort by item_id, or longest first if the stage asks for it."""
+        length = getattr(self.stage, "longest_first", None)
+        ordered = items.sort("item_id")
+        return ordered if length is None else ordered.sort(length, descending=True, maintain_order=True)
+
+
 def embed(
     lake: Lake,
-    modality: str,
-    fingerprint: str,
+    job: EncodingJob,
     items: pl.DataFrame,
-    make: Callable[..., Stage],
-    arguments: dict[str, Any],
     compute: Compute,
-    chunk_rows: int,
     provenance: Provenance,
     advance: Callable[[int], None],
-    task_rows: int | None = None,
 ) -> Counts:
     """Encode the items (item_id, content_hash, columns the stage reads) that have no vector yet, and store them.
-
-    A worker gets `task_rows` items at a time; a commit holds `chunk_rows`.
 
     `unchanged` counts vectors that already exist. Refused rows go to quarantine; they are retried when their content
     changes or by `sidmill quarantine retry`.
     """
-    counts = Counts(f"embed {modality}", rows_in=items.height)
+    counts = Counts(f"embed {job.modality}", rows_in=items.height)
     refused = pl.DataFrame(schema=dict.fromkeys(KEY, pl.String))
 
     def undone(rows: pl.DataFrame) -> pl.DataFrame:
-        stored = cached(lake, modality, fingerprint, rows["item_id"].to_list())
+        stored = cached(lake, job.modality, job.fingerprint, rows["item_id"].to_list())
         return rows.join(pl.concat([stored.select(KEY), refused]), on=KEY, how="anti", maintain_order="left")
 
     def encoded(rows: pl.DataFrame) -> Iterator[pa.Table]:
-        tasks = min(task_rows or chunk_rows, chunk_rows)
-        return _chunked(compute.map(make, arguments, rows.to_arrow(), tasks), chunk_rows)
+        tasks = min(job.task_rows or job.chunk_rows, job.chunk_rows)
+        return _chunked(compute.map(job.stage, job.arguments, rows.to_arrow(), tasks), job.chunk_rows)
 
-    pending = _in_order(undone(items), make)
+    pending = job.in_order(undone(items))
     counts.unchanged = items.height - pending.height
     advance(counts.unchanged)
     for done in _until_done(pending, encoded, undone):
-        refused = refused.vstack(_store(lake, modality, fingerprint, done, counts, provenance))
+        refused = refused.vstack(_store(lake, job, done, counts, provenance))
         advance(done.num_rows)
     return counts.check()
-
-
-def _in_order(items: pl.DataFrame, make: Callable[..., Stage]) -> pl.DataFrame:
-    """Sort by item_id, or longest first if the stage asks for it."""
-    length = getattr(make, "longest_first", None)
-    ordered = items.sort("item_id")
-    return ordered if length is None else ordered.sort(length, descending=True, maintain_order=True)
 
 
 def _until_done(
@@ -119,9 +127,7 @@ def _chunked(batches: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting)
 
 
-def _store(
-    lake: Lake, modality: str, fingerprint: str, done: pa.Table, counts: Counts, provenance: Provenance
-) -> pl.DataFrame:
+def _store(lake: Lake, job: EncodingJob, done: pa.Table, counts: Counts, provenance: Provenance) -> pl.DataFrame:
     """Store vectors and quarantine refused rows; return (item_id, content_hash) of those without a vector."""
     frame = pl.DataFrame(done)
     good = frame.filter(pl.col("vector").is_not_null())
@@ -133,10 +139,12 @@ def _store(
             counts.refuse(row["reason"], detail=row["detail"])
         else:  # the other parts of the item gave a vector
             stage += PART
-        source = f"{modality}@{row['content_hash']}"
+        source = f"{job.modality}@{row['content_hash']}"
         rejects.append(Reject(stage, row["reason"], row["detail"], source, 0, row["item_id"]))
     quarantine(lake, rejects, provenance)
     if good.height:
-        rows = good.select(*KEY, "vector").with_columns(modality=pl.lit(modality), fingerprint=pl.lit(fingerprint))
+        rows = good.select(*KEY, "vector").with_columns(
+            modality=pl.lit(job.modality), fingerprint=pl.lit(job.fingerprint)
+        )
         store_vectors(lake, rows, provenance)
     return frame.filter(pl.col("vector").is_null()).select(KEY)

@@ -16,7 +16,7 @@ from log_rows import START, WHO, Row, deliver, event, order
 from pipelines import sequences
 from pipelines.event_log.user_buckets import TrainedSlice, user_buckets
 from pipelines.event_log.visible_log import LogSlice
-from pipelines.sequences import build_sequences, read_bucket
+from pipelines.sequences import SequencesJob, build_sequences, read_bucket
 from storage.commit import append
 from storage.lake import Lake
 
@@ -33,7 +33,8 @@ def visible(lake: Lake, days: int = 9, minutes: int = 10**6) -> LogSlice:
 def build(
     lake: Lake, release: str, log: LogSlice, trained_on: TrainedSlice | None = None, deleted: Iterable[str] = ()
 ) -> Any:
-    return build_sequences(lake, release, log, pa.array(ITEMS), CODES, BUCKETS, WHO, trained_on, set(deleted))
+    job = SequencesJob(release, log, pa.array(ITEMS), CODES, BUCKETS, trained_on, set(deleted))
+    return build_sequences(lake, job, WHO)
 
 
 def stored(lake: Lake, release: str) -> list[Row]:

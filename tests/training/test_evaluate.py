@@ -22,7 +22,7 @@ from training.evaluation.rerank import VectorSimilarity
 from training.models import build_generator
 from training.models.generator import Generator
 from training.models.trie_tensors import TrieTensors
-from training.objectives.next_code import NextCode
+from training.objectives.next_code import NextCode, Origin
 from training.spec import EvaluateSpec, GeneratorSpec, TrainSpec
 
 SIZES = (4, 4)
@@ -73,9 +73,7 @@ def learned(trie: Trie) -> Generator:
     )
     spec = GeneratorSpec(dim=32, layers=1, heads=2, kv_heads=1, ff=64, dropout=0.0, max_events=10)
     plan = Plan("walks", buckets=1, sizes=SIZES, batch_size=32, max_events=10)
-    task = NextCode(
-        spec, plan, lambda _: table, "v", release="r-1", recipe="recipe", read_trie=lambda: TrieMasks.of(trie)
-    )
+    task = NextCode(spec, plan, lambda _: table, Origin("v", "r-1", "recipe"), read_trie=lambda: TrieMasks.of(trie))
     optimizer = torch.optim.AdamW(task.module.parameters(), lr=5e-3)
     for epoch in range(30):
         for batch, _ in task.batches(0, 1, Cursor(plan.hash, epoch)):

@@ -71,9 +71,10 @@ def assign_level(
     items: Items,
     prefix_Nl: Codes,
     room_K: Room,
-    nodes: PrefixCapacity | None,
     work: Executor,
-    price_K: Prices | None,
+    *,
+    nodes: PrefixCapacity | None = None,
+    price_K: Prices | None = None,
 ) -> Assigned:
     """Give each item a code of one level.
 
@@ -113,7 +114,7 @@ def balanced_assign(
     items, whole = Items({"": ArrayRows(vectors_ND)}, ties_N), np.empty((len(ties_N), 0), np.int32)
     level = CentroidLevel(Residual("", ()), points_KD)
     with one_thread():
-        return assign_level(level, items, whole, np.array(capacity_K, np.int64), None, work, None)
+        return assign_level(level, items, whole, np.array(capacity_K, np.int64), work)
 
 
 def _two_cheapest(
