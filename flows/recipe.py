@@ -73,10 +73,10 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _shared_sids_are_allowed_for(self) -> "Recipe":
-        if self.codebook.collision == "keep" and self.gates.collision_rate.limit == 0:
+        if self.codebook.collision_policy.shares and self.gates.collision_rate.limit == 0:
             raise ValueError(
-                'codebook.collision = "keep" lets items share SIDs, and gates.collision_rate.limit = 0 lets none; set '
-                "the share of items that may share one"
+                f'codebook.collision = "{self.codebook.collision}" lets items share SIDs, and '
+                "gates.collision_rate.limit = 0 lets none; set the share of items that may share one"
             )
         return self
 

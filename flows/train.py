@@ -190,12 +190,13 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
         generator = load_model(run.lake, row, manifest.codebook.vocabulary)
         likeness = similarity_of(run.lake, manifest, trie, run.recipe.evaluate)
         cases, trained_on = held_out.cases, held_out.trained_on
-        result = evaluate(generator, trie, cases, popularity, run.recipe.evaluate, trained_on, likeness)
-        result["protocol"] = (
+        found = evaluate(generator, trie, cases, popularity, run.recipe.evaluate, trained_on, likeness)
+        protocol = (
             "per user with events at or after the cutoff: the last of them is the target, all before it the context; "
             f"full ranking over {len(trie)} items, interactions version {version}"
         )
-        view.note(f"{len(cases):,} users", **{name: result[name] for name in ("cases", "targets_missing")})
+        result = {**found.as_record(), "protocol": protocol}
+        view.note(f"{found.cases:,} users", cases=found.cases, targets_missing=found.targets_missing)
     record_evaluation(run.lake, key, model, manifest.id, result, run.provenance(interactions=version))
     for ranker in rankers(result):
         run.say(f"    {ranker:<11} {headline(result[ranker])}")

@@ -117,7 +117,7 @@ def checked_sids(
     taken = np.concatenate([occupied.codes, codes_NL[placed]]).astype(np.int32, copy=False)
     load = Occupancy(taken).load(codebook)
     keys = np.sort(sid_keys(taken, codebook.sizes))
-    repeated = codebook.spec.collision != "keep" and (keys[1:] == keys[:-1]).any()
+    repeated = not codebook.spec.collision_policy.shares and (keys[1:] == keys[:-1]).any()
     if repeated or any(map(_exceeds, load, codebook.capacity)):
         raise ValueError(f"SIDs given for {len(items)} items of codebook {codebook.id} are taken, repeated or too many")
     status = np.where(placed, Status.ASSIGNED, Status.REFIT_DUE).astype(np.int8)
@@ -144,12 +144,13 @@ def _assign_sids(
     room = room_left(codebook.capacity, occupied.load(codebook))
     taken = occupied.codes.astype(np.int32, copy=False)
     codes_NL = np.full((len(items), codebook.levels), -1, np.int32)
-    if codebook.spec.collision == "relocate":
+    policy = codebook.spec.collision_policy
+    if policy.relocates:
         raw_NL = _level_by_level(codebook, items, codes_NL, 0, room, taken, work)
         _place_stuck(codebook, items, codes_NL, room, taken, work)
     else:
         _level_by_level(codebook, items, codes_NL, 0, room, None, work)
-        if codebook.spec.collision != "keep":
+        if policy.token is not None:
             codes_NL = _with_token(codebook, items, codes_NL, taken)
         codes_NL[codes_NL[:, -1] < 0] = -1
         raw_NL = codes_NL.copy()
@@ -163,7 +164,9 @@ def _with_token(codebook: Codebook, items: Items, codes_NL: Codes, taken: Codes)
     """The codes with the token that makes them unique; -1 throughout for items without codes or token."""
     sids_NS = np.full((len(items), codebook.levels + 1), -1, np.int32)
     coded = items.order[codes_NL[items.order, -1] >= 0]
-    token = extra_tokens(codes_NL[coded], taken, codebook.sizes, codebook.spec.collision == "suffix")
+    token = extra_tokens(
+        codes_NL[coded], taken, codebook.sizes, per_sid=codebook.spec.collision_policy.token == "per SID"
+    )
     placed = coded[token >= 0]
     sids_NS[placed, :-1], sids_NS[placed, -1] = codes_NL[placed], token[token >= 0]
     return sids_NS

@@ -86,7 +86,7 @@ def refit_codebook(
     """
     if old.spec.quantizer != "rq-kmeans" or old.spec.normalise or any(e.input == "vector" for e in old.spec.levels):
         raise ValueError("only plain rq-kmeans can be refitted under a churn budget; fit another codebook anew")
-    if old.spec.collision != "relocate":
+    if not old.spec.collision_policy.relocates:
         raise ValueError(f"SIDs made unique by {old.spec.collision!r} cannot be refitted; fit another codebook anew")
     with one_thread():
         items = checked_items(vectors, item_ids, old.sources, work)

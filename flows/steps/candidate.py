@@ -152,8 +152,8 @@ def live_sids(
 
 
 def build_trie(sids: pl.DataFrame, codebook: Codebook) -> Trie:
-    shared = codebook.spec.collision == "keep"
-    return Trie.build(_codes(sids, codebook), sids["item_id"].to_arrow(), codebook.sizes, shared)
+    shares = codebook.spec.collision_policy.shares
+    return Trie.build(_codes(sids, codebook), sids["item_id"].to_arrow(), codebook.sizes, shares)
 
 
 def _codes(sids: pl.DataFrame, codebook: Codebook) -> NDArray[np.int32]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from training.data.histories import contexts, window_rows
 from training.decoding.beam_search import SamplingOptions, Scores, items_of, search_sids
 from training.evaluation.baselines import ItemNeighbours, popular_rows
 from training.evaluation.cases import EvaluationCases
-from training.evaluation.comparison import versus
+from training.evaluation.comparison import Comparison, versus
 from training.evaluation.exposure import Exposure, self_information
 from training.evaluation.metrics import (
     Bucket,
@@ -31,6 +32,7 @@ from training.evaluation.metrics import (
     recall_at,
 )
 from training.evaluation.rerank import VectorSimilarity
+from training.evaluation.result import Accuracy, BucketAccuracy, EvaluationResult, RankerResult
 from training.models.trie_tensors import TrieTensors
 from training.sasrec.sasrec import fit_sasrec
 from training.sasrec.sasrec import rank as rank_next
@@ -59,7 +61,7 @@ def evaluate(
     spec: EvaluateSpec,
     trained_on: Sequence[Ints] | None = None,
     likeness: VectorSimilarity | None = None,
-) -> dict[str, Any]:
+) -> EvaluationResult:
     """Figures of the generator, popularity, item neighbours and a SASRec, one row each, and the counts.
 
     With `likeness` there are two more rows: the generator's items in the order that includes likeness, and all items by
@@ -106,21 +108,21 @@ def evaluate(
     rows["popularity"] = judge.row("popularity", _popular(popularity_counts, cases, spec), _parts(like, AT_ONCE))
     if trained_on is not None:
         neighbours = ItemNeighbours.of(trained_on, len(trie), NEAREST)
-        row = judge.row("item-knn", _near(neighbours, cases, spec), _parts(like, AT_ONCE))
-        rows["item-knn"] = {**row, "nearest": NEAREST, "newest_events": neighbours.newest}
+        settings = {"nearest": NEAREST, "newest_events": neighbours.newest}
+        rows["item-knn"] = judge.row("item-knn", _near(neighbours, cases, spec), _parts(like, AT_ONCE), settings)
         long_enough = [rows for rows in trained_on if len(rows) > 1]
         if spec.sasrec_epochs and long_enough:
             rows["sasrec"] = judge.row("sasrec", _next(long_enough, len(trie), cases, spec), _parts(like, AT_ONCE))
     owner = np.repeat(np.arange(len(cases)), np.diff(cases.taken_offsets))
     again = owner[known[owner] & (cases.taken_rows == cases.target_rows[owner])]
-    return {
-        **rows,
-        "against": judge.against("generator", BASELINES),
-        "cases": len(cases),
-        "targets_missing": int((~known).sum()),
-        "targets_seen": len(np.unique(again)),
-        "seen_left_out": spec.exclude_seen,
-    }
+    return EvaluationResult(
+        rows,
+        judge.against("generator", BASELINES),
+        cases=len(cases),
+        targets_missing=int((~known).sum()),
+        targets_seen=len(np.unique(again)),
+        seen_left_out=spec.exclude_seen,
+    )
 
 
 def _parts(order: Ints, size: int) -> Iterable[Ints]:
@@ -212,12 +214,14 @@ class _Measurement:
     buckets: dict[str, list[Bucket]]
     ranks: dict[str, Ints] = field(default_factory=dict)
 
-    def against(self, name: str, others: Sequence[str]) -> dict[str, Any]:
+    def against(self, name: str, others: Sequence[str]) -> dict[str, Comparison]:
         """Compare one recommender with each of the others that was ranked, at the headline k."""
         k = headline_cut(self.cuts)
         return {other: versus(self.ranks[name], self.ranks[other], k) for other in others if other in self.ranks}
 
-    def row(self, name: str, rank: Rank, parts: Iterable[Ints]) -> dict[str, Any]:
+    def row(
+        self, name: str, rank: Rank, parts: Iterable[Ints], settings: Mapping[str, int] = MappingProxyType({})
+    ) -> RankerResult:
         """All figures of a recommender that ranks the cases part by part; stores the ranks only."""
         targets = self.cases.target_rows
         sids = np.where(targets >= 0, self.numbers[targets, -1], -1)
@@ -233,28 +237,24 @@ class _Measurement:
             if found is not None:
                 ranks_sids, raw[part] = True, rank_of_target(found, sids[part])
         self.ranks[name] = ranks
-        row = self._accuracy(ranks)
-        for k in self.cuts:
-            row[f"prefix_recall@{k}"] = [recall_at(of, k) for of in prefixes.T]
-        row |= exposure.figures()
-        if ranks_sids:
-            row["raw"] = self._accuracy(raw)
-        for name, buckets in self.buckets.items():
-            row[name] = [
-                {
-                    "from": bucket.low,
-                    "to": bucket.high,
-                    "cases": int(bucket.cases.sum()),
-                    **self._accuracy(ranks[bucket.cases]),
-                }
-                for bucket in buckets
-            ]
-        return row
+        return RankerResult(
+            self._accuracy(ranks),
+            {k: [recall_at(of, k) for of in prefixes.T] for k in self.cuts},
+            exposure.figures(),
+            self._accuracy(raw) if ranks_sids else None,
+            {name: [self._bucket(each, ranks) for each in buckets] for name, buckets in self.buckets.items()},
+            settings,
+        )
 
-    def _accuracy(self, ranks: Ints) -> dict[str, Any]:
-        row: dict[str, Any] = {"mrr": mrr(ranks)}
-        for k in self.cuts:
-            row[f"recall@{k}"] = recall_at(ranks, k)
-            row[f"ndcg@{k}"] = ndcg_at(ranks, k)
-            row[f"hits@{k}"] = int(hits_at(ranks, k).sum())
-        return row | {f"{name}_interval": list(bounds) for name, bounds in intervals(ranks, self.cuts).items()}
+    def _bucket(self, bucket: Bucket, ranks: Ints) -> BucketAccuracy:
+        cases = int(bucket.cases.sum())
+        return BucketAccuracy(bucket.low, bucket.high, cases, self._accuracy(ranks[bucket.cases]))
+
+    def _accuracy(self, ranks: Ints) -> Accuracy:
+        return Accuracy(
+            mrr(ranks),
+            {k: recall_at(ranks, k) for k in self.cuts},
+            {k: ndcg_at(ranks, k) for k in self.cuts},
+            {k: int(hits_at(ranks, k).sum()) for k in self.cuts},
+            intervals(ranks, self.cuts),
+        )
