@@ -92,7 +92,7 @@ def test_the_order_of_the_items_does_not_matter() -> None:
 
 
 def test_what_cannot_be_refitted_is_refused() -> None:
-    book, codes = published(balanced=True)
+    _, codes = published(balanced=True)
     with pytest.raises(ValueError, match="less than or equal to 1"):
         RefitSpec(budget=1.5)
     lsh = fit_codebook({"fused": VECTORS}, IDS, CodebookSpec(quantizer="lsh", levels=(LevelSpec(codes=64),) * 3))

@@ -53,6 +53,17 @@ class SamplingOptions:
 MOST_PROBABLE = SamplingOptions()
 
 
+@dataclass(frozen=True)
+class _Search:
+    """What stays the same during a search. `closed` are the edges that are closed for single users, by level."""
+
+    model: Generator
+    trie: TrieTensors
+    beams: int
+    closed: list[Tensor] | None
+    sampling: SamplingOptions
+
+
 @dataclass
 class _Beams:
     """Live beams (B, W): trie node, score, node of the unfiltered trie, and prefix number."""
@@ -97,28 +108,20 @@ def search_sids(
     model.eval()
     batch, device = len(events.lengths), events.lengths.device
     closed = trie.closed(exclude) if exclude is not None and any(len(rows) for rows in exclude) else None
-    reading = model.read(events)
+    search, reading = _Search(model, trie, beams, closed, sampling), model.read(events)
     root_B1 = torch.zeros(batch, 1, dtype=torch.long, device=device)
     live = _Beams(root_B1, torch.zeros(batch, 1, device=device), root_B1, root_B1)
     for level in range(trie.levels):
-        parents_BW, codes_BW = _expand_beams(model, trie, level, reading.hidden, live, beams, closed, sampling)
+        parents_BW, codes_BW = _expand_beams(search, level, reading.hidden, live)
         if level + 1 < trie.levels:
             reading.extend(level, parents_BW, codes_BW)
     scores_BW, order_BW = live.scores.sort(dim=1, descending=True, stable=True)
     return live.nodes.gather(1, order_BW).cpu().numpy(), scores_BW.cpu().numpy()
 
 
-def _expand_beams(
-    model: Generator,
-    trie: TrieTensors,
-    level: int,
-    hidden_BWD: Tensor,
-    live: _Beams,
-    beams: int,
-    closed: list[Tensor] | None,
-    sampling: SamplingOptions,
-) -> tuple[Tensor, Tensor]:
+def _expand_beams(search: _Search, level: int, hidden_BWD: Tensor, live: _Beams) -> tuple[Tensor, Tensor]:
     """Move the beams one level down to the best valid children; return their parents and codes (B, W)."""
+    model, trie, beams, sampling = search.model, search.trie, search.beams, search.sampling
     size, constrained = trie.sizes[level], model.spec.constrained
     if constrained:
         logits_BWK = model.scores(level, hidden_BWD, trie.whole, live.whole, live.keys)
@@ -129,8 +132,8 @@ def _expand_beams(
         scores_BWK = scores_BWK.nan_to_num(nan=-torch.inf, neginf=-torch.inf)
     if not constrained or trie.whole is not trie:
         scores_BWK = trie.restrict(level, scores_BWK, live.nodes)
-    if closed is not None and closed[level].numel():
-        trie.close(scores_BWK, live.nodes, closed[level])
+    if search.closed is not None and search.closed[level].numel():
+        trie.close(scores_BWK, live.nodes, search.closed[level])
     if sampling.groups == 1:
         live.scores, index_BW = scores_BWK.flatten(1).topk(min(beams, scores_BWK[0].numel()), dim=1)
     else:
