@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_standing import TEXT_ALONE, WHO, row
+from test_lake_state import TEXT_ALONE, WHO, row
 
 from conftest import write_items
 from flows.bootstrap import bootstrap
