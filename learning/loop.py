@@ -65,7 +65,7 @@ class Loop:
         record = checkpoint.read_record(directory)
         checkpoint.require_same(str(directory), record.identity, self.trainable.identity)
         checkpoint.load_state(directory, self.trainable.module, self.optimizer, self.spec.sharding)
-        self.progress = Progress(record.cursor, record.step, list(record.history), dict(record.begun))
+        self.progress = Progress(record.cursor, record.step, list(record.history), dict(record.partial_epoch_sums))
 
     def run(self, save: Save) -> None:
         """Train until `spec.epochs`, as `epochs` does."""

@@ -101,8 +101,8 @@ class CheckpointUploader:
     def __call__(self, loop: Loop, last: bool) -> None:
         """Store a checkpoint; a `Save`."""
         progress, trainable = loop.progress, loop.trainable
-        history, begun = list(progress.history), dict(progress.partial_epoch_sums)
-        record = checkpoint.Record(trainable.identity, progress.cursor, progress.step, history, begun=begun)
+        history, sums = list(progress.history), dict(progress.partial_epoch_sums)
+        record = checkpoint.Record(trainable.identity, progress.cursor, progress.step, history, partial_epoch_sums=sums)
         given, upload = None, None
         if self._group is not None or loop.context.rank == 0:
             given, upload = ray.train.Checkpoint(self._run), self._upload_of(loop, record, last)

@@ -66,7 +66,11 @@ def save_to(folder: Path, die_after: int | None = None) -> Save:
     def save(loop: Loop, last: bool) -> None:
         progress = loop.progress
         record = checkpoint.Record(
-            loop.trainable.identity, progress.cursor, progress.step, progress.history, begun=progress.partial_epoch_sums
+            loop.trainable.identity,
+            progress.cursor,
+            progress.step,
+            progress.history,
+            partial_epoch_sums=progress.partial_epoch_sums,
         )
         checkpoint.State.of(loop.trainable.module, loop.optimizer).write(folder, record)
         if progress.step == die_after:
