@@ -6,14 +6,13 @@ from typing import Any
 
 from prefect import flow
 
-from flows.bootstrap import fitted_release
+from flows.candidates import MAX_PUBLISH_ATTEMPTS, extended_release, fitted_release
 from flows.inspect.diff import diff_releases, show_diff
-from flows.nightly import TRIES, extended_release
 from flows.runtime.cancellation import report_cancelled
 from flows.runtime.run import Run, open_run
 from flows.runtime.times import bounds
 from flows.snapshot import take_snapshot
-from flows.steps.publish import Moved, publish, show_release
+from flows.steps.publish import PublishOutcome, publish, show_release
 from storage.errors import PointerMoved
 from storage.lake import Lake
 from storage.releases.manifest import Manifest
@@ -83,14 +82,14 @@ def backfill(
 
 def _published(run: Run, candidate: Manifest, cutoff: datetime, date: datetime | None, without_model: bool) -> Manifest:
     """Catch the candidate up and publish it; repeat this if production moves meanwhile."""
-    for _ in range(TRIES):
+    for _ in range(MAX_PUBLISH_ATTEMPTS):
         alias = read_pointer(run.lake, PRODUCTION)
         candidate = _extend_to_present(run, candidate, cutoff, date)
-        if publish(run, candidate, alias, without_model) is not Moved.AWAY:
+        if publish(run, candidate, alias, without_model) is not PublishOutcome.CONFLICT:
             return candidate
     raise PointerMoved(
-        f"production moved {TRIES} times while {candidate.id} was to be published; it stays a candidate. Publish it "
-        f"with `sidmill release publish {candidate.id}` when fewer runs publish to this lake."
+        f"production moved {MAX_PUBLISH_ATTEMPTS} times while {candidate.id} was to be published; it stays a "
+        f"candidate. Publish it with `sidmill release publish {candidate.id}` when fewer runs publish to this lake."
     )
 
 

@@ -45,10 +45,10 @@ def export_grounding(lake: Lake, manifest: Manifest, folder: Path) -> dict[str, 
     )
     trie, left_out = open_trie(lake, manifest), Counts("grounding")
     special = tokens(trie.sizes)
-    former = _own(folder, manifest)
+    earlier = _own(folder, manifest)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
-    for path in former:
+    for path in earlier:
         path.unlink(missing_ok=True)
     rows = Counter(dict.fromkeys(TEMPLATES, 0))
     parts = {}
@@ -82,7 +82,7 @@ def export_grounding(lake: Lake, manifest: Manifest, folder: Path) -> dict[str, 
     return written
 
 
-def told(written: dict[str, Any]) -> str:
+def format_summary(written: dict[str, Any]) -> str:
     """Format a manifest in one line."""
     rows, left_out = (
         ", ".join(f"{name} {count:,}" for name, count in written[key].items()) for key in ("rows", "left_out")

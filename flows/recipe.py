@@ -73,10 +73,10 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _shared_sids_are_allowed_for(self) -> "Recipe":
-        if self.codebook.collision == "keep" and self.gates.collision_rate.limit == 0:
+        if self.codebook.collision_policy.shares and self.gates.collision_rate.limit == 0:
             raise ValueError(
-                'codebook.collision = "keep" lets items share SIDs, and gates.collision_rate.limit = 0 lets none; set '
-                "the share of items that may share one"
+                f'codebook.collision = "{self.codebook.collision}" lets items share SIDs, and '
+                "gates.collision_rate.limit = 0 lets none; set the share of items that may share one"
             )
         return self
 
@@ -157,7 +157,7 @@ def parse_recipe(settings: dict[str, Any], where: str = "recipe") -> Recipe:
     except UnknownMember as error:
         raise RecipeError(f"{where}: {error}") from error
     except ValidationError as error:
-        faults = "; ".join(f"{_place(fault)}: {_told(fault)}" for fault in error.errors())
+        faults = "; ".join(f"{_place(fault)}: {_format_validation_error(fault)}" for fault in error.errors())
         raise RecipeError(f"{where}: {faults}") from error
 
 
@@ -168,11 +168,11 @@ def _place(fault: Any) -> str:
     return name if whole else f"{name} = {without_secrets(repr(fault['input']))}"
 
 
-def _told(fault: Any) -> str:
+def _format_validation_error(fault: Any) -> str:
     """Return a fault in words; for an unknown field, add the nearest field name and all field names."""
     if fault["type"] != "extra_forbidden":
         message = str(fault["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
-        return next((told for kind, told in _WANTED.items() if str(fault["type"]).startswith(kind)), message)
+        return next((text for kind, text in _WANTED.items() if str(fault["type"]).startswith(kind)), message)
     model: Any = Recipe
     for part in fault["loc"][:-1]:
         found = model.model_fields.get(part) if isinstance(part, str) else None
@@ -202,10 +202,10 @@ _WANTED = {
 def override_setting(settings: dict[str, Any], override: str) -> None:
     """Apply `a.b=c`; c is read as a TOML value, else as text."""
     path, separator, text = override.partition("=")
-    told = without_secrets(repr(override))
+    shown = without_secrets(repr(override))
     names = path.strip().split(".")
     if not separator or not all(names):
-        raise RecipeError(f"{told}: write it as section.field=value, for example codebook.slack=1.25.")
+        raise RecipeError(f"{shown}: write it as section.field=value, for example codebook.slack=1.25.")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -214,5 +214,5 @@ def override_setting(settings: dict[str, Any], override: str) -> None:
     for name in names[:-1]:
         place = place.setdefault(name, {})
         if not isinstance(place, dict):
-            raise RecipeError(f"{told}: {name!r} is a value, not a section.")
+            raise RecipeError(f"{shown}: {name!r} is a value, not a section.")
     place[names[-1]] = value

@@ -7,7 +7,7 @@ from prefect import serve as serve_flows
 from prefect.events import DeploymentEventTrigger
 
 from flows.backfill import backfill
-from flows.inspect.standing import standing
+from flows.inspect.lake_state import lake_state
 from flows.nightly import nightly
 from flows.runtime.server import CLIENT_LOGIN, SERVER_LOGIN, ensure_server, login_file
 from flows.runtime.terminal import printable
@@ -31,7 +31,7 @@ def serve(
     the release it starts from; `overrides` apply to all runs started here and are not stored in a release.
     """
     given = os.environ.get(SERVER_LOGIN) or os.environ.get(CLIENT_LOGIN)
-    for line in standing(Lake(lake)).lines:
+    for line in lake_state(Lake(lake)).lines:
         print(printable(line), flush=True)
     url = ensure_server(port, with_services=True)
     print(f"Prefect server {url.removesuffix('/api')}; nights at {cron!r}; stop with Ctrl-C", flush=True)

@@ -110,8 +110,8 @@ def say_cutoff(run: Run, snapshot: Snapshot) -> None:
     """Show the time from which events are held out, and the rule for it."""
     share = run.recipe.split.holdout
     rule = f"the newest {share:.0%} of them, split.holdout" if share else "the as-of time, as split.holdout is 0"
-    told = "the date given as --cutoff, which nights keep" if snapshot.cutoff_date == snapshot.cutoff else rule
-    run.say(f"  events from {snapshot.cutoff:%Y-%m-%d %H:%M:%S} UTC on are held out ({told})")
+    source = "the date given as --cutoff, which nights keep" if snapshot.cutoff_date == snapshot.cutoff else rule
+    run.say(f"  events from {snapshot.cutoff:%Y-%m-%d %H:%M:%S} UTC on are held out ({source})")
 
 
 def _holdout_cutoff(run: Run, interactions: TableRef, as_of: datetime) -> datetime:
@@ -153,11 +153,14 @@ def added_events(lake: Lake, parent: Manifest, snapshot: Snapshot, columns: list
     return pl.concat([new_files, seen_since]).unique("event_id", keep="first", maintain_order=True).select(columns)
 
 
-def release_key(kind: str, parent: str | None, content: dict[str, Any], recipe_hash: str, asked: dict[str, Any]) -> str:
+def release_key(
+    kind: str, parent: str | None, content: dict[str, Any], recipe_hash: str, extra_key_fields: dict[str, Any]
+) -> str:
     """Return the idempotency key of a release: a hash of all that determines its content.
 
-    That is its kind, parent, visible data (`Snapshot.content`) and recipe, and further requests (`asked`).
+    That is its kind, parent, visible data (`Snapshot.content`), recipe, and, in `extra_key_fields`, what else was
+    requested.
     """
-    name = {"kind": kind, "parent": parent, "content": content, "recipe": recipe_hash, "asked": asked}
+    name = {"kind": kind, "parent": parent, "content": content, "recipe": recipe_hash, "asked": extra_key_fields}
     digest = hashlib.blake2b(json.dumps(name, sort_keys=True).encode(), digest_size=8).hexdigest()
     return f"{kind}:{digest}"

@@ -42,7 +42,7 @@ def train(
     to this run.
 
     Training is skipped if a model of this release and recipe exists. Without a recipe, the release's is used. With a
-    former model (`since`, or production's if the recipe says so), training starts from its weights and predicts only
+    base model (`since`, or production's if the recipe says so), training starts from its weights and predicts only
     events that it has not learnt from.
     """
     from flows.steps.training import forget_training
@@ -58,14 +58,14 @@ def train(
         _require_fit(Lake(lake), manifest, named, "leave --since out, or train on a release with a cutoff no earlier")
     parameters = {"release": manifest.id, "since": since, "overrides": overrides}
     with open_run("train", lake, recipe or manifest.recipe, parameters) as run:
-        former = named or resumable_production_model(run, manifest)
-        key = model_key(manifest, run.recipe) + (f"-since-{former.id}" if former else "")
+        base_model = named or resumable_production_model(run, manifest)
+        key = model_key(manifest, run.recipe) + (f"-since-{base_model.id}" if base_model else "")
         model = find_model_by_key(run.lake, key)
         if model is not None:
             run.say(f"  skipped: {model} was trained on {manifest.id} with this recipe already")
             forget_training(run.lake, key)  # a killed run may have left its checkpoints
         else:
-            model = _trained(run, manifest, key, former, asked=since is not None)
+            model = _trained(run, manifest, key, base_model, required=since is not None)
         evaluate_model(run, manifest, model)
         published_now = publish_model(run, manifest, model)
         return run.done(model=model, release=manifest.id, published=published_now)
@@ -87,26 +87,26 @@ def evaluate(
         return run.done(model=model, evaluation=evaluate_model(run, manifest, model))
 
 
-def _trained(run: Run, manifest: Manifest, key: str, former: Model | None, asked: bool) -> str:
-    """Train and return the model's id, or that of `former` if it has nothing new to learn and was not `asked` for.
+def _trained(run: Run, manifest: Manifest, key: str, base_model: Model | None, required: bool) -> str:
+    """Train and return the model's id, or that of `base_model` if it has nothing new to learn and is not `required`.
 
     Raise NothingToTrainOn if there is nothing to learn otherwise.
     """
     from flows.steps.training import sequences, train_model
 
-    nothing_new = former and f"{manifest.id} sees no event to predict that {former.id} has not learnt from"
-    if former and not asked and not _news(run.lake, manifest, former):
+    nothing_new = base_model and f"{manifest.id} sees no event to predict that {base_model.id} has not learnt from"
+    if base_model and not required and not _news(run.lake, manifest, base_model):
         run.say(f"  skipped: {nothing_new}")
-        return former.id
+        return base_model.id
     run.record.begin()
-    source = sequences(run, manifest, open_trie(run.lake, manifest), former)
+    source = sequences(run, manifest, open_trie(run.lake, manifest), base_model)
     negative = run.recipe.train.negative_events
-    if targets(run.lake, source, negative, fresh_only=former is not None):
-        return train_model(run, manifest, key, source, former)
-    if former and not asked:
+    if targets(run.lake, source, negative, fresh_only=base_model is not None):
+        return train_model(run, manifest, key, source, base_model)
+    if base_model and not required:
         run.say(f"  skipped: {nothing_new}")
-        return former.id
-    if former:
+        return base_model.id
+    if base_model:
         raise NothingToTrainOn(f"{nothing_new}: leave --since out")
     raise NothingToTrainOn(
         f"{manifest.id} sees no event of its items before its cutoff {manifest.cutoff.isoformat()} that was more than "
@@ -146,12 +146,12 @@ def resumable_production_model(run: Run, manifest: Manifest) -> Model | None:
     return row if speaks and before and matches_auto_settings(run.recipe.generator, spec) else None
 
 
-def _news(lake: Lake, manifest: Manifest, former: Model) -> bool:
+def _news(lake: Lake, manifest: Manifest, base_model: Model) -> bool:
     """Return whether a release may see an event that a model has not learnt from."""
-    from flows.steps.training import learnt_by
+    from flows.steps.training import trained_slice
 
     items = open_trie(lake, manifest).item_ids
-    return len(users_with_fresh_events(lake, LogSlice.of(manifest), items, learnt_by(lake, former))) > 0
+    return len(users_with_fresh_events(lake, LogSlice.of(manifest), items, trained_slice(lake, base_model))) > 0
 
 
 def model_key(manifest: Manifest, recipe: Recipe) -> str:
@@ -172,8 +172,8 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
     version = run.lake.version("interactions")
     negative = run.recipe.train.negative_events
     # "paired": evaluations made before generators were compared with baselines are repeated.
-    asked = json.dumps([run.recipe.evaluate.model_dump(mode="json"), negative, "paired"], sort_keys=True)
-    key = hashlib.blake2b(f"{model}:{manifest.id}:{version}:{asked}".encode(), digest_size=8).hexdigest()
+    settings = json.dumps([run.recipe.evaluate.model_dump(mode="json"), negative, "paired"], sort_keys=True)
+    key = hashlib.blake2b(f"{model}:{manifest.id}:{version}:{settings}".encode(), digest_size=8).hexdigest()
     if evaluations(run.lake, key):
         run.say(f"  evaluation skipped: {model} was evaluated on this log already")
         return key
@@ -185,17 +185,18 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
         run.say(f"  not evaluated: the log holds no event at or after the cutoff {manifest.cutoff.isoformat()}")
         return None
     run.record.begin()
-    cases, learnt = held_out
-    popularity = np.bincount(np.concatenate([*learnt, np.zeros(0, np.int64)]), minlength=len(trie))
+    popularity = np.bincount(np.concatenate([*held_out.trained_on, np.zeros(0, np.int64)]), minlength=len(trie))
     with run.stage("evaluate") as view:
         generator = load_model(run.lake, row, manifest.codebook.vocabulary)
         likeness = similarity_of(run.lake, manifest, trie, run.recipe.evaluate)
-        result = evaluate(generator, trie, cases, popularity, run.recipe.evaluate, learnt, likeness)
-        result["protocol"] = (
+        cases, trained_on = held_out.cases, held_out.trained_on
+        found = evaluate(generator, trie, cases, popularity, run.recipe.evaluate, trained_on, likeness)
+        protocol = (
             "per user with events at or after the cutoff: the last of them is the target, all before it the context; "
             f"full ranking over {len(trie)} items, interactions version {version}"
         )
-        view.note(f"{len(cases):,} users", **{name: result[name] for name in ("cases", "targets_missing")})
+        result = {**found.as_record(), "protocol": protocol}
+        view.note(f"{found.cases:,} users", cases=found.cases, targets_missing=found.targets_missing)
     record_evaluation(run.lake, key, model, manifest.id, result, run.provenance(interactions=version))
     for ranker in rankers(result):
         run.say(f"    {ranker:<11} {headline(result[ranker])}")

@@ -43,7 +43,7 @@ SHARDS = "shards"
 class Record:
     """The record of a checkpoint: the `identity` of its Trainable, the training progress, and the code version.
 
-    `begun` holds the sums of an unfinished epoch.
+    `partial_epoch_sums` holds the sums of an unfinished epoch.
     """
 
     identity: Mapping[str, Any]
@@ -51,7 +51,7 @@ class Record:
     step: int
     history: list[dict[str, float]]
     code_version: str = field(default_factory=code_version)
-    begun: Mapping[str, float] = field(default_factory=dict)
+    partial_epoch_sums: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _write_record(directory: Path, record: Record, hashes: Mapping[str, str]) ->
         "cursor": asdict(record.cursor),
         "step": record.step,
         "history": record.history,
-        "begun": dict(record.begun),
+        "begun": dict(record.partial_epoch_sums),
         "code_version": record.code_version,
         "sha256": dict(hashes),
     }

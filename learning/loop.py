@@ -43,7 +43,7 @@ class Progress:
     cursor: Cursor
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
-    begun: dict[str, float] = field(default_factory=dict)
+    partial_epoch_sums: dict[str, float] = field(default_factory=dict)
 
 
 Save = Callable[["Loop", bool], None]
@@ -65,7 +65,7 @@ class Loop:
         record = checkpoint.read_record(directory)
         checkpoint.require_same(str(directory), record.identity, self.trainable.identity)
         checkpoint.load_state(directory, self.trainable.module, self.optimizer, self.spec.sharding)
-        self.progress = Progress(record.cursor, record.step, list(record.history), dict(record.begun))
+        self.progress = Progress(record.cursor, record.step, list(record.history), dict(record.partial_epoch_sums))
 
     def run(self, save: Save) -> None:
         """Train until `spec.epochs`, as `epochs` does."""
@@ -81,7 +81,7 @@ class Loop:
         while self.progress.cursor.epoch < self.spec.epochs:
             self.progress.history.append(self._epoch(save))
             self.progress.cursor = Cursor(self.trainable.plan_hash, self.progress.cursor.epoch + 1)
-            self.progress.begun = {}
+            self.progress.partial_epoch_sums = {}
             save(self, self.progress.cursor.epoch == self.spec.epochs)
             yield self.progress.history[-1]
 
@@ -110,7 +110,7 @@ class Loop:
                 if every and progress.step % every == 0:
                     sums["waited"] += prefetched.waited
                     sums["seconds"] += time.perf_counter() - began
-                    progress.begun = self._total(sums)
+                    progress.partial_epoch_sums = self._total(sums)
                     sums = _sums(progress, rank)
                     save(self, False)
                     began, prefetched.waited = time.perf_counter(), 0.0
@@ -165,7 +165,9 @@ class Loop:
 
 def _sums(progress: Progress, rank: int) -> Sums:
     """Sums of the epoch so far. All workers have the same names; only rank 0 has the values."""
-    return defaultdict(float, {name: value if rank == 0 else 0.0 for name, value in progress.begun.items()})
+    return defaultdict(
+        float, {name: value if rank == 0 else 0.0 for name, value in progress.partial_epoch_sums.items()}
+    )
 
 
 def _seed(seed: int, step: int, rank: int) -> int:

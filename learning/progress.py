@@ -5,29 +5,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-Hear = Callable[[str], None]
+ProgressCallback = Callable[[str], None]
 
 
-def _nobody(line: str) -> None:
+def _discard(line: str) -> None:
     """Discard a line."""
 
 
-_hears: ContextVar[Hear] = ContextVar("hears", default=_nobody)
+_listener: ContextVar[ProgressCallback] = ContextVar("progress_listener", default=_discard)
 
 
-def tell(line: str) -> None:
+def emit(line: str) -> None:
     """Send a line to the listener of the current context."""
-    _hears.get()(line)
+    _listener.get()(line)
 
 
 @contextmanager
-def heard_by(hear: Hear) -> Iterator[None]:
-    """Send the lines of all fits in the body to `hear`."""
-    token = _hears.set(hear)
+def progress_listener(callback: ProgressCallback) -> Iterator[None]:
+    """Send the lines of all fits in the body to `callback`."""
+    token = _listener.set(callback)
     try:
         yield
     finally:
-        _hears.reset(token)
+        _listener.reset(token)
 
 
 class Epochs:
@@ -42,4 +42,4 @@ class Epochs:
         seconds = time.perf_counter() - self._began
         rest = seconds / self._done * (self.of - self._done)
         left = f", about {rest:,.0f} s left" if rest else ""
-        tell(f"{self.label} epoch {self._done} of {self.of}: loss {loss:.4f}, {seconds:,.0f} s{left}")
+        emit(f"{self.label} epoch {self._done} of {self.of}: loss {loss:.4f}, {seconds:,.0f} s{left}")

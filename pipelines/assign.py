@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from pipelines.counts import Counts
-from pipelines.embed.embed import matrix
 from pipelines.fusion.fuse import FUSED, Fused
+from pipelines.vector_store import matrix
 from storage.commit import Provenance, append
 from storage.lake import Lake, one_of
 from storage.quarantine import Reject, quarantine

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from learning.progress import heard_by, tell
+from learning.progress import emit, progress_listener
 from learning.threads import one_thread
 from pipelines.cluster import connect, fix_threads, machine_cpus
 from pipelines.spec import ComputeSpec
@@ -135,7 +135,7 @@ class OnRay:
             for answer in answers:
                 line, result = ray.get(answer)
                 if line is not None:
-                    tell(line)
+                    emit(line)
         except BaseException:
             ray.cancel(answers, force=True)
             raise
@@ -275,10 +275,10 @@ def _on_span(function: Callable[..., R], items: Items, *task: Any) -> R:
     return _on_one_thread(function, (items, *task), {})
 
 
-def _exit_of(told: str) -> str:
+def _exit_of(message: str) -> str:
     """Return Ray's message on how a process ended, without the advice that follows."""
-    found = re.search(r"Worker exit type: .*?(?= Some common causes|$)", told, re.MULTILINE)
-    return found[0] if found else told.splitlines()[0]
+    found = re.search(r"Worker exit type: .*?(?= Some common causes|$)", message, re.MULTILINE)
+    return found[0] if found else message.splitlines()[0]
 
 
 def _actor_of(make: Callable[..., Stage], arguments: dict[str, Any], threads: int) -> type:
@@ -300,7 +300,7 @@ def _lines_and_result(function: Callable[..., R], args: Any, kwargs: Any) -> Ite
     lines = SimpleQueue[str | None]()
 
     def run() -> R:
-        with heard_by(lines.put):
+        with progress_listener(lines.put):
             return _on_one_thread(function, args, kwargs)
 
     with ThreadPoolExecutor(1) as pool:

@@ -8,7 +8,7 @@ catalogue and log, by at most `window` pairs per event.
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -81,6 +81,19 @@ def sid_texts(codes: NDArray[np.integer]) -> list[str]:
     return ["".join(f"<{letter}_{code}>" for letter, code in zip(LETTERS, row, strict=False)) for row in codes.tolist()]
 
 
+@dataclass(frozen=True)
+class _Corpus:
+    """What a corpus is made of, the counts of what is left out, and a folder for files on the way."""
+
+    lake: Lake
+    trie: Trie
+    log: LogSlice
+    items_version: int
+    spec: GroundingSpec
+    left_out: Counts
+    scratch: Path
+
+
 def grounding(
     lake: Lake, trie: Trie, log: LogSlice, items_version: int, spec: GroundingSpec, left_out: Counts
 ) -> Iterator[pa.RecordBatch]:
@@ -93,7 +106,8 @@ def grounding(
     """
     tokens(trie.sizes)
     with TemporaryDirectory(prefix="sidmill-grounding-") as scratch:
-        yield from _batches(_texts(lake, trie, log, items_version, spec, Path(scratch), left_out))
+        corpus = _Corpus(lake, trie, log, items_version, spec, left_out, Path(scratch))
+        yield from _batches(_texts(corpus))
 
 
 def _batches(texts: Iterator[dict[str, str]]) -> Iterator[pa.RecordBatch]:
@@ -110,15 +124,13 @@ def _batches(texts: Iterator[dict[str, str]]) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
 
 
-def _texts(
-    lake: Lake, trie: Trie, log: LogSlice, items_version: int, spec: GroundingSpec, scratch: Path, left_out: Counts
-) -> Iterator[dict[str, str]]:
+def _texts(corpus: _Corpus) -> Iterator[dict[str, str]]:
     """Yield the pairs one by one."""
+    trie, spec, left_out, scratch = corpus.trie, corpus.spec, corpus.left_out, corpus.scratch
     codes = trie.codes()
     wide = max(RANGE_ITEMS, -(-len(trie) // MOST_RANGES))
-    _spread_items(lake, trie, items_version, log, wide, scratch)
-    deleted = deleted_items(lake, items_version, log.as_of)
-    counted = _count_pairs(lake, trie, _first_of_sid(codes), log, spec, scratch, left_out, deleted)
+    _spread_items(corpus, wide)
+    counted = _count_pairs(corpus, _first_of_sid(codes))
     for start in range(0, len(trie), wide):
         known = _newest(scratch / f"items-{start // wide}")
         for first, stop in _spans(counted[start : start + wide], start):
@@ -178,18 +190,18 @@ def _holds_token(text: str, levels: int) -> bool:
     return any(LETTERS.index(letter) < levels for letter in TOKEN.findall(text))
 
 
-def _spread_items(lake: Lake, trie: Trie, version: int, log: LogSlice, wide: int, scratch: Path) -> None:
+def _spread_items(corpus: _Corpus, wide: int) -> None:
     """Write the visible revisions of the trie's items, one file per range of `wide` rows."""
-    arrived = ds.field("arrived_at") <= log.as_of
+    trie, arrived = corpus.trie, ds.field("arrived_at") <= corpus.log.as_of
     with ExitStack() as stack:
         writers: list[pa.ipc.RecordBatchStreamWriter] = []
         columns = ["item_id", "revision", "title", "attributes"]
-        for batch in lake.batches("items", columns, arrived, READ_ROWS, version):
+        for batch in corpus.lake.batches("items", columns, arrived, READ_ROWS, corpus.items_version):
             row = trie.find_rows(batch.column("item_id"))
             batch = batch.drop_columns(["item_id"]).append_column("row", pa.array(row))
             if not writers:
                 for part in range(-(-len(trie) // wide)):
-                    sink = stack.enter_context(pa.OSFile(str(scratch / f"items-{part}"), "wb"))
+                    sink = stack.enter_context(pa.OSFile(str(corpus.scratch / f"items-{part}"), "wb"))
                     writers.append(stack.enter_context(pa.ipc.new_stream(sink, batch.schema)))
             order = np.argsort(row, kind="stable")
             bounds = np.searchsorted(row[order], np.arange(len(writers) + 1) * wide)
@@ -212,34 +224,26 @@ def _first_of_sid(codes: NDArray[np.int32]) -> NDArray[np.int32]:
     return np.maximum.accumulate(np.where(new, np.arange(len(codes), dtype=np.int32), np.int32(0)))
 
 
-def _count_pairs(
-    lake: Lake,
-    trie: Trie,
-    alike: NDArray[np.int32],
-    log: LogSlice,
-    spec: GroundingSpec,
-    scratch: Path,
-    left_out: Counts,
-    deleted: Collection[str],
-) -> NDArray[np.int64]:
+def _count_pairs(corpus: _Corpus, alike: NDArray[np.int32]) -> NDArray[np.int64]:
     """Count (item, SID taken after it) in one file per bucket of users, ordered by item.
 
     Return the number of counts of an item in all files, int64 (N,).
     """
-    counted = np.zeros(len(trie), np.int64)
-    buckets = bucket_count(lake, log)
-    for bucket, events in enumerate(in_buckets(lake, log, trie.item_ids, buckets, left_out)):
+    lake, log, left_out, ids = corpus.lake, corpus.log, corpus.left_out, corpus.trie.item_ids
+    deleted = deleted_items(lake, corpus.items_version, log.as_of)
+    counted = np.zeros(len(ids), np.int64)
+    for bucket, events in enumerate(in_buckets(lake, log, ids, bucket_count(lake, log), left_out)):
         rows = with_sid(events, deleted, left_out)
         if rows.is_empty():
             continue
         positive = rows.filter(
-            ~pl.col("impression").fill_null(False) & ~pl.col("event_type").is_in(spec.negative_events)
+            ~pl.col("impression").fill_null(False) & ~pl.col("event_type").is_in(corpus.spec.negative_events)
         )
         left_out.refuse(Reason.NEGATIVE_EVENT, rows.height - positive.height)
-        pairs = _taken_after(positive, alike, spec.window).sort("row", "next")
+        pairs = _taken_after(positive, alike, corpus.spec.window).sort("row", "next")
         row, often = np.unique(pairs["row"].to_numpy(), return_counts=True)
         counted[row] += often
-        np.save(scratch / f"pairs-{bucket}.npy", np.stack([pairs[name].to_numpy() for name in PAIR]))
+        np.save(corpus.scratch / f"pairs-{bucket}.npy", np.stack([pairs[name].to_numpy() for name in PAIR]))
     return counted
 
 

@@ -76,3 +76,17 @@ def consumed_together(lake: Lake, held_out: HeldOut, trie: Trie) -> NDArray[np.i
         for gap in range(1, WINDOW + 1)
     ]
     return pl.concat(apart).cast(pl.Int64).to_numpy()
+
+
+def kept_codes(before: Trie, after: Trie) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return the codes (n, L) in each of two tries, of the items that both hold."""
+    rows = before.find_rows(after.item_ids)
+    return before.codes()[rows[rows >= 0]], after.codes()[rows >= 0]
+
+
+def churn(before_NL: NDArray[np.int32], after_NL: NDArray[np.int32]) -> dict[str, float]:
+    """Return the share of items whose code changed, by level (`level_1`, ..), and whose SID changed (`full_sid`)."""
+    changed = before_NL != after_NL
+    items = max(1, len(changed))
+    levels = {f"level_{level}": float(count / items) for level, count in enumerate(changed.sum(axis=0), start=1)}
+    return {**levels, "full_sid": float(changed.any(axis=1).sum() / items)}

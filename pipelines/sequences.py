@@ -33,36 +33,43 @@ def sequence_buckets(lake: Lake, log: LogSlice, spec: SequencesSpec) -> int:
     return spec.buckets or bucket_count(lake, log, FEWEST_BUCKETS)
 
 
-def build_sequences(
-    lake: Lake,
-    release: str,
-    log: LogSlice,
-    items: pa.Array,
-    codes: NDArray[np.int32],
-    buckets: int,
-    provenance: Provenance,
-    learnt: TrainedSlice | None = None,
-    deleted: Collection[str] = (),
-) -> SequenceCounts:
-    """Write the `sequences` of a release once, one commit per bucket; a call after a kill writes the missing buckets.
+@dataclass(frozen=True)
+class SequencesJob:
+    """Sequences to write: a slice of the log, joined with the SIDs of the items, under a name, in user buckets.
 
-    Within a bucket, rows are in the order of pipelines.event_log.event_order. Events of items without a SID (`deleted`
-    since, or never tokenized) and repeated event ids are counted, not written. Rows that are `learnt` are not `fresh`;
+    `codes` (N, L) are those of `items`. Events in `trained_on` are marked. `deleted` are items that have no SID since.
+    """
+
+    name: str
+    log: LogSlice
+    items: pa.Array
+    codes: NDArray[np.int32]
+    buckets: int
+    trained_on: TrainedSlice | None = None
+    deleted: Collection[str] = ()
+
+
+def build_sequences(lake: Lake, job: SequencesJob, provenance: Provenance) -> SequenceCounts:
+    """Write the `sequences` of a job once, one commit per bucket; a call after a kill writes the missing buckets.
+
+    Within a bucket, rows are in the order of pipelines.event_log.event_order. Events of items without a SID (deleted
+    since, or never tokenized) and repeated event ids are counted, not written. Rows in `trained_on` are not `fresh`;
     users without fresh rows are then left out, so storage and training follow the new events.
     """
     counts = SequenceCounts("sequences")
-    missing = [bucket for bucket in range(buckets) if not _written(lake, release, bucket)]
+    missing = [bucket for bucket in range(job.buckets) if not _written(lake, job.name, bucket)]
     if not missing:
-        counts.rows_in = counts.unchanged = lake.count("sequences", lake.version("sequences"), _of(release))
+        counts.rows_in = counts.unchanged = lake.count("sequences", lake.version("sequences"), _of(job.name))
         counts.check()
         return counts
-    users = users_with_fresh_events(lake, log, items, learnt) if learnt else None
-    for bucket, rows in enumerate(in_buckets(lake, log, items, buckets, counts, learnt, users)):
-        known = with_sid(rows, deleted, counts)
-        counts.out += known.height
-        counts.users_with_one_event += int((known["user_id"].rle().struct.field("len") == 1).sum())
+    known = job.trained_on
+    users = users_with_fresh_events(lake, job.log, job.items, known) if known else None
+    for bucket, events in enumerate(in_buckets(lake, job.log, job.items, job.buckets, counts, known, users)):
+        rows = with_sid(events, job.deleted, counts)
+        counts.out += rows.height
+        counts.users_with_one_event += int((rows["user_id"].rle().struct.field("len") == 1).sum())
         if bucket in missing:
-            append(lake, "sequences", _stored(known, codes, release, bucket), _key(release, bucket), provenance)
+            append(lake, "sequences", _stored(rows, job.codes, job.name, bucket), _key(job.name, bucket), provenance)
     counts.check()
     return counts
 
@@ -105,7 +112,7 @@ def _of(release: str) -> ds.Expression:
 def targets(lake: Lake, release: str, negative_events: Collection[str], fresh_only: bool) -> int:
     """Return the number of events in a release's sequences that a training predicts.
 
-    Negative events and impressions are not predicted; with `fresh_only`, nor are events of former trainings.
+    Negative events and impressions are not predicted; with `fresh_only`, nor are events of earlier trainings.
     """
     shown = ds.field("event_type").isin(sorted(negative_events))
     taken = ~shown & (ds.field("impression").is_null() | ~ds.field("impression"))

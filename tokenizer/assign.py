@@ -1,7 +1,7 @@
 """Assignment of free SIDs to vectors, level by level, within the capacity left of codes and prefixes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -18,7 +18,7 @@ from tokenizer.balancing.prefix_capacity import PrefixCapacity
 from tokenizer.code_usage import level_load
 from tokenizer.codebook import Codebook
 from tokenizer.collisions.extra_token import extra_tokens
-from tokenizer.collisions.relocate import place_outward
+from tokenizer.collisions.relocate import find_nearest_free_sids
 from tokenizer.metrics import Errors, Shift, distribution_shift, encoding_errors
 from tokenizer.registry import quantizer_of
 
@@ -117,7 +117,7 @@ def checked_sids(
     taken = np.concatenate([occupied.codes, codes_NL[placed]]).astype(np.int32, copy=False)
     load = Occupancy(taken).load(codebook)
     keys = np.sort(sid_keys(taken, codebook.sizes))
-    repeated = codebook.spec.collision != "keep" and (keys[1:] == keys[:-1]).any()
+    repeated = not codebook.spec.collision_policy.shares and (keys[1:] == keys[:-1]).any()
     if repeated or any(map(_exceeds, load, codebook.capacity)):
         raise ValueError(f"SIDs given for {len(items)} items of codebook {codebook.id} are taken, repeated or too many")
     status = np.where(placed, Status.ASSIGNED, Status.REFIT_DUE).astype(np.int8)
@@ -144,12 +144,14 @@ def _assign_sids(
     room = room_left(codebook.capacity, occupied.load(codebook))
     taken = occupied.codes.astype(np.int32, copy=False)
     codes_NL = np.full((len(items), codebook.levels), -1, np.int32)
-    if codebook.spec.collision == "relocate":
-        raw_NL = _level_by_level(codebook, items, codes_NL, 0, room, taken, work)
-        _place_stuck(codebook, items, codes_NL, room, taken, work)
+    policy = codebook.spec.collision_policy
+    batch = _Batch(codebook, items, room, work)
+    if policy.relocates:
+        raw_NL = _level_by_level(batch, codes_NL, 0, taken)
+        _place_stuck(batch, codes_NL, taken)
     else:
-        _level_by_level(codebook, items, codes_NL, 0, room, None, work)
-        if codebook.spec.collision != "keep":
+        _level_by_level(batch, codes_NL, 0, None)
+        if policy.token is not None:
             codes_NL = _with_token(codebook, items, codes_NL, taken)
         codes_NL[codes_NL[:, -1] < 0] = -1
         raw_NL = codes_NL.copy()
@@ -163,45 +165,48 @@ def _with_token(codebook: Codebook, items: Items, codes_NL: Codes, taken: Codes)
     """The codes with the token that makes them unique; -1 throughout for items without codes or token."""
     sids_NS = np.full((len(items), codebook.levels + 1), -1, np.int32)
     coded = items.order[codes_NL[items.order, -1] >= 0]
-    token = extra_tokens(codes_NL[coded], taken, codebook.sizes, codebook.spec.collision == "suffix")
+    token = extra_tokens(
+        codes_NL[coded], taken, codebook.sizes, per_sid=codebook.spec.collision_policy.token == "per SID"
+    )
     placed = coded[token >= 0]
     sids_NS[placed, :-1], sids_NS[placed, -1] = codes_NL[placed], token[token >= 0]
     return sids_NS
 
 
-def _level_by_level(
-    codebook: Codebook,
-    items: Items,
-    codes_NL: Codes,
-    start: int,
-    room: list[NDArray[np.int64]],
-    taken: Codes | None,
-    work: Executor,
-) -> Codes:
+@dataclass(frozen=True)
+class _Batch:
+    """Items to assign, and the room that each code of each level has left, which is reduced in place."""
+
+    codebook: Codebook
+    items: Items
+    room: list[NDArray[np.int64]]
+    work: Executor
+
+
+def _level_by_level(batch: _Batch, codes_NL: Codes, start: int, taken: Codes | None) -> Codes:
     """Fill in the codes from level `start` on, with -1 from the level that has no room.
 
     Returns the same codes with, in the last level, the item's first choice. Without `taken`, items may share SIDs.
-    Reduces `room` in place.
     """
+    codebook, items, room = batch.codebook, batch.items, batch.room
     first_N = np.full(len(items), -1, np.int32)
     for level in range(start, codebook.levels):
         prefix = codes_NL[:, :level]
         nodes = None if taken is None else PrefixCapacity(prefix, taken, codebook.sizes, room[-1] > 0)
         costs = quantizer_of(codebook.spec).level(codebook, level)
         binding = nodes if nodes is not None and nodes.binding else None
-        found = assign_level(costs, items, prefix, room[level], binding, work, None)
+        found = assign_level(costs, items, prefix, room[level], batch.work, nodes=binding)
         codes_NL[:, level], first_N = found.codes, found.first
     return np.column_stack([codes_NL[:, :-1], first_N])
 
 
-def _place_stuck(
-    codebook: Codebook, items: Items, codes_NL: Codes, room: list[NDArray[np.int64]], taken: Codes, work: Executor
-) -> None:
+def _place_stuck(batch: _Batch, codes_NL: Codes, taken: Codes) -> None:
     """Place the items whose prefix has free SIDs, but only under codes that are full.
 
     They give back one level, then two, and so on, and are assigned again from there. The last few are placed one by one
     by a search.
     """
+    codebook, items, room = batch.codebook, batch.items, batch.room
     for depth in reversed(range(codebook.levels - 1)):
         stuck = items.order[codes_NL[items.order, -1] < 0]
         while len(stuck) and all(left.any() for left in room):
@@ -209,7 +214,7 @@ def _place_stuck(
                 _release(codes_NL, part, depth, room)
                 own = codes_NL[part]
                 settled = np.concatenate([taken, codes_NL[codes_NL[:, -1] >= 0]])
-                _level_by_level(codebook, items.subset(part), own, depth, room, settled, work)
+                _level_by_level(replace(batch, items=items.subset(part)), own, depth, settled)
                 codes_NL[part] = own
             waiting = stuck[codes_NL[stuck, -1] < 0]
             if len(waiting) == len(stuck):
@@ -220,7 +225,7 @@ def _place_stuck(
         held = codes_NL[stuck]
         _release(codes_NL, stuck, 0, room)
         settled = np.concatenate([taken, codes_NL[codes_NL[:, -1] >= 0]])
-        codes_NL[stuck] = place_outward(codebook, items, stuck, held, room, settled)
+        codes_NL[stuck] = find_nearest_free_sids(codebook, items, stuck, held, room, settled)
 
 
 def _release(codes_NL: Codes, rows: NDArray[np.int64], depth: int, room: list[NDArray[np.int64]]) -> None:

@@ -35,7 +35,7 @@ class Codebook:
     @property
     def sizes(self) -> tuple[int, ...]:
         """Number of codes at each position of a SID: per level, and of the extra token if there is one."""
-        last = {"suffix": self.spec.suffix_codes, "item": self.planned_items}.get(self.spec.collision)
+        last = self.spec.collision_policy.token_codes(self.spec.suffix_codes, self.planned_items)
         return tuple(level.codes for level in self.spec.levels) + (() if last is None else (last,))
 
     @property
@@ -104,22 +104,32 @@ class Codebook:
 def plan(spec: CodebookSpec, items: int) -> tuple[tuple[int, ...], int]:
     """Capacity of a code of each level, and the number of planned items, for a fit on `items`.
 
-    Raises VectorError for no items, CapacityExhausted when the levels hold fewer SIDs than planned.
+    Raises as `check_capacity` does.
     """
+    check_capacity(spec, items)
+    planned = _planned(spec, items)
+    places = spec.slack * planned
+    capacity = tuple(math.ceil(places / level.codes if spec.balanced else places) for level in spec.levels)
+    return (capacity if spec.collision_policy.token is None else (*capacity, planned)), planned
+
+
+def check_capacity(spec: CodebookSpec, items: int) -> None:
+    """Raise VectorError for no items, CapacityExhausted when the levels hold fewer SIDs than planned for `items`."""
     if not items:
         raise VectorError("there are no items to fit a codebook on; pass at least one")
-    planned = math.ceil(spec.growth * items)
-    token = {"suffix": spec.suffix_codes, "item": planned}.get(spec.collision, 1)
+    planned = _planned(spec, items)
+    token = spec.collision_policy.token_codes(spec.suffix_codes, planned) or 1
     sids = math.prod(level.codes for level in spec.levels) * token
-    if sids < planned and spec.collision != "keep":
+    if sids < planned and not spec.collision_policy.shares:
         shape = " x ".join(str(level.codes) for level in spec.levels)
         raise CapacityExhausted(
             f"{shape} codes make {sids} SIDs, {planned} are planned (growth {spec.growth} x {items} items); "
             "add a level or codes, or plan for less growth"
         )
-    places = spec.slack * planned
-    capacity = tuple(math.ceil(places / level.codes if spec.balanced else places) for level in spec.levels)
-    return (capacity if spec.collision in ("relocate", "keep") else (*capacity, planned)), planned
+
+
+def _planned(spec: CodebookSpec, items: int) -> int:
+    return math.ceil(spec.growth * items)
 
 
 def _canonical(value: Any) -> bytes:

@@ -66,7 +66,7 @@ def slack_sweep(codebook: Codebook, items: Items, work: Executor) -> list[dict[s
             even = len(items) / spec.codes
             room = np.full(spec.codes, math.ceil(min(len(items), slack * even)), np.int64)
             level = quantizer_of(codebook.spec).level(codebook, number)
-            found = assign_level(level, items, codes, room, None, work, prices[number])
+            found = assign_level(level, items, codes, room, work, price_K=prices[number])
             prices[number] = found.prices
             codes = np.column_stack([codes, found.codes])
             load.append(float(np.bincount(found.codes).max() / even))

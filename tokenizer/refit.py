@@ -26,11 +26,13 @@ from tokenizer.codebook import Codebook, plan
 from tokenizer.codebook_report import quality, slack_report
 from tokenizer.errors import VectorError
 from tokenizer.metrics import encoding_errors
-from tokenizer.quantizers.kmeans import centroids, distortion, moments
 from tokenizer.quantizers.rq_kmeans import residual
+from tokenizer.quantizers.target_vectors import TargetVectors
 from tokenizer.registry import quantizer_of
+from tokenizer.spec import RefitSpec
 
 Codes = NDArray[np.int32]
+DEFAULT = RefitSpec()
 
 SWEEPS = 3
 """Passes of coordinate descent after each step; a fourth lowered distortion by less than 0.01 %."""
@@ -49,63 +51,71 @@ class Refit:
     frontier: list[dict[str, float]]
 
 
+@dataclass(frozen=True)
+class _Catalogue:
+    """The current items, with their vectors as given and their ids; `work` computes over spans of them."""
+
+    items: Items
+    vectors: Mapping[str, Array | Rows]
+    ids: NDArray[Any]
+    work: Executor
+
+    def assigned(self, book: Codebook, rows: NDArray[np.int64], taken: Codes) -> Codes:
+        """SIDs for some of the items that are not in `taken`."""
+        if not len(rows):
+            return np.empty((0, book.levels), np.int32)
+        own = {
+            source: np.asarray(given)[rows] if isinstance(given, np.ndarray) else given.take(rows)
+            for source, given in self.vectors.items()
+        }
+        return assign_sids(book, own, self.ids[rows].tolist(), Occupancy(taken[taken[:, 0] >= 0]), self.work).codes
+
+
 def refit_codebook(
     old: Codebook,
     vectors: Mapping[str, Array | Rows],
     item_ids: ItemIds,
     codes_NL: Codes,
-    budget: float = 0.05,
-    steps: int = 5,
+    spec: RefitSpec = DEFAULT,
     work: Executor = LOCAL_THREADS,
 ) -> Refit:
-    """Refit a residual k-means codebook to its current items, changing at most a share `budget` of the old SIDs.
+    """Refit a residual k-means codebook to its current items, changing at most a share of the old SIDs.
 
-    `codes_NL` are the current SIDs, -1 for items without one, which get one here. The budget is spent in `steps`.
-    Capacity is planned again for the current number of items. Raises ValueError for another kind of codebook.
+    `codes_NL` are the current SIDs, -1 for items without one, which get one here. Capacity is planned again for the
+    current number of items. Raises ValueError for another kind of codebook.
     """
     if old.spec.quantizer != "rq-kmeans" or old.spec.normalise or any(e.input == "vector" for e in old.spec.levels):
         raise ValueError("only plain rq-kmeans can be refitted under a churn budget; fit another codebook anew")
-    if old.spec.collision != "relocate":
+    if not old.spec.collision_policy.relocates:
         raise ValueError(f"SIDs made unique by {old.spec.collision!r} cannot be refitted; fit another codebook anew")
-    if not 0 <= budget <= 1:
-        raise ValueError(f"the churn budget is a share of the SIDs, from 0 to 1, not {budget}")
     with one_thread():
         items = checked_items(vectors, item_ids, old.sources, work)
         if codes_NL.shape != (len(items), old.levels):
             raise VectorError(f"codes have shape {codes_NL.shape} for {len(items)} items of {old.levels} levels")
-        return _refit(old, items, vectors, item_ids, codes_NL, budget, steps, work)
+        return _refit(old, _Catalogue(items, vectors, np.asarray(item_ids), work), codes_NL, spec)
 
 
-def _refit(
-    old: Codebook,
-    items: Items,
-    vectors: Mapping[str, Array | Rows],
-    item_ids: ItemIds,
-    codes_NL: Codes,
-    budget: float,
-    steps: int,
-    work: Executor,
-) -> Refit:
+def _refit(old: Codebook, catalogue: _Catalogue, codes_NL: Codes, spec: RefitSpec) -> Refit:
+    items, work = catalogue.items, catalogue.work
     capacity, planned = plan(old.spec, len(items))
     book = replace(old, capacity=capacity, planned_items=planned, fitted_items=len(items))
     known = codes_NL[:, 0] >= 0
     codes = codes_NL.astype(np.int32)
-    ids = np.asarray(item_ids)
     newcomers = np.flatnonzero(~known)
-    codes[newcomers] = _assigned(book, vectors, ids, newcomers, codes[known], work)
+    codes[newcomers] = catalogue.assigned(book, newcomers, codes[known])
     frontier = [_point(book, items, codes, codes_NL, known, work)]
     book = _follow(book, items, codes, work)
     frontier.append(_point(book, items, codes, codes_NL, known, work))
-    allowed = int(budget * np.count_nonzero(known))
-    for step in range(1, steps + 1):
+    allowed = int(spec.budget * np.count_nonzero(known))
+    for step in range(1, spec.steps + 1):
         moved = known & (codes != codes_NL).any(axis=1)
         gain = _gains(book, items, codes, work)
         gain[~known | moved] = 0
-        spend = allowed * step // steps - int(np.count_nonzero(moved))
+        spend = allowed * step // spec.steps - int(np.count_nonzero(moved))
         chosen = items.order[np.argsort(-gain[items.order], kind="stable")[: max(0, spend)]]
         chosen = np.sort(chosen[gain[chosen] > 0])
         free_to_go = np.sort(np.concatenate([chosen, np.flatnonzero(~known | moved)]))
-        codes = _moved(book, items, vectors, ids, codes, free_to_go, work)
+        codes = _moved(book, catalogue, codes, free_to_go)
         book = _follow(book, items, codes, work)
         frontier.append(_point(book, items, codes, codes_NL, known, work))
     record = {
@@ -124,9 +134,9 @@ def _levels(book: Codebook, items: Items, codes: Codes, work: Executor) -> list[
     levels = level_metrics(codes[placed], book.sizes)
     seen, known = items.subset(placed[:LEAD]), codes[placed[:LEAD]]
     for number, (figures, spec) in enumerate(zip(levels, book.spec.levels, strict=True)):
-        target, points = residual(book.spec, book.arrays, number), book.arrays[f"level{number}"]
-        left = distortion(target, points, seen, known[:, :number], known[:, number], work)
-        spread = moments(Residual(spec.source, ()), seen, work)[1]
+        vectors = TargetVectors(residual(book.spec, book.arrays, number), seen, known[:, :number], work)
+        left = vectors.distortion(book.arrays[f"level{number}"], known[:, number])
+        spread = TargetVectors.without_codes(Residual(spec.source, ()), seen, work).moments()[1]
         figures["relative_error"] = left / spread if spread > 0 else float(left > 0)
     return levels
 
@@ -142,36 +152,10 @@ def _point(
     }
 
 
-def _assigned(
-    book: Codebook,
-    vectors: Mapping[str, Array | Rows],
-    ids: NDArray[Any],
-    rows: NDArray[np.int64],
-    taken: Codes,
-    work: Executor,
-) -> Codes:
-    """SIDs for some of the items that are not in `taken`."""
-    if not len(rows):
-        return np.empty((0, book.levels), np.int32)
-    own = {
-        source: np.asarray(given)[rows] if isinstance(given, np.ndarray) else given.take(rows)
-        for source, given in vectors.items()
-    }
-    return assign_sids(book, own, ids[rows].tolist(), Occupancy(taken[taken[:, 0] >= 0]), work).codes
-
-
-def _moved(
-    book: Codebook,
-    items: Items,
-    vectors: Mapping[str, Array | Rows],
-    ids: NDArray[Any],
-    codes: Codes,
-    movers: NDArray[np.int64],
-    work: Executor,
-) -> Codes:
+def _moved(book: Codebook, catalogue: _Catalogue, codes: Codes, movers: NDArray[np.int64]) -> Codes:
     """The codes after `movers` took better ones. Old SIDs stay taken; items without a gain keep theirs."""
-    found = _assigned(book, vectors, ids, movers, codes, work)
-    block = items.take(movers, codes[movers])
+    found = catalogue.assigned(book, movers, codes)
+    block = catalogue.items.take(movers, codes[movers])
     before = _lost(book, block, codes[movers])
     after = np.where(found[:, 0] >= 0, _lost(book, block, found), np.inf)
     better = after < before
@@ -217,7 +201,6 @@ def _follow(book: Codebook, items: Items, codes: Codes, work: Executor) -> Codeb
                 for other, named in enumerate(book.spec.levels)
                 if other != level and named.source == spec.source
             )
-            arrays[f"level{level}"] = centroids(
-                Residual(spec.source, others), items, codes, codes[:, level], arrays[f"level{level}"], work
-            )
+            vectors = TargetVectors(Residual(spec.source, others), items, codes, work)
+            arrays[f"level{level}"], _ = vectors.means(codes[:, level], arrays[f"level{level}"])
     return replace(book, arrays=arrays)

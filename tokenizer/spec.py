@@ -12,6 +12,7 @@ from pydantic import (
 )
 
 from plugins.options import check_options, without_empty_options
+from tokenizer.collision_policy import POLICIES, Collision, CollisionPolicy
 from tokenizer.registry import QUANTIZERS
 from tokenizer.vae_spec import VaeSpec
 
@@ -55,7 +56,7 @@ class CodebookSpec(BaseModel):
     balanced: bool = True
     slack: float = Field(default=1.5, ge=1, allow_inf_nan=False)
     growth: float = Field(default=2.0, ge=1, allow_inf_nan=False)
-    collision: Literal["relocate", "suffix", "item", "keep"] = "relocate"
+    collision: Collision = "relocate"
     suffix_codes: int = Field(default=256, ge=1)
     iterations: int = Field(default=20, ge=1)
     sample: int | None = Field(default=None, ge=1)
@@ -75,6 +76,11 @@ class CodebookSpec(BaseModel):
         """The vectors that a fit reads: those of the levels, and those used only in training."""
         also = self.vae.collaborative if self.vae else None
         return tuple(dict.fromkeys([*(level.source for level in self.levels), *([also] if also else [])]))
+
+    @property
+    def collision_policy(self) -> CollisionPolicy:
+        """The policy that `collision` names."""
+        return POLICIES[self.collision]
 
     @property
     def ordered(self) -> bool:

@@ -164,12 +164,12 @@ class TrainSpec(TrainSection, LoopSpec):
 class EvaluateSpec(BaseModel):
     """Evaluation settings: cut-offs `k`, beam width, cases per batch, and exclusion of seen items.
 
-    `temperature`, `groups` and `diversity` are those of `training.decoding.beam_search.Variety`; by default the most
-    probable items are ranked. With `vector_weight` there are two more rows: the found items reordered by the vectors
-    that the SIDs were made of (`training.evaluation.rerank`), and all items by these vectors alone. "auto" is the
-    weight that did best, for catalogues whose vectors fit in memory (training/auto_settings.py). With `sasrec_epochs` a
-    SASRec with the default shape of `SasRecSpec` is trained for that many epochs on the events that the model could
-    learn from, and has a row too.
+    `temperature`, `groups` and `diversity` are those of `training.decoding.beam_search.SamplingOptions`; by default the
+    most probable items are ranked. With `vector_weight` there are two more rows: the found items reordered by the
+    vectors that the SIDs were made of (`training.evaluation.rerank`), and all items by these vectors alone. "auto" is
+    the weight that did best, for catalogues whose vectors fit in memory (training/auto_settings.py). With
+    `sasrec_epochs` a SASRec with the default shape of `SasRecSpec` is trained for that many epochs on the events that
+    the model could learn from, and has a row too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -43,7 +43,7 @@ from training.models.saved import load_generator
 from training.models.trie_tensors import TrieTensors
 from training.objectives.code_pretraining import CodePretraining, aligned
 from training.objectives.losses import objective_of
-from training.objectives.next_code import NextCode, plan_of
+from training.objectives.next_code import NextCode, Origin, plan_of
 
 CACHE = Path(".cache/recommendation")
 # Buckets of the training histories, and histories decoded at a time.
@@ -191,12 +191,10 @@ def searched(split: Split, settings: Settings) -> Search:
         shape,
         plan,
         Histories(codes, split.train),
-        name,
-        name,
-        name,
-        objective_of(train),
-        start,
-        partial(copy, masks),
+        Origin(name, name, name),
+        objective=objective_of(train),
+        start=start,
+        read_trie=partial(copy, masks),
     )
     result = launch(make, train, name, CACHE.resolve(), progress=say)
     model, _ = load_generator(result.checkpoint_dir, name)

@@ -24,13 +24,13 @@ from tokenizer.assign import Codes, Occupancy, assign_sids
 from tokenizer.balancing.costs import CentroidLevel, Residual
 from tokenizer.codebook import Codebook
 from tokenizer.fit import fit_codebook
-from tokenizer.quantizers.kmeans import centroids, distortion, moments
 from tokenizer.quantizers.rq_kmeans import residual
+from tokenizer.quantizers.target_vectors import TargetVectors
 from tokenizer.refit import refit_codebook
-from tokenizer.spec import CodebookSpec
+from tokenizer.spec import CodebookSpec, RefitSpec
 
 # Share of SIDs that a refit may change.
-BUDGET = 0.05
+BUDGET = RefitSpec(budget=0.05)
 HEAD = (
     "SIDs changed",
     "first codes changed",
@@ -70,8 +70,8 @@ def nearest(book: Codebook, items: Items, iterations: int = 0) -> tuple[Codebook
                 for rows, cost in costs.costs(items.read(start, stop, prefix[start:stop])):
                     codes[start:stop, level][rows] = cost.argmin(axis=1)
             if done < iterations:
-                found = centroids(target, items, prefix, codes[:, level], arrays[f"level{level}"], LOCAL_THREADS)
-                arrays[f"level{level}"] = found
+                vectors = TargetVectors(target, items, prefix, LOCAL_THREADS)
+                arrays[f"level{level}"], _ = vectors.means(codes[:, level], arrays[f"level{level}"])
     return replace(book, arrays=arrays), codes
 
 
@@ -79,8 +79,9 @@ def relative_error(book: Codebook, items: Items, codes: Codes) -> float:
     """Return the squared error of the codes over the squared distance to the mean of the items."""
     last = book.levels - 1
     target = residual(book.spec, book.arrays, last)
-    left = distortion(target, book.arrays[f"level{last}"], items, codes[:, :last], codes[:, last], LOCAL_THREADS)
-    return left / moments(Residual("fused", ()), items, LOCAL_THREADS)[1]
+    vectors = TargetVectors(target, items, codes[:, :last], LOCAL_THREADS)
+    left = vectors.distortion(book.arrays[f"level{last}"], codes[:, last])
+    return left / TargetVectors.without_codes(Residual("fused", ()), items, LOCAL_THREADS).moments()[1]
 
 
 def frontier(vectors: Floats, ids: list[str], seed: int) -> Iterator[str]:
@@ -95,24 +96,24 @@ def frontier(vectors: Floats, ids: list[str], seed: int) -> Iterator[str]:
     kept = codes.copy()
     kept[new] = assign_sids(book, {"fused": vectors[new]}, [ids[at] for at in new], Occupancy(codes[known])).codes
 
-    def told(how: str, then: Codebook, sids: Codes, wanted: Codes) -> str:
+    def sid_row(how: str, then: Codebook, sids: Codes, wanted: Codes) -> str:
         changed, also = sids[known] != codes[known], wanted[known] != asked[known]
         shares = [changed.any(axis=1).mean(), changed[:, 0].mean(), also.any(axis=1).mean()]
         errors = [relative_error(then, items, sids), relative_error(then, items, wanted)]
         figures = [f"{shares[0]:.2%}", f"{shares[1]:.2%}", f"{errors[0]:.4f}", f"{shares[2]:.2%}", f"{errors[1]:.4f}"]
         return row(how, figures)
 
-    yield told("no refit", book, kept, asked)
+    yield sid_row("no refit", book, kept, asked)
     made = refit_codebook(book, {"fused": vectors}, ids, codes, BUDGET)
     for step, point in enumerate(made.frontier[1:-1]):
         shares = f"{point['churn']:.2%}", f"{point['first_code_churn']:.2%}"
         yield row(f"refit, step {step}", [*shares, f"{point['relative_error']:.4f}", "", ""])
-    yield told(f"refit, step {len(made.frontier) - 2}", made.codebook, made.codes, nearest(made.codebook, items)[1])
+    yield sid_row(f"refit, step {len(made.frontier) - 2}", made.codebook, made.codes, nearest(made.codebook, items)[1])
     for iterations in (1, 5):
         warm, wanted = nearest(book, items, iterations)
-        yield told(f"warm start, iterations: {iterations}", warm, _unique(warm, vectors, ids), wanted)
+        yield sid_row(f"warm start, iterations: {iterations}", warm, _unique(warm, vectors, ids), wanted)
     cold = aligned(fit_codebook({"fused": vectors}, ids, spec), book)
-    yield told("fitted anew, codes matched", cold, _unique(cold, vectors, ids), nearest(cold, items)[1])
+    yield sid_row("fitted anew, codes matched", cold, _unique(cold, vectors, ids), nearest(cold, items)[1])
 
 
 def _unique(book: Codebook, vectors: Floats, ids: list[str]) -> Codes:

@@ -236,8 +236,8 @@ class SeededSplit:
             for each in tried
         ]
         best = tried[int(np.argmax(found))]
-        told = ", ".join(f"{name} {weight:g}" for name, weight in best.weights.items())
-        say(f"seed {self.seed}, of {len(tried)}: {told}, {'' if best.whiten else 'not '}whitened; {max(found):.4f}")
+        weights = ", ".join(f"{name} {weight:g}" for name, weight in best.weights.items())
+        say(f"seed {self.seed}, of {len(tried)}: {weights}, {'' if best.whiten else 'not '}whitened; {max(found):.4f}")
         return best
 
     def behaviour(

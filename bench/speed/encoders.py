@@ -28,7 +28,7 @@ from flows.steps.embed import BATCHES
 from infra.settings import configure
 from pipelines.cluster import machine_cpus, shutdown
 from pipelines.compute import Compute, OnRay
-from pipelines.embed.embed import embed
+from pipelines.embed.embed import EncodingJob, embed
 from pipelines.embed.images import decode_image
 from pipelines.embed.protocol import load_encoder
 from pipelines.embed.stages import EmbedImages, EmbedText
@@ -157,16 +157,18 @@ def embedded(
         start = time.time()
         embed(
             Lake(f"{folder}/lake"),
-            modality,
-            "bench",
+            EncodingJob(
+                modality,
+                "bench",
+                stage,  # type: ignore[arg-type]
+                {**arguments, "marks": str(marks)},
+                CHUNK,
+                BATCHES * arguments["spec"].batch_size,
+            ),
             items,
-            stage,  # type: ignore[arg-type]
-            {**arguments, "marks": str(marks)},
             compute,
-            CHUNK,
             Provenance("bench", "bench"),
             lambda rows: None,
-            BATCHES * arguments["spec"].batch_size,
         )
         end = time.time()
         first = min(float(each.read_text()) for each in marks.glob("*.began"))

@@ -21,7 +21,7 @@ from learning.threads import one_thread
 from learning.trainable import Cursor
 from pipelines.event_log.user_buckets import EVENT
 from pipelines.event_log.visible_log import LogSlice
-from pipelines.sequences import build_sequences, read_bucket, sequence_buckets
+from pipelines.sequences import SequencesJob, build_sequences, read_bucket, sequence_buckets
 from pipelines.spec import SequencesSpec
 from storage.commit import Provenance, append
 from storage.lake import Lake
@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> None:
         before = peak()
         began = time.perf_counter()
         buckets = sequence_buckets(lake, log, SequencesSpec())
-        counts = build_sequences(lake, "r-000001", log, items, codes, buckets, WHO)
+        counts = build_sequences(lake, SequencesJob("r-000001", log, items, codes, buckets), WHO)
         built = time.perf_counter() - began
         say(
             f"joined, in {buckets} buckets, sorted, stored",

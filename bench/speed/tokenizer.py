@@ -107,7 +107,7 @@ def at_size(rows: Rows, codes: int, levels: int) -> None:
         for level in range(levels):
             prefix = np.zeros((old, level), np.int32)
             room = np.full(codes, old, np.int64)
-            assign_level(quantizer_of(spec).level(book, level), checked, prefix, room, None, LOCAL_THREADS, None)
+            assign_level(quantizer_of(spec).level(book, level), checked, prefix, room, LOCAL_THREADS)
         plain = time.perf_counter() - start
     shared = replace(book, spec=spec.model_copy(update={"collision": "keep"}))
     start = time.perf_counter()

@@ -30,7 +30,7 @@ from pipelines.spec import ComputeSpec
 from tokenizer.trie.masks import TrieMasks
 from tokenizer.trie.trie import Trie
 from training.data.histories import Batch
-from training.objectives.next_code import NextCode, plan_of
+from training.objectives.next_code import NextCode, Origin, plan_of
 from training.registry import ARCHITECTURES
 from training.spec import GeneratorSpec, TrainSpec
 
@@ -51,7 +51,8 @@ class Timed(NextCode):
         plan = plan_of("bench", BUCKETS, SIZES, spec, TRAIN)
         names = pa.array([f"i{item:05d}" for item in range(ITEMS)])
         masks = TrieMasks.of(Trie.build(codes, names, SIZES))
-        super().__init__(spec, plan, Histories(codes, users), "bench", "bench", "bench", read_trie=lambda: masks)
+        origin = Origin("bench", "bench", "bench")
+        super().__init__(spec, plan, Histories(codes, users), origin, read_trie=lambda: masks)
         self.path = path
         self.began: list[float] = []
 

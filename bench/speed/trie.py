@@ -86,9 +86,9 @@ def build(folder: Path, items: int) -> np.ndarray:
     with pa.ipc.new_file(folder / "ids.arrow", pa.schema([("id", pa.string())])) as sink:
         sink.write_batch(pa.record_batch([ids[:items]], names=["id"]))
     command = [sys.executable, "-m", "bench.speed.trie", str(folder)]
-    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    note = f"peak RSS {told['rss'] / 1024:,.0f} MiB, {told['rss_before'] / 1024:,.0f} with the input read"
-    show(f"build, write, sha256 of {items:,} SIDs", told["times"], note=note)
+    measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    note = f"peak RSS {measured['rss'] / 1024:,.0f} MiB, {measured['rss_before'] / 1024:,.0f} with the input read"
+    show(f"build, write, sha256 of {items:,} SIDs", measured["times"], note=note)
     return codes
 
 

@@ -37,15 +37,15 @@ def verify(*, as_json: AsJson = False, common: Common = Common()) -> None:
     from flows.inspect.verify import verify as verify_lake
 
     findings = list(verify_lake(common.existing()))
-    wrong = [finding for finding in findings if finding[2]]
+    wrong = [finding for finding in findings if finding.fault is not None]
     if as_json:
-        print(json.dumps([dict(zip(("subject", "what", "wrong"), finding, strict=True)) for finding in findings]))
+        print(json.dumps([{"subject": e.subject, "what": e.what, "wrong": e.fault or ""} for e in findings]))
     else:
-        for subject, what, fault in wrong:
-            say(f"  WRONG {subject} {what}: {fault}")
+        for each in wrong:
+            say(f"  WRONG {each.subject} {each.what}: {each.fault}")
         print(f"{len(findings)} checks of versions and hashes, {len(wrong)} wrong")
     if wrong:
-        subjects = ", ".join(sorted({subject for subject, _, _ in wrong}))
+        subjects = ", ".join(sorted({finding.subject for finding in wrong}))
         raise VerificationFailed(
             f"{subjects} cannot be trusted: restore the files from a backup, or roll back to a release without faults."
         )

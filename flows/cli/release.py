@@ -96,12 +96,20 @@ def publish(
         model: Publish this model with it. Default: its newest model, else the model of production if that fits.
         without_model: Publish also if production loses its generator by it.
     """
+    from flows.gates.model_gate import may_be_worse
     from storage.commit import Provenance
     from storage.releases.models import newest_model
     from storage.releases.publishing import publish as publish_release
 
     lake = common.existing()
-    now = publish_release(lake, release, Provenance("release publish", ""), model, without_model=without_model)
+    now = publish_release(
+        lake,
+        release,
+        Provenance("release publish", ""),
+        model,
+        without_model=without_model,
+        may_be_worse=may_be_worse,
+    )
     print(f"production -> ({now.release}, {now.model or 'no model'})")
     newest = newest_model(lake, now.release)
     if model is None and not without_model and newest is not None and now.model != newest:
@@ -123,15 +131,16 @@ def rollback(*, to: OptionalRelease = None, common: Common = Common()) -> None:
     Args:
         to: Release to go back to. Default: the one published before, without those that were rolled back.
     """
+    from flows.gates.model_gate import may_be_worse
     from storage.commit import Provenance
     from storage.releases.publishing import rollback as roll_back
     from storage.releases.releases import published
 
     lake = common.existing()
     before = published(lake)
-    now = roll_back(lake, Provenance("release rollback", ""), to)
-    told = "already, nothing was moved" if now == before else ""
-    print(f"production -> ({now.release}, {now.model or 'no model'}) {told}".rstrip())
+    now = roll_back(lake, Provenance("release rollback", ""), to, may_be_worse=may_be_worse)
+    unmoved = "already, nothing was moved" if now == before else ""
+    print(f"production -> ({now.release}, {now.model or 'no model'}) {unmoved}".rstrip())
     if now != before:
         print("held: runs make candidates and publish none, until `sidmill release publish` or `release hold --lift`")
 
@@ -219,9 +228,9 @@ def export_grounding(
         output: Folder to write.
     """
     from flows.grounding import export_grounding as export
-    from flows.grounding import told
+    from flows.grounding import format_summary
     from storage.releases.releases import read_release
 
     lake = common.existing()
     made = export(lake, read_release(lake, release), output)
-    print(f"{output}: {told(made)}")
+    print(f"{output}: {format_summary(made)}")

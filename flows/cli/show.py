@@ -5,7 +5,7 @@ Foreign text, such as titles and cells, is escaped by `flows.runtime.terminal`.
 
 import json
 import sys
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import polars as pl
@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.inspect.evaluation_tables import setting_text, show_evaluation, verdicts
-from flows.inspect.standing import Standing
+from flows.inspect.lake_state import LakeState
 from flows.runtime.terminal import printable, say
 from infra.addresses import hidden
 from plugins.registry import Member
@@ -246,7 +246,7 @@ def status(value: Record, as_json: bool) -> None:
         _print_json(value)
         return
     say(f"lake {value['lake']}")
-    for line in Standing(**{each.name: value[each.name] for each in fields(Standing)}).lines:
+    for line in LakeState.from_record(value).lines:
         say(line)
     _table(
         "",

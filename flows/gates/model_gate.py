@@ -3,15 +3,17 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from flows.gates.spec import ModelGateSpec
+from storage.releases.manifest import Manifest
 from storage.releases.models import worse_than
 
 
 @dataclass(frozen=True)
 class ModelVerdict:
-    """Verdict on the publication of a model by a run. `told` is a message, empty if the model beats all baselines."""
+    """Verdict on the publication of a model by a run. `message` is empty if the model beats all baselines."""
 
     publishable: bool
-    told: str
+    message: str
 
 
 def judge_model(
@@ -36,3 +38,9 @@ def judge_model(
         )
     alike = [name for name, found in sorted(evaluation["against"].items()) if found["verdict"] != "beats"]  # type: ignore[index]
     return ModelVerdict(True, f"warning: {model} is not told apart from {' and '.join(alike)}" if alike else "")
+
+
+def may_be_worse(manifest: Manifest) -> bool:
+    """Return whether the recipe of a release lets a model that is worse than a baseline be chosen for it."""
+    found = manifest.recipe.get("gates", {}).get("model_against_baselines")
+    return found is not None and ModelGateSpec.model_validate(found).severity == "warn"

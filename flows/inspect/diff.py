@@ -8,12 +8,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from flows.inspect.evaluation_tables import figures
+from pipelines.quality import churn, kept_codes
 from sidmill.release import open_trie
 from storage.lake import Lake
 from storage.releases.manifest import CodebookRef, Manifest
 from storage.releases.models import evaluations
 from storage.releases.releases import releases
-from tokenizer.trie.trie import Trie
 
 # Metrics of a release that a diff shows.
 COMPARED = (
@@ -57,20 +57,6 @@ def diff_releases(lake: Lake, before: Manifest, after: Manifest) -> dict[str, An
         "metrics": {name: [before.metrics.get(name), after.metrics.get(name)] for name in COMPARED},
         "evaluations": _evaluations(lake, before.id, after.id),
     }
-
-
-def kept_codes(before: Trie, after: Trie) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Return the codes (n, L) in each of two tries, of the items that both hold."""
-    rows = before.find_rows(after.item_ids)
-    return before.codes()[rows[rows >= 0]], after.codes()[rows >= 0]
-
-
-def churn(before_NL: NDArray[np.int32], after_NL: NDArray[np.int32]) -> dict[str, float]:
-    """Return the share of items whose code changed, by level (`level_1`, ..), and whose SID changed (`full_sid`)."""
-    changed = before_NL != after_NL
-    items = max(1, len(changed))
-    levels = {f"level_{level}": float(count / items) for level, count in enumerate(changed.sum(axis=0), start=1)}
-    return {**levels, "full_sid": float(changed.any(axis=1).sum() / items)}
 
 
 def _first_fit(lake: Lake, codebook: CodebookRef) -> str:
@@ -125,13 +111,13 @@ def show_diff(say: Callable[[str], None], diff: dict[str, Any]) -> None:
     codebook = diff["codebook"]
     if codebook["same_vocabulary"] or codebook["refit"]:
         changed = ", ".join(f"{name.replace('_', ' ')} {share:.1%}" for name, share in diff["churn"].items())
-        told = f"a refit, {codebook['before']} -> {codebook['after']}" if codebook["refit"] else "same codebook"
-        say(f"    {told}; changed codes: {changed}")
+        text = f"a refit, {codebook['before']} -> {codebook['after']}" if codebook["refit"] else "same codebook"
+        say(f"    {text}; changed codes: {changed}")
     else:
         shape = " -> ".join(" x ".join(map(str, sizes[side])) for side in ("before", "after"))
         agreement = diff["first_code_agreement"]
-        told = "" if agreement is None else f"; {agreement:.1%} of pairs with one first code stay together"
-        say(f"    new codebook {shape}: every SID changes{told}")
+        text = "" if agreement is None else f"; {agreement:.1%} of pairs with one first code stay together"
+        say(f"    new codebook {shape}: every SID changes{text}")
     for name, (before, after) in diff["metrics"].items():
         if before is not None or after is not None:
             say(f"    {name:<22} {_figure(before):>24}  ->  {_figure(after)}")

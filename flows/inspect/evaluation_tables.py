@@ -32,10 +32,10 @@ def rankers(result: Result) -> list[str]:
 
 def setting_text(result: Result) -> str:
     """Describe the evaluation setting; figures of different settings are not comparable."""
-    told = f"{result['cases']:,} cases"
+    text = f"{result['cases']:,} cases"
     if "seen_left_out" in result:
-        told += ", seen items left out" if result["seen_left_out"] else ", seen items ranked too"
-    return told
+        text += ", seen items left out" if result["seen_left_out"] else ", seen items ranked too"
+    return text
 
 
 def setting_text_with_targets(result: Result) -> str:
@@ -160,9 +160,9 @@ def _buckets(result: Result, names: list[str], k: int, key: str, title: str, cal
     rows = []
     for at, bucket in enumerate(result["generator"][key]):
         low, high = bucket["from"], bucket["to"]
-        told = called.get(high, f"{low:,}" if low == high else f"{low:,} to {high:,}")
+        text = called.get(high, f"{low:,}" if low == high else f"{low:,} to {high:,}")
         recalls = [_with_interval(result[name][key][at], f"recall@{k}") for name in names]
-        rows.append([told, f"{bucket['cases']:,}", *recalls, _with_interval(bucket, f"ndcg@{k}")])
+        rows.append([text, f"{bucket['cases']:,}", *recalls, _with_interval(bucket, f"ndcg@{k}")])
     columns = ["", "cases", *(f"{name} recall@{k}" for name in names), f"generator ndcg@{k}"]
     return EvaluationTable(title, "", columns, rows)
 

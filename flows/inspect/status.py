@@ -1,11 +1,10 @@
 """State of a lake as one JSON-serialisable record: last run, production, tables, releases, models, quarantine."""
 
-from dataclasses import asdict
 from typing import Any
 
 import polars as pl
 
-from flows.inspect.standing import HEADLINE, standing
+from flows.inspect.lake_state import HEADLINE, lake_state
 from infra.addresses import without_secrets
 from storage.lake import Lake
 from storage.quarantine import by_reason, open_rows
@@ -22,10 +21,10 @@ def lake_status(lake: Lake) -> dict[str, Any]:
     """Return the record for `sidmill lake status --json`; a lake that does not exist yet is empty."""
     current = published(lake)
     reasons = by_reason(lake)
-    now = standing(lake)
+    state = lake_state(lake)
     return {
         "lake": lake.uri,
-        **asdict(now),
+        **state.as_record(),
         "tables": {
             name: {"version": lake.version(name), "rows": lake.rows(name)} for name in TABLES if lake.exists(name)
         },

@@ -1,6 +1,7 @@
 """Verify a lake: each pinned file once, each table log, and that every trie equals its SID table."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
@@ -20,23 +21,31 @@ from storage.schemas import TABLES
 from tokenizer.codebook import Codebook
 from tokenizer.trie.trie import Trie
 
-Finding = tuple[str, str, str]  # (subject, what was checked, fault or "")
 PATH = "__filename"
 """Name of Arrow's column with the file of a row."""
 
 
+@dataclass(frozen=True)
+class Finding:
+    """The result of a check of `what`, which `subject` needs; `fault` is None if it is as it should be."""
+
+    subject: str
+    what: str
+    fault: str | None
+
+
 def verify(lake: Lake) -> Iterator[Finding]:
-    """Yield every check with its fault or an empty text. A file that many releases pin is read once."""
-    yield "lake", "pointers", first_fault(require_pointers, lake)
+    """Yield every check. A file that many releases pin is read once."""
+    yield Finding("lake", "pointers", first_fault(require_pointers, lake))
     logs = {table: Log(lake.table_files(table), table) for table in TABLES if lake.exists(table)}
     for table, log in logs.items():
         faults = list(log.faults())
-        yield table, "log", " ".join(faults)
-        yield table, "newest version", first_fault(lake.open, table)
+        yield Finding(table, "log", " ".join(faults) or None)
+        yield Finding(table, "newest version", first_fault(lake.open, table))
     try:
         known = releases(lake)
     except LakeError as error:
-        yield "lake", "releases", str(error)
+        yield Finding("lake", "releases", str(error))
         known = []
     yield from _versions(lake, logs, known)
     for what, found in (
@@ -48,7 +57,7 @@ def verify(lake: Lake) -> Iterator[Finding]:
         try:
             yield from found
         except LakeError as error:  # data that further checks need is damaged
-            yield "lake", f"{what}, not all checked", str(error)
+            yield Finding("lake", f"{what}, not all checked", str(error))
 
 
 def _versions(lake: Lake, logs: dict[str, Log], known: list[Manifest]) -> Iterator[Finding]:
@@ -61,7 +70,9 @@ def _versions(lake: Lake, logs: dict[str, Log], known: list[Manifest]) -> Iterat
         if version < 0:
             continue
         there = table in logs and version in logs[table].entries
-        yield release, f"{table}@{version}", "" if there else f"table {table!r} has no version {version} any more"
+        yield Finding(
+            release, f"{table}@{version}", None if there else f"table {table!r} has no version {version} any more"
+        )
 
 
 def _data_files(lake: Lake, logs: dict[str, Log], known: list[Manifest]) -> Iterator[Finding]:
@@ -74,7 +85,7 @@ def _data_files(lake: Lake, logs: dict[str, Log], known: list[Manifest]) -> Iter
             pinned = Pinned(table, file, file.sha256 or adopted.get((table, path)))
             fault = first_fault(check_file, lake, pinned)
             unknown = "" if pinned.sha256 else " (another program's: its hash is recorded when a release pins it)"
-            yield table, f"file {path}{unknown}", fault
+            yield Finding(table, f"file {path}{unknown}", fault)
 
 
 def _blobs(lake: Lake, known: list[Manifest]) -> Iterator[Finding]:
@@ -83,7 +94,7 @@ def _blobs(lake: Lake, known: list[Manifest]) -> Iterator[Finding]:
     for manifest in known:
         for what, digest in pinned_blobs(manifest):
             named.setdefault(digest, (manifest.id, what))
-        yield manifest.id, f"codebook {manifest.codebook.id}", first_fault(_check_codebook, lake, manifest)
+        yield Finding(manifest.id, f"codebook {manifest.codebook.id}", first_fault(_check_codebook, lake, manifest))
     for model in models(lake):
         for what, digest in model_blobs(lake, model.id):
             named.setdefault(digest, (model.id, what))
@@ -91,7 +102,7 @@ def _blobs(lake: Lake, known: list[Manifest]) -> Iterator[Finding]:
         for digest in row["images"]:
             named.setdefault(digest, (f"item {row['item_id']}", f"picture {digest[:12]}"))
     for digest, (subject, what) in named.items():
-        yield subject, what, first_fault(lake.blobs.check, digest)
+        yield Finding(subject, what, first_fault(lake.blobs.check, digest))
 
 
 def _check_codebook(lake: Lake, manifest: Manifest) -> None:
@@ -108,12 +119,12 @@ def _tries(lake: Lake, logs: dict[str, Log], known: list[Manifest]) -> Iterator[
     items = _rows(lake, logs, "items", ["item_id", "revision", "deleted", "arrived_at"])
     for manifest in known:
         trie = f"trie {manifest.trie.sha256[:12]} against its SID table"
-        yield manifest.id, trie, first_fault(_check_trie, lake, logs, manifest, sids, items)
+        yield Finding(manifest.id, trie, first_fault(_check_trie, lake, logs, manifest, sids, items))
 
 
 def _rows(lake: Lake, logs: dict[str, Log], table: str, columns: list[str]) -> pl.DataFrame:
     """Return the rows of the files of all versions, with the file of each row."""
-    paths = set(chain.from_iterable(log.files_at(version) for log in [logs[table]] for version in log.entries))
+    paths = set(chain.from_iterable(logs[table].files_at(version) for version in logs[table].entries))
     rows: pa.Table = lake.read_files(table, sorted(paths), [*columns, PATH])
     return pl.DataFrame(rows)
 
@@ -142,6 +153,6 @@ def _production(lake: Lake) -> Iterator[Finding]:
     """Check that production's targets exist."""
     current = published(lake)
     if current is not None:
-        yield "production", f"-> {current.release}", first_fault(read_release, lake, current.release)
+        yield Finding("production", f"-> {current.release}", first_fault(read_release, lake, current.release))
         if current.model is not None:
-            yield "production", f"-> {current.model}", first_fault(read_model, lake, current.model)
+            yield Finding("production", f"-> {current.model}", first_fault(read_model, lake, current.model))

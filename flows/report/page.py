@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from flows.inspect.diff import diff_releases
 from flows.inspect.evaluation_tables import evaluation_tables, setting_text_with_targets
-from flows.inspect.standing import standing
+from flows.inspect.lake_state import lake_state
 from flows.inspect.status import models_shown
 from flows.report.charts import curve_chart, line_chart, load_chart
 from flows.report.samples import sample_views
@@ -60,7 +60,7 @@ def collect(lake: Lake, manifest: Manifest) -> dict[str, Any]:
     trie = open_trie(lake, manifest)
     return {
         "manifest": manifest,
-        "standing": standing(lake),
+        "state": lake_state(lake),
         "production": published(lake, PRODUCTION),
         "alias_history": pointer_history(lake, PRODUCTION)[1:],
         "levels": _levels(manifest, codebook, trie),

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from learning.threads import one_thread
-from pipelines.embed.embed import matrix
 from pipelines.embed.images import ImageRefused, decode_image
 from pipelines.fusion.fuse import FUSED
 from pipelines.spec import ImageSpec
+from pipelines.vector_store import matrix
 from storage.lake import Lake, one_of
 from storage.releases.catalogue import catalogue
 from storage.releases.manifest import Manifest
@@ -68,7 +68,7 @@ def _map(vectors: NDArray[np.float32], codes: NDArray[np.int32], ids: list[str])
             # Code numbers have no order: steps of the golden angle give consecutive numbers distinct hues.
             "hue": int(code[0] * 137.508) % 360,
             "light": (38, 52, 66)[int(code[0]) % 3],
-            "told": f"{item}: {' '.join(map(str, code))}",
+            "title": f"{item}: {' '.join(map(str, code))}",
         }
         for (x, y), code, item in zip(flat.tolist(), codes.tolist(), ids, strict=True)
     ]

@@ -50,8 +50,8 @@ class StageView:
         if counts.quarantined:
             reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in sorted(counts.by_reason.items()))
             parts.append(f"{counts.quarantined:,} quarantined ({reasons})")
-        told = counts.summary() if of == "rows" else {of: counts.summary()}
-        self.note(", ".join(parts), **told)
+        summary = counts.summary() if of == "rows" else {of: counts.summary()}
+        self.note(", ".join(parts), **summary)
 
 
 class RowsASecond(ProgressColumn):

@@ -11,14 +11,14 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import MissingContextError, TerminationSignal
 from prefect.logging import get_run_logger
 
-from flows.inspect.standing import standing
+from flows.inspect.lake_state import lake_state
 from flows.recipe import Recipe, load_recipe, parse_recipe
 from flows.runtime.cancellation import stop_when_cancelled
 from flows.runtime.progress import Display, StageView
 from flows.runtime.times import parse_time
 from infra.addresses import check_environment, hide_secrets
 from infra.settings import configure
-from learning.progress import heard_by
+from learning.progress import progress_listener
 from pipelines.cluster import shutdown
 from pipelines.compute import Compute, InProcess, OnRay
 from storage.commit import Provenance
@@ -77,7 +77,7 @@ class Run:
         """Time and show a stage, and record it with its counts at its end."""
         with (
             self.display.stage(name, total) as (view, seconds),
-            heard_by(lambda line: self.say(f"    {line}")),
+            progress_listener(lambda line: self.say(f"    {line}")),
         ):
             yield view
             self.record.stage(name, {**view.detail, "seconds": round(seconds(), 3)})
@@ -111,18 +111,18 @@ def open_run(
         shutdown()
         hide_secrets(error)
         run.record.end("failed", {"error": f"{type(error).__name__}: {error}"})
-        _say_standing(run)
+        _say_lake_state(run)
         raise
     run.record.end("finished", run.result)
-    _say_standing(run)
+    _say_lake_state(run)
 
 
-def _say_standing(run: Run) -> None:
+def _say_lake_state(run: Run) -> None:
     """Show the state of the lake if a schedule or a trigger started the run, because nobody watches its end."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
         return
-    for line in standing(run.lake).lines:
+    for line in lake_state(run.lake).lines:
         run.say(f"  {line}")
 
 

@@ -7,10 +7,11 @@ import numpy as np
 
 from flows.runtime.budget import check_stage_budget
 from flows.runtime.run import Run
-from flows.steps.basis import Basis
+from flows.steps.fitted_artifacts import FittedArtifacts
 from flows.steps.task import step
-from flows.steps.vectors import ItemVectors, level_vectors
+from flows.steps.vectors import ItemVectors
 from pipelines.assign import occupancy, record_drift, write_segment
+from pipelines.level_vectors import level_vectors
 from storage.reasons import Reason, remedy
 from storage.releases.catalogue import segments
 from storage.releases.releases import published_assignments
@@ -34,7 +35,7 @@ class Assigned:
 @step
 def assign(
     run: Run,
-    basis: Basis,
+    artifacts: FittedArtifacts,
     vectors: ItemVectors,
     base: tuple[str, ...],
     key: str,
@@ -45,14 +46,14 @@ def assign(
     `base` are the segments of the parent. Segments ever published under the codebook are added to them: their SIDs
     stay occupied, and an item that has one keeps it. `given` are the SIDs that a refit found.
     """
-    codebook = basis.codebook
+    codebook = artifacts.codebook
     taken = list(dict.fromkeys([*published_assignments(run.lake, codebook.id), *base]))
     assignment_id = "a-" + hashlib.sha256(f"{key}\0{codebook.id}\0{sorted(taken)}".encode()).hexdigest()[:16]
     fused = vectors.fused
     published = segments(run.lake, taken, codebook.id, among=fused.items["item_id"].to_list())
     new = fused.take((~fused.items["item_id"].is_in(published["item_id"].implode())).arg_true().to_numpy())
     with run.stage("assign SIDs") as view:
-        drifted = record_drift(run.lake, assignment_id, published, fused, basis.fusion.id, run.provenance())
+        drifted = record_drift(run.lake, assignment_id, published, fused, artifacts.fusion.id, run.provenance())
         if drifted.height:
             view.note(f"{drifted.height:,} changed items keep their SID (drifted)", drifted=drifted.height)
         if new.items.is_empty():

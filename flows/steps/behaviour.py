@@ -13,12 +13,12 @@ from learning.threads import one_thread
 from pipelines.collaborative.sequence_model import Collaborative, Train, fit_collaborative
 from pipelines.collaborative.sppmi import Factors, describe_collaborative
 from pipelines.compute import OnRay
-from pipelines.embed.embed import cached, store_vectors
 from pipelines.embed.protocol import fingerprint
 from pipelines.event_log.visible_log import COLUMNS, Histories, LogSlice, histories
 from pipelines.fusion.fuse import placed
 from pipelines.modalities import COLLABORATIVE, Modality
 from pipelines.spec import CollaborativeSpec, FusionSpec, collaborative_spec
+from pipelines.vector_store import cached, store_vectors
 from storage.lake import Lake
 from storage.releases.manifest import EncoderRef, Manifest
 
@@ -88,19 +88,19 @@ def fold_new(
     seen = histories(events, spec.model_copy(update={"min_events": 1}))
     often = dict(zip(seen.names, np.bincount(seen.item, minlength=len(seen.names)).tolist(), strict=True))
     enough = [item for item in fresh if often.get(item, 0) >= spec.min_events]
-    told = (
+    text = (
         f"{len(enough):,} of {len(fresh):,} new items have behaviour before the cutoff "
         f"{snapshot.cutoff:%Y-%m-%d %H:%M} UTC"
     )
     if spec.min_events > 1:
-        told += f" (collaborative.min_events = {spec.min_events})"
+        text += f" (collaborative.min_events = {spec.min_events})"
     if not enough:
-        run.say(f"  {told}: no vector of behaviour is folded in")
+        run.say(f"  {text}: no vector of behaviour is folded in")
         return encoders
     with run.stage("behaviour") as view:
         factors = Factors.from_bytes(run.lake.blobs.get(reference.details["factors"]))
         vectors = factors.fold(seen).filter(pl.col("item_id").is_in(enough))
-        view.note(f"{told}, {vectors.height:,} folded in")
+        view.note(f"{text}, {vectors.height:,} folded in")
         if vectors.is_empty():
             return encoders
         since = f"interactions@{parent.versions['interactions']}+"

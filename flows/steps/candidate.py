@@ -1,5 +1,6 @@
 """Step that writes the trie, computes metrics and gates, and records a candidate; publishing is another step."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -10,15 +11,14 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from flows.gates.judge import judge
-from flows.inspect.diff import churn, kept_codes
 from flows.runtime.run import Run
 from flows.snapshot import Snapshot, added_events, arrived_since
 from flows.steps.assign import Assigned
-from flows.steps.basis import Basis
+from flows.steps.fitted_artifacts import FittedArtifacts
 from flows.steps.task import step
 from pipelines.event_log.visible_log import LogSlice
 from pipelines.neighbours import Added, neighbours_sharing
-from pipelines.quality import HeldOut, behaviour, table_quality
+from pipelines.quality import HeldOut, behaviour, churn, kept_codes, table_quality
 from sidmill.release import open_trie
 from storage.lake import Lake, one_of
 from storage.quarantine import by_reason
@@ -34,30 +34,47 @@ Kind = Literal["bootstrap", "nightly", "backfill"]
 PINNED = ("items", "interactions", "vectors", "codebooks", "sids", "drift", "quarantine")
 
 
+@dataclass(frozen=True)
+class CandidateInput:
+    """What a candidate is made of; `key` identifies it."""
+
+    kind: Kind
+    key: str
+    snapshot: Snapshot
+    artifacts: FittedArtifacts
+    assigned: Assigned
+    parent: Manifest | None
+
+    @property
+    def extended(self) -> Manifest | None:
+        """The parent, if it has the same codebook."""
+        same = self.parent is not None and self.parent.codebook.id == self.artifacts.codebook.id
+        return self.parent if same else None
+
+
 @step
-def make_candidate(
-    run: Run, kind: Kind, key: str, snapshot: Snapshot, basis: Basis, assigned: Assigned, parent: Manifest | None
-) -> Manifest:
-    """Build the trie from the committed SID table and record the manifest under `key`, once."""
+def make_candidate(run: Run, given: CandidateInput) -> Manifest:
+    """Build the trie from the committed SID table and record the manifest under `given.key`, once."""
+    snapshot, artifacts, assigned, parent = given.snapshot, given.artifacts, given.assigned, given.parent
     with run.stage("trie") as view:
         versions = {table: run.lake.version(table) for table in PINNED} | snapshot.versions
-        trie = _trie(run.lake, snapshot, basis.codebook, assigned.assignments, versions["sids"], parent)
+        trie = _trie(run.lake, given, versions["sids"])
         data = trie.to_bytes()
         digest = run.lake.blobs.put(data)
         view.note(f"{len(trie):,} SIDs, {len(data):,} bytes", sids=len(trie), bytes=len(data))
     reference = TrieRef(sha256=digest, path=f"blobs/{digest[:2]}/{digest}", sids=len(trie))
     with run.stage("gates") as view:
-        metrics = _metrics(run, snapshot, basis, assigned, trie, parent, versions)
+        metrics = _metrics(run, given, trie, versions)
         gates = judge(metrics, len(trie), parent, run.recipe.gates)
         failed = [gate for gate in gates if not gate.passed]
-        told = ", ".join(f"{gate.name} {gate.value:g} ({gate.severity})" for gate in failed) or "all passed"
-        view.note(told, failed=len(failed))
+        text = ", ".join(f"{gate.name} {gate.value:g} ({gate.severity})" for gate in failed) or "all passed"
+        view.note(text, failed=len(failed))
 
     def manifest(release: str) -> Manifest:
         return Manifest(
             id=release,
-            key=key,
-            kind=kind,
+            key=given.key,
+            kind=given.kind,
             parent=parent.id if parent else None,
             run=run.id,
             created_at=datetime.now(UTC),
@@ -65,14 +82,14 @@ def make_candidate(
             recipe=run.stored_recipe.model_dump(mode="json"),
             as_of=snapshot.as_of,
             cutoff=snapshot.cutoff,
-            fit_cutoff=max(basis.fit_cutoff, fit_cutoff_of(run.lake, assigned.assignments) or basis.fit_cutoff),
+            fit_cutoff=max(artifacts.fit_cutoff, fit_cutoff_of(run.lake, assigned.assignments) or artifacts.fit_cutoff),
             cutoff_date=snapshot.cutoff_date,
             split_rule="events at or after `cutoff` are held out; `fit_cutoff` bounds what vectors and codebook saw",
             versions=versions,
-            encoders=basis.encoders,
-            fusion=EncoderRef(fingerprint=basis.fusion.id, details=basis.fusion.spec.model_dump(mode="json")),
-            fusion_blob=basis.fusion_blob,
-            codebook=basis.codebook_ref,
+            encoders=artifacts.encoders,
+            fusion=EncoderRef(fingerprint=artifacts.fusion.id, details=artifacts.fusion.spec.model_dump(mode="json")),
+            fusion_blob=artifacts.fusion_blob,
+            codebook=artifacts.codebook_ref,
             assignments=assigned.assignments,
             trie=reference,
             items=len(trie),
@@ -90,26 +107,21 @@ def make_candidate(
             gates=gates,
         )
 
-    made, _ = record_release(run.lake, manifest, key, run.provenance(**versions))
+    made, _ = record_release(run.lake, manifest, given.key, run.provenance(**versions))
     run.say(f"  candidate {made.id}: {made.items:,} items, codebook {made.codebook.id}")
     return made
 
 
-def _trie(
-    lake: Lake,
-    snapshot: Snapshot,
-    codebook: Codebook,
-    assignments: tuple[str, ...],
-    version: int,
-    parent: Manifest | None,
-) -> Trie:
+def _trie(lake: Lake, given: CandidateInput, version: int) -> Trie:
     """Return the trie of the live SIDs: an update of the parent's trie if it has the same codebook, else a new one."""
-    if parent is None or parent.codebook.id != codebook.id or snapshot.as_of < parent.as_of:
+    snapshot, codebook, parent = given.snapshot, given.artifacts.codebook, given.extended
+    assignments = given.assigned.assignments
+    if parent is None or snapshot.as_of < parent.as_of:
         return build_trie(live_sids(lake, codebook.id, assignments, version, snapshot), codebook)
     trie = open_trie(lake, parent)
     added = [each for each in assignments if each not in parent.assignments]
-    given = segments(lake, added, codebook.id, version)["item_id"].to_list()
-    touched = sorted({*given, *arrived_since(lake, parent, snapshot)["item_id"].to_list()})
+    assigned = segments(lake, added, codebook.id, version)["item_id"].to_list()
+    touched = sorted({*assigned, *arrived_since(lake, parent, snapshot)["item_id"].to_list()})
     if not touched:
         return trie
     live = live_sids(lake, codebook.id, assignments, version, snapshot, touched)
@@ -140,73 +152,69 @@ def live_sids(
 
 
 def build_trie(sids: pl.DataFrame, codebook: Codebook) -> Trie:
-    shared = codebook.spec.collision == "keep"
-    return Trie.build(_codes(sids, codebook), sids["item_id"].to_arrow(), codebook.sizes, shared)
+    shares = codebook.spec.collision_policy.shares
+    return Trie.build(_codes(sids, codebook), sids["item_id"].to_arrow(), codebook.sizes, shares)
 
 
 def _codes(sids: pl.DataFrame, codebook: Codebook) -> NDArray[np.int32]:
     return sids["codes"].explode().to_numpy().astype(np.int32).reshape(sids.height, len(codebook.sizes))
 
 
-def _metrics(
-    run: Run,
-    snapshot: Snapshot,
-    basis: Basis,
-    assigned: Assigned,
-    trie: Trie,
-    parent: Manifest | None,
-    versions: dict[str, int],
-) -> dict[str, Any]:
+def _metrics(run: Run, given: CandidateInput, trie: Trie, versions: dict[str, int]) -> dict[str, Any]:
     """Return the metrics for gates and report. The encoding error covers the items of the parent and the new ones."""
-    before = parent.metrics if parent is not None and parent.codebook.id == basis.codebook.id else {}
+    artifacts, assigned = given.artifacts, given.assigned
+    before = given.extended.metrics if given.extended is not None else {}
     new = assigned.errors
     total = Errors(
         new.squared + before.get("squared_error", 0.0), new.spread + before.get("squared_spread", 0.0), len(trie)
     )
     return {
-        **table_quality(trie.codes(), trie.sizes, basis.codebook.levels),
+        **table_quality(trie.codes(), trie.sizes, artifacts.codebook.levels),
         "relative_error": total.relative,
         "relative_error_of_new": new.relative if new.items else None,
         "squared_error": total.squared,
         "squared_spread": total.spread,
-        **_churn(run.lake, basis, trie),
+        **_churn(run.lake, artifacts, trie),
         "new_items_distance": assigned.shift.distance if assigned.shift else None,
         "new_items_beyond_p99": assigned.shift.beyond_p99 if assigned.shift else None,
         "relocated": assigned.relocated,
         "refit_due": assigned.refit_due,
         "drifted": assigned.drifted,
-        "capacity_used": _taken(run.lake, basis, assigned) / basis.codebook.planned_items,
-        "events_without_sid": _events_without_sid(run.lake, snapshot, trie, parent),
-        **_behaviour(run, snapshot, trie, basis),
-        **_neighbours(run.lake, basis, assigned, trie, parent, versions),
+        "capacity_used": _taken(run.lake, given) / artifacts.codebook.planned_items,
+        "events_without_sid": _events_without_sid(run.lake, given, trie),
+        **_behaviour(run, given, trie),
+        **_neighbours(run.lake, given, trie, versions),
     }
 
 
-def _churn(lake: Lake, basis: Basis, trie: Trie) -> dict[str, Any]:
+def _churn(lake: Lake, artifacts: FittedArtifacts, trie: Trie) -> dict[str, Any]:
     """Return the churn that publishing a refit of production's codebook causes; empty under any other codebook."""
     alias = published(lake, PRODUCTION)
     production = read_release(lake, alias.release) if alias is not None else None
-    if production is None or production.codebook.id != basis.codebook_ref.refit_of:
+    if production is None or production.codebook.id != artifacts.codebook_ref.refit_of:
         return {}
     changed = churn(*kept_codes(open_trie(lake, production), trie))
     return {"churn": changed.pop("full_sid"), "churn_of_levels": list(changed.values())}
 
 
-def _behaviour(run: Run, snapshot: Snapshot, trie: Trie, basis: Basis) -> dict[str, list[float]]:
+def _behaviour(run: Run, given: CandidateInput, trie: Trie) -> dict[str, list[float]]:
+    snapshot = given.snapshot
     if snapshot.interactions.version < 0:
         return {}
     negative = run.recipe.train.negative_events
-    held_out = HeldOut(snapshot.interactions.version, snapshot.as_of, basis.fit_cutoff, negative)
+    held_out = HeldOut(snapshot.interactions.version, snapshot.as_of, given.artifacts.fit_cutoff, negative)
     return behaviour(run.lake, held_out, trie)
 
 
-def _taken(lake: Lake, basis: Basis, assigned: Assigned) -> int:
-    where = one_of("assignment_id", assigned.assignments) & (ds.field("codebook") == basis.codebook.id)
+def _taken(lake: Lake, given: CandidateInput) -> int:
+    where = one_of("assignment_id", given.assigned.assignments)
+    where &= ds.field("codebook") == given.artifacts.codebook.id
     return int(lake.read("sids", columns=["assignment_id"], where=where).num_rows)
 
 
-def _events_without_sid(lake: Lake, snapshot: Snapshot, trie: Trie, parent: Manifest | None) -> float:
+def _events_without_sid(lake: Lake, given: CandidateInput, trie: Trie) -> float:
     """Return the share of newly visible events whose item has no SID in this release; a wrong join shows here."""
+    snapshot, parent = given.snapshot, given.parent
     if snapshot.interactions.version < 0:
         return 0.0
     if parent is None:
@@ -220,15 +228,13 @@ def _events_without_sid(lake: Lake, snapshot: Snapshot, trie: Trie, parent: Mani
     return 1.0 - float(pc.mean(known).as_py())
 
 
-def _neighbours(
-    lake: Lake, basis: Basis, assigned: Assigned, trie: Trie, parent: Manifest | None, versions: dict[str, int]
-) -> dict[str, list[float]]:
+def _neighbours(lake: Lake, given: CandidateInput, trie: Trie, versions: dict[str, int]) -> dict[str, list[float]]:
     """Return the neighbourhood preservation on a sample of the release; empty if there are too few items."""
-    added, book = None, basis.codebook
-    if parent is not None and parent.codebook.id == book.id:
-        fresh = [each for each in assigned.assignments if each not in parent.assignments]
+    added, book, parent = None, given.artifacts.codebook, given.extended
+    if parent is not None:
+        fresh = [each for each in given.assigned.assignments if each not in parent.assignments]
         items = segments(lake, fresh, book.id, versions["sids"])["item_id"].to_list()
         added = Added(items, parent.versions["vectors"], versions["vectors"])
     under = (each.versions["vectors"] for each in releases(lake) if each.codebook.id == book.id)
-    shares = neighbours_sharing(lake, basis.fusion.id, trie, book, next(under, versions["vectors"]), added)
+    shares = neighbours_sharing(lake, given.artifacts.fusion.id, trie, book, next(under, versions["vectors"]), added)
     return {"neighbours_sharing": shares} if shares else {}

@@ -17,7 +17,7 @@ from pipelines.counts import Counts
 from pipelines.embed.attributes import describe_attributes, describe_coordinates, place_of, values_of
 from pipelines.embed.clip_agreement import check_clip_agreement
 from pipelines.embed.contents import items_content, items_text
-from pipelines.embed.embed import embed
+from pipelines.embed.embed import EncodingJob, embed
 from pipelines.embed.protocol import describe_encoder, fingerprint
 from pipelines.embed.stages import EmbedAttributes, EmbedImages, EmbedText
 from pipelines.registry import ENCODERS
@@ -175,16 +175,18 @@ def _embed(run: Run, content: Content, encoder: EncoderRef, rows: pl.DataFrame) 
         expected = {} if content.light else {"expected": encoder.fingerprint}
         counts = embed(
             run.lake,
-            content.name,
-            encoder.fingerprint,
+            EncodingJob(
+                content.name,
+                encoder.fingerprint,
+                content.stage,
+                {**content.arguments, **expected},
+                run.recipe.compute.chunk_rows,
+                content.task_rows,
+            ),
             rows.select(list(dict.fromkeys(("item_id", "content_hash", *content.stage.reads)))),
-            content.stage,
-            {**content.arguments, **expected},
             compute,
-            run.recipe.compute.chunk_rows,
             run.provenance(),
             view.advance,
-            content.task_rows,
         )
         view.count(counts)
         view.note(compute.name, where=compute.name)

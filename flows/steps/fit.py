@@ -11,11 +11,11 @@ import pyarrow as pa
 from flows.runtime.budget import check_stage_budget
 from flows.runtime.run import Run
 from flows.snapshot import Snapshot
-from flows.steps.basis import Basis
 from flows.steps.behaviour import co_consumed_pairs, fit_behaviour
+from flows.steps.fitted_artifacts import FittedArtifacts
 from flows.steps.task import step
 from flows.steps.trainer import ray_trainer
-from flows.steps.vectors import ItemVectors, fuse_gathered, gather_inputs, level_vectors
+from flows.steps.vectors import ItemVectors, fuse_gathered, gather_inputs
 from learning.threads import one_thread
 from learning.trainer import Trainer, train_in_process
 from pipelines.collaborative.sequence_model import Collaborative
@@ -23,6 +23,7 @@ from pipelines.compute import OnRay
 from pipelines.fusion.fit import NO_PAIRS, fit_fusion
 from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.fuse import FUSED, Gathered
+from pipelines.level_vectors import level_vectors
 from pipelines.modalities import Modality
 from storage.commit import append
 from storage.releases.catalogue import segments
@@ -38,8 +39,8 @@ from tokenizer.spec import RefitSpec
 @step
 def fit(
     run: Run, snapshot: Snapshot, items: pl.DataFrame, encoders: dict[str, EncoderRef]
-) -> tuple[Basis, ItemVectors]:
-    """Fit a basis on the snapshot and store it by hash; the same input gives the same basis. Return the vectors too."""
+) -> tuple[FittedArtifacts, ItemVectors]:
+    """Fit artifacts on the snapshot and store them by hash; the same input gives the same. Return the vectors too."""
     references, behaviour = fit_behaviour(run, snapshot)
     encoders = {**encoders, **references}
     gathered = gather_inputs(run, items, encoders)
@@ -65,35 +66,33 @@ def fit(
         reference = _store_codebook(run, codebook)
         shape = " x ".join(str(size) for size in codebook.sizes)
         view.note(f"{spec.quantizer} {shape} ({codebook.id}); {run.compute.name}", **codebook.statistics)
-    return Basis(encoders, fusion, blob, codebook, reference, snapshot.cutoff), vectors
+    return FittedArtifacts(encoders, fusion, blob, codebook, reference, snapshot.cutoff), vectors
 
 
 @step
 def refit(
-    run: Run, basis: Basis, vectors: ItemVectors, manifest: Manifest, spec: RefitSpec
-) -> tuple[Basis, dict[str, list[int]]]:
-    """Refit the codebook of a release to items under a churn budget; return the basis and the SIDs of the items."""
+    run: Run, artifacts: FittedArtifacts, vectors: ItemVectors, manifest: Manifest, spec: RefitSpec
+) -> tuple[FittedArtifacts, dict[str, list[int]]]:
+    """Refit the codebook of a release to items under a churn budget; return the artifacts and the SIDs of the items."""
     with run.stage("refit codebook") as view:
-        if run.recipe.codebook != basis.codebook.spec:
+        if run.recipe.codebook != artifacts.codebook.spec:
             raise ValueError(
                 f"a refit keeps the [codebook] of {manifest.id}, and the recipe asks for another; leave out [refit] to "
                 "fit it anew, or leave [codebook] as it is"
             )
-        sources = level_vectors(run.lake, vectors.fused, vectors.gathered, basis.codebook.sources, run.provenance())
+        sources = level_vectors(run.lake, vectors.fused, vectors.gathered, artifacts.codebook.sources, run.provenance())
         check_stage_budget(sources.counts, run.recipe.budget)
-        published = segments(run.lake, list(manifest.assignments), basis.codebook.id)
+        published = segments(run.lake, list(manifest.assignments), artifacts.codebook.id)
         known = dict(zip(published["item_id"].to_list(), published["codes"].to_list(), strict=True))
-        none = [-1] * len(basis.codebook.sizes)
+        none = [-1] * len(artifacts.codebook.sizes)
         codes = np.array([known.get(item, none) for item in sources.items], np.int32).reshape(-1, len(none))
-        made = refit_codebook(
-            basis.codebook, sources.vectors, sources.items, codes, spec.budget, spec.steps, run.compute.work
-        )
+        made = refit_codebook(artifacts.codebook, sources.vectors, sources.items, codes, spec, run.compute.work)
         for point in made.frontier:
             run.say(f"    churn {point['churn']:.2%}  relative error {point['relative_error']:.5f}")
-        reference = _store_codebook(run, made.codebook, refit_of=basis.codebook.id)
-        view.note(f"{basis.codebook.id} -> {made.codebook.id}; {run.compute.name}", frontier=made.frontier)
+        reference = _store_codebook(run, made.codebook, refit_of=artifacts.codebook.id)
+        view.note(f"{artifacts.codebook.id} -> {made.codebook.id}; {run.compute.name}", frontier=made.frontier)
     given = dict(zip(sources.items, made.codes.tolist(), strict=True))
-    return replace(basis, codebook=made.codebook, codebook_ref=reference), given
+    return replace(artifacts, codebook=made.codebook, codebook_ref=reference), given
 
 
 def _fit_fusion(run: Run, snapshot: Snapshot, gathered: Gathered, made: Collaborative | None) -> Fusion:

@@ -84,9 +84,9 @@ def _unread(run: Run, kind: str, uris: list[str], spec: ItemsSpec | Interactions
 
 def _tell_folders(run: Run, kind: str, sources: list[Source], spec: ItemsSpec | InteractionsSpec) -> None:
     """Note catalogue columns in folder names that are not read; a log is skipped, because it has many of them."""
-    told = {name for source in sources for name, _ in folder_columns(source.path)} - spec.from_folders
-    if told and kind == "items":
-        names = ", ".join(sorted(told))
+    unused = {name for source in sources for name, _ in folder_columns(source.path)} - spec.from_folders
+    if unused and kind == "items":
+        names = ", ".join(sorted(unused))
         run.say(f"  note: what folders say of {names} is no attribute; items.partitions names those that are")
 
 

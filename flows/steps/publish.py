@@ -6,14 +6,14 @@ from prefect.artifacts import create_table_artifact
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
-from flows.gates.model_gate import ModelVerdict, judge_model
+from flows.gates.model_gate import ModelVerdict, judge_model, may_be_worse
 from flows.runtime.run import Run
 from flows.steps.task import step
 from storage.errors import Held, PointerMoved
 from storage.releases.manifest import Manifest
 from storage.releases.models import models_of
 from storage.releases.pointers import Pointer, read_pointer
-from storage.releases.publishing import publish_by_run, was_published
+from storage.releases.publishing import Publication, publish_by_run, was_published
 from storage.releases.releases import PRODUCTION, Published, read_release
 
 PUBLISHED_EVENT = "sidmill.release.published"
@@ -21,32 +21,32 @@ CHECKED = 0.04
 """Share of a run's time for hashing the files that its release pins."""
 
 
-class Moved(Enum):
-    """Outcome of publishing: production is HERE now, it is HELD, or it had moved AWAY from what the run read."""
+class PublishOutcome(Enum):
+    """Outcome of publishing. CONFLICT: production had moved from what the run read. HELD: runs may not move it."""
 
-    HERE = auto()
+    PUBLISHED = auto()
     HELD = auto()
-    AWAY = auto()
+    CONFLICT = auto()
 
 
 @step
-def publish(run: Run, manifest: Manifest, decided_on: Pointer, without_model: bool = False) -> Moved:
+def publish(run: Run, manifest: Manifest, decided_on: Pointer, without_model: bool = False) -> PublishOutcome:
     """Point production to a release if its gates pass, and emit the event that triggers training."""
     try:
         _move(run, manifest, decided_on, without_model=without_model)
     except PointerMoved:
         now = read_pointer(run.lake, PRODUCTION).value
         run.say(f"  not published: production moved to {now['release']} while {manifest.id} was made")
-        return Moved.AWAY
+        return PublishOutcome.CONFLICT
     except Held as held:
         run.say(f"  not published: {held}")
-        return Moved.HELD
+        return PublishOutcome.HELD
     emit_event(
         PUBLISHED_EVENT,
         resource={"prefect.resource.id": f"sidmill.release.{manifest.id}", "sidmill.lake": run.lake.uri},
         payload={"lake": run.lake.uri, "release": manifest.id, "kind": manifest.kind},
     )
-    return Moved.HERE
+    return PublishOutcome.PUBLISHED
 
 
 @step
@@ -62,8 +62,8 @@ def publish_model(run: Run, manifest: Manifest, model: str) -> bool:
     if current is None or current.model == model:
         return current is not None
     verdict = _judged(run, manifest, model)
-    if verdict.told:
-        run.say(f"  {verdict.told}")
+    if verdict.message:
+        run.say(f"  {verdict.message}")
     if not verdict.publishable:
         return False
     pinned = read_release(run.lake, current.release)
@@ -95,13 +95,9 @@ def _move(
     with run.stage("publish") as view:
         now = publish_by_run(
             run.lake,
-            manifest.id,
-            run.provenance(),
-            run.kind,
+            Publication(manifest.id, run.kind, model, without_model, may_be_worse, CHECKED * run.seconds()),
             decided_on,
-            model,
-            without_model,
-            seconds=CHECKED * run.seconds(),
+            run.provenance(),
         )
         view.note(f"{PRODUCTION} -> ({now.release}, {now.model or 'no model'})", release=now.release, model=now.model)
     return now

@@ -16,10 +16,10 @@ from learning.errors import CheckpointMismatch, LossDiverged
 from learning.ray_train.launch import TrainResult, forget, launch
 from pipelines.assign import encoded_vectors
 from pipelines.cluster import connect
-from pipelines.embed.embed import matrix
 from pipelines.event_log.user_buckets import TrainedSlice
 from pipelines.event_log.visible_log import LogSlice
-from pipelines.sequences import build_sequences, read_bucket, sequence_buckets, targets, users_of_bucket
+from pipelines.sequences import SequencesJob, build_sequences, read_bucket, sequence_buckets, targets, users_of_bucket
+from pipelines.vector_store import matrix
 from sidmill.release import load_model, open_trie
 from storage.errors import LakeNotFound
 from storage.lake import Lake
@@ -41,41 +41,42 @@ from training.data.histories import windows_of
 from training.evaluation.rerank import VectorSimilarity
 from training.objectives.code_pretraining import Arrays, CodePretraining, aligned
 from training.objectives.losses import objective_of
-from training.objectives.next_code import NextCode, plan_of
+from training.objectives.next_code import NextCode, Origin, plan_of
 from training.spec import EvaluateSpec, GeneratorSpec, TrainSpec
 
 ALIGN = "-align"
 """Suffix of the name of the alignment run of a training."""
 
 
-def learnt_by(lake: Lake, model: Model) -> TrainedSlice:
-    """Return the data that the model of a row has learnt from, also through its former models."""
+def trained_slice(lake: Lake, model: Model) -> TrainedSlice:
+    """Return the data that the model of a row has learnt from, also through its base models."""
     manifest = read_release(lake, model.release)
     return TrainedSlice(LogSlice.of(manifest), open_trie(lake, manifest).item_ids)
 
 
 @step
-def sequences(run: Run, manifest: Manifest, trie: Trie, former: Model | None) -> str:
+def sequences(run: Run, manifest: Manifest, trie: Trie, base_model: Model | None) -> str:
     """Write the release's log before its cutoff, joined with its SIDs, in user buckets; return the name for them.
 
-    Events that the `former` model has learnt from are marked.
+    Events that the `base_model` has learnt from are marked.
     """
     log = LogSlice.of(manifest)
-    learnt = learnt_by(run.lake, former) if former else None
     buckets = sequence_buckets(run.lake, log, run.recipe.sequences)
     # The bucket of a user depends on the number of buckets.
-    source = f"{manifest.id}-in-{buckets}" + (f"-since-{former.id}" if former else "")
+    source = f"{manifest.id}-in-{buckets}" + (f"-since-{base_model.id}" if base_model else "")
     with run.stage("sequences") as view:
         counts = build_sequences(
             run.lake,
-            source,
-            log,
-            trie.item_ids,
-            trie.codes(),
-            buckets,
+            SequencesJob(
+                source,
+                log,
+                trie.item_ids,
+                trie.codes(),
+                buckets,
+                trained_slice(run.lake, base_model) if base_model else None,
+                deleted_items(run.lake, manifest.versions["items"], manifest.as_of),
+            ),
             run.provenance(**manifest.versions),
-            learnt,
-            deleted_items(run.lake, manifest.versions["items"], manifest.as_of),
         )
         view.count(counts)
         if counts.users_with_one_event:
@@ -85,14 +86,14 @@ def sequences(run: Run, manifest: Manifest, trie: Trie, former: Model | None) ->
 
 
 @step
-def train_model(run: Run, manifest: Manifest, key: str, source: str, former: Model | None) -> str:
+def train_model(run: Run, manifest: Manifest, key: str, source: str, base_model: Model | None) -> str:
     """Train on Ray Train, store weights and card by hash, and record the model."""
     recipe = run.recipe
     buckets = sequence_buckets(run.lake, LogSlice.of(manifest), recipe.sequences)
-    generator, settings = _settings(run, manifest, source, buckets, former)
+    generator, settings = _settings(run, manifest, source, buckets, base_model)
     connect(recipe.compute)
     gpus = ray.cluster_resources().get("GPU", 0)
-    plan = plan_of(source, buckets, manifest.codebook.sizes, generator, settings, fresh_only=former is not None)
+    plan = plan_of(source, buckets, manifest.codebook.sizes, generator, settings, fresh_only=base_model is not None)
     fit = partial(
         launch,
         storage_path=_storage(run.lake),
@@ -100,8 +101,8 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, former: Mod
         progress=lambda line: run.say(f"    {line}"),
     )
     start = None
-    if former is not None:
-        start = _weights(run.lake, former, manifest.codebook.vocabulary)
+    if base_model is not None:
+        start = _weights(run.lake, base_model, manifest.codebook.vocabulary)
     elif settings.align_epochs:
         start = _aligned(run, manifest, key, generator, settings, fit)
     make = partial(
@@ -109,12 +110,10 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, former: Mod
         generator,
         plan,
         partial(read_bucket, run.lake, source),
-        manifest.codebook.vocabulary,
-        manifest.id,
-        run.recipe.model_hash,
-        objective_of(settings),
-        start,
-        partial(_masks, run.lake, manifest),
+        Origin(manifest.codebook.vocabulary, manifest.id, run.recipe.model_hash),
+        objective=objective_of(settings),
+        start=start,
+        read_trie=partial(_masks, run.lake, manifest),
     )
     with run.stage("train") as view:
         try:
@@ -139,23 +138,24 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, former: Mod
 
 
 def _settings(
-    run: Run, manifest: Manifest, source: str, buckets: int, former: Model | None
+    run: Run, manifest: Manifest, source: str, buckets: int, base_model: Model | None
 ) -> tuple[GeneratorSpec, TrainSpec]:
     """Resolve the sections [generator] and [train] for the size of a release; show the resolved "auto" settings.
 
-    A model that starts from a `former` one has its shape.
+    A model that starts from a `base_model` has its shape.
     """
     sections = run.recipe.generator, run.recipe.train
     events = (users_of_bucket(run.lake, source, bucket) for bucket in range(buckets))
     windows = sum(int(windows_of(counts, sections[0].max_events).sum()) for counts in events)
-    predicted = targets(run.lake, source, sections[1].negative_events, fresh_only=former is not None)
+    predicted = targets(run.lake, source, sections[1].negative_events, fresh_only=base_model is not None)
     scale = Scale(manifest.items, len(manifest.codebook.sizes), windows, predicted)
     generator, settings = generator_spec(sections[0], scale), train_spec(sections[1], scale)
-    if former is not None:
-        generator = GeneratorSpec.model_validate({"constrained": False, **former.card.identity["spec"]})
+    if base_model is not None:
+        generator = GeneratorSpec.model_validate({"constrained": False, **base_model.card.identity["spec"]})
         if not matches_auto_settings(sections[0], generator):
             raise CheckpointMismatch(
-                f"{former.id} has another [generator] than the recipe: leave that section as it was to go on from it"
+                f"{base_model.id} has another [generator] than the recipe: leave that section as it was to go on from "
+                "it"
             )
     auto = {**resolved_auto_settings(sections[0], generator), **resolved_auto_settings(sections[1], settings)}
     if auto:
@@ -200,9 +200,9 @@ def _encoded(lake: Lake, manifest: Manifest) -> pl.DataFrame:
     return both
 
 
-def _weights(lake: Lake, former: Model, vocabulary: str) -> Arrays:
-    """Return the weights of a former model."""
-    model = load_model(lake, former, vocabulary)
+def _weights(lake: Lake, base_model: Model, vocabulary: str) -> Arrays:
+    """Return the weights of a model."""
+    model = load_model(lake, base_model, vocabulary)
     return {name: weight.numpy() for name, weight in model.state_dict().items()}
 
 

@@ -2,26 +2,18 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from flows.runtime.budget import check_stage_budget
 from flows.runtime.run import Run
-from flows.steps.basis import Basis
 from flows.steps.behaviour import behaviour_pairs
 from flows.steps.embed import content_pairs
+from flows.steps.fitted_artifacts import FittedArtifacts
 from flows.steps.task import step
-from pipelines.counts import Counts
 from pipelines.fusion.frozen import Fusion
-from pipelines.fusion.fuse import FUSED, Fused, Gathered, fuse, gather
-from pipelines.modalities import COLLABORATIVE, Modality
-from storage.commit import Provenance
-from storage.lake import Lake
-from storage.quarantine import Reject, quarantine
-from storage.reasons import Reason
+from pipelines.fusion.fuse import Fused, Gathered, fuse, gather
+from pipelines.modalities import COLLABORATIVE
 from storage.releases.manifest import EncoderRef
-from tokenizer.arrays.scratch import scratch_take
 
 
 @dataclass(frozen=True)
@@ -33,9 +25,9 @@ class ItemVectors:
 
 
 @step
-def item_vectors(run: Run, basis: Basis, items: pl.DataFrame) -> ItemVectors:
-    """Gather the stored vectors of catalogue rows, and fuse them under the basis."""
-    return fuse_gathered(run, basis.fusion, gather_inputs(run, items, basis.encoders))
+def item_vectors(run: Run, artifacts: FittedArtifacts, items: pl.DataFrame) -> ItemVectors:
+    """Gather the stored vectors of catalogue rows, and fuse them as fitted."""
+    return fuse_gathered(run, artifacts.fusion, gather_inputs(run, items, artifacts.encoders))
 
 
 def fuse_gathered(run: Run, fusion: Fusion, gathered: Gathered) -> ItemVectors:
@@ -48,60 +40,8 @@ def fuse_gathered(run: Run, fusion: Fusion, gathered: Gathered) -> ItemVectors:
 
 
 def gather_inputs(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]) -> Gathered:
-    """Return the stored vectors of catalogue rows in every modality of the basis."""
+    """Return the stored vectors of catalogue rows in every modality of `encoders`."""
     wanted = content_pairs(items, run)
     if COLLABORATIVE in encoders:
         wanted[COLLABORATIVE] = behaviour_pairs(run.lake, encoders[COLLABORATIVE], items["item_id"].to_list())
     return gather(run.lake, wanted, {name: encoder.fingerprint for name, encoder in encoders.items()})
-
-
-@dataclass(frozen=True)
-class LevelVectors:
-    """Vectors by source of a codebook, aligned with the items of `fused`; `counts` includes the refused items."""
-
-    vectors: dict[str, NDArray[np.float32]]
-    fused: Fused
-    counts: Counts
-
-    @property
-    def items(self) -> list[str]:
-        """Item ids."""
-        ids: list[str] = self.fused.items["item_id"].to_list()
-        return ids
-
-
-def level_vectors(
-    lake: Lake,
-    fused: Fused,
-    gathered: Gathered,
-    sources: tuple[str, ...],
-    provenance: Provenance,
-    also: tuple[str, ...] = (),
-) -> LevelVectors:
-    """Return the vectors of the sources that the levels read; quarantine items that lack one.
-
-    The sources in `also` are read too; an item that lacks one has a row of zeros.
-    """
-    places = gathered.items.select("item_id").with_row_index("place")
-    place = fused.items.join(places, on="item_id", how="left", maintain_order="left")["place"].to_numpy()
-    kept, counts = np.arange(len(place)), Counts("assign", rows_in=len(place))
-    others = [name for name in dict.fromkeys([*sources, *also]) if name != FUSED]
-    none = Modality(np.zeros((gathered.items.height, 0), np.float32), np.zeros(gathered.items.height, np.bool_))
-    found = {name: gathered.modalities.get(name, none) for name in others}
-    for name in others:
-        if name in sources:
-            having = found[name].present[place[kept]]
-            detail = f"no {name} vector, which a level encodes"
-            rejects = [
-                Reject("assign", Reason.MISSING_SOURCE, detail, f"assign@{name}", 0, item)
-                for item in fused.items["item_id"][kept[~having]]
-            ]
-            quarantine(lake, rejects, provenance)
-            counts.refuse(Reason.MISSING_SOURCE, len(rejects), detail)
-            kept = kept[having]
-    chosen, rows = fused.take(kept), place[kept].astype(np.int64)
-    vectors = {name: scratch_take(each.vectors, rows) for name, each in found.items()}
-    if FUSED in (*sources, *also):
-        vectors[FUSED] = chosen.vectors
-    counts.out = len(kept)
-    return LevelVectors(vectors, chosen, counts.check())

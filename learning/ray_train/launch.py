@@ -109,11 +109,11 @@ def launch(
     if done is not None and done.metrics is not None:
         require_same(f"{storage}/{name}", done.metrics["identity"], make_trainable().identity)
     if done is None or len(_history(done)) < spec.epochs:
-        _look_for_room(spec, progress)
-        told = 0 if done is None else len(_history(done))
-        if told:
-            progress(f"{label}: going on after epoch {told} of {spec.epochs}")
-        with _told(storage, name, spec.epochs, label, progress, told):
+        _check_cluster_capacity(spec, progress)
+        reported = 0 if done is None else len(_history(done))
+        if reported:
+            progress(f"{label}: going on after epoch {reported} of {spec.epochs}")
+        with _report_epochs(storage, name, spec.epochs, label, progress, reported):
             done = _fit(make_trainable, spec, name, storage, use_gpu, progress)
     checkpoint = done.checkpoint
     if checkpoint is None:
@@ -220,7 +220,7 @@ def _fit_once(make_trainable: MakeTrainable, spec: LoopSpec, name: str, storage:
             signal.signal(signal.SIGINT, before)
 
 
-def _look_for_room(spec: LoopSpec, progress: Progress) -> None:
+def _check_cluster_capacity(spec: LoopSpec, progress: Progress) -> None:
     """Report the wait for CPUs if the cluster is smaller than the run but may grow.
 
     A cluster started on this machine cannot grow: raises NotEnoughCpus.
@@ -278,19 +278,21 @@ def _history(result: Result) -> list[Row]:
 
 
 @contextmanager
-def _told(storage: str, name: str, epochs: int, label: str, progress: Progress, told: int) -> Iterator[None]:
-    """Report each epoch after the first `told` while the body runs.
+def _report_epochs(
+    storage: str, name: str, epochs: int, label: str, progress: Progress, reported: int
+) -> Iterator[None]:
+    """Report each epoch after the first `reported` while the body runs.
 
     Progress is read from the run's storage, because callbacks of Ray Train run in another process.
     """
     over = threading.Event()
 
-    def tell() -> None:
-        nonlocal told
+    def report() -> None:
+        nonlocal reported
         result = _stored(storage, name)
-        for row in _history(result)[told:] if result else []:
-            told += 1
-            left = f", about {(epochs - told) * row['seconds']:,.0f} s left" if told < epochs else ""
+        for row in _history(result)[reported:] if result else []:
+            reported += 1
+            left = f", about {(epochs - reported) * row['seconds']:,.0f} s left" if reported < epochs else ""
             progress(
                 f"{label} epoch {row['epoch'] + 1:.0f} of {epochs}: loss {row['loss']:.4f}, "
                 f"{row['tokens_per_s']:,.0f} tokens/s, {row['seconds']:.1f} s{left}"
@@ -299,7 +301,7 @@ def _told(storage: str, name: str, epochs: int, label: str, progress: Progress, 
     def watch() -> None:
         while not over.wait(POLL_S):
             with suppress(CheckpointManagerInitializationError):  # the record is being written
-                tell()
+                report()
 
     watcher = threading.Thread(target=watch, name="training-progress", daemon=True)
     watcher.start()
@@ -308,7 +310,7 @@ def _told(storage: str, name: str, epochs: int, label: str, progress: Progress, 
     finally:
         over.set()
         watcher.join()
-    tell()
+    report()
 
 
 def _last_line(error: Exception) -> str:

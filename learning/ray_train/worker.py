@@ -53,11 +53,11 @@ def _train(make_trainable: MakeTrainable, spec: LoopSpec, run: str) -> None:
     if spec.sharding:
         prepare = partial(_sharded, world=world)
     loop = Loop(make_trainable(), spec, WorkerContext(rank, world, prepare))
-    keep = CheckpointUploader(run, loop.context, spec.sharding)
+    save = CheckpointUploader(run, loop.context, spec.sharding)
     found, known = _resume(loop, run), ray.train.get_checkpoint()
     if loop.progress.cursor.epoch >= spec.epochs and (known is None or Path(known.path).name != found):
-        keep(loop, last=True)  # Ray's record of the final checkpoint is missing
-    loop.run(keep)
+        save(loop, last=True)  # Ray's record of the final checkpoint is missing
+    loop.run(save)
 
 
 def _sharded(module: nn.Module, world: int) -> nn.Module:
@@ -99,10 +99,10 @@ class CheckpointUploader:
         self._stored.set()
 
     def __call__(self, loop: Loop, last: bool) -> None:
-        """CheckpointUploader a checkpoint; a `Save`."""
+        """Store a checkpoint; a `Save`."""
         progress, trainable = loop.progress, loop.trainable
-        history, begun = list(progress.history), dict(progress.begun)
-        record = checkpoint.Record(trainable.identity, progress.cursor, progress.step, history, begun=begun)
+        history, sums = list(progress.history), dict(progress.partial_epoch_sums)
+        record = checkpoint.Record(trainable.identity, progress.cursor, progress.step, history, partial_epoch_sums=sums)
         given, upload = None, None
         if self._group is not None or loop.context.rank == 0:
             given, upload = ray.train.Checkpoint(self._run), self._upload_of(loop, record, last)

@@ -56,7 +56,7 @@ def fit_collaborative(
     vectors, past = (vectors_of(_named(log, each), each.vectors[each.present]) for each in (now, before))
     if spec.method == "both":
         alone = replace(factors, spec=spec.model_copy(update={"method": "sppmi"}))
-        vectors, past = _beside(alone.fold(log), vectors), _beside(alone.fold(earlier), past)
+        vectors, past = _concat_normalized(alone.fold(log), vectors), _concat_normalized(alone.fold(earlier), past)
         directions = np.hstack([factors.directions, directions])
     return Collaborative(replace(factors, directions=directions), vectors, past)
 
@@ -121,7 +121,7 @@ def _named(log: Histories, tower: Modality) -> list[str]:
     return [log.names[row] for row in np.flatnonzero(tower.present)]
 
 
-def _beside(one: pl.DataFrame, other: pl.DataFrame) -> pl.DataFrame:
+def _concat_normalized(one: pl.DataFrame, other: pl.DataFrame) -> pl.DataFrame:
     """Concatenate the two vectors of each item that has both, each scaled to length 1."""
     joined = one.join(other, on="item_id", how="inner", maintain_order="left")
     parts = [unit(joined[name].to_numpy()) for name in ("vector", "vector_right")]

@@ -29,7 +29,7 @@ def describe_attributes(spec: AttributesSpec) -> dict[str, Any]:
 
 def describe_coordinates(spec: CoordinatesSpec) -> dict[str, Any]:
     """Return all settings that determine these vectors."""
-    return {"encoder": "waves on the sphere", **spec.model_dump(mode="json")}
+    return {"encoder": "features on the sphere", **spec.model_dump(mode="json")}
 
 
 class MultiHot:
@@ -60,7 +60,7 @@ class MultiHot:
         return signs / math.sqrt(self._spec.dim)
 
 
-class Waves:
+class SphericalFourierFeatures:
     """Encoder of places on the globe as sines and cosines at several wavelengths, float32 (N, 6 * scales).
 
     The point on the unit sphere is multiplied by frequencies from one wave around the globe to one in `finest_km`,
@@ -95,7 +95,7 @@ def values_of(attributes: dict[str, Any], fields: Sequence[str]) -> str | None:
 
 
 def place_of(attributes: dict[str, Any], latitude: str, longitude: str) -> str | None:
-    """Return [latitude, longitude] unchanged as content for Waves; None if both are missing."""
+    """Return [latitude, longitude] unchanged as content for SphericalFourierFeatures; None if both are missing."""
     given = [attributes.get(latitude), attributes.get(longitude)]
     return None if given == [None, None] else json.dumps(given)
 

@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipelines.embed.embed import read_vectors
 from pipelines.embed.protocol import Vectors, load_encoder
 from pipelines.spec import ImageSpec
+from pipelines.vector_store import read_vectors
 from storage.lake import Lake
 from tokenizer.arrays.items import tie_keys
 

@@ -4,114 +4,80 @@ The `vectors` table is the cache: a vector is keyed by content hash and fingerpr
 run resumes after its last chunk, and a new model writes beside the old one.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from pipelines.compute import Compute, Stage, WorkerDied
 from pipelines.counts import Counts
-from pipelines.modalities import Matrix, Modality
-from storage.commit import Provenance, append
-from storage.lake import Lake, one_of
+from pipelines.vector_store import cached, store_vectors
+from storage.commit import Provenance
+from storage.lake import Lake
 from storage.quarantine import Reject, quarantine
 from storage.reasons import Reason
-from storage.schemas import VECTORS
-from tokenizer.arrays.scratch import scratch_matrix
-from tokenizer.arrays.vectors import as_matrix
 
 KEY = ("item_id", "content_hash")
-FEW = 10_000
-"""Most items that are looked up by id; for more, all vectors of the encoder are scanned."""
 # Rows that may kill a worker before the fault is taken to be elsewhere.
 MOST_DEADLY = 3
 PART = ", one of several"
 """Suffix of the stage of a reject that is one part of an item's content."""
 
 
-def cached(lake: Lake, modality: str, fingerprint: str, items: list[str] | None = None) -> pl.DataFrame:
-    """Return (item_id, content_hash) of the stored vectors."""
-    return lake.frame("vectors", columns=["item_id", "content_hash"], where=_where(modality, fingerprint, items))
+@dataclass(frozen=True)
+class EncodingJob:
+    """Encoding of one modality: the stage with its arguments, and the fingerprint of the vectors that it makes.
 
-
-def read_vectors(lake: Lake, modality: str, fingerprint: str, wanted: pl.DataFrame) -> Modality | None:
-    """Return the stored vectors aligned with the rows of `wanted` (item_id, content_hash); None if there are none.
-
-    They are filled in batch by batch: memory holds little more than the matrix.
+    A worker gets `task_rows` items at a time, all of a commit if None; a commit holds `chunk_rows`.
     """
-    places = wanted.select("item_id", "content_hash").with_row_index("place")
-    few = wanted["item_id"].to_list() if wanted.height <= FEW else None
-    where = _where(modality, fingerprint, few)
-    found: Modality | None = None
-    for batch in lake.batches("vectors", ["item_id", "content_hash", "vector"], where):
-        keys = pl.DataFrame(pa.table(batch).select(["item_id", "content_hash"])).with_row_index("row")
-        both = keys.join(places, on=["item_id", "content_hash"]).unique("place", keep="first", maintain_order=True)
-        if both.is_empty():
-            continue
-        values = as_matrix(pa.chunked_array([batch.column("vector")]))
-        if found is None:
-            found = Modality(scratch_matrix(wanted.height, values.shape[1]), np.zeros(wanted.height, np.bool_))
-        row, place = both["row"].to_numpy(), both["place"].to_numpy()
-        first = ~found.present[place]
-        found.vectors[place[first]] = values[row[first]]
-        found.present[place[first]] = True
-    return found
 
+    modality: str
+    fingerprint: str
+    stage: Callable[..., Stage]
+    arguments: dict[str, Any]
+    chunk_rows: int
+    task_rows: int | None = None
 
-def _where(modality: str, fingerprint: str, items: list[str] | None) -> ds.Expression:
-    where = (ds.field("modality") == modality) & (ds.field("fingerprint") == fingerprint)
-    return where if items is None else where & one_of("item_id", items)
+    def in_order(self, items: pl.DataFrame) -> pl.DataFrame:
+        """Sort by item_id, or longest first if the stage asks for it."""
+        length = getattr(self.stage, "longest_first", None)
+        ordered = items.sort("item_id")
+        return ordered if length is None else ordered.sort(length, descending=True, maintain_order=True)
 
 
 def embed(
     lake: Lake,
-    modality: str,
-    fingerprint: str,
+    job: EncodingJob,
     items: pl.DataFrame,
-    make: Callable[..., Stage],
-    arguments: dict[str, Any],
     compute: Compute,
-    chunk_rows: int,
     provenance: Provenance,
     advance: Callable[[int], None],
-    task_rows: int | None = None,
 ) -> Counts:
     """Encode the items (item_id, content_hash, columns the stage reads) that have no vector yet, and store them.
-
-    A worker gets `task_rows` items at a time; a commit holds `chunk_rows`.
 
     `unchanged` counts vectors that already exist. Refused rows go to quarantine; they are retried when their content
     changes or by `sidmill quarantine retry`.
     """
-    counts = Counts(f"embed {modality}", rows_in=items.height)
+    counts = Counts(f"embed {job.modality}", rows_in=items.height)
     refused = pl.DataFrame(schema=dict.fromkeys(KEY, pl.String))
 
     def undone(rows: pl.DataFrame) -> pl.DataFrame:
-        stored = cached(lake, modality, fingerprint, rows["item_id"].to_list())
+        stored = cached(lake, job.modality, job.fingerprint, rows["item_id"].to_list())
         return rows.join(pl.concat([stored.select(KEY), refused]), on=KEY, how="anti", maintain_order="left")
 
     def encoded(rows: pl.DataFrame) -> Iterator[pa.Table]:
-        tasks = min(task_rows or chunk_rows, chunk_rows)
-        return _chunked(compute.map(make, arguments, rows.to_arrow(), tasks), chunk_rows)
+        tasks = min(job.task_rows or job.chunk_rows, job.chunk_rows)
+        return _chunked(compute.map(job.stage, job.arguments, rows.to_arrow(), tasks), job.chunk_rows)
 
-    pending = _in_order(undone(items), make)
+    pending = job.in_order(undone(items))
     counts.unchanged = items.height - pending.height
     advance(counts.unchanged)
     for done in _until_done(pending, encoded, undone):
-        refused = refused.vstack(_store(lake, modality, fingerprint, done, counts, provenance))
+        refused = refused.vstack(_store(lake, job, done, counts, provenance))
         advance(done.num_rows)
     return counts.check()
-
-
-def _in_order(items: pl.DataFrame, make: Callable[..., Stage]) -> pl.DataFrame:
-    """Sort by item_id, or longest first if the stage asks for it."""
-    length = getattr(make, "longest_first", None)
-    ordered = items.sort("item_id")
-    return ordered if length is None else ordered.sort(length, descending=True, maintain_order=True)
 
 
 def _until_done(
@@ -161,9 +127,7 @@ def _chunked(batches: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting)
 
 
-def _store(
-    lake: Lake, modality: str, fingerprint: str, done: pa.Table, counts: Counts, provenance: Provenance
-) -> pl.DataFrame:
+def _store(lake: Lake, job: EncodingJob, done: pa.Table, counts: Counts, provenance: Provenance) -> pl.DataFrame:
     """Store vectors and quarantine refused rows; return (item_id, content_hash) of those without a vector."""
     frame = pl.DataFrame(done)
     good = frame.filter(pl.col("vector").is_not_null())
@@ -175,27 +139,12 @@ def _store(
             counts.refuse(row["reason"], detail=row["detail"])
         else:  # the other parts of the item gave a vector
             stage += PART
-        source = f"{modality}@{row['content_hash']}"
+        source = f"{job.modality}@{row['content_hash']}"
         rejects.append(Reject(stage, row["reason"], row["detail"], source, 0, row["item_id"]))
     quarantine(lake, rejects, provenance)
     if good.height:
-        rows = good.select(*KEY, "vector").with_columns(modality=pl.lit(modality), fingerprint=pl.lit(fingerprint))
+        rows = good.select(*KEY, "vector").with_columns(
+            modality=pl.lit(job.modality), fingerprint=pl.lit(job.fingerprint)
+        )
         store_vectors(lake, rows, provenance)
     return frame.filter(pl.col("vector").is_null()).select(KEY)
-
-
-def store_vectors(lake: Lake, rows: pl.DataFrame, provenance: Provenance) -> None:
-    """Append vectors under a key of their identity, so that a rerun writes them once."""
-    ordered = rows.with_columns(pl.col("vector").cast(pl.List(pl.Float32))).sort("item_id", "content_hash")
-    name = "\0".join(f"{item}\0{content}" for item, content in ordered.select("item_id", "content_hash").iter_rows())
-    first = ordered.row(0, named=True)
-    digest = hashlib.sha256(name.encode()).hexdigest()[:24]
-    key = f"vectors:{first['modality']}:{first['fingerprint']}:{digest}"
-    append(lake, "vectors", ordered.select(VECTORS.schema.names).to_arrow(), key, provenance)
-
-
-def matrix(vectors: pl.DataFrame) -> Matrix:
-    """Return the `vector` column as an (N, D) float32 array."""
-    if vectors.is_empty():
-        return np.zeros((0, 0), dtype=np.float32)
-    return as_matrix(pa.chunked_array([vectors["vector"].to_arrow()]))

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from pipelines.embed.attributes import MultiHot, Waves
+from pipelines.embed.attributes import MultiHot, SphericalFourierFeatures
 from pipelines.embed.images import ImageRefused, decode_image
 from pipelines.embed.protocol import (
     EncoderError,
@@ -60,7 +60,7 @@ class EmbedAttributes:
     adds = ("vector", "reason", "detail")
 
     def __init__(self, spec: AttributesSpec | CoordinatesSpec) -> None:
-        self._encoder = MultiHot(spec) if isinstance(spec, AttributesSpec) else Waves(spec)
+        self._encoder = MultiHot(spec) if isinstance(spec, AttributesSpec) else SphericalFourierFeatures(spec)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         contents = batch.column("content").to_pylist()

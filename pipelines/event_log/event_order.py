@@ -6,8 +6,8 @@ then the one that is first in its file.
 
 import polars as pl
 
-PLACE = ["arrival_time", "source", "source_offset"]
-ORDER = ["user_id", "event_time", *PLACE, "event_id"]
+ARRIVAL_ORDER = ["arrival_time", "source", "source_offset"]
+ORDER = ["user_id", "event_time", *ARRIVAL_ORDER, "event_id"]
 """Sort order; the id is last, for rows not read from a file."""
 
 

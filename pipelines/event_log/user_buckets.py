@@ -19,7 +19,7 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from pipelines.counts import Counts
-from pipelines.event_log.event_order import PLACE, in_order
+from pipelines.event_log.event_order import ARRIVAL_ORDER, in_order
 from pipelines.event_log.visible_log import LogSlice
 from storage.lake import Lake, file_name
 from storage.reasons import Reason
@@ -69,37 +69,37 @@ def in_buckets(
     items: pa.Array,
     buckets: int,
     counts: Counts,
-    learnt: TrainedSlice | None = None,
+    trained_on: TrainedSlice | None = None,
     users: pa.Array | None = None,
 ) -> Iterator[pl.DataFrame]:
     """Yield the visible events bucket by bucket: EVENT, `row` and `fresh`, in order and without repeats.
 
-    `row` is the item's index in `items`, null if it is not there. `fresh` marks events that are not `learnt`: the slice
-    does not hold them, by its version or its times, or their item had no SID. With `users`, events of other users are
-    skipped. Repeated event ids are counted; an event of which a copy is learnt is not fresh.
+    `row` is the item's index in `items`, null if it is not there. `fresh` marks events that are not in `trained_on`:
+    its slice does not hold them, by its version or its times, or their item had no SID. With `users`, events of other
+    users are skipped. Repeated event ids are counted; an event of which a copy was trained on is not fresh.
     """
-    had_sid = np.asarray(pc.is_in(items, learnt.items), np.bool_) if learnt else np.ones(len(items), np.bool_)
+    had_sid = np.asarray(pc.is_in(items, trained_on.items), np.bool_) if trained_on else np.ones(len(items), np.bool_)
     with TemporaryDirectory(prefix="sidmill-buckets-") as scratch:
-        rows, learnt_ids = Path(scratch) / "rows", Path(scratch) / "learnt"
-        _spread(_events(lake, log, counts, learnt, users), buckets, rows)
-        if learnt is not None:
-            _spread(_rewritten(lake, log, learnt), buckets, learnt_ids)
+        rows, trained_ids = Path(scratch) / "rows", Path(scratch) / "trained"
+        _spread(_events(lake, log, counts, trained_on, users), buckets, rows)
+        if trained_on is not None:
+            _spread(_rewritten(lake, log, trained_on), buckets, trained_ids)
         for bucket in range(buckets):
             # Items are looked up once per bucket: each lookup costs time in the number of all items.
-            known = _in_order(rows / str(bucket), learnt_ids / str(bucket), counts)
+            known = _in_order(rows / str(bucket), trained_ids / str(bucket), counts)
             row = pl.Series("row", pc.index_in(known["item_id"].to_arrow().cast(items.type), items))
             new = pl.Series(~had_sid).gather(row)
             yield known.with_columns(row, pl.col("fresh") | new.fill_null(False)).select(*EVENT, "row", "fresh")
 
 
-def users_with_fresh_events(lake: Lake, log: LogSlice, items: pa.Array, learnt: TrainedSlice) -> pa.Array:
-    """Return the users with a visible event that is not `learnt`.
+def users_with_fresh_events(lake: Lake, log: LogSlice, items: pa.Array, trained_on: TrainedSlice) -> pa.Array:
+    """Return the users with a visible event that is not in `trained_on`.
 
     Files without such an event are not read, unless some items had no SID. If the table was compacted since, if events
     came again, or if new events are of no item of `items`, users with nothing to learn may be included.
     """
-    old = learnt.log
-    new_items = items.filter(pc.invert(pc.is_in(items, learnt.items)))
+    old = trained_on.log
+    new_items = items.filter(pc.invert(pc.is_in(items, trained_on.items)))
     fresh = (ds.field("arrival_time") > old.as_of) | (ds.field("event_time") >= old.cutoff)
     if len(new_items):
         fresh |= ds.field("item_id").isin(new_items)
@@ -110,20 +110,20 @@ def users_with_fresh_events(lake: Lake, log: LogSlice, items: pa.Array, learnt: 
 
 
 def _events(
-    lake: Lake, log: LogSlice, counts: Counts, learnt: TrainedSlice | None, users: pa.Array | None
+    lake: Lake, log: LogSlice, counts: Counts, trained_on: TrainedSlice | None, users: pa.Array | None
 ) -> Iterator[pa.RecordBatch]:
     """Yield the visible events with `fresh`, unordered."""
     where = log.visible if users is None else log.visible & ds.field("user_id").isin(users)
-    known = lake.file_names("interactions", learnt.log.version) if learnt else set()
-    columns = [*EVENT, *PLACE, *([] if learnt is None else [FILE])]
+    known = lake.file_names("interactions", trained_on.log.version) if trained_on else set()
+    columns = [*EVENT, *ARRIVAL_ORDER, *([] if trained_on is None else [FILE])]
     for batch in lake.batches("interactions", columns, where, BATCH_ROWS, log.version):
         counts.rows_in += batch.num_rows
-        yield batch.append_column("fresh", _fresh(batch, learnt, known)).select([*EVENT, *PLACE, "fresh"])
+        yield batch.append_column("fresh", _fresh(batch, trained_on, known)).select([*EVENT, *ARRIVAL_ORDER, "fresh"])
 
 
-def _rewritten(lake: Lake, log: LogSlice, learnt: TrainedSlice) -> Iterator[pa.RecordBatch]:
-    """Yield user and id of the learnt events in files that a compaction has since removed; mostly there are none."""
-    columns, old = ["user_id", "event_id"], learnt.log
+def _rewritten(lake: Lake, log: LogSlice, trained_on: TrainedSlice) -> Iterator[pa.RecordBatch]:
+    """Yield user and id of events trained on, in files that a compaction has since removed; mostly there are none."""
+    columns, old = ["user_id", "event_id"], trained_on.log
     return lake.batches("interactions", columns, old.visible, BATCH_ROWS, old.version, since=log.version)
 
 
@@ -146,29 +146,29 @@ def _spread(batches: Iterator[pa.RecordBatch], buckets: int, folder: Path) -> No
                     writers[name].write_batch(spread.slice(start, stop - start))
 
 
-def _fresh(batch: pa.RecordBatch, learnt: TrainedSlice | None, known: set[str]) -> pa.Array:
+def _fresh(batch: pa.RecordBatch, trained_on: TrainedSlice | None, known: set[str]) -> pa.Array:
     """Return a mask of the batch's events that the slice does not hold; `known` are the names of its files."""
-    if learnt is None or (batch.num_rows and file_name(batch.column(FILE)[0].as_py()) not in known):
+    if trained_on is None or (batch.num_rows and file_name(batch.column(FILE)[0].as_py()) not in known):
         return pa.array(np.ones(batch.num_rows, np.bool_))
-    times = {"arrival_time": learnt.log.as_of, "event_time": learnt.log.cutoff}
+    times = {"arrival_time": trained_on.log.as_of, "event_time": trained_on.log.cutoff}
     as_of, cutoff = (pa.scalar(time, batch.column(name).type) for name, time in times.items())
     arrived = pc.less_equal(batch.column("arrival_time"), as_of)
     happened = pc.less(batch.column("event_time"), cutoff)
     return pc.invert(pc.and_(arrived, happened))
 
 
-def _in_order(path: Path, learnt_ids: Path, counts: Counts) -> pl.DataFrame:
+def _in_order(path: Path, trained_ids: Path, counts: Counts) -> pl.DataFrame:
     """Return the events of a bucket in order, each once: the copy in the slice, or the one that arrived first."""
     if not path.exists():
-        log = pa.schema([INTERACTIONS.schema.field(name) for name in (*EVENT, *PLACE)])
+        log = pa.schema([INTERACTIONS.schema.field(name) for name in (*EVENT, *ARRIVAL_ORDER)])
         return pl.DataFrame(log.append(pa.field("fresh", pa.bool_())).empty_table())
     rows = _read_once(path)
-    if learnt_ids.exists():
-        learnt = _read_once(learnt_ids)["event_id"].unique()
-        rows = rows.with_columns(pl.col("fresh") & ~pl.col("event_id").is_in(learnt.implode()))
+    if trained_ids.exists():
+        known = _read_once(trained_ids)["event_id"].unique()
+        rows = rows.with_columns(pl.col("fresh") & ~pl.col("event_id").is_in(known.implode()))
     once = rows
     if rows["event_id"].n_unique() < rows.height:
-        copies = rows.sort("user_id", "event_time", "event_id", "fresh", *PLACE, maintain_order=True)
+        copies = rows.sort("user_id", "event_time", "event_id", "fresh", *ARRIVAL_ORDER, maintain_order=True)
         once = copies.unique("event_id", keep="first", maintain_order=True)
     counts.refuse(Reason.DUPLICATE_EVENT, rows.height - once.height)
     return in_order(once)

@@ -9,9 +9,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipelines.counts import Counts
-from pipelines.embed.embed import matrix, read_vectors, store_vectors
 from pipelines.fusion.frozen import Fusion
 from pipelines.modalities import Matrix, Modality
+from pipelines.vector_store import matrix, read_vectors, store_vectors
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import Reject, quarantine

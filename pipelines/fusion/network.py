@@ -97,10 +97,10 @@ class FusionNet(nn.Module):
         summed = cross_entropy(scores, target, reduction="sum")
         share = summed / pairs
         if spec.align and len(self.modalities) > 1:
-            share = share + spec.align * self._apart([each[:pairs] for each in encoded], step, scale, target)
+            share = share + spec.align * self._two_view_loss([each[:pairs] for each in encoded], step, scale, target)
         return share, summed.detach()
 
-    def _apart(self, encoded: Sequence[Tensor], step: Step, scale: Tensor, target: Tensor) -> Tensor:
+    def _two_view_loss(self, encoded: Sequence[Tensor], step: Step, scale: Tensor, target: Tensor) -> Tensor:
         """InfoNCE of two views of the same items: their behaviour, or else first modality, and all other modalities."""
         present = step.present[: len(step.repeated)]
         alone = torch.zeros_like(present)

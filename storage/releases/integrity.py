@@ -153,10 +153,10 @@ def adopt_all(lake: Lake, manifests: Iterable[Manifest], provenance: Provenance)
     return len(found)
 
 
-def first_fault(check: Callable[..., object], *arguments: object) -> str:
-    """Return the fault that a check raises, as text; empty if it raises none."""
+def first_fault(check: Callable[..., object], *arguments: object) -> str | None:
+    """Return the fault that a check raises, as text; None if it raises none."""
     try:
         check(*arguments)
     except (LakeError, ValueError, OSError) as error:
         return str(error)
-    return ""
+    return None

@@ -10,6 +10,8 @@ and "the alias moved there" are one atomic fact. Rules:
 - The new target of the alias is checked to exist undamaged before the alias moves.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -29,42 +31,57 @@ PUBLISH, ROLLBACK, HOLD, LIFT = "publish", "rollback", "hold", "lift"
 CUT_OFF_TABLES = ("items", "interactions")
 
 
+MayBeWorse = Callable[[Manifest], bool]
+"""Whether a model that is worse than a baseline may be chosen for a release, by the gate of models in its recipe."""
+
+
+def _never(manifest: Manifest) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What is published: a release, with a named model, with a model that is chosen, or `without_model`.
+
+    `note` says who published. Checking the pinned files takes at most `seconds`; None checks all of them.
+    """
+
+    release: str
+    note: str
+    model: str | None = None
+    without_model: bool = False
+    may_be_worse: MayBeWorse = _never
+    seconds: float | None = None
+
+
 def publish(
     lake: Lake,
     release: str,
     provenance: Provenance,
     model: str | None = None,
+    *,
     alias: str = PRODUCTION,
     without_model: bool = False,
+    may_be_worse: MayBeWorse = _never,
 ) -> Published:
     """Point `alias` at (release, model) by a person's decision; a hold is lifted.
 
-    Without `model`, the newest model that was trained for this release and is not worse than a baseline (the gate
-    `model_against_baselines`) is used; once it was published with the release, the last model published with it; else
-    the current one, if it speaks the vocabulary.
+    Without `model`, the newest model that was trained for this release and is not worse than a baseline is used (if it
+    `may_be_worse`, the newest one); once it was published with the release, the last model published with it; else the
+    current one, if it speaks the vocabulary.
 
     Refused are: a candidate with a failed blocking gate (GateBlocked); one that lacks a segment published since it was
     made, or an item of the release it would replace, or that is of an earlier time (StaleCandidate); a model of another
     vocabulary; and leaving the alias without the model it has, unless `without_model` is set (PublishRefused).
     """
-    history = pointer_history(lake, alias)
-    return _publish(lake, release, provenance, PUBLISH, history, model, alias, without_model, seconds=None)
+    publication = Publication(release, PUBLISH, model, without_model, may_be_worse)
+    return _publish(lake, publication, pointer_history(lake, alias), provenance)
 
 
-def publish_by_run(
-    lake: Lake,
-    release: str,
-    provenance: Provenance,
-    note: str,
-    decided_on: Pointer,
-    model: str | None = None,
-    without_model: bool = False,
-    seconds: float | None = None,
-) -> Published:
+def publish_by_run(lake: Lake, publication: Publication, decided_on: Pointer, provenance: Provenance) -> Published:
     """Publish as `publish` does, for a run that decided on the pointer `decided_on`.
 
-    Raise PointerMoved if the alias has moved since, and Held if it is held. Checking the pinned files takes at most
-    `seconds`.
+    Raise PointerMoved if the alias has moved since, and Held if it is held.
     """
     history = pointer_history(lake, decided_on.name)
     if history[-1].sequence != decided_on.sequence:
@@ -73,41 +90,40 @@ def publish_by_run(
         )
     held = hold_of(history)
     if held is not None:
-        raise Held(f"{held} {release} stays a candidate; {_lifting(release)}")
-    return _publish(lake, release, provenance, note, history, model, decided_on.name, without_model, seconds)
+        raise Held(f"{held} {publication.release} stays a candidate; {_lifting(publication.release)}")
+    return _publish(lake, publication, history, provenance)
 
 
-def _publish(
-    lake: Lake,
-    release: str,
-    provenance: Provenance,
-    note: str,
-    history: list[Pointer],
-    model: str | None,
-    alias: str,
-    without_model: bool,
-    seconds: float | None,
-) -> Published:
-    before = history[-1]
-    manifest = read_release(lake, release)
+def _publish(lake: Lake, publication: Publication, history: list[Pointer], provenance: Provenance) -> Published:
+    before, manifest = history[-1], read_release(lake, publication.release)
     _check_gates(manifest)
-    _check_not_stale(lake, manifest, history, alias)
-    chosen = None if without_model and model is None else _choose_model(lake, manifest, model, history)
-    if chosen is None and before.value and before.value["model"] and not without_model:
+    _check_not_stale(lake, manifest, history)
+    chosen = publication.model
+    if chosen is None and not publication.without_model:
+        chosen = _default_model(lake, manifest, history, publication.may_be_worse)
+    elif chosen is not None:
+        _check_vocabulary(lake, manifest, chosen)
+    if chosen is None and before.value and before.value["model"] and not publication.without_model:
         raise PublishRefused(
-            f"{manifest.id} would leave {alias!r} without a generator: {before.value['model']} speaks another "
+            f"{manifest.id} would leave {before.name!r} without a generator: {before.value['model']} speaks another "
             f"vocabulary. Train one with `sidmill run train --release {manifest.id}` and publish then, or publish it "
             f"without: `sidmill release publish {manifest.id} --without-model`."
         )
     value = {"release": manifest.id, "model": chosen}
     if before.value == value and hold_of(history) is None:
         return Published(manifest.id, chosen)
-    check_pinned(lake, manifest, chosen, provenance, seconds)
-    move_pointer(lake, before, value, note, provenance)
+    check_pinned(lake, manifest, chosen, provenance, publication.seconds)
+    move_pointer(lake, before, value, publication.note, provenance)
     return Published(manifest.id, chosen)
 
 
-def rollback(lake: Lake, provenance: Provenance, to: str | None = None, alias: str = PRODUCTION) -> Published:
+def rollback(
+    lake: Lake,
+    provenance: Provenance,
+    to: str | None = None,
+    alias: str = PRODUCTION,
+    may_be_worse: MayBeWorse = _never,
+) -> Published:
     """Point `alias` back at a release that was published before, with its model, and hold it there.
 
     SIDs published since stay taken. Without `to`, the target is the release published before the current one and not
@@ -121,8 +137,8 @@ def rollback(lake: Lake, provenance: Provenance, to: str | None = None, alias: s
     if to == now.value["release"]:
         return Published(**now.value)
     ever = [move.value for move in history[1:-1] if move.value["release"] != now.value["release"]]
-    standing = [value for value in _standing(history) if value["release"] != now.value["release"]]
-    wanted = standing if to is None else [value for value in ever if value["release"] == to]
+    earlier = [value for value in _not_undone(history) if value["release"] != now.value["release"]]
+    wanted = earlier if to is None else [value for value in ever if value["release"] == to]
     if not wanted:
         known = ", ".join(sorted({value["release"] for value in ever}))
         choice = f"published at some time: {known}; `--to RELEASE` chooses one" if known else "no other was published"
@@ -132,7 +148,7 @@ def rollback(lake: Lake, provenance: Provenance, to: str | None = None, alias: s
             f"`sidmill release publish {here} --model MODEL` gives {here} another model."
         )
     manifest = read_release(lake, wanted[-1]["release"])
-    model = wanted[-1]["model"] or _choose_model(lake, manifest, None, history)
+    model = wanted[-1]["model"] or _default_model(lake, manifest, history, may_be_worse)
     check_pinned(lake, manifest, model, provenance)
     move_pointer(lake, now, {"release": manifest.id, "model": model}, ROLLBACK, provenance)
     return Published(manifest.id, model)
@@ -162,8 +178,8 @@ def hold_of(history: list[Pointer]) -> str | None:
     if kind not in (ROLLBACK, HOLD) or last.at is None:
         return None
     why = "was rolled back to" if kind == ROLLBACK else "is held at"
-    told = f" ({reason})" if reason else ""
-    return f"{last.name} {why} {last.value['release']} on {_time(last.at)}{told}, and runs do not move it."
+    given = f" ({reason})" if reason else ""
+    return f"{last.name} {why} {last.value['release']} on {_time(last.at)}{given}, and runs do not move it."
 
 
 def held(lake: Lake, alias: str = PRODUCTION) -> str | None:
@@ -183,15 +199,15 @@ def was_published(lake: Lake, model: str, alias: str = PRODUCTION) -> bool:
     return any(move.value["model"] == model for move in pointer_history(lake, alias)[1:])
 
 
-def _standing(history: list[Pointer]) -> list[dict[str, Any]]:
+def _not_undone(history: list[Pointer]) -> list[dict[str, Any]]:
     """Return the pairs published up to the alias's target, without those undone by a rollback."""
-    standing: list[dict[str, Any]] = []
+    kept: list[dict[str, Any]] = []
     for move in history[1:]:
-        places = [place for place, value in enumerate(standing) if value["release"] == move.value["release"]]
+        places = [place for place, value in enumerate(kept) if value["release"] == move.value["release"]]
         if move.note == ROLLBACK and places:
-            del standing[places[-1] :]
-        standing.append(move.value)
-    return standing
+            del kept[places[-1] :]
+        kept.append(move.value)
+    return kept
 
 
 def _check_gates(manifest: Manifest) -> None:
@@ -205,8 +221,8 @@ def _check_gates(manifest: Manifest) -> None:
         )
 
 
-def _check_not_stale(lake: Lake, manifest: Manifest, history: list[Pointer], alias: str) -> None:
-    ever = published_assignments(lake, manifest.codebook.id, alias)
+def _check_not_stale(lake: Lake, manifest: Manifest, history: list[Pointer]) -> None:
+    ever = published_assignments(lake, manifest.codebook.id, history[-1].name)
     lost = [assignment for assignment in ever if assignment not in manifest.assignments]
     if lost:
         raise StaleCandidate(
@@ -257,33 +273,29 @@ def _catching_up(manifest: Manifest) -> str:
     return f"Catch up with `sidmill run nightly --parent {manifest.id}`, then publish the release that makes."
 
 
-def _unasked_model(lake: Lake, manifest: Manifest, history: list[Pointer]) -> str | None:
+def _default_model(lake: Lake, manifest: Manifest, history: list[Pointer], may_be_worse: MayBeWorse) -> str | None:
     """Return the newest model trained for a release that its gate allows.
 
-    Once that was published with the release, return the last one published with it; else the current one.
+    Once that was published with the release, return the last one published with it; else the current one. Return None
+    if that one does not speak the vocabulary of the release.
     """
     with_it = [move.value["model"] for move in history[1:] if move.value["release"] == manifest.id]
-    gate = manifest.recipe.get("gates", {}).get("model_against_baselines", {})
-    newest = newest_model(lake, manifest.id, worse_too=gate.get("severity") == "warn")
-    if newest is not None and newest not in with_it:
-        return newest
-    last = next((model for model in reversed(with_it) if model is not None), None)
-    return last or (history[-1].value["model"] if history[-1].value else None)
-
-
-def _choose_model(lake: Lake, manifest: Manifest, model: str | None, history: list[Pointer]) -> str | None:
-    candidate = model or _unasked_model(lake, manifest, history)
-    if candidate is None:
+    newest = newest_model(lake, manifest.id, worse_too=may_be_worse(manifest))
+    if newest is None or newest in with_it:
+        last = next((model for model in reversed(with_it) if model is not None), None)
+        newest = last or (history[-1].value["model"] if history[-1].value else None)
+    if newest is None or model_vocabulary(lake, newest) != manifest.codebook.vocabulary:
         return None
-    vocabulary = model_vocabulary(lake, candidate)
-    if vocabulary == manifest.codebook.vocabulary:
-        return candidate
-    if model is None:
-        return None  # a kept model that does not speak the new vocabulary is dropped
-    raise PublishRefused(
-        f"model {model} speaks vocabulary {vocabulary}, {manifest.id} speaks {manifest.codebook.vocabulary}; "
-        f"train one with `sidmill run train --release {manifest.id}` or publish without a model."
-    )
+    return newest
+
+
+def _check_vocabulary(lake: Lake, manifest: Manifest, model: str) -> None:
+    vocabulary = model_vocabulary(lake, model)
+    if vocabulary != manifest.codebook.vocabulary:
+        raise PublishRefused(
+            f"model {model} speaks vocabulary {vocabulary}, {manifest.id} speaks {manifest.codebook.vocabulary}; "
+            f"train one with `sidmill run train --release {manifest.id}` or publish without a model."
+        )
 
 
 def _pair(pointer: Pointer) -> str:

@@ -157,7 +157,7 @@ def test_a_token_makes_sids_unique_under_the_default_gates_and_a_night_counts_on
     for *codes, token in second.values():
         tokens.setdefault(tuple(codes) if policy == "suffix" else (), []).append(token)
     assert all(sorted(counted) == list(range(len(counted))) for counted in tokens.values())
-    assert [wrong for _, _, wrong in verify(lake) if wrong] == []
+    assert [finding for finding in verify(lake) if finding.fault] == []
 
 
 @pytest.mark.slow
@@ -202,7 +202,7 @@ def test_items_may_share_sids_where_the_recipe_keeps_collisions(
     assert release.metrics["collision_rate"] > 0
     assert release.metrics["largest_group"] > 1
     assert release.metrics["consumed_together_sharing"][0] > 1.3 * release.metrics["random_pairs_sharing"][0] > 0
-    assert [wrong for _, _, wrong in verify(lake) if wrong] == []
+    assert [finding for finding in verify(lake) if finding.fault] == []
     sharing = explain_item(lake, release, "i0000")["path"][-1]
     assert sharing["items"] == sum(sid == second["i0000"] for sid in second.values())
     train(lake.uri)

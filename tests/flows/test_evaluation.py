@@ -97,15 +97,15 @@ def test_cases_are_those_of_a_plain_loop(
     if again:
         deliver(lake, rows[:3], "log:1")
     version = lake.version("interactions")
-    learnt = LogSlice(version, START + timedelta(days=ARRIVED), START + timedelta(minutes=CUTOFF))
+    trained_on = LogSlice(version, START + timedelta(days=ARRIVED), START + timedelta(minutes=CUTOFF))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(user_buckets, "BUCKET_EVENTS", per_bucket)
-        found = evaluation_cases(lake, learnt, TRIE, version, ("impression",), model)
-    wanted, wanted_learnt = plain(rows, positive_only)
+        found = evaluation_cases(lake, trained_on, TRIE, version, ("impression",), model)
+    wanted, wanted_trained_on = plain(rows, positive_only)
     assert (found is None) == (not wanted)
     if found is None:
         return
-    cases, learnt_rows = found
+    cases, trained_rows = found.cases, found.trained_on
     taken = cases.taken(np.arange(len(cases)))
     made = [
         (
@@ -119,4 +119,4 @@ def test_cases_are_those_of_a_plain_loop(
     assert sorted(made) == sorted(
         ([(codes[row], kind) for row, kind in read], *rest) for read, *rest in wanted.values()
     )
-    assert sorted(rows.tolist() for rows in learnt_rows if len(rows)) == sorted(wanted_learnt)
+    assert sorted(rows.tolist() for rows in trained_rows if len(rows)) == sorted(wanted_trained_on)

@@ -61,4 +61,4 @@ def test_a_night_folds_new_items_in_beside_a_sasrec_and_moves_no_vector(
     assert reference.fingerprint != first.encoders["collaborative"].fingerprint
     stored = lake.frame("vectors").filter(collaborative & (pl.col("fingerprint") == reference.fingerprint))
     assert stored["vector"].list.len().unique().to_list() == [20]
-    assert [finding for finding in verify(lake) if finding[2]] == []
+    assert [finding for finding in verify(lake) if finding.fault] == []

@@ -142,9 +142,9 @@ def test_what_is_held_out_changes_nothing_that_is_made(tmp_path: Path, fast: dic
         found = evaluation_cases(lake, LogSlice.of(manifest), trie, version, ("impression",), GeneratorSpec())
         assert found is not None
         cases.append(found)
-    (first, learnt), (second, learnt_other) = cases
-    assert [rows.tolist() for rows in learnt] == [rows.tolist() for rows in learnt_other]
-    assert first.target_rows.tolist() != second.target_rows.tolist()
+    first, second = cases
+    assert [rows.tolist() for rows in first.trained_on] == [rows.tolist() for rows in second.trained_on]
+    assert first.cases.target_rows.tolist() != second.cases.target_rows.tolist()
     assert [len(evaluations(lake)) for lake in lakes] == [1, 1]
 
 

@@ -12,8 +12,8 @@ from flows.bootstrap import bootstrap
 from flows.inspect.verify import verify
 from flows.nightly import nightly
 from flows.runtime.run import Run
-from flows.steps.basis import Basis
 from flows.steps.fit import fit
+from flows.steps.fitted_artifacts import FittedArtifacts
 from flows.train import train
 from pipelines.compute import OnRay
 from sidmill.release import open_trie
@@ -62,7 +62,7 @@ def test_rq_vae_from_bootstrap_over_a_night_to_a_backfill(
     assert published(lake).release == "r-000002"  # type: ignore[union-attr]
     assert sids(lake, "production") == second
     assert sids(lake, made["release"]).keys() == second.keys()
-    assert [finding for finding in verify(lake) if finding[2]] == []
+    assert [finding for finding in verify(lake) if finding.fault] == []
 
 
 @pytest.mark.slow
@@ -95,14 +95,14 @@ def test_a_fit_on_ray_is_trained_by_ray_train_and_a_generator_learns_its_sids(
 ) -> None:
     """The fit alone is put on Ray: with 40 items all else runs in process."""
 
-    def fit_on_ray(run: Run, *arguments: Any) -> Basis:
+    def fit_on_ray(run: Run, *arguments: Any) -> FittedArtifacts:
         here, run.compute = run.compute, OnRay(run.recipe.compute)
         try:
             return fit(run, *arguments)
         finally:
             run.compute = here
 
-    monkeypatch.setattr("flows.bootstrap.fit", fit_on_ray)
+    monkeypatch.setattr("flows.candidates.fit", fit_on_ray)
     recipe["codebook"] = {"quantizer": "rq-vae", "levels": LEVELS, "vae": {**ALIGNED, "workers": workers}}
     recipe["train"] = {"workers": 1, "epochs": 6}
     recipe["evaluate"] = {"exclude_seen": False}

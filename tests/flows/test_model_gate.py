@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_standing import TEXT_ALONE, WHO, row
+from test_lake_state import TEXT_ALONE, WHO, row
 
 from conftest import write_items
 from flows.bootstrap import bootstrap
 from flows.cli.main import run_command
-from flows.gates.model_gate import judge_model
+from flows.gates.model_gate import judge_model, may_be_worse
 from flows.inspect.evaluation_tables import evaluation_tables, verdicts
 from flows.recipe import RecipeError, load_recipe
 from flows.runtime.run import open_run
@@ -77,6 +77,19 @@ def test_a_run_keeps_a_worse_model_from_production_and_says_how_to_publish_it(
     assert published(lake) == Published("r-000001", worse)
 
 
+@pytest.mark.parametrize("severity", ["block", "warn"])
+def test_the_recipe_of_a_release_decides_whether_a_worse_model_is_chosen_for_it(tmp_path: Path, severity: str) -> None:
+    write_items(tmp_path / "items.jsonl", 0, 24)
+    recipe = {**TEXT_ALONE, "gates": {"model_against_baselines": {"severity": severity}}}
+    bootstrap(str(tmp_path / "lake"), recipe, [str(tmp_path / "items.jsonl")])
+    lake = Lake(str(tmp_path / "lake"))
+    worse = evaluated(lake, "worse", popularity="is worse")
+    assert run_command(["release", "publish", "r-000001", "--lake", lake.uri]) == 0
+    assert published(lake) == Published("r-000001", worse if severity == "warn" else None)
+    before_that_gate = read_release(lake, "r-000001").model_copy(update={"recipe": {"gates": {}}})
+    assert not may_be_worse(before_that_gate)
+
+
 def test_a_recipe_may_let_worse_models_pass_and_what_is_not_told_apart_passes_with_a_warning(
     lake: Lake, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,20 +122,20 @@ def test_the_gate_of_models_changes_no_identity_of_a_release_or_a_model() -> Non
 def test_only_what_is_worse_is_kept_back_and_only_where_the_gate_blocks(verdict: str, severity: Any) -> None:
     found = judge_model("m-000001", "r-000001", {"against": against(popularity=verdict)}, severity)
     assert found.publishable == (verdict != "is worse" or severity == "warn")
-    assert bool(found.told) == (verdict != "beats")
+    assert bool(found.message) == (verdict != "beats")
 
 
 def test_each_baseline_is_named_beside_what_it_decides_and_a_model_nobody_judged_passes() -> None:
     both = {"against": against(popularity="is worse", item_knn="is worse", random="beats")}
-    blocked = judge_model("m-000001", "r-000001", both, "block").told
+    blocked = judge_model("m-000001", "r-000001", both, "block").message
     assert "m-000001 is not published, for it is worse than item-knn and popularity." in blocked
-    assert "worse than item-knn and popularity; the recipe" in judge_model("m", "r", both, "warn").told
+    assert "worse than item-knn and popularity; the recipe" in judge_model("m", "r", both, "warn").message
     alike = {"against": against(popularity="not told apart", item_knn="beats")}
-    assert judge_model("m", "r", alike, "block").told == "warning: m is not told apart from popularity"
+    assert judge_model("m", "r", alike, "block").message == "warning: m is not told apart from popularity"
     for nothing in (None, {}, {"against": {}}):
         found = judge_model("m", "r", nothing, "block")
         assert found.publishable
-        assert "was not compared with baselines" in found.told
+        assert "was not compared with baselines" in found.message
 
 
 def test_the_verdict_stands_in_the_evaluation_with_its_interval() -> None:

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+import flows.candidates
 import flows.nightly
 import flows.runtime.run
 from flows.backfill import backfill
@@ -36,8 +37,8 @@ RECIPE: dict[str, Any] = {
     "gates": {gate: {"limit": 1.0, "severity": "warn"} for gate in ("shrinkage", "events_without_sid")},
 }
 WIDER = {**RECIPE, "codebook": {"levels": [{"codes": 16}, {"codes": 16}]}}
-POINTS = ("take_snapshot", "make_candidate", "publish")
-"""Names in `flows.nightly` before which something else may happen."""
+POINTS = {"take_snapshot": flows.nightly, "make_candidate": flows.candidates, "publish": flows.nightly}
+"""Names of steps of a night, with the module that calls them, before which something else may happen."""
 ITEMS = 12
 
 
@@ -101,16 +102,17 @@ class World:
             assert self._production().keys() == self.alive, step
 
     def _interrupt(self, patch: pytest.MonkeyPatch, step: Step) -> None:
-        called = getattr(flows.nightly, step.point)
+        module = POINTS[step.point]
+        called = getattr(module, step.point)
 
         def first(*arguments: Any, **options: Any) -> Any:
-            patch.setattr(flows.nightly, step.point, called)
+            patch.setattr(module, step.point, called)
             if step.inside is None:
                 raise Killed
             self.do(step.inside, nested=True)
             return called(*arguments, **options)
 
-        patch.setattr(flows.nightly, step.point, first)
+        patch.setattr(module, step.point, first)
 
     def _run(self, step: Step) -> bool:
         uri = self.lake.uri
@@ -205,7 +207,7 @@ PLAIN = ("night-add", "night-delete", "night-log", "night-empty", "rollback", "p
 hours = st.sampled_from([0, 0, 0, -6, 6])
 plain = st.builds(Step, st.sampled_from(PLAIN), hours)
 inside = st.none() | st.builds(Step, st.sampled_from(PLAIN))
-nights = st.builds(Step, st.sampled_from(PLAIN[:4]), hours, st.sampled_from(POINTS), inside)
+nights = st.builds(Step, st.sampled_from(PLAIN[:4]), hours, st.sampled_from(list(POINTS)), inside)
 steps = st.lists(plain | nights | st.just(Step("backfill")), min_size=2, max_size=5)
 
 STOPPED_BEFORE_IT_PUBLISHED = [Step("night-log", 0, "publish", Step("night-delete"))]

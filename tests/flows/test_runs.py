@@ -107,7 +107,7 @@ def test_from_bootstrap_over_nights_to_a_backfill(
     explained = explain_item(lake, read_release(lake, "r-000002"), "i0004")
     assert explained["sid"] == list(second["i0004"])
     assert explained["path"][-1]["items"] == 1
-    assert [finding for finding in verify(lake) if finding[2]] == []
+    assert [finding for finding in verify(lake) if finding.fault] == []
     assert [run.state for run in runs(lake)] == ["finished"] * 3
 
 
@@ -184,18 +184,18 @@ def test_attributes_and_places_are_modalities_like_the_others(
 def test_items_that_arrive_while_a_backfill_runs_are_caught_up_before_it_can_be_published(
     tmp_path: Path, small: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import flows.bootstrap
+    import flows.candidates
     from flows.steps.fit import fit
 
     lake = start(str(tmp_path / "lake"), small, recipe)
     write_items(small / "during.jsonl", 40, 4)
 
     def fit_while_a_night_runs(*arguments: object) -> object:
-        monkeypatch.setattr(flows.bootstrap, "fit", fit)
+        monkeypatch.setattr(flows.candidates, "fit", fit)
         nightly(lake.uri, None, [str(small / "during.jsonl")])
         return fit(*arguments)
 
-    monkeypatch.setattr(flows.bootstrap, "fit", fit_while_a_night_runs)
+    monkeypatch.setattr(flows.candidates, "fit", fit_while_a_night_runs)
     made = backfill(lake.uri, {**recipe, "codebook": {"levels": [{"codes": 16}, {"codes": 16}]}})
     assert published(lake).release != "r-000001"  # type: ignore[union-attr]
     assert read_release(lake, made["fitted"]).items == 40
@@ -261,8 +261,8 @@ def test_a_model_trained_for_a_backfill_is_published_with_it_and_the_training_sa
         ({**going_on, "generator": {**recipe["generator"], "dim": 64}}, made.id, False),  # type: ignore[dict-item]
     ):
         with open_run("train", lake.uri, settings, {}) as run:
-            former = resumable_production_model(run, read_release(lake, release))
-        assert (former is not None and former.id == model) == going
+            base_model = resumable_production_model(run, read_release(lake, release))
+        assert (base_model is not None and base_model.id == model) == going
     same = {
         **going_on,
         "train": {**going_on["train"], "workers": 1, "cpus_per_worker": 2, "checkpoint_steps": 7},  # type: ignore[dict-item]
@@ -498,7 +498,7 @@ def test_a_run_killed_after_a_commit_is_finished_by_the_same_command(
     bootstrap(uri, recipe, [str(small / "items.jsonl")], [str(small / "log.csv")], "2024-03-01")
     whole = start(str(tmp_path / "whole"), small, recipe, as_of="2024-03-01")
     assert sids(lake, "production") == sids(whole, "production")
-    assert [finding for finding in verify(lake) if finding[2]] == []
+    assert [finding for finding in verify(lake) if finding.fault] == []
     assert len(releases(lake)) == 1
     keys = lake.frame("vectors").select("item_id", "modality", "content_hash", "fingerprint")
     assert not keys.is_duplicated().any()

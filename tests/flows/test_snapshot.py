@@ -217,7 +217,7 @@ def changed(name: str, value: Any) -> Callable[[dict[str, Any]], dict[str, Any]]
         changed("parent", "r-000002"),
         changed("content", {"items": 2, "events": 1}),
         changed("recipe_hash", "other"),
-        changed("asked", {"budget": 0.2, "kept": False}),
+        changed("extra_key_fields", {"budget": 0.2, "kept": False}),
     ],
 )
 def test_a_key_is_the_same_for_the_same_and_another_for_anything_else(change: Callable[..., dict[str, Any]]) -> None:
@@ -226,7 +226,7 @@ def test_a_key_is_the_same_for_the_same_and_another_for_anything_else(change: Ca
         "parent": "r-000001",
         "content": {"items": 1, "events": 1},
         "recipe_hash": "r",
-        "asked": {"budget": 0.1, "kept": False},
+        "extra_key_fields": {"budget": 0.1, "kept": False},
     }
     turned = {**asked, "content": {"events": 1, "items": 1}}
     assert release_key(**asked) == release_key(**turned), "names have no order"

@@ -22,7 +22,7 @@ from training.data.histories import Plan
 from training.errors import VocabularyMismatch
 from training.models.generator import Generator
 from training.models.saved import load_generator
-from training.objectives.next_code import NextCode
+from training.objectives.next_code import NextCode, Origin
 from training.spec import GeneratorSpec
 
 PLAN = Plan("r-1", buckets=1, sizes=(3, 4), batch_size=2, max_events=4)
@@ -30,7 +30,7 @@ PLAN = Plan("r-1", buckets=1, sizes=(3, 4), batch_size=2, max_events=4)
 
 def saved(directory: Path) -> Generator:
     spec = GeneratorSpec(constrained=False, dim=16, layers=1, heads=2, kv_heads=1, ff=8, max_events=4)
-    trainable = NextCode(spec, PLAN, lambda _: None, "vocabulary-a", release="r-1", recipe="recipe-a")
+    trainable = NextCode(spec, PLAN, lambda _: None, Origin("vocabulary-a", "r-1", "recipe-a"))
     record = Record(trainable.identity, Cursor(PLAN.hash, 2, 7), 11, [{"loss": 0.1}])
     State.of(trainable.module, adamw(trainable.module, 0.1, 0.0)).write(directory, record)
     return trainable.generator

@@ -22,7 +22,7 @@ from training.data.histories import Batch, Plan
 from training.models.generator import Generator
 from training.models.layers import Experts
 from training.models.saved import load_generator
-from training.objectives.next_code import NextCode
+from training.objectives.next_code import NextCode, Origin
 from training.spec import GeneratorSpec, TrainSpec
 
 SPEC = GeneratorSpec(
@@ -70,7 +70,7 @@ class OneBias(NextCode):
 
 
 def make(vocabulary: str) -> NextCode:
-    return OneBias(SPEC, PLAN, read_cycle, vocabulary, release="r-1", recipe="recipe")
+    return OneBias(SPEC, PLAN, read_cycle, Origin(vocabulary, "r-1", "recipe"))
 
 
 STEPS = -(-60 // 9)

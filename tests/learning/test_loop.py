@@ -20,7 +20,7 @@ from learning.loop import Loop, Save
 from learning.prefetcher import Prefetcher
 from learning.trainable import Cursor
 from training.data.histories import Batch, Plan
-from training.objectives.next_code import NextCode
+from training.objectives.next_code import NextCode, Origin
 from training.spec import GeneratorSpec, TrainSpec
 
 SPEC = GeneratorSpec(
@@ -49,7 +49,7 @@ class Told(NextCode):
     """Remembers loss and events of every step."""
 
     def __init__(self, spec: GeneratorSpec = SPEC) -> None:
-        super().__init__(spec, PLAN, read, "v", release="r-1", recipe="recipe")
+        super().__init__(spec, PLAN, read, Origin("v", "r-1", "recipe"))
         self.steps: list[tuple[float, list[str]]] = []
 
     def loss(self, module: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -66,7 +66,11 @@ def save_to(folder: Path, die_after: int | None = None) -> Save:
     def save(loop: Loop, last: bool) -> None:
         progress = loop.progress
         record = checkpoint.Record(
-            loop.trainable.identity, progress.cursor, progress.step, progress.history, begun=progress.begun
+            loop.trainable.identity,
+            progress.cursor,
+            progress.step,
+            progress.history,
+            partial_epoch_sums=progress.partial_epoch_sums,
         )
         checkpoint.State.of(loop.trainable.module, loop.optimizer).write(folder, record)
         if progress.step == die_after:

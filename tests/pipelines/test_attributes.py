@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.compute import apply
-from pipelines.embed.attributes import EARTH_KM, MultiHot, Waves, place_of, values_of
+from pipelines.embed.attributes import EARTH_KM, MultiHot, SphericalFourierFeatures, place_of, values_of
 from pipelines.embed.protocol import Vectors
 from pipelines.embed.stages import EmbedAttributes
 from pipelines.spec import AttributesSpec, CoordinatesSpec
@@ -63,7 +63,7 @@ PLACES = st.tuples(st.floats(-90, 90), st.floats(-180, 180))
 def test_near_places_are_nearer_than_far_ones_also_at_the_poles_and_the_date_line(
     place: tuple[float, float], near: float, far: float
 ) -> None:
-    waves = Waves(CoordinatesSpec())
+    features = SphericalFourierFeatures(CoordinatesSpec())
 
     def north(kilometres: float) -> tuple[float, float]:
         degrees = math.degrees(kilometres / EARTH_KM)
@@ -71,7 +71,7 @@ def test_near_places_are_nearer_than_far_ones_also_at_the_poles_and_the_date_lin
         return latitude, place[1]
 
     here, close, away, turned = unit(
-        waves.encode([json.dumps(each) for each in (place, north(near), north(far), (place[0], -place[1]))])
+        features.encode([json.dumps(each) for each in (place, north(near), north(far), (place[0], -place[1]))])
     )
     assert here @ close > 0.85
     assert here @ close > here @ away + 0.05

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 import tokenizer.arrays.vectors
-from learning.progress import heard_by, tell
+from learning.progress import emit, progress_listener
 from pipelines.compute import InProcess, OnRay, StoredRows, apply
 from pipelines.spec import ComputeSpec
 from tokenizer.arrays.vectors import ArrayRows
@@ -62,7 +62,7 @@ def halving() -> Callable[[int], int]:
     def halved(rows: int) -> int:
         while rows > 1:
             rows //= 2
-            tell(f"{rows} left")
+            emit(f"{rows} left")
         if not rows:
             raise ValueError("nothing to halve")
         return rows
@@ -73,7 +73,7 @@ def halving() -> Callable[[int], int]:
 @pytest.mark.parametrize("compute", [InProcess(ComputeSpec()), OnRay(ComputeSpec())])
 def test_what_a_function_tells_is_heard_here_wherever_it_runs(compute: InProcess | OnRay, ray_cluster: None) -> None:
     heard: list[str] = []
-    with heard_by(heard.append):
+    with progress_listener(heard.append):
         assert compute.run(halving(), 8) == 1
         with pytest.raises(ValueError, match="nothing to halve"):
             compute.run(halving(), 0)

@@ -24,13 +24,14 @@ from PIL import Image
 from pipelines.compute import InProcess, OnRay, WorkerDied
 from pipelines.counts import Counts
 from pipelines.embed.clip_agreement import aligned
-from pipelines.embed.embed import cached, embed, read_vectors
+from pipelines.embed.embed import EncodingJob, embed
 from pipelines.embed.images import ImageRefused, decode_image
 from pipelines.embed.protocol import EncoderError, encode_all, fingerprint
 from pipelines.embed.stages import EmbedImages, EmbedText
 from pipelines.embed.text import TextEncoder, describe_text, model_folder
 from pipelines.embed.vision import OpenClip, _vit_pixels, describe_image
 from pipelines.spec import ComputeSpec, ImageSpec, TextSpec
+from pipelines.vector_store import cached, read_vectors
 from storage.commit import Provenance
 from storage.files.store import sha256
 from storage.lake import Lake
@@ -348,7 +349,9 @@ def test_one_changed_text_of_100_is_encoded_and_another_model_writes_beside_the_
         names = [f"{row:03d}" for row in range(len(texts))]
         items = pl.DataFrame({"item_id": names, "content_hash": hashes, "text": texts})
         mark = fingerprint(describe_text(spec))
-        counts = embed(lake, "text", mark, items, Counted, {"spec": spec}, compute, 50, WHO, lambda rows: None)
+        counts = embed(
+            lake, EncodingJob("text", mark, Counted, {"spec": spec}, 50), items, compute, WHO, lambda rows: None
+        )
         found = read_vectors(lake, "text", mark, items)
         assert found is not None
         assert found.present.all()
@@ -376,7 +379,8 @@ def test_one_changed_text_of_100_is_encoded_and_another_model_writes_beside_the_
 
 
 def run_embed(lake: Lake, compute: object, items: pl.DataFrame, make: type, arguments: dict[str, object]):  # type: ignore[no-untyped-def]
-    return embed(lake, "image", "print", items, make, arguments, compute, 4, WHO, lambda rows: None)  # type: ignore[arg-type]
+    job = EncodingJob("image", "print", make, arguments, 4)
+    return embed(lake, job, items, compute, WHO, lambda rows: None)  # type: ignore[arg-type]
 
 
 def test_bad_images_are_quarantined_good_ones_embedded_and_a_rerun_encodes_nothing(tmp_path: Path) -> None:

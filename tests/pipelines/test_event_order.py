@@ -14,7 +14,7 @@ from pipelines.event_log.event_order import ORDER, in_order
 from pipelines.event_log.visible_log import COLUMNS, LogSlice, histories
 from pipelines.ingest.interactions import ingest_interactions
 from pipelines.ingest.items import ingest_items
-from pipelines.sequences import build_sequences, read_bucket
+from pipelines.sequences import SequencesJob, build_sequences, read_bucket
 from pipelines.sources.files import find_sources
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
 from pipelines.spec import CollaborativeSpec
@@ -50,7 +50,7 @@ def test_a_log_of_days_is_read_in_the_order_of_its_files_by_behaviour_and_by_seq
         log = LogSlice(lake.version("interactions"), FAR, FAR)
         seen = histories(log.read(lake, COLUMNS), CollaborativeSpec(min_events=1))
         assert [seen.names[item] for item in seen.item] == came
-        build_sequences(lake, name, log, pa.array(ITEMS), codes, 1, WHO)
+        build_sequences(lake, SequencesJob(name, log, pa.array(ITEMS), codes, 1), WHO)
         assert read_bucket(lake, name, 0)["item_id"].to_pylist() == came
         lake.open("interactions").optimize.compact()
         lake.open("sequences").optimize.compact()

@@ -16,7 +16,7 @@ from log_rows import START, WHO, Row, deliver, event, order
 from pipelines import sequences
 from pipelines.event_log.user_buckets import TrainedSlice, user_buckets
 from pipelines.event_log.visible_log import LogSlice
-from pipelines.sequences import build_sequences, read_bucket
+from pipelines.sequences import SequencesJob, build_sequences, read_bucket
 from storage.commit import append
 from storage.lake import Lake
 
@@ -31,9 +31,10 @@ def visible(lake: Lake, days: int = 9, minutes: int = 10**6) -> LogSlice:
 
 
 def build(
-    lake: Lake, release: str, log: LogSlice, learnt: TrainedSlice | None = None, deleted: Iterable[str] = ()
+    lake: Lake, release: str, log: LogSlice, trained_on: TrainedSlice | None = None, deleted: Iterable[str] = ()
 ) -> Any:
-    return build_sequences(lake, release, log, pa.array(ITEMS), CODES, BUCKETS, WHO, learnt, set(deleted))
+    job = SequencesJob(release, log, pa.array(ITEMS), CODES, BUCKETS, trained_on, set(deleted))
+    return build_sequences(lake, job, WHO)
 
 
 def stored(lake: Lake, release: str) -> list[Row]:
@@ -116,18 +117,18 @@ def test_fresh_is_what_the_former_training_had_no_event_or_no_sid_for_whenever_i
         for each in (first, late)
     ]
     deliver(lake, deliveries[0], "log:0")
-    learnt = TrainedSlice(visible(lake, days, cutoff), pa.array(sorted(had_sid), pa.string()))
+    trained_on = TrainedSlice(visible(lake, days, cutoff), pa.array(sorted(had_sid), pa.string()))
     deliver(lake, deliveries[1], "log:1")
     if not lake.exists("interactions"):
         return
     if compacted:
         lake.open("interactions").optimize.z_order(["user_id"])
-    build(lake, "r-1", visible(lake), learnt)
+    build(lake, "r-1", visible(lake), trained_on)
     old = {
         row["event_id"]
         for row in deliveries[0]
-        if row["arrival_time"] <= learnt.log.as_of
-        and row["event_time"] < learnt.log.cutoff
+        if row["arrival_time"] <= trained_on.log.as_of
+        and row["event_time"] < trained_on.log.cutoff
         and row["item_id"] in had_sid
     }
     everything = {row["event_id"]: row for each in deliveries for row in each if row["item_id"] in ITEMS}

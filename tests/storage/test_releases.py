@@ -15,7 +15,7 @@ from storage.errors import GateBlocked, LakeNotFound, LineageBroken, PointerMove
 from storage.lake import Lake
 from storage.releases.models import models, models_of, record_evaluation
 from storage.releases.pointers import read_pointer
-from storage.releases.publishing import publish, publish_by_run, rollback, was_published
+from storage.releases.publishing import Publication, publish, publish_by_run, rollback, was_published
 from storage.releases.releases import (
     Published,
     fit_cutoff_of,
@@ -173,7 +173,7 @@ def test_who_decided_on_what_is_published_no_more_moves_nothing(tmp_path: Path) 
     before = read_pointer(lake, "production")
     publish(lake, two.id, WHO)
     with pytest.raises(PointerMoved, match=two.id):
-        publish_by_run(lake, one.id, WHO, "train", before, trained)
+        publish_by_run(lake, Publication(one.id, "train", trained), before, WHO)
     assert published(lake) == Published(two.id, trained)
 
 

@@ -159,7 +159,7 @@ def test_codes_below_prefixes_are_those_of_asking_in_rounds(
     nodes = PrefixCapacity(prefix, np.empty((0, len(sizes)), np.int32), sizes, np.ones(sizes[-1], np.bool_))
     level = CentroidLevel(Residual("", ()), points)
     block = Items({"": ArrayRows(vectors)}, ties)
-    found = assign_level(level, block, prefix, room.copy(), nodes if nodes.binding else None, LOCAL_THREADS, None)
+    found = assign_level(level, block, prefix, room.copy(), LOCAL_THREADS, nodes=nodes if nodes.binding else None)
     cost = np.concatenate([cost for _, cost in distance_blocks(vectors, points)]) + found.prices.astype(np.float32)
     left, turn = np.full((prefixes, codes), below), np.argsort(ties, kind="stable")
     expected = np.full(items, -1)
@@ -304,7 +304,7 @@ def test_who_lost_a_former_level_asks_for_nothing_and_gets_nothing() -> None:
     prefix[::4] = -1
     items = Items({"": ArrayRows(vectors)}, tie_keys([str(row) for row in range(40)]))
     level = CentroidLevel(Residual("", ()), points)
-    found = assign_level(level, items, prefix, np.full(5, 40), None, LOCAL_THREADS, None)
+    found = assign_level(level, items, prefix, np.full(5, 40), LOCAL_THREADS)
     assert (found.codes[::4] == -1).all()
     assert (found.first[::4] == -1).all()
     rest = prefix[:, 0] == 0
@@ -321,7 +321,7 @@ def test_how_many_rows_are_looked_at_together_changes_no_code(
     ties, capacity = tie_keys([str(row) for row in range(120)]), np.full(12, 10)
     whole = balanced_assign(vectors, points, capacity, ties)
     monkeypatch.setattr(assignment, "LIST_ROWS", list_rows)
-    monkeypatch.setattr(assignment, "ASK_ROWS", ask_rows)
+    monkeypatch.setattr(assignment, "BID_ROWS", ask_rows)
     np.testing.assert_array_equal(balanced_assign(vectors, points, capacity, ties).codes, whole.codes)
 
 

@@ -12,7 +12,7 @@ from tokenizer.assign import Occupancy, assign_sids
 from tokenizer.codebook import Codebook
 from tokenizer.fit import fit_codebook
 from tokenizer.refit import refit_codebook
-from tokenizer.spec import CodebookSpec, LevelSpec
+from tokenizer.spec import CodebookSpec, LevelSpec, RefitSpec
 
 DRAW = np.random.default_rng(0)
 CENTRES = 2 * DRAW.normal(size=(40, 16))
@@ -51,7 +51,7 @@ def plain_warm_start(book: Codebook, codes: NDArray[np.int32]) -> tuple[float, f
 @pytest.mark.parametrize("budget", [0.0, 0.05, 0.3])
 def test_a_refit_keeps_to_its_budget_and_stays_lawful(balanced: bool, budget: float) -> None:
     book, codes = published(balanced)
-    made = refit_codebook(book, {"fused": VECTORS}, IDS, codes, budget, steps=3)
+    made = refit_codebook(book, {"fused": VECTORS}, IDS, codes, RefitSpec(budget=budget, steps=3))
     assert (made.codes[OLD] != codes[OLD]).any(axis=1).mean() == made.frontier[-1]["churn"] <= budget
     assert len(np.unique(made.codes, axis=0)) == len(VECTORS)
     for level, capacity in enumerate(made.codebook.capacity):
@@ -63,7 +63,7 @@ def test_a_refit_keeps_to_its_budget_and_stays_lawful(balanced: bool, budget: fl
 
 def test_a_refit_without_churn_still_moves_the_centroids_and_buys_something() -> None:
     book, codes = published(balanced=False)
-    made = refit_codebook(book, {"fused": VECTORS}, IDS, codes, 0.0)
+    made = refit_codebook(book, {"fused": VECTORS}, IDS, codes, RefitSpec(budget=0.0))
     assert made.frontier[-1]["churn"] == 0
     assert made.frontier[-1]["relative_error"] < 0.99 * made.frontier[0]["relative_error"]
 
@@ -71,7 +71,7 @@ def test_a_refit_without_churn_still_moves_the_centroids_and_buys_something() ->
 def test_more_churn_buys_more_and_beats_a_plain_warm_start_at_no_more_churn() -> None:
     book, codes = published(balanced=False)
     churn, error = plain_warm_start(book, codes)
-    made = refit_codebook(book, {"fused": VECTORS}, IDS, codes, min(churn, 0.05), steps=3)
+    made = refit_codebook(book, {"fused": VECTORS}, IDS, codes, RefitSpec(budget=min(churn, 0.05), steps=3))
     assert made.frontier[-1]["relative_error"] < error
     assert made.frontier[-1]["churn"] <= churn
 
@@ -79,18 +79,22 @@ def test_more_churn_buys_more_and_beats_a_plain_warm_start_at_no_more_churn() ->
 def test_the_order_of_the_items_does_not_matter() -> None:
     book, codes = published(balanced=True)
     shuffled = np.random.default_rng(1).permutation(len(VECTORS))
-    made = refit_codebook(book, {"fused": VECTORS}, IDS, codes, 0.05, steps=2)
+    made = refit_codebook(book, {"fused": VECTORS}, IDS, codes, RefitSpec(budget=0.05, steps=2))
     again = refit_codebook(
-        book, {"fused": VECTORS[shuffled]}, [IDS[row] for row in shuffled], codes[shuffled], 0.05, steps=2
+        book,
+        {"fused": VECTORS[shuffled]},
+        [IDS[row] for row in shuffled],
+        codes[shuffled],
+        RefitSpec(budget=0.05, steps=2),
     )
     np.testing.assert_array_equal(made.codes[shuffled], again.codes)
     assert made.codebook.id == again.codebook.id
 
 
 def test_what_cannot_be_refitted_is_refused() -> None:
-    book, codes = published(balanced=True)
-    with pytest.raises(ValueError, match="from 0 to 1"):
-        refit_codebook(book, {"fused": VECTORS}, IDS, codes, 1.5)
+    _, codes = published(balanced=True)
+    with pytest.raises(ValueError, match="less than or equal to 1"):
+        RefitSpec(budget=1.5)
     lsh = fit_codebook({"fused": VECTORS}, IDS, CodebookSpec(quantizer="lsh", levels=(LevelSpec(codes=64),) * 3))
     with pytest.raises(ValueError, match="only plain rq-kmeans"):
         refit_codebook(lsh, {"fused": VECTORS}, IDS, codes)
@@ -98,7 +102,7 @@ def test_what_cannot_be_refitted_is_refused() -> None:
 
 def test_the_record_of_a_refit_is_of_the_refit() -> None:
     book, codes = published(balanced=True)
-    made = refit_codebook(book, {"fused": VECTORS}, IDS, codes, 0.05, steps=1)
+    made = refit_codebook(book, {"fused": VECTORS}, IDS, codes, RefitSpec(budget=0.05, steps=1))
     record, left = made.codebook.statistics, VECTORS.astype(np.float64)
     assert record.keys() == book.statistics.keys() | {"frontier"}
     assert record["items"] == len(VECTORS) > book.statistics["items"]
@@ -116,7 +120,7 @@ def test_the_record_of_a_refit_is_of_the_refit() -> None:
 def test_codes_keep_their_numbers_in_a_refit() -> None:
     """Matching old centroids to new ones (Hungarian, least squared distance) gives every code itself."""
     book, codes = published(balanced=True)
-    made = refit_codebook(book, {"fused": VECTORS}, IDS, codes, 0.1, steps=2)
+    made = refit_codebook(book, {"fused": VECTORS}, IDS, codes, RefitSpec(budget=0.1, steps=2))
     for level in range(3):
         old, new = (each.arrays[f"level{level}"].astype(np.float64) for each in (book, made.codebook))
         apart = ((old[:, None] - new) ** 2).sum(axis=2)

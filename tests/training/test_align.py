@@ -13,7 +13,7 @@ from learning.optimizer import adamw
 from learning.trainable import Cursor
 from training.data.histories import Plan
 from training.objectives.code_pretraining import CodePretraining, aligned
-from training.objectives.next_code import NextCode
+from training.objectives.next_code import NextCode, Origin
 from training.spec import GeneratorSpec, TrainSpec
 
 SIZES = (6, 5)
@@ -41,8 +41,8 @@ def test_codes_learn_which_item_is_meant_and_nothing_else_changes(tmp_path: Path
     state.write(tmp_path, Record(training.identity, Cursor("", 0), 1, []))
     start = aligned(tmp_path)
     plan = Plan("r-1", buckets=1, sizes=SIZES, batch_size=4, max_events=8)
-    made = NextCode(SPEC, plan, lambda _: None, "v", "r-1", "r", start=start)
-    fresh = NextCode(SPEC, plan, lambda _: None, "v", "r-1", "r")
+    made = NextCode(SPEC, plan, lambda _: None, Origin("v", "r-1", "r"), start=start)
+    fresh = NextCode(SPEC, plan, lambda _: None, Origin("v", "r-1", "r"))
     assert made.identity["start"] != fresh.identity["start"]
     for name, weight in made.generator.state_dict().items():
         same = torch.equal(weight, fresh.generator.state_dict()[name])
@@ -66,4 +66,4 @@ def test_shares_of_workers_add_up_to_the_loss_of_one(world: int) -> None:
 def test_weights_of_another_shape_of_model_are_refused() -> None:
     plan = Plan("r-1", buckets=1, sizes=SIZES, batch_size=4, max_events=8)
     with pytest.raises(CheckpointMismatch, match=r"have blocks\.7\.norm, which this model has not"):
-        NextCode(SPEC, plan, lambda _: None, "v", "r-1", "r", start={"blocks.7.norm": np.zeros(3, np.float32)})
+        NextCode(SPEC, plan, lambda _: None, Origin("v", "r-1", "r"), start={"blocks.7.norm": np.zeros(3, np.float32)})

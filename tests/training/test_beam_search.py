@@ -17,7 +17,7 @@ from tokenizer.trie.filters import TrieFilters, by_filter
 from tokenizer.trie.masks import TrieMasks
 from tokenizer.trie.trie import Trie
 from training.data.events import Events, gathered
-from training.decoding.beam_search import Variety, beam_search, search_sids
+from training.decoding.beam_search import SamplingOptions, beam_search, search_sids
 from training.models import build_generator
 from training.models.generator import Generator
 from training.models.trie_tensors import TrieTensors
@@ -182,7 +182,7 @@ def test_no_barred_item_appears_and_no_place_stays_empty(
     exclude = [rng.permutation(items)[:count] for count in seen]
     masks = TrieMasks.of(trie, np.array(allowed[:items], bool))
     filtered = TrieTensors(masks, whole=whole(trie) if apart else None)
-    rows, scores = beam_search(model, filtered, events, beams, exclude, Variety(1.0, groups, diversity))
+    rows, scores = beam_search(model, filtered, events, beams, exclude, SamplingOptions(1.0, groups, diversity))
     for user, gone in enumerate(exclude):
         good = {row for row in range(items) if allowed[row]} - set(gone.tolist())
         found = rows[user][rows[user] >= 0].tolist()
@@ -299,7 +299,7 @@ def test_tensors_say_what_arrays_say(sizes: tuple[int, ...], items: int, seed: i
 def test_a_constrained_model_shares_out_all_probability_over_the_items() -> None:
     model, trie = model_of(3), trie_of(40, 0)
     for temperature in (1.0, 3.0):
-        _, scores = beam_search(model, whole(trie), histories([4, 1], 3), 40, variety=Variety(temperature))
+        _, scores = beam_search(model, whole(trie), histories([4, 1], 3), 40, sampling=SamplingOptions(temperature))
         np.testing.assert_allclose(np.exp(scores.astype(np.float64)).sum(axis=1), 1.0, atol=1e-4)
 
 
@@ -338,13 +338,13 @@ def test_a_temperature_flattens_every_level() -> None:
     model, trie = model_of(7), trie_of(12, 7)
     events = histories([2, 3], 7)
     expected = score_all(model, trie, events, temperature=2.5)
-    rows, scores = beam_search(model, whole(trie), events, 12, variety=Variety(temperature=2.5))
+    rows, scores = beam_search(model, whole(trie), events, 12, sampling=SamplingOptions(temperature=2.5))
     np.testing.assert_array_equal(rows, np.argsort(-expected, axis=1))
     np.testing.assert_allclose(scores, np.take_along_axis(expected, rows, axis=1), atol=1e-3)
 
 
 @torch.no_grad()
-def groups_in_turn(model: Generator, trie: Trie, events: Events, beams: int, variety: Variety) -> list[int]:
+def groups_in_turn(model: Generator, trie: Trie, events: Events, beams: int, sampling: SamplingOptions) -> list[int]:
     """Diverse beam search of one user in plain Python: rows, best first."""
     sids = [tuple(codes) for codes in trie.codes().tolist()]
 
@@ -361,7 +361,7 @@ def groups_in_turn(model: Generator, trie: Trie, events: Events, beams: int, var
         return sum(scores[at][code] for at, code in enumerate(prefix))
 
     rows = {tuple(codes): row for row, codes in enumerate(trie.codes().tolist())}
-    live: list[list[tuple[int, ...]]] = [[()] for _ in range(variety.groups)]
+    live: list[list[tuple[int, ...]]] = [[()] for _ in range(sampling.groups)]
     for level in range(1, len(SIZES) + 1):
         children = {sid[:level] for sid in rows}
         taken: Counter[int] = Counter()
@@ -369,11 +369,11 @@ def groups_in_turn(model: Generator, trie: Trie, events: Events, beams: int, var
         for mine in live:
 
             def order(child: tuple[int, ...], mine: list[tuple[int, ...]] = mine) -> tuple[bool, float]:
-                return child[:-1] not in mine, variety.diversity * taken[child[-1]] - score(child)  # noqa: B023
+                return child[:-1] not in mine, sampling.diversity * taken[child[-1]] - score(child)  # noqa: B023
 
             gone = {child for group in after for child in group}
             left = {child for child in children - gone if any(child[:-1] in group for group in live)}
-            after.append(sorted(left, key=order)[: beams // variety.groups])
+            after.append(sorted(left, key=order)[: beams // sampling.groups])
             taken.update(child[-1] for child in after[-1])
         live = after
     return [rows[sid] for sid in sorted((sid for group in live for sid in group), key=score, reverse=True)]
@@ -389,9 +389,9 @@ def groups_in_turn(model: Generator, trie: Trie, events: Events, beams: int, var
 def test_groups_take_turns_as_in_plain_loops(items: int, groups: int, share: int, diversity: float) -> None:
     model, trie = model_of(8), trie_of(items, items)
     events = histories([3], items)
-    variety = Variety(1.0, groups, diversity)
-    rows, _ = beam_search(model, whole(trie), events, groups * share, variety=variety)
-    expected = groups_in_turn(model, trie, events, groups * share, variety)
+    sampling = SamplingOptions(1.0, groups, diversity)
+    rows, _ = beam_search(model, whole(trie), events, groups * share, sampling=sampling)
+    expected = groups_in_turn(model, trie, events, groups * share, sampling)
     assert rows[0].tolist() == expected + [-1] * (groups * share - len(expected))
 
 
@@ -399,14 +399,14 @@ def test_diversity_spreads_the_codes_of_every_level_that_a_search_takes() -> Non
     model, trie = model_of(9), trie_of(60, 9)
     events = histories([3, 1, 5], 9)
 
-    def first_codes(variety: Variety) -> int:
-        rows, _ = beam_search(model, whole(trie), events, 4, variety=variety)
+    def first_codes(sampling: SamplingOptions) -> int:
+        rows, _ = beam_search(model, whole(trie), events, 4, sampling=sampling)
         return sum(len(np.unique(trie.codes()[row, 0])) for row in rows)
 
-    assert first_codes(Variety(1.0, 4, 100.0)) == 12 > first_codes(Variety())
+    assert first_codes(SamplingOptions(1.0, 4, 100.0)) == 12 > first_codes(SamplingOptions())
 
 
 def test_groups_that_cannot_share_the_beams_are_refused() -> None:
     model, trie = model_of(0), trie_of(5, 0)
     with pytest.raises(ValueError, match="5 beams cannot be shared out among 2 groups"):
-        search_sids(model, whole(trie), histories([2], 0), 5, variety=Variety(groups=2))
+        search_sids(model, whole(trie), histories([2], 0), 5, sampling=SamplingOptions(groups=2))

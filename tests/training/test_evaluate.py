@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +17,13 @@ from tokenizer.trie.trie import Trie
 from training.data.events import gathered
 from training.data.histories import Plan, contexts, window_rows
 from training.decoding.beam_search import beam_search
-from training.evaluation.evaluate import EvaluationCases, evaluate
+from training.evaluation.cases import EvaluationCases
+from training.evaluation.evaluate import evaluate
 from training.evaluation.rerank import VectorSimilarity
 from training.models import build_generator
 from training.models.generator import Generator
 from training.models.trie_tensors import TrieTensors
-from training.objectives.next_code import NextCode
+from training.objectives.next_code import NextCode, Origin
 from training.spec import EvaluateSpec, GeneratorSpec, TrainSpec
 
 SIZES = (4, 4)
@@ -36,6 +38,11 @@ def walks(users: int, events: int, seed: int) -> Ints:
     cycle = np.random.default_rng(99).permutation(ITEMS)
     starts = np.random.default_rng(seed).integers(0, ITEMS, users)
     return cycle[(starts[:, None] + np.arange(events)[None, :]) % ITEMS]
+
+
+def figures(*arguments: Any, **options: Any) -> dict[str, Any]:
+    """The stored record of an evaluation."""
+    return evaluate(*arguments, **options).as_record()
 
 
 def cases_of(items: Ints, targets: Ints) -> EvaluationCases:
@@ -72,9 +79,7 @@ def learned(trie: Trie) -> Generator:
     )
     spec = GeneratorSpec(dim=32, layers=1, heads=2, kv_heads=1, ff=64, dropout=0.0, max_events=10)
     plan = Plan("walks", buckets=1, sizes=SIZES, batch_size=32, max_events=10)
-    task = NextCode(
-        spec, plan, lambda _: table, "v", release="r-1", recipe="recipe", read_trie=lambda: TrieMasks.of(trie)
-    )
+    task = NextCode(spec, plan, lambda _: table, Origin("v", "r-1", "recipe"), read_trie=lambda: TrieMasks.of(trie))
     optimizer = torch.optim.AdamW(task.module.parameters(), lr=5e-3)
     for epoch in range(30):
         for batch, _ in task.batches(0, 1, Cursor(plan.hash, epoch)):
@@ -89,7 +94,7 @@ def learned(trie: Trie) -> Generator:
 def test_a_planted_pattern_is_learned(trie: Trie, learned: Generator) -> None:
     held_out = walks(users=64, events=8, seed=1)
     counts = np.bincount(walks(96, 10, 0).reshape(-1), minlength=ITEMS)
-    result = evaluate(learned, trie, cases_of(held_out[:, :-1], held_out[:, -1]), counts, SPEC)
+    result = figures(learned, trie, cases_of(held_out[:, :-1], held_out[:, -1]), counts, SPEC)
     assert result["generator"]["recall@1"] > 0.95
     assert result["popularity"]["recall@1"] < 0.4
     assert result["generator"]["mrr"] > 0.95
@@ -109,8 +114,8 @@ def test_what_was_found_is_put_in_order_by_vectors_too(trie: Trie, learned: Gene
     wrong = VectorSimilarity.of(np.eye(ITEMS, dtype=np.float32), 1e6, 0.0)
     right = VectorSimilarity.of(np.eye(ITEMS, dtype=np.float32), 0.0, 0.0)
     counts, every = np.ones(ITEMS, np.int64), SPEC.model_copy(update={"beams": ITEMS, "exclude_seen": False})
-    turned = evaluate(learned, trie, cases, counts, every, likeness=wrong)
-    same = evaluate(learned, trie, cases, counts, every, likeness=right)
+    turned = figures(learned, trie, cases, counts, every, likeness=wrong)
+    same = figures(learned, trie, cases, counts, every, likeness=right)
     assert same["reranked"]["mrr"] == same["generator"]["mrr"] == turned["generator"]["mrr"] > 0.95
     assert turned["reranked"]["recall@1"] == (held_out[:, -2] == held_out[:, -1]).mean() < 0.05
     assert turned["dense"]["recall@1"] == turned["reranked"]["recall@1"]
@@ -121,7 +126,7 @@ def test_neighbours_of_items_are_a_row_where_it_is_known_who_took_what(trie: Tri
     taken = walks(96, 10, 0)
     held_out = walks(users=64, events=8, seed=1)
     cases = cases_of(held_out[:, :-1], held_out[:, -1])
-    result = evaluate(learned, trie, cases, np.bincount(taken.reshape(-1), minlength=ITEMS), SPEC, list(taken))
+    result = figures(learned, trie, cases, np.bincount(taken.reshape(-1), minlength=ITEMS), SPEC, list(taken))
     assert (result["item-knn"]["nearest"], result["item-knn"]["newest_events"]) == (100, 10)
     assert result["popularity"]["recall@5"] < 0.9 < result["item-knn"]["recall@5"]
 
@@ -130,10 +135,10 @@ def test_a_sasrec_that_is_asked_for_learns_the_pattern_too(trie: Trie, learned: 
     held_out = walks(users=64, events=8, seed=1)
     cases = cases_of(held_out[:, :-1], held_out[:, -1])
     counts, spec = np.ones(ITEMS, np.int64), SPEC.model_copy(update={"sasrec_epochs": 200})
-    result = evaluate(learned, trie, cases, counts, spec, [*walks(96, 10, 0), np.array([3])])
+    result = figures(learned, trie, cases, counts, spec, [*walks(96, 10, 0), np.array([3])])
     assert result["sasrec"]["recall@1"] > 0.95
     nobody = replace(cases, taken_rows=cases.taken_rows[:0], taken_offsets=np.zeros_like(cases.taken_offsets))
-    row = evaluate(learned, trie, nobody, counts, spec.model_copy(update={"sasrec_epochs": 1}), [walks(1, 10, 0)[0]])
+    row = figures(learned, trie, nobody, counts, spec.model_copy(update={"sasrec_epochs": 1}), [walks(1, 10, 0)[0]])
     assert row["sasrec"]["recall@1"] == 0.0, "of a user without an event it says nothing"
 
 
@@ -144,7 +149,7 @@ def test_cases_are_told_apart_by_how_known_their_target_and_their_user_are(trie:
     flat = np.concatenate([walks(1, int(length), seed)[0] for seed, length in enumerate(lengths)])
     bounds = np.cumsum([0, *lengths])
     cases = EvaluationCases(CODES[flat], np.zeros(len(flat), np.int64), bounds, flat, bounds, targets)
-    row = evaluate(learned, trie, cases, counts, EvaluateSpec(k=(1, 5), beams=16))["popularity"]
+    row = figures(learned, trie, cases, counts, EvaluateSpec(k=(1, 5), beams=16))["popularity"]
     cold, *known = row["by_popularity"]
     assert (cold["from"], cold["to"], cold["cases"], cold["recall@5"]) == (0, 0, 2, 0.0)
     assert [(each["from"], each["to"], each["cases"]) for each in known] == [
@@ -169,7 +174,7 @@ def test_raw_figures_count_sids_and_corrected_ones_items() -> None:
     rows = np.random.default_rng(8).integers(0, 24, 72)
     cases = EvaluationCases(trie.codes()[rows], np.zeros(72, np.int64), bounds, rows, bounds, targets)
     spec = EvaluateSpec(k=(1, 3), beams=24, exclude_seen=False)
-    result = evaluate(model, trie, cases, np.ones(24, np.int64), spec)["generator"]
+    result = figures(model, trie, cases, np.ones(24, np.int64), spec)["generator"]
     searched = TrieTensors(TrieMasks.of(trie))
     events = gathered(cases.codes, cases.kinds, np.arange(72).reshape(24, 3), np.full(24, 3))
     ranked, _ = beam_search(model, searched, events, 24)
@@ -186,11 +191,11 @@ def test_missing_and_seen_targets_are_misses_that_are_counted(trie: Trie, learne
     targets = np.array([-1, items[1, 0], items[2, 0], -1])
     gone = cases_of(items, targets)
     gone.taken_rows[0] = -1
-    result = evaluate(learned, trie, gone, np.ones(ITEMS, np.int64), SPEC)
+    result = figures(learned, trie, gone, np.ones(ITEMS, np.int64), SPEC)
     assert result["generator"]["recall@5"] == result["popularity"]["recall@5"] == 0.0
     assert (result["cases"], result["targets_missing"], result["targets_seen"]) == (4, 2, 2)
     wide = EvaluateSpec(k=(16,), beams=16, exclude_seen=False)
-    result = evaluate(learned, trie, cases_of(items, targets), np.ones(ITEMS, np.int64), wide)
+    result = figures(learned, trie, cases_of(items, targets), np.ones(ITEMS, np.int64), wide)
     assert result["generator"]["recall@16"] == result["popularity"]["recall@16"] == 0.5
 
 
@@ -205,7 +210,7 @@ def test_the_batch_size_and_the_order_of_cases_change_no_metric(trie: Trie, lear
         bounds = np.cumsum([0, *lengths[order]])
         cases = EvaluationCases(CODES[flat], np.zeros(len(flat), np.int64), bounds, flat, bounds, targets[order])
         spec = SPEC.model_copy(update={"batch_size": batch_size})
-        results.append(evaluate(learned, trie, cases, np.arange(ITEMS), spec))
+        results.append(figures(learned, trie, cases, np.arange(ITEMS), spec))
     for name in ("generator", "popularity"):
         assert results[0][name]["mrr"] == pytest.approx(results[1][name]["mrr"])
         assert results[0][name]["ndcg@5"] == pytest.approx(results[1][name]["ndcg@5"])
@@ -213,7 +218,7 @@ def test_the_batch_size_and_the_order_of_cases_change_no_metric(trie: Trie, lear
 
 def test_without_a_case_there_is_no_figure(trie: Trie, learned: Generator) -> None:
     with pytest.raises(ValueError, match="move the cutoff"):
-        evaluate(learned, trie, cases_of(walks(0, 3, 0), np.zeros(0, np.int64)), np.ones(ITEMS, np.int64), SPEC)
+        figures(learned, trie, cases_of(walks(0, 3, 0), np.zeros(0, np.int64)), np.ones(ITEMS, np.int64), SPEC)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +254,7 @@ def test_contexts_longer_than_the_model_was_trained_for_keep_their_end(trie: Tri
     short = long[:, -(learned.spec.max_events - 1) :]
     spec = SPEC.model_copy(update={"exclude_seen": False})
     both = [
-        evaluate(learned, trie, cases_of(part, long[:, 3]), np.ones(ITEMS, np.int64), spec) for part in (long, short)
+        figures(learned, trie, cases_of(part, long[:, 3]), np.ones(ITEMS, np.int64), spec) for part in (long, short)
     ]
     assert [result["generator"].pop("by_history")[0]["to"] for result in both] == [14, 9]
     assert both[0]["generator"] == both[1]["generator"]

@@ -16,7 +16,7 @@ from training.models import build_generator
 from training.models.generator import HASHES, Generator
 from training.models.layers import Experts, SelfAttention, rotation
 from training.objectives.losses import Ranking, next_code
-from training.objectives.next_code import NextCode
+from training.objectives.next_code import NextCode, Origin
 from training.registry import ARCHITECTURES
 from training.spec import GeneratorSpec
 
@@ -141,8 +141,8 @@ def test_grouped_queries_equal_repeated_key_value_heads() -> None:
     heads = state["key_value.project.weight"].view(2, 2, 8, SPEC.dim)
     state["key_value.project.weight"] = heads.repeat_interleave(2, dim=1).reshape(-1, SPEC.dim)
     full.load_state_dict(state)
-    x_BTD, turn = torch.randn(3, 5, SPEC.dim), rotation(torch.arange(5)[None], 8)
-    torch.testing.assert_close(grouped(x_BTD, turn)[0], full(x_BTD, turn)[0], atol=1e-5, rtol=1e-4)
+    x_BTD, rotary = torch.randn(3, 5, SPEC.dim), rotation(torch.arange(5)[None], 8)
+    torch.testing.assert_close(grouped(x_BTD, rotary)[0], full(x_BTD, rotary)[0], atol=1e-5, rtol=1e-4)
 
 
 def test_rotary_attention_knows_distances_only() -> None:
@@ -179,7 +179,7 @@ def test_a_mixture_is_the_weighted_sum_of_the_experts_chosen_and_its_load_evens_
 
 def trainable(spec: GeneratorSpec = SPEC) -> NextCode:
     plan = Plan("r-1", buckets=1, sizes=SIZES, batch_size=4, max_events=8)
-    return NextCode(spec, plan, lambda _: None, "v", release="r-1", recipe="r")
+    return NextCode(spec, plan, lambda _: None, Origin("v", "r-1", "r"))
 
 
 def batch_of(targets: Tensor) -> Batch:
@@ -193,7 +193,7 @@ def test_a_constrained_generator_is_surprised_by_what_may_follow_alone() -> None
     spec = SPEC.model_copy(update={"constrained": True})
     plan = Plan("r-1", buckets=1, sizes=SIZES, batch_size=4, max_events=8)
     masks = TrieMasks.of(Trie.build(sids.astype(np.int32), names, SIZES))
-    training = NextCode(spec, plan, lambda _: None, "v", "r-1", "r", read_trie=lambda: masks)
+    training = NextCode(spec, plan, lambda _: None, Origin("v", "r-1", "r"), read_trie=lambda: masks)
     expected = 0.0
     for codes, *scores in zip(batch.events.codes[TARGETS], *training.generator(batch.events, TARGETS), strict=True):
         for level, each in enumerate(scores):
@@ -204,7 +204,7 @@ def test_a_constrained_generator_is_surprised_by_what_may_follow_alone() -> None
     share.backward()
     assert all(torch.isfinite(weight.grad).all() for weight in training.module.parameters() if weight.grad is not None)
     with pytest.raises(ValueError, match="give read_trie"):
-        NextCode(spec, plan, lambda _: None, "v", "r-1", "r")
+        NextCode(spec, plan, lambda _: None, Origin("v", "r-1", "r"))
 
 
 TARGETS = torch.tensor([[True, False, True, False], [False] * 4, [False, False, False, True]])

@@ -55,7 +55,7 @@ def test_retrieval_by_vectors_alone_is_sorting_all_items(seed: int, decay: float
     found = VectorSimilarity.of(vectors, 1.0, decay).nearest(taken, width, hidden if exclude else None)
     whole = VectorSimilarity.of(vectors, 1.0, decay)
     for user, rows in enumerate(taken):
-        asked = whole.asked([rows])[0]
+        asked = whole.user_vectors([rows])[0]
         shown = [item for item in range(7) if vectors[item].any() and asked.any() and not (exclude and item in rows)]
         cosine = {item: float(whole.unit[item] @ asked) for item in shown}
         expected = sorted(shown, key=lambda item: -cosine[item])[:width]

@@ -37,7 +37,7 @@ LIST_CELLS = 1 << 25
 """Costs held at once: entries of all lists, or items times codes of a task."""
 LIST_ROWS = 1 << 14
 """Most items of a task that makes lists."""
-ASK_ROWS = 1 << 14
+BID_ROWS = 1 << 14
 """Items that a thread moves along their lists at a time."""
 LARGEST = np.finfo(np.float32).max
 SHORT_LIST = 16
@@ -71,9 +71,10 @@ def assign_level(
     items: Items,
     prefix_Nl: Codes,
     room_K: Room,
-    nodes: PrefixCapacity | None,
     work: Executor,
-    price_K: Prices | None,
+    *,
+    nodes: PrefixCapacity | None = None,
+    price_K: Prices | None = None,
 ) -> Assigned:
     """Give each item a code of one level.
 
@@ -113,7 +114,7 @@ def balanced_assign(
     items, whole = Items({"": ArrayRows(vectors_ND)}, ties_N), np.empty((len(ties_N), 0), np.int32)
     level = CentroidLevel(Residual("", ()), points_KD)
     with one_thread():
-        return assign_level(level, items, whole, np.array(capacity_K, np.int64), None, work, None)
+        return assign_level(level, items, whole, np.array(capacity_K, np.int64), work)
 
 
 def _two_cheapest(
@@ -169,23 +170,23 @@ def _from_lists(
         cost_UT[piece], code_UT[piece] = cost, code
     got = np.full(len(waiting), WAITS, np.int32)
     got[~np.isfinite(cost_UT[:, 0])] = -1
-    asking = np.flatnonzero(got == WAITS)
-    while len(asking):
-        parts = [asking[start : start + ASK_ROWS] for start in range(0, len(asking), ASK_ROWS)]
-        asks = side_by_side(partial(_ask, cost_UT, code_UT, at_U, open_K & (room_K <= 0), closed), parts)
-        asked, regret = (np.concatenate([ask[part] for ask in asks]) for part in range(2))
+    bidding = np.flatnonzero(got == WAITS)
+    while len(bidding):
+        parts = [bidding[start : start + BID_ROWS] for start in range(0, len(bidding), BID_ROWS)]
+        bids = side_by_side(partial(_current_bid, cost_UT, code_UT, at_U, open_K & (room_K <= 0), closed), parts)
+        bid_codes, regret = (np.concatenate([bid[part] for bid in bids]) for part in range(2))
         open_ = np.isfinite(regret)
-        asking, asked, regret = asking[open_], asked[open_], regret[open_]
-        accepted, refused = accept(asked, regret, room_K, nodes, waiting[asking], all_open=True)
-        at_U[asking[refused]] += 1
-        got[asking[accepted]] = asked[accepted]
+        bidding, bid_codes, regret = bidding[open_], bid_codes[open_], regret[open_]
+        accepted, refused = accept(bid_codes, regret, room_K, nodes, waiting[bidding], all_open=True)
+        at_U[bidding[refused]] += 1
+        got[bidding[accepted]] = bid_codes[accepted]
         if closed is not None:
-            closed.promised(asking[accepted], asked[accepted])
-        asking = asking[~accepted]
+            closed.promised(bidding[accepted], bid_codes[accepted])
+        bidding = bidding[~accepted]
     return got
 
 
-def _ask(
+def _current_bid(
     cost_UT: Floats,
     code_UT: NDArray[Any],
     at_U: Codes,
@@ -201,7 +202,7 @@ def _ask(
     width = cost_UT.shape[1]
     costs, codes, start = cost_UT.ravel(), code_UT.ravel(), rows * width
 
-    def shut(some: NDArray[np.int64], at: Codes) -> NDArray[np.bool_]:
+    def is_closed(some: NDArray[np.int64], at: Codes) -> NDArray[np.bool_]:
         code = codes[start[some] + at[some]]
         gone: NDArray[np.bool_] = gone_K[code]
         return gone if closed is None else gone | closed(rows[some], code)
@@ -209,7 +210,7 @@ def _ask(
     def passed(at: Codes) -> Codes:
         if closed is not None or gone_K.any():
             stay = np.flatnonzero(at < width)
-            while len(stay := stay[shut(stay, at)]):
+            while len(stay := stay[is_closed(stay, at)]):
                 at[stay] += 1
                 stay = stay[at[stay] < width]
         return at
@@ -232,15 +233,15 @@ def _cheapest(
     items: Items,
     rows: NDArray[np.int64],
     prefix: Codes,
-    shut: NDArray[np.uint8] | None,
+    closed: NDArray[np.uint8] | None,
 ) -> tuple[Floats, Codes]:
     """The `width` cheapest codes of some rows, in order, with their priced costs; infinite where a bit is set."""
     block = items.take(rows, prefix)
     cost_uT, code_uT = np.empty((len(rows), width), np.float32), np.empty((len(rows), width), np.int32)
     for part, cost in level.costs(block):
         priced = cost + price_K
-        if shut is not None:
-            priced += OCTETS.take(shut[part], axis=0).reshape(len(priced), -1)[:, : level.codes]
+        if closed is not None:
+            priced += OCTETS.take(closed[part], axis=0).reshape(len(priced), -1)[:, : level.codes]
         cost_uT[part], code_uT[part] = cheapest(priced, width)
     return cost_uT, code_uT
 

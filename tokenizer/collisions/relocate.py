@@ -16,7 +16,7 @@ Codes = NDArray[np.int32]
 Prefix = tuple[int, ...]
 
 
-def place_outward(
+def find_nearest_free_sids(
     codebook: Codebook,
     items: Items,
     in_turn: NDArray[np.int64],

@@ -16,7 +16,6 @@ from tokenizer.balancing.assign_level import assign_level
 from tokenizer.balancing.costs import CentroidLevel, Level, Projected, Residual
 from tokenizer.codebook import Codebook
 from tokenizer.quantizers.fit_levels import Fitting
-from tokenizer.quantizers.kmeans import deviation
 from tokenizer.quantizers.protocol import Fit, Quantizer, reads_one_source
 from tokenizer.spec import CodebookSpec
 
@@ -37,9 +36,8 @@ class Lsh:
             fitting.arrays[f"planes{number}"] = planes / np.linalg.norm(planes, axis=0)
         nothing = np.empty((len(fitting.fitted), 0), np.int32)
         for number in range(len(spec.levels)):
-            fitting.arrays[f"scale{number}"] = deviation(
-                self._side(spec, fitting.arrays, number), fitting.fitted, nothing, work
-            )
+            side = fitting.targets(0, self._side(spec, fitting.arrays, number))
+            fitting.arrays[f"scale{number}"] = side.deviation()
         seen = fitting.fitted.take(fitting.fitted.order[:DECODER_ROWS], nothing[:DECODER_ROWS])
         levels = range(len(spec.levels))
         corners = np.concatenate(
@@ -117,7 +115,7 @@ def _settled(fitting: Fitting, level: Callable[[Codebook, int], Level]) -> Fit:
     book = fitting.done().codebook
     for number, spec in enumerate(book.spec.levels):
         room, prefix = np.full(spec.codes, fitting.room(number), np.int64), fitting.codes[:, :number]
-        found = assign_level(level(book, number), fitting.fitted, prefix, room, None, fitting.work, None)
+        found = assign_level(level(book, number), fitting.fitted, prefix, room, fitting.work)
         fitting.settle(number, found.codes)
     return fitting.done()
 

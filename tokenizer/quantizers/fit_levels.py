@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from learning.progress import tell
+from learning.progress import emit
 from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.executor import Executor
 from tokenizer.arrays.types import Floats
@@ -14,8 +14,9 @@ from tokenizer.arrays.vectors import Items
 from tokenizer.balancing.costs import Residual, Target
 from tokenizer.code_usage import level_metrics
 from tokenizer.codebook import Codebook, plan
-from tokenizer.quantizers.kmeans import Clusters, balanced_kmeans, moments
+from tokenizer.quantizers.kmeans import Clusters, balanced_kmeans
 from tokenizer.quantizers.protocol import Fit
+from tokenizer.quantizers.target_vectors import TargetVectors
 from tokenizer.spec import CodebookSpec
 
 
@@ -50,7 +51,8 @@ class Fitting:
         fitted = items
         if spec.sample is not None and spec.sample < len(items):
             fitted = items.subset(np.sort(items.order[rng.choice(len(items), spec.sample, replace=False)]))
-        about = {source: moments(Residual(source, ()), fitted, work) for source in fitted.rows}
+        targets = {source: TargetVectors.without_codes(Residual(source, ()), fitted, work) for source in fitted.rows}
+        about = {source: each.moments() for source, each in targets.items()}
         return cls(
             spec=spec,
             items=len(items),
@@ -72,9 +74,12 @@ class Fitting:
     def clusters(self, level: int, target: Target, start: Floats | None = None) -> Clusters:
         """Balanced k-means of a level's target vectors, from centroids `start` (K, D) if they are known."""
         codes = self.spec.levels[level].codes
-        prefix = self.codes[:, :level]
-        rounds = self.spec.iterations
-        return balanced_kmeans(target, self.fitted, prefix, codes, self.room(level), rounds, self.rng, self.work, start)
+        vectors = self.targets(level, target)
+        return balanced_kmeans(vectors, codes, self.room(level), self.spec.iterations, self.rng, start)
+
+    def targets(self, level: int, target: Target) -> TargetVectors:
+        """The vectors that a level encodes, of the fitted items."""
+        return TargetVectors(target, self.fitted, self.codes[:, :level], self.work)
 
     def settle(self, level: int, codes_N: NDArray[np.int32], **figures: float) -> None:
         """Store the codes of a level, its code usage and other figures, and report them."""
@@ -84,7 +89,7 @@ class Fitting:
         error = f", relative error {figures['relative_error']:.4f}" if "relative_error" in figures else ""
         codes = self.spec.levels[level].codes
         used = f"{codes - use['dead_codes']:,.0f} of {codes:,} codes in use"
-        tell(f"level {level + 1} of {len(self.spec.levels)}: {used}{error}")
+        emit(f"level {level + 1} of {len(self.spec.levels)}: {used}{error}")
 
     def error(self, source: str, distortion: float) -> float:
         """A sum of squared distances relative to that of the distances to the source's mean."""

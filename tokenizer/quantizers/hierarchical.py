@@ -7,7 +7,6 @@ level sizes. It is meant for few codes and many levels.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +14,16 @@ from numpy.typing import NDArray
 from learning.trainer import Trainer, train_in_process
 from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.distance import distance_blocks
-from tokenizer.arrays.exact_sums import grid, sums_by_code
 from tokenizer.arrays.executor import Executor
 from tokenizer.arrays.types import Floats
-from tokenizer.arrays.vectors import Block, Items, spans
+from tokenizer.arrays.vectors import Block, Items
 from tokenizer.balancing.assign_level import assign_level
 from tokenizer.balancing.costs import Residual
 from tokenizer.codebook import Codebook
 from tokenizer.errors import CapacityExhausted
 from tokenizer.quantizers.fit_levels import Fitting
 from tokenizer.quantizers.protocol import Fit, Quantizer, reads_one_source
+from tokenizer.quantizers.target_vectors import TargetVectors
 from tokenizer.spec import CodebookSpec
 
 CELLS = 1 << 28
@@ -103,26 +102,18 @@ def _fit_level(fitting: Fitting, source: str, number: int) -> tuple[Floats, NDAr
     codes, homes = spec.levels[number].codes, math.prod(sizes)
     home = _clusters(prefix, sizes)
     points = _spread(fitting, source, home, homes, codes, number)
-    whole = Residual(source, ())
-    reach = max(work.map(partial(_largest, whole), items, spans(len(items))), default=0.0)
-    scale = grid(reach, len(items))
+    vectors = TargetVectors.without_codes(Residual(source, ()), items, work)
     codes_N, rounds = np.full(len(items), -1, np.int32), 0
     while rounds < spec.iterations:
         rounds += 1
         room = np.full(codes, fitting.room(number), np.int64)
-        found = assign_level(NestedLevel(source, sizes, points), items, prefix, room, None, work, None)
+        found = assign_level(NestedLevel(source, sizes, points), items, prefix, room, work)
         if np.array_equal(found.codes, codes_N):
             break
         codes_N = found.codes
         place = (home * codes + codes_N).astype(np.int32)
-        tasks = ((start, stop, place[start:stop]) for start, stop in spans(len(items)))
-        flat = points.reshape(homes * codes, -1)
-        sums, counts = np.zeros(flat.shape, np.int64), np.zeros(len(flat), np.int64)
-        for part, count in work.map(partial(_sums, whole, scale, len(flat)), items, tasks):
-            sums += part
-            counts += count
-        filled = counts > 0
-        flat[filled] = sums[filled] / (counts[filled] * scale)[:, None]
+        flat, _ = vectors.means(place, points.reshape(homes * codes, -1))
+        points = flat.reshape(points.shape)
     return points, codes_N, rounds
 
 
@@ -138,17 +129,6 @@ def _spread(fitting: Fitting, source: str, home: NDArray[np.int64], homes: int, 
         rows = rows[np.linspace(0, len(rows) - 1, codes).astype(np.int64)]
         points[cluster] = items.take(rows, np.empty((codes, 0), np.int32)).vectors[source]
     return points
-
-
-def _largest(target: Residual, items: Items, start: int, stop: int) -> float:
-    return float(np.abs(target(items.read(start, stop, np.empty((stop - start, 0), np.int32)))).max(initial=0))
-
-
-def _sums(
-    target: Residual, scale: float, places: int, items: Items, start: int, stop: int, place: NDArray[np.int32]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    block = items.read(start, stop, np.empty((stop - start, 0), np.int32))
-    return sums_by_code(target(block), scale, place, places)
 
 
 HIERARCHICAL = Quantizer(fit, level, decode, check=reads_one_source)

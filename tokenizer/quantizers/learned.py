@@ -22,7 +22,6 @@ from tokenizer.balancing.assign_level import assign_level
 from tokenizer.balancing.costs import CentroidLevel, Residual, Target
 from tokenizer.codebook import Codebook
 from tokenizer.quantizers.fit_levels import Fitting
-from tokenizer.quantizers.kmeans import deviation, distortion, moments
 from tokenizer.quantizers.protocol import Fit, Quantizer, reads_one_source
 from tokenizer.quantizers.vae.latent import Coordinate, Encoded, layers_of, perceptron
 from tokenizer.quantizers.vae.training import LATENT, Training
@@ -38,8 +37,7 @@ def fit(items: Items, spec: CodebookSpec, work: Executor, train: Trainer = train
     """
     fitting = Fitting.begin(items, spec, work)
     source, arrays = spec.levels[0].source, fitting.arrays
-    nothing = np.empty((len(fitting.fitted), 0), np.int32)
-    scale = deviation(Residual(source, ()), fitting.fitted, nothing, work)
+    scale = fitting.targets(0, Residual(source, ())).deviation()
     partner_mean = arrays.get(f"mean.{spec.learned.collaborative}")
     training = Training(spec, fitting.fitted, arrays[f"mean.{source}"], scale, partner_mean)
     trained = train_network(training, train)
@@ -122,7 +120,7 @@ def _settle(fitting: Fitting) -> None:
     """Fix, level by level, the final code vectors, and record the items' codes and the latent error."""
     spec, arrays, items, work = fitting.spec, fitting.arrays, fitting.fitted, fitting.work
     latent = Residual(LATENT, ())
-    _, spread = moments(latent, items, work)
+    _, spread = fitting.targets(0, latent).moments()
     for number, level in enumerate(spec.levels):
         target, prefix = _target(spec, arrays, latent, number), fitting.codes[:, :number]
         if spec.learned.refit:
@@ -131,8 +129,8 @@ def _settle(fitting: Fitting) -> None:
         else:
             room = np.full(level.codes, fitting.room(number), np.int64)
             trained = CentroidLevel(target, arrays[f"level{number}"])
-            codes, rounds = assign_level(trained, items, prefix, room, None, work, None).codes, 0
-        lost = distortion(target, arrays[f"level{number}"], items, prefix, codes, work)
+            codes, rounds = assign_level(trained, items, prefix, room, work).codes, 0
+        lost = fitting.targets(number, target).distortion(arrays[f"level{number}"], codes)
         fitting.settle(number, codes, iterations=rounds, latent_error=lost / spread if spread > 0 else float(lost > 0))
 
 

@@ -17,7 +17,6 @@ from tokenizer.arrays.vectors import Items
 from tokenizer.balancing.costs import CentroidLevel, Residual, Scaled, Target
 from tokenizer.codebook import Codebook
 from tokenizer.quantizers.fit_levels import Fitting
-from tokenizer.quantizers.kmeans import deviation, distortion
 from tokenizer.quantizers.protocol import Fit, Quantizer
 from tokenizer.spec import CodebookSpec
 
@@ -38,12 +37,12 @@ def fit(items: Items, spec: CodebookSpec, work: Executor, train: Trainer = train
 def fit_level(fitting: Fitting, number: int) -> None:
     """Fit one level. With `spec.normalise`, its target is divided by the standard deviation per dimension."""
     spec, arrays, source = fitting.spec, fitting.arrays, fitting.spec.levels[number].source
-    left, prefix = residual(spec, arrays, number), fitting.codes[:, :number]
+    left = fitting.targets(number, residual(spec, arrays, number))
     if spec.normalise:
-        arrays[f"scale{number}"] = deviation(left, fitting.fitted, prefix, fitting.work)
+        arrays[f"scale{number}"] = left.deviation()
     found = fitting.clusters(number, _target(spec, arrays, number))
     arrays[f"level{number}"] = found.centroids
-    lost = distortion(left, points(arrays, number), fitting.fitted, prefix, found.codes, fitting.work)
+    lost = left.distortion(points(arrays, number), found.codes)
     fitting.settle(number, found.codes, iterations=found.rounds, relative_error=fitting.error(source, lost))
 
 

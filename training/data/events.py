@@ -50,14 +50,14 @@ class Events:
         return Events(*(each.to(device, non_blocking=True) for each in (self.codes, self.kinds, self.lengths)))
 
 
-def place(lengths: Ints, width: int) -> npt.NDArray[np.bool_]:
+def length_mask(lengths: Ints, width: int) -> npt.NDArray[np.bool_]:
     """Mask of the first `lengths` of `width` positions, bool (B, width)."""
     return np.asarray(np.arange(width) < lengths[:, None])
 
 
 def gathered(codes: npt.NDArray[np.integer], kinds: npt.NDArray[np.integer], rows: Ints, lengths: Ints) -> Events:
     """The events at `rows` (B, E) of a pool of codes (N, L) and kinds (N,), the first `lengths` (B,) of each row."""
-    real = place(lengths, rows.shape[1])
+    real = length_mask(lengths, rows.shape[1])
     rows = np.where(real, rows, 0)
     if not len(codes):
         codes, kinds = np.zeros((1, codes.shape[1]), np.int64), np.zeros(1, np.int64)

@@ -24,7 +24,7 @@ import torch
 from learning.errors import CheckpointMismatch
 from learning.trainable import Cursor
 from tokenizer.arrays.types import Bools, Ints
-from training.data.events import FIRST_OF_SESSION, Events, event_kinds, gathered, only_shown, place, positive
+from training.data.events import FIRST_OF_SESSION, Events, event_kinds, gathered, length_mask, only_shown, positive
 from training.errors import SequencesInvalid
 from training.spec import GeneratorSpec
 
@@ -271,7 +271,7 @@ def _batch(plan: Plan, pool: Pool, share: Windows, step_targets: int) -> Batch:
         share = Windows(*np.zeros((4, 1), np.int64))
     rows, lengths = window_rows(pool, share, plan.long_events)
     rows = rows if rows.shape[1] else np.zeros((1, 1), np.int64)
-    targets = place(lengths, rows.shape[1]) & (rows >= share.predict[:, None]) & pool.wanted[rows]
+    targets = length_mask(lengths, rows.shape[1]) & (rows >= share.predict[:, None]) & pool.wanted[rows]
     return Batch(
         gathered(pool.codes, pool.kinds, rows, lengths),
         torch.from_numpy(targets),

@@ -10,9 +10,9 @@ Two arguments restrict the items; neither spends a beam on a prefix that cannot 
 (blocked, out of stock, another locale) is the trie that is searched: `TrieMasks.of(trie, allowed)`, made once per
 filter (`TrieFilters` keeps them by name). `exclude` holds the rows that a single user may not see.
 
-`Variety` makes lists more diverse. A temperature flattens the distribution of each level. In diverse beam search
-(Vijayakumar et al., arXiv 1610.02424) groups of beams take turns at each level, and a code costs more for each beam of
-an earlier group that has taken it.
+`SamplingOptions` makes lists more diverse. A temperature flattens the distribution of each level. In diverse beam
+search (Vijayakumar et al., arXiv 1610.02424) groups of beams take turns at each level, and a code costs more for each
+beam of an earlier group that has taken it.
 
 Shape suffixes as in `training.models.generator`.
 """
@@ -38,7 +38,7 @@ OTHER_GROUP_COST = 1e9
 
 
 @dataclass(frozen=True)
-class Variety:
+class SamplingOptions:
     """Settings for more diverse results; the defaults give the most probable items.
 
     Logits are divided by `temperature`. With more than one group the beams are distributed evenly, and a code costs
@@ -50,7 +50,18 @@ class Variety:
     diversity: float = 0.0
 
 
-PLAIN = Variety()
+MOST_PROBABLE = SamplingOptions()
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What stays the same during a search. `closed` are the edges that are closed for single users, by level."""
+
+    model: Generator
+    trie: TrieTensors
+    beams: int
+    closed: list[Tensor] | None
+    sampling: SamplingOptions
 
 
 @dataclass
@@ -69,7 +80,7 @@ def beam_search(
     events: Events,
     beams: int,
     exclude: Rows | None = None,
-    variety: Variety = PLAIN,
+    sampling: SamplingOptions = MOST_PROBABLE,
 ) -> tuple[Ints, Scores]:
     """The `beams` best items of each history: rows into `Trie.item_ids` (B, beams), -1 padded, and log p (B, beams).
 
@@ -78,7 +89,7 @@ def beam_search(
     With at least as many beams as items the result equals that of scoring all items. Puts the model in evaluation mode.
     Raises ValueError if the number of beams is no multiple of the number of groups.
     """
-    nodes, scores = search_sids(model, trie, events, beams, exclude, variety)
+    nodes, scores = search_sids(model, trie, events, beams, exclude, sampling)
     return items_of(trie, nodes, scores, beams, exclude)
 
 
@@ -89,52 +100,44 @@ def search_sids(
     events: Events,
     beams: int,
     exclude: Rows | None = None,
-    variety: Variety = PLAIN,
+    sampling: SamplingOptions = MOST_PROBABLE,
 ) -> tuple[Ints, Scores]:
     """The SIDs of `beam_search`, best first: nodes after the last level (B, W), -1 padded, and log p (B, W)."""
-    if beams % variety.groups:
-        raise ValueError(f"{beams} beams cannot be shared out among {variety.groups} groups; choose a multiple")
+    if beams % sampling.groups:
+        raise ValueError(f"{beams} beams cannot be shared out among {sampling.groups} groups; choose a multiple")
     model.eval()
     batch, device = len(events.lengths), events.lengths.device
     closed = trie.closed(exclude) if exclude is not None and any(len(rows) for rows in exclude) else None
-    reading = model.read(events)
+    search, reading = _Search(model, trie, beams, closed, sampling), model.read(events)
     root_B1 = torch.zeros(batch, 1, dtype=torch.long, device=device)
     live = _Beams(root_B1, torch.zeros(batch, 1, device=device), root_B1, root_B1)
     for level in range(trie.levels):
-        parents_BW, codes_BW = _widen(model, trie, level, reading.hidden, live, beams, closed, variety)
+        parents_BW, codes_BW = _expand_beams(search, level, reading.hidden, live)
         if level + 1 < trie.levels:
             reading.extend(level, parents_BW, codes_BW)
     scores_BW, order_BW = live.scores.sort(dim=1, descending=True, stable=True)
     return live.nodes.gather(1, order_BW).cpu().numpy(), scores_BW.cpu().numpy()
 
 
-def _widen(
-    model: Generator,
-    trie: TrieTensors,
-    level: int,
-    hidden_BWD: Tensor,
-    live: _Beams,
-    beams: int,
-    closed: list[Tensor] | None,
-    variety: Variety,
-) -> tuple[Tensor, Tensor]:
+def _expand_beams(search: _Search, level: int, hidden_BWD: Tensor, live: _Beams) -> tuple[Tensor, Tensor]:
     """Move the beams one level down to the best valid children; return their parents and codes (B, W)."""
+    model, trie, beams, sampling = search.model, search.trie, search.beams, search.sampling
     size, constrained = trie.sizes[level], model.spec.constrained
     if constrained:
         logits_BWK = model.scores(level, hidden_BWD, trie.whole, live.whole, live.keys)
     else:
         logits_BWK = model.logits(level, hidden_BWD)
-    scores_BWK = live.scores.unsqueeze(-1) + (logits_BWK.float() / variety.temperature).log_softmax(dim=-1)
+    scores_BWK = live.scores.unsqueeze(-1) + (logits_BWK.float() / sampling.temperature).log_softmax(dim=-1)
     if constrained:  # a dead beam has no children
         scores_BWK = scores_BWK.nan_to_num(nan=-torch.inf, neginf=-torch.inf)
     if not constrained or trie.whole is not trie:
         scores_BWK = trie.restrict(level, scores_BWK, live.nodes)
-    if closed is not None and closed[level].numel():
-        trie.close(scores_BWK, live.nodes, closed[level])
-    if variety.groups == 1:
+    if search.closed is not None and search.closed[level].numel():
+        trie.close(scores_BWK, live.nodes, search.closed[level])
+    if sampling.groups == 1:
         live.scores, index_BW = scores_BWK.flatten(1).topk(min(beams, scores_BWK[0].numel()), dim=1)
     else:
-        live.scores, index_BW = _in_turn(scores_BWK, beams // variety.groups, variety)
+        live.scores, index_BW = _diverse_topk(scores_BWK, beams // sampling.groups, sampling)
     parents_BW, codes_BW = index_BW // size, index_BW % size
     children_BW = trie.step(level, live.nodes.gather(1, parents_BW), codes_BW)
     live.keys = model.prefix_key(level, live.keys.gather(1, parents_BW), codes_BW)
@@ -144,7 +147,7 @@ def _widen(
     return parents_BW, codes_BW
 
 
-def _in_turn(scores_BWK: Tensor, share: int, variety: Variety) -> tuple[Tensor, Tensor]:
+def _diverse_topk(scores_BWK: Tensor, share: int, sampling: SamplingOptions) -> tuple[Tensor, Tensor]:
     """Select `share` children for each group in turn: scores and indices into W * K, group by group.
 
     The Hamming penalty of this level affects the selection and is not carried on, so scores stay log-probabilities.
@@ -156,10 +159,10 @@ def _in_turn(scores_BWK: Tensor, share: int, variety: Variety) -> tuple[Tensor, 
     taken_BK = left_BI.new_zeros(batch, size)
     beam_I = torch.arange(width * size, device=left_BI.device) // size
     scores, indices = [], []
-    for group in range(variety.groups):
+    for group in range(sampling.groups):
         # The root belongs to all groups; on later levels each has its share of the beams, in order.
-        foreign_I = (beam_I // (width // variety.groups) != group) if width > 1 else beam_I > 0
-        cost_BI = variety.diversity * taken_BK.repeat(1, width) + OTHER_GROUP_COST * foreign_I
+        foreign_I = (beam_I // (width // sampling.groups) != group) if width > 1 else beam_I > 0
+        cost_BI = sampling.diversity * taken_BK.repeat(1, width) + OTHER_GROUP_COST * foreign_I
         index_BS = (left_BI - cost_BI).topk(min(share, width * size), dim=1).indices
         # If no child is left, taken ones are picked again with score -inf.
         score_BS = left_BI.gather(1, index_BS)

@@ -1,5 +1,6 @@
 """Paired comparison of two recommenders on the same cases: the difference of recall, and a verdict."""
 
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +14,23 @@ FEWEST_DIFFERENT = 6
 """With fewer differing cases, chance alone may put all of them on one side: 2 * 0.5 ** 5 > 0.05."""
 
 
-def versus(ours: Ints, theirs: Ints, k: int, seed: int = 0, draws: int = DRAWS) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Comparison:
+    """The difference of recall at `k`, its 95 % interval, the cases that one side alone hits, and the verdict."""
+
+    k: int
+    difference: float
+    interval: list[float]
+    won: int
+    lost: int
+    verdict: Verdict
+
+    def as_record(self) -> dict[str, Any]:
+        """The figures by name."""
+        return asdict(self)
+
+
+def versus(ours: Ints, theirs: Ints, k: int, seed: int = 0, draws: int = DRAWS) -> Comparison:
     """Difference of recall at `k`, ours less theirs, with its bootstrap 95 % interval over cases, and the verdict.
 
     Both are ranks of the targets of the same cases, as in `training.evaluation.metrics`. Pairs are resampled: a case
@@ -27,14 +44,7 @@ def versus(ours: Ints, theirs: Ints, k: int, seed: int = 0, draws: int = DRAWS) 
         cases, [won / cases, lost / cases, 1 - (won + lost) / cases], draws
     )
     low, high = np.quantile((counts[:, 0] - counts[:, 1]) / cases, [0.025, 0.975]).tolist()
-    return {
-        "k": k,
-        "difference": (won - lost) / cases,
-        "interval": [low, high],
-        "won": won,
-        "lost": lost,
-        "verdict": _verdict(low, high, won + lost),
-    }
+    return Comparison(k, (won - lost) / cases, [low, high], won, lost, _verdict(low, high, won + lost))
 
 
 def _verdict(low: float, high: float, different: int) -> Verdict:

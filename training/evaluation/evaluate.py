@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from tokenizer.arrays.types import Doubles, Ints
 from tokenizer.trie.masks import TrieMasks
 from training.data.events import gathered
 from training.data.histories import contexts, window_rows
-from training.decoding.beam_search import Scores, Variety, items_of, search_sids
+from training.decoding.beam_search import SamplingOptions, Scores, items_of, search_sids
 from training.evaluation.baselines import ItemNeighbours, popular_rows
-from training.evaluation.comparison import versus
+from training.evaluation.cases import EvaluationCases
+from training.evaluation.comparison import Comparison, versus
 from training.evaluation.exposure import Exposure, self_information
 from training.evaluation.metrics import (
     Bucket,
@@ -31,6 +32,7 @@ from training.evaluation.metrics import (
     recall_at,
 )
 from training.evaluation.rerank import VectorSimilarity
+from training.evaluation.result import Accuracy, BucketAccuracy, EvaluationResult, RankerResult
 from training.models.trie_tensors import TrieTensors
 from training.sasrec.sasrec import fit_sasrec
 from training.sasrec.sasrec import rank as rank_next
@@ -51,39 +53,15 @@ AT_ONCE = 8192
 """Cases that a simple recommender ranks at a time."""
 
 
-@dataclass(frozen=True)
-class EvaluationCases:
-    """Held-out events with their contexts. Ragged parts are flat: case i holds [offsets[i], offsets[i+1]).
-
-    codes (E, L) and kinds (E,) (see training/data/events.py) of the context events that the model reads, oldest first,
-    with `offsets` (n+1,). `taken_rows` (T,): rows in `trie.item_ids` of the positive context events, oldest first, with
-    `taken_offsets` (n+1,). `target_rows` (n,): rows of the targets, -1 for an item that is not in the release.
-    """
-
-    codes: npt.NDArray[np.int32]
-    kinds: Ints
-    offsets: Ints
-    taken_rows: Ints
-    taken_offsets: Ints
-    target_rows: Ints
-
-    def __len__(self) -> int:
-        return len(self.target_rows)
-
-    def taken(self, cases: Ints) -> list[Ints]:
-        """Items that the user of each of these cases took, without those only shown."""
-        return [self.taken_rows[self.taken_offsets[case] : self.taken_offsets[case + 1]] for case in cases]
-
-
 def evaluate(
     model: Generator,
     trie: Trie,
     cases: EvaluationCases,
     popularity_counts: Ints,
     spec: EvaluateSpec,
-    learnt: Sequence[Ints] | None = None,
+    trained_on: Sequence[Ints] | None = None,
     likeness: VectorSimilarity | None = None,
-) -> dict[str, Any]:
+) -> EvaluationResult:
     """Figures of the generator, popularity, item neighbours and a SASRec, one row each, and the counts.
 
     With `likeness` there are two more rows: the generator's items in the order that includes likeness, and all items by
@@ -98,7 +76,7 @@ def evaluate(
     target's SID is among the first k. In all other figures the items of a SID take one place each. Both are equal if no
     two items share a SID.
 
-    `popularity_counts` (N,) are train events per trie row before the cutoff. `learnt` are the rows of each user's
+    `popularity_counts` (N,) are train events per trie row before the cutoff. `trained_on` are the rows of each user's
     positive train events, oldest first; without them neighbours and SASRec have no row. A target outside the release is
     a miss for all, is counted in `targets_missing` and is in no bucket of popularity. A target that the user took
     before is counted in `targets_seen`; it cannot be hit if such items are left out (`seen_left_out`). Raises
@@ -128,23 +106,23 @@ def evaluate(
         rows["reranked"] = judge.row("reranked", _reranked(likeness, cases, found), _parts(like, spec.batch_size))
         rows["dense"] = judge.row("dense", _alike(likeness, cases, spec), _parts(like, AT_ONCE))
     rows["popularity"] = judge.row("popularity", _popular(popularity_counts, cases, spec), _parts(like, AT_ONCE))
-    if learnt is not None:
-        neighbours = ItemNeighbours.of(learnt, len(trie), NEAREST)
-        row = judge.row("item-knn", _near(neighbours, cases, spec), _parts(like, AT_ONCE))
-        rows["item-knn"] = {**row, "nearest": NEAREST, "newest_events": neighbours.newest}
-        long_enough = [rows for rows in learnt if len(rows) > 1]
+    if trained_on is not None:
+        neighbours = ItemNeighbours.of(trained_on, len(trie), NEAREST)
+        settings = {"nearest": NEAREST, "newest_events": neighbours.newest}
+        rows["item-knn"] = judge.row("item-knn", _near(neighbours, cases, spec), _parts(like, AT_ONCE), settings)
+        long_enough = [rows for rows in trained_on if len(rows) > 1]
         if spec.sasrec_epochs and long_enough:
             rows["sasrec"] = judge.row("sasrec", _next(long_enough, len(trie), cases, spec), _parts(like, AT_ONCE))
     owner = np.repeat(np.arange(len(cases)), np.diff(cases.taken_offsets))
     again = owner[known[owner] & (cases.taken_rows == cases.target_rows[owner])]
-    return {
-        **rows,
-        "against": judge.against("generator", BASELINES),
-        "cases": len(cases),
-        "targets_missing": int((~known).sum()),
-        "targets_seen": len(np.unique(again)),
-        "seen_left_out": spec.exclude_seen,
-    }
+    return EvaluationResult(
+        rows,
+        judge.against("generator", BASELINES),
+        cases=len(cases),
+        targets_missing=int((~known).sum()),
+        targets_seen=len(np.unique(again)),
+        seen_left_out=spec.exclude_seen,
+    )
 
 
 def _parts(order: Ints, size: int) -> Iterable[Ints]:
@@ -163,13 +141,13 @@ def _generated(
     device = next(model.parameters()).device
     searched = TrieTensors(TrieMasks.of(trie), device)
     pool, windows = contexts(cases.codes, cases.kinds, cases.offsets, model.spec)
-    variety = Variety(spec.temperature, spec.groups, spec.diversity)
+    sampling = SamplingOptions(spec.temperature, spec.groups, spec.diversity)
 
     def rank(part: Ints) -> tuple[Ints, Ints]:
         rows, lengths = window_rows(pool, windows.take(part), model.spec.long_events)
         events = gathered(pool.codes, pool.kinds, rows, lengths).to(device)
         exclude = _hidden(cases, spec, part)
-        nodes, scores = search_sids(model, searched, events, spec.beams, exclude, variety)
+        nodes, scores = search_sids(model, searched, events, spec.beams, exclude, sampling)
         keep.append(items_of(searched, nodes, scores, spec.beams, exclude))
         return keep[-1][0], nodes
 
@@ -210,9 +188,9 @@ def _near(neighbours: ItemNeighbours, cases: EvaluationCases, spec: EvaluateSpec
     return rank
 
 
-def _next(learnt: Sequence[Ints], items: int, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
+def _next(trained_on: Sequence[Ints], items: int, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
     """A `Rank` by a SASRec trained on users with two or more events. It ranks nothing for users without events."""
-    model = fit_sasrec(learnt, items, SasRecSpec(epochs=spec.sasrec_epochs))
+    model = fit_sasrec(trained_on, items, SasRecSpec(epochs=spec.sasrec_epochs))
 
     def rank(part: Ints) -> tuple[Ints, None]:
         taken = cases.taken(part)
@@ -236,12 +214,14 @@ class _Measurement:
     buckets: dict[str, list[Bucket]]
     ranks: dict[str, Ints] = field(default_factory=dict)
 
-    def against(self, name: str, others: Sequence[str]) -> dict[str, Any]:
+    def against(self, name: str, others: Sequence[str]) -> dict[str, Comparison]:
         """Compare one recommender with each of the others that was ranked, at the headline k."""
         k = headline_cut(self.cuts)
         return {other: versus(self.ranks[name], self.ranks[other], k) for other in others if other in self.ranks}
 
-    def row(self, name: str, rank: Rank, parts: Iterable[Ints]) -> dict[str, Any]:
+    def row(
+        self, name: str, rank: Rank, parts: Iterable[Ints], settings: Mapping[str, int] = MappingProxyType({})
+    ) -> RankerResult:
         """All figures of a recommender that ranks the cases part by part; stores the ranks only."""
         targets = self.cases.target_rows
         sids = np.where(targets >= 0, self.numbers[targets, -1], -1)
@@ -257,28 +237,24 @@ class _Measurement:
             if found is not None:
                 ranks_sids, raw[part] = True, rank_of_target(found, sids[part])
         self.ranks[name] = ranks
-        row = self._accuracy(ranks)
-        for k in self.cuts:
-            row[f"prefix_recall@{k}"] = [recall_at(of, k) for of in prefixes.T]
-        row |= exposure.figures()
-        if ranks_sids:
-            row["raw"] = self._accuracy(raw)
-        for name, buckets in self.buckets.items():
-            row[name] = [
-                {
-                    "from": bucket.low,
-                    "to": bucket.high,
-                    "cases": int(bucket.cases.sum()),
-                    **self._accuracy(ranks[bucket.cases]),
-                }
-                for bucket in buckets
-            ]
-        return row
+        return RankerResult(
+            self._accuracy(ranks),
+            {k: [recall_at(of, k) for of in prefixes.T] for k in self.cuts},
+            exposure.figures(),
+            self._accuracy(raw) if ranks_sids else None,
+            {name: [self._bucket(each, ranks) for each in buckets] for name, buckets in self.buckets.items()},
+            settings,
+        )
 
-    def _accuracy(self, ranks: Ints) -> dict[str, Any]:
-        row: dict[str, Any] = {"mrr": mrr(ranks)}
-        for k in self.cuts:
-            row[f"recall@{k}"] = recall_at(ranks, k)
-            row[f"ndcg@{k}"] = ndcg_at(ranks, k)
-            row[f"hits@{k}"] = int(hits_at(ranks, k).sum())
-        return row | {f"{name}_interval": list(bounds) for name, bounds in intervals(ranks, self.cuts).items()}
+    def _bucket(self, bucket: Bucket, ranks: Ints) -> BucketAccuracy:
+        cases = int(bucket.cases.sum())
+        return BucketAccuracy(bucket.low, bucket.high, cases, self._accuracy(ranks[bucket.cases]))
+
+    def _accuracy(self, ranks: Ints) -> Accuracy:
+        return Accuracy(
+            mrr(ranks),
+            {k: recall_at(ranks, k) for k in self.cuts},
+            {k: ndcg_at(ranks, k) for k in self.cuts},
+            {k: int(hits_at(ranks, k).sum()) for k in self.cuts},
+            intervals(ranks, self.cuts),
+        )

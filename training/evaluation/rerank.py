@@ -41,12 +41,12 @@ class VectorSimilarity:
         length = np.linalg.norm(vectors_NF, axis=1, keepdims=True)
         return cls(np.asarray(vectors_NF / np.where(length == 0, 1, length), np.float32), weight, decay)
 
-    def asked(self, taken: Sequence[Ints]) -> Floats:
+    def user_vectors(self, taken: Sequence[Ints]) -> Floats:
         """User vectors (B, F) of length 1: decayed sums of items taken (rows, oldest first); 0 for no items."""
         sums = [self.decay ** np.arange(len(rows))[::-1] @ self.unit[rows] for rows in taken]
-        asked_BF = np.stack(sums).astype(np.float32)
-        length = np.linalg.norm(asked_BF, axis=1, keepdims=True)
-        return np.asarray(asked_BF / np.where(length == 0, 1, length), np.float32)
+        user_BF = np.stack(sums).astype(np.float32)
+        length = np.linalg.norm(user_BF, axis=1, keepdims=True)
+        return np.asarray(user_BF / np.where(length == 0, 1, length), np.float32)
 
     def nearest(self, taken: Sequence[Ints], width: int, exclude: Sequence[Ints] | None = None) -> Ints:
         """The `width` items most similar to users' items (B, width), ties by row; -1 if none is left.
@@ -59,10 +59,10 @@ class VectorSimilarity:
         at_once = max(1, CELLS // len(self.unit))
         for start in range(0, len(taken), at_once):
             part = slice(start, start + at_once)
-            asked_bF = self.asked(taken[part])
-            away_bN = np.maximum(1 - asked_bF @ self.unit.T, 0)
+            user_bF = self.user_vectors(taken[part])
+            away_bN = np.maximum(1 - user_bF @ self.unit.T, 0)
             away_bN[:, bare_N] = np.inf
-            away_bN[~asked_bF.any(axis=1)] = np.inf
+            away_bN[~user_bF.any(axis=1)] = np.inf
             if exclude is not None:
                 for away_N, rows in zip(away_bN, exclude[part], strict=True):
                     away_N[rows[rows >= 0]] = np.inf
@@ -72,9 +72,9 @@ class VectorSimilarity:
 
     def reranked(self, rows_BW: Ints, scores_BW: Floats, taken: Sequence[Ints]) -> Ints:
         """The candidates (B, W), -1 padded, by descending log p + weight * cosine; ties stay in order."""
-        asked_BF, total_BW = self.asked(taken), np.array(scores_BW, np.float32)
+        user_BF, total_BW = self.user_vectors(taken), np.array(scores_BW, np.float32)
         for start in range(0, len(rows_BW), AT_ONCE):
             part = slice(start, start + AT_ONCE)
-            total_BW[part] += self.weight * np.einsum("bwf,bf->bw", self.unit[rows_BW[part]], asked_BF[part])
+            total_BW[part] += self.weight * np.einsum("bwf,bf->bw", self.unit[rows_BW[part]], user_BF[part])
         total_BW[rows_BW < 0] = -np.inf
         return np.take_along_axis(rows_BW, np.argsort(-total_BW, axis=1, kind="stable"), axis=1)

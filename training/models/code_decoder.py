@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from training.models.generator import Generator
-from training.models.layers import KeysValues, Queries, SelfAttention, Turn, feed_forward, rotation
+from training.models.layers import KeysValues, Queries, RotaryAngles, SelfAttention, feed_forward, rotation
 from training.spec import GeneratorSpec
 
 
@@ -25,17 +25,17 @@ class CodeBlock(nn.Module):
         self.dropout = nn.Dropout(spec.dropout)
 
     def forward(
-        self, x_BELD: Tensor, turn: Turn, past: KeysValues | None, memory: Memory | None, depth: int
+        self, x_BELD: Tensor, rotary: RotaryAngles, past: KeysValues | None, memory: Memory | None, depth: int
     ) -> tuple[Tensor, KeysValues]:
         """x (B, E, L, D): each of E events sees its own codes, whose keys and values are (B * E, G, l, P)."""
         batch, events, levels, dim = x_BELD.shape
         if memory is not None:
             assert self.cross is not None
             assert self.cross_norm is not None
-            asked = self.cross_norm(x_BELD).view(batch, events * levels, dim)
-            x_BELD = x_BELD + self.dropout(memory.asked_by(self.cross, asked, depth).view(x_BELD.shape))
+            queries = self.cross_norm(x_BELD).view(batch, events * levels, dim)
+            x_BELD = x_BELD + self.dropout(memory.attend(self.cross, queries, depth).view(x_BELD.shape))
         own = self.attention_norm(x_BELD).view(batch * events, levels, dim)
-        mixed, present = self.attention(own, turn, past)
+        mixed, present = self.attention(own, rotary, past)
         x_BELD = x_BELD + self.dropout(mixed.view(x_BELD.shape))
         return x_BELD + self.dropout(self.feed_forward(self.ff_norm(x_BELD))), present
 
@@ -43,16 +43,16 @@ class CodeBlock(nn.Module):
 class Memory:
     """Keys and values of a history: one pair for each block, or one for all.
 
-    `mask` (B or 1, 1, T or 1, S) bool marks the positions visible to the T query tokens. `turn` is the rotation of the
+    `mask` (B or 1, 1, T or 1, S) bool marks the positions visible to the T query tokens. `rotary` has the angles of the
     queries, if positions count.
     """
 
-    def __init__(self, pairs: list[KeysValues], mask: Tensor, turn: Turn | None = None) -> None:
-        self.pairs, self.mask, self.turn = pairs, mask, turn
+    def __init__(self, pairs: list[KeysValues], mask: Tensor, rotary: RotaryAngles | None = None) -> None:
+        self.pairs, self.mask, self.rotary = pairs, mask, rotary
 
-    def asked_by(self, queries: Queries, x_BTD: Tensor, depth: int) -> Tensor:
+    def attend(self, queries: Queries, x_BTD: Tensor, depth: int) -> Tensor:
         """Attention output of block number `depth`."""
-        return queries.attend(x_BTD, self.pairs[depth % len(self.pairs)], self.turn, self.mask, causal=False)
+        return queries.attend(x_BTD, self.pairs[depth % len(self.pairs)], self.rotary, self.mask, causal=False)
 
 
 class CodeDecoder(nn.Module):
@@ -69,10 +69,10 @@ class CodeDecoder(nn.Module):
     ) -> tuple[Tensor, list[KeysValues]]:
         """States (B, E, L, D) of the tokens, which continue those of `past`, and the new past."""
         before = 0 if past is None else past[0][0].shape[2]
-        turn = rotation(torch.arange(before, before + x_BELD.shape[2], device=x_BELD.device)[None], self.width)
+        rotary = rotation(torch.arange(before, before + x_BELD.shape[2], device=x_BELD.device)[None], self.width)
         cache: list[KeysValues] = []
         for depth, block in enumerate(self.blocks):
-            x_BELD, present = block(x_BELD, turn, None if past is None else past[depth], memory, depth)
+            x_BELD, present = block(x_BELD, rotary, None if past is None else past[depth], memory, depth)
             cache.append(present)
         return self.norm(x_BELD), cache
 

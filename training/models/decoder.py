@@ -52,11 +52,11 @@ class Decoder(Generator):
         mask_BTS: Tensor | None = None,
     ) -> tuple[Tensor, list[KeysValues]]:
         """Hidden states of the tokens, and the cache: `past`, then their keys and values."""
-        turn = rotation(positions_BT, self.spec.dim // self.spec.heads)
+        rotary = rotation(positions_BT, self.spec.dim // self.spec.heads)
         mask = None if mask_BTS is None else mask_BTS.unsqueeze(1)
         x_BTD, cache = self.dropout(x_BTD), []
         for depth, block in enumerate(self.blocks):
-            x_BTD, present = block(x_BTD, turn, None if past is None else past[depth], mask)
+            x_BTD, present = block(x_BTD, rotary, None if past is None else past[depth], mask)
             cache.append(present)
         return self.norm(x_BTD), cache
 

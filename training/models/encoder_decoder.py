@@ -48,8 +48,8 @@ class EncoderDecoder(Generator):
         x_BSD = self.dropout(torch.cat([start, x_BELD.flatten(1, 2)], dim=1))
         places = torch.arange(x_BSD.shape[1], device=x_BSD.device)[None]
         seen = (places <= events.lengths[:, None] * self.levels)[:, None, None]
-        turn = rotation(places, self.spec.dim // self.spec.heads)
+        rotary = rotation(places, self.spec.dim // self.spec.heads)
         for block in self.blocks:
-            x_BSD, _ = block(x_BSD, turn, mask=seen)
+            x_BSD, _ = block(x_BSD, rotary, mask=seen)
         x_BSD = self.norm(x_BSD)
         return Memory([memory(x_BSD) for memory in self.memories], seen)

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from training.spec import GeneratorSpec
 
-Turn = tuple[Tensor, Tensor]
+RotaryAngles = tuple[Tensor, Tensor]
 """Cosine and sine of rotary angles."""
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values, each (B, G, S, P), keys already rotated."""
@@ -26,16 +26,16 @@ BALANCING_RATE = 1e-3
 """Change of an expert's bias per step."""
 
 
-def rotation(positions: Tensor, width: int) -> Turn:
+def rotation(positions: Tensor, width: int) -> RotaryAngles:
     """Cosine and sine of the rotary angles: positions (..., T) -> two (..., 1, T, width // 2), ready for heads."""
     half = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32)
     angle = positions.unsqueeze(-1).float() * torch.exp(-math.log(10_000.0) / width * half)
     return angle.cos().unsqueeze(-3), angle.sin().unsqueeze(-3)
 
 
-def rotate(x: Tensor, turn: Turn) -> Tensor:
+def rotate(x: Tensor, rotary: RotaryAngles) -> Tensor:
     """Rotate the pairs (i, i + P/2) of x (B, heads, T, P) by the angles of their positions."""
-    cos, sin = (part.to(x.dtype) for part in turn)
+    cos, sin = (part.to(x.dtype) for part in rotary)
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
@@ -49,12 +49,14 @@ class Queries(nn.Module):
         self.query = nn.Linear(spec.dim, spec.dim, bias=False)
         self.out = nn.Linear(spec.dim, spec.dim, bias=False)
 
-    def attend(self, x_BTD: Tensor, given: KeysValues, turn: Turn | None, mask: Tensor | None, causal: bool) -> Tensor:
+    def attend(
+        self, x_BTD: Tensor, given: KeysValues, rotary: RotaryAngles | None, mask: Tensor | None, causal: bool
+    ) -> Tensor:
         """Attend from x (B, T, D) to `given`, by `mask` (bool, broadcast to (B, H, T, S)), else to all or causally."""
         batch, length, dim = x_BTD.shape
         q_BHTP = self.query(x_BTD).view(batch, length, self.heads, self.width).transpose(1, 2)
         y_BHTP = functional.scaled_dot_product_attention(
-            q_BHTP if turn is None else rotate(q_BHTP, turn),
+            q_BHTP if rotary is None else rotate(q_BHTP, rotary),
             *given,
             attn_mask=mask,
             dropout_p=self.drop if self.training else 0.0,
@@ -72,12 +74,12 @@ class KeyValue(nn.Module):
         self.heads, self.width = spec.kv_heads, spec.dim // spec.heads
         self.project = nn.Linear(spec.dim, 2 * self.heads * self.width, bias=False)
 
-    def forward(self, x_BSD: Tensor, turn: Turn | None = None) -> KeysValues:
+    def forward(self, x_BSD: Tensor, rotary: RotaryAngles | None = None) -> KeysValues:
         """(B, S, D) -> keys, rotated, and values, each (B, G, S, P)."""
         batch, length, _ = x_BSD.shape
         k_BSGP, v_BSGP = self.project(x_BSD).view(batch, length, 2 * self.heads, self.width).chunk(2, dim=2)
         k_BGSP = k_BSGP.transpose(1, 2)
-        return k_BGSP if turn is None else rotate(k_BGSP, turn), v_BSGP.transpose(1, 2)
+        return k_BGSP if rotary is None else rotate(k_BGSP, rotary), v_BSGP.transpose(1, 2)
 
 
 class SelfAttention(nn.Module):
@@ -88,14 +90,14 @@ class SelfAttention(nn.Module):
         self.causal, self.queries, self.key_value = causal, Queries(spec), KeyValue(spec)
 
     def forward(
-        self, x_BTD: Tensor, turn: Turn, past: KeysValues | None = None, mask: Tensor | None = None
+        self, x_BTD: Tensor, rotary: RotaryAngles, past: KeysValues | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, KeysValues]:
         """Attend to `past`, if given, and to the tokens, by `mask`; without both causally (if set), else to all."""
-        keys, values = self.key_value(x_BTD, turn)
+        keys, values = self.key_value(x_BTD, rotary)
         if past is not None:
             keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
         causal = self.causal and past is None and mask is None
-        return self.queries.attend(x_BTD, (keys, values), turn, mask, causal), (keys, values)
+        return self.queries.attend(x_BTD, (keys, values), rotary, mask, causal), (keys, values)
 
 
 class SwiGLU(nn.Module):
@@ -163,9 +165,9 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(spec.dropout)
 
     def forward(
-        self, x_BTD: Tensor, turn: Turn, past: KeysValues | None = None, mask: Tensor | None = None
+        self, x_BTD: Tensor, rotary: RotaryAngles, past: KeysValues | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, KeysValues]:
         """The new hidden states, and this layer's keys and values, including the past."""
-        mixed, present = self.attention(self.attention_norm(x_BTD), turn, past, mask)
+        mixed, present = self.attention(self.attention_norm(x_BTD), rotary, past, mask)
         x_BTD = x_BTD + self.dropout(mixed)
         return x_BTD + self.dropout(self.feed_forward(self.ff_norm(x_BTD))), present

@@ -41,7 +41,7 @@ class RqTransformer(Generator):
         start = self.start.expand(len(codes_BED), 1, -1)
         x_BED = self.dropout(torch.cat([start, codes_BED + self.embed_events(events)], dim=1))
         places = torch.arange(x_BED.shape[1], device=x_BED.device)[None]
-        turn = rotation(places, self.spec.dim // self.spec.heads)
+        rotary = rotation(places, self.spec.dim // self.spec.heads)
         for block in self.blocks:
-            x_BED, _ = block(x_BED, turn)
+            x_BED, _ = block(x_BED, rotary)
         return self.norm(x_BED)  # type: ignore[no-any-return]

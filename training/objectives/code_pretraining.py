@@ -72,13 +72,15 @@ class AlignNet(nn.Module):
             read_BD = read_BD + self.prefixes(self.prefix_rows(batch.codes)).sum(dim=1)
         found_BF = functional.normalize(self.to_vector(read_BD), dim=-1)
         rows = torch.arange(batch.first, batch.first + len(batch.codes), device=batch.codes.device)
-        told = functional.cross_entropy((found_BF @ batch.vectors.T).float() / TEMPERATURE, rows, reduction="sum")
+        contrastive = functional.cross_entropy(
+            (found_BF @ batch.vectors.T).float() / TEMPERATURE, rows, reduction="sum"
+        )
         state_BD = self.from_vector(batch.vectors[rows])
         scores = []
         for level in range(self.levels):
             scores.append(self.heads[level](self.norm(state_BD)))
             state_BD = state_BD + embedded_BLD[:, level]
-        return told + next_code(scores, batch.codes) / self.levels
+        return contrastive + next_code(scores, batch.codes) / self.levels
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +51,15 @@ def plan_of(
     )
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a generator is trained for: a vocabulary (hash), a release (id), and settings of a recipe (hash)."""
+
+    vocabulary: str
+    release: str
+    recipe: str
+
+
 class NextCode:
     """A Trainable: a generator, its training histories, and its objective."""
 
@@ -58,23 +68,22 @@ class NextCode:
         spec: GeneratorSpec,
         plan: Plan,
         read_bucket: ReadBucket,
-        vocabulary: str,
-        release: str,
-        recipe: str,
+        origin: Origin,
+        *,
         objective: Objective = next_code,
         start: Mapping[str, NDArray[np.float32]] | None = None,
         read_trie: Callable[[], TrieMasks] | None = None,
     ) -> None:
-        """`vocabulary` and `recipe` are hashes; `release` is the id whose sequences `read_bucket` reads.
+        """`read_bucket` reads the sequences of the release.
 
         `start` are weights of an earlier stage, for all or some of the generator's parameters. A constrained generator
         needs the trie of the release, which is read with the first step.
         """
         if spec.constrained and read_trie is None:
             raise ValueError("a constrained generator is trained with the trie of its release: give read_trie")
-        self.generator = build_generator(spec, plan.sizes, vocabulary, plan.seed)
+        self.generator = build_generator(spec, plan.sizes, origin.vocabulary, plan.seed)
         self.plan, self.read_bucket, self.objective = plan, read_bucket, objective
-        self.release, self.recipe, self.start = release, recipe, dict(start or {})
+        self.origin, self.start = origin, dict(start or {})
         self._read_trie = read_trie if spec.constrained else None
         self._trie: TrieTensors | None = None
         unknown = self.generator.load_state_dict(
@@ -101,8 +110,8 @@ class NextCode:
             "spec": self.generator.spec.model_dump(mode="json"),
             "sizes": list(self.plan.sizes),
             "vocabulary": self.generator.vocabulary,
-            "release": self.release,
-            "recipe": self.recipe,
+            "release": self.origin.release,
+            "recipe": self.origin.recipe,
             "plan": self.plan.hash,
             "start": _digest(self.start),
         }

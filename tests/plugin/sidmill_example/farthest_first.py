@@ -38,7 +38,7 @@ def fit(items: Items, spec: CodebookSpec, work: Executor, train: Trainer) -> Fit
         fitting.arrays[f"level{number}"] = centroids
         room = np.full(level.codes, fitting.room(number), np.int64)
         prefix = fitting.codes[:, :number]
-        found = assign_level(CentroidLevel(target, centroids), fitting.fitted, prefix, room, None, work, None)
+        found = assign_level(CentroidLevel(target, centroids), fitting.fitted, prefix, room, work)
         fitting.settle(number, found.codes)
     return fitting.done()
 

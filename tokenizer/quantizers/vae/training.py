@@ -26,6 +26,7 @@ from tokenizer.arrays.vectors import ArrayRows, Items
 from tokenizer.balancing.costs import Residual
 from tokenizer.quantizers.kmeans import balanced_kmeans
 from tokenizer.quantizers.seeding import sample_size
+from tokenizer.quantizers.target_vectors import TargetVectors
 from tokenizer.quantizers.vae.latent import Encoded, layers_of
 from tokenizer.spec import CodebookSpec
 from tokenizer.vae_spec import VaeSpec
@@ -159,7 +160,8 @@ def _cluster_latents(net: VaeNet, latents: Items, rng: np.random.Generator, anew
         rounds, start = (START_ROUNDS, None) if anew else (FOLLOW_ROUNDS, points.detach().cpu().numpy().copy())
         room = math.ceil(ROOM * len(latents) / len(points))
         left = Residual(LATENT, tuple(enumerate(former)))
-        found = balanced_kmeans(left, latents, prefix, len(points), room, rounds, rng, LOCAL_THREADS, start)
+        vectors = TargetVectors(left, latents, prefix, LOCAL_THREADS)
+        found = balanced_kmeans(vectors, len(points), room, rounds, rng, start)
         prefix = np.concatenate([prefix, found.codes[:, None]], axis=1)
         former.append(found.centroids)
         _put(points, found.centroids)
@@ -187,8 +189,8 @@ def _cluster_points(net: VaeNet, clusters: int, rng: np.random.Generator) -> Non
         vectors = points.detach().cpu().numpy()
         count = min(clusters, len(vectors))
         items = Items({LATENT: ArrayRows(vectors)}, np.arange(len(vectors), dtype=np.uint64))
-        nothing, room = np.empty((len(vectors), 0), np.int32), -(-len(vectors) // count)
-        found = balanced_kmeans(Residual(LATENT, ()), items, nothing, count, room, START_ROUNDS, rng, LOCAL_THREADS)
+        targets = TargetVectors.without_codes(Residual(LATENT, ()), items, LOCAL_THREADS)
+        found = balanced_kmeans(targets, count, -(-len(vectors) // count), START_ROUNDS, rng)
         _put(net.get_buffer(f"cluster{number}"), found.codes)
 
 

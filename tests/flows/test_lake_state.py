@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from conftest import write_items
 from flows.bootstrap import bootstrap
 from flows.cli.main import run_command
-from flows.inspect.standing import age, standing
+from flows.inspect.lake_state import age, lake_state
 from flows.nightly import nightly
 from storage.commit import Provenance
 from storage.errors import QuarantineBudgetExceeded
@@ -56,7 +56,7 @@ def with_model(lake: Lake, manifest: Manifest, key: str = "one") -> str:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A lake whose production is a night's release, with a model that was trained on the release before."""
-    folder = tmp_path_factory.mktemp("standing")
+    folder = tmp_path_factory.mktemp("state")
     lake = Lake(str(folder / "lake"))
     write_items(folder / "items.jsonl", 0, 24)
     bootstrap(lake.uri, TEXT_ALONE, [str(folder / "items.jsonl")])
@@ -101,13 +101,13 @@ def test_a_night_that_failed_is_the_first_thing_that_status_and_report_say(
     later = RunRecord(night, "evaluate-20990101T000000-000000", "evaluate", "", {})
     later.begin()
     later.end("finished", {"model": "m-000001"})
-    lines = standing(night).lines
+    lines = lake_state(night).lines
     assert lines[0].startswith("last run: evaluate finished")
     assert lines[1].startswith("not mended since: nightly failed")
     mended = RunRecord(night, "nightly-20990102T000000-000000", "nightly", "", {})
     mended.begin()
     mended.end("finished", {"release": "r-000003", "published": False})
-    lines = standing(night).lines
+    lines = lake_state(night).lines
     assert lines[0].endswith(": r-000003, not published")
     assert not any(line.startswith("not mended") for line in lines)
 
@@ -134,9 +134,9 @@ def test_after_a_night_status_report_and_release_show_the_model_that_production_
 
 
 def test_production_is_as_old_as_the_publishing_of_its_release_and_a_hold_is_told(night: Lake) -> None:
-    before = standing(night).production
+    before = lake_state(night).production
     hold(night, WHO, "a fault in the catalogue")
-    later = standing(night, datetime.now(UTC) + timedelta(days=3))
+    later = lake_state(night, datetime.now(UTC) + timedelta(days=3))
     assert later.production is not None
     assert before is not None
     assert later.production["published_at"] == before["published_at"]
@@ -148,7 +148,7 @@ def test_production_is_as_old_as_the_publishing_of_its_release_and_a_hold_is_tol
 
 def test_a_lake_of_ingested_rows_alone_has_no_production(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lake = Lake(str(tmp_path / "lake"))
-    assert standing(lake).lines == ["no run is recorded", "production: nothing is published"]
+    assert lake_state(lake).lines == ["no run is recorded", "production: nothing is published"]
 
 
 @given(st.floats(0, 1e9))

@@ -1,4 +1,4 @@
-"""The basis of a release: the encoders, fusion and codebook that determine SIDs."""
+"""The fitted artifacts of a release: the encoders, fusion and codebook that determine SIDs."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +10,7 @@ from tokenizer.codebook import Codebook
 
 
 @dataclass(frozen=True)
-class Basis:
+class FittedArtifacts:
     """Encoders, fusion and codebook, which determine SIDs. They have seen only events before `fit_cutoff`."""
 
     encoders: dict[str, EncoderRef]
@@ -21,9 +21,9 @@ class Basis:
     fit_cutoff: datetime
 
 
-def basis_of(lake: Lake, manifest: Manifest) -> Basis:
-    """Read the frozen basis of a release by hash."""
-    return Basis(
+def fitted_artifacts_of(lake: Lake, manifest: Manifest) -> FittedArtifacts:
+    """Read the fitted artifacts of a release by hash."""
+    return FittedArtifacts(
         manifest.encoders,
         Fusion.from_bytes(lake.blobs.get(manifest.fusion_blob)),
         manifest.fusion_blob,

@@ -20,13 +20,30 @@ MOST_OF_AN_ERROR = 300
 
 
 @dataclass(frozen=True)
-class Standing:
-    """State of a lake. `last_run` is the newest run; `unmended`: newest runs of other kinds, if they ended badly."""
+class LakeState:
+    """State of a lake. `last_run` is the newest run.
+
+    `unresolved_failures` are the newest runs of other kinds, where they ended badly.
+    """
 
     last_run: dict[str, Any] | None
-    unmended: list[dict[str, Any]]
+    unresolved_failures: list[dict[str, Any]]
     production: dict[str, Any] | None
     held: str | None
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "LakeState":
+        """Read the entries of `as_record`, among others."""
+        return cls(record["last_run"], record["unmended"], record["production"], record["held"])
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the entries of `sidmill lake status --json`."""
+        return {
+            "last_run": self.last_run,
+            "unmended": self.unresolved_failures,
+            "production": self.production,
+            "held": self.held,
+        }
 
     @property
     def lines(self) -> list[str]:
@@ -34,22 +51,22 @@ class Standing:
         last = f"last run: {_run_line(self.last_run)}" if self.last_run else "no run is recorded"
         return [
             last,
-            *(f"not mended since: {_run_line(run)}" for run in self.unmended),
+            *(f"not mended since: {_run_line(run)}" for run in self.unresolved_failures),
             _production_line(self.production),
             *([self.held] if self.held else []),
         ]
 
 
-def standing(lake: Lake, now: datetime | None = None) -> Standing:
+def lake_state(lake: Lake, now: datetime | None = None) -> LakeState:
     """Return the state of a lake. A run that found nothing to do is not recorded, so it is not the last one."""
     known = runs(lake)
     newest = {run.kind: run for run in known}
     last = known[-1] if known else None
     others = [run for run in newest.values() if run is not last and run.state in ENDED_BADLY]
     history = pointer_history(lake, PRODUCTION)
-    return Standing(
+    return LakeState(
         last_run=_run(last) if last else None,
-        unmended=[_run(run) for run in sorted(others, key=lambda run: run.started)],
+        unresolved_failures=[_run(run) for run in sorted(others, key=lambda run: run.started)],
         production=_production(lake, history, now or datetime.now(UTC)),
         held=hold_of(history),
     )
@@ -75,13 +92,13 @@ def _run_line(run: dict[str, Any]) -> str:
         f"ended {_minute(run['ended'])}" if run["ended"] else f"started {_minute(run['started'])}"
     )
     made = ", ".join(part for part in (run["release"], run["model"]) if part)
-    told = f"{when} ({run['run']})"
+    text = f"{when} ({run['run']})"
     if run["state"] == "finished" and made:
-        told += f": {made}" + (", not published" if run["published"] is False else "")
+        text += f": {made}" + (", not published" if run["published"] is False else "")
     if run["error"]:
         error = " ".join(run["error"].split())
-        told += f": {error if len(error) <= MOST_OF_AN_ERROR else error[: MOST_OF_AN_ERROR - 1] + '…'}"
-    return told
+        text += f": {error if len(error) <= MOST_OF_AN_ERROR else error[: MOST_OF_AN_ERROR - 1] + '…'}"
+    return text
 
 
 def _production(lake: Lake, history: list[Pointer], now: datetime) -> dict[str, Any] | None:
@@ -117,19 +134,19 @@ def _evaluation(model: Model) -> dict[str, Any] | None:
 def _production_line(production: dict[str, Any] | None) -> str:
     if production is None:
         return "production: nothing is published"
-    told = (
+    text = (
         f"production: {production['release']}, published {_minute(production['published_at'])} "
         f"({age(production['age'])} ago), sees arrivals up to {_minute(production['as_of'])}; "
     )
     if production["model"] is None:
-        return told + "no model"
+        return text + "no model"
     found = production["evaluation"]
     if found is None:
-        return f"{told}model {production['model']}, not evaluated"
+        return f"{text}model {production['model']}, not evaluated"
     figures = ", ".join(f"{name} {found[name]:.4f}" for name in HEADLINE if name in found)
     of = f"{found['cases']:,} cases, on {found['release']}"
     verdicts = [f"{VERDICTS[verdict]} {name}" for name, verdict in found["against"].items()]
-    return f"{told}model {production['model']}: {'; '.join([f'{figures} ({of})', *verdicts])}"
+    return f"{text}model {production['model']}: {'; '.join([f'{figures} ({of})', *verdicts])}"
 
 
 def age(seconds: float) -> str:

@@ -1,0 +1,156 @@
+"""Candidates: the catalogue under a newly fitted codebook, or a release extended by what arrived since."""
+
+from dataclasses import replace
+
+import polars as pl
+
+from flows.runtime.run import Run
+from flows.snapshot import Snapshot, added_events, arrived_since, release_key, say_cutoff
+from flows.steps.assign import assign
+from flows.steps.behaviour import fold_new
+from flows.steps.candidate import CandidateInput, Kind, make_candidate
+from flows.steps.embed import check_encoders, describe_encoders, embed_items
+from flows.steps.fit import fit, refit
+from flows.steps.fitted_artifacts import fitted_artifacts_of
+from flows.steps.vectors import item_vectors
+from storage.lake import Lake
+from storage.quarantine import open_rows, resolve
+from storage.releases.catalogue import segments
+from storage.releases.manifest import Manifest
+from storage.releases.publishing import is_earlier
+from storage.releases.releases import find_release_by_key, published, published_assignments, read_release
+from tokenizer.codebook import check_capacity
+
+MAX_PUBLISH_ATTEMPTS = 8
+"""Most attempts of a run to publish; an attempt fails if production moves meanwhile."""
+# Stages after ingest that can refuse an item.
+ITEM_STAGES = ("embed text", "embed image", "embed attributes", "embed coordinates", "fuse", "assign")
+
+
+class NothingToDo(ValueError):
+    """Raised if the lake holds no item to process."""
+
+
+def fitted_release(
+    run: Run,
+    kind: Kind,
+    snapshot: Snapshot,
+    parent: Manifest | None,
+    refit_of: Manifest | None = None,
+) -> Manifest:
+    """Make a candidate under a newly fitted codebook, or under a refit of the codebook of `refit_of`.
+
+    Return the existing candidate if one was made from the same input.
+    """
+    extra = {"refit_of": refit_of.id if refit_of else None}
+    key = release_key(kind, parent.id if parent else None, snapshot.content(run.lake), run.recipe.hash, extra)
+    made = find_release_by_key(run.lake, key)
+    if made is not None:
+        run.say(f"  skipped: {made.id} was made from these inputs with this recipe already")
+        return made
+    items = snapshot.catalogue(run.lake).filter(~pl.col("deleted"))
+    if items.is_empty():
+        raise NothingToDo(
+            f"the lake {run.lake.uri} has no item that arrived by {snapshot.as_of.isoformat()}; {_catalogue(run)}."
+        )
+    if refit_of is None or run.recipe.refit is None:
+        check_capacity(run.recipe.codebook, items.height)  # before hours of embedding
+    if run.recipe.collaborative is not None and snapshot.log.read(run.lake, ["item_id"]).is_empty():
+        run.say(
+            f"  warning: the log gave no event before {snapshot.cutoff:%Y-%m-%d}: no behaviour vectors are made, "
+            "though the recipe has [collaborative]"
+        )
+    say_cutoff(run, snapshot)
+    run.record.begin()
+    run.compute_for(items.height)
+    encoders = describe_encoders(run)
+    embed_items(run, items, encoders)
+    given = None
+    if refit_of is not None and run.recipe.refit is not None:
+        refitted = fitted_artifacts_of(run.lake, refit_of)
+        vectors = item_vectors(run, refitted, items)
+        artifacts, given = refit(run, refitted, vectors, refit_of, run.recipe.refit)
+    else:
+        artifacts, vectors = fit(run, snapshot, items, encoders)
+    assigned = assign(run, artifacts, vectors, (), key, given)
+    return make_candidate(run, CandidateInput(kind, key, snapshot, artifacts, assigned, parent))
+
+
+def _catalogue(run: Run) -> str:
+    """Return the advice of an error message: the named files gave no item, or none was named."""
+    named = run.record.parameters.get("items") or []
+    return f"{', '.join(named)} gave none" if named else "give a catalogue with --items FILE"
+
+
+def extended_release(
+    run: Run, kind: Kind, snapshot: Snapshot, parent: Manifest, retry_quarantined: bool
+) -> Manifest | None:
+    """Make a candidate that extends `parent` by data that became visible since; return None if there is none."""
+    again = _refused_items(run) if retry_quarantined else []
+    if retry_quarantined and not again:
+        run.say("  no item is held back by a stage after ingest; refused rows of a source are mended by a new source")
+    changed = arrived_since(run.lake, parent, snapshot)
+    taken = taken_segments(run.lake, parent)
+    events = added_events(run.lake, parent, snapshot, ["item_id"])
+    if changed.is_empty() and events.is_empty() and not again and not _behind(run.lake, parent, taken):
+        return None
+    say_cutoff(run, snapshot)
+    extra = {"retry": again, "segments": taken}
+    key = release_key(kind, parent.id, snapshot.content(run.lake), run.recipe.hash, extra)
+    made = find_release_by_key(run.lake, key)
+    if made is not None:
+        run.say(f"  skipped: {made.id} was made from these inputs with this recipe already")
+        return made
+    encoders = describe_encoders(run)
+    check_encoders(parent.id, parent.encoders, encoders)
+    run.record.begin()
+    if again:
+        changed = pl.concat([changed, snapshot.catalogue(run.lake, among=again)]).unique("item_id").sort("item_id")
+    alive = changed.filter(~pl.col("deleted"))
+    run.compute_for(alive.height)
+    if changed.height > alive.height:
+        run.say(f"  {changed.height - alive.height:,} deleted items leave the trie; their SIDs go to nobody")
+    embed_items(run, alive, encoders)
+    artifacts = fitted_artifacts_of(run.lake, parent)
+    known = segments(run.lake, list(taken), parent.codebook.id, among=alive["item_id"].to_list())["item_id"]
+    new = sorted(set(alive["item_id"]) - set(known))
+    encoders = fold_new(run, snapshot, parent, artifacts.encoders, new)
+    if encoders is not artifacts.encoders:
+        artifacts = replace(artifacts, encoders=encoders, fit_cutoff=max(artifacts.fit_cutoff, snapshot.cutoff))
+    assigned = assign(run, artifacts, item_vectors(run, artifacts, alive), taken, key)
+    candidate = make_candidate(run, CandidateInput(kind, key, snapshot, artifacts, assigned, parent))
+    _resolve_assigned(run, again, candidate)
+    return candidate
+
+
+def _behind(lake: Lake, parent: Manifest, taken: tuple[str, ...]) -> bool:
+    """Return whether a release cannot be published even if nothing has arrived since.
+
+    It then lacks a segment that was published since, or is of an earlier time than production.
+    """
+    alias = published(lake)
+    earlier = is_earlier(parent, read_release(lake, alias.release)) if alias else False
+    return bool(earlier) or not set(taken) <= set(parent.assignments)
+
+
+def taken_segments(lake: Lake, parent: Manifest) -> tuple[str, ...]:
+    """Return the segments of a release, and all ever published under its codebook, because their SIDs are taken."""
+    taken = published_assignments(lake, parent.codebook.id)
+    return tuple(dict.fromkeys([*parent.assignments, *taken]))
+
+
+def _refused_items(run: Run) -> list[str]:
+    rows = open_rows(run.lake)
+    items = rows.filter(pl.col("stage").is_in(ITEM_STAGES) & pl.col("subject").is_not_null())["subject"]
+    return items.unique().sort().to_list()
+
+
+def _resolve_assigned(run: Run, again: list[str], candidate: Manifest) -> None:
+    """Resolve rows that fuse or assign refused and whose item has a SID now."""
+    if not again:
+        return
+    done = segments(run.lake, list(candidate.assignments), candidate.codebook.id)["item_id"]
+    rows = open_rows(run.lake).filter(
+        pl.col("stage").is_in(("fuse", "assign")) & pl.col("subject").is_in(done.to_list())
+    )
+    resolve(run.lake, rows, f"assigned in {candidate.id}", run.provenance())

@@ -1,0 +1,67 @@
+"""The vectors that the levels of a codebook read, by source; items that lack one are quarantined."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.counts import Counts
+from pipelines.fusion.fuse import FUSED, Fused, Gathered
+from pipelines.modalities import Modality
+from storage.commit import Provenance
+from storage.lake import Lake
+from storage.quarantine import Reject, quarantine
+from storage.reasons import Reason
+from tokenizer.arrays.scratch import scratch_take
+
+
+@dataclass(frozen=True)
+class LevelVectors:
+    """Vectors by source of a codebook, aligned with the items of `fused`; `counts` includes the refused items."""
+
+    vectors: dict[str, NDArray[np.float32]]
+    fused: Fused
+    counts: Counts
+
+    @property
+    def items(self) -> list[str]:
+        """Item ids."""
+        ids: list[str] = self.fused.items["item_id"].to_list()
+        return ids
+
+
+def level_vectors(
+    lake: Lake,
+    fused: Fused,
+    gathered: Gathered,
+    sources: tuple[str, ...],
+    provenance: Provenance,
+    also: tuple[str, ...] = (),
+) -> LevelVectors:
+    """Return the vectors of the sources that the levels read; quarantine items that lack one.
+
+    The sources in `also` are read too; an item that lacks one has a row of zeros.
+    """
+    places = gathered.items.select("item_id").with_row_index("place")
+    place = fused.items.join(places, on="item_id", how="left", maintain_order="left")["place"].to_numpy()
+    kept, counts = np.arange(len(place)), Counts("assign", rows_in=len(place))
+    others = [name for name in dict.fromkeys([*sources, *also]) if name != FUSED]
+    none = Modality(np.zeros((gathered.items.height, 0), np.float32), np.zeros(gathered.items.height, np.bool_))
+    found = {name: gathered.modalities.get(name, none) for name in others}
+    for name in others:
+        if name in sources:
+            having = found[name].present[place[kept]]
+            detail = f"no {name} vector, which a level encodes"
+            rejects = [
+                Reject("assign", Reason.MISSING_SOURCE, detail, f"assign@{name}", 0, item)
+                for item in fused.items["item_id"][kept[~having]]
+            ]
+            quarantine(lake, rejects, provenance)
+            counts.refuse(Reason.MISSING_SOURCE, len(rejects), detail)
+            kept = kept[having]
+    chosen, rows = fused.take(kept), place[kept].astype(np.int64)
+    vectors = {name: scratch_take(each.vectors, rows) for name, each in found.items()}
+    if FUSED in (*sources, *also):
+        vectors[FUSED] = chosen.vectors
+    counts.out = len(kept)
+    return LevelVectors(vectors, chosen, counts.check())

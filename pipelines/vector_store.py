@@ -1,0 +1,69 @@
+"""The table of vectors: stored once by item, content hash, modality and fingerprint, and read aligned with items."""
+
+import hashlib
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from pipelines.modalities import Matrix, Modality
+from storage.commit import Provenance, append
+from storage.lake import Lake, one_of
+from storage.schemas import VECTORS
+from tokenizer.arrays.scratch import scratch_matrix
+from tokenizer.arrays.vectors import as_matrix
+
+FEW = 10_000
+"""Most items that are looked up by id; for more, all vectors of the encoder are scanned."""
+
+
+def cached(lake: Lake, modality: str, fingerprint: str, items: list[str] | None = None) -> pl.DataFrame:
+    """Return (item_id, content_hash) of the stored vectors."""
+    return lake.frame("vectors", columns=["item_id", "content_hash"], where=_where(modality, fingerprint, items))
+
+
+def read_vectors(lake: Lake, modality: str, fingerprint: str, wanted: pl.DataFrame) -> Modality | None:
+    """Return the stored vectors aligned with the rows of `wanted` (item_id, content_hash); None if there are none.
+
+    They are filled in batch by batch: memory holds little more than the matrix.
+    """
+    places = wanted.select("item_id", "content_hash").with_row_index("place")
+    few = wanted["item_id"].to_list() if wanted.height <= FEW else None
+    where = _where(modality, fingerprint, few)
+    found: Modality | None = None
+    for batch in lake.batches("vectors", ["item_id", "content_hash", "vector"], where):
+        keys = pl.DataFrame(pa.table(batch).select(["item_id", "content_hash"])).with_row_index("row")
+        both = keys.join(places, on=["item_id", "content_hash"]).unique("place", keep="first", maintain_order=True)
+        if both.is_empty():
+            continue
+        values = as_matrix(pa.chunked_array([batch.column("vector")]))
+        if found is None:
+            found = Modality(scratch_matrix(wanted.height, values.shape[1]), np.zeros(wanted.height, np.bool_))
+        row, place = both["row"].to_numpy(), both["place"].to_numpy()
+        first = ~found.present[place]
+        found.vectors[place[first]] = values[row[first]]
+        found.present[place[first]] = True
+    return found
+
+
+def _where(modality: str, fingerprint: str, items: list[str] | None) -> ds.Expression:
+    where = (ds.field("modality") == modality) & (ds.field("fingerprint") == fingerprint)
+    return where if items is None else where & one_of("item_id", items)
+
+
+def store_vectors(lake: Lake, rows: pl.DataFrame, provenance: Provenance) -> None:
+    """Append vectors under a key of their identity, so that a rerun writes them once."""
+    ordered = rows.with_columns(pl.col("vector").cast(pl.List(pl.Float32))).sort("item_id", "content_hash")
+    name = "\0".join(f"{item}\0{content}" for item, content in ordered.select("item_id", "content_hash").iter_rows())
+    first = ordered.row(0, named=True)
+    digest = hashlib.sha256(name.encode()).hexdigest()[:24]
+    key = f"vectors:{first['modality']}:{first['fingerprint']}:{digest}"
+    append(lake, "vectors", ordered.select(VECTORS.schema.names).to_arrow(), key, provenance)
+
+
+def matrix(vectors: pl.DataFrame) -> Matrix:
+    """Return the `vector` column as an (N, D) float32 array."""
+    if vectors.is_empty():
+        return np.zeros((0, 0), dtype=np.float32)
+    return as_matrix(pa.chunked_array([vectors["vector"].to_arrow()]))
