@@ -205,7 +205,7 @@ def test_an_empty_log_has_no_sequences(tmp_path: Path) -> None:
 
 def test_a_training_predicts_the_positive_events_of_its_release_or_the_fresh_ones_of_them(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
-    kinds = [(kind, shown) for kind in ("click", "buy", "hide", "skip") for shown in (None, False, True)]
+    kinds = [(kind, shown) for kind in ("click", "buy", "hide", "skip") for shown in (None, False, False, True)]
     log = [
         event(at % 5, at % 6, at, 0, at) | {"event_type": kind, "impression": shown}
         for at, (kind, shown) in enumerate(kinds * 3)
