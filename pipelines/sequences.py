@@ -78,7 +78,7 @@ def _stored(rows: pl.DataFrame, codes: NDArray[np.int32], release: str, bucket: 
     """Return the rows as the table stores them."""
     levels = codes.shape[1]
     flat = pa.array(codes[rows["row"].to_numpy()].ravel())
-    bounds = pa.array(np.arange(0, levels * rows.height + 1, levels, dtype=np.int32))
+    bounds = pa.array(levels * np.arange(rows.height + 1, dtype=np.int32))
     table = rows.drop("row").to_arrow().append_column("codes", pa.ListArray.from_arrays(bounds, flat))
     for name, value in (("release", pa.scalar(release)), ("bucket", pa.scalar(bucket, pa.int32()))):
         table = table.append_column(name, pa.repeat(value, rows.height))

@@ -1,6 +1,7 @@
 """The held-out cases of a release against a plain loop over the log."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -120,3 +121,30 @@ def test_cases_are_those_of_a_plain_loop(
         ([(codes[row], kind) for row, kind in read], *rest) for read, *rest in wanted.values()
     )
     assert sorted(rows.tolist() for rows in trained_rows if len(rows)) == sorted(wanted_trained_on)
+
+
+def test_an_event_at_the_cutoff_is_a_target_and_each_user_learnt_from_has_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a user who came after the cutoff; some buckets are empty."""
+    lake = Lake(str(tmp_path))
+    deliver(
+        lake,
+        [
+            event(0, 0, CUTOFF - 1, 0, 0),
+            event(0, 1, CUTOFF, 0, 1),
+            event(1, 2, 0, 0, 2),
+            event(2, 3, 0, 0, 3),
+            event(2, 4, 1, 0, 4),
+            event(3, 5, CUTOFF, 0, 5),
+        ],
+        "log:0",
+    )
+    version = lake.version("interactions")
+    learnt = LogSlice(version, START + timedelta(days=ARRIVED), START + timedelta(minutes=CUTOFF))
+    monkeypatch.setattr(user_buckets, "BUCKET_EVENTS", 1)
+    found = evaluation_cases(lake, learnt, TRIE, version, ("impression",), GeneratorSpec())
+    assert found is not None
+    cases, learnt_rows = found
+    assert sorted(cases.target_rows.tolist()) == [ROW["i1"], ROW["i5"]]
+    assert sorted(rows.tolist() for rows in learnt_rows) == [[], [ROW["i0"]], [ROW["i2"]], [ROW["i3"], ROW["i4"]]]

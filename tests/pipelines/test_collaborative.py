@@ -105,6 +105,25 @@ def test_the_newest_events_of_a_user_count_and_no_others_of_those() -> None:
     ]
 
 
+def test_what_was_only_shown_and_types_that_the_recipe_leaves_out_are_no_behaviour() -> None:
+    events = frame([(0, 0, 0, "buy"), (0, 1, 1, "buy"), (0, 2, 2, "view"), (0, 3, 3, "view"), (0, 4, 4, "buy")])
+    shown = events.with_columns(impression=pl.Series([None, True, True, False, False]))
+    assert histories(shown, _lax(exclude_events=("view",))).names == ("i000", "i004")
+
+
+def test_behaviour_lies_user_by_user_in_time() -> None:
+    log = histories(frame(some_log()), _lax())
+    assert log.user.tolist() == sorted(log.user.tolist())
+    assert log.time.reshape(60, 10).tolist() == np.sort(log.time.reshape(60, 10), axis=1).tolist()
+
+
+def test_an_event_loses_half_its_weight_in_a_half_life() -> None:
+    log = histories(frame([(0, 0, 0, "view"), (0, 1, 24, "buy"), (0, 2, 48, "view")]), _lax(half_life_days=1.0))
+    assert log.weight.tolist() == [0.25, 0.5, 1.0]
+    weighted = histories(frame([(0, 0, 0, "buy"), (0, 1, 9, "view")]), _lax(event_weights={"buy": 3.0}))
+    assert weighted.weight.tolist() == [3.0, 1.0]
+
+
 def _lax(**settings: object) -> CollaborativeSpec:
     return CollaborativeSpec.model_validate({"dim": 6, "window": 3, "min_events": 1, **settings})
 

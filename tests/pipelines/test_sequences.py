@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from log_rows import START, WHO, Row, deliver, event, order
 
 from pipelines import sequences
-from pipelines.event_log.user_buckets import TrainedSlice, user_buckets
+from pipelines.event_log import user_buckets as spreading
+from pipelines.event_log.user_buckets import TrainedSlice, bucket_count, user_buckets
 from pipelines.event_log.visible_log import LogSlice
-from pipelines.sequences import SequencesJob, build_sequences, read_bucket
+from pipelines.sequences import SequencesJob, build_sequences, read_bucket, sequence_buckets, targets, users_of_bucket
+from pipelines.spec import SequencesSpec
 from storage.commit import append
 from storage.lake import Lake
 
@@ -41,8 +43,10 @@ def stored(lake: Lake, release: str) -> list[Row]:
     return [row for bucket in range(BUCKETS) for row in read_bucket(lake, release, bucket).to_pylist()]
 
 
+USERS = (0, 1, 2, 3, 10)
+"""Users of all buckets."""
 rows = st.lists(
-    st.tuples(st.integers(0, 4), st.integers(0, 7), st.integers(0, 30), st.integers(0, 5), st.integers(0, 25)),
+    st.tuples(st.sampled_from(USERS), st.integers(0, 7), st.integers(0, 30), st.integers(0, 5), st.integers(0, 25)),
     max_size=30,
 )
 
@@ -83,12 +87,31 @@ def test_each_visible_event_with_a_sid_comes_once_in_order(
 def test_what_a_training_learnt_from_is_not_fresh(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
     old_and_new = [event(0, 1, 5, 0, 0), event(0, 2, 15, 0, 1), event(1, 3, 3, 2, 2)]
-    deliver(lake, [*old_and_new, event(2, 4, 6, 0, 3), event(2, 1, 7, 0, 4)], "log:0")
+    at_the_bounds = [event(2, 4, 6, 1, 3), event(3, 5, 10, 1, 4)]
+    deliver(lake, [*old_and_new, *at_the_bounds], "log:0")
     counts = build(lake, "r-2", visible(lake), TrainedSlice(visible(lake, days=1, minutes=10), pa.array(ITEMS)))
-    # e0 was there in time; e1 happened after the former cutoff; e2 happened before it, and arrived late; nothing of the
-    # third user is new.
-    assert counts.rows_in == 3
-    assert {row["event_id"]: row["fresh"] for row in stored(lake, "r-2")} == {"e0": False, "e1": True, "e2": True}
+    # e0 was there in time; e1 happened after the former cutoff, e4 at it; e2 happened before it, and arrived late. e3
+    # arrived just in time, so nothing of the third user is new.
+    assert counts.rows_in == 4
+    fresh = {"e0": False, "e1": True, "e2": True, "e4": True}
+    assert {row["event_id"]: row["fresh"] for row in stored(lake, "r-2")} == fresh
+
+
+def test_what_was_learnt_is_not_fresh_after_its_files_were_joined_with_newer_ones(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    deliver(lake, [event(user, user, 1, 0, user) for user in USERS[:4]], "log:0")
+    learnt = TrainedSlice(visible(lake), pa.array(ITEMS))
+    deliver(lake, [event(user, 4, 2, 0, 20 + user) for user in USERS[:4]], "log:1")
+    lake.open("interactions").optimize.compact()
+    build(lake, "r-1", visible(lake), learnt)
+    found = {row["event_id"]: row["fresh"] for row in stored(lake, "r-1")}
+    assert found == {f"e{user + new}": bool(new) for user in USERS[:4] for new in (0, 20)}
+
+
+def test_the_bucket_of_a_user_stays_because_stored_sequences_are_completed_by_it() -> None:
+    users = pa.array([f"u{number}" for number in range(6)])
+    assert user_buckets(users, 512).tolist() == [50, 235, 259, 420, 282, 408]
+    assert set(user_buckets(pa.array([f"u{user}" for user in USERS]), BUCKETS)) == set(range(BUCKETS))
 
 
 @settings(max_examples=12, deadline=None)
@@ -179,3 +202,37 @@ def test_an_empty_log_has_no_sequences(tmp_path: Path) -> None:
     counts = build(lake, "r-1", LogSlice(-1, START, START))
     assert (counts.rows_in, counts.out, counts.unchanged) == (0, 0, 0)
     assert stored(lake, "r-1") == []
+
+
+def test_a_training_predicts_the_positive_events_of_its_release_or_the_fresh_ones_of_them(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    kinds = [(kind, shown) for kind in ("click", "buy", "hide", "skip") for shown in (None, False, False, True)]
+    log = [
+        event(at % 5, at % 6, at, 0, at) | {"event_type": kind, "impression": shown}
+        for at, (kind, shown) in enumerate(kinds * 3)
+    ]
+    deliver(lake, log, "log:0")
+    build(lake, "r-1", visible(lake, minutes=20))
+    build(lake, "r-2", visible(lake), TrainedSlice(visible(lake, minutes=20), pa.array(ITEMS)))
+    for release in ("r-1", "r-2"):
+        rows = stored(lake, release)
+        taken = [row for row in rows if row["event_type"] not in ("hide", "skip") and not row["impression"]]
+        assert targets(lake, release, {"skip", "hide"}, fresh_only=False) == len(taken)
+        assert targets(lake, release, {"skip", "hide"}, fresh_only=True) == sum(row["fresh"] for row in taken)
+        for bucket in range(BUCKETS):
+            events = Counter(row["user_id"] for row in rows if row["bucket"] == bucket)
+            assert sorted(users_of_bucket(lake, release, bucket)) == sorted(events.values())
+
+
+def test_there_are_as_many_buckets_as_the_recipe_says_or_else_as_fit_in_memory_and_at_least_eight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake(str(tmp_path))
+    deliver(lake, [event(user, 0, 0, 0, user) for user in range(21)], "log:0")
+    assert bucket_count(lake, visible(lake)) == bucket_count(lake, LogSlice(-1, START, START)) == 1
+    assert sequence_buckets(lake, visible(lake), SequencesSpec(buckets=3)) == 3
+    assert sequence_buckets(lake, visible(lake), SequencesSpec()) == 8
+    monkeypatch.setattr(spreading, "BUCKET_EVENTS", 2)
+    assert sequence_buckets(lake, visible(lake), SequencesSpec()) == 11
+    monkeypatch.setattr(spreading, "MOST_BUCKETS", 10)
+    assert sequence_buckets(lake, visible(lake), SequencesSpec()) == 10

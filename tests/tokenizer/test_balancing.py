@@ -4,7 +4,7 @@ import numpy as np
 import ot
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -260,6 +260,8 @@ def test_rows_are_put_in_order_of_key_and_then_of_row_however_long_the_keys_are(
     st.integers(0, 40),
     st.booleans(),
 )
+# The item that its node refuses takes no place of its code.
+@example([(0, 0, 3), (0, 0, 2), (1, 0, 1), (2, 0, 0)], [2, 0, 0, 0], 0, True)
 def test_a_node_takes_those_who_would_regret_most_and_a_code_of_them_as_many_as_it_has_room_for(
     asks: list[tuple[int, int, int]], room: list[int], taken: int, last: bool
 ) -> None:

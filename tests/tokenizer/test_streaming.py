@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import tokenizer.arrays.scratch
 import tokenizer.arrays.vectors
-from tokenizer.arrays.exact_sums import grid, sums_by_code
+from tokenizer.arrays.exact_sums import grid, sums_by_code, total
 from tokenizer.arrays.executor import Executor, Threads
 from tokenizer.arrays.scratch import FileRows, copied, scratch_matrix, scratch_take
 from tokenizer.arrays.vectors import Items, ParquetRows
@@ -132,6 +132,14 @@ def test_sums_are_the_same_in_any_order_and_right(rows: int, codes: int, power: 
         own = values[code == number].astype(np.float64)
         assert counts[number] == len(own)
         np.testing.assert_allclose(sums[number] / scale, own.sum(axis=0), atol=rows / scale)
+
+
+def test_sums_are_on_a_grid_as_fine_as_a_span_and_then_all_spans_add_up_exactly_on() -> None:
+    """37 bits of the largest value, and fewer where so many terms would exceed 62."""
+    assert [grid(largest, 10) for largest in (0.75, 1.0, 3.0)] == [2.0**37, 2.0**36, 2.0**35]
+    assert [grid(0.75, terms) for terms in (2**24, 2**25, 2**30)] == [2.0**37, 2.0**36, 2.0**31]
+    assert grid(0.0, 10) == 1.0
+    assert total(np.array([0.25, 0.5, 0.1]), 4.0) == 3
 
 
 class KilledOnce:

@@ -228,7 +228,8 @@ def test_each_user_of_a_batch_is_searched_under_filters_of_their_own() -> None:
     expected, rows = score_all(model, trie, events), np.empty((3, 9), np.int64)
     for names, users in by_filter(wanted).items():
         searched = TrieTensors(filters.masks(*names), whole=everything)
-        rows[users], _ = beam_search(model, searched, events.of(users), 9)
+        theirs = Events(events.codes[users], events.kinds[users], events.lengths[users])
+        rows[users], _ = beam_search(model, searched, theirs, 9)
     for user, names in enumerate(wanted):
         may = [row for row in np.argsort(-expected[user]).tolist() if all(allowed[name][row] for name in names)]
         assert rows[user].tolist() == may + [-1] * (9 - len(may))

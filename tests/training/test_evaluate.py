@@ -142,6 +142,18 @@ def test_a_sasrec_that_is_asked_for_learns_the_pattern_too(trie: Trie, learned: 
     assert row["sasrec"]["recall@1"] == 0.0, "of a user without an event it says nothing"
 
 
+def test_a_sasrec_learns_from_users_of_two_events_and_leaves_out_what_was_taken_only_if_told_to(
+    trie: Trie, learned: Generator
+) -> None:
+    again, counts = cases_of(walks(8, 5, 2), walks(8, 5, 2)[:, 0]), np.ones(ITEMS, np.int64)
+    settings = {"k": (ITEMS,), "beams": ITEMS, "sasrec_epochs": 1}
+    for exclude_seen, recall in ((True, 0.0), (False, 1.0)):
+        spec = EvaluateSpec.model_validate({**settings, "exclude_seen": exclude_seen})
+        found = evaluate(learned, trie, again, counts, spec, [np.array([0, 1])])
+        assert found["sasrec"][f"recall@{ITEMS}"] == recall
+        assert "sasrec" not in evaluate(learned, trie, again, counts, spec, [np.array([3])])
+
+
 def test_cases_are_told_apart_by_how_known_their_target_and_their_user_are(trie: Trie, learned: Generator) -> None:
     counts = np.array([0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14])
     lengths = np.array([0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9])
@@ -197,6 +209,8 @@ def test_missing_and_seen_targets_are_misses_that_are_counted(trie: Trie, learne
     wide = EvaluateSpec(k=(16,), beams=16, exclude_seen=False)
     result = figures(learned, trie, cases_of(items, targets), np.ones(ITEMS, np.int64), wide)
     assert result["generator"]["recall@16"] == result["popularity"]["recall@16"] == 0.5
+    assert result["generator"]["raw"]["recall@16"] == 0.5
+    assert "raw" not in result["popularity"], "it ranks items, not SIDs"
 
 
 def test_the_batch_size_and_the_order_of_cases_change_no_metric(trie: Trie, learned: Generator) -> None:

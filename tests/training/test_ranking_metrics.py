@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from training.evaluation import exposure as exposures
 from training.evaluation.exposure import Exposure, self_information
 from training.evaluation.metrics import (
     headline_cut,
@@ -165,6 +166,18 @@ def test_what_is_shown_equals_its_definitions(drawn: tuple[Ints, Ints], seed: in
         figures = exposure.figures()
         for name, value in expected.items():
             assert figures[f"{name}@{k}"] == (None if value is None else pytest.approx(value)), name
+
+
+def test_what_is_shown_does_not_depend_on_how_many_pairs_are_compared_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranked = np.stack([np.random.default_rng(case).permutation(10)[:4] for case in range(7)])
+    found = []
+    for pairs in (1, 40, 1000):
+        monkeypatch.setattr(exposures, "PAIRS", pairs)
+        exposure = Exposure(prefix_numbers(sids(0)), self_information(np.arange(10)), (2, 4))
+        exposure.add(ranked)
+        found.append(exposure.figures())
+    assert found[0] == pytest.approx(found[2])
+    assert found[1] == pytest.approx(found[2])
 
 
 def common(one: list[int], other: list[int]) -> int:

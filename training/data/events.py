@@ -35,16 +35,6 @@ class Events:
     kinds: Tensor
     lengths: Tensor
 
-    @property
-    def real(self) -> Tensor:
-        """Mask of positions that hold an event, bool (B, E)."""
-        return torch.arange(self.codes.shape[1], device=self.codes.device) < self.lengths[:, None]
-
-    def of(self, users: Ints) -> Events:
-        """The histories of some users (n,)."""
-        chosen = torch.from_numpy(users).to(self.lengths.device)
-        return Events(self.codes[chosen], self.kinds[chosen], self.lengths[chosen])
-
     def to(self, device: torch.device) -> Events:
         """Return them on `device`."""
         return Events(*(each.to(device, non_blocking=True) for each in (self.codes, self.kinds, self.lengths)))

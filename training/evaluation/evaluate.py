@@ -225,8 +225,9 @@ class _Measurement:
         """All figures of a recommender that ranks the cases part by part; stores the ranks only."""
         targets = self.cases.target_rows
         sids = np.where(targets >= 0, self.numbers[targets, -1], -1)
-        ranks, raw = np.full(len(targets), -1, np.int64), np.full(len(targets), -1, np.int64)
-        prefixes = np.full((len(targets), self.numbers.shape[1]), -1, np.int64)
+        # The parts hold each case once, so each place is filled.
+        ranks, raw = np.empty_like(targets), np.empty_like(targets)
+        prefixes = np.empty((len(targets), self.numbers.shape[1]), np.int64)
         exposure = Exposure(self.numbers, self.bits, self.cuts)
         ranks_sids = False
         for part in parts:
