@@ -17,17 +17,23 @@ def content_ids(events: pl.DataFrame) -> pl.Series:
     return pl.Series([hashed(text, digest_size=16).hexdigest() for text in texts.to_series()], dtype=pl.String)
 
 
-def _as_python_writes(events: pl.DataFrame) -> list[pl.Expr | pl.Series]:
+def _as_python_writes(events: pl.DataFrame) -> list[pl.Expr]:
     flag = pl.when(pl.col("impression")).then(pl.lit("True")).when(~pl.col("impression")).then(pl.lit("False"))
-    position, value = pl.col("position").cast(pl.String), pl.Series(map(str, events["value"]), dtype=pl.String)
+    optional = [pl.col("session_id"), pl.col("request_id"), flag, pl.col("position").cast(pl.String)]
     return [
-        *("user_id", "item_id", "event_type"),  # type: ignore[list-item]
-        pl.Series(_times_as_python_writes(events["event_time"])),
-        *(pl.col(name).fill_null("None") for name in ("session_id", "request_id")),
-        flag.fill_null("None"),
-        position.fill_null("None"),
-        value if events["value"].null_count() < len(events) else pl.lit("None"),
+        pl.col("user_id"),
+        pl.col("item_id"),
+        pl.col("event_type"),
+        pl.lit(_times_as_python_writes(events["event_time"])),
+        *(each.fill_null("None") for each in optional),
+        pl.lit(_numbers_as_python_writes(events["value"])),
     ]
+
+
+def _numbers_as_python_writes(numbers: pl.Series) -> pl.Series:
+    if numbers.null_count() == len(numbers):
+        return pl.repeat("None", len(numbers), dtype=pl.String, eager=True)
+    return pl.Series(map(str, numbers), dtype=pl.String)
 
 
 def _times_as_python_writes(times: pl.Series) -> pl.Series:
