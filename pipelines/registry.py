@@ -1,4 +1,4 @@
-"""The encoders of texts and pictures: a name in a recipe, and the `EncoderKind` that it stands for."""
+"""Registries: the encoders of texts and pictures by the name in a recipe, and the kinds of sources of rows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from plugins.registry import Registry
 
 if TYPE_CHECKING:
     from pipelines.embed.protocol import EncoderKind
+    from pipelines.sources.protocol import SourceKind
 
 ENCODERS: Registry[EncoderKind] = Registry(
     "sidmill.encoders",
@@ -30,3 +31,19 @@ def encoder_of(name: str, contents: str) -> EncoderKind:
             f"the encoder {name!r} encodes {kind.contents}, not {contents}: for {contents} there are {others}"
         )
     return kind
+
+
+SOURCES: Registry[SourceKind] = Registry(
+    "sidmill.sources",
+    "source",
+    {
+        "delta": "pipelines.sources.delta:DELTA",
+        "files": "pipelines.sources.files:FILES",
+    },
+)
+
+
+def source_kind_of(uri: str) -> SourceKind:
+    """Return the kind of sources that claims an address: a kind of a package, then a table, then files."""
+    ordered = sorted(SOURCES.members.values(), key=lambda member: (member.ours, member.name == "files"))
+    return next(kind for member in ordered if (kind := SOURCES.get(member.name)).claims(uri))

@@ -141,11 +141,11 @@ class Sources:
 
     def found(self) -> tuple[list[str], list[str]]:
         """Return the addresses as `absolute` does. Raise SourceError for one that cannot be read."""
-        from pipelines.sources.files import find_files
+        from pipelines.registry import source_kind_of
 
         items, interactions = self.absolute()
         for uri in (*items, *interactions):
-            find_files(uri)
+            source_kind_of(uri).check(uri)
         return items, interactions
 
 

@@ -7,15 +7,14 @@ from flows.runtime.progress import StageView
 from flows.runtime.run import Run
 from flows.steps.task import step
 from pipelines.counts import Counts
-from pipelines.ingest.accounting import IngestedSource, record_source, unread
+from pipelines.ingest.accounting import IngestedSource, record_source, records, unread
 from pipelines.ingest.interactions import ingest_interactions
 from pipelines.ingest.items import fetch_again, ingest_items
 from pipelines.ingest.waiting import admit_waiting, waiting_for_known_items
+from pipelines.registry import source_kind_of
 from pipelines.sources.column_names import near_columns
-from pipelines.sources.files import Source, find_files, sources_of
-from pipelines.sources.folders import folder_columns
-from pipelines.sources.reading import check_sources
-from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec, ItemsWithoutImages
+from pipelines.sources.protocol import Source, Spec, check_sources
+from pipelines.sources.source_spec import ItemsWithoutImages
 
 
 @step
@@ -43,7 +42,7 @@ def _read(
     kind: str,
     stage: str,
     uris: list[str],
-    spec: ItemsSpec | InteractionsSpec,
+    spec: Spec,
     reader: Callable[..., IngestedSource],
 ) -> None:
     done: list[IngestedSource] = []
@@ -62,35 +61,35 @@ def _read(
         record_source(run.lake, each, run.provenance())
 
 
-def _unread(run: Run, kind: str, uris: list[str], spec: ItemsSpec | InteractionsSpec) -> list[Source]:
+def _unread(run: Run, kind: str, uris: list[str], spec: Spec) -> list[Source]:
+    before = records(run.lake, kind, spec)
     sources: list[Source] = []
     for uri in uris:
-        filesystem, path, found = find_files(uri)
-        sources += sources_of(uri, filesystem, found, spec.from_folders)
-        if warning := found.warning(path):
-            run.say(f"  warning: {uri}: {warning}")
-    fresh = unread(run.lake, kind, spec, sources)
+        found = source_kind_of(uri).find(uri, spec, before)
+        sources += found.sources
+        for warning in found.warnings:
+            run.say(f"  warning: {warning}")
+    fresh = unread(sources, before)
     check_sources(fresh, spec)
     if sources and not fresh:
-        run.say(
-            f"  ingest {kind}: skipped, all {len(sources)} source file(s) were read before (same content, same mapping)"
-        )
+        run.say(f"  ingest {kind}: skipped, all {len(sources)} sources were read before (same content, same mapping)")
     if fresh:
-        _tell_folders(run, kind, fresh, spec)
+        _tell_folders(run, kind, fresh)
         _tell_columns(run, fresh, spec)
         run.record.begin()
     return fresh
 
 
-def _tell_folders(run: Run, kind: str, sources: list[Source], spec: ItemsSpec | InteractionsSpec) -> None:
+def _tell_folders(run: Run, kind: str, sources: list[Source]) -> None:
     """Note catalogue columns in folder names that are not read; a log is skipped, because it has many of them."""
-    unused = {name for source in sources for name, _ in folder_columns(source.path)} - spec.from_folders
+    unused = sorted({name for source in sources for name in source.unread_columns})
     if unused and kind == "items":
-        names = ", ".join(sorted(unused))
-        run.say(f"  note: what folders say of {names} is no attribute; items.partitions names those that are")
+        run.say(
+            f"  note: what folders say of {', '.join(unused)} is no attribute; items.partitions names those that are"
+        )
 
 
-def _tell_columns(run: Run, sources: list[Source], spec: ItemsSpec | InteractionsSpec) -> None:
+def _tell_columns(run: Run, sources: list[Source], spec: Spec) -> None:
     """Warn of requested columns that a file has only under nearly the same name, which is not read instead."""
     for source in sources:
         for wanted, there in near_columns(source, spec).items():

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,10 +16,10 @@ from pydantic import BaseModel
 from infra.addresses import without_secrets
 from pipelines.counts import Counts
 from pipelines.sources.cells import Refused, shown
-from pipelines.sources.files import Source
+from pipelines.sources.protocol import Record, Source
 from pipelines.sources.row import Row, SourceError
 from storage.commit import Provenance, append
-from storage.lake import Lake
+from storage.lake import Lake, one_of
 from storage.quarantine import open_rows, resolve
 from storage.reasons import Reason
 from storage.schemas import SOURCES
@@ -47,24 +47,25 @@ def mapping_hash(spec: BaseModel) -> str:
     return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def unread(lake: Lake, kind: str, spec: BaseModel, sources: list[Source]) -> list[Source]:
-    """Return the files that were not yet read under this mapping, by content; a file given twice counts once."""
-    where = (ds.field("kind") == kind) & (ds.field("mapping") == mapping_hash(spec))
-    done = set(lake.read("sources", columns=["sha256"], where=where).column("sha256").to_pylist())
+def records(lake: Lake, kind: str, spec: BaseModel) -> list[Record]:
+    """Return the sources of a kind that were read, also under other mappings."""
+    mapping = mapping_hash(spec)
+    rows = lake.frame("sources", columns=["uri", "sha256", "mapping"], where=ds.field("kind") == kind)
+    return [Record(uri, sha256, each == mapping) for uri, sha256, each in rows.iter_rows()]
+
+
+def unread(sources: Iterable[Source], before: Iterable[Record]) -> list[Source]:
+    """Return the sources not read `before` under this mapping, by content; one that is given twice counts once."""
+    done = {record.sha256 for record in before if record.same_mapping}
     fresh = {source.sha256: source for source in sources if source.sha256 not in done}
     return list(fresh.values())
 
 
 def names_of(lake: Lake, source: Source, kind: str) -> list[str]:
-    """Return the names under which the lake stores the rows of a file: its current one, and those of former places.
-
-    Older versions identified a file with columns from folders by its bytes and address alone.
-    """
-    by_content = ds.field("sha256") == source.sha256
-    by_bytes = (ds.field("sha256") == source.bytes_sha256) & (ds.field("uri") == source.uri)
-    where = (ds.field("kind") == kind) & (by_content | by_bytes)
+    """Return the names under which the lake stores the rows of a source, also those of former places."""
+    where = (ds.field("kind") == kind) & one_of("sha256", source.identities)
     rows = lake.read("sources", columns=["uri", "sha256"], where=where).to_pylist()
-    return sorted({source.name, *(replace(source, sha256=row["sha256"]).named(row["uri"]) for row in rows)})
+    return sorted(source.former_names(Record(**row) for row in rows))
 
 
 def close_superseded(
@@ -73,7 +74,7 @@ def close_superseded(
     """Resolve open quarantine rows from an earlier reading of the file that this reading did not refuse."""
     rows = open_rows(lake).filter(
         pl.col("stage").is_in([counts.stage for counts in stages])
-        & pl.col("source").str.ends_with(source.mark)
+        & pl.col("source").str.ends_with(f"@{source.sha256[:12]}")
         & ~pl.col("quarantine_id").is_in(sorted(refused))
     )
     resolve(lake, rows, f"{source.name} was read again and the row was not refused", provenance)

@@ -20,9 +20,9 @@ from pipelines.ingest.admission import SAME, Admission
 from pipelines.ingest.event_columns import Parsed, parse
 from pipelines.ingest.event_ids import Copies, content_ids
 from pipelines.ingest.event_rows import EventRules
-from pipelines.ingest.parts import Part, bounds, parsed_ahead, row_count, row_numbers
+from pipelines.ingest.parts import bounds, parsed_ahead, row_count, row_numbers
 from pipelines.sources.cells import Refused
-from pipelines.sources.files import Source
+from pipelines.sources.protocol import Part, Source
 from pipelines.sources.row import Row
 from pipelines.sources.source_spec import InteractionsSpec
 from storage.commit import Provenance, append

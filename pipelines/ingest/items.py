@@ -20,11 +20,11 @@ from pipelines.ingest.accounting import (
 from pipelines.ingest.fetch import TRANSIENT
 from pipelines.ingest.item_columns import Parsed, parse
 from pipelines.ingest.item_rows import pictures_of, subject_of
-from pipelines.ingest.parts import Part, bounds, parsed_ahead, row_count, rows_at
+from pipelines.ingest.parts import bounds, parsed_ahead, row_count, rows_at
 from pipelines.ingest.pictures import Pictures
 from pipelines.ingest.seen import SeenHashes
 from pipelines.sources.cells import Refused
-from pipelines.sources.files import Source
+from pipelines.sources.protocol import Part, Source
 from pipelines.sources.row import Row
 from pipelines.sources.source_spec import ItemsSpec, ItemsWithoutImages
 from storage.commit import Provenance, append

@@ -6,13 +6,10 @@ from typing import TypeVar
 
 import polars as pl
 
-from pipelines.sources.files import Source
-from pipelines.sources.parquet_columns import Columns
-from pipelines.sources.reading import Spec, read_columns
+from pipelines.sources.protocol import Part, Source, Spec
 from pipelines.sources.row import Row
 
 T = TypeVar("T")
-Part = Columns | list[Row]
 
 
 def parsed_ahead(source: Source, spec: Spec, rows: int, parse: Callable[[Part], T]) -> Iterator[tuple[Part, T]]:
@@ -22,7 +19,7 @@ def parsed_ahead(source: Source, spec: Spec, rows: int, parse: Callable[[Part], 
     """
     with ThreadPoolExecutor(1) as pool:
         ahead: tuple[Part, Future[T]] | None = None
-        for part in read_columns(source, spec, rows):
+        for part in source.parts(spec, rows):
             submitted = pool.submit(parse, part)
             if ahead is not None:
                 yield ahead[0], ahead[1].result()

@@ -16,7 +16,7 @@ from infra.addresses import printable_address
 from pipelines.ingest.fetch import HostTimeouts, Web
 from pipelines.ingest.picture_references import Reference, data_uri
 from pipelines.sources.cells import Refused, shown
-from pipelines.sources.files import Source
+from pipelines.sources.protocol import Source
 from pipelines.sources.source_spec import ItemsSpec
 from storage.lake import Lake
 

@@ -3,20 +3,19 @@
 import re
 from collections.abc import Collection, Iterable
 
-from pipelines.sources.files import Source
-from pipelines.sources.folders import folder_columns
-from pipelines.sources.reading import Spec, read_rows
+from pipelines.sources.protocol import Source, Spec
 
 
 def near_columns(source: Source, spec: Spec) -> dict[str, str]:
-    """Map columns that the recipe names and a file lacks to the file's columns that differ only in case or signs.
+    """Map columns that the recipe names and a source lacks to the source's columns that differ only in case or signs.
 
     For JSON the names are those of the first row.
     """
-    row = next(read_rows(source, spec), None)
+    first = next(source.parts(spec, 1), None)
+    row = None if first is None else next(iter(first if isinstance(first, list) else first.rows([0])))
     if row is None or row.reason is not None:
         return {}
-    there = [*(row.columns or row.values), *(name for name, _ in folder_columns(source.path))]
+    there = [*(row.columns or row.values), *source.unread_columns]
     alike = {_bare(name): name for name in reversed(there)}
     return {name: alike[_bare(name)] for name in _lacking(spec.mapped_columns, there) if _bare(name) in alike}
 

@@ -1,7 +1,7 @@
-"""Source files: discovery, and naming by content."""
+"""Source files: discovery, and identity by content."""
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,74 +10,96 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from infra.addresses import SETTINGS, refuse_parameters
-from pipelines.sources.folders import SUFFIXES, Found, folder_columns, local_entries, refuse_part_of_table, sorted_out
+from pipelines.sources.file import File
+from pipelines.sources.folders import (
+    SUFFIXES,
+    Entries,
+    folder_columns,
+    is_readable,
+    local_entries,
+    refuse_part_of_table,
+    sorted_out,
+)
+from pipelines.sources.protocol import Found, Part, Record, SourceKind, Spec
+from pipelines.sources.reading import check_file, read_file
 from pipelines.sources.row import SourceError
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFile(File):
     """One file at `uri`; `name` is its file name and content hash, so that moving it changes nothing.
 
     `columns` are the wanted values of its folder names (`event_type=buy`). They are part of its content: `sha256` is
-    `bytes_sha256` if there are none.
+    `bytes_sha256` if there are none. `unread_columns` are those of its folder names that are not wanted.
     """
 
     uri: str
-    path: str
-    filesystem: pafs.FileSystem
     sha256: str
     bytes_sha256: str = ""
     columns: tuple[tuple[str, str | None], ...] = ()
+    unread_columns: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
-        return self.named(self.path)
+        return named(self.path, self.sha256)
 
     @property
-    def file(self) -> str:
-        return self.path.rsplit("/", 1)[-1]
+    def identities(self) -> tuple[str, ...]:
+        return (self.sha256, self.bytes_sha256) if self.bytes_sha256 else (self.sha256,)
 
-    @property
-    def suffix(self) -> str:
-        return "." + self.path.lower().rsplit(".", 1)[-1]
+    def former_names(self, records: Iterable[Record]) -> set[str]:
+        """Return the names of its current and its former places.
 
-    @property
-    def mark(self) -> str:
-        """Part of the name that depends on the content."""
-        return f"@{self.sha256[:12]}"
+        Older versions identified a file with columns from folders by its bytes and address alone.
+        """
+        ours = [each for each in records if each.sha256 == self.sha256 or each.uri == self.uri]
+        return {self.name, *(named(each.uri, each.sha256) for each in ours)}
 
-    def named(self, path: str) -> str:
-        """Return the name of this content at another path."""
-        return path.rsplit("/", 1)[-1] + self.mark
+    def check(self, spec: Spec) -> None:
+        check_file(self, spec)
 
-    @property
-    def folder(self) -> str:
-        return self.path.rsplit("/", 1)[0]
+    def parts(self, spec: Spec, rows: int) -> Iterator[Part]:
+        return read_file(self, self.columns, spec, rows)
 
 
-def find_sources(uri: str, from_folders: Collection[str] = ()) -> list[Source]:
-    """Return the file at `uri`, or all readable files below a folder, sorted by path.
+def named(path: str, sha256: str) -> str:
+    """Return the name of a content at a path."""
+    return f"{path.rsplit('/', 1)[-1]}@{sha256[:12]}"
+
+
+def find_sources(uri: str, from_folders: Collection[str] = ()) -> list[SourceFile]:
+    """Return the file at `uri`, or all readable files below a folder, sorted by path, each read once for its hash.
 
     `from_folders` are the columns that folder names may give.
     """
     filesystem, _, found = find_files(uri)
-    return sources_of(uri, filesystem, found, from_folders)
+    return _sources(uri, filesystem, found, from_folders)
 
 
-def sources_of(uri: str, filesystem: pafs.FileSystem, found: Found, from_folders: Collection[str] = ()) -> list[Source]:
-    """Return the files that were found at `uri`, each read once for its hash."""
+def _find(uri: str, spec: Spec, records: Iterable[Record]) -> Found:
+    filesystem, path, entries = find_files(uri)
+    warning = entries.warning(path)
+    found = _sources(uri, filesystem, entries, spec.from_folders)
+    return Found([*found], [f"{uri}: {warning}"] if warning else [])
+
+
+def _sources(
+    uri: str, filesystem: pafs.FileSystem, entries: Entries, from_folders: Collection[str]
+) -> list[SourceFile]:
     scheme = uri.split("://", 1)[0] + "://" if "://" in uri else ""
-    return [_source(scheme, filesystem, path, from_folders) for path in found.read]
+    return [_source(scheme, File(path, filesystem), from_folders) for path in entries.read]
 
 
-def _source(scheme: str, filesystem: pafs.FileSystem, path: str, from_folders: Collection[str]) -> Source:
-    columns = tuple(each for each in folder_columns(path) if each[0] in from_folders)
-    digest = _digest(filesystem, path)
-    named = hashlib.sha256(f"{digest}\0{columns}".encode()).hexdigest() if columns else digest
-    return Source(scheme + path, path, filesystem, named, digest, columns)
+def _source(scheme: str, file: File, from_folders: Collection[str]) -> SourceFile:
+    told = folder_columns(file.path)
+    columns = tuple(each for each in told if each[0] in from_folders)
+    digest = _digest(file)
+    sha256 = hashlib.sha256(f"{digest}\0{columns}".encode()).hexdigest() if columns else digest
+    unread = frozenset(name for name, _ in told) - set(from_folders)
+    return SourceFile(file.path, file.filesystem, scheme + file.path, sha256, digest, columns, unread)
 
 
-def find_files(uri: str) -> tuple[pafs.FileSystem, str, Found]:
+def find_files(uri: str) -> tuple[pafs.FileSystem, str, Entries]:
     """Return the file system, path and files at `uri`, unread; raise SourceError if it is not usable."""
     refuse_parameters(uri, "a source", SETTINGS)
     try:
@@ -94,11 +116,11 @@ def find_files(uri: str) -> tuple[pafs.FileSystem, str, Found]:
         raise SourceError(f"no file or folder at {uri}; give a {', '.join(SUFFIXES)} file or a folder of them.")
     refuse_part_of_table(path, partial(_names_in, filesystem))
     if info.type != pafs.FileType.Directory:
-        if not path.lower().endswith(SUFFIXES):
+        if not is_readable(path):
             raise SourceError(f"{uri} is not a {', '.join(SUFFIXES)} file; convert it to one of these.")
         if not info.is_file:
             raise SourceError(f"{uri} is no plain file, which can be read twice: write it to one first.")
-        return filesystem, path, Found((path,), ())
+        return filesystem, path, Entries((path,), ())
     try:
         entries = list(_entries(filesystem, path))
     except OSError as error:
@@ -132,9 +154,20 @@ def _absolute(path: str) -> str:
     return str(Path(path).expanduser().resolve())
 
 
-def _digest(filesystem: pafs.FileSystem, path: str) -> str:
+def _digest(file: File) -> str:
     digest = hashlib.sha256()
-    with filesystem.open_input_stream(path) as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+    try:
+        with file.open_stream() as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise SourceError(f"{file.path} cannot be read to its end: {error}. Copy or export it again.") from error
     return digest.hexdigest()
+
+
+def _check(uri: str) -> None:
+    find_files(uri)
+
+
+FILES = SourceKind(claims=lambda uri: True, check=_check, find=_find)
+"""Files and folders of files."""

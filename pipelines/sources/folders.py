@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote
 
+from pipelines.sources.file import COMPRESSIONS
 from pipelines.sources.row import SourceError
 
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
@@ -21,7 +22,7 @@ _EXPORT = (
 
 
 @dataclass(frozen=True)
-class Found:
+class Entries:
     """Files of a folder that are read, and those that are left out, both as full paths in order."""
 
     read: tuple[str, ...]
@@ -36,7 +37,8 @@ class Found:
         files = "file is" if len(names) == 1 else "files are"
         return (
             f"{len(names):,} {files} not read: {', '.join(names[:SHOWN])}{more} (read are {', '.join(SUFFIXES)}, "
-            "uncompressed, no pipes or links to nothing, and not those whose name or folder begins with . or _)"
+            "text also as .gz, .bz2 or .zst; no pipes or links to nothing, and not those whose name or folder begins "
+            "with . or _)"
         )
 
 
@@ -61,7 +63,7 @@ def _is_utf8(path: str) -> bool:
     return True
 
 
-def sorted_out(folder: str, paths: Iterable[str], unreadable: Iterable[str] = ()) -> Found:
+def sorted_out(folder: str, paths: Iterable[str], unreadable: Iterable[str] = ()) -> Entries:
     """Select the files below a folder to read; raise SourceError for a Delta Lake, Iceberg or Hudi table.
 
     `unreadable` are paths there that are not files: broken links, pipes.
@@ -71,14 +73,19 @@ def sorted_out(folder: str, paths: Iterable[str], unreadable: Iterable[str] = ()
     for parts in inside.values():
         _refuse_tables(folder, parts)
     hidden = {path for path in below if any(_is_hidden(part) for part in inside[path])}
-    ours = {path for path in below if path.lower().endswith(SUFFIXES)}
+    ours = {path for path in below if is_readable(path)}
     pictures = {path for path in below if path.lower().endswith(PICTURES)}
     left_out = (
-        (ours & hidden)
-        | (set(below) - ours - hidden - pictures)
-        | {path for path in unreadable if path.lower().endswith(SUFFIXES)}
+        (ours & hidden) | (set(below) - ours - hidden - pictures) | {path for path in unreadable if is_readable(path)}
     )
-    return Found(tuple(sorted(ours - hidden)), tuple(sorted(left_out)))
+    return Entries(tuple(sorted(ours - hidden)), tuple(sorted(left_out)))
+
+
+def is_readable(path: str) -> bool:
+    """Return whether a path has a suffix that is read, for text also below that of a compression."""
+    name = path.lower()
+    compressed = tuple(f"{text}{each}" for text in SUFFIXES if text != ".parquet" for each in COMPRESSIONS)
+    return name.endswith(SUFFIXES) or name.endswith(compressed)
 
 
 def _is_hidden(name: str) -> bool:
@@ -92,8 +99,8 @@ def _refuse_tables(folder: str, parts: list[str]) -> None:
     if "_delta_log" in parts[:-1]:
         table = place.split("/_delta_log/", 1)[0]
         raise SourceError(
-            f"{table} is a Delta table, not a folder of files. {_EXPORT}: "
-            f"pyarrow.parquet.write_table(deltalake.DeltaTable({table!r}).to_pyarrow_table(), 'export.parquet')"
+            f"{table} is a Delta table: its files are of several versions, and some are deleted. Name the table itself "
+            f"({table}), or a version of it ({table}@v0)."
         )
     if len(parts) > 1 and parts[-2] == "metadata" and parts[-1].endswith(ICEBERG):
         table = place.rsplit("/metadata/", 1)[0]

@@ -1,4 +1,4 @@
-"""Rows of a source of any kind, one by one or in columns, and checks of a file by its first bytes."""
+"""Rows of a file, one by one or in columns, and checks of a file by its first bytes."""
 
 import io
 import json
@@ -11,15 +11,14 @@ import pyarrow as pa
 from pipelines.sources.cells import Unreadable
 from pipelines.sources.csv_dialect import HEAD_BYTES, Dialect, dialect_of, other_encoding
 from pipelines.sources.csv_rows import csv_rows
-from pipelines.sources.files import Source
-from pipelines.sources.parquet_columns import BATCH_ROWS, Columns, parquet_columns
+from pipelines.sources.file import File
+from pipelines.sources.parquet_columns import parquet_columns
+from pipelines.sources.protocol import Part, Spec
 from pipelines.sources.row import Row, SourceError, grouped
-from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
 from storage.reasons import Reason
 
 # Length of a run of zero bytes that UTF-16 text does not have.
 HOLE = 16
-Spec = ItemsSpec | InteractionsSpec
 # First bytes of other formats, and the name of the format in messages.
 BINARY = {
     b"\x1f\x8b": "compressed with gzip",
@@ -41,34 +40,25 @@ BINARY = {
 }
 
 
-def read_rows(source: Source, spec: Spec) -> Iterator[Row]:
-    """Yield every row of a source in order; an unreadable row has a reason and its raw text as `values`.
+def read_file(file: File, named: tuple[tuple[str, str | None], ...], spec: Spec, rows: int) -> Iterator[Part]:
+    """Yield every row of a file in order, at most `rows` at once; an unreadable row has a reason and its raw text.
 
-    Values of its folder names (`event_type=buy`) are added to every row whose file lacks that column. Raise SourceError
-    for a file that is not written as the recipe says.
-    """
-    for part in read_columns(source, spec, BATCH_ROWS):
-        yield from part if isinstance(part, list) else part.rows()
-
-
-def read_columns(source: Source, spec: Spec, rows: int) -> Iterator[Columns | list[Row]]:
-    """Yield the rows of `read_rows`, at most `rows` at once: as columns where the source has columns, else as a list.
-
-    Rows that cannot be read are in lists.
+    `named` are values of its folder names (`event_type=buy`), which are added to every row that lacks that column.
+    Raise SourceError for a file that is not written as the recipe says.
     """
     last = -1
     try:
-        for part in _parts(source, spec, rows):
+        for part in _parts(file, spec, rows):
             last = part[-1].number if isinstance(part, list) else part.first + len(part) - 1
-            yield _with_folders(part, source.columns)
+            yield _with_folders(part, named)
     except (SourceError, AssertionError, OSError, MemoryError):
         raise
     except Exception as error:
         after = "before its first row" if last < 0 else f"after row {last:,}"
-        raise SourceError(f"{source.file} cannot be read {after}: {type(error).__name__}: {error}") from error
+        raise SourceError(f"{file.file} cannot be read {after}: {type(error).__name__}: {error}") from error
 
 
-def _with_folders(part: Columns | list[Row], named: tuple[tuple[str, str | None], ...]) -> Columns | list[Row]:
+def _with_folders(part: Part, named: tuple[tuple[str, str | None], ...]) -> Part:
     """Add the values of folder names that rows lack."""
     if not named:
         return part
@@ -81,59 +71,59 @@ def _with_folders(part: Columns | list[Row], named: tuple[tuple[str, str | None]
     return replace(part, batch=batch)
 
 
-def _parts(source: Source, spec: Spec, rows: int) -> Iterator[Columns | list[Row]]:
-    if source.suffix == ".parquet":
-        with source.filesystem.open_input_file(source.path) as stream:
-            for part in parquet_columns(stream, source.file, spec.selected_columns, spec.mapped_columns, rows):
+def _parts(file: File, spec: Spec, rows: int) -> Iterator[Part]:
+    if file.suffix == ".parquet":
+        with file.filesystem.open_input_file(file.path) as stream:
+            for part in parquet_columns(stream, file.file, spec.selected_columns, spec.mapped_columns, rows):
                 yield [part] if isinstance(part, Row) else part
         return
-    yield from grouped(_text_rows(source, spec), rows)
+    yield from grouped(_text_rows(file, spec), rows)
 
 
-def _text_rows(source: Source, spec: Spec) -> Iterator[Row]:
-    dialect = check_text(source, spec)
-    with source.filesystem.open_input_stream(source.path) as stream:
+def _text_rows(file: File, spec: Spec) -> Iterator[Row]:
+    dialect = check_text(file, spec)
+    with file.open_stream() as stream:
         buffered = io.BufferedReader(stream, 1 << 20)
-        if source.suffix in (".csv", ".tsv"):
-            yield from csv_rows(buffered, source.file, dialect, spec.selected_columns, spec.mapped_columns)
+        if file.suffix in (".csv", ".tsv"):
+            yield from csv_rows(buffered, file.file, dialect, spec.selected_columns, spec.mapped_columns)
         else:
             yield from _jsonl_rows(buffered)
 
 
-def check_text(source: Source, spec: Spec) -> Dialect:
+def check_text(file: File, spec: Spec) -> Dialect:
     """Return the dialect of a text file; raise SourceError if it is not what the recipe says."""
-    head = _head(source, "text")
+    head = _head(file, "text")
     if b"\0" in head and not spec.csv.encoding:
-        _refuse_holes(source, head)
-    if source.suffix in (".csv", ".tsv"):
+        _refuse_holes(file, head)
+    if file.suffix in (".csv", ".tsv"):
         if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b'{"', b'[{"')):
-            raise SourceError(f"{source.file} holds JSON, not CSV: name it .jsonl, with one object a line.")
-        return dialect_of(head, source.file, spec.csv, spec.section, spec.selected_columns is None)
+            raise SourceError(f"{file.file} holds JSON, not CSV: name it .jsonl, with one object a line.")
+        return dialect_of(head, file.file, spec.csv, spec.section, spec.selected_columns is None)
     encoding = other_encoding(head)
     if encoding is not None and encoding.startswith("utf"):
-        raise SourceError(f"{source.file}: the text is {encoding}, and JSON is read as UTF-8. Export it as UTF-8.")
+        raise SourceError(f"{file.file}: the text is {encoding}, and JSON is read as UTF-8. Export it as UTF-8.")
     if _is_one_array(head):
         raise SourceError(
-            f"{source.file} is one JSON array. Write one object a line, for example with `jq -c '.[]' {source.file}`."
+            f"{file.file} is one JSON array. Write one object a line, for example with `jq -c '.[]' {file.file}`."
         )
     return Dialect("utf-8", "", ".", "none")
 
 
-def _head(source: Source, wanted: str, size: int = HEAD_BYTES) -> bytes:
+def _head(file: File, wanted: str, size: int = HEAD_BYTES) -> bytes:
     """Return the first bytes of a file; raise SourceError if they show another kind."""
-    with source.filesystem.open_input_stream(source.path) as stream:
+    with file.open_stream() as stream:
         head: bytes = stream.read(size)
     kind = next((name for magic, name in BINARY.items() if head.startswith(magic)), None)
     if kind and kind != wanted:
-        raise SourceError(f"{source.file} is {kind} by its first bytes, whatever its name says. Write it as {wanted}.")
+        raise SourceError(f"{file.file} is {kind} by its first bytes, whatever its name says. Write it as {wanted}.")
     return head
 
 
-def _refuse_holes(source: Source, head: bytes) -> None:
+def _refuse_holes(file: File, head: bytes) -> None:
     """Refuse a text with runs of zero bytes, as left by a killed writer; UTF-16 has no runs that long."""
     if b"\0" * HOLE in head:
         raise SourceError(
-            f"{source.file} has a hole of {HOLE} or more zero bytes: it was not written to its end, or damaged since. "
+            f"{file.file} has a hole of {HOLE} or more zero bytes: it was not written to its end, or damaged since. "
             "Copy or export it again."
         )
 
@@ -144,20 +134,12 @@ def _is_one_array(head: bytes) -> bool:
     return first.startswith(b"[") and (not first.rstrip().endswith(b"]") or not rest.strip())
 
 
-def check_sources(sources: list[Source], spec: Spec) -> None:
-    """Raise one SourceError that names every file that is not written as the recipe says, or is of another kind."""
-    faults = []
-    for source in sources:
-        try:
-            if source.suffix == ".parquet":
-                _head(source, "Parquet", 64)
-            else:
-                check_text(source, spec)
-        except SourceError as error:
-            faults.append(str(error))
-    if faults:
-        more = f"\n... and {len(faults) - 10} more files" if len(faults) > 10 else ""
-        raise SourceError("\n".join(faults[:10]) + more)
+def check_file(file: File, spec: Spec) -> None:
+    """Raise SourceError if a file is not written as the recipe says, or is of another kind."""
+    if file.suffix == ".parquet":
+        _head(file, "Parquet", 64)
+    else:
+        check_text(file, spec)
 
 
 def _jsonl_rows(stream: io.BufferedReader) -> Iterator[Row]:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from source_rows import read_rows
 
 from pipelines.sources.csv_dialect import Dialect, dialect_of
 from pipelines.sources.csv_rows import Lines, csv_rows, records
 from pipelines.sources.files import find_sources
-from pipelines.sources.reading import check_sources, read_rows
+from pipelines.sources.protocol import check_sources
 from pipelines.sources.row import Row, SourceError
 from pipelines.sources.source_spec import CsvSpec, InteractionsSpec, ItemsSpec
 from storage.reasons import Reason

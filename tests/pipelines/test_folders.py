@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import write_deltalake
 
-from pipelines.ingest.accounting import record_source, unread
+from pipelines.ingest.accounting import record_source, records, unread
 from pipelines.ingest.interactions import ingest_interactions
 from pipelines.ingest.items import ingest_items
 from pipelines.sources.files import find_files, find_sources
@@ -45,18 +45,43 @@ def names(folder: Path, paths: tuple[str, ...]) -> list[str]:
 def test_hidden_files_are_not_read_and_whatever_is_left_out_is_named(tmp_path: Path) -> None:
     for name in ("a.jsonl", "sub/b.CSV", "_date=1/c.parquet", ".ipynb_checkpoints/a-checkpoint.jsonl", "_old/d.csv"):
         write(tmp_path / name)
-    for name in ("e.jsonl.gz", "f.xlsx", "_SUCCESS", ".g.csv.crc", "covers/h.jpg", "_h.jsonl"):
+    for name in ("e.jsonl.xz", "f.xlsx", "_SUCCESS", ".g.csv.crc", "covers/h.jpg", "_h.jsonl"):
         write(tmp_path / name)
     _, path, found = find_files(str(tmp_path))
     assert names(tmp_path, found.read) == ["_date=1/c.parquet", "a.jsonl", "sub/b.CSV"]
-    left_out = [".ipynb_checkpoints/a-checkpoint.jsonl", "_h.jsonl", "_old/d.csv", "e.jsonl.gz", "f.xlsx"]
+    left_out = [".ipynb_checkpoints/a-checkpoint.jsonl", "_h.jsonl", "_old/d.csv", "e.jsonl.xz", "f.xlsx"]
     assert names(tmp_path, found.left_out) == left_out
     assert found.warning(path).startswith(f"5 files are not read: {', '.join(left_out[:3])} and 2 more")
 
 
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv.bz2", "A.CSV.ZST"])
+def test_compressed_text_is_the_source_that_it_holds_and_one_that_ends_early_is_named(
+    tmp_path: Path, name: str
+) -> None:
+    is_csv = "csv" in name.lower()
+    text = b"item_id,title\na,mug\n" if is_csv else b'{"item_id": "a", "title": "mug"}\n'
+    plain = tmp_path / ("a.csv" if is_csv else "a.jsonl")
+    plain.write_bytes(text)
+    with pa.CompressedOutputStream(str(tmp_path / name), _codec(name)) as stream:
+        stream.write(text)
+    ((same,), (packed,)) = find_sources(str(plain)), find_sources(str(tmp_path / name))
+    assert packed.sha256 == same.sha256
+    lake = Lake(str(tmp_path / "lake"))
+    assert ingest_items(lake, packed, ItemsSpec(), NOW, WHO).stages[0].out == 1
+    assert ingest_items(lake, same, ItemsSpec(), NOW, WHO).stages[0].unchanged == 1
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(SourceError, match=f"{name} cannot be read to its end"):
+        ingest_items(lake, find_sources(str(tmp_path / name))[0], ItemsSpec(), NOW, WHO)
+
+
+def _codec(name: str) -> str:
+    return {"gz": "gzip", "bz2": "bz2", "zst": "zstd"}[name.lower().rsplit(".", 1)[-1]]
+
+
 def test_a_folder_without_a_readable_file_says_what_it_has(tmp_path: Path) -> None:
-    write(tmp_path / "a.jsonl.gz")
-    with pytest.raises(SourceError, match=r"holds no \.jsonl.*1 file is not read: a\.jsonl\.gz"):
+    write(tmp_path / "a.jsonl.xz")
+    with pytest.raises(SourceError, match=r"holds no \.jsonl.*1 file is not read: a\.jsonl\.xz"):
         find_files(str(tmp_path))
 
 
@@ -65,7 +90,7 @@ def test_a_delta_table_is_refused_as_a_folder_as_a_partition_and_as_a_file(tmp_p
     write_deltalake(table, pa.table({"item_id": ["a"], "day": ["1"]}), partition_by=["day"])
     (part,) = table.rglob("*.parquet")
     for place in (tmp_path, table, table / "day=1", part):
-        with pytest.raises(SourceError, match=r"shop/items is a Delta table.*to_pyarrow_table"):
+        with pytest.raises(SourceError, match=r"shop/items is a Delta table.*Name the table itself"):
             find_files(str(place))
 
 
@@ -94,7 +119,8 @@ def test_a_log_gets_the_columns_that_its_folders_name_and_files_of_two_folders_a
         sources = find_sources(str(tmp_path / "log"), spec.from_folders)
         assert len({source.sha256 for source in sources}) == 3
         done = [
-            ingest_interactions(lake, source, spec, NOW, WHO) for source in unread(lake, "interactions", spec, sources)
+            ingest_interactions(lake, source, spec, NOW, WHO)
+            for source in unread(sources, records(lake, "interactions", spec))
         ]
         for each in done:
             record_source(lake, each, WHO)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipelines.embed.attributes import values_of
 from pipelines.embed.contents import items_content, items_text
-from pipelines.ingest.accounting import record_source, unread
+from pipelines.ingest.accounting import record_source, records, unread
 from pipelines.ingest.interactions import ingest_interactions
 from pipelines.ingest.items import ingest_items
 from pipelines.ingest.waiting import admit_waiting
@@ -97,8 +97,8 @@ def test_reading_a_source_again_changes_no_table(tmp_path: Path) -> None:
     done = ingest_items(lake, source(path), ItemsSpec(), NOW, WHO)  # as after a kill before the source was recorded
     assert {table: lake.version(table) for table in before} == before
     record_source(lake, done, WHO)
-    assert unread(lake, "items", ItemsSpec(), find_sources(str(path))) == []
-    assert unread(lake, "items", ItemsSpec(title="name"), find_sources(str(path))) == find_sources(str(path))
+    assert unread(find_sources(str(path)), records(lake, "items", ItemsSpec())) == []
+    assert unread(find_sources(str(path)), records(lake, "items", ItemsSpec(title="name"))) == find_sources(str(path))
 
 
 def test_a_file_read_under_another_mapping_gives_what_it_refused_and_doubles_nothing(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from source_rows import read_rows
 
 from pipelines.counts import Counts
 from pipelines.ingest.interactions import ingest_interactions
@@ -22,7 +23,7 @@ from pipelines.sources.column_names import near_columns
 from pipelines.sources.csv_dialect import Dialect
 from pipelines.sources.csv_rows import csv_rows
 from pipelines.sources.files import find_sources
-from pipelines.sources.reading import check_sources, read_rows
+from pipelines.sources.protocol import check_sources
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
 from pipelines.sources.times import utc_time

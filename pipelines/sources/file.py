@@ -1,0 +1,39 @@
+"""Place of one file."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+"""Suffixes of compressed text, which is decompressed while it is read, and the names of the codecs."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file on this machine or in an object store."""
+
+    path: str
+    filesystem: pafs.FileSystem
+
+    @property
+    def file(self) -> str:
+        """Last part of the path, as messages name it."""
+        return self.path.rsplit("/", 1)[-1]
+
+    @property
+    def suffix(self) -> str:
+        """Suffix that tells the format, without that of a compression."""
+        path = self.path.lower()
+        for compression in COMPRESSIONS:
+            path = path.removesuffix(compression)
+        return "." + path.rsplit(".", 1)[-1]
+
+    def open_stream(self) -> pa.NativeFile:
+        """Open the content, decompressed. Raise OSError."""
+        codec = next((name for suffix, name in COMPRESSIONS.items() if self.path.lower().endswith(suffix)), None)
+        return self.filesystem.open_input_stream(self.path, compression=codec)
+
+    @property
+    def folder(self) -> str:
+        return self.path.rsplit("/", 1)[0]

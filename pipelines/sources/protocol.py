@@ -1,0 +1,112 @@
+"""What a source of rows is: how it is found, how it is known again, and how its rows are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow.fs as pafs
+
+from pipelines.sources.parquet_columns import Columns
+from pipelines.sources.row import Row, SourceError
+from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
+
+Spec = ItemsSpec | InteractionsSpec
+Part = Columns | list[Row]
+"""Consecutive rows: as columns where the source has columns, else one by one."""
+# Most faults that one message names.
+MOST_FAULTS = 10
+
+
+@dataclass(frozen=True)
+class Record:
+    """A source of the same kind that was read before: its address, its identity, and whether under this mapping."""
+
+    uri: str
+    sha256: str
+    same_mapping: bool = True
+
+
+class Source(Protocol):
+    """Rows that stay as they are, known by their content: a file, a version of a table, the result of a query.
+
+    `sha256` is the identity: 64 hex digits over the content, or over what decides it. A source with the identity of
+    one that was read before is not read again. `uri` is its address, without secrets.
+    """
+
+    @property
+    def uri(self) -> str: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+    @property
+    def file(self) -> str:
+        """Short name in messages."""
+
+    @property
+    def name(self) -> str:
+        """Name in the tables of the lake: `file` and the beginning of the identity."""
+
+    @property
+    def filesystem(self) -> pafs.FileSystem:
+        """File system of `folder`."""
+
+    @property
+    def folder(self) -> str:
+        """Place to which relative paths of pictures refer."""
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """Identities under which this or an older version of sidmill may have recorded it."""
+
+    @property
+    def unread_columns(self) -> frozenset[str]:
+        """Columns that exist outside the rows, as in folder names, and that the mapping does not read."""
+
+    def former_names(self, records: Iterable[Record]) -> set[str]:
+        """Return the names under which the lake stores its rows, by records with one of its identities."""
+
+    def check(self, spec: Spec) -> None:
+        """Raise SourceError if it is not as the mapping says. Cheap: reads the beginning at most."""
+
+    def parts(self, spec: Spec, rows: int) -> Iterator[Part]:
+        """Yield all rows in order, at most `rows` at once, numbered from 0. The same numbers at every reading.
+
+        Rows that cannot be read are Rows with a reason. Raise SourceError if the rest cannot be read.
+        """
+
+
+def check_sources(sources: Iterable[Source], spec: Spec) -> None:
+    """Raise one SourceError that names every source that is not as the recipe says."""
+    faults = []
+    for source in sources:
+        try:
+            source.check(spec)
+        except SourceError as error:
+            faults.append(str(error))
+    if faults:
+        more = f"\n... and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
+        raise SourceError("\n".join(faults[:MOST_FAULTS]) + more)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Sources at an address, and warnings about what lies there and is not read."""
+
+    sources: list[Source]
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class SourceKind:
+    """A kind of sources, as a registry holds it.
+
+    `claims` tells by an address whether it is of this kind, without reading it. `check` raises SourceError if nothing
+    can be read there. `find` returns the sources at an address, given what was read before.
+    """
+
+    claims: Callable[[str], bool]
+    check: Callable[[str], None]
+    find: Callable[[str, Spec, Iterable[Record]], Found]

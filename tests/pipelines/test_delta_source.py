@@ -1,0 +1,158 @@
+"""A Delta table as a source: after each reading the catalogue is what the table holds, deleted rows among it."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable, write_deltalake
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.ingest.accounting import IngestedSource, record_source, records, unread
+from pipelines.ingest.interactions import ingest_interactions
+from pipelines.ingest.items import ingest_items
+from pipelines.registry import source_kind_of
+from pipelines.sources.protocol import check_sources
+from pipelines.sources.row import SourceError
+from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
+from storage.commit import Provenance
+from storage.lake import Lake
+from storage.releases.catalogue import catalogue
+
+WHO = Provenance("test", "recipe")
+NOW = datetime(2026, 9, 1, tzinfo=UTC)
+
+
+def read(lake: Lake, uri: str, spec: ItemsSpec | InteractionsSpec | None = None) -> list[IngestedSource]:
+    spec = spec or ItemsSpec()
+    before = records(lake, spec.section, spec)
+    fresh = unread(source_kind_of(uri).find(uri, spec, before).sources, before)
+    check_sources(fresh, spec)
+    ingest: Any = ingest_items if isinstance(spec, ItemsSpec) else ingest_interactions
+    done = [ingest(lake, source, spec, NOW, WHO) for source in fresh]
+    for each in done:
+        record_source(lake, each, WHO)
+    return done
+
+
+def rows(**titles: str) -> pa.Table:
+    return pa.table({"item_id": list(titles), "title": list(titles.values())})
+
+
+def living(lake: Lake) -> dict[str, str]:
+    return dict(catalogue(lake).filter(~pl.col("deleted")).select("item_id", "title").iter_rows())
+
+
+CHANGES = st.one_of(
+    st.tuples(st.just("append"), st.sampled_from("abcdef"), st.sampled_from(["mug", "bowl"])),
+    st.tuples(st.just("update"), st.sampled_from("abcdef"), st.sampled_from(["jug", "pot"])),
+    st.tuples(st.just("delete"), st.sampled_from("abcdef"), st.just("")),
+    st.tuples(st.just("compact"), st.just(""), st.just("")),
+    st.tuples(st.just("read"), st.just(""), st.just("")),
+)
+
+
+@given(st.lists(CHANGES, max_size=12))
+@settings(max_examples=30, deadline=timedelta(seconds=60))
+def test_the_catalogue_is_the_table_after_any_changes(changes: list[tuple[str, str, str]]) -> None:
+    with TemporaryDirectory() as folder:
+        path, lake = f"{folder}/table", Lake(f"{folder}/lake")
+        write_deltalake(path, rows(a="cup", b="tray"))
+        held = {"a": "cup", "b": "tray"}
+        for change, item, title in [*changes, ("read", "", "")]:
+            table = DeltaTable(path)
+            if change == "append" and item not in held:
+                write_deltalake(path, rows(**{item: title}), mode="append")
+                held[item] = title
+            elif change == "update" and item in held:
+                table.update(updates={"title": f"'{title}'"}, predicate=f"item_id = '{item}'")
+                held[item] = title
+            elif change == "delete" and item in held and len(held) > 1:
+                table.delete(f"item_id = '{item}'")
+                del held[item]
+            elif change == "compact":
+                table.optimize.compact()
+            elif change == "read":
+                for done in read(lake, path):
+                    assert done.stages[0].quarantined == 0
+                assert living(lake) == held
+
+
+def test_a_version_that_was_read_is_not_read_again_and_of_a_later_one_only_what_came(tmp_path: Path) -> None:
+    path, lake = str(tmp_path / "table"), Lake(str(tmp_path / "lake"))
+    write_deltalake(path, rows(a="mug", b="bowl"))
+    write_deltalake(path, rows(c="jug"), mode="append")
+    assert [each.stages[0].rows_in for each in read(lake, f"{path}@v0")] == [2]
+    assert read(lake, f"{path}@v0") == []
+    assert [each.stages[0].rows_in for each in read(lake, path)] == [1]
+    assert read(lake, path) == []
+    assert [each.stages[0].unchanged for each in read(lake, f"{path}+all")] == [3]
+    titled = ItemsSpec(title="title", max_text_chars=40)
+    assert [each.stages[0].rows_in for each in read(lake, path, titled)] == [3]
+
+
+def test_a_deletion_is_seen_also_where_the_recipe_reads_the_table_anew(tmp_path: Path) -> None:
+    path, lake = str(tmp_path / "table"), Lake(str(tmp_path / "lake"))
+    write_deltalake(path, rows(a="mug", b="bowl"))
+    read(lake, path)
+    DeltaTable(path).delete("item_id = 'a'")
+    read(lake, path, ItemsSpec(max_text_chars=40))
+    assert living(lake) == {"b": "bowl"}
+
+
+def test_a_table_that_went_back_or_was_made_anew_is_refused(tmp_path: Path) -> None:
+    path, lake = str(tmp_path / "table"), Lake(str(tmp_path / "lake"))
+    write_deltalake(path, rows(a="mug"))
+    write_deltalake(path, rows(b="bowl"), mode="append")
+    read(lake, path)
+    with pytest.raises(SourceError, match="older than version 1, which was read before"):
+        read(lake, f"{path}@v0")
+    DeltaTable(path).restore(0)
+    read(lake, path)
+    assert living(lake) == {"a": "mug"}
+    (tmp_path / "table").rename(tmp_path / "old")
+    write_deltalake(path, rows(a="mug"))
+    with pytest.raises(SourceError, match="made anew"):
+        read(lake, path)
+
+
+def test_a_vacuum_below_the_reader_is_one_message_with_the_way_out(tmp_path: Path) -> None:
+    path, lake = str(tmp_path / "table"), Lake(str(tmp_path / "lake"))
+    write_deltalake(path, rows(a="mug", b="bowl"))
+    read(lake, path)
+    table = DeltaTable(path)
+    table.delete("item_id = 'a'")
+    table.vacuum(0, dry_run=False, enforce_retention_duration=False)
+    with pytest.raises(SourceError, match=r"a vacuum of the table removed it.*\+all"):
+        read(lake, path)
+    read(lake, f"{path}+all")
+    assert set(living(lake)) == {"a", "b"}
+
+
+def test_items_that_went_need_a_column_to_say_so(tmp_path: Path) -> None:
+    path, lake = str(tmp_path / "table"), Lake(str(tmp_path / "lake"))
+    write_deltalake(path, rows(a="mug", b="bowl"))
+    spec = ItemsSpec(deleted="")
+    read(lake, path, spec)
+    DeltaTable(path).delete("item_id = 'a'")
+    with pytest.raises(SourceError, match=r"set items\.deleted"):
+        read(lake, path, spec)
+
+
+def test_a_log_takes_new_events_by_version_and_keeps_those_that_the_table_deletes(tmp_path: Path) -> None:
+    path, lake = str(tmp_path / "log"), Lake(str(tmp_path / "lake"))
+    catalog = str(tmp_path / "items")
+    write_deltalake(catalog, rows(a="mug"))
+    read(lake, catalog)
+    log = {"user_id": ["u", "v"], "item_id": ["a", "a"], "event_time": [datetime(2026, 1, 1), datetime(2026, 1, 2)]}
+    write_deltalake(path, pa.table(log), partition_by=["user_id"])
+    spec = InteractionsSpec()
+    assert [each.stages[0].out for each in read(lake, path, spec)] == [2]
+    DeltaTable(path).delete("user_id = 'u'")
+    write_deltalake(path, pa.table({name: values[:1] for name, values in log.items()}), mode="append")
+    assert [each.stages[0].unchanged for each in read(lake, path, spec)] == [1]
+    assert lake.rows("interactions") == 2
