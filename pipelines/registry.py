@@ -1,4 +1,4 @@
-"""Registries: the encoders of texts and pictures by the name in a recipe, and the kinds of sources of rows."""
+"""Registries: encoders and methods of fusion, by the names in a recipe, and kinds of sources of rows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from plugins.registry import Registry
 
 if TYPE_CHECKING:
     from pipelines.embed.protocol import EncoderKind
+    from pipelines.fusion.methods import FusionMethod
     from pipelines.sources.protocol import SourceKind
 
 ENCODERS: Registry[EncoderKind] = Registry(
@@ -31,6 +32,22 @@ def encoder_of(name: str, contents: str) -> EncoderKind:
             f"the encoder {name!r} encodes {kind.contents}, not {contents}: for {contents} there are {others}"
         )
     return kind
+
+
+FUSIONS: Registry[FusionMethod] = Registry(
+    "sidmill.fusions",
+    "fusion",
+    {
+        "concat": "pipelines.fusion.methods:CONCAT",
+        "contrastive": "pipelines.fusion.methods:CONTRASTIVE",
+        "qformer": "pipelines.fusion.methods:QFORMER",
+    },
+)
+
+
+def fusion_method_of(name: str) -> FusionMethod:
+    """The method of fusion of that name. Raises UnknownMember where it is not installed."""
+    return FUSIONS.get(name)
 
 
 SOURCES: Registry[SourceKind] = Registry(

@@ -10,7 +10,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipelines.registry import encoder_of
+from pipelines.registry import FUSIONS, encoder_of, fusion_method_of
 from pipelines.sources.source_spec import Section
 from plugins.options import check_options, without_empty_options
 
@@ -167,7 +167,8 @@ class FusionSpec(Section):
     is dropped with probability `modality_dropout`. An epoch has `steps` steps.
     """
 
-    method: Literal["concat", "contrastive", "qformer"] = "contrastive"
+    method: str = "contrastive"
+    options: dict[str, Any] = Field(default_factory=dict)
     dim: int = Field(256, ge=2)
     weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     whiten: bool = False
@@ -190,6 +191,21 @@ class FusionSpec(Section):
     weight_decay: float = Field(1e-2, ge=0)
     workers: int = Field(1, ge=1)
     seed: int = Field(0, ge=0)
+
+    @field_validator("method")
+    @classmethod
+    def _is_installed(cls, value: str) -> str:
+        return FUSIONS.require(value)
+
+    @model_validator(mode="after")
+    def _options_are_its_own(self) -> Self:
+        check_options(self.method, fusion_method_of(self.method).options, self.options)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_empty_options(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `options` out where there are none: sections are hashed, and were stored before there were any."""
+        return without_empty_options(serialize(self))
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:

@@ -25,6 +25,7 @@ from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.fuse import FUSED, Gathered
 from pipelines.level_vectors import level_vectors
 from pipelines.modalities import Modality
+from pipelines.registry import fusion_method_of
 from storage.commit import append
 from storage.releases.catalogue import segments
 from storage.releases.manifest import CodebookRef, EncoderRef, Manifest
@@ -98,7 +99,7 @@ def refit(
 def _fit_fusion(run: Run, snapshot: Snapshot, gathered: Gathered, made: Collaborative | None) -> Fusion:
     """Fit in one task, or on several workers of Ray Train if the run is on Ray and the recipe asks for them."""
     spec, pairs, before = run.recipe.fusion, NO_PAIRS, dict[str, Modality]()
-    if made is not None and spec.method != "concat":
+    if made is not None and fusion_method_of(spec.method).correction is not None:
         pairs, before = run.compute.run(co_consumed_pairs, run.lake, snapshot.log, made, gathered.items, spec)
     if spec.workers == 1 or not isinstance(run.compute, OnRay):
         return run.compute.run(fit_fusion, gathered.modalities, spec, pairs, before)

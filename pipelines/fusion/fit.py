@@ -10,6 +10,7 @@ from learning.trainer import Trainer, train_in_process
 from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.training import FusionTraining, network, weights
 from pipelines.modalities import FusionError, Matrix, Modality
+from pipelines.registry import FUSIONS, fusion_method_of
 from pipelines.spec import FusionSpec
 
 NO_PAIRS: NDArray[np.int64] = np.empty((0, 2), np.int64)
@@ -39,8 +40,10 @@ def fit_fusion(
     means = {name: each.mean() for name, each in known.items()}
     arrays = {f"mean.{name}": mean for name, mean in means.items()} | _components(known, means, spec)
     statistics: dict[str, object] = {"rows": {name: int(each.present.sum()) for name, each in known.items()}}
+    if not (member := FUSIONS.members[spec.method]).ours:
+        statistics["method_from"] = member.origin
     seen = {name: (before or {}).get(name, each) for name, each in known.items()}
-    usable = NO_PAIRS if spec.method == "concat" or not spec.epochs else _usable(seen, pairs)
+    usable = NO_PAIRS if fusion_method_of(spec.method).correction is None or not spec.epochs else _usable(seen, pairs)
     if not len(usable):
         return Fusion(spec, {**arrays, **weights(network(spec, arrays))}, statistics)
     training = FusionTraining(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from pipelines.modalities import COLLABORATIVE
+from pipelines.registry import fusion_method_of
 from pipelines.spec import FusionSpec
 
 # Upper bound of the learned score scale (1 / temperature).
@@ -66,11 +67,8 @@ class FusionNet(nn.Module):
         torch.manual_seed(spec.seed)
         self.spec, self.modalities = spec, sorted(widths)
         self.linear = nn.ModuleDict({name: nn.Linear(widths[name], spec.dim) for name in self.modalities})
-        self.correction: Towers | QFormer | None = None
-        if spec.method == "contrastive":
-            self.correction = Towers(spec, widths)
-        elif spec.method == "qformer":
-            self.correction = QFormer(spec, widths)
+        build = fusion_method_of(spec.method).correction
+        self.correction = None if build is None else build(spec, widths)
         self.log_scale = nn.Parameter(torch.tensor(1 / spec.temperature).log())
 
     def encode(self, vectors: Tensors) -> list[Tensor]:

@@ -1,13 +1,17 @@
 """A package outside the checkout adds a quantizer and an encoder: a bootstrap, a night and a training run with them."""
 
+import csv
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import zipfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from conftest import SMALL_RECIPE, write_items
@@ -56,6 +60,7 @@ def test_a_package_adds_members_that_are_listed_with_their_origin(site: Path) ->
     listed = json.loads(sidmill(site, "plugin", "list", "--json").stdout)
     found = {(each["kind"], each["name"]): each["from"] for each in listed}
     assert found["quantizer", "farthest-first"] == found["encoder", "hashed-words"] == "sidmill-example 1.2.0"
+    assert found["source", "sqlite"] == found["fusion", "mixed"] == "sidmill-example 1.2.0"
     assert found["quantizer", "rq-kmeans"].startswith("sidmill ")
     assert ("quantizer", "farthest-first") not in {
         (each["kind"], each["name"]) for each in json.loads(sidmill(Path(), "plugin", "list", "--json").stdout)
@@ -67,12 +72,14 @@ def test_a_bootstrap_a_night_and_a_training_run_with_a_package(site: Path, small
         **SMALL_RECIPE,
         "text": {"encoder": "hashed-words", "fields": ["title", "genres"], "options": {"dim": 32}},
         "codebook": {"quantizer": "farthest-first", "levels": [{"codes": 8}] * 3, "options": {"sample": 30}},
+        "fusion": {**SMALL_RECIPE["fusion"], "method": "mixed", "options": {"scale": 0.5}},  # type: ignore[dict-item]
         "gates": {"fullest_code": {"severity": "block"}},
         "train": {**SMALL_RECIPE["train"], "workers": 1},  # type: ignore[dict-item]
     }
     recipe, lake = tmp_path / "r.toml", ["--lake", str(tmp_path / "lake")]
     recipe.write_text("".join(f"{name} = {_toml(value)}\n" for name, value in settings.items()))
-    sources = ["--items", str(small / "items.jsonl"), "--interactions", str(small / "log.csv")]
+    log = _in_sqlite(small / "log.csv", tmp_path / "log.db")
+    sources = ["--items", str(small / "items.jsonl"), "--interactions", log]
     write_items(tmp_path / "night" / "night.jsonl", 40, 4)
     commands = [
         ["run", "bootstrap", "--recipe", str(recipe), *sources, *lake],
@@ -94,6 +101,10 @@ def test_a_bootstrap_a_night_and_a_training_run_with_a_package(site: Path, small
     assert (gate.passed, gate.severity, gate.limit) == (True, "block", 0.5)
     assert 1 / 8 <= gate.value <= 0.5
     assert release.encoders["text"].details["from"] == "sidmill-example 1.2.0"
+    fusion = opened.blobs.get(release.fusion_blob)
+    header = json.loads(fusion[8 : 8 + int.from_bytes(fusion[:8], "little")])["__metadata__"]
+    assert json.loads(header["fusion"])["statistics"]["method_from"] == "sidmill-example 1.2.0"
+    assert opened.frame("sources").filter(pl.col("kind") == "interactions")["uri"].to_list() == [log]
     statistics = json.loads(opened.frame("codebooks")["statistics"][0])
     assert statistics["quantizer_from"] == "sidmill-example 1.2.0"
 
@@ -105,6 +116,16 @@ def test_a_bootstrap_a_night_and_a_training_run_with_a_package(site: Path, small
     assert sidmill(Path(), "lake", "status", *lake).returncode == 0
     with pytest.raises(UnknownMember, match="farthest-first"):
         Codebook.from_bytes(opened.blobs.get(release.codebook.blob))
+
+
+def _in_sqlite(log: Path, path: Path) -> str:
+    """Write a CSV file as a table of a database, and return its address."""
+    header, *rows = csv.reader(log.read_text().splitlines())
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(f"CREATE TABLE log ({', '.join(header)})")
+        database.executemany(f"INSERT INTO log VALUES ({', '.join('?' * len(header))})", rows)
+        database.commit()
+    return f"sqlite://{path}/log"
 
 
 def _toml(value: Any) -> str:

@@ -1,1 +1,1 @@
-"""An example of a package that adds a quantizer, an encoder and a gate to sidmill."""
+"""An example of a package that adds a source, an encoder, a fusion method, a quantizer and a gate to sidmill."""

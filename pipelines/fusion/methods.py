@@ -1,0 +1,53 @@
+"""Methods of fusion: what each learns beside the projection of every modality."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipelines.spec import FusionSpec
+
+
+class Correction(Protocol):
+    """A torch module that corrects the sum of projections. It starts at zero: its last layer has zero weights."""
+
+    def encode(self, vectors: dict[str, Tensor]) -> Tensor:
+        """Return what it makes of each modality, (n, modalities, any), of vectors (n, D) by modality."""
+
+    def merge(self, encoded: Tensor, keep: Tensor) -> Tensor:
+        """Return the correction (n, F) from the modalities that `keep` (n, modalities) marks; zero without any."""
+
+
+@dataclass(frozen=True)
+class FusionMethod:
+    """A method, as the registry holds it.
+
+    `correction` builds the module from the spec and the width of each modality; None if there is nothing to learn.
+    `options` is the model of `fusion.options`.
+    """
+
+    correction: Callable[[FusionSpec, Mapping[str, int]], Correction] | None
+    options: type[BaseModel] | None = None
+
+
+def _towers(spec: FusionSpec, widths: Mapping[str, int]) -> Correction:
+    from pipelines.fusion.network import Towers
+
+    return Towers(spec, widths)
+
+
+def _qformer(spec: FusionSpec, widths: Mapping[str, int]) -> Correction:
+    from pipelines.fusion.network import QFormer
+
+    return QFormer(spec, widths)
+
+
+CONCAT = FusionMethod(None)
+CONTRASTIVE = FusionMethod(_towers)
+QFORMER = FusionMethod(_qformer)
