@@ -7,6 +7,7 @@ value or the same refusal.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import polars as pl
 import pyarrow as pa
@@ -21,7 +22,8 @@ EXACT_SECONDS = 1 << 32
 """Below this number of seconds, which lies in 2106, a float of seconds rounds to the right microsecond."""
 _ID = r"^[!-*,-~](?:[ -*,-~]{0,126}[!-*,-~])?$"
 """Visible ASCII without a plus sign, which a shortened number has; blanks only inside."""
-_ISO = r"^\d{4}-\d\d-\d\d[T ](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?(?:Z|\+00:00| UTC)?$"
+_ISO = r"^\d{4}-\d\d-\d\d[T ](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?(?:Z|\+00:?00| UTC)?$"
+_UTC = r"(?:Z|\+00:?00| UTC)$"
 _DAY = r"^\d{4}-\d\d-\d\d$"
 _COUNT = r"^[1-9]\d{8,17}$"
 _INTEGER = r"^-?\d{1,9}$"
@@ -140,8 +142,7 @@ def _written(column: pl.Series, unit: TimeUnit) -> Converted:
     day, moment, count = (column.str.contains(pattern).fill_null(False) for pattern in (_DAY, _ISO, _COUNT))
     values = pl.repeat(None, len(column), dtype=TIME, eager=True)
     if moment.any():
-        bare = column.set(~moment, None).str.slice(0, 10) + "T" + column.str.slice(11).str.strip_chars_end("Z UTC")
-        bare = bare.str.strip_suffix("+00:00")
+        bare = column.set(~moment, None).str.slice(0, 10) + "T" + column.str.slice(11).str.replace(_UTC, "")
         read = bare.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", strict=False, time_unit="us")
         values = read.dt.replace_time_zone("UTC").zip_with(moment, values)
     if day.any():
@@ -172,11 +173,19 @@ _LONGEST_WORD = max(map(len, NULL_WORDS))
 Convert = Callable[[pl.Series], Converted]
 
 
-def series_of(column: pa.Array) -> pl.Series:
-    """Return an Arrow column as a series; a type that has no rule here, or cannot be taken over, is of objects."""
+Cells: TypeAlias = "pa.Array | list[Any]"
+"""A column: an Arrow array, or Python values."""
+_PYTHON = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+
+def series_of(cells: Cells) -> pl.Series:
+    """Return a column as a series; one that has no rule here, or cannot be taken over, keeps only what is absent."""
+    if isinstance(cells, list):
+        return _series_of_values(cells)
+    column = cells
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if not _is_plain(kind):
-        return _opaque(column)
+        return _opaque(column.is_valid())
     try:
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
@@ -188,7 +197,19 @@ def series_of(column: pa.Array) -> pl.Series:
             column.validate(full=True)  # polars takes the bytes of a text for UTF-8 without a look
         return pl.Series(column)
     except (pa.ArrowException, pl.exceptions.PolarsError, ValueError, OverflowError):
-        return _opaque(column)
+        return _opaque(column.is_valid())
+
+
+def _series_of_values(cells: list[Any]) -> pl.Series:
+    kinds = {type(cell) for cell in cells} - {type(None)}
+    if kinds == {int, float} and all(abs(cell) < EXACT_FLOAT for cell in cells if type(cell) is int):
+        kinds = {float}  # a float without a fraction has the meaning of the integer
+    if len(kinds) == 1 and (kind := _PYTHON.get(kinds.pop())) is not None:
+        try:
+            return pl.Series(pa.array(cells, kind))
+        except (pa.ArrowException, ValueError, OverflowError):  # a number beyond 64 bits, a text beyond UTF-8
+            return _opaque(pa.array([cell is not None for cell in cells]))
+    return _opaque(pa.array([cell is not None for cell in cells], pa.bool_()))
 
 
 def _is_plain(kind: pa.DataType) -> bool:
@@ -206,6 +227,6 @@ def _in_microseconds(column: pa.Array, kind: pa.TimestampType) -> pa.Array:
     return cast.cast(pa.timestamp("us", None if kind.tz is None else "UTC"))
 
 
-def _opaque(column: pa.Array) -> pl.Series:
-    """Return a series that keeps only which cells are absent."""
-    return pl.Series(pa.array(column.is_valid())).replace_strict({True: b"?", False: None}, return_dtype=pl.Binary)
+def _opaque(present: pa.Array) -> pl.Series:
+    """Return a series that holds nothing but which cells are present."""
+    return pl.Series(present, dtype=pl.Boolean).replace_strict({True: b"?", False: None}, return_dtype=pl.Binary)

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
-import numpy as np
 import polars as pl
 
 from pipelines.ingest import cell_columns as whole
 from pipelines.ingest.accounting import as_refused
 from pipelines.ingest.event_rows import EventRules
+from pipelines.ingest.parts import Table, rows_at, table_of
 from pipelines.sources.cells import Refused
-from pipelines.sources.parquet_columns import Columns
+from pipelines.sources.protocol import Part
 from pipelines.sources.row import Row
 
 EVENTS: dict[str, pl.DataType] = {
@@ -40,19 +40,19 @@ class Parsed:
     refused: list[tuple[Row, Refused]]
 
 
-def parse(part: Columns | list[Row], rules: EventRules) -> Parsed:
+def parse(part: Part, rules: EventRules) -> Parsed:
     """Convert rows to events."""
-    if isinstance(part, list):
-        return _parse_rows(part, rules)
-    events, sure = _convert(part, rules)
-    doubtful = np.flatnonzero(~sure.to_numpy())
-    if not len(doubtful):
+    table, broken = table_of(part, rules.spec.selected_columns)
+    events, sure = _convert(table, rules)
+    doubtful = events.filter(~sure)["source_offset"].to_list()
+    if not doubtful and not broken:
         return Parsed(events, [])
-    rest = _parse_rows(list(part.rows(doubtful.tolist())), rules)
+    rest = parse_rows(sorted([*rows_at(part, doubtful), *broken], key=lambda row: row.number), rules)
     return Parsed(pl.concat([events.filter(sure), rest.events]).sort("source_offset"), rest.refused)
 
 
-def _parse_rows(rows: Sequence[Row], rules: EventRules) -> Parsed:
+def parse_rows(rows: Sequence[Row], rules: EventRules) -> Parsed:
+    """Convert rows to events, one by one."""
     events, refused = [], []
     for row in rows:
         try:
@@ -62,7 +62,7 @@ def _parse_rows(rows: Sequence[Row], rules: EventRules) -> Parsed:
     return Parsed(pl.DataFrame(events, schema=EVENTS, orient="row"), refused)
 
 
-def _convert(part: Columns, rules: EventRules) -> tuple[pl.DataFrame, pl.Series]:
+def _convert(table: Table, rules: EventRules) -> tuple[pl.DataFrame, pl.Series]:
     """Return the events of all rows, and whether each is certain; rows that are not hold any values."""
     spec = rules.spec
     times = partial(whole.times, unit=spec.time_unit)
@@ -80,15 +80,14 @@ def _convert(part: Columns, rules: EventRules) -> tuple[pl.DataFrame, pl.Series]
         "value": (spec.value, whole.numbers),
     }
     found: dict[str, pl.Series | pl.Expr] = {}
-    sure = pl.repeat(True, len(part), dtype=pl.Boolean, eager=True)
+    sure = pl.repeat(True, len(table), dtype=pl.Boolean, eager=True)
     for name, (column, convert) in columns.items():
-        if column and column in part.batch.schema.names:
-            converted = convert(whole.series_of(part.batch.column(column)))
+        if column and column in table.columns:
+            converted = convert(whole.series_of(table.columns[column]))
             found[name], sure = converted.values, sure & converted.sure
         else:
-            found[name] = pl.repeat(None, len(part), dtype=EVENTS[name], eager=True)
-    offsets = pl.int_range(part.first, part.first + len(part), dtype=pl.Int64, eager=True)
-    events = pl.DataFrame({**found, "source_offset": offsets}, schema=EVENTS).with_columns(
+            found[name] = pl.repeat(None, len(table), dtype=EVENTS[name], eager=True)
+    events = pl.DataFrame({**found, "source_offset": table.numbers}, schema=EVENTS).with_columns(
         pl.col("event_type").fill_null(spec.default_event_type),
         pl.col("arrival_time").fill_null(_instant(rules.arrived_at)),
     )

@@ -5,16 +5,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from pipelines.ingest.accounting import as_refused
-from pipelines.ingest.cell_columns import Convert, Converted, booleans, identifiers, series_of
+from pipelines.ingest.cell_columns import Cells, Convert, Converted, booleans, identifiers, series_of
 from pipelines.ingest.item_rows import item_of, pictures_of
+from pipelines.ingest.parts import Table, rows_at, table_of
 from pipelines.ingest.picture_references import Reference
 from pipelines.sources.cells import Refused, check_names, values
-from pipelines.sources.parquet_columns import Columns
+from pipelines.sources.parquet_columns import python_values
+from pipelines.sources.protocol import Part
 from pipelines.sources.row import Row
 from pipelines.sources.source_spec import ItemsSpec
 
@@ -42,19 +42,19 @@ class Parsed:
     refused: list[tuple[Row, Refused]]
 
 
-def parse(part: Columns | list[Row], spec: ItemsSpec) -> Parsed:
+def parse(part: Part, spec: ItemsSpec) -> Parsed:
     """Convert rows to items."""
-    if isinstance(part, list):
-        return _parse_rows(part, spec)
-    items, sure = _convert(part, spec)
-    doubtful = np.flatnonzero(~sure.to_numpy())
-    if not len(doubtful):
+    table, broken = table_of(part, None)
+    items, sure = _convert(table, spec)
+    doubtful = table.numbers.filter(~sure).to_list()
+    if not doubtful and not broken:
         return Parsed(items, {}, [])
-    rest = _parse_rows(list(part.rows(doubtful.tolist())), spec)
+    rest = parse_rows(sorted([*rows_at(part, doubtful), *broken], key=lambda row: row.number), spec)
     return Parsed(pl.concat([items.filter(sure), rest.items]).sort("source_row"), rest.pictures, rest.refused)
 
 
-def _parse_rows(rows: Sequence[Row], spec: ItemsSpec) -> Parsed:
+def parse_rows(rows: Sequence[Row], spec: ItemsSpec) -> Parsed:
+    """Convert rows to items, one by one."""
     items, pictures, refused = [], {}, []
     for row in rows:
         try:
@@ -68,17 +68,17 @@ def _parse_rows(rows: Sequence[Row], spec: ItemsSpec) -> Parsed:
     return Parsed(pl.DataFrame(items, schema=ITEMS, orient="row"), pictures, refused)
 
 
-def _convert(part: Columns, spec: ItemsSpec) -> tuple[pl.DataFrame, pl.Series]:
+def _convert(table: Table, spec: ItemsSpec) -> tuple[pl.DataFrame, pl.Series]:
     """Return the items of all rows, and whether each is certain; rows that are not hold any values."""
-    batch, rows = part.batch, len(part)
+    rows = len(table)
     own = {spec.item_id, spec.title, spec.image, spec.deleted}
-    names = sorted(name for name in batch.schema.names if name not in own)
+    names = sorted(name for name in table.columns if name not in own)
     if spec.languages or not _are_usual(names):
         return pl.DataFrame(schema=ITEMS).clear(rows), _repeated(False, rows)
-    item_ids = _column(batch, spec.item_id, identifiers)
-    titles = _column(batch, spec.title, _texts)
-    deleted = _column(batch, spec.deleted, booleans, pl.Boolean())
-    fragments = [json_values(batch.column(name)) for name in names]
+    item_ids = _column(table, spec.item_id, identifiers)
+    titles = _column(table, spec.title, _texts)
+    deleted = _column(table, spec.deleted, booleans, pl.Boolean())
+    fragments = [json_values(table.columns[name]) for name in names]
     described = _objects(names, [each.values for each in fragments], rows)
     title = titles.values.fill_null("")
     items = pl.DataFrame(
@@ -88,7 +88,7 @@ def _convert(part: Columns, spec: ItemsSpec) -> tuple[pl.DataFrame, pl.Series]:
             "attributes": described,
             "text_hash": _hashes(title, described),
             "deleted": deleted.values.fill_null(False),
-            "source_row": pl.int_range(part.first, part.first + rows, dtype=pl.Int64, eager=True),
+            "source_row": table.numbers,
         },
         schema=ITEMS,
     )
@@ -97,8 +97,8 @@ def _convert(part: Columns, spec: ItemsSpec) -> tuple[pl.DataFrame, pl.Series]:
         sure &= each.sure
     sure &= (title.str.len_chars() + described.str.len_chars()) <= spec.max_text_chars
     sure &= (title != "") if spec.require_title else (title != "") | (described != "{}") | items["deleted"]
-    if spec.image and spec.image in batch.schema.names:
-        sure &= pl.Series(batch.column(spec.image).is_null())
+    if spec.image and spec.image in table.columns:
+        sure &= series_of(table.columns[spec.image]).is_null()
     return items, sure
 
 
@@ -110,11 +110,11 @@ def _are_usual(names: list[str]) -> bool:
     return len(set(names)) == len(names)
 
 
-def _column(batch: pa.RecordBatch, name: str | None, convert: Convert, dtype: pl.DataType = _STRING) -> Converted:
-    """Convert a column; one that the batch lacks is absent in all rows."""
-    if not name or name not in batch.schema.names:
-        return Converted(pl.repeat(None, batch.num_rows, dtype=dtype, eager=True), _repeated(True, batch.num_rows))
-    return convert(series_of(batch.column(name)))
+def _column(table: Table, name: str | None, convert: Convert, dtype: pl.DataType = _STRING) -> Converted:
+    """Convert a column; one that the table lacks is absent in all rows."""
+    if not name or name not in table.columns:
+        return Converted(pl.repeat(None, len(table), dtype=dtype, eager=True), _repeated(True, len(table)))
+    return convert(series_of(table.columns[name]))
 
 
 def _repeated(value: bool, rows: int) -> pl.Series:
@@ -131,9 +131,9 @@ def _texts(column: pl.Series) -> Converted:
     return Converted(pl.repeat(None, len(column), dtype=pl.String, eager=True), column.is_null())
 
 
-def json_values(column: pa.Array) -> Converted:
+def json_values(cells: Cells) -> Converted:
     """Return the cells as JSON, null where `cells.values` gives nothing, as it stands in `attributes`."""
-    plain = series_of(column)
+    plain = series_of(cells)
     found = _texts(plain)
     if plain.dtype == pl.String or plain.dtype.is_integer():
         text = found.values
@@ -148,11 +148,10 @@ def json_values(column: pa.Array) -> Converted:
     if plain.dtype == pl.Boolean:
         words = pl.Series(['"False"', '"True"'])
         return Converted(words.gather(plain.cast(pl.UInt32)), _repeated(True, len(plain)))
-    cells = Columns(0, pa.RecordBatch.from_arrays([column], ["cell"]), ("cell",), exact_times=False).rows()
     texts, sure = [], []
-    for row in cells:
+    for cell in cells if isinstance(cells, list) else python_values(cells):
         try:
-            value = values(row.values["cell"], "cell")
+            value = values(cell, "cell")
             texts.append(json.dumps(value) if value else None)
             sure.append(True)
         except Exception:  # noqa: BLE001 - the row is converted alone, and refused with the name of the column

@@ -1,15 +1,43 @@
 """Parts of a source on their way into the lake: consecutive rows, as columns or one by one."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
 import polars as pl
 
+from pipelines.ingest.cell_columns import Cells
 from pipelines.sources.protocol import Part, Source, Spec
 from pipelines.sources.row import Row
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows as columns: Arrow arrays, or lists of Python values where the source gives its rows one by one.
+
+    `numbers` are those of the rows.
+    """
+
+    columns: Mapping[str, Cells]
+    numbers: pl.Series
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+def table_of(part: Part, names: Collection[str] | None) -> tuple[Table, list[Row]]:
+    """Return the rows of a part as a table of the columns `names`, or all if None, and the rows that have no cells."""
+    if not isinstance(part, list):
+        columns = {name: part.batch.column(name) for name in part.batch.schema.names if names is None or name in names}
+        return Table(columns, row_numbers(part)), []
+    rows = [row for row in part if row.reason is None]
+    wanted = dict.fromkeys(name for row in rows for name in row.values) if names is None else names
+    lists = {name: [row.values.get(name) for row in rows] for name in wanted}
+    numbers = pl.Series([row.number for row in rows], dtype=pl.Int64)
+    return Table(lists, numbers), [row for row in part if row.reason is not None]
 
 
 def parsed_ahead(source: Source, spec: Spec, rows: int, parse: Callable[[Part], T]) -> Iterator[tuple[Part, T]]:

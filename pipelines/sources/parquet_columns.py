@@ -125,14 +125,15 @@ def _microseconds(column: pa.Array) -> pa.Array:
 
 def _cells_at(column: pa.Array, places: Sequence[int] | None) -> list[Any]:
     if places is None:
-        return _cells(column)
+        return python_values(column)
     try:
-        return _cells(column.take(pa.array(places, pa.int64())))
+        return python_values(column.take(pa.array(places, pa.int64())))
     except pa.ArrowNotImplementedError:  # Arrow cannot take from every type
         return [_cell(column[place]) for place in places]
 
 
-def _cells(column: pa.Array) -> list[Any]:
+def python_values(column: pa.Array) -> list[Any]:
+    """Return the cells of a column as Python values; one that cannot be converted is Unreadable."""
     try:
         found: list[Any] = column.to_pylist()
         kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type

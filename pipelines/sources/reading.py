@@ -173,6 +173,10 @@ def _parsed(line: bytes) -> Any:
     They matter only if their column is used.
     """
     try:
+        return _DECODER.decode(line.decode())
+    except ValueError:  # `loads` knows other encodings, and says best what is wrong
+        pass
+    try:
         return json.loads(line, object_pairs_hook=_object)
     except json.JSONDecodeError:
         raise
@@ -188,6 +192,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = {name for name, value in pairs if value != found[name]}
         found |= dict.fromkeys(twice, Unreadable("the name comes twice, with different values"))
     return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _integer(digits: str) -> int | str:

@@ -145,6 +145,6 @@ def test_an_event_at_the_cutoff_is_a_target_and_each_user_learnt_from_has_a_row(
     monkeypatch.setattr(user_buckets, "BUCKET_EVENTS", 1)
     found = evaluation_cases(lake, learnt, TRIE, version, ("impression",), GeneratorSpec())
     assert found is not None
-    cases, learnt_rows = found
+    cases, learnt_rows = found.cases, found.trained_on
     assert sorted(cases.target_rows.tolist()) == [ROW["i1"], ROW["i5"]]
     assert sorted(rows.tolist() for rows in learnt_rows) == [[], [ROW["i0"]], [ROW["i2"]], [ROW["i3"], ROW["i4"]]]

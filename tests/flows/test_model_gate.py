@@ -72,7 +72,7 @@ def test_a_run_keeps_a_worse_model_from_production_and_says_how_to_publish_it(
     assert run_command(["release", "publish", "r-000001", "--lake", lake.uri]) == 0
     told = capsys.readouterr().out
     assert "production -> (r-000001, no model)" in told
-    assert f"--model {worse}` does that" in told
+    assert f"--model {worse}` publishes it" in told
     assert run_command(["release", "publish", "r-000001", "--model", worse, "--lake", lake.uri]) == 0
     assert published(lake) == Published("r-000001", worse)
 

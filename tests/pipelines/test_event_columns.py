@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from pipelines.ingest.cell_columns import booleans, identifiers, integers, numbers, series_of, times
-from pipelines.ingest.event_columns import EVENTS, parse
+from pipelines.ingest.event_columns import EVENTS, parse, parse_rows
 from pipelines.ingest.event_ids import content_ids
 from pipelines.ingest.event_rows import EventRules
 from pipelines.sources.cells import NULL_WORDS
 from pipelines.sources.parquet_columns import Columns
+from pipelines.sources.row import Row
 from pipelines.sources.source_spec import InteractionsSpec
+from storage.reasons import Reason
 
 NOW = datetime(2026, 9, 1, tzinfo=UTC)
 BORDERS = [0, 1, 19_000_101, 631_151_999, 631_152_000, 1_700_000_000, 2**32, 2**32 + 1, 10**11]
@@ -82,7 +84,10 @@ def test_columns_give_what_their_rows_give(data: st.DataObject, unit: Any) -> No
     columns = good | drawn
     part = Columns(7, pa.RecordBatch.from_arrays(list(columns.values()), list(columns)), tuple(columns))
     rules = EventRules(InteractionsSpec(time_unit=unit), NOW)
-    quick, slow = parse(part, rules), parse(list(part.rows()), rules)
+    rows_alone = list(part.rows())
+    quick, listed, slow = parse(part, rules), parse(rows_alone, rules), parse_rows(rows_alone, rules)
+    assert_frame_equal(listed.events, slow.events, check_exact=True)
+    assert [_said(each) for each in listed.refused] == [_said(each) for each in slow.refused]
     assert_frame_equal(quick.events, slow.events, check_exact=True)
     assert [_said(each) for each in quick.refused] == [_said(each) for each in slow.refused]
 
@@ -140,3 +145,18 @@ def test_the_id_of_an_event_is_the_hash_of_its_fields_as_python_writes_them(even
         for event in events
     ]
     assert content_ids(frame).to_list() == expected
+
+
+JSON_CELL = st.none() | st.booleans() | COUNTS | FLOATS | TEXTS | st.lists(st.integers(), max_size=2) | st.just({})
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), st.lists(JSON_CELL, min_size=3, max_size=3), max_size=4))
+@settings(max_examples=200, deadline=None)
+def test_rows_of_any_values_give_together_what_each_gives_alone(columns: dict[str, list[Any]]) -> None:
+    good = {"user_id": ["u"] * 3, "item_id": [1, 2.0, "3"], "event_time": ["2024-01-01"] * 3} | columns
+    rows = [Row(number, {name: cells[number] for name, cells in good.items()}) for number in range(3)]
+    rows.append(Row(3, {"raw": "{"}, Reason.INVALID_JSON, "it is not closed"))
+    rules = EventRules(InteractionsSpec(), NOW)
+    quick, slow = parse(rows, rules), parse_rows(rows, rules)
+    assert_frame_equal(quick.events, slow.events, check_exact=True)
+    assert [_said(each) for each in quick.refused] == [_said(each) for each in slow.refused]

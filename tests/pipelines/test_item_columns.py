@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from pipelines.ingest.item_columns import Parsed, _convert, parse
+from pipelines.ingest.item_columns import Parsed, _convert, parse, parse_rows
+from pipelines.ingest.parts import table_of
 from pipelines.sources.parquet_columns import Columns
 from pipelines.sources.source_spec import ItemsSpec
 
@@ -59,7 +60,11 @@ def test_columns_give_what_their_rows_give(data: st.DataObject, spec: dict[str, 
     batch = pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
     part = Columns(7, batch, tuple(columns), exact_times=False)
     settings = ItemsSpec(**spec)
-    quick, slow = parse(part, settings), parse(list(part.rows()), settings)
+    rows_alone = list(part.rows())
+    quick, listed, slow = parse(part, settings), parse(rows_alone, settings), parse_rows(rows_alone, settings)
+    assert_frame_equal(listed.items, slow.items, check_exact=True)
+    assert [_said(each) for each in listed.refused] == [_said(each) for each in slow.refused]
+    assert _named(listed) == _named(slow)
     assert_frame_equal(quick.items, slow.items, check_exact=True)
     assert [_said(each) for each in quick.refused] == [_said(each) for each in slow.refused]
     assert _named(quick) == _named(slow)
@@ -90,5 +95,6 @@ def _said(refused: Any) -> tuple[Any, ...]:
 def test_usual_columns_leave_no_row_to_be_converted_alone(cells: list[Any]) -> None:
     columns = {"item_id": pa.array(["a", "b"]), "title": pa.array(["mug", "bowl"]), "x": pa.array(cells)}
     batch = pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
-    _, sure = _convert(Columns(0, batch, tuple(columns), exact_times=False), ItemsSpec())
+    table, _ = table_of(Columns(0, batch, tuple(columns), exact_times=False), None)
+    _, sure = _convert(table, ItemsSpec())
     assert sure.all()

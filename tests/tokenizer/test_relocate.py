@@ -57,6 +57,6 @@ def test_each_item_in_turn_gets_the_first_free_sid_of_its_own_order(
                 left[at][code] -= 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(relocate, "SPAN", together)
-        placed = relocate.place_outward(BOOK, ITEMS, in_turn, homes, room, settled)
+        placed = relocate.find_nearest_free_sids(BOOK, ITEMS, in_turn, homes, room, settled)
     assert placed.tolist() == expected
     assert [each.tolist() for each in room] == [each.tolist() for each in left]

@@ -149,9 +149,9 @@ def test_a_sasrec_learns_from_users_of_two_events_and_leaves_out_what_was_taken_
     settings = {"k": (ITEMS,), "beams": ITEMS, "sasrec_epochs": 1}
     for exclude_seen, recall in ((True, 0.0), (False, 1.0)):
         spec = EvaluateSpec.model_validate({**settings, "exclude_seen": exclude_seen})
-        found = evaluate(learned, trie, again, counts, spec, [np.array([0, 1])])
+        found = evaluate(learned, trie, again, counts, spec, [np.array([0, 1])]).as_record()
         assert found["sasrec"][f"recall@{ITEMS}"] == recall
-        assert "sasrec" not in evaluate(learned, trie, again, counts, spec, [np.array([3])])
+        assert "sasrec" not in evaluate(learned, trie, again, counts, spec, [np.array([3])]).as_record()
 
 
 def test_cases_are_told_apart_by_how_known_their_target_and_their_user_are(trie: Trie, learned: Generator) -> None:
