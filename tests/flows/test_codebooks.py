@@ -182,6 +182,7 @@ def test_a_generator_says_the_token_too(tmp_path: Path, small: Path, recipe: Rec
     assert result["generator"]["recall@20"] > result["popularity"]["recall@20"]
 
 
+@pytest.mark.slow
 def test_items_may_share_sids_where_the_recipe_keeps_collisions(
     tmp_path: Path, small: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -77,6 +77,7 @@ STEPS = -(-60 // 9)
 """Steps of an epoch."""
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_run_goes_on_from_what_is_left_of_it_with_other_workers(tmp_path: Path) -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test

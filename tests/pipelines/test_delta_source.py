@@ -57,7 +57,7 @@ CHANGES = st.one_of(
 
 
 @given(st.lists(CHANGES, max_size=12))
-@settings(max_examples=30, deadline=timedelta(seconds=60))
+@settings(max_examples=15, deadline=timedelta(seconds=60))
 def test_the_catalogue_is_the_table_after_any_changes(changes: list[tuple[str, str, str]]) -> None:
     with TemporaryDirectory() as folder:
         path, lake = f"{folder}/table", Lake(f"{folder}/lake")
