@@ -118,10 +118,12 @@ def test_a_budget_that_is_exceeded_says_once_what_to_do_about_each_reason(
 ) -> None:
     rows = [f"u{n},i0000,{20260901 if n < 40 else '2026-09-01'},{1 if n < 40 else 'shown'}" for n in range(60)]
     (small / "log.csv").write_text("user_id,item_id,event_time,impression\n" + "\n".join(rows) + "\n")
-    told = r"event_time_invalid 40: .*reads as 2026-09-01.*\[write ISO 8601.*not_a_boolean 20: .*'shown'.*\[write true"
+    told = (
+        r"event_time_invalid 40: .*as 2026-09-01.*\[write times as ISO 8601.*not_a_boolean 20: .*'shown'.*\[write true"
+    )
     with pytest.raises(QuarantineBudgetExceeded, match=told) as stopped:
         ingest(str(tmp_path / "lake"), items=[str(small / "items.jsonl")], interactions=[str(small / "log.csv")])
-    assert (str(stopped.value) + capsys.readouterr().out).count("write ISO 8601") == 1
+    assert (str(stopped.value) + capsys.readouterr().out).count("write times as ISO 8601") == 1
 
 
 def test_a_column_that_is_nearly_one_that_is_meant_is_told_once(
