@@ -197,7 +197,7 @@ def test_misshapen_vectors_are_refused() -> None:
 
 
 def test_a_code_space_too_small_for_the_plan_is_refused() -> None:
-    with pytest.raises(CapacityExhausted, match=r"8 x 8 codes make 64 SIDs, 600 are planned"):
+    with pytest.raises(CapacityExhausted, match=r"8 x 8 codes give 64 SIDs, but 600 are planned"):
         fit(VECTORS, IDS, spec_of(8, 8))
 
 

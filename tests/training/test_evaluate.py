@@ -245,7 +245,7 @@ def test_without_a_case_there_is_no_figure(trie: Trie, learned: Generator) -> No
         (GeneratorSpec, {"dim": 36, "heads": 4}, "multiple of 2"),
         (GeneratorSpec, {"heads": 4, "kv_heads": 3}, "no multiple"),
         (GeneratorSpec, {"depth": 4}, "Extra inputs"),
-        (GeneratorSpec, {"experts": 2, "experts_per_token": 3}, "more experts than there are"),
+        (GeneratorSpec, {"experts": 2, "experts_per_token": 3}, "is more than generator.experts"),
         (GeneratorSpec, {"separators": True}, "leave it out"),
         (TrainSpec, {"temperature": 0.5}, 'objective = "ranking"'),
     ],
