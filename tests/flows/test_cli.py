@@ -24,12 +24,12 @@ from storage.runs import runs
         (["run", "nightly"], "there is no lake at"),
         (["run", "bootstrap", "--recipe", "nowhere"], "no recipe 'nowhere'"),
         (["run", "bootstrap", "--set", "codebook.slack=0.5"], "codebook.slack = 0.5"),
-        (["run", "bootstrap", "--set", "items.titel=x"], "fields here: csv, deleted, image, image_roots"),
+        (["run", "bootstrap", "--set", "items.titel=x"], "the fields here are csv, deleted, image, image_roots"),
         (["run", "bootstrap", "--set", "items.titel=x"], "did you mean 'title'?"),
         (["run", "bootstrap", "--set", "text.fields=title"], "text.fields = 'title': must be a list"),
         (
             ["run", "bootstrap", "--set", "codebook.levels=[{code=3}]"],
-            "codebook.levels.0.codes = {'code': 3}: is needed",
+            "codebook.levels.0.codes = {'code': 3}: is required",
         ),
         (["run", "bootstrap", "--set", "generator.dim=36"], "default.toml: generator: generator.dim=36 over"),
         (["run", "bootstrap", "--set", "nonsense"], "section.field=value"),
@@ -141,7 +141,7 @@ def test_readers_print_json_that_names_what_the_design_promises(
     assert {path.name: path.read_bytes() for path in corpus.iterdir()} == written
     (corpus / "part-00000.parquet").touch()
     assert run_command(command) == 1
-    assert "holds part-00000.parquet; name an empty folder" in capsys.readouterr().err
+    assert "contains part-00000.parquet; give an empty folder" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in corpus.iterdir()} == {**written, "part-00000.parquet": b""}
     assert run_command(["release", "export-trie", "production", str(trie), "--lake", uri]) == 0
     from tokenizer.trie.trie import Trie
@@ -219,7 +219,7 @@ def test_every_recipe_that_comes_with_sidmill_is_valid_and_production_names_what
 def test_the_hash_of_a_recipe_follows_what_comes_out_and_not_where_it_runs() -> None:
     assert load_recipe("demo").hash == load_recipe("demo", ["compute.cpus=9"]).hash
     assert load_recipe("demo").hash != load_recipe("demo", ["codebook.slack=1.25"]).hash
-    with pytest.raises(RecipeError, match="is a value, not a section"):
+    with pytest.raises(RecipeError, match="is a field, not a section"):
         load_recipe("demo", ["about.x=1"])
 
 
