@@ -254,7 +254,7 @@ def test_items_may_share_sids_where_the_recipe_keeps_collisions(
     assert cases in told("run", "evaluate", "--release", "production")
     assert cases in told("release", "show", "production")
     assert run_command(["run", "evaluate", "--release", "r-000001", "--lake", lake.uri]) == 1
-    assert f"{stored.model} has learnt from those before" in capsys.readouterr().err
+    assert f"{stored.model} has learnt from events before" in capsys.readouterr().err
 
 
 def test_training_reads_impressions_as_context_and_learns_clicks_alone(

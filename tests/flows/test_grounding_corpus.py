@@ -106,5 +106,5 @@ def test_a_folder_with_anything_else_is_refused_and_stays_as_it_is(
         (folder / "manifest.json").write_text(text)
         with pytest.raises(FolderTaken, match=r"a manifest.json that is not of a corpus"):
             export("r-000001", folder)
-    with pytest.raises(FolderTaken, match="is a file; name a folder"):
+    with pytest.raises(FolderTaken, match="is a file; give a folder"):
         export("r-000001", folder / "manifest.json")

@@ -101,7 +101,7 @@ def test_a_bootstrap_a_night_and_a_training_run_with_a_package(site: Path, small
     gone = sidmill(Path(), "run", "nightly", "--items", str(small / "items.jsonl"), *lake)
     assert gone.returncode == 1
     assert "there is no encoder 'hashed-words'" in gone.stderr
-    assert "entry points of the group sidmill.encoders" in gone.stderr
+    assert "an entry point of the group sidmill.encoders" in gone.stderr
     assert sidmill(Path(), "lake", "status", *lake).returncode == 0
     with pytest.raises(UnknownMember, match="farthest-first"):
         Codebook.from_bytes(opened.blobs.get(release.codebook.blob))

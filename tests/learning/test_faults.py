@@ -225,9 +225,7 @@ def test_a_loss_that_is_no_number_stops_the_run_at_once_and_harms_no_checkpoint(
     spec = SPEC.model_copy(update={"workers": workers, "sharding": sharding})
     run = partial(launch, partial(Faulty, "loss", tmp_path / "marker"), spec, "run", tmp_path / "runs")
     for times in (1, 2):  # and again from where it stood, where it is run again
-        with pytest.raises(
-            LossDiverged, match=r"the loss is nan in a step that predicts the \d+ events e\d-"
-        ) as caught:
+        with pytest.raises(LossDiverged, match=r"the loss is nan in a step that predicts \d+ events \(e\d-") as caught:
             run()
         assert (tmp_path / "attempts").read_text().count("attempt") == times
     whole = Loop(loops.Told(), SPEC)

@@ -35,7 +35,7 @@ def test_a_stage_may_drop_what_it_reads_and_nothing_else():
     assert apply(Double(), BATCH).column("twice").to_pylist() == ["xx", "yy"]
     assert "text" not in apply(Double(forget="text"), BATCH).column_names
     for stage in (Double(forget="item_id"), Double(forget="reason"), Double(rows=1)):
-        with pytest.raises(TypeError, match="stage Double answered"):
+        with pytest.raises(TypeError, match="stage Double returned"):
             apply(stage, BATCH)
 
 

@@ -330,7 +330,7 @@ def test_a_prompt_stands_before_each_text_and_one_that_the_model_lacks_is_refuse
     asked = TextEncoder(spec).encode(["a red hat", "shoes"])
     assert np.allclose(asked, plain.encode(["find: a red hat", "find: shoes"]), atol=1e-6)
     assert not np.allclose(asked, plain.encode(["a red hat", "shoes"]), atol=1e-3)
-    with pytest.raises(EncoderError, match=r"no prompt 'ask'; it has: .*query"):
+    with pytest.raises(EncoderError, match=r"no prompt 'ask'; set `prompt_name` to one of .*query"):
         TextEncoder(spec.model_copy(update={"prompt_name": "ask"}))
 
 

@@ -239,11 +239,11 @@ def test_without_a_case_there_is_no_figure(trie: Trie, learned: Generator) -> No
     ("spec", "values", "remedy"),
     [
         (EvaluateSpec, {"beams": 5}, "raise beams"),
-        (EvaluateSpec, {"groups": 3}, "no multiple of evaluate.groups=3"),
+        (EvaluateSpec, {"groups": 3}, "must be a multiple of evaluate.groups=3"),
         (EvaluateSpec, {"diversity": 0.5}, "raise groups"),
         (EvaluateSpec, {"temperature": 0.0}, "greater than 0"),
         (GeneratorSpec, {"dim": 36, "heads": 4}, "multiple of 2"),
-        (GeneratorSpec, {"heads": 4, "kv_heads": 3}, "no multiple"),
+        (GeneratorSpec, {"heads": 4, "kv_heads": 3}, "must be a multiple"),
         (GeneratorSpec, {"depth": 4}, "Extra inputs"),
         (GeneratorSpec, {"experts": 2, "experts_per_token": 3}, "is more than generator.experts"),
         (GeneratorSpec, {"separators": True}, "leave it out"),
