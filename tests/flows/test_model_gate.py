@@ -72,7 +72,7 @@ def test_a_run_keeps_a_worse_model_from_production_and_says_how_to_publish_it(
     assert run_command(["release", "publish", "r-000001", "--lake", lake.uri]) == 0
     told = capsys.readouterr().out
     assert "production -> (r-000001, no model)" in told
-    assert f"--model {worse}` does that" in told
+    assert f"--model {worse}` publishes it" in told
     assert run_command(["release", "publish", "r-000001", "--model", worse, "--lake", lake.uri]) == 0
     assert published(lake) == Published("r-000001", worse)
 
@@ -142,4 +142,4 @@ def test_the_verdict_stands_in_the_evaluation_with_its_interval() -> None:
     result = {"generator": row(0.05), "against": against(popularity="is worse")}
     assert verdicts(result) == ["recall@10 is worse than popularity: difference -0.0200 (95 % -0.0300 to -0.0100)"]
     titles = {table.title: table for table in evaluation_tables(result)}
-    assert titles["The generator against baselines"].rows[0][-1] == "is worse"
+    assert titles["The generator against baselines"].rows[0][-1] == "worse"
