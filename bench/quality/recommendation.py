@@ -121,7 +121,7 @@ def run(options: argparse.Namespace) -> None:
     given, targets = split.asked(options.on)
     again = sum(row in rows for rows, row in zip(given, targets.tolist(), strict=True))
     print(f"\n### {options.dataset}: {split.items:,} items, {len(targets):,} users, leave-last-out, {options.on}\n")
-    print(f"{again:,} of the {options.on} items had been taken by their user before.\n", flush=True)
+    print(f"{again:,} of the {options.on} items were taken by their user before.\n", flush=True)
     tables: dict[bool, list[str]] = {False: [], True: []}
     for name, row in _wanted(options).items():
         began = time.perf_counter()

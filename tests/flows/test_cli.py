@@ -31,7 +31,7 @@ from storage.runs import runs
             ["run", "bootstrap", "--set", "codebook.levels=[{code=3}]"],
             "codebook.levels.0.codes = {'code': 3}: is required",
         ),
-        (["run", "bootstrap", "--set", "generator.dim=36"], "default.toml: generator: generator.dim=36 over"),
+        (["run", "bootstrap", "--set", "generator.dim=36"], "default.toml: generator: generator.dim=36 divided by"),
         (["run", "bootstrap", "--set", "nonsense"], "section.field=value"),
         (["run", "bootstrap", "--set", "budget.quarantine_share=2"], "budget.quarantine_share = 2"),
         (["run", "bootstrap", "--as-of", "yesterday"], "'yesterday' is not a date or time"),
@@ -184,7 +184,7 @@ def test_runs_and_refused_rows_are_shown_with_what_leads_back_to_them(
     assert lines[1].endswith("…")
     assert len(lines[1]) <= 80
     assert run_command(["run", "show", failed.run, "--lake", uri]) == 0
-    assert "source 'nothing'" in capsys.readouterr().out
+    assert "the levels of the codebook encode 'nothing'" in capsys.readouterr().out
     assert run_command(["run", "show", finished.run, "--lake", uri]) == 0
     told = capsys.readouterr().out
     assert "    release: r-000001\n" in told
@@ -205,7 +205,7 @@ def test_a_changed_byte_is_found_by_verify(
     data[-1] ^= 1
     Path(blob).write_bytes(bytes(data))
     assert run_command(["lake", "verify", "--lake", uri]) == 1
-    assert "bytes were changed" in capsys.readouterr().out
+    assert "is damaged: its bytes now have the hash" in capsys.readouterr().out
 
 
 def test_every_recipe_that_comes_with_sidmill_is_valid_and_production_names_what_it_must() -> None:
