@@ -168,7 +168,7 @@ def test_runs_and_refused_rows_are_shown_with_what_leads_back_to_them(
         file.write('{"item_id": "P1", "title": "a print", "image": "noise.jpg"}\n')
         file.write('{"item_id": "P2", "title": "another", "image": "gone.jpg"}\n')
     strict = {**recipe, "image": {}, "codebook": {"levels": [{"codes": 128, "source": "nothing"}]}}
-    with pytest.raises(ValueError, match="source 'nothing'"):
+    with pytest.raises(ValueError, match="codebook encode 'nothing'"):
         bootstrap(uri, strict, [str(small / "items.jsonl")])
     bootstrap(uri, {**recipe, "image": {}}, [str(small / "items.jsonl")])
     capsys.readouterr()
