@@ -29,69 +29,91 @@ def build_parser() -> argparse.ArgumentParser:
     """Return a parser of all benchmarks."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     names = parser.add_subparsers(title="benchmarks", metavar="NAME", required=True)
-    tokenizer = _benchmark(names, "speed.tokenizer", "fit, assign and append at size")
-    tokenizer.add_argument("--items", type=_count, default=1_000_000, help="size of a skewed mixture (1e6)")
-    tokenizer.add_argument("--width", type=int, default=128, help="width of the mixture (128)")
-    tokenizer.add_argument("--vectors", metavar="FILE.npy", help="take the rows of this matrix instead")
+    tokenizer = _benchmark(names, "speed.tokenizer", "time and memory to fit a codebook, assign SIDs and append items")
+    tokenizer.add_argument(
+        "--items", type=_count, default=1_000_000, help="number of items of the synthetic skewed mixture (1e6)"
+    )
+    tokenizer.add_argument("--width", type=int, default=128, help="dimensions of the synthetic vectors (128)")
+    tokenizer.add_argument(
+        "--vectors", metavar="FILE.npy", help="use the rows of this matrix instead of synthetic vectors"
+    )
     tokenizer.add_argument("--codes", type=int, default=256, help="codes per level (256)")
     tokenizer.add_argument("--levels", type=int, default=3)
-    trie = _benchmark(names, "speed.trie", "build, update, look up, masks")
-    trie.add_argument("--items", type=_count, default=10_000_000, help="SIDs (1e7)")
-    quantizers = _benchmark(names, "quality.quantizers", "all quantizers on real vectors, as Markdown")
+    trie = _benchmark(names, "speed.trie", "time to build and update a trie, look up SIDs and make masks")
+    trie.add_argument("--items", type=_count, default=10_000_000, help="number of SIDs (1e7)")
+    quantizers = _benchmark(names, "quality.quantizers", "compare all quantizers on real vectors, as Markdown")
     quantizers.add_argument("data", type=Path, help="folder with amazon-beauty/ and movielens-posters/")
-    quantizers.add_argument("only", nargs="*", help="parts of the names of the quantizers wanted (all)")
-    refit = _benchmark(names, "quality.refit", "what a refit buys and what it moves, beside its peers, as Markdown")
+    quantizers.add_argument("only", nargs="*", help="only quantizers with one of these in the name (all)")
+    refit = _benchmark(
+        names, "quality.refit", "error and changed SIDs of a refit and of alternatives to it, as Markdown"
+    )
     refit.add_argument("data", type=Path, help="folder with amazon-beauty/")
     refit.add_argument("--seed", type=int, default=0, help="seed of the fits (0)")
-    representations = _benchmark(names, "quality.representations", "vectors and the SIDs made of them, as Markdown")
-    representations.add_argument("data", type=Path, help="folder with amazon-beauty/ and movielens-posters/")
-    representations.add_argument("only", nargs="*", help="names of the catalogues wanted (all)")
-    representations.add_argument("--seeds", type=int, default=3, help="how many seeds (3)")
-    representations.add_argument(
-        "--behaviour", nargs="+", default=[], help="vectors from behaviour wanted, of sppmi, sasrec and both (all)"
+    representations = _benchmark(
+        names, "quality.representations", "compare item vectors and the SIDs made of them, as Markdown"
     )
-    representations.add_argument("--rows", nargs="+", default=[], help="parts of the names of the rows wanted (all)")
+    representations.add_argument("data", type=Path, help="folder with amazon-beauty/ and movielens-posters/")
+    representations.add_argument("only", nargs="*", help="only catalogues with these names (all)")
+    representations.add_argument("--seeds", type=int, default=3, help="number of seeds (3)")
+    representations.add_argument(
+        "--behaviour", nargs="+", default=[], help="only these behaviour vectors: sppmi, sasrec, both (all)"
+    )
+    representations.add_argument("--rows", nargs="+", default=[], help="only rows with one of these in the name (all)")
     _choosing(representations)
     encoders = _benchmark(
-        names, "speed.encoders", "texts and pictures a second through Ray Data beside the bare encoders"
+        names, "speed.encoders", "texts and pictures per second through Ray Data, compared with the bare encoders"
     )
     encoders.add_argument("data", type=Path, help="folder with amazon-beauty/ and movielens-posters/")
-    encoders.add_argument("--items", type=_count, default=12_000, help="texts (12,000)")
-    encoders.add_argument("--pictures", type=_count, default=400, help="pictures (400)")
-    encoders.add_argument("--rounds", type=int, default=3, help="how often each is measured (3)")
-    encoders.add_argument("--memory", type=_count, default=4_000, help="texts of the smaller memory figure (4,000)")
+    encoders.add_argument("--items", type=_count, default=12_000, help="number of texts (12,000)")
+    encoders.add_argument("--pictures", type=_count, default=400, help="number of pictures (400)")
+    encoders.add_argument("--rounds", type=int, default=3, help="number of measurements of each figure (3)")
+    encoders.add_argument(
+        "--memory", type=_count, default=4_000, help="number of texts for the smaller memory figure (4,000)"
+    )
     recommendation = _benchmark(
-        names, "quality.recommendation", "next-item recommenders on real histories, as Markdown"
+        names, "quality.recommendation", "compare next-item recommenders on real histories, as Markdown"
     )
     recommendation.add_argument(
         "data",
         nargs="?",
         type=Path,
         default=Path(os.environ.get("SIDMILL_DATA", "data")),
-        help="folder with the folders of the catalogues ($SIDMILL_DATA, else data)",
+        help="folder that contains the folders of the catalogues ($SIDMILL_DATA, else data)",
     )
     recommendation.add_argument(
         "--dataset",
         default="amazon-beauty",
-        help="name of the catalogue: amazon-beauty, amazon-beauty-skin-care, movielens-posters or ml-100k (the first)",
+        help="name of the catalogue: amazon-beauty, amazon-beauty-skin-care, movielens-posters or ml-100k",
     )
-    recommendation.add_argument("--rows", nargs="+", default=[], help="recommenders wanted (docs/recommendation.md)")
+    recommendation.add_argument(
+        "--rows", nargs="+", default=[], help="only these recommenders; docs/recommendation.md lists them (all)"
+    )
     _choosing(recommendation)
-    loader = _benchmark(names, "speed.loader", "a log joined with SIDs, and an epoch of batches, beside bare scans")
-    loader.add_argument("--events", type=_count, default=10_000_000, help="events of a synthetic log (1e7)")
-    decoding = _benchmark(names, "speed.decoding", "users a second of the beam search, and what masks take of it")
-    decoding.add_argument("--json", action="store_true", help="print JSON")
-    decoding.add_argument("--items", type=_count, default=100_000, help="SIDs (1e5)")
-    decoding.add_argument("--rounds", type=int, default=15, help="how often each is measured (15)")
-    _benchmark(
-        names, "speed.training", "steps of the generators beside bare products, and Ray Train beside the bare loop"
+    loader = _benchmark(
+        names, "speed.loader", "time to join a log with SIDs and to read an epoch of batches, compared with bare scans"
     )
-    _benchmark(names, "quality.learned", "learned quantizers beside rq-kmeans; five minutes")
-    _benchmark(names, "speed.lake", "idempotent appends beside bare Parquet")
-    ingest = _benchmark(names, "speed.ingest", "rows a second from Parquet beside scan, cast, join, hash and write")
-    ingest.add_argument("--events", type=_count, default=1_000_000, help="events of the log (1e6)")
-    ingest.add_argument("--items", type=_count, default=100_000, help="items of the catalogue (1e5)")
-    ingest.add_argument("--rounds", type=int, default=3, help="how often each is measured (3)")
+    loader.add_argument("--events", type=_count, default=10_000_000, help="number of events of the synthetic log (1e7)")
+    decoding = _benchmark(
+        names, "speed.decoding", "users per second of the beam search, and the share of its time that masks take"
+    )
+    decoding.add_argument("--json", action="store_true", help="print JSON")
+    decoding.add_argument("--items", type=_count, default=100_000, help="number of SIDs (1e5)")
+    decoding.add_argument("--rounds", type=int, default=15, help="number of measurements of each figure (15)")
+    _benchmark(
+        names,
+        "speed.training",
+        "training steps of the generators compared with bare matrix products, and Ray Train with the bare loop",
+    )
+    _benchmark(names, "quality.learned", "compare learned quantizers with rq-kmeans; takes five minutes")
+    _benchmark(names, "speed.lake", "idempotent appends compared with bare Parquet writes")
+    ingest = _benchmark(
+        names,
+        "speed.ingest",
+        "rows per second of an ingest from Parquet, compared with bare scan, cast, join, hash and write",
+    )
+    ingest.add_argument("--events", type=_count, default=1_000_000, help="number of events of the log (1e6)")
+    ingest.add_argument("--items", type=_count, default=100_000, help="number of items of the catalogue (1e5)")
+    ingest.add_argument("--rounds", type=int, default=3, help="number of measurements of each figure (3)")
     return parser
 
 
@@ -110,7 +132,7 @@ def _choosing(parser: argparse.ArgumentParser) -> None:
         "--on",
         choices=("validation", "test"),
         default="test",
-        help="score all rows on what comes before the test, to choose settings, or on the test (test)",
+        help="score on the validation events, which come before the test, to choose settings; or on the test (test)",
     )
     parser.add_argument(
         "--try",
@@ -118,7 +140,7 @@ def _choosing(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="CHANGES",
-        help="rows under other settings besides, each SECTION.FIELD=VALUE, or several of these in quotes",
+        help="add rows with changed settings: SECTION.FIELD=VALUE, or several of these in quotes",
     )
 
 

@@ -41,8 +41,9 @@ def backfill(
     production = read_release(Lake(lake), PRODUCTION)
     if publish_when_done and not without_model and (alias := published(Lake(lake))) and alias.model:
         raise ValueError(
-            f"publishing another codebook would leave production without its generator {alias.model}. Leave --publish "
-            "out, train on the candidate (`sidmill run train --release ...`) and publish both; or add --without-model."
+            f"publishing another codebook would leave production without its generator {alias.model}. Run without "
+            "--publish, train on the candidate (`sidmill run train --release ...`) and publish both; or add "
+            "--without-model."
         )
     parameters = {
         "as_of": as_of,
@@ -59,9 +60,9 @@ def backfill(
         refit_of = production if run.recipe.refit else None
         if refit_of is not None and snapshot.cutoff < refit_of.fit_cutoff:
             raise ValueError(
-                f"a refit keeps the vectors of {refit_of.id}, which have seen events up to "
-                f"{refit_of.fit_cutoff.isoformat()}: with the cutoff {snapshot.cutoff.isoformat()} what is held out "
-                "would not be new to them. Give a later --cutoff, or leave [refit] out to fit anew."
+                f"the cutoff {snapshot.cutoff.isoformat()} is too early for a refit: it keeps the vectors of "
+                f"{refit_of.id}, which have seen events up to {refit_of.fit_cutoff.isoformat()}, so these events "
+                "cannot be held out. Give a later --cutoff, or remove [refit] to fit a new codebook."
             )
         fitted = fitted_release(run, "backfill", snapshot, None, refit_of)
         candidate = _extend_to_present(run, fitted, held_out or production.cutoff, date)
@@ -71,11 +72,12 @@ def backfill(
         elif candidate.blocked_by:
             failed = ", ".join(gate.name for gate in candidate.blocked_by)
             run.say(
-                f"  production stays; {candidate.id} fails {failed} and cannot be published: mend the input or the "
-                f"recipe and run again (`sidmill release show {candidate.id}` shows the figures)"
+                f"  production is unchanged: {candidate.id} fails the gates {failed} and cannot be published. "
+                "Correct the "
+                f"input or the recipe and run again (`sidmill release show {candidate.id}` shows the figures)"
             )
         else:
-            run.say(f"  production stays; `sidmill release publish {candidate.id}` publishes this candidate")
+            run.say(f"  production is unchanged; `sidmill release publish {candidate.id}` publishes this candidate")
         show_release(candidate)
         return run.done(release=candidate.id, fitted=fitted.id, made=run.record.begun)
 
@@ -88,8 +90,9 @@ def _published(run: Run, candidate: Manifest, cutoff: datetime, date: datetime |
         if publish(run, candidate, alias, without_model) is not PublishOutcome.CONFLICT:
             return candidate
     raise PointerMoved(
-        f"production moved {MAX_PUBLISH_ATTEMPTS} times while {candidate.id} was to be published; it stays a "
-        f"candidate. Publish it with `sidmill release publish {candidate.id}` when fewer runs publish to this lake."
+        f"{candidate.id} was not published and stays a candidate: other runs moved production during each of "
+        f"{MAX_PUBLISH_ATTEMPTS} attempts. Publish it with `sidmill release publish {candidate.id}` when fewer runs "
+        "publish to this lake."
     )
 
 

@@ -42,8 +42,8 @@ def bootstrap(
         if alias.value is not None:
             current = alias.value["release"]
             run.say(
-                f"  skipped: production points to {current} already; new items are a night's work "
-                "(`sidmill run nightly`), another codebook is a backfill (`sidmill run backfill`)"
+                f"  skipped: production points to {current} already; add new items with `sidmill run nightly`, change "
+                "the codebook with `sidmill run backfill`"
             )
             return run.done(release=current, made=False)
         ingest(run, items or [], interactions or [])

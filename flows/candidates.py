@@ -57,8 +57,9 @@ def fitted_release(
         check_capacity(run.recipe.codebook, items.height)  # before hours of embedding
     if run.recipe.collaborative is not None and snapshot.log.read(run.lake, ["item_id"]).is_empty():
         run.say(
-            f"  warning: the log gave no event before {snapshot.cutoff:%Y-%m-%d}: no behaviour vectors are made, "
-            "though the recipe has [collaborative]"
+            f"  warning: the recipe has [collaborative], but the log has no event before {snapshot.cutoff:%Y-%m-%d} "
+            "that "
+            "it can use: no behaviour vectors are made"
         )
     say_cutoff(run, snapshot)
     run.record.begin()
@@ -79,7 +80,7 @@ def fitted_release(
 def _catalogue(run: Run) -> str:
     """Return the advice of an error message: the named files gave no item, or none was named."""
     named = run.record.parameters.get("items") or []
-    return f"{', '.join(named)} gave none" if named else "give a catalogue with --items FILE"
+    return f"none came from {', '.join(named)}" if named else "give a catalogue with --items FILE"
 
 
 def extended_release(
@@ -88,7 +89,10 @@ def extended_release(
     """Make a candidate that extends `parent` by data that became visible since; return None if there is none."""
     again = _refused_items(run) if retry_quarantined else []
     if retry_quarantined and not again:
-        run.say("  no item is held back by a stage after ingest; refused rows of a source are mended by a new source")
+        run.say(
+            "  no item in quarantine can be tried again; rows that ingest refused must be corrected and sent in a "
+            "new file"
+        )
     changed = arrived_since(run.lake, parent, snapshot)
     taken = taken_segments(run.lake, parent)
     events = added_events(run.lake, parent, snapshot, ["item_id"])
@@ -109,7 +113,7 @@ def extended_release(
     alive = changed.filter(~pl.col("deleted"))
     run.compute_for(alive.height)
     if changed.height > alive.height:
-        run.say(f"  {changed.height - alive.height:,} deleted items leave the trie; their SIDs go to nobody")
+        run.say(f"  {changed.height - alive.height:,} deleted items leave the trie; their SIDs are not used again")
     embed_items(run, alive, encoders)
     artifacts = fitted_artifacts_of(run.lake, parent)
     known = segments(run.lake, list(taken), parent.codebook.id, among=alive["item_id"].to_list())["item_id"]

@@ -112,18 +112,18 @@ def _stem(manifest: Manifest) -> str:
 def _own(folder: Path, manifest: Manifest) -> list[Path]:
     """Return existing parts of this release's corpus, complete or partial; raise FolderTaken for other files."""
     if folder.exists() and not folder.is_dir():
-        raise FolderTaken(f"--output {folder} is a file; name a folder")
+        raise FolderTaken(f"--output {folder} is a file; give a folder")
     part = re.compile(re.escape(_stem(manifest)) + r"\d{5}\.parquet")
     there = sorted(folder.iterdir()) if folder.is_dir() else []
     if folder / MANIFEST in there and (held := _held(folder / MANIFEST)) != (manifest.id, manifest.trie.sha256):
-        what = "a manifest.json of something else" if held is None else f"the corpus of {held[0]} ({held[1][:8]})"
+        what = "a manifest.json that is not of a corpus" if held is None else f"the corpus of {held[0]} ({held[1][:8]})"
         raise FolderTaken(
-            f"--output {folder} holds {what}, not that of {manifest.id} ({manifest.trie.sha256[:8]}); "
-            "name an empty folder"
+            f"--output {folder} contains {what}, not that of {manifest.id} ({manifest.trie.sha256[:8]}); "
+            "give an empty folder"
         )
     for path in there:
         if path.name not in (MANIFEST, DRAFT) and not part.fullmatch(path.name):
-            raise FolderTaken(f"--output {folder} holds {path.name}; name an empty folder")
+            raise FolderTaken(f"--output {folder} contains {path.name}; give an empty folder")
     return [path for path in there if part.fullmatch(path.name)]
 
 

@@ -68,8 +68,9 @@ def nightly(
                 show_release(manifest)
                 return run.done(release=manifest.id, made=True, published=outcome is PublishOutcome.PUBLISHED)
         raise PointerMoved(
-            f"production moved {MAX_PUBLISH_ATTEMPTS} times while this night worked, each time before its candidate "
-            "was ready; nothing was published. Run it again when fewer runs publish to this lake."
+            f"nothing was published: other runs moved production during each of {MAX_PUBLISH_ATTEMPTS} attempts, "
+            "before "
+            "the candidate of this run was ready. Run it again when fewer runs publish to this lake."
         )
 
 
@@ -81,8 +82,9 @@ def _night_snapshot(run: Run, base: Manifest, as_of: datetime | None, cutoff: da
         return snapshot
     if cutoff is not None:
         raise ValueError(
-            f"the cutoff {snapshot.cutoff.isoformat()} lies before {seen.isoformat()}: up to then vectors that "
-            f"{base.id} or a later release made SIDs of have seen events: what is held out would not be new to them. "
-            "Give a later one."
+            f"the cutoff {snapshot.cutoff.isoformat()} is too early: the vectors behind the SIDs of {base.id} or a "
+            "later "
+            f"release have seen events up to {seen.isoformat()}, so these events cannot be held out. Give a later "
+            "--cutoff."
         )
     return replace(snapshot, cutoff=seen)

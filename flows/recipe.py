@@ -75,8 +75,8 @@ class Recipe(BaseModel):
     def _shared_sids_are_allowed_for(self) -> "Recipe":
         if self.codebook.collision_policy.shares and self.gates.collision_rate.limit == 0:
             raise ValueError(
-                f'codebook.collision = "{self.codebook.collision}" lets items share SIDs, and '
-                "gates.collision_rate.limit = 0 lets none; set the share of items that may share one"
+                f'codebook.collision = "{self.codebook.collision}" lets items share SIDs, but '
+                "gates.collision_rate.limit = 0 allows none to; set the limit to the share of items that may share one"
             )
         return self
 
@@ -142,11 +142,11 @@ def _read(name: str) -> tuple[dict[str, Any], str]:
         path = recipes_folder() / f"{name}.toml"
     if not path.is_file():
         known = ", ".join(sorted(each.stem for each in recipes_folder().glob("*.toml")))
-        raise RecipeError(f"no recipe {name!r}: give a TOML file, or one of {known}.")
+        raise RecipeError(f"there is no recipe {name!r}: give a TOML file, or one of {known}.")
     try:
         return tomllib.loads(path.read_text()), str(path)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not TOML: {error}") from error
+        raise RecipeError(f"the recipe {path} is not valid TOML: {error}") from error
 
 
 def parse_recipe(settings: dict[str, Any], where: str = "recipe") -> Recipe:
@@ -182,7 +182,7 @@ def _format_validation_error(fault: Any) -> str:
             return "no such field"
     near = difflib.get_close_matches(str(fault["loc"][-1]), model.model_fields, 1)
     meant = f"did you mean {near[0]!r}? " if near else ""
-    return f"no such field; {meant}fields here: {', '.join(sorted(model.model_fields))}"
+    return f"no such field; {meant}the fields here are {', '.join(sorted(model.model_fields))}"
 
 
 # Messages by the beginning of pydantic's error type.
@@ -195,7 +195,7 @@ _WANTED = {
     "bool": "must be true or false",
     "int": "must be a whole number",
     "float": "must be a number",
-    "missing": "is needed",
+    "missing": "is required",
 }
 
 
@@ -214,5 +214,7 @@ def override_setting(settings: dict[str, Any], override: str) -> None:
     for name in names[:-1]:
         place = place.setdefault(name, {})
         if not isinstance(place, dict):
-            raise RecipeError(f"{shown}: {name!r} is a value, not a section.")
+            raise RecipeError(
+                f"{shown}: {name!r} is a field, not a section; write SECTION.FIELD=VALUE with the name of a section."
+            )
     place[names[-1]] = value

@@ -34,10 +34,10 @@ def serve(
     for line in lake_state(Lake(lake)).lines:
         print(printable(line), flush=True)
     url = ensure_server(port, with_services=True)
-    print(f"Prefect server {url.removesuffix('/api')}; nights at {cron!r}; stop with Ctrl-C", flush=True)
+    print(f"Prefect server {url.removesuffix('/api')}; nightly runs at {cron!r}; stop with Ctrl-C", flush=True)
     if not given and os.environ.get(SERVER_LOGIN):
         print(
-            f"The page asks for a login: it is the line in {login_file()}. For other commands:\n"
+            f"The login for its web page is the line in {login_file()}. To use the server in another shell:\n"
             f'  export PREFECT_API_URL={url} {CLIENT_LOGIN}="$(cat {login_file()})"',
             flush=True,
         )

@@ -63,8 +63,8 @@ def check_as_of(as_of: datetime | None, parent: Manifest) -> None:
     """Raise ValueError if a run is given an earlier as-of time than that of the release it extends."""
     if as_of is not None and as_of < parent.as_of:
         raise ValueError(
-            f"--as-of {as_of.isoformat()} lies before {parent.as_of.isoformat()}, the as-of time of {parent.id}: "
-            f"what arrived between would leave it. Give a later time, or leave --as-of out."
+            f"--as-of {as_of.isoformat()} is earlier than the as-of time of {parent.id}, {parent.as_of.isoformat()}: "
+            "rows that arrived between them would drop out of the release. Give a later time, or leave --as-of out."
         )
 
 
@@ -84,8 +84,8 @@ def take_snapshot(
     latest = max(earlier, key=lambda each: each.as_of, default=None)
     if latest is not None and bound < latest.as_of:
         run.say(
-            f"  warning: the clock says {bound:%Y-%m-%d %H:%M:%S}, and {latest.id} is as of "
-            f"{latest.as_of:%Y-%m-%d %H:%M:%S} UTC: that time is kept, so that nothing leaves the release"
+            f"  warning: the clock says {bound:%Y-%m-%d %H:%M:%S} UTC, earlier than the as-of time of {latest.id}, "
+            f"{latest.as_of:%Y-%m-%d %H:%M:%S} UTC: the as-of time stays, so that no row drops out of the release"
         )
         bound = latest.as_of
     date = cutoff or date
@@ -100,8 +100,11 @@ def _newest_arrival(run: Run, items: TableRef, clock: datetime) -> datetime:
         return clock
     assert isinstance(newest, datetime)
     run.say(
-        f"  warning: the clock says {clock:%Y-%m-%d %H:%M:%S}, and {ahead.len():,} rows of the catalogue were read by "
-        f"a run whose clock said up to {newest:%Y-%m-%d %H:%M:%S} UTC: that time is taken, so that no item waits for it"
+        f"  warning: the clock says {clock:%Y-%m-%d %H:%M:%S} UTC, but {ahead.len():,} rows of the catalogue were "
+        "read by "
+        f"a run whose clock was ahead, up to {newest:%Y-%m-%d %H:%M:%S} UTC: that is the as-of time of this run, so "
+        "that "
+        "it sees these rows"
     )
     return newest
 
@@ -109,8 +112,12 @@ def _newest_arrival(run: Run, items: TableRef, clock: datetime) -> datetime:
 def say_cutoff(run: Run, snapshot: Snapshot) -> None:
     """Show the time from which events are held out, and the rule for it."""
     share = run.recipe.split.holdout
-    rule = f"the newest {share:.0%} of them, split.holdout" if share else "the as-of time, as split.holdout is 0"
-    source = "the date given as --cutoff, which nights keep" if snapshot.cutoff_date == snapshot.cutoff else rule
+    rule = (
+        f"the newest {share:.0%} of them, by split.holdout" if share else "the as-of time, because split.holdout is 0"
+    )
+    source = (
+        "the date given with --cutoff, which nightly runs keep" if snapshot.cutoff_date == snapshot.cutoff else rule
+    )
     run.say(f"  events from {snapshot.cutoff:%Y-%m-%d %H:%M:%S} UTC on are held out ({source})")
 
 

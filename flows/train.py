@@ -50,12 +50,15 @@ def train(
     manifest = read_release(Lake(lake), release)
     if not CodebookSpec.model_validate(manifest.recipe["codebook"]).ordered:
         raise NothingToTrainOn(
-            f"the codes of {manifest.id} have no order ({manifest.recipe['codebook']['quantizer']}), so no trie "
-            "to generate from; train on a release with another codebook.quantizer"
+            f"cannot train on {manifest.id}: the codes of its quantizer {manifest.recipe['codebook']['quantizer']} "
+            "have no "
+            "order, so there is no trie to generate from; train on a release with another codebook.quantizer"
         )
     named = read_model(Lake(lake), since) if since else None
     if named is not None:
-        _require_fit(Lake(lake), manifest, named, "leave --since out, or train on a release with a cutoff no earlier")
+        _require_fit(
+            Lake(lake), manifest, named, "run without --since, or train on a release whose cutoff is no earlier"
+        )
     parameters = {"release": manifest.id, "since": since, "overrides": overrides}
     with open_run("train", lake, recipe or manifest.recipe, parameters) as run:
         base_model = named or resumable_production_model(run, manifest)
@@ -82,7 +85,7 @@ def evaluate(
     """
     row = read_model(Lake(lake), model)
     manifest = read_release(Lake(lake), release or row.release)
-    _require_fit(Lake(lake), manifest, row, "evaluate it on a release with a cutoff no earlier")
+    _require_fit(Lake(lake), manifest, row, "evaluate it on a release whose cutoff is no earlier")
     with open_run("evaluate", lake, recipe or manifest.recipe, {"model": model, "release": manifest.id}) as run:
         return run.done(model=model, evaluation=evaluate_model(run, manifest, model))
 
@@ -94,7 +97,7 @@ def _trained(run: Run, manifest: Manifest, key: str, base_model: Model | None, r
     """
     from flows.steps.training import sequences, train_model
 
-    nothing_new = base_model and f"{manifest.id} sees no event to predict that {base_model.id} has not learnt from"
+    nothing_new = base_model and f"{base_model.id} has learnt from all events that {manifest.id} can train on"
     if base_model and not required and not _news(run.lake, manifest, base_model):
         run.say(f"  skipped: {nothing_new}")
         return base_model.id
@@ -107,11 +110,12 @@ def _trained(run: Run, manifest: Manifest, key: str, base_model: Model | None, r
         run.say(f"  skipped: {nothing_new}")
         return base_model.id
     if base_model:
-        raise NothingToTrainOn(f"{nothing_new}: leave --since out")
+        raise NothingToTrainOn(f"{nothing_new}: run without --since")
     raise NothingToTrainOn(
-        f"{manifest.id} sees no event of its items before its cutoff {manifest.cutoff.isoformat()} that was more than "
-        f"shown (impressions and {', '.join(negative) or 'no type'} in train.negative_events are context alone): there "
-        "is nothing to train on. `sidmill run nightly --interactions FILE` makes a release with a log."
+        f"there is nothing to train on: {manifest.id} has no event of its items before its cutoff "
+        f"{manifest.cutoff.isoformat()} that can be a target (impressions and events of the types in "
+        f"train.negative_events, {', '.join(negative) or 'none'}, are only context). Make a release with a log by "
+        "`sidmill run nightly --interactions FILE`."
     )
 
 
@@ -125,8 +129,8 @@ def _require_fit(lake: Lake, manifest: Manifest, row: Model, remedy: str) -> Non
     cutoff = read_release(lake, row.release).cutoff
     if cutoff > manifest.cutoff:
         raise LearntWhatIsHeldOut(
-            f"{manifest.id} holds out events from {manifest.cutoff.isoformat()} on, and {row.id} has learnt from "
-            f"those before {cutoff.isoformat()}: {remedy}"
+            f"{row.id} has learnt from events before {cutoff.isoformat()}, but {manifest.id} holds out events from "
+            f"{manifest.cutoff.isoformat()} on, so it would be evaluated on events that it knows: {remedy}"
         )
 
 

@@ -25,12 +25,12 @@ _IN_TEXT = re.compile(f"{_QUOTED}|{_BARE}")
 _HOST = re.compile(r"\[[^\]]*\]|[^:]*")
 _HOST_AND_PORT = re.compile(rf"(?:{_HOST.pattern})(?::\d+)?")
 _STORES = (
-    "a store takes its credentials from the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+    "credentials of a store come from the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
     "GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_KEY, ...) or from the role of the machine"
 )
 _OF_SERVICES = {
-    "RAY_ADDRESS": "the token of a cluster stands in RAY_AUTH_TOKEN",
-    "PREFECT_API_URL": "the login of a server stands in PREFECT_API_AUTH_STRING",
+    "RAY_ADDRESS": "set the token of the cluster in RAY_AUTH_TOKEN",
+    "PREFECT_API_URL": "set the login of the server in PREFECT_API_AUTH_STRING",
     **dict.fromkeys(("AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"), _STORES),
 }
 """Environment variables that are addresses, and the place of their credentials."""
@@ -100,8 +100,8 @@ def refuse_secrets(text: str, where: str, remedy: str = _STORES) -> None:
         user = _user_apart(start[0], address[start.end() :])[0] if start else ""
         if start and start[0] != "//" and "@" in address and user and _is_secret(start[0], user):
             raise SecretInAddress(
-                f"{where}: {printable_address(address)} has credentials in it, which records and logs would show. "
-                f"Take them out: {remedy}."
+                f"{where}: {printable_address(address)} contains credentials, which records and logs would show. "
+                f"Remove them from the address; {remedy}."
             )
 
 
@@ -116,8 +116,8 @@ def refuse_parameters(address: str, where: str, accepted: frozenset[str] = froze
     if query and not (names and names <= accepted):
         known = f" other than {', '.join(sorted(accepted))}" if accepted else ""
         raise SecretInAddress(
-            f"{where}: {printable_address(address)} has parameters{known}, which may be secrets, and records and logs "
-            f"would show them. Take them out: {_STORES}."
+            f"{where}: {printable_address(address)} has parameters{known}. They may be secrets, and records and logs "
+            f"would show them. Remove them from the address; {_STORES}."
         )
 
 

@@ -78,7 +78,9 @@ class State:
             torch.save(self.optimizer, directory / OPTIMIZER)
         except RuntimeError as error:  # torch does not report the cause
             free = shutil.disk_usage(directory).free
-            raise OSError(f"{OPTIMIZER} was not written, {free:,} bytes are free in {directory}: {error}") from error
+            raise OSError(
+                f"cannot write the checkpoint {directory / OPTIMIZER}: {error}; {free:,} bytes are free on that disk"
+            ) from error
         save_file(self.weights, directory / WEIGHTS)
         _write_record(directory, record, _hashes(directory))
 
@@ -165,7 +167,9 @@ def read_record(directory: Path, only: str | None = None) -> Record:
     try:
         record = json.loads((directory / RECORD).read_text())
     except ValueError as error:
-        raise CheckpointDamaged(f"{directory / RECORD}: {error}; use an older checkpoint or train again") from error
+        raise CheckpointDamaged(
+            f"cannot read the checkpoint record {directory / RECORD}: {error}; use an older checkpoint or train again"
+        ) from error
     for name, wanted in record["sha256"].items():
         if only not in (None, name):
             continue
@@ -174,8 +178,9 @@ def read_record(directory: Path, only: str | None = None) -> Record:
         found = _sha256(directory / name)
         if found != wanted:
             raise CheckpointDamaged(
-                f"{directory / name}: sha256 is {found}, the record names {wanted}; "
-                "use an older checkpoint or train again"
+                f"the checkpoint file {directory / name} is damaged: its sha256 is {found}, but the record of the "
+                "checkpoint "
+                f"has {wanted}; use an older checkpoint or train again"
             )
     return Record(
         record["identity"],
@@ -188,15 +193,18 @@ def read_record(directory: Path, only: str | None = None) -> Record:
 
 
 def _missing(directory: Path, name: str) -> str:
-    return f"{directory}: {name} is missing; the checkpoint was not finished: use an older one or train again"
+    return f"the checkpoint {directory} is incomplete: {name} is missing; use an older checkpoint or train again"
 
 
 def require_same(where: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise CheckpointMismatch, naming the differences, unless a checkpoint is of the wanted training."""
     changed = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
     if changed:
-        differences = "; ".join(f"{key}: {found.get(key)} there, {wanted.get(key)} here" for key in changed)
-        raise CheckpointMismatch(f"{where} holds another training ({differences}); delete it to begin anew")
+        differences = "; ".join(f"{key} is {found.get(key)} there and {wanted.get(key)} now" for key in changed)
+        raise CheckpointMismatch(
+            f"{where} belongs to a different training ({differences}); delete it to start this training from the "
+            "beginning"
+        )
 
 
 def load_weights(directory: Path, module: nn.Module) -> None:

@@ -44,11 +44,14 @@ class LossDiverged(TrainingError):
         self.loss, self.event_ids = loss, event_ids
 
     def __str__(self) -> str:
-        what = f"the loss is {self.loss}" + (" and its gradient no number" if math.isfinite(self.loss) else "")
+        gradient = ", and its gradient is not finite (NaN or infinity)" if math.isfinite(self.loss) else ""
         shown = ", ".join(self.event_ids[:20]) + (", ..." if len(self.event_ids) > 20 else "")
-        events = f" that predicts the {len(self.event_ids)} events {shown}" if self.event_ids else ""
-        look = ", or look at these events," if self.event_ids else ""
-        return f"{what} in a step{events}; the last checkpoint is whole: lower the learning rate{look} and train again"
+        events = f" that predicts {len(self.event_ids)} events ({shown})" if self.event_ids else ""
+        check = " or check these events" if self.event_ids else ""
+        return (
+            f"the loss is {self.loss} in a step{events}{gradient}. The step was not taken, and the last checkpoint is "
+            f"intact. Lower the learning rate{check}, then train again"
+        )
 
 
 class TrainingDiverged(ValueError):

@@ -39,7 +39,7 @@ def take_step(module: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor,
     averaged gradient is not finite.
     """
     if rate > MOST_RATE:
-        raise TrainingDiverged(f"a learning rate of {rate} leaves the range of float32; lower it")
+        raise TrainingDiverged(f"the learning rate {rate} is too large for float32; lower it")
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
@@ -48,5 +48,7 @@ def take_step(module: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor,
     norm = nn.utils.clip_grad_norm_(module.parameters(), GRADIENT_NORM)
     norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # sharded weights
     if not math.isfinite(norm.item()):
-        raise TrainingDiverged(f"the norm of the gradient is {norm.item()}; lower the learning rate")
+        raise TrainingDiverged(
+            f"the norm of the gradient is {norm.item()}, which is not finite; lower the learning rate"
+        )
     optimizer.step()

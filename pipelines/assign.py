@@ -53,7 +53,12 @@ def write_segment(
     placed = codes[:, 0] >= 0
     rejects = [
         Reject(
-            "assign", Reason.REFIT_DUE, f"codebook {codebook.id} has no free SID near it", f"assign@{content}", 0, item
+            "assign",
+            Reason.REFIT_DUE,
+            f"codebook {codebook.id} has no free SID near this item",
+            f"assign@{content}",
+            0,
+            item,
         )
         for item, content in fused.items.filter(pl.Series(~placed)).iter_rows()
     ]

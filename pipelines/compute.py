@@ -81,13 +81,13 @@ def apply(stage: Stage, batch: pa.Table) -> pa.Table:
     """Run the stage on `batch`; raise TypeError if input or output differs from what the stage declares."""
     name = type(stage).__name__
     if missing := set(stage.reads) - set(batch.column_names):
-        raise TypeError(f"stage {name} reads {sorted(missing)}, which its input lacks: {batch.column_names}")
+        raise TypeError(f"stage {name} reads columns {sorted(missing)}, but its input only has {batch.column_names}")
     answer = stage(batch)
     given, got, added = set(batch.column_names), set(answer.column_names), set(stage.adds)
     if not given - set(stage.reads) | added <= got <= given | added or answer.num_rows != batch.num_rows:
         raise TypeError(
-            f"stage {name} answered {answer.num_rows} rows of {sorted(got)} to {batch.num_rows} rows "
-            f"of {sorted(given)}; it declares to read {sorted(stage.reads)} and to add {sorted(added)}"
+            f"stage {name} returned {answer.num_rows} rows with columns {sorted(got)} for {batch.num_rows} rows with "
+            f"columns {sorted(given)}; it declares that it reads {sorted(stage.reads)} and adds {sorted(added)}"
         )
     return answer
 

@@ -46,7 +46,7 @@ class Counts:
 
     def check(self) -> "Counts":
         if self.rows_in != self.out + self.unchanged + self.quarantined:
-            raise AssertionError(f"{self.stage}: rows were lost: {self}")
+            raise AssertionError(f"stage {self.stage} lost rows: {self}")
         return self
 
     def summary(self) -> dict[str, object]:

@@ -70,8 +70,8 @@ def tokens(sizes: tuple[int, ...]) -> list[str]:
     """Return the token of each code of each level, in order, for a tokenizer. Raise ValueError beyond 26 levels."""
     if len(sizes) > len(LETTERS):
         raise ValueError(
-            f"SIDs have {len(sizes)} codes, and tokens have letters for {len(LETTERS)} levels; "
-            "export a release of a codebook with fewer levels"
+            f"the SIDs of this release have {len(sizes)} codes, but SID tokens have letters for only {len(LETTERS)} "
+            "levels; export a release whose codebook has fewer levels"
         )
     return [f"<{letter}_{code}>" for letter, size in zip(LETTERS, sizes, strict=False) for code in range(size)]
 

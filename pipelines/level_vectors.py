@@ -51,7 +51,7 @@ def level_vectors(
     for name in others:
         if name in sources:
             having = found[name].present[place[kept]]
-            detail = f"no {name} vector, which a level encodes"
+            detail = f"the item has no {name} vector, and a level of the codebook encodes these vectors"
             rejects = [
                 Reject("assign", Reason.MISSING_SOURCE, detail, f"assign@{name}", 0, item)
                 for item in fused.items["item_id"][kept[~having]]

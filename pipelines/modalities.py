@@ -56,5 +56,8 @@ class Modality:
 def items_of(modalities: Mapping[str, Modality]) -> int:
     """Return the number of items."""
     if not modalities:
-        raise FusionError("no modality was given; a catalogue needs text, images or logs to be fused.")
+        raise FusionError(
+            "there are no vectors to fuse: the recipe needs at least one section that makes them, such as [text], "
+            "[image] or [collaborative]."
+        )
     return len(next(iter(modalities.values())))

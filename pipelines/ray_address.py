@@ -36,7 +36,7 @@ def require_reachable(address: str | None) -> None:
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
-        raise ClusterUnreachable(f"RAY_ADDRESS={address} is no address: write it as host:port, or auto.")
+        raise ClusterUnreachable(f"RAY_ADDRESS={address} is not an address: write it as host:port, or auto.")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), WITHIN_S) as connection:
             if os.environ.get("RAY_USE_TLS", "0") in ("", "0"):
@@ -44,7 +44,7 @@ def require_reachable(address: str | None) -> None:
                 connection.sendall(_HELLO)
                 answer = connection.recv(9)
                 if len(answer) < 4 or answer[3] != _SETTINGS:
-                    raise ClusterUnreachable(unreachable(address, "what listens there is not Ray"))
+                    raise ClusterUnreachable(unreachable(address, "another service than Ray listens there"))
     except (OSError, OverflowError) as error:
         raise ClusterUnreachable(unreachable(address, str(error))) from error
 

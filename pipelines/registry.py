@@ -29,7 +29,7 @@ def encoder_of(name: str, contents: str) -> EncoderKind:
     if kind.contents != contents:
         others = ", ".join(other for other in ENCODERS if ENCODERS.get(other).contents == contents)
         raise ValueError(
-            f"the encoder {name!r} encodes {kind.contents}, not {contents}: for {contents} there are {others}"
+            f"the encoder {name!r} encodes {kind.contents}, not {contents}: for {contents} choose one of {others}"
         )
     return kind
 

@@ -125,8 +125,9 @@ class CollaborativeSection(Section):
     def _sasrec_weighs_no_events(self) -> Self:
         if self.method == "sasrec" and self.weighted:
             raise ValueError(
-                f"{self.weighted}: a SASRec takes all events alike; leave them out and name types that are no "
-                'behaviour in exclude_events, or use method = "sppmi" or "both", whose PMI they weigh'
+                f'{self.weighted} cannot be used with method = "sasrec", which weighs all events equally: remove '
+                "them, and "
+                'list event types that are not behaviour in exclude_events; or use method = "sppmi" or "both"'
             )
         return self
 
@@ -210,7 +211,9 @@ class FusionSpec(Section):
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
         if self.method == "qformer" and self.hidden % self.heads:
-            raise ValueError(f"qformer: hidden = {self.hidden} is no multiple of heads = {self.heads}")
+            raise ValueError(
+                f"qformer: hidden = {self.hidden} must be a multiple of heads = {self.heads}; change one of them"
+            )
         return self
 
 

@@ -28,7 +28,7 @@ def open_lake(uri: str) -> LakeReader:
     """Open the lake at a folder or object-store URI. Raises LakeNotFound where there is none."""
     lake = Lake(uri)
     if lake.format is None:
-        raise LakeNotFound(f"there is no lake at {lake.uri}: name the one that `sidmill run bootstrap` wrote.")
+        raise LakeNotFound(f"there is no lake at {lake.uri}; give the lake that `sidmill run bootstrap` wrote.")
     return LakeReader(lake)
 
 
@@ -132,7 +132,7 @@ class Release:
     @cached_property
     def _generator(self) -> Generator:
         if self._model is None:
-            raise LakeNotFound(f"{self.id} has no model: `sidmill run train --release {self.id}` trains one.")
+            raise LakeNotFound(f"{self.id} has no model; train one with `sidmill run train --release {self.id}`.")
         return load_model(self._lake, read_model(self._lake, self._model), self.manifest.codebook.vocabulary)
 
     @cached_property

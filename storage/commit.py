@@ -72,23 +72,30 @@ def conform(table: str, rows: pa.Table) -> pa.Table:
     schema = TABLES[table].schema
     if set(rows.schema.names) != set(schema.names):
         missing, extra = set(schema.names) - set(rows.schema.names), set(rows.schema.names) - set(schema.names)
-        raise SchemaMismatch(f"rows for {table!r}: missing columns {sorted(missing)}, unknown {sorted(extra)}.")
+        raise SchemaMismatch(
+            f"rows for table {table!r}: missing columns {sorted(missing)}, unknown columns {sorted(extra)}."
+        )
     rows = rows.select(schema.names)
     for wanted, found in zip(schema, rows.schema, strict=True):
         if pa.types.is_string(found.type) != pa.types.is_string(wanted.type) and not (
             pa.types.is_large_string(found.type) or pa.types.is_null(found.type) or pa.types.is_string_view(found.type)
         ):
-            raise SchemaMismatch(f"rows for {table!r}: column {wanted.name!r} is {found.type}, not {wanted.type}.")
+            raise SchemaMismatch(
+                f"rows for table {table!r}: column {wanted.name!r} is {found.type}, not {wanted.type}."
+            )
         if not wanted.nullable and rows.column(wanted.name).null_count:
-            raise SchemaMismatch(f"rows for {table!r}: column {wanted.name!r} has nulls; it is required.")
+            raise SchemaMismatch(f"rows for table {table!r}: column {wanted.name!r} has nulls, but it is required.")
     try:
         rows = rows.cast(schema)
     except pa.ArrowException as error:
-        raise SchemaMismatch(f"rows for {table!r}: {error}") from error
+        raise SchemaMismatch(f"rows for table {table!r}: {error}") from error
     for name, rule in TABLES[table].constraints.items():
         broken = pl.DataFrame(rows).filter(pl.sql_expr(rule).not_())
         if broken.height:
-            raise SchemaMismatch(f"rows for {table!r}: {broken.height} break {name} ({rule}), as {broken.row(0)}.")
+            raise SchemaMismatch(
+                f"rows for table {table!r}: {broken.height} break the rule {name} ({rule}), for example "
+                f"{broken.row(0)}."
+            )
     return rows
 
 
@@ -211,6 +218,7 @@ def _pause(attempt: int) -> None:
 
 def _lost(lake: Lake, table: str) -> str:
     return (
-        f"{ATTEMPTS} commits to {table!r} in {lake.uri} lost the race against other writers; nothing was written. "
-        "Rerun when fewer runs write to this lake."
+        f"table {table!r} of the lake {lake.uri}: other runs committed first in each of {ATTEMPTS} attempts, so "
+        "nothing "
+        "was written. Run the command again when fewer runs write to this lake."
     )

@@ -23,8 +23,9 @@ def read_format(files: Files) -> int | None:
         return int(json.loads(text)["format"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataCorrupt(
-            f'{files.uri}/{MARKER} is damaged; it holds the format version of the lake, as {{"format": {FORMAT}}}. '
-            "Restore it from a backup."
+            f"{files.uri}/{MARKER} is damaged. It holds the format version of the lake, such as "
+            f'{{"format": {FORMAT}}}. '
+            "Restore it from a backup of the lake."
         ) from error
 
 
@@ -37,7 +38,8 @@ def require_readable(files: Files, found: int) -> None:
     """Raise LakeFormat for a lake of a newer format."""
     if found > FORMAT:
         raise LakeFormat(
-            f"the lake {files.uri} has format {found}, this sidmill reads formats up to {FORMAT}: use a newer sidmill."
+            f"the lake {files.uri} has format {found}, but this sidmill reads only formats up to {FORMAT}: install a "
+            "newer sidmill."
         )
 
 
@@ -46,6 +48,6 @@ def require_writable(files: Files, found: int) -> None:
     require_readable(files, found)
     if found < FORMAT:
         raise LakeFormat(
-            f"the lake {files.uri} has format {found}, this sidmill writes format {FORMAT}: "
-            f"`sidmill lake migrate --lake {files.uri}` changes it in place; releases and SIDs stay."
+            f"the lake {files.uri} has the old format {found}, and this sidmill writes format {FORMAT}. Run "
+            f"`sidmill lake migrate --lake {files.uri}`, which changes the lake in place and keeps releases and SIDs."
         )

@@ -75,10 +75,12 @@ class Lake:
         """Format version, None if there is no lake yet; raises LakeFormat for a newer program's lake."""
         if self._format is None:
             if self.is_local and _DECODED.search(self.uri):
-                why = "has a backslash or a percent sign with two digits, which Delta reads as something else"
-                raise LakeUnusable(f"the path {self.uri} {why}: name another folder with --lake.")
+                why = (
+                    "contains a backslash or a percent sign with two digits, which Delta would read as other characters"
+                )
+                raise LakeUnusable(f"the path {self.uri} {why}: give another folder with --lake.")
             if self.is_local and Path(self.uri).is_file():
-                raise LakeUnusable(f"{self.uri} is a file; a lake is a folder: name one with --lake.")
+                raise LakeUnusable(f"{self.uri} is a file, but a lake is a folder: give a folder with --lake.")
             found = read_format(self.files)
             if found is None and any(DeltaTable.is_deltatable(self.path(table)) for table in TABLES):
                 found = read_format(self.files) or 1  # the marker precedes the first table, so read it again
@@ -97,7 +99,8 @@ class Lake:
         """
         if not self.exists(table):
             raise LakeNotFound(
-                f"the lake {self.uri} has no table {table!r}; is --lake right? `sidmill run bootstrap` makes a lake."
+                f"the lake {self.uri} has no table {table!r}. Check --lake, or make a lake with `sidmill run "
+                "bootstrap`."
             )
         place = self.table_files(table)
         try:

@@ -20,27 +20,27 @@ def migrate(lake: Lake, provenance: Provenance) -> Iterator[str]:
     After a kill between the last two steps, the next run that publishes records the missing hashes.
     """
     if lake.format is None:
-        raise LakeNotFound(f"there is no lake at {lake.uri}.")
+        raise LakeNotFound(f"there is no lake at {lake.uri}. Check --lake.")
     if lake.format == FORMAT:
-        yield f"{lake.uri} has format {FORMAT} already"
+        yield f"the lake {lake.uri} has format {FORMAT} already; nothing to do"
         return
     for table in TABLES:
         if lake.exists(table):
             for fault in Log(lake.table_files(table), table).faults():
-                raise DataCorrupt(f"{fault} Then migrate.")
+                raise DataCorrupt(f"{fault} Then migrate again.")
     if not lake.exists("pointers") and _published_once(lake):
         raise DataCorrupt(
-            f"the table 'pointers' of the lake {lake.uri} is missing, and runs have published to it: restore its "
-            "folder from a backup of the lake, then migrate."
+            f"the table 'pointers' of the lake {lake.uri} is missing, although runs have published to it. Restore its "
+            "folder from a backup of the lake, then migrate again."
         )
     known = releases(lake)
     lake.keep_logs()
-    yield "tables keep every entry of their logs, and the files that these name"
+    yield "tables now keep all entries of their logs and all files in these entries"
     write_format(lake.files)
     migrated = Lake(lake.uri)
     migrated.open_or_create("pointers")
     yield f"{adopt_all(migrated, known, provenance):,} data files hashed"
-    yield f"{lake.uri} has format {FORMAT} now; {len(known):,} releases are as they were"
+    yield f"the lake {lake.uri} now has format {FORMAT}; its {len(known):,} releases are unchanged"
 
 
 def _published_once(lake: Lake) -> bool:

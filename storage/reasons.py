@@ -26,269 +26,309 @@ class Reason(StrEnum):
     INVALID_UTF8 = (
         "invalid_utf8",
         INGEST,
-        "bytes or characters that UTF-8 cannot hold",
-        "export as UTF-8, or name the encoding of a CSV in `items.csv.encoding` or `interactions.csv.encoding`",
+        "bytes or characters that are not valid UTF-8",
+        "export the file as UTF-8, or set `items.csv.encoding` or `interactions.csv.encoding` to the encoding of "
+        "the CSV",
     )
     INVALID_JSON = (
         "invalid_json",
         INGEST,
         "the line is not one JSON object, or it is nested too deeply to be read",
-        "mend the line; write one object a line",
+        "correct the line; write one JSON object a line",
     )
     MALFORMED_ROW = (
         "malformed_row",
         INGEST,
-        "more or fewer cells than the header, or the header again",
-        "quote cells that hold the delimiter or a line break; name another delimiter in `items.csv.delimiter` or "
-        "`interactions.csv.delimiter`; join files without their headers",
+        "the row has more or fewer cells than the header, or it repeats the header",
+        "put cells that contain the delimiter or a line break in quotes; set another delimiter in "
+        "`items.csv.delimiter` or `interactions.csv.delimiter`; concatenate files without their headers",
     )
     UNPAIRED_QUOTE = (
         "unpaired_quote",
         INGEST,
-        'a cell begins with `"` and its other `"` is missing, or only pairs with one of a later row',
-        'mend the quote; or set `csv.quotes` of the section to `"none"` if quotes are plain characters in this file, '
-        'to `"trusted"` if cells really hold such line breaks; to `"escaped"` if a quote is written `\\"`',
+        'a cell begins with `"` and its closing `"` is missing, or is found only in a later row',
+        'add the missing quote; or set `csv.quotes` of the section: `"none"` if quotes are plain characters in '
+        'this file, `"trusted"` if cells really contain such line breaks, `"escaped"` if a quote is written `\\"`',
     )
     UNREADABLE_PARQUET = (
         "unreadable_parquet",
         INGEST,
-        "the file is not Parquet and counts as one row, or a part of it is damaged and counts as the rows it holds",
-        "write it again",
+        "the file is not Parquet (counted as one row), or a part of it is damaged (counted as the rows of that part)",
+        "export the file again",
     )
     UNREADABLE_ROW = (
         "unreadable_row",
         INGEST,
-        "the value of a column that is asked for cannot be read; the detail names the column",
-        "mend the cell, leave it empty, or name another column in the recipe",
+        "the value of a column that the recipe reads cannot be read; the detail names the column",
+        "correct the cell, leave it empty, or name another column in the recipe",
     )
     NOT_AN_ID = (
         "not_an_id",
         INGEST,
-        "an id that is a list, an object, longer than 16,384 characters, or a number whose last digits may be lost: "
-        "floating-point from 2^53 on (of 32 bits from 2^24 on), or shortened as `1.23E+11`",
+        "an id that is a list, an object, longer than 16,384 characters, or a number whose last digits may be "
+        "lost: floating-point from 2^53 on (of 32 bits from 2^24 on), or shortened as `1.23E+11`",
         "write ids as text or integers",
     )
     MISSING_ITEM_ID = (
         "missing_item_id",
         INGEST,
-        "no value in the id column, or a word such as `null` or `NA` that stands for none",
-        "name the column in `items.item_id` or `interactions.item_id`; give an item whose id really is such a word "
-        "another one",
+        "the item id is empty, or a word such as `null` or `NA` that stands for no value",
+        "set `items.item_id` or `interactions.item_id` to the column with the ids; if such a word really is the "
+        "id of an item, give the item another id",
     )
     NOT_A_BOOLEAN = (
         "not_a_boolean",
         INGEST,
-        "the deleted or impression flag is a word that means neither yes nor no",
-        "write `true` or `false` (also t/f, yes/no, y/n, 1/0), or name another column in `items.deleted` or "
-        "`interactions.impression`",
+        "the deleted or impression flag is neither a word for yes nor one for no",
+        "write `true` or `false` (also t/f, yes/no, y/n, 1/0), or set `items.deleted` or "
+        "`interactions.impression` to another column",
     )
     EMPTY_TITLE = (
         "empty_title",
         ITEMS,
-        "no title, and titles are required",
-        "name the column in `items.title`, or set `items.require_title = false`",
+        "the item has no title, and titles are required",
+        "set `items.title` to the column with the titles, or set `items.require_title = false`",
     )
-    NO_CONTENT = ("no_content", ITEMS, "neither title, attributes nor image", "give one of them")
+    NO_CONTENT = (
+        "no_content",
+        ITEMS,
+        "the item has neither title, attributes nor image",
+        "give it at least one of them",
+    )
     TEXT_TOO_LONG = (
         "text_too_long",
         ITEMS,
-        "more characters than `items.max_text_chars`",
-        "shorten it, or raise the limit",
+        "the text of the item has more characters than `items.max_text_chars`",
+        "shorten the text, or raise the limit",
     )
     DUPLICATE_ITEM_ID = (
         "duplicate_item_id",
         ITEMS,
-        "the id is in this file already; the first row counts",
-        "send changes in a later file",
+        "an earlier row of this file has the same id; the first row is kept",
+        "send changes of an item in a later file",
     )
     IMAGE_OUTSIDE_FOLDER = (
         "image_outside_folder",
         IMAGES,
-        "the path leaves the folder of the file, by `..` or by a link",
+        "the path of the image leads out of the folder of the file, by `..` or by a link",
         "put images below that folder",
     )
     IMAGE_REFERENCE_UNKNOWN = (
         "image_reference_unknown",
         IMAGES,
-        "an object in the image cell has no field that names a picture, or the cell holds a number or other text",
-        "rename the field to `url`, `path` or `bytes`, or name another column in `items.image`",
+        "the image cell holds an object without a field that names a picture, or a number or other text instead "
+        "of a path or an address",
+        "rename the field to `url`, `path` or `bytes`, or set `items.image` to another column",
     )
-    IMAGE_UNREADABLE = ("image_unreadable", IMAGES, "nothing can be read at the path", "check the path")
+    IMAGE_UNREADABLE = (
+        "image_unreadable",
+        IMAGES,
+        "the file at the path of the image is missing or cannot be read",
+        "check the path and the permissions of the file",
+    )
     IMAGE_ADDRESS = (
         "image_address",
         IMAGES,
-        "no address to read from: not http(s), a host without a public address, or a URI below none of the roots",
-        "name the host in `items.trusted_hosts`, or the folder in `items.image_roots`",
+        "the address is refused: it is not http(s), its host has no public address, or the URI is below none of "
+        "the image roots",
+        "add the host to `items.trusted_hosts`, or the folder to `items.image_roots`",
     )
     IMAGE_UNREACHABLE = (
         "image_unreachable",
         IMAGES,
-        "the host is not there, answers with an error, breaks off, or does not say where its answer ends",
-        "`sidmill quarantine retry` asks again",
+        "the host cannot be reached, answers with an error, breaks off, or sends an answer of unknown length",
+        "run `sidmill quarantine retry`, which fetches the image again",
     )
     IMAGE_TIMEOUT = (
         "image_timeout",
         IMAGES,
-        "not there within `items.image_timeout_s`, or its host, root or folder kept others waiting three times in a "
-        "row",
-        "`sidmill quarantine retry` asks again for addresses and URIs",
+        "the image did not arrive within `items.image_timeout_s`, or its host, root or folder was skipped after "
+        "three such timeouts in a row",
+        "run `sidmill quarantine retry`, which fetches addresses and URIs again",
     )
     IMAGE_TOO_LARGE = (
         "image_too_large",
         IMAGES,
-        "more bytes than `items.max_image_bytes`",
-        "shrink it, or raise the limit",
+        "the image has more bytes than `items.max_image_bytes`",
+        "shrink the image, or raise the limit",
     )
     MISSING_USER_ID = (
         "missing_user_id",
         INTERACTIONS,
-        "no value in the user column, or a word such as `null` or `NA` that stands for none",
-        "name the column in `interactions.user_id`; give a user whose id really is such a word another one",
+        "the user id is empty, or a word such as `null` or `NA` that stands for no value",
+        "set `interactions.user_id` to the column with the ids; if such a word really is the id of a user, give "
+        "the user another id",
     )
     MISSING_EVENT_TIME = (
         "missing_event_time",
         INTERACTIONS,
-        "no value in the time column",
-        "name the column in `interactions.event_time`",
+        "the time of the event is empty",
+        "set `interactions.event_time` to the column with the times",
     )
     EVENT_TIME_INVALID = (
         "event_time_invalid",
         INTERACTIONS,
-        "an event or arrival time that cannot be read, or a number that is hardly meant as seconds since 1970",
-        "write ISO 8601; name the unit of numbers since 1970 in `interactions.time_unit`",
+        "an event or arrival time cannot be read, or is a number that is unlikely to be seconds since 1970",
+        "write times as ISO 8601; for numbers since 1970 set the unit in `interactions.time_unit`",
     )
     EVENT_IN_FUTURE = (
         "event_in_future",
         INTERACTIONS,
-        "the event lies after its arrival, or the arrival after the run, by more than the tolerance",
-        "mend the clock or the unit (`interactions.time_unit`), or set `--as-of` to when the log arrived",
+        "the event is later than its arrival, or its arrival later than the run, by more than "
+        "`interactions.future_tolerance_hours`",
+        "correct the clock or the unit (`interactions.time_unit`), or set `--as-of` to the time when the log arrived",
     )
     NOT_A_NUMBER = (
         "not_a_number",
         INTERACTIONS,
-        "`value` is no number, or `position` no integer of 32 bits",
-        'mend the cell or leave it empty; for decimal commas in a CSV set `interactions.csv.decimal = ","`',
+        "`value` is not a number, or `position` is not an integer of 32 bits",
+        'correct the cell or leave it empty; for decimal commas in a CSV set `interactions.csv.decimal = ","`',
     )
-    VALUE_NOT_FINITE = ("value_not_finite", INTERACTIONS, "`value` is NaN or infinite", "leave it empty")
+    VALUE_NOT_FINITE = (
+        "value_not_finite",
+        INTERACTIONS,
+        "`value` is NaN or infinite",
+        "leave the cell empty",
+    )
     DUPLICATE_EVENT = (
         "duplicate_event",
         "ingest interactions, sequences, grounding",
-        "the event is in this file already, or twice in a user's log; the first counts",
-        'nothing if it is one event; else give event ids, or set `interactions.repeats = "keep"` if both count, or '
-        '`interactions.event_id = ""` if that column holds no ids',
+        "the event is in this file already, or twice in a user's log; the first is kept",
+        "if it is one event, do nothing; if both count, give them event ids or set `interactions.repeats = "
+        '"keep"`; if the id column holds no ids, set `interactions.event_id = ""`',
     )
     CONFLICTING_EVENT = (
         "conflicting_event",
         INTERACTIONS,
-        "the id is stored with another user, item, type or time",
-        'give every event an id of its own, or set `interactions.event_id = ""` if that column holds no ids',
+        "an event with this id is stored already, with another user, item, type or time",
+        'give every event an id of its own; if that column holds no ids, set `interactions.event_id = ""`',
     )
     UNKNOWN_ITEM = (
         "unknown_item",
         INTERACTIONS,
-        "the item is not in the catalogue yet",
-        "send the item; the event is then let in by itself. Where ids differ in zeros, `.0` or case alone, write them "
-        "as text in both files",
+        "the item of the event is not in the catalogue yet",
+        "send the item; its events are then admitted automatically. If ids of log and catalogue differ only in "
+        "zeros, `.0` or case, write them as text in both files",
     )
     EMPTY_TEXT = (
         "empty_text",
         "embed text",
         "none of the fields in `text.fields` has text",
-        "check the names in `text.fields`; leave out `[text]` if items have no text",
+        "check the names in `text.fields`; remove `[text]` from the recipe if items have no text",
     )
-    IMAGE_FORMAT = ("image_format", "embed image", "not one of `image.formats`", "convert it")
-    IMAGE_TOO_MANY_PIXELS = ("image_too_many_pixels", "embed image", "more than `image.max_pixels`", "shrink it")
-    IMAGE_TRUNCATED = ("image_truncated", "embed image", "the file ends too early", "send it again")
+    IMAGE_FORMAT = (
+        "image_format",
+        "embed image",
+        "the format of the image is not one of `image.formats`",
+        "convert the image to one of these formats",
+    )
+    IMAGE_TOO_MANY_PIXELS = (
+        "image_too_many_pixels",
+        "embed image",
+        "the image has more pixels than `image.max_pixels`",
+        "shrink the image, or raise the limit",
+    )
+    IMAGE_TRUNCATED = (
+        "image_truncated",
+        "embed image",
+        "the image file ends too early",
+        "send the image again",
+    )
     IMAGE_DAMAGED = (
         "image_damaged",
         "embed image",
-        "the stored picture does not have the hash it is named by: the disk changed it",
-        "restore the file under `blobs` from a backup, then `sidmill quarantine retry`",
+        "the stored image does not match the hash in its name: its bytes changed on disk",
+        "restore the file under `blobs` from a backup, then run `sidmill quarantine retry`",
     )
     IMAGE_UNDECODABLE = (
         "image_undecodable",
         "embed image",
-        "the bytes are no picture, or it is damaged",
-        "send it again",
+        "the bytes are not an image, or the image is damaged",
+        "send the image again",
     )
     ENCODER_FAILED = (
         "encoder_failed",
         "embed",
-        "the encoder raised an error on this row alone",
-        "read the detail; change the content",
+        "the encoder raised an error for this row, also when it was encoded alone",
+        "read the detail; change the content of the row",
     )
     ENCODER_CRASHED = (
         "encoder_crashed",
         "embed",
-        "the process that encodes died of this row alone",
-        "change the content; see the log of the machine",
+        "the process of the encoder died on this row, also when it was encoded alone",
+        "change the content of the row; the log of the machine may show the cause",
     )
     VECTOR_NOT_FINITE = (
         "vector_not_finite",
         "embed",
         "the encoder returned NaN or infinity",
-        "change the content or the encoder",
+        "change the content of the row, or the encoder",
     )
     VECTOR_ZERO = (
         "vector_zero",
         "embed",
-        "the encoder returned a vector without direction",
-        "change the content or the encoder",
+        "the encoder returned a vector of zeros, which has no direction",
+        "change the content of the row, or the encoder",
     )
-    NO_VECTOR = ("no_vector", "fuse", "the item has no vector in any modality", "give it text, an image or events")
+    NO_VECTOR = (
+        "no_vector",
+        "fuse",
+        "the item has no vector in any modality",
+        "give it text, an image or events",
+    )
     REFIT_DUE = (
         "refit_due",
         "assign",
-        "no free SID near the item within capacity",
-        "`sidmill run backfill`, with more codes or a larger `codebook.growth`",
+        "no SID near the item is free within the capacity of the codebook",
+        "run `sidmill run backfill`, with more codes or a larger `codebook.growth`",
     )
     MISSING_SOURCE = (
         "missing_source",
         "assign",
-        "a level of the codebook reads a source this item has no vector in",
-        "give the item that modality and try it again (`quarantine retry`; behaviour comes with the log), or fit a "
-        "codebook without that source",
+        "a level of the codebook encodes a modality in which this item has no vector",
+        "give the item that modality, then run `sidmill quarantine retry` (behaviour comes with the log); or fit "
+        "a codebook that does not use that modality",
     )
     ITEM_WITHOUT_SID = (
         "item_without_sid",
         USERS,
-        "an event whose item has no SID in the release; counted, not stored",
-        "see why the item has none: `sidmill item explain ID`",
+        "the item of the event has no SID in the release; the event is counted, not stored",
+        "run `sidmill item explain ID`, which shows why the item has none",
     )
     ITEM_DELETED = (
         "item_deleted",
         USERS,
-        "an event of an item that is deleted in the release; counted, not stored",
+        "the item of the event is deleted in the release; the event is counted, not stored",
         "nothing",
     )
     NEGATIVE_EVENT = (
         "negative_event",
         "grounding",
-        "an impression, or an event of a type in `train.negative_events`; counted, not stored",
+        "the event is an impression or of a type in `train.negative_events`; it is counted, not stored",
         "nothing",
     )
     TEXT_WITH_TOKEN = (
         "text_with_token",
         "grounding",
-        "a title or value with a text like `<a_12>`, which would be read as part of a SID",
+        "a title or value contains text such as `<a_12>`, which would be read as part of a SID",
         "change the text",
     )
     NO_TITLE = (
         "no_title",
         "grounding",
-        "an item without a title asks for none; counted, not stored",
+        "the item has no title, so there are no pairs with its title; it is counted, not stored",
         "send a title",
     )
     NO_ATTRIBUTES = (
         "no_attributes",
         "grounding",
-        "an item without any of the attributes asked for",
+        "the item has none of the attributes that the corpus uses: those in `attributes.fields`, else all",
         "check the names in `attributes.fields`",
     )
     NOTHING_FOLLOWS = (
         "nothing_follows",
         "grounding",
-        "an item that users took nothing after, often enough",
+        "no other item was taken after this item often enough",
         "nothing",
     )
 
@@ -296,5 +336,5 @@ class Reason(StrEnum):
 def remedy(reason: str) -> str:
     """Return the remedy of a reason as plain text; empty if there is none, or if the reason is of an old lake."""
     known = Reason.__members__.values()
-    told = next((each.remedy for each in known if each == reason), "nothing")
-    return "" if told == "nothing" else told.replace("`", "")
+    text = next((each.remedy for each in known if each == reason), "nothing")
+    return "" if text == "nothing" else text.replace("`", "")

@@ -115,7 +115,7 @@ def read_run(lake: Lake, run: str) -> RunSummary:
         if summary.run == run:
             return summary
     newest = ", ".join(summary.run for summary in known[-5:]) or "none"
-    raise LakeNotFound(f"the lake {lake.uri} has no run {run!r}; newest: {newest}.")
+    raise LakeNotFound(f"the lake {lake.uri} has no run {run!r}; newest runs: {newest}.")
 
 
 def _summary(events: list[dict[str, Any]]) -> RunSummary:

@@ -119,7 +119,10 @@ def checked_sids(
     keys = np.sort(sid_keys(taken, codebook.sizes))
     repeated = not codebook.spec.collision_policy.shares and (keys[1:] == keys[:-1]).any()
     if repeated or any(map(_exceeds, load, codebook.capacity)):
-        raise ValueError(f"SIDs given for {len(items)} items of codebook {codebook.id} are taken, repeated or too many")
+        raise ValueError(
+            f"the SIDs given for {len(items)} items of codebook {codebook.id} cannot be used: some are taken or "
+            "repeated, or exceed a capacity"
+        )
     status = np.where(placed, Status.ASSIGNED, Status.REFIT_DUE).astype(np.int8)
     return _assignment(codebook, items, codes_NL, codes_NL, status, work)
 

@@ -97,7 +97,8 @@ class Codebook:
             )
         except (ValueError, KeyError, ValidationError) as error:
             raise CodebookCorrupt(
-                f"codebook of {len(data)} bytes: {error}; restore the file from the lake or fit the codebook again"
+                f"the codebook file ({len(data)} bytes) is damaged: {error}. Restore it from the lake or fit the "
+                "codebook again"
             ) from error
 
 
@@ -116,15 +117,15 @@ def plan(spec: CodebookSpec, items: int) -> tuple[tuple[int, ...], int]:
 def check_capacity(spec: CodebookSpec, items: int) -> None:
     """Raise VectorError for no items, CapacityExhausted when the levels hold fewer SIDs than planned for `items`."""
     if not items:
-        raise VectorError("there are no items to fit a codebook on; pass at least one")
+        raise VectorError("there are no items to fit a codebook on; at least one is needed")
     planned = _planned(spec, items)
     token = spec.collision_policy.token_codes(spec.suffix_codes, planned) or 1
     sids = math.prod(level.codes for level in spec.levels) * token
     if sids < planned and not spec.collision_policy.shares:
         shape = " x ".join(str(level.codes) for level in spec.levels)
         raise CapacityExhausted(
-            f"{shape} codes make {sids} SIDs, {planned} are planned (growth {spec.growth} x {items} items); "
-            "add a level or codes, or plan for less growth"
+            f"the codebook is too small: {shape} codes give {sids} SIDs, but {planned} are planned (growth "
+            f"{spec.growth} x {items} items); add a level or codes, or plan for less growth"
         )
 
 

@@ -85,13 +85,17 @@ def refit_codebook(
     current number of items. Raises ValueError for another kind of codebook.
     """
     if old.spec.quantizer != "rq-kmeans" or old.spec.normalise or any(e.input == "vector" for e in old.spec.levels):
-        raise ValueError("only plain rq-kmeans can be refitted under a churn budget; fit another codebook anew")
+        raise ValueError("only plain rq-kmeans can be refitted under a churn budget; fit a new codebook instead")
     if not old.spec.collision_policy.relocates:
-        raise ValueError(f"SIDs made unique by {old.spec.collision!r} cannot be refitted; fit another codebook anew")
+        raise ValueError(
+            f"a codebook with collision = {old.spec.collision!r} cannot be refitted; fit a new codebook instead"
+        )
     with one_thread():
         items = checked_items(vectors, item_ids, old.sources, work)
         if codes_NL.shape != (len(items), old.levels):
-            raise VectorError(f"codes have shape {codes_NL.shape} for {len(items)} items of {old.levels} levels")
+            raise VectorError(
+                f"codes have shape {codes_NL.shape}; pass {old.levels} codes for each of the {len(items)} items"
+            )
         return _refit(old, _Catalogue(items, vectors, np.asarray(item_ids), work), codes_NL, spec)
 
 

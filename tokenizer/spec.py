@@ -92,7 +92,7 @@ class CodebookSpec(BaseModel):
         quantizer = QUANTIZERS.get(self.quantizer)
         quantizer.check(self)
         if self.vae is not None and not quantizer.trained:
-            raise ValueError(f"vae is for rq-vae and fsq, not for {self.quantizer}")
+            raise ValueError(f"vae is only for rq-vae and fsq, not for {self.quantizer}; remove it")
         check_options(self.quantizer, quantizer.options, self.options)
         return self
 

@@ -57,5 +57,7 @@ class VaeSpec(BaseModel):
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:
         if not self.reconstruction and not self.contrastive:
-            raise ValueError("reconstruction = 0 and contrastive = 0 leave the decoder nothing to learn; give one")
+            raise ValueError(
+                "with reconstruction = 0 and contrastive = 0 the decoder has nothing to learn; set one of them above 0"
+            )
         return self

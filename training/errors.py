@@ -19,8 +19,8 @@ class VocabularyMismatch(TrainingError):
 
     def __str__(self) -> str:
         return (
-            f"{self.where}: the model speaks vocabulary {self.found}, the release needs {self.wanted}; "
-            "take a model trained for this codebook (`sidmill run train --release RELEASE` trains one), or none"
+            f"{self.where}: the model was trained for vocabulary {self.found}, but the release needs {self.wanted}; "
+            "train a model for this codebook with `sidmill run train --release RELEASE`, or use none"
         )
 
 

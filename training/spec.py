@@ -64,28 +64,30 @@ class GeneratorSection(BaseModel):
     def _heads_fit(self) -> Self:
         if self.dim % self.heads or (self.dim // self.heads) % 2:
             raise ValueError(
-                f"generator.dim={self.dim} over generator.heads={self.heads} must give an even whole head width "
-                "(rotary positions turn pairs); choose dim as a multiple of 2 * heads"
+                f"generator.dim={self.dim} divided by generator.heads={self.heads} must be an even whole number, "
+                "because "
+                "rotary positions work on pairs; choose dim as a multiple of 2 * heads"
             )
         if self.heads % self.kv_heads:
             raise ValueError(
-                f"generator.heads={self.heads} is no multiple of generator.kv_heads={self.kv_heads}; "
-                "every key/value head serves the same number of query heads"
+                f"generator.heads={self.heads} must be a multiple of generator.kv_heads={self.kv_heads}, because every "
+                "key/value head serves the same number of query heads; change one of them"
             )
         if self.experts and self.experts_per_token > self.experts:
             raise ValueError(
-                f"generator.experts_per_token={self.experts_per_token} of generator.experts={self.experts}: "
-                "a token cannot take more experts than there are"
+                f"generator.experts_per_token={self.experts_per_token} is more than generator.experts={self.experts}; "
+                "lower the first or raise the second"
             )
         if self.prefix_outputs is True and not (self.constrained and self.prefix_buckets):
             raise ValueError(
-                "generator.prefix_outputs scores the prefixes that may follow: it needs generator.constrained and "
-                "generator.prefix_buckets above 0"
+                "generator.prefix_outputs needs generator.constrained = true and generator.prefix_buckets above 0; set "
+                "them, or leave prefix_outputs out"
             )
         if self.separators and self.architecture != "decoder":
             raise ValueError(
-                f'generator.separators is of architecture "decoder"; "{self.architecture}" reads an event as one, '
-                "or both ways: leave it out"
+                f'generator.separators is only for architecture "decoder", not for "{self.architecture}", which '
+                "reads an "
+                "event as one, or both ways; leave it out"
             )
         return self
 
@@ -145,7 +147,8 @@ class TrainSection(BaseModel):
     def _temperature_is_of_ranking(self) -> Self:
         if self.objective == "next_code" and self.temperature != 1.0:
             raise ValueError(
-                f'train.temperature={self.temperature} is of objective = "ranking"; set it, or leave it out'
+                f'train.temperature={self.temperature} is only for objective = "ranking"; set that objective, or leave '
+                "temperature out"
             )
         return self
 
@@ -189,12 +192,14 @@ class EvaluateSpec(BaseModel):
     def _groups_share_beams(self) -> Self:
         if self.beams % self.groups:
             raise ValueError(
-                f"evaluate.beams={self.beams} is no multiple of evaluate.groups={self.groups}; "
-                "every group has the same number of beams, so change one of them"
+                f"evaluate.beams={self.beams} must be a multiple of evaluate.groups={self.groups}, because every "
+                "group has "
+                "the same number of beams; change one of them"
             )
         if self.diversity and self.groups == 1:
             raise ValueError(
-                f"evaluate.diversity={self.diversity} with evaluate.groups=1 does nothing: it is between groups; "
+                f"evaluate.diversity={self.diversity} has no effect with evaluate.groups=1, because it acts between "
+                "groups; "
                 "raise groups or leave diversity at 0"
             )
         return self
@@ -204,7 +209,7 @@ class EvaluateSpec(BaseModel):
         if self.beams < max(self.k):
             raise ValueError(
                 f"evaluate.beams={self.beams} is less than the largest evaluate.k={max(self.k)}; "
-                "a beam search returns one item a beam, so raise beams or drop that k"
+                "a beam search returns one item per beam, so raise beams or remove that k"
             )
         return self
 
@@ -235,7 +240,9 @@ class SasRecSpec(BaseModel):
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
         if self.dim % self.heads:
-            raise ValueError(f"sasrec.dim={self.dim} is no multiple of sasrec.heads={self.heads}")
+            raise ValueError(
+                f"sasrec.dim={self.dim} must be a multiple of sasrec.heads={self.heads}; change one of them"
+            )
         return self
 
     def loop(self, workers: int = 1) -> LoopSpec:

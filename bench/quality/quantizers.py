@@ -71,8 +71,8 @@ LEVEL = {
 LEVEL_HEAD = ("utilisation", "dead codes", "entropy, bits", "perplexity", "Gini", "max load")
 WHOLE_HEAD = (
     "relative error",
-    "squared error an item",
-    "want a SID that others want",
+    "squared error per item",
+    "items that want the same SID as others",
     "moved",
     "unique SIDs",
     "largest group",
@@ -152,4 +152,4 @@ def run(options: argparse.Namespace) -> None:
         if (options.data / name).is_dir():
             table(read(options.data), options.only)
         else:
-            print(f"\n{options.data} has no folder {name}: left out")
+            print(f"\n{options.data} has no folder {name}; its table is left out")

@@ -116,7 +116,7 @@ def run(options: argparse.Namespace) -> None:
     for given, known in (([options.dataset], CATALOGUES), (options.rows, ROWS)):
         unknown = [name for name in given if name not in known]
         if unknown:
-            raise ValueError(f"{', '.join(unknown)} is none of {', '.join(known)}")
+            raise ValueError(f"--rows {' '.join(unknown)}: there is no such row; choose from {', '.join(known)}")
     split = split_of(CATALOGUES[options.dataset](options.data))
     given, targets = split.asked(options.on)
     again = sum(row in rows for rows, row in zip(given, targets.tolist(), strict=True))

@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"--behaviour {' '.join(unknown)}: choose from {', '.join(BEHAVIOUR)}")
     for name in options.only or TABLES:
         if not (options.data / name).is_dir():
-            print(f"\n{options.data} has no folder {name}: left out")
+            print(f"\n{options.data} has no folder {name}; its table is left out")
         else:
             read = CATALOGUES[name](options.data)
             table(read.before_the_test() if options.on == "validation" else read, options)

@@ -124,8 +124,8 @@ def at_size(rows: Rows, codes: int, levels: int) -> None:
     say("balanced, SIDs shared", f"{sharing:.1f} s", f"{rate:.1%} of the items share one")
     say("balanced, unique SIDs", f"{whole:.1f} s", f"{whole / plain:.2f} x plain codes")
     unique = whole - sharing
-    pace = f"{old * rate / unique:,.0f} items/s" if unique > 0.1 * sharing else "too little to tell"
-    say("what making them unique takes", f"{unique:.1f} s", pace)
+    pace = f"{old * rate / unique:,.0f} items/s" if unique > 0.1 * sharing else "too short to measure"
+    say("time to make them unique", f"{unique:.1f} s", pace)
     for name, (seconds, most) in tokens.items():
         say(f"the same by tokens, {name}", f"{seconds:.1f} s", f"tokens up to {most:,}")
     say("items moved to a free SID, refit due", f"{(made.status == 1).mean():.1%}", f"{(made.status == 2).sum():,}")

@@ -26,7 +26,7 @@ def _judged(name: str, spec: GateSpec, candidate: Candidate) -> Gate | None:
         return None
     value, text = figure
     holds = value >= spec.limit if declared.at_least else value <= spec.limit
-    detail = f"{text}, at least" if declared.at_least else f"{text}, at most"
+    detail = f"{text}; must be at {'least' if declared.at_least else 'most'} the limit"
     finite = math.isfinite(value)
     return Gate(
         name=name,
@@ -34,5 +34,5 @@ def _judged(name: str, spec: GateSpec, candidate: Candidate) -> Gate | None:
         value=value if finite else -1.0,
         limit=spec.limit,
         passed=finite and holds,
-        detail=detail if finite else f"{detail}; the value is not a number",
+        detail=detail if finite else f"{detail}, but is not a finite number",
     )

@@ -21,23 +21,22 @@ def judge_model(
 ) -> ModelVerdict:
     """Judge a model by its newest evaluation on a release; `severity` is set by gates.model_against_baselines."""
     if not (evaluation or {}).get("against"):
-        return ModelVerdict(
-            True, f"{model} was not compared with baselines: no case was held out for it to be judged on"
-        )
+        return ModelVerdict(True, f"{model} was not compared with baselines: no events were held out for an evaluation")
     worse = worse_than(evaluation)
     if worse and severity == "block":
         return ModelVerdict(
             False,
-            f"{model} is not published, for it is worse than {' and '.join(worse)}. "
-            f"`sidmill release publish {release} --model {model}` publishes it all the same; with "
-            "--set gates.model_against_baselines.severity=warn runs publish such models",
+            f"{model} is not published, because it is worse than {' and '.join(worse)}. To publish it anyway, run "
+            f"`sidmill release publish {release} --model {model}`; to let runs publish such models, use "
+            "--set gates.model_against_baselines.severity=warn",
         )
     if worse:
         return ModelVerdict(
-            True, f"warning: {model} is worse than {' and '.join(worse)}; the recipe lets it be published"
+            True,
+            f"warning: {model} is worse than {' and '.join(worse)}; the recipe only warns of this",
         )
     alike = [name for name, found in sorted(evaluation["against"].items()) if found["verdict"] != "beats"]  # type: ignore[index]
-    return ModelVerdict(True, f"warning: {model} is not told apart from {' and '.join(alike)}" if alike else "")
+    return ModelVerdict(True, f"warning: {model} does not clearly differ from {' and '.join(alike)}" if alike else "")
 
 
 def may_be_worse(manifest: Manifest) -> bool:

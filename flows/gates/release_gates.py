@@ -36,7 +36,7 @@ class ReleaseGate:
 def _worst_level(found: Candidate) -> Figure:
     values = found.metrics["utilisation_of_fillable"]
     worst = min(range(len(values)), key=values.__getitem__)
-    return values[worst], f"codes in use of those items could fill, level {worst + 1}"
+    return values[worst], f"codes in use as a share of those that the items could fill, level {worst + 1}"
 
 
 def _shrinkage(found: Candidate) -> Figure:
@@ -46,18 +46,31 @@ def _shrinkage(found: Candidate) -> Figure:
 
 
 def _churn(found: Candidate) -> Figure | None:
-    return (found.metrics["churn"], "SIDs that the refit changed") if "churn" in found.metrics else None
+    return (found.metrics["churn"], "share of SIDs that the refit changed") if "churn" in found.metrics else None
 
 
-COLLISION_RATE = ReleaseGate(lambda found: (found.metrics["collision_rate"], "items that share a SID"), 0.0, "block")
+COLLISION_RATE = ReleaseGate(
+    lambda found: (found.metrics["collision_rate"], "share of items whose SID is not unique"), 0.0, "block"
+)
 UTILISATION = ReleaseGate(_worst_level, 0.25, "block", at_least=True)
 RELATIVE_ERROR = ReleaseGate(
-    lambda found: (found.metrics["relative_error"], "squared error over squared distance to the mean"), 1.0, "block"
+    lambda found: (found.metrics["relative_error"], "squared error divided by squared distance to the mean"),
+    1.0,
+    "block",
 )
 SHRINKAGE = ReleaseGate(_shrinkage, 0.1, "block")
-EVENTS_WITHOUT_SID = ReleaseGate(lambda found: (found.metrics["events_without_sid"], "of the new events"), 0.5, "block")
-DRIFTED_ITEMS = ReleaseGate(
-    lambda found: (found.metrics["drifted"] / max(1, found.items), "changed since assigned"), 0.2, "warn"
+EVENTS_WITHOUT_SID = ReleaseGate(
+    lambda found: (found.metrics["events_without_sid"], "share of new events whose item has no SID"), 0.5, "block"
 )
-CAPACITY_USED = ReleaseGate(lambda found: (found.metrics["capacity_used"], "SIDs taken of those planned"), 0.9, "warn")
+DRIFTED_ITEMS = ReleaseGate(
+    lambda found: (
+        found.metrics["drifted"] / max(1, found.items),
+        "share of items that changed since their SID was assigned",
+    ),
+    0.2,
+    "warn",
+)
+CAPACITY_USED = ReleaseGate(
+    lambda found: (found.metrics["capacity_used"], "share of the planned SIDs that are taken"), 0.9, "warn"
+)
 CHURN = ReleaseGate(_churn, 0.05, "block")

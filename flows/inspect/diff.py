@@ -116,7 +116,7 @@ def show_diff(say: Callable[[str], None], diff: dict[str, Any]) -> None:
     else:
         shape = " -> ".join(" x ".join(map(str, sizes[side])) for side in ("before", "after"))
         agreement = diff["first_code_agreement"]
-        text = "" if agreement is None else f"; {agreement:.1%} of pairs with one first code stay together"
+        text = "" if agreement is None else f"; {agreement:.1%} of the pairs that shared a first code still share one"
         say(f"    new codebook {shape}: every SID changes{text}")
     for name, (before, after) in diff["metrics"].items():
         if before is not None or after is not None:

@@ -10,7 +10,9 @@ Result = dict[str, Any]
 
 # Recommenders, in the order of display.
 RANKERS = ("generator", "reranked", "dense", "sasrec", "item-knn", "popularity")
-VERDICTS = {"beats": "beats", "not told apart": "is not told apart from", "is worse": "is worse than"}
+# Verdicts of an evaluation as text: in a sentence, and in a column.
+VERDICTS = {"beats": "beats", "not told apart": "does not clearly differ from", "is worse": "is worse than"}
+RESULTS = {"beats": "better", "not told apart": "no clear difference", "is worse": "worse"}
 # Figures of the recommended lists.
 SHOWN = ("coverage", "novelty", "diversity", "exposure_gini")
 
@@ -40,10 +42,10 @@ def setting_text(result: Result) -> str:
 
 def setting_text_with_targets(result: Result) -> str:
     """Return `setting_text` with counts of missing and seen targets."""
-    seen = " (a miss: evaluate.exclude_seen)" if result.get("seen_left_out") else ""
+    seen = " (a miss, because of evaluate.exclude_seen)" if result.get("seen_left_out") else ""
     return (
-        f"{setting_text(result)}; {result['targets_missing']:,} with a target outside the release (a miss), "
-        f"{result['targets_seen']:,} with one that the user has seen{seen}"
+        f"{setting_text(result)}; {result['targets_missing']:,} have a target outside the release (a miss), "
+        f"{result['targets_seen']:,} have one that the user has seen{seen}"
     )
 
 
@@ -104,7 +106,7 @@ def _accuracy(result: Result, names: list[str]) -> EvaluationTable:
         empty = [""] * (len(names) - 1)
         rows += [[f"{name}, raw", _with_interval(raw, name), *empty] for name in wanted]
     note = "bootstrapped 95 % intervals" + (
-        "; raw: of SIDs, whatever items share them" if len(rows) > len(wanted) else ""
+        "; raw: a hit is the SID of the target, even if several items share it" if len(rows) > len(wanted) else ""
     )
     return EvaluationTable("Accuracy", note, ["", *names], rows)
 
@@ -124,12 +126,12 @@ def _difference(found: Result) -> str:
 
 def _against(result: Result) -> EvaluationTable:
     rows = [
-        [name, _difference(found), f"{found['won']:,}", f"{found['lost']:,}", found["verdict"]]
+        [name, _difference(found), f"{found['won']:,}", f"{found['lost']:,}", RESULTS[found["verdict"]]]
         for name, found in sorted(result["against"].items())
     ]
     k = next(iter(result["against"].values()))["k"]
-    note = "the same cases, in pairs: those that one hits and the other misses tell them apart"
-    columns = ["", f"recall@{k} less its", "generator alone hits", "it alone hits", "the generator"]
+    note = "the same cases for both; only those that one hits and the other misses count for the result"
+    columns = ["baseline", f"difference in recall@{k}", "only generator hits", "only baseline hits", "generator is"]
     return EvaluationTable("The generator against baselines", note, columns, rows)
 
 
@@ -142,7 +144,7 @@ def _prefixes(result: Result, names: list[str], k: int) -> EvaluationTable:
         ]
         for level in range(levels)
     ]
-    note = "whether any of them begins with so many codes of the target's SID"
+    note = f"share of cases in which one of the first {k} items begins with so many codes of the target's SID"
     return EvaluationTable(f"Recall@{k} of prefixes", note, ["", *names], rows)
 
 
@@ -150,10 +152,11 @@ def _shown(result: Result, names: list[str]) -> EvaluationTable:
     wanted = [f"{figure}@{k}" for figure in SHOWN for k in cuts(result["generator"])]
     rows = [[name.replace("_", " "), *(_figure(result[ranker][name]) for ranker in names)] for name in wanted]
     note = (
-        "coverage: share of the items shown to anybody; novelty: bits, -log2 of the share of training events; "
-        "diversity: 1 - share of codes that two items of a list begin with together"
+        "coverage: share of all items that appear in any list; novelty: -log2 of an item's share of the training "
+        "events, "
+        "in bits; diversity: 1 - share of leading codes that two items of a list have in common"
     )
-    return EvaluationTable("What the lists show", note, ["", *names], rows)
+    return EvaluationTable("Recommended lists", note, ["", *names], rows)
 
 
 def _buckets(result: Result, names: list[str], k: int, key: str, title: str, called: dict[int, str]) -> EvaluationTable:

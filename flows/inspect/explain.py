@@ -24,7 +24,9 @@ def explain_item(lake: Lake, manifest: Manifest, item: str) -> dict[str, Any]:
     trie = open_trie(lake, manifest)
     codes = trie.find(item)
     if codes is None and known.is_empty() and refused.is_empty():
-        raise LakeNotFound(f"{manifest.id} has no item {item!r}; items that arrived later are the next night's work.")
+        raise LakeNotFound(
+            f"{manifest.id} has no item {item!r}; an item that arrived later gets its SID in the next nightly run."
+        )
     row = known.to_dicts()[0] if known.height else {}
     return {
         "item": item,

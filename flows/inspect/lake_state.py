@@ -51,7 +51,7 @@ class LakeState:
         last = f"last run: {_run_line(self.last_run)}" if self.last_run else "no run is recorded"
         return [
             last,
-            *(f"not mended since: {_run_line(run)}" for run in self.unresolved_failures),
+            *(f"unresolved failure: {_run_line(run)}" for run in self.unresolved_failures),
             _production_line(self.production),
             *([self.held] if self.held else []),
         ]

@@ -57,7 +57,7 @@ def verify(lake: Lake) -> Iterator[Finding]:
         try:
             yield from found
         except LakeError as error:  # data that further checks need is damaged
-            yield Finding("lake", f"{what}, not all checked", str(error))
+            yield Finding("lake", f"{what} (not all were checked)", str(error))
 
 
 def _versions(lake: Lake, logs: dict[str, Log], known: list[Manifest]) -> Iterator[Finding]:
@@ -71,7 +71,7 @@ def _versions(lake: Lake, logs: dict[str, Log], known: list[Manifest]) -> Iterat
             continue
         there = table in logs and version in logs[table].entries
         yield Finding(
-            release, f"{table}@{version}", None if there else f"table {table!r} has no version {version} any more"
+            release, f"{table}@{version}", None if there else f"table {table!r} no longer has version {version}"
         )
 
 
@@ -84,7 +84,9 @@ def _data_files(lake: Lake, logs: dict[str, Log], known: list[Manifest]) -> Iter
             file = DataFile(path, 0, 0, None, {}, {})
             pinned = Pinned(table, file, file.sha256 or adopted.get((table, path)))
             fault = first_fault(check_file, lake, pinned)
-            unknown = "" if pinned.sha256 else " (another program's: its hash is recorded when a release pins it)"
+            unknown = (
+                "" if pinned.sha256 else " (written by another program: its hash is recorded when a release pins it)"
+            )
             yield Finding(table, f"file {path}{unknown}", fault)
 
 

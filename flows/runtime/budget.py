@@ -13,8 +13,8 @@ def check_stage_budget(counts: Counts, budget: BudgetSpec, files: list[str] | No
         raise QuarantineBudgetExceeded(
             f"{counts.stage}: {refused:,} of {rows:,} rows ({share:.1%}){_of(files or [])} were quarantined "
             f"({counts.why()}). The recipe allows {budget.quarantine_share:.1%} (budget.quarantine_share) beyond "
-            f"{budget.quarantine_rows} rows. Nothing was published. See `sidmill quarantine list`, mend the "
-            "input or the recipe and run the same again, or let one run pass with --set budget.quarantine_share=1."
+            f"{budget.quarantine_rows} rows. Nothing was published. See `sidmill quarantine list`; correct "
+            "the input or the recipe and run again, or let this run pass once with --set budget.quarantine_share=1."
         )
 
 

@@ -70,7 +70,7 @@ class Run:
         """Run stages in process if few items are new, and show that."""
         if rows < self.recipe.compute.in_process_below:
             self.compute = InProcess(self.recipe.compute)
-            self.say(f"  {rows:,} items to work on: stages run in process, no cluster is started")
+            self.say(f"  {rows:,} items to process: stages run in process, and no cluster is started")
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[StageView]:

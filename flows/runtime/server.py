@@ -74,7 +74,9 @@ def _login(kept: bool) -> str:
         path.chmod(0o600)
         if found := path.read_text().strip():
             return found
-        raise ServerNotReadyError(f"{path} is empty: remove it, and the next start makes a new login.") from None
+        raise ServerNotReadyError(
+            f"the login file {path} is empty: delete it, and start the server again to get a new login."
+        ) from None
     with os.fdopen(descriptor, "w") as file:
         file.write(f"sidmill:{secrets.token_urlsafe(32)}")
     return path.read_text()
@@ -88,7 +90,8 @@ def _require_free(port: int) -> None:
             probe.bind((HOST, port))
         except OSError as error:
             raise ServerNotReadyError(
-                f"port {port} of {HOST} cannot be used ({error}): choose another with --port, or name a running server "
+                f"port {port} of {HOST} cannot be used ({error}): choose another port with --port, or set the "
+                "address of a running server "
                 "in PREFECT_API_URL."
             ) from error
 
@@ -136,12 +139,15 @@ def _wait_until_ready(url: str, server: "subprocess.Popen[bytes]") -> None:
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise ServerNotReadyError(
-                f"`prefect server start` ended with {server.returncode}; is the port taken? Choose another with "
-                "--port, or name a running server in PREFECT_API_URL."
+                f"`prefect server start` ended with exit code {server.returncode}; the port may be in use. Choose "
+                "another "
+                "port with --port, or set the address of a running server in PREFECT_API_URL."
             )
         try:
             if httpx.get(f"{url}/health", timeout=2).status_code == httpx.codes.OK:
                 return
         except httpx.HTTPError:
             time.sleep(0.2)  # not listening yet
-    raise ServerNotReadyError(f"the Prefect server at {url} was not ready within {READY_WITHIN_S:.0f} s.")
+    raise ServerNotReadyError(
+        f"the Prefect server at {url} was not ready within {READY_WITHIN_S:.0f} s. Check the server, then run again."
+    )

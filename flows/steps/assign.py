@@ -74,7 +74,10 @@ def assign(
         view.count(counts)
         view.note(run.compute.name, assignment=assignment_id)
     if waiting := counts.by_reason.get(Reason.REFIT_DUE, 0):
-        run.say(f"  warning: {waiting:,} items wait for a SID, {Reason.REFIT_DUE.meaning}: {remedy(Reason.REFIT_DUE)}")
+        run.say(
+            f"  warning: {waiting:,} items wait for a SID, because {Reason.REFIT_DUE.meaning}: "
+            f"{remedy(Reason.REFIT_DUE)}"
+        )
     check_stage_budget(counts, run.recipe.budget)
     return Assigned(
         assignments=(*taken, assignment_id),

@@ -43,7 +43,7 @@ def fit_behaviour(run: Run, snapshot: Snapshot) -> tuple[dict[str, EncoderRef], 
         rows = 0 if made is None else made.vectors.height
         view.note(f"{rows:,} items in the log before {log.cutoff:%Y-%m-%d}; {run.compute.name}")
         if spec.method == "both" and spec.weighted:
-            view.note(f"{spec.weighted} weigh the PMI alone, the SASRec takes all events alike")
+            view.note(f"{spec.weighted} apply only to the PMI; the SASRec weighs all events equally")
         if made is None or not rows:
             return {}, None
         blob = run.lake.blobs.put(made.factors.to_bytes())

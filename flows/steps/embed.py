@@ -101,8 +101,9 @@ def check_encoders(release: str, pinned: dict[str, EncoderRef], ours: dict[str, 
         before, now = pinned.get(modality), ours.get(modality)
         if (before and before.fingerprint) != (now and now.fingerprint):
             raise EncoderChanged(
-                f"the {modality} encoder differs from the one {release} pins: {_difference(before, now)}. "
-                "Vectors of two encoders do not mix: run `sidmill run backfill` with this recipe, or the night with "
+                f"the {modality} encoder differs from the one that {release} pins ({_difference(before, now)}), and "
+                "vectors "
+                "of two encoders cannot be mixed. Run `sidmill run backfill` with this recipe, or run nightly with "
                 "the recipe of the release (the default)."
             )
 
@@ -143,11 +144,12 @@ def _check_pictures(run: Run, encoder: EncoderRef, rows: pl.DataFrame) -> None:
     with run.stage("check pictures") as view:
         found = run.compute.run(check_clip_agreement, run.lake, image, encoder.fingerprint, rows)
         if found is None:
-            view.note("too few items have a picture and a title")
+            view.note("skipped: too few items have both a picture and a title")
             return
         near, chance = found["own_picture_among_nearest"], found["chance"]
         view.note(
-            f"{near:.0%} of {found['items']:.0f} titles find their picture among 10, {chance:.0%} by chance", **found
+            f"{near:.0%} of {found['items']:.0f} titles rank their picture among the first 10, {chance:.0%} by chance",
+            **found,
         )
 
 
@@ -166,7 +168,10 @@ def _say_unknown_fields(run: Run, items: pl.DataFrame) -> None:
     for setting, fields in named:
         unknown = ", ".join(field for field in fields if field not in known)
         if unknown:
-            run.say(f"  note: no item has {setting} {unknown}; attributes here: {', '.join(sorted(known)) or 'none'}")
+            run.say(
+                f"  note: {setting} names {unknown}, which no item has; the attributes of the items are "
+                f"{', '.join(sorted(known)) or 'none'}"
+            )
 
 
 def _embed(run: Run, content: Content, encoder: EncoderRef, rows: pl.DataFrame) -> None:

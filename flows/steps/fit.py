@@ -58,8 +58,10 @@ def fit(
         absent = [name for name in spec.fit_sources if name not in (FUSED, *gathered.modalities)]
         if absent:
             raise ValueError(
-                f"codebook reads source {', '.join(map(repr, absent))}, and no item has such a vector; there are "
-                f"{', '.join([FUSED, *sorted(gathered.modalities)])}: change codebook.levels, or make those vectors"
+                f"the levels of the codebook encode {', '.join(map(repr, absent))}, but no item has such a vector; "
+                "the items "
+                f"have {', '.join([FUSED, *sorted(gathered.modalities)])}: change codebook.levels, or make those "
+                "vectors"
             )
         sources = level_vectors(run.lake, vectors.fused, gathered, levels, run.provenance(), spec.fit_sources)
         check_stage_budget(sources.counts, run.recipe.budget)
@@ -78,8 +80,9 @@ def refit(
     with run.stage("refit codebook") as view:
         if run.recipe.codebook != artifacts.codebook.spec:
             raise ValueError(
-                f"a refit keeps the [codebook] of {manifest.id}, and the recipe asks for another; leave out [refit] to "
-                "fit it anew, or leave [codebook] as it is"
+                f"a refit keeps the [codebook] of {manifest.id}, but that section of the recipe differs; remove "
+                "[refit] to "
+                "fit a new codebook, or restore [codebook]"
             )
         sources = level_vectors(run.lake, vectors.fused, vectors.gathered, artifacts.codebook.sources, run.provenance())
         check_stage_budget(sources.counts, run.recipe.budget)

@@ -29,7 +29,7 @@ def ingest(run: Run, items: list[str], interactions: list[str], fetch: bool = Fa
     _read(run, "items", "ingest items", items, mapping, ingest_items)
     _read(run, "interactions", "ingest log", interactions, run.recipe.interactions, ingest_interactions)
     if fetch and (fetched := fetch_again(run.lake, run.recipe.items, run.clock, run.provenance())):
-        run.say(f"  {fetched:,} items whose pictures could be fetched now")
+        run.say(f"  {fetched:,} items got pictures that could not be fetched before")
     if waiting_for_known_items(run.lake):
         run.record.begin()
         with run.stage("admit waiting") as view:
@@ -85,7 +85,8 @@ def _tell_folders(run: Run, kind: str, sources: list[Source]) -> None:
     unused = sorted({name for source in sources for name in source.unread_columns})
     if unused and kind == "items":
         run.say(
-            f"  note: what folders say of {', '.join(unused)} is no attribute; items.partitions names those that are"
+            f"  note: the names of folders give {', '.join(unused)}, which are not read as attributes; to read them, list "
+            "them in items.partitions"
         )
 
 
@@ -94,8 +95,8 @@ def _tell_columns(run: Run, sources: list[Source], spec: Spec) -> None:
     for source in sources:
         for wanted, there in near_columns(source, spec).items():
             run.say(
-                f"  warning: {source.file} has no column {wanted!r}, and {there!r} is not taken for it: name it in "
-                f"[{spec.section}] of the recipe if it is meant"
+                f"  warning: {source.file} has no column {wanted!r}; if {there!r} is that column, name it in "
+                f"[{spec.section}] of the recipe"
             )
 
 
@@ -111,17 +112,18 @@ def _note(run: Run, done: IngestedSource) -> None:
     """Note pictures of a file that were not read, and warn of an empty file."""
     if done.unread_pictures:
         run.say(
-            f"  note: {done.source.file} names {done.unread_pictures:,} pictures, which were not read: the recipe "
-            "has no [image]. A recipe with it reads the file again"
+            f"  note: {done.source.file} names {done.unread_pictures:,} pictures that were not read, because the "
+            "recipe "
+            "has no [image]; run again with [image] to read them"
         )
     if done.stages[0].rows_in == 0:
-        run.say(f"  warning: {done.source.file} is empty: it holds no row")
+        run.say(f"  warning: {done.source.file} is empty: it has no rows")
 
 
 def _warn(run: Run, done: IngestedSource) -> None:
     """Warn of a file with more than half of its rows refused; if the budget stops the run, its error says so."""
     for stage, of in zip(done.stages, ("rows", "pictures"), strict=False):
         if stage.quarantined and stage.quarantined == stage.rows_in:
-            run.say(f"  warning: {done.source.file} gave no {of[:-1]}, all were refused ({stage.why()})")
+            run.say(f"  warning: {done.source.file} gave no {of[:-1]}: all rows were refused ({stage.why()})")
         elif stage.quarantined > stage.rows_in / 2:
-            run.say(f"  warning: of {done.source.file} more than half of the {of} were refused ({stage.why()})")
+            run.say(f"  warning: more than half of the {of} in {done.source.file} were refused ({stage.why()})")

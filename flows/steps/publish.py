@@ -36,7 +36,7 @@ def publish(run: Run, manifest: Manifest, decided_on: Pointer, without_model: bo
         _move(run, manifest, decided_on, without_model=without_model)
     except PointerMoved:
         now = read_pointer(run.lake, PRODUCTION).value
-        run.say(f"  not published: production moved to {now['release']} while {manifest.id} was made")
+        run.say(f"  not published: another run moved production to {now['release']} while {manifest.id} was made")
         return PublishOutcome.CONFLICT
     except Held as held:
         run.say(f"  not published: {held}")
@@ -78,8 +78,8 @@ def publish_model(run: Run, manifest: Manifest, model: str) -> bool:
             run.say(f"  {model} is not published: {held}")
     else:
         run.say(
-            f"  {model} is not published: production is ({current.release}, {current.model or 'no model'}); "
-            f"`sidmill release publish {manifest.id} --model {model}` publishes it with its release"
+            f"  {model} is not published: production is ({current.release}, {current.model or 'no model'}), not "
+            f"{manifest.id}; `sidmill release publish {manifest.id} --model {model}` publishes it with its release"
         )
     return False
 

@@ -154,8 +154,9 @@ def _settings(
         generator = GeneratorSpec.model_validate({"constrained": False, **base_model.card.identity["spec"]})
         if not matches_auto_settings(sections[0], generator):
             raise CheckpointMismatch(
-                f"{base_model.id} has another [generator] than the recipe: leave that section as it was to go on from "
-                "it"
+                f"cannot start from {base_model.id}: it has a different [generator] than the recipe; restore that "
+                "section "
+                "of the recipe"
             )
     auto = {**resolved_auto_settings(sections[0], generator), **resolved_auto_settings(sections[1], settings)}
     if auto:
@@ -196,7 +197,7 @@ def _encoded(lake: Lake, manifest: Manifest) -> pl.DataFrame:
     rows = segments(lake, list(manifest.assignments), manifest.codebook.id)
     both = rows.join(encoded_vectors(lake, manifest.fusion.fingerprint, rows), on="item_id", maintain_order="left")
     if both.is_empty():
-        raise LakeNotFound(f"{manifest.id}: the vectors that its SIDs encode are not in the lake any more")
+        raise LakeNotFound(f"the vectors that the SIDs of {manifest.id} encode are no longer in the lake")
     return both
 
 

@@ -112,12 +112,14 @@ def launch(
         _check_cluster_capacity(spec, progress)
         reported = 0 if done is None else len(_history(done))
         if reported:
-            progress(f"{label}: going on after epoch {reported} of {spec.epochs}")
+            progress(f"{label}: resuming after epoch {reported} of {spec.epochs}")
         with _report_epochs(storage, name, spec.epochs, label, progress, reported):
             done = _fit(make_trainable, spec, name, storage, use_gpu, progress)
     checkpoint = done.checkpoint
     if checkpoint is None:
-        raise TrainingFailed(f"{storage}/{name}: the run ended without a checkpoint; delete it and run again")
+        raise TrainingFailed(
+            f"the training in {storage}/{name} ended without a checkpoint; delete that folder and run again"
+        )
     if isinstance(checkpoint.filesystem, pyarrow.fs.LocalFileSystem):
         return TrainResult(Path(checkpoint.path), _history(done))
     copy = TemporaryDirectory(prefix="sidmill-model-")
@@ -150,16 +152,16 @@ def _fit(
         except ControllerError as error:
             if isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
                 raise NotEnoughCpus(
-                    f"{where}: the cluster found no place for {spec.workers} workers of {spec.cpus_per_worker} CPUs; "
-                    "lower their number or free the cluster, then run again: it resumes"
+                    f"{where}: the cluster has no room for {spec.workers} workers of {spec.cpus_per_worker} CPUs; "
+                    "use fewer workers or free CPUs in the cluster, then run again: the training resumes"
                 ) from error
             if attempt == ATTEMPTS:
                 raise TrainingFailed(
-                    f"{where}: Ray Train gave up {ATTEMPTS} times, last with {_last_line(error)}; "
-                    "mend the cause and run again: it resumes"
+                    f"{where}: Ray Train failed {ATTEMPTS} times, the last time with: {_last_line(error)}; "
+                    "fix the cause and run again: the training resumes"
                 ) from error
             wait = BACKOFF_S * attempt
-            progress(f"{where}: Ray Train gave up ({_last_line(error)}), trying again in {wait:.0f} s")
+            progress(f"{where}: Ray Train failed ({_last_line(error)}), trying again in {wait:.0f} s")
         except WorkerGroupError as error:
             for failure in error.worker_failures.values():
                 # Ray wraps the worker's exception in one that carries the traceback as text.
@@ -168,10 +170,11 @@ def _fit(
                     raise raised from error
             causes = "; ".join(sorted({_last_line(failure) for failure in error.worker_failures.values()}))
             raise TrainingFailed(
-                f"{where}: workers failed more than twice, last with {causes}; mend the cause and run again: it resumes"
+                f"{where}: workers failed more than twice, the last time with: {causes}; fix the cause and run again: "
+                "the training resumes"
             ) from error
         except TrainingFailedError as error:
-            raise TrainingFailed(f"{where}: {error}; run again: it resumes") from error
+            raise TrainingFailed(f"{where}: {error}; run again: the training resumes") from error
         time.sleep(wait)
     raise AssertionError("the last attempt returns or raises")
 
@@ -228,10 +231,10 @@ def _check_cluster_capacity(spec: LoopSpec, progress: Progress) -> None:
     needed, there = spec.workers * spec.cpus_per_worker, ray.cluster_resources().get("CPU", 0)
     if there >= needed:
         return
-    short = f"{spec.workers} workers of {spec.cpus_per_worker} CPUs need {needed}, and the cluster has {there:.0f}"
+    short = f"{spec.workers} workers of {spec.cpus_per_worker} CPUs need {needed} CPUs, and the cluster has {there:.0f}"
     if not os.environ.get("RAY_ADDRESS"):
-        raise NotEnoughCpus(f"{short}: lower their number, or set RAY_ADDRESS to a cluster that has room")
-    progress(f"{short}: waiting for more, or lower their number")
+        raise NotEnoughCpus(f"{short}: use fewer workers, or set RAY_ADDRESS to a cluster with more CPUs")
+    progress(f"{short}: waiting for more CPUs; to go on now, stop this run and use fewer workers")
 
 
 def _stored(storage: str, name: str) -> Result | None:
@@ -253,10 +256,10 @@ def _begun(storage: str, name: str, progress: Progress) -> Result | None:
         stored = _stored(storage, name)
         if stored is None or _whole(stored):
             return stored
-        fault = "its last checkpoint is not whole"
+        fault = "the last checkpoint is damaged or incomplete"
     except CheckpointManagerInitializationError as error:
         fault = _last_line(error)
-    progress(f"{storage}/{name}: {fault}; going on from the newest checkpoint that is whole")
+    progress(f"{storage}/{name}: {fault}; resuming from the newest intact checkpoint")
     filesystem.delete_file(f"{path}/{RAYS_RECORD}")
     return None
 

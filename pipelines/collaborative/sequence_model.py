@@ -50,7 +50,9 @@ def fit_collaborative(
     if spec.method == "sppmi":
         return Collaborative(factors, factors.fold(log), factors.fold(earlier))
     if train is None:
-        raise ValueError(f'collaborative.method = "{spec.method}" was given nothing that trains a sequence model')
+        raise ValueError(
+            f'collaborative.method = "{spec.method}" trains a sequence model, but the caller passed no trainer for one'
+        )
     before, now = _towers(earlier, log, train)
     directions = _directions(factors.rows(log), now)
     vectors, past = (vectors_of(_named(log, each), each.vectors[each.present]) for each in (now, before))

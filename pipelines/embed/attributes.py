@@ -103,5 +103,5 @@ def place_of(attributes: dict[str, Any], latitude: str, longitude: str) -> str |
 def _degrees(content: str) -> tuple[float, float]:
     latitude, longitude = (float(str(each)) for each in json.loads(content))
     if not (abs(latitude) <= 90 and abs(longitude) <= 180):
-        raise ValueError(f"latitude and longitude {content} are no place in degrees")
+        raise ValueError(f"latitude and longitude {content} are not a place in degrees")
     return latitude, longitude

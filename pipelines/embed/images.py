@@ -39,7 +39,8 @@ def decode_image(data: bytes, max_pixels: int, formats: Sequence[str]) -> Image.
                 raise ImageRefused("image_format", _wanted(str(image.format), formats))
             if image.width * image.height > max_pixels:
                 raise ImageRefused(
-                    "image_too_many_pixels", f"{image.width} x {image.height}, at most {max_pixels} are accepted"
+                    "image_too_many_pixels",
+                    f"the image has {image.width} x {image.height} pixels, at most {max_pixels} are accepted",
                 )
             image.load()
             return to_rgb(_middle(ImageOps.exif_transpose(image) or image))
@@ -48,7 +49,9 @@ def decode_image(data: bytes, max_pixels: int, formats: Sequence[str]) -> Image.
     except UnidentifiedImageError as error:
         if named := _named(data):
             raise ImageRefused("image_format", _wanted(named, formats)) from error
-        raise ImageRefused("image_undecodable", "the bytes are no picture of a known format: send it again") from error
+        raise ImageRefused(
+            "image_undecodable", "the bytes are not a picture of a known format: send the picture again"
+        ) from error
     except Image.DecompressionBombError as error:
         raise ImageRefused("image_too_many_pixels", str(error)) from error
     except (OSError, SyntaxError, ValueError, IndexError, EOFError) as error:
@@ -57,7 +60,7 @@ def decode_image(data: bytes, max_pixels: int, formats: Sequence[str]) -> Image.
 
 
 def _wanted(found: str, formats: Sequence[str]) -> str:
-    return f"the bytes are {found}, accepted are {', '.join(formats)}: convert the picture"
+    return f"the format is {found}, accepted formats are {', '.join(formats)}: convert the picture"
 
 
 def _named(data: bytes) -> str | None:

@@ -116,13 +116,19 @@ def encode_all(encode: Callable[[Sequence[T]], Vectors], contents: Sequence[T]) 
         middle = len(contents) // 2
         return encode_all(encode, contents[:middle]) + encode_all(encode, contents[middle:])
     if len(vectors) != len(contents):
-        raise EncoderError(f"the encoder returned {len(vectors)} vectors for {len(contents)} contents")
+        raise EncoderError(
+            f"the encoder returned {len(vectors)} vectors for {len(contents)} contents; it must return one for each"
+        )
     return [_judge(vector) for vector in vectors]
 
 
 def _judge(vector: Vectors) -> Outcome:
     if not np.isfinite(vector).all():
-        return None, "vector_not_finite", f"{int((~np.isfinite(vector)).sum())} of {vector.size} values"
+        return (
+            None,
+            "vector_not_finite",
+            f"{int((~np.isfinite(vector)).sum())} of {vector.size} values are NaN or infinite",
+        )
     if not vector.any():
-        return None, "vector_zero", "all values are zero"
+        return None, "vector_zero", "all values of the vector are zero"
     return vector, None, ""

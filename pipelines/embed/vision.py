@@ -118,12 +118,15 @@ def _clip_checkpoint(spec: ImageSpec) -> Path:
     if not config:
         known = open_clip.list_pretrained_tags_by_model(spec.model)
         raise EncoderError(
-            f"[image] pretrained {spec.pretrained!r} is neither a file nor a tag of {spec.model!r}; tags: {known}."
+            f"[image] pretrained {spec.pretrained!r} is neither a file nor a tag of {spec.model!r}; its tags: {known}."
         )
     try:
         return Path(download_pretrained(config))
     except (OSError, ValueError, RuntimeError) as error:
-        raise EncoderError(f"[image] cannot download {spec.model} {spec.pretrained}: {error}") from error
+        raise EncoderError(
+            f"[image] cannot download {spec.model} {spec.pretrained}: {error}. Download the checkpoint first and set "
+            "`pretrained` to the file."
+        ) from error
 
 
 def _clip_preprocessing(spec: ImageSpec) -> dict[str, Any]:
@@ -134,7 +137,7 @@ def _clip_preprocessing(spec: ImageSpec) -> dict[str, Any]:
 
     config = open_clip.get_model_config(spec.model.replace("/", "-"))
     if config is None:
-        raise EncoderError(f"[image] open_clip has no model {spec.model!r}; it has: {open_clip.list_models()}.")
+        raise EncoderError(f"[image] open_clip has no model {spec.model!r}; choose one of {open_clip.list_models()}.")
     tag = {} if Path(spec.pretrained).is_file() else get_pretrained_cfg(spec.model, spec.pretrained)
     return {**merge_preprocess_dict(PreprocessCfg(), tag), "size": config["vision_cfg"]["image_size"]}
 

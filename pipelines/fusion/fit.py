@@ -36,7 +36,7 @@ def fit_fusion(
     """
     known = {name: items[name] for name in sorted(items) if items[name].present.any()}
     if not known:
-        raise FusionError("no item has a vector in any modality; check the text fields, images and logs.")
+        raise FusionError("no item has a vector in any modality: check `text.fields`, the images and the logs.")
     means = {name: each.mean() for name, each in known.items()}
     arrays = {f"mean.{name}": mean for name, mean in means.items()} | _components(known, means, spec)
     statistics: dict[str, object] = {"rows": {name: int(each.present.sum()) for name, each in known.items()}}

@@ -45,9 +45,10 @@ class Fusion:
         for name in set(items) & set(self.modalities):
             if items[name].vectors.shape[1] != len(self.arrays[f"mean.{name}"]):
                 raise FusionError(
-                    f"{name} vectors have {items[name].vectors.shape[1]} dimensions, the fusion was fitted on "
-                    f"{len(self.arrays[f'mean.{name}'])}: the encoder changed. Backfill with a new fusion, or use the "
-                    "encoder the release pins."
+                    f"the encoder changed: {name} vectors have {items[name].vectors.shape[1]} dimensions, but the "
+                    "fusion was "
+                    f"fitted on vectors of {len(self.arrays[f'mean.{name}'])}. Fit a new fusion with `sidmill run "
+                    "backfill`, or use the encoder that the release pins."
                 )
         fused, covered = np.zeros((count, self.spec.dim), np.float32), np.zeros(count, np.bool_)
         with one_thread():

@@ -74,13 +74,13 @@ class Blobs:
 
     def _missing(self, digest: str) -> LakeNotFound:
         return LakeNotFound(
-            f"blob {digest} is missing at {self.location(digest)}; restore it from a backup of the lake "
-            "or publish a release that does not pin it."
+            f"the blob {digest} is missing at {self.location(digest)}. Restore it from a backup of the lake, or "
+            "publish a release that does not pin it."
         )
 
     def _require(self, digest: str, found: str) -> None:
         if found != digest:
             raise BlobCorrupt(
-                f"blob {self.location(digest)} has the hash {found}: its bytes were changed. "
-                "Restore it from a backup or roll back to a release that does not pin it."
+                f"the blob {self.location(digest)} is damaged: its bytes now have the hash {found}. "
+                "Restore it from a backup of the lake, or roll back to a release that does not pin it."
             )

@@ -221,7 +221,7 @@ def _footer_hash(footer: bytes | pa.Buffer) -> str:
     return hashlib.blake2b(footer, digest_size=8).hexdigest()
 
 
-RESTORE = "Restore the file from a backup of the lake; `sidmill lake verify` lists all that is damaged."
+RESTORE = "Restore the file from a backup of the lake; `sidmill lake verify` lists all damaged files."
 
 
 def missing(files: Files, file: DataFile) -> DataCorrupt:

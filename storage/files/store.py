@@ -38,7 +38,9 @@ class Files:
         try:
             filesystem, path = pafs.FileSystem.from_uri(self.uri)
         except pa.ArrowInvalid as error:
-            why = f"{self.uri} is no place for a lake ({error}): name a folder, or one in s3://, gs:// or abfs://."
+            why = (
+                f"{self.uri} cannot hold a lake ({error}): give a local folder, or a folder in s3://, gs:// or abfs://."
+            )
             raise LakeUnusable(why) from error
         return pafs.SubTreeFileSystem(path, filesystem)
 
@@ -54,7 +56,7 @@ class Files:
         except OSError as error:
             if error.errno not in NOT_WRITABLE:
                 raise
-            why = f"{path.parent} may not be written ({error.strerror}); runs write to their lake."
+            why = f"cannot write to {path.parent} ({error.strerror}); give a lake that this user may write to."
             raise LakeUnusable(why) from error
 
     def _write(self, path: Path, data: bytes | pa.Buffer) -> None:

@@ -50,7 +50,7 @@ class Log:
             if number > expected:
                 yield (
                     f"the log of table {self.table!r} at {self._files.uri} lacks the entries {expected} to "
-                    f"{number - 1}: another program has deleted them, and with them the versions that releases pin; "
+                    f"{number - 1}: another program deleted them, so releases that pin these versions cannot be read; "
                     f"{REMEDY}."
                 )
             expected = number + 1
@@ -91,7 +91,7 @@ def _entry(name: str, text: bytes) -> Entry:
         name,
         frozenset(unquote(file["path"]) for file in added),
         frozenset(unquote(action["remove"]["path"]) for action in actions if "remove" in action),
-        "says something else of its files than was committed" if said and now != said else "",
+        "lists other files or statistics than were committed" if said and now != said else "",
     )
 
 
@@ -113,7 +113,7 @@ def require_whole(files: Files, table: str, version: int) -> None:
     """
     path = files.local_path(f"_delta_log/{version:020d}.json")
     if path is not None and path.exists() and path.stat().st_size == 0:
-        raise why_unreadable(files, table, version, ValueError("an empty entry"))
+        raise why_unreadable(files, table, version, ValueError("an entry is empty"))
 
 
 def _first_line(error: Exception) -> str:

@@ -115,7 +115,7 @@ def read_model(lake: Lake, model: str) -> Model:
         if each.id == model:
             return each
     raise LakeNotFound(
-        f"the lake {lake.uri} has no model {model!r}; models: {', '.join(each.id for each in known) or 'none'}."
+        f"the lake {lake.uri} has no model {model!r}; its models: {', '.join(each.id for each in known) or 'none'}."
     )
 
 

@@ -41,8 +41,9 @@ def require_pointers(lake: Lake) -> None:
     """Raise DataCorrupt if the table of pointers is missing but releases exist: it is made before them."""
     if lake.format == FORMAT and not lake.exists("pointers") and lake.exists("releases"):
         raise DataCorrupt(
-            f"the table 'pointers' of the lake {lake.uri} is missing, which says what production is: restore its "
-            "folder from a backup of the lake."
+            f"the table 'pointers' of the lake {lake.uri} is missing. It records which release is in production: "
+            "restore "
+            "its folder from a backup of the lake."
         )
 
 
@@ -62,8 +63,9 @@ def move_pointer(lake: Lake, expected: Pointer, value: Any, note: str, provenanc
         found = _history(rows, expected.name)[-1]
         if found.sequence != expected.sequence:
             raise PointerMoved(
-                f"{expected.name!r} was {json.dumps(expected.value)} (move {expected.sequence}) when read and is "
-                f"{json.dumps(found.value)} (move {found.sequence}) now; read it again and decide anew."
+                f"another run or command moved {expected.name!r} meanwhile: it was {json.dumps(expected.value)} (move "
+                f"{expected.sequence}) when this run read it and is {json.dumps(found.value)} (move "
+                f"{found.sequence}) now. Nothing was changed; run the command again."
             )
         return pa.Table.from_pylist(
             [

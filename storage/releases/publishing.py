@@ -86,7 +86,9 @@ def publish_by_run(lake: Lake, publication: Publication, decided_on: Pointer, pr
     history = pointer_history(lake, decided_on.name)
     if history[-1].sequence != decided_on.sequence:
         raise PointerMoved(
-            f"{decided_on.name!r} was {_pair(decided_on)} when read and is {_pair(history[-1])} now; decide anew."
+            f"another run or command moved {decided_on.name!r} meanwhile: it was {_pair(decided_on)} when this run "
+            "read it and is "
+            f"{_pair(history[-1])} now. Nothing was published; run the command again."
         )
     held = hold_of(history)
     if held is not None:
@@ -105,9 +107,9 @@ def _publish(lake: Lake, publication: Publication, history: list[Pointer], prove
         _check_vocabulary(lake, manifest, chosen)
     if chosen is None and before.value and before.value["model"] and not publication.without_model:
         raise PublishRefused(
-            f"{manifest.id} would leave {before.name!r} without a generator: {before.value['model']} speaks another "
-            f"vocabulary. Train one with `sidmill run train --release {manifest.id}` and publish then, or publish it "
-            f"without: `sidmill release publish {manifest.id} --without-model`."
+            f"publishing {manifest.id} would leave {before.name!r} without a generator: {before.value['model']} was "
+            f"trained for another vocabulary. Train one first with `sidmill run train --release {manifest.id}`, or "
+            f"publish without one: `sidmill release publish {manifest.id} --without-model`."
         )
     value = {"release": manifest.id, "model": chosen}
     if before.value == value and hold_of(history) is None:
@@ -141,11 +143,15 @@ def rollback(
     wanted = earlier if to is None else [value for value in ever if value["release"] == to]
     if not wanted:
         known = ", ".join(sorted({value["release"] for value in ever}))
-        choice = f"published at some time: {known}; `--to RELEASE` chooses one" if known else "no other was published"
+        choice = (
+            f"choose one that was published before with `--to RELEASE`: {known}"
+            if known
+            else "no other release was ever published"
+        )
         here = now.value["release"]
         raise PublishRefused(
             f"cannot roll {alias!r} back from {here} to {to or 'an earlier release'}: {choice}. "
-            f"`sidmill release publish {here} --model MODEL` gives {here} another model."
+            f"To change only the model of {here}, run `sidmill release publish {here} --model MODEL`."
         )
     manifest = read_release(lake, wanted[-1]["release"])
     model = wanted[-1]["model"] or _default_model(lake, manifest, history, may_be_worse)
@@ -177,9 +183,10 @@ def hold_of(history: list[Pointer]) -> str | None:
     kind, _, reason = last.note.partition(": ")
     if kind not in (ROLLBACK, HOLD) or last.at is None:
         return None
-    why = "was rolled back to" if kind == ROLLBACK else "is held at"
+    release, at = last.value["release"], _time(last.at)
+    state = f"was rolled back to {release} on {at}" if kind == ROLLBACK else f"has been held at {release} since {at}"
     given = f" ({reason})" if reason else ""
-    return f"{last.name} {why} {last.value['release']} on {_time(last.at)}{given}, and runs do not move it."
+    return f"{last.name} {state}{given}, so runs do not move it."
 
 
 def held(lake: Lake, alias: str = PRODUCTION) -> str | None:
@@ -189,7 +196,8 @@ def held(lake: Lake, alias: str = PRODUCTION) -> str | None:
 
 def _lifting(release: str) -> str:
     return (
-        f"`sidmill release publish {release}` publishes it, `sidmill release hold --lift` lets the next run publish "
+        f"`sidmill release publish {release}` publishes it now; `sidmill release hold --lift` lets the next run "
+        "publish "
         "again."
     )
 
@@ -216,8 +224,8 @@ def _check_gates(manifest: Manifest) -> None:
             f"{gate.name} = {gate.value:g} (limit {gate.limit:g}) {gate.detail}".strip() for gate in manifest.blocked_by
         )
         raise GateBlocked(
-            f"{manifest.id} stays a candidate: {failed}. Inspect it with `sidmill release show {manifest.id}`; "
-            "mend the input or the recipe and run again."
+            f"{manifest.id} stays a candidate, because gates failed: {failed}. Inspect it with `sidmill release show "
+            f"{manifest.id}`; correct the input or the recipe and run again."
         )
 
 
@@ -226,8 +234,8 @@ def _check_not_stale(lake: Lake, manifest: Manifest, history: list[Pointer]) -> 
     lost = [assignment for assignment in ever if assignment not in manifest.assignments]
     if lost:
         raise StaleCandidate(
-            f"{manifest.id} was made before {len(lost)} assignment(s) published under its codebook "
-            f"({', '.join(lost[:3])}): publishing it would free SIDs that are taken. Run its flow again."
+            f"{manifest.id} lacks {len(lost)} assignment(s) that were published under its codebook after it was made "
+            f"({', '.join(lost[:3])}): publishing it would free SIDs that are taken. Run the flow that made it again."
         )
     current = history[-1].value
     if current is None or current["release"] == manifest.id:
@@ -238,8 +246,8 @@ def _check_not_stale(lake: Lake, manifest: Manifest, history: list[Pointer]) -> 
         missing = assigned_items(lake, before) - assigned_items(lake, manifest) - deleted_items(lake)
     if missing:
         raise StaleCandidate(
-            f"{manifest.id} lacks {len(missing)} item(s) of {before.id} (for example {sorted(missing)[0]!r}): they "
-            f"arrived while it was made. {_catching_up(manifest)}"
+            f"{manifest.id} lacks {len(missing)} item(s) of {before.id} (for example {sorted(missing)[0]!r}), which "
+            f"arrived while {manifest.id} was made. {_catching_up(manifest)}"
         )
     _check_not_earlier(manifest, before, history)
 
@@ -250,27 +258,27 @@ def _check_not_earlier(manifest: Manifest, before: Manifest, history: list[Point
     if earlier:
         back = ""
         if any(move.value["release"] == manifest.id for move in history[1:]):
-            back = f" `sidmill release rollback --to {manifest.id}` goes back on purpose."
+            back = f" To go back on purpose, run `sidmill release rollback --to {manifest.id}`."
         raise StaleCandidate(
-            f"{manifest.id} lacks what has arrived for {before.id}, changes and deletions too ({'; '.join(earlier)}). "
-            f"{_catching_up(manifest)}{back}"
+            f"{manifest.id} sees an earlier state of the lake than {before.id}: it lacks items, changes or deletions "
+            f"that arrived later ({'; '.join(earlier)}). {_catching_up(manifest)}{back}"
         )
 
 
 def is_earlier(manifest: Manifest, before: Manifest) -> list[str]:
     """Return the respects in which a release is earlier than another; empty if there are none."""
     earlier = [
-        f"{table}@{manifest.versions.get(table, -1)} after {table}@{before.versions.get(table, -1)}"
+        f"version {manifest.versions.get(table, 'none')} of table {table} instead of {before.versions[table]}"
         for table in CUT_OFF_TABLES
         if manifest.versions.get(table, -1) < before.versions.get(table, -1)
     ]
     if manifest.as_of < before.as_of:
-        earlier.append(f"as of {_time(manifest.as_of)} after as of {_time(before.as_of)}")
+        earlier.append(f"as of {_time(manifest.as_of)} instead of {_time(before.as_of)}")
     return earlier
 
 
 def _catching_up(manifest: Manifest) -> str:
-    return f"Catch up with `sidmill run nightly --parent {manifest.id}`, then publish the release that makes."
+    return f"Catch up with `sidmill run nightly --parent {manifest.id}`, then publish the release which that run makes."
 
 
 def _default_model(lake: Lake, manifest: Manifest, history: list[Pointer], may_be_worse: MayBeWorse) -> str | None:
@@ -293,8 +301,9 @@ def _check_vocabulary(lake: Lake, manifest: Manifest, model: str) -> None:
     vocabulary = model_vocabulary(lake, model)
     if vocabulary != manifest.codebook.vocabulary:
         raise PublishRefused(
-            f"model {model} speaks vocabulary {vocabulary}, {manifest.id} speaks {manifest.codebook.vocabulary}; "
-            f"train one with `sidmill run train --release {manifest.id}` or publish without a model."
+            f"model {model} was trained for vocabulary {vocabulary}, and {manifest.id} has "
+            f"{manifest.codebook.vocabulary}. "
+            f"Train a model with `sidmill run train --release {manifest.id}`, or publish without a model."
         )
 
 

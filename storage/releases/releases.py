@@ -65,8 +65,9 @@ def record_release(
 def _check_lineage(manifest: Manifest, rows: pa.Table) -> None:
     if manifest.fit_cutoff > manifest.cutoff:
         raise LineageBroken(
-            f"a candidate would hold out events from {manifest.cutoff.isoformat()} on, and its vectors have seen some "
-            f"up to {manifest.fit_cutoff.isoformat()}: give a --cutoff no earlier than that."
+            f"the cutoff {manifest.cutoff.isoformat()} is too early: events from then on would be held out, but the "
+            f"vectors of the candidate have seen events up to {manifest.fit_cutoff.isoformat()}. Give a --cutoff no "
+            "earlier than that."
         )
     if manifest.parent is None:
         return
@@ -75,8 +76,9 @@ def _check_lineage(manifest: Manifest, rows: pa.Table) -> None:
     behind = [table for table, version in parent.versions.items() if manifest.versions.get(table, -1) < version]
     if behind or manifest.as_of < parent.as_of:
         raise LineageBroken(
-            f"a candidate would go back behind its parent {parent.id}: as of {manifest.as_of.isoformat()} after "
-            f"{parent.as_of.isoformat()}, earlier versions of {', '.join(behind) or 'no table'}."
+            f"a candidate may not be earlier than its parent {parent.id}: it is as of {manifest.as_of.isoformat()} "
+            f"and the parent as of {parent.as_of.isoformat()}; tables in an earlier version: "
+            f"{', '.join(behind) or 'none'}. Run again without --as-of."
         )
 
 
@@ -102,8 +104,8 @@ def read_release(lake: Lake, name: str) -> Manifest:
         if manifest.id == target:
             return manifest
     known = ", ".join(manifest.id for manifest in found[-10:]) or "none"
-    remedy = "" if found else " `sidmill run bootstrap` makes the first one."
-    raise LakeNotFound(f"the lake {lake.uri} has no release or alias {name!r}; releases: {known}.{remedy}")
+    remedy = "" if found else " Make the first one with `sidmill run bootstrap`."
+    raise LakeNotFound(f"the lake {lake.uri} has no release or alias {name!r}; newest releases: {known}.{remedy}")
 
 
 def published(lake: Lake, alias: str = PRODUCTION) -> Published | None:

@@ -99,7 +99,7 @@ def test_it_prints_a_table_with_and_without_what_was_seen(data: Path, capsys: py
 
 def test_a_row_that_is_not_there_is_named(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recommendation", str(data), "--rows", "popular"]) == 1
-    assert "popular is none of popularity, item-knn, sasrec" in capsys.readouterr().err
+    assert "--rows popular: there is no such row; choose from popularity, item-knn, sasrec" in capsys.readouterr().err
 
 
 class Sealed(Split):

@@ -24,14 +24,14 @@ from storage.runs import runs
         (["run", "nightly"], "there is no lake at"),
         (["run", "bootstrap", "--recipe", "nowhere"], "no recipe 'nowhere'"),
         (["run", "bootstrap", "--set", "codebook.slack=0.5"], "codebook.slack = 0.5"),
-        (["run", "bootstrap", "--set", "items.titel=x"], "fields here: csv, deleted, image, image_roots"),
+        (["run", "bootstrap", "--set", "items.titel=x"], "the fields here are csv, deleted, image, image_roots"),
         (["run", "bootstrap", "--set", "items.titel=x"], "did you mean 'title'?"),
         (["run", "bootstrap", "--set", "text.fields=title"], "text.fields = 'title': must be a list"),
         (
             ["run", "bootstrap", "--set", "codebook.levels=[{code=3}]"],
-            "codebook.levels.0.codes = {'code': 3}: is needed",
+            "codebook.levels.0.codes = {'code': 3}: is required",
         ),
-        (["run", "bootstrap", "--set", "generator.dim=36"], "default.toml: generator: generator.dim=36 over"),
+        (["run", "bootstrap", "--set", "generator.dim=36"], "default.toml: generator: generator.dim=36 divided by"),
         (["run", "bootstrap", "--set", "nonsense"], "section.field=value"),
         (["run", "bootstrap", "--set", "budget.quarantine_share=2"], "budget.quarantine_share = 2"),
         (["run", "bootstrap", "--as-of", "yesterday"], "'yesterday' is not a date or time"),
@@ -141,7 +141,7 @@ def test_readers_print_json_that_names_what_the_design_promises(
     assert {path.name: path.read_bytes() for path in corpus.iterdir()} == written
     (corpus / "part-00000.parquet").touch()
     assert run_command(command) == 1
-    assert "holds part-00000.parquet; name an empty folder" in capsys.readouterr().err
+    assert "contains part-00000.parquet; give an empty folder" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in corpus.iterdir()} == {**written, "part-00000.parquet": b""}
     assert run_command(["release", "export-trie", "production", str(trie), "--lake", uri]) == 0
     from tokenizer.trie.trie import Trie
@@ -168,7 +168,7 @@ def test_runs_and_refused_rows_are_shown_with_what_leads_back_to_them(
         file.write('{"item_id": "P1", "title": "a print", "image": "noise.jpg"}\n')
         file.write('{"item_id": "P2", "title": "another", "image": "gone.jpg"}\n')
     strict = {**recipe, "image": {}, "codebook": {"levels": [{"codes": 128, "source": "nothing"}]}}
-    with pytest.raises(ValueError, match="source 'nothing'"):
+    with pytest.raises(ValueError, match="codebook encode 'nothing'"):
         bootstrap(uri, strict, [str(small / "items.jsonl")])
     bootstrap(uri, {**recipe, "image": {}}, [str(small / "items.jsonl")])
     capsys.readouterr()
@@ -184,7 +184,7 @@ def test_runs_and_refused_rows_are_shown_with_what_leads_back_to_them(
     assert lines[1].endswith("…")
     assert len(lines[1]) <= 80
     assert run_command(["run", "show", failed.run, "--lake", uri]) == 0
-    assert "source 'nothing'" in capsys.readouterr().out
+    assert "the levels of the codebook encode 'nothing'" in capsys.readouterr().out
     assert run_command(["run", "show", finished.run, "--lake", uri]) == 0
     told = capsys.readouterr().out
     assert "    release: r-000001\n" in told
@@ -205,7 +205,7 @@ def test_a_changed_byte_is_found_by_verify(
     data[-1] ^= 1
     Path(blob).write_bytes(bytes(data))
     assert run_command(["lake", "verify", "--lake", uri]) == 1
-    assert "bytes were changed" in capsys.readouterr().out
+    assert "is damaged: its bytes now have the hash" in capsys.readouterr().out
 
 
 def test_every_recipe_that_comes_with_sidmill_is_valid_and_production_names_what_it_must() -> None:
@@ -219,7 +219,7 @@ def test_every_recipe_that_comes_with_sidmill_is_valid_and_production_names_what
 def test_the_hash_of_a_recipe_follows_what_comes_out_and_not_where_it_runs() -> None:
     assert load_recipe("demo").hash == load_recipe("demo", ["compute.cpus=9"]).hash
     assert load_recipe("demo").hash != load_recipe("demo", ["codebook.slack=1.25"]).hash
-    with pytest.raises(RecipeError, match="is a value, not a section"):
+    with pytest.raises(RecipeError, match="is a field, not a section"):
         load_recipe("demo", ["about.x=1"])
 
 

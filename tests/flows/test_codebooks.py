@@ -119,7 +119,7 @@ def test_codes_without_order_make_releases_nights_and_a_code_table_but_no_trie_a
     assert {item: second[item] for item in first} == first
     waiting = {f"i{number:04d}" for number in range(48)} - second.keys()
     assert by_reason(lake) == {"refit_due": len(waiting)}
-    assert f"{len(waiting)} items wait for a SID, no free SID near" in (told := capsys.readouterr().out)
+    assert f"{len(waiting)} items wait for a SID, because no SID near" in (told := capsys.readouterr().out)
     assert "sidmill run backfill, with more codes" in told
     release = read_release(lake, "production")
     assert release.counts["refit_due"] == release.counts["quarantine:refit_due"] == len(waiting)
@@ -255,7 +255,7 @@ def test_items_may_share_sids_where_the_recipe_keeps_collisions(
     assert cases in told("run", "evaluate", "--release", "production")
     assert cases in told("release", "show", "production")
     assert run_command(["run", "evaluate", "--release", "r-000001", "--lake", lake.uri]) == 1
-    assert f"{stored.model} has learnt from those before" in capsys.readouterr().err
+    assert f"{stored.model} has learnt from events before" in capsys.readouterr().err
 
 
 def test_training_reads_impressions_as_context_and_learns_clicks_alone(

@@ -16,7 +16,7 @@ def test_too_few_codes_are_told_after_ingest_and_before_any_item_is_embedded(
 ) -> None:
     recipe["codebook"] = {"levels": [{"codes": 8}, {"codes": 8}]}
     lake = Lake(str(tmp_path / "lake"))
-    with pytest.raises(CapacityExhausted, match=r"8 x 8 codes make 64 SIDs, 80 are planned.*add a level or codes"):
+    with pytest.raises(CapacityExhausted, match=r"8 x 8 codes give 64 SIDs, but 80 are planned.*add a level or codes"):
         bootstrap(lake.uri, recipe, [str(small / "items.jsonl")])
     assert lake.rows("items") == 40
     assert not lake.exists("vectors")

@@ -94,17 +94,17 @@ def test_a_folder_with_anything_else_is_refused_and_stays_as_it_is(
     folder = tmp_path / "folder"
     export("r-000001", folder)
     before = contents(folder)
-    with pytest.raises(FolderTaken, match=r"the corpus of r-000001 .*, not that of r-000002 .*; name an empty folder"):
+    with pytest.raises(FolderTaken, match=r"the corpus of r-000001 .*, not that of r-000002 .*; give an empty folder"):
         export("r-000002", folder)
     with pytest.raises(FolderTaken, match=r"r-000001 \(00000000\), not that of r-000001 \(ffffffff\)"):
         export("r-000001", folder, trie="f" * 64)
     assert contents(folder) == before
     (folder / "manifest.json").unlink()
-    with pytest.raises(FolderTaken, match=r"holds grounding-r-000001-00000.parquet; name an empty folder"):
+    with pytest.raises(FolderTaken, match=r"contains grounding-r-000001-00000.parquet; give an empty folder"):
         export("r-000002", folder)
     for text in ("{", "[]", '{"name": "an app"}'):
         (folder / "manifest.json").write_text(text)
-        with pytest.raises(FolderTaken, match=r"a manifest.json of something else"):
+        with pytest.raises(FolderTaken, match=r"a manifest.json that is not of a corpus"):
             export("r-000001", folder)
-    with pytest.raises(FolderTaken, match="is a file; name a folder"):
+    with pytest.raises(FolderTaken, match="is a file; give a folder"):
         export("r-000001", folder / "manifest.json")

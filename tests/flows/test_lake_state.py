@@ -103,13 +103,13 @@ def test_a_night_that_failed_is_the_first_thing_that_status_and_report_say(
     later.end("finished", {"model": "m-000001"})
     lines = lake_state(night).lines
     assert lines[0].startswith("last run: evaluate finished")
-    assert lines[1].startswith("not mended since: nightly failed")
+    assert lines[1].startswith("unresolved failure: nightly failed")
     mended = RunRecord(night, "nightly-20990102T000000-000000", "nightly", "", {})
     mended.begin()
     mended.end("finished", {"release": "r-000003", "published": False})
     lines = lake_state(night).lines
     assert lines[0].endswith(": r-000003, not published")
-    assert not any(line.startswith("not mended") for line in lines)
+    assert not any(line.startswith("unresolved failure") for line in lines)
 
 
 def test_after_a_night_status_report_and_release_show_the_model_that_production_serves(

@@ -156,7 +156,7 @@ def test_a_run_holds_out_nothing_that_the_vectors_it_keeps_have_seen(tmp_path: P
     early, late = CUTOFF - 2 * day, CUTOFF + day
     bootstrap(lake.uri, fast, [str(tmp_path / "items.jsonl")], [str(tmp_path / "log.csv")], "2025-01-01", str(early))
     before = len(releases(lake))
-    with pytest.raises(ValueError, match="a refit keeps the vectors of r-000001"):
+    with pytest.raises(ValueError, match="too early for a refit: it keeps the vectors of r-000001"):
         backfill(lake.uri, {**fast, "refit": {"budget": 0.3}}, cutoff=str(early - day))
     assert len(releases(lake)) == before
     assert backfill(lake.uri, fast, cutoff=str(early - day))["made"], "fitted anew the vectors see no more"
@@ -166,7 +166,7 @@ def test_a_run_holds_out_nothing_that_the_vectors_it_keeps_have_seen(tmp_path: P
     assert published(lake).release == folded  # type: ignore[union-attr]
     rollback(lake, WHO)
     assert read_release(lake, published(lake).release).fit_cutoff == early  # type: ignore[union-attr]
-    with pytest.raises(ValueError, match=re.escape(f"lies before {late.isoformat()}")):
+    with pytest.raises(ValueError, match=re.escape(f"have seen events up to {late.isoformat()}")):
         nightly(lake.uri, None, *given(tmp_path, "second"), as_of="2025-01-03", cutoff=str(early + day))
     again = read_release(lake, nightly(lake.uri, None, as_of="2025-01-03")["release"])
     assert again.fit_cutoff == again.cutoff == late

@@ -64,7 +64,7 @@ def test_a_run_keeps_a_worse_model_from_production_and_says_how_to_publish_it(
     worse = evaluated(lake, "worse", popularity="is worse", item_knn="beats")
     assert not publish_trained(lake, worse)
     told = capsys.readouterr().out
-    assert f"{worse} is not published, for it is worse than popularity." in told
+    assert f"{worse} is not published, because it is worse than popularity." in told
     assert f"`sidmill release publish r-000001 --model {worse}`" in told
     assert published(lake) == Published("r-000001", None)
 
@@ -98,7 +98,7 @@ def test_a_recipe_may_let_worse_models_pass_and_what_is_not_told_apart_passes_wi
     assert f"warning: {worse} is worse than item-knn and popularity" in capsys.readouterr().out
     alike = evaluated(lake, "alike", popularity="not told apart", item_knn="beats")
     assert publish_trained(lake, alike)
-    assert f"warning: {alike} is not told apart from popularity" in capsys.readouterr().out
+    assert f"warning: {alike} does not clearly differ from popularity" in capsys.readouterr().out
     better = evaluated(lake, "better", popularity="beats", item_knn="beats")
     assert publish_trained(lake, better)
     assert "warning" not in capsys.readouterr().out
@@ -113,7 +113,7 @@ def test_the_gate_of_models_changes_no_identity_of_a_release_or_a_model() -> Non
     warns = load_recipe("default", ["gates.model_against_baselines.severity=warn"])
     assert warns.gates.model_against_baselines.severity == "warn"
     assert (plain.hash, plain.model_hash) == (warns.hash, warns.model_hash)
-    with pytest.raises(RecipeError, match="no such field; fields here: severity"):
+    with pytest.raises(RecipeError, match="no such field; the fields here are severity"):
         load_recipe("default", ["gates.model_against_baselines.limit=1"])
 
 
@@ -128,10 +128,10 @@ def test_only_what_is_worse_is_kept_back_and_only_where_the_gate_blocks(verdict:
 def test_each_baseline_is_named_beside_what_it_decides_and_a_model_nobody_judged_passes() -> None:
     both = {"against": against(popularity="is worse", item_knn="is worse", random="beats")}
     blocked = judge_model("m-000001", "r-000001", both, "block").message
-    assert "m-000001 is not published, for it is worse than item-knn and popularity." in blocked
+    assert "m-000001 is not published, because it is worse than item-knn and popularity." in blocked
     assert "worse than item-knn and popularity; the recipe" in judge_model("m", "r", both, "warn").message
     alike = {"against": against(popularity="not told apart", item_knn="beats")}
-    assert judge_model("m", "r", alike, "block").message == "warning: m is not told apart from popularity"
+    assert judge_model("m", "r", alike, "block").message == "warning: m does not clearly differ from popularity"
     for nothing in (None, {}, {"against": {}}):
         found = judge_model("m", "r", nothing, "block")
         assert found.publishable
@@ -142,4 +142,4 @@ def test_the_verdict_stands_in_the_evaluation_with_its_interval() -> None:
     result = {"generator": row(0.05), "against": against(popularity="is worse")}
     assert verdicts(result) == ["recall@10 is worse than popularity: difference -0.0200 (95 % -0.0300 to -0.0100)"]
     titles = {table.title: table for table in evaluation_tables(result)}
-    assert titles["The generator against baselines"].rows[0][-1] == "is worse"
+    assert titles["The generator against baselines"].rows[0][-1] == "worse"

@@ -89,7 +89,7 @@ def test_pictures_are_pooled_asked_for_again_and_never_mixed_with_those_of_other
     lake = Lake(str(tmp_path / "lake"))
     bootstrap(lake.uri, settings, [str(data / "items.parquet")], [str(data / "log.csv")])
     shown = capsys.readouterr().out
-    assert "% of 11 titles find their picture among 10, 91% by chance" in shown
+    assert "% of 11 titles rank their picture among the first 10, 91% by chance" in shown
     images = pl.col("modality") == "image"
     assert by_reason(lake) == {"image_unreachable": 1}
     assert lake.frame("vectors").filter(images).height == 11

@@ -112,7 +112,7 @@ def test_a_bootstrap_a_night_and_a_training_run_with_a_package(site: Path, small
     gone = sidmill(Path(), "run", "nightly", "--items", str(small / "items.jsonl"), *lake)
     assert gone.returncode == 1
     assert "there is no encoder 'hashed-words'" in gone.stderr
-    assert "entry points of the group sidmill.encoders" in gone.stderr
+    assert "an entry point of the group sidmill.encoders" in gone.stderr
     assert sidmill(Path(), "lake", "status", *lake).returncode == 0
     with pytest.raises(UnknownMember, match="farthest-first"):
         Codebook.from_bytes(opened.blobs.get(release.codebook.blob))
@@ -152,7 +152,7 @@ def test_a_gate_of_a_package_changes_no_recipe_that_does_not_name_it(site: Path)
 
 
 def test_options_are_those_that_a_member_declares() -> None:
-    with pytest.raises(ValueError, match="rq-kmeans has no options, and options has sample"):
+    with pytest.raises(ValueError, match=r"rq-kmeans has no options, but the recipe sets options\.sample"):
         CodebookSpec.model_validate({"levels": [{"codes": 4}], "options": {"sample": 3}})
     assert "options" not in CodebookSpec.model_validate({"levels": [{"codes": 4}]}).model_dump()
 
@@ -160,7 +160,7 @@ def test_options_are_those_that_a_member_declares() -> None:
 def test_a_name_that_is_declared_twice_or_by_nobody_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib import metadata
 
-    with pytest.raises(UnknownMember, match=r"no quantizer 'x': installed are rq-kmeans, .*sidmill\.quantizers"):
+    with pytest.raises(UnknownMember, match=r"no quantizer 'x'; choose one of rq-kmeans, .*sidmill\.quantizers"):
         QUANTIZERS.get("x")
     twin = metadata.EntryPoint("rq-kmeans", "other:THING", "sidmill.quantizers")
     monkeypatch.setattr(metadata, "entry_points", lambda group: [twin])

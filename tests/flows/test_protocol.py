@@ -262,7 +262,7 @@ def test_production_never_goes_back_in_many_orders(world: Callable[[], World], s
 def test_a_night_of_an_earlier_as_of_time_is_refused_before_it_writes(world: Callable[[], World]) -> None:
     lake = world().lake
     before = {table: lake.version(table) for table in ("runs", "items", "releases")}
-    with pytest.raises(ValueError, match=r"--as-of 2020-01-01T00:00:00.00:00 lies before"):
+    with pytest.raises(ValueError, match=r"--as-of 2020-01-01T00:00:00.00:00 is earlier than"):
         nightly(lake.uri, as_of="2020-01-01")
     assert {table: lake.version(table) for table in before} == before
 
@@ -273,7 +273,7 @@ def test_a_night_keeps_the_cutoff_that_was_given_once_as_a_date(world: Callable[
     begun.do(Step("night-log"))
     manifest = read_release(begun.lake, "production")
     assert manifest.cutoff == manifest.cutoff_date == datetime(2024, 1, 15, tzinfo=UTC)
-    assert "on are held out (the date given as --cutoff" in capsys.readouterr().out
+    assert "on are held out (the date given with --cutoff" in capsys.readouterr().out
 
 
 def test_a_release_whose_files_are_damaged_is_not_published(world: Callable[[], World]) -> None:

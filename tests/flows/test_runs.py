@@ -163,7 +163,10 @@ def test_attributes_and_places_are_modalities_like_the_others(
     (small / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = {**recipe, "attributes": {"fields": ["brand", "colour"]}, "coordinates": {}}
     lake = start(str(tmp_path / "lake"), small, recipe)
-    assert "note: no item has attributes.fields colour; attributes here: brand, genres," in capsys.readouterr().out
+    assert (
+        "note: attributes.fields names colour, which no item has; the attributes of the items are brand, genres,"
+        in capsys.readouterr().out
+    )
     held = lake.frame("vectors")["modality"].value_counts()
     assert dict(held.iter_rows()) == {"text": 40, "collaborative": 40, "attributes": 39, "coordinates": 39, "fused": 40}
     assert by_reason(lake) == {"encoder_failed": 1}
@@ -249,7 +252,7 @@ def test_a_model_trained_for_a_backfill_is_published_with_it_and_the_training_sa
         publish(lake, made.id, Provenance("test", ""), model)
     assert f"`sidmill release publish {made.id} --model {newer}`" in capsys.readouterr().out
     kept = len(runs(lake))
-    with pytest.raises(VocabularyMismatch, match=f"{model}: the model speaks vocabulary"):
+    with pytest.raises(VocabularyMismatch, match=f"{model}: the model was trained for vocabulary"):
         train(lake.uri, release="r-000001", since=model)
     assert len(runs(lake)) == kept, "what is asked for wrongly is refused before a run begins"
     # A training of a recipe that says so goes on from it, where it has those codes and that shape.

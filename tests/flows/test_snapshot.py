@@ -97,12 +97,12 @@ def test_a_cutoff_that_is_asked_for_wins_over_that_of_the_release_and_that_over_
         say_cutoff(run, snapshot)
     whole = run_of(lake, 0)
     say_cutoff(whole, take_snapshot(whole, None, None))
-    assert ["given as --cutoff" in line for line in told(run)] == [True, True, False]
+    assert ["given with --cutoff" in line for line in told(run)] == [True, True, False]
     assert told(run)[2] == (
-        "  events from 2026-01-01 00:05:00 UTC on are held out (the newest 50% of them, split.holdout)"
+        "  events from 2026-01-01 00:05:00 UTC on are held out (the newest 50% of them, by split.holdout)"
     )
     assert told(whole) == [
-        "  events from 2026-01-11 00:00:00 UTC on are held out (the as-of time, as split.holdout is 0)"
+        "  events from 2026-01-11 00:00:00 UTC on are held out (the as-of time, because split.holdout is 0)"
     ]
 
 
@@ -118,8 +118,9 @@ def test_the_as_of_time_is_what_was_asked_for_else_the_clock_and_never_before_a_
     later = take_snapshot(run, None, None, release(CLOCK + DAY, "r-000004"), release(CLOCK - DAY, "r-000005"))
     assert later.as_of == later.cutoff == CLOCK + DAY
     assert told(run) == [
-        "  warning: the clock says 2026-01-11 00:00:00, and r-000004 is as of 2026-01-12 00:00:00 UTC: that time is "
-        "kept, so that nothing leaves the release"
+        "  warning: the clock says 2026-01-11 00:00:00 UTC, earlier than the as-of time of r-000004, 2026-01-12 "
+        "00:00:00 "
+        "UTC: the as-of time stays, so that no row drops out of the release"
     ]
 
 
@@ -127,7 +128,7 @@ def test_an_as_of_time_before_that_of_the_release_that_is_extended_is_refused() 
     parent = release(CLOCK, "r-000007")
     for fine in (None, CLOCK, CLOCK + DAY):
         check_as_of(fine, parent)
-    with pytest.raises(ValueError, match=re.escape(f"{CLOCK.isoformat()}, the as-of time of r-000007")):
+    with pytest.raises(ValueError, match=re.escape(f"earlier than the as-of time of r-000007, {CLOCK.isoformat()}:")):
         check_as_of(CLOCK - timedelta(microseconds=1), parent)
 
 

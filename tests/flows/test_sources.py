@@ -27,7 +27,7 @@ def test_items_without_the_vectors_that_a_level_encodes_wait_until_they_have_the
 
     # Nobody has taken the night's items yet: none of them has what the last level encodes.
     write_items(small / "night.jsonl", 40, 4)
-    with pytest.raises(QuarantineBudgetExceeded, match="missing_source 4: no collaborative vector"):
+    with pytest.raises(QuarantineBudgetExceeded, match="missing_source 4: the item has no collaborative vector"):
         nightly(lake.uri, {**recipe, "budget": {"quarantine_rows": 0}}, [str(small / "night.jsonl")])
     waiting = open_rows(lake)
     assert sorted(waiting["subject"]) == ["i0040", "i0041", "i0042", "i0043"]

@@ -181,7 +181,7 @@ def test_a_run_that_a_fault_hits_ends_as_one_that_none_does(fault: str, tmp_path
 @pytest.mark.usefixtures("ray_cluster", "by_value")
 def test_a_run_on_a_disk_that_stays_full_says_what_to_do_and_goes_on_once_there_is_room(tmp_path: Path) -> None:
     run = partial(launch, partial(Faulty, "disk stays full", tmp_path / "room"), SPEC, "run", tmp_path / "runs")
-    with pytest.raises(TrainingFailed, match=rf"{OPTIMIZER} was not written, .* bytes are free.*: it resumes"):
+    with pytest.raises(TrainingFailed, match=rf"{OPTIMIZER}: .* bytes are free.*: the training resumes"):
         run()
     assert not list((tmp_path / "runs" / "run").glob("step-*"))
     (tmp_path / "room").touch()
@@ -225,9 +225,7 @@ def test_a_loss_that_is_no_number_stops_the_run_at_once_and_harms_no_checkpoint(
     spec = SPEC.model_copy(update={"workers": workers, "sharding": sharding})
     run = partial(launch, partial(Faulty, "loss", tmp_path / "marker"), spec, "run", tmp_path / "runs")
     for times in (1, 2):  # and again from where it stood, where it is run again
-        with pytest.raises(
-            LossDiverged, match=r"the loss is nan in a step that predicts the \d+ events e\d-"
-        ) as caught:
+        with pytest.raises(LossDiverged, match=r"the loss is nan in a step that predicts \d+ events \(e\d-") as caught:
             run()
         assert (tmp_path / "attempts").read_text().count("attempt") == times
     whole = Loop(loops.Told(), SPEC)

@@ -101,7 +101,7 @@ def test_a_run_goes_on_from_what_is_left_of_it_with_other_workers(tmp_path: Path
     longer = launch(
         partial(make, "v"), spec.model_copy(update={"workers": 1, "epochs": 3}), "run", tmp_path, progress=lines.append
     )
-    assert "newest checkpoint that is whole" in lines[2]
+    assert "newest intact checkpoint" in lines[2]
     assert longer.history[0] == first.history[0]
     assert longer.history[1]["loss"] == pytest.approx(first.history[1]["loss"], rel=1e-4)
     assert longer.history[2]["loss"] < first.history[1]["loss"]
@@ -111,17 +111,17 @@ def test_a_run_goes_on_from_what_is_left_of_it_with_other_workers(tmp_path: Path
     launch(
         partial(make, "v"), spec.model_copy(update={"workers": 1, "epochs": 4}), "run", tmp_path, progress=lines.append
     )
-    assert lines[0] == "train: going on after epoch 3 of 4"
+    assert lines[0] == "train: resuming after epoch 3 of 4"
     assert [line.split(":")[0] for line in lines[1:]] == ["train epoch 4 of 4"], (
         "epochs of an earlier launch are not told again"
     )
 
-    with pytest.raises(CheckpointMismatch, match=r"vocabulary: v there, w here.*to begin anew"):
+    with pytest.raises(CheckpointMismatch, match=r"vocabulary: v there, w now.*from the beginning"):
         launch(partial(make, "w"), spec, "run", tmp_path)
 
     # More workers than the cluster has CPUs for, which does not grow.
     with pytest.raises(
-        NotEnoughCpus, match=r"64 workers of 1 CPUs need 64, and the cluster has \d+: lower their number"
+        NotEnoughCpus, match=r"64 workers of 1 CPUs need 64 CPUs, and the cluster has \d+: use fewer workers"
     ):
         launch(partial(make, "v"), spec.model_copy(update={"workers": 64}), "other", tmp_path)
 

@@ -85,7 +85,7 @@ def test_what_is_no_place_costs_its_own_row_only() -> None:
     answer = apply(EmbedAttributes(CoordinatesSpec()), batch)
     reasons = answer.column("reason").to_pylist()
     assert reasons == [None, "encoder_failed", "encoder_failed", "encoder_failed", "encoder_failed", None]
-    assert "no place in degrees" in answer.column("detail").to_pylist()[1]
+    assert "not a place in degrees" in answer.column("detail").to_pylist()[1]
     assert answer.column("vector")[0].as_py() is not None
     assert place_of({}, "latitude", "longitude") is None
 

@@ -126,7 +126,7 @@ def test_an_address_that_no_cluster_answers_at_is_told_in_seconds(monkeypatch: p
 
         thread = threading.Thread(target=answer)
         thread.start()
-        with pytest.raises(ClusterUnreachable, match="is not Ray"):
+        with pytest.raises(ClusterUnreachable, match="another service than Ray"):
             require_reachable(f"127.0.0.1:{port}")
         thread.join()
     began = time.monotonic()

@@ -35,12 +35,12 @@ def test_a_stage_may_drop_what_it_reads_and_nothing_else():
     assert apply(Double(), BATCH).column("twice").to_pylist() == ["xx", "yy"]
     assert "text" not in apply(Double(forget="text"), BATCH).column_names
     for stage in (Double(forget="item_id"), Double(forget="reason"), Double(rows=1)):
-        with pytest.raises(TypeError, match="stage Double answered"):
+        with pytest.raises(TypeError, match="stage Double returned"):
             apply(stage, BATCH)
 
 
 def test_a_batch_without_the_column_a_stage_reads_is_refused_before_the_stage_sees_it():
-    with pytest.raises(TypeError, match=r"reads \['text'\], which its input lacks"):
+    with pytest.raises(TypeError, match=r"reads columns \['text'\], but its input only has"):
         list(InProcess(ComputeSpec()).map(Double, {}, BATCH.drop_columns(["text"]), 10))
 
 

@@ -19,5 +19,5 @@ def test_counts_pass_where_they_balance_and_nowhere_else(
     if rows_in == out + unchanged + sum(refused.values()):
         assert counts.check() is counts
     else:
-        with pytest.raises(AssertionError, match="assign: rows were lost"):
+        with pytest.raises(AssertionError, match="assign lost rows"):
             counts.check()

@@ -320,7 +320,7 @@ def test_every_file_that_decides_the_vectors_is_in_the_fingerprint_and_what_is_t
         seen.append(fingerprint(describe_text(spec)))
     assert len(set(seen)) == 8
     (folder / "model.safetensors").unlink()
-    with pytest.raises(EncoderError, match="holds no weights"):
+    with pytest.raises(EncoderError, match="has no weights"):
         describe_text(spec)
 
 
@@ -330,7 +330,7 @@ def test_a_prompt_stands_before_each_text_and_one_that_the_model_lacks_is_refuse
     asked = TextEncoder(spec).encode(["a red hat", "shoes"])
     assert np.allclose(asked, plain.encode(["find: a red hat", "find: shoes"]), atol=1e-6)
     assert not np.allclose(asked, plain.encode(["a red hat", "shoes"]), atol=1e-3)
-    with pytest.raises(EncoderError, match=r"no prompt 'ask'; it has: .*query"):
+    with pytest.raises(EncoderError, match=r"no prompt 'ask'; set `prompt_name` to one of .*query"):
         TextEncoder(spec.model_copy(update={"prompt_name": "ask"}))
 
 
@@ -416,9 +416,9 @@ def test_the_pictures_of_an_item_are_pooled_and_a_bad_one_costs_itself_only(tmp_
 
 
 def test_a_stage_refuses_to_mix_the_vectors_of_weights_that_changed_under_it(tmp_path: Path) -> None:
-    with pytest.raises(EncoderError, match="changed while the run"):
+    with pytest.raises(EncoderError, match="changed during the run"):
         EmbedText(TextSpec(), expected="another")
-    with pytest.raises(EncoderError, match="changed while the run"):
+    with pytest.raises(EncoderError, match="changed during the run"):
         EmbedImages(ImageSpec(), Lake(str(tmp_path)), expected=fingerprint(describe_text(TextSpec())))
     EmbedImages(ImageSpec(), Lake(str(tmp_path)), expected=fingerprint(describe_image(ImageSpec())))
 

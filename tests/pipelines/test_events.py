@@ -136,7 +136,7 @@ def test_bytes_that_are_not_utf8_matter_only_in_a_column_that_is_asked_for(
 
 def test_an_outgrown_codebook_names_the_backfill() -> None:
     counts = Counts("assign", rows_in=1)
-    counts.refuse(Reason.REFIT_DUE, detail="codebook c has no free SID near it")
+    counts.refuse(Reason.REFIT_DUE, detail="codebook c has no free SID near this item")
     assert "sidmill run backfill" in counts.why()
     assert remedy("a reason of an old lake") == ""
 

@@ -265,7 +265,7 @@ def test_without_pairs_an_item_learns_from_its_own_modalities() -> None:
 
 
 def test_heads_that_do_not_divide_the_tokens_are_refused_for_qformer_only() -> None:
-    with pytest.raises(ValueError, match="hidden = 30 is no multiple of heads = 4"):
+    with pytest.raises(ValueError, match="hidden = 30 must be a multiple of heads = 4"):
         small("qformer", hidden=30, heads=4)
     assert small("contrastive", hidden=30, heads=4).hidden == 30
 

@@ -137,7 +137,9 @@ def test_directions_are_those_of_ridge_regression() -> None:
 
 @pytest.mark.parametrize("given", [{"event_weights": {"buy": 2.0}}, {"half_life_days": 30.0}])
 def test_weights_of_events_are_refused_where_nothing_is_weighed_by_them(given: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(given))}: a SASRec takes all events alike; .*exclude_events"):
+    with pytest.raises(
+        ValueError, match=f"{next(iter(given))} cannot be used with .*weighs all events equally.*exclude_events"
+    ):
         spec_of("sasrec", **given)
     assert spec_of("both", **given).weighted == next(iter(given))
     assert spec_of("sasrec").weighted == ""
@@ -145,5 +147,5 @@ def test_weights_of_events_are_refused_where_nothing_is_weighed_by_them(given: d
 
 def test_a_method_that_is_given_no_training_is_refused() -> None:
     log = histories(frame(some_log()), spec_of())
-    with pytest.raises(ValueError, match=r'collaborative.method = "sasrec" was given nothing that trains'):
+    with pytest.raises(ValueError, match=r'collaborative.method = "sasrec" trains a sequence model, but'):
         fit_collaborative(log, spec_of())

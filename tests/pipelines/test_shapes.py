@@ -299,7 +299,7 @@ def test_bytes_of_a_picture_as_text_are_refused_in_a_short_line(tmp_path: Path) 
 def test_a_lake_at_a_path_that_delta_reads_as_another_is_refused_before_it_is_written(
     tmp_path: Path, name: str
 ) -> None:
-    with pytest.raises(LakeUnusable, match="name another folder with --lake"):
+    with pytest.raises(LakeUnusable, match="give another folder with --lake"):
         items(tmp_path / name, b"item_id,title\n1,a\n")
     assert not (tmp_path / name / "lake").exists()
     for plain in ("a b", "a#b", "a?b", "50%", "é"):

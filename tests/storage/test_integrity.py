@@ -197,7 +197,10 @@ def test_small_files_of_a_bookkeeping_table_are_joined_and_its_former_versions_s
         (lambda log: (log / f"{1:020d}.json").write_text('{"commitInfo": {"times'), "cut short or damaged"),
         (lambda log: (log / f"{3:020d}.json").write_text(""), "is empty"),
         (lambda log: (log / f"{1:020d}.json").unlink(), "lacks the entries 1 to 1"),
-        (lambda log: _edit(log / f"{2:020d}.json", "i000001", "i000000"), "says something else of its files"),
+        (
+            lambda log: _edit(log / f"{2:020d}.json", "i000001", "i000000"),
+            "lists other files or statistics than were committed",
+        ),
     ],
 )
 def test_a_damaged_log_is_told_in_one_line_with_the_remedy(tmp_path: Path, damage: object, told: str) -> None:
@@ -210,7 +213,7 @@ def test_a_damaged_log_is_told_in_one_line_with_the_remedy(tmp_path: Path, damag
     assert told in fault
     assert "restore the folder _delta_log" in fault
     assert "\n" not in fault
-    if "else" not in told:
+    if "committed" not in told:
         with pytest.raises(DataCorrupt, match=told):
             lake.read("vectors")
 
@@ -223,7 +226,7 @@ def _edit(path: Path, old: str, new: str) -> None:
 
 def test_a_lake_that_is_a_file_and_a_version_that_never_was_are_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(LakeUnusable, match="is a file; a lake is a folder"):
+    with pytest.raises(LakeUnusable, match="is a file, but a lake is a folder"):
         Lake(str(tmp_path / "file")).read("items")
     lake = Lake(str(tmp_path / "lake"))
     append(lake, "vectors", vectors(0, 1), "key", WHO)
@@ -255,7 +258,7 @@ def test_a_lake_that_may_not_be_written_is_read_and_told_in_one_line(tmp_path: P
     rows, *told = done.stdout.splitlines()
     assert rows == "2"
     assert len(told) == 2
-    assert all("may not be written" in line for line in told)
+    assert all("cannot write to" in line for line in told)
 
 
 def test_a_lake_of_a_newer_program_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -266,14 +269,14 @@ def test_a_lake_of_a_newer_program_is_refused_in_one_line(tmp_path: Path) -> Non
         lambda: Lake(lake.uri).read("vectors"),
         lambda: append(Lake(lake.uri), "vectors", vectors(1, 1), "k", WHO),
     ):
-        with pytest.raises(LakeFormat, match=f"has format {FORMAT + 1}.*use a newer sidmill"):
+        with pytest.raises(LakeFormat, match=f"has format {FORMAT + 1}.*install a newer sidmill"):
             use()
 
 
 def test_a_lake_of_format_1_is_read_is_not_written_and_keeps_its_logs_at_once(old_lake: Lake) -> None:
     assert old_lake.format == 1
     assert read_release(old_lake, "production").id == "r-000002"
-    with pytest.raises(LakeFormat, match=r"has format 1.*`sidmill lake migrate --lake"):
+    with pytest.raises(LakeFormat, match=r"has the old format 1.*`sidmill lake migrate --lake"):
         move_pointer(old_lake, read_pointer(old_lake, "production"), {}, "note", WHO)
     for table in TABLES:
         if old_lake.exists(table):
@@ -285,7 +288,7 @@ def test_a_lake_of_format_1_is_migrated_in_place_and_its_files_are_checked_from_
     told = list(migrate(old_lake, WHO))
     lake = Lake(old_lake.uri)
     assert "data files hashed" in told[1]
-    assert list(migrate(lake, WHO)) == [f"{lake.uri} has format {FORMAT} already"]
+    assert list(migrate(lake, WHO)) == [f"the lake {lake.uri} has format {FORMAT} already; nothing to do"]
     assert all(lake.frame(table).equals(rows) for table, rows in before.items())
     release = read_release(lake, "production")
     check_pinned(lake, release, "m-000001", WHO)

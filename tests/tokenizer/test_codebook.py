@@ -173,7 +173,7 @@ def test_relative_error_is_the_share_of_the_spread_that_is_lost() -> None:
 def test_the_first_item_that_is_not_finite_is_named(value: float) -> None:
     vectors = {"fused": VECTORS["fused"].copy()}
     vectors["fused"][[7, 20], 2] = value
-    with pytest.raises(VectorError, match=r"'item-7' holds (nan|inf|-inf) \(2 of 300"):
+    with pytest.raises(VectorError, match=r"'item-7' contains (nan|inf|-inf) \(at least 2 of 300"):
         fit(vectors, IDS, CODEBOOK.spec)
     with pytest.raises(VectorError, match="item-7"):
         assign_sids(CODEBOOK, vectors, IDS, Occupancy.empty(3))
@@ -188,7 +188,7 @@ def test_misshapen_vectors_are_refused() -> None:
     ):
         with pytest.raises(VectorError):
             fit({"fused": bad}, IDS, CODEBOOK.spec)
-    with pytest.raises(VectorError, match="fitted on 6"):
+    with pytest.raises(VectorError, match="fitted on width 6"):
         assign_sids(CODEBOOK, {"fused": np.zeros((1, 5), np.float32)}, ["x"], Occupancy.empty(3))
     with pytest.raises(VectorError, match="missing"):
         fit({"text": VECTORS["fused"]}, IDS, CODEBOOK.spec)
@@ -197,7 +197,7 @@ def test_misshapen_vectors_are_refused() -> None:
 
 
 def test_a_code_space_too_small_for_the_plan_is_refused() -> None:
-    with pytest.raises(CapacityExhausted, match=r"8 x 8 codes make 64 SIDs, 600 are planned"):
+    with pytest.raises(CapacityExhausted, match=r"8 x 8 codes give 64 SIDs, but 600 are planned"):
         fit(VECTORS, IDS, spec_of(8, 8))
 
 

@@ -156,7 +156,9 @@ def test_sinkhorn_spreads_a_step_evenly() -> None:
 
 
 def test_a_loss_that_is_no_number_stops_the_fit() -> None:
-    with pytest.raises(TrainingDiverged, match=r"the loss is (nan|inf): lower codebook.vae.learning_rate"):
+    with pytest.raises(
+        TrainingDiverged, match=r"the loss of the codebook is (nan|inf): lower codebook.vae.learning_rate"
+    ):
         fit_codebook(VECTORS, IDS, spec_of(learning_rate=1e30))
 
 

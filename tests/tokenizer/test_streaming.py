@@ -113,7 +113,7 @@ def test_without_room_for_a_scratch_file_parquet_is_read_again_and_again(
 def test_lists_of_two_widths_in_one_column_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "uneven.parquet"
     pq.write_table(pa.table({"vector": pa.array([[1.0], [1.0, 2.0]], pa.list_(pa.float32()))}), path)
-    with pytest.raises(ValueError, match="differ in width"):
+    with pytest.raises(ValueError, match="different widths"):
         ParquetRows((str(path),)).read(0, 2)
 
 

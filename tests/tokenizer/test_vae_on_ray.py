@@ -115,6 +115,8 @@ def test_a_loss_that_is_no_number_stops_all_workers_at_once(workers: int, tmp_pa
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     readers = tmp_path / "readers"
     training = training_of(spec_of(workers=workers, learning_rate=1e30), WatchedRows(VECTORS, readers))
-    with pytest.raises(TrainingDiverged, match=r"the loss is (nan|inf): lower codebook.vae.learning_rate"):
+    with pytest.raises(
+        TrainingDiverged, match=r"the loss of the codebook is (nan|inf): lower codebook.vae.learning_rate"
+    ):
         train_network(training, RayTrainer(tmp_path / "runs"))
     assert len(set(readers.read_text().split())) == workers, "nobody tried again"

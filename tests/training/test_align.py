@@ -65,5 +65,5 @@ def test_shares_of_workers_add_up_to_the_loss_of_one(world: int) -> None:
 
 def test_weights_of_another_shape_of_model_are_refused() -> None:
     plan = Plan("r-1", buckets=1, sizes=SIZES, batch_size=4, max_events=8)
-    with pytest.raises(CheckpointMismatch, match=r"have blocks\.7\.norm, which this model has not"):
+    with pytest.raises(CheckpointMismatch, match=r"contain blocks\.7\.norm, which this model does not have"):
         NextCode(SPEC, plan, lambda _: None, Origin("v", "r-1", "r"), start={"blocks.7.norm": np.zeros(3, np.float32)})

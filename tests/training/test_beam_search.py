@@ -409,5 +409,5 @@ def test_diversity_spreads_the_codes_of_every_level_that_a_search_takes() -> Non
 
 def test_groups_that_cannot_share_the_beams_are_refused() -> None:
     model, trie = model_of(0), trie_of(5, 0)
-    with pytest.raises(ValueError, match="5 beams cannot be shared out among 2 groups"):
+    with pytest.raises(ValueError, match="5 beams cannot be divided among 2 groups"):
         search_sids(model, whole(trie), histories([2], 0), 5, sampling=SamplingOptions(groups=2))

@@ -203,7 +203,7 @@ def test_a_constrained_generator_is_surprised_by_what_may_follow_alone() -> None
     assert share.item() == pytest.approx(expected / (3 * len(SIZES)), rel=1e-4)
     share.backward()
     assert all(torch.isfinite(weight.grad).all() for weight in training.module.parameters() if weight.grad is not None)
-    with pytest.raises(ValueError, match="give read_trie"):
+    with pytest.raises(ValueError, match="pass read_trie"):
         NextCode(spec, plan, lambda _: None, Origin("v", "r-1", "r"))
 
 

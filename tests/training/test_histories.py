@@ -254,7 +254,7 @@ def test_a_user_of_10_000_events_is_read_in_windows_that_stay_small(one_target: 
 
 def test_a_cursor_of_another_plan_is_refused() -> None:
     buckets = Buckets([[5]])
-    with pytest.raises(CheckpointMismatch, match="to begin anew"):
+    with pytest.raises(CheckpointMismatch, match="from the beginning"):
         next(batches(plan_of(buckets, seed=1), buckets, 0, 1, Cursor(plan_of(buckets).hash)))
 
 

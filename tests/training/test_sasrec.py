@@ -139,7 +139,7 @@ def test_of_a_long_history_each_epoch_takes_a_stretch_of_whole_length() -> None:
 
 def test_more_workers_than_histories_are_refused() -> None:
     trainable = SasRecTrainable(SPEC, ITEMS, [np.array([1, 2]), np.array([3])])
-    with pytest.raises(NothingToTrainOn, match="1 histories with two events are too few for 2 workers"):
+    with pytest.raises(NothingToTrainOn, match="only 1 histories have two events, too few for 2 workers"):
         next(trainable.batches(0, 2, Cursor("")))
 
 
@@ -238,5 +238,5 @@ def test_two_workers_of_ray_train_end_where_a_training_in_process_does(tmp_path:
 
 
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"sasrec.dim=10 is no multiple of sasrec.heads=4"):
+    with pytest.raises(ValueError, match=r"sasrec.dim=10 must be a multiple of sasrec.heads=4"):
         SasRecSpec(dim=10, heads=4)

@@ -60,10 +60,10 @@ def unpack(data: Any) -> tuple[dict[str, str], dict[str, Array]]:
     """
     size = len(data)
     if size < 8:
-        raise ValueError(f"{size} bytes are too few for a safetensors header")
+        raise ValueError(f"the file is truncated: its {size} bytes are too few for a safetensors header")
     begin = 8 + int.from_bytes(data[:8], "little")
     if begin > size:
-        raise ValueError(f"the header ends at byte {begin}, the file at {size}: it is truncated")
+        raise ValueError(f"the file is truncated: it ends at byte {size}, and its header at byte {begin}")
     try:
         header = json.loads(bytes(data[8:begin]))
         metadata = {str(key): str(value) for key, value in header.pop("__metadata__").items()}
@@ -72,7 +72,7 @@ def unpack(data: Any) -> tuple[dict[str, str], dict[str, Array]]:
     except (KeyError, TypeError, AttributeError, IndexError, UnicodeDecodeError) as error:
         raise ValueError(f"the header is malformed: {error!r}") from error
     if end != size:
-        raise ValueError(f"the arrays end at byte {end}, the file at {size}")
+        raise ValueError(f"the file has the wrong size: it ends at byte {size}, and its arrays end at byte {end}")
     return metadata, arrays
 
 
@@ -80,7 +80,7 @@ def _view(data: Any, begin: int, entry: dict[str, Any]) -> Array:
     dtype, (start, stop) = _DTYPES[entry["dtype"]], entry["data_offsets"]
     count, rest = divmod(stop - start, dtype.itemsize)
     if rest or start < 0 or begin + stop > len(data):
-        raise ValueError(f"an array at bytes {start} to {stop} does not fit the file")
+        raise ValueError(f"the header places an array at bytes {start} to {stop}, which does not fit the file")
     return np.frombuffer(data, dtype, count, begin + start).reshape(entry["shape"])
 
 
@@ -93,8 +93,10 @@ def seal(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
 def check_seal(data: bytes) -> None:
     """Raise ValueError unless `data` equals, byte for byte, what `seal` wrote."""
     if data[8:_SEAL_AT] != _SEAL:
-        raise ValueError("the file carries no sha256 where one is expected")
+        raise ValueError("the file has no sha256 at the place where one is expected")
     found = data[_SEAL_AT : _SEAL_AT + 64]
     actual = hashlib.sha256(data[:_SEAL_AT] + _UNSEALED.encode() + data[_SEAL_AT + 64 :]).hexdigest().encode()
     if found != actual:
-        raise ValueError(f"its sha256 is {actual.decode()}, the file says {found.decode(errors='replace')}")
+        raise ValueError(
+            f"the file is damaged: its sha256 is {actual.decode()}, and it records {found.decode(errors='replace')}"
+        )

@@ -76,8 +76,9 @@ def checked_items(
     for source, bad, first, value in work.map(_not_finite, items, spans(len(items))):
         if bad:
             raise VectorError(
-                f"vector {source!r} of item {id_list(item_ids)[first]!r} holds {value} ({bad} of {len(items)} items "
-                "or more are not finite); quarantine these items before assigning codes"
+                f"vector {source!r} of item {id_list(item_ids)[first]!r} contains {value} (at least {bad} of "
+                f"{len(items)} "
+                "items have such vectors); quarantine these items before assigning codes"
             )
     return items
 
@@ -92,20 +93,20 @@ def _refuse_repeats(ids: list[str]) -> None:
 
 def _rows(vectors: Mapping[str, Array | Rows], source: str, items: int, width: int | None) -> Rows:
     if source not in vectors:
-        raise VectorError(f"vectors {source!r} are missing; given: {sorted(vectors)}; pass them or change the levels")
+        raise VectorError(f"vectors {source!r} are missing (given: {sorted(vectors)}); pass them or change the levels")
     given = vectors[source]
     if isinstance(given, np.ndarray):
         if given.ndim != 2 or given.dtype.kind != "f":
             raise VectorError(
-                f"vectors {source!r} are {given.dtype} of shape {given.shape}; pass floats, items x width"
+                f"vectors {source!r} are {given.dtype} of shape {given.shape}; pass floats of shape (items, width)"
             )
         given = ArrayRows(given)
     found, wide = given.shape
     if found != items:
         raise VectorError(f"vectors {source!r} have {found} rows for {items} item ids; pass one row per item")
     if (wide == 0 and items) or (width is not None and wide != width):
-        expected = f"the codebook was fitted on {width}" if width is not None else "they need at least 1"
-        raise VectorError(f"vectors {source!r} are {wide} wide; {expected}; embed with the same encoder")
+        expected = f"the codebook was fitted on width {width}" if width is not None else "at least 1 is needed"
+        raise VectorError(f"vectors {source!r} have width {wide}, but {expected}; embed with the same encoder")
     return given
 
 

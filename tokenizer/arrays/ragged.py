@@ -36,7 +36,9 @@ class Ragged:
         """Raise ValueError unless the shapes fit `count` lists of `total` elements together."""
         blocks = -(-count // BLOCK)
         if len(self.lengths) != blocks * BLOCK or len(self.blocks) != blocks + 1 or int(self.blocks[-1]) != total:
-            raise ValueError(f"{what}: {len(self.lengths)} lengths and {len(self.blocks)} blocks for {count} lists")
+            raise ValueError(
+                f"{what}: {len(self.lengths)} lengths and {len(self.blocks)} blocks do not fit {count} lists"
+            )
 
     def starts(self, lists: Array) -> NDArray[np.int64]:
         """The start of each of the lists (M,), int64 (M,). For the number of lists itself: the end of the last."""

@@ -63,12 +63,15 @@ def check_codes(codes_NL: NDArray[Any], sizes: Sequence[int], what: str) -> NDAr
     """The codes as int32 (N, L). Raises ValueError when the shape or a code does not fit the sizes."""
     codes = np.asarray(codes_NL)
     if codes.ndim != 2 or codes.shape[1] != len(sizes) or codes.dtype.kind not in "iu":
-        raise ValueError(f"{what} are {codes.dtype} of shape {codes.shape}; pass integers, SIDs x {len(sizes)} levels")
+        raise ValueError(
+            f"{what} are {codes.dtype} of shape {codes.shape}; pass integers of shape (SIDs, {len(sizes)})"
+        )
     # Column by column, because a reduction over the rows of a narrow array takes four times as long.
     if len(codes) and any(code.min() < 0 or code.max() >= size for code, size in zip(codes.T, sizes, strict=True)):
         row, level = (int(place) for place in np.argwhere((codes < 0) | (codes >= np.asarray(sizes)))[0])
         raise ValueError(
-            f"{what} have code {codes[row, level]} at level {level} of row {row}, which has {sizes[level]} codes; "
-            "leave out items without a SID and use the codebook that made the codes"
+            f"{what}: row {row} has code {codes[row, level]} at level {level}, but that level has {sizes[level]} "
+            "codes; "
+            "leave out items without a SID, and use the codebook that made the codes"
         )
     return codes.astype(np.int32, copy=False)

@@ -121,7 +121,7 @@ def as_matrix(column: pa.ChunkedArray) -> Floats:
     if width * len(chunk) != len(flat) or not (
         pa.types.is_fixed_size_list(chunk.type) or np.all(np.diff(chunk.offsets.to_numpy()) == width)
     ):
-        raise ValueError("the vectors of a column differ in width; write one width per source")
+        raise ValueError("the vectors of a column have different widths; write vectors of one width per source")
     return np.ascontiguousarray(flat.reshape(len(chunk), width), np.float32)
 
 

@@ -123,7 +123,7 @@ def _settled(fitting: Fitting, level: Callable[[Codebook, int], Level]) -> Fit:
 def _check_bits(spec: CodebookSpec) -> None:
     reads_one_source(spec)
     if any(level.codes & (level.codes - 1) or level.codes < 2 for level in spec.levels):
-        raise ValueError("lsh has a bit per hyperplane: codes are powers of two, from 2 on")
+        raise ValueError("the codes of an lsh level must be a power of two, at least 2: each hyperplane gives one bit")
 
 
 LSH = Quantizer(Lsh().fit, Lsh().level, Lsh().decode, check=_check_bits)

@@ -67,7 +67,8 @@ def fit(items: Items, spec: CodebookSpec, work: Executor, train: Trainer = train
     if cells > CELLS:
         raise CapacityExhausted(
             f"hierarchical centroids of {' x '.join(str(level.codes) for level in spec.levels)} codes need {cells:,} "
-            f"numbers, at most {CELLS:,} are kept; take fewer codes or levels, or rq-kmeans, which shares centroids"
+            f"numbers, but at most {CELLS:,} are allowed; use fewer codes or levels, or rq-kmeans, which shares "
+            "centroids"
         )
     for number in range(len(spec.levels)):
         points, codes, rounds = _fit_level(fitting, source, number)

@@ -79,9 +79,10 @@ def train_network(training: Training, train: Trainer = train_in_process) -> Trai
     try:
         loss = train(trainable, trainable.loop, "codebook")
     except LossDiverged as error:
-        what = f"the loss is {error.loss}" + (" and its gradient not finite" if math.isfinite(error.loss) else "")
+        gradient = ", and its gradient is not finite (NaN or infinity)" if math.isfinite(error.loss) else ""
         raise TrainingDiverged(
-            f"{what}: lower codebook.vae.learning_rate, or raise codebook.vae.warmup_steps"
+            f"the loss of the codebook is {error.loss}{gradient}: lower codebook.vae.learning_rate, or raise "
+            "codebook.vae.warmup_steps"
         ) from error
     return Trained(trainable.module.arrays(), loss)
 
@@ -138,11 +139,17 @@ def _check(spec: CodebookSpec) -> None:
     reads_one_source(spec)
     if spec.quantizer == "fsq":
         if any(level.codes < 2 for level in spec.levels):
-            raise ValueError("fsq has a grid of values a level: codes are 2 or more")
+            raise ValueError("the codes of an fsq level must be at least 2, because a level is a grid of values")
         if spec.learned.sinkhorn or spec.learned.diversity or spec.learned.gradient == "rotation":
-            raise ValueError("sinkhorn, diversity and rotation are for rq-vae: the grid of fsq is not learnt")
+            raise ValueError(
+                "sinkhorn, diversity and rotation are only for rq-vae, because the grid of fsq is not learnt; remove "
+                "them"
+            )
     if spec.learned.collaborative == spec.levels[0].source:
-        raise ValueError(f"vae.collaborative = {spec.learned.collaborative!r} is what the levels read already")
+        raise ValueError(
+            f"vae.collaborative = {spec.learned.collaborative!r} names the source that the levels encode already; name "
+            "another source, or remove it"
+        )
 
 
 RQ_VAE = FSQ = Quantizer(fit, level, decode, trained=True, check=_check)

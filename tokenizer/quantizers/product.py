@@ -113,7 +113,9 @@ def _unrotated(dim: int, parts: int) -> Floats:
 def _check_tail(spec: CodebookSpec) -> None:
     reads_one_source(spec)
     if spec.tail >= len(spec.levels):
-        raise ValueError(f"tail = {spec.tail} leaves no level for rq-kmeans; there are {len(spec.levels)} levels")
+        raise ValueError(
+            f"tail = {spec.tail} leaves none of the {len(spec.levels)} levels for rq-kmeans; lower tail or add a level"
+        )
 
 
 PQ = OPQ = Quantizer(fit, level, decode, ordered=False, check=reads_one_source)

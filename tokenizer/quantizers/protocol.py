@@ -57,6 +57,9 @@ class Quantizer:
 def reads_one_source(spec: CodebookSpec) -> None:
     """Raise ValueError unless all levels read residuals of one source as they are."""
     if len({level.source for level in spec.levels}) > 1 or any(level.input == "vector" for level in spec.levels):
-        raise ValueError(f"{spec.quantizer} reads one source, level after level; only rq-kmeans reads several")
+        raise ValueError(
+            f"all levels of {spec.quantizer} read residuals of one source; give them the same source and remove "
+            'input = "vector", or use rq-kmeans, which can read several'
+        )
     if spec.normalise:
-        raise ValueError("normalise is for rq-kmeans")
+        raise ValueError(f"normalise is only for rq-kmeans, not for {spec.quantizer}; remove it")

@@ -60,4 +60,4 @@ def check_structure(arrays: Mapping[str, Array], sizes: Sequence[int]) -> None:
     Ragged(arrays["id_lengths"], arrays["id_blocks"]).check(nodes, len(arrays["id_text"]), "item ids")
     order, buckets = arrays["id_order"], arrays["id_buckets"]
     if len(order) != nodes or len(buckets) != (1 << bucket_bits(nodes)) + 1 or int(buckets[-1]) != nodes:
-        raise ValueError(f"{nodes} SIDs, {len(order)} items in the index with {len(buckets)} buckets")
+        raise ValueError(f"{nodes} SIDs do not fit an index of {len(order)} items with {len(buckets)} buckets")

@@ -41,7 +41,9 @@ class TrieFilters:
         """
         key = frozenset(names)
         if unknown := sorted(key - self._allowed.keys()):
-            raise ValueError(f"no filter {unknown[0]!r}; filters here: {', '.join(sorted(self._allowed)) or 'none'}")
+            raise ValueError(
+                f"there is no filter {unknown[0]!r}; known filters: {', '.join(sorted(self._allowed)) or 'none'}"
+            )
         if key not in self._made:
             allowed = np.logical_and.reduce([self._allowed[name] for name in key]) if key else None
             self._made[key] = TrieMasks.of(self._trie, allowed)

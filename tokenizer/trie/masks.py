@@ -45,7 +45,7 @@ class TrieMasks:
         """
         is_open = np.ones(len(trie), np.bool_) if allowed is None else np.asarray(allowed, np.bool_)
         if is_open.shape != (len(trie),):
-            raise ValueError(f"a filter of shape {is_open.shape} for {len(trie)} items; give one boolean per item")
+            raise ValueError(f"a filter has shape {is_open.shape} for {len(trie)} items; give one boolean per item")
         rows = np.flatnonzero(is_open)
         levels: list[tuple[NDArray[np.int32], Array, NDArray[np.uint8] | None]] = []
         for level in reversed(range(len(trie.layers))):

@@ -85,7 +85,8 @@ class Trie:
         gone = self.find_rows(removed)
         if (gone < 0).any():
             raise ValueError(
-                f"item {id_array(removed)[int(np.argmin(gone))].as_py()!r} is to be removed from a trie without it"
+                f"item {id_array(removed)[int(np.argmin(gone))].as_py()!r} cannot be removed: the trie does not "
+                "contain it"
             )
         gone = np.unique(gone)
         if self.shared:
@@ -128,7 +129,9 @@ class Trie:
             shared = int(metadata.get("shared", 0))
             check_structure(arrays, (*sizes, shared) if shared else sizes)
         except (ValueError, KeyError, TypeError) as error:
-            raise TrieCorrupt(f"trie {path}: {error!r}; export it again from its release") from error
+            raise TrieCorrupt(
+                f"the trie file {path} cannot be read: {error!r}; export it again from its release"
+            ) from error
         return cls(sizes, arrays, shared)
 
     @staticmethod
@@ -137,7 +140,10 @@ class Trie:
         with Path(path).open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != sha256:
-            raise TrieCorrupt(f"trie {path}: sha256 is {found}, expected {sha256}; export it again from its release")
+            raise TrieCorrupt(
+                f"the trie file {path} is damaged: its sha256 is {found}, expected {sha256}; export it again from "
+                "its release"
+            )
 
     @property
     def _metadata(self) -> dict[str, str]:

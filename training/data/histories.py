@@ -169,7 +169,7 @@ def read_pool(table: pa.Table, plan: Plan, where: str) -> Pool:
     lengths = pc.unique(pc.list_value_length(table["codes"])).to_pylist()
     if table.num_rows and lengths != [levels]:
         raise SequencesInvalid(
-            f"sequences {where}: rows hold {lengths} codes, the vocabulary has {levels} levels; "
+            f"sequences {where}: rows have {lengths} codes, but the vocabulary has {levels} levels; "
             "rebuild the sequences of this release"
         )
     codes = np.asarray(pc.list_flatten(table["codes"]).to_numpy(), dtype=np.int32).reshape(-1, levels)
@@ -253,8 +253,9 @@ def batches(
     """
     if cursor.plan != plan.hash:
         raise CheckpointMismatch(
-            f"cursor of plan {cursor.plan} used with plan {plan.hash} (source {plan.source}): data, batch size or seed "
-            "changed since the checkpoint; delete the folder of this training to begin anew"
+            f"the checkpoint belongs to plan {cursor.plan}, not to {plan.hash} (source {plan.source}): data, batch "
+            "size or seed "
+            "changed since then; delete the folder of this training to start it from the beginning"
         )
     sample = 0
     for pool, steps in _pools(plan, read_bucket, cursor.epoch):

@@ -104,7 +104,9 @@ def search_sids(
 ) -> tuple[Ints, Scores]:
     """The SIDs of `beam_search`, best first: nodes after the last level (B, W), -1 padded, and log p (B, W)."""
     if beams % sampling.groups:
-        raise ValueError(f"{beams} beams cannot be shared out among {sampling.groups} groups; choose a multiple")
+        raise ValueError(
+            f"{beams} beams cannot be divided among {sampling.groups} groups; choose a multiple of {sampling.groups}"
+        )
     model.eval()
     batch, device = len(events.lengths), events.lengths.device
     closed = trie.closed(exclude) if exclude is not None and any(len(rows) for rows in exclude) else None

@@ -83,7 +83,9 @@ def evaluate(
     ValueError if there are no cases.
     """
     if not len(cases):
-        raise ValueError("evaluation has 0 cases: the split holds out no event; move the cutoff to an earlier time")
+        raise ValueError(
+            "there is nothing to evaluate: the split holds out no event; move the cutoff to an earlier time"
+        )
     known = cases.target_rows >= 0
     lengths = np.diff(cases.offsets)
     judge = _Measurement(

@@ -31,7 +31,7 @@ class EncoderDecoder(Generator):
         """See Generator. Raises ValueError if a history has more than one target."""
         rows, places = torch.nonzero(targets_BE, as_tuple=True)
         if (rows[1:] == rows[:-1]).any():
-            raise ValueError("encoder_decoder reads a history for one target; cut one window for each")
+            raise ValueError("encoder_decoder reads a history for one target; make one window for each target")
         before = Events(events.codes[rows], events.kinds[rows], places)
         start = self.start.expand(len(rows), 1, -1)
         x_N1LD = with_codes(self, start, events.codes[targets_BE].unsqueeze(1))

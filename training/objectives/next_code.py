@@ -80,7 +80,7 @@ class NextCode:
         needs the trie of the release, which is read with the first step.
         """
         if spec.constrained and read_trie is None:
-            raise ValueError("a constrained generator is trained with the trie of its release: give read_trie")
+            raise ValueError("a constrained generator needs the trie of its release for training: pass read_trie")
         self.generator = build_generator(spec, plan.sizes, origin.vocabulary, plan.seed)
         self.plan, self.read_bucket, self.objective = plan, read_bucket, objective
         self.origin, self.start = origin, dict(start or {})
@@ -90,7 +90,11 @@ class NextCode:
             {name: torch.from_numpy(array) for name, array in self.start.items()}, strict=False
         ).unexpected_keys
         if unknown:
-            raise CheckpointMismatch(f"the weights to start from have {', '.join(unknown)}, which this model has not")
+            raise CheckpointMismatch(
+                f"the weights to start from contain {', '.join(unknown)}, which this model does not have; start from "
+                "a model "
+                "with the same [generator]"
+            )
 
     @property
     def module(self) -> nn.Module:

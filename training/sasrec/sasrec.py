@@ -176,7 +176,7 @@ class SasRecTrainable:
         useful = np.flatnonzero([len(history) > 1 for history in self.histories])
         if len(useful) < world:
             raise NothingToTrainOn(
-                f"{len(useful)} histories with two events are too few for {world} workers: lower sasrec.workers"
+                f"only {len(useful)} histories have two events, too few for {world} workers: lower sasrec.workers"
             )
         shuffled = np.random.default_rng([self.spec.seed, cursor.epoch]).permutation(useful)
         steps = np.array_split(shuffled, max(1, len(useful) // max(self.spec.batch_size, world)))
