@@ -85,7 +85,7 @@ def _tell_folders(run: Run, kind: str, sources: list[Source]) -> None:
     unused = sorted({name for source in sources for name in source.unread_columns})
     if unused and kind == "items":
         run.say(
-            f"  note: the names of folders give {', '.join(unused)}, which are not read as attributes; to read them, list "
+            f"  note: columns in the names of folders are not read as attributes: {', '.join(unused)}. To read them, list "
             "them in items.partitions"
         )
 

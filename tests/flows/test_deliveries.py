@@ -104,7 +104,7 @@ def test_what_a_run_does_not_read_is_named_and_what_it_cannot_read_stops_it_befo
     assert "warning" in told
     assert "1 file is not read: b.jsonl.gz" in told
     assert (
-        "note: category in the names of folders are not read as attributes; to read them, list them in items.partitions"
+        "note: columns in the names of folders are not read as attributes: category. To read them, list them in "
         in told
     )
     (folder / "c.csv").write_text("item_id;title\n1;mug\n")
