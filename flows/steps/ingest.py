@@ -85,8 +85,8 @@ def _tell_folders(run: Run, kind: str, sources: list[Source]) -> None:
     unused = sorted({name for source in sources for name in source.unread_columns})
     if unused and kind == "items":
         run.say(
-            f"  note: columns in the names of folders are not read as attributes: {', '.join(unused)}. To read them, list "
-            "them in items.partitions"
+            f"  note: columns in the names of folders are not read as attributes: {', '.join(unused)}. To read them, "
+            "list them in items.partitions"
         )
 
 
