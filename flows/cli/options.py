@@ -127,10 +127,10 @@ class Sources:
     """The files that a run reads: the catalogue and the logs."""
 
     items: Paths = ()
-    """Catalogue: JSONL, CSV, TSV or Parquet files, or folders of them."""
+    """Catalogue: JSONL, CSV, TSV or Parquet files, folders of them, or a Delta table (FOLDER or FOLDER@v12)."""
 
     interactions: Paths = ()
-    """Logs: JSONL, CSV, TSV or Parquet files, or folders of them."""
+    """Logs: JSONL, CSV, TSV or Parquet files, folders of them, or a Delta table (FOLDER or FOLDER@v12)."""
 
     def absolute(self) -> tuple[list[str], list[str]]:
         """Return the addresses with absolute paths. Raise SecretInAddress."""
