@@ -7,6 +7,7 @@ from enum import StrEnum
 
 INGEST = "ingest"
 ITEMS, IMAGES, INTERACTIONS = "ingest items", "ingest images", "ingest interactions"
+VECTORS = "vectors"
 USERS = "sequences, grounding"
 
 
@@ -63,17 +64,17 @@ class Reason(StrEnum):
     )
     NOT_AN_ID = (
         "not_an_id",
-        INGEST,
+        f"{INGEST}, {VECTORS}",
         "an id that is a list, an object, longer than 16,384 characters, or a number whose last digits may be lost: "
         "floating-point from 2^53 on (of 32 bits from 2^24 on), or shortened as `1.23E+11`",
         "write ids as text or integers",
     )
     MISSING_ITEM_ID = (
         "missing_item_id",
-        INGEST,
+        f"{INGEST}, {VECTORS}",
         "no value in the id column, or a word such as `null` or `NA` that stands for none",
-        "name the column in `items.item_id` or `interactions.item_id`; give an item whose id really is such a word "
-        "another one",
+        "name the column in `items.item_id`, `interactions.item_id` or `vectors.NAME.id_column`; give an item whose id "
+        "really is such a word another one",
     )
     NOT_A_BOOLEAN = (
         "not_a_boolean",
@@ -235,7 +236,36 @@ class Reason(StrEnum):
         "the encoder returned a vector without direction",
         "change the content or the encoder",
     )
-    NO_VECTOR = ("no_vector", "fuse", "the item has no vector in any modality", "give it text, an image or events")
+    GIVEN_WIDTH = (
+        "given_vector_width",
+        VECTORS,
+        "a given vector is longer or shorter than the others of its section",
+        "make it with the encoder that made the others",
+    )
+    GIVEN_NOT_FINITE = (
+        "given_vector_not_finite",
+        VECTORS,
+        "a given vector holds a null, NaN, an infinite value, or one beyond 32-bit floats",
+        "make the vector again, or leave it out",
+    )
+    GIVEN_ZERO = (
+        "given_vector_zero",
+        VECTORS,
+        "all values of a given vector are zero, so it has no direction",
+        "make the vector again, or leave it out",
+    )
+    GIVEN_TWICE = (
+        "given_vector_twice",
+        VECTORS,
+        "the source has different vectors for one id; none of them is taken",
+        "leave one; equal ones count once",
+    )
+    NO_VECTOR = (
+        "no_vector",
+        "fuse",
+        "the item has no vector in any modality",
+        "give it text, an image, events or a vector in `vectors.NAME`",
+    )
     REFIT_DUE = (
         "refit_due",
         "assign",
