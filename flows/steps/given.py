@@ -15,6 +15,7 @@ from pipelines.given.survey import PAIR, Survey, store_survey, survey
 from pipelines.spec import GivenSpec
 from pipelines.vector_store import cached
 from storage.lake import Lake
+from storage.reasons import VECTORS
 from storage.releases.manifest import EncoderRef, Manifest
 
 KIND = "given"
@@ -99,7 +100,7 @@ def _survey(run: Run, source: GivenSource, known: pl.DataFrame) -> Survey:
 def store_given(run: Run, given: Given) -> None:
     """Store the given vectors that the lake lacks; quarantine bad rows, and check the budget of each section."""
     for name, found in given.surveys.items():
-        with run.stage(f"vectors {name}", found.good.height) as view:
+        with run.stage(f"{VECTORS} {name}", found.good.height) as view:
             counts = store_survey(run.lake, found, given.encoders[name].fingerprint, run.provenance(), view.advance)
             view.count(counts)
         check_stage_budget(counts, run.recipe.budget, found.files)

@@ -24,11 +24,6 @@ class Part:
     width: int | None
     read: Callable[[int], Iterator[pa.RecordBatch]]
 
-    @property
-    def file_name(self) -> str:
-        """Name of the file without its folder."""
-        return self.file.rsplit("/", 1)[-1]
-
 
 @contextmanager
 def faults_named(where: str, file: str) -> Iterator[None]:

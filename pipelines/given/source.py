@@ -4,6 +4,7 @@ Opening a source reads footers and headers, and the first vectors if no type sta
 source is a SourceError, which names the section of the recipe.
 """
 
+import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -41,6 +42,11 @@ class GivenSource:
     def batch_rows(self) -> int:
         """Rows read at a time."""
         return max(1, min(MOST_ROWS, BATCH_BYTES // (8 * self.dim)))
+
+    def place(self, part: int) -> str:
+        """Path of the file of a part, from the folder that all files have in common."""
+        common = posixpath.commonpath([posixpath.dirname(each.file) for each in self.parts])
+        return posixpath.relpath(self.parts[part].file, common)
 
     @property
     def warning(self) -> str:

@@ -19,7 +19,7 @@ from pipelines.vector_store import FEW, cached, store_vectors
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import Reject, open_rows, quarantine, resolve
-from storage.reasons import Reason
+from storage.reasons import VECTORS, Reason
 
 PLACES = {"part": pl.Int32(), **ROWS}
 COMMIT_BYTES = 1 << 26
@@ -56,7 +56,7 @@ class Survey:
     @property
     def files(self) -> list[str]:
         """Names of the files that hold refused rows."""
-        return sorted({self.source.parts[part].file_name for part in self.refused["part"].unique()})
+        return sorted({self.source.place(part) for part in self.refused["part"].unique()})
 
 
 def survey(source: GivenSource, known: pl.DataFrame) -> Survey:
@@ -90,7 +90,7 @@ def store_survey(
     lake: Lake, found: Survey, fingerprint: str, provenance: Provenance, advance: Callable[[int], None]
 ) -> Counts:
     """Store the good vectors that the lake lacks, in chunks; quarantine the refused rows, and resolve mended ones."""
-    name, stage = found.source.name, f"vectors {found.source.name}"
+    name, stage = found.source.name, f"{VECTORS} {found.source.name}"
     counts = Counts(stage, rows_in=found.good.height + found.repeated + found.refused.height)
     missing = found.good.join(cached(lake, name, fingerprint), on=PAIR, how="anti", maintain_order="left")
     counts.unchanged = counts.rows_in - found.refused.height - missing.height
@@ -100,8 +100,9 @@ def store_survey(
         store_vectors(lake, tagged, provenance)
         counts.out += rows.height
         advance(rows.height)
+    places = {part: found.source.place(part) for part in found.refused["part"].unique()}
     rejects = [
-        Reject(stage, reason, detail or "", found.source.parts[part].file_name, row, item)
+        Reject(stage, reason, detail or "", places[part], row, item)
         for part, row, item, reason, detail in found.refused.select(
             "part", "row", "item_id", "reason", "detail"
         ).iter_rows()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
+from flows.inspect.status import refused_rows
 from pipelines.given.source import GivenSource, open_given
 from pipelines.given.survey import current_pairs, store_survey, survey
 from pipelines.sources.row import SourceError
@@ -307,3 +308,14 @@ def test_files_of_a_folder_that_are_not_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "_SUCCESS").write_text("")
     source = open_given("mine", GivenSpec(path=str(tmp_path)))
     assert source.warning == "1 files are no .parquet and are not read: items.csv"
+
+
+def test_refused_rows_of_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        parquet(tmp_path / folder / "a.parquet", [None, "a"], pa.array([[1.0, 2.0], [1.0, 2.0]]))
+    lake = Lake(str(tmp_path / "lake"))
+    assert read(lake, GivenSpec(path=str(tmp_path)), "a")["missing_item_id"] == 2
+    refused = open_rows(lake)
+    assert sorted(refused["source"]) == ["one/a.parquet", "two/a.parquet"]
+    assert refused_rows(lake).select("file", "row").rows() == [(source, 0) for source in refused["source"]]
