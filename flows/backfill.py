@@ -72,9 +72,8 @@ def backfill(
         elif candidate.blocked_by:
             failed = ", ".join(gate.name for gate in candidate.blocked_by)
             run.say(
-                f"  production is unchanged: {candidate.id} fails the gates {failed} and cannot be published. "
-                "Correct the "
-                f"input or the recipe and run again (`sidmill release show {candidate.id}` shows the figures)"
+                f"  production is unchanged: {candidate.id} fails the gates {failed} and cannot be published. Correct "
+                f"the input or the recipe and run again (`sidmill release show {candidate.id}` shows the figures)"
             )
         else:
             run.say(f"  production is unchanged; `sidmill release publish {candidate.id}` publishes this candidate")

@@ -12,6 +12,7 @@ from flows.steps.candidate import CandidateInput, Kind, make_candidate
 from flows.steps.embed import check_encoders, describe_encoders, embed_items
 from flows.steps.fit import fit, refit
 from flows.steps.fitted_artifacts import fitted_artifacts_of
+from flows.steps.given import store_given, survey_given
 from flows.steps.vectors import item_vectors
 from storage.lake import Lake
 from storage.quarantine import open_rows, resolve
@@ -42,7 +43,9 @@ def fitted_release(
 
     Return the existing candidate if one was made from the same input.
     """
-    extra = {"refit_of": refit_of.id if refit_of else None}
+    refitting = refit_of if run.recipe.refit else None
+    given = survey_given(run, snapshot, refitting)
+    extra = {"refit_of": refit_of.id if refit_of else None, **given.key_fields}
     key = release_key(kind, parent.id if parent else None, snapshot.content(run.lake), run.recipe.hash, extra)
     made = find_release_by_key(run.lake, key)
     if made is not None:
@@ -53,27 +56,29 @@ def fitted_release(
         raise NothingToDo(
             f"the lake {run.lake.uri} has no item that arrived by {snapshot.as_of.isoformat()}; {_catalogue(run)}."
         )
-    if refit_of is None or run.recipe.refit is None:
+    if refitting is None:
         check_capacity(run.recipe.codebook, items.height)  # before hours of embedding
     if run.recipe.collaborative is not None and snapshot.log.read(run.lake, ["item_id"]).is_empty():
         run.say(
             f"  warning: the recipe has [collaborative], but the log has no event before {snapshot.cutoff:%Y-%m-%d} "
-            "that "
-            "it can use: no behaviour vectors are made"
+            "that it can use: no behaviour vectors are made"
         )
+    encoders = describe_encoders(run) | given.encoders
+    if refitting is not None:
+        check_encoders(refitting.id, refitting.encoders, encoders)
     say_cutoff(run, snapshot)
     run.record.begin()
     run.compute_for(items.height)
-    encoders = describe_encoders(run)
+    store_given(run, given)
     embed_items(run, items, encoders)
-    given = None
-    if refit_of is not None and run.recipe.refit is not None:
-        refitted = fitted_artifacts_of(run.lake, refit_of)
-        vectors = item_vectors(run, refitted, items)
-        artifacts, given = refit(run, refitted, vectors, refit_of, run.recipe.refit)
+    sids = None
+    if refitting is not None and run.recipe.refit is not None:
+        refitted = fitted_artifacts_of(run.lake, refitting)
+        vectors = item_vectors(run, refitted, items, given)
+        artifacts, sids = refit(run, refitted, vectors, refitting, run.recipe.refit)
     else:
-        artifacts, vectors = fit(run, snapshot, items, encoders)
-    assigned = assign(run, artifacts, vectors, (), key, given)
+        artifacts, vectors = fit(run, snapshot, items, encoders, given)
+    assigned = assign(run, artifacts, vectors, (), key, sids)
     return make_candidate(run, CandidateInput(kind, key, snapshot, artifacts, assigned, parent))
 
 
@@ -93,19 +98,22 @@ def extended_release(
             "  no item in quarantine can be tried again; rows that ingest refused must be corrected and sent in a "
             "new file"
         )
+    given = survey_given(run, snapshot, parent)
+    fresh = given.new_since(run.lake, parent)
     changed = arrived_since(run.lake, parent, snapshot)
     taken = taken_segments(run.lake, parent)
     events = added_events(run.lake, parent, snapshot, ["item_id"])
+    again = sorted({*again, *fresh})
     if changed.is_empty() and events.is_empty() and not again and not _behind(run.lake, parent, taken):
         return None
     say_cutoff(run, snapshot)
-    extra = {"retry": again, "segments": taken}
+    extra = {"retry": again, "segments": taken, **given.key_fields}
     key = release_key(kind, parent.id, snapshot.content(run.lake), run.recipe.hash, extra)
     made = find_release_by_key(run.lake, key)
     if made is not None:
         run.say(f"  skipped: {made.id} was made from these inputs with this recipe already")
         return made
-    encoders = describe_encoders(run)
+    encoders = describe_encoders(run) | given.encoders
     check_encoders(parent.id, parent.encoders, encoders)
     run.record.begin()
     if again:
@@ -114,6 +122,7 @@ def extended_release(
     run.compute_for(alive.height)
     if changed.height > alive.height:
         run.say(f"  {changed.height - alive.height:,} deleted items leave the trie; their SIDs are not used again")
+    store_given(run, given)
     embed_items(run, alive, encoders)
     artifacts = fitted_artifacts_of(run.lake, parent)
     known = segments(run.lake, list(taken), parent.codebook.id, among=alive["item_id"].to_list())["item_id"]
@@ -121,7 +130,7 @@ def extended_release(
     encoders = fold_new(run, snapshot, parent, artifacts.encoders, new)
     if encoders is not artifacts.encoders:
         artifacts = replace(artifacts, encoders=encoders, fit_cutoff=max(artifacts.fit_cutoff, snapshot.cutoff))
-    assigned = assign(run, artifacts, item_vectors(run, artifacts, alive), taken, key)
+    assigned = assign(run, artifacts, item_vectors(run, artifacts, alive, given), taken, key)
     candidate = make_candidate(run, CandidateInput(kind, key, snapshot, artifacts, assigned, parent))
     _resolve_assigned(run, again, candidate)
     return candidate

@@ -69,8 +69,7 @@ def nightly(
                 return run.done(release=manifest.id, made=True, published=outcome is PublishOutcome.PUBLISHED)
         raise PointerMoved(
             f"nothing was published: other runs moved production during each of {MAX_PUBLISH_ATTEMPTS} attempts, "
-            "before "
-            "the candidate of this run was ready. Run it again when fewer runs publish to this lake."
+            "before the candidate of this run was ready. Run it again when fewer runs publish to this lake."
         )
 
 
@@ -83,8 +82,7 @@ def _night_snapshot(run: Run, base: Manifest, as_of: datetime | None, cutoff: da
     if cutoff is not None:
         raise ValueError(
             f"the cutoff {snapshot.cutoff.isoformat()} is too early: the vectors behind the SIDs of {base.id} or a "
-            "later "
-            f"release have seen events up to {seen.isoformat()}, so these events cannot be held out. Give a later "
-            "--cutoff."
+            f"later release have seen events up to {seen.isoformat()}, so these events cannot be held out. Give a "
+            "later --cutoff."
         )
     return replace(snapshot, cutoff=seen)

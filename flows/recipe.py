@@ -6,9 +6,19 @@ import json
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from flows.gates.spec import GatesSpec
 from infra.addresses import refuse_secrets_within, without_secrets
@@ -20,6 +30,7 @@ from pipelines.spec import (
     ComputeSpec,
     CoordinatesSpec,
     FusionSpec,
+    GivenSpec,
     ImageSpec,
     SequencesSpec,
     TextSpec,
@@ -45,6 +56,19 @@ class SplitSpec(BaseModel):
     holdout: float = Field(0.1, ge=0, lt=1)
 
 
+MODALITIES = ("text", "image", "attributes", "coordinates", "collaborative", "fused")
+"""Names of vectors that sidmill makes."""
+
+
+def _is_free(name: str) -> str:
+    if name in MODALITIES:
+        raise ValueError(f"{name} is the name of vectors that sidmill makes; give these another name")
+    return name
+
+
+VectorsName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"), AfterValidator(_is_free)]
+
+
 class Recipe(BaseModel):
     """All sections of a recipe. A modality without a section is not extracted. The report shows `about`."""
 
@@ -58,6 +82,7 @@ class Recipe(BaseModel):
     image: ImageSpec | None = None
     attributes: AttributesSpec | None = None
     coordinates: CoordinatesSpec | None = None
+    vectors: dict[VectorsName, GivenSpec] = Field(default_factory=dict)
     collaborative: CollaborativeSection | None = None
     sasrec: ItemEmbeddingsSpec = ItemEmbeddingsSpec()
     fusion: FusionSpec = FusionSpec()
@@ -80,13 +105,23 @@ class Recipe(BaseModel):
             )
         return self
 
+    @model_serializer(mode="wrap")
+    def _without_no_vectors(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `vectors` out where there are none: recipes are hashed, and were stored before there were any."""
+        return {name: value for name, value in serialize(self).items() if name != "vectors" or value}
+
     @property
     def hash(self) -> str:
         """16 hex digits over all settings that determine a release.
 
-        `compute`, `about` and the gate of models are left out.
+        `compute`, `about`, the gate of models, and where given vectors lie are left out.
         """
-        left_out: dict[str, Any] = {"compute": True, "about": True, "gates": {"model_against_baselines"}}
+        left_out: dict[str, Any] = {
+            "compute": True,
+            "about": True,
+            "gates": {"model_against_baselines"},
+            "vectors": {"__all__": {"path", "id_column", "column", "ids"}},
+        }
         return _digest(self.model_dump(mode="json", exclude=left_out))
 
     @property
@@ -175,14 +210,23 @@ def _format_validation_error(fault: Any) -> str:
         return next((text for kind, text in _WANTED.items() if str(fault["type"]).startswith(kind)), message)
     model: Any = Recipe
     for part in fault["loc"][:-1]:
-        found = model.model_fields.get(part) if isinstance(part, str) else None
-        options = get_args(found.annotation) if found is not None else ()
-        model = next((each for each in options if each is not type(None)), found.annotation if found else model)
-        if not hasattr(model, "model_fields"):
-            return "no such field"
+        if get_origin(model) is dict:
+            model = get_args(model)[1]
+            continue
+        found = getattr(model, "model_fields", {}).get(part) if isinstance(part, str) else None
+        model = model if found is None else _section_of(found.annotation)
+    if not hasattr(model, "model_fields"):
+        return "no such field"
     near = difflib.get_close_matches(str(fault["loc"][-1]), model.model_fields, 1)
     meant = f"did you mean {near[0]!r}? " if near else ""
     return f"no such field; {meant}the fields here are {', '.join(sorted(model.model_fields))}"
+
+
+def _section_of(annotation: Any) -> Any:
+    """Return the model in an annotation such as `TextSpec | None` or `tuple[LevelSpec, ...]`; a dict is kept."""
+    if get_origin(annotation) is dict:
+        return annotation
+    return next((each for each in get_args(annotation) if each is not type(None)), annotation)
 
 
 # Messages by the beginning of pydantic's error type.

@@ -100,11 +100,9 @@ def _newest_arrival(run: Run, items: TableRef, clock: datetime) -> datetime:
         return clock
     assert isinstance(newest, datetime)
     run.say(
-        f"  warning: the clock says {clock:%Y-%m-%d %H:%M:%S} UTC, but {ahead.len():,} rows of the catalogue were "
-        "read by "
-        f"a run whose clock was ahead, up to {newest:%Y-%m-%d %H:%M:%S} UTC: that is the as-of time of this run, so "
-        "that "
-        "it sees these rows"
+        f"  warning: the clock says {clock:%Y-%m-%d %H:%M:%S} UTC, but {ahead.len():,} rows of the catalogue were read "
+        f"by a run whose clock was ahead, up to {newest:%Y-%m-%d %H:%M:%S} UTC: that is the as-of time of this run, so "
+        "that it sees these rows"
     )
     return newest
 

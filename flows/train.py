@@ -51,8 +51,7 @@ def train(
     if not CodebookSpec.model_validate(manifest.recipe["codebook"]).ordered:
         raise NothingToTrainOn(
             f"cannot train on {manifest.id}: the codes of its quantizer {manifest.recipe['codebook']['quantizer']} "
-            "have no "
-            "order, so there is no trie to generate from; train on a release with another codebook.quantizer"
+            "have no order, so there is no trie to generate from; train on a release with another codebook.quantizer"
         )
     named = read_model(Lake(lake), since) if since else None
     if named is not None:

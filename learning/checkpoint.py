@@ -179,8 +179,7 @@ def read_record(directory: Path, only: str | None = None) -> Record:
         if found != wanted:
             raise CheckpointDamaged(
                 f"the checkpoint file {directory / name} is damaged: its sha256 is {found}, but the record of the "
-                "checkpoint "
-                f"has {wanted}; use an older checkpoint or train again"
+                f"checkpoint has {wanted}; use an older checkpoint or train again"
             )
     return Record(
         record["identity"],

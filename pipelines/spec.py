@@ -92,6 +92,35 @@ class CoordinatesSpec(Section):
     finest_km: float = Field(1.0, gt=0)
 
 
+class GivenSpec(Section):
+    """Settings of item vectors that were made elsewhere, a section `vectors.NAME`; NAME is their modality.
+
+    `path` is a Parquet file, a folder of them or a Delta table, with ids in `id_column` and lists of numbers in
+    `column`; or a `.npy` matrix, whose ids are in the file `ids`. `version` is raised when the encoder behind the
+    vectors changes: vectors of two versions do not mix.
+    """
+
+    path: str = Field(min_length=1)
+    id_column: str = Field("item_id", min_length=1)
+    column: str = Field("vector", min_length=1)
+    ids: str = ""
+    dim: Annotated[int, Field(ge=1)] | None = None
+    version: int = Field(1, ge=0)
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it is a `.npy` matrix."""
+        return self.path.lower().endswith(".npy")
+
+    @model_validator(mode="after")
+    def _only_a_matrix_has_ids_beside_it(self) -> Self:
+        if self.is_matrix and not self.ids:
+            raise ValueError("a .npy matrix has no ids: name the file that has them, one a row, in ids")
+        if self.ids and not self.is_matrix:
+            raise ValueError("ids is the file of a .npy matrix; Parquet and Delta have ids in id_column")
+        return self
+
+
 class CollaborativeSection(Section):
     """Settings of item vectors from interactions before the cutoff: `sppmi`, `sasrec`, or `both` side by side.
 

@@ -18,9 +18,11 @@ FEW = 10_000
 """Most items that are looked up by id; for more, all vectors of the encoder are scanned."""
 
 
-def cached(lake: Lake, modality: str, fingerprint: str, items: list[str] | None = None) -> pl.DataFrame:
-    """Return (item_id, content_hash) of the stored vectors."""
-    return lake.frame("vectors", columns=["item_id", "content_hash"], where=_where(modality, fingerprint, items))
+def cached(
+    lake: Lake, modality: str, fingerprint: str, items: list[str] | None = None, version: int | None = None
+) -> pl.DataFrame:
+    """Return (item_id, content_hash) of the stored vectors, those of a version of the table if one is given."""
+    return lake.frame("vectors", version, ["item_id", "content_hash"], _where(modality, fingerprint, items))
 
 
 def read_vectors(lake: Lake, modality: str, fingerprint: str, wanted: pl.DataFrame) -> Modality | None:

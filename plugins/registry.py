@@ -80,9 +80,8 @@ class Registry(Generic[T]):
         """Return the name of a member. Raises UnknownMember."""
         if name not in self.members:
             raise UnknownMember(
-                f"there is no {self.what} {name!r}; choose one of {', '.join(self.members)}, or install a package "
-                "that declares "
-                f"{name!r} as an entry point of the group {self.group}"
+                f"there is no {self.what} {name!r}; choose one of {', '.join(self.members)}, or install a package that "
+                f"declares {name!r} as an entry point of the group {self.group}"
             )
         return name
 

@@ -219,6 +219,5 @@ def _pause(attempt: int) -> None:
 def _lost(lake: Lake, table: str) -> str:
     return (
         f"table {table!r} of the lake {lake.uri}: other runs committed first in each of {ATTEMPTS} attempts, so "
-        "nothing "
-        "was written. Run the command again when fewer runs write to this lake."
+        "nothing was written. Run the command again when fewer runs write to this lake."
     )

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 INGEST = "ingest"
 ITEMS, IMAGES, INTERACTIONS = "ingest items", "ingest images", "ingest interactions"
+VECTORS = "vectors"
 USERS = "sequences, grounding"
 
 
@@ -64,17 +65,17 @@ class Reason(StrEnum):
     )
     NOT_AN_ID = (
         "not_an_id",
-        INGEST,
+        f"{INGEST}, {VECTORS}",
         "an id that is a list, an object, longer than 16,384 characters, or a number whose last digits may be "
         "lost: floating-point from 2^53 on (of 32 bits from 2^24 on), or shortened as `1.23E+11`",
         "write ids as text or integers",
     )
     MISSING_ITEM_ID = (
         "missing_item_id",
-        INGEST,
+        f"{INGEST}, {VECTORS}",
         "the item id is empty, or a word such as `null` or `NA` that stands for no value",
-        "set `items.item_id` or `interactions.item_id` to the column with the ids; if such a word really is the "
-        "id of an item, give the item another id",
+        "set `items.item_id`, `interactions.item_id` or `vectors.NAME.id_column` to the column with the ids; if such a "
+        "word really is the id of an item, give the item another id",
     )
     NOT_A_BOOLEAN = (
         "not_a_boolean",
@@ -270,11 +271,35 @@ class Reason(StrEnum):
         "the encoder returned a vector of zeros, which has no direction",
         "change the content of the row, or the encoder",
     )
+    GIVEN_WIDTH = (
+        "given_vector_width",
+        VECTORS,
+        "a given vector is longer or shorter than the others of its section",
+        "make it with the encoder that made the others",
+    )
+    GIVEN_NOT_FINITE = (
+        "given_vector_not_finite",
+        VECTORS,
+        "a given vector holds a null, NaN, an infinite value, or one beyond 32-bit floats",
+        "make the vector again, or leave it out",
+    )
+    GIVEN_ZERO = (
+        "given_vector_zero",
+        VECTORS,
+        "all values of a given vector are zero, so it has no direction",
+        "make the vector again, or leave it out",
+    )
+    GIVEN_TWICE = (
+        "given_vector_twice",
+        VECTORS,
+        "the source has different vectors for one id; none of them is taken",
+        "leave one; equal ones count once",
+    )
     NO_VECTOR = (
         "no_vector",
         "fuse",
         "the item has no vector in any modality",
-        "give it text, an image or events",
+        "give it text, an image, events or a vector in `vectors.NAME`",
     )
     REFIT_DUE = (
         "refit_due",

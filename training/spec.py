@@ -65,8 +65,7 @@ class GeneratorSection(BaseModel):
         if self.dim % self.heads or (self.dim // self.heads) % 2:
             raise ValueError(
                 f"generator.dim={self.dim} divided by generator.heads={self.heads} must be an even whole number, "
-                "because "
-                "rotary positions work on pairs; choose dim as a multiple of 2 * heads"
+                "because rotary positions work on pairs; choose dim as a multiple of 2 * heads"
             )
         if self.heads % self.kv_heads:
             raise ValueError(
@@ -86,8 +85,7 @@ class GeneratorSection(BaseModel):
         if self.separators and self.architecture != "decoder":
             raise ValueError(
                 f'generator.separators is only for architecture "decoder", not for "{self.architecture}", which '
-                "reads an "
-                "event as one, or both ways; leave it out"
+                "reads an event as one, or both ways; leave it out"
             )
         return self
 
@@ -192,9 +190,8 @@ class EvaluateSpec(BaseModel):
     def _groups_share_beams(self) -> Self:
         if self.beams % self.groups:
             raise ValueError(
-                f"evaluate.beams={self.beams} must be a multiple of evaluate.groups={self.groups}, because every "
-                "group has "
-                "the same number of beams; change one of them"
+                f"evaluate.beams={self.beams} must be a multiple of evaluate.groups={self.groups}, because every group "
+                "has the same number of beams; change one of them"
             )
         if self.diversity and self.groups == 1:
             raise ValueError(

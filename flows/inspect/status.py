@@ -8,7 +8,7 @@ from flows.inspect.lake_state import HEADLINE, lake_state
 from infra.addresses import without_secrets
 from storage.lake import Lake
 from storage.quarantine import by_reason, open_rows
-from storage.reasons import IMAGES, ITEMS, Reason, remedy
+from storage.reasons import IMAGES, ITEMS, VECTORS, Reason, remedy
 from storage.releases.catalogue import catalogue
 from storage.releases.manifest import Manifest
 from storage.releases.models import Model, models, models_of, read_model
@@ -38,13 +38,15 @@ def lake_status(lake: Lake) -> dict[str, Any]:
 def refused_rows(lake: Lake, reason: str | None = None) -> pl.DataFrame:
     """Return open quarantine rows with `remedy`, the `item` concerned, and the `file` and `row` it was read from.
 
-    A row that a stage after ingest refused has no row in a file; it gets that of the item's newest revision.
+    A row that a stage after ingest refused has no row in a file, given vectors aside; it gets that of the item's newest
+    revision.
     """
     rows = open_rows(lake, reason=reason)
     items = catalogue(lake, columns=["source", "source_row"], among=rows["subject"].drop_nulls().unique().to_list())
     read_from = items.select(subject="item_id", item_source="source", item_row="source_row")
-    own = pl.col("stage").str.starts_with("ingest")
-    about_item = ~own | pl.col("stage").is_in([ITEMS, IMAGES])
+    ingested = pl.col("stage").str.starts_with("ingest")
+    own = ingested | pl.col("stage").str.starts_with(f"{VECTORS} ")
+    about_item = ~ingested | pl.col("stage").is_in([ITEMS, IMAGES])
     return (
         as_shown(rows)
         .join(read_from, on="subject", how="left", maintain_order="left")

@@ -21,9 +21,13 @@ from infra.settings import configure
 from learning.progress import progress_listener
 from pipelines.cluster import shutdown
 from pipelines.compute import Compute, InProcess, OnRay
+from pipelines.given.source import open_given
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.runs import RunRecord, new_run_id
+
+READS_VECTORS = ("bootstrap", "nightly", "backfill")
+"""Kinds of runs that read the vectors that a recipe gives."""
 
 
 class Run:
@@ -96,6 +100,9 @@ def open_run(
     stored = parse_recipe(recipe) if isinstance(recipe, dict) else load_recipe(recipe)
     settings = stored.model_dump(mode="json")
     effective = load_recipe(None, parameters.get("overrides") or [], settings)
+    if kind in READS_VECTORS:
+        for name, given in effective.vectors.items():
+            open_given(name, given)  # a source that cannot be read is told before a lake is made
     recorded = {**parameters, "recipe": settings}
     run = Run(kind, lake, effective, stored, recorded, parse_time(clock) or datetime.now(UTC))
     run.say(f"{kind} ({run.id}) on {run.lake.uri}")

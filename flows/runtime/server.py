@@ -140,8 +140,7 @@ def _wait_until_ready(url: str, server: "subprocess.Popen[bytes]") -> None:
         if server.poll() is not None:
             raise ServerNotReadyError(
                 f"`prefect server start` ended with exit code {server.returncode}; the port may be in use. Choose "
-                "another "
-                "port with --port, or set the address of a running server in PREFECT_API_URL."
+                "another port with --port, or set the address of a running server in PREFECT_API_URL."
             )
         try:
             if httpx.get(f"{url}/health", timeout=2).status_code == httpx.codes.OK:

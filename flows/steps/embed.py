@@ -20,6 +20,7 @@ from pipelines.embed.contents import items_content, items_text
 from pipelines.embed.embed import EncodingJob, embed
 from pipelines.embed.protocol import describe_encoder, fingerprint
 from pipelines.embed.stages import EmbedAttributes, EmbedImages, EmbedText
+from pipelines.modalities import COLLABORATIVE
 from pipelines.registry import ENCODERS
 from storage.files.store import sha256
 from storage.lake import Lake
@@ -96,15 +97,17 @@ def describe_encoders(run: Run) -> dict[str, EncoderRef]:
 
 
 def check_encoders(release: str, pinned: dict[str, EncoderRef], ours: dict[str, EncoderRef]) -> None:
-    """Raise EncoderChanged, with the differences, unless a night uses the encoders of the release it extends."""
-    for modality in (TEXT, IMAGE, ATTRIBUTES, COORDINATES):
+    """Raise EncoderChanged, with the differences, unless a night or a refit uses the encoders of its release.
+
+    Behaviour is left out: a night folds in on the factors that the release pins.
+    """
+    for modality in sorted({*pinned, *ours} - {COLLABORATIVE}):
         before, now = pinned.get(modality), ours.get(modality)
         if (before and before.fingerprint) != (now and now.fingerprint):
             raise EncoderChanged(
                 f"the {modality} encoder differs from the one that {release} pins ({_difference(before, now)}), and "
-                "vectors "
-                "of two encoders cannot be mixed. Run `sidmill run backfill` with this recipe, or run nightly with "
-                "the recipe of the release (the default)."
+                "vectors of two encoders cannot be mixed. Run `sidmill run backfill` with this recipe, without "
+                "[refit], or run nightly with the recipe of the release (the default)."
             )
 
 

@@ -13,6 +13,7 @@ from flows.runtime.run import Run
 from flows.snapshot import Snapshot
 from flows.steps.behaviour import co_consumed_pairs, fit_behaviour
 from flows.steps.fitted_artifacts import FittedArtifacts
+from flows.steps.given import Given
 from flows.steps.task import step
 from flows.steps.trainer import ray_trainer
 from flows.steps.vectors import ItemVectors, fuse_gathered, gather_inputs
@@ -39,12 +40,12 @@ from tokenizer.spec import RefitSpec
 
 @step
 def fit(
-    run: Run, snapshot: Snapshot, items: pl.DataFrame, encoders: dict[str, EncoderRef]
+    run: Run, snapshot: Snapshot, items: pl.DataFrame, encoders: dict[str, EncoderRef], given: Given
 ) -> tuple[FittedArtifacts, ItemVectors]:
     """Fit artifacts on the snapshot and store them by hash; the same input gives the same. Return the vectors too."""
     references, behaviour = fit_behaviour(run, snapshot)
     encoders = {**encoders, **references}
-    gathered = gather_inputs(run, items, encoders)
+    gathered = gather_inputs(run, items, encoders, given)
     with run.stage("fit fusion") as view:
         fusion = _fit_fusion(run, snapshot, gathered, behaviour)
         blob = run.lake.blobs.put(fusion.to_bytes())
@@ -58,9 +59,8 @@ def fit(
         absent = [name for name in spec.fit_sources if name not in (FUSED, *gathered.modalities)]
         if absent:
             raise ValueError(
-                f"the levels of the codebook encode {', '.join(map(repr, absent))}, but no item has such a vector; "
-                "the items "
-                f"have {', '.join([FUSED, *sorted(gathered.modalities)])}: change codebook.levels, or make those "
+                f"the levels of the codebook encode {', '.join(map(repr, absent))}, but no item has such a vector; the "
+                f"items have {', '.join([FUSED, *sorted(gathered.modalities)])}: change codebook.levels, or make those "
                 "vectors"
             )
         sources = level_vectors(run.lake, vectors.fused, gathered, levels, run.provenance(), spec.fit_sources)

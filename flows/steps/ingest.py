@@ -113,8 +113,7 @@ def _note(run: Run, done: IngestedSource) -> None:
     if done.unread_pictures:
         run.say(
             f"  note: {done.source.file} names {done.unread_pictures:,} pictures that were not read, because the "
-            "recipe "
-            "has no [image]; run again with [image] to read them"
+            "recipe has no [image]; run again with [image] to read them"
         )
     if done.stages[0].rows_in == 0:
         run.say(f"  warning: {done.source.file} is empty: it has no rows")

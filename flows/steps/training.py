@@ -155,8 +155,7 @@ def _settings(
         if not matches_auto_settings(sections[0], generator):
             raise CheckpointMismatch(
                 f"cannot start from {base_model.id}: it has a different [generator] than the recipe; restore that "
-                "section "
-                "of the recipe"
+                "section of the recipe"
             )
     auto = {**resolved_auto_settings(sections[0], generator), **resolved_auto_settings(sections[1], settings)}
     if auto:

@@ -9,9 +9,11 @@ from flows.runtime.run import Run
 from flows.steps.behaviour import behaviour_pairs
 from flows.steps.embed import content_pairs
 from flows.steps.fitted_artifacts import FittedArtifacts
+from flows.steps.given import NONE, Given, is_given
 from flows.steps.task import step
 from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.fuse import Fused, Gathered, fuse, gather
+from pipelines.given.survey import current_pairs
 from pipelines.modalities import COLLABORATIVE
 from storage.releases.manifest import EncoderRef
 
@@ -25,9 +27,9 @@ class ItemVectors:
 
 
 @step
-def item_vectors(run: Run, artifacts: FittedArtifacts, items: pl.DataFrame) -> ItemVectors:
+def item_vectors(run: Run, artifacts: FittedArtifacts, items: pl.DataFrame, given: Given) -> ItemVectors:
     """Gather the stored vectors of catalogue rows, and fuse them as fitted."""
-    return fuse_gathered(run, artifacts.fusion, gather_inputs(run, items, artifacts.encoders))
+    return fuse_gathered(run, artifacts.fusion, gather_inputs(run, items, artifacts.encoders, given))
 
 
 def fuse_gathered(run: Run, fusion: Fusion, gathered: Gathered) -> ItemVectors:
@@ -39,9 +41,12 @@ def fuse_gathered(run: Run, fusion: Fusion, gathered: Gathered) -> ItemVectors:
     return ItemVectors(gathered, vectors)
 
 
-def gather_inputs(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]) -> Gathered:
+def gather_inputs(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef], given: Given = NONE) -> Gathered:
     """Return the stored vectors of catalogue rows in every modality of `encoders`."""
     wanted = content_pairs(items, run)
+    for name, encoder in encoders.items():
+        if is_given(encoder):
+            wanted[name] = current_pairs(run.lake, name, encoder.fingerprint, items, given.pairs(name))
     if COLLABORATIVE in encoders:
         wanted[COLLABORATIVE] = behaviour_pairs(run.lake, encoders[COLLABORATIVE], items["item_id"].to_list())
-    return gather(run.lake, wanted, {name: encoder.fingerprint for name, encoder in encoders.items()})
+    return gather(run.lake, items, wanted, {name: encoder.fingerprint for name, encoder in encoders.items()})

@@ -142,8 +142,7 @@ def _check(modality: str, expected: str | None, describe: Callable[[], dict[str,
     if expected is not None and fingerprint(describe()) != expected:
         raise EncoderError(
             f"the files of the {modality} encoder changed during the run, so its vectors would not match those that "
-            "the "
-            "run has stored already. Do not change the files, and run the same command again."
+            "the run has stored already. Do not change the files, and run the same command again."
         )
 
 

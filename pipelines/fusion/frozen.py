@@ -46,9 +46,8 @@ class Fusion:
             if items[name].vectors.shape[1] != len(self.arrays[f"mean.{name}"]):
                 raise FusionError(
                     f"the encoder changed: {name} vectors have {items[name].vectors.shape[1]} dimensions, but the "
-                    "fusion was "
-                    f"fitted on vectors of {len(self.arrays[f'mean.{name}'])}. Fit a new fusion with `sidmill run "
-                    "backfill`, or use the encoder that the release pins."
+                    f"fusion was fitted on vectors of {len(self.arrays[f'mean.{name}'])}. Fit a new fusion with "
+                    "`sidmill run backfill`, or use the encoder that the release pins."
                 )
         fused, covered = np.zeros((count, self.spec.dim), np.float32), np.zeros(count, np.bool_)
         with one_thread():

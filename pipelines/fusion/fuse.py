@@ -43,13 +43,15 @@ class Fused:
         return Fused(self.items[rows], scratch_take(self.vectors, rows))
 
 
-def gather(lake: Lake, wanted: Mapping[str, pl.DataFrame], fingerprints: Mapping[str, str]) -> Gathered:
-    """Return the stored vectors of items by modality.
+def gather(
+    lake: Lake, items: pl.DataFrame, wanted: Mapping[str, pl.DataFrame], fingerprints: Mapping[str, str]
+) -> Gathered:
+    """Return the stored vectors of items (item_id) by modality; an item without any is there too.
 
-    `wanted` maps a modality to the (item_id, content_hash) pairs whose vectors are read; the items of all modalities
-    are gathered. Vectors under another fingerprint are never read.
+    `wanted` maps a modality to the (item_id, content_hash) pairs whose vectors are read. Vectors under another
+    fingerprint are never read.
     """
-    ids = pl.concat([pairs.select("item_id") for pairs in wanted.values()]).unique().sort("item_id")
+    ids = items.select("item_id").unique().sort("item_id")
     modalities: dict[str, Modality] = {}
     inputs = ids
     for name, pairs in sorted(wanted.items()):

@@ -55,6 +55,13 @@ class Step:
         )
 
 
+class ByModality(nn.ModuleDict):
+    """Modules by modality. Any name will do: of a ModuleDict none may be that of a method, such as `items`."""
+
+    def __setitem__(self, key: str, module: nn.Module) -> None:
+        self._modules[key] = module
+
+
 class FusionNet(nn.Module):
     """Network whose fused vectors are the sum of each modality's projection and of a correction.
 
@@ -66,7 +73,7 @@ class FusionNet(nn.Module):
         super().__init__()
         torch.manual_seed(spec.seed)
         self.spec, self.modalities = spec, sorted(widths)
-        self.linear = nn.ModuleDict({name: nn.Linear(widths[name], spec.dim) for name in self.modalities})
+        self.linear = ByModality({name: nn.Linear(widths[name], spec.dim) for name in self.modalities})
         build = fusion_method_of(spec.method).correction
         self.correction = None if build is None else build(spec, widths)
         self.log_scale = nn.Parameter(torch.tensor(1 / spec.temperature).log())
@@ -120,7 +127,7 @@ class Towers(nn.Module):
     def __init__(self, spec: FusionSpec, widths: Mapping[str, int]) -> None:
         super().__init__()
         self.modalities = sorted(widths)
-        self.tower = nn.ModuleDict(
+        self.tower = ByModality(
             {
                 name: nn.Sequential(
                     nn.Linear(widths[name], spec.hidden), nn.GELU(), _silent(nn.Linear(spec.hidden, spec.dim))
@@ -144,7 +151,7 @@ class QFormer(nn.Module):
     def __init__(self, spec: FusionSpec, widths: Mapping[str, int]) -> None:
         super().__init__()
         self.modalities = sorted(widths)
-        self.token = nn.ModuleDict({name: nn.Linear(widths[name], spec.hidden) for name in self.modalities})
+        self.token = ByModality({name: nn.Linear(widths[name], spec.hidden) for name in self.modalities})
         self.queries = nn.Parameter(0.02 * torch.randn(spec.queries, spec.hidden))
         self.blocks = nn.ModuleList(QueryBlock(spec.hidden, spec.heads) for _ in range(spec.blocks))
         self.out = _silent(nn.Linear(spec.queries * spec.hidden, spec.dim))

@@ -42,8 +42,7 @@ def require_pointers(lake: Lake) -> None:
     if lake.format == FORMAT and not lake.exists("pointers") and lake.exists("releases"):
         raise DataCorrupt(
             f"the table 'pointers' of the lake {lake.uri} is missing. It records which release is in production: "
-            "restore "
-            "its folder from a backup of the lake."
+            "restore its folder from a backup of the lake."
         )
 
 

@@ -197,8 +197,7 @@ def held(lake: Lake, alias: str = PRODUCTION) -> str | None:
 def _lifting(release: str) -> str:
     return (
         f"`sidmill release publish {release}` publishes it now; `sidmill release hold --lift` lets the next run "
-        "publish "
-        "again."
+        "publish again."
     )
 
 

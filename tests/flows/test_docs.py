@@ -5,7 +5,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel
@@ -32,18 +32,25 @@ def models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 SECTIONS = {name: model for name, field in Recipe.model_fields.items() for model in models(field.annotation)}
+NAMED = {name for name, field in Recipe.model_fields.items() if get_origin(field.annotation) is dict}
+"""Sections of which there may be several, each with a name of its own."""
+
+
+def titled(section: str) -> str:
+    """The section as docs/recipes.md writes it."""
+    return f"{section}.NAME" if section in NAMED else section
 
 
 def documented(section: str) -> str:
     """The part of docs/recipes.md below the heading of a section."""
-    found = re.search(rf"^## \[{section}\]\n(.*?)(?=^## |\Z)", RECIPES, re.MULTILINE | re.DOTALL)
+    found = re.search(rf"^## \[{titled(section)}\]\n(.*?)(?=^## |\Z)", RECIPES, re.MULTILINE | re.DOTALL)
     assert found, f"docs/recipes.md has no heading ## [{section}]"
     return found[1]
 
 
 def defaults(section: str) -> dict[str, str]:
     """Field to default, from the rows `section.field` of a section's table."""
-    rows = re.findall(rf"^\| `{section}\.(\w+)` \| [^|]+ \| (.+?) \| .+ \|$", documented(section), re.MULTILINE)
+    rows = re.findall(rf"^\| `{titled(section)}\.(\w+)` \| [^|]+ \| (.+?) \| .+ \|$", documented(section), re.MULTILINE)
     return {name: default.strip("`") for name, default in rows}
 
 
@@ -68,7 +75,7 @@ def reasons(tree: ast.AST) -> Iterator[str]:
 
 
 def test_every_section_of_a_recipe_is_documented_and_no_other() -> None:
-    assert re.findall(r"^## \[(\w+)\]$", RECIPES, re.MULTILINE) == list(SECTIONS)
+    assert re.findall(r"^## \[([\w.]+)\]$", RECIPES, re.MULTILINE) == [titled(section) for section in SECTIONS]
     for name in Recipe.model_fields.keys() - SECTIONS.keys():
         assert f"`{name}`" in RECIPES.split("## [", 1)[0]
 
@@ -85,9 +92,10 @@ def test_every_field_of_a_section_is_documented_and_no_other(section: str) -> No
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_the_documented_defaults_read_as_a_recipe_are_the_defaults(section: str) -> None:
-    lines = [f"{name} = {default}" for name, default in defaults(section).items() if default != "none"]
-    stated = Recipe.model_validate({section: tomllib.loads("\n".join(lines))})
-    assert getattr(stated, section) == (getattr(Recipe(), section) or SECTIONS[section]())
+    given = {name: "there" for name, default in defaults(section).items() if default == "needed"}
+    lines = [f"{name} = {default}" for name, default in defaults(section).items() if default not in ("none", "needed")]
+    stated = SECTIONS[section].model_validate({**tomllib.loads("\n".join(lines)), **given})
+    assert stated == ((section not in NAMED and getattr(Recipe(), section)) or SECTIONS[section](**given))
 
 
 def test_every_quarantine_reason_in_the_code_is_a_reason_and_every_reason_is_given_somewhere() -> None:

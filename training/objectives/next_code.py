@@ -91,9 +91,8 @@ class NextCode:
         ).unexpected_keys
         if unknown:
             raise CheckpointMismatch(
-                f"the weights to start from contain {', '.join(unknown)}, which this model does not have; start from "
-                "a model "
-                "with the same [generator]"
+                f"the weights to start from contain {', '.join(unknown)}, which this model does not have; start from a "
+                "model with the same [generator]"
             )
 
     @property

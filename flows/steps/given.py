@@ -1,0 +1,106 @@
+"""Steps that read the vectors that a recipe gives: first what they hold, then, if the run has work, their storage."""
+
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from flows.runtime.budget import check_stage_budget
+from flows.runtime.run import Run
+from flows.snapshot import Snapshot
+from flows.steps.embed import check_encoders
+from flows.steps.task import step
+from pipelines.embed.protocol import fingerprint
+from pipelines.given.source import GivenSource, open_given
+from pipelines.given.survey import PAIR, Survey, store_survey, survey
+from pipelines.spec import GivenSpec
+from pipelines.vector_store import cached
+from storage.lake import Lake
+from storage.reasons import VECTORS
+from storage.releases.manifest import EncoderRef, Manifest
+
+KIND = "given"
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the sections `vectors.NAME` hold for the items of a catalogue, and the references that a release pins."""
+
+    surveys: dict[str, Survey] = field(default_factory=dict)
+    encoders: dict[str, EncoderRef] = field(default_factory=dict)
+
+    def pairs(self, name: str) -> pl.DataFrame | None:
+        """Return (item_id, content_hash) of the items that have a vector in a section; None without that section."""
+        found = self.surveys.get(name)
+        return None if found is None else found.pairs
+
+    @property
+    def key_fields(self) -> dict[str, dict[str, str]]:
+        """Fields of a release's key: the vectors that are given, or none for a recipe without sections."""
+        digests = {name: each.digest for name, each in self.surveys.items()}
+        return {"vectors": digests} if digests else {}
+
+    def new_since(self, lake: Lake, parent: Manifest) -> list[str]:
+        """Return the items whose vectors the lake lacked at a release."""
+        version = parent.versions["vectors"]
+        fresh: set[str] = set()
+        for name, each in self.surveys.items():
+            known = cached(lake, name, self.encoders[name].fingerprint, version=version)
+            fresh |= set(each.pairs.join(known, on=PAIR, how="anti")["item_id"])
+        return sorted(fresh)
+
+
+NONE = Given()
+
+
+def is_given(encoder: EncoderRef) -> bool:
+    """Return whether the vectors under a reference were made elsewhere."""
+    return encoder.details.get("kind") == KIND
+
+
+@step
+def survey_given(run: Run, snapshot: Snapshot, parent: Manifest | None = None) -> Given:
+    """Read the given vectors of the items of the catalogue. Nothing is written.
+
+    Raise EncoderChanged if the `parent` that a night extends pins vectors of another version or width.
+    """
+    sections = run.recipe.vectors
+    if not sections:
+        return NONE
+    sources = {name: open_given(name, spec) for name, spec in sections.items()}
+    encoders = {name: _reference(source, sections[name]) for name, source in sources.items()}
+    if parent is not None:
+        check_encoders(parent.id, {name: each for name, each in parent.encoders.items() if is_given(each)}, encoders)
+    known = snapshot.catalogue(run.lake, ["deleted"]).filter(~pl.col("deleted"))
+    return Given({name: _survey(run, source, known) for name, source in sources.items()}, encoders)
+
+
+def _reference(source: GivenSource, spec: GivenSpec) -> EncoderRef:
+    details = {"kind": KIND, "name": source.name, "dim": source.dim, "version": spec.version}
+    return EncoderRef(fingerprint=fingerprint(details), details=details)
+
+
+def _survey(run: Run, source: GivenSource, known: pl.DataFrame) -> Survey:
+    if source.left_out:
+        run.say(f"  warning: vectors.{source.name}: {source.warning}")
+    with run.stage(f"read {source.name}") as view:
+        found = survey(source, known)
+        parts = [f"vectors of {found.good.height:,} of {known.height:,} items"]
+        for rows, meaning in (
+            (found.refused.height, "rows to refuse"),
+            (found.unknown, "rows of ids that the catalogue does not have"),
+            (found.absent, "rows without a vector"),
+        ):
+            if rows:
+                parts.append(f"{rows:,} {meaning}")
+        view.note(", ".join(parts), unknown=found.unknown, absent=found.absent)
+    return found
+
+
+@step
+def store_given(run: Run, given: Given) -> None:
+    """Store the given vectors that the lake lacks; quarantine bad rows, and check the budget of each section."""
+    for name, found in given.surveys.items():
+        with run.stage(f"{VECTORS} {name}", found.good.height) as view:
+            counts = store_survey(run.lake, found, given.encoders[name].fingerprint, run.provenance(), view.advance)
+            view.count(counts)
+        check_stage_budget(counts, run.recipe.budget, found.files)

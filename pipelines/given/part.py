@@ -1,0 +1,38 @@
+"""A part of a source of given vectors, and the errors of its file."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pipelines.sources.row import SourceError
+
+DAMAGED = (OSError, ValueError, pa.ArrowException)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive rows of a file, from row `first` on; `width` is that of its vectors if their type states it.
+
+    `read` yields them in batches of at most so many rows: a column of ids and one of lists.
+    """
+
+    file: str
+    first: int
+    rows: int
+    width: int | None
+    read: Callable[[int], Iterator[pa.RecordBatch]]
+
+
+@contextmanager
+def faults_named(where: str, file: str) -> Iterator[None]:
+    """Raise SourceError, with the section and the file, for whatever reading a file raises."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except DAMAGED as error:
+        raise SourceError(
+            f"{where}: {file} cannot be read: {error}. Mend the path, or write the file again."
+        ) from error

@@ -1,0 +1,173 @@
+"""What a source of given vectors holds for a catalogue, and the storage of what the lake lacks.
+
+A source is read twice: once to judge and hash its rows, and again, where a part has vectors that are not stored, to
+store those. Whether an id comes twice with different vectors is known only at the end of the first reading.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import polars as pl
+import pyarrow as pa
+
+from pipelines.counts import Counts
+from pipelines.given.judge import ROWS, judge
+from pipelines.given.source import GivenSource
+from pipelines.sources.row import SourceError
+from pipelines.vector_store import FEW, cached, store_vectors
+from storage.commit import Provenance
+from storage.lake import Lake
+from storage.quarantine import Reject, open_rows, quarantine, resolve
+from storage.reasons import VECTORS, Reason
+
+PLACES = {"part": pl.Int32(), **ROWS}
+COMMIT_BYTES = 1 << 26
+PAIR = ["item_id", "content_hash"]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Rows of a source (PLACES): the `good` ones, one an item, and the `refused` ones, with the reason.
+
+    `repeated` rows equal a good one. `absent` rows have no vector. `unknown` rows are of items not in the catalogue.
+    """
+
+    source: GivenSource
+    good: pl.DataFrame
+    refused: pl.DataFrame
+    repeated: int
+    absent: int
+    unknown: int
+
+    @property
+    def pairs(self) -> pl.DataFrame:
+        """(item_id, content_hash) of the items that have a vector, by item_id."""
+        return self.good.select(PAIR)
+
+    @property
+    def digest(self) -> str:
+        """Hash of the pairs: the identity of what the source says."""
+        digest = hashlib.blake2b(digest_size=16)
+        for some in self.pairs.iter_slices(1 << 16):
+            digest.update(some.select(pl.concat_str(PAIR, separator="\0").str.join("\n")).item().encode() + b"\n")
+        return digest.hexdigest()
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the files that hold refused rows."""
+        return sorted({self.source.place(part) for part in self.refused["part"].unique()})
+
+
+def survey(source: GivenSource, known: pl.DataFrame) -> Survey:
+    """Judge the rows of a source for the items of a catalogue (`known`: item_id)."""
+    rows = pl.concat([pl.DataFrame(schema=PLACES), *_judged(source)])
+    ours = rows.join(known.select("item_id"), on="item_id", how="semi", maintain_order="left")
+    nameless = rows.filter(pl.col("item_id").is_null())
+    hashed = ours.filter(pl.col("content_hash").is_not_null())
+    twice = pl.col("content_hash").n_unique().over("item_id") > 1
+    conflicting = hashed.filter(twice).with_columns(
+        reason=pl.lit(Reason.GIVEN_TWICE.value), detail=pl.lit("the id has another vector in another row")
+    )
+    single = hashed.filter(~twice)
+    good = single.unique("item_id", keep="first", maintain_order=True).sort("item_id")
+    refused = pl.concat([nameless, ours.filter(pl.col("reason").is_not_null()), conflicting]).sort("part", "row")
+    absent = ours.filter(pl.col("content_hash").is_null() & pl.col("reason").is_null()).height
+    unknown = rows.height - ours.height - nameless.height
+    return Survey(source, good, refused, single.height - good.height, absent, unknown)
+
+
+def _judged(source: GivenSource) -> Iterator[pl.DataFrame]:
+    for number, part in enumerate(source.parts):
+        row = part.first
+        for batch in part.read(source.batch_rows):
+            found = judge(batch, source.dim, row).rows
+            yield found.select(pl.lit(number, pl.Int32).alias("part"), *ROWS)
+            row += batch.num_rows
+
+
+def store_survey(
+    lake: Lake, found: Survey, fingerprint: str, provenance: Provenance, advance: Callable[[int], None]
+) -> Counts:
+    """Store the good vectors that the lake lacks, in chunks; quarantine the refused rows, and resolve mended ones."""
+    name, stage = found.source.name, f"{VECTORS} {found.source.name}"
+    counts = Counts(stage, rows_in=found.good.height + found.repeated + found.refused.height)
+    missing = found.good.join(cached(lake, name, fingerprint), on=PAIR, how="anti", maintain_order="left")
+    counts.unchanged = counts.rows_in - found.refused.height - missing.height
+    advance(counts.unchanged)
+    for rows in _chunks(found.source, missing):
+        tagged = rows.with_columns(modality=pl.lit(name), fingerprint=pl.lit(fingerprint))
+        store_vectors(lake, tagged, provenance)
+        counts.out += rows.height
+        advance(rows.height)
+    places = {part: found.source.place(part) for part in found.refused["part"].unique()}
+    rejects = [
+        Reject(stage, reason, detail or "", places[part], row, item)
+        for part, row, item, reason, detail in found.refused.select(
+            "part", "row", "item_id", "reason", "detail"
+        ).iter_rows()
+    ]
+    for reject in rejects:
+        counts.refuse(reject.reason, detail=reject.detail)
+    quarantine(lake, rejects, provenance)
+    _resolve(lake, stage, found.good, {reject.id for reject in rejects}, provenance)
+    return counts.check()
+
+
+def _resolve(lake: Lake, stage: str, good: pl.DataFrame, refused: set[str], provenance: Provenance) -> None:
+    """Resolve rows refused before: of items that have a vector now, and of rows without an id that are gone."""
+    rows = open_rows(lake).filter(pl.col("stage") == stage)
+    mended = pl.col("subject").is_null() | pl.col("subject").is_in(good["item_id"].implode())
+    done = rows.filter(mended & ~pl.col("quarantine_id").is_in(list(refused)))
+    resolve(lake, done, "the source was read again and the row was not refused", provenance)
+
+
+def _chunks(source: GivenSource, wanted: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Read the vectors of some rows again; yield item_id, content_hash, vector in frames for one commit each."""
+    waiting: list[pl.DataFrame] = []
+    size = max(1, COMMIT_BYTES // (4 * source.dim))
+    for number in sorted(wanted["part"].unique()):
+        for rows in _taken(source, number, wanted.filter(pl.col("part") == number)):
+            waiting.append(rows)
+            if sum(each.height for each in waiting) >= size:
+                yield pl.concat(waiting)
+                waiting = []
+    if waiting:
+        yield pl.concat(waiting)
+
+
+def _taken(source: GivenSource, number: int, wanted: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Yield the wanted rows of a part, batch by batch; raise SourceError if they are not what they were."""
+    part, left = source.parts[number], wanted.height
+    row = part.first
+    for batch in part.read(source.batch_rows):
+        here = wanted.filter(pl.col("row").is_between(row, row + batch.num_rows - 1)).sort("row")
+        if here.height:
+            places = (here["row"] - row).to_list()
+            judged = judge(batch.take(pa.array(places, pa.int64())), source.dim, 0)
+            if not judged.rows.select(PAIR).equals(here.select(PAIR)):
+                break
+            yield here.select(PAIR).with_columns(pl.Series("vector", judged.vectors).cast(pl.List(pl.Float32)))
+            left -= here.height
+        row += batch.num_rows
+        if not left:
+            return
+    raise SourceError(
+        f"vectors.{source.name}: {part.file} changed while it was read. Leave it alone and run the same command again."
+    )
+
+
+def current_pairs(
+    lake: Lake, name: str, fingerprint: str, items: pl.DataFrame, delivered: pl.DataFrame | None = None
+) -> pl.DataFrame:
+    """Return (item_id, content_hash) of the vectors that items have: the `delivered` ones, else those stored last."""
+    ids = items.select("item_id")
+    if delivered is None:
+        delivered = pl.DataFrame(schema=dict.fromkeys(PAIR, pl.String))
+    ours = delivered.join(ids, on="item_id", how="semi", maintain_order="left")
+    others = ids.join(ours, on="item_id", how="anti", maintain_order="left")
+    if others.is_empty():
+        return ours
+    few = others["item_id"].to_list() if others.height <= FEW else None
+    stored = cached(lake, name, fingerprint, few).join(others, on="item_id", how="semi", maintain_order="left")
+    return pl.concat([ours, stored.select(PAIR).unique("item_id", keep="last", maintain_order=True)])
