@@ -39,7 +39,7 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def last_of_ray() -> Iterator[None]:
     """Stops the cluster at the end."""
-    from pipelines.cluster import shutdown
+    from pipelines.compute.cluster import shutdown
 
     yield
     shutdown()
@@ -48,7 +48,7 @@ def last_of_ray() -> Iterator[None]:
 @pytest.fixture
 def ray_cluster(last_of_ray: None) -> None:
     """A local Ray cluster of three CPUs: two workers, one left for Ray Data. Started anew where a run stopped it."""
-    from pipelines.cluster import connect
+    from pipelines.compute.cluster import connect
     from pipelines.spec import ComputeSpec
 
     connect(ComputeSpec(cpus=3))

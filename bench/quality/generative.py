@@ -24,7 +24,7 @@ from bench.quality.settings import Settings
 from bench.quality.split import WIDTH, Recommend, Split, say
 from learning.ray_train.launch import launch
 from learning.threads import one_thread
-from pipelines.cluster import connect, machine_cpus
+from pipelines.compute.cluster import connect, machine_cpus
 from pipelines.modalities import COLLABORATIVE
 from pipelines.spec import ComputeSpec, collaborative_spec
 from tokenizer.arrays.types import Floats, Ints

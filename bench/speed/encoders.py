@@ -26,8 +26,8 @@ from bench.quality.catalogues import beauty, movielens
 from bench.speed.tokenizer import say
 from flows.steps.embed import BATCHES
 from infra.settings import configure
-from pipelines.cluster import machine_cpus, shutdown
-from pipelines.compute import Compute, OnRay
+from pipelines.compute.cluster import machine_cpus, shutdown
+from pipelines.compute.executors import Compute, OnRay
 from pipelines.embed.embed import EncodingJob, embed
 from pipelines.embed.images import decode_image
 from pipelines.embed.protocol import load_encoder

@@ -25,7 +25,7 @@ from learning.loop import Loop, WorkerContext
 from learning.ray_train.launch import KEEPS_MEMORY, launch
 from learning.threads import one_thread
 from learning.trainable import Cursor
-from pipelines.cluster import connect
+from pipelines.compute.cluster import connect
 from pipelines.spec import ComputeSpec
 from tokenizer.trie.masks import TrieMasks
 from tokenizer.trie.trie import Trie

@@ -15,7 +15,7 @@ def get_ready(*, cluster: bool = False) -> None:
     With `cluster`, first check that the Ray cluster answers, if RAY_ADDRESS names one.
     """
     from flows.runtime.server import ensure_server
-    from pipelines.ray_address import foreign_address, require_reachable
+    from pipelines.compute.ray_address import foreign_address, require_reachable
 
     say_loading()
     if cluster:

@@ -19,8 +19,8 @@ from flows.runtime.times import parse_time
 from infra.addresses import check_environment, hide_secrets
 from infra.settings import configure
 from learning.progress import progress_listener
-from pipelines.cluster import shutdown
-from pipelines.compute import Compute, InProcess, OnRay
+from pipelines.compute.cluster import shutdown
+from pipelines.compute.executors import Compute, InProcess, OnRay
 from pipelines.given.source import open_given
 from storage.commit import Provenance
 from storage.lake import Lake

@@ -12,7 +12,7 @@ from flows.steps.trainer import ray_trainer
 from learning.threads import one_thread
 from pipelines.collaborative.sequence_model import Collaborative, Train, fit_collaborative
 from pipelines.collaborative.sppmi import Factors, describe_collaborative
-from pipelines.compute import OnRay
+from pipelines.compute.executors import OnRay
 from pipelines.embed.protocol import fingerprint
 from pipelines.event_log.visible_log import COLUMNS, Histories, LogSlice, histories
 from pipelines.fusion.fuse import placed

@@ -12,7 +12,7 @@ from flows.recipe import Recipe
 from flows.runtime.budget import check_stage_budget
 from flows.runtime.run import Run
 from flows.steps.task import step
-from pipelines.compute import InProcess
+from pipelines.compute.executors import InProcess
 from pipelines.counts import Counts
 from pipelines.embed.attributes import describe_attributes, describe_coordinates, place_of, values_of
 from pipelines.embed.clip_agreement import check_clip_agreement

@@ -20,7 +20,7 @@ from flows.steps.vectors import ItemVectors, fuse_gathered, gather_inputs
 from learning.threads import one_thread
 from learning.trainer import Trainer, train_in_process
 from pipelines.collaborative.sequence_model import Collaborative
-from pipelines.compute import OnRay
+from pipelines.compute.executors import OnRay
 from pipelines.fusion.fit import NO_PAIRS, fit_fusion
 from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.fuse import FUSED, Gathered

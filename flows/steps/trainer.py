@@ -2,7 +2,7 @@
 
 from flows.runtime.run import Run
 from learning.trainer import Trainer
-from pipelines.cluster import connect
+from pipelines.compute.cluster import connect
 
 
 def ray_trainer(run: Run) -> Trainer:

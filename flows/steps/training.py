@@ -15,7 +15,7 @@ from learning.checkpoint import RECORD, WEIGHTS
 from learning.errors import CheckpointMismatch, LossDiverged
 from learning.ray_train.launch import TrainResult, forget, launch
 from pipelines.assign import encoded_vectors
-from pipelines.cluster import connect
+from pipelines.compute.cluster import connect
 from pipelines.event_log.user_buckets import TrainedSlice
 from pipelines.event_log.visible_log import LogSlice
 from pipelines.sequences import SequencesJob, build_sequences, read_bucket, sequence_buckets, targets, users_of_bucket

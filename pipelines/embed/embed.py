@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from pipelines.compute import Compute, Stage, WorkerDied
+from pipelines.compute.executors import Compute, Stage, WorkerDied
 from pipelines.counts import Counts
 from pipelines.vector_store import cached, store_vectors
 from storage.commit import Provenance

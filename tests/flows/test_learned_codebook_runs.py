@@ -15,7 +15,7 @@ from flows.runtime.run import Run
 from flows.steps.fit import fit
 from flows.steps.fitted_artifacts import FittedArtifacts
 from flows.train import train
-from pipelines.compute import OnRay
+from pipelines.compute.executors import OnRay
 from sidmill.release import open_trie
 from storage.lake import Lake
 from storage.releases.models import evaluations

@@ -27,7 +27,7 @@ from learning.loop import Loop
 from learning.ray_train.launch import launch
 from learning.ray_train.worker import drafts_of
 from learning.trainable import Cursor
-from pipelines.cluster import connect
+from pipelines.compute.cluster import connect
 from pipelines.spec import ComputeSpec
 from training.data import histories
 from training.data.histories import Batch

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.compute import apply
+from pipelines.compute.executors import apply
 from pipelines.embed.attributes import EARTH_KM, MultiHot, SphericalFourierFeatures, place_of, values_of
 from pipelines.embed.protocol import Vectors
 from pipelines.embed.stages import EmbedAttributes

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cluster import _worker_environment
-from pipelines.ray_address import ClusterUnreachable, private_folder, require_reachable
+from pipelines.compute.cluster import _worker_environment
+from pipelines.compute.ray_address import ClusterUnreachable, private_folder, require_reachable
 
 CANARIES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "PREFECT_API_KEY", "HF_TOKEN")
 
@@ -20,7 +20,7 @@ DRIVER = """
 import os, sys, time
 from infra.settings import configure
 configure()
-from pipelines.cluster import connect, shutdown
+from pipelines.compute.cluster import connect, shutdown
 from pipelines.spec import ComputeSpec
 import ray
 connect(ComputeSpec(cpus=2))

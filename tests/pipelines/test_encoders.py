@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.compute import InProcess, OnRay, WorkerDied
+from pipelines.compute.executors import InProcess, OnRay, WorkerDied
 from pipelines.counts import Counts
 from pipelines.embed.clip_agreement import aligned
 from pipelines.embed.embed import EncodingJob, embed

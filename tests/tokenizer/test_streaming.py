@@ -164,7 +164,7 @@ class KilledOnce:
 @pytest.mark.usefixtures("ray_cluster")
 def test_one_two_and_four_ray_workers_give_the_same_bytes() -> None:
     """Tasks that take three, one and a half, and three quarters of the cluster's three CPUs."""
-    from pipelines.compute import RayWork
+    from pipelines.compute.executors import RayWork
     from pipelines.spec import ComputeSpec
 
     for task_cpus in (3, 1.5, 0.75):
@@ -173,7 +173,7 @@ def test_one_two_and_four_ray_workers_give_the_same_bytes() -> None:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_ray_workers_give_the_same_bytes_also_when_one_is_killed(tmp_path: Path) -> None:
-    from pipelines.compute import RayWork
+    from pipelines.compute.executors import RayWork
     from pipelines.spec import ComputeSpec
 
     marker = tmp_path / "killed"

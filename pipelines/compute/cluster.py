@@ -6,7 +6,13 @@ import secrets
 import sys
 from pathlib import Path
 
-from pipelines.ray_address import ClusterUnreachable, foreign_address, private_folder, require_reachable, unreachable
+from pipelines.compute.ray_address import (
+    ClusterUnreachable,
+    foreign_address,
+    private_folder,
+    require_reachable,
+    unreachable,
+)
 from pipelines.spec import ComputeSpec
 
 # Our packages, which are sent to workers of a cluster started elsewhere.

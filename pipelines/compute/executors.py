@@ -1,7 +1,7 @@
 """Execution of stages in this process or on a Ray cluster, with the same resulting bytes.
 
 `Compute.run` executes a function; `Compute.map` streams Arrow batches through a stage. This module holds every
-`map_batches` call. The cluster (`pipelines.cluster`) is connected to on first use.
+`map_batches` call. The cluster (`pipelines.compute.cluster`) is connected to on first use.
 """
 
 import re
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from learning.progress import emit, progress_listener
 from learning.threads import one_thread
-from pipelines.cluster import connect, fix_threads, machine_cpus
+from pipelines.compute.cluster import connect, fix_threads, machine_cpus
 from pipelines.spec import ComputeSpec
 from tokenizer.arrays.executor import LOCAL_THREADS, Executor
 from tokenizer.arrays.types import Floats
