@@ -28,8 +28,8 @@ class Reason(StrEnum):
         "invalid_utf8",
         INGEST,
         "bytes or characters that are not valid UTF-8",
-        "export the file as UTF-8, or set `items.csv.encoding` or `interactions.csv.encoding` to the encoding of "
-        "the CSV",
+        "export the file as UTF-8, or set `items.csv.encoding` or `interactions.csv.encoding` to the encoding of the "
+        "CSV",
     )
     INVALID_JSON = (
         "invalid_json",
@@ -66,23 +66,23 @@ class Reason(StrEnum):
     NOT_AN_ID = (
         "not_an_id",
         f"{INGEST}, {VECTORS}",
-        "an id that is a list, an object, longer than 16,384 characters, or a number whose last digits may be "
-        "lost: floating-point from 2^53 on (of 32 bits from 2^24 on), or shortened as `1.23E+11`",
+        "an id that is a list, an object, longer than 16,384 characters, or a number whose last digits may be lost: "
+        "floating-point from 2^53 on (of 32 bits from 2^24 on), or shortened as `1.23E+11`",
         "write ids as text or integers",
     )
     MISSING_ITEM_ID = (
         "missing_item_id",
         f"{INGEST}, {VECTORS}",
         "the item id is empty, or a word such as `null` or `NA` that stands for no value",
-        "set `items.item_id`, `interactions.item_id` or `vectors.NAME.id_column` to the column with the ids; if such a "
-        "word really is the id of an item, give the item another id",
+        "set `items.item_id`, `interactions.item_id` or `vectors.NAME.id_column` to the column with the ids; if such "
+        "a word really is the id of an item, give the item another id",
     )
     NOT_A_BOOLEAN = (
         "not_a_boolean",
         INGEST,
         "the deleted or impression flag is neither a word for yes nor one for no",
-        "write `true` or `false` (also t/f, yes/no, y/n, 1/0), or set `items.deleted` or "
-        "`interactions.impression` to another column",
+        "write `true` or `false` (also t/f, yes/no, y/n, 1/0), or set `items.deleted` or `interactions.impression` "
+        "to another column",
     )
     EMPTY_TITLE = (
         "empty_title",
@@ -117,8 +117,8 @@ class Reason(StrEnum):
     IMAGE_REFERENCE_UNKNOWN = (
         "image_reference_unknown",
         IMAGES,
-        "the image cell holds an object without a field that names a picture, or a number or other text instead "
-        "of a path or an address",
+        "the image cell holds an object without a field that names a picture, or a number or other text instead of a "
+        "path or an address",
         "rename the field to `url`, `path` or `bytes`, or set `items.image` to another column",
     )
     IMAGE_UNREADABLE = (
@@ -130,8 +130,8 @@ class Reason(StrEnum):
     IMAGE_ADDRESS = (
         "image_address",
         IMAGES,
-        "the address is refused: it is not http(s), its host has no public address, or the URI is below none of "
-        "the image roots",
+        "the address is refused: it is not http(s), its host has no public address, or the URI is below none of the "
+        "image roots",
         "add the host to `items.trusted_hosts`, or the folder to `items.image_roots`",
     )
     IMAGE_UNREACHABLE = (
@@ -157,8 +157,8 @@ class Reason(StrEnum):
         "missing_user_id",
         INTERACTIONS,
         "the user id is empty, or a word such as `null` or `NA` that stands for no value",
-        "set `interactions.user_id` to the column with the ids; if such a word really is the id of a user, give "
-        "the user another id",
+        "set `interactions.user_id` to the column with the ids; if such a word really is the id of a user, give the "
+        "user another id",
     )
     MISSING_EVENT_TIME = (
         "missing_event_time",
@@ -185,12 +185,7 @@ class Reason(StrEnum):
         "`value` is not a number, or `position` is not an integer of 32 bits",
         'correct the cell or leave it empty; for decimal commas in a CSV set `interactions.csv.decimal = ","`',
     )
-    VALUE_NOT_FINITE = (
-        "value_not_finite",
-        INTERACTIONS,
-        "`value` is NaN or infinite",
-        "leave the cell empty",
-    )
+    VALUE_NOT_FINITE = ("value_not_finite", INTERACTIONS, "`value` is NaN or infinite", "leave the cell empty")
     DUPLICATE_EVENT = (
         "duplicate_event",
         "ingest interactions, sequences, grounding",
@@ -229,12 +224,7 @@ class Reason(StrEnum):
         "the image has more pixels than `image.max_pixels`",
         "shrink the image, or raise the limit",
     )
-    IMAGE_TRUNCATED = (
-        "image_truncated",
-        "embed image",
-        "the image file ends too early",
-        "send the image again",
-    )
+    IMAGE_TRUNCATED = ("image_truncated", "embed image", "the image file ends too early", "send the image again")
     IMAGE_DAMAGED = (
         "image_damaged",
         "embed image",
@@ -311,8 +301,8 @@ class Reason(StrEnum):
         "missing_source",
         "assign",
         "a level of the codebook encodes a modality in which this item has no vector",
-        "give the item that modality, then run `sidmill quarantine retry` (behaviour comes with the log); or fit "
-        "a codebook that does not use that modality",
+        "give the item that modality, then run `sidmill quarantine retry` (behaviour comes with the log); or fit a "
+        "codebook that does not use that modality",
     )
     ITEM_WITHOUT_SID = (
         "item_without_sid",
