@@ -7,8 +7,7 @@ from enum import StrEnum
 
 INGEST = "ingest"
 ITEMS, IMAGES, INTERACTIONS = "ingest items", "ingest images", "ingest interactions"
-VECTORS = "vectors"
-USERS = "sequences, grounding"
+VECTORS, USERS = "vectors", "sequences, grounding"
 
 
 class Reason(StrEnum):
@@ -28,8 +27,7 @@ class Reason(StrEnum):
         "invalid_utf8",
         INGEST,
         "bytes or characters that are not valid UTF-8",
-        "export the file as UTF-8, or set `items.csv.encoding` or `interactions.csv.encoding` to the encoding of the "
-        "CSV",
+        "export the file as UTF-8, or set its encoding in `items.csv.encoding` or `interactions.csv.encoding`",
     )
     INVALID_JSON = (
         "invalid_json",
@@ -81,8 +79,7 @@ class Reason(StrEnum):
         "not_a_boolean",
         INGEST,
         "the deleted or impression flag is neither a word for yes nor one for no",
-        "write `true` or `false` (also t/f, yes/no, y/n, 1/0), or set `items.deleted` or `interactions.impression` "
-        "to another column",
+        "write `true` or `false` (or t/f, yes/no, y/n, 1/0), or change `items.deleted` or `interactions.impression`",
     )
     EMPTY_TITLE = (
         "empty_title",
@@ -117,8 +114,7 @@ class Reason(StrEnum):
     IMAGE_REFERENCE_UNKNOWN = (
         "image_reference_unknown",
         IMAGES,
-        "the image cell holds an object without a field that names a picture, or a number or other text instead of a "
-        "path or an address",
+        "the image cell holds an object that names no picture, or a number or text that is no path or address",
         "rename the field to `url`, `path` or `bytes`, or set `items.image` to another column",
     )
     IMAGE_UNREADABLE = (
@@ -130,8 +126,7 @@ class Reason(StrEnum):
     IMAGE_ADDRESS = (
         "image_address",
         IMAGES,
-        "the address is refused: it is not http(s), its host has no public address, or the URI is below none of the "
-        "image roots",
+        "the address is refused: not http(s), a host without a public address, or a URI below no image root",
         "add the host to `items.trusted_hosts`, or the folder to `items.image_roots`",
     )
     IMAGE_UNREACHABLE = (
@@ -350,6 +345,5 @@ class Reason(StrEnum):
 
 def remedy(reason: str) -> str:
     """Return the remedy of a reason as plain text; empty if there is none, or if the reason is of an old lake."""
-    known = Reason.__members__.values()
-    text = next((each.remedy for each in known if each == reason), "nothing")
+    text = next((each.remedy for each in Reason if each == reason), "nothing")
     return "" if text == "nothing" else text.replace("`", "")
