@@ -92,7 +92,7 @@ ITEMS = TableSpec(
     ),
     key=("item_id", "revision"),
     constraints={"has_id": "item_id <> ''", "revision_counts": "revision >= 0"},
-    statistics=("item_id", "arrived_at"),
+    statistics=("item_id", "arrived_at", "source"),
 )
 
 INTERACTIONS = TableSpec(
@@ -116,7 +116,7 @@ INTERACTIONS = TableSpec(
     key=("event_id",),
     partition_by=("arrival_date",),
     constraints={"has_user": "user_id <> ''", "has_item": "item_id <> ''"},
-    statistics=("event_time", "arrival_time"),
+    statistics=("event_time", "arrival_time", "source"),
 )
 
 VECTORS = TableSpec(

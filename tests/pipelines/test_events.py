@@ -16,6 +16,7 @@ from pipelines.sources.files import find_sources
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import CsvSpec, InteractionsSpec, ItemsSpec
 from storage.commit import Provenance
+from storage.errors import DataCorrupt
 from storage.lake import Lake
 from storage.quarantine import open_rows
 from storage.reasons import Reason, remedy
@@ -146,3 +147,14 @@ def test_an_error_that_no_row_owns_names_the_file_and_the_rows(tmp_path: Path) -
     told = r"log\.csv, rows 3 to 5: OverflowError: date value out of range"
     with pytest.raises(SourceError, match=told), naming(find_sources(str(tmp_path / "log.csv"))[0], 3, 5):
         raise OverflowError("date value out of range")
+
+
+def test_a_reading_looks_for_earlier_ones_in_the_files_of_its_source_alone(lake: Lake, tmp_path: Path) -> None:
+    """A night costs what is new: the log of a year is not scanned for rows of a file that is new."""
+    for day in ("2024-01-01", "2024-03-01"):
+        log(lake, tmp_path / f"{day}.csv", f"u,a,{day}")
+    first, *_ = (each for each in lake.data_files("interactions") if "01-01" in str(each.bounds["event_time"][0]))
+    lake.table_files("interactions").delete(first.path)
+    assert log(lake, tmp_path / "2024-05-01.csv", "u,a,2024-05-01").out == 1
+    with pytest.raises(DataCorrupt):
+        lake.frame("interactions")
