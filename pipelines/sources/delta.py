@@ -24,7 +24,7 @@ from pipelines.sources.protocol import Found, Part, Record, SourceKind, Spec
 from pipelines.sources.row import SourceError, without_blanks
 from pipelines.sources.source_spec import ItemsSpec
 
-_ADDRESS = re.compile(r"(?P<table>.*?)/*(?:@v(?P<version>\d+))?(?P<whole>\+all)?")
+_ADDRESS = re.compile(r"(?P<table>.*?)/*(?:@v(?P<version>\d+))?(?P<whole>\+all)?", re.DOTALL)
 Fragments = dict[str, ds.ParquetFileFragment]
 
 

@@ -133,7 +133,7 @@ def test_a_night_with_another_version_or_width_is_refused_and_a_backfill_takes_i
     lake = start(tmp_path, small, given)
     write_items(small / "night.jsonl", 40, 1)
     stored = lake.rows("vectors")
-    with pytest.raises(EncoderChanged, match=r"mine encoder .* version: 1 -> 2\. .*sidmill run backfill"):
+    with pytest.raises(EncoderChanged, match=r"mine encoder .*version: 1 -> 2\).*sidmill run backfill"):
         nightly(lake.uri, None, [str(small / "night.jsonl")], overrides=["vectors.mine.version=2"])
     wider = vectors_of([f"i{number:04d}" for number in range(41)]).with_columns(
         pl.col("vector").list.concat(pl.lit([1.0]))
@@ -186,8 +186,8 @@ def test_where_vectors_lie_is_no_part_of_the_hash_of_a_recipe_and_their_version_
     [
         ({"text": {"path": "a"}}, "text is the name of vectors that sidmill makes"),
         ({"a.b": {"path": "a"}}, r"vectors\.a\.b"),
-        ({"mine": {"pth": "a", "path": "a"}}, r"did you mean 'path'\? fields here: column, dim"),
-        ({"mine": {}}, r"vectors\.mine\.path.*is needed"),
+        ({"mine": {"pth": "a", "path": "a"}}, r"did you mean 'path'\? the fields here are column, dim"),
+        ({"mine": {}}, r"vectors\.mine\.path.*is required"),
     ],
 )
 def test_a_wrong_section_of_vectors_is_told_with_its_place(vectors: dict[str, object], message: str) -> None:

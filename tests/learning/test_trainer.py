@@ -109,6 +109,6 @@ def test_a_training_ends_early_where_it_is_told_to() -> None:
 def test_a_rate_that_leaves_the_range_of_float32_is_a_divergence() -> None:
     trainable, spec = sasrec()
     before = {name: weight.clone() for name, weight in trainable.module.state_dict().items()}
-    with pytest.raises(LossDiverged, match="lower the learning rate"):
+    with pytest.raises(LossDiverged, match="Lower the learning rate"):
         train_in_process(trainable, spec.model_copy(update={"learning_rate": 3e38, "warmup_steps": 1}), "wild")
     torch.testing.assert_close(trainable.module.state_dict(), before, rtol=0, atol=0)

@@ -196,7 +196,7 @@ def test_tokens_are_one_a_code_and_beyond_z_there_are_none(lake: Lake) -> None:
     assert tokens((2, 1)) == ["<a_0>", "<a_1>", "<b_0>"]
     assert tokens((1,) * 26)[-1] == "<z_0>"
     deep = Trie.build(np.zeros((1, 27), np.int32), pa.array(["i0"]), (2,) * 27)
-    with pytest.raises(ValueError, match="27 codes, and tokens have letters for 26 levels; export a release"):
+    with pytest.raises(ValueError, match="27 codes, but SID tokens have letters for only 26 levels; export a release"):
         corpus(lake, trie=deep)
 
 
