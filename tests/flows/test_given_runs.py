@@ -139,7 +139,7 @@ def test_a_night_with_another_version_or_width_is_refused_and_a_backfill_takes_i
         pl.col("vector").list.concat(pl.lit([1.0]))
     )
     wider.write_parquet(small / "vectors.parquet")
-    with pytest.raises(EncoderChanged, match=rf"dim: {DIM} -> {DIM + 1}\."):
+    with pytest.raises(EncoderChanged, match=rf"dim: {DIM} -> {DIM + 1}\)"):
         nightly(lake.uri)
     with pytest.raises(EncoderChanged, match=r"without \[refit\]"):
         backfill(lake.uri, {**given, "refit": {"budget": 0.1}})
