@@ -86,11 +86,8 @@ class Admission:
         hashes = _hashes(events)
         before = self._seen.has(hashes)
         if before.any():
-            before &= (
-                events["event_id"]
-                .is_in(self._own_ids(events["event_id"].filter(pl.Series(before))).implode())
-                .to_numpy()
-            )
+            own = self._own_ids(events["event_id"].filter(pl.Series(before)))
+            before &= events["event_id"].is_in(own.implode()).to_numpy()
         ordered = np.sort(hashes)
         if not (ordered[1:] == ordered[:-1]).any():
             return pl.Series(before)
@@ -111,9 +108,6 @@ class Admission:
 
         Only events within SAME_ID_WITHIN of their event times are read.
         """
-        files = [file.path for file in self._lake.data_files("interactions") if file.path not in self._own_files]
-        if not files:
-            return pl.DataFrame()
         low, high = events["event_time"].min(), events["event_time"].max()
         assert isinstance(low, datetime)
         assert isinstance(high, datetime)
