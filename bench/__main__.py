@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from bench.gpu import SECTIONS
 from flows.runtime.terminal import printable_lines
 from infra.settings import configure
 
@@ -104,6 +105,11 @@ def build_parser() -> argparse.ArgumentParser:
         "speed.training",
         "training steps of the generators compared with bare matrix products, and Ray Train with the bare loop",
     )
+    gpu = _benchmark(names, "gpu.run", "figures of one GPU, each beside its limit; takes at most eight minutes", "gpu")
+    gpu.add_argument("--json", type=Path, metavar="FILE", help="write the figures and the machine here as well")
+    gpu.add_argument("--only", nargs="+", metavar="SECTION", choices=SECTIONS, help=f"of {', '.join(SECTIONS)} (all)")
+    gpu.add_argument("--quick", action="store_true", help="small sizes, on a CPU too: shows that the code runs")
+    gpu.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
     _benchmark(names, "quality.learned", "compare learned quantizers with rq-kmeans; takes five minutes")
     _benchmark(names, "speed.lake", "idempotent appends compared with bare Parquet writes")
     ingest = _benchmark(
@@ -118,9 +124,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _benchmark(
-    names: "argparse._SubParsersAction[argparse.ArgumentParser]", module: str, text: str
+    names: "argparse._SubParsersAction[argparse.ArgumentParser]", module: str, text: str, name: str = ""
 ) -> argparse.ArgumentParser:
-    parser = names.add_parser(module.partition(".")[2], help=text, description=text)
+    parser = names.add_parser(name or module.partition(".")[2], help=text, description=text)
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     parser.set_defaults(benchmark=module)
     return parser

@@ -24,14 +24,13 @@ import pyarrow as pa
 
 from bench.quality.catalogues import beauty, movielens
 from bench.speed.tokenizer import say
-from flows.steps.embed import BATCHES
 from infra.settings import configure
 from pipelines.compute.cluster import machine_cpus, shutdown
 from pipelines.compute.executors import Compute, OnRay
 from pipelines.embed.embed import EncodingJob, embed
 from pipelines.embed.images import decode_image
 from pipelines.embed.protocol import load_encoder
-from pipelines.embed.stages import EmbedImages, EmbedText
+from pipelines.embed.stages import BATCHES, EmbedImages, EmbedText
 from pipelines.embed.text import TextEncoder
 from pipelines.spec import ComputeSpec, ImageSpec, TextSpec
 from storage.commit import Provenance

@@ -12,8 +12,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -44,11 +46,11 @@ TRAIN = TrainSpec(workers=1, epochs=1, batch_size=128)
 class Timed(NextCode):
     """NextCode that records the start time of each step."""
 
-    def __init__(self, spec: GeneratorSpec, path: Path) -> None:
+    def __init__(self, spec: GeneratorSpec, path: Path, train: TrainSpec = TRAIN) -> None:
         codes = np.stack(np.unravel_index(np.arange(ITEMS) * 83, SIZES), axis=1).astype(np.int32)
         draw = np.random.default_rng(0)
         users = [draw.integers(0, ITEMS, length) for length in draw.geometric(0.1, USERS).clip(2, 50)]
-        plan = plan_of("bench", BUCKETS, SIZES, spec, TRAIN)
+        plan = plan_of("bench", BUCKETS, SIZES, spec, train)
         names = pa.array([f"i{item:05d}" for item in range(ITEMS)])
         masks = TrieMasks.of(Trie.build(codes, names, SIZES))
         origin = Origin("bench", "bench", "bench")
@@ -62,6 +64,11 @@ class Timed(NextCode):
         if len(self.began) % 10 == 0:
             np.save(self.path, self.began)
         return super().loss(module, batch)
+
+
+def best_device() -> torch.device:
+    """Return the first GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def now(device: torch.device) -> float:
@@ -86,31 +93,61 @@ def gemm(device: torch.device) -> float:
     return 2 * rows**3 / min(took)
 
 
-def speed(name: str, spec: GeneratorSpec, device: torch.device, steps: int = 30) -> None:
-    """Measure steps of one generator (forward, backward, optimizer), run twice; the first pass is a warm-up."""
-    loop = Loop(Timed(spec, Path("/dev/null")), TRAIN, WorkerContext(prepare=lambda module: module.to(device)))
-    batches = [batch for batch, _ in loop.trainable.batches(0, 1, Cursor(loop.trainable.plan_hash))][:steps]
-    peak, took = gemm(device), []
+@dataclass(frozen=True)
+class Speed:
+    """Weights of a generator, tokens and floating-point operations per second of its steps, and steps per second.
 
-    def loss(batch: Batch) -> torch.Tensor:
+    Operations are those of the model with padding, forward and backward; tokens are without padding.
+    """
+
+    weights: int
+    tokens: float
+    flops: float
+    steps: float
+
+
+def speed(
+    spec: GeneratorSpec, device: torch.device, steps: int = 30, batch_size: int = TRAIN.batch_size, backend: str = ""
+) -> Speed:
+    """Measure steps of one generator (forward, backward, optimizer), run twice; the first pass is a warm-up.
+
+    With a `backend` the generator is compiled for it.
+    """
+    train = TRAIN.model_copy(update={"batch_size": batch_size})
+    loop = Loop(Timed(spec, Path("/dev/null"), train), train, WorkerContext(prepare=lambda module: module.to(device)))
+    batches = [batch for batch, _ in loop.trainable.batches(0, 1, Cursor(loop.trainable.plan_hash))][:steps]
+    module = torch.compile(loop.module, dynamic=True, backend=backend) if backend else loop.module
+    took = []
+
+    def loss(batch: Batch, module: Any) -> torch.Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            return loop.trainable.loss(loop.module, batch.to(device))[0]
+            return loop.trainable.loss(module, batch.to(device))[0]
 
     for batch in [*batches, *batches]:
         began = now(device)
-        torch.autograd.backward(loss(batch))
+        torch.autograd.backward(loss(batch, module))
         loop.optimizer.step()
         loop.optimizer.zero_grad()
         took.append(now(device) - began)
-    took = took[-len(batches) :]
+    seconds = sum(took[-len(batches) :])
     with FlopCounterMode(display=False) as counted:
         for batch in batches:
-            torch.autograd.backward(loss(batch))
+            torch.autograd.backward(loss(batch, loop.module))
     events = sum(int(batch.events.lengths.sum()) for batch in batches)
-    rate = counted.get_total_flops() / sum(took)
+    return Speed(
+        sum(each.numel() for each in loop.module.parameters()),
+        len(SIZES) * events / seconds,
+        counted.get_total_flops() / seconds,
+        len(batches) / seconds,
+    )
+
+
+def show_speed(name: str, spec: GeneratorSpec, device: torch.device, steps: int = 30) -> None:
+    """Print the speed of one generator."""
+    peak, found = gemm(device), speed(spec, device, steps)
     print(
-        f"{name:<22} {sum(p.numel() for p in loop.module.parameters()):>11,} weights "
-        f"{len(SIZES) * events / sum(took):>9,.0f} tokens/s {rate / 1e9:>6.1f} GF/s  {rate / peak:.0%} of GEMM",
+        f"{name:<22} {found.weights:>11,} weights {found.tokens:>9,.0f} tokens/s {found.flops / 1e9:>6.1f} GF/s  "
+        f"{found.flops / peak:.0%} of GEMM",
         flush=True,
     )
 
@@ -126,7 +163,7 @@ def beside_ray() -> None:
     row: dict[str, float] = {}
 
     def bare(path: Path, _: str) -> None:
-        subprocess.run([sys.executable, "-m", __name__, path], env={**os.environ, **KEEPS_MEMORY}, check=True)
+        run_bare_loop(path, GeneratorSpec())
 
     def ray(path: Path, folder: str) -> None:
         row.update(launch(partial(Timed, GeneratorSpec(), path), TRAIN, "bench", folder).history[0])
@@ -151,23 +188,31 @@ def beside_ray() -> None:
     print(f"waited for data {row['data_wait']:.1%} of the time, padding {row['padding']:.1%}")
 
 
-def bare_loop(path: Path) -> None:
-    """Run the steps of Ray Train in this process, without it."""
+def run_bare_loop(path: Path, spec: GeneratorSpec) -> None:
+    """Run the bare loop in a process of its own, in the environment of workers."""
+    command = [sys.executable, "-m", "bench.speed.training", str(path), spec.model_dump_json()]
+    subprocess.run(command, env={**os.environ, **KEEPS_MEMORY}, check=True)
+
+
+def bare_loop(path: Path, spec: GeneratorSpec) -> None:
+    """Run the steps of Ray Train in this process, without it, on the same device."""
     torch.set_num_threads(TRAIN.cpus_per_worker)
-    Loop(Timed(GeneratorSpec(), path), TRAIN).run(lambda _, __: None)
+    device = best_device()
+    context = WorkerContext(prepare=lambda module: module.to(device))
+    Loop(Timed(spec, path), TRAIN, context).run(lambda _, __: None)
 
 
 def run(options: argparse.Namespace) -> None:
     """Print all figures."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     with one_thread():
         for architecture in ARCHITECTURES:
-            speed(architecture, GeneratorSpec.model_validate({"architecture": architecture}), device)
-        speed("rq_transformer, large", LARGE, device, 5)
+            show_speed(architecture, GeneratorSpec.model_validate({"architecture": architecture}), device)
+        show_speed("rq_transformer, large", LARGE, device, 5)
         if device.type == "cuda":
-            speed("rq_transformer, larger", LARGER, device)
+            show_speed("rq_transformer, larger", LARGER, device)
         beside_ray()
 
 
 if __name__ == "__main__":
-    bare_loop(Path(sys.argv[1]))
+    bare_loop(Path(sys.argv[1]), GeneratorSpec.model_validate_json(sys.argv[2]))

@@ -19,7 +19,7 @@ from pipelines.embed.clip_agreement import check_clip_agreement
 from pipelines.embed.contents import items_content, items_text
 from pipelines.embed.embed import EncodingJob, embed
 from pipelines.embed.protocol import describe_encoder, fingerprint
-from pipelines.embed.stages import EmbedAttributes, EmbedImages, EmbedText
+from pipelines.embed.stages import BATCHES, EmbedAttributes, EmbedImages, EmbedText
 from pipelines.modalities import COLLABORATIVE
 from pipelines.registry import ENCODERS
 from storage.files.store import sha256
@@ -28,9 +28,6 @@ from storage.quarantine import open_rows
 from storage.releases.manifest import EncoderRef
 
 TEXT, IMAGE, ATTRIBUTES, COORDINATES = "text", "image", "attributes", "coordinates"
-
-BATCHES = 4
-"""Batches of an encoder that a worker gets at a time."""
 
 
 class EncoderChanged(ValueError):

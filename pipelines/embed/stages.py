@@ -30,6 +30,9 @@ from pipelines.spec import AttributesSpec, CoordinatesSpec, ImageSpec, TextSpec
 from storage.errors import BlobCorrupt
 from storage.lake import Lake
 
+BATCHES = 4
+"""Batches of an encoder that a worker gets at a time."""
+
 
 class EmbedText:
     """Stage from texts to vectors, longest texts first: a batch has texts of similar length and little padding."""

@@ -82,6 +82,7 @@ def test_an_unbalanced_fit_does_not_know_the_order_of_its_items_nor_how_far_from
     assert codebook.statistics["levels"][1]["relative_error"] < 0.35
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(faiss.get_num_gpus() == 0, reason="needs a GPU and faiss-gpu")
 def test_an_unbalanced_fit_on_a_gpu_is_as_good_as_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, ids = catalogue(2000)

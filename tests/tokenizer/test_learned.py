@@ -82,6 +82,7 @@ def test_training_beats_a_random_start_by_far_and_comes_near_rq_kmeans() -> None
     assert error(fsq) < 0.3 * error(fsq, train=untrained)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_training_on_a_gpu_is_as_good_as_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     there = error(spec_of(epochs=4))

@@ -235,6 +235,7 @@ def test_each_user_of_a_batch_is_searched_under_filters_of_their_own() -> None:
         assert rows[user].tolist() == may + [-1] * (9 - len(may))
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_gpu_finds_what_the_cpu_finds(architecture: str) -> None:

@@ -73,6 +73,7 @@ class TrieTensors:
         child = child.view(nodes + 1, size)
         return child >= 0, child
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # it cannot compile the view of numbers as booleans
     def mask(self, level: int, nodes_BW: Tensor) -> Tensor:
         """Mask of the codes that may follow each node of a level, bool (B, W, K); none for node -1."""
         table, bits, size = self.tables[level], self.bits[level], self.sizes[level]

@@ -1,0 +1,17 @@
+"""Figures of one GPU: `python -m bench gpu`, or `make gpu`.
+
+Each section runs in a process of its own, so a failure ends that section only.
+"""
+
+SECTIONS = {
+    "limits": 40,
+    "training": 180,
+    "codebooks": 90,
+    "decoding": 90,
+    "masks": 90,
+    "texts": 90,
+    "images": 90,
+    "ray": 120,
+    "tests": 180,
+}
+"""Sections in order, and the seconds after which each is stopped."""
