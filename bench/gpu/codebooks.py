@@ -54,7 +54,7 @@ def flash(meter: Meter, name: str, there: torch.Tensor, points: torch.Tensor) ->
     x, c, norms = there[None], points[None], there.square().sum(dim=1)[None]
     took = meter.seconds(lambda: euclid_assign_triton(x, c, norms))
     meter.row(f"{name}: assign, flash-kmeans", 1e3 * took, "ms", products["TF32"] / took, "product, TF32")
-    right = torch.cat([torch.cdist(part, points).argmin(dim=1) for part in there.split(1 << 16)])
+    right = torch.cat([torch.cdist(part, points).argmin(dim=1) for part in torch.split(there, 1 << 16)])
     same = (euclid_assign_triton(x, c, norms)[0] == right).double().mean().item()
     meter.row(f"{name}: same codes as torch.cdist in float32", same, "of items")
     took = meter.seconds(lambda: batch_kmeans_Euclid(x, len(points), ITERATIONS, init_centroids=c.clone()), 3)

@@ -40,12 +40,16 @@ def run(meter: Meter) -> None:
 def save_model(folder: Path, words: list[str], shape: dict[str, Any]) -> None:
     """Write a sentence-transformers model with random weights and mean pooling."""
     from sentence_transformers import SentenceTransformer, models
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from tokenizers import Tokenizer, pre_tokenizers, processors
+    from tokenizers import models as vocabularies
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    vocabulary = folder / "vocab.txt"
-    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
+    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words])}
+    bare = Tokenizer(vocabularies.WordPiece(vocabulary, unk_token="[UNK]"))
+    bare.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    bare.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, pad_token="[PAD]", unk_token="[UNK]")  # type: ignore[no-untyped-call]
     bert = folder / "bert"
-    tokenizer = BertTokenizerFast(vocab_file=str(vocabulary), vocab=str(vocabulary))
     torch.manual_seed(0)
     BertModel(BertConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(bert)
     tokenizer.save_pretrained(bert)
