@@ -5,7 +5,8 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from flows.cli.options import OPTIONS, Debug, Sources
+from flows.cli.options import OPTIONS, AsJson, Debug, RecipeOptions, Sources
+from flows.cli.start import tell
 from flows.runtime.terminal import say
 
 app = App(name="recipe", help="Draft a recipe from data, and check one before a run.", group_parameters=OPTIONS)
@@ -36,3 +37,38 @@ def init(
 
     for line in written(sources, output, force):
         say(line)
+
+
+@app.command
+def check(
+    *,
+    sources: Sources = Sources(),
+    recipe: RecipeOptions = RecipeOptions(),
+    lake: Annotated[str | None, Parameter(metavar="URI")] = None,
+    quick: bool = False,
+    as_json: AsJson = False,
+    debug: Debug = Debug(),
+) -> None:
+    """Say what a run with a recipe would read and make, and what is wrong.
+
+    Ingests a sample of each source into a temporary folder, opens encoders and
+    given vectors, and compares the codebook with the number of items. Exits
+    with 0 if the run would come to its end, and else with 1.
+
+    $ sidmill recipe check --recipe shop.toml --items items.jsonl
+    $ sidmill recipe check --recipe shop.toml --items new.csv --lake ./lake
+
+    Args:
+        lake: Lake that the run would extend. Sources that it has read are left out.
+        quick: Do not load encoders to time them.
+    """
+    from flows.preflight.preflight import PlannedRun
+    from storage.lake import Lake
+    from storage.releases.releases import PRODUCTION, published
+
+    settings, overrides = recipe.resolve()
+    given = Lake(lake) if lake is not None else None
+    parent = PRODUCTION if given is not None and published(given) else None
+    kind = "nightly" if parent else "bootstrap"
+    run = PlannedRun(kind, settings, *sources.absolute(), given, parent, overrides=tuple(overrides))
+    tell(run, quick=quick, as_json=as_json)
