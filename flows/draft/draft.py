@@ -56,13 +56,14 @@ def draft_recipe(items: list[str], interactions: list[str]) -> Draft:
     count = catalogue.sample.count
     lacking = [f"items.{name}: {why}" for name, why in catalogue.mapping.lacking.items()]
     lacking += [f"interactions.{name}: {why}" for name, why in (log.mapping.lacking if log else {}).items()]
-    notes = list(catalogue.preset.notes if catalogue.preset else ())
+    notes = list[str]()
     if column and len(set(catalogue.columns[column].ids)) < len(catalogue.columns[column].ids):
         again = len(catalogue.columns[column].ids) - len(catalogue.columns[column].kinds)
         notes.append(
             f"{again:,} rows of the catalogue's sample repeat an id in {column}: of one file the first row of an item "
             "counts and the others are refused. Make the catalogue one row an item"
         )
+        notes += catalogue.preset.notes if catalogue.preset else ()
     if not (content.text or content.pictures or content.attributes or content.vectors or content.coordinates or log):
         lacking.append("text.fields: no column holds text, pictures, shared values or vectors, and there is no log")
     blocks = [*_data_blocks(catalogue, log), *_content_blocks(catalogue, content), *_log_blocks(log)]
@@ -133,7 +134,8 @@ def _mapped(section: SectionName, data: _Data) -> Iterator[Entry]:
     spec: Any = ItemsSpec() if section == "items" else InteractionsSpec()
     settings = dict(data.preset.section(section).settings) if data.preset else {}
     settings.pop("csv", None)
-    for name, choice in data.mapping.choices.items():
+    for name in sorted(data.mapping.choices, key=list(type(spec).model_fields).index):
+        choice = data.mapping.choices[name]
         settings.pop(name, None)
         yield Entry(name, choice.column, choice.why)
     for name, why in data.mapping.lacking.items():
@@ -144,9 +146,10 @@ def _mapped(section: SectionName, data: _Data) -> Iterator[Entry]:
         yield from _time_settings(data, settings)
     for name, value in settings.items():
         if value != getattr(spec, name):
-            yield Entry(name, value, f"as {data.preset.about} is" if data.preset else "")
+            yield Entry(name, value, f"by the preset {data.preset.name}" if data.preset else "")
     if data.csv:
-        yield Entry("csv", data.csv, "how the file is written, by its first lines")
+        by = "by its first lines" if data.sample.csv or not data.preset else f"by the preset {data.preset.name}"
+        yield Entry("csv", data.csv, f"how the file is written, {by}")
 
 
 def _title_settings(data: _Data, settings: dict[str, Any]) -> Iterator[Entry]:
@@ -231,7 +234,7 @@ def _codebook(items: int | None, told: str) -> Block:
         codes = codes_for(items)
         planned = int(Recipe().codebook.growth * items)
         why = (
-            f"{told} rows of items: about their root as codes a level. {LEVELS} x {codes} give {codes**LEVELS:,} SIDs, "
-            f"and {planned:,} are planned for (codebook.growth)."
+            f"Codes a level: about the square root of {told} items. {LEVELS} levels of {codes} hold "
+            f"{codes**LEVELS:,} SIDs, and {planned:,} items are planned for (codebook.growth = 2)."
         )
     return Block("codebook", (Entry("levels", [{"codes": codes}] * LEVELS),), why)

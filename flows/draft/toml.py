@@ -40,9 +40,12 @@ class Block:
 
 
 def comment(text: str) -> list[str]:
-    """Return a text as lines of comment; line breaks in it stay."""
-    lines = text.split("\n") if text else []
-    return [f"# {line}".rstrip() for each in lines for line in textwrap.wrap(printable(each), ABOVE - 2) or [""]]
+    """Return a text as lines of comment; line breaks in it stay, and broken lines are indented."""
+    lines: list[str] = []
+    for each in text.split("\n") if text else []:
+        indent = " " * (len(each) - len(each.lstrip()))
+        lines += textwrap.wrap(printable(each), ABOVE - 2, subsequent_indent=indent and indent + "  ") or [""]
+    return [f"# {line}".rstrip() for line in lines]
 
 
 def _fields(entries: Sequence[Entry]) -> list[str]:

@@ -51,6 +51,7 @@ class Tried:
     whole: bool
     seconds: float
     sampled: list[Sampled] = field(default_factory=list)
+    note: str = ""
 
     @property
     def accepted(self) -> int:
@@ -149,7 +150,7 @@ def _judge_unknown_items(report: Report, trial: Trial, lake: Lake | None) -> Non
             f"are the ids in interactions.item_id those in items.item_id ({trial.items.planned.spec.item_id})?"
         )
     if unknown and not trial.items.whole:
-        report.add(REFUSED, "interactions", "items that the catalogue's sample lacks may be in the rest of it")
+        trial.interactions.note = "; items that the catalogue's sample lacks may be in the rest of it"
         unknown = 0
     del counts.by_reason[Reason.UNKNOWN_ITEM]
     counts.out += len(named) - unknown
@@ -194,9 +195,8 @@ def _judge_refusals(report: Report, done: Tried, recipe: Recipe) -> None:
         return
     which = "all" if done.whole else "the first"
     share = counts.quarantined / counts.rows_in
-    report.add(
-        REFUSED, counts.stage, f"{which} {counts.rows_in:,} rows: {counts.quarantined:,} would be refused ({share:.1%})"
-    )
+    told = f"{which} {counts.rows_in:,} rows: {counts.quarantined:,} would be refused ({share:.1%}){done.note}"
+    report.add(REFUSED, counts.stage, told)
     for reason, rows in sorted(counts.by_reason.items(), key=lambda each: -each[1]):
         report.add(REFUSED, "", f"{rows:,} {reason}: {counts.examples[reason]}")
     total = max(done.planned.rows, counts.rows_in)

@@ -91,6 +91,12 @@ class Column:
         return [found for cell in self.filled for found in _pictures(cell)]
 
     @cached_property
+    def shows_pictures(self) -> bool:
+        """Whether most cells are bytes, or name a file with the suffix of a picture: other addresses may be pages."""
+        sure = sum(isinstance(each, bytes) or _has_suffix(each) for each in self.pictures)
+        return bool(self.filled) and sure > len(self.filled) / 2
+
+    @cached_property
     def is_text(self) -> bool:
         """Whether most cells are words: not numbers, times, addresses, pictures, objects, or an id on each row."""
         if not self.texts or any(isinstance(cell, dict | bytes) for cell in self.filled):
@@ -194,5 +200,10 @@ def _pictures(cell: Any) -> list[Reference]:
 def _looks_like_picture(reference: str | bytes) -> bool:
     if isinstance(reference, bytes):
         return True
-    name = reference.lower().split("?", 1)[0]
-    return reference.startswith("data:") or "://" in reference or name.endswith(_PICTURE_SUFFIXES)
+    return "://" in reference or _has_suffix(reference)
+
+
+def _has_suffix(reference: Reference) -> bool:
+    if not isinstance(reference, str):
+        return False
+    return reference.startswith("data:") or reference.lower().split("?", 1)[0].endswith(_PICTURE_SUFFIXES)

@@ -51,12 +51,17 @@ def _text_fields(free: dict[str, Column], title: Column | None, preset: Sequence
     An encoder cuts off what is beyond its limit, so a long text comes last.
     """
     if preset:
-        found = [free[name] for name in preset if name in free and free[name].texts]
+        found = [free[name] for name in preset if name in free and _differs(free[name])]
     else:
         texts = [each for each in free.values() if each.is_text and each.share(len(each.texts)) >= LEAST_FILLED]
         found = sorted(texts, key=lambda each: (each.is_long, -each.usefulness))[: MOST_FIELDS - 1]
     chosen = [Choice("title", _told(title))] if title is not None else []
     return [*chosen, *(Choice(each.name, _told(each)) for each in found)]
+
+
+def _differs(column: Column) -> bool:
+    """Return whether the texts tell items apart."""
+    return len(set(column.texts)) > 1
 
 
 def _told(column: Column) -> str:
@@ -66,7 +71,7 @@ def _told(column: Column) -> str:
 def _attributes(free: dict[str, Column], preset: Sequence[str]) -> list[Choice]:
     """Return columns whose values many items share."""
     if preset:
-        found = [free[name] for name in preset if name in free and free[name].texts]
+        found = [free[name] for name in preset if name in free and _differs(free[name])]
     else:
         found = [each for each in free.values() if 1 < len(each.kinds) <= len(each.ids) / 2 and each.width is None]
         found = sorted(found, key=lambda each: -each.usefulness)[:MOST_FIELDS]

@@ -58,7 +58,7 @@ def map_items(sample: Sample, columns: dict[str, Column]) -> Mapping:
     finder = _Finder("items", sample, columns)
     finder.required("item_id", _ids, [each for each in columns.values() if _unique_ids(each) and not each.is_text])
     finder.optional("title", _title, [each for each in columns.values() if each.mean_words > 1 and not each.is_long])
-    finder.optional("image", _image, [each for each in columns.values() if each.pictures])
+    finder.optional("image", _image, [each for each in columns.values() if each.shows_pictures])
     finder.optional("deleted", _flag)
     return finder.mapping
 

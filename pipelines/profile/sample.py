@@ -68,10 +68,10 @@ def looked_at(uri: str, spec: Spec) -> Found:
     return kind.look(uri, spec) if kind.look is not None else kind.find(uri, spec, [])
 
 
-def first_rows(source: Source, spec: Spec, limit: int) -> Iterator[Part]:
-    """Yield the first `limit` rows of a source."""
+def first_rows(source: Source, spec: Spec, limit: int, piece: int = PIECE_ROWS) -> Iterator[Part]:
+    """Yield the first `limit` rows of a source, at most `piece` at once."""
     left = limit
-    for part in source.parts(spec, min(PIECE_ROWS, limit)):
+    for part in source.parts(spec, min(piece, limit)):
         if len(part) > left:
             part = part[:left] if isinstance(part, list) else replace(part, batch=part.batch.slice(0, left))
         yield part

@@ -62,7 +62,7 @@ class Sampled:
         self.source.check(spec)
 
     def parts(self, spec: Spec, rows: int) -> Iterator[Part]:
-        for part in first_rows(self.source, spec, self.rows):
+        for part in first_rows(self.source, spec, self.rows, rows):
             for row in part if isinstance(part, list) else [part]:
                 self.columns.update(dict.fromkeys(row.columns or (row.values if isinstance(row, Row) else ())))
             yield part
