@@ -29,7 +29,8 @@ def written(sources: Sources, output: Path, force: bool) -> Iterator[str]:
         missing = "\n  ".join(draft.lacking)
         raise DraftIncomplete(
             f"{output} is not complete, because columns could not be told:\n  {missing}\n"
-            f"Name them in the lines marked TO DO, then run `sidmill recipe check --recipe {output}`."
+            "Mend the data, or name the columns in the lines marked TO DO; then run "
+            f"`sidmill recipe check --recipe {output}`."
         )
     given = _options(sources)
     yield ""

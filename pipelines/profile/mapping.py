@@ -9,7 +9,7 @@ from typing import Any
 from pipelines.profile.column import Column
 from pipelines.profile.presets import SectionName, column_names, recognised
 from pipelines.profile.sample import Sample
-from pipelines.sources.cells import Refused
+from pipelines.sources.cells import Refused, identifier
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
 from pipelines.sources.times import TimeUnit, utc_time
 
@@ -120,8 +120,20 @@ class _Finder:
         self._by_preset(name, fits)
         self.first(name, fits, [*self.named(name), *otherwise])
         if name not in self.mapping.choices:
-            looked_for = ", ".join(self._names[name][:6])
-            self.mapping.lacking[name] = f"no column is called {looked_for} or the like and has cells that fit"
+            self.mapping.lacking[name] = self._why_not(name)
+
+    def _why_not(self, name: str) -> str:
+        """Return why a required field has no column: by what the best-named column holds, if there is one."""
+        named = [column for column in self.named(name) if column.name not in self._taken]
+        if not named:
+            return f"no column is called {', '.join(self._names[name][:6])} or the like, and no other one fits"
+        convert = utc_time if name == "event_time" else identifier
+        for cell in named[0].filled:
+            try:
+                convert(cell, named[0].name)
+            except Refused as error:
+                return f"the column {named[0].name} does not fit: {error.detail}"
+        return f"the column {named[0].name} does not fit: {_found(named[0])}"
 
     def optional(self, name: str, fits: Fits, otherwise: Sequence[Column] = ()) -> None:
         """Choose a column if there is one; say so if the column with the default name does not fit."""
@@ -167,8 +179,8 @@ def _overlap(column: Column, known: set[str]) -> float:
 
 
 def _title(column: Column) -> str:
-    fits = column.is_text or (len(set(column.texts)) > 1 and column.numbers < MOSTLY * len(column.filled))
-    return column.of(len(column.texts), "have a text") if fits and not column.is_long and column.texts else ""
+    words = column.numbers < MOSTLY * len(column.filled) and not any(isinstance(each, dict) for each in column.filled)
+    return column.of(len(column.texts), "have a text") if words and not column.is_long and column.texts else ""
 
 
 def _image(column: Column) -> str:

@@ -149,7 +149,7 @@ def _read(
             elif row.reason is not None:
                 unreadable += 1
             else:
-                columns |= dict.fromkeys(row.columns or row.values)
+                columns |= dict.fromkeys([*row.columns, *row.values])
                 rows.append(row.values)
     formats = frozenset(source.suffix if isinstance(source, File) else type(source).__name__ for source in some)
     count = row_count(sources, spec)

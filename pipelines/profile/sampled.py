@@ -8,7 +8,6 @@ import pyarrow.fs as pafs
 
 from pipelines.profile.sample import first_rows
 from pipelines.sources.protocol import Part, Record, Source, Spec
-from pipelines.sources.row import Row
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,15 @@ class Sampled:
 
     def parts(self, spec: Spec, rows: int) -> Iterator[Part]:
         for part in first_rows(self.source, spec, self.rows, rows):
-            for row in part if isinstance(part, list) else [part]:
-                self.columns.update(dict.fromkeys(row.columns or (row.values if isinstance(row, Row) else ())))
+            self.columns.update(dict.fromkeys(_columns(part)))
             yield part
+
+
+def _columns(part: Part) -> Iterator[str]:
+    """Yield the columns of a part, those of folder names among them."""
+    if not isinstance(part, list):
+        yield from (*part.columns, *part.batch.schema.names)
+        return
+    for row in part:
+        if row.reason is None:
+            yield from (*row.columns, *row.values)
