@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from flows.cli.options import OPTIONS, AsJson, Debug, RecipeOptions, Sources
-from flows.cli.start import tell
+from flows.cli.start import production_recipe, tell
 from flows.runtime.terminal import say
 
 app = App(name="recipe", help="Draft a recipe from data, and check one before a run.", group_parameters=OPTIONS)
@@ -53,7 +53,8 @@ def check(
 
     Ingests a sample of each source into a temporary folder, opens encoders and
     given vectors, and compares the codebook with the number of items. Exits
-    with 0 if the run would come to its end, and else with 1.
+    with 0 if nothing was found that would stop the run, and else with 1.
+    Without --recipe, the recipe of production in --lake applies.
 
     $ sidmill recipe check --recipe shop.toml --items items.jsonl
     $ sidmill recipe check --recipe shop.toml --items new.csv --lake ./lake
@@ -64,11 +65,12 @@ def check(
     """
     from flows.preflight.preflight import PlannedRun
     from storage.lake import Lake
-    from storage.releases.releases import PRODUCTION, published
+    from storage.releases.releases import PRODUCTION
 
-    settings, overrides = recipe.resolve()
     given = Lake(lake) if lake is not None else None
-    parent = PRODUCTION if given is not None and published(given) else None
+    base = production_recipe(given) if given is not None else None
+    settings, overrides = recipe.resolve(base)
+    parent = PRODUCTION if base is not None else None
     kind = "nightly" if parent else "bootstrap"
     run = PlannedRun(kind, settings, *sources.absolute(), given, parent, overrides=tuple(overrides))
     tell(run, quick=quick, as_json=as_json)

@@ -59,7 +59,9 @@ class Sample:
 
     def __str__(self) -> str:
         read = len(self.rows)
-        return f"all {read:,} rows" if self.whole else f"the first {read:,} of {self.count or 'more'} rows"
+        if self.whole:
+            return f"all {read:,} rows"
+        return f"the first {read:,} rows" + (f" of {self.count}" if self.count else "")
 
 
 def looked_at(uri: str, spec: Spec) -> Found:
