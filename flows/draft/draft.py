@@ -154,13 +154,13 @@ def _mapped(section: SectionName, data: _Data) -> Iterator[Entry]:
 
 def _title_settings(data: _Data, settings: dict[str, Any]) -> Iterator[Entry]:
     title = data.columns.get(data.mapping.column("title"))
-    untitled = len(title.cells) - len(title.texts) if title else len(data.sample.rows)
+    untitled = len(title.cells) - len(title.texts) if title else 0
     if title is None:
         settings.pop("require_title", None)
         yield Entry("require_title", False, "no column holds titles")
     elif untitled:
         settings.pop("require_title", None)
-        yield Entry("require_title", False, f"{untitled:,} rows have none, and would be refused with true")
+        yield Entry("require_title", False, title.of(untitled, "have none, and would be refused with true"))
 
 
 def _time_settings(data: _Data, settings: dict[str, Any]) -> Iterator[Entry]:

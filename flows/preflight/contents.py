@@ -96,7 +96,7 @@ def _look_at_pictures(report: Report, recipe: Recipe, trial: Trial, found: Found
             for each in stored:
                 _open_picture(each, recipe, trial, found, refused)
     tried = len(found.pictures) + len(refused)
-    on_web = f", {elsewhere:,} pictures on the web or in an object store not asked for" if elsewhere else ""
+    on_web = f"; not asked for on the web or in object stores: {elsewhere:,}" if elsewhere else ""
     report.add(
         MAKES,
         IMAGE,

@@ -76,8 +76,9 @@ def map_interactions(sample: Sample, columns: dict[str, Column], items: Mapping,
     finder.required("event_time", _time, list(columns.values()))
     finder.optional("event_id", _event_id)
     finder.optional("event_type", _event_type, finder.named("event_id"))
-    for name in ("arrival_time", "session_id", "request_id"):
-        finder.optional(name, _time if name == "arrival_time" else _ids)
+    finder.optional("arrival_time", _time)
+    for name in ("session_id", "request_id"):
+        finder.optional(name, _ids)
     finder.optional("impression", _flag)
     for name in ("position", "value"):
         finder.optional(name, _number)

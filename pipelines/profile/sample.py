@@ -58,10 +58,11 @@ class Sample:
     warnings: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        read = len(self.rows)
+        read = len(self.rows) + self.unreadable
+        bad = f", of which {self.unreadable:,} cannot be read" if self.unreadable else ""
         if self.whole:
-            return f"all {read:,} rows"
-        return f"the first {read:,} rows" + (f" of {self.count}" if self.count else "")
+            return f"all {read:,} rows{bad}"
+        return f"the first {read:,} {f'of {self.count} ' if self.count else ''}rows{bad}"
 
 
 def looked_at(uri: str, spec: Spec) -> Found:

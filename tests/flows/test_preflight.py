@@ -240,7 +240,10 @@ def test_pictures_are_opened_and_bad_ones_are_warned_of(small: Path, recipe: dic
         row["image"] = picture
     (small / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = look(small, {**recipe, "image": {}})
-    assert "3 of 40 sampled rows; packaged-vit; 0 of 2 pictures opened, 1 pictures on the web" in found.lines[MAKES][1]
+    assert (
+        "3 of 40 sampled rows; packaged-vit; 0 of 2 pictures opened; not asked for on the web or in object stores: 1"
+        in found.lines[MAKES][1]
+    )
     assert "2 of 2 pictures would be refused, the first as image_undecodable" in found.warnings[0]
 
 

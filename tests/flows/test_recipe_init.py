@@ -135,7 +135,7 @@ def test_each_line_says_why_it_is_proposed(tmp_path: Path) -> None:
     rows[3]["name"] = rows[4]["name"] = ""
     draft = draft_recipe([str(jsonl(tmp_path / "items.jsonl", rows))], [])
     assert 'title = "name"         # 28 of 30 rows have a text' in draft.text
-    assert "require_title = false  # 2 rows have none, and would be refused with true" in draft.text
+    assert "require_title = false  # 2 of 30 rows have none, and would be refused with true" in draft.text
     assert "#   about: 30 of 30 rows have a text, 30 different" in draft.text
     assert recipe_of(draft).text == Recipe.model_validate({"text": {"fields": ["title", "about"]}}).text
 
