@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from flows.cli.options import OPTIONS, AsJson, Debug, RecipeOptions, Sources
+from flows.cli.options import OPTIONS, AsJson, Common, Debug, RecipeOptions, Sources
 from flows.cli.start import production_recipe, tell
 from flows.runtime.terminal import say
 
@@ -64,10 +64,9 @@ def check(
         quick: Do not load encoders to time them.
     """
     from flows.preflight.preflight import PlannedRun
-    from storage.lake import Lake
     from storage.releases.releases import PRODUCTION
 
-    given = Lake(lake) if lake is not None else None
+    given = Common(lake=lake).existing() if lake is not None else None
     base = production_recipe(given) if given is not None else None
     settings, overrides = recipe.resolve(base)
     parent = PRODUCTION if base is not None else None

@@ -13,7 +13,7 @@ from infra.addresses import without_secrets
 from pipelines.profile.column import Column, columns_of
 from pipelines.profile.content import Content, contents_of
 from pipelines.profile.mapping import Mapping, map_interactions, map_items
-from pipelines.profile.presets import Preset, SectionName, presets, recognised
+from pipelines.profile.presets import Preset, SectionName, recognised
 from pipelines.profile.sample import Sample, sample
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import CsvSpec, InteractionsSpec, ItemsSpec
@@ -79,34 +79,20 @@ def draft_recipe(items: list[str], interactions: list[str]) -> Draft:
 def _looked_at(
     section: SectionName, uris: list[str], items: Mapping | None = None, known: set[str] | None = None
 ) -> _Data:
-    try:
-        found = sample(uris, section)
-    except SourceError:
-        # A preset may say how the file is written, where its header alone can be read.
-        found = _as_a_preset_says(section, uris)
+    found = sample(uris, section)
     preset = recognised(section, found.columns)
     csv: dict[str, Any] = dict(found.csv)
     if preset and (declared := preset.section(section).settings.get("csv")) and not found.csv:
         csv, found = declared, sample(uris, section, CsvSpec(**declared))
     if not found.rows:
-        raise SourceError(f"{', '.join(map(without_secrets, uris))}: no row can be read, so nothing can be proposed.")
+        why = f" ({found.unreadable:,} are refused, the first because: {found.why})" if found.unreadable else ""
+        raise SourceError(f"{', '.join(map(without_secrets, uris))}: no row can be read{why}. Nothing can be proposed.")
     columns = columns_of(found.rows, found.columns)
     if section == "items":
         mapping = map_items(found, columns)
     else:
         mapping = map_interactions(found, columns, items or Mapping(), known or set())
     return _Data(found, columns, mapping, preset, csv)
-
-
-def _as_a_preset_says(section: SectionName, uris: list[str]) -> Sample:
-    """Look at sources in the ways that presets declare; raise SourceError if none reads them."""
-    for preset in presets():
-        if declared := preset.section(section).settings.get("csv"):
-            try:
-                return sample(uris, section, CsvSpec(**declared))
-            except SourceError:
-                continue
-    return sample(uris, section)
 
 
 def _header(catalogue: _Data, log: _Data | None, lacking: list[str]) -> Iterator[str]:

@@ -28,10 +28,13 @@ def judge_fit(report: Report, recipe: Recipe, trial: Trial, lake: Lake | None) -
             f"codebook.levels encode {', '.join(absent)}, but the recipe makes {', '.join(sorted(made))}: change the "
             "source of the levels, or add the section"
         )
-    if trial.items.planned.count is None:
+    if trial.items.planned.count is None and not trial.items.whole:
         report.warnings.append("codebook: the number of items is unknown before they are read")
         return
     items = trial.items.accepted + _stored(lake)
+    if not items and not trial.items.planned.sources:
+        report.errors.append("there is no catalogue: give one with --items PATH")
+        return
     shape = " x ".join(str(level.codes) for level in spec.levels)
     sids = math.prod(level.codes for level in spec.levels)
     about = "" if trial.items.whole and not _stored(lake) else "about "

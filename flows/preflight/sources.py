@@ -44,10 +44,21 @@ def plan(report: Report, section: str, uris: list[str], spec: Spec, lake: Lake |
         except SourceError as error:
             report.errors.append(str(error))
             continue
+        _unread_folders(report, section, fresh)
         found.sources += fresh
         found.count = found.count + count if found.count and count else None
         report.add(READ, section, f"{_short(uri)}: {_told(there.sources, fresh, count)}")
     return found
+
+
+def _unread_folders(report: Report, section: str, sources: list[Source]) -> None:
+    """Report columns in the names of a catalogue's folders; a log has many that nobody misses."""
+    unread = sorted({name for source in sources for name in source.unread_columns})
+    if unread and section == "items":
+        report.warnings.append(
+            f"columns in the names of folders are not read as attributes: {', '.join(unread)}. To read them, list them "
+            "in items.partitions"
+        )
 
 
 def _short(uri: str) -> str:

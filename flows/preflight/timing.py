@@ -37,7 +37,7 @@ def estimate_encoding(report: Report, recipe: Recipe, trial: Trial, found: Found
 
 def _scale(tried: Tried) -> float:
     """Return how many times as many rows as the sample there are."""
-    return max(1.0, tried.planned.rows / max(1, tried.counts.rows_in))
+    return tried.rows / max(1, tried.counts.rows_in)
 
 
 def _kind(tried: Tried) -> str:

@@ -54,10 +54,15 @@ class Tried:
     note: str = ""
 
     @property
+    def rows(self) -> int:
+        """Number of all rows, as far as it is known."""
+        return self.counts.rows_in if self.whole else max(self.planned.rows, self.counts.rows_in)
+
+    @property
     def accepted(self) -> int:
         """Return about how many of all rows would be accepted."""
         share = self.counts.quarantined / self.counts.rows_in if self.counts.rows_in else 0.0
-        return round(self.planned.rows * (1 - share))
+        return round(self.rows * (1 - share))
 
 
 @dataclass
@@ -141,20 +146,18 @@ def _judge_unknown_items(report: Report, trial: Trial, lake: Lake | None) -> Non
     waiting = open_rows(trial.lake, reason=Reason.UNKNOWN_ITEM)
     named = [json.loads(payload)["item_id"] for payload in waiting["payload"]]
     ours = known_items(lake, set(named)) if lake is not None and lake.exists("items") else set()
-    unknown = sum(item not in ours for item in named)
-    if unknown and unknown == counts.rows_in - sum(
-        rows for reason, rows in counts.by_reason.items() if reason != Reason.UNKNOWN_ITEM
-    ):
+    unknown, example = sum(item not in ours for item in named), waiting["detail"][0]
+    del counts.by_reason[Reason.UNKNOWN_ITEM]
+    if unknown and unknown == counts.rows_in - counts.quarantined:
         report.warnings.append(
-            f"no event of the sample names an item of the catalogue's sample ({waiting['detail'][0]}): "
+            f"no event of the sample names an item of the catalogue's sample ({example}): "
             f"are the ids in interactions.item_id those in items.item_id ({trial.items.planned.spec.item_id})?"
         )
     if unknown and not trial.items.whole:
         trial.interactions.note = "; items that the catalogue's sample lacks may be in the rest of it"
         unknown = 0
-    del counts.by_reason[Reason.UNKNOWN_ITEM]
     counts.out += len(named) - unknown
-    counts.refuse(Reason.UNKNOWN_ITEM, unknown, waiting["detail"][0])
+    counts.refuse(Reason.UNKNOWN_ITEM, unknown, example)
 
 
 def _missing_columns(report: Report, done: Tried) -> None:
@@ -199,7 +202,7 @@ def _judge_refusals(report: Report, done: Tried, recipe: Recipe) -> None:
     report.add(REFUSED, counts.stage, told)
     for reason, rows in sorted(counts.by_reason.items(), key=lambda each: -each[1]):
         report.add(REFUSED, "", f"{rows:,} {reason}: {counts.examples[reason]}")
-    total = max(done.planned.rows, counts.rows_in)
+    total = done.rows
     scaled = Counts(f"ingest {counts.stage}", rows_in=total, examples=counts.examples)
     for reason, rows in counts.by_reason.items():
         scaled.refuse(reason, round(rows * total / counts.rows_in), counts.examples[reason])

@@ -43,8 +43,9 @@ class EveryColumn(InteractionsSpec):
 class Sample:
     """Rows of the sources at some addresses; `whole` if these are all rows.
 
-    `unreadable` counts rows of the sample that could not be read. `csv` is how the text files are written, as far as
-    that is not the usual way. `formats` are the suffixes of files, and the kinds of other sources.
+    `unreadable` counts rows of the sample that could not be read, the first because of `why`. `csv` is how the text
+    files are written, as far as that is not the usual way. `formats` are the suffixes of files, and the kinds of other
+    sources.
     """
 
     uris: tuple[str, ...]
@@ -53,6 +54,7 @@ class Sample:
     count: RowCount | None
     whole: bool
     unreadable: int = 0
+    why: str = ""
     csv: dict[str, str] = field(default_factory=dict)
     formats: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
@@ -143,22 +145,24 @@ def _read(
 ) -> Sample:
     some = spread(sources)
     limit = max(1, SAMPLE_ROWS // max(1, len(some)))
-    rows, columns, unreadable, whole = list[dict[str, Any]](), dict[str, None](), 0, len(some) == len(sources)
+    rows, columns, refused = list[dict[str, Any]](), dict[str, None](), list[str]()
+    whole = len(some) == len(sources)
     for source in some:
         source.check(spec)
         for place, row in enumerate(islice(_rows(source, spec, limit + 1), limit + 1)):
             if place == limit:
                 whole = False
             elif row.reason is not None:
-                unreadable += 1
+                refused.append(f"{row.reason}: {row.detail}")
             else:
                 columns |= dict.fromkeys([*row.columns, *row.values])
                 rows.append(row.values)
     formats = frozenset(source.suffix if isinstance(source, File) else type(source).__name__ for source in some)
     count = row_count(sources, spec)
     if whole:
-        count = RowCount(len(rows) + unreadable, exact=True)
-    return Sample(uris, rows, tuple(columns), count, whole, unreadable, csv, formats, warnings)
+        count = RowCount(len(rows) + len(refused), exact=True)
+    why = next(iter(refused), "")
+    return Sample(uris, rows, tuple(columns), count, whole, len(refused), why, csv, formats, warnings)
 
 
 def _rows(source: Source, spec: Spec, limit: int) -> Iterator[Any]:

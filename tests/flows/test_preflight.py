@@ -206,6 +206,28 @@ def test_every_fault_is_told_at_once_and_the_exit_code_is_1(
     )
 
 
+def test_a_check_against_a_lake_that_is_not_there_says_so(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["recipe", "check", "--quick", "--items", str(small / "items.jsonl"), "--lake", str(tmp_path / "none")]
+    assert run_command(words) == 1
+    assert "there is no lake at" in capsys.readouterr().err
+
+
+def test_a_check_without_a_catalogue_asks_for_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["recipe", "check", "--quick"]) == 1
+    assert "error: there is no catalogue: give one with --items PATH\n" in capsys.readouterr().out
+
+
+def test_columns_of_a_catalogue_that_only_its_folders_have_are_told(tmp_path: Path) -> None:
+    write_items(tmp_path / "shop=a" / "items.jsonl", 0, 40)
+    settings = parse_recipe({"text": {}, "codebook": {"levels": [{"codes": 8}] * 3}}).model_dump(mode="json")
+    found = preflight(PlannedRun("bootstrap", settings, [str(tmp_path)], []), quick=True)
+    assert found.warnings == [
+        "columns in the names of folders are not read as attributes: shop. To read them, list them in items.partitions"
+    ]
+
+
 def test_an_encoder_that_is_not_installed_is_told_by_name(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

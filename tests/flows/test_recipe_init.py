@@ -333,3 +333,12 @@ def test_nothing_to_look_at_is_told_and_no_file_is_written(
     assert run_command(["recipe", "init", *make(tmp_path), "--output", str(file)]) == 1
     assert capsys.readouterr().err.startswith("sidmill: error: ")
     assert not file.exists()
+
+
+def test_a_catalogue_of_which_no_row_can_be_read_is_told_with_the_first_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "items.jsonl").write_text("id 1\nid 2\n")
+    words = ["recipe", "init", "--items", str(tmp_path / "items.jsonl"), "--output", str(tmp_path / "r.toml")]
+    assert run_command(words) == 1
+    assert "no row can be read (2 are refused, the first because: invalid_json" in capsys.readouterr().err
