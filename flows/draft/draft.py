@@ -38,7 +38,7 @@ class Draft:
 
 @dataclass
 class _Data:
-    """What was looked at, with what was found in it."""
+    """A sample with its columns, their proposed mapping, and the preset that it looks like."""
 
     sample: Sample
     columns: dict[str, Column]

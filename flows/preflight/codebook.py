@@ -1,4 +1,4 @@
-"""Whether the codebook has room for the items, and can read the vectors that its levels encode."""
+"""Judgement of the codebook: room for the items, and vectors for all levels."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What a run would make vectors of: contents of the sampled items, pictures, encoders, and given vectors."""
+"""Contents that a run would make vectors of: those of the sampled items, pictures, encoders, and given vectors."""
 
 import re
 from dataclasses import dataclass, field
@@ -47,6 +47,8 @@ def look_at_contents(report: Report, recipe: Recipe, trial: Trial) -> Found:
     found = Found()
     items = trial.catalogue
     report.warnings += unknown_fields(recipe, items) if items.height else []
+    if recipe.image is None and trial.items.pictures:
+        report.add(MAKES, IMAGE, f"nothing of {trial.items.pictures:,} pictures in the sample: there is no [image]")
     for content in contents(recipe, trial.lake):
         try:
             details = content.describe()

@@ -1,4 +1,4 @@
-"""What was found out about a run before it: lines by heading, warnings, and faults that would stop the run."""
+"""Findings about a run before it starts: lines by heading, warnings, and faults that would stop it."""
 
 import textwrap
 from collections.abc import Iterator

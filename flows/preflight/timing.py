@@ -1,4 +1,4 @@
-"""How long a run takes, about: the rates of the sample, times the rows."""
+"""Estimates of the time that a run takes: the rates of the sample, times the rows."""
 
 import time
 from collections.abc import Callable, Sequence

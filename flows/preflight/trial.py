@@ -44,7 +44,10 @@ OPTIONAL = (
 
 @dataclass
 class Tried:
-    """Outcome of a section: counts of the sample, whether it was all rows, and the seconds to read and convert it."""
+    """Outcome of a section: counts of the sample, whether it was all rows, and the seconds to read and convert it.
+
+    `pictures` counts those that accepted rows name.
+    """
 
     planned: Planned
     counts: Counts
@@ -52,6 +55,7 @@ class Tried:
     seconds: float
     sampled: list[Sampled] = field(default_factory=list)
     note: str = ""
+    pictures: int = 0
 
     @property
     def rows(self) -> int:
@@ -108,12 +112,14 @@ def _ingested(report: Report, planned: Planned, read: Callable[[Sampled], Ingest
     for source in some:
         done.sampled.append(Sampled(source, limit))
         try:
-            counts = read(done.sampled[-1]).stages[0]
+            outcome = read(done.sampled[-1])
         except SourceError as error:
             report.errors.append(str(error))
+            done.whole = False
             continue
-        done.counts.add(counts)
-        done.whole &= counts.rows_in < limit
+        done.counts.add(outcome.stages[0])
+        done.pictures += outcome.unread_pictures
+        done.whole &= outcome.stages[0].rows_in < limit
     done.seconds = _seconds(done)
     if planned.count and planned.count.exact and planned.count.rows <= done.counts.rows_in:
         done.whole = True

@@ -1,1 +1,1 @@
-"""What a sample of a source shows: its columns, what they may mean, and public formats that it looks like."""
+"""Profile of a source from a sample: its columns, what they may mean, and public formats that it looks like."""

@@ -59,7 +59,7 @@ class Column:
 
     @cached_property
     def kinds(self) -> Counter[str]:
-        """How often each id comes."""
+        """Number of cells by id."""
         return Counter(self.ids)
 
     @cached_property
@@ -92,13 +92,13 @@ class Column:
 
     @cached_property
     def shows_pictures(self) -> bool:
-        """Whether most cells are bytes, or name a file with the suffix of a picture: other addresses may be pages."""
+        """True if most cells are bytes, or name a file with the suffix of a picture: other addresses may be pages."""
         sure = sum(isinstance(each, bytes) or _has_suffix(each) for each in self.pictures)
         return bool(self.filled) and sure > len(self.filled) / 2
 
     @cached_property
     def is_text(self) -> bool:
-        """Whether most cells are words: not numbers, times, addresses, pictures, objects, or an id on each row."""
+        """True if most cells are words: not numbers, times, addresses, pictures, objects, or an id on each row."""
         if not self.texts or any(isinstance(cell, dict | bytes) for cell in self.filled):
             return False
         if max(self.numbers, self.times, self._addresses, len(self._objects)) > len(self.filled) / 2:
@@ -132,7 +132,7 @@ class Column:
 
     @cached_property
     def is_long(self) -> bool:
-        """Whether its texts are long."""
+        """True if its texts are long."""
         return self.mean_characters >= LONG_TEXT
 
     @cached_property

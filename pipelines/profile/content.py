@@ -1,4 +1,4 @@
-"""What items can be made vectors of: texts, pictures, attributes, places, and vectors that are given."""
+"""Contents that items can be made vectors of: texts, pictures, attributes, places, and vectors that are given."""
 
 import re
 from collections.abc import Sequence

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import time
 from typing import Any
 
+from infra.addresses import without_secrets
 from pipelines.profile.column import Column
 from pipelines.profile.presets import SectionName, column_names, recognised
 from pipelines.profile.sample import Sample
@@ -153,7 +154,7 @@ class _Finder:
 
 
 def _found(column: Column) -> str:
-    kinds = ", ".join(found for found, _ in column.kinds.most_common(3))
+    kinds = without_secrets(", ".join(found for found, _ in column.kinds.most_common(3)))
     return f"{len(column.kinds):,} different values, such as {kinds}" if kinds else "its cells are no ids"
 
 
@@ -213,7 +214,7 @@ def _event_type(column: Column) -> str:
     if not column.kinds or len(column.kinds) > MOST_KINDS or len(column.ids) < MOSTLY * len(column.cells):
         return ""
     kinds = [f"{kind} {rows:,}" for kind, rows in column.kinds.most_common(6)]
-    return f"types: {', '.join(kinds)}" + (" ..." if len(column.kinds) > 6 else "")
+    return without_secrets(f"types: {', '.join(kinds)}") + (" ..." if len(column.kinds) > 6 else "")
 
 
 def _unit(column: Column) -> TimeUnit | None:

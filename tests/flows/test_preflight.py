@@ -261,6 +261,7 @@ def test_pictures_are_opened_and_bad_ones_are_warned_of(small: Path, recipe: dic
     for row, picture in zip(rows, pictures, strict=False):
         row["image"] = picture
     (small / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "image         nothing of 3 pictures in the sample: there is no [image]" in look(small, recipe).lines[MAKES]
     found = look(small, {**recipe, "image": {}})
     assert (
         "3 of 40 sampled rows; packaged-vit; 0 of 2 pictures opened; not asked for on the web or in object stores: 1"

@@ -55,7 +55,7 @@ def recipe_of(draft: Draft) -> Recipe:
 
 
 def refusals(recipe: Recipe, items: Path, log: Path | None = None) -> tuple[list[str], list[str]]:
-    """What `recipe check` says about rows, and its errors."""
+    """The lines of `recipe check` about rows, and its errors."""
     logs = [str(log)] if log else []
     found = preflight(PlannedRun("ingest", recipe.model_dump(mode="json"), [str(items)], logs))
     return found.lines["in a sample"], found.errors
@@ -342,3 +342,11 @@ def test_a_catalogue_of_which_no_row_can_be_read_is_told_with_the_first_reason(
     words = ["recipe", "init", "--items", str(tmp_path / "items.jsonl"), "--output", str(tmp_path / "r.toml")]
     assert run_command(words) == 1
     assert "no row can be read (2 are refused, the first because: invalid_json" in capsys.readouterr().err
+
+
+def test_secrets_of_addresses_in_the_data_are_not_shown(tmp_path: Path) -> None:
+    rows = [{**row, "deleted": f"https://me:hidden@shop.example/{n % 3}?sig=hidden"} for n, row in enumerate(shop())]
+    draft = draft_recipe([str(jsonl(tmp_path / "items.jsonl", rows))], [])
+    assert recipe_of(draft).items.deleted == ""
+    assert "shop.example" in draft.text
+    assert "hidden" not in draft.text
