@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_shapes import SHAPES
+from deltalake import write_deltalake
 from PIL import Image
 
 from flows.bootstrap import bootstrap
@@ -350,3 +351,65 @@ def test_secrets_of_addresses_in_the_data_are_not_shown(tmp_path: Path) -> None:
     assert recipe_of(draft).items.deleted == ""
     assert "shop.example" in draft.text
     assert "hidden" not in draft.text
+
+
+def test_items_that_were_only_shown_are_no_behaviour_and_no_targets(tmp_path: Path) -> None:
+    items = jsonl(tmp_path / "items.jsonl", shop())
+    kinds = ["Impression", "click", "buy"]
+    log = jsonl(
+        tmp_path / "log.jsonl",
+        [
+            {"user": f"u{n % 5}", "sku": f"s{n % 30}", "ts": 1_700_000_000 + n, "action": kinds[n % 3]}
+            for n in range(60)
+        ],
+    )
+    recipe = recipe_of(draft_recipe([str(items)], [str(log)]))
+    assert recipe.interactions.event_type == "action"
+    assert recipe.train.negative_events == ("Impression",)
+    assert recipe.collaborative is not None
+    assert recipe.collaborative.exclude_events == ("Impression",)
+
+
+def test_a_catalogue_without_texts_is_told_apart_by_the_values_that_items_share(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"id": n, "maker": 100 + n % 4, "kind": n % 2, "weight": n / 7, "batch": 9} for n in range(40)
+    ]
+    recipe = recipe_of(draft_recipe([str(jsonl(tmp_path / "items.jsonl", rows))], []))
+    assert recipe.text is None
+    assert recipe.items.require_title is False
+    assert recipe.attributes is not None
+    assert recipe.attributes.fields == ("maker", "kind")
+
+
+def test_a_delta_table_is_looked_at_by_version_and_its_vectors_are_read_from_the_table(tmp_path: Path) -> None:
+    rows = pa.table(
+        {
+            "item_id": [f"i{n}" for n in range(12)],
+            "title": [f"blue mug {n}" for n in range(12)],
+            "text": pa.array([[float(n)] * 8 for n in range(12)], pa.list_(pa.float32())),
+        }
+    )
+    write_deltalake(str(tmp_path / "items"), rows)
+    draft = draft_recipe([f"{tmp_path}/items@v0"], [])
+    recipe = recipe_of(draft)
+    assert str(draft.items) == "all 12 rows"
+    assert recipe.vectors["text_given"].path == f"{tmp_path}/items"  # text is the name of vectors that sidmill makes
+    assert open_given("text_given", recipe.vectors["text_given"]).dim == 8
+
+
+def test_the_unit_of_times_is_left_open_where_their_sizes_differ(tmp_path: Path) -> None:
+    items = jsonl(tmp_path / "items.jsonl", shop())
+    for scale, unit in ((1, "s"), (1000, "ms"), (10**6, "us"), (10**9, "ns"), (None, "auto")):
+        times = [(1_700_000_000 + n) * (scale or (1000 if n % 2 else 1)) for n in range(60)]
+        rows = [{"user_id": f"u{n % 5}", "sku": f"s{n % 30}", "time": when} for n, when in enumerate(times)]
+        log = jsonl(tmp_path / "log.jsonl", list(rows))
+        assert recipe_of(draft_recipe([str(items)], [str(log)])).interactions.time_unit == unit
+
+
+def test_an_id_in_the_log_is_the_column_that_names_items_of_the_catalogue(tmp_path: Path) -> None:
+    items = jsonl(tmp_path / "items.jsonl", [{"isbn": f"97{n}", "title": f"book number {n}"} for n in range(30)])
+    rows = [
+        {"user_id": f"u{n % 5}", "product_id": f"p{n}", "book": f"97{n % 30}", "date": "2026-03-01"} for n in range(60)
+    ]
+    log = jsonl(tmp_path / "log.jsonl", list(rows))
+    assert recipe_of(draft_recipe([str(items)], [str(log)])).interactions.item_id == "book"
