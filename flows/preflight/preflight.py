@@ -55,7 +55,7 @@ def preflight(run: PlannedRun, *, quick: bool = False) -> Report:
         _judge_codebook(report, run, recipe, trial, found, clock)
         _judge_log(report, run, recipe, interactions)
         estimate_ingest(report, trial)
-        estimate_encoding(report, recipe, trial, found, quick=quick)
+        estimate_encoding(report, recipe, trial, found, run.lake, quick=quick)
     return report
 
 

@@ -1,18 +1,30 @@
 """Estimates of the time that a run takes: the rates of the sample, times the rows."""
 
 import time
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from flows.preflight.contents import Found
 from flows.preflight.report import TIME, Report
 from flows.preflight.trial import Trial, Tried
 from flows.recipe import Recipe
-from pipelines.embed.protocol import EncoderSettings, load_encoder
+from flows.steps.embed import IMAGE, TEXT
+from pipelines.embed.protocol import EncoderError, encode_all, load_encoder
+from pipelines.spec import ImageSpec, TextSpec
+from storage.lake import Lake
+from storage.runs import runs
 
 TIMED = 64
 """Contents that an encoder is timed on."""
-T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Seconds that an encoder takes for an item, and how that is known."""
+
+    seconds: float
+    by: str
 
 
 def estimate_ingest(report: Report, trial: Trial) -> None:
@@ -22,16 +34,27 @@ def estimate_ingest(report: Report, trial: Trial) -> None:
             report.add(TIME, f"ingest {_kind(tried)}", words(tried.seconds * _scale(tried)))
 
 
-def estimate_encoding(report: Report, recipe: Recipe, trial: Trial, found: Found, *, quick: bool) -> None:
-    """Report the seconds of encoding. With `quick`, no encoder is loaded.
+def estimate_encoding(
+    report: Report, recipe: Recipe, trial: Trial, found: Found, lake: Lake | None, *, quick: bool
+) -> None:
+    """Report the seconds of encoding, by those of some contents, or by those of an earlier run on the lake.
 
-    Only encoders whose weights are in an installed package are loaded: others may be large.
+    Only encoders whose weights are in an installed package are loaded: others may be large. With `quick`, none is.
     """
     scale = _scale(trial.items)
-    if recipe.text is not None and "text" in found.encoders:
-        _encoding(report, "text", recipe.text, found.texts, round(found.items["text"] * scale), quick, list)
-    if recipe.image is not None and "image" in found.encoders:
-        _encoding(report, "image", recipe.image, found.pictures, round(found.items["image"] * scale), quick, None)
+    for name, spec, contents in ((TEXT, recipe.text, found.texts), (IMAGE, recipe.image, found.pictures)):
+        if spec is None or name not in found.encoders:
+            continue
+        rows = round(found.items[name] * scale)
+        loads = bool(contents) and not quick and not spec.model
+        try:
+            rate = _measured(spec, contents) if loads else _recorded(lake, f"embed {name}")
+        except EncoderError as error:
+            report.errors.append(f"the {name} encoder cannot be loaded: {error}")
+            continue
+        why = "of --quick" if quick else f"{spec.encoder} is not loaded for a check" if spec.model else "the sample has none"
+        told = f"{words(rate.seconds * rows)} for about {rows:,} items, {rate.by}" if rate else ""
+        report.add(TIME, f"embed {name}", told or f"unknown for about {rows:,} items, because {why}")
     report.add(TIME, "not estimated", "fetching of pictures, behaviour, fusion, codebook, SIDs, trie")
 
 
@@ -44,33 +67,25 @@ def _kind(tried: Tried) -> str:
     return "items" if tried.planned.section == "items" else "log"
 
 
-def _encoding(
-    report: Report,
-    name: str,
-    spec: EncoderSettings,
-    contents: Sequence[T],
-    rows: int,
-    quick: bool,
-    prepare: Callable[[Sequence[T]], Sequence[object]] | None,
-) -> None:
-    """Report the time that an encoder takes for some rows, by that for some contents."""
-    if not contents:
-        report.add(TIME, f"embed {name}", "unknown: the sample has nothing to time it on")
-    elif quick:
-        report.add(TIME, f"embed {name}", f"unknown for about {rows:,} items: not timed, because of --quick")
-    elif getattr(spec, "model", ""):
-        report.add(TIME, f"embed {name}", f"unknown for about {rows:,} items: {spec.encoder} is not loaded for a check")
-    else:
-        step = max(1, len(contents) // TIMED)
-        some = contents[::step][:TIMED]
-        encoder = load_encoder(spec)
-        ready = [encoder.prepare(each) for each in some] if prepare is None else prepare(some)
-        encoder.encode(ready[:1])  # the first call allocates what later ones reuse
-        began = time.monotonic()
-        encoder.encode(ready)
-        each = (time.monotonic() - began) / len(some)
-        told = f"{words(each * rows)} for about {rows:,} items on this machine, by {len(some)} of them"
-        report.add(TIME, f"embed {name}", told)
+def _measured(spec: TextSpec | ImageSpec, contents: Sequence[Any]) -> Rate:
+    """Time an encoder on some contents, spread evenly. Raise EncoderError if it cannot be loaded."""
+    step = max(1, len(contents) // TIMED)
+    some = contents[::step][:TIMED]
+    encoder = load_encoder(spec)
+    ready = [encoder.prepare(each) for each in some] if isinstance(spec, ImageSpec) else some
+    encode_all(encoder.encode, ready[:1])  # the first call allocates what later ones reuse
+    began = time.monotonic()
+    encode_all(encoder.encode, ready)
+    return Rate((time.monotonic() - began) / len(some), f"by {len(some)} of them on this machine")
+
+
+def _recorded(lake: Lake | None, stage: str) -> Rate | None:
+    """Return the rate of the newest run on a lake that encoded enough rows; the start of the encoder counts."""
+    for run in reversed(runs(lake)) if lake is not None and lake.exists("runs") else ():
+        for each in run.stages:
+            if each["name"] == stage and each.get("rows_out", 0) >= TIMED:
+                return Rate(each["seconds"] / each["rows_out"], f"by the rate of {run.run}")
+    return None
 
 
 def words(seconds: float) -> str:

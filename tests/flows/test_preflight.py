@@ -23,6 +23,7 @@ from pipelines.sources.files import find_sources
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec, ItemsWithoutImages
 from storage.commit import Provenance
 from storage.lake import Lake
+from storage.runs import RunRecord
 
 READ, SAMPLE, MAKES, TIME = "would read", "in a sample", "would make", "takes about"
 WHO = Provenance("test", "test")
@@ -250,8 +251,22 @@ def test_an_encoder_of_an_installed_package_is_timed_on_the_sample(small: Path, 
         ["ingest", "items"],
         ["embed", "text"],
     ]
-    assert "for about 40 items on this machine, by 40 of them" in found.lines[TIME][1]
+    assert found.lines[TIME][1].endswith("for about 40 items, by 40 of them on this machine")
     assert "there is no log" in found.warnings[0]
+
+
+def test_an_encoder_that_is_not_loaded_is_timed_by_the_last_run_that_encoded_enough(
+    small: Path, tmp_path: Path, recipe: dict[str, Any]
+) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    assert "embed text    unknown for about 40 items, because of --quick" in look(small, recipe, lake=lake).lines[TIME]
+    for name, rows, seconds in (("nightly-1", 100, 50.0), ("nightly-2", 200, 600.0), ("nightly-3", 2, 9.0)):
+        record = RunRecord(lake, name, "nightly", "hash", {})
+        record.begin()
+        record.stage("embed text", {"rows_out": rows, "seconds": seconds})
+        record.end("finished", {})
+    told = look(small, recipe, lake=lake).lines[TIME][2]
+    assert told == "embed text    about 2 minutes for about 40 items, by the rate of nightly-2"
 
 
 def test_pictures_are_opened_and_bad_ones_are_warned_of(small: Path, recipe: dict[str, Any]) -> None:
