@@ -52,9 +52,12 @@ def estimate_encoding(
         except EncoderError as error:
             report.errors.append(f"the {name} encoder cannot be loaded: {error}")
             continue
-        why = "of --quick" if quick else f"{spec.encoder} is not loaded for a check" if spec.model else "the sample has none"
-        told = f"{words(rate.seconds * rows)} for about {rows:,} items, {rate.by}" if rate else ""
-        report.add(TIME, f"embed {name}", told or f"unknown for about {rows:,} items, because {why}")
+        if rate is not None:
+            told = f"{words(rate.seconds * rows)} for about {rows:,} items, {rate.by}"
+        else:
+            why = "of --quick" if quick else "the sample has none" if not contents else f"{spec.encoder} was not loaded"
+            told = f"unknown for about {rows:,} items, because {why}"
+        report.add(TIME, f"embed {name}", told)
     report.add(TIME, "not estimated", "fetching of pictures, behaviour, fusion, codebook, SIDs, trie")
 
 
