@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, UnusedCliTokensError
 from rich.console import Console
 
-from flows.cli import item, lake, plugin, quarantine, release, run
+from flows.cli import item, lake, plugin, quarantine, recipe, release, run
 from flows.cli.options import OPTIONS, Debug
 from flows.cli.report import report
 from flows.cli.serve import serve
@@ -38,12 +38,12 @@ app = App(
     # Of an option given twice the last one counts, so that a script can append to a command.
     default_parameter=Parameter(negative=(), allow_repeating=True, show_default=_shown_default),
 )
-for place, noun in enumerate((run, release, item, quarantine, lake, plugin)):
+for place, noun in enumerate((run, recipe, release, item, quarantine, lake, plugin)):
     noun.app.sort_key = place
     noun.app.synonym = tuple(noun.app)  # a verb typed without its noun leads to the noun
     app.command(noun.app)
-app.command(report, sort_key=6)
-app.command(serve, sort_key=7)
+app.command(report, sort_key=7)
+app.command(serve, sort_key=8)
 app.register_install_completion_command(help="Install tab completion for your shell (--shell names another one).")
 
 

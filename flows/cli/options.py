@@ -21,6 +21,14 @@ BOUNDS = Group("Time bounds", sort_key=4, help="ISO 8601, in UTC without a zone:
 COMMON = Group("Common options", sort_key=5)
 
 AsJson = Annotated[bool, Parameter(name="--json", group=COMMON, help="Print JSON.")]
+DryRun = Annotated[
+    bool,
+    Parameter(
+        name="--dry-run",
+        group=COMMON,
+        help="Say what the run would read, how long about, and what is wrong; write nothing.",
+    ),
+]
 Release = Annotated[str, Parameter(metavar="RELEASE")]
 OptionalRelease = Annotated[str | None, Parameter(metavar="RELEASE")]
 OptionalModel = Annotated[str | None, Parameter(metavar="MODEL")]

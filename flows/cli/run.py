@@ -16,13 +16,14 @@ from flows.cli.options import (
     AsJson,
     Bounds,
     Common,
+    DryRun,
     OptionalModel,
     OptionalRelease,
     RecipeOptions,
     Release,
     Sources,
 )
-from flows.cli.start import get_ready, production_recipe, start_night
+from flows.cli.start import get_ready, production_recipe, start_night, tell
 
 app = App(name="run", help="Start, list, resume and cancel runs.", group_parameters=OPTIONS)
 STARTS = Group("Start a run", sort_key=1)
@@ -35,6 +36,7 @@ def bootstrap(
     sources: Sources = Sources(),
     recipe: RecipeOptions = RecipeOptions(),
     bounds: Bounds = Bounds(),
+    dry_run: DryRun = False,
     common: Common = Common(),
 ) -> None:
     """Make a lake and its first release from a catalogue and logs.
@@ -49,9 +51,16 @@ def bootstrap(
 
     settings, overrides = recipe.resolve()
     bounds.check()
-    found, lake = sources.found(), common.open()
-    if not found[0] and not lake.exists("items"):
+    lake = common.open()
+    if not sources.items and not lake.exists("items"):
         raise LakeNotFound(f"{lake.uri} has no items yet: give a catalogue with --items FILE.")
+    if dry_run:
+        from flows.preflight.preflight import PlannedRun
+
+        whole = (*sources.absolute(), lake, None, bounds.as_of, bounds.cutoff, tuple(overrides))
+        tell(PlannedRun("bootstrap", settings, *whole))
+        return
+    found = sources.found()
     get_ready(cluster=True)
     from flows.bootstrap import bootstrap as flow
 
@@ -64,6 +73,7 @@ def ingest(
     sources: Sources = Sources(),
     recipe: RecipeOptions = RecipeOptions(),
     arrival: Arrival = Arrival(),
+    dry_run: DryRun = False,
     common: Common = Common(),
 ) -> None:
     """Read sources into the lake without making a release.
@@ -75,6 +85,12 @@ def ingest(
     """
     settings, overrides = recipe.resolve(production_recipe(common.open()))
     arrival.check()
+    if dry_run:
+        from flows.preflight.preflight import PlannedRun
+
+        whole = (*sources.absolute(), common.open(), None, arrival.as_of, None, tuple(overrides))
+        tell(PlannedRun("ingest", settings, *whole))
+        return
     found = sources.found()
     get_ready()
     from flows.ingest import ingest as flow
@@ -89,6 +105,7 @@ def nightly(
     sources: Sources = Sources(),
     recipe: RecipeOptions = RecipeOptions(),
     bounds: Bounds = Bounds(),
+    dry_run: DryRun = False,
     common: Common = Common(),
 ) -> None:
     """Give SIDs to new items under the codebook of production, and publish.
@@ -102,7 +119,7 @@ def nightly(
     Args:
         parent: Release to extend. If it is not production, the result is a candidate and is not published.
     """
-    start_night(parent, sources, recipe, bounds, common, retry=False)
+    start_night(parent, sources, recipe, bounds, common, retry=False, dry_run=dry_run)
 
 
 @app.command(group=STARTS, sort_key=4)

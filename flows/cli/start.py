@@ -1,11 +1,16 @@
 """Start a run: what `sidmill run` has in common with the verbs of other nouns."""
 
+import json
+import shutil
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from flows.cli.options import Bounds, Common, RecipeOptions, Sources
+from flows.runtime.terminal import say
 
 if TYPE_CHECKING:
+    from flows.preflight.preflight import PlannedRun
     from storage.lake import Lake
 
 
@@ -35,8 +40,29 @@ def production_recipe(lake: "Lake") -> dict[str, Any] | None:
     return read_release(lake, PRODUCTION).recipe if published(lake) else None
 
 
+def tell(run: "PlannedRun", *, quick: bool = False, as_json: bool = False) -> None:
+    """Print what a run would do. Raise CheckFailed if it would not come to its end."""
+    from flows.preflight.preflight import preflight
+
+    report = preflight(run, quick=quick)
+    if as_json:
+        print(json.dumps(asdict(report), indent=2))
+    else:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        for line in report.as_text(width):
+            say(line)
+    report.check()
+
+
 def start_night(
-    parent: str, sources: Sources, recipe: RecipeOptions, bounds: Bounds, common: Common, *, retry: bool
+    parent: str,
+    sources: Sources,
+    recipe: RecipeOptions,
+    bounds: Bounds,
+    common: Common,
+    *,
+    retry: bool,
+    dry_run: bool = False,
 ) -> None:
     """Start a nightly run; with `retry`, it also tries the items again that stages refused."""
     from storage.releases.releases import read_release
@@ -46,6 +72,12 @@ def start_night(
     lasting = any(each not in overrides for each in recipe.overrides)
     settings = given if recipe.recipe or lasting else None  # None: the recipe of the release that the night extends
     bounds.check()
+    if dry_run:
+        from flows.preflight.preflight import PlannedRun
+
+        whole = (*sources.absolute(), lake, parent, bounds.as_of, bounds.cutoff, tuple(overrides))
+        tell(PlannedRun("nightly", given, *whole))
+        return
     found = sources.found()
     get_ready()
     from flows.nightly import nightly as flow

@@ -127,7 +127,8 @@ def _difference(before: EncoderRef | None, now: EncoderRef | None) -> str:
 @step
 def embed_items(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]) -> None:
     """Encode content that has no stored vector; quarantine bad content, and check the budget per modality."""
-    _say_unknown_fields(run, items)
+    for note in unknown_fields(run.recipe, items) if run.record.kind == "bootstrap" else []:
+        run.say(f"  note: {note}")
     for content in contents(run.recipe, run.lake):
         rows = content.rows(items)
         if rows.height:
@@ -153,25 +154,23 @@ def _check_pictures(run: Run, encoder: EncoderRef, rows: pl.DataFrame) -> None:
         )
 
 
-def _say_unknown_fields(run: Run, items: pl.DataFrame) -> None:
-    """Note unknown fields: a misspelt one is skipped without an error."""
-    if run.record.kind != "bootstrap":
-        return
+def unknown_fields(recipe: Recipe, items: pl.DataFrame) -> list[str]:
+    """Return a note for each setting with fields that no item has: a misspelt one is skipped without an error."""
     known: set[str] = set().union(*(json.loads(attributes) for attributes in items["attributes"]))
     named: list[tuple[str, tuple[str, ...]]] = []
-    if run.recipe.text is not None:
-        named.append(("text.fields", tuple(field for field in run.recipe.text.fields if field != "title")))
-    if run.recipe.attributes is not None:
-        named.append(("attributes.fields", run.recipe.attributes.fields))
-    if (place := run.recipe.coordinates) is not None:
+    if recipe.text is not None:
+        named.append(("text.fields", tuple(field for field in recipe.text.fields if field != "title")))
+    if recipe.attributes is not None:
+        named.append(("attributes.fields", recipe.attributes.fields))
+    if (place := recipe.coordinates) is not None:
         named.append(("coordinates", (place.latitude, place.longitude)))
-    for setting, fields in named:
-        unknown = ", ".join(field for field in fields if field not in known)
-        if unknown:
-            run.say(
-                f"  note: {setting} names {unknown}, which no item has; the attributes of the items are "
-                f"{', '.join(sorted(known)) or 'none'}"
-            )
+    unknown = {setting: ", ".join(field for field in fields if field not in known) for setting, fields in named}
+    return [
+        f"{setting} names {fields}, which no item has; the attributes of the items are "
+        f"{', '.join(sorted(known)) or 'none'}"
+        for setting, fields in unknown.items()
+        if fields
+    ]
 
 
 def _embed(run: Run, content: Content, encoder: EncoderRef, rows: pl.DataFrame) -> None:

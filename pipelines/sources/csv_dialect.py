@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipelines.sources.cells import COMMA_NUMBER
+from pipelines.sources.file import COMPRESSIONS
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import CsvSpec
 
@@ -50,7 +51,19 @@ def dialect_of(head: bytes, file: str, spec: CsvSpec, section: str, every_column
     Raise SourceError if `head`, the first bytes of the file, are clearly of another one. If not every column is read,
     single bytes that are not UTF-8 are tolerated: their column may be unused.
     """
-    usual = "\t" if file.lower().endswith(".tsv") else ","
+    found = other_settings(head, file, spec, section, every_column)
+    if found:
+        what = " and ".join(_TOLD[name](value) for name, value in found.items())
+        raise SourceError(f"{file}: {what}. Read it with {_setting(section, found)}")
+    return Dialect(spec.encoding or "utf-8", spec.delimiter or _usual(file), spec.decimal, spec.quotes)
+
+
+def other_settings(head: bytes, file: str, spec: CsvSpec, section: str, every_column: bool = True) -> dict[str, str]:
+    """Return the fields of `csv` that the recipe leaves open and that `head`, the first bytes of the file, contradicts.
+
+    Raise SourceError for a first line that is meant for a spreadsheet.
+    """
+    usual = _usual(file)
     encoding, delimiter = spec.encoding or "utf-8", spec.delimiter or usual
     found: dict[str, str] = {}
     if not spec.encoding and (other := other_encoding(head)) and (every_column or other.startswith("utf")):
@@ -66,10 +79,14 @@ def dialect_of(head: bytes, file: str, spec: CsvSpec, section: str, every_column
         found["delimiter"] = delimiter = other
         if spec.decimal == "." and any(COMMA_NUMBER.fullmatch(cell) for cell in _cells(lines[1:], delimiter)):
             found["decimal"] = ","
-    if found:
-        what = " and ".join(_TOLD[name](value) for name, value in found.items())
-        raise SourceError(f"{file}: {what}. Read it with {_setting(section, found)}")
-    return Dialect(encoding, delimiter, spec.decimal, spec.quotes)
+    return found
+
+
+def _usual(file: str) -> str:
+    name = file.lower()
+    for compression in COMPRESSIONS:
+        name = name.removesuffix(compression)
+    return "\t" if name.endswith(".tsv") else ","
 
 
 _TOLD: dict[str, Callable[[str], str]] = {

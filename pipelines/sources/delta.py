@@ -20,7 +20,7 @@ from deltalake.exceptions import DeltaError
 
 from infra.addresses import SETTINGS, refuse_parameters
 from pipelines.sources.parquet_columns import DAMAGED, Columns
-from pipelines.sources.protocol import Found, Part, Record, SourceKind, Spec
+from pipelines.sources.protocol import Found, Part, Record, RowCount, SourceKind, Spec
 from pipelines.sources.row import SourceError, without_blanks
 from pipelines.sources.source_spec import ItemsSpec
 
@@ -109,6 +109,13 @@ class TableVersion:
             names = without_blanks(batch.schema.names, spec.mapped_columns)
             yield Columns(first, batch.rename_columns(names), tuple(names), spec.selected_columns is not None)
             first += batch.num_rows
+
+    def row_count(self, spec: Spec) -> RowCount:
+        """Return the rows of the files that came; deleted items are not among them."""
+        try:
+            return RowCount(sum(each.count_rows() for each in self._came.values()), exact=True)
+        except DAMAGED as error:  # also of a file that a vacuum removed
+            raise SourceError(f"{self.file}: its files cannot be counted: {error}") from error
 
     def _batches(self, spec: Spec, rows: int) -> Iterator[pa.RecordBatch]:
         schema = _dataset(self.path, self.version).schema

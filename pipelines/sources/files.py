@@ -1,7 +1,7 @@
 """Source files: discovery, and identity by content."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,15 +14,17 @@ from pipelines.sources.file import File
 from pipelines.sources.folders import (
     SUFFIXES,
     Entries,
+    advice,
     folder_columns,
     is_readable,
     local_entries,
     refuse_part_of_table,
     sorted_out,
 )
-from pipelines.sources.protocol import Found, Part, Record, SourceKind, Spec
+from pipelines.sources.protocol import Found, Part, Record, RowCount, SourceKind, Spec
 from pipelines.sources.reading import check_file, read_file
 from pipelines.sources.row import SourceError
+from pipelines.sources.row_count import rows_of_file
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,10 @@ class SourceFile(File):
     def parts(self, spec: Spec, rows: int) -> Iterator[Part]:
         return read_file(self, self.columns, spec, rows)
 
+    def row_count(self, spec: Spec) -> RowCount:
+        """Return the rows by the metadata of Parquet, or about those of a text by the length of its first lines."""
+        return rows_of_file(self, spec)
+
 
 def named(path: str, sha256: str) -> str:
     """Return the name of a content at a path."""
@@ -73,27 +79,39 @@ def find_sources(uri: str, from_folders: Collection[str] = ()) -> list[SourceFil
     `from_folders` are the columns that folder names may give.
     """
     filesystem, _, found = find_files(uri)
-    return _sources(uri, filesystem, found, from_folders)
+    return _sources(uri, filesystem, found, from_folders, _digest)
 
 
 def _find(uri: str, spec: Spec, records: Iterable[Record]) -> Found:
+    return _found(uri, spec, _digest)
+
+
+def _look(uri: str, spec: Spec) -> Found:
+    return _found(uri, spec, lambda file: "")
+
+
+def _found(uri: str, spec: Spec, digest: Callable[[File], str]) -> Found:
     filesystem, path, entries = find_files(uri)
     warning = entries.warning(path)
-    found = _sources(uri, filesystem, entries, spec.from_folders)
+    found = _sources(uri, filesystem, entries, spec.from_folders, digest)
     return Found([*found], [f"{uri}: {warning}"] if warning else [])
 
 
 def _sources(
-    uri: str, filesystem: pafs.FileSystem, entries: Entries, from_folders: Collection[str]
+    uri: str,
+    filesystem: pafs.FileSystem,
+    entries: Entries,
+    from_folders: Collection[str],
+    digest: Callable[[File], str],
 ) -> list[SourceFile]:
     scheme = uri.split("://", 1)[0] + "://" if "://" in uri else ""
-    return [_source(scheme, File(path, filesystem), from_folders) for path in entries.read]
+    files = (File(path, filesystem) for path in entries.read)
+    return [_source(scheme, file, digest(file), from_folders) for file in files]
 
 
-def _source(scheme: str, file: File, from_folders: Collection[str]) -> SourceFile:
+def _source(scheme: str, file: File, digest: str, from_folders: Collection[str]) -> SourceFile:
     told = folder_columns(file.path)
     columns = tuple(each for each in told if each[0] in from_folders)
-    digest = _digest(file)
     sha256 = hashlib.sha256(f"{digest}\0{columns}".encode()).hexdigest() if columns else digest
     unread = frozenset(name for name, _ in told) - set(from_folders)
     return SourceFile(file.path, file.filesystem, scheme + file.path, sha256, digest, columns, unread)
@@ -117,7 +135,7 @@ def find_files(uri: str) -> tuple[pafs.FileSystem, str, Entries]:
     refuse_part_of_table(path, partial(_names_in, filesystem))
     if info.type != pafs.FileType.Directory:
         if not is_readable(path):
-            raise SourceError(f"{uri} is not a {', '.join(SUFFIXES)} file; convert it to one of these.")
+            raise SourceError(f"{uri} is not a {', '.join(SUFFIXES)} file; {advice(path)}.")
         if not info.is_file:
             raise SourceError(f"{uri} is no plain file, which can be read twice: write it to one first.")
         return filesystem, path, Entries((path,), ())
@@ -169,5 +187,5 @@ def _check(uri: str) -> None:
     find_files(uri)
 
 
-FILES = SourceKind(claims=lambda uri: True, check=_check, find=_find)
+FILES = SourceKind(claims=lambda uri: True, check=_check, find=_find, look=_look)
 """Files and folders of files."""

@@ -11,6 +11,12 @@ from pipelines.sources.row import SourceError
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".mpo", ".heic")
 """Suffixes of pictures. They lie below the folder of their catalogue and are not reported as files left out."""
+RENAMED = {
+    ".json": "if it has one JSON object a line, rename it so that it ends in .jsonl",
+    ".inter": "atomic files of RecBole are separated by tabs: copy it to a name that ends in .tsv",
+    ".item": "atomic files of RecBole are separated by tabs: copy it to a name that ends in .tsv",
+}
+"""Suffixes of files that are read under another name, and how to know them."""
 ICEBERG = (".metadata.json", ".metadata.json.gz", "version-hint.text")
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 # Most file names in a warning.
@@ -86,6 +92,14 @@ def is_readable(path: str) -> bool:
     name = path.lower()
     compressed = tuple(f"{text}{each}" for text in SUFFIXES if text != ".parquet" for each in COMPRESSIONS)
     return name.endswith(SUFFIXES) or name.endswith(compressed)
+
+
+def advice(path: str) -> str:
+    """Return what helps with a file that is not read because of its suffix."""
+    name = path.lower()
+    for compression in COMPRESSIONS:
+        name = name.removesuffix(compression)
+    return next((told for suffix, told in RENAMED.items() if name.endswith(suffix)), "convert it to one of these")
 
 
 def _is_hidden(name: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pyarrow.fs as pafs
 
@@ -92,6 +92,28 @@ def check_sources(sources: Iterable[Source], spec: Spec) -> None:
 
 
 @dataclass(frozen=True)
+class RowCount:
+    """Rows of a source, known before they are read: `exact` from metadata, else estimated from its first rows."""
+
+    rows: int
+    exact: bool
+
+    def __add__(self, other: RowCount) -> RowCount:
+        return RowCount(self.rows + other.rows, self.exact and other.exact)
+
+    def __str__(self) -> str:
+        return f"{'' if self.exact else 'about '}{self.rows:,}"
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """A source that can tell its rows without reading them all."""
+
+    def row_count(self, spec: Spec) -> RowCount:
+        """Return the number of rows. Cheap: reads metadata or the beginning at most."""
+
+
+@dataclass(frozen=True)
 class Found:
     """Sources at an address, and warnings about what lies there and is not read."""
 
@@ -104,9 +126,11 @@ class SourceKind:
     """A kind of sources, as a registry holds it.
 
     `claims` tells by an address whether it is of this kind, without reading it. `check` raises SourceError if nothing
-    can be read there. `find` returns the sources at an address, given what was read before.
+    can be read there. `find` returns the sources at an address, given what was read before. `look` returns them without
+    reading their content, so without an identity; it is None where `find` reads no content either.
     """
 
     claims: Callable[[str], bool]
     check: Callable[[str], None]
     find: Callable[[str, Spec, Iterable[Record]], Found]
+    look: Callable[[str, Spec], Found] | None = None

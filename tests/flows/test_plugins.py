@@ -166,3 +166,21 @@ def test_a_name_that_is_declared_twice_or_by_nobody_is_refused(monkeypatch: pyte
     monkeypatch.setattr(metadata, "entry_points", lambda group: [twin])
     with pytest.raises(MemberClash, match="quantizer 'rq-kmeans' is declared by sidmill"):
         _ = Registry("sidmill.quantizers", "quantizer", {"rq-kmeans": "a:b"}).members
+
+
+def test_a_recipe_is_drafted_and_checked_for_a_source_and_an_encoder_of_a_package(site: Path, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "shop.db")) as database:
+        database.execute("CREATE TABLE books (id, title, shelf)")
+        database.executemany("INSERT INTO books VALUES (?, ?, ?)", [(n, f"book {n}", n % 3) for n in range(30)])
+        database.commit()
+    uri, recipe = f"sqlite://{tmp_path}/shop.db/books", str(tmp_path / "recipe.toml")
+    drafted = sidmill(site, "recipe", "init", "--items", uri, "--output", recipe)
+    assert (drafted.returncode, drafted.stderr) == (0, "")
+    checked = sidmill(
+        *(site, "recipe", "check", "--recipe", recipe, "--items", uri, "--set", "text.encoder=hashed-words"),
+    )
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert "books: an unknown number of rows" in checked.stdout
+    assert "all 30 rows: 0 would be refused" in checked.stdout
+    assert "SIDs for 30 items, 60 planned" in checked.stdout
+    assert "by 30 of them" in checked.stdout

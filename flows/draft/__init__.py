@@ -1,0 +1,1 @@
+"""`sidmill recipe init`: a commented recipe, proposed from a sample of the data."""

@@ -1,0 +1,226 @@
+"""Draft of a recipe: looks at a catalogue and a log, and proposes every section with the reasons."""
+
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from flows.draft.shape import LEVELS, codes_for
+from flows.draft.toml import Block, Entry, comment
+from flows.recipe import MODALITIES, Recipe, parse_recipe
+from infra.addresses import without_secrets
+from pipelines.profile.column import Column, columns_of
+from pipelines.profile.content import Content, contents_of
+from pipelines.profile.mapping import Mapping, map_interactions, map_items
+from pipelines.profile.presets import Preset, SectionName, recognised
+from pipelines.profile.sample import Sample, sample
+from pipelines.sources.row import SourceError
+from pipelines.sources.source_spec import CsvSpec, InteractionsSpec, ItemsSpec
+from tokenizer.codebook import check_capacity
+
+SHOWN_IDS = frozenset({"impression", "impressions", "show", "shown", "exposure", "expose", "display"})
+"""Event types that say that an item was shown and not taken."""
+_UNMAPPED = "PUT_A_COLUMN_HERE"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A recipe as text. `lacking` names what has to be filled in before a run, `notes` are for the reader."""
+
+    text: str
+    preset: str
+    items: Sample
+    interactions: Sample | None
+    lacking: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass
+class _Data:
+    """A sample with its columns, their proposed mapping, and the preset that it looks like."""
+
+    sample: Sample
+    columns: dict[str, Column]
+    mapping: Mapping
+    preset: Preset | None
+    csv: dict[str, Any] = field(default_factory=dict)
+
+
+def draft_recipe(items: list[str], interactions: list[str]) -> Draft:
+    """Look at samples of the sources and propose a recipe; raise SourceError for one that cannot be read."""
+    catalogue = _looked_at("items", items)
+    known = set(catalogue.columns[column].ids) if (column := catalogue.mapping.column("item_id")) else set()
+    log = _looked_at("interactions", interactions, catalogue.mapping, known) if interactions else None
+    content = contents_of(catalogue.sample, catalogue.columns, catalogue.mapping)
+    count = catalogue.sample.count
+    lacking = [f"items.{name}: {why}" for name, why in catalogue.mapping.lacking.items()]
+    lacking += [f"interactions.{name}: {why}" for name, why in (log.mapping.lacking if log else {}).items()]
+    notes = list[str]()
+    if column and len(set(catalogue.columns[column].ids)) < len(catalogue.columns[column].ids):
+        again = len(catalogue.columns[column].ids) - len(catalogue.columns[column].kinds)
+        notes.append(
+            f"{again:,} rows of the catalogue's sample repeat an id in {column}: of one file the first row of an item "
+            "counts and the others are refused. Make the catalogue one row an item"
+        )
+        notes += catalogue.preset.notes if catalogue.preset else ()
+    if not (content.text or content.pictures or content.attributes or content.vectors or content.coordinates or log):
+        lacking.append("text.fields: no column holds text, pictures, shared values or vectors, and there is no log")
+    blocks = [*_data_blocks(catalogue, log), *_content_blocks(catalogue, content), *_log_blocks(log)]
+    blocks.append(_codebook(count.rows if count else None, str(count)))
+    text = "\n".join([*_header(catalogue, log, lacking), *("\n" + each.render() for each in blocks), ""])
+    recipe = parse_recipe(tomllib.loads(text), "the draft")
+    if count and count.rows:
+        check_capacity(recipe.codebook, count.rows)
+    name = catalogue.preset.name if catalogue.preset else log.preset.name if log and log.preset else ""
+    return Draft(text, name, catalogue.sample, log.sample if log else None, tuple(lacking), tuple(notes))
+
+
+def _looked_at(
+    section: SectionName, uris: list[str], items: Mapping | None = None, known: set[str] | None = None
+) -> _Data:
+    found = sample(uris, section)
+    preset = recognised(section, found.columns)
+    csv: dict[str, Any] = dict(found.csv)
+    if preset and (declared := preset.section(section).settings.get("csv")) and not found.csv:
+        csv, found = declared, sample(uris, section, CsvSpec(**declared))
+    if not found.rows:
+        why = f" ({found.unreadable:,} are refused, the first because: {found.why})" if found.unreadable else ""
+        raise SourceError(f"{', '.join(map(without_secrets, uris))}: no row can be read{why}. Nothing can be proposed.")
+    columns = columns_of(found.rows, found.columns)
+    if section == "items":
+        mapping = map_items(found, columns)
+    else:
+        mapping = map_interactions(found, columns, items or Mapping(), known or set())
+    return _Data(found, columns, mapping, preset, csv)
+
+
+def _header(catalogue: _Data, log: _Data | None, lacking: list[str]) -> Iterator[str]:
+    yield from comment("Drafted by `sidmill recipe init` from a sample. Every line says why it is proposed.")
+    for title, data in (("items", catalogue), ("interactions", log)):
+        if data is not None:
+            names = ", ".join(without_secrets(each).rsplit("/", 1)[-1] for each in data.sample.uris)
+            known = f"; the columns are those of {data.preset.about}" if data.preset else ""
+            yield from comment(f"  {title}: {data.sample} of {names}{known}")
+    yield from comment("docs/recipes.md has all fields. `sidmill recipe check` says what a run would do.")
+    if lacking:
+        yield from comment("\nTO DO before a run:")
+        for each in lacking:
+            yield from comment(f"  {each}")
+
+
+def _data_blocks(catalogue: _Data, log: _Data | None) -> Iterator[Block]:
+    yield Block("items", tuple(_mapped("items", catalogue)))
+    if log is not None:
+        yield Block("interactions", tuple(_mapped("interactions", log)))
+
+
+def _mapped(section: SectionName, data: _Data) -> Iterator[Entry]:
+    """Yield the fields of a section: columns, then settings of the preset and of the format."""
+    spec: Any = ItemsSpec() if section == "items" else InteractionsSpec()
+    settings = dict(data.preset.section(section).settings) if data.preset else {}
+    settings.pop("csv", None)
+    for name in sorted(data.mapping.choices, key=list(type(spec).model_fields).index):
+        choice = data.mapping.choices[name]
+        settings.pop(name, None)
+        yield Entry(name, choice.column, choice.why)
+    for name, why in data.mapping.lacking.items():
+        yield Entry(name, _UNMAPPED, f"TO DO: {why}")
+    if section == "items":
+        yield from _title_settings(data, settings)
+    else:
+        yield from _time_settings(data, settings)
+    for name, value in settings.items():
+        if value != getattr(spec, name):
+            yield Entry(name, value, f"by the preset {data.preset.name}" if data.preset else "")
+    if data.csv:
+        by = "by its first lines" if data.sample.csv or not data.preset else f"by the preset {data.preset.name}"
+        yield Entry("csv", data.csv, f"how the file is written, {by}")
+
+
+def _title_settings(data: _Data, settings: dict[str, Any]) -> Iterator[Entry]:
+    title = data.columns.get(data.mapping.column("title"))
+    untitled = len(title.cells) - len(title.texts) if title else 0
+    if title is None:
+        settings.pop("require_title", None)
+        yield Entry("require_title", False, "no column holds titles")
+    elif untitled:
+        settings.pop("require_title", None)
+        yield Entry("require_title", False, title.of(untitled, "have none, and would be refused with true"))
+
+
+def _time_settings(data: _Data, settings: dict[str, Any]) -> Iterator[Entry]:
+    mapping = data.mapping
+    if mapping.unit is not None:
+        yield Entry("time_unit", mapping.unit, "times are numbers since 1970; the unit by their size")
+    if mapping.days_only and not mapping.column("event_id") and settings.get("repeats") is None:
+        yield Entry("repeats", "keep", "times are days, so two equal rows may be two events")
+
+
+def _content_blocks(catalogue: _Data, content: Content) -> Iterator[Block]:
+    if content.text:
+        told = "\n".join(f"  {each.column}: {each.why}" for each in content.text)
+        fields = Entry("fields", [each.column for each in content.text])
+        yield Block("text", (fields,), f"What the encoder reads, in this order; long texts last.\n{told}")
+    if content.pictures or content.web_pictures:
+        yield _image_block(content)
+    if content.attributes:
+        told = "\n".join(f"  {each.column}: {each.why}" for each in content.attributes)
+        fields = Entry("fields", [each.column for each in content.attributes])
+        yield Block("attributes", (fields,), f"No column holds text, so shared values stand for the items.\n{told}")
+    if content.coordinates:
+        latitude, longitude = content.coordinates
+        degrees = Entry("latitude", latitude), Entry("longitude", longitude)
+        yield Block("coordinates", degrees, "All sampled rows that have a value have degrees.")
+    taken = set(MODALITIES)
+    for name, column, width in content.vectors:
+        name = f"{name}_given" if name in taken else name
+        taken.add(name)
+        path = re.sub(r"(@v\d+)?(\+all)?$", "", catalogue.sample.uris[0])
+        entries = (
+            Entry("path", path),
+            Entry("id_column", catalogue.mapping.column("item_id") or _UNMAPPED),
+            Entry("column", column, f"lists of {width} numbers"),
+        )
+        yield Block(f"vectors.{name}", entries, "Vectors that the catalogue holds.")
+
+
+def _image_block(content: Content) -> Block:
+    if content.pictures:
+        return Block("image", (), f"The sample names {content.pictures:,} pictures as paths or bytes.")
+    return Block(
+        "image",
+        (),
+        f"The sample names {content.web_pictures:,} pictures on the web. With this section a run fetches all of them; "
+        "remove the # to have them.",
+        active=False,
+    )
+
+
+def _log_blocks(log: _Data | None) -> Iterator[Block]:
+    if log is None:
+        return
+    sections = {name: dict(fields) for name, fields in (log.preset.sections if log.preset else {}).items()}
+    types = log.columns.get(log.mapping.column("event_type"))
+    shown = sorted(kind for kind in types.kinds if kind.casefold() in SHOWN_IDS) if types else []
+    if shown:
+        sections.setdefault("collaborative", {}).setdefault("exclude_events", shown)
+        sections.setdefault("train", {}).setdefault("negative_events", shown)
+    why = "events of these types say that an item was shown, not that it was taken"
+    told = "What users did becomes vectors too."
+    yield Block("collaborative", tuple(Entry(*each, why) for each in sections.pop("collaborative", {}).items()), told)
+    for name, fields in sections.items():
+        yield Block(name, tuple(Entry(*each, why) for each in fields.items()))
+
+
+def _codebook(items: int | None, told: str) -> Block:
+    if items is None:
+        codes, why = 256, "The number of items is unknown before they are read; 256 codes a level suit 60,000."
+    else:
+        codes = codes_for(items)
+        planned = int(Recipe().codebook.growth * items)
+        why = (
+            f"Codes a level: about the square root of {told} items. {LEVELS} levels of {codes} hold "
+            f"{codes**LEVELS:,} SIDs, and {planned:,} items are planned for (codebook.growth = 2)."
+        )
+    return Block("codebook", (Entry("levels", [{"codes": codes}] * LEVELS),), why)

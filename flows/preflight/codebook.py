@@ -1,0 +1,80 @@
+"""Judgement of the codebook: room for the items, and vectors for all levels."""
+
+import math
+
+from flows.preflight.report import MAKES, Report
+from flows.preflight.trial import Trial
+from flows.recipe import MODALITIES, Recipe
+from pipelines.fusion.fuse import FUSED
+from storage.lake import Lake
+from storage.releases.catalogue import catalogue
+from storage.releases.manifest import Manifest
+from tokenizer.codebook import check_capacity
+from tokenizer.errors import CapacityExhausted, VectorError
+
+
+def judge_fit(report: Report, recipe: Recipe, trial: Trial, lake: Lake | None) -> None:
+    """Report the capacity of a new codebook against the items, and levels without vectors."""
+    spec = recipe.codebook
+    made = {FUSED, *(name for name in MODALITIES if getattr(recipe, name, None) is not None), *recipe.vectors}
+    if made == {FUSED}:
+        report.errors.append(
+            "the recipe makes no vectors: add a section such as [text], [image], [attributes], [collaborative] or "
+            "[vectors.NAME]"
+        )
+    absent = [name for name in spec.fit_sources if name not in made]
+    if absent:
+        report.errors.append(
+            f"codebook.levels encode {', '.join(absent)}, but the recipe makes {', '.join(sorted(made))}: change the "
+            "source of the levels, or add the section"
+        )
+    if trial.items.planned.count is None and not trial.items.whole:
+        report.warnings.append("codebook: the number of items is unknown before they are read")
+        return
+    items = trial.items.accepted + _stored(lake)
+    if not items and not trial.items.planned.sources:
+        report.errors.append("there is no catalogue: give one with --items PATH")
+        return
+    shape = " x ".join(str(level.codes) for level in spec.levels)
+    sids = math.prod(level.codes for level in spec.levels)
+    about = "" if trial.items.whole and not _stored(lake) else "about "
+    try:
+        check_capacity(spec, items)
+    except (CapacityExhausted, VectorError) as error:
+        report.errors.append(str(error))
+        return
+    report.add(
+        MAKES,
+        "codebook",
+        f"{spec.quantizer} {shape}: {sids:,} SIDs for {about}{items:,} items, {math.ceil(spec.growth * items):,} "
+        f"planned",
+    )
+
+
+def _stored(lake: Lake | None) -> int:
+    """Return the items that the lake has, deleted ones left out."""
+    if lake is None or not lake.exists("items"):
+        return 0
+    return int((~catalogue(lake, columns=["deleted"])["deleted"]).sum())
+
+
+def judge_night(report: Report, recipe: Recipe, trial: Trial, lake: Lake, parent: Manifest) -> None:
+    """Report the room that the codebook of a release has for new items."""
+    rows = lake.frame("codebooks", columns=["codebook", "planned_items"])
+    planned = dict(rows.iter_rows()).get(parent.codebook.id)
+    new = trial.items.accepted
+    if not planned:
+        return
+    used = (parent.items + new) / planned
+    report.add(
+        MAKES,
+        "SIDs",
+        f"for at most {new:,} items beside the {parent.items:,} of {parent.id}, under its codebook: {used:.0%} of "
+        f"the {planned:,} planned",
+    )
+    limit = getattr(recipe.gates, "capacity_used").limit  # noqa: B009 - fields of [gates] are made at run time
+    if used > limit:
+        report.warnings.append(
+            f"the codebook of {parent.id} is planned for {planned:,} items, and {parent.items + new:,} would be more "
+            f"than {limit:.0%} of them: plan `sidmill run backfill` with more codes or a larger codebook.growth"
+        )

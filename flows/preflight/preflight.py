@@ -1,0 +1,90 @@
+"""Check of a run before it: reads samples, opens encoders and given vectors, and writes nothing to the lake."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from flows.preflight.codebook import judge_fit, judge_night
+from flows.preflight.contents import Found, look_at_contents, look_at_given
+from flows.preflight.report import Report
+from flows.preflight.sources import Planned, plan
+from flows.preflight.timing import estimate_encoding, estimate_ingest
+from flows.preflight.trial import Trial, tried
+from flows.recipe import Recipe, load_recipe
+from flows.runtime.times import bounds, parse_time
+from flows.snapshot import check_as_of
+from flows.steps.embed import EncoderChanged, check_encoders
+from flows.steps.given import is_given
+from pipelines.sources.source_spec import ItemsWithoutImages
+from storage.lake import Lake
+from storage.releases.releases import published, read_release
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run of a kind (bootstrap, nightly or ingest) as it would be started; `lake` is None where none is named."""
+
+    kind: str
+    recipe: dict[str, Any]
+    items: list[str]
+    interactions: list[str]
+    lake: Lake | None = None
+    parent: str | None = None
+    as_of: str | None = None
+    cutoff: str | None = None
+    overrides: tuple[str, ...] = ()
+
+
+def preflight(run: PlannedRun, *, quick: bool = False) -> Report:
+    """Return what a run would read and make, how long it takes about, and what is wrong. With `quick`, no encoder is
+    loaded.
+    """
+    report = Report(run.kind)
+    recipe = load_recipe(None, list(run.overrides), run.recipe)
+    bounds(run.as_of, run.cutoff)
+    clock = parse_time(run.as_of) or datetime.now(UTC)
+    mapping = recipe.items if recipe.image is not None else ItemsWithoutImages.of(recipe.items)
+    items = plan(report, "items", run.items, mapping, run.lake)
+    interactions = plan(report, "interactions", run.interactions, recipe.interactions, run.lake)
+    with tried(report, recipe, items, interactions, run.lake, clock) as trial:
+        if run.kind == "ingest":
+            estimate_ingest(report, trial)
+            return report
+        found = look_at_contents(report, recipe, trial)
+        look_at_given(report, recipe, trial, found)
+        _judge_codebook(report, run, recipe, trial, found, clock)
+        _judge_log(report, run, recipe, interactions)
+        estimate_ingest(report, trial)
+        estimate_encoding(report, recipe, trial, found, run.lake, quick=quick)
+    return report
+
+
+def _judge_codebook(
+    report: Report, run: PlannedRun, recipe: Recipe, trial: Trial, found: Found, clock: datetime
+) -> None:
+    if run.parent is None or run.lake is None:
+        if run.lake is not None and (current := published(run.lake)):
+            report.warnings.append(
+                f"production points to {current.release} already, so a bootstrap is skipped; add new items with "
+                "`sidmill run nightly`"
+            )
+        judge_fit(report, recipe, trial, run.lake)
+        return
+    parent = read_release(run.lake, run.parent)
+    try:
+        check_as_of(clock if run.as_of else None, parent)
+        left_out = {*found.unloadable, *(name for name, each in parent.encoders.items() if is_given(each))}
+        pinned = {name: each for name, each in parent.encoders.items() if name not in left_out}
+        check_encoders(parent.id, pinned, found.encoders)
+    except (EncoderChanged, ValueError) as error:
+        report.errors.append(str(error))
+    judge_night(report, recipe, trial, run.lake, parent)
+
+
+def _judge_log(report: Report, run: PlannedRun, recipe: Recipe, interactions: Planned) -> None:
+    known = run.lake is not None and run.lake.exists("interactions")
+    if recipe.collaborative is not None and not interactions.sources and not known:
+        report.warnings.append(
+            "the recipe has [collaborative], but there is no log: give one with --interactions PATH, or remove the "
+            "section"
+        )

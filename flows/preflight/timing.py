@@ -1,0 +1,101 @@
+"""Estimates of the time that a run takes: the rates of the sample, times the rows."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flows.preflight.contents import Found
+from flows.preflight.report import TIME, Report
+from flows.preflight.trial import Trial, Tried
+from flows.recipe import Recipe
+from flows.steps.embed import IMAGE, TEXT
+from pipelines.embed.protocol import EncoderError, encode_all, load_encoder
+from pipelines.spec import ImageSpec, TextSpec
+from storage.lake import Lake
+from storage.runs import runs
+
+TIMED = 64
+"""Contents that an encoder is timed on."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Seconds that an encoder takes for an item, and how that is known."""
+
+    seconds: float
+    by: str
+
+
+def estimate_ingest(report: Report, trial: Trial) -> None:
+    """Report the seconds of ingest, by those of the sample."""
+    for tried in (trial.items, trial.interactions):
+        if tried.counts.rows_in:
+            report.add(TIME, f"ingest {_kind(tried)}", words(tried.seconds * _scale(tried)))
+
+
+def estimate_encoding(
+    report: Report, recipe: Recipe, trial: Trial, found: Found, lake: Lake | None, *, quick: bool
+) -> None:
+    """Report the seconds of encoding, by those of some contents, or by those of an earlier run on the lake.
+
+    Only encoders whose weights are in an installed package are loaded: others may be large. With `quick`, none is.
+    """
+    scale = _scale(trial.items)
+    for name, spec, contents in ((TEXT, recipe.text, found.texts), (IMAGE, recipe.image, found.pictures)):
+        if spec is None or name not in found.encoders:
+            continue
+        rows = round(found.items[name] * scale)
+        loads = bool(contents) and not quick and not spec.model
+        try:
+            rate = _measured(spec, contents) if loads else _recorded(lake, f"embed {name}")
+        except EncoderError as error:
+            report.errors.append(f"the {name} encoder cannot be loaded: {error}")
+            continue
+        if rate is not None:
+            told = f"{words(rate.seconds * rows)} for about {rows:,} items, {rate.by}"
+        else:
+            why = "of --quick" if quick else "the sample has none" if not contents else f"{spec.encoder} was not loaded"
+            told = f"unknown for about {rows:,} items, because {why}"
+        report.add(TIME, f"embed {name}", told)
+    report.add(TIME, "not estimated", "fetching of pictures, behaviour, fusion, codebook, SIDs, trie")
+
+
+def _scale(tried: Tried) -> float:
+    """Return how many times as many rows as the sample there are."""
+    return tried.rows / max(1, tried.counts.rows_in)
+
+
+def _kind(tried: Tried) -> str:
+    return "items" if tried.planned.section == "items" else "log"
+
+
+def _measured(spec: TextSpec | ImageSpec, contents: Sequence[Any]) -> Rate:
+    """Time an encoder on some contents, spread evenly. Raise EncoderError if it cannot be loaded."""
+    step = max(1, len(contents) // TIMED)
+    some = contents[::step][:TIMED]
+    encoder = load_encoder(spec)
+    ready = [encoder.prepare(each) for each in some] if isinstance(spec, ImageSpec) else some
+    encode_all(encoder.encode, ready[:1])  # the first call allocates what later ones reuse
+    began = time.monotonic()
+    encode_all(encoder.encode, ready)
+    return Rate((time.monotonic() - began) / len(some), f"by {len(some)} of them on this machine")
+
+
+def _recorded(lake: Lake | None, stage: str) -> Rate | None:
+    """Return the rate of the newest run on a lake that encoded enough rows; the start of the encoder counts."""
+    for run in reversed(runs(lake)) if lake is not None and lake.exists("runs") else ():
+        for each in run.stages:
+            if each["name"] == stage and each.get("rows_out", 0) >= TIMED:
+                return Rate(each["seconds"] / each["rows_out"], f"by the rate of {run.run}")
+    return None
+
+
+def words(seconds: float) -> str:
+    """Return a duration in words, of two digits at most."""
+    if seconds < 1.5:
+        return "about a second"
+    for size, unit in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
+        if seconds >= 1.5 * size:
+            return f"about {seconds / size:.2g} {unit}" if seconds < 99 * size else f"about {seconds / size:.0f} {unit}"
+    return f"about {seconds:.0f} seconds"

@@ -1,0 +1,113 @@
+"""Contents that items can be made vectors of: texts, pictures, attributes, places, and vectors that are given."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipelines.profile.column import Column
+from pipelines.profile.mapping import Choice, Mapping, bare
+from pipelines.profile.presets import column_names, recognised
+from pipelines.profile.sample import Sample
+from pipelines.sources.delta import TableVersion
+
+MOST_FIELDS = 8
+"""Fields of a text, at most."""
+LEAST_FILLED = 0.05
+"""A field that fewer items have says little."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """Proposed contents; `pictures` and `web_pictures` count those that the sample names.
+
+    `vectors` maps a name to a column of vectors and their width.
+    """
+
+    text: tuple[Choice, ...] = ()
+    attributes: tuple[Choice, ...] = ()
+    coordinates: tuple[str, str] | None = None
+    vectors: tuple[tuple[str, str, int], ...] = ()
+    pictures: int = 0
+    web_pictures: int = 0
+
+
+def contents_of(sample: Sample, columns: dict[str, Column], mapping: Mapping) -> Content:
+    """Propose contents for the items of a catalogue."""
+    used = {mapping.column(name) for name in ("item_id", "title", "image", "deleted")}
+    free = {name: column for name, column in columns.items() if name not in used}
+    preset = recognised("items", sample.columns)
+    title = columns.get(mapping.column("title"))
+    text = _text_fields(free, title, preset.items.text if preset else ())
+    attributes = [] if text else _attributes(free, preset.items.attributes if preset else ())
+    image = columns.get(mapping.column("image"))
+    named = image.pictures if image else []
+    web = sum(isinstance(each, str) and "://" in each for each in named)
+    return Content(tuple(text), tuple(attributes), _coordinates(free), _vectors(free, sample), len(named) - web, web)
+
+
+def _text_fields(free: dict[str, Column], title: Column | None, preset: Sequence[str]) -> list[Choice]:
+    """Return the title, then short texts, then long ones, the most telling first.
+
+    An encoder cuts off what is beyond its limit, so a long text comes last.
+    """
+    if preset:
+        found = [free[name] for name in preset if name in free and _differs(free[name])]
+    else:
+        texts = [each for each in free.values() if each.is_text and each.share(len(each.texts)) >= LEAST_FILLED]
+        found = sorted(texts, key=lambda each: (each.is_long, -each.usefulness))[: MOST_FIELDS - 1]
+    chosen = [Choice("title", _told(title))] if title is not None else []
+    return [*chosen, *(Choice(each.name, _told(each)) for each in found)]
+
+
+def _differs(column: Column) -> bool:
+    """Return whether the texts tell items apart."""
+    return len(set(column.texts)) > 1
+
+
+def _told(column: Column) -> str:
+    return column.of(len(column.texts), f"have a text, {len(set(column.texts)):,} different")
+
+
+def _attributes(free: dict[str, Column], preset: Sequence[str]) -> list[Choice]:
+    """Return columns whose values many items share."""
+    if preset:
+        found = [free[name] for name in preset if name in free and _differs(free[name])]
+    else:
+        found = [each for each in free.values() if 1 < len(each.kinds) <= len(each.ids) / 2 and each.width is None]
+        found = sorted(found, key=lambda each: -each.usefulness)[:MOST_FIELDS]
+    return [
+        Choice(each.name, each.of(len(each.texts), f"have a value, {len(each.kinds):,} different")) for each in found
+    ]
+
+
+def _coordinates(free: dict[str, Column]) -> tuple[str, str] | None:
+    """Return the columns of latitude and longitude."""
+    names = column_names()["items"]
+    found = []
+    for field, most in (("latitude", 90.0), ("longitude", 180.0)):
+        wanted = {bare(name) for name in names[field]}
+        for column in free.values():
+            if bare(column.name) in wanted and _within(column, most):
+                found.append(column.name)
+                break
+    return (found[0], found[1]) if len(found) == 2 else None
+
+
+def _within(column: Column, most: float) -> bool:
+    if not column.filled or column.numbers < len(column.filled):
+        return False
+    return all(abs(float(cell)) <= most for cell in column.filled)
+
+
+def _vectors(free: dict[str, Column], sample: Sample) -> tuple[tuple[str, str, int], ...]:
+    """Return a name, the column and the width for each column of vectors in one place with Parquet files or a table.
+
+    Given vectors are not read from other formats.
+    """
+    if sample.formats - {".parquet", TableVersion.__name__} or len(sample.uris) != 1:
+        return ()
+    return tuple(
+        (re.sub(r"[^A-Za-z0-9_-]", "_", name).strip("_-") or "given", name, column.width)
+        for name, column in free.items()
+        if column.width
+    )

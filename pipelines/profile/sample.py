@@ -1,0 +1,170 @@
+"""The first rows of the sources at an address, and the number of all rows, without reading the sources whole."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+from pipelines.profile.presets import column_names, raw_file_advice
+from pipelines.registry import source_kind_of
+from pipelines.sources.csv_dialect import HEAD_BYTES, other_settings
+from pipelines.sources.file import File
+from pipelines.sources.protocol import Counted, Found, Part, RowCount, Source, Spec
+from pipelines.sources.row import SourceError
+from pipelines.sources.source_spec import CsvSpec, InteractionsSpec, ItemsSpec
+
+SAMPLE_ROWS = 4000
+"""Rows that are looked at, over all sources."""
+MOST_SOURCES = 8
+"""Sources of which rows are looked at, spread evenly over all."""
+PIECE_ROWS = 500
+
+
+class EveryColumn(InteractionsSpec):
+    """Mapping of a log of which all columns are looked at."""
+
+    @property
+    def selected_columns(self) -> None:  # type: ignore[override]
+        """None for all columns."""
+        return None
+
+    @property
+    def mapped_columns(self) -> frozenset[str]:
+        """Columns that fields name by default."""
+        return InteractionsSpec().mapped_columns
+
+    @property
+    def from_folders(self) -> frozenset[str]:
+        """Columns that are looked for in names of folders: those with a usual name."""
+        return frozenset(name for names in column_names()["interactions"].values() for name in names)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows of the sources at some addresses; `whole` if these are all rows.
+
+    `unreadable` counts rows of the sample that could not be read, the first because of `why`. `csv` is how the text
+    files are written, as far as that is not the usual way. `formats` are the suffixes of files, and the kinds of other
+    sources.
+    """
+
+    uris: tuple[str, ...]
+    rows: list[dict[str, Any]]
+    columns: tuple[str, ...]
+    count: RowCount | None
+    whole: bool
+    unreadable: int = 0
+    why: str = ""
+    csv: dict[str, str] = field(default_factory=dict)
+    formats: frozenset[str] = frozenset()
+    warnings: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        read = len(self.rows) + self.unreadable
+        bad = f", of which {self.unreadable:,} cannot be read" if self.unreadable else ""
+        if self.whole:
+            return f"all {read:,} rows{bad}"
+        return f"the first {read:,} {f'of {self.count} ' if self.count else ''}rows{bad}"
+
+
+def looked_at(uri: str, spec: Spec) -> Found:
+    """Return the sources at an address without reading their content where their kind can do so."""
+    kind = source_kind_of(uri)
+    return kind.look(uri, spec) if kind.look is not None else kind.find(uri, spec, [])
+
+
+def first_rows(source: Source, spec: Spec, limit: int, piece: int = PIECE_ROWS) -> Iterator[Part]:
+    """Yield the first `limit` rows of a source, at most `piece` at once."""
+    left = limit
+    for part in source.parts(spec, min(piece, limit)):
+        if len(part) > left:
+            part = part[:left] if isinstance(part, list) else replace(part, batch=part.batch.slice(0, left))
+        yield part
+        left -= len(part)
+        if left <= 0:
+            return
+
+
+def spread(sources: list[Source]) -> list[Source]:
+    """Return at most MOST_SOURCES of some sources, evenly spread."""
+    step = max(1, -(-len(sources) // MOST_SOURCES))
+    return sources[::step]
+
+
+def row_count(sources: list[Source], spec: Spec) -> RowCount | None:
+    """Return the rows of all sources; None if one cannot tell. Of many files, some are asked and speak for the others.
+
+    Raise SourceError for a source that cannot be read.
+    """
+    asked = spread(sources)
+    total = RowCount(0, exact=True)
+    for source in asked:
+        if not isinstance(source, Counted):
+            return None
+        total += source.row_count(spec)
+    if len(asked) < len(sources):
+        return RowCount(round(total.rows * len(sources) / len(asked)), exact=False)
+    return total
+
+
+def sample(uris: list[str], section: str, given: CsvSpec | None = None) -> Sample:
+    """Look at the sources at some addresses as a catalogue or a log; raise SourceError if they cannot be read.
+
+    `given` is how CSV files are known to be written; what it leaves open is found out.
+    """
+    csv = given or CsvSpec()
+    plain = _spec(section, csv)
+    sources, warnings = list[Source](), list[str]()
+    for uri in uris:
+        if advice := raw_file_advice(uri):
+            raise SourceError(f"{uri}: {advice}")
+        found = looked_at(uri, plain)
+        sources += found.sources
+        warnings += found.warnings
+    settings = _csv_settings(sources, csv, section)
+    spec = _spec(section, csv.model_copy(update=settings))
+    return _read(tuple(uris), sources, spec, settings, tuple(warnings))
+
+
+def _spec(section: str, csv: CsvSpec) -> Spec:
+    return ItemsSpec(csv=csv) if section == "items" else EveryColumn(csv=csv)
+
+
+def _csv_settings(sources: list[Source], csv: CsvSpec, section: str) -> dict[str, str]:
+    """Return the fields of `csv` with which the first text file is read, as far as they are not the usual ones."""
+    for source in sources:
+        if isinstance(source, File) and source.suffix in (".csv", ".tsv"):
+            with source.open_stream() as stream:
+                head: bytes = stream.read(HEAD_BYTES)
+            return other_settings(head, source.file, csv, section)
+    return {}
+
+
+def _read(
+    uris: tuple[str, ...], sources: list[Source], spec: Spec, csv: dict[str, str], warnings: tuple[str, ...]
+) -> Sample:
+    some = spread(sources)
+    limit = max(1, SAMPLE_ROWS // max(1, len(some)))
+    rows, columns, refused = list[dict[str, Any]](), dict[str, None](), list[str]()
+    whole = len(some) == len(sources)
+    for source in some:
+        source.check(spec)
+        for place, row in enumerate(islice(_rows(source, spec, limit + 1), limit + 1)):
+            if place == limit:
+                whole = False
+            elif row.reason is not None:
+                refused.append(f"{row.reason}: {row.detail}")
+            else:
+                columns |= dict.fromkeys([*row.columns, *row.values])
+                rows.append(row.values)
+    formats = frozenset(source.suffix if isinstance(source, File) else type(source).__name__ for source in some)
+    count = row_count(sources, spec)
+    if whole:
+        count = RowCount(len(rows) + len(refused), exact=True)
+    why = next(iter(refused), "")
+    return Sample(uris, rows, tuple(columns), count, whole, len(refused), why, csv, formats, warnings)
+
+
+def _rows(source: Source, spec: Spec, limit: int) -> Iterator[Any]:
+    for part in first_rows(source, spec, limit):
+        yield from part if isinstance(part, list) else part.rows()
