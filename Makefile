@@ -12,7 +12,7 @@ DATA ?= $(wildcard ../shared/data)
 unexport PYTHONDONTWRITEBYTECODE
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: help setup check test test-all mutants bench demo constraints
+.PHONY: help setup check test test-all mutants bench gpu demo constraints
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -74,6 +74,10 @@ bench: setup  ## benchmarks, each beside its limit or a peer of the same run (DA
 	$(if $(DATA),$(BIN)/python -m bench quantizers $(DATA) rq-kmeans)
 	$(if $(DATA),$(BIN)/python -m bench refit $(DATA))
 	$(if $(DATA),$(BIN)/python -m bench encoders $(DATA))
+
+gpu: setup  ## figures of this machine's CUDA card, each beside its limit, and the tests that need one (8 minutes)
+	$(UV) pip install -q --no-deps --python $(BIN)/python flash-kmeans==0.3.1
+	$(BIN)/python -m bench gpu --json .cache/gpu.json
 
 demo: setup .cache/movielens/ml-100k.item  ## MovieLens-100K through everything (LAKE=DIR, POSTERS=DIR)
 	$(BIN)/python -m examples.movielens --movielens .cache/movielens --lake $(LAKE) $(if $(POSTERS),--posters $(POSTERS))

@@ -17,4 +17,4 @@ def run(meter: Meter) -> None:
     for word, count in counts.items():
         meter.row(f"tests marked gpu: {word}", count, "tests")
     if done.returncode not in (0, 5) or counts.keys() - {"passed", "skipped"}:
-        raise RuntimeError(f"tests failed:\n{done.stdout[-6000:]}")
+        raise RuntimeError(f"tests failed:\n{done.stdout[-20000:]}")

@@ -34,9 +34,13 @@ SHIPPED = (
 
 
 def fix_threads(threads: int) -> None:
-    """Set fixed thread counts: workers do not compete for cores, and results do not depend on the machine."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    """Set fixed thread counts: workers do not compete for cores, and results do not depend on the machine.
+
+    Texts are split into tokens on all of them too: with one thread a card waits for tokens most of the time.
+    """
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = str(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
     import torch
 
     torch.set_num_threads(threads)
@@ -63,7 +67,7 @@ def connect(spec: ComputeSpec) -> None:
     if address := foreign_address():
         require_reachable(address)
         print(f"  joining the Ray cluster at {address}", file=sys.stderr, flush=True)
-        shipped = {"py_modules": _own_packages(), "env_vars": _worker_environment()}
+        shipped = {"py_modules": own_packages(), "env_vars": _worker_environment()}
         try:
             ray.init(runtime_env=shipped, **quiet)
         except (ConnectionError, SystemExit) as error:  # Ray exits the process if a cluster stops answering
@@ -98,8 +102,8 @@ def shutdown() -> None:
         sys.modules["ray"].shutdown()
 
 
-def _own_packages() -> list[str]:
-    root = Path(__file__).resolve().parent.parent
+def own_packages() -> list[str]:
+    root = Path(__file__).resolve().parents[2]
     return [str(root / package) for package in PACKAGES]
 
 

@@ -1,5 +1,7 @@
 """The training loop in one process: a training that is stopped anywhere ends as one that is not."""
 
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -188,3 +190,10 @@ def test_an_epoch_without_a_step_ends() -> None:
     loop = Loop(Nothing(), TRAIN)
     loop.run(lambda _, __: None)
     assert [(row["steps"], row["loss"]) for row in loop.progress.history] == [(0, 0.0)] * 2
+
+
+@pytest.mark.parametrize("model", ["training.models.layers", "training.sasrec.sasrec"])
+def test_no_model_lets_cudnn_plan_its_attention_for_every_shape(model: str) -> None:
+    code = f"import {model}, torch; print(torch.backends.cuda.cudnn_sdp_enabled())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -81,6 +81,7 @@ class WithCard:
 
 
 def test_a_stage_that_uses_a_gpu_has_one_on_ray(ray_cluster: None) -> None:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
     table = pa.table({"item_id": ["a", "b", "c"]})
     made = pa.concat_tables(OnRay(ComputeSpec()).map(WithCard, {}, table, 1))
     assert made["detail"].to_pylist() == ["True"] * 3

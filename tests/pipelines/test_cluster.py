@@ -7,13 +7,15 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from pipelines.compute.cluster import _worker_environment
+from pipelines.compute.cluster import _worker_environment, own_packages
 from pipelines.compute.ray_address import ClusterUnreachable, private_folder, require_reachable
 
+ROOT = Path(__file__).parents[2]
 CANARIES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "PREFECT_API_KEY", "HF_TOKEN")
 
 DRIVER = """
@@ -64,6 +66,13 @@ def below(pid: int) -> set[int]:
     while more := {child for child, parent in parents.items() if parent in found} - found:
         found |= more
     return found
+
+
+def test_every_package_of_the_wheel_is_sent_to_a_cluster_started_elsewhere_from_where_it_lies() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert sorted(own_packages()) == sorted(str(ROOT / package) for package in wheel)
+    assert all(Path(package, "__init__.py").is_file() for package in own_packages())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
+from learning.attention import scaled_dot_product_attention
 from training.spec import GeneratorSpec
 
 RotaryAngles = tuple[Tensor, Tensor]
@@ -55,7 +56,7 @@ class Queries(nn.Module):
         """Attend from x (B, T, D) to `given`, by `mask` (bool, broadcast to (B, H, T, S)), else to all or causally."""
         batch, length, dim = x_BTD.shape
         q_BHTP = self.query(x_BTD).view(batch, length, self.heads, self.width).transpose(1, 2)
-        y_BHTP = functional.scaled_dot_product_attention(
+        y_BHTP = scaled_dot_product_attention(
             q_BHTP if rotary is None else rotate(q_BHTP, rotary),
             *given,
             attn_mask=mask,

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from learning.attention import scaled_dot_product_attention
 from learning.trainable import Cursor
 from learning.trainer import train_in_process
 from tokenizer.arrays.types import Ints
@@ -82,7 +83,7 @@ class Block(nn.Module):
         parts = self.query_key_value(self.attention_norm(x_BED)).view(batch, length, 3, self.heads, dim // self.heads)
         q_BHEP, k_BHEP, v_BHEP = parts.permute(2, 0, 3, 1, 4)
         drop = self.drop if self.training else 0.0
-        y_BHEP = functional.scaled_dot_product_attention(q_BHEP, k_BHEP, v_BHEP, dropout_p=drop, is_causal=True)
+        y_BHEP = scaled_dot_product_attention(q_BHEP, k_BHEP, v_BHEP, dropout_p=drop, is_causal=True)
         x_BED = x_BED + self.dropout(self.out(y_BHEP.transpose(1, 2).reshape(batch, length, dim)))
         hidden = self.dropout(functional.gelu(self.up(self.ff_norm(x_BED))))
         return x_BED + self.dropout(self.down(hidden))  # type: ignore[no-any-return]
