@@ -31,6 +31,8 @@ TEXT, IMAGE, ATTRIBUTES, COORDINATES = "text", "image", "attributes", "coordinat
 
 BATCHES = 4
 """Batches of an encoder that a worker gets at a time."""
+LIGHT_ROWS = 1 << 16
+"""Rows of a commit of a stage without a model: a commit of few rows takes longer than their vectors."""
 
 
 class EncoderChanged(ValueError):
@@ -160,7 +162,6 @@ def _say_unknown_fields(run: Run, items: pl.DataFrame) -> None:
     """Note unknown fields: a misspelt one is skipped without an error."""
     if run.record.kind != "bootstrap":
         return
-    known: set[str] = set().union(*(json.loads(attributes) for attributes in items["attributes"]))
     named: list[tuple[str, tuple[str, ...]]] = []
     if run.recipe.text is not None:
         named.append(("text.fields", tuple(field for field in run.recipe.text.fields if field != "title")))
@@ -168,6 +169,9 @@ def _say_unknown_fields(run: Run, items: pl.DataFrame) -> None:
         named.append(("attributes.fields", run.recipe.attributes.fields))
     if (place := run.recipe.coordinates) is not None:
         named.append(("coordinates", (place.latitude, place.longitude)))
+    known: set[str] = set()
+    for attributes in items["attributes"].unique() if named else ():
+        known.update(json.loads(attributes))
     for setting, fields in named:
         unknown = ", ".join(field for field in fields if field not in known)
         if unknown:
@@ -188,7 +192,7 @@ def _embed(run: Run, content: Content, encoder: EncoderRef, rows: pl.DataFrame) 
                 encoder.fingerprint,
                 content.stage,
                 {**content.arguments, **expected},
-                run.recipe.compute.chunk_rows,
+                max(run.recipe.compute.chunk_rows, LIGHT_ROWS) if content.light else run.recipe.compute.chunk_rows,
                 content.task_rows,
             ),
             rows.select(list(dict.fromkeys(("item_id", "content_hash", *content.stage.reads)))),
