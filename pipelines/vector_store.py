@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from pipelines.modalities import Matrix, Modality
+from pipelines.places import PAIR, Places
 from storage.commit import Provenance, append
 from storage.lake import Lake, one_of
 from storage.schemas import VECTORS
@@ -33,21 +34,19 @@ def read_vectors(lake: Lake, modality: str, fingerprint: str, wanted: pl.DataFra
 
     They are filled in batch by batch: memory holds little more than the matrix.
     """
-    places = wanted.select("item_id", "content_hash").with_row_index("place")
-    where = _where(modality, fingerprint, wanted["item_id"])
+    places, where = Places(wanted.select(PAIR)), _where(modality, fingerprint, wanted["item_id"])
     found: Modality | None = None
-    for batch in lake.batches("vectors", ["item_id", "content_hash", "vector"], where):
-        keys = pl.DataFrame(pa.table(batch).select(["item_id", "content_hash"])).with_row_index("row")
-        both = keys.join(places, on=["item_id", "content_hash"]).unique("place", keep="first", maintain_order=True)
-        if both.is_empty():
+    for batch in lake.batches("vectors", [*PAIR, "vector"], where):
+        row, place = places.find(pl.DataFrame(pa.table(batch).select(PAIR)))
+        place, first = np.unique(place, return_index=True)
+        if not len(place):
             continue
         values = as_matrix(pa.chunked_array([batch.column("vector")]))
         if found is None:
             found = Modality(scratch_matrix(wanted.height, values.shape[1]), np.zeros(wanted.height, np.bool_))
-        row, place = both["row"].to_numpy(), both["place"].to_numpy()
-        first = ~found.present[place]
-        found.vectors[place[first]] = values[row[first]]
-        found.present[place[first]] = True
+        new = ~found.present[place]
+        found.vectors[place[new]] = values[row[first[new]]]
+        found.present[place[new]] = True
     return found
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pipelines.counts import Counts
 from pipelines.given.judge import ROWS, judge
 from pipelines.given.source import GivenSource
+from pipelines.places import PAIR
 from pipelines.sources.row import SourceError
 from pipelines.vector_store import cached, store_vectors
 from storage.commit import Provenance
@@ -23,7 +24,6 @@ from storage.reasons import VECTORS, Reason
 
 PLACES = {"part": pl.Int32(), **ROWS}
 COMMIT_BYTES = 1 << 26
-PAIR = ["item_id", "content_hash"]
 
 
 @dataclass(frozen=True)
