@@ -25,6 +25,8 @@ from tokenizer.arrays.vectors import Items
 FUSED = "fused"
 CHUNK = 1 << 16
 """Items fused and stored at a time."""
+FEW_PARTS = 8
+"""Chunks that this process fuses itself: workers would take longer to start than they save."""
 NOTHING = Items({}, np.empty(0, np.uint64))
 """Items of a piece of work whose tasks take along what they read."""
 
@@ -123,6 +125,7 @@ def _transformed(
             (np.zeros((len(rows), fusion.spec.dim), np.float32), np.zeros(len(rows), np.bool_)) for rows in parts
         )
         return
+    work = work if len(parts) > FEW_PARTS else LOCAL_THREADS
     tasks = (({name: each.take(rows) for name, each in gathered.modalities.items()},) for rows in parts)
     with one_thread():
         yield from work.map(partial(_fused_part, fusion), NOTHING, tasks)
