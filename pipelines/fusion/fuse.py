@@ -18,7 +18,7 @@ from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import Reject, quarantine
 from storage.reasons import Reason
-from tokenizer.arrays.executor import LOCAL_THREADS, Executor
+from tokenizer.arrays.executor import LOCAL_THREADS, Executor, Threads
 from tokenizer.arrays.scratch import scratch_matrix, scratch_take
 from tokenizer.arrays.vectors import Items
 
@@ -26,7 +26,7 @@ FUSED = "fused"
 CHUNK = 1 << 16
 """Items fused and stored at a time."""
 FEW_PARTS = 8
-"""Chunks that this process fuses itself: workers would take longer to start than they save."""
+"""Chunks that this thread fuses itself: workers would take longer to import torch than they save."""
 NOTHING = Items({}, np.empty(0, np.uint64))
 """Items of a piece of work whose tasks take along what they read."""
 
@@ -119,13 +119,16 @@ def fuse(
 def _transformed(
     fusion: Fusion, gathered: Gathered, parts: Sequence[NDArray[np.int64]], work: Executor
 ) -> Iterator[tuple[Matrix, NDArray[np.bool_]]]:
-    """Yield the fused vectors of parts of the rows. A task takes its vectors along, so few parts are held at a time."""
+    """Yield the fused vectors of parts of the rows. A task takes its vectors along, so few parts are held at a time.
+
+    Torch computes on one thread in a worker, and in the thread that `one_thread` is called in, but not in others.
+    """
     if not gathered.modalities:
         yield from (
             (np.zeros((len(rows), fusion.spec.dim), np.float32), np.zeros(len(rows), np.bool_)) for rows in parts
         )
         return
-    work = work if len(parts) > FEW_PARTS else LOCAL_THREADS
+    work = work if len(parts) > FEW_PARTS and not isinstance(work, Threads) else Threads(1)
     tasks = (({name: each.take(rows) for name, each in gathered.modalities.items()},) for rows in parts)
     with one_thread():
         yield from work.map(partial(_fused_part, fusion), NOTHING, tasks)
