@@ -120,6 +120,16 @@ def build_parser() -> argparse.ArgumentParser:
     ingest.add_argument("--events", type=_count, default=1_000_000, help="number of events of the log (1e6)")
     ingest.add_argument("--items", type=_count, default=100_000, help="number of items of the catalogue (1e5)")
     ingest.add_argument("--rounds", type=int, default=3, help="number of measurements of each figure (3)")
+    pipeline = _benchmark(
+        names, "speed.pipeline", "time, memory and bytes of each stage of a bootstrap and of a night, on given vectors"
+    )
+    pipeline.add_argument("--items", type=_count, default=100_000, help="number of items of the catalogue (1e5)")
+    pipeline.add_argument("--events", type=_count, help="number of events of the log (5 an item)")
+    pipeline.add_argument("--lake", help="address of the lake, where there is none yet (a folder that is removed)")
+    pipeline.add_argument("--night", action="store_true", help="then run a night of 1,000 items and 20,000 events")
+    pipeline.add_argument(
+        "--scratch", type=Path, help="new folder to keep what is made and printed (one that is removed)"
+    )
     return parser
 
 

@@ -1,28 +1,25 @@
 """Assign SIDs to items. Published SIDs stay; a new item gets a free SID within the capacity of its codes."""
 
-import hashlib
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
+from numpy.typing import NDArray
 
 from pipelines.counts import Counts
 from pipelines.fusion.fuse import FUSED, Fused
-from pipelines.vector_store import matrix
+from pipelines.modalities import Matrix
+from pipelines.vector_store import matrix, vector_hashes
 from storage.commit import Provenance, append
 from storage.lake import Lake, one_of
 from storage.quarantine import Reject, quarantine
 from storage.reasons import Reason
 from storage.schemas import DRIFT, SIDS
-from tokenizer.assign import Assignment, Occupancy, Status
+from tokenizer.arrays.vectors import spans
+from tokenizer.assign import Assignment, Codes, Occupancy, Status
 from tokenizer.codebook import Codebook
-
-
-def vector_hash(vector: np.ndarray[Any, Any]) -> str:
-    """Return the hash of the vector that a SID was assigned from."""
-    return hashlib.blake2b(np.ascontiguousarray(vector, dtype="<f4").tobytes(), digest_size=16).hexdigest()
 
 
 def occupancy(lake: Lake, codebook: Codebook, assignments: list[str]) -> Occupancy:
@@ -49,8 +46,8 @@ def write_segment(
     `fused` and `assignment` are aligned by row. `counts` are the counts of the stage so far; they are updated and
     returned.
     """
-    codes, status = assignment.codes, [Status(value).label for value in assignment.status]
-    placed = codes[:, 0] >= 0
+    placed = assignment.codes[:, 0] >= 0
+    rows = np.flatnonzero(placed)
     rejects = [
         Reject(
             "assign",
@@ -65,19 +62,30 @@ def write_segment(
     counts.refuse(Reason.REFIT_DUE, len(rejects))
     quarantine(lake, rejects, provenance)
     counts.out = int(placed.sum())
-    rows = pa.table(
+    table = pa.table(
         {
-            "assignment_id": pa.array([assignment_id] * counts.out, pa.string()),
-            "codebook": pa.array([codebook.id] * counts.out, pa.string()),
+            "assignment_id": pa.repeat(assignment_id, len(rows)),
+            "codebook": pa.repeat(codebook.id, len(rows)),
             "item_id": fused.items["item_id"].filter(pl.Series(placed)).to_arrow().cast(pa.string()),
-            "codes": pa.array(codes[placed].tolist(), pa.list_(pa.int32())),
-            "vector_hash": pa.array([vector_hash(fused.vectors[row]) for row in np.flatnonzero(placed)], pa.string()),
-            "status": pa.array([name for name, good in zip(status, placed, strict=True) if good], pa.string()),
+            "codes": _lists(assignment.codes[rows]),
+            "vector_hash": pa.array(_hashes(fused.vectors, rows), pa.string()),
+            "status": pa.array([each.label for each in Status], pa.string()).take(pa.array(assignment.status[rows])),
         },
         schema=SIDS.schema,
     )
-    append(lake, "sids", rows, f"sids:{assignment_id}", provenance)
+    append(lake, "sids", table, f"sids:{assignment_id}", provenance)
     return counts.check()
+
+
+def _lists(codes: Codes) -> pa.ListArray:
+    """Return the rows of a matrix as lists."""
+    ends = np.arange(0, codes.size + 1, codes.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(np.ascontiguousarray(codes, np.int32).ravel()))
+
+
+def _hashes(vectors: Matrix, rows: NDArray[np.int64]) -> list[str]:
+    """Return the hashes of some rows, which are copied a few at a time."""
+    return [found for start, stop in spans(len(rows)) for found in vector_hashes(vectors[rows[start:stop]])]
 
 
 def record_drift(
@@ -90,7 +98,7 @@ def record_drift(
     """
     encoded = published.select("item_id", encoded_hash="vector_hash")
     known = current.items.select("item_id").with_row_index("row").join(encoded, on="item_id")
-    hashes = [vector_hash(current.vectors[row]) for row in known["row"]]
+    hashes = _hashes(current.vectors, known["row"].to_numpy().astype(np.int64))
     now = known.with_columns(pl.Series("current_hash", hashes, dtype=pl.String))
     moved = now.filter(pl.col("current_hash") != pl.col("encoded_hash")).sort("item_id")
     stored = encoded_vectors(lake, fusion, moved.select("item_id", vector_hash="encoded_hash"))
@@ -126,7 +134,7 @@ def encoded_vectors(lake: Lake, fusion: str, published: pl.DataFrame) -> pl.Data
         & one_of("item_id", published["item_id"].to_list())
     )
     stored = lake.frame("vectors", columns=["item_id", "vector"], where=where)
-    hashes = pl.Series("vector_hash", [vector_hash(row) for row in matrix(stored)], dtype=pl.String)
+    hashes = pl.Series("vector_hash", vector_hashes(matrix(stored)), dtype=pl.String)
     return (
         stored.with_columns(hashes)
         .join(published.select("item_id", "vector_hash"), on=["item_id", "vector_hash"], how="semi")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.counts import Counts
@@ -24,10 +25,9 @@ class LevelVectors:
     counts: Counts
 
     @property
-    def items(self) -> list[str]:
-        """Item ids."""
-        ids: list[str] = self.fused.items["item_id"].to_list()
-        return ids
+    def items(self) -> pa.Array:
+        """Item ids, as text."""
+        return self.fused.items["item_id"].to_arrow().cast(pa.large_string())
 
 
 def level_vectors(

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from pipelines.modalities import Matrix, Modality
+from pipelines.places import PAIR, Places
 from storage.commit import Provenance, append
 from storage.lake import Lake, one_of
 from storage.schemas import VECTORS
@@ -19,10 +20,13 @@ FEW = 10_000
 
 
 def cached(
-    lake: Lake, modality: str, fingerprint: str, items: list[str] | None = None, version: int | None = None
+    lake: Lake, modality: str, fingerprint: str, items: pl.Series | None = None, version: int | None = None
 ) -> pl.DataFrame:
-    """Return (item_id, content_hash) of the stored vectors, those of a version of the table if one is given."""
-    return lake.frame("vectors", version, ["item_id", "content_hash"], _where(modality, fingerprint, items))
+    """Return (item_id, content_hash) of the stored vectors, of some items and of a version of the table if given."""
+    found = lake.frame("vectors", version, ["item_id", "content_hash"], _where(modality, fingerprint, items))
+    if items is None or len(items) <= FEW:
+        return found
+    return found.join(items.to_frame("item_id"), on="item_id", how="semi", maintain_order="left")
 
 
 def read_vectors(lake: Lake, modality: str, fingerprint: str, wanted: pl.DataFrame) -> Modality | None:
@@ -30,38 +34,44 @@ def read_vectors(lake: Lake, modality: str, fingerprint: str, wanted: pl.DataFra
 
     They are filled in batch by batch: memory holds little more than the matrix.
     """
-    places = wanted.select("item_id", "content_hash").with_row_index("place")
-    few = wanted["item_id"].to_list() if wanted.height <= FEW else None
-    where = _where(modality, fingerprint, few)
+    places, where = Places(wanted.select(PAIR)), _where(modality, fingerprint, wanted["item_id"])
     found: Modality | None = None
-    for batch in lake.batches("vectors", ["item_id", "content_hash", "vector"], where):
-        keys = pl.DataFrame(pa.table(batch).select(["item_id", "content_hash"])).with_row_index("row")
-        both = keys.join(places, on=["item_id", "content_hash"]).unique("place", keep="first", maintain_order=True)
-        if both.is_empty():
+    for batch in lake.batches("vectors", [*PAIR, "vector"], where):
+        row, place = places.find(pl.DataFrame(pa.table(batch).select(PAIR)))
+        place, first = np.unique(place, return_index=True)
+        if not len(place):
             continue
         values = as_matrix(pa.chunked_array([batch.column("vector")]))
         if found is None:
             found = Modality(scratch_matrix(wanted.height, values.shape[1]), np.zeros(wanted.height, np.bool_))
-        row, place = both["row"].to_numpy(), both["place"].to_numpy()
-        first = ~found.present[place]
-        found.vectors[place[first]] = values[row[first]]
-        found.present[place[first]] = True
+        new = ~found.present[place]
+        found.vectors[place[new]] = values[row[first[new]]]
+        found.present[place[new]] = True
     return found
 
 
-def _where(modality: str, fingerprint: str, items: list[str] | None) -> ds.Expression:
+def _where(modality: str, fingerprint: str, items: pl.Series | None) -> ds.Expression:
+    """Filter for the vectors of an encoder, and by id if the items are few."""
     where = (ds.field("modality") == modality) & (ds.field("fingerprint") == fingerprint)
-    return where if items is None else where & one_of("item_id", items)
+    return where if items is None or len(items) > FEW else where & one_of("item_id", items.to_list())
 
 
 def store_vectors(lake: Lake, rows: pl.DataFrame, provenance: Provenance) -> None:
     """Append vectors under a key of their identity, so that a rerun writes them once."""
     ordered = rows.with_columns(pl.col("vector").cast(pl.List(pl.Float32))).sort("item_id", "content_hash")
-    name = "\0".join(f"{item}\0{content}" for item, content in ordered.select("item_id", "content_hash").iter_rows())
-    first = ordered.row(0, named=True)
+    pairs = pl.concat_str("item_id", "content_hash", separator="\0")
+    name = ordered.select(pairs.str.join("\0", ignore_nulls=False)).item()
     digest = hashlib.sha256(name.encode()).hexdigest()[:24]
-    key = f"vectors:{first['modality']}:{first['fingerprint']}:{digest}"
+    key = f"vectors:{ordered['modality'][0]}:{ordered['fingerprint'][0]}:{digest}"
     append(lake, "vectors", ordered.select(VECTORS.schema.names).to_arrow(), key, provenance)
+
+
+def vector_hashes(vectors: Matrix) -> list[str]:
+    """Return the hash of each row: 16 bytes of BLAKE2b over its float32 values, low byte first."""
+    rows = np.ascontiguousarray(vectors, dtype="<f4").reshape(-1).view(np.uint8).data
+    width = 4 * vectors.shape[1]
+    starts = range(0, width * len(vectors), width)
+    return [hashlib.blake2b(rows[start : start + width], digest_size=16).hexdigest() for start in starts]
 
 
 def matrix(vectors: pl.DataFrame) -> Matrix:

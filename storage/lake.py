@@ -24,9 +24,10 @@ from storage.schemas import PROPERTIES, TABLES, TableSpec
 _DECODED = re.compile(r"\\|%[0-9a-fA-F]{2}")
 
 
-def one_of(column: str, values: Iterable[str]) -> ds.Expression:
+def one_of(column: str, values: Iterable[str] | pa.Array) -> ds.Expression:
     """Filter for rows whose text column holds one of the values; no rows if there are no values."""
-    return ds.field(column).isin(pa.array(values, pa.string()))
+    array = values.cast(pa.string()) if isinstance(values, pa.Array) else pa.array(values, pa.string())
+    return ds.field(column).isin(array)
 
 
 def file_name(path: str) -> str:

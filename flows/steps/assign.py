@@ -50,7 +50,7 @@ def assign(
     taken = list(dict.fromkeys([*published_assignments(run.lake, codebook.id), *base]))
     assignment_id = "a-" + hashlib.sha256(f"{key}\0{codebook.id}\0{sorted(taken)}".encode()).hexdigest()[:16]
     fused = vectors.fused
-    published = segments(run.lake, taken, codebook.id, among=fused.items["item_id"].to_list())
+    published = segments(run.lake, taken, codebook.id, among=fused.items["item_id"].to_arrow())
     new = fused.take((~fused.items["item_id"].is_in(published["item_id"].implode())).arg_true().to_numpy())
     with run.stage("assign SIDs") as view:
         drifted = record_drift(run.lake, assignment_id, published, fused, artifacts.fusion.id, run.provenance())
@@ -60,7 +60,7 @@ def assign(
             view.note("no item is new")
             return Assigned(tuple(taken), 0, 0, 0, drifted.height, Errors(0.0, 0.0, 0), None)
         level = level_vectors(run.lake, new, vectors.gathered, codebook.sources, run.provenance())
-        if not level.items:
+        if level.fused.items.is_empty():
             view.count(level.counts)
             check_stage_budget(level.counts, run.recipe.budget)
             return Assigned(tuple(taken), 0, 0, 0, drifted.height, Errors(0.0, 0.0, 0), None)
@@ -68,7 +68,7 @@ def assign(
         if given is None:
             found = assign_sids(codebook, level.vectors, level.items, free, run.compute.work)
         else:
-            codes = np.array([given[item] for item in level.items], np.int32)
+            codes = np.array([given[item] for item in level.items.to_pylist()], np.int32)
             found = checked_sids(codebook, level.vectors, level.items, free, codes, run.compute.work)
         counts = write_segment(run.lake, assignment_id, codebook, level.fused, found, level.counts, run.provenance())
         view.count(counts)

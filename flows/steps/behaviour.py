@@ -79,7 +79,7 @@ def fold_new(
     reference = encoders.get(COLLABORATIVE)
     if reference is None:
         return encoders
-    fresh = sorted(set(items) - set(behaviour_pairs(run.lake, reference, items)["item_id"]))
+    fresh = sorted(set(items) - set(behaviour_pairs(run.lake, reference, pl.Series(items, dtype=pl.String))["item_id"]))
     if not fresh:
         return encoders
     events = added_events(run.lake, parent, snapshot, COLUMNS).filter(pl.col("event_time") < snapshot.cutoff)
@@ -113,7 +113,7 @@ def fold_new(
     }
 
 
-def behaviour_pairs(lake: Lake, reference: EncoderRef, items: list[str]) -> pl.DataFrame:
+def behaviour_pairs(lake: Lake, reference: EncoderRef, items: pl.Series) -> pl.DataFrame:
     """Return (item_id, content_hash) of the collaborative vectors of some items from the slices of a release."""
     pairs = cached(lake, COLLABORATIVE, reference.fingerprint, items)
     return pairs.filter(pl.col("content_hash").is_in(reference.details["slices"])).unique("item_id", keep="any")
@@ -141,7 +141,7 @@ def _fitted(
 
 def _store(run: Run, reference: EncoderRef, made_from: str, vectors: pl.DataFrame) -> None:
     """Store vectors under the slice they were made from, unless an earlier attempt did."""
-    there = cached(run.lake, COLLABORATIVE, reference.fingerprint, vectors["item_id"].to_list())
+    there = cached(run.lake, COLLABORATIVE, reference.fingerprint, vectors["item_id"])
     if there.filter(content_hash=made_from).is_empty():
         tagged = vectors.with_columns(
             content_hash=pl.lit(made_from),
@@ -153,6 +153,7 @@ def _store(run: Run, reference: EncoderRef, made_from: str, vectors: pl.DataFram
 
 def _rows_of(seen: Histories, items: pl.DataFrame, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the pairs whose two items are among `items`, as rows of `items`."""
-    row = {item: row for row, item in enumerate(items["item_id"])}
-    rows = np.array([row.get(name, -1) for name in seen.names], np.int64)[pairs]
+    names = pl.Series(seen.names, dtype=pl.String).to_frame("item_id")
+    found = names.join(items.select("item_id").with_row_index("row"), on="item_id", how="left", maintain_order="left")
+    rows = found["row"].cast(pl.Int64).fill_null(-1).to_numpy()[pairs]
     return np.asarray(rows[(rows >= 0).all(axis=1)])

@@ -29,6 +29,9 @@ from storage.releases.manifest import EncoderRef
 
 TEXT, IMAGE, ATTRIBUTES, COORDINATES = "text", "image", "attributes", "coordinates"
 
+LIGHT_ROWS = 1 << 16
+"""Rows of a commit of a stage without a model: a commit of few rows takes longer than their vectors."""
+
 
 class EncoderChanged(ValueError):
     """Raised if the recipe names another encoder than the release that a night extends."""
@@ -156,7 +159,6 @@ def _check_pictures(run: Run, encoder: EncoderRef, rows: pl.DataFrame) -> None:
 
 def unknown_fields(recipe: Recipe, items: pl.DataFrame) -> list[str]:
     """Return a note for each setting with fields that no item has: a misspelt one is skipped without an error."""
-    known: set[str] = set().union(*(json.loads(attributes) for attributes in items["attributes"]))
     named: list[tuple[str, tuple[str, ...]]] = []
     if recipe.text is not None:
         named.append(("text.fields", tuple(field for field in recipe.text.fields if field != "title")))
@@ -164,6 +166,9 @@ def unknown_fields(recipe: Recipe, items: pl.DataFrame) -> list[str]:
         named.append(("attributes.fields", recipe.attributes.fields))
     if (place := recipe.coordinates) is not None:
         named.append(("coordinates", (place.latitude, place.longitude)))
+    known: set[str] = set()
+    for attributes in items["attributes"].unique() if named else ():
+        known.update(json.loads(attributes))
     unknown = {setting: ", ".join(field for field in fields if field not in known) for setting, fields in named}
     return [
         f"{setting} names {fields}, which no item has; the attributes of the items are "
@@ -184,7 +189,7 @@ def _embed(run: Run, content: Content, encoder: EncoderRef, rows: pl.DataFrame) 
                 encoder.fingerprint,
                 content.stage,
                 {**content.arguments, **expected},
-                run.recipe.compute.chunk_rows,
+                max(run.recipe.compute.chunk_rows, LIGHT_ROWS) if content.light else run.recipe.compute.chunk_rows,
                 content.task_rows,
             ),
             rows.select(list(dict.fromkeys(("item_id", "content_hash", *content.stage.reads)))),

@@ -89,13 +89,14 @@ def refit(
         published = segments(run.lake, list(manifest.assignments), artifacts.codebook.id)
         known = dict(zip(published["item_id"].to_list(), published["codes"].to_list(), strict=True))
         none = [-1] * len(artifacts.codebook.sizes)
-        codes = np.array([known.get(item, none) for item in sources.items], np.int32).reshape(-1, len(none))
+        items = sources.items.to_pylist()
+        codes = np.array([known.get(item, none) for item in items], np.int32).reshape(-1, len(none))
         made = refit_codebook(artifacts.codebook, sources.vectors, sources.items, codes, spec, run.compute.work)
         for point in made.frontier:
             run.say(f"    churn {point['churn']:.2%}  relative error {point['relative_error']:.5f}")
         reference = _store_codebook(run, made.codebook, refit_of=artifacts.codebook.id)
         view.note(f"{artifacts.codebook.id} -> {made.codebook.id}; {run.compute.name}", frontier=made.frontier)
-    given = dict(zip(sources.items, made.codes.tolist(), strict=True))
+    given = dict(zip(items, made.codes.tolist(), strict=True))
     return replace(artifacts, codebook=made.codebook, codebook_ref=reference), given
 
 

@@ -11,7 +11,8 @@ from flows.steps.embed import check_encoders
 from flows.steps.task import step
 from pipelines.embed.protocol import fingerprint
 from pipelines.given.source import GivenSource, open_given
-from pipelines.given.survey import PAIR, Survey, store_survey, survey
+from pipelines.given.survey import Survey, store_survey, survey
+from pipelines.places import PAIR
 from pipelines.spec import GivenSpec
 from pipelines.vector_store import cached
 from storage.lake import Lake

@@ -35,7 +35,7 @@ def item_vectors(run: Run, artifacts: FittedArtifacts, items: pl.DataFrame, give
 def fuse_gathered(run: Run, fusion: Fusion, gathered: Gathered) -> ItemVectors:
     """Fuse gathered vectors; the fused vectors that are new are computed and stored."""
     with run.stage("fuse") as view:
-        vectors, counts = fuse(run.lake, fusion, gathered, run.provenance())
+        vectors, counts = fuse(run.lake, fusion, gathered, run.provenance(), run.compute.work)
         view.count(counts)
     check_stage_budget(counts, run.recipe.budget)
     return ItemVectors(gathered, vectors)
@@ -48,5 +48,5 @@ def gather_inputs(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]
         if is_given(encoder):
             wanted[name] = current_pairs(run.lake, name, encoder.fingerprint, items, given.pairs(name))
     if COLLABORATIVE in encoders:
-        wanted[COLLABORATIVE] = behaviour_pairs(run.lake, encoders[COLLABORATIVE], items["item_id"].to_list())
+        wanted[COLLABORATIVE] = behaviour_pairs(run.lake, encoders[COLLABORATIVE], items["item_id"])
     return gather(run.lake, items, wanted, {name: encoder.fingerprint for name, encoder in encoders.items()})

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from scipy.sparse import csr_matrix, diags
 
-from pipelines.collaborative.sppmi import Factors, fit_factors, unit, vectors_of
+from pipelines.collaborative.sppmi import Factors, fit_rows, unit, vectors_of
 from pipelines.event_log.visible_log import Histories
 from pipelines.modalities import Matrix, Modality
 from pipelines.spec import CollaborativeSpec
@@ -43,22 +43,26 @@ def fit_collaborative(
     items share; without `since`, `before` is empty. `train` is called if `spec.method` needs a sequence model: on the
     events before `since`, then on all.
     """
-    factors = fit_factors(log, spec)
-    if factors is None:
+    fitted = fit_rows(log, spec)
+    if fitted is None:
         return None
+    factors, rows = fitted
     earlier = log.where(log.time < since) if since is not None else log.where(np.zeros(len(log), np.bool_))
     if spec.method == "sppmi":
-        return Collaborative(factors, factors.fold(log), factors.fold(earlier))
+        return Collaborative(factors, factors.fold(log, rows), factors.fold(earlier))
     if train is None:
         raise ValueError(
             f'collaborative.method = "{spec.method}" trains a sequence model, but the caller passed no trainer for one'
         )
     before, now = _towers(earlier, log, train)
-    directions = _directions(factors.rows(log), now)
+    directions = _directions(rows, now)
     vectors, past = (vectors_of(_named(log, each), each.vectors[each.present]) for each in (now, before))
     if spec.method == "both":
         alone = replace(factors, spec=spec.model_copy(update={"method": "sppmi"}))
-        vectors, past = _concat_normalized(alone.fold(log), vectors), _concat_normalized(alone.fold(earlier), past)
+        vectors, past = (
+            _concat_normalized(alone.fold(log, rows), vectors),
+            _concat_normalized(alone.fold(earlier), past),
+        )
         directions = np.hstack([factors.directions, directions])
     return Collaborative(replace(factors, directions=directions), vectors, past)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import svds
 
+from pipelines.collaborative.row_blocks import RowBlocks, Symmetric
 from pipelines.event_log.visible_log import Histories
 from pipelines.spec import CollaborativeSpec
 
@@ -34,9 +35,13 @@ class Factors:
     directions: NDArray[np.float32]
     met: NDArray[np.float64]
 
-    def fold(self, log: Histories) -> pl.DataFrame:
-        """Return (item_id, vector) of the items of a log that co-occur with items of the fit; others have no row."""
-        vectors = np.asarray(self.rows(log) @ self.directions.astype(np.float64), np.float32)
+    def fold(self, log: Histories, rows: csr_matrix | None = None) -> pl.DataFrame:
+        """Return (item_id, vector) of the items of a log that co-occur with items of the fit; others have no row.
+
+        `rows` are `self.rows(log)`, if they are known.
+        """
+        rows = self.rows(log) if rows is None else rows
+        vectors = np.asarray(RowBlocks(rows) @ self.directions.astype(np.float64), np.float32)
         if self.spec.method != "sppmi":
             vectors = np.hstack([unit(part) for part in self._parts(vectors)])
         lively = np.flatnonzero(vectors.any(axis=1))
@@ -102,17 +107,25 @@ def fit_factors(log: Histories, spec: CollaborativeSpec) -> Factors | None:
     rows of the matrix times U / sqrt(S). The same log gives the same bytes in any order of its files. Return None for
     fewer than FEWEST_ITEMS items, or if no two items share users more often than by chance.
     """
+    fitted = fit_rows(log, spec)
+    return None if fitted is None else fitted[0]
+
+
+def fit_rows(log: Histories, spec: CollaborativeSpec) -> tuple[Factors, csr_matrix] | None:
+    """Return `fit_factors`, and the rows of the log on them, which are the matrix that was factorised."""
     counts = log.counts(spec.window)
     met = np.asarray(counts.sum(axis=1)).ravel()
     pairs = counts.tocoo()
+    del counts
     information = _shifted_ppmi(pairs.data, met[pairs.row], met[pairs.col], met.sum(), spec.shift)
     kept = information > 0
     if len(log.names) < FEWEST_ITEMS or not kept.any():
         return None
-    matrix = csr_matrix((information[kept], (pairs.row[kept], pairs.col[kept])), shape=counts.shape)
+    matrix = csr_matrix((information[kept], (pairs.row[kept], pairs.col[kept])), shape=pairs.shape)
+    del pairs, information, kept
     rank = min(spec.dim, matrix.shape[0] - 1)
     start = np.random.default_rng(spec.seed).standard_normal(matrix.shape[0])
-    left, values, _ = svds(matrix, k=rank, v0=start)
+    left, values, _ = svds(Symmetric(RowBlocks(matrix)), k=rank, v0=start)
     order = np.argsort(-values)
     left, values = left[:, order], values[order]
     signs = np.sign(left[np.abs(left).argmax(axis=0), np.arange(rank)])
@@ -120,7 +133,7 @@ def fit_factors(log: Histories, spec: CollaborativeSpec) -> Factors | None:
     scaled = left * np.where(signs == 0, 1, signs) / np.sqrt(np.where(alive, values, 1)) * alive
     directions = np.zeros((len(log.names), spec.dim), np.float32)
     directions[:, :rank] = scaled
-    return Factors(spec, log.names, directions, met)
+    return Factors(spec, log.names, directions, met), matrix
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -25,7 +25,7 @@ from pipelines.compute.cluster import connect, fix_threads, machine_cpus
 from pipelines.spec import ComputeSpec
 from tokenizer.arrays.executor import LOCAL_THREADS, Executor
 from tokenizer.arrays.types import Floats
-from tokenizer.arrays.vectors import ArrayRows, Items, Rows, spans
+from tokenizer.arrays.vectors import SPAN, ArrayRows, Items, Rows, spans
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -183,8 +183,8 @@ class OnRay:
 class RayWork:
     """Executor of functions on spans of items as Ray tasks.
 
-    A task whose worker dies is rerun: its result depends on its items only. A single task runs in this process, because
-    sending it away costs more and gains nothing.
+    A task whose worker dies is rerun: its result depends on its items only. A single task, and tasks over the items of
+    one span, run in this process, because sending them away costs more than it gains.
     """
 
     def __init__(self, spec: ComputeSpec, task_cpus: float = 1) -> None:
@@ -197,9 +197,9 @@ class RayWork:
 
         tasks = iter(tasks)
         head = list(islice(tasks, 2))
-        if len(head) < 2:
+        if len(head) < 2 or 0 < len(items) <= SPAN:
             with one_thread():
-                done = [function(items, *task) for task in head]
+                done = list(LOCAL_THREADS.map(function, items, chain(head, tasks)))
             yield from done
             return
         connect(self._spec)

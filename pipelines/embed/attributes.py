@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from pipelines.spec import AttributesSpec, CoordinatesSpec
 EARTH_KM = 6371.0
 # Number of directions that are cached.
 KNOWN_VALUES = 1 << 16
+AT_ONCE = 4096
+"""Items whose values are summed at once."""
 
 
 def describe_attributes(spec: AttributesSpec) -> dict[str, Any]:
@@ -45,13 +48,24 @@ class MultiHot:
 
     def encode(self, contents: Sequence[str]) -> Vectors:
         """Return the weighted sum of an item's values, float32 (N, dim)."""
-        return np.stack([self._sum(json.loads(content)) for content in contents]).astype(np.float32)
+        parts = [self._sums(contents[start : start + AT_ONCE]) for start in range(0, len(contents), AT_ONCE)]
+        return np.concatenate(parts)
 
-    def _sum(self, values: list[list[str]]) -> NDArray[np.float64]:
-        total = np.zeros(self._spec.dim)
-        for field, value in values:
-            total += self._spec.weights.get(field, 1.0) * self._direction(field, value)
-        return total
+    def _sums(self, contents: Sequence[str]) -> Vectors:
+        """Return sums of float64, each in the order of an item's values: the first of all items, the second, ..."""
+        values = [[(field, value) for field, value in json.loads(content)] for content in contents]
+        number = {pair: at for at, pair in enumerate(dict.fromkeys(chain.from_iterable(values)))}
+        weights = self._spec.weights
+        weighed = [weights.get(field, 1.0) * self._direction(field, value) for field, value in number]
+        directions = np.array(weighed).reshape(-1, self._spec.dim)
+        counts = np.array([len(each) for each in values])
+        flat = np.array([number[pair] for each in values for pair in each], np.int64)
+        first = np.cumsum(counts) - counts
+        sums = np.zeros((len(contents), self._spec.dim))
+        for place in range(int(counts.max(initial=0))):
+            there = np.flatnonzero(counts > place)
+            sums[there] += directions[flat[first[there] + place]]
+        return sums.astype(np.float32)
 
     def _drawn(self, field: str, value: str) -> NDArray[np.float64]:
         key = hashlib.blake2b(json.dumps([field, value]).encode(), digest_size=16).digest()

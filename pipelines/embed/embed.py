@@ -64,7 +64,7 @@ def embed(
     refused = pl.DataFrame(schema=dict.fromkeys(KEY, pl.String))
 
     def undone(rows: pl.DataFrame) -> pl.DataFrame:
-        stored = cached(lake, job.modality, job.fingerprint, rows["item_id"].to_list())
+        stored = cached(lake, job.modality, job.fingerprint, rows["item_id"])
         return rows.join(pl.concat([stored.select(KEY), refused]), on=KEY, how="anti", maintain_order="left")
 
     def encoded(rows: pl.DataFrame) -> Iterator[pa.Table]:

@@ -119,6 +119,8 @@ def encode_all(encode: Callable[[Sequence[T]], Vectors], contents: Sequence[T]) 
         raise EncoderError(
             f"the encoder returned {len(vectors)} vectors for {len(contents)} contents; it must return one for each"
         )
+    if np.isfinite(vectors).all() and vectors.any(axis=1).all():
+        return [(vector, None, "") for vector in vectors]
     return [_judge(vector) for vector in vectors]
 
 

@@ -19,6 +19,8 @@ from storage.releases.manifest import Manifest
 COLUMNS = ["item_id", "event_type", "impression", *ORDER]
 # One day in microseconds.
 DAY = 24 * 60 * 60 * 1_000_000
+EXACT = 1 << 53
+"""Sums of whole numbers below it are the same in float64 in any order."""
 
 
 @dataclass(frozen=True)
@@ -82,17 +84,37 @@ class Histories:
             yield later - apart, later
 
     def counts(self, window: int) -> csr_matrix:
-        """Return symmetric weighted counts of different items at most `window` events apart, float64 (names, names)."""
+        """Return symmetric weighted counts of different items at most `window` events apart, float64 (names, names).
+
+        Fractional weights are added distance by distance; whole ones at once, which gives the same sums.
+        """
+        whole = bool((self.weight == np.rint(self.weight)).all())
+        most = float(np.abs(self.weight).max(initial=0)) ** 2 * 2 * window * len(self)
+        one_way = self._all_at_once(window) if whole and most < EXACT else self._by_distance(window)
+        counts = one_way + one_way.T
+        counts.setdiag(0)
+        counts.eliminate_zeros()
+        return counts
+
+    def _by_distance(self, window: int) -> csr_matrix:
         size = len(self.names)
         counts = csr_matrix((size, size), dtype=np.float64)
         for earlier, later in self.neighbours(window):
             pairs = (self.item[earlier], self.item[later])
             weight = self.weight[earlier] * self.weight[later]
             counts = counts + coo_matrix((weight, pairs), shape=counts.shape).tocsr()
-        counts = counts + counts.T
-        counts.setdiag(0)
-        counts.eliminate_zeros()
         return counts
+
+    def _all_at_once(self, window: int) -> csr_matrix:
+        size, item = len(self.names), self.item.astype(np.int32)
+        found = [
+            (item[earlier], item[later], self.weight[earlier] * self.weight[later])
+            for earlier, later in self.neighbours(window)
+        ]
+        if not found:
+            return csr_matrix((size, size), dtype=np.float64)
+        one, other, weight = map(np.concatenate, zip(*found, strict=True))
+        return coo_matrix((weight, (one, other)), shape=(size, size)).tocsr()
 
     def pairs(self, window: int, since: int) -> NDArray[np.int64]:
         """Return item pairs, both ways, of events at most `window` apart whose later event is at or after `since`.

@@ -1,13 +1,15 @@
 """Gather the vectors of items by modality, and store the fused vector of each item."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from learning.threads import one_thread
 from pipelines.counts import Counts
 from pipelines.fusion.frozen import Fusion
 from pipelines.modalities import Matrix, Modality
@@ -16,11 +18,17 @@ from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import Reject, quarantine
 from storage.reasons import Reason
+from tokenizer.arrays.executor import LOCAL_THREADS, Executor, Threads
 from tokenizer.arrays.scratch import scratch_matrix, scratch_take
+from tokenizer.arrays.vectors import Items
 
 FUSED = "fused"
 CHUNK = 1 << 16
 """Items fused and stored at a time."""
+FEW_PARTS = 8
+"""Chunks that this thread fuses itself: workers would take longer to import torch than they save."""
+NOTHING = Items({}, np.empty(0, np.uint64))
+"""Items of a piece of work whose tasks take along what they read."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +74,9 @@ def gather(
         inputs = inputs.with_columns(
             aligned.select(pl.when(pl.Series(found.present)).then(known).alias(name)).to_series()
         )
-    digests = [
-        hashlib.blake2b("\0".join(filter(None, row[1:])).encode(), digest_size=16).hexdigest()
-        for row in inputs.iter_rows()
-    ]
+    names = inputs.columns[1:]
+    joined = inputs.select(pl.concat_str(names, separator="\0", ignore_nulls=True) if names else pl.lit("")).to_series()
+    digests = [hashlib.blake2b(name.encode(), digest_size=16).hexdigest() for name in joined]
     return Gathered(ids.with_columns(pl.Series("content_hash", digests, dtype=pl.String)), modalities)
 
 
@@ -83,7 +90,9 @@ def placed(ids: pl.DataFrame, vectors: pl.DataFrame) -> Modality:
     return Modality(values, present)
 
 
-def fuse(lake: Lake, fusion: Fusion, gathered: Gathered, provenance: Provenance) -> tuple[Fused, Counts]:
+def fuse(
+    lake: Lake, fusion: Fusion, gathered: Gathered, provenance: Provenance, work: Executor = LOCAL_THREADS
+) -> tuple[Fused, Counts]:
     """Return fused vectors of the gathered items, stored under the fusion's id.
 
     Stored vectors are read back, never recomputed. An item without any vector is quarantined as `no_vector`.
@@ -95,29 +104,45 @@ def fuse(lake: Lake, fusion: Fusion, gathered: Gathered, provenance: Provenance)
         made = Modality(scratch_matrix(items.height, fusion.spec.dim), np.zeros(items.height, np.bool_))
     missing = np.flatnonzero(~made.present)
     counts.unchanged = items.height - len(missing)
-    for start in range(0, len(missing), CHUNK):
-        rows = missing[start : start + CHUNK]
-        if gathered.modalities:
-            inputs = {name: each.take(rows) for name, each in gathered.modalities.items()}
-            made.vectors[rows], made.present[rows] = fusion.transform(inputs)
-        covered = rows[made.present[rows]]
-        refused = items[rows[~made.present[rows]].tolist()]
-        rejects = [
-            Reject(
-                "fuse",
-                Reason.NO_VECTOR,
-                "no text, image or behaviour to make a vector from",
-                f"fuse@{content}",
-                0,
-                item,
-            )
-            for item, content in refused.iter_rows()
-        ]
-        counts.refuse(Reason.NO_VECTOR, len(rejects))
-        quarantine(lake, rejects, provenance)
-        counts.out += len(covered)
-        if len(covered):
-            fresh = items[covered.tolist()].with_columns(pl.Series("vector", made.vectors[covered]))
+    parts = [missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)]
+    for rows, (vectors, covered) in zip(parts, _transformed(fusion, gathered, parts, work), strict=True):
+        made.vectors[rows], made.present[rows] = vectors, covered
+        _refuse(lake, items[rows[~covered]], counts, provenance)
+        counts.out += int(covered.sum())
+        if covered.any():
+            fresh = items[rows[covered]].with_columns(pl.Series("vector", vectors[covered]))
             tagged = fresh.with_columns(modality=pl.lit(FUSED), fingerprint=pl.lit(fusion.id))
             store_vectors(lake, tagged, provenance)
     return Fused(items, made.vectors).take(np.flatnonzero(made.present)), counts.check()
+
+
+def _transformed(
+    fusion: Fusion, gathered: Gathered, parts: Sequence[NDArray[np.int64]], work: Executor
+) -> Iterator[tuple[Matrix, NDArray[np.bool_]]]:
+    """Yield the fused vectors of parts of the rows. A task takes its vectors along, so few parts are held at a time.
+
+    Torch computes on one thread in a worker, and in the thread that `one_thread` is called in, but not in others.
+    """
+    if not gathered.modalities:
+        yield from (
+            (np.zeros((len(rows), fusion.spec.dim), np.float32), np.zeros(len(rows), np.bool_)) for rows in parts
+        )
+        return
+    work = work if len(parts) > FEW_PARTS and not isinstance(work, Threads) else Threads(1)
+    tasks = (({name: each.take(rows) for name, each in gathered.modalities.items()},) for rows in parts)
+    with one_thread():
+        yield from work.map(partial(_fused_part, fusion), NOTHING, tasks)
+
+
+def _fused_part(fusion: Fusion, items: Items, inputs: Mapping[str, Modality]) -> tuple[Matrix, NDArray[np.bool_]]:
+    return fusion.transform(inputs)
+
+
+def _refuse(lake: Lake, items: pl.DataFrame, counts: Counts, provenance: Provenance) -> None:
+    """Quarantine items without any vector."""
+    detail = "no text, image or behaviour to make a vector from"
+    rejects = [
+        Reject("fuse", Reason.NO_VECTOR, detail, f"fuse@{content}", 0, item) for item, content in items.iter_rows()
+    ]
+    counts.refuse(Reason.NO_VECTOR, len(rejects))
+    quarantine(lake, rejects, provenance)

@@ -1,6 +1,5 @@
 """Ids, vectors and content hashes of a batch of given vectors, with the reason for each row that is refused."""
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +11,7 @@ from pipelines.ingest.cell_columns import identifiers, series_of
 from pipelines.modalities import Matrix
 from pipelines.sources.cells import Refused, identifier, read_cell
 from pipelines.sources.parquet_columns import Columns
+from pipelines.vector_store import vector_hashes
 from storage.reasons import Reason
 
 ROWS = {
@@ -50,8 +50,8 @@ def judge(batch: pa.RecordBatch, dim: int, first: int) -> Judged:
         }
     ).with_columns(reason=_reason(dim), detail=_detail(dim))
     good = rows["width"].is_not_null() & rows["reason"].is_null() & ids.is_not_null()
-    hashes = [_hash(vector) if taken else None for vector, taken in zip(vectors, good, strict=True)]
-    rows = rows.with_columns(pl.Series("content_hash", hashes, dtype=pl.String)).select(*ROWS)
+    hashes = pl.Series("content_hash", vector_hashes(vectors), dtype=pl.String)
+    rows = rows.with_columns(pl.when(good).then(hashes)).select(*ROWS)
     return Judged(rows.update(refused, on="row") if refused.height else rows, vectors)
 
 
@@ -83,10 +83,6 @@ def _float32(column: pa.Array, fitting: pl.Series, dim: int) -> Matrix:
     vectors = np.zeros((len(column), dim), np.float32)
     vectors[fitting.to_numpy()] = values
     return vectors
-
-
-def _hash(vector: Matrix) -> str:
-    return hashlib.blake2b(vector.tobytes(), digest_size=16).hexdigest()
 
 
 def _ids(batch: pa.RecordBatch, first: int) -> tuple[pl.Series, pl.DataFrame]:

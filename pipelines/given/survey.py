@@ -14,8 +14,9 @@ import pyarrow as pa
 from pipelines.counts import Counts
 from pipelines.given.judge import ROWS, judge
 from pipelines.given.source import GivenSource
+from pipelines.places import PAIR
 from pipelines.sources.row import SourceError
-from pipelines.vector_store import FEW, cached, store_vectors
+from pipelines.vector_store import cached, store_vectors
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import Reject, open_rows, quarantine, resolve
@@ -23,7 +24,6 @@ from storage.reasons import VECTORS, Reason
 
 PLACES = {"part": pl.Int32(), **ROWS}
 COMMIT_BYTES = 1 << 26
-PAIR = ["item_id", "content_hash"]
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,5 @@ def current_pairs(
     others = ids.join(ours, on="item_id", how="anti", maintain_order="left")
     if others.is_empty():
         return ours
-    few = others["item_id"].to_list() if others.height <= FEW else None
-    stored = cached(lake, name, fingerprint, few).join(others, on="item_id", how="semi", maintain_order="left")
+    stored = cached(lake, name, fingerprint, others["item_id"])
     return pl.concat([ours, stored.select(PAIR).unique("item_id", keep="last", maintain_order=True)])

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
@@ -41,7 +42,11 @@ def deleted_items(lake: Lake, version: int | None = None, as_of: datetime | None
 
 
 def segments(
-    lake: Lake, assignments: list[str], codebook: str, version: int | None = None, among: list[str] | None = None
+    lake: Lake,
+    assignments: list[str],
+    codebook: str,
+    version: int | None = None,
+    among: Iterable[str] | pa.Array | None = None,
 ) -> pl.DataFrame:
     """Return the SID rows of the assignments under one codebook, of all items or `among` some, sorted by item_id."""
     where = (ds.field("codebook") == codebook) & one_of("assignment_id", assignments)

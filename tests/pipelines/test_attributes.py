@@ -42,6 +42,20 @@ def test_a_value_has_one_direction_whatever_else_there_is_and_weights_count() ->
     assert abs(unit(among)[1] @ unit(among)[2]) < 0.5
 
 
+@settings(max_examples=50, deadline=None)
+@given(items=st.lists(st.lists(st.sampled_from([["brand", "a"], ["brand", "b"], ["kind", "a"]])), min_size=1))
+def test_many_items_have_the_bytes_of_a_sum_value_by_value(items: list[list[list[str]]]) -> None:
+    encoder = MultiHot(AttributesSpec(fields=("brand", "kind"), dim=16, weights={"brand": 0.3}))
+    plain = []
+    for values in items:
+        total = np.zeros(16)
+        for field, value in values:
+            total += {"brand": 0.3}.get(field, 1.0) * encoder._direction(field, value)
+        plain.append(total.astype(np.float32))
+    found = encoder.encode([json.dumps(values) for values in items])
+    assert found.tobytes() == np.stack(plain).tobytes()
+
+
 @pytest.mark.parametrize(
     ("attributes", "found"),
     [

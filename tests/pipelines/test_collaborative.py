@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.collaborative.sppmi import Factors, fit_factors
+from pipelines.collaborative.sppmi import Factors, fit_factors, fit_rows
 from pipelines.event_log.visible_log import COLUMNS, Histories, histories
 from pipelines.spec import CollaborativeSpec
 
@@ -86,6 +86,38 @@ def test_counts_and_pairs_are_those_of_a_double_loop(events: list[Event], window
                         pairs += [(one, two), (two, one)]
     np.testing.assert_allclose(log.counts(window).toarray(), counts, rtol=1e-9)
     assert sorted(map(tuple, log.pairs(window, since).tolist())) == sorted(pairs)
+
+
+@settings(max_examples=60, deadline=None)
+@given(events=EVENTS, window=st.integers(1, 4), buy=st.sampled_from([1.0, 3.0]))
+def test_whole_weights_have_the_same_sums_at_once_as_distance_by_distance(
+    events: list[Event], window: int, buy: float
+) -> None:
+    log = histories(frame(events), CollaborativeSpec(window=window, min_events=1, event_weights={"buy": buy}))
+    at_once, one_by_one = log._all_at_once(window), log._by_distance(window)
+    np.testing.assert_array_equal(at_once.toarray(), one_by_one.toarray())
+
+
+def test_fractional_weights_are_added_distance_by_distance(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for name in ("_all_at_once", "_by_distance"):
+        plain = getattr(Histories, name)
+        monkeypatch.setattr(Histories, name, lambda *a, n=name, f=plain: calls.append(n) or f(*a))
+    for half_life in (None, 2.0):
+        histories(frame(some_log()), _lax(half_life_days=half_life)).counts(3)
+    assert calls == ["_all_at_once", "_by_distance"]
+
+
+@pytest.mark.parametrize("weights", [{}, {"click": 2.5}])
+def test_the_matrix_of_a_fit_is_the_rows_of_its_log(weights: dict[str, float]) -> None:
+    log, spec = histories(frame(some_log()), _lax(event_weights=weights)), _lax(event_weights=weights)
+    fitted = fit_rows(log, spec)
+    assert fitted is not None
+    factors, rows = fitted
+    again = factors.rows(log)
+    for name in ("data", "indices", "indptr"):
+        np.testing.assert_array_equal(getattr(rows, name), getattr(again, name))
+    assert factors.fold(log, rows).equals(factors.fold(log))
 
 
 def test_the_newest_share_keeps_equal_times_together() -> None:

@@ -18,6 +18,10 @@ from tokenizer.arrays.types import Floats
 
 SPAN = 1 << 16
 """Rows of one piece of work; a multiple of `distance.BLOCK`."""
+SMALLEST = 1 << 14
+"""Fewest rows of a piece of work where few items are shared out."""
+PIECES = 8
+"""Pieces that few items are shared out in, so that all cores have work."""
 LEAD = 1 << 16
 """Size of the sample of items that is kept in memory."""
 
@@ -203,3 +207,11 @@ class Items:
 def spans(items: int) -> list[tuple[int, int]]:
     """The spans (start, stop) that cover `items` rows."""
     return [(start, min(start + SPAN, items)) for start in range(0, items, SPAN)]
+
+
+def pieces(items: int) -> list[tuple[int, int]]:
+    """Parts of spans, for work whose result does not depend on where the parts end: all cores share few items."""
+    size = SPAN
+    while size > SMALLEST and size * PIECES > items:
+        size //= 2
+    return [(start, min(start + size, items)) for start in range(0, items, size)]

@@ -18,7 +18,7 @@ from learning.threads import one_thread
 from tokenizer.arrays.distance import cheapest
 from tokenizer.arrays.executor import LOCAL_THREADS, Executor, side_by_side
 from tokenizer.arrays.types import Floats
-from tokenizer.arrays.vectors import LEAD, ArrayRows, Block, Items, spans
+from tokenizer.arrays.vectors import LEAD, ArrayRows, Block, Items, pieces
 from tokenizer.balancing.costs import CentroidLevel, Level, Residual
 from tokenizer.balancing.prefix_capacity import FullCodes, PrefixCapacity
 from tokenizer.balancing.prices import FROM_NOTHING, FROM_SAMPLE, FROM_SIMILAR, Candidates, Cooling, settle_prices
@@ -91,7 +91,7 @@ def assign_level(
     prices = _prices(level, items, prefix_Nl, alive, room_K, price_K)
     closed = np.where(room_K > 0, prices, np.inf).astype(np.float32)
     task = partial(_two_cheapest, level, closed)
-    found = list(work.map(task, items, [(start, stop, prefix_Nl[start:stop]) for start, stop in spans(len(items))]))
+    found = list(work.map(task, items, [(start, stop, prefix_Nl[start:stop]) for start, stop in pieces(len(items))]))
     first_N = np.concatenate([code for code, _ in found])
     regret_N = np.concatenate([regret for _, regret in found])
     del found

@@ -11,7 +11,7 @@ from tokenizer.arrays.distance import own_distance
 from tokenizer.arrays.exact_sums import grid, sums_by_code, total
 from tokenizer.arrays.executor import Executor
 from tokenizer.arrays.types import Floats, Ints
-from tokenizer.arrays.vectors import Items, spans
+from tokenizer.arrays.vectors import Items, pieces
 from tokenizer.balancing.costs import Squared, Target
 
 Codes = NDArray[np.int32]
@@ -41,7 +41,7 @@ class TargetVectors:
     @cached_property
     def largest(self) -> float:
         """The largest absolute value."""
-        tasks = ((start, stop, self.prefix[start:stop]) for start, stop in spans(len(self)))
+        tasks = ((start, stop, self.prefix[start:stop]) for start, stop in pieces(len(self)))
         return max(self.work.map(partial(_span_largest, self.target), self.items, tasks), default=0.0)
 
     @property
@@ -88,7 +88,7 @@ class TargetVectors:
         return sum(self.work.map(task, self.items, self._spans(codes_N))) / scale
 
     def _spans(self, codes_N: Codes) -> Iterator[tuple[int, int, Codes, Codes]]:
-        return ((start, stop, self.prefix[start:stop], codes_N[start:stop]) for start, stop in spans(len(self)))
+        return ((start, stop, self.prefix[start:stop], codes_N[start:stop]) for start, stop in pieces(len(self)))
 
 
 def _span_largest(target: Target, items: Items, start: int, stop: int, prefix: Codes) -> float:

@@ -1,0 +1,126 @@
+"""A bootstrap, and a night after it, on a synthetic shop with given vectors: `python -m bench pipeline --items N`.
+
+The command runs in a process of its own. Stages and their seconds are those of the run's record; CPU seconds, memory
+and bytes are those of all its processes, sampled meanwhile. Bytes read and written include those of pipes and of the
+page cache.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from bench.speed.made_shop import DAYS, Delivery, Shop
+from bench.speed.process_tree import Samples, Used, sampled
+from storage.lake import Lake
+
+NIGHT_ITEMS, NIGHT_EVENTS = 1_000, 20_000
+GIB = 1 << 30
+RECIPE = """\
+[vectors.given]
+path = "{vectors}"
+
+[collaborative]
+method = "sppmi"
+
+[codebook]
+levels = [{{ codes = 256 }}, {{ codes = 256 }}, {{ codes = 256 }}, {{ codes = 256 }}]
+sample = 65_536
+"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of a run, or the time between two stages."""
+
+    name: str
+    start: float
+    stop: float
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the stages of a bootstrap, and with `--night` those of a night."""
+    events = options.events or 5 * options.items
+    with _folder(options.scratch) as folder:
+        lake = Lake(options.lake or str(folder / "lake"))
+        recipe = folder / "recipe.toml"
+        first = Shop(options.items).write(folder / "first", events)
+        recipe.write_text(RECIPE.format(vectors=first.vectors))
+        print(f"bootstrap: {options.items:,} items, {events:,} events")
+        command = ["bootstrap", "--recipe", str(recipe)]
+        measure(command, lake, first, options.items, folder / "bootstrap.log")
+        if options.night:
+            fresh = min(NIGHT_ITEMS, options.items // 3)  # the codebook has room for twice the items of its fit
+            shop = Shop(options.items + fresh)
+            more = shop.write(folder / "night", NIGHT_EVENTS, options.items, day=DAYS, days=1)
+            print(f"night: {fresh:,} items, {NIGHT_EVENTS:,} events")
+            command = ["nightly", "--set", f'vectors.given.path="{more.vectors}"']
+            measure(command, lake, more, fresh, folder / "night.log")
+
+
+def measure(command: list[str], lake: Lake, given: Delivery, items: int, output: Path) -> None:
+    """Run a command of `sidmill run` on a delivery, and print what each of its stages used."""
+    before = lake.version("runs")
+    sources = ["--items", str(given.items), "--interactions", str(given.log), "--lake", lake.uri]
+    program = str(Path(sys.executable).with_name("sidmill"))
+    start = time.time()
+    with output.open("wb") as file:
+        child = subprocess.Popen([program, "run", *command, *sources], stdout=file, stderr=subprocess.STDOUT)
+        with sampled(child.pid) as samples:
+            code = child.wait()
+    stop = time.time()
+    if code:
+        raise RuntimeError(f"`sidmill run {command[0]}` ended with exit code {code}:\n{output.read_text()}")
+    _print(stages_of(lake, before, start, stop), samples, items)
+
+
+def stages_of(lake: Lake, before: int, start: float, stop: float) -> list[Stage]:
+    """Return the stages that runs recorded after a version of the table of runs, and the times between them."""
+    rows = pl.DataFrame(lake.read_added("runs", before, lake.version("runs"), ["event", "name", "detail", "at"]))
+    found: list[Stage] = []
+    for name, detail, at in rows.filter(event="stage").sort("at").select("name", "detail", "at").iter_rows():
+        end = at.timestamp()
+        found.append(Stage(name, end - json.loads(detail)["seconds"], end))
+    if not found:
+        raise RuntimeError("the run recorded no stage")
+    edges = [start, *(each.stop for each in found)]
+    names = ["start", *(f"  after {each.name}" for each in found)]
+    gaps = [Stage(name, edge, each.start) for name, edge, each in zip(names, edges, found, strict=False)]
+    whole = [each for pair in zip(gaps, found, strict=True) for each in pair]
+    return [*whole, Stage(names[-1], found[-1].stop, stop)]
+
+
+def _print(stages: list[Stage], samples: Samples, items: int) -> None:
+    heads = f"{'driver GiB':>12}{'all GiB':>9}{'read MB':>10}{'wrote MB':>10}{'items/s':>11}"
+    print(f"  {'stage':<24}{'seconds':>9}{'CPU s':>9}{heads}")
+    for each in stages:
+        if each.stop - each.start > 0.1:
+            _line(each.name, each.stop - each.start, samples.between(each.start, each.stop), items)
+    first, begun, last = stages[0].start, stages[0].stop, stages[-1].stop
+    _line("beyond the start", last - begun, samples.between(begun, last), items)
+    _line("all", last - first, samples.between(first, last), items)
+
+
+def _line(name: str, seconds: float, used: Used, items: int) -> None:
+    memory = f"{used.first_memory / GIB:>12.2f}{used.memory / GIB:>9.2f}"
+    moved = f"{used.read / 1e6:>10,.0f}{used.written / 1e6:>10,.0f}"
+    print(f"  {name:<24}{seconds:>9.1f}{used.cpu_s:>9.1f}{memory}{moved}{items / seconds:>11,.0f}", flush=True)
+
+
+@contextmanager
+def _folder(kept: Path | None) -> Iterator[Path]:
+    """Yield the folder given, which is kept, or one that is removed at the end."""
+    if kept is not None:
+        kept.mkdir(parents=True)
+        yield kept
+        return
+    with tempfile.TemporaryDirectory(prefix="sidmill-pipeline-") as name:
+        yield Path(name)

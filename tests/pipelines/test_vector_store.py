@@ -1,0 +1,54 @@
+"""Hashes, places and lists of many rows are those of each row."""
+
+import hashlib
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from pipelines import places
+from pipelines.assign import _lists
+from pipelines.places import PAIR
+from pipelines.vector_store import vector_hashes
+
+
+@settings(max_examples=50, deadline=None)
+@given(arrays(np.float32, array_shapes(min_dims=2, max_dims=2), elements=st.floats(width=32, allow_nan=False)))
+def test_the_hash_of_a_row_is_the_hash_of_its_bytes(vectors: np.ndarray) -> None:  # type: ignore[type-arg]
+    plain = [hashlib.blake2b(row.astype("<f4").tobytes(), digest_size=16).hexdigest() for row in vectors]
+    assert vector_hashes(vectors) == plain
+    assert vector_hashes(np.asfortranarray(vectors)) == plain
+
+
+def test_no_rows_have_no_hashes() -> None:
+    assert vector_hashes(np.zeros((0, 4), np.float32)) == []
+
+
+WANTED = st.lists(st.tuples(st.sampled_from("abcde"), st.sampled_from(["x", "y", None])))
+PAIRS = st.lists(st.tuples(st.sampled_from("abcde"), st.sampled_from("xy")))
+
+
+@settings(max_examples=100, deadline=None)
+@given(wanted=WANTED, pairs=PAIRS, alike=st.booleans())
+def test_places_are_those_of_a_double_loop_also_where_hashes_collide(
+    wanted: list[tuple[str, str | None]], pairs: list[tuple[str, str]], alike: bool
+) -> None:
+    schema = dict.fromkeys(PAIR, pl.String)
+    with pytest.MonkeyPatch.context() as patch:
+        if alike:
+            patch.setattr(places, "tie_keys", lambda ids: np.zeros(len(ids), np.uint64))
+        row, place = places.Places(pl.DataFrame(wanted, schema, orient="row")).find(
+            pl.DataFrame(pairs, schema, orient="row")
+        )
+    plain = [(at, to) for at, pair in enumerate(pairs) for to, each in enumerate(wanted) if pair == each]
+    assert list(zip(row.tolist(), place.tolist(), strict=True)) == plain
+
+
+@settings(max_examples=50, deadline=None)
+@given(arrays(np.int32, st.tuples(st.integers(0, 5), st.integers(1, 4))))
+def test_lists_of_codes_are_the_rows(codes: np.ndarray) -> None:  # type: ignore[type-arg]
+    assert _lists(codes).to_pylist() == codes.tolist()
+    assert _lists(codes[::2]).to_pylist() == codes[::2].tolist()
