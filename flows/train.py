@@ -24,7 +24,7 @@ from storage.releases.models import Model, evaluations, find_model_by_key, read_
 from storage.releases.releases import PRODUCTION, published, read_release
 from tokenizer.spec import CodebookSpec
 from training.auto_settings import matches_auto_settings
-from training.errors import LearntWhatIsHeldOut, NothingToTrainOn, VocabularyMismatch
+from training.errors import LearntWhatIsHeldOut, NoReference, NothingToTrainOn, VocabularyMismatch
 from training.spec import GeneratorSpec
 
 
@@ -94,16 +94,18 @@ def _trained(run: Run, manifest: Manifest, key: str, base_model: Model | None, r
 
     Raise NothingToTrainOn if there is nothing to learn otherwise.
     """
-    from flows.steps.training import sequences, train_model
+    from flows.steps.training import only_news, sequences, train_model
 
+    _require_reference(run, base_model)
     nothing_new = base_model and f"{base_model.id} has learnt from all events that {manifest.id} can train on"
-    if base_model and not required and not _news(run.lake, manifest, base_model):
+    news = only_news(run, base_model)
+    if base_model and news and not required and not _news(run.lake, manifest, base_model):
         run.say(f"  skipped: {nothing_new}")
         return base_model.id
     run.record.begin()
     source = sequences(run, manifest, open_trie(run.lake, manifest), base_model)
     negative = run.recipe.train.negative_events
-    if targets(run.lake, source, negative, fresh_only=base_model is not None):
+    if targets(run.lake, source, negative, fresh_only=news):
         return train_model(run, manifest, key, source, base_model)
     if base_model and not required:
         run.say(f"  skipped: {nothing_new}")
@@ -116,6 +118,18 @@ def _trained(run: Run, manifest: Manifest, key: str, base_model: Model | None, r
         f"train.negative_events, {', '.join(negative) or 'none'}, are only context). Make a release with a log by "
         "`sidmill run nightly --interactions FILE`."
     )
+
+
+def _require_reference(run: Run, base_model: Model | None) -> None:
+    """Raise NoReference if the recipe's objective compares with a model to start from, and there is none."""
+    from training.objectives.losses import compares
+
+    named = run.recipe.train.objective
+    if base_model is None and compares(named):
+        raise NoReference(
+            f"train.objective = {named!r} compares with the model that the training starts from: train one with "
+            "another objective first, then add `--since MODEL`, or set train.since_production"
+        )
 
 
 def _require_fit(lake: Lake, manifest: Manifest, row: Model, remedy: str) -> None:

@@ -4,6 +4,7 @@ TrainingError
 ├── VocabularyMismatch      the model is for another codebook: train one for it, or publish without a model
 ├── NothingToTrainOn        the log or codes of a release teach nothing: give it a log, or another codebook
 ├── LearntWhatIsHeldOut     the model has seen held-out events: use another model, or a release with a later cutoff
+├── NoReference             a preference has no model to start from: name one
 └── SequencesInvalid        rows break the contract of the `sequences` table: rebuild the sequences
 """
 
@@ -30,6 +31,10 @@ class NothingToTrainOn(TrainingError):
 
 class LearntWhatIsHeldOut(TrainingError):
     """A model has learnt from events that a release holds out for evaluation."""
+
+
+class NoReference(TrainingError):
+    """The objective compares with the model that a training starts from, and it starts from none."""
 
 
 class SequencesInvalid(TrainingError):

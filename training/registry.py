@@ -9,7 +9,7 @@ from plugins.registry import Registry
 
 if TYPE_CHECKING:
     from training.models.generator import Generator
-    from training.objectives.losses import Objective
+    from training.objectives.losses import Objective, Preference
     from training.spec import TrainSpec
 
 ARCHITECTURES: Registry[type[Generator]] = Registry(
@@ -22,8 +22,12 @@ ARCHITECTURES: Registry[type[Generator]] = Registry(
         "encoder_decoder": "training.models.encoder_decoder:EncoderDecoder",
     },
 )
-OBJECTIVES: Registry[Callable[[TrainSpec], Objective]] = Registry(
+OBJECTIVES: Registry[Callable[[TrainSpec], Objective | Preference]] = Registry(
     "sidmill.objectives",
     "objective",
-    {"next_code": "training.objectives.losses:plain", "ranking": "training.objectives.losses:ranking"},
+    {
+        "next_code": "training.objectives.losses:plain",
+        "ranking": "training.objectives.losses:ranking",
+        "softmax_dpo": "training.objectives.losses:softmax_dpo",
+    },
 )

@@ -105,7 +105,9 @@ class TrainSection(BaseModel):
     `negative_events`, and rows flagged as impressions, are context and never a target.
 
     `objective`: `next_code` (cross-entropy) or `ranking` (LETTER, arXiv 2405.07314: cross-entropy of scores over
-    `temperature`; below 1, codes that compete with the right one weigh more). `schedule` follows the warm-up:
+    `temperature`; below 1, codes that compete with the right one weigh more) or `softmax_dpo` (arXiv 2406.09215: the
+    right item against those that the model prefers at each step, beyond what the model it starts from gives them; 1 /
+    `temperature` is its beta). `schedule` follows the warm-up:
     `inverse_sqrt` does not depend on the number of epochs; `cosine` falls to 0 by the last epoch, from the second on.
     The number of steps is known after the first epoch, so that epoch stays at the peak.
 
@@ -145,8 +147,8 @@ class TrainSection(BaseModel):
     def _temperature_is_of_ranking(self) -> Self:
         if self.objective == "next_code" and self.temperature != 1.0:
             raise ValueError(
-                f'train.temperature={self.temperature} is only for objective = "ranking"; set that objective, or leave '
-                "temperature out"
+                f'train.temperature={self.temperature} is only for objective = "ranking" and "softmax_dpo"; set one '
+                "of them, or leave temperature out"
             )
         return self
 

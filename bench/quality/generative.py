@@ -43,7 +43,8 @@ from training.models.saved import load_generator
 from training.models.trie_tensors import TrieTensors
 from training.objectives.code_pretraining import CodePretraining, aligned
 from training.objectives.losses import objective_of
-from training.objectives.next_code import NextCode, Origin, plan_of
+from training.objectives.next_code import Origin, plan_of
+from training.objectives.preference import generator_training
 
 CACHE = Path(".cache/recommendation")
 # Buckets of the training histories, and histories decoded at a time.
@@ -187,7 +188,7 @@ def searched(split: Split, settings: Settings) -> Search:
         start = aligned(launch(partial(copy, items), alone, f"{name}-align", CACHE.resolve()).checkpoint_dir)
     masks = TrieMasks.of(trie)
     make = partial(
-        NextCode,
+        generator_training,
         shape,
         plan,
         Histories(codes, split.train),

@@ -40,8 +40,9 @@ from training.auto_settings import (
 from training.data.histories import windows_of
 from training.evaluation.rerank import VectorSimilarity
 from training.objectives.code_pretraining import Arrays, CodePretraining, aligned
-from training.objectives.losses import objective_of
-from training.objectives.next_code import NextCode, Origin, plan_of
+from training.objectives.losses import compares, objective_of
+from training.objectives.next_code import Origin, plan_of
+from training.objectives.preference import generator_training
 from training.spec import EvaluateSpec, GeneratorSpec, TrainSpec
 
 ALIGN = "-align"
@@ -58,12 +59,14 @@ def trained_slice(lake: Lake, model: Model) -> TrainedSlice:
 def sequences(run: Run, manifest: Manifest, trie: Trie, base_model: Model | None) -> str:
     """Write the release's log before its cutoff, joined with its SIDs, in user buckets; return the name for them.
 
-    Events that the `base_model` has learnt from are marked.
+    If only news are predicted, it holds users with events that the `base_model` has not learnt from; the others are
+    marked.
     """
+    news_since = base_model if only_news(run, base_model) else None
     log = LogSlice.of(manifest)
     buckets = sequence_buckets(run.lake, log, run.recipe.sequences)
     # The bucket of a user depends on the number of buckets.
-    source = f"{manifest.id}-in-{buckets}" + (f"-since-{base_model.id}" if base_model else "")
+    source = f"{manifest.id}-in-{buckets}" + (f"-since-{news_since.id}" if news_since else "")
     with run.stage("sequences") as view:
         counts = build_sequences(
             run.lake,
@@ -73,7 +76,7 @@ def sequences(run: Run, manifest: Manifest, trie: Trie, base_model: Model | None
                 trie.item_ids,
                 trie.codes(),
                 buckets,
-                trained_slice(run.lake, base_model) if base_model else None,
+                trained_slice(run.lake, news_since) if news_since else None,
                 deleted_items(run.lake, manifest.versions["items"], manifest.as_of),
             ),
             run.provenance(**manifest.versions),
@@ -85,6 +88,11 @@ def sequences(run: Run, manifest: Manifest, trie: Trie, base_model: Model | None
     return source
 
 
+def only_news(run: Run, base_model: Model | None) -> bool:
+    """Return whether a training predicts only what its `base_model` has not learnt from."""
+    return base_model is not None and not compares(run.recipe.train.objective)
+
+
 @step
 def train_model(run: Run, manifest: Manifest, key: str, source: str, base_model: Model | None) -> str:
     """Train on Ray Train, store weights and card by hash, and record the model."""
@@ -93,7 +101,7 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, base_model:
     generator, settings = _settings(run, manifest, source, buckets, base_model)
     connect(recipe.compute)
     gpus = ray.cluster_resources().get("GPU", 0)
-    plan = plan_of(source, buckets, manifest.codebook.sizes, generator, settings, fresh_only=base_model is not None)
+    plan = plan_of(source, buckets, manifest.codebook.sizes, generator, settings, fresh_only=only_news(run, base_model))
     fit = partial(
         launch,
         storage_path=_storage(run.lake),
@@ -106,7 +114,7 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, base_model:
     elif settings.align_epochs:
         start = _aligned(run, manifest, key, generator, settings, fit)
     make = partial(
-        NextCode,
+        generator_training,
         generator,
         plan,
         partial(read_bucket, run.lake, source),
@@ -147,7 +155,7 @@ def _settings(
     sections = run.recipe.generator, run.recipe.train
     events = (users_of_bucket(run.lake, source, bucket) for bucket in range(buckets))
     windows = sum(int(windows_of(counts, sections[0].max_events).sum()) for counts in events)
-    predicted = targets(run.lake, source, sections[1].negative_events, fresh_only=base_model is not None)
+    predicted = targets(run.lake, source, sections[1].negative_events, fresh_only=only_news(run, base_model))
     scale = Scale(manifest.items, len(manifest.codebook.sizes), windows, predicted)
     generator, settings = generator_spec(sections[0], scale), train_spec(sections[1], scale)
     if base_model is not None:

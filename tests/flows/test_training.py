@@ -18,10 +18,10 @@ from flows.runtime.run import open_run
 from flows.train import resumable_production_model, train
 from learning.checkpoint import read_record
 from learning.errors import CheckpointMismatch, LossDiverged
-from storage.releases.models import models
+from storage.releases.models import models, read_model
 from storage.releases.releases import published, read_release
 from storage.runs import runs
-from training.errors import LearntWhatIsHeldOut, NothingToTrainOn
+from training.errors import LearntWhatIsHeldOut, NoReference, NothingToTrainOn
 
 
 def test_what_was_only_shown_is_nothing_to_train_on(tmp_path: Path, small: Path, recipe: Recipe) -> None:
@@ -30,6 +30,8 @@ def test_what_was_only_shown_is_nothing_to_train_on(tmp_path: Path, small: Path,
     shown = lake.frame("interactions")["event_type"].unique().to_list()
     with pytest.raises(NothingToTrainOn, match=r"there is nothing to train on: .* are only context"):
         train(lake.uri, {**recipe, "train": {**recipe["train"], "negative_events": shown}})  # type: ignore[dict-item]
+    with pytest.raises(NoReference, match="train one with another objective first, then add `--since MODEL`"):
+        train(lake.uri, {**recipe, "train": {**recipe["train"], "objective": "softmax_dpo"}})  # type: ignore[dict-item]
     assert models(lake) == []
     assert published(lake) == before
 
@@ -71,6 +73,13 @@ def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_n
     assert again["model"] == second.id
     assert len(models(lake)) == 3
 
+    preferring = {**recipe, "train": {**recipe["train"], "objective": "softmax_dpo"}}  # type: ignore[dict-item]
+    preferred = read_model(lake, train(lake.uri, preferring, since="m-000001")["model"])
+    assert preferred.card.identity["start"] == second.card.identity["start"]
+    assert [epoch["targets"] for epoch in preferred.card.history] == [
+        lake.frame("sequences").filter(release=f"{night.id}-in-2").height
+    ] * 2
+
     with pytest.raises(NothingToTrainOn, match="run without --since"):
         train(lake.uri, {**recipe, "sequences": {"buckets": 3}}, since=second.id)
     other = {**recipe, "generator": {**recipe["generator"], "dim": 64}}  # type: ignore[dict-item]
@@ -95,7 +104,7 @@ def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_n
     shown = lake.frame("interactions")["event_type"].unique().to_list()
     only_shown = {**going_on, "train": {**going_on["train"], "negative_events": shown}}  # type: ignore[dict-item]
     assert train(lake.uri, only_shown)["model"] == published(lake).model  # type: ignore[union-attr]
-    assert len(models(lake)) == 3
+    assert len(models(lake)) == 4
 
     # A training that ends in numbers that are none leaves the models, and what is published, as they are.
     current = published(lake)
@@ -104,7 +113,7 @@ def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_n
         train(lake.uri, wild)
     assert runs(lake)[-1].stages[-1] == {"name": "train", "diverged_on": caught.value.event_ids}
     assert set(caught.value.event_ids) <= set(lake.frame("interactions")["event_id"])
-    assert len(models(lake)) == 3
+    assert len(models(lake)) == 4
     assert published(lake) == current
 
 

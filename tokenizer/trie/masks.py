@@ -105,6 +105,14 @@ class TrieMasks:
         start, stop = self._children(self.levels, sids)
         return self.rows[spans(start, stop - start)], stop - start
 
+    def sids(self, nodes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The SIDs that lead to nodes after the last level, (M, L)."""
+        codes = np.empty((len(nodes), self.levels), np.int64)
+        for level in reversed(range(self.levels)):
+            codes[:, level] = self.codes[level][nodes]
+            nodes = self.parents[level][nodes].astype(np.int64)
+        return codes
+
     def closed(self, user: NDArray[np.int64], rows: NDArray[np.int64]) -> list[tuple[Array, Array, Array]]:
         """Per level, the sorted edges (user, node, code) below which every item is among the user's rows.
 

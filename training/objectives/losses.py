@@ -1,11 +1,14 @@
-"""Losses of a generator: functions of its scores and of the right codes.
+"""Losses of a generator: of the right codes alone, or of the right item against others.
 
-Another objective (a preference over pairs, a reward) is another function of this type; the loop does not change.
+A new objective is another member of one of the two protocols; the loop does not change.
+
+Shape suffixes: N targets, L levels, K codes of a level, C items compared (the right one first).
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,11 +17,42 @@ from torch.nn import functional
 from training.registry import OBJECTIVES
 from training.spec import TrainSpec
 
+CANDIDATES = 8
+"""Items that softmax DPO compares with the right one."""
+NEVER = -1e9
+"""Log-probability of a candidate that does not count; minus infinity would have no gradient."""
+
 
 class Objective(Protocol):
     """A loss, summed over the codes of N targets: scores (N, K) per level, codes (N, L) -> scalar."""
 
     def __call__(self, scores: list[Tensor], codes_NL: Tensor) -> Tensor:
+        """The sum; it has a gradient even without a target."""
+        ...
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The right SID of each target, first, and SIDs that the weights being trained prefer at this step.
+
+    codes int64 (N, C, L); `real` bool (N, C) is false where the search found too few, or the right SID again. `policy`
+    and `reference` float32 (N, C) are log p(SID | history) under the weights being trained and, without gradient, under
+    those that the training started from.
+    """
+
+    codes: Tensor
+    real: Tensor
+    policy: Tensor
+    reference: Tensor
+
+
+@runtime_checkable
+class Preference(Protocol):
+    """A loss, summed over N targets, of the right item and of `candidates` others, such as a preference or a reward."""
+
+    candidates: int
+
+    def __call__(self, compared: Candidates) -> Tensor:
         """The sum; it has a gradient even without a target."""
         ...
 
@@ -46,9 +80,36 @@ class Ranking:
         return next_code([each / self.temperature for each in scores], codes_NL)
 
 
-def objective_of(spec: TrainSpec) -> Objective:
+class SoftmaxDpo:
+    """Softmax DPO (arXiv 2406.09215): the right item gains more over the reference than all candidates together.
+
+    With gain = (policy - reference) / temperature the loss of a target is log(1 + sum of exp(gain of a candidate - gain
+    of the right item)).
+    """
+
+    candidates = CANDIDATES
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
+
+    def __call__(self, compared: Candidates) -> Tensor:
+        """See Preference."""
+        gain_NC = (compared.policy - compared.reference) / self.temperature
+        worse_NC = (gain_NC[:, 1:] - gain_NC[:, :1]).masked_fill(~compared.real[:, 1:], NEVER)
+        return functional.softplus(worse_NC.logsumexp(dim=1)).sum()
+
+
+def objective_of(spec: TrainSpec) -> Objective | Preference:
     """The objective that a recipe names."""
     return OBJECTIVES.get(spec.objective)(spec)
+
+
+def compares(name: str) -> bool:
+    """Return whether an objective compares with the model that a training starts from.
+
+    It then learns from all events, also from those that the model has learnt to predict.
+    """
+    return isinstance(objective_of(TrainSpec(objective=name)), Preference)
 
 
 def plain(spec: TrainSpec) -> Objective:
@@ -59,3 +120,8 @@ def plain(spec: TrainSpec) -> Objective:
 def ranking(spec: TrainSpec) -> Objective:
     """Ranking-guided at the recipe's temperature."""
     return Ranking(spec.temperature)
+
+
+def softmax_dpo(spec: TrainSpec) -> Preference:
+    """Softmax DPO at the recipe's temperature, the inverse of beta."""
+    return SoftmaxDpo(spec.temperature)

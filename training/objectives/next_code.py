@@ -17,7 +17,7 @@ from learning.trainable import Cursor
 from training.data.histories import Batch, Plan, ReadBucket, batches
 from training.models import build_generator
 from training.models.trie_tensors import TrieTensors
-from training.objectives.losses import Objective, next_code
+from training.objectives.losses import Objective, Preference, next_code, objective_of
 from training.registry import ARCHITECTURES
 from training.spec import GeneratorSpec, TrainSpec
 
@@ -46,7 +46,7 @@ def plan_of(
         positive_only=model.positive_only,
         behaviours=model.behaviours,
         sessions=model.sessions,
-        one_target=ARCHITECTURES.get(model.architecture).one_target,
+        one_target=ARCHITECTURES.get(model.architecture).one_target or isinstance(objective_of(train), Preference),
         fresh_only=fresh_only,
     )
 
