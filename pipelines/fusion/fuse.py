@@ -74,10 +74,20 @@ def gather(
         inputs = inputs.with_columns(
             aligned.select(pl.when(pl.Series(found.present)).then(known).alias(name)).to_series()
         )
-    names = inputs.columns[1:]
-    joined = inputs.select(pl.concat_str(names, separator="\0", ignore_nulls=True) if names else pl.lit("")).to_series()
-    digests = [hashlib.blake2b(name.encode(), digest_size=16).hexdigest() for name in joined]
-    return Gathered(ids.with_columns(pl.Series("content_hash", digests, dtype=pl.String)), modalities)
+    digests = pl.Series("content_hash", input_hashes(inputs.drop("item_id"), ids.height), dtype=pl.String)
+    return Gathered(ids.with_columns(digests), modalities)
+
+
+def input_hashes(inputs: pl.DataFrame, items: int) -> list[str]:
+    """Return the hash of each item's inputs: 16 bytes of BLAKE2b over those that are not null, joined by NUL.
+
+    An item without inputs has a hash as well, also if there is no column.
+    """
+    if not inputs.width:
+        joined = pl.repeat("", items, eager=True)
+    else:
+        joined = inputs.select(pl.concat_str(pl.all(), separator="\0", ignore_nulls=True)).to_series()
+    return [hashlib.blake2b(name.encode(), digest_size=16).hexdigest() for name in joined]
 
 
 def placed(ids: pl.DataFrame, vectors: pl.DataFrame) -> Modality:

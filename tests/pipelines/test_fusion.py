@@ -1,11 +1,15 @@
 """Fusion masks what is missing, ignores batch and order, and learns what users take together."""
 
+import hashlib
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from learning.spec import LoopSpec
@@ -13,6 +17,7 @@ from learning.trainable import Cursor
 from learning.trainer import train_in_process
 from pipelines.fusion.fit import fit_fusion
 from pipelines.fusion.frozen import Fusion
+from pipelines.fusion.fuse import input_hashes
 from pipelines.fusion.training import FusionTraining
 from pipelines.modalities import FusionError, Modality
 from pipelines.spec import FusionSpec
@@ -279,3 +284,15 @@ def test_one_modality_needs_no_training_and_none_is_refused() -> None:
         fit_fusion({}, FusionSpec())
     with pytest.raises(FusionError, match="dimensions"):
         fit_fusion(only, small()).transform({"text": Modality(np.ones((1, 3), np.float32), np.ones(1, bool))})
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    rows=st.lists(st.tuples(*[st.none() | st.sampled_from(["text:a", "image:b", "x"])] * 3), max_size=6),
+    width=st.integers(0, 3),
+)
+def test_the_hash_of_an_item_is_that_of_its_inputs_written_out(rows: list[tuple[str | None, ...]], width: int) -> None:
+    cut = [row[:width] for row in rows]
+    frame = pl.DataFrame(cut, schema={f"m{at}": pl.String for at in range(width)}, orient="row")
+    written = [hashlib.blake2b("\0".join(filter(None, row)).encode(), digest_size=16).hexdigest() for row in cut]
+    assert input_hashes(frame, len(cut)) == written
