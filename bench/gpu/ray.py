@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import ray
 
 from bench.gpu.meter import Meter
 from bench.gpu.texts import SHAPES, save_model
@@ -24,18 +23,18 @@ def run(meter: Meter) -> None:
     """Measure both."""
     connect(ComputeSpec())
     try:
-        _train(meter, ray.cluster_resources().get("GPU", 0) > 0)
+        _train(meter)
         _texts(meter)
     finally:
         shutdown()
 
 
-def _train(meter: Meter, use_gpu: bool) -> None:
+def _train(meter: Meter) -> None:
     spec = GeneratorSpec(dim=32, layers=1, ff=32, constrained=False) if meter.quick else GeneratorSpec()
     took = {}
     with tempfile.TemporaryDirectory() as folder:
         bare, by_ray = Path(folder, "bare.npy"), Path(folder, "ray.npy")
-        row = launch(partial(Timed, spec, by_ray), TRAIN, "bench", folder, use_gpu=use_gpu).history[0]
+        row = launch(partial(Timed, spec, by_ray), TRAIN, "bench", folder).history[0]
         run_bare_loop(bare, spec)
         for name, path in (("bare", bare), ("ray", by_ray)):
             took[name] = np.diff(np.load(path))[WARM:]

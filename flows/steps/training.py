@@ -7,7 +7,6 @@ from functools import partial
 
 import numpy as np
 import polars as pl
-import ray
 
 from flows.runtime.run import Run
 from flows.steps.task import step
@@ -100,12 +99,10 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, base_model:
     buckets = sequence_buckets(run.lake, LogSlice.of(manifest), recipe.sequences)
     generator, settings = _settings(run, manifest, source, buckets, base_model)
     connect(recipe.compute)
-    gpus = ray.cluster_resources().get("GPU", 0)
     plan = plan_of(source, buckets, manifest.codebook.sizes, generator, settings, fresh_only=only_news(run, base_model))
     fit = partial(
         launch,
         storage_path=_storage(run.lake),
-        use_gpu=gpus >= settings.workers,
         progress=lambda line: run.say(f"    {line}"),
     )
     start = None

@@ -90,11 +90,12 @@ def launch(
     name: str,
     storage_path: str | Path,
     *,
-    use_gpu: bool = False,
     progress: Progress = logger.info,
     label: str = "train",
 ) -> TrainResult:
     """Train until `spec.epochs` on `spec.workers` workers of the running Ray cluster.
+
+    Each worker has a GPU if the cluster has one for each.
 
     `make_trainable` is pickled and called in each worker, and here before a resume. `storage_path` is a folder, or, on
     several machines, a URI that all of them can reach. `progress` gets one plain line per epoch, prefixed with `label`.
@@ -114,7 +115,7 @@ def launch(
         if reported:
             progress(f"{label}: resuming after epoch {reported} of {spec.epochs}")
         with _report_epochs(storage, name, spec.epochs, label, progress, reported):
-            done = _fit(make_trainable, spec, name, storage, use_gpu, progress)
+            done = _fit(make_trainable, spec, name, storage, progress)
     checkpoint = done.checkpoint
     if checkpoint is None:
         raise TrainingFailed(
@@ -138,14 +139,13 @@ def _fit(
     spec: LoopSpec,
     name: str,
     storage: str,
-    use_gpu: bool,
     progress: Progress,
 ) -> Result:
     """Fit, and retry if the controller gives up. Every failure becomes a TrainingError."""
     where = f"training {name} in {storage}"
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            result = _fit_once(make_trainable, spec, name, storage, use_gpu)
+            result = _fit_once(make_trainable, spec, name, storage)
             if isinstance(result.return_value, TrainingError):
                 raise result.return_value
             return result
@@ -195,8 +195,9 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
         signal.signal(signal.SIGINT, stop)
 
 
-def _fit_once(make_trainable: MakeTrainable, spec: LoopSpec, name: str, storage: str, use_gpu: bool) -> Result:
+def _fit_once(make_trainable: MakeTrainable, spec: LoopSpec, name: str, storage: str) -> Result:
     """Fit once, and restore the caller's Ctrl-C handler afterwards."""
+    use_gpu = ray.cluster_resources().get("GPU", 0) >= spec.workers
     trainer = _Trainer(
         partial(train, make_trainable, spec, f"{storage}/{name}"),
         scaling_config=ScalingConfig(

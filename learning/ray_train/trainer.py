@@ -24,20 +24,18 @@ class RayTrainer:
     """A `Trainer` on `spec.workers` workers. Running the same training again resumes it or returns its result.
 
     A run is stored under the folder or URI `storage_path`, named by label and plan hash. The trainable is stored once
-    in the object store of each machine. Each worker has a GPU if the cluster has one for each. Raises as `launch` does.
+    in the object store of each machine. Raises as `launch` does.
     """
 
     storage_path: str | Path
     progress: Callable[[str], None] = logger.info
 
     def __call__(self, trainable: Trainable[Any], spec: LoopSpec, label: str) -> list[float]:
-        use_gpu = ray.cluster_resources().get("GPU", 0) >= spec.workers
         result = launch(
             partial(ray.get, ray.put(trainable)),
             spec,
             f"{label.lower()}-{trainable.plan_hash}",
             self.storage_path,
-            use_gpu=use_gpu,
             progress=self.progress,
             label=label,
         )

@@ -61,7 +61,7 @@ def test_a_training_in_process_runs_on_the_gpu_and_loses_what_it_loses_on_a_cpu(
 def test_ray_train_takes_the_gpu_and_ends_near_the_loop_on_a_cpu(tmp_path: Path, ray_cluster: None) -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
     cloudpickle.register_pickle_by_value(sys.modules["test_launch"])
-    done = launch(cycle, TRAIN, "gpu", tmp_path, use_gpu=True)
+    done = launch(cycle, TRAIN, "gpu", tmp_path)
     loop = Loop(cycle(), TRAIN, WorkerContext())
     loop.run(lambda *_: None)
     assert done.history[-1]["targets"] == loop.progress.history[-1]["targets"]
