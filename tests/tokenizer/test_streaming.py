@@ -162,20 +162,26 @@ class KilledOnce:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_one_two_and_four_ray_workers_give_the_same_bytes() -> None:
+def test_one_two_and_four_ray_workers_give_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks that take three, one and a half, and three quarters of the cluster's three CPUs."""
+    from pipelines.compute import executors
     from pipelines.compute.executors import RayWork
     from pipelines.spec import ComputeSpec
 
+    monkeypatch.setattr(executors, "SPAN", 0)
     for task_cpus in (3, 1.5, 0.75):
         assert outcome(RayWork(ComputeSpec(cpus=3), task_cpus)) == alone()
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_ray_workers_give_the_same_bytes_also_when_one_is_killed(tmp_path: Path) -> None:
+def test_ray_workers_give_the_same_bytes_also_when_one_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.compute import executors
     from pipelines.compute.executors import RayWork
     from pipelines.spec import ComputeSpec
 
+    monkeypatch.setattr(executors, "SPAN", 0)  # else the few items of a test stay in this process
     marker = tmp_path / "killed"
     assert outcome(KilledOnce(RayWork(ComputeSpec(cpus=3)), marker)) == alone()
     assert marker.exists()
