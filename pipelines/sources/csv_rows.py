@@ -8,8 +8,9 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from pipelines.sources.cells import COMMA_NUMBER
 from pipelines.sources.csv_dialect import Dialect
@@ -34,10 +35,13 @@ class Record:
 
 
 class Lines:
-    """Iterator over the lines of a file that takes lines back. `drawn` counts lines read, `waiting` those put back."""
+    """Iterator over lines that takes lines back. `drawn` counts lines read, `waiting` those put back.
 
-    def __init__(self, text: Iterable[str]) -> None:
-        self._text = iter(text)
+    A record may go on beyond the last of them: `more` then gives further lines, none at the end of the file.
+    """
+
+    def __init__(self, text: Iterable[str], more: Callable[[], Iterable[str]] = tuple) -> None:
+        self._text, self._more = iter(text), more
         self._back: list[str] = []
         self.drawn = 0
 
@@ -51,6 +55,18 @@ class Lines:
         self.drawn += 1
         return line
 
+    def following(self) -> str | None:
+        """Return the next line, also one of `more`; None at the end of the file."""
+        line = next(self, None)
+        if line is None:
+            self.feed(self._more())
+            line = next(self, None)
+        return line
+
+    def feed(self, text: Iterable[str]) -> None:
+        """Go on with further lines after the last."""
+        self._text = iter(text)
+
     @property
     def waiting(self) -> int:
         return len(self._back)
@@ -59,29 +75,109 @@ class Lines:
         self._back.extend(reversed(lines))
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How the records of a file become rows: the names of its columns, and those that are `asked` for, all if None."""
+
+    names: list[str]
+    dialect: Dialect
+    asked: Asked
+
+    @cached_property
+    def undecoded(self) -> re.Pattern[str]:
+        """Characters that stand for bytes that cannot be decoded."""
+        return re.compile("[\udc80-\udcff]" if self.dialect.is_utf8 else "\ufffd")
+
+    def row(self, number: int, line: int, record: Record) -> Row:
+        """Convert a record to a row; `line` is the first of its lines, counted from 1."""
+        names, dialect, cells, raw = self.names, self.dialect, record.cells, "".join(record.lines)
+
+        def refused(reason: Reason, detail: str) -> Row:
+            return Row(number, {"raw": raw.rstrip("\r\n")}, reason, f"line {line}: {detail}")
+
+        if record.why:
+            return refused(Reason.UNPAIRED_QUOTE, record.why)
+        if len(cells) != len(names):
+            only = f", {names[0]!r}" if len(names) == 1 else ""
+            hint = f"; {_ESCAPED}" if not dialect.escapes and '\\"' in raw else ""
+            return refused(Reason.MALFORMED_ROW, f"{len(cells)} cells, the header has {len(names)}{only}{hint}")
+        if cells[0].strip() == names[0].strip() and _stripped(cells) == _stripped(names):
+            return refused(Reason.MALFORMED_ROW, "it is the header again: files were joined with their headers")
+        named = list(zip(names, cells, strict=True))
+        if not raw.isascii():
+            bad = [name for name, cell in named if self._is_asked(name) and self.undecoded.search(cell)]
+            if bad:
+                return refused(Reason.INVALID_UTF8, f"{bad[0]} has bytes that are not {dialect.encoding}")
+        if dialect.decimal == ",":
+            named = [(name, with_point(cell)) for name, cell in named]
+        values = {name: cell or None for name, cell in named}
+        if len(values) < len(names) and sum(1 for name, cell in named if cell and not name) > 1:
+            return refused(Reason.MALFORMED_ROW, "several columns without a name have a value")
+        return Row(number, values)
+
+    def _is_asked(self, name: str) -> bool:
+        return self.asked is None or name in self.asked
+
+
+class CsvReader:
+    """Reader of rows in order, which knows how many lines lie above: rows are numbered by their first lines.
+
+    Their numbers do not depend on how the quotes above them are read. `meant` names the columns with a meaning. Raise
+    SourceError for a header that cannot be read, or that names a column of `asked` (any, if None) twice.
+    """
+
+    def __init__(self, lines: Lines, file: str, dialect: Dialect, asked: Asked, meant: Collection[str]) -> None:
+        self._lines, self._file = lines, file
+        header = next((each for each in records(lines, dialect) if each.cells or each.why), Record([], []))
+        self.layout = Layout(_names(header, file, asked, meant), dialect, asked)
+        self._above = self._accounted = lines.drawn - lines.waiting
+        self._passed = 0
+
+    @property
+    def number(self) -> int:
+        """Number of the row of the next line."""
+        return self._accounted - self._above
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows of the lines that are there; blank lines are skipped."""
+        layout = self.layout
+        for record in records(self._lines, layout.dialect, len(layout.names)):
+            number, line = self.number, self._accounted + 1
+            self._accounted += len(record.lines)
+            if record.cells or record.why:
+                yield layout.row(number, line, record)
+
+    def row(self, number: int, line: bytes) -> Row:
+        """Return the row of a line that was passed."""
+        (record,) = records(Lines([decoded(line)]), self.layout.dialect, len(self.layout.names))
+        return self.layout.row(number, number + self._above + 1, record)
+
+    def passed(self, lines: int) -> None:
+        """Take note of lines that were read as columns."""
+        self._accounted += lines
+        self._passed += lines
+
+    def check(self) -> None:
+        """Raise AssertionError unless every line that was drawn is accounted for."""
+        read = self._lines.drawn + self._passed
+        if self._accounted != read:
+            raise AssertionError(f"{self._file}: {read:,} lines were read and {self._accounted:,} are accounted for")
+
+
 def csv_rows(
     stream: io.BufferedReader, file: str, dialect: Dialect, asked: Asked, meant: Collection[str] = ()
 ) -> Iterator[Row]:
-    """Yield every row below the header, in order; blank lines are skipped. `meant` names the columns with a meaning.
-
-    A row is numbered by its first line: its number does not depend on how the quotes above it are read.
-
-    Raise SourceError for a header that cannot be read, or that names a column of `asked` (any, if None) twice.
-    """
-    utf8 = dialect.encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
-    encoding, errors = ("utf-8-sig", "surrogateescape") if utf8 else (dialect.encoding, "replace")
-    undecoded = re.compile("[\udc80-\udcff]" if utf8 else "\ufffd")
+    """Yield every row below the header, in order; see `CsvReader`."""
+    encoding, errors = ("utf-8-sig", "surrogateescape") if dialect.is_utf8 else (dialect.encoding, "replace")
     lines = Lines(io.TextIOWrapper(stream, encoding=encoding, errors=errors, newline=""))
-    header = next((each for each in records(lines, dialect) if each.cells or each.why), Record([], []))
-    names = _names(header, file, asked, meant)
-    above = accounted = lines.drawn - lines.waiting
-    for record in records(lines, dialect, len(names)):
-        number, line = accounted - above, accounted + 1
-        accounted += len(record.lines)
-        if record.cells or record.why:
-            yield _row(number, line, names, record, dialect, undecoded, asked)
-    if accounted != lines.drawn:
-        raise AssertionError(f"{file}: {lines.drawn:,} lines were read and {accounted:,} are accounted for")
+    reader = CsvReader(lines, file, dialect, asked, meant)
+    yield from reader.rows()
+    reader.check()
+
+
+def decoded(text: bytes) -> str:
+    """Return the characters of bytes in UTF-8; single surrogates stand for bytes that are none."""
+    return text.decode("utf-8", "surrogateescape")
 
 
 def _names(header: Record, file: str, asked: Asked, meant: Collection[str]) -> list[str]:
@@ -92,36 +188,6 @@ def _names(header: Record, file: str, asked: Asked, meant: Collection[str]) -> l
     if twice:
         raise SourceError(f"{file}: its header has {twice[0]!r} twice. Give every column a name of its own.")
     return names
-
-
-def _row(
-    number: int, line: int, names: list[str], record: Record, dialect: Dialect, undecoded: re.Pattern[str], asked: Asked
-) -> Row:
-    """Convert a record to a row; `line` is the first of its lines, counted from 1."""
-    cells, raw = record.cells, "".join(record.lines)
-
-    def refused(reason: Reason, detail: str) -> Row:
-        return Row(number, {"raw": raw.rstrip("\r\n")}, reason, f"line {line}: {detail}")
-
-    if record.why:
-        return refused(Reason.UNPAIRED_QUOTE, record.why)
-    if len(cells) != len(names):
-        only = f", {names[0]!r}" if len(names) == 1 else ""
-        hint = f"; {_ESCAPED}" if not dialect.escapes and '\\"' in raw else ""
-        return refused(Reason.MALFORMED_ROW, f"{len(cells)} cells, the header has {len(names)}{only}{hint}")
-    if cells[0].strip() == names[0].strip() and _stripped(cells) == _stripped(names):
-        return refused(Reason.MALFORMED_ROW, "it is the header again: files were joined with their headers")
-    named = list(zip(names, cells, strict=True))
-    if not raw.isascii():
-        bad = [name for name, cell in named if (asked is None or name in asked) and undecoded.search(cell)]
-        if bad:
-            return refused(Reason.INVALID_UTF8, f"{bad[0]} has bytes that are not {dialect.encoding}")
-    if dialect.decimal == ",":
-        named = [(name, with_point(cell)) for name, cell in named]
-    values = {name: cell or None for name, cell in named}
-    if len(values) < len(names) and sum(1 for name, cell in named if cell and not name) > 1:
-        return refused(Reason.MALFORMED_ROW, "several columns without a name have a value")
-    return Row(number, values)
 
 
 def _stripped(cells: list[str]) -> list[str]:
@@ -181,7 +247,7 @@ def _bounded(line: str, lines: Lines, taken: list[str]) -> Iterator[str]:
         yield line
         if len(taken) >= MOST_LINES or characters > MOST_CHARACTERS:
             return
-        following = next(lines, None)
+        following = lines.following()
         if following is None:
             return
         line = following
