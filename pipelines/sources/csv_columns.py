@@ -18,11 +18,10 @@ from pipelines.sources.blocks import Blocks
 from pipelines.sources.csv_dialect import Dialect
 from pipelines.sources.csv_rows import Asked, CsvReader, Layout, Lines, decoded, with_point
 from pipelines.sources.row import Row
-from pipelines.sources.text_rows import Piece, array_of, line_ends
+from pipelines.sources.text_rows import Ends, Piece, array_of, has, line_ends, line_starts
 
 MOST_BYTES = 1 << 28
 """Arrow's reader takes blocks of less than 2 GiB. One of this size is a single line."""
-_BLANK_LINES = (b"\n\n", b"\n\r\n")
 
 
 def csv_columns(
@@ -84,7 +83,10 @@ class Plain:
 
     def table(self, block: bytes) -> pa.Table | None:
         """Return the rows of a block; None if its lines have to be looked at one by one."""
-        if len(block) > MOST_BYTES or not self._is_plain(block):
+        if len(block) > MOST_BYTES:
+            return None
+        ends = line_ends(block)
+        if not self._is_plain(block, ends):
             return None
         names = [str(place) for place in range(len(self._layout.names))]
         options = pa.csv.ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=names)
@@ -92,24 +94,21 @@ class Plain:
             table = pa.csv.read_csv(pa.BufferReader(block), options, self._parse, self._convert)
         except pa.ArrowException:  # a line with more or fewer cells, or bytes that are not UTF-8
             return None
-        if table.num_rows != block.count(b"\n") + (not block.endswith(b"\n")) or self._has_header(block, table):
+        if table.num_rows != len(ends) or self._has_header(block, table):
             return None
         table = table.rename_columns([self._places[place] for place in table.schema.names])
         return _with_points(table) if self._layout.dialect.decimal == "," else table
 
-    def _is_plain(self, block: bytes) -> bool:
+    def _is_plain(self, block: bytes, ends: Ends) -> bool:
         """Return whether each line is a record by itself, as far as single bytes show."""
-        if (
-            block.startswith((b"\n", b"\r\n"))
-            or any(each in block for each in _BLANK_LINES)
-            or codecs.BOM_UTF8 in block
-        ):
+        first = array_of(block)[line_starts(ends)]
+        if has(block, codecs.BOM_UTF8) or (first == ord("\n")).any() or (first == ord("\r")).any():
             return False
         if b"\r" in block and block.count(b"\r") != block.count(b"\r\n"):
             return False
         if self._layout.dialect.escapes and b"\\" in block:
             return False
-        return not self._quotes or b'"' not in block or are_paired(block, self._layout.dialect.delimiter)
+        return not self._quotes or b'"' not in block or are_paired(block, ends, self._layout.dialect.delimiter)
 
     def _has_header(self, block: bytes, table: pa.Table) -> bool:
         """Return whether a line may be the header again."""
@@ -122,7 +121,7 @@ class Plain:
         return bool(pc.any(found).as_py())
 
 
-def are_paired(block: bytes, delimiter: str) -> bool:
+def are_paired(block: bytes, ends: Ends, delimiter: str) -> bool:
     """Return whether every quote opens or closes a cell, or is one of two in a cell, and no cell has a line break."""
     bytes_of = array_of(block)
     quotes = np.flatnonzero(bytes_of == ord('"'))
@@ -134,7 +133,6 @@ def are_paired(block: bytes, delimiter: str) -> bool:
     before = edges[bytes_of[opening - 1]] | (opening == 0)
     edges[ord("\r")] = True
     after = edges[bytes_of[np.minimum(closing + 1, len(block) - 1)]]  # the last byte may be the quote itself
-    ends = line_ends(block)
     same_line = np.searchsorted(ends, opening, side="right") == np.searchsorted(ends, closing, side="right")
     return bool((before & after & same_line).all())
 

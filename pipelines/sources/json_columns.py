@@ -19,14 +19,14 @@ from pipelines.sources.blocks import Blocks
 from pipelines.sources.cells import EXACT_FLOAT
 from pipelines.sources.json_rows import json_rows
 from pipelines.sources.row import Row
-from pipelines.sources.text_rows import Piece, array_of, line_ends
+from pipelines.sources.text_rows import Ends, Piece, array_of, has, line_ends, line_starts
 
 MOST_BYTES = 1 << 28
 MOST_FIELDS = 200
 """A catalogue with more columns is read line by line."""
 MOST_NESTED = 400
 """Opening brackets of a line that the interpreter surely parses, however deep they are nested."""
-_NO_NUMBER = re.compile(rb"[:,\[\s-](?:NaN|Inf)")
+_NO_NUMBER = re.compile(rb"[:,\[\s-]Inf|-NaN")
 """Numbers that Arrow's reader accepts in more spellings than Python's."""
 _NEGATIVE_ZERO = re.compile(rb"-0(?![.\deE])")
 """An integer, and so 0 in Python; as a float it would be -0.0."""
@@ -72,16 +72,17 @@ class Plain:
         self._types: dict[str, pa.DataType] = dict.fromkeys(sorted(set(asked or ()) - set(folders)), pa.null())
         self._folders = {name: json.dumps(name).encode() for name in folders}
         self.is_given_up = not all(name.isascii() for name in folders)
-        self._learned = False
 
     def learn(self, row: Row) -> None:
         """Take note of the types of a row that was read alone."""
         if row.reason is not None or self.is_given_up:
             return
-        self._learned = True
         for name, value in row.values.items():
             if (self._asked is None or name in self._asked) and name not in self._folders:
                 self._learn(name, value)
+
+    def _has_learned(self) -> bool:
+        return any(kind != pa.null() for kind in self._types.values())
 
     def _learn(self, name: str, value: Any) -> None:
         known, kind = self._types.get(name, pa.null()), _kind_of(value)
@@ -94,7 +95,10 @@ class Plain:
 
     def table(self, block: bytes) -> pa.Table | None:
         """Return the rows of a block; None if its lines have to be looked at one by one."""
-        if self.is_given_up or not self._learned or len(block) > MOST_BYTES or not self._is_plain(block):
+        if self.is_given_up or not self._has_learned() or len(block) > MOST_BYTES:
+            return None
+        ends = line_ends(block)
+        if not self._is_plain(block, ends):
             return None
         options = pa.json.ReadOptions(use_threads=False, block_size=len(block) + 1)
         parse = pa.json.ParseOptions(
@@ -106,21 +110,21 @@ class Plain:
             table = pa.json.read_json(pa.BufferReader(block), options, parse)
         except (pa.ArrowException, UnicodeDecodeError):  # a message may quote bytes that are not UTF-8
             return None
-        if table.num_rows != block.count(b"\n") + (not block.endswith(b"\n")):
+        if table.num_rows != len(ends) or not all(map(_is_exact, table.columns)):
             return None
-        return table if all(map(_is_exact, table.columns)) else None
+        return table.select([name for name, kind in self._types.items() if kind != pa.null()])
 
-    def _is_plain(self, block: bytes) -> bool:
+    def _is_plain(self, block: bytes, ends: Ends) -> bool:
         """Return whether each line is an object that Python parses if Arrow does, as far as single bytes show."""
         if b"\0" in block or (b"\r" in block and block.count(b"\r") != block.count(b"\r\n")) or not _is_utf8(block):
             return False
-        if (b"NaN" in block or b"Inf" in block) and _NO_NUMBER.search(block):
+        if (has(block, b"Inf") or has(block, b"NaN")) and _NO_NUMBER.search(block):
             return False
         if pa.float64() in self._types.values() and b"-0" in block and _NEGATIVE_ZERO.search(block):
             return False
         if self._folders and (b"\\" in block or any(name in block for name in self._folders.values())):
             return False
-        return _are_objects(block)
+        return _are_objects(block, ends)
 
 
 def _kind_of(value: Any) -> pa.DataType | None:
@@ -131,18 +135,17 @@ def _kind_of(value: Any) -> pa.DataType | None:
     return _KINDS.get(type(value))
 
 
-def _are_objects(block: bytes) -> bool:
+def _are_objects(block: bytes, ends: Ends) -> bool:
     """Return whether each line begins an object, ends one, and is not nested deeply.
 
     Within an object no `{` follows a `}`, so that a line break between them is one between objects.
     """
-    bytes_of, ends = array_of(block), line_ends(block)
-    starts = np.concatenate([[0], ends[:-1]])
+    bytes_of, starts = array_of(block), line_starts(ends)
     last = ends - 1 - (bytes_of[ends - 1] == ord("\n"))
     last -= bytes_of[last] == ord("\r")
     if not (bytes_of[starts] == ord("{")).all() or not (bytes_of[last] == ord("}")).all():
         return False
-    if block.count(b"{") + block.count(b"[") <= len(ends) + MOST_NESTED:
+    if (ends - starts).max() < 2 * MOST_NESTED:
         return True
     opening = (bytes_of == ord("{")) | (bytes_of == ord("["))
     return bool((np.add.reduceat(opening, starts, dtype=np.int64) <= MOST_NESTED).all())

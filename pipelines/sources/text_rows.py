@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pipelines.sources.row import Row
 
+Ends = npt.NDArray[np.int64]
 Folders = tuple[tuple[str, str | None], ...]
 
 
@@ -35,7 +36,7 @@ class Piece:
         return int(self.table.num_rows)
 
     @cached_property
-    def _ends(self) -> npt.NDArray[np.int64]:
+    def _ends(self) -> Ends:
         return line_ends(self.block)
 
     def row_at(self, number: int) -> Row:
@@ -164,12 +165,21 @@ def _part(pieces: list[Piece], alone: list[Row]) -> TextRows | list[Row]:
     return TextRows(tuple(pieces), tuple(alone)) if pieces else alone
 
 
-def line_ends(block: bytes) -> npt.NDArray[np.int64]:
+def line_ends(block: bytes) -> Ends:
     """Return the places behind the lines of a block."""
     ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + 1
     if block and not block.endswith(b"\n"):
         ends = np.append(ends, len(block))
     return ends.astype(np.int64, copy=False)
+
+
+def line_starts(ends: Ends) -> Ends:
+    return np.concatenate([[0], ends[:-1]])
+
+
+def has(block: bytes, text: bytes) -> bool:
+    """Return whether a block has a text whose first byte is rare."""
+    return text[0] in block and text in block
 
 
 def array_of(block: bytes) -> npt.NDArray[Any]:
