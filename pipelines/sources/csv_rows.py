@@ -128,8 +128,7 @@ class CsvReader:
 
     def __init__(self, lines: Lines, file: str, dialect: Dialect, asked: Asked, meant: Collection[str]) -> None:
         self._lines, self._file = lines, file
-        header = next((each for each in records(lines, dialect) if each.cells or each.why), Record([], []))
-        self.layout = Layout(_names(header, file, asked, meant), dialect, asked)
+        self.layout = Layout(_names(_header(lines, dialect), file, asked, meant), dialect, asked)
         self._above = self._accounted = lines.drawn - lines.waiting
         self._passed = 0
 
@@ -178,6 +177,16 @@ def csv_rows(
 def decoded(text: bytes) -> str:
     """Return the characters of bytes in UTF-8; single surrogates stand for bytes that are none."""
     return text.decode("utf-8", "surrogateescape")
+
+
+def _header(lines: Lines, dialect: Dialect) -> Record:
+    """Return the first record that is not blank; one without cells if there is none."""
+    while (line := lines.following()) is not None:
+        lines.put_back([line])
+        for record in records(lines, dialect):
+            if record.cells or record.why:
+                return record
+    return Record([], [])
 
 
 def _names(header: Record, file: str, asked: Asked, meant: Collection[str]) -> list[str]:
