@@ -6,7 +6,6 @@ line by line. So a test may be timid, but not wrong.
 """
 
 import codecs
-import io
 from collections.abc import Collection, Iterator
 
 import numpy as np
@@ -16,7 +15,7 @@ import pyarrow.csv
 
 from pipelines.sources.blocks import Blocks
 from pipelines.sources.csv_dialect import Dialect
-from pipelines.sources.csv_rows import Asked, CsvReader, Layout, Lines, decoded, with_point
+from pipelines.sources.csv_rows import Asked, CsvReader, Layout, Lines, encoded, lines_of, with_point
 from pipelines.sources.row import Row
 from pipelines.sources.text_rows import Ends, Piece, array_of, has, line_ends, line_starts
 
@@ -28,23 +27,22 @@ def csv_columns(
     blocks: Blocks, file: str, dialect: Dialect, asked: Asked, meant: Collection[str] = ()
 ) -> Iterator[Piece | Row]:
     """Yield the rows below the header of a file in UTF-8, in order, as `csv_rows` gives them."""
-    lines = Lines(_lines(blocks.next_small().removeprefix(codecs.BOM_UTF8)), lambda: _lines(blocks.next_small()))
+    lines = Lines(lines_of(blocks.next_small().removeprefix(codecs.BOM_UTF8)), lambda: lines_of(blocks.next_small()))
     reader = CsvReader(lines, file, dialect, asked, meant)
-    yield from reader.rows()
     plain, names = Plain.of(reader.layout), tuple(reader.layout.names)
+    yield from reader.rows()
+    blocks.put_back(encoded(lines.unread()))
     while block := blocks.next():
         table = plain.table(block) if plain else None
         if table is not None:
-            yield Piece(reader.number, table, names, block, reader.row)
+            yield Piece(reader.number, table, names, block, reader.again)
             reader.passed(table.num_rows)
+            blocks.taken()
         elif plain is None or not blocks.halve(block):
-            lines.feed(_lines(block))
+            lines.feed(lines_of(blocks.alone(block)))
             yield from reader.rows()
+            blocks.put_back(encoded(lines.unread()))
     reader.check()
-
-
-def _lines(block: bytes) -> Iterator[str]:
-    return iter(io.StringIO(decoded(block), newline=""))
 
 
 class Plain:

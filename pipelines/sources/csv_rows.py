@@ -35,44 +35,64 @@ class Record:
 
 
 class Lines:
-    """Iterator over lines that takes lines back. `drawn` counts lines read, `waiting` those put back.
+    """Iterator over lines that takes lines back. `drawn` counts the lines that were read and not put back.
 
     A record may go on beyond the last of them: `more` then gives further lines, none at the end of the file.
     """
 
     def __init__(self, text: Iterable[str], more: Callable[[], Iterable[str]] = tuple) -> None:
         self._text, self._more = iter(text), more
-        self._back: list[str] = []
+        self._back, self._borrowed = list[str](), list[str]()
+        self._beyond: Iterator[str] = iter(())
+        self._lent = 0
         self.drawn = 0
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        if self._back:
-            return self._back.pop()
-        line = next(self._text)
+        self._lent = 0
+        line = self._back.pop() if self._back else next(self._text)
         self.drawn += 1
         return line
 
     def following(self) -> str | None:
-        """Return the next line, also one of `more`; None at the end of the file."""
-        line = next(self, None)
-        if line is None:
-            self.feed(self._more())
-            line = next(self, None)
+        """Return the next line of a record, also one of `more`; None at the end of the file."""
+        if not self._lent and (line := next(self, None)) is not None:
+            return line
+        if self._borrowed:
+            line = self._borrowed.pop()
+        elif (line := next(self._beyond, None)) is None:
+            self._beyond = iter(self._more())
+            line = next(self._beyond, None)
+        if line is not None:
+            self._lent += 1
+            self.drawn += 1
         return line
+
+    def put_back(self, lines: list[str]) -> None:
+        """Take back the lines that were read last."""
+        own = max(0, len(lines) - self._lent)
+        self._back.extend(reversed(lines[:own]))
+        self._borrowed.extend(reversed(lines[own:]))
+        self._lent -= len(lines) - own
+        self.drawn -= len(lines)
 
     def feed(self, text: Iterable[str]) -> None:
         """Go on with further lines after the last."""
         self._text = iter(text)
 
-    @property
-    def waiting(self) -> int:
-        return len(self._back)
+    def go_on(self) -> bool:
+        """Go on with the lines of `more` after the last; return False at the end of the file."""
+        text = self.unread() or "".join(self._more())
+        self.feed(io.StringIO(text, newline=""))
+        return bool(text)
 
-    def put_back(self, lines: list[str]) -> None:
-        self._back.extend(reversed(lines))
+    def unread(self) -> str:
+        """Return the lines of `more` that no record took, and forget them."""
+        text = "".join([*reversed(self._borrowed), *self._beyond])
+        self._borrowed, self._beyond = [], iter(())
+        return text
 
 
 @dataclass(frozen=True)
@@ -129,7 +149,7 @@ class CsvReader:
     def __init__(self, lines: Lines, file: str, dialect: Dialect, asked: Asked, meant: Collection[str]) -> None:
         self._lines, self._file = lines, file
         self.layout = Layout(_names(_header(lines, dialect), file, asked, meant), dialect, asked)
-        self._above = self._accounted = lines.drawn - lines.waiting
+        self._above = self._accounted = lines.drawn
         self._passed = 0
 
     @property
@@ -146,10 +166,12 @@ class CsvReader:
             if record.cells or record.why:
                 yield layout.row(number, line, record)
 
-    def row(self, number: int, line: bytes) -> Row:
-        """Return the row of a line that was passed."""
-        (record,) = records(Lines([decoded(line)]), self.layout.dialect, len(self.layout.names))
-        return self.layout.row(number, number + self._above + 1, record)
+    def again(self, number: int, lines: bytes) -> Iterator[Row]:
+        """Yield the rows of lines that were passed; `number` is that of the first. Each is a record by itself."""
+        for place, record in enumerate(
+            records(Lines(lines_of(lines)), self.layout.dialect, len(self.layout.names)), number
+        ):
+            yield self.layout.row(place, place + self._above + 1, record)
 
     def passed(self, lines: int) -> None:
         """Take note of lines that were read as columns."""
@@ -174,19 +196,24 @@ def csv_rows(
     reader.check()
 
 
-def decoded(text: bytes) -> str:
-    """Return the characters of bytes in UTF-8; single surrogates stand for bytes that are none."""
-    return text.decode("utf-8", "surrogateescape")
+def lines_of(text: bytes) -> Iterable[str]:
+    """Return the lines of bytes in UTF-8; single surrogates stand for bytes that are none."""
+    return io.StringIO(text.decode("utf-8", "surrogateescape"), newline="")
+
+
+def encoded(text: str) -> bytes:
+    """Return the bytes that `lines_of` made a text of."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _header(lines: Lines, dialect: Dialect) -> Record:
     """Return the first record that is not blank; one without cells if there is none."""
-    while (line := lines.following()) is not None:
-        lines.put_back([line])
+    while True:
         for record in records(lines, dialect):
             if record.cells or record.why:
                 return record
-    return Record([], [])
+        if not lines.go_on():
+            return Record([], [])
 
 
 def _names(header: Record, file: str, asked: Asked, meant: Collection[str]) -> list[str]:

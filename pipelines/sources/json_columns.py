@@ -45,23 +45,23 @@ def json_columns(blocks: Blocks, asked: Collection[str] | None, folders: Collect
     `folders` are columns that rows get from folder names where they lack them.
     """
     plain, number = Plain(asked, folders), 0
-    block = blocks.next_small()
+    block = blocks.next()
     while block:
         table = plain.table(block)
         if table is not None:
-            yield Piece(number, table, tuple(table.schema.names), block, _row)
+            yield Piece(number, table, tuple(table.schema.names), block, _again)
             number += table.num_rows
+            blocks.taken()
         elif plain.is_given_up or not blocks.halve(block):
-            for row in json_rows(io.BytesIO(block), number):
+            for row in json_rows(io.BytesIO(blocks.alone(block)), number):
                 plain.learn(row)
                 yield row
                 number += 1
         block = blocks.next()
 
 
-def _row(number: int, line: bytes) -> Row:
-    (row,) = json_rows([line], number)
-    return row
+def _again(number: int, lines: bytes) -> Iterator[Row]:
+    return json_rows(io.BytesIO(lines), number)
 
 
 class Plain:

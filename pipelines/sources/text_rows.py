@@ -21,15 +21,16 @@ Folders = tuple[tuple[str, str | None], ...]
 class Piece:
     """A block of a text as columns, one row a line; `first` is the number of the first row.
 
-    `columns` are all of the text, of which the table may hold some. `row` reads a line again as the row with a number,
-    for the rows that are not taken from the columns. `cut` is the number of lines of the block above the first row.
+    `columns` are all of the text, of which the table may hold some. `again` reads lines as rows, given the number of the
+    first, for the rows that are not taken from the columns. `cut` is the number of lines of the block above the first
+    row.
     """
 
     first: int
     table: pa.Table
     columns: tuple[str, ...]
     block: bytes
-    row: Callable[[int, bytes], Row]
+    again: Callable[[int, bytes], Iterable[Row]]
     cut: int = 0
 
     def __len__(self) -> int:
@@ -39,11 +40,12 @@ class Piece:
     def _ends(self) -> Ends:
         return line_ends(self.block)
 
-    def row_at(self, number: int) -> Row:
-        """Return the row with a number."""
-        line = number - self.first + self.cut
-        start = self._ends[line - 1] if line else 0
-        return self.row(number, self.block[start : self._ends[line]])
+    def rows(self, numbers: Ends) -> Iterator[Row]:
+        """Yield the rows with these numbers, which ascend."""
+        for run in np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1):
+            first, last = run[0] - self.first + self.cut, run[-1] - self.first + self.cut
+            start = self._ends[first - 1] if first else 0
+            yield from self.again(int(run[0]), self.block[start : self._ends[last]])
 
     def split(self, rows: int) -> tuple["Piece", "Piece"]:
         """Return the first rows, and the others."""
@@ -117,17 +119,13 @@ class TextRows:
 
     def rows_at(self, numbers: Sequence[int]) -> list[Row]:
         """Return the rows with these numbers, in this order."""
-        alone = {row.number: row for row in self.alone}
-        firsts = [piece.first for piece in self.pieces]
-        places = np.searchsorted(firsts, numbers, side="right") - 1
-        found = []
-        for number, place in zip(numbers, places, strict=True):
-            if number in alone:
-                found.append(alone[number])
-            else:
-                again = self.pieces[place].row_at(number)
-                found.append(with_folders(again, self.folders))
-        return found
+        found = {row.number: row for row in self.alone}
+        others = np.array(sorted(set(numbers) - set(found)), np.int64)
+        firsts = np.searchsorted(others, [piece.first for piece in self.pieces])
+        for piece, asked in zip(self.pieces, np.split(others, firsts[1:]), strict=True):
+            if len(asked):
+                found |= {row.number: with_folders(row, self.folders) for row in piece.rows(asked)}
+        return [found[number] for number in numbers]
 
 
 def with_folders(row: Row, folders: Folders) -> Row:

@@ -236,6 +236,19 @@ def test_a_bad_line_of_a_csv_file_costs_the_lines_beside_it_their_columns_and_no
     assert in_columns(parts) >= 90
 
 
+@pytest.mark.parametrize("above", ["\n" * 9, "\r" * 9, "\r\n" * 9, "\ufeff\n\ufeff\n"])
+def test_a_header_below_blank_lines_that_fill_blocks_is_the_header(above: str) -> None:
+    parts = csv_twins((above + CLEAN).encode(), Dialect("utf-8", ",", ".", "checked"), LOG, 3, 2)
+    assert in_columns(parts) >= 99
+
+
+def test_a_quote_that_is_never_closed_costs_the_lines_beside_it() -> None:
+    lines = CLEAN.splitlines()
+    text = "\n".join([*lines[:50], 'u,"x,1,', *lines[50:], 'u,"a\nb\nc",1,', *lines[50:]]).encode()
+    parts = csv_twins(text, Dialect("utf-8", ",", ".", "checked"), LOG, 2000, 100)
+    assert in_columns(parts) >= 130
+
+
 def lines_of(rows: Iterable[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
