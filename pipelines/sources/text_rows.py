@@ -21,9 +21,8 @@ Folders = tuple[tuple[str, str | None], ...]
 class Piece:
     """A block of a text as columns, one row a line; `first` is the number of the first row.
 
-    `columns` are all of the text, of which the table may hold some. `again` reads lines as rows, given the number of the
-    first, for the rows that are not taken from the columns. `cut` is the number of lines of the block above the first
-    row.
+    `columns` are all of the text, of which the table may hold some. `again` reads lines as rows, given the number of
+    the first, for the rows that are not taken from the columns. `cut` is the number of lines above the first row.
     """
 
     first: int
