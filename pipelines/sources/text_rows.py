@@ -71,7 +71,7 @@ class TextRows:
     @cached_property
     def table(self) -> pa.Table:
         """The rows that were read as columns."""
-        table = pa.concat_tables([piece.table for piece in self.pieces])
+        table = pa.concat_tables([piece.table for piece in self.pieces], promote_options="default")
         for name, value in self.folders:
             if name not in table.schema.names:
                 table = table.append_column(name, pa.array([value] * len(table), pa.string()))
@@ -133,17 +133,20 @@ def with_folders(row: Row, folders: Folders) -> Row:
 
 
 def gathered(found: Iterable[Piece | Row], rows: int) -> Iterator[TextRows | list[Row]]:
-    """Yield the rows in order, at most `rows` at once, and those of columns of other types apart."""
+    """Yield the rows in order, at most `rows` at once; those whose columns have other types begin a new part."""
     pieces, alone, count = list[Piece](), list[Row](), 0
+    types: dict[str, pa.DataType] = {}
     for each in found:
         if isinstance(each, Row):
             alone.append(each)
             count += 1
         else:
             left = each
-            if pieces and pieces[-1].table.schema != left.table.schema:
-                yield _part(pieces, alone)
+            if any(types.setdefault(field.name, field.type) != field.type for field in left.table.schema):
+                if count:
+                    yield _part(pieces, alone)
                 pieces, alone, count = [], [], 0
+                types = {field.name: field.type for field in left.table.schema}
             while count + len(left) > rows:
                 now, left = left.split(rows - count)
                 yield _part([*pieces, now] if len(now) else pieces, alone)
