@@ -168,10 +168,15 @@ def test_a_csv_file_of_any_dirt_is_read_alike(
     csv_twins(text, Dialect("utf-8", ",", decimal, quotes), spec, size, small, rows)
 
 
-@given(st.text(st.sampled_from('ab,"\n\r'), max_size=30), SIZES, st.sampled_from(["checked", "trusted", "none"]))
+@given(
+    st.sampled_from(["item_id,title\n", "item_id\n", ",item_id\r\n"]),
+    st.text(st.sampled_from('ab,"\n\r'), max_size=30),
+    SIZES,
+    st.sampled_from(["checked", "trusted", "none"]),
+)
 @settings(max_examples=300, deadline=None)
-def test_a_csv_file_of_quotes_and_line_breaks_is_read_alike(text: str, size: int, quotes: str) -> None:
-    csv_twins(f"item_id,title\n{text}".encode(), Dialect("utf-8", ",", ".", quotes), CATALOGUE, size, 1)
+def test_a_csv_file_of_quotes_and_line_breaks_is_read_alike(header: str, text: str, size: int, quotes: str) -> None:
+    csv_twins(f"{header}{text}".encode(), Dialect("utf-8", ",", ".", quotes), CATALOGUE, size, 1)
 
 
 VALUES = words("1|-0|1.0|2.5|1e3|1e400|-0.0|9007199254740993|9007199254740993.0|01|1.|+1||null|true|false|NaN")
