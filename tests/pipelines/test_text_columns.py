@@ -241,6 +241,26 @@ def test_a_bad_line_of_a_csv_file_costs_the_lines_beside_it_their_columns_and_no
     assert in_columns(parts) >= 90
 
 
+@pytest.mark.parametrize("quotes", ["checked", "escaped", "trusted", "none"])
+@pytest.mark.parametrize(
+    "header", ["user_id,item_id", "item_id", ",item_id", '"item_id",x', ",,item_id", "item_id,x,x"]
+)
+@pytest.mark.parametrize(
+    "unusual",
+    words(
+        '\ufeffa,b|a\\,b,c|\\N,x|"a\nb",c|"a\nb"|"a\rb",c|a\rb,c|\r|\na,b|\r\na,b|item_id| item_id ,x|a"b,c|"a"b,c|a,"b"""|""'
+    )
+    + words(
+        '"a"" b",c|"a", "b"|a,"|"a,b"|a,b,c|a|user_id, item_id|,item_id|"x""","y"|,,|a,b,|,a,b|a,b,b|"item_id",x|\0,b'
+    ),
+)
+def test_one_unusual_line_of_a_csv_file_is_read_alike(header: str, unusual: str, quotes: str) -> None:
+    clean = [",".join(["a7"] * (header.count(",") + 1))] * 30
+    for end in ("\n", "\r\n"):
+        text = end.join([header, *clean, unusual, *clean, ""]).encode()
+        csv_twins(text, Dialect("utf-8", ",", ".", quotes), CATALOGUE, 4000, 20)
+
+
 @pytest.mark.parametrize("above", ["\n" * 9, "\r" * 9, "\r\n" * 9, "\ufeff\n\ufeff\n"])
 def test_a_header_below_blank_lines_that_fill_blocks_is_the_header(above: str) -> None:
     parts = csv_twins((above + CLEAN).encode(), Dialect("utf-8", ",", ".", "checked"), LOG, 3, 2)
@@ -284,6 +304,33 @@ def test_types_and_columns_are_learned_and_a_bad_line_costs_only_the_lines_besid
     parts = json_twins(lines_of(rows).encode(), CATALOGUE, 2000, 60)
     assert in_columns(parts) >= 185
     assert len(parts) == 2  # integers became floats
+
+
+UNUSUAL = words(
+    'NaN|-NaN|Inf|-Inf|Infinity|-0|-0.0|9007199254740993|1e400|"a"|null|[]|{"y":1}|01|"\\ud800"|"\xff"|"\0"'
+)
+UNUSUAL += [
+    "[" * 900 + "]" * 900,
+    "1" * 5000,
+    '1,"x":2',
+    '1,"x":1',
+    "1}",
+    "1}\0{",
+    '1}{"x":2',
+    '\n1}\n{"x":2}{"x":3',
+    "\r1",
+]
+
+
+@pytest.mark.parametrize("spec", [LOG, CATALOGUE])
+@pytest.mark.parametrize("name", ["value", "x"])
+@pytest.mark.parametrize("usual", ["1", "0.5", '"a"', "null"])
+@pytest.mark.parametrize("unusual", UNUSUAL)
+def test_one_unusual_value_of_json_is_read_alike(unusual: str, usual: str, name: str, spec: Spec) -> None:
+    start = '{"item_id":"7","user_id":"u","event_time":"2024-01-02",'
+    clean = [f'{start}"{name}":{usual}}}'] * 30
+    line = f'{start}"{name}":{unusual}}}'.replace('"x"', f'"{name}"')
+    json_twins("\n".join([*clean, line, *clean, ""]).encode("latin-1"), spec, 1 << 20, 100)
 
 
 def test_a_catalogue_of_nested_objects_is_read_line_by_line() -> None:
