@@ -35,6 +35,13 @@ def pieces_of(part: Part) -> list[Part]:
     return [part.of_columns(), list(part.alone)] if isinstance(part, TextRows) and part.alone else [part]
 
 
+def in_order(frames: Sequence[pl.DataFrame], number: str) -> pl.DataFrame:
+    """Return the rows of some frames, each in order, in the order of the column `number`."""
+    filled = [frame for frame in frames if len(frame)] or frames[:1]
+    joined = pl.concat(sorted(filled, key=lambda frame: frame[number].first() or 0))
+    return joined if joined[number].is_sorted() else joined.sort(number)
+
+
 def table_of(part: Part, names: Collection[str] | None) -> tuple[Table, list[Row]]:
     """Return the rows of a part as a table of the columns `names`, or all if None, and the rows that have no cells.
 

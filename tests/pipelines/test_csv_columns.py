@@ -131,6 +131,7 @@ def test_one_unusual_line_of_a_csv_file_is_read_alike(unusual: str) -> None:
         text = end.join([header, *clean, unusual, *clean, ""]).encode()
         for quotes in ("checked", "escaped", "trusted", "none"):
             csv_twins(text, Dialect("utf-8", ",", ".", quotes), CATALOGUE, 4000, 20)
+        csv_twins(text, Dialect("utf-8", ",", ".", "checked"), LOG, 4000, 20)
 
 
 @pytest.mark.parametrize("above", ["\n" * 9, "\r" * 9, "\r\n" * 9, "\ufeff\n\ufeff\n"])
