@@ -115,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     ingest = _benchmark(
         names,
         "speed.ingest",
-        "rows per second of an ingest from Parquet, compared with bare scan, cast, join, hash and write",
+        "rows per second of an ingest from Parquet, CSV and JSON lines, compared with polars",
     )
     ingest.add_argument("--events", type=_count, default=1_000_000, help="number of events of the log (1e6)")
     ingest.add_argument("--items", type=_count, default=100_000, help="number of items of the catalogue (1e5)")

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from deltalake import write_deltalake
 
+from bench.speed.ingest_text import KINDS, Steps, measure_all, report, write_texts
 from pipelines.ingest.interactions import ingest_interactions
 from pipelines.ingest.items import ingest_items
 from pipelines.sources.files import find_sources
@@ -90,6 +91,8 @@ def run(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         catalogue, log = made(folder, options.events, options.items)
+        write_texts(catalogue, log)
+        steps = Steps()
         lakes = iter(Lake(str(folder / f"lake-{number}")) for number in range(1_000))
         tables = iter(folder / f"table-{number}" for number in range(1_000))
         for _ in range(options.rounds):
@@ -98,9 +101,17 @@ def run(options: argparse.Namespace) -> None:
             _timed("bare items", options.items, lambda: bare_catalogue(catalogue, next(tables)))
             _timed("events", options.events, lambda lake=lake: read_log(lake, log))  # type: ignore[misc]
             _timed("bare events", options.events, lambda: bare_log(log, catalogue, next(tables)))
+            measure_all(steps, catalogue, log, options.items, options.events)
+            for kind in KINDS:
+                lake = next(lakes)
+                with steps.timed(f"items {kind} ingest", options.items):
+                    read_items(lake, catalogue.with_suffix(f".{kind}"))
+                with steps.timed(f"interactions {kind} ingest", options.events):
+                    read_log(lake, log.with_suffix(f".{kind}"))
     for kind in ("items", "events"):
         ours, bare = (statistics.median(RATES[name]) for name in (kind, f"bare {kind}"))
         print(f"{kind:<8} {ours:>12,.0f} a second  {ours / bare:>5.2f} x the bare pipeline ({bare:,.0f})")
+    report(steps)
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB, benchmark included")
 
 

@@ -5,8 +5,11 @@ shows what the rule would give, and marks all others as not `sure`: these are co
 value or the same refusal.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeAlias
 
 import polars as pl
@@ -16,12 +19,14 @@ from pipelines.sources.cells import EXACT_FLOAT, FALSE_WORDS, INT32, NULL_WORDS,
 from pipelines.sources.times import EARLIEST_NUMBER, TimeUnit
 
 TIME: pl.DataType = pl.Datetime("us", "UTC")
+_FIRST = datetime.min.replace(tzinfo=UTC)
 FIRST_US, LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
 """Bounds of Python's times, in microseconds since 1970."""
 EXACT_SECONDS = 1 << 32
 """Below this number of seconds, which lies in 2106, a float of seconds rounds to the right microsecond."""
 _ID = r"^[!-*,-~](?:[ -*,-~]{0,126}[!-*,-~])?$"
 """Visible ASCII without a plus sign, which a shortened number has; blanks only inside."""
+_NULL_WORD = f"(?i)^(?:{'|'.join(re.escape(word) for word in sorted(NULL_WORDS))})$"
 _ISO = r"^\d{4}-\d\d-\d\d[T ](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?(?:Z|\+00:?00| UTC)?$"
 _UTC = r"(?:Z|\+00:?00| UTC)$"
 _DAY = r"^\d{4}-\d\d-\d\d$"
@@ -49,9 +54,7 @@ def identifiers(column: pl.Series) -> Converted:
         whole = column.is_not_null() & (column.abs() < limit) & (column.floor() == column)
         return _where(whole, column.cast(pl.Int64, strict=False).cast(pl.String), column)
     if column.dtype == pl.String:
-        words = column.str.len_bytes() <= _LONGEST_WORD
-        null = words & column.str.to_lowercase().is_in(NULL_WORDS)
-        return _where(column.str.contains(_ID) & ~null, column, column)
+        return _where(column.str.contains(_ID) & ~column.str.contains(_NULL_WORD), column, column)
     return _unsure(column, pl.String)
 
 
@@ -139,20 +142,36 @@ def _counted(count: pl.Series, unit: TimeUnit, column: pl.Series) -> Converted:
 
 def _written(column: pl.Series, unit: TimeUnit) -> Converted:
     """Convert texts: ISO 8601 in UTC, dates, and numbers since 1970."""
-    day, moment, count = (column.str.contains(pattern).fill_null(False) for pattern in (_DAY, _ISO, _COUNT))
-    values = pl.repeat(None, len(column), dtype=TIME, eager=True)
-    if moment.any():
-        bare = column.set(~moment, None).str.slice(0, 10) + "T" + column.str.slice(11).str.replace(_UTC, "")
-        read = bare.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", strict=False, time_unit="us")
-        values = read.dt.replace_time_zone("UTC").zip_with(moment, values)
-    if day.any():
-        read = column.set(~day, None).str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))
-        values = read.dt.replace_time_zone("UTC").zip_with(day, values)
-    if count.any():
-        found = _counted(column.set(~count, None).cast(pl.Int64, strict=False), unit, column)
-        values = found.values.zip_with(count & found.sure, values)
-    sure = values.is_not_null() & (values.dt.year() >= 1)
-    return _where(sure, values, column)
+    values, left = pl.repeat(None, len(column), dtype=TIME, eager=True), column
+    for pattern, convert in ((_ISO, _moments), (_DAY, _days), (_COUNT, partial(_counts, unit=unit))):
+        fits = left.str.contains(pattern).fill_null(False)
+        if fits.all():
+            values = convert(left)
+        elif fits.any():
+            values = convert(left.set(~fits, None)).zip_with(fits, values)
+        left = left.set(fits, None)
+        if left.null_count() == len(left):
+            break
+    return _where(values >= _FIRST, values, column)
+
+
+def _moments(texts: pl.Series) -> pl.Series:
+    """Convert texts that match _ISO; null for days that no calendar has."""
+    for bare, zone in ((texts, "UTC"), (texts.str.strip_suffix(" UTC"), None)):  # all with a zone, or all without
+        try:
+            return pl.Series(bare.to_arrow().cast(pa.timestamp("us", zone)).cast(pa.timestamp("us", "UTC")))
+        except pa.ArrowInvalid:
+            continue
+    bare = texts.str.slice(0, 10) + "T" + texts.str.slice(11).str.replace(_UTC, "")
+    return bare.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", strict=False, time_unit="us").dt.replace_time_zone("UTC")
+
+
+def _days(texts: pl.Series) -> pl.Series:
+    return texts.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
+
+
+def _counts(texts: pl.Series, unit: TimeUnit) -> pl.Series:
+    return _counted(texts.cast(pl.Int64, strict=False), unit, texts).values
 
 
 def _all(column: pl.Series) -> pl.Series:
@@ -169,7 +188,6 @@ def _unsure(column: pl.Series, dtype: pl.DataType | type[pl.DataType]) -> Conver
     return Converted(pl.repeat(None, len(column), dtype=dtype, eager=True), column.is_null())
 
 
-_LONGEST_WORD = max(map(len, NULL_WORDS))
 Convert = Callable[[pl.Series], Converted]
 
 

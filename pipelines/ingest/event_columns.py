@@ -10,7 +10,7 @@ import polars as pl
 from pipelines.ingest import cell_columns as whole
 from pipelines.ingest.accounting import as_refused
 from pipelines.ingest.event_rows import EventRules
-from pipelines.ingest.parts import Table, rows_at, table_of
+from pipelines.ingest.parts import Table, in_order, pieces_of, rows_at, table_of
 from pipelines.sources.cells import Refused
 from pipelines.sources.protocol import Part
 from pipelines.sources.row import Row
@@ -42,6 +42,14 @@ class Parsed:
 
 def parse(part: Part, rules: EventRules) -> Parsed:
     """Convert rows to events."""
+    pieces = [_parse(piece, rules) for piece in pieces_of(part)]
+    if len(pieces) == 1:
+        return pieces[0]
+    refused = sorted((each for piece in pieces for each in piece.refused), key=lambda each: each[0].number)
+    return Parsed(in_order([piece.events for piece in pieces], "source_offset"), refused)
+
+
+def _parse(part: Part, rules: EventRules) -> Parsed:
     table, broken = table_of(part, rules.spec.selected_columns)
     events, sure = _convert(table, rules)
     doubtful = events.filter(~sure)["source_offset"].to_list()

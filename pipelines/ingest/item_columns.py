@@ -10,7 +10,7 @@ import polars as pl
 from pipelines.ingest.accounting import as_refused
 from pipelines.ingest.cell_columns import Cells, Convert, Converted, booleans, identifiers, series_of
 from pipelines.ingest.item_rows import item_of, pictures_of
-from pipelines.ingest.parts import Table, rows_at, table_of
+from pipelines.ingest.parts import Table, in_order, pieces_of, rows_at, table_of
 from pipelines.ingest.picture_references import Reference
 from pipelines.sources.cells import Refused, check_names, values
 from pipelines.sources.parquet_columns import python_values
@@ -44,6 +44,15 @@ class Parsed:
 
 def parse(part: Part, spec: ItemsSpec) -> Parsed:
     """Convert rows to items."""
+    pieces = [_parse(piece, spec) for piece in pieces_of(part)]
+    if len(pieces) == 1:
+        return pieces[0]
+    pictures = {number: named for piece in pieces for number, named in piece.pictures.items()}
+    refused = sorted((each for piece in pieces for each in piece.refused), key=lambda each: each[0].number)
+    return Parsed(in_order([piece.items for piece in pieces], "source_row"), dict(sorted(pictures.items())), refused)
+
+
+def _parse(part: Part, spec: ItemsSpec) -> Parsed:
     table, broken = table_of(part, None)
     items, sure = _convert(table, spec)
     doubtful = table.numbers.filter(~sure).to_list()

@@ -8,8 +8,10 @@ from typing import TypeVar
 import polars as pl
 
 from pipelines.ingest.cell_columns import Cells
+from pipelines.sources.parquet_columns import Columns
 from pipelines.sources.protocol import Part, Source, Spec
 from pipelines.sources.row import Row
+from pipelines.sources.text_rows import TextRows
 
 T = TypeVar("T")
 
@@ -28,11 +30,29 @@ class Table:
         return len(self.numbers)
 
 
+def pieces_of(part: Part) -> list[Part]:
+    """Return the rows of a part that were read as columns, and those that were read one by one."""
+    return [part.of_columns(), list(part.alone)] if isinstance(part, TextRows) and part.alone else [part]
+
+
+def in_order(frames: Sequence[pl.DataFrame], number: str) -> pl.DataFrame:
+    """Return the rows of some frames, each in order, in the order of the column `number`."""
+    filled = [frame for frame in frames if len(frame)] or frames[:1]
+    joined = pl.concat(sorted(filled, key=lambda frame: frame[number].first() or 0))
+    return joined if joined[number].is_sorted() else joined.sort(number)
+
+
 def table_of(part: Part, names: Collection[str] | None) -> tuple[Table, list[Row]]:
-    """Return the rows of a part as a table of the columns `names`, or all if None, and the rows that have no cells."""
-    if not isinstance(part, list):
-        columns = {name: part.batch.column(name) for name in part.batch.schema.names if names is None or name in names}
+    """Return the rows of a part as a table of the columns `names`, or all if None, and the rows that have no cells.
+
+    A part of both kinds is to be split by `pieces_of` before.
+    """
+    if isinstance(part, Columns):
+        columns = {name: part.batch.column(name) for name in part.names if names is None or name in names}
         return Table(columns, row_numbers(part)), []
+    if isinstance(part, TextRows):
+        columns = {name: part.table.column(name) for name in part.names if names is None or name in names}
+        return Table(columns, part.numbers), []
     rows = [row for row in part if row.reason is None]
     wanted = dict.fromkeys(name for row in rows for name in row.values) if names is None else names
     lists = {name: [row.values.get(name) for row in rows] for name in wanted}
@@ -58,17 +78,20 @@ def parsed_ahead(source: Source, spec: Spec, rows: int, parse: Callable[[Part], 
 
 def bounds(part: Part) -> tuple[int, int]:
     """Return the numbers of the first and the last row."""
-    return (part[0].number, part[-1].number) if isinstance(part, list) else (part.first, part.first + len(part) - 1)
+    return (part[0].number, part[-1].number) if isinstance(part, list) else (part.first, part.last)
 
 
 def row_count(part: Part) -> int:
     """Return the number of rows, those of damaged places among them."""
-    return sum(row.rows for row in part) if isinstance(part, list) else len(part)
+    return sum(row.rows for row in part) if isinstance(part, list) else len(part)  # a text has no damaged parts
 
 
 def row_numbers(part: Part) -> pl.Series:
     if isinstance(part, list):
         return pl.Series([row.number for row in part], dtype=pl.Int64)
+    if isinstance(part, TextRows):
+        alone = pl.Series([row.number for row in part.alone], dtype=pl.Int64)
+        return pl.concat([part.numbers, alone]).sort()
     return pl.int_range(part.first, part.first + len(part), dtype=pl.Int64, eager=True)
 
 
@@ -77,4 +100,6 @@ def rows_at(part: Part, numbers: Sequence[int]) -> list[Row]:
     if isinstance(part, list):
         by_number = {row.number: row for row in part}
         return [by_number[number] for number in numbers]
+    if isinstance(part, TextRows):
+        return part.rows_at(numbers)
     return list(part.rows([number - part.first for number in numbers])) if numbers else []

@@ -1,7 +1,7 @@
 """The first rows of the sources at an address, and the number of all rows, without reading the sources whole."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -78,7 +78,7 @@ def first_rows(source: Source, spec: Spec, limit: int, piece: int = PIECE_ROWS) 
     left = limit
     for part in source.parts(spec, min(piece, limit)):
         if len(part) > left:
-            part = part[:left] if isinstance(part, list) else replace(part, batch=part.batch.slice(0, left))
+            part = part[:left] if isinstance(part, list) else part.head(left)
         yield part
         left -= len(part)
         if left <= 0:
@@ -133,7 +133,7 @@ def _spec(section: str, csv: CsvSpec) -> Spec:
 def _csv_settings(sources: list[Source], csv: CsvSpec, section: str) -> dict[str, str]:
     """Return the fields of `csv` with which the first text file is read, as far as they are not the usual ones."""
     for source in sources:
-        if isinstance(source, File) and source.suffix in (".csv", ".tsv"):
+        if isinstance(source, File) and source.is_table_text:
             with source.open_stream() as stream:
                 head: bytes = stream.read(HEAD_BYTES)
             return other_settings(head, source.file, csv, section)

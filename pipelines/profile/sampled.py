@@ -69,7 +69,7 @@ class Sampled:
 def _columns(part: Part) -> Iterator[str]:
     """Yield the columns of a part, those of folder names among them."""
     if not isinstance(part, list):
-        yield from (*part.columns, *part.batch.schema.names)
+        yield from (*part.columns, *part.names)
         return
     for row in part:
         if row.reason is None:

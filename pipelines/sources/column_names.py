@@ -12,7 +12,7 @@ def near_columns(source: Source, spec: Spec) -> dict[str, str]:
     For JSON the names are those of the first row.
     """
     first = next(source.parts(spec, 1), None)
-    row = None if first is None else next(iter(first if isinstance(first, list) else first.rows([0])))
+    row = None if first is None else next(iter(first if isinstance(first, list) else first.rows()), None)
     if row is None or row.reason is not None:
         return {}
     there = [*(row.columns or row.values), *source.unread_columns]

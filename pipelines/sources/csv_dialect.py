@@ -40,6 +40,10 @@ class Dialect:
     quotes: str
 
     @property
+    def is_utf8(self) -> bool:
+        return self.encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
+
+    @property
     def escapes(self) -> bool:
         """True if a quote inside quotes is written with a backslash."""
         return self.quotes == "escaped"

@@ -8,8 +8,9 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from pipelines.sources.cells import COMMA_NUMBER
 from pipelines.sources.csv_dialect import Dialect
@@ -34,54 +35,185 @@ class Record:
 
 
 class Lines:
-    """Iterator over the lines of a file that takes lines back. `drawn` counts lines read, `waiting` those put back."""
+    """Iterator over lines that takes lines back. `drawn` counts the lines that were read and not put back.
 
-    def __init__(self, text: Iterable[str]) -> None:
-        self._text = iter(text)
-        self._back: list[str] = []
+    A record may go on beyond the last of them: `more` then gives further lines, none at the end of the file.
+    """
+
+    def __init__(self, text: Iterable[str], more: Callable[[], Iterable[str]] = tuple) -> None:
+        self._text, self._more = iter(text), more
+        self._back, self._borrowed = list[str](), list[str]()
+        self._beyond: Iterator[str] = iter(())
+        self._lent = 0
         self.drawn = 0
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        if self._back:
-            return self._back.pop()
-        line = next(self._text)
+        self._lent = 0
+        line = self._back.pop() if self._back else next(self._text)
         self.drawn += 1
         return line
 
-    @property
-    def waiting(self) -> int:
-        return len(self._back)
+    def following(self) -> str | None:
+        """Return the next line of a record, also one of `more`; None at the end of the file."""
+        if not self._lent and (line := next(self, None)) is not None:
+            return line
+        if self._borrowed:
+            line = self._borrowed.pop()
+        elif (line := next(self._beyond, None)) is None:
+            self._beyond = iter(self._more())
+            line = next(self._beyond, None)
+        if line is not None:
+            self._lent += 1
+            self.drawn += 1
+        return line
 
     def put_back(self, lines: list[str]) -> None:
-        self._back.extend(reversed(lines))
+        """Take back the lines that were read last."""
+        own = max(0, len(lines) - self._lent)
+        self._back.extend(reversed(lines[:own]))
+        self._borrowed.extend(reversed(lines[own:]))
+        self._lent -= len(lines) - own
+        self.drawn -= len(lines)
+
+    def feed(self, text: Iterable[str]) -> None:
+        """Go on with further lines after the last."""
+        self._text = iter(text)
+
+    def go_on(self) -> bool:
+        """Go on with the lines of `more` after the last; return False at the end of the file."""
+        text = self.unread() or "".join(self._more())
+        self.feed(io.StringIO(text, newline=""))
+        return bool(text)
+
+    def unread(self) -> str:
+        """Return the lines of `more` that no record took, and forget them."""
+        text = "".join([*reversed(self._borrowed), *self._beyond])
+        self._borrowed, self._beyond = [], iter(())
+        return text
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the records of a file become rows: the names of its columns, and those that are `asked` for, all if None."""
+
+    names: list[str]
+    dialect: Dialect
+    asked: Asked
+
+    @cached_property
+    def undecoded(self) -> re.Pattern[str]:
+        """Characters that stand for bytes that cannot be decoded."""
+        return re.compile("[\udc80-\udcff]" if self.dialect.is_utf8 else "\ufffd")
+
+    def row(self, number: int, line: int, record: Record) -> Row:
+        """Convert a record to a row; `line` is the first of its lines, counted from 1."""
+        names, dialect, cells, raw = self.names, self.dialect, record.cells, "".join(record.lines)
+
+        def refused(reason: Reason, detail: str) -> Row:
+            return Row(number, {"raw": raw.rstrip("\r\n")}, reason, f"line {line}: {detail}")
+
+        if record.why:
+            return refused(Reason.UNPAIRED_QUOTE, record.why)
+        if len(cells) != len(names):
+            only = f", {names[0]!r}" if len(names) == 1 else ""
+            hint = f"; {_ESCAPED}" if not dialect.escapes and '\\"' in raw else ""
+            return refused(Reason.MALFORMED_ROW, f"{len(cells)} cells, the header has {len(names)}{only}{hint}")
+        if cells[0].strip() == names[0].strip() and _stripped(cells) == _stripped(names):
+            return refused(Reason.MALFORMED_ROW, "it is the header again: files were joined with their headers")
+        named = list(zip(names, cells, strict=True))
+        if not raw.isascii():
+            bad = [name for name, cell in named if self._is_asked(name) and self.undecoded.search(cell)]
+            if bad:
+                return refused(Reason.INVALID_UTF8, f"{bad[0]} has bytes that are not {dialect.encoding}")
+        if dialect.decimal == ",":
+            named = [(name, with_point(cell)) for name, cell in named]
+        values = {name: cell or None for name, cell in named}
+        if len(values) < len(names) and sum(1 for name, cell in named if cell and not name) > 1:
+            return refused(Reason.MALFORMED_ROW, "several columns without a name have a value")
+        return Row(number, values)
+
+    def _is_asked(self, name: str) -> bool:
+        return self.asked is None or name in self.asked
+
+
+class CsvReader:
+    """Reader of rows in order, which knows how many lines lie above: rows are numbered by their first lines.
+
+    Their numbers do not depend on how the quotes above them are read. `meant` names the columns with a meaning. Raise
+    SourceError for a header that cannot be read, or that names a column of `asked` (any, if None) twice.
+    """
+
+    def __init__(self, lines: Lines, file: str, dialect: Dialect, asked: Asked, meant: Collection[str]) -> None:
+        self._lines, self._file = lines, file
+        self.layout = Layout(_names(_header(lines, dialect), file, asked, meant), dialect, asked)
+        self._above = self._accounted = lines.drawn
+        self._passed = 0
+
+    @property
+    def number(self) -> int:
+        """Number of the row of the next line."""
+        return self._accounted - self._above
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows of the lines that are there; blank lines are skipped."""
+        layout = self.layout
+        for record in records(self._lines, layout.dialect, len(layout.names)):
+            number, line = self.number, self._accounted + 1
+            self._accounted += len(record.lines)
+            if record.cells or record.why:
+                yield layout.row(number, line, record)
+
+    def again(self, number: int, lines: bytes) -> Iterator[Row]:
+        """Yield the rows of lines that were passed; `number` is that of the first. Each is a record by itself."""
+        for place, record in enumerate(
+            records(Lines(lines_of(lines)), self.layout.dialect, len(self.layout.names)), number
+        ):
+            yield self.layout.row(place, place + self._above + 1, record)
+
+    def passed(self, lines: int) -> None:
+        """Take note of lines that were read as columns."""
+        self._accounted += lines
+        self._passed += lines
+
+    def check(self) -> None:
+        """Raise AssertionError unless every line that was drawn is accounted for."""
+        read = self._lines.drawn + self._passed
+        if self._accounted != read:
+            raise AssertionError(f"{self._file}: {read:,} lines were read and {self._accounted:,} are accounted for")
 
 
 def csv_rows(
     stream: io.BufferedReader, file: str, dialect: Dialect, asked: Asked, meant: Collection[str] = ()
 ) -> Iterator[Row]:
-    """Yield every row below the header, in order; blank lines are skipped. `meant` names the columns with a meaning.
-
-    A row is numbered by its first line: its number does not depend on how the quotes above it are read.
-
-    Raise SourceError for a header that cannot be read, or that names a column of `asked` (any, if None) twice.
-    """
-    utf8 = dialect.encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
-    encoding, errors = ("utf-8-sig", "surrogateescape") if utf8 else (dialect.encoding, "replace")
-    undecoded = re.compile("[\udc80-\udcff]" if utf8 else "\ufffd")
+    """Yield every row below the header, in order; see `CsvReader`."""
+    encoding, errors = ("utf-8-sig", "surrogateescape") if dialect.is_utf8 else (dialect.encoding, "replace")
     lines = Lines(io.TextIOWrapper(stream, encoding=encoding, errors=errors, newline=""))
-    header = next((each for each in records(lines, dialect) if each.cells or each.why), Record([], []))
-    names = _names(header, file, asked, meant)
-    above = accounted = lines.drawn - lines.waiting
-    for record in records(lines, dialect, len(names)):
-        number, line = accounted - above, accounted + 1
-        accounted += len(record.lines)
-        if record.cells or record.why:
-            yield _row(number, line, names, record, dialect, undecoded, asked)
-    if accounted != lines.drawn:
-        raise AssertionError(f"{file}: {lines.drawn:,} lines were read and {accounted:,} are accounted for")
+    reader = CsvReader(lines, file, dialect, asked, meant)
+    yield from reader.rows()
+    reader.check()
+
+
+def lines_of(text: bytes) -> Iterable[str]:
+    """Return the lines of bytes in UTF-8; single surrogates stand for bytes that are none."""
+    return io.StringIO(text.decode("utf-8", "surrogateescape"), newline="")
+
+
+def encoded(text: str) -> bytes:
+    """Return the bytes that `lines_of` made a text of."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _header(lines: Lines, dialect: Dialect) -> Record:
+    """Return the first record that is not blank; one without cells if there is none."""
+    while True:
+        for record in records(lines, dialect):
+            if record.cells or record.why:
+                return record
+        if not lines.go_on():
+            return Record([], [])
 
 
 def _names(header: Record, file: str, asked: Asked, meant: Collection[str]) -> list[str]:
@@ -92,36 +224,6 @@ def _names(header: Record, file: str, asked: Asked, meant: Collection[str]) -> l
     if twice:
         raise SourceError(f"{file}: its header has {twice[0]!r} twice. Give every column a name of its own.")
     return names
-
-
-def _row(
-    number: int, line: int, names: list[str], record: Record, dialect: Dialect, undecoded: re.Pattern[str], asked: Asked
-) -> Row:
-    """Convert a record to a row; `line` is the first of its lines, counted from 1."""
-    cells, raw = record.cells, "".join(record.lines)
-
-    def refused(reason: Reason, detail: str) -> Row:
-        return Row(number, {"raw": raw.rstrip("\r\n")}, reason, f"line {line}: {detail}")
-
-    if record.why:
-        return refused(Reason.UNPAIRED_QUOTE, record.why)
-    if len(cells) != len(names):
-        only = f", {names[0]!r}" if len(names) == 1 else ""
-        hint = f"; {_ESCAPED}" if not dialect.escapes and '\\"' in raw else ""
-        return refused(Reason.MALFORMED_ROW, f"{len(cells)} cells, the header has {len(names)}{only}{hint}")
-    if cells[0].strip() == names[0].strip() and _stripped(cells) == _stripped(names):
-        return refused(Reason.MALFORMED_ROW, "it is the header again: files were joined with their headers")
-    named = list(zip(names, cells, strict=True))
-    if not raw.isascii():
-        bad = [name for name, cell in named if (asked is None or name in asked) and undecoded.search(cell)]
-        if bad:
-            return refused(Reason.INVALID_UTF8, f"{bad[0]} has bytes that are not {dialect.encoding}")
-    if dialect.decimal == ",":
-        named = [(name, with_point(cell)) for name, cell in named]
-    values = {name: cell or None for name, cell in named}
-    if len(values) < len(names) and sum(1 for name, cell in named if cell and not name) > 1:
-        return refused(Reason.MALFORMED_ROW, "several columns without a name have a value")
-    return Row(number, values)
 
 
 def _stripped(cells: list[str]) -> list[str]:
@@ -181,7 +283,7 @@ def _bounded(line: str, lines: Lines, taken: list[str]) -> Iterator[str]:
         yield line
         if len(taken) >= MOST_LINES or characters > MOST_CHARACTERS:
             return
-        following = next(lines, None)
+        following = lines.following()
         if following is None:
             return
         line = following

@@ -29,6 +29,11 @@ class File:
             path = path.removesuffix(compression)
         return "." + path.rsplit(".", 1)[-1]
 
+    @property
+    def is_table_text(self) -> bool:
+        """True for a text of cells between delimiters, False for JSON and Parquet."""
+        return self.suffix in (".csv", ".tsv")
+
     def open_stream(self) -> pa.NativeFile:
         """Open the content, decompressed. Raise OSError."""
         codec = next((name for suffix, name in COMPRESSIONS.items() if self.path.lower().endswith(suffix)), None)

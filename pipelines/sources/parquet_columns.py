@@ -5,7 +5,7 @@ A damaged part of a file costs the rows of that part.
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -35,6 +35,20 @@ class Columns:
 
     def __len__(self) -> int:
         return int(self.batch.num_rows)
+
+    @property
+    def last(self) -> int:
+        """Number of the last row."""
+        return self.first + len(self) - 1
+
+    def head(self, rows: int) -> "Columns":
+        """Return the first rows."""
+        return replace(self, batch=self.batch.slice(0, rows))
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns that `batch` holds."""
+        return list(self.batch.schema.names)
 
     def rows(self, among: Sequence[int] | None = None) -> Iterator[Row]:
         """Yield the rows, or those at some places of the batch, as Python values."""

@@ -11,10 +11,11 @@ import pyarrow.fs as pafs
 from pipelines.sources.parquet_columns import Columns
 from pipelines.sources.row import Row, SourceError
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
+from pipelines.sources.text_rows import TextRows
 
 Spec = ItemsSpec | InteractionsSpec
-Part = Columns | list[Row]
-"""Consecutive rows: as columns where the source has columns, else one by one."""
+Part = Columns | TextRows | list[Row]
+"""Consecutive rows: as columns where the source has columns, else one by one; of a text some are columns."""
 # Most faults that one message names.
 MOST_FAULTS = 10
 

@@ -1,22 +1,25 @@
 """Rows of a file, one by one or in columns, and checks of a file by its first bytes."""
 
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pyarrow as pa
 
-from pipelines.sources.cells import Unreadable
+from pipelines.sources.blocks import Blocks
+from pipelines.sources.csv_columns import csv_columns
 from pipelines.sources.csv_dialect import HEAD_BYTES, Dialect, dialect_of, other_encoding
 from pipelines.sources.csv_rows import csv_rows
 from pipelines.sources.file import File
+from pipelines.sources.json_columns import json_columns
+from pipelines.sources.json_rows import json_rows
 from pipelines.sources.parquet_columns import parquet_columns
 from pipelines.sources.protocol import Part, Spec
 from pipelines.sources.row import Row, SourceError, grouped
-from storage.reasons import Reason
+from pipelines.sources.text_rows import Folders, Piece, TextRows, gathered, with_folders
 
+ROWS_OF_COLUMNS = 8192
+"""A reader of fewer rows at once gets them one by one: a block read as columns may have many more."""
 # Length of a run of zero bytes that UTF-16 text does not have.
 HOLE = 16
 # First bytes of other formats, and the name of the format in messages.
@@ -40,7 +43,7 @@ BINARY = {
 }
 
 
-def read_file(file: File, named: tuple[tuple[str, str | None], ...], spec: Spec, rows: int) -> Iterator[Part]:
+def read_file(file: File, named: Folders, spec: Spec, rows: int) -> Iterator[Part]:
     """Yield every row of a file in order, at most `rows` at once; an unreadable row has a reason and its raw text.
 
     `named` are values of its folder names (`event_type=buy`), which are added to every row that lacks that column.
@@ -48,8 +51,8 @@ def read_file(file: File, named: tuple[tuple[str, str | None], ...], spec: Spec,
     """
     last = -1
     try:
-        for part in _parts(file, spec, rows):
-            last = part[-1].number if isinstance(part, list) else part.first + len(part) - 1
+        for part in _parts(file, named, spec, rows):
+            last = part[-1].number if isinstance(part, list) else part.last
             yield _with_folders(part, named)
     except (SourceError, AssertionError, OSError, MemoryError):
         raise
@@ -58,12 +61,14 @@ def read_file(file: File, named: tuple[tuple[str, str | None], ...], spec: Spec,
         raise SourceError(f"{file.file} cannot be read {after}: {type(error).__name__}: {error}") from error
 
 
-def _with_folders(part: Part, named: tuple[tuple[str, str | None], ...]) -> Part:
+def _with_folders(part: Part, named: Folders) -> Part:
     """Add the values of folder names that rows lack."""
     if not named:
         return part
     if isinstance(part, list):
-        return [row if row.reason is not None else replace(row, values={**dict(named), **row.values}) for row in part]
+        return [with_folders(row, named) for row in part]
+    if isinstance(part, TextRows):
+        return replace(part, alone=tuple(with_folders(row, named) for row in part.alone), folders=named)
     batch = part.batch
     for name, value in named:
         if name not in batch.schema.names:
@@ -71,23 +76,36 @@ def _with_folders(part: Part, named: tuple[tuple[str, str | None], ...]) -> Part
     return replace(part, batch=batch)
 
 
-def _parts(file: File, spec: Spec, rows: int) -> Iterator[Part]:
+def _parts(file: File, named: Folders, spec: Spec, rows: int) -> Iterator[Part]:
     if file.suffix == ".parquet":
         with file.filesystem.open_input_file(file.path) as stream:
             for part in parquet_columns(stream, file.file, spec.selected_columns, spec.mapped_columns, rows):
                 yield [part] if isinstance(part, Row) else part
         return
-    yield from grouped(_text_rows(file, spec), rows)
-
-
-def _text_rows(file: File, spec: Spec) -> Iterator[Row]:
     dialect = check_text(file, spec)
+    if rows < ROWS_OF_COLUMNS or not dialect.is_utf8:
+        yield from grouped(_text_rows(file, dialect, spec), rows)
+    else:
+        yield from gathered(_text_columns(file, named, dialect, spec), rows)
+
+
+def _text_rows(file: File, dialect: Dialect, spec: Spec) -> Iterator[Row]:
     with file.open_stream() as stream:
         buffered = io.BufferedReader(stream, 1 << 20)
-        if file.suffix in (".csv", ".tsv"):
+        if file.is_table_text:
             yield from csv_rows(buffered, file.file, dialect, spec.selected_columns, spec.mapped_columns)
         else:
-            yield from _jsonl_rows(buffered)
+            yield from json_rows(buffered)
+
+
+def _text_columns(file: File, named: Folders, dialect: Dialect, spec: Spec) -> Iterator[Piece | Row]:
+    """Yield the rows of a text in UTF-8."""
+    with file.open_stream() as stream:
+        blocks = Blocks(stream, returns=file.is_table_text)
+        if file.is_table_text:
+            yield from csv_columns(blocks, file.file, dialect, spec.selected_columns, spec.mapped_columns)
+        else:
+            yield from json_columns(blocks, spec.selected_columns, [name for name, _ in named])
 
 
 def check_text(file: File, spec: Spec) -> Dialect:
@@ -95,7 +113,7 @@ def check_text(file: File, spec: Spec) -> Dialect:
     head = _head(file, "text")
     if b"\0" in head and not spec.csv.encoding:
         _refuse_holes(file, head)
-    if file.suffix in (".csv", ".tsv"):
+    if file.is_table_text:
         if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b'{"', b'[{"')):
             raise SourceError(f"{file.file} holds JSON, not CSV: name it .jsonl, with one object a line.")
         return dialect_of(head, file.file, spec.csv, spec.section, spec.selected_columns is None)
@@ -140,69 +158,3 @@ def check_file(file: File, spec: Spec) -> None:
         _head(file, "Parquet", 64)
     else:
         check_text(file, spec)
-
-
-def _jsonl_rows(stream: io.BufferedReader) -> Iterator[Row]:
-    lines = (line for each in stream for line in _apart(each) if line.strip())
-    for number, line in enumerate(lines):
-        try:
-            values = _parsed(line)
-        except (ValueError, RecursionError) as error:
-            yield Row(number, _raw(line), Reason.INVALID_JSON, str(error))
-        else:
-            if isinstance(values, dict):
-                yield Row(number, values)
-            else:
-                yield Row(number, _raw(line), Reason.INVALID_JSON, f"a {type(values).__name__}, not an object")
-
-
-def _apart(line: bytes) -> list[bytes]:
-    """Split a line at carriage returns, which end lines in some files, unless it is JSON as a whole."""
-    if line.find(b"\r", 0, -2) < 0:  # the last two bytes may be the line ending
-        return [line]
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        return line.split(b"\r")
-    return [line]
-
-
-def _parsed(line: bytes) -> Any:
-    """Parse a line; bytes that are not UTF-8, and integers too long for Python, stay text.
-
-    They matter only if their column is used.
-    """
-    try:
-        return _DECODER.decode(line.decode())
-    except ValueError:  # `loads` knows other encodings, and says best what is wrong
-        pass
-    try:
-        return json.loads(line, object_pairs_hook=_object)
-    except json.JSONDecodeError:
-        raise
-    except ValueError:
-        text = line.decode("utf-8-sig", "surrogateescape")
-        return json.loads(text, object_pairs_hook=_object, parse_int=_integer)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build an object; a name that occurs twice with different values becomes Unreadable."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = {name for name, value in pairs if value != found[name]}
-        found |= dict.fromkeys(twice, Unreadable("the name comes twice, with different values"))
-    return found
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object)
-
-
-def _integer(digits: str) -> int | str:
-    try:
-        return int(digits)
-    except ValueError:
-        return digits
-
-
-def _raw(line: bytes) -> dict[str, Any]:
-    return {"raw": line.decode("utf-8", "backslashreplace").rstrip("\n")}

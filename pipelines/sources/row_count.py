@@ -43,7 +43,7 @@ def _lines(head: bytes) -> int:
 
 def _rows_per_line(file: File, spec: Spec, lines: int) -> float:
     """Return rows per line: a CSV row has several where a cell in quotes holds line breaks."""
-    if file.suffix not in (".csv", ".tsv"):
+    if not file.is_table_text:
         return 1.0
     first = next(read_file(file, (), spec, max(1, min(PIECE_ROWS, lines // 2))), [])
     rows = first if isinstance(first, list) else []

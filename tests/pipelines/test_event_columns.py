@@ -120,6 +120,20 @@ def test_usual_columns_leave_no_row_to_be_converted_alone(array: pa.Array, conve
     assert convert(series_of(array)).sure.all()
 
 
+MOMENTS = ["2024-01-02T03:04:05Z", "2024-01-02 03:04:05", "2024-01-02 03:04:05 UTC", "2024-01-02T03:04:05.123456+00:00"]
+
+
+@pytest.mark.parametrize("beside", [None, *MOMENTS, "2024-02-30T00:00:00Z", "0000-01-01T00:00:00Z", "1e9"])
+@pytest.mark.parametrize("written", [*MOMENTS, "2024-01-02T03:04:05+0000", "2024-01-02", "1700000000", "yesterday"])
+def test_times_of_one_spelling_and_of_two_are_what_each_is_alone(written: str, beside: str | None) -> None:
+    table = {"user_id": ["u"] * 3, "item_id": ["i"] * 3, "event_time": [written, beside, written]}
+    part = Columns(0, pa.RecordBatch.from_pydict(table), tuple(table))
+    rules = EventRules(InteractionsSpec(), NOW)
+    quick, slow = parse(part, rules), parse_rows(list(part.rows()), rules)
+    assert_frame_equal(quick.events, slow.events, check_exact=True)
+    assert [_said(each) for each in quick.refused] == [_said(each) for each in slow.refused]
+
+
 CONTENT = "user_id item_id event_type event_time session_id request_id impression position value"
 EVENT = st.fixed_dictionaries(
     {

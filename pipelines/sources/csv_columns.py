@@ -1,0 +1,145 @@
+"""CSV and TSV read as columns of text, block by block; a block with anything unusual is read line by line.
+
+`csv_rows` has the rules for one line. A block is read as columns only where simple tests show that these rules give
+what Arrow's reader gives: one row a line, the same cells. Any other block is cut in two, and what stays small is read
+line by line. So a test may be timid, but not wrong.
+"""
+
+import codecs
+from collections.abc import Collection, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from pipelines.sources.blocks import Blocks
+from pipelines.sources.csv_dialect import Dialect
+from pipelines.sources.csv_rows import Asked, CsvReader, Layout, Lines, encoded, lines_of, with_point
+from pipelines.sources.row import Row
+from pipelines.sources.text_rows import Ends, Piece, array_of, has, line_ends, line_starts
+
+MOST_BYTES = 1 << 28
+"""Arrow's reader takes blocks of less than 2 GiB. One of this size is a single line."""
+
+
+def csv_columns(
+    blocks: Blocks, file: str, dialect: Dialect, asked: Asked, meant: Collection[str] = ()
+) -> Iterator[Piece | Row]:
+    """Yield the rows below the header of a file in UTF-8, in order, as `csv_rows` gives them."""
+    lines = Lines(lines_of(blocks.next_small().removeprefix(codecs.BOM_UTF8)), lambda: lines_of(blocks.next_small()))
+    reader = CsvReader(lines, file, dialect, asked, meant)
+    plain, names = Plain.of(reader.layout), tuple(reader.layout.names)
+    yield from reader.rows()
+    blocks.put_back(encoded(lines.unread()))
+    while block := blocks.next():
+        table = plain.table(block) if plain else None
+        if table is not None:
+            yield Piece(reader.number, table, names, block, reader.again)
+            reader.passed(table.num_rows)
+            blocks.taken()
+        elif plain is None or not blocks.halve(block):
+            lines.feed(lines_of(blocks.alone(block)))
+            yield from reader.rows()
+            blocks.put_back(encoded(lines.unread()))
+    reader.check()
+
+
+class Plain:
+    """Reader of blocks as columns of text: those that are asked for, null where a cell is empty."""
+
+    def __init__(self, layout: Layout, places: dict[str, str], needle: bytes) -> None:
+        self._layout, self._places, self._needle = layout, places, needle
+        dialect = layout.dialect
+        self._quotes = dialect.quotes != "none"
+        self._parse = pa.csv.ParseOptions(
+            delimiter=dialect.delimiter,
+            quote_char='"' if self._quotes else False,
+            escape_char=False,
+            newlines_in_values=False,
+            ignore_empty_lines=False,
+        )
+        self._convert = pa.csv.ConvertOptions(
+            include_columns=list(places),
+            column_types=dict.fromkeys(places, pa.string()),
+            null_values=[""],
+            strings_can_be_null=True,
+        )
+
+    @classmethod
+    def of(cls, layout: Layout) -> "Plain | None":
+        """Return a reader of blocks with this header; None if every line has to be looked at."""
+        names = layout.names
+        places = {str(place): name for place, name in enumerate(names) if layout.asked is None or name in layout.asked}
+        needles = [name.strip() for name in names if name.strip().isascii() and '"' not in name and name.strip()]
+        unsure = (
+            names.count("") > 1 or len(set(places.values())) < len(places) or layout.undecoded.search("".join(names))
+        )
+        if not places or not needles or unsure or not layout.dialect.delimiter.isascii():
+            return None
+        return cls(layout, places, max(needles, key=len).encode())
+
+    def table(self, block: bytes) -> pa.Table | None:
+        """Return the rows of a block; None if its lines have to be looked at one by one."""
+        if len(block) > MOST_BYTES:
+            return None
+        ends = line_ends(block)
+        if not self._is_plain(block, ends):
+            return None
+        names = [str(place) for place in range(len(self._layout.names))]
+        options = pa.csv.ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=names)
+        try:
+            table = pa.csv.read_csv(pa.BufferReader(block), options, self._parse, self._convert)
+        except pa.ArrowException:  # a line with more or fewer cells, or bytes that are not UTF-8
+            return None
+        if table.num_rows != len(ends) or self._has_header(block, table):
+            return None
+        table = table.rename_columns([self._places[place] for place in table.schema.names])
+        return _with_points(table) if self._layout.dialect.decimal == "," else table
+
+    def _is_plain(self, block: bytes, ends: Ends) -> bool:
+        """Return whether each line is a record by itself, as far as single bytes show."""
+        first = array_of(block)[line_starts(ends)]
+        if has(block, codecs.BOM_UTF8) or (first == ord("\n")).any() or (first == ord("\r")).any():
+            return False
+        if b"\r" in block and block.count(b"\r") != block.count(b"\r\n"):
+            return False
+        if self._layout.dialect.escapes and b"\\" in block:
+            return False
+        return not self._quotes or b'"' not in block or are_paired(block, ends, self._layout.dialect.delimiter)
+
+    def _has_header(self, block: bytes, table: pa.Table) -> bool:
+        """Return whether a line may be the header again."""
+        if self._needle not in block:
+            return False
+        found = pa.array(np.ones(table.num_rows, bool))
+        for place, column in zip(table.schema.names, table.columns, strict=True):
+            name = self._places[place].strip()
+            found = pc.and_(found, pc.match_substring(column, name)) if name else found
+        return bool(pc.any(found).as_py())
+
+
+def are_paired(block: bytes, ends: Ends, delimiter: str) -> bool:
+    """Return whether every quote opens or closes a cell, or is one of two in a cell, and no cell has a line break."""
+    bytes_of = array_of(block)
+    quotes = np.flatnonzero(bytes_of == ord('"'))
+    if len(quotes) % 2:
+        return False
+    opening, closing = quotes[::2], quotes[1::2]
+    edges = np.zeros(256, bool)
+    edges[[ord(delimiter), ord("\n"), ord('"')]] = True
+    before = edges[bytes_of[opening - 1]] | (opening == 0)
+    edges[ord("\r")] = True
+    after = edges[bytes_of[np.minimum(closing + 1, len(block) - 1)]]  # the last byte may be the quote itself
+    same_line = np.searchsorted(ends, opening, side="right") == np.searchsorted(ends, closing, side="right")
+    return bool((before & after & same_line).all())
+
+
+def _with_points(table: pa.Table) -> pa.Table:
+    """Rewrite the numbers with a decimal comma."""
+    for place, column in enumerate(table.columns):
+        commas = pc.fill_null(pc.match_substring(column, ","), False)
+        if pc.any(commas).as_py():
+            cells = [None if cell is None else with_point(cell) for cell in column.to_pylist()]
+            table = table.set_column(place, table.schema.names[place], pa.array(cells, pa.string()))
+    return table
