@@ -256,7 +256,7 @@ def recbole(folder: Path) -> tuple[Path, Path]:
         {"user_id:token": n % 7, "item_id:token": n % 24 + 1, "rating:float": 3, "timestamp:float": SECOND + n}
         for n in range(70)
     ]
-    return _csv(folder / "items.tsv", items, "\t"), _csv(folder / "log.tsv", log, "\t")
+    return _csv(folder / "shop.item", items, "\t"), _csv(folder / "shop.inter", log, "\t")
 
 
 SHAPES: dict[str, Callable[[Path], tuple[Path, Path]]] = {

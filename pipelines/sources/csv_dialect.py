@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipelines.sources.cells import COMMA_NUMBER
-from pipelines.sources.file import COMPRESSIONS
+from pipelines.sources.file import COMPRESSIONS, TABBED
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import CsvSpec
 
@@ -90,7 +90,7 @@ def _usual(file: str) -> str:
     name = file.lower()
     for compression in COMPRESSIONS:
         name = name.removesuffix(compression)
-    return "\t" if name.endswith(".tsv") else ","
+    return "\t" if name.endswith(TABBED) else ","
 
 
 _TOLD: dict[str, Callable[[str], str]] = {

@@ -7,6 +7,10 @@ import pyarrow.fs as pafs
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 """Suffixes of compressed text, which is decompressed while it is read, and the names of the codecs."""
+ATOMIC = (".item", ".inter")
+"""Suffixes of RecBole's atomic files. They are read where they are named: a folder of them has catalogue and log."""
+TABBED = (".tsv", *ATOMIC)
+"""Suffixes of texts whose cells are separated by tabs."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class File:
     @property
     def is_table_text(self) -> bool:
         """True for a text of cells between delimiters, False for JSON and Parquet."""
-        return self.suffix in (".csv", ".tsv")
+        return self.suffix in (".csv", *TABBED)
 
     def open_stream(self) -> pa.NativeFile:
         """Open the content, decompressed. Raise OSError."""

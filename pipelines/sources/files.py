@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from infra.addresses import SETTINGS, refuse_parameters
-from pipelines.sources.file import File
+from pipelines.sources.file import ATOMIC, File
 from pipelines.sources.folders import (
     SUFFIXES,
     Entries,
@@ -134,7 +134,7 @@ def find_files(uri: str) -> tuple[pafs.FileSystem, str, Entries]:
         raise SourceError(f"no file or folder at {uri}; give a {', '.join(SUFFIXES)} file or a folder of them.")
     refuse_part_of_table(path, partial(_names_in, filesystem))
     if info.type != pafs.FileType.Directory:
-        if not is_readable(path):
+        if not is_readable(path, SUFFIXES + ATOMIC):
             raise SourceError(f"{uri} is not a {', '.join(SUFFIXES)} file; {advice(path)}.")
         if not info.is_file:
             raise SourceError(f"{uri} is no plain file, which can be read twice: write it to one first.")

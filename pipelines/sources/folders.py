@@ -13,8 +13,6 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", "
 """Suffixes of pictures. They lie below the folder of their catalogue and are not reported as files left out."""
 RENAMED = {
     ".json": "if it has one JSON object a line, rename it so that it ends in .jsonl",
-    ".inter": "atomic files of RecBole are separated by tabs: copy it to a name that ends in .tsv",
-    ".item": "atomic files of RecBole are separated by tabs: copy it to a name that ends in .tsv",
 }
 """Suffixes of files that are read under another name, and how to know them."""
 ICEBERG = (".metadata.json", ".metadata.json.gz", "version-hint.text")
@@ -87,11 +85,11 @@ def sorted_out(folder: str, paths: Iterable[str], unreadable: Iterable[str] = ()
     return Entries(tuple(sorted(ours - hidden)), tuple(sorted(left_out)))
 
 
-def is_readable(path: str) -> bool:
+def is_readable(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
     """Return whether a path has a suffix that is read, for text also below that of a compression."""
     name = path.lower()
-    compressed = tuple(f"{text}{each}" for text in SUFFIXES if text != ".parquet" for each in COMPRESSIONS)
-    return name.endswith(SUFFIXES) or name.endswith(compressed)
+    compressed = tuple(f"{text}{each}" for text in suffixes if text != ".parquet" for each in COMPRESSIONS)
+    return name.endswith(suffixes) or name.endswith(compressed)
 
 
 def advice(path: str) -> str:

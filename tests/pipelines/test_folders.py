@@ -75,6 +75,16 @@ def test_compressed_text_is_the_source_that_it_holds_and_one_that_ends_early_is_
         ingest_items(lake, find_sources(str(tmp_path / name))[0], ItemsSpec(), NOW, WHO)
 
 
+def test_atomic_files_are_tabbed_texts_where_they_are_named_and_are_left_out_of_a_folder(tmp_path: Path) -> None:
+    lake, spec = Lake(str(tmp_path / "lake")), ItemsSpec(item_id="item_id:token", title="title:token_seq")
+    named = write(tmp_path / "in" / "shop.item", "item_id:token\ttitle:token_seq\n1\tA cup, blue\n")
+    write(tmp_path / "in" / "shop.inter", "user_id:token\titem_id:token\nu\t1\n")
+    ingest_items(lake, find_sources(str(named))[0], spec, NOW, WHO)
+    assert catalogue(lake)["title"].to_list() == ["A cup, blue"]
+    with pytest.raises(SourceError, match=r"2 files are not read: shop\.inter, shop\.item"):
+        find_files(str(tmp_path / "in"))
+
+
 def _codec(name: str) -> str:
     return {"gz": "gzip", "bz2": "bz2", "zst": "zstd"}[name.lower().rsplit(".", 1)[-1]]
 
