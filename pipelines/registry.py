@@ -55,6 +55,7 @@ SOURCES: Registry[SourceKind] = Registry(
     "source",
     {
         "delta": "pipelines.sources.delta:DELTA",
+        "iceberg": "pipelines.sources.iceberg:ICEBERG",
         "files": "pipelines.sources.files:FILES",
     },
 )

@@ -4,7 +4,6 @@ Their help is the text below each field. Nothing heavy is imported here before a
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
@@ -158,4 +157,6 @@ class Sources:
 
 
 def _absolute(paths: tuple[str, ...]) -> list[str]:
-    return [path if "://" in path else str(Path(path).resolve()) for path in paths]
+    from pipelines.registry import source_kind_of
+
+    return [source_kind_of(path).absolute(path) for path in paths]
