@@ -134,17 +134,21 @@ class Sources:
     """The files that a run reads: the catalogue and the logs."""
 
     items: Paths = ()
-    """Catalogue: JSONL, CSV, TSV or Parquet files, folders of them, or a Delta table (FOLDER or FOLDER@v12)."""
+    """Catalogue: JSONL, CSV, TSV or Parquet files, folders of them, a Delta table (FOLDER or FOLDER@v12), an Iceberg
+    table (iceberg:CATALOG.NAMESPACE.TABLE), a query (sql:FILE.sql), or - for standard input."""
 
     interactions: Paths = ()
-    """Logs: JSONL, CSV, TSV or Parquet files, folders of them, or a Delta table (FOLDER or FOLDER@v12)."""
+    """Logs: the same kinds of sources as the catalogue."""
 
     def absolute(self) -> tuple[list[str], list[str]]:
         """Return the addresses with absolute paths. Raise SecretInAddress."""
         for option, paths in (("--items", self.items), ("--interactions", self.interactions)):
             for path in paths:
                 refuse_parameters(path, option, SETTINGS)
-        return _absolute(self.items), _absolute(self.interactions)
+        items, interactions = _absolute(self.items), _absolute(self.interactions)
+        if [*items, *interactions].count("-") > 1:
+            raise ValueError("standard input (-) can be read once: give one of the sources as a file.")
+        return items, interactions
 
     def found(self) -> tuple[list[str], list[str]]:
         """Return the addresses as `absolute` does. Raise SourceError for one that cannot be read."""

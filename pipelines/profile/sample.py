@@ -12,6 +12,7 @@ from pipelines.sources.file import File
 from pipelines.sources.protocol import Counted, Found, Part, RowCount, Source, Spec
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import CsvSpec, InteractionsSpec, ItemsSpec
+from pipelines.sources.spooled import Spooled
 from pipelines.sources.versioned import TableVersion
 
 SAMPLE_ROWS = 4000
@@ -169,7 +170,9 @@ def _read(
 def _format(source: Source) -> str:
     if isinstance(source, TableVersion):
         return source.table.kind
-    return source.suffix if isinstance(source, File) else type(source).__name__
+    if isinstance(source, File) and not isinstance(source, Spooled):
+        return source.suffix
+    return type(source).__name__
 
 
 def _rows(source: Source, spec: Spec, limit: int) -> Iterator[Any]:

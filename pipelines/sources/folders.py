@@ -13,6 +13,7 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", "
 """Suffixes of pictures. They lie below the folder of their catalogue and are not reported as files left out."""
 RENAMED = {
     ".json": "if it has one JSON object a line, rename it so that it ends in .jsonl",
+    ".sql": "to run it as a query, put sql: before its name",
     ".inter": "atomic files of RecBole are separated by tabs: copy it to a name that ends in .tsv",
     ".item": "atomic files of RecBole are separated by tabs: copy it to a name that ends in .tsv",
 }
