@@ -1,7 +1,6 @@
 """Rows that come once, from a query or a pipe: they are kept in a scratch file, and known by their content."""
 
 import atexit
-import hashlib
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -9,10 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from pipelines.sources.files import SourceFile
+from pipelines.sources.files import SourceFile, find_sources
 from pipelines.sources.row import SourceError
 
 GROUP_ROWS = 1 << 16
@@ -51,9 +49,10 @@ def scratch_folder() -> TemporaryDirectory[str]:
 
 def spooled(path: Path, uri: str, label: str, near: str, scratch: TemporaryDirectory[str]) -> Spooled:
     """Return a file in a scratch folder as the source at an address."""
-    with path.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    return Spooled(str(path), pafs.LocalFileSystem(), uri, sha256, sha256, label=label, near=near, scratch=scratch)
+    (found,) = find_sources(str(path))
+    return Spooled(
+        found.path, found.filesystem, uri, found.sha256, found.sha256, label=label, near=near, scratch=scratch
+    )
 
 
 def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], label: str) -> None:

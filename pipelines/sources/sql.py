@@ -46,7 +46,7 @@ class Query(NamedTuple):
             state = "has an address of another kind" if found else "is not set"
             raise SourceError(
                 f"{self.uri}: the environment variable {VARIABLE}{self.connection.upper()} {state}. Set it to the "
-                "database: postgresql://USER:PASSWORD@HOST/DATABASE, or duckdb:FILE."
+                "address of the database: a URI of PostgreSQL, or duckdb:FILE."
             )
         return found
 

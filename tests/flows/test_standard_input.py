@@ -14,8 +14,13 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from flows.cli.main import run_command
+from pipelines.registry import source_kind_of
+from pipelines.sources import standard_input
+from pipelines.sources.protocol import Part
+from pipelines.sources.row import Row
+from pipelines.sources.source_spec import ItemsSpec
 from pipelines.sources.standard_input import suffix_of
-from storage.lake import Lake
 
 ROWS = [{"item_id": f"i{number}", "title": f"mug {number}"} for number in range(50)]
 CSV = "item_id,title\n" + "".join(f"{row['item_id']},{row['title']}\n" for row in ROWS)
@@ -85,36 +90,53 @@ def test_text_is_json_where_it_begins_as_an_object_and_tsv_where_its_header_has_
     assert suffix_of(head) == suffix
 
 
-def test_a_pipe_is_checked_and_read_and_not_read_again(tmp_path: Path) -> None:
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, given: bytes) -> int:
+    """Run a command in this process, with bytes in its standard input."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+    standard_input._read.cache_clear()
+    return run_command(arguments)
+
+
+def test_a_pipe_has_the_identity_of_a_file_with_its_rows_and_is_read_once_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "items.jsonl").write_bytes(FORMATS[".jsonl"])
+    (file,) = source_kind_of(str(tmp_path)).find(str(tmp_path), ItemsSpec(), []).sources
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(FORMATS[".jsonl.gz"])))
+    standard_input._read.cache_clear()
+    for _ in range(2):
+        (source,) = source_kind_of("-").find("-", ItemsSpec(), []).sources
+        assert source.sha256 == file.sha256
+        assert (source.uri, source.file, source.folder) == ("-", "stdin.jsonl.gz", str(Path.cwd()))
+        rows = [row.values for part in source.parts(ItemsSpec(), 20) for row in as_rows(part)]
+        assert rows == ROWS
+
+
+def as_rows(part: Part) -> list[Row]:
+    return part if isinstance(part, list) else list(part.rows())
+
+
+def test_a_check_reads_a_pipe_and_leaves_no_copy(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text('[text]\nfields = ["title"]\n')
-    options = ("--recipe", "recipe.toml", "--items", "-")
-    checked = sidmill(tmp_path, "recipe", "check", "--quick", *options, given=FORMATS[".jsonl.gz"])
+    checked = sidmill(
+        tmp_path, "recipe", "check", "--quick", "--recipe", "recipe.toml", "--items", "-", given=FORMATS[".csv.bz2"]
+    )
     assert b"items         -: 50 rows" in checked.stdout, checked
-    run = ("run", "ingest", "--lake", "lake", *options)
-    first = sidmill(tmp_path, *run, given=FORMATS[".jsonl.gz"])
-    assert first.returncode == 0, first.stderr
-    assert Lake(str(tmp_path / "lake")).frame("items").height == 50
-    again = sidmill(tmp_path, *run, given=FORMATS[".jsonl"])
-    assert b"skipped, all 1 sources were read before" in again.stdout + again.stderr, again
-    names = Lake(str(tmp_path / "lake")).frame("sources").select("uri", "rows_in").rows()
-    assert names == [("-", 50)]
 
 
-def test_a_pipe_that_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
+def test_a_pipe_that_cannot_be_read_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "recipe.toml").write_text('[text]\nfields = ["title"]\n')
-    run = ("run", "ingest", "--lake", "lake", "--recipe", "recipe.toml", "--items", "-")
-    twice = sidmill(tmp_path, *run, "--interactions", "-", given=FORMATS[".csv"])
-    assert twice.returncode == 2, twice
-    assert b"standard input (-) can be read once" in twice.stderr
-    empty = sidmill(tmp_path, *run)
-    assert empty.returncode != 0
-    assert b"standard input (-) is empty" in empty.stderr + empty.stdout, empty
+    check = ("recipe", "check", "--quick", "--recipe", str(tmp_path / "recipe.toml"), "--items", "-")
+    assert run(monkeypatch, *check, "--interactions", "-", given=FORMATS[".csv"]) != 0
+    assert "standard input (-) can be read once" in capsys.readouterr().err
+    assert run(monkeypatch, *check, given=b"") != 0
+    told = capsys.readouterr()
+    assert "standard input (-) is empty" in told.err + told.out
     ours, theirs = pty.openpty()
-    try:
-        command = [sys.executable, "-m", "flows.cli.main", *run]
-        terminal = subprocess.run(command, stdin=theirs, capture_output=True, cwd=tmp_path, timeout=300, check=False)
-    finally:
-        os.close(ours)
-        os.close(theirs)
-    assert b"is a terminal or closed: send rows to it" in terminal.stderr
-    assert not (tmp_path / "lake").exists()
+    with io.FileIO(theirs) as terminal:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(terminal)))
+        assert run_command(("run", "ingest", "--lake", str(tmp_path / "lake"), *check[3:])) != 0
+    os.close(ours)
+    assert "is a terminal or closed: send rows into it" in capsys.readouterr().err
