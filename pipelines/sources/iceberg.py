@@ -7,6 +7,7 @@ a tag.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -135,11 +136,23 @@ def _opened(address: str) -> Opened:
         ) from error
     try:
         if not address.startswith(SCHEME):
-            return StaticTable.from_metadata(address)
+            return StaticTable.from_metadata(address, _store())
         catalog, _, table = address.removeprefix(SCHEME).partition(".")
         return load_catalog(catalog).load_table(table)
     except Exception as error:
         raise _unreadable(address, error) from error
+
+
+def _store() -> dict[str, str]:
+    """Return pyiceberg's settings of an object store, from the environment: there is no catalog to have them."""
+    variables = {
+        "s3.endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+        "s3.region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
+    }
+    found = {
+        name: next((value for each in of if (value := os.environ.get(each))), "") for name, of in variables.items()
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def _unreadable(address: str, error: Exception) -> SourceError:

@@ -216,6 +216,8 @@ class TableVersion:
         schema = self.table.schema(self.version)
         key, mark = _written(schema, spec.item_id), _written(schema, spec.deleted or "")
         column, seen = schema.get_field_index(mark), set[object]()
+        if key not in schema.names:  # every row is refused for that
+            return
         for name, piece in sorted(self._gone.items()):
             batches = list(self._rows(name, piece, None, rows))
             ids = set(pc.unique(pa.chunked_array([batch[key] for batch in batches])).to_pylist()) if batches else set()
@@ -237,19 +239,28 @@ class TableVersion:
                 found.update(batch[key].filter(pc.is_in(batch[key], wanted)).to_pylist())
         return found
 
-    @cached_property
+    @property
     def _pieces(self) -> Mapping[str, Piece]:
-        return self.table.pieces(self.version)
+        return self._pieces_at(self.version)
 
     @cached_property
     def _came(self) -> Mapping[str, Piece]:
-        before = {} if self.since is None else self.table.pieces(self.since)
+        before = self._pieces_at(self.since)
         return {name: each for name, each in self._pieces.items() if name not in before}
 
     @cached_property
     def _gone(self) -> Mapping[str, Piece]:
-        before = {} if self.deleted_since is None else self.table.pieces(self.deleted_since)
+        before = self._pieces_at(self.deleted_since)
         return {name: each for name, each in before.items() if name not in self._pieces}
+
+    def _pieces_at(self, version: int | None) -> Mapping[str, Piece]:
+        if version not in self._listed:
+            self._listed[version] = {} if version is None else self.table.pieces(version)
+        return self._listed[version]
+
+    @cached_property
+    def _listed(self) -> dict[int | None, Mapping[str, Piece]]:
+        return {}
 
 
 # Ids of a piece that are compared at once.

@@ -1,5 +1,6 @@
 """An Iceberg table as a source: after each reading the catalogue is what the snapshot holds, deleted rows among it."""
 
+import sys
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -320,3 +321,22 @@ def test_an_empty_table_has_no_rows_and_says_so(tmp_path: Path) -> None:
 def test_a_table_that_is_not_there_is_told_with_the_place_of_its_catalog(uri: str) -> None:
     with pytest.raises(SourceError, match=r"cannot be read: .*PYICEBERG_CATALOG__NAME__URI"):
         source_kind_of(uri).check(uri)
+
+
+@pytest.mark.parametrize("lacking", ["pyiceberg.catalog", "pyiceberg.table"])
+def test_without_pyiceberg_the_extra_is_named(lacking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, lacking, None)
+    with pytest.raises(SourceError, match="Install sidmill with the extra `iceberg`"):
+        source_kind_of(ADDRESS).check(ADDRESS)
+
+
+def test_items_whose_id_column_is_gone_are_refused_and_none_is_deleted(tmp_path: Path) -> None:
+    lake, table = Lake(str(tmp_path / "lake")), made(tmp_path, rows(a="mug", b="bowl"))
+    read(lake, ADDRESS)
+    table.delete("item_id == 'a'")
+    with table.update_schema() as schema:
+        schema.rename_column("item_id", "sku")
+    table.append(pa.table({"sku": ["c"], "title": ["jug"]}))
+    (done,) = read(lake, ADDRESS)
+    assert (done.stages[0].rows_in, done.stages[0].quarantined) == (2, 2)
+    assert living(lake) == {"a": "mug", "b": "bowl"}
