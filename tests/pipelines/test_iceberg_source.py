@@ -23,6 +23,7 @@ from pipelines.ingest.interactions import ingest_interactions
 from pipelines.ingest.items import ingest_items
 from pipelines.profile.sample import sample
 from pipelines.registry import source_kind_of
+from pipelines.sources.parquet_columns import Columns
 from pipelines.sources.protocol import check_sources
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
@@ -340,3 +341,14 @@ def test_items_whose_id_column_is_gone_are_refused_and_none_is_deleted(tmp_path:
     (done,) = read(lake, ADDRESS)
     assert (done.stages[0].rows_in, done.stages[0].quarantined) == (2, 2)
     assert living(lake) == {"a": "mug", "b": "bowl"}
+
+
+def test_rows_come_in_order_at_most_as_many_at_once_as_asked_for(tmp_path: Path) -> None:
+    made(tmp_path, rows(a="cup", b="mug", c="pot", d="jug", e="pan"))
+    (source,) = source_kind_of(ADDRESS).find(ADDRESS, ItemsSpec(), []).sources
+    parts = [part for part in source.parts(ItemsSpec(), 2) if isinstance(part, Columns)]
+    assert [(part.first, part.batch["item_id"].to_pylist()) for part in parts] == [
+        (0, ["a", "b"]),
+        (2, ["c", "d"]),
+        (4, ["e"]),
+    ]
