@@ -134,11 +134,10 @@ class Sources:
     """The files that a run reads: the catalogue and the logs."""
 
     items: Paths = ()
-    """Catalogue: JSONL, CSV, TSV or Parquet files, folders of them, a Delta table (FOLDER or FOLDER@v12), an Iceberg
-    table (iceberg:CATALOG.NAMESPACE.TABLE), a query (sql:FILE.sql), or - for standard input."""
+    """Catalogue: JSONL, CSV, TSV or Parquet files, folders of them, a Delta table (FOLDER or FOLDER@v12), or others."""
 
     interactions: Paths = ()
-    """Logs: the same kinds of sources as the catalogue."""
+    """Logs: as the catalogue; others are iceberg:CATALOG.NAMESPACE.TABLE, sql:FILE.sql, and - for standard input."""
 
     def absolute(self) -> tuple[list[str], list[str]]:
         """Return the addresses with absolute paths. Raise SecretInAddress."""
