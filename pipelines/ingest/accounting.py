@@ -48,10 +48,10 @@ def mapping_hash(spec: BaseModel) -> str:
 
 
 def records(lake: Lake, kind: str, spec: BaseModel) -> list[Record]:
-    """Return the sources of a kind that were read, also under other mappings."""
+    """Return the sources of a kind that were read, also under other mappings, in the order in which they were."""
     mapping = mapping_hash(spec)
-    rows = lake.frame("sources", columns=["uri", "sha256", "mapping"], where=ds.field("kind") == kind)
-    return [Record(uri, sha256, each == mapping) for uri, sha256, each in rows.iter_rows()]
+    rows = lake.frame("sources", columns=["uri", "sha256", "mapping", "at"], where=ds.field("kind") == kind).sort("at")
+    return [Record(uri, sha256, each == mapping) for uri, sha256, each, _ in rows.iter_rows()]
 
 
 def unread(sources: Iterable[Source], before: Iterable[Record]) -> list[Source]:

@@ -8,7 +8,7 @@ from pipelines.profile.column import Column
 from pipelines.profile.mapping import Choice, Mapping, bare
 from pipelines.profile.presets import column_names, recognised
 from pipelines.profile.sample import Sample
-from pipelines.sources.delta import TableVersion
+from pipelines.sources import delta
 
 MOST_FIELDS = 8
 """Fields of a text, at most."""
@@ -104,7 +104,7 @@ def _vectors(free: dict[str, Column], sample: Sample) -> tuple[tuple[str, str, i
 
     Given vectors are not read from other formats.
     """
-    if sample.formats - {".parquet", TableVersion.__name__} or len(sample.uris) != 1:
+    if sample.formats - {".parquet", delta.KIND} or len(sample.uris) != 1:
         return ()
     return tuple(
         (re.sub(r"[^A-Za-z0-9_-]", "_", name).strip("_-") or "given", name, column.width)

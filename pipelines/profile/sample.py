@@ -12,6 +12,8 @@ from pipelines.sources.file import File
 from pipelines.sources.protocol import Counted, Found, Part, RowCount, Source, Spec
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import CsvSpec, InteractionsSpec, ItemsSpec
+from pipelines.sources.spooled import Spooled
+from pipelines.sources.versioned import TableVersion
 
 SAMPLE_ROWS = 4000
 """Rows that are looked at, over all sources."""
@@ -157,12 +159,20 @@ def _read(
             else:
                 columns |= dict.fromkeys([*row.columns, *row.values])
                 rows.append(row.values)
-    formats = frozenset(source.suffix if isinstance(source, File) else type(source).__name__ for source in some)
+    formats = frozenset(map(_format, some))
     count = row_count(sources, spec)
     if whole:
         count = RowCount(len(rows) + len(refused), exact=True)
     why = next(iter(refused), "")
     return Sample(uris, rows, tuple(columns), count, whole, len(refused), why, csv, formats, warnings)
+
+
+def _format(source: Source) -> str:
+    if isinstance(source, TableVersion):
+        return source.table.kind
+    if isinstance(source, File) and not isinstance(source, Spooled):
+        return source.suffix
+    return type(source).__name__
 
 
 def _rows(source: Source, spec: Spec, limit: int) -> Iterator[Any]:

@@ -13,16 +13,13 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", "
 """Suffixes of pictures. They lie below the folder of their catalogue and are not reported as files left out."""
 RENAMED = {
     ".json": "if it has one JSON object a line, rename it so that it ends in .jsonl",
+    ".sql": "to run it as a query, put sql: before its name",
 }
 """Suffixes of files that are read under another name, and how to know them."""
 ICEBERG = (".metadata.json", ".metadata.json.gz", "version-hint.text")
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 # Most file names in a warning.
 SHOWN = 3
-_EXPORT = (
-    "Its files are of several versions, and some are deleted. Export the rows that hold now to a Parquet file and name "
-    "that"
-)
 
 
 @dataclass(frozen=True)
@@ -117,13 +114,16 @@ def _refuse_tables(folder: str, parts: list[str]) -> None:
     if len(parts) > 1 and parts[-2] == "metadata" and parts[-1].endswith(ICEBERG):
         table = place.rsplit("/metadata/", 1)[0]
         raise SourceError(
-            f"{table} is an Iceberg table, not a folder of files. {_EXPORT}: with pyiceberg, "
-            "pyarrow.parquet.write_table(StaticTable.from_metadata(NEWEST).scan().to_arrow(), 'export.parquet'), where "
-            f"NEWEST is the newest file in {table}/metadata"
+            f"{table} is an Iceberg table: its files are of several versions, and some are deleted. Name it by its "
+            "catalog (iceberg:CATALOG.NAMESPACE.TABLE), or name the metadata file that its catalog says is current (in "
+            f"{table}/metadata)."
         )
     if ".hoodie" in parts[:-1]:
         table = place.split("/.hoodie/", 1)[0]
-        raise SourceError(f"{table} is a Hudi table, not a folder of files. {_EXPORT}, for example with Spark.")
+        raise SourceError(
+            f"{table} is a Hudi table: its files are of several versions, and some are deleted. Export the rows that "
+            "hold now to a Parquet file, for example with Spark, and name that."
+        )
 
 
 def refuse_part_of_table(path: str, names_in: Callable[[str], list[str]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import pyarrow.fs as pafs
@@ -122,16 +123,23 @@ class Found:
     warnings: list[str]
 
 
+def absolute_path(uri: str) -> str:
+    """Return an address that means the same in every folder."""
+    return uri if "://" in uri else str(Path(uri).resolve())
+
+
 @dataclass(frozen=True)
 class SourceKind:
     """A kind of sources, as a registry holds it.
 
     `claims` tells by an address whether it is of this kind, without reading it. `check` raises SourceError if nothing
     can be read there. `find` returns the sources at an address, given what was read before. `look` returns them without
-    reading their content, so without an identity; it is None where `find` reads no content either.
+    reading their content, so without an identity; it is None where that cannot be done, or `find` reads none either.
+    `absolute` returns an address that means the same in every folder.
     """
 
     claims: Callable[[str], bool]
     check: Callable[[str], None]
     find: Callable[[str, Spec, Iterable[Record]], Found]
     look: Callable[[str, Spec], Found] | None = None
+    absolute: Callable[[str], str] = absolute_path
