@@ -54,10 +54,10 @@ SOURCES: Registry[SourceKind] = Registry(
     "sidmill.sources",
     "source",
     {
-        "stdin": "pipelines.sources.standard_input:STANDARD_INPUT",
-        "sql": "pipelines.sources.sql:SQL",
-        "delta": "pipelines.sources.delta:DELTA",
-        "iceberg": "pipelines.sources.iceberg:ICEBERG",
+        "stdin": "pipelines.sources.spooled.standard_input:STANDARD_INPUT",
+        "sql": "pipelines.sources.spooled.sql:SQL",
+        "delta": "pipelines.sources.tables.delta:DELTA",
+        "iceberg": "pipelines.sources.tables.iceberg:ICEBERG",
         "files": "pipelines.sources.files:FILES",
     },
 )

@@ -9,19 +9,20 @@ from typing import Any
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from pipelines.ingest import event_columns, item_columns
-from pipelines.ingest.event_rows import EventRules
+from pipelines.ingest.events import columns as event_columns
+from pipelines.ingest.events.rows import EventRules
+from pipelines.ingest.items import columns as item_columns
 from pipelines.ingest.parts import bounds, row_count, row_numbers, rows_at
-from pipelines.sources.blocks import Blocks
-from pipelines.sources.csv_columns import csv_columns
-from pipelines.sources.csv_dialect import Dialect
-from pipelines.sources.csv_rows import csv_rows
-from pipelines.sources.json_columns import json_columns
-from pipelines.sources.json_rows import json_rows
 from pipelines.sources.protocol import Part, Spec
 from pipelines.sources.row import Row, SourceError
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
-from pipelines.sources.text_rows import TextRows, gathered
+from pipelines.sources.text.blocks import Blocks
+from pipelines.sources.text.csv_columns import csv_columns
+from pipelines.sources.text.csv_dialect import Dialect
+from pipelines.sources.text.csv_rows import csv_rows
+from pipelines.sources.text.json_columns import json_columns
+from pipelines.sources.text.json_rows import json_rows
+from pipelines.sources.text.text_rows import TextRows, gathered
 
 NOW = datetime(2026, 9, 1, tzinfo=UTC)
 LOG, CATALOGUE = InteractionsSpec(), ItemsSpec(require_title=False)

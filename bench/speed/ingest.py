@@ -14,8 +14,8 @@ import polars as pl
 from deltalake import write_deltalake
 
 from bench.speed.ingest_text import KINDS, Steps, measure_all, report, write_texts
-from pipelines.ingest.interactions import ingest_interactions
-from pipelines.ingest.items import ingest_items
+from pipelines.ingest.events.ingest import ingest_interactions
+from pipelines.ingest.items.ingest import ingest_items
 from pipelines.sources.files import find_sources
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec, ItemsWithoutImages
 from storage.commit import Provenance

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import polars as pl
 
-from pipelines.ingest import event_columns, item_columns
-from pipelines.ingest.event_rows import EventRules
-from pipelines.ingest.interactions import CHUNK_ROWS
+from pipelines.ingest.events import columns as event_columns
+from pipelines.ingest.events.ingest import CHUNK_ROWS
+from pipelines.ingest.events.rows import EventRules
+from pipelines.ingest.items import columns as item_columns
 from pipelines.sources.files import find_sources
 from pipelines.sources.protocol import Part, Spec
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec

@@ -14,9 +14,9 @@ from pipelines.embed.images import ImageRefused, decode_image
 from pipelines.embed.protocol import EncoderError, fingerprint
 from pipelines.given.judge import judge
 from pipelines.given.source import open_given
-from pipelines.ingest.item_rows import pictures_of
-from pipelines.ingest.picture_references import Reference
-from pipelines.ingest.pictures import Pictures
+from pipelines.ingest.items.rows import pictures_of
+from pipelines.ingest.pictures.ingest import Pictures
+from pipelines.ingest.pictures.references import Reference
 from pipelines.profile.sampled import Sampled
 from pipelines.sources.cells import Refused
 from pipelines.sources.row import Row, SourceError

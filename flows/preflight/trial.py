@@ -16,12 +16,13 @@ from flows.preflight.sources import Planned
 from flows.recipe import Recipe
 from flows.runtime.budget import check_stage_budget
 from pipelines.counts import Counts
-from pipelines.ingest import event_columns, item_columns
 from pipelines.ingest.accounting import IngestedSource
-from pipelines.ingest.admission import known_items
-from pipelines.ingest.event_rows import EventRules
-from pipelines.ingest.interactions import ingest_interactions
-from pipelines.ingest.items import ingest_items
+from pipelines.ingest.events import columns as event_columns
+from pipelines.ingest.events.admission import known_items
+from pipelines.ingest.events.ingest import ingest_interactions
+from pipelines.ingest.events.rows import EventRules
+from pipelines.ingest.items import columns as item_columns
+from pipelines.ingest.items.ingest import ingest_items
 from pipelines.profile.sample import SAMPLE_ROWS, spread
 from pipelines.profile.sampled import Sampled
 from pipelines.sources.column_names import near_columns

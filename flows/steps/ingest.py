@@ -8,9 +8,9 @@ from flows.runtime.run import Run
 from flows.steps.task import step
 from pipelines.counts import Counts
 from pipelines.ingest.accounting import IngestedSource, record_source, records, unread
-from pipelines.ingest.interactions import ingest_interactions
-from pipelines.ingest.items import fetch_again, ingest_items
-from pipelines.ingest.waiting import admit_waiting, waiting_for_known_items
+from pipelines.ingest.events.ingest import ingest_interactions
+from pipelines.ingest.events.waiting import admit_waiting, waiting_for_known_items
+from pipelines.ingest.items.ingest import fetch_again, ingest_items
 from pipelines.registry import source_kind_of
 from pipelines.sources.column_names import near_columns
 from pipelines.sources.protocol import Source, Spec, check_sources

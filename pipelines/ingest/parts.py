@@ -11,7 +11,7 @@ from pipelines.ingest.cell_columns import Cells
 from pipelines.sources.parquet_columns import Columns
 from pipelines.sources.protocol import Part, Source, Spec
 from pipelines.sources.row import Row
-from pipelines.sources.text_rows import TextRows
+from pipelines.sources.text.text_rows import TextRows
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pipelines.ingest.picture_references import Reference, references
+from pipelines.ingest.pictures.references import Reference, references
 from pipelines.sources.cells import (
     Refused,
     Unreadable,

@@ -8,7 +8,7 @@ from pipelines.profile.column import Column
 from pipelines.profile.mapping import Choice, Mapping, bare
 from pipelines.profile.presets import column_names, recognised
 from pipelines.profile.sample import Sample
-from pipelines.sources import delta
+from pipelines.sources.tables import delta
 
 MOST_FIELDS = 8
 """Fields of a text, at most."""

@@ -7,13 +7,13 @@ from typing import Any
 
 from pipelines.profile.presets import column_names, raw_file_advice
 from pipelines.registry import source_kind_of
-from pipelines.sources.csv_dialect import HEAD_BYTES, other_settings
 from pipelines.sources.file import File
 from pipelines.sources.protocol import Counted, Found, Part, RowCount, Source, Spec
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import CsvSpec, InteractionsSpec, ItemsSpec
-from pipelines.sources.spooled import Spooled
-from pipelines.sources.versioned import TableVersion
+from pipelines.sources.spooled.spool import Spooled
+from pipelines.sources.tables.versioned import TableVersion
+from pipelines.sources.text.csv_dialect import HEAD_BYTES, other_settings
 
 SAMPLE_ROWS = 4000
 """Rows that are looked at, over all sources."""

@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 from pipelines.sources.parquet_columns import Columns
 from pipelines.sources.row import Row, SourceError
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
-from pipelines.sources.text_rows import TextRows
+from pipelines.sources.text.text_rows import TextRows
 
 Spec = ItemsSpec | InteractionsSpec
 Part = Columns | TextRows | list[Row]

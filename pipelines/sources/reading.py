@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from pipelines.sources.blocks import Blocks
-from pipelines.sources.csv_columns import csv_columns
-from pipelines.sources.csv_dialect import HEAD_BYTES, Dialect, dialect_of, other_encoding
-from pipelines.sources.csv_rows import csv_rows
 from pipelines.sources.file import File
-from pipelines.sources.json_columns import json_columns
-from pipelines.sources.json_rows import json_rows
 from pipelines.sources.parquet_columns import parquet_columns
 from pipelines.sources.protocol import Part, Spec
 from pipelines.sources.row import Row, SourceError, grouped
-from pipelines.sources.text_rows import Folders, Piece, TextRows, gathered, with_folders
+from pipelines.sources.text.blocks import Blocks
+from pipelines.sources.text.csv_columns import csv_columns
+from pipelines.sources.text.csv_dialect import HEAD_BYTES, Dialect, dialect_of, other_encoding
+from pipelines.sources.text.csv_rows import csv_rows
+from pipelines.sources.text.json_columns import json_columns
+from pipelines.sources.text.json_rows import json_rows
+from pipelines.sources.text.text_rows import Folders, Piece, TextRows, gathered, with_folders
 
 ROWS_OF_COLUMNS = 8192
 """A reader of fewer rows at once gets them one by one: a block read as columns may have many more."""

@@ -3,11 +3,11 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.sources.csv_dialect import HEAD_BYTES
 from pipelines.sources.file import COMPRESSIONS, File
 from pipelines.sources.parquet_columns import DAMAGED
 from pipelines.sources.protocol import RowCount, Spec
 from pipelines.sources.reading import read_file
+from pipelines.sources.text.csv_dialect import HEAD_BYTES
 
 PIECE_ROWS = 500
 COMPRESSED_HEAD_BYTES = 8 * HEAD_BYTES

@@ -18,7 +18,7 @@ from flows.runtime.progress import Display
 from flows.steps.task import step
 from infra.addresses import SecretInAddress, hide_secrets, printable_address, without_secrets
 from pipelines.ingest.accounting import payload
-from pipelines.ingest.fetch import TRANSIENT
+from pipelines.ingest.pictures.fetch import TRANSIENT
 from pipelines.sources.files import find_files
 from storage.commit import Provenance
 from storage.lake import Lake

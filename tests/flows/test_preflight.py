@@ -16,8 +16,8 @@ from flows.preflight.report import Report
 from flows.preflight.timing import words
 from flows.recipe import parse_recipe
 from pipelines.ingest.accounting import record_source
-from pipelines.ingest.interactions import ingest_interactions
-from pipelines.ingest.items import ingest_items
+from pipelines.ingest.events.ingest import ingest_interactions
+from pipelines.ingest.items.ingest import ingest_items
 from pipelines.profile.sample import SAMPLE_ROWS
 from pipelines.sources.files import find_sources
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec, ItemsWithoutImages

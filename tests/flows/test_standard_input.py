@@ -16,11 +16,11 @@ import pytest
 
 from flows.cli.main import run_command
 from pipelines.registry import source_kind_of
-from pipelines.sources import standard_input
 from pipelines.sources.protocol import Part
 from pipelines.sources.row import Row
 from pipelines.sources.source_spec import ItemsSpec
-from pipelines.sources.standard_input import suffix_of
+from pipelines.sources.spooled import standard_input
+from pipelines.sources.spooled.standard_input import suffix_of
 
 ROWS = [{"item_id": f"i{number}", "title": f"mug {number}"} for number in range(50)]
 CSV = "item_id,title\n" + "".join(f"{row['item_id']},{row['title']}\n" for row in ROWS)

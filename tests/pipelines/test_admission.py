@@ -10,10 +10,10 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.ingest.admission import SAME, Admission
-from pipelines.ingest.event_columns import EVENTS
-from pipelines.ingest.interactions import write_events
-from pipelines.ingest.items import ingest_items
+from pipelines.ingest.events.admission import SAME, Admission
+from pipelines.ingest.events.columns import EVENTS
+from pipelines.ingest.events.ingest import write_events
+from pipelines.ingest.items.ingest import ingest_items
 from pipelines.ingest.seen import SeenHashes
 from pipelines.sources.files import find_sources
 from pipelines.sources.source_spec import ItemsSpec

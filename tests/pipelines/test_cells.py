@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from pipelines.counts import Counts
-from pipelines.ingest.interactions import ingest_interactions
-from pipelines.ingest.items import ingest_items
+from pipelines.ingest.events.ingest import ingest_interactions
+from pipelines.ingest.items.ingest import ingest_items
 from pipelines.sources.cells import (
     FALSE_WORDS,
     NULL_WORDS,

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from source_rows import read_rows
 
-from pipelines.sources.csv_dialect import Dialect, dialect_of
-from pipelines.sources.csv_rows import Lines, csv_rows, records
 from pipelines.sources.files import find_sources
 from pipelines.sources.protocol import check_sources
 from pipelines.sources.row import Row, SourceError
 from pipelines.sources.source_spec import CsvSpec, InteractionsSpec, ItemsSpec
+from pipelines.sources.text.csv_dialect import Dialect, dialect_of
+from pipelines.sources.text.csv_rows import Lines, csv_rows, records
 from storage.reasons import Reason
 
 PLAIN = Dialect("utf-8", ",", ".", "checked")

@@ -26,13 +26,13 @@ from text_twins import (
     words,
 )
 
-from pipelines.ingest import event_columns
-from pipelines.ingest.event_rows import EventRules
-from pipelines.sources import blocks
-from pipelines.sources.csv_dialect import Dialect
+from pipelines.ingest.events import columns as event_columns
+from pipelines.ingest.events.rows import EventRules
 from pipelines.sources.files import find_sources
 from pipelines.sources.protocol import Spec
 from pipelines.sources.source_spec import CsvSpec, InteractionsSpec
+from pipelines.sources.text import blocks
+from pipelines.sources.text.csv_dialect import Dialect
 
 WORDS = words("u1|i 2|NULL|| x|\u00e9|\ufeffx|x\0|\x1cx\x1f|\u2028|\x85|1.23E+11|007|-0")
 WORDS += words("3,5|1.234,50|true|\\N|a\\|item_id|title|user_id")

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.ingest.accounting import IngestedSource, record_source, records, unread
-from pipelines.ingest.interactions import ingest_interactions
-from pipelines.ingest.items import ingest_items
+from pipelines.ingest.events.ingest import ingest_interactions
+from pipelines.ingest.items.ingest import ingest_items
 from pipelines.registry import source_kind_of
 from pipelines.sources.protocol import check_sources
 from pipelines.sources.row import SourceError

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from pipelines.ingest.cell_columns import booleans, identifiers, integers, numbers, series_of, times
-from pipelines.ingest.event_columns import EVENTS, parse, parse_rows
-from pipelines.ingest.event_ids import content_ids
-from pipelines.ingest.event_rows import EventRules
+from pipelines.ingest.events.columns import EVENTS, parse, parse_rows
+from pipelines.ingest.events.ids import content_ids
+from pipelines.ingest.events.rows import EventRules
 from pipelines.sources.cells import NULL_WORDS
 from pipelines.sources.parquet_columns import Columns
 from pipelines.sources.row import Row

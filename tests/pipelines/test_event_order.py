@@ -12,8 +12,8 @@ from log_rows import START, WHO, event, order
 
 from pipelines.event_log.event_order import ORDER, in_order
 from pipelines.event_log.visible_log import COLUMNS, LogSlice, histories
-from pipelines.ingest.interactions import ingest_interactions
-from pipelines.ingest.items import ingest_items
+from pipelines.ingest.events.ingest import ingest_interactions
+from pipelines.ingest.items.ingest import ingest_items
 from pipelines.sequences import SequencesJob, build_sequences, read_bucket
 from pipelines.sources.files import find_sources
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec

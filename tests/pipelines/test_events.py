@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from pipelines.counts import Counts
 from pipelines.ingest.accounting import naming
-from pipelines.ingest.interactions import ingest_interactions
-from pipelines.ingest.items import ingest_items
-from pipelines.ingest.near_ids import near_ids, other_spellings
+from pipelines.ingest.events.ingest import ingest_interactions
+from pipelines.ingest.events.near_ids import near_ids, other_spellings
+from pipelines.ingest.items.ingest import ingest_items
 from pipelines.sources.files import find_sources
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import CsvSpec, InteractionsSpec, ItemsSpec

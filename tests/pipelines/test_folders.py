@@ -11,8 +11,8 @@ import pytest
 from deltalake import write_deltalake
 
 from pipelines.ingest.accounting import record_source, records, unread
-from pipelines.ingest.interactions import ingest_interactions
-from pipelines.ingest.items import ingest_items
+from pipelines.ingest.events.ingest import ingest_interactions
+from pipelines.ingest.items.ingest import ingest_items
 from pipelines.sources.files import find_files, find_sources
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec

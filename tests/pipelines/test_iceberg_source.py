@@ -19,8 +19,8 @@ from pyiceberg.table import Table
 from pyiceberg.typedef import Record
 
 from pipelines.ingest.accounting import IngestedSource, record_source, records, unread
-from pipelines.ingest.interactions import ingest_interactions
-from pipelines.ingest.items import ingest_items
+from pipelines.ingest.events.ingest import ingest_interactions
+from pipelines.ingest.items.ingest import ingest_items
 from pipelines.profile.sample import sample
 from pipelines.registry import source_kind_of
 from pipelines.sources.parquet_columns import Columns

@@ -15,9 +15,9 @@ from PIL import Image
 from pipelines.embed.attributes import values_of
 from pipelines.embed.contents import items_content, items_text
 from pipelines.ingest.accounting import record_source, records, unread
-from pipelines.ingest.interactions import ingest_interactions
-from pipelines.ingest.items import ingest_items
-from pipelines.ingest.waiting import admit_waiting
+from pipelines.ingest.events.ingest import ingest_interactions
+from pipelines.ingest.events.waiting import admit_waiting
+from pipelines.ingest.items.ingest import ingest_items
 from pipelines.sources.files import SourceError, find_sources
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
 from storage.commit import Provenance

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from pipelines.ingest.item_columns import Parsed, _convert, parse, parse_rows
+from pipelines.ingest.items.columns import Parsed, _convert, parse, parse_rows
 from pipelines.ingest.parts import table_of
 from pipelines.sources.parquet_columns import Columns
 from pipelines.sources.source_spec import ItemsSpec

@@ -17,8 +17,8 @@ from pipelines.embed.colours import to_rgb
 from pipelines.embed.images import ImageRefused, decode_image
 from pipelines.embed.stages import EmbedImages
 from pipelines.ingest.accounting import mapping_hash
-from pipelines.ingest.items import ingest_items
-from pipelines.ingest.picture_references import KEYS, data_uri, references
+from pipelines.ingest.items.ingest import ingest_items
+from pipelines.ingest.pictures.references import KEYS, data_uri, references
 from pipelines.sources.cells import Refused
 from pipelines.sources.files import find_sources
 from pipelines.sources.source_spec import ItemsSpec, ItemsWithoutImages

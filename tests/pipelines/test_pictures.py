@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from PIL import Image
 
-from pipelines.ingest.fetch import Web, _public
-from pipelines.ingest.items import fetch_again, ingest_items
-from pipelines.ingest.picture_references import references
-from pipelines.ingest.pictures import Pictures
+from pipelines.ingest.items.ingest import fetch_again, ingest_items
+from pipelines.ingest.pictures.fetch import Web, _public
+from pipelines.ingest.pictures.ingest import Pictures
+from pipelines.ingest.pictures.references import references
 from pipelines.sources.cells import Refused
 from pipelines.sources.files import find_sources
 from pipelines.sources.source_spec import ItemsSpec

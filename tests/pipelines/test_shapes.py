@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 from source_rows import read_rows
 
 from pipelines.counts import Counts
-from pipelines.ingest.interactions import ingest_interactions
-from pipelines.ingest.items import ingest_items
-from pipelines.ingest.picture_references import references
+from pipelines.ingest.events.ingest import ingest_interactions
+from pipelines.ingest.items.ingest import ingest_items
+from pipelines.ingest.pictures.references import references
 from pipelines.sources.cells import Half, Refused, Single, identifier
 from pipelines.sources.column_names import near_columns
-from pipelines.sources.csv_dialect import Dialect
-from pipelines.sources.csv_rows import csv_rows
 from pipelines.sources.files import find_sources
 from pipelines.sources.protocol import check_sources
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
+from pipelines.sources.text.csv_dialect import Dialect
+from pipelines.sources.text.csv_rows import csv_rows
 from pipelines.sources.times import utc_time
 from storage.commit import Provenance
 from storage.errors import LakeUnusable

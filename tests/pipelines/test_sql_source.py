@@ -22,13 +22,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.ingest.accounting import IngestedSource, record_source, records, unread
-from pipelines.ingest.items import ingest_items
+from pipelines.ingest.items.ingest import ingest_items
 from pipelines.profile.sample import sample
 from pipelines.registry import source_kind_of
 from pipelines.sources.protocol import check_sources
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import ItemsSpec
-from pipelines.sources.spooled import GROUP_ROWS, write_parquet
+from pipelines.sources.spooled.spool import GROUP_ROWS, write_parquet
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.releases.catalogue import catalogue

@@ -13,8 +13,8 @@ from typing import TypeVar
 import pyarrow.fs as pafs
 
 from infra.addresses import printable_address
-from pipelines.ingest.fetch import HostTimeouts, Web
-from pipelines.ingest.picture_references import Reference, data_uri
+from pipelines.ingest.pictures.fetch import HostTimeouts, Web
+from pipelines.ingest.pictures.references import Reference, data_uri
 from pipelines.sources.cells import Refused, shown
 from pipelines.sources.protocol import Source
 from pipelines.sources.source_spec import ItemsSpec

@@ -14,7 +14,7 @@ from deltalake.exceptions import DeltaError
 from infra.addresses import SETTINGS, refuse_parameters
 from pipelines.sources.protocol import Found, Record, RowCount, SourceKind, Spec
 from pipelines.sources.row import SourceError
-from pipelines.sources.versioned import TableVersion
+from pipelines.sources.tables.versioned import TableVersion
 
 KIND = "delta"
 _ADDRESS = re.compile(r"(?P<table>.*?)/*(?:@v(?P<version>\d+))?(?P<whole>\+all)?", re.DOTALL)

@@ -16,7 +16,7 @@ import pyarrow as pa
 from infra.addresses import without_secrets
 from pipelines.sources.protocol import Found, Record, SourceKind, Spec
 from pipelines.sources.row import SourceError
-from pipelines.sources.spooled import GROUP_ROWS, scratch_folder, spooled, write_parquet
+from pipelines.sources.spooled.spool import GROUP_ROWS, scratch_folder, spooled, write_parquet
 
 SCHEME = "sql:"
 VARIABLE = "SIDMILL_SQL_"

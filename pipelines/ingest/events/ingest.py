@@ -16,10 +16,10 @@ from pipelines.ingest.accounting import (
     naming,
     payload,
 )
-from pipelines.ingest.admission import SAME, Admission
-from pipelines.ingest.event_columns import Parsed, parse
-from pipelines.ingest.event_ids import Copies, content_ids
-from pipelines.ingest.event_rows import EventRules
+from pipelines.ingest.events.admission import SAME, Admission
+from pipelines.ingest.events.columns import Parsed, parse
+from pipelines.ingest.events.ids import Copies, content_ids
+from pipelines.ingest.events.rows import EventRules
 from pipelines.ingest.parts import bounds, parsed_ahead, row_count, row_numbers
 from pipelines.sources.cells import Refused
 from pipelines.sources.protocol import Part, Source

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
 
-from pipelines.sources.blocks import Blocks
 from pipelines.sources.cells import EXACT_FLOAT
-from pipelines.sources.json_rows import json_rows
 from pipelines.sources.row import Row
-from pipelines.sources.text_rows import Ends, Piece, array_of, has, line_ends, line_starts
+from pipelines.sources.text.blocks import Blocks
+from pipelines.sources.text.json_rows import json_rows
+from pipelines.sources.text.text_rows import Ends, Piece, array_of, has, line_ends, line_starts
 
 MOST_BYTES = 1 << 28
 MOST_FIELDS = 200

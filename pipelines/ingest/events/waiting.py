@@ -6,9 +6,9 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.ingest.admission import Admission, known_items
-from pipelines.ingest.event_columns import EVENTS
-from pipelines.ingest.interactions import reject_event, write_events
+from pipelines.ingest.events.admission import Admission, known_items
+from pipelines.ingest.events.columns import EVENTS
+from pipelines.ingest.events.ingest import reject_event, write_events
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import PAYLOAD_LIMIT, open_rows, quarantine, resolve

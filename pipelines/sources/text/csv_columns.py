@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from pipelines.sources.blocks import Blocks
-from pipelines.sources.csv_dialect import Dialect
-from pipelines.sources.csv_rows import Asked, CsvReader, Layout, Lines, encoded, lines_of, with_point
 from pipelines.sources.row import Row
-from pipelines.sources.text_rows import Ends, Piece, array_of, has, line_ends, line_starts
+from pipelines.sources.text.blocks import Blocks
+from pipelines.sources.text.csv_dialect import Dialect
+from pipelines.sources.text.csv_rows import Asked, CsvReader, Layout, Lines, encoded, lines_of, with_point
+from pipelines.sources.text.text_rows import Ends, Piece, array_of, has, line_ends, line_starts
 
 MOST_BYTES = 1 << 28
 """Arrow's reader takes blocks of less than 2 GiB. One of this size is a single line."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pipelines.sources.cells import COMMA_NUMBER
-from pipelines.sources.csv_dialect import Dialect
 from pipelines.sources.row import Row, SourceError, without_blanks
+from pipelines.sources.text.csv_dialect import Dialect
 from storage.reasons import Reason
 
 MOST_LINES = 1000

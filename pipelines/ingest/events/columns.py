@@ -9,7 +9,7 @@ import polars as pl
 
 from pipelines.ingest import cell_columns as whole
 from pipelines.ingest.accounting import as_refused
-from pipelines.ingest.event_rows import EventRules
+from pipelines.ingest.events.rows import EventRules
 from pipelines.ingest.parts import Table, in_order, pieces_of, rows_at, table_of
 from pipelines.sources.cells import Refused
 from pipelines.sources.protocol import Part

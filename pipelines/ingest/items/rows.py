@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pipelines.ingest.accounting import lacking
-from pipelines.ingest.languages import in_language
-from pipelines.ingest.picture_references import Reference, references
+from pipelines.ingest.items.languages import in_language
+from pipelines.ingest.pictures.references import Reference, references
 from pipelines.sources.cells import (
     Refused,
     Unreadable,

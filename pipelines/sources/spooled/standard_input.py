@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipelines.sources.file import COMPRESSIONS
 from pipelines.sources.protocol import Found, Record, SourceKind, Spec
 from pipelines.sources.row import SourceError
-from pipelines.sources.spooled import Spooled, scratch_folder, spooled
+from pipelines.sources.spooled.spool import Spooled, scratch_folder, spooled
 
 ADDRESS = "-"
 HEAD_BYTES = 1 << 16

@@ -9,9 +9,9 @@ import polars as pl
 
 from pipelines.ingest.accounting import as_refused
 from pipelines.ingest.cell_columns import Cells, Convert, Converted, booleans, identifiers, series_of
-from pipelines.ingest.item_rows import item_of, pictures_of
+from pipelines.ingest.items.rows import item_of, pictures_of
 from pipelines.ingest.parts import Table, in_order, pieces_of, rows_at, table_of
-from pipelines.ingest.picture_references import Reference
+from pipelines.ingest.pictures.references import Reference
 from pipelines.sources.cells import Refused, check_names, values
 from pipelines.sources.parquet_columns import python_values
 from pipelines.sources.protocol import Part

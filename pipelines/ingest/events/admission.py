@@ -11,8 +11,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipelines.ingest.event_ids import content_ids
-from pipelines.ingest.near_ids import near_ids
+from pipelines.ingest.events.ids import content_ids
+from pipelines.ingest.events.near_ids import near_ids
 from pipelines.ingest.seen import SeenHashes
 from storage.lake import Lake, one_of
 from storage.reasons import Reason

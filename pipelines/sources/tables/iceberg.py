@@ -19,7 +19,7 @@ import pyarrow.fs as pafs
 from infra.addresses import refuse_parameters, without_secrets
 from pipelines.sources.protocol import Found, Record, RowCount, SourceKind, Spec, absolute_path
 from pipelines.sources.row import SourceError
-from pipelines.sources.versioned import TableVersion
+from pipelines.sources.tables.versioned import TableVersion
 
 if TYPE_CHECKING:
     from pyiceberg.table import FileScanTask

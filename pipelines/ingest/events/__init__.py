@@ -1,0 +1,1 @@
+"""The log: columns, single rows where a cell leaves doubt, ids, and which events are admitted."""

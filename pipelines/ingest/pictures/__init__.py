@@ -1,0 +1,1 @@
+"""Pictures of items: where they lie, fetching and storing them."""

@@ -1,0 +1,1 @@
+"""Tables with versions: Delta and Iceberg."""
