@@ -170,7 +170,7 @@ def integer(value: Any, column: str) -> int | None:
         return None
     found = _float(value, column)
     if not found.is_integer():
-        raise Refused(Reason.NOT_A_NUMBER, f"{column} = {shown(value)} is no whole number")
+        raise Refused(Reason.NOT_A_NUMBER, f"{column} = {shown(value)} is not a whole number")
     if int(found) not in INT32:
         raise Refused(Reason.NOT_A_NUMBER, f"{column} = {shown(value)} does not fit in 32 bits")
     return int(found)

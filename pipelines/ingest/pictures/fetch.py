@@ -44,7 +44,7 @@ class HostTimeouts:
         except TimeoutError as error:
             self._stalled[host] += 1
             shown = printable_address(told)
-            raise Refused("image_timeout", f"{shown}: not there within {self._timeout:g} s") from error
+            raise Refused("image_timeout", f"{shown}: did not arrive within {self._timeout:g} s") from error
         self._stalled[host] = 0
         return data
 
@@ -131,7 +131,7 @@ class Web:
             for address in addresses:
                 if not _public(address):
                     raise Refused(
-                        "image_address", f"{host} is {address}, no public address; name it in items.trusted_hosts"
+                        "image_address", f"{host} is {address}, which is not public; name it in items.trusted_hosts"
                     )
         return addresses[0], port
 
@@ -160,8 +160,8 @@ def _parts(url: str) -> SplitResult:
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
             return parts
     except ValueError as error:  # its text may contain part of a password
-        raise Refused("image_address", f"{printable_address(url)!r} is no address that can be read") from error
-    raise Refused("image_address", f"{printable_address(url)!r} is no http or https address")
+        raise Refused("image_address", f"{printable_address(url)!r} is not an address that can be read") from error
+    raise Refused("image_address", f"{printable_address(url)!r} is not an http or https address")
 
 
 def _public(address: str) -> bool:

@@ -72,7 +72,7 @@ class Pictures:
             raise Refused("image_reference_unknown", told)
         if reference.startswith("//"):
             told = printable_address(reference)
-            raise Refused("image_address", f"{told!r} does not say how its host is asked: write https:{told}")
+            raise Refused("image_address", f"{told!r} has no scheme: write https:{told}")
         return self._patience.answer(
             self._folder(reference), reference, lambda seconds: _within(seconds, lambda: self._file(reference))
         )
@@ -98,12 +98,14 @@ class Pictures:
                 inside = posixpath.normpath(posixpath.join(path, reference.removeprefix(root + "/")))
                 if inside.startswith(path + "/"):
                     return filesystem, inside
-            raise Refused("image_address", f"{told!r} lies below none of items.image_roots")
+            raise Refused("image_address", f"{told!r} is not below a folder of items.image_roots")
         if self._source is None:
-            raise Refused("image_unreadable", f"{told!r} is known in the folder of its file alone")
+            raise Refused(
+                "image_unreadable", f"{told!r} is relative to a file, and the source is none: write an address"
+            )
         path = posixpath.normpath(posixpath.join(self._source.folder, reference))
         if not path.startswith(self._source.folder + "/"):
-            raise Refused("image_outside_folder", f"{told!r} leaves the folder of {self._source.name}")
+            raise Refused("image_outside_folder", f"{told!r} is outside the folder of {self._source.name}")
         if isinstance(self._source.filesystem, pafs.LocalFileSystem):
             return self._source.filesystem, self._within_folder(path, told)
         return self._source.filesystem, path
@@ -147,7 +149,7 @@ def _bytes(filesystem: pafs.FileSystem, path: str, told: str, limit: int) -> byt
     except (OSError, ValueError) as error:
         raise Refused("image_unreadable", f"{told!r}: {error}") from error
     if isinstance(filesystem, pafs.LocalFileSystem) and str(Path(path).resolve()) != path:
-        raise Refused("image_outside_folder", f"{told!r} became a link while it was read")
+        raise Refused("image_outside_folder", f"{told!r} was replaced by a link while it was read")
     if len(data) > limit:
         raise Refused("image_too_large", f"more than the {limit} bytes that are accepted")
     return data
