@@ -16,7 +16,7 @@ MAPPED = 256 << 20
 
 @dataclass(frozen=True)
 class Used:
-    """What a tree of processes used in a span of time. Memory is its peak: of the first process, and of all."""
+    """Use of a tree of processes in a span of time. Memory is its peak: of the first process, and of all."""
 
     cpu_s: float
     read: float

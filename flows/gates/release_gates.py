@@ -9,7 +9,7 @@ from storage.releases.manifest import Manifest
 
 @dataclass(frozen=True)
 class Candidate:
-    """What gates judge: the metrics of a candidate, its number of items, and the release that it extends."""
+    """The input of gates: the metrics of a candidate, its number of items, and the release that it extends."""
 
     metrics: dict[str, Any]
     items: int

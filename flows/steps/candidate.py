@@ -36,7 +36,7 @@ PINNED = ("items", "interactions", "vectors", "codebooks", "sids", "drift", "qua
 
 @dataclass(frozen=True)
 class CandidateInput:
-    """What a candidate is made of; `key` identifies it."""
+    """The parts of a candidate; `key` identifies it."""
 
     kind: Kind
     key: str

@@ -24,7 +24,7 @@ KIND = "given"
 
 @dataclass(frozen=True)
 class Given:
-    """What the sections `vectors.NAME` hold for the items of a catalogue, and the references that a release pins."""
+    """Contents of the sections `vectors.NAME` for the items of a catalogue, and the references that a release pins."""
 
     surveys: dict[str, Survey] = field(default_factory=dict)
     encoders: dict[str, EncoderRef] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What a source of rows is: how it is found, how it is known again, and how its rows are read."""
+"""The protocol of a source of rows: how it is found, how it is known again, and how its rows are read."""
 
 from __future__ import annotations
 

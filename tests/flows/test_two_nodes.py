@@ -72,7 +72,7 @@ class Cluster:
         self.nodes[node].wait()
 
     def trains(self, node: int) -> bool:
-        """Whether a worker of a training runs on a node."""
+        """True if a worker of a training runs on a node."""
         workers = subprocess.run(["pgrep", "-f", "RayTrainWorker"], capture_output=True, text=True, check=False)
         return any(self.nodes[node].pid in _ancestors(int(pid)) for pid in workers.stdout.split())
 

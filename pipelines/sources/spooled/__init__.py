@@ -1,1 +1,1 @@
-"""What can be read once only, and is kept in a scratch file: results of queries, standard input."""
+"""Sources that can be read once only, kept in a scratch file: results of queries, standard input."""

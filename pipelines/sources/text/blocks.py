@@ -11,7 +11,7 @@ MOST_ALONE = 32
 
 
 class Stream(Protocol):
-    """What bytes are read from."""
+    """A source of bytes."""
 
     def read(self, size: int) -> bytes: ...
 
