@@ -58,8 +58,8 @@ class Meter:
             took.append((time.perf_counter() - start) / calls)
         return statistics.median(took[1:])
 
-    def product(self, dtype: torch.dtype, rows: int | None = None) -> float:
+    def product(self, dtype: torch.dtype) -> float:
         """Return the floating-point operations per second of a square product (8,192 rows) of random numbers."""
-        rows = rows or self.size(8192, 256)
+        rows = self.size(8192, 256)
         left, right = torch.randn(2, rows, rows, device=self.device).to(dtype)
         return 2 * rows**3 / self.seconds(lambda: left @ right, calls=self.size(10, 1))

@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -17,22 +16,16 @@ from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 from pyiceberg.table import Table
 from pyiceberg.typedef import Record
+from source_rows import ingest_new as read
 
-from pipelines.ingest.accounting import IngestedSource, record_source, records, unread
-from pipelines.ingest.events.ingest import ingest_interactions
-from pipelines.ingest.items.ingest import ingest_items
 from pipelines.profile.sample import sample
 from pipelines.registry import source_kind_of
 from pipelines.sources.parquet_columns import Columns
-from pipelines.sources.protocol import check_sources
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
-from storage.commit import Provenance
 from storage.lake import Lake
 from storage.releases.catalogue import catalogue
 
-WHO = Provenance("test", "recipe")
-NOW = datetime(2026, 9, 1, tzinfo=UTC)
 SCHEMA = pa.schema({"item_id": pa.string(), "title": pa.string()})
 
 
@@ -57,18 +50,6 @@ def made(folder: Path, rows: pa.Table, name: str = "shop.items") -> Table:
 
 
 ADDRESS = "iceberg:shop.shop.items"
-
-
-def read(lake: Lake, uri: str, spec: ItemsSpec | InteractionsSpec | None = None) -> list[IngestedSource]:
-    spec = spec or ItemsSpec()
-    before = records(lake, spec.section, spec)
-    fresh = unread(source_kind_of(uri).find(uri, spec, before).sources, before)
-    check_sources(fresh, spec)
-    ingest: Any = ingest_items if isinstance(spec, ItemsSpec) else ingest_interactions
-    done = [ingest(lake, source, spec, NOW, WHO) for source in fresh]
-    for each in done:
-        record_source(lake, each, WHO)
-    return done
 
 
 def rows(**titles: str) -> pa.Table:
