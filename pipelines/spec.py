@@ -16,12 +16,16 @@ from plugins.options import check_options, without_empty_options
 
 
 class _EncoderSpec(Section):
-    """A section that names an encoder, which may declare `options` of its own."""
+    """A section that names an encoder, which may declare `options` of its own.
+
+    `precision` is the type of the numbers that the model multiplies. Weights, norms and vectors stay float32.
+    """
 
     contents: ClassVar[str]
 
     encoder: str
     options: dict[str, Any] = Field(default_factory=dict)
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     @field_validator("encoder")
     @classmethod
@@ -34,10 +38,17 @@ class _EncoderSpec(Section):
         check_options(self.encoder, encoder_of(self.encoder, self.contents).options, self.options)
         return self
 
+    @model_validator(mode="after")
+    def _precision_is_offered(self) -> Self:
+        if self.precision != "float32" and not encoder_of(self.encoder, self.contents).bfloat16:
+            raise ValueError(f"the encoder {self.encoder!r} has no precision {self.precision!r}: leave `precision` out")
+        return self
+
     @model_serializer(mode="wrap")
-    def _without_empty_options(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `options` out where there are none: sections are hashed, and were stored before there were any."""
-        return without_empty_options(serialize(self))
+    def _without_later_settings(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out settings that have no effect and are younger than sections that were stored: these are hashed."""
+        written = without_empty_options(serialize(self))
+        return {name: value for name, value in written.items() if (name, value) != ("precision", "float32")}
 
 
 class TextSpec(_EncoderSpec):

@@ -5,6 +5,7 @@ The model is open_clip's ViT-B-32 with random weights. Pictures are JPEGs of 600
 
 import io
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from bench.gpu.meter import Meter
 from pipelines.embed.images import decode_image
 from pipelines.embed.protocol import load_encoder
 from pipelines.embed.stages import EmbedImages
+from pipelines.embed.vision import ImageEncoder, Pixels
 from pipelines.spec import ImageSpec
 from storage.lake import Lake
 
@@ -48,26 +50,30 @@ def picture(number: int) -> bytes:
 
 
 def _measure(meter: Meter, spec: ImageSpec, lake: Lake, digests: list[str]) -> None:
-    stage = EmbedImages(spec, lake)
     rows = pa.table({"images": pa.array([[each] for each in digests])})
-    whole = meter.seconds(lambda: stage(rows), 1)
-    encoder = load_encoder(spec)
     some = digests[: max(spec.batch_size, meter.size(512, 8))]
-    prepared = [encoder.prepare(decode_image(lake.blobs.get(each), spec.max_pixels, spec.formats)) for each in some]
-    one = meter.seconds(
-        lambda: encoder.prepare(decode_image(lake.blobs.get(digests[0]), spec.max_pixels, spec.formats)), 3, 5
-    )
-    encoded = meter.seconds(lambda: encoder.encode(prepared), 3)
-    pixels = torch.from_numpy(np.stack(prepared[: spec.batch_size])).to(meter.device)
-    alone = {}
-    for dtype in (torch.float32, torch.bfloat16):
+    name = f"{MODEL}, batches of {spec.batch_size}"
+    for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        set_to = spec.model_copy(update={"precision": precision})
+        stage, encoder = EmbedImages(set_to, lake), load_encoder(set_to)
+        whole = len(digests) / meter.seconds(lambda: stage(rows), 1)
+        prepared = [prepare(encoder, set_to, lake, each) for each in some]
+        encoded = len(prepared) / meter.seconds(lambda: encoder.encode(prepared), 3)
+        pixels = encoder._pixels(prepared[: spec.batch_size])
         with torch.inference_mode(), torch.autocast(meter.device.type, dtype, enabled=dtype != torch.float32):
-            alone[dtype] = meter.seconds(lambda: encoder._model.encode_image(pixels), 5)
-    peak = len(pixels) / alone[torch.float32]
-    name, against = f"{MODEL}, batches of {spec.batch_size}", "the model alone, float32"
-    meter.row(f"{name}: stage of the product", len(digests) / whole, "images/s", len(digests) / whole / peak, against)
-    rate = len(prepared) / encoded
-    meter.row(f"{name}: encoder on prepared pixels", rate, "images/s", rate / peak, against)
-    meter.row(f"{name}: model alone, float32", peak, "images/s")
-    meter.row(f"{name}: model alone, bfloat16", len(pixels) / alone[torch.bfloat16], "images/s")
-    meter.row(f"{name}: read, decode and scale, one thread", 1 / one, "images/s")
+            peak = len(pixels) / meter.seconds(lambda: encoder._model.encode_image(pixels), 5)
+        against = f"the model alone, {precision}"
+        meter.row(f"{name}: stage of the product, {precision}", whole, "images/s", whole / peak, against)
+        meter.row(
+            f"{name}: encoder on prepared pixels, {precision}", encoded, "images/s", encoded / peak, against
+        )
+        meter.row(f"{name}: model alone, {precision}", peak, "images/s")
+    for threads in (1, meter.size(16, 2)):
+        with ThreadPoolExecutor(threads) as pool:
+            took = meter.seconds(lambda: list(pool.map(lambda each: prepare(encoder, spec, lake, each), some)), 1)
+        meter.row(f"{name}: read, decode and scale, {threads} threads", len(some) / took, "images/s")
+
+
+def prepare(encoder: ImageEncoder, spec: ImageSpec, lake: Lake, digest: str) -> Pixels:
+    """Read, decode and scale a stored picture."""
+    return encoder.prepare(decode_image(lake.blobs.get(digest), spec.max_pixels, spec.formats))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from bench.gpu.meter import Meter
+from pipelines.embed.protocol import Vectors
 from pipelines.embed.text import TextEncoder
 from pipelines.spec import TextSpec
 
@@ -61,20 +62,25 @@ def save_model(folder: Path, words: list[str], shape: dict[str, Any]) -> None:
 def _measure(meter: Meter, name: str, spec: TextSpec, texts: list[str]) -> None:
     from sentence_transformers.util import batch_to_device
 
-    encoder = TextEncoder(spec)
-    whole = meter.seconds(lambda: encoder.encode(texts), 1)
-    model = encoder._model
-    batches = [texts[at : at + spec.batch_size] for at in range(0, len(texts), spec.batch_size)]
-    start = meter.seconds(lambda: [model.tokenize(each) for each in batches], 1)
-    tokens = [batch_to_device(model.tokenize(each), meter.device) for each in batches]
-    alone = {}
-    for dtype in (torch.float32, torch.bfloat16):
+    vectors = {}
+    for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        encoder = TextEncoder(spec.model_copy(update={"precision": precision}))
+        vectors[precision] = encoder.encode(texts[:200])
+        whole = len(texts) / meter.seconds(lambda: encoder.encode(texts), 1)
+        model = encoder._model
+        batches = [texts[at : at + spec.batch_size] for at in range(0, len(texts), spec.batch_size)]
+        tokens = [batch_to_device(model.preprocess(each), meter.device) for each in batches]
         with torch.inference_mode(), torch.autocast(meter.device.type, dtype, enabled=dtype != torch.float32):
-            alone[dtype] = meter.seconds(lambda: [model(dict(each)) for each in tokens], 1)
-    peak = alone[torch.float32]
-    meter.row(
-        f"{name}: encoder of the product", len(texts) / whole, "texts/s", peak / whole, "the model alone, float32"
-    )
-    meter.row(f"{name}: model alone, float32", len(texts) / peak, "texts/s")
-    meter.row(f"{name}: model alone, bfloat16", len(texts) / alone[torch.bfloat16], "texts/s")
+            peak = len(texts) / meter.seconds(lambda: [model(dict(each)) for each in tokens], 1)
+        against = f"the model alone, {precision}"
+        meter.row(f"{name}: encoder of the product, {precision}", whole, "texts/s", whole / peak, against)
+        meter.row(f"{name}: model alone, {precision}", peak, "texts/s")
+    start = meter.seconds(lambda: [model.preprocess(each) for each in batches], 1)
     meter.row(f"{name}: tokens alone", len(texts) / start, "texts/s")
+    meter.row(f"{name}: smallest cosine of bfloat16 and float32", least_cosine(*vectors.values()), "")
+
+
+def least_cosine(one: Vectors, other: Vectors) -> float:
+    """Return the smallest cosine of two encodings (N, D) of the same contents."""
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return float(((one * other).sum(axis=1) / lengths).min())

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -42,6 +43,9 @@ class EncoderSettings(Protocol):
     @property
     def options(self) -> dict[str, Any]: ...
 
+    @property
+    def precision(self) -> str: ...
+
 
 @dataclass(frozen=True)
 class EncoderKind:
@@ -50,7 +54,7 @@ class EncoderKind:
     `describe` gives, as JSON, all that decides the vectors, weights by hash, and loads no model. `load` gives an
     `Encoder` of texts, or of pictures one with `prepare` as well (`pipelines.embed.vision.ImageEncoder`). `text_tower`:
     what is loaded has `encode_text` too, into the space of the pictures. `options` is the model of the section's
-    table `options`.
+    table `options`. `bfloat16`: it obeys `precision = "bfloat16"` of the section (`autocast`).
     """
 
     contents: Literal["text", "image"]
@@ -58,18 +62,27 @@ class EncoderKind:
     load: Callable[[Any], Any]
     text_tower: bool = False
     options: type[BaseModel] | None = None
+    bfloat16: bool = False
 
 
 def describe_encoder(spec: EncoderSettings) -> dict[str, Any]:
-    """What decides the vectors of the encoder that a section names, and the package that it is from if not ours."""
+    """Return what decides the vectors of the encoder of a section, and the package that it is from if not ours."""
     member = ENCODERS.members[spec.encoder]
     origin = {} if member.ours else {"encoder": spec.encoder, "from": member.origin, "options": spec.options}
-    return {**ENCODERS.get(spec.encoder).describe(spec), **origin}
+    precision = {} if spec.precision == "float32" else {"precision": spec.precision}
+    return {**ENCODERS.get(spec.encoder).describe(spec), **origin, **precision}
 
 
 def load_encoder(spec: EncoderSettings) -> Any:
-    """The encoder that a section names, loaded."""
+    """Load the encoder that a section names."""
     return ENCODERS.get(spec.encoder).load(spec)
+
+
+def autocast(spec: EncoderSettings, device: str) -> AbstractContextManager[None]:
+    """Return a context in which torch multiplies in the `precision` of a section."""
+    import torch
+
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=spec.precision == "bfloat16")
 
 
 def fingerprint(details: dict[str, Any]) -> str:

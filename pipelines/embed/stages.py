@@ -19,13 +19,12 @@ from pipelines.embed.images import ImageRefused, decode_image
 from pipelines.embed.protocol import (
     EncoderError,
     Outcome,
-    Vectors,
     describe_encoder,
     encode_all,
     fingerprint,
     load_encoder,
 )
-from pipelines.embed.vision import ImageEncoder
+from pipelines.embed.vision import ImageEncoder, Pixels
 from pipelines.spec import AttributesSpec, CoordinatesSpec, ImageSpec, TextSpec
 from storage.errors import BlobCorrupt
 from storage.lake import Lake
@@ -97,10 +96,10 @@ class EmbedImages:
         outcomes = [_pooled(list(islice(encoded, len(digests)))) for digests in pictures]
         return _with_outcomes(batch.drop_columns(["images"]), outcomes)
 
-    def _prepared(self, digests: Iterator[str]) -> Iterator[Vectors | ImageRefused]:
+    def _prepared(self, digests: Iterator[str]) -> Iterator[Pixels | ImageRefused]:
         """Yield the pixels of each picture in order, prepared ahead of use."""
         ahead = 2 * self._spec.batch_size
-        waiting: deque[Future[Vectors | ImageRefused]] = deque()
+        waiting: deque[Future[Pixels | ImageRefused]] = deque()
         with ThreadPoolExecutor(self._decoders) as pool:
             for digest in digests:
                 waiting.append(pool.submit(self._prepare, digest))
@@ -109,7 +108,7 @@ class EmbedImages:
             while waiting:
                 yield waiting.popleft().result()
 
-    def _prepare(self, digest: str) -> Vectors | ImageRefused:
+    def _prepare(self, digest: str) -> Pixels | ImageRefused:
         try:
             image = decode_image(self._lake.blobs.get(digest), self._spec.max_pixels, self._spec.formats)
         except ImageRefused as refused:
@@ -121,7 +120,7 @@ class EmbedImages:
         except Exception as error:  # noqa: BLE001 - as in encode_all
             return ImageRefused("encoder_failed", f"{type(error).__name__}: {error}")
 
-    def _encoded(self, prepared: Iterator[Vectors | ImageRefused]) -> Iterator[Outcome]:
+    def _encoded(self, prepared: Iterator[Pixels | ImageRefused]) -> Iterator[Outcome]:
         while group := list(islice(prepared, self._spec.batch_size)):
             good = iter(
                 encode_all(self._encoder.encode, [each for each in group if not isinstance(each, ImageRefused)])
