@@ -266,16 +266,37 @@ class SequencesSpec(Section):
     buckets: Annotated[int, Field(ge=0, le=512)] = 0
 
 
+class StageSpec(Section):
+    """Resources of a stage on a cluster. `workers` = 0 starts as many as its GPUs, else its CPUs, serve.
+
+    `num_cpus`, `num_gpus` and `resources` (custom ones of nodes, by name) are those that a worker reserves. Several
+    workers share a GPU where `num_gpus` is a fraction. Without it, a worker of a stage that uses a GPU takes one if the
+    cluster has any.
+    """
+
+    workers: int = Field(0, ge=0)
+    num_cpus: float = Field(1.0, gt=0)
+    num_gpus: float | None = Field(None, ge=0)
+    resources: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+
+
 class ComputeSpec(Section):
     """Compute settings. With fewer new items than `in_process_below`, a nightly run stays in process without a cluster.
 
     `cpus` of a cluster started here: 0 means one more than the machine has, so that input never starves training.
+    `stages` gives resources to single stages.
     """
 
     in_process_below: int = Field(300, ge=0)
     cpus: int = Field(0, ge=0)
     encoder_workers: int = Field(0, ge=0)
     chunk_rows: int = Field(256, ge=1)
+    stages: dict[Literal["embed_text", "embed_image"], StageSpec] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_later_settings(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out `stages` where there are none: recipes were hashed and stored before there were any."""
+        return {name: value for name, value in serialize(self).items() if name != "stages" or value}
 
 
 class BudgetSpec(Section):

@@ -11,6 +11,7 @@ SECTIONS = {
     "masks": 90,
     "texts": 90,
     "images": 90,
+    "sharing": 120,
     "ray": 120,
     "tests": 180,
 }

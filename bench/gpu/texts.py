@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from bench.gpu.meter import Meter
-from pipelines.embed.protocol import Vectors
+from pipelines.embed.protocol import Vectors, autocast
 from pipelines.embed.text import TextEncoder
 from pipelines.spec import TextSpec
 
@@ -25,10 +26,8 @@ BATCHES = (64, 512)
 
 def run(meter: Meter) -> None:
     """Measure both models with two sizes of batches."""
-    draw = np.random.default_rng(0)
-    words = np.array(sorted({"".join(draw.choice(list("abcdefghij"), 6)) for _ in range(20_000)}))
-    counts = draw.integers(5, 40, meter.size(20_000, 60))
-    texts = sorted((" ".join(draw.choice(words, count)) for count in counts), key=len, reverse=True)
+    words = some_words()
+    texts = some_texts(words, meter.size(20_000, 60))
     for name, shape in SHAPES.items():
         with tempfile.TemporaryDirectory() as folder:
             small = {"num_hidden_layers": 1, "hidden_size": 384} if meter.quick else {}
@@ -36,6 +35,19 @@ def run(meter: Meter) -> None:
             for batch in BATCHES:
                 spec = TextSpec(encoder="sentence-transformers", model=folder, batch_size=batch)
                 _measure(meter, f"{name}, batches of {batch}", spec, texts)
+
+
+def some_words() -> NDArray[np.str_]:
+    """Return some 20,000 random words."""
+    draw = np.random.default_rng(0)
+    return np.array(sorted({"".join(draw.choice(list("abcdefghij"), 6)) for _ in range(20_000)}))
+
+
+def some_texts(words: NDArray[np.str_], count: int) -> list[str]:
+    """Return texts of 5 to 39 random words, longest first."""
+    draw = np.random.default_rng(1)
+    texts = (" ".join(draw.choice(words, length)) for length in draw.integers(5, 40, count))
+    return sorted(texts, key=len, reverse=True)
 
 
 def save_model(folder: Path, words: list[str], shape: dict[str, Any]) -> None:
@@ -60,24 +72,31 @@ def save_model(folder: Path, words: list[str], shape: dict[str, Any]) -> None:
 
 
 def _measure(meter: Meter, name: str, spec: TextSpec, texts: list[str]) -> None:
-    from sentence_transformers.util import batch_to_device
-
-    vectors = {}
-    for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        encoder = TextEncoder(spec.model_copy(update={"precision": precision}))
-        vectors[precision] = encoder.encode(texts[:200])
-        whole = len(texts) / meter.seconds(lambda: encoder.encode(texts), 1)
-        model = encoder._model
-        batches = [texts[at : at + spec.batch_size] for at in range(0, len(texts), spec.batch_size)]
-        tokens = [batch_to_device(model.preprocess(each), meter.device) for each in batches]
-        with torch.inference_mode(), torch.autocast(meter.device.type, dtype, enabled=dtype != torch.float32):
-            peak = len(texts) / meter.seconds(lambda: [model(dict(each)) for each in tokens], 1)
-        against = f"the model alone, {precision}"
-        meter.row(f"{name}: encoder of the product, {precision}", whole, "texts/s", whole / peak, against)
-        meter.row(f"{name}: model alone, {precision}", peak, "texts/s")
+    encoders = [TextEncoder(spec.model_copy(update={"precision": each})) for each in ("float32", "bfloat16")]
+    for encoder in encoders:
+        _encode(meter, name, encoder, texts)
+    model, batches = encoders[0]._model, _batches(spec, texts)
     start = meter.seconds(lambda: [model.preprocess(each) for each in batches], 1)
     meter.row(f"{name}: tokens alone", len(texts) / start, "texts/s")
-    meter.row(f"{name}: smallest cosine of bfloat16 and float32", least_cosine(*vectors.values()), "")
+    one, other = (encoder.encode(texts[:200]) for encoder in encoders)
+    meter.row(f"{name}: smallest cosine of bfloat16 and float32", least_cosine(one, other), "")
+
+
+def _encode(meter: Meter, name: str, encoder: TextEncoder, texts: list[str]) -> None:
+    from sentence_transformers.util import batch_to_device
+
+    spec, model = encoder._spec, encoder._model
+    whole = len(texts) / meter.seconds(lambda: encoder.encode(texts), 1)
+    tokens = [batch_to_device(model.preprocess(each), meter.device) for each in _batches(spec, texts)]
+    with torch.inference_mode(), autocast(spec, meter.device.type):
+        peak = len(texts) / meter.seconds(lambda: [model(dict(each)) for each in tokens], 1)
+    against = f"the model alone, {spec.precision}"
+    meter.row(f"{name}: encoder of the product, {spec.precision}", whole, "texts/s", whole / peak, against)
+    meter.row(f"{name}: model alone, {spec.precision}", peak, "texts/s")
+
+
+def _batches(spec: TextSpec, texts: list[str]) -> list[list[str]]:
+    return [texts[first : first + spec.batch_size] for first in range(0, len(texts), spec.batch_size)]
 
 
 def least_cosine(one: Vectors, other: Vectors) -> float:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from learning.progress import emit, progress_listener
 from learning.threads import one_thread
 from pipelines.compute.cluster import connect, fix_threads, machine_cpus
-from pipelines.spec import ComputeSpec
+from pipelines.spec import ComputeSpec, StageSpec
 from tokenizer.arrays.executor import LOCAL_THREADS, Executor
 from tokenizer.arrays.types import Floats
 from tokenizer.arrays.vectors import SPAN, ArrayRows, Items, Rows, spans
@@ -156,9 +156,8 @@ class OnRay:
             return
         connect(self._spec)
         batches = list(chunks(table, rows))
-        gpus = int(ray.cluster_resources().get("GPU", 0)) if getattr(make, "uses_gpu", False) else 0
-        workers = min(self._spec.encoder_workers or gpus or machine_cpus(), len(batches))
-        actor = _actor_of(make, arguments, max(1, machine_cpus() // workers))
+        stage, workers = _placement(self._spec, make, len(batches), ray.cluster_resources())
+        actor = _actor_of(make, arguments, max(1, int(stage.num_cpus), machine_cpus() // workers))
         with warnings.catch_warnings():
             # Deprecated, but the only way in the pinned version to make the stage fail when an actor dies. A retried
             # stage resumes after its last commit.
@@ -168,8 +167,9 @@ class OnRay:
                 batch_format="pyarrow",
                 batch_size=None,
                 compute=ray.data.ActorPoolStrategy(size=workers),
-                num_cpus=1,
-                num_gpus=min(1, gpus),
+                num_cpus=stage.num_cpus,
+                num_gpus=stage.num_gpus,
+                resources=stage.resources or None,
                 ray_remote_args_fn=lambda: {"max_restarts": 0},
             )
         try:
@@ -178,6 +178,29 @@ class OnRay:
             if error.actor_init_failed:
                 raise StageError(f"stage {make.__name__} could not start: {str(error).splitlines()[-1]}") from error
             raise WorkerDied(f"a worker of stage {make.__name__} died; {_exit_of(str(error))}") from error
+
+
+def _placement(
+    spec: ComputeSpec, make: Callable[..., Stage], batches: int, cluster: dict[str, float]
+) -> tuple[StageSpec, int]:
+    """Return what each worker of a stage reserves, and the number of workers for so many batches.
+
+    Raises StageError if the cluster has not even the resources of one worker: it would wait for ever.
+    """
+    name = getattr(make, "name", make.__name__)
+    asked = {str(each): of for each, of in spec.stages.items()}.get(name, StageSpec())
+    gpus = cluster.get("GPU", 0.0) if getattr(make, "uses_gpu", False) else 0.0
+    share = float(min(1.0, gpus)) if asked.num_gpus is None else asked.num_gpus
+    wanted = {"CPU": asked.num_cpus, "GPU": share, **asked.resources}
+    if lacking := {each: amount for each, amount in wanted.items() if amount > cluster.get(each, 0.0)}:
+        raise StageError(
+            f"a worker of [compute.stages.{name}] reserves "
+            f"{', '.join(f'{amount:g} {each}' for each, amount in lacking.items())}, and the whole cluster has "
+            f"{', '.join(f'{cluster.get(each, 0.0):g} {each}' for each in lacking)}: lower it, or add nodes"
+        )
+    served = int(gpus / share) if share else int(machine_cpus() / asked.num_cpus)
+    workers = max(1, min(asked.workers or spec.encoder_workers or served, batches))
+    return asked.model_copy(update={"num_gpus": share}), workers
 
 
 class RayWork:

@@ -36,6 +36,7 @@ BATCHES = 4
 class EmbedText:
     """Stage from texts to vectors, longest texts first: a batch has texts of similar length and little padding."""
 
+    name = "embed_text"
     reads = ("text",)
     adds = ("vector", "reason", "detail")
     uses_gpu = True
@@ -77,6 +78,7 @@ class EmbedImages:
     stored beside it.
     """
 
+    name = "embed_image"
     reads = ("images",)
     adds = ("vector", "reason", "detail")
     uses_gpu = True

@@ -1,12 +1,8 @@
 """Text encoders: any sentence-transformers model, or the MiniLM from a Python package."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
 from typing import Any
-
-import numpy as np
 
 from pipelines.embed.protocol import EncoderError, EncoderKind, Vectors, autocast, files_hash
 from pipelines.spec import TextSpec
@@ -66,8 +62,10 @@ class TextEncoder:
     """Encoder of texts to the model's sentence vectors; texts are sorted by length so that batches waste no padding."""
 
     def __init__(self, spec: TextSpec) -> None:
+        from sentence_transformers import SentenceTransformer
+
         self._spec = spec
-        self._model = _load(model_folder(spec))
+        self._model = SentenceTransformer(str(model_folder(spec)), local_files_only=True)
         if spec.prompt_name is not None and spec.prompt_name not in self._model.prompts:
             known = ", ".join(sorted(self._model.prompts)) or "none"
             raise EncoderError(
@@ -76,17 +74,6 @@ class TextEncoder:
             )
 
     def encode(self, contents: Sequence[str]) -> Vectors:
-        if self._model.device.type == "cpu":
-            return self._encode(contents)
-        order = np.argsort([-len(text) for text in contents], kind="stable")
-        size = self._spec.batch_size
-        batches = [[contents[row] for row in order[first : first + size]] for first in range(0, len(order), size)]
-        # Two threads, so that one makes tokens while the other waits for the card.
-        with ThreadPoolExecutor(2) as pool:
-            vectors = np.concatenate(list(pool.map(self._encode, batches)))
-        return vectors[np.argsort(order)]
-
-    def _encode(self, contents: Sequence[str]) -> Vectors:
         with autocast(self._spec, self._model.device.type):
             vectors: Vectors = self._model.encode(
                 list(contents),
@@ -96,20 +83,6 @@ class TextEncoder:
                 convert_to_numpy=True,
             )
         return vectors
-
-
-def _load(folder: Path) -> Any:
-    """Load a model whose tokenizer serves one thread at a time: tokenizers do not allow two."""
-    from sentence_transformers import SentenceTransformer
-
-    class OneAtATime(SentenceTransformer):  # type: ignore[misc]
-        tokenizing = Lock()
-
-        def preprocess(self, *args: Any, **kwargs: Any) -> Any:
-            with self.tokenizing:
-                return super().preprocess(*args, **kwargs)
-
-    return OneAtATime(str(folder), local_files_only=True)
 
 
 SENTENCES = EncoderKind("text", describe_text, TextEncoder, bfloat16=True)

@@ -1,0 +1,55 @@
+"""Encoder workers of Ray that share the card, against one worker: tokens and pixels are made in all of them."""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from bench.gpu.images import checkpoint, pictures
+from bench.gpu.meter import Meter
+from bench.gpu.texts import SHAPES, some_texts, some_words
+from pipelines.compute.cluster import shutdown
+from pipelines.compute.executors import OnRay
+from pipelines.embed.stages import BATCHES, EmbedImages, EmbedText
+from pipelines.spec import ComputeSpec, ImageSpec, TextSpec
+from storage.lake import Lake
+
+
+def run(meter: Meter) -> None:
+    """Measure texts, then pictures, in both precisions."""
+    from bench.gpu.texts import save_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        words = some_words()
+        save_model(Path(folder, "text"), words.tolist(), SHAPES["MiniLM-L6"])
+        texts = some_texts(words, meter.size(120_000, 300))
+        lake = Lake(f"{folder}/lake")
+        digests = pictures(lake, meter.size(500, 8)) * meter.size(20, 1)
+        clip = checkpoint(Path(folder))
+        for precision in ("float32", "bfloat16"):
+            text = TextSpec(
+                encoder="sentence-transformers", model=f"{folder}/text", batch_size=512, precision=precision
+            )
+            _measure(meter, f"texts, MiniLM-L6, {precision}", EmbedText, {"spec": text}, pa.table({"text": texts}))
+            image = clip.model_copy(update={"precision": precision, "batch_size": 64})
+            table = pa.table({"images": pa.array([[each] for each in digests])})
+            _measure(meter, f"images, ViT-B-32, {precision}", EmbedImages, {"spec": image, "lake": lake}, table)
+    shutdown()
+
+
+def _measure(meter: Meter, name: str, stage: Any, arguments: dict[str, Any], table: pa.Table) -> None:
+    spec: TextSpec | ImageSpec = arguments["spec"]
+    task_rows = meter.size(BATCHES * spec.batch_size // 2, 8)
+    one = 0.0
+    for workers in (1, meter.size(4, 2), meter.size(8, 2)):
+        share = {"workers": workers, "num_gpus": 1 / workers if meter.device.type == "cuda" else 0}
+        compute = OnRay(ComputeSpec.model_validate({"stages": {stage.name: share}}))
+        seen = [(time.perf_counter(), 0)]
+        for part in compute.map(stage, arguments, table, task_rows):
+            seen.append((time.perf_counter(), seen[-1][1] + part.num_rows))
+        began, before = next(each for each in seen if each[1] >= table.num_rows // 2)
+        rate = (table.num_rows - before) / max(seen[-1][0] - began, 1e-9)
+        one = one or rate
+        meter.row(f"{name}: {workers} workers", rate, "rows/s", rate / one, "one worker")
