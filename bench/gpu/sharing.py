@@ -24,11 +24,11 @@ def run(meter: Meter) -> None:
     with tempfile.TemporaryDirectory() as folder:
         words = some_words()
         save_model(Path(folder, "text"), words.tolist(), SHAPES["MiniLM-L6"])
-        texts = some_texts(words, meter.size(120_000, 300))
+        texts = some_texts(words, meter.size(60_000, 300))
         lake = Lake(f"{folder}/lake")
-        digests = pictures(lake, meter.size(500, 8)) * meter.size(20, 1)
+        digests = pictures(lake, meter.size(500, 8)) * meter.size(16, 1)
         clip = checkpoint(Path(folder))
-        for precision in ("float32", "bfloat16"):
+        for precision in ("bfloat16", "float32"):
             text = TextSpec(
                 encoder="sentence-transformers", model=f"{folder}/text", batch_size=512, precision=precision
             )
@@ -43,7 +43,7 @@ def _measure(meter: Meter, name: str, stage: Any, arguments: dict[str, Any], tab
     spec: TextSpec | ImageSpec = arguments["spec"]
     task_rows = meter.size(BATCHES * spec.batch_size // 2, 8)
     one = 0.0
-    for workers in (1, meter.size(4, 2), meter.size(8, 2)):
+    for workers in (1, meter.size(4, 2)):
         share = {"workers": workers, "num_gpus": 1 / workers if meter.device.type == "cuda" else 0}
         compute = OnRay(ComputeSpec.model_validate({"stages": {stage.name: share}}))
         seen = [(time.perf_counter(), 0)]

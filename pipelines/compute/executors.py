@@ -165,7 +165,7 @@ class OnRay:
             dataset = ray.data.from_arrow(batches).map_batches(
                 actor,
                 batch_format="pyarrow",
-                batch_size=None,
+                batch_size=rows,
                 compute=ray.data.ActorPoolStrategy(size=workers),
                 num_cpus=stage.num_cpus,
                 num_gpus=stage.num_gpus,
