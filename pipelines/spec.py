@@ -293,11 +293,6 @@ class ComputeSpec(Section):
     chunk_rows: int = Field(256, ge=1)
     stages: dict[Literal["embed_text", "embed_image"], StageSpec] = Field(default_factory=dict)
 
-    @model_serializer(mode="wrap")
-    def _without_later_settings(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out `stages` where there are none: recipes were hashed and stored before there were any."""
-        return {name: value for name, value in serialize(self).items() if name != "stages" or value}
-
 
 class BudgetSpec(Section):
     """Limits on refusals: a run stops before publishing if a stage refuses more than `quarantine_share` of its rows.

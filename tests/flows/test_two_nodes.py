@@ -39,9 +39,12 @@ class Cluster:
     nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def add(self) -> None:
-        """Start a node of two CPUs, which cannot see the driver's temporary folder (where the system allows that)."""
+        """Start a node of two CPUs, which cannot see the driver's temporary folder (where the system allows that).
+
+        It says that it has a GPU: placement is that of a node with one, and encoders run on the CPU.
+        """
         number, address = len(self.nodes), self.environment["RAY_ADDRESS"]
-        node = [*START, f"--address={address}", "--num-cpus=2", f"--temp-dir={self.short}/{number}"]
+        node = [*START, f"--address={address}", "--num-cpus=2", "--num-gpus=1", f"--temp-dir={self.short}/{number}"]
         if subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode == 0:
             hide = f'mount -t tmpfs none {self.environment["TMPDIR"]} && exec "$@"'
             node = ["unshare", "-m", "sh", "-c", hide, "sh", *node]
@@ -85,11 +88,6 @@ def _ancestors(pid: int) -> Iterator[int]:
             yield pid
             continue
         return
-
-    def kill(self, node: int) -> None:
-        """End all processes of a node at once."""
-        os.killpg(self.nodes[node].pid, signal.SIGKILL)
-        self.nodes[node].wait()
 
 
 @pytest.fixture
@@ -158,23 +156,30 @@ SHIPPED = """
 from infra.settings import configure
 configure()
 import ray
+import pyarrow as pa
 from pipelines.compute.cluster import connect
-from pipelines.spec import ComputeSpec
-connect(ComputeSpec())
+from pipelines.compute.executors import OnRay
+from pipelines.embed.stages import EmbedText
+from pipelines.spec import ComputeSpec, TextSpec
+spec = ComputeSpec.model_validate({"stages": {"embed_text": {"num_gpus": 0.5}}})
+connect(spec)
 def where():
     import os, pipelines, ray
     return os.sep.join(pipelines.__file__.split(os.sep)[:4]), ray.get_runtime_context().get_node_id()
 found = ray.get([ray.remote(where).options(scheduling_strategy="SPREAD").remote() for _ in range(8)])
-print(*sorted({folder for folder, _ in found}), len({node for _, node in found}))
+texts = pa.table({"item_id": ["a", "b", "c"], "text": ["one", "two", "three"]})
+encoded = pa.concat_tables(OnRay(spec).map(EmbedText, {"spec": TextSpec()}, texts, 2))
+assert encoded["vector"].null_count == 0
+print(*sorted({folder for folder, _ in found}), len({node for _, node in found}), encoded.num_rows)
 """
 
 
-def test_workers_of_every_node_import_the_packages_that_the_driver_sent(cluster: Cluster) -> None:
+def test_workers_of_every_node_import_what_the_driver_sent_and_encode_on_a_share_of_a_gpu(cluster: Cluster) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SHIPPED], env=cluster.environment, cwd=cluster.folder, capture_output=True, text=True
     )
     short = str(cluster.short)
-    assert done.stdout.split() == [f"{short}/0", f"{short}/1", "2"], done.stderr
+    assert done.stdout.split() == [f"{short}/0", f"{short}/1", "2", "3"], done.stderr
 
 
 @pytest.mark.slow

@@ -20,13 +20,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import ValidationError
 
-from pipelines.compute.executors import InProcess, OnRay, WorkerDied
+from pipelines.compute.cluster import machine_cpus
+from pipelines.compute.executors import InProcess, OnRay, StageError, WorkerDied, _placement
 from pipelines.counts import Counts
 from pipelines.embed.clip_agreement import aligned
 from pipelines.embed.embed import EncodingJob, embed
 from pipelines.embed.images import ImageRefused, decode_image
-from pipelines.embed.protocol import EncoderError, encode_all, fingerprint
+from pipelines.embed.protocol import EncoderError, describe_encoder, encode_all, fingerprint
 from pipelines.embed.stages import EmbedImages, EmbedText
 from pipelines.embed.text import TextEncoder, describe_text, model_folder
 from pipelines.embed.vision import OpenClip, _vit_pixels, describe_image
@@ -516,3 +518,42 @@ def test_a_stage_gives_the_same_vectors_in_process_and_on_ray(tmp_path: Path, ra
     assert tables[0].drop("vector").equals(tables[1].drop("vector"))
     vectors = [np.array(table["vector"].to_list()[:3]) for table in tables]
     assert np.allclose(vectors[0], vectors[1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("asked", "cluster", "batches", "expected"),
+    [
+        ({}, {"CPU": 8, "GPU": 2}, 9, (2, 1.0)),
+        ({}, {"CPU": 8}, 99, (machine_cpus(), 0.0)),
+        ({"num_gpus": 0.25}, {"CPU": 8, "GPU": 2}, 9, (8, 0.25)),
+        ({"num_gpus": 0.25, "workers": 3}, {"CPU": 8, "GPU": 2}, 9, (3, 0.25)),
+        ({"num_gpus": 0.25}, {"CPU": 8, "GPU": 2}, 5, (5, 0.25)),
+        ({"num_gpus": 0}, {"CPU": 8, "GPU": 2}, 1, (1, 0.0)),
+    ],
+)
+def test_workers_of_a_stage_take_what_the_recipe_says_else_a_gpu_each(
+    asked: dict[str, float], cluster: dict[str, float], batches: int, expected: tuple[int, float]
+) -> None:
+    spec = ComputeSpec.model_validate({"stages": {"embed_text": asked}})
+    stage, workers = _placement(spec, EmbedText, batches, cluster)
+    assert (workers, stage.num_gpus) == expected
+
+
+@pytest.mark.parametrize("asked", [{"num_gpus": 1}, {"num_cpus": 9}, {"resources": {"fast_disk": 1}}])
+def test_a_stage_that_reserves_more_than_the_cluster_has_is_refused_and_does_not_wait(asked: dict[str, Any]) -> None:
+    spec = ComputeSpec.model_validate({"stages": {"embed_text": asked}})
+    with pytest.raises(StageError, match=r"\[compute.stages.embed_text\] reserves .* the whole cluster has"):
+        _placement(spec, EmbedText, 3, {"CPU": 8})
+
+
+def test_a_precision_is_part_of_the_fingerprint_and_stored_sections_stay_as_they_were() -> None:
+    plain, fast = TextSpec(), TextSpec(precision="bfloat16")
+    assert "precision" not in plain.model_dump()
+    assert fast.model_dump()["precision"] == "bfloat16"
+    assert fingerprint(describe_encoder(plain)) != fingerprint(describe_encoder(fast))
+    one, other = (TextEncoder(spec).encode(["a red shoe", "an old map"]) for spec in (plain, fast))
+    cosines = (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    assert not np.array_equal(one, other)
+    assert cosines.min() > 0.999
+    with pytest.raises(ValidationError, match="'packaged-vit' has no precision 'bfloat16'"):
+        ImageSpec(precision="bfloat16")
