@@ -25,7 +25,7 @@ from pipelines.ingest.items import columns as item_columns
 from pipelines.ingest.items.ingest import ingest_items
 from pipelines.profile.sample import SAMPLE_ROWS, spread
 from pipelines.profile.sampled import Sampled
-from pipelines.sources.column_names import near_columns
+from pipelines.sources.column_names import differences, header_of, near_columns
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec, ItemsWithoutImages
 from storage.commit import Provenance
@@ -174,10 +174,13 @@ def _missing_columns(report: Report, done: Tried) -> None:
     told = set[str]()
     for sampled in done.sampled:
         there |= sampled.columns
-        for wanted, other in near_columns(sampled, spec).items():
+    headers = [header for sampled in done.sampled if (header := header_of(sampled, spec))]
+    report.warnings += differences(headers)
+    for header in headers:
+        for wanted, other in near_columns(header, spec).items():
             told.add(wanted)
             report.warnings.append(
-                f"{sampled.file} has no column {wanted!r}; if {other!r} is that column, name it in "
+                f"{header.file} has no column {wanted!r}; if {other!r} is that column, name it in "
                 f"[{spec.section}] of the recipe"
             )
     if not there:

@@ -12,7 +12,7 @@ from pipelines.ingest.events.ingest import ingest_interactions
 from pipelines.ingest.events.waiting import admit_waiting, waiting_for_known_items
 from pipelines.ingest.items.ingest import fetch_again, ingest_items
 from pipelines.registry import source_kind_of
-from pipelines.sources.column_names import near_columns
+from pipelines.sources.column_names import differences, header_of, near_columns
 from pipelines.sources.protocol import Source, Spec, check_sources
 from pipelines.sources.source_spec import ItemsWithoutImages
 
@@ -91,13 +91,16 @@ def _tell_folders(run: Run, kind: str, sources: list[Source]) -> None:
 
 
 def _tell_columns(run: Run, sources: list[Source], spec: Spec) -> None:
-    """Warn of requested columns that a file has only under nearly the same name, which is not read instead."""
-    for source in sources:
-        for wanted, there in near_columns(source, spec).items():
+    """Warn of requested columns that a file has under nearly the same name only, and of files that differ."""
+    headers = [header for source in sources if (header := header_of(source, spec))]
+    for header in headers:
+        for wanted, there in near_columns(header, spec).items():
             run.say(
-                f"  warning: {source.file} has no column {wanted!r}; if {there!r} is that column, name it in "
+                f"  warning: {header.file} has no column {wanted!r}; if {there!r} is that column, name it in "
                 f"[{spec.section}] of the recipe"
             )
+    for line in differences(headers):
+        run.say(f"  warning: {line}")
 
 
 def _show(view: StageView, done: IngestedSource) -> None:

@@ -1,27 +1,104 @@
-"""Columns whose names differ from those of a recipe only in case and punctuation."""
+"""Columns of sources before they are read: names that nearly fit the recipe, and files that differ from the others."""
 
 import re
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
+import pyarrow as pa
+
+from pipelines.sources.parquet_columns import Columns
 from pipelines.sources.protocol import Source, Spec
 
+KINDS = {
+    "whole numbers": pa.types.is_integer,
+    "numbers": lambda kind: pa.types.is_floating(kind) or pa.types.is_decimal(kind),
+    "text": lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind),
+    "true or false": pa.types.is_boolean,
+    "times": pa.types.is_temporal,
+    "lists": pa.types.is_nested,
+}
+"""Kinds of cells, as messages name them, and the types of Arrow that are of a kind."""
+SHOWN = 5
+"""Most files that a warning about differences names."""
 
-def near_columns(source: Source, spec: Spec) -> dict[str, str]:
-    """Map columns that the recipe names and a source lacks to the source's columns that differ only in case or signs.
 
-    For JSON the names are those of the first row.
+@dataclass(frozen=True)
+class Header:
+    """Columns of a source, and the kinds of those whose cells have a type.
+
+    JSON has no columns: `fixed` is False, and the names are those of the first row.
     """
+
+    file: str
+    names: frozenset[str]
+    kinds: dict[str, str]
+    fixed: bool = True
+
+
+def header_of(source: Source, spec: Spec) -> Header | None:
+    """Read the columns of a source from its first row. Return None if it has no row, or one that cannot be read."""
     first = next(source.parts(spec, 1), None)
+    if isinstance(first, Columns):
+        kinds = {field.name: kind for field in first.batch.schema if (kind := _kind_of(field.type))}
+        return Header(source.file, frozenset(first.columns) | source.unread_columns, kinds)
     row = None if first is None else next(iter(first if isinstance(first, list) else first.rows()), None)
     if row is None or row.reason is not None:
-        return {}
-    there = [*(row.columns or row.values), *source.unread_columns]
-    alike = {_bare(name): name for name in reversed(there)}
-    return {name: alike[_bare(name)] for name in _lacking(spec.mapped_columns, there) if _bare(name) in alike}
+        return None
+    names = frozenset(row.columns or row.values) | source.unread_columns
+    return Header(source.file, names, {}, fixed=bool(row.columns))
 
 
-def _lacking(wanted: Collection[str], there: Iterable[str]) -> list[str]:
-    return sorted(set(wanted) - set(there))
+def near_columns(header: Header, spec: Spec) -> dict[str, str]:
+    """Map columns that the recipe names and a source lacks to its columns that differ only in case or signs."""
+    alike = {_bare(name): name for name in sorted(header.names, reverse=True)}
+    lacking = sorted(set(spec.mapped_columns) - header.names)
+    return {name: alike[_bare(name)] for name in lacking if _bare(name) in alike}
+
+
+def differences(headers: Sequence[Header]) -> Iterator[str]:
+    """Yield a line for each source whose columns are not those of most: lacking, further, or of another kind.
+
+    After SHOWN lines one more says how many sources were left out.
+    """
+    fixed = [each for each in headers if each.fixed]
+    if len(fixed) < 2:
+        return
+    (usual, _), *_ = Counter(each.names for each in fixed).most_common(1)
+    kinds = {name: _most(each.kinds[name] for each in fixed if name in each.kinds) for name in usual}
+    told = [f"{each.file} {said}" for each in fixed if (said := _said(each, usual, kinds))]
+    yield from (f"{line}, unlike most of the {len(fixed)} files" for line in told[:SHOWN])
+    if len(told) > SHOWN:
+        yield f"{len(told) - SHOWN:,} more files have other columns than most"
+
+
+def _said(header: Header, usual: frozenset[str], kinds: dict[str, str]) -> str:
+    parts = []
+    if lacking := sorted(usual - header.names):
+        parts.append(f"has no column {_listed(lacking)}")
+    if besides := sorted(header.names - usual):
+        parts.append(f"has the column {_listed(besides)}")
+    parts += [
+        f"has {kind} in {name!r} and not {kinds[name]}"
+        for name, kind in sorted(header.kinds.items())
+        if kinds.get(name) not in (None, "", kind)
+    ]
+    return "; ".join(parts)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(map(repr, names[:SHOWN])) + more
+
+
+def _most(kinds: Iterable[str]) -> str:
+    return next(iter(Counter(kinds).most_common(1)), ("", 0))[0]
+
+
+def _kind_of(cells: pa.DataType) -> str:
+    """Return the kind of a type; empty for one of no kind, such as a column of nulls."""
+    cells = cells.value_type if pa.types.is_dictionary(cells) else cells
+    return next((kind for kind, fits in KINDS.items() if fits(cells)), "")
 
 
 def _bare(name: str) -> str:

@@ -32,7 +32,8 @@ class SourceFile(File):
     """One file at `uri`; `name` is its file name and content hash, so that moving it changes nothing.
 
     `columns` are the wanted values of its folder names (`event_type=buy`). They are part of its content: `sha256` is
-    `bytes_sha256` if there are none. `unread_columns` are those of its folder names that are not wanted.
+    `bytes_sha256` if there are none. `unread_columns` are those of its folder names that are not wanted. `stamp` is its
+    size and time of change before it was read for its hash.
     """
 
     uri: str
@@ -40,6 +41,7 @@ class SourceFile(File):
     bytes_sha256: str = ""
     columns: tuple[tuple[str, str | None], ...] = ()
     unread_columns: frozenset[str] = frozenset()
+    stamp: tuple[int, int] = (0, 0)
 
     @property
     def name(self) -> str:
@@ -61,7 +63,13 @@ class SourceFile(File):
         check_file(self, spec)
 
     def parts(self, spec: Spec, rows: int) -> Iterator[Part]:
-        return read_file(self, self.columns, spec, rows)
+        yield from read_file(self, self.columns, spec, rows)
+        if self.bytes_sha256 and _stamp(self) != self.stamp and _digest(self) != self.bytes_sha256:
+            raise SourceError(
+                f"{self.file} changed while it was read, so rows of its former content may be missing. Write a file "
+                "under another name, give it its own when it is complete, and run again: what was read is not read "
+                "twice."
+            )
 
     def row_count(self, spec: Spec) -> RowCount:
         """Return the rows by the metadata of Parquet, or about those of a text by the length of its first lines."""
@@ -106,15 +114,22 @@ def _sources(
 ) -> list[SourceFile]:
     scheme = uri.split("://", 1)[0] + "://" if "://" in uri else ""
     files = (File(path, filesystem) for path in entries.read)
-    return [_source(scheme, file, digest(file), from_folders) for file in files]
+    return [_source(scheme, file, digest, from_folders) for file in files]
 
 
-def _source(scheme: str, file: File, digest: str, from_folders: Collection[str]) -> SourceFile:
+def _source(scheme: str, file: File, digest_of: Callable[[File], str], from_folders: Collection[str]) -> SourceFile:
+    stamp, digest = _stamp(file), digest_of(file)
     told = folder_columns(file.path)
     columns = tuple(each for each in told if each[0] in from_folders)
     sha256 = hashlib.sha256(f"{digest}\0{columns}".encode()).hexdigest() if columns else digest
     unread = frozenset(name for name, _ in told) - set(from_folders)
-    return SourceFile(file.path, file.filesystem, scheme + file.path, sha256, digest, columns, unread)
+    return SourceFile(file.path, file.filesystem, scheme + file.path, sha256, digest, columns, unread, stamp)
+
+
+def _stamp(file: File) -> tuple[int, int]:
+    """Return size and time of change of a file, zeros where it is gone."""
+    info = file.filesystem.get_file_info(file.path)
+    return info.size or 0, info.mtime_ns or 0
 
 
 def find_files(uri: str) -> tuple[pafs.FileSystem, str, Entries]:

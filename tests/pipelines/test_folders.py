@@ -9,10 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import write_deltalake
+from source_rows import ingest_new, read_rows
 
 from pipelines.ingest.accounting import record_source, records, unread
 from pipelines.ingest.events.ingest import ingest_interactions
 from pipelines.ingest.items.ingest import ingest_items
+from pipelines.sources.column_names import differences, header_of
 from pipelines.sources.files import find_files, find_sources
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
@@ -216,3 +218,68 @@ def test_an_iceberg_table_is_known_by_any_of_its_metadata(tmp_path: Path, name: 
     for place in (tmp_path, tmp_path / "t", tmp_path / "t" / "data" / "a.parquet"):
         with pytest.raises(SourceError, match="Iceberg table"):
             find_files(str(place))
+
+
+def differing(folder: Path, spec: ItemsSpec | InteractionsSpec) -> list[str]:
+    headers = [header_of(source, spec) for source in find_sources(str(folder))]
+    return list(differences([each for each in headers if each]))
+
+
+def test_files_of_a_folder_with_other_columns_are_told_by_file_and_column(tmp_path: Path) -> None:
+    for name in "abc":
+        parquet(tmp_path / f"{name}.parquet", item_id=[name], title=["x"], price=[1], note=[None])
+    assert differing(tmp_path, ItemsSpec()) == []
+    parquet(tmp_path / "d.parquet", item_id=["d"], title=["x"], note=[None])
+    parquet(tmp_path / "e.parquet", item_id=["e"], title=["x"], price=["12"], note=["n"], brand=["b"])
+    parquet(tmp_path / "empty.parquet", item_id=[])
+    write(tmp_path / "f.csv", "item_id,title,price,note\nf,x,1,\n")
+    write(tmp_path / "g.jsonl", '{"item_id": "g", "title": "x"}\n')
+    write(tmp_path / "h.parquet", "damaged")
+    assert differing(tmp_path, ItemsSpec()) == [
+        "d.parquet has no column 'price', unlike most of the 5 files",
+        "e.parquet has the column 'brand'; has text in 'price' and not whole numbers, unlike most of the 5 files",
+    ]
+    for number in range(9):
+        parquet(tmp_path / f"z{number}.parquet", item_id=["z"])
+    assert differing(tmp_path, ItemsSpec())[-1] == "6 more files have other columns than most"
+
+
+def test_of_a_log_only_columns_that_are_read_have_kinds_that_may_differ(tmp_path: Path) -> None:
+    for name, times in (("a", [1]), ("b", [2]), ("c", ["2024-01-01"])):
+        parquet(tmp_path / f"{name}.parquet", user_id=["u"], item_id=["i"], event_time=times)
+    assert differing(tmp_path, InteractionsSpec()) == [
+        "c.parquet has text in 'event_time' and not whole numbers, unlike most of the 3 files"
+    ]
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl", "log.parquet"])
+def test_a_file_that_changes_while_it_is_read_is_told_and_its_rows_come_once(tmp_path: Path, name: str) -> None:
+    rows = [{"user_id": f"u{row}", "item_id": "i", "event_time": 1_600_000_000 + row} for row in range(40)]
+
+    def deliver(count: int) -> None:
+        path = tmp_path / "in" / name
+        if name.endswith("parquet"):
+            parquet(path, **{key: [row[key] for row in rows[:count]] for key in rows[0]})
+        elif name.endswith("csv"):
+            text = "user_id,item_id,event_time\n"
+            write(path, text + "".join(",".join(map(str, row.values())) + "\n" for row in rows[:count]))
+        else:
+            write(path, "".join(json.dumps(row) + "\n" for row in rows[:count]))
+
+    lake = Lake(str(tmp_path / "lake"))
+    ingest_new(lake, str(write(tmp_path / "items.jsonl", '{"item_id": "i", "title": "x"}\n')))
+    deliver(20)
+    (half,) = find_sources(str(tmp_path / "in"))
+    deliver(40)
+    with pytest.raises(SourceError, match=f"{name} changed while it was read"):
+        ingest_interactions(lake, half, InteractionsSpec(), NOW, WHO)
+    os.utime(tmp_path / "in" / name)
+    ingest_new(lake, str(tmp_path / "in"), InteractionsSpec())
+    assert lake.frame("interactions")["user_id"].sort().to_list() == sorted(row["user_id"] for row in rows)
+
+
+def test_a_file_that_is_only_touched_while_it_is_read_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "items.jsonl", '{"item_id": "i", "title": "x"}\n')
+    (source,) = find_sources(str(path))
+    os.utime(path, (1, 1))
+    assert len(list(read_rows(source, ItemsSpec()))) == 1

@@ -19,9 +19,9 @@ from pipelines.ingest.events.ingest import ingest_interactions
 from pipelines.ingest.items.ingest import ingest_items
 from pipelines.ingest.pictures.references import references
 from pipelines.sources.cells import Half, Refused, Single, identifier
-from pipelines.sources.column_names import near_columns
+from pipelines.sources.column_names import header_of, near_columns
 from pipelines.sources.files import find_sources
-from pipelines.sources.protocol import check_sources
+from pipelines.sources.protocol import Source, Spec, check_sources
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
 from pipelines.sources.text.csv_dialect import Dialect
@@ -159,6 +159,11 @@ def test_blanks_around_the_name_of_a_column_that_is_meant_are_no_part_of_it(tmp_
         items(tmp_path / "twice", b"item_id,title,title\n1,a,b\n")
 
 
+def near(source: Source, spec: Spec) -> dict[str, str]:
+    header = header_of(source, spec)
+    return {} if header is None else near_columns(header, spec)
+
+
 @pytest.mark.parametrize("name", ["Deleted", "DELETED", "de_leted"])
 def test_a_column_that_is_nearly_one_that_is_meant_is_told(tmp_path: Path, name: str) -> None:
     for source in (
@@ -166,15 +171,13 @@ def test_a_column_that_is_nearly_one_that_is_meant_is_told(tmp_path: Path, name:
         _source(tmp_path, pa.table({"item_id": ["1"], "title": ["a"], name: ["t"]}), "x.parquet"),
         _source(tmp_path, json.dumps({"item_id": 1, "title": "a", name: "t"}).encode(), "x.jsonl"),
     ):
-        assert near_columns(source, ItemsSpec()) == {"deleted": name}
-        assert near_columns(source, ItemsSpec(deleted=name)) == {}
-        assert near_columns(source, ItemsSpec(deleted="")) == {}
+        assert near(source, ItemsSpec()) == {"deleted": name}
+        assert near(source, ItemsSpec(deleted=name)) == {}
+        assert near(source, ItemsSpec(deleted="")) == {}
     both = _source(tmp_path, f"item_id,title,deleted,{name}\n1,a,f,t\n".encode(), "both.csv")
-    assert near_columns(both, ItemsSpec()) == {}
+    assert near(both, ItemsSpec()) == {}
     log = b"user_id,item_id,event_time\nu,1,2026-01-01\n"
-    assert near_columns(_source(tmp_path, log, "EVENT_TYPE=buy/log.csv"), InteractionsSpec()) == {
-        "event_type": "EVENT_TYPE"
-    }
+    assert near(_source(tmp_path, log, "EVENT_TYPE=buy/log.csv"), InteractionsSpec()) == {"event_type": "EVENT_TYPE"}
 
 
 @pytest.mark.parametrize(
