@@ -77,7 +77,7 @@ def _said(header: Header, usual: frozenset[str], kinds: dict[str, str]) -> str:
     if lacking := sorted(usual - header.names):
         parts.append(f"has no column {_listed(lacking)}")
     if besides := sorted(header.names - usual):
-        parts.append(f"has the column {_listed(besides)}")
+        parts.append(f"has also {_listed(besides)}")
     parts += [
         f"has {kind} in {name!r} and not {kinds[name]}"
         for name, kind in sorted(header.kinds.items())

@@ -237,10 +237,10 @@ def test_files_of_a_folder_with_other_columns_are_told_by_file_and_column(tmp_pa
     write(tmp_path / "h.parquet", "damaged")
     assert differing(tmp_path, ItemsSpec()) == [
         "d.parquet has no column 'price', unlike most of the 5 files",
-        "e.parquet has the column 'brand'; has text in 'price' and not whole numbers, unlike most of the 5 files",
+        "e.parquet has also 'brand'; has text in 'price' and not whole numbers, unlike most of the 5 files",
     ]
     for number in range(9):
-        parquet(tmp_path / f"z{number}.parquet", item_id=["z"])
+        parquet(tmp_path / f"z{number}.parquet", **{f"column_{number}": ["z"]})
     assert differing(tmp_path, ItemsSpec())[-1] == "6 more files have other columns than most"
 
 
