@@ -2,12 +2,17 @@
 
 import json
 import os
+import socket
+import subprocess
+import sys
 import tarfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from infra.settings import configure
@@ -108,7 +113,50 @@ SMALL_RECIPE = {
 }
 
 
+def write_recipe(path: Path, sections: Mapping[str, Mapping[str, object]]) -> Path:
+    """Write sections as the TOML of a recipe."""
+    lines = []
+    for name, values in sections.items():
+        lines.append(f"[{name}]")
+        for key, value in values.items():
+            inner = [f"{{codes = {each['codes']}}}" for each in value] if key == "levels" else None  # type: ignore[attr-defined]
+            lines.append(f"{key} = [{', '.join(inner)}]" if inner else f"{key} = {json.dumps(value)}")
+    path.write_text("\n".join([*lines, ""]))
+    return path
+
+
 @pytest.fixture
 def recipe() -> dict[str, object]:
     """Settings of a recipe small enough for tests."""
     return json.loads(json.dumps(SMALL_RECIPE))
+
+
+@pytest.fixture
+def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket in an S3 server of our own on loopback, in a process of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    settings = {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_ALLOW_HTTP": "true",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(120):
+            try:
+                httpx.put(f"{url}/lake", timeout=2)
+                break
+            except httpx.TransportError:  # not there yet, or slow to answer on a busy machine
+                time.sleep(0.5)
+        yield "s3://lake"
+    finally:
+        server.kill()
+        server.wait()

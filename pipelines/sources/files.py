@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from infra.addresses import SETTINGS, refuse_parameters
+from pipelines.sources.addresses import Pattern, file_system_of, has_wildcards
 from pipelines.sources.file import ATOMIC, File
 from pipelines.sources.folders import (
     SUFFIXES,
@@ -136,15 +137,17 @@ def find_files(uri: str) -> tuple[pafs.FileSystem, str, Entries]:
     """Return the file system, path and files at `uri`, unread; raise SourceError if it is not usable."""
     refuse_parameters(uri, "a source", SETTINGS)
     try:
-        filesystem, path = pafs.FileSystem.from_uri(uri) if "://" in uri else (pafs.LocalFileSystem(), _absolute(uri))
+        filesystem, path = file_system_of(uri) if "://" in uri else (pafs.LocalFileSystem(), _absolute(uri))
         info = filesystem.get_file_info(path)
     except pa.ArrowInvalid as error:
         raise SourceError(
-            f"{uri} cannot be read from ({error}): name a file or a folder on this machine or in an object store "
-            "(s3://, gs://, abfs://); download what lies elsewhere."
+            f"{uri} cannot be read from ({error}): name a file or a folder on this machine, in an object store "
+            "(s3://, gs://, abfs://) or on the Hugging Face hub (hf://datasets/); download what lies elsewhere."
         ) from error
-    except OSError as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise SourceError(f"cannot reach {uri}: {error}") from error
+    if info.type == pafs.FileType.NotFound and has_wildcards(path):
+        return filesystem, Pattern(path).root, _matching(uri, filesystem, Pattern(path))
     if info.type == pafs.FileType.NotFound:
         raise SourceError(f"no file or folder at {uri}; give a {', '.join(SUFFIXES)} file or a folder of them.")
     refuse_part_of_table(path, partial(_names_in, filesystem))
@@ -154,17 +157,36 @@ def find_files(uri: str) -> tuple[pafs.FileSystem, str, Entries]:
         if not info.is_file:
             raise SourceError(f"{uri} is no plain file, which can be read twice: write it to one first.")
         return filesystem, path, Entries((path,), ())
-    try:
-        entries = list(_entries(filesystem, path))
-    except OSError as error:
-        raise SourceError(f"the folder {uri} cannot be listed: {error}") from error
-    found = sorted_out(path, *([name for name, plain in entries if plain is wanted] for wanted in (True, False)))
+    found = sorted_out(path, *_listed(uri, filesystem, path))
     if not found.read:
         warning = found.warning(path)
         raise SourceError(
             f"the folder {uri} holds no {', '.join(SUFFIXES)} file" + (f"; {warning}." if warning else ".")
         )
     return filesystem, path, found
+
+
+def _matching(uri: str, filesystem: pafs.FileSystem, pattern: Pattern) -> Entries:
+    """Return the files that a pattern means. Atomic files are read where their suffix is part of it."""
+    if filesystem.get_file_info(pattern.root).type != pafs.FileType.Directory:
+        raise SourceError(f"no file matches {uri}: there is no folder {pattern.root}.")
+    suffixes = SUFFIXES + tuple(each for each in ATOMIC if pattern.path.endswith(each))
+    plain, others = (pattern.among(each) for each in _listed(uri, filesystem, pattern.root))
+    refuse_part_of_table(f"{pattern.root}/any", partial(_names_in, filesystem))
+    found = sorted_out(pattern.root, plain, others, suffixes)
+    if not found.read:
+        warning = found.warning(pattern.root)
+        raise SourceError(f"no {', '.join(suffixes)} file matches {uri}" + (f"; {warning}." if warning else "."))
+    return found
+
+
+def _listed(uri: str, filesystem: pafs.FileSystem, folder: str) -> tuple[list[str], list[str]]:
+    """List the plain files below a folder, and the others: pipes, links to nothing."""
+    try:
+        entries = list(_entries(filesystem, folder))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SourceError(f"the folder {uri} cannot be listed: {error}") from error
+    return [name for name, plain in entries if plain], [name for name, plain in entries if not plain]
 
 
 def _entries(filesystem: pafs.FileSystem, folder: str) -> Iterable[tuple[str, bool]]:
@@ -178,7 +200,7 @@ def _entries(filesystem: pafs.FileSystem, folder: str) -> Iterable[tuple[str, bo
 def _names_in(filesystem: pafs.FileSystem, folder: str) -> list[str]:
     try:
         listed = filesystem.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
-    except OSError:  # folders above the named one may be unreadable
+    except (OSError, ValueError, RuntimeError):  # folders above the named one may be unreadable, or no folders
         return []
     return [entry.base_name for entry in listed]
 

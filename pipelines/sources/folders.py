@@ -64,17 +64,19 @@ def _is_utf8(path: str) -> bool:
     return True
 
 
-def sorted_out(folder: str, paths: Iterable[str], unreadable: Iterable[str] = ()) -> Entries:
+def sorted_out(
+    folder: str, paths: Iterable[str], unreadable: Iterable[str] = (), suffixes: tuple[str, ...] = SUFFIXES
+) -> Entries:
     """Select the files below a folder to read; raise SourceError for a Delta Lake, Iceberg or Hudi table.
 
-    `unreadable` are paths there that are not files: broken links, pipes.
+    `unreadable` are paths there that are not files: broken links, pipes. `suffixes` are those of files that are read.
     """
     below = sorted(paths)
     inside = {path: path.removeprefix(folder.rstrip("/") + "/").split("/") for path in below}
     for parts in inside.values():
         _refuse_tables(folder, parts)
     hidden = {path for path in below if any(_is_hidden(part) for part in inside[path])}
-    ours = {path for path in below if is_readable(path)}
+    ours = {path for path in below if is_readable(path, suffixes)}
     pictures = {path for path in below if path.lower().endswith(PICTURES)}
     left_out = (
         (ours & hidden) | (set(below) - ours - hidden - pictures) | {path for path in unreadable if is_readable(path)}

@@ -1,6 +1,5 @@
 """A Ray cluster that was started elsewhere: two nodes that share the lake and no other folder with the driver."""
 
-import json
 import os
 import secrets
 import shutil
@@ -17,7 +16,7 @@ from pathlib import Path
 import pytest
 from test_runs import sids
 
-from conftest import SMALL_RECIPE, write_items, write_log
+from conftest import SMALL_RECIPE, write_items, write_log, write_recipe
 from storage.lake import Lake
 from storage.releases.models import models_of
 from storage.releases.releases import read_release
@@ -119,13 +118,7 @@ def _inputs(folder: Path) -> list[str]:
     rows = write_items(folder / "in" / "items.jsonl", 0, 120)
     write_log(folder / "in" / "log.csv", [str(row["item_id"]) for row in rows], users=40, events=1500)
     sections = {**SMALL_RECIPE, "compute": {"in_process_below": 0, "chunk_rows": 20, "encoder_workers": 2}}
-    text = ""
-    for name, values in sections.items():
-        text += f"[{name}]\n"
-        for key, value in values.items():  # type: ignore[attr-defined]
-            written = ", ".join(f"{{codes = {each['codes']}}}" for each in value) if key == "levels" else ""
-            text += f"{key} = [{written}]\n" if written else f"{key} = {json.dumps(value)}\n"
-    (folder / "in" / "r.toml").write_text(text)
+    write_recipe(folder / "in" / "r.toml", sections)
     items, log = str(folder / "in" / "items.jsonl"), str(folder / "in" / "log.csv")
     return ["run", "bootstrap", "--recipe", str(folder / "in" / "r.toml"), "--items", items, "--interactions", log]
 

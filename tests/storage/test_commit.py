@@ -4,16 +4,12 @@ import multiprocessing
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
 import pyarrow as pa
 import pytest
 
@@ -106,37 +102,6 @@ def eight_writers(uri: str) -> None:
 
 def test_eight_writers_lose_and_double_nothing_on_disk(tmp_path: Path) -> None:
     eight_writers(str(tmp_path / "lake"))
-
-
-@pytest.fixture
-def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket in an S3 server of our own on loopback, in a process of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    settings = {
-        "AWS_ENDPOINT_URL": url,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_ALLOW_HTTP": "true",
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(120):
-            try:
-                httpx.put(f"{url}/lake", timeout=2)
-                break
-            except httpx.TransportError:  # not there yet, or slow to answer on a busy machine
-                time.sleep(0.5)
-        yield "s3://lake"
-    finally:
-        server.kill()
-        server.wait()
 
 
 def test_eight_writers_lose_and_double_nothing_on_s3(s3_bucket: str) -> None:
