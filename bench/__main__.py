@@ -130,6 +130,10 @@ def build_parser() -> argparse.ArgumentParser:
     pipeline.add_argument(
         "--scratch", type=Path, help="new folder to keep what is made and printed (one that is removed)"
     )
+    store = _benchmark(
+        names, "speed.store", "requests and bytes of a bootstrap and of nights on a lake in an object store (moto)"
+    )
+    store.add_argument("--items", type=_count, default=2_000, help="number of items of the catalogue (2,000)")
     return parser
 
 

@@ -1,0 +1,96 @@
+"""Requests and bytes of a bootstrap and of nights on a lake in an object store: `python -m bench store --items N`.
+
+The store is moto's S3 on this machine, so seconds say nothing of a real one.
+"""
+
+import argparse
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from bench.speed.made_shop import DAYS, Delivery, Shop
+from bench.speed.pipeline import RECIPE
+
+NIGHTS, NEW_ITEMS, NEW_EVENTS = 3, 100, 2_000
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the requests of each run, by kind."""
+    with tempfile.TemporaryDirectory(prefix="sidmill-store-") as name, _store(Path(name, "requests")) as requests:
+        folder, items = Path(name), options.items
+        first = Shop(items).write(folder / "first", 5 * items)
+        recipe = folder / "recipe.toml"
+        recipe.write_text(RECIPE.format(vectors=first.vectors))
+        print(f"{'':<34}{'requests':>9}{'GET':>7}{'HEAD':>7}{'LIST':>7}{'PUT':>7}{'read MB':>9}{'wrote MB':>10}")
+        _measure(f"bootstrap, {items:,} items", requests, ["bootstrap", "--recipe", str(recipe)], first)
+        for night in range(NIGHTS):
+            shop = Shop(items + NEW_ITEMS * (night + 1))
+            more = shop.write(
+                folder / f"night-{night}", NEW_EVENTS, items + NEW_ITEMS * night, day=DAYS + night, days=1
+            )
+            command = ["nightly", "--set", f'vectors.given.path="{more.vectors}"']
+            _measure(f"night {night + 1}, {NEW_ITEMS} items", requests, command, more)
+
+
+def _measure(name: str, requests: Path, command: list[str], given: Delivery) -> None:
+    before = len(requests.read_text().splitlines())
+    program = str(Path(sys.executable).with_name("sidmill"))
+    sources = ["--items", str(given.items), "--interactions", str(given.log), "--lake", "s3://bench/lake"]
+    done = subprocess.run([program, "run", *command, *sources], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"`sidmill run {command[0]}` ended with exit code {done.returncode}:\n{done.stderr[-3000:]}")
+    lines = [line.split() for line in requests.read_text().splitlines()[before:]]
+    counts: dict[str, int] = defaultdict(int)
+    for kind, _, _ in lines:
+        counts[kind] += 1
+    came, went = (sum(int(line[place]) for line in lines) / 1e6 for place in (1, 2))
+    kinds = "".join(f"{counts[kind]:>7,}" for kind in ("GET", "HEAD", "LIST", "PUT"))
+    print(f"{name:<34}{len(lines):>9,}{kinds}{went:>9,.1f}{came:>10,.1f}", flush=True)
+
+
+@contextmanager
+def _store(requests: Path) -> Iterator[Path]:
+    """Start the server, with a bucket; yield the file to which it writes its requests."""
+    requests.touch()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    settings = {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": "bench",
+        "AWS_SECRET_ACCESS_KEY": "bench",
+        "AWS_REGION": "us-east-1",
+        "AWS_ALLOW_HTTP": "true",
+    }
+    os.environ.update(settings)
+    command = [sys.executable, "-m", "bench.speed.counting_store", str(port), str(requests)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _until_it_answers(server, url)
+        yield requests
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _until_it_answers(server: subprocess.Popen[bytes], url: str) -> None:
+    """Make the bucket. Raises RuntimeError if the server ends or does not answer."""
+    for _ in range(120):
+        try:
+            httpx.put(f"{url}/bench", timeout=2)
+            return
+        except httpx.TransportError:  # not there yet
+            if server.poll() is not None:
+                break
+            time.sleep(0.5)
+    raise RuntimeError("the S3 server did not start: install sidmill with the extra `dev`, which has moto")
