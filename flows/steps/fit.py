@@ -21,8 +21,7 @@ from learning.threads import one_thread
 from learning.trainer import Trainer, train_in_process
 from pipelines.collaborative.sequence_model import Collaborative
 from pipelines.compute.executors import OnRay
-from pipelines.fusion.examples import NO_PAIRS, examples_of
-from pipelines.fusion.fit import fit_examples
+from pipelines.fusion.fit import NO_PAIRS, fit_fusion
 from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.fuse import FUSED, Gathered
 from pipelines.level_vectors import level_vectors
@@ -106,11 +105,10 @@ def _fit_fusion(run: Run, snapshot: Snapshot, gathered: Gathered, made: Collabor
     spec, pairs, before = run.recipe.fusion, NO_PAIRS, dict[str, Modality]()
     if made is not None and fusion_method_of(spec.method).correction is not None:
         pairs, before = run.compute.run(co_consumed_pairs, run.lake, snapshot.log, made, gathered.items, spec)
-    examples = examples_of(gathered.modalities, spec, pairs, before)
     if spec.workers == 1 or not isinstance(run.compute, OnRay):
-        return run.compute.run(fit_examples, examples, spec)
+        return run.compute.run(fit_fusion, gathered.modalities, spec, pairs, before)
     with one_thread():
-        return fit_examples(examples, spec, ray_trainer(run))
+        return fit_fusion(gathered.modalities, spec, pairs, before, ray_trainer(run))
 
 
 def _codebook_trainer(run: Run) -> Trainer:

@@ -7,13 +7,15 @@ from numpy.typing import NDArray
 
 from learning.errors import LossDiverged
 from learning.trainer import Trainer, train_in_process
-from pipelines.fusion.examples import NO_PAIRS, Examples, examples_of
 from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.training import FusionTraining, network, weights
 from pipelines.modalities import FusionError, Matrix, Modality
-from pipelines.registry import FUSIONS
+from pipelines.registry import FUSIONS, fusion_method_of
 from pipelines.spec import FusionSpec
 
+NO_PAIRS: NDArray[np.int64] = np.empty((0, 2), np.int64)
+# Most rows from which principal components are computed.
+COMPONENT_ROWS = 1 << 17
 LEAST_VARIANCE = 1e-9
 """Smallest variance of a component relative to the first: less is rounding error, which whitening would amplify."""
 
@@ -25,49 +27,61 @@ def fit_fusion(
     before: Mapping[str, Modality] | None = None,
     train: Trainer = train_in_process,
 ) -> Fusion:
-    """Fit a fusion on the modalities of a catalogue; see `examples_of` and `fit_examples`."""
-    return fit_examples(examples_of(items, spec, pairs, before), spec, train)
+    """Fit a fusion on the given modalities; one without rows is left out.
 
-
-def fit_examples(examples: Examples, spec: FusionSpec, train: Trainer = train_in_process) -> Fusion:
-    """Fit a fusion on examples. With one modality and no pairs there is nothing to learn.
-
-    Raise FusionError if the loss is not finite.
+    `pairs` int64 (P, 2) are rows of items that users took together. `before` are the modalities as they were before
+    that: training on a vector that contains the pairs would memorise them. Without pairs, every item is paired with
+    itself, with different modalities dropped. With one modality and no pairs there is nothing to learn. Raise
+    FusionError if no item has a vector, or the loss is not finite.
     """
-    means = examples.means
-    arrays = {f"mean.{name}": mean for name, mean in means.items()} | _components(examples, spec)
-    statistics: dict[str, object] = {"rows": examples.rows}
+    known = {name: items[name] for name in sorted(items) if items[name].present.any()}
+    if not known:
+        raise FusionError("no item has a vector in any modality: check `text.fields`, the images and the logs.")
+    means = {name: each.mean() for name, each in known.items()}
+    arrays = {f"mean.{name}": mean for name, mean in means.items()} | _components(known, means, spec)
+    statistics: dict[str, object] = {"rows": {name: int(each.present.sum()) for name, each in known.items()}}
     if not (member := FUSIONS.members[spec.method]).ours:
         statistics["method_from"] = member.origin
-    if not len(examples.pairs):
+    seen = {name: (before or {}).get(name, each) for name, each in known.items()}
+    usable = NO_PAIRS if fusion_method_of(spec.method).correction is None or not spec.epochs else _usable(seen, pairs)
+    if not len(usable):
         return Fusion(spec, {**arrays, **weights(network(spec, arrays))}, statistics)
     training = FusionTraining(
         spec,
-        {name: each.directed(means[name]) for name, each in examples.seen.items()},
-        {name: each.present for name, each in examples.seen.items()},
-        examples.pairs,
+        {name: each.directed(means[name]) for name, each in seen.items()},
+        {name: each.present for name, each in seen.items()},
+        usable,
         arrays,
     )
     try:
         loss = train(training, training.loop, "fusion")
     except LossDiverged as error:
         raise FusionError(f"the loss of the fusion is {error.loss}; lower fusion.learning_rate") from error
-    statistics |= {"pairs": len(examples.pairs), "loss": loss}
+    statistics |= {"pairs": len(usable), "loss": loss}
     return Fusion(spec, {**arrays, **weights(training.module)}, statistics)
 
 
-def _components(examples: Examples, spec: FusionSpec) -> dict[str, Matrix]:
+def _usable(seen: Mapping[str, Modality], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return pairs whose items both have a vector; without pairs, each item of several modalities with itself."""
+    there = np.sum([each.present for each in seen.values()], axis=0)
+    if len(pairs):
+        return np.asarray(pairs[(there[pairs] > 0).all(axis=1)])
+    several = np.flatnonzero(there > 1)
+    return np.column_stack([several, several]).astype(np.int64)
+
+
+def _components(known: Mapping[str, Modality], means: Mapping[str, Matrix], spec: FusionSpec) -> dict[str, Matrix]:
     """Return weights of a projection on leading principal components, each modality in its own dimensions.
 
     Narrow modalities come first: dimensions that they leave of an even share go to the others.
     """
-    means, spread = examples.means, examples.spread
-    left, start = len(means), 0
+    left, start = len(known), 0
     arrays: dict[str, Matrix] = {}
-    for name in sorted(means, key=lambda name: (len(means[name]), name)):
+    for name in sorted(known, key=lambda name: (len(means[name]), name)):
         width = min(len(means[name]), (spec.dim - start) // left)
-        given = Modality(spread[name], np.ones(len(spread[name]), np.bool_))
-        rows = given.directed(means[name]).astype(np.float64)
+        there = np.flatnonzero(known[name].present)
+        spread = there[:: -(-len(there) // COMPONENT_ROWS)]
+        rows = known[name].take(spread).directed(means[name]).astype(np.float64)
         centre = rows.mean(axis=0)
         values, vectors = np.linalg.eigh((rows - centre).T @ (rows - centre) / len(rows))
         leading, variance = vectors[:, ::-1][:, :width], values[::-1][:width]

@@ -22,7 +22,7 @@ from flows.steps.held_out import evaluation_cases
 from flows.train import train
 from pipelines.collaborative.sequence_model import fit_collaborative
 from pipelines.event_log.visible_log import COLUMNS, LogSlice, histories
-from pipelines.fusion.examples import examples_of
+from pipelines.fusion.fit import fit_fusion
 from pipelines.fusion.fuse import placed
 from pipelines.spec import CollaborativeSpec
 from sidmill.release import open_trie
@@ -180,9 +180,9 @@ def test_a_bootstrap_fits_its_fusion_on_behaviour_as_it_was_before_the_pairs(
 
     def noted(*arguments: Any) -> Any:
         given_to_fusion.append(arguments)
-        return examples_of(*arguments)
+        return fit_fusion(*arguments)
 
-    monkeypatch.setattr(fit_steps, "examples_of", noted)
+    monkeypatch.setattr(fit_steps, "fit_fusion", noted)
     deliver(tmp_path, list[str])
     lake = Lake(str(tmp_path / "lake"))
     bootstrap(lake.uri, fast, [str(tmp_path / "items.jsonl")], [str(tmp_path / "log.csv")], "2025-01-01", str(CUTOFF))

@@ -1,7 +1,6 @@
 """Fusion masks what is missing, ignores batch and order, and learns what users take together."""
 
 import hashlib
-from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +15,7 @@ from numpy.typing import NDArray
 from learning.spec import LoopSpec
 from learning.trainable import Cursor
 from learning.trainer import train_in_process
-from pipelines.fusion.examples import Examples, examples_of
-from pipelines.fusion.fit import fit_examples, fit_fusion
+from pipelines.fusion.fit import fit_fusion
 from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.fuse import input_hashes
 from pipelines.fusion.training import FusionTraining
@@ -298,40 +296,3 @@ def test_the_hash_of_an_item_is_that_of_its_inputs_written_out(rows: list[tuple[
     frame = pl.DataFrame(cut, schema={f"m{at}": pl.String for at in range(width)}, orient="row")
     written = [hashlib.blake2b("\0".join(filter(None, row)).encode(), digest_size=16).hexdigest() for row in cut]
     assert input_hashes(frame, len(cut)) == written
-
-
-@pytest.mark.parametrize("count", [5, 40])
-def test_of_many_pairs_a_sample_is_kept_with_the_vectors_of_its_items_and_no_others(count: int) -> None:
-    items, pairs = modalities(), random_pairs()
-    earlier = {"collaborative": modalities(seed=1)["collaborative"]}
-    whole, some = (examples_of(items, small(), pairs, earlier, most) for most in (1 << 20, count))
-    assert len(some.pairs) == count
-    assert len(next(iter(some.seen.values()))) == len(np.unique(some.pairs))
-
-    def shown(examples: Examples) -> list[bytes]:
-        """The vectors of each pair, where its items have them."""
-        return [
-            b"|".join(
-                each.vectors[row].tobytes() for each in examples.seen.values() for row in pair if each.present[row]
-            )
-            for pair in examples.pairs
-        ]
-
-    assert not Counter(shown(some)) - Counter(shown(whole))
-    assert [some.rows, sorted(some.means)] == [whole.rows, sorted(whole.means)]
-    for name, mean in whole.means.items():
-        np.testing.assert_array_equal(some.means[name], mean)
-        np.testing.assert_array_equal(some.spread[name], whole.spread[name])
-    again = examples_of(items, small(), pairs, earlier, count)
-    np.testing.assert_array_equal(again.pairs, some.pairs)
-
-
-def test_a_catalogue_that_is_larger_than_the_sample_sends_only_the_items_of_its_pairs() -> None:
-    items, pairs = modalities(), np.array([[3, 7], [7, 9]])
-    some = examples_of(items, small(), pairs, most=20)
-    assert {len(each) for each in some.seen.values()} == {3}
-    assert some.pairs.tolist() == [[0, 1], [1, 2]]
-    whole = examples_of(items, small(), pairs)
-    assert len(whole.seen["text"]) == len(items["text"])
-    fits = [fit_examples(each, small()) for each in (some, whole)]
-    assert [fit.statistics["pairs"] for fit in fits] == [2, 2]
