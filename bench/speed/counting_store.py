@@ -1,6 +1,6 @@
 """An S3 server on this machine that writes a line for each request: `python -m bench.speed.counting_store PORT FILE`.
 
-A line has the method, the kind of request, the bytes that came and those that went.
+A line has the kind of request, the bytes that came, those that went, and the path.
 """
 
 import sys
@@ -34,7 +34,7 @@ class Counting:
         kind = "LIST" if method == "GET" and "list-type" in asked else method
         # Clients that sign each chunk tell the length of the content apart.
         came = environ.get("HTTP_X_AMZ_DECODED_CONTENT_LENGTH") or environ.get("CONTENT_LENGTH") or 0
-        self._out.write(f"{kind} {came} {0 if method == 'HEAD' else went}\n")
+        self._out.write(f"{kind} {came} {0 if method == 'HEAD' else went} {environ['PATH_INFO']}\n")
         self._out.flush()
         return answer
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +30,9 @@ def run(options: argparse.Namespace) -> None:
         first = Shop(items).write(folder / "first", 5 * items)
         recipe = folder / "recipe.toml"
         recipe.write_text(RECIPE.format(vectors=first.vectors))
-        print(f"{'':<34}{'requests':>9}{'GET':>7}{'HEAD':>7}{'LIST':>7}{'PUT':>7}{'read MB':>9}{'wrote MB':>10}")
+        print(
+            f"{'':<34}{'requests':>9}{'GET':>7}{'of log':>7}{'HEAD':>7}{'LIST':>7}{'PUT':>7}{'read MB':>9}{'wrote MB':>10}"
+        )
         _measure(f"bootstrap, {items:,} items", requests, ["bootstrap", "--recipe", str(recipe)], first)
         for night in range(NIGHTS):
             shop = Shop(items + NEW_ITEMS * (night + 1))
@@ -48,12 +50,11 @@ def _measure(name: str, requests: Path, command: list[str], given: Delivery) -> 
     done = subprocess.run([program, "run", *command, *sources], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"`sidmill run {command[0]}` ended with exit code {done.returncode}:\n{done.stderr[-3000:]}")
-    lines = [line.split() for line in requests.read_text().splitlines()[before:]]
-    counts: dict[str, int] = defaultdict(int)
-    for kind, _, _ in lines:
-        counts[kind] += 1
+    lines = [line.split(maxsplit=3) for line in requests.read_text().splitlines()[before:]]
+    counts = Counter(kind for kind, *_ in lines)
+    counts["log"] = sum(kind == "GET" and "/_delta_log/" in path for kind, _, _, path in lines)
     came, went = (sum(int(line[place]) for line in lines) / 1e6 for place in (1, 2))
-    kinds = "".join(f"{counts[kind]:>7,}" for kind in ("GET", "HEAD", "LIST", "PUT"))
+    kinds = "".join(f"{counts[kind]:>7,}" for kind in ("GET", "log", "HEAD", "LIST", "PUT"))
     print(f"{name:<34}{len(lines):>9,}{kinds}{went:>9,.1f}{came:>10,.1f}", flush=True)
 
 
