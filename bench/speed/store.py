@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
         recipe = folder / "recipe.toml"
         recipe.write_text(RECIPE.format(vectors=first.vectors))
         print(
-            f"{'':<34}{'requests':>9}{'GET':>7}{'of log':>7}{'HEAD':>7}{'LIST':>7}{'PUT':>7}{'read MB':>9}{'wrote MB':>10}"
+            f"{'':<28}{'requests':>9}{'GET':>7}{'log':>7}{'HEAD':>7}{'LIST':>7}{'PUT':>7}{'read MB':>9}{'wrote MB':>10}"
         )
         _measure(f"bootstrap, {items:,} items", requests, ["bootstrap", "--recipe", str(recipe)], first)
         for night in range(NIGHTS):
@@ -55,7 +55,7 @@ def _measure(name: str, requests: Path, command: list[str], given: Delivery) -> 
     counts["log"] = sum(kind == "GET" and "/_delta_log/" in path for kind, _, _, path in lines)
     came, went = (sum(int(line[place]) for line in lines) / 1e6 for place in (1, 2))
     kinds = "".join(f"{counts[kind]:>7,}" for kind in ("GET", "log", "HEAD", "LIST", "PUT"))
-    print(f"{name:<34}{len(lines):>9,}{kinds}{went:>9,.1f}{came:>10,.1f}", flush=True)
+    print(f"{name:<28}{len(lines):>9,}{kinds}{went:>9,.1f}{came:>10,.1f}", flush=True)
 
 
 @contextmanager
