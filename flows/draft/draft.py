@@ -66,7 +66,7 @@ def draft_recipe(items: list[str], interactions: list[str]) -> Draft:
         notes += catalogue.preset.notes if catalogue.preset else ()
     if not (content.text or content.pictures or content.attributes or content.vectors or content.coordinates or log):
         lacking.append("text.fields: no column holds text, pictures, shared values or vectors, and there is no log")
-    blocks = [*_data_blocks(catalogue, log), *_content_blocks(catalogue, content), *_log_blocks(log)]
+    blocks = [*_data_blocks(catalogue, log, content), *_content_blocks(catalogue, content), *_log_blocks(log)]
     blocks.append(_codebook(count.rows if count else None, str(count)))
     text = "\n".join([*_header(catalogue, log, lacking), *("\n" + each.render() for each in blocks), ""])
     recipe = parse_recipe(tomllib.loads(text), "the draft")
@@ -109,8 +109,10 @@ def _header(catalogue: _Data, log: _Data | None, lacking: list[str]) -> Iterator
             yield from comment(f"  {each}")
 
 
-def _data_blocks(catalogue: _Data, log: _Data | None) -> Iterator[Block]:
-    yield Block("items", tuple(_mapped("items", catalogue)))
+def _data_blocks(catalogue: _Data, log: _Data | None, content: Content) -> Iterator[Block]:
+    vectors = [column for _, column, _ in content.vectors]
+    left_out = (Entry("leave_out", vectors, "vectors, which would become attributes as texts"),) if vectors else ()
+    yield Block("items", (*_mapped("items", catalogue), *left_out))
     if log is not None:
         yield Block("interactions", tuple(_mapped("interactions", log)))
 

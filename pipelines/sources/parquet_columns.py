@@ -63,9 +63,14 @@ class Columns:
 
 
 def parquet_columns(
-    stream: pa.NativeFile, file: str, selected: frozenset[str] | None, mapped: Collection[str], rows: int
+    stream: pa.NativeFile,
+    file: str,
+    selected: frozenset[str] | None,
+    mapped: Collection[str],
+    rows: int,
+    unread: Collection[str] = (),
 ) -> Iterator[Columns | Row]:
-    """Yield the rows in batches of at most `rows`, with the columns of `selected`, or all if None.
+    """Yield the rows in batches of at most `rows`, with the columns of `selected`, or all but `unread` if None.
 
     A part that cannot be read is a Row with a reason and its number of rows. `mapped` names the columns with a meaning.
     Raise SourceError if two columns have the name of a requested one.
@@ -80,7 +85,7 @@ def parquet_columns(
         yield Row(0, {"raw": file}, Reason.UNREADABLE_PARQUET, detail)
         return
     names = tuple(without_blanks(schema.names, mapped))
-    wanted = _columns(schema.names, names, file, selected)
+    wanted = _columns(schema.names, names, file, selected, unread)
     named = dict(zip(schema.names, names, strict=True))
     first = 0
     for group in groups:
@@ -118,16 +123,16 @@ def _batches(table: pq.ParquetFile, group: int, columns: list[str] | None, rows:
 
 
 def _columns(
-    written: Sequence[str], names: Sequence[str], file: str, selected: frozenset[str] | None
+    written: Sequence[str], names: Sequence[str], file: str, selected: frozenset[str] | None, unread: Collection[str]
 ) -> list[str] | None:
     """Return the columns to read, as they are written in the file; None for all."""
     twice = sorted(name for name, times in Counter(names).items() if times > 1)
-    wanted = [name for name in twice if selected is None or name in selected]
-    if wanted:
-        raise SourceError(f"{file}: it has two columns {wanted[0]!r}. Give every column a name of its own.")
-    if selected is None:
+    wanted = set(names) - set(unread) if selected is None else selected
+    if read_twice := [name for name in twice if name in wanted]:
+        raise SourceError(f"{file}: it has two columns {read_twice[0]!r}. Give every column a name of its own.")
+    if selected is None and not unread:
         return None
-    return [each for each, name in zip(written, names, strict=True) if name in selected]
+    return [each for each, name in zip(written, names, strict=True) if name in wanted]
 
 
 def _microseconds(column: pa.Array) -> pa.Array:

@@ -79,7 +79,8 @@ def _with_folders(part: Part, named: Folders) -> Part:
 def _parts(file: File, named: Folders, spec: Spec, rows: int) -> Iterator[Part]:
     if file.suffix == ".parquet":
         with file.filesystem.open_input_file(file.path) as stream:
-            for part in parquet_columns(stream, file.file, spec.selected_columns, spec.mapped_columns, rows):
+            names = spec.selected_columns, spec.mapped_columns
+            for part in parquet_columns(stream, file.file, *names, rows, spec.unread_columns):
                 yield [part] if isinstance(part, Row) else part
         return
     dialect = check_text(file, spec)

@@ -49,7 +49,7 @@ class ItemsSpec(Section):
     `image` names a column of pictures, one or a list: paths (relative to the file, inside its folder), bytes, web
     addresses, or URIs below one of `image_roots`. `image_workers` pictures are fetched at once, each within
     `image_timeout_s`; a host without a public address must be one of `trusted_hosts`. `partitions` names the folders
-    `name=value` that become attributes.
+    `name=value` that become attributes, and `leave_out` columns that become none, such as vectors.
     """
 
     section: ClassVar[str] = "items"
@@ -67,7 +67,18 @@ class ItemsSpec(Section):
     image_timeout_s: float = Field(10.0, gt=0)
     image_workers: int = Field(16, ge=1)
     partitions: tuple[str, ...] = ()
+    leave_out: tuple[str, ...] = ()
     csv: CsvSpec = CsvSpec()
+
+    @property
+    def not_attributes(self) -> frozenset[str]:
+        """Columns that become no attribute: those that fields name, and those that are left out."""
+        return self.mapped_columns | set(self.leave_out)
+
+    @property
+    def unread_columns(self) -> frozenset[str]:
+        """Columns that need not be read."""
+        return frozenset(self.leave_out) - self.mapped_columns
 
     @property
     def selected_columns(self) -> None:
@@ -121,6 +132,11 @@ class InteractionsSpec(Section):
     time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
     repeats: Literal["refuse", "keep"] = "refuse"
     csv: CsvSpec = CsvSpec()
+
+    @property
+    def unread_columns(self) -> frozenset[str]:
+        """Columns that need not be read, beside those that are not selected: none."""
+        return frozenset()
 
     @property
     def selected_columns(self) -> frozenset[str]:

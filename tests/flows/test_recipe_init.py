@@ -179,6 +179,7 @@ def test_vectors_in_the_catalogue_become_given_vectors_of_their_width(tmp_path: 
     recipe = recipe_of(draft_recipe([str(tmp_path / "items.parquet")], []))
     assert list(recipe.vectors) == ["clip_emb"]
     assert open_given("clip_emb", recipe.vectors["clip_emb"]).dim == 16
+    assert recipe.items.leave_out == ("clip emb",)
 
 
 def test_pictures_beside_the_catalogue_are_read_and_those_on_the_web_are_left_to_the_user(tmp_path: Path) -> None:

@@ -1,19 +1,26 @@
 """A catalogue that is converted column by column gives the items and the refusals of one converted row by row."""
 
+import json
 from datetime import datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from deltalake import write_deltalake
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
+from source_rows import ingest_new
 
 from pipelines.ingest.items.columns import Parsed, _convert, parse, parse_rows
 from pipelines.ingest.parts import table_of
+from pipelines.sources.files import find_sources
 from pipelines.sources.parquet_columns import Columns
 from pipelines.sources.source_spec import ItemsSpec
+from storage.lake import Lake
 
 TEXTS = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
@@ -98,3 +105,24 @@ def test_usual_columns_leave_no_row_to_be_converted_alone(cells: list[Any]) -> N
     table, _ = table_of(Columns(0, batch, tuple(columns), exact_times=False), None)
     _, sure = _convert(table, ItemsSpec())
     assert sure.all()
+
+
+def test_columns_that_are_left_out_become_no_attributes_in_any_format(tmp_path: Path) -> None:
+    rows = [{"item_id": f"i{n}", "title": "mug", "brand": "b", "emb": [0.5, n]} for n in range(3)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    write_deltalake(str(tmp_path / "table"), pa.Table.from_pylist(rows))
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = ["item_id,title,brand,emb", *(f"i{n},mug,b,{n}" for n in range(3)), ""]
+    (tmp_path / "a.csv").write_text("\n".join(text))
+    for name in ("a.parquet", "a.jsonl", "a.csv", "table"):
+        lake = Lake(str(tmp_path / f"lake-{name}"))
+        ingest_new(lake, str(tmp_path / name), ItemsSpec(leave_out=("emb", "gone")))
+        assert lake.frame("items")["attributes"].unique().to_list() == ['{"brand": "b"}'], name
+
+
+def test_a_column_that_is_left_out_is_not_read(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"item_id": ["a"], "title": ["x"], "emb": [[1.0]]}), tmp_path / "a.parquet")
+    (source,) = find_sources(str(tmp_path / "a.parquet"))
+    ((part,),) = [list(source.parts(ItemsSpec(leave_out=("emb",)), 10))]
+    assert isinstance(part, Columns)
+    assert part.names == ["item_id", "title"]

@@ -80,8 +80,7 @@ def parse_rows(rows: Sequence[Row], spec: ItemsSpec) -> Parsed:
 def _convert(table: Table, spec: ItemsSpec) -> tuple[pl.DataFrame, pl.Series]:
     """Return the items of all rows, and whether each is certain; rows that are not hold any values."""
     rows = len(table)
-    own = {spec.item_id, spec.title, spec.image, spec.deleted}
-    names = sorted(name for name in table.columns if name not in own)
+    names = sorted(name for name in table.columns if name not in spec.not_attributes)
     if spec.languages or not _are_usual(names):
         return pl.DataFrame(schema=ITEMS).clear(rows), _repeated(False, rows)
     item_ids = _column(table, spec.item_id, identifiers)

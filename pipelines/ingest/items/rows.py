@@ -37,8 +37,8 @@ def item_of(row: Row, spec: ItemsSpec) -> dict[str, Any]:
     if spec.require_title and not title:
         raise Refused(Reason.EMPTY_TITLE, lacking(row, spec.title, "items.title"))
     check_names(row.values)
-    own = {spec.item_id, spec.title, spec.image, spec.deleted}
-    attributes = {name: read_cell(row.values, name, _spoken(values, spec)) for name in row.values if name not in own}
+    named = [name for name in row.values if name not in spec.not_attributes]
+    attributes = {name: read_cell(row.values, name, _spoken(values, spec)) for name in named}
     described = json.dumps({name: value for name, value in attributes.items() if value}, sort_keys=True)
     characters = len(title) + len(described)
     if characters > spec.max_text_chars:

@@ -269,10 +269,11 @@ _KEY_ROWS = 1 << 17
 
 def _selected(schema: pa.Schema, spec: Spec) -> list[str] | None:
     """Return the columns to read, as the table writes them; None for all."""
-    if spec.selected_columns is None:
+    if spec.selected_columns is None and not spec.unread_columns:
         return None
     bare = without_blanks(schema.names, spec.mapped_columns)
-    return [name for name, each in zip(schema.names, bare, strict=True) if each in spec.selected_columns]
+    wanted = set(bare) - spec.unread_columns if spec.selected_columns is None else spec.selected_columns
+    return [name for name, each in zip(schema.names, bare, strict=True) if each in wanted]
 
 
 def _written(schema: pa.Schema, column: str) -> str:
