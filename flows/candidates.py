@@ -125,7 +125,7 @@ def extended_release(
     store_given(run, given)
     embed_items(run, alive, encoders)
     artifacts = fitted_artifacts_of(run.lake, parent)
-    known = segments(run.lake, list(taken), parent.codebook.id, among=alive["item_id"].to_list())["item_id"]
+    known = segments(run.lake, list(taken), parent.codebook.id, among=alive["item_id"])["item_id"]
     new = sorted(set(alive["item_id"]) - set(known))
     encoders = fold_new(run, snapshot, parent, artifacts.encoders, new)
     if encoders is not artifacts.encoders:

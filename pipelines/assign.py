@@ -13,6 +13,7 @@ from pipelines.fusion.fuse import FUSED, Fused
 from pipelines.modalities import Matrix
 from pipelines.vector_store import matrix, vector_hashes
 from storage.commit import Provenance, append
+from storage.files.among import Among
 from storage.lake import Lake, one_of
 from storage.quarantine import Reject, quarantine
 from storage.reasons import Reason
@@ -128,12 +129,9 @@ def encoded_vectors(lake: Lake, fusion: str, published: pl.DataFrame) -> pl.Data
     """Return (item_id, vector) of the stored fused vectors that the SIDs of `published` were assigned from."""
     if published.is_empty():
         return pl.DataFrame(schema={"item_id": pl.String, "vector": pl.List(pl.Float32)})
-    where = (
-        (ds.field("modality") == FUSED)
-        & (ds.field("fingerprint") == fusion)
-        & one_of("item_id", published["item_id"].to_list())
-    )
-    stored = lake.frame("vectors", columns=["item_id", "vector"], where=where)
+    where = (ds.field("modality") == FUSED) & (ds.field("fingerprint") == fusion)
+    among = Among("item_id", published["item_id"])
+    stored = lake.frame("vectors", columns=["item_id", "vector"], where=where, among=among)
     hashes = pl.Series("vector_hash", vector_hashes(matrix(stored)), dtype=pl.String)
     return (
         stored.with_columns(hashes)

@@ -50,7 +50,7 @@ def assign(
     taken = list(dict.fromkeys([*published_assignments(run.lake, codebook.id), *base]))
     assignment_id = "a-" + hashlib.sha256(f"{key}\0{codebook.id}\0{sorted(taken)}".encode()).hexdigest()[:16]
     fused = vectors.fused
-    published = segments(run.lake, taken, codebook.id, among=fused.items["item_id"].to_arrow())
+    published = segments(run.lake, taken, codebook.id, among=fused.items["item_id"])
     new = fused.take((~fused.items["item_id"].is_in(published["item_id"].implode())).arg_true().to_numpy())
     with run.stage("assign SIDs") as view:
         drifted = record_drift(run.lake, assignment_id, published, fused, artifacts.fusion.id, run.provenance())

@@ -34,6 +34,8 @@ FOOTER = 1 << 15
 """Bytes read from the end of a file for its footer; a longer footer is read in a second step."""
 LONGEST_STATISTIC = 30
 """Other writers truncate longer texts in their statistics; delta-rs truncates at 32 characters."""
+GROUP_BYTES, FEWEST_GROUP_ROWS = 1 << 21, 1 << 10
+"""Bytes in memory of a row group of a table in which rows are looked up by item, and its fewest rows."""
 FORMAT = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=True, page_checksum_verification=True)
 )
@@ -68,7 +70,10 @@ class DataFile:
             known &= ds.field(name) == pa.scalar(value, schema.field(name).type)
         for name, (low, high) in self.bounds.items():
             kind = schema.field(name).type
-            known &= (ds.field(name) >= pa.scalar(low, kind)) & (ds.field(name) <= pa.scalar(high, kind))
+            if low == high:  # as an equation it decides conditions of any kind
+                known &= ds.field(name) == pa.scalar(low, kind)
+            else:
+                known &= (ds.field(name) >= pa.scalar(low, kind)) & (ds.field(name) <= pa.scalar(high, kind))
         return known
 
 
@@ -83,7 +88,7 @@ def write_rows(files: Files, spec: TableSpec, rows: pa.Table, key: str, news: bo
 
 def _write(files: Files, spec: TableSpec, values: dict[str, str], rows: pa.Table, key: str, news: bool) -> AddAction:
     sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression="zstd", write_page_checksum=True)
+    pq.write_table(rows, sink, _group_rows(rows, spec), compression="zstd", write_page_checksum=True)
     data = sink.getvalue()
     named = hashlib.blake2b(json.dumps([key, values], sort_keys=True).encode(), digest_size=8).hexdigest()
     name = f"part-{hashlib.sha256(data).hexdigest()}-{_footer_hash(data[-_footer_size(data[-8:]) :])}-{named}.parquet"
@@ -91,6 +96,13 @@ def _write(files: Files, spec: TableSpec, values: dict[str, str], rows: pa.Table
     (written,) = files.info([name])
     changed = written[1] // 1_000_000 if written else 0
     return AddAction(name, data.size, values, changed, news, json.dumps(_statistics(rows, spec)))
+
+
+def _group_rows(rows: pa.Table, spec: TableSpec) -> int | None:
+    """Return the rows of a row group: few where rows are looked up by item, because whole groups are read."""
+    if "item_id" not in spec.statistics:
+        return None
+    return max(FEWEST_GROUP_ROWS, int(GROUP_BYTES * rows.num_rows // max(1, rows.nbytes)))
 
 
 def removal(file: DataFile, at_ms: int) -> RemoveAction:

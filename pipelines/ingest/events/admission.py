@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import pyarrow.dataset as ds
 
 from pipelines.ingest.events.ids import content_ids
 from pipelines.ingest.events.near_ids import near_ids
 from pipelines.ingest.seen import SeenHashes
-from storage.lake import Lake, one_of
+from storage.files.among import Among
+from storage.lake import Lake
 from storage.reasons import Reason
 
 SAME = ("user_id", "item_id", "event_type", "event_time")
@@ -114,8 +114,8 @@ class Admission:
         first = max(low, EARLIEST + SAME_ID_WITHIN) - SAME_ID_WITHIN
         last = min(high, LATEST - SAME_ID_WITHIN) + SAME_ID_WITHIN
         where = (ds.field("event_time") >= first) & (ds.field("event_time") <= last)
-        ids = ds.field("event_id").isin(_arrow_strings(events["event_id"]))
-        rows = self._lake.read("interactions", columns=_STORED, where=where & ids, without=self._own_files)
+        ids = Among("event_id", events["event_id"])
+        rows = self._lake.read("interactions", columns=_STORED, where=where, among=ids, without=self._own_files)
         return pl.DataFrame(rows).unique("event_id", keep="last")
 
 
@@ -131,24 +131,19 @@ class KnownItems:
         wanted = items.unique()
         fresh = wanted.filter(~wanted.is_in(self._known.implode()))
         if len(fresh):
-            where = ds.field("item_id").isin(_arrow_strings(fresh))
-            rows = self._lake.read("items", columns=["item_id"], where=where)
+            rows = self._lake.read("items", columns=["item_id"], among=Among("item_id", fresh))
             self._known = self._known.append(pl.Series(rows.column("item_id"), dtype=pl.String).unique())
         return items.is_in(self._known.implode())
 
 
 def known_items(lake: Lake, items: set[str]) -> set[str]:
     """Return those of some ids that the catalogue has."""
-    rows = lake.read("items", columns=["item_id"], where=one_of("item_id", sorted(items)))
+    rows = lake.read("items", columns=["item_id"], among=Among.of("item_id", items))
     return set(rows.column("item_id").to_pylist())
 
 
 def _hashes(events: pl.DataFrame) -> np.ndarray[Any, np.dtype[np.uint64]]:
     return events["event_id"].hash().to_numpy()
-
-
-def _arrow_strings(values: pl.Series) -> pa.Array:
-    return values.to_arrow().cast(pa.string())
 
 
 def _first_of(found: pl.DataFrame) -> pl.Expr:

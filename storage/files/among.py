@@ -1,0 +1,65 @@
+"""Rows that hold one of some texts, and the parts of data files that may hold such rows, by their bounds."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+Bounds = tuple[str, str] | None
+"""Least and greatest text of some rows; None if they are unknown."""
+
+
+@dataclass(frozen=True, eq=False)
+class Among:
+    """A filter for rows whose text column holds one of some values.
+
+    Arrow reads all files and row groups for a set of values, so those that may hold one are chosen here.
+    """
+
+    column: str
+    values: pl.Series
+
+    @classmethod
+    def of(cls, column: str, values: Iterable[str]) -> "Among":
+        return cls(column, values if isinstance(values, pl.Series) else pl.Series(list(values), dtype=pl.String))
+
+    @property
+    def expression(self) -> ds.Expression:
+        return ds.field(self.column).isin(self.values.to_arrow().cast(pa.string()))
+
+    @cached_property
+    def _sorted(self) -> pl.Series:
+        return self.values.sort()
+
+    def may_be_within(self, bounds: Sequence[Bounds]) -> NDArray[np.bool_]:
+        """Return for some rows with these bounds, each time, whether one of the values may be among them."""
+        known = [each or ("", "") for each in bounds]
+        first = self._sorted.search_sorted(pl.Series([low for low, _ in known], dtype=pl.String), side="left")
+        last = self._sorted.search_sorted(pl.Series([high for _, high in known], dtype=pl.String), side="right")
+        unknown = np.array([each is None for each in bounds], bool)
+        return np.asarray((last > first).to_numpy() | (unknown & (len(self.values) > 0)))
+
+    def narrowed(self, dataset: ds.FileSystemDataset) -> ds.FileSystemDataset:
+        """Return the row groups of a dataset that may hold one of the values."""
+        fragments = [self._narrowed(each) for each in dataset.get_fragments()]
+        return ds.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
+
+    def _narrowed(self, fragment: ds.ParquetFileFragment) -> ds.ParquetFileFragment:
+        kept = self.may_be_within(_bounds(fragment.metadata, self.column))
+        return fragment if kept.all() else fragment.subset(row_group_ids=np.flatnonzero(kept).tolist())
+
+
+def _bounds(metadata: pq.FileMetaData, column: str) -> list[Bounds]:
+    """Return the bounds of a column in each row group."""
+    names = [metadata.schema.column(number).path for number in range(metadata.num_columns)]
+    if column not in names:
+        return [None] * metadata.num_row_groups
+    place = names.index(column)
+    found = (metadata.row_group(group).column(place).statistics for group in range(metadata.num_row_groups))
+    return [(each.min, each.max) if each is not None and each.has_min_max else None for each in found]
