@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,6 +12,7 @@ import pyarrow.dataset as ds
 
 from flows.runtime.run import Run
 from pipelines.event_log.visible_log import LogSlice
+from pipelines.vector_store import FEW
 from storage.lake import Lake, TableRef
 from storage.releases.catalogue import catalogue
 from storage.releases.manifest import Manifest
@@ -38,9 +40,17 @@ class Snapshot:
     def versions(self) -> dict[str, int]:
         return {"items": self.items.version, "interactions": self.interactions.version}
 
-    def catalogue(self, lake: Lake, columns: list[str] | None = None, among: list[str] | None = None) -> pl.DataFrame:
+    def catalogue(
+        self, lake: Lake, columns: list[str] | None = None, among: Iterable[str] | None = None
+    ) -> pl.DataFrame:
         """Return the newest visible revision of every item, including deleted items."""
         return catalogue(lake, self.items.version, self.as_of, columns, among)
+
+    def alive(self, lake: Lake, among: pl.Series | None = None) -> pl.DataFrame:
+        """Return (item_id) of the items that are visible and not deleted, of all or of some."""
+        few = among if among is None or len(among) <= FEW else None
+        found = self.catalogue(lake, ["deleted"], few).filter(~pl.col("deleted")).select("item_id")
+        return found if among is None else found.filter(pl.col("item_id").is_in(among.implode()))
 
     def content(self, lake: Lake) -> dict[str, Any]:
         """Return the identity of the visible data, independent of the time at which the snapshot was taken.

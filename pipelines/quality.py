@@ -12,24 +12,25 @@ from numpy.typing import NDArray
 from pipelines.event_log.event_order import ORDER, in_order
 from storage.lake import Lake
 from tokenizer.arrays.items import tie_keys
-from tokenizer.metrics import chance_agreement, collision_metrics, level_metrics, pair_agreement
+from tokenizer.metrics import pair_agreement
+from tokenizer.trie.groups import chance_agreement, collisions, level_usage
 from tokenizer.trie.trie import Trie
 
 WINDOW = 5
 EVENTS = 500_000
 
 
-def table_quality(codes: np.ndarray[Any, Any], sizes: tuple[int, ...], levels: int | None = None) -> dict[str, Any]:
-    """Return the use of codes at each place, and collisions, of a whole SID table (N, places).
+def table_quality(trie: Trie, levels: int | None = None) -> dict[str, Any]:
+    """Return the use of codes at each place, and collisions, of the SIDs of a release.
 
     `utilisation_of_fillable` covers the first `levels` places, by default all. A token after the codes counts the items
     of a SID, so few of its values are used if SIDs are spread well.
     """
-    places = level_metrics(codes, sizes)
+    places = level_usage(trie)
     by_name = {name: [place[name] for place in places] for name in places[0]}
     used = by_name["utilisation"][:levels]
-    filled = [share * size / min(size, max(1, len(codes))) for share, size in zip(used, sizes, strict=False)]
-    return {**by_name, "utilisation_of_fillable": filled, **collision_metrics(codes)}
+    filled = [share * size / min(size, max(1, len(trie))) for share, size in zip(used, trie.sizes, strict=False)]
+    return {**by_name, "utilisation_of_fillable": filled, **collisions(trie)}
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,9 @@ def behaviour(lake: Lake, held_out: HeldOut, trie: Trie) -> dict[str, list[float
     pairs = consumed_together(lake, held_out, trie)
     if not len(pairs):
         return {}
-    codes = trie.codes()
-    return {"consumed_together_sharing": pair_agreement(codes, pairs), "random_pairs_sharing": chance_agreement(codes)}
+    rows, places = np.unique(pairs, return_inverse=True)
+    together = pair_agreement(trie.codes_of(rows), places.reshape(pairs.shape))
+    return {"consumed_together_sharing": together, "random_pairs_sharing": chance_agreement(trie)}
 
 
 def consumed_together(lake: Lake, held_out: HeldOut, trie: Trie) -> NDArray[np.int64]:

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
@@ -120,7 +119,7 @@ def _trie(lake: Lake, given: CandidateInput, version: int) -> Trie:
         return build_trie(live_sids(lake, codebook.id, assignments, version, snapshot), codebook)
     trie = open_trie(lake, parent)
     added = [each for each in assignments if each not in parent.assignments]
-    assigned = segments(lake, added, codebook.id, version)["item_id"].to_list()
+    assigned = segments(lake, added, codebook.id, version, columns=["item_id"])["item_id"].to_list()
     touched = sorted({*assigned, *arrived_since(lake, parent, snapshot)["item_id"].to_list()})
     if not touched:
         return trie
@@ -140,8 +139,8 @@ def live_sids(
     among: list[str] | None = None,
 ) -> pl.DataFrame:
     """Return (item_id, codes) of the segments, for items that are visible and not deleted; one row per item."""
-    rows = segments(lake, list(assignments), codebook, version, among)
-    alive = snapshot.catalogue(lake, ["deleted"], among).filter(~pl.col("deleted")).select("item_id")
+    rows = segments(lake, list(assignments), codebook, version, among, ["item_id", "codes"])
+    alive = snapshot.alive(lake, None if among is None else pl.Series(among, dtype=pl.String))
     live = rows.join(alive, on="item_id", how="semi", maintain_order="left")
     doubled = live.filter(pl.col("item_id").is_duplicated())
     if doubled.height:
@@ -169,7 +168,7 @@ def _metrics(run: Run, given: CandidateInput, trie: Trie, versions: dict[str, in
         new.squared + before.get("squared_error", 0.0), new.spread + before.get("squared_spread", 0.0), len(trie)
     )
     return {
-        **table_quality(trie.codes(), trie.sizes, artifacts.codebook.levels),
+        **table_quality(trie, artifacts.codebook.levels),
         "relative_error": total.relative,
         "relative_error_of_new": new.relative if new.items else None,
         "squared_error": total.squared,
@@ -209,7 +208,7 @@ def _behaviour(run: Run, given: CandidateInput, trie: Trie) -> dict[str, list[fl
 def _taken(lake: Lake, given: CandidateInput) -> int:
     where = one_of("assignment_id", given.assigned.assignments)
     where &= ds.field("codebook") == given.artifacts.codebook.id
-    return int(lake.read("sids", columns=["assignment_id"], where=where).num_rows)
+    return lake.count("sids", lake.version("sids"), where)
 
 
 def _events_without_sid(lake: Lake, given: CandidateInput, trie: Trie) -> float:
@@ -224,8 +223,8 @@ def _events_without_sid(lake: Lake, given: CandidateInput, trie: Trie) -> float:
         items = added_events(lake, parent, snapshot, ["item_id"])["item_id"]
     if items.is_empty():
         return 0.0
-    known = pc.is_in(items.to_arrow().cast("string"), value_set=trie.item_ids)
-    return 1.0 - float(pc.mean(known).as_py())
+    known = trie.find_rows(items.to_arrow()) >= 0
+    return 1.0 - float(known.mean())
 
 
 def _neighbours(lake: Lake, given: CandidateInput, trie: Trie, versions: dict[str, int]) -> dict[str, list[float]]:
@@ -233,7 +232,7 @@ def _neighbours(lake: Lake, given: CandidateInput, trie: Trie, versions: dict[st
     added, book, parent = None, given.artifacts.codebook, given.extended
     if parent is not None:
         fresh = [each for each in given.assigned.assignments if each not in parent.assignments]
-        items = segments(lake, fresh, book.id, versions["sids"])["item_id"].to_list()
+        items = segments(lake, fresh, book.id, versions["sids"], columns=["item_id"])["item_id"].to_list()
         added = Added(items, parent.versions["vectors"], versions["vectors"])
     under = (each.versions["vectors"] for each in releases(lake) if each.codebook.id == book.id)
     shares = neighbours_sharing(lake, given.artifacts.fusion.id, trie, book, next(under, versions["vectors"]), added)

@@ -58,8 +58,9 @@ def a_trie() -> Trie:
 def test_a_token_after_the_codes_is_no_level_that_should_be_filled() -> None:
     """Ten items on five SIDs of 4 x 16 codes, told apart by a token of 256."""
     codes = np.array([[sid % 2, sid, token] for sid in range(5) for token in range(2)], np.int32)
-    assert table_quality(codes, (4, 16, 256), 2)["utilisation_of_fillable"] == [2 / 4, 5 / 10]
-    whole = table_quality(codes, (4, 16, 256))
+    trie = Trie.build(codes, [f"i{item}" for item in range(len(codes))], (4, 16, 256))
+    assert table_quality(trie, 2)["utilisation_of_fillable"] == [2 / 4, 5 / 10]
+    whole = table_quality(trie)
     assert whole["utilisation_of_fillable"] == [2 / 4, 5 / 10, 2 / 10]
     assert whole["utilisation"] == [2 / 4, 5 / 16, 2 / 256]
     assert whole["collision_rate"] == 0
