@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +12,7 @@ import polars as pl
 import pyarrow.dataset as ds
 
 from flows.runtime.run import Run
+from pipelines.event_log.event_times import EventTimes
 from pipelines.event_log.visible_log import LogSlice
 from pipelines.vector_store import FEW
 from storage.lake import Lake, TableRef
@@ -130,16 +132,12 @@ def say_cutoff(run: Run, snapshot: Snapshot) -> None:
 
 
 def _holdout_cutoff(run: Run, interactions: TableRef, as_of: datetime) -> datetime:
+    """Return the time from which the newest share of the events is held out; equal times are not split."""
     share = run.recipe.split.holdout
-    if share == 0:
+    times = EventTimes(run.lake, interactions.version, as_of)
+    if share == 0 or not (count := len(times)):
         return as_of
-    where = ds.field("arrival_time") <= as_of
-    times = run.lake.frame("interactions", interactions.version, ["event_time"], where)["event_time"]
-    if times.is_empty():
-        return as_of
-    quantile = times.quantile(1 - share, interpolation="higher")
-    assert isinstance(quantile, datetime)
-    return quantile
+    return times[math.ceil((count - 1) * (1 - share))]
 
 
 def arrived_since(lake: Lake, parent: Manifest, snapshot: Snapshot) -> pl.DataFrame:
