@@ -51,8 +51,12 @@ class Among:
         return ds.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
 
     def _narrowed(self, fragment: ds.ParquetFileFragment) -> ds.ParquetFileFragment:
-        kept = self.may_be_within(_bounds(fragment.metadata, self.column))
-        return fragment if kept.all() else fragment.subset(row_group_ids=np.flatnonzero(kept).tolist())
+        groups = self.groups(fragment.metadata)
+        return fragment if len(groups) == fragment.metadata.num_row_groups else fragment.subset(row_group_ids=groups)
+
+    def groups(self, metadata: pq.FileMetaData) -> list[int]:
+        """Return the row groups of a file that may hold one of the values."""
+        return np.flatnonzero(self.may_be_within(_bounds(metadata, self.column))).tolist()
 
 
 def _bounds(metadata: pq.FileMetaData, column: str) -> list[Bounds]:

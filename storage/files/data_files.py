@@ -24,14 +24,13 @@ from deltalake import DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 
 from storage.errors import DataCorrupt
+from storage.files.footers import footer_hash, footer_of, stored_footer_hash
 from storage.files.store import Files, sha256
 from storage.schemas import TableSpec
 
 NAME = re.compile(r"part-(?P<whole>[0-9a-f]{64})-(?P<footer>[0-9a-f]{16})-[0-9a-f]{16}\.parquet")
 SMALL = 1 << 16
 """Files of at most this many bytes are hashed as a whole before they are read."""
-FOOTER = 1 << 15
-"""Bytes read from the end of a file for its footer; a longer footer is read in a second step."""
 LONGEST_STATISTIC = 30
 """Other writers truncate longer texts in their statistics; delta-rs truncates at 32 characters."""
 GROUP_BYTES, FEWEST_GROUP_ROWS = 1 << 21, 1 << 10
@@ -91,7 +90,7 @@ def _write(files: Files, spec: TableSpec, values: dict[str, str], rows: pa.Table
     pq.write_table(rows, sink, _group_rows(rows, spec), compression="zstd", write_page_checksum=True)
     data = sink.getvalue()
     named = hashlib.blake2b(json.dumps([key, values], sort_keys=True).encode(), digest_size=8).hexdigest()
-    name = f"part-{hashlib.sha256(data).hexdigest()}-{_footer_hash(data[-_footer_size(data[-8:]) :])}-{named}.parquet"
+    name = f"part-{hashlib.sha256(data).hexdigest()}-{footer_hash(footer_of(data))}-{named}.parquet"
     files.write(name, data)
     (written,) = files.info([name])
     changed = written[1] // 1_000_000 if written else 0
@@ -214,23 +213,11 @@ def _check_footer(files: Files, file: DataFile) -> None:
         if file.size <= SMALL:
             right = sha256(files.read(file.path)) == match["whole"]
         else:
-            tail = files.tail(file.path, FOOTER)
-            size = _footer_size(tail[-8:])
-            tail = files.tail(file.path, size) if len(tail) < size <= file.size else tail
-            right = _footer_hash(tail[-size:]) == match["footer"]
+            right = stored_footer_hash(files, file.path, file.size) == match["footer"]
     except FileNotFoundError as error:
         raise missing(files, file) from error
     if not right:
         raise corrupt(files, file)
-
-
-def _footer_size(end: bytes | pa.Buffer) -> int:
-    """Return the bytes of the footer, including its length and the magic number."""
-    return int.from_bytes(bytes(end)[:4], "little") + 8
-
-
-def _footer_hash(footer: bytes | pa.Buffer) -> str:
-    return hashlib.blake2b(footer, digest_size=8).hexdigest()
 
 
 RESTORE = "Restore the file from a backup of the lake; `sidmill lake verify` lists all damaged files."
