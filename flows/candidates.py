@@ -130,7 +130,7 @@ def extended_release(
     encoders = fold_new(run, snapshot, parent, artifacts.encoders, new)
     if encoders is not artifacts.encoders:
         artifacts = replace(artifacts, encoders=encoders, fit_cutoff=max(artifacts.fit_cutoff, snapshot.cutoff))
-    assigned = assign(run, artifacts, item_vectors(run, artifacts, alive, given), taken, key)
+    assigned = assign(run, artifacts, item_vectors(run, artifacts, alive, given), taken, key, parent=parent)
     candidate = make_candidate(run, CandidateInput(kind, key, snapshot, artifacts, assigned, parent))
     _resolve_assigned(run, again, candidate)
     return candidate

@@ -212,7 +212,7 @@ class Lake:
         where: ds.Expression | None = None,
         among: Among | None = None,
     ) -> pa.Table:
-        dataset = self._dataset(table, files, where, among)
+        dataset = self._dataset(table, files, where, among, columns)
         with self._reading(table, dataset):
             return dataset.to_table(columns=None if columns is None else list(columns), filter=_both(where, among))
 
@@ -236,7 +236,8 @@ class Lake:
         With `since`, only files that this other version lacks are read.
         """
         files = self.data_files(table, version)
-        dataset = self._dataset(table, files if since is None else self._added(table, files, since), where, among)
+        wanted = files if since is None else self._added(table, files, since)
+        dataset = self._dataset(table, wanted, where, among, columns)
         with self._reading(table, dataset):
             yield from dataset.to_batches(
                 columns=list(columns),
@@ -269,7 +270,12 @@ class Lake:
         return [each for each in files if each.name not in before]
 
     def _dataset(
-        self, table: str, files: list[DataFile], where: ds.Expression | None, among: Among | None = None
+        self,
+        table: str,
+        files: list[DataFile],
+        where: ds.Expression | None,
+        among: Among | None = None,
+        columns: Sequence[str] | None = None,
     ) -> ds.FileSystemDataset:
         """Open what may hold a row of both conditions, with footers checked against the commit."""
         schema, place = TABLES[table].schema, self.table_files(table)
@@ -283,7 +289,7 @@ class Lake:
         if among is None:
             return dataset
         with self._reading(table, dataset):
-            return among.narrowed(dataset)
+            return among.narrowed(dataset, columns)
 
     @contextmanager
     def _reading(self, table: str, dataset: ds.FileSystemDataset) -> Iterator[None]:

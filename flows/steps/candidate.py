@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from flows.gates.judge import judge
@@ -19,9 +18,9 @@ from pipelines.event_log.visible_log import LogSlice
 from pipelines.neighbours import Added, neighbours_sharing
 from pipelines.quality import HeldOut, behaviour, churn, kept_codes, table_quality
 from sidmill.release import open_trie
-from storage.lake import Lake, one_of
+from storage.lake import Lake
 from storage.quarantine import by_reason
-from storage.releases.catalogue import segments
+from storage.releases.catalogue import count_sids, segments
 from storage.releases.manifest import EncoderRef, Manifest, TrieRef
 from storage.releases.releases import PRODUCTION, fit_cutoff_of, published, read_release, record_release, releases
 from tokenizer.codebook import Codebook
@@ -57,7 +56,7 @@ def make_candidate(run: Run, given: CandidateInput) -> Manifest:
     snapshot, artifacts, assigned, parent = given.snapshot, given.artifacts, given.assigned, given.parent
     with run.stage("trie") as view:
         versions = {table: run.lake.version(table) for table in PINNED} | snapshot.versions
-        trie = _trie(run.lake, given, versions["sids"])
+        trie = _trie(run, given, versions["sids"])
         data = trie.to_bytes()
         digest = run.lake.blobs.put(data)
         view.note(f"{len(trie):,} SIDs, {len(data):,} bytes", sids=len(trie), bytes=len(data))
@@ -111,13 +110,14 @@ def make_candidate(run: Run, given: CandidateInput) -> Manifest:
     return made
 
 
-def _trie(lake: Lake, given: CandidateInput, version: int) -> Trie:
+def _trie(run: Run, given: CandidateInput, version: int) -> Trie:
     """Return the trie of the live SIDs: an update of the parent's trie if it has the same codebook, else a new one."""
+    lake = run.lake
     snapshot, codebook, parent = given.snapshot, given.artifacts.codebook, given.extended
     assignments = given.assigned.assignments
     if parent is None or snapshot.as_of < parent.as_of:
         return build_trie(live_sids(lake, codebook.id, assignments, version, snapshot), codebook)
-    trie = open_trie(lake, parent)
+    trie = run.trie_of(parent)
     added = [each for each in assignments if each not in parent.assignments]
     assigned = segments(lake, added, codebook.id, version, columns=["item_id"])["item_id"].to_list()
     touched = sorted({*assigned, *arrived_since(lake, parent, snapshot)["item_id"].to_list()})
@@ -163,6 +163,7 @@ def _metrics(run: Run, given: CandidateInput, trie: Trie, versions: dict[str, in
     """Return the metrics for gates and report. The encoding error covers the items of the parent and the new ones."""
     artifacts, assigned = given.artifacts, given.assigned
     before = given.extended.metrics if given.extended is not None else {}
+    taken = count_sids(run.lake, artifacts.codebook.id, assigned.assignments)
     new = assigned.errors
     total = Errors(
         new.squared + before.get("squared_error", 0.0), new.spread + before.get("squared_spread", 0.0), len(trie)
@@ -179,7 +180,7 @@ def _metrics(run: Run, given: CandidateInput, trie: Trie, versions: dict[str, in
         "relocated": assigned.relocated,
         "refit_due": assigned.refit_due,
         "drifted": assigned.drifted,
-        "capacity_used": _taken(run.lake, given) / artifacts.codebook.planned_items,
+        "capacity_used": taken / artifacts.codebook.planned_items,
         "events_without_sid": _events_without_sid(run.lake, given, trie),
         **_behaviour(run, given, trie),
         **_neighbours(run.lake, given, trie, versions),
@@ -203,12 +204,6 @@ def _behaviour(run: Run, given: CandidateInput, trie: Trie) -> dict[str, list[fl
     negative = run.recipe.train.negative_events
     held_out = HeldOut(snapshot.interactions.version, snapshot.as_of, given.artifacts.fit_cutoff, negative)
     return behaviour(run.lake, held_out, trie)
-
-
-def _taken(lake: Lake, given: CandidateInput) -> int:
-    where = one_of("assignment_id", given.assigned.assignments)
-    where &= ds.field("codebook") == given.artifacts.codebook.id
-    return lake.count("sids", lake.version("sids"), where)
 
 
 def _events_without_sid(lake: Lake, given: CandidateInput, trie: Trie) -> float:

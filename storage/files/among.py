@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -31,7 +32,11 @@ class Among:
 
     @property
     def expression(self) -> ds.Expression:
-        return ds.field(self.column).isin(self.values.to_arrow().cast(pa.string()))
+        return ds.field(self.column).isin(self._arrow)
+
+    @cached_property
+    def _arrow(self) -> pa.Array:
+        return self.values.to_arrow().cast(pa.string())
 
     @cached_property
     def _sorted(self) -> pl.Series:
@@ -45,14 +50,27 @@ class Among:
         unknown = np.array([each is None for each in bounds], bool)
         return np.asarray((last > first).to_numpy() | (unknown & (len(self.values) > 0)))
 
-    def narrowed(self, dataset: ds.FileSystemDataset) -> ds.FileSystemDataset:
-        """Return the row groups of a dataset that may hold one of the values."""
-        fragments = [self._narrowed(each) for each in dataset.get_fragments()]
+    def narrowed(self, dataset: ds.FileSystemDataset, columns: Sequence[str] | None) -> ds.FileSystemDataset:
+        """Return the row groups of a dataset that hold one of the values, of which some columns will be read.
+
+        They are known by their bounds or, if others are to be read too, by the column itself, which is narrow.
+        """
+        others = columns is None or set(columns) != {self.column}
+        fragments = [self._narrowed(each, others) for each in dataset.get_fragments()]
         return ds.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
 
-    def _narrowed(self, fragment: ds.ParquetFileFragment) -> ds.ParquetFileFragment:
+    def _narrowed(self, fragment: ds.ParquetFileFragment, exactly: bool) -> ds.ParquetFileFragment:
         groups = self.groups(fragment.metadata)
+        if exactly and len(groups) > 1 and self.column in fragment.physical_schema.names:
+            groups = self._holding(fragment, groups)
         return fragment if len(groups) == fragment.metadata.num_row_groups else fragment.subset(row_group_ids=groups)
+
+    def _holding(self, fragment: ds.ParquetFileFragment, groups: list[int]) -> list[int]:
+        """Return those of some row groups that hold one of the values."""
+        texts = fragment.subset(row_group_ids=groups).to_table(columns=[self.column]).column(0)
+        rows = np.flatnonzero(pc.is_in(texts, value_set=self._arrow).to_numpy())
+        ends = np.cumsum([fragment.metadata.row_group(group).num_rows for group in groups])
+        return [groups[place] for place in np.unique(np.searchsorted(ends, rows, side="right"))]
 
     def groups(self, metadata: pq.FileMetaData) -> list[int]:
         """Return the row groups of a file that may hold one of the values."""

@@ -49,6 +49,12 @@ def segments(
     return lake.frame("sids", version, columns, where, items_among(among)).sort("item_id")
 
 
+def count_sids(lake: Lake, codebook: str, assignments: Iterable[str], version: int | None = None) -> int:
+    """Return the number of SIDs in the assignments, from the log and footers alone."""
+    where = (ds.field("codebook") == codebook) & one_of("assignment_id", assignments)
+    return lake.count("sids", lake.version("sids") if version is None else version, where)
+
+
 def items_among(items: Iterable[str] | None) -> Among | None:
     """Return a filter for some items; None for all."""
     return None if items is None else Among.of("item_id", items)

@@ -97,3 +97,14 @@ def test_a_look_up_reads_as_much_of_a_table_of_ten_times_the_items(tmp_path: Pat
     assert here < 3 << 20, "one or two row groups"
     assert here_of_many < here + (1 << 18)
     assert max(absent, absent_of_many) < 1 << 18, "the log alone tells that no file has them"
+
+
+def test_a_look_up_of_ids_in_no_order_reads_their_vectors_and_the_ids_of_the_others(tmp_path: Path) -> None:
+    lake, ids = Lake(str(tmp_path)), [f"{number:07}" for number in range(100_000)]
+    append(lake, "vectors", vectors(ids, "f", 64), "items", WHO)
+    lake.frame("vectors", among=Among.of("item_id", ids[:1]))
+    between = [f"{name}a" for name in ids[::100]]
+    spread = read_by(lambda: lake.frame("vectors", among=Among.of("item_id", between)))
+    assert spread < 100_000 * 20, "the vectors are 25 MB"
+    found = lake.frame("vectors", among=Among.of("item_id", [*between, ids[777]]))
+    assert found["item_id"].to_list() == [ids[777]]
