@@ -66,15 +66,15 @@ def consumed_together(lake: Lake, held_out: HeldOut, trie: Trie) -> NDArray[np.i
     log = lake.frame("interactions", held_out.version, columns, where).filter(
         ~pl.col("event_type").is_in(held_out.negative_events) & ~pl.col("impression").fill_null(False)
     )
-    placed = log.with_columns(row=trie.find_rows(log["item_id"].to_arrow()))
-    ordered = in_order(placed.filter(pl.col("row") >= 0))
-    apart = [
-        ordered.select(one=pl.col("row"), other=pl.col("row").shift(-gap).over("user_id")).filter(
-            pl.col("other").is_not_null() & (pl.col("one") != pl.col("other"))
-        )
-        for gap in range(1, WINDOW + 1)
-    ]
-    return pl.concat(apart).cast(pl.Int64).to_numpy()
+    taken = log.select(pl.col("item_id").unique())
+    placed = taken.with_columns(row=pl.Series(trie.find_rows(taken["item_id"].to_arrow()))).filter(pl.col("row") >= 0)
+    ordered = in_order(log.join(placed, on="item_id"))
+    user, row = ordered["user_id"].rle_id().to_numpy(), ordered["row"].to_numpy()
+    apart = []
+    for gap in range(1, min(WINDOW, max(0, len(row) - 1)) + 1):
+        first = np.flatnonzero((user[gap:] == user[:-gap]) & (row[gap:] != row[:-gap]))
+        apart.append(np.column_stack([row[first], row[first + gap]]))
+    return np.concatenate([np.zeros((0, 2), np.int64), *apart])
 
 
 def _newest(lake: Lake, held_out: HeldOut) -> datetime | None:
