@@ -216,6 +216,10 @@ class Lake:
         with self._reading(table, dataset):
             return dataset.to_table(columns=None if columns is None else list(columns), filter=_both(where, among))
 
+    def rows_of(self, handle: DeltaTable, table: str) -> pa.Table:
+        """Read all rows of an open table, at its version."""
+        return self._rows(table, data_files(handle, TABLES[table]), None)
+
     def read_files(self, table: str, paths: Sequence[str], columns: Sequence[str]) -> pa.Table:
         """Read the rows of some files of a table, of any versions."""
         files = [DataFile(path, 0, 0, None, {}, {}) for path in paths]
