@@ -87,7 +87,14 @@ def write_rows(files: Files, spec: TableSpec, rows: pa.Table, key: str, news: bo
 
 def _write(files: Files, spec: TableSpec, values: dict[str, str], rows: pa.Table, key: str, news: bool) -> AddAction:
     sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, _group_rows(rows, spec), compression="zstd", write_page_checksum=True)
+    pq.write_table(
+        rows,
+        sink,
+        _group_rows(rows, spec),
+        compression="zstd",
+        use_dictionary=_repetitive(rows),
+        write_page_checksum=True,
+    )
     data = sink.getvalue()
     named = hashlib.blake2b(json.dumps([key, values], sort_keys=True).encode(), digest_size=8).hexdigest()
     name = f"part-{hashlib.sha256(data).hexdigest()}-{footer_hash(footer_of(data))}-{named}.parquet"
@@ -95,6 +102,12 @@ def _write(files: Files, spec: TableSpec, values: dict[str, str], rows: pa.Table
     (written,) = files.info([name])
     changed = written[1] // 1_000_000 if written else 0
     return AddAction(name, data.size, values, changed, news, json.dumps(_statistics(rows, spec)))
+
+
+def _repetitive(rows: pa.Table) -> list[str] | bool:
+    """Return the columns to be stored as dictionaries: all, but not vectors, of which hardly a number comes twice."""
+    names: list[str] = rows.schema.names
+    return [name for name in names if name != "vector"] if "vector" in names else True
 
 
 def _group_rows(rows: pa.Table, spec: TableSpec) -> int | None:
