@@ -43,6 +43,7 @@ def test_times_by_rank_are_those_of_sorting_what_had_arrived(
     assert [times[place] for place in range(len(times))] == sorted(seen)
 
 
+@settings(deadline=None)
 @given(count=st.integers(1, 10_000), share=st.floats(0.0001, 0.9999))
 def test_the_rank_of_a_share_is_that_of_the_quantile(count: int, share: float) -> None:
     assert pl.int_range(count, eager=True).quantile(1 - share, "higher") == math.ceil((count - 1) * (1 - share))

@@ -67,6 +67,7 @@ PAIRS = st.tuples(*[st.text("abé\U0001f600", max_size=2)] * 2)
 BOUNDS = st.lists(st.none() | PAIRS.map(lambda pair: (min(pair), max(pair))))
 
 
+@settings(deadline=None)
 @given(wanted=ITEMS, bounds=BOUNDS)
 def test_a_value_may_be_within_bounds_that_are_not_above_and_not_below_it(
     wanted: list[str], bounds: list[tuple[str, str] | None]
