@@ -27,7 +27,9 @@ CHANGED_MS = 2_000
 
 @dataclass(frozen=True)
 class Effort:
-    """Limits of hashing: it ends with the file in which the seconds are over, or `size` bytes are hashed."""
+    """Limits of hashing: it ends with the file in which the seconds are over. Files of more than `size` bytes in all
+    are hashed alone.
+    """
 
     seconds: float
     size: int
@@ -114,8 +116,11 @@ def check_pinned(
     parts += [_Part(digest, lake.blobs.size(digest), partial(lake.blobs.check, digest)) for digest in factors]
     hashed = 0
     for part in sorted(parts, key=lambda one: (one.name not in touched, _turn(manifest.id, one.name))):
-        if effort is not None and until is not None and (time.monotonic() > until or hashed >= effort.size):
-            return
+        if effort is not None and until is not None:
+            if time.monotonic() > until:
+                return
+            if hashed and hashed + part.size > effort.size:
+                continue
         part.check()
         hashed += part.size
 
