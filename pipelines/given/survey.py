@@ -23,7 +23,7 @@ from storage.quarantine import Reject, open_rows, quarantine, resolve
 from storage.reasons import VECTORS, Reason
 
 PLACES = {"part": pl.Int32(), **ROWS}
-COMMIT_BYTES = 1 << 26
+COMMIT_BYTES = 1 << 25
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ SMALL = 1 << 16
 """Files of at most this many bytes are hashed as a whole before they are read."""
 LONGEST_STATISTIC = 30
 """Other writers truncate longer texts in their statistics; delta-rs truncates at 32 characters."""
-GROUP_BYTES, FEWEST_GROUP_ROWS = 1 << 21, 1 << 10
+GROUP_BYTES, FEWEST_GROUP_ROWS = 1 << 20, 1 << 10
 """Bytes in memory of a row group of a table in which rows are looked up by item, and its fewest rows."""
 FORMAT = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=True, page_checksum_verification=True)
