@@ -125,12 +125,12 @@ def extended_release(
     store_given(run, given)
     embed_items(run, alive, encoders)
     artifacts = fitted_artifacts_of(run.lake, parent)
-    known = segments(run.lake, list(taken), parent.codebook.id, among=alive["item_id"].to_list())["item_id"]
-    new = sorted(set(alive["item_id"]) - set(known))
+    known = segments(run.lake, list(taken), parent.codebook.id, among=alive["item_id"], columns=["item_id"])
+    new = sorted(set(alive["item_id"]) - set(known["item_id"]))
     encoders = fold_new(run, snapshot, parent, artifacts.encoders, new)
     if encoders is not artifacts.encoders:
         artifacts = replace(artifacts, encoders=encoders, fit_cutoff=max(artifacts.fit_cutoff, snapshot.cutoff))
-    assigned = assign(run, artifacts, item_vectors(run, artifacts, alive, given), taken, key)
+    assigned = assign(run, artifacts, item_vectors(run, artifacts, alive, given), taken, key, parent=parent)
     candidate = make_candidate(run, CandidateInput(kind, key, snapshot, artifacts, assigned, parent))
     _resolve_assigned(run, again, candidate)
     return candidate
@@ -162,8 +162,9 @@ def _resolve_assigned(run: Run, again: list[str], candidate: Manifest) -> None:
     """Resolve rows that fuse or assign refused and whose item has a SID now."""
     if not again:
         return
-    done = segments(run.lake, list(candidate.assignments), candidate.codebook.id)["item_id"]
-    rows = open_rows(run.lake).filter(
-        pl.col("stage").is_in(("fuse", "assign")) & pl.col("subject").is_in(done.to_list())
+    rows = open_rows(run.lake).filter(pl.col("stage").is_in(("fuse", "assign")) & pl.col("subject").is_not_null())
+    done = segments(
+        run.lake, list(candidate.assignments), candidate.codebook.id, among=rows["subject"], columns=["item_id"]
     )
+    rows = rows.filter(pl.col("subject").is_in(done["item_id"].implode()))
     resolve(run.lake, rows, f"assigned in {candidate.id}", run.provenance())

@@ -52,7 +52,7 @@ def nightly(
         "overrides": overrides,
     }
     with open_run("nightly", lake, recipe or base.recipe, parameters, as_of) as run:
-        ingest(run, items or [], interactions or [], fetch=retry_quarantined)
+        ingest(run, items or [], interactions or [], fetch=retry_quarantined, base=base)
         for _ in range(MAX_PUBLISH_ATTEMPTS):
             alias = read_pointer(run.lake, PRODUCTION)
             base = read_release(run.lake, alias.value["release"] if parent == PRODUCTION and alias.value else parent)

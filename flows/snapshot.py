@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,7 +12,9 @@ import polars as pl
 import pyarrow.dataset as ds
 
 from flows.runtime.run import Run
+from pipelines.event_log.event_times import EventTimes
 from pipelines.event_log.visible_log import LogSlice
+from pipelines.vector_store import FEW
 from storage.lake import Lake, TableRef
 from storage.releases.catalogue import catalogue
 from storage.releases.manifest import Manifest
@@ -38,9 +42,17 @@ class Snapshot:
     def versions(self) -> dict[str, int]:
         return {"items": self.items.version, "interactions": self.interactions.version}
 
-    def catalogue(self, lake: Lake, columns: list[str] | None = None, among: list[str] | None = None) -> pl.DataFrame:
+    def catalogue(
+        self, lake: Lake, columns: list[str] | None = None, among: Iterable[str] | None = None
+    ) -> pl.DataFrame:
         """Return the newest visible revision of every item, including deleted items."""
         return catalogue(lake, self.items.version, self.as_of, columns, among)
+
+    def alive(self, lake: Lake, among: pl.Series | None = None) -> pl.DataFrame:
+        """Return (item_id) of the items that are visible and not deleted, of all or of some."""
+        few = among if among is None or len(among) <= FEW else None
+        found = self.catalogue(lake, ["deleted"], few).filter(~pl.col("deleted")).select("item_id")
+        return found if among is None else found.filter(pl.col("item_id").is_in(among.implode()))
 
     def content(self, lake: Lake) -> dict[str, Any]:
         """Return the identity of the visible data, independent of the time at which the snapshot was taken.
@@ -120,16 +132,12 @@ def say_cutoff(run: Run, snapshot: Snapshot) -> None:
 
 
 def _holdout_cutoff(run: Run, interactions: TableRef, as_of: datetime) -> datetime:
+    """Return the time from which the newest share of the events is held out; equal times are not split."""
     share = run.recipe.split.holdout
-    if share == 0:
+    times = EventTimes(run.lake, interactions.version, as_of)
+    if share == 0 or not (count := len(times)):
         return as_of
-    where = ds.field("arrival_time") <= as_of
-    times = run.lake.frame("interactions", interactions.version, ["event_time"], where)["event_time"]
-    if times.is_empty():
-        return as_of
-    quantile = times.quantile(1 - share, interpolation="higher")
-    assert isinstance(quantile, datetime)
-    return quantile
+    return times[math.ceil((count - 1) * (1 - share))]
 
 
 def arrived_since(lake: Lake, parent: Manifest, snapshot: Snapshot) -> pl.DataFrame:

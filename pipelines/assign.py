@@ -1,5 +1,6 @@
 """Assign SIDs to items. Published SIDs stay; a new item gets a free SID within the capacity of its codes."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,23 +14,48 @@ from pipelines.fusion.fuse import FUSED, Fused
 from pipelines.modalities import Matrix
 from pipelines.vector_store import matrix, vector_hashes
 from storage.commit import Provenance, append
+from storage.files.among import Among
 from storage.lake import Lake, one_of
 from storage.quarantine import Reject, quarantine
 from storage.reasons import Reason
+from storage.releases.catalogue import count_sids, deleted_items, items_among
+from storage.releases.manifest import Manifest
 from storage.schemas import DRIFT, SIDS
+from tokenizer.arrays.sid_keys import sid_keys, sort_sids
 from tokenizer.arrays.vectors import spans
 from tokenizer.assign import Assignment, Codes, Occupancy, Status
 from tokenizer.codebook import Codebook
+from tokenizer.trie.trie import Trie
 
 
-def occupancy(lake: Lake, codebook: Codebook, assignments: list[str]) -> Occupancy:
-    """Return all SIDs of the assignments, also those of deleted and rolled-back items. None is ever reused."""
+def occupancy(
+    lake: Lake, codebook: Codebook, assignments: list[str], parent: Manifest | None = None, trie: Trie | None = None
+) -> Occupancy:
+    """Return all SIDs of the assignments, also those of deleted and rolled-back items. None is ever reused.
+
+    The `trie` of a `parent` under this codebook has the SIDs of its segments but those of deleted items, in order.
+    """
+    if parent is None or trie is None or parent.codebook.id != codebook.id:
+        return Occupancy(_codes(lake, codebook, assignments))
+    later = _codes(lake, codebook, [each for each in assignments if each not in parent.assignments])
+    expected = count_sids(lake, codebook.id, parent.assignments) - len(trie)
+    gone = later[:0]
+    if expected:
+        gone = _codes(lake, codebook, parent.assignments, deleted_items(lake, parent.versions["items"], parent.as_of))
+    if len(gone) != expected:
+        return Occupancy(_codes(lake, codebook, assignments))
+    keys, order = sort_sids(np.concatenate([gone, later]), codebook.sizes)
+    codes = trie.codes()
+    places = np.searchsorted(sid_keys(codes, codebook.sizes), keys)
+    return Occupancy(np.insert(codes, places, np.concatenate([gone, later])[order], axis=0))
+
+
+def _codes(lake: Lake, codebook: Codebook, assignments: Iterable[str], among: Iterable[str] | None = None) -> Codes:
+    """Return the codes (N, L) in some segments, of all items or some."""
     where = (ds.field("codebook") == codebook.id) & one_of("assignment_id", assignments)
-    rows = lake.read("sids", columns=["codes"], where=where)
-    if rows.num_rows == 0:
-        return Occupancy.empty(len(codebook.sizes))
-    flat = pa.concat_arrays([chunk.flatten() for chunk in rows.column("codes").chunks])
-    return Occupancy(codes=flat.to_numpy(zero_copy_only=False).astype(np.int32).reshape(rows.num_rows, -1))
+    rows = lake.read("sids", columns=["codes"], where=where, among=items_among(among))
+    flat = np.concatenate([np.zeros(0, np.int32), *(np.asarray(part.flatten()) for part in rows["codes"].chunks)])
+    return flat.astype(np.int32, copy=False).reshape(rows.num_rows, len(codebook.sizes))
 
 
 def write_segment(
@@ -128,12 +154,9 @@ def encoded_vectors(lake: Lake, fusion: str, published: pl.DataFrame) -> pl.Data
     """Return (item_id, vector) of the stored fused vectors that the SIDs of `published` were assigned from."""
     if published.is_empty():
         return pl.DataFrame(schema={"item_id": pl.String, "vector": pl.List(pl.Float32)})
-    where = (
-        (ds.field("modality") == FUSED)
-        & (ds.field("fingerprint") == fusion)
-        & one_of("item_id", published["item_id"].to_list())
-    )
-    stored = lake.frame("vectors", columns=["item_id", "vector"], where=where)
+    where = (ds.field("modality") == FUSED) & (ds.field("fingerprint") == fusion)
+    among = Among("item_id", published["item_id"])
+    stored = lake.frame("vectors", columns=["item_id", "vector"], where=where, among=among)
     hashes = pl.Series("vector_hash", vector_hashes(matrix(stored)), dtype=pl.String)
     return (
         stored.with_columns(hashes)

@@ -23,6 +23,10 @@ in one file or two.
 """
 
 
+LANDMARKS = 1 << 16
+"""Most ids that are sorted to find runs."""
+
+
 @dataclass(frozen=True)
 class Added:
     """Items that a nightly run gave SIDs, and the versions of the vectors table before and after it."""
@@ -43,7 +47,7 @@ def neighbours_sharing(
     NEIGHBOURS items or fewer.
     """
     where = (ds.field("modality") == FUSED) & (ds.field("fingerprint") == fusion)
-    chosen = _in_runs(trie.item_ids)
+    chosen = _in_runs(trie)
     columns = ["item_id", "vector"]
     if chosen is None:
         batches = list(lake.batches("vectors", columns, where))
@@ -62,18 +66,24 @@ def neighbours_sharing(
     if len(rows) <= NEIGHBOURS:
         return []
     vectors = as_matrix(found.column("vector"))[first]
-    return prefix_agreement(vectors, trie.codes()[rows, : codebook.levels], NEIGHBOURS, QUERIES, codebook.spec.seed)
+    codes = trie.codes_of(rows)[:, : codebook.levels]
+    return prefix_agreement(vectors, codes, NEIGHBOURS, QUERIES, codebook.spec.seed)
 
 
-def _in_runs(item_ids: pa.Array) -> ds.Expression | None:
-    """Return a filter for the sampled ids, as ranges; None if all are sampled."""
-    if len(item_ids) <= RUNS * RUN:
+def _in_runs(trie: Trie) -> ds.Expression | None:
+    """Return a filter for the sampled ids, as ranges; None if all are sampled.
+
+    The ends of the runs are counted on LANDMARKS ids, chosen by hash, so of a larger release a run is about RUN long.
+    """
+    if len(trie) <= RUNS * RUN:
         return None
-    starts = item_ids.take(np.argsort(tie_keys(item_ids), kind="stable")[:RUNS])
-    ids = pl.Series(item_ids, dtype=pl.String).sort()
+    chosen = trie.item_ids.take(pa.array(trie.arrays["id_order"][:LANDMARKS]))
+    starts = chosen.take(np.argsort(tie_keys(chosen), kind="stable")[:RUNS])
+    ids = pl.Series(chosen, dtype=pl.String).sort()
+    length = max(1, round(RUN * len(ids) / len(trie)))
     places = ids.search_sorted(pl.Series(starts, dtype=pl.String)).to_numpy()
     field, expression = ds.field("item_id"), ds.scalar(False)
     for place in places:
-        first, last = ids[int(place)], ids[min(int(place) + RUN, len(ids)) - 1]
+        first, last = ids[int(place)], ids[min(int(place) + length, len(ids)) - 1]
         expression = expression | ((field >= first) & (field <= last))
     return expression

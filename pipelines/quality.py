@@ -10,26 +10,28 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from pipelines.event_log.event_order import ORDER, in_order
+from pipelines.event_log.event_times import EventTimes
 from storage.lake import Lake
-from tokenizer.arrays.items import tie_keys
-from tokenizer.metrics import chance_agreement, collision_metrics, level_metrics, pair_agreement
+from tokenizer.metrics import pair_agreement
+from tokenizer.trie.groups import chance_agreement, collisions, level_usage
 from tokenizer.trie.trie import Trie
 
 WINDOW = 5
-EVENTS = 500_000
+EVENTS = 200_000
+"""Events that are enough: of more, the newest are taken."""
 
 
-def table_quality(codes: np.ndarray[Any, Any], sizes: tuple[int, ...], levels: int | None = None) -> dict[str, Any]:
-    """Return the use of codes at each place, and collisions, of a whole SID table (N, places).
+def table_quality(trie: Trie, levels: int | None = None) -> dict[str, Any]:
+    """Return the use of codes at each place, and collisions, of the SIDs of a release.
 
     `utilisation_of_fillable` covers the first `levels` places, by default all. A token after the codes counts the items
     of a SID, so few of its values are used if SIDs are spread well.
     """
-    places = level_metrics(codes, sizes)
+    places = level_usage(trie)
     by_name = {name: [place[name] for place in places] for name in places[0]}
     used = by_name["utilisation"][:levels]
-    filled = [share * size / min(size, max(1, len(codes))) for share, size in zip(used, sizes, strict=False)]
-    return {**by_name, "utilisation_of_fillable": filled, **collision_metrics(codes)}
+    filled = [share * size / min(size, max(1, len(trie))) for share, size in zip(used, trie.sizes, strict=False)]
+    return {**by_name, "utilisation_of_fillable": filled, **collisions(trie)}
 
 
 @dataclass(frozen=True)
@@ -46,36 +48,40 @@ def behaviour(lake: Lake, held_out: HeldOut, trie: Trie) -> dict[str, list[float
     """Return the behaviour neighbour hit-rate (FORGE): the share of co-consumed item pairs that share 1, 2, .. codes.
 
     The share of random item pairs is returned too. Pairs are items of one user's held-out positive events, at most
-    WINDOW apart. With more than EVENTS events, a sample of users is used, chosen by a machine-independent hash. The
-    result is empty without pairs.
+    WINDOW apart. Of a longer log, only its EVENTS newest events are read. The result is empty without pairs.
     """
     pairs = consumed_together(lake, held_out, trie)
     if not len(pairs):
         return {}
-    codes = trie.codes()
-    return {"consumed_together_sharing": pair_agreement(codes, pairs), "random_pairs_sharing": chance_agreement(codes)}
+    rows, places = np.unique(pairs, return_inverse=True)
+    together = pair_agreement(trie.codes_of(rows), places.reshape(pairs.shape))
+    return {"consumed_together_sharing": together, "random_pairs_sharing": chance_agreement(trie)}
 
 
 def consumed_together(lake: Lake, held_out: HeldOut, trie: Trie) -> NDArray[np.int64]:
     """Return the pairs of `behaviour`, as rows of the trie's items, int64 (P, 2)."""
-    where = (ds.field("event_time") >= held_out.cutoff) & (ds.field("arrival_time") <= held_out.as_of)
+    since = max(held_out.cutoff, _newest(lake, held_out) or held_out.cutoff)
+    where = (ds.field("event_time") >= since) & (ds.field("arrival_time") <= held_out.as_of)
     columns = ["item_id", "event_type", "impression", *ORDER]
     log = lake.frame("interactions", held_out.version, columns, where).filter(
         ~pl.col("event_type").is_in(held_out.negative_events) & ~pl.col("impression").fill_null(False)
     )
-    if log.height > EVENTS:
-        users = log["user_id"].unique(maintain_order=True)
-        chosen = tie_keys(users.to_arrow()) < int(EVENTS / log.height * 2**64)
-        log = log.filter(pl.col("user_id").is_in(users.filter(pl.Series(chosen)).to_list()))
-    rows = pl.DataFrame({"item_id": pl.Series(trie.item_ids, dtype=pl.String)}).with_row_index("row")
-    ordered = in_order(log.join(rows, on="item_id"))
-    apart = [
-        ordered.select(one=pl.col("row"), other=pl.col("row").shift(-gap).over("user_id")).filter(
-            pl.col("other").is_not_null() & (pl.col("one") != pl.col("other"))
-        )
-        for gap in range(1, WINDOW + 1)
-    ]
-    return pl.concat(apart).cast(pl.Int64).to_numpy()
+    taken = log.select(pl.col("item_id").unique())
+    placed = taken.with_columns(row=pl.Series(trie.find_rows(taken["item_id"].to_arrow()))).filter(pl.col("row") >= 0)
+    ordered = in_order(log.join(placed, on="item_id"))
+    user, row = ordered["user_id"].rle_id().to_numpy(), ordered["row"].to_numpy()
+    apart = []
+    for gap in range(1, min(WINDOW, max(0, len(row) - 1)) + 1):
+        first = np.flatnonzero((user[gap:] == user[:-gap]) & (row[gap:] != row[:-gap]))
+        apart.append(np.column_stack([row[first], row[first + gap]]))
+    return np.concatenate([np.zeros((0, 2), np.int64), *apart])
+
+
+def _newest(lake: Lake, held_out: HeldOut) -> datetime | None:
+    """Return the time of the first of the EVENTS newest visible events, None if there are no more."""
+    times = EventTimes(lake, held_out.version, held_out.as_of)
+    count = len(times)
+    return times[count - EVENTS] if count > EVENTS else None
 
 
 def kept_codes(before: Trie, after: Trie) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

@@ -10,7 +10,8 @@ import pyarrow.dataset as ds
 from pipelines.modalities import Matrix, Modality
 from pipelines.places import PAIR, Places
 from storage.commit import Provenance, append
-from storage.lake import Lake, one_of
+from storage.files.among import Among
+from storage.lake import Lake
 from storage.schemas import VECTORS
 from tokenizer.arrays.scratch import scratch_matrix
 from tokenizer.arrays.vectors import as_matrix
@@ -23,7 +24,7 @@ def cached(
     lake: Lake, modality: str, fingerprint: str, items: pl.Series | None = None, version: int | None = None
 ) -> pl.DataFrame:
     """Return (item_id, content_hash) of the stored vectors, of some items and of a version of the table if given."""
-    found = lake.frame("vectors", version, ["item_id", "content_hash"], _where(modality, fingerprint, items))
+    found = lake.frame("vectors", version, PAIR, _where(modality, fingerprint), _few(items))
     if items is None or len(items) <= FEW:
         return found
     return found.join(items.to_frame("item_id"), on="item_id", how="semi", maintain_order="left")
@@ -34,9 +35,9 @@ def read_vectors(lake: Lake, modality: str, fingerprint: str, wanted: pl.DataFra
 
     They are filled in batch by batch: memory holds little more than the matrix.
     """
-    places, where = Places(wanted.select(PAIR)), _where(modality, fingerprint, wanted["item_id"])
+    places, where = Places(wanted.select(PAIR)), _where(modality, fingerprint)
     found: Modality | None = None
-    for batch in lake.batches("vectors", [*PAIR, "vector"], where):
+    for batch in lake.batches("vectors", [*PAIR, "vector"], where, among=_few(wanted["item_id"])):
         row, place = places.find(pl.DataFrame(pa.table(batch).select(PAIR)))
         place, first = np.unique(place, return_index=True)
         if not len(place):
@@ -50,10 +51,13 @@ def read_vectors(lake: Lake, modality: str, fingerprint: str, wanted: pl.DataFra
     return found
 
 
-def _where(modality: str, fingerprint: str, items: pl.Series | None) -> ds.Expression:
-    """Filter for the vectors of an encoder, and by id if the items are few."""
-    where = (ds.field("modality") == modality) & (ds.field("fingerprint") == fingerprint)
-    return where if items is None or len(items) > FEW else where & one_of("item_id", items.to_list())
+def _where(modality: str, fingerprint: str) -> ds.Expression:
+    return (ds.field("modality") == modality) & (ds.field("fingerprint") == fingerprint)
+
+
+def _few(items: pl.Series | None) -> Among | None:
+    """Return a filter by id if the items are few."""
+    return None if items is None or len(items) > FEW else Among("item_id", items)
 
 
 def store_vectors(lake: Lake, rows: pl.DataFrame, provenance: Provenance) -> None:

@@ -27,7 +27,7 @@ from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 
 from storage.errors import CommitConflict, SchemaMismatch
-from storage.files.data_files import entries_hash, removal, write_rows
+from storage.files.data_files import data_files, entries_hash, removal, write_rows
 from storage.files.table_log import FILES_HASH
 from storage.lake import Lake, TableRef
 from storage.schemas import TABLES
@@ -120,7 +120,7 @@ def append(lake: Lake, table: str, rows: pa.Table, key: str, provenance: Provena
             continue
         newest = lake.open(table)
         written = TableRef(table, committed_version(newest, key, newest.version() - handle.version()))
-        _compact(lake, table, provenance)
+        _compact(lake, newest, table, provenance)
         return Commit(written, True, tuple(file.path for file in files))
     raise CommitConflict(_lost(lake, table))
 
@@ -162,13 +162,13 @@ def swap(
     """
     for attempt in range(ATTEMPTS):
         handle = lake.open_or_create(table)
-        current = lake.read(table, handle.version())
+        current = lake.rows_of(handle, table)
         rows = decide(current)
         if rows is None:
             return current, False
         rows = conform(table, rows)
         if _commit_alone(lake, handle, table, rows, provenance):
-            _compact(lake, table, provenance)
+            _compact(lake, lake.open(table), table, provenance)
             return pa.concat_tables([current.cast(rows.schema), rows]), True
         _pause(attempt)
     raise CommitConflict(_lost(lake, table))
@@ -197,18 +197,17 @@ def _commit_alone(
     return True
 
 
-def _compact(lake: Lake, table: str, provenance: Provenance) -> None:
+def _compact(lake: Lake, handle: DeltaTable, table: str, provenance: Provenance) -> None:
     """Join the many small files of a bookkeeping table, so that it can be read in milliseconds.
 
     If another writer comes between, a later commit does it.
     """
     if not TABLES[table].bookkeeping:
         return
-    handle = lake.open(table)
-    files = lake.data_files(table, handle.version())
+    files = data_files(handle, TABLES[table])
     if len(files) > MOST_FILES:
         now = int(time.time() * 1000)
-        rows = lake.read(table, handle.version())
+        rows = lake.rows_of(handle, table)
         _commit_alone(lake, handle, table, rows, provenance, tuple(removal(each, now) for each in files))
 
 

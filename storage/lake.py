@@ -14,6 +14,7 @@ from deltalake.exceptions import DeltaError
 
 from infra.addresses import refuse_parameters
 from storage.errors import DataCorrupt, LakeNotFound, LakeUnusable
+from storage.files.among import Among
 from storage.files.blobs import Blobs
 from storage.files.data_files import DataFile, check_footers, check_whole, data_files, open_dataset
 from storage.files.store import Files
@@ -24,10 +25,10 @@ from storage.schemas import PROPERTIES, TABLES, TableSpec
 _DECODED = re.compile(r"\\|%[0-9a-fA-F]{2}")
 
 
-def one_of(column: str, values: Iterable[str] | pa.Array) -> ds.Expression:
+def one_of(column: str, values: Iterable[str]) -> ds.Expression:
     """Filter for rows whose text column holds one of the values; no rows if there are no values."""
-    array = values.cast(pa.string()) if isinstance(values, pa.Array) else pa.array(values, pa.string())
-    return ds.field(column).isin(array)
+    array = pa.array(values, pa.string())
+    return ds.field(column).isin(array) if len(array) else ds.scalar(False)
 
 
 def file_name(path: str) -> str:
@@ -191,22 +192,33 @@ class Lake:
         version: int | None = None,
         columns: Sequence[str] | None = None,
         where: ds.Expression | None = None,
+        among: Among | None = None,
         without: Collection[str] = (),
     ) -> pa.Table:
         """Read the rows at `version` (newest by default), with partitions and files pruned by `where`.
 
-        Files at the paths `without` are left out. A table that was never written (or version -1) has no rows. Raise
-        DataCorrupt if a file that is read differs from what was committed.
+        `among` is a further condition; only row groups that may hold one of its values are read. Files at the paths
+        `without` are left out. A table that was never written (or version -1) has no rows. Raise DataCorrupt if a file
+        that is read differs from what was committed.
         """
         files = [file for file in self.data_files(table, version) if file.path not in without]
-        return self._rows(table, files, columns, where)
+        return self._rows(table, files, columns, where, among)
 
     def _rows(
-        self, table: str, files: list[DataFile], columns: Sequence[str] | None, where: ds.Expression | None = None
+        self,
+        table: str,
+        files: list[DataFile],
+        columns: Sequence[str] | None,
+        where: ds.Expression | None = None,
+        among: Among | None = None,
     ) -> pa.Table:
-        dataset = self._dataset(table, files, where)
+        dataset = self._dataset(table, files, where, among, columns)
         with self._reading(table, dataset):
-            return dataset.to_table(columns=None if columns is None else list(columns), filter=where)
+            return dataset.to_table(columns=None if columns is None else list(columns), filter=_both(where, among))
+
+    def rows_of(self, handle: DeltaTable, table: str) -> pa.Table:
+        """Read all rows of an open table, at its version."""
+        return self._rows(table, data_files(handle, TABLES[table]), None)
 
     def read_files(self, table: str, paths: Sequence[str], columns: Sequence[str]) -> pa.Table:
         """Read the rows of some files of a table, of any versions."""
@@ -221,16 +233,22 @@ class Lake:
         rows: int = 1 << 16,
         version: int | None = None,
         since: int | None = None,
+        among: Among | None = None,
     ) -> Iterator[pa.RecordBatch]:
         """Read as `read` does, in batches of at most `rows` rows of one file; memory holds few of them.
 
         With `since`, only files that this other version lacks are read.
         """
         files = self.data_files(table, version)
-        dataset = self._dataset(table, files if since is None else self._added(table, files, since), where)
+        wanted = files if since is None else self._added(table, files, since)
+        dataset = self._dataset(table, wanted, where, among, columns)
         with self._reading(table, dataset):
             yield from dataset.to_batches(
-                columns=list(columns), filter=where, batch_size=rows, batch_readahead=2, fragment_readahead=1
+                columns=list(columns),
+                filter=_both(where, among),
+                batch_size=rows,
+                batch_readahead=2,
+                fragment_readahead=1,
             )
 
     def count(self, table: str, version: int, where: ds.Expression) -> int:
@@ -255,13 +273,27 @@ class Lake:
         before = self.file_names(table, since)
         return [each for each in files if each.name not in before]
 
-    def _dataset(self, table: str, files: list[DataFile], where: ds.Expression | None) -> ds.FileSystemDataset:
-        """Open the files that may hold a row of `where`, with footers checked against the commit."""
+    def _dataset(
+        self,
+        table: str,
+        files: list[DataFile],
+        where: ds.Expression | None,
+        among: Among | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> ds.FileSystemDataset:
+        """Open what may hold a row of both conditions, with footers checked against the commit."""
         schema, place = TABLES[table].schema, self.table_files(table)
         wanted = {part.path for part in open_dataset(place, files, schema).get_fragments(filter=where)}
         kept = [each for each in files if each.path in wanted]
+        if among is not None:
+            may = among.may_be_within([each.bounds.get(among.column) for each in kept])
+            kept = [each for each, held in zip(kept, may, strict=True) if held]
         check_footers(place, kept)
-        return open_dataset(place, kept, schema)
+        dataset = open_dataset(place, kept, schema)
+        if among is None:
+            return dataset
+        with self._reading(table, dataset):
+            return among.narrowed(dataset, columns)
 
     @contextmanager
     def _reading(self, table: str, dataset: ds.FileSystemDataset) -> Iterator[None]:
@@ -280,9 +312,10 @@ class Lake:
         version: int | None = None,
         columns: Sequence[str] | None = None,
         where: ds.Expression | None = None,
+        among: Among | None = None,
     ) -> pl.DataFrame:
         """Return `read` as a polars frame."""
-        frame = pl.from_arrow(self.read(table, version, columns, where))
+        frame = pl.from_arrow(self.read(table, version, columns, where, among))
         assert isinstance(frame, pl.DataFrame)
         return frame
 
@@ -291,6 +324,12 @@ class Lake:
         if version == -1 or (version is None and not self.exists(table)):
             return 0
         return int(self.open(table, version).count())
+
+
+def _both(where: ds.Expression | None, among: Among | None) -> ds.Expression | None:
+    if where is None or among is None:
+        return where if among is None else among.expression
+    return where & among.expression
 
 
 def _setting(handle: DeltaTable, name: str) -> str | None:

@@ -14,6 +14,7 @@ PROPERTIES = {
     "delta.logRetentionDuration": FOR_GOOD,
     "delta.deletedFileRetentionDuration": FOR_GOOD,
     "delta.appendOnly": "true",
+    "delta.checkpointInterval": "20",
 }
 """Settings of every table. By default Delta deletes log entries after 30 days, and with them the versions that releases
 pin; a vacuum deletes replaced files after a week. Only the lake itself decides what is deleted.

@@ -18,10 +18,11 @@ def level_metrics(codes_NL: NDArray[np.int32], sizes: Sequence[int]) -> list[dic
     perplexity: 2 ** entropy, the number of equally used codes with that entropy. gini: 0 for even use, near 1 if one
     code takes all. max_load: SIDs of the fullest code.
     """
-    return [_spread(load) for load in level_load(codes_NL, sizes)]
+    return [usage(load) for load in level_load(codes_NL, sizes)]
 
 
-def _spread(load_K: NDArray[np.int64]) -> dict[str, float]:
+def usage(load_K: NDArray[np.int64]) -> dict[str, float]:
+    """Return the figures of `level_metrics` of one level, from the SIDs per code."""
     total, used = int(load_K.sum()), load_K[load_K > 0]
     share = used / max(total, 1)
     entropy = float(-(share * np.log2(share)).sum()) + 0.0

@@ -23,7 +23,6 @@ ROWS = 2048
 __all__ = [
     "Errors",
     "Shift",
-    "chance_agreement",
     "collision_metrics",
     "decode",
     "distribution_shift",
@@ -143,19 +142,6 @@ def pair_agreement(codes_NL: NDArray[np.int32], pairs_P2: NDArray[np.integer]) -
         return [0.0] * codes_NL.shape[1]
     same = np.logical_and.accumulate(codes_NL[pairs_P2[:, 0]] == codes_NL[pairs_P2[:, 1]], axis=1)
     return [float(share) for share in same.mean(axis=0)]
-
-
-def chance_agreement(codes_NL: NDArray[np.int32]) -> list[float]:
-    """The `pair_agreement` of all pairs of different items: the floor of any hit-rate."""
-    items, levels = codes_NL.shape
-    if items < 2:
-        return [0.0] * levels
-    shares = []
-    for length in range(1, levels + 1):
-        keys = sid_keys(codes_NL[:, :length], [int(size) for size in codes_NL[:, :length].max(axis=0) + 1])
-        count = np.unique(keys, return_counts=True)[1].astype(np.int64)
-        shares.append(float((count * (count - 1)).sum() / (items * (items - 1))))
-    return shares
 
 
 def prefix_agreement(vectors_ND: Floats, codes_NL: NDArray[np.int32], k: int, sample: int, seed: int) -> list[float]:

@@ -62,9 +62,13 @@ def _sample(first: psutil.Process, made: Samples, over: threading.Event) -> None
         for process in _tree(first):
             with suppress(psutil.Error):  # it ended; what it used until the last sample stays counted
                 known[process], held[process] = _sums(process), _memory(process)
+        for process in known.keys() - held.keys():
+            if not process.is_running():  # its parent waited for it, and has its bytes, but not its seconds
+                known[process] = (known[process][0], 0.0, 0.0)
         if first in held:
             made.times.append(time.time())
-            made.sums.append(tuple(map(sum, zip(*known.values(), strict=True))))  # type: ignore[arg-type]
+            cpu, read, written = np.maximum(np.sum(list(known.values()), axis=0), made.sums[-1] if made.sums else 0.0)
+            made.sums.append((float(cpu), float(read), float(written)))
             made.memory.append((held[first], sum(held.values())))
 
 

@@ -22,9 +22,12 @@ from learning.progress import progress_listener
 from pipelines.compute.cluster import shutdown
 from pipelines.compute.executors import Compute, InProcess, OnRay
 from pipelines.given.source import open_given
+from sidmill.release import open_trie
 from storage.commit import Provenance
 from storage.lake import Lake
+from storage.releases.manifest import Manifest
 from storage.runs import RunRecord, new_run_id
+from tokenizer.trie.trie import Trie
 
 READS_VECTORS = ("bootstrap", "nightly", "backfill")
 """Kinds of runs that read the vectors that a recipe gives."""
@@ -48,12 +51,19 @@ class Run:
         self.record = RunRecord(self.lake, self.id, kind, recipe.hash, parameters, _flow_run_id())
         self.display = Display(_flow_log)
         self.result: dict[str, Any] = {}
+        self._tries: dict[str, Trie] = {}
         self._started = time.monotonic()
 
     def use_recipe(self, settings: dict[str, Any], overrides: list[str] | None) -> None:
         """Continue with the recipe of another release, as a night does if its parent changes."""
         self.stored_recipe = parse_recipe(settings)
         self.recipe = load_recipe(None, overrides or [], self.stored_recipe.model_dump(mode="json"))
+
+    def trie_of(self, manifest: Manifest) -> Trie:
+        """Return the trie of a release, which is verified once in a run."""
+        if manifest.trie.sha256 not in self._tries:
+            self._tries[manifest.trie.sha256] = open_trie(self.lake, manifest)
+        return self._tries[manifest.trie.sha256]
 
     def seconds(self) -> float:
         """Return seconds since the start."""

@@ -14,6 +14,7 @@ from pipelines.assign import occupancy, record_drift, write_segment
 from pipelines.level_vectors import level_vectors
 from storage.reasons import Reason, remedy
 from storage.releases.catalogue import segments
+from storage.releases.manifest import Manifest
 from storage.releases.releases import published_assignments
 from tokenizer.assign import Status, assign_sids, checked_sids
 from tokenizer.metrics import Errors, Shift
@@ -40,17 +41,19 @@ def assign(
     base: tuple[str, ...],
     key: str,
     given: dict[str, list[int]] | None = None,
+    parent: Manifest | None = None,
 ) -> Assigned:
     """Assign SIDs to catalogue rows. An item with a SID keeps it, and is recorded as drifted if its vector changed.
 
     `base` are the segments of the parent. Segments ever published under the codebook are added to them: their SIDs
-    stay occupied, and an item that has one keeps it. `given` are the SIDs that a refit found.
+    stay occupied, and an item that has one keeps it. `given` are the SIDs that a refit found. A `parent` is the release
+    that is extended.
     """
     codebook = artifacts.codebook
     taken = list(dict.fromkeys([*published_assignments(run.lake, codebook.id), *base]))
     assignment_id = "a-" + hashlib.sha256(f"{key}\0{codebook.id}\0{sorted(taken)}".encode()).hexdigest()[:16]
     fused = vectors.fused
-    published = segments(run.lake, taken, codebook.id, among=fused.items["item_id"].to_arrow())
+    published = segments(run.lake, taken, codebook.id, among=fused.items["item_id"])
     new = fused.take((~fused.items["item_id"].is_in(published["item_id"].implode())).arg_true().to_numpy())
     with run.stage("assign SIDs") as view:
         drifted = record_drift(run.lake, assignment_id, published, fused, artifacts.fusion.id, run.provenance())
@@ -64,7 +67,7 @@ def assign(
             view.count(level.counts)
             check_stage_budget(level.counts, run.recipe.budget)
             return Assigned(tuple(taken), 0, 0, 0, drifted.height, Errors(0.0, 0.0, 0), None)
-        free = occupancy(run.lake, codebook, taken)
+        free = occupancy(run.lake, codebook, taken, parent, None if parent is None else run.trie_of(parent))
         if given is None:
             found = assign_sids(codebook, level.vectors, level.items, free, run.compute.work)
         else:

@@ -10,8 +10,9 @@ from flows.runtime.run import Run
 from flows.snapshot import Snapshot, added_events
 from flows.steps.trainer import ray_trainer
 from learning.threads import one_thread
+from pipelines.collaborative.factors_file import BLOB, read_factors, store_factors
 from pipelines.collaborative.sequence_model import Collaborative, Train, fit_collaborative
-from pipelines.collaborative.sppmi import Factors, describe_collaborative
+from pipelines.collaborative.sppmi import beside, describe_collaborative
 from pipelines.compute.executors import OnRay
 from pipelines.embed.protocol import fingerprint
 from pipelines.event_log.visible_log import COLUMNS, Histories, LogSlice, histories
@@ -46,11 +47,9 @@ def fit_behaviour(run: Run, snapshot: Snapshot) -> tuple[dict[str, EncoderRef], 
             view.note(f"{spec.weighted} apply only to the PMI; the SASRec weighs all events equally")
         if made is None or not rows:
             return {}, None
-        blob = run.lake.blobs.put(made.factors.to_bytes())
-        made_from = f"{log.content_hash}/on/{blob[:16]}"
-        reference = EncoderRef(
-            fingerprint=fingerprint(details), details={**details, "factors": blob, "slices": [made_from]}
-        )
+        stored = store_factors(run.lake.blobs, made.factors)
+        made_from = f"{log.content_hash}/on/{stored[BLOB][:16]}"
+        reference = EncoderRef(fingerprint=fingerprint(details), details={**details, **stored, "slices": [made_from]})
         _store(run, reference, made_from, made.vectors)
     return {COLLABORATIVE: reference}, made
 
@@ -98,13 +97,13 @@ def fold_new(
         run.say(f"  {text}: no vector of behaviour is folded in")
         return encoders
     with run.stage("behaviour") as view:
-        factors = Factors.from_bytes(run.lake.blobs.get(reference.details["factors"]))
+        factors = read_factors(run.lake.blobs, reference.details, beside(seen, enough, spec.window))
         vectors = factors.fold(seen).filter(pl.col("item_id").is_in(enough))
         view.note(f"{text}, {vectors.height:,} folded in")
         if vectors.is_empty():
             return encoders
         since = f"interactions@{parent.versions['interactions']}+"
-        made_from = f"{since}{snapshot.log.content_hash}/on/{reference.details['factors'][:16]}"
+        made_from = f"{since}{snapshot.log.content_hash}/on/{reference.details[BLOB][:16]}"
         _store(run, reference, made_from, vectors)
     slices = [*reference.details["slices"], made_from]
     return {

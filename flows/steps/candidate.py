@@ -6,8 +6,6 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from flows.gates.judge import judge
@@ -20,9 +18,9 @@ from pipelines.event_log.visible_log import LogSlice
 from pipelines.neighbours import Added, neighbours_sharing
 from pipelines.quality import HeldOut, behaviour, churn, kept_codes, table_quality
 from sidmill.release import open_trie
-from storage.lake import Lake, one_of
+from storage.lake import Lake
 from storage.quarantine import by_reason
-from storage.releases.catalogue import segments
+from storage.releases.catalogue import count_sids, segments
 from storage.releases.manifest import EncoderRef, Manifest, TrieRef
 from storage.releases.releases import PRODUCTION, fit_cutoff_of, published, read_release, record_release, releases
 from tokenizer.codebook import Codebook
@@ -58,7 +56,7 @@ def make_candidate(run: Run, given: CandidateInput) -> Manifest:
     snapshot, artifacts, assigned, parent = given.snapshot, given.artifacts, given.assigned, given.parent
     with run.stage("trie") as view:
         versions = {table: run.lake.version(table) for table in PINNED} | snapshot.versions
-        trie = _trie(run.lake, given, versions["sids"])
+        trie = _trie(run, given, versions["sids"])
         data = trie.to_bytes()
         digest = run.lake.blobs.put(data)
         view.note(f"{len(trie):,} SIDs, {len(data):,} bytes", sids=len(trie), bytes=len(data))
@@ -112,15 +110,16 @@ def make_candidate(run: Run, given: CandidateInput) -> Manifest:
     return made
 
 
-def _trie(lake: Lake, given: CandidateInput, version: int) -> Trie:
+def _trie(run: Run, given: CandidateInput, version: int) -> Trie:
     """Return the trie of the live SIDs: an update of the parent's trie if it has the same codebook, else a new one."""
+    lake = run.lake
     snapshot, codebook, parent = given.snapshot, given.artifacts.codebook, given.extended
     assignments = given.assigned.assignments
     if parent is None or snapshot.as_of < parent.as_of:
         return build_trie(live_sids(lake, codebook.id, assignments, version, snapshot), codebook)
-    trie = open_trie(lake, parent)
+    trie = run.trie_of(parent)
     added = [each for each in assignments if each not in parent.assignments]
-    assigned = segments(lake, added, codebook.id, version)["item_id"].to_list()
+    assigned = segments(lake, added, codebook.id, version, columns=["item_id"])["item_id"].to_list()
     touched = sorted({*assigned, *arrived_since(lake, parent, snapshot)["item_id"].to_list()})
     if not touched:
         return trie
@@ -140,8 +139,8 @@ def live_sids(
     among: list[str] | None = None,
 ) -> pl.DataFrame:
     """Return (item_id, codes) of the segments, for items that are visible and not deleted; one row per item."""
-    rows = segments(lake, list(assignments), codebook, version, among)
-    alive = snapshot.catalogue(lake, ["deleted"], among).filter(~pl.col("deleted")).select("item_id")
+    rows = segments(lake, list(assignments), codebook, version, among, ["item_id", "codes"])
+    alive = snapshot.alive(lake, None if among is None else pl.Series(among, dtype=pl.String))
     live = rows.join(alive, on="item_id", how="semi", maintain_order="left")
     doubled = live.filter(pl.col("item_id").is_duplicated())
     if doubled.height:
@@ -164,12 +163,13 @@ def _metrics(run: Run, given: CandidateInput, trie: Trie, versions: dict[str, in
     """Return the metrics for gates and report. The encoding error covers the items of the parent and the new ones."""
     artifacts, assigned = given.artifacts, given.assigned
     before = given.extended.metrics if given.extended is not None else {}
+    taken = count_sids(run.lake, artifacts.codebook.id, assigned.assignments)
     new = assigned.errors
     total = Errors(
         new.squared + before.get("squared_error", 0.0), new.spread + before.get("squared_spread", 0.0), len(trie)
     )
     return {
-        **table_quality(trie.codes(), trie.sizes, artifacts.codebook.levels),
+        **table_quality(trie, artifacts.codebook.levels),
         "relative_error": total.relative,
         "relative_error_of_new": new.relative if new.items else None,
         "squared_error": total.squared,
@@ -180,7 +180,7 @@ def _metrics(run: Run, given: CandidateInput, trie: Trie, versions: dict[str, in
         "relocated": assigned.relocated,
         "refit_due": assigned.refit_due,
         "drifted": assigned.drifted,
-        "capacity_used": _taken(run.lake, given) / artifacts.codebook.planned_items,
+        "capacity_used": taken / artifacts.codebook.planned_items,
         "events_without_sid": _events_without_sid(run.lake, given, trie),
         **_behaviour(run, given, trie),
         **_neighbours(run.lake, given, trie, versions),
@@ -206,12 +206,6 @@ def _behaviour(run: Run, given: CandidateInput, trie: Trie) -> dict[str, list[fl
     return behaviour(run.lake, held_out, trie)
 
 
-def _taken(lake: Lake, given: CandidateInput) -> int:
-    where = one_of("assignment_id", given.assigned.assignments)
-    where &= ds.field("codebook") == given.artifacts.codebook.id
-    return int(lake.read("sids", columns=["assignment_id"], where=where).num_rows)
-
-
 def _events_without_sid(lake: Lake, given: CandidateInput, trie: Trie) -> float:
     """Return the share of newly visible events whose item has no SID in this release; a wrong join shows here."""
     snapshot, parent = given.snapshot, given.parent
@@ -224,8 +218,8 @@ def _events_without_sid(lake: Lake, given: CandidateInput, trie: Trie) -> float:
         items = added_events(lake, parent, snapshot, ["item_id"])["item_id"]
     if items.is_empty():
         return 0.0
-    known = pc.is_in(items.to_arrow().cast("string"), value_set=trie.item_ids)
-    return 1.0 - float(pc.mean(known).as_py())
+    known = trie.find_rows(items.to_arrow()) >= 0
+    return 1.0 - float(known.mean())
 
 
 def _neighbours(lake: Lake, given: CandidateInput, trie: Trie, versions: dict[str, int]) -> dict[str, list[float]]:
@@ -233,7 +227,7 @@ def _neighbours(lake: Lake, given: CandidateInput, trie: Trie, versions: dict[st
     added, book, parent = None, given.artifacts.codebook, given.extended
     if parent is not None:
         fresh = [each for each in given.assigned.assignments if each not in parent.assignments]
-        items = segments(lake, fresh, book.id, versions["sids"])["item_id"].to_list()
+        items = segments(lake, fresh, book.id, versions["sids"], columns=["item_id"])["item_id"].to_list()
         added = Added(items, parent.versions["vectors"], versions["vectors"])
     under = (each.versions["vectors"] for each in releases(lake) if each.codebook.id == book.id)
     shares = neighbours_sharing(lake, given.artifacts.fusion.id, trie, book, next(under, versions["vectors"]), added)

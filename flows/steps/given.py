@@ -1,6 +1,8 @@
 """Steps that read the vectors that a recipe gives: first what they hold, then, if the run has work, their storage."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import polars as pl
 
@@ -45,8 +47,9 @@ class Given:
         version = parent.versions["vectors"]
         fresh: set[str] = set()
         for name, each in self.surveys.items():
-            known = cached(lake, name, self.encoders[name].fingerprint, version=version)
-            fresh |= set(each.pairs.join(known, on=PAIR, how="anti")["item_id"])
+            pairs = each.pairs
+            known = cached(lake, name, self.encoders[name].fingerprint, pairs["item_id"], version)
+            fresh |= set(pairs.join(known, on=PAIR, how="anti")["item_id"])
         return sorted(fresh)
 
 
@@ -71,8 +74,12 @@ def survey_given(run: Run, snapshot: Snapshot, parent: Manifest | None = None) -
     encoders = {name: _reference(source, sections[name]) for name, source in sources.items()}
     if parent is not None:
         check_encoders(parent.id, {name: each for name, each in parent.encoders.items() if is_given(each)}, encoders)
-    known = snapshot.catalogue(run.lake, ["deleted"]).filter(~pl.col("deleted"))
-    return Given({name: _survey(run, source, known) for name, source in sources.items()}, encoders)
+    if parent is None:
+        whole = snapshot.alive(run.lake)
+        found = {name: _survey(run, source, lambda _: whole, whole.height) for name, source in sources.items()}
+    else:
+        found = {name: _survey(run, source, partial(snapshot.alive, run.lake)) for name, source in sources.items()}
+    return Given(found, encoders)
 
 
 def _reference(source: GivenSource, spec: GivenSpec) -> EncoderRef:
@@ -80,12 +87,15 @@ def _reference(source: GivenSource, spec: GivenSpec) -> EncoderRef:
     return EncoderRef(fingerprint=fingerprint(details), details=details)
 
 
-def _survey(run: Run, source: GivenSource, known: pl.DataFrame) -> Survey:
+def _survey(
+    run: Run, source: GivenSource, alive: Callable[[pl.Series], pl.DataFrame], items: int | None = None
+) -> Survey:
     if source.left_out:
         run.say(f"  warning: vectors.{source.name}: {source.warning}")
     with run.stage(f"read {source.name}") as view:
-        found = survey(source, known)
-        parts = [f"vectors of {found.good.height:,} of {known.height:,} items"]
+        found = survey(source, alive)
+        of = "" if items is None else f"of {items:,} "
+        parts = [f"vectors of {found.good.height:,} {of}items"]
         for rows, meaning in (
             (found.refused.height, "rows to refuse"),
             (found.unknown, "rows of ids that the catalogue does not have"),

@@ -1,6 +1,11 @@
 """Step that reads new source files into the lake, and stops the run if too many rows are bad."""
 
 from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
 
 from flows.runtime.budget import check_stage_budget
 from flows.runtime.progress import StageView
@@ -15,19 +20,23 @@ from pipelines.registry import source_kind_of
 from pipelines.sources.column_names import differences, header_of, near_columns
 from pipelines.sources.protocol import Source, Spec, check_sources
 from pipelines.sources.source_spec import ItemsWithoutImages
+from storage.releases.manifest import Manifest
 
 
 @step
-def ingest(run: Run, items: list[str], interactions: list[str], fetch: bool = False) -> None:
+def ingest(
+    run: Run, items: list[str], interactions: list[str], fetch: bool = False, base: Manifest | None = None
+) -> None:
     """Read the files that were not read before, the catalogue first, then admit events that waited for an item.
 
     A file is recorded as read only if the new files of its kind in the run are within the budget together. So the same
     command fails again, and a run with other files is judged by these alone. `fetch` retries pictures that failed to
-    download.
+    download. Items of the release `base` are known without reading the catalogue.
     """
     mapping = run.recipe.items if run.recipe.image is not None else ItemsWithoutImages.of(run.recipe.items)
     _read(run, "items", "ingest items", items, mapping, ingest_items)
-    _read(run, "interactions", "ingest log", interactions, run.recipe.interactions, ingest_interactions)
+    reader = partial(ingest_interactions, has=None if base is None else partial(_is_item, run, base))
+    _read(run, "interactions", "ingest log", interactions, run.recipe.interactions, reader)
     if fetch and (fetched := fetch_again(run.lake, run.recipe.items, run.clock, run.provenance())):
         run.say(f"  {fetched:,} items got pictures that could not be fetched before")
     if waiting_for_known_items(run.lake):
@@ -35,6 +44,10 @@ def ingest(run: Run, items: list[str], interactions: list[str], fetch: bool = Fa
         with run.stage("admit waiting") as view:
             admitted = admit_waiting(run.lake, run.clock, run.provenance())
             view.note(f"{admitted:,} events whose item has arrived", rows_out=admitted)
+
+
+def _is_item(run: Run, base: Manifest, ids: pl.Series) -> NDArray[np.bool_]:
+    return run.trie_of(base).find_rows(ids.to_arrow()) >= 0
 
 
 def _read(

@@ -10,6 +10,7 @@ from flows.gates.model_gate import ModelVerdict, judge_model, may_be_worse
 from flows.runtime.run import Run
 from flows.steps.task import step
 from storage.errors import Held, PointerMoved
+from storage.releases.integrity import Effort
 from storage.releases.manifest import Manifest
 from storage.releases.models import models_of
 from storage.releases.pointers import Pointer, read_pointer
@@ -17,8 +18,8 @@ from storage.releases.publishing import Publication, publish_by_run, was_publish
 from storage.releases.releases import PRODUCTION, Published, read_release
 
 PUBLISHED_EVENT = "sidmill.release.published"
-CHECKED = 0.04
-"""Share of a run's time for hashing the files that its release pins."""
+CHECKED, CHECKED_BYTES = 0.04, 1 << 25
+"""Share of a run's time, and bytes, for hashing the files that its release pins."""
 
 
 class PublishOutcome(Enum):
@@ -93,9 +94,10 @@ def _move(
     run: Run, manifest: Manifest, decided_on: Pointer, model: str | None = None, without_model: bool = False
 ) -> Published:
     with run.stage("publish") as view:
+        effort = Effort(CHECKED * run.seconds(), CHECKED_BYTES)
         now = publish_by_run(
             run.lake,
-            Publication(manifest.id, run.kind, model, without_model, may_be_worse, CHECKED * run.seconds()),
+            Publication(manifest.id, run.kind, model, without_model, may_be_worse, effort),
             decided_on,
             run.provenance(),
         )

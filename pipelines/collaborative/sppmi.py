@@ -1,13 +1,12 @@
 """Collaborative vectors: shifted positive PMI of co-consumed items, factorised once; later items are folded in."""
 
-import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import svds
@@ -21,7 +20,7 @@ FEWEST_ITEMS = 3
 
 @dataclass(frozen=True)
 class Factors:
-    """Result of a fit: directions (n, D) of the items it saw, and the co-occurrence count of each (`met`).
+    """Result of a fit: directions (n, D) of the items it saw, the co-occurrence count of each (`met`), and their sum.
 
     An item's vector is its row of the PMI matrix with those items, projected on the directions. Directions of a
     factorisation (D = dim) give the vectors of items of the fit and of later items alike: later items are folded in and
@@ -34,6 +33,7 @@ class Factors:
     names: tuple[str, ...]
     directions: NDArray[np.float32]
     met: NDArray[np.float64]
+    total: float
 
     def fold(self, log: Histories, rows: csr_matrix | None = None) -> pl.DataFrame:
         """Return (item_id, vector) of the items of a log that co-occur with items of the fit; others have no row.
@@ -54,7 +54,7 @@ class Factors:
         seen = counts[:, known >= 0].tocoo()
         place = known[known >= 0][seen.col]
         met = np.asarray(counts.sum(axis=1)).ravel()
-        information = _shifted_ppmi(seen.data, met[seen.row], self.met[place], self.met.sum(), self.spec.shift)
+        information = _shifted_ppmi(seen.data, met[seen.row], self.met[place], self.total, self.spec.shift)
         kept = information > 0
         shape = (len(log.names), len(self.names))
         rows = csr_matrix((information[kept], (seen.row[kept], place[kept])), shape=shape)
@@ -69,29 +69,11 @@ class Factors:
     def _row(self) -> dict[str, int]:
         return {name: row for row, name in enumerate(self.names)}
 
-    def to_bytes(self) -> bytes:
-        """Serialise to Arrow: item_id, met, direction, and the spec in the schema metadata."""
-        table = pa.table(
-            {
-                "item_id": pa.array(self.names, pa.string()),
-                "met": pa.array(self.met),
-                "direction": pa.FixedSizeListArray.from_arrays(
-                    pa.array(self.directions.ravel()), self.directions.shape[1]
-                ),
-            }
-        ).replace_schema_metadata({"spec": json.dumps(self.spec.model_dump(mode="json"), sort_keys=True)})
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        return bytes(sink.getvalue())
 
-    @classmethod
-    def from_bytes(cls, data: bytes) -> "Factors":
-        table = pa.ipc.open_file(data).read_all().combine_chunks()
-        spec = CollaborativeSpec.model_validate_json(table.schema.metadata[b"spec"])
-        flat = table.column("direction").combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        names = tuple(table.column("item_id").to_pylist())
-        return cls(spec, names, flat.reshape(len(names), -1), table.column("met").to_numpy())
+def beside(log: Histories, names: Collection[str], window: int) -> list[str]:
+    """Return the items that co-occur in a log with some items."""
+    chosen = np.isin(np.array(log.names, object), list(names))
+    return [log.names[item] for item in np.unique(log.counts(window)[chosen].indices)]
 
 
 def describe_collaborative(spec: CollaborativeSpec) -> dict[str, Any]:
@@ -133,7 +115,7 @@ def fit_rows(log: Histories, spec: CollaborativeSpec) -> tuple[Factors, csr_matr
     scaled = left * np.where(signs == 0, 1, signs) / np.sqrt(np.where(alive, values, 1)) * alive
     directions = np.zeros((len(log.names), spec.dim), np.float32)
     directions[:, :rank] = scaled
-    return Factors(spec, log.names, directions, met), matrix
+    return Factors(spec, log.names, directions, met, float(met.sum())), matrix
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -23,7 +23,7 @@ from storage.quarantine import Reject, open_rows, quarantine, resolve
 from storage.reasons import VECTORS, Reason
 
 PLACES = {"part": pl.Int32(), **ROWS}
-COMMIT_BYTES = 1 << 26
+COMMIT_BYTES = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,11 @@ class Survey:
         return sorted({self.source.place(part) for part in self.refused["part"].unique()})
 
 
-def survey(source: GivenSource, known: pl.DataFrame) -> Survey:
-    """Judge the rows of a source for the items of a catalogue (`known`: item_id)."""
+def survey(source: GivenSource, known: Callable[[pl.Series], pl.DataFrame]) -> Survey:
+    """Judge the rows of a source; `known` returns (item_id) of those of some items that the catalogue has."""
     rows = pl.concat([pl.DataFrame(schema=PLACES), *_judged(source)])
-    ours = rows.join(known.select("item_id"), on="item_id", how="semi", maintain_order="left")
+    there = known(rows["item_id"].drop_nulls().unique())
+    ours = rows.join(there.select("item_id"), on="item_id", how="semi", maintain_order="left")
     nameless = rows.filter(pl.col("item_id").is_null())
     hashed = ours.filter(pl.col("content_hash").is_not_null())
     twice = pl.col("content_hash").n_unique().over("item_id") > 1
@@ -92,7 +93,8 @@ def store_survey(
     """Store the good vectors that the lake lacks, in chunks; quarantine the refused rows, and resolve mended ones."""
     name, stage = found.source.name, f"{VECTORS} {found.source.name}"
     counts = Counts(stage, rows_in=found.good.height + found.repeated + found.refused.height)
-    missing = found.good.join(cached(lake, name, fingerprint), on=PAIR, how="anti", maintain_order="left")
+    stored = cached(lake, name, fingerprint, found.good["item_id"])
+    missing = found.good.join(stored, on=PAIR, how="anti", maintain_order="left")
     counts.unchanged = counts.rows_in - found.refused.height - missing.height
     advance(counts.unchanged)
     for rows in _chunks(found.source, missing):

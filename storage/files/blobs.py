@@ -5,9 +5,15 @@ A blob is named by the sha256 of its bytes: writing twice changes nothing, and r
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from storage.errors import BlobCorrupt, LakeNotFound
+from storage.files.footers import stored_footer_hash
 from storage.files.store import Files, sha256
 
 
@@ -57,6 +63,28 @@ class Blobs:
             raise self._missing(digest) from error
         self._require(digest, found)
 
+    def size(self, digest: str) -> int:
+        """Return the bytes of the blob; raise LakeNotFound."""
+        (found,) = self.files.info([self._key(digest)])
+        if found is None:
+            raise self._missing(digest)
+        return found[0]
+
+    @contextmanager
+    def open_parquet(self, digest: str, footer: str) -> Iterator[pq.ParquetFile]:
+        """Open a Parquet file whose footer has the hash `footer`, to read a part of it.
+
+        Pages are checked as they are read. Raise LakeNotFound or BlobCorrupt.
+        """
+        key = self._key(digest)
+        if stored_footer_hash(self.files, key, self.size(digest)) != footer:
+            raise self._corrupt(digest, "its footer was changed")
+        with self.files.filesystem.open_input_file(key) as stream:
+            try:
+                yield pq.ParquetFile(stream, page_checksum_verification=True)
+            except (OSError, pa.ArrowException) as error:
+                raise self._corrupt(digest, str(error)) from error
+
     def local_path(self, digest: str, cache: Path | None = None) -> Path:
         """Return a verified local file of the blob, for memory-mapping; a remote blob is copied once into `cache`."""
         path = self.files.local_path(self._key(digest))
@@ -80,7 +108,10 @@ class Blobs:
 
     def _require(self, digest: str, found: str) -> None:
         if found != digest:
-            raise BlobCorrupt(
-                f"the blob {self.location(digest)} is damaged: its bytes now have the hash {found}. "
-                "Restore it from a backup of the lake, or roll back to a release that does not pin it."
-            )
+            raise self._corrupt(digest, f"its bytes now have the hash {found}")
+
+    def _corrupt(self, digest: str, why: str) -> BlobCorrupt:
+        return BlobCorrupt(
+            f"the blob {self.location(digest)} is damaged: {why}. "
+            "Restore it from a backup of the lake, or roll back to a release that does not pin it."
+        )

@@ -24,16 +24,17 @@ from deltalake import DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 
 from storage.errors import DataCorrupt
+from storage.files.footers import footer_hash, footer_of, stored_footer_hash
 from storage.files.store import Files, sha256
 from storage.schemas import TableSpec
 
 NAME = re.compile(r"part-(?P<whole>[0-9a-f]{64})-(?P<footer>[0-9a-f]{16})-[0-9a-f]{16}\.parquet")
 SMALL = 1 << 16
 """Files of at most this many bytes are hashed as a whole before they are read."""
-FOOTER = 1 << 15
-"""Bytes read from the end of a file for its footer; a longer footer is read in a second step."""
 LONGEST_STATISTIC = 30
 """Other writers truncate longer texts in their statistics; delta-rs truncates at 32 characters."""
+GROUP_BYTES, FEWEST_GROUP_ROWS = 1 << 20, 1 << 10
+"""Bytes in memory of a row group of a table in which rows are looked up by item, and its fewest rows."""
 FORMAT = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=True, page_checksum_verification=True)
 )
@@ -68,7 +69,10 @@ class DataFile:
             known &= ds.field(name) == pa.scalar(value, schema.field(name).type)
         for name, (low, high) in self.bounds.items():
             kind = schema.field(name).type
-            known &= (ds.field(name) >= pa.scalar(low, kind)) & (ds.field(name) <= pa.scalar(high, kind))
+            if low == high:  # as an equation it decides conditions of any kind
+                known &= ds.field(name) == pa.scalar(low, kind)
+            else:
+                known &= (ds.field(name) >= pa.scalar(low, kind)) & (ds.field(name) <= pa.scalar(high, kind))
         return known
 
 
@@ -83,14 +87,34 @@ def write_rows(files: Files, spec: TableSpec, rows: pa.Table, key: str, news: bo
 
 def _write(files: Files, spec: TableSpec, values: dict[str, str], rows: pa.Table, key: str, news: bool) -> AddAction:
     sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression="zstd", write_page_checksum=True)
+    pq.write_table(
+        rows,
+        sink,
+        _group_rows(rows, spec),
+        compression="zstd",
+        use_dictionary=_repetitive(rows),
+        write_page_checksum=True,
+    )
     data = sink.getvalue()
     named = hashlib.blake2b(json.dumps([key, values], sort_keys=True).encode(), digest_size=8).hexdigest()
-    name = f"part-{hashlib.sha256(data).hexdigest()}-{_footer_hash(data[-_footer_size(data[-8:]) :])}-{named}.parquet"
+    name = f"part-{hashlib.sha256(data).hexdigest()}-{footer_hash(footer_of(data))}-{named}.parquet"
     files.write(name, data)
     (written,) = files.info([name])
     changed = written[1] // 1_000_000 if written else 0
     return AddAction(name, data.size, values, changed, news, json.dumps(_statistics(rows, spec)))
+
+
+def _repetitive(rows: pa.Table) -> list[str] | bool:
+    """Return the columns to be stored as dictionaries: all, but not vectors, of which hardly a number comes twice."""
+    names: list[str] = rows.schema.names
+    return [name for name in names if name != "vector"] if "vector" in names else True
+
+
+def _group_rows(rows: pa.Table, spec: TableSpec) -> int | None:
+    """Return the rows of a row group: few where rows are looked up by item, because whole groups are read."""
+    if "item_id" not in spec.statistics:
+        return None
+    return max(FEWEST_GROUP_ROWS, int(GROUP_BYTES * rows.num_rows // max(1, rows.nbytes)))
 
 
 def removal(file: DataFile, at_ms: int) -> RemoveAction:
@@ -202,23 +226,11 @@ def _check_footer(files: Files, file: DataFile) -> None:
         if file.size <= SMALL:
             right = sha256(files.read(file.path)) == match["whole"]
         else:
-            tail = files.tail(file.path, FOOTER)
-            size = _footer_size(tail[-8:])
-            tail = files.tail(file.path, size) if len(tail) < size <= file.size else tail
-            right = _footer_hash(tail[-size:]) == match["footer"]
+            right = stored_footer_hash(files, file.path, file.size) == match["footer"]
     except FileNotFoundError as error:
         raise missing(files, file) from error
     if not right:
         raise corrupt(files, file)
-
-
-def _footer_size(end: bytes | pa.Buffer) -> int:
-    """Return the bytes of the footer, including its length and the magic number."""
-    return int.from_bytes(bytes(end)[:4], "little") + 8
-
-
-def _footer_hash(footer: bytes | pa.Buffer) -> str:
-    return hashlib.blake2b(footer, digest_size=8).hexdigest()
 
 
 RESTORE = "Restore the file from a backup of the lake; `sidmill lake verify` lists all damaged files."

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from datetime import datetime
 
 import polars as pl
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from storage.files.among import Among
 from storage.lake import Lake, one_of
 from storage.releases.manifest import Manifest
 
@@ -23,14 +23,9 @@ def catalogue(
 
     `among` restricts the read to some item ids.
     """
-    where: ds.Expression | None = None
-    if as_of is not None:
-        where = ds.field("arrived_at") <= as_of
-    if among is not None:
-        chosen = one_of("item_id", among)
-        where = chosen if where is None else where & chosen
+    where = None if as_of is None else ds.field("arrived_at") <= as_of
     wanted = None if columns is None else list(dict.fromkeys(["item_id", "revision", *columns]))
-    frame = lake.frame("items", version, wanted, where)
+    frame = lake.frame("items", version, wanted, where, items_among(among))
     return frame.sort("item_id", "revision").unique("item_id", keep="last", maintain_order=True)
 
 
@@ -46,13 +41,23 @@ def segments(
     assignments: list[str],
     codebook: str,
     version: int | None = None,
-    among: Iterable[str] | pa.Array | None = None,
+    among: Iterable[str] | None = None,
+    columns: list[str] | None = None,
 ) -> pl.DataFrame:
     """Return the SID rows of the assignments under one codebook, of all items or `among` some, sorted by item_id."""
     where = (ds.field("codebook") == codebook) & one_of("assignment_id", assignments)
-    if among is not None:
-        where &= one_of("item_id", among)
-    return lake.frame("sids", version, where=where).sort("item_id")
+    return lake.frame("sids", version, columns, where, items_among(among)).sort("item_id")
+
+
+def count_sids(lake: Lake, codebook: str, assignments: Iterable[str], version: int | None = None) -> int:
+    """Return the number of SIDs in the assignments, from the log and footers alone."""
+    where = (ds.field("codebook") == codebook) & one_of("assignment_id", assignments)
+    return lake.count("sids", lake.version("sids") if version is None else version, where)
+
+
+def items_among(items: Iterable[str] | None) -> Among | None:
+    """Return a filter for some items; None for all."""
+    return None if items is None else Among.of("item_id", items)
 
 
 def assigned_items(lake: Lake, manifest: Manifest) -> set[str]:

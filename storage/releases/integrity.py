@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import pyarrow as pa
 
@@ -22,6 +23,16 @@ from storage.schemas import CHECKSUMS, TABLES
 
 CHANGED_MS = 2_000
 """A file whose time differs by more from the time in the log was modified or copied since its commit."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Limits of hashing: it ends with the file in which the seconds are over. Files of more than `size` bytes in all
+    are hashed alone.
+    """
+
+    seconds: float
+    size: int
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,10 @@ def pinned_blobs(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield f"codebook {manifest.codebook.id}", manifest.codebook.blob
     yield f"fusion {manifest.fusion.fingerprint}", manifest.fusion_blob
     yield f"trie {manifest.trie.sha256[:12]}", manifest.trie.sha256
+    yield from _factors(manifest)
+
+
+def _factors(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for name, encoder in sorted(manifest.encoders.items()):
         if "factors" in encoder.details:
             yield f"factors of {name}", str(encoder.details["factors"])
@@ -80,25 +95,43 @@ def check_file(lake: Lake, pinned: Pinned) -> None:
 
 
 def check_pinned(
-    lake: Lake, manifest: Manifest, model: str | None, provenance: Provenance, seconds: float | None = None
+    lake: Lake, manifest: Manifest, model: str | None, provenance: Provenance, effort: Effort | None = None
 ) -> None:
     """Raise DataCorrupt, BlobCorrupt or LakeNotFound unless all files of a release and a model are undamaged.
 
-    The existence and size of all files are checked, and the blobs are hashed. Files are hashed for at most `seconds`,
-    by default all: first those modified since their commit, then the others in an order that differs between releases,
-    so that each gets its turn. Hashes of files that other programs wrote are recorded.
+    The existence and size of all data files are checked, and the blobs are hashed. Data files are hashed too, by
+    default all; with an `effort`, until it is spent: first those modified since their commit, then the others in an
+    order that differs between releases, so that each gets its turn. Factors, which are large and checked where they
+    are read, then take turns with the files. Hashes of files that other programs wrote are recorded.
     """
-    until = None if seconds is None else time.monotonic() + seconds
+    until = None if effort is None else time.monotonic() + effort.seconds
     files = pinned_files(lake, manifest)
     touched = _check_sizes(lake, files)
+    factors = [digest for _, digest in _factors(manifest)]
     for _, digest in [*pinned_blobs(manifest), *(model_blobs(lake, model) if model else ())]:
-        lake.blobs.check(digest)
+        if digest not in factors:
+            lake.blobs.check(digest)
     _adopt(lake, [each for each in files if each.sha256 is None], provenance)
-    for each in sorted(files, key=lambda one: (one.file.path not in touched, _turn(manifest.id, one))):
-        if until is not None and time.monotonic() > until:
-            return
-        if each.sha256 is not None:
-            check_file(lake, each)
+    parts = [_Part(each.file.path, each.file.size, partial(check_file, lake, each)) for each in files if each.sha256]
+    parts += [_Part(digest, lake.blobs.size(digest), partial(lake.blobs.check, digest)) for digest in factors]
+    hashed = 0
+    for part in sorted(parts, key=lambda one: (one.name not in touched, _turn(manifest.id, one.name))):
+        if effort is not None and until is not None:
+            if time.monotonic() > until:
+                return
+            if hashed and hashed + part.size > effort.size:
+                continue
+        part.check()
+        hashed += part.size
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A file or blob to hash."""
+
+    name: str
+    size: int
+    check: Callable[[], None]
 
 
 def _check_sizes(lake: Lake, files: list[Pinned]) -> set[str]:
@@ -118,8 +151,8 @@ def _check_sizes(lake: Lake, files: list[Pinned]) -> set[str]:
     return touched
 
 
-def _turn(release: str, pinned: Pinned) -> bytes:
-    return hashlib.blake2b(f"{release}\0{pinned.file.path}".encode(), digest_size=8).digest()
+def _turn(release: str, name: str) -> bytes:
+    return hashlib.blake2b(f"{release}\0{name}".encode(), digest_size=8).digest()
 
 
 def _adopt(lake: Lake, files: list[Pinned], provenance: Provenance) -> None:

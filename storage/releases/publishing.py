@@ -19,7 +19,7 @@ from storage.commit import Provenance
 from storage.errors import GateBlocked, Held, LakeNotFound, PointerMoved, PublishRefused, StaleCandidate
 from storage.lake import Lake
 from storage.releases.catalogue import assigned_items, deleted_items
-from storage.releases.integrity import check_pinned
+from storage.releases.integrity import Effort, check_pinned
 from storage.releases.manifest import Manifest
 from storage.releases.models import model_vocabulary, newest_model
 from storage.releases.pointers import Pointer, move_pointer, pointer_history, read_pointer
@@ -43,7 +43,7 @@ def _never(manifest: Manifest) -> bool:
 class Publication:
     """What is published: a release, with a named model, with a model that is chosen, or `without_model`.
 
-    `note` says who published. Checking the pinned files takes at most `seconds`; None checks all of them.
+    `note` says who published. `effort` limits the hashing of the pinned files; None hashes all of them.
     """
 
     release: str
@@ -51,7 +51,7 @@ class Publication:
     model: str | None = None
     without_model: bool = False
     may_be_worse: MayBeWorse = _never
-    seconds: float | None = None
+    effort: Effort | None = None
 
 
 def publish(
@@ -114,7 +114,7 @@ def _publish(lake: Lake, publication: Publication, history: list[Pointer], prove
     value = {"release": manifest.id, "model": chosen}
     if before.value == value and hold_of(history) is None:
         return Published(manifest.id, chosen)
-    check_pinned(lake, manifest, chosen, provenance, publication.seconds)
+    check_pinned(lake, manifest, chosen, provenance, publication.effort)
     move_pointer(lake, before, value, publication.note, provenance)
     return Published(manifest.id, chosen)
 

@@ -65,6 +65,16 @@ def test_what_a_process_and_its_children_used_is_counted_after_they_ended() -> N
     assert used.first_memory < 100 << 20
 
 
+def test_bytes_of_a_process_that_ended_are_counted_once(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(bytes(50 << 20))
+    work = f"import time; open({str(tmp_path / 'data')!r}, 'rb').read(); time.sleep(1.5)"
+    parent = f"import subprocess, sys, time; subprocess.run([sys.executable, '-c', {work!r}]); time.sleep(1.5)"
+    child = subprocess.Popen([sys.executable, "-c", parent])
+    with sampled(child.pid) as samples:
+        assert child.wait() == 0
+    assert 50 << 20 < samples.sums[-1][1] < 70 << 20
+
+
 @pytest.mark.slow
 def test_a_bootstrap_and_a_night_are_measured_stage_by_stage(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

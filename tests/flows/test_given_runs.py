@@ -113,7 +113,7 @@ def test_a_night_takes_late_and_changed_vectors_and_stores_nothing_twice(
     )
     capsys.readouterr()
     assert nightly(lake.uri)["made"]
-    assert "vectors of 40 of 40 items, 1 rows of ids that the catalogue does not have" in capsys.readouterr().out
+    assert "vectors of 40 items, 1 rows of ids that the catalogue does not have" in capsys.readouterr().out
     after = sids(lake)
     assert {item: after[item] for item in before} == before
     assert after.keys() - before.keys() == {"i0039"}

@@ -57,15 +57,23 @@ EVENT = st.tuples(
 )
 
 
-@given(sources=st.lists(st.lists(EVENT, min_size=1, max_size=8), min_size=1, max_size=3), chunk=st.integers(1, 8))
+@given(
+    sources=st.lists(st.lists(EVENT, min_size=1, max_size=8), min_size=1, max_size=3),
+    chunk=st.integers(1, 8),
+    certain=st.none() | st.sets(st.sampled_from("ij")),
+)
 @settings(max_examples=25, deadline=None)
-def test_every_event_is_admitted_once_as_the_rules_say(sources: list[list[tuple[Any, ...]]], chunk: int) -> None:
+def test_every_event_is_admitted_once_as_the_rules_say(
+    sources: list[list[tuple[Any, ...]]], chunk: int, certain: set[str] | None
+) -> None:
+    """Whichever items are known to be there without a look into the catalogue."""
+    has = None if certain is None else lambda ids: ids.is_in(sorted(certain)).to_numpy()
     with TemporaryDirectory() as folder:
         lake = lake_with_items(Path(folder), "i", "j")
         slow = Slow({"i", "j"})
         for number, rows in enumerate(sources):
             events = [event(f"s{number}", offset, *row) for offset, row in enumerate(rows)]
-            admission, outcomes = Admission(lake), dict[int, str]()
+            admission, outcomes = Admission(lake, has), dict[int, str]()
             for start in range(0, len(events), chunk):
                 part = pl.DataFrame(
                     events[start : start + chunk], schema={**EVENTS, "source": pl.String()}, orient="row"

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.collaborative.factors_file import factors_bytes
 from pipelines.collaborative.sppmi import Factors, fit_factors, fit_rows
 from pipelines.event_log.visible_log import COLUMNS, Histories, histories
 from pipelines.spec import CollaborativeSpec
@@ -187,9 +188,6 @@ def test_an_item_that_comes_later_lands_among_those_it_is_taken_with_and_moves_n
     assert min(similar[f"i{item:03d}"] for item in range(15)) > max(similar[f"i{item:03d}"] for item in range(15, 30))
     only = grown.where(np.array([grown.names[item] == "i099" for item in grown.item]))
     assert factors.fold(only).is_empty()  # met beside nothing that the fit knew
-    again = Factors.from_bytes(factors.to_bytes())
-    assert again.to_bytes() == factors.to_bytes()
-    assert again.fold(grown).equals(factors.fold(grown))
 
 
 def test_how_much_was_taken_since_the_fit_does_not_matter_to_a_fold() -> None:
@@ -216,7 +214,7 @@ def test_factors_do_not_depend_on_the_order_of_the_log() -> None:
     other = fit_factors(histories(frame(events[::-1]), _lax()), _lax())
     assert one is not None
     assert other is not None
-    assert one.to_bytes() == other.to_bytes()
+    assert factors_bytes(one) == factors_bytes(other)
 
 
 @pytest.mark.parametrize("events", [[], [(0, 1, 0, "x")], [(0, 1, 0, "x"), (0, 2, 1, "x")]])

@@ -2,7 +2,9 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import pyarrow.dataset as ds
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,6 +56,30 @@ def test_repeats_of_a_day_are_one_event_or_as_many_as_there_are(lake: Lake, tmp_
     assert (longer.out, longer.unchanged) == (1, 4)
     assert lake.rows("interactions") == lake.frame("interactions")["event_id"].n_unique() == 5
     assert open_rows(lake).is_empty()
+
+
+def test_a_log_without_ids_that_comes_again_is_known_and_the_days_beside_it_are_not_read(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ids of its own, an event may come back with a time of another zone."""
+    for day in range(1, 6):
+        log(lake, tmp_path / f"{day}.csv", *(f"u,a,2024-01-0{day}T0{hour}:00:00" for hour in range(3)))
+    opened: list[int] = []
+    plain = Lake._dataset
+
+    def counted(self: Lake, table: str, *arguments: Any) -> ds.FileSystemDataset:
+        dataset = plain(self, table, *arguments)
+        opened.append(len(dataset.files) if table == "interactions" else 0)
+        return dataset
+
+    monkeypatch.setattr(Lake, "_dataset", counted)
+    again = log(lake, tmp_path / "again.csv", *(f"u,a,2024-01-03T0{hour}:00:00" for hour in range(4)))
+    assert (again.out, again.unchanged) == (1, 3)
+    assert max(opened) == 1
+    opened.clear()
+    header = "event_id,user_id,item_id,event_time"
+    named = log(lake, tmp_path / "named.csv", "e1,v,a,2024-01-03T00:00:00", header=header)
+    assert (named.out, max(opened)) == (1, 6)
 
 
 def test_a_log_that_is_read_again_with_other_quotes_gives_what_it_refused_and_loses_and_doubles_nothing(

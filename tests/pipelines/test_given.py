@@ -54,7 +54,7 @@ def stored(lake: Lake) -> dict[str, bytes]:
 
 def read(lake: Lake, spec: GivenSpec, *ids: str) -> dict[str, int]:
     """Read and store a source for a catalogue of these ids; return its counts with the reasons."""
-    found = survey(open_given("mine", spec), catalogue(*ids))
+    found = survey(open_given("mine", spec), lambda _: catalogue(*ids))
     counts = store_survey(lake, found, FINGERPRINT, RUN, lambda rows: None)
     plain = {"stored": counts.out, "unchanged": counts.unchanged, **counts.by_reason}
     return {str(name): rows for name, rows in {**plain, "unknown": found.unknown, "absent": found.absent}.items()}
@@ -121,7 +121,7 @@ def test_what_is_stored_is_neither_written_nor_read_again_and_a_changed_vector_i
     values[5] += 1
     parquet(tmp_path / "a.parquet", ids, lists(values), row_group_size=2)
     source, reads = counted(open_given("mine", spec))
-    found = survey(source, catalogue(*ids))
+    found = survey(source, lambda _: catalogue(*ids))
     assert reads == [0, 1, 2]
     assert store_survey(lake, found, FINGERPRINT, RUN, lambda rows: None).out == 1
     assert reads == [0, 1, 2, 2], "of the second reading, only the part with the new vector"
@@ -150,7 +150,8 @@ def test_an_item_that_a_later_source_does_not_name_keeps_its_vector(tmp_path: Pa
     lake = Lake(str(tmp_path / "lake"))
     read(lake, parquet(tmp_path / "a.parquet", ["a", "b"], lists(np.eye(2, DIM))), "a", "b")
     later = survey(
-        open_given("mine", parquet(tmp_path / "a.parquet", ["c"], lists(np.ones((1, DIM))))), catalogue("a", "b", "c")
+        open_given("mine", parquet(tmp_path / "a.parquet", ["c"], lists(np.ones((1, DIM))))),
+        lambda _: catalogue("a", "b", "c"),
     )
     store_survey(lake, later, FINGERPRINT, RUN, lambda rows: None)
     pairs = current_pairs(lake, "mine", FINGERPRINT, catalogue("a", "b", "c", "d"), later.pairs)
@@ -289,7 +290,7 @@ def test_a_source_that_cannot_be_used_is_told_in_one_message_when_it_is_opened(t
 
 def test_a_file_that_changes_between_its_two_readings_stops_the_run(tmp_path: Path) -> None:
     spec = parquet(tmp_path / "a.parquet", ["a"], lists(np.ones((1, DIM))))
-    found = survey(open_given("mine", spec), catalogue("a"))
+    found = survey(open_given("mine", spec), lambda _: catalogue("a"))
     parquet(tmp_path / "a.parquet", ["a"], lists(2 * np.ones((1, DIM))))
     with pytest.raises(SourceError, match="changed while it was read"):
         store_survey(Lake(str(tmp_path / "lake")), found, FINGERPRINT, RUN, lambda rows: None)

@@ -1,6 +1,7 @@
 """Vectors from the item tower of a sequence model: what they may know, how they are turned, how later items join."""
 
 from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -8,10 +9,11 @@ import pytest
 from numpy.typing import NDArray
 from test_collaborative import Event, cosine, frame, some_log
 
+from pipelines.collaborative.factors_file import factors_bytes, read_factors, store_factors
 from pipelines.collaborative.sequence_model import RIDGE, Collaborative, fit_collaborative
-from pipelines.collaborative.sppmi import Factors
 from pipelines.event_log.visible_log import Histories, histories
 from pipelines.spec import CollaborativeSpec
+from storage.files.blobs import Blobs
 from training.sasrec.item_embeddings import item_embeddings_of
 from training.spec import ItemEmbeddingsSpec
 
@@ -53,7 +55,7 @@ def by_item(vectors: pl.DataFrame) -> dict[str, NDArray[np.float32]]:
 @pytest.mark.parametrize("method", ["sasrec", "both"])
 def test_a_seed_fixes_the_vectors_whatever_the_order_of_the_log(method: str) -> None:
     one, other = fitted(some_log(), spec_of(method)), fitted(some_log()[::-1], spec_of(method))
-    assert one.factors.to_bytes() == other.factors.to_bytes()
+    assert factors_bytes(one.factors) == factors_bytes(other.factors)
     assert one.vectors.equals(other.vectors)
     assert one.before.equals(other.before)
     another = fitted(some_log(), spec_of(method), TOWER.model_copy(update={"seed": 1}))
@@ -85,10 +87,12 @@ def test_items_taken_together_get_near_vectors_and_those_taken_too_seldom_none(m
 
 
 @pytest.mark.parametrize("method", ["sasrec", "both"])
-def test_an_item_that_comes_later_lands_among_those_it_is_taken_with_by_frozen_directions(method: str) -> None:
+def test_an_item_that_comes_later_lands_among_those_it_is_taken_with_by_frozen_directions(
+    tmp_path: Path, method: str
+) -> None:
     made = trained(method)
-    again = Factors.from_bytes(made.factors.to_bytes())
-    assert again.to_bytes() == made.factors.to_bytes()
+    blobs = Blobs(str(tmp_path))
+    again = read_factors(blobs, store_factors(blobs, made.factors), made.factors.names)
     for hours in ([5], [5, 6, 7]):
         new = [(user, 99, hour, "click") for user in range(0, 20, 2) for hour in hours]
         grown = histories(frame([*some_log(), *new]), spec_of(method))

@@ -20,7 +20,7 @@ from made_releases import WHO, candidate, model
 
 from storage.commit import append
 from storage.errors import BlobCorrupt, DataCorrupt, LakeError, LakeNotFound, LakeUnusable
-from storage.files import data_files
+from storage.files import data_files, footers
 from storage.files import store as files
 from storage.files.blobs import Blobs
 from storage.files.data_files import DataFile, check_footers, check_whole, entry_hash
@@ -28,7 +28,15 @@ from storage.files.store import Files, sha256
 from storage.files.table_log import Log, require_whole, why_unreadable
 from storage.lake import Lake
 from storage.releases import integrity
-from storage.releases.integrity import adopt_all, check_pinned, checksums, first_fault, pinned_blobs, pinned_files
+from storage.releases.integrity import (
+    Effort,
+    adopt_all,
+    check_pinned,
+    checksums,
+    first_fault,
+    pinned_blobs,
+    pinned_files,
+)
 from storage.releases.manifest import Manifest
 from storage.releases.models import ModelCard, record_model
 from storage.releases.publishing import publish
@@ -318,7 +326,7 @@ def test_why_a_table_is_unreadable_is_told_in_one_line_that_ends(tmp_path: Path)
 def test_whatever_is_read_of_it_at_once_a_footer_is_checked_to_its_last_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, footer: int, small: int
 ) -> None:
-    monkeypatch.setattr(data_files, "FOOTER", footer)
+    monkeypatch.setattr(footers, "TAIL", footer)
     monkeypatch.setattr(data_files, "SMALL", small)
     lake = Lake(str(tmp_path))
     for item in "abc":
@@ -327,7 +335,7 @@ def test_whatever_is_read_of_it_at_once_a_footer_is_checked_to_its_last_bit(
     unchecked(monkeypatch)
     check_footers(place, found)
     path = path_of(lake, found[1])
-    size = data_files._footer_size(path.read_bytes()[-8:])
+    size = footers.footer_size(path.read_bytes()[-8:])
     assert 8 < size < path.stat().st_size
     for back in (1, 5, 9, size - 1, size):
         flip(path, -back)
@@ -402,11 +410,22 @@ def test_files_are_hashed_while_there_is_time(tmp_path: Path, monkeypatch: pytes
     lake = Lake(str(tmp_path))
     made, paths = pinning(lake, 5)
     hashed = seen_by_check(monkeypatch, count)
-    check_pinned(lake, made, None, WHO, seconds=count)
+    check_pinned(lake, made, None, WHO, Effort(count, 1 << 30))
     assert len(hashed) == count
     hashed.clear()
     check_pinned(lake, made, None, WHO)
     assert sorted(hashed) == sorted(path.name for path in paths)
+
+
+@pytest.mark.parametrize(("files", "count"), [(0.1, 1), (1.5, 1), (2.5, 2), (9.0, 5)])
+def test_files_are_hashed_until_enough_bytes_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: float, count: int
+) -> None:
+    lake = Lake(str(tmp_path))
+    made, paths = pinning(lake, 5)
+    hashed = seen_by_check(monkeypatch, 100)
+    check_pinned(lake, made, None, WHO, Effort(100, int(files * paths[0].stat().st_size)))
+    assert len(hashed) == count
 
 
 def test_each_file_has_its_turn_as_releases_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -414,12 +433,12 @@ def test_each_file_has_its_turn_as_releases_come(tmp_path: Path, monkeypatch: py
     made, paths = pinning(lake, 4)
     hashed = seen_by_check(monkeypatch, 1)
     for number in range(40):
-        check_pinned(lake, made.model_copy(update={"id": f"r-{number:06d}"}), None, WHO, seconds=1)
+        check_pinned(lake, made.model_copy(update={"id": f"r-{number:06d}"}), None, WHO, Effort(1, 1 << 30))
     assert {*hashed} == {path.name for path in paths}
     again = list(hashed)
     hashed.clear()
     for number in range(40):
-        check_pinned(lake, made.model_copy(update={"id": f"r-{number:06d}"}), None, WHO, seconds=1)
+        check_pinned(lake, made.model_copy(update={"id": f"r-{number:06d}"}), None, WHO, Effort(1, 1 << 30))
     assert hashed == again, "the turn goes by the release"
 
 
@@ -435,7 +454,7 @@ def test_a_file_that_was_touched_since_its_commit_is_hashed_before_all_others(
     now = last.stat().st_mtime_ns + seconds_off * 1_000_000_000
     os.utime(last, ns=(now, now))
     order.clear()
-    check_pinned(lake, made, None, WHO, seconds=1)
+    check_pinned(lake, made, None, WHO, Effort(1, 1 << 30))
     assert (order == [last.name]) == first
 
 
@@ -450,11 +469,11 @@ def test_a_file_that_is_gone_or_has_another_size_is_found_where_there_is_time_fo
     ):
         damage()
         with pytest.raises(DataCorrupt, match=f"{paths[1].name} {told}"):
-            check_pinned(lake, made, None, WHO, seconds=-1)
+            check_pinned(lake, made, None, WHO, Effort(-1, 1 << 30))
     paths[1].write_bytes(data)
     check_pinned(lake, made, None, WHO)
     flip(paths[1], 10)
-    check_pinned(lake, made, None, WHO, seconds=-1)
+    check_pinned(lake, made, None, WHO, Effort(-1, 1 << 30))
     with pytest.raises(DataCorrupt, match=f"{paths[1].name} was changed"):
         check_pinned(lake, made, None, WHO)
 

@@ -14,7 +14,6 @@ from tokenizer.assign import Occupancy, assign_sids
 from tokenizer.codebook_report import SLACKS
 from tokenizer.fit import fit_codebook
 from tokenizer.metrics import (
-    chance_agreement,
     collision_metrics,
     decode,
     distribution_shift,
@@ -87,14 +86,6 @@ def test_pair_agreement_counts_shared_prefixes() -> None:
     ]
     assert pair_agreement(codes, pairs) == slow == [0.75, 0.5, 0.25]
     assert pair_agreement(codes, pairs[:0]) == [0.0] * 3
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 9)), min_size=2, max_size=25))
-def test_chance_agreement_is_the_agreement_of_all_pairs(sids: list[tuple[int, int, int]]) -> None:
-    codes = np.array(sids, np.int32)
-    pairs = np.array([(one, other) for one in range(len(codes)) for other in range(len(codes)) if one != other])
-    assert chance_agreement(codes) == pytest.approx(pair_agreement(codes, pairs))
 
 
 TWO_SOURCES = CodebookSpec(

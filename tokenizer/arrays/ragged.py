@@ -56,11 +56,12 @@ class Ragged:
         np.cumsum(self.lengths[:count], out=starts[1:])
         return starts
 
-    def holder(self, element: int) -> int:
-        """The list that contains element `element`."""
-        block = int(np.searchsorted(self.blocks, element, side="right")) - 1
-        ends = int(self.blocks[block]) + np.cumsum(self.lengths[block * BLOCK : (block + 1) * BLOCK], dtype=np.int64)
-        return block * BLOCK + int(np.searchsorted(ends, element, side="right"))
+    def holders(self, elements: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The list that contains each of the elements (M,), int64 (M,)."""
+        block = np.searchsorted(self.blocks, elements, side="right") - 1
+        ends = np.cumsum(self.lengths.reshape(-1, BLOCK)[block], axis=1, dtype=np.int64)
+        ends += self.blocks[block].astype(np.int64)[:, None]
+        return np.asarray(block * BLOCK + (ends <= elements[:, None]).sum(axis=1), np.int64)
 
 
 def spans(starts: Array, counts: Array) -> NDArray[np.int64]:

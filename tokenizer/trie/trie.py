@@ -215,6 +215,15 @@ class Trie:
             sids[:, level] = start
         return sids
 
+    def codes_of(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+        """The SIDs of some rows of `item_ids` (M,), int32 (M, L). The cost does not depend on the size of the trie."""
+        sids = np.empty((len(rows), len(self.layers)), np.int32)
+        nodes = np.asarray(rows, np.int64)
+        for level in reversed(range(len(self.layers))):
+            sids[:, level] = self.arrays[f"codes{level}"][nodes]
+            nodes = self._fanout[level].holders(nodes)
+        return sids[:, : self.levels]
+
     def lookup(self, codes: NDArray[Any]) -> NDArray[np.int64]:
         """The row in `item_ids` of each SID (M, L), int64 (M,): the first if items share it, -1 if there is none."""
         codes = np.asarray(codes)
@@ -225,14 +234,8 @@ class Trie:
 
     def find(self, item_id: str) -> NDArray[np.int32] | None:
         """The SID of an item, int32 (L,), or None."""
-        node = int(self.find_rows([item_id])[0])
-        if node < 0:
-            return None
-        sid = np.empty(len(self.layers), np.int32)
-        for level in reversed(range(len(self.layers))):
-            sid[level] = self.arrays[f"codes{level}"][node]
-            node = self._fanout[level].holder(node)
-        return sid[: self.levels]
+        row = self.find_rows([item_id])
+        return self.codes_of(row)[0] if row[0] >= 0 else None
 
     def find_rows(self, item_ids: ItemIds) -> NDArray[np.int64]:
         """The row in `Trie.item_ids` of each given item, int64 (M,); -1 if it is not in the trie."""

@@ -1,6 +1,6 @@
 """Events that go into the table `interactions`: those of known items, each once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import pyarrow.dataset as ds
+from numpy.typing import NDArray
 
 from pipelines.ingest.events.ids import content_ids
 from pipelines.ingest.events.near_ids import near_ids
 from pipelines.ingest.seen import SeenHashes
-from storage.lake import Lake, one_of
+from storage.files.among import Among
+from storage.lake import Lake
 from storage.reasons import Reason
 
 SAME = ("user_id", "item_id", "event_type", "event_time")
@@ -22,9 +23,10 @@ SAME = ("user_id", "item_id", "event_type", "event_time")
 EARLIEST, LATEST = (time.replace(tzinfo=UTC) for time in (datetime.min, datetime.max))
 SAME_ID_WITHIN = timedelta(days=2)
 """Largest difference in event time at which an id of another source counts as repeated: above any time zone error, yet
-few files are read.
+few files are read. An id that is a hash of the content, with the time in it, comes back with the same time.
 """
 _STORED = ["event_id", "source", "source_offset", *SAME]
+Has = Callable[[pl.Series], NDArray[np.bool_]]
 Refusal = tuple[dict[str, Any], str, str]
 """An event, the reason, and the detail."""
 
@@ -44,17 +46,18 @@ class Admission:
     An id counts as repeated wherever it stands in the source, so the outcome does not depend on the size of chunks.
     """
 
-    def __init__(self, lake: Lake) -> None:
+    def __init__(self, lake: Lake, has: Has | None = None) -> None:
+        """Set up for one source. `has` returns for some ids whether they are certainly those of items."""
         self._lake = lake
-        self._items = KnownItems(lake)
+        self._items = KnownItems(lake, has)
         self._seen = SeenHashes()
         self._own_files: set[str] = set()
 
-    def admit(self, events: pl.DataFrame) -> Admitted:
-        """Split events with `event_id` and `source`."""
+    def admit(self, events: pl.DataFrame, own_ids: bool = True) -> Admitted:
+        """Split events with `event_id` and `source`; without `own_ids`, all ids are hashes of the content."""
         if events.is_empty():
             return Admitted(events, [], 0)
-        found = self._judged(events)
+        found = self._judged(events, SAME_ID_WITHIN if own_ids else timedelta(0))
         kept = events.filter(found["outcome"] == "")
         refused = []
         for reason in (Reason.CONFLICTING_EVENT, Reason.DUPLICATE_EVENT, Reason.UNKNOWN_ITEM):
@@ -70,12 +73,12 @@ class Admission:
         self._seen.add(_hashes(events))
         self._own_files.update(files)
 
-    def _judged(self, events: pl.DataFrame) -> pl.DataFrame:
+    def _judged(self, events: pl.DataFrame, within: timedelta) -> pl.DataFrame:
         """Return `outcome` for each event: "" to be kept, "unchanged", or the reason to refuse it."""
         known = self._items.known(events["item_id"])
         found = events.select(*_STORED).with_columns(known=known, repeated=self._repeated(events, known))
         found = found.with_columns(outcome=_first_of(found))
-        stored = self._stored(events)
+        stored = self._stored(events, within)
         if not stored.is_empty():
             found = found.join(stored, on="event_id", how="left", suffix="_stored", maintain_order="left")
             found = found.with_columns(outcome=_beside_stored(pl.col("outcome")))
@@ -103,52 +106,50 @@ class Admission:
         written = pl.Series(rows.column("event_id"))
         return written.filter(written.is_in(ids.implode()))
 
-    def _stored(self, events: pl.DataFrame) -> pl.DataFrame:
+    def _stored(self, events: pl.DataFrame, within: timedelta) -> pl.DataFrame:
         """Return the stored events with these ids, except those of this source that `written` knows of.
 
-        Only events within SAME_ID_WITHIN of their event times are read.
+        Only events `within` a difference of their event times are read.
         """
         low, high = events["event_time"].min(), events["event_time"].max()
         assert isinstance(low, datetime)
         assert isinstance(high, datetime)
-        first = max(low, EARLIEST + SAME_ID_WITHIN) - SAME_ID_WITHIN
-        last = min(high, LATEST - SAME_ID_WITHIN) + SAME_ID_WITHIN
+        first = max(low, EARLIEST + within) - within
+        last = min(high, LATEST - within) + within
         where = (ds.field("event_time") >= first) & (ds.field("event_time") <= last)
-        ids = ds.field("event_id").isin(_arrow_strings(events["event_id"]))
-        rows = self._lake.read("interactions", columns=_STORED, where=where & ids, without=self._own_files)
+        ids = Among("event_id", events["event_id"])
+        rows = self._lake.read("interactions", columns=_STORED, where=where, among=ids, without=self._own_files)
         return pl.DataFrame(rows).unique("event_id", keep="last")
 
 
 class KnownItems:
     """Ids of the catalogue, as far as they were asked for."""
 
-    def __init__(self, lake: Lake) -> None:
-        self._lake = lake
+    def __init__(self, lake: Lake, has: Has | None) -> None:
+        self._lake, self._has = lake, has
         self._known = pl.Series([], dtype=pl.String)
 
     def known(self, items: pl.Series) -> pl.Series:
         """Return for each id whether the catalogue has it."""
         wanted = items.unique()
         fresh = wanted.filter(~wanted.is_in(self._known.implode()))
+        if len(fresh) and self._has is not None:
+            there = pl.Series(self._has(fresh), dtype=pl.Boolean)
+            self._known, fresh = self._known.append(fresh.filter(there)), fresh.filter(~there)
         if len(fresh):
-            where = ds.field("item_id").isin(_arrow_strings(fresh))
-            rows = self._lake.read("items", columns=["item_id"], where=where)
+            rows = self._lake.read("items", columns=["item_id"], among=Among("item_id", fresh))
             self._known = self._known.append(pl.Series(rows.column("item_id"), dtype=pl.String).unique())
         return items.is_in(self._known.implode())
 
 
 def known_items(lake: Lake, items: set[str]) -> set[str]:
     """Return those of some ids that the catalogue has."""
-    rows = lake.read("items", columns=["item_id"], where=one_of("item_id", sorted(items)))
+    rows = lake.read("items", columns=["item_id"], among=Among.of("item_id", items))
     return set(rows.column("item_id").to_pylist())
 
 
 def _hashes(events: pl.DataFrame) -> np.ndarray[Any, np.dtype[np.uint64]]:
     return events["event_id"].hash().to_numpy()
-
-
-def _arrow_strings(values: pl.Series) -> pa.Array:
-    return values.to_arrow().cast(pa.string())
 
 
 def _first_of(found: pl.DataFrame) -> pl.Expr:

@@ -34,10 +34,14 @@ EVENTS: dict[str, pl.DataType] = {
 
 @dataclass(frozen=True)
 class Parsed:
-    """Events of some rows, in the order of the source, and the rows that were refused."""
+    """Events of some rows, in the order of the source, and the rows that were refused.
+
+    `own_ids` says whether a row gives its event an id.
+    """
 
     events: pl.DataFrame
     refused: list[tuple[Row, Refused]]
+    own_ids: bool = True
 
 
 def parse(part: Part, rules: EventRules) -> Parsed:

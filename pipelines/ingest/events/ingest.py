@@ -16,7 +16,7 @@ from pipelines.ingest.accounting import (
     naming,
     payload,
 )
-from pipelines.ingest.events.admission import SAME, Admission
+from pipelines.ingest.events.admission import SAME, Admission, Has
 from pipelines.ingest.events.columns import Parsed, parse
 from pipelines.ingest.events.ids import Copies, content_ids
 from pipelines.ingest.events.rows import EventRules
@@ -36,21 +36,27 @@ CHUNK_ROWS = 1 << 18
 
 
 def ingest_interactions(
-    lake: Lake, source: Source, spec: InteractionsSpec, arrived_at: datetime, provenance: Provenance
+    lake: Lake,
+    source: Source,
+    spec: InteractionsSpec,
+    arrived_at: datetime,
+    provenance: Provenance,
+    has: Has | None = None,
 ) -> IngestedSource:
     """Append the events of one source; refused rows go to quarantine. Rows in = written + unchanged + quarantined.
 
     `unchanged` counts events that the lake already has: from an earlier reading of this source, also under another
-    mapping, or delivered again by another source (such as a log exported anew with more rows).
+    mapping, or delivered again by another source (such as a log exported anew with more rows). `has` returns for some
+    ids whether they are certainly those of items; for the others, the catalogue is read.
     """
     counts = Counts(STAGE)
     reader = _Reader(source, spec, arrived_at, _read_before(lake, names_of(lake, source, "interactions")))
-    admission = Admission(lake)
+    admission = Admission(lake, has)
     refused_ids: set[str] = set()
     for part, parsed in parsed_ahead(source, spec, CHUNK_ROWS, reader.parse):
         with naming(source, *bounds(part)):
             events, rejects = reader.fresh(part, parsed, counts)
-            admitted = admission.admit(events)
+            admitted = admission.admit(events, parsed.own_ids)
             counts.out += len(admitted.events)
             counts.unchanged += admitted.unchanged
             for event, reason, detail in admitted.refused:
@@ -75,9 +81,12 @@ class _Reader:
         """Convert rows to events; the ones that have no id get the hash of their content."""
         parsed = parse(part, self._rules)
         lacking = parsed.events["event_id"].is_null()
-        if not lacking.any() or self._copies is not None:
+        if not lacking.any():
             return parsed
-        return Parsed(_with_ids(parsed.events, lacking, content_ids(parsed.events.filter(lacking))), parsed.refused)
+        events = parsed.events
+        if self._copies is None:
+            events = _with_ids(events, lacking, content_ids(events.filter(lacking)))
+        return Parsed(events, parsed.refused, not lacking.all())
 
     def fresh(self, part: Part, parsed: Parsed, counts: Counts) -> tuple[pl.DataFrame, list[Reject]]:
         """Return the events and the refused rows that no earlier reading wrote; count all but the events."""

@@ -153,9 +153,11 @@ class _Reader:
 
 
 def _write(lake: Lake, revisions: pl.DataFrame, provenance: Provenance) -> None:
+    """Append revisions in order of their ids, so that row groups have narrow bounds."""
     if not revisions.is_empty():
         key = content_key("items", revisions.select(*CONTENT, "revision"))
-        append(lake, "items", revisions.select(ITEMS.schema.names).to_arrow(), key, provenance)
+        rows = revisions.select(ITEMS.schema.names).sort("item_id")
+        append(lake, "items", rows.to_arrow(), key, provenance)
 
 
 def _joined(name: str) -> pl.Expr:

@@ -1,0 +1,68 @@
+"""The file of `Factors`: Parquet in order of the ids, of which a night reads the rows of a few items."""
+
+import json
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.collaborative.sppmi import Factors
+from pipelines.spec import CollaborativeSpec
+from storage.files.among import Among
+from storage.files.blobs import Blobs
+from storage.files.footers import footer_hash, footer_of
+
+GROUP_ROWS = 1 << 10
+BLOB, FOOTER = "factors", "factors_footer"
+"""Fields of a reference: the blob of the factors, and the hash of the footer by which a part of it is checked."""
+
+
+def factors_bytes(factors: Factors) -> bytes:
+    """Return the file: item_id, met and direction of each item; the spec and the sum of `met` are metadata."""
+    columns = {
+        "item_id": pa.array(factors.names, pa.string()),
+        "met": pa.array(factors.met),
+        "direction": pa.FixedSizeListArray.from_arrays(
+            pa.array(factors.directions.ravel()), factors.directions.shape[1]
+        ),
+    }
+    spec = json.dumps(factors.spec.model_dump(mode="json"), sort_keys=True)
+    table = pa.table(columns).replace_schema_metadata({"spec": spec, "total": repr(factors.total)})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, GROUP_ROWS, compression="none", use_dictionary=False, write_page_checksum=True)
+    return bytes(sink.getvalue())
+
+
+def store_factors(blobs: Blobs, factors: Factors) -> dict[str, str]:
+    """Store the file; return the fields of a reference by which it is read."""
+    data = factors_bytes(factors)
+    return {BLOB: blobs.put(data), FOOTER: footer_hash(footer_of(data))}
+
+
+def read_factors(blobs: Blobs, details: dict[str, Any], among: Collection[str]) -> Factors:
+    """Return the factors that a reference names, as far as they concern some items."""
+    if FOOTER not in details:
+        return _of_ipc(blobs.get(details[BLOB]))
+    with blobs.open_parquet(details[BLOB], details[FOOTER]) as file:
+        wanted = Among.of("item_id", among)
+        groups = wanted.groups(file.metadata)
+        table = file.read_row_groups(groups).filter(wanted.expression) if groups else file.schema_arrow.empty_table()
+        return _of(table, float(file.schema_arrow.metadata[b"total"]))
+
+
+def _of_ipc(data: bytes) -> Factors:
+    """Return the factors of a file of Arrow, as earlier versions stored them."""
+    table = pa.ipc.open_file(data).read_all()
+    return _of(table, float(table.column("met").combine_chunks().to_numpy().sum()))
+
+
+def _of(table: pa.Table, total: float) -> Factors:
+    spec = CollaborativeSpec.model_validate_json(table.schema.metadata[b"spec"])
+    column = table.column("direction")
+    width = column.type.list_size
+    flat = np.concatenate([np.zeros(0, np.float32), *(chunk.flatten().to_numpy() for chunk in column.chunks)])
+    return Factors(
+        spec, tuple(table.column("item_id").to_pylist()), flat.reshape(-1, width), table.column("met").to_numpy(), total
+    )

@@ -1,0 +1,45 @@
+"""Lakes of earlier versions: a night extends their releases as it did."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from flows.nightly import nightly
+from sidmill.release import open_trie
+from storage.commit import Provenance
+from storage.lake import Lake
+from storage.migrate import migrate
+from storage.releases.releases import read_release
+
+
+def sids(lake: Lake, release: str) -> dict[str, tuple[int, ...]]:
+    trie = open_trie(lake, read_release(lake, release))
+    return {item: tuple(codes) for item, codes in zip(trie.item_ids.to_pylist(), trie.codes().tolist(), strict=True)}
+
+
+def test_a_night_on_a_lake_of_format_1_folds_in_on_its_factors_and_moves_no_sid(old_lake: Lake, tmp_path: Path) -> None:
+    """Its factors are a file of Arrow, its files have one row group, and an item that was deleted comes back."""
+    list(migrate(old_lake, Provenance("test", "recipe")))
+    lake = Lake(old_lake.uri)
+    first, second = sids(lake, "r-000001"), sids(lake, "r-000002")
+    assert first.keys() - second.keys() == {"i03"}
+    items = [
+        {"item_id": item, "title": f"music {item}", "brand": "b1", "categories": ["music"]} for item in ("i03", "i99")
+    ]
+    (tmp_path / "night.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    start = datetime(2024, 1, 10, tzinfo=UTC)
+    rows = ["user_id,item_id,event_time,event_type"]
+    for user in range(5):
+        for place, item in enumerate(("i12", "i99", "i13")):
+            rows.append(f"u{user},{item},{(start + timedelta(minutes=place)).isoformat()},click")
+    (tmp_path / "night.csv").write_text("\n".join(rows) + "\n")
+    made = nightly(lake.uri, items=[str(tmp_path / "night.jsonl")], interactions=[str(tmp_path / "night.csv")])
+    assert made["made"]
+    third = sids(lake, made["release"])
+    assert third.keys() == {*second, "i03", "i99"}
+    assert {item: third[item] for item in second} == second
+    assert third["i03"] == first["i03"], "its SID was kept for it"
+    manifest = read_release(lake, made["release"])
+    vectors = lake.frame("vectors", manifest.versions["vectors"], ["item_id", "modality"])
+    assert vectors.filter(modality="collaborative", item_id="i99").height == 1
+    assert "factors_footer" not in manifest.encoders["collaborative"].details
