@@ -48,7 +48,8 @@ class Lake:
     """A lake at a local directory or an object-store URI.
 
     Credentials of an object store are read from its usual environment variables (AWS_*, ...), which deltalake passes to
-    the store. The object is cheap, holds no open handle and pickles as its URI.
+    the store. The object is cheap and pickles as its URI. It remembers which tables exist, because no table is ever
+    removed, and each look costs a request of an object store.
     """
 
     def __init__(self, uri: str) -> None:
@@ -57,6 +58,7 @@ class Lake:
         self.blobs = Blobs(f"{self.uri}/blobs")
         self.files = Files(self.uri)
         self._format: int | None = None
+        self._tables = set[str]()
 
     def __reduce__(self) -> tuple[type["Lake"], tuple[str]]:
         return (Lake, (self.uri,))
@@ -92,7 +94,9 @@ class Lake:
         return self._format
 
     def exists(self, table: str) -> bool:
-        return self.format is not None and bool(DeltaTable.is_deltatable(self.path(table)))
+        if table not in self._tables and self.format is not None and DeltaTable.is_deltatable(self.path(table)):
+            self._tables.add(table)
+        return table in self._tables
 
     def open(self, table: str, version: int | None = None) -> DeltaTable:
         """Return the table at `version` (newest by default).
