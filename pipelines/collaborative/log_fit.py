@@ -29,6 +29,16 @@ class LogFit:
     counts: PairCounts
     factors: Factors
 
+    @property
+    def events_covered(self) -> float:
+        """Share of the events that are of items of the fit."""
+        return float(self.log.seen[self.counts.contexts].sum() / self.log.seen.sum())
+
+    @property
+    def pairs_covered(self) -> float:
+        """Share of the pairs of events, by weight, whose second item is of the fit: what a vector is made of."""
+        return float(self.factors.met.sum() / self.factors.total)
+
     def vectors(self) -> Iterator[pl.DataFrame]:
         """Yield (item_id, vector) of the items that have a vector, in order of their ids, block by block."""
         for rows, vectors in _projected(self.factors, self.counts):

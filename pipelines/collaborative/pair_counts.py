@@ -51,12 +51,6 @@ class PairCounts:
             counts.weights.append(weights)
         return counts
 
-    @property
-    def covered(self) -> float:
-        """Share of the weight of all pairs that have a context item."""
-        total = self.met.sum()
-        return float(self.met[self.contexts].sum() / total) if total else 0.0
-
     def blocks(self, only: Bools | None = None) -> Iterator[tuple[slice, csr_matrix]]:
         """Yield consecutive rows of items, and their counts with the context items, sparse float64 (rows, F).
 

@@ -125,7 +125,7 @@ def fit_rows(log: Histories, spec: CollaborativeSpec) -> tuple[Factors, csr_matr
 
     Return None for fewer than FEWEST_ITEMS items, or if no two items share users more often than by chance.
     """
-    counts = log.counts(spec.window)
+    spec, counts = spec.for_items(len(log.names)), log.counts(spec.window)
     met = np.asarray(counts.sum(axis=1)).ravel()
     chosen = most_seen(np.bincount(log.item, minlength=len(log.names)), spec.fit_items)
     total = float(met.sum())
