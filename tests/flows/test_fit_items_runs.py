@@ -58,7 +58,7 @@ def test_a_bootstrap_and_its_nights_fold_in_what_the_fit_left_out(
     assert before.select("item_id", pl.col("vector").cast(pl.Array(pl.Float32, 8))).equals(factors.fold(seen, rows))
 
     write_items(tmp_path / "new.jsonl", 40, 2)
-    write_log(tmp_path / "new.csv", [*KNOWN[:8], "i0040"], users=4, events=80, start=START)
+    write_log(tmp_path / "new.csv", [*KNOWN[:12], "i0040"], users=4, events=80, start=START)
     nightly(lake.uri, None, [str(tmp_path / "new.jsonl")], [str(tmp_path / "new.csv")], as_of="2025-01-02")
     after = behaviour(lake)
     assert after.filter(pl.col("item_id") != "i0040").equals(before)
