@@ -22,8 +22,9 @@ from storage.lake import Lake
 from tokenizer.arrays.id_rows import IdRows
 from tokenizer.arrays.types import Ints
 
-MERGED = 1 << 20
-"""Fewest rows of ids that are merged."""
+MERGED = 1 << 21
+"""Rows of ids from which they are merged."""
+SHARES = 16
 BINS = 1 << 16
 
 
@@ -39,21 +40,29 @@ class LogItems:
     def of(cls, lake: Lake, log: LogSlice, section: CollaborativeSection) -> "LogItems":
         """Count the events of each item, batch by batch."""
         counts = [pl.len().cast(pl.Int64).alias("events"), counted(section).sum().cast(pl.Int64).alias("behaviour")]
-        held = pl.DataFrame(schema={"item_id": pl.String, "events": pl.Int64, "behaviour": pl.Int64})
-        parts = [held]
+        held, fresh = [pl.DataFrame(schema=ITEM_COUNTS)] * SHARES, list[pl.DataFrame]()
         for batch in lake.batches("interactions", COUNTED, log.visible, BATCH_ROWS, log.version):
-            parts.append(pl.DataFrame(pa.table(batch)).group_by("item_id").agg(counts))
-            if sum(part.height for part in parts[1:]) > max(MERGED, held.height):
-                parts = [held := _merged(parts)]
-        merged = _merged(parts).sort("item_id")
+            fresh.append(pl.DataFrame(pa.table(batch)).group_by("item_id").agg(counts))
+            if sum(part.height for part in fresh) > MERGED:
+                held, fresh = _merged(held, fresh), []
+        merged = pl.concat(_merged(held, fresh)).sort("item_id")
         return cls(merged["item_id"], merged["events"].to_numpy(), merged["behaviour"].to_numpy())
 
 
 COUNTED = ["item_id", "event_type", "impression"]
 
 
-def _merged(parts: list[pl.DataFrame]) -> pl.DataFrame:
-    return pl.concat(parts).group_by("item_id").agg(pl.col("events", "behaviour").sum())
+ITEM_COUNTS = {"item_id": pl.String, "events": pl.Int64, "behaviour": pl.Int64}
+
+
+def _merged(held: list[pl.DataFrame], fresh: list[pl.DataFrame]) -> list[pl.DataFrame]:
+    """Add counts to those held, share by share of the ids: a merge takes several times the memory of what it merges."""
+    rows = pl.concat([pl.DataFrame(schema=ITEM_COUNTS), *fresh])
+    share = rows["item_id"].hash() % SHARES
+    return [
+        pl.concat([old, rows.filter(share == number)]).group_by("item_id").agg(pl.col("events", "behaviour").sum())
+        for number, old in enumerate(held)
+    ]
 
 
 @dataclass(frozen=True)
