@@ -10,6 +10,7 @@ from pathlib import Path
 from bench.gpu import SECTIONS
 from flows.runtime.terminal import printable_lines
 from infra.settings import configure
+from pipelines.spec import FIT_ITEMS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,6 +62,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     representations.add_argument("--rows", nargs="+", default=[], help="only rows with one of these in the name (all)")
     _choosing(representations)
+    behaviour = _benchmark(
+        names,
+        "quality.behaviour",
+        "compare behaviour vectors fitted on some items with those fitted on all, as Markdown",
+    )
+    behaviour.add_argument("data", type=Path, help="folder with amazon-beauty/ and movielens-posters/")
+    behaviour.add_argument("only", nargs="*", help="only catalogues with these names (all)")
+    _judged(behaviour)
     encoders = _benchmark(
         names, "speed.encoders", "texts and pictures per second through Ray Data, compared with the bare encoders"
     )
@@ -120,6 +129,10 @@ def build_parser() -> argparse.ArgumentParser:
     ingest.add_argument("--events", type=_count, default=1_000_000, help="number of events of the log (1e6)")
     ingest.add_argument("--items", type=_count, default=100_000, help="number of items of the catalogue (1e5)")
     ingest.add_argument("--rounds", type=int, default=3, help="number of measurements of each figure (3)")
+    log_fit = _benchmark(names, "speed.log_fit", "time and memory of the behaviour of a bootstrap alone")
+    log_fit.add_argument("--items", type=_count, default=100_000, help="number of items of the catalogue (1e5)")
+    log_fit.add_argument("--events", type=_count, help="number of events of the log (5 an item)")
+    log_fit.add_argument("--fit-items", type=_count, default=FIT_ITEMS, help=f"items of the fit ({FIT_ITEMS:,})")
     pipeline = _benchmark(
         names, "speed.pipeline", "time, memory and bytes of each stage of a bootstrap and of a night, on given vectors"
     )
@@ -146,14 +159,19 @@ def _benchmark(
     return parser
 
 
-def _choosing(parser: argparse.ArgumentParser) -> None:
-    """Add the options for choosing settings."""
+def _judged(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the events that are scored."""
     parser.add_argument(
         "--on",
         choices=("validation", "test"),
         default="test",
         help="score on the validation events, which come before the test, to choose settings; or on the test (test)",
     )
+
+
+def _choosing(parser: argparse.ArgumentParser) -> None:
+    """Add the options for choosing settings."""
+    _judged(parser)
     parser.add_argument(
         "--try",
         dest="tried",

@@ -132,6 +132,10 @@ class GivenSpec(Section):
         return self
 
 
+FIT_ITEMS = 1 << 17
+"""Items on which the factorisation of behaviour is fitted: it takes ARPACK 1 KB of memory and 0.2 ms an item."""
+
+
 class CollaborativeSection(Section):
     """Settings of item vectors from interactions before the cutoff: `sppmi`, `sasrec`, or `both` side by side.
 
@@ -143,6 +147,8 @@ class CollaborativeSection(Section):
     SASRec weighs all events alike.
 
     `auto` is `both` if that is affordable on one core, else `sppmi`.
+
+    The factorisation is fitted on the `fit_items` items with the most events; other items are folded in on it.
     """
 
     method: Literal["auto", "sppmi", "sasrec", "both"] = "auto"
@@ -155,6 +161,13 @@ class CollaborativeSection(Section):
     half_life_days: Annotated[float, Field(gt=0)] | None = None
     shift: float = Field(1.0, gt=0)
     seed: int = Field(0, ge=0)
+    fit_items: int | None = Field(FIT_ITEMS, ge=3)
+
+    @model_serializer(mode="wrap")
+    def _without_default_fit_items(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `fit_items` out where it is the default: sections are hashed, and were stored before there was any."""
+        default = type(self).model_fields["fit_items"].default
+        return {name: value for name, value in serialize(self).items() if name != "fit_items" or value != default}
 
     @property
     def weighted(self) -> str:
@@ -173,9 +186,15 @@ class CollaborativeSection(Section):
 
 
 class CollaborativeSpec(CollaborativeSection):
-    """The same section, with `auto` resolved."""
+    """The same section, with `auto` resolved; `fit_items` is None where the log has no more items."""
 
     method: Literal["sppmi", "sasrec", "both"] = "sppmi"
+    fit_items: int | None = Field(None, ge=3)
+
+    def for_items(self, items: int) -> Self:
+        """Return the settings for a log of some items."""
+        limit = None if self.fit_items is None or self.fit_items >= items else self.fit_items
+        return self.model_copy(update={"fit_items": limit})
 
 
 LOGITS = 5_000_000_000
@@ -186,7 +205,7 @@ and 154,000 events took seven minutes on one core.
 
 def collaborative_spec(section: CollaborativeSection, events: int, items: int) -> CollaborativeSpec:
     """Resolve the section for a log of that size. With event weights `auto` is `sppmi`, which uses them."""
-    wanted = section.model_dump()
+    wanted = section.model_dump() | {"fit_items": section.fit_items}
     if wanted["method"] == "auto":
         wanted["method"] = "both" if events * items <= LOGITS and not section.weighted else "sppmi"
     return CollaborativeSpec.model_validate(wanted)

@@ -126,7 +126,7 @@ class SeededSplit:
         self.log = self._log([[(time, row) for time, row in h if not self.cold[row]] for h in visible])
         self.with_cold = self._log(visible)
         asked = self._log(later)
-        self.pairs = self._rows(asked)[asked.pairs(WINDOW, asked.newest(1.0))]
+        self.pairs = self.rows(asked)[asked.pairs(WINDOW, asked.newest(1.0))]
         self.items = pl.DataFrame({"item_id": catalogue.ids})
         self._trained: dict[tuple[ItemEmbeddingsSpec, float], list[NDArray[np.float32]]] = {}
 
@@ -151,7 +151,8 @@ class SeededSplit:
             LOG,
         )
 
-    def _rows(self, log: Histories) -> NDArray[np.int64]:
+    def rows(self, log: Histories) -> NDArray[np.int64]:
+        """Return the row of the catalogue of each item of a log."""
         place = {item: row for row, item in enumerate(self.catalogue.ids)}
         return np.array([place[name] for name in log.names], np.int64)
 
@@ -259,7 +260,7 @@ class SeededSplit:
 
     def _recent(self, spec: FusionSpec) -> NDArray[np.int64]:
         """Return items taken together among users' newest visible events, rows (P, 2)."""
-        return self._rows(self.log)[self.log.pairs(spec.pair_window, self.log.newest(spec.recent))]
+        return self.rows(self.log)[self.log.pairs(spec.pair_window, self.log.newest(spec.recent))]
 
     def _towers(
         self, spec: ItemEmbeddingsSpec, recent: float, logs: list[list[NDArray[np.int64]]], items: int

@@ -54,7 +54,7 @@ class Shop:
                 writer.write_table(_catalogue(np.arange(start, stop), self._kind[start:stop]))
         for first in range(since, self.items, FILE_ROWS):
             self._write_vectors(made.vectors / f"part-{first:010}.parquet", first, min(first + FILE_ROWS, self.items))
-        self._write_log(made.log, events, day, days)
+        self.write_log(made.log, events, day, days)
         return made
 
     def _write_vectors(self, path: Path, first: int, end: int) -> None:
@@ -68,7 +68,7 @@ class Shop:
                 column = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), WIDTH)
                 writer.write_table(pa.table([_ids("B", np.arange(start, stop)), column], schema))
 
-    def _write_log(self, path: Path, events: int, day: int, days: int) -> None:
+    def write_log(self, path: Path, events: int, day: int = 0, days: int = DAYS) -> None:
         """Write events in order of time. The users are the same on all days."""
         users = max(1, events * DAYS // days // EVENTS_OF_A_USER)
         liked = _kinds(0, users * LIKED, seed=2).reshape(users, LIKED)

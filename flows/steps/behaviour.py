@@ -4,67 +4,118 @@ from functools import partial
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from flows.runtime.progress import StageView
 from flows.runtime.run import Run
 from flows.snapshot import Snapshot, added_events
 from flows.steps.trainer import ray_trainer
 from learning.threads import one_thread
 from pipelines.collaborative.factors_file import BLOB, read_factors, store_factors
+from pipelines.collaborative.log_fit import fit_log
+from pipelines.collaborative.newest_pairs import NewestPairs
 from pipelines.collaborative.sequence_model import Collaborative, Train, fit_collaborative
-from pipelines.collaborative.sppmi import beside, describe_collaborative
+from pipelines.collaborative.sppmi import Factors, beside, describe_collaborative
 from pipelines.compute.executors import OnRay
 from pipelines.embed.protocol import fingerprint
-from pipelines.event_log.visible_log import COLUMNS, Histories, LogSlice, histories
-from pipelines.fusion.fuse import placed
+from pipelines.event_log.behaviour_log import LogItems, behaviour_log
+from pipelines.event_log.visible_log import COLUMNS, LogSlice, histories
+from pipelines.fusion.fuse import Gathered, placed
 from pipelines.modalities import COLLABORATIVE, Modality
+from pipelines.registry import fusion_method_of
 from pipelines.spec import CollaborativeSpec, FusionSpec, collaborative_spec
 from pipelines.vector_store import cached, store_vectors
 from storage.lake import Lake
 from storage.releases.manifest import EncoderRef, Manifest
+from tokenizer.arrays.id_rows import IdRows
+from tokenizer.arrays.scratch import scratch_matrix
 
 
-def fit_behaviour(run: Run, snapshot: Snapshot) -> tuple[dict[str, EncoderRef], Collaborative | None]:
-    """Fit collaborative vectors on the visible log, and the factors on which later items are folded in.
+def fit_behaviour(run: Run, snapshot: Snapshot) -> tuple[dict[str, EncoderRef], NewestPairs | None]:
+    """Fit collaborative vectors on the visible log and store them; return also what a fusion that learns is trained on.
 
     The reference holds the factors and the log slices that vectors on them were made from, oldest first.
     """
     section, log = run.recipe.collaborative, snapshot.log
     if section is None or log.version < 0:
         return {}, None
-    taken = log.read(run.lake, ["item_id"])["item_id"]
-    spec = collaborative_spec(section, len(taken), taken.n_unique())
+    items = LogItems.of(run.lake, log, section)
+    events = int(items.events.sum())
+    spec = collaborative_spec(section, events, len(items.ids))
     if section.method == "auto":
-        run.say(f"  collaborative.method {spec.method}, for {len(taken):,} events of {taken.n_unique():,} items")
-    details = describe_collaborative(spec)
-    if spec.method != "sppmi":
-        details["sasrec"] = run.recipe.sasrec.model_dump(mode="json", exclude={"workers"})
+        run.say(f"  collaborative.method {spec.method}, for {events:,} events of {len(items.ids):,} items")
     with run.stage("behaviour") as view:
-        made = _fit_in_task_or_on_workers(run, log, spec)
-        rows = 0 if made is None else made.vectors.height
-        view.note(f"{rows:,} items in the log before {log.cutoff:%Y-%m-%d}; {run.compute.name}")
-        if spec.method == "both" and spec.weighted:
-            view.note(f"{spec.weighted} apply only to the PMI; the SASRec weighs all events equally")
-        if made is None or not rows:
+        if spec.method == "sppmi":
+            return _factorised(run, view, log, items, spec)
+        return _with_tower(run, view, log, spec)
+
+
+def _factorised(
+    run: Run, view: StageView, log: LogSlice, items: LogItems, spec: CollaborativeSpec
+) -> tuple[dict[str, EncoderRef], NewestPairs | None]:
+    """Fit a factorisation on a log of any size, here: its memory does not grow with the events."""
+    before = f"the log before {log.cutoff:%Y-%m-%d}"
+    with one_thread(), behaviour_log(run.lake, log, items, spec) as taken:
+        fit = fit_log(taken, spec)
+        if fit is None:
+            view.note(f"0 items in {before}; in process")
             return {}, None
-        stored = store_factors(run.lake.blobs, made.factors)
-        made_from = f"{log.content_hash}/on/{stored[BLOB][:16]}"
-        reference = EncoderRef(fingerprint=fingerprint(details), details={**details, **stored, "slices": [made_from]})
-        _store(run, reference, made_from, made.vectors)
-    return {COLLABORATIVE: reference}, made
+        reference, rows = _reference(run, log, fit.factors), 0
+        for vectors in fit.vectors():
+            _store(run, reference, vectors)
+            rows += vectors.height
+        if fit.factors.spec.fit_items is None:
+            view.note(f"{rows:,} items in {before}; in process")
+        else:
+            fitted, events, pairs = len(fit.factors.names), fit.events_covered, fit.pairs_covered
+            view.note(
+                f"{rows:,} of {len(taken.items):,} items in {before} have a vector; fitted on the {fitted:,} most "
+                f"frequent, with {events:.1%} of the events and {pairs:.1%} of the pairs; in process",
+                fit_items=fitted,
+                fit_events=events,
+                fit_pairs=pairs,
+            )
+        return {COLLABORATIVE: reference}, NewestPairs.of(fit, run.recipe.fusion) if _learns(run) else None
 
 
-def _fit_in_task_or_on_workers(run: Run, log: LogSlice, spec: CollaborativeSpec) -> Collaborative | None:
-    """Fit in one task, or here on several workers of Ray Train if the run is on Ray and the recipe asks for them."""
-    tower, fusion = run.recipe.sasrec, run.recipe.fusion
-    if spec.method == "sppmi":
-        return run.compute.run(_fitted, run.lake, log, spec, fusion)
+def _with_tower(
+    run: Run, view: StageView, log: LogSlice, spec: CollaborativeSpec
+) -> tuple[dict[str, EncoderRef], NewestPairs | None]:
+    """Fit with a sequence model: in one task, or here on workers of Ray Train if the recipe asks for several."""
     from training.sasrec.item_embeddings import item_embeddings_of
 
+    tower, fusion = run.recipe.sasrec, run.recipe.fusion if _learns(run) else None
     if tower.workers == 1 or not isinstance(run.compute, OnRay):
-        return run.compute.run(_fitted, run.lake, log, spec, fusion, partial(item_embeddings_of, spec=tower))
-    with one_thread():
-        return _fitted(run.lake, log, spec, fusion, partial(item_embeddings_of, spec=tower, train=ray_trainer(run)))
+        train = partial(item_embeddings_of, spec=tower)
+        made, newest = run.compute.run(_fitted, run.lake, log, spec, fusion, train)
+    else:
+        with one_thread():
+            train = partial(item_embeddings_of, spec=tower, train=ray_trainer(run))
+            made, newest = _fitted(run.lake, log, spec, fusion, train)
+    rows = 0 if made is None else made.vectors.height
+    view.note(f"{rows:,} items in the log before {log.cutoff:%Y-%m-%d}; {run.compute.name}")
+    if spec.method == "both" and spec.weighted:
+        view.note(f"{spec.weighted} apply only to the PMI; the SASRec weighs all events equally")
+    if made is None or not rows:
+        return {}, None
+    reference = _reference(run, log, made.factors)
+    _store(run, reference, made.vectors)
+    return {COLLABORATIVE: reference}, newest
+
+
+def _learns(run: Run) -> bool:
+    return fusion_method_of(run.recipe.fusion.method).correction is not None
+
+
+def _reference(run: Run, log: LogSlice, factors: Factors) -> EncoderRef:
+    """Store factors, and return the reference to the vectors of a log on them."""
+    details = describe_collaborative(factors.spec)
+    if factors.spec.method != "sppmi":
+        details["sasrec"] = run.recipe.sasrec.model_dump(mode="json", exclude={"workers"})
+    stored = store_factors(run.lake.blobs, factors)
+    made_from = f"{log.content_hash}/on/{stored[BLOB][:16]}"
+    return EncoderRef(fingerprint=fingerprint(details), details={**details, **stored, "slices": [made_from]})
 
 
 def fold_new(
@@ -104,12 +155,10 @@ def fold_new(
             return encoders
         since = f"interactions@{parent.versions['interactions']}+"
         made_from = f"{since}{snapshot.log.content_hash}/on/{reference.details[BLOB][:16]}"
-        _store(run, reference, made_from, vectors)
-    slices = [*reference.details["slices"], made_from]
-    return {
-        **encoders,
-        COLLABORATIVE: reference.model_copy(update={"details": {**reference.details, "slices": slices}}),
-    }
+        slices = [*reference.details["slices"], made_from]
+        reference = reference.model_copy(update={"details": {**reference.details, "slices": slices}})
+        _store(run, reference, vectors)
+    return {**encoders, COLLABORATIVE: reference}
 
 
 def behaviour_pairs(lake: Lake, reference: EncoderRef, items: pl.Series) -> pl.DataFrame:
@@ -118,41 +167,46 @@ def behaviour_pairs(lake: Lake, reference: EncoderRef, items: pl.Series) -> pl.D
     return pairs.filter(pl.col("content_hash").is_in(reference.details["slices"])).unique("item_id", keep="any")
 
 
-def co_consumed_pairs(
-    lake: Lake, log: LogSlice, made: Collaborative, items: pl.DataFrame, spec: FusionSpec
-) -> tuple[NDArray[np.int64], dict[str, Modality]]:
-    """Return pairs of rows of `items` co-consumed in the newest visible events, and the vectors before those events."""
-    seen = histories(log.read(lake, COLUMNS), made.factors.spec)
-    width = len(made.vectors["vector"][0])
-    before = Modality(np.zeros((items.height, width), np.float32), np.zeros(items.height, np.bool_))
-    if made.before.height:
-        before = placed(items, made.before)
-    return _rows_of(seen, items, seen.pairs(spec.pair_window, seen.newest(spec.recent))), {COLLABORATIVE: before}
+def training_input(gathered: Gathered, newest: NewestPairs) -> tuple[dict[str, Modality], NDArray[np.int64]]:
+    """Return the modalities that a fusion is trained on, and the pairs of rows of these.
+
+    The rows are those of the items gathered, or of a sample of the pairs. Behaviour is that before the pairs.
+    """
+    place = IdRows(gathered.items["item_id"].to_arrow().cast(pa.large_string())).find(newest.items)
+    there = np.flatnonzero(place >= 0)
+    items, local = gathered.modalities, place
+    if newest.one_in > 1:
+        items = {name: each.take(place[there]) for name, each in items.items()}
+        local[there] = np.arange(len(there))
+    size = len(next(iter(items.values())))
+    before = Modality(scratch_matrix(size, newest.before.vectors.shape[1]), np.zeros(size, np.bool_))
+    before.vectors[local[there]] = newest.before.vectors[there]
+    before.present[local[there]] = newest.before.present[there]
+    pairs = local[newest.pairs]
+    return {**items, COLLABORATIVE: before}, np.asarray(pairs[(pairs >= 0).all(axis=1)])
 
 
 def _fitted(
-    lake: Lake, log: LogSlice, spec: CollaborativeSpec, fusion: FusionSpec, train: Train | None = None
-) -> Collaborative | None:
-    """Fit on the visible events; also make vectors before the newest of them if the fusion learns from those."""
+    lake: Lake, log: LogSlice, spec: CollaborativeSpec, fusion: FusionSpec | None, train: Train
+) -> tuple[Collaborative | None, NewestPairs | None]:
+    """Fit on the visible events in memory, and for a fusion that learns also on those before the newest of them."""
     seen = histories(log.read(lake, COLUMNS), spec)
-    return fit_collaborative(seen, spec, None if fusion.method == "concat" else seen.newest(fusion.recent), train)
+    since = None if fusion is None else seen.newest(fusion.recent)
+    made = fit_collaborative(seen, spec, since, train)
+    if made is None or made.vectors.is_empty() or fusion is None or since is None:
+        return made, None
+    width = len(made.vectors["vector"][0])
+    before = Modality(np.zeros((len(seen.names), width), np.float32), np.zeros(len(seen.names), np.bool_))
+    if made.before.height:
+        before = placed(pl.DataFrame({"item_id": seen.names}), made.before)
+    return made, NewestPairs(pa.array(seen.names, pa.large_string()), seen.pairs(fusion.pair_window, since), before)
 
 
-def _store(run: Run, reference: EncoderRef, made_from: str, vectors: pl.DataFrame) -> None:
-    """Store vectors under the slice they were made from, unless an earlier attempt did."""
-    there = cached(run.lake, COLLABORATIVE, reference.fingerprint, vectors["item_id"])
-    if there.filter(content_hash=made_from).is_empty():
-        tagged = vectors.with_columns(
-            content_hash=pl.lit(made_from),
-            modality=pl.lit(COLLABORATIVE),
-            fingerprint=pl.lit(reference.fingerprint),
-        )
-        store_vectors(run.lake, tagged, run.provenance())
-
-
-def _rows_of(seen: Histories, items: pl.DataFrame, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the pairs whose two items are among `items`, as rows of `items`."""
-    names = pl.Series(seen.names, dtype=pl.String).to_frame("item_id")
-    found = names.join(items.select("item_id").with_row_index("row"), on="item_id", how="left", maintain_order="left")
-    rows = found["row"].cast(pl.Int64).fill_null(-1).to_numpy()[pairs]
-    return np.asarray(rows[(rows >= 0).all(axis=1)])
+def _store(run: Run, reference: EncoderRef, vectors: pl.DataFrame) -> None:
+    """Store vectors under the newest slice of a reference."""
+    tagged = vectors.with_columns(
+        content_hash=pl.lit(reference.details["slices"][-1]),
+        modality=pl.lit(COLLABORATIVE),
+        fingerprint=pl.lit(reference.fingerprint),
+    )
+    store_vectors(run.lake, tagged, run.provenance())

@@ -11,7 +11,7 @@ import pyarrow as pa
 from flows.runtime.budget import check_stage_budget
 from flows.runtime.run import Run
 from flows.snapshot import Snapshot
-from flows.steps.behaviour import co_consumed_pairs, fit_behaviour
+from flows.steps.behaviour import fit_behaviour, training_input
 from flows.steps.fitted_artifacts import FittedArtifacts
 from flows.steps.given import Given
 from flows.steps.task import step
@@ -19,14 +19,12 @@ from flows.steps.trainer import ray_trainer
 from flows.steps.vectors import ItemVectors, fuse_gathered, gather_inputs
 from learning.threads import one_thread
 from learning.trainer import Trainer, train_in_process
-from pipelines.collaborative.sequence_model import Collaborative
+from pipelines.collaborative.newest_pairs import NewestPairs
 from pipelines.compute.executors import OnRay
-from pipelines.fusion.fit import NO_PAIRS, fit_fusion
+from pipelines.fusion.fit import NO_PAIRS, FusionStart, train_fusion
 from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.fuse import FUSED, Gathered
 from pipelines.level_vectors import level_vectors
-from pipelines.modalities import Modality
-from pipelines.registry import fusion_method_of
 from storage.commit import append
 from storage.releases.catalogue import segments
 from storage.releases.manifest import CodebookRef, EncoderRef, Manifest
@@ -43,14 +41,16 @@ def fit(
     run: Run, snapshot: Snapshot, items: pl.DataFrame, encoders: dict[str, EncoderRef], given: Given
 ) -> tuple[FittedArtifacts, ItemVectors]:
     """Fit artifacts on the snapshot and store them by hash; the same input gives the same. Return the vectors too."""
-    references, behaviour = fit_behaviour(run, snapshot)
+    references, newest = fit_behaviour(run, snapshot)
     encoders = {**encoders, **references}
     gathered = gather_inputs(run, items, encoders, given)
     with run.stage("fit fusion") as view:
-        fusion = _fit_fusion(run, snapshot, gathered, behaviour)
+        fusion = _fit_fusion(run, gathered, newest)
         blob = run.lake.blobs.put(fusion.to_bytes())
         rows = ", ".join(f"{name} {rows:,}" for name, rows in fusion.statistics["rows"].items())
         pairs = f", {fusion.statistics['pairs']:,} pairs" if "pairs" in fusion.statistics else ""
+        if newest is not None and newest.one_in > 1:
+            pairs += f" (one in {newest.one_in} of the newest)"
         view.note(f"{fusion.spec.method} over {rows}{pairs}; {run.compute.name}", **fusion.statistics)
     vectors = fuse_gathered(run, fusion, gathered)
     with run.stage("fit codebook") as view:
@@ -100,15 +100,17 @@ def refit(
     return replace(artifacts, codebook=made.codebook, codebook_ref=reference), given
 
 
-def _fit_fusion(run: Run, snapshot: Snapshot, gathered: Gathered, made: Collaborative | None) -> Fusion:
-    """Fit in one task, or on several workers of Ray Train if the run is on Ray and the recipe asks for them."""
-    spec, pairs, before = run.recipe.fusion, NO_PAIRS, dict[str, Modality]()
-    if made is not None and fusion_method_of(spec.method).correction is not None:
-        pairs, before = run.compute.run(co_consumed_pairs, run.lake, snapshot.log, made, gathered.items, spec)
-    if spec.workers == 1 or not isinstance(run.compute, OnRay):
-        return run.compute.run(fit_fusion, gathered.modalities, spec, pairs, before)
+def _fit_fusion(run: Run, gathered: Gathered, newest: NewestPairs | None) -> Fusion:
+    """Train in one task, or on several workers of Ray Train if the run is on Ray and the recipe asks for them."""
+    spec, items, pairs = run.recipe.fusion, gathered.modalities, NO_PAIRS
     with one_thread():
-        return fit_fusion(gathered.modalities, spec, pairs, before, ray_trainer(run))
+        start = FusionStart.of(items, spec)
+    if newest is not None:
+        items, pairs = training_input(gathered, newest)
+    if spec.workers == 1 or not isinstance(run.compute, OnRay):
+        return run.compute.run(train_fusion, start, items, pairs)
+    with one_thread():
+        return train_fusion(start, items, pairs, ray_trainer(run))
 
 
 def _codebook_trainer(run: Run) -> Trainer:

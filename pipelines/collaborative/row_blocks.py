@@ -23,12 +23,19 @@ class RowBlocks:
         count = machine_cpus() if matrix.nnz > FEW else 1
         ends = np.searchsorted(matrix.indptr, np.linspace(0, matrix.nnz, count + 1)[1:-1])
         edges = [0, *ends.tolist(), matrix.shape[0]]
-        self._blocks = [matrix[first:end] for first, end in pairwise(edges)]
+        self._blocks = [_rows(matrix, first, end) for first, end in pairwise(edges)]
 
     def __matmul__(self, other: NDArray[np.float64]) -> NDArray[np.float64]:
         if len(self._blocks) == 1:
             return np.asarray(self.matrix @ other)
         return np.concatenate(side_by_side(lambda block: np.asarray(block @ other), self._blocks))
+
+
+def _rows(matrix: csr_matrix, first: int, end: int) -> csr_matrix:
+    """Return some rows without a copy of their entries."""
+    low, high = matrix.indptr[first], matrix.indptr[end]
+    starts = matrix.indptr[first : end + 1] - low
+    return csr_matrix((matrix.data[low:high], matrix.indices[low:high], starts), (end - first, matrix.shape[1]))
 
 
 class Symmetric(LinearOperator):  # type: ignore[misc]

@@ -81,9 +81,9 @@ def in_buckets(
     had_sid = np.asarray(pc.is_in(items, trained_on.items), np.bool_) if trained_on else np.ones(len(items), np.bool_)
     with TemporaryDirectory(prefix="sidmill-buckets-") as scratch:
         rows, trained_ids = Path(scratch) / "rows", Path(scratch) / "trained"
-        _spread(_events(lake, log, counts, trained_on, users), buckets, rows)
+        spread(_events(lake, log, counts, trained_on, users), buckets, rows)
         if trained_on is not None:
-            _spread(_rewritten(lake, log, trained_on), buckets, trained_ids)
+            spread(_rewritten(lake, log, trained_on), buckets, trained_ids)
         for bucket in range(buckets):
             # Items are looked up once per bucket: each lookup costs time in the number of all items.
             known = _in_order(rows / str(bucket), trained_ids / str(bucket), counts)
@@ -127,7 +127,7 @@ def _rewritten(lake: Lake, log: LogSlice, trained_on: TrainedSlice) -> Iterator[
     return lake.batches("interactions", columns, old.visible, BATCH_ROWS, old.version, since=log.version)
 
 
-def _spread(batches: Iterator[pa.RecordBatch], buckets: int, folder: Path) -> None:
+def spread(batches: Iterator[pa.RecordBatch], buckets: int, folder: Path) -> None:
     """Write a file for each bucket; none if there are no rows."""
     folder.mkdir()
     with ExitStack() as stack:
@@ -162,9 +162,9 @@ def _in_order(path: Path, trained_ids: Path, counts: Counts) -> pl.DataFrame:
     if not path.exists():
         log = pa.schema([INTERACTIONS.schema.field(name) for name in (*EVENT, *ARRIVAL_ORDER)])
         return pl.DataFrame(log.append(pa.field("fresh", pa.bool_())).empty_table())
-    rows = _read_once(path)
+    rows = read_once(path)
     if trained_ids.exists():
-        known = _read_once(trained_ids)["event_id"].unique()
+        known = read_once(trained_ids)["event_id"].unique()
         rows = rows.with_columns(pl.col("fresh") & ~pl.col("event_id").is_in(known.implode()))
     once = rows
     if rows["event_id"].n_unique() < rows.height:
@@ -174,7 +174,7 @@ def _in_order(path: Path, trained_ids: Path, counts: Counts) -> pl.DataFrame:
     return in_order(once)
 
 
-def _read_once(path: Path) -> pl.DataFrame:
+def read_once(path: Path) -> pl.DataFrame:
     with pa.OSFile(str(path), "rb") as source:
         rows = pl.DataFrame(pa.ipc.open_stream(source).read_all())
     path.unlink()

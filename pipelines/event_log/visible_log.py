@@ -1,9 +1,9 @@
 """User behaviour as arrays: the visible part of a log, and the items consumed near each other."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Self
 
 import numpy as np
 import polars as pl
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix, csr_matrix
 
 from pipelines.event_log.event_order import ORDER, in_order
-from pipelines.spec import CollaborativeSpec
+from pipelines.spec import CollaborativeSection, CollaborativeSpec
 from storage.lake import Lake
 from storage.releases.manifest import Manifest
 
@@ -52,14 +52,13 @@ class LogSlice:
 
 
 @dataclass(frozen=True)
-class Histories:
+class Events:
     """Events sorted by user, then by time, as arrays (n,).
 
-    `item` indexes `names`, `user` is a number per user, `time` is in microseconds since 1970, `weight` is how much an
+    `user` is a number per user, `item` one per item, `time` is in microseconds since 1970, `weight` is how much an
     event counts.
     """
 
-    names: tuple[str, ...]
     user: NDArray[np.int64]
     item: NDArray[np.int64]
     time: NDArray[np.int64]
@@ -68,20 +67,44 @@ class Histories:
     def __len__(self) -> int:
         return len(self.item)
 
-    def where(self, chosen: NDArray[np.bool_]) -> "Histories":
-        """Return some of the events; `names` stays."""
-        return Histories(self.names, self.user[chosen], self.item[chosen], self.time[chosen], self.weight[chosen])
-
-    def newest(self, share: float) -> int:
-        """Return the time at or after which about that share of the events lies; equal times are not split."""
-        at = int(np.ceil(len(self) * (1 - share)))
-        return int(np.sort(self.time)[min(at, len(self) - 1)]) if len(self) else 0
+    def where(self, chosen: NDArray[np.bool_]) -> Self:
+        """Return some of the events."""
+        return replace(
+            self,
+            user=self.user[chosen],
+            item=self.item[chosen],
+            time=self.time[chosen],
+            weight=self.weight[chosen],
+        )
 
     def neighbours(self, window: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Yield indices (earlier, later) of a user's events at distance 1, 2, .. `window`, distance by distance."""
         for apart in range(1, min(window, len(self) - 1) + 1):
             later = np.flatnonzero(self.user[apart:] == self.user[:-apart]) + apart
             yield later - apart, later
+
+    def pairs_since(self, window: int, since: int) -> NDArray[np.int64]:
+        """Return pairs (earlier item, later item) of events at most `window` apart, the later at or after `since`.
+
+        int64 (P, 2): by distance, then in event order.
+        """
+        found = [np.empty((0, 2), np.int64)]
+        for earlier, later in self.neighbours(window):
+            fresh = (self.time[later] >= since) & (self.item[earlier] != self.item[later])
+            found.append(np.column_stack([self.item[earlier[fresh]], self.item[later[fresh]]]))
+        return np.concatenate(found)
+
+
+@dataclass(frozen=True)
+class Histories(Events):
+    """The events of a log in memory; `item` indexes `names`, which are sorted."""
+
+    names: tuple[str, ...]
+
+    def newest(self, share: float) -> int:
+        """Return the time at or after which about that share of the events lies; equal times are not split."""
+        at = int(np.ceil(len(self) * (1 - share)))
+        return int(np.sort(self.time)[min(at, len(self) - 1)]) if len(self) else 0
 
     def counts(self, window: int) -> csr_matrix:
         """Return symmetric weighted counts of different items at most `window` events apart, float64 (names, names).
@@ -117,16 +140,13 @@ class Histories:
         return coo_matrix((weight, (one, other)), shape=(size, size)).tocsr()
 
     def pairs(self, window: int, since: int) -> NDArray[np.int64]:
-        """Return item pairs, both ways, of events at most `window` apart whose later event is at or after `since`.
+        """Return `pairs_since`, then all of them reversed."""
+        return both_ways(self.pairs_since(window, since))
 
-        int64 (P, 2): by distance, then in event order, then all pairs reversed.
-        """
-        found = []
-        for earlier, later in self.neighbours(window):
-            fresh = (self.time[later] >= since) & (self.item[earlier] != self.item[later])
-            found.append(np.column_stack([self.item[earlier[fresh]], self.item[later[fresh]]]))
-        one_way = np.concatenate(found) if found else np.empty((0, 2), np.int64)
-        return np.concatenate([one_way, one_way[:, ::-1]])
+
+def both_ways(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return pairs (P, 2), then all of them reversed."""
+    return np.concatenate([pairs, pairs[:, ::-1]])
 
 
 def histories(events: pl.DataFrame, spec: CollaborativeSpec) -> Histories:
@@ -135,24 +155,35 @@ def histories(events: pl.DataFrame, spec: CollaborativeSpec) -> Histories:
     Impressions and excluded types do not count. Items with fewer than `min_events` events are left out; of each user
     the newest `user_cap` events are kept.
     """
-    positive = events.filter(
-        ~pl.col("impression").fill_null(False) & ~pl.col("event_type").is_in(spec.exclude_events)
-    ).filter(pl.len().over("item_id") >= spec.min_events)
+    positive = events.filter(counted(spec)).filter(pl.len().over("item_id") >= spec.min_events)
     kept = in_order(positive).group_by("user_id", maintain_order=True).tail(spec.user_cap)
     names = sorted(kept["item_id"].unique().to_list())
     item = kept["item_id"].replace_strict(names, range(len(names)), return_dtype=pl.Int64)
     time = kept["event_time"].dt.epoch("us").to_numpy().astype(np.int64)
+    weight = kept.select(type_weight(spec)).to_series().to_numpy()
     return Histories(
         names=tuple(names),
         user=kept["user_id"].rank("dense").to_numpy().astype(np.int64),
         item=item.to_numpy().astype(np.int64),
         time=time,
-        weight=_weights(kept["event_type"], time, spec),
+        weight=aged(weight, time, int(time.max()) if len(time) else 0, spec.half_life_days),
     )
 
 
-def _weights(types: pl.Series, time: NDArray[Any], spec: CollaborativeSpec) -> NDArray[np.float64]:
-    weight = types.replace_strict(spec.event_weights, default=1.0, return_dtype=pl.Float64).to_numpy().copy()
-    if spec.half_life_days is not None and len(time):
-        weight *= 0.5 ** ((time.max() - time) / (spec.half_life_days * DAY))
-    return np.asarray(weight, np.float64)
+def counted(spec: CollaborativeSection) -> pl.Expr:
+    """Condition on an event (COLUMNS): it is behaviour, not an impression, and not of an excluded type."""
+    return ~pl.col("impression").fill_null(False) & ~pl.col("event_type").is_in(spec.exclude_events)
+
+
+def type_weight(spec: CollaborativeSpec) -> pl.Expr:
+    """Weight of an event by its type."""
+    return pl.col("event_type").replace_strict(spec.event_weights, default=1.0, return_dtype=pl.Float64)
+
+
+def aged(
+    weight: NDArray[np.float64], time: NDArray[np.int64], newest: int, half_life_days: float | None
+) -> NDArray[np.float64]:
+    """Return weights halved with each half-life of age, the time before the `newest` event."""
+    if half_life_days is None:
+        return weight
+    return np.asarray(weight * 0.5 ** ((newest - time) / (half_life_days * DAY)), np.float64)

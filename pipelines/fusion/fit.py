@@ -1,6 +1,7 @@
 """Fit a fusion to the modalities of a catalogue and to items that users take together."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,29 @@ LEAST_VARIANCE = 1e-9
 """Smallest variance of a component relative to the first: less is rounding error, which whitening would amplify."""
 
 
+@dataclass(frozen=True)
+class FusionStart:
+    """Fusion before its training: the mean of each modality that has rows, the initial weights, and statistics."""
+
+    spec: FusionSpec
+    means: dict[str, Matrix]
+    arrays: dict[str, Matrix]
+    statistics: dict[str, object]
+
+    @classmethod
+    def of(cls, items: Mapping[str, Modality], spec: FusionSpec) -> "FusionStart":
+        """Start from the leading components of each modality. Raise FusionError if no item has a vector."""
+        known = {name: items[name] for name in sorted(items) if items[name].present.any()}
+        if not known:
+            raise FusionError("no item has a vector in any modality: check `text.fields`, the images and the logs.")
+        means = {name: each.mean() for name, each in known.items()}
+        arrays = {f"mean.{name}": mean for name, mean in means.items()} | _components(known, means, spec)
+        statistics: dict[str, object] = {"rows": {name: int(each.present.sum()) for name, each in known.items()}}
+        if not (member := FUSIONS.members[spec.method]).ours:
+            statistics["method_from"] = member.origin
+        return cls(spec, means, arrays, statistics)
+
+
 def fit_fusion(
     items: Mapping[str, Modality],
     spec: FusionSpec,
@@ -34,21 +58,20 @@ def fit_fusion(
     itself, with different modalities dropped. With one modality and no pairs there is nothing to learn. Raise
     FusionError if no item has a vector, or the loss is not finite.
     """
-    known = {name: items[name] for name in sorted(items) if items[name].present.any()}
-    if not known:
-        raise FusionError("no item has a vector in any modality: check `text.fields`, the images and the logs.")
-    means = {name: each.mean() for name, each in known.items()}
-    arrays = {f"mean.{name}": mean for name, mean in means.items()} | _components(known, means, spec)
-    statistics: dict[str, object] = {"rows": {name: int(each.present.sum()) for name, each in known.items()}}
-    if not (member := FUSIONS.members[spec.method]).ours:
-        statistics["method_from"] = member.origin
-    seen = {name: (before or {}).get(name, each) for name, each in known.items()}
+    return train_fusion(FusionStart.of(items, spec), {**items, **(before or {})}, pairs, train)
+
+
+def train_fusion(
+    start: FusionStart, items: Mapping[str, Modality], pairs: NDArray[np.int64], train: Trainer = train_in_process
+) -> Fusion:
+    """Train a fusion on pairs of rows of the given modalities, which may be those of some items only."""
+    spec, arrays, seen = start.spec, start.arrays, {name: items[name] for name in start.means}
     usable = NO_PAIRS if fusion_method_of(spec.method).correction is None or not spec.epochs else _usable(seen, pairs)
     if not len(usable):
-        return Fusion(spec, {**arrays, **weights(network(spec, arrays))}, statistics)
+        return Fusion(spec, {**arrays, **weights(network(spec, arrays))}, start.statistics)
     training = FusionTraining(
         spec,
-        {name: each.directed(means[name]) for name, each in seen.items()},
+        {name: each.directed(start.means[name]) for name, each in seen.items()},
         {name: each.present for name, each in seen.items()},
         usable,
         arrays,
@@ -57,7 +80,7 @@ def fit_fusion(
         loss = train(training, training.loop, "fusion")
     except LossDiverged as error:
         raise FusionError(f"the loss of the fusion is {error.loss}; lower fusion.learning_rate") from error
-    statistics |= {"pairs": len(usable), "loss": loss}
+    statistics = {**start.statistics, "pairs": len(usable), "loss": loss}
     return Fusion(spec, {**arrays, **weights(training.module)}, statistics)
 
 

@@ -20,15 +20,13 @@ from storage.quarantine import Reject, quarantine
 from storage.reasons import Reason
 from tokenizer.arrays.executor import LOCAL_THREADS, Executor, Threads
 from tokenizer.arrays.scratch import scratch_matrix, scratch_take
-from tokenizer.arrays.vectors import Items
+from tokenizer.arrays.vectors import NOTHING, Items
 
 FUSED = "fused"
 CHUNK = 1 << 16
 """Items fused and stored at a time."""
 FEW_PARTS = 8
 """Chunks that this thread fuses itself: workers would take longer to import torch than they save."""
-NOTHING = Items({}, np.empty(0, np.uint64))
-"""Items of a piece of work whose tasks take along what they read."""
 
 
 @dataclass(frozen=True)

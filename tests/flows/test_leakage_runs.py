@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow.dataset as ds
 import pytest
 import ray
 from in_process import trained_here
@@ -22,7 +23,7 @@ from flows.steps.held_out import evaluation_cases
 from flows.train import train
 from pipelines.collaborative.sequence_model import fit_collaborative
 from pipelines.event_log.visible_log import COLUMNS, LogSlice, histories
-from pipelines.fusion.fit import fit_fusion
+from pipelines.fusion.fit import train_fusion
 from pipelines.fusion.fuse import placed
 from pipelines.spec import CollaborativeSpec
 from sidmill.release import open_trie
@@ -180,20 +181,22 @@ def test_a_bootstrap_fits_its_fusion_on_behaviour_as_it_was_before_the_pairs(
 
     def noted(*arguments: Any) -> Any:
         given_to_fusion.append(arguments)
-        return fit_fusion(*arguments)
+        return train_fusion(*arguments)
 
-    monkeypatch.setattr(fit_steps, "fit_fusion", noted)
+    monkeypatch.setattr(fit_steps, "train_fusion", noted)
     deliver(tmp_path, list[str])
     lake = Lake(str(tmp_path / "lake"))
     bootstrap(lake.uri, fast, [str(tmp_path / "items.jsonl")], [str(tmp_path / "log.csv")], "2025-01-01", str(CUTOFF))
-    ((modalities, spec, pairs, before),) = given_to_fusion
+    ((start, before, pairs),) = given_to_fusion
+    spec = start.spec
     seen = histories(LogSlice.of(read_release(lake, "production")).read(lake, COLUMNS), CollaborativeSpec(dim=8))
     since = seen.newest(spec.recent)
     assert sorted(map(tuple, pairs)) == sorted(map(tuple, seen.pairs(spec.pair_window, since)))
     made = fit_collaborative(seen, CollaborativeSpec(dim=8), since)
     assert made is not None
     expected = placed(pl.DataFrame({"item_id": KNOWN}), made.before)
-    assert before.keys() == {"collaborative"}
+    assert before.keys() == start.means.keys() > {"collaborative"}
     np.testing.assert_array_equal(before["collaborative"].vectors, expected.vectors)
     np.testing.assert_array_equal(before["collaborative"].present, expected.present)
-    assert (modalities["collaborative"].vectors != expected.vectors).any()
+    now = lake.frame("vectors", None, ["item_id", "vector"], ds.field("modality") == "collaborative")
+    assert (placed(pl.DataFrame({"item_id": KNOWN}), now).vectors != expected.vectors).any()

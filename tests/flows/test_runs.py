@@ -405,7 +405,7 @@ def test_a_task_that_fails_once_is_retried_and_the_run_finishes(
 
     monkeypatch.setattr("flows.steps.task.RETRY_DELAYS_S", (0, 0))
     calls = []
-    real = fitting.fit_fusion
+    real = fitting.train_fusion
 
     def fails_once(*arguments: object) -> object:
         calls.append(1)
@@ -413,7 +413,7 @@ def test_a_task_that_fails_once_is_retried_and_the_run_finishes(
             raise ConnectionError("a worker was lost")
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fitting, "fit_fusion", fails_once)
+    monkeypatch.setattr(fitting, "train_fusion", fails_once)
     lake = start(str(tmp_path / "lake"), small, recipe)
     assert len(calls) == 2
     assert runs(lake)[-1].state == "finished"

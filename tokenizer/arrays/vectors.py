@@ -204,6 +204,10 @@ class Items:
         return Items({name: ArrayRows(vector) for name, vector in block.vectors.items()}, block.ties)
 
 
+NOTHING = Items({}, np.empty(0, np.uint64))
+"""Items of a piece of work whose tasks take along what they read."""
+
+
 def spans(items: int) -> list[tuple[int, int]]:
     """The spans (start, stop) that cover `items` rows."""
     return [(start, min(start + SPAN, items)) for start in range(0, items, SPAN)]

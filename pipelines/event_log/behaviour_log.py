@@ -1,0 +1,149 @@
+"""The behaviour in a log of any size: items as rows of sorted ids, events user by user in scratch files.
+
+Memory holds some bytes an item, one batch of the log and one part of the events. The parts depend on the log alone.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipelines.event_log.event_order import ORDER, in_order
+from pipelines.event_log.user_buckets import BATCH_ROWS, BUCKET_EVENTS, MOST_BUCKETS, read_once, spread
+from pipelines.event_log.visible_log import COLUMNS, Events, LogSlice, aged, counted, type_weight
+from pipelines.spec import CollaborativeSection, CollaborativeSpec
+from storage.lake import Lake
+from tokenizer.arrays.id_rows import IdRows
+from tokenizer.arrays.types import Ints
+
+MERGED = 1 << 21
+"""Rows of ids from which they are merged."""
+SHARES = 16
+BINS = 1 << 16
+
+
+@dataclass(frozen=True)
+class LogItems:
+    """Items of the visible events: `ids` sorted, `events` of each, and how many of these are `behaviour`."""
+
+    ids: pl.Series
+    events: Ints
+    behaviour: Ints
+
+    @classmethod
+    def of(cls, lake: Lake, log: LogSlice, section: CollaborativeSection) -> "LogItems":
+        """Count the events of each item, batch by batch."""
+        counts = [pl.len().cast(pl.Int64).alias("events"), counted(section).sum().cast(pl.Int64).alias("behaviour")]
+        held, fresh = [pl.DataFrame(schema=ITEM_COUNTS)] * SHARES, list[pl.DataFrame]()
+        for batch in lake.batches("interactions", COUNTED, log.visible, BATCH_ROWS, log.version):
+            fresh.append(pl.DataFrame(pa.table(batch)).group_by("item_id").agg(counts))
+            if sum(part.height for part in fresh) > MERGED:
+                held, fresh = _merged(held, fresh), []
+        merged = pl.concat(_merged(held, fresh)).sort("item_id")
+        return cls(merged["item_id"], merged["events"].to_numpy(), merged["behaviour"].to_numpy())
+
+
+COUNTED = ["item_id", "event_type", "impression"]
+
+
+ITEM_COUNTS = {"item_id": pl.String, "events": pl.Int64, "behaviour": pl.Int64}
+
+
+def _merged(held: list[pl.DataFrame], fresh: list[pl.DataFrame]) -> list[pl.DataFrame]:
+    """Add counts to those held, share by share of the ids: a merge takes several times the memory of what it merges."""
+    rows = pl.concat([pl.DataFrame(schema=ITEM_COUNTS), *fresh])
+    share = rows["item_id"].hash() % SHARES
+    return [
+        pl.concat([old, rows.filter(share == number)]).group_by("item_id").agg(pl.col("events", "behaviour").sum())
+        for number, old in enumerate(held)
+    ]
+
+
+@dataclass(frozen=True)
+class BehaviourLog:
+    """Behaviour as `histories` keeps it: `items` sorted, the events of each (`seen`), and the parts of the log."""
+
+    items: pa.Array
+    seen: Ints
+    folder: Path
+    parts_count: int
+    newest: int
+    half_life_days: float | None
+    row: NDArray[np.int32]
+
+    def parts(self) -> Iterator[Events]:
+        """Yield the events part by part; a user is in one part."""
+        for part in range(self.parts_count):
+            kept = pl.read_ipc(self.folder / f"{part}.arrow")
+            time = kept["time"].to_numpy()
+            weight = aged(kept["weight"].to_numpy(), time, self.newest, self.half_life_days)
+            yield Events(kept["user"].to_numpy(), self.row[kept["item"].to_numpy()].astype(np.int64), time, weight)
+
+    def newest_since(self, share: float) -> int:
+        """Return the time at or after which about that share of the events lies; equal times are not split."""
+        size = int(self.seen.sum())
+        return self._time_at(min(int(np.ceil(size * (1 - share))), size - 1)) if size else 0
+
+    def _time_at(self, place: int) -> int:
+        """Return the time of the event at a place in order of time, by histograms of ever narrower spans."""
+        low, high = np.iinfo(np.int64).max, self.newest
+        for part in self.parts():
+            low = min(low, int(part.time.min(initial=low)))
+        while low < high:
+            width = -(-(high - low + 1) // BINS)
+            counts = np.zeros(BINS, np.int64)
+            for part in self.parts():
+                inside = part.time[(part.time >= low) & (part.time <= high)]
+                counts += np.bincount((inside - low) // width, minlength=BINS)
+            ends = np.cumsum(counts)
+            chosen = int(np.searchsorted(ends, place, side="right"))
+            place -= int(ends[chosen] - counts[chosen])
+            low, high = low + chosen * width, min(high, low + (chosen + 1) * width - 1)
+        return low
+
+
+@contextmanager
+def behaviour_log(
+    lake: Lake, log: LogSlice, items: LogItems, spec: CollaborativeSpec, part_events: int = BUCKET_EVENTS
+) -> Iterator[BehaviourLog]:
+    """Yield the behaviour in the visible events; its scratch files go when the context ends."""
+    often = items.behaviour >= spec.min_events
+    ids = items.ids.filter(pl.Series(often)).to_arrow().cast(pa.large_string())
+    parts = max(1, min(MOST_BUCKETS, -(-int(items.events.sum()) // part_events)))
+    with TemporaryDirectory(prefix="sidmill-behaviour-") as scratch:
+        folder = Path(scratch)
+        spread(_behaviour(lake, log, IdRows(ids), spec), parts, folder / "unordered")
+        seen, newest = np.zeros(len(ids), np.int64), list[int]()
+        for part in range(parts):
+            kept = _ordered(folder / "unordered" / str(part), spec.user_cap)
+            kept.write_ipc(folder / f"{part}.arrow", compression="uncompressed")
+            np.add.at(seen, kept["item"].to_numpy(), 1)
+            newest += kept["time"].sort().tail(1).to_list()
+        there = seen > 0
+        row = np.where(there, np.cumsum(there) - 1, -1).astype(np.int32)
+        names = ids if there.all() else ids.filter(pa.array(there))
+        yield BehaviourLog(names, seen[there], folder, parts, max(newest, default=0), spec.half_life_days, row)
+
+
+def _behaviour(lake: Lake, log: LogSlice, ids: IdRows, spec: CollaborativeSpec) -> Iterator[pa.RecordBatch]:
+    """Yield the behaviour with `item`, a row of `ids`, and `weight`, unordered."""
+    for batch in lake.batches("interactions", COLUMNS, log.visible, BATCH_ROWS, log.version):
+        events = pl.DataFrame(pa.table(batch)).filter(counted(spec))
+        item = pl.Series("item", ids.find(events["item_id"].to_arrow().cast(pa.large_string())), pl.Int32)
+        known = events.select(*ORDER, item, type_weight(spec).alias("weight")).filter(pl.col("item") >= 0)
+        yield from known.to_arrow(compat_level=pl.CompatLevel.oldest()).combine_chunks().to_batches()
+
+
+def _ordered(path: Path, user_cap: int) -> pl.DataFrame:
+    """Return user, item, time and weight of the events of a part in order, the newest `user_cap` of each user."""
+    if not path.exists():
+        return pl.DataFrame(schema={"user": pl.Int64, "item": pl.Int32, "time": pl.Int64, "weight": pl.Float64})
+    kept = in_order(read_once(path)).group_by("user_id", maintain_order=True).tail(user_cap)
+    user = pl.col("user_id").rle_id().cast(pl.Int64).alias("user")
+    return kept.select(user, "item", pl.col("event_time").dt.epoch("us").alias("time"), "weight")
