@@ -218,8 +218,9 @@ def _events_without_sid(lake: Lake, given: CandidateInput, trie: Trie) -> float:
         items = added_events(lake, parent, snapshot, ["item_id"])["item_id"]
     if items.is_empty():
         return 0.0
-    known = trie.find_rows(items.to_arrow()) >= 0
-    return 1.0 - float(known.mean())
+    counts = items.value_counts(name="events")
+    known = counts.filter(trie.find_rows(counts["item_id"].to_arrow()) >= 0)
+    return 1.0 - int(known["events"].sum()) / len(items)
 
 
 def _neighbours(lake: Lake, given: CandidateInput, trie: Trie, versions: dict[str, int]) -> dict[str, list[float]]:

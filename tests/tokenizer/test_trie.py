@@ -247,7 +247,9 @@ def test_an_update_that_cannot_be_is_refused() -> None:
         trie.updated(np.array([[9, 9, 9]]), ["new"])
 
 
-def test_many_items_of_all_lengths_are_found_together() -> None:
+@pytest.mark.parametrize("at_once", [7, 1 << 18])
+def test_many_items_of_all_lengths_are_found_together(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokenizer.trie.trie.FOUND_AT_ONCE", at_once)
     draw = np.random.default_rng(3)
     chosen = draw.choice(64**3, 20_000, replace=False)
     codes = np.stack(np.unravel_index(chosen, (64, 64, 64)), axis=1).astype(np.int32)
