@@ -129,12 +129,12 @@ def build_parser() -> argparse.ArgumentParser:
     ingest.add_argument("--events", type=_count, default=1_000_000, help="number of events of the log (1e6)")
     ingest.add_argument("--items", type=_count, default=100_000, help="number of items of the catalogue (1e5)")
     ingest.add_argument("--rounds", type=int, default=3, help="number of measurements of each figure (3)")
-    log_fit = _benchmark(names, "speed.log_fit", "time and memory of the behaviour of a bootstrap alone")
+    log_fit = _benchmark(names, "runs.log_fit", "time and memory of the behaviour of a bootstrap alone")
     log_fit.add_argument("--items", type=_count, default=100_000, help="number of items of the catalogue (1e5)")
     log_fit.add_argument("--events", type=_count, help="number of events of the log (5 an item)")
     log_fit.add_argument("--fit-items", type=_count, default=FIT_ITEMS, help=f"items of the fit ({FIT_ITEMS:,})")
     pipeline = _benchmark(
-        names, "speed.pipeline", "time, memory and bytes of each stage of a bootstrap and of a night, on given vectors"
+        names, "runs.pipeline", "time, memory and bytes of each stage of a bootstrap and of a night, on given vectors"
     )
     pipeline.add_argument("--items", type=_count, default=100_000, help="number of items of the catalogue (1e5)")
     pipeline.add_argument("--events", type=_count, help="number of events of the log (5 an item)")
@@ -144,7 +144,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--scratch", type=Path, help="new folder to keep what is made and printed (one that is removed)"
     )
     store = _benchmark(
-        names, "speed.store", "requests and bytes of a bootstrap and of nights on a lake in an object store (moto)"
+        names, "runs.store", "requests and bytes of a bootstrap and of nights on a lake in an object store (moto)"
     )
     store.add_argument("--items", type=_count, default=2_000, help="number of items of the catalogue (2,000)")
     return parser

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 from bench.__main__ import main
-from bench.speed.made_shop import FAITHFUL, WIDTH, Shop
-from bench.speed.process_tree import Samples, sampled
+from bench.runs.made_shop import FAITHFUL, WIDTH, Shop
+from bench.runs.process_tree import Samples, sampled
 
 BURN = (
     "import time\nheld = bytearray(100 << 20)\nend = time.process_time() + 1.0\nwhile time.process_time() < end: pass"

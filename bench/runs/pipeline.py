@@ -18,8 +18,8 @@ from pathlib import Path
 
 import polars as pl
 
-from bench.speed.made_shop import DAYS, Delivery, Shop
-from bench.speed.process_tree import Samples, Used, sampled
+from bench.runs.made_shop import DAYS, Delivery, Shop
+from bench.runs.process_tree import Samples, Used, sampled
 from storage.lake import Lake
 
 NIGHT_ITEMS, NIGHT_EVENTS = 1_000, 20_000

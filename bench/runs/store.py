@@ -17,8 +17,8 @@ from pathlib import Path
 
 import httpx
 
-from bench.speed.made_shop import DAYS, Delivery, Shop
-from bench.speed.pipeline import RECIPE
+from bench.runs.made_shop import DAYS, Delivery, Shop
+from bench.runs.pipeline import RECIPE
 
 NIGHTS, NEW_ITEMS, NEW_EVENTS = 3, 100, 2_000
 
@@ -74,7 +74,7 @@ def _store(requests: Path) -> Iterator[Path]:
         "AWS_ALLOW_HTTP": "true",
     }
     os.environ.update(settings)
-    command = [sys.executable, "-m", "bench.speed.counting_store", str(port), str(requests)]
+    command = [sys.executable, "-m", "bench.runs.counting_store", str(port), str(requests)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _until_it_answers(server, url)

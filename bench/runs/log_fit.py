@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.speed.made_shop import Shop
+from bench.runs.made_shop import Shop
 from learning.threads import one_thread
 from pipelines.collaborative.log_fit import fit_log
 from pipelines.collaborative.newest_pairs import NewestPairs
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
             )
         path.unlink()
         print(f"{options.items:,} items, {events:,} events", flush=True)
-        subprocess.run([sys.executable, "-m", "bench.speed.log_fit", lake.uri, str(options.fit_items)], check=True)
+        subprocess.run([sys.executable, "-m", "bench.runs.log_fit", lake.uri, str(options.fit_items)], check=True)
 
 
 def _rows(events: pl.DataFrame, part: int) -> pa.Table:

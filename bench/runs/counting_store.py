@@ -1,4 +1,4 @@
-"""An S3 server on this machine that writes a line for each request: `python -m bench.speed.counting_store PORT FILE`.
+"""An S3 server on this machine that writes a line for each request: `python -m bench.runs.counting_store PORT FILE`.
 
 A line has the kind of request, the bytes that came, those that went, and the path.
 """
