@@ -99,9 +99,9 @@ def check_pinned(
 ) -> None:
     """Raise DataCorrupt, BlobCorrupt or LakeNotFound unless all files of a release and a model are undamaged.
 
-    The existence and size of all data files are checked, and the blobs are hashed. Data files are hashed too, by
-    default all; with an `effort`, until it is spent: first those modified since their commit, then the others in an
-    order that differs between releases, so that each gets its turn. Factors, which are large and checked where they
+    The existence and size of all data files are checked, and the blobs and the files of codebooks are hashed. The other
+    data files are hashed too, by default all; with an `effort`, until it is spent: first those modified since their
+    commit, then the others in an order that differs between releases, so that each gets its turn. Factors, which are large and checked where they
     are read, then take turns with the files. Hashes of files that other programs wrote are recorded.
     """
     until = None if effort is None else time.monotonic() + effort.seconds
@@ -112,7 +112,14 @@ def check_pinned(
         if digest not in factors:
             lake.blobs.check(digest)
     _adopt(lake, [each for each in files if each.sha256 is None], provenance)
-    parts = [_Part(each.file.path, each.file.size, partial(check_file, lake, each)) for each in files if each.sha256]
+    for each in files:
+        if each.table == "codebooks":
+            check_file(lake, each)
+    parts = [
+        _Part(each.file.path, each.file.size, partial(check_file, lake, each))
+        for each in files
+        if each.sha256 and each.table != "codebooks"
+    ]
     parts += [_Part(digest, lake.blobs.size(digest), partial(lake.blobs.check, digest)) for digest in factors]
     hashed = 0
     for part in sorted(parts, key=lambda one: (one.name not in touched, _turn(manifest.id, one.name))):
