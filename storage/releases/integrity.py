@@ -101,8 +101,9 @@ def check_pinned(
 
     The existence and size of all data files are checked, and the blobs and the files of codebooks are hashed. The other
     data files are hashed too, by default all; with an `effort`, until it is spent: first those modified since their
-    commit, then the others in an order that differs between releases, so that each gets its turn. Factors, which are large and checked where they
-    are read, then take turns with the files. Hashes of files that other programs wrote are recorded.
+    commit, then the others in an order that differs between releases, so that each gets its turn. Factors, which are
+    large and checked where they are read, then take turns with the files. Hashes of files that other programs wrote are
+    recorded.
     """
     until = None if effort is None else time.monotonic() + effort.seconds
     files = pinned_files(lake, manifest)
