@@ -8,7 +8,9 @@ from a table handle and commit *through that same handle*:
   a stale handle that has not is refused by Delta's conflict check, because another writer committed the same key.
   Other keys are rebased without a conflict. A kill between commit and acknowledgement is handled like a second run.
 - `swap` forbids rebasing (`max_commit_retries=0`): after any other commit in between, the decision is made again
-  from the new state. Aliases, release ids and model ids are rows decided this way.
+  from the new state. Aliases, release ids and model ids are rows decided this way. `append_decided` is the same for
+  tables too large to be handed over whole: new events are those that the table lacks, so two runs that read logs with
+  common events must not both decide from the table as it was before.
 
 Both write the data files themselves (`storage.files.data_files`), named by their hashes, and commit their names.
 """
@@ -125,10 +127,38 @@ def append(lake: Lake, table: str, rows: pa.Table, key: str, provenance: Provena
     raise CommitConflict(_lost(lake, table))
 
 
+def append_decided(
+    lake: Lake, table: str, decide: Callable[[int], tuple[pa.Table, str] | None], provenance: Provenance
+) -> Commit | None:
+    """Append the rows that `decide` makes of a version of the table, only if no other commit came between.
+
+    `decide` gets the version and returns rows with their idempotency key, or None if there is nothing to write; it is
+    called again after a lost race. Return None if it did. Raise CommitConflict after ATTEMPTS lost races.
+    """
+    for attempt in range(ATTEMPTS):
+        handle = lake.open_or_create(table)
+        decided = decide(handle.version())
+        if decided is None:
+            return None
+        rows, key = conform(table, decided[0]), decided[1]
+        if handle.transaction_version(key) is not None:
+            return Commit(TableRef(table, committed_version(handle, key)), written=False)
+        files = _commit_alone(lake, handle, table, rows, provenance, key=key)
+        if files:
+            return Commit(TableRef(table, handle.version() + 1), True, tuple(file.path for file in files))
+        _pause(attempt)
+    raise CommitConflict(_lost(lake, table))
+
+
 def _commit(
-    handle: DeltaTable, table: str, actions: list[AddAction | RemoveAction], provenance: Provenance, key: str = ""
+    handle: DeltaTable,
+    table: str,
+    actions: list[AddAction | RemoveAction],
+    provenance: Provenance,
+    key: str = "",
+    alone: bool = False,
 ) -> None:
-    """Commit log entries through `handle`: with a key, once; without, only if no other commit came between."""
+    """Commit log entries through `handle`: with a key, once; `alone`, only if no other commit came between."""
     added = [action for action in actions if isinstance(action, AddAction)]
     metadata = {**provenance.metadata(key), FILES_HASH: entries_hash(added)}
     handle.create_write_transaction(
@@ -139,7 +169,7 @@ def _commit(
         commit_properties=CommitProperties(
             custom_metadata=metadata,
             app_transactions=[Transaction(key, 1)] if key else None,
-            max_commit_retries=None if key else 0,
+            max_commit_retries=0 if alone else None,
         ),
     )
 
@@ -181,20 +211,22 @@ def _commit_alone(
     rows: pa.Table,
     provenance: Provenance,
     instead: tuple[RemoveAction, ...] = (),
-) -> bool:
-    """Commit rows, or new files `instead` of the files that hold their rows now.
+    key: str = "",
+) -> list[AddAction]:
+    """Commit rows, or new files `instead` of the files that hold their rows now; return the new files.
 
-    Return False, with the new files deleted, if another commit came between.
+    Return none if another commit came between. New files are deleted then, but with a `key`: another writer may be
+    about to commit the same rows in files of the same names.
     """
     place = lake.table_files(table)
-    files = write_rows(place, TABLES[table], rows, secrets.token_hex(8), news=not instead)
+    files = write_rows(place, TABLES[table], rows, key or secrets.token_hex(8), news=not instead)
     try:
-        _commit(handle, table, [*files, *instead], provenance)
+        _commit(handle, table, [*files, *instead], provenance, key, alone=True)
     except CommitFailedError:
-        for each in files:
+        for each in () if key else files:
             place.delete(each.path)
-        return False
-    return True
+        return []
+    return files
 
 
 def _compact(lake: Lake, handle: DeltaTable, table: str, provenance: Provenance) -> None:

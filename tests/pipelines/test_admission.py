@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipelines.ingest.events.admission import SAME, Admission
 from pipelines.ingest.events.columns import EVENTS
-from pipelines.ingest.events.ingest import write_events
+from pipelines.ingest.events.ingest import write_admitted
 from pipelines.ingest.items.ingest import ingest_items
 from pipelines.ingest.seen import SeenHashes
 from pipelines.sources.files import find_sources
@@ -78,8 +78,7 @@ def test_every_event_is_admitted_once_as_the_rules_say(
                 part = pl.DataFrame(
                     events[start : start + chunk], schema={**EVENTS, "source": pl.String()}, orient="row"
                 )
-                found = admission.admit(part)
-                admission.written(found.events, write_events(lake, found.events, WHO))
+                found = write_admitted(lake, admission, part, WHO)
                 outcomes |= dict.fromkeys(found.events["source_offset"], "")
                 outcomes |= {row["source_offset"]: reason for row, reason, _ in found.refused}
                 assert len(found.events) + len(found.refused) + found.unchanged == len(part)
@@ -117,9 +116,8 @@ def test_an_id_that_comes_again_in_another_part_of_a_source_is_a_repeat_however_
     admission = Admission(lake)
     for offset, (day, kept) in enumerate([(0, 1), (90 * 24, 0)]):
         part = pl.DataFrame([event("s", offset, "a", "u", "i", day)], schema={**EVENTS, "source": pl.String()})
-        found = admission.admit(part)
+        found = write_admitted(lake, admission, part, WHO)
         assert len(found.events) == kept
-        admission.written(found.events, write_events(lake, found.events, WHO))
 
 
 @given(st.lists(st.lists(st.integers(0, 40), max_size=20), max_size=8), st.lists(st.integers(0, 40)))

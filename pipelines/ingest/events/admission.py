@@ -53,11 +53,14 @@ class Admission:
         self._seen = SeenHashes()
         self._own_files: set[str] = set()
 
-    def admit(self, events: pl.DataFrame, own_ids: bool = True) -> Admitted:
-        """Split events with `event_id` and `source`; without `own_ids`, all ids are hashes of the content."""
+    def admit(self, events: pl.DataFrame, own_ids: bool = True, version: int | None = None) -> Admitted:
+        """Split events with `event_id` and `source`, beside those stored at `version` of the table (newest by default).
+
+        Without `own_ids`, all ids are hashes of the content.
+        """
         if events.is_empty():
             return Admitted(events, [], 0)
-        found = self._judged(events, SAME_ID_WITHIN if own_ids else timedelta(0))
+        found = self._judged(events, SAME_ID_WITHIN if own_ids else timedelta(0), version)
         kept = events.filter(found["outcome"] == "")
         refused = []
         for reason in (Reason.CONFLICTING_EVENT, Reason.DUPLICATE_EVENT, Reason.UNKNOWN_ITEM):
@@ -73,12 +76,12 @@ class Admission:
         self._seen.add(_hashes(events))
         self._own_files.update(files)
 
-    def _judged(self, events: pl.DataFrame, within: timedelta) -> pl.DataFrame:
+    def _judged(self, events: pl.DataFrame, within: timedelta, version: int | None) -> pl.DataFrame:
         """Return `outcome` for each event: "" to be kept, "unchanged", or the reason to refuse it."""
         known = self._items.known(events["item_id"])
         found = events.select(*_STORED).with_columns(known=known, repeated=self._repeated(events, known))
         found = found.with_columns(outcome=_first_of(found))
-        stored = self._stored(events, within)
+        stored = self._stored(events, within, version)
         if not stored.is_empty():
             found = found.join(stored, on="event_id", how="left", suffix="_stored", maintain_order="left")
             found = found.with_columns(outcome=_beside_stored(pl.col("outcome")))
@@ -106,7 +109,7 @@ class Admission:
         written = pl.Series(rows.column("event_id"))
         return written.filter(written.is_in(ids.implode()))
 
-    def _stored(self, events: pl.DataFrame, within: timedelta) -> pl.DataFrame:
+    def _stored(self, events: pl.DataFrame, within: timedelta, version: int | None) -> pl.DataFrame:
         """Return the stored events with these ids, except those of this source that `written` knows of.
 
         Only events `within` a difference of their event times are read.
@@ -118,7 +121,7 @@ class Admission:
         last = min(high, LATEST - within) + within
         where = (ds.field("event_time") >= first) & (ds.field("event_time") <= last)
         ids = Among("event_id", events["event_id"])
-        rows = self._lake.read("interactions", columns=_STORED, where=where, among=ids, without=self._own_files)
+        rows = self._lake.read("interactions", version, _STORED, where, ids, without=self._own_files)
         return pl.DataFrame(rows).unique("event_id", keep="last")
 
 

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 
 from pipelines.counts import Counts
 from pipelines.ingest.accounting import (
@@ -16,7 +17,7 @@ from pipelines.ingest.accounting import (
     naming,
     payload,
 )
-from pipelines.ingest.events.admission import SAME, Admission, Has
+from pipelines.ingest.events.admission import SAME, Admission, Admitted, Has
 from pipelines.ingest.events.columns import Parsed, parse
 from pipelines.ingest.events.ids import Copies, content_ids
 from pipelines.ingest.events.rows import EventRules
@@ -25,7 +26,7 @@ from pipelines.sources.cells import Refused
 from pipelines.sources.protocol import Part, Source
 from pipelines.sources.row import Row
 from pipelines.sources.source_spec import InteractionsSpec
-from storage.commit import Provenance, append
+from storage.commit import Provenance, append_decided
 from storage.lake import Lake, one_of
 from storage.quarantine import Reject, quarantine
 from storage.reasons import INTERACTIONS as STAGE
@@ -56,13 +57,12 @@ def ingest_interactions(
     for part, parsed in parsed_ahead(source, spec, CHUNK_ROWS, reader.parse):
         with naming(source, *bounds(part)):
             events, rejects = reader.fresh(part, parsed, counts)
-            admitted = admission.admit(events, parsed.own_ids)
+            admitted = write_admitted(lake, admission, events, provenance, parsed.own_ids)
             counts.out += len(admitted.events)
             counts.unchanged += admitted.unchanged
             for event, reason, detail in admitted.refused:
                 counts.refuse(reason, detail=detail)
                 rejects.append(reject_event(event, reason, detail))
-            admission.written(admitted.events, write_events(lake, admitted.events, provenance))
             quarantine(lake, rejects, provenance)
             refused_ids.update(reject.id for reject in rejects)
     stages = [counts.check()]
@@ -122,13 +122,24 @@ def _read_before(lake: Lake, names: list[str]) -> pl.Series:
     return pl.Series(rows.column("source_offset"), dtype=pl.Int64)
 
 
-def write_events(lake: Lake, events: pl.DataFrame, provenance: Provenance) -> tuple[str, ...]:
-    """Append admitted events; return the files that were written."""
-    if events.is_empty():
-        return ()
-    rows = events.with_columns(arrival_date=pl.col("arrival_time").dt.date()).select(INTERACTIONS.schema.names)
-    key = content_key("interactions", events.select("event_id", *SAME))
-    return append(lake, "interactions", rows.to_arrow(), key, provenance).files
+def write_admitted(
+    lake: Lake, admission: Admission, events: pl.DataFrame, provenance: Provenance, own_ids: bool = True
+) -> Admitted:
+    """Append the events that are admitted; if another run writes events meanwhile, they are judged again."""
+    admitted = Admitted(events, [], 0)
+
+    def decide(version: int) -> tuple[pa.Table, str] | None:
+        nonlocal admitted
+        admitted = admission.admit(events, own_ids, version)
+        if admitted.events.is_empty():
+            return None
+        kept = admitted.events
+        rows = kept.with_columns(arrival_date=pl.col("arrival_time").dt.date()).select(INTERACTIONS.schema.names)
+        return rows.to_arrow(), content_key("interactions", kept.select("event_id", *SAME))
+
+    commit = append_decided(lake, "interactions", decide, provenance) if len(events) else None
+    admission.written(admitted.events, commit.files if commit else ())
+    return admitted
 
 
 def reject_event(event: dict[str, Any], reason: str, detail: str) -> Reject:

@@ -8,7 +8,7 @@ import polars as pl
 
 from pipelines.ingest.events.admission import Admission, known_items
 from pipelines.ingest.events.columns import EVENTS
-from pipelines.ingest.events.ingest import reject_event, write_events
+from pipelines.ingest.events.ingest import reject_event, write_admitted
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import PAYLOAD_LIMIT, open_rows, quarantine, resolve
@@ -33,8 +33,8 @@ def admit_waiting(lake: Lake, arrived_at: datetime, provenance: Provenance) -> i
     if ready.is_empty():
         return 0
     rows = [_revive(json.loads(payload), arrived_at) for payload in ready["payload"]]
-    admitted = Admission(lake).admit(pl.DataFrame(rows, schema={**EVENTS, "source": pl.String}, orient="row"))
-    write_events(lake, admitted.events, provenance)
+    events_again = pl.DataFrame(rows, schema={**EVENTS, "source": pl.String}, orient="row")
+    admitted = write_admitted(lake, Admission(lake), events_again, provenance)
     quarantine(lake, [reject_event(*each) for each in admitted.refused], provenance)
     resolve(lake, ready, "its item arrived", provenance)
     return len(admitted.events)

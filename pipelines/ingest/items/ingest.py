@@ -1,8 +1,10 @@
 """Ingest a catalogue: validate rows, store pictures by hash, append a revision for each new or changed item."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from functools import partial
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -27,7 +29,7 @@ from pipelines.sources.cells import Refused
 from pipelines.sources.protocol import Part, Source
 from pipelines.sources.row import Row
 from pipelines.sources.source_spec import ItemsSpec, ItemsWithoutImages
-from storage.commit import Provenance, append
+from storage.commit import Provenance, append_decided
 from storage.lake import Lake, one_of
 from storage.quarantine import PAYLOAD_LIMIT, Reject, open_rows, quarantine, resolve
 from storage.reasons import IMAGES as IMAGE_STAGE
@@ -57,10 +59,9 @@ def ingest_items(
     for part, parsed in parsed_ahead(source, spec, CHUNK_ROWS, lambda part: parse(part, spec)):
         with naming(source, *bounds(part)):
             items, rejects = reader.accepted(part, parsed)
-            written = _new_or_changed(lake, reader.fresh(items), arrived_at)
+            written = _write(lake, partial(_new_or_changed, lake, reader.fresh(items), arrived_at), provenance)
             rows.out += len(written)
             rows.unchanged += len(items) - len(written)
-            _write(lake, written, provenance)
             quarantine(lake, rejects, provenance)
             refused.update(reject.id for reject in rejects)
             _resolve_mended(lake, source, items, provenance, reader.with_pictures)
@@ -152,12 +153,24 @@ class _Reader:
         return items.with_columns(images=pl.Series(lists, dtype=kind))
 
 
-def _write(lake: Lake, revisions: pl.DataFrame, provenance: Provenance) -> None:
-    """Append revisions in order of their ids, so that row groups have narrow bounds."""
-    if not revisions.is_empty():
+def _write(lake: Lake, decide: Callable[[int], pl.DataFrame], provenance: Provenance) -> pl.DataFrame:
+    """Append the revisions that `decide` makes of a version of the catalogue, and return them.
+
+    If another run writes revisions meanwhile, they are decided again. They are written in order of their ids, so that
+    row groups have narrow bounds.
+    """
+    revisions = pl.DataFrame(schema=pl.DataFrame(ITEMS.schema.empty_table()).schema)
+
+    def rows(version: int) -> tuple[pa.Table, str] | None:
+        nonlocal revisions
+        revisions = decide(version)
+        if revisions.is_empty():
+            return None
         key = content_key("items", revisions.select(*CONTENT, "revision"))
-        rows = revisions.select(ITEMS.schema.names).sort("item_id")
-        append(lake, "items", rows.to_arrow(), key, provenance)
+        return revisions.select(ITEMS.schema.names).sort("item_id").to_arrow(), key
+
+    append_decided(lake, "items", rows, provenance)
+    return revisions
 
 
 def _joined(name: str) -> pl.Expr:
@@ -165,9 +178,9 @@ def _joined(name: str) -> pl.Expr:
     return pl.col("images").list.join(",") if name == "images" else pl.col(name)
 
 
-def _new_or_changed(lake: Lake, items: pl.DataFrame, arrived_at: datetime) -> pl.DataFrame:
-    """Return the items whose content differs from their newest revision, as rows of the table."""
-    newest = catalogue(lake, columns=CONTENT, among=items["item_id"])
+def _new_or_changed(lake: Lake, items: pl.DataFrame, arrived_at: datetime, version: int) -> pl.DataFrame:
+    """Return the items whose content differs from their newest revision at a version, as rows of the table."""
+    newest = catalogue(lake, version, columns=CONTENT, among=items["item_id"])
     beside = items.join(newest, on="item_id", how="left", suffix="_before", maintain_order="left")
     same = [_joined(name).eq_missing(_before(name)) for name in CONTENT[1:]]
     changed = beside.filter(pl.col("revision").is_null() | ~pl.all_horizontal(same))
@@ -217,7 +230,7 @@ def fetch_again(lake: Lake, spec: ItemsSpec, arrived_at: datetime, provenance: P
     Items that changed since are skipped: their newest row says which pictures they have. Return the revisions written.
     """
     missing = open_rows(lake).filter((pl.col("stage") == IMAGE_STAGE) & pl.col("reason").is_in(TRANSIENT))
-    newest = {row["item_id"]: row for row in catalogue(lake, among=missing["subject"].to_list()).to_dicts()}
+    newest = _newest(lake, missing["subject"].to_list())
     asked = []
     whole = pl.col("payload").str.len_chars() < PAYLOAD_LIMIT
     for row in missing.filter(whole).unique("subject").sort("subject").to_dicts():
@@ -231,9 +244,18 @@ def fetch_again(lake: Lake, spec: ItemsSpec, arrived_at: datetime, provenance: P
         if len(digests) == len(found):
             revision = item["revision"] + 1
             written.append({**item, "images": digests, "revision": revision, "arrived_at": arrived_at})
-    if written:
-        rows = pa.Table.from_pylist(written, schema=ITEMS.schema)
-        _write(lake, pl.DataFrame(rows), provenance)
-        mended = missing.filter(pl.col("subject").is_in([row["item_id"] for row in written]))
-        resolve(lake, mended, "fetched when asked again", provenance)
-    return len(written)
+    done = _write(lake, partial(_if_newest, lake, written), provenance)
+    mended = missing.filter(pl.col("subject").is_in(done["item_id"].implode()))
+    resolve(lake, mended, "fetched when asked again", provenance)
+    return len(done)
+
+
+def _newest(lake: Lake, items: list[str], version: int | None = None) -> dict[str, dict[str, Any]]:
+    return {row["item_id"]: row for row in catalogue(lake, version, among=items).to_dicts()}
+
+
+def _if_newest(lake: Lake, revisions: list[dict[str, Any]], version: int) -> pl.DataFrame:
+    """Return those revisions that follow the newest one of their item."""
+    newest = _newest(lake, [row["item_id"] for row in revisions], version)
+    kept = [row for row in revisions if row["revision"] == newest[row["item_id"]]["revision"] + 1]
+    return pl.DataFrame(pa.Table.from_pylist(kept, schema=ITEMS.schema))
