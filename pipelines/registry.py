@@ -58,6 +58,8 @@ SOURCES: Registry[SourceKind] = Registry(
         "sql": "pipelines.sources.spooled.sql:SQL",
         "delta": "pipelines.sources.tables.delta:DELTA",
         "iceberg": "pipelines.sources.tables.iceberg:ICEBERG",
+        "kafka": "pipelines.sources.streams.kafka:KAFKA",
+        "redis": "pipelines.sources.streams.redis_streams:REDIS",
         "files": "pipelines.sources.files:FILES",
     },
 )

@@ -167,6 +167,7 @@ print(*sorted({folder for folder, _ in found}), len({node for _, node in found})
 """
 
 
+@pytest.mark.slow
 def test_workers_of_every_node_import_what_the_driver_sent_and_encode_on_a_share_of_a_gpu(cluster: Cluster) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SHIPPED], env=cluster.environment, cwd=cluster.folder, capture_output=True, text=True

@@ -89,6 +89,7 @@ def test_a_worker_that_is_killed_changes_no_byte(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.arrays[name], array)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_workers_follow_the_loss_of_one_and_run_again_the_training_is_there(tmp_path: Path) -> None:
     spec = spec_of(workers=2, contrastive=0.2, sinkhorn=0.05)

@@ -1,0 +1,1 @@
+"""Streams of messages as sources: each run reads what came since the run before."""
