@@ -137,7 +137,7 @@ class Sources:
     """Catalogue: JSONL, CSV, TSV or Parquet files, folders of them, a Delta table (FOLDER or FOLDER@v12), or others."""
 
     interactions: Paths = ()
-    """Logs: as the catalogue, or iceberg:CATALOG.TABLE, sql:FILE.sql, kafka://HOST:PORT/TOPIC, redis://HOST:PORT/NAME, -."""
+    """Logs: as the catalogue, or iceberg:CATALOG.TABLE, sql:FILE.sql, kafka://HOST:PORT/TOPIC, redis://HOST:PORT/NAME."""
 
     def absolute(self) -> tuple[list[str], list[str]]:
         """Return the addresses with absolute paths. Raise SecretInAddress."""
