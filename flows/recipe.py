@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from flows.gates.spec import GatesSpec
+from flows.watch.spec import WatchSpec
 from infra.addresses import refuse_secrets_within, without_secrets
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
 from pipelines.spec import (
@@ -95,6 +96,7 @@ class Recipe(BaseModel):
     train: TrainSection = TrainSection()
     evaluate: EvaluateSpec = EvaluateSpec()
     compute: ComputeSpec = ComputeSpec()
+    watch: WatchSpec = WatchSpec()
 
     @model_validator(mode="after")
     def _shared_sids_are_allowed_for(self) -> "Recipe":
@@ -106,18 +108,21 @@ class Recipe(BaseModel):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_no_vectors(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `vectors` out where there are none: recipes are hashed, and were stored before there were any."""
-        return {name: value for name, value in serialize(self).items() if name != "vectors" or value}
+    def _without_younger_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out `vectors` and `watch` where they say nothing: recipes were stored before they were sections."""
+        said = serialize(self)
+        says_nothing = {"vectors": not self.vectors, "watch": self.watch == WatchSpec()}
+        return {name: value for name, value in said.items() if not says_nothing.get(name)}
 
     @property
     def hash(self) -> str:
         """16 hex digits over all settings that determine a release.
 
-        `compute`, `about`, the gate of models, and where given vectors lie are left out.
+        `compute`, `watch`, `about`, the gate of models, and where given vectors lie are left out.
         """
         left_out: dict[str, Any] = {
             "compute": True,
+            "watch": True,
             "about": True,
             "gates": {"model_against_baselines"},
             "vectors": {"__all__": {"path", "id_column", "column", "ids"}},
@@ -146,7 +151,7 @@ def recipes_folder() -> Path:
     return Path(str(files("infra"))) / "recipes"
 
 
-RUN_ONLY_SECTIONS = ("budget", "gates")  # sections that judge a run: `--set` changes them for that run only
+RUN_ONLY_SECTIONS = ("budget", "gates", "watch")  # sections that judge a run: `--set` changes them for that run only
 
 
 def split_overrides(overrides: list[str]) -> tuple[list[str], list[str]]:

@@ -22,6 +22,10 @@ class LakeError(RuntimeError):
     """Base of the errors of a lake."""
 
 
+class Unhealthy(LakeError):
+    """Raised when a watched lake has problems: something is too old, has failed, or lags."""
+
+
 class LakeNotFound(LakeError):
     """Raised when a named lake, table, release or item does not exist."""
 

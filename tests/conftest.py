@@ -18,6 +18,8 @@ import pytest
 from infra.settings import configure
 
 if TYPE_CHECKING:
+    from brokers import KafkaBroker, RedisServer
+
     from storage.lake import Lake
 
 configure()
@@ -160,3 +162,22 @@ def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     finally:
         server.kill()
         server.wait()
+
+
+@pytest.fixture(scope="module")
+def kafka_broker() -> "KafkaBroker":
+    from brokers import KafkaBroker
+
+    return KafkaBroker()
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[RedisServer]":
+    from brokers import RedisServer, redis_is_installed
+
+    if not redis_is_installed():
+        pytest.skip("needs redis-server")
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.process.terminate()
+    server.process.wait(10)

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, UnusedCliTokensError
 from rich.console import Console
 
+import flows.cli.watch  # noqa: F401 - verbs of `sidmill lake`
 from flows.cli import item, lake, plugin, quarantine, recipe, release, run
 from flows.cli.options import OPTIONS, Debug
 from flows.cli.report import report
@@ -135,9 +136,9 @@ def _stops() -> tuple[type[BaseException], ...]:
 
 
 def _code(error: Exception) -> int:
-    from storage.errors import GateBlocked, QuarantineBudgetExceeded
+    from storage.errors import GateBlocked, QuarantineBudgetExceeded, Unhealthy
 
-    return BLOCKED if isinstance(error, GateBlocked | QuarantineBudgetExceeded) else FAILED
+    return BLOCKED if isinstance(error, GateBlocked | QuarantineBudgetExceeded | Unhealthy) else FAILED
 
 
 if __name__ == "__main__":

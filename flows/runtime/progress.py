@@ -67,11 +67,14 @@ class Display:
     def __init__(self, log: Callable[[str], None] = lambda line: None) -> None:
         self._console = Console(highlight=False, soft_wrap=True)
         self._log = log
+        self.lines = list[str]()
+        """All lines, for the log of a run that fails."""
 
     def say(self, line: str) -> None:
         line = printable(without_secrets(line))
         self._console.print(line, markup=False)
         sys.stdout.flush()
+        self.lines.append(line)
         self._log(line)
 
     @contextmanager

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from prefect.context import FlowRunContext
@@ -14,8 +15,11 @@ from prefect.logging import get_run_logger
 from flows.inspect.lake_state import lake_state
 from flows.recipe import Recipe, load_recipe, parse_recipe
 from flows.runtime.cancellation import stop_when_cancelled
+from flows.runtime.failure import show_failure, write_log
 from flows.runtime.progress import Display, StageView
 from flows.runtime.times import parse_time
+from flows.watch.alerts import send_alerts
+from flows.watch.health import problems
 from infra.addresses import check_environment, hide_secrets
 from infra.settings import configure
 from learning.progress import progress_listener
@@ -23,6 +27,7 @@ from pipelines.compute.cluster import shutdown
 from pipelines.compute.executors import Compute, InProcess, OnRay
 from pipelines.given.source import open_given
 from sidmill.release import open_trie
+from storage.beats import beat_of, record_beat
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.releases.manifest import Manifest
@@ -53,6 +58,7 @@ class Run:
         self.result: dict[str, Any] = {}
         self._tries: dict[str, Trie] = {}
         self._started = time.monotonic()
+        self._moved_before = _bytes_moved()
 
     def use_recipe(self, settings: dict[str, Any], overrides: list[str] | None) -> None:
         """Continue with the recipe of another release, as a night does if its parent changes."""
@@ -68,6 +74,11 @@ class Run:
     def seconds(self) -> float:
         """Return seconds since the start."""
         return time.monotonic() - self._started
+
+    def bytes_moved(self) -> dict[str, int]:
+        """Return bytes that this process has read and written since the start of the run, where the system tells."""
+        now = _bytes_moved()
+        return {name: now[name] - before for name, before in self._moved_before.items()}
 
     def provenance(self, **inputs: int) -> Provenance:
         return Provenance(self.id, self.recipe.hash, inputs)
@@ -122,15 +133,27 @@ def open_run(
     except (KeyboardInterrupt, TerminationSignal):  # Ctrl-C, or the signal by which Prefect ends a cancelled run
         shutdown()
         if run.record.begun:
-            run.record.end("cancelled", {"reason": "interrupted"})
+            _end(run, "cancelled", {"reason": "interrupted"})
         raise
     except BaseException as error:
         shutdown()
         hide_secrets(error)
-        run.record.end("failed", {"error": f"{type(error).__name__}: {error}"})
-        _say_lake_state(run)
+        log = write_log(run.lake, run.id, run.display.lines, error)
+        _end(run, "failed", {"error": f"{type(error).__name__}: {error}", "log": log})
+        show_failure(run.id, error, log)
         raise
-    run.record.end("finished", run.result)
+    _end(run, "finished", run.result)
+
+
+def _end(run: Run, outcome: str, result: dict[str, Any]) -> None:
+    """Record the end of a run, and tell whoever watches."""
+    run.record.end(outcome, result)
+    if run.lake.exists("runs") or run.lake.exists("releases"):
+        record_beat(run.lake, beat_of(run.kind, run.id, run.seconds(), outcome, {**result, **run.bytes_moved()}))
+    watch = run.recipe.watch
+    if watch.alerts:
+        for fault in send_alerts(run.lake, watch, problems(run.lake, watch)):
+            run.say(f"  warning: {fault}")
     _say_lake_state(run)
 
 
@@ -141,6 +164,15 @@ def _say_lake_state(run: Run) -> None:
         return
     for line in lake_state(run.lake).lines:
         run.say(f"  {line}")
+
+
+def _bytes_moved() -> dict[str, int]:
+    """Return bytes that this process has read and written, page cache included; nothing where the system is silent."""
+    counters = Path("/proc/self/io")
+    if not counters.exists():
+        return {}
+    lines = dict(line.split(": ") for line in counters.read_text().splitlines())
+    return {"read_bytes": int(lines["rchar"]), "written_bytes": int(lines["wchar"])}
 
 
 def _flow_run_id() -> str:

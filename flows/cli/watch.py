@@ -1,0 +1,83 @@
+"""`sidmill lake check` and `sidmill lake metrics`: the lake as a watcher sees it."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from flows.cli.lake import app
+from flows.cli.options import AsJson, Common, RecipeOptions
+from flows.cli.start import production_recipe
+from flows.runtime.terminal import say
+from storage.errors import Unhealthy
+
+if TYPE_CHECKING:
+    from flows.watch.spec import WatchSpec
+    from storage.lake import Lake
+
+
+@app.command
+def check(
+    *,
+    alert: bool = False,
+    as_json: AsJson = False,
+    recipe: RecipeOptions = RecipeOptions(),
+    common: Common = Common(),
+) -> None:
+    """Exit with 3 if production is too old, no night ran, a run failed or a stream lags.
+
+    The limits are those of [watch] in the recipe of production.
+
+    $ sidmill lake check
+    $ sidmill lake check --set watch.night_hours=2 --alert
+
+    Args:
+        alert: Tell the hooks of [watch] of each problem once, and once when it is over.
+    """
+    from flows.watch.alerts import send_alerts
+    from flows.watch.health import problems
+
+    lake = common.existing()
+    watch = _watch(lake, recipe)
+    found = problems(lake, watch)
+    if as_json:
+        print(json.dumps([{"problem": each.name, "message": each.message} for each in found]))
+    else:
+        for each in found:
+            say(f"  {each.name}: {each.message}")
+        print(f"{len(found)} problems")
+    for fault in send_alerts(lake, watch, found) if alert else []:
+        say(f"warning: {fault}")
+    if found:
+        raise Unhealthy(f"{lake.uri}: {', '.join(each.name for each in found)}. See `sidmill lake status`.")
+
+
+@app.command
+def metrics(
+    *,
+    output: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    recipe: RecipeOptions = RecipeOptions(),
+    common: Common = Common(),
+) -> None:
+    """Print metrics of the lake in the text format of Prometheus.
+
+    $ sidmill lake metrics --output /var/lib/node_exporter/sidmill.prom
+
+    Args:
+        output: File to write instead, at once. Default: print.
+    """
+    from flows.watch.metrics import metrics_text, write_metrics
+
+    lake = common.existing()
+    text = metrics_text(lake, _watch(lake, recipe))
+    if output is None:
+        print(text.decode(), end="")
+    else:
+        write_metrics(output, text)
+
+
+def _watch(lake: "Lake", recipe: RecipeOptions) -> "WatchSpec":
+    from flows.recipe import load_recipe
+
+    return load_recipe(recipe.recipe, recipe.overrides, production_recipe(lake)).watch

@@ -1,0 +1,1 @@
+"""Watching a lake that nobody looks at: its problems, its metrics, alerts, and what starts runs."""
