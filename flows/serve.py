@@ -1,58 +1,161 @@
-"""Serve: a Prefect server with scheduled nights, backfills on request, and training on each published release."""
+"""Serve: a Prefect server with nights on a schedule and for news, backfills on request, training on each release."""
 
 import os
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from prefect import serve as serve_flows
-from prefect.events import DeploymentEventTrigger
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.events import DeploymentEventTrigger, emit_event
+from prefect.schedules import Cron
 
 from flows.backfill import backfill
 from flows.inspect.lake_state import lake_state
 from flows.nightly import nightly
+from flows.recipe import Recipe, load_recipe, parse_recipe
 from flows.runtime.server import CLIENT_LOGIN, SERVER_LOGIN, ensure_server, login_file
 from flows.runtime.terminal import printable
 from flows.steps.publish import PUBLISHED_EVENT
 from flows.train import train
+from flows.watch.alerts import send_alerts
+from flows.watch.health import NIGHT, problems
+from flows.watch.metrics import serve_metrics
+from flows.watch.news import Trigger, news
+from infra.addresses import without_secrets
+from pipelines.sources.protocol import Spec
+from storage.beats import beats
 from storage.lake import Lake
+from storage.releases.releases import PRODUCTION, published, read_release
+
+SNAPSHOT_EVENT = "sidmill.snapshot"
+"""Event that starts a night; the resource has the label `sidmill.lake`, and the payload may name what came."""
+ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
+"""A run that is asked for while another one of its kind runs is dropped: the watcher asks again where news is left."""
 
 
-def serve(
-    lake: str,
-    recipe: dict[str, Any] | None,
-    items: list[str],
-    interactions: list[str],
-    cron: str,
-    port: int,
-    overrides: list[str],
-) -> None:
-    """Serve until interrupted, on the configured Prefect server or on one started here.
+@dataclass(frozen=True)
+class Served:
+    """What is served: a lake, the sources of its nights, their times, and how often the watcher looks.
 
-    `items` and `interactions` are the files or folders that each night reads. Without a recipe, every run uses that of
-    the release it starts from; `overrides` apply to all runs started here and are not stored in a release.
+    Without a recipe, every run uses that of the release it starts from; `overrides` apply to all runs started here and
+    are not stored in a release. `every` is 0 for no watcher, `metrics_port` 0 for no metrics.
     """
+
+    lake: str
+    recipe: dict[str, Any] | None
+    items: list[str]
+    interactions: list[str]
+    cron: str
+    timezone: str
+    overrides: list[str]
+    every: float = 60.0
+    metrics_port: int = 0
+
+
+def serve(served: Served, port: int) -> None:
+    """Serve until interrupted, on the configured Prefect server or on one started here."""
     given = os.environ.get(SERVER_LOGIN) or os.environ.get(CLIENT_LOGIN)
-    for line in lake_state(Lake(lake)).lines:
+    for line in lake_state(Lake(served.lake)).lines:
         print(printable(line), flush=True)
     url = ensure_server(port, with_services=True)
-    print(f"Prefect server {url.removesuffix('/api')}; nightly runs at {cron!r}; stop with Ctrl-C", flush=True)
+    print(
+        f"Prefect server {url.removesuffix('/api')}; nightly runs at {served.cron!r} ({served.timezone}); stop with "
+        "Ctrl-C",
+        flush=True,
+    )
     if not given and os.environ.get(SERVER_LOGIN):
         print(
             f"The login for its web page is the line in {login_file()}. To use the server in another shell:\n"
             f'  export PREFECT_API_URL={url} {CLIENT_LOGIN}="$(cat {login_file()})"',
             flush=True,
         )
-    common = {"lake": lake, "recipe": recipe}
-    trigger = DeploymentEventTrigger(
+    if served.metrics_port:
+        watch = _recipe(served).watch
+        print(f"metrics at {serve_metrics(Lake(served.lake), watch, served.metrics_port)}", flush=True)
+    if served.every:
+        watcher = threading.Thread(target=Watcher(served).watch, name="watcher", daemon=True)
+        watcher.start()
+    serve_flows(*_deployments(served), print_starting_message=False)
+
+
+def _deployments(served: Served) -> list[Any]:
+    common = {"lake": served.lake, "recipe": served.recipe}
+    judged = {**common, "overrides": served.overrides}
+    nights = {**judged, "items": served.items, "interactions": served.interactions}
+    for_lake = {"sidmill.lake": served.lake}
+    on_snapshot = DeploymentEventTrigger(name="night for a snapshot", expect={SNAPSHOT_EVENT}, match=for_lake)
+    on_release = DeploymentEventTrigger(
         name="train on a published release",
         expect={PUBLISHED_EVENT},
-        match={"sidmill.lake": lake},
+        match=for_lake,
         parameters={"release": "{{ event.payload.release }}"},
     )
-    judged = {**common, "overrides": overrides}
-    nights = {**judged, "items": items, "interactions": interactions}
-    deployments: list[Any] = [  # `to_deployment` is typed for both its synchronous and its asynchronous form
-        nightly.to_deployment("nightly", cron=cron, parameters=nights),
+    schedule = Cron(served.cron, timezone=served.timezone)
+    return [  # `to_deployment` is typed for both its synchronous and its asynchronous form
+        nightly.to_deployment(
+            "nightly", schedule=schedule, parameters=nights, triggers=[on_snapshot], concurrency_limit=ONE_AT_A_TIME
+        ),
         backfill.to_deployment("backfill", parameters=judged),
-        train.to_deployment("train", parameters=judged, triggers=[trigger]),
+        train.to_deployment("train", parameters=judged, triggers=[on_release], concurrency_limit=ONE_AT_A_TIME),
     ]
-    serve_flows(*deployments, print_starting_message=False)
+
+
+def _recipe(served: Served) -> Recipe:
+    lake = Lake(served.lake)
+    if served.recipe is None and published(lake):
+        return load_recipe(None, served.overrides, read_release(lake, PRODUCTION).recipe)
+    return load_recipe(None, served.overrides, parse_recipe(served.recipe or {}).model_dump(mode="json"))
+
+
+class Watcher:
+    """Looks at the sources and the lake from time to time: asks for runs, and tells of problems."""
+
+    def __init__(self, served: Served) -> None:
+        self._served, self._lake = served, Lake(served.lake)
+        self._night = Trigger(self._ask_for_night)
+        self._training = Trigger(self._ask_for_training, later=True)
+
+    def watch(self) -> None:
+        """Look until the process ends. A look that fails is told and does not end the others."""
+        pause = threading.Event()
+        while not pause.wait(self._served.every):
+            try:
+                for line in self.look():
+                    print(f"warning: {printable(without_secrets(line))}", flush=True)
+            except Exception as error:  # noqa: BLE001 - a store that is away for a while must not end the watch
+                print(f"warning: the watcher: {printable(without_secrets(str(error)))}", flush=True)
+
+    def look(self) -> list[str]:
+        """Look once; return what should be told."""
+        recipe = _recipe(self._served)
+        wanted: dict[str, tuple[list[str], Spec]] = {
+            "items": (self._served.items, recipe.items),
+            "interactions": (self._served.interactions, recipe.interactions),
+        }
+        found = news(self._lake, wanted)
+        ends = beats(self._lake)
+        self._night.look(found.digest, ends.get(NIGHT))
+        current = published(self._lake)
+        self._training.look(current.release if current else "", ends.get("train"))
+        if not recipe.watch.alerts:
+            return [each.message for each in found.problems]
+        return send_alerts(self._lake, recipe.watch, [*problems(self._lake, recipe.watch), *found.problems])
+
+    def _ask_for_night(self) -> None:
+        print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC: there is news, a night is asked for", flush=True)
+        emit_event(
+            SNAPSHOT_EVENT, resource={"prefect.resource.id": "sidmill.sources", "sidmill.lake": self._served.lake}
+        )
+
+    def _ask_for_training(self) -> None:
+        current = published(self._lake)
+        if current is None:
+            return
+        print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC: a training of {current.release} is asked for", flush=True)
+        emit_event(
+            PUBLISHED_EVENT,
+            resource={"prefect.resource.id": f"sidmill.release.{current.release}", "sidmill.lake": self._served.lake},
+            payload={"lake": self._served.lake, "release": current.release},
+        )

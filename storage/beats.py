@@ -6,7 +6,7 @@ kind replaces. Nothing is decided by them; they tell a watcher that runs still h
 
 import json
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -27,6 +27,10 @@ class Beat:
     seconds: float
     outcome: str
     result: dict[str, Any]
+
+    @property
+    def began(self) -> datetime:
+        return self.at - timedelta(seconds=self.seconds)
 
     @property
     def found_nothing(self) -> bool:

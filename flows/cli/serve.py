@@ -1,6 +1,7 @@
 """`sidmill serve`: a server with scheduled runs."""
 
 from typing import Annotated
+from zoneinfo import available_timezones
 
 from cyclopts import Parameter
 
@@ -11,27 +12,40 @@ from flows.cli.start import production_recipe, say_loading
 def serve(
     *,
     cron: Annotated[str, Parameter(metavar="CRON")] = "0 3 * * *",
+    timezone: Annotated[str, Parameter(metavar="ZONE")] = "UTC",
+    every: Annotated[float, Parameter(metavar="SECONDS")] = 60.0,
+    metrics_port: Annotated[int, Parameter(metavar="PORT")] = 0,
     port: Annotated[int, Parameter(metavar="PORT")] = 4200,
     sources: Sources = Sources(),
     recipe: RecipeOptions = RecipeOptions(),
     common: Common = Common(),
 ) -> None:
-    """Serve nightly runs on a schedule, and training on each published release.
+    """Serve nightly runs on a schedule and for news, and training on each release.
 
     Starts a Prefect server, or uses that of PREFECT_API_URL, and runs until
-    Ctrl-C. Each night reads what is new in the sources.
+    Ctrl-C. Each night reads what is new in the sources. A night also runs when
+    the sources have news: a new version of a table, new files, messages of a
+    stream. What came while nothing was served is read after the start.
 
     $ sidmill serve --items incoming/items --interactions incoming/logs
-    $ sidmill serve --cron "30 1 * * *" --lake s3://bucket/lake
+    $ sidmill serve --cron "30 1 * * *" --timezone Europe/Berlin --every 0
+    $ sidmill serve --interactions kafka://broker:9092/clicks --every 300
 
     Args:
         cron: Times of the nights, in cron syntax. The default is 03:00 every day.
+        timezone: Time zone of these times.
+        every: Seconds between two looks at the sources and the lake; 0 never
+            looks, so that nights run on schedule alone and no alert is sent.
+        metrics_port: Port of 127.0.0.1 with metrics for Prometheus; 0 for none.
         port: Port of a server that is started here.
     """
+    if timezone not in available_timezones():
+        raise ValueError(f"there is no time zone {timezone!r}: give one such as UTC or Europe/Berlin.")
     lake = common.existing()
     given = recipe.recipe or recipe.overrides
     settings, overrides = recipe.resolve(production_recipe(lake)) if given else (None, [])
     say_loading()
+    from flows.serve import Served
     from flows.serve import serve as start
 
-    start(lake.uri, settings, *sources.absolute(), cron, port, overrides)
+    start(Served(lake.uri, settings, *sources.absolute(), cron, timezone, overrides, every, metrics_port), port)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -112,6 +112,14 @@ def metrics_text(lake: Lake, watch: WatchSpec) -> bytes:
     registry = CollectorRegistry()
     registry.register(LakeMetrics(lake, watch))
     return generate_latest(registry)
+
+
+def serve_metrics(lake: Lake, watch: WatchSpec, port: int) -> str:
+    """Serve the metrics on loopback from a thread; return their address."""
+    registry = CollectorRegistry()
+    registry.register(LakeMetrics(lake, watch))
+    server, _ = start_http_server(port, addr="127.0.0.1", registry=registry)
+    return f"http://127.0.0.1:{server.server_port}/metrics"
 
 
 def write_metrics(path: Path, text: bytes) -> None:
