@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flows.inspect.evaluation_tables import VERDICTS
+from storage.beats import Beat, beats
 from storage.lake import Lake
 from storage.releases.models import Model, models
 from storage.releases.pointers import Pointer, pointer_history
@@ -23,18 +24,20 @@ MOST_OF_AN_ERROR = 300
 class LakeState:
     """State of a lake. `last_run` is the newest run.
 
-    `unresolved_failures` are the newest runs of other kinds, where they ended badly.
+    `unresolved_failures` are the newest runs of other kinds, where they ended badly. `later` is the end of a run of the
+    last run's kind that found nothing to do after it: such a run is not recorded.
     """
 
     last_run: dict[str, Any] | None
     unresolved_failures: list[dict[str, Any]]
     production: dict[str, Any] | None
     held: str | None
+    later: str | None = None
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "LakeState":
         """Read the entries of `as_record`, among others."""
-        return cls(record["last_run"], record["unmended"], record["production"], record["held"])
+        return cls(record["last_run"], record["unmended"], record["production"], record["held"], record.get("later"))
 
     def as_record(self) -> dict[str, Any]:
         """Return the entries of `sidmill lake status --json`."""
@@ -43,7 +46,14 @@ class LakeState:
             "unmended": self.unresolved_failures,
             "production": self.production,
             "held": self.held,
+            "later": self.later,
         }
+
+    @property
+    def _later(self) -> list[str]:
+        if self.last_run is None or self.later is None:
+            return []
+        return [f"a later {self.last_run['kind']} found nothing to do, ended {_minute(self.later)}"]
 
     @property
     def lines(self) -> list[str]:
@@ -51,6 +61,7 @@ class LakeState:
         last = f"last run: {_run_line(self.last_run)}" if self.last_run else "no run is recorded"
         return [
             last,
+            *self._later,
             *(f"unresolved failure: {_run_line(run)}" for run in self.unresolved_failures),
             _production_line(self.production),
             *([self.held] if self.held else []),
@@ -62,14 +73,25 @@ def lake_state(lake: Lake, now: datetime | None = None) -> LakeState:
     known = runs(lake)
     newest = {run.kind: run for run in known}
     last = known[-1] if known else None
-    others = [run for run in newest.values() if run is not last and run.state in ENDED_BADLY]
+    ends = beats(lake)
+    others = [
+        run
+        for run in newest.values()
+        if run is not last and run.state in ENDED_BADLY and not _found_nothing_after(run, ends.get(run.kind))
+    ]
     history = pointer_history(lake, PRODUCTION)
     return LakeState(
         last_run=_run(last) if last else None,
         unresolved_failures=[_run(run) for run in sorted(others, key=lambda run: run.started)],
         production=_production(lake, history, now or datetime.now(UTC)),
         held=hold_of(history),
+        later=ends[last.kind].at.isoformat() if last and _found_nothing_after(last, ends.get(last.kind)) else None,
     )
+
+
+def _found_nothing_after(run: RunSummary, end: Beat | None) -> bool:
+    """Return whether a run of the same kind finished later, and left no record because there was nothing to do."""
+    return end is not None and end.outcome == "finished" and end.run != run.run and end.at > (run.ended or run.started)
 
 
 def _run(run: RunSummary) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def _run(command: str, alert: Alert) -> None:
     """Run a command with the alert as JSON on its standard input."""
     subprocess.run(
         shlex.split(command),
-        input=json.dumps(asdict(alert)),
+        input=json.dumps(asdict(alert)) + "\n",
         text=True,
         check=True,
         timeout=WITHIN_S,

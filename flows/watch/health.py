@@ -48,7 +48,7 @@ def problems(lake: Lake, watch: WatchSpec, now: datetime | None = None) -> list[
     """Return what is wrong with a lake now, by the limits of a recipe. Lags are asked of the streams' servers."""
     clock = now or datetime.now(UTC)
     state, ends = lake_state(lake, clock), beats(lake)
-    found = [*_failures(state, ends), *_stale(vitals(lake, watch, state, ends), clock)]
+    found = [*_failures(state), *_stale(vitals(lake, watch, state, ends), clock)]
     if watch.lag_messages is not None:
         found += _lagging(lags(lake), watch.lag_messages)
     return found
@@ -115,14 +115,11 @@ def _stale(times: Sequence[Vital], now: datetime) -> list[Problem]:
     return [problem for each in times if (problem := each.problem(now)) is not None]
 
 
-def _failures(state: LakeState, ends: dict[str, Beat]) -> Iterator[Problem]:
-    """Yield the kinds of runs whose newest run ended badly, unless one that found nothing to do ended after it."""
-    runs = [*([state.last_run] if state.last_run else []), *state.unresolved_failures]
-    for run in runs:
-        end = ends.get(run["kind"])
-        ended = datetime.fromisoformat(run["ended"] or run["started"])
-        mended = end is not None and end.outcome == "finished" and end.at > ended
-        if run["state"] in ENDED_BADLY and not mended:
+def _failures(state: LakeState) -> Iterator[Problem]:
+    """Yield the kinds of runs whose newest run ended badly; a person who cancels one knows of it."""
+    last = [state.last_run] if state.last_run and not state.later else []
+    for run in [*last, *state.unresolved_failures]:
+        if run["state"] in ENDED_BADLY and run["state"] != "cancelled":
             error = " ".join((run["error"] or "").split())
             yield Problem(f"failed {run['kind']}", f"{run['run']} {run['state']}{': ' if error else ''}{error}")
 

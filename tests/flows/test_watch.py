@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from flows.bootstrap import bootstrap
 from flows.cli.main import run_command
+from flows.inspect.lake_state import lake_state
 from flows.nightly import nightly
 from flows.watch.alerts import send_alerts
 from flows.watch.health import Problem, problems
@@ -130,6 +131,7 @@ def test_a_failed_night_leaves_its_log_with_the_traceback_and_is_a_problem_until
     nightly(lake.uri)
     assert problems(lake, WatchSpec()) == []
     assert run_command(["lake", "check", "--lake", lake.uri]) == 0
+    assert "a later nightly found nothing to do" in lake_state(lake).lines[1]
 
 
 class Receiver:
@@ -162,7 +164,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 def command_into(path: Path) -> str:
-    return f"{sys.executable} -c \"import sys; open('{path}', 'a').write(sys.stdin.read() + '\\n')\""
+    return f"{sys.executable} -c \"import sys; open('{path}', 'a').write(sys.stdin.read())\""
 
 
 def test_each_problem_is_told_once_and_once_when_it_is_over(
