@@ -25,6 +25,7 @@ from storage.releases.releases import PRODUCTION, published, read_release
 from tokenizer.spec import CodebookSpec
 from training.auto_settings import matches_auto_settings
 from training.errors import LearntWhatIsHeldOut, NoReference, NothingToTrainOn, VocabularyMismatch
+from training.evaluation.cases import HeldOutEvents
 from training.spec import GeneratorSpec
 
 
@@ -176,6 +177,17 @@ def model_key(manifest: Manifest, recipe: Recipe) -> str:
     return f"{manifest.id}-{manifest.codebook.vocabulary}-{recipe.model_hash}"
 
 
+def _rival(run: Run, manifest: Manifest, model: str) -> Model | None:
+    """Return the model in production, if it speaks a release's vocabulary and has learnt nothing that it holds out."""
+    current = published(run.lake)
+    if current is None or current.model in (None, model):
+        return None
+    row = read_model(run.lake, current.model)
+    if row.vocabulary != manifest.codebook.vocabulary or read_release(run.lake, row.release).cutoff > manifest.cutoff:
+        return None
+    return row if "spec" in row.card.identity else None
+
+
 @step
 def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
     """Evaluate a model on all current events at or after the release's cutoff, once per version of the log.
@@ -184,12 +196,14 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
     """
     from flows.steps.training import similarity_of
     from sidmill.release import load_model
-    from training.evaluation.evaluate import evaluate
+    from training.evaluation.evaluate import Rival, evaluate
 
     version = run.lake.version("interactions")
     negative = run.recipe.train.negative_events
     # "paired": evaluations made before generators were compared with baselines are repeated.
-    settings = json.dumps([run.recipe.evaluate.model_dump(mode="json"), negative, "paired"], sort_keys=True)
+    rival = _rival(run, manifest, model)
+    beside = [rival.id] if rival else []
+    settings = json.dumps([run.recipe.evaluate.model_dump(mode="json"), negative, "paired", *beside], sort_keys=True)
     key = hashlib.blake2b(f"{model}:{manifest.id}:{version}:{settings}".encode(), digest_size=8).hexdigest()
     if evaluations(run.lake, key):
         run.say(f"  evaluation skipped: {model} was evaluated on this log already")
@@ -197,7 +211,11 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
     trie = open_trie(run.lake, manifest)
     row = read_model(run.lake, model)
     spec = GeneratorSpec.model_validate(row.card.identity["spec"])
-    held_out = evaluation_cases(run.lake, LogSlice.of(manifest), trie, version, negative, spec)
+
+    def cases_of(read_by: GeneratorSpec) -> HeldOutEvents | None:
+        return evaluation_cases(run.lake, LogSlice.of(manifest), trie, version, negative, read_by)
+
+    held_out = cases_of(spec)
     if held_out is None:
         run.say(f"  not evaluated: the log holds no event at or after the cutoff {manifest.cutoff.isoformat()}")
         return None
@@ -207,12 +225,18 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
         generator = load_model(run.lake, row, manifest.codebook.vocabulary)
         likeness = similarity_of(run.lake, manifest, trie, run.recipe.evaluate)
         cases, trained_on = held_out.cases, held_out.trained_on
-        found = evaluate(generator, trie, cases, popularity, run.recipe.evaluate, trained_on, likeness)
+        beside_it = None
+        if rival is not None:
+            its_spec = GeneratorSpec.model_validate(rival.card.identity["spec"])
+            its_cases = held_out if its_spec == spec else cases_of(its_spec)
+            assert its_cases is not None
+            beside_it = Rival(load_model(run.lake, rival, manifest.codebook.vocabulary), its_cases.cases)
+        found = evaluate(generator, trie, cases, popularity, run.recipe.evaluate, trained_on, likeness, beside_it)
         protocol = (
             "per user with events at or after the cutoff: the last of them is the target, all before it the context; "
             f"full ranking over {len(trie)} items, interactions version {version}"
         )
-        result = {**found.as_record(), "protocol": protocol}
+        result = {**found.as_record(), "protocol": protocol, **({"production_model": rival.id} if rival else {})}
         view.note(f"{found.cases:,} users", cases=found.cases, targets_missing=found.targets_missing)
     record_evaluation(run.lake, key, model, manifest.id, result, run.provenance(interactions=version))
     for ranker in rankers(result):

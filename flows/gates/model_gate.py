@@ -1,4 +1,7 @@
-"""The gate of models: a run publishes no model worse than a baseline, unless the recipe allows it."""
+"""The gate of models: a run publishes no model worse than a baseline or than production's, unless the recipe allows it.
+
+Each is compared on the same cases, and worse means beyond the interval of the difference.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -9,7 +9,7 @@ from training.evaluation.metrics import headline_cut
 Result = dict[str, Any]
 
 # Recommenders, in the order of display.
-RANKERS = ("generator", "reranked", "dense", "sasrec", "item-knn", "popularity")
+RANKERS = ("generator", "production", "reranked", "dense", "sasrec", "item-knn", "popularity")
 # Verdicts of an evaluation as text: in a sentence, and in a column.
 VERDICTS = {"beats": "beats", "not told apart": "does not clearly differ from", "is worse": "is worse than"}
 RESULTS = {"beats": "better", "not told apart": "no clear difference", "is worse": "worse"}

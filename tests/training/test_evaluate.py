@@ -11,6 +11,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from flows.gates.model_gate import judge_model
 from learning.trainable import Cursor
 from tokenizer.trie.masks import TrieMasks
 from tokenizer.trie.trie import Trie
@@ -18,7 +19,7 @@ from training.data.events import gathered
 from training.data.histories import Plan, contexts, window_rows
 from training.decoding.beam_search import beam_search
 from training.evaluation.cases import EvaluationCases
-from training.evaluation.evaluate import evaluate
+from training.evaluation.evaluate import Rival, evaluate
 from training.evaluation.rerank import VectorSimilarity
 from training.models import build_generator
 from training.models.generator import Generator
@@ -58,14 +59,18 @@ def trie() -> Trie:
 
 @pytest.fixture(scope="module")
 def learned(trie: Trie) -> Generator:
-    """A small generator trained on the walks, in this process.
+    """A small generator trained on the walks."""
+    return trained(trie, walks(users=96, events=10, seed=0))
+
+
+def trained(trie: Trie, items: Ints) -> Generator:
+    """A small generator trained on histories, in this process.
 
     One thread: at two, 90 steps took 43 s instead of 1 s while the cores were busy elsewhere.
     """
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    items = walks(users=96, events=10, seed=0)
     rows = items.size
     table = pa.table(
         {
@@ -105,6 +110,32 @@ def test_a_planted_pattern_is_learned(trie: Trie, learned: Generator) -> None:
     row = result["generator"]
     assert row["prefix_recall@1"][1] == row["recall@1"] == row["raw"]["recall@1"] <= row["prefix_recall@1"][0]
     assert row["raw"] == {name: row[name] for name in row["raw"]}
+
+
+def test_a_model_is_compared_with_the_one_in_production_on_the_same_cases(trie: Trie, learned: Generator) -> None:
+    held_out = walks(users=64, events=8, seed=1)
+    cases = cases_of(held_out[:, :-1], held_out[:, -1])
+    counts = np.bincount(walks(96, 10, 0).reshape(-1), minlength=ITEMS)
+    rng = np.random.default_rng(3)
+    shuffled = trained(trie, rng.permuted(walks(users=96, events=10, seed=0), axis=1))
+
+    def verdict(model: Generator, in_production: Generator) -> dict[str, Any]:
+        result = figures(model, trie, cases, counts, SPEC, rival=Rival(in_production, cases))
+        alone = figures(in_production, trie, cases, counts, SPEC)
+        assert result["production"]["recall@1"] == alone["generator"]["recall@1"]
+        return result
+
+    better, worse = verdict(learned, shuffled), verdict(shuffled, learned)
+    assert better["against"]["production"]["verdict"] == "beats"
+    assert worse["against"]["production"]["verdict"] == "is worse"
+    assert worse["against"]["production"]["difference"] == -better["against"]["production"]["difference"] < 0
+    assert verdict(learned, learned)["against"]["production"]["verdict"] == "not told apart"
+    judged = judge_model("m-2", "r-1", worse, "block")
+    assert not judged.publishable
+    assert "worse than popularity and production" in judged.message or "worse than production" in judged.message
+    other = cases_of(held_out[:, :-1], held_out[::-1, -1])
+    with pytest.raises(ValueError, match="reads other cases"):
+        figures(learned, trie, cases, counts, SPEC, rival=Rival(learned, other))
 
 
 def test_what_was_found_is_put_in_order_by_vectors_too(trie: Trie, learned: Generator) -> None:

@@ -51,6 +51,16 @@ BASELINES = ("popularity", "item-knn")
 """The recommenders that a model is compared with."""
 AT_ONCE = 8192
 """Cases that a simple recommender ranks at a time."""
+PRODUCTION = "production"
+"""Row of the model in production."""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """The model in production, and the same cases as that model reads them."""
+
+    model: Generator
+    cases: EvaluationCases
 
 
 def evaluate(
@@ -61,13 +71,14 @@ def evaluate(
     spec: EvaluateSpec,
     trained_on: Sequence[Ints] | None = None,
     likeness: VectorSimilarity | None = None,
+    rival: Rival | None = None,
 ) -> EvaluationResult:
     """Figures of the generator, popularity, item neighbours and a SASRec, one row each, and the counts.
 
     With `likeness` there are two more rows: the generator's items in the order that includes likeness, and all items by
-    likeness alone.
+    likeness alone. With `rival` there is a row of the model in production; its cases are those of `cases`, in order.
 
-    `against` has the generator's recall less that of each of BASELINES, case by case
+    `against` has the generator's recall less that of each of BASELINES and of the rival, case by case
     (`training.evaluation.comparison`).
 
     A row has recall, NDCG and MRR with 95 % intervals, recall of the target's SID prefixes by length, the exposure of
@@ -107,6 +118,11 @@ def evaluate(
     if likeness is not None:
         rows["reranked"] = judge.row("reranked", _reranked(likeness, cases, found), _parts(like, spec.batch_size))
         rows["dense"] = judge.row("dense", _alike(likeness, cases, spec), _parts(like, AT_ONCE))
+    if rival is not None:
+        if not np.array_equal(rival.cases.target_rows, cases.target_rows):
+            raise ValueError("the model in production reads other cases, so the two cannot be compared case by case")
+        ranked = _generated(rival.model, trie, rival.cases, spec, [])
+        rows[PRODUCTION] = judge.row(PRODUCTION, ranked, _parts(like, spec.batch_size))
     rows["popularity"] = judge.row("popularity", _popular(popularity_counts, cases, spec), _parts(like, AT_ONCE))
     if trained_on is not None:
         neighbours = ItemNeighbours.of(trained_on, len(trie), NEAREST)
@@ -119,7 +135,7 @@ def evaluate(
     again = owner[known[owner] & (cases.taken_rows == cases.target_rows[owner])]
     return EvaluationResult(
         rows,
-        judge.against("generator", BASELINES),
+        judge.against("generator", (*BASELINES, PRODUCTION)),
         cases=len(cases),
         targets_missing=int((~known).sum()),
         targets_seen=len(np.unique(again)),
