@@ -44,7 +44,7 @@ class HeldOut:
     negative_events: tuple[str, ...]
 
 
-def behaviour(lake: Lake, held_out: HeldOut, trie: Trie) -> dict[str, list[float]]:
+def behaviour(lake: Lake, held_out: HeldOut, trie: Trie) -> dict[str, Any]:
     """Return the behaviour neighbour hit-rate (FORGE): the share of co-consumed item pairs that share 1, 2, .. codes.
 
     The share of random item pairs is returned too. Pairs are items of one user's held-out positive events, at most
@@ -55,7 +55,11 @@ def behaviour(lake: Lake, held_out: HeldOut, trie: Trie) -> dict[str, list[float
         return {}
     rows, places = np.unique(pairs, return_inverse=True)
     together = pair_agreement(trie.codes_of(rows), places.reshape(pairs.shape))
-    return {"consumed_together_sharing": together, "random_pairs_sharing": chance_agreement(trie)}
+    return {
+        "consumed_together_sharing": together,
+        "consumed_together_pairs": len(pairs),
+        "random_pairs_sharing": chance_agreement(trie),
+    }
 
 
 def consumed_together(lake: Lake, held_out: HeldOut, trie: Trie) -> NDArray[np.int64]:

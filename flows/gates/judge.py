@@ -1,17 +1,16 @@
 """Judge a candidate by the gates of its recipe."""
 
 import math
-from typing import Any
 
 from flows.gates.registry import GATES
 from flows.gates.release_gates import Candidate
 from flows.gates.spec import GateSpec, GatesSpec
-from storage.releases.manifest import Gate, Manifest
+from storage.releases.manifest import Gate
 
 
-def judge(metrics: dict[str, Any], items: int, parent: Manifest | None, gates: GatesSpec) -> tuple[Gate, ...]:
+def judge(candidate: Candidate, gates: GatesSpec) -> tuple[Gate, ...]:
     """Return all gates of a candidate, in the order of display. A metric that is not finite fails its gate."""
-    candidate, found = Candidate(metrics, items, parent), []
+    found = []
     for name in GATES:
         spec: GateSpec | None = getattr(gates, name)
         if spec is not None and (gate := _judged(name, spec, candidate)) is not None:

@@ -26,6 +26,8 @@ GATES: Registry[ReleaseGate] = Registry(
             "drifted_items",
             "capacity_used",
             "churn",
+            "outlying_items",
+            "behaviour_kept",
         )
     },
 )

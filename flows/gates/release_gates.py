@@ -9,11 +9,15 @@ from storage.releases.manifest import Manifest
 
 @dataclass(frozen=True)
 class Candidate:
-    """The input of gates: the metrics of a candidate, its number of items, and the release that it extends."""
+    """The input of gates: the metrics of a candidate, its number of items, and the release that it extends.
+
+    `production` is the release in production when it was made.
+    """
 
     metrics: dict[str, Any]
     items: int
     parent: Manifest | None
+    production: Manifest | None = None
 
 
 Figure = tuple[float, str]
@@ -49,6 +53,36 @@ def _churn(found: Candidate) -> Figure | None:
     return (found.metrics["churn"], "share of SIDs that the refit changed") if "churn" in found.metrics else None
 
 
+FEWEST_NEW, FEWEST_FITTED, FEWEST_PAIRS = 20, 1_000, 500
+"""Below these numbers of new items, of items of the parent and of pairs of items, a share says little."""
+LEAST_LIFT = 1.5
+"""Below this lift, codes followed behaviour so little that there was nothing to keep."""
+
+
+def _outlying(found: Candidate) -> Figure | None:
+    share = found.metrics.get("new_items_beyond_p99")
+    few = found.parent is None or found.parent.items < FEWEST_FITTED or found.metrics.get("new_items", 0) < FEWEST_NEW
+    if few or share is None:
+        return None
+    return share, "share of new items that lie farther from all codes than 99% of those that the codebook was fitted on"
+
+
+def _lift(metrics: dict[str, Any]) -> float | None:
+    """Return how much more often items that users take together share their first code than random items do."""
+    together, random = metrics.get("consumed_together_sharing"), metrics.get("random_pairs_sharing")
+    enough = metrics.get("consumed_together_pairs", 0) >= FEWEST_PAIRS
+    return together[0] / random[0] if together and random and random[0] and enough else None
+
+
+def _behaviour_kept(found: Candidate) -> Figure | None:
+    reference = found.parent or found.production
+    now, before = _lift(found.metrics), _lift(reference.metrics) if reference is not None else None
+    if now is None or before is None or before < LEAST_LIFT:
+        return None
+    says = "how much more often items taken together share their first code than random items, as a share of before"
+    return (now - 1) / (before - 1), says
+
+
 COLLISION_RATE = ReleaseGate(
     lambda found: (found.metrics["collision_rate"], "share of items whose SID is not unique"), 0.0, "block"
 )
@@ -74,3 +108,5 @@ CAPACITY_USED = ReleaseGate(
     lambda found: (found.metrics["capacity_used"], "share of the planned SIDs that are taken"), 0.9, "warn"
 )
 CHURN = ReleaseGate(_churn, 0.05, "block")
+OUTLYING_ITEMS = ReleaseGate(_outlying, 0.75, "block")
+BEHAVIOUR_KEPT = ReleaseGate(_behaviour_kept, 0.5, "block", at_least=True)

@@ -13,6 +13,9 @@ from pydantic import (
 
 from flows.gates.registry import GATES
 
+YOUNGER = ("outlying_items", "behaviour_kept")
+"""Gates that recipes of stored releases do not have."""
+
 
 class GateSpec(BaseModel):
     """Limit of a gate, and severity of a failure."""
@@ -54,8 +57,11 @@ class _Gates(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_absent_gates(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out the gates of packages that the recipe does not name, so that installing one changes no hash."""
-        return {name: value for name, value in serialize(self).items() if value is not None}
+        """Leave out gates that change no hash: of packages that the recipe does not name, and younger than recipes."""
+        said = {name: value for name, value in serialize(self).items() if value is not None}
+        return {
+            name: value for name, value in said.items() if name not in YOUNGER or value != _default(name).model_dump()
+        }
 
 
 def _default(name: str) -> GateSpec:

@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from flows.gates.judge import judge
+from flows.gates.release_gates import Candidate
 from flows.runtime.run import Run
 from flows.snapshot import Snapshot, added_events, arrived_since
 from flows.steps.assign import Assigned
@@ -63,7 +64,7 @@ def make_candidate(run: Run, given: CandidateInput) -> Manifest:
     reference = TrieRef(sha256=digest, path=f"blobs/{digest[:2]}/{digest}", sids=len(trie))
     with run.stage("gates") as view:
         metrics = _metrics(run, given, trie, versions)
-        gates = judge(metrics, len(trie), parent, run.recipe.gates)
+        gates = judge(Candidate(metrics, len(trie), parent, _production(run.lake)), run.recipe.gates)
         failed = [gate for gate in gates if not gate.passed]
         text = ", ".join(f"{gate.name} {gate.value:g} ({gate.severity})" for gate in failed) or "all passed"
         view.note(text, failed=len(failed))
@@ -175,6 +176,7 @@ def _metrics(run: Run, given: CandidateInput, trie: Trie, versions: dict[str, in
         "squared_error": total.squared,
         "squared_spread": total.spread,
         **_churn(run.lake, artifacts, trie),
+        "new_items": assigned.new_items,
         "new_items_distance": assigned.shift.distance if assigned.shift else None,
         "new_items_beyond_p99": assigned.shift.beyond_p99 if assigned.shift else None,
         "relocated": assigned.relocated,
@@ -187,17 +189,21 @@ def _metrics(run: Run, given: CandidateInput, trie: Trie, versions: dict[str, in
     }
 
 
+def _production(lake: Lake) -> Manifest | None:
+    alias = published(lake, PRODUCTION)
+    return read_release(lake, alias.release) if alias is not None else None
+
+
 def _churn(lake: Lake, artifacts: FittedArtifacts, trie: Trie) -> dict[str, Any]:
     """Return the churn that publishing a refit of production's codebook causes; empty under any other codebook."""
-    alias = published(lake, PRODUCTION)
-    production = read_release(lake, alias.release) if alias is not None else None
+    production = _production(lake)
     if production is None or production.codebook.id != artifacts.codebook_ref.refit_of:
         return {}
     changed = churn(*kept_codes(open_trie(lake, production), trie))
     return {"churn": changed.pop("full_sid"), "churn_of_levels": list(changed.values())}
 
 
-def _behaviour(run: Run, given: CandidateInput, trie: Trie) -> dict[str, list[float]]:
+def _behaviour(run: Run, given: CandidateInput, trie: Trie) -> dict[str, Any]:
     snapshot = given.snapshot
     if snapshot.interactions.version < 0:
         return {}
