@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from flows.gates.spec import GatesSpec
+from flows.gates.sql_checks import CheckSpec
 from flows.watch.spec import WatchSpec
 from infra.addresses import refuse_secrets_within, without_secrets
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
@@ -70,6 +71,9 @@ def _is_free(name: str) -> str:
 VectorsName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"), AfterValidator(_is_free)]
 
 
+CheckName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+
+
 class Recipe(BaseModel):
     """All sections of a recipe. A modality without a section is not extracted. The report shows `about`."""
 
@@ -90,6 +94,7 @@ class Recipe(BaseModel):
     codebook: CodebookSpec = CodebookSpec(levels=(LevelSpec(codes=256),) * 3)
     refit: RefitSpec | None = None
     gates: GatesSpec = GatesSpec()
+    checks: dict[CheckName, CheckSpec] = Field(default_factory=dict)
     budget: BudgetSpec = BudgetSpec()
     sequences: SequencesSpec = SequencesSpec()
     generator: GeneratorSection = GeneratorSection()
@@ -109,9 +114,10 @@ class Recipe(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_younger_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out `vectors` and `watch` where they say nothing: recipes were stored before they were sections."""
+        """Leave out sections that say nothing where recipes were stored before they were sections."""
         said = serialize(self)
-        says_nothing = {"vectors": not self.vectors, "watch": self.watch == WatchSpec()}
+        watches = self.watch != WatchSpec()
+        says_nothing = {"vectors": not self.vectors, "checks": not self.checks, "watch": not watches}
         return {name: value for name, value in said.items() if not says_nothing.get(name)}
 
     @property
@@ -151,7 +157,12 @@ def recipes_folder() -> Path:
     return Path(str(files("infra"))) / "recipes"
 
 
-RUN_ONLY_SECTIONS = ("budget", "gates", "watch")  # sections that judge a run: `--set` changes them for that run only
+RUN_ONLY_SECTIONS = (
+    "budget",
+    "gates",
+    "checks",
+    "watch",
+)  # sections that judge a run: `--set` changes them for that run only
 
 
 def split_overrides(overrides: list[str]) -> tuple[list[str], list[str]]:

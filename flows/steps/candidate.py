@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from flows.gates.judge import judge
 from flows.gates.release_gates import Candidate
+from flows.gates.sql_checks import judge_by_sql
 from flows.runtime.run import Run
 from flows.snapshot import Snapshot, added_events, arrived_since
 from flows.steps.assign import Assigned
@@ -64,7 +65,10 @@ def make_candidate(run: Run, given: CandidateInput) -> Manifest:
     reference = TrieRef(sha256=digest, path=f"blobs/{digest[:2]}/{digest}", sids=len(trie))
     with run.stage("gates") as view:
         metrics = _metrics(run, given, trie, versions)
-        gates = judge(Candidate(metrics, len(trie), parent, _production(run.lake)), run.recipe.gates)
+        gates = (
+            *judge(Candidate(metrics, len(trie), parent, _production(run.lake)), run.recipe.gates),
+            *judge_by_sql(run.recipe.checks, lambda: _visible_items(run.lake, snapshot), trie),
+        )
         failed = [gate for gate in gates if not gate.passed]
         text = ", ".join(f"{gate.name} {gate.value:g} ({gate.severity})" for gate in failed) or "all passed"
         view.note(text, failed=len(failed))
@@ -187,6 +191,10 @@ def _metrics(run: Run, given: CandidateInput, trie: Trie, versions: dict[str, in
         **_behaviour(run, given, trie),
         **_neighbours(run.lake, given, trie, versions),
     }
+
+
+def _visible_items(lake: Lake, snapshot: Snapshot) -> pl.DataFrame:
+    return snapshot.catalogue(lake).filter(~pl.col("deleted"))
 
 
 def _production(lake: Lake) -> Manifest | None:
