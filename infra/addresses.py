@@ -23,7 +23,8 @@ _BARE = rf"""{_SCHEME}(?:[^/?#\s]*@)?[^\s"'<>]*(?:\s+[^\s"'<>]*[=&][^\s"'<>]*)*"
 _WITHOUT_SCHEME = re.compile(r"\s*//[^\s/]+/")
 _IN_TEXT = re.compile(f"{_QUOTED}|{_BARE}")
 _HOST = re.compile(r"\[[^\]]*\]|[^:]*")
-_HOST_AND_PORT = re.compile(rf"(?:{_HOST.pattern})(?::\d+)?")
+# Of brokers there may be several, with commas between them.
+_HOST_AND_PORT = re.compile(rf"(?:{_HOST.pattern})(?::\d+)?(?:,[^:,@]+(?::\d+)?)*")
 _STORES = (
     "credentials of a store come from the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
     "GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_KEY, ...) or from the role of the machine"

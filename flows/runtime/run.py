@@ -20,6 +20,7 @@ from flows.runtime.progress import Display, StageView
 from flows.runtime.times import parse_time
 from flows.watch.alerts import send_alerts
 from flows.watch.health import problems
+from flows.watch.lineage import Lineage, addresses_of, is_wanted
 from infra.addresses import check_environment, hide_secrets
 from infra.settings import configure
 from learning.progress import progress_listener
@@ -56,6 +57,7 @@ class Run:
         self.record = RunRecord(self.lake, self.id, kind, recipe.hash, parameters, _flow_run_id())
         self.display = Display(_flow_log)
         self.result: dict[str, Any] = {}
+        self.lineage: Lineage | None = None
         self._tries: dict[str, Trie] = {}
         self._started = time.monotonic()
         self._moved_before = _bytes_moved()
@@ -127,6 +129,9 @@ def open_run(
     recorded = {**parameters, "recipe": settings}
     run = Run(kind, lake, effective, stored, recorded, parse_time(clock) or datetime.now(UTC))
     run.say(f"{kind} ({run.id}) on {run.lake.uri}")
+    run.lineage = Lineage(run.lake, run.id, kind, addresses_of(parameters)) if is_wanted() else None
+    if run.lineage is not None and (fault := run.lineage.start()):
+        run.say(f"  warning: {fault}")
     try:
         with stop_when_cancelled():
             yield run
@@ -150,6 +155,8 @@ def _end(run: Run, outcome: str, result: dict[str, Any]) -> None:
     run.record.end(outcome, result)
     if run.lake.exists("runs") or run.lake.exists("releases"):
         record_beat(run.lake, beat_of(run.kind, run.id, run.seconds(), outcome, {**result, **run.bytes_moved()}))
+    if run.lineage is not None and (unsent := run.lineage.end(outcome, result)):
+        run.say(f"  warning: {unsent}")
     watch = run.recipe.watch
     if watch.alerts:
         for fault in send_alerts(run.lake, watch, problems(run.lake, watch)):

@@ -22,6 +22,7 @@ from flows.nightly import nightly
 from flows.watch.alerts import send_alerts
 from flows.watch.health import Problem, problems
 from flows.watch.lag import lags
+from flows.watch.lineage import dataset
 from flows.watch.spec import WatchSpec
 from storage.beats import beats
 from storage.commit import Provenance
@@ -265,3 +266,41 @@ def test_messages_that_are_not_read_are_the_lag_of_a_stream(lake: Lake, kafka_br
     nightly(lake.uri, None, [], [topic])
     assert lake.rows("interactions") == 5
     assert lags(lake)[0].messages == 0
+
+
+def test_events_of_openlineage_name_what_a_run_read_and_wrote_and_none_is_sent_unasked(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = tmp_path / "events.jsonl"
+    monkeypatch.setenv("OPENLINEAGE__TRANSPORT__TYPE", "file")
+    monkeypatch.setenv("OPENLINEAGE__TRANSPORT__LOG_FILE_PATH", str(sent))
+    monkeypatch.setenv("OPENLINEAGE__TRANSPORT__APPEND", "true")
+    new = items(tmp_path / "new.csv", "c1")
+    nightly(lake.uri, None, [new])
+    failing(lake, tmp_path)
+    monkeypatch.delenv("OPENLINEAGE__TRANSPORT__TYPE")
+    nightly(lake.uri)
+    events = [json.loads(line) for line in sent.read_text().splitlines()]
+    assert [event["eventType"] for event in events] == ["START", "COMPLETE", "START", "FAIL"]
+    begun, done, _, failed = events
+    assert begun["run"]["runId"] == done["run"]["runId"] != failed["run"]["runId"]
+    assert (done["job"]["namespace"], done["job"]["name"]) == (lake.uri, "sidmill.nightly")
+    assert [(each["namespace"], each["name"]) for each in done["inputs"]] == [("file", new)]
+    written = {each["name"]: each["facets"]["version"]["datasetVersion"] for each in done["outputs"]}
+    assert written[lake.path("sids")] == str(lake.version("sids"))
+    assert lake.path("releases") in written
+    assert lake.path("interactions") not in written
+    assert "QuarantineBudgetExceeded" in failed["run"]["facets"]["errorMessage"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("address", "named"),
+    [
+        ("/data/in", ("file", "/data/in")),
+        ("s3://bucket/in/log", ("s3://bucket", "in/log")),
+        ("kafka://a:9092,b:9092/clicks", ("kafka://a:9092,b:9092", "clicks")),
+        ("s3://bucket/log?region=eu", ("s3://bucket", "log")),
+    ],
+)
+def test_data_sets_are_named_by_store_and_path(address: str, named: tuple[str, str]) -> None:
+    assert dataset(address) == named
