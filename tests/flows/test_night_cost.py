@@ -22,6 +22,7 @@ RECIPE: dict[str, Any] = {
     "collaborative": {"method": "sppmi", "dim": 8},
     "fusion": {"dim": 8, "hidden": 8, "epochs": 1, "steps": 5, "batch_size": 64},
     "codebook": {"levels": [{"codes": 32}] * 3, "iterations": 3, "sample": 512},
+    "compute": {"in_process_below": 1_000_000},
 }
 
 

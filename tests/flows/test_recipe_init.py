@@ -111,6 +111,7 @@ def test_presets_set_what_the_columns_alone_do_not_say(tmp_path: Path) -> None:
     assert made["kuairand"].items.require_title is False
 
 
+@pytest.mark.slow
 def test_a_drafted_recipe_runs_unchanged_to_a_published_release(tmp_path: Path) -> None:
     items, log = SHAPES["movielens"](tmp_path)
     file = tmp_path / "recipe.toml"

@@ -58,11 +58,11 @@ def test_a_pinned_version_outlives_an_old_log_its_checkpoints_and_an_outside_com
     lake = Lake(str(tmp_path))
     append(lake, "vectors", vectors(0, 3), "first", WHO)
     pinned = lake.version("vectors")
-    for number in range(105):
+    for number in range(30):  # more commits than lie between two checkpoints
         append(lake, "vectors", vectors(10 + number, 1), f"more-{number}", WHO)
     for entry in (tmp_path / "vectors" / "_delta_log").iterdir():
         os.utime(entry, (time.time() - 60 * 86400,) * 2)
-    for number in range(105, 210):
+    for number in range(30, 60):
         append(lake, "vectors", vectors(10 + number, 1), f"more-{number}", WHO)
     outside = DeltaTable(lake.path("vectors"))
     outside.create_checkpoint()
@@ -70,7 +70,7 @@ def test_a_pinned_version_outlives_an_old_log_its_checkpoints_and_an_outside_com
     outside.optimize.compact()
     DeltaTable(lake.path("vectors")).vacuum(dry_run=False)
     assert lake.read("vectors", pinned).num_rows == 3
-    assert lake.read("vectors").num_rows == 213
+    assert lake.read("vectors").num_rows == 63
     assert list(Log(lake.table_files("vectors"), "vectors").faults()) == []
 
 

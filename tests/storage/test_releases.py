@@ -192,7 +192,8 @@ def test_a_release_shows_what_was_found_on_it_and_not_on_another(tmp_path: Path)
     assert models(lake)[0].evaluation == {"cases": 3}
 
 
-def test_a_tight_loop_reader_sees_no_mix_during_100_publishes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("publishes", [30, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_tight_loop_reader_sees_no_mix_during_publishes(tmp_path: Path, publishes: int) -> None:
     """Whatever the reader resolves is one manifest: release, trie and segments always belong together."""
     lake = Lake(str(tmp_path))
     made = [candidate(lake, f"k{number}", ["a"]) for number in range(2)]
@@ -210,7 +211,7 @@ def test_a_tight_loop_reader_sees_no_mix_during_100_publishes(tmp_path: Path) ->
     readers = [threading.Thread(target=read) for _ in range(1)]
     for reader in readers:
         reader.start()
-    for number in range(100):
+    for number in range(publishes):
         publish(lake, made[(number + 1) % 2].id, WHO)
     over.set()
     for reader in readers:
