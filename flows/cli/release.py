@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from flows.cli.options import OPTIONS, AsJson, Common, OptionalModel, OptionalRelease
+from flows.cli.start import by_hand
 from flows.runtime.terminal import say
 
 app = App(name="release", help="List, compare, publish and export releases.", group_parameters=OPTIONS)
@@ -97,7 +98,6 @@ def publish(
         without_model: Publish also if production loses its generator by it.
     """
     from flows.gates.model_gate import may_be_worse
-    from storage.commit import Provenance
     from storage.releases.models import newest_model
     from storage.releases.publishing import publish as publish_release
 
@@ -105,7 +105,7 @@ def publish(
     now = publish_release(
         lake,
         release,
-        Provenance("release publish", ""),
+        by_hand("release publish"),
         model,
         without_model=without_model,
         may_be_worse=may_be_worse,
@@ -132,13 +132,12 @@ def rollback(*, to: OptionalRelease = None, common: Common = Common()) -> None:
         to: Release to go back to. Default: the one published before, without those that were rolled back.
     """
     from flows.gates.model_gate import may_be_worse
-    from storage.commit import Provenance
     from storage.releases.publishing import rollback as roll_back
     from storage.releases.releases import published
 
     lake = common.existing()
     before = published(lake)
-    now = roll_back(lake, Provenance("release rollback", ""), to, may_be_worse=may_be_worse)
+    now = roll_back(lake, by_hand("release rollback"), to, may_be_worse=may_be_worse)
     unmoved = "already, nothing was moved" if now == before else ""
     print(f"production -> ({now.release}, {now.model or 'no model'}) {unmoved}".rstrip())
     if now != before:
@@ -156,12 +155,11 @@ def hold(*, lift: bool = False, reason: str = "", common: Common = Common()) -> 
         lift: Let runs publish again.
         reason: Shown by each run that does not publish, and by `sidmill lake status`.
     """
-    from storage.commit import Provenance
     from storage.releases.publishing import held
     from storage.releases.publishing import hold as hold_production
     from storage.releases.publishing import lift as lift_hold
 
-    lake, who = common.existing(), Provenance("release hold", "")
+    lake, who = common.existing(), by_hand("release hold")
     if lift:
         print("production is no longer held" if lift_hold(lake, who) else "production was not held")
     else:

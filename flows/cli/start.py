@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import socket
 import sys
 from dataclasses import asdict
+from getpass import getuser
 from typing import TYPE_CHECKING, Any
 
 from flows.cli.options import Bounds, Common, RecipeOptions, Sources
@@ -11,6 +13,7 @@ from flows.runtime.terminal import say
 
 if TYPE_CHECKING:
     from flows.preflight.preflight import PlannedRun
+    from storage.commit import Provenance
     from storage.lake import Lake
 
 
@@ -31,6 +34,13 @@ def get_ready(*, cluster: bool = False) -> None:
 def say_loading() -> None:
     """Say that libraries are imported, which takes seconds."""
     print("loading the libraries of a run", file=sys.stderr, flush=True)
+
+
+def by_hand(verb: str) -> "Provenance":
+    """Return the provenance of a command that changes a lake without a run: the command, the user and the host."""
+    from storage.commit import Provenance
+
+    return Provenance(f"{verb} by {getuser()}@{socket.gethostname()}", "")
 
 
 def production_recipe(lake: "Lake") -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""`sidmill lake check` and `sidmill lake metrics`: the lake as a watcher sees it."""
+"""`sidmill lake check`, `metrics` and `audit`: the lake as a watcher sees it."""
 
 import json
 from pathlib import Path
@@ -75,6 +75,24 @@ def metrics(
         print(text.decode(), end="")
     else:
         write_metrics(output, text)
+
+
+@app.command
+def audit(*, as_json: AsJson = False, common: Common = Common()) -> None:
+    """Show who published, rolled back, held, pinned and retired what, oldest first.
+
+    Runs are named by their id, people by command, user and host.
+
+    $ sidmill lake audit
+    """
+    from flows.inspect.audit import audit as read_audit
+
+    moves = read_audit(common.existing())
+    if as_json:
+        print(json.dumps([move.as_record() for move in moves]))
+    else:
+        for move in moves:
+            say(str(move))
 
 
 def _watch(lake: "Lake", recipe: RecipeOptions) -> "WatchSpec":

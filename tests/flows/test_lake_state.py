@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import socket
 from datetime import UTC, datetime, timedelta
+from getpass import getuser
 from pathlib import Path
 from typing import Any
 
@@ -172,3 +174,22 @@ def test_a_night_says_how_many_of_its_new_items_have_behaviour(
     capsys.readouterr()
     nightly(uri, None, [str(small / "cold.jsonl")])
     assert "  0 of 20 new items have behaviour before the cutoff " in capsys.readouterr().out
+
+
+def test_the_audit_log_names_run_and_person_of_each_move_of_production(
+    night: Lake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["release", "rollback", "--lake", night.uri]) == 0
+    assert run_command(["release", "hold", "--reason", "wrong prices", "--lake", night.uri]) == 0
+    found = json.loads(out_of(capsys, "lake", "audit", "--json", lake=night))
+    assert [(move["value"]["release"], move["note"]) for move in found][-3:] == [
+        ("r-000002", "nightly"),
+        ("r-000001", "rollback"),
+        ("r-000001", "hold: wrong prices"),
+    ]
+    who = f"{getuser()}@{socket.gethostname()}"
+    assert found[-1]["who"] == f"release hold by {who}"
+    assert found[-3]["who"].startswith("nightly-")
+    assert f"production -> (r-000001, m-000001)  rollback  release rollback by {who}" in out_of(
+        capsys, "lake", "audit", lake=night
+    )
