@@ -12,14 +12,11 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import MissingContextError, TerminationSignal
 from prefect.logging import get_run_logger
 
-from flows.inspect.lake_state import lake_state
 from flows.recipe import Recipe, load_recipe, parse_recipe
 from flows.runtime.cancellation import stop_when_cancelled
-from flows.runtime.failure import show_failure, write_log
+from flows.runtime.ending import end_in_failure, end_well
 from flows.runtime.progress import Display, StageView
 from flows.runtime.times import parse_time
-from flows.watch.alerts import send_alerts
-from flows.watch.health import problems
 from flows.watch.lineage import Lineage, addresses_of, is_wanted
 from infra.addresses import check_environment, hide_secrets
 from infra.settings import configure
@@ -28,7 +25,6 @@ from pipelines.compute.cluster import shutdown
 from pipelines.compute.executors import Compute, InProcess, OnRay
 from pipelines.given.source import open_given
 from sidmill.release import open_trie
-from storage.beats import beat_of, record_beat
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.releases.manifest import Manifest
@@ -138,39 +134,14 @@ def open_run(
     except (KeyboardInterrupt, TerminationSignal):  # Ctrl-C, or the signal by which Prefect ends a cancelled run
         shutdown()
         if run.record.begun:
-            _end(run, "cancelled", {"reason": "interrupted"})
+            end_well(run, "cancelled", {"reason": "interrupted"})
         raise
     except BaseException as error:
         shutdown()
         hide_secrets(error)
-        log = write_log(run.lake, run.id, run.display.lines, error)
-        _end(run, "failed", {"error": f"{type(error).__name__}: {error}", "log": log})
-        show_failure(run.id, error, log)
+        end_in_failure(run, error)
         raise
-    _end(run, "finished", run.result)
-
-
-def _end(run: Run, outcome: str, result: dict[str, Any]) -> None:
-    """Record the end of a run, and tell whoever watches."""
-    run.record.end(outcome, result)
-    if run.lake.exists("runs") or run.lake.exists("releases"):
-        record_beat(run.lake, beat_of(run.kind, run.id, run.seconds(), outcome, {**result, **run.bytes_moved()}))
-    if run.lineage is not None and (unsent := run.lineage.end(outcome, result)):
-        run.say(f"  warning: {unsent}")
-    watch = run.recipe.watch
-    if watch.alerts:
-        for fault in send_alerts(run.lake, watch, problems(run.lake, watch)):
-            run.say(f"  warning: {fault}")
-    _say_lake_state(run)
-
-
-def _say_lake_state(run: Run) -> None:
-    """Show the state of the lake if a schedule or a trigger started the run, because nobody watches its end."""
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
-        return
-    for line in lake_state(run.lake).lines:
-        run.say(f"  {line}")
+    end_well(run, "finished", run.result)
 
 
 def _bytes_moved() -> dict[str, int]:

@@ -135,6 +135,23 @@ def test_a_failed_night_leaves_its_log_with_the_traceback_and_is_a_problem_until
     assert "a later nightly found nothing to do" in lake_state(lake).lines[1]
 
 
+def test_what_fails_while_a_failure_is_told_does_not_hide_it(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a full disk."""
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    for name in ("write_log", "record_beat", "problems", "show_failure"):
+        monkeypatch.setattr(f"flows.runtime.ending.{name}", full)
+    monkeypatch.setattr("storage.runs.RunRecord.end", full)
+    failing(lake, tmp_path, "watch.alert_command=/bin/false")
+    told = capsys.readouterr().out
+    for what in ("log of the failure", "record of the failure", "sign of life", "alerts", "artifact of the failure"):
+        assert f"warning: the {what} failed: [Errno 28] No space left on device" in told
+
+
 class Receiver:
     """An HTTP server that keeps what is sent to it."""
 

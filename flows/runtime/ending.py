@@ -1,0 +1,69 @@
+"""End of a run: its sign of life, its event, alerts, and the state of the lake. None of them may hide how it ended."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from prefect.context import FlowRunContext
+
+from flows.inspect.lake_state import lake_state
+from flows.runtime.failure import show_failure, write_log
+from flows.watch.alerts import send_alerts
+from flows.watch.health import problems
+from infra.addresses import without_secrets
+from storage.beats import beat_of, record_beat
+
+if TYPE_CHECKING:
+    from flows.runtime.run import Run
+
+
+def end_well(run: "Run", outcome: str, result: dict[str, Any]) -> None:
+    """Record that a run finished or was cancelled, and tell whoever watches."""
+    run.record.end(outcome, result)
+    _tell(run, outcome, result)
+
+
+def end_in_failure(run: "Run", error: BaseException) -> None:
+    """Leave the traces of a failed run, and tell whoever watches. Raise nothing: the caller raises the error."""
+    log = _guarded(run, "log of the failure", lambda: write_log(run.lake, run.id, run.display.lines, error)) or ""
+    result = {"error": f"{type(error).__name__}: {error}", "log": log}
+    _guarded(run, "record of the failure", lambda: run.record.end("failed", result))
+    _tell(run, "failed", result)
+    _guarded(run, "artifact of the failure", lambda: show_failure(run.id, error, log))
+
+
+def _tell(run: "Run", outcome: str, result: dict[str, Any]) -> None:
+    _guarded(run, "sign of life", lambda: _leave_beat(run, outcome, result))
+    if run.lineage is not None and (unsent := run.lineage.end(outcome, result)):
+        run.say(f"  warning: {unsent}")
+    _guarded(run, "alerts", lambda: _alert(run))
+    _guarded(run, "state of the lake", lambda: _say_lake_state(run))
+
+
+def _guarded(run: "Run", what: str, act: Callable[[], Any]) -> Any:
+    """Return what `act` returns; if it fails, say so and return None."""
+    try:
+        return act()
+    except Exception as error:  # noqa: BLE001 - the end of the run counts, whatever fails while it is told
+        run.say(f"  warning: the {what} failed: {without_secrets(str(error)) or type(error).__name__}")
+        return None
+
+
+def _leave_beat(run: "Run", outcome: str, result: dict[str, Any]) -> None:
+    if run.lake.exists("runs") or run.lake.exists("releases"):
+        record_beat(run.lake, beat_of(run.kind, run.id, run.seconds(), outcome, {**result, **run.bytes_moved()}))
+
+
+def _alert(run: "Run") -> None:
+    watch = run.recipe.watch
+    if watch.alerts:
+        for fault in send_alerts(run.lake, watch, problems(run.lake, watch)):
+            run.say(f"  warning: {fault}")
+
+
+def _say_lake_state(run: "Run") -> None:
+    """Show the state of the lake if a schedule or a trigger started the run, because nobody watches its end."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
+        return
+    for line in lake_state(run.lake).lines:
+        run.say(f"  {line}")
