@@ -1,4 +1,4 @@
-"""The two ways to write: `append`, idempotent by key, and `swap`, the only compare-and-swap.
+"""The ways to write: `append`, idempotent by key, and `swap`, the only compare-and-swap; `take_out` for retention.
 
 Delta's log is a sequence of files made with put-if-absent, which is a compare-and-swap of the table version. Used
 directly it is too lenient: two stale appends both succeed, because appends are rebased. Both functions below decide
@@ -17,7 +17,7 @@ import json
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -28,7 +28,7 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from storage.errors import CommitConflict, SchemaMismatch
 from storage.files.data_files import data_files, entries_hash, removal, write_rows
-from storage.files.table_log import FILES_HASH
+from storage.files.table_log import FILES_HASH, SEEN
 from storage.lake import Lake, TableRef
 from storage.schemas import TABLES
 
@@ -114,7 +114,7 @@ def append(lake: Lake, table: str, rows: pa.Table, key: str, provenance: Provena
         if files is None:
             files = write_rows(lake.table_files(table), TABLES[table], rows, key)
         try:
-            _commit(handle, table, [*files], provenance, key)
+            _commit(lake, handle, table, [*files], provenance, key)
         except CommitFailedError:
             _pause(attempt)
             continue
@@ -126,11 +126,17 @@ def append(lake: Lake, table: str, rows: pa.Table, key: str, provenance: Provena
 
 
 def _commit(
-    handle: DeltaTable, table: str, actions: list[AddAction | RemoveAction], provenance: Provenance, key: str = ""
+    lake: Lake,
+    handle: DeltaTable,
+    table: str,
+    actions: list[AddAction | RemoveAction],
+    provenance: Provenance,
+    key: str = "",
 ) -> None:
     """Commit log entries through `handle`: with a key, once; without, only if no other commit came between."""
     added = [action for action in actions if isinstance(action, AddAction)]
-    metadata = {**provenance.metadata(key), FILES_HASH: entries_hash(added)}
+    seen = json.dumps(dict(sorted(lake.seen.items())))
+    metadata = {**provenance.metadata(key), FILES_HASH: entries_hash(added), SEEN: seen}
     handle.create_write_transaction(
         actions,
         mode="append",
@@ -189,12 +195,28 @@ def _commit_alone(
     place = lake.table_files(table)
     files = write_rows(place, TABLES[table], rows, secrets.token_hex(8), news=not instead)
     try:
-        _commit(handle, table, [*files, *instead], provenance)
+        _commit(lake, handle, table, [*files, *instead], provenance)
     except CommitFailedError:
         for each in files:
             place.delete(each.path)
         return False
     return True
+
+
+def take_out(lake: Lake, table: str, paths: Collection[str], provenance: Provenance) -> bool:
+    """Take files out of the newest version of a table; former versions keep them until `lake gc` removes these.
+
+    Return False if there are none, or if another commit came between: a later call does it.
+    """
+    handle = lake.open(table)
+    now = int(time.time() * 1000)
+    instead = [removal(file, now) for file in data_files(handle, TABLES[table]) if file.path in paths]
+    try:
+        if instead:
+            _commit(lake, handle, table, [*instead], provenance)
+    except CommitFailedError:
+        return False
+    return bool(instead)
 
 
 def _compact(lake: Lake, handle: DeltaTable, table: str, provenance: Provenance) -> None:

@@ -49,7 +49,7 @@ class Lake:
 
     Credentials of an object store are read from its usual environment variables (AWS_*, ...), which deltalake passes to
     the store. The object is cheap and pickles as its URI. It remembers which tables exist, because no table is ever
-    removed, and each look costs a request of an object store.
+    removed, and each look costs a request of an object store. `seen` has the newest version of each table it opened.
     """
 
     def __init__(self, uri: str) -> None:
@@ -57,6 +57,7 @@ class Lake:
         self.uri = uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().resolve())
         self.blobs = Blobs(f"{self.uri}/blobs")
         self.files = Files(self.uri)
+        self.seen: dict[str, int] = {}
         self._format: int | None = None
         self._tables = set[str]()
 
@@ -114,6 +115,7 @@ class Lake:
         except (DeltaError, OSError) as error:
             raise why_unreadable(place, table, version, error) from error
         require_whole(place, table, handle.version())
+        self.seen[table] = max(handle.version(), self.seen.get(table, -1))
         return handle
 
     def open_or_create(self, table: str) -> DeltaTable:

@@ -1,14 +1,16 @@
 """`sidmill lake`: the state of the lake as a whole."""
 
 import json
+from datetime import timedelta
+from typing import Annotated
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from flows.cli.options import OPTIONS, AsJson, Common
 from flows.runtime.terminal import say
 from storage.errors import LakeError
 
-app = App(name="lake", help="Look at the lake as a whole: status, hashes, format.", group_parameters=OPTIONS)
+app = App(name="lake", help="Look at the lake as a whole, and keep it small.", group_parameters=OPTIONS)
 
 
 class VerificationFailed(LakeError):
@@ -59,3 +61,39 @@ def migrate(*, common: Common = Common()) -> None:
 
     for line in migrate_lake(common.open(), Provenance("lake migrate", "")):
         print(f"  {line}")
+
+
+@app.command
+def gc(
+    *,
+    keep: Annotated[int, Parameter(metavar="RELEASES")] = 10,
+    grace: Annotated[timedelta, Parameter(metavar="DURATION", show_default=lambda _: "7d")] = timedelta(days=7),
+    yes: bool = False,
+    as_json: AsJson = False,
+    common: Common = Common(),
+) -> None:
+    """Retire old releases, and remove the files that nothing needs any more.
+
+    Production, pins (`sidmill release pin`), the newest releases, and what
+    running runs need stay. Without --yes nothing is changed: the command says
+    what would go and why the rest stays.
+
+    $ sidmill lake gc
+    $ sidmill lake gc --keep 30 --grace 2d --yes
+
+    Args:
+        keep: Keep this many releases that were published last, and as many that were made last.
+        grace: Keep what was written, retired or replaced within this time, such as 7d or 12h: readers may still use it.
+        yes: Retire and remove.
+    """
+    from flows.inspect.collected import as_record, lines
+    from storage.commit import Provenance
+    from storage.retention.collect import collect
+    from storage.retention.policy import Policy
+
+    found = collect(common.existing(), Policy(keep, grace), Provenance("lake gc", ""), remove=yes)
+    if as_json:
+        print(json.dumps(as_record(found, removed=yes), indent=2))
+        return
+    for line in lines(found, removed=yes):
+        say(line)

@@ -1,4 +1,7 @@
-"""The log of a table by entry: its completeness, the files of each version, and the cause of a read error."""
+"""The log of a table by entry: its completeness, the files of each version, and the cause of a read error.
+
+Entries may be missing where `storage.files.trim` says so; the first entry after a gap then has a checkpoint.
+"""
 
 import json
 import re
@@ -8,26 +11,34 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import unquote
 
+import pyarrow as pa
 import pyarrow.fs as pafs
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
 from storage.errors import DataCorrupt, LakeError, LakeNotFound
 from storage.files.data_files import entry_hash
 from storage.files.store import Files
+from storage.files.trim import Trim, checkpoint_faults, read_trim
 
 ENTRY = re.compile(r"(\d{20})\.json")
+CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
 REMEDY = "restore the folder _delta_log of the table from a backup of the lake"
 FILES_HASH = "sidmill.files"
 """Key of a commit's metadata with the hash of its file entries."""
+SEEN = "sidmill.seen"
+"""Key of a commit's metadata with the newest versions of tables that its writer had opened: they exist since then."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of a log: the paths it adds and removes, or its fault."""
+    """One entry of a log: the paths it adds and removes, the time of its commit in ms, or its fault."""
 
     name: str
     added: frozenset[str] = frozenset()
     removed: frozenset[str] = frozenset()
     fault: str = ""
+    at_ms: int = 0
 
 
 class Log:
@@ -39,19 +50,36 @@ class Log:
     @cached_property
     def entries(self) -> dict[int, Entry]:
         """Existing entries, by version."""
+        return {number: _entry(name, self._files.read(f"_delta_log/{name}")) for number, name in self._numbered(ENTRY)}
+
+    @cached_property
+    def checkpoints(self) -> list[int]:
+        """Versions that have a checkpoint, and an entry to go on from."""
+        return [number for number, _ in self._numbered(CHECKPOINT) if number in self.entries]
+
+    @cached_property
+    def trim(self) -> Trim:
+        """The record of entries that `lake gc` removed."""
+        return read_trim(self._files)
+
+    @cached_property
+    def _names(self) -> list[str]:
         listed = self._files.filesystem.get_file_info(pafs.FileSelector("_delta_log", allow_not_found=True))
-        numbers = sorted((int(match[1]), match[0]) for each in listed if (match := ENTRY.fullmatch(each.base_name)))
-        return {number: _entry(name, self._files.read(f"_delta_log/{name}")) for number, name in numbers}
+        return sorted(each.base_name for each in listed)
+
+    def _numbered(self, pattern: re.Pattern[str]) -> list[tuple[int, str]]:
+        return [(int(match[1]), match[0]) for name in self._names if (match := pattern.fullmatch(name))]
 
     def faults(self) -> Iterator[str]:
         """Yield faults of the log: entries that are missing, truncated, or differ in their files from the commit."""
+        yield from (f"{fault}; {REMEDY}." for fault in checkpoint_faults(self._files, self.trim))
         expected = 0
         for number, entry in self.entries.items():
-            if number > expected:
+            first = max(expected, self.trim.before)
+            if number > first:
                 yield (
-                    f"the log of table {self.table!r} at {self._files.uri} lacks the entries {expected} to "
-                    f"{number - 1}: another program deleted them, so releases that pin these versions cannot be read; "
-                    f"{REMEDY}."
+                    f"the log of table {self.table!r} at {self._files.uri} lacks the entries {first} to {number - 1}: "
+                    f"another program deleted them, so releases that pin these versions cannot be read; {REMEDY}."
                 )
             expected = number + 1
             if entry.fault:
@@ -64,14 +92,37 @@ class Log:
         """Return the paths of the files of a version, for a log without faults."""
         return self._states.get(version, frozenset())
 
+    def opens(self, version: int) -> bool:
+        """Return whether the entries from a checkpoint, or from the first version, up to a version are there."""
+        return all(number in self.entries for number in range(self.base(version), version + 1))
+
+    def base(self, version: int) -> int:
+        """Return the version from whose checkpoint a version opens; 0 if there is none before it."""
+        return max((each for each in self.checkpoints if each <= version), default=0)
+
+    def newest_at(self, time_ms: int) -> int:
+        """Return the version that was the newest at a time; the first one there is for an earlier time."""
+        later = min((number for number, each in self.entries.items() if each.at_ms > time_ms), default=None)
+        before = [number for number in self.entries if later is None or number < later]
+        return max(before, default=min(self.entries))
+
     @cached_property
     def _states(self) -> dict[int, frozenset[str]]:
         states: dict[int, frozenset[str]] = {}
         now: frozenset[str] = frozenset()
         for number, entry in self.entries.items():
-            now = (now - entry.removed) | entry.added
+            after_gap = number > 0 and number - 1 not in states
+            now = self.files_by_checkpoint(number) if after_gap else (now - entry.removed) | entry.added
             states[number] = now
         return states
+
+    def files_by_checkpoint(self, version: int) -> frozenset[str]:
+        """Return the paths of the files of a version with a checkpoint, as the checkpoint has them."""
+        try:
+            actions = pa.table(DeltaTable(self._files.uri, version=version).get_add_actions())
+        except (DeltaError, OSError) as error:
+            raise why_unreadable(self._files, self.table, None, error) from error
+        return frozenset(map(unquote, actions["path"].to_pylist()))
 
 
 def _entry(name: str, text: bytes) -> Entry:
@@ -92,6 +143,7 @@ def _entry(name: str, text: bytes) -> Entry:
         frozenset(unquote(file["path"]) for file in added),
         frozenset(unquote(action["remove"]["path"]) for action in actions if "remove" in action),
         "lists other files or statistics than were committed" if said and now != said else "",
+        max((int(action["commitInfo"].get("timestamp", 0)) for action in actions if "commitInfo" in action), default=0),
     )
 
 
@@ -101,6 +153,11 @@ def why_unreadable(files: Files, table: str, version: int | None, error: Excepti
     for fault in log.faults():
         return DataCorrupt(fault)
     newest = max(log.entries, default=-1)
+    if version is not None and version < log.trim.before:
+        return LakeNotFound(
+            f"version {version} of table {table!r} at {files.uri} is gone: `sidmill lake gc` retired the releases that "
+            "pinned it. Read a release that stays (`sidmill release list`), or restore a backup that has it."
+        )
     if version is not None and version > newest >= 0:
         return LakeNotFound(f"table {table!r} at {files.uri} has no version {version}; its newest is {newest}.")
     return DataCorrupt(f"the log of table {table!r} at {files.uri} cannot be read ({_first_line(error)}): {REMEDY}.")
