@@ -1,4 +1,4 @@
-"""`lake gc`: what stays can be read in full, what goes is told and is gone, beside runs and readers and after a kill."""
+"""`lake gc`: what stays can be read in full, what goes is told and is gone, beside runs and readers."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from made_releases import WHO, candidate, model, sids
+from made_releases import TIME, WHO, candidate, model, sids
 
 from storage.commit import append
 from storage.errors import DataCorrupt, LakeNotFound, PublishRefused, Retired
@@ -323,17 +323,14 @@ def _damages_of_a_trimmed_log_are_told(lake: Lake, version: int) -> None:
     ):
         change()
         with pytest.raises(DataCorrupt, match=told):
-            for fault in Log(lake.table_files("vectors"), "vectors").faults():
-                raise DataCorrupt(fault)
-        with pytest.raises(DataCorrupt):
             gc(lake)
 
 
 def test_sequences_of_retired_releases_and_trainings_that_nobody_goes_on_with_go(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
     one, two = published(lake, 2)
-    row = {"bucket": 0, "user_id": "u", "event_id": "e", "event_time": datetime(2024, 1, 1, tzinfo=UTC),
-           "event_type": "t", "impression": None, "session_id": None, "item_id": "i", "codes": [1], "fresh": True}  # fmt: skip
+    row = {"bucket": 0, "user_id": "u", "event_id": "e", "event_time": TIME, "event_type": "t", "impression": None,
+           "session_id": None, "item_id": "i", "codes": [1], "fresh": True}  # fmt: skip
     for name in (f"{one}-in-8", f"{one}-in-8-since-m-000001", f"{two}-in-8"):
         append(lake, "sequences", pa.Table.from_pylist([{"release": name, **row}], schema=SEQUENCES.schema), name, WHO)
     for name, days in (("old", 9), ("young", 0)):
