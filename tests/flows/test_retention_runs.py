@@ -1,0 +1,122 @@
+"""Nights on a lake that `lake gc` keeps small: they find what they need, and SIDs stay."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flows.nightly
+from flows.bootstrap import bootstrap
+from flows.cli.main import run_command
+from flows.inspect.verify import verify
+from flows.nightly import nightly
+from sidmill.release import open_trie
+from storage.commit import Provenance
+from storage.lake import Lake
+from storage.migrate import migrate
+from storage.releases.releases import read_release, releases
+from storage.retention.collect import collect
+from storage.retention.policy import Policy
+
+RECIPE: dict[str, Any] = {
+    "text": None,
+    "attributes": {"fields": ["kind", "size"], "dim": 8},
+    "fusion": {"method": "concat", "dim": 8},
+    "codebook": {"levels": [{"codes": 8}, {"codes": 8}, {"codes": 8}]},
+    "gates": {gate: {"limit": 1.0, "severity": "warn"} for gate in ("shrinkage", "events_without_sid")},
+}
+
+
+def items(folder: Path, first: int, count: int) -> list[str]:
+    path = folder / f"items-{first}.jsonl"
+    rows = [
+        {"item_id": f"i{number:03d}", "title": "x", "kind": f"k{number % 3}", "size": f"s{number % 4}"}
+        for number in range(first, first + count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [str(path)]
+
+
+def log(folder: Path, number: int) -> list[str]:
+    path = folder / f"log-{number}.csv"
+    rows = [f"u{user},i{user % 8:03d},2024-01-{1 + number:02d}" for user in range(6)]
+    path.write_text("\n".join(["user_id,item_id,event_time", *rows]) + "\n")
+    return [str(path)]
+
+
+def sids(lake: Lake, release: str = "production") -> dict[str, tuple[int, ...]]:
+    trie = open_trie(lake, read_release(lake, release))
+    return {item: tuple(codes) for item, codes in zip(trie.item_ids.to_pylist(), trie.codes().tolist(), strict=True)}
+
+
+def wrong(lake: Lake) -> list[str]:
+    return [f"{each.subject} {each.what}: {each.fault}" for each in verify(lake) if each.fault]
+
+
+def test_nights_go_on_beside_gc_and_rollback_offers_what_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    bootstrap(lake.uri, RECIPE, items(tmp_path, 0, 12), log(tmp_path, 0))
+    for night in (1, 2):
+        nightly(lake.uri, None, items(tmp_path, 20 * night, 2), log(tmp_path, night))
+    first, before = sids(lake, "r-000001"), sids(lake)
+    publish = flows.nightly.publish
+
+    def collected(*arguments: Any) -> Any:
+        found = collect(lake, Policy(1, timedelta()), Provenance("test", ""), remove=True)
+        assert found.running, "the candidate of this run is not published yet, and stays"
+        return publish(*arguments)
+
+    monkeypatch.setattr(flows.nightly, "publish", collected)
+    assert nightly(lake.uri, None, items(tmp_path, 60, 2), log(tmp_path, 3))["published"]
+    monkeypatch.undo()
+    capsys.readouterr()
+    command = ["lake", "gc", "--keep", "2", "--grace", "0s", "--lake", lake.uri]
+    assert run_command(command) == 0
+    told = capsys.readouterr().out
+    assert "2 releases stay" in told
+    assert "Nothing was changed. Add --yes" in told
+    assert run_command([*command, "--yes", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert done["done"]
+    assert {"r-000003", "r-000004"} == set(done["kept"]["releases"])
+    assert wrong(lake) == []
+    assert run_command(["release", "rollback", "--to", "r-000001", "--lake", lake.uri]) == 1
+    assert "r-000001 was retired on" in capsys.readouterr().err
+    assert run_command(["release", "rollback", "--lake", lake.uri]) == 0
+    assert sids(lake) == before
+    assert run_command(["release", "rollback", "--lake", lake.uri]) == 1
+    assert run_command(["release", "publish", "r-000004", "--lake", lake.uri]) == 0
+    nightly(lake.uri, None, items(tmp_path, 80, 2), log(tmp_path, 4))
+    after = sids(lake)
+    assert first.items() <= after.items()
+    assert before.items() <= after.items()
+    assert len(after) == 12 + 2 * 4
+    assert wrong(lake) == []
+    assert run_command(["report", "--lake", lake.uri, "--output", str(tmp_path / "page.html")]) == 0
+    capsys.readouterr()
+    assert run_command(["release", "pin", "production", "--reason", "audit", "--lake", lake.uri]) == 0
+    assert run_command(["release", "list", "--lake", lake.uri]) == 0
+    listed = capsys.readouterr().out
+    assert "r-000005 pinned on" in listed
+    assert "retired by `sidmill lake gc`" in listed
+    assert run_command(["release", "unpin", "production", "--lake", lake.uri]) == 0
+
+
+def test_a_lake_of_format_1_is_collected_and_a_night_runs_on_what_is_left(old_lake: Lake, tmp_path: Path) -> None:
+    """It has data files of Delta's own writer, a model, and sequences."""
+    who = Provenance("test", "recipe")
+    list(migrate(old_lake, who))
+    lake = Lake(old_lake.uri)
+    before = sids(lake)
+    found = collect(lake, Policy(1, timedelta()), who, remove=True)
+    assert found.kept.releases == {"r-000001": "m-000001 was trained on it", "r-000002": "production points to it"}
+    assert wrong(lake) == []
+    assert nightly(lake.uri, items=items(tmp_path, 500, 2))["made"]
+    assert before.items() <= sids(lake).items()
+    collect(lake, Policy(1, timedelta()), who, remove=True)
+    assert wrong(lake) == []
+    assert [each.id for each in releases(lake)] == ["r-000001", "r-000003"]
