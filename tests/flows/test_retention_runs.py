@@ -1,6 +1,7 @@
 """Nights on a lake that `lake gc` keeps small: they find what they need, and SIDs stay."""
 
 import json
+import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ from flows.inspect.verify import verify
 from flows.nightly import nightly
 from sidmill.release import open_trie
 from storage.commit import Provenance
+from storage.errors import DataCorrupt
 from storage.lake import Lake
 from storage.migrate import migrate
+from storage.releases.completeness import lost_commits
 from storage.releases.releases import read_release, releases
 from storage.retention.collect import collect
 from storage.retention.policy import Policy
+from storage.runs import RunRecord
 
 RECIPE: dict[str, Any] = {
     "text": None,
@@ -55,13 +59,40 @@ def wrong(lake: Lake) -> list[str]:
     return [f"{each.subject} {each.what}: {each.fault}" for each in verify(lake) if each.fault]
 
 
-def test_nights_go_on_beside_gc_and_rollback_offers_what_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    lake = Lake(str(tmp_path / "lake"))
-    bootstrap(lake.uri, RECIPE, items(tmp_path, 0, 12), log(tmp_path, 0))
+@pytest.fixture(scope="module")
+def after_nights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lake after a bootstrap and two nights; each test has a copy of it."""
+    folder = tmp_path_factory.mktemp("nights")
+    lake = Lake(str(folder / "lake"))
+    bootstrap(lake.uri, RECIPE, items(folder, 0, 12), log(folder, 0))
     for night in (1, 2):
-        nightly(lake.uri, None, items(tmp_path, 20 * night, 2), log(tmp_path, night))
+        nightly(lake.uri, None, items(folder, 20 * night, 2), log(folder, night))
+    return Path(lake.uri)
+
+
+def test_the_newest_log_entry_of_every_table_that_a_run_wrote_is_missed(after_nights: Path, tmp_path: Path) -> None:
+    """But that of the last commit of a run, which nothing has seen yet."""
+    assert list(lost_commits(Lake(str(after_nights)))) == []
+    written = {path.parent.name for path in after_nights.glob("*/_delta_log")}
+    assert {"items", "interactions", "vectors", "sids", "sources", "releases", "pointers", "runs"} <= written
+    missed = set()
+    for table in sorted(written):
+        copy = Path(shutil.copytree(after_nights, tmp_path / table))
+        sorted((copy / table / "_delta_log").glob("*.json"))[-1].unlink()
+        if faults := list(lost_commits(Lake(str(copy)))):
+            missed.add(table)
+            assert any(f"table {table!r} ends at version" in fault for fault in faults)
+            record = RunRecord(Lake(str(copy)), "nightly-1", "nightly", "r", {})
+            with pytest.raises(DataCorrupt, match=r"has lost commits.*Copy it again.*restore a backup"):
+                record.begin()
+    assert written - missed == {"runs"}
+    assert any("no commit is lost" in each for each in wrong(Lake(str(tmp_path / "items"))))
+
+
+def test_nights_go_on_beside_gc_and_rollback_offers_what_stays(
+    after_nights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake = Lake(str(shutil.copytree(after_nights, tmp_path / "lake")))
     first, before = sids(lake, "r-000001"), sids(lake)
     publish = flows.nightly.publish
 
