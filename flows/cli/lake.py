@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from flows.cli.options import OPTIONS, AsJson, Common
+from flows.cli.options import OPTIONS, AsJson, Common, Release
 from flows.runtime.terminal import say
 from storage.errors import LakeError
 
@@ -97,3 +97,46 @@ def gc(
         return
     for line in lines(found, removed=yes):
         say(line)
+
+
+@app.command
+def backup(
+    target: Annotated[str, Parameter(name="DEST")],
+    /,
+    *,
+    release: Release = "production",
+    common: Common = Common(),
+) -> None:
+    """Copy a release with all that it pins to an empty place.
+
+    The copy is a lake with this release alone, and has the hashes of its files.
+
+    $ sidmill lake backup /backups/2026-12-01
+    $ sidmill lake backup s3://backups/spring --release r-000003
+
+    Args:
+        target: Folder or object-store URI, which must be empty or not exist.
+        release: Release id or alias.
+    """
+    from storage.commit import Provenance
+    from storage.retention.backup import backup as make_backup
+
+    made = make_backup(common.existing(), target, release, Provenance("lake backup", ""))
+    print(f"{target}: {made.release}, {made.model or 'no model'}, {len(made.files):,} files, {made.size:,} bytes")
+
+
+@app.command
+def restore(source: Annotated[str, Parameter(name="SOURCE")], /, *, common: Common = Common()) -> None:
+    """Make a lake of a backup, in an empty place. Every file is compared with its hash.
+
+    $ sidmill lake restore /backups/2026-12-01 --lake ./books
+
+    Args:
+        source: Folder or object-store URI that `sidmill lake backup` wrote.
+    """
+    from storage.retention.backup import restore as restore_lake
+
+    lake = common.open()
+    found = restore_lake(source, lake)
+    print(f"{lake.uri}: {len(found.files):,} files of {found.made_at[:19]} UTC, each with its hash")
+    print(f"production -> ({found.release}, {found.model or 'no model'})")

@@ -5,8 +5,8 @@ Entries may be missing where `storage.files.trim` says so; the first entry after
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 from urllib.parse import unquote
@@ -32,13 +32,17 @@ SEEN = "sidmill.seen"
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of a log: the paths it adds and removes, the time of its commit in ms, or its fault."""
+    """One entry of a log: the paths it adds and removes, the time of its commit in ms, or its fault.
+
+    `seen` has the newest versions of tables that its writer had opened.
+    """
 
     name: str
     added: frozenset[str] = frozenset()
     removed: frozenset[str] = frozenset()
     fault: str = ""
     at_ms: int = 0
+    seen: Mapping[str, int] = field(default_factory=dict)
 
 
 class Log:
@@ -133,7 +137,8 @@ def _entry(name: str, text: bytes) -> Entry:
     if not actions:
         return Entry(name, fault="is empty")
     added = [action["add"] for action in actions if "add" in action]
-    said = next((action["commitInfo"].get(FILES_HASH) for action in actions if "commitInfo" in action), None)
+    about: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+    said = about.get(FILES_HASH)
     now = entry_hash(
         {**{part: file[part] for part in ("path", "size", "partitionValues")}, "stats": json.loads(file["stats"])}
         for file in (added if said else [])
@@ -143,8 +148,15 @@ def _entry(name: str, text: bytes) -> Entry:
         frozenset(unquote(file["path"]) for file in added),
         frozenset(unquote(action["remove"]["path"]) for action in actions if "remove" in action),
         "lists other files or statistics than were committed" if said and now != said else "",
-        max((int(action["commitInfo"].get("timestamp", 0)) for action in actions if "commitInfo" in action), default=0),
+        int(about.get("timestamp", 0)),
+        json.loads(about.get(SEEN, "{}")),
     )
+
+
+def read_entry(files: Files, version: int) -> Entry:
+    """Return one entry of the log of a table; raise FileNotFoundError."""
+    name = f"{version:020d}.json"
+    return _entry(name, files.read(f"_delta_log/{name}"))
 
 
 def why_unreadable(files: Files, table: str, version: int | None, error: Exception) -> LakeError:

@@ -6,13 +6,12 @@ name each other. A table that ends before a version that is named somewhere has 
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import pyarrow.fs as pafs
 
 from storage.errors import DataCorrupt
 from storage.files.store import Files
-from storage.files.table_log import ENTRY, SEEN
+from storage.files.table_log import ENTRY, read_entry
 from storage.lake import Lake
 from storage.releases.models import recorded_models
 from storage.releases.pointers import newest_values
@@ -33,9 +32,10 @@ def lost_commits(lake: Lake) -> Iterator[str]:
     tables = [table for table in TABLES if lake.exists(table)]
     needed = dict[str, tuple[int, str]]()
     for table in tables:
-        for other, version in _seen(lake.table_files(table)).items():
+        place = lake.table_files(table)
+        for other, version in read_entry(place, _newest(place)).seen.items():
             _raise_to(needed, other, version, f"the newest commit of table {table!r} has seen")
-        _raise_to(needed, table, _checkpointed(lake.table_files(table)), "its last checkpoint is of")
+        _raise_to(needed, table, _checkpointed(place), "its last checkpoint is of")
     releases, models = recorded_releases(lake), recorded_models(lake)
     for manifest in releases:
         for table, version in manifest.versions.items():
@@ -62,17 +62,6 @@ def _raise_to(needed: dict[str, tuple[int, str]], table: str, version: int, why:
 def _newest(files: Files) -> int:
     listed = files.filesystem.get_file_info(pafs.FileSelector("_delta_log", allow_not_found=True))
     return max((int(match[1]) for each in listed if (match := ENTRY.fullmatch(each.base_name))), default=-1)
-
-
-def _seen(files: Files) -> dict[str, int]:
-    """Return the versions that the writer of a table's newest commit had opened; none if it did not record them."""
-    text = files.read(f"_delta_log/{_newest(files):020d}.json")
-    try:
-        actions: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except ValueError:
-        return {}  # opening the table says that its log is damaged
-    said = next((action["commitInfo"].get(SEEN, "{}") for action in actions if "commitInfo" in action), "{}")
-    return {str(table): int(version) for table, version in json.loads(said).items()}
 
 
 def _checkpointed(files: Files) -> int:

@@ -79,13 +79,7 @@ class Listing:
 
     @cached_property
     def _pictures(self) -> set[str]:
-        """Hashes of the pictures of all revisions of items."""
-        if "items" not in self._tables:
-            return set()
-        found = set[str]()
-        for batch in self._lake.batches("items", ["images"], ds.scalar(True)):
-            found.update(pc.unique(pc.list_flatten(batch.column("images"))).to_pylist())
-        return found
+        return pictures(self._lake)
 
     def garbage(self, needs: Needs) -> tuple[list[Garbage], dict[str, Trim]]:
         """Return what may go, by path below the lake, and the records of logs to write before.
@@ -121,6 +115,14 @@ class Listing:
             files = self._lake.files.found(folder)
             if all(each.changed_ns < cutoff_ms * 1_000_000 for each in files):
                 yield from (Garbage("trainings that were abandoned", each.path, each.size) for each in files)
+
+
+def pictures(lake: Lake) -> set[str]:
+    """Return the hashes of the pictures of all revisions of items."""
+    found = set[str]()
+    for batch in lake.batches("items", ["images"], ds.scalar(True)) if lake.exists("items") else ():
+        found.update(pc.unique(pc.list_flatten(batch.column("images"))).to_pylist())
+    return found
 
 
 def old_sequences(lake: Lake, gone: Iterable[str]) -> Mapping[str, int]:

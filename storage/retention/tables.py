@@ -46,7 +46,7 @@ def table_garbage(log: Log, place: Files, needed: set[int], leaving: set[int], c
     """
     for fault in log.faults():
         raise DataCorrupt(fault)
-    newest, since = max(log.entries), log.newest_at(cutoff_ms)
+    since = log.newest_at(cutoff_ms)
     lacking = [version for version in needed if not log.opens(version)]
     if lacking:
         raise DataCorrupt(
@@ -59,11 +59,32 @@ def table_garbage(log: Log, place: Files, needed: set[int], leaving: set[int], c
     ever = frozenset(chain.from_iterable(entry.added for entry in log.entries.values()))
     listed = place.found()
     files = [*_data_files(listed, named, ever, cutoff_ms), *drafts(listed, cutoff_ms)]
-    entries = list(_entries(log, listed, needed, since, newest))
-    if not entries:
-        return TableGarbage(None, files)
-    bases = {log.base(version) for version in (*needed, since)} & set(log.checkpoints)
-    return TableGarbage(_trim(log, place, bases, log.base(since)), [*files, *entries])
+    parts = log_parts(log, needed, since)
+    entries = list(_entries(parts, listed))
+    return TableGarbage(trim_of(log, place, parts) if entries else None, [*files, *entries])
+
+
+@dataclass(frozen=True)
+class LogParts:
+    """The parts of a log that some versions open from: ranges of entries, and the `bases` with checkpoints.
+
+    `before` is the first entry of the newest part, which goes on.
+    """
+
+    ranges: tuple[range, ...]
+    bases: frozenset[int]
+    before: int
+
+    def has(self, version: int) -> bool:
+        return any(version in each for each in self.ranges)
+
+
+def log_parts(log: Log, needed: set[int], since: int) -> LogParts:
+    """Return the parts that some versions open from, and all those from one on."""
+    ranges = [range(log.base(since), max(log.entries) + 1)]
+    ranges += [range(log.base(version), version + 1) for version in needed]
+    bases = {each.start for each in ranges} & set(log.checkpoints)
+    return LogParts(tuple(ranges), frozenset(bases), log.base(since))
 
 
 def _data_files(listed: list[Found], named: frozenset[str], ever: frozenset[str], cutoff_ms: int) -> Iterator[Garbage]:
@@ -84,27 +105,25 @@ def drafts(listed: list[Found], cutoff_ms: int) -> Iterator[Garbage]:
             yield Garbage("unfinished files", file.path, file.size, unnamed=True)
 
 
-def _entries(log: Log, listed: list[Found], needed: set[int], since: int, newest: int) -> Iterator[Garbage]:
+def _entries(parts: LogParts, listed: list[Found]) -> Iterator[Garbage]:
     """Yield entries and checkpoints that no needed version is opened from."""
-    ranges = [range(log.base(since), newest + 1), *(range(log.base(version), version + 1) for version in needed)]
-    bases = {each.start for each in ranges}
     for file in listed:
         if file.path != f"_delta_log/{file.name}":
             continue
         entry, checkpoint = ENTRY.fullmatch(file.name), CHECKPOINT.fullmatch(file.name)
-        if entry and not any(int(entry[1]) in each for each in ranges):
+        if entry and not parts.has(int(entry[1])):
             yield Garbage("log entries of former table versions", file.path, file.size)
-        if checkpoint and int(checkpoint[1]) < log.base(since) and int(checkpoint[1]) not in bases:
+        if checkpoint and int(checkpoint[1]) < parts.before and int(checkpoint[1]) not in parts.bases:
             yield Garbage("checkpoints of former table versions", file.path, file.size)
 
 
-def _trim(log: Log, place: Files, bases: set[int], before: int) -> Trim:
-    """Return the record of a log that is left with the entries from some checkpoints on, which must be right."""
-    for version in bases - set(log.trim.checkpoints):
+def trim_of(log: Log, place: Files, parts: LogParts) -> Trim:
+    """Return the record of a log of which some parts are left; raise DataCorrupt if a checkpoint is wrong."""
+    for version in parts.bases - set(log.trim.checkpoints):
         if log.files_by_checkpoint(version) != log.files_at(version):
             raise DataCorrupt(
                 f"the checkpoint {place.uri}/{checkpoint_name(version)} lists other files than the entries before it; "
                 "restore the folder _delta_log of the table from a backup of the lake."
             )
-    hashes = {version: place.hash(checkpoint_name(version)) for version in sorted(bases)}
-    return Trim(max(before, log.trim.before), hashes)
+    hashes = {version: place.hash(checkpoint_name(version)) for version in sorted(parts.bases)}
+    return Trim(max(parts.before, log.trim.before), hashes)
