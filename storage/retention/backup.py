@@ -6,7 +6,7 @@ backups, and a backup can be read in place.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import chain
@@ -36,8 +36,6 @@ from storage.schemas import TABLES
 
 RECORD = "backup.json"
 """The list of the files of a backup, written last."""
-LAST = ("sources", "quarantine", "interactions", "items")
-"""Tables whose newest version is looked up last, in this order: what names their rows is looked up before."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def backup(lake: Lake, target: str, release: str, provenance: Provenance) -> Bac
     write_format(copy.files, "lake backup")
     others = _others(lake, {each.id for each in releases} | ({model.id} if model else set()))
     captured = dict[str, int]()
-    for table in _capture_order(lake):
+    for table in filter(lake.exists, reversed(TABLES)):  # what names rows before the rows
         captured[table] = _copy_table(lake, copy, table, releases, others, captured)
     blobs = {digest for each in releases for _, digest in pinned_blobs(each)} | pictures(lake)
     blobs |= {digest for _, digest in model_blobs(model)} if model else set()
@@ -124,13 +122,6 @@ def _others(lake: Lake, staying: set[str]) -> set[str]:
     return recorded - staying
 
 
-def _capture_order(lake: Lake) -> Iterator[str]:
-    """Yield the tables in an order in which no newest version names what a later one lacks."""
-    for table in (*(each for each in reversed(TABLES) if each not in LAST), *LAST):
-        if lake.exists(table):
-            yield table
-
-
 def _copy_table(
     lake: Lake, copy: Lake, table: str, releases: Iterable[Manifest], others: set[str], captured: Mapping[str, int]
 ) -> int:
@@ -143,10 +134,7 @@ def _copy_table(
     log = Log(source, table)
     for fault in log.faults():
         raise DataCorrupt(fault)
-    ahead = (
-        number for number, each in log.entries.items() if any(each.seen.get(t, -1) > v for t, v in captured.items())
-    )
-    newest = min(ahead, default=max(log.entries) + 1) - 1
+    newest = min((n for n, each in log.entries.items() if _ahead(each, captured)), default=max(log.entries) + 1) - 1
     needed = {each.versions.get(table, -1) for each in releases} - {-1}
     parts = log_parts(log, needed, newest)
     names = [f"_delta_log/{number:020d}.json" for number in log.entries if number <= newest and parts.has(number)]

@@ -137,6 +137,30 @@ def test_nights_go_on_beside_gc_and_rollback_offers_what_stays(
     assert run_command(["release", "unpin", "production", "--lake", lake.uri]) == 0
 
 
+def test_a_restored_backup_verifies_and_the_same_night_gives_the_same_sids(
+    after_nights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The restore drill: the lake is lost, and what the commands give back goes on as it would have."""
+    lost = Lake(str(shutil.copytree(after_nights, tmp_path / "lake")))
+    assert run_command(["lake", "backup", str(tmp_path / "backup"), "--lake", lost.uri]) == 0
+    night = {"items": items(tmp_path, 60, 3), "interactions": log(tmp_path, 5)}
+    nightly(lost.uri, None, **night)
+    wanted = sids(lost)
+    shutil.rmtree(lost.uri)
+    capsys.readouterr()
+    assert run_command(["lake", "restore", str(tmp_path / "backup"), "--lake", lost.uri]) == 0
+    told = capsys.readouterr().out
+    assert "each with its hash" in told
+    assert "production -> (r-000003, no model)" in told
+    restored = Lake(lost.uri)
+    assert wrong(restored) == []
+    assert nightly(restored.uri, None, **night)["published"]
+    assert sids(restored) == wanted
+    assert wrong(restored) == []
+    again = [*items(after_nights.parent, 20, 2), *items(tmp_path, 60, 3)]
+    assert not nightly(restored.uri, None, again)["made"], "what was read before the backup is known as read"
+
+
 def test_a_lake_of_format_1_is_collected_and_a_night_runs_on_what_is_left(old_lake: Lake, tmp_path: Path) -> None:
     """It has data files of Delta's own writer, a model, and sequences."""
     who = Provenance("test", "recipe")

@@ -357,6 +357,9 @@ def test_joined_files_of_bookkeeping_tables_go_and_their_rows_stay(tmp_path: Pat
     for number in range(35):
         RunRecord(lake, f"run-{number}", "nightly", "r", {}).end("failed", {})
     rows, before = lake.read("runs").num_rows, len(list((tmp_path / "runs").glob("part-*")))
+    opened, between = Lake(lake.uri), lake.version("runs") - 40
+    assert gc(lake, days=0.5).garbage == ()
+    assert opened.read("runs", between).num_rows < rows, "who opened a version in the grace period reads it"
     gc(lake, days=2)
     assert lake.read("runs").num_rows == rows == 70
     assert len(list((tmp_path / "runs").glob("part-*"))) == len(lake.data_files("runs")) < before / 2
