@@ -43,6 +43,7 @@ def test_a_bootstrap_and_a_night_in_an_object_store_give_the_sids_of_a_disk(s3_b
             f"{inputs}/log-*.csv",
         )
         run("run", "nightly", "--lake", lake, "--items", f"{inputs}/items-*.jsonl")
+        assert "1 releases stay" in run("lake", "gc", "--keep", "1", "--grace", "0s", "--yes", "--lake", lake)
         assert "0 wrong" in run("lake", "verify", "--lake", lake)
     for release in ("r-000001", "r-000002"):
         on_disk, in_store = (sids(Lake(lake), release) for lake in lakes)
