@@ -17,6 +17,7 @@ def lines(found: Collected, removed: bool) -> Iterator[str]:
     done, to_do = ("retired", "removed") if removed else ("would be retired", "would be removed")
     yield f"{len(found.retired):,} releases and models {done}{_named(found.retired)}"
     yield from _by_kind(found.garbage, to_do)
+    yield from (f"{count:,} small data files of table {table!r} were joined" for table, count in found.joined.items())
     if found.later:
         when = (
             f"goes with a later `sidmill lake gc`, when {len(found.leaving):,} releases and models have been retired "
@@ -35,6 +36,7 @@ def as_record(found: Collected, removed: bool) -> dict[str, Any]:
         "retired": list(found.retired),
         "leaving": {name: at.isoformat() for name, at in sorted(found.leaving.items())},
         "cutoff": found.cutoff.isoformat(),
+        "joined": dict(found.joined),
         "removed": _kinds(found.garbage),
         "later": _kinds(found.later),
     }

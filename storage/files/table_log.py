@@ -5,7 +5,8 @@ Entries may be missing where `storage.files.trim` says so; the first entry after
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -34,7 +35,8 @@ SEEN = "sidmill.seen"
 class Entry:
     """One entry of a log: the paths it adds and removes, the time of its commit in ms, or its fault.
 
-    `seen` has the newest versions of tables that its writer had opened.
+    `seen` has the newest versions of tables that its writer had opened. An entry `joins` if it has no new row: it puts
+    rows of the files that it removes into others.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Entry:
     fault: str = ""
     at_ms: int = 0
     seen: Mapping[str, int] = field(default_factory=dict)
+    joins: bool = False
 
 
 class Log:
@@ -150,6 +153,7 @@ def _entry(name: str, text: bytes) -> Entry:
         "lists other files or statistics than were committed" if said and now != said else "",
         int(about.get("timestamp", 0)),
         json.loads(about.get(SEEN, "{}")),
+        bool(added) and not any(file.get("dataChange", True) for file in added),
     )
 
 
@@ -157,6 +161,28 @@ def read_entry(files: Files, version: int) -> Entry:
     """Return one entry of the log of a table; raise FileNotFoundError."""
     name = f"{version:020d}.json"
     return _entry(name, files.read(f"_delta_log/{name}"))
+
+
+def joined_files(files: Files, before: Collection[str], since: int, version: int) -> set[str]:
+    """Return the files that hold rows of the files `before` alone, because commits after `since` joined these.
+
+    Where `lake gc` cut the log between the versions, some may be left out.
+    """
+    held = set(before)
+    for number in range(since + 1, version + 1):
+        with suppress(FileNotFoundError):
+            entry = read_entry(files, number)
+            if entry.joins and entry.removed <= held:
+                held |= entry.added
+    return held - set(before)
+
+
+def before_joins(files: Files, version: int) -> int:
+    """Return the oldest version with the rows of a version: the commits between them only joined files."""
+    with suppress(FileNotFoundError):
+        while version > 0 and read_entry(files, version).joins:
+            version -= 1
+    return version
 
 
 def why_unreadable(files: Files, table: str, version: int | None, error: Exception) -> LakeError:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from storage.commit import Provenance, swap, take_out
+from storage.commit import Provenance, join_small, swap, take_out
 from storage.errors import LakeNotFound
 from storage.files.trim import Trim, write_trim
 from storage.lake import Lake
@@ -29,6 +29,8 @@ from storage.retention.tables import Garbage
 from storage.runs import RunSummary
 
 SEQUENCES = "sequences of retired releases"
+JOINED = ("items", "interactions", "vectors", "sids")
+"""Tables in which every night leaves a file; those of bookkeeping tables are joined as they are written."""
 TRAINS = ("bootstrap", "backfill", "train")
 """Kinds of runs that may go on from files below `training/`, however old."""
 
@@ -38,7 +40,8 @@ class Collected:
     """What a `lake gc` did, or would do: `retired` now, `garbage` removed now, `later` once what is `leaving` is gone.
 
     `leaving` has the releases and models that were retired within the grace period, with the time. `cutoff` is the time
-    since which nothing goes: the grace period, or the start of the oldest of the `running` runs.
+    since which nothing goes: the grace period, or the start of the oldest of the `running` runs. `joined` is the number
+    of small data files that were joined, by table.
     """
 
     kept: Kept
@@ -48,6 +51,7 @@ class Collected:
     later: tuple[Garbage, ...]
     running: tuple[str, ...]
     cutoff: datetime
+    joined: Mapping[str, int]
 
 
 def collect(lake: Lake, policy: Policy, provenance: Provenance, remove: bool, now: datetime | None = None) -> Collected:
@@ -66,6 +70,7 @@ def collect(lake: Lake, policy: Policy, provenance: Provenance, remove: bool, no
     state = _State(lake, policy, now, retired, running)
     if remove:
         _drop_sequences(lake, state, provenance)
+    joined = {table: join_small(lake, table, provenance) for table in JOINED if remove and lake.exists(table)}
     listing = Listing(lake)
     garbage, trims = listing.garbage(state.needs(frozenset(state.leaving)))
     collected = Collected(
@@ -76,6 +81,7 @@ def collect(lake: Lake, policy: Policy, provenance: Provenance, remove: bool, no
         tuple(_later(lake, listing, state, garbage)),
         tuple(run.run for run in running),
         state.cutoff,
+        {table: count for table, count in joined.items() if count},
     )
     if remove:
         _remove(lake, garbage, trims, state.cutoff)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from flows.bootstrap import bootstrap
 from flows.cli.main import run_command
 from flows.inspect.verify import verify
 from flows.nightly import nightly
+from flows.snapshot import Snapshot
 from sidmill.release import open_trie
+from storage import commit
 from storage.commit import Provenance
 from storage.errors import DataCorrupt
 from storage.lake import Lake
@@ -135,6 +137,31 @@ def test_nights_go_on_beside_gc_and_rollback_offers_what_stays(
     assert "r-000005 pinned on" in listed
     assert "retired by `sidmill lake gc`" in listed
     assert run_command(["release", "unpin", "production", "--lake", lake.uri]) == 0
+
+
+def test_a_night_after_its_files_were_joined_does_and_makes_what_it_would_have(
+    after_nights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commit, "MOST_FILES", 2)
+    plain, joined = (Lake(str(shutil.copytree(after_nights, tmp_path / name))) for name in ("plain", "joined"))
+    found = collect(joined, Policy(1, timedelta()), Provenance("test", ""), remove=True)
+    assert {"items", "sids", "vectors"} <= found.joined.keys()
+    assert len(joined.data_files("sids")) == 1
+    assert not nightly(joined.uri)["made"], "nothing has arrived"
+    now = datetime.now(UTC)
+    contents = [
+        Snapshot(lake.ref("items"), lake.ref("interactions"), now, now).content(lake) for lake in (plain, joined)
+    ]
+    assert contents[0] == contents[1], "a run that is done again finds what it made"
+    night = {"items": items(tmp_path, 60, 3), "interactions": log(tmp_path, 5)}
+    keys = []
+    for lake in (plain, joined):
+        assert nightly(lake.uri, None, **night)["published"]
+        manifest = read_release(lake, "production")
+        keys.append({**manifest.counts, "items": manifest.items, "errors": manifest.metrics.get("relative_error")})
+    assert keys[0] == keys[1]
+    assert sids(joined) == sids(plain)
+    assert wrong(joined) == []
 
 
 def test_a_restored_backup_verifies_and_the_same_night_gives_the_same_sids(
