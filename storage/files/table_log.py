@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 from urllib.parse import unquote
@@ -57,7 +57,9 @@ class Log:
     @cached_property
     def entries(self) -> dict[int, Entry]:
         """Existing entries, by version."""
-        return {number: _entry(name, self._files.read(f"_delta_log/{name}")) for number, name in self._numbered(ENTRY)}
+        found = {number: _entry(name, self._files.read(f"_delta_log/{name}")) for number, name in self._numbered(ENTRY)}
+        # The clock of a writer may be slow; that of the store then says when the entry was written.
+        return {number: replace(each, at_ms=max(each.at_ms, self._names[each.name])) for number, each in found.items()}
 
     @cached_property
     def checkpoints(self) -> list[int]:
@@ -70,9 +72,10 @@ class Log:
         return read_trim(self._files)
 
     @cached_property
-    def _names(self) -> list[str]:
+    def _names(self) -> dict[str, int]:
+        """Names of the files of the log, in order, with the times in ms at which they were written."""
         listed = self._files.filesystem.get_file_info(pafs.FileSelector("_delta_log", allow_not_found=True))
-        return sorted(each.base_name for each in listed)
+        return dict(sorted((each.base_name, (each.mtime_ns or 0) // 1_000_000) for each in listed))
 
     def _numbered(self, pattern: re.Pattern[str]) -> list[tuple[int, str]]:
         return [(int(match[1]), match[0]) for name in self._names if (match := pattern.fullmatch(name))]

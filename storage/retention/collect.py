@@ -73,19 +73,19 @@ def collect(lake: Lake, policy: Policy, provenance: Provenance, remove: bool, no
     joined = {table: join_small(lake, table, provenance) for table in JOINED if remove and lake.exists(table)}
     listing = Listing(lake)
     garbage, trims = listing.garbage(state.needs(frozenset(state.leaving)))
-    collected = Collected(
+    later = _later(lake, listing, state, garbage)
+    if remove:
+        garbage = _remove(lake, garbage, trims, state.cutoff)
+    return Collected(
         kept(policy, state.manifests, state.models, state.pointers, running, now),
         retired,
         state.leaving,
         tuple(garbage),
-        tuple(_later(lake, listing, state, garbage)),
+        tuple(later),
         tuple(run.run for run in running),
         state.cutoff,
         {table: count for table, count in joined.items() if count},
     )
-    if remove:
-        _remove(lake, garbage, trims, state.cutoff)
-    return collected
 
 
 class _State:
@@ -145,18 +145,24 @@ def _later(lake: Lake, listing: Listing, state: _State, garbage: list[Garbage]) 
     return [each for each in [*listing.garbage(state.needs())[0], *sequences] if each.path not in now]
 
 
-def _remove(lake: Lake, garbage: list[Garbage], trims: Mapping[str, Trim], cutoff: datetime) -> None:
-    """Remove files; entries of logs go after all others, once the records of what they were are written."""
+def _remove(lake: Lake, garbage: list[Garbage], trims: Mapping[str, Trim], cutoff: datetime) -> list[Garbage]:
+    """Remove files, and return those that were not written anew meanwhile.
+
+    Entries of logs go after all others, once the records of what they were are written.
+    """
     logs = [each for each in garbage if each.in_log]
+    removed = []
     for each in garbage:
         if not each.in_log and (not each.unnamed or _still_old(lake, each, cutoff)):
             _delete(lake, each)
+            removed.append(each)
     for table, trim in trims.items():
         write_trim(lake.table_files(table), trim)
     for each in logs:
         _delete(lake, each)
-    for folder in sorted({each.path.split("/")[1] for each in garbage if each.path.startswith(f"{TRAINING}/")}):
+    for folder in sorted({each.path.split("/")[1] for each in removed if each.path.startswith(f"{TRAINING}/")}):
         lake.files.delete_empty(f"{TRAINING}/{folder}")
+    return [*removed, *logs]
 
 
 def _still_old(lake: Lake, garbage: Garbage, cutoff: datetime) -> bool:
