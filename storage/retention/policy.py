@@ -18,7 +18,7 @@ from storage.releases.standing import standing_of
 from storage.runs import RunSummary, runs
 
 LOST = timedelta(days=30)
-"""A run on another machine that recorded nothing for so long is taken for dead."""
+"""A run that recorded nothing for so long is taken for dead, though its machine or its number say that it lives."""
 NAMES = ("parent", "release", "model", "since")
 """Parameters of runs that name a release or a model."""
 
@@ -52,7 +52,7 @@ class Kept:
 
 
 def running_runs(lake: Lake, now: datetime) -> list[RunSummary]:
-    """Return the runs that are recorded as running, on another machine only if they were heard of lately."""
+    """Return the runs that are recorded as running and recorded something lately."""
     return [run for run in runs(lake) if run.state == "running" and now - run.seen < LOST]
 
 

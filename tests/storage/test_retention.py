@@ -202,7 +202,7 @@ def _date_runs(lake: Lake, days: float) -> None:
     append(lake, "runs", pa.Table.from_pylist([earlier], schema=RUNS.schema), "earlier", WHO)
 
 
-def test_a_run_on_another_machine_that_recorded_nothing_for_long_keeps_nothing(tmp_path: Path) -> None:
+def test_a_run_that_recorded_nothing_for_long_keeps_nothing(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
     published(lake, 3)
     record = RunRecord(lake, "nightly-1", "nightly", "r", {"parent": "r-000001"})
