@@ -1,6 +1,7 @@
 """`sidmill release`: list, compare, publish and export releases."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -37,7 +38,8 @@ def list_releases(*, as_json: AsJson = False, common: Common = Common()) -> None
 
 
 def _pinned(standing: "Standing", release: str) -> str | None:
-    return str(standing.pins[release]) if release in standing.pins else None
+    found = standing.pins.get(release)
+    return str(found) if found is not None and found.holds(datetime.now(UTC)) else None
 
 
 @app.command(name="show")

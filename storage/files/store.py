@@ -135,7 +135,7 @@ class Files:
             return
         try:
             os.utime(self._local / name)
-        except FileNotFoundError:  # deleted since it was read
+        except (FileNotFoundError, PermissionError):  # deleted since it was read, or of another user
             self.write(name, data)
 
     def delete(self, name: str) -> None:

@@ -74,6 +74,10 @@ class Listing:
         return {table: Log(self._lake.table_files(table), table) for table in self._tables}
 
     @cached_property
+    def _files(self) -> dict[str, list[Found]]:
+        return {table: self._lake.table_files(table).found() for table in self._tables}
+
+    @cached_property
     def _blobs(self) -> list[Found]:
         return self._lake.files.found(BLOBS)
 
@@ -91,7 +95,7 @@ class Listing:
             place = self._lake.table_files(table)
             leaving = {each for each in needs.versions(table, needs.leaving) if log.opens(each)}
             needed = needs.versions(table, needs.staying)
-            part = table_garbage(log, place, needed, leaving, needs.cutoff_ms)
+            part = table_garbage(log, place, self._files[table], needed, leaving, needs.cutoff_ms)
             found += [replace(each, path=f"{table}/{each.path}") for each in part.files]
             if part.trim is not None:
                 trims[table] = part.trim

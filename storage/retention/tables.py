@@ -38,7 +38,9 @@ class TableGarbage:
     files: list[Garbage]
 
 
-def table_garbage(log: Log, place: Files, needed: set[int], leaving: set[int], cutoff_ms: int) -> TableGarbage:
+def table_garbage(
+    log: Log, place: Files, listed: list[Found], needed: set[int], leaving: set[int], cutoff_ms: int
+) -> TableGarbage:
     """Return what may go from a table of which some versions are needed, and others for some time yet.
 
     Every version that was the newest at or after the cutoff stays too: runs and readers may have opened it. Raise
@@ -57,7 +59,6 @@ def table_garbage(log: Log, place: Files, needed: set[int], leaving: set[int], c
     stay = needed | {number for number in log.entries if number >= since}
     named = frozenset(chain.from_iterable(log.files_at(version) for version in stay))
     ever = frozenset(chain.from_iterable(entry.added for entry in log.entries.values()))
-    listed = place.found()
     files = [*_data_files(listed, named, ever, cutoff_ms), *drafts(listed, cutoff_ms)]
     parts = log_parts(log, needed, since)
     entries = list(_entries(parts, listed))

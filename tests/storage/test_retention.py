@@ -278,6 +278,28 @@ def test_files_of_crashed_writers_go_when_they_are_old_and_are_not_written_again
     assert lake.blobs.get(again)
 
 
+@pytest.mark.parametrize("error", [FileNotFoundError, PermissionError])
+def test_a_blob_that_cannot_be_given_the_present_time_is_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
+) -> None:
+    """It is another user's, or was removed since it was hashed."""
+    from storage.files import store
+
+    lake = Lake(str(tmp_path))
+    digest = lake.blobs.put(b"blob")
+    _age(lake, digest, 9)
+
+    def refused(path: Path) -> None:
+        path.unlink()
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.os, "utime", refused)
+        lake.blobs.put(b"blob")
+    assert lake.blobs.get(digest) == b"blob"
+    assert gc(lake).garbage == ()
+
+
 def test_a_log_is_left_with_what_the_staying_versions_and_the_newest_ones_open_from(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
     versions = []
