@@ -286,6 +286,7 @@ def test_a_blob_that_cannot_be_given_the_present_time_is_written_anew(
     from storage.files import store
 
     lake = Lake(str(tmp_path))
+    published(lake, 1)
     digest = lake.blobs.put(b"blob")
     _age(lake, digest, 9)
 
