@@ -196,7 +196,7 @@ NIGHT, DAYS, GC = Step("night"), Step("days"), Step("gc")
 )
 @given(order=st.lists(steps, min_size=4, max_size=9))
 @example(order=[Step("pin"), NIGHT, NIGHT, NIGHT, DAYS, GC, DAYS, Step("gc", 5, killed=True), GC, Step("rollback")])
-@example(order=[NIGHT, NIGHT, NIGHT, NIGHT, Step("night", 3, GC), Step("gc", 1, Step("pin")), DAYS, GC])
+@example(order=[NIGHT, NIGHT, NIGHT, NIGHT, Step("night", 1, GC), Step("gc", 1, Step("pin")), DAYS, GC])
 def test_what_stays_can_be_read_in_any_order_of_nights_and_gc(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, order: list[Step]
 ) -> None:
