@@ -151,6 +151,11 @@ def build_parser() -> argparse.ArgumentParser:
         names, "runs.store", "requests and bytes of a bootstrap and of nights on a lake in an object store (moto)"
     )
     store.add_argument("--items", type=_count, default=2_000, help="number of items of the catalogue (2,000)")
+    nights = _benchmark(names, "runs.nights", "what many nights leave in a small lake, with `lake gc` or without")
+    nights.add_argument("--nights", type=_count, default=100, help="number of nights (100)")
+    nights.add_argument("--every", type=_count, default=10, help="nights between two `lake gc` (10)")
+    nights.add_argument("--keep", type=_count, default=10, help="releases to keep; 0 runs no `lake gc` (10)")
+    nights.add_argument("--grace", type=float, default=30.0, help="grace period in seconds (30)")
     return parser
 
 

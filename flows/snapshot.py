@@ -58,12 +58,12 @@ class Snapshot:
         """Return the identity of the visible data, independent of the time at which the snapshot was taken.
 
         A later `as_of` only adds rows, and a later cutoff only adds events before it. So table versions and row counts
-        identify the visible rows.
+        identify the visible rows. Versions that only joined files have the rows of those before.
         """
         arrived = ds.field("arrived_at") <= self.as_of
         events = ds.field("arrival_time") <= self.as_of
         return {
-            "versions": self.versions,
+            "versions": {name: lake.version_of_rows(name, version) for name, version in self.versions.items()},
             "items": lake.count("items", self.items.version, arrived),
             "events": lake.count("interactions", self.interactions.version, events),
             "events_before_cutoff": lake.count("interactions", self.interactions.version, self.log.visible),

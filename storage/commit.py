@@ -1,4 +1,4 @@
-"""The two ways to write: `append`, idempotent by key, and `swap`, the only compare-and-swap.
+"""The ways to write: `append`, idempotent by key, and `swap`, the only compare-and-swap; `take_out` for retention.
 
 Delta's log is a sequence of files made with put-if-absent, which is a compare-and-swap of the table version. Used
 directly it is too lenient: two stale appends both succeed, because appends are rebased. Both functions below decide
@@ -19,7 +19,7 @@ import json
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -29,15 +29,17 @@ from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 
 from storage.errors import CommitConflict, SchemaMismatch
-from storage.files.data_files import data_files, entries_hash, removal, write_rows
-from storage.files.table_log import FILES_HASH
+from storage.files.data_files import DataFile, data_files, entries_hash, removal, write_rows
+from storage.files.table_log import FILES_HASH, SEEN
 from storage.lake import Lake, TableRef
 from storage.schemas import TABLES
 
 # Commits that may lose a race before CommitConflict is raised.
 ATTEMPTS = 60
-# Files of a bookkeeping table above which they are joined.
+# Files of a bookkeeping table, or small files of a partition of a data table, above which they are joined.
 MOST_FILES = 32
+# Bytes from which a data file is joined no more.
+SMALL_FILE = 16 << 20
 # Shortest and longest upper bound of the random pause after a lost race, in seconds.
 FIRST_PAUSE_S = 0.005
 LONGEST_PAUSE_S = 0.5
@@ -116,7 +118,7 @@ def append(lake: Lake, table: str, rows: pa.Table, key: str, provenance: Provena
         if files is None:
             files = write_rows(lake.table_files(table), TABLES[table], rows, key)
         try:
-            _commit(handle, table, [*files], provenance, key)
+            _commit(lake, handle, table, [*files], provenance, key)
         except CommitFailedError:
             _pause(attempt)
             continue
@@ -151,6 +153,7 @@ def append_decided(
 
 
 def _commit(
+    lake: Lake,
     handle: DeltaTable,
     table: str,
     actions: list[AddAction | RemoveAction],
@@ -160,7 +163,8 @@ def _commit(
 ) -> None:
     """Commit log entries through `handle`: with a key, once; `alone`, only if no other commit came between."""
     added = [action for action in actions if isinstance(action, AddAction)]
-    metadata = {**provenance.metadata(key), FILES_HASH: entries_hash(added)}
+    seen = json.dumps(dict(sorted(lake.seen.items())))
+    metadata = {**provenance.metadata(key), FILES_HASH: entries_hash(added), SEEN: seen}
     handle.create_write_transaction(
         actions,
         mode="append",
@@ -221,12 +225,55 @@ def _commit_alone(
     place = lake.table_files(table)
     files = write_rows(place, TABLES[table], rows, key or secrets.token_hex(8), news=not instead)
     try:
-        _commit(handle, table, [*files, *instead], provenance, key, alone=True)
+        _commit(lake, handle, table, [*files, *instead], provenance, key, alone=True)
     except CommitFailedError:
         for each in () if key else files:
             place.delete(each.path)
         return []
     return files
+
+
+def take_out(lake: Lake, table: str, paths: Collection[str], provenance: Provenance) -> bool:
+    """Take files out of the newest version of a table; former versions keep them until `lake gc` removes these.
+
+    Return False if there are none, or if another commit came between: a later call does it.
+    """
+    handle = lake.open(table)
+    now = int(time.time() * 1000)
+    instead = [removal(file, now) for file in data_files(handle, TABLES[table]) if file.path in paths]
+    try:
+        if instead:
+            _commit(lake, handle, table, [*instead], provenance, alone=True)
+    except CommitFailedError:
+        return False
+    return bool(instead)
+
+
+def join_small(lake: Lake, table: str, provenance: Provenance) -> int:
+    """Join the small files of each partition of a data table that has many; return how many were joined.
+
+    Former versions keep them, and `Lake.read_added` does not take their rows for new. If another writer comes between,
+    a later call does it.
+    """
+    handle = lake.open(table)
+    small = small_files(data_files(handle, TABLES[table]))
+    if not small:
+        return 0
+    rows = lake.rows_of(handle, table, small)
+    if "item_id" in TABLES[table].statistics:
+        rows = rows.sort_by("item_id")  # so that its row groups hold few items each
+    now = int(time.time() * 1000)
+    joined = _commit_alone(lake, handle, table, rows, provenance, tuple(removal(each, now) for each in small))
+    return len(small) if joined else 0
+
+
+def small_files(files: Iterable[DataFile]) -> list[DataFile]:
+    """Return the small files of the partitions that have more than MOST_FILES of them."""
+    by_partition: dict[tuple[object, ...], list[DataFile]] = {}
+    for each in files:
+        if each.size < SMALL_FILE:
+            by_partition.setdefault(tuple(each.partition.values()), []).append(each)
+    return [each for part in by_partition.values() if len(part) > MOST_FILES for each in part]
 
 
 def _compact(lake: Lake, handle: DeltaTable, table: str, provenance: Provenance) -> None:

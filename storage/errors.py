@@ -2,6 +2,7 @@
 
 LakeError
 ├── LakeNotFound        no such lake, table, release or item
+│   └── Retired         a release or a model was retired: what it pinned is gone, or goes soon
 ├── LakeUnusable        the path is a file, or is not writable
 ├── LakeFormat          this program does not read or write the lake's format version
 ├── SchemaMismatch      rows do not match the schema of their table
@@ -28,6 +29,10 @@ class Unhealthy(LakeError):
 
 class LakeNotFound(LakeError):
     """Raised when a named lake, table, release or item does not exist."""
+
+
+class Retired(LakeNotFound):
+    """Raised when a release or a model was retired: what it pinned is gone, or goes soon."""
 
 
 class LakeUnusable(LakeError):

@@ -6,11 +6,13 @@ Format 1 has no such file. Format 2 names data files by their hashes, keeps ever
 
 import json
 
-from storage.errors import DataCorrupt, LakeFormat
+from storage.errors import DataCorrupt, LakeFormat, LakeUnusable
 from storage.files.store import Files
 
 FORMAT = 2
 MARKER = "lake.json"
+UNFINISHED = "unfinished"
+"""Key in the marker of a lake that is being copied, with the command that copies it."""
 
 
 def read_format(files: Files) -> int | None:
@@ -20,18 +22,25 @@ def read_format(files: Files) -> int | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        return int(json.loads(text)["format"])
+        stored = json.loads(text)
+        found, unfinished = int(stored["format"]), stored.get(UNFINISHED)
     except (ValueError, KeyError, TypeError) as error:
         raise DataCorrupt(
             f"{files.uri}/{MARKER} is damaged. It holds the format version of the lake, such as "
             f'{{"format": {FORMAT}}}. '
             "Restore it from a backup of the lake."
         ) from error
+    if unfinished:
+        raise LakeUnusable(
+            f"{files.uri} is not a whole lake: `sidmill {unfinished}` did not end. Delete it and run the command again."
+        )
+    return found
 
 
-def write_format(files: Files) -> None:
-    """Mark the lake with this program's format."""
-    files.write(MARKER, json.dumps({"format": FORMAT}).encode() + b"\n")
+def write_format(files: Files, unfinished: str = "") -> None:
+    """Mark the lake with this program's format; as unusable while a command that copies a lake is `unfinished`."""
+    marker = {"format": FORMAT, **({UNFINISHED: unfinished} if unfinished else {})}
+    files.write(MARKER, json.dumps(marker).encode() + b"\n")
 
 
 def require_readable(files: Files, found: int) -> None:

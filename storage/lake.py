@@ -18,7 +18,7 @@ from storage.files.among import Among
 from storage.files.blobs import Blobs
 from storage.files.data_files import DataFile, check_footers, check_whole, data_files, open_dataset
 from storage.files.store import Files
-from storage.files.table_log import require_whole, why_unreadable
+from storage.files.table_log import before_joins, joined_files, require_whole, why_unreadable
 from storage.format import FORMAT, read_format, require_readable, require_writable, write_format
 from storage.schemas import PROPERTIES, TABLES, TableSpec
 
@@ -49,7 +49,7 @@ class Lake:
 
     Credentials of an object store are read from its usual environment variables (AWS_*, ...), which deltalake passes to
     the store. The object is cheap and pickles as its URI. It remembers which tables exist, because no table is ever
-    removed, and each look costs a request of an object store.
+    removed, and each look costs a request of an object store. `seen` has the newest version of each table it opened.
     """
 
     def __init__(self, uri: str) -> None:
@@ -57,6 +57,7 @@ class Lake:
         self.uri = uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().resolve())
         self.blobs = Blobs(f"{self.uri}/blobs")
         self.files = Files(self.uri)
+        self.seen: dict[str, int] = {}
         self._format: int | None = None
         self._tables = set[str]()
 
@@ -114,6 +115,7 @@ class Lake:
         except (DeltaError, OSError) as error:
             raise why_unreadable(place, table, version, error) from error
         require_whole(place, table, handle.version())
+        self.seen[table] = max(handle.version(), self.seen.get(table, -1))
         return handle
 
     def open_or_create(self, table: str) -> DeltaTable:
@@ -220,12 +222,12 @@ class Lake:
         with self._reading(table, dataset):
             return dataset.to_table(columns=None if columns is None else list(columns), filter=_both(where, among))
 
-    def rows_of(self, handle: DeltaTable, table: str) -> pa.Table:
-        """Read all rows of an open table, at its version."""
-        return self._rows(table, data_files(handle, TABLES[table]), None)
+    def rows_of(self, handle: DeltaTable, table: str, files: list[DataFile] | None = None) -> pa.Table:
+        """Read all rows of an open table, at its version, or of some of its files."""
+        return self._rows(table, data_files(handle, TABLES[table]) if files is None else files, None)
 
     def read_files(self, table: str, paths: Sequence[str], columns: Sequence[str]) -> pa.Table:
-        """Read the rows of some files of a table, of any versions."""
+        """Read the rows of some files of a table, of any versions, without columns by which it is partitioned."""
         files = [DataFile(path, 0, 0, None, {}, {}) for path in paths]
         return self._rows(table, files, columns)
 
@@ -244,7 +246,7 @@ class Lake:
         With `since`, only files that this other version lacks are read.
         """
         files = self.data_files(table, version)
-        wanted = files if since is None else self._added(table, files, since)
+        wanted = files if since is None else self._added(table, files, since, version)
         dataset = self._dataset(table, wanted, where, among, columns)
         with self._reading(table, dataset):
             yield from dataset.to_batches(
@@ -262,20 +264,27 @@ class Lake:
             return int(dataset.count_rows(filter=where))
 
     def read_added(self, table: str, since: int, version: int, columns: Sequence[str]) -> pa.Table:
-        """Read the rows of the files that `version` has and version `since` lacks, and nothing else.
+        """Read the rows of the files that `version` has and version `since` lacks, but not those that `lake gc` joined.
 
-        A compaction writes old rows into new files.
+        Old rows may be among them after a compaction of another program, or where the log between was cut.
         """
-        files = [] if since == version else self._added(table, self.data_files(table, version), since)
+        files = [] if since == version else self._added(table, self.data_files(table, version), since, version)
         return self._rows(table, files, columns)
+
+    def version_of_rows(self, table: str, version: int) -> int:
+        """Return the oldest version that has the same rows, because all commits since only joined files."""
+        return before_joins(self.table_files(table), version)
 
     def file_names(self, table: str, version: int) -> set[str]:
         """Return the names of the files of a version, without their folders; none for version -1."""
         return {each.name for each in self.data_files(table, version)}
 
-    def _added(self, table: str, files: list[DataFile], since: int) -> list[DataFile]:
-        before = self.file_names(table, since)
-        return [each for each in files if each.name not in before]
+    def _added(self, table: str, files: list[DataFile], since: int, version: int | None) -> list[DataFile]:
+        known = {each.path for each in self.data_files(table, since)}
+        if known - {each.path for each in files}:
+            newest = self.version(table) if version is None else version
+            known |= joined_files(self.table_files(table), known, since, newest)
+        return [each for each in files if each.path not in known]
 
     def _dataset(
         self,

@@ -16,6 +16,7 @@ import pyarrow as pa
 from storage.commit import Provenance, append
 from storage.errors import LakeNotFound
 from storage.lake import Lake
+from storage.releases.completeness import require_complete
 from storage.schemas import RUNS
 
 
@@ -39,7 +40,15 @@ class RunRecord:
     _written: int = 0
 
     def begin(self) -> None:
-        """Record that the run started because there is work, with what `sidmill run resume` needs to start it again."""
+        """Record that the run started because there is work, with what `sidmill run resume` needs to start it again.
+
+        Raise DataCorrupt if the lake lost commits: what the run made would not fit what was made of them.
+        """
+        if not self.begun:
+            require_complete(self.lake)
+            self._start()
+
+    def _start(self) -> None:
         if self.begun:
             return
         self.begun = True
@@ -62,7 +71,7 @@ class RunRecord:
         """Record the end (finished, failed, cancelled); a run that had nothing to do leaves no trace."""
         if event == "finished" and not self.begun:
             return
-        self.begin()
+        self._start()
         self._buffer.append(self._event(event, self.kind, detail))
         self._flush()
 
@@ -85,7 +94,10 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One run from its events: `state` is running, finished, failed, cancelled, or killed (its process is gone)."""
+    """One run from its events: `state` is running, finished, failed, cancelled, or killed (its process is gone).
+
+    `seen` is the time of its last event.
+    """
 
     run: str
     kind: str
@@ -98,6 +110,7 @@ class RunSummary:
     host: str
     pid: int
     flow_run: str
+    seen: datetime
 
 
 def runs(lake: Lake) -> list[RunSummary]:
@@ -135,6 +148,7 @@ def _summary(events: list[dict[str, Any]]) -> RunSummary:
         host=str(first["detail"].get("host", "")),
         pid=int(first["detail"].get("pid", 0)),
         flow_run=str(first["detail"].get("flow_run", "")),
+        seen=last["at"],
     )
 
 

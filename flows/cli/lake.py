@@ -1,14 +1,17 @@
 """`sidmill lake`: the state of the lake as a whole."""
 
 import json
+from datetime import timedelta
+from typing import Annotated
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
-from flows.cli.options import OPTIONS, AsJson, Common
+from flows.cli.options import OPTIONS, AsJson, Common, Release
+from flows.cli.start import by_hand
 from flows.runtime.terminal import say
 from storage.errors import LakeError
 
-app = App(name="lake", help="Look at the lake as a whole: status, hashes, format.", group_parameters=OPTIONS)
+app = App(name="lake", help="Look at the lake as a whole, and keep it small.", group_parameters=OPTIONS)
 
 
 class VerificationFailed(LakeError):
@@ -54,8 +57,84 @@ def verify(*, as_json: AsJson = False, common: Common = Common()) -> None:
 @app.command
 def migrate(*, common: Common = Common()) -> None:
     """Bring a lake of an older format to the format of this version, in place."""
-    from storage.commit import Provenance
     from storage.migrate import migrate as migrate_lake
 
-    for line in migrate_lake(common.open(), Provenance("lake migrate", "")):
+    for line in migrate_lake(common.open(), by_hand("lake migrate")):
         print(f"  {line}")
+
+
+@app.command
+def gc(
+    *,
+    keep: Annotated[int, Parameter(metavar="RELEASES")] = 10,
+    grace: Annotated[timedelta, Parameter(metavar="DURATION", show_default=lambda _: "7d")] = timedelta(days=7),
+    yes: bool = False,
+    as_json: AsJson = False,
+    common: Common = Common(),
+) -> None:
+    """Retire old releases, and remove the files that nothing needs any more.
+
+    Production, pins (`sidmill release pin`), the newest releases, and what
+    running runs need stay. Without --yes nothing is changed: the command says
+    what would go and why the rest stays.
+
+    $ sidmill lake gc
+    $ sidmill lake gc --keep 30 --grace 2d --yes
+
+    Args:
+        keep: Keep this many releases that were published last, and as many that were made last.
+        grace: Keep what was written, retired or replaced within this time, such as 7d or 12h: readers may still use it.
+        yes: Retire and remove.
+    """
+    from flows.inspect.collected import as_record, lines
+    from storage.retention.collect import collect
+    from storage.retention.policy import Policy
+
+    found = collect(common.existing(), Policy(keep, grace), by_hand("lake gc"), remove=yes)
+    if as_json:
+        print(json.dumps(as_record(found, removed=yes), indent=2))
+        return
+    for line in lines(found, removed=yes):
+        say(line)
+
+
+@app.command
+def backup(
+    target: Annotated[str, Parameter(name="DEST")],
+    /,
+    *,
+    release: Release = "production",
+    common: Common = Common(),
+) -> None:
+    """Copy a release with all that it pins to an empty place.
+
+    The copy is a lake with this release alone, and has the hashes of its files.
+
+    $ sidmill lake backup /backups/2026-12-01
+    $ sidmill lake backup s3://backups/spring --release r-000003
+
+    Args:
+        target: Folder or object-store URI, which must be empty or not exist.
+        release: Release id or alias.
+    """
+    from storage.retention.backup import backup as make_backup
+
+    made = make_backup(common.existing(), target, release, by_hand("lake backup"))
+    print(f"{target}: {made.release}, {made.model or 'no model'}, {len(made.files):,} files, {made.size:,} bytes")
+
+
+@app.command
+def restore(source: Annotated[str, Parameter(name="SOURCE")], /, *, common: Common = Common()) -> None:
+    """Make a lake of a backup, in an empty place. Every file is compared with its hash.
+
+    $ sidmill lake restore /backups/2026-12-01 --lake ./books
+
+    Args:
+        source: Folder or object-store URI that `sidmill lake backup` wrote.
+    """
+    from storage.retention.backup import restore as restore_lake
+
+    lake = common.open()
+    found = restore_lake(source, lake)
+    print(f"{lake.uri}: {len(found.files):,} files of {found.made_at[:19]} UTC, each with its hash")
+    print(f"production -> ({found.release}, {found.model or 'no model'})")

@@ -1,14 +1,18 @@
 """`sidmill release`: list, compare, publish and export releases."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from flows.cli.options import OPTIONS, AsJson, Common, OptionalModel, OptionalRelease
+from flows.cli.options import OPTIONS, AsJson, Common, OptionalModel, OptionalRelease, Time
 from flows.cli.start import by_hand
 from flows.runtime.terminal import say
+
+if TYPE_CHECKING:
+    from storage.releases.standing import Standing
 
 app = App(name="release", help="List, compare, publish and export releases.", group_parameters=OPTIONS)
 
@@ -22,13 +26,21 @@ class NoTrie(ValueError):
 
 @app.command(name="list")
 def list_releases(*, as_json: AsJson = False, common: Common = Common()) -> None:
-    """List candidates and releases, oldest first."""
+    """List candidates and releases, oldest first, without those that were retired."""
     from flows.cli import show
     from flows.inspect.status import release_status
     from storage.releases.releases import published, releases
+    from storage.releases.standing import read_standing
 
     lake = common.existing()
-    show.releases([release_status(manifest) for manifest in releases(lake)], published(lake), as_json)
+    standing = read_standing(lake)
+    found = [{**release_status(each), "pinned": _pinned(standing, each.id)} for each in releases(lake)]
+    show.releases(found, published(lake), sum(name.startswith("r-") for name in standing.retired), as_json)
+
+
+def _pinned(standing: "Standing", release: str) -> str | None:
+    found = standing.pins.get(release)
+    return str(found) if found is not None and found.holds(datetime.now(UTC)) else None
 
 
 @app.command(name="show")
@@ -165,6 +177,44 @@ def hold(*, lift: bool = False, reason: str = "", common: Common = Common()) -> 
     else:
         hold_production(lake, who, reason)
         print(held(lake))
+
+
+@app.command
+def pin(release: ReleaseArgument, /, *, reason: str, until: Time = None, common: Common = Common()) -> None:
+    """Keep a release, with all that it pins, from `sidmill lake gc`.
+
+    $ sidmill release pin r-000003 --reason "spring report" --until 2027-06-30
+
+    Args:
+        release: Release id or alias.
+        reason: Shown by `sidmill release list` and `sidmill lake gc`.
+        until: Keep it up to this time. Default: until `sidmill release unpin`.
+    """
+    from flows.runtime.times import parse_time
+    from storage.releases.releases import read_release
+    from storage.releases.standing import pin as pin_release
+
+    lake = common.existing()
+    found = read_release(lake, release).id
+    print(f"{found} {pin_release(lake, found, reason, parse_time(until), by_hand('release pin'))}")
+
+
+@app.command
+def unpin(release: ReleaseArgument, /, *, common: Common = Common()) -> None:
+    """Lift a pin: `sidmill lake gc` may retire the release.
+
+    $ sidmill release unpin r-000003
+
+    Args:
+        release: Release id or alias.
+    """
+    from storage.releases.releases import read_release
+    from storage.releases.standing import unpin as unpin_release
+
+    lake = common.existing()
+    found = read_release(lake, release).id
+    lifted = unpin_release(lake, found, by_hand("release unpin"))
+    print(f"{found} is no longer pinned" if lifted else f"{found} was not pinned")
 
 
 @app.command

@@ -159,8 +159,8 @@ def _non_default_fields(settings: Record) -> Record:
     return found
 
 
-def releases(found: list[Record], current: Published | None, as_json: bool) -> None:
-    """Print a line per release; an asterisk marks production."""
+def releases(found: list[Record], current: Published | None, retired: int, as_json: bool) -> None:
+    """Print a line per release; an asterisk marks production. Pins, and how many were retired, are told below."""
     if as_json:
         _print_json(found)
         return
@@ -180,6 +180,11 @@ def releases(found: list[Record], current: Published | None, as_json: bool) -> N
     _table("", ["release", "kind", "parent", "items", "sizes", "codebook", "as of", "gates"], rows)
     if current:
         say(f"* production, with {current.model or 'no model'}")
+    for each in found:
+        if each["pinned"]:
+            say(f"{each['id']} {each['pinned']}")
+    if retired:
+        say(f"{retired:,} releases were retired by `sidmill lake gc`")
 
 
 def release(value: Record, as_json: bool) -> None:

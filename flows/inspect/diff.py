@@ -13,7 +13,7 @@ from sidmill.release import open_trie
 from storage.lake import Lake
 from storage.releases.manifest import CodebookRef, Manifest
 from storage.releases.models import evaluations
-from storage.releases.releases import releases
+from storage.releases.releases import recorded_releases
 
 # Metrics of a release that a diff shows.
 COMPARED = (
@@ -61,7 +61,7 @@ def diff_releases(lake: Lake, before: Manifest, after: Manifest) -> dict[str, An
 
 def _first_fit(lake: Lake, codebook: CodebookRef) -> str:
     """Return the first codebook in the chain of refits that led to this one; itself if it is no refit."""
-    refits = {each.codebook.id: each.codebook.refit_of for each in releases(lake)}
+    refits = {each.codebook.id: each.codebook.refit_of for each in recorded_releases(lake)}
     first = codebook.id
     while former := refits.pop(first, None):
         first = former

@@ -1,4 +1,7 @@
-"""Verify a lake: each pinned file once, each table log, and that every trie equals its SID table."""
+"""Verify a lake: each pinned file once, each table log, and that every trie equals its SID table.
+
+Releases and models that were retired pin nothing.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +15,7 @@ from storage.errors import LakeError
 from storage.files.data_files import DataFile
 from storage.files.table_log import Log
 from storage.lake import Lake
+from storage.releases.completeness import require_complete
 from storage.releases.integrity import Pinned, check_file, checksums, first_fault, model_blobs, pinned_blobs
 from storage.releases.manifest import Manifest
 from storage.releases.models import models, read_model
@@ -42,6 +46,7 @@ def verify(lake: Lake) -> Iterator[Finding]:
         faults = list(log.faults())
         yield Finding(table, "log", " ".join(faults) or None)
         yield Finding(table, "newest version", first_fault(lake.open, table))
+    yield Finding("lake", "no commit is lost", first_fault(require_complete, lake))
     try:
         known = releases(lake)
     except LakeError as error:
@@ -61,7 +66,7 @@ def verify(lake: Lake) -> Iterator[Finding]:
 
 
 def _versions(lake: Lake, logs: dict[str, Log], known: list[Manifest]) -> Iterator[Finding]:
-    """Check that the table's log has an entry for every version that a release pins."""
+    """Check that the table's log has all entries that lead to every version that a release pins."""
     pinned: dict[tuple[str, int], str] = {}
     for manifest in known:
         for table, version in manifest.versions.items():
@@ -69,7 +74,7 @@ def _versions(lake: Lake, logs: dict[str, Log], known: list[Manifest]) -> Iterat
     for (table, version), release in sorted(pinned.items()):
         if version < 0:
             continue
-        there = table in logs and version in logs[table].entries
+        there = table in logs and logs[table].opens(version)
         yield Finding(
             release, f"{table}@{version}", None if there else f"table {table!r} no longer has version {version}"
         )
@@ -98,7 +103,7 @@ def _blobs(lake: Lake, known: list[Manifest]) -> Iterator[Finding]:
             named.setdefault(digest, (manifest.id, what))
         yield Finding(manifest.id, f"codebook {manifest.codebook.id}", first_fault(_check_codebook, lake, manifest))
     for model in models(lake):
-        for what, digest in model_blobs(lake, model.id):
+        for what, digest in model_blobs(model):
             named.setdefault(digest, (model.id, what))
     for row in lake.read("items", columns=["item_id", "images"]).to_pylist() if lake.exists("items") else []:
         for digest in row["images"]:
@@ -117,16 +122,16 @@ def _tries(lake: Lake, logs: dict[str, Log], known: list[Manifest]) -> Iterator[
     """Check that every trie equals its SID table: exactly the same items with the same codes."""
     if not known:
         return
-    sids = _rows(lake, logs, "sids", ["assignment_id", "item_id", "codes"])
-    items = _rows(lake, logs, "items", ["item_id", "revision", "deleted", "arrived_at"])
+    sids = _rows(lake, logs, known, "sids", ["assignment_id", "item_id", "codes"])
+    items = _rows(lake, logs, known, "items", ["item_id", "revision", "deleted", "arrived_at"])
     for manifest in known:
         trie = f"trie {manifest.trie.sha256[:12]} against its SID table"
         yield Finding(manifest.id, trie, first_fault(_check_trie, lake, logs, manifest, sids, items))
 
 
-def _rows(lake: Lake, logs: dict[str, Log], table: str, columns: list[str]) -> pl.DataFrame:
-    """Return the rows of the files of all versions, with the file of each row."""
-    paths = set(chain.from_iterable(logs[table].files_at(version) for version in logs[table].entries))
+def _rows(lake: Lake, logs: dict[str, Log], known: list[Manifest], table: str, columns: list[str]) -> pl.DataFrame:
+    """Return the rows of the files of all pinned versions, with the file of each row."""
+    paths = set(chain.from_iterable(logs[table].files_at(manifest.versions[table]) for manifest in known))
     rows: pa.Table = lake.read_files(table, sorted(paths), [*columns, PATH])
     return pl.DataFrame(rows)
 

@@ -22,7 +22,7 @@ from storage.reasons import remedy
 from storage.releases.manifest import Manifest
 from storage.releases.models import Model
 from storage.releases.pointers import pointer_history
-from storage.releases.releases import PRODUCTION, published, read_release, releases
+from storage.releases.releases import PRODUCTION, published, releases
 from storage.runs import RunSummary, runs
 from tokenizer.codebook import Codebook
 from tokenizer.trie.trie import Trie
@@ -139,7 +139,8 @@ def _lineage(lake: Lake, manifest: Manifest) -> list[Manifest]:
 
 
 def _diffs(lake: Lake, manifest: Manifest) -> list[dict[str, Any]]:
-    """Return the diffs with the parent, and with every release under another codebook."""
-    compared = [diff_releases(lake, read_release(lake, manifest.parent), manifest)] if manifest.parent else []
-    others = [each for each in releases(lake) if each.codebook.id != manifest.codebook.id]
+    """Return the diffs with the parent, and with every release under another codebook, as far as they stay."""
+    staying = releases(lake)
+    compared = [diff_releases(lake, each, manifest) for each in staying if each.id == manifest.parent]
+    others = [each for each in staying if each.codebook.id != manifest.codebook.id]
     return compared + [diff_releases(lake, manifest, other) for other in others]

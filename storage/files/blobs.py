@@ -29,6 +29,7 @@ class Blobs:
 
     @staticmethod
     def _key(digest: str) -> str:
+        """Return the path of a blob below the URI."""
         return f"{digest[:2]}/{digest}"
 
     def location(self, digest: str) -> str:
@@ -36,14 +37,20 @@ class Blobs:
         return f"{self.uri}/{self._key(digest)}"
 
     def put(self, data: bytes) -> str:
-        """Store `data` and return its sha256. A stored blob whose bytes were changed is replaced."""
+        """Store `data` and return its sha256. A stored blob whose bytes were changed is replaced.
+
+        A blob that is there counts as written now: `lake gc` removes old ones that nothing names.
+        """
         digest = sha256(data)
+        key = self._key(digest)
         try:
-            whole = self.files.hash(self._key(digest)) == digest
+            whole = self.files.hash(key) == digest
         except FileNotFoundError:
             whole = False
-        if not whole:
-            self.files.write(self._key(digest), data)
+        if whole:
+            self.files.refresh(key, data)
+        else:
+            self.files.write(key, data)
         return digest
 
     def get(self, digest: str) -> bytes:

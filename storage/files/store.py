@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,6 +22,20 @@ NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEX
 def sha256(data: bytes) -> str:
     """Return the sha256 of some bytes, 64 hex digits."""
     return hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file that a listing found: its path below the listed URI, its bytes, and when it was last written, in ns."""
+
+    path: str
+    size: int
+    changed_ns: int
+
+    @property
+    def name(self) -> str:
+        """Last part of the path."""
+        return self.path.rsplit("/", 1)[-1]
 
 
 class Files:
@@ -102,9 +117,35 @@ class Files:
         found = self.filesystem.get_file_info(names)
         return [(each.size, each.mtime_ns or 0) if each.is_file else None for each in found]
 
+    def found(self, folder: str = "") -> list[Found]:
+        """Return all files below a folder, at any depth; none if it does not exist."""
+        selector = pafs.FileSelector(folder, allow_not_found=True, recursive=True)
+        listed = self.filesystem.get_file_info(selector)
+        return [Found(each.path, each.size, each.mtime_ns or 0) for each in listed if each.is_file]
+
+    def folders(self, folder: str = "") -> list[str]:
+        """Return the paths of the folders directly in a folder; none if it does not exist."""
+        listed = self.filesystem.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+        return sorted(each.path for each in listed if each.type is pafs.FileType.Directory)
+
+    def refresh(self, name: str, data: bytes) -> None:
+        """Give a file that holds `data` the present time, so that it counts as written now."""
+        if self._local is None:
+            self.write(name, data)
+            return
+        try:
+            os.utime(self._local / name)
+        except (FileNotFoundError, PermissionError):  # deleted since it was read, or of another user
+            self.write(name, data)
+
     def delete(self, name: str) -> None:
         """Delete a file that is not referenced."""
         self.filesystem.delete_file(name)
+
+    def delete_empty(self, folder: str) -> None:
+        """Delete a folder, with its folders, if there is no file in them."""
+        if not self.found(folder) and self.filesystem.get_file_info(folder).type is pafs.FileType.Directory:
+            self.filesystem.delete_dir(folder)
 
     def local_path(self, name: str) -> Path | None:
         """Return the path of a file on a local disk; None in an object store."""

@@ -1,33 +1,51 @@
-"""The log of a table by entry: its completeness, the files of each version, and the cause of a read error."""
+"""The log of a table by entry: its completeness, the files of each version, and the cause of a read error.
+
+Entries may be missing where `storage.files.trim` says so; the first entry after a gap then has a checkpoint.
+"""
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 from urllib.parse import unquote
 
+import pyarrow as pa
 import pyarrow.fs as pafs
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
 from storage.errors import DataCorrupt, LakeError, LakeNotFound
 from storage.files.data_files import entry_hash
 from storage.files.store import Files
+from storage.files.trim import Trim, checkpoint_faults, read_trim
 
 ENTRY = re.compile(r"(\d{20})\.json")
+CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
 REMEDY = "restore the folder _delta_log of the table from a backup of the lake"
 FILES_HASH = "sidmill.files"
 """Key of a commit's metadata with the hash of its file entries."""
+SEEN = "sidmill.seen"
+"""Key of a commit's metadata with the newest versions of tables that its writer had opened: they exist since then."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of a log: the paths it adds and removes, or its fault."""
+    """One entry of a log: the paths it adds and removes, the time of its commit in ms, or its fault.
+
+    `seen` has the newest versions of tables that its writer had opened. An entry `joins` if it has no new row: it puts
+    rows of the files that it removes into others.
+    """
 
     name: str
     added: frozenset[str] = frozenset()
     removed: frozenset[str] = frozenset()
     fault: str = ""
+    at_ms: int = 0
+    seen: Mapping[str, int] = field(default_factory=dict)
+    joins: bool = False
 
 
 class Log:
@@ -39,19 +57,39 @@ class Log:
     @cached_property
     def entries(self) -> dict[int, Entry]:
         """Existing entries, by version."""
+        found = {number: _entry(name, self._files.read(f"_delta_log/{name}")) for number, name in self._numbered(ENTRY)}
+        # The clock of a writer may be slow; that of the store then says when the entry was written.
+        return {number: replace(each, at_ms=max(each.at_ms, self._names[each.name])) for number, each in found.items()}
+
+    @cached_property
+    def checkpoints(self) -> list[int]:
+        """Versions that have a checkpoint, and an entry to go on from."""
+        return [number for number, _ in self._numbered(CHECKPOINT) if number in self.entries]
+
+    @cached_property
+    def trim(self) -> Trim:
+        """The record of entries that `lake gc` removed."""
+        return read_trim(self._files)
+
+    @cached_property
+    def _names(self) -> dict[str, int]:
+        """Names of the files of the log, in order, with the times in ms at which they were written."""
         listed = self._files.filesystem.get_file_info(pafs.FileSelector("_delta_log", allow_not_found=True))
-        numbers = sorted((int(match[1]), match[0]) for each in listed if (match := ENTRY.fullmatch(each.base_name)))
-        return {number: _entry(name, self._files.read(f"_delta_log/{name}")) for number, name in numbers}
+        return dict(sorted((each.base_name, (each.mtime_ns or 0) // 1_000_000) for each in listed))
+
+    def _numbered(self, pattern: re.Pattern[str]) -> list[tuple[int, str]]:
+        return [(int(match[1]), match[0]) for name in self._names if (match := pattern.fullmatch(name))]
 
     def faults(self) -> Iterator[str]:
         """Yield faults of the log: entries that are missing, truncated, or differ in their files from the commit."""
+        yield from (f"{fault}; {REMEDY}." for fault in checkpoint_faults(self._files, self.trim))
         expected = 0
         for number, entry in self.entries.items():
-            if number > expected:
+            first = max(expected, self.trim.before)
+            if number > first:
                 yield (
-                    f"the log of table {self.table!r} at {self._files.uri} lacks the entries {expected} to "
-                    f"{number - 1}: another program deleted them, so releases that pin these versions cannot be read; "
-                    f"{REMEDY}."
+                    f"the log of table {self.table!r} at {self._files.uri} lacks the entries {first} to {number - 1}: "
+                    f"another program deleted them, so releases that pin these versions cannot be read; {REMEDY}."
                 )
             expected = number + 1
             if entry.fault:
@@ -64,14 +102,37 @@ class Log:
         """Return the paths of the files of a version, for a log without faults."""
         return self._states.get(version, frozenset())
 
+    def opens(self, version: int) -> bool:
+        """Return whether the entries from a checkpoint, or from the first version, up to a version are there."""
+        return all(number in self.entries for number in range(self.base(version), version + 1))
+
+    def base(self, version: int) -> int:
+        """Return the version from whose checkpoint a version opens; 0 if there is none before it."""
+        return max((each for each in self.checkpoints if each <= version), default=0)
+
+    def newest_at(self, time_ms: int) -> int:
+        """Return the version that was the newest at a time; the first one there is for an earlier time."""
+        later = min((number for number, each in self.entries.items() if each.at_ms > time_ms), default=None)
+        before = [number for number in self.entries if later is None or number < later]
+        return max(before, default=min(self.entries))
+
     @cached_property
     def _states(self) -> dict[int, frozenset[str]]:
         states: dict[int, frozenset[str]] = {}
         now: frozenset[str] = frozenset()
         for number, entry in self.entries.items():
-            now = (now - entry.removed) | entry.added
+            after_gap = number > 0 and number - 1 not in states
+            now = self.files_by_checkpoint(number) if after_gap else (now - entry.removed) | entry.added
             states[number] = now
         return states
+
+    def files_by_checkpoint(self, version: int) -> frozenset[str]:
+        """Return the paths of the files of a version with a checkpoint, as the checkpoint has them."""
+        try:
+            actions = pa.table(DeltaTable(self._files.uri, version=version).get_add_actions())
+        except (DeltaError, OSError) as error:
+            raise why_unreadable(self._files, self.table, None, error) from error
+        return frozenset(map(unquote, actions["path"].to_pylist()))
 
 
 def _entry(name: str, text: bytes) -> Entry:
@@ -82,7 +143,8 @@ def _entry(name: str, text: bytes) -> Entry:
     if not actions:
         return Entry(name, fault="is empty")
     added = [action["add"] for action in actions if "add" in action]
-    said = next((action["commitInfo"].get(FILES_HASH) for action in actions if "commitInfo" in action), None)
+    about: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+    said = about.get(FILES_HASH)
     now = entry_hash(
         {**{part: file[part] for part in ("path", "size", "partitionValues")}, "stats": json.loads(file["stats"])}
         for file in (added if said else [])
@@ -92,7 +154,38 @@ def _entry(name: str, text: bytes) -> Entry:
         frozenset(unquote(file["path"]) for file in added),
         frozenset(unquote(action["remove"]["path"]) for action in actions if "remove" in action),
         "lists other files or statistics than were committed" if said and now != said else "",
+        int(about.get("timestamp", 0)),
+        json.loads(about.get(SEEN, "{}")),
+        bool(added) and not any(file.get("dataChange", True) for file in added),
     )
+
+
+def read_entry(files: Files, version: int) -> Entry:
+    """Return one entry of the log of a table; raise FileNotFoundError."""
+    name = f"{version:020d}.json"
+    return _entry(name, files.read(f"_delta_log/{name}"))
+
+
+def joined_files(files: Files, before: Collection[str], since: int, version: int) -> set[str]:
+    """Return the files that hold rows of the files `before` alone, because commits after `since` joined these.
+
+    Where `lake gc` cut the log between the versions, some may be left out.
+    """
+    held = set(before)
+    for number in range(since + 1, version + 1):
+        with suppress(FileNotFoundError):
+            entry = read_entry(files, number)
+            if entry.joins and entry.removed <= held:
+                held |= entry.added
+    return held - set(before)
+
+
+def before_joins(files: Files, version: int) -> int:
+    """Return the oldest version with the rows of a version: the commits between them only joined files."""
+    with suppress(FileNotFoundError):
+        while version > 0 and read_entry(files, version).joins:
+            version -= 1
+    return version
 
 
 def why_unreadable(files: Files, table: str, version: int | None, error: Exception) -> LakeError:
@@ -101,6 +194,11 @@ def why_unreadable(files: Files, table: str, version: int | None, error: Excepti
     for fault in log.faults():
         return DataCorrupt(fault)
     newest = max(log.entries, default=-1)
+    if version is not None and version < log.trim.before:
+        return LakeNotFound(
+            f"version {version} of table {table!r} at {files.uri} is gone: `sidmill lake gc` retired the releases that "
+            "pinned it. Read a release that stays (`sidmill release list`), or restore a backup that has it."
+        )
     if version is not None and version > newest >= 0:
         return LakeNotFound(f"table {table!r} at {files.uri} has no version {version}; its newest is {newest}.")
     return DataCorrupt(f"the log of table {table!r} at {files.uri} cannot be read ({_first_line(error)}): {REMEDY}.")

@@ -18,7 +18,7 @@ from storage.errors import LakeError
 from storage.files.data_files import DataFile, corrupt, missing
 from storage.lake import Lake
 from storage.releases.manifest import Manifest
-from storage.releases.models import read_model
+from storage.releases.models import Model, read_model
 from storage.schemas import CHECKSUMS, TABLES
 
 CHANGED_MS = 2_000
@@ -75,12 +75,11 @@ def _factors(manifest: Manifest) -> Iterator[tuple[str, str]]:
             yield f"factors of {name}", str(encoder.details["factors"])
 
 
-def model_blobs(lake: Lake, model: str) -> Iterator[tuple[str, str]]:
+def model_blobs(model: Model) -> Iterator[tuple[str, str]]:
     """Yield (description, sha256) of the blobs that a model names."""
-    row = read_model(lake, model)
-    yield f"weights of {model}", row.weights
-    if row.card.record_blob is not None:
-        yield f"record of {model}", row.card.record_blob
+    yield f"weights of {model.id}", model.weights
+    if model.card.record_blob is not None:
+        yield f"record of {model.id}", model.card.record_blob
 
 
 def check_file(lake: Lake, pinned: Pinned) -> None:
@@ -109,7 +108,7 @@ def check_pinned(
     files = pinned_files(lake, manifest)
     touched = _check_sizes(lake, files)
     factors = [digest for _, digest in _factors(manifest)]
-    for _, digest in [*pinned_blobs(manifest), *(model_blobs(lake, model) if model else ())]:
+    for _, digest in [*pinned_blobs(manifest), *(model_blobs(read_model(lake, model)) if model else ())]:
         if digest not in factors:
             lake.blobs.check(digest)
     _adopt(lake, [each for each in files if each.sha256 is None], provenance)

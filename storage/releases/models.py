@@ -1,6 +1,7 @@
 """Generators in the lake: weights by hash, the vocabulary they speak, their card, and their evaluations."""
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from storage.commit import Provenance, append, swap
 from storage.errors import LakeNotFound
 from storage.lake import Lake
+from storage.releases.standing import read_standing, retirement_of
 from storage.schemas import EVALUATIONS, MODELS
 
 Result = dict[str, Any]
@@ -63,10 +65,14 @@ class Evaluation:
 def record_model(
     lake: Lake, key: str, release: str, vocabulary: str, weights: str, card: ModelCard, provenance: Provenance
 ) -> str:
-    """Record a trained model under the next free id (`m-000001`, ...), or return the one made with `key`."""
+    """Record a trained model under the next free id (`m-000001`, ...), or return the one made with `key`.
+
+    One that was retired is recorded again.
+    """
+    retired = read_standing(lake).retired
 
     def decide(rows: pa.Table) -> pa.Table | None:
-        if key in rows.column("key").to_pylist():
+        if _made_with(rows, key, retired):
             return None
         row = {
             "id": f"m-{rows.num_rows + 1:06d}",
@@ -81,11 +87,25 @@ def record_model(
         return pa.Table.from_pylist([row], schema=MODELS.schema)
 
     rows, _ = swap(lake, "models", decide, provenance)
-    return next(str(row["id"]) for row in rows.to_pylist() if row["key"] == key)
+    return _made_with(rows, key, retired)[0]
+
+
+def _made_with(rows: pa.Table, key: str, retired: Collection[str]) -> list[str]:
+    """Return the ids of the models that were made with a key and stay."""
+    return [row["id"] for row in rows.to_pylist() if row["key"] == key and row["id"] not in retired]
 
 
 def models(lake: Lake) -> list[Model]:
-    """Return all models, oldest first, with the result of their newest `evaluation` and its release `evaluated_on`."""
+    """Return all models that can be read, oldest first: those that are not retired.
+
+    They have the result of their newest `evaluation` and its release `evaluated_on`.
+    """
+    retired = read_standing(lake).retired
+    return [model for model in recorded_models(lake) if model.id not in retired]
+
+
+def recorded_models(lake: Lake) -> list[Model]:
+    """Return all models that were ever recorded, as `models` does."""
     newest = {each.model: each for each in evaluations(lake)}
     known = [
         Model(**{**row, "card": ModelCard.model_validate_json(row["card"])})
@@ -109,19 +129,22 @@ def models_of(lake: Lake, release: str) -> list[Model]:
 
 
 def read_model(lake: Lake, model: str) -> Model:
-    """Return one model by id; LakeNotFound lists the existing ones."""
+    """Return one model by id; LakeNotFound lists the existing ones. Raise Retired for one that is retired."""
     known = models(lake)
     for each in known:
         if each.id == model:
             return each
+    retired = read_standing(lake).retired
+    if model in retired:
+        raise retirement_of(model, retired[model])
     raise LakeNotFound(
         f"the lake {lake.uri} has no model {model!r}; its models: {', '.join(each.id for each in known) or 'none'}."
     )
 
 
 def find_model_by_key(lake: Lake, key: str) -> str | None:
-    """Return the id of the model made with this idempotency key, or None."""
-    return next((row["id"] for row in lake.read("models").to_pylist() if row["key"] == key), None)
+    """Return the id of the model made with this idempotency key that stays, or None."""
+    return next(iter(_made_with(lake.read("models"), key, read_standing(lake).retired)), None)
 
 
 def newest_model(lake: Lake, release: str, worse_too: bool = True) -> str | None:
@@ -129,7 +152,9 @@ def newest_model(lake: Lake, release: str, worse_too: bool = True) -> str | None
 
     Without `worse_too`, models whose newest evaluation on it finds them worse than a baseline are skipped.
     """
-    rows = lake.read("models", columns=["id"], where=ds.field("release") == release).column("id").to_pylist()
+    retired = read_standing(lake).retired
+    ids = lake.read("models", columns=["id"], where=ds.field("release") == release).column("id").to_pylist()
+    rows = [each for each in ids if each not in retired]
     if rows and not worse_too:
         rows = [model.id for model in models_of(lake, release) if model.id in rows and not worse_than(model.evaluation)]
     return max(rows, default=None)

@@ -1,6 +1,7 @@
 """Pointers: named values that move atomically and keep their history. Aliases are pointers."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -34,7 +35,7 @@ def read_pointer(lake: Lake, name: str) -> Pointer:
 def pointer_history(lake: Lake, name: str) -> list[Pointer]:
     """Return every value of `name`, oldest first, starting with the unset one."""
     require_pointers(lake)
-    return _history(lake.read("pointers"), name)
+    return history_of(lake.read("pointers"), name)
 
 
 def require_pointers(lake: Lake) -> None:
@@ -46,7 +47,8 @@ def require_pointers(lake: Lake) -> None:
         )
 
 
-def _history(rows: pa.Table, name: str) -> list[Pointer]:
+def history_of(rows: pa.Table, name: str) -> list[Pointer]:
+    """Return the history of `name` by the rows of the table, as `pointer_history` does."""
     moves = [
         Pointer(name, row["sequence"], json.loads(row["value"]), row["note"], row["at"], row["run"])
         for row in rows.to_pylist()
@@ -55,11 +57,35 @@ def _history(rows: pa.Table, name: str) -> list[Pointer]:
     return [Pointer(name, 0, None), *sorted(moves, key=lambda move: move.sequence)]
 
 
-def move_pointer(lake: Lake, expected: Pointer, value: Any, note: str, provenance: Provenance) -> Pointer:
-    """Set the pointer if it is unchanged since `expected` was read, else raise PointerMoved. Linearizable."""
+def newest_values(rows: pa.Table) -> list[Pointer]:
+    """Return the current value of every name by the rows of the table."""
+    newest: dict[str, dict[str, Any]] = {}
+    for row in rows.to_pylist():
+        if row["sequence"] >= newest.get(row["name"], row)["sequence"]:
+            newest[row["name"]] = row
+    return [
+        Pointer(name, row["sequence"], json.loads(row["value"]), row["note"], row["at"], row["run"])
+        for name, row in newest.items()
+    ]
+
+
+def move_pointer(
+    lake: Lake,
+    expected: Pointer,
+    value: Any,
+    note: str,
+    provenance: Provenance,
+    check: Callable[[pa.Table], None] | None = None,
+) -> Pointer:
+    """Set the pointer if it is unchanged since `expected` was read, else raise PointerMoved. Linearizable.
+
+    `check` gets the rows of the table that the move is committed on, and may raise to refuse it.
+    """
 
     def decide(rows: pa.Table) -> pa.Table:
-        found = _history(rows, expected.name)[-1]
+        if check is not None:
+            check(rows)
+        found = history_of(rows, expected.name)[-1]
         if found.sequence != expected.sequence:
             raise PointerMoved(
                 f"another run or command moved {expected.name!r} meanwhile: it was {json.dumps(expected.value)} (move "
@@ -81,4 +107,4 @@ def move_pointer(lake: Lake, expected: Pointer, value: Any, note: str, provenanc
         )
 
     rows, _ = swap(lake, "pointers", decide, provenance)
-    return _history(rows, expected.name)[expected.sequence + 1]
+    return history_of(rows, expected.name)[expected.sequence + 1]

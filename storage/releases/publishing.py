@@ -11,9 +11,11 @@ and "the alias moved there" are one atomic fact. Rules:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
+
+import pyarrow as pa
 
 from storage.commit import Provenance
 from storage.errors import GateBlocked, Held, LakeNotFound, PointerMoved, PublishRefused, StaleCandidate
@@ -23,7 +25,8 @@ from storage.releases.integrity import Effort, check_pinned
 from storage.releases.manifest import Manifest
 from storage.releases.models import model_vocabulary, newest_model
 from storage.releases.pointers import Pointer, move_pointer, pointer_history, read_pointer
-from storage.releases.releases import PRODUCTION, Published, published_assignments, read_release
+from storage.releases.releases import PRODUCTION, Published, published_assignments, read_release, releases
+from storage.releases.standing import require_staying
 
 PUBLISH, ROLLBACK, HOLD, LIFT = "publish", "rollback", "hold", "lift"
 """Notes of moves by people; the note of a run's move is the kind of the run."""
@@ -115,7 +118,7 @@ def _publish(lake: Lake, publication: Publication, history: list[Pointer], prove
     if before.value == value and hold_of(history) is None:
         return Published(manifest.id, chosen)
     check_pinned(lake, manifest, chosen, provenance, publication.effort)
-    move_pointer(lake, before, value, publication.note, provenance)
+    _move(lake, before, Published(manifest.id, chosen), publication.note, provenance)
     return Published(manifest.id, chosen)
 
 
@@ -138,15 +141,18 @@ def rollback(
         raise LakeNotFound(f"{alias!r} points to nothing yet; publish a release first.")
     if to == now.value["release"]:
         return Published(**now.value)
-    ever = [move.value for move in history[1:-1] if move.value["release"] != now.value["release"]]
-    earlier = [value for value in _not_undone(history) if value["release"] != now.value["release"]]
+    there = {manifest.id for manifest in releases(lake)}
+    if to is not None and to not in there and any(move.value["release"] == to for move in history[1:]):
+        read_release(lake, to)  # says when it was retired
+    ever = [move.value for move in history[1:-1] if move.value["release"] in there - {now.value["release"]}]
+    earlier = [value for value in _not_undone(history) if value in ever]
     wanted = earlier if to is None else [value for value in ever if value["release"] == to]
     if not wanted:
         known = ", ".join(sorted({value["release"] for value in ever}))
         choice = (
             f"choose one that was published before with `--to RELEASE`: {known}"
             if known
-            else "no other release was ever published"
+            else "no other release was ever published, or none of them stays"
         )
         here = now.value["release"]
         raise PublishRefused(
@@ -156,8 +162,17 @@ def rollback(
     manifest = read_release(lake, wanted[-1]["release"])
     model = wanted[-1]["model"] or _default_model(lake, manifest, history, may_be_worse)
     check_pinned(lake, manifest, model, provenance)
-    move_pointer(lake, now, {"release": manifest.id, "model": model}, ROLLBACK, provenance)
-    return Published(manifest.id, model)
+    return _move(lake, now, Published(manifest.id, model), ROLLBACK, provenance)
+
+
+def _move(lake: Lake, before: Pointer, target: Published, note: str, provenance: Provenance) -> Published:
+    """Point an alias at a release and a model, neither of which was retired meanwhile."""
+
+    def check(rows: pa.Table) -> None:
+        require_staying(rows, target.release, target.model)
+
+    move_pointer(lake, before, asdict(target), note, provenance, check)
+    return target
 
 
 def hold(lake: Lake, provenance: Provenance, reason: str = "", alias: str = PRODUCTION) -> None:

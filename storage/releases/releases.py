@@ -3,7 +3,7 @@
 Along a lineage, from parent to child, as-of times and pinned versions never go back.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -15,6 +15,7 @@ from storage.errors import LakeNotFound, LineageBroken
 from storage.lake import Lake
 from storage.releases.manifest import Manifest
 from storage.releases.pointers import Pointer, pointer_history, read_pointer
+from storage.releases.standing import read_standing, retirement_of
 from storage.schemas import RELEASES
 
 PRODUCTION = "production"
@@ -33,11 +34,17 @@ def record_release(
 ) -> tuple[Manifest, bool]:
     """Record the candidate that `make(id)` describes under the next free id, or return the one made with `key`.
 
-    Raise LineageBroken if it goes back behind its parent, or if its vectors have seen what it holds out.
+    One that was retired is made again. Raise LineageBroken if it goes back behind its parent, or if its vectors have
+    seen what it holds out.
     """
+    retired = read_standing(lake).retired
+
+    def made(rows: pa.Table) -> pa.Table:
+        rows = rows.filter(pc.equal(rows["key"], key))
+        return rows.filter(pc.invert(pc.is_in(rows["id"], pa.array(retired, pa.string()))))
 
     def decide(rows: pa.Table) -> pa.Table | None:
-        if key in rows.column("key").to_pylist():
+        if made(rows).num_rows:
             return None
         manifest = make(f"r-{rows.num_rows + 1:06d}")
         _check_lineage(manifest, rows)
@@ -58,8 +65,7 @@ def record_release(
         )
 
     rows, written = swap(lake, "releases", decide, provenance)
-    found = rows.filter(pc.equal(rows["key"], key))
-    return Manifest.model_validate_json(found.column("manifest")[0].as_py()), written
+    return Manifest.model_validate_json(made(rows).column("manifest")[0].as_py()), written
 
 
 def _check_lineage(manifest: Manifest, rows: pa.Table) -> None:
@@ -83,18 +89,28 @@ def _check_lineage(manifest: Manifest, rows: pa.Table) -> None:
 
 
 def find_release_by_key(lake: Lake, key: str) -> Manifest | None:
-    """Return the candidate or release that was made with this idempotency key, or None."""
+    """Return the candidate or release that was made with this idempotency key and stays, or None."""
     return next((manifest for manifest in releases(lake) if manifest.key == key), None)
 
 
+def recorded_releases(lake: Lake) -> list[Manifest]:
+    """Return all candidates and releases that were ever recorded, retired ones too, oldest first."""
+    return _manifests(lake.read("releases", columns=["id", "manifest"]), ())
+
+
 def releases(lake: Lake) -> list[Manifest]:
-    """Return all candidates and releases, oldest first."""
-    rows = lake.read("releases", columns=["id", "manifest"]).sort_by("id")
-    return [Manifest.model_validate_json(text) for text in rows.column("manifest").to_pylist()]
+    """Return all candidates and releases that can be read, oldest first: those that are not retired."""
+    rows = lake.read("releases", columns=["id", "manifest"])
+    return _manifests(rows, read_standing(lake).retired)
+
+
+def _manifests(rows: pa.Table, retired: Collection[str]) -> list[Manifest]:
+    found = rows.sort_by("id").to_pylist()
+    return [Manifest.model_validate_json(row["manifest"]) for row in found if row["id"] not in retired]
 
 
 def read_release(lake: Lake, name: str) -> Manifest:
-    """Return a release by id or alias; LakeNotFound lists the existing ones."""
+    """Return a release by id or alias; LakeNotFound lists the existing ones. Raise Retired for one that is retired."""
     found = releases(lake)
     target = name
     if not name.startswith("r-"):
@@ -103,6 +119,9 @@ def read_release(lake: Lake, name: str) -> Manifest:
     for manifest in found:
         if manifest.id == target:
             return manifest
+    retired = read_standing(lake).retired
+    if target in retired:
+        raise retirement_of(target, retired[target])
     known = ", ".join(manifest.id for manifest in found[-10:]) or "none"
     remedy = "" if found else " Make the first one with `sidmill run bootstrap`."
     raise LakeNotFound(f"the lake {lake.uri} has no release or alias {name!r}; newest releases: {known}.{remedy}")
@@ -116,7 +135,7 @@ def published(lake: Lake, alias: str = PRODUCTION) -> Published | None:
 
 def published_assignments(lake: Lake, codebook: str, alias: str = PRODUCTION) -> list[str]:
     """Return all assignments ever published under `codebook`, rolled-back ones too, in order of publication."""
-    return _assignments(releases(lake), codebook, pointer_history(lake, alias))
+    return _assignments(recorded_releases(lake), codebook, pointer_history(lake, alias))
 
 
 def _assignments(manifests: list[Manifest], codebook: str, history: list[Pointer]) -> list[str]:
@@ -135,7 +154,7 @@ def fit_cutoff_of(lake: Lake, assignments: tuple[str, ...]) -> datetime | None:
     The release that made a segment, the first that lists it, gives its time. None if no release lists any.
     """
     wanted, latest = set(assignments), None
-    for manifest in releases(lake):
+    for manifest in recorded_releases(lake):
         if wanted & set(manifest.assignments):
             latest = max(latest or manifest.fit_cutoff, manifest.fit_cutoff)
             wanted -= set(manifest.assignments)

@@ -48,3 +48,10 @@ def test_a_bootstrap_and_a_night_in_an_object_store_give_the_sids_of_a_disk(s3_b
         on_disk, in_store = (sids(Lake(lake), release) for lake in lakes)
         assert len(on_disk) in (80, 90)
         assert on_disk == in_store
+    store = f"{s3_bucket}/lake"
+    assert "1 releases stay" in run("lake", "gc", "--keep", "1", "--grace", "0s", "--yes", "--lake", store)
+    assert "0 wrong" in run("lake", "verify", "--lake", store)
+    run("lake", "backup", f"{s3_bucket}/backup", "--lake", store)
+    run("lake", "restore", f"{s3_bucket}/backup", "--lake", str(tmp_path / "restored"))
+    assert "0 wrong" in run("lake", "verify", "--lake", str(tmp_path / "restored"))
+    assert sids(Lake(str(tmp_path / "restored")), "r-000002") == sids(Lake(store), "r-000002")

@@ -155,7 +155,7 @@ READER = """
 import os, signal, sys
 import storage.commit
 from storage.lake import Lake
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from test_streams import read
 
 commit, made = storage.commit._commit, []
@@ -181,7 +181,9 @@ def test_a_reader_that_is_killed_at_any_commit_loses_and_doubles_nothing(broker:
             broker.send(topic, b"poison", number)
             refused += 1
         code = READER.format(tests=str(Path(__file__).parent), place=place, lake=lake.uri, topic=topic)
-        ended = subprocess.run([sys.executable, "-c", code], cwd=Path.cwd(), check=False).returncode != -signal.SIGKILL
+        code_of_exit = subprocess.run([sys.executable, "-c", code], cwd=Path.cwd(), check=False).returncode
+        assert code_of_exit in (0, -signal.SIGKILL)
+        ended = code_of_exit == 0
         place += 3
     assert place > 3, "it was killed several times"
     read(lake, topic)

@@ -1,0 +1,78 @@
+"""Completeness: no commit that others have built on is missing, as in a lake copied without its newest log entries.
+
+Each commit records the newest versions of other tables that its writer had opened, and releases, models and pointers
+name each other. A table that ends before a version that is named somewhere has lost commits.
+"""
+
+import json
+from collections.abc import Iterator
+
+import pyarrow.fs as pafs
+
+from storage.errors import DataCorrupt
+from storage.files.store import Files
+from storage.files.table_log import ENTRY, read_entry
+from storage.lake import Lake
+from storage.releases.models import recorded_models
+from storage.releases.pointers import newest_values
+from storage.releases.releases import recorded_releases
+from storage.schemas import TABLES
+
+LAST_CHECKPOINT = "_delta_log/_last_checkpoint"
+
+
+def require_complete(lake: Lake) -> None:
+    """Raise DataCorrupt if the lake lacks commits that it had."""
+    for fault in lost_commits(lake):
+        raise DataCorrupt(fault)
+
+
+def lost_commits(lake: Lake) -> Iterator[str]:
+    """Yield what the lake names and does not have. The newest entry of each table is read."""
+    tables = [table for table in TABLES if lake.exists(table)]
+    needed = dict[str, tuple[int, str]]()
+    for table in tables:
+        place = lake.table_files(table)
+        for other, version in read_entry(place, _newest(place)).seen.items():
+            _raise_to(needed, other, version, f"the newest commit of table {table!r} has seen")
+        _raise_to(needed, table, _checkpointed(place), "its last checkpoint is of")
+    releases, models = recorded_releases(lake), recorded_models(lake)
+    for manifest in releases:
+        for table, version in manifest.versions.items():
+            _raise_to(needed, table, version, f"{manifest.id} pins")
+    for table, (version, why) in sorted(needed.items()):  # after all that names versions: others may commit meanwhile
+        newest = _newest(lake.table_files(table)) if lake.exists(table) else -1
+        if newest < version:
+            yield _lost(lake, f"table {table!r} ends at version {newest}, but {why} version {version}")
+    known = {each.id for each in releases} | {each.id for each in models}
+    for model in models:
+        if model.release not in known:
+            yield _lost(lake, f"{model.id} was trained on {model.release}, which table 'releases' does not have")
+    for pointer in newest_values(lake.read("pointers")):
+        value = pointer.value if isinstance(pointer.value, dict) else {}
+        for name in {str(value[part]) for part in ("release", "model") if value.get(part)} - known:
+            yield _lost(lake, f"{pointer.name} points to {name}, which is not recorded")
+
+
+def _raise_to(needed: dict[str, tuple[int, str]], table: str, version: int, why: str) -> None:
+    if version > needed.get(table, (-1, ""))[0]:
+        needed[table] = (version, why)
+
+
+def _newest(files: Files) -> int:
+    listed = files.filesystem.get_file_info(pafs.FileSelector("_delta_log", allow_not_found=True))
+    return max((int(match[1]) for each in listed if (match := ENTRY.fullmatch(each.base_name))), default=-1)
+
+
+def _checkpointed(files: Files) -> int:
+    try:
+        return int(json.loads(files.read(LAST_CHECKPOINT))["version"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return -1
+
+
+def _lost(lake: Lake, what: str) -> str:
+    return (
+        f"the lake {lake.uri} has lost commits: {what}. It was copied without its newest files, or they were deleted. "
+        "Copy it again while nothing writes to it, or restore a backup (`sidmill lake restore`)."
+    )

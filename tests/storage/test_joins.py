@@ -1,0 +1,98 @@
+"""Small files of data tables are joined: their rows stay as they were, and are not taken for new."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pytest
+from made_releases import WHO
+
+from storage import commit
+from storage.commit import append, join_small
+from storage.files.table_log import joined_files
+from storage.lake import Lake
+from storage.schemas import ITEMS, VECTORS
+
+TIME = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than four small files are many."""
+    monkeypatch.setattr(commit, "MOST_FILES", 4)
+
+
+def item(number: int) -> pa.Table:
+    row = {"item_id": f"i{number:02d}", "revision": 0, "title": None, "attributes": "{}", "text_hash": "h",
+           "images": [], "deleted": False, "arrived_at": TIME, "source": "s", "source_row": number}  # fmt: skip
+    return pa.Table.from_pylist([row], schema=ITEMS.schema)
+
+
+def deliver(lake: Lake, *numbers: int) -> int:
+    for number in numbers:
+        append(lake, "items", item(number), f"item-{number}", WHO)
+    return lake.version("items")
+
+
+def ids(rows: pa.Table) -> list[str]:
+    return sorted(rows["item_id"].to_pylist())
+
+
+def test_joined_rows_are_the_same_in_order_of_items_and_former_versions_keep_their_files(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    version = deliver(lake, 5, 3, 1, 4, 2)
+    before = lake.read("items")
+    assert join_small(lake, "items", WHO) == 5
+    assert len(lake.data_files("items")) == 1
+    assert lake.read("items").equals(before.sort_by("item_id"))
+    assert lake.read("items", version).equals(before)
+    assert join_small(lake, "items", WHO) == 0
+
+
+def test_what_a_version_lacks_is_what_arrived_since_however_often_files_were_joined(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    one = deliver(lake, *range(5))
+    join_small(lake, "items", WHO)
+    two = deliver(lake, *range(5, 10))
+    join_small(lake, "items", WHO)
+    three = deliver(lake, 10)
+    columns = ["item_id"]
+    assert ids(lake.read_added("items", two, three, columns)) == ["i10"]
+    assert ids(lake.read_added("items", one, one + 1, columns)) == []
+    assert ids(lake.read_added("items", one + 1, two, columns)) == [f"i{number:02d}" for number in range(5, 10)]
+    over_both = ids(lake.read_added("items", one, three, columns))
+    assert {"i05", "i10"} <= set(over_both), "old and new rows were joined: all of them are read, none is lost"
+    since = lake.batches("items", columns, ~ds.field("deleted"), since=two)
+    assert [row for batch in since for row in batch.column(0).to_pylist()] == ["i10"]
+    assert [lake.version_of_rows("items", each) for each in (one, one + 1, two, two + 1, three, -1)] == [
+        *(one, one, two, two, three, -1)
+    ]
+
+
+def test_a_join_whose_entry_was_cut_from_the_log_counts_for_new(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    one = deliver(lake, *range(5))
+    join_small(lake, "items", WHO)
+    two = deliver(lake, 5)
+    before = {each.path for each in lake.data_files("items", one)}
+    found = joined_files(lake.table_files("items"), before, one, two)
+    assert len(found & {each.path for each in lake.data_files("items")}) == 1
+    (tmp_path / "items" / "_delta_log" / f"{one + 1:020d}.json").unlink()
+    assert joined_files(lake.table_files("items"), before, one, two) == set()
+
+
+def test_files_of_other_partitions_and_large_ones_are_left_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake(str(tmp_path))
+    for number in range(8):
+        modality = "many" if number < 5 else "few"
+        rows = [{"item_id": f"i{number}", "modality": modality, "content_hash": "h", "fingerprint": "f", "vector": [1]}]
+        append(lake, "vectors", pa.Table.from_pylist(rows, schema=VECTORS.schema), f"k{number}", WHO)
+    assert join_small(lake, "vectors", WHO) == 5
+    assert sorted(each.partition["modality"] for each in lake.data_files("vectors")) == ["few", "few", "few", "many"]
+    monkeypatch.setattr(commit, "SMALL_FILE", 1)
+    deliver(lake, *range(6))
+    assert join_small(lake, "items", WHO) == 0
+    assert len(lake.data_files("items")) == 6
