@@ -14,6 +14,7 @@ from prefect.logging import get_run_logger
 from flows.inspect.lake_state import lake_state
 from flows.recipe import Recipe, load_recipe, parse_recipe
 from flows.runtime.cancellation import stop_when_cancelled
+from flows.runtime.memory import give_large_arrays_pages_of_their_own, return_freed_memory
 from flows.runtime.progress import Display, StageView
 from flows.runtime.times import parse_time
 from infra.addresses import check_environment, hide_secrets
@@ -94,6 +95,7 @@ class Run:
             progress_listener(lambda line: self.say(f"    {line}")),
         ):
             yield view
+            return_freed_memory()
             self.record.stage(name, {**view.detail, "seconds": round(seconds(), 3)})
 
 
@@ -111,6 +113,7 @@ def open_run(
     settings = stored.model_dump(mode="json")
     effective = load_recipe(None, parameters.get("overrides") or [], settings)
     if kind in READS_VECTORS:
+        give_large_arrays_pages_of_their_own()
         for name, given in effective.vectors.items():
             open_given(name, given)  # a source that cannot be read is told before a lake is made
     recorded = {**parameters, "recipe": settings}

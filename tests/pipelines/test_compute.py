@@ -8,7 +8,8 @@ import pytest
 
 import tokenizer.arrays.vectors
 from learning.progress import emit, progress_listener
-from pipelines.compute.executors import InProcess, OnRay, StoredRows, apply
+from pipelines.compute.executors import InProcess, OnRay, apply
+from pipelines.compute.shared_rows import StoredRows
 from pipelines.spec import ComputeSpec
 from tokenizer.arrays.vectors import ArrayRows
 
