@@ -45,8 +45,8 @@ class Fused:
     vectors: Rows
 
     def take(self, rows: NDArray[np.int64]) -> "Fused":
-        """Return some of the items, in the given order."""
-        return Fused(self.items[rows], scratch_take(self.vectors, rows))
+        """Return some of the items, ascending; the same object for all of them."""
+        return self if len(rows) == self.items.height else Fused(self.items[rows], scratch_take(self.vectors, rows))
 
 
 def gather(
