@@ -1,6 +1,7 @@
 """The table of vectors: stored once by item, content hash, modality and fingerprint, and read aligned with items."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,17 @@ def cached(
     if items is None or len(items) <= FEW:
         return found
     return found.join(items.to_frame("item_id"), on="item_id", how="semi", maintain_order="left")
+
+
+def cached_under(lake: Lake, modality: str, fingerprint: str, hashes: Sequence[str], items: pl.Series) -> pl.DataFrame:
+    """Return what `cached` does of vectors under a few content hashes, which memory holds once and not by item."""
+    few = pl.Enum(list(dict.fromkeys(hashes)))
+    found = [pl.DataFrame(schema={"item_id": pl.String, "content_hash": few})]
+    for batch in lake.batches("vectors", PAIR, _where(modality, fingerprint), among=_few(items)):
+        rows = pl.DataFrame(pa.table(batch)).filter(pl.col("content_hash").is_in(few.categories.implode()))
+        found.append(rows.with_columns(pl.col("content_hash").cast(few)))
+    held = pl.concat(found).join(items.to_frame("item_id"), on="item_id", how="semi", maintain_order="left")
+    return held.with_columns(pl.col("content_hash").cast(pl.String))
 
 
 def read_vectors(lake: Lake, modality: str, fingerprint: str, wanted: pl.DataFrame) -> ScratchModality | None:
