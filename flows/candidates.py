@@ -9,7 +9,7 @@ from flows.snapshot import Snapshot, added_events, arrived_since, release_key, s
 from flows.steps.assign import assign
 from flows.steps.behaviour import fold_new
 from flows.steps.candidate import CandidateInput, Kind, make_candidate
-from flows.steps.embed import check_encoders, describe_encoders, embed_items
+from flows.steps.embed import check_encoders, content_columns, describe_encoders, embed_items
 from flows.steps.fit import fit, refit
 from flows.steps.fitted_artifacts import fitted_artifacts_of
 from flows.steps.given import store_given, survey_given
@@ -51,7 +51,7 @@ def fitted_release(
     if made is not None:
         run.say(f"  skipped: {made.id} was made from these inputs with this recipe already")
         return made
-    items = snapshot.catalogue(run.lake).filter(~pl.col("deleted"))
+    items = snapshot.catalogue(run.lake, content_columns(run.recipe)).filter(~pl.col("deleted"))
     if items.is_empty():
         raise NothingToDo(
             f"the lake {run.lake.uri} has no item that arrived by {snapshot.as_of.isoformat()}; {_catalogue(run)}."

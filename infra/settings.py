@@ -18,6 +18,9 @@ DEFAULTS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",
+    # The allocator of polars gives back at once what is freed. By default it keeps it for half a second, and a sort or
+    # a join takes twice the memory.
+    "_RJEM_MALLOC_CONF": "dirty_decay_ms:0,muzzy_decay_ms:0",
 }
 
 

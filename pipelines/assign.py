@@ -7,13 +7,13 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
+from deltalake.transaction import AddAction
 from numpy.typing import NDArray
 
 from pipelines.counts import Counts
 from pipelines.fusion.fuse import FUSED, Fused
-from pipelines.modalities import Matrix
 from pipelines.vector_store import matrix, vector_hashes
-from storage.commit import Provenance, append
+from storage.commit import Provenance, append, append_files, write_files
 from storage.files.among import Among
 from storage.lake import Lake, one_of
 from storage.quarantine import Reject, quarantine
@@ -22,10 +22,13 @@ from storage.releases.catalogue import count_sids, deleted_items, items_among
 from storage.releases.manifest import Manifest
 from storage.schemas import DRIFT, SIDS
 from tokenizer.arrays.sid_keys import sid_keys, sort_sids
-from tokenizer.arrays.vectors import spans
+from tokenizer.arrays.vectors import Rows, spans
 from tokenizer.assign import Assignment, Codes, Occupancy, Status
 from tokenizer.codebook import Codebook
 from tokenizer.trie.trie import Trie
+
+FILE_ROWS = 1 << 20
+"""Rows of a file of a segment."""
 
 
 def occupancy(
@@ -88,19 +91,31 @@ def write_segment(
     counts.refuse(Reason.REFIT_DUE, len(rejects))
     quarantine(lake, rejects, provenance)
     counts.out = int(placed.sum())
-    table = pa.table(
+    key = f"sids:{assignment_id}"
+
+    def write() -> list[AddAction]:
+        parts = (rows[start : start + FILE_ROWS] for start in range(0, len(rows), FILE_ROWS))
+        tables = (_segment_rows(assignment_id, codebook, fused, assignment, part) for part in parts)
+        return [file for table in tables for file in write_files(lake, "sids", table, key)]
+
+    append_files(lake, "sids", write, key, provenance)
+    return counts.check()
+
+
+def _segment_rows(
+    assignment_id: str, codebook: Codebook, fused: Fused, assignment: Assignment, rows: NDArray[np.int64]
+) -> pa.Table:
+    return pa.table(
         {
             "assignment_id": pa.repeat(assignment_id, len(rows)),
             "codebook": pa.repeat(codebook.id, len(rows)),
-            "item_id": fused.items["item_id"].filter(pl.Series(placed)).to_arrow().cast(pa.string()),
+            "item_id": fused.items["item_id"][rows].to_arrow().cast(pa.string()),
             "codes": _lists(assignment.codes[rows]),
-            "vector_hash": pa.array(_hashes(fused.vectors, rows), pa.string()),
+            "vector_hash": _hashes(fused.vectors, rows),
             "status": pa.array([each.label for each in Status], pa.string()).take(pa.array(assignment.status[rows])),
         },
         schema=SIDS.schema,
     )
-    append(lake, "sids", table, f"sids:{assignment_id}", provenance)
-    return counts.check()
 
 
 def _lists(codes: Codes) -> pa.ListArray:
@@ -109,9 +124,10 @@ def _lists(codes: Codes) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(ends), pa.array(np.ascontiguousarray(codes, np.int32).ravel()))
 
 
-def _hashes(vectors: Matrix, rows: NDArray[np.int64]) -> list[str]:
-    """Return the hashes of some rows, which are copied a few at a time."""
-    return [found for start, stop in spans(len(rows)) for found in vector_hashes(vectors[rows[start:stop]])]
+def _hashes(vectors: Rows, rows: NDArray[np.int64]) -> pa.ChunkedArray:
+    """Return the hashes of some rows, ascending, which are read a few at a time."""
+    parts = (vector_hashes(vectors.take(rows[start:stop])) for start, stop in spans(len(rows)))
+    return pa.chunked_array([pa.array(part, pa.string()) for part in parts], pa.string())
 
 
 def record_drift(
@@ -123,14 +139,14 @@ def record_drift(
     `fusion`. Return the drifted rows.
     """
     encoded = published.select("item_id", encoded_hash="vector_hash")
-    known = current.items.select("item_id").with_row_index("row").join(encoded, on="item_id")
+    known = current.items.select("item_id").with_row_index("row").join(encoded, on="item_id", maintain_order="left")
     hashes = _hashes(current.vectors, known["row"].to_numpy().astype(np.int64))
-    now = known.with_columns(pl.Series("current_hash", hashes, dtype=pl.String))
+    now = known.with_columns(pl.Series("current_hash", hashes))
     moved = now.filter(pl.col("current_hash") != pl.col("encoded_hash")).sort("item_id")
     stored = encoded_vectors(lake, fusion, moved.select("item_id", vector_hash="encoded_hash"))
     before = dict(zip(stored["item_id"], matrix(stored), strict=True))
     cosines = [
-        _cosine(current.vectors[row], before[item]) if item in before else float("nan")
+        _cosine(current.vectors.read(row, row + 1)[0], before[item]) if item in before else float("nan")
         for row, item in moved.select("row", "item_id").iter_rows()
     ]
     drifted = moved.select(

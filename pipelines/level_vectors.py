@@ -3,24 +3,26 @@
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.counts import Counts
 from pipelines.fusion.fuse import FUSED, Fused, Gathered
-from pipelines.modalities import Modality
+from pipelines.modalities import ScratchModality
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import Reject, quarantine
 from storage.reasons import Reason
 from tokenizer.arrays.scratch import scratch_take
+from tokenizer.arrays.vectors import Rows
 
 
 @dataclass(frozen=True)
 class LevelVectors:
     """Vectors by source of a codebook, aligned with the items of `fused`; `counts` includes the refused items."""
 
-    vectors: dict[str, NDArray[np.float32]]
+    vectors: dict[str, Rows]
     fused: Fused
     counts: Counts
 
@@ -42,11 +44,10 @@ def level_vectors(
 
     The sources in `also` are read too; an item that lacks one has a row of zeros.
     """
-    places = gathered.items.select("item_id").with_row_index("place")
-    place = fused.items.join(places, on="item_id", how="left", maintain_order="left")["place"].to_numpy()
+    place = _places(fused.items, gathered.items)
     kept, counts = np.arange(len(place)), Counts("assign", rows_in=len(place))
     others = [name for name in dict.fromkeys([*sources, *also]) if name != FUSED]
-    none = Modality(np.zeros((gathered.items.height, 0), np.float32), np.zeros(gathered.items.height, np.bool_))
+    none = ScratchModality.absent(gathered.items.height, 0)
     found = {name: gathered.modalities.get(name, none) for name in others}
     for name in others:
         if name in sources:
@@ -59,9 +60,18 @@ def level_vectors(
             quarantine(lake, rejects, provenance)
             counts.refuse(Reason.MISSING_SOURCE, len(rejects), detail)
             kept = kept[having]
-    chosen, rows = fused.take(kept), place[kept].astype(np.int64)
-    vectors = {name: scratch_take(each.vectors, rows) for name, each in found.items()}
+    chosen, rows = fused.take(kept), place[kept]
+    vectors = {name: scratch_take(each.rows, rows) for name, each in found.items()}
     if FUSED in (*sources, *also):
         vectors[FUSED] = chosen.vectors
     counts.out = len(kept)
     return LevelVectors(vectors, chosen, counts.check())
+
+
+def _places(items: pl.DataFrame, gathered: pl.DataFrame) -> NDArray[np.int64]:
+    """Return the rows of items among those gathered."""
+    if items is gathered:
+        return np.arange(items.height)
+    places = gathered.select("item_id").with_row_index("place")
+    joined = items.select("item_id").join(places, on="item_id", how="left", maintain_order="left")
+    return np.asarray(joined["place"].to_numpy(), np.int64)

@@ -3,11 +3,15 @@
 Shapes: N items, D dimensions of a modality, F fused dimensions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tokenizer.arrays.scratch import ScratchRows, scratch_rows
+from tokenizer.arrays.vectors import ArrayRows, Rows, TakenRows, take_any
 
 Matrix = NDArray[np.float32]
 COLLABORATIVE = "collaborative"
@@ -19,9 +23,25 @@ class FusionError(ValueError):
     """Raised when a fusion cannot be fitted on, or applied to, these vectors."""
 
 
+class ModalityRows(Sized, Protocol):
+    """Vectors (N, D) of one modality, of which some items are taken at a time.
+
+    Rows where `present` (N,) is False are undefined and never read.
+    """
+
+    @property
+    def present(self) -> NDArray[np.bool_]: ...
+
+    @property
+    def width(self) -> int: ...
+
+    def take(self, rows: NDArray[np.int64] | slice) -> "Modality":
+        """Return some of the items."""
+
+
 @dataclass(frozen=True)
 class Modality:
-    """Vectors (N, D) of one modality; rows where `present` (N,) is False are undefined and never read."""
+    """Vectors (N, D) of one modality in memory. A `ModalityRows`."""
 
     vectors: Matrix
     present: NDArray[np.bool_]
@@ -29,17 +49,17 @@ class Modality:
     def __len__(self) -> int:
         return len(self.present)
 
-    def take(self, rows: NDArray[np.int64] | slice) -> "Modality":
-        """Return some of the items."""
-        return Modality(self.vectors[rows], self.present[rows])
+    @property
+    def width(self) -> int:
+        return int(self.vectors.shape[1])
 
-    def mean(self) -> Matrix:
-        """Return the mean of the present vectors, float32 (D,)."""
-        total = np.zeros(self.vectors.shape[1])
-        for start in range(0, len(self), ROWS):
-            rows = slice(start, start + ROWS)
-            total += self.vectors[rows][self.present[rows]].sum(axis=0, dtype=np.float64)
-        return np.asarray(total / max(int(self.present.sum()), 1), np.float32)
+    @property
+    def rows(self) -> Rows:
+        """The vectors."""
+        return ArrayRows(self.vectors)
+
+    def take(self, rows: NDArray[np.int64] | slice) -> "Modality":
+        return Modality(self.vectors[rows], self.present[rows])
 
     def directed(self, mean_D: Matrix) -> Matrix:
         """Return vectors relative to the mean, of unit length; absent ones are zero; float32 (N, D)."""
@@ -53,7 +73,58 @@ class Modality:
         return moved
 
 
-def items_of(modalities: Mapping[str, Modality]) -> int:
+@dataclass(frozen=True)
+class StoredModality:
+    """Vectors (N, D) of one modality, in memory, in a scratch file or in Ray's object store. A `ModalityRows`."""
+
+    rows: Rows
+    present: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.present)
+
+    @property
+    def width(self) -> int:
+        return self.rows.shape[1]
+
+    def take(self, rows: NDArray[np.int64] | slice) -> Modality:
+        if isinstance(rows, slice):
+            start, stop, _ = rows.indices(len(self))
+            return Modality(self.rows.read(start, stop), self.present[rows])
+        return Modality(take_any(self.rows, rows), self.present[rows])
+
+    def only(self, rows: NDArray[np.int64]) -> "StoredModality":
+        """Return some of the items without a copy."""
+        return StoredModality(TakenRows(self.rows, rows), self.present[rows])
+
+
+@dataclass(frozen=True)
+class ScratchModality(StoredModality):
+    """Vectors (N, D) of one modality that are filled in."""
+
+    rows: ScratchRows
+
+    @classmethod
+    def absent(cls, items: int, width: int) -> "ScratchModality":
+        """Return a modality that no item has yet."""
+        return cls(scratch_rows(items, width), np.zeros(items, np.bool_))
+
+    def fill(self, rows: NDArray[np.int64], vectors: Matrix) -> None:
+        """Set the vectors of some items, ascending."""
+        self.rows.scatter(rows, vectors)
+        self.present[rows] = True
+
+
+def mean_of(modality: ModalityRows) -> Matrix:
+    """Return the mean of the present vectors, float32 (D,)."""
+    total = np.zeros(modality.width)
+    for start in range(0, len(modality), ROWS):
+        some = modality.take(slice(start, start + ROWS))
+        total += some.vectors[some.present].sum(axis=0, dtype=np.float64)
+    return np.asarray(total / max(int(modality.present.sum()), 1), np.float32)
+
+
+def items_of(modalities: Mapping[str, ModalityRows]) -> int:
     """Return the number of items."""
     if not modalities:
         raise FusionError(

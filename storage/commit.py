@@ -110,13 +110,27 @@ def append(lake: Lake, table: str, rows: pa.Table, key: str, provenance: Provena
     from the same input. Raise CommitConflict after ATTEMPTS lost races.
     """
     rows = conform(table, rows)
+    return append_files(
+        lake, table, lambda: write_rows(lake.table_files(table), TABLES[table], rows, key), key, provenance
+    )
+
+
+def write_files(lake: Lake, table: str, rows: pa.Table, key: str) -> list[AddAction]:
+    """Write rows for `append_files`, in any process, and return the log entries of their files."""
+    return write_rows(lake.table_files(table), TABLES[table], conform(table, rows), key)
+
+
+def append_files(
+    lake: Lake, table: str, write: Callable[[], list[AddAction]], key: str, provenance: Provenance
+) -> Commit:
+    """Append the files that `write` makes, as `append` does; it is not called if the key was committed before."""
     files: list[AddAction] | None = None
     for attempt in range(ATTEMPTS):
         handle = lake.open_or_create(table)
         if handle.transaction_version(key) is not None:
             return Commit(TableRef(table, committed_version(handle, key)), written=False)
         if files is None:
-            files = write_rows(lake.table_files(table), TABLES[table], rows, key)
+            files = write()
         try:
             _commit(lake, handle, table, [*files], provenance, key)
         except CommitFailedError:

@@ -15,6 +15,7 @@ from prefect.logging import get_run_logger
 from flows.recipe import Recipe, load_recipe, parse_recipe
 from flows.runtime.cancellation import stop_when_cancelled
 from flows.runtime.ending import end_in_failure, end_well
+from flows.runtime.memory import give_large_arrays_pages_of_their_own, return_freed_memory
 from flows.runtime.progress import Display, StageView
 from flows.runtime.times import parse_time
 from flows.watch.lineage import Lineage, addresses_of, is_wanted
@@ -103,6 +104,7 @@ class Run:
             progress_listener(lambda line: self.say(f"    {line}")),
         ):
             yield view
+            return_freed_memory()
             self.record.stage(name, {**view.detail, "seconds": round(seconds(), 3)})
 
 
@@ -120,6 +122,7 @@ def open_run(
     settings = stored.model_dump(mode="json")
     effective = load_recipe(None, parameters.get("overrides") or [], settings)
     if kind in READS_VECTORS:
+        give_large_arrays_pages_of_their_own()
         for name, given in effective.vectors.items():
             open_given(name, given)  # a source that cannot be read is told before a lake is made
     recorded = {**parameters, "recipe": settings}

@@ -22,14 +22,14 @@ from pipelines.embed.protocol import fingerprint
 from pipelines.event_log.behaviour_log import LogItems, behaviour_log
 from pipelines.event_log.visible_log import COLUMNS, LogSlice, histories
 from pipelines.fusion.fuse import Gathered, placed
-from pipelines.modalities import COLLABORATIVE, Modality
+from pipelines.modalities import COLLABORATIVE, Modality, ScratchModality, StoredModality
 from pipelines.registry import fusion_method_of
 from pipelines.spec import CollaborativeSpec, FusionSpec, collaborative_spec
-from pipelines.vector_store import cached, store_vectors
+from pipelines.vector_store import cached_under, store_vectors
 from storage.lake import Lake
 from storage.releases.manifest import EncoderRef, Manifest
 from tokenizer.arrays.id_rows import IdRows
-from tokenizer.arrays.scratch import scratch_matrix
+from tokenizer.arrays.vectors import spans
 
 
 def fit_behaviour(run: Run, snapshot: Snapshot) -> tuple[dict[str, EncoderRef], NewestPairs | None]:
@@ -163,11 +163,11 @@ def fold_new(
 
 def behaviour_pairs(lake: Lake, reference: EncoderRef, items: pl.Series) -> pl.DataFrame:
     """Return (item_id, content_hash) of the collaborative vectors of some items from the slices of a release."""
-    pairs = cached(lake, COLLABORATIVE, reference.fingerprint, items)
-    return pairs.filter(pl.col("content_hash").is_in(reference.details["slices"])).unique("item_id", keep="any")
+    pairs = cached_under(lake, COLLABORATIVE, reference.fingerprint, reference.details["slices"], items)
+    return pairs.unique("item_id", keep="any")
 
 
-def training_input(gathered: Gathered, newest: NewestPairs) -> tuple[dict[str, Modality], NDArray[np.int64]]:
+def training_input(gathered: Gathered, newest: NewestPairs) -> tuple[dict[str, StoredModality], NDArray[np.int64]]:
     """Return the modalities that a fusion is trained on, and the pairs of rows of these.
 
     The rows are those of the items gathered, or of a sample of the pairs. Behaviour is that before the pairs.
@@ -176,12 +176,13 @@ def training_input(gathered: Gathered, newest: NewestPairs) -> tuple[dict[str, M
     there = np.flatnonzero(place >= 0)
     items, local = gathered.modalities, place
     if newest.one_in > 1:
-        items = {name: each.take(place[there]) for name, each in items.items()}
+        items = {name: each.only(place[there]) for name, each in items.items()}
         local[there] = np.arange(len(there))
-    size = len(next(iter(items.values())))
-    before = Modality(scratch_matrix(size, newest.before.vectors.shape[1]), np.zeros(size, np.bool_))
-    before.vectors[local[there]] = newest.before.vectors[there]
-    before.present[local[there]] = newest.before.present[there]
+    before = ScratchModality.absent(len(next(iter(items.values()))), newest.before.width)
+    ascending = there[np.argsort(local[there], kind="stable")]
+    for start, stop in spans(len(ascending)):
+        some = newest.before.take(ascending[start:stop])
+        before.fill(local[ascending[start:stop]][some.present], some.vectors[some.present])
     pairs = local[newest.pairs]
     return {**items, COLLABORATIVE: before}, np.asarray(pairs[(pairs >= 0).all(axis=1)])
 

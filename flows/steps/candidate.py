@@ -16,6 +16,7 @@ from flows.snapshot import Snapshot, added_events, arrived_since
 from flows.steps.assign import Assigned
 from flows.steps.fitted_artifacts import FittedArtifacts
 from flows.steps.task import step
+from pipelines.event_log.behaviour_log import item_counts
 from pipelines.event_log.visible_log import LogSlice
 from pipelines.neighbours import Added, neighbours_sharing
 from pipelines.quality import HeldOut, behaviour, churn, kept_codes, table_quality
@@ -227,14 +228,13 @@ def _events_without_sid(lake: Lake, given: CandidateInput, trie: Trie) -> float:
         return 0.0
     if parent is None:
         log = LogSlice(snapshot.interactions.version, snapshot.as_of, snapshot.as_of)
-        items = log.read(lake, ["item_id"])["item_id"]
+        counts = item_counts(lake, log, {"events": pl.len()}, ["item_id"])
     else:
-        items = added_events(lake, parent, snapshot, ["item_id"])["item_id"]
-    if items.is_empty():
+        counts = added_events(lake, parent, snapshot, ["item_id"])["item_id"].value_counts(name="events")
+    if counts.is_empty():
         return 0.0
-    counts = items.value_counts(name="events")
     known = counts.filter(trie.find_rows(counts["item_id"].to_arrow()) >= 0)
-    return 1.0 - int(known["events"].sum()) / len(items)
+    return 1.0 - int(known["events"].sum()) / int(counts["events"].sum())
 
 
 def _neighbours(lake: Lake, given: CandidateInput, trie: Trie, versions: dict[str, int]) -> dict[str, list[float]]:

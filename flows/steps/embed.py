@@ -83,6 +83,12 @@ def contents(recipe: Recipe, lake: Lake) -> list[Content]:
     return found
 
 
+def content_columns(recipe: Recipe) -> list[str]:
+    """Return the columns of the catalogue, beside the id, that the steps after ingest read under a recipe."""
+    encoded = any((recipe.text, recipe.image, recipe.attributes, recipe.coordinates))
+    return ["deleted", *(("title", "attributes", "images", "source") if encoded else ())]
+
+
 def _pictured(items: pl.DataFrame) -> pl.DataFrame:
     """Return items with pictures. The content hash is the hash of one picture, or of several hashes in order."""
     some = items.filter(pl.col("images").list.len() > 0)

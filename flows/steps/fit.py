@@ -25,6 +25,7 @@ from pipelines.fusion.fit import NO_PAIRS, FusionStart, train_fusion
 from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.fuse import FUSED, Gathered
 from pipelines.level_vectors import level_vectors
+from pipelines.modalities import StoredModality
 from storage.commit import append
 from storage.releases.catalogue import segments
 from storage.releases.manifest import CodebookRef, EncoderRef, Manifest
@@ -107,10 +108,11 @@ def _fit_fusion(run: Run, gathered: Gathered, newest: NewestPairs | None) -> Fus
         start = FusionStart.of(items, spec)
     if newest is not None:
         items, pairs = training_input(gathered, newest)
+    shared = {name: StoredModality(run.compute.shared(each.rows), each.present) for name, each in items.items()}
     if spec.workers == 1 or not isinstance(run.compute, OnRay):
-        return run.compute.run(train_fusion, start, items, pairs)
+        return run.compute.run(train_fusion, start, shared, pairs)
     with one_thread():
-        return train_fusion(start, items, pairs, ray_trainer(run))
+        return train_fusion(start, shared, pairs, ray_trainer(run))
 
 
 def _codebook_trainer(run: Run) -> Trainer:

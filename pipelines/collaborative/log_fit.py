@@ -14,9 +14,8 @@ from scipy.sparse import csr_matrix
 from pipelines.collaborative.pair_counts import PairCounts
 from pipelines.collaborative.sppmi import Factors, factorised, most_seen, positive_pmi, vectors_of
 from pipelines.event_log.behaviour_log import BehaviourLog
-from pipelines.modalities import Matrix, Modality
+from pipelines.modalities import Matrix, ScratchModality
 from pipelines.spec import CollaborativeSpec
-from tokenizer.arrays.scratch import scratch_matrix
 from tokenizer.arrays.spool import Spool
 from tokenizer.arrays.types import Bools, Ints
 
@@ -45,19 +44,19 @@ class LogFit:
             lively = np.flatnonzero(vectors.any(axis=1))
             yield vectors_of(pl.Series(self.log.items.take(lively + rows.start)), vectors[lively])
 
-    def before(self, time: int, wanted: Ints) -> Modality:
+    def before(self, time: int, wanted: Ints) -> ScratchModality:
         """Return the vectors of the `wanted` items (ascending) on the same factors, from the events before a time."""
         asked = np.zeros(len(self.log.items), np.bool_)
         asked[wanted] = True
         earlier = (part.where(part.time < time) for part in self.log.parts())
         counts = PairCounts.of(earlier, len(asked), self.counts.contexts, self.factors.spec.window, asked)
-        found = scratch_matrix(len(wanted), self.factors.directions.shape[1])
-        present = np.zeros(len(wanted), np.bool_)
+        found = ScratchModality.absent(len(wanted), self.factors.directions.shape[1])
         for rows, vectors in _projected(self.factors, counts):
             low, high = np.searchsorted(wanted, [rows.start, rows.stop])
-            found[low:high] = vectors[wanted[low:high] - rows.start]
-            present[low:high] = found[low:high].any(axis=1)
-        return Modality(found, present)
+            made = vectors[wanted[low:high] - rows.start]
+            there = np.flatnonzero(made.any(axis=1))
+            found.fill(low + there, made[there])
+        return found
 
 
 def fit_log(log: BehaviourLog, spec: CollaborativeSpec) -> LogFit | None:

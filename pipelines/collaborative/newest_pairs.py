@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pipelines.collaborative.log_fit import LogFit
 from pipelines.event_log.visible_log import Events, both_ways
-from pipelines.modalities import Modality
+from pipelines.modalities import ModalityRows
 from pipelines.spec import FusionSpec
 from tokenizer.arrays.types import Ints
 
@@ -25,7 +25,7 @@ class NewestPairs:
 
     items: pa.Array
     pairs: Ints
-    before: Modality
+    before: ModalityRows
     one_in: int = 1
 
     @classmethod

@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix, diags
 
 from pipelines.collaborative.sppmi import Factors, fit_rows, unit, vectors_of
 from pipelines.event_log.visible_log import Histories
-from pipelines.modalities import Matrix, Modality
+from pipelines.modalities import Matrix, Modality, mean_of
 from pipelines.spec import CollaborativeSpec
 from tokenizer.arrays.types import Ints
 
@@ -96,7 +96,7 @@ def _centred(vectors: Matrix, sequences: list[Ints]) -> Modality:
     present = np.zeros(len(vectors), np.bool_)
     present[np.concatenate(sequences)] = True
     there = Modality(vectors, present)
-    return Modality(there.directed(there.mean()), present)
+    return Modality(there.directed(mean_of(there)), present)
 
 
 def _directions(rows: csr_matrix, tower: Modality) -> Matrix:

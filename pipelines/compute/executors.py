@@ -6,26 +6,22 @@
 
 import re
 import warnings
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import chain, islice, pairwise
+from itertools import chain, islice
 from queue import SimpleQueue
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from learning.progress import emit, progress_listener
 from learning.threads import one_thread
 from pipelines.compute.cluster import connect, fix_threads, machine_cpus
+from pipelines.compute.shared_rows import shared, shared_items
 from pipelines.spec import ComputeSpec, StageSpec
 from tokenizer.arrays.executor import LOCAL_THREADS, Executor
-from tokenizer.arrays.types import Floats
-from tokenizer.arrays.vectors import SPAN, ArrayRows, Items, Rows, spans
+from tokenizer.arrays.vectors import SPAN, Items, Rows
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -70,6 +66,9 @@ class Compute(Protocol):
         self, make: Callable[..., Stage], arguments: dict[str, Any], table: pa.Table, rows: int
     ) -> Iterator[pa.Table]: ...
 
+    def shared(self, rows: Rows) -> Rows:
+        """Return vectors for an argument of `run`, readable where it runs."""
+
 
 def chunks(table: pa.Table, rows: int) -> Iterator[pa.Table]:
     """Yield consecutive slices of at most `rows` rows."""
@@ -113,6 +112,9 @@ class InProcess:
         stage = make(**arguments)
         for batch in chunks(table, rows):
             yield apply(stage, batch)
+
+    def shared(self, rows: Rows) -> Rows:
+        return rows
 
 
 class OnRay:
@@ -179,6 +181,10 @@ class OnRay:
                 raise StageError(f"stage {make.__name__} could not start: {str(error).splitlines()[-1]}") from error
             raise WorkerDied(f"a worker of stage {make.__name__} died; {_exit_of(str(error))}") from error
 
+    def shared(self, rows: Rows) -> Rows:
+        connect(self._spec)
+        return shared(rows)
+
 
 def _placement(
     spec: ComputeSpec, make: Callable[..., Stage], batches: int, cluster: dict[str, float]
@@ -227,7 +233,7 @@ class RayWork:
             return
         connect(self._spec)
         if self._shared is None or self._shared[0] is not items:
-            self._shared = items, ray.put(_stored(items))
+            self._shared = items, ray.put(shared_items(items))
         work, stored = ray.put(function), self._shared[1]
         remote = ray.remote(num_cpus=self._task_cpus, max_retries=3)(_on_span)
         window = 2 * int(ray.cluster_resources().get("CPU", 1))
@@ -242,56 +248,6 @@ class RayWork:
         finally:
             for reference in waiting:
                 ray.cancel(reference, force=True)
-
-
-@dataclass(frozen=True)
-class StoredRows:
-    """Vectors in Ray's object store, one object per span: a node holds those that its tasks read. A `Rows`.
-
-    `edges` holds the first row of each span, then the number of rows.
-    """
-
-    shape: tuple[int, int]
-    edges: tuple[int, ...]
-    vectors: tuple[Any, ...]
-
-    @classmethod
-    def of(cls, rows: Rows) -> "StoredRows":
-        """Put rows into the object store of the cluster this process is connected to."""
-        import ray
-
-        pieces = spans(rows.shape[0])
-        edges = (*(start for start, _ in pieces), rows.shape[0])
-        return cls(rows.shape, edges, tuple(ray.put(rows.read(start, stop)) for start, stop in pieces))
-
-    def read(self, start: int, stop: int) -> Floats:
-        """Read rows as `Rows.read` does; rows within one span are not copied."""
-        import ray
-
-        span = bisect_right(self.edges, start) - 1
-        if start < stop <= self.edges[span + 1]:
-            found: Floats = ray.get(self.vectors[span])
-            return found[start - self.edges[span] : stop - self.edges[span]]
-        return self.take(np.arange(start, stop))
-
-    def take(self, rows: NDArray[np.int64]) -> Floats:
-        import ray
-
-        out = np.empty((len(rows), self.shape[1]), np.float32)
-        places = pairwise(np.searchsorted(rows, self.edges))
-        for begin, span, (low, high) in zip(self.edges[:-1], self.vectors, places, strict=True):
-            if low < high:
-                out[low:high] = ray.get(span)[rows[low:high] - begin]
-        return out
-
-
-def _stored(items: Items) -> Items:
-    """Return the items, with vectors in this process's memory put into Ray's object store."""
-
-    def stored(rows: Rows) -> Rows:
-        return StoredRows.of(rows) if isinstance(rows, ArrayRows) else rows
-
-    return Items({name: stored(rows) for name, rows in items.rows.items()}, items.ties)
 
 
 def _on_span(function: Callable[..., R], items: Items, *task: Any) -> R:

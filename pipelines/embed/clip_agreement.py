@@ -30,7 +30,7 @@ def check_clip_agreement(
     if stored is None or stored.present.sum() < 2:
         return None
     titles = sample.filter(pl.Series(stored.present))["title"].to_list()
-    return aligned(load_encoder(spec).encode_text(titles), stored.vectors[stored.present])
+    return aligned(load_encoder(spec).encode_text(titles), stored.take(np.flatnonzero(stored.present)).vectors)
 
 
 def aligned(texts_ND: Vectors, pictures_ND: Vectors) -> dict[str, float]:

@@ -39,28 +39,32 @@ class LogItems:
     @classmethod
     def of(cls, lake: Lake, log: LogSlice, section: CollaborativeSection) -> "LogItems":
         """Count the events of each item, batch by batch."""
-        counts = [pl.len().cast(pl.Int64).alias("events"), counted(section).sum().cast(pl.Int64).alias("behaviour")]
-        held, fresh = [pl.DataFrame(schema=ITEM_COUNTS)] * SHARES, list[pl.DataFrame]()
-        for batch in lake.batches("interactions", COUNTED, log.visible, BATCH_ROWS, log.version):
-            fresh.append(pl.DataFrame(pa.table(batch)).group_by("item_id").agg(counts))
-            if sum(part.height for part in fresh) > MERGED:
-                held, fresh = _merged(held, fresh), []
-        merged = pl.concat(_merged(held, fresh)).sort("item_id")
+        counts = {"events": pl.len(), "behaviour": counted(section).sum()}
+        merged = item_counts(lake, log, counts, COUNTED).sort("item_id")
         return cls(merged["item_id"], merged["events"].to_numpy(), merged["behaviour"].to_numpy())
 
 
 COUNTED = ["item_id", "event_type", "impression"]
 
 
-ITEM_COUNTS = {"item_id": pl.String, "events": pl.Int64, "behaviour": pl.Int64}
+def item_counts(lake: Lake, log: LogSlice, counts: dict[str, pl.Expr], columns: list[str]) -> pl.DataFrame:
+    """Return (item_id, counts) of the visible events, counted batch by batch."""
+    none = pl.DataFrame(schema={"item_id": pl.String, **dict.fromkeys(counts, pl.Int64)})
+    held, fresh = [none] * SHARES, [none]
+    for batch in lake.batches("interactions", columns, log.visible, BATCH_ROWS, log.version):
+        made = pl.DataFrame(pa.table(batch)).group_by("item_id").agg(**counts)
+        fresh.append(made.cast(dict.fromkeys(counts, pl.Int64)))
+        if sum(part.height for part in fresh) > MERGED:
+            held, fresh = _merged(held, fresh), [none]
+    return pl.concat(_merged(held, fresh))
 
 
 def _merged(held: list[pl.DataFrame], fresh: list[pl.DataFrame]) -> list[pl.DataFrame]:
     """Add counts to those held, share by share of the ids: a merge takes several times the memory of what it merges."""
-    rows = pl.concat([pl.DataFrame(schema=ITEM_COUNTS), *fresh])
+    rows = pl.concat(fresh)
     share = rows["item_id"].hash() % SHARES
     return [
-        pl.concat([old, rows.filter(share == number)]).group_by("item_id").agg(pl.col("events", "behaviour").sum())
+        pl.concat([old, rows.filter(share == number)]).group_by("item_id").agg(pl.col(pl.Int64).sum())
         for number, old in enumerate(held)
     ]
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from learning.errors import LossDiverged
 from learning.trainer import Trainer, train_in_process
 from pipelines.fusion.frozen import Fusion
-from pipelines.fusion.training import FusionTraining, network, weights
-from pipelines.modalities import FusionError, Matrix, Modality
+from pipelines.fusion.training import Directed, FusionTraining, network, weights
+from pipelines.modalities import FusionError, Matrix, ModalityRows, mean_of
 from pipelines.registry import FUSIONS, fusion_method_of
 from pipelines.spec import FusionSpec
 
@@ -31,12 +31,12 @@ class FusionStart:
     statistics: dict[str, object]
 
     @classmethod
-    def of(cls, items: Mapping[str, Modality], spec: FusionSpec) -> "FusionStart":
+    def of(cls, items: Mapping[str, ModalityRows], spec: FusionSpec) -> "FusionStart":
         """Start from the leading components of each modality. Raise FusionError if no item has a vector."""
         known = {name: items[name] for name in sorted(items) if items[name].present.any()}
         if not known:
             raise FusionError("no item has a vector in any modality: check `text.fields`, the images and the logs.")
-        means = {name: each.mean() for name, each in known.items()}
+        means = {name: mean_of(each) for name, each in known.items()}
         arrays = {f"mean.{name}": mean for name, mean in means.items()} | _components(known, means, spec)
         statistics: dict[str, object] = {"rows": {name: int(each.present.sum()) for name, each in known.items()}}
         if not (member := FUSIONS.members[spec.method]).ours:
@@ -45,10 +45,10 @@ class FusionStart:
 
 
 def fit_fusion(
-    items: Mapping[str, Modality],
+    items: Mapping[str, ModalityRows],
     spec: FusionSpec,
     pairs: NDArray[np.int64] = NO_PAIRS,
-    before: Mapping[str, Modality] | None = None,
+    before: Mapping[str, ModalityRows] | None = None,
     train: Trainer = train_in_process,
 ) -> Fusion:
     """Fit a fusion on the given modalities; one without rows is left out.
@@ -62,7 +62,7 @@ def fit_fusion(
 
 
 def train_fusion(
-    start: FusionStart, items: Mapping[str, Modality], pairs: NDArray[np.int64], train: Trainer = train_in_process
+    start: FusionStart, items: Mapping[str, ModalityRows], pairs: NDArray[np.int64], train: Trainer = train_in_process
 ) -> Fusion:
     """Train a fusion on pairs of rows of the given modalities, which may be those of some items only."""
     spec, arrays, seen = start.spec, start.arrays, {name: items[name] for name in start.means}
@@ -71,7 +71,7 @@ def train_fusion(
         return Fusion(spec, {**arrays, **weights(network(spec, arrays))}, start.statistics)
     training = FusionTraining(
         spec,
-        {name: each.directed(start.means[name]) for name, each in seen.items()},
+        {name: Directed(each, start.means[name]) for name, each in seen.items()},
         {name: each.present for name, each in seen.items()},
         usable,
         arrays,
@@ -84,7 +84,7 @@ def train_fusion(
     return Fusion(spec, {**arrays, **weights(training.module)}, statistics)
 
 
-def _usable(seen: Mapping[str, Modality], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+def _usable(seen: Mapping[str, ModalityRows], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return pairs whose items both have a vector; without pairs, each item of several modalities with itself."""
     there = np.sum([each.present for each in seen.values()], axis=0)
     if len(pairs):
@@ -93,7 +93,7 @@ def _usable(seen: Mapping[str, Modality], pairs: NDArray[np.int64]) -> NDArray[n
     return np.column_stack([several, several]).astype(np.int64)
 
 
-def _components(known: Mapping[str, Modality], means: Mapping[str, Matrix], spec: FusionSpec) -> dict[str, Matrix]:
+def _components(known: Mapping[str, ModalityRows], means: Mapping[str, Matrix], spec: FusionSpec) -> dict[str, Matrix]:
     """Return weights of a projection on leading principal components, each modality in its own dimensions.
 
     Narrow modalities come first: dimensions that they leave of an even share go to the others.

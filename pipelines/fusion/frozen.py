@@ -13,7 +13,7 @@ from safetensors.numpy import load, save
 
 from learning.threads import one_thread
 from pipelines.fusion.training import network
-from pipelines.modalities import FusionError, Matrix, Modality, items_of
+from pipelines.modalities import FusionError, Matrix, Modality, ModalityRows, items_of
 from pipelines.spec import FusionSpec
 
 if TYPE_CHECKING:
@@ -36,16 +36,16 @@ class Fusion:
         """Modalities it was fitted on."""
         return sorted(name.removeprefix("mean.") for name in self.arrays if name.startswith("mean."))
 
-    def transform(self, items: Mapping[str, Modality]) -> tuple[Matrix, NDArray[np.bool_]]:
+    def transform(self, items: Mapping[str, ModalityRows]) -> tuple[Matrix, NDArray[np.bool_]]:
         """Return fused vectors (N, F) and a mask of the rows with at least one known modality.
 
         Vectors have unit length; that of an item at the mean of all is zero. Raise FusionError if a dimension changed.
         """
         count = items_of(items)
         for name in set(items) & set(self.modalities):
-            if items[name].vectors.shape[1] != len(self.arrays[f"mean.{name}"]):
+            if items[name].width != len(self.arrays[f"mean.{name}"]):
                 raise FusionError(
-                    f"the encoder changed: {name} vectors have {items[name].vectors.shape[1]} dimensions, but the "
+                    f"the encoder changed: {name} vectors have {items[name].width} dimensions, but the "
                     f"fusion was fitted on vectors of {len(self.arrays[f'mean.{name}'])}. Fit a new fusion with "
                     "`sidmill run backfill`, or use the encoder that the release pins."
                 )

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from learning.threads import one_thread
 from pipelines.counts import Counts
 from pipelines.fusion.frozen import Fusion
-from pipelines.modalities import Matrix, Modality
-from pipelines.vector_store import matrix, read_vectors, store_vectors
+from pipelines.modalities import Matrix, Modality, ScratchModality, StoredModality
+from pipelines.vector_store import VectorFiles, matrix, read_vectors
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import Reject, quarantine
 from storage.reasons import Reason
 from tokenizer.arrays.executor import LOCAL_THREADS, Executor, Threads
-from tokenizer.arrays.scratch import scratch_matrix, scratch_take
-from tokenizer.arrays.vectors import NOTHING, Items
+from tokenizer.arrays.scratch import scratch_take
+from tokenizer.arrays.vectors import NOTHING, Items, Rows
 
 FUSED = "fused"
 CHUNK = 1 << 16
@@ -34,7 +34,7 @@ class Gathered:
     """Items (item_id, sorted; content_hash over the inputs used) and their vectors, aligned by row."""
 
     items: pl.DataFrame
-    modalities: dict[str, Modality]
+    modalities: dict[str, StoredModality]
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Fused:
     """Items (item_id, sorted; content_hash) and their fused vectors (N, F), aligned by row."""
 
     items: pl.DataFrame
-    vectors: Matrix
+    vectors: Rows
 
     def take(self, rows: NDArray[np.int64]) -> "Fused":
-        """Return some of the items, in the given order."""
-        return Fused(self.items[rows], scratch_take(self.vectors, rows))
+        """Return some of the items, ascending; the same object for all of them."""
+        return self if len(rows) == self.items.height else Fused(self.items[rows], scratch_take(self.vectors, rows))
 
 
 def gather(
@@ -58,8 +58,8 @@ def gather(
     fingerprint are never read.
     """
     ids = items.select("item_id").unique().sort("item_id")
-    modalities: dict[str, Modality] = {}
-    inputs = ids
+    modalities: dict[str, StoredModality] = {}
+    inputs: dict[str, pl.Series] = {}
     for name, pairs in sorted(wanted.items()):
         if name not in fingerprints:
             continue
@@ -68,12 +68,19 @@ def gather(
         if found is None:
             continue
         modalities[name] = found
-        known = pl.format("{}:{}:{}", pl.lit(name), pl.lit(fingerprints[name]), "content_hash")
-        inputs = inputs.with_columns(
-            aligned.select(pl.when(pl.Series(found.present)).then(known).alias(name)).to_series()
-        )
-    digests = pl.Series("content_hash", input_hashes(inputs.drop("item_id"), ids.height), dtype=pl.String)
-    return Gathered(ids.with_columns(digests), modalities)
+        inputs[name] = aligned.select(pl.when(pl.Series(found.present)).then("content_hash")).to_series()
+    return Gathered(ids.with_columns(_content_hashes(inputs, fingerprints, ids.height)), modalities)
+
+
+def _content_hashes(inputs: Mapping[str, pl.Series], fingerprints: Mapping[str, str], items: int) -> pl.Series:
+    """Return the hash of each item's inputs, named by modality and fingerprint; the names of few items at a time."""
+    parts = [pl.Series("content_hash", [], pl.String)]
+    for start in range(0, items, CHUNK):
+        some = {name: each[start : start + CHUNK] for name, each in inputs.items()}
+        named = [pl.format("{}:{}:{}", pl.lit(name), pl.lit(fingerprints[name]), name).alias(name) for name in some]
+        hashes = input_hashes(pl.DataFrame(some).select(named), min(CHUNK, items - start))
+        parts.append(pl.Series("content_hash", hashes, pl.String))
+    return pl.concat(parts)
 
 
 def input_hashes(inputs: pl.DataFrame, items: int) -> list[str]:
@@ -107,43 +114,66 @@ def fuse(
     """
     counts = Counts("fuse", rows_in=gathered.items.height)
     items = gathered.items
-    made = read_vectors(lake, FUSED, fusion.id, items)
-    if made is None:
-        made = Modality(scratch_matrix(items.height, fusion.spec.dim), np.zeros(items.height, np.bool_))
+    made = read_vectors(lake, FUSED, fusion.id, items) or ScratchModality.absent(items.height, fusion.spec.dim)
     missing = np.flatnonzero(~made.present)
     counts.unchanged = items.height - len(missing)
     parts = [missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)]
-    for rows, (vectors, covered) in zip(parts, _transformed(fusion, gathered, parts, work), strict=True):
-        made.vectors[rows], made.present[rows] = vectors, covered
+    for rows, part in zip(parts, _fused_parts(lake, fusion, gathered, parts, work), strict=True):
+        covered = part.covered
+        made.fill(rows[covered], part.vectors)
         _refuse(lake, items[rows[~covered]], counts, provenance)
         counts.out += int(covered.sum())
-        if covered.any():
-            fresh = items[rows[covered]].with_columns(pl.Series("vector", vectors[covered]))
-            tagged = fresh.with_columns(modality=pl.lit(FUSED), fingerprint=pl.lit(fusion.id))
-            store_vectors(lake, tagged, provenance)
-    return Fused(items, made.vectors).take(np.flatnonzero(made.present)), counts.check()
+        if part.stored is not None:
+            part.stored.commit(lake, provenance)
+    return Fused(items, made.rows).take(np.flatnonzero(made.present)), counts.check()
 
 
-def _transformed(
-    fusion: Fusion, gathered: Gathered, parts: Sequence[NDArray[np.int64]], work: Executor
-) -> Iterator[tuple[Matrix, NDArray[np.bool_]]]:
-    """Yield the fused vectors of parts of the rows. A task takes its vectors along, so few parts are held at a time.
+@dataclass(frozen=True)
+class _Part:
+    """Some items: which of them have a fused vector, these vectors, and the files that hold them."""
+
+    covered: NDArray[np.bool_]
+    vectors: Matrix
+    stored: VectorFiles | None
+
+
+def _fused_parts(
+    lake: Lake, fusion: Fusion, gathered: Gathered, parts: Sequence[NDArray[np.int64]], work: Executor
+) -> Iterator[_Part]:
+    """Yield parts of the rows, each fused and written where it is computed.
 
     Torch computes on one thread in a worker, and in the thread that `one_thread` is called in, but not in others.
     """
     if not gathered.modalities:
-        yield from (
-            (np.zeros((len(rows), fusion.spec.dim), np.float32), np.zeros(len(rows), np.bool_)) for rows in parts
-        )
+        nothing = np.zeros((0, fusion.spec.dim), np.float32)
+        yield from (_Part(np.zeros(len(rows), np.bool_), nothing, None) for rows in parts)
         return
     work = work if len(parts) > FEW_PARTS and not isinstance(work, Threads) else Threads(1)
-    tasks = (({name: each.take(rows) for name, each in gathered.modalities.items()},) for rows in parts)
+    inputs = Items({name: each.rows for name, each in gathered.modalities.items()}, NOTHING.ties)
+    tasks = (
+        (rows, {name: each.present[rows] for name, each in gathered.modalities.items()}, gathered.items[rows])
+        for rows in parts
+    )
+    lake.open_or_create("vectors")
     with one_thread():
-        yield from work.map(partial(_fused_part, fusion), NOTHING, tasks)
+        yield from work.map(partial(_fused_part, lake, fusion), inputs, tasks)
 
 
-def _fused_part(fusion: Fusion, items: Items, inputs: Mapping[str, Modality]) -> tuple[Matrix, NDArray[np.bool_]]:
-    return fusion.transform(inputs)
+def _fused_part(
+    lake: Lake,
+    fusion: Fusion,
+    inputs: Items,
+    rows: NDArray[np.int64],
+    present: Mapping[str, NDArray[np.bool_]],
+    items: pl.DataFrame,
+) -> _Part:
+    taken = {name: Modality(each.take(rows), present[name]) for name, each in inputs.rows.items()}
+    vectors, covered = fusion.transform(taken)
+    if not covered.any():
+        return _Part(covered, vectors[covered], None)
+    fresh = items.filter(pl.Series(covered)).with_columns(pl.Series("vector", vectors[covered]))
+    tagged = fresh.with_columns(modality=pl.lit(FUSED), fingerprint=pl.lit(fusion.id))
+    return _Part(covered, vectors[covered], VectorFiles.write(lake, tagged))
 
 
 def _refuse(lake: Lake, items: pl.DataFrame, counts: Counts, provenance: Provenance) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from learning.spec import LoopSpec
 from learning.trainable import Cursor
-from pipelines.modalities import Matrix
+from pipelines.modalities import ROWS, Matrix, ModalityRows
 from pipelines.spec import FusionSpec
 
 if TYPE_CHECKING:
@@ -29,11 +29,25 @@ NEAREST = 8
 
 
 @dataclass(frozen=True)
+class Directed:
+    """Vectors of a modality relative to a mean, of unit length; those of some rows are made when they are asked for."""
+
+    modality: ModalityRows
+    mean: Matrix
+
+    def __len__(self) -> int:
+        return len(self.modality)
+
+    def __getitem__(self, rows: NDArray[np.int64] | slice) -> Matrix:
+        return self.modality.take(rows).directed(self.mean)
+
+
+@dataclass(frozen=True)
 class FusionTraining:
     """Unit vectors (N, D) and presence (N,) of each modality, pairs of rows (P, 2), and the initial weights."""
 
     spec: FusionSpec
-    directed: Mapping[str, Matrix]
+    directed: Mapping[str, Directed | Matrix]
     present: Mapping[str, NDArray[np.bool_]]
     pairs: NDArray[np.int64]
     start: Mapping[str, Matrix]
@@ -49,8 +63,10 @@ class FusionTraining:
         settings = self.spec.model_dump(mode="json", exclude={"workers"})
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for name in sorted(self.directed):
-            for array in (self.directed[name], self.present[name]):
-                digest.update(np.ascontiguousarray(array).data)
+            directed = self.directed[name]
+            for start in range(0, len(directed), ROWS):
+                digest.update(np.ascontiguousarray(directed[start : start + ROWS]).data)
+            digest.update(np.ascontiguousarray(self.present[name]).data)
         digest.update(np.ascontiguousarray(self.pairs).data)
         return digest.hexdigest()[:16]
 
@@ -149,7 +165,7 @@ class FusionTraining:
         for name, each in self.directed.items():
             there = self.present[name]
             weight, bias = self.start[f"linear.{name}.weight"], self.start[f"linear.{name}.bias"]
-            fused[there] += each[there] @ weight.T + bias
+            fused[there] += each[np.flatnonzero(there)] @ weight.T + bias
         return np.asarray(fused / np.maximum(np.linalg.norm(fused, axis=1, keepdims=True), 1e-6), np.float32)
 
     def _kept(self, rows: NDArray[np.int64], draw: np.random.Generator) -> Tensor:

@@ -23,12 +23,15 @@ from storage.quarantine import Reject, open_rows, quarantine, resolve
 from storage.reasons import VECTORS, Reason
 
 PLACES = {"part": pl.Int32(), **ROWS}
+GOOD = ["part", "row", *PAIR]
 COMMIT_BYTES = 1 << 25
+SHARES = 16
+"""Shares of the ids: finding repeats takes several times the memory of the rows among which they are sought."""
 
 
 @dataclass(frozen=True)
 class Survey:
-    """Rows of a source (PLACES): the `good` ones, one an item, and the `refused` ones, with the reason.
+    """Rows of a source: the `good` ones (GOOD), one an item, and the `refused` ones (PLACES), with the reason.
 
     `repeated` rows equal a good one. `absent` rows have no vector. `unknown` rows are of items not in the catalogue.
     """
@@ -61,21 +64,55 @@ class Survey:
 
 def survey(source: GivenSource, known: Callable[[pl.Series], pl.DataFrame]) -> Survey:
     """Judge the rows of a source; `known` returns (item_id) of those of some items that the catalogue has."""
-    rows = pl.concat([pl.DataFrame(schema=PLACES), *_judged(source)])
-    there = known(rows["item_id"].drop_nulls().unique())
-    ours = rows.join(there.select("item_id"), on="item_id", how="semi", maintain_order="left")
-    nameless = rows.filter(pl.col("item_id").is_null())
-    hashed = ours.filter(pl.col("content_hash").is_not_null())
-    twice = pl.col("content_hash").n_unique().over("item_id") > 1
-    conflicting = hashed.filter(twice).with_columns(
+    hashed, others = [pl.DataFrame(schema=PLACES).select(GOOD)], [pl.DataFrame(schema=PLACES)]
+    for rows in _judged(source):
+        whole = pl.col("item_id").is_not_null() & pl.col("content_hash").is_not_null()
+        hashed.append(rows.filter(whole).select(GOOD))
+        others.append(rows.filter(~whole))
+    named, rest = pl.concat(hashed), pl.concat(others)
+    del hashed, others
+    there = known(pl.concat([named["item_id"], rest["item_id"].drop_nulls()]).unique()).select("item_id")
+    ours = rest.join(there, on="item_id", how="semi", maintain_order="left")
+    nameless = rest.filter(pl.col("item_id").is_null())
+    found = [_once(*each) for each in zip(_shares(named), _shares(there), strict=True)]
+    good = pl.concat([each.good for each in found]).sort("item_id")
+    conflicting = pl.concat([each.conflicting for each in found])
+    unknown = rest.height - ours.height - nameless.height + sum(each.unknown for each in found)
+    return Survey(
+        source,
+        good,
+        pl.concat([nameless, ours.filter(pl.col("reason").is_not_null()), conflicting]).sort("part", "row"),
+        named.height - sum(each.unknown for each in found) - conflicting.height - good.height,
+        ours.filter(pl.col("reason").is_null()).height,
+        unknown,
+    )
+
+
+@dataclass(frozen=True)
+class _Once:
+    """Of rows with an id and a vector: one of each item, the rows of items with several vectors, and a count."""
+
+    good: pl.DataFrame
+    conflicting: pl.DataFrame
+    unknown: int
+
+
+def _once(rows: pl.DataFrame, there: pl.DataFrame) -> _Once:
+    """Find the rows of the items that are there; those of others are counted as unknown."""
+    ours = rows.join(there, on="item_id", how="semi", maintain_order="left")
+    several = ours.group_by("item_id").agg(pl.col("content_hash").n_unique()).filter(pl.col("content_hash") > 1)
+    conflicting = ours.join(several, on="item_id", how="semi", maintain_order="left").with_columns(
         reason=pl.lit(Reason.GIVEN_TWICE.value), detail=pl.lit("the id has another vector in another row")
     )
-    single = hashed.filter(~twice)
-    good = single.unique("item_id", keep="first", maintain_order=True).sort("item_id")
-    refused = pl.concat([nameless, ours.filter(pl.col("reason").is_not_null()), conflicting]).sort("part", "row")
-    absent = ours.filter(pl.col("content_hash").is_null() & pl.col("reason").is_null()).height
-    unknown = rows.height - ours.height - nameless.height
-    return Survey(source, good, refused, single.height - good.height, absent, unknown)
+    single = ours.join(several, on="item_id", how="anti", maintain_order="left")
+    good = single.unique("item_id", keep="first", maintain_order=True)
+    return _Once(good, conflicting.select(*PLACES), rows.height - ours.height)
+
+
+def _shares(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Yield the rows of each share of the ids."""
+    share = rows["item_id"].hash() % SHARES
+    yield from (rows.filter(share == number) for number in range(SHARES))
 
 
 def _judged(source: GivenSource) -> Iterator[pl.DataFrame]:

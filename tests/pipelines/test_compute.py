@@ -8,9 +8,12 @@ import pytest
 
 import tokenizer.arrays.vectors
 from learning.progress import emit, progress_listener
-from pipelines.compute.executors import InProcess, OnRay, StoredRows, apply
+from pipelines.compute.executors import InProcess, OnRay, apply
+from pipelines.compute.shared_rows import StoredRows, shared
 from pipelines.spec import ComputeSpec
-from tokenizer.arrays.vectors import ArrayRows
+from tokenizer.arrays.scratch import FileRows
+from tokenizer.arrays.types import Floats
+from tokenizer.arrays.vectors import ArrayRows, Rows, TakenRows
 
 
 class Double:
@@ -54,6 +57,25 @@ def test_vectors_lie_in_rays_store_span_by_span_and_read_as_those_in_memory(monk
         np.testing.assert_array_equal(stored.read(start, stop), rows.read(start, stop))
     for some in ([0, 9, 10, 34], [], [20]):
         np.testing.assert_array_equal(stored.take(np.array(some, np.int64)), rows.take(np.array(some, np.int64)))
+
+
+def reading() -> Callable[[Rows], Floats]:
+    """A function that reads all rows; made here, for workers cannot import this file."""
+    return lambda rows: rows.read(0, rows.shape[0])
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_workers_here_read_a_scratch_file_and_those_elsewhere_get_its_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).normal(size=(35, 3)).astype(np.float32)
+    made = FileRows.zeros(*values.shape)
+    made.put(0, values)
+    some = TakenRows(made, np.array([30, 2, 2, 7]))
+    for rows, expected in ((made, values), (some, values[some.at])):
+        np.testing.assert_array_equal(OnRay(ComputeSpec()).run(reading(), shared(rows)), expected)
+    assert shared(made) is made
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert isinstance(shared(made), StoredRows)
+    np.testing.assert_array_equal(shared(some).read(0, 4), values[some.at])
 
 
 def halving() -> Callable[[int], int]:

@@ -19,7 +19,7 @@ from pipelines.fusion.fit import fit_fusion
 from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.fuse import input_hashes
 from pipelines.fusion.training import FusionTraining
-from pipelines.modalities import FusionError, Modality
+from pipelines.modalities import FusionError, Modality, mean_of
 from pipelines.spec import FusionSpec
 
 
@@ -239,7 +239,7 @@ def test_training_sees_behaviour_as_it_was_before_the_pairs_and_content_as_it_is
     made = fit_fusion(now, small(method), pairs, {"collaborative": earlier}, noted)
     (training,) = seen
     for name, each in {**now, "collaborative": earlier}.items():
-        np.testing.assert_array_equal(training.directed[name], each.directed(now[name].mean()))
+        np.testing.assert_array_equal(training.directed[name][:], each.directed(mean_of(now[name])))
         np.testing.assert_array_equal(training.present[name], each.present)
     there = np.any([now["text"].present, now["image"].present, earlier.present], axis=0)
     np.testing.assert_array_equal(training.pairs, pairs[there[pairs].all(axis=1)])

@@ -47,7 +47,7 @@ def test_the_vectors_beside_the_pairs_are_those_of_the_events_before_them(
     items = found.items.to_pylist()
     assert {item for at, item in enumerate(items) if found.before.present[at]} == earlier.keys() & set(items)
     for at in np.flatnonzero(found.before.present):
-        assert found.before.vectors[at].tolist() == earlier[items[at]]
+        assert found.before.take(np.array([at])).vectors[0].tolist() == earlier[items[at]]
     named = pl.Series(items).gather(found.pairs.ravel()).to_numpy().reshape(-1, 2)
     wanted = np.array(seen.names)[seen.pairs(fusion.pair_window, since)]
     if most == 10_000:

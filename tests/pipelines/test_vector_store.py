@@ -1,6 +1,7 @@
 """Hashes, places and lists of many rows are those of each row."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -12,7 +13,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from pipelines import places
 from pipelines.assign import _lists
 from pipelines.places import PAIR
-from pipelines.vector_store import vector_hashes
+from pipelines.vector_store import cached, cached_under, store_vectors, vector_hashes
+from storage.commit import Provenance
+from storage.lake import Lake
 
 
 @settings(max_examples=50, deadline=None)
@@ -52,3 +55,18 @@ def test_places_are_those_of_a_double_loop_also_where_hashes_collide(
 def test_lists_of_codes_are_the_rows(codes: np.ndarray) -> None:  # type: ignore[type-arg]
     assert _lists(codes).to_pylist() == codes.tolist()
     assert _lists(codes[::2]).to_pylist() == codes[::2].tolist()
+
+
+def test_vectors_under_some_content_hashes_are_those_of_all_that_have_one_of_them(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    for content in ("first", "second", "third"):
+        names = [f"item-{number}" for number in range(5)] + [content]
+        rows = pl.DataFrame({"item_id": names}).with_columns(
+            content_hash=pl.lit(content), modality=pl.lit("m"), fingerprint=pl.lit("f"), vector=pl.lit([1.0])
+        )
+        store_vectors(lake, rows, Provenance("run", "recipe"))
+    items = pl.Series(["item-3", "item-1", "second", "third", "unknown"])
+    for hashes in (["first", "second", "first"], ["third"], ["absent"], []):
+        every = cached(lake, "m", "f", items).filter(pl.col("content_hash").is_in(hashes))
+        assert cached_under(lake, "m", "f", hashes, items).sort(PAIR).equals(every.sort(PAIR))
+    assert every.is_empty()

@@ -19,8 +19,8 @@ import tokenizer.arrays.scratch
 import tokenizer.arrays.vectors
 from tokenizer.arrays.exact_sums import grid, sums_by_code, total
 from tokenizer.arrays.executor import Executor, Threads
-from tokenizer.arrays.scratch import FileRows, copied, scratch_matrix, scratch_take
-from tokenizer.arrays.vectors import Items, ParquetRows
+from tokenizer.arrays.scratch import FileRows, copied, scratch_rows, scratch_take
+from tokenizer.arrays.vectors import Items, ParquetRows, TakenRows
 from tokenizer.assign import Occupancy, assign_sids
 from tokenizer.fit import fit_codebook
 from tokenizer.spec import CodebookSpec, LevelSpec
@@ -78,18 +78,31 @@ def test_vectors_in_parquet_give_the_bytes_of_vectors_in_memory(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("in_memory", [0, 1 << 28])
-def test_a_scratch_matrix_is_an_array_like_any_other(in_memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_in_a_scratch_file_are_read_and_written_like_those_of_an_array(
+    in_memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tokenizer.arrays.scratch, "IN_MEMORY", in_memory)
-    made = scratch_matrix(*VECTORS.shape)
-    assert isinstance(made.base, np.memmap) == (in_memory == 0)
-    assert not made.any()
-    made[:] = VECTORS
-    some = np.flatnonzero(DRAW.random(len(VECTORS)) < 0.4)
-    np.testing.assert_array_equal(scratch_take(made, some), VECTORS[some])
-    assert scratch_take(made, np.arange(len(VECTORS))) is made
+    rows = len(VECTORS)
+    made, twin = scratch_rows(*VECTORS.shape), np.zeros_like(VECTORS)
+    assert isinstance(made, FileRows) == (in_memory == 0)
+    assert not made.read(0, rows).any()
+    some = np.flatnonzero(DRAW.random(rows) < 0.4)
+    for place in (some, np.arange(1000, 1100), some[:0], some[-1:]):
+        made.scatter(place, VECTORS[place] + len(place))
+        twin[place] = VECTORS[place] + len(place)
+        np.testing.assert_array_equal(made.read(0, rows), twin)
+    made.put(700, VECTORS[700:2100])
+    twin[700:2100] = VECTORS[700:2100]
+    np.testing.assert_array_equal(made.read(650, 2600), twin[650:2600])
+    np.testing.assert_array_equal(made.take(some), twin[some])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(made)).read(0, rows), twin)
+    shuffled = DRAW.permutation(some)
+    np.testing.assert_array_equal(TakenRows(made, shuffled).read(5, 50), twin[shuffled[5:50]])
+    np.testing.assert_array_equal(TakenRows(made, some).take(np.array([3, 3, 0])), twin[some[[3, 3, 0]]])
+    np.testing.assert_array_equal(scratch_take(made, some).read(0, len(some)), twin[some])
+    assert scratch_take(made, np.arange(rows)) is made
     assert scratch_take(made, some[:0]).shape == (0, VECTORS.shape[1])
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(made)), VECTORS)
-    assert scratch_matrix(0, 3).shape == (0, 3)
+    assert scratch_rows(0, 3).shape == (0, 3)
 
 
 def test_without_room_for_a_scratch_file_parquet_is_read_again_and_again(

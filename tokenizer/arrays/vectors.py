@@ -55,6 +55,40 @@ class ArrayRows:
     def take(self, rows: NDArray[np.int64]) -> Floats:
         return np.ascontiguousarray(self.array[rows], np.float32)
 
+    def put(self, start: int, vectors: Floats) -> None:
+        """Set rows from `start` on."""
+        self.array[start : start + len(vectors)] = vectors
+
+    def scatter(self, rows: NDArray[np.int64], vectors: Floats) -> None:
+        """Set rows at these numbers."""
+        self.array[rows] = vectors
+
+
+@dataclass(frozen=True)
+class TakenRows:
+    """Some rows of others, by their numbers. A `Rows` without a copy."""
+
+    of: Rows
+    at: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.at), self.of.shape[1]
+
+    def read(self, start: int, stop: int) -> Floats:
+        return take_any(self.of, self.at[start:stop])
+
+    def take(self, rows: NDArray[np.int64]) -> Floats:
+        return take_any(self.of, self.at[rows])
+
+
+def take_any(rows: Rows, at: NDArray[np.int64]) -> Floats:
+    """The rows at these numbers, in any order."""
+    order = np.argsort(at, kind="stable")
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return rows.take(at[order])[back]
+
 
 @dataclass(frozen=True)
 class ParquetRows:
@@ -193,9 +227,7 @@ class Items:
 
     def take(self, index: NDArray[np.int64], prefix: NDArray[np.int32]) -> Block:
         """The block of the rows at `index`, in that order, with codes so far `prefix`."""
-        ascending = np.argsort(index, kind="stable")
-        back = np.argsort(ascending, kind="stable")
-        vectors = {name: rows.take(index[ascending])[back] for name, rows in self.rows.items()}
+        vectors = {name: take_any(rows, index) for name, rows in self.rows.items()}
         return Block(vectors, self.ties[index], prefix)
 
     def subset(self, index: NDArray[np.int64]) -> "Items":

@@ -29,7 +29,7 @@ from tokenizer.errors import TrieCorrupt
 from tokenizer.trie.arrays import Texts, build_levels, check_distinct, check_structure, text_array
 from tokenizer.trie.splice import splice, splice_texts
 
-FOUND_AT_ONCE = 1 << 18
+FOUND_AT_ONCE = 1 << 15
 """Ids that are looked up at a time: comparing their characters takes some 50 bytes for each."""
 FORMAT = "sidmill-trie-2"
 
