@@ -268,8 +268,7 @@ class Lake:
 
         Old rows may be among them after a compaction of another program, or where the log between was cut.
         """
-        files = [] if since == version else self._added(table, self.data_files(table, version), since, version)
-        return self._rows(table, files, columns)
+        return self._rows(table, self._added(table, self.data_files(table, version), since, version), columns)
 
     def version_of_rows(self, table: str, version: int) -> int:
         """Return the oldest version that has the same rows, because all commits since only joined files."""

@@ -139,52 +139,59 @@ def test_nights_go_on_beside_gc_and_rollback_offers_what_stays(
     assert run_command(["release", "unpin", "production", "--lake", lake.uri]) == 0
 
 
+def next_night(folder: Path) -> dict[str, list[str]]:
+    return {"items": items(folder, 60, 3), "interactions": log(folder, 5)}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(after_nights: Path, tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """The lake after one more night."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    lake = Lake(str(shutil.copytree(after_nights, folder / "lake")))
+    assert nightly(lake.uri, None, **next_night(folder))["published"]
+    return lake
+
+
 def test_a_night_after_its_files_were_joined_does_and_makes_what_it_would_have(
-    after_nights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    after_nights: Path, undisturbed: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commit, "MOST_FILES", 2)
-    plain, joined = (Lake(str(shutil.copytree(after_nights, tmp_path / name))) for name in ("plain", "joined"))
-    found = collect(joined, Policy(1, timedelta()), Provenance("test", ""), remove=True)
+    lake, now = Lake(str(shutil.copytree(after_nights, tmp_path / "lake"))), datetime.now(UTC)
+
+    def seen() -> dict[str, Any]:
+        return Snapshot(lake.ref("items"), lake.ref("interactions"), now, now).content(lake)
+
+    before = seen()
+    found = collect(lake, Policy(1, timedelta()), Provenance("test", ""), remove=True)
     assert {"items", "sids", "vectors"} <= found.joined.keys()
-    assert len(joined.data_files("sids")) == 1
-    assert not nightly(joined.uri)["made"], "nothing has arrived"
-    now = datetime.now(UTC)
-    contents = [
-        Snapshot(lake.ref("items"), lake.ref("interactions"), now, now).content(lake) for lake in (plain, joined)
-    ]
-    assert contents[0] == contents[1], "a run that is done again finds what it made"
-    night = {"items": items(tmp_path, 60, 3), "interactions": log(tmp_path, 5)}
-    keys = []
-    for lake in (plain, joined):
-        assert nightly(lake.uri, None, **night)["published"]
-        manifest = read_release(lake, "production")
-        keys.append({**manifest.counts, "items": manifest.items, "errors": manifest.metrics.get("relative_error")})
-    assert keys[0] == keys[1]
-    assert sids(joined) == sids(plain)
-    assert wrong(joined) == []
+    assert len(lake.data_files("sids")) == 1
+    assert not nightly(lake.uri)["made"], "nothing has arrived"
+    assert seen() == before, "a run that is done again finds what it made"
+    assert nightly(lake.uri, None, **next_night(tmp_path))["published"]
+    made, wanted = (read_release(each, "production") for each in (lake, undisturbed))
+    assert (made.counts, made.items) == (wanted.counts, wanted.items)
+    assert sids(lake) == sids(undisturbed)
+    assert wrong(lake) == []
 
 
 def test_a_restored_backup_verifies_and_the_same_night_gives_the_same_sids(
-    after_nights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    after_nights: Path, undisturbed: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The restore drill: the lake is lost, and what the commands give back goes on as it would have."""
-    lost = Lake(str(shutil.copytree(after_nights, tmp_path / "lake")))
-    assert run_command(["lake", "backup", str(tmp_path / "backup"), "--lake", lost.uri]) == 0
-    night = {"items": items(tmp_path, 60, 3), "interactions": log(tmp_path, 5)}
-    nightly(lost.uri, None, **night)
-    wanted = sids(lost)
-    shutil.rmtree(lost.uri)
+    lake = Lake(str(shutil.copytree(after_nights, tmp_path / "lake")))
+    assert run_command(["lake", "backup", str(tmp_path / "backup"), "--lake", lake.uri]) == 0
+    shutil.rmtree(lake.uri)
     capsys.readouterr()
-    assert run_command(["lake", "restore", str(tmp_path / "backup"), "--lake", lost.uri]) == 0
+    assert run_command(["lake", "restore", str(tmp_path / "backup"), "--lake", lake.uri]) == 0
     told = capsys.readouterr().out
     assert "each with its hash" in told
     assert "production -> (r-000003, no model)" in told
-    restored = Lake(lost.uri)
+    restored = Lake(lake.uri)
     assert wrong(restored) == []
-    assert nightly(restored.uri, None, **night)["published"]
-    assert sids(restored) == wanted
+    assert nightly(restored.uri, None, **next_night(tmp_path))["published"]
+    assert sids(restored) == sids(undisturbed)
     assert wrong(restored) == []
-    again = [*items(after_nights.parent, 20, 2), *items(tmp_path, 60, 3)]
+    again = items(after_nights.parent, 20, 2)
     assert not nightly(restored.uri, None, again)["made"], "what was read before the backup is known as read"
 
 

@@ -189,7 +189,7 @@ NIGHT, DAYS, GC = Step("night"), Step("days"), Step("gc")
 
 
 @settings(
-    max_examples=4,
+    max_examples=2,
     deadline=None,
     phases=(Phase.explicit, Phase.generate),  # shrinking would take many minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture],
