@@ -258,6 +258,7 @@ def test_items_may_share_sids_where_the_recipe_keeps_collisions(
     assert f"{stored.model} has learnt from events before" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_training_reads_impressions_as_context_and_learns_clicks_alone(
     tmp_path: Path, small: Path, recipe: Recipe
 ) -> None:

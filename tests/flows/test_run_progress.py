@@ -92,8 +92,9 @@ def test_a_list_of_releases_breaks_no_number_on_a_terminal_of_80_columns(monkeyp
         "codebook": "979e75d7bb5f71fc",
         "as_of": "2026-11-27T00:00:00",
         "gates": [{"name": name, "passed": False} for name in failed],
+        "pinned": None,
     }
-    show.releases([one], None, False)
+    show.releases([one], None, 0, False)
     words = out.getvalue().split()
     assert {"r-000012", "r-000011", "12,345,678", "8192", "979e75d7", "2026-11-27"} <= set(words)
     assert max(map(len, out.getvalue().splitlines())) <= 80

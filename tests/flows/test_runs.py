@@ -476,7 +476,7 @@ def test_a_quarantined_item_is_tried_again_on_request(tmp_path: Path, small: Pat
     assert by_reason(lake) == {}
 
 
-@pytest.mark.parametrize("after", ["vectors", "sids"])
+@pytest.mark.parametrize("after", [pytest.param("vectors", marks=pytest.mark.slow), "sids"])
 def test_a_run_killed_after_a_commit_is_finished_by_the_same_command(
     tmp_path: Path, small: Path, recipe: Recipe, after: str
 ) -> None:

@@ -87,25 +87,26 @@ def _count_up(task: tuple[str, int]) -> int:
     return lost
 
 
-def eight_writers(uri: str) -> None:
+def many_writers(uri: str, writers: int) -> None:
     """The claims that must hold on every store: same key once, own keys all, no lost update."""
-    tasks = [(uri, writer) for writer in range(WRITERS)]
-    with multiprocessing.get_context("spawn").Pool(WRITERS) as pool:
-        assert sorted(pool.map(_append_same, [uri] * WRITERS, chunksize=1)) == [False] * (WRITERS - 1) + [True]
+    tasks = [(uri, writer) for writer in range(writers)]
+    with multiprocessing.get_context("spawn").Pool(writers) as pool:
+        assert sorted(pool.map(_append_same, [uri] * writers, chunksize=1)) == [False] * (writers - 1) + [True]
         assert Lake(uri).rows("vectors") == 2
         assert all(pool.map(_append_own, tasks, chunksize=1))
-        assert Lake(uri).rows("vectors") == 2 + WRITERS
+        assert Lake(uri).rows("vectors") == 2 + writers
         pool.map(_count_up, tasks, chunksize=1)
     history = pointer_history(Lake(uri), "counter")
-    assert [move.value for move in history[1:]] == list(range(1, MOVES * WRITERS + 1))
+    assert [move.value for move in history[1:]] == list(range(1, MOVES * writers + 1))
 
 
 def test_eight_writers_lose_and_double_nothing_on_disk(tmp_path: Path) -> None:
-    eight_writers(str(tmp_path / "lake"))
+    many_writers(str(tmp_path / "lake"), WRITERS)
 
 
-def test_eight_writers_lose_and_double_nothing_on_s3(s3_bucket: str) -> None:
-    eight_writers(f"{s3_bucket}/one")
+@pytest.mark.parametrize("writers", [3, pytest.param(WRITERS, marks=pytest.mark.slow)])
+def test_several_writers_lose_and_double_nothing_on_s3(s3_bucket: str, writers: int) -> None:
+    many_writers(f"{s3_bucket}/one", writers)
 
 
 def test_blobs_come_back_from_s3(s3_bucket: str) -> None:
