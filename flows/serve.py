@@ -37,7 +37,7 @@ ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLi
 
 @dataclass(frozen=True)
 class Served:
-    """What is served: a lake, the sources of its nights, their times, and how often the watcher looks.
+    """Settings of what is served: a lake, the sources of its nights, their times, and how often the watcher looks.
 
     Without a recipe, every run uses that of the release it starts from; `overrides` apply to all runs started here and
     are not stored in a release. `every` is 0 for no watcher, `metrics_port` 0 for no metrics.
@@ -141,7 +141,9 @@ class Watcher:
         self._training.look(current.release if current else "", ends.get("train"))
         if not recipe.watch.alerts:
             return [each.message for each in found.problems]
-        return send_alerts(self._lake, recipe.watch, [*problems(self._lake, recipe.watch), *found.problems])
+        return send_alerts(
+            self._lake, recipe.watch, [*problems(self._lake, recipe.watch), *found.problems], sources=True
+        )
 
     def _ask_for_night(self) -> None:
         print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC: there is news, a night is asked for", flush=True)

@@ -34,7 +34,7 @@ class Beat:
 
     @property
     def found_nothing(self) -> bool:
-        """Whether the run finished without a new release, because nothing had arrived."""
+        """True if the run finished without a new release, because nothing had arrived."""
         return self.outcome == "finished" and self.result.get("made") is False
 
 

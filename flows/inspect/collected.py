@@ -1,4 +1,4 @@
-"""What a `lake gc` found, in lines and as a record: what stays and why, what goes, by kind, with files and bytes."""
+"""Findings of a `lake gc`, in lines and as a record: what stays and why, what goes, by kind, with files and bytes."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any

@@ -13,6 +13,8 @@ from storage.releases.models import models
 from storage.runs import runs
 
 NIGHT = "nightly"
+SOURCE = "source "
+"""Beginning of the names of problems of sources, which only who looks at the sources can see."""
 
 
 @dataclass(frozen=True)

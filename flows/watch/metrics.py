@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest, start_http_ser
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from flows.inspect.lake_state import HEADLINE, lake_state
+from flows.inspect.lake_state import HEADLINE, LakeState, lake_state
 from flows.watch.health import NIGHT, Problem, current_since, problems
 from flows.watch.lag import lags
 from flows.watch.spec import WatchSpec
@@ -32,8 +32,8 @@ class LakeMetrics(Collector):
     def collect(self) -> Iterable[Metric]:
         now = datetime.now(UTC)
         state = lake_state(self._lake, now)
-        yield from self._production(now)
-        yield from self._runs(now)
+        yield from self._production(state, now)
+        yield from self._runs()
         yield from self._tables()
         yield self._gauge("held", "1 if runs may not move production", [((), float(state.held is not None))])
         reasons = sorted(by_reason(self._lake).items())
@@ -52,8 +52,7 @@ class LakeMetrics(Collector):
             family.add_metric([self._lake.uri, *values], value)
         return family
 
-    def _production(self, now: datetime) -> Iterator[Metric]:
-        state = lake_state(self._lake, now)
+    def _production(self, state: LakeState, now: datetime) -> Iterator[Metric]:
         since = current_since(state, beats(self._lake).get(NIGHT))
         if state.production is None or since is None:
             return
@@ -77,7 +76,7 @@ class LakeMetrics(Collector):
         counts = [((name,), float(count)) for name, count in sorted(manifest.counts.items())]
         yield self._gauge("release_count", "counts of the release in production", counts, "what")
 
-    def _runs(self, now: datetime) -> Iterator[Metric]:
+    def _runs(self) -> Iterator[Metric]:
         ends = sorted(beats(self._lake).values(), key=lambda beat: beat.kind)
         last = [((beat.kind,), beat.at.timestamp()) for beat in ends]
         yield self._gauge("run_end_timestamp_seconds", "time at which the last run of a kind ended", last, "kind")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from flows.watch.health import Problem
+from flows.watch.health import SOURCE, Problem
 from pipelines.ingest.accounting import records, unread
 from pipelines.registry import source_kind_of
 from pipelines.sources.protocol import Source, Spec
@@ -55,7 +55,7 @@ class Trigger:
 
 @dataclass(frozen=True)
 class News:
-    """What the sources hold: a digest that changes with it, and those that cannot be looked at."""
+    """State of the sources: a digest that changes with it, and those that cannot be looked at."""
 
     digest: str
     problems: tuple[Problem, ...]
@@ -69,7 +69,7 @@ def news(lake: Lake, wanted: Mapping[str, tuple[Sequence[str], Spec]]) -> News:
             try:
                 parts += [f"{kind} {each}" for each in _unread(lake, kind, address, spec)]
             except (SourceError, OSError) as error:
-                faults.append(Problem(f"source {address}", str(error)))
+                faults.append(Problem(f"{SOURCE}{address}", str(error)))
     return News(hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest(), tuple(faults))
 
 

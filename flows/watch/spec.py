@@ -23,5 +23,5 @@ class WatchSpec(BaseModel):
 
     @property
     def alerts(self) -> bool:
-        """Whether anybody is told of problems."""
+        """True if anybody is told of problems."""
         return any((self.alert_command, self.alert_webhook_variable, self.alert_block))

@@ -1,4 +1,4 @@
-"""Which releases and models are pinned, and which are retired: pointers beside those of the aliases.
+"""Pinned and retired releases and models: pointers beside those of the aliases.
 
 A retirement is final. Pins, retirements and aliases are rows of one table, so whoever moves one of them has seen the
 others: a release cannot be retired and published at once.

@@ -40,7 +40,7 @@ RECORD = "backup.json"
 
 @dataclass(frozen=True)
 class Backup:
-    """What a backup holds: production of the backup, and its files."""
+    """Contents of a backup: production of the backup, and its files."""
 
     lake: str
     made_at: str

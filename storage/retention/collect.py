@@ -37,7 +37,7 @@ TRAINS = ("bootstrap", "backfill", "train")
 
 @dataclass(frozen=True)
 class Collected:
-    """What a `lake gc` did, or would do: `retired` now, `garbage` removed now, `later` once what is `leaving` is gone.
+    """Outcome of a `lake gc` or its plan: `retired` now, `garbage` removed now, `later` once what is `leaving` is gone.
 
     `leaving` has the releases and models that were retired within the grace period, with the time. `cutoff` is the time
     since which nothing goes: the grace period, or the start of the oldest of the `running` runs. `joined` is the number
@@ -89,7 +89,7 @@ def collect(lake: Lake, policy: Policy, provenance: Provenance, remove: bool, no
 
 
 class _State:
-    """What the lake records at one time, with `retired` beside what is retired already."""
+    """Records of the lake at one time, with `retired` beside what is retired already."""
 
     def __init__(
         self, lake: Lake, policy: Policy, now: datetime, retired: tuple[str, ...], running: list[RunSummary]

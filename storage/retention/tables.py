@@ -26,13 +26,13 @@ class Garbage:
 
     @property
     def in_log(self) -> bool:
-        """Whether it is an entry or a checkpoint of a table's log."""
+        """True if it is an entry or a checkpoint of a table's log."""
         return "_delta_log" in self.path.split("/") and not self.unnamed
 
 
 @dataclass(frozen=True)
 class TableGarbage:
-    """What goes from one table, and the record of its log to write before; paths are below the table."""
+    """Garbage of one table, and the record of its log to write before; paths are below the table."""
 
     trim: Trim | None
     files: list[Garbage]

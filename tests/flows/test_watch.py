@@ -204,6 +204,16 @@ def test_each_problem_is_told_once_and_once_when_it_is_over(
     assert receiver.got[0]["text"].startswith("problem: it failed (lake ")
 
 
+def test_a_run_does_not_take_a_problem_of_a_source_for_over_because_it_did_not_look(lake: Lake, tmp_path: Path) -> None:
+    told = tmp_path / "told.jsonl"
+    watch, broken = WatchSpec(alert_command=command_into(told)), [Problem("source s3://x", "it cannot be read")]
+    send_alerts(lake, watch, broken, sources=True)
+    send_alerts(lake, watch, [])  # as at the end of a run
+    send_alerts(lake, watch, broken, sources=True)
+    send_alerts(lake, watch, [], sources=True)
+    assert [json.loads(line)["state"] for line in told.read_text().splitlines()] == ["problem", "recovered"]
+
+
 def test_a_hook_that_fails_is_told_and_tried_again_and_shows_no_secret(
     lake: Lake, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
