@@ -20,6 +20,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -242,9 +243,23 @@ def _commit_alone(
         _commit(lake, handle, table, [*files, *instead], provenance, key, alone=True)
     except CommitFailedError:
         for each in () if key else files:
-            place.delete(each.path)
+            with suppress(FileNotFoundError):  # an erasure deleted it
+                place.delete(each.path)
         return []
     return files
+
+
+def mark(lake: Lake, handle: DeltaTable, table: str, provenance: Provenance) -> bool:
+    """Commit an entry without rows through `handle`; return False if another commit came between.
+
+    Whoever decided from an earlier state of the table has to decide again: a join of files that were replaced since
+    would bring their rows back.
+    """
+    try:
+        _commit(lake, handle, table, [], provenance, alone=True)
+    except CommitFailedError:
+        return False
+    return True
 
 
 def take_out(lake: Lake, table: str, paths: Collection[str], provenance: Provenance) -> bool:

@@ -292,6 +292,24 @@ CHECKSUMS = TableSpec(
     bookkeeping=True,
 )
 
+ERASURES = TableSpec(
+    "erasures",
+    _schema(
+        erasure=pa.string(),
+        event=pa.string(),
+        subjects=pa.string(),
+        pinned=pa.list_(pa.string()),
+        releases=pa.list_(pa.string()),
+        models=pa.list_(pa.string()),
+        reason=pa.string(),
+        at=TIME,
+        run=pa.string(),
+    ),
+    key=("erasure", "event"),
+    constraints={"known_event": "event = 'begun' OR event = 'done'"},
+    bookkeeping=True,
+)
+
 TABLES: dict[str, TableSpec] = {
     spec.name: spec
     for spec in (
@@ -310,5 +328,6 @@ TABLES: dict[str, TableSpec] = {
         RUNS,
         POINTERS,
         CHECKSUMS,
+        ERASURES,
     )
 }

@@ -14,6 +14,10 @@ from storage.errors import LakeError
 app = App(name="lake", help="Look at the lake as a whole, and keep it small.", group_parameters=OPTIONS)
 
 
+Ids = Annotated[tuple[str, ...], Parameter(metavar="ID...", consume_multiple=1)]
+IdFile = Annotated[str | None, Parameter(metavar="FILE")]
+
+
 class VerificationFailed(LakeError):
     """Raised if a check of the lake finds a fault."""
 
@@ -96,6 +100,51 @@ def gc(
         return
     for line in lines(found, removed=yes):
         say(line)
+
+
+@app.command
+def erase(
+    *,
+    user: Ids = (),
+    item: Ids = (),
+    users_from: IdFile = None,
+    items_from: IdFile = None,
+    reason: str = "",
+    wait: Annotated[timedelta, Parameter(metavar="DURATION", show_default=lambda _: "10m")] = timedelta(minutes=10),
+    refit: bool = False,
+    resume: bool = False,
+    yes: bool = False,
+    as_json: AsJson = False,
+    common: Common = Common(),
+) -> None:
+    """Take users or items out of the lake, also out of what releases pin.
+
+    Every version of every table is written without their rows, the tries and
+    factors of all releases without the items, and the former files are deleted.
+    Without --yes nothing is changed: the command says what the lake holds of them.
+
+    Delete them from the sources first: a file that is read again brings them
+    back. Backups, and tries that were exported, are not reached.
+
+    $ sidmill lake erase --user u-1029
+    $ sidmill lake erase --users-from requests.txt --reason 'ticket 4711' --yes
+
+    Args:
+        user: Ids of users, as in the log. Pseudonyms are found by the key of the recipe.
+        item: Ids of items. Events of these items go too.
+        users_from: File with an id of a user on each line; - reads standard input.
+        items_from: File with an id of an item on each line; - reads standard input.
+        reason: Text for the record of erasures, which names nobody.
+        wait: Wait so long for the end of running runs, which may hold rows in memory.
+        refit: Then fit a new codebook, and train on it, as candidates: `run backfill` and `run train`.
+        resume: Go on with the erasures that did not end.
+        yes: Erase.
+    """
+    from flows.cli.erase import Request, run_erase, subjects
+
+    users, items = subjects(user, users_from), subjects(item, items_from)
+    request = Request(users, items, reason, wait.total_seconds(), refit=refit, resume=resume, yes=yes)
+    run_erase(common.existing(), request, as_json)
 
 
 @app.command

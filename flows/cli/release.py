@@ -29,12 +29,16 @@ def list_releases(*, as_json: AsJson = False, common: Common = Common()) -> None
     """List candidates and releases, oldest first, without those that were retired."""
     from flows.cli import show
     from flows.inspect.status import release_status
+    from storage.erasure.record import redacted
     from storage.releases.releases import published, releases
     from storage.releases.standing import read_standing
 
     lake = common.existing()
-    standing = read_standing(lake)
-    found = [{**release_status(each), "pinned": _pinned(standing, each.id)} for each in releases(lake)]
+    standing, erased = read_standing(lake), redacted(lake)
+    found = [
+        {**release_status(each), "pinned": _pinned(standing, each.id), "redacted": erased.get(each.id, [])}
+        for each in releases(lake)
+    ]
     show.releases(found, published(lake), sum(name.startswith("r-") for name in standing.retired), as_json)
 
 

@@ -183,6 +183,8 @@ def releases(found: list[Record], current: Published | None, retired: int, as_js
     for each in found:
         if each["pinned"]:
             say(f"{each['id']} {each['pinned']}")
+        if each["redacted"]:
+            say(f"{each['id']} was redacted by `sidmill lake erase` on {', '.join(each['redacted'])}")
     if retired:
         say(f"{retired:,} releases were retired by `sidmill lake gc`")
 

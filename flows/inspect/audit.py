@@ -1,15 +1,19 @@
-"""The audit log: every move of a pointer, which is each publication, rollback, hold, pin and retirement."""
+"""The audit log: moves of pointers (each publication, rollback, hold, pin and retirement), and erasures."""
 
 import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from storage.erasure.record import erasures
 from storage.lake import Lake
 
 
 @dataclass(frozen=True)
 class Move:
-    """A move of a pointer: when, by which run or command and person, what it is, and the value that it set."""
+    """A move of a pointer: when, by which run or command and person, what it is, and the value that it set.
+
+    An erasure counts as one, with the number of users and items as its value.
+    """
 
     at: str
     who: str
@@ -30,8 +34,12 @@ class Move:
 
 
 def audit(lake: Lake) -> list[Move]:
-    """Return the moves of all pointers, oldest first."""
-    if not lake.exists("pointers"):
-        return []
-    rows = lake.read("pointers").sort_by([("at", "ascending"), ("name", "ascending")]).to_pylist()
-    return [Move(row["at"].isoformat(), row["run"], row["name"], json.loads(row["value"]), row["note"]) for row in rows]
+    """Return the moves of all pointers, and the erasures, oldest first."""
+    rows = lake.read("pointers").to_pylist()
+    moves = [
+        Move(row["at"].isoformat(), row["run"], row["name"], json.loads(row["value"]), row["note"]) for row in rows
+    ]
+    moves += [
+        Move(each.at.isoformat(), each.run, f"erasure {each.id}", each.subjects, each.reason) for each in erasures(lake)
+    ]
+    return sorted(moves, key=lambda move: (move.at, move.pointer))

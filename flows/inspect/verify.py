@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from storage.erasure.record import unfinished
 from storage.errors import LakeError
 from storage.files.data_files import DataFile
 from storage.files.table_log import Log
@@ -47,6 +48,9 @@ def verify(lake: Lake) -> Iterator[Finding]:
         yield Finding(table, "log", " ".join(faults) or None)
         yield Finding(table, "newest version", first_fault(lake.open, table))
     yield Finding("lake", "no commit is lost", first_fault(require_complete, lake))
+    for name in unfinished(lake):
+        fault = "the erasure did not end: run `sidmill lake erase --resume --yes`, or the same command again"
+        yield Finding("lake", name, fault)
     try:
         known = releases(lake)
     except LakeError as error:

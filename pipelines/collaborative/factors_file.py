@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,24 @@ def read_factors(blobs: Blobs, details: dict[str, Any], among: Collection[str]) 
         groups = wanted.groups(file.metadata)
         table = file.read_row_groups(groups).filter(wanted.expression) if groups else file.schema_arrow.empty_table()
         return _of(table, float(file.schema_arrow.metadata[b"total"]))
+
+
+def factors_without(blobs: Blobs, details: dict[str, Any], items: Collection[str]) -> dict[str, str] | None:
+    """Store the factors that a reference names without some items; return the fields of a reference to them.
+
+    Return None if the factors have none of the items. Vectors on the other factors change a little.
+    """
+    if FOOTER in details:
+        with blobs.open_parquet(details[BLOB], details[FOOTER]) as file:
+            factors = _of(file.read(), float(file.schema_arrow.metadata[b"total"]))
+    else:
+        factors = _of_ipc(blobs.get(details[BLOB]))
+    stay = np.array([name not in items for name in factors.names], bool)
+    if stay.all():
+        return None
+    names = tuple(name for name in factors.names if name not in items)
+    left = replace(factors, names=names, directions=factors.directions[stay], met=factors.met[stay])
+    return store_factors(blobs, left)
 
 
 def _of_ipc(data: bytes) -> Factors:

@@ -1,8 +1,8 @@
 """Recipe sections of source files: columns and formats of catalogues and logs."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 
 class Section(BaseModel):
@@ -111,7 +111,8 @@ class InteractionsSpec(Section):
 
     Times are ISO 8601 (UTC if no zone is given) or numbers since 1970 in `time_unit`, by default inferred from their
     size. `repeats` applies to rows of one file that are equal and have no event id: "refuse" makes them one event,
-    "keep" keeps all.
+    "keep" keeps all. With `pseudonyms` a user id is replaced by its keyed hash before it is stored anywhere; the key is
+    in the environment variable SIDMILL_USER_KEY.
     """
 
     section: ClassVar[str] = "interactions"
@@ -131,7 +132,13 @@ class InteractionsSpec(Section):
     future_tolerance_hours: float = Field(24.0, ge=0)
     time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
     repeats: Literal["refuse", "keep"] = "refuse"
+    pseudonyms: bool = False
     csv: CsvSpec = CsvSpec()
+
+    @model_serializer(mode="wrap")
+    def _without_younger_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out fields that say nothing where recipes and readings were stored before they were fields."""
+        return {name: value for name, value in serialize(self).items() if name != "pseudonyms" or value}
 
     @property
     def unread_columns(self) -> frozenset[str]:

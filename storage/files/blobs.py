@@ -99,13 +99,18 @@ class Blobs:
             self.check(digest)
             return path
         data = self.get(digest)
-        target = (cache or Path(tempfile.gettempdir()) / "sidmill-blobs") / digest
+        target = (cache or _cache()) / digest
         if not (target.exists() and sha256(target.read_bytes()) == digest):
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = target.with_name(f".{digest}.{os.getpid()}")
             partial.write_bytes(data)
             os.replace(partial, target)
         return target
+
+    def delete(self, digest: str) -> None:
+        """Delete a blob that nothing names, and the copy of it that `local_path` made on this machine."""
+        self.files.delete(self._key(digest))
+        (_cache() / digest).unlink(missing_ok=True)
 
     def _missing(self, digest: str) -> LakeNotFound:
         return LakeNotFound(
@@ -122,3 +127,7 @@ class Blobs:
             f"the blob {self.location(digest)} is damaged: {why}. "
             "Restore it from a backup of the lake, or roll back to a release that does not pin it."
         )
+
+
+def _cache() -> Path:
+    return Path(tempfile.gettempdir()) / "sidmill-blobs"

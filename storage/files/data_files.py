@@ -82,10 +82,13 @@ def write_rows(files: Files, spec: TableSpec, rows: pa.Table, key: str, news: bo
     The same rows under the same key give the same names, so a rerun after a kill leaves no orphan. `news` is False for
     rows that the table already holds in other files.
     """
-    return [_write(files, spec, values, part, key, news) for values, part in _partitions(rows, spec.partition_by)]
+    return [write_file(files, spec, values, part, key, news) for values, part in _partitions(rows, spec.partition_by)]
 
 
-def _write(files: Files, spec: TableSpec, values: dict[str, str], rows: pa.Table, key: str, news: bool) -> AddAction:
+def write_file(
+    files: Files, spec: TableSpec, values: dict[str, str], rows: pa.Table, key: str, news: bool = True
+) -> AddAction:
+    """Write the rows of one partition, without its columns, as `write_rows` does."""
     sink = pa.BufferOutputStream()
     pq.write_table(
         rows,
@@ -237,7 +240,10 @@ RESTORE = "Restore the file from a backup of the lake; `sidmill lake verify` lis
 
 
 def missing(files: Files, file: DataFile) -> DataCorrupt:
-    return DataCorrupt(f"the data file {files.uri}/{file.path} is missing. {RESTORE}")
+    return DataCorrupt(
+        f"the data file {files.uri}/{file.path} is missing. If `sidmill lake erase` ran meanwhile, run the command "
+        f"again. {RESTORE}"
+    )
 
 
 def corrupt(files: Files, file: DataFile) -> DataCorrupt:

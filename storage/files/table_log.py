@@ -27,6 +27,7 @@ CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
 REMEDY = "restore the folder _delta_log of the table from a backup of the lake"
 FILES_HASH = "sidmill.files"
 """Key of a commit's metadata with the hash of its file entries."""
+LAST_CHECKPOINT = "_delta_log/_last_checkpoint"
 SEEN = "sidmill.seen"
 """Key of a commit's metadata with the newest versions of tables that its writer had opened: they exist since then."""
 
@@ -145,10 +146,7 @@ def _entry(name: str, text: bytes) -> Entry:
     added = [action["add"] for action in actions if "add" in action]
     about: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
     said = about.get(FILES_HASH)
-    now = entry_hash(
-        {**{part: file[part] for part in ("path", "size", "partitionValues")}, "stats": json.loads(file["stats"])}
-        for file in (added if said else [])
-    )
+    now = entry_hash(map(hashed_entry, added if said else []))
     return Entry(
         name,
         frozenset(unquote(file["path"]) for file in added),
@@ -158,6 +156,12 @@ def _entry(name: str, text: bytes) -> Entry:
         json.loads(about.get(SEEN, "{}")),
         bool(added) and not any(file.get("dataChange", True) for file in added),
     )
+
+
+def hashed_entry(file: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the hash of a commit's files is made of, of an added file as the log stores it."""
+    parts = {part: file[part] for part in ("path", "size", "partitionValues")}
+    return {**parts, "stats": json.loads(file["stats"])}
 
 
 def read_entry(files: Files, version: int) -> Entry:

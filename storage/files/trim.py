@@ -23,10 +23,14 @@ def checkpoint_name(version: int) -> str:
 
 @dataclass(frozen=True)
 class Trim:
-    """Entries of a log may be missing `before` this version; `checkpoints` has the sha256 of those in their place."""
+    """Entries of a log may be missing `before` this version; `checkpoints` has the sha256 of those in their place.
+
+    `former` has the hash that a checkpoint may still have while it is being rewritten.
+    """
 
     before: int = 0
     checkpoints: Mapping[int, str] = field(default_factory=dict)
+    former: Mapping[int, str] = field(default_factory=dict)
 
 
 def read_trim(files: Files) -> Trim:
@@ -37,7 +41,8 @@ def read_trim(files: Files) -> Trim:
         return Trim()
     try:
         stored = json.loads(text)
-        return Trim(int(stored["before"]), {int(version): str(each) for version, each in stored["checkpoints"].items()})
+        hashes, former = stored["checkpoints"], stored.get("former", {})
+        return Trim(int(stored["before"]), _by_version(hashes), _by_version(former))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataCorrupt(
             f"{files.uri}/{RECORD} is damaged. It says which entries of the log `sidmill lake gc` removed. Restore it "
@@ -45,10 +50,20 @@ def read_trim(files: Files) -> Trim:
         ) from error
 
 
+def _by_version(hashes: Mapping[str, str]) -> dict[int, str]:
+    return {int(version): str(digest) for version, digest in hashes.items()}
+
+
 def write_trim(files: Files, trim: Trim) -> None:
     """Write the record of a table."""
-    stored = {"before": trim.before, "checkpoints": {str(at): each for at, each in sorted(trim.checkpoints.items())}}
+    stored = {"before": trim.before, "checkpoints": _by_name(trim.checkpoints)}
+    if trim.former:
+        stored["former"] = _by_name(trim.former)
     files.write(RECORD, json.dumps(stored, indent=1).encode() + b"\n")
+
+
+def _by_name(hashes: Mapping[int, str]) -> dict[str, str]:
+    return {str(version): digest for version, digest in sorted(hashes.items())}
 
 
 def checkpoint_faults(files: Files, trim: Trim) -> Iterator[str]:
@@ -60,5 +75,5 @@ def checkpoint_faults(files: Files, trim: Trim) -> Iterator[str]:
         except FileNotFoundError:
             yield f"the checkpoint {files.uri}/{name} is missing"
             continue
-        if found != digest:
+        if found not in (digest, trim.former.get(version)):
             yield f"the checkpoint {files.uri}/{name} was changed"

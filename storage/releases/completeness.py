@@ -11,14 +11,12 @@ import pyarrow.fs as pafs
 
 from storage.errors import DataCorrupt
 from storage.files.store import Files
-from storage.files.table_log import ENTRY, read_entry
+from storage.files.table_log import ENTRY, LAST_CHECKPOINT, read_entry
 from storage.lake import Lake
 from storage.releases.models import recorded_models
 from storage.releases.pointers import newest_values
 from storage.releases.releases import recorded_releases
 from storage.schemas import TABLES
-
-LAST_CHECKPOINT = "_delta_log/_last_checkpoint"
 
 
 def require_complete(lake: Lake) -> None:

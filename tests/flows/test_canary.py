@@ -12,9 +12,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from conftest import SMALL_RECIPE, write_items, write_log
+from flows.inspect.verify import verify
 from storage.lake import Lake
 from storage.schemas import TABLES
 
@@ -152,6 +154,25 @@ def test_no_user_is_named_outside_the_tables_that_are_about_users(left: Path) ->
     assert holding == []
     assert USER not in repr(_rows(left, set(TABLES) - {*OF_USERS, "quarantine"}))
     assert USER in repr(_rows(left, ["interactions"]))
+
+
+def test_after_an_erasure_no_file_of_the_lake_holds_the_user_or_the_item(left: Path, tmp_path: Path) -> None:
+    """Sequences, a trained model, factors and refused rows included; the other users stay."""
+    lake, user, item = Lake(str(shutil.copytree(left / "lake", tmp_path / "lake"))), f"{USER}-7", "i0007"
+    assert any(row["user_id"] == user for row in lake.read("sequences").to_pylist())
+    run = [sys.executable, "-m", "flows.cli.main", "lake", "erase", "--user", user, "--item", item, "--yes"]
+    done = subprocess.run([*run, "--lake", lake.uri], capture_output=True, text=True, check=True)
+    assert "trained on them: m-000001" in done.stdout
+    holding = []
+    for path in _files(Path(lake.uri)):
+        data = path.read_bytes()
+        if data[:4] == b"PAR1":
+            data += repr(pq.read_table(path, partitioning=None).to_pylist()).encode()
+        if user.encode() in data or item.encode() in data:
+            holding.append(str(path))
+    assert holding == []
+    assert [each for each in verify(lake) if each.fault] == []
+    assert len({row["user_id"] for row in lake.read("sequences").to_pylist()}) > 10
 
 
 def test_all_of_it_is_open_to_the_same_people_and_to_nobody_else(left: Path) -> None:

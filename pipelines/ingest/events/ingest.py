@@ -20,6 +20,7 @@ from pipelines.ingest.accounting import (
 from pipelines.ingest.events.admission import SAME, Admission, Admitted, Has
 from pipelines.ingest.events.columns import Parsed, parse
 from pipelines.ingest.events.ids import Copies, content_ids
+from pipelines.ingest.events.pseudonyms import Pseudonyms, require_same_key
 from pipelines.ingest.events.rows import EventRules
 from pipelines.ingest.parts import bounds, parsed_ahead, row_count, row_numbers
 from pipelines.sources.cells import Refused
@@ -51,7 +52,9 @@ def ingest_interactions(
     ids whether they are certainly those of items; for the others, the catalogue is read.
     """
     counts = Counts(STAGE)
-    reader = _Reader(source, spec, arrived_at, _read_before(lake, names_of(lake, source, "interactions")))
+    pseudonyms = Pseudonyms.of(spec)
+    require_same_key(lake, pseudonyms, provenance)
+    reader = _Reader(source, spec, arrived_at, _read_before(lake, names_of(lake, source, "interactions")), pseudonyms)
     admission = Admission(lake, has)
     refused_ids: set[str] = set()
     for part, parsed in parsed_ahead(source, spec, CHUNK_ROWS, reader.parse):
@@ -73,17 +76,26 @@ def ingest_interactions(
 class _Reader:
     """Reader of one source's rows, which skips those in `before` and counts those it refuses."""
 
-    def __init__(self, source: Source, spec: InteractionsSpec, arrived_at: datetime, before: pl.Series) -> None:
+    def __init__(
+        self,
+        source: Source,
+        spec: InteractionsSpec,
+        arrived_at: datetime,
+        before: pl.Series,
+        pseudonyms: Pseudonyms | None = None,
+    ) -> None:
         self._source, self._rules, self._before = source, EventRules(spec, arrived_at), before
+        self._pseudonyms = pseudonyms
         self._copies = Copies() if spec.repeats == "keep" else None
 
     def parse(self, part: Part) -> Parsed:
         """Convert rows to events; the ones that have no id get the hash of their content."""
         parsed = parse(part, self._rules)
-        lacking = parsed.events["event_id"].is_null()
+        events, lacking = parsed.events, parsed.events["event_id"].is_null()
+        if self._pseudonyms is not None:
+            events = events.with_columns(user_id=self._pseudonyms.names(events["user_id"]))
         if not lacking.any():
-            return parsed
-        events = parsed.events
+            return Parsed(events, parsed.refused, parsed.own_ids)
         if self._copies is None:
             events = _with_ids(events, lacking, content_ids(events.filter(lacking)))
         return Parsed(events, parsed.refused, not lacking.all())
@@ -105,8 +117,11 @@ class _Reader:
         return events.with_columns(source=pl.lit(self._source.name)), rejects
 
     def _reject(self, row: Row, error: Refused, counts: Counts) -> Reject:
-        counts.refuse(error.reason, row.rows, error.detail)
-        return Reject(STAGE, error.reason, error.detail, self._source.name, row.number, None, payload(row.values))
+        values, detail = row.values, error.detail
+        if self._pseudonyms is not None:
+            values, detail = self._pseudonyms.of_refused(values, self._rules.spec.user_id, detail)
+        counts.refuse(error.reason, row.rows, detail)
+        return Reject(STAGE, error.reason, detail, self._source.name, row.number, None, payload(values))
 
 
 def _with_ids(events: pl.DataFrame, lacking: pl.Series, ids: pl.Series) -> pl.DataFrame:

@@ -1,0 +1,127 @@
+"""The record of erasures: when and why, and which releases and models had seen what is gone. It names nobody.
+
+While an erasure goes on, its ids are in a file beside the tables, so that it can be ended after a kill.
+"""
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from storage.commit import Provenance, append
+from storage.lake import Lake
+from storage.schemas import ERASURES
+
+BEGUN, DONE = "begun", "done"
+FOLDER = "erasing"
+"""Folder of the lake with the ids of erasures that have not ended."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Ids to take out."""
+
+    users: frozenset[str]
+    items: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Releases that pin rows to take out, releases whose fits have seen them, and models that were trained on them."""
+
+    pinned: tuple[str, ...] = ()
+    releases: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """One erasure. `subjects` has the number of users and of items; `seen` is where they were."""
+
+    id: str
+    at: datetime
+    subjects: Mapping[str, int]
+    seen: Seen
+    reason: str
+    run: str
+    done: bool
+
+
+def begin_erasure(lake: Lake, wanted: Wanted, seen: Seen, reason: str, provenance: Provenance) -> str:
+    """Record that an erasure began, and return its id: that of the former try, if one of the same ids did not end."""
+    former = [name for name, other in unfinished(lake).items() if other == wanted]
+    name = former[0] if former else f"e-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    ids = {"users": sorted(wanted.users), "items": sorted(wanted.items)}
+    lake.files.write(_file(name), json.dumps(ids).encode())
+    subjects = {"users": len(wanted.users), "items": len(wanted.items)}
+    _append(lake, name, BEGUN, subjects, seen, reason, provenance)
+    return name
+
+
+def end_erasure(lake: Lake, erasure: str, provenance: Provenance) -> None:
+    """Record that nothing is left of what an erasure took out, and forget its ids."""
+    _append(lake, erasure, DONE, {}, Seen(), "", provenance)
+    lake.files.delete(_file(erasure))
+
+
+def unfinished(lake: Lake) -> dict[str, Wanted]:
+    """Return the erasures that did not end, with what they take out."""
+    found = {}
+    for each in lake.files.found(FOLDER):
+        if each.name.endswith(".json"):
+            stored = json.loads(lake.files.read(each.path))
+            found[each.name.removesuffix(".json")] = Wanted(frozenset(stored["users"]), frozenset(stored["items"]))
+    return found
+
+
+def erasures(lake: Lake) -> list[Erasure]:
+    """Return all erasures, oldest first."""
+    rows = lake.read("erasures").sort_by("at").to_pylist()
+    done = {row["erasure"] for row in rows if row["event"] == DONE}
+    return [
+        Erasure(
+            row["erasure"],
+            row["at"],
+            json.loads(row["subjects"]),
+            Seen(tuple(row["pinned"]), tuple(row["releases"]), tuple(row["models"])),
+            row["reason"],
+            row["run"],
+            row["erasure"] in done,
+        )
+        for row in rows
+        if row["event"] == BEGUN
+    ]
+
+
+def redacted(lake: Lake) -> dict[str, list[str]]:
+    """Return the dates of the erasures that took something out of a release, for each such release."""
+    found = dict[str, list[str]]()
+    for each in erasures(lake):
+        for release in each.seen.pinned:
+            found.setdefault(release, []).append(f"{each.at:%Y-%m-%d}")
+    return found
+
+
+def _file(erasure: str) -> str:
+    return f"{FOLDER}/{erasure}.json"
+
+
+def _append(
+    lake: Lake, erasure: str, event: str, subjects: Mapping[str, int], seen: Seen, reason: str, provenance: Provenance
+) -> None:
+    row = {
+        "erasure": erasure,
+        "event": event,
+        "subjects": json.dumps(subjects, sort_keys=True),
+        "pinned": list(seen.pinned),
+        "releases": list(seen.releases),
+        "models": list(seen.models),
+        "reason": reason,
+        "at": datetime.now(UTC),
+        "run": provenance.run,
+    }
+    rows = pa.Table.from_pylist([row], schema=ERASURES.schema)
+    append(lake, "erasures", rows, f"erasure:{erasure}:{event}", provenance)

@@ -1,0 +1,138 @@
+"""Put other files in the place of data files in all entries and checkpoints of a table's log.
+
+Every version stays readable for every reader of Delta, and statistics in the log are those of the new files. Readers
+may load the log meanwhile: an entry that removes a file removes the new one too before any entry adds it.
+"""
+
+import io
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.files.data_files import entry_hash
+from storage.files.store import Files, sha256
+from storage.files.table_log import CHECKPOINT, ENTRY, FILES_HASH, LAST_CHECKPOINT, hashed_entry
+from storage.files.trim import read_trim, write_trim
+
+LOADING_S = 3.0
+"""Time for readers to load a log, between the two steps."""
+LOG = "_delta_log"
+
+Action = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Successor:
+    """The file that takes the place of a data file: path below the table, bytes, time and statistics as in a log."""
+
+    path: str
+    size: int
+    changed_ms: int
+    stats: str
+
+
+def replace_in_log(files: Files, successors: Mapping[str, Successor]) -> None:
+    """Replace data files, by path, in the log of a table. Safe to rerun after a kill."""
+    names = sorted((each.name for each in files.found(LOG)), reverse=True)
+    entries = [name for name in names if ENTRY.fullmatch(name)]
+    if sum(_rewrite(files, name, lambda action: _removing(action, successors)) for name in entries):
+        time.sleep(LOADING_S)
+    for name in names:
+        if ENTRY.fullmatch(name):
+            _rewrite(files, name, lambda action: _adding(action, successors))
+        elif CHECKPOINT.fullmatch(name):
+            _rewrite_checkpoint(files, name, successors)
+
+
+def _rewrite(files: Files, name: str, change: Callable[[Action], list[Action]]) -> bool:
+    """Rewrite an entry of the log; return whether it changed."""
+    text = files.read(f"{LOG}/{name}")
+    before = [json.loads(line) for line in text.splitlines() if line.strip()]
+    after = _once(each for action in before for each in change(action))
+    if after == before:
+        return False
+    _rehash(after)
+    files.write(f"{LOG}/{name}", "\n".join(json.dumps(each, separators=(",", ":")) for each in after).encode())
+    return True
+
+
+def _once(actions: Iterable[Action]) -> list[Action]:
+    """Return actions without repeats: a rerun adds the same removals again."""
+    return list({json.dumps(each, sort_keys=True): each for each in actions}.values())
+
+
+def _rehash(actions: Iterable[Action]) -> None:
+    """Set the hash of the files of an entry, if it has one."""
+    about: Action = next((each["commitInfo"] for each in actions if "commitInfo" in each), {})
+    if about.get(FILES_HASH):
+        about[FILES_HASH] = entry_hash(hashed_entry(each["add"]) for each in actions if "add" in each)
+
+
+def _removing(action: Action, successors: Mapping[str, Successor]) -> list[Action]:
+    """Return a removal, with that of the successor beside it."""
+    removed = action.get("remove")
+    successor = successors.get(unquote(removed["path"])) if removed else None
+    if removed is None or successor is None:
+        return [action]
+    bare = {name: value for name, value in removed.items() if name != "stats"}
+    return [{"remove": bare}, {"remove": _put(bare, successor)}]
+
+
+def _adding(action: Action, successors: Mapping[str, Successor]) -> list[Action]:
+    """Return the addition of the successor in the place of that of a file."""
+    added = action.get("add")
+    successor = successors.get(unquote(added["path"])) if added else None
+    if added is None or successor is None:
+        return [action]
+    return [{"add": {**_put(added, successor), "modificationTime": successor.changed_ms, "stats": successor.stats}}]
+
+
+def _put(file: Action, successor: Successor) -> Action:
+    return {**file, "path": successor.path, "size": successor.size}
+
+
+def _rewrite_checkpoint(files: Files, name: str, successors: Mapping[str, Successor]) -> None:
+    data = files.read(f"{LOG}/{name}")
+    stored = pq.read_table(io.BytesIO(data))
+    rows = stored.to_pylist()
+    after = [_checkpointed(row, successors) for row in rows]
+    if after == rows:
+        return
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(after, schema=stored.schema), sink, compression="snappy")
+    written = bytes(sink.getvalue())
+    version = int(name.split(".")[0])
+    trim = read_trim(files)
+    trimmed = replace(trim, checkpoints={**trim.checkpoints, version: sha256(written)})
+    if version in trim.checkpoints:  # until the new one is written, the former one is right too
+        write_trim(files, replace(trimmed, former={version: sha256(data)}))
+    files.write(f"{LOG}/{name}", written)
+    if version in trim.checkpoints:
+        write_trim(files, trimmed)
+    _resize(files, version, len(written))
+
+
+def _checkpointed(row: dict[str, Any], successors: Mapping[str, Successor]) -> dict[str, Any]:
+    """Return a row of a checkpoint: one action of the log, the others null."""
+    if row["add"] is not None:
+        (action,) = _adding({"add": row["add"]}, successors)
+        return {**row, "add": action["add"]}
+    if row["remove"] is not None and unquote(row["remove"]["path"]) in successors:
+        return {**row, "remove": _put({**row["remove"], "stats": None}, successors[unquote(row["remove"]["path"])])}
+    return row
+
+
+def _resize(files: Files, version: int, size: int) -> None:
+    """State the bytes of the last checkpoint, which a reader may use."""
+    try:
+        stated = json.loads(files.read(LAST_CHECKPOINT))
+    except FileNotFoundError:
+        return
+    if stated.get("version") == version and "sizeInBytes" in stated:
+        files.write(LAST_CHECKPOINT, json.dumps({**stated, "sizeInBytes": size}, separators=(",", ":")).encode())
