@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.texts import ERASED, Ids
 from storage.releases.manifest import Manifest
+from storage.texts import ERASED, Ids
 
 BY_ITEM = ("items", "vectors", "sids", "drift")
 BY_USER_AND_ITEM = ("interactions", "sequences")
