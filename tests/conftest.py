@@ -32,6 +32,7 @@ THEMES = {
 }
 START = datetime(2024, 1, 1, tzinfo=UTC)
 OLD_LAKE = Path(__file__).parent / "storage" / "data" / "lake-format-1.tar.xz"
+FORMAT_2_LAKE = Path(__file__).parent / "storage" / "data" / "lake-format-2.tar.xz"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -100,6 +101,19 @@ def old_lake(tmp_path: Path) -> "Lake":
     from storage.lake import Lake
 
     with tarfile.open(OLD_LAKE) as archive:
+        archive.extractall(tmp_path, filter="data")
+    return Lake(str(tmp_path / "lake"))
+
+
+@pytest.fixture
+def lake_of_format_2(tmp_path: Path) -> "Lake":
+    """A lake of format 2 before erasures: 24 items, 300 events, a bootstrap that is pinned, a training, a night, a gc.
+
+    Item i03 is deleted, and an event waits for item i77.
+    """
+    from storage.lake import Lake
+
+    with tarfile.open(FORMAT_2_LAKE) as archive:
         archive.extractall(tmp_path, filter="data")
     return Lake(str(tmp_path / "lake"))
 

@@ -4,12 +4,15 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from flows.erase import erase_from
+from flows.inspect.verify import verify
 from flows.nightly import nightly
 from sidmill.release import open_trie
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.migrate import migrate
-from storage.releases.releases import read_release
+from storage.releases.publishing import rollback
+from storage.releases.releases import published, read_release
 
 
 def sids(lake: Lake, release: str) -> dict[str, tuple[int, ...]]:
@@ -43,3 +46,26 @@ def test_a_night_on_a_lake_of_format_1_folds_in_on_its_factors_and_moves_no_sid(
     vectors = lake.frame("vectors", manifest.versions["vectors"], ["item_id", "modality"])
     assert vectors.filter(modality="collaborative", item_id="i99").height == 1
     assert "factors_footer" not in manifest.encoders["collaborative"].details
+
+
+def test_a_lake_of_format_2_goes_on_with_nights_rollbacks_and_erasures(lake_of_format_2: Lake, tmp_path: Path) -> None:
+    lake, who = lake_of_format_2, Provenance("test", "recipe")
+    first, second = sids(lake, "r-000001"), sids(lake, "r-000002")
+    assert first.keys() ^ second.keys() == {"i03", "i24"}
+    current = published(lake)
+    assert current is not None
+    assert current.model == "m-000001"
+    night = [{"item_id": "i77", "title": "late", "brand": "b1", "kind": "k1"}, {"item_id": "i05", "deleted": True}]
+    (tmp_path / "night.jsonl").write_text("".join(json.dumps(item) + "\n" for item in night))
+    made = nightly(lake.uri, items=[str(tmp_path / "night.jsonl")])
+    third = sids(lake, made["release"])
+    assert {item: third[item] for item in second if item != "i05"} == {
+        item: codes for item, codes in second.items() if item != "i05"
+    }
+    assert third.keys() - second.keys() == {"i77"}
+    assert "i77" in lake.read("interactions")["item_id"].to_pylist(), "its event had waited"
+    erase_from(lake, frozenset({"u3"}), frozenset({"i07"}), "", who, 0)
+    assert sids(lake, made["release"]).keys() == third.keys() - {"i07"}
+    assert sids(lake, "r-000001").keys() == first.keys() - {"i07"}
+    assert [each for each in verify(lake) if each.fault] == []
+    assert rollback(lake, who, "r-000002").release == "r-000002"

@@ -232,11 +232,12 @@ def test_days_and_times_beside_these_are_read(text: str) -> None:
     assert utc_time(text, "time") is not None
 
 
-def test_a_row_that_deletes_needs_no_content_where_titles_are_not_required(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("required", "reason"), [(False, "no_content"), (True, "empty_title")])
+def test_a_row_that_deletes_needs_an_id_alone(required: bool, reason: str, tmp_path: Path) -> None:
     data = b'{"item_id": 1, "title": "a"}\n{"item_id": 2}\n'
-    counts, _ = items(tmp_path, data, "x.jsonl", require_title=False)
-    assert counts.by_reason == {"no_content": 1}
-    counts, _ = items(tmp_path, b'{"item_id": 1, "deleted": true}\n', "y.jsonl", require_title=False)
+    counts, _ = items(tmp_path, data, "x.jsonl", require_title=required)
+    assert counts.by_reason == {reason: 1}
+    counts, _ = items(tmp_path, b'{"item_id": 1, "deleted": true}\n', "y.jsonl", require_title=required)
     assert counts.quarantined == 0
     assert catalogue(Lake(str(tmp_path / "lake")))["deleted"].to_list() == [True]
 

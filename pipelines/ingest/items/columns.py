@@ -104,7 +104,8 @@ def _convert(table: Table, spec: ItemsSpec) -> tuple[pl.DataFrame, pl.Series]:
     for each in fragments:
         sure &= each.sure
     sure &= (title.str.len_chars() + described.str.len_chars()) <= spec.max_text_chars
-    sure &= (title != "") if spec.require_title else (title != "") | (described != "{}") | items["deleted"]
+    has_content = (title != "") | items["deleted"]
+    sure &= has_content if spec.require_title else has_content | (described != "{}")
     if spec.image and spec.image in table.columns:
         sure &= series_of(table.columns[spec.image]).is_null()
     return items, sure

@@ -34,7 +34,8 @@ def item_of(row: Row, spec: ItemsSpec) -> dict[str, Any]:
     if item_id is None:
         raise Refused(Reason.MISSING_ITEM_ID, lacking(row, spec.item_id, "items.item_id"))
     title = read_cell(row.values, spec.title, _spoken(text, spec))
-    if spec.require_title and not title:
+    deleted = read_cell(row.values, spec.deleted or None, boolean) or False
+    if spec.require_title and not (title or deleted):
         raise Refused(Reason.EMPTY_TITLE, lacking(row, spec.title, "items.title"))
     check_names(row.values)
     named = [name for name in row.values if name not in spec.not_attributes]
@@ -45,7 +46,6 @@ def item_of(row: Row, spec: ItemsSpec) -> dict[str, Any]:
         raise Refused(
             Reason.TEXT_TOO_LONG, f"{characters} characters of text, at most {spec.max_text_chars} are accepted"
         )
-    deleted = read_cell(row.values, spec.deleted or None, boolean) or False
     if not (deleted or title or described != "{}" or pictures_of(row.values, spec)):
         raise Refused(Reason.NO_CONTENT, "neither text nor image")
     return {
