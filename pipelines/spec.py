@@ -13,6 +13,7 @@ from pydantic import (
 from pipelines.registry import FUSIONS, encoder_of, fusion_method_of
 from pipelines.sources.source_spec import Section
 from plugins.options import check_options, without_empty_options
+from storage.reasons import Reason
 
 
 class _EncoderSpec(Section):
@@ -317,8 +318,14 @@ class BudgetSpec(Section):
     """Limits on refusals: a run stops before publishing if a stage refuses more than `quarantine_share` of its rows.
 
     Up to `quarantine_rows` refused rows are accepted whatever their share, so that one bad row in a night of five does
-    not stop it.
+    not stop it. `reasons` has the largest share of rows that may be refused for one reason, however few they are.
     """
 
     quarantine_share: float = Field(0.05, ge=0, le=1)
     quarantine_rows: int = Field(20, ge=0)
+    reasons: dict[Reason, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_younger_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a field that says nothing where recipes were stored before it was a field."""
+        return {name: value for name, value in serialize(self).items() if name != "reasons" or value}

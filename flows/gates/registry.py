@@ -28,6 +28,9 @@ GATES: Registry[ReleaseGate] = Registry(
             "churn",
             "outlying_items",
             "behaviour_kept",
+            "neighbours_kept",
+            "new_items_distance",
+            "log_age_days",
         )
     },
 )

@@ -11,13 +11,14 @@ from storage.releases.manifest import Manifest
 class Candidate:
     """The input of gates: the metrics of a candidate, its number of items, and the release that it extends.
 
-    `production` is the release in production when it was made.
+    `production` is the release in production when it was made, `sizes` are the codes per level.
     """
 
     metrics: dict[str, Any]
     items: int
     parent: Manifest | None
     production: Manifest | None = None
+    sizes: tuple[int, ...] = ()
 
 
 Figure = tuple[float, str]
@@ -83,6 +84,29 @@ def _behaviour_kept(found: Candidate) -> Figure | None:
     return (now - 1) / (before - 1), says
 
 
+def _neighbours_kept(found: Candidate) -> Figure | None:
+    reference = found.parent or found.production
+    if reference is None or found.sizes[:1] != reference.codebook.sizes[:1]:
+        return None
+    chance = 1 / found.sizes[0]
+    now, before = found.metrics.get("neighbours_sharing"), reference.metrics.get("neighbours_sharing")
+    if not now or not before or before[0] < LEAST_LIFT * chance or found.items < FEWEST_FITTED:
+        return None
+    says = "how much more often near neighbours share their first code than chance has it, as a share of before"
+    return (now[0] - chance) / (before[0] - chance), says
+
+
+def _new_items_distance(found: Candidate) -> Figure | None:
+    if found.metrics.get("new_items", 0) < FEWEST_NEW or found.metrics.get("new_items_distance") is None:
+        return None
+    return found.metrics["new_items_distance"], "mean distance of new items to their codes, relative to that of the fit"
+
+
+def _log_age(found: Candidate) -> Figure | None:
+    age = found.metrics.get("log_age_days")
+    return None if age is None else (age, "days between the newest event and the as-of time")
+
+
 COLLISION_RATE = ReleaseGate(
     lambda found: (found.metrics["collision_rate"], "share of items whose SID is not unique"), 0.0, "block"
 )
@@ -110,3 +134,6 @@ CAPACITY_USED = ReleaseGate(
 CHURN = ReleaseGate(_churn, 0.05, "block")
 OUTLYING_ITEMS = ReleaseGate(_outlying, 0.75, "block")
 BEHAVIOUR_KEPT = ReleaseGate(_behaviour_kept, 0.5, "block", at_least=True)
+NEIGHBOURS_KEPT = ReleaseGate(_neighbours_kept, 0.5, "block", at_least=True)
+NEW_ITEMS_DISTANCE = ReleaseGate(_new_items_distance, 3.0, "warn")
+LOG_AGE_DAYS = ReleaseGate(_log_age, 36_500.0, "warn")

@@ -13,7 +13,7 @@ from pydantic import (
 
 from flows.gates.registry import GATES
 
-YOUNGER = ("outlying_items", "behaviour_kept")
+YOUNGER = ("outlying_items", "behaviour_kept", "neighbours_kept", "new_items_distance", "log_age_days")
 """Gates that recipes of stored releases do not have."""
 
 

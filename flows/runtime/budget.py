@@ -7,6 +7,7 @@ from storage.errors import QuarantineBudgetExceeded
 
 def check_stage_budget(counts: Counts, budget: BudgetSpec, files: list[str] | None = None) -> None:
     """Raise QuarantineBudgetExceeded if a stage refused too many rows; `files` are those that held them."""
+    _check_reasons(counts, budget, files or [])
     rows, refused = counts.rows_in, counts.quarantined
     share = refused / rows if rows else 0.0
     if refused > budget.quarantine_rows and share > budget.quarantine_share:
@@ -16,6 +17,19 @@ def check_stage_budget(counts: Counts, budget: BudgetSpec, files: list[str] | No
             f"{budget.quarantine_rows} rows. Nothing was published. See `sidmill quarantine list`; correct "
             "the input or the recipe and run again, or let this run pass once with --set budget.quarantine_share=1."
         )
+
+
+def _check_reasons(counts: Counts, budget: BudgetSpec, files: list[str]) -> None:
+    for reason, limit in budget.reasons.items():
+        refused = counts.by_reason.get(reason, 0)
+        share = refused / counts.rows_in if refused else 0.0
+        if share > limit:
+            raise QuarantineBudgetExceeded(
+                f"{counts.stage}: {refused:,} of {counts.rows_in:,} rows ({share:.1%}){_of(files)} were quarantined as "
+                f"{reason} ({counts.examples.get(reason, '')}). The recipe allows {limit:.1%} (budget.reasons). "
+                f"Nothing was published. See `sidmill quarantine list --reason {reason}`; correct the input or the recipe and "
+                f"run again, or let this run pass once with --set budget.reasons.{reason}=1."
+            )
 
 
 def _of(files: list[str]) -> str:

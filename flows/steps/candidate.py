@@ -67,7 +67,9 @@ def make_candidate(run: Run, given: CandidateInput) -> Manifest:
     with run.stage("gates") as view:
         metrics = _metrics(run, given, trie, versions)
         gates = (
-            *judge(Candidate(metrics, len(trie), parent, _production(run.lake)), run.recipe.gates),
+            *judge(
+                Candidate(metrics, len(trie), parent, _production(run.lake), artifacts.codebook.sizes), run.recipe.gates
+            ),
             *judge_by_sql(run.recipe.checks, lambda: _visible_items(run.lake, snapshot), trie),
         )
         failed = [gate for gate in gates if not gate.passed]
@@ -189,6 +191,7 @@ def _metrics(run: Run, given: CandidateInput, trie: Trie, versions: dict[str, in
         "drifted": assigned.drifted,
         "capacity_used": taken / artifacts.codebook.planned_items,
         "events_without_sid": _events_without_sid(run.lake, given, trie),
+        **_log_age(run.lake, given.snapshot),
         **_behaviour(run, given, trie),
         **_neighbours(run.lake, given, trie, versions),
     }
@@ -235,6 +238,15 @@ def _events_without_sid(lake: Lake, given: CandidateInput, trie: Trie) -> float:
         return 0.0
     known = counts.filter(trie.find_rows(counts["item_id"].to_arrow()) >= 0)
     return 1.0 - int(known["events"].sum()) / int(counts["events"].sum())
+
+
+def _log_age(lake: Lake, snapshot: Snapshot) -> dict[str, float]:
+    """Return the days between the newest event and the as-of time, by the bounds of the files of the log."""
+    files = lake.data_files("interactions", snapshot.interactions.version)
+    newest = [file.bounds["event_time"][1] for file in files if "event_time" in file.bounds]
+    if not newest:
+        return {}
+    return {"log_age_days": max(0.0, (snapshot.as_of - max(newest)).total_seconds() / 86_400)}
 
 
 def _neighbours(lake: Lake, given: CandidateInput, trie: Trie, versions: dict[str, int]) -> dict[str, list[float]]:

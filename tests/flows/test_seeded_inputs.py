@@ -67,8 +67,11 @@ class Shop:
             **sections,
         }
 
-    def night(self, *items: str, log: str | None = None, vectors: str | None = None, **others: Any) -> dict[str, Any]:
+    def night(
+        self, *items: str, log: str | None = None, vectors: str | None = None, setting: str = "", **others: Any
+    ) -> dict[str, Any]:
         overrides = [f"vectors.mine.path={vectors}"] if vectors else []
+        overrides += [setting] if setting else []
         found: dict[str, Any] = nightly(
             self.lake.uri, None, [*items], [log] if log else [], overrides=overrides, **others
         )
@@ -152,6 +155,8 @@ def test_an_encoder_that_was_swapped_under_its_name_is_blocked(shop: Shop) -> No
     with pytest.raises(GateBlocked):
         shop.night(shop.items("new", NEW), vectors=swapped)
     assert blocked(shop) == ["outlying_items"]
+    values = {gate.name: (gate.value, gate.passed) for gate in shop.newest.gates}
+    assert not values["new_items_distance"][1], "it warns"
 
 
 def test_a_halved_catalogue_is_blocked(shop: Shop) -> None:
@@ -186,6 +191,43 @@ def test_vectors_of_other_items_are_blocked(shop: Shop) -> None:
     assert blocked(shop) == ["behaviour_kept"]
     backfill(shop.lake.uri, shop.recipe(shop.vectors("again", everything), codebook={"levels": [{"codes": 20}] * 3}))
     assert blocked(shop) == []
+
+
+def test_codes_that_do_not_follow_the_vectors_are_blocked_also_without_a_log(tmp_path: Path) -> None:
+    shop, everything = Shop(tmp_path), range(ITEMS)
+    recipe = shop.recipe(shop.vectors("first", everything))
+    bootstrap(shop.lake.uri, recipe, [shop.items("first", everything)])
+    backfill(shop.lake.uri, {**recipe, "codebook": {**recipe["codebook"], "quantizer": "random"}})
+    assert blocked(shop) == ["neighbours_kept"]
+    backfill(shop.lake.uri, {**recipe, "codebook": {"levels": [{"codes": 16}, {"codes": 16}, {"codes": 20}]}})
+    assert blocked(shop) == []
+
+
+def test_an_old_log_is_told_and_blocks_where_the_recipe_says_so(shop: Shop) -> None:
+    (gate,) = [each for each in shop.newest.gates if each.name == "log_age_days"]
+    assert gate.value == pytest.approx((shop.newest.as_of - START).total_seconds() / 86_400, abs=1)
+    with pytest.raises(GateBlocked):
+        shop.night(
+            shop.items("new", NEW),
+            vectors=shop.vectors("new", NEW),
+            setting='gates.log_age_days={limit=2.0, severity="block"}',
+        )
+    assert blocked(shop) == ["log_age_days"]
+
+
+def test_a_reason_with_a_limit_of_its_own_stops_the_run_however_few_rows_it_has(shop: Shop) -> None:
+    with pytest.raises(QuarantineBudgetExceeded, match=r"given_vector_not_finite .* budget\.reasons"):
+        shop.night(
+            shop.items("new", NEW),
+            vectors=shop.vectors("one", NEW, _spoil_one),
+            setting="budget.reasons.given_vector_not_finite=0.01",
+        )
+    assert shop.production == "r-000001"
+
+
+def _spoil_one(draw: Any, rows: Any) -> Any:
+    rows[0] = np.nan
+    return rows
 
 
 def test_a_codebook_that_collapsed_is_blocked(tmp_path: Path) -> None:
