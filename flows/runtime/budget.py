@@ -27,8 +27,8 @@ def _check_reasons(counts: Counts, budget: BudgetSpec, files: list[str]) -> None
             raise QuarantineBudgetExceeded(
                 f"{counts.stage}: {refused:,} of {counts.rows_in:,} rows ({share:.1%}){_of(files)} were quarantined as "
                 f"{reason} ({counts.examples.get(reason, '')}). The recipe allows {limit:.1%} (budget.reasons). "
-                f"Nothing was published. See `sidmill quarantine list --reason {reason}`; correct the input or the recipe and "
-                f"run again, or let this run pass once with --set budget.reasons.{reason}=1."
+                f"Nothing was published. See `sidmill quarantine list --reason {reason}`; correct the input or the "
+                f"recipe and run again, or let this run pass once with --set budget.reasons.{reason}=1."
             )
 
 
