@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 
 from flows.cli.options import OPTIONS, AsJson, Common, OptionalModel, OptionalRelease, Time
-from flows.cli.start import by_hand
+from flows.cli.start import by_hand, get_ready
 from flows.runtime.terminal import say
 
 if TYPE_CHECKING:
@@ -45,6 +45,26 @@ def list_releases(*, as_json: AsJson = False, common: Common = Common()) -> None
 def _pinned(standing: "Standing", release: str) -> str | None:
     found = standing.pins.get(release)
     return str(found) if found is not None and found.holds(datetime.now(UTC)) else None
+
+
+@app.command
+def audit(release: ReleaseArgument = "production", /, *, common: Common = Common()) -> None:
+    """Show that nothing that a release holds out decides what is made.
+
+    The release is made anew three times, below TMPDIR: as it is, with other
+    held-out events, and with other events before the cutoff. The first two
+    must agree in factors, fusion, codebook, SIDs and training sequences.
+
+    $ sidmill release audit production
+
+    Args:
+        release: Release id or alias.
+    """
+    lake = common.existing()
+    get_ready(cluster=True)
+    from flows.audit.leakage import audit_release, require_no_leak
+
+    require_no_leak(audit_release(lake, release, say))
 
 
 @app.command(name="show")

@@ -1,0 +1,1 @@
+"""Audits: what a release holds out decides nothing that is made."""
