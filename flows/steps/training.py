@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from flows.runtime.run import Run
+from flows.runtime.tracking import Figures
 from flows.steps.task import step
 from learning.checkpoint import RECORD, WEIGHTS
 from learning.errors import CheckpointMismatch, LossDiverged
@@ -104,6 +105,7 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, base_model:
         launch,
         storage_path=_storage(run.lake),
         progress=lambda line: run.say(f"    {line}"),
+        on_epoch=Figures(run, key, {"sidmill.release": manifest.id}).epoch,
     )
     start = None
     if base_model is not None:

@@ -70,6 +70,7 @@ RAYS_RECORD = "checkpoint_manager_snapshot.json"
 
 Progress = Callable[[str], None]
 Row = dict[str, float]
+OnEpoch = Callable[[str, Row], None]
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,15 @@ def launch(
     *,
     progress: Progress = logger.info,
     label: str = "train",
+    on_epoch: OnEpoch | None = None,
 ) -> TrainResult:
     """Train until `spec.epochs` on `spec.workers` workers of the running Ray cluster.
 
     Each worker has a GPU if the cluster has one for each.
 
     `make_trainable` is pickled and called in each worker, and here before a resume. `storage_path` is a folder, or, on
-    several machines, a URI that all of them can reach. `progress` gets one plain line per epoch, prefixed with `label`.
+    several machines, a URI that all of them can reach. `progress` gets one plain line per epoch, prefixed with `label`,
+    and `on_epoch` the label and the row of the epoch.
     Workers that die are replaced twice. If the controller gives up (for example because a worker dies while the group
     starts), there are three attempts in all. Raises CheckpointMismatch if the run holds another training, NotEnoughCpus
     if the workers cannot be placed, LossDiverged after a single attempt, TrainingFailed, or the TrainingError that a
@@ -114,7 +117,7 @@ def launch(
         reported = 0 if done is None else len(_history(done))
         if reported:
             progress(f"{label}: resuming after epoch {reported} of {spec.epochs}")
-        with _report_epochs(storage, name, spec.epochs, label, progress, reported):
+        with _report_epochs(storage, name, spec.epochs, label, progress, on_epoch, reported):
             done = _fit(make_trainable, spec, name, storage, progress)
     checkpoint = done.checkpoint
     if checkpoint is None:
@@ -283,7 +286,13 @@ def _history(result: Result) -> list[Row]:
 
 @contextmanager
 def _report_epochs(
-    storage: str, name: str, epochs: int, label: str, progress: Progress, reported: int
+    storage: str,
+    name: str,
+    epochs: int,
+    label: str,
+    progress: Progress,
+    on_epoch: OnEpoch | None,
+    reported: int,
 ) -> Iterator[None]:
     """Report each epoch after the first `reported` while the body runs.
 
@@ -301,6 +310,8 @@ def _report_epochs(
                 f"{label} epoch {row['epoch'] + 1:.0f} of {epochs}: loss {row['loss']:.4f}, "
                 f"{row['tokens_per_s']:,.0f} tokens/s, {row['seconds']:.1f} s{left}"
             )
+            if on_epoch is not None:
+                on_epoch(label, row)
 
     def watch() -> None:
         while not over.wait(POLL_S):

@@ -18,7 +18,7 @@ from storage.releases.models import Model
 from storage.retention.tables import Garbage, drafts, table_garbage
 from storage.schemas import TABLES
 
-BLOBS, TRAINING, RUN_LOGS = "blobs", "training", "logs"
+BLOBS, TRAINING, RUN_LOGS, FIGURES = "blobs", "training", "logs", "tensorboard"
 """Folders of a lake beside those of its tables."""
 NAMED_BY_NOTHING = "blobs that nothing names"
 
@@ -102,6 +102,7 @@ class Listing:
         found += self._garbage_blobs(needs)
         found += drafts(self._blobs, needs.cutoff_ms)
         found += self._logs_of_runs(needs.cutoff_ms)
+        found += self._figures(needs)
         if needs.trainings:
             found += self._trainings(needs.cutoff_ms)
         return found, trims
@@ -110,6 +111,13 @@ class Listing:
         for each in self._lake.files.found(RUN_LOGS):
             if each.changed_ns < cutoff_ms * 1_000_000:
                 yield Garbage("logs of failed runs", each.path, each.size)
+
+    def _figures(self, needs: Needs) -> Iterator[Garbage]:
+        """Yield figures of trainings whose model does not stay."""
+        stay = {model.key for model in needs.models if model.id in needs.staying | needs.leaving}
+        for each in self._lake.files.found(FIGURES):
+            if each.path.split("/")[1] not in stay and each.changed_ns < needs.cutoff_ms * 1_000_000:
+                yield Garbage("figures of trainings without a model", each.path, each.size)
 
     def _garbage_blobs(self, needs: Needs) -> Iterator[Garbage]:
         needed, kinds = needs.blobs() | self._pictures, needs.kinds()

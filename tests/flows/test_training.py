@@ -46,6 +46,7 @@ def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_n
     lake = start(str(tmp_path / "lake"), small, recipe)
     train(lake.uri)
     stages = {stage["name"]: stage for stage in runs(lake)[-1].stages}
+    assert len(list((Path(lake.uri) / "tensorboard").rglob("events*"))) >= 4, "epochs of both stages"
     losses = [epoch["loss"] for epoch in stages["align"]["history"]]
     assert len(losses) == 2
     assert losses[1] < losses[0]

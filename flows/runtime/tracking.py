@@ -1,0 +1,93 @@
+"""Figures of a training, epoch by epoch: files of TensorBoard in the lake, and a run of MLflow where one is wanted.
+
+TensorBoard reads the folder `tensorboard` of a lake. MLflow gets figures if the environment names a server or a folder
+by MLFLOW_TRACKING_URI. Neither may end a training: what cannot be written is told once.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from flows.runtime.run import Run
+from infra.addresses import without_secrets
+from storage.retention.garbage import FIGURES
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+RECEIVER = "MLFLOW_TRACKING_URI"
+EXPERIMENT = "sidmill"
+KEY = "sidmill.key"
+"""Tag of MLflow's run with the key of the training, by which a training that goes on finds it."""
+
+Scalars = Mapping[str, float]
+
+
+class Figures:
+    """Writes the figures of one training, named by its key; `tags` say what it is trained on."""
+
+    def __init__(self, run: Run, key: str, tags: Mapping[str, str]) -> None:
+        self._run, self._key, self._tags = run, key, {KEY: key, "sidmill.lake": run.lake.uri, **tags}
+        self._told = set[str]()
+        self._client: MlflowClient | None = None
+        self._mlflow_run = ""
+
+    def epoch(self, label: str, row: Scalars) -> None:
+        """Write the row of an epoch; `label` says of which part of the training."""
+        step = int(row["epoch"])
+        self._write({f"{label}/{name}": value for name, value in row.items() if name != "epoch"}, step)
+
+    def evaluated(self, result: Mapping[str, Any], step: int) -> None:
+        """Write the metrics of an evaluation, of each ranker."""
+        self._write(
+            {
+                f"{ranker}/{name}".replace("@", "_at_"): float(value)
+                for ranker, metrics in result.items()
+                if isinstance(metrics, Mapping)
+                for name, value in metrics.items()
+                if isinstance(value, int | float) and not isinstance(value, bool)
+            },
+            step,
+        )
+
+    def _write(self, scalars: Scalars, step: int) -> None:
+        for name, write in (("TensorBoard", self._to_tensorboard), ("MLflow", self._to_mlflow)):
+            try:
+                write(scalars, step)
+            except Exception as error:  # noqa: BLE001 - a receiver is foreign code, and must not end the training
+                if name not in self._told:
+                    self._run.say(f"  warning: {name} got no figures: {without_secrets(str(error))}")
+                self._told.add(name)
+
+    def _to_tensorboard(self, scalars: Scalars, step: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        with TemporaryDirectory() as folder:
+            with SummaryWriter(folder, filename_suffix=f".{self._run.id}.{step}") as writer:
+                for name, value in scalars.items():
+                    writer.add_scalar(name, value, step)
+            for path in Path(folder).iterdir():
+                self._run.lake.files.write(f"{FIGURES}/{self._key}/{path.name}", path.read_bytes())
+
+    def _to_mlflow(self, scalars: Scalars, step: int) -> None:
+        if not os.environ.get(RECEIVER):
+            return
+        try:
+            from mlflow import MlflowClient
+        except ImportError as error:
+            raise ImportError("install sidmill with the extra `mlflow`") from error
+        if self._client is None:
+            self._client = MlflowClient()
+            self._mlflow_run = self._begun(self._client)
+        for name, value in scalars.items():
+            self._client.log_metric(self._mlflow_run, name, value, step=step)
+
+    def _begun(self, client: "MlflowClient") -> str:
+        """Return the id of the training's run of MLflow, which is made if there is none."""
+        found = client.get_experiment_by_name(EXPERIMENT)
+        experiment = found.experiment_id if found else client.create_experiment(EXPERIMENT)
+        runs = client.search_runs([experiment], f"tags.`{KEY}` = '{self._key}'")
+        run = runs[0] if runs else client.create_run(experiment, tags=dict(self._tags), run_name=self._key)
+        return str(run.info.run_id)

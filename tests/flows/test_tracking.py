@@ -1,0 +1,90 @@
+"""Figures of a training for TensorBoard and MLflow; what cannot be written ends no training."""
+
+import struct
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from tensorboardX.proto.event_pb2 import Event
+
+from flows.runtime.run import Run, open_run
+from flows.runtime.tracking import EXPERIMENT, KEY, RECEIVER, Figures
+from storage.commit import Provenance
+from storage.lake import Lake
+from storage.releases.models import models
+from storage.releases.releases import read_release
+from storage.retention.collect import collect
+from storage.retention.policy import Policy
+
+ROWS = [{"epoch": 0.0, "loss": 2.5, "tokens_per_s": 10.0}, {"epoch": 1.0, "loss": 1.5, "tokens_per_s": 12.0}]
+RESULT = {"generator": {"recall@10": 0.25, "beats": True}, "cases": 7, "production_model": "m-000001"}
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """The scalars of all event files of a folder: records of length, checksum, bytes, checksum."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for path in sorted(folder.iterdir()):
+        data, at = path.read_bytes(), 0
+        while at < len(data):
+            (length,) = struct.unpack_from("<Q", data, at)
+            event = Event.FromString(data[at + 12 : at + 12 + length])
+            at += length + 16
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return {name: sorted(values) for name, values in found.items()}
+
+
+def opened(lake: Lake) -> "Run":
+    return open_run("train", lake.uri, read_release(lake, "production").recipe, {})  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_epochs_and_evaluations_are_scalars_of_tensorboard_and_of_mlflow_where_it_is_wanted(
+    wanted: bool, lake_of_format_2: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that goes on in another process continues its run of MLflow."""
+    lake, uri = lake_of_format_2, f"sqlite:///{tmp_path}/mlflow.db"
+    if wanted:
+        monkeypatch.setenv(RECEIVER, uri)
+    key = models(lake)[0].key
+    for row in ROWS:
+        with opened(lake) as run:
+            Figures(run, key, {"sidmill.release": "r-000001"}).epoch("train", row)
+    with opened(lake) as run:
+        Figures(run, key, {}).evaluated(RESULT, 2)
+    found = scalars(Path(lake.uri) / "tensorboard" / key)
+    assert found == {
+        "train/loss": [(0, 2.5), (1, 1.5)],
+        "train/tokens_per_s": [(0, 10.0), (1, 12.0)],
+        "generator/recall_at_10": [(2, 0.25)],
+    }
+    if wanted:
+        client = MlflowClient(uri)
+        (run,) = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+        assert (run.data.tags[KEY], run.data.tags["sidmill.release"]) == (key, "r-000001")
+        history = client.get_metric_history(run.info.run_id, "train/loss")
+        assert [(each.step, each.value) for each in history] == [(0, 2.5), (1, 1.5)]
+
+
+def test_a_server_that_does_not_answer_is_told_once_and_ends_no_training(
+    lake_of_format_2: Lake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(RECEIVER, "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with opened(lake_of_format_2) as run:
+        figures = Figures(run, "key", {})
+        for row in ROWS:
+            figures.epoch("train", row)
+    assert capsys.readouterr().out.count("warning: MLflow got no figures") == 1
+    assert len(scalars(Path(lake_of_format_2.uri) / "tensorboard" / "key")["train/loss"]) == 2
+
+
+def test_figures_go_with_their_model(lake_of_format_2: Lake) -> None:
+    lake, kept = lake_of_format_2, models(lake_of_format_2)[0].key
+    with opened(lake) as run:
+        for key in (kept, "abandoned"):
+            Figures(run, key, {}).epoch("train", ROWS[0])
+    later = datetime.now(UTC) + timedelta(days=30)
+    collect(lake, Policy(grace=timedelta(days=1)), Provenance("test", ""), remove=True, now=later)
+    assert [path.name for path in (Path(lake.uri) / "tensorboard").iterdir() if any(path.iterdir())] == [kept]
