@@ -92,7 +92,8 @@ def _deployments(served: Served) -> list[Any]:
         match=for_lake,
         parameters={"release": "{{ event.payload.release }}"},
     )
-    schedule = Cron(served.cron, timezone=served.timezone)
+    # With the slug of infra/prefect.yaml: else Prefect refuses to replace the deployments of that file.
+    schedule = Cron(served.cron, timezone=served.timezone, slug="every-night")
     return [  # `to_deployment` is typed for both its synchronous and its asynchronous form
         nightly.to_deployment(
             "nightly", schedule=schedule, parameters=nights, triggers=[on_snapshot], concurrency_limit=ONE_AT_A_TIME

@@ -13,6 +13,7 @@ from rich.console import Console
 
 import flows.cli.watch  # noqa: F401 - verbs of `sidmill lake`
 from flows.cli import item, lake, plugin, quarantine, recipe, release, run
+from flows.cli.job import job
 from flows.cli.options import OPTIONS, Debug
 from flows.cli.report import report
 from flows.cli.serve import serve
@@ -45,6 +46,7 @@ for place, noun in enumerate((run, recipe, release, item, quarantine, lake, plug
     app.command(noun.app)
 app.command(report, sort_key=7)
 app.command(serve, sort_key=8)
+app.command(job, sort_key=9)
 app.register_install_completion_command(help="Install tab completion for your shell (--shell names another one).")
 
 
