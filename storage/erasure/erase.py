@@ -89,7 +89,16 @@ def _cleaners(lake: Lake, subjects: Subjects) -> dict[str, TableCleaner]:
     if lake.format is None:
         raise LakeNotFound(f"there is no lake at {lake.uri}. Check --lake.")
     require_complete(lake)
-    return {table: TableCleaner(lake, table, subjects) for table in TABLES if lake.exists(table)}
+    cleaners = dict[str, TableCleaner]()
+    _add_new_tables(lake, cleaners, subjects)
+    return cleaners
+
+
+def _add_new_tables(lake: Lake, cleaners: dict[str, TableCleaner], subjects: Subjects) -> None:
+    """Add the tables that were made since the last call."""
+    for table in TABLES:
+        if table not in cleaners and lake.exists(table):
+            cleaners[table] = TableCleaner(lake, table, subjects)
 
 
 def _held(lake: Lake, cleaners: Mapping[str, TableCleaner], subjects: Subjects) -> Held:
@@ -124,8 +133,9 @@ def _first_event(lake: Lake, path: str, subjects: Subjects) -> datetime:
     return first
 
 
-def _clean_all(lake: Lake, cleaners: Mapping[str, TableCleaner], subjects: Subjects, provenance: Provenance) -> int:
+def _clean_all(lake: Lake, cleaners: dict[str, TableCleaner], subjects: Subjects, provenance: Provenance) -> int:
     """Clean all tables, and the texts beside them; return how many texts changed."""
+    _add_new_tables(lake, cleaners, subjects)
     for cleaner in cleaners.values():
         cleaner.clean(provenance)
     changed = 0
@@ -150,7 +160,8 @@ def _wait(lake: Lake, until: float) -> None:
             raise NotErased(
                 f"{', '.join(sorted(left))} may hold rows of what you erase, and did not end in time. No version names "
                 "these rows any more, but former files are still there. Run the same command again when the run has "
-                "ended (`sidmill lake status`), or with a longer --wait."
+                "ended (`sidmill lake status`), or with a longer --wait. A run whose machine is gone ends "
+                "by `sidmill run resume RUN`."
             )
         time.sleep(POLL_S)
         left &= _running(lake)

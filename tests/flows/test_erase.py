@@ -33,7 +33,7 @@ from storage.retention.backup import backup
 from storage.retention.collect import collect
 from storage.retention.policy import Policy
 from storage.runs import RunRecord
-from storage.schemas import INTERACTIONS
+from storage.schemas import INTERACTIONS, SEQUENCES
 
 WHO = Provenance("test", "")
 USER, ITEM = "c4n4ry-user", "c4n4ry-item"
@@ -204,7 +204,10 @@ def test_an_erasure_waits_for_a_run_and_takes_out_what_it_wrote_from_memory(
 ) -> None:
     night = RunRecord(lake, "night-2", "nightly", "", {})
     night.begin()
-    kept = lake.read("interactions")
+    kept, (event, *_) = lake.read("interactions"), lake.read("interactions").to_pylist()
+    stored = {**event, "release": "r-000001-in-1", "bucket": 0, "user_id": USER, "codes": [1, 2, 3], "fresh": True}
+    stored = {name: stored[name] for name in SEQUENCES.schema.names}
+    assert not lake.exists("sequences")
     with pytest.raises(NotErased, match="night-2 may hold rows of what you erase"):
         forget_both(lake)
     assert any("did not end" in each for each in wrong(lake))
@@ -215,6 +218,7 @@ def test_an_erasure_waits_for_a_run_and_takes_out_what_it_wrote_from_memory(
         if not night.begun:
             return
         append(lake, "interactions", kept, "from memory", WHO)
+        append(lake, "sequences", pa.Table.from_pylist([stored], SEQUENCES.schema), "a table that is new", WHO)
         night.end("finished", {})
         night.begun = False
 
