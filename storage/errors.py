@@ -7,6 +7,7 @@ LakeError
 ├── LakeFormat          this program does not read or write the lake's format version
 ├── SchemaMismatch      rows do not match the schema of their table
 ├── CommitConflict      other writers won more races than we retry
+├── ErasedMeanwhile     rows were erased that a run may have read before it began
 ├── LineageBroken       a candidate would go back in time behind its parent
 ├── PointerMoved        a compare-and-swap found another value than the expected one
 ├── DataCorrupt         a data file or a log entry of a table is missing or was changed
@@ -49,6 +50,10 @@ class SchemaMismatch(LakeError):
 
 class CommitConflict(LakeError):
     """Raised when other writers win more races than we retry."""
+
+
+class ErasedMeanwhile(LakeError):
+    """Raised when a run begins and rows were erased that it may have read before."""
 
 
 class LineageBroken(LakeError):

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from storage.commit import Provenance, append
-from storage.errors import LakeNotFound
+from storage.errors import ErasedMeanwhile, LakeNotFound
 from storage.lake import Lake
 from storage.releases.completeness import require_complete
 from storage.schemas import RUNS
@@ -38,15 +38,27 @@ class RunRecord:
     begun: bool = False
     _buffer: list[dict[str, Any]] = field(default_factory=list)
     _written: int = 0
+    _erasures: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._erasures = self.lake.version("erasures")
 
     def begin(self) -> None:
         """Record that the run started because there is work, with what `sidmill run resume` needs to start it again.
 
-        Raise DataCorrupt if the lake lost commits: what the run made would not fit what was made of them.
+        Raise DataCorrupt if the lake lost commits: what the run made would not fit what was made of them. Raise
+        ErasedMeanwhile if rows were erased since the run was opened, for it may have read them; an erasure waits for
+        runs that are recorded as begun.
         """
-        if not self.begun:
-            require_complete(self.lake)
-            self._start()
+        if self.begun:
+            return
+        require_complete(self.lake)
+        self._start()
+        if self.lake.version("erasures") != self._erasures:
+            raise ErasedMeanwhile(
+                f"`sidmill lake erase` took rows out of the lake {self.lake.uri} while this run looked at it: run the "
+                "same command again."
+            )
 
     def _start(self) -> None:
         if self.begun:

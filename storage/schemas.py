@@ -306,7 +306,7 @@ ERASURES = TableSpec(
         run=pa.string(),
     ),
     key=("erasure", "event"),
-    constraints={"known_event": "event = 'begun' OR event = 'done'"},
+    constraints={"known_event": "event = 'begun' OR event = 'cleaned' OR event = 'done'"},
     bookkeeping=True,
 )
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.commit import Provenance
-from storage.erasure.record import Seen, Wanted, begin_erasure, end_erasure
+from storage.erasure.record import Seen, Wanted, begin_erasure, end_erasure, record_pass
 from storage.erasure.rows import Subjects
 from storage.erasure.tables import TableCleaner
 from storage.errors import LakeError, LakeNotFound
@@ -75,10 +75,12 @@ def erase(lake: Lake, subjects: Subjects, reason: str, provenance: Provenance, w
     wanted = Wanted(subjects.users, subjects.items)
     erasure = begin_erasure(lake, wanted, held.seen, subjects.texts.without(reason), provenance)
     texts = _clean_all(lake, cleaners, subjects, provenance)
+    record_pass(lake, erasure, provenance)
     until = time.monotonic() + wait_s
     if _running(lake):
         _wait(lake, until)
         texts += _clean_all(lake, cleaners, subjects, provenance)
+        record_pass(lake, erasure, provenance)
     files = _remove_former(lake, cleaners, until)
     blobs = _remove_blobs(lake, until) if subjects.items else 0
     end_erasure(lake, erasure, provenance)

@@ -15,7 +15,7 @@ from storage.commit import Provenance, append
 from storage.lake import Lake
 from storage.schemas import ERASURES
 
-BEGUN, DONE = "begun", "done"
+BEGUN, CLEANED, DONE = "begun", "cleaned", "done"
 FOLDER = "erasing"
 """Folder of the lake with the ids of erasures that have not ended."""
 
@@ -59,6 +59,11 @@ def begin_erasure(lake: Lake, wanted: Wanted, seen: Seen, reason: str, provenanc
     subjects = {"users": len(wanted.users), "items": len(wanted.items)}
     _append(lake, name, BEGUN, subjects, seen, reason, provenance)
     return name
+
+
+def record_pass(lake: Lake, erasure: str, provenance: Provenance) -> None:
+    """Record that all tables were looked through. A run that read rows before, and begins only now, refuses to."""
+    _append(lake, erasure, CLEANED, {}, Seen(), "", provenance, secrets.token_hex(4))
 
 
 def end_erasure(lake: Lake, erasure: str, provenance: Provenance) -> None:
@@ -110,7 +115,14 @@ def _file(erasure: str) -> str:
 
 
 def _append(
-    lake: Lake, erasure: str, event: str, subjects: Mapping[str, int], seen: Seen, reason: str, provenance: Provenance
+    lake: Lake,
+    erasure: str,
+    event: str,
+    subjects: Mapping[str, int],
+    seen: Seen,
+    reason: str,
+    provenance: Provenance,
+    again: str = "",
 ) -> None:
     row = {
         "erasure": erasure,
@@ -124,4 +136,4 @@ def _append(
         "run": provenance.run,
     }
     rows = pa.Table.from_pylist([row], schema=ERASURES.schema)
-    append(lake, "erasures", rows, f"erasure:{erasure}:{event}", provenance)
+    append(lake, "erasures", rows, f"erasure:{erasure}:{event}{again}", provenance)

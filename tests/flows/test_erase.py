@@ -24,6 +24,7 @@ from storage.commit import Provenance, append, join_small
 from storage.erasure import erase as erasing
 from storage.erasure.erase import NotErased
 from storage.erasure.record import erasures, redacted, unfinished
+from storage.errors import ErasedMeanwhile
 from storage.files import rewritten_log
 from storage.files.store import Files
 from storage.files.trim import read_trim
@@ -226,6 +227,22 @@ def test_an_erasure_waits_for_a_run_and_takes_out_what_it_wrote_from_memory(
     forget_both(lake, wait_s=60)
     assert left(lake) == []
     assert [each.done for each in erasures(lake)] == [True]
+
+
+def test_a_run_that_looked_at_rows_before_they_were_erased_does_not_begin(lake: Lake) -> None:
+    """An erasure waits for runs that have begun; this one had not."""
+    early, late = RunRecord(lake, "early", "train", "", {}), RunRecord(lake, "late", "train", "", {})
+    late.begin()
+    with pytest.raises(NotErased, match="late"):
+        forget_both(lake)
+    with pytest.raises(ErasedMeanwhile, match="run the same command again"):
+        early.begin()
+    again = RunRecord(lake, "again", "train", "", {})
+    again.begin()
+    for each in (early, late, again):
+        each.end("finished", {})
+    forget_both(lake)
+    assert left(lake) == []
 
 
 @pytest.mark.parametrize("table", ["interactions", "runs"])
