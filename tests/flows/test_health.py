@@ -121,15 +121,15 @@ def test_the_model_of_production_is_the_one_whose_age_counts(lake: Lake) -> None
 
 
 def test_a_source_is_as_old_as_the_newest_that_was_read_of_its_address(lake: Lake, tmp_path: Path) -> None:
-    for name in ("in/a.csv", "in/b.csv", "other/c.csv"):
+    for name in ("in/a.csv", "in/b.csv", "in/c.csv", "other/d.csv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f"item_id,title\n{name},x\n")
         ingest_new(lake, str(tmp_path / name))
     times = lake.frame("sources", columns=["uri", "at"]).sort("at")
-    assert [Path(uri).name for uri in times["uri"]] == ["a.csv", "b.csv", "c.csv"]
+    assert [Path(uri).name for uri in times["uri"]] == ["a.csv", "b.csv", "c.csv", "d.csv"]
     address = str(tmp_path / "in")
     watch = UNLIMITED.model_copy(update={"source_hours": {address: 1}})
-    newest = times["at"][1]
+    newest = times["at"][2]
     assert names(lake, watch, newest + HOUR) == []
     (found,) = problems(lake, watch, newest + HOUR + timedelta(seconds=1))
     assert found.message == f"{address} gave news 60 minutes ago; the limit is 1 hours"
