@@ -52,6 +52,13 @@ def test_each_message_is_one_row_in_order_read_alone_or_as_columns(messages: lis
             assert {**dict.fromkeys(asked), **one.values} == {**dict.fromkeys(asked), **other.values}
 
 
+def test_many_rows_at_once_are_read_as_columns_and_few_one_by_one() -> None:
+    source = batch_of(EVENTS[:1] * 3_000)
+    for rows, as_columns in ((ROWS_OF_COLUMNS - 1, False), (ROWS_OF_COLUMNS, True)):
+        parts = list(source.parts(InteractionsSpec(), rows))
+        assert any(not isinstance(part, list) for part in parts) == as_columns
+
+
 def test_a_reader_takes_no_more_messages_than_fill_what_it_asks_for() -> None:
     taken = list[int]()
 
@@ -70,6 +77,7 @@ def test_a_reader_takes_no_more_messages_than_fill_what_it_asks_for() -> None:
 
 def test_a_batch_is_known_by_its_stream_and_its_beginning() -> None:
     one, longer = batch_of([], "3", "9"), batch_of([b"{}"], "3", "12")
+    assert one == batch_of([], "3", "9"), "the way to read it is not part of it"
     assert one.sha256 == longer.sha256 == hashlib.sha256(b"c/t/0\x003").hexdigest()
     assert one.identities == (one.sha256,)
     assert one.name == longer.name == f"t[0] from 3@{one.sha256[:12]}"
