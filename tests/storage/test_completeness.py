@@ -4,11 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 from made_releases import WHO, candidate, model, sids
 
+from storage.errors import DataCorrupt
 from storage.files.table_log import Log
 from storage.lake import Lake
-from storage.releases.completeness import lost_commits
+from storage.releases.completeness import lost_commits, require_complete
 from storage.releases.publishing import publish
 
 
@@ -73,7 +75,19 @@ def test_of_each_table_it_is_told_that_it_is_gone_or_ends_too_early_and_nothing_
             cut(copy, table)
             assert lost(copy)[0] == f"table '{table}' {short}, but {gone}"
         shutil.rmtree(copy / table)
+        with pytest.raises(DataCorrupt, match="has lost commits"):
+            require_complete(Lake(str(copy)))
         assert lost(copy)[0] == f"table '{table}' has no commit, but {gone}"
+
+
+def test_what_a_release_pins_and_a_model_was_trained_on_is_missed_whatever_commits_have_seen(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    candidate(lake, "one", ["a"], versions={"items": 5})
+    model(lake, "m", "r-000009", "v-c1")
+    assert lost(tmp_path) == [
+        "table 'items' has no commit, but r-000001 pins version 5",
+        "m-000001 was trained on r-000009, which table 'releases' does not have",
+    ]
 
 
 def test_commits_say_what_their_writer_had_seen(tmp_path: Path) -> None:
