@@ -24,8 +24,10 @@ from storage.releases.pointers import read_pointer
 from storage.releases.publishing import publish, rollback
 from storage.releases.releases import find_release_by_key, published_assignments, read_release, releases
 from storage.releases.standing import pin, read_standing, retirements, unpin
+from storage.retention import collect as collecting
 from storage.retention.collect import Collected, collect
 from storage.retention.policy import Policy
+from storage.retention.tables import Garbage
 from storage.runs import RunRecord
 from storage.schemas import POINTERS, SEQUENCES, VECTORS
 
@@ -276,6 +278,41 @@ def test_files_of_crashed_writers_go_when_they_are_old_and_are_not_written_again
     assert not any(path.exists() for path in left)
     assert foreign.exists(), "what no sidmill wrote stays"
     assert lake.blobs.get(again)
+
+
+def test_what_nothing_named_and_is_written_anew_after_it_was_listed_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake(str(tmp_path))
+    published(lake, 4)
+    orphan = lake.blobs.put(b"orphan")
+    sids = tmp_path / "sids"
+    unnamed = [
+        sids / f"{WRITING}1",
+        sids / f"part-{'0' * 64}-{'0' * 16}-{'0' * 16}.parquet",
+        tmp_path / "blobs" / orphan[:2] / orphan,
+    ]
+    for path in unnamed[:2]:
+        path.write_bytes(b"x")
+    remove, later = collecting._remove, (datetime.now(UTC) + 9 * DAY).timestamp()
+
+    def touched(*arguments: Any) -> Any:
+        for path in tmp_path.rglob("*"):
+            os.utime(path, (later, later))
+        return remove(*arguments)
+
+    gc(lake)
+    monkeypatch.setattr(collecting, "_remove", touched)
+    found = gc(lake, days=3)
+    assert all(path.exists() for path in unnamed)
+    assert not {each.path for each in found.garbage} & paths(lake)
+
+
+def test_entries_of_a_log_are_told_from_what_nothing_names() -> None:
+    entry, draft, data = "sids/_delta_log/00000000000000000001.json", "sids/_delta_log/00.json#1", "sids/part-1.parquet"
+    assert Garbage("", entry, 1).in_log is True
+    assert Garbage("", draft, 1, unnamed=True).in_log is False
+    assert Garbage("", data, 1).in_log is False
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError, PermissionError])
