@@ -19,6 +19,7 @@ from infra.settings import configure
 
 if TYPE_CHECKING:
     from brokers import KafkaBroker, RedisServer
+    from receiver import Receiver
 
     from storage.lake import Lake
 
@@ -195,3 +196,13 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[RedisSer
     yield server
     server.process.terminate()
     server.process.wait(10)
+
+
+@pytest.fixture
+def receiver() -> "Iterator[Receiver]":
+    from receiver import Receiver
+
+    found = Receiver()
+    yield found
+    found.server.shutdown()
+    found.server.server_close()

@@ -6,6 +6,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.utilities.annotations import opaque
 
 from infra.addresses import hide_secrets
 from learning.errors import TrainingError, TrainingFailed
@@ -19,10 +20,29 @@ RETRY_DELAYS_S = (1, 10)
 
 
 def step(function: Callable[P, R]) -> Callable[P, R]:
-    """Make a Prefect task that keeps no result (the lake does) and may be run again at any point.
+    """Make a Prefect task that keeps no result (the lake does) and may be run again at any point."""
+    made = task(
+        name=function.__name__.replace("_", " "),
+        retries=RETRIES,
+        retry_delay_seconds=list(RETRY_DELAYS_S),
+        retry_condition_fn=_is_retryable,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        log_prints=False,
+    )(without_secrets_in_errors(function))
 
-    Prefect records the errors of a task with their messages, so secrets in them are hidden first.
-    """
+    @wraps(function)
+    def call(*arguments: P.args, **named: P.kwargs) -> R:
+        # Prefect looks through all that an argument holds, several times, for results that are awaited.
+        run: Any = made
+        result: R = run(*map(opaque, arguments), **{name: opaque(each) for name, each in named.items()})
+        return result
+
+    return call
+
+
+def without_secrets_in_errors(function: Callable[P, R]) -> Callable[P, R]:
+    """Hide the secrets in what the function raises: Prefect records the errors of a task with their messages."""
 
     @wraps(function)
     def telling(*arguments: P.args, **named: P.kwargs) -> R:
@@ -32,16 +52,7 @@ def step(function: Callable[P, R]) -> Callable[P, R]:
             hide_secrets(error)
             raise
 
-    made: Callable[P, R] = task(
-        name=function.__name__.replace("_", " "),
-        retries=RETRIES,
-        retry_delay_seconds=list(RETRY_DELAYS_S),
-        retry_condition_fn=_is_retryable,
-        cache_policy=NO_CACHE,
-        persist_result=False,
-        log_prints=False,
-    )(telling)
-    return made
+    return telling
 
 
 async def _is_retryable(task: Any, run: Any, state: Any) -> bool:

@@ -31,7 +31,8 @@ def lost_commits(lake: Lake) -> Iterator[str]:
     needed = dict[str, tuple[int, str]]()
     for table in tables:
         place = lake.table_files(table)
-        for other, version in read_entry(place, _newest(place)).seen.items():
+        newest = _newest(place)
+        for other, version in read_entry(place, newest).seen.items() if newest >= 0 else ():
             _raise_to(needed, other, version, f"the newest commit of table {table!r} has seen")
         _raise_to(needed, table, _checkpointed(place), "its last checkpoint is of")
     releases, models = recorded_releases(lake), recorded_models(lake)
@@ -41,7 +42,8 @@ def lost_commits(lake: Lake) -> Iterator[str]:
     for table, (version, why) in sorted(needed.items()):  # after all that names versions: others may commit meanwhile
         newest = _newest(lake.table_files(table)) if lake.exists(table) else -1
         if newest < version:
-            yield _lost(lake, f"table {table!r} ends at version {newest}, but {why} version {version}")
+            ends = f"ends at version {newest}" if newest >= 0 else "has no commit"
+            yield _lost(lake, f"table {table!r} {ends}, but {why} version {version}")
     known = {each.id for each in releases} | {each.id for each in models}
     for model in models:
         if model.release not in known:

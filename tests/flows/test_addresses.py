@@ -15,7 +15,7 @@ from flows.cli.main import run_command
 from flows.inspect.status import refused_rows
 from flows.recipe import parse_recipe
 from flows.runtime.progress import Display
-from flows.steps.task import step
+from flows.steps.task import without_secrets_in_errors
 from infra.addresses import SecretInAddress, hide_secrets, printable_address, without_secrets
 from pipelines.ingest.accounting import payload
 from pipelines.ingest.pictures.fetch import TRANSIENT
@@ -134,7 +134,7 @@ def test_the_errors_of_libraries_leave_a_step_without_secrets_also_those_that_le
             raise ValueError(f"cannot be read: {error}") from error
 
     with pytest.raises(ValueError, match="cannot be read") as raised:
-        step(fail).fn()
+        without_secrets_in_errors(fail)()
     assert CANARY not in f"{raised.value!r} {raised.value.__cause__!r}"
     worker = ray.exceptions.RayTaskError("read", f"OSError: {address}", OSError(address))
     hide_secrets(worker)

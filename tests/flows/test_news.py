@@ -43,7 +43,7 @@ def test_a_run_begins_after_each_change_and_none_without(steps: Sequence[str], l
             beat = Beat("nightly", "n", now, (now - running).total_seconds(), "finished", {})
             running = None
         before = len(asked)
-        trigger.look(str(state), beat, now)
+        assert trigger.look(str(state), beat, now) == (len(asked) > before)
         if len(asked) > before and running is None and step != "request is lost":
             running = now
             begun.append(now)
@@ -51,6 +51,27 @@ def test_a_run_begins_after_each_change_and_none_without(steps: Sequence[str], l
     changes = 1 + sum(step == "change" for step in steps)
     lost = sum(step == "request is lost" for step in steps)
     assert len(begun) <= changes + lost, "each change is the reason of one run at most"
+
+
+def ended(minute: int, began: int) -> Beat:
+    return Beat("nightly", "n", NOW + minute * MINUTE, (minute - began) * 60.0, "finished", {})
+
+
+def test_a_run_is_asked_for_again_if_one_that_began_too_early_has_ended_or_none_came() -> None:
+    wait = int(REPEAT / MINUTE)
+    for beat, minute, again in (
+        (None, 2, False),
+        (None, 1 + wait, False),
+        (None, 2 + wait, True),
+        (ended(1, began=-3), 2, False),  # it ended before the request, or with it
+        (ended(2, began=-3), 2, True),
+        (ended(2, began=0), 2, True),  # it began with the change, and may not have seen it
+        (ended(2, began=1), 2, False),
+    ):
+        trigger = Trigger(lambda: None)
+        assert not trigger.look("changed", None, NOW)
+        assert trigger.look("changed", None, NOW + MINUTE)
+        assert trigger.look("changed", beat, NOW + minute * MINUTE) == again, (beat, minute)
 
 
 def test_what_something_else_asks_for_first_is_asked_for_later() -> None:

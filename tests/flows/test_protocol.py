@@ -238,7 +238,7 @@ def test_the_stories_that_once_took_production_back(world: Callable[[], World], 
         begun.do(step)
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
 @example(
     [Step("night-add", 6), Step("night-add", 0, "publish", Step("rollback")), Step("night-empty"), Step("publish")]
 )

@@ -25,7 +25,9 @@ TRIE = Trie.build(np.array([[0, 0], [0, 1], [1, 0]], np.int32), pa.array(["a", "
     [
         ({"query": "SELECT COUNT(*) FROM items WHERE title = ''"}, 1, False),
         ({"query": "SELECT COUNT(*) FROM items WHERE title = ''", "limit": 1}, 1, True),
+        ({"query": "SELECT COUNT(*) FROM items WHERE title = 'none'"}, 0, True),
         ({"query": "SELECT COUNT(DISTINCT code_1) FROM sids", "limit": 2, "at_least": True}, 2, True),
+        ({"query": "SELECT SUM(code_1 + 10 * code_2) FROM sids", "limit": 11}, 11, True),
         ({"query": "SELECT COUNT(DISTINCT code_1) FROM sids", "limit": 3, "at_least": True}, 2, False),
         ({"query": "SELECT AVG(price) FROM items", "limit": 2.0}, 2.0, True),
         ({"query": "SELECT COUNT(*) FROM items JOIN sids ON items.item_id = sids.item_id", "limit": 3}, 3, True),
@@ -35,7 +37,8 @@ TRIE = Trie.build(np.array([[0, 0], [0, 1], [1, 0]], np.int32), pa.array(["a", "
 def test_a_query_gives_the_value_of_a_gate(check: dict[str, Any], value: float, passed: bool) -> None:
     (gate,) = judge_by_sql({"mine": CheckSpec(**check)}, lambda: ITEMS, TRIE)
     assert (gate.name, gate.value, gate.passed) == ("checks.mine", value, passed)
-    assert check["query"] in gate.detail
+    side = "least" if "at_least" in check else "most"
+    assert gate.detail == f"{check['query']}; must be at {side} the limit{', but is no number' if value < 0 else ''}"
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,7 @@
 
 import json
 import shutil
-import sys
-import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +10,12 @@ import pytest
 from brokers import KafkaBroker
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prometheus_client.parser import text_string_to_metric_families
+from receiver import Receiver
 
 from flows.bootstrap import bootstrap
 from flows.cli.main import run_command
 from flows.inspect.lake_state import lake_state
 from flows.nightly import nightly
-from flows.watch.alerts import send_alerts
 from flows.watch.health import Problem, problems
 from flows.watch.lag import lags
 from flows.watch.lineage import dataset
@@ -150,85 +146,6 @@ def test_what_fails_while_a_failure_is_told_does_not_hide_it(
     told = capsys.readouterr().out
     for what in ("log of the failure", "record of the failure", "sign of life", "alerts", "artifact of the failure"):
         assert f"warning: the {what} failed: [Errno 28] No space left on device" in told
-
-
-class Receiver:
-    """An HTTP server that keeps what is sent to it."""
-
-    def __init__(self) -> None:
-        self.got, self.status = list[dict[str, Any]](), 200
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                receiver.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                self.send_response(receiver.status)
-                self.end_headers()
-
-            def log_message(self, *arguments: Any) -> None:
-                """Print nothing."""
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.address = f"http://127.0.0.1:{self.server.server_port}/hook"
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    found = Receiver()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
-
-
-def command_into(path: Path) -> str:
-    return f"{sys.executable} -c \"import sys; open('{path}', 'a').write(sys.stdin.read())\""
-
-
-def test_each_problem_is_told_once_and_once_when_it_is_over(
-    lake: Lake, tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOOK", receiver.address)
-    told = tmp_path / "told.jsonl"
-    watch = WatchSpec(alert_command=command_into(told), alert_webhook_variable="HOOK")
-    broken = [Problem("failed nightly", "it failed")]
-    for found in (broken, broken, [], []):
-        assert send_alerts(lake, watch, found) == []
-    lines = [json.loads(line) for line in told.read_text().splitlines()]
-    assert [(line["state"], line["problem"], line["message"]) for line in lines] == [
-        ("problem", "failed nightly", "it failed"),
-        ("recovered", "failed nightly", "it failed"),
-    ]
-    assert lines[0]["since"] == lines[1]["since"]
-    assert [each["state"] for each in receiver.got] == ["problem", "recovered"]
-    assert receiver.got[0]["text"].startswith("problem: it failed (lake ")
-
-
-def test_a_run_does_not_take_a_problem_of_a_source_for_over_because_it_did_not_look(lake: Lake, tmp_path: Path) -> None:
-    told = tmp_path / "told.jsonl"
-    watch, broken = WatchSpec(alert_command=command_into(told)), [Problem("source s3://x", "it cannot be read")]
-    send_alerts(lake, watch, broken, sources=True)
-    send_alerts(lake, watch, [])  # as at the end of a run
-    send_alerts(lake, watch, broken, sources=True)
-    send_alerts(lake, watch, [], sources=True)
-    assert [json.loads(line)["state"] for line in told.read_text().splitlines()] == ["problem", "recovered"]
-
-
-def test_a_hook_that_fails_is_told_and_tried_again_and_shows_no_secret(
-    lake: Lake, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    watch, broken = WatchSpec(alert_webhook_variable="HOOK"), [Problem("failed nightly", "it failed")]
-    (fault,) = send_alerts(lake, watch, broken)
-    assert "the environment variable HOOK is not set" in fault
-    monkeypatch.setenv("HOOK", f"{receiver.address}/t0k3n")
-    receiver.status = 500
-    (fault,) = send_alerts(lake, watch, broken)
-    assert "the webhook in HOOK failed" in fault
-    assert "t0k3n" not in fault
-    receiver.status = 200
-    assert send_alerts(lake, watch, broken) == []
-    assert send_alerts(lake, watch, broken) == []
-    assert len(receiver.got) == 2
 
 
 def test_runs_tell_the_hooks_of_their_recipe_also_through_a_block_of_prefect(

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -127,13 +126,21 @@ def test_a_run_goes_on_from_what_is_left_of_it_with_other_workers(tmp_path: Path
 
 
 WAITING = """
-import os, sys
+import os, sys, threading, time
 import ray
+from ray.util import placement_group_table
 from learning.ray_train.launch import launch
 from training.spec import TrainSpec
 
 ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
 os.environ["RAY_ADDRESS"] = "a cluster that may grow"
+
+def tell():
+    while not placement_group_table():
+        time.sleep(0.1)
+    print("workers are asked for", flush=True)
+
+threading.Thread(target=tell, daemon=True).start()
 launch(dict, TrainSpec(workers=4), "run", sys.argv[1], progress=lambda line: print(line, flush=True))
 """
 
@@ -144,7 +151,7 @@ def test_ctrl_c_ends_a_training_whose_workers_find_no_place(tmp_path: Path) -> N
         try:
             assert process.stdout is not None
             assert "waiting for more" in process.stdout.readline()
-            time.sleep(5)  # until Ray Train asks for workers
+            assert "workers are asked for" in process.stdout.readline()
             process.send_signal(signal.SIGINT)
             assert "KeyboardInterrupt" in process.communicate(timeout=40)[1]
         finally:

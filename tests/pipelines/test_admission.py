@@ -1,6 +1,7 @@
 """Events are admitted once each, whatever the size of the chunks in which a source is read."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -125,5 +126,6 @@ def test_hashes_that_were_added_are_known(added: list[list[int]], asked: list[in
     seen = SeenHashes()
     for each in added:
         seen.add(np.array(each, np.uint64))
+    assert all(len(run) >= 2 * len(after) for run, after in pairwise(seen._runs)), "few runs are searched"
     known = {number for each in added for number in each}
     assert seen.has(np.array(asked, np.uint64)).tolist() == [number in known for number in asked]

@@ -1,13 +1,15 @@
 """SIDs that are taken: those of a trie and of what it lacks are those of reading all segments."""
 
+import shutil
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_releases import TIME, WHO
 
@@ -24,6 +26,7 @@ from tokenizer.trie.trie import Trie
 SPEC = CodebookSpec.model_validate({"levels": [{"codes": 4}, {"codes": 16}], "iterations": 1})
 
 
+@cache
 def book() -> Codebook:
     vectors = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
     return fit_codebook({"fused": vectors}, [f"v{row}" for row in range(30)], SPEC)
@@ -48,7 +51,19 @@ def revisions(lake: Lake, key: str, revision: int, deleted: dict[str, bool], at:
         append(lake, "items", pa.Table.from_pylist(rows, schema=ITEMS.schema), key, WHO)
 
 
-@settings(max_examples=30, deadline=None)
+IDS = [f"i{number:02d}" for number in range(40)]
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lake with all items, of which one has a SID of another codebook."""
+    folder = tmp_path_factory.mktemp("begun") / "lake"
+    revisions(Lake(str(folder)), "all", 0, dict.fromkeys(IDS, False), TIME)
+    segment(Lake(str(folder)), "another", "a", [(IDS[0], 0)])
+    return folder
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     order=st.permutations(range(40)),
     parts=st.tuples(st.integers(0, 20), st.integers(0, 20)),
@@ -58,7 +73,8 @@ def revisions(lake: Lake, key: str, revision: int, deleted: dict[str, bool], at:
     lost=st.booleans(),
 )
 def test_taken_sids_are_those_of_all_segments_whatever_was_deleted_when(
-    tmp_path_factory: pytest.TempPathFactory,
+    begun: Path,
+    tmp_path: Path,
     order: list[int],
     parts: tuple[int, int],
     gone: set[int],
@@ -67,10 +83,10 @@ def test_taken_sids_are_those_of_all_segments_whatever_was_deleted_when(
     lost: bool,
 ) -> None:
     """Items go, come back and go later than the release; a trie that lacks more than was deleted is not believed."""
-    lake, codebook = Lake(str(tmp_path_factory.mktemp("lake"))), book()
-    ids = [f"i{number:02d}" for number in range(40)]
+    shutil.rmtree(tmp_path)
+    shutil.copytree(begun, tmp_path)
+    lake, codebook, ids = Lake(str(tmp_path)), book(), IDS
     first, second = order[: parts[0]], order[parts[0] : sum(parts)]
-    revisions(lake, "all", 0, dict.fromkeys(ids, False), TIME)
     segment(lake, codebook.id, "a", [(ids[number], number) for number in first])
     revisions(lake, "gone", 1, {ids[number]: True for number in gone}, TIME)
     revisions(lake, "back", 2, {ids[number]: False for number in gone & back}, TIME)
@@ -83,7 +99,6 @@ def test_taken_sids_are_those_of_all_segments_whatever_was_deleted_when(
     )
     revisions(lake, "late", 3, {ids[number]: True for number in late}, TIME + timedelta(days=1))
     segment(lake, codebook.id, "b", [(ids[number], number) for number in second])
-    segment(lake, "another", "a", [(ids[0], 0)])
     parent = Manifest.model_construct(
         codebook=type("Book", (), {"id": codebook.id}), assignments=("a",), versions={"items": version}, as_of=TIME
     )

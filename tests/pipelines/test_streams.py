@@ -300,6 +300,7 @@ def test_the_fields_of_an_entry_are_an_object(redis_server: RedisServer, lake: L
 
 def test_a_stream_that_cannot_be_read_says_why(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_streams, "ANSWER_WITHIN_S", 2.0)
+    monkeypatch.setattr("redis.retry.sleep", lambda seconds: None)  # between the tries of the client
     redis_server.client.set("text", "no stream")
     for address, message in (
         ("redis://127.0.0.1:1/log", r"cannot be read: .*refused.*Check the address"),

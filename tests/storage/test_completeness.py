@@ -4,11 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 from made_releases import WHO, candidate, model, sids
 
+from storage.errors import DataCorrupt
 from storage.files.table_log import Log
 from storage.lake import Lake
-from storage.releases.completeness import lost_commits
+from storage.releases.completeness import lost_commits, require_complete
 from storage.releases.publishing import publish
 
 
@@ -29,16 +31,63 @@ def test_a_release_or_a_model_that_is_named_and_not_recorded_is_missed(tmp_path:
         assert any(told in fault for fault in lost_commits(Lake(lake.uri)))
 
 
+def lost(lake: Path) -> list[str]:
+    """What is told of a lake, without the beginning and the remedy that all sentences have."""
+    found = list(lost_commits(Lake(str(lake))))
+    assert all(each.startswith(f"the lake {lake} has lost commits: ") for each in found)
+    return [each.split("commits: ")[1].split(". It was")[0] for each in found]
+
+
 def test_a_checkpoint_that_outlived_its_entries_is_missed(tmp_path: Path) -> None:
-    lake = Lake(str(tmp_path))
+    lake = Lake(str(tmp_path / "lake"))
     for number in range(25):
         sids(lake, "c", f"s{number}")
-    log = Log(lake.table_files("sids"), "sids")
-    for path in (tmp_path / "sids" / "_delta_log").iterdir():
-        if path.name[:20].isdigit() and int(path.name[:20]) >= log.checkpoints[-1]:
+    checkpoint = Log(lake.table_files("sids"), "sids").checkpoints[-1]
+    shutil.copytree(tmp_path / "lake", tmp_path / "bare")
+    for path in (tmp_path / "bare" / "sids" / "_delta_log").glob("*.json"):
+        path.unlink()
+    assert lost(tmp_path / "bare") == [
+        f"table 'sids' has no commit, but its last checkpoint is of version {checkpoint}"
+    ]
+    for path in (tmp_path / "lake" / "sids" / "_delta_log").iterdir():
+        if path.name[:20].isdigit() and int(path.name[:20]) >= checkpoint:
             path.unlink()
-    (fault,) = lost_commits(Lake(lake.uri))
-    assert "its last checkpoint is of version" in fault
+    assert lost(tmp_path / "lake") == [
+        f"table 'sids' ends at version {checkpoint - 1}, but its last checkpoint is of version {checkpoint}"
+    ]
+
+
+def test_of_each_table_it_is_told_that_it_is_gone_or_ends_too_early_and_nothing_of_a_whole_lake(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "whole"))
+    first = candidate(lake, "one", ["a"]).id
+    candidate(lake, "two", ["b"])
+    publish(lake, first, WHO, model(lake, "m", first, "v-c1"))
+    assert lost(tmp_path / "whole") == []
+    for table, gone, short in (
+        ("sids", "the newest commit of table 'releases' has seen version 2", "ends at version 1"),
+        ("releases", "the newest commit of table 'models' has seen version 2", "ends at version 1"),
+        ("models", "the newest commit of table 'pointers' has seen version 1", "ends at version 0"),
+        ("pointers", "the newest commit of table 'sids' has seen version 0", ""),
+    ):
+        copy = tmp_path / table
+        shutil.copytree(tmp_path / "whole", copy)
+        if short:
+            cut(copy, table)
+            assert lost(copy)[0] == f"table '{table}' {short}, but {gone}"
+        shutil.rmtree(copy / table)
+        with pytest.raises(DataCorrupt, match="has lost commits"):
+            require_complete(Lake(str(copy)))
+        assert lost(copy)[0] == f"table '{table}' has no commit, but {gone}"
+
+
+def test_what_a_release_pins_and_a_model_was_trained_on_is_missed_whatever_commits_have_seen(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    candidate(lake, "one", ["a"], versions={"items": 5})
+    model(lake, "m", "r-000009", "v-c1")
+    assert lost(tmp_path) == [
+        "table 'items' has no commit, but r-000001 pins version 5",
+        "m-000001 was trained on r-000009, which table 'releases' does not have",
+    ]
 
 
 def test_commits_say_what_their_writer_had_seen(tmp_path: Path) -> None:

@@ -24,10 +24,12 @@ from storage.releases.pointers import read_pointer
 from storage.releases.publishing import publish, rollback
 from storage.releases.releases import find_release_by_key, published_assignments, read_release, releases
 from storage.releases.standing import pin, read_standing, retirements, unpin
+from storage.retention import collect as collecting
 from storage.retention.collect import Collected, collect
 from storage.retention.policy import Policy
+from storage.retention.tables import Garbage
 from storage.runs import RunRecord
-from storage.schemas import POINTERS, SEQUENCES, VECTORS
+from storage.schemas import ITEMS, POINTERS, SEQUENCES, VECTORS
 
 DAY = timedelta(days=1)
 
@@ -269,13 +271,71 @@ def test_files_of_crashed_writers_go_when_they_are_old_and_are_not_written_again
         path.write_bytes(b"x")
     assert gc(lake).garbage == (), "all of it is young"
     for path in (*left, foreign, tmp_path / "blobs" / again[:2] / again):
-        os.utime(path, (0, 0))
+        os.utime(path, (10**9, 10**9))  # in 2001
     lake.blobs.put(b"written again")
     gone = {each.path for each in gc(lake).garbage}
     assert gone == {str(path.relative_to(tmp_path)) for path in left}
     assert not any(path.exists() for path in left)
     assert foreign.exists(), "what no sidmill wrote stays"
     assert lake.blobs.get(again)
+
+
+def test_what_nothing_named_and_is_written_anew_after_it_was_listed_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake(str(tmp_path))
+    published(lake, 4)
+    orphan = lake.blobs.put(b"orphan")
+    sids = tmp_path / "sids"
+    unnamed = [
+        sids / f"{WRITING}1",
+        sids / f"part-{'0' * 64}-{'0' * 16}-{'0' * 16}.parquet",
+        tmp_path / "blobs" / orphan[:2] / orphan,
+    ]
+    for path in unnamed[:2]:
+        path.write_bytes(b"x")
+    remove, later = collecting._remove, (datetime.now(UTC) + 9 * DAY).timestamp()
+
+    def touched(*arguments: Any) -> Any:
+        for path in tmp_path.rglob("*"):
+            os.utime(path, (later, later))
+        return remove(*arguments)
+
+    gc(lake)
+    monkeypatch.setattr(collecting, "_remove", touched)
+    found = gc(lake, days=3)
+    assert all(path.exists() for path in unnamed)
+    assert not {each.path for each in found.garbage} & paths(lake)
+
+
+def test_pictures_of_all_revisions_of_items_stay_and_logs_of_failed_runs_go_when_they_are_old(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    published(lake, 1)
+    first, second, nobodys = (lake.blobs.put(name) for name in (b"first", b"second", b"nobody's"))
+    revision = {"item_id": "a", "title": "t", "attributes": "{}", "text_hash": "h", "deleted": False}
+    rows = [
+        {**revision, "revision": number, "images": images, "arrived_at": TIME, "source": "s", "source_row": number}
+        for number, images in enumerate([[first, second], [second], []])
+    ]
+    append(lake, "items", pa.Table.from_pylist(rows, schema=ITEMS.schema), "items", WHO)
+    logs = [tmp_path / "logs" / f"nightly-{age}.log" for age in ("old", "young")]
+    logs[0].parent.mkdir()
+    for path in logs:
+        path.write_text("Traceback")
+    for path in (logs[0], *(tmp_path / "blobs").rglob("*")):
+        os.utime(path, (10**9, 10**9))  # in 2001
+    assert {each.path: each.kind for each in gc(lake).garbage} == {
+        f"blobs/{nobodys[:2]}/{nobodys}": "blobs that nothing names",
+        "logs/nightly-old.log": "logs of failed runs",
+    }
+    assert (lake.blobs.get(first), lake.blobs.get(second), logs[1].exists()) == (b"first", b"second", True)
+
+
+def test_entries_of_a_log_are_told_from_what_nothing_names() -> None:
+    entry, draft, data = "sids/_delta_log/00000000000000000001.json", "sids/_delta_log/00.json#1", "sids/part-1.parquet"
+    assert Garbage("", entry, 1).in_log is True
+    assert Garbage("", draft, 1, unnamed=True).in_log is False
+    assert Garbage("", data, 1).in_log is False
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError, PermissionError])

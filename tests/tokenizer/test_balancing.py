@@ -246,6 +246,7 @@ def test_a_contested_code_goes_to_those_who_would_regret_most(asks: list[tuple[i
 
 
 @given(st.lists(st.integers(0, 3) | st.integers(2**62, 2**64 - 1) | st.integers(0, 2**62), max_size=40))
+@example([2**63, 1])
 def test_rows_are_put_in_order_of_key_and_then_of_row_however_long_the_keys_are(drawn: list[int]) -> None:
     keys = np.array(drawn, np.uint64)
     expected = sorted(range(len(drawn)), key=lambda row: (drawn[row], row))
@@ -258,25 +259,29 @@ def test_rows_are_put_in_order_of_key_and_then_of_row_however_long_the_keys_are(
     st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30),
     st.lists(st.integers(0, 6), min_size=4, max_size=4),
     st.integers(0, 40),
-    st.booleans(),
+    st.sampled_from([1, 2, 4]),
 )
 # The item that its node refuses takes no place of its code.
-@example([(0, 0, 3), (0, 0, 2), (1, 0, 1), (2, 0, 0)], [2, 0, 0, 0], 0, True)
+@example([(0, 0, 3), (0, 0, 2), (1, 0, 1), (2, 0, 0)], [2, 0, 0, 0], 0, 1)
+# Two items find place below one node.
+@example([(0, 0, 3), (0, 0, 2), (0, 0, 1)], [3, 0, 0, 0], 0, 2)
 def test_a_node_takes_those_who_would_regret_most_and_a_code_of_them_as_many_as_it_has_room_for(
-    asks: list[tuple[int, int, int]], room: list[int], taken: int, last: bool
+    asks: list[tuple[int, int, int]], room: list[int], taken: int, below: int
 ) -> None:
     """Against sorting, first the askers of each node, then of these those of each code; who a node refused is told."""
     prefix = np.array([[home] for home, _, _ in asks], np.int32)
     code, regret = (np.array([ask[at] for ask in asks]) for at in (1, 2))
-    sizes = (3, 4) if last else (3, 4, 2, 2)
+    sizes = {1: (3, 4), 2: (3, 4, 2), 4: (3, 4, 2, 2)}[below]
     draw = np.random.default_rng(taken)
     cells = np.stack(np.unravel_index(draw.permutation(np.prod(sizes))[:taken], sizes), axis=1).astype(np.int32)
     nodes, left = PrefixCapacity(prefix, cells, sizes, np.ones(sizes[-1], np.bool_)), np.array(room, np.int64)
     if not nodes.binding:
         return
-    accepted, refused = accept(code.astype(np.int32), regret.astype(np.float32), left, nodes, np.arange(len(asks)))
-    free = np.full((3, 4), 1 if last else 4)
+    free = np.full((3, 4), below)
     np.subtract.at(free, (cells[:, 0], cells[:, 1]), 1)
+    all_open = all(free[ask[:2]] > 0 for ask in asks)
+    rows = np.arange(len(asks))
+    accepted, refused = accept(code.astype(np.int32), regret.astype(np.float32), left, nodes, rows, all_open)
     kept: list[int] = []
     for node in {ask[:2] for ask in asks}:
         askers = sorted((row for row, ask in enumerate(asks) if ask[:2] == node), key=lambda row: (-regret[row], row))
