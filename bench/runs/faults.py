@@ -103,8 +103,6 @@ def _row(case: "Case", kills: int, options: argparse.Namespace, draw: random.Ran
         f"| {case.verb.name} | {case.seconds:.1f} s | {of} | {kills} | {points + moments} | {len(outcome.wrong)} |",
         flush=True,
     )
-    for each in outcome.wrong:
-        print(f"  {each}", flush=True)
     return outcome.wrong
 
 
@@ -167,6 +165,7 @@ class Case:
             fault = str(error)
         if fault:
             outcome.wrong.append(f"{where}: {fault}")
+            print(f"  {outcome.wrong[-1]}", flush=True)
         else:
             outcome.equal["point" if kill.point else "moment"] += 1
 
@@ -204,7 +203,9 @@ class Case:
 
 def _get_ready(folder: Path) -> None:
     """Import what runs need, so that forks have it, and start a Prefect server that all runs share."""
-    os.environ |= {"PREFECT_HOME": str(folder / "prefect")}
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    os.environ |= {"PREFECT_HOME": str(folder / "prefect"), "TMPDIR": str(scratch)}  # killed runs leave files there
     os.environ.pop("PREFECT_API_URL", None)
     for name in LIBRARIES:
         import_module(name)

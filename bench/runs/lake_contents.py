@@ -4,7 +4,8 @@ Left out are, with the reason:
 
 - columns `run` and `at`, and in manifests `run`, `created_at` and `fitted_by`: the id of a run and the time of writing;
 - the table `runs`: it tells of the killed run too;
-- in cards of models, measured times, and the hash of the record that holds them.
+- in cards of models, measured times, and the hash of the record that holds them;
+- in `sources`, whether rows were new: those that were stored before the kill count as unchanged the second time.
 
 Everything else has to be equal: SIDs, tries, weights and codebooks by hash, versions that a release pins, and the rows of
 every table, each as often.
@@ -66,14 +67,19 @@ def differences(whole: dict[str, list[str]], found: dict[str, list[str]]) -> lis
 
 
 def _rows(lake: Lake, table: str) -> list[str]:
-    return sorted(json.dumps(_bare(row), sort_keys=True, default=str) for row in lake.read(table).to_pylist())
+    rows = lake.read(table).to_pylist()
+    for row in rows if table == "sources" else ():
+        row["rows_out"] += row.pop("rows_unchanged")
+    return sorted(json.dumps(_bare(row), sort_keys=True, default=str) for row in rows)
 
 
 def _bare(value: Any) -> Any:
     """Return a row, or what is nested in it, without what is left out."""
     if isinstance(value, dict):
         kept = {name: each for name, each in value.items() if name not in LEFT_OUT}
-        return {name: _bare(json.loads(each) if name in NESTED and _is_json(each) else each) for name, each in kept.items()}
+        return {
+            name: _bare(json.loads(each) if name in NESTED and _is_json(each) else each) for name, each in kept.items()
+        }
     if isinstance(value, list):
         return [_bare(each) for each in value]
     return value
