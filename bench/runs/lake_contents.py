@@ -7,8 +7,8 @@ Left out are, with the reason:
 - in cards of models, measured times, and the hash of the record that holds them;
 - in `sources`, whether rows were new: those that were stored before the kill count as unchanged the second time.
 
-Everything else has to be equal: SIDs, tries, weights and codebooks by hash, versions that a release pins, and the rows of
-every table, each as often.
+Everything else has to be equal: SIDs, tries, weights and codebooks by hash, versions that a release pins, and the rows
+of every table, each as often.
 """
 
 import json
@@ -17,9 +17,9 @@ from typing import Any
 
 from flows.inspect.verify import verify
 from sidmill.release import open_trie
+from storage.commit import Provenance
 from storage.lake import Lake
 from storage.releases.integrity import check_pinned
-from storage.commit import Provenance
 from storage.releases.releases import published, read_release
 from storage.schemas import TABLES
 
