@@ -205,7 +205,8 @@ def _get_ready(folder: Path) -> None:
     """Import what runs need, so that forks have it, and start a Prefect server that all runs share."""
     scratch = folder / "scratch"
     scratch.mkdir()
-    os.environ |= {"PREFECT_HOME": str(folder / "prefect"), "TMPDIR": str(scratch)}  # killed runs leave files there
+    os.environ |= {"PREFECT_HOME": str(folder / "prefect"), "TMPDIR": str(scratch)}
+    tempfile.tempdir = str(scratch)  # killed runs leave files there
     os.environ.pop("PREFECT_API_URL", None)
     for name in LIBRARIES:
         import_module(name)

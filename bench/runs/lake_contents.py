@@ -23,7 +23,7 @@ from storage.releases.integrity import check_pinned
 from storage.releases.releases import published, read_release
 from storage.schemas import TABLES
 
-LEFT_OUT = ("run", "at", "created_at", "fitted_by", "data_wait", "tokens_per_s", "record_blob")
+LEFT_OUT = ("run", "at", "created_at", "fitted_by", "seconds", "data_wait", "tokens_per_s", "record_blob")
 NESTED = ("manifest", "card", "result", "value")
 """Columns with JSON, in which the same is left out."""
 

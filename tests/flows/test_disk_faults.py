@@ -7,7 +7,7 @@ import pytest
 from disks import full, small_disk
 
 from bench.runs.lake_contents import contents, differences, faults
-from bench.runs.nights import RECIPE, _items, _log
+from bench.runs.nights import RECIPE, catalogue_of, log_of
 from flows.bootstrap import bootstrap
 from flows.cli.main import run_command
 from storage.lake import Lake
@@ -20,8 +20,8 @@ def test_a_night_on_a_disk_that_is_full_at_any_moment_says_so_and_is_finished_wh
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A night writes some 50 pages of 4 kB; the disk has fewer and fewer of them left."""
-    first = [_items(tmp_path, *range(ITEMS))], [_log(tmp_path, 0)]
-    news = ["--items", _items(tmp_path, ITEMS + 1), "--interactions", _log(tmp_path, 1)]
+    first = [catalogue_of(tmp_path, *range(ITEMS))], [log_of(tmp_path, 0)]
+    news = ["--items", catalogue_of(tmp_path, ITEMS + 1), "--interactions", log_of(tmp_path, 1)]
     with small_disk(tmp_path / "disk", "4m") as disk:
         lake, start = disk / "lake", tmp_path / "start"
         night = ["run", "nightly", *news, "--as-of", "2024-03-02", "--lake", str(lake)]
