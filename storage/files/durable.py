@@ -30,10 +30,17 @@ def committing(table: Files, handle: DeltaTable | None = None) -> Iterator[None]
 
 
 def _sync_entries(log: Path, since: int) -> None:
-    """Sync all entries after a version, of other writers too: a commit may have been rebased on theirs."""
+    """Sync all entries after a version, of other writers too: a commit may have been rebased on theirs.
+
+    Delta may have written a checkpoint with one of them. A table whose newest checkpoint is cut short does not open.
+    """
     number = since + 1
     while (entry := log / f"{number:020d}.json").exists():
         _sync(entry)
+        checkpoint = entry.with_suffix(".checkpoint.parquet")
+        if checkpoint.exists():
+            _sync(checkpoint)
+            _sync(log / "_last_checkpoint")
         number += 1
     if number > since + 1:
         _sync(log)

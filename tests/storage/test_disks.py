@@ -14,7 +14,7 @@ from storage.files import durable
 from storage.files.table_log import Log
 from storage.lake import Lake
 from storage.releases.pointers import move_pointer, read_pointer
-from storage.schemas import TABLES
+from storage.schemas import PROPERTIES, TABLES
 
 
 @pytest.fixture
@@ -49,6 +49,20 @@ def test_every_entry_of_a_new_table_is_on_the_disk(tmp_path: Path, synced: list[
     entries = [f"{number:020d}.json" for number in Log(lake.table_files("quarantine"), "quarantine").entries]
     assert len(entries) == 1 + len(TABLES["quarantine"].constraints)
     assert set(entries) <= set(synced)
+
+
+def test_a_checkpoint_is_on_the_disk_with_its_entry(
+    tmp_path: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PROPERTIES, "delta.checkpointInterval", "2")
+    lake = Lake(str(tmp_path))
+    for name in ("a", "b", "c"):
+        synced.clear()
+        sids(lake, "c1", name)
+        if (Path(lake.path("sids")) / "_delta_log" / f"{lake.version('sids'):020d}.checkpoint.parquet").exists():
+            break
+    entry = f"{lake.version('sids'):020d}"
+    assert synced[-4:] == [f"{entry}.json", f"{entry}.checkpoint.parquet", "_last_checkpoint", "_delta_log"]
 
 
 def test_entries_of_others_that_came_between_are_synced_too(
