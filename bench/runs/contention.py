@@ -33,7 +33,7 @@ from storage.lake import Lake
 from storage.releases.models import ModelCard, record_model
 from storage.releases.pointers import move_pointer, pointer_history, read_pointer
 from storage.releases.publishing import publish, rollback
-from storage.releases.releases import published, read_release
+from storage.releases.releases import Published, published, read_release
 from storage.schemas import VECTORS
 
 WHO = Provenance("bench", "")
@@ -99,22 +99,17 @@ def _vector(item: str) -> pa.Table:
 
 def _publish(folder: Path, place: str, options: argparse.Namespace) -> list[str]:
     """Move production back and forth under readers."""
-    made = folder / "made"
+    made = Lake(str(folder / "made"))
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        bootstrap(str(made), RECIPE, [catalogue_of(folder, *range(ITEMS))], [log_of(folder, 0)])
-        nightly(str(made), None, [catalogue_of(folder, ITEMS)], [log_of(folder, 1)])
+        bootstrap(made.uri, RECIPE, [catalogue_of(folder, *range(ITEMS))], [log_of(folder, 0)])
+        first = _with_model(made, "r-000001")
+        nightly(made.uri, None, [catalogue_of(folder, ITEMS)], [log_of(folder, 1)])
+        second = _with_model(made, "r-000002")
     if options.store:
-        pafs.copy_files(str(made), f"{place}/made", use_threads=False)
+        pafs.copy_files(made.uri, f"{place}/made", use_threads=False)
     lake = Lake(f"{place}/made")
-    old, new = (read_release(lake, f"r-00000{number}") for number in (1, 2))
-    models = [
-        record_model(lake, each.id, each.id, each.codebook.vocabulary, lake.blobs.put(b"w"), ModelCard(), WHO)
-        for each in (old, new)
-    ]
-    rollback(lake, WHO, to=old.id)
-    publish(lake, old.id, WHO, models[0])
-    publish(lake, new.id, WHO, models[1])
-    pairs = {old.id: (models[0], old.items), new.id: (models[1], new.items)}
+    old, new = (read_release(lake, each.release) for each in (first, second))
+    pairs = {old.id: (first.model, old.items), new.id: (second.model, new.items)}
     context = multiprocessing.get_context("spawn")
     over, started = context.Event(), context.Semaphore(0)
     places = [folder / f"reader-{number}" for number in range(READERS)]
@@ -124,7 +119,7 @@ def _publish(folder: Path, place: str, options: argparse.Namespace) -> list[str]
     for _ in readers:
         started.acquire()
     back = partial(rollback, lake, WHO, to=old.id)
-    forth = partial(publish, lake, new.id, WHO, models[1])
+    forth = partial(publish, lake, new.id, WHO, second.model)
     times = [_seconds(forth if number % 2 else back) for number in range(options.moves)]
     over.set()
     for reader in readers:
@@ -140,7 +135,14 @@ def _publish(folder: Path, place: str, options: argparse.Namespace) -> list[str]
     return [f"{mixed} reads saw a mixed pair"] * bool(mixed)
 
 
-def _read(uri: str, pairs: dict[str, tuple[str, int]], place: Path, started: object, over: object) -> None:
+def _with_model(lake: Lake, release: str) -> Published:
+    """Record a model of a release, and publish both."""
+    vocabulary, weights = read_release(lake, release).codebook.vocabulary, lake.blobs.put(release.encode())
+    model = record_model(lake, release, release, vocabulary, weights, ModelCard(), WHO)
+    return publish(lake, release, WHO, model)
+
+
+def _read(uri: str, pairs: dict[str, tuple[str | None, int]], place: Path, started: object, over: object) -> None:
     """Resolve production until it is over; count the reads of each release, and those that are no pair."""
     seen = Counter[str]()
     started.release()  # type: ignore[attr-defined]
