@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
 def _row(case: "Case", kills: int, options: argparse.Namespace, draw: random.Random) -> list[str]:
     case.prepare()
     reached = case.undisturbed()
-    wanted = [Kill(point) for point in _spread(len(reached), options.points)]
+    wanted = [Kill(point) for point in spread(len(reached), options.points)]
     outcome = Outcome()
     for kill in wanted:
         case.judge(kill, outcome, reached)
@@ -106,7 +106,7 @@ def _row(case: "Case", kills: int, options: argparse.Namespace, draw: random.Ran
     return outcome.wrong
 
 
-def _spread(count: int, most: int | None) -> Iterable[int]:
+def spread(count: int, most: int | None) -> Iterable[int]:
     """Return the numbers of the crash points to kill at: all, or `most` of them, evenly spread."""
     if most is None or most >= count:
         return range(1, count + 1)
