@@ -13,31 +13,24 @@ import json
 import multiprocessing
 import statistics
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.fs as pafs
 
+from bench.runs.contenders import COUNTER, WHO, read_production, seconds_of, vector_row, write_and_count
 from bench.runs.nights import ITEMS, RECIPE, catalogue_of, log_of
 from bench.runs.store import store_server
 from flows.bootstrap import bootstrap
 from flows.nightly import nightly
-from sidmill.release import open_trie
-from storage.commit import Provenance, append
-from storage.errors import PointerMoved
+from storage.commit import append
 from storage.lake import Lake
 from storage.releases.models import ModelCard, record_model
 from storage.releases.pointers import move_pointer, pointer_history, read_pointer
 from storage.releases.publishing import publish, rollback
-from storage.releases.releases import Published, published, read_release
-from storage.schemas import VECTORS
+from storage.releases.releases import Published, read_release
 
-WHO = Provenance("bench", "")
-COUNTER = "counter"
 READERS = 2
 
 
@@ -55,11 +48,11 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _write(uri: str, writers: int, seconds: float) -> list[str]:
-    append(Lake(uri), "vectors", _vector("first"), "first", WHO)  # the tables are there
+    append(Lake(uri), "vectors", vector_row("first"), "first", WHO)  # the tables are there
     move_pointer(Lake(uri), read_pointer(Lake(uri), COUNTER), 0, "count", WHO)
     with multiprocessing.get_context("spawn").Pool(writers) as pool:
         tasks = [(uri, number, seconds) for number in range(writers)]
-        found = pool.map(_writer, tasks, chunksize=1)
+        found = pool.map(write_and_count, tasks, chunksize=1)
     appends, swaps = ([each for one in found for each in one[kind]] for kind in range(2))
     for name, times in (("append", appends), ("swap", swaps)):
         cut = statistics.quantiles(times, n=100)
@@ -70,31 +63,6 @@ def _write(uri: str, writers: int, seconds: float) -> list[str]:
     print(f"{writers} writers, {seconds:.0f} s: {lost} rows lost, {doubled} doubled", flush=True)
     right = counts == list(range(len(swaps) + 1))
     return [f"{lost} rows lost, {doubled} doubled"] * bool(lost or doubled) + ["the counter is wrong"] * (not right)
-
-
-def _writer(task: tuple[str, int, float]) -> tuple[list[float], list[float]]:
-    """Append and count in turn until the time is over; return the seconds of each."""
-    uri, writer, seconds = task
-    lake, until = Lake(uri), time.monotonic() + seconds
-    times: tuple[list[float], list[float]] = ([], [])
-    while time.monotonic() < until:
-        name = f"{writer}-{len(times[0])}"
-        times[0].append(_seconds(partial(append, lake, "vectors", _vector(name), name, WHO)))
-        times[1].append(_seconds(partial(_count, lake)))
-    return times
-
-
-def _count(lake: Lake) -> None:
-    while True:
-        seen = read_pointer(lake, COUNTER)
-        with contextlib.suppress(PointerMoved):
-            move_pointer(lake, seen, seen.value + 1, "count", WHO)
-            return
-
-
-def _vector(item: str) -> pa.Table:
-    row = {"item_id": item, "modality": "text", "content_hash": "h", "fingerprint": "f", "vector": [1.0]}
-    return pa.Table.from_pylist([row], schema=VECTORS.schema)
 
 
 def _publish(folder: Path, place: str, options: argparse.Namespace) -> list[str]:
@@ -113,14 +81,14 @@ def _publish(folder: Path, place: str, options: argparse.Namespace) -> list[str]
     context = multiprocessing.get_context("spawn")
     over, started = context.Event(), context.Semaphore(0)
     places = [folder / f"reader-{number}" for number in range(READERS)]
-    readers = [context.Process(target=_read, args=(lake.uri, pairs, each, started, over)) for each in places]
+    readers = [context.Process(target=read_production, args=(lake.uri, pairs, each, started, over)) for each in places]
     for reader in readers:
         reader.start()
     for _ in readers:
         started.acquire()
     back = partial(rollback, lake, WHO, to=old.id)
     forth = partial(publish, lake, new.id, WHO, second.model)
-    times = [_seconds(forth if number % 2 else back) for number in range(options.moves)]
+    times = [seconds_of(forth if number % 2 else back) for number in range(options.moves)]
     over.set()
     for reader in readers:
         reader.join()
@@ -140,22 +108,3 @@ def _with_model(lake: Lake, release: str) -> Published:
     vocabulary, weights = read_release(lake, release).codebook.vocabulary, lake.blobs.put(release.encode())
     model = record_model(lake, release, release, vocabulary, weights, ModelCard(), WHO)
     return publish(lake, release, WHO, model)
-
-
-def _read(uri: str, pairs: dict[str, tuple[str | None, int]], place: Path, started: object, over: object) -> None:
-    """Resolve production until it is over; count the reads of each release, and those that are no pair."""
-    seen = Counter[str]()
-    started.release()  # type: ignore[attr-defined]
-    while not over.is_set():  # type: ignore[attr-defined]
-        lake = Lake(uri)
-        pair = published(lake)
-        assert pair is not None
-        items = len(open_trie(lake, read_release(lake, pair.release)))
-        seen[pair.release if pairs.get(pair.release) == (pair.model, items) else "mixed"] += 1
-    place.write_text(json.dumps(seen))
-
-
-def _seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
