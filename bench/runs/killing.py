@@ -56,8 +56,9 @@ def forked(work: Callable[[], int], output: Path, kill_after: float | None = Non
 def kill(child: int) -> None:
     """Kill a process, its group and all that they started (`kill -9`), and wait for their ends."""
     started = psutil.Process(child).children(recursive=True)
-    os.killpg(child, signal.SIGKILL)
-    for each in started:  # Ray's processes are in groups of their own
+    with suppress(ProcessLookupError):  # it has no group of its own yet
+        os.killpg(child, signal.SIGKILL)
+    for each in (psutil.Process(child), *started):  # Ray's processes are in groups of their own
         with suppress(psutil.NoSuchProcess):
             each.kill()
     os.waitpid(child, 0)
