@@ -31,6 +31,7 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from storage.errors import CommitConflict, SchemaMismatch
 from storage.files.data_files import DataFile, data_files, entries_hash, removal, write_rows
+from storage.files.durable import committing
 from storage.files.table_log import FILES_HASH, SEEN
 from storage.lake import Lake, TableRef
 from storage.schemas import TABLES
@@ -180,17 +181,18 @@ def _commit(
     added = [action for action in actions if isinstance(action, AddAction)]
     seen = json.dumps(dict(sorted(lake.seen.items())))
     metadata = {**provenance.metadata(key), FILES_HASH: entries_hash(added), SEEN: seen}
-    handle.create_write_transaction(
-        actions,
-        mode="append",
-        schema=TABLES[table].schema,
-        partition_by=list(TABLES[table].partition_by),
-        commit_properties=CommitProperties(
-            custom_metadata=metadata,
-            app_transactions=[Transaction(key, 1)] if key else None,
-            max_commit_retries=0 if alone else None,
-        ),
-    )
+    with committing(lake.table_files(table), handle):
+        handle.create_write_transaction(
+            actions,
+            mode="append",
+            schema=TABLES[table].schema,
+            partition_by=list(TABLES[table].partition_by),
+            commit_properties=CommitProperties(
+                custom_metadata=metadata,
+                app_transactions=[Transaction(key, 1)] if key else None,
+                max_commit_retries=0 if alone else None,
+            ),
+        )
 
 
 def committed_version(handle: DeltaTable, key: str, newest: int | None = None) -> int:

@@ -17,6 +17,7 @@ from storage.errors import DataCorrupt, LakeNotFound, LakeUnusable
 from storage.files.among import Among
 from storage.files.blobs import Blobs
 from storage.files.data_files import DataFile, check_footers, check_whole, data_files, open_dataset
+from storage.files.durable import committing
 from storage.files.store import Files
 from storage.files.table_log import before_joins, joined_files, require_whole, why_unreadable
 from storage.format import FORMAT, read_format, require_readable, require_writable, write_format
@@ -29,11 +30,6 @@ def one_of(column: str, values: Iterable[str]) -> ds.Expression:
     """Filter for rows whose text column holds one of the values; no rows if there are no values."""
     array = pa.array(values, pa.string())
     return ds.field(column).isin(array) if len(array) else ds.scalar(False)
-
-
-def file_name(path: str) -> str:
-    """Return the name of a data file, which is unique within its table."""
-    return path.rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True)
@@ -148,13 +144,9 @@ class Lake:
         if spec.name != "pointers" and not self.exists("pointers"):
             self._create(TABLES["pointers"])  # created first: if it is missing later, it was lost
         try:
-            DeltaTable.create(
-                self.path(spec.name),
-                spec.schema,
-                mode="error",
-                partition_by=list(spec.partition_by),
-                configuration=PROPERTIES,
-            )
+            with committing(self.table_files(spec.name)):
+                by, path = list(spec.partition_by), self.path(spec.name)
+                DeltaTable.create(path, spec.schema, mode="error", partition_by=by, configuration=PROPERTIES)
         except DeltaError:
             if not self.exists(spec.name):  # otherwise another writer created it first, which is fine
                 raise
@@ -164,7 +156,8 @@ class Lake:
         settings = {name: value for name, value in PROPERTIES.items() if _setting(handle, name) != value}
         if settings:
             try:
-                handle.alter.set_table_properties(settings)
+                with committing(self.table_files(spec.name), handle):
+                    handle.alter.set_table_properties(settings)
             except DeltaError:
                 handle = self.open(spec.name)
                 if any(_setting(handle, name) != value for name, value in settings.items()):
@@ -172,7 +165,8 @@ class Lake:
         for name, rule in spec.constraints.items():
             if _setting(handle, f"delta.constraints.{name}") is None:
                 try:
-                    handle.alter.add_constraint({name: rule})
+                    with committing(self.table_files(spec.name), handle):
+                        handle.alter.add_constraint({name: rule})
                 except DeltaError:
                     handle = self.open(spec.name)
                     if _setting(handle, f"delta.constraints.{name}") is None:

@@ -8,6 +8,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -151,6 +152,13 @@ def recipe() -> dict[str, object]:
 @pytest.fixture
 def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A bucket in an S3 server of our own on loopback, in a process of its own."""
+    with s3_server(monkeypatch, "-m", "moto.server", "-H", "127.0.0.1", "-p") as (_, bucket):
+        yield bucket
+
+
+@contextmanager
+def s3_server(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Iterator[tuple[str, str]]:
+    """Start an S3 server that Python runs with some arguments and a port; yield its URL and that of a bucket."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -164,7 +172,7 @@ def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, *arguments, str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(120):
@@ -173,7 +181,7 @@ def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
                 break
             except httpx.TransportError:  # not there yet, or slow to answer on a busy machine
                 time.sleep(0.5)
-        yield "s3://lake"
+        yield url, "s3://lake"
     finally:
         server.kill()
         server.wait()

@@ -35,6 +35,11 @@ class Delivery:
     log: Path
 
 
+def delivery_in(folder: Path) -> Delivery:
+    """Return the paths of a delivery in a folder."""
+    return Delivery(folder / "items.parquet", folder / "vectors", folder / "log.parquet")
+
+
 class Shop:
     """The first `items` items of an endless catalogue: the same items whatever their number."""
 
@@ -47,7 +52,7 @@ class Shop:
 
     def write(self, folder: Path, events: int, since: int = 0, day: int = 0, days: int = DAYS) -> Delivery:
         """Write the items from number `since` on, and events of all items on some days."""
-        made = Delivery(folder / "items.parquet", folder / "vectors", folder / "log.parquet")
+        made = delivery_in(folder)
         made.vectors.mkdir(parents=True)
         with pq.ParquetWriter(made.items, _catalogue(np.zeros(0, np.int64), self._kind).schema) as writer:
             for start, stop in _chunks(since, self.items):

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="sidmill-nights-") as scratch, _quiet() as say:
         folder = Path(scratch)
         lake = Lake(str(folder / "lake"))
-        bootstrap(lake.uri, RECIPE, [_items(folder, *range(ITEMS))], [_log(folder, 0)])
+        bootstrap(lake.uri, RECIPE, [catalogue_of(folder, *range(ITEMS))], [log_of(folder, 0)])
         say("| night | files | MB | releases | night | status | verify | gc | gc removed |")
         say("|---|---|---|---|---|---|---|---|---|")
         seconds = []
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _night(lake: Lake, folder: Path, night: int) -> None:
-    made = nightly(lake.uri, None, [_items(folder, ITEMS + night)], [_log(folder, night)])
+    made = nightly(lake.uri, None, [catalogue_of(folder, ITEMS + night)], [log_of(folder, night)])
     if not made["published"]:
         raise RuntimeError(f"night {night} published nothing: {made}")
 
@@ -75,7 +75,8 @@ def _row(lake: Lake, night: int, median: float, options: argparse.Namespace) -> 
     return f"| {night} | {len(paths):,} | {size:.2f} | {releases} | {times} | {removed} |"
 
 
-def _items(folder: Path, *numbers: int) -> str:
+def catalogue_of(folder: Path, *numbers: int) -> str:
+    """Write a catalogue of some items."""
     path = folder / f"items-{numbers[0]}.jsonl"
     rows = [
         {"item_id": f"i{number:05d}", "title": f"Item {number}", "kind": f"k{number % 5}", "size": f"s{number % 7}"}
@@ -85,7 +86,7 @@ def _items(folder: Path, *numbers: int) -> str:
     return str(path)
 
 
-def _log(folder: Path, night: int) -> str:
+def log_of(folder: Path, night: int) -> str:
     """Write the log of a night: some events of one day."""
     path = folder / f"log-{night}.csv"
     day = f"2024-{1 + night // 28 % 12:02d}-{1 + night % 28:02d}"

@@ -25,7 +25,7 @@ NIGHTS, NEW_ITEMS, NEW_EVENTS = 3, 100, 2_000
 
 def run(options: argparse.Namespace) -> None:
     """Print the requests of each run, by kind."""
-    with tempfile.TemporaryDirectory(prefix="sidmill-store-") as name, _store(Path(name, "requests")) as requests:
+    with tempfile.TemporaryDirectory(prefix="sidmill-store-") as name, store_server(Path(name, "requests")) as requests:
         folder, items = Path(name), options.items
         first = Shop(items).write(folder / "first", 5 * items)
         recipe = folder / "recipe.toml"
@@ -59,7 +59,7 @@ def _measure(name: str, requests: Path, command: list[str], given: Delivery) -> 
 
 
 @contextmanager
-def _store(requests: Path) -> Iterator[Path]:
+def store_server(requests: Path) -> Iterator[Path]:
     """Start the server, with a bucket; yield the file to which it writes its requests."""
     requests.touch()
     with socket.socket() as probe:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pipelines.counts import Counts
 from pipelines.event_log.event_order import ARRIVAL_ORDER, in_order
 from pipelines.event_log.visible_log import LogSlice
-from storage.lake import Lake, file_name
+from storage.lake import Lake
 from storage.reasons import Reason
 from storage.schemas import INTERACTIONS
 from tokenizer.arrays.items import tie_keys
@@ -148,7 +148,7 @@ def spread(batches: Iterator[pa.RecordBatch], buckets: int, folder: Path) -> Non
 
 def _fresh(batch: pa.RecordBatch, trained_on: TrainedSlice | None, known: set[str]) -> pa.Array:
     """Return a mask of the batch's events that the slice does not hold; `known` are the names of its files."""
-    if trained_on is None or (batch.num_rows and file_name(batch.column(FILE)[0].as_py()) not in known):
+    if trained_on is None or (batch.num_rows and batch.column(FILE)[0].as_py().rsplit("/", 1)[-1] not in known):
         return pa.array(np.ones(batch.num_rows, np.bool_))
     times = {"arrival_time": trained_on.log.as_of, "event_time": trained_on.log.cutoff}
     as_of, cutoff = (pa.scalar(time, batch.column(name).type) for name, time in times.items())

@@ -1,6 +1,5 @@
 """Files under one URI, on a local disk or in an object store: written as a whole, hashed, listed."""
 
-import errno
 import hashlib
 import os
 import secrets
@@ -11,12 +10,11 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from storage.errors import LakeUnusable
+from storage.files.disk import writing
 
 WRITING = ".writing-"
 """Prefix of the name of an incomplete file."""
 BLOCK = 1 << 20
-# Error codes of a path that cannot be written.
-NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 
 
 def sha256(data: bytes) -> str:
@@ -66,13 +64,8 @@ class Files:
                 stream.write(data)
             return
         path = self._local / name
-        try:
+        with writing(path.parent):
             self._write(path, data)
-        except OSError as error:
-            if error.errno not in NOT_WRITABLE:
-                raise
-            why = f"cannot write to {path.parent} ({error.strerror}); give a lake that this user may write to."
-            raise LakeUnusable(why) from error
 
     def _write(self, path: Path, data: bytes | pa.Buffer) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -100,7 +100,7 @@ class Log:
                 )
 
     def files_at(self, version: int) -> frozenset[str]:
-        """Return the paths of the files of a version, for a log without faults."""
+        """Return the paths of the files of a version, for a log without faults; none for one that does not open."""
         return self._states.get(version, frozenset())
 
     def opens(self, version: int) -> bool:
@@ -123,6 +123,8 @@ class Log:
         now: frozenset[str] = frozenset()
         for number, entry in self.entries.items():
             after_gap = number > 0 and number - 1 not in states
+            if after_gap and number not in self.checkpoints:
+                continue  # a removal that was killed left it: nothing opens there any more
             now = self.files_by_checkpoint(number) if after_gap else (now - entry.removed) | entry.added
             states[number] = now
         return states

@@ -205,7 +205,7 @@ def world(first_lake: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 PLAIN = ("night-add", "night-delete", "night-log", "night-empty", "rollback", "publish", "lift")
-hours = st.sampled_from([0, 0, 0, -6, 6])
+hours = st.sampled_from([0, 0, 0, -6, 6, 24])
 plain = st.builds(Step, st.sampled_from(PLAIN), hours)
 inside = st.none() | st.builds(Step, st.sampled_from(PLAIN))
 nights = st.builds(Step, st.sampled_from(PLAIN[:4]), hours, st.sampled_from(list(POINTS)), inside)
@@ -213,6 +213,7 @@ steps = st.lists(plain | nights | st.just(Step("backfill")), min_size=2, max_siz
 
 STOPPED_BEFORE_IT_PUBLISHED = [Step("night-log", 0, "publish", Step("night-delete"))]
 CLOCK_GOES_BACK = [Step("night-add"), Step("night-add", -6), Step("night-empty", -6)]
+CLOCK_A_DAY_AHEAD = [Step("night-add", 24), Step("night-delete"), Step("night-log", -6)]
 TWO_INGEST_THEN_LOOK = [Step("night-add", 6, "take_snapshot", Step("night-add", 1)), Step("night-empty")]
 ROLLED_BACK = [Step("night-add"), Step("rollback"), Step("night-empty"), Step("night-add"), Step("lift")]
 ROLLED_BACK_MEANWHILE = [Step("night-add", 6), Step("night-add", 0, "publish", Step("rollback")), Step("publish")]
@@ -225,12 +226,21 @@ KILLED_THEN_DONE_AGAIN = [Step("night-add", 0, "publish"), Step("night-delete"),
     [
         STOPPED_BEFORE_IT_PUBLISHED,
         CLOCK_GOES_BACK,
+        CLOCK_A_DAY_AHEAD,
         TWO_INGEST_THEN_LOOK,
         ROLLED_BACK,
         KILLED_THEN_DONE_AGAIN,
         KILLED_WITH_A_CLOCK_AHEAD,
     ],
-    ids=["stopped before it published", "clock goes back", "two ingest then look", "rolled back", "killed", "ahead"],
+    ids=[
+        "stopped before it published",
+        "clock goes back",
+        "a day ahead",
+        "two ingest then look",
+        "rolled back",
+        "killed",
+        "ahead",
+    ],
 )
 def test_the_stories_that_once_took_production_back(world: Callable[[], World], story: list[Step]) -> None:
     begun = world()

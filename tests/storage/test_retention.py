@@ -7,6 +7,7 @@ import socket
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pyarrow as pa
@@ -29,7 +30,7 @@ from storage.retention.collect import Collected, collect
 from storage.retention.policy import Policy
 from storage.retention.tables import Garbage
 from storage.runs import RunRecord
-from storage.schemas import ITEMS, POINTERS, SEQUENCES, VECTORS
+from storage.schemas import ITEMS, POINTERS, PROPERTIES, SEQUENCES, VECTORS
 
 DAY = timedelta(days=1)
 
@@ -407,6 +408,33 @@ def _damages_of_a_trimmed_log_are_told(lake: Lake, version: int) -> None:
         change()
         with pytest.raises(DataCorrupt, match=told):
             gc(lake)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_removal_that_was_killed_in_the_middle_of_a_log_is_finished_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Files of a log are removed in the order in which a disk lists them, so a kill leaves any of them."""
+    monkeypatch.setitem(PROPERTIES, "delta.checkpointInterval", "3")
+    lake, chance = Lake(str(tmp_path)), Random(seed)
+    made = published(lake, 7)
+    delete, left = collecting._delete, []
+
+    def some(lake: Lake, garbage: Garbage) -> None:
+        if garbage.in_log and chance.random() < 0.5:
+            left.append(garbage.path)
+        else:
+            delete(lake, garbage)
+
+    monkeypatch.setattr(collecting, "_delete", some)
+    gc(lake, grace=timedelta(), days=1)
+    assert len(left) > 4
+    check_pinned(lake, read_release(lake, made[-1]), None, WHO)
+    monkeypatch.setattr(collecting, "_delete", delete)
+    again = gc(lake, grace=timedelta(), days=1)
+    assert {each.path for each in again.garbage if each.in_log} == set(left)
+    assert not set(left) & paths(lake)
+    check_pinned(lake, read_release(lake, made[-1]), None, WHO)
 
 
 def test_sequences_of_retired_releases_and_trainings_that_nobody_goes_on_with_go(tmp_path: Path) -> None:

@@ -1,0 +1,47 @@
+"""A disk that is full or may not be written: the message for whatever writes to a lake."""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from deltalake.exceptions import DeltaError
+
+from storage.errors import LakeUnusable
+
+# Error codes of a path that cannot be written, and of a disk that is full.
+NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+# Delta tells the code of the system in its text only.
+_CODE = re.compile(r"\(os error (\d+)\)|Os { code: (\d+),")
+_OF_DELTA = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+@contextmanager
+def writing(place: str | Path) -> Iterator[None]:
+    """Raise LakeUnusable, with the place and the remedy, if the disk is full or may not be written."""
+    try:
+        yield
+    except (OSError, DeltaError) as error:
+        code = _code(error)
+        if code is None:
+            raise
+        if code in FULL:
+            why = (
+                f"cannot write to {place}: the disk is full ({os.strerror(code)}). Make room, for example with "
+                "`sidmill lake gc --yes`, and run the command again; what was committed stays."
+            )
+        else:
+            why = f"cannot write to {place} ({os.strerror(code)}); give a lake that this user may write to."
+        raise LakeUnusable(why) from error
+
+
+def _code(error: Exception) -> int | None:
+    """Return the code of an error that says that a disk is full or may not be written."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno if error.errno in (*FULL, *NOT_WRITABLE) else None
+    told = _CODE.search(str(error))
+    code = int(told[1] or told[2]) if told else None
+    return code if code in _OF_DELTA else None

@@ -1,0 +1,51 @@
+"""`python -m bench faults` sees a difference in rows, hashes or production, and none in who wrote them when."""
+
+from pathlib import Path
+
+import pytest
+from made_releases import WHO, candidate, sids
+
+from bench.runs import lake_contents
+from bench.runs.faults import spread
+from bench.runs.lake_contents import contents, differences
+from storage.commit import Provenance, append
+from storage.lake import Lake
+from storage.releases.publishing import publish
+from storage.releases.releases import read_release
+
+
+@pytest.fixture
+def lakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Lake]:
+    """Two lakes that hold the same, made by different runs; they have no catalogue, so nothing verifies them."""
+    monkeypatch.setattr(lake_contents, "faults", lambda lake: [])
+    made = []
+    for name in ("one", "other"):
+        lake = Lake(str(tmp_path / name))
+        release = candidate(lake, "key", ["a"], manifest={"run": name})
+        publish(lake, release.id, Provenance(name, "recipe"))
+        made.append(lake)
+    return made
+
+
+def test_who_wrote_when_makes_no_difference(lakes: list[Lake]) -> None:
+    one, other = (read_release(lake, "production") for lake in lakes)
+    assert one.run != other.run
+    assert differences(*map(contents, lakes)) == []
+
+
+def test_a_row_that_is_lacking_doubled_or_changed_is_told(lakes: list[Lake]) -> None:
+    whole, other = contents(lakes[0]), lakes[1]
+    append(other, "sids", other.read("sids").slice(0, 1), "again", WHO)
+    assert [line.partition(" [")[0] for line in differences(whole, contents(other))] == ["sids: 0 rows are lacking"]
+    assert "1 are too many" in differences(whole, contents(other))[0]
+    assert "1 rows are lacking" in differences(contents(other), whole)[0]
+    sids(other, "c1", "b")
+    publish(other, candidate(other, "another", ["a", "b"]).id, WHO)
+    told = [line.partition(":")[0] for line in differences(whole, contents(other))]
+    assert told == ["pointers", "production", "releases", "sids"]
+
+
+def test_crash_points_are_all_taken_or_evenly_spread() -> None:
+    assert list(spread(4, None)) == list(spread(4, 9)) == [1, 2, 3, 4]
+    assert list(spread(10, 4)) == [1, 3, 6, 8]
+    assert list(spread(10, 0)) == []

@@ -1,0 +1,43 @@
+"""A disk that is full during a night: one line tells it, and once there is room the same command ends as if never."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from disks import full, small_disk
+
+from bench.runs.lake_contents import contents, differences, faults
+from bench.runs.nights import RECIPE, catalogue_of, log_of
+from flows.bootstrap import bootstrap
+from flows.cli.main import run_command
+from storage.lake import Lake
+
+ITEMS = 40
+
+
+@pytest.mark.slow
+def test_a_night_on_a_disk_that_is_full_at_any_moment_says_so_and_is_finished_when_there_is_room(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A night writes some 50 pages of 4 kB; the disk has fewer and fewer of them left."""
+    first = [catalogue_of(tmp_path, *range(ITEMS))], [log_of(tmp_path, 0)]
+    news = ["--items", catalogue_of(tmp_path, ITEMS + 1), "--interactions", log_of(tmp_path, 1)]
+    with small_disk(tmp_path / "disk", "4m") as disk:
+        lake, start = disk / "lake", tmp_path / "start"
+        night = ["run", "nightly", *news, "--as-of", "2024-03-02", "--lake", str(lake)]
+        bootstrap(str(lake), RECIPE, *first, "2024-03-01", "2024-02-20")
+        shutil.copytree(lake, start)
+        assert run_command(night) == 0
+        whole = contents(Lake(str(lake)))
+        for pages in (0, 2, 7, 12, 20, 30, 40):
+            shutil.rmtree(lake)
+            shutil.copytree(start, lake)
+            capsys.readouterr()
+            with full(disk, pages):
+                assert run_command(night) == 1
+            (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sidmill: error")]
+            assert f"cannot write to {lake}" in told
+            assert "the disk is full (No space left on device). Make room" in told
+            assert faults(Lake(str(lake))) == []
+            assert run_command(night) == 0
+            assert differences(whole, contents(Lake(str(lake)))) == []
