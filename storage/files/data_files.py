@@ -241,8 +241,8 @@ RESTORE = "Restore the file from a backup of the lake; `sidmill lake verify` lis
 
 def missing(files: Files, file: DataFile) -> DataCorrupt:
     return DataCorrupt(
-        f"the data file {files.uri}/{file.path} is missing. {RESTORE} If `sidmill lake erase` ran meanwhile, nothing is "
-        "wrong: run the command again."
+        f"the data file {files.uri}/{file.path} is missing. {RESTORE} If `sidmill lake erase` ran meanwhile, run the "
+        "command again."
     )
 
 
