@@ -47,7 +47,11 @@ def _sync_entries(log: Path, since: int) -> None:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    """Sync a file or a folder; one that another writer is about to make, or has removed, is not ours to sync."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
     try:
         os.fsync(descriptor)
     finally:
