@@ -7,7 +7,6 @@ import numpy as np
 from pipelines.collaborative.factors_file import BLOB, factors_without
 from storage.commit import Provenance
 from storage.erasure.erase import Erased, Held, erase, held_by
-from storage.erasure.record import unfinished
 from storage.erasure.rows import Subjects
 from storage.errors import LakeNotFound
 from storage.lake import Lake
@@ -28,11 +27,6 @@ def erase_from(
     return erase(lake, Subjects(users, items, without.amended if items else None), reason, provenance, wait_s)
 
 
-def resume(lake: Lake, provenance: Provenance, wait_s: float) -> list[Erased]:
-    """End the erasures that did not end."""
-    return [erase_from(lake, each.users, each.items, "", provenance, wait_s) for each in unfinished(lake).values()]
-
-
 @dataclass
 class _WithoutItems:
     """Tries and factors without some items; each is made once, and stays as it is if it has none of them."""
@@ -44,18 +38,21 @@ class _WithoutItems:
 
     def amended(self, manifest: Manifest) -> Manifest:
         """Return a manifest that names the new blobs; one of a retired release whose blobs are gone stays as it is."""
-        if manifest.trie.sha256 not in self._tries:
-            try:
-                self._tries[manifest.trie.sha256] = self._trie(manifest.trie)
-            except LakeNotFound:
-                return manifest
-        trie = self._tries[manifest.trie.sha256]
-        encoders = {name: self._encoder(each) for name, each in manifest.encoders.items()}
+        try:
+            trie = self._trie(manifest.trie)
+            encoders = {name: self._encoder(each) for name, each in manifest.encoders.items()}
+        except LakeNotFound:
+            return manifest
         fewer = manifest.items - manifest.trie.sids + trie.sids
         counts = {**manifest.counts, "items": fewer} if "items" in manifest.counts else manifest.counts
         return manifest.model_copy(update={"trie": trie, "encoders": encoders, "items": fewer, "counts": counts})
 
     def _trie(self, reference: TrieRef) -> TrieRef:
+        if reference.sha256 not in self._tries:
+            self._tries[reference.sha256] = self._fewer(reference)
+        return self._tries[reference.sha256]
+
+    def _fewer(self, reference: TrieRef) -> TrieRef:
         trie = Trie.open(self.lake.blobs.local_path(reference.sha256))
         names = sorted(self.items)
         gone = [name for name, row in zip(names, trie.find_rows(names).tolist(), strict=True) if row >= 0]
