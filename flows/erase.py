@@ -37,12 +37,9 @@ class _WithoutItems:
     _factors: dict[str, dict[str, str] | None] = field(default_factory=dict)
 
     def amended(self, manifest: Manifest) -> Manifest:
-        """Return a manifest that names the new blobs; one of a retired release whose blobs are gone stays as it is."""
-        try:
-            trie = self._trie(manifest.trie)
-            encoders = {name: self._encoder(each) for name, each in manifest.encoders.items()}
-        except LakeNotFound:
-            return manifest
+        """Return a manifest that names the new blobs; blobs of a retired release may be gone, and keep their names."""
+        trie = self._trie(manifest.trie)
+        encoders = {name: self._encoder(each) for name, each in manifest.encoders.items()}
         fewer = manifest.items - manifest.trie.sids + trie.sids
         counts = {**manifest.counts, "items": fewer} if "items" in manifest.counts else manifest.counts
         return manifest.model_copy(update={"trie": trie, "encoders": encoders, "items": fewer, "counts": counts})
@@ -53,7 +50,10 @@ class _WithoutItems:
         return self._tries[reference.sha256]
 
     def _fewer(self, reference: TrieRef) -> TrieRef:
-        trie = Trie.open(self.lake.blobs.local_path(reference.sha256))
+        try:
+            trie = Trie.open(self.lake.blobs.local_path(reference.sha256))
+        except LakeNotFound:
+            return reference
         names = sorted(self.items)
         gone = [name for name, row in zip(names, trie.find_rows(names).tolist(), strict=True) if row >= 0]
         if not gone:
@@ -67,6 +67,9 @@ class _WithoutItems:
         if named is None:
             return reference
         if named not in self._factors:
-            self._factors[named] = factors_without(self.lake.blobs, reference.details, self.items)
+            try:
+                self._factors[named] = factors_without(self.lake.blobs, reference.details, self.items)
+            except LakeNotFound:
+                self._factors[named] = None
         made = self._factors[named]
         return reference if made is None else reference.model_copy(update={"details": {**reference.details, **made}})
