@@ -42,7 +42,7 @@ check: setup  ## ruff, mypy, import-linter
 	$(BIN)/lint-imports --no-cache
 
 test: setup  ## the tests that take minutes (under 15 on two cores)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m "not slow" --durations=25
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" --durations=25
 
 test-all: setup  ## all tests, also those on real data
 	$(BIN)/pytest -q

@@ -138,12 +138,15 @@ def build_parser() -> argparse.ArgumentParser:
     log_fit.add_argument("--events", type=_count, help="number of events of the log (5 an item)")
     log_fit.add_argument("--fit-items", type=_count, default=FIT_ITEMS, help=f"items of the fit ({FIT_ITEMS:,})")
     pipeline = _benchmark(
-        names, "runs.pipeline", "time, memory and bytes of each stage of a bootstrap and of a night, on given vectors"
+        names,
+        "runs.pipeline",
+        "time, memory and bytes of each stage of a bootstrap, a night and a backfill, on given vectors",
     )
     pipeline.add_argument("--items", type=_count, default=100_000, help="number of items of the catalogue (1e5)")
     pipeline.add_argument("--events", type=_count, help="number of events of the log (5 an item)")
     pipeline.add_argument("--lake", help="address of the lake, where there is none yet (a folder that is removed)")
     pipeline.add_argument("--night", action="store_true", help="then run a night of 1,000 items and 20,000 events")
+    pipeline.add_argument("--backfill", action="store_true", help="then run backfills with one worker and with two")
     pipeline.add_argument(
         "--scratch", type=Path, help="new folder to keep what is made and printed (one that is removed)"
     )

@@ -47,7 +47,10 @@ class Stage:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the stages of a bootstrap, and with `--night` those of a night."""
+    """Print the stages of a bootstrap, with `--night` those of a night, with `--backfill` those of two backfills.
+
+    The backfills fit another codebook, on a cluster with a CPU for one worker and for two, beside that of the run.
+    """
     events = options.events or 5 * options.items
     with _folder(options.scratch) as folder:
         lake = Lake(options.lake or str(folder / "lake"))
@@ -64,12 +67,17 @@ def run(options: argparse.Namespace) -> None:
             print(f"night: {fresh:,} items, {NIGHT_EVENTS:,} events")
             command = ["nightly", "--set", f'vectors.given.path="{more.vectors}"']
             measure(command, lake, more, fresh, folder / "night.log")
+        for workers in (1, 2) if options.backfill else ():
+            print(f"backfill, {workers} workers: {options.items:,} items")
+            command = ["backfill", "--set", f"codebook.seed={workers}", "--set", f"compute.cpus={1 + workers}"]
+            measure(command, lake, None, options.items, folder / f"backfill-{workers}.log")
 
 
-def measure(command: list[str], lake: Lake, given: Delivery, items: int, output: Path) -> None:
-    """Run a command of `sidmill run` on a delivery, and print what each of its stages used."""
+def measure(command: list[str], lake: Lake, given: Delivery | None, items: int, output: Path) -> None:
+    """Run a command of `sidmill run`, on a delivery if it reads one, and print what each of its stages used."""
     before = lake.version("runs")
-    sources = ["--items", str(given.items), "--interactions", str(given.log), "--lake", lake.uri]
+    sources = ["--items", str(given.items), "--interactions", str(given.log)] if given else []
+    sources += ["--lake", lake.uri]
     program = str(Path(sys.executable).with_name("sidmill"))
     start = time.time()
     with output.open("wb") as file:

@@ -93,6 +93,7 @@ def test_a_list_of_releases_breaks_no_number_on_a_terminal_of_80_columns(monkeyp
         "as_of": "2026-11-27T00:00:00",
         "gates": [{"name": name, "passed": False} for name in failed],
         "pinned": None,
+        "redacted": [],
     }
     show.releases([one], None, 0, False)
     words = out.getvalue().split()
