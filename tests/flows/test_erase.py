@@ -183,7 +183,7 @@ def test_an_erasure_killed_anywhere_leaves_versions_that_can_be_read_and_its_rer
     erase_here(whole, False)
     points, expected = steps, rows(whole)
     assert points > 60
-    for number, point in enumerate(range(1, points, max(1, points // 6))):
+    for number, point in enumerate(range(1, points, max(1, points // 4))):
         lake = Lake(str(shutil.copytree(after_nights, tmp_path / f"{point}")))
         steps, last = 0, point
         with pytest.raises(Killed):

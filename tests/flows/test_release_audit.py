@@ -21,6 +21,7 @@ def test_a_release_is_made_of_what_it_has_seen_alone(lake_of_format_2: Lake) -> 
     assert "events held out changed: factors, fusion, codebook, SIDs, training sequences the same" in said[1]
 
 
+@pytest.mark.slow
 def test_a_fit_that_reads_later_events_is_found(lake_of_format_2: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     def leaks(snapshot: Snapshot) -> LogSlice:
         log = LogSlice(snapshot.interactions.version, snapshot.as_of, snapshot.cutoff)

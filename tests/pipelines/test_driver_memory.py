@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 FEW, MANY, WIDTH = 1 << 12, 1 << 14, 512
 MOST_BYTES = 1_000
 """Of each further item, at most. Its two vectors have 4,096 bytes."""
@@ -68,6 +70,7 @@ print(run("few", {FEW}), run("many", {MANY}))
 """
 
 
+@pytest.mark.slow
 def test_four_times_the_items_take_a_few_bytes_more_for_each_in_the_process_of_a_run(tmp_path: Path) -> None:
     """Anonymous memory, which is that of no file, while items are gathered, fused, given SIDs and written."""
     settings = {  # what is freed is given back
