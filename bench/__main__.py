@@ -160,14 +160,14 @@ def build_parser() -> argparse.ArgumentParser:
     nights.add_argument("--keep", type=_count, default=10, help="releases to keep; 0 runs no `lake gc` (10)")
     nights.add_argument("--grace", type=float, default=30.0, help="grace period in seconds (30)")
     contention = _benchmark(
-        names, "runs.contention", "writers and readers on one lake at once: times of commits, what is lost or mixed"
+        names, "faults.contention", "writers and readers on one lake at once: times of commits, what is lost or mixed"
     )
     contention.add_argument("--writers", type=_count, default=8, help="number of processes that write (8)")
     contention.add_argument("--seconds", type=float, default=60.0, help="seconds for which they write (60)")
     contention.add_argument("--moves", type=_count, default=200, help="publications and rollbacks under readers (200)")
     contention.add_argument("--store", action="store_true", help="with the lake in an object store (moto)")
     faults = _benchmark(
-        names, "runs.faults", "runs that are killed at every crash point and at random moments, and run again"
+        names, "faults.faults", "runs that are killed at every crash point and at random moments, and run again"
     )
     faults.add_argument("--kills", type=_count, default=60, help="kills at random moments, over all verbs (60)")
     faults.add_argument("--points", type=_count, help="crash points of each verb to kill at, evenly spread (all)")

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from made_releases import WHO, candidate, sids
 
-from bench.runs import lake_contents
-from bench.runs.faults import spread
-from bench.runs.lake_contents import contents, differences
+from bench.faults import lake_contents
+from bench.faults.faults import spread
+from bench.faults.lake_contents import contents, differences
 from storage.commit import Provenance, append
 from storage.lake import Lake
 from storage.releases.publishing import publish

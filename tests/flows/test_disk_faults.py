@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from disks import full, small_disk
 
-from bench.runs.lake_contents import contents, differences, faults
+from bench.faults.lake_contents import contents, differences, faults
 from bench.runs.nights import RECIPE, catalogue_of, log_of
 from flows.bootstrap import bootstrap
 from flows.cli.main import run_command

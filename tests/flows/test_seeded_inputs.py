@@ -77,6 +77,16 @@ class Shop:
         )
         return found
 
+    def clean_night(self, night: int, items: int) -> None:
+        """Run a night of so many new items, which no earlier night brought, and a day's log."""
+        numbers = range(ITEMS + items * night, ITEMS + items * (night + 1))
+        name = f"night-{night}"
+        self.night(
+            self.items(name, numbers),
+            log=self.log(f"{name}-log", range(ITEMS), night + 1),
+            vectors=self.vectors(name, numbers),
+        )
+
     @property
     def newest(self) -> Manifest:
         return releases(self.lake)[-1]
@@ -121,13 +131,7 @@ NEW = range(ITEMS, ITEMS + 40)
 
 def test_clean_nights_pass_all_gates(shop: Shop) -> None:
     for night in range(3):
-        numbers = range(ITEMS + 40 * night, ITEMS + 40 * (night + 1))
-        name = f"night-{night}"
-        shop.night(
-            shop.items(name, numbers),
-            log=shop.log(f"{name}-log", range(ITEMS), night + 1),
-            vectors=shop.vectors(name, numbers),
-        )
+        shop.clean_night(night, 40)
         assert [gate.name for gate in shop.newest.gates if not gate.passed] == []
         assert "outlying_items" in [gate.name for gate in shop.newest.gates]
         assert "behaviour_kept" in [gate.name for gate in shop.newest.gates]
@@ -138,13 +142,7 @@ def test_clean_nights_pass_all_gates(shop: Shop) -> None:
 @pytest.mark.timeout(1800)
 def test_fifty_clean_nights_in_a_row_pass(shop: Shop) -> None:
     for night in range(50):
-        numbers = range(ITEMS + 25 * night, ITEMS + 25 * (night + 1))
-        name = f"night-{night}"
-        shop.night(
-            shop.items(name, numbers),
-            log=shop.log(f"{name}-log", range(ITEMS), night + 1),
-            vectors=shop.vectors(name, numbers),
-        )
+        shop.clean_night(night, 25)
         assert [gate.name for gate in shop.newest.gates if not gate.passed and gate.severity == "block"] == []
     assert shop.production == "r-000051"
 

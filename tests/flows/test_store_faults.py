@@ -5,7 +5,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bench.runs.lake_contents import contents, differences
+from bench.faults.lake_contents import contents, differences
 from bench.runs.nights import RECIPE, catalogue_of, log_of
 from conftest import s3_server
 from flows.bootstrap import bootstrap

@@ -1,9 +1,9 @@
 """Verbs that are killed and run again: `python -m bench faults --kills N --seed S`.
 
 Each command of `sidmill` runs in a process of its own on a small lake. It is killed with all that it started (`kill
--9`), at every crash point (`bench.runs.crash_points`) and at random moments of its life. Then production has to be the
-old or the new pair, whole; the same command runs again to its end; and the lake has to hold what it holds after the
-same command undisturbed (`bench.runs.lake_contents`).
+-9`), at every crash point (`bench.faults.crash_points`) and at random moments of its life. Then production has to be
+the old or the new pair, whole; the same command runs again to its end; and the lake has to hold what it holds after the
+same command undisturbed (`bench.faults.lake_contents`).
 """
 
 import argparse
@@ -19,10 +19,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
 
-from bench.runs.crash_points import CrashPoints
-from bench.runs.killed_verbs import Verb, start_broker, verbs, write
-from bench.runs.killing import Ended, forked
-from bench.runs.lake_contents import contents, differences, served
+from bench.faults.crash_points import CrashPoints
+from bench.faults.killed_verbs import Verb, start_broker, verbs, write
+from bench.faults.killing import Ended, forked
+from bench.faults.lake_contents import contents, differences, served
 from flows.cli.main import run_command
 from flows.runtime.server import ensure_server
 from pipelines.compute.cluster import shutdown

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
-from bench.runs.contenders import COUNTER, WHO, read_production, seconds_of, vector_row, write_and_count
+from bench.faults.contenders import COUNTER, WHO, read_production, seconds_of, vector_row, write_and_count
 from bench.runs.nights import ITEMS, RECIPE, catalogue_of, log_of
 from bench.runs.store import store_server
 from flows.bootstrap import bootstrap

@@ -1,0 +1,1 @@
+"""What a lake is after kills, contention and faults."""
