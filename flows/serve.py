@@ -7,8 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from prefect import serve as serve_flows
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.events import DeploymentEventTrigger, emit_event
+from prefect.exceptions import ObjectNotFound
 from prefect.schedules import Cron
 
 from flows.backfill import backfill
@@ -40,7 +42,8 @@ class Served:
     """Settings of what is served: a lake, the sources of its nights, their times, and how often the watcher looks.
 
     Without a recipe, every run uses that of the release it starts from; `overrides` apply to all runs started here and
-    are not stored in a release. `every` is 0 for no watcher, `metrics_port` 0 for no metrics.
+    are not stored in a release. `every` is 0 for no watcher, `metrics_port` 0 for no metrics. With a `name`, the three
+    deployments have that name; without one, each has the name of its flow.
     """
 
     lake: str
@@ -52,6 +55,7 @@ class Served:
     overrides: list[str]
     every: float = 60.0
     metrics_port: int = 0
+    name: str = ""
 
 
 def serve(served: Served, port: int) -> None:
@@ -60,6 +64,7 @@ def serve(served: Served, port: int) -> None:
     for line in lake_state(Lake(served.lake)).lines:
         print(printable(line), flush=True)
     url = ensure_server(port, with_services=True)
+    _require_free_names(served)
     print(
         f"Prefect server {url.removesuffix('/api')}; nightly runs at {served.cron!r} ({served.timezone}); stop with "
         "Ctrl-C",
@@ -80,6 +85,36 @@ def serve(served: Served, port: int) -> None:
     serve_flows(*_deployments(served), print_starting_message=False)
 
 
+class NameTaken(ValueError):
+    """Raised if the Prefect server has deployments of the names that others run."""
+
+
+def _require_free_names(served: Served) -> None:
+    """Refuse names of deployments of a work pool, and of nights that are served for another lake.
+
+    Prefect would take them over in part: runs of the workers' deployments would fail here, and nights of the other lake
+    would end.
+    """
+    with get_client(sync_client=True) as client:
+        for flow in ("nightly", "backfill", "train"):
+            name = f"{flow}/{served.name or flow}"
+            try:
+                found = client.read_deployment_by_name(name)
+            except ObjectNotFound:
+                continue
+            lake = (found.parameters or {}).get("lake")
+            if found.work_pool_name:
+                whose = f"by workers of the work pool {found.work_pool_name!r}"
+            elif lake != served.lake and any(schedule.active for schedule in found.schedules):
+                whose = f"for the lake {lake}"
+            else:
+                continue
+            raise NameTaken(
+                f"the Prefect server has a deployment {name!r} already, which is run {whose}. Give the deployments of "
+                f"this command another name with --name, or delete that one with `prefect deployment delete {name}`."
+            )
+
+
 def _deployments(served: Served) -> list[Any]:
     common = {"lake": served.lake, "recipe": served.recipe}
     judged = {**common, "overrides": served.overrides}
@@ -92,14 +127,19 @@ def _deployments(served: Served) -> list[Any]:
         match=for_lake,
         parameters={"release": "{{ event.payload.release }}"},
     )
-    # With the slug of infra/prefect.yaml: else Prefect refuses to replace the deployments of that file.
     schedule = Cron(served.cron, timezone=served.timezone, slug="every-night")
     return [  # `to_deployment` is typed for both its synchronous and its asynchronous form
         nightly.to_deployment(
-            "nightly", schedule=schedule, parameters=nights, triggers=[on_snapshot], concurrency_limit=ONE_AT_A_TIME
+            served.name or "nightly",
+            schedule=schedule,
+            parameters=nights,
+            triggers=[on_snapshot],
+            concurrency_limit=ONE_AT_A_TIME,
         ),
-        backfill.to_deployment("backfill", parameters=judged),
-        train.to_deployment("train", parameters=judged, triggers=[on_release], concurrency_limit=ONE_AT_A_TIME),
+        backfill.to_deployment(served.name or "backfill", parameters=judged),
+        train.to_deployment(
+            served.name or "train", parameters=judged, triggers=[on_release], concurrency_limit=ONE_AT_A_TIME
+        ),
     ]
 
 

@@ -16,6 +16,7 @@ def serve(
     every: Annotated[float, Parameter(metavar="SECONDS")] = 60.0,
     metrics_port: Annotated[int, Parameter(metavar="PORT")] = 0,
     port: Annotated[int, Parameter(metavar="PORT")] = 4200,
+    name: Annotated[str, Parameter(metavar="NAME")] = "",
     sources: Sources = Sources(),
     recipe: RecipeOptions = RecipeOptions(),
     common: Common = Common(),
@@ -38,6 +39,8 @@ def serve(
             looks, so that nights run on schedule alone and no alert is sent.
         metrics_port: Port of 127.0.0.1 with metrics for Prometheus; 0 for none.
         port: Port of a server that is started here.
+        name: Name of the deployments, for a server that has deployments of the
+            default names: nightly, backfill, train.
     """
     if timezone not in available_timezones():
         raise ValueError(f"there is no time zone {timezone!r}: give one such as UTC or Europe/Berlin.")
@@ -48,4 +51,4 @@ def serve(
     from flows.serve import Served
     from flows.serve import serve as start
 
-    start(Served(lake.uri, settings, *sources.absolute(), cron, timezone, overrides, every, metrics_port), port)
+    start(Served(lake.uri, settings, *sources.absolute(), cron, timezone, overrides, every, metrics_port, name), port)

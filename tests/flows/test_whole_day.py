@@ -152,6 +152,9 @@ def test_a_day_with_all_services(
         serve = ["serve", "--items", str(arriving), "--interactions", topic, "--every", "3", "--cron", "0 3 1 1 *"]
         log = tmp_path / "serve.log"
         served = [*sidmill, *serve, "--metrics-port", str(metrics), "--lake", uri]
+        refused = subprocess.run(served, env=environment, cwd=tmp_path, capture_output=True, text=True)
+        assert "work pool 'sidmill'" in refused.stderr  # the deployments of infra/prefect.yaml
+        served += ["--name", "the-day"]
         with running(served, environment, log) as process:
             wait_for(lambda: _answers(f"http://127.0.0.1:{metrics}/metrics"), 180, log)
             for number in range(50):
