@@ -67,7 +67,7 @@ def fitted_release(
     if refitting is not None:
         check_encoders(refitting.id, refitting.encoders, encoders)
     say_cutoff(run, snapshot)
-    run.record.begin()
+    run.begin()
     run.compute_for(items.height)
     store_given(run, given)
     embed_items(run, items, encoders)
@@ -115,7 +115,7 @@ def extended_release(
         return made
     encoders = describe_encoders(run) | given.encoders
     check_encoders(parent.id, parent.encoders, encoders)
-    run.record.begin()
+    run.begin()
     if again:
         changed = pl.concat([changed, snapshot.catalogue(run.lake, among=again)]).unique("item_id").sort("item_id")
     alive = changed.filter(~pl.col("deleted"))

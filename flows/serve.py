@@ -27,9 +27,9 @@ from flows.watch.metrics import serve_metrics
 from flows.watch.news import Trigger, news
 from infra.addresses import without_secrets
 from pipelines.sources.protocol import Spec
-from storage.beats import beats
 from storage.lake import Lake
 from storage.releases.releases import PRODUCTION, published, read_release
+from storage.runs.beats import beats
 
 SNAPSHOT_EVENT = "sidmill.snapshot"
 """Event that starts a night; the resource has the label `sidmill.lake`, and the payload may name what came."""

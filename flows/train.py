@@ -104,7 +104,7 @@ def _trained(run: Run, manifest: Manifest, key: str, base_model: Model | None, r
     if base_model and news and not required and not _news(run.lake, manifest, base_model):
         run.say(f"  skipped: {nothing_new}")
         return base_model.id
-    run.record.begin()
+    run.begin()
     source = sequences(run, manifest, open_trie(run.lake, manifest), base_model)
     negative = run.recipe.train.negative_events
     if targets(run.lake, source, negative, fresh_only=news):
@@ -220,7 +220,7 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
     if held_out is None:
         run.say(f"  not evaluated: the log holds no event at or after the cutoff {manifest.cutoff.isoformat()}")
         return None
-    run.record.begin()
+    run.begin()
     popularity = np.bincount(np.concatenate([*held_out.trained_on, np.zeros(0, np.int64)]), minlength=len(trie))
     with run.stage("evaluate") as view:
         generator = load_model(run.lake, row, manifest.codebook.vocabulary)

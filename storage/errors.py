@@ -8,6 +8,8 @@ LakeError
 ├── SchemaMismatch      rows do not match the schema of their table
 ├── CommitConflict      other writers won more races than we retry
 ├── ErasedMeanwhile     rows were erased that a run may have read before it began
+├── LeaseTaken          another run of the kind holds the lease for longer than this one waits
+├── LeaseLost           another run took the lease over, because this one gave no sign of life
 ├── LineageBroken       a candidate would go back in time behind its parent
 ├── PointerMoved        a compare-and-swap found another value than the expected one
 ├── DataCorrupt         a data file or a log entry of a table is missing or was changed
@@ -54,6 +56,14 @@ class CommitConflict(LakeError):
 
 class ErasedMeanwhile(LakeError):
     """Raised when a run begins and rows were erased that it may have read before."""
+
+
+class LeaseTaken(LakeError):
+    """Raised when another run of the kind holds the lease for longer than this one waits."""
+
+
+class LeaseLost(LakeError):
+    """Raised when another run took the lease over, because this one gave no sign of life."""
 
 
 class LineageBroken(LakeError):

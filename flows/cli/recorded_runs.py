@@ -19,7 +19,7 @@ RunId = Annotated[str, Parameter(name="RUN")]
 def list_runs(*, as_json: AsJson = False, common: Common = Common()) -> None:
     """List the runs that changed the lake or failed, newest last."""
     from flows.cli import show
-    from storage.runs import runs
+    from storage.runs.record import runs
 
     show.runs(runs(common.existing()), as_json)
 
@@ -33,7 +33,7 @@ def show_run(run: RunId, /, *, as_json: AsJson = False, common: Common = Common(
         run: Run id, as `sidmill run list` shows it.
     """
     from flows.cli import show
-    from storage.runs import read_run
+    from storage.runs.record import read_run
 
     show.run(read_run(common.existing(), run), as_json)
 
@@ -44,7 +44,7 @@ def resume(run: RunId, /, *, common: Common = Common()) -> None:
     Args:
         run: Run id, as `sidmill run list` shows it.
     """
-    from storage.runs import read_run
+    from storage.runs.record import read_run
 
     lake = common.existing()
     found = read_run(lake, run)
@@ -69,7 +69,7 @@ def cancel(run: RunId, /, *, common: Common = Common()) -> None:
     Args:
         run: Run id, as `sidmill run list` shows it.
     """
-    from storage.runs import read_run
+    from storage.runs.record import read_run
 
     found = read_run(common.existing(), run)
     if found.state != "running":

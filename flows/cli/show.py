@@ -21,7 +21,7 @@ from plugins.registry import Member
 from storage.reasons import remedy
 from storage.releases.models import Evaluation
 from storage.releases.releases import Published
-from storage.runs import RunSummary
+from storage.runs.record import RunSummary
 
 Record = dict[str, Any]
 

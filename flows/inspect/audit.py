@@ -6,6 +6,7 @@ from typing import Any
 
 from storage.erasure.record import erasures
 from storage.lake import Lake
+from storage.runs.lease import PREFIX as LEASE
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,11 @@ class Move:
 
 
 def audit(lake: Lake) -> list[Move]:
-    """Return the moves of all pointers, and the erasures, oldest first."""
-    rows = lake.read("pointers").to_pylist()
+    """Return the moves of all pointers but leases, and the erasures, oldest first."""
     moves = [
-        Move(row["at"].isoformat(), row["run"], row["name"], json.loads(row["value"]), row["note"]) for row in rows
+        Move(row["at"].isoformat(), row["run"], row["name"], json.loads(row["value"]), row["note"])
+        for row in lake.read("pointers").to_pylist()
+        if not row["name"].startswith(LEASE)
     ]
     moves += [
         Move(each.at.isoformat(), each.run, f"erasure {each.id}", each.subjects, each.reason) for each in erasures(lake)

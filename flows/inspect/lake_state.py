@@ -5,13 +5,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flows.inspect.evaluation_tables import VERDICTS
-from storage.beats import Beat, beats
 from storage.lake import Lake
 from storage.releases.models import Model, models
 from storage.releases.pointers import Pointer, pointer_history
 from storage.releases.publishing import hold_of
 from storage.releases.releases import PRODUCTION, read_release
-from storage.runs import RunSummary, runs
+from storage.runs.beats import Beat, beats
+from storage.runs.record import RunSummary, runs
 
 # Figures of a model that are shown.
 HEADLINE = ("recall@10", "ndcg@10")

@@ -13,7 +13,7 @@ from flows.steps.embed import IMAGE, TEXT
 from pipelines.embed.protocol import EncoderError, encode_all, load_encoder
 from pipelines.spec import ImageSpec, TextSpec
 from storage.lake import Lake
-from storage.runs import runs
+from storage.runs.record import runs
 
 TIMED = 64
 """Contents that an encoder is timed on."""

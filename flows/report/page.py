@@ -23,7 +23,7 @@ from storage.releases.manifest import Manifest
 from storage.releases.models import Model
 from storage.releases.pointers import pointer_history
 from storage.releases.releases import PRODUCTION, published, releases
-from storage.runs import RunSummary, runs
+from storage.runs.record import RunSummary, runs
 from tokenizer.codebook import Codebook
 from tokenizer.trie.trie import Trie
 

@@ -10,7 +10,7 @@ from flows.runtime.failure import show_failure, write_log
 from flows.watch.alerts import send_alerts
 from flows.watch.health import problems
 from infra.addresses import without_secrets
-from storage.beats import beat_of, record_beat
+from storage.runs.beats import beat_of, record_beat
 
 if TYPE_CHECKING:
     from flows.runtime.run import Run

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,14 @@ from sidmill.release import open_trie
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.releases.manifest import Manifest
-from storage.runs import RunRecord, new_run_id
+from storage.runs.lease import Lease
+from storage.runs.record import RunRecord, new_run_id
 from tokenizer.trie.trie import Trie
 
+ONE_AT_A_TIME = ("nightly",)
+"""Kinds of runs of which one at a time works on a lake."""
+# Seconds that a run waits for another one of its kind.
+LONGEST_WAIT_S = 3600.0
 READS_VECTORS = ("bootstrap", "nightly", "backfill")
 """Kinds of runs that read the vectors that a recipe gives."""
 
@@ -55,6 +60,7 @@ class Run:
         self.display = Display(_flow_log)
         self.result: dict[str, Any] = {}
         self.lineage: Lineage | None = None
+        self.lease: Lease | None = None
         self._tries: dict[str, Trie] = {}
         self._started = time.monotonic()
         self._moved_before = _bytes_moved()
@@ -78,6 +84,24 @@ class Run:
         """Return bytes that this process has read and written since the start of the run, where the system tells."""
         now = _bytes_moved()
         return {name: now[name] - before for name, before in self._moved_before.items()}
+
+    def begin(self) -> bool:
+        """Record that the run started, because there is work; return whether it waited for another one of its kind.
+
+        A night waits until no other night works on the lake.
+        """
+        if self.record.begun:
+            return False
+        if self.kind in ONE_AT_A_TIME:
+            self.lease = Lease(self.lake, self.kind, self.provenance())
+            self.lease.take(LONGEST_WAIT_S, self.say)
+        self.record.begin()
+        return self.lease is not None and self.lease.waited
+
+    def close(self) -> None:
+        """Let the next run of its kind begin."""
+        if self.lease is not None:
+            self.lease.close()
 
     def provenance(self, **inputs: int) -> Provenance:
         return Provenance(self.id, self.recipe.hash, inputs)
@@ -131,20 +155,21 @@ def open_run(
     run.lineage = Lineage(run.lake, run.id, kind, addresses_of(parameters)) if is_wanted() else None
     if run.lineage is not None and (fault := run.lineage.start()):
         run.say(f"  warning: {fault}")
-    try:
-        with stop_when_cancelled():
-            yield run
-    except (KeyboardInterrupt, TerminationSignal):  # Ctrl-C, or the signal by which Prefect ends a cancelled run
-        shutdown()
-        if run.record.begun:
-            end_well(run, "cancelled", {"reason": "interrupted"})
-        raise
-    except BaseException as error:
-        shutdown()
-        hide_secrets(error)
-        end_in_failure(run, error)
-        raise
-    end_well(run, "finished", run.result)
+    with closing(run):
+        try:
+            with stop_when_cancelled():
+                yield run
+        except (KeyboardInterrupt, TerminationSignal):  # Ctrl-C, or the signal by which Prefect ends a cancelled run
+            shutdown()
+            if run.record.begun:
+                end_well(run, "cancelled", {"reason": "interrupted"})
+            raise
+        except BaseException as error:
+            shutdown()
+            hide_secrets(error)
+            end_in_failure(run, error)
+            raise
+        end_well(run, "finished", run.result)
 
 
 def _bytes_moved() -> dict[str, int]:

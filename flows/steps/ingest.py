@@ -40,7 +40,7 @@ def ingest(
     if fetch and (fetched := fetch_again(run.lake, run.recipe.items, run.clock, run.provenance())):
         run.say(f"  {fetched:,} items got pictures that could not be fetched before")
     if waiting_for_known_items(run.lake):
-        run.record.begin()
+        run.begin()
         with run.stage("admit waiting") as view:
             admitted = admit_waiting(run.lake, run.clock, run.provenance())
             view.note(f"{admitted:,} events whose item has arrived", rows_out=admitted)
@@ -89,7 +89,8 @@ def _unread(run: Run, kind: str, uris: list[str], spec: Spec) -> list[Source]:
     if fresh:
         _tell_folders(run, kind, fresh)
         _tell_columns(run, fresh, spec)
-        run.record.begin()
+        if run.begin():  # the run that this one waited for may have read them
+            return _unread(run, kind, uris, spec)
     return fresh
 
 

@@ -1,5 +1,6 @@
 """Steps that point production to a release and emit an event for it, or give production a model."""
 
+from dataclasses import replace
 from enum import Enum, auto
 
 from prefect.artifacts import create_table_artifact
@@ -71,7 +72,7 @@ def publish_model(run: Run, manifest: Manifest, model: str) -> bool:
     speaks = pinned.codebook.vocabulary == manifest.codebook.vocabulary
     newer = current.model is None or model > current.model
     if speaks and newer and not was_published(run.lake, model):
-        run.record.begin()
+        run.begin()
         try:
             _move(run, pinned, alias, model)
             return True
@@ -95,12 +96,10 @@ def _move(
 ) -> Published:
     with run.stage("publish") as view:
         effort = Effort(CHECKED * run.seconds(), CHECKED_BYTES)
-        now = publish_by_run(
-            run.lake,
-            Publication(manifest.id, run.kind, model, without_model, may_be_worse, effort),
-            decided_on,
-            run.provenance(),
-        )
+        publication = Publication(manifest.id, run.kind, model, without_model, may_be_worse, effort)
+        if run.lease is not None:
+            publication = replace(publication, require=run.lease.require)
+        now = publish_by_run(run.lake, publication, decided_on, run.provenance())
         view.note(f"{PRODUCTION} -> ({now.release}, {now.model or 'no model'})", release=now.release, model=now.model)
     return now
 

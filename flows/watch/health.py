@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from flows.inspect.lake_state import ENDED_BADLY, LakeState, age, lake_state
 from flows.watch.lag import Lag, lags
 from flows.watch.spec import WatchSpec
-from storage.beats import Beat, beats
 from storage.lake import Lake
 from storage.releases.models import models
-from storage.runs import runs
+from storage.runs.beats import Beat, beats
+from storage.runs.record import runs
 
 NIGHT = "nightly"
 SOURCE = "source "

@@ -12,12 +12,12 @@ from flows.inspect.lake_state import HEADLINE, LakeState, lake_state
 from flows.watch.health import NIGHT, Problem, current_since, problems
 from flows.watch.lag import lags
 from flows.watch.spec import WatchSpec
-from storage.beats import beats
 from storage.lake import Lake
 from storage.quarantine import by_reason
 from storage.releases.manifest import Manifest
 from storage.releases.releases import read_release
-from storage.runs import runs
+from storage.runs.beats import beats
+from storage.runs.record import runs
 from storage.schemas import TABLES
 
 Sample = tuple[tuple[str, ...], float]

@@ -14,8 +14,8 @@ from pipelines.ingest.accounting import records, unread
 from pipelines.registry import source_kind_of
 from pipelines.sources.protocol import Source, Spec
 from pipelines.sources.row import SourceError
-from storage.beats import Beat
 from storage.lake import Lake
+from storage.runs.beats import Beat
 
 REPEAT = timedelta(minutes=10)
 """A request that no run has followed by then is made again."""

@@ -42,11 +42,16 @@ def _never(manifest: Manifest) -> bool:
     return False
 
 
+def _anything(rows: pa.Table) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Publication:
     """What is published: a release, with a named model, with a model that is chosen, or `without_model`.
 
-    `note` says who published. `effort` limits the hashing of the pinned files; None hashes all of them.
+    `note` says who published. `effort` limits the hashing of the pinned files; None hashes all of them. `require` gets
+    the rows of the table of pointers that the move is committed on, and may raise to refuse it.
     """
 
     release: str
@@ -55,6 +60,7 @@ class Publication:
     without_model: bool = False
     may_be_worse: MayBeWorse = _never
     effort: Effort | None = None
+    require: Callable[[pa.Table], None] = _anything
 
 
 def publish(
@@ -118,7 +124,7 @@ def _publish(lake: Lake, publication: Publication, history: list[Pointer], prove
     if before.value == value and hold_of(history) is None:
         return Published(manifest.id, chosen)
     check_pinned(lake, manifest, chosen, provenance, publication.effort)
-    _move(lake, before, Published(manifest.id, chosen), publication.note, provenance)
+    _move(lake, before, Published(manifest.id, chosen), publication.note, provenance, publication.require)
     return Published(manifest.id, chosen)
 
 
@@ -165,10 +171,18 @@ def rollback(
     return _move(lake, now, Published(manifest.id, model), ROLLBACK, provenance)
 
 
-def _move(lake: Lake, before: Pointer, target: Published, note: str, provenance: Provenance) -> Published:
+def _move(
+    lake: Lake,
+    before: Pointer,
+    target: Published,
+    note: str,
+    provenance: Provenance,
+    require: Callable[[pa.Table], None] = _anything,
+) -> Published:
     """Point an alias at a release and a model, neither of which was retired meanwhile."""
 
     def check(rows: pa.Table) -> None:
+        require(rows)
         require_staying(rows, target.release, target.model)
 
     move_pointer(lake, before, asdict(target), note, provenance, check)

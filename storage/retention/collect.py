@@ -26,7 +26,7 @@ from storage.releases.standing import retirements, standing_of
 from storage.retention.garbage import TRAINING, Listing, Needs, old_sequences
 from storage.retention.policy import Kept, Policy, kept, running_runs
 from storage.retention.tables import Garbage
-from storage.runs import RunSummary
+from storage.runs.record import RunSummary
 
 SEQUENCES = "sequences of retired releases"
 JOINED = ("items", "interactions", "vectors", "sids")

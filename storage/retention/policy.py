@@ -15,7 +15,7 @@ from storage.releases.manifest import Manifest
 from storage.releases.models import Model
 from storage.releases.pointers import Pointer, history_of, newest_values
 from storage.releases.standing import standing_of
-from storage.runs import RunSummary, runs
+from storage.runs.record import RunSummary, runs
 
 LOST = timedelta(days=30)
 """A run that recorded nothing for so long is taken for dead, though its machine or its number say that it lives."""

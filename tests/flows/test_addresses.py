@@ -23,7 +23,7 @@ from pipelines.sources.files import find_files
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import Reject, open_rows, quarantine
-from storage.runs import RunRecord
+from storage.runs.record import RunRecord
 
 CANARY = "c4n4ry"
 WHO = Provenance("test", "recipe")

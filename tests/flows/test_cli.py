@@ -14,7 +14,7 @@ import pytest
 from flows.cli.main import run_command
 from flows.recipe import RecipeError, load_recipe
 from storage.lake import Lake
-from storage.runs import runs
+from storage.runs.record import runs
 
 
 @pytest.mark.parametrize(

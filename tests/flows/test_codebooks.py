@@ -26,7 +26,7 @@ from flows.train import NothingToTrainOn, train
 from storage.quarantine import by_reason
 from storage.releases.models import evaluations, read_model
 from storage.releases.releases import published, read_release
-from storage.runs import runs
+from storage.runs.record import runs
 from tokenizer.arrays.vectors import ArrayRows, Items
 from tokenizer.fit import fit_codebook
 from tokenizer.spec import CodebookSpec

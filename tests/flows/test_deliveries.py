@@ -15,7 +15,7 @@ from storage.errors import QuarantineBudgetExceeded
 from storage.lake import Lake
 from storage.quarantine import by_reason
 from storage.releases.releases import read_release
-from storage.runs import runs
+from storage.runs.record import runs
 
 Recipe = dict[str, object]
 

@@ -33,7 +33,7 @@ from storage.releases.releases import read_release, releases
 from storage.retention.backup import backup
 from storage.retention.collect import collect
 from storage.retention.policy import Policy
-from storage.runs import RunRecord
+from storage.runs.record import RunRecord
 from storage.schemas import INTERACTIONS, SEQUENCES
 
 WHO = Provenance("test", "")

@@ -13,12 +13,12 @@ from source_rows import ingest_new
 
 from flows.watch.health import Problem, Vital, problems
 from flows.watch.spec import WatchSpec
-from storage.beats import Beat, record_beat
 from storage.commit import append
 from storage.lake import Lake
 from storage.releases.models import models
 from storage.releases.publishing import publish
-from storage.runs import RunRecord
+from storage.runs.beats import Beat, record_beat
+from storage.runs.record import RunRecord
 from storage.schemas import SOURCES
 
 HOUR = timedelta(hours=1)

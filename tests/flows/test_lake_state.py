@@ -24,7 +24,7 @@ from storage.releases.manifest import Manifest
 from storage.releases.models import ModelCard, record_evaluation, record_model
 from storage.releases.publishing import hold, publish
 from storage.releases.releases import read_release
-from storage.runs import RunRecord
+from storage.runs.record import RunRecord
 
 WHO = Provenance("test", "")
 TEXT_ALONE = {

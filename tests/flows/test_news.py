@@ -18,9 +18,9 @@ from pipelines.ingest.events.ingest import ingest_interactions
 from pipelines.registry import source_kind_of
 from pipelines.sources.protocol import Spec
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
-from storage.beats import Beat
 from storage.commit import Provenance
 from storage.lake import Lake
+from storage.runs.beats import Beat
 
 NOW = datetime(2026, 9, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

@@ -23,7 +23,7 @@ from pipelines.sources.files import find_sources
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec, ItemsWithoutImages
 from storage.commit import Provenance
 from storage.lake import Lake
-from storage.runs import RunRecord
+from storage.runs.record import RunRecord
 
 READ, SAMPLE, MAKES, TIME = "would read", "in a sample", "would make", "takes about"
 WHO = Provenance("test", "test")

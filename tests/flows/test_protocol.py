@@ -7,7 +7,9 @@ account of what was delivered.
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,12 +22,14 @@ from hypothesis import strategies as st
 import flows.candidates
 import flows.nightly
 import flows.runtime.run
+import storage.runs.lease
 from flows.backfill import backfill
 from flows.bootstrap import bootstrap
 from flows.cli.main import run_command
 from flows.nightly import nightly
 from sidmill.release import open_trie
-from storage.errors import LakeError
+from storage.commit import Provenance
+from storage.errors import LakeError, LeaseLost
 from storage.lake import Lake
 from storage.releases.pointers import pointer_history
 from storage.releases.releases import published, read_release, releases
@@ -193,8 +197,9 @@ def first_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def world(first_lake: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], World]]:
-    """A world that begins after a bootstrap."""
+    """A world that begins after a bootstrap. No night waits for another: the lease saves work, it keeps no order."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flows.runtime.run, "ONE_AT_A_TIME", ())
 
         def begin() -> World:
             folder = tmp_path_factory.mktemp("world")
@@ -301,3 +306,48 @@ def test_a_release_whose_files_are_damaged_is_not_published(world: Callable[[], 
     with pytest.raises(LakeError, match="was changed after its commit"):
         nightly(lake.uri, None, [begun._items({"item_id": "late", "kind": "new"})])
     assert "late" not in begun._production()
+
+
+def test_a_night_that_stood_still_publishes_nothing_once_another_one_took_its_place(
+    world: Callable[[], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one has published nothing yet, so production is where this night read it: only the token tells."""
+    begun, really = world(), flows.nightly.publish
+    monkeypatch.setattr(flows.runtime.run, "ONE_AT_A_TIME", ("nightly",))
+    monkeypatch.setattr(storage.runs.lease, "LOST_S", 0.0)
+    other = storage.runs.lease.Lease(begun.lake, "nightly", Provenance("other", ""))
+
+    def stand_still(*arguments: Any, **options: Any) -> Any:
+        other.take(60, print)
+        return really(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(flows.nightly, "publish", stand_still)
+        with pytest.raises(LeaseLost, match="Nothing was published"):
+            begun.do(Step("night-add"))
+    other.close()
+    assert [move.note for move in pointer_history(begun.lake, "production")[1:]] == ["bootstrap"]
+    begun.do(Step("night-empty"))
+    assert [move.note for move in pointer_history(begun.lake, "production")[1:]] == ["bootstrap", "nightly"]
+
+
+def test_two_nights_that_find_the_same_news_do_the_work_once(
+    world: Callable[[], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one waits before it writes, and finds that everything was read."""
+    begun = world()
+    monkeypatch.setattr(flows.runtime.run, "ONE_AT_A_TIME", ("nightly",))
+    news = begun._items({"item_id": "n0", "kind": "new", "size": "s"})
+    begins = threading.Barrier(2)
+    take = storage.runs.lease.Lease.take
+
+    def together(lease: Any, *arguments: Any) -> None:
+        begins.wait(60)
+        take(lease, *arguments)
+
+    monkeypatch.setattr(storage.runs.lease.Lease, "take", together)
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(lambda _: nightly(begun.lake.uri, None, [news]), range(2)))
+    assert sorted(each["made"] for each in done) == [False, True]
+    assert len(releases(begun.lake)) == 2
+    assert begun._production().keys() == begun.alive

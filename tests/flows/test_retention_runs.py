@@ -24,7 +24,7 @@ from storage.releases.completeness import lost_commits
 from storage.releases.releases import read_release, releases
 from storage.retention.collect import collect
 from storage.retention.policy import Policy
-from storage.runs import RunRecord
+from storage.runs.record import RunRecord
 
 RECIPE: dict[str, Any] = {
     "text": None,

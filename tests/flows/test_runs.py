@@ -42,7 +42,7 @@ from storage.quarantine import by_reason
 from storage.releases.models import ModelCard, record_model
 from storage.releases.publishing import publish
 from storage.releases.releases import Published, published, read_release, releases
-from storage.runs import runs
+from storage.runs.record import runs
 from tokenizer.arrays import scratch
 from training.auto_settings import Scale, generator_spec
 from training.errors import VocabularyMismatch

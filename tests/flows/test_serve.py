@@ -19,7 +19,7 @@ from flows.train import train
 from storage.lake import Lake
 from storage.releases.models import models
 from storage.releases.releases import published
-from storage.runs import runs
+from storage.runs.record import runs
 
 pytestmark = pytest.mark.slow
 

@@ -20,7 +20,7 @@ from learning.checkpoint import read_record
 from learning.errors import CheckpointMismatch, LossDiverged
 from storage.releases.models import models, read_model
 from storage.releases.releases import published, read_release
-from storage.runs import runs
+from storage.runs.record import runs
 from training.errors import LearntWhatIsHeldOut, NoReference, NothingToTrainOn
 
 

@@ -20,12 +20,12 @@ from flows.watch.health import Problem, problems
 from flows.watch.lag import lags
 from flows.watch.lineage import dataset
 from flows.watch.spec import WatchSpec
-from storage.beats import beats
 from storage.commit import Provenance
 from storage.errors import QuarantineBudgetExceeded
 from storage.lake import Lake
 from storage.releases.publishing import hold
 from storage.releases.releases import read_release
+from storage.runs.beats import beats
 
 WHO = Provenance("test", "")
 RECIPE: dict[str, Any] = {
@@ -141,7 +141,7 @@ def test_what_fails_while_a_failure_is_told_does_not_hide_it(
 
     for name in ("write_log", "record_beat", "problems", "show_failure"):
         monkeypatch.setattr(f"flows.runtime.ending.{name}", full)
-    monkeypatch.setattr("storage.runs.RunRecord.end", full)
+    monkeypatch.setattr("storage.runs.record.RunRecord.end", full)
     failing(lake, tmp_path, "watch.alert_command=/bin/false")
     told = capsys.readouterr().out
     for what in ("log of the failure", "record of the failure", "sign of life", "alerts", "artifact of the failure"):

@@ -24,7 +24,7 @@ from conftest import SMALL_RECIPE, START, write_items, write_log, write_recipe
 from storage.lake import Lake
 from storage.releases.models import models
 from storage.releases.releases import published
-from storage.runs import runs
+from storage.runs.record import runs
 
 assert cluster  # the fixture
 POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)

@@ -12,7 +12,7 @@ from storage.releases.pointers import pointer_history
 from storage.releases.publishing import publish
 from storage.releases.releases import recorded_releases
 from storage.retention.policy import Kept, Policy, kept
-from storage.runs import RunSummary
+from storage.runs.record import RunSummary
 
 NOW = datetime.now(UTC) + timedelta(days=1)
 NONE = timedelta()

@@ -24,7 +24,7 @@ from storage.releases.releases import (
     read_release,
     releases,
 )
-from storage.runs import RunRecord, read_run, runs
+from storage.runs.record import RunRecord, read_run, runs
 
 
 def test_a_key_makes_one_release_and_ids_count_up(tmp_path: Path) -> None:

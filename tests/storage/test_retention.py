@@ -29,7 +29,7 @@ from storage.retention import collect as collecting
 from storage.retention.collect import Collected, collect
 from storage.retention.policy import Policy
 from storage.retention.tables import Garbage
-from storage.runs import RunRecord
+from storage.runs.record import RunRecord
 from storage.schemas import ITEMS, POINTERS, PROPERTIES, SEQUENCES, VECTORS
 
 DAY = timedelta(days=1)

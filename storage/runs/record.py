@@ -9,6 +9,7 @@ import secrets
 import socket
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -166,12 +167,22 @@ def _summary(events: list[dict[str, Any]]) -> RunSummary:
 
 def _alive(detail: dict[str, Any]) -> bool:
     """Return whether the run's process exists; on another host it is assumed to."""
-    if detail.get("host") != socket.gethostname():
-        return True
+    return detail.get("host") != socket.gethostname() or ("pid" in detail and process_exists(detail["pid"]))
+
+
+def process_exists(pid: int) -> bool:
+    """Return whether this machine has a process of that number that can still do something.
+
+    A killed process stays as a zombie until its parent asks for its end, which some parents never do.
+    """
     try:
-        os.kill(int(detail["pid"]), 0)
-    except (ProcessLookupError, KeyError):
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):  # no such file system, or the process ended just now
+        return True
+    return state != "Z"
