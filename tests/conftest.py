@@ -2,18 +2,12 @@
 
 import json
 import os
-import socket
-import subprocess
-import sys
 import tarfile
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 
 from infra.settings import configure
@@ -152,39 +146,12 @@ def recipe() -> dict[str, object]:
 @pytest.fixture
 def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A bucket in an S3 server of our own on loopback, in a process of its own."""
-    with s3_server(monkeypatch, "-m", "moto.server", "-H", "127.0.0.1", "-p") as (_, bucket):
-        yield bucket
+    from bench.runs.s3_server import BUCKET, s3_server
 
-
-@contextmanager
-def s3_server(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Iterator[tuple[str, str]]:
-    """Start an S3 server that Python runs with some arguments and a port; yield its URL and that of a bucket."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    settings = {
-        "AWS_ENDPOINT_URL": url,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_ALLOW_HTTP": "true",
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    command = [sys.executable, *arguments, str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(120):
-            try:
-                httpx.put(f"{url}/lake", timeout=2)
-                break
-            except httpx.TransportError:  # not there yet, or slow to answer on a busy machine
-                time.sleep(0.5)
-        yield url, "s3://lake"
-    finally:
-        server.kill()
-        server.wait()
+    with s3_server() as settings:
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        yield f"s3://{BUCKET}"
 
 
 @pytest.fixture(scope="module")

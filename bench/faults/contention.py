@@ -21,6 +21,7 @@ import pyarrow.fs as pafs
 
 from bench.faults.contenders import COUNTER, WHO, read_production, seconds_of, vector_row, write_and_count
 from bench.runs.nights import ITEMS, RECIPE, catalogue_of, log_of
+from bench.runs.s3_server import BUCKET
 from bench.runs.store import store_server
 from flows.bootstrap import bootstrap
 from flows.nightly import nightly
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
         place = str(folder)
         if options.store:
             stack.enter_context(store_server(folder / "requests"))
-            place = "s3://bench"
+            place = f"s3://{BUCKET}"
         faults = [*_write(f"{place}/written", options.writers, options.seconds), *_publish(folder, place, options)]
     if faults:
         raise RuntimeError("; ".join(faults))

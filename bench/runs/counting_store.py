@@ -1,4 +1,4 @@
-"""An S3 server on this machine that writes a line for each request: `python -m bench.runs.counting_store PORT FILE`.
+"""An S3 server on this machine that writes a line for each request: `python -m bench.runs.counting_store FILE PORT`.
 
 A line has the kind of request, the bytes that came, those that went, and the path.
 """
@@ -39,7 +39,7 @@ class Counting:
         return answer
 
 
-def serve(port: int, path: Path) -> None:
+def serve(path: Path, port: int) -> None:
     """Serve until the process is ended."""
     with path.open("a") as out:
         application = DomainDispatcherApplication(create_backend_app)
@@ -47,4 +47,4 @@ def serve(port: int, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]), Path(sys.argv[2]))
+    serve(Path(sys.argv[1]), int(sys.argv[2]))

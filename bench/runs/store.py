@@ -5,20 +5,17 @@ The store is moto's S3 on this machine, so seconds say nothing of a real one.
 
 import argparse
 import os
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
-
 from bench.runs.made_shop import DAYS, Delivery, Shop
 from bench.runs.pipeline import RECIPE
+from bench.runs.s3_server import BUCKET, s3_server
 
 NIGHTS, NEW_ITEMS, NEW_EVENTS = 3, 100, 2_000
 
@@ -46,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
 def _measure(name: str, requests: Path, command: list[str], given: Delivery) -> None:
     before = len(requests.read_text().splitlines())
     program = str(Path(sys.executable).with_name("sidmill"))
-    sources = ["--items", str(given.items), "--interactions", str(given.log), "--lake", "s3://bench/lake"]
+    sources = ["--items", str(given.items), "--interactions", str(given.log), "--lake", f"s3://{BUCKET}/lake"]
     done = subprocess.run([program, "run", *command, *sources], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"`sidmill run {command[0]}` ended with exit code {done.returncode}:\n{done.stderr[-3000:]}")
@@ -60,38 +57,8 @@ def _measure(name: str, requests: Path, command: list[str], given: Delivery) -> 
 
 @contextmanager
 def store_server(requests: Path) -> Iterator[Path]:
-    """Start the server, with a bucket; yield the file to which it writes its requests."""
+    """Start the server, and set its clients up in the environment; yield the file to which it writes its requests."""
     requests.touch()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    settings = {
-        "AWS_ENDPOINT_URL": url,
-        "AWS_ACCESS_KEY_ID": "bench",
-        "AWS_SECRET_ACCESS_KEY": "bench",
-        "AWS_REGION": "us-east-1",
-        "AWS_ALLOW_HTTP": "true",
-    }
-    os.environ.update(settings)
-    command = [sys.executable, "-m", "bench.runs.counting_store", str(port), str(requests)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _until_it_answers(server, url)
+    with s3_server("-m", "bench.runs.counting_store", str(requests)) as settings:
+        os.environ.update(settings)
         yield requests
-    finally:
-        server.kill()
-        server.wait()
-
-
-def _until_it_answers(server: subprocess.Popen[bytes], url: str) -> None:
-    """Make the bucket. Raises RuntimeError if the server ends or does not answer."""
-    for _ in range(120):
-        try:
-            httpx.put(f"{url}/bench", timeout=2)
-            return
-        except httpx.TransportError:  # not there yet
-            if server.poll() is not None:
-                break
-            time.sleep(0.5)
-    raise RuntimeError("the S3 server did not start: install sidmill with the extra `dev`, which has moto")

@@ -7,7 +7,7 @@ import pytest
 
 from bench.faults.lake_contents import contents, differences
 from bench.runs.nights import RECIPE, catalogue_of, log_of
-from conftest import s3_server
+from bench.runs.s3_server import BUCKET, s3_server
 from flows.bootstrap import bootstrap
 from flows.cli.main import run_command
 from storage.lake import Lake
@@ -34,10 +34,12 @@ def test_a_night_on_a_store_with_faults_ends_right_or_with_a_line_and_its_rerun_
     news = ["--items", catalogue_of(tmp_path, ITEMS + 1), "--interactions", log_of(tmp_path, 1)]
     night = ["run", "nightly", *news, "--as-of", "2024-03-02", "--lake"]
     faults = [str(each) for each in (1, busy, stalled, late_s)]
-    with s3_server(monkeypatch, SERVER, *faults) as (url, bucket):
-        found = []
+    with s3_server(SERVER, *faults) as settings:
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        url, found = settings["AWS_ENDPOINT_URL"], []
         for name in ("calm", "faults"):
-            lake = f"{bucket}/{name}"
+            lake = f"s3://{BUCKET}/{name}"
             bootstrap(lake, RECIPE, *first, "2024-03-01", "2024-02-20")
             httpx.get(f"{url}/{name}")
             capsys.readouterr()
