@@ -3,12 +3,13 @@
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.fs as pafs
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
@@ -23,6 +24,8 @@ from storage.files.table_log import before_joins, joined_files, require_whole, w
 from storage.format import FORMAT, read_format, require_readable, require_writable, write_format
 from storage.schemas import PROPERTIES, TABLES, TableSpec
 
+# Versions of a table beside the newest whose data files are remembered.
+MOST_VERSIONS = 4
 _DECODED = re.compile(r"\\|%[0-9a-fA-F]{2}")
 
 
@@ -30,6 +33,19 @@ def one_of(column: str, values: Iterable[str]) -> ds.Expression:
     """Filter for rows whose text column holds one of the values; no rows if there are no values."""
     array = pa.array(values, pa.string())
     return ds.field(column).isin(array) if len(array) else ds.scalar(False)
+
+
+@dataclass
+class _Known:
+    """What was read of a table while `newest` was its newest version: the data files of some versions."""
+
+    newest: int
+    files: dict[int, list[DataFile]] = field(default_factory=dict)
+
+    def add(self, version: int, files: list[DataFile]) -> None:
+        if len(self.files) > MOST_VERSIONS:
+            del self.files[next(each for each in self.files if each != self.newest)]
+        self.files[version] = files
 
 
 @dataclass(frozen=True)
@@ -44,8 +60,9 @@ class Lake:
     """A lake at a local directory or an object-store URI.
 
     Credentials of an object store are read from its usual environment variables (AWS_*, ...), which deltalake passes to
-    the store. The object is cheap and pickles as its URI. It remembers which tables exist, because no table is ever
-    removed, and each look costs a request of an object store. `seen` has the newest version of each table it opened.
+    the store. The object is cheap and pickles as its URI. It remembers what it read of the logs, as looks cost
+    requests of a store: which tables exist, and the files of versions as long as no version follows. `seen` has
+    the newest version of each table it opened.
     """
 
     def __init__(self, uri: str) -> None:
@@ -55,7 +72,8 @@ class Lake:
         self.files = Files(self.uri)
         self.seen: dict[str, int] = {}
         self._format: int | None = None
-        self._tables = set[str]()
+        self._exists = set[str]()
+        self._tables = dict[str, _Known]()
 
     def __reduce__(self) -> tuple[type["Lake"], tuple[str]]:
         return (Lake, (self.uri,))
@@ -91,9 +109,9 @@ class Lake:
         return self._format
 
     def exists(self, table: str) -> bool:
-        if table not in self._tables and self.format is not None and DeltaTable.is_deltatable(self.path(table)):
-            self._tables.add(table)
-        return table in self._tables
+        if table not in self._exists and self.format is not None and DeltaTable.is_deltatable(self.path(table)):
+            self._exists.add(table)
+        return table in self._exists
 
     def open(self, table: str, version: int | None = None) -> DeltaTable:
         """Return the table at `version` (newest by default).
@@ -175,7 +193,14 @@ class Lake:
 
     def version(self, table: str) -> int:
         """Return the newest version, -1 if the table does not exist yet."""
-        return int(self.open(table).version()) if self.exists(table) else -1
+        if not self.exists(table):
+            return -1
+        known = self._known(table)
+        if known is None:
+            handle = self.open(table)
+            known = self._tables[table] = _Known(handle.version())
+            known.add(known.newest, data_files(handle, TABLES[table]))
+        return known.newest
 
     def ref(self, table: str) -> TableRef:
         return TableRef(table, self.version(table))
@@ -184,7 +209,26 @@ class Lake:
         """Return the data files of a version (newest by default); none for a table never written or version -1."""
         if version == -1 or (version is None and not self.exists(table)):
             return []
-        return data_files(self.open(table, version), TABLES[table])
+        if version is None:
+            version = self.version(table)
+        known = self._known(table)
+        if known is None:
+            return data_files(self.open(table, version), TABLES[table])
+        if version not in known.files:
+            known.add(version, data_files(self.open(table, version), TABLES[table]))
+        return known.files[version]
+
+    def _known(self, table: str) -> _Known | None:
+        """Return what is known of a table if no version has followed since; looking costs one request of a store.
+
+        An erasure, which changes entries of the log, commits one more.
+        """
+        known = self._tables.get(table)
+        if known is None:
+            return None
+        next_entry = f"_delta_log/{known.newest + 1:020d}.json"
+        found = self.table_files(table).filesystem.get_file_info(next_entry)
+        return known if found.type == pafs.FileType.NotFound else None
 
     def read(
         self,
@@ -329,7 +373,8 @@ class Lake:
         """Return the number of rows, from the log alone."""
         if version == -1 or (version is None and not self.exists(table)):
             return 0
-        return int(self.open(table, version).count())
+        counts = [file.rows for file in self.data_files(table, version)]
+        return int(self.open(table, version).count()) if None in counts else sum(counts)
 
 
 def _both(where: ds.Expression | None, among: Among | None) -> ds.Expression | None:
