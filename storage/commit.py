@@ -138,10 +138,15 @@ def append_files(
         except CommitFailedError:
             _pause(attempt)
             continue
-        newest = lake.open(table)
-        written = TableRef(table, committed_version(newest, key, newest.version() - handle.version()))
-        _compact(lake, newest, table, provenance)
-        return Commit(written, True, tuple(file.path for file in files))
+        before, many = handle.version(), len(handle.file_uris()) + len(files) > MOST_FILES
+        handle.update_incremental()  # only the version is read of it: an erasure may have changed what it named before
+        version = handle.version()
+        lake.saw(table, version)
+        if version > before + 1:
+            version = committed_version(handle, key, version - before)
+        if many:
+            _compact(lake, table, provenance)
+        return Commit(TableRef(table, version), True, tuple(file.path for file in files))
     raise CommitConflict(_lost(lake, table))
 
 
@@ -219,7 +224,8 @@ def swap(
             return current, False
         rows = conform(table, rows)
         if _commit_alone(lake, handle, table, rows, provenance):
-            _compact(lake, lake.open(table), table, provenance)
+            if len(handle.file_uris()) + 1 > MOST_FILES:
+                _compact(lake, table, provenance)
             return pa.concat_tables([current.cast(rows.schema), rows]), True
         _pause(attempt)
     raise CommitConflict(_lost(lake, table))
@@ -248,6 +254,7 @@ def _commit_alone(
             with suppress(FileNotFoundError):  # an erasure deleted it
                 place.delete(each.path)
         return []
+    lake.saw(table, handle.version() + 1)
     return files
 
 
@@ -307,13 +314,14 @@ def small_files(files: Iterable[DataFile]) -> list[DataFile]:
     return [each for part in by_partition.values() if len(part) > MOST_FILES for each in part]
 
 
-def _compact(lake: Lake, handle: DeltaTable, table: str, provenance: Provenance) -> None:
+def _compact(lake: Lake, table: str, provenance: Provenance) -> None:
     """Join the many small files of a bookkeeping table, so that it can be read in milliseconds.
 
     If another writer comes between, a later commit does it.
     """
     if not TABLES[table].bookkeeping:
         return
+    handle = lake.open(table)
     files = data_files(handle, TABLES[table])
     if len(files) > MOST_FILES:
         now = int(time.time() * 1000)

@@ -37,10 +37,11 @@ def one_of(column: str, values: Iterable[str]) -> ds.Expression:
 
 @dataclass
 class _Known:
-    """What was read of a table while `newest` was its newest version: the data files of some versions."""
+    """Read of a table while `newest` was its newest version: data files of some versions, all rows of the newest."""
 
     newest: int
     files: dict[int, list[DataFile]] = field(default_factory=dict)
+    rows: pa.Table | None = None
 
     def add(self, version: int, files: list[DataFile]) -> None:
         if len(self.files) > MOST_VERSIONS:
@@ -129,8 +130,12 @@ class Lake:
         except (DeltaError, OSError) as error:
             raise why_unreadable(place, table, version, error) from error
         require_whole(place, table, handle.version())
-        self.seen[table] = max(handle.version(), self.seen.get(table, -1))
+        self.saw(table, handle.version())
         return handle
+
+    def saw(self, table: str, version: int) -> None:
+        """Note that a version of a table exists."""
+        self.seen[table] = max(version, self.seen.get(table, -1))
 
     def open_or_create(self, table: str) -> DeltaTable:
         """Return the newest state of the table for writing; create it if it does not exist (safe under concurrency).
@@ -245,8 +250,21 @@ class Lake:
         `without` are left out. A table that was never written (or version -1) has no rows. Raise DataCorrupt if a file
         that is read differs from what was committed.
         """
+        if TABLES[table].bookkeeping and where is None and among is None and not without:
+            rows = self._all_rows(table, version)
+            return rows if columns is None else rows.select(list(columns))
         files = [file for file in self.data_files(table, version) if file.path not in without]
         return self._rows(table, files, columns, where, among)
+
+    def _all_rows(self, table: str, version: int | None) -> pa.Table:
+        """Read all rows of a bookkeeping table, which are few, and remember those of its newest version."""
+        files = self.data_files(table, version)
+        known = self._tables.get(table)
+        if known is None or known.files.get(known.newest) is not files:
+            return self._rows(table, files, None)
+        if known.rows is None:
+            known.rows = self._rows(table, files, None)
+        return known.rows
 
     def _rows(
         self,
@@ -374,7 +392,9 @@ class Lake:
         if version == -1 or (version is None and not self.exists(table)):
             return 0
         counts = [file.rows for file in self.data_files(table, version)]
-        return int(self.open(table, version).count()) if None in counts else sum(counts)
+        if None in counts:  # another program wrote a file without statistics
+            return int(self.open(table, version).count())
+        return sum(count or 0 for count in counts)
 
 
 def _both(where: ds.Expression | None, among: Among | None) -> ds.Expression | None:

@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import socket
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,9 @@ from storage.errors import ErasedMeanwhile, LakeNotFound
 from storage.lake import Lake
 from storage.releases.completeness import require_complete
 from storage.schemas import RUNS
+
+# Seconds of finished stages that a killed run may leave unrecorded.
+FLUSH_S = 5.0
 
 
 def new_run_id(kind: str) -> str:
@@ -39,6 +43,7 @@ class RunRecord:
     begun: bool = False
     _buffer: list[dict[str, Any]] = field(default_factory=list)
     _written: int = 0
+    _flushed: float = 0.0
     _erasures: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -75,9 +80,12 @@ class RunRecord:
         self._flush()
 
     def stage(self, name: str, detail: dict[str, Any]) -> None:
-        """Record a finished stage with its counts and seconds."""
+        """Record a finished stage with its counts and seconds; stages that took FLUSH_S seconds together are written.
+
+        The others are written with the next event: a commit for each would be most of the commits of a short night.
+        """
         self._buffer.append(self._event("stage", name, detail))
-        if self.begun:
+        if self.begun and time.monotonic() - self._flushed >= FLUSH_S:
             self._flush()
 
     def end(self, event: str, detail: dict[str, Any]) -> None:
@@ -100,7 +108,7 @@ class RunRecord:
 
     def _flush(self) -> None:
         rows, self._buffer = self._buffer, []
-        self._written += 1
+        self._written, self._flushed = self._written + 1, time.monotonic()
         table = pa.Table.from_pylist(rows, schema=RUNS.schema)
         append(self.lake, "runs", table, f"run:{self.run}:{self._written}", Provenance(self.run, self.recipe_hash))
 
