@@ -166,7 +166,7 @@ def test_a_day_with_all_services(
             wait_for(lambda: len(models(lake)) > 0 and published(lake).model is not None, 600, log)  # type: ignore[union-attr]
             wait_for(lambda: all(each.state != "running" for each in runs(lake)), 300, log)
             figures = httpx.get(f"http://127.0.0.1:{metrics}/metrics").text
-            assert "sidmill_items" in figures
+            assert "sidmill_production_items" in figures
             assert process.poll() is None
         assert {each.state for each in runs(lake)} == {"finished"}
         assert {"bootstrap", "nightly", "train"} <= {each.kind for each in runs(lake)}
