@@ -22,14 +22,15 @@ from flows.runtime.terminal import printable
 from flows.steps.publish import PUBLISHED_EVENT
 from flows.train import train
 from flows.watch.alerts import send_alerts
-from flows.watch.health import NIGHT, problems
+from flows.watch.health import NIGHT, UNANSWERED, Problem, problems
 from flows.watch.metrics import serve_metrics
-from flows.watch.news import Trigger, news
+from flows.watch.news import REPEAT, Trigger, news
 from infra.addresses import without_secrets
 from pipelines.sources.protocol import Spec
 from storage.lake import Lake
 from storage.releases.releases import PRODUCTION, published, read_release
 from storage.runs.beats import beats
+from storage.runs.record import runs
 
 SNAPSHOT_EVENT = "sidmill.snapshot"
 """Event that starts a night; the resource has the label `sidmill.lake`, and the payload may name what came."""
@@ -180,11 +181,21 @@ class Watcher:
         self._night.look(found.digest, ends.get(NIGHT))
         current = published(self._lake)
         self._training.look(current.release if current else "", ends.get("train"))
+        seen = [*found.problems, *self._unanswered()]
         if not recipe.watch.alerts:
-            return [each.message for each in found.problems]
-        return send_alerts(
-            self._lake, recipe.watch, [*problems(self._lake, recipe.watch), *found.problems], sources=True
+            return [each.message for each in seen]
+        return send_alerts(self._lake, recipe.watch, [*problems(self._lake, recipe.watch), *seen], by_watcher=True)
+
+    def _unanswered(self) -> list[Problem]:
+        """Return the problem that nights are asked for and none comes, though none is running."""
+        if not self._night.unanswered or any(run.kind == NIGHT and run.state == "running" for run in runs(self._lake)):
+            return []
+        minutes = REPEAT.total_seconds() / 60
+        message = (
+            f"there is news and a night was asked for, but for {minutes:.0f} minutes none has ended and none runs: "
+            "look at the flow runs of the deployment `nightly` on the page of the Prefect server"
         )
+        return [Problem(UNANSWERED, message)]
 
     def _ask_for_night(self) -> None:
         print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC: there is news, a night is asked for", flush=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from flows.watch.health import SOURCE, Problem
+from flows.watch.health import SEEN_BY_WATCHER, Problem
 from flows.watch.spec import WatchSpec
 from infra.addresses import without_secrets
 from storage.files.store import Files
@@ -40,10 +40,10 @@ class Alert:
 Hook = Callable[[Alert], None]
 
 
-def send_alerts(lake: Lake, watch: WatchSpec, found: list[Problem], sources: bool = False) -> list[str]:
+def send_alerts(lake: Lake, watch: WatchSpec, found: list[Problem], by_watcher: bool = False) -> list[str]:
     """Tell the hooks what began and what is over since the last call; return the faults of hooks.
 
-    Without `sources` nobody looked at the sources, so their problems go on.
+    Problems that only the watcher of `serve` sees go on if it is not `by_watcher`.
 
     What a hook was told is kept beside the lake's tables. After a fault all hooks are told again by the next call.
     """
@@ -51,7 +51,7 @@ def send_alerts(lake: Lake, watch: WatchSpec, found: list[Problem], sources: boo
     if not hooks:
         return []
     told, faults = _told(files), list[str]()
-    for alert in _changes(lake, told, found, sources):
+    for alert in _changes(lake, told, found, by_watcher):
         failed = [fault for name, hook in hooks.items() if (fault := _fault(name, hook, alert))]
         faults += failed
         if failed:
@@ -72,11 +72,11 @@ def _told(files: Files) -> dict[str, dict[str, str]]:
     return found
 
 
-def _changes(lake: Lake, told: dict[str, dict[str, str]], found: list[Problem], sources: bool) -> Iterator[Alert]:
+def _changes(lake: Lake, told: dict[str, dict[str, str]], found: list[Problem], by_watcher: bool) -> Iterator[Alert]:
     now = datetime.now(UTC).isoformat()
     names = {each.name for each in found}
     for name, before in sorted(told.items()):
-        if name not in names and (sources or not name.startswith(SOURCE)):
+        if name not in names and (by_watcher or not name.startswith(SEEN_BY_WATCHER)):
             yield Alert(lake.uri, "recovered", name, before["message"], before["since"])
     for each in found:
         if each.name not in told:

@@ -13,8 +13,10 @@ from storage.runs.beats import Beat, beats
 from storage.runs.record import runs
 
 NIGHT = "nightly"
-SOURCE = "source "
-"""Beginning of the names of problems of sources, which only who looks at the sources can see."""
+SOURCE, UNANSWERED = "source ", "unanswered"
+"""Beginning of the names of problems of sources; name of the problem that runs that are asked for do not come."""
+SEEN_BY_WATCHER = (SOURCE, UNANSWERED)
+"""Beginnings of the names of problems that only the watcher of `serve` can see."""
 
 
 @dataclass(frozen=True)

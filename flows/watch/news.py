@@ -26,11 +26,13 @@ class Trigger:
     """A state that a run has to follow. `request` asks for a run.
 
     A run is asked for once a state has stayed for two looks, so that files are complete. With `later`, something else
-    asks first, and a run is asked for only if none began within REPEAT.
+    asks first, and a run is asked for only if none began within REPEAT. `unanswered`: a run was asked for, and none
+    ended within REPEAT.
     """
 
     request: Callable[[], None]
     later: bool = False
+    unanswered: bool = False
     _seen: str = ""
     _changed: datetime | None = None
     _asked: datetime | None = None
@@ -43,10 +45,14 @@ class Trigger:
             return False
         if self._changed is None:
             return False
+        answered = self._asked is not None and beat is not None and beat.at > self._asked
+        if answered:
+            self.unanswered = False
         if beat is not None and beat.began > self._changed:
             self._changed = None
             return False
-        if self._asked is None or clock - self._asked > REPEAT or (beat is not None and beat.at > self._asked):
+        if self._asked is None or clock - self._asked > REPEAT or answered:
+            self.unanswered |= self._asked is not None and not answered
             self._asked = clock
             self.request()
             return True

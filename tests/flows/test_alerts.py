@@ -65,10 +65,10 @@ def test_a_run_does_not_take_a_problem_of_a_source_for_over_because_it_did_not_l
         WatchSpec(alert_command=command_into(tmp_path / "told")),
         [Problem("source s3://x", "unreadable")],
     )
-    send_alerts(lake, watch, broken, sources=True)
+    send_alerts(lake, watch, broken, by_watcher=True)
     send_alerts(lake, watch, [])  # as at the end of a run
-    send_alerts(lake, watch, broken, sources=True)
-    send_alerts(lake, watch, [], sources=True)
+    send_alerts(lake, watch, broken, by_watcher=True)
+    send_alerts(lake, watch, [], by_watcher=True)
     assert [line["state"] for line in told(tmp_path / "told")] == ["problem", "recovered"]
 
 

@@ -72,6 +72,17 @@ def test_a_run_is_asked_for_again_if_one_that_began_too_early_has_ended_or_none_
         assert not trigger.look("changed", None, NOW)
         assert trigger.look("changed", None, NOW + MINUTE)
         assert trigger.look("changed", beat, NOW + minute * MINUTE) == again, (beat, minute)
+        assert trigger.unanswered == (minute > 1 + wait)
+
+
+def test_a_run_that_does_not_come_is_a_problem_until_one_ends() -> None:
+    trigger, repeat = Trigger(lambda: None), int(REPEAT / MINUTE)
+    found = []
+    for minute in range(3 * repeat):
+        beat = ended(2 * repeat, began=2 * repeat - 1) if minute >= 2 * repeat else None
+        trigger.look("changed", beat, NOW + minute * MINUTE)
+        found.append(trigger.unanswered)
+    assert found == [False] * (repeat + 2) + [True] * (repeat - 2) + [False] * repeat
 
 
 def test_what_something_else_asks_for_first_is_asked_for_later() -> None:
