@@ -69,7 +69,7 @@ def embed(
 
     def encoded(rows: pl.DataFrame) -> Iterator[pa.Table]:
         tasks = min(job.task_rows or job.chunk_rows, job.chunk_rows)
-        return _chunked(compute.map(job.stage, job.arguments, rows.to_arrow(), tasks), job.chunk_rows)
+        return _rebatched(compute.map(job.stage, job.arguments, rows.to_arrow(), tasks), job.chunk_rows)
 
     pending = job.in_order(undone(items))
     counts.unchanged = items.height - pending.height
@@ -115,7 +115,7 @@ def _refused(rows: pl.DataFrame, reason: str, detail: str) -> pa.Table:
     ).to_arrow()
 
 
-def _chunked(batches: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
+def _rebatched(batches: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
     """Join batches until they hold at least `rows` rows: one commit each."""
     waiting: list[pa.Table] = []
     for batch in batches:
