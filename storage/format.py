@@ -5,6 +5,11 @@ Format 1 has no such file. Format 2 names data files by their hashes, keeps ever
 """
 
 import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from deltalake import DeltaTable
 
 from storage.errors import DataCorrupt, LakeFormat, LakeUnusable
 from storage.files.store import Files
@@ -13,6 +18,33 @@ FORMAT = 2
 MARKER = "lake.json"
 UNFINISHED = "unfinished"
 """Key in the marker of a lake that is being copied, with the command that copies it."""
+_DECODED = re.compile(r"\\|%[0-9a-fA-F]{2}")
+
+
+def find_format(files: Files, tables: Iterable[str]) -> int | None:
+    """Return the format of the lake at `files`, whose tables have the paths `tables`; None if there is no lake yet.
+
+    Raise LakeFormat for a lake of a newer format, and LakeUnusable for a place that cannot hold a lake.
+    """
+    _require_folder(files.uri)
+    found = read_format(files)
+    if found is None and any(map(DeltaTable.is_deltatable, tables)):
+        found = read_format(files) or 1  # the marker precedes the first table, so read it again
+    if found is not None:
+        require_readable(files, found)
+    return found
+
+
+def _require_folder(uri: str) -> None:
+    if "://" in uri:
+        return
+    if _DECODED.search(uri):
+        raise LakeUnusable(
+            f"the path {uri} contains a backslash or a percent sign with two digits, which Delta would read as other "
+            "characters: give another folder with --lake."
+        )
+    if Path(uri).is_file():
+        raise LakeUnusable(f"{uri} is a file, but a lake is a folder: give a folder with --lake.")
 
 
 def read_format(files: Files) -> int | None:

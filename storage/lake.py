@@ -1,52 +1,34 @@
 """`Lake`: open tables at a version, read them as Arrow or polars, and find the blobs beside them."""
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
-import pyarrow.fs as pafs
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from infra.addresses import refuse_parameters
-from storage.errors import DataCorrupt, LakeNotFound, LakeUnusable
+from storage.errors import DataCorrupt, LakeNotFound
 from storage.files.among import Among
 from storage.files.blobs import Blobs
 from storage.files.data_files import DataFile, check_footers, check_whole, data_files, open_dataset
 from storage.files.durable import committing
 from storage.files.store import Files
+from storage.files.table_cache import TableCache
 from storage.files.table_log import before_joins, joined_files, require_whole, why_unreadable
-from storage.format import FORMAT, read_format, require_readable, require_writable, write_format
+from storage.files.table_settings import with_settings
+from storage.format import FORMAT, find_format, require_writable, write_format
 from storage.schemas import PROPERTIES, TABLES, TableSpec
-
-# Versions of a table beside the newest whose data files are remembered.
-MOST_VERSIONS = 4
-_DECODED = re.compile(r"\\|%[0-9a-fA-F]{2}")
 
 
 def one_of(column: str, values: Iterable[str]) -> ds.Expression:
     """Filter for rows whose text column holds one of the values; no rows if there are no values."""
     array = pa.array(values, pa.string())
     return ds.field(column).isin(array) if len(array) else ds.scalar(False)
-
-
-@dataclass
-class _Known:
-    """Read of a table while `newest` was its newest version: data files of some versions, all rows of the newest."""
-
-    newest: int
-    files: dict[int, list[DataFile]] = field(default_factory=dict)
-    rows: pa.Table | None = None
-
-    def add(self, version: int, files: list[DataFile]) -> None:
-        if len(self.files) > MOST_VERSIONS:
-            del self.files[next(each for each in self.files if each != self.newest)]
-        self.files[version] = files
 
 
 @dataclass(frozen=True)
@@ -61,8 +43,8 @@ class Lake:
     """A lake at a local directory or an object-store URI.
 
     Credentials of an object store are read from its usual environment variables (AWS_*, ...), which deltalake passes to
-    the store. The object is cheap and pickles as its URI. It remembers what it read of the logs, as looks cost
-    requests of a store: which tables exist, and the files of versions as long as no version follows. `seen` has
+    the store. The object is cheap and pickles as its URI. It caches what it read of the logs, because each
+    look costs requests of an object store: which tables exist, and `TableCache` for each of them. `seen` has
     the newest version of each table it opened.
     """
 
@@ -74,7 +56,7 @@ class Lake:
         self.seen: dict[str, int] = {}
         self._format: int | None = None
         self._exists = set[str]()
-        self._tables = dict[str, _Known]()
+        self._caches = dict[str, TableCache]()
 
     def __reduce__(self) -> tuple[type["Lake"], tuple[str]]:
         return (Lake, (self.uri,))
@@ -94,19 +76,7 @@ class Lake:
     def format(self) -> int | None:
         """Format version, None if there is no lake yet; raises LakeFormat for a newer program's lake."""
         if self._format is None:
-            if self.is_local and _DECODED.search(self.uri):
-                why = (
-                    "contains a backslash or a percent sign with two digits, which Delta would read as other characters"
-                )
-                raise LakeUnusable(f"the path {self.uri} {why}: give another folder with --lake.")
-            if self.is_local and Path(self.uri).is_file():
-                raise LakeUnusable(f"{self.uri} is a file, but a lake is a folder: give a folder with --lake.")
-            found = read_format(self.files)
-            if found is None and any(DeltaTable.is_deltatable(self.path(table)) for table in TABLES):
-                found = read_format(self.files) or 1  # the marker precedes the first table, so read it again
-            if found is not None:
-                require_readable(self.files, found)
-            self._format = found
+            self._format = find_format(self.files, map(self.path, TABLES))
         return self._format
 
     def exists(self, table: str) -> bool:
@@ -147,7 +117,7 @@ class Lake:
         spec = TABLES[table]
         if not self.exists(table):
             self._create(spec)
-        return self._mended(self.open(table), spec)
+        return self._with_settings(self.open(table), spec)
 
     def _require_writable(self) -> None:
         if self.format is None:
@@ -161,7 +131,7 @@ class Lake:
         """Set the common settings on all existing tables."""
         for spec in TABLES.values():
             if self.exists(spec.name):
-                self._mended(self.open(spec.name), spec)
+                self._with_settings(self.open(spec.name), spec)
 
     def _create(self, spec: TableSpec) -> None:
         if spec.name != "pointers" and not self.exists("pointers"):
@@ -174,38 +144,19 @@ class Lake:
             if not self.exists(spec.name):  # otherwise another writer created it first, which is fine
                 raise
 
-    def _mended(self, handle: DeltaTable, spec: TableSpec) -> DeltaTable:
-        """Return the table with the common settings and constraints; another process may set them at the same time."""
-        settings = {name: value for name, value in PROPERTIES.items() if _setting(handle, name) != value}
-        if settings:
-            try:
-                with committing(self.table_files(spec.name), handle):
-                    handle.alter.set_table_properties(settings)
-            except DeltaError:
-                handle = self.open(spec.name)
-                if any(_setting(handle, name) != value for name, value in settings.items()):
-                    raise
-        for name, rule in spec.constraints.items():
-            if _setting(handle, f"delta.constraints.{name}") is None:
-                try:
-                    with committing(self.table_files(spec.name), handle):
-                        handle.alter.add_constraint({name: rule})
-                except DeltaError:
-                    handle = self.open(spec.name)
-                    if _setting(handle, f"delta.constraints.{name}") is None:
-                        raise
-        return handle
+    def _with_settings(self, handle: DeltaTable, spec: TableSpec) -> DeltaTable:
+        return with_settings(self.table_files(spec.name), handle, spec, lambda: self.open(spec.name))
 
     def version(self, table: str) -> int:
         """Return the newest version, -1 if the table does not exist yet."""
         if not self.exists(table):
             return -1
-        known = self._known(table)
-        if known is None:
+        cache = self._valid_cache(table)
+        if cache is None:
             handle = self.open(table)
-            known = self._tables[table] = _Known(handle.version())
-            known.add(known.newest, data_files(handle, TABLES[table]))
-        return known.newest
+            cache = self._caches[table] = TableCache(handle.version())
+            cache.add(cache.newest, data_files(handle, TABLES[table]))
+        return cache.newest
 
     def ref(self, table: str) -> TableRef:
         return TableRef(table, self.version(table))
@@ -216,24 +167,16 @@ class Lake:
             return []
         if version is None:
             version = self.version(table)
-        known = self._known(table)
-        if known is None:
+        cache = self._valid_cache(table)
+        if cache is None:
             return data_files(self.open(table, version), TABLES[table])
-        if version not in known.files:
-            known.add(version, data_files(self.open(table, version), TABLES[table]))
-        return known.files[version]
+        if version not in cache.files:
+            cache.add(version, data_files(self.open(table, version), TABLES[table]))
+        return cache.files[version]
 
-    def _known(self, table: str) -> _Known | None:
-        """Return what is known of a table if no version has followed since; looking costs one request of a store.
-
-        An erasure, which changes entries of the log, commits one more.
-        """
-        known = self._tables.get(table)
-        if known is None:
-            return None
-        next_entry = f"_delta_log/{known.newest + 1:020d}.json"
-        found = self.table_files(table).filesystem.get_file_info(next_entry)
-        return known if found.type == pafs.FileType.NotFound else None
+    def _valid_cache(self, table: str) -> TableCache | None:
+        cache = self._caches.get(table)
+        return cache if cache is not None and cache.is_valid(self.table_files(table)) else None
 
     def read(
         self,
@@ -259,12 +202,12 @@ class Lake:
     def _all_rows(self, table: str, version: int | None) -> pa.Table:
         """Read all rows of a bookkeeping table, which are few, and remember those of its newest version."""
         files = self.data_files(table, version)
-        known = self._tables.get(table)
-        if known is None or known.files.get(known.newest) is not files:
+        cache = self._caches.get(table)
+        if cache is None or cache.files.get(cache.newest) is not files:
             return self._rows(table, files, None)
-        if known.rows is None:
-            known.rows = self._rows(table, files, None)
-        return known.rows
+        if cache.rows is None:
+            cache.rows = self._rows(table, files, None)
+        return cache.rows
 
     def _rows(
         self,
@@ -401,8 +344,3 @@ def _both(where: ds.Expression | None, among: Among | None) -> ds.Expression | N
     if where is None or among is None:
         return where if among is None else among.expression
     return where & among.expression
-
-
-def _setting(handle: DeltaTable, name: str) -> str | None:
-    value: str | None = handle.metadata().configuration.get(name)
-    return value

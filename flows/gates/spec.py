@@ -13,8 +13,19 @@ from pydantic import (
 
 from flows.gates.registry import GATES
 
-YOUNGER = ("outlying_items", "behaviour_kept", "neighbours_kept", "new_items_distance", "log_age_days")
-"""Gates that recipes of stored releases do not have."""
+IN_EVERY_RECIPE = (
+    "collision_rate",
+    "utilisation",
+    "relative_error",
+    "shrinkage",
+    "events_without_sid",
+    "drifted_items",
+    "capacity_used",
+    "churn",
+    "model_against_baselines",
+)
+"""Gates that every stored recipe has, also with its default. A gate that was added later is written, and counts in the
+hash of a recipe, only where it differs from its default: so a new gate changes no hash."""
 
 
 class GateSpec(BaseModel):
@@ -57,10 +68,12 @@ class _Gates(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_absent_gates(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out gates that change no hash: of packages that the recipe does not name, and younger than recipes."""
-        said = {name: value for name, value in serialize(self).items() if value is not None}
+        """Leave out gates of packages that the recipe does not name, and later gates that have their defaults."""
+        set_here = {name: value for name, value in serialize(self).items() if value is not None}
         return {
-            name: value for name, value in said.items() if name not in YOUNGER or value != _default(name).model_dump()
+            name: value
+            for name, value in set_here.items()
+            if name in IN_EVERY_RECIPE or value != _default(name).model_dump()
         }
 
 

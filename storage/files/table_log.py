@@ -49,6 +49,11 @@ class Entry:
     joins: bool = False
 
 
+def entry_path(version: int) -> str:
+    """Return the path of the entry of a version, below its table."""
+    return f"_delta_log/{version:020d}.json"
+
+
 class Log:
     """The log of one table, read once."""
 
@@ -215,7 +220,7 @@ def require_whole(files: Files, table: str, version: int) -> None:
 
     A power loss can leave one on a local disk, and Delta takes it for an empty commit.
     """
-    path = files.local_path(f"_delta_log/{version:020d}.json")
+    path = files.local_path(entry_path(version))
     if path is not None and path.exists() and path.stat().st_size == 0:
         raise why_unreadable(files, table, version, ValueError("an entry is empty"))
 

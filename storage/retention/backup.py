@@ -17,7 +17,7 @@ from storage.commit import Provenance, swap, take_out
 from storage.errors import DataCorrupt, LakeFormat, LakeNotFound
 from storage.files.data_files import NAME
 from storage.files.store import Files
-from storage.files.table_log import Entry, Log
+from storage.files.table_log import Entry, Log, entry_path
 from storage.files.trim import checkpoint_name, write_trim
 from storage.format import FORMAT, MARKER, write_format
 from storage.lake import Lake
@@ -137,7 +137,7 @@ def _copy_table(
     newest = min((n for n, each in log.entries.items() if _ahead(each, captured)), default=max(log.entries) + 1) - 1
     needed = {each.versions.get(table, -1) for each in releases} - {-1}
     parts = log_parts(log, needed, newest)
-    names = [f"_delta_log/{number:020d}.json" for number in log.entries if number <= newest and parts.has(number)]
+    names = [entry_path(number) for number in log.entries if number <= newest and parts.has(number)]
     names += [checkpoint_name(number) for number in parts.bases]
     data = set(chain.from_iterable(log.files_at(version) for version in (*needed, newest)))
     if table == "sequences":

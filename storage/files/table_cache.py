@@ -1,0 +1,36 @@
+"""Cache of what was read of a table, valid as long as no version follows the newest one that is known."""
+
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from storage.files.data_files import DataFile
+from storage.files.store import Files
+from storage.files.table_log import entry_path
+
+MOST_VERSIONS = 4
+"""Versions of a table beside the newest whose data files are remembered."""
+
+
+@dataclass
+class TableCache:
+    """Data files of some versions of a table and all rows of the newest, read while that was `newest`."""
+
+    newest: int
+    files: dict[int, list[DataFile]] = field(default_factory=dict)
+    rows: pa.Table | None = None
+
+    def add(self, version: int, files: list[DataFile]) -> None:
+        """Remember the data files of a version; the oldest of too many is forgotten."""
+        if len(self.files) > MOST_VERSIONS:
+            del self.files[next(each for each in self.files if each != self.newest)]
+        self.files[version] = files
+
+    def is_valid(self, place: Files) -> bool:
+        """Return whether no version followed, which costs one request of an object store.
+
+        An erasure, which changes entries of the log, commits one more.
+        """
+        following = place.filesystem.get_file_info(entry_path(self.newest + 1))
+        return bool(following.type == pafs.FileType.NotFound)

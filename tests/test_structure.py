@@ -1,0 +1,114 @@
+"""Rules of the tree that nothing else checks: sizes, parameter lists, docstrings, names in docs."""
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("sidmill", "flows", "pipelines", "training", "tokenizer", "storage", "learning", "plugins", "infra")
+LONGEST_FILE, MOST_MODULES = 350, 12
+MOST_PARAMETERS, LONG_LISTS = 6, 22
+"""Parameters that a function may have, and functions outside verbs and flows that have more today."""
+QUESTIONS, MOST_QUESTIONS = ("Who", "What", "How", "Which", "Where", "Whether", "When", "Why"), 19
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/glossary.md", "docs/trie.md", "docs/operations.md")
+PATH = re.compile(r"`((?:\w+/)*\w+/[\w./-]+\.(?:py|md|toml|yaml))`")
+NAME = re.compile(rf"`((?:{'|'.join(PACKAGES[1:])})(?:\.\w+)+)`")  # `sidmill.*` are events and groups of entry points
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@cache
+def sources() -> list[Path]:
+    """Source files of the packages, without those that an editor or a run has left."""
+    return sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py") if "__pycache__" not in path.parts)
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def functions() -> Iterator[tuple[Path, Function]]:
+    for path in sources():
+        for node in ast.walk(tree(path)):
+            if isinstance(node, Function):
+                yield path, node
+
+
+def test_no_file_is_long_and_no_folder_has_many_modules() -> None:
+    long = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in sources()}
+    assert {name: lines for name, lines in long.items() if lines > LONGEST_FILE} == {}
+    modules = Counter(path.parent.name for path in sources() if path.parent.parent == ROOT and path.stem[0] != "_")
+    assert {name: count for name, count in modules.items() if count > MOST_MODULES} == {}
+
+
+def test_long_parameter_lists_do_not_come_back() -> None:
+    """The options of a verb and the parameters of a flow are its form."""
+    found = []
+    for path, node in functions():
+        given = [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+        count = len([name for name in given if name not in ("self", "cls")])
+        flow = any("flow" in ast.unparse(each) for each in node.decorator_list)
+        if count > MOST_PARAMETERS and "cli" not in path.parts and not flow:
+            found.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name} has {count} parameters")
+    assert len(found) <= LONG_LISTS, "\n".join(found)
+
+
+def test_few_docstrings_begin_with_a_question_word() -> None:
+    found = []
+    for path in sources():
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Module | ast.ClassDef | Function):
+                text = ast.get_docstring(node) or ""
+                if re.split(r"\W", text, maxsplit=1)[0] in QUESTIONS:
+                    found.append(f"{path.relative_to(ROOT)}: {text.splitlines()[0]}")
+    assert len(found) <= MOST_QUESTIONS, "\n".join(found)
+
+
+def pages() -> list[str]:
+    return [*PAGES, *(str(path.relative_to(ROOT)) for path in (ROOT / "docs" / "decisions").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", pages())
+def test_files_and_names_that_a_page_names_exist(page: str) -> None:
+    text = (ROOT / page).read_text()
+    wrong = [path for path in PATH.findall(text) if "NAME" not in path and not is_file(path)]
+    wrong += [name for name in NAME.findall(text) if not exists(name)]
+    assert wrong == []
+
+
+def is_file(path: str) -> bool:
+    """Whether a page may name a file so: from the root, or from a package that the sentence names."""
+    places = (ROOT, *(ROOT / name for name in (*PACKAGES, "docs")), ROOT / "pipelines" / "sources")
+    return any((place / path).exists() for place in places)
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module, or something that a module defines or imports."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        base, rest = ROOT.joinpath(*parts[:length]), parts[length:]
+        if base.with_suffix(".py").exists() and not base.is_dir():
+            return not rest or rest[0] in defined(base.with_suffix(".py"))
+        if base.is_dir():
+            return not rest or rest[0] in defined(base / "__init__.py")
+    return False
+
+
+def defined(path: Path) -> set[str]:
+    nodes = list(ast.walk(tree(path))) if path.exists() else []
+    names = {node.name for node in nodes if isinstance(node, Function | ast.ClassDef)}
+    names |= {node.id for node in nodes if isinstance(node, ast.Name)}
+    return names | {(node.asname or node.name).split(".")[-1] for node in nodes if isinstance(node, ast.alias)}
+
+
+def test_a_wrong_name_is_found() -> None:
+    assert exists("storage.runs.lease.Lease")
+    assert not exists("storage.runs.lease.Nothing")
+    assert not exists("storage.nothing")
+    assert is_file("storage/runs/lease.py")
+    assert not is_file("storage/runs/nothing.py")
