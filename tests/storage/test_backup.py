@@ -2,14 +2,18 @@
 
 import json
 import shutil
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
-from made_releases import WHO, candidate, model
+from made_releases import TIME, WHO, candidate, model
 
+from storage.commit import append
 from storage.errors import DataCorrupt, LakeError, LakeFormat, LakeNotFound, LakeUnusable, Retired
 from storage.files.table_log import Log
+from storage.files.trim import read_trim
 from storage.lake import Lake
 from storage.releases.completeness import lost_commits
 from storage.releases.integrity import check_pinned
@@ -17,8 +21,10 @@ from storage.releases.publishing import held, publish
 from storage.releases.releases import published, published_assignments, read_release, releases
 from storage.retention import backup as backups
 from storage.retention.backup import RECORD, backup, restore
+from storage.retention.collect import collect
 from storage.retention.copying import copy_files
-from storage.schemas import TABLES
+from storage.retention.policy import Policy
+from storage.schemas import SEQUENCES, TABLES
 
 
 def shop(tmp_path: Path) -> Lake:
@@ -61,6 +67,39 @@ def test_a_restored_lake_has_the_release_its_model_and_every_taken_sid_and_no_ot
     other = {"production": "r-000002", "r-000002": "r-000003"}[name]
     with pytest.raises(Retired, match=other):
         read_release(there, other)
+
+
+def test_a_backup_takes_the_model_that_its_release_was_published_with_last(tmp_path: Path) -> None:
+    lake = shop(tmp_path)
+    publish(lake, "r-000003", WHO, model(lake, "another", "r-000003", "v-c1"))
+    assert backup(lake, str(tmp_path / "backup"), "production", WHO).model == "m-000002"
+
+
+def test_a_backup_has_the_sequences_of_its_releases_alone(tmp_path: Path) -> None:
+    """Those of the release and of the one that its model was trained on."""
+    lake = shop(tmp_path)
+    row = {"bucket": 0, "user_id": "u", "event_id": "e", "event_time": TIME, "event_type": "click"}
+    row |= {"item_id": "i", "codes": [0], "fresh": False}
+    for number in (1, 2, 3):
+        name = f"r-00000{number}-in-8"
+        append(lake, "sequences", pa.Table.from_pylist([{"release": name, **row}], schema=SEQUENCES.schema), name, WHO)
+    backup(lake, str(tmp_path / "backup"), "production", WHO)
+    assert len(list((tmp_path / "backup" / "sequences").glob("part-*"))) == 2
+
+
+def test_a_backup_of_a_lake_whose_logs_were_cut_says_what_was_cut_and_can_be_cut_again(tmp_path: Path) -> None:
+    lake = shop(tmp_path)
+    for number in range(3, 48):
+        publish(lake, candidate(lake, f"key-{number}", [f"s{each}" for each in range(number + 1)]).id, WHO)
+    collect(lake, Policy(1, timedelta()), WHO, remove=True)
+    collect(lake, Policy(1, timedelta()), WHO, remove=True)
+    cut = {table for table in TABLES if read_trim(lake.table_files(table)).before}
+    assert "sids" in cut
+    backup(lake, str(tmp_path / "backup"), "production", WHO)
+    there = Lake(str(tmp_path / "restored"))
+    restore(str(tmp_path / "backup"), there)
+    whole(there)
+    assert {table for table in TABLES if read_trim(there.table_files(table)).before} >= cut
 
 
 def test_a_backup_beside_writers_holds_nothing_that_it_does_not_have_whole(

@@ -102,14 +102,20 @@ def test_a_holder_that_stands_still_loses_it_and_learns_so_before_anything_is_pu
     process.stdout.close()
 
 
-def test_a_holder_that_lives_is_waited_for_and_named_when_the_wait_is_over(tmp_path: Path) -> None:
+def test_a_holder_that_lives_is_waited_for_and_named_when_the_wait_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file changes every 50 ms, so it is not taken for dead though the wait is longer than that would take."""
+    monkeypatch.setattr(leases, "LOST_S", 1.0)
     process = holder(tmp_path, "long", 1, "waits")
     assert process.stdout is not None
     assert process.stdin is not None
     process.stdout.readline()
     waiting = lease_of(Lake(str(tmp_path)), "second")
-    with pytest.raises(LeaseTaken, match="sidmill run show long-0"):
-        waiting.take(0.2, print)
+    with pytest.raises(LeaseTaken, match=r"still running after 0 minutes.*sidmill run show long-0"):
+        waiting.take(3, print)
+    assert waiting.waited
+    assert waiting.token == 0
     assert [path.name for path in (tmp_path / leases.FOLDER).iterdir()] == ["long-0.json"]
     process.stdin.close()
     assert process.wait(timeout=60) == 0

@@ -93,6 +93,20 @@ def test_without_leave_nothing_changes_and_what_is_told_is_what_then_goes(tmp_pa
     assert before - paths(lake) == {each.path for each in done.garbage} & before
 
 
+def test_what_goes_after_the_grace_period_is_told_as_long_as_something_is_leaving(tmp_path: Path) -> None:
+    """Also where nothing is gone yet; and nothing is told where nothing was retired."""
+    lake = Lake(str(tmp_path))
+    published(lake, 4)
+    assert gc(lake, keep=4, days=2).later == ()
+    first = gc(lake, keep=2, days=2)
+    assert first.leaving
+    told = {each.path for each in first.later}
+    assert len(told) >= 2, "the tries of two releases"
+    gone = gc(lake, keep=2, days=4)
+    assert {each.path for each in gone.garbage} >= told
+    assert gone.later == ()
+
+
 def test_a_reader_that_holds_an_old_release_reads_it_until_the_grace_period_is_over(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
     held = read_release(lake, published(lake, 1)[0])
