@@ -11,8 +11,6 @@ table that they commit to (`Lease.require`): a run that lost its lease publishes
 """
 
 import json
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -25,7 +23,7 @@ from storage.errors import LakeError, LeaseLost, LeaseTaken, PointerMoved
 from storage.files.store import Files
 from storage.lake import Lake
 from storage.releases.pointers import Pointer, history_of, move_pointer, read_pointer
-from storage.runs.record import process_exists
+from storage.runs.process import may_live, this_process
 
 PREFIX = "lease:"
 """Prefix of the names of pointers that are leases; the kind of run follows."""
@@ -55,7 +53,7 @@ class Lease:
                 held = read_pointer(self._lake, self.name)
                 if held.value is not None:
                     self._wait_for(held, wait_s, say)
-                value = {"run": self.run, "host": socket.gethostname(), "pid": os.getpid()}
+                value = {"run": self.run, **this_process()}
                 with suppress(PointerMoved):  # another one that waited was faster
                     self.token = move_pointer(self._lake, held, value, self._kind, self._provenance).sequence
         except BaseException:
@@ -145,7 +143,4 @@ class _SignsOfLife:
 
 def _is_over(lake: Lake, held: Pointer) -> bool:
     """Return whether the holder has ended by its file, or by its process if that was on this machine."""
-    holder = held.value
-    if holder["host"] == socket.gethostname() and not process_exists(holder["pid"]):
-        return True
-    return _SignsOfLife(lake, holder["run"]).read() is None
+    return not may_live(held.value) or _SignsOfLife(lake, held.value["run"]).read() is None

@@ -4,13 +4,10 @@ A run that finds nothing to do writes nothing: `RunRecord` buffers its events un
 """
 
 import json
-import os
 import secrets
-import socket
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +16,7 @@ from storage.commit import Provenance, append
 from storage.errors import ErasedMeanwhile, LakeNotFound
 from storage.lake import Lake
 from storage.releases.completeness import require_complete
+from storage.runs.process import may_live, this_process
 from storage.schemas import RUNS
 
 # Seconds of finished stages that a killed run may leave unrecorded.
@@ -72,8 +70,7 @@ class RunRecord:
         self.begun = True
         detail = {
             "parameters": self.parameters,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
+            **this_process(),
             "flow_run": self.flow_run,
         }
         self._buffer.insert(0, self._event("started", self.kind, detail))
@@ -156,7 +153,7 @@ def _summary(events: list[dict[str, Any]]) -> RunSummary:
     first = next((event for event in events if event["event"] == "started"), events[0])
     last = events[-1]
     over = last["event"] in ("finished", "failed", "cancelled")
-    state = last["event"] if over else "running" if _alive(first["detail"]) else "killed"
+    state = last["event"] if over else "running" if may_live(first["detail"]) else "killed"
     return RunSummary(
         run=first["run"],
         kind=first["kind"],
@@ -171,26 +168,3 @@ def _summary(events: list[dict[str, Any]]) -> RunSummary:
         flow_run=str(first["detail"].get("flow_run", "")),
         seen=last["at"],
     )
-
-
-def _alive(detail: dict[str, Any]) -> bool:
-    """Return whether the run's process exists; on another host it is assumed to."""
-    return detail.get("host") != socket.gethostname() or ("pid" in detail and process_exists(detail["pid"]))
-
-
-def process_exists(pid: int) -> bool:
-    """Return whether this machine has a process of that number that can still do something.
-
-    A killed process stays as a zombie until its parent asks for its end, which some parents never do.
-    """
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):  # no such file system, or the process ended just now
-        return True
-    return state != "Z"
