@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learning.threads import one_thread
-from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.executor import LOCAL_THREADS, Executor
 from tokenizer.arrays.items import ItemIds, checked_items
 from tokenizer.arrays.sid_keys import check_codes, sid_keys
+from tokenizer.arrays.types import Array, Codes
 from tokenizer.arrays.vectors import Items, Rows
 from tokenizer.balancing.assign_level import assign_level, room_left
 from tokenizer.balancing.prefix_capacity import PrefixCapacity
@@ -21,8 +21,6 @@ from tokenizer.collisions.extra_token import extra_tokens
 from tokenizer.collisions.relocate import find_nearest_free_sids
 from tokenizer.metrics import Errors, Shift, distribution_shift, encoding_errors
 from tokenizer.registry import quantizer_of
-
-Codes = NDArray[np.int32]
 
 STUCK = 1 << 18
 """Items placed again at once; their vectors are held in memory."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from learning.threads import one_thread
 from tokenizer.arrays.distance import cheapest
 from tokenizer.arrays.executor import LOCAL_THREADS, Executor, side_by_side
-from tokenizer.arrays.types import Floats
+from tokenizer.arrays.types import Codes, Floats
 from tokenizer.arrays.vectors import LEAD, ArrayRows, Block, Items, pieces
 from tokenizer.balancing.costs import CentroidLevel, Level, Residual
 from tokenizer.balancing.prefix_capacity import FullCodes, PrefixCapacity
@@ -48,7 +48,6 @@ OCTETS = np.where(BIT_SET, np.float32(np.inf), np.float32(0))
 ROOMY = 0.7
 """Share of the room that a sample may demand before prices are computed."""
 
-Codes = NDArray[np.int32]
 Room = NDArray[np.int64]
 Prices = NDArray[np.float64]
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenizer.arrays.sid_keys import code_bits, sid_keys
+from tokenizer.arrays.types import Codes
 
-Codes = NDArray[np.int32]
 Keys = NDArray[np.uint64]
 
 AT_ONCE = 1 << 20

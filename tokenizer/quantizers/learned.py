@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from learning.errors import LossDiverged, TrainingDiverged
 from learning.trainer import Trainer, train_in_process
-from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.executor import Executor
-from tokenizer.arrays.types import Floats
+from tokenizer.arrays.types import Array, Floats
 from tokenizer.arrays.vectors import ArrayRows, Items, spans
 from tokenizer.balancing.assign_level import assign_level
 from tokenizer.balancing.costs import CentroidLevel, Residual, Target

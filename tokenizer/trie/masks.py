@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.ragged import spans
+from tokenizer.arrays.types import Array
 from tokenizer.trie.trie import Trie, child_under
 
 BITMASK_BYTES_PER_CHILD = 32

@@ -16,8 +16,7 @@ from torch.nn import functional
 from vector_quantize_pytorch.finite_scalar_quantization import FSQ
 from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
-from tokenizer.arrays.array_file import Array
-from tokenizer.arrays.types import Floats
+from tokenizer.arrays.types import Array, Floats
 from tokenizer.spec import CodebookSpec
 
 SMALLEST = 1e-100

@@ -18,10 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learning.threads import one_thread
-from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.distance import nearest, own_distance
 from tokenizer.arrays.executor import LOCAL_THREADS
-from tokenizer.arrays.types import Floats
+from tokenizer.arrays.types import Array, Floats
 from tokenizer.arrays.vectors import ArrayRows, Items
 from tokenizer.balancing.costs import Residual
 from tokenizer.quantizers.kmeans import balanced_kmeans
