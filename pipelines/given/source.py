@@ -17,8 +17,9 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from pipelines.given.matrix import matrix_parts
-from pipelines.given.part import DAMAGED, Part, faults_named
+from pipelines.given.part import Part, faults_named
 from pipelines.sources.files import find_files
+from pipelines.sources.parquet_columns import DAMAGED
 from pipelines.sources.row import SourceError
 from pipelines.spec import GivenSpec
 

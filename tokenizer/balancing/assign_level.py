@@ -24,9 +24,9 @@ from tokenizer.balancing.prefix_capacity import FullCodes, PrefixCapacity
 from tokenizer.balancing.prices import FROM_NOTHING, FROM_SAMPLE, FROM_SIMILAR, Candidates, Cooling, settle_prices
 from tokenizer.balancing.rounding import accept
 
-SAMPLE_ROWS = 4096
-SAMPLE_ROWS_PER_CODE = 32
-"""The small sample has the larger of SAMPLE_ROWS and this number for each code."""
+PRICE_ROWS = 4096
+PRICE_ROWS_PER_CODE = 32
+"""The small sample that prices are computed on has the larger of PRICE_ROWS and this number for each code."""
 REFINE_ROWS = LEAD
 """Items of the large sample."""
 LOOKS = 3
@@ -256,7 +256,7 @@ def _prices(
     prices = np.zeros(level.codes)
     if (room_K[room_K > 0] >= len(alive)).all():
         return prices
-    few_rows = max(SAMPLE_ROWS, SAMPLE_ROWS_PER_CODE * level.codes)
+    few_rows = max(PRICE_ROWS, PRICE_ROWS_PER_CODE * level.codes)
     small = items.first(alive, prefix_Nl, few_rows)
     open_codes = np.flatnonzero(room_K > 0)
     room = room_K[open_codes].astype(np.float64)
@@ -312,7 +312,7 @@ def _candidates(level: Level, block: Block, open_codes: NDArray[np.int64], price
                 beyond_n[rows] = priced[:, -1]
         return Candidates(cost_nT, code_nT, beyond_n)
 
-    found = side_by_side(of, [block.part(slice(at, at + SAMPLE_ROWS)) for at in range(0, len(block), SAMPLE_ROWS)])
+    found = side_by_side(of, [block.part(slice(at, at + PRICE_ROWS)) for at in range(0, len(block), PRICE_ROWS)])
     return Candidates(
         np.concatenate([part.cost for part in found]),
         np.concatenate([part.code for part in found]),

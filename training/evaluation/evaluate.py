@@ -51,7 +51,7 @@ BASELINES = ("popularity", "item-knn")
 """The recommenders that a model is compared with."""
 AT_ONCE = 8192
 """Cases that a simple recommender ranks at a time."""
-PRODUCTION = "production"
+PRODUCTION_ROW = "production"
 """Row of the model in production."""
 
 
@@ -122,7 +122,7 @@ def evaluate(
         if not np.array_equal(rival.cases.target_rows, cases.target_rows):
             raise ValueError("the model in production reads other cases, so the two cannot be compared case by case")
         ranked = _generated(rival.model, trie, rival.cases, spec, [])
-        rows[PRODUCTION] = judge.row(PRODUCTION, ranked, _parts(like, spec.batch_size))
+        rows[PRODUCTION_ROW] = judge.row(PRODUCTION_ROW, ranked, _parts(like, spec.batch_size))
     rows["popularity"] = judge.row("popularity", _popular(popularity_counts, cases, spec), _parts(like, AT_ONCE))
     if trained_on is not None:
         neighbours = ItemNeighbours.of(trained_on, len(trie), NEAREST)
@@ -135,7 +135,7 @@ def evaluate(
     again = owner[known[owner] & (cases.taken_rows == cases.target_rows[owner])]
     return EvaluationResult(
         rows,
-        judge.against("generator", (*BASELINES, PRODUCTION)),
+        judge.against("generator", (*BASELINES, PRODUCTION_ROW)),
         cases=len(cases),
         targets_missing=int((~known).sum()),
         targets_seen=len(np.unique(again)),
