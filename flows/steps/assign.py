@@ -21,7 +21,7 @@ from tokenizer.metrics import Errors, Shift
 
 
 @dataclass(frozen=True)
-class Assigned:
+class AssignedSegments:
     """Segments that make up the SID table of a release, and counts and errors of the newest one."""
 
     assignments: tuple[str, ...]
@@ -42,7 +42,7 @@ def assign(
     key: str,
     given: dict[str, list[int]] | None = None,
     parent: Manifest | None = None,
-) -> Assigned:
+) -> AssignedSegments:
     """Assign SIDs to catalogue rows. An item with a SID keeps it, and is recorded as drifted if its vector changed.
 
     `base` are the segments of the parent. Segments ever published under the codebook are added to them: their SIDs
@@ -61,12 +61,12 @@ def assign(
             view.note(f"{drifted.height:,} changed items keep their SID (drifted)", drifted=drifted.height)
         if new.items.is_empty():
             view.note("no item is new")
-            return Assigned(tuple(taken), 0, 0, 0, drifted.height, Errors(0.0, 0.0, 0), None)
+            return AssignedSegments(tuple(taken), 0, 0, 0, drifted.height, Errors(0.0, 0.0, 0), None)
         level = level_vectors(run.lake, new, vectors.gathered, codebook.sources, run.provenance())
         if level.fused.items.is_empty():
             view.count(level.counts)
             check_stage_budget(level.counts, run.recipe.budget)
-            return Assigned(tuple(taken), 0, 0, 0, drifted.height, Errors(0.0, 0.0, 0), None)
+            return AssignedSegments(tuple(taken), 0, 0, 0, drifted.height, Errors(0.0, 0.0, 0), None)
         free = occupancy(run.lake, codebook, taken, parent, None if parent is None else run.trie_of(parent))
         if given is None:
             found = assign_sids(codebook, level.vectors, level.items, free, run.compute.work)
@@ -82,7 +82,7 @@ def assign(
             f"{remedy(Reason.REFIT_DUE)}"
         )
     check_stage_budget(counts, run.recipe.budget)
-    return Assigned(
+    return AssignedSegments(
         assignments=(*taken, assignment_id),
         new_items=counts.out,
         relocated=int((found.status == Status.RELOCATED).sum()),

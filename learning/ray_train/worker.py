@@ -89,9 +89,9 @@ class CheckpointUploader:
     training waits if storing is slower.
     """
 
-    def __init__(self, run: str, setting: WorkerContext, sharding: bool) -> None:
+    def __init__(self, run: str, context: WorkerContext, sharding: bool) -> None:
         """Prepare to keep checkpoints under the folder or URI `run`; delete drafts left by its killed workers."""
-        self._run, self._drafts = run, drafts_of(run, setting.rank)
+        self._run, self._drafts = run, drafts_of(run, context.rank)
         for left in Path(tempfile.gettempdir()).glob(f"{self._drafts}*"):
             shutil.rmtree(left)
         self._group: Any = distributed.new_group(backend="gloo") if sharding else None

@@ -18,6 +18,7 @@ from deltalake.exceptions import DeltaError
 
 from pipelines.given.matrix import matrix_parts
 from pipelines.given.part import Part, faults_named
+from pipelines.sources.addresses import resolved
 from pipelines.sources.files import find_files
 from pipelines.sources.parquet_columns import DAMAGED
 from pipelines.sources.row import SourceError
@@ -76,10 +77,6 @@ def open_given(name: str, spec: GivenSpec) -> GivenSource:
     return GivenSource(name, dim, parts, left_out)
 
 
-def _absolute(path: str) -> str:
-    return path if "://" in path else str(Path(path).expanduser().resolve())
-
-
 def _is_table(where: str, path: str) -> bool:
     if "://" not in path:
         return (Path(path).expanduser() / "_delta_log").is_dir()
@@ -109,7 +106,7 @@ def _file_parts(where: str, spec: GivenSpec) -> tuple[tuple[Part, ...], tuple[st
 
 def _table_parts(where: str, spec: GivenSpec) -> tuple[Part, ...]:
     try:
-        dataset = DeltaTable(_absolute(spec.path)).to_pyarrow_dataset()
+        dataset = DeltaTable(resolved(spec.path)).to_pyarrow_dataset()
         fragments = sorted(dataset.get_fragments(), key=lambda each: each.path)
     except (DeltaError, *DAMAGED) as error:
         raise SourceError(f"{where}.path: the Delta table {spec.path} cannot be read: {error}") from error

@@ -124,7 +124,7 @@ class Found:
 
 
 def absolute_path(uri: str) -> str:
-    """Return an address that means the same in every folder."""
+    """Return an address that means the same in every folder; `~` is left as it is."""
     return uri if "://" in uri else str(Path(uri).resolve())
 
 

@@ -1,7 +1,7 @@
-"""What a source of given vectors holds for a catalogue, and the storage of what the lake lacks.
+"""The inventory of a source of given vectors: the vectors that a catalogue can use, and the storage of new ones.
 
 A source is read twice: once to judge and hash its rows, and again, where a part has vectors that are not stored, to
-store those. Whether an id comes twice with different vectors is known only at the end of the first reading.
+store those. An id that comes twice with different vectors is known only at the end of the first reading.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ SHARES = 16
 
 
 @dataclass(frozen=True)
-class Survey:
+class Inventory:
     """Rows of a source: the `good` ones (GOOD), one an item, and the `refused` ones (PLACES), with the reason.
 
     `repeated` rows equal a good one. `absent` rows have no vector. `unknown` rows are of items not in the catalogue.
@@ -62,7 +62,7 @@ class Survey:
         return sorted({self.source.place(part) for part in self.refused["part"].unique()})
 
 
-def survey(source: GivenSource, known: Callable[[pl.Series], pl.DataFrame]) -> Survey:
+def inventory_of(source: GivenSource, known: Callable[[pl.Series], pl.DataFrame]) -> Inventory:
     """Judge the rows of a source; `known` returns (item_id) of those of some items that the catalogue has."""
     hashed, others = [pl.DataFrame(schema=PLACES).select(GOOD)], [pl.DataFrame(schema=PLACES)]
     for rows in _judged(source):
@@ -78,7 +78,7 @@ def survey(source: GivenSource, known: Callable[[pl.Series], pl.DataFrame]) -> S
     good = pl.concat([each.good for each in found]).sort("item_id")
     conflicting = pl.concat([each.conflicting for each in found])
     unknown = rest.height - ours.height - nameless.height + sum(each.unknown for each in found)
-    return Survey(
+    return Inventory(
         source,
         good,
         pl.concat([nameless, ours.filter(pl.col("reason").is_not_null()), conflicting]).sort("part", "row"),
@@ -124,8 +124,8 @@ def _judged(source: GivenSource) -> Iterator[pl.DataFrame]:
             row += batch.num_rows
 
 
-def store_survey(
-    lake: Lake, found: Survey, fingerprint: str, provenance: Provenance, advance: Callable[[int], None]
+def store_inventory(
+    lake: Lake, found: Inventory, fingerprint: str, provenance: Provenance, advance: Callable[[int], None]
 ) -> Counts:
     """Store the good vectors that the lake lacks, in chunks; quarantine the refused rows, and resolve mended ones."""
     name, stage = found.source.name, f"{VECTORS} {found.source.name}"
