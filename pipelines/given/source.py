@@ -25,10 +25,15 @@ from pipelines.sources.row import SourceError
 from pipelines.spec import GivenSpec
 
 BATCH_BYTES = 1 << 24
+"""Most bytes of the vectors that are read at a time, as 8 bytes a number."""
 MOST_ROWS = 1 << 16
+"""Most rows that are read at a time, however narrow the vectors are."""
 PEEK_ROWS = 256
+"""Rows that are read at a time to find the width of vectors whose type does not state it."""
 PARQUET = ".parquet"
+"""Suffix of the files that are read of a folder."""
 SHOWN = 3
+"""Most file names in a warning."""
 
 
 @dataclass(frozen=True)
