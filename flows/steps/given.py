@@ -33,8 +33,8 @@ class Given:
 
     def pairs(self, name: str) -> pl.DataFrame | None:
         """Return (item_id, content_hash) of the items that have a vector in a section; None without that section."""
-        found = self.inventories.get(name)
-        return None if found is None else found.pairs
+        inventory = self.inventories.get(name)
+        return None if inventory is None else inventory.pairs
 
     @property
     def key_fields(self) -> dict[str, dict[str, str]]:
@@ -76,10 +76,12 @@ def survey_given(run: Run, snapshot: Snapshot, parent: Manifest | None = None) -
         check_encoders(parent.id, {name: each for name, each in parent.encoders.items() if is_given(each)}, encoders)
     if parent is None:
         whole = snapshot.alive(run.lake)
-        found = {name: _inventory(run, source, lambda _: whole, whole.height) for name, source in sources.items()}
+        inventories = {name: _inventory(run, source, lambda _: whole, whole.height) for name, source in sources.items()}
     else:
-        found = {name: _inventory(run, source, partial(snapshot.alive, run.lake)) for name, source in sources.items()}
-    return Given(found, encoders)
+        inventories = {
+            name: _inventory(run, source, partial(snapshot.alive, run.lake)) for name, source in sources.items()
+        }
+    return Given(inventories, encoders)
 
 
 def _reference(source: GivenSource, spec: GivenSpec) -> EncoderRef:
@@ -93,25 +95,27 @@ def _inventory(
     if source.left_out:
         run.say(f"  warning: vectors.{source.name}: {source.warning}")
     with run.stage(f"read {source.name}") as view:
-        found = inventory_of(source, alive)
+        inventory = inventory_of(source, alive)
         of = "" if items is None else f"of {items:,} "
-        parts = [f"vectors of {found.good.height:,} {of}items"]
+        parts = [f"vectors of {inventory.good.height:,} {of}items"]
         for rows, meaning in (
-            (found.refused.height, "rows to refuse"),
-            (found.unknown, "rows of ids that the catalogue does not have"),
-            (found.absent, "rows without a vector"),
+            (inventory.refused.height, "rows to refuse"),
+            (inventory.unknown, "rows of ids that the catalogue does not have"),
+            (inventory.absent, "rows without a vector"),
         ):
             if rows:
                 parts.append(f"{rows:,} {meaning}")
-        view.note(", ".join(parts), unknown=found.unknown, absent=found.absent)
-    return found
+        view.note(", ".join(parts), unknown=inventory.unknown, absent=inventory.absent)
+    return inventory
 
 
 @step
 def store_given(run: Run, given: Given) -> None:
     """Store the given vectors that the lake lacks; quarantine bad rows, and check the budget of each section."""
-    for name, found in given.inventories.items():
-        with run.stage(f"{VECTORS} {name}", found.good.height) as view:
-            counts = store_inventory(run.lake, found, given.encoders[name].fingerprint, run.provenance(), view.advance)
+    for name, inventory in given.inventories.items():
+        with run.stage(f"{VECTORS} {name}", inventory.good.height) as view:
+            counts = store_inventory(
+                run.lake, inventory, given.encoders[name].fingerprint, run.provenance(), view.advance
+            )
             view.count(counts)
-        check_stage_budget(counts, run.recipe.budget, found.files)
+        check_stage_budget(counts, run.recipe.budget, inventory.files)

@@ -119,10 +119,10 @@ def _sources(
 
 def _source(scheme: str, file: File, digest_of: Callable[[File], str], from_folders: Collection[str]) -> SourceFile:
     stamp, digest = _stamp(file), digest_of(file)
-    told = folder_columns(file.path)
-    columns = tuple(each for each in told if each[0] in from_folders)
+    folder_values = folder_columns(file.path)
+    columns = tuple(each for each in folder_values if each[0] in from_folders)
     sha256 = hashlib.sha256(f"{digest}\0{columns}".encode()).hexdigest() if columns else digest
-    unread = frozenset(name for name, _ in told) - set(from_folders)
+    unread = frozenset(name for name, _ in folder_values) - set(from_folders)
     return SourceFile(file.path, file.filesystem, scheme + file.path, sha256, digest, columns, unread, stamp)
 
 

@@ -35,8 +35,8 @@ class Source(Protocol):
 
     Examples are a file, a version of a table, and the result of a query.
 
-    `sha256` is the identity: 64 hex digits over the content, or over what determines it (table id and version). A source
-    with the identity of one that was read before is not read again. `uri` is its address, without secrets.
+    `sha256` is the identity: 64 hex digits over the content, or over what determines it (table id and version). A
+    source with the identity of one that was read before is not read again. `uri` is its address, without secrets.
     """
 
     @property

@@ -78,8 +78,8 @@ class VaeInputs:
         """16 hex digits over the spec, the items and their moments, without `workers` and `refit`."""
         settings = self.spec.model_dump(mode="json", exclude={"vae": {"workers", "refit"}})
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        given = (self.mean, self.scale, self.partner_mean, self.items.ties[self.items.order])
-        for array in (array for array in given if array is not None):
+        arrays = (self.mean, self.scale, self.partner_mean, self.items.ties[self.items.order])
+        for array in (array for array in arrays if array is not None):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
 
