@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from learning.file_hash import file_sha256
 from tokenizer.arrays.array_file import pack, parts, unpack
 from tokenizer.arrays.id_index import build_index, candidates, hash_ids
 from tokenizer.arrays.items import ItemIds, id_array, id_text
@@ -140,8 +141,7 @@ class Trie:
     @staticmethod
     def verify(path: str | Path, sha256: str) -> None:
         """Raise TrieCorrupt unless the file has this sha256. Reads the whole file."""
-        with Path(path).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = file_sha256(Path(path))
         if found != sha256:
             raise TrieCorrupt(
                 f"the trie file {path} is damaged: its sha256 is {found}, expected {sha256}; export it again from "
