@@ -1,6 +1,5 @@
 """Export of the grounding corpus of a release: Parquet parts, and a manifest that is written last."""
 
-import hashlib
 import json
 import re
 from collections import Counter
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flows.recipe import parse_recipe
+from learning.file_hash import file_sha256
 from pipelines.counts import Counts
 from pipelines.event_log.visible_log import LogSlice
 from pipelines.grounding import SCHEMA, TEMPLATES, GroundingSpec, grounding, tokens
@@ -59,8 +59,7 @@ def export_grounding(lake: Lake, manifest: Manifest, folder: Path) -> dict[str, 
             for batch in part:
                 writer.write_batch(batch)
                 rows.update({each["values"]: each["counts"] for each in batch["task"].value_counts().to_pylist()})
-        with path.open("rb") as file:
-            parts[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+        parts[path.name] = file_sha256(path)
     written = {
         "format": FORMAT,
         "code_version": code_version(),

@@ -6,17 +6,15 @@ import json
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, ClassVar, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 
@@ -38,6 +36,7 @@ from pipelines.spec import (
     TextSpec,
 )
 from plugins.registry import UnknownMember
+from plugins.younger import OmitsYoungerDefaults
 from tokenizer.spec import CodebookSpec, LevelSpec, RefitSpec
 from training.spec import EvaluateSpec, GeneratorSection, ItemEmbeddingsSpec, TrainSection
 
@@ -74,10 +73,11 @@ VectorsName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_
 CheckName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
-class Recipe(BaseModel):
+class Recipe(OmitsYoungerDefaults):
     """All sections of a recipe. A modality without a section is not extracted. The report shows `about`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    younger: ClassVar[frozenset[str]] = frozenset({"vectors", "checks", "watch"})
 
     about: str = ""
     items: ItemsSpec = ItemsSpec()
@@ -111,14 +111,6 @@ class Recipe(BaseModel):
                 "gates.collision_rate.limit = 0 allows none to; set the limit to the share of items that may share one"
             )
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_younger_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out sections that say nothing where recipes were stored before they were sections."""
-        said = serialize(self)
-        watches = self.watch != WatchSpec()
-        says_nothing = {"vectors": not self.vectors, "checks": not self.checks, "watch": not watches}
-        return {name: value for name, value in said.items() if not says_nothing.get(name)}
 
     @property
     def hash(self) -> str:

@@ -25,7 +25,7 @@ from storage.releases.models import Model, evaluations, find_model_by_key, read_
 from storage.releases.releases import PRODUCTION, published, read_release
 from tokenizer.spec import CodebookSpec
 from training.auto_settings import matches_auto_settings
-from training.errors import LearntWhatIsHeldOut, NoReference, NothingToTrainOn, VocabularyMismatch
+from training.errors import HeldOutEventsSeen, NoReference, NothingToTrainOn, VocabularyMismatch
 from training.evaluation.cases import HeldOutEvents
 from training.spec import GeneratorSpec
 
@@ -137,13 +137,13 @@ def _require_reference(run: Run, base_model: Model | None) -> None:
 def _require_fit(lake: Lake, manifest: Manifest, row: Model, remedy: str) -> None:
     """Raise VocabularyMismatch if a model has another vocabulary than a release.
 
-    Raise LearntWhatIsHeldOut if it has learnt from events that the release holds out.
+    Raise HeldOutEventsSeen if it has learnt from events that the release holds out.
     """
     if row.vocabulary != manifest.codebook.vocabulary:
         raise VocabularyMismatch(row.id, row.vocabulary, manifest.codebook.vocabulary)
     cutoff = read_release(lake, row.release).cutoff
     if cutoff > manifest.cutoff:
-        raise LearntWhatIsHeldOut(
+        raise HeldOutEventsSeen(
             f"{row.id} has learnt from events before {cutoff.isoformat()}, but {manifest.id} holds out events from "
             f"{manifest.cutoff.isoformat()} on, so it would be evaluated on events that it knows: {remedy}"
         )
@@ -224,7 +224,7 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
     popularity = np.bincount(np.concatenate([*held_out.trained_on, np.zeros(0, np.int64)]), minlength=len(trie))
     with run.stage("evaluate") as view:
         generator = load_model(run.lake, row, manifest.codebook.vocabulary)
-        likeness = similarity_of(run.lake, manifest, trie, run.recipe.evaluate)
+        similarity = similarity_of(run.lake, manifest, trie, run.recipe.evaluate)
         cases, trained_on = held_out.cases, held_out.trained_on
         beside_it = None
         if rival is not None:
@@ -232,7 +232,7 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
             its_cases = held_out if its_spec == spec else cases_of(its_spec)
             assert its_cases is not None
             beside_it = Rival(load_model(run.lake, rival, manifest.codebook.vocabulary), its_cases.cases)
-        found = evaluate(generator, trie, cases, popularity, run.recipe.evaluate, trained_on, likeness, beside_it)
+        found = evaluate(generator, trie, cases, popularity, run.recipe.evaluate, trained_on, similarity, beside_it)
         protocol = (
             "per user with events at or after the cutoff: the last of them is the target, all before it the context; "
             f"full ranking over {len(trie)} items, interactions version {version}"

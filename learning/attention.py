@@ -18,6 +18,7 @@ from torch.nn import functional
 torch.backends.cuda.enable_cudnn_sdp(False)
 
 FEW = 16
+"""Most positions of a sequence that is attended to by plain products."""
 BLOCK = 128
 """Positions to which kernels pad a sequence."""
 MOST = 2**31 - 1

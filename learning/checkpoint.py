@@ -7,7 +7,6 @@ match their hashes, in whatever order they were copied.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -30,6 +29,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
 from learning.errors import CheckpointDamaged, CheckpointMismatch
+from learning.file_hash import file_sha256
 from learning.trainable import Cursor
 from plugins.registry import code_version
 
@@ -130,7 +130,7 @@ def _copied(tensor: Tensor) -> Tensor:
 def _hashes(directory: Path) -> dict[str, str]:
     """sha256 of each file by name, without the record."""
     files = (path for path in sorted(directory.rglob("*")) if path.is_file() and path.name != RECORD)
-    return {str(path.relative_to(directory)): _sha256(path) for path in files}
+    return {str(path.relative_to(directory)): file_sha256(path) for path in files}
 
 
 def _write_record(directory: Path, record: Record, hashes: Mapping[str, str]) -> None:
@@ -175,7 +175,7 @@ def read_record(directory: Path, only: str | None = None) -> Record:
             continue
         if not (directory / name).is_file():
             raise CheckpointDamaged(_missing(directory, name))
-        found = _sha256(directory / name)
+        found = file_sha256(directory / name)
         if found != wanted:
             raise CheckpointDamaged(
                 f"the checkpoint file {directory / name} is damaged: its sha256 is {found}, but the record of the "
@@ -209,8 +209,3 @@ def require_same(where: str, found: Mapping[str, Any], wanted: Mapping[str, Any]
 def load_weights(directory: Path, module: nn.Module) -> None:
     """Load the checkpoint's weights into a module of the same shape."""
     module.load_state_dict(load_file(directory / WEIGHTS))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -30,7 +30,7 @@ class LoopSpec(BaseModel):
     seed: Annotated[int, Field(ge=0)] = 0
 
     @classmethod
-    def of(cls, settings: BaseModel, **given: Any) -> Self:
-        """The settings of a fit that has fields of these names, and what else is given."""
+    def of(cls, settings: BaseModel, **others: Any) -> Self:
+        """The settings of a fit that has fields of these names, and the `others`."""
         shared = {name: getattr(settings, name) for name in cls.model_fields if name in type(settings).model_fields}
-        return cls(**{**shared, **given})
+        return cls(**{**shared, **others})

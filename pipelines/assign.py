@@ -22,8 +22,9 @@ from storage.releases.catalogue import count_sids, deleted_items, items_among
 from storage.releases.manifest import Manifest
 from storage.schemas import DRIFT, SIDS
 from tokenizer.arrays.sid_keys import sid_keys, sort_sids
+from tokenizer.arrays.types import Codes
 from tokenizer.arrays.vectors import Rows, spans
-from tokenizer.assign import Assignment, Codes, Occupancy, Status
+from tokenizer.assign import Assignment, Occupancy, Status
 from tokenizer.codebook import Codebook
 from tokenizer.trie.trie import Trie
 

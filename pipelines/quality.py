@@ -17,6 +17,7 @@ from tokenizer.trie.groups import chance_agreement, collisions, level_usage
 from tokenizer.trie.trie import Trie
 
 WINDOW = 5
+"""Largest distance between the two events of a pair, in events of the same user."""
 EVENTS = 200_000
 """Events that are enough: of more, the newest are taken."""
 

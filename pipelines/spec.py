@@ -4,24 +4,24 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
-    SerializerFunctionWrapHandler,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
 from pipelines.registry import FUSIONS, encoder_of, fusion_method_of
 from pipelines.sources.source_spec import Section
-from plugins.options import check_options, without_empty_options
+from plugins.options import check_options
+from plugins.younger import OmitsYoungerDefaults
 from storage.reasons import Reason
 
 
-class _EncoderSpec(Section):
+class _EncoderSpec(OmitsYoungerDefaults, Section):
     """A section that names an encoder, which may declare `options` of its own.
 
     `precision` is the type of the numbers that the model multiplies. Weights, norms and vectors stay float32.
     """
 
+    younger: ClassVar[frozenset[str]] = frozenset({"options", "precision"})
     contents: ClassVar[str]
 
     encoder: str
@@ -44,12 +44,6 @@ class _EncoderSpec(Section):
         if self.precision != "float32" and not encoder_of(self.encoder, self.contents).bfloat16:
             raise ValueError(f"the encoder {self.encoder!r} has no precision {self.precision!r}: leave `precision` out")
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_later_settings(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out settings that have no effect and are younger than sections that were stored: these are hashed."""
-        written = without_empty_options(serialize(self))
-        return {name: value for name, value in written.items() if (name, value) != ("precision", "float32")}
 
 
 class TextSpec(_EncoderSpec):
@@ -137,7 +131,7 @@ FIT_ITEMS = 1 << 17
 """Items on which the factorisation of behaviour is fitted: it takes ARPACK 1 KB of memory and 0.2 ms an item."""
 
 
-class CollaborativeSection(Section):
+class CollaborativeSection(OmitsYoungerDefaults, Section):
     """Settings of item vectors from interactions before the cutoff: `sppmi`, `sasrec`, or `both` side by side.
 
     `sppmi` is the truncated SVD of the shifted positive PMI (Levy and Goldberg 2014), of `dim` dimensions. `sasrec` is
@@ -152,6 +146,8 @@ class CollaborativeSection(Section):
     The factorisation is fitted on the `fit_items` items with the most events; other items are folded in on it.
     """
 
+    younger: ClassVar[frozenset[str]] = frozenset({"fit_items"})
+
     method: Literal["auto", "sppmi", "sasrec", "both"] = "auto"
     dim: int = Field(64, ge=1)
     window: int = Field(10, ge=1)
@@ -163,12 +159,6 @@ class CollaborativeSection(Section):
     shift: float = Field(1.0, gt=0)
     seed: int = Field(0, ge=0)
     fit_items: int | None = Field(FIT_ITEMS, ge=3)
-
-    @model_serializer(mode="wrap")
-    def _without_default_fit_items(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `fit_items` out where it is the default: sections are hashed, and were stored before there was any."""
-        default = type(self).model_fields["fit_items"].default
-        return {name: value for name, value in serialize(self).items() if name != "fit_items" or value != default}
 
     @property
     def weighted(self) -> str:
@@ -212,7 +202,7 @@ def collaborative_spec(section: CollaborativeSection, events: int, items: int) -
     return CollaborativeSpec.model_validate(wanted)
 
 
-class FusionSpec(Section):
+class FusionSpec(OmitsYoungerDefaults, Section):
     """Settings of the fusion of an item's vectors into one.
 
     `concat` puts the leading principal components of each modality side by side, times its weight. `whiten` gives all
@@ -227,6 +217,8 @@ class FusionSpec(Section):
     `align`. With `hard_negatives` each pair adds one negative, near to its first item and no pair with it. A modality
     is dropped with probability `modality_dropout`. An epoch has `steps` steps.
     """
+
+    younger: ClassVar[frozenset[str]] = frozenset({"options"})
 
     method: str = "contrastive"
     options: dict[str, Any] = Field(default_factory=dict)
@@ -262,11 +254,6 @@ class FusionSpec(Section):
     def _options_are_its_own(self) -> Self:
         check_options(self.method, fusion_method_of(self.method).options, self.options)
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_empty_options(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `options` out where there are none: sections are hashed, and were stored before there were any."""
-        return without_empty_options(serialize(self))
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
@@ -314,18 +301,15 @@ class ComputeSpec(Section):
     stages: dict[Literal["embed_text", "embed_image"], StageSpec] = Field(default_factory=dict)
 
 
-class BudgetSpec(Section):
+class BudgetSpec(OmitsYoungerDefaults, Section):
     """Limits on refusals: a run stops before publishing if a stage refuses more than `quarantine_share` of its rows.
 
     Up to `quarantine_rows` refused rows are accepted whatever their share, so that one bad row in a night of five does
     not stop it. `reasons` has the largest share of rows that may be refused for one reason, however few they are.
     """
 
+    younger: ClassVar[frozenset[str]] = frozenset({"reasons"})
+
     quarantine_share: float = Field(0.05, ge=0, le=1)
     quarantine_rows: int = Field(20, ge=0)
     reasons: dict[Reason, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
-
-    @model_serializer(mode="wrap")
-    def _without_younger_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a field that says nothing where recipes were stored before it was a field."""
-        return {name: value for name, value in serialize(self).items() if name != "reasons" or value}

@@ -19,8 +19,3 @@ def check_options(name: str, model: type[BaseModel] | None, options: dict[str, A
         faults = "; ".join(f"options.{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
         known = ", ".join(sorted(model.model_fields))
         raise ValueError(f"{name}: {faults}; the options of {name} are {known}") from error
-
-
-def without_empty_options(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a section for storage: without `options` if they are empty."""
-    return {name: value for name, value in settings.items() if name != "options" or value}

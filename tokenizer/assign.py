@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learning.threads import one_thread
-from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.executor import LOCAL_THREADS, Executor
 from tokenizer.arrays.items import ItemIds, checked_items
 from tokenizer.arrays.sid_keys import check_codes, sid_keys
+from tokenizer.arrays.types import Array, Codes
 from tokenizer.arrays.vectors import Items, Rows
 from tokenizer.balancing.assign_level import assign_level, room_left
 from tokenizer.balancing.prefix_capacity import PrefixCapacity
@@ -21,8 +21,6 @@ from tokenizer.collisions.extra_token import extra_tokens
 from tokenizer.collisions.relocate import find_nearest_free_sids
 from tokenizer.metrics import Errors, Shift, distribution_shift, encoding_errors
 from tokenizer.registry import quantizer_of
-
-Codes = NDArray[np.int32]
 
 STUCK = 1 << 18
 """Items placed again at once; their vectors are held in memory."""
@@ -160,7 +158,7 @@ def _assign_sids(
         raw_NL = codes_NL.copy()
     raw_NL[raw_NL[:, -1] < 0] = -1
     moved = (codes_NL != raw_NL).any(axis=1)
-    status = np.where(codes_NL[:, -1] < 0, 2, np.where(moved, Status.RELOCATED, Status.ASSIGNED))
+    status = np.where(codes_NL[:, -1] < 0, Status.REFIT_DUE, np.where(moved, Status.RELOCATED, Status.ASSIGNED))
     return _assignment(codebook, items, codes_NL, raw_NL, status.astype(np.int8), work)
 
 
@@ -195,10 +193,10 @@ def _level_by_level(batch: _Batch, codes_NL: Codes, start: int, taken: Codes | N
     first_N = np.full(len(items), -1, np.int32)
     for level in range(start, codebook.levels):
         prefix = codes_NL[:, :level]
-        nodes = None if taken is None else PrefixCapacity(prefix, taken, codebook.sizes, room[-1] > 0)
+        prefixes = None if taken is None else PrefixCapacity(prefix, taken, codebook.sizes, room[-1] > 0)
         costs = quantizer_of(codebook.spec).level(codebook, level)
-        binding = nodes if nodes is not None and nodes.binding else None
-        found = assign_level(costs, items, prefix, room[level], batch.work, nodes=binding)
+        binding = prefixes if prefixes is not None and prefixes.binding else None
+        found = assign_level(costs, items, prefix, room[level], batch.work, prefixes=binding)
         codes_NL[:, level], first_N = found.codes, found.first
     return np.column_stack([codes_NL[:, :-1], first_N])
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from tokenizer.arrays.array_file import Array, check_seal, seal, unpack
+from tokenizer.arrays.array_file import check_seal, seal, unpack
+from tokenizer.arrays.types import Array
 from tokenizer.errors import CapacityExhausted, CodebookCorrupt, VectorError
 from tokenizer.spec import CodebookSpec
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from learning.threads import one_thread
 from learning.trainer import Trainer, train_in_process
-from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.executor import LOCAL_THREADS, Executor
 from tokenizer.arrays.items import ItemIds, checked_items
+from tokenizer.arrays.types import Array
 from tokenizer.arrays.vectors import Rows
 from tokenizer.codebook import Codebook
 from tokenizer.codebook_report import quality, slack_report

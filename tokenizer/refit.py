@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learning.threads import one_thread
-from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.executor import LOCAL_THREADS, Executor
 from tokenizer.arrays.items import ItemIds, checked_items
+from tokenizer.arrays.types import Array, Codes
 from tokenizer.arrays.vectors import LEAD, Block, Items, Rows, spans
 from tokenizer.assign import Occupancy, assign_sids
 from tokenizer.balancing.costs import Residual
@@ -31,7 +31,6 @@ from tokenizer.quantizers.target_vectors import TargetVectors
 from tokenizer.registry import quantizer_of
 from tokenizer.spec import RefitSpec
 
-Codes = NDArray[np.int32]
 DEFAULT = RefitSpec()
 
 SWEEPS = 3

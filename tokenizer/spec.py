@@ -1,17 +1,16 @@
 """The settings of a codebook: frozen, validated once, stored inside the fitted codebook."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
     model_validator,
 )
 
-from plugins.options import check_options, without_empty_options
+from plugins.options import check_options
+from plugins.younger import OmitsYoungerDefaults
 from tokenizer.collision_policy import POLICIES, Collision, CollisionPolicy
 from tokenizer.registry import QUANTIZERS
 from tokenizer.vae_spec import VaeSpec
@@ -31,7 +30,7 @@ class LevelSpec(BaseModel):
     input: Literal["residual", "vector"] = "residual"
 
 
-class CodebookSpec(BaseModel):
+class CodebookSpec(OmitsYoungerDefaults):
     """The settings of a codebook fit.
 
     `quantizer`: rq-kmeans (OneRec), pq (codes without order, one per part of the vector), opq (RPG, VQ-Rec: pq of the
@@ -50,6 +49,7 @@ class CodebookSpec(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    younger: ClassVar[frozenset[str]] = frozenset({"options"})
 
     quantizer: str = "rq-kmeans"
     levels: tuple[LevelSpec, ...] = Field(min_length=1)
@@ -95,11 +95,6 @@ class CodebookSpec(BaseModel):
             raise ValueError(f"vae is only for rq-vae and fsq, not for {self.quantizer}; remove it")
         check_options(self.quantizer, quantizer.options, self.options)
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_empty_options(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `options` out where there are none: specs are hashed, and most were stored before there were any."""
-        return without_empty_options(serialize(self))
 
 
 class RefitSpec(BaseModel):

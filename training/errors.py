@@ -3,7 +3,7 @@
 TrainingError
 ├── VocabularyMismatch      the model is for another codebook: train one for it, or publish without a model
 ├── NothingToTrainOn        the log or codes of a release teach nothing: give it a log, or another codebook
-├── LearntWhatIsHeldOut     the model has seen held-out events: use another model, or a release with a later cutoff
+├── HeldOutEventsSeen       the model has seen held-out events: use another model, or a release with a later cutoff
 ├── NoReference             a preference has no model to start from: name one
 └── SequencesInvalid        rows break the contract of the `sequences` table: rebuild the sequences
 """
@@ -29,7 +29,7 @@ class NothingToTrainOn(TrainingError):
     """The log of a release holds no event that a model could learn from, or its codes have no order."""
 
 
-class LearntWhatIsHeldOut(TrainingError):
+class HeldOutEventsSeen(TrainingError):
     """A model has learnt from events that a release holds out for evaluation."""
 
 

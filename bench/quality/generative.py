@@ -41,7 +41,7 @@ from training.evaluation.rerank import VectorSimilarity
 from training.models.generator import Generator
 from training.models.saved import load_generator
 from training.models.trie_tensors import TrieTensors
-from training.objectives.code_pretraining import CodePretraining, aligned
+from training.objectives.code_pretraining import CodePretraining, pretrained
 from training.objectives.losses import objective_of
 from training.objectives.next_code import Origin, plan_of
 from training.objectives.preference import generator_training
@@ -158,8 +158,8 @@ def reranked(split: Split, settings: Settings) -> Recommend:
     taken, targets = [split.train[user] for user in users], split.validation[users]
     found = search(taken, False)
 
-    def gain(likeness: VectorSimilarity) -> float:
-        return ndcg_at(rank_of_target(likeness.reranked(*found, taken)[:, :WIDTH], targets), 10)
+    def gain(similarity: VectorSimilarity) -> float:
+        return ndcg_at(rank_of_target(similarity.reranked(*found, taken)[:, :WIDTH], targets), 10)
 
     best = max((VectorSimilarity.of(vectors, weight, decay) for weight in WEIGHTS for decay in DECAYS), key=gain)
     say(f"reranked: weight {best.weight}, decay {best.decay}, validation ndcg@10 {gain(best):.4f}")
@@ -185,7 +185,7 @@ def searched(split: Split, settings: Settings) -> Search:
     if train.align_epochs:
         alone = train.model_copy(update={"epochs": train.align_epochs, "checkpoint_steps": 0})
         items = CodePretraining(shape, trie.sizes, codes, fused_vectors(split, settings), train.batch_size, train.seed)
-        start = aligned(launch(partial(copy, items), alone, f"{name}-align", CACHE.resolve()).checkpoint_dir)
+        start = pretrained(launch(partial(copy, items), alone, f"{name}-align", CACHE.resolve()).checkpoint_dir)
     masks = TrieMasks.of(trie)
     make = partial(
         generator_training,

@@ -15,8 +15,8 @@ import numpy as np
 from bench.quality.catalogues import CATALOGUES, Catalogue
 from bench.quality.split import say
 from tokenizer.arrays.items import tie_keys
-from tokenizer.arrays.types import Floats
-from tokenizer.assign import Assignment, Codes, Occupancy, Status, assign_sids
+from tokenizer.arrays.types import Codes, Floats
+from tokenizer.assign import Assignment, Occupancy, Status, assign_sids
 from tokenizer.codebook import Codebook
 from tokenizer.fit import fit_codebook
 from tokenizer.metrics import collision_metrics, level_metrics, pair_agreement, prefix_agreement

@@ -18,9 +18,9 @@ from bench.quality.quantizers import THREE, row
 from learning.threads import one_thread
 from tokenizer.arrays.executor import LOCAL_THREADS
 from tokenizer.arrays.items import checked_items, tie_keys
-from tokenizer.arrays.types import Floats
+from tokenizer.arrays.types import Codes, Floats
 from tokenizer.arrays.vectors import Items, spans
-from tokenizer.assign import Codes, Occupancy, assign_sids
+from tokenizer.assign import Occupancy, assign_sids
 from tokenizer.balancing.costs import CentroidLevel, Residual
 from tokenizer.codebook import Codebook
 from tokenizer.fit import fit_codebook

@@ -23,8 +23,9 @@ from learning.threads import one_thread
 from tokenizer.arrays.distance import BLOCK, own_distance
 from tokenizer.arrays.executor import LOCAL_THREADS
 from tokenizer.arrays.items import checked_items, tie_keys
+from tokenizer.arrays.types import Codes
 from tokenizer.arrays.vectors import SPAN, ArrayRows, ParquetRows, Rows
-from tokenizer.assign import Codes, Occupancy, Status, assign_sids
+from tokenizer.assign import Occupancy, Status, assign_sids
 from tokenizer.balancing.assign_level import assign_level, balanced_assign
 from tokenizer.collisions.extra_token import extra_tokens
 from tokenizer.fit import fit_codebook

@@ -1,6 +1,7 @@
-"""`sidmill run`: start runs of every kind. What looks at runs and ends them is in `flows.cli.recorded_runs`.
+"""`sidmill run`: start runs of every kind.
 
-Flows, and what they import, are loaded only when a run starts: all that can be wrong is said before.
+`flows.cli.recorded_runs` has the commands that show, resume and cancel runs.
+Flows, and what they import, are loaded only when a run starts, so errors in the arguments are reported first.
 """
 
 import sys
@@ -57,8 +58,8 @@ def bootstrap(
     if dry_run:
         from flows.preflight.preflight import PlannedRun
 
-        whole = (*sources.absolute(), lake, None, bounds.as_of, bounds.cutoff, tuple(overrides))
-        tell(PlannedRun("bootstrap", settings, *whole))
+        plan_arguments = (*sources.absolute(), lake, None, bounds.as_of, bounds.cutoff, tuple(overrides))
+        tell(PlannedRun("bootstrap", settings, *plan_arguments))
         return
     found = sources.found()
     get_ready(cluster=True)
@@ -88,8 +89,8 @@ def ingest(
     if dry_run:
         from flows.preflight.preflight import PlannedRun
 
-        whole = (*sources.absolute(), common.open(), None, arrival.as_of, None, tuple(overrides))
-        tell(PlannedRun("ingest", settings, *whole))
+        plan_arguments = (*sources.absolute(), common.open(), None, arrival.as_of, None, tuple(overrides))
+        tell(PlannedRun("ingest", settings, *plan_arguments))
         return
     found = sources.found()
     get_ready()

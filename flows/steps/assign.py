@@ -21,7 +21,7 @@ from tokenizer.metrics import Errors, Shift
 
 
 @dataclass(frozen=True)
-class Assigned:
+class AssignedSegments:
     """Segments that make up the SID table of a release, and counts and errors of the newest one."""
 
     assignments: tuple[str, ...]
@@ -40,14 +40,14 @@ def assign(
     vectors: ItemVectors,
     base: tuple[str, ...],
     key: str,
-    given: dict[str, list[int]] | None = None,
+    refitted: dict[str, list[int]] | None = None,
     parent: Manifest | None = None,
-) -> Assigned:
+) -> AssignedSegments:
     """Assign SIDs to catalogue rows. An item with a SID keeps it, and is recorded as drifted if its vector changed.
 
     `base` are the segments of the parent. Segments ever published under the codebook are added to them: their SIDs
-    stay occupied, and an item that has one keeps it. `given` are the SIDs that a refit found. A `parent` is the release
-    that is extended.
+    stay occupied, and an item that has one keeps it. `refitted` are the SIDs that a refit found. A `parent` is the
+    release that is extended.
     """
     codebook = artifacts.codebook
     taken = list(dict.fromkeys([*published_assignments(run.lake, codebook.id), *base]))
@@ -61,19 +61,21 @@ def assign(
             view.note(f"{drifted.height:,} changed items keep their SID (drifted)", drifted=drifted.height)
         if new.items.is_empty():
             view.note("no item is new")
-            return Assigned(tuple(taken), 0, 0, 0, drifted.height, Errors(0.0, 0.0, 0), None)
+            return AssignedSegments(tuple(taken), 0, 0, 0, drifted.height, Errors(0.0, 0.0, 0), None)
         level = level_vectors(run.lake, new, vectors.gathered, codebook.sources, run.provenance())
         if level.fused.items.is_empty():
             view.count(level.counts)
             check_stage_budget(level.counts, run.recipe.budget)
-            return Assigned(tuple(taken), 0, 0, 0, drifted.height, Errors(0.0, 0.0, 0), None)
+            return AssignedSegments(tuple(taken), 0, 0, 0, drifted.height, Errors(0.0, 0.0, 0), None)
         free = occupancy(run.lake, codebook, taken, parent, None if parent is None else run.trie_of(parent))
-        if given is None:
-            found = assign_sids(codebook, level.vectors, level.items, free, run.compute.work)
+        if refitted is None:
+            assignment = assign_sids(codebook, level.vectors, level.items, free, run.compute.work)
         else:
-            codes = np.array([given[item] for item in level.items.to_pylist()], np.int32)
-            found = checked_sids(codebook, level.vectors, level.items, free, codes, run.compute.work)
-        counts = write_segment(run.lake, assignment_id, codebook, level.fused, found, level.counts, run.provenance())
+            codes = np.array([refitted[item] for item in level.items.to_pylist()], np.int32)
+            assignment = checked_sids(codebook, level.vectors, level.items, free, codes, run.compute.work)
+        counts = write_segment(
+            run.lake, assignment_id, codebook, level.fused, assignment, level.counts, run.provenance()
+        )
         view.count(counts)
         view.note(run.compute.name, assignment=assignment_id)
     if waiting := counts.by_reason.get(Reason.REFIT_DUE, 0):
@@ -82,12 +84,12 @@ def assign(
             f"{remedy(Reason.REFIT_DUE)}"
         )
     check_stage_budget(counts, run.recipe.budget)
-    return Assigned(
+    return AssignedSegments(
         assignments=(*taken, assignment_id),
         new_items=counts.out,
-        relocated=int((found.status == Status.RELOCATED).sum()),
+        relocated=int((assignment.status == Status.RELOCATED).sum()),
         refit_due=counts.by_reason.get(Reason.REFIT_DUE, 0),
         drifted=drifted.height,
-        errors=found.errors,
-        shift=found.shift,
+        errors=assignment.errors,
+        shift=assignment.shift,
     )

@@ -13,7 +13,7 @@ from flows.gates.release_gates import Candidate
 from flows.gates.sql_checks import judge_by_sql
 from flows.runtime.run import Run
 from flows.snapshot import Snapshot, added_events, arrived_since
-from flows.steps.assign import Assigned
+from flows.steps.assign import AssignedSegments
 from flows.steps.fitted_artifacts import FittedArtifacts
 from flows.steps.task import step
 from pipelines.event_log.behaviour_log import item_counts
@@ -43,7 +43,7 @@ class CandidateInput:
     key: str
     snapshot: Snapshot
     artifacts: FittedArtifacts
-    assigned: Assigned
+    assigned: AssignedSegments
     parent: Manifest | None
 
     @property

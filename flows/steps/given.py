@@ -12,8 +12,8 @@ from flows.snapshot import Snapshot
 from flows.steps.embed import check_encoders
 from flows.steps.task import step
 from pipelines.embed.protocol import fingerprint
+from pipelines.given.inventory import Inventory, inventory_of, store_inventory
 from pipelines.given.source import GivenSource, open_given
-from pipelines.given.survey import Survey, store_survey, survey
 from pipelines.places import PAIR
 from pipelines.spec import GivenSpec
 from pipelines.vector_store import cached
@@ -28,25 +28,25 @@ KIND = "given"
 class Given:
     """Contents of the sections `vectors.NAME` for the items of a catalogue, and the references that a release pins."""
 
-    surveys: dict[str, Survey] = field(default_factory=dict)
+    inventories: dict[str, Inventory] = field(default_factory=dict)
     encoders: dict[str, EncoderRef] = field(default_factory=dict)
 
     def pairs(self, name: str) -> pl.DataFrame | None:
         """Return (item_id, content_hash) of the items that have a vector in a section; None without that section."""
-        found = self.surveys.get(name)
-        return None if found is None else found.pairs
+        inventory = self.inventories.get(name)
+        return None if inventory is None else inventory.pairs
 
     @property
     def key_fields(self) -> dict[str, dict[str, str]]:
         """Fields of a release's key: the vectors that are given, or none for a recipe without sections."""
-        digests = {name: each.digest for name, each in self.surveys.items()}
+        digests = {name: each.digest for name, each in self.inventories.items()}
         return {"vectors": digests} if digests else {}
 
     def new_since(self, lake: Lake, parent: Manifest) -> list[str]:
         """Return the items whose vectors the lake lacked at a release."""
         version = parent.versions["vectors"]
         fresh: set[str] = set()
-        for name, each in self.surveys.items():
+        for name, each in self.inventories.items():
             pairs = each.pairs
             known = cached(lake, name, self.encoders[name].fingerprint, pairs["item_id"], version)
             fresh |= set(pairs.join(known, on=PAIR, how="anti")["item_id"])
@@ -76,10 +76,12 @@ def survey_given(run: Run, snapshot: Snapshot, parent: Manifest | None = None) -
         check_encoders(parent.id, {name: each for name, each in parent.encoders.items() if is_given(each)}, encoders)
     if parent is None:
         whole = snapshot.alive(run.lake)
-        found = {name: _survey(run, source, lambda _: whole, whole.height) for name, source in sources.items()}
+        inventories = {name: _inventory(run, source, lambda _: whole, whole.height) for name, source in sources.items()}
     else:
-        found = {name: _survey(run, source, partial(snapshot.alive, run.lake)) for name, source in sources.items()}
-    return Given(found, encoders)
+        inventories = {
+            name: _inventory(run, source, partial(snapshot.alive, run.lake)) for name, source in sources.items()
+        }
+    return Given(inventories, encoders)
 
 
 def _reference(source: GivenSource, spec: GivenSpec) -> EncoderRef:
@@ -87,31 +89,33 @@ def _reference(source: GivenSource, spec: GivenSpec) -> EncoderRef:
     return EncoderRef(fingerprint=fingerprint(details), details=details)
 
 
-def _survey(
+def _inventory(
     run: Run, source: GivenSource, alive: Callable[[pl.Series], pl.DataFrame], items: int | None = None
-) -> Survey:
+) -> Inventory:
     if source.left_out:
         run.say(f"  warning: vectors.{source.name}: {source.warning}")
     with run.stage(f"read {source.name}") as view:
-        found = survey(source, alive)
+        inventory = inventory_of(source, alive)
         of = "" if items is None else f"of {items:,} "
-        parts = [f"vectors of {found.good.height:,} {of}items"]
+        parts = [f"vectors of {inventory.good.height:,} {of}items"]
         for rows, meaning in (
-            (found.refused.height, "rows to refuse"),
-            (found.unknown, "rows of ids that the catalogue does not have"),
-            (found.absent, "rows without a vector"),
+            (inventory.refused.height, "rows to refuse"),
+            (inventory.unknown, "rows of ids that the catalogue does not have"),
+            (inventory.absent, "rows without a vector"),
         ):
             if rows:
                 parts.append(f"{rows:,} {meaning}")
-        view.note(", ".join(parts), unknown=found.unknown, absent=found.absent)
-    return found
+        view.note(", ".join(parts), unknown=inventory.unknown, absent=inventory.absent)
+    return inventory
 
 
 @step
 def store_given(run: Run, given: Given) -> None:
     """Store the given vectors that the lake lacks; quarantine bad rows, and check the budget of each section."""
-    for name, found in given.surveys.items():
-        with run.stage(f"{VECTORS} {name}", found.good.height) as view:
-            counts = store_survey(run.lake, found, given.encoders[name].fingerprint, run.provenance(), view.advance)
+    for name, inventory in given.inventories.items():
+        with run.stage(f"{VECTORS} {name}", inventory.good.height) as view:
+            counts = store_inventory(
+                run.lake, inventory, given.encoders[name].fingerprint, run.provenance(), view.advance
+            )
             view.count(counts)
-        check_stage_budget(counts, run.recipe.budget, found.files)
+        check_stage_budget(counts, run.recipe.budget, inventory.files)

@@ -39,7 +39,7 @@ from training.auto_settings import (
 )
 from training.data.histories import windows_of
 from training.evaluation.rerank import VectorSimilarity
-from training.objectives.code_pretraining import Arrays, CodePretraining, aligned
+from training.objectives.code_pretraining import Arrays, CodePretraining, pretrained
 from training.objectives.losses import compares, objective_of
 from training.objectives.next_code import Origin, plan_of
 from training.objectives.preference import generator_training
@@ -111,7 +111,7 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, base_model:
     if base_model is not None:
         start = _weights(run.lake, base_model, manifest.codebook.vocabulary)
     elif settings.align_epochs:
-        start = _aligned(run, manifest, key, generator, settings, fit)
+        start = _pretrained_codes(run, manifest, key, generator, settings, fit)
     make = partial(
         generator_training,
         generator,
@@ -213,7 +213,7 @@ def _weights(lake: Lake, base_model: Model, vocabulary: str) -> Arrays:
     return {name: weight.numpy() for name, weight in model.state_dict().items()}
 
 
-def _aligned(
+def _pretrained_codes(
     run: Run, manifest: Manifest, key: str, generator: GeneratorSpec, spec: TrainSpec, fit: Callable[..., TrainResult]
 ) -> Arrays:
     """Train code embeddings on items and their fused vectors alone, as a separate stage."""
@@ -230,4 +230,4 @@ def _aligned(
         alone = spec.model_copy(update={"epochs": spec.align_epochs, "checkpoint_steps": 0, "sharding": False})
         result = fit(partial(copy, items), alone, f"{key}{ALIGN}", label="align")
         view.note(f"{both.height:,} items, loss {result.history[-1]['loss']:.3f}", history=result.history)
-    return aligned(result.checkpoint_dir)
+    return pretrained(result.checkpoint_dir)

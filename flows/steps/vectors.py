@@ -13,7 +13,7 @@ from flows.steps.given import NONE, Given, is_given
 from flows.steps.task import step
 from pipelines.fusion.frozen import Fusion
 from pipelines.fusion.fuse import Fused, Gathered, fuse, gather
-from pipelines.given.survey import current_pairs
+from pipelines.given.inventory import current_pairs
 from pipelines.modalities import COLLABORATIVE
 from storage.releases.manifest import EncoderRef
 

@@ -1,4 +1,4 @@
-"""Alerts: whoever is named in a recipe's [watch] is told of each problem once, and once when it is over."""
+"""Sends one alert when a problem begins and one when it ends, to the hooks in [watch]."""
 
 import json
 import os
@@ -19,12 +19,12 @@ from storage.lake import Lake
 
 FOLDER, FILE = "watch", "alerts.json"
 WITHIN_S = 60.0
-"""A hook that takes longer has failed."""
+"""Seconds after which a hook counts as failed."""
 
 
 @dataclass(frozen=True)
 class Alert:
-    """A problem that began, or is over (`state` is "problem" or "recovered"); `since` is when it was seen first."""
+    """A problem that began or ended (`state` is "problem" or "recovered"); `since` is the time it was first seen."""
 
     lake: str
     state: str
@@ -40,46 +40,50 @@ class Alert:
 Hook = Callable[[Alert], None]
 
 
-def send_alerts(lake: Lake, watch: WatchSpec, found: list[Problem], by_watcher: bool = False) -> list[str]:
-    """Tell the hooks what began and what is over since the last call; return the faults of hooks.
+def send_alerts(lake: Lake, watch: WatchSpec, problems: list[Problem], by_watcher: bool = False) -> list[str]:
+    """Send alerts for problems that began or ended since the last call; return hook failures.
 
-    Problems that only the watcher of `serve` sees go on if it is not `by_watcher`.
+    `by_watcher` marks a call from the watcher of `serve`. A call that is not from the watcher never ends a problem that
+    only the watcher sees.
 
-    What a hook was told is kept beside the lake's tables. After a fault all hooks are told again by the next call.
+    The open problems are stored beside the lake's tables. After a failure the next call sends the alert to all hooks
+    again.
     """
     hooks, files = dict(_hooks(watch)), Files(f"{lake.uri}/{FOLDER}")
     if not hooks:
         return []
-    told, faults = _told(files), list[str]()
-    for alert in _changes(lake, told, found, by_watcher):
-        failed = [fault for name, hook in hooks.items() if (fault := _fault(name, hook, alert))]
-        faults += failed
+    open_problems, failures = _open_problems(files), list[str]()
+    for alert in _changes(lake, open_problems, problems, by_watcher):
+        failed = [failure for name, hook in hooks.items() if (failure := _failure(name, hook, alert))]
+        failures += failed
         if failed:
             continue
         if alert.state == "problem":
-            told[alert.problem] = {"since": alert.since, "message": alert.message}
+            open_problems[alert.problem] = {"since": alert.since, "message": alert.message}
         else:
-            del told[alert.problem]
-        files.write(FILE, json.dumps(told, sort_keys=True).encode())
-    return faults
+            del open_problems[alert.problem]
+        files.write(FILE, json.dumps(open_problems, sort_keys=True).encode())
+    return failures
 
 
-def _told(files: Files) -> dict[str, dict[str, str]]:
+def _open_problems(files: Files) -> dict[str, dict[str, str]]:
     try:
-        found: dict[str, dict[str, str]] = json.loads(files.read(FILE))
+        stored: dict[str, dict[str, str]] = json.loads(files.read(FILE))
     except FileNotFoundError:
         return {}
-    return found
+    return stored
 
 
-def _changes(lake: Lake, told: dict[str, dict[str, str]], found: list[Problem], by_watcher: bool) -> Iterator[Alert]:
+def _changes(
+    lake: Lake, open_problems: dict[str, dict[str, str]], problems: list[Problem], by_watcher: bool
+) -> Iterator[Alert]:
     now = datetime.now(UTC).isoformat()
-    names = {each.name for each in found}
-    for name, before in sorted(told.items()):
+    names = {each.name for each in problems}
+    for name, before in sorted(open_problems.items()):
         if name not in names and (by_watcher or not name.startswith(SEEN_BY_WATCHER)):
             yield Alert(lake.uri, "recovered", name, before["message"], before["since"])
-    for each in found:
-        if each.name not in told:
+    for each in problems:
+        if each.name not in open_problems:
             yield Alert(lake.uri, "problem", each.name, without_secrets(each.message), now)
 
 
@@ -95,7 +99,7 @@ def _hooks(watch: WatchSpec) -> Iterator[tuple[str, Hook]]:
         yield "watch.alert_block", lambda alert: _notify(block, alert)
 
 
-def _fault(name: str, hook: Hook, alert: Alert) -> str:
+def _failure(name: str, hook: Hook, alert: Alert) -> str:
     """Return why a hook failed; "" if it did not."""
     try:
         hook(alert)

@@ -1,7 +1,7 @@
-"""News of the sources that `serve` watches, and the runs that they start.
+"""Changes of the sources that `serve` watches, and the runs that they start.
 
-What is watched is a state, not an event: as long as no run began after the newest change, a run is asked for. So
-several changes during a run are one run after it, and a request that was lost is made again.
+`serve` watches a state, not events: it requests a run as long as none began after the newest change. So several changes
+during a run lead to one run after it, and `serve` repeats a request that was lost.
 """
 
 import hashlib
@@ -18,16 +18,16 @@ from storage.lake import Lake
 from storage.runs.beats import Beat
 
 REPEAT = timedelta(minutes=10)
-"""A request that no run has followed by then is made again."""
+"""Time after which a request is repeated if no run followed it."""
 
 
 @dataclass
 class Trigger:
     """A state that a run has to follow. `request` asks for a run.
 
-    A run is asked for once a state has stayed for two looks, so that files are complete. With `later`, something else
-    asks first, and a run is asked for only if none began within REPEAT. `unanswered`: a run was asked for, and none
-    ended within REPEAT.
+    A run is requested once two looks have found the same state, so that files are complete. With `later`, something
+    else requests the run first, and the trigger requests one only if none began within REPEAT. `unanswered` is True if
+    a run was requested and none ended within REPEAT.
     """
 
     request: Callable[[], None]
@@ -38,7 +38,7 @@ class Trigger:
     _asked: datetime | None = None
 
     def look(self, state: str, beat: Beat | None, now: datetime | None = None) -> bool:
-        """Take note of the state and of the last end of a run; return whether a run was asked for."""
+        """Record the state and the last end of a run; return True if a run was requested."""
         clock = now or datetime.now(UTC)
         if state != self._seen:
             self._seen, self._changed, self._asked = state, clock, clock if self.later else None
@@ -61,14 +61,14 @@ class Trigger:
 
 @dataclass(frozen=True)
 class News:
-    """State of the sources: a digest that changes with it, and those that cannot be looked at."""
+    """State of the sources: a digest that changes with the state, and a problem for each source that cannot be read."""
 
     digest: str
     problems: tuple[Problem, ...]
 
 
 def news(lake: Lake, wanted: Mapping[str, tuple[Sequence[str], Spec]]) -> News:
-    """Return what the sources hold that the lake may not have read; `wanted` has addresses and mapping by kind."""
+    """Return the state of the sources that the lake may not have read; `wanted` has addresses and mapping by kind."""
     parts, faults = list[str](), list[Problem]()
     for kind, (addresses, spec) in wanted.items():
         for address in addresses:
@@ -80,17 +80,17 @@ def news(lake: Lake, wanted: Mapping[str, tuple[Sequence[str], Spec]]) -> News:
 
 
 def _unread(lake: Lake, kind: str, address: str, spec: Spec) -> list[str]:
-    """Return what tells the sources at an address that may be news from those of another look."""
-    found = source_kind_of(address)
+    """Return a fingerprint of the unread sources at an address."""
+    source_kind = source_kind_of(address)
     if address in ("-", "/dev/stdin") or address.startswith("sql:"):
         return []
-    if found.look is not None:
-        return [_looks(source) for source in found.look(address, spec).sources]
-    before = records(lake, kind, spec)
-    return [source.uri for source in unread(found.find(address, spec, before).sources, before)]
+    if source_kind.look is not None:
+        return [_fingerprint(source) for source in source_kind.look(address, spec).sources]
+    recorded = records(lake, kind, spec)
+    return [source.uri for source in unread(source_kind.find(address, spec, recorded).sources, recorded)]
 
 
-def _looks(source: Source) -> str:
-    """Return the address of a file with its size and time: its content is not read for a look."""
+def _fingerprint(source: Source) -> str:
+    """Return the address of a source with its size and time of change; the content is not read."""
     size, changed = getattr(source, "stamp", (0, 0))
     return f"{source.uri} {size} {changed}"

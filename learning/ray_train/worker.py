@@ -34,7 +34,8 @@ def train(make_trainable: MakeTrainable, spec: LoopSpec, run: str) -> TrainingEr
     """Train in this worker until `spec.epochs`, from the newest complete checkpoint under the folder or URI `run`.
 
     Ray Train retries after a raised error, so errors that stop all workers are returned: LossDiverged, and any
-    TrainingError of a single worker. Raises CheckpointMismatch if the run's checkpoints are of another training.
+    TrainingError of a single worker. `launch` raises them. Raises CheckpointMismatch if the run's checkpoints are of
+    another training.
     """
     try:
         _train(make_trainable, spec, run)
@@ -54,8 +55,8 @@ def _train(make_trainable: MakeTrainable, spec: LoopSpec, run: str) -> None:
         prepare = partial(_sharded, world=world)
     loop = Loop(make_trainable(), spec, WorkerContext(rank, world, prepare))
     save = CheckpointUploader(run, loop.context, spec.sharding)
-    found, known = _resume(loop, run), ray.train.get_checkpoint()
-    if loop.progress.cursor.epoch >= spec.epochs and (known is None or Path(known.path).name != found):
+    resumed_from, recorded = _resume(loop, run), ray.train.get_checkpoint()
+    if loop.progress.cursor.epoch >= spec.epochs and (recorded is None or Path(recorded.path).name != resumed_from):
         save(loop, last=True)  # Ray's record of the final checkpoint is missing
     loop.run(save)
 
@@ -89,9 +90,9 @@ class CheckpointUploader:
     training waits if storing is slower.
     """
 
-    def __init__(self, run: str, setting: WorkerContext, sharding: bool) -> None:
+    def __init__(self, run: str, context: WorkerContext, sharding: bool) -> None:
         """Prepare to keep checkpoints under the folder or URI `run`; delete drafts left by its killed workers."""
-        self._run, self._drafts = run, drafts_of(run, setting.rank)
+        self._run, self._drafts = run, drafts_of(run, context.rank)
         for left in Path(tempfile.gettempdir()).glob(f"{self._drafts}*"):
             shutil.rmtree(left)
         self._group: Any = distributed.new_group(backend="gloo") if sharding else None
@@ -103,12 +104,13 @@ class CheckpointUploader:
         progress, trainable = loop.progress, loop.trainable
         history, sums = list(progress.history), dict(progress.partial_epoch_sums)
         record = checkpoint.Record(trainable.identity, progress.cursor, progress.step, history, partial_epoch_sums=sums)
-        given, upload = None, None
+        checkpoint_reference, upload = None, None
         if self._group is not None or loop.context.rank == 0:
-            given, upload = ray.train.Checkpoint(self._run), self._upload_of(loop, record, last)
+            checkpoint_reference = ray.train.Checkpoint(self._run)
+            upload = self._upload_of(loop, record, last)
         ray.train.report(
             {"identity": dict(record.identity), "history": history},
-            checkpoint=given,
+            checkpoint=checkpoint_reference,
             checkpoint_dir_name=f"step-{progress.step:09d}-epoch-{progress.cursor.epoch:05d}",
             checkpoint_upload_mode=CheckpointUploadMode.SYNC if last else CheckpointUploadMode.ASYNC,
             delete_local_checkpoint_after_upload=False,
@@ -123,7 +125,8 @@ class CheckpointUploader:
         self._stored.wait()
         self._stored = stored = Event()
         module, optimizer = loop.trainable.module, loop.optimizer
-        unwritten: list[checkpoint.State | checkpoint.Shards] = []  # emptied: Ray Train holds on to the function
+        # A list, so that the copy can be freed: Ray Train keeps the function.
+        unwritten: list[checkpoint.State | checkpoint.Shards] = []
         if self._group is None:
             unwritten.append(checkpoint.State.of(module, optimizer))
         else:

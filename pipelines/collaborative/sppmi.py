@@ -90,12 +90,6 @@ def describe_collaborative(spec: CollaborativeSpec) -> dict[str, Any]:
     return {"encoder": encoder, **spec.model_dump(mode="json")}
 
 
-def fit_factors(log: Histories, spec: CollaborativeSpec) -> Factors | None:
-    """Return the factors of `fit_rows`."""
-    fitted = fit_rows(log, spec)
-    return None if fitted is None else fitted[0]
-
-
 def fit_rows(log: Histories, spec: CollaborativeSpec) -> tuple[Factors, csr_matrix] | None:
     """Fit on the most frequent items of a log; return the factors, and the PMI of all items with those (N, F).
 

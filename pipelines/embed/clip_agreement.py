@@ -20,7 +20,7 @@ SAMPLE, NEAR = 500, 10
 def check_clip_agreement(
     lake: Lake, spec: ImageSpec, fingerprint: str, pictured: pl.DataFrame
 ) -> dict[str, float] | None:
-    """Return the figures of `aligned` for a deterministic sample of (item_id, content_hash, title).
+    """Return the figures of `agreement` for a deterministic sample of (item_id, content_hash, title).
 
     Return None if fewer than two sampled items have a title and a vector.
     """
@@ -30,10 +30,10 @@ def check_clip_agreement(
     if stored is None or stored.present.sum() < 2:
         return None
     titles = sample.filter(pl.Series(stored.present))["title"].to_list()
-    return aligned(load_encoder(spec).encode_text(titles), stored.take(np.flatnonzero(stored.present)).vectors)
+    return agreement(load_encoder(spec).encode_text(titles), stored.take(np.flatnonzero(stored.present)).vectors)
 
 
-def aligned(texts_ND: Vectors, pictures_ND: Vectors) -> dict[str, float]:
+def agreement(texts_ND: Vectors, pictures_ND: Vectors) -> dict[str, float]:
     """Return the share of texts whose own picture is among the NEAR nearest (ties count half), and that by chance."""
     one, other = _unit(texts_ND), _unit(pictures_ND)
     score = one @ other.T

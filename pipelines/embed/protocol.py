@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from learning.file_hash import file_sha256
 from pipelines.registry import ENCODERS
 
 C = TypeVar("C", contravariant=True)
@@ -96,17 +97,7 @@ def files_hash(folder: Path, left_out: Collection[str]) -> str:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         inside = path.relative_to(folder)
         if path.suffix not in left_out and not any(part.startswith(".") for part in inside.parts):
-            digest.update(f"{inside.as_posix()}\0{weights_hash([path])}\n".encode())
-    return digest.hexdigest()
-
-
-def weights_hash(paths: Sequence[Path]) -> str:
-    """Return the sha256 over the bytes of the weight files in the given order."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
+            digest.update(f"{inside.as_posix()}\0{file_sha256(path)}\n".encode())
     return digest.hexdigest()
 
 

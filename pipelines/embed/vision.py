@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from learning.file_hash import file_sha256
 from pipelines.embed.images import MOST_RATIO
-from pipelines.embed.protocol import EncoderError, EncoderKind, Vectors, autocast, weights_hash
+from pipelines.embed.protocol import EncoderError, EncoderKind, Vectors, autocast
 from pipelines.spec import ImageSpec
 
 _VIT_OUTPUT = "/backbone/layernorm/Add_1_output_0"  # (N, 257, 384); row 0 is the CLS token
@@ -26,14 +27,14 @@ def describe_image(spec: ImageSpec) -> dict[str, Any]:
         return {
             "encoder": spec.encoder,
             "model": "vit-s-14",
-            "weights": weights_hash([_vit_file()]),
+            "weights": file_sha256(_vit_file()),
             "preprocessing": f"{_DECODED}, bicubic short side {_VIT_SIDE}, centre crop, imagenet mean/std, CLS",
         }
     return {
         "encoder": spec.encoder,
         "model": spec.model,
         "pretrained": Path(spec.pretrained).name,
-        "weights": weights_hash([_clip_checkpoint(spec)]),
+        "weights": file_sha256(_clip_checkpoint(spec)),
         "preprocessing": {"before": _DECODED, **_clip_preprocessing(spec)},
     }
 

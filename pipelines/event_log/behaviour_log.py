@@ -25,6 +25,7 @@ from tokenizer.arrays.types import Ints
 MERGED = 1 << 21
 """Rows of ids from which they are merged."""
 SHARES = 16
+"""Parts, by hash of the id, in which counts are merged one after the other, to save memory."""
 BINS = 1 << 16
 
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from pipelines.sources.parquet_columns import DAMAGED
 from pipelines.sources.row import SourceError
-
-DAMAGED = (OSError, ValueError, pa.ArrowException)
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,23 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from pipelines.given.matrix import matrix_parts
-from pipelines.given.part import DAMAGED, Part, faults_named
+from pipelines.given.part import Part, faults_named
+from pipelines.sources.addresses import resolved
 from pipelines.sources.files import find_files
+from pipelines.sources.parquet_columns import DAMAGED
 from pipelines.sources.row import SourceError
 from pipelines.spec import GivenSpec
 
 BATCH_BYTES = 1 << 24
+"""Most bytes of the vectors that are read at a time, as 8 bytes a number."""
 MOST_ROWS = 1 << 16
+"""Most rows that are read at a time, however narrow the vectors are."""
 PEEK_ROWS = 256
+"""Rows that are read at a time to find the width of vectors whose type does not state it."""
 PARQUET = ".parquet"
+"""Suffix of the files that are read of a folder."""
 SHOWN = 3
+"""Most file names in a warning."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +82,6 @@ def open_given(name: str, spec: GivenSpec) -> GivenSource:
     return GivenSource(name, dim, parts, left_out)
 
 
-def _absolute(path: str) -> str:
-    return path if "://" in path else str(Path(path).expanduser().resolve())
-
-
 def _is_table(where: str, path: str) -> bool:
     if "://" not in path:
         return (Path(path).expanduser() / "_delta_log").is_dir()
@@ -108,7 +111,7 @@ def _file_parts(where: str, spec: GivenSpec) -> tuple[tuple[Part, ...], tuple[st
 
 def _table_parts(where: str, spec: GivenSpec) -> tuple[Part, ...]:
     try:
-        dataset = DeltaTable(_absolute(spec.path)).to_pyarrow_dataset()
+        dataset = DeltaTable(resolved(spec.path)).to_pyarrow_dataset()
         fragments = sorted(dataset.get_fragments(), key=lambda each: each.path)
     except (DeltaError, *DAMAGED) as error:
         raise SourceError(f"{where}.path: the Delta table {spec.path} cannot be read: {error}") from error

@@ -1,4 +1,4 @@
-"""Contents that items can be made vectors of: texts, pictures, attributes, places, and vectors that are given."""
+"""Proposes what to embed: text, images, attributes, coordinates, given vectors."""
 
 import re
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from pipelines.sources.tables import delta
 MOST_FIELDS = 8
 """Fields of a text, at most."""
 LEAST_FILLED = 0.05
-"""A field that fewer items have says little."""
+"""Smallest share of items that must fill a field."""
 
 
 @dataclass(frozen=True)
@@ -51,27 +51,27 @@ def _text_fields(free: dict[str, Column], title: Column | None, preset: Sequence
     An encoder cuts off what is beyond its limit, so a long text comes last.
     """
     if preset:
-        found = [free[name] for name in preset if name in free and _differs(free[name])]
+        found = [free[name] for name in preset if name in free and has_several_values(free[name])]
     else:
         texts = [each for each in free.values() if each.is_text and each.share(len(each.texts)) >= LEAST_FILLED]
         found = sorted(texts, key=lambda each: (each.is_long, -each.usefulness))[: MOST_FIELDS - 1]
-    chosen = [Choice("title", _told(title))] if title is not None else []
-    return [*chosen, *(Choice(each.name, _told(each)) for each in found)]
+    chosen = [Choice("title", _text_evidence(title))] if title is not None else []
+    return [*chosen, *(Choice(each.name, _text_evidence(each)) for each in found)]
 
 
-def _differs(column: Column) -> bool:
-    """Return whether the texts tell items apart."""
+def has_several_values(column: Column) -> bool:
+    """Return True if the items have at least two different texts."""
     return len(set(column.texts)) > 1
 
 
-def _told(column: Column) -> str:
+def _text_evidence(column: Column) -> str:
     return column.of(len(column.texts), f"have a text, {len(set(column.texts)):,} different")
 
 
 def _attributes(free: dict[str, Column], preset: Sequence[str]) -> list[Choice]:
     """Return columns whose values many items share."""
     if preset:
-        found = [free[name] for name in preset if name in free and _differs(free[name])]
+        found = [free[name] for name in preset if name in free and has_several_values(free[name])]
     else:
         found = [each for each in free.values() if 1 < len(each.kinds) <= len(each.ids) / 2 and each.width is None]
         found = sorted(found, key=lambda each: -each.usefulness)[:MOST_FIELDS]

@@ -17,6 +17,7 @@ from pipelines.sources.times import TimeUnit, utc_time
 MOSTLY = 0.5
 """Share of rows whose cell has to fit for a column to be proposed; fewer are quarantined row by row."""
 NEARLY_ALL = 0.98
+"""Smallest share of filled cells that have to fit for a column of times, numbers or flags; of rows, for unique ids."""
 MOST_KINDS = 50
 """Different values of a column of event types, at most."""
 _TYPE = re.compile(r":(token|float|token_seq|float_seq)$")

@@ -10,6 +10,7 @@ from pipelines.registry import source_kind_of
 from pipelines.sources.file import File
 from pipelines.sources.protocol import Counted, Found, Part, RowCount, Source, Spec
 from pipelines.sources.row import SourceError
+from pipelines.sources.row_count import PIECE_ROWS
 from pipelines.sources.source_spec import CsvSpec, InteractionsSpec, ItemsSpec
 from pipelines.sources.spooled.spool import Spooled
 from pipelines.sources.tables.versioned import TableVersion
@@ -19,7 +20,6 @@ SAMPLE_ROWS = 4000
 """Rows that are looked at, over all sources."""
 MOST_SOURCES = 8
 """Sources of which rows are looked at, spread evenly over all."""
-PIECE_ROWS = 500
 
 
 class EveryColumn(InteractionsSpec):

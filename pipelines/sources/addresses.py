@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow.fs as pafs
 from fsspec.core import url_to_fs
@@ -20,6 +21,11 @@ def file_system_of(uri: str) -> tuple[pafs.FileSystem, str]:
         return pafs.PyFileSystem(pafs.FSSpecHandler(hub)), path
     filesystem, path = pafs.FileSystem.from_uri(uri)
     return filesystem, path
+
+
+def resolved(address: str) -> str:
+    """Return a URI as it is, and the absolute path of a local address, in which `~` is the home folder."""
+    return address if "://" in address else str(Path(address).expanduser().resolve())
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,12 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from infra.addresses import SETTINGS, refuse_parameters
-from pipelines.sources.addresses import Pattern, file_system_of, has_wildcards
+from pipelines.sources.addresses import Pattern, file_system_of, has_wildcards, resolved
 from pipelines.sources.file import ATOMIC, File
 from pipelines.sources.folders import (
     SUFFIXES,
@@ -120,10 +119,10 @@ def _sources(
 
 def _source(scheme: str, file: File, digest_of: Callable[[File], str], from_folders: Collection[str]) -> SourceFile:
     stamp, digest = _stamp(file), digest_of(file)
-    told = folder_columns(file.path)
-    columns = tuple(each for each in told if each[0] in from_folders)
+    folder_values = folder_columns(file.path)
+    columns = tuple(each for each in folder_values if each[0] in from_folders)
     sha256 = hashlib.sha256(f"{digest}\0{columns}".encode()).hexdigest() if columns else digest
-    unread = frozenset(name for name, _ in told) - set(from_folders)
+    unread = frozenset(name for name, _ in folder_values) - set(from_folders)
     return SourceFile(file.path, file.filesystem, scheme + file.path, sha256, digest, columns, unread, stamp)
 
 
@@ -137,7 +136,7 @@ def find_files(uri: str) -> tuple[pafs.FileSystem, str, Entries]:
     """Return the file system, path and files at `uri`, unread; raise SourceError if it is not usable."""
     refuse_parameters(uri, "a source", SETTINGS)
     try:
-        filesystem, path = file_system_of(uri) if "://" in uri else (pafs.LocalFileSystem(), _absolute(uri))
+        filesystem, path = file_system_of(uri) if "://" in uri else (pafs.LocalFileSystem(), resolved(uri))
         info = filesystem.get_file_info(path)
     except pa.ArrowInvalid as error:
         raise SourceError(
@@ -203,10 +202,6 @@ def _names_in(filesystem: pafs.FileSystem, folder: str) -> list[str]:
     except (OSError, ValueError, RuntimeError):  # folders above the named one may be unreadable, or no folders
         return []
     return [entry.base_name for entry in listed]
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().resolve())
 
 
 def _digest(file: File) -> str:

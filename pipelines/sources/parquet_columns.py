@@ -18,6 +18,7 @@ from storage.reasons import Reason
 BATCH_ROWS = 4096
 _SHORT = {pa.float16(): Half, pa.float32(): Single}
 DAMAGED = (OSError, ValueError, pa.ArrowException)
+"""Errors that Arrow and the file system raise for a damaged file."""
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,12 @@ class Record:
 
 
 class Source(Protocol):
-    """Rows that stay as they are, known by their content: a file, a version of a table, the result of a query.
+    """An immutable set of rows with an identity derived from its content.
 
-    `sha256` is the identity: 64 hex digits over the content, or over what decides it. A source with the identity of
-    one that was read before is not read again. `uri` is its address, without secrets.
+    Examples are a file, a version of a table, and the result of a query.
+
+    `sha256` is the identity: 64 hex digits over the content, or over what determines it (table id and version). A
+    source with the identity of one that was read before is not read again. `uri` is its address, without secrets.
     """
 
     @property
@@ -61,14 +63,22 @@ class Source(Protocol):
 
     @property
     def identities(self) -> tuple[str, ...]:
-        """Identities under which this or an older version of sidmill may have recorded it."""
+        """Identities under which this or an older version of sidmill may have recorded it.
+
+        For example, a file with columns from folder names has its `sha256` and the hash of its bytes alone, which older
+        versions recorded.
+        """
 
     @property
     def unread_columns(self) -> frozenset[str]:
         """Columns that exist outside the rows, as in folder names, and that the mapping does not read."""
 
     def former_names(self, records: Iterable[Record]) -> set[str]:
-        """Return the names under which the lake stores its rows, by records with one of its identities."""
+        """Return the names under which the lake stores its rows, by records with one of its identities.
+
+        For example, a file that was recorded as `a.csv` and then renamed `b.csv` has the names `a.csv@0123456789ab` and
+        `b.csv@0123456789ab`.
+        """
 
     def check(self, spec: Spec) -> None:
         """Raise SourceError if it is not as the mapping says. Cheap: reads the beginning at most."""
@@ -124,7 +134,7 @@ class Found:
 
 
 def absolute_path(uri: str) -> str:
-    """Return an address that means the same in every folder."""
+    """Return an address that means the same in every folder; `~` is left as it is."""
     return uri if "://" in uri else str(Path(uri).resolve())
 
 
@@ -132,10 +142,12 @@ def absolute_path(uri: str) -> str:
 class SourceKind:
     """A kind of sources, as a registry holds it.
 
-    `claims` tells by an address whether it is of this kind, without reading it. `check` raises SourceError if nothing
-    can be read there. `find` returns the sources at an address, given what was read before. `look` returns them without
-    reading their content, so without an identity; it is None where that cannot be done, or `find` reads none either.
-    `absolute` returns an address that means the same in every folder.
+    - `claims` returns True for an address of this kind; it does not read it.
+    - `check` raises SourceError if nothing can be read at an address.
+    - `find` returns the sources at an address, given the records of sources that were read before.
+    - `look` returns them without reading their content, so without an identity. It is None if the kind cannot do so, or
+      if `find` reads no content either.
+    - `absolute` returns an address that means the same in every folder.
     """
 
     claims: Callable[[str], bool]

@@ -10,6 +10,7 @@ from pipelines.sources.reading import read_file
 from pipelines.sources.text.csv_dialect import HEAD_BYTES
 
 PIECE_ROWS = 500
+"""Rows that are read at a time where a sample is enough."""
 COMPRESSED_HEAD_BYTES = 8 * HEAD_BYTES
 """Text that is examined of a compressed file: much more than the block by which the decompressor reads ahead."""
 

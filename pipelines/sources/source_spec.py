@@ -1,8 +1,10 @@
 """Recipe sections of source files: columns and formats of catalogues and logs."""
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from plugins.younger import OmitsYoungerDefaults
 
 
 class Section(BaseModel):
@@ -106,7 +108,7 @@ class ItemsWithoutImages(ItemsSpec):
         return cls(**spec.model_dump(), pictures=False)
 
 
-class InteractionsSpec(Section):
+class InteractionsSpec(OmitsYoungerDefaults, Section):
     """Mapping of a log's columns to event fields. A column that the log lacks is null; the name "" means no column.
 
     Times are ISO 8601 (UTC if no zone is given) or numbers since 1970 in `time_unit`, by default inferred from their
@@ -116,6 +118,7 @@ class InteractionsSpec(Section):
     """
 
     section: ClassVar[str] = "interactions"
+    younger: ClassVar[frozenset[str]] = frozenset({"pseudonyms"})
 
     user_id: str = Field("user_id", min_length=1)
     item_id: str = Field("item_id", min_length=1)
@@ -134,11 +137,6 @@ class InteractionsSpec(Section):
     repeats: Literal["refuse", "keep"] = "refuse"
     pseudonyms: bool = False
     csv: CsvSpec = CsvSpec()
-
-    @model_serializer(mode="wrap")
-    def _without_younger_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out fields that say nothing where recipes and readings were stored before they were fields."""
-        return {name: value for name, value in serialize(self).items() if name != "pseudonyms" or value}
 
     @property
     def unread_columns(self) -> frozenset[str]:

@@ -21,7 +21,7 @@ from learning.errors import CheckpointMismatch, LossDiverged
 from storage.releases.models import models, read_model
 from storage.releases.releases import published, read_release
 from storage.runs.record import runs
-from training.errors import LearntWhatIsHeldOut, NoReference, NothingToTrainOn
+from training.errors import HeldOutEventsSeen, NoReference, NothingToTrainOn
 
 
 def test_what_was_only_shown_is_nothing_to_train_on(tmp_path: Path, small: Path, recipe: Recipe) -> None:
@@ -89,7 +89,7 @@ def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_n
 
     # A release with an earlier cutoff holds out what the model has learnt from.
     before = len(runs(lake))
-    with pytest.raises(LearntWhatIsHeldOut, match=f"{first.release} holds out events from .* run without --since"):
+    with pytest.raises(HeldOutEventsSeen, match=f"{first.release} holds out events from .* run without --since"):
         train(lake.uri, release=first.release, since=second.id)
     assert len(runs(lake)) == before, "what is asked for wrongly is refused before a run begins"
     going_on = {**recipe, "train": {**recipe["train"], "since_production": True}}  # type: ignore[dict-item]

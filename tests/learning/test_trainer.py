@@ -18,7 +18,7 @@ from pipelines.spec import FusionSpec
 from tokenizer.arrays.items import tie_keys
 from tokenizer.arrays.vectors import ArrayRows, Items
 from tokenizer.quantizers.vae.trainable import VaeTrainable
-from tokenizer.quantizers.vae.training import Training
+from tokenizer.quantizers.vae.training import VaeInputs
 from tokenizer.spec import CodebookSpec
 from training.sasrec.sasrec import SasRecTrainable
 from training.spec import SasRecSpec
@@ -32,7 +32,7 @@ def vae() -> Made:
     settings = {"hidden": (8,), "latent": 4, "epochs": 3, "steps": 4, "batch_size": 16}
     spec = CodebookSpec.model_validate({"quantizer": "rq-vae", "levels": [{"codes": 4}] * 2, "vae": settings})
     items = Items({"fused": ArrayRows(vectors)}, tie_keys([f"i{row}" for row in range(60)]))
-    trainable = VaeTrainable(Training(spec, items, vectors.mean(axis=0), vectors.std(axis=0)))
+    trainable = VaeTrainable(VaeInputs(spec, items, vectors.mean(axis=0), vectors.std(axis=0)))
     return trainable, trainable.loop
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pipelines.ingest.events.admission import SAME, Admission
 from pipelines.ingest.events.columns import EVENTS
 from pipelines.ingest.events.ingest import write_admitted
+from pipelines.ingest.hash_set import SeenHashes
 from pipelines.ingest.items.ingest import ingest_items
-from pipelines.ingest.seen import SeenHashes
 from pipelines.sources.files import find_sources
 from pipelines.sources.source_spec import ItemsSpec
 from storage.commit import Provenance

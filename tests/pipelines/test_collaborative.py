@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.collaborative.factors_file import factors_bytes
-from pipelines.collaborative.sppmi import Factors, fit_factors, fit_rows
+from pipelines.collaborative.sppmi import Factors, fit_rows
 from pipelines.event_log.visible_log import COLUMNS, Histories, histories
 from pipelines.spec import CollaborativeSpec
 
@@ -161,10 +161,15 @@ def _lax(**settings: object) -> CollaborativeSpec:
     return CollaborativeSpec.model_validate({"dim": 6, "window": 3, "min_events": 1, **settings})
 
 
+def _fitted(log: Histories) -> Factors:
+    fitted = fit_rows(log, _lax())
+    assert fitted is not None
+    return fitted[0]
+
+
 def test_folding_the_log_of_the_fit_gives_the_vectors_of_the_decomposition() -> None:
     log = histories(frame(some_log()), _lax())
-    factors = fit_factors(log, _lax())
-    assert factors is not None
+    factors = _fitted(log)
     counts = log.counts(3).toarray()
     met = counts.sum(axis=1)
     with np.errstate(divide="ignore"):
@@ -177,8 +182,7 @@ def test_folding_the_log_of_the_fit_gives_the_vectors_of_the_decomposition() -> 
 
 def test_an_item_that_comes_later_lands_among_those_it_is_taken_with_and_moves_no_vector_of_theirs() -> None:
     log = histories(frame(some_log()), _lax())
-    factors = fit_factors(log, _lax())
-    assert factors is not None
+    factors = _fitted(log)
     before = vectors(factors, log)
     new = [(user, 99, 5, "click") for user in range(0, 20, 2)]
     grown = histories(frame([*some_log(), *new]), _lax())
@@ -193,8 +197,7 @@ def test_an_item_that_comes_later_lands_among_those_it_is_taken_with_and_moves_n
 def test_how_much_was_taken_since_the_fit_does_not_matter_to_a_fold() -> None:
     """Twice the users, each pair twice as often: counts are set against those of the fit."""
     log = histories(frame(some_log()), _lax())
-    factors = fit_factors(log, _lax())
-    assert factors is not None
+    factors = _fitted(log)
     doubled = [*some_log(), *((user + 100, item, hour, kind) for user, item, hour, kind in some_log())]
     folded = factors.fold(histories(frame(doubled), _lax()))
     np.testing.assert_allclose(folded["vector"].to_numpy(), factors.fold(log)["vector"].to_numpy(), atol=1e-6)
@@ -210,10 +213,7 @@ def cosine(one: np.ndarray, other: np.ndarray) -> float:  # type: ignore[type-ar
 
 def test_factors_do_not_depend_on_the_order_of_the_log() -> None:
     events = some_log()
-    one = fit_factors(histories(frame(events), _lax()), _lax())
-    other = fit_factors(histories(frame(events[::-1]), _lax()), _lax())
-    assert one is not None
-    assert other is not None
+    one, other = (_fitted(histories(frame(each), _lax())) for each in (events, events[::-1]))
     assert factors_bytes(one) == factors_bytes(other)
 
 
@@ -221,5 +221,5 @@ def test_factors_do_not_depend_on_the_order_of_the_log() -> None:
 def test_a_log_without_pairs_to_speak_of_has_no_factors(events: list[Event]) -> None:
     log = histories(frame(events), _lax())
     assert log.item.dtype == log.user.dtype == log.time.dtype == np.int64
-    assert fit_factors(log, _lax()) is None
+    assert fit_rows(log, _lax()) is None
     assert log.pairs(3, 0).shape[1] == 2

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from pipelines.compute.cluster import machine_cpus
 from pipelines.compute.executors import InProcess, OnRay, StageError, WorkerDied, _placement
 from pipelines.counts import Counts
-from pipelines.embed.clip_agreement import aligned
+from pipelines.embed.clip_agreement import agreement
 from pipelines.embed.embed import EncodingJob, embed
 from pipelines.embed.images import ImageRefused, decode_image
 from pipelines.embed.protocol import EncoderError, describe_encoder, encode_all, fingerprint
@@ -261,12 +261,12 @@ def test_open_clip_loads_a_checkpoint_file_or_tag_and_what_decides_its_vectors_i
 def test_titles_find_their_own_pictures_and_not_those_of_others() -> None:
     rng = np.random.default_rng(0)
     pictures = rng.standard_normal((200, 16)).astype(np.float32)
-    right = aligned(pictures + 0.1, pictures)
+    right = agreement(pictures + 0.1, pictures)
     assert (right["own_picture_among_nearest"], right["chance"]) == (1.0, 0.05)
     assert right["cosine"] > 0.9
-    wrong = aligned(pictures[rng.permutation(200)], pictures)
+    wrong = agreement(pictures[rng.permutation(200)], pictures)
     assert wrong["own_picture_among_nearest"] < 0.15
-    assert aligned(np.ones((200, 16), np.float32), pictures[:1].repeat(200, 0))["own_picture_among_nearest"] == 0
+    assert agreement(np.ones((200, 16), np.float32), pictures[:1].repeat(200, 0))["own_picture_among_nearest"] == 0
 
 
 @pytest.mark.parametrize("pretrained", ["", "no_such_tag"])

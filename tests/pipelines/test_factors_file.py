@@ -13,7 +13,7 @@ from test_collaborative import frame, some_log
 
 from pipelines.collaborative import factors_file
 from pipelines.collaborative.factors_file import BLOB, factors_bytes, read_factors, store_factors
-from pipelines.collaborative.sppmi import Factors, beside, fit_factors
+from pipelines.collaborative.sppmi import Factors, beside, fit_rows
 from pipelines.event_log.visible_log import histories
 from pipelines.spec import CollaborativeSpec
 from storage.errors import BlobCorrupt, LakeNotFound
@@ -23,9 +23,9 @@ SPEC = CollaborativeSpec(dim=5, window=2, min_events=1, half_life_days=3)
 
 
 def fitted() -> Factors:
-    found = fit_factors(histories(frame(some_log()), SPEC), SPEC)
+    found = fit_rows(histories(frame(some_log()), SPEC), SPEC)
     assert found is not None
-    return found
+    return found[0]
 
 
 EVENTS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 40), st.integers(0, 9), st.just("click")), max_size=40)

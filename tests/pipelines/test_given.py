@@ -16,8 +16,8 @@ from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
 from flows.inspect.status import refused_rows
+from pipelines.given.inventory import current_pairs, inventory_of, store_inventory
 from pipelines.given.source import GivenSource, open_given
-from pipelines.given.survey import current_pairs, store_survey, survey
 from pipelines.sources.row import SourceError
 from pipelines.spec import GivenSpec
 from pipelines.vector_store import matrix
@@ -54,8 +54,8 @@ def stored(lake: Lake) -> dict[str, bytes]:
 
 def read(lake: Lake, spec: GivenSpec, *ids: str) -> dict[str, int]:
     """Read and store a source for a catalogue of these ids; return its counts with the reasons."""
-    found = survey(open_given("mine", spec), lambda _: catalogue(*ids))
-    counts = store_survey(lake, found, FINGERPRINT, RUN, lambda rows: None)
+    found = inventory_of(open_given("mine", spec), lambda _: catalogue(*ids))
+    counts = store_inventory(lake, found, FINGERPRINT, RUN, lambda rows: None)
     plain = {"stored": counts.out, "unchanged": counts.unchanged, **counts.by_reason}
     return {str(name): rows for name, rows in {**plain, "unknown": found.unknown, "absent": found.absent}.items()}
 
@@ -121,9 +121,9 @@ def test_what_is_stored_is_neither_written_nor_read_again_and_a_changed_vector_i
     values[5] += 1
     parquet(tmp_path / "a.parquet", ids, lists(values), row_group_size=2)
     source, reads = counted(open_given("mine", spec))
-    found = survey(source, lambda _: catalogue(*ids))
+    found = inventory_of(source, lambda _: catalogue(*ids))
     assert reads == [0, 1, 2]
-    assert store_survey(lake, found, FINGERPRINT, RUN, lambda rows: None).out == 1
+    assert store_inventory(lake, found, FINGERPRINT, RUN, lambda rows: None).out == 1
     assert reads == [0, 1, 2, 2], "of the second reading, only the part with the new vector"
     pairs = current_pairs(lake, "mine", FINGERPRINT, catalogue(*ids), found.pairs)
     assert pairs.sort("item_id").equals(found.pairs)
@@ -149,11 +149,11 @@ def counted(source: GivenSource) -> tuple[GivenSource, list[int]]:
 def test_an_item_that_a_later_source_does_not_name_keeps_its_vector(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path / "lake"))
     read(lake, parquet(tmp_path / "a.parquet", ["a", "b"], lists(np.eye(2, DIM))), "a", "b")
-    later = survey(
+    later = inventory_of(
         open_given("mine", parquet(tmp_path / "a.parquet", ["c"], lists(np.ones((1, DIM))))),
         lambda _: catalogue("a", "b", "c"),
     )
-    store_survey(lake, later, FINGERPRINT, RUN, lambda rows: None)
+    store_inventory(lake, later, FINGERPRINT, RUN, lambda rows: None)
     pairs = current_pairs(lake, "mine", FINGERPRINT, catalogue("a", "b", "c", "d"), later.pairs)
     assert sorted(pairs["item_id"]) == ["a", "b", "c"]
     assert pairs.sort("item_id").equals(lake.frame("vectors").select("item_id", "content_hash").sort("item_id"))
@@ -290,10 +290,10 @@ def test_a_source_that_cannot_be_used_is_told_in_one_message_when_it_is_opened(t
 
 def test_a_file_that_changes_between_its_two_readings_stops_the_run(tmp_path: Path) -> None:
     spec = parquet(tmp_path / "a.parquet", ["a"], lists(np.ones((1, DIM))))
-    found = survey(open_given("mine", spec), lambda _: catalogue("a"))
+    found = inventory_of(open_given("mine", spec), lambda _: catalogue("a"))
     parquet(tmp_path / "a.parquet", ["a"], lists(2 * np.ones((1, DIM))))
     with pytest.raises(SourceError, match="changed while it was read"):
-        store_survey(Lake(str(tmp_path / "lake")), found, FINGERPRINT, RUN, lambda rows: None)
+        store_inventory(Lake(str(tmp_path / "lake")), found, FINGERPRINT, RUN, lambda rows: None)
 
 
 def test_ids_are_asked_for_with_a_matrix_and_with_nothing_else() -> None:

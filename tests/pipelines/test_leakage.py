@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.collaborative.sequence_model import fit_collaborative
-from pipelines.collaborative.sppmi import fit_factors
+from pipelines.collaborative.sppmi import fit_rows
 from pipelines.event_log.visible_log import COLUMNS, LogSlice, histories
 from pipelines.fusion.fit import fit_fusion
 from pipelines.fusion.fuse import placed
@@ -35,9 +35,9 @@ FUSING = FusionSpec(dim=16, hidden=16, heads=2, epochs=1, steps=5, batch_size=64
 
 def collaborative_vectors(lake: Lake, log: LogSlice, spec: CollaborativeSpec) -> pl.DataFrame:
     seen = histories(log.read(lake, COLUMNS), spec)
-    factors = fit_factors(seen, spec)
-    assert factors is not None
-    return factors.fold(seen)
+    fitted = fit_rows(seen, spec)
+    assert fitted is not None
+    return fitted[0].fold(seen)
 
 
 def events(rows: list[tuple[str, str, datetime]], arrival: datetime | None = None) -> pa.Table:

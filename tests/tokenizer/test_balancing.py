@@ -159,7 +159,7 @@ def test_codes_below_prefixes_are_those_of_asking_in_rounds(
     nodes = PrefixCapacity(prefix, np.empty((0, len(sizes)), np.int32), sizes, np.ones(sizes[-1], np.bool_))
     level = CentroidLevel(Residual("", ()), points)
     block = Items({"": ArrayRows(vectors)}, ties)
-    found = assign_level(level, block, prefix, room.copy(), LOCAL_THREADS, nodes=nodes if nodes.binding else None)
+    found = assign_level(level, block, prefix, room.copy(), LOCAL_THREADS, prefixes=nodes if nodes.binding else None)
     cost = np.concatenate([cost for _, cost in distance_blocks(vectors, points)]) + found.prices.astype(np.float32)
     left, turn = np.full((prefixes, codes), below), np.argsort(ties, kind="stable")
     expected = np.full(items, -1)

@@ -19,7 +19,7 @@ from tokenizer.balancing.costs import Residual
 from tokenizer.fit import fit_codebook
 from tokenizer.quantizers.vae.network import VaeNet, even_codes, share_of
 from tokenizer.quantizers.vae.trainable import VaeTrainable
-from tokenizer.quantizers.vae.training import Training, batches, build, prepare
+from tokenizer.quantizers.vae.training import VaeInputs, batches, build, prepare
 from tokenizer.spec import CodebookSpec
 
 Vectors = dict[str, NDArray[np.float32]]
@@ -51,13 +51,13 @@ def catalogue(items: int, clusters: int = 60, width: int = 32, rank: int = 8) ->
 VECTORS, IDS = catalogue(600)
 
 
-def training_of(spec: CodebookSpec, vectors: Vectors = VECTORS, ids: list[str] = IDS) -> Training:
+def training_of(spec: CodebookSpec, vectors: Vectors = VECTORS, ids: list[str] = IDS) -> VaeInputs:
     items = checked_items(vectors, ids, spec.fit_sources, LOCAL_THREADS)
     mean = vectors["fused"].mean(axis=0)
-    return Training(spec, items, mean, vectors["fused"].std(axis=0))
+    return VaeInputs(spec, items, mean, vectors["fused"].std(axis=0))
 
 
-def started(training: Training) -> VaeNet:
+def started(training: VaeInputs) -> VaeNet:
     net = build(training)
     prepare(net, training, 0)
     return net

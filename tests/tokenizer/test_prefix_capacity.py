@@ -16,16 +16,16 @@ def test_free_sids_below_a_node_are_those_that_end_in_a_code_with_room(
     sids = np.stack(np.unravel_index(np.arange(24), sizes), axis=1).astype(np.int32)
     occupied = sids[draw.permutation(24)[:taken]]
     prefix = sids[draw.integers(0, 24, 30), :level]
-    nodes = PrefixCapacity(prefix, occupied, sizes, np.array(is_open))
-    assert nodes.binding
+    prefixes = PrefixCapacity(prefix, occupied, sizes, np.array(is_open))
+    assert prefixes.binding
     code = draw.integers(0, sizes[level], 30).astype(np.int32)
-    keys = nodes.key(nodes.home, code)
+    keys = prefixes.key(prefixes.home, code)
     held, expected = set(map(tuple, occupied.tolist())), []
     for node in np.column_stack([prefix, code]).tolist():
         below = [sid for sid in sids.tolist() if sid[: level + 1] == node and (level == 2 or is_open[sid[2]])]
         expected.append(sum(tuple(sid) not in held for sid in below))
     order = np.argsort(keys, kind="stable")
-    assert nodes.left(keys[order]).tolist() == [expected[row] for row in order]
+    assert prefixes.left(keys[order]).tolist() == [expected[row] for row in order]
 
 
 @given(st.integers(0, 2), st.integers(0, 20), st.integers(0, 10**6))
@@ -36,10 +36,10 @@ def test_a_code_is_closed_under_a_prefix_as_soon_as_no_sid_is_free_below(level: 
     occupied = sids[draw.permutation(12)[:taken]]
     rows, every = np.arange(20), np.arange(sizes[level], dtype=np.int32)
     prefix = sids[draw.integers(0, 12, 20), :level]
-    nodes = PrefixCapacity(prefix, occupied, sizes, np.ones(2, np.bool_))
-    free = np.full(sizes[: level + 1], nodes.below)
+    prefixes = PrefixCapacity(prefix, occupied, sizes, np.ones(2, np.bool_))
+    free = np.full(sizes[: level + 1], prefixes.below)
     np.subtract.at(free, tuple(occupied[:, : level + 1].T), 1)
-    closed = FullCodes(nodes, rows)
+    closed = FullCodes(prefixes, rows)
     for _ in range(4):
         expected = np.array([[free[(*home, code)] == 0 for code in every] for home in prefix.tolist()])
         found = [closed(np.full(len(every), row), every).tolist() for row in rows]
@@ -52,5 +52,5 @@ def test_a_code_is_closed_under_a_prefix_as_soon_as_no_sid_is_free_below(level: 
             if free[node] > 0:
                 free[node] -= 1
                 served.append(row)
-        nodes.take(nodes.key(nodes.home[served], asked[served]))
+        prefixes.take(prefixes.key(prefixes.home[served], asked[served]))
         closed.promised(np.array(served, np.int64), asked[served])

@@ -11,7 +11,7 @@ from torch.nn import functional
 from tokenizer.arrays.executor import LOCAL_THREADS
 from tokenizer.arrays.items import checked_items
 from tokenizer.quantizers.vae.network import Batch, VaeNet
-from tokenizer.quantizers.vae.training import Training, batches, build, prepare
+from tokenizer.quantizers.vae.training import VaeInputs, batches, build, prepare
 from tokenizer.spec import CodebookSpec
 
 SMALL: dict[str, Any] = {"hidden": (12,), "latent": 5, "epochs": 1, "steps": 1, "batch_size": 14, "warmup_steps": 1}
@@ -35,7 +35,7 @@ def started(**vae: Any) -> tuple[VaeNet, Batch]:
     levels = [{"codes": 7}, {"codes": 4}]
     spec = CodebookSpec.model_validate({"quantizer": "rq-vae", "levels": levels, "vae": {**SMALL, **vae}})
     items = checked_items(vectors, [f"i{row}" for row in range(40)], spec.fit_sources, LOCAL_THREADS)
-    training = Training(spec, items, vectors["fused"].mean(axis=0), vectors["fused"].std(axis=0))
+    training = VaeInputs(spec, items, vectors["fused"].mean(axis=0), vectors["fused"].std(axis=0))
     net = build(training)
     prepare(net, training, 0)
     batch = next(batches(training, 0))

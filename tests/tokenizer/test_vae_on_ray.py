@@ -18,7 +18,7 @@ from tokenizer.arrays.vectors import ArrayRows, Items
 from tokenizer.fit import fit_codebook
 from tokenizer.quantizers.learned import train_network
 from tokenizer.quantizers.vae.trainable import VaeTrainable
-from tokenizer.quantizers.vae.training import Training
+from tokenizer.quantizers.vae.training import VaeInputs
 from tokenizer.spec import CodebookSpec
 
 Floats = NDArray[np.float32]
@@ -69,9 +69,9 @@ class WatchedRows(ArrayRows):
         return super().take(rows)
 
 
-def training_of(spec: CodebookSpec, rows: object) -> Training:
+def training_of(spec: CodebookSpec, rows: object) -> VaeInputs:
     items = Items({"fused": rows}, tie_keys(IDS))  # type: ignore[dict-item]
-    return Training(spec, items, VECTORS.mean(axis=0), VECTORS.std(axis=0))
+    return VaeInputs(spec, items, VECTORS.mean(axis=0), VECTORS.std(axis=0))
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from learning.loop import Loop
 from learning.optimizer import adamw
 from learning.trainable import Cursor
 from training.data.histories import Plan
-from training.objectives.code_pretraining import CodePretraining, aligned
+from training.objectives.code_pretraining import CodePretraining, pretrained
 from training.objectives.next_code import NextCode, Origin
 from training.spec import GeneratorSpec, TrainSpec
 
@@ -39,7 +39,7 @@ def test_codes_learn_which_item_is_meant_and_nothing_else_changes(tmp_path: Path
 
     state = State.of(training.module, adamw(training.module, 0.1, 0.0))
     state.write(tmp_path, Record(training.identity, Cursor("", 0), 1, []))
-    start = aligned(tmp_path)
+    start = pretrained(tmp_path)
     plan = Plan("r-1", buckets=1, sizes=SIZES, batch_size=4, max_events=8)
     made = NextCode(SPEC, plan, lambda _: None, Origin("v", "r-1", "r"), start=start)
     fresh = NextCode(SPEC, plan, lambda _: None, Origin("v", "r-1", "r"))

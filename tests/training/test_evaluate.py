@@ -145,8 +145,8 @@ def test_what_was_found_is_put_in_order_by_vectors_too(trie: Trie, learned: Gene
     wrong = VectorSimilarity.of(np.eye(ITEMS, dtype=np.float32), 1e6, 0.0)
     right = VectorSimilarity.of(np.eye(ITEMS, dtype=np.float32), 0.0, 0.0)
     counts, every = np.ones(ITEMS, np.int64), SPEC.model_copy(update={"beams": ITEMS, "exclude_seen": False})
-    turned = figures(learned, trie, cases, counts, every, likeness=wrong)
-    same = figures(learned, trie, cases, counts, every, likeness=right)
+    turned = figures(learned, trie, cases, counts, every, similarity=wrong)
+    same = figures(learned, trie, cases, counts, every, similarity=right)
     assert same["reranked"]["mrr"] == same["generator"]["mrr"] == turned["generator"]["mrr"] > 0.95
     assert turned["reranked"]["recall@1"] == (held_out[:, -2] == held_out[:, -1]).mean() < 0.05
     assert turned["dense"]["recall@1"] == turned["reranked"]["recall@1"]

@@ -1,4 +1,4 @@
-"""Putting candidates in order by probability and likeness, against a plain loop."""
+"""Putting candidates in order by probability and similarity, against a plain loop."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenizer.arrays.distance import cheapest
-from training.evaluation import rerank as likeness
+from training.evaluation import rerank
 from training.evaluation.rerank import VectorSimilarity
 
 
@@ -79,12 +79,12 @@ def test_users_are_asked_about_in_parts_that_fit_and_the_parts_change_nothing(
         compared.append(len(cost))
         return cheapest(cost, width)
 
-    monkeypatch.setattr(likeness, "CELLS", cells)
-    monkeypatch.setattr(likeness, "cheapest", noted)
+    monkeypatch.setattr(rerank, "CELLS", cells)
+    monkeypatch.setattr(rerank, "cheapest", noted)
     np.testing.assert_array_equal(found.nearest(taken, 4, taken), whole)
     assert max(compared) == min(5, max(1, cells // 7))
-    monkeypatch.setattr(likeness, "AT_ONCE", 2)
+    monkeypatch.setattr(rerank, "AT_ONCE", 2)
     scores = draw.normal(size=whole.shape).astype(np.float32)
     ranked = found.reranked(whole, scores, taken)
-    monkeypatch.setattr(likeness, "AT_ONCE", 99)
+    monkeypatch.setattr(rerank, "AT_ONCE", 99)
     np.testing.assert_array_equal(ranked, found.reranked(whole, scores, taken))

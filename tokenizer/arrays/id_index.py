@@ -12,8 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenizer.arrays.ragged import spans
-
-Array = NDArray[Any]
+from tokenizer.arrays.types import Array
 
 # Ids are hashed in blocks that fit a core's cache. A bucket holds 4 to 8 rows on average: at most one byte per row.
 HASH_ROWS = 1 << 12

@@ -8,10 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.id_index import build_index, candidates
 from tokenizer.arrays.items import tie_keys
-from tokenizer.arrays.types import Ints
+from tokenizer.arrays.types import Array, Ints
 
 
 @dataclass(frozen=True, eq=False)

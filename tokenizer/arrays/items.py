@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.executor import Executor, Threads
 from tokenizer.arrays.id_index import hash_ids
 from tokenizer.arrays.scratch import copied
+from tokenizer.arrays.types import Array
 from tokenizer.arrays.vectors import ArrayRows, Items, Rows, spans
 from tokenizer.errors import VectorError
 

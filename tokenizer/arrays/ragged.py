@@ -5,12 +5,11 @@ is one of these plus at most BLOCK - 1 lengths.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from tokenizer.arrays.types import Array
 
 BLOCK = 16
 

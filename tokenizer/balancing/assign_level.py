@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from learning.threads import one_thread
 from tokenizer.arrays.distance import cheapest
 from tokenizer.arrays.executor import LOCAL_THREADS, Executor, side_by_side
-from tokenizer.arrays.types import Floats
+from tokenizer.arrays.types import Codes, Floats
 from tokenizer.arrays.vectors import LEAD, ArrayRows, Block, Items, pieces
 from tokenizer.balancing.costs import CentroidLevel, Level, Residual
 from tokenizer.balancing.prefix_capacity import FullCodes, PrefixCapacity
 from tokenizer.balancing.prices import FROM_NOTHING, FROM_SAMPLE, FROM_SIMILAR, Candidates, Cooling, settle_prices
 from tokenizer.balancing.rounding import accept
 
-SAMPLE_ROWS = 4096
-SAMPLE_ROWS_PER_CODE = 32
-"""The small sample has the larger of SAMPLE_ROWS and this number for each code."""
+PRICE_ROWS = 4096
+PRICE_ROWS_PER_CODE = 32
+"""The small sample that prices are computed on has the larger of PRICE_ROWS and this number for each code."""
 REFINE_ROWS = LEAD
 """Items of the large sample."""
 LOOKS = 3
@@ -48,13 +48,12 @@ OCTETS = np.where(BIT_SET, np.float32(np.inf), np.float32(0))
 ROOMY = 0.7
 """Share of the room that a sample may demand before prices are computed."""
 
-Codes = NDArray[np.int32]
 Room = NDArray[np.int64]
 Prices = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Assigned:
+class LevelCodes:
     """The result of an assignment: codes int32 (N,), -1 where there was no room.
 
     `first` is each item's first choice: the cheapest code at the prices that had room before the assignment. `prices`
@@ -73,12 +72,12 @@ def assign_level(
     room_K: Room,
     work: Executor,
     *,
-    nodes: PrefixCapacity | None = None,
+    prefixes: PrefixCapacity | None = None,
     price_K: Prices | None = None,
-) -> Assigned:
+) -> LevelCodes:
     """Give each item a code of one level.
 
-    It is the cheapest code if neither room nor nodes bind. `prefix_Nl` are the codes so far, in item order; a row
+    It is the cheapest code if neither room nor prefixes bind. `prefix_Nl` are the codes so far, in item order; a row
     without codes (-1) gets none. `room_K` is the number of items each code still takes, and is reduced in place.
     `price_K` are the prices of an earlier, similar assignment. An item's code does not depend on the order of the
     items.
@@ -87,7 +86,7 @@ def assign_level(
     codes_N = np.full(len(items), -1, np.int32)
     first_N = codes_N.copy()
     if not len(alive) or not room_K.any():
-        return Assigned(codes_N, first_N, np.zeros(level.codes))
+        return LevelCodes(codes_N, first_N, np.zeros(level.codes))
     prices = _prices(level, items, prefix_Nl, alive, room_K, price_K)
     closed = np.where(room_K > 0, prices, np.inf).astype(np.float32)
     task = partial(_two_cheapest, level, closed)
@@ -95,21 +94,21 @@ def assign_level(
     first_N = np.concatenate([code for code, _ in found])
     regret_N = np.concatenate([regret for _, regret in found])
     del found
-    accepted, _ = accept(first_N[alive], regret_N[alive], room_K, nodes, alive)
+    accepted, _ = accept(first_N[alive], regret_N[alive], room_K, prefixes, alive)
     codes_N[alive[accepted]] = first_N[alive[accepted]]
     waiting = alive[~accepted]
     while len(waiting) and room_K.any():
-        got = _from_lists(level, items, prefix_Nl, waiting, room_K, nodes, work, prices)
+        got = _from_lists(level, items, prefix_Nl, waiting, room_K, prefixes, work, prices)
         placed = got >= 0
         codes_N[waiting[placed]] = got[placed]
         waiting = waiting[got == WAITS]
     first_N[prefix_Nl[:, -1] < 0 if prefix_Nl.shape[1] else slice(0)] = -1
-    return Assigned(codes_N, first_N, prices)
+    return LevelCodes(codes_N, first_N, prices)
 
 
 def balanced_assign(
     vectors_ND: Floats, points_KD: Floats, capacity_K: Room, ties_N: NDArray[np.uint64], work: Executor = LOCAL_THREADS
-) -> Assigned:
+) -> LevelCodes:
     """Assign vectors to points, of which point k takes at most `capacity_K[k]`."""
     items, whole = Items({"": ArrayRows(vectors_ND)}, ties_N), np.empty((len(ties_N), 0), np.int32)
     level = CentroidLevel(Residual("", ()), points_KD)
@@ -144,7 +143,7 @@ def _from_lists(
     prefix_Nl: Codes,
     waiting: NDArray[np.int64],
     room_K: Room,
-    nodes: PrefixCapacity | None,
+    prefixes: PrefixCapacity | None,
     work: Executor,
     prices: Prices,
 ) -> Codes:
@@ -155,7 +154,7 @@ def _from_lists(
     in_file_order = np.argsort(waiting, kind="stable")
     width = min(level.codes, int(np.clip(LIST_CELLS // len(waiting), SHORT_LIST, LIST)))
     price_K = np.where(room_K > 0, prices, np.inf).astype(np.float32)
-    closed = None if nodes is None else FullCodes(nodes, waiting)
+    closed = None if prefixes is None else FullCodes(prefixes, waiting)
     most = max(1, min(LIST_ROWS, LIST_CELLS // level.codes))
     pieces = [in_file_order[start : start + most] for start in range(0, len(waiting), most)]
     tasks = (
@@ -177,7 +176,7 @@ def _from_lists(
         bid_codes, regret = (np.concatenate([bid[part] for bid in bids]) for part in range(2))
         open_ = np.isfinite(regret)
         bidding, bid_codes, regret = bidding[open_], bid_codes[open_], regret[open_]
-        accepted, refused = accept(bid_codes, regret, room_K, nodes, waiting[bidding], all_open=True)
+        accepted, refused = accept(bid_codes, regret, room_K, prefixes, waiting[bidding], all_open=True)
         at_U[bidding[refused]] += 1
         got[bidding[accepted]] = bid_codes[accepted]
         if closed is not None:
@@ -257,7 +256,7 @@ def _prices(
     prices = np.zeros(level.codes)
     if (room_K[room_K > 0] >= len(alive)).all():
         return prices
-    few_rows = max(SAMPLE_ROWS, SAMPLE_ROWS_PER_CODE * level.codes)
+    few_rows = max(PRICE_ROWS, PRICE_ROWS_PER_CODE * level.codes)
     small = items.first(alive, prefix_Nl, few_rows)
     open_codes = np.flatnonzero(room_K > 0)
     room = room_K[open_codes].astype(np.float64)
@@ -313,7 +312,7 @@ def _candidates(level: Level, block: Block, open_codes: NDArray[np.int64], price
                 beyond_n[rows] = priced[:, -1]
         return Candidates(cost_nT, code_nT, beyond_n)
 
-    found = side_by_side(of, [block.part(slice(at, at + SAMPLE_ROWS)) for at in range(0, len(block), SAMPLE_ROWS)])
+    found = side_by_side(of, [block.part(slice(at, at + PRICE_ROWS)) for at in range(0, len(block), PRICE_ROWS)])
     return Candidates(
         np.concatenate([part.cost for part in found]),
         np.concatenate([part.code for part in found]),

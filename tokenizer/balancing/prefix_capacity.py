@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenizer.arrays.sid_keys import code_bits, sid_keys
+from tokenizer.arrays.types import Codes
 
-Codes = NDArray[np.int32]
 Keys = NDArray[np.uint64]
 
 AT_ONCE = 1 << 20
@@ -84,12 +84,12 @@ class FullCodes:
     It takes a few bytes per prefix. A million rows are looked up in some milliseconds.
     """
 
-    def __init__(self, nodes: PrefixCapacity, rows: NDArray[np.int64]) -> None:
-        homes, self._place = np.unique(nodes.home[rows], return_inverse=True)
-        self._nodes, self._rows, self._width = nodes, rows, -(-nodes.codes // 8)
-        self._bits = np.full(len(homes) * self._width, 0 if nodes.below > 0 else 255, np.uint8)
-        for full in nodes.full():
-            home, code = np.divmod(full, np.uint64(nodes.codes))
+    def __init__(self, prefixes: PrefixCapacity, rows: NDArray[np.int64]) -> None:
+        homes, self._place = np.unique(prefixes.home[rows], return_inverse=True)
+        self._prefixes, self._rows, self._width = prefixes, rows, -(-prefixes.codes // 8)
+        self._bits = np.full(len(homes) * self._width, 0 if prefixes.below > 0 else 255, np.uint8)
+        for full in prefixes.full():
+            home, code = np.divmod(full, np.uint64(prefixes.codes))
             place = np.searchsorted(homes, home)
             asked = homes[np.minimum(place, len(homes) - 1)] == home
             self._set(place[asked], code[asked])
@@ -105,10 +105,10 @@ class FullCodes:
 
     def promised(self, at: NDArray[np.int64], code: NDArray[np.int32]) -> None:
         """Close the nodes that are full after rows number `at` got SIDs below these codes."""
-        if self._nodes.below > 1:
-            keys = self._nodes.key(self._nodes.home[self._rows[at]], code)
+        if self._prefixes.below > 1:
+            keys = self._prefixes.key(self._prefixes.home[self._rows[at]], code)
             node, one = np.unique(keys, return_index=True)
-            full = one[self._nodes.left(node) <= 0]
+            full = one[self._prefixes.left(node) <= 0]
             at, code = at[full], code[full]
         self._set(self._place[at], code)
 

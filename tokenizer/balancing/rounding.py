@@ -13,24 +13,24 @@ def accept(
     code_N: NDArray[np.int32],
     regret_N: Floats,
     room_K: NDArray[np.int64],
-    nodes: PrefixCapacity | None,
+    prefixes: PrefixCapacity | None,
     rows: NDArray[np.int64],
     all_open: bool = False,
 ) -> tuple[Bools, Bools]:
     """Select which of the items `rows` get the code they ask for, and which their node refuses.
 
     A node takes no more items than the SIDs left below it, a code no more than its room. Reduces `room_K` and takes
-    from `nodes`. With `all_open`, every node asked for has a free SID, so nodes of the last level need no look-up.
+    from `prefixes`. With `all_open`, every node asked for has a free SID, so nodes of the last level need no look-up.
     """
     accepted = np.ones(len(code_N), np.bool_)
     refused = np.zeros(len(code_N), np.bool_)
     keys = np.zeros(0, np.uint64)
-    if nodes is not None:
-        keys = nodes.key(nodes.home[rows], code_N)
+    if prefixes is not None:
+        keys = prefixes.key(prefixes.home[rows], code_N)
         order = _sorted_rows(keys)
         first, count = _groups(keys[order])
-        each_has_one = all_open and nodes.below == 1
-        left = np.ones(len(first), np.int64) if each_has_one else nodes.left(keys[order[first]])
+        each_has_one = all_open and prefixes.below == 1
+        left = np.ones(len(first), np.int64) if each_has_one else prefixes.left(keys[order[first]])
         del first
         tight = count > left
         losers = _beyond(order[np.repeat(tight, count)], count[tight], regret_N, left[tight])
@@ -45,8 +45,8 @@ def accept(
         first, count = _groups(code_N[by_code])
         accepted[_beyond(by_code, count, regret_N, room_K[code_N[by_code[first]]])] = False
     room_K -= np.bincount(code_N[accepted], minlength=len(room_K))
-    if nodes is not None:
-        nodes.take(keys[accepted])
+    if prefixes is not None:
+        prefixes.take(keys[accepted])
     return accepted, refused
 
 

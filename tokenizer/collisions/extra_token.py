@@ -1,11 +1,9 @@
 """The token after the codes that makes SIDs unique without moving items: a count per SID, or a number per item."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tokenizer.arrays.sid_keys import sid_keys
-
-Codes = NDArray[np.int32]
+from tokenizer.arrays.types import Codes
 
 
 def extra_tokens(codes_NL: Codes, taken_MS: Codes, sizes: tuple[int, ...], per_sid: bool) -> Codes:

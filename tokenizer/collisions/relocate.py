@@ -6,13 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenizer.arrays.sid_keys import sid_keys
-from tokenizer.arrays.types import Floats
+from tokenizer.arrays.types import Codes, Floats
 from tokenizer.arrays.vectors import SPAN, Block, Items
 from tokenizer.balancing.costs import Level
 from tokenizer.codebook import Codebook
 from tokenizer.registry import quantizer_of
 
-Codes = NDArray[np.int32]
 Prefix = tuple[int, ...]
 
 

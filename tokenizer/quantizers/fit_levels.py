@@ -7,9 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learning.progress import emit
-from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.executor import Executor
-from tokenizer.arrays.types import Floats
+from tokenizer.arrays.types import Array, Floats
 from tokenizer.arrays.vectors import Items
 from tokenizer.balancing.costs import Residual, Target
 from tokenizer.code_usage import level_metrics

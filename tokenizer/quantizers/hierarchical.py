@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learning.trainer import Trainer, train_in_process
-from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.distance import distance_blocks
 from tokenizer.arrays.executor import Executor
-from tokenizer.arrays.types import Floats
+from tokenizer.arrays.types import Array, Floats
 from tokenizer.arrays.vectors import Block, Items
 from tokenizer.balancing.assign_level import assign_level
 from tokenizer.balancing.costs import Residual

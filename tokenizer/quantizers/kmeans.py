@@ -11,13 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenizer.arrays.distance import own_distance
-from tokenizer.arrays.types import Floats, Ints
+from tokenizer.arrays.types import Codes, Floats, Ints
 from tokenizer.balancing.assign_level import assign_level
 from tokenizer.balancing.costs import CentroidLevel
 from tokenizer.quantizers.seeding import sample_size, spread_centroids
 from tokenizer.quantizers.target_vectors import TargetVectors
-
-Codes = NDArray[np.int32]
 
 FAISS_BYTES = 1 << 30
 """Size of vectors, in bytes, up to which they are copied into memory for faiss."""

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from learning.errors import LossDiverged, TrainingDiverged
 from learning.trainer import Trainer, train_in_process
-from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.executor import Executor
-from tokenizer.arrays.types import Floats
+from tokenizer.arrays.types import Array, Floats
 from tokenizer.arrays.vectors import ArrayRows, Items, spans
 from tokenizer.balancing.assign_level import assign_level
 from tokenizer.balancing.costs import CentroidLevel, Residual, Target
@@ -24,7 +23,7 @@ from tokenizer.codebook import Codebook
 from tokenizer.quantizers.fit_levels import Fitting
 from tokenizer.quantizers.protocol import Fit, Quantizer, reads_one_source
 from tokenizer.quantizers.vae.latent import Coordinate, Encoded, layers_of, perceptron
-from tokenizer.quantizers.vae.training import LATENT, Training
+from tokenizer.quantizers.vae.training import LATENT, VaeInputs
 from tokenizer.spec import CodebookSpec
 
 
@@ -39,7 +38,7 @@ def fit(items: Items, spec: CodebookSpec, work: Executor, train: Trainer = train
     source, arrays = spec.levels[0].source, fitting.arrays
     scale = fitting.targets(0, Residual(source, ())).deviation()
     partner_mean = arrays.get(f"mean.{spec.learned.collaborative}")
-    training = Training(spec, fitting.fitted, arrays[f"mean.{source}"], scale, partner_mean)
+    training = VaeInputs(spec, fitting.fitted, arrays[f"mean.{source}"], scale, partner_mean)
     trained = train_network(training, train)
     fitting.arrays = {f"mean.{source}": arrays[f"mean.{source}"], "scale": scale, **trained.arrays}
     if spec.quantizer == "fsq":
@@ -71,7 +70,7 @@ class Trained:
     loss: list[float] = field(default_factory=list)
 
 
-def train_network(training: Training, train: Trainer = train_in_process) -> Trained:
+def train_network(training: VaeInputs, train: Trainer = train_in_process) -> Trained:
     """Train the network. Raises TrainingDiverged when the loss or its gradient is not finite."""
     from tokenizer.quantizers.vae.trainable import VaeTrainable
 

@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learning.trainer import Trainer, train_in_process
-from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.distance import blocked_product
 from tokenizer.arrays.executor import Executor
-from tokenizer.arrays.types import Floats
+from tokenizer.arrays.types import Array, Floats
 from tokenizer.arrays.vectors import Items
 from tokenizer.balancing.costs import CentroidLevel, Projected, Residual
 from tokenizer.codebook import Codebook

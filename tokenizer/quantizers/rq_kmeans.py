@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learning.trainer import Trainer, train_in_process
-from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.executor import Executor
-from tokenizer.arrays.types import Floats
+from tokenizer.arrays.types import Array, Floats
 from tokenizer.arrays.vectors import Items
 from tokenizer.balancing.costs import CentroidLevel, Residual, Scaled, Target
 from tokenizer.codebook import Codebook

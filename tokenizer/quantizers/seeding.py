@@ -7,13 +7,14 @@ from tokenizer.arrays.types import Floats
 
 ROUNDS = 256
 """Rounds of drawing to aim for; with more codes, a round draws several."""
-SAMPLE_ROWS = 4096
-SAMPLE_ROWS_PER_CODE = 16
+SEED_ROWS = 4096
+SEED_ROWS_PER_CODE = 16
+"""Centroids are drawn from the larger of SEED_ROWS and this number for each code."""
 
 
 def sample_size(codes: int) -> int:
     """Number of vectors to draw centroids from."""
-    return max(SAMPLE_ROWS, SAMPLE_ROWS_PER_CODE * codes)
+    return max(SEED_ROWS, SEED_ROWS_PER_CODE * codes)
 
 
 def spread_centroids(vectors_ND: Floats, codes: int, rng: np.random.Generator) -> Floats:

@@ -5,16 +5,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tokenizer.arrays.distance import own_distance
 from tokenizer.arrays.exact_sums import grid, sums_by_code, total
 from tokenizer.arrays.executor import Executor
-from tokenizer.arrays.types import Floats, Ints
+from tokenizer.arrays.types import Codes, Floats, Ints
 from tokenizer.arrays.vectors import Items, pieces
 from tokenizer.balancing.costs import Squared, Target
-
-Codes = NDArray[np.int32]
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.id_index import bucket_bits
 from tokenizer.arrays.ragged import Ragged
 from tokenizer.arrays.sid_keys import key_codes
+from tokenizer.arrays.types import Array
 
 Texts = tuple[NDArray[np.uint8], Array]
 """Concatenated UTF-8 bytes, and the start of each string and the end of the last: int32 or int64 (N + 1,)."""

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tokenizer.arrays.array_file import Array
+from tokenizer.arrays.types import Array
 from tokenizer.trie.trie import Trie
 
 ARROW_FORMAT = "sidmill-trie-arrow-1"

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.ragged import spans
+from tokenizer.arrays.types import Array
 from tokenizer.trie.trie import Trie, child_under
 
 BITMASK_BYTES_PER_CHILD = 32
+"""Most bytes that the bitmasks of a level may take for each of its children."""
 END = np.ones(1, np.bool_)
+"""Marks the beginning of the first run of equal values, and the end of the last."""
 
 
 @dataclass(frozen=True, eq=False)

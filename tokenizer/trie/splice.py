@@ -1,15 +1,13 @@
 """Insertion and deletion of rows in sorted arrays."""
 
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tokenizer.arrays.ragged import Ragged
+from tokenizer.arrays.types import Array
 from tokenizer.trie.arrays import Texts
-
-Array = NDArray[Any]
 
 
 def splice(old: Array, new: Array, places: NDArray[np.int64], gone: NDArray[np.int64]) -> Array:

@@ -20,11 +20,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tokenizer.arrays.array_file import Array, pack, parts, unpack
+from learning.file_hash import file_sha256
+from tokenizer.arrays.array_file import pack, parts, unpack
 from tokenizer.arrays.id_index import build_index, candidates, hash_ids
 from tokenizer.arrays.items import ItemIds, id_array, id_text
 from tokenizer.arrays.ragged import Ragged, spans
 from tokenizer.arrays.sid_keys import check_codes, code_bits, sid_keys, sort_sids
+from tokenizer.arrays.types import Array
 from tokenizer.errors import TrieCorrupt
 from tokenizer.trie.arrays import Texts, build_levels, check_distinct, check_structure, text_array
 from tokenizer.trie.splice import splice, splice_texts
@@ -139,8 +141,7 @@ class Trie:
     @staticmethod
     def verify(path: str | Path, sha256: str) -> None:
         """Raise TrieCorrupt unless the file has this sha256. Reads the whole file."""
-        with Path(path).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = file_sha256(Path(path))
         if found != sha256:
             raise TrieCorrupt(
                 f"the trie file {path} is damaged: its sha256 is {found}, expected {sha256}; export it again from "

@@ -51,7 +51,7 @@ BASELINES = ("popularity", "item-knn")
 """The recommenders that a model is compared with."""
 AT_ONCE = 8192
 """Cases that a simple recommender ranks at a time."""
-PRODUCTION = "production"
+PRODUCTION_ROW = "production"
 """Row of the model in production."""
 
 
@@ -70,13 +70,14 @@ def evaluate(
     popularity_counts: Ints,
     spec: EvaluateSpec,
     trained_on: Sequence[Ints] | None = None,
-    likeness: VectorSimilarity | None = None,
+    similarity: VectorSimilarity | None = None,
     rival: Rival | None = None,
 ) -> EvaluationResult:
     """Figures of the generator, popularity, item neighbours and a SASRec, one row each, and the counts.
 
-    With `likeness` there are two more rows: the generator's items in the order that includes likeness, and all items by
-    likeness alone. With `rival` there is a row of the model in production; its cases are those of `cases`, in order.
+    With `similarity` there are two more rows: the generator's items in the order that includes similarity, and all
+    items by similarity alone. With `rival` there is a row of the model in production; its cases are those of `cases`,
+    in order.
 
     `against` has the generator's recall less that of each of BASELINES and of the rival, case by case
     (`training.evaluation.comparison`).
@@ -115,14 +116,14 @@ def evaluate(
     rows = {
         "generator": judge.row("generator", _generated(model, trie, cases, spec, found), _parts(like, spec.batch_size))
     }
-    if likeness is not None:
-        rows["reranked"] = judge.row("reranked", _reranked(likeness, cases, found), _parts(like, spec.batch_size))
-        rows["dense"] = judge.row("dense", _alike(likeness, cases, spec), _parts(like, AT_ONCE))
+    if similarity is not None:
+        rows["reranked"] = judge.row("reranked", _reranked(similarity, cases, found), _parts(like, spec.batch_size))
+        rows["dense"] = judge.row("dense", _alike(similarity, cases, spec), _parts(like, AT_ONCE))
     if rival is not None:
         if not np.array_equal(rival.cases.target_rows, cases.target_rows):
             raise ValueError("the model in production reads other cases, so the two cannot be compared case by case")
         ranked = _generated(rival.model, trie, rival.cases, spec, [])
-        rows[PRODUCTION] = judge.row(PRODUCTION, ranked, _parts(like, spec.batch_size))
+        rows[PRODUCTION_ROW] = judge.row(PRODUCTION_ROW, ranked, _parts(like, spec.batch_size))
     rows["popularity"] = judge.row("popularity", _popular(popularity_counts, cases, spec), _parts(like, AT_ONCE))
     if trained_on is not None:
         neighbours = ItemNeighbours.of(trained_on, len(trie), NEAREST)
@@ -135,7 +136,7 @@ def evaluate(
     again = owner[known[owner] & (cases.taken_rows == cases.target_rows[owner])]
     return EvaluationResult(
         rows,
-        judge.against("generator", (*BASELINES, PRODUCTION)),
+        judge.against("generator", (*BASELINES, PRODUCTION_ROW)),
         cases=len(cases),
         targets_missing=int((~known).sum()),
         targets_seen=len(np.unique(again)),
@@ -172,21 +173,21 @@ def _generated(
     return rank
 
 
-def _reranked(likeness: VectorSimilarity, cases: EvaluationCases, found: list[tuple[Ints, Scores]]) -> Rank:
-    """A `Rank` of the items found for the same parts, reordered with likeness."""
+def _reranked(similarity: VectorSimilarity, cases: EvaluationCases, found: list[tuple[Ints, Scores]]) -> Rank:
+    """A `Rank` of the items found for the same parts, reordered with similarity."""
     parts = iter(found)
 
     def rank(part: Ints) -> tuple[Ints, None]:
-        return likeness.reranked(*next(parts), cases.taken(part)), None
+        return similarity.reranked(*next(parts), cases.taken(part)), None
 
     return rank
 
 
-def _alike(likeness: VectorSimilarity, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
-    """A `Rank` by likeness alone."""
+def _alike(similarity: VectorSimilarity, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
+    """A `Rank` by similarity alone."""
 
     def rank(part: Ints) -> tuple[Ints, None]:
-        return likeness.nearest(cases.taken(part), spec.beams, _hidden(cases, spec, part)), None
+        return similarity.nearest(cases.taken(part), spec.beams, _hidden(cases, spec, part)), None
 
     return rank
 

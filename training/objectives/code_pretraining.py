@@ -135,8 +135,8 @@ class CodePretraining:
         return summed / len(batch.vectors), sums
 
 
-def aligned(checkpoint: Path) -> Arrays:
-    """The weights of an alignment that a generator starts with."""
+def pretrained(checkpoint: Path) -> Arrays:
+    """The weights of a pretraining that a generator starts with."""
     weights = load_file(checkpoint / WEIGHTS)
     return {
         name: tensor.numpy() for name, tensor in weights.items() if name.startswith(("codes.", "heads.", "prefixes."))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipelines.ingest.events.ids import content_ids
 from pipelines.ingest.events.near_ids import near_ids
-from pipelines.ingest.seen import SeenHashes
+from pipelines.ingest.hash_set import SeenHashes
 from storage.files.among import Among
 from storage.lake import Lake
 from storage.reasons import Reason

@@ -19,12 +19,12 @@ from pipelines.ingest.accounting import (
     naming,
     payload,
 )
+from pipelines.ingest.hash_set import SeenHashes
 from pipelines.ingest.items.columns import Parsed, parse
 from pipelines.ingest.items.rows import pictures_of, subject_of
 from pipelines.ingest.parts import bounds, parsed_ahead, row_count, rows_at
 from pipelines.ingest.pictures.fetch import TRANSIENT
 from pipelines.ingest.pictures.ingest import Pictures
-from pipelines.ingest.seen import SeenHashes
 from pipelines.sources.cells import Refused
 from pipelines.sources.protocol import Part, Source
 from pipelines.sources.row import Row

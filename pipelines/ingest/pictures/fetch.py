@@ -35,7 +35,7 @@ class HostTimeouts:
         self._timeout = timeout_s
         self._stalled: Counter[str] = Counter()
 
-    def answer(self, host: str, told: str, ask: Callable[[float], bytes]) -> bytes:
+    def answer(self, host: str, address: str, ask: Callable[[float], bytes]) -> bytes:
         """Return the result of `ask`, called with its time limit in seconds; it raises TimeoutError beyond it."""
         if self._stalled[host] >= STALLS:
             raise Refused("image_timeout", f"{host} did not answer in time {STALLS} times in a row and was left alone")
@@ -43,7 +43,7 @@ class HostTimeouts:
             data = ask(self._timeout)
         except TimeoutError as error:
             self._stalled[host] += 1
-            shown = printable_address(told)
+            shown = printable_address(address)
             raise Refused("image_timeout", f"{shown}: did not arrive within {self._timeout:g} s") from error
         self._stalled[host] = 0
         return data

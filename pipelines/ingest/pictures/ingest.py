@@ -1,4 +1,4 @@
-"""Storage as blobs, within limits, of the pictures in catalogue rows: bytes, paths, web and object store addresses."""
+"""Reads the pictures of catalogue rows and stores them as blobs."""
 
 import posixpath
 import re
@@ -68,17 +68,17 @@ class Pictures:
         if _WEB.match(reference):
             return self._web.get(reference)
         if len(reference) > LONGEST_NAME and "://" not in reference:
-            told = f"{shown(reference)} is longer than any path: bytes stand in a binary column or a data: URI"
-            raise Refused("image_reference_unknown", told)
+            detail = f"{shown(reference)} is too long for a path; put image bytes in a binary column or a data: URI"
+            raise Refused("image_reference_unknown", detail)
         if reference.startswith("//"):
-            told = printable_address(reference)
-            raise Refused("image_address", f"{told!r} has no scheme: write https:{told}")
+            shown_address = printable_address(reference)
+            raise Refused("image_address", f"{shown_address!r} has no scheme: write https:{shown_address}")
         return self._patience.answer(
-            self._folder(reference), reference, lambda seconds: _within(seconds, lambda: self._file(reference))
+            self._timeout_key(reference), reference, lambda seconds: _within(seconds, lambda: self._file(reference))
         )
 
-    def _folder(self, reference: str) -> str:
-        """Return the place that holds a picture: one of `items.image_roots`, or the folder of the source."""
+    def _timeout_key(self, reference: str) -> str:
+        """Return the key under which timeouts are counted: one of `items.image_roots`, or the folder of the source."""
         return self._root(reference) or (self._source.folder if self._source else "")
 
     def _root(self, reference: str) -> str | None:
@@ -90,7 +90,7 @@ class Pictures:
 
     def _place(self, reference: str) -> tuple[pafs.FileSystem, str]:
         """Return the file of a path inside the source's folder, or of a URI below one of `items.image_roots`."""
-        told = printable_address(reference)
+        shown_address = printable_address(reference)
         if "://" in reference:
             root = self._root(reference)
             if root is not None:
@@ -98,27 +98,30 @@ class Pictures:
                 inside = posixpath.normpath(posixpath.join(path, reference.removeprefix(root + "/")))
                 if inside.startswith(path + "/"):
                     return filesystem, inside
-            raise Refused("image_address", f"{told!r} is not below a folder of items.image_roots")
+            raise Refused("image_address", f"{shown_address!r} is not below a folder of items.image_roots")
         if self._source is None:
             raise Refused(
-                "image_unreadable", f"{told!r} is relative to a file, and the source is none: write an address"
+                "image_unreadable",
+                f"{shown_address!r} is a relative path, but this source is not a file; give a full address",
             )
         path = posixpath.normpath(posixpath.join(self._source.folder, reference))
         if not path.startswith(self._source.folder + "/"):
-            raise Refused("image_outside_folder", f"{told!r} is outside the folder of {self._source.name}")
+            raise Refused("image_outside_folder", f"{shown_address!r} is outside the folder of {self._source.name}")
         if isinstance(self._source.filesystem, pafs.LocalFileSystem):
-            return self._source.filesystem, self._within_folder(path, told)
+            return self._source.filesystem, self._within_folder(path, shown_address)
         return self._source.filesystem, path
 
-    def _within_folder(self, path: str, told: str) -> str:
+    def _within_folder(self, path: str, shown_address: str) -> str:
         """Return the path with links resolved, which must be inside the folder; opening it follows no link."""
         assert self._source is not None
         try:
             folder, real = Path(self._source.folder).resolve(), Path(path).resolve()
         except (OSError, ValueError, RuntimeError) as error:  # an impossible name, or circular links
-            raise Refused("image_unreadable", f"{told!r}: {error}") from error
+            raise Refused("image_unreadable", f"{shown_address!r}: {error}") from error
         if not real.is_relative_to(folder):
-            raise Refused("image_outside_folder", f"{told!r} is a link out of the folder of {self._source.name}")
+            raise Refused(
+                "image_outside_folder", f"{shown_address!r} is a link out of the folder of {self._source.name}"
+            )
         return str(real)
 
 
@@ -139,7 +142,7 @@ def _within(seconds: float, read: Callable[[], bytes]) -> bytes:
     return done.result(seconds)
 
 
-def _bytes(filesystem: pafs.FileSystem, path: str, told: str, limit: int) -> bytes:
+def _bytes(filesystem: pafs.FileSystem, path: str, shown_address: str, limit: int) -> bytes:
     try:
         info = filesystem.get_file_info(path)
         if info.is_file and info.size > limit:
@@ -147,9 +150,9 @@ def _bytes(filesystem: pafs.FileSystem, path: str, told: str, limit: int) -> byt
         with filesystem.open_input_stream(path) as stream:
             data: bytes = stream.read(limit + 1)
     except (OSError, ValueError) as error:
-        raise Refused("image_unreadable", f"{told!r}: {error}") from error
+        raise Refused("image_unreadable", f"{shown_address!r}: {error}") from error
     if isinstance(filesystem, pafs.LocalFileSystem) and str(Path(path).resolve()) != path:
-        raise Refused("image_outside_folder", f"{told!r} was replaced by a link while it was read")
+        raise Refused("image_outside_folder", f"{shown_address!r} was replaced by a link while it was read")
     if len(data) > limit:
         raise Refused("image_too_large", f"more than the {limit} bytes that are accepted")
     return data

@@ -21,6 +21,12 @@ from pipelines.sources.text.json_columns import json_columns
 from pipelines.sources.text.json_rows import json_rows
 from pipelines.sources.text.text_rows import gathered
 
+EARLIEST = "+earliest"
+"""Ending of an address: where the next message is gone, reading goes on with the earliest that is there."""
+AT_ONCE = 10_000
+"""Messages that a server is asked for at a time."""
+ANSWER_WITHIN_S = 30.0
+"""Seconds after which a server that does not answer counts as failed."""
 EMPTY = b"null"
 """Line of a message without a value, which is refused as no object: a blank line would be no row."""
 
@@ -84,6 +90,14 @@ class Batch:
 
     def row_count(self, spec: Spec) -> RowCount:
         return RowCount(self.count, exact=False)
+
+
+def go_on(address: str) -> str:
+    """Return the advice for a stream whose next messages are gone."""
+    return (
+        f"To go on with what is there, read {address}{EARLIEST} once; events that the lake has already are not stored "
+        "twice."
+    )
 
 
 def batch_identity(stream_id: str, start: str) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from infra.addresses import refuse_parameters, without_secrets
 from pipelines.sources.protocol import Found, Record, Source, SourceKind, Spec
 from pipelines.sources.row import SourceError
-from pipelines.sources.streams.batch import Batch, batch_identity
+from pipelines.sources.streams.batch import ANSWER_WITHIN_S, AT_ONCE, Batch, batch_identity, go_on
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer
@@ -26,14 +26,10 @@ if TYPE_CHECKING:
 SCHEME = "kafka://"
 PROPERTIES = "SIDMILL_KAFKA_PROPERTIES"
 """Environment variable with the path of a file of further client settings, such as those of a login."""
-EARLIEST = "+earliest"
-"""Ending of an address: where the next message is gone, reading goes on with the earliest that is there."""
 MOST_MESSAGES = 1 << 20
 """Messages of one batch; a partition with more gives several."""
-AT_ONCE = 10_000
 WAIT_S = 0.1
 """The client waits so long for all messages that it is asked for; offsets without a message never come."""
-ANSWER_WITHIN_S = 30.0
 _ADDRESS = re.compile(r"kafka://(?P<brokers>[^/\s]+)/(?P<topic>[A-Za-z0-9._-]{1,249}?)(?P<earliest>\+earliest)?")
 _PARTITION = re.compile(
     r"(?P<topic>kafka://.*)\[(?P<partition>\d+)\]@(?P<start>[\d~]+)\.\.(?P<end>\d+)"
@@ -113,11 +109,11 @@ class Partition:
             raise SourceError(
                 f"{self.address}: {self.low - following:,} messages were removed before they were read, from offset "
                 f"{following:,} to {self.low - 1:,}: the topic keeps messages for less time than lies between two "
-                f"runs. Make its retention longer. {_GO_ON.format(self.topic.address)}"
+                f"runs. Make its retention longer. {go_on(self.topic.address)}"
             )
         raise SourceError(
             f"{self.address} ends at offset {self.high:,}, but offsets up to {following - 1:,} were read before: the "
-            f"topic was made anew or cut. {_GO_ON.format(self.topic.address)}"
+            f"topic was made anew or cut. {go_on(self.topic.address)}"
         )
 
     def _end(self, record: Record) -> tuple[int, str] | None:
@@ -130,14 +126,9 @@ class Partition:
         if found["topic"] == self.topic.address and not self.topic.earliest:
             raise SourceError(
                 f"{self.address} belongs to another cluster than the one that was read from there before. "
-                f"{_GO_ON.format(self.topic.address)}"
+                f"{go_on(self.topic.address)}"
             )
         return None
-
-
-_GO_ON = (
-    "To go on with what is there, read {}" + EARLIEST + " once; events that the lake has already are not stored twice."
-)
 
 
 def _parsed(uri: str) -> Topic:

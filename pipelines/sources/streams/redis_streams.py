@@ -17,16 +17,13 @@ from typing import TYPE_CHECKING, Any
 from infra.addresses import refuse_parameters, without_secrets
 from pipelines.sources.protocol import Found, Record, SourceKind, Spec
 from pipelines.sources.row import SourceError
-from pipelines.sources.streams.batch import Batch, batch_identity
+from pipelines.sources.streams.batch import ANSWER_WITHIN_S, AT_ONCE, Batch, batch_identity, go_on
 
 if TYPE_CHECKING:
     from redis import Redis
 
 USER, PASSWORD = "SIDMILL_REDIS_USER", "SIDMILL_REDIS_PASSWORD"
 """Environment variables with the login."""
-EARLIEST = "+earliest"
-AT_ONCE = 10_000
-ANSWER_WITHIN_S = 30.0
 WHOLE = b"json"
 """Name of a field that holds the whole object."""
 _ADDRESS = re.compile(
@@ -140,16 +137,12 @@ def _next(stream: Stream, state: State, records: Iterable[Record]) -> Place:
     """Return the place behind what the records read; raise SourceError if entries behind it are gone."""
     ends = [end for record in records if (end := _end(stream, record))]
     read = ends[-1] if ends else Place()
-    go_on = (
-        f"To go on with what is there, read {stream.address}{EARLIEST} once; events that the lake has already are not "
-        "stored twice."
-    )
     if read.order > state.last.order:
         if stream.earliest:
             return Place(anew=f"~{len(ends)}")
         raise SourceError(
             f"{stream.address} ends at {state.last.entry}, but entries up to {read.entry} were read before: the stream "
-            f"was made anew. {go_on}"
+            f"was made anew. {go_on(stream.address)}"
         )
     if stream.earliest or read.added is None or state.last.added is None or not read.order[0]:
         return read
@@ -158,7 +151,7 @@ def _next(stream: Stream, state: State, records: Iterable[Record]) -> Place:
     if trimmed and lost > 0:
         raise SourceError(
             f"{stream.address}: {lost:,} entries behind {read.entry} were removed before they were read. Trim the "
-            f"stream less. {go_on}"
+            f"stream less. {go_on(stream.address)}"
         )
     return read
 

@@ -5,6 +5,8 @@ from typing import Protocol
 BLOCK_BYTES = 1 << 20
 SMALL_BYTES = 1 << 13
 """Blocks of at most this size are not cut in two: reading them line by line costs little."""
+MOST_BYTES_OF_COLUMNS = 1 << 28
+"""Largest block for Arrow's readers of CSV and JSON, which take less than 2 GiB; a larger one is a single line."""
 
 MOST_ALONE = 32
 """Where all is unusual, this many small blocks are read line by line before another is tried."""

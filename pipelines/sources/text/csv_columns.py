@@ -14,13 +14,10 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from pipelines.sources.row import Row
-from pipelines.sources.text.blocks import Blocks
+from pipelines.sources.text.blocks import MOST_BYTES_OF_COLUMNS, Blocks
 from pipelines.sources.text.csv_dialect import Dialect
 from pipelines.sources.text.csv_rows import Asked, CsvReader, Layout, Lines, encoded, lines_of, with_point
 from pipelines.sources.text.text_rows import Ends, Piece, array_of, has, line_ends, line_starts
-
-MOST_BYTES = 1 << 28
-"""Arrow's reader takes blocks of less than 2 GiB. One of this size is a single line."""
 
 
 def csv_columns(
@@ -81,7 +78,7 @@ class Plain:
 
     def table(self, block: bytes) -> pa.Table | None:
         """Return the rows of a block; None if its lines have to be looked at one by one."""
-        if len(block) > MOST_BYTES:
+        if len(block) > MOST_BYTES_OF_COLUMNS:
             return None
         ends = line_ends(block)
         if not self._is_plain(block, ends):

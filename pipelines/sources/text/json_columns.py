@@ -17,11 +17,10 @@ import pyarrow.json
 
 from pipelines.sources.cells import EXACT_FLOAT
 from pipelines.sources.row import Row
-from pipelines.sources.text.blocks import Blocks
+from pipelines.sources.text.blocks import MOST_BYTES_OF_COLUMNS, Blocks
 from pipelines.sources.text.json_rows import json_rows
 from pipelines.sources.text.text_rows import Ends, Piece, array_of, has, line_ends, line_starts
 
-MOST_BYTES = 1 << 28
 MOST_FIELDS = 200
 """A catalogue with more columns is read line by line."""
 MOST_NESTED = 400
@@ -95,7 +94,7 @@ class Plain:
 
     def table(self, block: bytes) -> pa.Table | None:
         """Return the rows of a block; None if its lines have to be looked at one by one."""
-        if self.is_given_up or not self._has_learned() or len(block) > MOST_BYTES:
+        if self.is_given_up or not self._has_learned() or len(block) > MOST_BYTES_OF_COLUMNS:
             return None
         ends = line_ends(block)
         if not self._is_plain(block, ends):

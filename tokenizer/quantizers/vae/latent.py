@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.distance import BLOCK, blocked_product
-from tokenizer.arrays.types import Floats
+from tokenizer.arrays.types import Array, Floats
 from tokenizer.arrays.vectors import Block
 from tokenizer.balancing.costs import Target
 

@@ -16,8 +16,7 @@ from torch.nn import functional
 from vector_quantize_pytorch.finite_scalar_quantization import FSQ
 from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
-from tokenizer.arrays.array_file import Array
-from tokenizer.arrays.types import Floats
+from tokenizer.arrays.types import Array, Floats
 from tokenizer.spec import CodebookSpec
 
 SMALLEST = 1e-100
@@ -79,7 +78,7 @@ class VaeNet(nn.Module):
             for number, layer in enumerate(linear):
                 found[f"{part}.weight{number}"] = _array(layer.weight.T)
                 found[f"{part}.bias{number}"] = _array(layer.bias)
-        found.update({f"level{number}": _array(points) for number, points in enumerate(self.points)})
+        found.update({f"level{number}": _array(code_vectors) for number, code_vectors in enumerate(self.points)})
         return found
 
     def forward(self, batch: Batch) -> Tensor:
@@ -118,14 +117,14 @@ class VaeNet(nn.Module):
         chosen = self._even(batch) if self.vae.sinkhorn else None
         left, total, loss = latent, torch.zeros_like(latent), latent.new_zeros(())
         generator = torch.Generator().manual_seed(batch.draw)
-        for level, points in enumerate(self.points):
-            codes = nearest_codes(left.detach(), points) if chosen is None else chosen[:, level]
-            vectors = points[codes]
+        for level, code_vectors in enumerate(self.points):
+            codes = nearest_codes(left.detach(), code_vectors) if chosen is None else chosen[:, level]
+            vectors = code_vectors[codes]
             moved = (vectors - left.detach()).square().mean(dim=1).sum()
             held = (left - vectors.detach()).square().mean(dim=1).sum()
             loss = loss + (moved + self.vae.commitment * held) / len(self.points)
             if self.vae.diversity:
-                loss = loss + self.vae.diversity * self._diversity(level, points, codes, generator)
+                loss = loss + self.vae.diversity * self._diversity(level, code_vectors, codes, generator)
             left, total = left - vectors.detach(), total + vectors.detach()
         if self.vae.gradient == "rotation":
             return rotate_to(latent, total), loss
@@ -135,21 +134,21 @@ class VaeNet(nn.Module):
     def _even(self, batch: Batch) -> Tensor:
         """Codes (n, L) of this worker's items, from a transport plan over all items of the step."""
         left, chosen = self.encoder(batch.vectors), []
-        for points in self.points:
-            codes = even_codes(left, points, self.vae.sinkhorn, self.vae.sinkhorn_rounds)
+        for code_vectors in self.points:
+            codes = even_codes(left, code_vectors, self.vae.sinkhorn, self.vae.sinkhorn_rounds)
             chosen.append(codes[batch.own])
-            left = left - points[codes]
+            left = left - code_vectors[codes]
         return torch.stack(chosen, dim=1)
 
-    def _diversity(self, level: int, points: Tensor, codes: Tensor, generator: torch.Generator) -> Tensor:
+    def _diversity(self, level: int, code_vectors: Tensor, codes: Tensor, generator: torch.Generator) -> Tensor:
         """LETTER: a code vector should be nearer to a random one of its cluster, drawn each step, than to others."""
         cluster = self.get_buffer(f"cluster{level}")
-        own = torch.eye(len(points), dtype=torch.bool, device=points.device)
-        lot = torch.rand(len(points), len(points), generator=generator).to(points.device)
+        own = torch.eye(len(code_vectors), dtype=torch.bool, device=code_vectors.device)
+        lot = torch.rand(len(code_vectors), len(code_vectors), generator=generator).to(code_vectors.device)
         lot = lot.masked_fill((cluster[:, None] != cluster) | own, -1.0)
         mate = lot.argmax(dim=1)
         paired = (lot.amax(dim=1) >= 0)[codes]
-        near = (points @ points.T).masked_fill(own, -torch.inf)[codes[paired]]
+        near = (code_vectors @ code_vectors.T).masked_fill(own, -torch.inf)[codes[paired]]
         return functional.cross_entropy(near, mate[codes[paired]], reduction="sum")
 
 
@@ -181,8 +180,8 @@ def even_codes(left_Bd: Tensor, points_Kd: Tensor, regularisation: float, rounds
         return (kernel * column).argmax(dim=1)
 
 
-def _distances(left: Tensor, points: Tensor) -> Tensor:
-    return left.square().sum(dim=1, keepdim=True) - 2 * left @ points.T + points.square().sum(dim=1)
+def _distances(left: Tensor, code_vectors: Tensor) -> Tensor:
+    return left.square().sum(dim=1, keepdim=True) - 2 * left @ code_vectors.T + code_vectors.square().sum(dim=1)
 
 
 def _perceptron(widths: list[int]) -> nn.Sequential:

@@ -17,14 +17,14 @@ from torch import Tensor, distributed, nn
 from learning.spec import LoopSpec
 from learning.trainable import Cursor
 from tokenizer.quantizers.vae.network import Batch, VaeNet, share_of
-from tokenizer.quantizers.vae.training import Training, batches, build, prepare
+from tokenizer.quantizers.vae.training import VaeInputs, batches, build, prepare
 
 
 @dataclass(frozen=True)
 class VaeTrainable:
     """A Trainable: a fresh network, its training items, and its loss."""
 
-    training: Training
+    training: VaeInputs
 
     @cached_property
     def module(self) -> VaeNet:

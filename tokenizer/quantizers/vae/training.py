@@ -18,10 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learning.threads import one_thread
-from tokenizer.arrays.array_file import Array
 from tokenizer.arrays.distance import nearest, own_distance
 from tokenizer.arrays.executor import LOCAL_THREADS
-from tokenizer.arrays.types import Floats
+from tokenizer.arrays.types import Array, Floats
 from tokenizer.arrays.vectors import ArrayRows, Items
 from tokenizer.balancing.costs import Residual
 from tokenizer.quantizers.kmeans import balanced_kmeans
@@ -47,7 +46,7 @@ BATCH, START = 1, 2
 
 
 @dataclass(frozen=True)
-class Training:
+class VaeInputs:
     """The inputs of a training; can be pickled. `mean` and `scale` (D,) standardise the vectors of `source`.
 
     `partner_mean` (C,) is the mean of the collaborative vectors, if there are any.
@@ -79,8 +78,8 @@ class Training:
         """16 hex digits over the spec, the items and their moments, without `workers` and `refit`."""
         settings = self.spec.model_dump(mode="json", exclude={"vae": {"workers", "refit"}})
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        given = (self.mean, self.scale, self.partner_mean, self.items.ties[self.items.order])
-        for array in (array for array in given if array is not None):
+        arrays = (self.mean, self.scale, self.partner_mean, self.items.ties[self.items.order])
+        for array in (array for array in arrays if array is not None):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
 
@@ -94,7 +93,7 @@ class Training:
         return np.random.default_rng([self.spec.seed, *about])
 
 
-def build(training: Training) -> VaeNet:
+def build(training: VaeInputs) -> VaeNet:
     """The initial network; reads no vector."""
     from tokenizer.quantizers.vae.network import VaeNet
 
@@ -102,7 +101,7 @@ def build(training: Training) -> VaeNet:
     return VaeNet(training.spec, training.scale, training.items.rows[named].shape[1] if named else 0)
 
 
-def batches(training: Training, epoch: int, rank: int = 0, world: int = 1, first: int = 0) -> Iterator[Batch]:
+def batches(training: VaeInputs, epoch: int, rank: int = 0, world: int = 1, first: int = 0) -> Iterator[Batch]:
     """The batches of an epoch from its step `first` on, with the whole step's items and this worker's rows.
 
     Steps run through consecutive shuffled passes over the items, independent of epochs.
@@ -126,7 +125,7 @@ def batches(training: Training, epoch: int, rank: int = 0, world: int = 1, first
         yield Batch(vectors, partner, own, draw=step, step=step)
 
 
-def prepare(net: VaeNet, training: Training, epoch: int) -> None:
+def prepare(net: VaeNet, training: VaeInputs, epoch: int) -> None:
     """Update the code vectors before an epoch: a k-means of sample latents at first, then `vae.between`.
 
     Depends on the weights, the epoch and the items alone.
@@ -137,7 +136,7 @@ def prepare(net: VaeNet, training: Training, epoch: int) -> None:
         _prepare(net, training, epoch)
 
 
-def _prepare(net: VaeNet, training: Training, epoch: int) -> None:
+def _prepare(net: VaeNet, training: VaeInputs, epoch: int) -> None:
     vae, rng = training.vae, training.rng(START, epoch)
     codes = [level.codes for level in training.spec.levels]
     turns = np.sort(rng.choice(len(training.items), min(len(training.items), sample_size(max(codes))), replace=False))
@@ -156,37 +155,37 @@ def _cluster_latents(net: VaeNet, latents: Items, rng: np.random.Generator, anew
     """Balanced k-means, level by level, from scratch or from the current code vectors; empty codes move."""
     former: list[Floats] = []
     prefix = np.empty((len(latents), 0), np.int32)
-    for points in net.points:
-        rounds, start = (START_ROUNDS, None) if anew else (FOLLOW_ROUNDS, points.detach().cpu().numpy().copy())
-        room = math.ceil(ROOM * len(latents) / len(points))
+    for code_vectors in net.points:
+        rounds, start = (START_ROUNDS, None) if anew else (FOLLOW_ROUNDS, code_vectors.detach().cpu().numpy().copy())
+        room = math.ceil(ROOM * len(latents) / len(code_vectors))
         left = Residual(LATENT, tuple(enumerate(former)))
         vectors = TargetVectors(left, latents, prefix, LOCAL_THREADS)
-        found = balanced_kmeans(vectors, len(points), room, rounds, rng, start)
+        found = balanced_kmeans(vectors, len(code_vectors), room, rounds, rng, start)
         prefix = np.concatenate([prefix, found.codes[:, None]], axis=1)
         former.append(found.centroids)
-        _put(points, found.centroids)
+        _put(code_vectors, found.centroids)
 
 
 def _revive(net: VaeNet, latent: Floats, rng: np.random.Generator) -> None:
     """Move code vectors that are nearest to no sample latent to latents drawn by squared distance."""
     left = latent
-    for points in net.points:
-        vectors = points.detach().cpu().numpy().copy()
+    for code_vectors in net.points:
+        vectors = code_vectors.detach().cpu().numpy().copy()
         codes = nearest(left, vectors)
         dead = np.flatnonzero(np.bincount(codes, minlength=len(vectors)) == 0)
         far = own_distance(left, vectors, codes)
         count = min(len(dead), int(np.count_nonzero(far)))
         if count:
             vectors[dead[:count]] = left[rng.choice(len(left), count, replace=False, p=far / far.sum())]
-            _put(points, vectors)
+            _put(code_vectors, vectors)
             codes = nearest(left, vectors)
         left = left - vectors[codes]
 
 
 def _cluster_points(net: VaeNet, clusters: int, rng: np.random.Generator) -> None:
     """Clusters of equal size among the code vectors of each level, for the diversity loss."""
-    for number, points in enumerate(net.points):
-        vectors = points.detach().cpu().numpy()
+    for number, code_vectors in enumerate(net.points):
+        vectors = code_vectors.detach().cpu().numpy()
         count = min(clusters, len(vectors))
         items = Items({LATENT: ArrayRows(vectors)}, np.arange(len(vectors), dtype=np.uint64))
         targets = TargetVectors.without_codes(Residual(LATENT, ()), items, LOCAL_THREADS)

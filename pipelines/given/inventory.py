@@ -1,7 +1,7 @@
-"""What a source of given vectors holds for a catalogue, and the storage of what the lake lacks.
+"""The inventory of a source of given vectors: the vectors that a catalogue can use, and the storage of new ones.
 
 A source is read twice: once to judge and hash its rows, and again, where a part has vectors that are not stored, to
-store those. Whether an id comes twice with different vectors is known only at the end of the first reading.
+store those. An id that comes twice with different vectors is known only at the end of the first reading.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ SHARES = 16
 
 
 @dataclass(frozen=True)
-class Survey:
+class Inventory:
     """Rows of a source: the `good` ones (GOOD), one an item, and the `refused` ones (PLACES), with the reason.
 
     `repeated` rows equal a good one. `absent` rows have no vector. `unknown` rows are of items not in the catalogue.
@@ -62,7 +62,7 @@ class Survey:
         return sorted({self.source.place(part) for part in self.refused["part"].unique()})
 
 
-def survey(source: GivenSource, known: Callable[[pl.Series], pl.DataFrame]) -> Survey:
+def inventory_of(source: GivenSource, known: Callable[[pl.Series], pl.DataFrame]) -> Inventory:
     """Judge the rows of a source; `known` returns (item_id) of those of some items that the catalogue has."""
     hashed, others = [pl.DataFrame(schema=PLACES).select(GOOD)], [pl.DataFrame(schema=PLACES)]
     for rows in _judged(source):
@@ -71,14 +71,14 @@ def survey(source: GivenSource, known: Callable[[pl.Series], pl.DataFrame]) -> S
         others.append(rows.filter(~whole))
     named, rest = pl.concat(hashed), pl.concat(others)
     del hashed, others
-    there = known(pl.concat([named["item_id"], rest["item_id"].drop_nulls()]).unique()).select("item_id")
-    ours = rest.join(there, on="item_id", how="semi", maintain_order="left")
+    in_catalogue = known(pl.concat([named["item_id"], rest["item_id"].drop_nulls()]).unique()).select("item_id")
+    ours = rest.join(in_catalogue, on="item_id", how="semi", maintain_order="left")
     nameless = rest.filter(pl.col("item_id").is_null())
-    found = [_once(*each) for each in zip(_shares(named), _shares(there), strict=True)]
+    found = [_once(*each) for each in zip(_shares(named), _shares(in_catalogue), strict=True)]
     good = pl.concat([each.good for each in found]).sort("item_id")
     conflicting = pl.concat([each.conflicting for each in found])
     unknown = rest.height - ours.height - nameless.height + sum(each.unknown for each in found)
-    return Survey(
+    return Inventory(
         source,
         good,
         pl.concat([nameless, ours.filter(pl.col("reason").is_not_null()), conflicting]).sort("part", "row"),
@@ -97,9 +97,9 @@ class _Once:
     unknown: int
 
 
-def _once(rows: pl.DataFrame, there: pl.DataFrame) -> _Once:
-    """Find the rows of the items that are there; those of others are counted as unknown."""
-    ours = rows.join(there, on="item_id", how="semi", maintain_order="left")
+def _once(rows: pl.DataFrame, in_catalogue: pl.DataFrame) -> _Once:
+    """Find the rows of the items in the catalogue; those of others are counted as unknown."""
+    ours = rows.join(in_catalogue, on="item_id", how="semi", maintain_order="left")
     several = ours.group_by("item_id").agg(pl.col("content_hash").n_unique()).filter(pl.col("content_hash") > 1)
     conflicting = ours.join(several, on="item_id", how="semi", maintain_order="left").with_columns(
         reason=pl.lit(Reason.GIVEN_TWICE.value), detail=pl.lit("the id has another vector in another row")
@@ -124,32 +124,32 @@ def _judged(source: GivenSource) -> Iterator[pl.DataFrame]:
             row += batch.num_rows
 
 
-def store_survey(
-    lake: Lake, found: Survey, fingerprint: str, provenance: Provenance, advance: Callable[[int], None]
+def store_inventory(
+    lake: Lake, inventory: Inventory, fingerprint: str, provenance: Provenance, advance: Callable[[int], None]
 ) -> Counts:
     """Store the good vectors that the lake lacks, in chunks; quarantine the refused rows, and resolve mended ones."""
-    name, stage = found.source.name, f"{VECTORS} {found.source.name}"
-    counts = Counts(stage, rows_in=found.good.height + found.repeated + found.refused.height)
-    stored = cached(lake, name, fingerprint, found.good["item_id"])
-    missing = found.good.join(stored, on=PAIR, how="anti", maintain_order="left")
-    counts.unchanged = counts.rows_in - found.refused.height - missing.height
+    name, stage = inventory.source.name, f"{VECTORS} {inventory.source.name}"
+    counts = Counts(stage, rows_in=inventory.good.height + inventory.repeated + inventory.refused.height)
+    stored = cached(lake, name, fingerprint, inventory.good["item_id"])
+    missing = inventory.good.join(stored, on=PAIR, how="anti", maintain_order="left")
+    counts.unchanged = counts.rows_in - inventory.refused.height - missing.height
     advance(counts.unchanged)
-    for rows in _chunks(found.source, missing):
+    for rows in _chunks(inventory.source, missing):
         tagged = rows.with_columns(modality=pl.lit(name), fingerprint=pl.lit(fingerprint))
         store_vectors(lake, tagged, provenance)
         counts.out += rows.height
         advance(rows.height)
-    places = {part: found.source.place(part) for part in found.refused["part"].unique()}
+    places = {part: inventory.source.place(part) for part in inventory.refused["part"].unique()}
     rejects = [
         Reject(stage, reason, detail or "", places[part], row, item)
-        for part, row, item, reason, detail in found.refused.select(
+        for part, row, item, reason, detail in inventory.refused.select(
             "part", "row", "item_id", "reason", "detail"
         ).iter_rows()
     ]
     for reject in rejects:
         counts.refuse(reject.reason, detail=reject.detail)
     quarantine(lake, rejects, provenance)
-    _resolve(lake, stage, found.good, {reject.id for reject in rejects}, provenance)
+    _resolve(lake, stage, inventory.good, {reject.id for reject in rejects}, provenance)
     return counts.check()
 
 
