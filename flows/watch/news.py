@@ -82,7 +82,7 @@ def news(lake: Lake, wanted: Mapping[str, tuple[Sequence[str], Spec]]) -> News:
 def _unread(lake: Lake, kind: str, address: str, spec: Spec) -> list[str]:
     """Return a fingerprint of the unread sources at an address."""
     source_kind = source_kind_of(address)
-    if address in ("-", "/dev/stdin") or address.startswith("sql:"):
+    if not source_kind.watchable:
         return []
     if source_kind.look is not None:
         return [_fingerprint(source) for source in source_kind.look(address, spec).sources]

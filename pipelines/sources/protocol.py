@@ -148,6 +148,7 @@ class SourceKind:
     - `look` returns them without reading their content, so without an identity. It is None if the kind cannot do so, or
       if `find` reads no content either.
     - `absolute` returns an address that means the same in every folder.
+    - `watchable` is False if a look from time to time is not wanted, because it costs as much as reading.
     """
 
     claims: Callable[[str], bool]
@@ -155,3 +156,4 @@ class SourceKind:
     find: Callable[[str, Spec, Iterable[Record]], Found]
     look: Callable[[str, Spec], Found] | None = None
     absolute: Callable[[str], str] = absolute_path
+    watchable: bool = True

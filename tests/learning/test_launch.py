@@ -115,7 +115,7 @@ def test_a_run_goes_on_from_what_is_left_of_it_with_other_workers(tmp_path: Path
         "epochs of an earlier launch are not told again"
     )
 
-    with pytest.raises(CheckpointMismatch, match=r"vocabulary: v there, w now.*from the beginning"):
+    with pytest.raises(CheckpointMismatch, match=r"vocabulary is v there and w now.*from the beginning"):
         launch(partial(make, "w"), spec, "run", tmp_path)
 
     # More workers than the cluster has CPUs for, which does not grow.

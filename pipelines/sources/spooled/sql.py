@@ -147,5 +147,7 @@ def _absolute(uri: str) -> str:
     return _parsed(uri).uri
 
 
-SQL = SourceKind(claims=lambda uri: uri.startswith(SCHEME), check=_check, find=_find, absolute=_absolute)
+SQL = SourceKind(
+    claims=lambda uri: uri.startswith(SCHEME), check=_check, find=_find, absolute=_absolute, watchable=False
+)
 """Results of SQL queries."""

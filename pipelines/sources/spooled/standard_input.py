@@ -81,6 +81,10 @@ def _find(uri: str, spec: Spec, records: Iterable[Record]) -> Found:
 
 
 STANDARD_INPUT = SourceKind(
-    claims=lambda uri: uri in (ADDRESS, "/dev/stdin"), check=_check, find=_find, absolute=lambda uri: ADDRESS
+    claims=lambda uri: uri in (ADDRESS, "/dev/stdin"),
+    check=_check,
+    find=_find,
+    absolute=lambda uri: ADDRESS,
+    watchable=False,
 )
 """Standard input."""
