@@ -177,6 +177,17 @@ def build_parser() -> argparse.ArgumentParser:
         default="bootstrap,night,backfill,train,gc,stream",
         help="comma-separated, of bootstrap, night, backfill, train, gc, stream (all)",
     )
+    soak = _benchmark(
+        names,
+        "faults.soak",
+        "simulated days with a fault in every other step, compared with a plain account of the lake",
+    )
+    soak.add_argument("--minutes", type=float, default=60.0, help="minutes for which days follow each other (60)")
+    soak.add_argument("--seed", type=int, default=0, help="seed of the first day; the next day has the next one (0)")
+    soak.add_argument("--hours", type=_count, default=24, help="hours of a day (24)")
+    soak.add_argument("--days", type=_count, default=1_000, help="end after so many days (when the time is over)")
+    soak.add_argument("--share", type=float, default=0.5, help="share of the steps that meet a fault (0.5)")
+    soak.add_argument("--scratch", type=Path, help="new folder to keep the lake and its sources (one that is removed)")
     return parser
 
 

@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
     """Kill verbs, print a row for each, and raise RuntimeError if an outcome differs."""
     with tempfile.TemporaryDirectory(prefix="sidmill-faults-") as name:
         folder, draw = Path(name), random.Random(options.seed)
-        _get_ready(folder)
+        get_ready(folder)
         sources = folder / "sources"
         if forked(lambda: write(sources), folder / "output").code != 0:
             raise RuntimeError((folder / "output").read_text())
@@ -187,7 +187,7 @@ class Case:
         self._output.unlink(missing_ok=True)
         kill = kill or Kill()
         points = (lambda: CrashPoints(self._points, kill.point)) if watch else None
-        return forked(lambda: _command(command, points), self._output, kill.seconds)
+        return forked(lambda: do_command(command, points), self._output, kill.seconds)
 
     def _require_end(self, ended: Ended) -> Ended:
         if ended.code:
@@ -196,12 +196,12 @@ class Case:
 
     def _asked(self, ask: Callable[[Lake], T]) -> T:
         """Return what `ask` finds out about the lake, in a process of its own: this one must start no threads."""
-        self._require_end(forked(lambda: _answer(ask, str(self._lake), self._answer), self._output))
+        self._require_end(forked(lambda: write_answer(ask, str(self._lake), self._answer), self._output))
         answer: T = json.loads(self._answer.read_text())
         return answer
 
 
-def _get_ready(folder: Path) -> None:
+def get_ready(folder: Path) -> None:
     """Import what runs need, so that forks have it, and start a Prefect server that all runs share."""
     scratch = folder / "scratch"
     scratch.mkdir()
@@ -213,12 +213,13 @@ def _get_ready(folder: Path) -> None:
     ensure_server()
 
 
-def _answer(ask: Callable[[Lake], object], lake: str, place: Path) -> int:
+def write_answer(ask: Callable[[Lake], object], lake: str, place: Path) -> int:
+    """Write what `ask` finds out about a lake to a file, as JSON."""
     place.write_text(json.dumps(ask(Lake(lake))))
     return 0
 
 
-def _command(command: tuple[str, ...], points: Callable[[], CrashPoints] | None) -> int:
+def do_command(command: tuple[str, ...], points: Callable[[], CrashPoints] | None = None) -> int:
     """Run a command as `sidmill` does; return its exit code."""
     watched = points() if points else None
     if watched:

@@ -27,15 +27,23 @@ class Ended:
     seconds: float
 
 
-def forked(work: Callable[[], int], output: Path, kill_after: float | None = None) -> Ended:
+def started(work: Callable[[], int], output: Path) -> int:
+    """Begin `work` in a process of its own group; return its number."""
+    child = os.fork()
+    if not child:
+        _work(work, output)
+    return child
+
+
+def forked(
+    work: Callable[[], int], output: Path, kill_after: float | None = None, longest_s: float = LONGEST_S
+) -> Ended:
     """Do `work` in a process of its own group. After some seconds, or where it stops itself, all of it is killed.
 
     Raise RuntimeError if it does not end.
     """
     start = time.monotonic()
-    child = os.fork()
-    if not child:
-        _work(work, output)
+    child = started(work, output)
     while True:
         found, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED)
         lived = time.monotonic() - start
@@ -47,9 +55,9 @@ def forked(work: Callable[[], int], output: Path, kill_after: float | None = Non
         if kill_after is not None and lived >= kill_after:
             kill(child)
             return Ended(None, lived)
-        if lived > LONGEST_S:
+        if lived > longest_s:
             kill(child)
-            raise RuntimeError(f"a run did not end within {LONGEST_S} s: {output.read_text()[-2000:]}")
+            raise RuntimeError(f"a run did not end within {longest_s:.0f} s: {output.read_text()[-2000:]}")
         time.sleep(POLL_S)
 
 
