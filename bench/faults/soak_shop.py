@@ -13,9 +13,9 @@ from confluent_kafka import Producer
 
 from bench.faults.killing import forked
 from bench.faults.soak_oracle import Event, Oracle
-from bench.runs.made_shop import Shop, delivery_in
+from bench.runs.made_shop import START, Shop, delivery_in
 
-ITEMS, EVENTS, USERS = 200, 1_500, 75
+ITEMS, EVENTS, USERS, REFUSED = 200, 1_500, 75, 3
 KINDS = ("view", "click", "buy")
 
 
@@ -42,7 +42,7 @@ class SoakShop:
         items: dict[str, str | None] = self._new(ITEMS)
         names = sorted(items)
         events = [_event(draw, _popular(draw, names), start, days * 86_400) for _ in range(EVENTS)]
-        return self._write(items, events)
+        return self._write(items, events, set())
 
     def draw(self, seed: int, now: datetime, oracle: Oracle) -> Delivered:
         """Write new, changed, deleted and returned items, and events of the last hour.
@@ -60,7 +60,8 @@ class SoakShop:
         events = [_event(draw, _popular(draw, names), hour_ago, 3_500) for _ in range(draw.randint(20, 60))]
         events += [_event(draw, names[-1], hour_ago, 3_500)]
         events += draw.sample(sorted(oracle.events), 3)
-        return self._write(items, [each for each in events if not {each[0], each[1]} & oracle.erased])
+        kept = [each for each in events if not {each[0], each[1]} & oracle.erased]
+        return self._write(items, kept, oracle.erased)
 
     def _new(self, number: int) -> dict[str, str | None]:
         """Bring the next items with their vectors, which a process of its own writes."""
@@ -71,7 +72,8 @@ class SoakShop:
             raise RuntimeError((self.folder / "output").read_text())
         return {_item(each): f"Item {each}" for each in range(since, self.count)}
 
-    def _write(self, items: dict[str, str | None], events: list[Event]) -> Delivered:
+    def _write(self, items: dict[str, str | None], events: list[Event], erased: set[str]) -> Delivered:
+        """Write a delivery. Its log has rows that are refused, so that the quarantine names users and items too."""
         self._written += 1
         catalogue, log = (self.folder / f"{self._written:05}-{name}.jsonl" for name in ("items", "log"))
         rows = [
@@ -79,7 +81,11 @@ class SoakShop:
             for item, title in items.items()
         ]
         catalogue.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        log.write_text("".join(json.dumps(_record(event)) + "\n" for event in events))
+        draw = random.Random(self._written)
+        refused = [_event(draw, _popular(draw, sorted(items)), START, 1) for _ in range(REFUSED) if items]
+        lines = [_record(event) for event in events]
+        lines += [{**_record(each), "event_time": "never"} for each in refused if not {each[0], each[1]} & erased]
+        log.write_text("".join(json.dumps(line) + "\n" for line in lines))
         return Delivered(items, events, catalogue, log)
 
 
