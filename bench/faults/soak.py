@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         folder = options.scratch
         if folder is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sidmill-soak-")))
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-")))
         else:
             folder.mkdir(parents=True)
         folder = folder.resolve()
