@@ -3,7 +3,7 @@
 Left out are, with the reason:
 
 - columns `run` and `at`, and in manifests `run`, `created_at` and `fitted_by`: the id of a run and the time of writing;
-- the table `runs`: it tells of the killed run too;
+- the table `runs`, and the leases among the pointers: they tell of the killed run too;
 - in cards of models, measured times, and the hash of the record that holds them;
 - in `sources`, whether rows were new: those that were stored before the kill count as unchanged the second time.
 
@@ -21,6 +21,7 @@ from storage.commit import Provenance
 from storage.lake import Lake
 from storage.releases.integrity import check_pinned
 from storage.releases.releases import published, read_release
+from storage.runs.lease import PREFIX
 from storage.schemas import TABLES
 
 LEFT_OUT = ("run", "at", "created_at", "fitted_by", "seconds", "data_wait", "tokens_per_s", "record_blob")
@@ -68,6 +69,8 @@ def differences(whole: dict[str, list[str]], found: dict[str, list[str]]) -> lis
 
 def _rows(lake: Lake, table: str) -> list[str]:
     rows = lake.read(table).to_pylist()
+    if table == "pointers":
+        rows = [row for row in rows if not row["name"].startswith(PREFIX)]
     for row in rows if table == "sources" else ():
         row["rows_out"] += row.pop("rows_unchanged")
     return sorted(json.dumps(_bare(row), sort_keys=True, default=str) for row in rows)

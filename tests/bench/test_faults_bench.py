@@ -12,6 +12,7 @@ from storage.commit import Provenance, append
 from storage.lake import Lake
 from storage.releases.publishing import publish
 from storage.releases.releases import read_release
+from storage.runs.lease import Lease
 
 
 @pytest.fixture
@@ -30,6 +31,14 @@ def lakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Lake]:
 def test_who_wrote_when_makes_no_difference(lakes: list[Lake]) -> None:
     one, other = (read_release(lake, "production") for lake in lakes)
     assert one.run != other.run
+    assert differences(*map(contents, lakes)) == []
+
+
+def test_who_held_the_lease_of_nights_makes_no_difference(lakes: list[Lake]) -> None:
+    lease = Lease(lakes[1], "nightly", WHO)
+    lease.take(0, print)
+    lease.close()
+    assert lakes[0].read("pointers").num_rows < lakes[1].read("pointers").num_rows
     assert differences(*map(contents, lakes)) == []
 
 
