@@ -28,6 +28,7 @@ def require_complete(lake: Lake) -> None:
 def lost_commits(lake: Lake) -> Iterator[str]:
     """Yield what the lake names and does not have. The newest entry of each table is read."""
     tables = [table for table in TABLES if lake.exists(table)]
+    pointers = newest_values(lake.read("pointers"))  # before what they name, which others record meanwhile
     needed = dict[str, tuple[int, str]]()
     for table in tables:
         place = lake.table_files(table)
@@ -35,7 +36,7 @@ def lost_commits(lake: Lake) -> Iterator[str]:
         for other, version in read_entry(place, newest).seen.items() if newest >= 0 else ():
             _raise_to(needed, other, version, f"the newest commit of table {table!r} has seen")
         _raise_to(needed, table, _checkpointed(place), "its last checkpoint is of")
-    releases, models = recorded_releases(lake), recorded_models(lake)
+    models, releases = recorded_models(lake), recorded_releases(lake)
     for manifest in releases:
         for table, version in manifest.versions.items():
             _raise_to(needed, table, version, f"{manifest.id} pins")
@@ -48,7 +49,7 @@ def lost_commits(lake: Lake) -> Iterator[str]:
     for model in models:
         if model.release not in known:
             yield _lost(lake, f"{model.id} was trained on {model.release}, which table 'releases' does not have")
-    for pointer in newest_values(lake.read("pointers")):
+    for pointer in pointers:
         value = pointer.value if isinstance(pointer.value, dict) else {}
         for name in {str(value[part]) for part in ("release", "model") if value.get(part)} - known:
             yield _lost(lake, f"{pointer.name} points to {name}, which is not recorded")

@@ -111,11 +111,11 @@ def _manifests(rows: pa.Table, retired: Collection[str]) -> list[Manifest]:
 
 def read_release(lake: Lake, name: str) -> Manifest:
     """Return a release by id or alias; LakeNotFound lists the existing ones. Raise Retired for one that is retired."""
-    found = releases(lake)
     target = name
     if not name.startswith("r-"):
-        pointed = published(lake, name)
+        pointed = published(lake, name)  # before the releases: what it names was recorded before the alias moved
         target = pointed.release if pointed else name
+    found = releases(lake)
     for manifest in found:
         if manifest.id == target:
             return manifest
@@ -135,7 +135,8 @@ def published(lake: Lake, alias: str = PRODUCTION) -> Published | None:
 
 def published_assignments(lake: Lake, codebook: str, alias: str = PRODUCTION) -> list[str]:
     """Return all assignments ever published under `codebook`, rolled-back ones too, in order of publication."""
-    return _assignments(recorded_releases(lake), codebook, pointer_history(lake, alias))
+    history = pointer_history(lake, alias)  # before the releases: those that it names were recorded before
+    return _assignments(recorded_releases(lake), codebook, history)
 
 
 def _assignments(manifests: list[Manifest], codebook: str, history: list[Pointer]) -> list[str]:

@@ -7,12 +7,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
+from made_releases import candidate
 
 from storage import commit
 from storage.commit import Provenance, append, conform, swap
 from storage.errors import CommitConflict, SchemaMismatch
 from storage.lake import Lake
+from storage.releases.completeness import lost_commits
 from storage.releases.pointers import move_pointer, pointer_history, read_pointer
+from storage.releases.publishing import publish
+from storage.releases.releases import published, published_assignments, read_release
 from storage.schemas import POINTERS, QUARANTINE, VECTORS
 
 WHO = Provenance("test", "recipe")
@@ -239,3 +243,31 @@ def test_the_first_of_the_rows_that_break_a_rule_is_told_and_how_many_they_are()
     ) as refused:
         conform("quarantine", pa.Table.from_pylist(rows, schema=QUARANTINE.schema))
     assert "third" not in str(refused.value)
+
+
+class Busy(Lake):
+    """A lake on which another release is recorded and published after each read of the tables that name releases."""
+
+    made = 0
+
+    def read(self, table: str, *arguments: Any, **options: Any) -> pa.Table:
+        rows = super().read(table, *arguments, **options)
+        if table in ("releases", "models", "pointers"):
+            other = Lake(self.uri)
+            self.made += 1
+            segments = [f"s{number}" for number in range(self.made + 1)]
+            publish(other, candidate(other, f"beside-{self.made}", segments).id, WHO, without_model=True)
+        return rows
+
+
+def test_whoever_reads_beside_publications_misses_nothing_that_an_alias_names(tmp_path: Path) -> None:
+    lake = Busy(str(tmp_path))
+    first = candidate(Lake(lake.uri), "first", ["s0"])
+    publish(Lake(lake.uri), first.id, WHO)
+    for _ in range(3):
+        before = published(Lake(lake.uri))
+        assert before is not None
+        assert read_release(lake, "production").id >= before.release
+        taken = published_assignments(lake, first.codebook.id)
+        assert set(read_release(Lake(lake.uri), before.release).assignments) <= set(taken)
+        assert list(lost_commits(lake)) == []
