@@ -1,1 +1,1 @@
-"""What a lake is after kills, contention and faults."""
+"""Comparison of lakes after kills, contention and faults with lakes that were left alone."""

@@ -1,4 +1,4 @@
-"""What a lake holds, apart from who wrote it when: to compare a lake after a kill with one that was left alone.
+"""Contents of a lake, apart from who wrote it when, to compare a killed run with an undisturbed one.
 
 Left out are, with the reason:
 

@@ -1,4 +1,4 @@
-"""What `bench soak` sees in a lake, as JSON: rows, releases, production, faults, files that hold what was erased."""
+"""The view of a lake that `bench soak` takes: rows, releases, production, faults, files that hold what was erased."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What the shop of `bench soak` delivers: files, given vectors, and messages of a mock topic of Kafka."""
+"""Deliveries of the shop of `bench soak`: files, given vectors, and messages of a mock topic of Kafka."""
 
 import json
 import os

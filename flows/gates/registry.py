@@ -12,20 +12,25 @@ from plugins.registry import Registry
 if TYPE_CHECKING:
     from flows.gates.release_gates import ReleaseGate
 
+FIRST_GATES = (
+    "collision_rate",
+    "utilisation",
+    "relative_error",
+    "shrinkage",
+    "events_without_sid",
+    "drifted_items",
+    "capacity_used",
+    "churn",
+)
+"""Gates that every stored recipe has, also with their defaults. See `flows.gates.spec` for those that came later."""
+
 GATES: Registry[ReleaseGate] = Registry(
     "sidmill.gates",
     "gate",
     {
         name: f"flows.gates.release_gates:{name.upper()}"
         for name in (
-            "collision_rate",
-            "utilisation",
-            "relative_error",
-            "shrinkage",
-            "events_without_sid",
-            "drifted_items",
-            "capacity_used",
-            "churn",
+            *FIRST_GATES,
             "outlying_items",
             "behaviour_kept",
             "neighbours_kept",

@@ -11,19 +11,9 @@ from pydantic import (
     model_validator,
 )
 
-from flows.gates.registry import GATES
+from flows.gates.registry import FIRST_GATES, GATES
 
-IN_EVERY_RECIPE = (
-    "collision_rate",
-    "utilisation",
-    "relative_error",
-    "shrinkage",
-    "events_without_sid",
-    "drifted_items",
-    "capacity_used",
-    "churn",
-    "model_against_baselines",
-)
+IN_EVERY_RECIPE = (*FIRST_GATES, "model_against_baselines")
 """Gates that every stored recipe has, also with its default. A gate that was added later is written, and counts in the
 hash of a recipe, only where it differs from its default: so a new gate changes no hash."""
 

@@ -43,7 +43,7 @@ class NotErased(LakeError):
 
 @dataclass(frozen=True)
 class Held:
-    """What a lake holds of some subjects: rows by table, and where they were seen."""
+    """Holdings of a lake of some subjects: rows by table, and where they were seen."""
 
     rows: Mapping[str, int]
     seen: Seen
