@@ -11,6 +11,6 @@ app = App(name="plugin", help="List quantizers, encoders and what else packages 
 def list_members(*, as_json: AsJson = False, debug: Debug = Debug()) -> None:
     """List quantizers, encoders and other members with the package they come from."""
     from flows.cli import show
-    from flows.inspect.plugins import members
+    from flows.runtime.members import members
 
     show.plugins(members(), as_json)

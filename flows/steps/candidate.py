@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from flows.gates.judge import judge
 from flows.gates.release_gates import Candidate
 from flows.gates.sql_checks import judge_by_sql
+from flows.runtime.members import packages_of_release
 from flows.runtime.run import Run
 from flows.snapshot import Snapshot, added_events, arrived_since
 from flows.steps.assign import AssignedSegments
 from flows.steps.fitted_artifacts import FittedArtifacts
 from flows.steps.task import step
+from flows.watch.lineage import addresses_of
 from pipelines.event_log.behaviour_log import item_counts
 from pipelines.event_log.visible_log import LogSlice
 from pipelines.neighbours import Added, neighbours_sharing
@@ -111,6 +113,7 @@ def make_candidate(run: Run, given: CandidateInput) -> Manifest:
             },
             metrics=metrics,
             gates=gates,
+            packages=packages_of_release(run.recipe, addresses_of(run.record.parameters)),
         )
 
     made, _ = record_release(run.lake, manifest, given.key, run.provenance(**versions))

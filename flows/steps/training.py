@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import polars as pl
 
+from flows.runtime.members import packages_of_model
 from flows.runtime.run import Run
 from flows.runtime.tracking import Figures
 from flows.steps.task import step
@@ -130,7 +131,8 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, base_model:
             raise
         weights = run.lake.blobs.put((result.checkpoint_dir / WEIGHTS).read_bytes())
         record = (result.checkpoint_dir / RECORD).read_bytes()
-        card = ModelCard(**{**json.loads(record), "record_blob": run.lake.blobs.put(record)})
+        by = {"packages": found} if (found := packages_of_model(run.recipe)) else {}
+        card = ModelCard(**{**json.loads(record), "record_blob": run.lake.blobs.put(record), **by})
         last = result.history[-1]
         view.note(
             f"{settings.workers} workers, {settings.epochs} epochs, loss {last['loss']:.3f}",

@@ -1,9 +1,11 @@
 """The manifest: everything a release pins. Readers resolve an alias and then read only what its manifest names."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+from plugins.younger import OmitsYoungerDefaults
 
 
 class _Frozen(BaseModel):
@@ -50,13 +52,17 @@ class EncoderRef(_Frozen):
     details: dict[str, Any]
 
 
-class Manifest(_Frozen):
+class Manifest(OmitsYoungerDefaults):
     """One release. `as_of` bounds arrival times, inclusive; `cutoff` bounds event times, exclusive.
 
     `assignments` are the segments of the SID table that together give every item its SID; a later night adds one.
     `fit_cutoff` bounds the event times that vectors and codebook have seen; it is at most `cutoff`. `cutoff_date` is an
-    explicitly requested cutoff, which nights inherit; None if the recipe's share decided.
+    explicitly requested cutoff, which nights inherit; None if the recipe's share decided. `packages` are the members of
+    installed packages that its run used: kind and name, to package and version.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    younger: ClassVar[frozenset[str]] = frozenset({"packages"})
 
     id: str
     key: str
@@ -82,6 +88,7 @@ class Manifest(_Frozen):
     counts: dict[str, int]
     metrics: dict[str, Any]
     gates: tuple[Gate, ...]
+    packages: dict[str, str] = Field(default_factory=dict)
 
     @property
     def blocked_by(self) -> list[Gate]:

@@ -24,7 +24,8 @@ class ModelCard(BaseModel):
     """How a model was trained: the record of its last checkpoint.
 
     `identity` says what was trained on what, `history` has a row an epoch, `record_blob` is the hash of the record's
-    file. Fields of records that later versions write are kept.
+    file. `packages` are the members of installed packages that made it: kind and name, to package and version. Fields
+    of records that later versions write are kept.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -32,6 +33,7 @@ class ModelCard(BaseModel):
     identity: dict[str, Any] = Field(default_factory=dict)
     history: list[dict[str, Any]] = Field(default_factory=list)
     record_blob: str | None = None
+    packages: dict[str, str] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from conftest import SMALL_RECIPE, write_items
 from flows.recipe import Recipe
 from plugins.registry import MemberClash, Registry, UnknownMember
 from storage.lake import Lake
+from storage.releases.models import models
 from storage.releases.releases import read_release
 from tokenizer.codebook import Codebook
 from tokenizer.registry import QUANTIZERS
@@ -91,7 +92,8 @@ def test_a_bootstrap_a_night_and_a_training_run_with_a_package(site: Path, small
         "codebook": {"quantizer": "farthest-first", "levels": [{"codes": 8}] * 3, "options": {"sample": 30}},
         "fusion": {**SMALL_RECIPE["fusion"], "method": "mixed", "options": {"scale": 0.5}},  # type: ignore[dict-item]
         "gates": {"fullest_code": {"severity": "block"}},
-        "train": {"workers": 1, "epochs": 1, "batch_size": 64, "align_epochs": 1},
+        "generator": {**SMALL_RECIPE["generator"], "architecture": "scaled-decoder"},  # type: ignore[dict-item]
+        "train": {"workers": 1, "epochs": 1, "batch_size": 64, "align_epochs": 1, "objective": "halving"},
     }
     recipe, lake = tmp_path / "r.toml", ["--lake", str(tmp_path / "lake")]
     recipe.write_text("".join(f"{name} = {_toml(value)}\n" for name, value in settings.items()))
@@ -113,7 +115,13 @@ def test_a_bootstrap_a_night_and_a_training_run_with_a_package(site: Path, small
     (gate,) = [gate for gate in release.gates if gate.name == "fullest_code"]
     assert (gate.passed, gate.severity, gate.limit) == (True, "block", 0.5)
     assert 1 / 8 <= gate.value <= 0.5
-    assert release.encoders["text"].details["from"] == "sidmill-example 1.2.0"
+    by = "sidmill-example 1.2.0"
+    made = ("encoder hashed-words", "fusion mixed", "quantizer farthest-first", "gate fullest_code")
+    assert release.packages == dict.fromkeys(made, by)
+    assert read_release(opened, "r-000001").packages == dict.fromkeys(("source sqlite", *made), by)
+    (model,) = models(opened)
+    assert model.card.packages == {"architecture scaled-decoder": by, "objective halving": by}
+    assert release.encoders["text"].details["from"] == by
     fusion = opened.blobs.get(release.fusion_blob)
     header = json.loads(fusion[8 : 8 + int.from_bytes(fusion[:8], "little")])["__metadata__"]
     assert json.loads(header["fusion"])["statistics"]["method_from"] == "sidmill-example 1.2.0"
