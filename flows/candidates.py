@@ -9,11 +9,12 @@ from flows.snapshot import Snapshot, added_events, arrived_since, release_key, s
 from flows.steps.assign import assign
 from flows.steps.behaviour import fold_new
 from flows.steps.candidate import CandidateInput, Kind, make_candidate
-from flows.steps.embed import check_encoders, content_columns, describe_encoders, embed_items
+from flows.steps.embed import check_encoders, content_columns, describe_encoders, embed_items, embed_stage
 from flows.steps.fit import fit, refit
 from flows.steps.fitted_artifacts import fitted_artifacts_of
 from flows.steps.given import store_given, survey_given
 from flows.steps.vectors import item_vectors
+from pipelines.modalities import CONTENT
 from storage.lake import Lake
 from storage.quarantine import open_rows, resolve
 from storage.releases.catalogue import segments
@@ -25,7 +26,7 @@ from tokenizer.codebook import check_capacity
 MAX_PUBLISH_ATTEMPTS = 8
 """Most attempts of a run to publish; an attempt fails if production moves meanwhile."""
 # Stages after ingest that can refuse an item.
-ITEM_STAGES = ("embed text", "embed image", "embed attributes", "embed coordinates", "fuse", "assign")
+ITEM_STAGES = (*map(embed_stage, CONTENT), "fuse", "assign")
 
 
 class NothingToDo(ValueError):

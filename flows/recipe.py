@@ -22,6 +22,7 @@ from flows.gates.spec import GatesSpec
 from flows.gates.sql_checks import CheckSpec
 from flows.watch.spec import WatchSpec
 from infra.addresses import refuse_secrets_within, without_secrets
+from pipelines.modalities import MADE_HERE
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
 from pipelines.spec import (
     AttributesSpec,
@@ -57,12 +58,8 @@ class SplitSpec(BaseModel):
     holdout: float = Field(0.1, ge=0, lt=1)
 
 
-MODALITIES = ("text", "image", "attributes", "coordinates", "collaborative", "fused")
-"""Names of vectors that sidmill makes."""
-
-
 def _is_free(name: str) -> str:
-    if name in MODALITIES:
+    if name in MADE_HERE:
         raise ValueError(f"{name} is the name of vectors that sidmill makes; give these another name")
     return name
 

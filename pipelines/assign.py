@@ -11,7 +11,8 @@ from deltalake.transaction import AddAction
 from numpy.typing import NDArray
 
 from pipelines.counts import Counts
-from pipelines.fusion.fuse import FUSED, Fused
+from pipelines.fusion.fuse import Fused
+from pipelines.modalities import FUSED
 from pipelines.vector_store import matrix, vector_hashes
 from storage.commit import Provenance, append, append_files, write_files
 from storage.files.among import Among

@@ -8,8 +8,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.counts import Counts
-from pipelines.fusion.fuse import FUSED, Fused, Gathered
-from pipelines.modalities import ScratchModality
+from pipelines.fusion.fuse import Fused, Gathered
+from pipelines.modalities import FUSED, ScratchModality
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import Reject, quarantine

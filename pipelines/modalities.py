@@ -14,7 +14,14 @@ from tokenizer.arrays.scratch import ScratchRows, scratch_rows
 from tokenizer.arrays.vectors import ArrayRows, Rows, TakenRows, take_any
 
 Matrix = NDArray[np.float32]
-COLLABORATIVE = "collaborative"
+TEXT, IMAGE, ATTRIBUTES, COORDINATES = "text", "image", "attributes", "coordinates"
+COLLABORATIVE, FUSED = "collaborative", "fused"
+CONTENT = (TEXT, IMAGE, ATTRIBUTES, COORDINATES)
+"""Modalities made of an item's own content: see `pipelines.embed.content_modalities`."""
+ENCODED = (TEXT, IMAGE)
+"""Those whose stage loads a model, which a recipe may place."""
+MADE_HERE = (*CONTENT, COLLABORATIVE, FUSED)
+"""Names of vectors that sidmill makes."""
 ROWS = 1 << 16
 """Items processed at a time."""
 

@@ -7,7 +7,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipelines.fusion.fuse import FUSED
+from pipelines.modalities import FUSED
 from storage.lake import Lake
 from tokenizer.arrays.items import tie_keys
 from tokenizer.arrays.vectors import as_matrix

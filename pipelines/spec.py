@@ -3,11 +3,13 @@
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     field_validator,
     model_validator,
 )
 
+from pipelines.modalities import ENCODED
 from pipelines.registry import FUSIONS, encoder_of, fusion_method_of
 from pipelines.sources.source_spec import Section
 from plugins.options import check_options
@@ -287,6 +289,16 @@ class StageSpec(Section):
     resources: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
 
 
+def _is_placed(name: str) -> str:
+    if name not in PLACED:
+        raise ValueError(f"no stage {name} is placed; the stages are {', '.join(PLACED)}")
+    return name
+
+
+PLACED = tuple(f"embed_{name}" for name in ENCODED)
+StageName = Annotated[str, AfterValidator(_is_placed)]
+
+
 class ComputeSpec(Section):
     """Compute settings. With fewer new items than `in_process_below`, a nightly run stays in process without a cluster.
 
@@ -298,7 +310,7 @@ class ComputeSpec(Section):
     cpus: int = Field(0, ge=0)
     encoder_workers: int = Field(0, ge=0)
     chunk_rows: int = Field(256, ge=1)
-    stages: dict[Literal["embed_text", "embed_image"], StageSpec] = Field(default_factory=dict)
+    stages: dict[StageName, StageSpec] = Field(default_factory=dict)
 
 
 class BudgetSpec(OmitsYoungerDefaults, Section):

@@ -146,8 +146,9 @@ def _is_table(value: Any) -> bool:
 def _non_default_fields(settings: Record) -> Record:
     """Return the recipe fields that are not defaults, by full name, and modalities with only default fields."""
     from flows.recipe import Recipe
+    from pipelines.modalities import COLLABORATIVE, CONTENT
 
-    modalities = ("text", "image", "attributes", "coordinates", "collaborative")
+    modalities = (*CONTENT, COLLABORATIVE)
     defaults = Recipe.model_validate({name: {} for name in modalities}).model_dump(mode="json")
     found: Record = {}
     for name, value in settings.items():

@@ -8,8 +8,9 @@ from typing import Any
 
 from flows.draft.shape import LEVELS, codes_for
 from flows.draft.toml import Block, Entry, comment
-from flows.recipe import MODALITIES, Recipe, parse_recipe
+from flows.recipe import Recipe, parse_recipe
 from infra.addresses import without_secrets
+from pipelines.modalities import MADE_HERE
 from pipelines.profile.column import Column, columns_of
 from pipelines.profile.content import Content, contents_of
 from pipelines.profile.mapping import Mapping, map_interactions, map_items
@@ -174,7 +175,7 @@ def _content_blocks(catalogue: _Data, content: Content) -> Iterator[Block]:
         latitude, longitude = content.coordinates
         degrees = Entry("latitude", latitude), Entry("longitude", longitude)
         yield Block("coordinates", degrees, "All sampled rows that have a value have degrees.")
-    taken = set(MODALITIES)
+    taken = set(MADE_HERE)
     for name, column, width in content.vectors:
         name = f"{name}_given" if name in taken else name
         taken.add(name)

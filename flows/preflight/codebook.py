@@ -4,8 +4,8 @@ import math
 
 from flows.preflight.report import MAKES, Report
 from flows.preflight.trial import Trial
-from flows.recipe import MODALITIES, Recipe
-from pipelines.fusion.fuse import FUSED
+from flows.recipe import Recipe
+from pipelines.modalities import FUSED, MADE_HERE
 from storage.lake import Lake
 from storage.releases.catalogue import catalogue
 from storage.releases.manifest import Manifest
@@ -16,7 +16,7 @@ from tokenizer.errors import CapacityExhausted, VectorError
 def judge_fit(report: Report, recipe: Recipe, trial: Trial, lake: Lake | None) -> None:
     """Report the capacity of a new codebook against the items, and levels without vectors."""
     spec = recipe.codebook
-    made = {FUSED, *(name for name in MODALITIES if getattr(recipe, name, None) is not None), *recipe.vectors}
+    made = {FUSED, *(name for name in MADE_HERE if getattr(recipe, name, None) is not None), *recipe.vectors}
     if made == {FUSED}:
         report.errors.append(
             "the recipe makes no vectors: add a section such as [text], [image], [attributes], [collaborative] or "

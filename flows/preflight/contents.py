@@ -9,7 +9,7 @@ from PIL import Image
 from flows.preflight.report import MAKES, Report
 from flows.preflight.trial import Trial
 from flows.recipe import Recipe
-from flows.steps.embed import IMAGE, TEXT, contents, unknown_fields
+from flows.steps.embed import contents, unknown_fields
 from pipelines.embed.images import ImageRefused, decode_image
 from pipelines.embed.protocol import EncoderError, fingerprint
 from pipelines.given.judge import judge
@@ -17,6 +17,7 @@ from pipelines.given.source import open_given
 from pipelines.ingest.items.rows import pictures_of
 from pipelines.ingest.pictures.ingest import Pictures
 from pipelines.ingest.pictures.references import Reference
+from pipelines.modalities import IMAGE, TEXT
 from pipelines.profile.sampled import Sampled
 from pipelines.sources.cells import Refused
 from pipelines.sources.row import Row, SourceError
@@ -49,9 +50,9 @@ def look_at_contents(report: Report, recipe: Recipe, trial: Trial) -> Found:
     report.warnings += unknown_fields(recipe, items) if items.height else []
     if recipe.image is None and trial.items.pictures:
         report.add(MAKES, IMAGE, f"nothing of {trial.items.pictures:,} pictures in the sample: there is no [image]")
-    for content in contents(recipe, trial.lake):
+    for content, spec in contents(recipe):
         try:
-            details = content.describe()
+            details = content.describe(spec)
         except (EncoderError, OSError) as error:
             found.unloadable.append(content.name)
             report.errors.append(f"the {content.name} encoder cannot be loaded: {error}")
@@ -60,7 +61,7 @@ def look_at_contents(report: Report, recipe: Recipe, trial: Trial) -> Found:
         if content.name == IMAGE:
             _look_at_pictures(report, recipe, trial, found)
             continue
-        rows = content.rows(items)
+        rows = content.rows(items, spec)
         if content.name == TEXT:
             rows = rows.filter(pl.col("text") != "")
             found.texts = rows["text"].to_list()

@@ -9,8 +9,8 @@ from flows.preflight.contents import Found
 from flows.preflight.report import TIME, Report
 from flows.preflight.trial import Trial, Tried
 from flows.recipe import Recipe
-from flows.steps.embed import IMAGE, TEXT
 from pipelines.embed.protocol import EncoderError, encode_all, load_encoder
+from pipelines.modalities import IMAGE, TEXT
 from pipelines.spec import ImageSpec, TextSpec
 from storage.lake import Lake
 from storage.runs.record import runs

@@ -12,7 +12,7 @@ from PIL import Image
 
 from learning.threads import one_thread
 from pipelines.embed.images import ImageRefused, decode_image
-from pipelines.fusion.fuse import FUSED
+from pipelines.modalities import FUSED
 from pipelines.spec import ImageSpec
 from pipelines.vector_store import matrix
 from storage.lake import Lake, one_of

@@ -23,9 +23,9 @@ from pipelines.collaborative.newest_pairs import NewestPairs
 from pipelines.compute.executors import OnRay
 from pipelines.fusion.fit import NO_PAIRS, FusionStart, train_fusion
 from pipelines.fusion.frozen import Fusion
-from pipelines.fusion.fuse import FUSED, Gathered
+from pipelines.fusion.fuse import Gathered
 from pipelines.level_vectors import level_vectors
-from pipelines.modalities import StoredModality
+from pipelines.modalities import FUSED, StoredModality
 from storage.commit import append
 from storage.releases.catalogue import segments
 from storage.releases.manifest import CodebookRef, EncoderRef, Manifest

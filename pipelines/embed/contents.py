@@ -7,6 +7,8 @@ from typing import Any
 
 import polars as pl
 
+from storage.files.store import sha256
+
 
 def items_text(frame: pl.DataFrame, fields: tuple[str, ...]) -> pl.DataFrame:
     """Add `text`, the non-empty title and attributes named by `fields`, joined by ". ", and its hash.
@@ -21,6 +23,13 @@ def items_text(frame: pl.DataFrame, fields: tuple[str, ...]) -> pl.DataFrame:
     return frame.with_columns(
         pl.Series("text", texts, dtype=pl.String), pl.Series("content_hash", hashes, dtype=pl.String)
     )
+
+
+def items_pictures(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return items with pictures. The content hash is the hash of one picture, or of several hashes in order."""
+    some = frame.filter(pl.col("images").list.len() > 0)
+    hashes = [each[0] if len(each) == 1 else sha256("".join(each).encode()) for each in some["images"]]
+    return some.with_columns(pl.Series("content_hash", hashes, dtype=pl.String))
 
 
 def _joined(value: str | list[str]) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from learning.threads import one_thread
 from pipelines.counts import Counts
 from pipelines.fusion.frozen import Fusion
-from pipelines.modalities import Matrix, Modality, ScratchModality, StoredModality
+from pipelines.modalities import FUSED, Matrix, Modality, ScratchModality, StoredModality
 from pipelines.vector_store import VectorFiles, matrix, read_vectors
 from storage.commit import Provenance
 from storage.lake import Lake
@@ -22,7 +22,6 @@ from tokenizer.arrays.executor import LOCAL_THREADS, Executor, Threads
 from tokenizer.arrays.scratch import scratch_take
 from tokenizer.arrays.vectors import NOTHING, Items, Rows
 
-FUSED = "fused"
 CHUNK = 1 << 16
 """Items fused and stored at a time."""
 FEW_PARTS = 8
