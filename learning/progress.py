@@ -1,29 +1,36 @@
-"""Progress of a fit, one line per epoch or level. The caller decides where the lines go."""
+"""Progress of a fit: lines, and the figures of each epoch of a training. The caller decides where they go."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-ProgressCallback = Callable[[str], None]
+LineCallback = Callable[[str], None]
+EpochCallback = Callable[[str, Mapping[str, float]], None]
+"""Called with the label of a training and the row of an epoch (see `learning.loop.Loop.epochs`)."""
 
 
-def _discard(line: str) -> None:
-    """Discard a line."""
+def _discard(*_: object) -> None:
+    """Discard what is reported."""
 
 
-_listener: ContextVar[ProgressCallback] = ContextVar("progress_listener", default=_discard)
+_listener: ContextVar[tuple[LineCallback, EpochCallback]] = ContextVar("listener", default=(_discard, _discard))
 
 
 def emit(line: str) -> None:
     """Send a line to the listener of the current context."""
-    _listener.get()(line)
+    _listener.get()[0](line)
+
+
+def emit_epoch(label: str, row: Mapping[str, float]) -> None:
+    """Send the row of an epoch to the listener of the current context."""
+    _listener.get()[1](label, row)
 
 
 @contextmanager
-def progress_listener(callback: ProgressCallback) -> Iterator[None]:
-    """Send the lines of all fits in the body to `callback`."""
-    token = _listener.set(callback)
+def progress_listener(lines: LineCallback, epochs: EpochCallback = _discard) -> Iterator[None]:
+    """Send the lines, and the rows of epochs, of all fits in the body to the callbacks."""
+    token = _listener.set((lines, epochs))
     try:
         yield
     finally:

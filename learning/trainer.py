@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from learning.progress import Epochs
+from learning.progress import Epochs, emit_epoch
 from learning.threads import one_thread
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def train_in_process(
             epochs = Epochs(label, spec.epochs)
             for row in loop.epochs():
                 epochs.done(row["loss"])
+                emit_epoch(label, row)
                 if on_epoch is not None and on_epoch(row):
                     break
     finally:

@@ -33,7 +33,7 @@ BESIDE = {
 }
 """What runs beside a verb that stands still: of other verbs a night of `lake gc`, which leaves what is young."""
 GC_BESIDE = ("lake", "gc", "--keep", "6", "--grace", "1h", "--yes")
-CODEBOOKS = ("[{codes=64},{codes=32}]", "[{codes=16},{codes=16},{codes=16}]")
+CODEBOOKS = ("[{codes=64},{codes=64},{codes=4}]", "[{codes=32},{codes=32},{codes=16}]")
 KEEP = "6"
 
 

@@ -18,6 +18,7 @@ from flows.runtime.ending import end_in_failure, end_well
 from flows.runtime.memory import give_large_arrays_pages_of_their_own, return_freed_memory
 from flows.runtime.progress import Display, StageView
 from flows.runtime.times import parse_time
+from flows.runtime.tracking import Figures
 from flows.watch.lineage import Lineage, addresses_of, is_wanted
 from infra.addresses import check_environment, hide_secrets
 from infra.settings import configure
@@ -59,6 +60,7 @@ class Run:
         self.record = RunRecord(self.lake, self.id, kind, recipe.hash, parameters, _flow_run_id())
         self.display = Display(_flow_log)
         self.result: dict[str, Any] = {}
+        self.figures = Figures(self, self.id, {})
         self.lineage: Lineage | None = None
         self.lease: Lease | None = None
         self._tries: dict[str, Trie] = {}
@@ -125,7 +127,7 @@ class Run:
         """Time and show a stage, and record it with its counts at its end."""
         with (
             self.display.stage(name, total) as (view, seconds),
-            progress_listener(lambda line: self.say(f"    {line}")),
+            progress_listener(lambda line: self.say(f"    {line}"), self.figures.epoch),
         ):
             yield view
             return_freed_memory()

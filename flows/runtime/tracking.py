@@ -5,17 +5,21 @@ by MLFLOW_TRACKING_URI. Neither may end a training: what cannot be written is to
 """
 
 import os
+import secrets
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from flows.runtime.run import Run
 from infra.addresses import without_secrets
 from storage.retention.garbage import FIGURES
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from tensorboardX.proto.event_pb2 import Event
+
+    from flows.runtime.run import Run
 
 RECEIVER = "MLFLOW_TRACKING_URI"
 EXPERIMENT = "sidmill"
@@ -26,11 +30,16 @@ Scalars = Mapping[str, float]
 
 
 class Figures:
-    """Writes the figures of one training, named by its key; `tags` say what it is trained on."""
+    """Writes the figures of one training, named by its key; `tags` say what it is trained on.
 
-    def __init__(self, run: Run, key: str, tags: Mapping[str, str]) -> None:
+    Trainings that make no generator, such as that of a fusion, have the id of their run as their key.
+    """
+
+    def __init__(self, run: "Run", key: str, tags: Mapping[str, str]) -> None:
         self._run, self._key, self._tags = run, key, {KEY: key, "sidmill.lake": run.lake.uri, **tags}
         self._told = set[str]()
+        self._file = f"events.out.tfevents.{int(time.time())}.{run.id}.{secrets.token_hex(4)}"
+        self._events: list[Event] = []
         self._client: MlflowClient | None = None
         self._mlflow_run = ""
 
@@ -62,14 +71,20 @@ class Figures:
                 self._told.add(name)
 
     def _to_tensorboard(self, scalars: Scalars, step: int) -> None:
-        from tensorboardX import SummaryWriter
+        """Store the file of events anew, with these scalars at its end: an object store cannot append."""
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
 
+        now = time.time()
+        self._events += [Event(wall_time=now, step=step, summary=scalar(*each)) for each in scalars.items()]
         with TemporaryDirectory() as folder:
-            with SummaryWriter(folder, filename_suffix=f".{self._run.id}.{step}") as writer:
-                for name, value in scalars.items():
-                    writer.add_scalar(name, value, step)
-            for path in Path(folder).iterdir():
-                self._run.lake.files.write(f"{FIGURES}/{self._key}/{path.name}", path.read_bytes())
+            writer = EventsWriter(f"{folder}/events")
+            for event in self._events:
+                writer.write_event(event)
+            writer.close()
+            (path,) = Path(folder).iterdir()
+            self._run.lake.files.write(f"{FIGURES}/{self._key}/{self._file}", path.read_bytes())
 
     def _to_mlflow(self, scalars: Scalars, step: int) -> None:
         if not os.environ.get(RECEIVER):

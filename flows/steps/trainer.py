@@ -10,4 +10,4 @@ def ray_trainer(run: Run) -> Trainer:
     from learning.ray_train.trainer import RayTrainer
 
     connect(run.recipe.compute)
-    return RayTrainer(f"{run.lake.uri}/training", lambda line: run.say(f"    {line}"))
+    return RayTrainer(f"{run.lake.uri}/training", lambda line: run.say(f"    {line}"), run.figures.epoch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import ray
 
 from learning.checkpoint import load_weights
+from learning.progress import EpochCallback, LineCallback
 from learning.ray_train.launch import launch
 from learning.spec import LoopSpec
 from learning.trainable import Trainable
@@ -28,7 +28,8 @@ class RayTrainer:
     """
 
     storage_path: str | Path
-    progress: Callable[[str], None] = logger.info
+    progress: LineCallback = logger.info
+    on_epoch: EpochCallback | None = None
 
     def __call__(self, trainable: Trainable[Any], spec: LoopSpec, label: str) -> list[float]:
         result = launch(
@@ -37,6 +38,7 @@ class RayTrainer:
             f"{label.lower()}-{trainable.plan_hash}",
             self.storage_path,
             progress=self.progress,
+            on_epoch=self.on_epoch,
             label=label,
         )
         load_weights(result.checkpoint_dir, trainable.module)

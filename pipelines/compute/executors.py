@@ -7,7 +7,7 @@
 import re
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from queue import SimpleQueue
@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 import pyarrow as pa
 
-from learning.progress import emit, progress_listener
+from learning.progress import emit, emit_epoch, progress_listener
 from learning.threads import one_thread
 from pipelines.compute.cluster import connect, fix_threads, machine_cpus
 from pipelines.compute.shared_rows import shared, shared_items
@@ -25,6 +25,8 @@ from tokenizer.arrays.vectors import SPAN, Items, Rows
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Report = str | tuple[str, Mapping[str, float]] | None
+"""A line of progress, or the label of a training and the row of an epoch; None at the end."""
 
 
 class WorkerDied(RuntimeError):
@@ -131,13 +133,15 @@ class OnRay:
         import ray
 
         connect(self._spec)
-        task = ray.remote(num_cpus=1, max_retries=2, num_returns="streaming")(_lines_and_result)
+        task = ray.remote(num_cpus=1, max_retries=2, num_returns="streaming")(_reports_and_result)
         answers = task.remote(function, args, kwargs)
         try:
             for answer in answers:
-                line, result = ray.get(answer)
-                if line is not None:
-                    emit(line)
+                report, result = ray.get(answer)
+                if isinstance(report, str):
+                    emit(report)
+                elif report is not None:
+                    emit_epoch(*report)
         except BaseException:
             ray.cancel(answers, force=True)
             raise
@@ -274,19 +278,19 @@ def _actor_of(make: Callable[..., Stage], arguments: dict[str, Any], threads: in
     return StageActor
 
 
-def _lines_and_result(function: Callable[..., R], args: Any, kwargs: Any) -> Iterator[tuple[str | None, R | None]]:
-    """Yield (line, None) for each progress line of the function, then (None, result)."""
-    lines = SimpleQueue[str | None]()
+def _reports_and_result(function: Callable[..., R], args: Any, kwargs: Any) -> Iterator[tuple[Report, R | None]]:
+    """Yield (report, None) for each line of progress and each epoch of the function, then (None, result)."""
+    reports = SimpleQueue[Report]()
 
     def run() -> R:
-        with progress_listener(lines.put):
+        with progress_listener(reports.put, lambda *epoch: reports.put(epoch)):
             return _on_one_thread(function, args, kwargs)
 
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run)
-        running.add_done_callback(lambda _: lines.put(None))
-        while (line := lines.get()) is not None:
-            yield line, None
+        running.add_done_callback(lambda _: reports.put(None))
+        while (report := reports.get()) is not None:
+            yield report, None
         yield None, running.result()
 
 

@@ -113,11 +113,13 @@ class Listing:
                 yield Garbage("logs of failed runs", each.path, each.size)
 
     def _figures(self, needs: Needs) -> Iterator[Garbage]:
-        """Yield figures of trainings whose model does not stay."""
-        stay = {model.key for model in needs.models if model.id in needs.staying | needs.leaving}
+        """Yield figures of trainings whose model, or whose codebook, no model or release that stays has."""
+        named = needs.staying | needs.leaving
+        stay = {model.key for model in needs.models if model.id in named}
+        stay |= {each.codebook.fitted_by for each in needs.manifests if each.id in named}
         for each in self._lake.files.found(FIGURES):
             if each.path.split("/")[1] not in stay and each.changed_ns < needs.cutoff_ms * 1_000_000:
-                yield Garbage("figures of trainings without a model", each.path, each.size)
+                yield Garbage("figures of trainings whose result is gone", each.path, each.size)
 
     def _garbage_blobs(self, needs: Needs) -> Iterator[Garbage]:
         needed, kinds = needs.blobs() | self._pictures, needs.kinds()

@@ -116,7 +116,8 @@ class _SignsOfLife:
 
     def end(self) -> None:
         self._closing.set()
-        self._thread.join()
+        if self._thread.ident is not None:  # the file could be written, and the thread was started
+            self._thread.join()
         self.delete()
 
     def read(self) -> bytes | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from event_files import scalars
 
 from conftest import START, write_items, write_log
 from flows.backfill import backfill
@@ -42,6 +43,7 @@ def test_a_night_folds_new_items_in_beside_a_sasrec_and_moves_no_vector(
     before = lake.frame("vectors").filter(collaborative)
     assert before.height == 40
     assert before["vector"].list.len().unique().to_list() == [12]
+    assert len(scalars(Path(lake.uri) / "tensorboard")["SASRec/loss"]) == 30 + 15
     write_items(small / "night.jsonl", 40, 3)
     known = [f"i{item:04d}" for item in range(40)]
     write_log(small / "night.csv", ["i0040", *known], 20, 400, START + timedelta(days=40))

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from event_files import scalars
 
 from conftest import write_items
 from flows.backfill import backfill
@@ -51,6 +52,9 @@ def test_rq_vae_from_bootstrap_over_a_night_to_a_backfill(
     bootstrap(lake.uri, recipe, [str(small / "items.jsonl")], [str(small / "log.csv")])
     first = sids(lake, "production")
     assert len(first) == 40
+    fitted_by = read_release(lake, "production").codebook.fitted_by
+    figures = scalars(Path(lake.uri) / "tensorboard" / fitted_by)
+    assert [step for step, _ in figures["codebook/loss"]] == [0, 1, 2]
 
     write_items(small / "night.jsonl", 40, 8)
     assert nightly(lake.uri, None, [str(small / "night.jsonl")])["made"]

@@ -108,7 +108,8 @@ def test_cancelling_a_flow_run_in_prefect_stops_the_run_and_its_ray_work(serving
     lake, api, _ = serving
     assert wait_for(lambda: is_up(api), 120)
     command = [sys.executable, "-m", "flows.cli.main", "run", "backfill", "--lake", lake.uri]
-    options = ["--set", "compute.in_process_below=0", "--set", "codebook.levels=[{codes=16},{codes=16}]"]
+    long = ("compute.in_process_below=0", "codebook.levels=[{codes=16},{codes=16}]", "fusion.epochs=5000")
+    options = [word for setting in long for word in ("--set", setting)]
     environment = {**os.environ, "PREFECT_API_URL": api, "PREFECT_API_AUTH_STRING": LOGIN}
     process = subprocess.Popen([*command, *options], env=environment, cwd=Path(__file__).parents[2])
 

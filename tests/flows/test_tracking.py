@@ -1,12 +1,11 @@
 """Figures of a training for TensorBoard and MLflow; what cannot be written ends no training."""
 
-import struct
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from event_files import scalars
 from mlflow import MlflowClient
-from tensorboardX.proto.event_pb2 import Event
 
 from flows.runtime.run import Run, open_run
 from flows.runtime.tracking import EXPERIMENT, KEY, RECEIVER, Figures
@@ -19,20 +18,6 @@ from storage.retention.policy import Policy
 
 ROWS = [{"epoch": 0.0, "loss": 2.5, "tokens_per_s": 10.0}, {"epoch": 1.0, "loss": 1.5, "tokens_per_s": 12.0}]
 RESULT = {"generator": {"recall@10": 0.25, "beats": True}, "cases": 7, "production_model": "m-000001"}
-
-
-def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """The scalars of all event files of a folder: records of length, checksum, bytes, checksum."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for path in sorted(folder.iterdir()):
-        data, at = path.read_bytes(), 0
-        while at < len(data):
-            (length,) = struct.unpack_from("<Q", data, at)
-            event = Event.FromString(data[at + 12 : at + 12 + length])
-            at += length + 16
-            for value in event.summary.value:
-                found.setdefault(value.tag, []).append((event.step, value.simple_value))
-    return {name: sorted(values) for name, values in found.items()}
 
 
 def opened(lake: Lake) -> "Run":

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from storage.commit import Provenance
-from storage.errors import LeaseLost, LeaseTaken
+from storage.errors import LakeUnusable, LeaseLost, LeaseTaken
+from storage.files.store import WRITING
 from storage.lake import Lake
 from storage.releases.pointers import move_pointer, read_pointer
 from storage.runs import lease as leases
@@ -21,6 +22,7 @@ HOLDER = """
 import os, signal, sys, time
 from pathlib import Path
 from storage.commit import Provenance
+from storage.files.store import WRITING
 from storage.lake import Lake
 from storage.runs import lease as leases
 leases.LOOK_S = leases.BEAT_S = 0.05
@@ -116,7 +118,8 @@ def test_a_holder_that_lives_is_waited_for_and_named_when_the_wait_is_over(
         waiting.take(3, print)
     assert waiting.waited
     assert waiting.token == 0
-    assert [path.name for path in (tmp_path / leases.FOLDER).iterdir()] == ["long-0.json"]
+    names = {path.name for path in (tmp_path / leases.FOLDER).iterdir()}
+    assert {name for name in names if not name.startswith(WRITING)} == {"long-0.json"}
     process.stdin.close()
     assert process.wait(timeout=60) == 0
     process.stdout.close()
@@ -153,3 +156,14 @@ def test_a_lease_that_was_taken_over_is_refused_by_its_token(tmp_path: Path) -> 
     with pytest.raises(LeaseLost, match="other took the place"):
         mine.require(lake.read("pointers"))
     mine.close()
+
+
+def test_a_lease_whose_file_cannot_be_written_is_refused_for_that_reason_and_can_be_closed(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    (tmp_path / "lake").mkdir()
+    (tmp_path / "lake" / leases.FOLDER).write_text("in the way of a folder")
+    lease = lease_of(lake, "nightly-1")
+    with pytest.raises(LakeUnusable, match="cannot write to"):
+        lease.take(HOUR, print)
+    lease.close()
+    assert read_pointer(lake, lease.name).value is None
