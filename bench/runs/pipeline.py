@@ -2,7 +2,7 @@
 
 The command runs in a process of its own. Stages and their seconds are those of the run's record; CPU seconds, memory
 and bytes are those of all its processes, sampled meanwhile. Bytes read and written include those of pipes and of the
-page cache.
+page cache. The share of checks is the time in which files were compared with their hashes (bench.runs.checked_run).
 """
 
 import argparse
@@ -78,16 +78,22 @@ def measure(command: list[str], lake: Lake, given: Delivery | None, items: int, 
     before = lake.version("runs")
     sources = ["--items", str(given.items), "--interactions", str(given.log)] if given else []
     sources += ["--lake", lake.uri]
-    program = str(Path(sys.executable).with_name("sidmill"))
+    checks = output.with_suffix(".checks.json")
+    program = [sys.executable, "-m", "bench.runs.checked_run", str(checks)]
     start = time.time()
     with output.open("wb") as file:
-        child = subprocess.Popen([program, "run", *command, *sources], stdout=file, stderr=subprocess.STDOUT)
+        child = subprocess.Popen([*program, "run", *command, *sources], stdout=file, stderr=subprocess.STDOUT)
         with sampled(child.pid) as samples:
             code = child.wait()
     stop = time.time()
     if code:
         raise RuntimeError(f"`sidmill run {command[0]}` ended with exit code {code}:\n{output.read_text()}")
     _print(stages_of(lake, before, start, stop), samples, items)
+    spent = json.loads(checks.read_text())
+    print(
+        f"  checks of files: {spent['checks']:.2f} s, {spent['checks'] / spent['seconds']:.1%} of the command",
+        flush=True,
+    )
 
 
 def stages_of(lake: Lake, before: int, start: float, stop: float) -> list[Stage]:
