@@ -218,6 +218,8 @@ class Lake:
         among: Among | None = None,
     ) -> pa.Table:
         dataset = self._dataset(table, files, where, among, columns)
+        if not dataset.files:
+            return dataset.schema.empty_table().select(dataset.schema.names if columns is None else list(columns))
         with self._reading(table, dataset):
             return dataset.to_table(columns=None if columns is None else list(columns), filter=_both(where, among))
 
@@ -296,12 +298,12 @@ class Lake:
         schema, place = TABLES[table].schema, self.table_files(table)
         wanted = {part.path for part in open_dataset(place, files, schema).get_fragments(filter=where)}
         kept = [each for each in files if each.path in wanted]
-        if among is not None:
+        if among is not None and kept:
             may = among.may_be_within([each.bounds.get(among.column) for each in kept])
             kept = [each for each, held in zip(kept, may, strict=True) if held]
         check_footers(place, kept)
         dataset = open_dataset(place, kept, schema)
-        if among is None:
+        if among is None or not kept:
             return dataset
         with self._reading(table, dataset):
             return among.narrowed(dataset, columns)

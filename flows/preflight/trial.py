@@ -18,8 +18,8 @@ from flows.runtime.budget import check_stage_budget
 from pipelines.counts import Counts
 from pipelines.ingest.accounting import IngestedSource
 from pipelines.ingest.events import columns as event_columns
-from pipelines.ingest.events.admission import known_items
 from pipelines.ingest.events.ingest import ingest_interactions
+from pipelines.ingest.events.known_items import known_items
 from pipelines.ingest.events.rows import EventRules
 from pipelines.ingest.items import columns as item_columns
 from pipelines.ingest.items.ingest import ingest_items

@@ -1,6 +1,6 @@
 """Events that go into the table `interactions`: those of known items, each once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow.dataset as ds
-from numpy.typing import NDArray
 
 from pipelines.ingest.events.ids import content_ids
+from pipelines.ingest.events.known_items import Has, KnownItems, known_items
 from pipelines.ingest.events.near_ids import near_ids
 from pipelines.ingest.hash_set import SeenHashes
 from storage.files.among import Among
@@ -26,7 +26,6 @@ SAME_ID_WITHIN = timedelta(days=2)
 few files are read. An id that is a hash of the content, with the time in it, comes back with the same time.
 """
 _STORED = ["event_id", "source", "source_offset", *SAME]
-Has = Callable[[pl.Series], NDArray[np.bool_]]
 Refusal = tuple[dict[str, Any], str, str]
 """An event, the reason, and the detail."""
 
@@ -123,32 +122,6 @@ class Admission:
         ids = Among("event_id", events["event_id"])
         rows = self._lake.read("interactions", version, _STORED, where, ids, without=self._own_files)
         return pl.DataFrame(rows).unique("event_id", keep="last")
-
-
-class KnownItems:
-    """Ids of the catalogue, as far as they were asked for."""
-
-    def __init__(self, lake: Lake, has: Has | None) -> None:
-        self._lake, self._has = lake, has
-        self._known = pl.Series([], dtype=pl.String)
-
-    def known(self, items: pl.Series) -> pl.Series:
-        """Return for each id whether the catalogue has it."""
-        wanted = items.unique()
-        fresh = wanted.filter(~wanted.is_in(self._known.implode()))
-        if len(fresh) and self._has is not None:
-            there = pl.Series(self._has(fresh), dtype=pl.Boolean)
-            self._known, fresh = self._known.append(fresh.filter(there)), fresh.filter(~there)
-        if len(fresh):
-            rows = self._lake.read("items", columns=["item_id"], among=Among("item_id", fresh))
-            self._known = self._known.append(pl.Series(rows.column("item_id"), dtype=pl.String).unique())
-        return items.is_in(self._known.implode())
-
-
-def known_items(lake: Lake, items: set[str]) -> set[str]:
-    """Return those of some ids that the catalogue has."""
-    rows = lake.read("items", columns=["item_id"], among=Among.of("item_id", items))
-    return set(rows.column("item_id").to_pylist())
 
 
 def _hashes(events: pl.DataFrame) -> np.ndarray[Any, np.dtype[np.uint64]]:

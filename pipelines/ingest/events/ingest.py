@@ -17,9 +17,10 @@ from pipelines.ingest.accounting import (
     naming,
     payload,
 )
-from pipelines.ingest.events.admission import SAME, Admission, Admitted, Has
+from pipelines.ingest.events.admission import SAME, Admission, Admitted
 from pipelines.ingest.events.columns import Parsed, parse
 from pipelines.ingest.events.ids import Copies, content_ids
+from pipelines.ingest.events.known_items import Has
 from pipelines.ingest.events.pseudonyms import Pseudonyms, require_same_key
 from pipelines.ingest.events.rows import EventRules
 from pipelines.ingest.parts import bounds, parsed_ahead, row_count, row_numbers

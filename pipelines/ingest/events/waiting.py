@@ -6,9 +6,10 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.ingest.events.admission import Admission, known_items
+from pipelines.ingest.events.admission import Admission
 from pipelines.ingest.events.columns import EVENTS
 from pipelines.ingest.events.ingest import reject_event, write_admitted
+from pipelines.ingest.events.known_items import known_items
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import PAYLOAD_LIMIT, open_rows, quarantine, resolve

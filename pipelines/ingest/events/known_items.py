@@ -1,0 +1,65 @@
+"""Ids of the catalogue, for the events of one source."""
+
+from collections.abc import Callable
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from storage.files.among import Among
+from storage.lake import Lake
+from tokenizer.arrays.id_rows import IdRows
+
+Has = Callable[[pl.Series], NDArray[np.bool_]]
+"""Returns for some ids whether they are certainly those of items."""
+SHARE = 8
+"""An index of all ids is made once one in so many of them has been looked up: the look-ups read as much by then."""
+
+
+class KnownItems:
+    """Which ids are those of items: few are looked up in the catalogue, many in an index of all its ids.
+
+    The index takes some 30 bytes an item. Without it, each part of a large log would read the ids of most items again.
+    """
+
+    def __init__(self, lake: Lake, has: Has | None) -> None:
+        self._lake, self._has = lake, has
+        self._found = pl.Series([], dtype=pl.String)
+        self._looked_up = 0
+        self._index: IdRows | None = None
+
+    def known(self, items: pl.Series) -> pl.Series:
+        """Return for each id whether the catalogue has it."""
+        if self._index is None and not self._look_up(items.unique()):
+            self._index = IdRows(_all_ids(self._lake))
+        if self._index is not None:
+            return pl.Series(self._index.find(items.to_arrow().cast(pa.large_string())) >= 0)
+        return items.is_in(self._found.implode())
+
+    def _look_up(self, wanted: pl.Series) -> bool:
+        """Add those of some ids that are items to the ids found; return False where an index is cheaper."""
+        fresh = wanted.filter(~wanted.is_in(self._found.implode()))
+        if len(fresh) and self._has is not None:
+            there = pl.Series(self._has(fresh), dtype=pl.Boolean)
+            self._found, fresh = self._found.append(fresh.filter(there)), fresh.filter(~there)
+        if fresh.is_empty():
+            return True
+        self._looked_up += len(fresh)
+        if self._looked_up * SHARE > self._lake.rows("items"):
+            return False
+        rows = self._lake.read("items", columns=["item_id"], among=Among("item_id", fresh))
+        self._found = self._found.append(pl.Series(rows.column("item_id"), dtype=pl.String).unique())
+        return True
+
+
+def known_items(lake: Lake, items: set[str]) -> set[str]:
+    """Return those of some ids that the catalogue has."""
+    rows = lake.read("items", columns=["item_id"], among=Among.of("item_id", items))
+    return set(rows.column("item_id").to_pylist())
+
+
+def _all_ids(lake: Lake) -> pa.Array:
+    """Return the distinct ids of the catalogue."""
+    ids = pl.Series(lake.read("items", columns=["item_id"]).column("item_id"), dtype=pl.String)
+    return ids.unique().to_arrow().cast(pa.large_string())
