@@ -23,7 +23,9 @@ from tokenizer.arrays.id_rows import IdRows
 from tokenizer.arrays.types import Ints
 
 MERGED = 1 << 21
-"""Rows of ids from which they are merged."""
+"""Least rows of counts that are merged with those held: half as many as are held, so that all merges cost a few times
+the log, whatever its items.
+"""
 SHARES = 16
 """Parts, by hash of the id, in which counts are merged one after the other, to save memory."""
 BINS = 1 << 16
@@ -55,7 +57,7 @@ def item_counts(lake: Lake, log: LogSlice, counts: dict[str, pl.Expr], columns: 
     for batch in lake.batches("interactions", columns, log.visible, BATCH_ROWS, log.version):
         made = pl.DataFrame(pa.table(batch)).group_by("item_id").agg(**counts)
         fresh.append(made.cast(dict.fromkeys(counts, pl.Int64)))
-        if sum(part.height for part in fresh) > MERGED:
+        if sum(part.height for part in fresh) > max(MERGED, sum(part.height for part in held) // 2):
             held, fresh = _merged(held, fresh), [none]
     return pl.concat(_merged(held, fresh))
 
