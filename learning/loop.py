@@ -50,6 +50,10 @@ Save = Callable[["Loop", bool], None]
 """A function that keeps a checkpoint. All workers call it at the same step; true marks the last checkpoint."""
 
 
+def do_not_save(loop: Loop, last: bool) -> None:
+    """Keep no checkpoint; a `Save`."""
+
+
 class Loop:
     """A training in progress. A restart restores weights, optimizer, cursor and random state exactly."""
 
@@ -72,7 +76,7 @@ class Loop:
         for _ in self.epochs(save):
             pass
 
-    def epochs(self, save: Save = lambda *_: None) -> Iterator[dict[str, float]]:
+    def epochs(self, save: Save = do_not_save) -> Iterator[dict[str, float]]:
         """Train until `spec.epochs`; yield the row of each epoch after `save` has been called.
 
         A row has epoch, steps, mean loss, targets, tokens, tokens_per_s, seconds, data_wait (the share of time spent

@@ -40,13 +40,14 @@ def progress_listener(lines: LineCallback, epochs: EpochCallback = _discard) -> 
 class Epochs:
     """A progress report of a training: a line per epoch with its loss and an estimate of the time left."""
 
-    def __init__(self, label: str, of: int) -> None:
-        self.label, self.of, self._done, self._began = label, of, 0, time.perf_counter()
+    def __init__(self, label: str, of: int, done: int = 0) -> None:
+        """Begin after `done` of so many epochs."""
+        self.label, self.of, self._before, self._done, self._began = label, of, done, done, time.perf_counter()
 
     def done(self, loss: float) -> None:
         """Report a finished epoch."""
         self._done += 1
         seconds = time.perf_counter() - self._began
-        rest = seconds / self._done * (self.of - self._done)
+        rest = seconds / (self._done - self._before) * (self.of - self._done)
         left = f", about {rest:,.0f} s left" if rest else ""
         emit(f"{self.label} epoch {self._done} of {self.of}: loss {loss:.4f}, {seconds:,.0f} s{left}")

@@ -9,6 +9,7 @@ from learning.progress import Epochs, emit_epoch
 from learning.threads import one_thread
 
 if TYPE_CHECKING:
+    from learning.resumable import StoredCheckpoint
     from learning.spec import LoopSpec
     from learning.trainable import Trainable
 
@@ -27,16 +28,20 @@ class Trainer(Protocol):
 
 
 def train_in_process(
-    trainable: Trainable[Any], spec: LoopSpec, label: str, on_epoch: OnEpoch | None = None
+    trainable: Trainable[Any],
+    spec: LoopSpec,
+    label: str,
+    on_epoch: OnEpoch | None = None,
+    checkpoint: StoredCheckpoint | None = None,
 ) -> list[float]:
-    """A `Trainer`: one worker, on a GPU if there is one, else on one thread, without checkpoints.
+    """A `Trainer`: one worker, on a GPU if there is one, else on one thread.
 
-    `on_epoch` gets the row of each epoch (see `learning.loop.Loop.epochs`); if it returns true the training ends. The
-    caller's random state is preserved.
+    `on_epoch` gets the row of each epoch (see `learning.loop.Loop.epochs`); if it returns true the training ends. With
+    a `checkpoint` it goes on from there, and stores others there. The caller's random state is preserved.
     """
     import torch
 
-    from learning.loop import Loop, WorkerContext
+    from learning.loop import Loop, WorkerContext, do_not_save
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -44,8 +49,10 @@ def train_in_process(
         with one_thread(), torch.random.fork_rng(devices=[]):
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             loop = Loop(trainable, spec, WorkerContext(prepare=lambda module: module.to(device)))
-            epochs = Epochs(label, spec.epochs)
-            for row in loop.epochs():
+            if checkpoint is not None:
+                checkpoint.load(loop)
+            epochs = Epochs(label, spec.epochs, len(loop.progress.history))
+            for row in loop.epochs(do_not_save if checkpoint is None else checkpoint.save):
                 epochs.done(row["loss"])
                 emit_epoch(label, row)
                 if on_epoch is not None and on_epoch(row):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from flows.runtime.progress import StageView
 from flows.runtime.run import Run
 from flows.snapshot import Snapshot, added_events
-from flows.steps.trainer import ray_trainer
+from flows.steps.trainer import ray_trainer, trainer_in_process
 from learning.threads import one_thread
 from pipelines.collaborative.factors_file import BLOB, read_factors, store_factors
 from pipelines.collaborative.log_fit import fit_log
@@ -87,7 +87,7 @@ def _with_tower(
 
     tower, fusion = run.recipe.sasrec, run.recipe.fusion if _learns(run) else None
     if tower.workers == 1 or not isinstance(run.compute, OnRay):
-        train = partial(item_embeddings_of, spec=tower)
+        train = partial(item_embeddings_of, spec=tower, train=trainer_in_process(run))
         made, newest = run.compute.run(_fitted, run.lake, log, spec, fusion, train)
     else:
         with one_thread():

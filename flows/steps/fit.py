@@ -15,10 +15,10 @@ from flows.steps.behaviour import fit_behaviour, training_input
 from flows.steps.fitted_artifacts import FittedArtifacts
 from flows.steps.given import Given
 from flows.steps.task import step
-from flows.steps.trainer import ray_trainer
+from flows.steps.trainer import ray_trainer, trainer_in_process
 from flows.steps.vectors import ItemVectors, fuse_gathered, gather_inputs
 from learning.threads import one_thread
-from learning.trainer import Trainer, train_in_process
+from learning.trainer import Trainer
 from pipelines.collaborative.newest_pairs import NewestPairs
 from pipelines.compute.executors import OnRay
 from pipelines.fusion.fit import NO_PAIRS, FusionStart, train_fusion
@@ -110,7 +110,7 @@ def _fit_fusion(run: Run, gathered: Gathered, newest: NewestPairs | None) -> Fus
         items, pairs = training_input(gathered, newest)
     shared = {name: StoredModality(run.compute.shared(each.rows), each.present) for name, each in items.items()}
     if spec.workers == 1 or not isinstance(run.compute, OnRay):
-        return run.compute.run(train_fusion, start, shared, pairs)
+        return run.compute.run(train_fusion, start, shared, pairs, trainer_in_process(run))
     with one_thread():
         return train_fusion(start, shared, pairs, ray_trainer(run))
 
@@ -118,7 +118,7 @@ def _fit_fusion(run: Run, gathered: Gathered, newest: NewestPairs | None) -> Fus
 def _codebook_trainer(run: Run) -> Trainer:
     """Return the trainer of a learned quantizer's network: Ray Train if the run is on Ray, else this process."""
     trained = quantizer_of(run.recipe.codebook).trained
-    return ray_trainer(run) if trained and isinstance(run.compute, OnRay) else train_in_process
+    return ray_trainer(run) if trained and isinstance(run.compute, OnRay) else trainer_in_process(run)
 
 
 def _store_codebook(run: Run, codebook: Codebook, refit_of: str | None = None) -> CodebookRef:

@@ -1,8 +1,18 @@
-"""The `Trainer` of a run on Ray."""
+"""The `Trainer`s of a run: what is trained goes on after a kill, wherever it is trained."""
+
+from pathlib import Path
 
 from flows.runtime.run import Run
+from learning.resumable import ResumableTrainer
 from learning.trainer import Trainer
 from pipelines.compute.cluster import connect
+from storage.retention.garbage import TRAINING
+
+
+def trainer_in_process(run: Run) -> ResumableTrainer:
+    """Return a trainer for the process that it is called in; checkpoints are in the lake of the run."""
+    uri = run.lake.uri
+    return ResumableTrainer(f"{uri if '://' in uri else Path(uri).resolve()}/{TRAINING}")
 
 
 def ray_trainer(run: Run) -> Trainer:
@@ -10,4 +20,4 @@ def ray_trainer(run: Run) -> Trainer:
     from learning.ray_train.trainer import RayTrainer
 
     connect(run.recipe.compute)
-    return RayTrainer(f"{run.lake.uri}/training", lambda line: run.say(f"    {line}"), run.figures.epoch)
+    return RayTrainer(f"{run.lake.uri}/{TRAINING}", lambda line: run.say(f"    {line}"), run.figures.epoch)
