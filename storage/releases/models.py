@@ -37,15 +37,21 @@ class ModelCard(BaseModel):
 
 
 @dataclass(frozen=True)
-class Model:
-    """A trained model, with its newest `evaluation` and the release that it was `evaluated_on`."""
+class TrainedModel:
+    """What a training made: for a release and its vocabulary (hash), weights (hash) and card; `key` says of what."""
 
-    id: str
     key: str
     release: str
     vocabulary: str
     weights: str
     card: ModelCard
+
+
+@dataclass(frozen=True)
+class Model(TrainedModel):
+    """A recorded model, with its newest `evaluation` and the release that it was `evaluated_on`."""
+
+    id: str
     at: datetime
     run: str
     evaluation: Result | None = None
@@ -64,32 +70,30 @@ class Evaluation:
     run: str
 
 
-def record_model(
-    lake: Lake, key: str, release: str, vocabulary: str, weights: str, card: ModelCard, provenance: Provenance
-) -> str:
-    """Record a trained model under the next free id (`m-000001`, ...), or return the one made with `key`.
+def record_model(lake: Lake, model: TrainedModel, provenance: Provenance) -> str:
+    """Record a trained model under the next free id (`m-000001`, ...), or return the one made with its key.
 
     One that was retired is recorded again.
     """
     retired = read_standing(lake).retired
 
     def decide(rows: pa.Table) -> pa.Table | None:
-        if _made_with(rows, key, retired):
+        if _made_with(rows, model.key, retired):
             return None
         row = {
             "id": f"m-{rows.num_rows + 1:06d}",
-            "key": key,
-            "release": release,
-            "vocabulary": vocabulary,
-            "weights": weights,
-            "card": json.dumps(card.model_dump(mode="json", exclude_unset=True), sort_keys=True),
+            "key": model.key,
+            "release": model.release,
+            "vocabulary": model.vocabulary,
+            "weights": model.weights,
+            "card": json.dumps(model.card.model_dump(mode="json", exclude_unset=True), sort_keys=True),
             "at": datetime.now(UTC),
             "run": provenance.run,
         }
         return pa.Table.from_pylist([row], schema=MODELS.schema)
 
     rows, _ = swap(lake, "models", decide, provenance)
-    return _made_with(rows, key, retired)[0]
+    return _made_with(rows, model.key, retired)[0]
 
 
 def _made_with(rows: pa.Table, key: str, retired: Collection[str]) -> list[str]:

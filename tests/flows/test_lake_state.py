@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_releases import publish
 
 from conftest import write_items
 from flows.bootstrap import bootstrap
@@ -21,8 +22,8 @@ from storage.commit import Provenance
 from storage.errors import QuarantineBudgetExceeded
 from storage.lake import Lake
 from storage.releases.manifest import Manifest
-from storage.releases.models import ModelCard, record_evaluation, record_model
-from storage.releases.publishing import hold, publish
+from storage.releases.models import ModelCard, TrainedModel, record_evaluation, record_model
+from storage.releases.publishing import hold
 from storage.releases.releases import read_release
 from storage.runs.record import RunRecord
 
@@ -42,7 +43,9 @@ def row(recall: float) -> dict[str, Any]:
 def with_model(lake: Lake, manifest: Manifest, key: str = "one") -> str:
     """A model of a release that is recorded and evaluated."""
     card = ModelCard.model_validate({"history": [{"epoch": 0, "loss": 2.0}, {"epoch": 1, "loss": 1.0}], "identity": {}})
-    model = record_model(lake, key, manifest.id, manifest.codebook.vocabulary, lake.blobs.put(key.encode()), card, WHO)
+    model = record_model(
+        lake, TrainedModel(key, manifest.id, manifest.codebook.vocabulary, lake.blobs.put(key.encode()), card), WHO
+    )
     result = {
         "generator": row(0.0625),
         "popularity": row(0.05),

@@ -15,7 +15,7 @@ from flows.recipe import RecipeError, load_recipe
 from flows.runtime.run import open_run
 from flows.steps.publish import publish_model
 from storage.lake import Lake
-from storage.releases.models import ModelCard, record_evaluation, record_model
+from storage.releases.models import ModelCard, TrainedModel, record_evaluation, record_model
 from storage.releases.releases import Published, published, read_release
 
 
@@ -39,7 +39,7 @@ def evaluated(lake: Lake, key: str, **verdict: str) -> str:
     manifest = read_release(lake, "r-000001")
     weights = lake.blobs.put(key.encode())
     card = ModelCard.model_validate({"history": [], "identity": {}})
-    model = record_model(lake, key, manifest.id, manifest.codebook.vocabulary, weights, card, WHO)
+    model = record_model(lake, TrainedModel(key, manifest.id, manifest.codebook.vocabulary, weights, card), WHO)
     if verdict:
         result = {"generator": row(0.05), "cases": 900, "targets_missing": 0, "targets_seen": 0, "protocol": "test"}
         record_evaluation(lake, key, model, manifest.id, {**result, "against": against(**verdict)}, WHO)

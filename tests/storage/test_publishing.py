@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_releases import TIME, WHO, candidate, gate, model
+from made_releases import TIME, WHO, candidate, gate, model, publish
 
 from storage.errors import (
     BlobCorrupt,
@@ -32,7 +32,6 @@ from storage.releases.publishing import (
     hold_of,
     is_earlier,
     lift,
-    publish,
     publish_by_run,
     rollback,
     was_published,

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from made_releases import CUTOFF, TIME, WHO, candidate, model
+from made_releases import CUTOFF, TIME, WHO, candidate, model, publish
 
 from storage.commit import append
 from storage.errors import GateBlocked, LakeNotFound, LineageBroken, PointerMoved, PublishRefused, StaleCandidate
 from storage.lake import Lake
 from storage.releases.models import models, models_of, record_evaluation
 from storage.releases.pointers import read_pointer
-from storage.releases.publishing import Publication, publish, publish_by_run, rollback, was_published
+from storage.releases.publishing import Publication, publish_by_run, rollback, was_published
 from storage.releases.releases import (
     Published,
     fit_cutoff_of,
