@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 from prefect import flow
@@ -236,13 +237,13 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
             "per user with events at or after the cutoff: the last of them is the target, all before it the context; "
             f"full ranking over {len(trie)} items, interactions version {version}"
         )
-        result = {**found.as_record(), "protocol": protocol, **({"production_model": rival.id} if rival else {})}
+        found = replace(found, protocol=protocol, production_model=rival.id if rival else None)
         view.note(f"{found.cases:,} users", cases=found.cases, targets_missing=found.targets_missing)
-    record_evaluation(run.lake, key, model, manifest.id, result, run.provenance(interactions=version))
+    record_evaluation(run.lake, key, model, manifest.id, found, run.provenance(interactions=version))
     tags = {"sidmill.release": row.release, "sidmill.model": model}
-    Figures(run, row.key, tags).evaluated(found.as_record(), len(row.card.history))
-    for ranker in rankers(result):
-        run.say(f"    {ranker:<11} {headline(result[ranker])}")
-    for line in verdicts(result):
+    Figures(run, row.key, tags).evaluated(found, len(row.card.history))
+    for ranker in rankers(found):
+        run.say(f"    {ranker:<11} {headline(found.rankers[ranker])}")
+    for line in verdicts(found):
         run.say(f"    {line}")
     return key

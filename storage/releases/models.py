@@ -13,11 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from storage.commit import Provenance, append, swap
 from storage.errors import LakeNotFound
 from storage.lake import Lake
+from storage.releases.evaluation import EvaluationResult
 from storage.releases.standing import read_standing, retirement_of
 from storage.schemas import EVALUATIONS, MODELS
-
-Result = dict[str, Any]
-"""Figures of an evaluation, as `training.evaluation.evaluate.evaluate` gives them."""
 
 
 class ModelCard(BaseModel):
@@ -54,7 +52,7 @@ class Model(TrainedModel):
     id: str
     at: datetime
     run: str
-    evaluation: Result | None = None
+    evaluation: EvaluationResult | None = None
     evaluated_on: str | None = None
 
 
@@ -65,7 +63,7 @@ class Evaluation:
     key: str
     model: str
     release: str
-    result: Result
+    result: EvaluationResult
     at: datetime
     run: str
 
@@ -162,14 +160,12 @@ def newest_model(lake: Lake, release: str, worse_too: bool = True) -> str | None
     ids = lake.read("models", columns=["id"], where=ds.field("release") == release).column("id").to_pylist()
     rows = [each for each in ids if each not in retired]
     if rows and not worse_too:
-        rows = [model.id for model in models_of(lake, release) if model.id in rows and not worse_than(model.evaluation)]
+        rows = [model.id for model in models_of(lake, release) if model.id in rows and not _is_worse(model)]
     return max(rows, default=None)
 
 
-def worse_than(evaluation: Result | None) -> list[str]:
-    """Return the baselines that a generator is worse than, beyond the interval of the difference."""
-    against = (evaluation or {}).get("against", {})
-    return sorted(name for name, found in against.items() if found["verdict"] == "is worse")
+def _is_worse(model: Model) -> bool:
+    return model.evaluation is not None and bool(model.evaluation.worse_than())
 
 
 def model_vocabulary(lake: Lake, model: str) -> str:
@@ -177,13 +173,15 @@ def model_vocabulary(lake: Lake, model: str) -> str:
     return read_model(lake, model).vocabulary
 
 
-def record_evaluation(lake: Lake, key: str, model: str, release: str, result: Result, provenance: Provenance) -> bool:
+def record_evaluation(
+    lake: Lake, key: str, model: str, release: str, result: EvaluationResult, provenance: Provenance
+) -> bool:
     """Record an evaluation once per key; return True if it was new."""
     row = {
         "key": key,
         "model": model,
         "release": release,
-        "result": json.dumps(result, sort_keys=True),
+        "result": result.as_json(),
         "at": datetime.now(UTC),
         "run": provenance.run,
     }
@@ -194,4 +192,4 @@ def record_evaluation(lake: Lake, key: str, model: str, release: str, result: Re
 def evaluations(lake: Lake, key: str | None = None) -> list[Evaluation]:
     """Return all evaluations, or that of a key; oldest first."""
     rows = lake.read("evaluations", where=None if key is None else ds.field("key") == key).sort_by("at").to_pylist()
-    return [Evaluation(**{**row, "result": json.loads(row["result"])}) for row in rows]
+    return [Evaluation(**{**row, "result": EvaluationResult.parse(row["result"])}) for row in rows]

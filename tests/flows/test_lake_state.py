@@ -21,6 +21,7 @@ from flows.nightly import nightly
 from storage.commit import Provenance
 from storage.errors import QuarantineBudgetExceeded
 from storage.lake import Lake
+from storage.releases.evaluation import EvaluationResult
 from storage.releases.manifest import Manifest
 from storage.releases.models import ModelCard, TrainedModel, record_evaluation, record_model
 from storage.releases.publishing import hold
@@ -54,7 +55,7 @@ def with_model(lake: Lake, manifest: Manifest, key: str = "one") -> str:
         "targets_seen": 0,
         "protocol": "test",
     }
-    record_evaluation(lake, f"evaluation {key}", model, manifest.id, result, WHO)
+    record_evaluation(lake, f"evaluation {key}", model, manifest.id, EvaluationResult.of(result), WHO)
     return model
 
 
@@ -144,8 +145,8 @@ def test_production_is_as_old_as_the_publishing_of_its_release_and_a_hold_is_tol
     later = lake_state(night, datetime.now(UTC) + timedelta(days=3))
     assert later.production is not None
     assert before is not None
-    assert later.production["published_at"] == before["published_at"]
-    assert later.production["age"] == pytest.approx(3 * 86_400, abs=600)
+    assert later.production.published_at == before.published_at
+    assert later.production.age == pytest.approx(3 * 86_400, abs=600)
     assert "(3 days ago)" in later.lines[1]
     assert later.held is not None
     assert "a fault in the catalogue" in later.lines[-1]

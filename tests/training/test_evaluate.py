@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from flows.gates.model_gate import judge_model
 from learning.trainable import Cursor
+from storage.releases.evaluation import EvaluationResult
 from tokenizer.trie.masks import TrieMasks
 from tokenizer.trie.trie import Trie
 from training.data.events import gathered
@@ -135,10 +136,11 @@ def test_a_model_is_compared_with_the_one_in_production_on_the_same_cases(trie: 
 
     better, worse = verdict(learned, shuffled), verdict(shuffled, learned)
     assert better["against"]["production"]["verdict"] == "beats"
+    assert EvaluationResult.of(better).as_record() == better
     assert worse["against"]["production"]["verdict"] == "is worse"
     assert worse["against"]["production"]["difference"] == -better["against"]["production"]["difference"] < 0
     assert verdict(learned, learned)["against"]["production"]["verdict"] == "not told apart"
-    judged = judge_model("m-2", "r-1", worse, "block")
+    judged = judge_model("m-2", "r-1", EvaluationResult.of(worse), "block")
     assert not judged.publishable
     assert "worse than popularity and production" in judged.message or "worse than production" in judged.message
     other = cases_of(held_out[:, :-1], held_out[::-1, -1])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from storage.releases.evaluation import Accuracy, BucketAccuracy, Comparison, EvaluationResult, RankerResult
 from tokenizer.arrays.types import Doubles, Ints
 from tokenizer.trie.masks import TrieMasks
 from training.data.events import gathered
@@ -16,7 +17,7 @@ from training.data.histories import contexts, window_rows
 from training.decoding.beam_search import SamplingOptions, Scores, items_of, search_sids
 from training.evaluation.baselines import ItemNeighbours, popular_rows
 from training.evaluation.cases import EvaluationCases
-from training.evaluation.comparison import Comparison, versus
+from training.evaluation.comparison import versus
 from training.evaluation.exposure import Exposure, self_information
 from training.evaluation.metrics import (
     Bucket,
@@ -32,7 +33,6 @@ from training.evaluation.metrics import (
     recall_at,
 )
 from training.evaluation.rerank import VectorSimilarity
-from training.evaluation.result import Accuracy, BucketAccuracy, EvaluationResult, RankerResult
 from training.models.trie_tensors import TrieTensors
 from training.sasrec.sasrec import fit_sasrec
 from training.sasrec.sasrec import rank as rank_next
