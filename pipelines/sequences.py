@@ -26,6 +26,7 @@ from storage.lake import Lake
 from storage.schemas import SEQUENCES
 
 FEWEST_BUCKETS = 8
+"""Buckets of a small log. The number enters the plan of a training and the name of its sequences, so it stays."""
 
 
 @dataclass

@@ -29,9 +29,11 @@ EVENT = ["event_id", "user_id", "item_id", "event_type", "event_time", "impressi
 FILE = "__filename"
 """Name of Arrow's column with the file of a row."""
 BUCKET_EVENTS = 500_000
+"""Events of a bucket, the part that is in memory at a time. Smaller buckets make more files and commits."""
 MOST_BUCKETS = 512
 """Most buckets. Each has an open file while a log is spread; a larger log has larger buckets."""
 BATCH_ROWS = 1 << 17
+"""Rows of the log that are read at a time: each is one write to every bucket, so smaller ones write smaller pieces."""
 
 
 @dataclass(frozen=True)

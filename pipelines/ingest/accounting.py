@@ -25,8 +25,6 @@ from storage.quarantine import open_rows, resolve
 from storage.reasons import Reason
 from storage.schemas import SOURCES
 
-BATCH_ROWS = 50_000
-
 
 @dataclass(frozen=True)
 class IngestedSource:
