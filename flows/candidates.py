@@ -6,7 +6,7 @@ import polars as pl
 
 from flows.runtime.run import Run
 from flows.snapshot import Snapshot, added_events, arrived_since, release_key, say_cutoff
-from flows.steps.assign import assign
+from flows.steps.assign import Extended, assign
 from flows.steps.behaviour import fold_new
 from flows.steps.candidate import CandidateInput, Kind, make_candidate
 from flows.steps.embed import check_encoders, content_columns, describe_encoders, embed_items, embed_stage
@@ -79,7 +79,7 @@ def fitted_release(
         artifacts, sids = refit(run, refitted, vectors, refitting, run.recipe.refit)
     else:
         artifacts, vectors = fit(run, snapshot, items, encoders, given)
-    assigned = assign(run, artifacts, vectors, (), key, sids)
+    assigned = assign(run, artifacts, vectors, key, refitted=sids)
     return make_candidate(run, CandidateInput(kind, key, snapshot, artifacts, assigned, parent))
 
 
@@ -131,7 +131,8 @@ def extended_release(
     encoders = fold_new(run, snapshot, parent, artifacts.encoders, new)
     if encoders is not artifacts.encoders:
         artifacts = replace(artifacts, encoders=encoders, fit_cutoff=max(artifacts.fit_cutoff, snapshot.cutoff))
-    assigned = assign(run, artifacts, item_vectors(run, artifacts, alive, given), taken, key, parent=parent)
+    vectors = item_vectors(run, artifacts, alive, given)
+    assigned = assign(run, artifacts, vectors, key, extended=Extended(parent, taken))
     candidate = make_candidate(run, CandidateInput(kind, key, snapshot, artifacts, assigned, parent))
     _resolve_assigned(run, again, candidate)
     return candidate

@@ -1,7 +1,6 @@
 """The recipe: the whole configuration of a run, read once from TOML, frozen, hashed, stored with its results."""
 
 import difflib
-import hashlib
 import json
 import tomllib
 from importlib.resources import files
@@ -38,6 +37,7 @@ from pipelines.spec import (
 )
 from plugins.registry import UnknownMember
 from plugins.younger import OmitsYoungerDefaults
+from storage.json_hash import json_hash
 from tokenizer.spec import CodebookSpec, LevelSpec, RefitSpec
 from training.spec import EvaluateSpec, GeneratorSection, ItemEmbeddingsSpec, TrainSection
 
@@ -122,7 +122,7 @@ class Recipe(OmitsYoungerDefaults):
             "gates": {"model_against_baselines"},
             "vectors": {"__all__": {"path", "id_column", "column", "ids"}},
         }
-        return _digest(self.model_dump(mode="json", exclude=left_out))
+        return json_hash(self.model_dump(mode="json", exclude=left_out))
 
     @property
     def model_hash(self) -> str:
@@ -131,14 +131,11 @@ class Recipe(OmitsYoungerDefaults):
         HOW_IT_RUNS (workers, checkpoint interval, ..) is left out, so a stopped training can resume with other values.
         """
         sections = self.model_dump(mode="json", include={"sequences", "generator", "train"})
-        return _digest({**sections, "train": {k: v for k, v in sections["train"].items() if k not in HOW_IT_RUNS}})
+        return json_hash({**sections, "train": {k: v for k, v in sections["train"].items() if k not in HOW_IT_RUNS}})
 
 
 HOW_IT_RUNS = ("workers", "cpus_per_worker", "checkpoint_steps", "since_production")
-
-
-def _digest(settings: dict[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
+"""Fields of [train] that say where and from what a training runs, not what it is: none is in the key of a model."""
 
 
 def recipes_folder() -> Path:

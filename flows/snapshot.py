@@ -1,7 +1,5 @@
 """Data visible to a run: pinned table versions, an arrival bound, and the event-time cutoff."""
 
-import hashlib
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from flows.runtime.run import Run
 from pipelines.event_log.event_times import EventTimes
 from pipelines.event_log.visible_log import LogSlice
 from pipelines.vector_store import FEW
+from storage.json_hash import json_hash
 from storage.lake import Lake, TableRef
 from storage.releases.catalogue import catalogue
 from storage.releases.manifest import Manifest
@@ -175,5 +174,4 @@ def release_key(
     requested.
     """
     name = {"kind": kind, "parent": parent, "content": content, "recipe": recipe_hash, "asked": extra_key_fields}
-    digest = hashlib.blake2b(json.dumps(name, sort_keys=True).encode(), digest_size=8).hexdigest()
-    return f"{kind}:{digest}"
+    return f"{kind}:{json_hash(name)}"

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from prefect import flow
 
 from flows.inspect.evaluation_tables import headline, rankers, verdicts
@@ -197,7 +197,7 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
     """
     from flows.steps.training import similarity_of
     from sidmill.release import load_model
-    from training.evaluation.evaluate import Rival, evaluate
+    from training.evaluation.evaluate import Contender, TrainEvents, evaluate
 
     version = run.lake.version("interactions")
     negative = run.recipe.train.negative_events
@@ -221,29 +221,29 @@ def evaluate_model(run: Run, manifest: Manifest, model: str) -> str | None:
         run.say(f"  not evaluated: the log holds no event at or after the cutoff {manifest.cutoff.isoformat()}")
         return None
     run.begin()
-    popularity = np.bincount(np.concatenate([*held_out.trained_on, np.zeros(0, np.int64)]), minlength=len(trie))
     with run.stage("evaluate") as view:
         generator = load_model(run.lake, row, manifest.codebook.vocabulary)
         similarity = similarity_of(run.lake, manifest, trie, run.recipe.evaluate)
-        cases, trained_on = held_out.cases, held_out.trained_on
+        before = TrainEvents.of(held_out.trained_on, len(trie))
         beside_it = None
         if rival is not None:
             its_spec = GeneratorSpec.model_validate(rival.card.identity["spec"])
             its_cases = held_out if its_spec == spec else cases_of(its_spec)
             assert its_cases is not None
-            beside_it = Rival(load_model(run.lake, rival, manifest.codebook.vocabulary), its_cases.cases)
-        found = evaluate(generator, trie, cases, popularity, run.recipe.evaluate, trained_on, similarity, beside_it)
+            beside_it = Contender(load_model(run.lake, rival, manifest.codebook.vocabulary), its_cases.cases)
+        evaluated = Contender(generator, held_out.cases)
+        found = evaluate(evaluated, trie, before, run.recipe.evaluate, similarity, beside_it)
         protocol = (
             "per user with events at or after the cutoff: the last of them is the target, all before it the context; "
             f"full ranking over {len(trie)} items, interactions version {version}"
         )
-        result = {**found.as_record(), "protocol": protocol, **({"production_model": rival.id} if rival else {})}
+        found = replace(found, protocol=protocol, production_model=rival.id if rival else None)
         view.note(f"{found.cases:,} users", cases=found.cases, targets_missing=found.targets_missing)
-    record_evaluation(run.lake, key, model, manifest.id, result, run.provenance(interactions=version))
+    record_evaluation(run.lake, key, model, manifest.id, found, run.provenance(interactions=version))
     tags = {"sidmill.release": row.release, "sidmill.model": model}
-    Figures(run, row.key, tags).evaluated(found.as_record(), len(row.card.history))
-    for ranker in rankers(result):
-        run.say(f"    {ranker:<11} {headline(result[ranker])}")
-    for line in verdicts(result):
+    Figures(run, row.key, tags).evaluated(found, len(row.card.history))
+    for ranker in rankers(found):
+        run.say(f"    {ranker:<11} {headline(found.rankers[ranker])}")
+    for line in verdicts(found):
         run.say(f"    {line}")
     return key

@@ -10,6 +10,8 @@
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -41,7 +43,10 @@ def scaled_dot_product_attention(
         )
     if max(query.shape[2], key.shape[2]) <= FEW:
         return by_products(query, key, value, attn_mask, dropout_p, is_causal)
-    return in_parts(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
+    attend = partial(
+        functional.scaled_dot_product_attention, dropout_p=dropout_p, is_causal=is_causal, enable_gqa=enable_gqa
+    )
+    return in_parts(attend, query, key, value, attn_mask)
 
 
 def by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, causal: bool) -> Tensor:
@@ -58,16 +63,9 @@ def by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, 
 
 
 def in_parts(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    dropout: float,
-    causal: bool,
-    grouped: bool,
-    most: int = MOST,
+    attend: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, most: int = MOST
 ) -> Tensor:
-    """Attend by kernels, to at most `most` values of padded queries at a time."""
+    """Attend by kernels, `attend(query, key, value, mask)`, to at most `most` values of padded queries at a time."""
     batch, heads, length, width = query.shape
     rows = max(1, most // (heads * -(-length // BLOCK) * BLOCK * width))
     if mask is not None and rows < batch:
@@ -76,9 +74,5 @@ def in_parts(
     for first in range(0, batch, rows):
         part = slice(first, first + rows)
         seen = mask if mask is None or rows >= batch else mask[part]
-        parts.append(
-            functional.scaled_dot_product_attention(
-                query[part], key[part], value[part], seen, dropout, causal, enable_gqa=grouped
-            )
-        )
+        parts.append(attend(query[part], key[part], value[part], seen))
     return parts[0] if len(parts) == 1 else torch.cat(parts)

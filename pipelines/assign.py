@@ -1,6 +1,7 @@
 """Assign SIDs to items. Published SIDs stay; a new item gets a free SID within the capacity of its codes."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -63,54 +64,57 @@ def _codes(lake: Lake, codebook: Codebook, assignments: Iterable[str], among: It
     return flat.astype(np.int32, copy=False).reshape(rows.num_rows, len(codebook.sizes))
 
 
-def write_segment(
-    lake: Lake,
-    assignment_id: str,
-    codebook: Codebook,
-    fused: Fused,
-    assignment: Assignment,
-    counts: Counts,
-    provenance: Provenance,
-) -> Counts:
+@dataclass(frozen=True)
+class Segment:
+    """A segment of the SID table: items with their fused vectors, and their SIDs, aligned by row.
+
+    An item without a free SID (codes -1) is in it too, and is not written.
+    """
+
+    id: str
+    codebook: Codebook
+    fused: Fused
+    assignment: Assignment
+
+
+def write_segment(lake: Lake, segment: Segment, counts: Counts, provenance: Provenance) -> Counts:
     """Append one segment of the SID table. Items without a free SID are quarantined as `refit_due`.
 
-    `fused` and `assignment` are aligned by row. `counts` are the counts of the stage so far; they are updated and
-    returned.
+    `counts` are the counts of the stage so far; they are updated and returned.
     """
-    placed = assignment.codes[:, 0] >= 0
+    placed = segment.assignment.codes[:, 0] >= 0
     rows = np.flatnonzero(placed)
     rejects = [
         Reject(
             "assign",
             Reason.REFIT_DUE,
-            f"codebook {codebook.id} has no free SID near this item",
+            f"codebook {segment.codebook.id} has no free SID near this item",
             f"assign@{content}",
             0,
             item,
         )
-        for item, content in fused.items.filter(pl.Series(~placed)).iter_rows()
+        for item, content in segment.fused.items.filter(pl.Series(~placed)).iter_rows()
     ]
     counts.refuse(Reason.REFIT_DUE, len(rejects))
     quarantine(lake, rejects, provenance)
     counts.out = int(placed.sum())
-    key = f"sids:{assignment_id}"
+    key = f"sids:{segment.id}"
 
     def write() -> list[AddAction]:
         parts = (rows[start : start + FILE_ROWS] for start in range(0, len(rows), FILE_ROWS))
-        tables = (_segment_rows(assignment_id, codebook, fused, assignment, part) for part in parts)
+        tables = (_segment_rows(segment, part) for part in parts)
         return [file for table in tables for file in write_files(lake, "sids", table, key)]
 
     append_files(lake, "sids", write, key, provenance)
     return counts.check()
 
 
-def _segment_rows(
-    assignment_id: str, codebook: Codebook, fused: Fused, assignment: Assignment, rows: NDArray[np.int64]
-) -> pa.Table:
+def _segment_rows(segment: Segment, rows: NDArray[np.int64]) -> pa.Table:
+    fused, assignment = segment.fused, segment.assignment
     return pa.table(
         {
-            "assignment_id": pa.repeat(assignment_id, len(rows)),
-            "codebook": pa.repeat(codebook.id, len(rows)),
+            "assignment_id": pa.repeat(segment.id, len(rows)),
+            "codebook": pa.repeat(segment.codebook.id, len(rows)),
             "item_id": fused.items["item_id"][rows].to_arrow().cast(pa.string()),
             "codes": _lists(assignment.codes[rows]),
             "vector_hash": _hashes(fused.vectors, rows),

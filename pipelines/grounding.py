@@ -22,7 +22,7 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from pipelines.counts import Counts
-from pipelines.event_log.user_buckets import bucket_count, in_buckets, with_sid
+from pipelines.event_log.user_buckets import EventsByUser, bucket_count, in_buckets, with_sid
 from pipelines.event_log.visible_log import LogSlice
 from storage.lake import Lake
 from storage.reasons import Reason
@@ -232,7 +232,8 @@ def _count_pairs(corpus: _Corpus, alike: NDArray[np.int32]) -> NDArray[np.int64]
     lake, log, left_out, ids = corpus.lake, corpus.log, corpus.left_out, corpus.trie.item_ids
     deleted = deleted_items(lake, corpus.items_version, log.as_of)
     counted = np.zeros(len(ids), np.int64)
-    for bucket, events in enumerate(in_buckets(lake, log, ids, bucket_count(lake, log), left_out)):
+    wanted = EventsByUser(log, ids, bucket_count(lake, log))
+    for bucket, events in enumerate(in_buckets(lake, wanted, left_out)):
         rows = with_sid(events, deleted, left_out)
         if rows.is_empty():
             continue

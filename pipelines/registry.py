@@ -66,6 +66,12 @@ SOURCES: Registry[SourceKind] = Registry(
 
 
 def source_kind_of(uri: str) -> SourceKind:
-    """Return the kind of sources that claims an address: a kind of a package, then a table, then files."""
-    ordered = sorted(SOURCES.members.values(), key=lambda member: (member.ours, member.name == "files"))
-    return next(kind for member in ordered if (kind := SOURCES.get(member.name)).claims(uri))
+    """Return the kind of sources that claims an address: a kind of a package, one of sidmill, else one of the rest."""
+    rest: list[SourceKind] = []
+    for member in sorted(SOURCES.members.values(), key=lambda member: member.ours):
+        kind = SOURCES.get(member.name)
+        if kind.claims_rest:
+            rest.append(kind)
+        elif kind.claims(uri):
+            return kind
+    return next(kind for kind in rest if kind.claims(uri))

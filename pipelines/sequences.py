@@ -11,7 +11,14 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from pipelines.counts import Counts
-from pipelines.event_log.user_buckets import TrainedSlice, bucket_count, in_buckets, users_with_fresh_events, with_sid
+from pipelines.event_log.user_buckets import (
+    EventsByUser,
+    TrainedSlice,
+    bucket_count,
+    in_buckets,
+    users_with_fresh_events,
+    with_sid,
+)
 from pipelines.event_log.visible_log import LogSlice
 from pipelines.spec import SequencesSpec
 from storage.commit import Provenance, append
@@ -19,6 +26,7 @@ from storage.lake import Lake
 from storage.schemas import SEQUENCES
 
 FEWEST_BUCKETS = 8
+"""Buckets of a small log. The number enters the plan of a training and the name of its sequences, so it stays."""
 
 
 @dataclass
@@ -64,7 +72,8 @@ def build_sequences(lake: Lake, job: SequencesJob, provenance: Provenance) -> Se
         return counts
     known = job.trained_on
     users = users_with_fresh_events(lake, job.log, job.items, known) if known else None
-    for bucket, events in enumerate(in_buckets(lake, job.log, job.items, job.buckets, counts, known, users)):
+    wanted = EventsByUser(job.log, job.items, job.buckets, known, users)
+    for bucket, events in enumerate(in_buckets(lake, wanted, counts)):
         rows = with_sid(events, job.deleted, counts)
         counts.out += rows.height
         counts.users_with_one_event += int((rows["user_id"].rle().struct.field("len") == 1).sum())

@@ -258,11 +258,8 @@ class FusionSpec(OmitsYoungerDefaults, Section):
         return self
 
     @model_validator(mode="after")
-    def _heads_fit(self) -> Self:
-        if self.method == "qformer" and self.hidden % self.heads:
-            raise ValueError(
-                f"qformer: hidden = {self.hidden} must be a multiple of heads = {self.heads}; change one of them"
-            )
+    def _fits_its_method(self) -> Self:
+        fusion_method_of(self.method).check(self)
         return self
 
 

@@ -73,6 +73,15 @@ class Commit:
     files: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class OpenTable:
+    """A table of a lake, opened at the version that a commit was decided on."""
+
+    lake: Lake
+    table: str
+    handle: DeltaTable
+
+
 def conform(table: str, rows: pa.Table) -> pa.Table:
     """Return `rows` in the column order and types of `table`; raise SchemaMismatch if a cast would lose data."""
     schema = TABLES[table].schema
@@ -134,7 +143,7 @@ def append_files(
         if files is None:
             files = write()
         try:
-            _commit(lake, handle, table, [*files], provenance, key)
+            _commit(OpenTable(lake, table, handle), [*files], provenance, key)
         except CommitFailedError:
             _pause(attempt)
             continue
@@ -166,7 +175,7 @@ def append_decided(
         rows, key = conform(table, decided[0]), decided[1]
         if handle.transaction_version(key) is not None:
             return Commit(TableRef(table, committed_version(handle, key)), written=False)
-        files = _commit_alone(lake, handle, table, rows, provenance, key=key)
+        files = _commit_alone(OpenTable(lake, table, handle), rows, provenance, key=key)
         if files:
             return Commit(TableRef(table, handle.version() + 1), True, tuple(file.path for file in files))
         _pause(attempt)
@@ -174,15 +183,14 @@ def append_decided(
 
 
 def _commit(
-    lake: Lake,
-    handle: DeltaTable,
-    table: str,
+    opened: OpenTable,
     actions: list[AddAction | RemoveAction],
     provenance: Provenance,
     key: str = "",
     alone: bool = False,
 ) -> None:
-    """Commit log entries through `handle`: with a key, once; `alone`, only if no other commit came between."""
+    """Commit log entries through a handle: with a key, once; `alone`, only if no other commit came between."""
+    lake, table, handle = opened.lake, opened.table, opened.handle
     added = [action for action in actions if isinstance(action, AddAction)]
     seen = json.dumps(dict(sorted(lake.seen.items())))
     metadata = {**provenance.metadata(key), FILES_HASH: entries_hash(added), SEEN: seen}
@@ -223,7 +231,7 @@ def swap(
         if rows is None:
             return current, False
         rows = conform(table, rows)
-        if _commit_alone(lake, handle, table, rows, provenance):
+        if _commit_alone(OpenTable(lake, table, handle), rows, provenance):
             if len(handle.file_uris()) + 1 > MOST_FILES:
                 _compact(lake, table, provenance)
             return pa.concat_tables([current.cast(rows.schema), rows]), True
@@ -232,9 +240,7 @@ def swap(
 
 
 def _commit_alone(
-    lake: Lake,
-    handle: DeltaTable,
-    table: str,
+    opened: OpenTable,
     rows: pa.Table,
     provenance: Provenance,
     instead: tuple[RemoveAction, ...] = (),
@@ -245,16 +251,17 @@ def _commit_alone(
     Return none if another commit came between. New files are deleted then, but with a `key`: another writer may be
     about to commit the same rows in files of the same names.
     """
+    lake, table = opened.lake, opened.table
     place = lake.table_files(table)
     files = write_rows(place, TABLES[table], rows, key or secrets.token_hex(8), news=not instead)
     try:
-        _commit(lake, handle, table, [*files, *instead], provenance, key, alone=True)
+        _commit(opened, [*files, *instead], provenance, key, alone=True)
     except CommitFailedError:
         for each in () if key else files:
             with suppress(FileNotFoundError):  # an erasure deleted it
                 place.delete(each.path)
         return []
-    lake.saw(table, handle.version() + 1)
+    lake.saw(table, opened.handle.version() + 1)
     return files
 
 
@@ -265,7 +272,7 @@ def mark(lake: Lake, handle: DeltaTable, table: str, provenance: Provenance) -> 
     would bring their rows back.
     """
     try:
-        _commit(lake, handle, table, [], provenance, alone=True)
+        _commit(OpenTable(lake, table, handle), [], provenance, alone=True)
     except CommitFailedError:
         return False
     return True
@@ -281,7 +288,7 @@ def take_out(lake: Lake, table: str, paths: Collection[str], provenance: Provena
     instead = [removal(file, now) for file in data_files(handle, TABLES[table]) if file.path in paths]
     try:
         if instead:
-            _commit(lake, handle, table, [*instead], provenance, alone=True)
+            _commit(OpenTable(lake, table, handle), [*instead], provenance, alone=True)
     except CommitFailedError:
         return False
     return bool(instead)
@@ -301,7 +308,9 @@ def join_small(lake: Lake, table: str, provenance: Provenance) -> int:
     if "item_id" in TABLES[table].statistics:
         rows = rows.sort_by("item_id")  # so that its row groups hold few items each
     now = int(time.time() * 1000)
-    joined = _commit_alone(lake, handle, table, rows, provenance, tuple(removal(each, now) for each in small))
+    joined = _commit_alone(
+        OpenTable(lake, table, handle), rows, provenance, tuple(removal(each, now) for each in small)
+    )
     return len(small) if joined else 0
 
 
@@ -326,7 +335,7 @@ def _compact(lake: Lake, table: str, provenance: Provenance) -> None:
     if len(files) > MOST_FILES:
         now = int(time.time() * 1000)
         rows = lake.rows_of(handle, table)
-        _commit_alone(lake, handle, table, rows, provenance, tuple(removal(each, now) for each in files))
+        _commit_alone(OpenTable(lake, table, handle), rows, provenance, tuple(removal(each, now) for each in files))
 
 
 def _pause(attempt: int) -> None:

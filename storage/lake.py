@@ -239,23 +239,25 @@ class Lake:
         where: ds.Expression,
         rows: int = 1 << 16,
         version: int | None = None,
-        since: int | None = None,
         among: Among | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """Read as `read` does, in batches of at most `rows` rows of one file; memory holds few of them.
+        """Read as `read` does, in batches of at most `rows` rows of one file; memory holds few of them."""
+        dataset = self._dataset(table, self.data_files(table, version), where, among, columns)
+        yield from self._batches(table, dataset, columns, _both(where, among), rows)
 
-        With `since`, only files that this other version lacks are read.
-        """
-        files = self.data_files(table, version)
-        wanted = files if since is None else self._added(table, files, since, version)
-        dataset = self._dataset(table, wanted, where, among, columns)
+    def batches_added(
+        self, table: str, columns: Sequence[str], where: ds.Expression, rows: int, *, since: int, version: int
+    ) -> Iterator[pa.RecordBatch]:
+        """Read as `batches` does, of the files that `read_added` reads."""
+        files = self._added(table, self.data_files(table, version), since, version)
+        yield from self._batches(table, self._dataset(table, files, where), columns, where, rows)
+
+    def _batches(
+        self, table: str, dataset: ds.FileSystemDataset, columns: Sequence[str], where: ds.Expression, rows: int
+    ) -> Iterator[pa.RecordBatch]:
         with self._reading(table, dataset):
             yield from dataset.to_batches(
-                columns=list(columns),
-                filter=_both(where, among),
-                batch_size=rows,
-                batch_readahead=2,
-                fragment_readahead=1,
+                columns=list(columns), filter=where, batch_size=rows, batch_readahead=2, fragment_readahead=1
             )
 
     def count(self, table: str, version: int, where: ds.Expression) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 FOR_GOOD = "interval 36500 days"
+"""A hundred years, as Delta writes it: Delta has no word for never, and only `lake gc` may remove something."""
 PROPERTIES = {
     "delta.enableExpiredLogCleanup": "false",
     "delta.logRetentionDuration": FOR_GOOD,

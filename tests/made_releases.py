@@ -8,8 +8,10 @@ import pyarrow as pa
 from storage.commit import Provenance, append
 from storage.lake import Lake
 from storage.releases.manifest import Gate, Manifest
-from storage.releases.models import ModelCard, record_model
-from storage.releases.releases import record_release
+from storage.releases.models import ModelCard, TrainedModel, record_model
+from storage.releases.publishing import Publication
+from storage.releases.publishing import publish as publish_as_asked
+from storage.releases.releases import PRODUCTION, Published, record_release
 from storage.schemas import SIDS
 
 WHO = Provenance("test", "recipe")
@@ -18,7 +20,14 @@ CUTOFF = TIME + timedelta(days=2)
 
 
 def model(lake: Lake, key: str, release: str, vocabulary: str) -> str:
-    return record_model(lake, key, release, vocabulary, lake.blobs.put(b"weights"), ModelCard(), WHO)
+    return record_model(lake, TrainedModel(key, release, vocabulary, lake.blobs.put(b"weights"), ModelCard()), WHO)
+
+
+def publish(
+    lake: Lake, release: str, who: Provenance, model: str | None = None, alias: str = PRODUCTION, **how: Any
+) -> Published:
+    """Publish as a person does; `how` are further fields of a `Publication`."""
+    return publish_as_asked(lake, Publication(release, model=model, **how), who, alias)
 
 
 def sids(lake: Lake, codebook: str, assignment: str) -> None:

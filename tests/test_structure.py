@@ -12,8 +12,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("sidmill", "flows", "pipelines", "training", "tokenizer", "storage", "learning", "plugins", "infra")
 LONGEST_FILE, MOST_MODULES = 350, 12
-MOST_PARAMETERS, LONG_LISTS = 6, 22
-"""Parameters that a function may have, and functions outside verbs and flows that have more today."""
+MOST_PARAMETERS = 6
+LONG_LISTS = {
+    "scaled_dot_product_attention": "is called where PyTorch's function of this name would be, with its parameters",
+    "assign_level": "is what quantizers of other packages call; prices and prefixes are optional, by name",
+}
+"""Parameters that a function may have, and why functions outside verbs and flows have more."""
 QUESTIONS, MOST_QUESTIONS = ("Who", "What", "How", "Which", "Where", "Whether", "When", "Why"), 19
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/glossary.md", "docs/trie.md", "docs/operations.md")
 PATH = re.compile(r"`((?:\w+/)*\w+/[\w./-]+\.(?:py|md|toml|yaml))`")
@@ -54,8 +58,9 @@ def test_long_parameter_lists_do_not_come_back() -> None:
         count = len([name for name in given if name not in ("self", "cls")])
         flow = any("flow" in ast.unparse(each) for each in node.decorator_list)
         if count > MOST_PARAMETERS and "cli" not in path.parts and not flow:
-            found.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name} has {count} parameters")
-    assert len(found) <= LONG_LISTS, "\n".join(found)
+            found.append((node.name, f"{path.relative_to(ROOT)}:{node.lineno} {node.name} has {count} parameters"))
+    assert [each for name, each in found if name not in LONG_LISTS] == []
+    assert {name for name, _ in found} == LONG_LISTS.keys(), "a reason that is no longer needed goes"
 
 
 def test_few_docstrings_begin_with_a_question_word() -> None:

@@ -83,7 +83,8 @@ def refit_codebook(
     `codes_NL` are the current SIDs, -1 for items without one, which get one here. Capacity is planned again for the
     current number of items. Raises ValueError for another kind of codebook.
     """
-    if old.spec.quantizer != "rq-kmeans" or old.spec.normalise or any(e.input == "vector" for e in old.spec.levels):
+    plain = not old.spec.normalise and all(each.input != "vector" for each in old.spec.levels)
+    if not (plain and quantizer_of(old.spec).refits):
         raise ValueError("only plain rq-kmeans can be refitted under a churn budget; fit a new codebook instead")
     if not old.spec.collision_policy.relocates:
         raise ValueError(

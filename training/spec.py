@@ -82,9 +82,10 @@ class GeneratorSection(BaseModel):
                 "generator.prefix_outputs needs generator.constrained = true and generator.prefix_buckets above 0; set "
                 "them, or leave prefix_outputs out"
             )
-        if self.separators and self.architecture != "decoder":
+        if self.separators and not ARCHITECTURES.get(self.architecture).reads_separators:
+            able = " or ".join(f'"{name}"' for name in ARCHITECTURES if ARCHITECTURES.get(name).reads_separators)
             raise ValueError(
-                f'generator.separators is only for architecture "decoder", not for "{self.architecture}", which '
+                f'generator.separators is only for architecture {able}, not for "{self.architecture}", which '
                 "reads an event as one, or both ways; leave it out"
             )
         return self

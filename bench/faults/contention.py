@@ -27,9 +27,9 @@ from flows.bootstrap import bootstrap
 from flows.nightly import nightly
 from storage.commit import append
 from storage.lake import Lake
-from storage.releases.models import ModelCard, record_model
+from storage.releases.models import ModelCard, TrainedModel, record_model
 from storage.releases.pointers import move_pointer, pointer_history, read_pointer
-from storage.releases.publishing import publish, rollback
+from storage.releases.publishing import Publication, publish, rollback
 from storage.releases.releases import Published, read_release
 
 READERS = 2
@@ -88,7 +88,7 @@ def _publish(folder: Path, place: str, options: argparse.Namespace) -> list[str]
     for _ in readers:
         started.acquire()
     back = partial(rollback, lake, WHO, to=old.id)
-    forth = partial(publish, lake, new.id, WHO, second.model)
+    forth = partial(publish, lake, Publication(new.id, model=second.model), WHO)
     times = [seconds_of(forth if number % 2 else back) for number in range(options.moves)]
     over.set()
     for reader in readers:
@@ -107,5 +107,5 @@ def _publish(folder: Path, place: str, options: argparse.Namespace) -> list[str]
 def _with_model(lake: Lake, release: str) -> Published:
     """Record a model of a release, and publish both."""
     vocabulary, weights = read_release(lake, release).codebook.vocabulary, lake.blobs.put(release.encode())
-    model = record_model(lake, release, release, vocabulary, weights, ModelCard(), WHO)
-    return publish(lake, release, WHO, model)
+    model = record_model(lake, TrainedModel(release, release, vocabulary, weights, ModelCard()), WHO)
+    return publish(lake, Publication(release, model=model), WHO)

@@ -38,7 +38,7 @@ class CrashPoints:
 
     def watch(self) -> None:
         """Wrap what makes something durable. For a process that ends after its run: nothing is put back."""
-        self._before(storage.commit, "_commit", lambda lake, handle, table, *rest, **named: _commit(table))
+        self._before(storage.commit, "_commit", lambda opened, *rest, **named: _commit(opened.table))
         self._before(Files, "write", lambda files, name, data: f"write {_short(files, name)}")
         self._before(Files, "delete", lambda files, name: f"delete {_short(files, name)}")
         self._before(Lake, "_create", lambda lake, spec: f"create {spec.name}")

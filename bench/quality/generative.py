@@ -22,7 +22,7 @@ from bench.quality.made_by import code_hash
 from bench.quality.representations import SeededSplit
 from bench.quality.settings import Settings
 from bench.quality.split import WIDTH, Recommend, Split, say
-from learning.ray_train.launch import launch
+from learning.ray_train.launch import Listener, launch
 from learning.threads import one_thread
 from pipelines.compute.cluster import connect, machine_cpus
 from pipelines.modalities import COLLABORATIVE
@@ -192,12 +192,11 @@ def searched(split: Split, settings: Settings) -> Search:
         shape,
         plan,
         Histories(codes, split.train),
-        Origin(name, name, name),
+        Origin(name, name, name, partial(copy, masks)),
         objective=objective_of(train),
         start=start,
-        read_trie=partial(copy, masks),
     )
-    result = launch(make, train, name, CACHE.resolve(), progress=say)
+    result = launch(make, train, name, CACHE.resolve(), listener=Listener(say))
     model, _ = load_generator(result.checkpoint_dir, name)
     rows = Rows(in_trie, codes, np.argsort(in_trie))
 

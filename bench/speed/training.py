@@ -53,8 +53,8 @@ class Timed(NextCode):
         plan = plan_of("bench", BUCKETS, SIZES, spec, train)
         names = pa.array([f"i{item:05d}" for item in range(ITEMS)])
         masks = TrieMasks.of(Trie.build(codes, names, SIZES))
-        origin = Origin("bench", "bench", "bench")
-        super().__init__(spec, plan, Histories(codes, users), origin, read_trie=lambda: masks)
+        origin = Origin("bench", "bench", "bench", lambda: masks)
+        super().__init__(spec, plan, Histories(codes, users), origin)
         self.path = path
         self.began: list[float] = []
 

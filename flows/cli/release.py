@@ -135,17 +135,12 @@ def publish(
     """
     from flows.gates.model_gate import may_be_worse
     from storage.releases.models import newest_model
+    from storage.releases.publishing import Publication
     from storage.releases.publishing import publish as publish_release
 
     lake = common.existing()
-    now = publish_release(
-        lake,
-        release,
-        by_hand("release publish"),
-        model,
-        without_model=without_model,
-        may_be_worse=may_be_worse,
-    )
+    wanted = Publication(release, model=model, without_model=without_model, may_be_worse=may_be_worse)
+    now = publish_release(lake, wanted, by_hand("release publish"))
     print(f"production -> ({now.release}, {now.model or 'no model'})")
     newest = newest_model(lake, now.release)
     if model is None and not without_model and newest is not None and now.model != newest:

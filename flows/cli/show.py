@@ -19,6 +19,7 @@ from flows.runtime.terminal import printable, say
 from infra.addresses import hidden
 from plugins.registry import Member
 from storage.reasons import remedy
+from storage.releases.evaluation import EvaluationResult
 from storage.releases.models import Evaluation
 from storage.releases.releases import Published
 from storage.runs.record import RunSummary
@@ -199,7 +200,7 @@ def release(value: Record, as_json: bool) -> None:
                 {
                     "id": each["id"],
                     **each["metrics"],
-                    **({"of": setting_text(each["evaluation"])} if each["evaluation"] else {}),
+                    **({"of": setting_text(EvaluationResult.of(each["evaluation"]))} if each["evaluation"] else {}),
                 }
                 for each in value["models"]
             ],
@@ -210,10 +211,10 @@ def release(value: Record, as_json: bool) -> None:
 def evaluation(found: Evaluation | None, as_json: bool) -> None:
     """Print a stored evaluation: recall, NDCG and MRR with intervals, prefixes, list figures, buckets."""
     if as_json:
-        _print_json(asdict(found) if found else None)
+        _print_json({**vars(found), "result": found.result.as_record()} if found else None)
     elif found:
         say(f"{found.model} on {found.release}, evaluated {found.at:%Y-%m-%d %H:%M} UTC")
-        say(f"  {found.result['protocol']}")
+        say(f"  {found.result.protocol}")
         show_evaluation(say, found.result)
 
 
@@ -269,11 +270,12 @@ def status(value: Record, as_json: bool) -> None:
         say(f"{mark} {each['id']} {each['kind']:<10} {each['items']:,} items, codebook {each['codebook'][:8]}, {told}")
     for each in value["models"]:
         metrics = "  ".join(f"{name} {figure:.4f}" for name, figure in each["metrics"].items())
+        found = EvaluationResult.of(each["evaluation"]) if each["evaluation"] else None
         elsewhere = f"on {each['evaluated_on']}, " if each["evaluated_on"] not in (None, each["release"]) else ""
-        of = f"  ({elsewhere}{setting_text(each['evaluation'])})" if each["evaluation"] else ""
+        of = f"  ({elsewhere}{setting_text(found)})" if found else ""
         mark = "*" if production and each["id"] == production["model"] else " "
         say(f"{mark} {each['id']} on {each['release']}  {metrics}{of}")
-        for line in verdicts(each["evaluation"]):
+        for line in verdicts(found):
             say(f"      {line}")
     reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in value["quarantine"]["by_reason"].items())
     say(f"quarantine: {value['quarantine']['rows']:,} open rows" + (f" ({reasons})" if reasons else ""))

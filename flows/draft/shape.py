@@ -3,6 +3,7 @@
 import math
 
 LEVELS = 3
+"""Levels of a proposed codebook: three codes an item, as in TIGER and OneRec; a fourth is one more step of search."""
 FEWEST, MOST = 8, 8192
 """Codes of a level, at least and at most."""
 

@@ -11,6 +11,7 @@ from flows.runtime.terminal import printable
 WIDTH = 100
 """Longest line with a comment behind its value; a longer comment stands above."""
 ABOVE = 80
+"""Width of comments above a field, `# ` included: they are wrapped to fit a terminal."""
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ Each is compared on the same cases, and worse means beyond the interval of the d
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from flows.gates.spec import ModelGateSpec
+from storage.releases.evaluation import EvaluationResult
 from storage.releases.manifest import Manifest
-from storage.releases.models import worse_than
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,12 @@ class ModelVerdict:
 
 
 def judge_model(
-    model: str, release: str, evaluation: dict[str, Any] | None, severity: Literal["block", "warn"]
+    model: str, release: str, evaluation: EvaluationResult | None, severity: Literal["block", "warn"]
 ) -> ModelVerdict:
     """Judge a model by its newest evaluation on a release; `severity` is set by gates.model_against_baselines."""
-    if not (evaluation or {}).get("against"):
+    if evaluation is None or not evaluation.against:
         return ModelVerdict(True, f"{model} was not compared with baselines: no events were held out for an evaluation")
-    worse = worse_than(evaluation)
+    worse = evaluation.worse_than()
     if worse and severity == "block":
         return ModelVerdict(
             False,
@@ -38,7 +38,7 @@ def judge_model(
             True,
             f"warning: {model} is worse than {' and '.join(worse)}; the recipe only warns of this",
         )
-    alike = [name for name, found in sorted(evaluation["against"].items()) if found["verdict"] != "beats"]  # type: ignore[index]
+    alike = [name for name, found in sorted(evaluation.against.items()) if found.verdict != "beats"]
     return ModelVerdict(True, f"warning: {model} does not clearly differ from {' and '.join(alike)}" if alike else "")
 
 

@@ -84,8 +84,8 @@ def _evaluations(lake: Lake, before: str, after: str) -> dict[str, Any]:
     """Return the newest evaluation of each release, and each figure of both generators with the difference."""
     newest = {each.release: each for each in evaluations(lake)}
     rows = [newest.get(release) for release in (before, after)]
-    one, other = (figures(row.result["generator"]) if row else {} for row in rows)
-    sides = [row and {"model": row.model, "cases": row.result["cases"]} for row in rows]
+    one, other = (figures(row.result.rankers["generator"]) if row else {} for row in rows)
+    sides = [row and {"model": row.model, "cases": row.result.cases} for row in rows]
     return {
         "before": sides[0],
         "after": sides[1],

@@ -2,11 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
+from storage.releases.evaluation import Accuracy, Comparison, EvaluationResult, RankerResult
 from training.evaluation.metrics import headline_cut
-
-Result = dict[str, Any]
 
 # Recommenders, in the order of display.
 RANKERS = ("generator", "production", "reranked", "dense", "sasrec", "item-knn", "popularity")
@@ -27,55 +25,59 @@ class EvaluationTable:
     rows: list[list[str]]
 
 
-def rankers(result: Result) -> list[str]:
+def rankers(result: EvaluationResult) -> list[str]:
     """Return the recommenders with a row in an evaluation, the generator first."""
-    return [name for name in RANKERS if name in result]
+    return [name for name in RANKERS if name in result.rankers]
 
 
-def setting_text(result: Result) -> str:
+def setting_text(result: EvaluationResult) -> str:
     """Describe the evaluation setting; figures of different settings are not comparable."""
-    text = f"{result['cases']:,} cases"
-    if "seen_left_out" in result:
-        text += ", seen items left out" if result["seen_left_out"] else ", seen items ranked too"
+    text = f"{result.cases:,} cases"
+    if result.seen_left_out is not None:
+        text += ", seen items left out" if result.seen_left_out else ", seen items ranked too"
     return text
 
 
-def setting_text_with_targets(result: Result) -> str:
+def setting_text_with_targets(result: EvaluationResult) -> str:
     """Return `setting_text` with counts of missing and seen targets."""
-    seen = " (a miss, because of evaluate.exclude_seen)" if result.get("seen_left_out") else ""
+    seen = " (a miss, because of evaluate.exclude_seen)" if result.seen_left_out else ""
     return (
-        f"{setting_text(result)}; {result['targets_missing']:,} have a target outside the release (a miss), "
-        f"{result['targets_seen']:,} have one that the user has seen{seen}"
+        f"{setting_text(result)}; {result.targets_missing:,} have a target outside the release (a miss), "
+        f"{result.targets_seen:,} have one that the user has seen{seen}"
     )
 
 
-def cuts(row: Result) -> list[int]:
-    """Return each k at which a recommender was measured, ascending."""
-    return sorted(
-        int(name.removeprefix("recall@")) for name in row if name.startswith("recall@") and name[7:].isdigit()
-    )
-
-
-def headline(row: Result) -> str:
+def headline(row: RankerResult) -> str:
     """Format recall and ndcg at each k in one line."""
-    return "  ".join(f"{name}@{k} {row[f'{name}@{k}']:.4f}" for k in cuts(row) for name in ("recall", "ndcg"))
+    of = row.accuracy
+    return "  ".join(f"recall@{k} {of.recall[k]:.4f}  ndcg@{k} {of.ndcg[k]:.4f}" for k in of.cuts)
 
 
-def figures(row: Result) -> dict[str, float | list[float] | None]:
+def figures(row: RankerResult) -> dict[str, float | list[float] | None]:
     """Return the figures of a recommender for comparison: without intervals, counts and buckets."""
-    names = [f"{name}@{k}" for name in ("recall", "ndcg") for k in cuts(row)] + ["mrr"]
-    names += [f"{name}@{k}" for name in ("prefix_recall", *SHOWN) for k in cuts(row)]
-    return {name: row[name] for name in names if name in row}
+    cuts, of = row.accuracy.cuts, row.accuracy.figures()
+    prefixes = {f"prefix_recall@{k}": row.prefix_recall[k] for k in cuts if k in row.prefix_recall}
+    shown = [f"{name}@{k}" for name in SHOWN for k in cuts]
+    return {
+        **{name: of[name] for name in _compared(row.accuracy)},
+        **prefixes,
+        **{name: row.exposure[name] for name in shown if name in row.exposure},
+    }
 
 
-def evaluation_tables(result: Result) -> list[EvaluationTable]:
+def _compared(of: Accuracy) -> list[str]:
+    """Return the names of the figures that are shown of an accuracy."""
+    return [*(f"{name}@{k}" for name in ("recall", "ndcg") for k in of.cuts), "mrr"]
+
+
+def evaluation_tables(result: EvaluationResult | None) -> list[EvaluationTable]:
     """Return all tables of an evaluation; an older one may lack figures and their tables."""
-    if "generator" not in result:
+    if result is None or result.generator is None:
         return []
     names = rankers(result)
-    k = headline_cut(cuts(result["generator"]))
-    tables = [_accuracy(result, names), *([_against(result)] if result.get("against") else [])]
-    if f"prefix_recall@{k}" in result["generator"]:
+    k = headline_cut(result.generator.accuracy.cuts)
+    tables = [_accuracy(result, names), *([_against(result)] if result.against else [])]
+    if k in result.generator.prefix_recall:
         tables += [_prefixes(result, names, k), _shown(result, names)]
         tables.append(
             _buckets(result, names, k, "by_popularity", "By training events of the target", {0: "none (cold)"})
@@ -84,7 +86,7 @@ def evaluation_tables(result: Result) -> list[EvaluationTable]:
     return tables
 
 
-def show_evaluation(say: Callable[[str], None], result: Result) -> None:
+def show_evaluation(say: Callable[[str], None], result: EvaluationResult) -> None:
     """Print the tables with aligned columns."""
     say(f"  {setting_text_with_targets(result)}")
     for table in evaluation_tables(result):
@@ -97,12 +99,12 @@ def show_evaluation(say: Callable[[str], None], result: Result) -> None:
             say(f"    {first:<{widths[0]}}{cells}".rstrip())
 
 
-def _accuracy(result: Result, names: list[str]) -> EvaluationTable:
-    generator = result["generator"]
-    wanted = [f"{name}@{k}" for name in ("recall", "ndcg") for k in cuts(generator)] + ["mrr"]
-    rows = [[name, *(_with_interval(result[ranker], name) for ranker in names)] for name in wanted]
-    raw = generator.get("raw", generator)
-    if any(raw[name] != generator[name] for name in wanted):
+def _accuracy(result: EvaluationResult, names: list[str]) -> EvaluationTable:
+    generator = result.rankers["generator"]
+    wanted = _compared(generator.accuracy)
+    rows = [[name, *(_with_interval(result.rankers[ranker].accuracy, name) for ranker in names)] for name in wanted]
+    raw = generator.raw or generator.accuracy
+    if any(raw.figures()[name] != generator.accuracy.figures()[name] for name in wanted):
         empty = [""] * (len(names) - 1)
         rows += [[f"{name}, raw", _with_interval(raw, name), *empty] for name in wanted]
     note = "bootstrapped 95 % intervals" + (
@@ -111,36 +113,36 @@ def _accuracy(result: Result, names: list[str]) -> EvaluationTable:
     return EvaluationTable("Accuracy", note, ["", *names], rows)
 
 
-def verdicts(result: Result) -> list[str]:
+def verdicts(result: EvaluationResult | None) -> list[str]:
     """Return a sentence per baseline that compares the generator with it; older evaluations have none."""
     return [
-        f"recall@{found['k']} {VERDICTS[found['verdict']]} {name}: difference {_difference(found)}"
-        for name, found in sorted(result.get("against", {}).items())
+        f"recall@{found.k} {VERDICTS[found.verdict]} {name}: difference {_difference(found)}"
+        for name, found in sorted(result.against.items() if result else ())
     ]
 
 
-def _difference(found: Result) -> str:
-    low, high = found["interval"]
-    return f"{found['difference']:+.4f} (95 % {low:+.4f} to {high:+.4f})"
+def _difference(found: Comparison) -> str:
+    low, high = found.interval
+    return f"{found.difference:+.4f} (95 % {low:+.4f} to {high:+.4f})"
 
 
-def _against(result: Result) -> EvaluationTable:
+def _against(result: EvaluationResult) -> EvaluationTable:
     rows = [
-        [name, _difference(found), f"{found['won']:,}", f"{found['lost']:,}", RESULTS[found["verdict"]]]
-        for name, found in sorted(result["against"].items())
+        [name, _difference(found), f"{found.won:,}", f"{found.lost:,}", RESULTS[found.verdict]]
+        for name, found in sorted(result.against.items())
     ]
-    k = next(iter(result["against"].values()))["k"]
+    k = next(iter(result.against.values())).k
     note = "the same cases for both; only those that one hits and the other misses count for the result"
     columns = ["baseline", f"difference in recall@{k}", "only generator hits", "only baseline hits", "generator is"]
     return EvaluationTable("The generator against baselines", note, columns, rows)
 
 
-def _prefixes(result: Result, names: list[str], k: int) -> EvaluationTable:
-    levels = len(result["generator"][f"prefix_recall@{k}"])
+def _prefixes(result: EvaluationResult, names: list[str], k: int) -> EvaluationTable:
+    levels = len(result.rankers["generator"].prefix_recall[k])
     rows = [
         [
             f"{level + 1} code{'s' if level else ''}",
-            *(f"{result[name][f'prefix_recall@{k}'][level]:.4f}" for name in names),
+            *(f"{result.rankers[name].prefix_recall[k][level]:.4f}" for name in names),
         ]
         for level in range(levels)
     ]
@@ -148,9 +150,12 @@ def _prefixes(result: Result, names: list[str], k: int) -> EvaluationTable:
     return EvaluationTable(f"Recall@{k} of prefixes", note, ["", *names], rows)
 
 
-def _shown(result: Result, names: list[str]) -> EvaluationTable:
-    wanted = [f"{figure}@{k}" for figure in SHOWN for k in cuts(result["generator"])]
-    rows = [[name.replace("_", " "), *(_figure(result[ranker][name]) for ranker in names)] for name in wanted]
+def _shown(result: EvaluationResult, names: list[str]) -> EvaluationTable:
+    wanted = [f"{figure}@{k}" for figure in SHOWN for k in result.rankers["generator"].accuracy.cuts]
+    rows = [
+        [name.replace("_", " "), *(_figure(result.rankers[ranker].exposure[name]) for ranker in names)]
+        for name in wanted
+    ]
     note = (
         "coverage: share of all items that appear in any list; novelty: -log2 of an item's share of the training "
         "events, "
@@ -159,20 +164,22 @@ def _shown(result: Result, names: list[str]) -> EvaluationTable:
     return EvaluationTable("Recommended lists", note, ["", *names], rows)
 
 
-def _buckets(result: Result, names: list[str], k: int, key: str, title: str, called: dict[int, str]) -> EvaluationTable:
+def _buckets(
+    result: EvaluationResult, names: list[str], k: int, key: str, title: str, called: dict[int, str]
+) -> EvaluationTable:
     rows = []
-    for at, bucket in enumerate(result["generator"][key]):
-        low, high = bucket["from"], bucket["to"]
+    for at, bucket in enumerate(result.rankers["generator"].buckets[key]):
+        low, high = bucket.low, bucket.high
         text = called.get(high, f"{low:,}" if low == high else f"{low:,} to {high:,}")
-        recalls = [_with_interval(result[name][key][at], f"recall@{k}") for name in names]
-        rows.append([text, f"{bucket['cases']:,}", *recalls, _with_interval(bucket, f"ndcg@{k}")])
+        recalls = [_with_interval(result.rankers[name].buckets[key][at].accuracy, f"recall@{k}") for name in names]
+        rows.append([text, f"{bucket.cases:,}", *recalls, _with_interval(bucket.accuracy, f"ndcg@{k}")])
     columns = ["", "cases", *(f"{name} recall@{k}" for name in names), f"generator ndcg@{k}"]
     return EvaluationTable(title, "", columns, rows)
 
 
-def _with_interval(row: Result, name: str) -> str:
-    interval = row.get(f"{name}_interval")
-    return f"{row[name]:.4f}" + (f" ({interval[0]:.4f}–{interval[1]:.4f})" if interval else "")
+def _with_interval(of: Accuracy, name: str) -> str:
+    interval = of.intervals.get(name)
+    return f"{of.figures()[name]:.4f}" + (f" ({interval[0]:.4f}–{interval[1]:.4f})" if interval else "")
 
 
 def _figure(value: float | None) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from flows.inspect.evaluation_tables import VERDICTS
 from storage.lake import Lake
+from storage.releases.evaluation import EvaluationResult, Verdict
 from storage.releases.models import Model, models
 from storage.releases.pointers import Pointer, pointer_history
 from storage.releases.publishing import hold_of
@@ -21,6 +22,51 @@ MOST_OF_AN_ERROR = 300
 
 
 @dataclass(frozen=True)
+class MainFigures:
+    """Newest evaluation of a model in brief: on which release, and of the generator the figures of HEADLINE it has.
+
+    `against` has the verdict on each baseline, by name.
+    """
+
+    release: str | None
+    cases: int
+    figures: dict[str, float]
+    against: dict[str, Verdict]
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "MainFigures":
+        """Read what `as_record` gives."""
+        figures = {name: record[name] for name in HEADLINE if name in record}
+        return cls(record["release"], record["cases"], figures, record["against"])
+
+    def as_record(self) -> dict[str, Any]:
+        """Return JSON values, each figure under its name."""
+        return {"release": self.release, "cases": self.cases, **self.figures, "against": self.against}
+
+
+@dataclass(frozen=True)
+class Production:
+    """The release in production and its model; times are ISO 8601, and `age` is in seconds since it was published."""
+
+    release: str
+    model: str | None
+    published_at: str
+    age: int
+    as_of: str
+    evaluation: MainFigures | None
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "Production":
+        """Read what `as_record` gives."""
+        found = record["evaluation"]
+        return cls(**{**record, "evaluation": MainFigures.from_record(found) if found else None})
+
+    def as_record(self) -> dict[str, Any]:
+        """Return JSON values by name."""
+        return {**vars(self), "evaluation": self.evaluation.as_record() if self.evaluation else None}
+
+
+@dataclass(frozen=True)
 class LakeState:
     """State of a lake. `last_run` is the newest run.
 
@@ -30,21 +76,22 @@ class LakeState:
 
     last_run: dict[str, Any] | None
     unresolved_failures: list[dict[str, Any]]
-    production: dict[str, Any] | None
+    production: Production | None
     held: str | None
     later: str | None = None
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "LakeState":
         """Read the entries of `as_record`, among others."""
-        return cls(record["last_run"], record["unmended"], record["production"], record["held"], record.get("later"))
+        production = Production.from_record(record["production"]) if record["production"] else None
+        return cls(record["last_run"], record["unmended"], production, record["held"], record.get("later"))
 
     def as_record(self) -> dict[str, Any]:
         """Return the entries of `sidmill lake status --json`."""
         return {
             "last_run": self.last_run,
             "unmended": self.unresolved_failures,
-            "production": self.production,
+            "production": self.production.as_record() if self.production else None,
             "held": self.held,
             "later": self.later,
         }
@@ -123,7 +170,7 @@ def _run_line(run: dict[str, Any]) -> str:
     return text
 
 
-def _production(lake: Lake, history: list[Pointer], now: datetime) -> dict[str, Any] | None:
+def _production(lake: Lake, history: list[Pointer], now: datetime) -> Production | None:
     value = history[-1].value
     if not value:
         return None
@@ -133,42 +180,47 @@ def _production(lake: Lake, history: list[Pointer], now: datetime) -> dict[str, 
             break
         came = move.at or came
     model = next((each for each in models(lake) if each.id == value["model"]), None)
-    return {
-        "release": value["release"],
-        "model": value["model"],
-        "published_at": came.isoformat(),
-        "age": round((now - came).total_seconds()),
-        "as_of": read_release(lake, value["release"]).as_of.isoformat(),
-        "evaluation": _evaluation(model) if model else None,
-    }
+    return Production(
+        release=value["release"],
+        model=value["model"],
+        published_at=came.isoformat(),
+        age=round((now - came).total_seconds()),
+        as_of=read_release(lake, value["release"]).as_of.isoformat(),
+        evaluation=_evaluation(model) if model else None,
+    )
 
 
-def _evaluation(model: Model) -> dict[str, Any] | None:
-    """Return the main figures of a model's newest evaluation."""
+def _evaluation(model: Model) -> MainFigures | None:
     result = model.evaluation
-    if not result:
+    if result is None:
         return None
-    figures = {name: result["generator"][name] for name in HEADLINE if name in result["generator"]}
-    against = {name: found["verdict"] for name, found in sorted(result.get("against", {}).items())}
-    return {"release": model.evaluated_on, "cases": result["cases"], **figures, "against": against}
+    against = {name: found.verdict for name, found in sorted(result.against.items())}
+    return MainFigures(model.evaluated_on, result.cases, main_figures(result), against)
 
 
-def _production_line(production: dict[str, Any] | None) -> str:
+def main_figures(result: EvaluationResult | None) -> dict[str, float]:
+    """Return the figures of HEADLINE of an evaluation's generator, as far as it has them."""
+    row = result.generator if result else None
+    figures = row.accuracy.figures() if row else {}
+    return {name: figures[name] for name in HEADLINE if name in figures}
+
+
+def _production_line(production: Production | None) -> str:
     if production is None:
         return "production: nothing is published"
     text = (
-        f"production: {production['release']}, published {_minute(production['published_at'])} "
-        f"({age(production['age'])} ago), sees arrivals up to {_minute(production['as_of'])}; "
+        f"production: {production.release}, published {_minute(production.published_at)} "
+        f"({age(production.age)} ago), sees arrivals up to {_minute(production.as_of)}; "
     )
-    if production["model"] is None:
+    if production.model is None:
         return text + "no model"
-    found = production["evaluation"]
+    found = production.evaluation
     if found is None:
-        return f"{text}model {production['model']}, not evaluated"
-    figures = ", ".join(f"{name} {found[name]:.4f}" for name in HEADLINE if name in found)
-    of = f"{found['cases']:,} cases, on {found['release']}"
-    verdicts = [f"{VERDICTS[verdict]} {name}" for name, verdict in found["against"].items()]
-    return f"{text}model {production['model']}: {'; '.join([f'{figures} ({of})', *verdicts])}"
+        return f"{text}model {production.model}, not evaluated"
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in found.figures.items())
+    of = f"{found.cases:,} cases, on {found.release}"
+    verdicts = [f"{VERDICTS[verdict]} {name}" for name, verdict in found.against.items()]
+    return f"{text}model {production.model}: {'; '.join([f'{figures} ({of})', *verdicts])}"
 
 
 def age(seconds: float) -> str:

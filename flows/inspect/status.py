@@ -4,7 +4,7 @@ from typing import Any
 
 import polars as pl
 
-from flows.inspect.lake_state import HEADLINE, lake_state
+from flows.inspect.lake_state import lake_state, main_figures
 from infra.addresses import without_secrets
 from storage.lake import Lake
 from storage.quarantine import by_reason, open_rows
@@ -110,14 +110,12 @@ def models_shown(lake: Lake, manifest: Manifest) -> list[Model]:
 
 def model_status(row: Model) -> dict[str, Any]:
     """Return the status record of a model; `metrics` are the main figures of its `evaluation`."""
-    evaluation = row.evaluation or {}
-    generator = evaluation.get("generator", {})
     return {
         "id": row.id,
         "release": row.release,
         "vocabulary": row.vocabulary,
         "weights": row.weights,
-        "metrics": {name: generator[name] for name in HEADLINE if name in generator},
+        "metrics": main_figures(row.evaluation),
         "evaluated_on": row.evaluated_on,
-        "evaluation": evaluation,
+        "evaluation": row.evaluation.as_record() if row.evaluation else {},
     }

@@ -26,6 +26,7 @@ from storage.releases.manifest import EncoderRef
 MOST_PICTURES = 20
 """Pictures that are opened; those on the web and in object stores are counted and not asked for."""
 PEEK_ROWS = 256
+"""Given vectors that are read of a file, from its beginning: more would find rarer faults, and take longer."""
 _ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 READ, REFUSED, MAKES, TIME = "would read", "in a sample", "would make", "takes about"
 HEADINGS = (READ, REFUSED, MAKES, TIME)
 NAME_WIDTH = 13
+"""Characters of the column of names: lines that are broken go on behind it."""
 
 
 class CheckFailed(ValueError):

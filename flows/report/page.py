@@ -118,7 +118,7 @@ def _model(model: Model) -> dict[str, Any]:
         "chart": line_chart([row["loss"] for row in history], "training loss") if history else "",
         "evaluation": model.evaluation,
         "cases": setting_text_with_targets(model.evaluation) if model.evaluation else "",
-        "tables": evaluation_tables(model.evaluation or {}),
+        "tables": evaluation_tables(model.evaluation),
     }
 
 

@@ -11,6 +11,7 @@ LARGE = 1 << 23
 The C library raises this bound to 32 MB by itself. Freed arrays below it then stay in the heap of each thread.
 """
 M_MMAP_THRESHOLD = -3
+"""The parameter of `mallopt` of that name, from malloc.h."""
 
 
 def give_large_arrays_pages_of_their_own() -> None:

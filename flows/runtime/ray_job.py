@@ -21,11 +21,13 @@ from infra.addresses import check_arguments
 from storage.errors import LakeError
 
 POLL_S = 1.0
+"""Seconds between two questions for the state and the log of a job: lines are shown that much late."""
 STOPS_WITHIN_S = 120.0
 """Seconds that a job has to end after it was asked to."""
 QUEUED_S = 600.0
 """Seconds after which a job that has not started is withdrawn."""
 ANSWERS_WITHIN_S = 30.0
+"""Seconds that the server of jobs has for an answer. A longer bound lets MISSED answers hang for longer."""
 MISSED = 10
 """Answers in a row that may be missing while a job runs."""
 

@@ -10,9 +10,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from infra.addresses import without_secrets
+from storage.releases.evaluation import EvaluationResult
 from storage.retention.garbage import FIGURES
 
 if TYPE_CHECKING:
@@ -48,14 +49,13 @@ class Figures:
         step = int(row["epoch"])
         self._write({f"{label}/{name}": value for name, value in row.items() if name != "epoch"}, step)
 
-    def evaluated(self, result: Mapping[str, Any], step: int) -> None:
+    def evaluated(self, result: EvaluationResult, step: int) -> None:
         """Write the metrics of an evaluation, of each ranker."""
         self._write(
             {
                 f"{ranker}/{name}".replace("@", "_at_"): float(value)
-                for ranker, metrics in result.items()
-                if isinstance(metrics, Mapping)
-                for name, value in metrics.items()
+                for ranker, row in result.rankers.items()
+                for name, value in row.as_record().items()
                 if isinstance(value, int | float) and not isinstance(value, bool)
             },
             step,

@@ -10,7 +10,7 @@ from flows.runtime.run import Run
 from flows.steps.fitted_artifacts import FittedArtifacts
 from flows.steps.task import step
 from flows.steps.vectors import ItemVectors
-from pipelines.assign import occupancy, record_drift, write_segment
+from pipelines.assign import Segment, occupancy, record_drift, write_segment
 from pipelines.level_vectors import level_vectors
 from storage.reasons import Reason, remedy
 from storage.releases.catalogue import segments
@@ -33,24 +33,32 @@ class AssignedSegments:
     shift: Shift | None
 
 
+@dataclass(frozen=True)
+class Extended:
+    """The release `parent` that is extended, and its segments, with those published since under its codebook."""
+
+    parent: Manifest
+    segments: tuple[str, ...]
+
+
 @step
 def assign(
     run: Run,
     artifacts: FittedArtifacts,
     vectors: ItemVectors,
-    base: tuple[str, ...],
     key: str,
+    *,
     refitted: dict[str, list[int]] | None = None,
-    parent: Manifest | None = None,
+    extended: Extended | None = None,
 ) -> AssignedSegments:
     """Assign SIDs to catalogue rows. An item with a SID keeps it, and is recorded as drifted if its vector changed.
 
-    `base` are the segments of the parent. Segments ever published under the codebook are added to them: their SIDs
-    stay occupied, and an item that has one keeps it. `refitted` are the SIDs that a refit found. A `parent` is the
-    release that is extended.
+    Segments ever published under the codebook are added to those of the release that is `extended`: their SIDs stay
+    occupied, and an item that has one keeps it. `refitted` are the SIDs that a refit found.
     """
-    codebook = artifacts.codebook
-    taken = list(dict.fromkeys([*published_assignments(run.lake, codebook.id), *base]))
+    codebook, parent = artifacts.codebook, extended.parent if extended else None
+    taken = [*published_assignments(run.lake, codebook.id), *(extended.segments if extended else ())]
+    taken = list(dict.fromkeys(taken))
     assignment_id = "a-" + hashlib.sha256(f"{key}\0{codebook.id}\0{sorted(taken)}".encode()).hexdigest()[:16]
     fused = vectors.fused
     published = segments(run.lake, taken, codebook.id, among=fused.items["item_id"])
@@ -73,9 +81,8 @@ def assign(
         else:
             codes = np.array([refitted[item] for item in level.items.to_pylist()], np.int32)
             assignment = checked_sids(codebook, level.vectors, level.items, free, codes, run.compute.work)
-        counts = write_segment(
-            run.lake, assignment_id, codebook, level.fused, assignment, level.counts, run.provenance()
-        )
+        segment = Segment(assignment_id, codebook, level.fused, assignment)
+        counts = write_segment(run.lake, segment, level.counts, run.provenance())
         view.count(counts)
         view.note(run.compute.name, assignment=assignment_id)
     if waiting := counts.by_reason.get(Reason.REFIT_DUE, 0):

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from pipelines.counts import Counts
-from pipelines.event_log.user_buckets import TrainedSlice, bucket_count, in_buckets
+from pipelines.event_log.user_buckets import EventsByUser, TrainedSlice, bucket_count, in_buckets
 from pipelines.event_log.visible_log import LogSlice
 from storage.lake import Lake
 from tokenizer.trie.trie import Trie
@@ -27,5 +27,6 @@ def evaluation_cases(
     """
     log = LogSlice(version, FOREVER, FOREVER)
     known = TrainedSlice(trained_on, trie.item_ids)
-    buckets = in_buckets(lake, log, trie.item_ids, bucket_count(lake, log), Counts("evaluation"), known)
+    wanted = EventsByUser(log, trie.item_ids, bucket_count(lake, log), known)
+    buckets = in_buckets(lake, wanted, Counts("evaluation"))
     return held_out_events(buckets, trie.codes(), trained_on.cutoff, negative_events, model)

@@ -17,6 +17,8 @@ R = TypeVar("R")
 
 RETRIES = 2
 RETRY_DELAYS_S = (1, 10)
+"""Further tries of a step after a fault of the machine, and seconds before each: for a connection that is lost, and a
+service that starts again. An input that fails is not tried again."""
 
 
 def step(function: Callable[P, R]) -> Callable[P, R]:

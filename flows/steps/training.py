@@ -14,7 +14,7 @@ from flows.runtime.tracking import Figures
 from flows.steps.task import step
 from learning.checkpoint import RECORD, WEIGHTS
 from learning.errors import CheckpointMismatch, LossDiverged
-from learning.ray_train.launch import TrainResult, forget, launch
+from learning.ray_train.launch import Listener, TrainResult, forget, launch
 from pipelines.assign import encoded_vectors
 from pipelines.compute.cluster import connect
 from pipelines.event_log.user_buckets import TrainedSlice
@@ -26,7 +26,7 @@ from storage.errors import LakeNotFound
 from storage.lake import Lake
 from storage.releases.catalogue import deleted_items, segments
 from storage.releases.manifest import Manifest
-from storage.releases.models import Model, ModelCard, record_model
+from storage.releases.models import Model, ModelCard, TrainedModel, record_model
 from storage.releases.releases import read_release
 from tokenizer.trie.masks import TrieMasks
 from tokenizer.trie.trie import Trie
@@ -105,8 +105,9 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, base_model:
     fit = partial(
         launch,
         storage_path=_storage(run.lake),
-        progress=lambda line: run.say(f"    {line}"),
-        on_epoch=Figures(run, key, {"sidmill.release": manifest.id}).epoch,
+        listener=Listener(
+            lambda line: run.say(f"    {line}"), Figures(run, key, {"sidmill.release": manifest.id}).epoch
+        ),
     )
     start = None
     if base_model is not None:
@@ -118,10 +119,9 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, base_model:
         generator,
         plan,
         partial(read_bucket, run.lake, source),
-        Origin(manifest.codebook.vocabulary, manifest.id, run.recipe.model_hash),
+        Origin(manifest.codebook.vocabulary, manifest.id, run.recipe.model_hash, partial(_masks, run.lake, manifest)),
         objective=objective_of(settings),
         start=start,
-        read_trie=partial(_masks, run.lake, manifest),
     )
     with run.stage("train") as view:
         try:
@@ -139,9 +139,8 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, base_model:
             history=result.history,
             weights=weights,
         )
-    model = record_model(
-        run.lake, key, manifest.id, manifest.codebook.vocabulary, weights, card, run.provenance(**manifest.versions)
-    )
+    trained = TrainedModel(key, manifest.id, manifest.codebook.vocabulary, weights, card)
+    model = record_model(run.lake, trained, run.provenance(**manifest.versions))
     forget_training(run.lake, key)
     return model
 

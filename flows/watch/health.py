@@ -87,8 +87,8 @@ def current_since(state: LakeState, night: Beat | None) -> datetime | None:
     """Return when production was last known to be current: when it was published, or a night found nothing newer."""
     if state.production is None:
         return None
-    published = datetime.fromisoformat(state.production["published_at"])
-    confirms = night is not None and night.found_nothing and night.result.get("release") == state.production["release"]
+    published = datetime.fromisoformat(state.production.published_at)
+    confirms = night is not None and night.found_nothing and night.result.get("release") == state.production.release
     return max(published, night.at) if night is not None and confirms else published
 
 
@@ -100,7 +100,7 @@ def _night_ended(lake: Lake, night: Beat | None) -> datetime | None:
 
 
 def _model_made_at(lake: Lake, state: LakeState) -> datetime | None:
-    served = state.production and state.production["model"]
+    served = state.production and state.production.model
     return next((model.at for model in models(lake) if model.id == served), None)
 
 

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest, start_http_ser
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from flows.inspect.lake_state import HEADLINE, LakeState, lake_state
+from flows.inspect.lake_state import LakeState, lake_state
 from flows.watch.health import NIGHT, Problem, current_since, problems
 from flows.watch.lag import lags
 from flows.watch.spec import WatchSpec
@@ -56,8 +56,8 @@ class LakeMetrics(Collector):
         since = current_since(state, beats(self._lake).get(NIGHT))
         if state.production is None or since is None:
             return
-        manifest = read_release(self._lake, state.production["release"])
-        model = state.production["model"] or ""
+        manifest = read_release(self._lake, state.production.release)
+        model = state.production.model or ""
         pair = [((manifest.id, model), 1.0)]
         yield self._gauge("production_info", "the release and model in production", pair, "release", "model")
         age = (now - since).total_seconds()
@@ -65,8 +65,8 @@ class LakeMetrics(Collector):
         yield self._gauge("production_age_seconds", says, [((), age)])
         yield self._gauge("production_items", "items of the release", [((), float(manifest.items))])
         yield from self._gates(manifest)
-        evaluation = state.production["evaluation"] or {}
-        figures = [((name,), float(evaluation[name])) for name in HEADLINE if name in evaluation]
+        evaluation = state.production.evaluation
+        figures = [((name,), float(value)) for name, value in (evaluation.figures if evaluation else {}).items()]
         yield self._gauge("model_figure", "figures of the model in production", figures, "figure")
 
     def _gates(self, manifest: Manifest) -> Iterator[Metric]:

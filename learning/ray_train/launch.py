@@ -74,6 +74,14 @@ OnEpoch = Callable[[str, Row], None]
 
 
 @dataclass(frozen=True)
+class Listener:
+    """Who hears of a training: `progress` gets plain lines, `on_epoch` the label and the row of each epoch."""
+
+    progress: Progress = logger.info
+    on_epoch: OnEpoch | None = None
+
+
+@dataclass(frozen=True)
 class TrainResult:
     """A finished run: its last checkpoint on this machine, and one row per epoch (see `Loop.epochs`).
 
@@ -85,28 +93,32 @@ class TrainResult:
     copy: TemporaryDirectory[str] | None = field(default=None, compare=False)
 
 
+LOGGED = Listener()
+"""Lines go to the log of this module."""
+
+
 def launch(
     make_trainable: MakeTrainable,
     spec: LoopSpec,
     name: str,
     storage_path: str | Path,
     *,
-    progress: Progress = logger.info,
+    listener: Listener = LOGGED,
     label: str = "train",
-    on_epoch: OnEpoch | None = None,
 ) -> TrainResult:
     """Train until `spec.epochs` on `spec.workers` workers of the running Ray cluster.
 
     Each worker has a GPU if the cluster has one for each.
 
     `make_trainable` is pickled and called in each worker, and here before a resume. `storage_path` is a folder, or, on
-    several machines, a URI that all of them can reach. `progress` gets one plain line per epoch, prefixed with `label`,
-    and `on_epoch` the label and the row of the epoch.
+    several machines, a URI that all of them can reach. The `listener` gets one line per epoch, prefixed with `label`,
+    and the row of the epoch.
     Workers that die are replaced twice. If the controller gives up (for example because a worker dies while the group
     starts), there are three attempts in all. Raises CheckpointMismatch if the run holds another training, NotEnoughCpus
     if the workers cannot be placed, LossDiverged after a single attempt, TrainingFailed, or the TrainingError that a
     worker raised.
     """
+    progress = listener.progress
     storage = str(storage_path) if "://" in str(storage_path) else str(Path(storage_path).resolve())
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     done = _begun(storage, name, progress)
@@ -117,7 +129,7 @@ def launch(
         reported = 0 if done is None else len(_history(done))
         if reported:
             progress(f"{label}: resuming after epoch {reported} of {spec.epochs}")
-        with _report_epochs(storage, name, spec.epochs, label, progress, on_epoch, reported):
+        with _report_epochs(partial(_stored, storage, name), spec.epochs, label, listener, reported):
             done = _fit(make_trainable, spec, name, storage, progress)
     checkpoint = done.checkpoint
     if checkpoint is None:
@@ -286,32 +298,26 @@ def _history(result: Result) -> list[Row]:
 
 @contextmanager
 def _report_epochs(
-    storage: str,
-    name: str,
-    epochs: int,
-    label: str,
-    progress: Progress,
-    on_epoch: OnEpoch | None,
-    reported: int,
+    read: Callable[[], Result | None], epochs: int, label: str, listener: Listener, reported: int
 ) -> Iterator[None]:
     """Report each epoch after the first `reported` while the body runs.
 
-    Progress is read from the run's storage, because callbacks of Ray Train run in another process.
+    Progress is read by `read` from the run's storage, because callbacks of Ray Train run in another process.
     """
     over = threading.Event()
 
     def report() -> None:
         nonlocal reported
-        result = _stored(storage, name)
+        result = read()
         for row in _history(result)[reported:] if result else []:
             reported += 1
             left = f", about {(epochs - reported) * row['seconds']:,.0f} s left" if reported < epochs else ""
-            progress(
+            listener.progress(
                 f"{label} epoch {row['epoch'] + 1:.0f} of {epochs}: loss {row['loss']:.4f}, "
                 f"{row['tokens_per_s']:,.0f} tokens/s, {row['seconds']:.1f} s{left}"
             )
-            if on_epoch is not None:
-                on_epoch(label, row)
+            if listener.on_epoch is not None:
+                listener.on_epoch(label, row)
 
     def watch() -> None:
         while not over.wait(POLL_S):

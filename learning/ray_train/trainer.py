@@ -12,7 +12,7 @@ import ray
 
 from learning.checkpoint import load_weights
 from learning.progress import EpochCallback, LineCallback
-from learning.ray_train.launch import launch
+from learning.ray_train.launch import Listener, launch
 from learning.spec import LoopSpec
 from learning.trainable import Trainable
 
@@ -37,8 +37,7 @@ class RayTrainer:
             spec,
             f"{label.lower()}-{trainable.plan_hash}",
             self.storage_path,
-            progress=self.progress,
-            on_epoch=self.on_epoch,
+            listener=Listener(self.progress, self.on_epoch),
             label=label,
         )
         load_weights(result.checkpoint_dir, trainable.module)

@@ -16,6 +16,7 @@ from storage.files.blobs import Blobs
 from storage.files.footers import footer_hash, footer_of
 
 GROUP_ROWS = 1 << 10
+"""Items of a row group, some 0.5 MB: what is read for one item. Smaller ones make the footer larger."""
 BLOB, FOOTER = "factors", "factors_footer"
 """Fields of a reference: the blob of the factors, and the hash of the footer by which a part of it is checked."""
 

@@ -19,6 +19,7 @@ from pipelines.event_log.visible_log import Histories
 from pipelines.spec import CollaborativeSpec
 
 FEWEST_ITEMS = 3
+"""Items with behaviour below which there are no factors: the rank is less than their number, and 1 tells nothing."""
 
 
 @dataclass(frozen=True)

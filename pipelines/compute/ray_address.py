@@ -13,7 +13,7 @@ WITHIN_S = 10.0
 LONGEST_FOLDER = 40
 """Most characters of a folder: Ray puts sockets below it, and the path of a socket has at most 107."""
 _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # HTTP/2 preface, empty SETTINGS
-_SETTINGS = 4
+_SETTINGS = 4  # type of a frame of HTTP/2 (RFC 9113, 6.5), with which a server begins
 
 
 class ClusterUnreachable(LakeError):

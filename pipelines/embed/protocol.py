@@ -1,7 +1,6 @@
 """The encoder protocol, fingerprints, and the isolation of rows that make an encoder fail."""
 
 import hashlib
-import json
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pydantic import BaseModel
 
 from learning.file_hash import file_sha256
 from pipelines.registry import ENCODERS
+from storage.json_hash import json_hash
 
 C = TypeVar("C", contravariant=True)
 T = TypeVar("T")
@@ -88,7 +88,7 @@ def autocast(spec: EncoderSettings, device: str) -> AbstractContextManager[None]
 
 def fingerprint(details: dict[str, Any]) -> str:
     """Return 16 hex digits over all settings that determine the vectors; vectors of two fingerprints never mix."""
-    return hashlib.blake2b(json.dumps(details, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return json_hash(details)
 
 
 def files_hash(folder: Path, left_out: Collection[str]) -> str:

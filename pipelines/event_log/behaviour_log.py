@@ -29,6 +29,7 @@ the log, whatever its items.
 SHARES = 16
 """Parts, by hash of the id, in which counts are merged one after the other, to save memory."""
 BINS = 1 << 16
+"""Bins of a histogram of times. A pass over the log narrows a time down by this factor, for 0.5 MB of counts."""
 
 
 @dataclass(frozen=True)

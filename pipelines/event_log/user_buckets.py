@@ -6,7 +6,6 @@ The log is read in small batches, each once. Memory holds one batch and one buck
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,9 +29,11 @@ EVENT = ["event_id", "user_id", "item_id", "event_type", "event_time", "impressi
 FILE = "__filename"
 """Name of Arrow's column with the file of a row."""
 BUCKET_EVENTS = 500_000
+"""Events of a bucket, the part that is in memory at a time. Smaller buckets make more files and commits."""
 MOST_BUCKETS = 512
 """Most buckets. Each has an open file while a log is spread; a larger log has larger buckets."""
 BATCH_ROWS = 1 << 17
+"""Rows of the log that are read at a time: each is one write to every bucket, so smaller ones write smaller pieces."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,20 @@ class TrainedSlice:
 
     log: LogSlice
     items: pa.Array
+
+
+@dataclass(frozen=True)
+class EventsByUser:
+    """What is read of the log: the events of a slice, in `buckets` of users, with their place among `items`.
+
+    `trained_on` is what a model has learnt from. With `users`, only their events are read.
+    """
+
+    log: LogSlice
+    items: pa.Array
+    buckets: int
+    trained_on: TrainedSlice | None = None
+    users: pa.Array | None = None
 
 
 def bucket_count(lake: Lake, log: LogSlice, fewest: int = 1) -> int:
@@ -63,27 +78,20 @@ def with_sid(rows: pl.DataFrame, deleted: Collection[str], counts: Counts) -> pl
     return rows.drop_nulls("row")
 
 
-def in_buckets(
-    lake: Lake,
-    log: LogSlice,
-    items: pa.Array,
-    buckets: int,
-    counts: Counts,
-    trained_on: TrainedSlice | None = None,
-    users: pa.Array | None = None,
-) -> Iterator[pl.DataFrame]:
+def in_buckets(lake: Lake, wanted: EventsByUser, counts: Counts) -> Iterator[pl.DataFrame]:
     """Yield the visible events bucket by bucket: EVENT, `row` and `fresh`, in order and without repeats.
 
     `row` is the item's index in `items`, null if it is not there. `fresh` marks events that are not in `trained_on`:
-    its slice does not hold them, by its version or its times, or their item had no SID. With `users`, events of other
-    users are skipped. Repeated event ids are counted; an event of which a copy was trained on is not fresh.
+    its slice does not hold them, by its version or its times, or their item had no SID. Repeated event ids are counted;
+    an event of which a copy was trained on is not fresh.
     """
+    items, buckets, trained_on = wanted.items, wanted.buckets, wanted.trained_on
     had_sid = np.asarray(pc.is_in(items, trained_on.items), np.bool_) if trained_on else np.ones(len(items), np.bool_)
     with TemporaryDirectory(prefix="sidmill-buckets-") as scratch:
         rows, trained_ids = Path(scratch) / "rows", Path(scratch) / "trained"
-        spread(_events(lake, log, counts, trained_on, users), buckets, rows)
+        spread(_events(lake, wanted, counts), buckets, rows)
         if trained_on is not None:
-            spread(_rewritten(lake, log, trained_on), buckets, trained_ids)
+            spread(_rewritten(lake, wanted.log, trained_on), buckets, trained_ids)
         for bucket in range(buckets):
             # Items are looked up once per bucket: each lookup costs time in the number of all items.
             known = _in_order(rows / str(bucket), trained_ids / str(bucket), counts)
@@ -103,16 +111,18 @@ def users_with_fresh_events(lake: Lake, log: LogSlice, items: pa.Array, trained_
     fresh = (ds.field("arrival_time") > old.as_of) | (ds.field("event_time") >= old.cutoff)
     if len(new_items):
         fresh |= ds.field("item_id").isin(new_items)
-    read = partial(lake.batches, "interactions", ["user_id"], rows=BATCH_ROWS, version=log.version)
-    batches = chain(read(where=log.visible & fresh), read(where=log.visible, since=old.version))
+    table, columns = "interactions", ["user_id"]
+    batches = chain(
+        lake.batches(table, columns, log.visible & fresh, BATCH_ROWS, log.version),
+        lake.batches_added(table, columns, log.visible, BATCH_ROWS, since=old.version, version=log.version),
+    )
     users = [pc.unique(batch.column("user_id")) for batch in batches]
     return pc.unique(pa.concat_arrays([pa.array([], pa.string()), *users]))
 
 
-def _events(
-    lake: Lake, log: LogSlice, counts: Counts, trained_on: TrainedSlice | None, users: pa.Array | None
-) -> Iterator[pa.RecordBatch]:
+def _events(lake: Lake, wanted: EventsByUser, counts: Counts) -> Iterator[pa.RecordBatch]:
     """Yield the visible events with `fresh`, unordered."""
+    log, trained_on, users = wanted.log, wanted.trained_on, wanted.users
     where = log.visible if users is None else log.visible & ds.field("user_id").isin(users)
     known = lake.file_names("interactions", trained_on.log.version) if trained_on else set()
     columns = [*EVENT, *ARRIVAL_ORDER, *([] if trained_on is None else [FILE])]
@@ -124,7 +134,7 @@ def _events(
 def _rewritten(lake: Lake, log: LogSlice, trained_on: TrainedSlice) -> Iterator[pa.RecordBatch]:
     """Yield user and id of events trained on, in files that a compaction has since removed; mostly there are none."""
     columns, old = ["user_id", "event_id"], trained_on.log
-    return lake.batches("interactions", columns, old.visible, BATCH_ROWS, old.version, since=log.version)
+    return lake.batches_added("interactions", columns, old.visible, BATCH_ROWS, since=log.version, version=old.version)
 
 
 def spread(batches: Iterator[pa.RecordBatch], buckets: int, folder: Path) -> None:

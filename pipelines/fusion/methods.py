@@ -24,16 +24,21 @@ class Correction(Protocol):
         """Return the correction (n, F) from the modalities that `keep` (n, modalities) marks; zero without any."""
 
 
+def _anything(spec: FusionSpec) -> None:
+    """Accept every spec."""
+
+
 @dataclass(frozen=True)
 class FusionMethod:
     """A method, as the registry holds it.
 
     `correction` builds the module from the spec and the width of each modality; None if there is nothing to learn.
-    `options` is the model of `fusion.options`.
+    `options` is the model of `fusion.options`. `check(spec)` raises ValueError for a spec that it cannot work by.
     """
 
     correction: Callable[[FusionSpec, Mapping[str, int]], Correction] | None
     options: type[BaseModel] | None = None
+    check: Callable[[FusionSpec], None] = _anything
 
 
 def _towers(spec: FusionSpec, widths: Mapping[str, int]) -> Correction:
@@ -48,6 +53,13 @@ def _qformer(spec: FusionSpec, widths: Mapping[str, int]) -> Correction:
     return QFormer(spec, widths)
 
 
+def _heads_divide(spec: FusionSpec) -> None:
+    if spec.hidden % spec.heads:
+        raise ValueError(
+            f"qformer: hidden = {spec.hidden} must be a multiple of heads = {spec.heads}; change one of them"
+        )
+
+
 CONCAT = FusionMethod(None)
 CONTRASTIVE = FusionMethod(_towers)
-QFORMER = FusionMethod(_qformer)
+QFORMER = FusionMethod(_qformer, check=_heads_divide)

@@ -25,6 +25,7 @@ from storage.reasons import VECTORS, Reason
 PLACES = {"part": pl.Int32(), **ROWS}
 GOOD = ["part", "row", *PAIR]
 COMMIT_BYTES = 1 << 25
+"""Bytes of vectors in a commit, held in memory until then. Smaller commits make more versions and files."""
 SHARES = 16
 """Shares of the ids: finding repeats takes several times the memory of the rows among which they are sought."""
 

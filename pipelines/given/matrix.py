@@ -15,6 +15,7 @@ from pipelines.sources.row import SourceError
 from pipelines.spec import GivenSpec
 
 PART_ROWS = 1 << 16
+"""Rows of a part of a matrix: the unit that is read again if the lake lacks one of its vectors."""
 NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
 COLUMNS = ["item_id", "vector"]
 

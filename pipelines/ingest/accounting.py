@@ -19,12 +19,11 @@ from pipelines.sources.cells import Refused, shown
 from pipelines.sources.protocol import Record, Source
 from pipelines.sources.row import Row, SourceError
 from storage.commit import Provenance, append
+from storage.json_hash import json_hash
 from storage.lake import Lake, one_of
 from storage.quarantine import open_rows, resolve
 from storage.reasons import Reason
 from storage.schemas import SOURCES
-
-BATCH_ROWS = 50_000
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,7 @@ class IngestedSource:
 
 def mapping_hash(spec: BaseModel) -> str:
     """Return 16 hex digits over the settings that shape how a file is read; defaults do not enter."""
-    settings = spec.model_dump(mode="json", exclude_defaults=True)
-    return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return json_hash(spec.model_dump(mode="json", exclude_defaults=True))
 
 
 def records(lake: Lake, kind: str, spec: BaseModel) -> list[Record]:

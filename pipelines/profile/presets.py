@@ -14,6 +14,7 @@ from pipelines.sources.file import File
 
 SectionName = Literal["items", "interactions"]
 FIRST_BYTES = 1 << 12
+"""Bytes of a raw file in which its first line, by which its preset is known, must end."""
 
 
 class _Part(BaseModel):

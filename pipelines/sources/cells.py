@@ -43,6 +43,7 @@ _UNSEEN = "\0\u200b\u200c\u200d\u2060\ufeff"
 """Characters stripped from the ends of an id, besides blanks: padding, joiners, and byte order marks."""
 COMMA_NUMBER = re.compile(r"[+-]?\d*(\.\d{3})*,\d+")
 _SHOWN = 80
+"""Characters of a cell that a message quotes: a line of a terminal. A cell may be of megabytes."""
 
 
 class Refused(Exception):

@@ -219,5 +219,5 @@ def _check(uri: str) -> None:
     find_files(uri)
 
 
-FILES = SourceKind(claims=lambda uri: True, check=_check, find=_find, look=_look)
+FILES = SourceKind(claims=lambda uri: True, check=_check, find=_find, look=_look, claims_rest=True)
 """Files and folders of files."""

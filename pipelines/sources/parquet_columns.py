@@ -16,6 +16,7 @@ from pipelines.sources.row import Row, SourceError, without_blanks
 from storage.reasons import Reason
 
 BATCH_ROWS = 4096
+"""Rows of a batch in which a damaged row group is read again: those of a batch with damage are lost."""
 _SHORT = {pa.float16(): Half, pa.float32(): Single}
 DAMAGED = (OSError, ValueError, pa.ArrowException)
 """Errors that Arrow and the file system raise for a damaged file."""

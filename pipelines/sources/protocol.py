@@ -149,6 +149,7 @@ class SourceKind:
       if `find` reads no content either.
     - `absolute` returns an address that means the same in every folder.
     - `watchable` is False if a look from time to time is not wanted, because it costs as much as reading.
+    - `claims_rest` is True if it is asked last, for addresses that no other kind claims.
     """
 
     claims: Callable[[str], bool]
@@ -157,3 +158,4 @@ class SourceKind:
     look: Callable[[str, Spec], Found] | None = None
     absolute: Callable[[str], str] = absolute_path
     watchable: bool = True
+    claims_rest: bool = False

@@ -33,6 +33,7 @@ from storage.schemas import TABLES
 TEXTS = (RUN_LOGS, "beats", "watch")
 """Folders of texts beside the tables."""
 POLL_S = 1.0
+"""Seconds between two looks whether the runs that an erasure waits for have ended."""
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ While an erasure goes on, its ids are in a file beside the tables, so that it ca
 import json
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -50,6 +50,18 @@ class Erasure:
     done: bool
 
 
+@dataclass(frozen=True)
+class Step:
+    """A step of an erasure: BEGUN, which says what it takes out, CLEANED, each time with another `again`, or DONE."""
+
+    erasure: str
+    event: str
+    subjects: Mapping[str, int] = field(default_factory=dict)
+    seen: Seen = Seen()
+    reason: str = ""
+    again: str = ""
+
+
 def begin_erasure(lake: Lake, wanted: Wanted, seen: Seen, reason: str, provenance: Provenance) -> str:
     """Record that an erasure began, and return its id: that of the former try, if one of the same ids did not end."""
     former = [name for name, other in unfinished(lake).items() if other == wanted]
@@ -57,18 +69,18 @@ def begin_erasure(lake: Lake, wanted: Wanted, seen: Seen, reason: str, provenanc
     ids = {"users": sorted(wanted.users), "items": sorted(wanted.items)}
     lake.files.write(_file(name), json.dumps(ids).encode())
     subjects = {"users": len(wanted.users), "items": len(wanted.items)}
-    _append(lake, name, BEGUN, subjects, seen, reason, provenance)
+    _append(lake, Step(name, BEGUN, subjects, seen, reason), provenance)
     return name
 
 
 def record_pass(lake: Lake, erasure: str, provenance: Provenance) -> None:
     """Record that all tables were looked through. A run that read rows before, and begins only now, refuses to."""
-    _append(lake, erasure, CLEANED, {}, Seen(), "", provenance, secrets.token_hex(4))
+    _append(lake, Step(erasure, CLEANED, again=secrets.token_hex(4)), provenance)
 
 
 def end_erasure(lake: Lake, erasure: str, provenance: Provenance) -> None:
     """Record that nothing is left of what an erasure took out, and forget its ids."""
-    _append(lake, erasure, DONE, {}, Seen(), "", provenance)
+    _append(lake, Step(erasure, DONE), provenance)
     lake.files.delete(_file(erasure))
 
 
@@ -114,26 +126,17 @@ def _file(erasure: str) -> str:
     return f"{FOLDER}/{erasure}.json"
 
 
-def _append(
-    lake: Lake,
-    erasure: str,
-    event: str,
-    subjects: Mapping[str, int],
-    seen: Seen,
-    reason: str,
-    provenance: Provenance,
-    again: str = "",
-) -> None:
+def _append(lake: Lake, step: Step, provenance: Provenance) -> None:
     row = {
-        "erasure": erasure,
-        "event": event,
-        "subjects": json.dumps(subjects, sort_keys=True),
-        "pinned": list(seen.pinned),
-        "releases": list(seen.releases),
-        "models": list(seen.models),
-        "reason": reason,
+        "erasure": step.erasure,
+        "event": step.event,
+        "subjects": json.dumps(step.subjects, sort_keys=True),
+        "pinned": list(step.seen.pinned),
+        "releases": list(step.seen.releases),
+        "models": list(step.seen.models),
+        "reason": step.reason,
         "at": datetime.now(UTC),
         "run": provenance.run,
     }
     rows = pa.Table.from_pylist([row], schema=ERASURES.schema)
-    append(lake, "erasures", rows, f"erasure:{erasure}:{event}{again}", provenance)
+    append(lake, "erasures", rows, f"erasure:{step.erasure}:{step.event}{step.again}", provenance)

@@ -26,6 +26,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from storage.errors import DataCorrupt
 from storage.files.footers import footer_hash, footer_of, stored_footer_hash
 from storage.files.store import Files, sha256
+from storage.json_hash import json_hash
 from storage.schemas import TableSpec
 
 NAME = re.compile(r"part-(?P<whole>[0-9a-f]{64})-(?P<footer>[0-9a-f]{16})-[0-9a-f]{16}\.parquet")
@@ -99,8 +100,7 @@ def write_file(
         write_page_checksum=True,
     )
     data = sink.getvalue()
-    named = hashlib.blake2b(json.dumps([key, values], sort_keys=True).encode(), digest_size=8).hexdigest()
-    name = f"part-{hashlib.sha256(data).hexdigest()}-{footer_hash(footer_of(data))}-{named}.parquet"
+    name = f"part-{hashlib.sha256(data).hexdigest()}-{footer_hash(footer_of(data))}-{json_hash([key, values])}.parquet"
     files.write(name, data)
     (written,) = files.info([name])
     changed = written[1] // 1_000_000 if written else 0

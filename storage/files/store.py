@@ -15,6 +15,7 @@ from storage.files.disk import writing
 WRITING = ".writing-"
 """Prefix of the name of an incomplete file."""
 BLOCK = 1 << 20
+"""Bytes that are read of a file at a time to hash it."""
 
 
 def sha256(data: bytes) -> str:

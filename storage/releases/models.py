@@ -13,11 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from storage.commit import Provenance, append, swap
 from storage.errors import LakeNotFound
 from storage.lake import Lake
+from storage.releases.evaluation import EvaluationResult
 from storage.releases.standing import read_standing, retirement_of
 from storage.schemas import EVALUATIONS, MODELS
-
-Result = dict[str, Any]
-"""Figures of an evaluation, as `training.evaluation.evaluate.evaluate` gives them."""
 
 
 class ModelCard(BaseModel):
@@ -37,18 +35,24 @@ class ModelCard(BaseModel):
 
 
 @dataclass(frozen=True)
-class Model:
-    """A trained model, with its newest `evaluation` and the release that it was `evaluated_on`."""
+class TrainedModel:
+    """What a training made: for a release and its vocabulary (hash), weights (hash) and card; `key` says of what."""
 
-    id: str
     key: str
     release: str
     vocabulary: str
     weights: str
     card: ModelCard
+
+
+@dataclass(frozen=True)
+class Model(TrainedModel):
+    """A recorded model, with its newest `evaluation` and the release that it was `evaluated_on`."""
+
+    id: str
     at: datetime
     run: str
-    evaluation: Result | None = None
+    evaluation: EvaluationResult | None = None
     evaluated_on: str | None = None
 
 
@@ -59,37 +63,35 @@ class Evaluation:
     key: str
     model: str
     release: str
-    result: Result
+    result: EvaluationResult
     at: datetime
     run: str
 
 
-def record_model(
-    lake: Lake, key: str, release: str, vocabulary: str, weights: str, card: ModelCard, provenance: Provenance
-) -> str:
-    """Record a trained model under the next free id (`m-000001`, ...), or return the one made with `key`.
+def record_model(lake: Lake, model: TrainedModel, provenance: Provenance) -> str:
+    """Record a trained model under the next free id (`m-000001`, ...), or return the one made with its key.
 
     One that was retired is recorded again.
     """
     retired = read_standing(lake).retired
 
     def decide(rows: pa.Table) -> pa.Table | None:
-        if _made_with(rows, key, retired):
+        if _made_with(rows, model.key, retired):
             return None
         row = {
             "id": f"m-{rows.num_rows + 1:06d}",
-            "key": key,
-            "release": release,
-            "vocabulary": vocabulary,
-            "weights": weights,
-            "card": json.dumps(card.model_dump(mode="json", exclude_unset=True), sort_keys=True),
+            "key": model.key,
+            "release": model.release,
+            "vocabulary": model.vocabulary,
+            "weights": model.weights,
+            "card": json.dumps(model.card.model_dump(mode="json", exclude_unset=True), sort_keys=True),
             "at": datetime.now(UTC),
             "run": provenance.run,
         }
         return pa.Table.from_pylist([row], schema=MODELS.schema)
 
     rows, _ = swap(lake, "models", decide, provenance)
-    return _made_with(rows, key, retired)[0]
+    return _made_with(rows, model.key, retired)[0]
 
 
 def _made_with(rows: pa.Table, key: str, retired: Collection[str]) -> list[str]:
@@ -158,14 +160,12 @@ def newest_model(lake: Lake, release: str, worse_too: bool = True) -> str | None
     ids = lake.read("models", columns=["id"], where=ds.field("release") == release).column("id").to_pylist()
     rows = [each for each in ids if each not in retired]
     if rows and not worse_too:
-        rows = [model.id for model in models_of(lake, release) if model.id in rows and not worse_than(model.evaluation)]
+        rows = [model.id for model in models_of(lake, release) if model.id in rows and not _is_worse(model)]
     return max(rows, default=None)
 
 
-def worse_than(evaluation: Result | None) -> list[str]:
-    """Return the baselines that a generator is worse than, beyond the interval of the difference."""
-    against = (evaluation or {}).get("against", {})
-    return sorted(name for name, found in against.items() if found["verdict"] == "is worse")
+def _is_worse(model: Model) -> bool:
+    return model.evaluation is not None and bool(model.evaluation.worse_than())
 
 
 def model_vocabulary(lake: Lake, model: str) -> str:
@@ -173,13 +173,15 @@ def model_vocabulary(lake: Lake, model: str) -> str:
     return read_model(lake, model).vocabulary
 
 
-def record_evaluation(lake: Lake, key: str, model: str, release: str, result: Result, provenance: Provenance) -> bool:
+def record_evaluation(
+    lake: Lake, key: str, model: str, release: str, result: EvaluationResult, provenance: Provenance
+) -> bool:
     """Record an evaluation once per key; return True if it was new."""
     row = {
         "key": key,
         "model": model,
         "release": release,
-        "result": json.dumps(result, sort_keys=True),
+        "result": result.as_json(),
         "at": datetime.now(UTC),
         "run": provenance.run,
     }
@@ -190,4 +192,4 @@ def record_evaluation(lake: Lake, key: str, model: str, release: str, result: Re
 def evaluations(lake: Lake, key: str | None = None) -> list[Evaluation]:
     """Return all evaluations, or that of a key; oldest first."""
     rows = lake.read("evaluations", where=None if key is None else ds.field("key") == key).sort_by("at").to_pylist()
-    return [Evaluation(**{**row, "result": json.loads(row["result"])}) for row in rows]
+    return [Evaluation(**{**row, "result": EvaluationResult.parse(row["result"])}) for row in rows]

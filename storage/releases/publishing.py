@@ -55,7 +55,7 @@ class Publication:
     """
 
     release: str
-    note: str
+    note: str = PUBLISH
     model: str | None = None
     without_model: bool = False
     may_be_worse: MayBeWorse = _never
@@ -63,19 +63,10 @@ class Publication:
     require: Callable[[pa.Table], None] = _anything
 
 
-def publish(
-    lake: Lake,
-    release: str,
-    provenance: Provenance,
-    model: str | None = None,
-    *,
-    alias: str = PRODUCTION,
-    without_model: bool = False,
-    may_be_worse: MayBeWorse = _never,
-) -> Published:
+def publish(lake: Lake, publication: Publication, provenance: Provenance, alias: str = PRODUCTION) -> Published:
     """Point `alias` at (release, model) by a person's decision; a hold is lifted.
 
-    Without `model`, the newest model that was trained for this release and is not worse than a baseline is used (if it
+    Without a model, the newest model that was trained for this release and is not worse than a baseline is used (if it
     `may_be_worse`, the newest one); once it was published with the release, the last model published with it; else the
     current one, if it speaks the vocabulary.
 
@@ -83,7 +74,6 @@ def publish(
     made, or an item of the release it would replace, or that is of an earlier time (StaleCandidate); a model of another
     vocabulary; and leaving the alias without the model it has, unless `without_model` is set (PublishRefused).
     """
-    publication = Publication(release, PUBLISH, model, without_model, may_be_worse)
     return _publish(lake, publication, pointer_history(lake, alias), provenance)
 
 

@@ -8,6 +8,7 @@ from storage.errors import DataCorrupt, LakeUnusable
 from storage.files.store import Files, sha256
 
 THREADS = 8
+"""Files that are copied at a time, each whole in memory: a store answers several at once."""
 
 
 @dataclass(frozen=True)

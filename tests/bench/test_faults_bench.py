@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import pytest
-from made_releases import WHO, candidate, sids
+from made_releases import WHO, candidate, publish, sids
 
 from bench.faults import lake_contents
 from bench.faults.faults import spread
 from bench.faults.lake_contents import contents, differences
 from storage.commit import Provenance, append
 from storage.lake import Lake
-from storage.releases.publishing import publish
 from storage.releases.releases import read_release
 from storage.runs.lease import Lease
 

@@ -177,7 +177,7 @@ def test_a_generator_says_the_token_too(tmp_path: Path, small: Path, recipe: Rec
     card = read_model(lake, stored.model).card
     assert tuple(card.identity["sizes"]) == read_release(lake, "production").codebook.sizes
     assert len(card.identity["sizes"]) == 3
-    result = stored.result
+    result = stored.result.as_record()
     assert result["targets_missing"] == 0 < result["cases"]
     assert result["generator"]["recall@20"] > result["popularity"]["recall@20"]
 
@@ -208,7 +208,7 @@ def test_items_may_share_sids_where_the_recipe_keeps_collisions(
     assert sharing["items"] == sum(sid == second["i0000"] for sid in second.values())
     train(lake.uri)
     (stored,) = evaluations(lake)
-    result = stored.result
+    result = stored.result.as_record()
     assert result["cases"] > 0
     assert result["generator"]["raw"]["recall@5"] > result["generator"]["recall@5"] > 0
     assert result["item-knn"]["recall@10"] > result["popularity"]["recall@10"]
@@ -226,9 +226,9 @@ def test_items_may_share_sids_where_the_recipe_keeps_collisions(
     assert len(evaluations(lake)) == 1
     shown, page = told("run", "evaluate"), tmp_path / "report.html"
     told("report", "--output", str(page))
-    assert setting_text_with_targets(result) in shown
-    assert setting_text_with_targets(result) in page.read_text()
-    for table in evaluation_tables(result):
+    assert setting_text_with_targets(stored.result) in shown
+    assert setting_text_with_targets(stored.result) in page.read_text()
+    for table in evaluation_tables(stored.result):
         assert table.title in shown
         assert f"<h3>{table.title}</h3>" in page.read_text()
         assert all(cell in shown for row in table.rows for cell in row)

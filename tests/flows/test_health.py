@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from brokers import KafkaBroker
-from made_releases import WHO, candidate, model
+from made_releases import WHO, candidate, model, publish
 from source_rows import NOW as READ_AT
 from source_rows import ingest_new
 
@@ -16,7 +16,6 @@ from flows.watch.spec import WatchSpec
 from storage.commit import append
 from storage.lake import Lake
 from storage.releases.models import models
-from storage.releases.publishing import publish
 from storage.runs.beats import Beat, record_beat
 from storage.runs.record import RunRecord
 from storage.schemas import SOURCES

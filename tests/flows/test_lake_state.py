@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_releases import publish
 
 from conftest import write_items
 from flows.bootstrap import bootstrap
@@ -20,9 +21,10 @@ from flows.nightly import nightly
 from storage.commit import Provenance
 from storage.errors import QuarantineBudgetExceeded
 from storage.lake import Lake
+from storage.releases.evaluation import EvaluationResult
 from storage.releases.manifest import Manifest
-from storage.releases.models import ModelCard, record_evaluation, record_model
-from storage.releases.publishing import hold, publish
+from storage.releases.models import ModelCard, TrainedModel, record_evaluation, record_model
+from storage.releases.publishing import hold
 from storage.releases.releases import read_release
 from storage.runs.record import RunRecord
 
@@ -42,7 +44,9 @@ def row(recall: float) -> dict[str, Any]:
 def with_model(lake: Lake, manifest: Manifest, key: str = "one") -> str:
     """A model of a release that is recorded and evaluated."""
     card = ModelCard.model_validate({"history": [{"epoch": 0, "loss": 2.0}, {"epoch": 1, "loss": 1.0}], "identity": {}})
-    model = record_model(lake, key, manifest.id, manifest.codebook.vocabulary, lake.blobs.put(key.encode()), card, WHO)
+    model = record_model(
+        lake, TrainedModel(key, manifest.id, manifest.codebook.vocabulary, lake.blobs.put(key.encode()), card), WHO
+    )
     result = {
         "generator": row(0.0625),
         "popularity": row(0.05),
@@ -51,7 +55,7 @@ def with_model(lake: Lake, manifest: Manifest, key: str = "one") -> str:
         "targets_seen": 0,
         "protocol": "test",
     }
-    record_evaluation(lake, f"evaluation {key}", model, manifest.id, result, WHO)
+    record_evaluation(lake, f"evaluation {key}", model, manifest.id, EvaluationResult.of(result), WHO)
     return model
 
 
@@ -141,8 +145,8 @@ def test_production_is_as_old_as_the_publishing_of_its_release_and_a_hold_is_tol
     later = lake_state(night, datetime.now(UTC) + timedelta(days=3))
     assert later.production is not None
     assert before is not None
-    assert later.production["published_at"] == before["published_at"]
-    assert later.production["age"] == pytest.approx(3 * 86_400, abs=600)
+    assert later.production.published_at == before.published_at
+    assert later.production.age == pytest.approx(3 * 86_400, abs=600)
     assert "(3 days ago)" in later.lines[1]
     assert later.held is not None
     assert "a fault in the catalogue" in later.lines[-1]

@@ -12,6 +12,7 @@ import pyarrow.dataset as ds
 import pytest
 import ray
 from in_process import trained_here
+from made_releases import publish
 
 from conftest import START, write_items, write_log
 from flows.backfill import backfill
@@ -30,7 +31,7 @@ from sidmill.release import open_trie
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.releases.models import evaluations, models
-from storage.releases.publishing import publish, rollback
+from storage.releases.publishing import rollback
 from storage.releases.releases import published, read_release, releases
 from training.spec import GeneratorSpec
 

@@ -117,5 +117,6 @@ def test_a_fit_on_ray_is_trained_by_ray_train_and_a_generator_learns_its_sids(
     assert len(list(run.glob("step-*"))) == 2  # the last two of three are kept
     train(lake.uri)
     (stored,) = evaluations(lake)
-    assert stored.result["targets_missing"] == 0 < stored.result["cases"]
-    assert stored.result["generator"]["recall@10"] > stored.result["popularity"]["recall@10"]
+    result = stored.result
+    assert result.targets_missing == 0 < result.cases
+    assert result.rankers["generator"].accuracy.recall[10] > result.rankers["popularity"].accuracy.recall[10]

@@ -15,7 +15,8 @@ from flows.recipe import RecipeError, load_recipe
 from flows.runtime.run import open_run
 from flows.steps.publish import publish_model
 from storage.lake import Lake
-from storage.releases.models import ModelCard, record_evaluation, record_model
+from storage.releases.evaluation import EvaluationResult
+from storage.releases.models import ModelCard, TrainedModel, record_evaluation, record_model
 from storage.releases.releases import Published, published, read_release
 
 
@@ -34,15 +35,22 @@ def against(**verdict: str) -> dict[str, Any]:
     }
 
 
+COUNTS = {"cases": 900, "targets_missing": 0, "targets_seen": 0}
+
+
+def evaluation(rows: dict[str, Any] | None = None, **verdict: str) -> EvaluationResult:
+    """An evaluation that says so of each baseline."""
+    return EvaluationResult.of({**(rows or {}), **COUNTS, "protocol": "test", "against": against(**verdict)})
+
+
 def evaluated(lake: Lake, key: str, **verdict: str) -> str:
     """A recorded model of the first release, whose evaluation says so of each baseline."""
     manifest = read_release(lake, "r-000001")
     weights = lake.blobs.put(key.encode())
     card = ModelCard.model_validate({"history": [], "identity": {}})
-    model = record_model(lake, key, manifest.id, manifest.codebook.vocabulary, weights, card, WHO)
+    model = record_model(lake, TrainedModel(key, manifest.id, manifest.codebook.vocabulary, weights, card), WHO)
     if verdict:
-        result = {"generator": row(0.05), "cases": 900, "targets_missing": 0, "targets_seen": 0, "protocol": "test"}
-        record_evaluation(lake, key, model, manifest.id, {**result, "against": against(**verdict)}, WHO)
+        record_evaluation(lake, key, model, manifest.id, evaluation({"generator": row(0.05)}, **verdict), WHO)
     return model
 
 
@@ -120,26 +128,26 @@ def test_the_gate_of_models_changes_no_identity_of_a_release_or_a_model() -> Non
 @pytest.mark.parametrize("verdict", ["beats", "not told apart", "is worse"])
 @pytest.mark.parametrize("severity", ["block", "warn"])
 def test_only_what_is_worse_is_kept_back_and_only_where_the_gate_blocks(verdict: str, severity: Any) -> None:
-    found = judge_model("m-000001", "r-000001", {"against": against(popularity=verdict)}, severity)
+    found = judge_model("m-000001", "r-000001", evaluation(popularity=verdict), severity)
     assert found.publishable == (verdict != "is worse" or severity == "warn")
     assert bool(found.message) == (verdict != "beats")
 
 
 def test_each_baseline_is_named_beside_what_it_decides_and_a_model_nobody_judged_passes() -> None:
-    both = {"against": against(popularity="is worse", item_knn="is worse", random="beats")}
+    both = evaluation(popularity="is worse", item_knn="is worse", random="beats")
     blocked = judge_model("m-000001", "r-000001", both, "block").message
     assert "m-000001 is not published, because it is worse than item-knn and popularity." in blocked
     assert "worse than item-knn and popularity; the recipe" in judge_model("m", "r", both, "warn").message
-    alike = {"against": against(popularity="not told apart", item_knn="beats")}
+    alike = evaluation(popularity="not told apart", item_knn="beats")
     assert judge_model("m", "r", alike, "block").message == "warning: m does not clearly differ from popularity"
-    for nothing in (None, {}, {"against": {}}):
+    for nothing in (None, evaluation()):
         found = judge_model("m", "r", nothing, "block")
         assert found.publishable
         assert "was not compared with baselines" in found.message
 
 
 def test_the_verdict_stands_in_the_evaluation_with_its_interval() -> None:
-    result = {"generator": row(0.05), "against": against(popularity="is worse")}
+    result = evaluation({"generator": row(0.05)}, popularity="is worse")
     assert verdicts(result) == ["recall@10 is worse than popularity: difference -0.0200 (95 % -0.0300 to -0.0100)"]
     titles = {table.title: table for table in evaluation_tables(result)}
     assert titles["The generator against baselines"].rows[0][-1] == "worse"

@@ -5,12 +5,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from flows.erase import erase_from
+from flows.inspect.evaluation_tables import evaluation_tables, rankers, verdicts
 from flows.inspect.verify import verify
 from flows.nightly import nightly
 from sidmill.release import open_trie
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.migrate import migrate
+from storage.releases.evaluation import EvaluationResult
+from storage.releases.models import models
 from storage.releases.publishing import rollback
 from storage.releases.releases import published, read_release
 
@@ -69,3 +72,19 @@ def test_a_lake_of_format_2_goes_on_with_nights_rollbacks_and_erasures(lake_of_f
     assert sids(lake, "r-000001").keys() == first.keys() - {"i07"}
     assert [each for each in verify(lake) if each.fault] == []
     assert rollback(lake, who, "r-000002").release == "r-000002"
+
+
+def test_evaluations_of_old_lakes_are_read_in_full_and_written_as_they_were(
+    old_lake: Lake, lake_of_format_2: Lake
+) -> None:
+    for lake in (old_lake, lake_of_format_2):
+        stored = lake.read("evaluations")["result"].to_pylist()
+        assert len(stored) >= 1
+        for text in stored:
+            result = EvaluationResult.parse(text)
+            assert result.as_json() == text
+            assert result.others == {}
+            assert {*rankers(result)} == result.rankers.keys() >= {"generator", "popularity"}
+            assert evaluation_tables(result)[0].title == "Accuracy"
+            assert verdicts(result) or not result.against
+        assert models(lake)[0].evaluation == EvaluationResult.parse(stored[-1])

@@ -16,6 +16,7 @@ import polars as pl
 import pytest
 from log_rows import START as FIRST_DAY
 from log_rows import deliver, event
+from made_releases import publish
 from PIL import Image
 
 from conftest import START, write_items, write_log
@@ -39,8 +40,7 @@ from storage.commit import Provenance
 from storage.errors import GateBlocked, QuarantineBudgetExceeded, StaleCandidate
 from storage.lake import Lake
 from storage.quarantine import by_reason
-from storage.releases.models import ModelCard, record_model
-from storage.releases.publishing import publish
+from storage.releases.models import ModelCard, TrainedModel, record_model
 from storage.releases.releases import Published, published, read_release, releases
 from storage.runs.record import runs
 from tokenizer.arrays import scratch
@@ -234,7 +234,9 @@ def test_a_model_trained_for_a_backfill_is_published_with_it_and_the_training_sa
     shape = generator_spec(Settings.model_validate(recipe).generator, Scale(40, 3, 10, 100))
     card = ModelCard.model_validate({"identity": {"spec": shape.model_dump(mode="json")}})
     weights = lake.blobs.put(b"weights")
-    model = record_model(lake, "key", made.id, made.codebook.vocabulary, weights, card, Provenance("test", ""))
+    model = record_model(
+        lake, TrainedModel("key", made.id, made.codebook.vocabulary, weights, card), Provenance("test", "")
+    )
     capsys.readouterr()
     with open_run("train", lake.uri, made.recipe, {}) as run:
         publish_model(run, made, model)
@@ -244,7 +246,9 @@ def test_a_model_trained_for_a_backfill_is_published_with_it_and_the_training_sa
     assert run_command(["release", "publish", made.id, "--lake", lake.uri]) == 0
     assert f"production -> ({made.id}, {model})" in capsys.readouterr().out
     # A training publishes its model once: not again where somebody has put another in its place.
-    newer = record_model(lake, "newer", made.id, made.codebook.vocabulary, weights, card, Provenance("test", ""))
+    newer = record_model(
+        lake, TrainedModel("newer", made.id, made.codebook.vocabulary, weights, card), Provenance("test", "")
+    )
     for wanted in (newer, model):
         with open_run("train", lake.uri, made.recipe, {}) as run:
             publish_model(run, made, newer)

@@ -11,13 +11,15 @@ from flows.runtime.run import Run, open_run
 from flows.runtime.tracking import EXPERIMENT, KEY, RECEIVER, Figures
 from storage.commit import Provenance
 from storage.lake import Lake
+from storage.releases.evaluation import EvaluationResult
 from storage.releases.models import models
 from storage.releases.releases import read_release
 from storage.retention.collect import collect
 from storage.retention.policy import Policy
 
 ROWS = [{"epoch": 0.0, "loss": 2.5, "tokens_per_s": 10.0}, {"epoch": 1.0, "loss": 1.5, "tokens_per_s": 12.0}]
-RESULT = {"generator": {"recall@10": 0.25, "beats": True}, "cases": 7, "production_model": "m-000001"}
+ROW = {"mrr": 0.125, "recall@10": 0.25, "beats": True}
+RESULT = EvaluationResult.of({"generator": ROW, "cases": 7, "targets_missing": 0, "targets_seen": 0})
 
 
 def opened(lake: Lake) -> "Run":
@@ -42,6 +44,7 @@ def test_epochs_and_evaluations_are_scalars_of_tensorboard_and_of_mlflow_where_i
     assert found == {
         "train/loss": [(0, 2.5), (1, 1.5)],
         "train/tokens_per_s": [(0, 10.0), (1, 12.0)],
+        "generator/mrr": [(2, 0.125)],
         "generator/recall_at_10": [(2, 0.25)],
     }
     if wanted:

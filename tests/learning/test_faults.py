@@ -24,7 +24,7 @@ from learning import checkpoint
 from learning.checkpoint import OPTIMIZER, RECORD, read_record, save_file
 from learning.errors import LossDiverged, TrainingFailed
 from learning.loop import Loop
-from learning.ray_train.launch import launch
+from learning.ray_train.launch import Listener, launch
 from learning.ray_train.worker import drafts_of
 from learning.trainable import Cursor
 from pipelines.compute.cluster import connect
@@ -169,7 +169,7 @@ def test_a_run_that_a_fault_hits_ends_as_one_that_none_does(fault: str, tmp_path
     whole.run(lambda _, __: None)
     told: list[str] = []
     marker = tmp_path / "marker"
-    done = launch(partial(Faulty, fault, marker), SPEC, "run", tmp_path / "runs", progress=told.append)
+    done = launch(partial(Faulty, fault, marker), SPEC, "run", tmp_path / "runs", listener=Listener(told.append))
     assert marker.exists()
     assert [row["loss"] for row in done.history] == [row["loss"] for row in whole.progress.history]
     assert [row["targets"] for row in done.history] == [row["targets"] for row in whole.progress.history]

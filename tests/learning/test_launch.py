@@ -16,7 +16,7 @@ from torch import Tensor, distributed, nn
 
 from learning.checkpoint import SHARDS
 from learning.errors import CheckpointMismatch, NotEnoughCpus
-from learning.ray_train.launch import launch
+from learning.ray_train.launch import Listener, launch
 from training.data.histories import Batch, Plan
 from training.models.generator import Generator
 from training.models.layers import Experts
@@ -82,7 +82,7 @@ def test_a_run_goes_on_from_what_is_left_of_it_with_other_workers(tmp_path: Path
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
     lines: list[str] = []
     spec = TrainSpec(workers=2, epochs=2, warmup_steps=5, learning_rate=1e-2, sharding=True, checkpoint_steps=STEPS)
-    first = launch(partial(make, "v"), spec, "run", tmp_path, progress=lines.append)
+    first = launch(partial(make, "v"), spec, "run", tmp_path, listener=Listener(lines.append))
     assert [row["epoch"] for row in first.history] == [0, 1]
     assert [row["targets"] for row in first.history] == [2 * 15 * 12 * 2] * 2
     assert first.history[1]["loss"] < first.history[0]["loss"]
@@ -98,7 +98,11 @@ def test_a_run_goes_on_from_what_is_left_of_it_with_other_workers(tmp_path: Path
     (torn,) = (first.checkpoint_dir / SHARDS).glob("__1_*")
     os.truncate(torn, torn.stat().st_size // 2)
     longer = launch(
-        partial(make, "v"), spec.model_copy(update={"workers": 1, "epochs": 3}), "run", tmp_path, progress=lines.append
+        partial(make, "v"),
+        spec.model_copy(update={"workers": 1, "epochs": 3}),
+        "run",
+        tmp_path,
+        listener=Listener(lines.append),
     )
     assert "newest intact checkpoint" in lines[2]
     assert longer.history[0] == first.history[0]
@@ -108,7 +112,11 @@ def test_a_run_goes_on_from_what_is_left_of_it_with_other_workers(tmp_path: Path
 
     lines.clear()
     launch(
-        partial(make, "v"), spec.model_copy(update={"workers": 1, "epochs": 4}), "run", tmp_path, progress=lines.append
+        partial(make, "v"),
+        spec.model_copy(update={"workers": 1, "epochs": 4}),
+        "run",
+        tmp_path,
+        listener=Listener(lines.append),
     )
     assert lines[0] == "train: resuming after epoch 3 of 4"
     assert [line.split(":")[0] for line in lines[1:]] == ["train epoch 4 of 4"], (
@@ -129,7 +137,7 @@ WAITING = """
 import os, sys, threading, time
 import ray
 from ray.util import placement_group_table
-from learning.ray_train.launch import launch
+from learning.ray_train.launch import Listener, launch
 from training.spec import TrainSpec
 
 ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
@@ -141,7 +149,7 @@ def tell():
     print("workers are asked for", flush=True)
 
 threading.Thread(target=tell, daemon=True).start()
-launch(dict, TrainSpec(workers=4), "run", sys.argv[1], progress=lambda line: print(line, flush=True))
+launch(dict, TrainSpec(workers=4), "run", sys.argv[1], listener=Listener(lambda line: print(line, flush=True)))
 """
 
 

@@ -14,7 +14,7 @@ SCRIPT = f"""
 import sys, threading, time
 import numpy as np
 import polars as pl
-from pipelines.assign import occupancy, write_segment
+from pipelines.assign import Segment, occupancy, write_segment
 from pipelines.fusion import fuse as fusing
 from pipelines.fusion.fit import fit_fusion
 from pipelines.level_vectors import level_vectors
@@ -56,7 +56,7 @@ def run(name, items):
     fused, _ = fusing.fuse(LAKE, FUSION, gathered, WHO)
     level = level_vectors(LAKE, fused, gathered, BOOK.sources, WHO)
     found = assign_sids(BOOK, level.vectors, level.items, occupancy(LAKE, BOOK, []))
-    write_segment(LAKE, name, BOOK, level.fused, found, level.counts, WHO)
+    write_segment(LAKE, Segment(name, BOOK, level.fused, found), level.counts, WHO)
     return peak[0] - start
 
 SEEN = DRAW.standard_normal((2_000, {WIDTH}), dtype=np.float32)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from made_releases import TIME, WHO, candidate, model
+from made_releases import TIME, WHO, candidate, model, publish
 
 from storage.commit import append
 from storage.errors import DataCorrupt, LakeError, LakeFormat, LakeNotFound, LakeUnusable, Retired
@@ -17,7 +17,7 @@ from storage.files.trim import read_trim
 from storage.lake import Lake
 from storage.releases.completeness import lost_commits
 from storage.releases.integrity import check_pinned
-from storage.releases.publishing import held, publish
+from storage.releases.publishing import held
 from storage.releases.releases import published, published_assignments, read_release, releases
 from storage.retention import backup as backups
 from storage.retention.backup import RECORD, backup, restore

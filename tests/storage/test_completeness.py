@@ -5,13 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from made_releases import WHO, candidate, model, sids
+from made_releases import WHO, candidate, model, publish, sids
 
 from storage.errors import DataCorrupt
 from storage.files.table_log import Log
 from storage.lake import Lake
 from storage.releases.completeness import lost_commits, require_complete
-from storage.releases.publishing import publish
 
 
 def cut(lake: Path, table: str, entries: int = 1) -> None:

@@ -16,7 +16,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_releases import WHO, candidate, model
+from made_releases import WHO, candidate, model, publish
 
 from storage.commit import append
 from storage.errors import BlobCorrupt, DataCorrupt, LakeError, LakeNotFound, LakeUnusable
@@ -38,8 +38,7 @@ from storage.releases.integrity import (
     pinned_files,
 )
 from storage.releases.manifest import Manifest
-from storage.releases.models import ModelCard, record_model
-from storage.releases.publishing import publish
+from storage.releases.models import ModelCard, TrainedModel, record_model
 from storage.releases.releases import published
 from storage.schemas import SIDS, VECTORS
 
@@ -562,7 +561,7 @@ def test_each_blob_that_a_release_and_its_model_name_is_looked_at_before_they_ar
     made = candidate(lake, "one", ["a"], manifest={**changes, "codebook": book})
     assert len(list(pinned_blobs(made))) == 4
     card = ModelCard.model_validate({"record_blob": blobs["record"]})
-    trained = record_model(lake, "m", made.id, "v-c1", lake.blobs.put(b"weights"), card, WHO)
+    trained = record_model(lake, TrainedModel("m", made.id, "v-c1", lake.blobs.put(b"weights"), card), WHO)
     place = Path(lake.blobs.location(which(lake, made)))
     whole = place.read_bytes()
     if gone:

@@ -4,12 +4,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from made_releases import TIME, WHO, candidate, model
+from made_releases import TIME, WHO, candidate, model, publish
 
 from storage.lake import Lake
 from storage.releases.models import recorded_models
 from storage.releases.pointers import pointer_history
-from storage.releases.publishing import publish
 from storage.releases.releases import recorded_releases
 from storage.retention.policy import Kept, Policy, kept
 from storage.runs.record import RunSummary

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_releases import TIME, WHO, candidate, gate, model
+from made_releases import TIME, WHO, candidate, gate, model, publish
 
 from storage.errors import (
     BlobCorrupt,
@@ -22,6 +22,7 @@ from storage.errors import (
     StaleCandidate,
 )
 from storage.lake import Lake
+from storage.releases.evaluation import Comparison, EvaluationResult, Verdict
 from storage.releases.manifest import Manifest
 from storage.releases.models import record_evaluation
 from storage.releases.pointers import Pointer, pointer_history, read_pointer
@@ -32,7 +33,6 @@ from storage.releases.publishing import (
     hold_of,
     is_earlier,
     lift,
-    publish,
     publish_by_run,
     rollback,
     was_published,
@@ -239,8 +239,9 @@ def test_a_name_that_is_no_release_is_told_with_the_newest_there_are_and_how_to_
     assert read_release(lake, "canary").id == "r-000002"
 
 
-def found_worse(lake: Lake, key: str, trained: str, release: str, verdict: str) -> None:
-    record_evaluation(lake, key, trained, release, {"against": {"popularity": {"verdict": verdict}}}, WHO)
+def found_worse(lake: Lake, key: str, trained: str, release: str, verdict: Verdict) -> None:
+    against = {"popularity": Comparison(10, 0.0, [0.0, 0.0], 0, 0, verdict)}
+    record_evaluation(lake, key, trained, release, EvaluationResult({}, against, 9, 0, 0), WHO)
 
 
 @pytest.mark.parametrize("allowed", [False, True])

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
-from made_releases import candidate
+from made_releases import candidate, publish
 
 from storage import commit
 from storage.commit import Provenance, append, conform, swap
@@ -15,7 +15,6 @@ from storage.errors import CommitConflict, SchemaMismatch
 from storage.lake import Lake
 from storage.releases.completeness import lost_commits
 from storage.releases.pointers import move_pointer, pointer_history, read_pointer
-from storage.releases.publishing import publish
 from storage.releases.releases import published, published_assignments, read_release
 from storage.schemas import POINTERS, QUARANTINE, VECTORS
 

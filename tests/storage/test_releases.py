@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from made_releases import CUTOFF, TIME, WHO, candidate, model
+from made_releases import CUTOFF, TIME, WHO, candidate, model, publish
 
 from storage.commit import append
 from storage.errors import GateBlocked, LakeNotFound, LineageBroken, PointerMoved, PublishRefused, StaleCandidate
 from storage.lake import Lake
+from storage.releases.evaluation import EvaluationResult
 from storage.releases.models import models, models_of, record_evaluation
 from storage.releases.pointers import read_pointer
-from storage.releases.publishing import Publication, publish, publish_by_run, rollback, was_published
+from storage.releases.publishing import Publication, publish_by_run, rollback, was_published
 from storage.releases.releases import (
     Published,
     fit_cutoff_of,
@@ -184,12 +185,13 @@ def test_a_release_shows_what_was_found_on_it_and_not_on_another(tmp_path: Path)
     one, two = candidate(lake, "one", ["a"]), candidate(lake, "two", ["a", "b"])
     trained = model(lake, "m", one.id, "v-c1")
     for key, release, cases in (("first", one.id, 1), ("again", one.id, 2), ("other", two.id, 3)):
-        record_evaluation(lake, key, trained, release, {"cases": cases}, WHO)
+        record_evaluation(lake, key, trained, release, EvaluationResult({}, {}, cases, 0, 0), WHO)
     found = {
-        release: [(row.id, row.evaluation["cases"]) for row in models_of(lake, release)] for release in (one.id, two.id)
+        release: [(row.id, row.evaluation and row.evaluation.cases) for row in models_of(lake, release)]
+        for release in (one.id, two.id)
     }
     assert found == {one.id: [(trained, 2)], two.id: [(trained, 3)]}
-    assert models(lake)[0].evaluation == {"cases": 3}
+    assert models(lake)[0].evaluation == EvaluationResult({}, {}, 3, 0, 0)
 
 
 @pytest.mark.parametrize("publishes", [30, pytest.param(200, marks=pytest.mark.slow)])

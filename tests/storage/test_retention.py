@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from made_releases import TIME, WHO, candidate, model, sids
+from made_releases import TIME, WHO, candidate, model, publish, sids
 
 from storage.commit import append
 from storage.errors import DataCorrupt, LakeNotFound, PublishRefused, Retired
@@ -22,7 +22,7 @@ from storage.lake import Lake
 from storage.releases.integrity import check_pinned
 from storage.releases.models import find_model_by_key, models, read_model
 from storage.releases.pointers import read_pointer
-from storage.releases.publishing import publish, rollback
+from storage.releases.publishing import rollback
 from storage.releases.releases import find_release_by_key, published_assignments, read_release, releases
 from storage.releases.standing import pin, read_standing, retirements, unpin
 from storage.retention import collect as collecting

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
-from made_releases import WHO, candidate, model
+from made_releases import WHO, candidate, model, publish
 
 from storage import commit
 from storage.errors import LakeError, PointerMoved, Retired, StaleCandidate
@@ -27,7 +27,7 @@ from storage.releases.integrity import check_pinned
 from storage.releases.manifest import Manifest
 from storage.releases.models import read_model
 from storage.releases.pointers import pointer_history, read_pointer
-from storage.releases.publishing import publish, rollback
+from storage.releases.publishing import rollback
 from storage.releases.releases import read_release, recorded_releases
 from storage.releases.standing import pin, read_standing, unpin
 from storage.retention import collect as collecting

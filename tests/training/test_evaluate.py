@@ -13,13 +13,14 @@ from pydantic import ValidationError
 
 from flows.gates.model_gate import judge_model
 from learning.trainable import Cursor
+from storage.releases.evaluation import EvaluationResult
 from tokenizer.trie.masks import TrieMasks
 from tokenizer.trie.trie import Trie
 from training.data.events import gathered
 from training.data.histories import Plan, contexts, window_rows
 from training.decoding.beam_search import beam_search
 from training.evaluation.cases import EvaluationCases
-from training.evaluation.evaluate import Rival, evaluate
+from training.evaluation.evaluate import Contender, TrainEvents, evaluate
 from training.evaluation.rerank import VectorSimilarity
 from training.models import build_generator
 from training.models.generator import Generator
@@ -41,9 +42,17 @@ def walks(users: int, events: int, seed: int) -> Ints:
     return cycle[(starts[:, None] + np.arange(events)[None, :]) % ITEMS]
 
 
-def figures(*arguments: Any, **options: Any) -> dict[str, Any]:
+def figures(
+    model: Generator,
+    trie: Trie,
+    cases: EvaluationCases,
+    counts: Ints,
+    spec: EvaluateSpec,
+    users: list[Ints] | None = None,
+    **others: Any,
+) -> dict[str, Any]:
     """The stored record of an evaluation."""
-    return evaluate(*arguments, **options).as_record()
+    return evaluate(Contender(model, cases), trie, TrainEvents(counts, users), spec, **others).as_record()
 
 
 def cases_of(items: Ints, targets: Ints) -> EvaluationCases:
@@ -84,7 +93,7 @@ def trained(trie: Trie, items: Ints) -> Generator:
     )
     spec = GeneratorSpec(dim=32, layers=1, heads=2, kv_heads=1, ff=64, dropout=0.0, max_events=10)
     plan = Plan("walks", buckets=1, sizes=SIZES, batch_size=32, max_events=10)
-    task = NextCode(spec, plan, lambda _: table, Origin("v", "r-1", "recipe"), read_trie=lambda: TrieMasks.of(trie))
+    task = NextCode(spec, plan, lambda _: table, Origin("v", "r-1", "recipe", lambda: TrieMasks.of(trie)))
     optimizer = torch.optim.AdamW(task.module.parameters(), lr=5e-3)
     for epoch in range(30):
         for batch, _ in task.batches(0, 1, Cursor(plan.hash, epoch)):
@@ -120,22 +129,23 @@ def test_a_model_is_compared_with_the_one_in_production_on_the_same_cases(trie: 
     shuffled = trained(trie, rng.permuted(walks(users=96, events=10, seed=0), axis=1))
 
     def verdict(model: Generator, in_production: Generator) -> dict[str, Any]:
-        result = figures(model, trie, cases, counts, SPEC, rival=Rival(in_production, cases))
+        result = figures(model, trie, cases, counts, SPEC, rival=Contender(in_production, cases))
         alone = figures(in_production, trie, cases, counts, SPEC)
         assert result["production"]["recall@1"] == alone["generator"]["recall@1"]
         return result
 
     better, worse = verdict(learned, shuffled), verdict(shuffled, learned)
     assert better["against"]["production"]["verdict"] == "beats"
+    assert EvaluationResult.of(better).as_record() == better
     assert worse["against"]["production"]["verdict"] == "is worse"
     assert worse["against"]["production"]["difference"] == -better["against"]["production"]["difference"] < 0
     assert verdict(learned, learned)["against"]["production"]["verdict"] == "not told apart"
-    judged = judge_model("m-2", "r-1", worse, "block")
+    judged = judge_model("m-2", "r-1", EvaluationResult.of(worse), "block")
     assert not judged.publishable
     assert "worse than popularity and production" in judged.message or "worse than production" in judged.message
     other = cases_of(held_out[:, :-1], held_out[::-1, -1])
     with pytest.raises(ValueError, match="reads other cases"):
-        figures(learned, trie, cases, counts, SPEC, rival=Rival(learned, other))
+        figures(learned, trie, cases, counts, SPEC, rival=Contender(learned, other))
 
 
 def test_what_was_found_is_put_in_order_by_vectors_too(trie: Trie, learned: Generator) -> None:
@@ -177,9 +187,9 @@ def test_a_sasrec_learns_from_users_of_two_events_and_leaves_out_what_was_taken_
     settings = {"k": (ITEMS,), "beams": ITEMS, "sasrec_epochs": 1}
     for exclude_seen, recall in ((True, 0.0), (False, 1.0)):
         spec = EvaluateSpec.model_validate({**settings, "exclude_seen": exclude_seen})
-        found = evaluate(learned, trie, again, counts, spec, [np.array([0, 1])]).as_record()
+        found = figures(learned, trie, again, counts, spec, [np.array([0, 1])])
         assert found["sasrec"][f"recall@{ITEMS}"] == recall
-        assert "sasrec" not in evaluate(learned, trie, again, counts, spec, [np.array([3])]).as_record()
+        assert "sasrec" not in figures(learned, trie, again, counts, spec, [np.array([3])])
     nobody = replace(
         cases_of(walks(8, 5, 2), np.arange(8)), taken_rows=np.zeros(0, int), taken_offsets=np.zeros(9, int)
     )

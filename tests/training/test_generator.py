@@ -193,7 +193,7 @@ def test_a_constrained_generator_is_surprised_by_what_may_follow_alone() -> None
     spec = SPEC.model_copy(update={"constrained": True})
     plan = Plan("r-1", buckets=1, sizes=SIZES, batch_size=4, max_events=8)
     masks = TrieMasks.of(Trie.build(sids.astype(np.int32), names, SIZES))
-    training = NextCode(spec, plan, lambda _: None, Origin("v", "r-1", "r"), read_trie=lambda: masks)
+    training = NextCode(spec, plan, lambda _: None, Origin("v", "r-1", "r", lambda: masks))
     expected = 0.0
     for codes, *scores in zip(batch.events.codes[TARGETS], *training.generator(batch.events, TARGETS), strict=True):
         for level, each in enumerate(scores):
@@ -203,7 +203,7 @@ def test_a_constrained_generator_is_surprised_by_what_may_follow_alone() -> None
     assert share.item() == pytest.approx(expected / (3 * len(SIZES)), rel=1e-4)
     share.backward()
     assert all(torch.isfinite(weight.grad).all() for weight in training.module.parameters() if weight.grad is not None)
-    with pytest.raises(ValueError, match="pass read_trie"):
+    with pytest.raises(ValueError, match="give the origin read_trie"):
         NextCode(spec, plan, lambda _: None, Origin("v", "r-1", "r"))
 
 

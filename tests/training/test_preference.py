@@ -54,9 +54,7 @@ def training(constrained: bool = True) -> PreferenceTraining:
     spec = SPEC.model_copy(update={"constrained": constrained})
     start = {name: weight.numpy().copy() for name, weight in build_generator(spec, SIZES, "v", 3).state_dict().items()}
     plan = plan_of("r-1", 1, SIZES, spec, TRAIN)
-    return PreferenceTraining(
-        spec, plan, read, Origin("v", "r-1", "r"), objective=SoftmaxDpo(1.0), start=start, read_trie=masks
-    )
+    return PreferenceTraining(spec, plan, read, Origin("v", "r-1", "r", masks), objective=SoftmaxDpo(1.0), start=start)
 
 
 def steps(trainable: PreferenceTraining, world: int = 1) -> list[list[Batch]]:
@@ -144,8 +142,8 @@ def test_the_trie_says_which_sid_leads_to_a_node() -> None:
 
 def test_a_preference_needs_weights_to_start_from_and_other_objectives_do_not() -> None:
     objective = objective_of(TRAIN)
-    plan, origin = Plan("r-1", 1, SIZES, 6, 6, one_target=True), Origin("v", "r-1", "r")
-    plain = generator_training(SPEC, plan, read, origin, objective=objective_of(TrainSpec()), read_trie=masks)
+    plan, origin = Plan("r-1", 1, SIZES, 6, 6, one_target=True), Origin("v", "r-1", "r", masks)
+    plain = generator_training(SPEC, plan, read, origin, objective=objective_of(TrainSpec()))
     assert type(plain) is NextCode
     with pytest.raises(ValueError, match="all weights of a model to start from"):
-        generator_training(SPEC, plan, read, origin, objective=objective, read_trie=masks)
+        generator_training(SPEC, plan, read, origin, objective=objective)

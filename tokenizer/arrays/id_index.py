@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from tokenizer.arrays.ragged import spans
 from tokenizer.arrays.types import Array
 
-# Ids are hashed in blocks that fit a core's cache. A bucket holds 4 to 8 rows on average: at most one byte per row.
 HASH_ROWS = 1 << 12
+"""Ids that are hashed at a time: their states fit a core's cache."""
 BUCKET_BITS = 3
-_ODD = np.uint64(0x9E3779B97F4A7C15)
+"""A bucket holds 4 to 8 rows on average, so its start costs at most a byte a row; each is compared in a look-up."""
+_ODD = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio: products of it spread over all high bits
 _HALF, _BITS = np.uint64(32), np.uint64(8)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tokenizer.arrays.types import Array
 
 BLOCK = 16
+"""Lists between two stored starts: 4 or 8 bytes for 16 lists, and at most 15 lengths are added to find a start."""
 
 
 @dataclass(frozen=True, eq=False)

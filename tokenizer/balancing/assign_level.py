@@ -98,7 +98,9 @@ def assign_level(
     codes_N[alive[accepted]] = first_N[alive[accepted]]
     waiting = alive[~accepted]
     while len(waiting) and room_K.any():
-        got = _from_lists(level, items, prefix_Nl, waiting, room_K, prefixes, work, prices)
+        late = _Waiting(items, prefix_Nl, waiting, None if prefixes is None else FullCodes(prefixes, waiting))
+        lists = _lists(level, late, np.where(room_K > 0, prices, np.inf).astype(np.float32), work)
+        got = _from_lists(lists, late, room_K, prefixes)
         placed = got >= 0
         codes_N[waiting[placed]] = got[placed]
         waiting = waiting[got == WAITS]
@@ -137,37 +139,58 @@ WAITS = -2
 """Marks an item whose list is used up while codes are left."""
 
 
-def _from_lists(
-    level: Level,
-    items: Items,
-    prefix_Nl: Codes,
-    waiting: NDArray[np.int64],
-    room_K: Room,
-    prefixes: PrefixCapacity | None,
-    work: Executor,
-    prices: Prices,
-) -> Codes:
-    """Assign waiting items, in order of tie key, in rounds over each item's list of its cheapest open codes.
+@dataclass(frozen=True)
+class _Waiting:
+    """Items that wait for a code: their `rows` (U,) among `items`, in order of tie key, and codes closed to them.
+
+    `prefixes` (N, l) are the codes so far of all items.
+    """
+
+    items: Items
+    prefixes: Codes
+    rows: NDArray[np.int64]
+    closed: FullCodes | None
+
+    def part(self, some: NDArray[np.int64]) -> tuple[NDArray[np.int64], Codes, NDArray[np.uint8] | None]:
+        """Rows, codes so far and bits of closed codes of some of them."""
+        rows = self.rows[some]
+        return rows, self.prefixes[rows], None if self.closed is None else self.closed.bits(some)
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """The cheapest open codes of each waiting item, in order, and their priced costs, both (U, T).
+
+    Costs are infinite at the end of a list.
+    """
+
+    costs: Floats
+    codes: NDArray[Any]
+
+
+def _lists(level: Level, waiting: _Waiting, price_K: Floats, work: Executor) -> _Lists:
+    """Lists of the items that wait; a code without room has an infinite price."""
+    rows = waiting.rows
+    in_file_order = np.argsort(rows, kind="stable")
+    width = min(level.codes, int(np.clip(LIST_CELLS // len(rows), SHORT_LIST, LIST)))
+    most = max(1, min(LIST_ROWS, LIST_CELLS // level.codes))
+    pieces = [in_file_order[start : start + most] for start in range(0, len(rows), most)]
+    cost_UT = np.empty((len(rows), width), np.float32)
+    code_UT = np.empty((len(rows), width), np.min_scalar_type(level.codes - 1))
+    task = _CheapestCodes(level, price_K, width)
+    for piece, (cost, code) in zip(pieces, work.map(task, waiting.items, map(waiting.part, pieces)), strict=True):
+        cost_UT[piece], code_UT[piece] = cost, code
+    return _Lists(cost_UT, code_UT)
+
+
+def _from_lists(lists: _Lists, waiting: _Waiting, room_K: Room, prefixes: PrefixCapacity | None) -> Codes:
+    """Assign waiting items in rounds over their lists.
 
     Returns a code, -1 if no code is open to the item, WAITS if all codes on its list went to others.
     """
-    in_file_order = np.argsort(waiting, kind="stable")
-    width = min(level.codes, int(np.clip(LIST_CELLS // len(waiting), SHORT_LIST, LIST)))
-    price_K = np.where(room_K > 0, prices, np.inf).astype(np.float32)
-    closed = None if prefixes is None else FullCodes(prefixes, waiting)
-    most = max(1, min(LIST_ROWS, LIST_CELLS // level.codes))
-    pieces = [in_file_order[start : start + most] for start in range(0, len(waiting), most)]
-    tasks = (
-        (waiting[piece], prefix_Nl[waiting[piece]], None if closed is None else closed.bits(piece)) for piece in pieces
-    )
-    cost_UT = np.empty((len(waiting), width), np.float32)
-    code_UT = np.empty((len(waiting), width), np.min_scalar_type(level.codes - 1))
-    open_K, at_U = room_K > 0, np.zeros(len(waiting), np.int32)
-    for piece, (cost, code) in zip(
-        pieces, work.map(partial(_cheapest, level, price_K, width), items, tasks), strict=True
-    ):
-        cost_UT[piece], code_UT[piece] = cost, code
-    got = np.full(len(waiting), WAITS, np.int32)
+    rows, closed, cost_UT, code_UT = waiting.rows, waiting.closed, lists.costs, lists.codes
+    open_K, at_U = room_K > 0, np.zeros(len(rows), np.int32)
+    got = np.full(len(rows), WAITS, np.int32)
     got[~np.isfinite(cost_UT[:, 0])] = -1
     bidding = np.flatnonzero(got == WAITS)
     while len(bidding):
@@ -176,7 +199,7 @@ def _from_lists(
         bid_codes, regret = (np.concatenate([bid[part] for bid in bids]) for part in range(2))
         open_ = np.isfinite(regret)
         bidding, bid_codes, regret = bidding[open_], bid_codes[open_], regret[open_]
-        accepted, refused = accept(bid_codes, regret, room_K, prefixes, waiting[bidding], all_open=True)
+        accepted, refused = accept(bid_codes, regret, room_K, prefixes, rows[bidding], all_open=True)
         at_U[bidding[refused]] += 1
         got[bidding[accepted]] = bid_codes[accepted]
         if closed is not None:
@@ -225,24 +248,26 @@ def _current_bid(
     return codes[start + np.minimum(first, width - 1)].astype(np.int32), regret
 
 
-def _cheapest(
-    level: Level,
-    price_K: Floats,
-    width: int,
-    items: Items,
-    rows: NDArray[np.int64],
-    prefix: Codes,
-    closed: NDArray[np.uint8] | None,
-) -> tuple[Floats, Codes]:
-    """The `width` cheapest codes of some rows, in order, with their priced costs; infinite where a bit is set."""
-    block = items.take(rows, prefix)
-    cost_uT, code_uT = np.empty((len(rows), width), np.float32), np.empty((len(rows), width), np.int32)
-    for part, cost in level.costs(block):
-        priced = cost + price_K
-        if closed is not None:
-            priced += OCTETS.take(closed[part], axis=0).reshape(len(priced), -1)[:, : level.codes]
-        cost_uT[part], code_uT[part] = cheapest(priced, width)
-    return cost_uT, code_uT
+@dataclass(frozen=True)
+class _CheapestCodes:
+    """A task: the `width` cheapest codes of some rows, in order, with their priced costs."""
+
+    level: Level
+    prices: Floats
+    width: int
+
+    def __call__(
+        self, items: Items, rows: NDArray[np.int64], prefix: Codes, closed: NDArray[np.uint8] | None
+    ) -> tuple[Floats, Codes]:
+        """Costs and codes, both (u, width); costs are infinite where a bit of `closed` is set."""
+        shape = len(rows), self.width
+        cost_uT, code_uT = np.empty(shape, np.float32), np.empty(shape, np.int32)
+        for part, cost in self.level.costs(items.take(rows, prefix)):
+            priced = cost + self.prices
+            if closed is not None:
+                priced += OCTETS.take(closed[part], axis=0).reshape(len(priced), -1)[:, : self.level.codes]
+            cost_uT[part], code_uT[part] = cheapest(priced, self.width)
+        return cost_uT, code_uT
 
 
 def _prices(

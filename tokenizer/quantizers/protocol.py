@@ -42,6 +42,7 @@ class Quantizer:
     level. `decode(codebook, codes, source)` gives the vectors of a source that SIDs (N, L) stand for, float32 (N, D).
 
     `ordered`: a code has a meaning only after those before it, so that SIDs make a trie. `trained`: it has a network.
+    `refits`: its arrays are centroids of residuals, "level0" and on (K, D), which `tokenizer.refit` may move.
     `check(spec)` raises ValueError for a spec that it cannot fit. `options` is the model of `codebook.options`.
     """
 
@@ -50,6 +51,7 @@ class Quantizer:
     decode: Callable[[Codebook, NDArray[np.int32], str], Floats]
     ordered: bool = True
     trained: bool = False
+    refits: bool = False
     check: Callable[[CodebookSpec], None] = _anything
     options: type[BaseModel] | None = None
 

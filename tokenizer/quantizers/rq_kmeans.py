@@ -85,4 +85,4 @@ def chain(spec: CodebookSpec, level: int, source: str | None = None) -> list[int
     return found
 
 
-RQ_KMEANS = Quantizer(fit, level, decode)
+RQ_KMEANS = Quantizer(fit, level, decode, refits=True)

@@ -9,7 +9,8 @@ ROUNDS = 256
 """Rounds of drawing to aim for; with more codes, a round draws several."""
 SEED_ROWS = 4096
 SEED_ROWS_PER_CODE = 16
-"""Centroids are drawn from the larger of SEED_ROWS and this number for each code."""
+"""Centroids are drawn from the larger of SEED_ROWS and this number for each code: more rows find rarer groups of items,
+and drawing costs time in rows times codes."""
 
 
 def sample_size(codes: int) -> int:

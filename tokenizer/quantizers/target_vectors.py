@@ -10,8 +10,22 @@ from tokenizer.arrays.distance import own_distance
 from tokenizer.arrays.exact_sums import grid, sums_by_code, total
 from tokenizer.arrays.executor import Executor
 from tokenizer.arrays.types import Codes, Floats, Ints
-from tokenizer.arrays.vectors import Items, pieces
+from tokenizer.arrays.vectors import Block, Items, pieces
 from tokenizer.balancing.costs import Squared, Target
+
+
+@dataclass(frozen=True)
+class Span:
+    """Items from `start` to `stop`, with their codes of earlier levels, `prefix` (n, l), and of this one (n,)."""
+
+    start: int
+    stop: int
+    prefix: Codes
+    codes: Codes
+
+    def read(self, items: Items) -> Block:
+        """The vectors of the span."""
+        return items.read(self.start, self.stop, self.prefix)
 
 
 @dataclass(frozen=True)
@@ -84,21 +98,17 @@ class TargetVectors:
         task = partial(_span_distance, self.target, points_KD, scale)
         return sum(self.work.map(task, self.items, self._spans(codes_N))) / scale
 
-    def _spans(self, codes_N: Codes) -> Iterator[tuple[int, int, Codes, Codes]]:
-        return ((start, stop, self.prefix[start:stop], codes_N[start:stop]) for start, stop in pieces(len(self)))
+    def _spans(self, codes_N: Codes) -> Iterator[tuple[Span]]:
+        return ((Span(at, stop, self.prefix[at:stop], codes_N[at:stop]),) for at, stop in pieces(len(self)))
 
 
 def _span_largest(target: Target, items: Items, start: int, stop: int, prefix: Codes) -> float:
     return float(np.abs(target(items.read(start, stop, prefix))).max(initial=0))
 
 
-def _span_sums(
-    target: Target, scale: float, codes: int, items: Items, start: int, stop: int, prefix: Codes, codes_n: Codes
-) -> tuple[Ints, Ints]:
-    return sums_by_code(target(items.read(start, stop, prefix)), scale, codes_n, codes)
+def _span_sums(target: Target, scale: float, codes: int, items: Items, span: Span) -> tuple[Ints, Ints]:
+    return sums_by_code(target(span.read(items)), scale, span.codes, codes)
 
 
-def _span_distance(
-    target: Target, points: Floats, scale: float, items: Items, start: int, stop: int, prefix: Codes, codes_n: Codes
-) -> int:
-    return total(own_distance(target(items.read(start, stop, prefix)), points, codes_n), scale)
+def _span_distance(target: Target, points: Floats, scale: float, items: Items, span: Span) -> int:
+    return total(own_distance(target(span.read(items)), points, span.codes), scale)

@@ -14,6 +14,7 @@ from tokenizer.trie.trie import Trie
 ARROW_FORMAT = "sidmill-trie-arrow-1"
 CODES_FORMAT = "sidmill-codes-arrow-1"
 BATCH_ROWS = 1 << 17
+"""Rows of a batch of an exported file, the memory that an export takes beside the trie."""
 
 _CODES = pa.list_(pa.int32())
 _FIELDS = [pa.field("prefix", _CODES, False), pa.field("next", _CODES, False), pa.field("item_id", pa.large_string())]

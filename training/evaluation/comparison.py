@@ -1,33 +1,13 @@
 """Paired comparison of two recommenders on the same cases: the difference of recall, and a verdict."""
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
-
 import numpy as np
 
+from storage.releases.evaluation import Comparison, Verdict
 from tokenizer.arrays.types import Ints
 from training.evaluation.metrics import DRAWS, hits_at
 
-Verdict = Literal["beats", "not told apart", "is worse"]
-
 FEWEST_DIFFERENT = 6
 """With fewer differing cases, chance alone may put all of them on one side: 2 * 0.5 ** 5 > 0.05."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The difference of recall at `k`, its 95 % interval, the cases that one side alone hits, and the verdict."""
-
-    k: int
-    difference: float
-    interval: list[float]
-    won: int
-    lost: int
-    verdict: Verdict
-
-    def as_record(self) -> dict[str, Any]:
-        """The figures by name."""
-        return asdict(self)
 
 
 def versus(ours: Ints, theirs: Ints, k: int, seed: int = 0, draws: int = DRAWS) -> Comparison:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from storage.releases.evaluation import Accuracy, BucketAccuracy, Comparison, EvaluationResult, RankerResult
 from tokenizer.arrays.types import Doubles, Ints
 from tokenizer.trie.masks import TrieMasks
 from training.data.events import gathered
@@ -16,7 +17,7 @@ from training.data.histories import contexts, window_rows
 from training.decoding.beam_search import SamplingOptions, Scores, items_of, search_sids
 from training.evaluation.baselines import ItemNeighbours, popular_rows
 from training.evaluation.cases import EvaluationCases
-from training.evaluation.comparison import Comparison, versus
+from training.evaluation.comparison import versus
 from training.evaluation.exposure import Exposure, self_information
 from training.evaluation.metrics import (
     Bucket,
@@ -32,7 +33,6 @@ from training.evaluation.metrics import (
     recall_at,
 )
 from training.evaluation.rerank import VectorSimilarity
-from training.evaluation.result import Accuracy, BucketAccuracy, EvaluationResult, RankerResult
 from training.models.trie_tensors import TrieTensors
 from training.sasrec.sasrec import fit_sasrec
 from training.sasrec.sasrec import rank as rank_next
@@ -56,28 +56,42 @@ PRODUCTION_ROW = "production"
 
 
 @dataclass(frozen=True)
-class Rival:
-    """The model in production, and the same cases as that model reads them."""
+class Contender:
+    """A generator, and the cases as it reads them."""
 
     model: Generator
     cases: EvaluationCases
 
 
+@dataclass(frozen=True)
+class TrainEvents:
+    """Events before the cutoff: their number by row of the trie, and the rows of each user's positive ones.
+
+    `counts` is (N,). The rows `of_users` are oldest first; None if it is not known who took what.
+    """
+
+    counts: Ints
+    of_users: Sequence[Ints] | None = None
+
+    @classmethod
+    def of(cls, users: Sequence[Ints], items: int) -> TrainEvents:
+        """The events of users on a trie of so many items, counted."""
+        return cls(np.bincount(np.concatenate([*users, np.zeros(0, np.int64)]), minlength=items), users)
+
+
 def evaluate(
-    model: Generator,
+    evaluated: Contender,
     trie: Trie,
-    cases: EvaluationCases,
-    popularity_counts: Ints,
+    before: TrainEvents,
     spec: EvaluateSpec,
-    trained_on: Sequence[Ints] | None = None,
     similarity: VectorSimilarity | None = None,
-    rival: Rival | None = None,
+    rival: Contender | None = None,
 ) -> EvaluationResult:
     """Figures of the generator, popularity, item neighbours and a SASRec, one row each, and the counts.
 
     With `similarity` there are two more rows: the generator's items in the order that includes similarity, and all
-    items by similarity alone. With `rival` there is a row of the model in production; its cases are those of `cases`,
-    in order.
+    items by similarity alone. With `rival` there is a row of the model in production; its cases are the same, in
+    order.
 
     `against` has the generator's recall less that of each of BASELINES and of the rival, case by case
     (`training.evaluation.comparison`).
@@ -88,12 +102,12 @@ def evaluate(
     target's SID is among the first k. In all other figures the items of a SID take one place each. Both are equal if no
     two items share a SID.
 
-    `popularity_counts` (N,) are train events per trie row before the cutoff. `trained_on` are the rows of each user's
-    positive train events, oldest first; without them neighbours and SASRec have no row. A target outside the release is
-    a miss for all, is counted in `targets_missing` and is in no bucket of popularity. A target that the user took
-    before is counted in `targets_seen`; it cannot be hit if such items are left out (`seen_left_out`). Raises
-    ValueError if there are no cases.
+    If it is not known who took what `before`, neighbours and SASRec have no row. A target outside the release is a miss
+    for all, is counted in `targets_missing` and is in no bucket of popularity. A target that the user took before is
+    counted in `targets_seen`; it cannot be hit if such items are left out (`seen_left_out`). Raises ValueError if there
+    are no cases.
     """
+    cases, popularity_counts, trained_on = evaluated.cases, before.counts, before.of_users
     if not len(cases):
         raise ValueError(
             "there is nothing to evaluate: the split holds out no event; move the cutoff to an earlier time"
@@ -114,7 +128,7 @@ def evaluate(
     like = np.argsort(lengths, kind="stable")
     found: list[tuple[Ints, Scores]] = []
     rows = {
-        "generator": judge.row("generator", _generated(model, trie, cases, spec, found), _parts(like, spec.batch_size))
+        "generator": judge.row("generator", _generated(evaluated, trie, spec, found), _parts(like, spec.batch_size))
     }
     if similarity is not None:
         rows["reranked"] = judge.row("reranked", _reranked(similarity, cases, found), _parts(like, spec.batch_size))
@@ -122,7 +136,7 @@ def evaluate(
     if rival is not None:
         if not np.array_equal(rival.cases.target_rows, cases.target_rows):
             raise ValueError("the model in production reads other cases, so the two cannot be compared case by case")
-        ranked = _generated(rival.model, trie, rival.cases, spec, [])
+        ranked = _generated(rival, trie, spec, [])
         rows[PRODUCTION_ROW] = judge.row(PRODUCTION_ROW, ranked, _parts(like, spec.batch_size))
     rows["popularity"] = judge.row("popularity", _popular(popularity_counts, cases, spec), _parts(like, AT_ONCE))
     if trained_on is not None:
@@ -153,10 +167,9 @@ def _hidden(cases: EvaluationCases, spec: EvaluateSpec, part: Ints) -> list[Ints
     return cases.taken(part) if spec.exclude_seen else None
 
 
-def _generated(
-    model: Generator, trie: Trie, cases: EvaluationCases, spec: EvaluateSpec, keep: list[tuple[Ints, Scores]]
-) -> Rank:
+def _generated(evaluated: Contender, trie: Trie, spec: EvaluateSpec, keep: list[tuple[Ints, Scores]]) -> Rank:
     """A `Rank` by beam search; it appends the items and scores of each part to `keep`."""
+    model, cases = evaluated.model, evaluated.cases
     device = next(model.parameters()).device
     searched = TrieTensors(TrieMasks.of(trie), device)
     pool, windows = contexts(cases.codes, cases.kinds, cases.offsets, model.spec)

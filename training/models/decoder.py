@@ -16,6 +16,8 @@ from training.models.layers import Block, KeysValues, rotation
 class Decoder(Generator):
     """A generator that reads BOS and the codes of all events; with `spec.separators`, a BOS before each event."""
 
+    reads_separators = True
+
     def _build(self) -> None:
         self.blocks = nn.ModuleList(Block(self.spec) for _ in range(self.spec.layers))
 

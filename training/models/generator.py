@@ -47,6 +47,8 @@ class Generator(nn.Module, ABC):
     offsets: Tensor
     one_target: ClassVar[bool] = False
     """Whether a history is read for one target, its last event, instead of for all of its events at once."""
+    reads_separators: ClassVar[bool] = False
+    """Whether it can read a BOS before every event (`generator.separators`)."""
 
     def __init__(self, spec: GeneratorSpec, sizes: tuple[int, ...], vocabulary: str, seed: int = 0) -> None:
         super().__init__()

@@ -53,11 +53,15 @@ def plan_of(
 
 @dataclass(frozen=True)
 class Origin:
-    """What a generator is trained for: a vocabulary (hash), a release (id), and settings of a recipe (hash)."""
+    """What a generator is trained for: a vocabulary (hash), a release (id), and settings of a recipe (hash).
+
+    `read_trie` reads the trie of the release; None if it is not at hand.
+    """
 
     vocabulary: str
     release: str
     recipe: str
+    read_trie: Callable[[], TrieMasks] | None = None
 
 
 class NextCode:
@@ -72,19 +76,20 @@ class NextCode:
         *,
         objective: Objective = next_code,
         start: Mapping[str, NDArray[np.float32]] | None = None,
-        read_trie: Callable[[], TrieMasks] | None = None,
     ) -> None:
         """`read_bucket` reads the sequences of the release.
 
         `start` are weights of an earlier stage, for all or some of the generator's parameters. A constrained generator
         needs the trie of the release, which is read with the first step.
         """
-        if spec.constrained and read_trie is None:
-            raise ValueError("a constrained generator needs the trie of its release for training: pass read_trie")
+        if spec.constrained and origin.read_trie is None:
+            raise ValueError(
+                "a constrained generator needs the trie of its release for training: give the origin read_trie"
+            )
         self.generator = build_generator(spec, plan.sizes, origin.vocabulary, plan.seed)
         self.plan, self.read_bucket, self.objective = plan, read_bucket, objective
         self.origin, self.start = origin, dict(start or {})
-        self._read_trie = read_trie if spec.constrained else None
+        self._read_trie = origin.read_trie if spec.constrained else None
         self._trie: TrieTensors | None = None
         unknown = self.generator.load_state_dict(
             {name: torch.from_numpy(array) for name, array in self.start.items()}, strict=False

@@ -9,7 +9,7 @@ Shape suffixes: N targets, E events, L levels, C items compared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +28,7 @@ from training.objectives.next_code import NextCode, Origin
 from training.spec import GeneratorSpec
 
 if TYPE_CHECKING:
-    from tokenizer.trie.masks import TrieMasks
+    pass
 
 
 class PreferenceTraining(NextCode):
@@ -46,15 +46,14 @@ class PreferenceTraining(NextCode):
         *,
         objective: Preference,
         start: Mapping[str, NDArray[np.float32]] | None = None,
-        read_trie: Callable[[], TrieMasks] | None = None,
     ) -> None:
         """As NextCode; both the start and the trie are needed, else ValueError."""
-        super().__init__(spec, plan, read_bucket, origin, start=start, read_trie=read_trie)
-        if self.generator.state_dict().keys() - self.start.keys() or read_trie is None or not plan.one_target:
+        super().__init__(spec, plan, read_bucket, origin, start=start)
+        if self.generator.state_dict().keys() - self.start.keys() or origin.read_trie is None or not plan.one_target:
             raise ValueError(
                 "a preference needs all weights of a model to start from, a trie, and a plan with one target a history"
             )
-        self.preference, self._read_masks = objective, read_trie
+        self.preference, self._read_masks = objective, origin.read_trie
         self._masks: TrieTensors | None = None
         self._reference: Generator | None = None
 
@@ -127,14 +126,11 @@ def generator_training(
     *,
     objective: Objective | Preference,
     start: Mapping[str, NDArray[np.float32]] | None = None,
-    read_trie: Callable[[], TrieMasks] | None = None,
 ) -> NextCode:
     """The Trainable for an objective; the arguments are those of NextCode."""
     if isinstance(objective, Preference):
-        return PreferenceTraining(
-            spec, plan, read_bucket, origin, objective=objective, start=start, read_trie=read_trie
-        )
-    return NextCode(spec, plan, read_bucket, origin, objective=objective, start=start, read_trie=read_trie)
+        return PreferenceTraining(spec, plan, read_bucket, origin, objective=objective, start=start)
+    return NextCode(spec, plan, read_bucket, origin, objective=objective, start=start)
 
 
 def _fields(events: Events) -> tuple[Tensor, Tensor, Tensor]:

@@ -22,6 +22,7 @@ from storage.texts import Ids
 
 KEY = "SIDMILL_USER_KEY"
 FEWEST_CHARACTERS = 16
+"""Characters of a key: with fewer, pseudonyms of known users can be undone by trying all keys."""
 POINTER = "user-key"
 """Pointer with the check value of the key by which the users of a lake are named."""
 LEFT_OUT = "the row has no user that can be replaced by a pseudonym, so its values are not kept"

@@ -18,10 +18,12 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 from infra.addresses import printable_address
 from pipelines.sources.cells import Refused
 
-# Most redirects per picture, most consecutive timeouts per host, bytes per read.
 REDIRECTS = 5
+"""Redirects that are followed for a picture: a circle of them ends there."""
 STALLS = 3
+"""Timeouts in a row after which a host is left alone: each costs `timeout_s`; with fewer a short fault costs a host."""
 PIECE = 1 << 16
+"""Bytes of a read: the limits of size and time are checked between reads."""
 # NAT64 prefix: the last 32 bits of its addresses are an IPv4 address.
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 TRANSIENT = ("image_unreachable", "image_timeout")

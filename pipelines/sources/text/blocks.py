@@ -3,6 +3,7 @@
 from typing import Protocol
 
 BLOCK_BYTES = 1 << 20
+"""Bytes of a block of text that is parsed at once. Larger ones cost memory, smaller ones more calls."""
 SMALL_BYTES = 1 << 13
 """Blocks of at most this size are not cut in two: reading them line by line costs little."""
 MOST_BYTES_OF_COLUMNS = 1 << 28

@@ -19,7 +19,7 @@ from storage.reasons import Reason
 
 MOST_LINES = 1000
 MOST_CHARACTERS = 1 << 24
-"""A row with more lines or characters is taken to lack its closing quote."""
+"""A row with more lines or characters is taken to lack its closing quote; so much of the file is held to find out."""
 csv.field_size_limit(sys.maxsize)  # the default of 128 KiB would refuse a long cell
 Asked = frozenset[str] | None
 _ESCAPED = 'a cell in quotes has \\" in it: where that is a quote, set csv.quotes of the section to "escaped"'
