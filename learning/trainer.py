@@ -1,18 +1,32 @@
-"""Training of a `Trainable` in this process. `learning.ray_train.trainer` has the `Trainer` for Ray Train."""
+"""Training of a `Trainable` in this process, which goes on after a kill where a lake keeps its checkpoint.
+
+`learning.ray_train.trainer` has the `Trainer` for Ray Train.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
-from learning.progress import Epochs, emit_epoch
+import pyarrow.fs
+
+from learning.errors import CheckpointDamaged
+from learning.progress import Epochs, emit, emit_epoch
 from learning.threads import one_thread
+from plugins.registry import code_version
 
 if TYPE_CHECKING:
-    from learning.resumable import StoredCheckpoint
+    from learning.loop import Loop
     from learning.spec import LoopSpec
     from learning.trainable import Trainable
 
+SAVE_S = 10.0
+"""Least seconds between two checkpoints. What takes less is faster trained again than stored."""
 OnEpoch = Callable[[dict[str, float]], bool | None]
 
 
@@ -61,3 +75,81 @@ def train_in_process(
         torch.set_num_threads(threads)
     trainable.module.cpu().eval()
     return [row["loss"] for row in loop.progress.history]
+
+
+@dataclass(frozen=True)
+class ResumableTrainer:
+    """A `Trainer` as `train_in_process`; running a training again that was killed goes on after its last checkpoint.
+
+    The checkpoint lies under `storage_path`, an absolute folder or a URI, in a folder named by label and plan hash. It
+    is deleted when the training ends.
+    """
+
+    storage_path: str
+
+    def __call__(self, trainable: Trainable[Any], spec: LoopSpec, label: str) -> list[float]:
+        """See `learning.trainer.Trainer`."""
+        kept = StoredCheckpoint(f"{self.storage_path}/{label.lower()}-{trainable.plan_hash}-in-process", label)
+        losses = train_in_process(trainable, spec, label, checkpoint=kept)
+        kept.delete()
+        return losses
+
+
+class StoredCheckpoint:
+    """The newest checkpoint of a training under a URI."""
+
+    def __init__(self, uri: str, label: str) -> None:
+        self._files, self._folder = pyarrow.fs.FileSystem.from_uri(uri)
+        self._label, self._saved = label, time.monotonic()
+
+    def load(self, loop: Loop) -> None:
+        """Load the newest complete checkpoint, if there is one that this version of the code has made."""
+        from learning.checkpoint import read_record
+
+        for path in self._paths():
+            try:
+                with self._local(path) as directory:
+                    if read_record(directory).code_version != code_version():
+                        continue
+                    loop.load(directory)
+            except (CheckpointDamaged, FileNotFoundError):
+                continue
+            emit(f"{self._label}: resuming after epoch {loop.progress.cursor.epoch} of {loop.spec.epochs}")
+            return
+
+    def save(self, loop: Loop, last: bool) -> None:
+        """Store a checkpoint, and delete those before it; a `learning.loop.Save`. The last one is not stored."""
+        from learning.checkpoint import Record, State
+
+        if last or time.monotonic() - self._saved < SAVE_S:
+            return
+        progress, former = loop.progress, self._paths()
+        sums = dict(progress.partial_epoch_sums)
+        record = Record(
+            loop.trainable.identity, progress.cursor, progress.step, progress.history, partial_epoch_sums=sums
+        )
+        with TemporaryDirectory(prefix="sidmill-checkpoint-") as draft:
+            State.of(loop.trainable.module, loop.optimizer).write(Path(draft), record)
+            path = f"{self._folder}/step-{progress.step:09d}"
+            self._files.create_dir(path)
+            pyarrow.fs.copy_files(draft, path, pyarrow.fs.LocalFileSystem(), self._files)
+        for each in former:
+            self._files.delete_dir(each)
+        self._saved = time.monotonic()
+
+    def delete(self) -> None:
+        """Delete the folder."""
+        if self._files.get_file_info(self._folder).type is not pyarrow.fs.FileType.NotFound:
+            self._files.delete_dir(self._folder)
+
+    def _paths(self) -> list[str]:
+        """Return the folders of checkpoints, newest first."""
+        found = self._files.get_file_info(pyarrow.fs.FileSelector(self._folder, allow_not_found=True))
+        return sorted((each.path for each in found if each.base_name.startswith("step-")), reverse=True)
+
+    @contextmanager
+    def _local(self, path: str) -> Iterator[Path]:
+        """Copy a checkpoint to a folder of this machine for a while."""
+        with TemporaryDirectory(prefix="sidmill-checkpoint-") as folder:
+            pyarrow.fs.copy_files(path, folder, self._files, pyarrow.fs.LocalFileSystem())
+            yield Path(folder)

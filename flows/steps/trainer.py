@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from flows.runtime.run import Run
-from learning.resumable import ResumableTrainer
-from learning.trainer import Trainer
+from learning.trainer import ResumableTrainer, Trainer
 from pipelines.compute.cluster import connect
 from storage.retention.garbage import TRAINING
 

@@ -10,8 +10,10 @@ from storage.errors import LakeError
 
 # Seconds allowed for connecting to an address, and for its answer.
 WITHIN_S = 10.0
-LONGEST_FOLDER = 40
-"""Most characters of a folder: Ray puts sockets below it, and the path of a socket has at most 107."""
+LONGEST_SOCKET = 107
+"""Most characters of the path of a socket."""
+SOCKET = "/sidmill-{user}/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+"""The longest path of a socket that Ray makes below a folder."""
 _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # HTTP/2 preface, empty SETTINGS
 _SETTINGS = 4  # type of a frame of HTTP/2 (RFC 9113, 6.5), with which a server begins
 
@@ -59,7 +61,8 @@ def unreachable(address: str, why: str) -> str:
 def private_folder() -> Path:
     """Return a folder that only this user can enter, for Ray's files: Ray's own folders are open to all users."""
     base = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-    folder = Path(base if len(base) <= LONGEST_FOLDER else "/tmp") / f"sidmill-{os.getuid()}"
+    short = len(base) + len(SOCKET.format(user=os.getuid())) <= LONGEST_SOCKET
+    folder = Path(base if short else "/tmp") / f"sidmill-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.lstat()
     if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():

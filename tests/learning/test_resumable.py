@@ -13,19 +13,18 @@ import test_trainer as trainings
 import torch
 from test_trainer import Made, fusion, sasrec, vae
 
-from learning import resumable
+from learning import trainer
 from learning.progress import progress_listener
-from learning.resumable import ResumableTrainer
 from learning.trainable import Cursor
-from learning.trainer import train_in_process
+from learning.trainer import ResumableTrainer, StoredCheckpoint, train_in_process
 
 KILLED = """
 import sys
-from learning import resumable
+from learning import trainer
 import test_resumable
-resumable.SAVE_S = 0
+trainer.SAVE_S = 0
 trainable, spec = getattr(test_resumable, sys.argv[1])()
-resumable.ResumableTrainer(sys.argv[2])(test_resumable.Mortal(trainable), spec, "twin")
+trainer.ResumableTrainer(sys.argv[2])(test_resumable.Mortal(trainable), spec, "twin")
 """
 FATAL = (1, 2)
 """Epoch and step of the kill."""
@@ -49,7 +48,7 @@ class Mortal:
 
 @pytest.fixture(autouse=True)
 def each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resumable, "SAVE_S", 0.0)
+    monkeypatch.setattr(trainer, "SAVE_S", 0.0)
 
 
 def killed(make: Callable[[], Made], folder: Path) -> Path:
@@ -100,7 +99,7 @@ def test_a_checkpoint_that_is_damaged_or_of_other_code_is_not_used(
     elif harm == "a missing file":
         weights.unlink()
     else:
-        monkeypatch.setattr(resumable, "code_version", lambda: "another")
+        monkeypatch.setattr(trainer, "code_version", lambda: "another")
     lines, losses, weights_now = again(fusion, tmp_path)
     assert lines == [f"twin epoch {epoch} of 3" for epoch in (1, 2, 3)]
     wanted, same = undisturbed(fusion)
@@ -109,8 +108,8 @@ def test_a_checkpoint_that_is_damaged_or_of_other_code_is_not_used(
 
 
 def test_a_short_training_stores_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resumable, "SAVE_S", 10.0)
-    monkeypatch.setattr(resumable.StoredCheckpoint, "delete", lambda self: None)
+    monkeypatch.setattr(trainer, "SAVE_S", 10.0)
+    monkeypatch.setattr(StoredCheckpoint, "delete", lambda self: None)
     trainable, spec = trainings.vae()
     ResumableTrainer(str(tmp_path))(trainable, spec, "twin")
     assert list(tmp_path.iterdir()) == []
