@@ -6,7 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tokenizer.assign import Assignment, Occupancy, Status, assign_sids
+from tokenizer.arrays.executor import LOCAL_THREADS
+from tokenizer.arrays.items import checked_items
+from tokenizer.assign import (
+    Assignment,
+    Occupancy,
+    Status,
+    _Batch,
+    _level_by_level,
+    _place_stuck,
+    assign_sids,
+    checked_sids,
+)
+from tokenizer.balancing.assign_level import room_left
 from tokenizer.codebook import Codebook
 from tokenizer.fit import fit_codebook as fit
 from tokenizer.spec import CodebookSpec, LevelSpec
@@ -143,3 +155,93 @@ def test_repeated_ids_and_foreign_occupancy_are_refused() -> None:
         assign_sids(ROOMY, {"fused": vectors}, ["a", "b"], Occupancy(np.array([[0, 8, 0]], np.int32)))
     with pytest.raises(ValueError, match=r"of shape \(SIDs, 3\)"):
         assign_sids(ROOMY, {"fused": vectors}, ["a", "b"], Occupancy.empty(2))
+
+
+STUCK_SEEDS = range(12)
+
+
+def stuck_batch(seed: int) -> tuple[_Batch, NDArray[np.int32], NDArray[np.int32]]:
+    """A batch of which some items found no SID level by level, its codes, and the SIDs that were taken before."""
+    draw = np.random.default_rng(seed)
+    every = np.array(list(np.ndindex(4, 5, 6)), np.int32)
+    taken = np.zeros((0, 3), np.int32)
+    for sid in draw.permutation(every)[:40]:
+        more = np.concatenate([taken, sid[None]])
+        if all(np.bincount(more[:, level]).max() <= most for level, most in enumerate(TIGHT.capacity)):
+            taken = more
+    vectors, ids = catalogue(45, seed)
+    vectors[:, 1:] *= 0.01  # items that want the same codes
+    items = checked_items({"fused": vectors}, ids, ["fused"], LOCAL_THREADS)
+    batch = _Batch(TIGHT, items, room_left(TIGHT.capacity, Occupancy(taken).load(TIGHT)), LOCAL_THREADS)
+    codes = np.full((len(items), 3), -1, np.int32)
+    _level_by_level(batch, codes, 0, taken)
+    return batch, codes, taken
+
+
+def test_items_that_are_stuck_move_no_other_and_wait_only_where_no_sid_is_left() -> None:
+    stuck = 0
+    for seed in STUCK_SEEDS:
+        batch, codes, taken = stuck_batch(seed)
+        before, placed = codes.copy(), codes[:, -1] >= 0
+        stuck += int((~placed).sum())
+        _place_stuck(batch, codes, taken)
+        np.testing.assert_array_equal(codes[placed], before[placed])
+        done = codes[:, -1] >= 0
+        published = np.concatenate([taken, codes[done]])
+        assert_lawful(TIGHT, published)
+        for level, left in enumerate(room_left(TIGHT.capacity, Occupancy(published).load(TIGHT))):
+            np.testing.assert_array_equal(batch.room[level], left)
+        if not done.all():
+            used = [np.bincount(published[:, level], minlength=size) for level, size in enumerate(TIGHT.sizes)]
+            held = {tuple(sid) for sid in published.tolist()}
+            for sid in np.ndindex(*TIGHT.sizes):
+                full = any(used[level][code] >= TIGHT.capacity[level] for level, code in enumerate(sid))
+                assert full or sid in held
+    assert stuck > len(STUCK_SEEDS)
+
+
+def test_sids_from_elsewhere_are_taken_as_they_are_and_refused_where_they_break_a_rule() -> None:
+    vectors, ids = catalogue(6)
+    codes = np.array([[0, 0, 0], [0, 0, 1], [1, 2, 3], [-1, -1, -1], [2, 0, 0], [3, 4, 5]], np.int32)
+    taken = np.array([[0, 0, 2]], np.int32)
+
+    def checked(book: Codebook, given: NDArray[np.int32]) -> Assignment:
+        return checked_sids(book, {"fused": vectors[: len(given)]}, ids[: len(given)], Occupancy(taken), given)
+
+    found = checked(TIGHT, codes)
+    np.testing.assert_array_equal(found.codes, codes)
+    np.testing.assert_array_equal(found.raw_codes, codes)
+    waiting = [Status.ASSIGNED] * 3 + [Status.REFIT_DUE] + [Status.ASSIGNED] * 2
+    assert [Status(each) for each in found.status] == waiting
+    for wrong in ([[0, 0, 2]], [[1, 1, 1], [1, 1, 1]], [[3, 4, 5], [0, 1, 0], [3, 4, 5]]):
+        with pytest.raises(ValueError, match=f"the SIDs given for {len(wrong)} items"):
+            checked(TIGHT, np.array(wrong, np.int32))
+    shared = fit(
+        {"fused": catalogue(60)[0]},
+        catalogue(60)[1],
+        CodebookSpec(levels=tuple(LevelSpec(codes=size) for size in (4, 5, 6)), iterations=3, collision="keep"),
+    )
+    repeated = np.array([[0, 0, 2], [0, 0, 2]], np.int32)
+    np.testing.assert_array_equal(checked(shared, repeated).codes, repeated)
+    vectors, ids = catalogue(120)
+    most = np.array([[0, code % 5, code % 6] for code in range(30) if code != 20], np.int32)[: TIGHT.capacity[0] - 1]
+    assert Occupancy(np.concatenate([taken, most])).load(TIGHT)[0][0] == TIGHT.capacity[0]
+    np.testing.assert_array_equal(checked(TIGHT, most).codes, most)
+    over = np.array([sid for sid in np.ndindex(4, 5, 6) if sid[0] == 0], np.int32)
+    assert len(over) > TIGHT.capacity[0]
+    with pytest.raises(ValueError, match="exceed a capacity"):
+        checked(TIGHT, over[~(over == taken[0]).all(axis=1)])
+
+
+@pytest.mark.parametrize("collision", ["suffix", "item", "keep"])
+def test_items_without_room_have_no_code_at_all(collision: str) -> None:
+    vectors, ids = catalogue(40)
+    settings_of = {"collision": collision, "slack": 1.0, "growth": 1.0, "iterations": 2}
+    spec = CodebookSpec.model_validate({"levels": [{"codes": 3}, {"codes": 2}], **settings_of})
+    book = fit({"fused": vectors[:7]}, ids[:7], spec)  # 3 codes for 3 items each, then 2 codes for 4 each
+    found = assign_sids(book, {"fused": vectors}, ids, Occupancy.empty(len(book.sizes)))
+    waits = found.status == Status.REFIT_DUE
+    assert waits.any()
+    assert (found.codes[waits] == -1).all()
+    assert (found.raw_codes[waits] == -1).all()
+    assert (found.codes[~waits] >= 0).all()
