@@ -116,7 +116,8 @@ class _SignsOfLife:
 
     def end(self) -> None:
         self._closing.set()
-        self._thread.join()
+        if self._thread.ident is not None:  # None if the first sign could not be written
+            self._thread.join()
         self.delete()
 
     def read(self) -> bytes | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from storage.commit import Provenance
-from storage.errors import LeaseLost, LeaseTaken
+from storage.errors import LakeUnusable, LeaseLost, LeaseTaken
 from storage.lake import Lake
 from storage.releases.pointers import move_pointer, read_pointer
 from storage.runs import lease as leases
@@ -153,3 +153,12 @@ def test_a_lease_that_was_taken_over_is_refused_by_its_token(tmp_path: Path) -> 
     with pytest.raises(LeaseLost, match="other took the place"):
         mine.require(lake.read("pointers"))
     mine.close()
+
+
+def test_a_lake_that_may_not_be_written_says_so_and_the_lease_can_be_closed(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    (tmp_path / leases.FOLDER).write_text("a file, where nobody can write a folder, also not root")
+    wanted = lease_of(lake, "mine")
+    with pytest.raises(LakeUnusable, match="cannot write to"):
+        wanted.take(0, print)
+    wanted.close()
