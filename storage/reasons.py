@@ -59,7 +59,8 @@ class Reason(StrEnum):
         "unreadable_row",
         INGEST,
         "the value of a column that the recipe reads cannot be read; the detail names the column",
-        "correct the cell, leave it empty, or name another column in the recipe",
+        "correct the cell, leave it empty, or name another column in the recipe; an attribute that nobody needs can be "
+        "left out by `items.leave_out`",
     )
     NOT_AN_ID = (
         "not_an_id",

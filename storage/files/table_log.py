@@ -17,7 +17,7 @@ import pyarrow.fs as pafs
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from storage.errors import DataCorrupt, LakeError, LakeNotFound
+from storage.errors import DataCorrupt, LakeError, LakeNotFound, in_one_line
 from storage.files.data_files import entry_hash
 from storage.files.store import Files
 from storage.files.trim import Trim, checkpoint_faults, read_trim
@@ -146,8 +146,12 @@ class Log:
 def _entry(name: str, text: bytes) -> Entry:
     try:
         actions: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except ValueError:
+        return _entry_of(name, actions)
+    except (ValueError, KeyError, TypeError, AttributeError):  # also JSON of another shape, as after a changed byte
         return Entry(name, fault="is cut short or damaged")
+
+
+def _entry_of(name: str, actions: list[dict[str, Any]]) -> Entry:
     if not actions:
         return Entry(name, fault="is empty")
     added = [action["add"] for action in actions if "add" in action]
@@ -212,7 +216,23 @@ def why_unreadable(files: Files, table: str, version: int | None, error: Excepti
         )
     if version is not None and version > newest >= 0:
         return LakeNotFound(f"table {table!r} at {files.uri} has no version {version}; its newest is {newest}.")
-    return DataCorrupt(f"the log of table {table!r} at {files.uri} cannot be read ({_first_line(error)}): {REMEDY}.")
+    return DataCorrupt(f"the log of table {table!r} at {files.uri} cannot be read ({in_one_line(error)}): {REMEDY}.")
+
+
+def is_table(uri: str) -> bool:
+    """Return whether there is a table at `uri`; raise DataCorrupt if a file stands in its place."""
+    try:
+        return bool(DeltaTable.is_deltatable(uri))
+    except (DeltaError, OSError) as error:
+        files = Files(uri)
+        path = files.local_path("_delta_log")
+        what = next((each for each in (path.parent, path) if each.is_file()), None) if path else None
+        if what is None:
+            raise
+        raise DataCorrupt(
+            f"{what} is a file, but the log of a table is in a folder there: restore the folder of the table from a "
+            "backup of the lake."
+        ) from error
 
 
 def require_whole(files: Files, table: str, version: int) -> None:
@@ -223,7 +243,3 @@ def require_whole(files: Files, table: str, version: int) -> None:
     path = files.local_path(entry_path(version))
     if path is not None and path.exists() and path.stat().st_size == 0:
         raise why_unreadable(files, table, version, ValueError("an entry is empty"))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
