@@ -56,6 +56,11 @@ def read_file(file: File, named: Folders, spec: Spec, rows: int) -> Iterator[Par
             yield _with_folders(part, named)
     except (SourceError, AssertionError, OSError, MemoryError):
         raise
+    except UnicodeError as error:
+        raise SourceError(
+            f"{file.file} is not written in {spec.csv.encoding or 'UTF-8'} ({error}): name its encoding in "
+            f"{spec.section}.csv.encoding, or export it as UTF-8."
+        ) from error
     except Exception as error:
         after = "before its first row" if last < 0 else f"after row {last:,}"
         raise SourceError(f"{file.file} cannot be read {after}: {type(error).__name__}: {error}") from error
