@@ -51,9 +51,14 @@ def test_hidden_files_are_not_read_and_whatever_is_left_out_is_named(tmp_path: P
         write(tmp_path / name)
     _, path, found = find_files(str(tmp_path))
     assert names(tmp_path, found.read) == ["_date=1/c.parquet", "a.jsonl", "sub/b.CSV"]
-    left_out = [".ipynb_checkpoints/a-checkpoint.jsonl", "_h.jsonl", "_old/d.csv", "e.jsonl.xz", "f.xlsx"]
+    left_out = ["e.jsonl.xz", "f.xlsx", ".ipynb_checkpoints/a-checkpoint.jsonl", "_h.jsonl", "_old/d.csv"]
     assert names(tmp_path, found.left_out) == left_out
-    assert found.warning(path).startswith(f"5 files are not read: {', '.join(left_out[:3])} and 2 more")
+    assert found.warning(path).startswith(f"5 files are not read: {', '.join(left_out)} (read are")
+    for number in range(20):
+        write(tmp_path / f".{number:02d}.csv")
+    _, path, found = find_files(str(tmp_path))
+    assert found.warning(path).startswith("25 files are not read: e.jsonl.xz, f.xlsx, .00.csv")
+    assert ".07.csv and 15 more (" in found.warning(path)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv.bz2", "A.CSV.ZST"])
