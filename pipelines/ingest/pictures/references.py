@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import re
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -30,6 +31,13 @@ KEYS = (
     "thumb",
 )
 """Fields of an object that name its picture, largest size first; the first that names one counts."""
+
+
+_OF_BASE64 = {"/9j/": "jpeg", "iVBORw0KGgo": "png", "UklGR": "webp", "R0lGOD": "gif"}
+_BASE64 = re.compile("|".join(map(re.escape, _OF_BASE64)))
+"""How pictures begin in base64."""
+_SHORTEST_BASE64 = 64
+"""Length from which a text that begins so is no path."""
 
 
 def references(value: Any) -> list[Reference]:
@@ -65,6 +73,10 @@ def _of_text(value: str) -> list[Reference]:
         except (ValueError, RecursionError):
             return [_no_picture(f"the text {shown(value)}, which begins as JSON and is none")]
         return references(inner)
+    if (found := _BASE64.match(bare)) is not None and len(bare) >= _SHORTEST_BASE64:
+        kind = _OF_BASE64[found[0]]
+        told = f"the text {shown(bare)} is a picture in base64: write 'data:image/{kind};base64,' in front of it"
+        return [Refused("image_reference_unknown", told)]
     return [bare if "//" in bare else value]
 
 
