@@ -29,6 +29,13 @@ from storage.releases.manifest import EncoderRef
 
 TEXT, IMAGE, ATTRIBUTES, COORDINATES = "text", "image", "attributes", "coordinates"
 
+_LACKING = {
+    TEXT: "no item has text in text.fields",
+    IMAGE: "no item has a picture that was read; `items.image` names their column",
+    ATTRIBUTES: "no item has a value in attributes.fields",
+    COORDINATES: "no item has a latitude and a longitude",
+}
+
 LIGHT_ROWS = 1 << 16
 """Rows of a commit of a stage without a model: a commit of few rows takes longer than their vectors."""
 
@@ -144,6 +151,11 @@ def embed_items(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]) 
             _embed(run, content, encoders[content.name], rows)
             if content.name == IMAGE:
                 _check_pictures(run, encoders[IMAGE], rows)
+        elif run.record.kind != "nightly":
+            run.say(
+                f"  warning: the recipe has [{content.name}], but {_LACKING[content.name]}: no {content.name} vectors "
+                "are made"
+            )
 
 
 def _check_pictures(run: Run, encoder: EncoderRef, rows: pl.DataFrame) -> None:

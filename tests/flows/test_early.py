@@ -1,11 +1,13 @@
 """What can be known before the work begins is told before it begins, in one sentence, and leaves nothing behind."""
 
+import re
 import time
 from pathlib import Path
 
 import pytest
 
 from flows.bootstrap import bootstrap
+from flows.candidates import NothingToDo
 from flows.cli.main import run_command
 from storage.lake import Lake
 from tokenizer.errors import CapacityExhausted
@@ -20,6 +22,27 @@ def test_too_few_codes_are_told_after_ingest_and_before_any_item_is_embedded(
         bootstrap(lake.uri, recipe, [str(small / "items.jsonl")])
     assert lake.rows("items") == 40
     assert not lake.exists("vectors")
+
+
+def test_a_catalogue_whose_items_are_all_deleted_says_so(tmp_path: Path, recipe: dict[str, object]) -> None:
+    (tmp_path / "items.csv").write_text("item_id,title,deleted\n1,mug,yes\n2,bowl,yes\n")
+    with pytest.raises(NothingToDo, match=r"all 2 items of the lake .* are deleted: .*items\.deleted"):
+        bootstrap(str(tmp_path / "lake"), recipe, [str(tmp_path / "items.csv")])
+
+
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [
+        ({"image": {}}, r"\[image\], but no item has a picture that was read; `items\.image` names their column"),
+        ({"coordinates": {}}, r"\[coordinates\], but no item has a latitude and a longitude"),
+    ],
+)
+def test_content_that_a_recipe_asks_for_and_no_item_has_is_told(
+    tmp_path: Path, small: Path, recipe: dict[str, object], capsys: pytest.CaptureFixture[str],
+    section: dict[str, object], told: str,
+) -> None:  # fmt: skip
+    bootstrap(str(tmp_path / "lake"), {**recipe, **section}, [str(small / "items.jsonl")])
+    assert re.search(told, capsys.readouterr().out.replace("\n", " "))
 
 
 def test_a_bootstrap_without_a_catalogue_makes_no_lake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
