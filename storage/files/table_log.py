@@ -17,7 +17,7 @@ import pyarrow.fs as pafs
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from storage.errors import DataCorrupt, LakeError, LakeNotFound, in_one_line
+from storage.errors import DataCorrupt, LakeError, LakeNotFound
 from storage.files.data_files import entry_hash
 from storage.files.store import Files
 from storage.files.trim import Trim, checkpoint_faults, read_trim
@@ -216,7 +216,7 @@ def why_unreadable(files: Files, table: str, version: int | None, error: Excepti
         )
     if version is not None and version > newest >= 0:
         return LakeNotFound(f"table {table!r} at {files.uri} has no version {version}; its newest is {newest}.")
-    return DataCorrupt(f"the log of table {table!r} at {files.uri} cannot be read ({in_one_line(error)}): {REMEDY}.")
+    return DataCorrupt(f"the log of table {table!r} at {files.uri} cannot be read ({_first_line(error)}): {REMEDY}.")
 
 
 def is_table(uri: str) -> bool:
@@ -243,3 +243,7 @@ def require_whole(files: Files, table: str, version: int) -> None:
     path = files.local_path(entry_path(version))
     if path is not None and path.exists() and path.stat().st_size == 0:
         raise why_unreadable(files, table, version, ValueError("an entry is empty"))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -278,7 +278,14 @@ def test_pictures_are_found_in_text_that_is_json_and_in_maps(cell: Any, found: l
     assert references(cell) == found
 
 
-@pytest.mark.parametrize("cell", [5, True, [255, 216, 255] * 200, "['a.jpg']", '{"url": "a.jpg"', [["a.jpg"], 7]])
+DEEP: list[Any] = []
+for _ in range(3000):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    "cell", ["[" * 80 + "]" * 80, 5, True, [255, 216, 255] * 200, "['a.jpg']", '{"url": "a.jpg"', [["a.jpg"], 7], DEEP]
+)
 def test_a_cell_that_names_no_picture_is_refused_once(cell: Any) -> None:
     refused = [each for each in references(cell) if isinstance(each, Refused)]
     assert [each.reason for each in refused] == ["image_reference_unknown"]
