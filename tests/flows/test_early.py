@@ -2,14 +2,19 @@
 
 import re
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from flows.backfill import backfill
 from flows.bootstrap import bootstrap
 from flows.candidates import NothingToDo
 from flows.cli.main import run_command
+from flows.nightly import nightly
+from storage.errors import QuarantineBudgetExceeded
 from storage.lake import Lake
+from storage.releases.releases import releases
 from tokenizer.errors import CapacityExhausted
 
 
@@ -65,3 +70,25 @@ def test_a_cluster_that_does_not_answer_is_told_before_a_lake_is_made(
     assert [line for line in told.splitlines() if line.startswith("sidmill: ")] == told.splitlines()[-1:]
     assert time.monotonic() - began < 30
     assert not lake.exists()
+
+
+def test_a_backfill_of_an_outgrown_codebook_names_the_time_that_fits_it_on_what_waits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe: dict[str, object] = {
+        "attributes": {"fields": ["brand"], "dim": 8},
+        "fusion": {"method": "concat", "dim": 8},
+        "codebook": {"levels": [{"codes": 8}, {"codes": 8}]},
+    }
+    lake, one, more = str(tmp_path / "lake"), tmp_path / "one.csv", tmp_path / "more.csv"
+    one.write_text("item_id,title,brand\n0,mug,x\n")
+    more.write_text("item_id,title,brand\n" + "".join(f"{item},mug,x\n" for item in range(1, 31)))
+    bootstrap(lake, recipe, [str(one)])
+    with pytest.raises(QuarantineBudgetExceeded, match="refit_due"):
+        nightly(lake, None, [str(more)])
+    assert "--as-of" not in capsys.readouterr().out
+    with pytest.raises(QuarantineBudgetExceeded, match="refit_due"):
+        backfill(lake)
+    assert "or with an --as-of after they arrived, to fit it on them too" in capsys.readouterr().out.replace("\n", " ")
+    backfill(lake, as_of=datetime.now(UTC).isoformat())
+    assert releases(Lake(lake))[-1].items == 31
