@@ -2,7 +2,7 @@
 
 import re
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from flows.backfill import backfill
 from flows.bootstrap import bootstrap
 from flows.candidates import NothingToDo
 from flows.cli.main import run_command
+from flows.ingest import ingest
 from flows.nightly import nightly
 from storage.errors import QuarantineBudgetExceeded
 from storage.lake import Lake
@@ -57,6 +58,16 @@ def test_a_bootstrap_without_a_catalogue_makes_no_lake(tmp_path: Path, capsys: p
     assert run_command(["run", "bootstrap", "--lake", str(lake), "--items", str(tmp_path / "none.jsonl")]) == 1
     assert "no file or folder" in capsys.readouterr().err
     assert not lake.exists()
+
+
+@pytest.mark.parametrize(("days", "warned"), [(0, False), (400, True)])
+def test_an_as_of_time_far_ahead_of_the_clock_is_told(
+    tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str], days: int, warned: bool
+) -> None:
+    as_of = (datetime.now(UTC) + timedelta(days=days)).isoformat()
+    ingest(str(tmp_path / "lake"), "default", [str(small / "items.jsonl")], as_of=as_of)
+    told = capsys.readouterr().out.replace("\n", " ")
+    assert ("is later than the clock of this machine" in told) is warned
 
 
 def test_a_cluster_that_does_not_answer_is_told_before_a_lake_is_made(
