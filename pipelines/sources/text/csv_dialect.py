@@ -59,8 +59,8 @@ def dialect_of(head: bytes, file: str, spec: CsvSpec, section: str, every_column
     """
     if spec.encoding and _is_rather_utf8(head, spec.encoding):
         raise SourceError(
-            f"{file}: the text is UTF-8, but the recipe declares {spec.encoding}. Take `encoding` out of "
-            f"{section}.csv, or read files of different encodings with different recipes"
+            f"{file}: the text is UTF-8, but the recipe declares {spec.encoding}. Take `encoding` out of csv below "
+            f"[{section}], or read files of different encodings with different recipes"
         )
     found = other_settings(head, file, spec, section, every_column)
     if found:
