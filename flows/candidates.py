@@ -54,9 +54,7 @@ def fitted_release(
         return made
     items = snapshot.catalogue(run.lake, content_columns(run.recipe)).filter(~pl.col("deleted"))
     if items.is_empty():
-        raise NothingToDo(
-            f"the lake {run.lake.uri} has no item that arrived by {snapshot.as_of.isoformat()}; {_catalogue(run)}."
-        )
+        raise NothingToDo(_why_nothing(run, snapshot))
     if refitting is None:
         check_capacity(run.recipe.codebook, items.height)  # before hours of embedding
     if run.recipe.collaborative is not None and snapshot.log.read(run.lake, ["item_id"]).is_empty():
@@ -83,10 +81,16 @@ def fitted_release(
     return make_candidate(run, CandidateInput(kind, key, snapshot, artifacts, assigned, parent))
 
 
-def _catalogue(run: Run) -> str:
-    """Return the advice of an error message: the named files gave no item, or none was named."""
+def _why_nothing(run: Run, snapshot: Snapshot) -> str:
+    """Return the error message for a lake without an item to process."""
+    if deleted := snapshot.catalogue(run.lake, ["deleted"]).height:
+        return (
+            f"all {deleted:,} items of the lake {run.lake.uri} that arrived by {snapshot.as_of.isoformat()} are "
+            "deleted: give items that are not, or check the column that `items.deleted` names."
+        )
     named = run.record.parameters.get("items") or []
-    return f"none came from {', '.join(named)}" if named else "give a catalogue with --items FILE"
+    advice = f"none came from {', '.join(named)}" if named else "give a catalogue with --items FILE"
+    return f"the lake {run.lake.uri} has no item that arrived by {snapshot.as_of.isoformat()}; {advice}."
 
 
 def extended_release(

@@ -21,9 +21,22 @@ LakeError
     └── Held            production is held: runs publish nothing until the hold is lifted
 """
 
+import re
+
+_COLOUR = re.compile("\x1b\\[[0-9;]*m")
+_BACKTRACE = re.compile(r"\d+: |at |stack backtrace:|Backtrace:?$")
+_MOST = 500
+
 
 class LakeError(RuntimeError):
     """Base of the errors of a lake."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return the message of a library's error as one line, without the colours and the backtrace of Rust."""
+    lines = [_COLOUR.sub("", line).strip(" \t\r↳") for line in str(error).splitlines()]
+    told = ": ".join(line for line in lines if line and not _BACKTRACE.match(line))
+    return told[:_MOST] or type(error).__name__
 
 
 class Unhealthy(LakeError):

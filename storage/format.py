@@ -9,10 +9,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from deltalake import DeltaTable
-
 from storage.errors import DataCorrupt, LakeFormat, LakeUnusable
 from storage.files.store import Files
+from storage.files.table_log import is_table
 
 FORMAT = 2
 MARKER = "lake.json"
@@ -28,7 +27,7 @@ def find_format(files: Files, tables: Iterable[str]) -> int | None:
     """
     _require_folder(files.uri)
     found = read_format(files)
-    if found is None and any(map(DeltaTable.is_deltatable, tables)):
+    if found is None and any(map(is_table, tables)):
         found = read_format(files) or 1  # the marker precedes the first table, so read it again
     if found is not None:
         require_readable(files, found)
@@ -55,7 +54,9 @@ def read_format(files: Files) -> int | None:
         return None
     try:
         stored = json.loads(text)
-        found, unfinished = int(stored["format"]), stored.get(UNFINISHED)
+        found, unfinished = stored["format"], stored.get(UNFINISHED)
+        if type(found) is not int or found < 1:
+            raise ValueError(found)
     except (ValueError, KeyError, TypeError) as error:
         raise DataCorrupt(
             f"{files.uri}/{MARKER} is damaged. It holds the format version of the lake, such as "

@@ -19,7 +19,7 @@ from storage.files.data_files import DataFile, check_footers, check_whole, data_
 from storage.files.durable import committing
 from storage.files.store import Files
 from storage.files.table_cache import TableCache
-from storage.files.table_log import before_joins, joined_files, require_whole, why_unreadable
+from storage.files.table_log import before_joins, is_table, joined_files, require_whole, why_unreadable
 from storage.files.table_settings import with_settings
 from storage.format import FORMAT, find_format, require_writable, write_format
 from storage.schemas import PROPERTIES, TABLES, TableSpec
@@ -80,7 +80,7 @@ class Lake:
         return self._format
 
     def exists(self, table: str) -> bool:
-        if table not in self._exists and self.format is not None and DeltaTable.is_deltatable(self.path(table)):
+        if table not in self._exists and self.format is not None and is_table(self.path(table)):
             self._exists.add(table)
         return table in self._exists
 

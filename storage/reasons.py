@@ -27,7 +27,8 @@ class Reason(StrEnum):
         "invalid_utf8",
         INGEST,
         "bytes or characters that are not valid UTF-8",
-        "export the file as UTF-8, or set its encoding in `items.csv.encoding` or `interactions.csv.encoding`",
+        "export the file as UTF-8, or set its encoding in `items.csv.encoding` or `interactions.csv.encoding`; "
+        "write ids as text, and leave a column of bytes out by `items.leave_out`",
     )
     INVALID_JSON = (
         "invalid_json",
@@ -59,7 +60,7 @@ class Reason(StrEnum):
         "unreadable_row",
         INGEST,
         "the value of a column that the recipe reads cannot be read; the detail names the column",
-        "correct the cell, leave it empty, or name another column in the recipe",
+        "correct the cell, leave it empty, name another column, or leave an attribute out by `items.leave_out`",
     )
     NOT_AN_ID = (
         "not_an_id",

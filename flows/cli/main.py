@@ -93,7 +93,7 @@ def run_command(arguments: Sequence[str]) -> int:
     except Exception as error:
         if _debug(bound):
             raise
-        return _told(str(error) or type(error).__name__, _code(error))
+        return _told(_message(error), _code(error))
     except SystemExit as stop:  # of rich, if the reader has closed the pipe; of the installation of completion
         return stop.code if isinstance(stop.code, int) else FAILED
     except BaseException as stop:
@@ -129,6 +129,14 @@ def _debug(bound: BoundArguments) -> bool:
 def _told(message: str, code: int) -> int:
     print(f"sidmill: error: {printable_lines(without_secrets(message))}", file=sys.stderr)
     return code
+
+
+def _message(error: Exception) -> str:
+    """Return the message of an error; that of Delta or of the system as one line."""
+    from storage.errors import in_one_line
+
+    foreign = isinstance(error, OSError) or type(error).__module__ == "_internal"  # the module of Delta's errors
+    return in_one_line(error) if foreign else str(error) or type(error).__name__
 
 
 def _stops() -> tuple[type[BaseException], ...]:

@@ -128,6 +128,17 @@ class Bounds(Arrival):
         bounds(self.as_of, self.cutoff)
 
 
+@Parameter(name="*", group=BOUNDS)
+@dataclass(frozen=True)
+class FitBounds(Bounds):
+    """The two times that bound what a backfill fits its codebook on."""
+
+    as_of: Time = None
+    """Fit the codebook on arrivals up to this time; later ones are added to the candidate. Default: production's."""
+    cutoff: Time = None
+    """Hold out events at or after this time, for evaluation. Default: production's, or --as-of if that is earlier."""
+
+
 @Parameter(name="*", group=SOURCES)
 @dataclass(frozen=True)
 class Sources:

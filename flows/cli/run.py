@@ -18,6 +18,7 @@ from flows.cli.options import (
     Bounds,
     Common,
     DryRun,
+    FitBounds,
     OptionalModel,
     OptionalRelease,
     RecipeOptions,
@@ -129,7 +130,7 @@ def backfill(
     publish: bool = False,
     without_model: bool = False,
     recipe: RecipeOptions = RecipeOptions(),
-    bounds: Bounds = Bounds(),
+    bounds: FitBounds = FitBounds(),
     common: Common = Common(),
 ) -> None:
     """Give the whole catalogue new SIDs under another codebook.

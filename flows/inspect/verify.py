@@ -12,9 +12,9 @@ import polars as pl
 import pyarrow as pa
 
 from storage.erasure.record import unfinished
-from storage.errors import LakeError
+from storage.errors import DataCorrupt, LakeError
 from storage.files.data_files import DataFile
-from storage.files.table_log import Log
+from storage.files.table_log import REMEDY, Log
 from storage.lake import Lake
 from storage.releases.completeness import require_complete
 from storage.releases.integrity import Pinned, check_file, checksums, first_fault, model_blobs, pinned_blobs
@@ -135,6 +135,8 @@ def _tries(lake: Lake, logs: dict[str, Log], known: list[Manifest]) -> Iterator[
 
 def _rows(lake: Lake, logs: dict[str, Log], known: list[Manifest], table: str, columns: list[str]) -> pl.DataFrame:
     """Return the rows of the files of all pinned versions, with the file of each row."""
+    if table not in logs:
+        raise DataCorrupt(f"the table {table!r} of the lake {lake.uri} is missing: {REMEDY}.")
     paths = set(chain.from_iterable(logs[table].files_at(manifest.versions[table]) for manifest in known))
     rows: pa.Table = lake.read_files(table, sorted(paths), [*columns, PATH])
     return pl.DataFrame(rows)

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ from tokenizer.trie.trie import Trie
 
 ONE_AT_A_TIME = ("nightly",)
 """Kinds of runs of which one at a time works on a lake."""
+AHEAD = timedelta(days=1)
+"""Time by which --as-of may lie ahead of the clock without a warning."""
 # Seconds that a run waits for another one of its kind.
 LONGEST_WAIT_S = 3600.0
 READS_VECTORS = ("bootstrap", "nightly", "backfill")
@@ -154,6 +156,11 @@ def open_run(
     recorded = {**parameters, "recipe": settings}
     run = Run(kind, lake, effective, stored, recorded, parse_time(clock) or datetime.now(UTC))
     run.say(f"{kind} ({run.id}) on {run.lake.uri}")
+    if clock is not None and run.clock - datetime.now(UTC) > AHEAD:
+        run.say(
+            f"  warning: --as-of {run.clock:%Y-%m-%d} is later than the clock of this machine: what this run "
+            "reads is stamped with it, and no later release has an earlier as-of time"
+        )
     run.lineage = Lineage(run.lake, run.id, kind, addresses_of(parameters)) if is_wanted() else None
     if run.lineage is not None and (fault := run.lineage.start()):
         run.say(f"  warning: {fault}")

@@ -86,9 +86,12 @@ def assign(
         view.count(counts)
         view.note(run.compute.name, assignment=assignment_id)
     if waiting := counts.by_reason.get(Reason.REFIT_DUE, 0):
+        later = (
+            ", or with an --as-of after they arrived, to fit it on them too" if run.record.kind == "backfill" else ""
+        )
         run.say(
             f"  warning: {waiting:,} items wait for a SID, because {Reason.REFIT_DUE.meaning}: "
-            f"{remedy(Reason.REFIT_DUE)}"
+            f"{remedy(Reason.REFIT_DUE)}{later}"
         )
     check_stage_budget(counts, run.recipe.budget)
     return AssignedSegments(

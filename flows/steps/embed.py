@@ -92,6 +92,10 @@ def embed_items(run: Run, items: pl.DataFrame, encoders: dict[str, EncoderRef]) 
             _embed(run, content, spec, encoders[content.name], rows)
             if content.name == IMAGE:
                 _check_pictures(run, encoders[IMAGE], rows)
+        elif run.record.kind != "nightly":
+            run.say(
+                f"  warning: the recipe has [{content.name}], but {content.lacking}: no {content.name} vectors are made"
+            )
 
 
 def _check_pictures(run: Run, encoder: EncoderRef, rows: pl.DataFrame) -> None:

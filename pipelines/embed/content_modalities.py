@@ -26,8 +26,9 @@ class ContentModality(Generic[S]):
 
     `describe` returns the settings that determine the vectors, with a hash of the weights. `rows` keeps item_id and
     source of a catalogue, adds content_hash and the columns that the stage reads, and leaves out items without such
-    content. `fields` are the settings that name attributes, and the attributes. `batch` is how many items the model of
-    the stage takes at a time; None for a stage without a model: workers would take longer to start than the stage.
+    content; `lacking` says in words that no item has any. `fields` are the settings that name attributes, and the
+    attributes. `batch` is how many items the model of the stage takes at a time; None for a stage without a model:
+    workers would take longer to start than the stage.
     """
 
     name: str
@@ -35,6 +36,7 @@ class ContentModality(Generic[S]):
     rows: Callable[[pl.DataFrame, S], pl.DataFrame]
     stage: type[EmbedText | EmbedImages | EmbedAttributes]
     fields: Callable[[S], dict[str, tuple[str, ...]]]
+    lacking: str
     batch: Callable[[S], int] | None = None
     reads_blobs: bool = False
 
@@ -61,6 +63,7 @@ _TEXT = ContentModality[TextSpec](
     lambda items, spec: items_text(items, spec.fields),
     EmbedText,
     lambda spec: {"text.fields": tuple(field for field in spec.fields if field != "title")},
+    "no item has text in text.fields",
     lambda spec: spec.batch_size,
 )
 _IMAGE = ContentModality[ImageSpec](
@@ -69,6 +72,7 @@ _IMAGE = ContentModality[ImageSpec](
     lambda items, spec: items_pictures(items),
     EmbedImages,
     lambda spec: {},
+    "no item has a picture that was read; `items.image` names their column",
     lambda spec: spec.batch_size,
     reads_blobs=True,
 )
@@ -78,6 +82,7 @@ _ATTRIBUTES = ContentModality[AttributesSpec](
     lambda items, spec: items_content(items, lambda attributes: values_of(attributes, spec.fields)),
     EmbedAttributes,
     lambda spec: {"attributes.fields": spec.fields},
+    "no item has a value in attributes.fields",
 )
 _COORDINATES = ContentModality[CoordinatesSpec](
     COORDINATES,
@@ -85,5 +90,6 @@ _COORDINATES = ContentModality[CoordinatesSpec](
     lambda items, spec: items_content(items, lambda attributes: place_of(attributes, spec.latitude, spec.longitude)),
     EmbedAttributes,
     lambda spec: {"coordinates": (spec.latitude, spec.longitude)},
+    "no item has a latitude and a longitude",
 )
 CONTENT_MODALITIES: tuple[ContentModality[Any], ...] = (_TEXT, _IMAGE, _ATTRIBUTES, _COORDINATES)

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from infra.addresses import without_secrets
 from pipelines.counts import Counts
-from pipelines.sources.cells import Refused, shown
+from pipelines.sources.cells import Refused, Unreadable, shown
 from pipelines.sources.protocol import Record, Source
 from pipelines.sources.row import Row, SourceError
 from storage.commit import Provenance, append
@@ -146,12 +146,21 @@ def as_refused(error: Exception) -> Refused:
     return Refused(Reason.UNREADABLE_ROW, f"{type(error).__name__}: {error}")
 
 
+_OF_NO_ROW = (
+    *(ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError),
+    *(pa.ArrowException, pl.exceptions.PolarsError),
+)
+"""Errors of a conversion that no single row causes."""
+
+
 @contextmanager
 def naming(source: Source, first: int, last: int) -> Iterator[None]:
     """Add the file and the numbers of the rows to errors that no single row causes."""
     try:
         yield
-    except (ValueError, TypeError, ArithmeticError, LookupError, RecursionError, pa.ArrowException) as error:
+    except SourceError:
+        raise
+    except _OF_NO_ROW as error:
         raise SourceError(f"{source.file}, rows {first:,} to {last:,}: {type(error).__name__}: {error}") from error
 
 
@@ -175,6 +184,8 @@ def _showable(value: Any, whole: bool) -> Any:
 
 def _plain(value: Any, whole: bool) -> Any:
     """Return a value without bytes and, unless it is kept whole, without secrets in addresses."""
+    if isinstance(value, Unreadable):
+        return value.text or f"<{value.why}>"
     if isinstance(value, list):
         return [_plain(each, whole) for each in value]
     if isinstance(value, dict):

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import polars as pl
 
+from pipelines.ingest.accounting import naming
 from pipelines.ingest.cell_columns import Cells
 from pipelines.sources.parquet_columns import Columns
 from pipelines.sources.protocol import Part, Source, Spec
@@ -63,12 +64,18 @@ def table_of(part: Part, names: Collection[str] | None) -> tuple[Table, list[Row
 def parsed_ahead(source: Source, spec: Spec, rows: int, parse: Callable[[Part], T]) -> Iterator[tuple[Part, T]]:
     """Yield the parts of a source, of at most `rows` rows, with what `parse` makes of them.
 
-    The next part is parsed on another thread while the caller works on this one.
+    The next part is parsed on another thread while the caller works on this one. An error that no row owns names the
+    file and the rows.
     """
+
+    def named(part: Part) -> T:
+        with naming(source, *bounds(part)):
+            return parse(part)
+
     with ThreadPoolExecutor(1) as pool:
         ahead: tuple[Part, Future[T]] | None = None
         for part in source.parts(spec, rows):
-            submitted = pool.submit(parse, part)
+            submitted = pool.submit(named, part)
             if ahead is not None:
                 yield ahead[0], ahead[1].result()
             ahead = part, submitted

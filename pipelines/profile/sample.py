@@ -136,9 +136,7 @@ def _csv_settings(sources: list[Source], csv: CsvSpec, section: str) -> dict[str
     """Return the fields of `csv` with which the first text file is read, as far as they are not the usual ones."""
     for source in sources:
         if isinstance(source, File) and source.is_table_text:
-            with source.open_stream() as stream:
-                head: bytes = stream.read(HEAD_BYTES)
-            return other_settings(head, source.file, csv, section)
+            return other_settings(source.head(HEAD_BYTES), source.file, csv, section)
     return {}
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from pipelines.sources.row import SourceError
+
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 """Suffixes of compressed text, which is decompressed while it is read, and the names of the codecs."""
 ATOMIC = (".item", ".inter")
@@ -42,6 +44,19 @@ class File:
         """Open the content, decompressed. Raise OSError."""
         codec = next((name for suffix, name in COMPRESSIONS.items() if self.path.lower().endswith(suffix)), None)
         return self.filesystem.open_input_stream(self.path, compression=codec)
+
+    def head(self, size: int) -> bytes:
+        """Return the first bytes of the content; raise SourceError if they cannot be read."""
+        try:
+            with self.open_stream() as stream:
+                data: bytes = stream.read(size)
+        except OSError as error:
+            raise self.broken_off(error) from error
+        return data
+
+    def broken_off(self, error: OSError) -> SourceError:
+        """Return the error to raise for a file that cannot be read to its end."""
+        return SourceError(f"{self.path} cannot be read to its end: {error}. Copy or export it again.")
 
     @property
     def folder(self) -> str:

@@ -211,7 +211,7 @@ def _digest(file: File) -> str:
             while block := stream.read(1 << 20):
                 digest.update(block)
     except OSError as error:
-        raise SourceError(f"{file.path} cannot be read to its end: {error}. Copy or export it again.") from error
+        raise file.broken_off(error) from error
     return digest.hexdigest()
 
 

@@ -18,8 +18,8 @@ RENAMED = {
 """Suffixes of files that are read under another name, and how to know them."""
 ICEBERG = (".metadata.json", ".metadata.json.gz", "version-hint.text")
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
-# Most file names in a warning.
-SHOWN = 3
+# Most file names in a warning; those of hidden files stand last.
+SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def sorted_out(
     left_out = (
         (ours & hidden) | (set(below) - ours - hidden - pictures) | {path for path in unreadable if is_readable(path)}
     )
-    return Entries(tuple(sorted(ours - hidden)), tuple(sorted(left_out)))
+    return Entries(tuple(sorted(ours - hidden)), tuple(sorted(left_out, key=lambda path: (path in hidden, path))))
 
 
 def is_readable(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> bool:

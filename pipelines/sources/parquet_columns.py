@@ -178,6 +178,6 @@ def _as_text(value: pa.Scalar) -> str | None:
         return None
     try:
         found: str = value.cast(pa.string()).as_py()
-    except (*DAMAGED, OverflowError):
+    except Exception:  # noqa: BLE001 - such as a time zone that does not exist
         return None
     return None if "out of range" in found else found

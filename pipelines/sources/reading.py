@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 
 from pipelines.sources.file import File
 from pipelines.sources.parquet_columns import parquet_columns
@@ -54,8 +55,17 @@ def read_file(file: File, named: Folders, spec: Spec, rows: int) -> Iterator[Par
         for part in _parts(file, named, spec, rows):
             last = part[-1].number if isinstance(part, list) else part.last
             yield _with_folders(part, named)
-    except (SourceError, AssertionError, OSError, MemoryError):
+    except (SourceError, AssertionError, MemoryError):
         raise
+    except OSError as error:
+        if error.errno is None and isinstance(file.filesystem, pafs.LocalFileSystem):  # of what it holds
+            raise file.broken_off(error) from error
+        raise
+    except UnicodeError as error:
+        raise SourceError(
+            f"{file.file} is not written in {spec.csv.encoding or 'UTF-8'} ({error}): name its encoding in "
+            f"{spec.section}.csv.encoding, or export it as UTF-8."
+        ) from error
     except Exception as error:
         after = "before its first row" if last < 0 else f"after row {last:,}"
         raise SourceError(f"{file.file} cannot be read {after}: {type(error).__name__}: {error}") from error
@@ -130,8 +140,7 @@ def check_text(file: File, spec: Spec) -> Dialect:
 
 def _head(file: File, wanted: str, size: int = HEAD_BYTES) -> bytes:
     """Return the first bytes of a file; raise SourceError if they show another kind."""
-    with file.open_stream() as stream:
-        head: bytes = stream.read(size)
+    head = file.head(size)
     kind = next((name for magic, name in BINARY.items() if head.startswith(magic)), None)
     if kind and kind != wanted:
         raise SourceError(f"{file.file} is {kind} by its first bytes, whatever its name says. Write it as {wanted}.")

@@ -146,8 +146,12 @@ class Log:
 def _entry(name: str, text: bytes) -> Entry:
     try:
         actions: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except ValueError:
+        return _entry_of(name, actions)
+    except (ValueError, KeyError, TypeError, AttributeError):  # also JSON of another shape, as after a changed byte
         return Entry(name, fault="is cut short or damaged")
+
+
+def _entry_of(name: str, actions: list[dict[str, Any]]) -> Entry:
     if not actions:
         return Entry(name, fault="is empty")
     added = [action["add"] for action in actions if "add" in action]
@@ -213,6 +217,22 @@ def why_unreadable(files: Files, table: str, version: int | None, error: Excepti
     if version is not None and version > newest >= 0:
         return LakeNotFound(f"table {table!r} at {files.uri} has no version {version}; its newest is {newest}.")
     return DataCorrupt(f"the log of table {table!r} at {files.uri} cannot be read ({_first_line(error)}): {REMEDY}.")
+
+
+def is_table(uri: str) -> bool:
+    """Return whether there is a table at `uri`; raise DataCorrupt if a file stands in its place."""
+    try:
+        return bool(DeltaTable.is_deltatable(uri))
+    except (DeltaError, OSError) as error:
+        files = Files(uri)
+        path = files.local_path("_delta_log")
+        what = next((each for each in (path.parent, path) if each.is_file()), None) if path else None
+        if what is None:
+            raise
+        raise DataCorrupt(
+            f"{what} is a file, but the log of a table is in a folder there: restore the folder of the table from a "
+            "backup of the lake."
+        ) from error
 
 
 def require_whole(files: Files, table: str, version: int) -> None:

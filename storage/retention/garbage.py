@@ -16,10 +16,14 @@ from storage.releases.integrity import model_blobs, pinned_blobs
 from storage.releases.manifest import Manifest
 from storage.releases.models import Model
 from storage.retention.tables import Garbage, drafts, table_garbage
+from storage.runs import beats
+from storage.runs import lease as leases
 from storage.schemas import TABLES
 
 BLOBS, TRAINING, RUN_LOGS, FIGURES = "blobs", "training", "logs", "tensorboard"
 """Folders of a lake beside those of its tables."""
+SMALL_FILES = (leases.FOLDER, beats.FOLDER)
+"""Folders of small files that runs write while they work: one that is killed meanwhile leaves a draft."""
 NAMED_BY_NOTHING = "blobs that nothing names"
 
 
@@ -100,7 +104,8 @@ class Listing:
             if part.trim is not None:
                 trims[table] = part.trim
         found += self._garbage_blobs(needs)
-        found += drafts(self._blobs, needs.cutoff_ms)
+        for listed in (self._blobs, *(self._lake.files.found(folder) for folder in SMALL_FILES)):
+            found += drafts(listed, needs.cutoff_ms)
         found += self._logs_of_runs(needs.cutoff_ms)
         found += self._figures(needs)
         if needs.trainings:

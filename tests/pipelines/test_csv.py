@@ -227,6 +227,35 @@ def test_another_encoding_stops_the_file_and_is_read_where_it_is_declared(tmp_pa
     assert [row.values for row in found] == [{"item_id": str(n), "title": f"caf\xe9 {n}"} for n in range(9)]
 
 
+@pytest.mark.parametrize(("encoding", "shown"), [("shift_jis", "’ƒ"), ("cp1251", "÷à"), ("cp1252", "thé")])
+def test_an_encoding_that_bytes_do_not_prove_is_named_with_what_it_makes_of_the_text(
+    tmp_path: Path, encoding: str, shown: str
+) -> None:
+    title = {"shift_jis": "\u8336\u7897", "cp1251": "\u0447\u0430\u0439", "cp1252": "th\xe9"}[encoding]
+    path = tmp_path / "items.csv"
+    path.write_text("item_id,title\n" + "".join(f"{n},{title}\n" for n in range(9)), encoding=encoding)
+    with pytest.raises(SourceError, match=r"if that is wrong, name the encoding in which it is right") as refused:
+        read(path)
+    assert shown in str(refused.value)
+
+
+@pytest.mark.parametrize(("encoding", "title"), [("utf-16", "mug"), ("utf-16-le", "mug"), ("cp1252", "caf\xe9")])
+def test_a_file_that_is_utf8_after_all_is_not_read_in_the_encoding_that_is_declared(
+    tmp_path: Path, encoding: str, title: str
+) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text("item_id,title\n" + "".join(f"{n},{title}\n" for n in range(9)), encoding="utf-8")
+    with pytest.raises(SourceError, match=rf"the text is UTF-8, but the recipe declares {encoding}. Take"):
+        read(path, encoding=encoding)
+
+
+def test_a_text_without_the_mark_that_its_declared_encoding_needs_is_refused_with_the_setting(tmp_path: Path) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text("item_id,title\n1,mug\n", encoding="utf-16-be")
+    with pytest.raises(SourceError, match=r"is not written in utf-16 .*name its encoding in items\.csv\.encoding"):
+        read(path, encoding="utf-16")
+
+
 def test_a_few_bytes_that_are_not_utf8_cost_their_rows(tmp_path: Path) -> None:
     path = tmp_path / "items.csv"
     path.write_bytes("item_id,title\n1,café\n".encode() + b"2,caf\xe9\n3,caf\xe9\n4,caf\xe9\n5,cafe\n")

@@ -135,3 +135,12 @@ def test_a_log_takes_new_events_by_version_and_keeps_those_that_the_table_delete
     write_deltalake(path, pa.table({name: values[:1] for name, values in log.items()}), mode="append")
     assert [each.stages[0].unchanged for each in read(lake, path, spec)] == [1]
     assert lake.rows("interactions") == 2
+
+
+def test_a_table_with_half_a_log_entry_is_refused_in_one_line(tmp_path: Path) -> None:
+    write_deltalake(str(tmp_path / "table"), rows(a="cup"))
+    entry = tmp_path / "table" / "_delta_log" / f"{0:020d}.json"
+    entry.write_text(entry.read_text()[:40])
+    with pytest.raises(SourceError, match=r"table cannot be read: .*name an older version of it") as refused:
+        read(Lake(str(tmp_path / "lake")), str(tmp_path / "table"))
+    assert len(str(refused.value).splitlines()) == 1

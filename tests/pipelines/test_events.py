@@ -120,6 +120,11 @@ def test_an_unknown_item_that_the_catalogue_has_in_another_spelling_says_so(lake
     assert told["zzz"].endswith("is not in the catalogue yet")
 
 
+@pytest.mark.parametrize(("written", "known"), [("ab2", "Ab2"), ("AB2", "Ab2"), ("red  mug", "red mug")])
+def test_the_case_of_first_letters_and_runs_of_blanks_are_seen_through(written: str, known: str) -> None:
+    assert known in near_ids([written], lambda ids: {known} & ids)[written]
+
+
 @given(st.from_regex(r"[a-zA-Z0-9]{1,9}", fullmatch=True), st.integers(0, 5), st.booleans(), st.booleans())
 def test_zeros_a_fraction_and_python_bytes_are_seen_through(
     item: str, zeros: int, fraction: bool, wrapped: bool

@@ -1,7 +1,9 @@
 """A folder is read as the tools that wrote it mean it, and what is not read of it is named."""
 
+import gzip
 import json
 import os
+import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from source_rows import ingest_new, read_rows
 from pipelines.ingest.accounting import record_source, records, unread
 from pipelines.ingest.events.ingest import ingest_interactions
 from pipelines.ingest.items.ingest import ingest_items
+from pipelines.profile.sample import sample
 from pipelines.sources.column_names import differences, header_of
 from pipelines.sources.files import find_files, find_sources
 from pipelines.sources.row import SourceError
@@ -51,9 +54,14 @@ def test_hidden_files_are_not_read_and_whatever_is_left_out_is_named(tmp_path: P
         write(tmp_path / name)
     _, path, found = find_files(str(tmp_path))
     assert names(tmp_path, found.read) == ["_date=1/c.parquet", "a.jsonl", "sub/b.CSV"]
-    left_out = [".ipynb_checkpoints/a-checkpoint.jsonl", "_h.jsonl", "_old/d.csv", "e.jsonl.xz", "f.xlsx"]
+    left_out = ["e.jsonl.xz", "f.xlsx", ".ipynb_checkpoints/a-checkpoint.jsonl", "_h.jsonl", "_old/d.csv"]
     assert names(tmp_path, found.left_out) == left_out
-    assert found.warning(path).startswith(f"5 files are not read: {', '.join(left_out[:3])} and 2 more")
+    assert found.warning(path).startswith(f"5 files are not read: {', '.join(left_out)} (read are")
+    for number in range(20):
+        write(tmp_path / f".{number:02d}.csv")
+    _, path, found = find_files(str(tmp_path))
+    assert found.warning(path).startswith("25 files are not read: e.jsonl.xz, f.xlsx, .00.csv")
+    assert ".07.csv and 15 more (" in found.warning(path)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv.bz2", "A.CSV.ZST"])
@@ -75,6 +83,18 @@ def test_compressed_text_is_the_source_that_it_holds_and_one_that_ends_early_is_
     (tmp_path / name).write_bytes(data[: len(data) // 2])
     with pytest.raises(SourceError, match=f"{name} cannot be read to its end"):
         ingest_items(lake, find_sources(str(tmp_path / name))[0], ItemsSpec(), NOW, WHO)
+    with pytest.raises(SourceError, match=f"{name} cannot be read to its end"):
+        sample([str(tmp_path / name)], "items")
+
+
+def test_a_compressed_text_that_ends_early_behind_its_beginning_is_named_where_it_is_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    rows = b"".join(
+        b'{"item_id": "%d", "title": "%s"}\n' % (row, secrets.token_hex(2000).encode()) for row in range(999)
+    )
+    path.write_bytes(gzip.compress(rows)[:-100])
+    with pytest.raises(SourceError, match=r"a\.jsonl\.gz cannot be read to its end"):
+        sample([str(path)], "items")
 
 
 def test_atomic_files_are_tabbed_texts_where_they_are_named_and_are_left_out_of_a_folder(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pipelines.ingest.items.columns import Parsed, _convert, parse, parse_rows
 from pipelines.ingest.parts import table_of
 from pipelines.sources.files import find_sources
 from pipelines.sources.parquet_columns import Columns
+from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import ItemsSpec
 from storage.lake import Lake
 
@@ -118,6 +119,32 @@ def test_columns_that_are_left_out_become_no_attributes_in_any_format(tmp_path: 
         lake = Lake(str(tmp_path / f"lake-{name}"))
         ingest_new(lake, str(tmp_path / name), ItemsSpec(leave_out=("emb", "gone")))
         assert lake.frame("items")["attributes"].unique().to_list() == ['{"brand": "b"}'], name
+
+
+def test_a_time_zone_that_does_not_exist_costs_the_rows_with_such_times_and_names_the_column(
+    tmp_path: Path,
+) -> None:
+    until = pa.array([1, None, 2], pa.timestamp("us", "Mars/Olympus"))
+    pq.write_table(pa.table({"item_id": ["a", "b", "c"], "title": ["x"] * 3, "until": until}), tmp_path / "a.parquet")
+    lake = Lake(str(tmp_path / "lake"))
+    (done,) = ingest_new(lake, str(tmp_path / "a.parquet"))
+    assert lake.frame("items")["item_id"].to_list() == ["b"]
+    assert done.stages[0].by_reason == {"unreadable_row": 2}
+    assert "until: timestamp" in done.stages[0].why()
+    payloads = lake.frame("quarantine")["payload"].to_list()
+    assert all("Unreadable(" not in payload and "cannot be read" in payload for payload in payloads)
+
+
+def test_an_error_of_a_conversion_that_no_row_owns_names_the_file_and_the_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise KeyError("of a library")
+
+    (tmp_path / "a.csv").write_text("item_id,title\n1,a\n2,b\n")
+    monkeypatch.setattr("pipelines.ingest.items.columns._convert", fails)
+    with pytest.raises(SourceError, match=r"a\.csv, rows 0 to 1: KeyError: 'of a library'"):
+        ingest_new(Lake(str(tmp_path / "lake")), str(tmp_path / "a.csv"))
 
 
 def test_a_column_that_is_left_out_is_not_read(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Shapes of files that tools really write: each is read as meant, or refused with the place and the remedy."""
 
+import base64
 import datetime as dt
 import io
 import json
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from source_rows import read_rows
 
 from pipelines.counts import Counts
@@ -276,7 +278,14 @@ def test_pictures_are_found_in_text_that_is_json_and_in_maps(cell: Any, found: l
     assert references(cell) == found
 
 
-@pytest.mark.parametrize("cell", [5, True, [255, 216, 255] * 200, "['a.jpg']", '{"url": "a.jpg"', [["a.jpg"], 7]])
+DEEP: list[Any] = []
+for _ in range(3000):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    "cell", ["[" * 80 + "]" * 80, 5, True, [255, 216, 255] * 200, "['a.jpg']", '{"url": "a.jpg"', [["a.jpg"], 7], DEEP]
+)
 def test_a_cell_that_names_no_picture_is_refused_once(cell: Any) -> None:
     refused = [each for each in references(cell) if isinstance(each, Refused)]
     assert [each.reason for each in refused] == ["image_reference_unknown"]
@@ -297,6 +306,18 @@ def test_bytes_of_a_picture_as_text_are_refused_in_a_short_line(tmp_path: Path) 
     stages = ingest_items(Lake(str(tmp_path / "lake")), source, ItemsSpec(), NOW, WHO).stages
     assert stages[1].by_reason == {"image_reference_unknown": 1}
     assert len(stages[1].why()) < 500
+    assert "'data:image/jpeg;base64,' in front" in stages[1].why()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
+def test_a_picture_in_base64_without_a_scheme_is_told_from_a_path(kind: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (40, 40), (1, 2, 3)).save(file, kind)
+    text = base64.b64encode(file.getvalue()).decode()
+    (refused,) = references(text)
+    assert isinstance(refused, Refused)
+    assert f"'data:image/{kind.lower()};base64,' in front" in refused.detail
+    assert references("/9j/a.jpg") == ["/9j/a.jpg"]
 
 
 @pytest.mark.parametrize("name", ["a%41b", "a\\b"])

@@ -27,6 +27,7 @@ from storage.releases.releases import find_release_by_key, published_assignments
 from storage.releases.standing import pin, read_standing, retirements, unpin
 from storage.retention import collect as collecting
 from storage.retention.collect import Collected, collect
+from storage.retention.garbage import SMALL_FILES
 from storage.retention.policy import Policy
 from storage.retention.tables import Garbage
 from storage.runs.record import RunRecord
@@ -279,8 +280,11 @@ def test_files_of_crashed_writers_go_when_they_are_old_and_are_not_written_again
         *(sids / f"{WRITING}1", sids / f"{data.name}#1", log / "00000000000000000009.json#2"),
         sids / f"part-{'0' * 64}-{'0' * 16}-{'0' * 16}.parquet",
         tmp_path / "blobs" / orphan[:2] / f"{WRITING}2",
+        *(tmp_path / folder / f"{WRITING}3" for folder in SMALL_FILES),
         tmp_path / "blobs" / orphan[:2] / orphan,
     ]
+    for folder in SMALL_FILES:
+        (tmp_path / folder).mkdir()
     foreign = sids / "notes.txt"
     for path in (*left[:-1], foreign):
         path.write_bytes(b"x")

@@ -50,9 +50,14 @@ def other_spellings(item: str) -> list[Spelling]:
         found += [(name, _both(ending, "zeros in front")) for name in padded]
     closed = "".join(bare.split())
     seen = "".join(character for character in closed if character.isprintable())
-    found += [(closed, "blanks"), (seen, "characters that are not seen"), (bare.strip("'\"`"), "quotes around it")]
+    found += [
+        (closed, "blanks"),
+        (" ".join(bare.split()), "blanks"),
+        (seen, "characters that are not seen"),
+        (bare.strip("'\"`"), "quotes around it"),
+    ]
     found += [(unicodedata.normalize("NFKC", bare), "the form of its characters")]
-    found += [(bare.lower(), "case"), (bare.upper(), "case")]
+    found += [(name, "case") for name in (bare.lower(), bare.upper(), bare.capitalize(), bare.title())]
     return [each for each in dict.fromkeys(found) if each[0] and each[0] != item]
 
 

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import re
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -32,8 +33,24 @@ KEYS = (
 """Fields of an object that name its picture, largest size first; the first that names one counts."""
 
 
+_OF_BASE64 = {"/9j/": "jpeg", "iVBORw0KGgo": "png", "UklGR": "webp", "R0lGOD": "gif"}
+_BASE64 = re.compile("|".join(map(re.escape, _OF_BASE64)))
+"""How pictures begin in base64."""
+_SHORTEST_BASE64 = 64
+"""Length from which a text that begins so is no path."""
+
+
 def references(value: Any) -> list[Reference]:
     """Return one reference per picture; the sizes of a picture in one object are one picture."""
+    try:
+        if isinstance(value, list | tuple | dict):
+            check_depth(value, "the cell")
+        return _references(value)
+    except Refused as error:  # also of JSON in the cell
+        return [Refused("image_reference_unknown", error.detail)]
+
+
+def _references(value: Any) -> list[Reference]:
     if isinstance(value, dict):
         return _of_object(value)
     if isinstance(value, list | tuple):
@@ -50,7 +67,7 @@ def _of_list(value: list[Any] | tuple[Any, ...]) -> list[Reference]:
         return _of_object(dict(value))  # a map of Parquet
     if value and all(isinstance(each, int | float) for each in value):
         return [_no_picture(f"a list of {len(value):,} numbers")]
-    return [found for each in value for found in references(each)]
+    return [found for each in value for found in _references(each)]
 
 
 def _of_text(value: str) -> list[Reference]:
@@ -64,7 +81,11 @@ def _of_text(value: str) -> list[Reference]:
             check_depth(inner, "the JSON")
         except (ValueError, RecursionError):
             return [_no_picture(f"the text {shown(value)}, which begins as JSON and is none")]
-        return references(inner)
+        return _references(inner)
+    if (found := _BASE64.match(bare)) is not None and len(bare) >= _SHORTEST_BASE64:
+        kind = _OF_BASE64[found[0]]
+        told = f"the text {shown(bare)} is a picture in base64: write 'data:image/{kind};base64,' in front of it"
+        return [Refused("image_reference_unknown", told)]
     return [bare if "//" in bare else value]
 
 
@@ -95,7 +116,7 @@ def _of_object(value: dict[Any, Any]) -> list[Reference]:
 
 
 def _first(values: list[Any]) -> list[Reference]:
-    return next((found for each in values if (found := references(each))), [])
+    return next((found for each in values if (found := _references(each))), [])
 
 
 def data_uri(text: str, limit: int) -> bytes:

@@ -15,6 +15,7 @@ from infra.addresses import SETTINGS, refuse_parameters
 from pipelines.sources.protocol import Found, Record, RowCount, SourceKind, Spec
 from pipelines.sources.row import SourceError
 from pipelines.sources.tables.versioned import TableVersion
+from storage.errors import in_one_line
 
 KIND = "delta"
 _ADDRESS = re.compile(r"(?P<table>.*?)/*(?:@v(?P<version>\d+))?(?P<whole>\+all)?", re.DOTALL)
@@ -100,7 +101,10 @@ def _dataset(path: str, version: int | None) -> ds.FileSystemDataset:
 
 def _unreadable(path: str, version: int | None, error: Exception) -> SourceError:
     at = "" if version is None else f" at version {version}"
-    return SourceError(f"the Delta table {path} cannot be read{at}: {error}")
+    return SourceError(
+        f"the Delta table {path} cannot be read{at}: {in_one_line(error).rstrip('.')}. If its log is damaged, repair "
+        f"the table, or name an older version of it ({path}@v12)."
+    )
 
 
 def _parsed(uri: str) -> tuple[str, int | None, bool]:

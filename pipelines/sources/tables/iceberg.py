@@ -20,6 +20,7 @@ from infra.addresses import refuse_parameters, without_secrets
 from pipelines.sources.protocol import Found, Record, RowCount, SourceKind, Spec, absolute_path
 from pipelines.sources.row import SourceError
 from pipelines.sources.tables.versioned import TableVersion
+from storage.errors import in_one_line
 
 if TYPE_CHECKING:
     from pyiceberg.table import FileScanTask
@@ -156,7 +157,7 @@ def _store() -> dict[str, str]:
 
 
 def _unreadable(address: str, error: Exception) -> SourceError:
-    told = without_secrets(f"{type(error).__name__}: {error}")
+    told = without_secrets(f"{type(error).__name__}: {in_one_line(error)}")
     remedy = ""
     if address.startswith(SCHEME):
         remedy = (

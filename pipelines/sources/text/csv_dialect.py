@@ -27,6 +27,8 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_WIDE = ("utf-16", "utf-16-le", "utf-16-be", "utf-32")
+"""Encodings that are known by their bytes. Of others only a reader can tell which it is."""
 _SEP_LINE = re.compile(r'"?sep=(.)"?')
 
 
@@ -55,10 +57,17 @@ def dialect_of(head: bytes, file: str, spec: CsvSpec, section: str, every_column
     Raise SourceError if `head`, the first bytes of the file, are clearly of another one. If not every column is read,
     single bytes that are not UTF-8 are tolerated: their column may be unused.
     """
+    if spec.encoding and _is_rather_utf8(head, spec.encoding):
+        raise SourceError(
+            f"{file}: the text is UTF-8, but the recipe declares {spec.encoding}. Take `encoding` out of csv below "
+            f"[{section}], or read files of different encodings with different recipes"
+        )
     found = other_settings(head, file, spec, section, every_column)
     if found:
         what = " and ".join(_TOLD[name](value) for name, value in found.items())
-        raise SourceError(f"{file}: {what}. Read it with {_setting(section, found)}")
+        encoding = found.get("encoding", "")
+        doubt = "" if encoding in ("", *_WIDE) else _doubt(head, encoding)
+        raise SourceError(f"{file}: {what}. Read it with {_setting(section, found)}{doubt}")
     return Dialect(spec.encoding or "utf-8", spec.delimiter or _usual(file), spec.decimal, spec.quotes)
 
 
@@ -120,6 +129,25 @@ def other_encoding(head: bytes) -> str | None:
     if bad and (bad[0] == 0 or (len(bad) >= BAD_LINES and not good)):
         return "cp1252" if _decodes(head, "cp1252") else "latin-1"
     return None
+
+
+def _is_rather_utf8(head: bytes, encoding: str) -> bool:
+    """Return whether a text that is declared to be of another encoding is clearly UTF-8."""
+    if Dialect(encoding, "", "", "").is_utf8 or b"\0" in head:
+        return False
+    lines = head.split(b"\n")
+    beyond = [line for line in lines[:-1] or lines if not line.isascii()]
+    if not all(map(_is_utf8, beyond)):
+        return False
+    return len(beyond) >= BAD_LINES or codecs.lookup(encoding).name in _WIDE
+
+
+def _doubt(head: bytes, encoding: str) -> str:
+    """Return how a text reads in an encoding that its bytes do not prove, from about its first byte beyond ASCII."""
+    line = next((line for line in head.split(b"\n") if not line.isascii()), b"")
+    place = next((at for at, byte in enumerate(line) if byte > 127), 0)
+    sample = line[max(0, place - 20) : place + 20].decode(encoding, "replace").strip()
+    return f". Its text then begins with {sample!r}: if that is wrong, name the encoding in which it is right"
 
 
 def _is_utf8(line: bytes) -> bool:
