@@ -22,7 +22,7 @@ from storage.reasons import remedy
 from storage.releases.evaluation import EvaluationResult
 from storage.releases.models import Evaluation
 from storage.releases.releases import Published
-from storage.runs.record import RunSummary
+from storage.runs.record import RunSummary, in_a_line
 
 Record = dict[str, Any]
 
@@ -97,7 +97,7 @@ def runs(found: list[RunSummary], as_json: bool) -> None:
     rows = [["run (started, UTC)", "state", "took", "error"]]
     for each in found:
         took = f"{(each.ended - each.started).total_seconds():.0f} s" if each.ended else "-"
-        rows.append([each.run, each.state, took, " ".join(str(each.result.get("error", "")).split())])
+        rows.append([each.run, each.state, took, in_a_line(each.result.get("error"))])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     room = max(10, Console().width - sum(widths[:3]) - 6)
     for name, state, took, error in rows:

@@ -12,7 +12,7 @@ from storage.releases.pointers import Pointer, pointer_history
 from storage.releases.publishing import hold_of
 from storage.releases.releases import PRODUCTION, read_release
 from storage.runs.beats import Beat, beats
-from storage.runs.record import RunSummary, runs
+from storage.runs.record import RunSummary, in_a_line, runs
 
 # Figures of a model that are shown.
 HEADLINE = ("recall@10", "ndcg@10")
@@ -165,7 +165,7 @@ def _run_line(run: dict[str, Any]) -> str:
     if run["state"] == "finished" and made:
         text += f": {made}" + (", not published" if run["published"] is False else "")
     if run["error"]:
-        error = " ".join(run["error"].split())
+        error = in_a_line(run["error"])
         text += f": {error if len(error) <= MOST_OF_AN_ERROR else error[: MOST_OF_AN_ERROR - 1] + '…'}"
     return text
 

@@ -10,7 +10,7 @@ from flows.watch.spec import WatchSpec
 from storage.lake import Lake
 from storage.releases.models import models
 from storage.runs.beats import Beat, beats
-from storage.runs.record import runs
+from storage.runs.record import in_a_line, runs
 
 NIGHT = "nightly"
 SOURCE, UNANSWERED = "source ", "unanswered"
@@ -124,7 +124,7 @@ def _failures(state: LakeState) -> Iterator[Problem]:
     last = [state.last_run] if state.last_run and not state.later else []
     for run in [*last, *state.unresolved_failures]:
         if run["state"] in ENDED_BADLY and run["state"] != "cancelled":
-            error = " ".join((run["error"] or "").split())
+            error = in_a_line(run["error"])
             yield Problem(f"failed {run['kind']}", f"{run['run']} {run['state']}{': ' if error else ''}{error}")
 
 

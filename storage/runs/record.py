@@ -3,6 +3,7 @@
 A run that finds nothing to do writes nothing: `RunRecord` buffers its events until the first real work.
 """
 
+import builtins
 import json
 import secrets
 import time
@@ -129,6 +130,13 @@ class RunSummary:
     pid: int
     flow_run: str
     seen: datetime
+
+
+def in_a_line(error: str | None) -> str:
+    """Return a recorded error in one line, for people: its class is named only where the error is one of Python's."""
+    text = " ".join((error or "").split())
+    kind, _, message = text.partition(": ")
+    return message if message and kind.isidentifier() and not hasattr(builtins, kind) else text
 
 
 def runs(lake: Lake) -> list[RunSummary]:

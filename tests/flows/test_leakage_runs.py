@@ -188,7 +188,7 @@ def test_a_bootstrap_fits_its_fusion_on_behaviour_as_it_was_before_the_pairs(
     deliver(tmp_path, list[str])
     lake = Lake(str(tmp_path / "lake"))
     bootstrap(lake.uri, fast, [str(tmp_path / "items.jsonl")], [str(tmp_path / "log.csv")], "2025-01-01", str(CUTOFF))
-    ((start, before, pairs),) = given_to_fusion
+    ((start, before, pairs, _),) = given_to_fusion
     spec = start.spec
     seen = histories(LogSlice.of(read_release(lake, "production")).read(lake, COLUMNS), CollaborativeSpec(dim=8))
     since = seen.newest(spec.recent)

@@ -26,6 +26,7 @@ from storage.lake import Lake
 from storage.releases.publishing import hold
 from storage.releases.releases import read_release
 from storage.runs.beats import beats
+from storage.runs.record import in_a_line
 
 WHO = Provenance("test", "")
 RECIPE: dict[str, Any] = {
@@ -121,7 +122,8 @@ def test_a_failed_night_leaves_its_log_with_the_traceback_and_is_a_problem_until
     assert "QuarantineBudgetExceeded" in log.splitlines()[-1]
     (found,) = problems(lake, WatchSpec())
     assert found.name == "failed nightly"
-    assert found.message.startswith(f"{beat.run} failed: QuarantineBudgetExceeded: ")
+    assert found.message.startswith(f"{beat.run} failed: ingest ")
+    assert in_a_line("KeyError: 'path'") == "KeyError: 'path'", "no words without its class"
     capsys.readouterr()
     assert run_command(["lake", "check", "--lake", lake.uri]) == 3
     assert "failed nightly" in capsys.readouterr().err
