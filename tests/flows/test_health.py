@@ -144,7 +144,7 @@ def test_the_newest_run_of_each_kind_is_a_problem_if_it_ended_badly(lake: Lake) 
     last = ended(lake, "n", "nightly", "failed", error="lately")
     assert problems(lake, UNLIMITED) == [
         Problem("failed nightly", "n failed: lately"),
-        Problem("failed train", "t failed: Broken: two lines"),
+        Problem("failed train", "t failed: two lines"),
         Problem("failed backfill", "f failed"),
     ]
     beat(lake, last + HOUR)
