@@ -83,7 +83,7 @@ def sid_texts(codes: NDArray[np.integer]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Corpus:
-    """What a corpus is made of, the counts of what is left out, and a folder for files on the way."""
+    """The input of a corpus, the counts of what is left out, and a folder for files on the way."""
 
     lake: Lake
     trie: Trie

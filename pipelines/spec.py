@@ -117,7 +117,7 @@ class GivenSpec(Section):
 
     @property
     def is_matrix(self) -> bool:
-        """Whether it is a `.npy` matrix."""
+        """True for a `.npy` matrix."""
         return self.path.lower().endswith(".npy")
 
     @model_validator(mode="after")

@@ -18,7 +18,7 @@ LONG_LISTS = {
     "assign_level": "is what quantizers of other packages call; prices and prefixes are optional, by name",
 }
 """Parameters that a function may have, and why functions outside verbs and flows have more."""
-QUESTIONS, MOST_QUESTIONS = ("Who", "What", "How", "Which", "Where", "Whether", "When", "Why"), 19
+QUESTIONS, MOST_QUESTIONS = ("Who", "What", "How", "Which", "Where", "Whether", "When", "Why"), 9
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/glossary.md", "docs/trie.md", "docs/operations.md")
 PATH = re.compile(r"`((?:\w+/)*\w+/[\w./-]+\.(?:py|md|toml|yaml))`")
 NAME = re.compile(rf"`((?:{'|'.join(PACKAGES[1:])})(?:\.\w+)+)`")  # `sidmill.*` are events and groups of entry points

@@ -20,7 +20,7 @@ class CollisionPolicy:
 
     @property
     def shares(self) -> bool:
-        """Whether items may share a SID."""
+        """True if items may share a SID."""
         return not self.relocates and self.token is None
 
     def token_codes(self, suffix_codes: int, planned_items: int) -> int | None:

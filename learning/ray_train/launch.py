@@ -75,7 +75,7 @@ OnEpoch = Callable[[str, Row], None]
 
 @dataclass(frozen=True)
 class Listener:
-    """Who hears of a training: `progress` gets plain lines, `on_epoch` the label and the row of each epoch."""
+    """Receiver of a training's reports: `progress` gets plain lines, `on_epoch` the label and the row of each epoch."""
 
     progress: Progress = logger.info
     on_epoch: OnEpoch | None = None

@@ -23,7 +23,7 @@ BLOCK_PAIRS = 1 << 21
 
 @dataclass
 class PairCounts:
-    """How often each item occurs near each context item, and near any item (`met`, N).
+    """Counts of how often each item occurs near each context item, and near any item (`met`, N).
 
     A pair is the number item * F + context. Each part of the log is a run: its pairs, sorted, each once. Sums of whole
     weights are exact; others are added run by run, in event order.

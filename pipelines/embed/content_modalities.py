@@ -42,7 +42,7 @@ class ContentModality(Generic[S]):
 
     @property
     def light(self) -> bool:
-        """Whether the stage loads no model."""
+        """True if the stage loads no model."""
         return self.batch is None
 
     def arguments(self, spec: S, lake: Lake) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class TrainedSlice:
 
 @dataclass(frozen=True)
 class EventsByUser:
-    """What is read of the log: the events of a slice, in `buckets` of users, with their place among `items`.
+    """The part of the log that is read: the events of a slice, in `buckets` of users, with their place among `items`.
 
     `trained_on` is what a model has learnt from. With `users`, only their events are read.
     """

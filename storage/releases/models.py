@@ -19,7 +19,7 @@ from storage.schemas import EVALUATIONS, MODELS
 
 
 class ModelCard(BaseModel):
-    """How a model was trained: the record of its last checkpoint.
+    """The training of a model: the record of its last checkpoint.
 
     `identity` says what was trained on what, `history` has a row an epoch, `record_blob` is the hash of the record's
     file. `packages` are the members of installed packages that made it: kind and name, to package and version. Fields
@@ -36,7 +36,7 @@ class ModelCard(BaseModel):
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What a training made: for a release and its vocabulary (hash), weights (hash) and card; `key` says of what."""
+    """The result of a training: release, its vocabulary (hash), weights (hash) and card; `key` says of what."""
 
     key: str
     release: str

@@ -48,7 +48,7 @@ def _anything(rows: pa.Table) -> None:
 
 @dataclass(frozen=True)
 class Publication:
-    """What is published: a release, with a named model, with a model that is chosen, or `without_model`.
+    """A publication: a release, with a named model, with a model that is chosen, or `without_model`.
 
     `note` says who published. `effort` limits the hashing of the pinned files; None hashes all of them. `require` gets
     the rows of the table of pointers that the move is committed on, and may raise to refuse it.

@@ -1,4 +1,4 @@
-"""Which ids are those of items: the same by look-ups, by an index of all ids, and by what is certain before."""
+"""Ids are told to be those of items or not: the same by look-ups, by an index, and by what is certain before."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory

@@ -55,7 +55,7 @@ MOST_PROBABLE = SamplingOptions()
 
 @dataclass(frozen=True)
 class _Search:
-    """What stays the same during a search. `closed` are the edges that are closed for single users, by level."""
+    """The constant part of a search. `closed` are the edges that are closed for single users, by level."""
 
     model: Generator
     trie: TrieTensors

@@ -18,7 +18,7 @@ SHARE = 8
 
 
 class KnownItems:
-    """Which ids are those of items: few are looked up in the catalogue, many in an index of all its ids.
+    """A test of ids against the catalogue: few are looked up in the catalogue, many in an index of all its ids.
 
     The index takes some 30 bytes an item. Without it, each part of a large log would read the ids of most items again.
     """

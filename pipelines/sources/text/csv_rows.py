@@ -97,7 +97,7 @@ class Lines:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the records of a file become rows: the names of its columns, and those that are `asked` for, all if None."""
+    """The columns of a file's records: the names of its columns, and those that are `asked` for, all if None."""
 
     names: list[str]
     dialect: Dialect
