@@ -5,8 +5,8 @@ The message of an exceeded budget, `sidmill quarantine list`, the report and the
 
 from enum import StrEnum
 
-INGEST = "ingest"
-ITEMS, IMAGES, INTERACTIONS = "ingest items", "ingest images", "ingest interactions"
+INGEST, INTERACTIONS = "ingest", "ingest interactions"
+ITEMS, ATTRIBUTES, IMAGES = "ingest items", "ingest attributes", "ingest images"
 VECTORS, USERS = "vectors", "sequences, grounding"
 
 
@@ -17,7 +17,7 @@ class Reason(StrEnum):
     meaning: str
     remedy: str
 
-    def __new__(cls, value: str, stage: str, meaning: str, remedy: str) -> "Reason":
+    def __new__(cls, value: str, stage: str, meaning: str, remedy: str = "nothing") -> "Reason":
         member = str.__new__(cls, value)
         member._value_ = value
         member.stage, member.meaning, member.remedy = stage, meaning, remedy
@@ -60,7 +60,13 @@ class Reason(StrEnum):
         "unreadable_row",
         INGEST,
         "the value of a column that the recipe reads cannot be read; the detail names the column",
-        "correct the cell, leave it empty, name another column, or leave an attribute out by `items.leave_out`",
+        "correct the cell, leave it empty, or name another column",
+    )
+    UNREADABLE_ATTRIBUTE = (
+        "unreadable_attribute",
+        ATTRIBUTES,
+        "cells of attributes cannot be read; the item is stored without them, and the detail names the columns",
+        "correct the cells and send the item again, or leave the columns out by `items.leave_out`",
     )
     NOT_AN_ID = (
         "not_an_id",
@@ -139,8 +145,7 @@ class Reason(StrEnum):
     IMAGE_TIMEOUT = (
         "image_timeout",
         IMAGES,
-        "the image did not arrive within `items.image_timeout_s`, or its host, root or folder was skipped after "
-        "three such timeouts in a row",
+        "the image took longer than `items.image_timeout_s`, or its host, root or folder did so three times in a row",
         "run `sidmill quarantine retry`, which fetches addresses and URIs again",
     )
     IMAGE_TOO_LARGE = (
@@ -153,8 +158,7 @@ class Reason(StrEnum):
         "missing_user_id",
         INTERACTIONS,
         "the user id is empty, or a word such as `null` or `NA` that stands for no value",
-        "set `interactions.user_id` to the column with the ids; if such a word really is the id of a user, give the "
-        "user another id",
+        "set `interactions.user_id` to the column with the ids; if such a word is the id of a user, change that id",
     )
     MISSING_EVENT_TIME = (
         "missing_event_time",
@@ -171,8 +175,7 @@ class Reason(StrEnum):
     EVENT_IN_FUTURE = (
         "event_in_future",
         INTERACTIONS,
-        "the event is later than its arrival, or its arrival later than the run, by more than "
-        "`interactions.future_tolerance_hours`",
+        "the event is later than its arrival, or that than the run, by more than `interactions.future_tolerance_hours`",
         "correct the clock or the unit (`interactions.time_unit`), or set `--as-of` to the time when the log arrived",
     )
     NOT_A_NUMBER = (
@@ -310,13 +313,11 @@ class Reason(StrEnum):
         "item_deleted",
         USERS,
         "the item of the event is deleted in the release; the event is counted, not stored",
-        "nothing",
     )
     NEGATIVE_EVENT = (
         "negative_event",
         "grounding",
         "the event is an impression or of a type in `train.negative_events`; it is counted, not stored",
-        "nothing",
     )
     TEXT_WITH_TOKEN = (
         "text_with_token",
@@ -340,7 +341,6 @@ class Reason(StrEnum):
         "nothing_follows",
         "grounding",
         "no other item was taken after this item often enough",
-        "nothing",
     )
 
 

@@ -8,7 +8,7 @@ from flows.inspect.lake_state import lake_state, main_figures
 from infra.addresses import without_secrets
 from storage.lake import Lake
 from storage.quarantine import by_reason, open_rows
-from storage.reasons import IMAGES, ITEMS, VECTORS, Reason, remedy
+from storage.reasons import ATTRIBUTES, IMAGES, ITEMS, VECTORS, Reason, remedy
 from storage.releases.catalogue import catalogue
 from storage.releases.manifest import Manifest
 from storage.releases.models import Model, models, models_of, read_model
@@ -46,7 +46,7 @@ def refused_rows(lake: Lake, reason: str | None = None) -> pl.DataFrame:
     read_from = items.select(subject="item_id", item_source="source", item_row="source_row")
     ingested = pl.col("stage").str.starts_with("ingest")
     own = ingested | pl.col("stage").str.starts_with(f"{VECTORS} ")
-    about_item = ~ingested | pl.col("stage").is_in([ITEMS, IMAGES])
+    about_item = ~ingested | pl.col("stage").is_in([ITEMS, ATTRIBUTES, IMAGES])
     return (
         as_shown(rows)
         .join(read_from, on="subject", how="left", maintain_order="left")

@@ -20,6 +20,7 @@ from pipelines.registry import source_kind_of
 from pipelines.sources.column_names import differences, header_of, near_columns
 from pipelines.sources.protocol import Source, Spec, check_sources
 from pipelines.sources.source_spec import ItemsWithoutImages
+from storage.reasons import ATTRIBUTES, IMAGES
 from storage.releases.manifest import Manifest
 
 
@@ -121,8 +122,10 @@ def _show(view: StageView, done: IngestedSource) -> None:
     rows, *others = done.stages
     view.count(rows)
     for stage in others:
-        if stage.rows_in:
+        if stage.stage == IMAGES and stage.rows_in:
             view.count(stage, "images")
+        elif stage.stage == ATTRIBUTES and stage.quarantined:
+            view.note(f"{stage.quarantined:,} without some attributes", attributes=stage.summary())
 
 
 def _note(run: Run, done: IngestedSource) -> None:
@@ -137,9 +140,17 @@ def _note(run: Run, done: IngestedSource) -> None:
 
 
 def _warn(run: Run, done: IngestedSource) -> None:
-    """Warn of a file with more than half of its rows refused; if the budget stops the run, its error says so."""
-    for stage, of in zip(done.stages, ("rows", "pictures"), strict=False):
-        if stage.quarantined and stage.quarantined == stage.rows_in:
+    """Warn of attributes that were left out, and of a file with more than half of its rows or pictures refused.
+
+    If the budget stops the run because of its rows, its error says so.
+    """
+    for stage in done.stages:
+        of = "pictures" if stage.stage == IMAGES else "rows"
+        if stage.stage == ATTRIBUTES:
+            if stage.quarantined:
+                items = f"{stage.quarantined:,} of {stage.rows_in:,} items"
+                run.say(f"  warning: {items} in {done.source.file} lack attributes ({stage.why()})")
+        elif stage.quarantined and stage.quarantined == stage.rows_in:
             run.say(f"  warning: {done.source.file} gave no {of[:-1]}: all rows were refused ({stage.why()})")
         elif stage.quarantined > stage.rows_in / 2:
             run.say(f"  warning: more than half of the {of} in {done.source.file} were refused ({stage.why()})")

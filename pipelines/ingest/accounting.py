@@ -28,7 +28,7 @@ from storage.schemas import SOURCES
 
 @dataclass(frozen=True)
 class IngestedSource:
-    """Outcome of one file. `stages` holds its counts: one stage, or two if images are a separate stage.
+    """Outcome of one file. `stages` holds its counts: of rows, and for a catalogue of pictures and attributes too.
 
     `unread_pictures` counts pictures that are named but not requested by the recipe.
     """

@@ -88,11 +88,10 @@ def read_cell(values: dict[str, Any], column: str | None, convert: Callable[[Any
         raise Refused(Reason.UNREADABLE_ROW, f"{name} = {shown(value)}: {type(error).__name__}: {error}") from error
 
 
-def check_names(values: dict[str, Any]) -> None:
-    """Refuse a row with a column name that UTF-8 cannot hold."""
-    for name in values:
-        if not name.isascii():
-            _check_utf8(name, f"the column {name!r}")
+def check_name(name: str) -> None:
+    """Refuse a column name that UTF-8 cannot hold."""
+    if not name.isascii():
+        _check_utf8(name, f"the column {name!r}")
 
 
 def shown(value: Any) -> str:

@@ -40,6 +40,7 @@ from storage.releases.catalogue import catalogue
 WHO = Provenance("test", "recipe")
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
 ITEM = {"item_id": "a", "title": "mug", "image": None, "deleted": False, "colour": "red"}
+ATTRIBUTE = "colour"
 EVENT = {
     **{"user_id": "u", "item_id": "a", "event_time": 1700000000, "event_id": "e", "event_type": "click"},
     **{"arrival_time": "2023-12-01", "session_id": "s", "request_id": "r", "impression": 0, "position": 1, "value": 2},
@@ -66,13 +67,17 @@ def ingest(folder: Path, kind: str, path: Path) -> tuple[Counts, Lake]:
 
 
 def holds(columns: list[str], counts: Counts, lake: Lake) -> None:
-    """Every row is accounted for; one that is refused has a reason with a remedy, and names the column of that row."""
+    """Every row is accounted for; one that is refused has a reason with a remedy, and names the column of that row.
+
+    An attribute refuses no row.
+    """
     assert counts.rows_in == len(columns) == counts.out + counts.unchanged + counts.quarantined
     for row in open_rows(lake).to_dicts():
         reason = Reason(row["reason"])
         assert reason.remedy
         if row["stage"] != "ingest images" and reason not in WITHOUT_COLUMN:
             assert columns[row["source_row"]] in row["detail"], row
+            assert (columns[row["source_row"]] == ATTRIBUTE) == (row["stage"] == "ingest attributes"), row
 
 
 HUGE = "9" * 5000
@@ -247,27 +252,46 @@ def test_an_item_is_deleted_by_a_word_that_says_so(tmp_path: Path, word: str, go
     assert catalogue(lake)["deleted"].to_list() == [gone]
 
 
-def test_an_item_with_a_column_whose_name_utf8_cannot_hold_is_refused(tmp_path: Path) -> None:
+def test_an_item_is_stored_without_a_column_whose_name_utf8_cannot_hold(tmp_path: Path) -> None:
     lines = [b'{"item_id": "a", "title": "x", "caf\xe9": 1}', b'{"item_id": "b", "title": "y", "caf\xc3\xa9": 1}']
     (tmp_path / "items.jsonl").write_bytes(b"\n".join(lines))
     counts, lake = ingest(tmp_path, "items", tmp_path / "items.jsonl")
-    assert (counts.by_reason, catalogue(lake)["item_id"].to_list()) == ({Reason.INVALID_UTF8: 1}, ["b"])
+    assert (counts.by_reason, catalogue(lake)["attributes"].to_list()) == ({}, ["{}", '{"caf\\u00e9": "1"}'])
+    assert lake.frame("quarantine")["reason"].to_list() == [Reason.UNREADABLE_ATTRIBUTE]
 
 
 @pytest.mark.parametrize(
     ("more", "refused"),
     [('"colour": 1, "colour": 1', 0), ('"colour": 1, "colour": 2', 1), ('"size": {"cm": 1, "cm": 2}', 1)],
 )
-def test_a_name_that_comes_twice_in_an_object_with_different_values_is_refused(
+def test_a_name_that_comes_twice_in_an_object_with_different_values_gives_no_value(
     tmp_path: Path, more: str, refused: int
 ) -> None:
     (tmp_path / "items.jsonl").write_text('{"item_id": "a", "title": "x", ' + more + "}\n")
-    counts, _ = ingest(tmp_path, "items", tmp_path / "items.jsonl")
-    assert (counts.out, counts.by_reason.get(Reason.UNREADABLE_ROW, 0)) == (1 - refused, refused)
+    counts, lake = ingest(tmp_path, "items", tmp_path / "items.jsonl")
+    assert (counts.out, counts.quarantined, len(open_rows(lake, reason=Reason.UNREADABLE_ATTRIBUTE))) == (1, 0, refused)
     (tmp_path / "log").mkdir()
     lines = '{"user_id": "u", "item_id": "a", "event_time": "2024-01-01", ' + more + "}\n"
     (tmp_path / "log" / "log.jsonl").write_text(lines)
     assert ingest(tmp_path / "log", "interactions", tmp_path / "log" / "log.jsonl")[0].out == 1
+
+
+def test_an_attribute_that_cannot_be_read_refuses_the_row_of_an_item_that_has_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "items.jsonl").write_text('{"item_id": "a", "colour": ' + DEEP + "}\n")
+    counts, _ = ingest(tmp_path, "items", tmp_path / "items.jsonl")
+    assert counts.by_reason == {Reason.UNREADABLE_ROW: 1}
+    assert "colour" in counts.examples[Reason.UNREADABLE_ROW]
+
+
+def test_an_item_that_lacks_an_attribute_waits_in_quarantine_until_it_is_sent_with_it(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    for name, cell in (("first", DEEP), ("second", DEEP), ("third", '"red"')):
+        (tmp_path / f"{name}.jsonl").write_text('{"item_id": "a", "title": "' + name + '", "colour": ' + cell + "}\n")
+        ingest_items(lake, find_sources(str(tmp_path / f"{name}.jsonl"))[0], ItemsSpec(), NOW, WHO)
+        waiting = open_rows(lake)
+        assert len(waiting) == {"first": 1, "second": 2, "third": 0}[name]
+        assert set(waiting["subject"]) <= {"a"}
+    assert catalogue(lake)["attributes"].to_list() == ['{"colour": "red"}']
 
 
 def test_an_item_with_a_flag_that_is_not_understood_is_neither_deleted_nor_changed(tmp_path: Path) -> None:

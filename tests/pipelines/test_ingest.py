@@ -34,7 +34,7 @@ def source(path: Path):  # type: ignore[no-untyped-def]
 
 
 def items(lake: Lake, path: Path, spec: ItemsSpec | None = None, at: datetime = NOW):  # type: ignore[no-untyped-def]
-    return ingest_items(lake, source(path), spec or ItemsSpec(), at, WHO).stages
+    return ingest_items(lake, source(path), spec or ItemsSpec(), at, WHO).stages[:2]
 
 
 def log(lake: Lake, path: Path, spec: InteractionsSpec | None = None):  # type: ignore[no-untyped-def]

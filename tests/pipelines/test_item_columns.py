@@ -76,10 +76,15 @@ def test_columns_give_what_their_rows_give(data: st.DataObject, spec: dict[str, 
     assert_frame_equal(quick.items, slow.items, check_exact=True)
     assert [_said(each) for each in quick.refused] == [_said(each) for each in slow.refused]
     assert _named(quick) == _named(slow)
+    assert _lacked(quick) == _lacked(listed) == _lacked(slow)
 
 
 def _named(parsed: Parsed) -> dict[int, list[str]]:
     return {row: [repr(each) for each in named] for row, (_, named) in parsed.pictures.items()}
+
+
+def _lacked(parsed: Parsed) -> dict[int, list[str]]:
+    return {number: [error.detail for error in errors] for number, (_, errors) in parsed.without.items()}
 
 
 def _said(refused: Any) -> tuple[Any, ...]:
@@ -121,16 +126,16 @@ def test_columns_that_are_left_out_become_no_attributes_in_any_format(tmp_path: 
         assert lake.frame("items")["attributes"].unique().to_list() == ['{"brand": "b"}'], name
 
 
-def test_a_time_zone_that_does_not_exist_costs_the_rows_with_such_times_and_names_the_column(
+def test_a_time_zone_that_does_not_exist_costs_the_attribute_of_such_times_and_names_the_column(
     tmp_path: Path,
 ) -> None:
     until = pa.array([1, None, 2], pa.timestamp("us", "Mars/Olympus"))
     pq.write_table(pa.table({"item_id": ["a", "b", "c"], "title": ["x"] * 3, "until": until}), tmp_path / "a.parquet")
     lake = Lake(str(tmp_path / "lake"))
     (done,) = ingest_new(lake, str(tmp_path / "a.parquet"))
-    assert lake.frame("items")["item_id"].to_list() == ["b"]
-    assert done.stages[0].by_reason == {"unreadable_row": 2}
-    assert "until: timestamp" in done.stages[0].why()
+    assert lake.frame("items").select("item_id", "attributes").rows() == [("a", "{}"), ("b", "{}"), ("c", "{}")]
+    assert (done.stages[0].quarantined, done.stages[2].by_reason) == (0, {"unreadable_attribute": 2})
+    assert "until: timestamp" in done.stages[2].why()
     payloads = lake.frame("quarantine")["payload"].to_list()
     assert all("Unreadable(" not in payload and "cannot be read" in payload for payload in payloads)
 

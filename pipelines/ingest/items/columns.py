@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
@@ -12,7 +12,7 @@ from pipelines.ingest.cell_columns import Cells, Convert, Converted, booleans, i
 from pipelines.ingest.items.rows import item_of, pictures_of
 from pipelines.ingest.parts import Table, in_order, pieces_of, rows_at, table_of
 from pipelines.ingest.pictures.references import Reference
-from pipelines.sources.cells import Refused, check_names, values
+from pipelines.sources.cells import Refused, check_name, values
 from pipelines.sources.parquet_columns import python_values
 from pipelines.sources.protocol import Part
 from pipelines.sources.row import Row
@@ -35,11 +35,15 @@ _PLAIN = r"^[ !#-\[\]-~]*$"
 
 @dataclass(frozen=True)
 class Parsed:
-    """Items of some rows in the order of the source, the pictures that they name by row, and the refused rows."""
+    """Items of some rows in the order of the source, and the refused rows.
+
+    `pictures` holds the pictures that rows name, and `without` the refusals of attributes that items lack, both by row.
+    """
 
     items: pl.DataFrame
-    pictures: dict[int, tuple[Row, list[Reference]]]
-    refused: list[tuple[Row, Refused]]
+    pictures: dict[int, tuple[Row, list[Reference]]] = field(default_factory=dict)
+    without: dict[int, tuple[Row, list[Refused]]] = field(default_factory=dict)
+    refused: list[tuple[Row, Refused]] = field(default_factory=list)
 
 
 def parse(part: Part, spec: ItemsSpec) -> Parsed:
@@ -48,8 +52,10 @@ def parse(part: Part, spec: ItemsSpec) -> Parsed:
     if len(pieces) == 1:
         return pieces[0]
     pictures = {number: named for piece in pieces for number, named in piece.pictures.items()}
+    without = {number: lacked for piece in pieces for number, lacked in piece.without.items()}
     refused = sorted((each for piece in pieces for each in piece.refused), key=lambda each: each[0].number)
-    return Parsed(in_order([piece.items for piece in pieces], "source_row"), dict(sorted(pictures.items())), refused)
+    items = in_order([piece.items for piece in pieces], "source_row")
+    return Parsed(items, dict(sorted(pictures.items())), dict(sorted(without.items())), refused)
 
 
 def _parse(part: Part, spec: ItemsSpec) -> Parsed:
@@ -57,24 +63,26 @@ def _parse(part: Part, spec: ItemsSpec) -> Parsed:
     items, sure = _convert(table, spec)
     doubtful = table.numbers.filter(~sure).to_list()
     if not doubtful and not broken:
-        return Parsed(items, {}, [])
+        return Parsed(items)
     rest = parse_rows(sorted([*rows_at(part, doubtful), *broken], key=lambda row: row.number), spec)
-    return Parsed(pl.concat([items.filter(sure), rest.items]).sort("source_row"), rest.pictures, rest.refused)
+    return replace(rest, items=pl.concat([items.filter(sure), rest.items]).sort("source_row"))
 
 
 def parse_rows(rows: Sequence[Row], spec: ItemsSpec) -> Parsed:
     """Convert rows to items, one by one."""
-    items, pictures, refused = [], {}, []
+    items, pictures, without, refused = [], {}, {}, []
     for row in rows:
         try:
-            item, named = item_of(row, spec), pictures_of(row.values, spec)
+            (item, unreadable), named = item_of(row, spec), pictures_of(row.values, spec)
         except Exception as raised:  # noqa: BLE001 - any exception of a row refuses only that row
             refused.append((row, as_refused(raised)))
         else:
             items.append(item)
             if named:
                 pictures[row.number] = (row, named)
-    return Parsed(pl.DataFrame(items, schema=ITEMS, orient="row"), pictures, refused)
+            if unreadable:
+                without[row.number] = (row, unreadable)
+    return Parsed(pl.DataFrame(items, schema=ITEMS, orient="row"), pictures, without, refused)
 
 
 def _convert(table: Table, spec: ItemsSpec) -> tuple[pl.DataFrame, pl.Series]:
@@ -113,7 +121,8 @@ def _convert(table: Table, spec: ItemsSpec) -> tuple[pl.DataFrame, pl.Series]:
 
 def _are_usual(names: list[str]) -> bool:
     try:
-        check_names(dict.fromkeys(names))
+        for name in names:
+            check_name(name)
     except Refused:
         return False
     return len(set(names)) == len(names)
@@ -163,7 +172,7 @@ def json_values(cells: Cells) -> Converted:
             value = values(cell, "cell")
             texts.append(json.dumps(value) if value else None)
             sure.append(True)
-        except Exception:  # noqa: BLE001 - the row is converted alone, and refused with the name of the column
+        except Exception:  # noqa: BLE001 - the row is converted alone, which tells the name of the column
             texts.append(None)
             sure.append(False)
     return Converted(pl.Series(texts, dtype=pl.String), pl.Series(sure, dtype=pl.Boolean))

@@ -32,6 +32,7 @@ from pipelines.sources.source_spec import ItemsSpec, ItemsWithoutImages
 from storage.commit import Provenance, append_decided
 from storage.lake import Lake, one_of
 from storage.quarantine import PAYLOAD_LIMIT, Reject, open_rows, quarantine, resolve
+from storage.reasons import ATTRIBUTES as ATTRIBUTE_STAGE
 from storage.reasons import IMAGES as IMAGE_STAGE
 from storage.reasons import ITEMS as STAGE
 from storage.reasons import Reason
@@ -49,12 +50,12 @@ def ingest_items(
 ) -> IngestedSource:
     """Append the new or changed items of one source file; refused rows go to quarantine with their reason.
 
-    Rows in = written + unchanged + quarantined. Pictures are counted as a separate stage; a refused picture leaves its
-    item without it. Reading a file again, even after a kill, appends nothing that it gave before, and resolves rows
-    that were refused before and pass now.
+    Rows in = written + unchanged + quarantined. Pictures and attributes are counted as stages of their own; one that is
+    refused leaves its item without it. Reading a file again, even after a kill, appends nothing that it gave before,
+    and resolves rows that were refused before and pass now.
     """
     reader = _Reader(lake, source, spec)
-    rows, images = reader.rows, reader.images
+    rows = reader.rows
     refused: set[str] = set()
     for part, parsed in parsed_ahead(source, spec, CHUNK_ROWS, lambda part: parse(part, spec)):
         with naming(source, *bounds(part)):
@@ -64,9 +65,12 @@ def ingest_items(
             rows.unchanged += len(items) - len(written)
             quarantine(lake, rejects, provenance)
             refused.update(reject.id for reject in rejects)
-            _resolve_mended(lake, source, items, provenance, reader.with_pictures)
-    stages = [rows.check(), images.check()]
-    close_superseded(lake, source, stages if reader.with_pictures else stages[:1], refused, provenance)
+            incomplete = {reject.subject for reject in rejects if reject.stage == ATTRIBUTE_STAGE}
+            complete = items.filter(~pl.col("item_id").is_in(incomplete))
+            _resolve_mended(lake, source, items, complete, provenance, reader.with_pictures)
+    stages = [rows.check(), reader.images.check(), reader.attributes.check()]
+    read = [stage for stage in stages if stage is not reader.images or reader.with_pictures]
+    close_superseded(lake, source, read, refused, provenance)
     return IngestedSource(source, "items", mapping_hash(spec), stages, reader.unread_pictures)
 
 
@@ -75,7 +79,8 @@ class _Reader:
 
     def __init__(self, lake: Lake, source: Source, spec: ItemsSpec) -> None:
         self._lake, self._source, self._spec = lake, source, spec
-        self.rows, self.images, self.unread_pictures = Counts(STAGE), Counts(IMAGE_STAGE), 0
+        self.rows, self.attributes, self.images = Counts(STAGE), Counts(ATTRIBUTE_STAGE), Counts(IMAGE_STAGE)
+        self.unread_pictures = 0
         self.with_pictures = not isinstance(spec, ItemsWithoutImages)
         self._pictures = Pictures(lake, source, spec)
         self._seen, self._ids = SeenHashes(), list[pl.Series]()
@@ -83,12 +88,13 @@ class _Reader:
         self._written = lake.frame("items", columns=CONTENT, where=where)
 
     def accepted(self, part: Part, parsed: Parsed) -> tuple[pl.DataFrame, list[Reject]]:
-        """Return the items of a part with `images` and `source`, and what it refuses of rows and pictures."""
+        """Return the items of a part with `images` and `source`, and what it refuses: rows, attributes, pictures."""
         self.rows.rows_in += row_count(part)
         again = self._again(parsed.items["item_id"])
         items = parsed.items.filter(~again)
         refused = [*parsed.refused, *self._repeats(part, parsed.items.filter(again))]
         rejects = [self._reject(row, error) for row, error in sorted(refused, key=lambda each: each[0].number)]
+        rejects += self._unreadable_attributes(items, parsed)
         found: dict[int, list[str]] = {}
         if self.with_pictures:
             found, refused_pictures = self._stored(items, parsed)
@@ -126,6 +132,20 @@ class _Reader:
     def _reject(self, row: Row, error: Refused) -> Reject:
         self.rows.refuse(error.reason, row.rows, error.detail)
         return _reject(STAGE, error, self._source, row, subject_of(row, self._spec))
+
+    def _unreadable_attributes(self, items: pl.DataFrame, parsed: Parsed) -> list[Reject]:
+        """Count the items, and return those that lack attributes which cannot be read."""
+        rejects = []
+        if parsed.without:
+            names = dict(items.select("source_row", "item_id").iter_rows())
+            for row, unreadable in parsed.without.values():
+                if row.number in names:
+                    error = Refused(Reason.UNREADABLE_ATTRIBUTE, "; ".join(each.detail for each in unreadable))
+                    self.attributes.refuse(error.reason, 1, error.detail)
+                    rejects.append(_reject(ATTRIBUTE_STAGE, error, self._source, row, names[row.number]))
+        self.attributes.rows_in += len(items)
+        self.attributes.out += len(items) - len(rejects)
+        return rejects
 
     def _stored(self, items: pl.DataFrame, parsed: Parsed) -> tuple[dict[int, list[str]], list[Reject]]:
         """Store the pictures of items; return their hashes by row, and the pictures that were refused."""
@@ -195,9 +215,14 @@ def _before(name: str) -> pl.Expr:
 
 
 def _resolve_mended(
-    lake: Lake, source: Source, items: pl.DataFrame, provenance: Provenance, with_pictures: bool
+    lake: Lake,
+    source: Source,
+    items: pl.DataFrame,
+    complete: pl.DataFrame,
+    provenance: Provenance,
+    with_pictures: bool,
 ) -> None:
-    """Resolve refused rows of other sources whose item (or its image) has now come through."""
+    """Resolve refused rows of other sources whose item, its image, or it with all attributes has now come through."""
     elsewhere = open_rows(lake).filter(pl.col("source") != source.name)
     if elsewhere.is_empty():
         return
@@ -205,6 +230,7 @@ def _resolve_mended(
     pictured = items.filter(pl.col("images").list.len() > 0)["item_id"] if with_pictures else whole.clear()
     rows = elsewhere.filter(
         ((pl.col("stage") == STAGE) & pl.col("subject").is_in(whole.implode()))
+        | ((pl.col("stage") == ATTRIBUTE_STAGE) & pl.col("subject").is_in(complete["item_id"].implode()))
         | ((pl.col("stage") == IMAGE_STAGE) & pl.col("subject").is_in(pictured.implode()))
     )
     resolve(lake, rows, f"came through in {source.name}", provenance)

@@ -13,7 +13,7 @@ from pipelines.sources.cells import (
     Unreadable,
     boolean,
     check_depth,
-    check_names,
+    check_name,
     identifier,
     read_cell,
     text,
@@ -26,8 +26,11 @@ from storage.reasons import Reason
 T = TypeVar("T")
 
 
-def item_of(row: Row, spec: ItemsSpec) -> dict[str, Any]:
-    """Return the fields of an item, without its pictures. Raise Refused."""
+def item_of(row: Row, spec: ItemsSpec) -> tuple[dict[str, Any], list[Refused]]:
+    """Return the fields of an item, without its pictures, and the refusals of its attributes. Raise Refused.
+
+    An attribute that cannot be read is left out. It refuses the row only if nothing else describes the item.
+    """
     if row.reason is not None:
         raise Refused(row.reason, row.detail)
     item_id = read_cell(row.values, spec.item_id, identifier)
@@ -37,18 +40,16 @@ def item_of(row: Row, spec: ItemsSpec) -> dict[str, Any]:
     deleted = read_cell(row.values, spec.deleted or None, boolean) or False
     if spec.require_title and not (title or deleted):
         raise Refused(Reason.EMPTY_TITLE, lacking(row, spec.title, "items.title"))
-    check_names(row.values)
-    named = [name for name in row.values if name not in spec.not_attributes]
-    attributes = {name: read_cell(row.values, name, _spoken(values, spec)) for name in named}
-    described = json.dumps({name: value for name, value in attributes.items() if value}, sort_keys=True)
+    attributes, unreadable = _attributes(row.values, spec)
+    described = json.dumps(attributes, sort_keys=True)
     characters = len(title) + len(described)
     if characters > spec.max_text_chars:
         raise Refused(
             Reason.TEXT_TOO_LONG, f"{characters} characters of text, at most {spec.max_text_chars} are accepted"
         )
     if not (deleted or title or described != "{}" or pictures_of(row.values, spec)):
-        raise Refused(Reason.NO_CONTENT, "neither text nor image")
-    return {
+        raise unreadable[0] if unreadable else Refused(Reason.NO_CONTENT, "neither text nor image")
+    item = {
         "item_id": item_id,
         "title": title or None,
         "attributes": described,
@@ -56,6 +57,22 @@ def item_of(row: Row, spec: ItemsSpec) -> dict[str, Any]:
         "deleted": deleted,
         "source_row": row.number,
     }
+    return item, unreadable
+
+
+def _attributes(row: dict[str, Any], spec: ItemsSpec) -> tuple[dict[str, str | list[str]], list[Refused]]:
+    """Return the attributes of a row that have a value, and the refusals of those that cannot be read."""
+    found, unreadable = dict[str, str | list[str]](), list[Refused]()
+    for name in row:
+        if name in spec.not_attributes:
+            continue
+        try:
+            check_name(name)
+            if value := read_cell(row, name, _spoken(values, spec)):
+                found[name] = value
+        except Refused as refused:
+            unreadable.append(refused)
+    return found, unreadable
 
 
 def text_hash(title: str, described: str) -> str:
