@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow.fs
 
+from infra.scratch import ScratchFolder
 from learning.errors import CheckpointDamaged
 from learning.progress import Epochs, emit, emit_epoch
 from learning.threads import one_thread
@@ -128,7 +128,7 @@ class StoredCheckpoint:
         record = Record(
             loop.trainable.identity, progress.cursor, progress.step, progress.history, partial_epoch_sums=sums
         )
-        with TemporaryDirectory(prefix="sidmill-checkpoint-") as draft:
+        with ScratchFolder("checkpoint") as draft:
             State.of(loop.trainable.module, loop.optimizer).write(Path(draft), record)
             path = f"{self._folder}/step-{progress.step:09d}"
             self._files.create_dir(path)
@@ -150,6 +150,6 @@ class StoredCheckpoint:
     @contextmanager
     def _local(self, path: str) -> Iterator[Path]:
         """Copy a checkpoint to a folder of this machine for a while."""
-        with TemporaryDirectory(prefix="sidmill-checkpoint-") as folder:
+        with ScratchFolder("checkpoint") as folder:
             pyarrow.fs.copy_files(path, folder, self._files, pyarrow.fs.LocalFileSystem())
             yield Path(folder)

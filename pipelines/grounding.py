@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import polars as pl
@@ -21,6 +20,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
+from infra.scratch import ScratchFolder
 from pipelines.counts import Counts
 from pipelines.event_log.user_buckets import EventsByUser, bucket_count, in_buckets, with_sid
 from pipelines.event_log.visible_log import LogSlice
@@ -105,7 +105,7 @@ def grounding(
     levels than letters.
     """
     tokens(trie.sizes)
-    with TemporaryDirectory(prefix="sidmill-grounding-") as scratch:
+    with ScratchFolder("grounding") as scratch:
         corpus = _Corpus(lake, trie, log, items_version, spec, left_out, Path(scratch))
         yield from _batches(_texts(corpus))
 

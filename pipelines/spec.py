@@ -76,7 +76,7 @@ class ImageSpec(_EncoderSpec):
     model: str = ""
     pretrained: str = ""
     batch_size: int = Field(16, ge=1)
-    max_pixels: int = Field(50_000_000, ge=1)
+    max_pixels: int = Field(50_000_000, ge=1, le=178_956_970)  # Pillow refuses larger ones as decompression bombs
     formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP")
 
 

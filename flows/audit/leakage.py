@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ import pyarrow.dataset as ds
 
 from flows.bootstrap import bootstrap
 from flows.gates.registry import GATES
+from infra.scratch import ScratchFolder
 from pipelines.event_log.visible_log import LogSlice
 from pipelines.modalities import COLLABORATIVE
 from pipelines.sequences import SequencesJob, build_sequences
@@ -63,7 +63,7 @@ def audit_release(lake: Lake, release: str, say: Callable[[str], None]) -> list[
     if not held_out:
         raise ValueError(f"{manifest.id} holds out no event: there is nothing that could leak.")
     seen = lake.count("interactions", log.version, _visible(manifest, "seen"))
-    with TemporaryDirectory(prefix="sidmill-audit-") as folder:
+    with ScratchFolder("audit") as folder:
         say(f"{manifest.id} made anew, from its data and its recipe, three times below {folder}")
         plain = _products(lake, manifest, Path(folder) / "plain", None)
         found = []

@@ -260,6 +260,10 @@ def export_trie(
 
     lake = common.existing()
     manifest = read_release(lake, release)
+    if not output.parent.is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {output.parent} for {output.name}: create it, or name another file."
+        )
     native = manifest.trie.sha256
     if format != "codes" and not CodebookSpec.model_validate(manifest.recipe["codebook"]).ordered:
         raise NoTrie(

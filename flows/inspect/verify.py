@@ -15,6 +15,7 @@ from storage.erasure.record import unfinished
 from storage.errors import DataCorrupt, LakeError
 from storage.files.data_files import DataFile
 from storage.files.table_log import REMEDY, Log
+from storage.format import FORMAT, MARKER
 from storage.lake import Lake
 from storage.releases.completeness import require_complete
 from storage.releases.integrity import Pinned, check_file, checksums, first_fault, model_blobs, pinned_blobs
@@ -43,6 +44,7 @@ def verify(lake: Lake) -> Iterator[Finding]:
     """Yield every check. A file that many releases pin is read once."""
     yield Finding("lake", "pointers", first_fault(require_pointers, lake))
     logs = {table: Log(lake.table_files(table), table) for table in TABLES if lake.exists(table)}
+    yield Finding("lake", "format", first_fault(_check_format, lake, logs))
     for table, log in logs.items():
         faults = list(log.faults())
         yield Finding(table, "log", " ".join(faults) or None)
@@ -67,6 +69,19 @@ def verify(lake: Lake) -> Iterator[Finding]:
             yield from found
         except LakeError as error:  # data that further checks need is damaged
             yield Finding("lake", f"{what} (not all were checked)", str(error))
+
+
+def _check_format(lake: Lake, logs: dict[str, Log]) -> None:
+    """Raise DataCorrupt if a lake without a marker has files that are named by their hashes: format 1 has none."""
+    if lake.format == FORMAT:
+        return
+    for log in logs.values():
+        for path in log.files_at(max(log.entries, default=-1)):
+            if DataFile(path, 0, 0, None, {}, {}).sha256 is not None:
+                raise DataCorrupt(
+                    f"{MARKER} is missing: runs take {lake.uri} for a lake of format 1. Restore the file from a backup "
+                    f"of the lake, or run `sidmill lake migrate --lake {lake.uri}`, which writes it."
+                )
 
 
 def _versions(lake: Lake, logs: dict[str, Log], known: list[Manifest]) -> Iterator[Finding]:

@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from flows.preflight.report import REFUSED, Report
 from flows.preflight.sources import Planned
 from flows.recipe import Recipe
 from flows.runtime.budget import check_stage_budget
+from infra.scratch import ScratchFolder
 from pipelines.counts import Counts
 from pipelines.ingest.accounting import IngestedSource
 from pipelines.ingest.events import columns as event_columns
@@ -89,7 +89,7 @@ def tried(
     report: Report, recipe: Recipe, items: Planned, interactions: Planned, lake: Lake | None, clock: datetime
 ) -> Iterator[Trial]:
     """Ingest samples of the sources into a temporary lake, and report what was refused."""
-    with tempfile.TemporaryDirectory(prefix="sidmill-check-") as folder:
+    with ScratchFolder("check") as folder:
         there = Lake(folder)
         spec = ItemsWithoutImages.of(recipe.items)
         first = _ingested(report, items, lambda each: ingest_items(there, each, spec, clock, PROVENANCE))

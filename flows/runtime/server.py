@@ -115,6 +115,7 @@ def _start(port: int, url: str, with_services: bool) -> "subprocess.Popen[bytes]
         stderr=subprocess.DEVNULL,
         env=environment,
         start_new_session=True,
+        umask=0o077,  # its database has the parameters of all flow runs
         preexec_fn=_die_with_parent if sys.platform == "linux" else None,
     )
     atexit.register(_stop, server)

@@ -9,10 +9,10 @@ import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from infra.addresses import without_secrets
+from infra.scratch import ScratchFolder
 from storage.releases.evaluation import EvaluationResult
 from storage.retention.garbage import FIGURES
 
@@ -78,7 +78,7 @@ class Figures:
 
         now = time.time()
         self._events += [Event(wall_time=now, step=step, summary=scalar(*each)) for each in scalars.items()]
-        with TemporaryDirectory() as folder:
+        with ScratchFolder("figures") as folder:
             writer = EventsWriter(f"{folder}/events")
             for event in self._events:
                 writer.write_event(event)

@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from textwrap import shorten
 from typing import Any
 
@@ -43,6 +42,7 @@ from ray.train.v2._internal.exceptions import (
     WorkerGroupStartupTimeoutError,
 )
 
+from infra.scratch import ScratchFolder
 from learning.checkpoint import read_record, require_same
 from learning.errors import CheckpointDamaged, NotEnoughCpus, TrainingError, TrainingFailed
 from learning.ray_train.placement import ReleasePlacement
@@ -90,7 +90,7 @@ class TrainResult:
 
     checkpoint_dir: Path
     history: list[Row]
-    copy: TemporaryDirectory[str] | None = field(default=None, compare=False)
+    copy: ScratchFolder | None = field(default=None, compare=False)
 
 
 LOGGED = Listener()
@@ -138,7 +138,7 @@ def launch(
         )
     if isinstance(checkpoint.filesystem, pyarrow.fs.LocalFileSystem):
         return TrainResult(Path(checkpoint.path), _history(done))
-    copy = TemporaryDirectory(prefix="sidmill-model-")
+    copy = ScratchFolder("model")
     return TrainResult(Path(checkpoint.to_directory(copy.name)), _history(done), copy)
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,6 +15,7 @@ import torch
 from ray.train import CheckpointUploadMode
 from torch import distributed, nn
 
+from infra.scratch import ScratchFolder
 from learning import checkpoint
 from learning.errors import CheckpointDamaged, LossDiverged, TrainingError
 from learning.loop import Loop, WorkerContext
@@ -25,8 +23,6 @@ from learning.spec import LoopSpec
 from learning.trainable import Trainable
 
 MakeTrainable = Callable[[], Trainable[Any]]
-DRAFT = "sidmill-checkpoint-"
-"""Prefix of temporary checkpoint folders."""
 Upload = Callable[[ray.train.Checkpoint, str], ray.train.Checkpoint]
 
 
@@ -54,7 +50,7 @@ def _train(make_trainable: MakeTrainable, spec: LoopSpec, run: str) -> None:
     if spec.sharding:
         prepare = partial(_sharded, world=world)
     loop = Loop(make_trainable(), spec, WorkerContext(rank, world, prepare))
-    save = CheckpointUploader(run, loop.context, spec.sharding)
+    save = CheckpointUploader(run, spec.sharding)
     resumed_from, recorded = _resume(loop, run), ray.train.get_checkpoint()
     if loop.progress.cursor.epoch >= spec.epochs and (recorded is None or Path(recorded.path).name != resumed_from):
         save(loop, last=True)  # Ray's record of the final checkpoint is missing
@@ -78,11 +74,6 @@ def _sharded(module: nn.Module, world: int) -> nn.Module:
     return module
 
 
-def drafts_of(run: str, rank: int) -> str:
-    """Prefix of the temporary folders in which one worker of a run writes checkpoints before upload."""
-    return f"{DRAFT}{hashlib.sha256(run.encode()).hexdigest()[:16]}-{rank}-"
-
-
 class CheckpointUploader:
     """A `Save` that passes checkpoints to Ray Train, which stores them during training; the last one is awaited.
 
@@ -90,11 +81,9 @@ class CheckpointUploader:
     training waits if storing is slower.
     """
 
-    def __init__(self, run: str, context: WorkerContext, sharding: bool) -> None:
-        """Prepare to keep checkpoints under the folder or URI `run`; delete drafts left by its killed workers."""
-        self._run, self._drafts = run, drafts_of(run, context.rank)
-        for left in Path(tempfile.gettempdir()).glob(f"{self._drafts}*"):
-            shutil.rmtree(left)
+    def __init__(self, run: str, sharding: bool) -> None:
+        """Prepare to keep checkpoints under the folder or URI `run`."""
+        self._run = run
         self._group: Any = distributed.new_group(backend="gloo") if sharding else None
         self._stored = Event()
         self._stored.set()
@@ -132,11 +121,11 @@ class CheckpointUploader:
         else:
             unwritten.append(checkpoint.Shards.of(module, optimizer, self._group, whole=last))
         storage = ray.train.get_context().get_storage()
-        draft = tempfile.TemporaryDirectory(prefix=self._drafts)
+        draft = ScratchFolder("checkpoint")
 
         def upload(_: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
             if unwritten:
-                unwritten[0].write(Path(draft.name), record)
+                unwritten[0].write(draft.path, record)
                 unwritten.clear()
             done = storage.persist_current_checkpoint(ray.train.Checkpoint.from_directory(draft.name), name)
             draft.cleanup()

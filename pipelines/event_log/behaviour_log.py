@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from infra.scratch import ScratchFolder
 from pipelines.event_log.event_order import ORDER, in_order
 from pipelines.event_log.user_buckets import BATCH_ROWS, BUCKET_EVENTS, MOST_BUCKETS, read_once, spread
 from pipelines.event_log.visible_log import COLUMNS, Events, LogSlice, aged, counted, type_weight
@@ -124,7 +124,7 @@ def behaviour_log(
     often = items.behaviour >= spec.min_events
     ids = items.ids.filter(pl.Series(often)).to_arrow().cast(pa.large_string())
     parts = max(1, min(MOST_BUCKETS, -(-int(items.events.sum()) // part_events)))
-    with TemporaryDirectory(prefix="sidmill-behaviour-") as scratch:
+    with ScratchFolder("behaviour") as scratch:
         folder = Path(scratch)
         spread(_behaviour(lake, log, IdRows(ids), spec), parts, folder / "unordered")
         seen, newest = np.zeros(len(ids), np.int64), list[int]()

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import polars as pl
@@ -17,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
+from infra.scratch import ScratchFolder
 from pipelines.counts import Counts
 from pipelines.event_log.event_order import ARRIVAL_ORDER, in_order
 from pipelines.event_log.visible_log import LogSlice
@@ -87,7 +87,7 @@ def in_buckets(lake: Lake, wanted: EventsByUser, counts: Counts) -> Iterator[pl.
     """
     items, buckets, trained_on = wanted.items, wanted.buckets, wanted.trained_on
     had_sid = np.asarray(pc.is_in(items, trained_on.items), np.bool_) if trained_on else np.ones(len(items), np.bool_)
-    with TemporaryDirectory(prefix="sidmill-buckets-") as scratch:
+    with ScratchFolder("buckets") as scratch:
         rows, trained_ids = Path(scratch) / "rows", Path(scratch) / "trained"
         spread(_events(lake, wanted, counts), buckets, rows)
         if trained_on is not None:

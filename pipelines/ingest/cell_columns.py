@@ -8,7 +8,6 @@ value or the same refusal.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -16,12 +15,11 @@ import polars as pl
 import pyarrow as pa
 
 from pipelines.sources.cells import EXACT_FLOAT, FALSE_WORDS, INT32, NULL_WORDS, TRUE_WORDS
-from pipelines.sources.times import EARLIEST_NUMBER, TimeUnit
+from pipelines.sources.times import EARLIEST, EARLIEST_NUMBER, EPOCH, TimeUnit
 
 TIME: pl.DataType = pl.Datetime("us", "UTC")
-_FIRST = datetime.min.replace(tzinfo=UTC)
-FIRST_US, LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
-"""Bounds of Python's times, in microseconds since 1970."""
+LAST_US = 253_402_300_799_999_999
+"""The last of Python's times, in microseconds since 1970."""
 EXACT_SECONDS = 1 << 32
 """Below this number of seconds, which lies in 2106, a float of seconds rounds to the right microsecond."""
 _ID = r"^[!-*,-~](?:[ -*,-~]{0,126}[!-*,-~])?$"
@@ -113,7 +111,12 @@ def _instants(column: pl.Series) -> Converted:
     else:
         stamps = column.dt.replace_time_zone(None) if _zone(column) is None else column.dt.convert_time_zone("UTC")
         stamps = stamps.dt.timestamp("us")
-    return _where(stamps.is_between(FIRST_US, LAST_US), _stamped(stamps), column)
+    return _where((stamps <= LAST_US) & _meant(_stamped(stamps)), _stamped(stamps), column)
+
+
+def _meant(times: pl.Series) -> pl.Series:
+    """Return whether each is surely not the word of a program for a missing time."""
+    return (times >= EARLIEST) & (times != EPOCH)
 
 
 def _zone(column: pl.Series) -> str | None:
@@ -130,7 +133,7 @@ def _counted(count: pl.Series, unit: TimeUnit, column: pl.Series) -> Converted:
     for name, per in _UNITS.items():
         if unit not in ("auto", name):
             continue
-        low, high = (0, EXACT_SECONDS) if unit == name else (EARLIEST_NUMBER, EXACT_SECONDS)
+        low, high = (1, EXACT_SECONDS) if unit == name else (EARLIEST_NUMBER, EXACT_SECONDS)
         inside = (count >= low * (1_000_000 // per)) & (count < high * (1_000_000 // per))
         if unit == "auto" and name == "ms":
             inside &= ~count.is_between(19_000_000_000_000, 21_010_000_000_000)  # a time in digits
@@ -152,7 +155,7 @@ def _written(column: pl.Series, unit: TimeUnit) -> Converted:
         left = left.set(fits, None)
         if left.null_count() == len(left):
             break
-    return _where(values >= _FIRST, values, column)
+    return _where(_meant(values), values, column)
 
 
 def _moments(texts: pl.Series) -> pl.Series:

@@ -12,6 +12,8 @@ TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EARLIEST_NUMBER = 631_152_000
 """1990 in seconds since 1970. A smaller number is more often a day count, a date in digits, or a sequence number."""
+EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
+"""No interaction is older. Programs write a missing date as the first day of a calendar: 0001-01-01, 1899-12-30."""
 PER_SECOND = {"s": 1, "ms": 1e3, "us": 1e6}
 ACCEPTED = (
     "accepted are 2026-09-01, 2026-09-01T08:00:00Z, 2026-09-01 10:00:00+02:00, 2026-09-01 08:00:00 UTC, and numbers "
@@ -26,15 +28,19 @@ def utc_time(value: Any, column: str, unit: TimeUnit = "auto") -> datetime | Non
     """Return a time in UTC, None if absent; a time without a zone is UTC.
 
     Numbers are since 1970 in `unit`; with "auto" in s (below 1e11), ms (below 1e14), us (below 1e17) or ns, and times
-    before 1990 are refused.
+    before 1990 are refused. Dates before 1900, and 1970-01-01 00:00:00, are refused: they stand for a missing time.
     """
     if is_absent(value):
         return None
     try:
         found = _from_calendar(value)
-        return found if found is not None else _from_text(text(value, column), column, unit)
+        found = found if found is not None else _from_text(text(value, column), column, unit)
     except (ValueError, OverflowError) as error:
         raise _refused(value, column) from error
+    if found is not None and (found < EARLIEST or found == EPOCH):
+        detail = f"{column} = {shown(value)}: programs write a missing time so: leave the cell empty, or write the time"
+        raise Refused(Reason.EVENT_TIME_INVALID, detail)
+    return found
 
 
 def _from_calendar(value: Any) -> datetime | None:

@@ -144,6 +144,8 @@ def test_readers_print_json_that_names_what_the_design_promises(
     assert "contains part-00000.parquet; give an empty folder" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in corpus.iterdir()} == {**written, "part-00000.parquet": b""}
     assert run_command(["release", "export-trie", "production", str(trie), "--lake", uri]) == 0
+    assert run_command(["release", "export-trie", "production", str(tmp_path / "gone" / "a"), "--lake", uri]) == 1
+    assert f"there is no folder {tmp_path / 'gone'} for a: create it" in capsys.readouterr().err
     from tokenizer.trie.trie import Trie
 
     native = Trie.open(trie)

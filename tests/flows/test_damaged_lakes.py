@@ -54,6 +54,22 @@ def test_a_format_that_is_no_number_of_a_format_is_not_taken_for_one(lake_of_for
         Lake(lake_of_format_2.uri).read("sids")
 
 
+def test_a_lake_whose_marker_is_lost_is_told_from_one_of_format_1(
+    lake_of_format_2: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (Path(lake_of_format_2.uri) / "lake.json").unlink()
+    (wrong,) = [found for found in verify(Lake(lake_of_format_2.uri)) if found.fault is not None]
+    assert wrong.what == "format"
+    assert "lake.json is missing" in str(wrong.fault)
+    assert run_command(["lake", "migrate", "--lake", lake_of_format_2.uri]) == 0
+    capsys.readouterr()
+    assert not [found for found in verify(Lake(lake_of_format_2.uri)) if found.fault is not None]
+
+
+def test_a_lake_of_format_1_is_verified_without_a_fault(old_lake: Lake) -> None:
+    assert not [found for found in verify(old_lake) if found.fault is not None]
+
+
 def test_what_a_library_says_in_many_lines_is_told_in_one() -> None:
     said = "Kernel error: Json error: Truncated record\n   0: <unknown>\n   1: start\n         at ./nptl/x.c:442:8\n"
     assert in_one_line(ValueError(said)) == "Kernel error: Json error: Truncated record"

@@ -59,6 +59,8 @@ def test_a_server_of_ours_refuses_who_has_no_login_and_runs_our_flows(tmp_path: 
     holding = [path for path in files if login.split(":", 1)[1].encode() in path.read_bytes()]
     assert [path.name for path in holding] == ["sidmill-login"]
     assert stat.S_IMODE(holding[0].stat().st_mode) == 0o600
+    assert any(path.name == "prefect.db" for path in files)
+    assert not [path.name for path in files if stat.S_IMODE(path.stat().st_mode) & 0o077]
     assert not any(b"canary-key" in path.read_bytes() for path in files)
 
 

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -25,7 +24,6 @@ from learning.checkpoint import OPTIMIZER, RECORD, read_record, save_file
 from learning.errors import LossDiverged, TrainingFailed
 from learning.loop import Loop
 from learning.ray_train.launch import Listener, launch
-from learning.ray_train.worker import drafts_of
 from learning.trainable import Cursor
 from pipelines.compute.cluster import connect
 from pipelines.spec import ComputeSpec
@@ -173,8 +171,6 @@ def test_a_run_that_a_fault_hits_ends_as_one_that_none_does(fault: str, tmp_path
     assert marker.exists()
     assert [row["loss"] for row in done.history] == [row["loss"] for row in whole.progress.history]
     assert [row["targets"] for row in done.history] == [row["targets"] for row in whole.progress.history]
-    left = Path(tempfile.gettempdir()).glob(f"{drafts_of(str(tmp_path / 'runs' / 'run'), 0)}*")
-    assert not list(left)  # also what the killed worker wrote
 
 
 @pytest.mark.slow

@@ -302,6 +302,28 @@ def test_an_item_with_a_flag_that_is_not_understood_is_neither_deleted_nor_chang
     assert catalogue(lake).select("item_id", "title").rows() == [("b", "None")]
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [
+        *(
+            "0001-01-01",
+            "0001-01-01T00:00:00Z",
+            "1899-12-30 00:00:00",
+            "1753-01-01",
+            "1970-01-01",
+            "1970-01-01T02:00+02:00",
+        ),
+        *(datetime(1, 1, 1), datetime(1970, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_a_date_that_programs_write_for_a_missing_time_is_refused(cell: Any) -> None:
+    with pytest.raises(Refused, match=r"ts = .*missing time") as refused:
+        utc_time(cell, "ts")
+    assert refused.value.reason == Reason.EVENT_TIME_INVALID
+    with pytest.raises(Refused, match="missing time"):
+        utc_time(0, "ts", "s")
+
+
 def test_numbers_are_finite_and_positions_fit_in_32_bits() -> None:
     assert [number(cell, "value") for cell in ("1e3", 5, "", "N/A", None)] == [1000.0, 5.0, None, None, None]
     assert [integer(cell, "position") for cell in ("3", 3.0, "", None)] == [3, 3, None, None]

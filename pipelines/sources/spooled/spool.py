@@ -5,11 +5,11 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from infra.scratch import ScratchFolder
 from pipelines.sources.files import SourceFile, find_sources
 from pipelines.sources.row import SourceError
 
@@ -26,7 +26,7 @@ class Spooled(SourceFile):
 
     label: str = ""
     near: str = ""
-    scratch: TemporaryDirectory[str] | None = field(default=None, repr=False, compare=False)
+    scratch: ScratchFolder | None = field(default=None, repr=False, compare=False)
 
     @property
     def file(self) -> str:
@@ -41,14 +41,14 @@ class Spooled(SourceFile):
         return self.near
 
 
-def scratch_folder() -> TemporaryDirectory[str]:
+def scratch_folder() -> ScratchFolder:
     """Return a folder that goes with the object, or with the process: a command ends without finalizers."""
-    folder = TemporaryDirectory(prefix="sidmill-")
+    folder = ScratchFolder("source")
     atexit.register(shutil.rmtree, folder.name, ignore_errors=True)
     return folder
 
 
-def spooled(path: Path, uri: str, label: str, near: str, scratch: TemporaryDirectory[str]) -> Spooled:
+def spooled(path: Path, uri: str, label: str, near: str, scratch: ScratchFolder) -> Spooled:
     """Return a file in a scratch folder as the source at an address."""
     (found,) = find_sources(str(path))
     return Spooled(
