@@ -33,12 +33,14 @@ class FusionMethod:
     """A method, as the registry holds it.
 
     `correction` builds the module from the spec and the width of each modality; None if there is nothing to learn.
-    `options` is the model of `fusion.options`. `check(spec)` raises ValueError for a spec that it cannot work by.
+    `options` is the model of `fusion.options`. `check(spec)` raises ValueError for a spec that it cannot work by. Both
+    sides of a pair are computed at once if the correction has no `randomness`, such as dropout.
     """
 
     correction: Callable[[FusionSpec, Mapping[str, int]], Correction] | None
     options: type[BaseModel] | None = None
     check: Callable[[FusionSpec], None] = _anything
+    randomness: bool = True
 
 
 def _towers(spec: FusionSpec, widths: Mapping[str, int]) -> Correction:
@@ -61,5 +63,5 @@ def _heads_divide(spec: FusionSpec) -> None:
 
 
 CONCAT = FusionMethod(None)
-CONTRASTIVE = FusionMethod(_towers)
-QFORMER = FusionMethod(_qformer, check=_heads_divide)
+CONTRASTIVE = FusionMethod(_towers, randomness=False)
+QFORMER = FusionMethod(_qformer, check=_heads_divide, randomness=False)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
+from learning.side_by_side import in_parts, product, side_by_side
 from pipelines.modalities import COLLABORATIVE
 from pipelines.registry import fusion_method_of
 from pipelines.spec import FusionSpec
@@ -74,8 +75,9 @@ class FusionNet(nn.Module):
         torch.manual_seed(spec.seed)
         self.spec, self.modalities = spec, sorted(widths)
         self.linear = ByModality({name: nn.Linear(widths[name], spec.dim) for name in self.modalities})
-        build = fusion_method_of(spec.method).correction
-        self.correction = None if build is None else build(spec, widths)
+        method = fusion_method_of(spec.method)
+        self.correction = None if method.correction is None else method.correction(spec, widths)
+        self._randomness = method.randomness
         self.log_scale = nn.Parameter(torch.tensor(1 / spec.temperature).log())
 
     def encode(self, vectors: Tensors) -> list[Tensor]:
@@ -93,17 +95,33 @@ class FusionNet(nn.Module):
     def forward(self, step: Step) -> tuple[Tensor, Tensor]:
         """Return, of the step's own rows, their share of the mean loss and the sum of their pair losses."""
         own, spec, scale = step.own, self.spec, self.log_scale.exp().clamp(max=MOST_SCALE)
-        left = self.merge(self.encode({name: each[own] for name, each in step.left.items()}), step.keep_left[own])
-        encoded = self.encode(step.right)
-        right = self.merge(encoded, step.keep_right)
+        left, right, encoded = self._both_sides(step)
         pairs = len(step.taken)
         target = torch.arange(pairs, device=right.device)[own]
-        scores = (left @ right.T * scale - spec.popularity * step.popularity).masked_fill(step.taken[own], -torch.inf)
+        products = product(left, right) if in_parts(self) else left @ right.T
+        scores = (products * scale - spec.popularity * step.popularity).masked_fill(step.taken[own], -torch.inf)
         summed = cross_entropy(scores, target, reduction="sum")
         share = summed / pairs
         if spec.align and len(self.modalities) > 1:
             share = share + spec.align * self._two_view_loss([each[:pairs] for each in encoded], step, scale, target)
         return share, summed.detach()
+
+    def _both_sides(self, step: Step) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+        """Return fused vectors of the left items of the step's own rows and of the right ones, and these encoded."""
+
+        def of_left() -> Sequence[Tensor]:
+            own = {name: each[step.own] for name, each in step.left.items()}
+            return [self.merge(self.encode(own), step.keep_left[step.own])]
+
+        def of_right() -> Sequence[Tensor]:
+            encoded = self.encode(step.right)
+            return [self.merge(encoded, step.keep_right), *encoded]
+
+        if self._randomness or not in_parts(self):
+            (left,), (right, *encoded) = of_left(), of_right()
+        else:
+            (left,), (right, *encoded) = side_by_side(of_left, of_right, self)
+        return left, right, encoded
 
     def _two_view_loss(self, encoded: Sequence[Tensor], step: Step, scale: Tensor, target: Tensor) -> Tensor:
         """InfoNCE of two views of the same items: their behaviour, or else first modality, and all other modalities."""
