@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 LineCallback = Callable[[str], None]
-EpochCallback = Callable[[str, Mapping[str, float]], None]
-"""Called with the label of a training and the row of an epoch (see `learning.loop.Loop.epochs`)."""
+EpochCallback = Callable[[str, Mapping[str, float], int], None]
+"""Called with the label of a training, the row of an epoch (see `learning.loop.Loop.epochs`), and their number."""
 
 
 def _discard(*_: object) -> None:
@@ -22,9 +22,9 @@ def emit(line: str) -> None:
     _listener.get()[0](line)
 
 
-def emit_epoch(label: str, row: Mapping[str, float]) -> None:
+def emit_epoch(label: str, row: Mapping[str, float], of: int) -> None:
     """Send the row of an epoch to the listener of the current context."""
-    _listener.get()[1](label, row)
+    _listener.get()[1](label, row, of)
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def train_in_process(
             epochs = Epochs(label, spec.epochs, len(loop.progress.history))
             for row in loop.epochs(do_not_save if checkpoint is None else checkpoint.save):
                 epochs.done(row["loss"])
-                emit_epoch(label, row)
+                emit_epoch(label, row, spec.epochs)
                 if on_epoch is not None and on_epoch(row):
                     break
     finally:

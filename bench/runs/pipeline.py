@@ -7,6 +7,7 @@ page cache. The share of checks is the time in which files were compared with th
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -49,7 +51,7 @@ class Stage:
 def run(options: argparse.Namespace) -> None:
     """Print the stages of a bootstrap, with `--night` those of a night, with `--backfill` those of two backfills.
 
-    The backfills fit another codebook, on a cluster with a CPU for one worker and for two, beside that of the run.
+    The backfills fit another codebook, on one core and one worker, and on two of each.
     """
     events = options.events or 5 * options.items
     with _folder(options.scratch) as folder:
@@ -70,11 +72,17 @@ def run(options: argparse.Namespace) -> None:
         for workers in (1, 2) if options.backfill else ():
             print(f"backfill, {workers} workers: {options.items:,} items")
             command = ["backfill", "--set", f"codebook.seed={workers}", "--set", f"compute.cpus={1 + workers}"]
-            measure(command, lake, None, options.items, folder / f"backfill-{workers}.log")
+            measure(command, lake, None, options.items, folder / f"backfill-{workers}.log", cores=workers)
 
 
-def measure(command: list[str], lake: Lake, given: Delivery | None, items: int, output: Path) -> None:
-    """Run a command of `sidmill run`, on a delivery if it reads one, and print what each of its stages used."""
+def measure(
+    command: list[str], lake: Lake, given: Delivery | None, items: int, output: Path, cores: int | None = None
+) -> None:
+    """Run a command of `sidmill run`, on a delivery if it reads one, and print what each of its stages used.
+
+    It has that many `cores` of this machine, all by default.
+    """
+    ours = sorted(os.sched_getaffinity(0))[:cores]
     before = lake.version("runs")
     sources = ["--items", str(given.items), "--interactions", str(given.log)] if given else []
     sources += ["--lake", lake.uri]
@@ -82,7 +90,12 @@ def measure(command: list[str], lake: Lake, given: Delivery | None, items: int, 
     program = [sys.executable, "-m", "bench.runs.checked_run", str(checks)]
     start = time.time()
     with output.open("wb") as file:
-        child = subprocess.Popen([*program, "run", *command, *sources], stdout=file, stderr=subprocess.STDOUT)
+        child = subprocess.Popen(
+            [*program, "run", *command, *sources],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            preexec_fn=partial(os.sched_setaffinity, 0, ours),
+        )
         with sampled(child.pid) as samples:
             code = child.wait()
     stop = time.time()

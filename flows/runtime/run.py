@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,12 +17,13 @@ from flows.runtime.cancellation import stop_when_cancelled
 from flows.runtime.ending import end_in_failure, end_well
 from flows.runtime.memory import give_large_arrays_pages_of_their_own, return_freed_memory
 from flows.runtime.progress import Display, StageView
+from flows.runtime.stage_artifact import StageArtifact
 from flows.runtime.times import parse_time
 from flows.runtime.tracking import Figures
 from flows.watch.lineage import Lineage, addresses_of, is_wanted
 from infra.addresses import check_environment, hide_secrets
 from infra.settings import configure
-from learning.progress import progress_listener
+from learning.progress import EpochCallback, progress_listener
 from pipelines.compute.cluster import shutdown
 from pipelines.compute.executors import Compute, InProcess, OnRay
 from pipelines.given.source import open_given
@@ -63,6 +64,7 @@ class Run:
         self.display = Display(_flow_log)
         self.result: dict[str, Any] = {}
         self.figures = Figures(self, self.id, {})
+        self._artifact: StageArtifact | None = None
         self.lineage: Lineage | None = None
         self.lease: Lease | None = None
         self._tries: dict[str, Trie] = {}
@@ -124,15 +126,32 @@ class Run:
             self.compute = InProcess(self.recipe.compute)
             self.say(f"  {rows:,} items to process: stages run in process, and no cluster is started")
 
+    def epochs(self, figures: Figures) -> EpochCallback:
+        """Return a callback that writes the figures of each epoch, and shows its number as progress of the stage."""
+
+        def report(label: str, row: Mapping[str, float], of: int) -> None:
+            figures.epoch(label, row)
+            done = int(row["epoch"]) + 1
+            if self._artifact is not None:
+                self._artifact.update(done / of, (of - done) * row["seconds"], f"{label} epoch {done} of {of}")
+
+        return report
+
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[StageView]:
         """Time and show a stage, and record it with its counts at its end."""
+        artifact = self._artifact = StageArtifact(name, self.say)
         with (
             self.display.stage(name, total) as (view, seconds),
-            progress_listener(lambda line: self.say(f"    {line}"), self.figures.epoch),
+            progress_listener(lambda line: self.say(f"    {line}"), self.epochs(self.figures)),
         ):
+            pace = view.pace
+            if pace.total:
+                of = pace.total
+                view.moved.append(lambda: artifact.update(pace.done / of, pace.left_s, f"{pace.done:,} of {of:,} rows"))
             yield view
             return_freed_memory()
+            artifact.end()
             self.record.stage(name, {**view.detail, "seconds": round(seconds(), 3)})
 
 

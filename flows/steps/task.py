@@ -58,12 +58,14 @@ def without_secrets_in_errors(function: Callable[P, R]) -> Callable[P, R]:
 
 
 async def _is_retryable(task: Any, run: Any, state: Any) -> bool:
-    """Return False for wrong input, True for other faults: a lost worker, a full socket, a lost race."""
+    """Return False for wrong input or a faulty program, True for a lost worker, a full socket, a lost race."""
     try:
         await state.aresult(raise_on_failure=True)
     except (CommitConflict, PointerMoved, TrainingFailed):
         return True
     except (ValueError, TypeError, LookupError, AssertionError, LakeError, TrainingError):
+        return False
+    except (AttributeError, NameError, ImportError):
         return False
     except Exception:  # noqa: BLE001 - every other failure is retried
         return True

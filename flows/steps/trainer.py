@@ -19,4 +19,4 @@ def ray_trainer(run: Run) -> Trainer:
     from learning.ray_train.trainer import RayTrainer
 
     connect(run.recipe.compute)
-    return RayTrainer(f"{run.lake.uri}/{TRAINING}", lambda line: run.say(f"    {line}"), run.figures.epoch)
+    return RayTrainer(f"{run.lake.uri}/{TRAINING}", lambda line: run.say(f"    {line}"), run.epochs(run.figures))

@@ -106,7 +106,7 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, base_model:
         launch,
         storage_path=_storage(run.lake),
         listener=Listener(
-            lambda line: run.say(f"    {line}"), Figures(run, key, {"sidmill.release": manifest.id}).epoch
+            lambda line: run.say(f"    {line}"), run.epochs(Figures(run, key, {"sidmill.release": manifest.id}))
         ),
     )
     start = None

@@ -45,6 +45,7 @@ from ray.train.v2._internal.exceptions import (
 from infra.scratch import ScratchFolder
 from learning.checkpoint import read_record, require_same
 from learning.errors import CheckpointDamaged, NotEnoughCpus, TrainingError, TrainingFailed
+from learning.progress import EpochCallback
 from learning.ray_train.placement import ReleasePlacement
 from learning.ray_train.worker import MakeTrainable, train
 from learning.spec import LoopSpec
@@ -70,7 +71,6 @@ RAYS_RECORD = "checkpoint_manager_snapshot.json"
 
 Progress = Callable[[str], None]
 Row = dict[str, float]
-OnEpoch = Callable[[str, Row], None]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Listener:
     """Receiver of a training's reports: `progress` gets plain lines, `on_epoch` the label and the row of each epoch."""
 
     progress: Progress = logger.info
-    on_epoch: OnEpoch | None = None
+    on_epoch: EpochCallback | None = None
 
 
 @dataclass(frozen=True)
@@ -317,7 +317,7 @@ def _report_epochs(
                 f"{row['tokens_per_s']:,.0f} tokens/s, {row['seconds']:.1f} s{left}"
             )
             if listener.on_epoch is not None:
-                listener.on_epoch(label, row)
+                listener.on_epoch(label, row, epochs)
 
     def watch() -> None:
         while not over.wait(POLL_S):

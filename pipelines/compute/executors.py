@@ -25,7 +25,7 @@ from tokenizer.arrays.vectors import SPAN, Items, Rows
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Report = str | tuple[str, Mapping[str, float]] | None
+Report = str | tuple[str, Mapping[str, float], int] | None
 """A line of progress, or the label of a training and the row of an epoch; None at the end."""
 
 

@@ -58,7 +58,8 @@ def embed(
     """Encode the items (item_id, content_hash, columns the stage reads) that have no vector yet, and store them.
 
     `unchanged` counts vectors that already exist. Refused rows go to quarantine; they are retried when their content
-    changes or by `sidmill quarantine retry`.
+    changes or by `sidmill quarantine retry`. `advance` gets numbers of rows as workers return them, before a
+    commit; rows that must be encoded again because a worker died are taken back.
     """
     counts = Counts(f"embed {job.modality}", rows_in=items.height)
     refused = pl.DataFrame(schema=dict.fromkeys(KEY, pl.String))
@@ -69,14 +70,13 @@ def embed(
 
     def encoded(rows: pl.DataFrame) -> Iterator[pa.Table]:
         tasks = min(job.task_rows or job.chunk_rows, job.chunk_rows)
-        return _rebatched(compute.map(job.stage, job.arguments, rows.to_arrow(), tasks), job.chunk_rows)
+        return _rebatched(compute.map(job.stage, job.arguments, rows.to_arrow(), tasks), job.chunk_rows, advance)
 
     pending = job.in_order(undone(items))
     counts.unchanged = items.height - pending.height
     advance(counts.unchanged)
-    for done in _until_done(pending, encoded, undone):
+    for done in _until_done(pending, encoded, undone, advance):
         refused = refused.vstack(_store(lake, job, done, counts, provenance))
-        advance(done.num_rows)
     return counts.check()
 
 
@@ -84,6 +84,7 @@ def _until_done(
     pending: pl.DataFrame,
     encoded: Callable[[pl.DataFrame], Iterator[pa.Table]],
     undone: Callable[[pl.DataFrame], pl.DataFrame],
+    advance: Callable[[int], None],
 ) -> Iterator[pa.Table]:
     """Yield all rows through the stage, even if rows kill the process that encodes them.
 
@@ -103,6 +104,7 @@ def _until_done(
             if (deadly := deadly + left.height) > MOST_DEADLY:
                 raise
             if left.height:
+                advance(left.height)
                 yield _refused(left, Reason.ENCODER_CRASHED, str(death))
 
 
@@ -115,14 +117,19 @@ def _refused(rows: pl.DataFrame, reason: str, detail: str) -> pa.Table:
     ).to_arrow()
 
 
-def _rebatched(batches: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
+def _rebatched(batches: Iterator[pa.Table], rows: int, advance: Callable[[int], None]) -> Iterator[pa.Table]:
     """Join batches until they hold at least `rows` rows: one commit each."""
     waiting: list[pa.Table] = []
-    for batch in batches:
-        waiting.append(batch)
-        if sum(each.num_rows for each in waiting) >= rows:
-            yield pa.concat_tables(waiting)
-            waiting = []
+    try:
+        for batch in batches:
+            waiting.append(batch)
+            advance(batch.num_rows)
+            if sum(each.num_rows for each in waiting) >= rows:
+                yield pa.concat_tables(waiting)
+                waiting = []
+    except WorkerDied:
+        advance(-sum(each.num_rows for each in waiting))
+        raise
     if waiting:
         yield pa.concat_tables(waiting)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from learning.side_by_side import in_parts, product, side_by_side
+from pipelines.fusion.side_by_side import in_parts, product, side_by_side
 from pipelines.modalities import COLLABORATIVE
 from pipelines.registry import fusion_method_of
 from pipelines.spec import FusionSpec

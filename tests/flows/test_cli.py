@@ -119,8 +119,11 @@ def test_readers_print_json_that_names_what_the_design_promises(
     nowhere = str(tmp_path / "none" / "page.html")
     assert run_command(["report", "--lake", uri, "--output", nowhere]) == 1
     assert not Path(nowhere).parent.exists()
-    trie = tmp_path / "sids.trie"
-    corpus = trie.parent / "corpus"
+    _the_grounding_corpus_is_written_once(uri, tmp_path / "corpus", capsys)
+    _the_trie_is_written_in_both_formats(uri, tmp_path, capsys)
+
+
+def _the_grounding_corpus_is_written_once(uri: str, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["release", "export-grounding", "--output", str(corpus), "--lake", uri]
     assert run_command(command) == 0
     written = {path.name: path.read_bytes() for path in corpus.iterdir()}
@@ -143,6 +146,10 @@ def test_readers_print_json_that_names_what_the_design_promises(
     assert run_command(command) == 1
     assert "contains part-00000.parquet; give an empty folder" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in corpus.iterdir()} == {**written, "part-00000.parquet": b""}
+
+
+def _the_trie_is_written_in_both_formats(uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trie = tmp_path / "sids.trie"
     assert run_command(["release", "export-trie", "production", str(trie), "--lake", uri]) == 0
     assert run_command(["release", "export-trie", "production", str(tmp_path / "gone" / "a"), "--lake", uri]) == 1
     assert f"there is no folder {tmp_path / 'gone'} for a: create it" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +24,7 @@ from flows.inspect.verify import verify
 from flows.nightly import nightly
 from flows.recipe import RecipeError, parse_recipe
 from flows.train import NothingToTrainOn, train
+from storage.lake import Lake
 from storage.quarantine import by_reason
 from storage.releases.models import evaluations, read_model
 from storage.releases.releases import published, read_release
@@ -221,10 +223,29 @@ def test_items_may_share_sids_where_the_recipe_keeps_collisions(
         assert run_command([*command, "--lake", lake.uri]) == 0
         return capsys.readouterr().out
 
+    _the_evaluation_is_shown_everywhere(lake, told, tmp_path / "report.html")
+
+    # The model can be asked about a later release too, and not about one that holds out what it knows.
+    write_log(small / "later.csv", sorted(first), users=20, events=200, start=START + timedelta(days=60))
+    nightly(lake.uri, None, [], [str(small / "later.csv")])
+    later = json.loads(told("run", "evaluate", "--release", "production", "--json"))
+    assert (later["model"], later["release"]) == (stored.model, "r-000003")
+    assert later["result"]["seen_left_out"] is False
+    cases = f"{later['result']['cases']:,} cases, seen items ranked too"
+    assert f"(on r-000003, {cases})" in told("lake", "status")
+    assert cases in told("run", "evaluate", "--release", "production")
+    assert cases in told("release", "show", "production")
+    assert run_command(["run", "evaluate", "--release", "r-000001", "--lake", lake.uri]) == 1
+    assert f"{stored.model} has learnt from events before" in capsys.readouterr().err
+
+
+def _the_evaluation_is_shown_everywhere(lake: Lake, told: Callable[..., str], page: Path) -> None:
+    (stored,) = evaluations(lake)
+    result = stored.result.as_record()
     again = json.loads(told("run", "evaluate", stored.model, "--json"))
     assert (again["key"], again["result"]) == (stored.key, result)
     assert len(evaluations(lake)) == 1
-    shown, page = told("run", "evaluate"), tmp_path / "report.html"
+    shown = told("run", "evaluate")
     told("report", "--output", str(page))
     assert setting_text_with_targets(stored.result) in shown
     assert setting_text_with_targets(stored.result) in page.read_text()
@@ -243,19 +264,6 @@ def test_items_may_share_sids_where_the_recipe_keeps_collisions(
         assert diff["figures"]["recall@10"] == expected
         assert diff["after"] == {"model": stored.model, "cases": result["cases"]}
     assert re.search(rf"recall@10 +{recall:.4g}  ->  {recall:.4g}   \+0.0000", told("release", "diff", before, after))
-
-    # The model can be asked about a later release too, and not about one that holds out what it knows.
-    write_log(small / "later.csv", sorted(first), users=20, events=200, start=START + timedelta(days=60))
-    nightly(lake.uri, None, [], [str(small / "later.csv")])
-    later = json.loads(told("run", "evaluate", "--release", "production", "--json"))
-    assert (later["model"], later["release"]) == (stored.model, "r-000003")
-    assert later["result"]["seen_left_out"] is False
-    cases = f"{later['result']['cases']:,} cases, seen items ranked too"
-    assert f"(on r-000003, {cases})" in told("lake", "status")
-    assert cases in told("run", "evaluate", "--release", "production")
-    assert cases in told("release", "show", "production")
-    assert run_command(["run", "evaluate", "--release", "r-000001", "--lake", lake.uri]) == 1
-    assert f"{stored.model} has learnt from events before" in capsys.readouterr().err
 
 
 @pytest.mark.slow

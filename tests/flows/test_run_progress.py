@@ -3,17 +3,25 @@
 import io
 import re
 import time
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterType, FlowRunFilter, FlowRunFilterId
 from rich.console import Console
 
+from flows.bootstrap import bootstrap
 from flows.cli import show
-from flows.runtime import progress
+from flows.runtime import progress, stage_artifact
 from flows.runtime.progress import Display
 from flows.runtime.server import ensure_server
+from flows.runtime.stage_artifact import StageArtifact
+from storage.lake import Lake
+from storage.runs.record import runs
 
 
 def test_a_stage_says_that_it_goes_on_and_stops_saying_so_when_it_ends(
@@ -44,13 +52,26 @@ def test_a_stage_that_fails_says_nothing_more(
     assert capsys.readouterr().out == ""
 
 
+def test_a_stage_in_a_pipe_tells_its_rows_and_the_time_that_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "FIRST_TICK_S", 0.2)
+    with Display().stage("embed text", 1_000) as (view, _):
+        for _ in range(4):
+            view.advance(100)
+            time.sleep(0.08)
+        time.sleep(0.2)
+    line, *_ = (line for line in capsys.readouterr().out.splitlines() if "so far" in line)
+    assert re.fullmatch(r"  embed text +\d\.\d s so far, \d00 of 1,000 rows, about \d+ s left", line)
+
+
 @pytest.mark.parametrize("total", [None, 1_000_000])
 def test_a_bar_fits_a_terminal_of_80_columns_with_its_numbers_whole(total: int | None) -> None:
     out = io.StringIO()
     display = Display()
     display._console = Console(file=out, force_terminal=True, width=80, highlight=False, color_system=None)
     with display.stage("embed coordinates", total) as (view, _):
-        for rows in (499_999, 500_000):
+        for rows in (299_999, 300_000, 400_000):
             view.advance(rows)
             time.sleep(0.3)
     frames = re.split(r"[\r\n]|\x1b\[[0-9;?]*[A-Za-z]", out.getvalue())
@@ -58,7 +79,7 @@ def test_a_bar_fits_a_terminal_of_80_columns_with_its_numbers_whole(total: int |
     assert max(map(len, frames)) <= 80
     if total:
         assert any("999999/1000000" in frame for frame in frames)
-        assert any("rows/s" in frame for frame in frames)
+        assert any("rows/s, 0 s left" in frame for frame in frames)
 
 
 names = st.text("abcdefgh_", min_size=1, max_size=12)
@@ -125,3 +146,35 @@ def test_no_server_is_announced_where_one_is_configured(
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}):
         assert ensure_server() == "http://127.0.0.1:1/api"
     assert capsys.readouterr().err == ""
+
+
+def test_the_stages_of_a_run_are_artifacts_of_its_flow_run(
+    tmp_path: Path, small: Path, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage_artifact, "EVERY_S", 0.0)
+    bootstrap(str(tmp_path / "lake"), recipe, [str(small / "items.jsonl")], [str(small / "log.csv")])
+    (record,) = runs(Lake(str(tmp_path / "lake")))
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(
+            artifact_filter=ArtifactFilter(type=ArtifactFilterType(any_=["progress"])),
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[UUID(record.flow_run)])),
+        )
+    shown = {each.key: (each.data, each.description) for each in found}
+    assert shown["progress-fit-fusion"] == (100.0, "fit fusion: done")
+    assert shown["progress-embed-text"] == (100.0, "embed text: done")
+
+
+def test_a_server_that_cannot_be_reached_ends_no_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage_artifact, "EVERY_S", 0.0)
+    told: list[str] = []
+    artifact = StageArtifact("embed text", told.append)
+    artifact._wanted = True
+
+    def unreachable(*_: object) -> None:
+        raise OSError("connection refused")
+
+    monkeypatch.setattr(stage_artifact, "create_progress_artifact", unreachable)
+    for done in (0.1, 0.5):
+        artifact.update(done, 3.0, "rows")
+    artifact.end()
+    assert told == ["  warning: the progress of embed text is not shown in Prefect: connection refused"]

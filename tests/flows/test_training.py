@@ -19,6 +19,7 @@ from flows.runtime.run import open_run
 from flows.train import resumable_production_model, train
 from learning.checkpoint import read_record
 from learning.errors import CheckpointMismatch, LossDiverged
+from storage.lake import Lake
 from storage.releases.models import models, read_model
 from storage.releases.releases import published, read_release
 from storage.runs.record import runs
@@ -84,6 +85,13 @@ def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_n
         lake.frame("sequences").filter(release=f"{night.id}-in-2").height
     ] * 2
 
+    _what_cannot_go_on_is_refused(lake, recipe)
+    _production_stays_where_nothing_is_new(lake, small, recipe)
+    _a_training_that_diverges_leaves_all_as_it_is(lake, recipe)
+
+
+def _what_cannot_go_on_is_refused(lake: Lake, recipe: Recipe) -> None:
+    first, second, *_ = models(lake)
     with pytest.raises(NothingToTrainOn, match="run without --since"):
         train(lake.uri, {**recipe, "sequences": {"buckets": 3}}, since=second.id)
     other = {**recipe, "generator": {**recipe["generator"], "dim": 64}}  # type: ignore[dict-item]
@@ -95,10 +103,16 @@ def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_n
     with pytest.raises(HeldOutEventsSeen, match=f"{first.release} holds out events from .* run without --since"):
         train(lake.uri, release=first.release, since=second.id)
     assert len(runs(lake)) == before, "what is asked for wrongly is refused before a run begins"
-    going_on = {**recipe, "train": {**recipe["train"], "since_production": True}}  # type: ignore[dict-item]
-    with open_run("train", lake.uri, going_on, {}) as run:
+    with open_run("train", lake.uri, _since_production(recipe), {}) as run:
         assert resumable_production_model(run, read_release(lake, first.release)) is None
 
+
+def _since_production(recipe: Recipe) -> Recipe:
+    return {**recipe, "train": {**recipe["train"], "since_production": True}}  # type: ignore[dict-item]
+
+
+def _production_stays_where_nothing_is_new(lake: Lake, small: Path, recipe: Recipe) -> None:
+    going_on = _since_production(recipe)
     # By the recipe alone, without an event that production has not learnt from, its model stays.
     assert train(lake.uri, going_on)["model"] == published(lake).model  # type: ignore[union-attr]
 
@@ -110,6 +124,8 @@ def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_n
     assert train(lake.uri, only_shown)["model"] == published(lake).model  # type: ignore[union-attr]
     assert len(models(lake)) == 4
 
+
+def _a_training_that_diverges_leaves_all_as_it_is(lake: Lake, recipe: Recipe) -> None:
     # A training that ends in numbers that are none leaves the models, and what is published, as they are.
     current = published(lake)
     wild = {**recipe, "train": {**recipe["train"], "align_epochs": 0, "learning_rate": 1e38}}  # type: ignore[dict-item]

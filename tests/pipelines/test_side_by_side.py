@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from learning import side_by_side as module
-from learning.side_by_side import in_parts, product, side_by_side
+from pipelines.fusion import side_by_side as module
+from pipelines.fusion.side_by_side import in_parts, product, side_by_side
 
 
 def network() -> nn.Sequential:
