@@ -12,7 +12,7 @@ from flows.steps.candidate import CandidateInput, Kind, make_candidate
 from flows.steps.embed import check_encoders, content_columns, describe_encoders, embed_items, embed_stage
 from flows.steps.fit import fit, refit
 from flows.steps.fitted_artifacts import fitted_artifacts_of
-from flows.steps.given import store_given, survey_given
+from flows.steps.given import read_given, store_given
 from flows.steps.vectors import item_vectors
 from pipelines.modalities import CONTENT
 from storage.lake import Lake
@@ -45,7 +45,7 @@ def fitted_release(
     Return the existing candidate if one was made from the same input.
     """
     refitting = refit_of if run.recipe.refit else None
-    given = survey_given(run, snapshot, refitting)
+    given = read_given(run, snapshot, refitting)
     extra = {"refit_of": refit_of.id if refit_of else None, **given.key_fields}
     key = release_key(kind, parent.id if parent else None, snapshot.content(run.lake), run.recipe.hash, extra)
     made = find_release_by_key(run.lake, key)
@@ -103,7 +103,7 @@ def extended_release(
             "  no item in quarantine can be tried again; rows that ingest refused must be corrected and sent in a "
             "new file"
         )
-    given = survey_given(run, snapshot, parent)
+    given = read_given(run, snapshot, parent)
     fresh = given.new_since(run.lake, parent)
     changed = arrived_since(run.lake, parent, snapshot)
     taken = taken_segments(run.lake, parent)

@@ -67,7 +67,7 @@ def collect(lake: Lake, manifest: Manifest) -> dict[str, Any]:
         "slack": codebook.spec.slack if codebook.spec.balanced else None,
         "slack_sweep": codebook.statistics["slack_sweep"],
         "frontier": _frontier(codebook),
-        "looks": sample_views(lake, manifest, trie),
+        "samples": sample_views(lake, manifest, trie),
         "reasons": [(reason, rows, remedy(reason)) for reason, rows in by_reason(lake).items()],
         "refused": _newest_refused(lake),
         "drift": lake.frame("drift", manifest.versions["drift"]).to_dicts(),

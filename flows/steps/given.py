@@ -62,7 +62,7 @@ def is_given(encoder: EncoderRef) -> bool:
 
 
 @step
-def survey_given(run: Run, snapshot: Snapshot, parent: Manifest | None = None) -> Given:
+def read_given(run: Run, snapshot: Snapshot, parent: Manifest | None = None) -> Given:
     """Read the given vectors of the items of the catalogue. Nothing is written.
 
     Raise EncoderChanged if the `parent` that a night extends pins vectors of another version or width.

@@ -25,9 +25,9 @@ REPEAT = timedelta(minutes=10)
 class Trigger:
     """A state that a run has to follow. `request` asks for a run.
 
-    A run is requested once two looks have found the same state, so that files are complete. With `later`, something
-    else requests the run first, and the trigger requests one only if none began within REPEAT. `unanswered` is True if
-    a run was requested and none ended within REPEAT.
+    A run is requested once two inspections have found the same state, so that files are complete. With `later`,
+    something else requests the run first, and the trigger requests one only if none began within REPEAT. `unanswered`
+    is True if a run was requested and none ended within REPEAT.
     """
 
     request: Callable[[], None]

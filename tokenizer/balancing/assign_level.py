@@ -29,7 +29,7 @@ PRICE_ROWS_PER_CODE = 32
 """The small sample that prices are computed on has the larger of PRICE_ROWS and this number for each code."""
 REFINE_ROWS = LEAD
 """Items of the large sample."""
-LOOKS = 3
+LOOKUPS = 3
 """Times that candidates are looked up on the small sample."""
 LIST = 48
 """Longest list of cheapest codes of an item."""
@@ -302,7 +302,7 @@ def _prices(
     else:
         found = settle(small, np.zeros(len(open_codes)), FROM_NOTHING)
         if len(alive) > few_rows or _width(len(alive), len(open_codes)) < len(open_codes):
-            for _ in range(LOOKS - 1):
+            for _ in range(LOOKUPS - 1):
                 found = settle(small, found, FROM_SIMILAR)
             found = settle(items.first(alive, prefix_Nl, REFINE_ROWS), found, FROM_SAMPLE)
     prices[open_codes] = found
