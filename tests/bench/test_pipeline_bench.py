@@ -81,7 +81,7 @@ def test_a_bootstrap_and_a_night_are_measured_stage_by_stage(
 ) -> None:
     assert main(["pipeline", "--items", "300", "--night", "--scratch", str(tmp_path / "kept")]) == 0
     bootstrap, night = capsys.readouterr().out.split("night: 100 items, 20,000 events")
-    for stage in ("behaviour", "fit fusion", "fuse", "fit codebook", "beyond the start"):
+    for stage in ("behaviour", "fit fusion", "fit codebook", "beyond the start"):
         assert stage in bootstrap
     assert "beyond the start" in night
     assert "fit codebook" not in night

@@ -245,3 +245,23 @@ def test_items_without_room_have_no_code_at_all(collision: str) -> None:
     assert (found.codes[waits] == -1).all()
     assert (found.raw_codes[waits] == -1).all()
     assert (found.codes[~waits] >= 0).all()
+
+
+@pytest.mark.parametrize("collision", ["suffix", "item"])
+def test_a_token_after_the_codes_makes_sids_unique_and_counts_on_from_those_taken(collision: str) -> None:
+    vectors, ids = catalogue(30)
+    spec = CodebookSpec.model_validate(
+        {"levels": [{"codes": 3}, {"codes": 2}], "collision": collision, "iterations": 2, "balanced": False}
+    )
+    book = fit({"fused": vectors}, ids, spec)
+    first = assign_sids(book, {"fused": vectors[:20]}, ids[:20], Occupancy.empty(len(book.sizes)))
+    later = assign_sids(book, {"fused": vectors[20:]}, ids[20:], Occupancy(first.codes))
+    sids = np.concatenate([first.codes, later.codes])
+    assert len(np.unique(sids, axis=0)) == 30
+    assert len(np.unique(sids[:, :-1], axis=0)) <= 6, "the codes are those of the levels"
+    groups = {tuple(codes): sids[(sids[:, :-1] == codes).all(axis=1), -1] for codes in np.unique(sids[:, :-1], axis=0)}
+    if collision == "suffix":
+        assert all(sorted(tokens) == list(range(len(tokens))) for tokens in groups.values())
+    else:
+        assert sorted(sids[:, -1]) == list(range(30))
+    assert later.codes[:, -1].max() > first.codes[:, -1].max() - 1
