@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from event_files import scalars
 from mlflow import MlflowClient
+from tensorboardX.event_file_writer import EventsWriter
 
 from flows.runtime.run import Run, open_run
 from flows.runtime.tracking import EXPERIMENT, KEY, RECEIVER, Figures
@@ -66,6 +67,20 @@ def test_a_server_that_does_not_answer_is_told_once_and_ends_no_training(
             figures.epoch("train", row)
     assert capsys.readouterr().out.count("warning: MLflow got no figures") == 1
     assert len(scalars(Path(lake_of_format_2.uri) / "tensorboard" / "key")["train/loss"]) == 2
+
+
+def test_a_figure_is_encoded_once_however_many_epochs_follow(
+    lake_of_format_2: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, encoded = EventsWriter.write_event, list[object]()
+    monkeypatch.setattr(EventsWriter, "write_event", lambda self, event: encoded.append(event) or written(self, event))
+    with opened(lake_of_format_2) as run:
+        figures = Figures(run, "key", {})
+        for epoch in range(20):
+            figures.epoch("train", {"epoch": float(epoch), "loss": epoch / 4})
+    found = scalars(Path(lake_of_format_2.uri) / "tensorboard" / "key")
+    assert found == {"train/loss": [(epoch, epoch / 4) for epoch in range(20)]}
+    assert len(encoded) == 20 * 2, "one scalar an epoch, and the version of the format"
 
 
 def test_figures_go_with_their_model(lake_of_format_2: Lake) -> None:
