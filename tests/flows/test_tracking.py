@@ -83,11 +83,12 @@ def test_a_figure_is_encoded_once_however_many_epochs_follow(
     assert len(encoded) == 20 * 2, "one scalar an epoch, and the version of the format"
 
 
-def test_figures_go_with_their_model(lake_of_format_2: Lake) -> None:
-    lake, kept = lake_of_format_2, models(lake_of_format_2)[0].key
+def test_figures_go_with_their_model_or_codebook(lake_of_format_2: Lake) -> None:
+    lake = lake_of_format_2
+    kept = {models(lake)[0].key, read_release(lake, "production").codebook.fitted_by}
     with opened(lake) as run:
-        for key in (kept, "abandoned"):
+        for key in (*kept, "abandoned"):
             Figures(run, key, {}).epoch("train", ROWS[0])
     later = datetime.now(UTC) + timedelta(days=30)
     collect(lake, Policy(grace=timedelta(days=1)), Provenance("test", ""), remove=True, now=later)
-    assert [path.name for path in (Path(lake.uri) / "tensorboard").iterdir() if any(path.iterdir())] == [kept]
+    assert {path.name for path in (Path(lake.uri) / "tensorboard").iterdir() if any(path.iterdir())} == kept
