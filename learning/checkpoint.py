@@ -79,7 +79,7 @@ class State:
         except RuntimeError as error:  # torch does not report the cause
             free = shutil.disk_usage(directory).free
             raise OSError(
-                f"cannot write the checkpoint {directory / OPTIMIZER}: {error}; {free:,} bytes are free on that disk"
+                f"cannot write the checkpoint {directory / OPTIMIZER}: {free:,} bytes are free on that disk ({error})"
             ) from error
         save_file(self.weights, directory / WEIGHTS)
         _write_record(directory, record, _hashes(directory))
