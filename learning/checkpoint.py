@@ -79,7 +79,7 @@ class State:
         except RuntimeError as error:  # torch does not report the cause
             free = shutil.disk_usage(directory).free
             raise OSError(
-                f"cannot write the checkpoint {directory / OPTIMIZER}: {error}; {free:,} bytes are free on that disk"
+                f"cannot write the checkpoint {directory / OPTIMIZER}: {free:,} bytes are free on that disk ({error})"
             ) from error
         save_file(self.weights, directory / WEIGHTS)
         _write_record(directory, record, _hashes(directory))
@@ -165,12 +165,17 @@ def read_record(directory: Path, only: str | None = None) -> Record:
     if not (directory / RECORD).is_file():
         raise CheckpointDamaged(_missing(directory, RECORD))
     try:
-        record = json.loads((directory / RECORD).read_text())
-    except ValueError as error:
+        stored = json.loads((directory / RECORD).read_text())
+        cursor, hashes = Cursor(**stored["cursor"]), dict[str, str](stored["sha256"])
+        identity, step, history, code, begun = (
+            stored[name] for name in ("identity", "step", "history", "code_version", "begun")
+        )
+    except (ValueError, KeyError, TypeError) as error:  # also JSON of another shape, as after a changed byte
         raise CheckpointDamaged(
-            f"cannot read the checkpoint record {directory / RECORD}: {error}; use an older checkpoint or train again"
+            f"cannot read the checkpoint record {directory / RECORD}: {type(error).__name__}: {error}; use an older "
+            "checkpoint or train again"
         ) from error
-    for name, wanted in record["sha256"].items():
+    for name, wanted in hashes.items():
         if only not in (None, name):
             continue
         if not (directory / name).is_file():
@@ -181,14 +186,7 @@ def read_record(directory: Path, only: str | None = None) -> Record:
                 f"the checkpoint file {directory / name} is damaged: its sha256 is {found}, but the record of the "
                 f"checkpoint has {wanted}; use an older checkpoint or train again"
             )
-    return Record(
-        record["identity"],
-        Cursor(**record["cursor"]),
-        record["step"],
-        record["history"],
-        record["code_version"],
-        record["begun"],
-    )
+    return Record(identity, cursor, step, history, code, begun)
 
 
 def _missing(directory: Path, name: str) -> str:

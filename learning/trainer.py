@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 SAVE_S = 10.0
 """Least seconds between two checkpoints. What takes less is faster trained again than stored."""
+PLACEMENT = {"workers", "cpus_per_worker", "checkpoint_steps"}
+"""Settings of a loop by which its weights do not go: a training may go on under others."""
 OnEpoch = Callable[[dict[str, float]], bool | None]
 
 
@@ -77,19 +81,29 @@ def train_in_process(
     return [row["loss"] for row in loop.progress.history]
 
 
+def training_name(trainable: Trainable[Any], spec: LoopSpec, label: str) -> str:
+    """Return the name under which a training's checkpoints are found: label, and hash of what determines the weights.
+
+    A training with fewer epochs, or another learning rate, begins anew.
+    """
+    settings = spec.model_dump(mode="json", exclude=PLACEMENT)
+    known_by = json.dumps([trainable.plan_hash, dict(trainable.identity), settings], sort_keys=True)
+    return f"{label.lower()}-{hashlib.sha256(known_by.encode()).hexdigest()[:16]}"
+
+
 @dataclass(frozen=True)
 class ResumableTrainer:
     """A `Trainer` as `train_in_process`; running a training again that was killed goes on after its last checkpoint.
 
-    The checkpoint lies under `storage_path`, an absolute folder or a URI, in a folder named by label and plan hash. It
-    is deleted when the training ends.
+    The checkpoint lies under `storage_path`, an absolute folder or a URI, in a folder with the `training_name`. It is
+    deleted when the training ends.
     """
 
     storage_path: str
 
     def __call__(self, trainable: Trainable[Any], spec: LoopSpec, label: str) -> list[float]:
         """See `learning.trainer.Trainer`."""
-        kept = StoredCheckpoint(f"{self.storage_path}/{label.lower()}-{trainable.plan_hash}-in-process", label)
+        kept = StoredCheckpoint(f"{self.storage_path}/{training_name(trainable, spec, label)}-in-process", label)
         losses = train_in_process(trainable, spec, label, checkpoint=kept)
         kept.delete()
         return losses
@@ -134,13 +148,17 @@ class StoredCheckpoint:
             self._files.create_dir(path)
             pyarrow.fs.copy_files(draft, path, pyarrow.fs.LocalFileSystem(), self._files)
         for each in former:
-            self._files.delete_dir(each)
+            if each != path:  # a damaged one of this step was written over
+                self._delete(each)
         self._saved = time.monotonic()
 
     def delete(self) -> None:
-        """Delete the folder."""
-        if self._files.get_file_info(self._folder).type is not pyarrow.fs.FileType.NotFound:
-            self._files.delete_dir(self._folder)
+        """Delete the folder, if there is one."""
+        self._delete(self._folder)
+
+    def _delete(self, folder: str) -> None:
+        with suppress(FileNotFoundError):  # also where another run trains the same
+            self._files.delete_dir(folder)
 
     def _paths(self) -> list[str]:
         """Return the folders of checkpoints, newest first."""

@@ -218,10 +218,9 @@ class Lake:
         among: Among | None = None,
     ) -> pa.Table:
         dataset = self._dataset(table, files, where, among, columns)
-        if not dataset.files:
-            return dataset.schema.empty_table().select(dataset.schema.names if columns is None else list(columns))
+        condition = _both(where, among) if dataset.files else None  # Arrow looks at all values of a condition first
         with self._reading(table, dataset):
-            return dataset.to_table(columns=None if columns is None else list(columns), filter=_both(where, among))
+            return dataset.to_table(columns=None if columns is None else list(columns), filter=condition)
 
     def rows_of(self, handle: DeltaTable, table: str, files: list[DataFile] | None = None) -> pa.Table:
         """Read all rows of an open table, at its version, or of some of its files."""

@@ -18,7 +18,6 @@ from storage.retention.garbage import FIGURES
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from tensorboardX.proto.event_pb2 import Event
 
     from flows.runtime.run import Run
 
@@ -40,7 +39,7 @@ class Figures:
         self._run, self._key, self._tags = run, key, {KEY: key, "sidmill.lake": run.lake.uri, **tags}
         self._told = set[str]()
         self._file = f"events.out.tfevents.{int(time.time())}.{run.id}.{secrets.token_hex(4)}"
-        self._events: list[Event] = []
+        self._written = b""
         self._client: MlflowClient | None = None
         self._mlflow_run = ""
 
@@ -77,14 +76,14 @@ class Figures:
         from tensorboardX.summary import scalar
 
         now = time.time()
-        self._events += [Event(wall_time=now, step=step, summary=scalar(*each)) for each in scalars.items()]
         with ScratchFolder("figures") as folder:
             writer = EventsWriter(f"{folder}/events")
-            for event in self._events:
-                writer.write_event(event)
+            for each in scalars.items():
+                writer.write_event(Event(wall_time=now, step=step, summary=scalar(*each)))
             writer.close()
             (path,) = Path(folder).iterdir()
-            self._run.lake.files.write(f"{FIGURES}/{self._key}/{self._file}", path.read_bytes())
+            self._written += path.read_bytes()  # each writer begins with the version of the format, which may repeat
+        self._run.lake.files.write(f"{FIGURES}/{self._key}/{self._file}", self._written)
 
     def _to_mlflow(self, scalars: Scalars, step: int) -> None:
         if not os.environ.get(RECEIVER):

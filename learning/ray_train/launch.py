@@ -45,7 +45,7 @@ from ray.train.v2._internal.exceptions import (
 from infra.scratch import ScratchFolder
 from learning.checkpoint import read_record, require_same
 from learning.errors import CheckpointDamaged, NotEnoughCpus, TrainingError, TrainingFailed
-from learning.progress import EpochCallback
+from learning.progress import EpochCallback, LineCallback
 from learning.ray_train.placement import ReleasePlacement
 from learning.ray_train.worker import MakeTrainable, train
 from learning.spec import LoopSpec
@@ -69,7 +69,6 @@ KEEPS_MEMORY = {
 RAYS_RECORD = "checkpoint_manager_snapshot.json"
 """File in which Ray Train records the checkpoints of a run."""
 
-Progress = Callable[[str], None]
 Row = dict[str, float]
 
 
@@ -77,7 +76,7 @@ Row = dict[str, float]
 class Listener:
     """Receiver of a training's reports: `progress` gets plain lines, `on_epoch` the label and the row of each epoch."""
 
-    progress: Progress = logger.info
+    progress: LineCallback = logger.info
     on_epoch: EpochCallback | None = None
 
 
@@ -154,7 +153,7 @@ def _fit(
     spec: LoopSpec,
     name: str,
     storage: str,
-    progress: Progress,
+    progress: LineCallback,
 ) -> Result:
     """Fit, and retry if the controller gives up. Every failure becomes a TrainingError."""
     where = f"training {name} in {storage}"
@@ -239,7 +238,7 @@ def _fit_once(make_trainable: MakeTrainable, spec: LoopSpec, name: str, storage:
             signal.signal(signal.SIGINT, before)
 
 
-def _check_cluster_capacity(spec: LoopSpec, progress: Progress) -> None:
+def _check_cluster_capacity(spec: LoopSpec, progress: LineCallback) -> None:
     """Report the wait for CPUs if the cluster is smaller than the run but may grow.
 
     A cluster started on this machine cannot grow: raises NotEnoughCpus.
@@ -261,7 +260,7 @@ def _stored(storage: str, name: str) -> Result | None:
         return None
 
 
-def _begun(storage: str, name: str, progress: Progress) -> Result | None:
+def _begun(storage: str, name: str, progress: LineCallback) -> Result | None:
     """The stored state of an earlier launch.
 
     None if Ray's record is corrupt or the last checkpoint is incomplete. Then the record is deleted, and the workers

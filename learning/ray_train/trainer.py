@@ -15,6 +15,7 @@ from learning.progress import EpochCallback, LineCallback
 from learning.ray_train.launch import Listener, launch
 from learning.spec import LoopSpec
 from learning.trainable import Trainable
+from learning.trainer import training_name
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +24,8 @@ logger = logging.getLogger(__name__)
 class RayTrainer:
     """A `Trainer` on `spec.workers` workers. Running the same training again resumes it or returns its result.
 
-    A run is stored under the folder or URI `storage_path`, named by label and plan hash. The trainable is stored once
-    in the object store of each machine. Raises as `launch` does.
+    A run is stored under the folder or URI `storage_path`, with the `training_name`. The trainable is stored once in
+    the object store of each machine. Raises as `launch` does.
     """
 
     storage_path: str | Path
@@ -35,7 +36,7 @@ class RayTrainer:
         result = launch(
             partial(ray.get, ray.put(trainable)),
             spec,
-            f"{label.lower()}-{trainable.plan_hash}",
+            training_name(trainable, spec, label),
             self.storage_path,
             listener=Listener(self.progress, self.on_epoch),
             label=label,

@@ -27,6 +27,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Report = str | tuple[str, Mapping[str, float], int] | None
 """A line of progress, or the label of a training and the row of an epoch; None at the end."""
+RETRIES = 2
+"""Further tries of a function whose worker died."""
 
 
 class WorkerDied(RuntimeError):
@@ -129,23 +131,24 @@ class OnRay:
         self.work: Executor = RayWork(spec)
 
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run `function` as one Ray task and report its progress lines here; an interrupt here cancels the task."""
+        """Run `function` as one Ray task and report its progress here; an interrupt here cancels the task.
+
+        If its worker dies, it is run again, at most RETRIES times, and reports again what it does again. Ray's own
+        retries would skip as many reports as have come; a training that goes on from a checkpoint makes fewer, and its
+        result would be skipped too.
+        """
         import ray
+        from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError
 
         connect(self._spec)
-        task = ray.remote(num_cpus=1, max_retries=2, num_returns="streaming")(_reports_and_result)
-        answers = task.remote(function, args, kwargs)
-        try:
-            for answer in answers:
-                report, result = ray.get(answer)
-                if isinstance(report, str):
-                    emit(report)
-                elif report is not None:
-                    emit_epoch(*report)
-        except BaseException:
-            ray.cancel(answers, force=True)
-            raise
-        return cast(R, result)
+        task = ray.remote(num_cpus=1, max_retries=0, num_returns="streaming")(_reports_and_result)
+        for left in reversed(range(RETRIES + 1)):
+            try:
+                return cast(R, _result_of(task.remote(function, args, kwargs)))
+            except (WorkerCrashedError, NodeDiedError, OutOfMemoryError, ObjectLostError):
+                if not left:
+                    raise
+        raise AssertionError("the last try returns or raises")
 
     def map(
         self, make: Callable[..., Stage], arguments: dict[str, Any], table: pa.Table, rows: int
@@ -276,6 +279,24 @@ def _actor_of(make: Callable[..., Stage], arguments: dict[str, Any], threads: in
             return apply(self._stage, batch)
 
     return StageActor
+
+
+def _result_of(answers: Any) -> Any:
+    """Return the result of a task of `_reports_and_result`; its reports go to the listener here."""
+    import ray
+
+    result = None
+    try:
+        for answer in answers:
+            report, result = ray.get(answer)
+            if isinstance(report, str):
+                emit(report)
+            elif report is not None:
+                emit_epoch(*report)
+    except BaseException:
+        ray.cancel(answers, force=True)
+        raise
+    return result
 
 
 def _reports_and_result(function: Callable[..., R], args: Any, kwargs: Any) -> Iterator[tuple[Report, R | None]]:

@@ -11,8 +11,8 @@ from storage.errors import LakeError
 # Seconds allowed for connecting to an address, and for its answer.
 WITHIN_S = 10.0
 LONGEST_SOCKET = 107
-"""Most characters of the path of a socket."""
-SOCKET = "/sidmill-{user}/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+"""Most bytes of the path of a socket."""
+SOCKET = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 """The longest path of a socket that Ray makes below a folder."""
 _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # HTTP/2 preface, empty SETTINGS
 _SETTINGS = 4  # type of a frame of HTTP/2 (RFC 9113, 6.5), with which a server begins
@@ -61,8 +61,10 @@ def unreachable(address: str, why: str) -> str:
 def private_folder() -> Path:
     """Return a folder that only this user can enter, for Ray's files: Ray's own folders are open to all users."""
     base = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-    short = len(base) + len(SOCKET.format(user=os.getuid())) <= LONGEST_SOCKET
-    folder = Path(base if short else "/tmp") / f"sidmill-{os.getuid()}"
+    name = f"sidmill-{os.getuid()}"
+    longest = max(name, "sidmill-xxxxxxxx", key=len)  # `mkdtemp` adds eight characters
+    short = len(os.fsencode(f"{base}/{longest}/{SOCKET}")) <= LONGEST_SOCKET
+    folder = Path(base if short else "/tmp") / name
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.lstat()
     if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():

@@ -1,5 +1,7 @@
 """Place of one file."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -46,13 +48,23 @@ class File:
         return self.filesystem.open_input_stream(self.path, compression=codec)
 
     def head(self, size: int) -> bytes:
-        """Return the first bytes of the content; raise SourceError if they cannot be read."""
-        try:
-            with self.open_stream() as stream:
-                data: bytes = stream.read(size)
-        except OSError as error:
-            raise self.broken_off(error) from error
+        """Return the first bytes of the content. Raise as `reading` does."""
+        with self.reading(), self.open_stream() as stream:
+            data: bytes = stream.read(size)
         return data
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Raise SourceError where the content of a local file breaks off.
+
+        Other errors are those of the machine or of a store, which may pass; they are raised as they are.
+        """
+        try:
+            yield
+        except OSError as error:
+            if error.errno is None and isinstance(self.filesystem, pafs.LocalFileSystem):  # Arrow's, of what it holds
+                raise self.broken_off(error) from error
+            raise
 
     def broken_off(self, error: OSError) -> SourceError:
         """Return the error to raise for a file that cannot be read to its end."""

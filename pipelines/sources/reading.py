@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 
 from pipelines.sources.file import File
 from pipelines.sources.parquet_columns import parquet_columns
@@ -52,14 +51,11 @@ def read_file(file: File, named: Folders, spec: Spec, rows: int) -> Iterator[Par
     """
     last = -1
     try:
-        for part in _parts(file, named, spec, rows):
-            last = part[-1].number if isinstance(part, list) else part.last
-            yield _with_folders(part, named)
-    except (SourceError, AssertionError, MemoryError):
-        raise
-    except OSError as error:
-        if error.errno is None and isinstance(file.filesystem, pafs.LocalFileSystem):  # of what it holds
-            raise file.broken_off(error) from error
+        with file.reading():
+            for part in _parts(file, named, spec, rows):
+                last = part[-1].number if isinstance(part, list) else part.last
+                yield _with_folders(part, named)
+    except (SourceError, AssertionError, OSError, MemoryError):
         raise
     except UnicodeError as error:
         raise SourceError(

@@ -19,6 +19,7 @@ from storage.erasure.record import Seen, Wanted, begin_erasure, end_erasure, rec
 from storage.erasure.rows import Subjects
 from storage.erasure.tables import TableCleaner
 from storage.errors import LakeError, LakeNotFound
+from storage.files.store import WRITING
 from storage.files.table_log import Log
 from storage.lake import Lake
 from storage.releases.completeness import require_complete
@@ -199,14 +200,17 @@ def _unfinished(lake: Lake, table: str) -> list[str]:
 
 
 def _remove_blobs(lake: Lake, until: float) -> int:
-    """Delete the blobs that no release, model or item names: those that held an item, and its pictures."""
-    found = _when_quiet(lake, until, lambda: [each.name for each in lake.files.found(BLOBS) if len(each.name) == 64])
+    """Delete the blobs that no release, model or item names: those that held an item, and its pictures; and drafts."""
+    listed = _when_quiet(lake, until, lambda: lake.files.found(BLOBS))
+    for each in listed:
+        if each.name.startswith(WRITING):
+            lake.files.delete(each.path)
     named = pictures(lake)
     for manifest in recorded_releases(lake):
         named |= {digest for _, digest in pinned_blobs(manifest)}
     for model in recorded_models(lake):
         named |= {digest for _, digest in model_blobs(model)}
-    gone = [digest for digest in found if digest not in named]
+    gone = [each.name for each in listed if len(each.name) == 64 and each.name not in named]
     for digest in gone:
         lake.blobs.delete(digest)
     return len(gone)

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from storage.commit import Provenance, append
+from storage.files.store import WRITING
 from storage.lake import Lake
 from storage.schemas import ERASURES
 
@@ -79,9 +80,12 @@ def record_pass(lake: Lake, erasure: str, provenance: Provenance) -> None:
 
 
 def end_erasure(lake: Lake, erasure: str, provenance: Provenance) -> None:
-    """Record that nothing is left of what an erasure took out, and forget its ids."""
+    """Record that nothing is left of what an erasure took out, and forget its ids, also in drafts of killed tries."""
     _append(lake, Step(erasure, DONE), provenance)
     lake.files.delete(_file(erasure))
+    for each in lake.files.found(FOLDER):
+        if each.name.startswith(WRITING):
+            lake.files.delete(each.path)
 
 
 def unfinished(lake: Lake) -> dict[str, Wanted]:

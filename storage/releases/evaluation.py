@@ -50,8 +50,9 @@ class Accuracy:
     def of(cls, stored: Stored) -> Accuracy:
         """The accuracy in a record that may have other figures too."""
         recall, ndcg, hits = (_by_k(stored, name) for name in BY_K)
-        bounds = {name.removesuffix(INTERVAL): each for name, each in stored.items() if name.endswith(INTERVAL)}
-        return cls(stored["mrr"], recall, ndcg, hits, {name: (low, high) for name, (low, high) in bounds.items()})
+        bounds = {name: each for name, each in stored.items() if name.endswith(INTERVAL) and _is_pair(each)}
+        intervals = {name.removesuffix(INTERVAL): (low, high) for name, (low, high) in bounds.items()}
+        return cls(stored["mrr"], recall, ndcg, hits, intervals)
 
     @property
     def cuts(self) -> list[int]:
@@ -108,7 +109,7 @@ class RankerResult:
         accuracy, prefixes = Accuracy.of(stored), _by_k(stored, PREFIXES)
         known = {*accuracy.as_record(), *(f"{PREFIXES}@{k}" for k in prefixes), RAW}
         rest = {name: value for name, value in stored.items() if name not in known}
-        buckets = {name: value for name, value in rest.items() if isinstance(value, list)}
+        buckets = {name: value for name, value in rest.items() if _are_buckets(value)}
         exposure = {name: value for name, value in rest.items() if "@" in name and name not in buckets}
         return cls(
             accuracy,
@@ -209,3 +210,14 @@ def _by_k(stored: Stored, name: str) -> dict[int, Any]:
     """The values of a figure by k."""
     cut = {key: key.removeprefix(f"{name}@") for key in stored if key.startswith(f"{name}@")}
     return {int(k): stored[key] for key, k in cut.items() if k.isdigit()}
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2
+
+
+def _are_buckets(value: Any) -> bool:
+    """Return whether a value is a list of buckets: a later version may add lists of other things."""
+    return isinstance(value, list) and all(
+        isinstance(each, dict) and {"from", "to", "cases", "mrr"} <= each.keys() for each in value
+    )

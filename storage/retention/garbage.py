@@ -8,7 +8,7 @@ from functools import cached_property
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from storage.files.store import Found
+from storage.files.store import WRITING, Found
 from storage.files.table_log import Log
 from storage.files.trim import Trim
 from storage.lake import Lake
@@ -22,8 +22,8 @@ from storage.schemas import TABLES
 
 BLOBS, TRAINING, RUN_LOGS, FIGURES = "blobs", "training", "logs", "tensorboard"
 """Folders of a lake beside those of its tables."""
-SMALL_FILES = (leases.FOLDER, beats.FOLDER)
-"""Folders of small files that runs write while they work: one that is killed meanwhile leaves a draft."""
+SMALL_FILES = (leases.FOLDER, beats.FOLDER, "erasing", "watch")
+"""Folders of small files that runs and commands write: one that is killed meanwhile leaves a draft."""
 NAMED_BY_NOTHING = "blobs that nothing names"
 
 
@@ -123,7 +123,8 @@ class Listing:
         stay = {model.key for model in needs.models if model.id in named}
         stay |= {each.codebook.fitted_by for each in needs.manifests if each.id in named}
         for each in self._lake.files.found(FIGURES):
-            if each.path.split("/")[1] not in stay and each.changed_ns < needs.cutoff_ms * 1_000_000:
+            wanted = each.path.split("/")[1] in stay and not each.name.startswith(WRITING)
+            if not wanted and each.changed_ns < needs.cutoff_ms * 1_000_000:
                 yield Garbage("figures of trainings whose result is gone", each.path, each.size)
 
     def _garbage_blobs(self, needs: Needs) -> Iterator[Garbage]:

@@ -26,7 +26,7 @@ from storage.erasure.erase import NotErased
 from storage.erasure.record import erasures, redacted, unfinished
 from storage.errors import ErasedMeanwhile
 from storage.files import rewritten_log
-from storage.files.store import Files
+from storage.files.store import WRITING, Files
 from storage.files.trim import read_trim
 from storage.lake import Lake
 from storage.releases.releases import read_release, releases
@@ -137,6 +137,16 @@ def test_nothing_of_a_user_and_an_item_is_left_in_any_file_and_no_other_row_is_l
     assert [(each.subjects, each.reason, each.done) for each in erasures(lake)] == [
         ({"users": 1, "items": 1}, "for [erased]", True)
     ]
+
+
+def test_drafts_of_killed_writers_go_with_what_is_erased(lake: Lake) -> None:
+    drafts = [Path(lake.uri, *place, f"{WRITING}1") for place in (("erasing",), ("blobs", "ab"))]
+    for path in drafts:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"users": [USER], "items": [ITEM]}))
+    forget_both(lake)
+    assert left(lake) == []
+    assert not any(path.exists() for path in drafts)
 
 
 def forget_both(lake: Lake, wait_s: float = 0) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from event_files import scalars
 from mlflow import MlflowClient
+from tensorboardX.event_file_writer import EventsWriter
 
 from flows.runtime.run import Run, open_run
 from flows.runtime.tracking import EXPERIMENT, KEY, RECEIVER, Figures
@@ -68,11 +69,26 @@ def test_a_server_that_does_not_answer_is_told_once_and_ends_no_training(
     assert len(scalars(Path(lake_of_format_2.uri) / "tensorboard" / "key")["train/loss"]) == 2
 
 
-def test_figures_go_with_their_model(lake_of_format_2: Lake) -> None:
-    lake, kept = lake_of_format_2, models(lake_of_format_2)[0].key
+def test_a_figure_is_encoded_once_however_many_epochs_follow(
+    lake_of_format_2: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, encoded = EventsWriter.write_event, list[object]()
+    monkeypatch.setattr(EventsWriter, "write_event", lambda self, event: encoded.append(event) or written(self, event))
+    with opened(lake_of_format_2) as run:
+        figures = Figures(run, "key", {})
+        for epoch in range(20):
+            figures.epoch("train", {"epoch": float(epoch), "loss": epoch / 4})
+    found = scalars(Path(lake_of_format_2.uri) / "tensorboard" / "key")
+    assert found == {"train/loss": [(epoch, epoch / 4) for epoch in range(20)]}
+    assert len(encoded) == 20 * 2, "one scalar an epoch, and the version of the format"
+
+
+def test_figures_go_with_their_model_or_codebook(lake_of_format_2: Lake) -> None:
+    lake = lake_of_format_2
+    kept = {models(lake)[0].key, read_release(lake, "production").codebook.fitted_by}
     with opened(lake) as run:
-        for key in (kept, "abandoned"):
+        for key in (*kept, "abandoned"):
             Figures(run, key, {}).epoch("train", ROWS[0])
     later = datetime.now(UTC) + timedelta(days=30)
     collect(lake, Policy(grace=timedelta(days=1)), Provenance("test", ""), remove=True, now=later)
-    assert [path.name for path in (Path(lake.uri) / "tensorboard").iterdir() if any(path.iterdir())] == [kept]
+    assert {path.name for path in (Path(lake.uri) / "tensorboard").iterdir() if any(path.iterdir())} == kept

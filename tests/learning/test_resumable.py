@@ -86,7 +86,9 @@ def test_a_killed_training_takes_the_steps_that_it_had_not_taken(make: Callable[
     torch.testing.assert_close(weights, same, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("harm", ["a flipped bit", "a missing file", "another version of the code"])
+@pytest.mark.parametrize(
+    "harm", ["a flipped bit", "a missing file", "a record of another shape", "another version of the code"]
+)
 def test_a_checkpoint_that_is_damaged_or_of_other_code_is_not_used(
     harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +100,9 @@ def test_a_checkpoint_that_is_damaged_or_of_other_code_is_not_used(
         weights.write_bytes(data)
     elif harm == "a missing file":
         weights.unlink()
+    elif harm == "a record of another shape":
+        record = left / "checkpoint.json"
+        record.write_text(record.read_text().replace('"sha256"', '"sha257"'))
     else:
         monkeypatch.setattr(trainer, "code_version", lambda: "another")
     lines, losses, weights_now = again(fusion, tmp_path)
@@ -113,3 +118,66 @@ def test_a_short_training_stores_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     trainable, spec = trainings.vae()
     ResumableTrainer(str(tmp_path))(trainable, spec, "twin")
     assert list(tmp_path.iterdir()) == []
+
+
+class Stopped(Exception):
+    pass
+
+
+class Stops(Mortal):
+    """A trainable that raises after so many epochs."""
+
+    def __init__(self, of: Any, after: int) -> None:
+        super().__init__(of)
+        self._after = after
+
+    def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[Any]:
+        if cursor.epoch == self._after:
+            raise Stopped
+        yield from self._of.batches(rank, world, cursor)
+
+
+def stopped(make: Callable[[], Made], folder: Path, after: int) -> Path:
+    """Train for so many epochs, and return the checkpoint that is left."""
+    trainable, spec = make()
+    with pytest.raises(Stopped):
+        ResumableTrainer(str(folder))(Stops(trainable, after), spec, "twin")
+    (left,) = folder.glob("*/step-*")
+    return left
+
+
+@pytest.mark.parametrize("change", [{"epochs": 1}, {"learning_rate": 0.5}])
+def test_a_training_with_other_settings_of_the_loop_begins_anew(change: dict[str, Any], tmp_path: Path) -> None:
+    """The plan hash of a SASRec is of its data and their order: the number of epochs does not enter."""
+
+    def changed() -> Made:
+        trainable, spec = sasrec()
+        return trainable, spec.model_copy(update=change)
+
+    stopped(sasrec, tmp_path, 2)
+    trainable, spec = changed()
+    losses = ResumableTrainer(str(tmp_path))(trainable, spec, "twin")
+    wanted, same = undisturbed(changed)
+    assert losses == wanted
+    torch.testing.assert_close(trainable.module.state_dict(), same, rtol=0, atol=0)
+    assert len(again(sasrec, tmp_path)[1]) == 3
+
+
+def test_a_damaged_checkpoint_of_the_same_step_is_written_over_and_stays(tmp_path: Path) -> None:
+    left = stopped(fusion, tmp_path, 1)
+    whole = (left / "model.safetensors").read_bytes()
+    (left / "model.safetensors").write_bytes(b"")
+    assert stopped(fusion, tmp_path, 1) == left
+    assert (left / "model.safetensors").read_bytes() == whole
+
+
+def test_a_checkpoint_that_another_run_of_the_same_training_has_deleted_is_none_to_delete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(fusion, tmp_path, 1)
+    paths = StoredCheckpoint._paths
+    gone = tmp_path.resolve() / "gone" / "step-000000001"
+    monkeypatch.setattr(StoredCheckpoint, "_paths", lambda self: [*paths(self), str(gone)])
+    lines, losses, _ = again(fusion, tmp_path)
+    assert lines[0] == "twin"
+    assert losses == undisturbed(fusion)[0]

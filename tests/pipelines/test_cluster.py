@@ -162,15 +162,19 @@ def test_the_folder_of_a_cluster_is_never_one_that_somebody_else_made(
         subprocess.run(["rm", "-r", str(short)], check=True)
 
 
-@pytest.mark.parametrize("characters", [20, 29, 30, 31, 35, 40, 60])
+@pytest.mark.parametrize("taken", [False, True])
+@pytest.mark.parametrize("letter", ["x", "\u00e9"])
+@pytest.mark.parametrize("characters", [20, 23, 29, 30, 31, 35, 40, 60])
 def test_a_socket_of_ray_fits_whatever_folder_for_temporary_files_is_set(
-    characters: int, monkeypatch: pytest.MonkeyPatch
+    characters: int, letter: str, taken: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    base = Path(f"/tmp/sd-{os.getpid()}-".ljust(characters, "x"))
+    base = Path(f"/tmp/sd-{os.getpid()}-".ljust(characters, letter))
     base.mkdir()
     try:
+        if taken:
+            (base / f"sidmill-{os.getuid()}").symlink_to(tmp_path)
         monkeypatch.setenv("RAY_TMPDIR", str(base))
         socket = f"{private_folder()}/ray/session_2026-11-28_06-46-17_412496_{os.getpid():07}/sockets/plasma_store"
-        assert len(socket) <= 107
+        assert len(socket.encode()) <= 107
     finally:
         subprocess.run(["rm", "-r", str(base)], check=True)

@@ -1,10 +1,15 @@
 """A stage is held to the columns it declares; what lies in Ray's store reads as what lies in memory."""
 
+import os
+import signal
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from ray.exceptions import WorkerCrashedError
 
 import tokenizer.arrays.vectors
 from learning.progress import emit, progress_listener
@@ -100,3 +105,35 @@ def test_what_a_function_tells_is_heard_here_wherever_it_runs(compute: InProcess
         with pytest.raises(ValueError, match="nothing to halve"):
             compute.run(halving(), 0)
     assert heard == ["4 left", "2 left", "1 left"]
+
+
+def mortal() -> Callable[[Path, int], str]:
+    """A function whose worker is killed at first, and that then has less to tell, as from a checkpoint."""
+
+    def run(tries: Path, deaths: int) -> str:
+        tries.write_text(tries.read_text() + "x")
+        if len(tries.read_text()) > deaths:
+            emit("resuming")
+            return "made"
+        for epoch in range(4):
+            emit(f"epoch {epoch}")
+        time.sleep(1)  # until they are heard
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+    return run
+
+
+def test_a_function_whose_worker_dies_is_run_again_and_its_result_is_not_lost(
+    tmp_path: Path, ray_cluster: None
+) -> None:
+    heard: list[str] = []
+    tries = tmp_path / "tries"
+    tries.write_text("")
+    with progress_listener(heard.append):
+        assert OnRay(ComputeSpec()).run(mortal(), tries, 1) == "made"
+    assert heard[-1] == "resuming"
+    tries.write_text("")
+    with pytest.raises(WorkerCrashedError):
+        OnRay(ComputeSpec()).run(mortal(), tries, 9)
+    assert len(tries.read_text()) == 3

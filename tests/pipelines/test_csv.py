@@ -249,6 +249,13 @@ def test_a_file_that_is_utf8_after_all_is_not_read_in_the_encoding_that_is_decla
         read(path, encoding=encoding)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "cp1252"])
+def test_an_empty_file_is_of_any_encoding(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "items.csv"
+    path.write_bytes(b"")
+    assert read(path, encoding=encoding) == []
+
+
 def test_a_text_without_the_mark_that_its_declared_encoding_needs_is_refused_with_the_setting(tmp_path: Path) -> None:
     path = tmp_path / "items.csv"
     path.write_text("item_id,title\n1,mug\n", encoding="utf-16-be")

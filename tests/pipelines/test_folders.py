@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 from deltalake import write_deltalake
@@ -18,7 +19,9 @@ from pipelines.ingest.events.ingest import ingest_interactions
 from pipelines.ingest.items.ingest import ingest_items
 from pipelines.profile.sample import sample
 from pipelines.sources.column_names import differences, header_of
+from pipelines.sources.file import File
 from pipelines.sources.files import find_files, find_sources
+from pipelines.sources.reading import check_text
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
 from storage.commit import Provenance
@@ -95,6 +98,21 @@ def test_a_compressed_text_that_ends_early_behind_its_beginning_is_named_where_i
     path.write_bytes(gzip.compress(rows)[:-100])
     with pytest.raises(SourceError, match=r"a\.jsonl\.gz cannot be read to its end"):
         sample([str(path)], "items")
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_fault_of_the_machine_or_of_a_store_is_no_fault_of_the_file(
+    tmp_path: Path, local: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: File) -> None:
+        raise OSError(5, "Input/output error") if local else OSError("When reading: AWS Error SLOW_DOWN")
+
+    (tmp_path / "a.csv").write_text("item_id,title\n1,a\n")
+    filesystem = pafs.LocalFileSystem() if local else pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
+    file = File(str(tmp_path / "a.csv"), filesystem)
+    monkeypatch.setattr(File, "open_stream", fails)
+    with pytest.raises(OSError, match=r"Input/output|SLOW_DOWN"):
+        check_text(file, ItemsSpec())
 
 
 def test_atomic_files_are_tabbed_texts_where_they_are_named_and_are_left_out_of_a_folder(tmp_path: Path) -> None:

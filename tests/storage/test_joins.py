@@ -70,6 +70,15 @@ def test_what_a_version_lacks_is_what_arrived_since_however_often_files_were_joi
     ]
 
 
+def test_of_no_files_the_same_columns_are_read(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    deliver(lake, 1)
+    columns = ["item_id", "__filename"]
+    whole = lake.read_files("items", [each.path for each in lake.data_files("items")], columns)
+    assert lake.read_files("items", [], columns).equals(whole.slice(0, 0))
+    assert lake.read("items", columns=columns, where=ds.field("item_id") == "none").schema == whole.schema
+
+
 def test_a_join_whose_entry_was_cut_from_the_log_counts_for_new(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
     one = deliver(lake, *range(5))

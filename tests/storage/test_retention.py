@@ -272,7 +272,8 @@ def test_what_was_retired_is_made_again_under_its_key(tmp_path: Path) -> None:
 
 def test_files_of_crashed_writers_go_when_they_are_old_and_are_not_written_again(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
-    published(lake, 1)
+    (release,) = published(lake, 1)
+    key = read_release(lake, release).codebook.fitted_by
     orphan, again = lake.blobs.put(b"orphan"), lake.blobs.put(b"written again")
     sids, log = tmp_path / "sids", tmp_path / "sids" / "_delta_log"
     data = next(sids.glob("part-*.parquet"))
@@ -280,11 +281,11 @@ def test_files_of_crashed_writers_go_when_they_are_old_and_are_not_written_again
         *(sids / f"{WRITING}1", sids / f"{data.name}#1", log / "00000000000000000009.json#2"),
         sids / f"part-{'0' * 64}-{'0' * 16}-{'0' * 16}.parquet",
         tmp_path / "blobs" / orphan[:2] / f"{WRITING}2",
-        *(tmp_path / folder / f"{WRITING}3" for folder in SMALL_FILES),
+        *(tmp_path / folder / f"{WRITING}3" for folder in (*SMALL_FILES, "logs", f"tensorboard/{key}")),
         tmp_path / "blobs" / orphan[:2] / orphan,
     ]
-    for folder in SMALL_FILES:
-        (tmp_path / folder).mkdir()
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
     foreign = sids / "notes.txt"
     for path in (*left[:-1], foreign):
         path.write_bytes(b"x")

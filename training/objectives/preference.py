@@ -10,7 +10,6 @@ Shape suffixes: N targets, E events, L levels, C items compared.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,9 +25,6 @@ from training.models.trie_tensors import TrieTensors
 from training.objectives.losses import Candidates, Objective, Preference
 from training.objectives.next_code import NextCode, Origin
 from training.spec import GeneratorSpec
-
-if TYPE_CHECKING:
-    pass
 
 
 class PreferenceTraining(NextCode):

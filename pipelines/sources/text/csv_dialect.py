@@ -133,7 +133,7 @@ def other_encoding(head: bytes) -> str | None:
 
 def _is_rather_utf8(head: bytes, encoding: str) -> bool:
     """Return whether a text that is declared to be of another encoding is clearly UTF-8."""
-    if Dialect(encoding, "", "", "").is_utf8 or b"\0" in head:
+    if not head or b"\0" in head or Dialect(encoding, "", "", "").is_utf8:
         return False
     lines = head.split(b"\n")
     beyond = [line for line in lines[:-1] or lines if not line.isascii()]
