@@ -190,15 +190,14 @@ def _level_by_level(batch: _Batch, codes_NL: Codes, start: int, taken: Codes | N
     Returns the same codes with, in the last level, the item's first choice. Without `taken`, items may share SIDs.
     """
     codebook, items, room = batch.codebook, batch.items, batch.room
-    first_N = np.full(len(items), -1, np.int32)
     for level in range(start, codebook.levels):
         prefix = codes_NL[:, :level]
         prefixes = None if taken is None else PrefixCapacity(prefix, taken, codebook.sizes, room[-1] > 0)
         costs = quantizer_of(codebook.spec).level(codebook, level)
         binding = prefixes if prefixes is not None and prefixes.binding else None
         found = assign_level(costs, items, prefix, room[level], batch.work, prefixes=binding)
-        codes_NL[:, level], first_N = found.codes, found.first
-    return np.column_stack([codes_NL[:, :-1], first_N])
+        codes_NL[:, level] = found.codes
+    return np.column_stack([codes_NL[:, :-1], found.first])
 
 
 def _place_stuck(batch: _Batch, codes_NL: Codes, taken: Codes) -> None:
