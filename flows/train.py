@@ -46,6 +46,13 @@ def train(
     Training is skipped if a model of this release and recipe exists. Without a recipe, the release's is used. With a
     base model (`since`, or production's if the recipe says so), training starts from its weights and predicts only
     events that it has not learnt from.
+
+    Args:
+        lake: Folder or object-store address of the lake.
+        recipe: A recipe: a TOML file, a name such as `demo`, or its sections as an object. Default: the release's.
+        release: Release id or alias to train on.
+        since: Model to go on from, such as m-000001. Default: none, or production's with train.since_production.
+        overrides: Settings for this run alone, each SECTION.FIELD=VALUE, such as train.epochs=4.
     """
     from flows.steps.training import forget_training
 
