@@ -18,7 +18,6 @@ from flows.inspect.lake_state import lake_state
 from flows.nightly import nightly
 from flows.watch.health import Problem, problems
 from flows.watch.lag import lags
-from flows.watch.lineage import dataset
 from flows.watch.spec import WatchSpec
 from storage.commit import Provenance
 from storage.errors import QuarantineBudgetExceeded
@@ -214,39 +213,30 @@ def test_messages_that_are_not_read_are_the_lag_of_a_stream(lake: Lake, kafka_br
     assert lags(lake)[0].messages == 0
 
 
-def test_events_of_openlineage_name_what_a_run_read_and_wrote_and_none_is_sent_unasked(
-    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sent = tmp_path / "events.jsonl"
-    monkeypatch.setenv("OPENLINEAGE__TRANSPORT__TYPE", "file")
-    monkeypatch.setenv("OPENLINEAGE__TRANSPORT__LOG_FILE_PATH", str(sent))
-    monkeypatch.setenv("OPENLINEAGE__TRANSPORT__APPEND", "true")
-    new = items(tmp_path / "new.csv", "c1")
-    nightly(lake.uri, None, [new])
-    failing(lake, tmp_path)
-    monkeypatch.delenv("OPENLINEAGE__TRANSPORT__TYPE")
-    nightly(lake.uri)
-    events = [json.loads(line) for line in sent.read_text().splitlines()]
-    assert [event["eventType"] for event in events] == ["START", "COMPLETE", "START", "FAIL"]
-    begun, done, _, failed = events
-    assert begun["run"]["runId"] == done["run"]["runId"] != failed["run"]["runId"]
-    assert (done["job"]["namespace"], done["job"]["name"]) == (lake.uri, "sidmill.nightly")
-    assert [(each["namespace"], each["name"]) for each in done["inputs"]] == [("file", new)]
-    written = {each["name"]: each["facets"]["version"]["datasetVersion"] for each in done["outputs"]}
-    assert written[lake.path("sids")] == str(lake.version("sids"))
-    assert lake.path("releases") in written
-    assert lake.path("interactions") not in written
-    assert "QuarantineBudgetExceeded" in failed["run"]["facets"]["errorMessage"]["message"]
-
-
 @pytest.mark.parametrize(
-    ("address", "named"),
+    ("limit", "problem"),
     [
-        ("/data/in", ("file", "/data/in")),
-        ("s3://bucket/in/log", ("s3://bucket", "in/log")),
-        ("kafka://a:9092,b:9092/clicks", ("kafka://a:9092,b:9092", "clicks")),
-        ("s3://bucket/log?region=eu", ("s3://bucket", "log")),
+        ("watch.production_hours=1e-9", "stale_production"),
+        ("watch.night_hours=1e-9", "no_night"),
+        ("watch.model_hours=1", "stale_model"),
+        ('watch.source_hours={"s3://elsewhere"=1}', "stale_source s3://elsewhere"),
     ],
 )
-def test_data_sets_are_named_by_store_and_path(address: str, named: tuple[str, str]) -> None:
-    assert dataset(address) == named
+def test_each_limit_ends_the_check_with_its_own_exit_code(
+    lake: Lake, limit: str, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["lake", "check", "--json", "--lake", lake.uri]
+    assert run_command(command) == 0
+    capsys.readouterr()
+    assert run_command([*command, "--set", limit]) == 3
+    assert [each["problem"] for each in json.loads(capsys.readouterr().out)] == [problem]
+
+
+def test_a_stream_that_lags_ends_the_check_with_its_own_exit_code(lake: Lake, kafka_broker: KafkaBroker) -> None:
+    topic = kafka_broker.topic()
+    for number in range(2):
+        kafka_broker.send(topic, b'{"user_id": "u", "item_id": "a1", "event_time": "2026-01-01"}', number)
+        nightly(lake.uri, None, [], [topic]) if number == 0 else None
+    command = ["lake", "check", "--lake", lake.uri, "--set"]
+    assert run_command([*command, "watch.lag_messages=1"]) == 0
+    assert run_command([*command, "watch.lag_messages=0"]) == 3
