@@ -15,8 +15,9 @@ def refit_due(lake: Lake) -> str:
     why = [gate.name for gate in production.gates if gate.name in DUE_GATES and not gate.passed]
     if production.counts.get("refit_due"):
         why.append("items without a free SID")
-    known = releases(lake)
-    fitted = min(each.created_at for each in known if each.codebook.id == production.codebook.id)
-    if any(each.codebook.id != production.codebook.id and each.created_at > fitted for each in known):
+    fits = [((each.codebook.id, each.codebook.fitted_by), each.created_at) for each in releases(lake)]
+    own = production.codebook.id, production.codebook.fitted_by
+    since = min(at for fit, at in fits if fit == own)
+    if any(fit != own and at > since for fit, at in fits):
         return ""
     return f"the codebook {production.codebook.id} is due for a refit: {', '.join(why)}" if why else ""

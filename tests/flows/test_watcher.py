@@ -14,6 +14,7 @@ from flows.watch.due import refit_due
 from flows.watch.missed import missed_night
 from storage.lake import Lake
 from storage.releases.pointers import read_pointer
+from storage.releases.releases import read_release
 from storage.runs.beats import Beat, beats, record_beat
 from storage.runs.record import RunRecord, runs
 
@@ -96,7 +97,8 @@ def test_a_refit_is_due_by_some_gates_until_another_codebook_was_made(lake: Lake
     assert asked == [REFIT_EVENT]
     candidate(lake, "second", ["s1"], created_at=datetime.now(UTC))
     assert refit_due(lake) != "", "a night keeps the codebook"
-    candidate(lake, "third", ["s2"], codebook="c2", created_at=datetime.now(UTC))
+    codebook = read_release(lake, "production").codebook.model_copy(update={"fitted_by": "backfill-1"})
+    candidate(lake, "third", ["s2"], created_at=datetime.now(UTC), manifest={"codebook": codebook.model_dump()})
     assert refit_due(lake) == ""
     served(lake, refit=True).look()
     assert asked == [REFIT_EVENT]
