@@ -18,6 +18,7 @@ from flows.inspect.lake_state import lake_state
 from flows.nightly import nightly
 from flows.watch.health import Problem, problems
 from flows.watch.lag import lags
+from flows.watch.metrics import metrics_text
 from flows.watch.spec import WatchSpec
 from storage.commit import Provenance
 from storage.errors import QuarantineBudgetExceeded
@@ -190,6 +191,13 @@ def test_metrics_say_what_the_lake_holds(lake: Lake, tmp_path: Path, capsys: pyt
         assert samples["sidmill_held",] == 0
 
 
+def streams(lake: Lake) -> dict[str, float]:
+    """The metrics of the one stream of a lake."""
+    families = text_string_to_metric_families(metrics_text(lake, WatchSpec()).decode())
+    found = [sample for family in families for sample in family.samples if "stream" in sample.labels]
+    return {sample.name.removeprefix("sidmill_"): sample.value for sample in found}
+
+
 def test_messages_that_are_not_read_are_the_lag_of_a_stream(lake: Lake, kafka_broker: KafkaBroker) -> None:
     topic = kafka_broker.topic()
 
@@ -202,8 +210,12 @@ def test_messages_that_are_not_read_are_the_lag_of_a_stream(lake: Lake, kafka_br
     assert lags(lake) == []
     nightly(lake.uri, None, [], [topic])
     assert [(each.address, each.messages) for each in lags(lake)] == [(topic, 0)]
+    assert streams(lake) == {"lag_messages": 0, "lag_seconds": 0, "stream_messages_read": 3}
     send(2, "v")
     assert [(each.address, each.messages) for each in lags(lake)] == [(topic, 2)]
+    now = streams(lake)
+    assert (now["lag_messages"], now["stream_messages_read"]) == (2, 3)
+    assert 0 < now["lag_seconds"] < 600
     assert problems(lake, WatchSpec(lag_messages=2)) == []
     (found,) = problems(lake, WatchSpec(lag_messages=1))
     assert found == Problem(f"lag {topic}", f"2 messages of {topic} are not read yet; the limit is 1 messages")
