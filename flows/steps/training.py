@@ -101,7 +101,8 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, base_model:
     buckets = sequence_buckets(run.lake, LogSlice.of(manifest), recipe.sequences)
     generator, settings = _settings(run, manifest, source, buckets, base_model)
     connect(recipe.compute)
-    plan = plan_of(source, buckets, manifest.codebook.sizes, generator, settings, fresh_only=only_news(run, base_model))
+    fresh_only = only_news(run, base_model)
+    plan = plan_of(source, buckets, manifest.codebook.sizes, generator, settings, fresh_only, manifest.cutoff)
     fit = partial(
         launch,
         storage_path=_storage(run.lake),
