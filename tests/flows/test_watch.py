@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from brokers import KafkaBroker
-from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.blocks.notifications import CustomWebhookNotificationBlock, SendgridEmail
 from prometheus_client.parser import text_string_to_metric_families
 from receiver import Receiver
 
@@ -163,6 +163,25 @@ def test_runs_tell_the_hooks_of_their_recipe_also_through_a_block_of_prefect(
     nightly(lake.uri, overrides=overrides)
     subjects = [each["subject"] for each in receiver.got]
     assert subjects == ["sidmill: problem: failed nightly", "sidmill: recovered: failed nightly"]
+
+
+def test_a_block_that_sends_mail_gets_the_subject_and_the_text(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = list[tuple[str, str]]()
+
+    def deliver(client: Any, body: str, title: str, **others: Any) -> bool:
+        sent.append((title, body))
+        return True
+
+    monkeypatch.setattr("apprise.Apprise.notify", deliver)
+    nightly(lake.uri)  # has a Prefect server
+    mail = SendgridEmail(api_key="none", sender_email="sidmill@shop.example", to_emails=["operators@shop.example"])
+    mail.save("operators", overwrite=True)
+    failing(lake, tmp_path, "watch.alert_block=sendgrid-email/operators")
+    ((subject, text),) = sent
+    assert subject == "sidmill: problem: failed nightly"
+    assert "were quarantined" in text
 
 
 def test_metrics_say_what_the_lake_holds(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from flows.recipe import load_recipe
 from learning.trainable import Cursor
 from training.data.histories import Batch, Plan, batches
 from training.objectives.losses import Ranking
-from training.objectives.next_code import NextCode, Origin, next_code, plan_of
+from training.objectives.next_code import NextCode, Origin, next_code, plan_of, weighted
 from training.spec import GeneratorSpec, TrainSpec
 
 SIZES = (5, 7)
@@ -41,7 +41,7 @@ def table() -> pa.Table:
 
 
 def plan(half_life_days: float | None = 10.0) -> Plan:
-    return plan_of("r-1", 1, SIZES, SHAPE, TrainSpec(batch_size=2, half_life_days=half_life_days), newest=CUTOFF)
+    return weighted(plan_of("r-1", 1, SIZES, SHAPE, TrainSpec(batch_size=2)), half_life_days, CUTOFF)
 
 
 def read(which: Plan, world: int) -> list[list[Batch]]:

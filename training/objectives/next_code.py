@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
@@ -34,11 +34,8 @@ def plan_of(
     model: GeneratorSpec,
     train: TrainSpec,
     fresh_only: bool = False,
-    newest: datetime | None = None,
 ) -> Plan:
-    """The plan of a training, with the history settings of the model. Ages of targets count back from `newest`."""
-    if train.half_life_days is not None and newest is None:
-        raise ValueError("train.half_life_days needs the time that ages count back from")
+    """The plan of a training, with the history settings of the model."""
     return Plan(
         source=source,
         buckets=buckets,
@@ -53,9 +50,14 @@ def plan_of(
         sessions=model.sessions,
         one_target=ARCHITECTURES.get(model.architecture).one_target or isinstance(objective_of(train), Preference),
         fresh_only=fresh_only,
-        half_life_days=train.half_life_days,
-        newest_us=int(newest.timestamp() * 1e6) if newest is not None and train.half_life_days is not None else 0,
     )
+
+
+def weighted(plan: Plan, half_life_days: float | None, newest: datetime) -> Plan:
+    """The plan with targets that count for less with their age at `newest`; without a half-life the plan as it is."""
+    if half_life_days is None:
+        return plan
+    return replace(plan, half_life_days=half_life_days, newest_us=int(newest.timestamp() * 1e6))
 
 
 @dataclass(frozen=True)
