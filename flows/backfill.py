@@ -37,6 +37,15 @@ def backfill(
     the new codebook in a further candidate, which is the one to publish. With [refit] in the recipe, production's
     codebook is refitted within its churn budget instead. `overrides` of the recipe apply to this run and are not stored
     in its releases. Production's model does not know the new codes: to publish without a model, set `without_model`.
+
+    Args:
+        lake: Folder or object-store address of the lake.
+        recipe: A recipe: a TOML file, a name such as `demo`, or its sections as an object. Default: production's.
+        as_of: Latest arrival of what the fit sees, such as 2026-12-01 or 2026-12-01T03:00:00Z. Default: production's.
+        cutoff: Time from which events are held out of the fit. Default: production's, or `as_of` if that is earlier.
+        publish_when_done: Publish the release if its gates pass. Default: it stays a candidate.
+        without_model: Publish although production's model does not know the new codes.
+        overrides: Settings for this run alone, each SECTION.FIELD=VALUE, such as refit.budget=0.05.
     """
     production = read_release(Lake(lake), PRODUCTION)
     if publish_when_done and not without_model and (alias := published(Lake(lake))) and alias.model:

@@ -39,6 +39,17 @@ def nightly(
     candidate, which a person may publish. Without a cutoff, the rule of the parent's cutoff applies again: its date, or
     the recipe's share. `retry_quarantined` retries items that a stage after ingest refused, and pictures that failed to
     download. `overrides` of the recipe apply to this run and are not stored in its release.
+
+    Args:
+        lake: Folder or object-store address of the lake.
+        recipe: A recipe: a TOML file, a name such as `demo`, or its sections as an object. Default: the parent's.
+        items: Catalogues to read: files, folders, tables, queries or streams. What was read before is skipped.
+        interactions: Interaction logs to read, of the same kinds.
+        as_of: Latest arrival of what the release sees, such as 2026-12-01 or 2026-12-01T03:00:00Z. Default: now.
+        cutoff: Time from which events are held out for evaluation. Default: by the rule of the parent.
+        parent: Release id or alias that the night extends; of another one than production it makes a candidate.
+        retry_quarantined: Try items again that a stage after ingest refused, and pictures that could not be fetched.
+        overrides: Settings for this run alone, each SECTION.FIELD=VALUE, such as budget.quarantine_rows=500.
     """
     base = read_release(Lake(lake), parent)
     check_as_of(parse_time(as_of), base)

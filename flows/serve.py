@@ -1,4 +1,4 @@
-"""Serve: a Prefect server with nights on a schedule and for news, backfills on request, training on each release."""
+"""Serve: a Prefect server with nights on a schedule and for news, training on each release, backfills, housekeeping."""
 
 import os
 import threading
@@ -14,26 +14,33 @@ from prefect.exceptions import ObjectNotFound
 from prefect.schedules import Cron
 
 from flows.backfill import backfill
+from flows.gc import gc
 from flows.inspect.lake_state import lake_state
 from flows.nightly import nightly
 from flows.recipe import Recipe, load_recipe, parse_recipe
 from flows.runtime.server import CLIENT_LOGIN, SERVER_LOGIN, ensure_server, login_file
 from flows.runtime.terminal import printable
 from flows.steps.publish import PUBLISHED_EVENT
-from flows.train import train
+from flows.train import evaluate, train
 from flows.watch.alerts import send_alerts
+from flows.watch.due import refit_due
 from flows.watch.health import NIGHT, UNANSWERED, Problem, problems
 from flows.watch.metrics import serve_metrics
+from flows.watch.missed import missed_night
 from flows.watch.news import REPEAT, Trigger, news
 from infra.addresses import without_secrets
 from pipelines.sources.protocol import Spec
 from storage.lake import Lake
 from storage.releases.releases import PRODUCTION, published, read_release
-from storage.runs.beats import beats
+from storage.runs.beats import Beat, beats
 from storage.runs.record import runs
 
 SNAPSHOT_EVENT = "sidmill.snapshot"
 """Event that starts a night; the resource has the label `sidmill.lake`, and the payload may name what came."""
+REFIT_EVENT = "sidmill.refit.due"
+"""Event that starts a backfill, because gates say that production has outgrown its codebook."""
+FLOWS = ("nightly", "backfill", "train", "evaluate", "gc")
+"""Flows with a deployment."""
 ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 """A run that is asked for while another one of its kind runs is dropped: the watcher asks again where news is left."""
 
@@ -43,8 +50,10 @@ class Served:
     """Settings of what is served: a lake, the sources of its nights, their times, and how often the watcher looks.
 
     Without a recipe, every run uses that of the release it starts from; `overrides` apply to all runs started here and
-    are not stored in a release. `every` is 0 for no watcher, `metrics_port` 0 for no metrics. With a `name`, the three
-    deployments have that name; without one, each has the name of its flow.
+    are not stored in a release. `every` is 0 for no watcher, `metrics_port` 0 for no metrics. With a `name`, the
+    deployments have that name; without one, each has the name of its flow. `gc_cron` and `evaluate_cron` are "" for no
+    schedule. With `catch_up` the watcher asks for a night where one of the schedule did not begin, and with `refit` for
+    a backfill where gates say that production is due for one.
     """
 
     lake: str
@@ -57,6 +66,10 @@ class Served:
     every: float = 60.0
     metrics_port: int = 0
     name: str = ""
+    gc_cron: str = ""
+    evaluate_cron: str = ""
+    catch_up: bool = True
+    refit: bool = False
 
 
 def serve(served: Served, port: int) -> None:
@@ -97,7 +110,7 @@ def _require_free_names(served: Served) -> None:
     would end.
     """
     with get_client(sync_client=True) as client:
-        for flow in ("nightly", "backfill", "train"):
+        for flow in FLOWS:
             name = f"{flow}/{served.name or flow}"
             try:
                 found = client.read_deployment_by_name(name)
@@ -128,18 +141,31 @@ def _deployments(served: Served) -> list[Any]:
         match=for_lake,
         parameters={"release": "{{ event.payload.release }}"},
     )
-    schedule = Cron(served.cron, timezone=served.timezone, slug="every-night")
+    on_refit = DeploymentEventTrigger(name="backfill when it is due", expect={REFIT_EVENT}, match=for_lake)
+
+    def times(cron: str, slug: str) -> Any:
+        return Cron(cron, timezone=served.timezone, slug=slug) if cron else None
+
     return [  # `to_deployment` is typed for both its synchronous and its asynchronous form
         nightly.to_deployment(
             served.name or "nightly",
-            schedule=schedule,
+            schedule=times(served.cron, "every-night"),
             parameters=nights,
             triggers=[on_snapshot],
             concurrency_limit=ONE_AT_A_TIME,
         ),
-        backfill.to_deployment(served.name or "backfill", parameters=judged),
+        backfill.to_deployment(served.name or "backfill", parameters=judged, triggers=[on_refit]),
         train.to_deployment(
             served.name or "train", parameters=judged, triggers=[on_release], concurrency_limit=ONE_AT_A_TIME
+        ),
+        evaluate.to_deployment(
+            served.name or "evaluate", schedule=times(served.evaluate_cron, "evaluate"), parameters=common
+        ),
+        gc.to_deployment(
+            served.name or "gc",
+            schedule=times(served.gc_cron, "gc"),
+            parameters=common,
+            concurrency_limit=ONE_AT_A_TIME,
         ),
     ]
 
@@ -158,6 +184,7 @@ class Watcher:
         self._served, self._lake = served, Lake(served.lake)
         self._night = Trigger(self._ask_for_night)
         self._training = Trigger(self._ask_for_training, later=True)
+        self._asked: dict[str, tuple[str, datetime]] = {}
 
     def watch(self) -> None:
         """Look until the process ends. A look that fails is told and does not end the others."""
@@ -181,14 +208,42 @@ class Watcher:
         self._night.look(found.digest, ends.get(NIGHT))
         current = published(self._lake)
         self._training.look(current.release if current else "", ends.get("train"))
+        if self._served.refit:
+            self._look_for_refit(ends.get("backfill"))
+        if self._served.catch_up:
+            self._look_for_missed_night()
         seen = [*found.problems, *self._unanswered()]
         if not recipe.watch.alerts:
             return [each.message for each in seen]
         return send_alerts(self._lake, recipe.watch, [*problems(self._lake, recipe.watch), *seen], by_watcher=True)
 
+    def _look_for_refit(self, end: Beat | None) -> None:
+        due = refit_due(self._lake)
+        if due and self._may_ask("backfill", due, end):
+            self._emit(REFIT_EVENT, due)
+
+    def _look_for_missed_night(self) -> None:
+        missed = missed_night(self._lake, self._served.cron, self._served.timezone, datetime.now(UTC))
+        if missed is not None and self._may_ask(NIGHT, f"{missed:%Y-%m-%d %H:%M} UTC", None):
+            self._emit(SNAPSHOT_EVENT, f"no night began at {missed:%Y-%m-%d %H:%M} UTC, as the schedule has it")
+
+    def _may_ask(self, kind: str, why: str, end: Beat | None) -> bool:
+        """Return whether to ask for a run: none is running, and none was asked for this of late, or ended since."""
+        now = datetime.now(UTC)
+        before, asked = self._asked.get(kind, ("", None))
+        if asked is not None and before == why and (now - asked < REPEAT or (end is not None and end.at > asked)):
+            return False
+        if self._is_running(kind):
+            return False
+        self._asked[kind] = why, now
+        return True
+
+    def _is_running(self, kind: str) -> bool:
+        return any(run.kind == kind and run.state == "running" for run in runs(self._lake))
+
     def _unanswered(self) -> list[Problem]:
         """Return the problem that nights are asked for and none comes, though none is running."""
-        if not self._night.unanswered or any(run.kind == NIGHT and run.state == "running" for run in runs(self._lake)):
+        if not self._night.unanswered or self._is_running(NIGHT):
             return []
         minutes = REPEAT.total_seconds() / 60
         message = (
@@ -198,18 +253,16 @@ class Watcher:
         return [Problem(UNANSWERED, message)]
 
     def _ask_for_night(self) -> None:
-        print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC: there is news, a night is asked for", flush=True)
-        emit_event(
-            SNAPSHOT_EVENT, resource={"prefect.resource.id": "sidmill.sources", "sidmill.lake": self._served.lake}
-        )
+        self._emit(SNAPSHOT_EVENT, "there is news, a night is asked for")
 
     def _ask_for_training(self) -> None:
         current = published(self._lake)
-        if current is None:
-            return
-        print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC: a training of {current.release} is asked for", flush=True)
-        emit_event(
-            PUBLISHED_EVENT,
-            resource={"prefect.resource.id": f"sidmill.release.{current.release}", "sidmill.lake": self._served.lake},
-            payload={"lake": self._served.lake, "release": current.release},
-        )
+        if current is not None:
+            payload = {"lake": self._served.lake, "release": current.release}
+            self._emit(PUBLISHED_EVENT, f"a training of {current.release} is asked for", payload)
+
+    def _emit(self, event: str, why: str, payload: dict[str, str] | None = None) -> None:
+        """Say why a run is asked for, and ask for it."""
+        print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC: {printable(why)}", flush=True)
+        resource = {"prefect.resource.id": "sidmill.watcher", "sidmill.lake": self._served.lake}
+        emit_event(event, resource=resource, payload=payload)

@@ -21,7 +21,14 @@ from pipelines.sequences import targets
 from sidmill.release import open_trie
 from storage.lake import Lake
 from storage.releases.manifest import Manifest
-from storage.releases.models import Model, evaluations, find_model_by_key, read_model, record_evaluation
+from storage.releases.models import (
+    Model,
+    evaluations,
+    find_model_by_key,
+    production_model,
+    read_model,
+    record_evaluation,
+)
 from storage.releases.releases import PRODUCTION, published, read_release
 from tokenizer.spec import CodebookSpec
 from training.auto_settings import matches_auto_settings
@@ -46,6 +53,13 @@ def train(
     Training is skipped if a model of this release and recipe exists. Without a recipe, the release's is used. With a
     base model (`since`, or production's if the recipe says so), training starts from its weights and predicts only
     events that it has not learnt from.
+
+    Args:
+        lake: Folder or object-store address of the lake.
+        recipe: A recipe: a TOML file, a name such as `demo`, or its sections as an object. Default: the release's.
+        release: Release id or alias to train on.
+        since: Model to go on from, such as m-000001. Default: none, or production's with train.since_production.
+        overrides: Settings for this run alone, each SECTION.FIELD=VALUE, such as train.epochs=4.
     """
     from flows.steps.training import forget_training
 
@@ -77,13 +91,21 @@ def train(
 
 @flow(name="evaluate", log_prints=False, on_crashed=[report_cancelled])
 def evaluate(
-    lake: str, model: str, recipe: str | dict[str, Any] | None = None, release: str | None = None
+    lake: str, model: str = PRODUCTION, recipe: str | dict[str, Any] | None = None, release: str | None = None
 ) -> dict[str, Any]:
     """Evaluate a model on the current log; `evaluation` is the key of the stored row.
 
     The model is evaluated on the release it was trained on, or on another one with its vocabulary. Two models that are
     evaluated on the same release and log are comparable.
+
+    Args:
+        lake: Folder or object-store address of the lake.
+        model: Model id, such as m-000001, or `production` for the model that it serves.
+        recipe: A recipe: a TOML file, a name such as `demo`, or its sections as an object. Default: the release's.
+        release: Release id or alias to evaluate on. Default: the one that the model was trained on.
     """
+    if model == PRODUCTION:
+        model = production_model(Lake(lake))
     row = read_model(Lake(lake), model)
     manifest = read_release(Lake(lake), release or row.release)
     _require_fit(Lake(lake), manifest, row, "evaluate it on a release whose cutoff is no earlier")

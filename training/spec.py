@@ -1,10 +1,11 @@
 """Settings of a generator, its training and its evaluation: frozen, validated, stored with the result."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from learning.spec import LoopSpec, Positive
+from plugins.younger import OmitsYoungerDefaults
 from training.registry import ARCHITECTURES, OBJECTIVES
 
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -99,7 +100,7 @@ class GeneratorSpec(GeneratorSection):
     dropout: Rate = 0.2
 
 
-class TrainSection(BaseModel):
+class TrainSection(OmitsYoungerDefaults):
     """Training settings of a generator.
 
     `batch_size` counts histories over all workers, so any number of workers takes the same steps. Events of a type in
@@ -117,10 +118,11 @@ class TrainSection(BaseModel):
 
     `align_epochs` passes over the items come first, in which only the embeddings of codes learn. With
     `since_production` a training continues, if possible, from production's model, on the events that model has not
-    learnt from.
+    learnt from. With `half_life_days` what a target counts for halves with each half-life before the cutoff.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    younger: ClassVar[frozenset[str]] = frozenset({"half_life_days"})
 
     workers: Positive = 2
     cpus_per_worker: Positive = 1
@@ -138,6 +140,7 @@ class TrainSection(BaseModel):
     sharding: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
     negative_events: tuple[str, ...] = ("impression",)
+    half_life_days: Annotated[float, Field(gt=0.0)] | None = None
 
     @field_validator("objective")
     @classmethod
@@ -145,11 +148,16 @@ class TrainSection(BaseModel):
         return OBJECTIVES.require(value)
 
     @model_validator(mode="after")
-    def _temperature_is_of_ranking(self) -> Self:
+    def _options_fit_the_objective(self) -> Self:
         if self.objective == "next_code" and self.temperature != 1.0:
             raise ValueError(
                 f'train.temperature={self.temperature} is only for objective = "ranking" and "softmax_dpo"; set one '
                 "of them, or leave temperature out"
+            )
+        if self.half_life_days is not None and self.objective not in ("next_code", "ranking"):
+            raise ValueError(
+                f'train.half_life_days={self.half_life_days:g} is only for objective = "next_code" and "ranking", '
+                f"whose loss is a sum over targets, not for {self.objective!r}; leave it out"
             )
         return self
 

@@ -117,7 +117,7 @@ def run(options: argparse.Namespace) -> None:
         for batch, _ in batches(plan, lambda bucket: read_bucket(lake, "r-000001", bucket), 0, 1, Cursor(plan.hash)):
             read += int(batch.events.lengths.sum())
             places += batch.targets.numel()
-            targets += batch.step_targets
+            targets += int(batch.step_targets)
         loaded = time.perf_counter() - began
         say(
             "an epoch of batches",

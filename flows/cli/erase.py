@@ -74,6 +74,8 @@ def _lines(held: Held, wanted: Wanted, done: bool) -> Iterable[str]:
     yield from (f"  {table:<{width}}  {rows:>10,}" for table, rows in held.rows.items())
     if held.seen.releases:
         yield f"  fitted with them: vectors, codebooks and tries of {', '.join(held.seen.releases)}"
+        yield f"    fusions: {', '.join(held.fusions)}"
+        yield f"    codebooks: {', '.join(held.codebooks)}"
     if held.seen.models:
         yield f"  trained on them: {', '.join(held.seen.models)}"
     if held.seen.releases or held.seen.models:

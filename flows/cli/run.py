@@ -205,17 +205,11 @@ def evaluate(
         release: Release id or alias to evaluate on. Default: the release that the model was trained on.
     """
     from flows.cli import show
-    from storage.errors import LakeNotFound
-    from storage.releases.models import evaluations, read_model
-    from storage.releases.releases import published, read_release
+    from storage.releases.models import evaluations, production_model, read_model
+    from storage.releases.releases import read_release
 
     lake = common.existing()
-    current = published(lake)
-    model = model or (current.model if current else None)
-    if model is None:
-        raise LakeNotFound(
-            "production has no model: train one with `sidmill run train`, or name one: `sidmill run evaluate MODEL`."
-        )
+    model = model or production_model(lake)
     release = release or read_model(lake, model).release
     settings = recipe.resolve_whole(read_release(lake, release).recipe)
     with redirect_stdout(sys.stderr) if as_json else nullcontext():

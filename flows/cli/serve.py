@@ -1,6 +1,6 @@
 """`sidmill serve`: a server with scheduled runs."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 from zoneinfo import available_timezones
 
 from cyclopts import Parameter
@@ -17,6 +17,10 @@ def serve(
     metrics_port: Annotated[int, Parameter(metavar="PORT")] = 0,
     port: Annotated[int, Parameter(metavar="PORT")] = 4200,
     name: Annotated[str, Parameter(metavar="NAME")] = "",
+    gc: Annotated[str, Parameter(metavar="CRON")] = "",
+    evaluate: Annotated[str, Parameter(metavar="CRON")] = "",
+    catch_up: Literal["one", "none"] = "one",
+    refit: bool = False,
     sources: Sources = Sources(),
     recipe: RecipeOptions = RecipeOptions(),
     common: Common = Common(),
@@ -35,12 +39,16 @@ def serve(
     Args:
         cron: Times of the nights, in cron syntax. The default is 03:00 every day.
         timezone: Time zone of these times.
-        every: Seconds between two looks at the sources and the lake; 0 never
-            looks, so that nights run on schedule alone and no alert is sent.
+        every: Seconds between two looks at the sources and the lake; 0 never looks, so that nights run on schedule
+            alone, no alert is sent, and catch_up and refit do nothing.
         metrics_port: Port of 127.0.0.1 with metrics for Prometheus; 0 for none.
         port: Port of a server that is started here.
-        name: Name of the deployments, for a server that has deployments of the
-            default names: nightly, backfill, train.
+        name: Name of the deployments, for a server that has deployments of the default names (nightly, backfill, ...).
+        gc: Times of `lake gc` with its defaults, in cron syntax. Default: never.
+        evaluate: Times of an evaluation of production's model on the log as it is then. Default: never.
+        catch_up: Nights of the schedule that did not begin are made up for by `one` night, or by `none`.
+        refit: Start a backfill, which makes a candidate, once the gates capacity_used, drifted_items or
+            new_items_distance of production fail, or items find no free SID.
     """
     if timezone not in available_timezones():
         raise ValueError(f"there is no time zone {timezone!r}: give one such as UTC or Europe/Berlin.")
@@ -51,4 +59,19 @@ def serve(
     from flows.serve import Served
     from flows.serve import serve as start
 
-    start(Served(lake.uri, settings, *sources.absolute(), cron, timezone, overrides, every, metrics_port, name), port)
+    served = Served(
+        lake.uri,
+        settings,
+        *sources.absolute(),
+        cron,
+        timezone,
+        overrides,
+        every,
+        metrics_port,
+        name,
+        gc,
+        evaluate,
+        catch_up == "one",
+        refit,
+    )
+    start(served, port)

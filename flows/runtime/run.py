@@ -63,6 +63,7 @@ class Run:
         self.record = RunRecord(self.lake, self.id, kind, recipe.hash, parameters, _flow_run_id())
         self.display = Display(_flow_log)
         self.result: dict[str, Any] = {}
+        self.blocked = ""
         self.figures = Figures(self, self.id, {})
         self._artifact: StageArtifact | None = None
         self.lineage: Lineage | None = None
@@ -116,9 +117,12 @@ class Run:
         self.display.say(line)
 
     def done(self, **result: Any) -> dict[str, Any]:
-        """Set and return the result of the flow, which is recorded at the end of the run."""
-        self.result = result
-        return result
+        """Set and return the result of the flow, which is recorded at the end of the run.
+
+        Where a gate kept something from production without ending the run, `blocked` says so.
+        """
+        self.result = {**result, "blocked": self.blocked} if self.blocked else result
+        return self.result
 
     def compute_for(self, rows: int) -> None:
         """Run stages in process if few items are new, and show that."""

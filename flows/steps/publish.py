@@ -67,6 +67,7 @@ def publish_model(run: Run, manifest: Manifest, model: str) -> bool:
     if verdict.message:
         run.say(f"  {verdict.message}")
     if not verdict.publishable:
+        run.blocked = verdict.message
         return False
     pinned = read_release(run.lake, current.release)
     speaks = pinned.codebook.vocabulary == manifest.codebook.vocabulary

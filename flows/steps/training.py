@@ -42,7 +42,7 @@ from training.data.histories import windows_of
 from training.evaluation.rerank import VectorSimilarity
 from training.objectives.code_pretraining import Arrays, CodePretraining, pretrained
 from training.objectives.losses import compares, objective_of
-from training.objectives.next_code import Origin, plan_of
+from training.objectives.next_code import Origin, plan_of, weighted
 from training.objectives.preference import generator_training
 from training.spec import EvaluateSpec, GeneratorSpec, TrainSpec
 
@@ -101,7 +101,9 @@ def train_model(run: Run, manifest: Manifest, key: str, source: str, base_model:
     buckets = sequence_buckets(run.lake, LogSlice.of(manifest), recipe.sequences)
     generator, settings = _settings(run, manifest, source, buckets, base_model)
     connect(recipe.compute)
-    plan = plan_of(source, buckets, manifest.codebook.sizes, generator, settings, fresh_only=only_news(run, base_model))
+    fresh_only = only_news(run, base_model)
+    plan = plan_of(source, buckets, manifest.codebook.sizes, generator, settings, fresh_only)
+    plan = weighted(plan, settings.half_life_days, manifest.cutoff)
     fit = partial(
         launch,
         storage_path=_storage(run.lake),

@@ -16,8 +16,9 @@ from flows.watch.spec import WatchSpec
 from infra.addresses import without_secrets
 from storage.files.store import Files
 from storage.lake import Lake
+from storage.retention.garbage import ALERTS
 
-FOLDER, FILE = "watch", "alerts.json"
+FILE = "alerts.json"
 WITHIN_S = 60.0
 """Seconds after which a hook counts as failed."""
 
@@ -49,7 +50,7 @@ def send_alerts(lake: Lake, watch: WatchSpec, problems: list[Problem], by_watche
     The open problems are stored beside the lake's tables. After a failure the next call sends the alert to all hooks
     again.
     """
-    hooks, files = dict(_hooks(watch)), Files(f"{lake.uri}/{FOLDER}")
+    hooks, files = dict(_hooks(watch)), Files(f"{lake.uri}/{ALERTS}")
     if not hooks:
         return []
     open_problems, failures = _open_problems(files), list[str]()

@@ -7,12 +7,13 @@ from datetime import UTC, datetime, timedelta
 from flows.inspect.lake_state import ENDED_BADLY, LakeState, age, lake_state
 from flows.watch.lag import Lag, lags
 from flows.watch.spec import WatchSpec
+from storage.errors import GateBlocked
 from storage.lake import Lake
 from storage.releases.models import models
 from storage.runs.beats import Beat, beats
 from storage.runs.record import in_a_line, runs
 
-NIGHT = "nightly"
+NIGHT, TRAIN = "nightly", "train"
 SOURCE, UNANSWERED = "source ", "unanswered"
 """Beginning of the names of problems of sources; name of the problem that runs that are asked for do not come."""
 SEEN_BY_WATCHER = (SOURCE, UNANSWERED)
@@ -52,7 +53,7 @@ def problems(lake: Lake, watch: WatchSpec, now: datetime | None = None) -> list[
     """Return what is wrong with a lake now, by the limits of a recipe. Lags are asked of the streams' servers."""
     clock = now or datetime.now(UTC)
     state, ends = lake_state(lake, clock), beats(lake)
-    found = [*_failures(state), *_stale(vitals(lake, watch, state, ends), clock)]
+    found = [*_failures(state), *_kept_back(state, ends.get(TRAIN)), *_stale(vitals(lake, watch, state, ends), clock)]
     if watch.lag_messages is not None:
         found += _lagging(lags(lake), watch.lag_messages)
     return found
@@ -125,7 +126,18 @@ def _failures(state: LakeState) -> Iterator[Problem]:
     for run in [*last, *state.unresolved_failures]:
         if run["state"] in ENDED_BADLY and run["state"] != "cancelled":
             error = in_a_line(run["error"])
-            yield Problem(f"failed {run['kind']}", f"{run['run']} {run['state']}{': ' if error else ''}{error}")
+            how = "blocked" if (run["error"] or "").startswith(GateBlocked.__name__) else "failed"
+            yield Problem(f"{how} {run['kind']}", f"{run['run']} {run['state']}{': ' if error else ''}{error}")
+
+
+def _kept_back(state: LakeState, training: Beat | None) -> Iterator[Problem]:
+    """Yield the model that a gate kept from production in the last training, until a person publishes it."""
+    blocked = training.result.get("blocked") if training is not None else None
+    if training is None or not blocked:
+        return
+    served = state.production.model if state.production is not None else None
+    if served is None or served != training.result.get("model"):
+        yield Problem(f"blocked {TRAIN}", f"{training.run}: {blocked}")
 
 
 def _lagging(found: Sequence[Lag], limit: int) -> list[Problem]:

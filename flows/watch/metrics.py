@@ -40,8 +40,7 @@ class LakeMetrics(Collector):
         yield self._gauge(
             "quarantine_rows", "rows in quarantine", [((reason,), float(rows)) for reason, rows in reasons], "reason"
         )
-        waiting = [((each.address,), float(each.messages)) for each in lags(self._lake) if not each.fault]
-        yield self._gauge("lag_messages", "messages of a stream that are not read yet", waiting, "stream")
+        yield from self._streams(now)
         found: list[Problem] = problems(self._lake, self._watch, now)
         yield self._gauge("problem", "1 for each problem", [((each.name,), 1.0) for each in found], "problem")
         yield self._gauge("problems", "number of problems", [((), float(len(found)))])
@@ -68,6 +67,17 @@ class LakeMetrics(Collector):
         evaluation = state.production.evaluation
         figures = [((name,), float(value)) for name, value in (evaluation.figures if evaluation else {}).items()]
         yield self._gauge("model_figure", "figures of the model in production", figures, "figure")
+
+    def _streams(self, now: datetime) -> Iterator[Metric]:
+        """Yield what waits at the servers of streams: nothing is pushed to a run, so that is where messages back up."""
+        found = lags(self._lake)
+        known = [each for each in found if not each.fault]
+        lag = [((each.address,), float(each.messages)) for each in known]
+        yield self._gauge("lag_messages", "messages of a stream that are not read yet", lag, "stream")
+        waits = [((each.address,), (now - each.last_read).total_seconds() if each.messages else 0.0) for each in known]
+        yield self._gauge("lag_seconds", "time since the last read of a stream of which messages wait", waits, "stream")
+        read = [((each.address,), float(each.read)) for each in found]
+        yield self._gauge("stream_messages_read", "messages of a stream that were read so far", read, "stream")
 
     def _gates(self, manifest: Manifest) -> Iterator[Metric]:
         for field in ("value", "limit", "passed"):

@@ -19,19 +19,19 @@ from storage.erasure.record import Seen, Wanted, begin_erasure, end_erasure, rec
 from storage.erasure.rows import Subjects
 from storage.erasure.tables import TableCleaner
 from storage.errors import LakeError, LakeNotFound
-from storage.files.store import WRITING
 from storage.files.table_log import Log
 from storage.lake import Lake
 from storage.releases.completeness import require_complete
 from storage.releases.integrity import model_blobs, pinned_blobs
+from storage.releases.manifest import Manifest
 from storage.releases.models import models, recorded_models
 from storage.releases.releases import recorded_releases, releases
-from storage.retention.garbage import BLOBS, RUN_LOGS, pictures
+from storage.retention.garbage import ALERTS, BLOBS, ERASING, RUN_LOGS, pictures
 from storage.retention.policy import running_runs
 from storage.retention.tables import drafts
 from storage.schemas import TABLES
 
-TEXTS = (RUN_LOGS, "beats", "watch")
+TEXTS = (RUN_LOGS, "beats", ALERTS)
 """Folders of texts beside the tables."""
 POLL_S = 1.0
 """Seconds between two looks whether the runs that an erasure waits for have ended."""
@@ -45,10 +45,15 @@ class NotErased(LakeError):
 
 @dataclass(frozen=True)
 class Held:
-    """Holdings of a lake of some subjects: rows by table, and where they were seen."""
+    """Holdings of a lake of some subjects: rows by table, and where they were seen.
+
+    `fusions` and `codebooks` are those of the releases in `seen`, by fingerprint and by id.
+    """
 
     rows: Mapping[str, int]
     seen: Seen
+    fusions: tuple[str, ...] = ()
+    codebooks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ def erase(lake: Lake, subjects: Subjects, reason: str, provenance: Provenance, w
         record_pass(lake, erasure, provenance)
     files = _remove_former(lake, cleaners, until)
     blobs = _remove_blobs(lake, until) if subjects.items else 0
+    _remove_drafts(lake, until)
     end_erasure(lake, erasure, provenance)
     return Erased(held, files, texts, blobs)
 
@@ -109,7 +115,7 @@ def _held(lake: Lake, cleaners: Mapping[str, TableCleaner], subjects: Subjects) 
     found = {table: files for table, cleaner in cleaners.items() if (files := cleaner.held()) and table != "releases"}
     logs = {table: Log(lake.table_files(table), table) for table in found}
     first = {path: _first_event(lake, path, subjects) for path in found.get("interactions", {})}
-    pinned, fitted, trained = list[str](), list[str](), set[str]()
+    pinned, fitted, trained = list[str](), list[Manifest](), set[str]()
     for manifest in releases(lake):
         own = {
             table: logs[table].files_at(version) & found[table].keys()
@@ -120,12 +126,17 @@ def _held(lake: Lake, cleaners: Mapping[str, TableCleaner], subjects: Subjects) 
         if any(own.values()):
             pinned.append(manifest.id)
         if own.get("sids") or any(each < manifest.fit_cutoff for each in events):
-            fitted.append(manifest.id)
+            fitted.append(manifest)
         if own.get("sids") or any(each < manifest.cutoff for each in events):
             trained.add(manifest.id)
     learned = tuple(model.id for model in models(lake) if model.release in trained)
     rows = {table: sum(files.values()) for table, files in found.items()}
-    return Held(rows, Seen(tuple(pinned), tuple(fitted), learned))
+    return Held(
+        rows,
+        Seen(tuple(pinned), tuple(each.id for each in fitted), learned),
+        fusions=tuple(dict.fromkeys(each.fusion.fingerprint for each in fitted)),
+        codebooks=tuple(dict.fromkeys(each.codebook.id for each in fitted)),
+    )
 
 
 def _first_event(lake: Lake, path: str, subjects: Subjects) -> datetime:
@@ -199,12 +210,21 @@ def _unfinished(lake: Lake, table: str) -> list[str]:
     return [each.path for each in drafts(lake.table_files(table).found(), now_ms)]
 
 
+def _remove_drafts(lake: Lake, until: float) -> None:
+    """Delete what writers that were killed left beside the tables: it may hold ids, also those of an erasure."""
+
+    def listing() -> list[str]:
+        now_ms = int(datetime.now(UTC).timestamp() * 1000)
+        folders = (BLOBS, ERASING, *TEXTS)
+        return [each.path for folder in folders for each in drafts(lake.files.found(folder), now_ms)]
+
+    for path in _when_quiet(lake, until, listing):
+        lake.files.delete(path)
+
+
 def _remove_blobs(lake: Lake, until: float) -> int:
-    """Delete the blobs that no release, model or item names: those that held an item, and its pictures; and drafts."""
+    """Delete the blobs that no release, model or item names: those that held an item, and its pictures."""
     listed = _when_quiet(lake, until, lambda: lake.files.found(BLOBS))
-    for each in listed:
-        if each.name.startswith(WRITING):
-            lake.files.delete(each.path)
     named = pictures(lake)
     for manifest in recorded_releases(lake):
         named |= {digest for _, digest in pinned_blobs(manifest)}

@@ -12,13 +12,11 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from storage.commit import Provenance, append
-from storage.files.store import WRITING
 from storage.lake import Lake
+from storage.retention.garbage import ERASING
 from storage.schemas import ERASURES
 
 BEGUN, CLEANED, DONE = "begun", "cleaned", "done"
-FOLDER = "erasing"
-"""Folder of the lake with the ids of erasures that have not ended."""
 
 
 @dataclass(frozen=True)
@@ -80,18 +78,15 @@ def record_pass(lake: Lake, erasure: str, provenance: Provenance) -> None:
 
 
 def end_erasure(lake: Lake, erasure: str, provenance: Provenance) -> None:
-    """Record that nothing is left of what an erasure took out, and forget its ids, also in drafts of killed tries."""
+    """Record that nothing is left of what an erasure took out, and forget its ids."""
     _append(lake, Step(erasure, DONE), provenance)
     lake.files.delete(_file(erasure))
-    for each in lake.files.found(FOLDER):
-        if each.name.startswith(WRITING):
-            lake.files.delete(each.path)
 
 
 def unfinished(lake: Lake) -> dict[str, Wanted]:
     """Return the erasures that did not end, with what they take out."""
     found = {}
-    for each in lake.files.found(FOLDER):
+    for each in lake.files.found(ERASING):
         if each.name.endswith(".json"):
             stored = json.loads(lake.files.read(each.path))
             found[each.name.removesuffix(".json")] = Wanted(frozenset(stored["users"]), frozenset(stored["items"]))
@@ -127,7 +122,7 @@ def redacted(lake: Lake) -> dict[str, list[str]]:
 
 
 def _file(erasure: str) -> str:
-    return f"{FOLDER}/{erasure}.json"
+    return f"{ERASING}/{erasure}.json"
 
 
 def _append(lake: Lake, step: Step, provenance: Provenance) -> None:

@@ -14,6 +14,7 @@ from storage.commit import Provenance, append, swap
 from storage.errors import LakeNotFound
 from storage.lake import Lake
 from storage.releases.evaluation import EvaluationResult
+from storage.releases.releases import published
 from storage.releases.standing import read_standing, retirement_of
 from storage.schemas import EVALUATIONS, MODELS
 
@@ -144,6 +145,16 @@ def read_model(lake: Lake, model: str) -> Model:
     raise LakeNotFound(
         f"the lake {lake.uri} has no model {model!r}; its models: {', '.join(each.id for each in known) or 'none'}."
     )
+
+
+def production_model(lake: Lake) -> str:
+    """Return the model in production; raise LakeNotFound if there is none."""
+    current = published(lake)
+    if current is None or current.model is None:
+        raise LakeNotFound(
+            "production has no model: train one with `sidmill run train`, or name one: `sidmill run evaluate MODEL`."
+        )
+    return current.model
 
 
 def find_model_by_key(lake: Lake, key: str) -> str | None:

@@ -22,8 +22,10 @@ from storage.schemas import TABLES
 
 BLOBS, TRAINING, RUN_LOGS, FIGURES = "blobs", "training", "logs", "tensorboard"
 """Folders of a lake beside those of its tables."""
-SMALL_FILES = (leases.FOLDER, beats.FOLDER, "erasing", "watch")
-"""Folders of small files that runs and commands write: one that is killed meanwhile leaves a draft."""
+ALERTS, ERASING = "watch", "erasing"
+"""Folders with the problems that were told, and with the ids of erasures that have not ended."""
+SMALL_FILES = (leases.FOLDER, beats.FOLDER, ALERTS, ERASING)
+"""Folders of small files that runs write while they work: one that is killed meanwhile leaves a draft."""
 NAMED_BY_NOTHING = "blobs that nothing names"
 
 

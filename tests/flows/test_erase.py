@@ -324,6 +324,8 @@ def test_without_yes_the_command_says_what_is_held_and_changes_nothing(
     out = capsys.readouterr().out
     assert "would erase 2 ids of users; rows by table:" in out
     assert "fitted with them: vectors, codebooks and tries of r-000001" in out
+    fitted = read_release(lake, "r-000001")
+    assert f"    fusions: {fitted.fusion.fingerprint}\n    codebooks: {fitted.codebook.id}\n" in out
     assert "nothing was changed; run it again with --yes" in out
     assert {path: path.read_bytes() for path in Path(lake.uri).rglob("*") if path.is_file()} == before
     run_command([*command, "--yes"])

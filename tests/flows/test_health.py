@@ -151,6 +151,11 @@ def test_the_newest_run_of_each_kind_is_a_problem_if_it_ended_badly(lake: Lake) 
     assert names(lake, UNLIMITED) == ["failed train", "failed backfill"]
 
 
+def test_a_run_that_a_gate_stopped_is_blocked_and_not_failed(lake: Lake) -> None:
+    ended(lake, "n", "nightly", "failed", error="GateBlocked: r-000002 fails shrinkage")
+    assert problems(lake, UNLIMITED) == [Problem("blocked nightly", "n failed: r-000002 fails shrinkage")]
+
+
 def test_messages_beyond_the_limit_are_a_problem_and_so_is_a_stream_that_cannot_be_followed(
     lake: Lake, kafka_broker: KafkaBroker
 ) -> None:

@@ -14,6 +14,8 @@ from flows.inspect.evaluation_tables import evaluation_tables, verdicts
 from flows.recipe import RecipeError, load_recipe
 from flows.runtime.run import open_run
 from flows.steps.publish import publish_model
+from flows.watch.health import problems
+from flows.watch.spec import WatchSpec
 from storage.lake import Lake
 from storage.releases.evaluation import EvaluationResult
 from storage.releases.models import ModelCard, TrainedModel, record_evaluation, record_model
@@ -83,6 +85,23 @@ def test_a_run_keeps_a_worse_model_from_production_and_says_how_to_publish_it(
     assert f"--model {worse}` publishes it" in told
     assert run_command(["release", "publish", "r-000001", "--model", worse, "--lake", lake.uri]) == 0
     assert published(lake) == Published("r-000001", worse)
+
+
+def test_a_model_that_was_kept_back_is_a_problem_until_another_is_trained_or_a_person_publishes_it(lake: Lake) -> None:
+    def problem_after_training(model: str) -> list[str]:
+        with open_run("train", lake.uri, TEXT_ALONE, {}) as run:
+            published_now = publish_model(run, read_release(lake, "r-000001"), model)
+            run.done(model=model, release="r-000001", published=published_now)
+        return [each.name for each in problems(lake, WatchSpec())]
+
+    worse = evaluated(lake, "worse", popularity="is worse", item_knn="beats")
+    assert problem_after_training(worse) == ["blocked train"]
+    assert f"{worse} is not published, because it is worse than popularity" in problems(lake, WatchSpec())[0].message
+    assert problem_after_training(evaluated(lake, "better", popularity="beats", item_knn="beats")) == []
+    again = evaluated(lake, "again", popularity="is worse", item_knn="beats")
+    assert problem_after_training(again) == ["blocked train"]
+    assert run_command(["release", "publish", "r-000001", "--model", again, "--lake", lake.uri]) == 0
+    assert problems(lake, WatchSpec()) == []
 
 
 @pytest.mark.parametrize("severity", ["block", "warn"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from brokers import KafkaBroker
-from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.blocks.notifications import CustomWebhookNotificationBlock, SendgridEmail
 from prometheus_client.parser import text_string_to_metric_families
 from receiver import Receiver
 
@@ -18,7 +18,7 @@ from flows.inspect.lake_state import lake_state
 from flows.nightly import nightly
 from flows.watch.health import Problem, problems
 from flows.watch.lag import lags
-from flows.watch.lineage import dataset
+from flows.watch.metrics import metrics_text
 from flows.watch.spec import WatchSpec
 from storage.commit import Provenance
 from storage.errors import QuarantineBudgetExceeded
@@ -165,6 +165,25 @@ def test_runs_tell_the_hooks_of_their_recipe_also_through_a_block_of_prefect(
     assert subjects == ["sidmill: problem: failed nightly", "sidmill: recovered: failed nightly"]
 
 
+def test_a_block_that_sends_mail_gets_the_subject_and_the_text(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = list[tuple[str, str]]()
+
+    def deliver(client: Any, body: str, title: str, **others: Any) -> bool:
+        sent.append((title, body))
+        return True
+
+    monkeypatch.setattr("apprise.Apprise.notify", deliver)
+    nightly(lake.uri)  # has a Prefect server
+    mail = SendgridEmail(api_key="none", sender_email="sidmill@shop.example", to_emails=["operators@shop.example"])
+    mail.save("operators", overwrite=True)
+    failing(lake, tmp_path, "watch.alert_block=sendgrid-email/operators")
+    ((subject, text),) = sent
+    assert subject == "sidmill: problem: failed nightly"
+    assert "were quarantined" in text
+
+
 def test_metrics_say_what_the_lake_holds(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     failing(lake, tmp_path)
     output = tmp_path / "sidmill.prom"
@@ -191,6 +210,13 @@ def test_metrics_say_what_the_lake_holds(lake: Lake, tmp_path: Path, capsys: pyt
         assert samples["sidmill_held",] == 0
 
 
+def streams(lake: Lake) -> dict[str, float]:
+    """The metrics of the one stream of a lake."""
+    families = text_string_to_metric_families(metrics_text(lake, WatchSpec()).decode())
+    found = [sample for family in families for sample in family.samples if "stream" in sample.labels]
+    return {sample.name.removeprefix("sidmill_"): sample.value for sample in found}
+
+
 def test_messages_that_are_not_read_are_the_lag_of_a_stream(lake: Lake, kafka_broker: KafkaBroker) -> None:
     topic = kafka_broker.topic()
 
@@ -203,8 +229,12 @@ def test_messages_that_are_not_read_are_the_lag_of_a_stream(lake: Lake, kafka_br
     assert lags(lake) == []
     nightly(lake.uri, None, [], [topic])
     assert [(each.address, each.messages) for each in lags(lake)] == [(topic, 0)]
+    assert streams(lake) == {"lag_messages": 0, "lag_seconds": 0, "stream_messages_read": 3}
     send(2, "v")
     assert [(each.address, each.messages) for each in lags(lake)] == [(topic, 2)]
+    now = streams(lake)
+    assert (now["lag_messages"], now["stream_messages_read"]) == (2, 3)
+    assert 0 < now["lag_seconds"] < 600
     assert problems(lake, WatchSpec(lag_messages=2)) == []
     (found,) = problems(lake, WatchSpec(lag_messages=1))
     assert found == Problem(f"lag {topic}", f"2 messages of {topic} are not read yet; the limit is 1 messages")
@@ -214,39 +244,30 @@ def test_messages_that_are_not_read_are_the_lag_of_a_stream(lake: Lake, kafka_br
     assert lags(lake)[0].messages == 0
 
 
-def test_events_of_openlineage_name_what_a_run_read_and_wrote_and_none_is_sent_unasked(
-    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sent = tmp_path / "events.jsonl"
-    monkeypatch.setenv("OPENLINEAGE__TRANSPORT__TYPE", "file")
-    monkeypatch.setenv("OPENLINEAGE__TRANSPORT__LOG_FILE_PATH", str(sent))
-    monkeypatch.setenv("OPENLINEAGE__TRANSPORT__APPEND", "true")
-    new = items(tmp_path / "new.csv", "c1")
-    nightly(lake.uri, None, [new])
-    failing(lake, tmp_path)
-    monkeypatch.delenv("OPENLINEAGE__TRANSPORT__TYPE")
-    nightly(lake.uri)
-    events = [json.loads(line) for line in sent.read_text().splitlines()]
-    assert [event["eventType"] for event in events] == ["START", "COMPLETE", "START", "FAIL"]
-    begun, done, _, failed = events
-    assert begun["run"]["runId"] == done["run"]["runId"] != failed["run"]["runId"]
-    assert (done["job"]["namespace"], done["job"]["name"]) == (lake.uri, "sidmill.nightly")
-    assert [(each["namespace"], each["name"]) for each in done["inputs"]] == [("file", new)]
-    written = {each["name"]: each["facets"]["version"]["datasetVersion"] for each in done["outputs"]}
-    assert written[lake.path("sids")] == str(lake.version("sids"))
-    assert lake.path("releases") in written
-    assert lake.path("interactions") not in written
-    assert "QuarantineBudgetExceeded" in failed["run"]["facets"]["errorMessage"]["message"]
-
-
 @pytest.mark.parametrize(
-    ("address", "named"),
+    ("limit", "problem"),
     [
-        ("/data/in", ("file", "/data/in")),
-        ("s3://bucket/in/log", ("s3://bucket", "in/log")),
-        ("kafka://a:9092,b:9092/clicks", ("kafka://a:9092,b:9092", "clicks")),
-        ("s3://bucket/log?region=eu", ("s3://bucket", "log")),
+        ("watch.production_hours=1e-9", "stale_production"),
+        ("watch.night_hours=1e-9", "no_night"),
+        ("watch.model_hours=1", "stale_model"),
+        ('watch.source_hours={"s3://elsewhere"=1}', "stale_source s3://elsewhere"),
     ],
 )
-def test_data_sets_are_named_by_store_and_path(address: str, named: tuple[str, str]) -> None:
-    assert dataset(address) == named
+def test_each_limit_ends_the_check_with_its_own_exit_code(
+    lake: Lake, limit: str, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["lake", "check", "--json", "--lake", lake.uri]
+    assert run_command(command) == 0
+    capsys.readouterr()
+    assert run_command([*command, "--set", limit]) == 3
+    assert [each["problem"] for each in json.loads(capsys.readouterr().out)] == [problem]
+
+
+def test_a_stream_that_lags_ends_the_check_with_its_own_exit_code(lake: Lake, kafka_broker: KafkaBroker) -> None:
+    topic = kafka_broker.topic()
+    for number in range(2):
+        kafka_broker.send(topic, b'{"user_id": "u", "item_id": "a1", "event_time": "2026-01-01"}', number)
+        nightly(lake.uri, None, [], [topic]) if number == 0 else None
+    command = ["lake", "check", "--lake", lake.uri, "--set"]
+    assert run_command([*command, "watch.lag_messages=1"]) == 0
+    assert run_command([*command, "watch.lag_messages=0"]) == 3

@@ -34,6 +34,7 @@ SHUFFLE_WINDOWS = 65_536
 """Windows that are shuffled together; the order of buckets is shuffled too."""
 SHUFFLE_EVENTS = 4_000_000
 """Largest pool of events, plus one bucket, even if it has few windows: about 300 MB."""
+DAY_US = 86_400_000_000
 SORTED_STEPS = 64
 """Steps whose windows are sorted by length together."""
 
@@ -45,7 +46,8 @@ class Plan:
     `source` names the data (release or table version). A cursor is valid only for the plan whose `hash` it carries. The
     settings of a history (`max_events`, `long_events`, `positive_only`, `behaviours`, `sessions`) are those of
     `GeneratorSpec`. With `one_target` there is a window for each target, as its last event. With `fresh_only`, rows
-    that the table marks as already learnt from are only context.
+    that the table marks as already learnt from are only context. With `half_life_days` what a target counts for halves
+    with each half-life of its age at `newest_us`, in microseconds since 1970.
     """
 
     source: str
@@ -61,11 +63,16 @@ class Plan:
     sessions: bool = False
     one_target: bool = False
     fresh_only: bool = False
+    half_life_days: float | None = None
+    newest_us: int = 0
 
     @property
     def hash(self) -> str:
         """Content hash of the plan, 16 hex digits."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        settings = asdict(self)
+        if self.half_life_days is None:  # a plan without weights has the hash that it had before there were any
+            del settings["half_life_days"], settings["newest_us"]
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -73,18 +80,21 @@ class Batch:
     """One worker's share of a step.
 
     targets (B, E) bool: the events to predict. `step_targets` counts the targets of all workers in this step;
-    `event_ids` are the ids of this worker's targets, row by row.
+    `event_ids` are the ids of this worker's targets, row by row, and `weights` (N,) what they count for, where they do
+    not all count for 1; `step_targets` is then the sum of those of all workers.
     """
 
     events: Events
     targets: torch.Tensor
-    step_targets: int
+    step_targets: float
     event_ids: pa.Array
+    weights: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with its tensors on `device`."""
         targets = self.targets.to(device, non_blocking=True)
-        return Batch(self.events.to(device), targets, self.step_targets, self.event_ids)
+        weights = None if self.weights is None else self.weights.to(device, non_blocking=True)
+        return Batch(self.events.to(device), targets, self.step_targets, self.event_ids, weights)
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,7 @@ class Windows:
 class Pool:
     """Events of some buckets: codes (N, L), kinds (N,), possible targets `wanted` (N,), ids (N,).
 
-    `users` holds the first row of each user, and the end.
+    `users` holds the first row of each user, and the end. `weights` (N,) is what each target counts for, if not 1.
     """
 
     codes: npt.NDArray[np.int32]
@@ -119,11 +129,12 @@ class Pool:
     wanted: Bools
     event_ids: pa.Array
     users: Ints
+    weights: npt.NDArray[np.float64] | None = None
 
     @cached_property
-    def wanted_before(self) -> Ints:
-        """Number of possible targets before each row, and before the end, (N + 1,)."""
-        return np.concatenate([[0], np.cumsum(self.wanted)])
+    def counted_before(self) -> npt.NDArray[np.float64]:
+        """What the possible targets before each row, and before the end, count for, (N + 1,)."""
+        return np.concatenate([[0.0], np.cumsum(self.wanted * (1.0 if self.weights is None else self.weights))])
 
     @cached_property
     def positive_rows(self) -> Ints:
@@ -187,7 +198,14 @@ def read_pool(table: pa.Table, plan: Plan, where: str) -> Pool:
         table, codes, shown = table.filter(kept), codes[kept], shown[kept]
     kinds = event_kinds(table, shown, plan.behaviours, plan.sessions)
     wanted = ~shown & table["fresh"].to_numpy() if plan.fresh_only else ~shown
-    return Pool(codes, kinds, wanted, table["event_id"].combine_chunks(), starts)
+    return Pool(codes, kinds, wanted, table["event_id"].combine_chunks(), starts, _weights(table, plan))
+
+
+def _weights(table: pa.Table, plan: Plan) -> npt.NDArray[np.float64] | None:
+    if plan.half_life_days is None:
+        return None
+    age = np.maximum(0, plan.newest_us - pc.cast(table["event_time"], pa.int64()).to_numpy())
+    return np.asarray(0.5 ** (age / (plan.half_life_days * DAY_US)), np.float64)
 
 
 def _user_starts(table: pa.Table, where: str) -> Ints:
@@ -208,12 +226,14 @@ def _user_starts(table: pa.Table, where: str) -> Ints:
 def _merge(pools: list[Pool]) -> Pool:
     rows = np.cumsum([0] + [len(pool.codes) for pool in pools])
     users = [pool.users[:-1] + row for pool, row in zip(pools, rows[:-1], strict=True)]
+    weights = [pool.weights for pool in pools if pool.weights is not None]
     return Pool(
         np.concatenate([pool.codes for pool in pools]),
         np.concatenate([pool.kinds for pool in pools]),
         np.concatenate([pool.wanted for pool in pools]),
         pa.concat_arrays([pool.event_ids for pool in pools]),
         np.concatenate([*users, rows[-1:]]).astype(np.int64),
+        np.concatenate(weights) if weights else None,
     )
 
 
@@ -263,11 +283,11 @@ def batches(
             sample += len(step)
             if sample > cursor.sample:
                 share = step.take(slice(rank, None, world))
-                targets = int((pool.wanted_before[step.stop] - pool.wanted_before[step.predict]).sum())
+                targets = float((pool.counted_before[step.stop] - pool.counted_before[step.predict]).sum())
                 yield _batch(plan, pool, share, targets), Cursor(plan.hash, cursor.epoch, sample)
 
 
-def _batch(plan: Plan, pool: Pool, share: Windows, step_targets: int) -> Batch:
+def _batch(plan: Plan, pool: Pool, share: Windows, step_targets: float) -> Batch:
     if not len(share):
         share = Windows(*np.zeros((4, 1), np.int64))
     rows, lengths = window_rows(pool, share, plan.long_events)
@@ -278,6 +298,7 @@ def _batch(plan: Plan, pool: Pool, share: Windows, step_targets: int) -> Batch:
         torch.from_numpy(targets),
         step_targets,
         pool.event_ids.take(pa.array(rows[targets])),
+        None if pool.weights is None else torch.from_numpy(pool.weights[rows[targets]].astype(np.float32)),
     )
 
 

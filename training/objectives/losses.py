@@ -31,6 +31,14 @@ class Objective(Protocol):
         ...
 
 
+class WeightedObjective(Protocol):
+    """An `Objective` that can count each target for its weight (N,)."""
+
+    def __call__(self, scores: list[Tensor], codes_NL: Tensor, weights_N: Tensor | None = None) -> Tensor:
+        """The sum; without weights each target counts for 1."""
+        ...
+
+
 @dataclass(frozen=True)
 class Candidates:
     """The right SID of each target, first, and SIDs that the weights being trained prefer at this step.
@@ -57,8 +65,14 @@ class Preference(Protocol):
         ...
 
 
-def next_code(scores: list[Tensor], codes_NL: Tensor) -> Tensor:
+def next_code(scores: list[Tensor], codes_NL: Tensor, weights_N: Tensor | None = None) -> Tensor:
     """Cross-entropy of the codes."""
+    if weights_N is not None:
+        each_level = [
+            functional.cross_entropy(scores_NK.float(), codes_NL[:, level], reduction="none")
+            for level, scores_NK in enumerate(scores)
+        ]
+        return (torch.stack(each_level) * weights_N).sum()
     parts = [
         functional.cross_entropy(scores_NK.float(), codes_NL[:, level], reduction="sum")
         for level, scores_NK in enumerate(scores)
@@ -75,9 +89,9 @@ class Ranking:
     def __init__(self, temperature: float) -> None:
         self.temperature = temperature
 
-    def __call__(self, scores: list[Tensor], codes_NL: Tensor) -> Tensor:
-        """See Objective."""
-        return next_code([each / self.temperature for each in scores], codes_NL)
+    def __call__(self, scores: list[Tensor], codes_NL: Tensor, weights_N: Tensor | None = None) -> Tensor:
+        """See WeightedObjective."""
+        return next_code([each / self.temperature for each in scores], codes_NL, weights_N)
 
 
 class SoftmaxDpo:

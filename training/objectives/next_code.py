@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from learning.trainable import Cursor
 from training.data.histories import Batch, Plan, ReadBucket, batches
 from training.models import build_generator
 from training.models.trie_tensors import TrieTensors
-from training.objectives.losses import Objective, Preference, next_code, objective_of
+from training.objectives.losses import Objective, Preference, WeightedObjective, next_code, objective_of
 from training.registry import ARCHITECTURES
 from training.spec import GeneratorSpec, TrainSpec
 
@@ -49,6 +51,13 @@ def plan_of(
         one_target=ARCHITECTURES.get(model.architecture).one_target or isinstance(objective_of(train), Preference),
         fresh_only=fresh_only,
     )
+
+
+def weighted(plan: Plan, half_life_days: float | None, newest: datetime) -> Plan:
+    """The plan with targets that count for less with their age at `newest`; without a half-life the plan as it is."""
+    if half_life_days is None:
+        return plan
+    return replace(plan, half_life_days=half_life_days, newest_us=int(newest.timestamp() * 1e6))
 
 
 @dataclass(frozen=True)
@@ -137,11 +146,16 @@ class NextCode:
         codes_NL = batch.events.codes[batch.targets]
         if self._read_trie is not None and self._trie is None:
             self._trie = TrieTensors(self._read_trie(), codes_NL.device)
-        summed = self.objective(module(batch.events, batch.targets, self._trie), codes_NL)
+        scores = module(batch.events, batch.targets, self._trie)
         levels = codes_NL.shape[1]
-        count = torch.tensor([codes_NL.numel(), int(batch.events.lengths.sum()) * levels, batch.events.codes.numel()])
-        targets, tokens, places = count.to(summed.device, torch.float64)
-        share = summed / max(1, batch.step_targets * levels)
+        if batch.weights is None:
+            summed, counted, least = self.objective(scores, codes_NL), float(codes_NL.numel()), 1.0
+        else:
+            summed = cast(WeightedObjective, self.objective)(scores, codes_NL, batch.weights)
+            counted, least = float(batch.weights.sum()) * levels, sys.float_info.min
+        count = [counted, int(batch.events.lengths.sum()) * levels, batch.events.codes.numel()]
+        targets, tokens, places = torch.tensor(count, dtype=torch.float64).to(summed.device)
+        share = summed / max(least, batch.step_targets * levels)
         return share, {"loss": summed.detach().double(), "targets": targets, "tokens": tokens, "places": places}
 
 
