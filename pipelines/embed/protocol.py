@@ -50,7 +50,7 @@ class EncoderSettings(Protocol):
 
 @dataclass(frozen=True)
 class EncoderKind:
-    """What an encoder declares: what it encodes, and how it is described and loaded, given its section of the recipe.
+    """Declaration of an encoder: the contents that it encodes, and functions that describe it and load it.
 
     `describe` gives, as JSON, all that decides the vectors, weights by hash, and loads no model. `load` gives an
     `Encoder` of texts, or of pictures one with `prepare` as well (`pipelines.embed.vision.ImageEncoder`). `text_tower`:

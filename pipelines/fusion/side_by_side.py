@@ -21,7 +21,7 @@ Part = Callable[[], Sequence[Tensor]]
 
 
 def in_parts(module: nn.Module) -> bool:
-    """Whether a pass of the module is computed in parts: in training, on a CPU."""
+    """Return whether a pass of the module is computed in parts: in training, on a CPU."""
     return torch.is_grad_enabled() and all(each.device.type == "cpu" for each in module.parameters())
 
 

@@ -425,7 +425,7 @@ def test_a_task_that_fails_once_is_retried_and_the_run_finishes(
 
 
 def attempts(task: str) -> list[int]:
-    """How often the newest runs of a task were started, as the Prefect server has it within half a minute."""
+    """Return how often each of the newest runs of a task was started, once the Prefect server has a second start."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterName
     from prefect.client.schemas.sorting import TaskRunSort

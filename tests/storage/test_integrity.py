@@ -1,4 +1,4 @@
-"""What was committed stays readable, whatever other programs do to the logs, and what was changed is never believed."""
+"""Committed rows stay readable whatever other programs do to the logs, and changed files are detected."""
 
 import json
 import os

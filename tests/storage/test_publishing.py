@@ -1,4 +1,4 @@
-"""What moves an alias, what does not, and what is told to whom it stays still for."""
+"""Runs and commands that move an alias, those that must not, and the message to the latter."""
 
 import re
 from collections.abc import Callable
