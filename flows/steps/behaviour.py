@@ -48,7 +48,7 @@ def fit_behaviour(run: Run, snapshot: Snapshot) -> tuple[dict[str, EncoderRef], 
     with run.stage("behaviour") as view:
         if spec.method == "sppmi":
             return _factorised(run, view, log, items, spec)
-        return _with_tower(run, view, log, spec)
+        return _with_sequence_model(run, view, log, spec)
 
 
 def _factorised(
@@ -79,19 +79,19 @@ def _factorised(
         return {COLLABORATIVE: reference}, NewestPairs.of(fit, run.recipe.fusion) if _learns(run) else None
 
 
-def _with_tower(
+def _with_sequence_model(
     run: Run, view: StageView, log: LogSlice, spec: CollaborativeSpec
 ) -> tuple[dict[str, EncoderRef], NewestPairs | None]:
     """Fit with a sequence model: in one task, or here on workers of Ray Train if the recipe asks for several."""
     from training.sasrec.item_embeddings import item_embeddings_of
 
-    tower, fusion = run.recipe.sasrec, run.recipe.fusion if _learns(run) else None
-    if tower.workers == 1 or not isinstance(run.compute, OnRay):
-        train = partial(item_embeddings_of, spec=tower, train=trainer_in_process(run))
+    sasrec, fusion = run.recipe.sasrec, run.recipe.fusion if _learns(run) else None
+    if sasrec.workers == 1 or not isinstance(run.compute, OnRay):
+        train = partial(item_embeddings_of, spec=sasrec, train=trainer_in_process(run))
         made, newest = run.compute.run(_fitted, run.lake, log, spec, fusion, train)
     else:
         with one_thread():
-            train = partial(item_embeddings_of, spec=tower, train=ray_trainer(run))
+            train = partial(item_embeddings_of, spec=sasrec, train=ray_trainer(run))
             made, newest = _fitted(run.lake, log, spec, fusion, train)
     rows = 0 if made is None else made.vectors.height
     view.note(f"{rows:,} items in the log before {log.cutoff:%Y-%m-%d}; {run.compute.name}")
