@@ -18,7 +18,7 @@ LakeError
 └── PublishRefused      an alias may not point to a release
     ├── GateBlocked     a blocking gate of the candidate failed
     ├── StaleCandidate  the candidate lacks what was published since it was made
-    └── Held            production is held: runs publish nothing until the hold is lifted
+    └── ProductionHeld  production is held: runs publish nothing until the hold is lifted
 """
 
 import re
@@ -111,5 +111,5 @@ class StaleCandidate(PublishRefused):
     """Raised when the candidate lacks what was published since it was made."""
 
 
-class Held(PublishRefused):
+class ProductionHeld(PublishRefused):
     """Raised when production is held: runs publish nothing until the hold is lifted."""

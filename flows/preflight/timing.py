@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flows.preflight.contents import Found
+from flows.preflight.contents import Contents
 from flows.preflight.report import TIME, Report
 from flows.preflight.trial import Trial, Tried
 from flows.recipe import Recipe
@@ -35,7 +35,7 @@ def estimate_ingest(report: Report, trial: Trial) -> None:
 
 
 def estimate_encoding(
-    report: Report, recipe: Recipe, trial: Trial, found: Found, lake: Lake | None, *, quick: bool
+    report: Report, recipe: Recipe, trial: Trial, found: Contents, lake: Lake | None, *, quick: bool
 ) -> None:
     """Report the seconds of encoding, by those of some contents, or by those of an earlier run on the lake.
 

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from storage.commit import Provenance
-from storage.errors import GateBlocked, Held, LakeNotFound, PointerMoved, PublishRefused, StaleCandidate
+from storage.errors import GateBlocked, LakeNotFound, PointerMoved, ProductionHeld, PublishRefused, StaleCandidate
 from storage.lake import Lake
 from storage.releases.catalogue import assigned_items, deleted_items
 from storage.releases.integrity import Effort, check_pinned
@@ -80,7 +80,7 @@ def publish(lake: Lake, publication: Publication, provenance: Provenance, alias:
 def publish_by_run(lake: Lake, publication: Publication, decided_on: Pointer, provenance: Provenance) -> Published:
     """Publish as `publish` does, for a run that decided on the pointer `decided_on`.
 
-    Raise PointerMoved if the alias has moved since, and Held if it is held.
+    Raise PointerMoved if the alias has moved since, and ProductionHeld if it is held.
     """
     history = pointer_history(lake, decided_on.name)
     if history[-1].sequence != decided_on.sequence:
@@ -91,7 +91,7 @@ def publish_by_run(lake: Lake, publication: Publication, decided_on: Pointer, pr
         )
     held = hold_of(history)
     if held is not None:
-        raise Held(f"{held} {publication.release} stays a candidate; {_lifting(publication.release)}")
+        raise ProductionHeld(f"{held} {publication.release} stays a candidate; {_lifting(publication.release)}")
     return _publish(lake, publication, history, provenance)
 
 
