@@ -105,8 +105,8 @@ def test_from_bootstrap_over_nights_to_a_backfill(
     assert diff["items"] == {"added": 0, "removed": 0, "kept": 47}
     assert not diff["codebook"]["same_vocabulary"]
     explained = explain_item(lake, read_release(lake, "r-000002"), "i0004")
-    assert explained["sid"] == list(second["i0004"])
-    assert explained["path"][-1]["items"] == 1
+    assert explained.sid == list(second["i0004"])
+    assert explained.path[-1].items == 1
     assert [finding for finding in verify(lake) if finding.fault] == []
     assert [run.state for run in runs(lake)] == ["finished"] * 3
 
