@@ -172,8 +172,7 @@ class CollaborativeSection(OmitsYoungerDefaults, Section):
         if self.method == "sasrec" and self.weighted:
             raise ValueError(
                 f'{self.weighted} cannot be used with method = "sasrec", which weighs all events equally: remove '
-                "them, and "
-                'list event types that are not behaviour in exclude_events; or use method = "sppmi" or "both"'
+                'them, and list event types that are not behaviour in exclude_events; or use method = "sppmi" or "both"'
             )
         return self
 
@@ -288,7 +287,7 @@ class StageSpec(Section):
 
 def _is_placed(name: str) -> str:
     if name not in PLACED:
-        raise ValueError(f"no stage {name} is placed; the stages are {', '.join(PLACED)}")
+        raise ValueError(f"there is no stage {name}; stages with settings are {', '.join(PLACED)}")
     return name
 
 

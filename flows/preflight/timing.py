@@ -16,7 +16,7 @@ from storage.lake import Lake
 from storage.runs.record import runs
 
 TIMED = 64
-"""Contents that an encoder is timed on."""
+"""Contents that an encoder is timed on, and least rows of a recorded stage whose rate is used."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ def estimate_encoding(
             report.errors.append(f"the {name} encoder cannot be loaded: {error}")
             continue
         if rate is not None:
-            told = f"{words(rate.seconds * rows)} for about {rows:,} items, {rate.by}"
+            estimate = f"{words(rate.seconds * rows)} for about {rows:,} items, {rate.by}"
         else:
             why = "of --quick" if quick else "the sample has none" if not contents else f"{spec.encoder} was not loaded"
-            told = f"unknown for about {rows:,} items, because {why}"
-        report.add(TIME, f"embed {name}", told)
+            estimate = f"unknown for about {rows:,} items, because {why}"
+        report.add(TIME, f"embed {name}", estimate)
     report.add(TIME, "not estimated", "fetching of pictures, behaviour, fusion, codebook, SIDs, trie")
 
 
@@ -92,7 +92,7 @@ def _recorded(lake: Lake | None, stage: str) -> Rate | None:
 
 
 def words(seconds: float) -> str:
-    """Return a duration in words, of two digits at most."""
+    """Return a duration in words, with at most two significant digits."""
     if seconds < 1.5:
         return "about a second"
     for size, unit in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):

@@ -193,7 +193,7 @@ def _taken(source: GivenSource, number: int, wanted: pl.DataFrame) -> Iterator[p
         if not left:
             return
     raise SourceError(
-        f"vectors.{source.name}: {part.file} changed while it was read. Leave it alone and run the same command again."
+        f"vectors.{source.name}: {part.file} changed while it was read. Run the same command again, and leave the file."
     )
 
 

@@ -33,5 +33,5 @@ def faults_named(where: str, file: str) -> Iterator[None]:
         raise
     except DAMAGED as error:
         raise SourceError(
-            f"{where}: {file} cannot be read: {error}. Mend the path, or write the file again."
+            f"{where}: {file} cannot be read: {error}. Correct the path, or write the file again."
         ) from error

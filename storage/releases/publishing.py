@@ -86,8 +86,7 @@ def publish_by_run(lake: Lake, publication: Publication, decided_on: Pointer, pr
     if history[-1].sequence != decided_on.sequence:
         raise PointerMoved(
             f"another run or command moved {decided_on.name!r} meanwhile: it was {_pair(decided_on)} when this run "
-            "read it and is "
-            f"{_pair(history[-1])} now. Nothing was published; run the command again."
+            f"read it and is {_pair(history[-1])} now. Nothing was published; run the command again."
         )
     held = hold_of(history)
     if held is not None:

@@ -209,7 +209,9 @@ class TableVersion:
                 "looked for, so deleted items stay until a file names them as deleted."
             ) from error
         except DAMAGED as error:
-            raise SourceError(f"{self.file}: {name} cannot be read: {error}. Restore it, or mend the table.") from error
+            raise SourceError(
+                f"{self.file}: {name} cannot be read: {error}. Restore it, or repair the table."
+            ) from error
 
     def _deleted(self, spec: ItemsSpec, rows: int) -> Iterator[pa.RecordBatch]:
         """Yield the last rows of items that are in no piece any more, marked as deleted."""

@@ -218,7 +218,7 @@ def _header(lines: Lines, dialect: Dialect) -> Record:
 
 def _names(header: Record, file: str, asked: Asked, meant: Collection[str]) -> list[str]:
     if header.why:
-        raise SourceError(f"{file}: its first line cannot be read: {header.why}. Mend the header.")
+        raise SourceError(f"{file}: its first line cannot be read: {header.why}. Correct the header.")
     names = without_blanks(header.cells, meant)
     twice = sorted({name for name in names if name and names.count(name) > 1 and (asked is None or name in asked)})
     if twice:
