@@ -36,8 +36,9 @@ class PlannedRun:
 
 
 def preflight(run: PlannedRun, *, quick: bool = False) -> Report:
-    """Return what a run would read and make, how long it takes about, and what is wrong. With `quick`, no encoder is
-    loaded.
+    """Return what a run would read and make, about how long it would take, and its faults.
+
+    With `quick`, no encoder is loaded, so the time of encoding is estimated only from runs on the lake.
     """
     report = Report(run.kind)
     recipe = load_recipe(None, list(run.overrides), run.recipe)
