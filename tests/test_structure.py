@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("sidmill", "flows", "pipelines", "training", "tokenizer", "storage", "learning", "plugins", "infra")
-LONGEST_FILE, MOST_MODULES = 350, 12
+LONGEST_FILE, MOST_MODULES, LONGEST_TEST = 350, 12, 70
 MOST_PARAMETERS = 6
 LONG_LISTS = {
     "scaled_dot_product_attention": "is called where PyTorch's function of this name would be, with its parameters",
@@ -64,6 +64,17 @@ def test_long_parameter_lists_do_not_come_back() -> None:
             found.append((node.name, f"{path.relative_to(ROOT)}:{node.lineno} {node.name} has {count} parameters"))
     assert [each for name, each in found if name not in LONG_LISTS] == []
     assert {name for name, _ in found} == LONG_LISTS.keys(), "a reason that is no longer needed goes"
+
+
+def test_no_test_is_a_long_story() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path in sources("tests")
+        for node in ast.walk(tree(path))
+        if isinstance(node, Function) and node.name.startswith("test_")
+        if (node.end_lineno or 0) - node.lineno >= LONGEST_TEST
+    ]
+    assert found == []
 
 
 def test_few_docstrings_begin_with_a_question_word() -> None:
