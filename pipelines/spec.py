@@ -141,7 +141,7 @@ class CollaborativeSection(OmitsYoungerDefaults, Section):
     each user. `window` is the number of a user's neighbouring events (in time) that form pairs with an event.
     Impressions, and events of the types in `exclude_events`, are ignored. A pair counts as the product of its events'
     weights: the weight of the type in `event_weights` (1 by default), halved with every `half_life_days` of age. A
-    SASRec weighs all events alike.
+    SASRec weighs all events equally.
 
     `auto` is `both` if that is affordable on one core, else `sppmi`.
 

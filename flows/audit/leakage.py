@@ -1,4 +1,4 @@
-"""`release audit`: change the events that a release holds out, make everything anew, and compare.
+"""`release audit`: change the events that a release holds out, build its products again, and compare.
 
 Three lakes get the items, the vectors of contents and the log of a release: as they are, with other held-out events,
 and with other events before the cutoff. A bootstrap under the release's recipe runs on each. The first two must agree
@@ -93,7 +93,7 @@ def _visible(manifest: Manifest, part: LogPart) -> ds.Expression:
 
 
 def _products(lake: Lake, manifest: Manifest, folder: Path, part: LogPart | None) -> dict[str, Any]:
-    """Make everything anew in an empty lake, with the events of a part changed, and return what identifies it."""
+    """Build the release in an empty lake, with the events of a part changed; return the hash of each product."""
     scratch = Lake(str(folder))
     _copy(lake, scratch, manifest, part)
     warned = [f'gates.{name}={{severity="warn"}}' for name in GATES]

@@ -165,7 +165,7 @@ def _non_default_fields(settings: Record) -> Record:
 
 
 def releases(found: list[Record], current: Published | None, retired: int, as_json: bool) -> None:
-    """Print a line per release; an asterisk marks production. Pins, and how many were retired, are told below."""
+    """Print a line per release; an asterisk marks production. Pins and the number of retired releases stand below."""
     if as_json:
         _print_json(found)
         return

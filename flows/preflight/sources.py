@@ -23,7 +23,7 @@ class Planned:
 
     @property
     def rows(self) -> int:
-        """Number of rows, as far as it is known."""
+        """Number of rows that are known; 0 if none is."""
         return self.count.rows if self.count else 0
 
 
@@ -52,7 +52,7 @@ def plan(report: Report, section: str, uris: list[str], spec: Spec, lake: Lake |
 
 
 def _unread_folders(report: Report, section: str, sources: list[Source]) -> None:
-    """Report columns in the names of a catalogue's folders; a log has many that nobody misses."""
+    """Report columns in the names of a catalogue's folders; in a log, unread columns are usual."""
     unread = sorted({name for source in sources for name in source.unread_columns})
     if unread and section == "items":
         report.warnings.append(

@@ -171,7 +171,7 @@ def open_run(
     if kind in READS_VECTORS:
         give_large_arrays_pages_of_their_own()
         for name, given in effective.vectors.items():
-            open_given(name, given)  # a source that cannot be read is told before a lake is made
+            open_given(name, given)  # a source that cannot be read is an error before a lake is made
     recorded = {**parameters, "recipe": settings}
     run = Run(kind, lake, effective, stored, recorded, parse_time(clock) or datetime.now(UTC))
     run.say(f"{kind} ({run.id}) on {run.lake.uri}")

@@ -26,7 +26,7 @@ def runs_in_parts(module: nn.Module) -> bool:
 
 
 def run_both(first: PassPart, second: PassPart, module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """Return what two parts give. They, and their gradients for the parameters of `module`, are computed at once."""
+    """Return the results of two parts. Both, and their gradients for the parameters of `module`, run in parallel."""
     lengths: list[int] = []
     found = list(_Parts.apply((first, second), lengths, *module.parameters()))
     return found[: lengths[0]], found[lengths[0] :]

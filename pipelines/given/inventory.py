@@ -128,7 +128,7 @@ def _judged(source: GivenSource) -> Iterator[pl.DataFrame]:
 def store_inventory(
     lake: Lake, inventory: Inventory, fingerprint: str, provenance: Provenance, advance: Callable[[int], None]
 ) -> Counts:
-    """Store the good vectors that the lake lacks, in chunks; quarantine the refused rows, and resolve mended ones."""
+    """Store the good vectors that the lake lacks, in chunks; quarantine refused rows, and resolve corrected ones."""
     name, stage = inventory.source.name, f"{VECTORS} {inventory.source.name}"
     counts = Counts(stage, rows_in=inventory.good.height + inventory.repeated + inventory.refused.height)
     stored = cached(lake, name, fingerprint, inventory.good["item_id"])

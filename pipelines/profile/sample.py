@@ -133,7 +133,7 @@ def _spec(section: str, csv: CsvSpec) -> Spec:
 
 
 def _csv_settings(sources: list[Source], csv: CsvSpec, section: str) -> dict[str, str]:
-    """Return the fields of `csv` with which the first text file is read, as far as they are not the usual ones."""
+    """Return the fields of `csv` with which the first text file is read, without those that have their defaults."""
     for source in sources:
         if isinstance(source, File) and source.is_table_text:
             return other_settings(source.head(HEAD_BYTES), source.file, csv, section)

@@ -121,7 +121,7 @@ class ParquetRows:
         return int(starts[-1]), self._group(0).shape[1] if places else 0
 
     def _group(self, number: int) -> Floats:
-        """One row group. The file is opened anew each time, because two threads must not read one open file."""
+        """One row group. The file is opened each time, because two threads must not read one open file."""
         file, group = self._groups[1][number]
         opened = pq.ParquetFile(self.paths[file], metadata=self._metadata[file])
         return as_matrix(opened.read_row_group(group, [self.column], use_threads=False).column(self.column))

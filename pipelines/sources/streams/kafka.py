@@ -95,7 +95,7 @@ class Partition:
             )
 
     def _next(self, records: Iterable[Record]) -> tuple[int, str]:
-        """Return the offset to go on from, and a mark that tells the offsets of a topic that was made anew from others.
+        """Return the offset to continue from, and a mark that differs if the topic was created again.
 
         Raise SourceError if messages from there on are gone.
         """

@@ -145,7 +145,7 @@ class TableVersion:
         return replace(self, since=since, deleted_since=deleted_since)
 
     def read_before(self, records: Iterable[Record]) -> list[tuple[Record, int]]:
-        """Return the records of this table, with the version of each; raise SourceError if it was made anew."""
+        """Return the records of this table with their versions; raise SourceError if the table was created again."""
         found = []
         for record in records:
             told = self.table.recorded(record.uri)
