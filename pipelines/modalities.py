@@ -31,7 +31,7 @@ class FusionError(ValueError):
 
 
 class ModalityRows(Sized, Protocol):
-    """Vectors (N, D) of one modality, of which some items are taken at a time.
+    """Vectors (N, D) of one modality, read for some items at a time.
 
     Rows where `present` (N,) is False are undefined and never read.
     """

@@ -48,7 +48,7 @@ class LakeNotFound(LakeError):
 
 
 class Retired(LakeNotFound):
-    """Raised when a release or a model was retired: what it pinned is gone, or goes soon."""
+    """Raised when a release or a model was retired: its files are removed, or will be soon."""
 
 
 class LakeUnusable(LakeError):
@@ -80,7 +80,7 @@ class LeaseLost(LakeError):
 
 
 class LineageBroken(LakeError):
-    """Raised for a candidate that goes back in time behind its parent, or has seen what it holds out."""
+    """Raised for a candidate with an earlier time than its parent, or one that has seen its held-out events."""
 
 
 class PointerMoved(LakeError):
@@ -108,7 +108,7 @@ class GateBlocked(PublishRefused):
 
 
 class StaleCandidate(PublishRefused):
-    """Raised when the candidate lacks what was published since it was made."""
+    """Raised when the candidate lacks SIDs, items or changes that were published since it was made."""
 
 
 class ProductionHeld(PublishRefused):

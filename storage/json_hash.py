@@ -1,4 +1,4 @@
-"""The hash by which settings, and what determines a release, are known."""
+"""The hash that identifies settings, and the inputs of a release."""
 
 import hashlib
 import json

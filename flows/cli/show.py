@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 
-# Columns of a table in a pipe: so many that no cell is broken.
+# Width of a table in a pipe, in characters: wide enough that no cell is broken.
 PIPE_WIDTH = 10_000
 
 

@@ -1,4 +1,4 @@
-"""Checks of a recipe's own: SQL queries over what a candidate holds, each of which gives one number to compare."""
+"""Checks that a recipe defines: SQL queries over the tables of a candidate, each with one number as its result."""
 
 import math
 from collections.abc import Callable, Mapping

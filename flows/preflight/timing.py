@@ -62,7 +62,7 @@ def estimate_encoding(
 
 
 def _scale(tried: Tried) -> float:
-    """Return how many times as many rows as the sample there are."""
+    """Return the number of all rows divided by that of the sample."""
     return tried.rows / max(1, tried.counts.rows_in)
 
 

@@ -203,7 +203,7 @@ def _missing_columns(report: Report, done: Tried) -> None:
 
 
 def _judge_refusals(report: Report, done: Tried, recipe: Recipe) -> None:
-    """Report refused rows of the sample, and whether as many of all rows would stop the run."""
+    """Report refused rows of the sample, and an error if the same share of all rows would stop the run."""
     counts = done.counts
     if not counts.rows_in:
         if done.planned.sources:

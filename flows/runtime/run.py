@@ -36,7 +36,7 @@ from storage.runs.record import RunRecord, new_run_id
 from tokenizer.trie.trie import Trie
 
 ONE_AT_A_TIME = ("nightly",)
-"""Kinds of runs of which one at a time works on a lake."""
+"""Kinds of runs that take a lease: one run of each works on a lake at a time."""
 AHEAD = timedelta(days=1)
 """Time by which --as-of may lie ahead of the clock without a warning."""
 # Seconds that a run waits for another one of its kind.

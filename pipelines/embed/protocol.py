@@ -67,7 +67,7 @@ class EncoderKind:
 
 
 def describe_encoder(spec: EncoderSettings) -> dict[str, Any]:
-    """Return what decides the vectors of the encoder of a section, and the package that it is from if not ours."""
+    """Return everything that decides the vectors of a section's encoder, with its package if it is a plug-in."""
     member = ENCODERS.members[spec.encoder]
     origin = {} if member.ours else {"encoder": spec.encoder, "from": member.origin, "options": spec.options}
     precision = {} if spec.precision == "float32" else {"precision": spec.precision}

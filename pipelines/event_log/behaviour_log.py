@@ -64,7 +64,7 @@ def item_counts(lake: Lake, log: LogSlice, counts: dict[str, pl.Expr], columns: 
 
 
 def _merged(held: list[pl.DataFrame], fresh: list[pl.DataFrame]) -> list[pl.DataFrame]:
-    """Add counts to those held, share by share of the ids: a merge takes several times the memory of what it merges."""
+    """Add counts to those held, one range of ids at a time: a merge takes several times the memory of its inputs."""
     rows = pl.concat(fresh)
     share = rows["item_id"].hash() % SHARES
     return [

@@ -177,7 +177,7 @@ def _chunks(source: GivenSource, wanted: pl.DataFrame) -> Iterator[pl.DataFrame]
 
 
 def _taken(source: GivenSource, number: int, wanted: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """Yield the wanted rows of a part, batch by batch; raise SourceError if they are not what they were."""
+    """Yield the wanted rows of a part, batch by batch; raise SourceError if they have changed."""
     part, left = source.parts[number], wanted.height
     row = part.first
     for batch in part.read(source.batch_rows):

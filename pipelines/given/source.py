@@ -64,7 +64,7 @@ class GivenSource:
 
 
 def open_given(name: str, spec: GivenSpec) -> GivenSource:
-    """Open the source of a section; raise SourceError if it cannot be read, or its vectors are not what it says."""
+    """Open the source of a section; raise SourceError if it cannot be read, or its vectors do not match it."""
     where = f"vectors.{name}"
     left_out: tuple[str, ...] = ()
     if spec.is_matrix:

@@ -14,7 +14,7 @@ from pipelines.sources.file import File
 
 SectionName = Literal["items", "interactions"]
 FIRST_BYTES = 1 << 12
-"""Bytes of a raw file in which its first line, by which its preset is known, must end."""
+"""First bytes of a raw file that are read. The first line, which identifies the preset, must end in them."""
 
 
 class _Frozen(BaseModel):

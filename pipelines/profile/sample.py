@@ -19,11 +19,11 @@ from pipelines.sources.text.csv_dialect import HEAD_BYTES, other_settings
 SAMPLE_ROWS = 4000
 """Rows that are looked at, over all sources."""
 MOST_SOURCES = 8
-"""Sources of which rows are looked at, spread evenly over all."""
+"""Most sources in a sample, spread evenly over all."""
 
 
 class EveryColumn(InteractionsSpec):
-    """Mapping of a log of which all columns are looked at."""
+    """Mapping of a log that reads all columns."""
 
     @property
     def selected_columns(self) -> None:  # type: ignore[override]

@@ -92,7 +92,7 @@ def is_readable(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
 
 
 def advice(path: str) -> str:
-    """Return what helps with a file that is not read because of its suffix."""
+    """Return the remedy for a file that is not read because of its suffix."""
     name = path.lower()
     for compression in COMPRESSIONS:
         name = name.removesuffix(compression)

@@ -14,7 +14,7 @@ from tokenizer.arrays.id_rows import IdRows
 Has = Callable[[pl.Series], NDArray[np.bool_]]
 """Returns for some ids whether they are certainly those of items."""
 SHARE = 8
-"""An index of all ids is made once one in so many of them has been looked up: the look-ups read as much by then."""
+"""An index of all ids is built after one in this many ids was looked up; by then both have read as much."""
 
 
 class KnownItems:

@@ -163,7 +163,7 @@ class TableVersion:
         return found
 
     def check(self, spec: Spec) -> None:
-        """Raise SourceError if a column is there twice, or the table cannot be read."""
+        """Raise SourceError if two columns have one name, or the table cannot be read."""
         names = without_blanks(self.table.schema(self.version).names, spec.mapped_columns)
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

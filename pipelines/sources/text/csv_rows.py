@@ -158,7 +158,7 @@ class CsvReader:
         return self._accounted - self._above
 
     def rows(self) -> Iterator[Row]:
-        """Yield the rows of the lines that are there; blank lines are skipped."""
+        """Yield the rows of the lines; blank lines are skipped."""
         layout = self.layout
         for record in records(self._lines, layout.dialect, len(layout.names)):
             number, line = self.number, self._accounted + 1
@@ -197,7 +197,7 @@ def csv_rows(
 
 
 def lines_of(text: bytes) -> Iterable[str]:
-    """Return the lines of bytes in UTF-8; single surrogates stand for bytes that are none."""
+    """Return the lines of bytes in UTF-8; single surrogates stand for bytes that are not UTF-8."""
     return io.StringIO(text.decode("utf-8", "surrogateescape"), newline="")
 
 
