@@ -183,6 +183,16 @@ class CollaborativeSpec(CollaborativeSection):
     method: Literal["sppmi", "sasrec", "both"] = "sppmi"
     fit_items: int | None = Field(None, ge=3)
 
+    @property
+    def trains_sasrec(self) -> bool:
+        """True if vectors are, in whole or in part, item embeddings of a SASRec; otherwise they are the PMI alone."""
+        return self.method != "sppmi"
+
+    @property
+    def has_both_parts(self) -> bool:
+        """True if a vector is the PMI and the item embedding of a SASRec, concatenated."""
+        return self.method == "both"
+
     def for_items(self, items: int) -> Self:
         """Return the settings for a log of some items."""
         limit = None if self.fit_items is None or self.fit_items >= items else self.fit_items

@@ -46,7 +46,7 @@ def fit_behaviour(run: Run, snapshot: Snapshot) -> tuple[dict[str, EncoderRef], 
     if section.method == "auto":
         run.say(f"  collaborative.method {spec.method}, for {events:,} events of {len(items.ids):,} items")
     with run.stage("behaviour") as view:
-        if spec.method == "sppmi":
+        if not spec.trains_sasrec:
             return _factorised(run, view, log, items, spec)
         return _with_sequence_model(run, view, log, spec)
 
@@ -95,7 +95,7 @@ def _with_sequence_model(
             made, newest = _fitted(run.lake, log, spec, fusion, train)
     rows = 0 if made is None else made.vectors.height
     view.note(f"{rows:,} items in the log before {log.cutoff:%Y-%m-%d}; {run.compute.name}")
-    if spec.method == "both" and spec.weighted:
+    if spec.has_both_parts and spec.weighted:
         view.note(f"{spec.weighted} apply only to the PMI; the SASRec weighs all events equally")
     if made is None or not rows:
         return {}, None
@@ -111,7 +111,7 @@ def _learns(run: Run) -> bool:
 def _reference(run: Run, log: LogSlice, factors: Factors) -> EncoderRef:
     """Store factors, and return the reference to the vectors of a log on them."""
     details = describe_collaborative(factors.spec)
-    if factors.spec.method != "sppmi":
+    if factors.spec.trains_sasrec:
         details["sasrec"] = run.recipe.sasrec.model_dump(mode="json", exclude={"workers"})
     stored = store_factors(run.lake.blobs, factors)
     made_from = f"{log.content_hash}/on/{stored[BLOB][:16]}"

@@ -48,7 +48,7 @@ def fit_collaborative(
         return None
     factors, rows = fitted
     earlier = log.where(log.time < since) if since is not None else log.where(np.zeros(len(log), np.bool_))
-    if spec.method == "sppmi":
+    if not spec.trains_sasrec:
         return Collaborative(factors, factors.fold(log, rows), factors.fold(earlier))
     if train is None:
         raise ValueError(
@@ -57,7 +57,7 @@ def fit_collaborative(
     before, now = _item_embeddings(earlier, log, train)
     directions = _directions(rows, now)
     vectors, past = (vectors_of(_named(log, each), each.vectors[each.present]) for each in (now, before))
-    if spec.method == "both":
+    if spec.has_both_parts:
         alone = replace(factors, spec=spec.model_copy(update={"method": "sppmi"}))
         vectors, past = (
             _concat_normalized(alone.fold(log, rows), vectors),
