@@ -145,11 +145,11 @@ class TrainSection(BaseModel):
         return OBJECTIVES.require(value)
 
     @model_validator(mode="after")
-    def _temperature_has_an_effect(self) -> Self:
+    def _temperature_is_of_ranking(self) -> Self:
         if self.objective == "next_code" and self.temperature != 1.0:
             raise ValueError(
-                f'train.temperature={self.temperature} has no effect with objective = "next_code"; set another '
-                "objective, such as ranking, or leave temperature out"
+                f'train.temperature={self.temperature} is only for objective = "ranking" and "softmax_dpo"; set one '
+                "of them, or leave temperature out"
             )
         return self
 
