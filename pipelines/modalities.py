@@ -73,8 +73,8 @@ class Modality:
         moved = np.zeros(self.vectors.shape, np.float32)
         for start in range(0, len(self), ROWS):
             rows = slice(start, start + ROWS)
-            there = self.present[rows][:, None]
-            np.subtract(self.vectors[rows], mean_D, out=moved[rows], where=there)
+            present = self.present[rows][:, None]
+            np.subtract(self.vectors[rows], mean_D, out=moved[rows], where=present)
             norms = np.linalg.norm(moved[rows], axis=1, keepdims=True)
             moved[rows] /= np.where(norms == 0, 1, norms)
         return moved

@@ -147,8 +147,10 @@ class Run:
         ):
             pace = view.pace
             if pace.total:
-                of = pace.total
-                view.moved.append(lambda: artifact.update(pace.done / of, pace.left_s, f"{pace.done:,} of {of:,} rows"))
+                rows = pace.total
+                view.moved.append(
+                    lambda: artifact.update(pace.done / rows, pace.left_s, f"{pace.done:,} of {rows:,} rows")
+                )
             yield view
             return_freed_memory()
             artifact.end()

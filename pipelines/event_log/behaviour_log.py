@@ -133,10 +133,10 @@ def behaviour_log(
             kept.write_ipc(folder / f"{part}.arrow", compression="uncompressed")
             np.add.at(seen, kept["item"].to_numpy(), 1)
             newest += kept["time"].sort().tail(1).to_list()
-        there = seen > 0
-        row = np.where(there, np.cumsum(there) - 1, -1).astype(np.int32)
-        names = ids if there.all() else ids.filter(pa.array(there))
-        yield BehaviourLog(names, seen[there], folder, parts, max(newest, default=0), spec.half_life_days, row)
+        has_events = seen > 0
+        row = np.where(has_events, np.cumsum(has_events) - 1, -1).astype(np.int32)
+        names = ids if has_events.all() else ids.filter(pa.array(has_events))
+        yield BehaviourLog(names, seen[has_events], folder, parts, max(newest, default=0), spec.half_life_days, row)
 
 
 def _behaviour(lake: Lake, log: LogSlice, ids: IdRows, spec: CollaborativeSpec) -> Iterator[pa.RecordBatch]:

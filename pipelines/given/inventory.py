@@ -181,14 +181,14 @@ def _taken(source: GivenSource, number: int, wanted: pl.DataFrame) -> Iterator[p
     part, left = source.parts[number], wanted.height
     row = part.first
     for batch in part.read(source.batch_rows):
-        here = wanted.filter(pl.col("row").is_between(row, row + batch.num_rows - 1)).sort("row")
-        if here.height:
-            places = (here["row"] - row).to_list()
+        in_batch = wanted.filter(pl.col("row").is_between(row, row + batch.num_rows - 1)).sort("row")
+        if in_batch.height:
+            places = (in_batch["row"] - row).to_list()
             judged = judge(batch.take(pa.array(places, pa.int64())), source.dim, 0)
-            if not judged.rows.select(PAIR).equals(here.select(PAIR)):
+            if not judged.rows.select(PAIR).equals(in_batch.select(PAIR)):
                 break
-            yield here.select(PAIR).with_columns(pl.Series("vector", judged.vectors).cast(pl.List(pl.Float32)))
-            left -= here.height
+            yield in_batch.select(PAIR).with_columns(pl.Series("vector", judged.vectors).cast(pl.List(pl.Float32)))
+            left -= in_batch.height
         row += batch.num_rows
         if not left:
             return

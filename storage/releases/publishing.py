@@ -136,10 +136,10 @@ def rollback(
         raise LakeNotFound(f"{alias!r} points to nothing yet; publish a release first.")
     if to == now.value["release"]:
         return Published(**now.value)
-    there = {manifest.id for manifest in releases(lake)}
-    if to is not None and to not in there and any(move.value["release"] == to for move in history[1:]):
+    available = {manifest.id for manifest in releases(lake)}
+    if to is not None and to not in available and any(move.value["release"] == to for move in history[1:]):
         read_release(lake, to)  # says when it was retired
-    ever = [move.value for move in history[1:-1] if move.value["release"] in there - {now.value["release"]}]
+    ever = [move.value for move in history[1:-1] if move.value["release"] in available - {now.value["release"]}]
     earlier = [value for value in _not_undone(history) if value in ever]
     wanted = earlier if to is None else [value for value in ever if value["release"] == to]
     if not wanted:
@@ -149,10 +149,10 @@ def rollback(
             if known
             else "no other release was ever published, or none of them stays"
         )
-        here = now.value["release"]
+        current = now.value["release"]
         raise PublishRefused(
-            f"cannot roll {alias!r} back from {here} to {to or 'an earlier release'}: {choice}. "
-            f"To change only the model of {here}, run `sidmill release publish {here} --model MODEL`."
+            f"cannot roll {alias!r} back from {current} to {to or 'an earlier release'}: {choice}. "
+            f"To change only the model of {current}, run `sidmill release publish {current} --model MODEL`."
         )
     manifest = read_release(lake, wanted[-1]["release"])
     model = wanted[-1]["model"] or _default_model(lake, manifest, history, may_be_worse)

@@ -214,10 +214,10 @@ class Items:
         known, vectors = self._lead
         chosen = rows[: min(count, LEAD)]
         place = np.searchsorted(known, chosen)
-        there = np.flatnonzero(known[np.minimum(place, len(known) - 1)] == chosen)
-        if 2 * len(there) < len(chosen):
+        in_sample = np.flatnonzero(known[np.minimum(place, len(known) - 1)] == chosen)
+        if 2 * len(in_sample) < len(chosen):
             return self.take(chosen, prefix[chosen])
-        chosen, place = chosen[there], place[there]
+        chosen, place = chosen[in_sample], place[in_sample]
         return Block({name: vector[place] for name, vector in vectors.items()}, self.ties[chosen], prefix[chosen])
 
     def read(self, start: int, stop: int, prefix: NDArray[np.int32]) -> Block:
