@@ -55,10 +55,10 @@ class _WithoutItems:
         except LakeNotFound:
             return reference
         names = sorted(self.items)
-        gone = [name for name, row in zip(names, trie.find_rows(names).tolist(), strict=True) if row >= 0]
-        if not gone:
+        erased = [name for name, row in zip(names, trie.find_rows(names).tolist(), strict=True) if row >= 0]
+        if not erased:
             return reference
-        left = trie.updated(np.zeros((0, trie.levels), np.int32), [], gone)
+        left = trie.updated(np.zeros((0, trie.levels), np.int32), [], erased)
         digest = self.lake.blobs.put(left.to_bytes())
         return TrieRef(sha256=digest, path=f"blobs/{digest[:2]}/{digest}", sids=len(left))
 

@@ -135,7 +135,7 @@ class Recipe(OmitsYoungerDefaults):
 
 
 HOW_IT_RUNS = ("workers", "cpus_per_worker", "checkpoint_steps", "since_production")
-"""Fields of [train] that say where and from what a training runs, not what it is: none is in the key of a model."""
+"""Fields of [train] that choose the placement and the start of a training. They are not in the key of a model."""
 
 
 def recipes_folder() -> Path:

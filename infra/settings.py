@@ -19,8 +19,8 @@ DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",
-    "RUST_LOG": "error",  # a store without credentials is told once, by our error, and not by warnings of its client
-    # The allocator of polars gives back at once what is freed. By default it keeps it for half a second, and a sort or
+    "RUST_LOG": "error",  # missing credentials of a store are reported by our error, not by warnings of its client
+    # The allocator of polars returns freed memory immediately. By default it keeps it for half a second, and a sort or
     # a join takes twice the memory.
     "_RJEM_MALLOC_CONF": "dirty_decay_ms:0,muzzy_decay_ms:0",
 }

@@ -46,7 +46,7 @@ def scaled_dot_product_attention(
     attend = partial(
         functional.scaled_dot_product_attention, dropout_p=dropout_p, is_causal=is_causal, enable_gqa=enable_gqa
     )
-    return in_parts(attend, query, key, value, attn_mask)
+    return attend_in_parts(attend, query, key, value, attn_mask)
 
 
 def by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, causal: bool) -> Tensor:
@@ -62,7 +62,7 @@ def by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, 
     return shares @ value
 
 
-def in_parts(
+def attend_in_parts(
     attend: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, most: int = MOST
 ) -> Tensor:
     """Attend by kernels, `attend(query, key, value, mask)`, to at most `most` values of padded queries at a time."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SAVE_S = 10.0
 """Least seconds between two checkpoints. What takes less is faster trained again than stored."""
 PLACEMENT = {"workers", "cpus_per_worker", "checkpoint_steps"}
-"""Settings of a loop by which its weights do not go: a training may go on under others."""
+"""Settings of a loop that do not affect its weights: a training may resume with other values."""
 OnEpoch = Callable[[dict[str, float]], bool | None]
 
 

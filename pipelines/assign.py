@@ -45,15 +45,17 @@ def occupancy(
         return Occupancy(_codes(lake, codebook, assignments))
     later = _codes(lake, codebook, [each for each in assignments if each not in parent.assignments])
     expected = count_sids(lake, codebook.id, parent.assignments) - len(trie)
-    gone = later[:0]
+    deleted = later[:0]
     if expected:
-        gone = _codes(lake, codebook, parent.assignments, deleted_items(lake, parent.versions["items"], parent.as_of))
-    if len(gone) != expected:
+        deleted = _codes(
+            lake, codebook, parent.assignments, deleted_items(lake, parent.versions["items"], parent.as_of)
+        )
+    if len(deleted) != expected:
         return Occupancy(_codes(lake, codebook, assignments))
-    keys, order = sort_sids(np.concatenate([gone, later]), codebook.sizes)
+    keys, order = sort_sids(np.concatenate([deleted, later]), codebook.sizes)
     codes = trie.codes()
     places = np.searchsorted(sid_keys(codes, codebook.sizes), keys)
-    return Occupancy(np.insert(codes, places, np.concatenate([gone, later])[order], axis=0))
+    return Occupancy(np.insert(codes, places, np.concatenate([deleted, later])[order], axis=0))
 
 
 def _codes(lake: Lake, codebook: Codebook, assignments: Iterable[str], among: Iterable[str] | None = None) -> Codes:

@@ -128,12 +128,12 @@ def _texts(corpus: _Corpus) -> Iterator[dict[str, str]]:
     """Yield the pairs one by one."""
     trie, spec, left_out, scratch = corpus.trie, corpus.spec, corpus.left_out, corpus.scratch
     codes = trie.codes()
-    wide = max(RANGE_ITEMS, -(-len(trie) // MOST_RANGES))
-    _spread_items(corpus, wide)
+    range_rows = max(RANGE_ITEMS, -(-len(trie) // MOST_RANGES))
+    _spread_items(corpus, range_rows)
     counted = _count_pairs(corpus, _first_of_sid(codes))
-    for start in range(0, len(trie), wide):
-        known = _newest(scratch / f"items-{start // wide}")
-        for first, stop in _spans(counted[start : start + wide], start):
+    for start in range(0, len(trie), range_rows):
+        known = _newest(scratch / f"items-{start // range_rows}")
+        for first, stop in _spans(counted[start : start + range_rows], start):
             following = _following(scratch, first, stop, spec)
             ids = trie.item_ids.slice(first, stop - first)
             sids = sid_texts(codes[first:stop])
@@ -190,8 +190,8 @@ def _holds_token(text: str, levels: int) -> bool:
     return any(LETTERS.index(letter) < levels for letter in TOKEN.findall(text))
 
 
-def _spread_items(corpus: _Corpus, wide: int) -> None:
-    """Write the visible revisions of the trie's items, one file per range of `wide` rows."""
+def _spread_items(corpus: _Corpus, range_rows: int) -> None:
+    """Write the visible revisions of the trie's items, one file per range of `range_rows` rows."""
     trie, arrived = corpus.trie, ds.field("arrived_at") <= corpus.log.as_of
     with ExitStack() as stack:
         writers: list[pa.ipc.RecordBatchStreamWriter] = []
@@ -200,11 +200,11 @@ def _spread_items(corpus: _Corpus, wide: int) -> None:
             row = trie.find_rows(batch.column("item_id"))
             batch = batch.drop_columns(["item_id"]).append_column("row", pa.array(row))
             if not writers:
-                for part in range(-(-len(trie) // wide)):
+                for part in range(-(-len(trie) // range_rows)):
                     sink = stack.enter_context(pa.OSFile(str(corpus.scratch / f"items-{part}"), "wb"))
                     writers.append(stack.enter_context(pa.ipc.new_stream(sink, batch.schema)))
             order = np.argsort(row, kind="stable")
-            bounds = np.searchsorted(row[order], np.arange(len(writers) + 1) * wide)
+            bounds = np.searchsorted(row[order], np.arange(len(writers) + 1) * range_rows)
             for writer, (start, stop) in zip(writers, pairwise(bounds.tolist()), strict=True):
                 if stop > start:
                     writer.write_batch(batch.take(pa.array(order[start:stop])))
@@ -224,10 +224,11 @@ def _first_of_sid(codes: NDArray[np.int32]) -> NDArray[np.int32]:
     return np.maximum.accumulate(np.where(new, np.arange(len(codes), dtype=np.int32), np.int32(0)))
 
 
-def _count_pairs(corpus: _Corpus, alike: NDArray[np.int32]) -> NDArray[np.int64]:
+def _count_pairs(corpus: _Corpus, first_of_sid: NDArray[np.int32]) -> NDArray[np.int64]:
     """Count (item, SID taken after it) in one file per bucket of users, ordered by item.
 
-    Return the number of counts of an item in all files, int64 (N,).
+    `first_of_sid` names a SID by its first row, int32 (N,). Return the number of counts of an item in all files, int64
+    (N,).
     """
     lake, log, left_out, ids = corpus.lake, corpus.log, corpus.left_out, corpus.trie.item_ids
     deleted = deleted_items(lake, corpus.items_version, log.as_of)
@@ -241,21 +242,21 @@ def _count_pairs(corpus: _Corpus, alike: NDArray[np.int32]) -> NDArray[np.int64]
             ~pl.col("impression").fill_null(False) & ~pl.col("event_type").is_in(corpus.spec.negative_events)
         )
         left_out.refuse(Reason.NEGATIVE_EVENT, rows.height - positive.height)
-        pairs = _taken_after(positive, alike, corpus.spec.window).sort("row", "next")
+        pairs = _taken_after(positive, first_of_sid, corpus.spec.window).sort("row", "next")
         row, often = np.unique(pairs["row"].to_numpy(), return_counts=True)
         counted[row] += often
         np.save(corpus.scratch / f"pairs-{bucket}.npy", np.stack([pairs[name].to_numpy() for name in PAIR]))
     return counted
 
 
-def _taken_after(positive: pl.DataFrame, alike: NDArray[np.int32], window: int) -> pl.DataFrame:
+def _taken_after(positive: pl.DataFrame, first_of_sid: NDArray[np.int32], window: int) -> pl.DataFrame:
     """Return PAIR rows of some users' ordered events; an event counts once per SID taken after it."""
     user, row = positive["user_id"].rle_id().to_numpy(), positive["row"].to_numpy()
     found = []
     for apart in range(1, min(window, len(row) - 1) + 1):
         event = np.flatnonzero(user[apart:] == user[:-apart])
-        after = alike[row[event + apart]]
-        other = after != alike[row[event]]
+        after = first_of_sid[row[event + apart]]
+        other = after != first_of_sid[row[event]]
         found.append(pl.DataFrame({"event": event[other], "row": row[event[other]], "next": after[other]}))
     if not found:
         return pl.DataFrame(schema=dict.fromkeys(PAIR, pl.Int32))

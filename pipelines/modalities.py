@@ -31,7 +31,7 @@ class FusionError(ValueError):
 
 
 class ModalityRows(Sized, Protocol):
-    """Vectors (N, D) of one modality, of which some items are taken at a time.
+    """Vectors (N, D) of one modality, read for some items at a time.
 
     Rows where `present` (N,) is False are undefined and never read.
     """
@@ -73,8 +73,8 @@ class Modality:
         moved = np.zeros(self.vectors.shape, np.float32)
         for start in range(0, len(self), ROWS):
             rows = slice(start, start + ROWS)
-            there = self.present[rows][:, None]
-            np.subtract(self.vectors[rows], mean_D, out=moved[rows], where=there)
+            present = self.present[rows][:, None]
+            np.subtract(self.vectors[rows], mean_D, out=moved[rows], where=present)
             norms = np.linalg.norm(moved[rows], axis=1, keepdims=True)
             moved[rows] /= np.where(norms == 0, 1, norms)
         return moved

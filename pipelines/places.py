@@ -29,8 +29,10 @@ class Places:
         first = np.searchsorted(hashed, sought, side="left")
         count = np.searchsorted(hashed, sought, side="right") - first
         row, place = np.repeat(np.arange(len(sought)), count), order[spans(first, count)]
-        there, here = self.wanted[place], pairs[row]
-        same = (there["item_id"] == here["item_id"]) & (there["content_hash"] == here["content_hash"])
+        wanted_rows, pair_rows = self.wanted[place], pairs[row]
+        same = (wanted_rows["item_id"] == pair_rows["item_id"]) & (
+            wanted_rows["content_hash"] == pair_rows["content_hash"]
+        )
         kept = same.fill_null(False).to_numpy()
         return row[kept], place[kept]
 

@@ -141,7 +141,7 @@ class CollaborativeSection(OmitsYoungerDefaults, Section):
     each user. `window` is the number of a user's neighbouring events (in time) that form pairs with an event.
     Impressions, and events of the types in `exclude_events`, are ignored. A pair counts as the product of its events'
     weights: the weight of the type in `event_weights` (1 by default), halved with every `half_life_days` of age. A
-    SASRec weighs all events alike.
+    SASRec weighs all events equally.
 
     `auto` is `both` if that is affordable on one core, else `sppmi`.
 
@@ -172,8 +172,7 @@ class CollaborativeSection(OmitsYoungerDefaults, Section):
         if self.method == "sasrec" and self.weighted:
             raise ValueError(
                 f'{self.weighted} cannot be used with method = "sasrec", which weighs all events equally: remove '
-                "them, and "
-                'list event types that are not behaviour in exclude_events; or use method = "sppmi" or "both"'
+                'them, and list event types that are not behaviour in exclude_events; or use method = "sppmi" or "both"'
             )
         return self
 
@@ -183,6 +182,16 @@ class CollaborativeSpec(CollaborativeSection):
 
     method: Literal["sppmi", "sasrec", "both"] = "sppmi"
     fit_items: int | None = Field(None, ge=3)
+
+    @property
+    def trains_sasrec(self) -> bool:
+        """True if vectors are, in whole or in part, item embeddings of a SASRec; otherwise they are the PMI alone."""
+        return self.method != "sppmi"
+
+    @property
+    def has_both_parts(self) -> bool:
+        """True if a vector is the PMI and the item embedding of a SASRec, concatenated."""
+        return self.method == "both"
 
     def for_items(self, items: int) -> Self:
         """Return the settings for a log of some items."""
@@ -288,7 +297,7 @@ class StageSpec(Section):
 
 def _is_placed(name: str) -> str:
     if name not in PLACED:
-        raise ValueError(f"no stage {name} is placed; the stages are {', '.join(PLACED)}")
+        raise ValueError(f"there is no stage {name}; stages with settings are {', '.join(PLACED)}")
     return name
 
 

@@ -56,7 +56,7 @@ class LakeReader:
 
 
 class Release:
-    """One release: what it pins is read when it is asked for, and does not change afterwards."""
+    """One release. Its contents are read at the first use, and never change."""
 
     def __init__(self, lake: Lake, manifest: Manifest, model: str | None) -> None:
         self._lake, self._model = lake, model

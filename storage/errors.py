@@ -18,7 +18,7 @@ LakeError
 └── PublishRefused      an alias may not point to a release
     ├── GateBlocked     a blocking gate of the candidate failed
     ├── StaleCandidate  the candidate lacks what was published since it was made
-    └── Held            production is held: runs publish nothing until the hold is lifted
+    └── ProductionHeld  production is held: runs publish nothing until the hold is lifted
 """
 
 import re
@@ -48,7 +48,7 @@ class LakeNotFound(LakeError):
 
 
 class Retired(LakeNotFound):
-    """Raised when a release or a model was retired: what it pinned is gone, or goes soon."""
+    """Raised when a release or a model was retired: its files are removed, or will be soon."""
 
 
 class LakeUnusable(LakeError):
@@ -80,7 +80,7 @@ class LeaseLost(LakeError):
 
 
 class LineageBroken(LakeError):
-    """Raised for a candidate that goes back in time behind its parent, or has seen what it holds out."""
+    """Raised for a candidate with an earlier time than its parent, or one that has seen its held-out events."""
 
 
 class PointerMoved(LakeError):
@@ -108,8 +108,8 @@ class GateBlocked(PublishRefused):
 
 
 class StaleCandidate(PublishRefused):
-    """Raised when the candidate lacks what was published since it was made."""
+    """Raised when the candidate lacks SIDs, items or changes that were published since it was made."""
 
 
-class Held(PublishRefused):
+class ProductionHeld(PublishRefused):
     """Raised when production is held: runs publish nothing until the hold is lifted."""

@@ -1,4 +1,4 @@
-"""The hash by which settings, and what determines a release, are known."""
+"""The hash that identifies settings, and the inputs of a release."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def json_hash(value: Any) -> str:
-    """Return 16 hex digits over a JSON value, whatever the order of the names in it. Raise TypeError for others.
+    """Return 16 hex digits over a JSON value, independent of the order of its names. Raise TypeError for others.
 
     Hashes that are stored in lakes are made by it: of recipes, mappings, fingerprints, keys of releases, and names of
     data files.

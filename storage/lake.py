@@ -227,7 +227,7 @@ class Lake:
         return self._rows(table, data_files(handle, TABLES[table]) if files is None else files, None)
 
     def read_files(self, table: str, paths: Sequence[str], columns: Sequence[str]) -> pa.Table:
-        """Read the rows of some files of a table, of any versions, without columns by which it is partitioned."""
+        """Read the rows of some files of a table, of any versions, without the partition columns."""
         files = [DataFile(path, 0, 0, None, {}, {}) for path in paths]
         return self._rows(table, files, columns)
 

@@ -30,7 +30,7 @@ def event(user: int, item: int, minute: int, day: int, name: int) -> Row:
 
 
 def order(row: Row) -> tuple[Any, ...]:
-    """Where an event stands among those of all users: the plain twin of pipelines.event_log.event_order."""
+    """Sort key of an event among those of all users: the oracle of pipelines.event_log.event_order."""
     return (row["user_id"], row["event_time"], row["arrival_time"], row["source"], row["source_offset"])
 
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("sidmill", "flows", "pipelines", "training", "tokenizer", "storage", "learning", "plugins", "infra")
-LONGEST_FILE, MOST_MODULES = 350, 12
+LONGEST_FILE, MOST_MODULES, LONGEST_TEST = 350, 12, 70
 MOST_PARAMETERS = 6
 LONG_LISTS = {
     "scaled_dot_product_attention": "is called where PyTorch's function of this name would be, with its parameters",
@@ -19,6 +19,8 @@ LONG_LISTS = {
 }
 """Parameters that a function may have, and why functions outside verbs and flows have more."""
 QUESTIONS, MOST_QUESTIONS = ("Who", "What", "How", "Which", "Where", "Whether", "When", "Why"), 9
+UNSHIPPED = ("bench", "examples", "tests")
+"""Folders that are in no wheel. Their docstrings follow the rules of the packages."""
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/glossary.md", "docs/trie.md", "docs/operations.md")
 PATH = re.compile(r"`((?:\w+/)*\w+/[\w./-]+\.(?:py|md|toml|yaml))`")
 NAME = re.compile(rf"`((?:{'|'.join(PACKAGES[1:])})(?:\.\w+)+)`")  # `sidmill.*` are events and groups of entry points
@@ -26,9 +28,10 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @cache
-def sources() -> list[Path]:
-    """Source files of the packages, without those that an editor or a run has left."""
-    return sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py") if "__pycache__" not in path.parts)
+def sources(*folders: str) -> list[Path]:
+    """Source files of folders, by default of the packages, without those that an editor or a run has left."""
+    found = (path for name in folders or PACKAGES for path in (ROOT / name).rglob("*.py"))
+    return sorted(path for path in found if "__pycache__" not in path.parts)
 
 
 @cache
@@ -63,9 +66,20 @@ def test_long_parameter_lists_do_not_come_back() -> None:
     assert {name for name, _ in found} == LONG_LISTS.keys(), "a reason that is no longer needed goes"
 
 
+def test_no_test_is_a_long_story() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path in sources("tests")
+        for node in ast.walk(tree(path))
+        if isinstance(node, Function) and node.name.startswith("test_")
+        if (node.end_lineno or 0) - node.lineno >= LONGEST_TEST
+    ]
+    assert found == []
+
+
 def test_few_docstrings_begin_with_a_question_word() -> None:
     found = []
-    for path in sources():
+    for path in sources(*PACKAGES, *UNSHIPPED):
         for node in ast.walk(tree(path)):
             if isinstance(node, ast.Module | ast.ClassDef | Function):
                 text = ast.get_docstring(node) or ""
@@ -87,13 +101,13 @@ def test_files_and_names_that_a_page_names_exist(page: str) -> None:
 
 
 def is_file(path: str) -> bool:
-    """Whether a page may name a file so: from the root, or from a package that the sentence names."""
+    """Return whether a path of a page is a file, from the root or from a package that the sentence names."""
     places = (ROOT, *(ROOT / name for name in (*PACKAGES, "docs")), ROOT / "pipelines" / "sources")
     return any((place / path).exists() for place in places)
 
 
 def exists(name: str) -> bool:
-    """Whether a dotted name is a module, or something that a module defines or imports."""
+    """Return whether a dotted name is a module, or a name that a module defines or imports."""
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         base, rest = ROOT.joinpath(*parts[:length]), parts[length:]

@@ -9,7 +9,7 @@ Collision = Literal["relocate", "suffix", "item", "keep"]
 
 @dataclass(frozen=True)
 class CollisionPolicy:
-    """What happens to items whose codes are taken.
+    """Treatment of items whose codes are taken.
 
     With `relocates` an item gets other codes, which are free. With `token` a number after the codes makes the SID
     unique: it counts the items of a SID ("per SID") or all items ("per item"). With neither, items share a SID.

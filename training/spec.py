@@ -207,8 +207,7 @@ class EvaluateSpec(BaseModel):
         if self.diversity and self.groups == 1:
             raise ValueError(
                 f"evaluate.diversity={self.diversity} has no effect with evaluate.groups=1, because it acts between "
-                "groups; "
-                "raise groups or leave diversity at 0"
+                "groups; raise groups or leave diversity at 0"
             )
         return self
 

@@ -242,10 +242,10 @@ class SeededSplit:
         return best
 
     def behaviour(
-        self, spec: CollaborativeSpec, tower: ItemEmbeddingsSpec | None = None, recent: float = FusionSpec().recent
+        self, spec: CollaborativeSpec, sasrec: ItemEmbeddingsSpec | None = None, recent: float = FusionSpec().recent
     ) -> Collaborative:
         """Fit vectors on the visible events, and on those before the newest share, on which fusion is trained."""
-        train = partial(self._towers, tower or ItemEmbeddingsSpec(), recent)
+        train = partial(self._item_embeddings, sasrec or ItemEmbeddingsSpec(), recent)
         made = fit_collaborative(self.log, spec, self.log.newest(recent), train)
         assert made is not None
         return made
@@ -262,10 +262,10 @@ class SeededSplit:
         """Return items taken together among users' newest visible events, rows (P, 2)."""
         return self.rows(self.log)[self.log.pairs(spec.pair_window, self.log.newest(spec.recent))]
 
-    def _towers(
+    def _item_embeddings(
         self, spec: ItemEmbeddingsSpec, recent: float, logs: list[list[NDArray[np.int64]]], items: int
     ) -> list[NDArray[np.float32]]:
-        """Train towers once for all methods."""
+        """Train item embeddings once for all methods."""
         key = spec.model_copy(update={"seed": self.seed}), recent
         if key not in self._trained:
             self._trained[key] = item_embeddings_of(logs, items, key[0])

@@ -1,4 +1,4 @@
-"""`release audit`: change the events that a release holds out, make everything anew, and compare.
+"""`release audit`: change the events that a release holds out, build its products again, and compare.
 
 Three lakes get the items, the vectors of contents and the log of a release: as they are, with other held-out events,
 and with other events before the cutoff. A bootstrap under the release's recipe runs on each. The first two must agree
@@ -30,7 +30,7 @@ from storage.releases.manifest import Manifest
 from storage.releases.releases import PRODUCTION, read_release
 from storage.schemas import TABLES
 
-Part = Literal["held out", "seen"]
+LogPart = Literal["held out", "seen"]
 PRODUCTS = ("factors", "fusion", "codebook", "SIDs", "training sequences")
 
 
@@ -42,7 +42,7 @@ class LeakFound(LakeError):
 class Changed:
     """Result of changing the events of a part of the log: their number, and the products that differ then."""
 
-    part: Part
+    part: LogPart
     events: int
     differ: tuple[str, ...]
 
@@ -67,7 +67,7 @@ def audit_release(lake: Lake, release: str, say: Callable[[str], None]) -> list[
         say(f"{manifest.id} made anew, from its data and its recipe, three times below {folder}")
         plain = _products(lake, manifest, Path(folder) / "plain", None)
         found = []
-        parts: tuple[tuple[Part, int], ...] = (("held out", held_out), ("seen", seen))
+        parts: tuple[tuple[LogPart, int], ...] = (("held out", held_out), ("seen", seen))
         for part, events in parts:
             other = _products(lake, manifest, Path(folder) / part.replace(" ", "-"), part)
             found.append(Changed(part, events, tuple(each for each in PRODUCTS if plain[each] != other[each])))
@@ -86,14 +86,14 @@ def require_no_leak(found: list[Changed]) -> None:
             )
 
 
-def _visible(manifest: Manifest, part: Part) -> ds.Expression:
+def _visible(manifest: Manifest, part: LogPart) -> ds.Expression:
     arrived = ds.field("arrival_time") <= manifest.as_of
     before = ds.field("event_time") < manifest.cutoff
     return arrived & (before if part == "seen" else ~before)
 
 
-def _products(lake: Lake, manifest: Manifest, folder: Path, part: Part | None) -> dict[str, Any]:
-    """Make everything anew in an empty lake, with the events of a part changed, and return what identifies it."""
+def _products(lake: Lake, manifest: Manifest, folder: Path, part: LogPart | None) -> dict[str, Any]:
+    """Build the release in an empty lake, with the events of a part changed; return the hash of each product."""
     scratch = Lake(str(folder))
     _copy(lake, scratch, manifest, part)
     warned = [f'gates.{name}={{severity="warn"}}' for name in GATES]
@@ -110,7 +110,7 @@ def _products(lake: Lake, manifest: Manifest, folder: Path, part: Part | None) -
     }
 
 
-def _copy(lake: Lake, scratch: Lake, manifest: Manifest, part: Part | None) -> None:
+def _copy(lake: Lake, scratch: Lake, manifest: Manifest, part: LogPart | None) -> None:
     """Copy items, vectors of contents and events; events of a part get other items, users and types."""
     who = Provenance("release audit", manifest.recipe_hash)
     arrived = {"items": "arrived_at", "interactions": "arrival_time"}
@@ -127,7 +127,7 @@ def _copy(lake: Lake, scratch: Lake, manifest: Manifest, part: Part | None) -> N
             append(scratch, table, frame.to_arrow(), f"audit:{number}", who)
 
 
-def _changed(events: pl.DataFrame, manifest: Manifest, part: Part, seed: int) -> pl.DataFrame:
+def _changed(events: pl.DataFrame, manifest: Manifest, part: LogPart, seed: int) -> pl.DataFrame:
     """Exchange items, users and types among the events of a part, at random."""
     before = events["event_time"] < manifest.cutoff
     chosen = np.flatnonzero((before if part == "seen" else ~before).to_numpy())

@@ -28,8 +28,8 @@ def written(sources: Sources, output: Path, force: bool) -> Iterator[str]:
     if draft.lacking:
         missing = "\n  ".join(draft.lacking)
         raise DraftIncomplete(
-            f"{output} is not complete, because columns could not be told:\n  {missing}\n"
-            "Mend the data, or name the columns in the lines marked TO DO; then run "
+            f"{output} is not complete, because some columns could not be identified:\n  {missing}\n"
+            "Correct the data, or name the columns in the lines marked TO DO; then run "
             f"`sidmill recipe check --recipe {output}`."
         )
     given = _options(sources)

@@ -15,7 +15,7 @@ def job(
     """Run a command as a job of a Ray cluster, and show its log.
 
     The command runs on the cluster, with the credentials that its nodes have.
-    Ctrl-C here stops it there; the same command then goes on.
+    Ctrl-C stops it on the cluster; the same command then continues.
 
     $ sidmill job --address http://head:8265 -- run nightly --lake s3://bucket/lake --items s3://bucket/items
 

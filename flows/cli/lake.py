@@ -78,9 +78,9 @@ def gc(
 ) -> None:
     """Retire old releases, and remove the files that nothing needs any more.
 
-    Production, pins (`sidmill release pin`), the newest releases, and what
-    running runs need stay. Without --yes nothing is changed: the command says
-    what would go and why the rest stays.
+    Keeps production, pins (`sidmill release pin`), the newest releases, and
+    what running runs need. Without --yes nothing is changed: the command
+    lists what would be removed, and why the rest stays.
 
     $ sidmill lake gc
     $ sidmill lake gc --keep 30 --grace 2d --yes

@@ -99,7 +99,7 @@ def run_command(arguments: Sequence[str]) -> int:
     except BaseException as stop:
         if not isinstance(stop, _stops()):
             raise
-        print("sidmill: interrupted. What was committed stays; the same command goes on from there.", file=sys.stderr)
+        print("sidmill: interrupted. What was committed stays; the same command continues from there.", file=sys.stderr)
         return INTERRUPTED
     return 0
 

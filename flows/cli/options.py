@@ -25,7 +25,7 @@ DryRun = Annotated[
     Parameter(
         name="--dry-run",
         group=COMMON,
-        help="Say what the run would read, how long about, and what is wrong; write nothing.",
+        help="Report what the run would read, about how long it would take, and faults; write nothing.",
     ),
 ]
 Release = Annotated[str, Parameter(metavar="RELEASE")]

@@ -18,7 +18,7 @@ def list_rows(
     as_json: AsJson = False,
     common: Common = Common(),
 ) -> None:
-    """List the rows in quarantine with their reasons and what helps.
+    """List the rows in quarantine with their reasons and remedies.
 
     $ sidmill quarantine list
     $ sidmill quarantine list --reason image_unreachable --limit 10

@@ -49,11 +49,11 @@ def check(
     as_json: AsJson = False,
     debug: Debug = Debug(),
 ) -> None:
-    """Say what a run with a recipe would read and make, and what is wrong.
+    """Report what a run with a recipe would read and make, and its faults.
 
     Ingests a sample of each source into a temporary folder, opens encoders and
     given vectors, and compares the codebook with the number of items. Exits
-    with 0 if nothing was found that would stop the run, and else with 1.
+    with 1 if a fault would stop the run, otherwise with 0.
     Without --recipe, the recipe of production in --lake applies.
 
     $ sidmill recipe check --recipe shop.toml --items items.jsonl

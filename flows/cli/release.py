@@ -49,11 +49,12 @@ def _pinned(standing: "Standing", release: str) -> str | None:
 
 @app.command
 def audit(release: ReleaseArgument = "production", /, *, common: Common = Common()) -> None:
-    """Show that nothing that a release holds out decides what is made.
+    """Check that held-out events have no effect on what a release is made of.
 
-    The release is made anew three times, below TMPDIR: as it is, with other
-    held-out events, and with other events before the cutoff. The first two
-    must agree in factors, fusion, codebook, SIDs and training sequences.
+    Builds the release three times, below TMPDIR: as it is, with other held-out
+    events, and with other events before the cutoff. The first two must agree in
+    factors, fusion, codebook, SIDs and training sequences, or the command
+    exits with 1. The third shows that the comparison can find a difference.
 
     $ sidmill release audit production
 

@@ -6,7 +6,7 @@ Foreign text, such as titles and cells, is escaped by `flows.runtime.terminal`.
 import json
 import sys
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from rich.console import Console
@@ -24,9 +24,12 @@ from storage.releases.models import Evaluation
 from storage.releases.releases import Published
 from storage.runs.record import RunSummary, in_a_line
 
+if TYPE_CHECKING:
+    from flows.inspect.explain import Explanation
+
 Record = dict[str, Any]
 
-# Columns of a table in a pipe: so many that no cell is broken.
+# Width of a table in a pipe, in characters: wide enough that no cell is broken.
 PIPE_WIDTH = 10_000
 
 
@@ -162,7 +165,7 @@ def _non_default_fields(settings: Record) -> Record:
 
 
 def releases(found: list[Record], current: Published | None, retired: int, as_json: bool) -> None:
-    """Print a line per release; an asterisk marks production. Pins, and how many were retired, are told below."""
+    """Print a line per release; an asterisk marks production. Pins and the number of retired releases stand below."""
     if as_json:
         _print_json(found)
         return
@@ -218,17 +221,18 @@ def evaluation(found: Evaluation | None, as_json: bool) -> None:
         show_evaluation(say, found.result)
 
 
-def explanation(value: Record, as_json: bool) -> None:
+def explanation(found: "Explanation", as_json: bool) -> None:
     """Print an item: SID, prefixes with items that share them, lineage."""
+    value = found.as_record()
     if as_json:
         _print_json(value)
         return
-    sid = "no SID" if value["sid"] is None else "SID " + "-".join(map(str, value["sid"]))
-    sid += ", deleted" if value["deleted"] else ""
-    say(f"{value['item']}  {value['title'] or ''}  {sid}  ({value['release']})")
-    for step in value["path"]:
-        say(f"  {'-'.join(map(str, step['prefix'])):<20} {step['items']:,} item(s)")
-        for other in step["sharing"]:
+    sid = "no SID" if found.sid is None else "SID " + "-".join(map(str, found.sid))
+    sid += ", deleted" if found.deleted else ""
+    say(f"{found.item}  {found.title or ''}  {sid}  ({found.release})")
+    for step in found.path:
+        say(f"  {'-'.join(map(str, step.prefix)):<20} {step.items:,} item(s)")
+        for other in step.sharing:
             say(f"      {other['item_id']}  {other['title'] or ''}")
     record({"lineage": value["lineage"], "quarantine": value["quarantine"]}, False)
 

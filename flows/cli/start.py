@@ -51,7 +51,7 @@ def production_recipe(lake: "Lake") -> dict[str, Any] | None:
 
 
 def tell(run: "PlannedRun", *, quick: bool = False, as_json: bool = False) -> None:
-    """Print what a run would do. Raise CheckFailed if it would not come to its end."""
+    """Print what a run would do. Raise PreflightFailed if it would not come to its end."""
     from flows.preflight.preflight import preflight
 
     report = preflight(run, quick=quick)

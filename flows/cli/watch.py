@@ -25,15 +25,17 @@ def check(
     recipe: RecipeOptions = RecipeOptions(),
     common: Common = Common(),
 ) -> None:
-    """Exit with 3 if production is too old, no night ran, a run failed or a stream lags.
+    """Print the problems of a lake; exit with 3 if there are any.
 
-    The limits are those of [watch] in the recipe of production.
+    Problems are: production, its model or a source is too old, no night
+    finished, the newest run of a kind failed, or a stream lags. The limits are
+    those of [watch] in the recipe of production.
 
     $ sidmill lake check
     $ sidmill lake check --set watch.night_hours=2 --alert
 
     Args:
-        alert: Tell the hooks of [watch] of each problem once, and once when it is over.
+        alert: Notify the hooks of [watch] once of each problem, and once when it is over.
     """
     from flows.watch.alerts import send_alerts
     from flows.watch.health import problems
@@ -65,7 +67,7 @@ def metrics(
     $ sidmill lake metrics --output /var/lib/node_exporter/sidmill.prom
 
     Args:
-        output: File to write instead, at once. Default: print.
+        output: File to replace, in one step. Default: print.
     """
     from flows.watch.metrics import metrics_text, write_metrics
 

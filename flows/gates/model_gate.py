@@ -38,8 +38,10 @@ def judge_model(
             True,
             f"warning: {model} is worse than {' and '.join(worse)}; the recipe only warns of this",
         )
-    alike = [name for name, found in sorted(evaluation.against.items()) if found.verdict != "beats"]
-    return ModelVerdict(True, f"warning: {model} does not clearly differ from {' and '.join(alike)}" if alike else "")
+    undecided = [name for name, found in sorted(evaluation.against.items()) if found.verdict != "beats"]
+    return ModelVerdict(
+        True, f"warning: {model} does not clearly differ from {' and '.join(undecided)}" if undecided else ""
+    )
 
 
 def may_be_worse(manifest: Manifest) -> bool:

@@ -1,4 +1,4 @@
-"""The gates of releases: a name in a recipe, and the `ReleaseGate` that it stands for.
+"""The gates of releases: `ReleaseGate`s by their names in a recipe.
 
 Built-in gates judge every candidate. A gate of an installed package judges where the recipe's section [gates] names it.
 """

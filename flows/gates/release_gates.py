@@ -22,7 +22,7 @@ class Candidate:
 
 
 Figure = tuple[float, str]
-"""A value, and what it says."""
+"""A value, and its explanation."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Checks of a recipe's own: SQL queries over what a candidate holds, each of which gives one number to compare."""
+"""Checks that a recipe defines: SQL queries over the tables of a candidate, each with one number as its result."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ class CheckSpec(BaseModel):
     at_least: bool = False
 
 
-class CheckFailed(ValueError):
+class SqlCheckFailed(ValueError):
     """Raised if a query cannot be run, or gives something else than one number."""
 
 
@@ -50,10 +50,10 @@ def _number(tables: "pl.SQLContext[pl.DataFrame]", name: str, query: str) -> flo
         found = tables.execute(query)
     except PolarsError as error:
         known = "the tables are items and sids"
-        raise CheckFailed(f"checks.{name}: the query cannot be run: {error}; {known}.") from error
+        raise SqlCheckFailed(f"checks.{name}: the query cannot be run: {error}; {known}.") from error
     if found.shape != (1, 1) or not (found.dtypes[0].is_numeric() or found.dtypes[0] == pl.Boolean):
         shape = f"{found.height} rows of {found.width} columns"
-        raise CheckFailed(f"checks.{name}: the query gives {shape}, not one number: {query}")
+        raise SqlCheckFailed(f"checks.{name}: the query gives {shape}, not one number: {query}")
     value = found.item()
     return math.nan if value is None else float(value)
 

@@ -11,7 +11,7 @@ from storage.runs.lease import PREFIX as LEASE
 
 @dataclass(frozen=True)
 class Move:
-    """A move of a pointer: when, by which run or command and person, what it is, and the value that it set.
+    """A move of a pointer: its time, the run or the command and person that made it, the pointer, and its new value.
 
     An erasure counts as one, with the number of users and items as its value.
     """

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from storage.releases.evaluation import Accuracy, Comparison, EvaluationResult, RankerResult
 from training.evaluation.metrics import headline_cut
 
-# Recommenders, in the order of display.
 RANKERS = ("generator", "production", "reranked", "dense", "sasrec", "item-knn", "popularity")
-# Verdicts of an evaluation as text: in a sentence, and in a column.
+"""Recommenders, in the order of display."""
 VERDICTS = {"beats": "beats", "not told apart": "does not clearly differ from", "is worse": "is worse than"}
+"""Verdicts of an evaluation in a sentence: the generator ... the baseline."""
 RESULTS = {"beats": "better", "not told apart": "no clear difference", "is worse": "worse"}
-# Figures of the recommended lists.
+"""Verdicts of an evaluation in a column."""
 SHOWN = ("coverage", "novelty", "diversity", "exposure_gini")
+"""Figures of the recommended lists."""
 
 
 @dataclass(frozen=True)
@@ -49,25 +50,25 @@ def setting_text_with_targets(result: EvaluationResult) -> str:
 
 def headline(row: RankerResult) -> str:
     """Format recall and ndcg at each k in one line."""
-    of = row.accuracy
-    return "  ".join(f"recall@{k} {of.recall[k]:.4f}  ndcg@{k} {of.ndcg[k]:.4f}" for k in of.cuts)
+    accuracy = row.accuracy
+    return "  ".join(f"recall@{k} {accuracy.recall[k]:.4f}  ndcg@{k} {accuracy.ndcg[k]:.4f}" for k in accuracy.cuts)
 
 
 def figures(row: RankerResult) -> dict[str, float | list[float] | None]:
     """Return the figures of a recommender for comparison: without intervals, counts and buckets."""
-    cuts, of = row.accuracy.cuts, row.accuracy.figures()
+    cuts, values = row.accuracy.cuts, row.accuracy.figures()
     prefixes = {f"prefix_recall@{k}": row.prefix_recall[k] for k in cuts if k in row.prefix_recall}
     shown = [f"{name}@{k}" for name in SHOWN for k in cuts]
     return {
-        **{name: of[name] for name in _compared(row.accuracy)},
+        **{name: values[name] for name in _compared(row.accuracy)},
         **prefixes,
         **{name: row.exposure[name] for name in shown if name in row.exposure},
     }
 
 
-def _compared(of: Accuracy) -> list[str]:
+def _compared(accuracy: Accuracy) -> list[str]:
     """Return the names of the figures that are shown of an accuracy."""
-    return [*(f"{name}@{k}" for name in ("recall", "ndcg") for k in of.cuts), "mrr"]
+    return [*(f"{name}@{k}" for name in ("recall", "ndcg") for k in accuracy.cuts), "mrr"]
 
 
 def evaluation_tables(result: EvaluationResult | None) -> list[EvaluationTable]:
@@ -158,8 +159,7 @@ def _shown(result: EvaluationResult, names: list[str]) -> EvaluationTable:
     ]
     note = (
         "coverage: share of all items that appear in any list; novelty: -log2 of an item's share of the training "
-        "events, "
-        "in bits; diversity: 1 - share of leading codes that two items of a list have in common"
+        "events, in bits; diversity: 1 - share of leading codes that two items of a list have in common"
     )
     return EvaluationTable("Recommended lists", note, ["", *names], rows)
 
@@ -177,9 +177,9 @@ def _buckets(
     return EvaluationTable(title, "", columns, rows)
 
 
-def _with_interval(of: Accuracy, name: str) -> str:
-    interval = of.intervals.get(name)
-    return f"{of.figures()[name]:.4f}" + (f" ({interval[0]:.4f}–{interval[1]:.4f})" if interval else "")
+def _with_interval(accuracy: Accuracy, name: str) -> str:
+    interval = accuracy.intervals.get(name)
+    return f"{accuracy.figures()[name]:.4f}" + (f" ({interval[0]:.4f}–{interval[1]:.4f})" if interval else "")
 
 
 def _figure(value: float | None) -> str:

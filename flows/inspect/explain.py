@@ -1,7 +1,9 @@
 """Explain an item: its SID, the items that share each prefix, and the origin of its vectors and its SID."""
 
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import polars as pl
 import pyarrow.dataset as ds
 
 from flows.inspect.status import as_shown
@@ -11,55 +13,99 @@ from storage.lake import Lake
 from storage.quarantine import open_rows
 from storage.releases.catalogue import catalogue
 from storage.releases.manifest import Manifest
+from tokenizer.trie.trie import Trie
 
-# Most items listed per prefix.
 SHOWN = 8
+"""Most items listed per prefix."""
 
 
-def explain_item(lake: Lake, manifest: Manifest, item: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class PrefixMembers:
+    """First codes of a SID, the number of items whose SIDs begin with them, and other items of these.
+
+    `sharing` has `item_id` and `title` of at most SHOWN of them.
+    """
+
+    prefix: list[int]
+    items: int
+    sharing: list[dict[str, str | None]]
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Origin of an item: the row of its newest revision, its vectors, its rows in the SID table, and its drift.
+
+    The row is None, and so are its time and revision, if the catalogue of the release lacks the item.
+    """
+
+    source: str | None
+    arrived_at: str | None
+    revision: int | None
+    vectors: list[dict[str, Any]]
+    assignment: list[dict[str, Any]]
+    codebook: str
+    fusion: str
+    drift: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """All that a release has on an item. `sid` is None without a SID; `path` has the prefixes of the SID.
+
+    `quarantine` has the open rows about the item, with remedies.
+    """
+
+    item: str
+    release: str
+    title: str | None
+    deleted: bool | None
+    sid: list[int] | None
+    path: list[PrefixMembers]
+    lineage: Lineage
+    quarantine: list[dict[str, Any]] = field(default_factory=list)
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the explanation as JSON-serialisable values."""
+        return asdict(self)
+
+
+def explain_item(lake: Lake, manifest: Manifest, item: str) -> Explanation:
     """Return all that a release has on an item; raise LakeNotFound if there is nothing."""
-    versions = manifest.versions
-    known = catalogue(lake, versions["items"], manifest.as_of, among=[item])
-    refused = open_rows(lake).filter(open_rows(lake)["subject"] == item)
+    known = catalogue(lake, manifest.versions["items"], manifest.as_of, among=[item])
+    refused = open_rows(lake).filter(pl.col("subject") == item)
     trie = open_trie(lake, manifest)
-    codes = trie.find(item)
-    if codes is None and known.is_empty() and refused.is_empty():
+    found = trie.find(item)
+    if found is None and known.is_empty() and refused.is_empty():
         raise LakeNotFound(
             f"{manifest.id} has no item {item!r}; an item that arrived later gets its SID in the next nightly run."
         )
     row = known.to_dicts()[0] if known.height else {}
-    return {
-        "item": item,
-        "release": manifest.id,
-        "title": row.get("title"),
-        "deleted": row.get("deleted"),
-        "sid": None if codes is None else [int(code) for code in codes],
-        "path": [] if codes is None else _path(lake, manifest, trie, [int(code) for code in codes], item),
-        "lineage": _lineage(lake, manifest, item, row),
-        "quarantine": as_shown(refused)
-        .select("stage", "reason", "detail", "remedy", "source", "source_row")
-        .to_dicts(),
-    }
+    sid = None if found is None else [int(code) for code in found]
+    return Explanation(
+        item=item,
+        release=manifest.id,
+        title=row.get("title"),
+        deleted=row.get("deleted"),
+        sid=sid,
+        path=[] if sid is None else _path(lake, manifest, trie, sid, item),
+        lineage=_lineage(lake, manifest, item, row),
+        quarantine=as_shown(refused).select("stage", "reason", "detail", "remedy", "source", "source_row").to_dicts(),
+    )
 
 
-def _path(lake: Lake, manifest: Manifest, trie: Any, codes: list[int], item: str) -> list[dict[str, Any]]:
+def _path(lake: Lake, manifest: Manifest, trie: Trie, sid: list[int], item: str) -> list[PrefixMembers]:
     """Return, for every prefix of the SID, the number of items that share it and the titles of some."""
     path = []
-    for length in range(1, len(codes) + 1):
-        start, stop = trie.prefix_range(codes[:length])
+    for length in range(1, len(sid) + 1):
+        start, stop = trie.prefix_range(sid[:length])
         sharing = [other for other in trie.item_ids.slice(start, stop - start).to_pylist() if other != item]
         titles = catalogue(lake, manifest.versions["items"], manifest.as_of, ["title"], sharing[:SHOWN])
-        path.append(
-            {
-                "prefix": codes[:length],
-                "items": int(stop - start),
-                "sharing": titles.select("item_id", "title").to_dicts(),
-            }
-        )
+        path.append(PrefixMembers(sid[:length], int(stop - start), titles.select("item_id", "title").to_dicts()))
     return path
 
 
-def _lineage(lake: Lake, manifest: Manifest, item: str, row: dict[str, Any]) -> dict[str, Any]:
+def _lineage(lake: Lake, manifest: Manifest, item: str, row: dict[str, Any]) -> Lineage:
+    """Return the origin of an item; `row` is its row in the catalogue of the release, empty if there is none."""
     assigned = lake.frame(
         "sids",
         manifest.versions["sids"],
@@ -72,17 +118,17 @@ def _lineage(lake: Lake, manifest: Manifest, item: str, row: dict[str, Any]) -> 
         ds.field("item_id") == item,
     )
     drift = lake.frame("drift", manifest.versions["drift"], where=ds.field("item_id") == item)
-    return {
-        "source": f"{row['source']} row {row['source_row']}" if row else None,
-        "arrived_at": row["arrived_at"].isoformat() if row else None,
-        "revision": row.get("revision"),
-        "vectors": vectors.to_dicts(),
-        "assignment": [
+    return Lineage(
+        source=f"{row['source']} row {row['source_row']}" if row else None,
+        arrived_at=row["arrived_at"].isoformat() if row else None,
+        revision=row.get("revision"),
+        vectors=vectors.to_dicts(),
+        assignment=[
             {"assignment": each["assignment_id"], "status": each["status"], "vector_hash": each["vector_hash"]}
             for each in assigned
             if each["assignment_id"] in manifest.assignments
         ],
-        "codebook": manifest.codebook.id,
-        "fusion": manifest.fusion.fingerprint,
-        "drift": drift.select("assignment_id", "cosine").to_dicts(),
-    }
+        codebook=manifest.codebook.id,
+        fusion=manifest.fusion.fingerprint,
+        drift=drift.select("assignment_id", "cosine").to_dicts(),
+    )

@@ -1,1 +1,1 @@
-"""`sidmill recipe check` and `--dry-run`: what a run would read, how long it takes about, and what is wrong."""
+"""`sidmill recipe check` and `--dry-run`: what a run would read, about how long it would take, and faults."""

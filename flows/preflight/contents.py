@@ -31,7 +31,7 @@ _ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 @dataclass
-class Found:
+class Contents:
     """Contents of the sample: texts, opened pictures, how many items have each modality, and the encoders by name.
 
     `unloadable` names the modalities whose encoder cannot be loaded.
@@ -44,9 +44,9 @@ class Found:
     unloadable: list[str] = field(default_factory=list)
 
 
-def look_at_contents(report: Report, recipe: Recipe, trial: Trial) -> Found:
+def look_at_contents(report: Report, recipe: Recipe, trial: Trial) -> Contents:
     """Report the modalities of a recipe with the sampled items that have them, and encoders that cannot be loaded."""
-    found = Found()
+    found = Contents()
     items = trial.catalogue
     report.warnings += unknown_fields(recipe, items) if items.height else []
     if recipe.image is None and trial.items.pictures:
@@ -82,7 +82,7 @@ def fields_of(recipe: Recipe, modality: str) -> str:
     return f"from {', '.join(names)}"
 
 
-def _look_at_pictures(report: Report, recipe: Recipe, trial: Trial, found: Found) -> None:
+def _look_at_pictures(report: Report, recipe: Recipe, trial: Trial, found: Contents) -> None:
     """Open some of the pictures that the sampled rows name."""
     assert recipe.image is not None
     named, elsewhere, asked = 0, 0, list[tuple[Sampled, list[Reference]]]()
@@ -129,7 +129,7 @@ def _references(row: Row, recipe: Recipe) -> list[Reference]:
         return [refused]
 
 
-def _open_picture(stored: str | Refused, recipe: Recipe, trial: Trial, found: Found, refused: list[str]) -> None:
+def _open_picture(stored: str | Refused, recipe: Recipe, trial: Trial, found: Contents, refused: list[str]) -> None:
     assert recipe.image is not None
     if isinstance(stored, Refused):
         refused.append(str(stored))
@@ -142,7 +142,7 @@ def _open_picture(stored: str | Refused, recipe: Recipe, trial: Trial, found: Fo
         found.pictures.append(image)
 
 
-def look_at_given(report: Report, recipe: Recipe, trial: Trial, found: Found) -> None:
+def look_at_given(report: Report, recipe: Recipe, trial: Trial, found: Contents) -> None:
     """Report the width of given vectors, and what is wrong with the first of them."""
     known = set(trial.catalogue["item_id"])
     for name, spec in recipe.vectors.items():

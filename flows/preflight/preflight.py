@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flows.preflight.codebook import judge_fit, judge_night
-from flows.preflight.contents import Found, look_at_contents, look_at_given
+from flows.preflight.contents import Contents, look_at_contents, look_at_given
 from flows.preflight.report import Report
 from flows.preflight.sources import Planned, plan
 from flows.preflight.timing import estimate_encoding, estimate_ingest
@@ -36,8 +36,9 @@ class PlannedRun:
 
 
 def preflight(run: PlannedRun, *, quick: bool = False) -> Report:
-    """Return what a run would read and make, how long it takes about, and what is wrong. With `quick`, no encoder is
-    loaded.
+    """Return what a run would read and make, about how long it would take, and its faults.
+
+    With `quick`, no encoder is loaded, so the time of encoding is estimated only from runs on the lake.
     """
     report = Report(run.kind)
     recipe = load_recipe(None, list(run.overrides), run.recipe)
@@ -60,7 +61,7 @@ def preflight(run: PlannedRun, *, quick: bool = False) -> Report:
 
 
 def _judge_codebook(
-    report: Report, run: PlannedRun, recipe: Recipe, trial: Trial, found: Found, clock: datetime
+    report: Report, run: PlannedRun, recipe: Recipe, trial: Trial, found: Contents, clock: datetime
 ) -> None:
     if run.parent is None or run.lake is None:
         if run.lake is not None and (current := published(run.lake)):

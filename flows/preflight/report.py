@@ -10,7 +10,7 @@ NAME_WIDTH = 13
 """Characters of the column of names: lines that are broken go on behind it."""
 
 
-class CheckFailed(ValueError):
+class PreflightFailed(ValueError):
     """Raised when a run would not come to its end."""
 
 
@@ -41,10 +41,10 @@ class Report:
             yield f"Nothing was found that would stop the {self.kind}."
 
     def check(self) -> None:
-        """Raise CheckFailed if there are faults."""
+        """Raise PreflightFailed if there are faults."""
         if self.errors:
             faults = "1 fault" if len(self.errors) == 1 else f"{len(self.errors)} faults"
-            raise CheckFailed(f"{faults} would stop the {self.kind}: see the lines above that begin with `error:`.")
+            raise PreflightFailed(f"{faults} would stop the {self.kind}: see the lines above that begin with `error:`.")
 
 
 def _broken(line: str, width: int | None, indent: int) -> list[str]:

@@ -23,7 +23,7 @@ class Planned:
 
     @property
     def rows(self) -> int:
-        """Number of rows, as far as it is known."""
+        """Number of rows that are known; 0 if none is."""
         return self.count.rows if self.count else 0
 
 
@@ -36,9 +36,9 @@ def plan(report: Report, section: str, uris: list[str], spec: Spec, lake: Lake |
     before = records(lake, section, spec) if lake is not None and lake.exists("sources") else []
     for uri in uris:
         try:
-            there = source_kind_of(uri).find(uri, spec, before) if before else looked_at(uri, spec)
-            report.warnings += there.warnings
-            fresh = unread(there.sources, before) if before else there.sources
+            at_address = source_kind_of(uri).find(uri, spec, before) if before else looked_at(uri, spec)
+            report.warnings += at_address.warnings
+            fresh = unread(at_address.sources, before) if before else at_address.sources
             check_sources(fresh, spec)
             count = row_count(fresh, spec) if fresh else RowCount(0, exact=True)
         except SourceError as error:
@@ -47,12 +47,12 @@ def plan(report: Report, section: str, uris: list[str], spec: Spec, lake: Lake |
         _unread_folders(report, section, fresh)
         found.sources += fresh
         found.count = found.count + count if found.count and count else None
-        report.add(READ, section, f"{_short(uri)}: {_told(there.sources, fresh, count)}")
+        report.add(READ, section, f"{_short(uri)}: {_told(at_address.sources, fresh, count)}")
     return found
 
 
 def _unread_folders(report: Report, section: str, sources: list[Source]) -> None:
-    """Report columns in the names of a catalogue's folders; a log has many that nobody misses."""
+    """Report columns in the names of a catalogue's folders; in a log, unread columns are usual."""
     unread = sorted({name for source in sources for name in source.unread_columns})
     if unread and section == "items":
         report.warnings.append(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flows.preflight.contents import Found
+from flows.preflight.contents import Contents
 from flows.preflight.report import TIME, Report
 from flows.preflight.trial import Trial, Tried
 from flows.recipe import Recipe
@@ -16,7 +16,7 @@ from storage.lake import Lake
 from storage.runs.record import runs
 
 TIMED = 64
-"""Contents that an encoder is timed on."""
+"""Contents that an encoder is timed on, and least rows of a recorded stage whose rate is used."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def estimate_ingest(report: Report, trial: Trial) -> None:
 
 
 def estimate_encoding(
-    report: Report, recipe: Recipe, trial: Trial, found: Found, lake: Lake | None, *, quick: bool
+    report: Report, recipe: Recipe, trial: Trial, found: Contents, lake: Lake | None, *, quick: bool
 ) -> None:
     """Report the seconds of encoding, by those of some contents, or by those of an earlier run on the lake.
 
@@ -53,16 +53,16 @@ def estimate_encoding(
             report.errors.append(f"the {name} encoder cannot be loaded: {error}")
             continue
         if rate is not None:
-            told = f"{words(rate.seconds * rows)} for about {rows:,} items, {rate.by}"
+            estimate = f"{words(rate.seconds * rows)} for about {rows:,} items, {rate.by}"
         else:
             why = "of --quick" if quick else "the sample has none" if not contents else f"{spec.encoder} was not loaded"
-            told = f"unknown for about {rows:,} items, because {why}"
-        report.add(TIME, f"embed {name}", told)
+            estimate = f"unknown for about {rows:,} items, because {why}"
+        report.add(TIME, f"embed {name}", estimate)
     report.add(TIME, "not estimated", "fetching of pictures, behaviour, fusion, codebook, SIDs, trie")
 
 
 def _scale(tried: Tried) -> float:
-    """Return how many times as many rows as the sample there are."""
+    """Return the number of all rows divided by that of the sample."""
     return tried.rows / max(1, tried.counts.rows_in)
 
 
@@ -92,7 +92,7 @@ def _recorded(lake: Lake | None, stage: str) -> Rate | None:
 
 
 def words(seconds: float) -> str:
-    """Return a duration in words, of two digits at most."""
+    """Return a duration in words, with at most two significant digits."""
     if seconds < 1.5:
         return "about a second"
     for size, unit in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):

@@ -1,4 +1,4 @@
-"""Ingest of a sample into a lake of its own, in a temporary folder: the rules of ingest judge it, and nothing else."""
+"""Ingest of a sample into a lake in a temporary folder, so that the sample is judged by the rules of ingest."""
 
 import difflib
 import json
@@ -40,7 +40,9 @@ OPTIONAL = (
     *("image", "deleted", "event_id", "event_type", "arrival_time"),
     *("session_id", "request_id", "impression", "position", "value"),
 )
-"""Fields whose column may be absent, so that only a name that the recipe gives is missed."""
+"""Fields whose column may be absent, so that a warning is given only for a name other than the default."""
+MOST_NAMED = 12
+"""Columns that a warning lists."""
 
 
 @dataclass
@@ -65,7 +67,7 @@ class Tried:
 
     @property
     def accepted(self) -> int:
-        """Return about how many of all rows would be accepted."""
+        """Estimated number of rows that would be accepted, of all rows."""
         share = self.counts.quarantined / self.counts.rows_in if self.counts.rows_in else 0.0
         return round(self.rows * (1 - share))
 
@@ -90,27 +92,28 @@ def tried(
 ) -> Iterator[Trial]:
     """Ingest samples of the sources into a temporary lake, and report what was refused."""
     with ScratchFolder("check") as folder:
-        there = Lake(folder)
+        sample = Lake(folder)
         spec = ItemsWithoutImages.of(recipe.items)
-        first = _ingested(report, items, lambda each: ingest_items(there, each, spec, clock, PROVENANCE))
-        second = _ingested(
+        items_tried = _ingested(report, items, lambda each: ingest_items(sample, each, spec, clock, PROVENANCE))
+        log_tried = _ingested(
             report,
             interactions,
-            lambda each: ingest_interactions(there, each, recipe.interactions, clock, PROVENANCE),
+            lambda each: ingest_interactions(sample, each, recipe.interactions, clock, PROVENANCE),
         )
-        trial = Trial(there, first, second)
+        trial = Trial(sample, items_tried, log_tried)
         _judge_unknown_items(report, trial, lake)
-        for each in (first, second):
+        for each in (items_tried, log_tried):
             _missing_columns(report, each)
             _judge_refusals(report, each, recipe)
         yield trial
 
 
 def _ingested(report: Report, planned: Planned, read: Callable[[Sampled], IngestedSource]) -> Tried:
-    some = spread(planned.sources)
-    limit = max(1, SAMPLE_ROWS // max(1, len(some)))
-    done = Tried(planned, Counts(planned.section), len(some) == len(planned.sources), 0.0)
-    for source in some:
+    """Ingest a sample of a section's sources by `read`; report those that cannot be read as errors."""
+    chosen = spread(planned.sources)
+    limit = max(1, SAMPLE_ROWS // max(1, len(chosen)))
+    done = Tried(planned, Counts(planned.section), len(chosen) == len(planned.sources), 0.0)
+    for source in chosen:
         done.sampled.append(Sampled(source, limit))
         try:
             outcome = read(done.sampled[-1])
@@ -130,7 +133,7 @@ def _ingested(report: Report, planned: Planned, read: Callable[[Sampled], Ingest
 def _seconds(done: Tried) -> float:
     """Return the time to read and convert the sample once more.
 
-    What a commit takes is left out: it is the same for a sample and for a hundred times as many rows.
+    The time of a commit is left out: it is the same for a sample and for a hundred times as many rows.
     """
     spec, began = done.planned.spec, time.monotonic()
     for sampled in done.sampled:
@@ -152,8 +155,8 @@ def _judge_unknown_items(report: Report, trial: Trial, lake: Lake | None) -> Non
         return
     waiting = open_rows(trial.lake, reason=Reason.UNKNOWN_ITEM)
     named = [json.loads(payload)["item_id"] for payload in waiting["payload"]]
-    ours = known_items(lake, set(named)) if lake is not None and lake.exists("items") else set()
-    unknown, example = sum(item not in ours for item in named), waiting["detail"][0]
+    in_lake = known_items(lake, set(named)) if lake is not None and lake.exists("items") else set()
+    unknown, example = sum(item not in in_lake for item in named), waiting["detail"][0]
     del counts.by_reason[Reason.UNKNOWN_ITEM]
     if unknown and unknown == counts.rows_in - counts.quarantined:
         report.warnings.append(
@@ -168,39 +171,39 @@ def _judge_unknown_items(report: Report, trial: Trial, lake: Lake | None) -> Non
 
 
 def _missing_columns(report: Report, done: Tried) -> None:
-    """Report columns that the recipe names and no sampled row has, with what may be meant."""
+    """Report columns that the recipe names and no sampled row has, with similar columns that exist."""
     spec: ItemsSpec | InteractionsSpec = done.planned.spec
-    there: dict[str, None] = {}
-    told = set[str]()
+    columns: dict[str, None] = {}  # in the order of the sources
+    warned = set[str]()
     for sampled in done.sampled:
-        there |= sampled.columns
+        columns |= sampled.columns
     headers = [header for sampled in done.sampled if (header := header_of(sampled, spec))]
     report.warnings += differences(headers)
     for header in headers:
         for wanted, other in near_columns(header, spec).items():
-            told.add(wanted)
+            warned.add(wanted)
             report.warnings.append(
                 f"{header.file} has no column {wanted!r}; if {other!r} is that column, name it in "
                 f"[{spec.section}] of the recipe"
             )
-    if not there:
+    if not columns:
         return
     defaults = ItemsSpec() if isinstance(spec, ItemsSpec) else InteractionsSpec()
     for name, default in defaults.model_dump().items():
         column = getattr(spec, name)
         needed = name in ("item_id", "user_id", "event_time") or (name == "title" and column != default)
-        asked = needed or (name in OPTIONAL and column and column != default)
-        if asked and column not in there and column not in told:
-            meant = difflib.get_close_matches(column, there, 1)
-            hint = f"did you mean {meant[0]!r}? " if meant else ""
+        expected = needed or (name in OPTIONAL and column and column != default)
+        if expected and column not in columns and column not in warned:
+            similar = difflib.get_close_matches(column, columns, 1)
+            hint = f"did you mean {similar[0]!r}? " if similar else ""
             report.warnings.append(
                 f"{spec.section}.{name} names the column {column!r}, which no sampled row has; {hint}the columns are "
-                f"{', '.join(list(there)[:12])}"
+                f"{', '.join(list(columns)[:MOST_NAMED])}"
             )
 
 
 def _judge_refusals(report: Report, done: Tried, recipe: Recipe) -> None:
-    """Report refused rows of the sample, and whether as many of all rows would stop the run."""
+    """Report refused rows of the sample, and an error if the same share of all rows would stop the run."""
     counts = done.counts
     if not counts.rows_in:
         if done.planned.sources:
@@ -208,8 +211,8 @@ def _judge_refusals(report: Report, done: Tried, recipe: Recipe) -> None:
         return
     which = "all" if done.whole else "the first"
     share = counts.quarantined / counts.rows_in
-    told = f"{which} {counts.rows_in:,} rows: {counts.quarantined:,} would be refused ({share:.1%}){done.note}"
-    report.add(REFUSED, counts.stage, told)
+    summary = f"{which} {counts.rows_in:,} rows: {counts.quarantined:,} would be refused ({share:.1%}){done.note}"
+    report.add(REFUSED, counts.stage, summary)
     for reason, rows in sorted(counts.by_reason.items(), key=lambda each: -each[1]):
         report.add(REFUSED, "", f"{rows:,} {reason}: {counts.examples[reason]}")
     total = done.rows

@@ -43,7 +43,7 @@ def _guarded(run: "Run", what: str, act: Callable[[], Any]) -> Any:
     """Return what `act` returns; if it fails, say so and return None."""
     try:
         return act()
-    except Exception as error:  # noqa: BLE001 - the end of the run counts, whatever fails while it is told
+    except Exception as error:  # noqa: BLE001 - an error of a notification must not change the end of the run
         run.say(f"  warning: the {what} failed: {without_secrets(str(error)) or type(error).__name__}")
         return None
 
@@ -61,7 +61,7 @@ def _alert(run: "Run") -> None:
 
 
 def _say_lake_state(run: "Run") -> None:
-    """Show the state of the lake if a schedule or a trigger started the run, because nobody watches its end."""
+    """Show the state of the lake if a schedule or a trigger started the run, because no person sees its output."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
         return

@@ -1,4 +1,4 @@
-"""Traces of a failed run: a log file in the lake with what it said and its traceback, and an artifact in Prefect."""
+"""Traces of a failed run: a log file in the lake with its output and traceback, and an artifact in Prefect."""
 
 import traceback
 

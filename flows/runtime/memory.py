@@ -1,4 +1,4 @@
-"""Memory of the process of a run: what is freed goes back to the system, for the next stage and its workers."""
+"""Memory of the process of a run: freed memory is returned to the system, for the next stage and its workers."""
 
 import ctypes
 from contextlib import suppress

@@ -34,7 +34,7 @@ class Pace:
 
     @property
     def left_s(self) -> float | None:
-        """Seconds until all rows are done, as far as it can be said."""
+        """Estimated seconds until all rows are done; None without an estimate."""
         speed = self.speed
         if self.total is None or speed is None:
             return None

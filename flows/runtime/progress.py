@@ -36,7 +36,7 @@ class StageView:
     name: str
     pace: Pace = field(default_factory=Pace)
     moved: list[Callable[[], None]] = field(default_factory=list)
-    """What shows the progress, called when there is some."""
+    """Functions that show the progress, called when there is some."""
     notes: list[str] = field(default_factory=list)
     detail: dict[str, Any] = field(default_factory=dict)
 

@@ -36,7 +36,7 @@ from storage.runs.record import RunRecord, new_run_id
 from tokenizer.trie.trie import Trie
 
 ONE_AT_A_TIME = ("nightly",)
-"""Kinds of runs of which one at a time works on a lake."""
+"""Kinds of runs that take a lease: one run of each works on a lake at a time."""
 AHEAD = timedelta(days=1)
 """Time by which --as-of may lie ahead of the clock without a warning."""
 # Seconds that a run waits for another one of its kind.
@@ -151,8 +151,10 @@ class Run:
         ):
             pace = view.pace
             if pace.total:
-                of = pace.total
-                view.moved.append(lambda: artifact.update(pace.done / of, pace.left_s, f"{pace.done:,} of {of:,} rows"))
+                rows = pace.total
+                view.moved.append(
+                    lambda: artifact.update(pace.done / rows, pace.left_s, f"{pace.done:,} of {rows:,} rows")
+                )
             yield view
             return_freed_memory()
             artifact.end()
@@ -175,7 +177,7 @@ def open_run(
     if kind in READS_VECTORS:
         give_large_arrays_pages_of_their_own()
         for name, given in effective.vectors.items():
-            open_given(name, given)  # a source that cannot be read is told before a lake is made
+            open_given(name, given)  # a source that cannot be read is an error before a lake is made
     recorded = {**parameters, "recipe": settings}
     run = Run(kind, lake, effective, stored, recorded, parse_time(clock) or datetime.now(UTC))
     run.say(f"{kind} ({run.id}) on {run.lake.uri}")

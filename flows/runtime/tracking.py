@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 RECEIVER = "MLFLOW_TRACKING_URI"
 EXPERIMENT = "sidmill"
 KEY = "sidmill.key"
-"""Tag of MLflow's run with the key of the training, by which a training that goes on finds it."""
+"""Tag of MLflow's run with the key of the training. A resumed training finds its run by it."""
 
 Scalars = Mapping[str, float]
 

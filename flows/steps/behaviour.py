@@ -46,9 +46,9 @@ def fit_behaviour(run: Run, snapshot: Snapshot) -> tuple[dict[str, EncoderRef], 
     if section.method == "auto":
         run.say(f"  collaborative.method {spec.method}, for {events:,} events of {len(items.ids):,} items")
     with run.stage("behaviour") as view:
-        if spec.method == "sppmi":
+        if not spec.trains_sasrec:
             return _factorised(run, view, log, items, spec)
-        return _with_tower(run, view, log, spec)
+        return _with_sequence_model(run, view, log, spec)
 
 
 def _factorised(
@@ -79,23 +79,23 @@ def _factorised(
         return {COLLABORATIVE: reference}, NewestPairs.of(fit, run.recipe.fusion) if _learns(run) else None
 
 
-def _with_tower(
+def _with_sequence_model(
     run: Run, view: StageView, log: LogSlice, spec: CollaborativeSpec
 ) -> tuple[dict[str, EncoderRef], NewestPairs | None]:
     """Fit with a sequence model: in one task, or here on workers of Ray Train if the recipe asks for several."""
     from training.sasrec.item_embeddings import item_embeddings_of
 
-    tower, fusion = run.recipe.sasrec, run.recipe.fusion if _learns(run) else None
-    if tower.workers == 1 or not isinstance(run.compute, OnRay):
-        train = partial(item_embeddings_of, spec=tower, train=trainer_in_process(run))
+    sasrec, fusion = run.recipe.sasrec, run.recipe.fusion if _learns(run) else None
+    if sasrec.workers == 1 or not isinstance(run.compute, OnRay):
+        train = partial(item_embeddings_of, spec=sasrec, train=trainer_in_process(run))
         made, newest = run.compute.run(_fitted, run.lake, log, spec, fusion, train)
     else:
         with one_thread():
-            train = partial(item_embeddings_of, spec=tower, train=ray_trainer(run))
+            train = partial(item_embeddings_of, spec=sasrec, train=ray_trainer(run))
             made, newest = _fitted(run.lake, log, spec, fusion, train)
     rows = 0 if made is None else made.vectors.height
     view.note(f"{rows:,} items in the log before {log.cutoff:%Y-%m-%d}; {run.compute.name}")
-    if spec.method == "both" and spec.weighted:
+    if spec.has_both_parts and spec.weighted:
         view.note(f"{spec.weighted} apply only to the PMI; the SASRec weighs all events equally")
     if made is None or not rows:
         return {}, None
@@ -111,7 +111,7 @@ def _learns(run: Run) -> bool:
 def _reference(run: Run, log: LogSlice, factors: Factors) -> EncoderRef:
     """Store factors, and return the reference to the vectors of a log on them."""
     details = describe_collaborative(factors.spec)
-    if factors.spec.method != "sppmi":
+    if factors.spec.trains_sasrec:
         details["sasrec"] = run.recipe.sasrec.model_dump(mode="json", exclude={"workers"})
     stored = store_factors(run.lake.blobs, factors)
     made_from = f"{log.content_hash}/on/{stored[BLOB][:16]}"

@@ -21,7 +21,7 @@ from storage.quarantine import open_rows
 from storage.releases.manifest import EncoderRef
 
 LIGHT_ROWS = 1 << 16
-"""Rows of a commit of a stage without a model: a commit of few rows takes longer than their vectors."""
+"""Least rows of a commit of a stage without a model: with fewer, the commit takes longer than the vectors."""
 
 
 class EncoderChanged(ValueError):
@@ -50,13 +50,14 @@ def describe_encoders(run: Run) -> dict[str, EncoderRef]:
     return {name: EncoderRef(fingerprint=fingerprint(each), details=each) for name, each in details.items()}
 
 
-def check_encoders(release: str, pinned: dict[str, EncoderRef], ours: dict[str, EncoderRef]) -> None:
+def check_encoders(release: str, pinned: dict[str, EncoderRef], wanted: dict[str, EncoderRef]) -> None:
     """Raise EncoderChanged, with the differences, unless a night or a refit uses the encoders of its release.
 
-    Behaviour is left out: a night folds in on the factors that the release pins.
+    `pinned` are those of the release, `wanted` those of the recipe, by modality. Behaviour is left out: a night folds
+    in on the factors that the release pins.
     """
-    for modality in sorted({*pinned, *ours} - {COLLABORATIVE}):
-        before, now = pinned.get(modality), ours.get(modality)
+    for modality in sorted({*pinned, *wanted} - {COLLABORATIVE}):
+        before, now = pinned.get(modality), wanted.get(modality)
         if (before and before.fingerprint) != (now and now.fingerprint):
             raise EncoderChanged(
                 f"the {modality} encoder differs from the one that {release} pins ({_difference(before, now)}), and "
@@ -76,9 +77,9 @@ def content_pairs(items: pl.DataFrame, run: Run) -> dict[str, pl.DataFrame]:
 
 def _difference(before: EncoderRef | None, now: EncoderRef | None) -> str:
     """Return the settings that differ, as "name: before -> now"."""
-    there, here = (before.details if before else {}), (now.details if now else {})
-    names = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
-    return ", ".join(f"{name}: {there.get(name)} -> {here.get(name)}" for name in names)
+    old, new = (before.details if before else {}), (now.details if now else {})
+    names = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+    return ", ".join(f"{name}: {old.get(name)} -> {new.get(name)}" for name in names)
 
 
 @step

@@ -82,8 +82,7 @@ def refit(
         if run.recipe.codebook != artifacts.codebook.spec:
             raise ValueError(
                 f"a refit keeps the [codebook] of {manifest.id}, but that section of the recipe differs; remove "
-                "[refit] to "
-                "fit a new codebook, or restore [codebook]"
+                "[refit] to fit a new codebook, or restore [codebook]"
             )
         sources = level_vectors(run.lake, vectors.fused, vectors.gathered, artifacts.codebook.sources, run.provenance())
         check_stage_budget(sources.counts, run.recipe.budget)

@@ -1,4 +1,4 @@
-"""Steps that read the vectors that a recipe gives: first what they hold, then, if the run has work, their storage."""
+"""Steps for given vectors: their contents are read first, and stored if the run has work."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

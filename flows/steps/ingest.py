@@ -145,12 +145,12 @@ def _warn(run: Run, done: IngestedSource) -> None:
     If the budget stops the run because of its rows, its error says so.
     """
     for stage in done.stages:
-        of = "pictures" if stage.stage == IMAGES else "rows"
+        noun = "pictures" if stage.stage == IMAGES else "rows"
         if stage.stage == ATTRIBUTES:
             if stage.quarantined:
                 items = f"{stage.quarantined:,} of {stage.rows_in:,} items"
                 run.say(f"  warning: {items} in {done.source.file} lack attributes ({stage.why()})")
         elif stage.quarantined and stage.quarantined == stage.rows_in:
-            run.say(f"  warning: {done.source.file} gave no {of[:-1]}: all rows were refused ({stage.why()})")
+            run.say(f"  warning: {done.source.file} gave no {noun[:-1]}: all rows were refused ({stage.why()})")
         elif stage.quarantined > stage.rows_in / 2:
-            run.say(f"  warning: more than half of the {of} in {done.source.file} were refused ({stage.why()})")
+            run.say(f"  warning: more than half of the {noun} in {done.source.file} were refused ({stage.why()})")

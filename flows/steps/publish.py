@@ -10,7 +10,7 @@ from prefect.events import emit_event
 from flows.gates.model_gate import ModelVerdict, judge_model, may_be_worse
 from flows.runtime.run import Run
 from flows.steps.task import step
-from storage.errors import Held, PointerMoved
+from storage.errors import PointerMoved, ProductionHeld
 from storage.releases.integrity import Effort
 from storage.releases.manifest import Manifest
 from storage.releases.models import models_of
@@ -40,7 +40,7 @@ def publish(run: Run, manifest: Manifest, decided_on: Pointer, without_model: bo
         now = read_pointer(run.lake, PRODUCTION).value
         run.say(f"  not published: another run moved production to {now['release']} while {manifest.id} was made")
         return PublishOutcome.CONFLICT
-    except Held as held:
+    except ProductionHeld as held:
         run.say(f"  not published: {held}")
         return PublishOutcome.HELD
     emit_event(
@@ -77,7 +77,7 @@ def publish_model(run: Run, manifest: Manifest, model: str) -> bool:
         try:
             _move(run, pinned, alias, model)
             return True
-        except Held as held:
+        except ProductionHeld as held:
             run.say(f"  {model} is not published: {held}")
     else:
         run.say(

@@ -1,4 +1,4 @@
-"""The `Trainer`s of a run: what is trained goes on after a kill, wherever it is trained."""
+"""The `Trainer`s of a run. A training that was killed resumes from its checkpoint in the lake."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The file of `Factors`: Parquet in order of the ids, of which a night reads the rows of a few items."""
+"""The file of `Factors`: Parquet ordered by item id, so that a night reads only the rows of a few items."""
 
 import json
 from collections.abc import Collection
@@ -16,9 +16,9 @@ from storage.files.blobs import Blobs
 from storage.files.footers import footer_hash, footer_of
 
 GROUP_ROWS = 1 << 10
-"""Items of a row group, some 0.5 MB: what is read for one item. Smaller ones make the footer larger."""
+"""Items of a row group (about 0.5 MB). A look-up reads whole groups; smaller groups make the footer larger."""
 BLOB, FOOTER = "factors", "factors_footer"
-"""Fields of a reference: the blob of the factors, and the hash of the footer by which a part of it is checked."""
+"""Fields of a reference: the blob of the factors, and the hash of its footer, which verifies parts of the file."""
 
 
 def factors_bytes(factors: Factors) -> bytes:
@@ -38,13 +38,13 @@ def factors_bytes(factors: Factors) -> bytes:
 
 
 def store_factors(blobs: Blobs, factors: Factors) -> dict[str, str]:
-    """Store the file; return the fields of a reference by which it is read."""
+    """Store the file; return the fields of the reference that reads it."""
     data = factors_bytes(factors)
     return {BLOB: blobs.put(data), FOOTER: footer_hash(footer_of(data))}
 
 
 def read_factors(blobs: Blobs, details: dict[str, Any], among: Collection[str]) -> Factors:
-    """Return the factors that a reference names, as far as they concern some items."""
+    """Return the part of the factors that a reference names that is needed for some items."""
     if FOOTER not in details:
         return _of_ipc(blobs.get(details[BLOB]))
     with blobs.open_parquet(details[BLOB], details[FOOTER]) as file:

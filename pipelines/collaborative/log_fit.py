@@ -54,8 +54,8 @@ class LogFit:
         for rows, vectors in _projected(self.factors, counts):
             low, high = np.searchsorted(wanted, [rows.start, rows.stop])
             made = vectors[wanted[low:high] - rows.start]
-            there = np.flatnonzero(made.any(axis=1))
-            found.fill(low + there, made[there])
+            with_vector = np.flatnonzero(made.any(axis=1))
+            found.fill(low + with_vector, made[with_vector])
         return found
 
 

@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import LinearOperator
 
 from pipelines.compute.cluster import machine_cpus
-from tokenizer.arrays.executor import side_by_side
+from tokenizer.arrays.executor import map_on_cores
 
 FEW = 1 << 17
 """Entries of a matrix up to which handing it to threads costs more than it gains."""
@@ -28,7 +28,7 @@ class RowBlocks:
     def __matmul__(self, other: NDArray[np.float64]) -> NDArray[np.float64]:
         if len(self._blocks) == 1:
             return np.asarray(self.matrix @ other)
-        return np.concatenate(side_by_side(lambda block: np.asarray(block @ other), self._blocks))
+        return np.concatenate(map_on_cores(lambda block: np.asarray(block @ other), self._blocks))
 
 
 def _rows(matrix: csr_matrix, first: int, end: int) -> csr_matrix:

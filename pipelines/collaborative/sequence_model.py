@@ -1,6 +1,6 @@
-"""Collaborative vectors from the item tower of a sequence model, and directions that fold in later items.
+"""Collaborative vectors from the item embeddings of a sequence model, and directions that fold in later items.
 
-Shapes: N items of a log, D dimensions of the tower. The caller of `fit_collaborative` passes the training function.
+Shapes: N items of a log, D of the embeddings. The caller of `fit_collaborative` passes a training function.
 """
 
 from collections.abc import Callable
@@ -48,16 +48,16 @@ def fit_collaborative(
         return None
     factors, rows = fitted
     earlier = log.where(log.time < since) if since is not None else log.where(np.zeros(len(log), np.bool_))
-    if spec.method == "sppmi":
+    if not spec.trains_sasrec:
         return Collaborative(factors, factors.fold(log, rows), factors.fold(earlier))
     if train is None:
         raise ValueError(
             f'collaborative.method = "{spec.method}" trains a sequence model, but the caller passed no trainer for one'
         )
-    before, now = _towers(earlier, log, train)
+    before, now = _item_embeddings(earlier, log, train)
     directions = _directions(rows, now)
     vectors, past = (vectors_of(_named(log, each), each.vectors[each.present]) for each in (now, before))
-    if spec.method == "both":
+    if spec.has_both_parts:
         alone = replace(factors, spec=spec.model_copy(update={"method": "sppmi"}))
         vectors, past = (
             _concat_normalized(alone.fold(log, rows), vectors),
@@ -67,19 +67,19 @@ def fit_collaborative(
     return Collaborative(replace(factors, directions=directions), vectors, past)
 
 
-def _towers(earlier: Histories, log: Histories, train: Train) -> tuple[Modality, Modality]:
-    """Return the towers (N, D) of the events before and of all events, the second rotated onto the first.
+def _item_embeddings(earlier: Histories, log: Histories, train: Train) -> tuple[Modality, Modality]:
+    """Return embeddings (N, D) from the earlier events and from all events, the second rotated onto the first.
 
-    The rotation is orthogonal Procrustes over the items that both have. Only the later tower is rotated, so the earlier
-    one holds no information about later events.
+    The rotation is orthogonal Procrustes over the items that both have. Only the later embeddings are rotated, so the
+    earlier ones hold no information about later events.
     """
     logs = [each for each in map(_sequences, (earlier, log)) if each]
     made = train(logs, len(log.names))
-    towers = [_centred(vectors, each) for vectors, each in zip(made, logs, strict=True)]
-    if len(towers) == 1:
-        nothing = Modality(np.zeros_like(towers[0].vectors), np.zeros(len(log.names), np.bool_))
-        return nothing, towers[0]
-    before, now = towers
+    embeddings = [_centred(vectors, each) for vectors, each in zip(made, logs, strict=True)]
+    if len(embeddings) == 1:
+        nothing = Modality(np.zeros_like(embeddings[0].vectors), np.zeros(len(log.names), np.bool_))
+        return nothing, embeddings[0]
+    before, now = embeddings
     shared = before.present & now.present
     left, _, right = np.linalg.svd(now.vectors[shared].T.astype(np.float64) @ before.vectors[shared])
     return before, Modality(np.asarray(now.vectors @ (left @ right), np.float32), now.present)
@@ -99,17 +99,17 @@ def _centred(vectors: Matrix, sequences: list[Ints]) -> Modality:
     return Modality(there.directed(mean_of(there)), present)
 
 
-def _directions(rows: csr_matrix, tower: Modality) -> Matrix:
+def _directions(rows: csr_matrix, embeddings: Modality) -> Matrix:
     """Return directions (N, D) that map the items' PMI rows, scaled to length 1, to their vectors: ridge regression.
 
-    The map acts on the N-dimensional rows: their few leading factors leave most of a tower unexplained. Conjugate
+    The map acts on the N-dimensional rows: their few leading factors leave most of the vectors unexplained. Conjugate
     gradients solve each dimension on its own.
     """
     lengths = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel())
     scale = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
-    scaled = (diags(scale * tower.present) @ rows).tocsr()
+    scaled = (diags(scale * embeddings.present) @ rows).tocsr()
     transposed = scaled.T.tocsr()
-    rest = np.asarray(transposed @ tower.vectors.astype(np.float64))
+    rest = np.asarray(transposed @ embeddings.vectors.astype(np.float64))
     found, step = np.zeros_like(rest), rest
     left = start = np.square(rest).sum(axis=0)
     for _ in range(ROUNDS):
@@ -123,8 +123,8 @@ def _directions(rows: csr_matrix, tower: Modality) -> Matrix:
     return np.asarray(found, np.float32)
 
 
-def _named(log: Histories, tower: Modality) -> list[str]:
-    return [log.names[row] for row in np.flatnonzero(tower.present)]
+def _named(log: Histories, embeddings: Modality) -> list[str]:
+    return [log.names[row] for row in np.flatnonzero(embeddings.present)]
 
 
 def _concat_normalized(one: pl.DataFrame, other: pl.DataFrame) -> pl.DataFrame:

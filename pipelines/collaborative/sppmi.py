@@ -52,7 +52,7 @@ class Factors:
     def project(self, rows: csr_matrix) -> NDArray[np.float32]:
         """Return the vectors of PMI rows (n, F), float32 (n, D): 0 for an item without a positive entry."""
         vectors = np.asarray(RowBlocks(rows) @ self.directions.astype(np.float64), np.float32)
-        if self.spec.method != "sppmi":
+        if self.spec.trains_sasrec:
             vectors = np.hstack([unit(part) for part in self._parts(vectors)])
         return vectors
 
@@ -72,7 +72,7 @@ class Factors:
 
     def _parts(self, vectors: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Split vectors into the part of the factorisation, if any, and that of the sequence model."""
-        return np.split(vectors, [self.spec.dim], axis=1) if self.spec.method == "both" else [vectors]
+        return np.split(vectors, [self.spec.dim], axis=1) if self.spec.has_both_parts else [vectors]
 
     @cached_property
     def _row(self) -> dict[str, int]:

@@ -196,7 +196,7 @@ class OnRay:
 def _placement(
     spec: ComputeSpec, make: Callable[..., Stage], batches: int, cluster: dict[str, float]
 ) -> tuple[StageSpec, int]:
-    """Return what each worker of a stage reserves, and the number of workers for so many batches.
+    """Return the resources of each worker of a stage, and the number of workers for a number of batches.
 
     Raises StageError if the cluster has not even the resources of one worker: it would wait for ever.
     """

@@ -86,5 +86,5 @@ def _middle(image: Image.Image) -> Image.Image:
 
 
 def _stable(text: str) -> str:
-    """Remove the memory address by which Pillow names the stream: the same bytes get the same detail."""
+    """Remove the memory address in Pillow's name of the stream, so that the same bytes get the same detail."""
     return re.sub(r"<_io\.BytesIO object at 0x[0-9a-f]+>", "the bytes", text)

@@ -50,7 +50,7 @@ class EncoderSettings(Protocol):
 
 @dataclass(frozen=True)
 class EncoderKind:
-    """What an encoder declares: what it encodes, and how it is described and loaded, given its section of the recipe.
+    """Declaration of an encoder: the contents that it encodes, and functions that describe it and load it.
 
     `describe` gives, as JSON, all that decides the vectors, weights by hash, and loads no model. `load` gives an
     `Encoder` of texts, or of pictures one with `prepare` as well (`pipelines.embed.vision.ImageEncoder`). `text_tower`:
@@ -67,7 +67,7 @@ class EncoderKind:
 
 
 def describe_encoder(spec: EncoderSettings) -> dict[str, Any]:
-    """Return what decides the vectors of the encoder of a section, and the package that it is from if not ours."""
+    """Return everything that decides the vectors of a section's encoder, with its package if it is a plug-in."""
     member = ENCODERS.members[spec.encoder]
     origin = {} if member.ours else {"encoder": spec.encoder, "from": member.origin, "options": spec.options}
     precision = {} if spec.precision == "float32" else {"precision": spec.precision}

@@ -15,7 +15,7 @@ from pipelines.spec import ImageSpec
 
 _VIT_OUTPUT = "/backbone/layernorm/Add_1_output_0"  # (N, 257, 384); row 0 is the CLS token
 _VIT_SIDE = 224  # pixels of a side of the network's input: 16 x 16 patches of 14 pixels, and the CLS token
-# Mean and deviation of ImageNet's red, green and blue, in [0, 1], by which the network's inputs were standardised.
+# Mean and deviation of ImageNet's red, green and blue, in [0, 1]; the network was trained on inputs scaled by them.
 _MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 _STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 Pixels = NDArray[np.uint8] | NDArray[np.float32]

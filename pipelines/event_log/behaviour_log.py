@@ -64,7 +64,7 @@ def item_counts(lake: Lake, log: LogSlice, counts: dict[str, pl.Expr], columns: 
 
 
 def _merged(held: list[pl.DataFrame], fresh: list[pl.DataFrame]) -> list[pl.DataFrame]:
-    """Add counts to those held, share by share of the ids: a merge takes several times the memory of what it merges."""
+    """Add counts to those held, one range of ids at a time: a merge takes several times the memory of its inputs."""
     rows = pl.concat(fresh)
     share = rows["item_id"].hash() % SHARES
     return [
@@ -133,10 +133,10 @@ def behaviour_log(
             kept.write_ipc(folder / f"{part}.arrow", compression="uncompressed")
             np.add.at(seen, kept["item"].to_numpy(), 1)
             newest += kept["time"].sort().tail(1).to_list()
-        there = seen > 0
-        row = np.where(there, np.cumsum(there) - 1, -1).astype(np.int32)
-        names = ids if there.all() else ids.filter(pa.array(there))
-        yield BehaviourLog(names, seen[there], folder, parts, max(newest, default=0), spec.half_life_days, row)
+        has_events = seen > 0
+        row = np.where(has_events, np.cumsum(has_events) - 1, -1).astype(np.int32)
+        names = ids if has_events.all() else ids.filter(pa.array(has_events))
+        yield BehaviourLog(names, seen[has_events], folder, parts, max(newest, default=0), spec.half_life_days, row)
 
 
 def _behaviour(lake: Lake, log: LogSlice, ids: IdRows, spec: CollaborativeSpec) -> Iterator[pa.RecordBatch]:

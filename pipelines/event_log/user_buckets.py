@@ -72,9 +72,9 @@ def user_buckets(users: pa.Array, buckets: int) -> NDArray[np.int64]:
 def with_sid(rows: pl.DataFrame, deleted: Collection[str], counts: Counts) -> pl.DataFrame:
     """Return the rows of a bucket whose item has a SID; count the others, those of `deleted` items separately."""
     unknown = rows.filter(pl.col("row").is_null())["item_id"]
-    gone = int(unknown.is_in(list(deleted)).sum())
-    counts.refuse(Reason.ITEM_DELETED, gone)
-    counts.refuse(Reason.ITEM_WITHOUT_SID, len(unknown) - gone)
+    of_deleted = int(unknown.is_in(list(deleted)).sum())
+    counts.refuse(Reason.ITEM_DELETED, of_deleted)
+    counts.refuse(Reason.ITEM_WITHOUT_SID, len(unknown) - of_deleted)
     return rows.drop_nulls("row")
 
 

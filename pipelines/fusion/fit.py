@@ -15,8 +15,8 @@ from pipelines.registry import FUSIONS, fusion_method_of
 from pipelines.spec import FusionSpec
 
 NO_PAIRS: NDArray[np.int64] = np.empty((0, 2), np.int64)
-# Most rows from which principal components are computed.
 COMPONENT_ROWS = 1 << 17
+"""Most rows from which principal components are computed."""
 LEAST_VARIANCE = 1e-9
 """Smallest variance of a component relative to the first: less is rounding error, which whitening would amplify."""
 
@@ -86,10 +86,10 @@ def train_fusion(
 
 def _usable(seen: Mapping[str, ModalityRows], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return pairs whose items both have a vector; without pairs, each item of several modalities with itself."""
-    there = np.sum([each.present for each in seen.values()], axis=0)
+    modalities = np.sum([each.present for each in seen.values()], axis=0)
     if len(pairs):
-        return np.asarray(pairs[(there[pairs] > 0).all(axis=1)])
-    several = np.flatnonzero(there > 1)
+        return np.asarray(pairs[(modalities[pairs] > 0).all(axis=1)])
+    several = np.flatnonzero(modalities > 1)
     return np.column_stack([several, several]).astype(np.int64)
 
 
@@ -98,12 +98,12 @@ def _components(known: Mapping[str, ModalityRows], means: Mapping[str, Matrix], 
 
     Narrow modalities come first: dimensions that they leave of an even share go to the others.
     """
-    left, start = len(known), 0
+    remaining, start = len(known), 0
     arrays: dict[str, Matrix] = {}
     for name in sorted(known, key=lambda name: (len(means[name]), name)):
-        width = min(len(means[name]), (spec.dim - start) // left)
-        there = np.flatnonzero(known[name].present)
-        spread = there[:: -(-len(there) // COMPONENT_ROWS)]
+        width = min(len(means[name]), (spec.dim - start) // remaining)
+        present = np.flatnonzero(known[name].present)
+        spread = present[:: -(-len(present) // COMPONENT_ROWS)]
         rows = known[name].take(spread).directed(means[name]).astype(np.float64)
         centre = rows.mean(axis=0)
         values, vectors = np.linalg.eigh((rows - centre).T @ (rows - centre) / len(rows))
@@ -116,12 +116,12 @@ def _components(known: Mapping[str, ModalityRows], means: Mapping[str, Matrix], 
         weight[start : start + width] = directions.T
         bias[start : start + width] = -centre @ directions
         arrays[f"linear.{name}.weight"], arrays[f"linear.{name}.bias"] = weight, bias
-        left, start = left - 1, start + width
+        remaining, start = remaining - 1, start + width
     return arrays
 
 
 def _whitening(variance: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return factors (K,) that equalise the components' variances and keep their sum; a constant one gets 0."""
-    alive = variance > LEAST_VARIANCE * variance[0]
-    even = variance[alive].sum() / max(int(alive.sum()), 1)
-    return np.asarray(np.sqrt(np.divide(even, variance, out=np.zeros_like(variance), where=alive)), np.float64)
+    varies = variance > LEAST_VARIANCE * variance[0]
+    mean = variance[varies].sum() / max(int(varies.sum()), 1)
+    return np.asarray(np.sqrt(np.divide(mean, variance, out=np.zeros_like(variance), where=varies)), np.float64)

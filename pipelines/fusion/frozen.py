@@ -1,4 +1,4 @@
-"""A fitted fusion: it gives each item the same bytes, whatever items are passed with it."""
+"""A fitted fusion. The bytes of a fused vector do not depend on the other items of a call."""
 
 import hashlib
 import json

@@ -18,7 +18,7 @@ class Correction(Protocol):
     """A torch module that corrects the sum of projections. It starts at zero: its last layer has zero weights."""
 
     def encode(self, vectors: dict[str, Tensor]) -> Tensor:
-        """Return what it makes of each modality, (n, modalities, any), of vectors (n, D) by modality."""
+        """Return an encoding of each modality, (n, modalities, any), from vectors (n, D) by modality."""
 
     def merge(self, encoded: Tensor, keep: Tensor) -> Tensor:
         """Return the correction (n, F) from the modalities that `keep` (n, modalities) marks; zero without any."""

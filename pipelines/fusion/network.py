@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from pipelines.fusion.side_by_side import in_parts, product, side_by_side
+from pipelines.fusion.two_threads import product_by_halves, run_both, runs_in_parts
 from pipelines.modalities import COLLABORATIVE
 from pipelines.registry import fusion_method_of
 from pipelines.spec import FusionSpec
@@ -98,7 +98,7 @@ class FusionNet(nn.Module):
         left, right, encoded = self._both_sides(step)
         pairs = len(step.taken)
         target = torch.arange(pairs, device=right.device)[own]
-        products = product(left, right) if in_parts(self) else left @ right.T
+        products = product_by_halves(left, right) if runs_in_parts(self) else left @ right.T
         scores = (products * scale - spec.popularity * step.popularity).masked_fill(step.taken[own], -torch.inf)
         summed = cross_entropy(scores, target, reduction="sum")
         share = summed / pairs
@@ -117,10 +117,10 @@ class FusionNet(nn.Module):
             encoded = self.encode(step.right)
             return [self.merge(encoded, step.keep_right), *encoded]
 
-        if self._randomness or not in_parts(self):
+        if self._randomness or not runs_in_parts(self):
             (left,), (right, *encoded) = of_left(), of_right()
         else:
-            (left,), (right, *encoded) = side_by_side(of_left, of_right, self)
+            (left,), (right, *encoded) = run_both(of_left, of_right, self)
         return left, right, encoded
 
     def _two_view_loss(self, encoded: Sequence[Tensor], step: Step, scale: Tensor, target: Tensor) -> Tensor:

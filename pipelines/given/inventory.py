@@ -128,7 +128,7 @@ def _judged(source: GivenSource) -> Iterator[pl.DataFrame]:
 def store_inventory(
     lake: Lake, inventory: Inventory, fingerprint: str, provenance: Provenance, advance: Callable[[int], None]
 ) -> Counts:
-    """Store the good vectors that the lake lacks, in chunks; quarantine the refused rows, and resolve mended ones."""
+    """Store the good vectors that the lake lacks, in chunks; quarantine refused rows, and resolve corrected ones."""
     name, stage = inventory.source.name, f"{VECTORS} {inventory.source.name}"
     counts = Counts(stage, rows_in=inventory.good.height + inventory.repeated + inventory.refused.height)
     stored = cached(lake, name, fingerprint, inventory.good["item_id"])
@@ -177,23 +177,23 @@ def _chunks(source: GivenSource, wanted: pl.DataFrame) -> Iterator[pl.DataFrame]
 
 
 def _taken(source: GivenSource, number: int, wanted: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """Yield the wanted rows of a part, batch by batch; raise SourceError if they are not what they were."""
+    """Yield the wanted rows of a part, batch by batch; raise SourceError if they have changed."""
     part, left = source.parts[number], wanted.height
     row = part.first
     for batch in part.read(source.batch_rows):
-        here = wanted.filter(pl.col("row").is_between(row, row + batch.num_rows - 1)).sort("row")
-        if here.height:
-            places = (here["row"] - row).to_list()
+        in_batch = wanted.filter(pl.col("row").is_between(row, row + batch.num_rows - 1)).sort("row")
+        if in_batch.height:
+            places = (in_batch["row"] - row).to_list()
             judged = judge(batch.take(pa.array(places, pa.int64())), source.dim, 0)
-            if not judged.rows.select(PAIR).equals(here.select(PAIR)):
+            if not judged.rows.select(PAIR).equals(in_batch.select(PAIR)):
                 break
-            yield here.select(PAIR).with_columns(pl.Series("vector", judged.vectors).cast(pl.List(pl.Float32)))
-            left -= here.height
+            yield in_batch.select(PAIR).with_columns(pl.Series("vector", judged.vectors).cast(pl.List(pl.Float32)))
+            left -= in_batch.height
         row += batch.num_rows
         if not left:
             return
     raise SourceError(
-        f"vectors.{source.name}: {part.file} changed while it was read. Leave it alone and run the same command again."
+        f"vectors.{source.name}: {part.file} changed while it was read. Run the same command again, and leave the file."
     )
 
 

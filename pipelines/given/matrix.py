@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipelines.given.part import Part, faults_named
+from pipelines.given.part import VectorPart, faults_named
 from pipelines.sources.row import SourceError
 from pipelines.spec import GivenSpec
 
@@ -20,7 +20,7 @@ NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
 COLUMNS = ["item_id", "vector"]
 
 
-def matrix_parts(where: str, spec: GivenSpec) -> tuple[Part, ...]:
+def matrix_parts(where: str, spec: GivenSpec) -> tuple[VectorPart, ...]:
     """Map the matrix into memory, read its ids, and return its rows as parts."""
     path = Path(spec.path).expanduser()
     with faults_named(where, str(path)):
@@ -37,7 +37,7 @@ def matrix_parts(where: str, spec: GivenSpec) -> tuple[Part, ...]:
         )
     starts = range(0, len(matrix), PART_ROWS)
     return tuple(
-        Part(str(path), at, len(block), matrix.shape[1], _reader(block, ids[at : at + PART_ROWS]))
+        VectorPart(str(path), at, len(block), matrix.shape[1], _reader(block, ids[at : at + PART_ROWS]))
         for at in starts
         if len(block := matrix[at : at + PART_ROWS])
     )

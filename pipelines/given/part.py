@@ -11,7 +11,7 @@ from pipelines.sources.row import SourceError
 
 
 @dataclass(frozen=True)
-class Part:
+class VectorPart:
     """Consecutive rows of a file, from row `first` on; `width` is that of its vectors if their type states it.
 
     `read` yields them in batches of at most so many rows: a column of ids and one of lists.
@@ -33,5 +33,5 @@ def faults_named(where: str, file: str) -> Iterator[None]:
         raise
     except DAMAGED as error:
         raise SourceError(
-            f"{where}: {file} cannot be read: {error}. Mend the path, or write the file again."
+            f"{where}: {file} cannot be read: {error}. Correct the path, or write the file again."
         ) from error

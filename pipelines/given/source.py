@@ -17,7 +17,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from pipelines.given.matrix import matrix_parts
-from pipelines.given.part import Part, faults_named
+from pipelines.given.part import VectorPart, faults_named
 from pipelines.sources.addresses import resolved
 from pipelines.sources.files import find_files
 from pipelines.sources.parquet_columns import DAMAGED
@@ -42,7 +42,7 @@ class GivenSource:
 
     name: str
     dim: int
-    parts: tuple[Part, ...]
+    parts: tuple[VectorPart, ...]
     left_out: tuple[str, ...] = ()
 
     @property
@@ -64,7 +64,7 @@ class GivenSource:
 
 
 def open_given(name: str, spec: GivenSpec) -> GivenSource:
-    """Open the source of a section; raise SourceError if it cannot be read, or its vectors are not what it says."""
+    """Open the source of a section; raise SourceError if it cannot be read, or its vectors do not match it."""
     where = f"vectors.{name}"
     left_out: tuple[str, ...] = ()
     if spec.is_matrix:
@@ -89,7 +89,7 @@ def _is_table(where: str, path: str) -> bool:
         return bool(DeltaTable.is_deltatable(path))
 
 
-def _file_parts(where: str, spec: GivenSpec) -> tuple[tuple[Part, ...], tuple[str, ...]]:
+def _file_parts(where: str, spec: GivenSpec) -> tuple[tuple[VectorPart, ...], tuple[str, ...]]:
     try:
         filesystem, path, found = find_files(spec.path)
     except SourceError as error:
@@ -100,7 +100,7 @@ def _file_parts(where: str, spec: GivenSpec) -> tuple[tuple[Part, ...], tuple[st
             f"{where}.path: {path} holds no {PARQUET} file. Vectors are read from {PARQUET} files, a Delta table, or a "
             ".npy matrix: write one of these."
         )
-    parts: list[Part] = []
+    parts: list[VectorPart] = []
     for file in files:
         with faults_named(where, file):
             fragment = ds.ParquetFileFormat().make_fragment(file, filesystem)
@@ -109,20 +109,22 @@ def _file_parts(where: str, spec: GivenSpec) -> tuple[tuple[Part, ...], tuple[st
     return tuple(parts), tuple(sorted(others))
 
 
-def _table_parts(where: str, spec: GivenSpec) -> tuple[Part, ...]:
+def _table_parts(where: str, spec: GivenSpec) -> tuple[VectorPart, ...]:
     try:
         dataset = DeltaTable(resolved(spec.path)).to_pyarrow_dataset()
         fragments = sorted(dataset.get_fragments(), key=lambda each: each.path)
     except (DeltaError, *DAMAGED) as error:
         raise SourceError(f"{where}.path: the Delta table {spec.path} cannot be read: {error}") from error
-    parts: list[Part] = []
+    parts: list[VectorPart] = []
     for fragment in fragments:
         with faults_named(where, fragment.path):
             parts += _row_groups(where, spec, fragment, dataset.schema)
     return tuple(parts)
 
 
-def _row_groups(where: str, spec: GivenSpec, fragment: ds.ParquetFileFragment, schema: pa.Schema) -> Iterator[Part]:
+def _row_groups(
+    where: str, spec: GivenSpec, fragment: ds.ParquetFileFragment, schema: pa.Schema
+) -> Iterator[VectorPart]:
     """Yield the row groups of a file as parts; raise SourceError unless its columns are ids and lists of numbers."""
     _check_columns(where, spec, fragment.path, schema)
     first = 0
@@ -130,7 +132,7 @@ def _row_groups(where: str, spec: GivenSpec, fragment: ds.ParquetFileFragment, s
         rows = sum(each.num_rows for each in group.row_groups)
         kind = schema.field(spec.column).type
         width = kind.list_size if pa.types.is_fixed_size_list(kind) else None
-        yield Part(fragment.path, first, rows, width, _reader(where, spec, group, schema))
+        yield VectorPart(fragment.path, first, rows, width, _reader(where, spec, group, schema))
         first += rows
 
 
@@ -170,7 +172,7 @@ def _check_columns(where: str, spec: GivenSpec, file: str, schema: pa.Schema) ->
         )
 
 
-def _width(where: str, spec: GivenSpec, parts: tuple[Part, ...]) -> int:
+def _width(where: str, spec: GivenSpec, parts: tuple[VectorPart, ...]) -> int:
     """Return the width that the types of all parts state, or that of most of the first vectors."""
     stated: dict[int, str] = {}
     for part in parts:
@@ -185,7 +187,7 @@ def _width(where: str, spec: GivenSpec, parts: tuple[Part, ...]) -> int:
     return found
 
 
-def _usual_width(parts: tuple[Part, ...]) -> int | None:
+def _usual_width(parts: tuple[VectorPart, ...]) -> int | None:
     """Return the most common width in the first batch that has a vector; a bad first row costs that row alone."""
     for part in parts:
         for batch in part.read(PEEK_ROWS):

@@ -1,1 +1,1 @@
-"""Profile of a source from a sample: its columns, what they may mean, and public formats that it looks like."""
+"""Profile of a source from a sample: its columns, their possible meaning, and public data sets that match."""

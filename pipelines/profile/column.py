@@ -29,7 +29,7 @@ FEWEST_DIMENSIONS = 8
 LONG_TEXT = 100
 """Characters, on average, from which a text is long."""
 _PROSE_WORDS = 1.5
-"""Words, on average, below which a column of nearly distinct texts is taken for codes, such as ids, not for prose."""
+"""Words, on average, below which a column of nearly distinct texts counts as codes, such as ids, not as prose."""
 _PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 

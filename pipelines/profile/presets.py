@@ -14,17 +14,17 @@ from pipelines.sources.file import File
 
 SectionName = Literal["items", "interactions"]
 FIRST_BYTES = 1 << 12
-"""Bytes of a raw file in which its first line, by which its preset is known, must end."""
+"""First bytes of a raw file that are read. The first line, which identifies the preset, must end in them."""
 
 
-class _Part(BaseModel):
+class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class SectionPreset(_Part):
+class SectionPreset(_Frozen):
     """A catalogue or log of a data set.
 
-    Data that has all columns of the `signature` is taken for it. `columns` maps fields of the section to columns,
+    Data that has all columns of the `signature` is recognised as it. `columns` maps fields of the section to columns,
     `settings` are further fields of the section. `text` and `attributes` are fields of the sections of that name.
     """
 
@@ -35,14 +35,14 @@ class SectionPreset(_Part):
     attributes: tuple[str, ...] = ()
 
 
-class RawFile(_Part):
-    """A file that has to be converted first: a pattern of its beginning, and what to do."""
+class RawFile(_Frozen):
+    """A file that has to be converted first: a regular expression of its first line, and the advice to print."""
 
     begins: str
     say: str
 
 
-class Preset(_Part):
+class Preset(_Frozen):
     """A data set. `sections` are fields of other sections of a recipe, where data has its log."""
 
     name: str
@@ -70,15 +70,14 @@ def presets() -> tuple[Preset, ...]:
 
 @cache
 def column_names() -> dict[str, dict[str, tuple[str, ...]]]:
-    """Return the names that columns often have, by section and field, the most telling first."""
+    """Return the names that columns often have, by section and field, the most specific first."""
     found = tomllib.loads((Path(str(files("infra"))) / "column-names.toml").read_text())
     return {section: {field: tuple(names) for field, names in fields.items()} for section, fields in found.items()}
 
 
 def recognised(section: SectionName, columns: tuple[str, ...]) -> Preset | None:
     """Return the preset whose signature the columns have, the longest if there are several."""
-    there = set(columns)
-    fitting = [each for each in presets() if there.issuperset(each.section(section).signature)]
+    fitting = [each for each in presets() if set(columns).issuperset(each.section(section).signature)]
     return max(fitting, key=lambda each: len(each.section(section).signature), default=None)
 
 

@@ -19,11 +19,11 @@ from pipelines.sources.text.csv_dialect import HEAD_BYTES, other_settings
 SAMPLE_ROWS = 4000
 """Rows that are looked at, over all sources."""
 MOST_SOURCES = 8
-"""Sources of which rows are looked at, spread evenly over all."""
+"""Most sources in a sample, spread evenly over all."""
 
 
 class EveryColumn(InteractionsSpec):
-    """Mapping of a log of which all columns are looked at."""
+    """Mapping of a log that reads all columns."""
 
     @property
     def selected_columns(self) -> None:  # type: ignore[override]
@@ -133,7 +133,7 @@ def _spec(section: str, csv: CsvSpec) -> Spec:
 
 
 def _csv_settings(sources: list[Source], csv: CsvSpec, section: str) -> dict[str, str]:
-    """Return the fields of `csv` with which the first text file is read, as far as they are not the usual ones."""
+    """Return the fields of `csv` with which the first text file is read, without those that have their defaults."""
     for source in sources:
         if isinstance(source, File) and source.is_table_text:
             return other_settings(source.head(HEAD_BYTES), source.file, csv, section)

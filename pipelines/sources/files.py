@@ -154,7 +154,7 @@ def find_files(uri: str) -> tuple[pafs.FileSystem, str, Entries]:
         if not is_readable(path, SUFFIXES + ATOMIC):
             raise SourceError(f"{uri} is not a {', '.join(SUFFIXES)} file; {advice(path)}.")
         if not info.is_file:
-            raise SourceError(f"{uri} is no plain file, which can be read twice: write it to one first.")
+            raise SourceError(f"{uri} is not a regular file, and sources are read twice: copy it to a file first.")
         return filesystem, path, Entries((path,), ())
     found = sorted_out(path, *_listed(uri, filesystem, path))
     if not found.read:

@@ -92,7 +92,7 @@ def is_readable(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
 
 
 def advice(path: str) -> str:
-    """Return what helps with a file that is not read because of its suffix."""
+    """Return the remedy for a file that is not read because of its suffix."""
     name = path.lower()
     for compression in COMPRESSIONS:
         name = name.removesuffix(compression)
@@ -123,8 +123,8 @@ def _refuse_tables(folder: str, parts: list[str]) -> None:
     if ".hoodie" in parts[:-1]:
         table = place.split("/.hoodie/", 1)[0]
         raise SourceError(
-            f"{table} is a Hudi table: its files are of several versions, and some are deleted. Export the rows that "
-            "hold now to a Parquet file, for example with Spark, and name that."
+            f"{table} is a Hudi table: its files are of several versions, and some are deleted. Export its current "
+            "rows to a Parquet file, for example with Spark, and name that."
         )
 
 

@@ -12,7 +12,7 @@ from pipelines.sources.text.csv_dialect import HEAD_BYTES
 PIECE_ROWS = 500
 """Rows that are read at a time where a sample is enough."""
 COMPRESSED_HEAD_BYTES = 8 * HEAD_BYTES
-"""Text that is examined of a compressed file: much more than the block by which the decompressor reads ahead."""
+"""Bytes of text that are examined of a compressed file: many times the read-ahead of the decompressor."""
 
 
 def rows_of_file(file: File, spec: Spec) -> RowCount:

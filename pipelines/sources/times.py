@@ -1,4 +1,4 @@
-"""Conversion of one raw cell to a time in UTC. A number is taken for a time only if it can hardly be anything else."""
+"""Conversion of one raw cell to a time in UTC. A number counts as a time only if another meaning is unlikely."""
 
 import re
 from datetime import UTC, date, datetime, timedelta

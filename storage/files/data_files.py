@@ -64,7 +64,7 @@ class DataFile:
         return match["whole"] if match else None
 
     def guarantee(self, schema: pa.Schema) -> ds.Expression:
-        """Return a condition that holds for all its rows, by which readers skip files."""
+        """Return a condition that all its rows fulfil; readers skip files by it."""
         known = ds.scalar(True)
         for name, value in self.partition.items():
             known &= ds.field(name) == pa.scalar(value, schema.field(name).type)
@@ -108,7 +108,7 @@ def write_file(
 
 
 def _repetitive(rows: pa.Table) -> list[str] | bool:
-    """Return the columns to be stored as dictionaries: all, but not vectors, of which hardly a number comes twice."""
+    """Return the columns to be stored as dictionaries: all but vectors, whose numbers hardly ever repeat."""
     names: list[str] = rows.schema.names
     return [name for name in names if name != "vector"] if "vector" in names else True
 
@@ -207,7 +207,7 @@ def open_dataset(files: Files, found: Iterable[DataFile], schema: pa.Schema) -> 
 
 
 _checked: set[tuple[str, str]] = set()
-"""Files whose footer this process has verified against their name; a name stands for one content."""
+"""Files whose footer this process has verified against their name, which is a hash of their content."""
 
 
 def check_footers(files: Files, found: Iterable[DataFile]) -> None:

@@ -1,4 +1,4 @@
-"""A disk that is full or may not be written: the message for whatever writes to a lake."""
+"""Errors of a disk that is full or read-only, as one message for all writers of a lake."""
 
 import errno
 import os

@@ -109,7 +109,7 @@ class Log:
         return self._states.get(version, frozenset())
 
     def opens(self, version: int) -> bool:
-        """Return whether the entries from a checkpoint, or from the first version, up to a version are there."""
+        """Return whether all entries from a checkpoint, or from the first version, up to a version exist."""
         return all(number in self.entries for number in range(self.base(version), version + 1))
 
     def base(self, version: int) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from storage.commit import Provenance
-from storage.errors import GateBlocked, Held, LakeNotFound, PointerMoved, PublishRefused, StaleCandidate
+from storage.errors import GateBlocked, LakeNotFound, PointerMoved, ProductionHeld, PublishRefused, StaleCandidate
 from storage.lake import Lake
 from storage.releases.catalogue import assigned_items, deleted_items
 from storage.releases.integrity import Effort, check_pinned
@@ -80,18 +80,17 @@ def publish(lake: Lake, publication: Publication, provenance: Provenance, alias:
 def publish_by_run(lake: Lake, publication: Publication, decided_on: Pointer, provenance: Provenance) -> Published:
     """Publish as `publish` does, for a run that decided on the pointer `decided_on`.
 
-    Raise PointerMoved if the alias has moved since, and Held if it is held.
+    Raise PointerMoved if the alias has moved since, and ProductionHeld if it is held.
     """
     history = pointer_history(lake, decided_on.name)
     if history[-1].sequence != decided_on.sequence:
         raise PointerMoved(
             f"another run or command moved {decided_on.name!r} meanwhile: it was {_pair(decided_on)} when this run "
-            "read it and is "
-            f"{_pair(history[-1])} now. Nothing was published; run the command again."
+            f"read it and is {_pair(history[-1])} now. Nothing was published; run the command again."
         )
     held = hold_of(history)
     if held is not None:
-        raise Held(f"{held} {publication.release} stays a candidate; {_lifting(publication.release)}")
+        raise ProductionHeld(f"{held} {publication.release} stays a candidate; {_lifting(publication.release)}")
     return _publish(lake, publication, history, provenance)
 
 
@@ -137,10 +136,10 @@ def rollback(
         raise LakeNotFound(f"{alias!r} points to nothing yet; publish a release first.")
     if to == now.value["release"]:
         return Published(**now.value)
-    there = {manifest.id for manifest in releases(lake)}
-    if to is not None and to not in there and any(move.value["release"] == to for move in history[1:]):
+    available = {manifest.id for manifest in releases(lake)}
+    if to is not None and to not in available and any(move.value["release"] == to for move in history[1:]):
         read_release(lake, to)  # says when it was retired
-    ever = [move.value for move in history[1:-1] if move.value["release"] in there - {now.value["release"]}]
+    ever = [move.value for move in history[1:-1] if move.value["release"] in available - {now.value["release"]}]
     earlier = [value for value in _not_undone(history) if value in ever]
     wanted = earlier if to is None else [value for value in ever if value["release"] == to]
     if not wanted:
@@ -150,10 +149,10 @@ def rollback(
             if known
             else "no other release was ever published, or none of them stays"
         )
-        here = now.value["release"]
+        current = now.value["release"]
         raise PublishRefused(
-            f"cannot roll {alias!r} back from {here} to {to or 'an earlier release'}: {choice}. "
-            f"To change only the model of {here}, run `sidmill release publish {here} --model MODEL`."
+            f"cannot roll {alias!r} back from {current} to {to or 'an earlier release'}: {choice}. "
+            f"To change only the model of {current}, run `sidmill release publish {current} --model MODEL`."
         )
     manifest = read_release(lake, wanted[-1]["release"])
     model = wanted[-1]["model"] or _default_model(lake, manifest, history, may_be_worse)

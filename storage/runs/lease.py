@@ -1,4 +1,4 @@
-"""The lease of a kind of run on a lake: one run of the kind at a time, whatever starts it and on whichever machine.
+"""The lease of a kind of run on a lake: one run of the kind at a time, on any machine and however it was started.
 
 The lease is a pointer; its value names the run that holds it, and its sequence is the fencing token (Kleppmann,
 Designing Data-Intensive Applications, chapter 8). The holder has a file, which it changes every BEAT_S seconds and
@@ -28,7 +28,7 @@ from storage.runs.process import may_live, this_process
 PREFIX = "lease:"
 """Prefix of the names of pointers that are leases; the kind of run follows."""
 FOLDER = "leases"
-# Seconds between two signs of life of a holder, and without one, after which it is taken for dead.
+# Seconds between two signs of life of a holder, and seconds without one after which it counts as dead.
 BEAT_S, LOST_S = 15.0, 120.0
 # Seconds between two looks of a run that waits.
 LOOK_S = 1.0
@@ -77,7 +77,7 @@ class Lease:
         self._file.end()
 
     def _wait_for(self, held: Pointer, wait_s: float, say: Callable[[str], None]) -> None:
-        """Return when the holder has ended or is taken for dead."""
+        """Return when the holder has ended or counts as dead."""
         if _is_over(self._lake, held):
             return
         self.waited = True

@@ -206,8 +206,8 @@ def test_items_may_share_sids_where_the_recipe_keeps_collisions(
     assert release.metrics["largest_group"] > 1
     assert release.metrics["consumed_together_sharing"][0] > 1.3 * release.metrics["random_pairs_sharing"][0] > 0
     assert [finding for finding in verify(lake) if finding.fault] == []
-    sharing = explain_item(lake, release, "i0000")["path"][-1]
-    assert sharing["items"] == sum(sid == second["i0000"] for sid in second.values())
+    sharing = explain_item(lake, release, "i0000").path[-1]
+    assert sharing.items == sum(sid == second["i0000"] for sid in second.values())
     train(lake.uri)
     (stored,) = evaluations(lake)
     result = stored.result.as_record()

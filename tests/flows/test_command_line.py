@@ -1,4 +1,4 @@
-"""What is typed is understood as documented; a slip is answered with what was meant; help is quick and fits."""
+"""The command line accepts what the docs say, suggests corrections of typing errors, and prints help quickly."""
 
 import inspect
 import re

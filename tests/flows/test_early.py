@@ -1,4 +1,4 @@
-"""What can be known before the work begins is told before it begins, in one sentence, and leaves nothing behind."""
+"""Errors that can be known before the work begins end the run then, with one sentence, and leave nothing behind."""
 
 import re
 import time

@@ -1,4 +1,4 @@
-"""Behaviour from the item tower of a SASRec through the flows: frozen with the codebook, folded in at night."""
+"""Behaviour from the item embeddings of a SASRec through the flows: frozen with the codebook, folded in at night."""
 
 from datetime import timedelta
 from pathlib import Path

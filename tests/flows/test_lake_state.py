@@ -1,4 +1,4 @@
-"""What an operator sees of a lake: what ran last and how it ended, what production is, and which model it serves."""
+"""The state of a lake as an operator sees it: the last run and its end, production, and the model that it serves."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What is held out decides nothing: events at or after the cutoff changed, every product is the same, byte for byte."""
+"""Held-out events decide nothing: if events at or after the cutoff change, every product has the same bytes."""
 
 import re
 from collections.abc import Callable

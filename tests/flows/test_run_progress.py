@@ -1,4 +1,4 @@
-"""What a run prints: every stage moves, no line is broken in a pipe, no number is broken on a narrow terminal."""
+"""Output of a run: every stage shows progress, and no line in a pipe or number on a narrow terminal is broken."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""What a run may see: the cutoff that its split gives, the times it never goes back behind, and what came since."""
+"""Snapshots: the cutoff that a split gives, times that never go back, and rows that arrived since the parent."""
 
 import math
 import re

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from flows.bootstrap import bootstrap
-from flows.gates.sql_checks import CheckFailed, CheckSpec, judge_by_sql
+from flows.gates.sql_checks import CheckSpec, SqlCheckFailed, judge_by_sql
 from flows.recipe import RecipeError, load_recipe, parse_recipe
 from storage.errors import GateBlocked
 from storage.lake import Lake
@@ -45,7 +45,7 @@ def test_a_query_gives_the_value_of_a_gate(check: dict[str, Any], value: float, 
     "query", ["SELECT * FROM items", "SELECT title FROM items LIMIT 1", "SELECT COUNT(*) FROM absent", "SELECT FROM"]
 )
 def test_a_query_that_gives_no_number_is_told_by_its_name(query: str) -> None:
-    with pytest.raises(CheckFailed, match=r"checks\.mine: the query"):
+    with pytest.raises(SqlCheckFailed, match=r"checks\.mine: the query"):
         judge_by_sql({"mine": CheckSpec(query=query)}, lambda: ITEMS, TRIE)
 
 

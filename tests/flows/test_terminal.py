@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from flows.cli import show
 from flows.cli.main import run_command
+from flows.inspect.explain import Explanation, Lineage, PrefixMembers
 from flows.report.page import environment
 from flows.runtime.progress import Display
 from flows.runtime.terminal import printable, printable_lines
@@ -28,16 +29,16 @@ def test_a_line_obeys_nothing_and_plain_text_stays_as_it_is(text: str) -> None:
 
 
 def test_titles_reasons_and_progress_are_shown_and_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
-    explained = {
-        "item": EVIL,
-        "title": EVIL,
-        "sid": [1],
-        "deleted": False,
-        "release": "r-000001",
-        "path": [{"prefix": [1], "items": 2, "sharing": [{"item_id": EVIL, "title": EVIL}]}],
-        "lineage": {"source": EVIL},
-        "quarantine": [{"detail": EVIL}],
-    }
+    explained = Explanation(
+        item=EVIL,
+        release="r-000001",
+        title=EVIL,
+        deleted=False,
+        sid=[1],
+        path=[PrefixMembers([1], 2, [{"item_id": EVIL, "title": EVIL}])],
+        lineage=Lineage(EVIL, None, 1, [], [], EVIL, EVIL, []),
+        quarantine=[{"detail": EVIL}],
+    )
     row = {"stage": "ingest items", "reason": EVIL, "item": EVIL, "file": EVIL, "row": 1, "detail": EVIL, "at": 0}
     show.explanation(explained, False)
     show.quarantine(pl.DataFrame([row]), 5, False)
@@ -50,7 +51,7 @@ def test_titles_reasons_and_progress_are_shown_and_not_obeyed(capsys: pytest.Cap
         assert not set(text) & {"\x1b", "\x07", "\x9b", "\r", "\u202e", "\u2028"}
         assert not any(line.startswith("sidmill: all") for line in text.splitlines())
     show.explanation(explained, True)
-    assert json.loads(capsys.readouterr().out) == explained
+    assert json.loads(capsys.readouterr().out) == explained.as_record()
 
 
 def test_the_report_shows_no_control_character_no_markup_and_no_secret_of_other_people() -> None:

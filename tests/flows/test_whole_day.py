@@ -99,23 +99,23 @@ def message(user: str, item: str, day: int) -> bytes:
     return json.dumps({"user_id": user, "item_id": item, "event_time": when, "event_type": "click"}).encode()
 
 
-def test_a_day_with_all_services(
-    tmp_path: Path, s3_bucket: str, redis_server: RedisServer, postgres: str, cluster: Cluster
-) -> None:
-    """A bootstrap on two nodes; messages and files start a night, its release starts a training; then housekeeping."""
-    uri, port = f"{s3_bucket}/shop", free_port()
-    rows = write_items(tmp_path / "in" / "items.jsonl", 0, 60)
-    ids = [str(row["item_id"]) for row in rows]
-    write_log(tmp_path / "in" / "log.csv", ids, users=30, events=900)
+def write_inputs(folder: Path) -> list[str]:
+    """Write a catalogue, a log and a recipe whose stages run on the cluster; return the ids of the items."""
+    ids = [str(row["item_id"]) for row in write_items(folder / "items.jsonl", 0, 60)]
+    write_log(folder / "log.csv", ids, users=30, events=900)
     sections = {
         **SMALL_RECIPE,
         "train": {"workers": 2, "epochs": 1, "batch_size": 64, "align_epochs": 0},
         "compute": {"in_process_below": 0, "chunk_rows": 20},
         "gates.model_against_baselines": {"severity": "warn"},
     }
-    write_recipe(tmp_path / "in" / "r.toml", sections)
-    api = f"http://127.0.0.1:{port}/api"
-    environment = {
+    write_recipe(folder / "r.toml", sections)
+    return ids
+
+
+def services(cluster: Cluster, postgres: str, api: str) -> dict[str, str]:
+    """Return the environment of a process that uses the cluster, and the Prefect server at `api` on Postgres."""
+    return {
         **os.environ,
         **cluster.environment,
         "PREFECT_API_DATABASE_CONNECTION_URL": postgres,
@@ -123,6 +123,15 @@ def test_a_day_with_all_services(
         "PREFECT_API_AUTH_STRING": LOGIN,
         "PREFECT_API_URL": api,
     }
+
+
+def test_a_day_with_all_services(
+    tmp_path: Path, s3_bucket: str, redis_server: RedisServer, postgres: str, cluster: Cluster
+) -> None:
+    """A bootstrap on two nodes; messages and files start a night, its release starts a training; then housekeeping."""
+    uri, port = f"{s3_bucket}/shop", free_port()
+    ids, api = write_inputs(tmp_path / "in"), f"http://127.0.0.1:{port}/api"
+    environment = services(cluster, postgres, api)
     prefect = [str(Path(sys.executable).with_name("prefect")), "server", "start", "--host", "127.0.0.1"]
     sidmill = [sys.executable, "-m", "flows.cli.main"]
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from learning.attention import BLOCK, by_products, in_parts
+from learning.attention import BLOCK, attend_in_parts, by_products
 
 
 @settings(max_examples=60, deadline=None)
@@ -41,7 +41,7 @@ def test_products_and_parts_equal_one_call_and_so_do_their_gradients(
     most = rows * heads[0] * BLOCK * 8
     for made in (
         by_products(query, key, value, mask, 0.0, causal),
-        in_parts(attend, query, key, value, mask, most),
+        attend_in_parts(attend, query, key, value, mask, most),
     ):
         for one, other in zip(with_gradients(made), wanted, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

@@ -48,7 +48,7 @@ def undisturbed() -> Steps:
 
 
 def taken(folder: Path) -> Steps:
-    """What all workers have taken steps on; a step that is taken again, on the same share, counts once."""
+    """Return the events of each step of all workers; a repeated step with the same events counts once."""
     steps: dict[tuple[int, int], set[str]] = {}
     for path in folder.glob("taken-*"):
         for epoch, sample, events in map(json.loads, path.read_text().splitlines()):
@@ -57,7 +57,7 @@ def taken(folder: Path) -> Steps:
 
 
 def steps_of(folder: Path) -> int:
-    """How many steps workers have taken, those again that were taken again."""
+    """Return the number of steps of all workers, repeated ones included."""
     return sum(path.read_text().count("\n") for path in folder.glob("taken-*"))
 
 

@@ -43,7 +43,7 @@ class Judge:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def verdict(self, tests: str, compiles: bool = False) -> str:
-        """What became of the tests: passed, failed or timeout."""
+        """Run the tests; return passed, failed or timeout."""
         fixed = ["-x", "-q", "-m", "not slow", "-p", "no:xdist", "-p", "no:anyio", f"--basetemp={self._scratch}/tests"]
         asked = {"arguments": [*fixed, *shlex.split(tests)], "seconds": self._seconds, "compiles": compiles}
         assert self._server.stdin

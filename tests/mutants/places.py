@@ -1,4 +1,4 @@
-"""Which mutants a module has: places of its source and operators of cosmic-ray that change them."""
+"""Mutants of a module: places of its source and operators of cosmic-ray that change them."""
 
 import ast
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ def mutants(path: Path) -> list[Mutant]:
 
 
 def _untouched(source: str) -> Iterator[tuple[Place, Place]]:
-    """Where no mutant is made: annotations, large numbers, and arguments of UNTESTED_KEYWORDS."""
+    """Yield places without mutants: annotations, large numbers, and arguments of UNTESTED_KEYWORDS."""
     for node in ast.walk(ast.parse(source)):
         inside: list[ast.expr | ast.keyword | None] = []
         if isinstance(node, ast.arg | ast.AnnAssign):

@@ -24,13 +24,10 @@ from pipelines.sources.cells import (
     Refused,
     boolean,
     identifier,
-    integer,
-    number,
     read_cell,
 )
 from pipelines.sources.files import find_sources
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
-from pipelines.sources.times import utc_time
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.quarantine import open_rows
@@ -38,14 +35,26 @@ from storage.reasons import Reason
 from storage.releases.catalogue import catalogue
 
 WHO = Provenance("test", "recipe")
+
+
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
+
+
 ITEM = {"item_id": "a", "title": "mug", "image": None, "deleted": False, "colour": "red"}
+
+
 ATTRIBUTE = "colour"
+
+
 EVENT = {
     **{"user_id": "u", "item_id": "a", "event_time": 1700000000, "event_id": "e", "event_type": "click"},
     **{"arrival_time": "2023-12-01", "session_id": "s", "request_id": "r", "impression": 0, "position": 1, "value": 2},
 }
+
+
 MAPPED = [("items", column) for column in ITEM] + [("interactions", column) for column in EVENT]
+
+
 WITHOUT_COLUMN = {
     Reason.UNKNOWN_ITEM,
     Reason.INVALID_JSON,
@@ -81,10 +90,16 @@ def holds(columns: list[str], counts: Counts, lake: Lake) -> None:
 
 
 HUGE = "9" * 5000
+
+
 DEEP = "[" * 490 + "]" * 490
+
+
 RAW = st.sampled_from(
     [HUGE, "-" + HUGE, DEEP, '{"a":' * 300 + "1" + "}" * 300, '"\\ud800"', "1e999", "NaN", "-Infinity"]
 )
+
+
 SCALARS = (
     st.none()
     | st.booleans()
@@ -95,7 +110,11 @@ SCALARS = (
         ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+12:00", "20220408", "t", "N/A", "3,5", "3000000000"]
     )
 )
+
+
 JSON = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner))
+
+
 CELLS = RAW | JSON.map(json.dumps)
 
 
@@ -117,6 +136,8 @@ def test_any_json_in_any_column_costs_its_row_at_most(kind: str, cells: list[str
 
 
 TIMES = st.sampled_from([-(2**63) + 1, -(10**18), -1, 0, 1_700_000_000, 253402300799, 253402300800, 10**15, 2**63 - 1])
+
+
 UNITS, ZONES = (
     st.sampled_from(["s", "ms", "us", "ns"]),
     st.sampled_from([None, "UTC", "Asia/Tokyo", "+14:00", "Mars/Base"]),
@@ -300,103 +321,3 @@ def test_an_item_with_a_flag_that_is_not_understood_is_neither_deleted_nor_chang
     assert counts.by_reason == {Reason.NOT_A_BOOLEAN: 1, Reason.MISSING_ITEM_ID: 1}
     assert "'NA' stands for none" in counts.examples[Reason.MISSING_ITEM_ID]
     assert catalogue(lake).select("item_id", "title").rows() == [("b", "None")]
-
-
-@pytest.mark.parametrize(
-    "cell",
-    [
-        *(
-            "0001-01-01",
-            "0001-01-01T00:00:00Z",
-            "1899-12-30 00:00:00",
-            "1753-01-01",
-            "1970-01-01",
-            "1970-01-01T02:00+02:00",
-        ),
-        *(datetime(1, 1, 1), datetime(1970, 1, 1, tzinfo=UTC)),
-    ],
-)
-def test_a_date_that_programs_write_for_a_missing_time_is_refused(cell: Any) -> None:
-    with pytest.raises(Refused, match=r"ts = .*missing time") as refused:
-        utc_time(cell, "ts")
-    assert refused.value.reason == Reason.EVENT_TIME_INVALID
-    with pytest.raises(Refused, match="missing time"):
-        utc_time(0, "ts", "s")
-
-
-def test_numbers_are_finite_and_positions_fit_in_32_bits() -> None:
-    assert [number(cell, "value") for cell in ("1e3", 5, "", "N/A", None)] == [1000.0, 5.0, None, None, None]
-    assert [integer(cell, "position") for cell in ("3", 3.0, "", None)] == [3, 3, None, None]
-    for cell, reason in (("3,5", Reason.NOT_A_NUMBER), ("NaN", Reason.VALUE_NOT_FINITE), (True, Reason.NOT_A_NUMBER)):
-        with pytest.raises(Refused, match=reason) as refused:
-            number(cell, "value")
-        assert ("decimal comma" in refused.value.detail) == (cell == "3,5")
-    for cell in (3_000_000_000, "3.5", -(2**31) - 1, int(HUGE[:400])):
-        with pytest.raises(Refused, match=Reason.NOT_A_NUMBER):
-            integer(cell, "position")
-
-
-@pytest.mark.parametrize(
-    ("cell", "told"),
-    [
-        ("2019-10-01 00:00:00 UTC", "2019-10-01 00:00:00"),
-        ("2019-10-01 00:00:00utc", "2019-10-01 00:00:00"),
-        ("2019-10-01 UTC", "2019-10-01 00:00:00"),
-        ("2019-10-01T02:00:00+02:00", "2019-10-01 00:00:00"),
-        ("2019-10-01 02:00:00 +0200", "2019-10-01 00:00:00"),
-        ("2019-10-01 00:00:00 +0000 UTC", "2019-10-01 00:00:00"),
-        ("2019-10-01T00:00:00.123456789Z", "2019-10-01 00:00:00.123456"),
-        ("2019-10-01", "2019-10-01 00:00:00"),
-        (b"2019-10-01", "2019-10-01 00:00:00"),
-        (datetime(2019, 10, 1), "2019-10-01 00:00:00"),
-        (1_569_888_000, "2019-10-01 00:00:00"),
-        ("1569888000.5", "2019-10-01 00:00:00.500000"),
-        (1_569_888_000_000, "2019-10-01 00:00:00"),
-        (1_569_888_000_000_000, "2019-10-01 00:00:00"),
-        (1_569_888_000_123_456_789, "2019-10-01 00:00:00.123456"),
-    ],
-)
-def test_times_in_words_and_numbers_of_every_unit_are_read(cell: Any, told: str) -> None:
-    assert utc_time(cell, "ts") == datetime.fromisoformat(told).replace(tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("cell", "hint"),
-    [
-        (20220408, "reads as 2022-04-08"),
-        ("20220408.0", "reads as 2022-04-08"),
-        (20220408123045, "reads as 2022-04-08 12:30:45"),
-        (43831.5, "spreadsheet it would be 2020-01-01"),
-        (0, "would be 1970-01-01"),
-        (17, "would be 1970-01-01"),
-        (-5, "would be 1969-12-31"),
-        ("soon", "accepted are 2026-09-01"),
-        ("01/09/2026", "accepted are 2026-09-01"),
-        (True, "accepted are 2026-09-01"),
-        ([1], "accepted are 2026-09-01"),
-        (10**40, "accepted are 2026-09-01"),
-        (datetime.max.replace(tzinfo=UTC).isoformat().replace("+00:00", "-01:00"), "accepted are 2026-09-01"),
-    ],
-)
-def test_what_is_hardly_a_time_is_refused_and_says_what_it_reads_as(cell: Any, hint: str) -> None:
-    with pytest.raises(Refused, match="event_time_invalid: ts = ") as refused:
-        utc_time(cell, "ts")
-    assert hint in refused.value.detail
-
-
-def test_a_unit_that_is_declared_is_taken_at_its_word() -> None:
-    assert utc_time(20220408, "ts", "s") == datetime(1970, 8, 23, 0, 46, 48, tzinfo=UTC)
-    assert utc_time("5000", "ts", "ms") == datetime(1970, 1, 1, 0, 0, 5, tzinfo=UTC)
-    assert utc_time(5_000_999, "ts", "ns") == datetime(1970, 1, 1, 0, 0, 0, 5000, tzinfo=UTC)
-
-
-@given(st.datetimes(datetime(1990, 1, 2), datetime(2100, 1, 1)), st.sampled_from(["s", "ms", "us"]))
-def test_a_number_is_the_same_time_with_and_without_its_unit_where_it_is_none_that_reads_as_a_date(
-    time: datetime, unit: Any
-) -> None:
-    scale = {"s": 1, "ms": 1000, "us": 1_000_000}[unit]
-    value = int((time.replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()) * scale
-    known = time.replace(tzinfo=UTC, microsecond=0)
-    assert utc_time(value, "ts", unit) == known
-    if len(str(value)) != 14:  # digits that may read as a date
-        assert utc_time(value, "ts") == known

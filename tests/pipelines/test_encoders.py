@@ -1,13 +1,9 @@
-"""Encoders load real weights or refuse; a poisonous row costs itself only; the same stage runs anywhere."""
+"""Encoders load real weights or refuse; a fingerprint names everything that decides the vectors."""
 
-import io
 import json
-import os
 import shutil
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -16,145 +12,25 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
-from pipelines.compute.cluster import machine_cpus
-from pipelines.compute.executors import InProcess, OnRay, StageError, WorkerDied, _placement
+from pipelines.compute.executors import InProcess
 from pipelines.counts import Counts
 from pipelines.embed.clip_agreement import agreement
 from pipelines.embed.embed import EncodingJob, embed
-from pipelines.embed.images import ImageRefused, decode_image
 from pipelines.embed.protocol import EncoderError, describe_encoder, encode_all, fingerprint
-from pipelines.embed.stages import EmbedImages, EmbedText
+from pipelines.embed.stages import EmbedText
 from pipelines.embed.text import TextEncoder, describe_text, model_folder
-from pipelines.embed.vision import OpenClip, _vit_pixels, describe_image
+from pipelines.embed.vision import OpenClip, describe_image
 from pipelines.spec import ComputeSpec, ImageSpec, TextSpec
-from pipelines.vector_store import cached, read_vectors
+from pipelines.vector_store import read_vectors
 from storage.commit import Provenance
 from storage.files.store import sha256
 from storage.lake import Lake
-from storage.quarantine import by_reason, open_rows
-from tokenizer.arrays.executor import LOCAL_THREADS
 
 WHO = Provenance("test", "recipe")
-FORMATS = ("JPEG", "PNG", "WEBP")
-
-
-def picture(width: int = 40, height: int = 30, kind: str = "JPEG", colour: str = "red") -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (width, height), colour).save(stream, kind)
-    return stream.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (picture(400, 300)[:700], "image_truncated"),
-        (picture(kind="GIF"), "image_format"),
-        (b"not an image", "image_undecodable"),
-        (b"", "image_undecodable"),
-    ],
-)
-def test_bytes_that_are_no_good_image_are_refused_with_the_reason(data: bytes, reason: str) -> None:
-    with pytest.raises(ImageRefused) as refused:
-        decode_image(data, 50_000_000, FORMATS)
-    assert refused.value.reason == reason
-
-
-def without_pixels(data: bytes) -> bytes:
-    """The shortest beginning of a picture that has its format and size, and too little to make a pixel of."""
-    for end in range(8, len(data)):
-        try:
-            Image.open(io.BytesIO(data[:end]))
-        except (OSError, SyntaxError):
-            continue
-        return data[:end]
-    raise AssertionError("no beginning of these bytes has a header")
-
-
-def reason_of(data: bytes, limit: int) -> str | None:
-    try:
-        decode_image(data, limit, FORMATS)
-    except ImageRefused as refused:
-        return refused.reason
-    return None
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_the_limit_of_pixels_is_that_of_the_recipe_and_judged_by_the_header_alone(kind: str) -> None:
-    """Far below the size at which Pillow itself warns. Nothing is there to decode: who decodes first says so."""
-    header = without_pixels(picture(300, 200, kind))
-    assert reason_of(header, 300 * 200 - 1) == "image_too_many_pixels"
-    assert reason_of(header, 300 * 200) in ("image_truncated", "image_undecodable")
-
-
-@settings(max_examples=25, deadline=None)
-@given(width=st.integers(1, 60), height=st.integers(1, 60), limit=st.integers(1, 3_600), kind=st.sampled_from(FORMATS))
-def test_a_picture_is_accepted_up_to_the_limit_and_no_further(width: int, height: int, limit: int, kind: str) -> None:
-    expected = "image_too_many_pixels" if width * height > limit else None
-    assert reason_of(picture(width, height, kind), limit) == expected
-
-
-def test_a_pixel_bomb_beyond_what_pillow_opens_has_the_same_reason() -> None:
-    stream = io.BytesIO()
-    Image.new("1", (20_000, 10_000)).save(stream, "PNG")
-    with pytest.raises(ImageRefused) as refused:
-        decode_image(stream.getvalue(), 50_000_000, FORMATS)
-    assert refused.value.reason == "image_too_many_pixels"
-
-
-def test_the_stage_that_encodes_keeps_to_the_limit_of_its_recipe(tmp_path: Path) -> None:
-    lake = Lake(str(tmp_path))
-    digest = lake.blobs.put(picture(40, 30))
-    for limit, reasons in ((40 * 30 - 1, ["image_too_many_pixels"]), (40 * 30, [None])):
-        stage = EmbedImages(ImageSpec(max_pixels=limit), lake)
-        assert stage(pa.table({"images": [[digest]]})).column("reason").to_pylist() == reasons
-
-
-@pytest.mark.parametrize("upright", [True, False])
-def test_a_strip_is_cut_to_its_middle_before_it_is_scaled(upright: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    import open_clip
-
-    asked: list[int] = []
-    resize = Image.Image.resize
-
-    def noted(image: Image.Image, size: tuple[int, int], *rest: Any, **named: Any) -> Image.Image:
-        asked.append(size[0] * size[1])
-        return resize(image, size, *rest, **named)
-
-    monkeypatch.setattr(Image.Image, "resize", noted)
-    for width in (1, 60):
-        size = (width, 65_000) if upright else (65_000, width)
-        image = decode_image(picture(*size), 50_000_000, FORMATS)
-        for pixels in (_vit_pixels(image), open_clip.image_transform(224, is_train=False)(image).numpy()):
-            assert pixels.shape == (3, 224, 224)
-    assert len(asked) == 4
-    assert max(asked) <= 8 * 224 * 224
-
-
-def test_the_middle_of_a_strip_gives_the_pixels_of_the_whole() -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (20, 267, 3), np.uint8)
-    whole = Image.fromarray(noise).resize((4001, 300), Image.Resampling.BICUBIC)
-    stream = io.BytesIO()
-    whole.save(stream, "PNG")
-    middle = decode_image(stream.getvalue(), 50_000_000, FORMATS)
-    assert middle.size == (2400, 300)
-    # Half a pixel aside at most: 4,001 x 300 scaled to a height of 224 is no whole number of pixels wide.
-    assert np.abs(_vit_pixels(middle) - _vit_pixels(whole)).mean() < 0.1 * _vit_pixels(whole).std()
-    usual = picture(800, 100)
-    assert decode_image(usual, 50_000_000, FORMATS) == Image.open(io.BytesIO(usual)).convert("RGB")
-
-
-def test_exif_rotation_is_applied() -> None:
-    stream = io.BytesIO()
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (40, 20)).save(stream, "JPEG", exif=exif)
-    assert decode_image(stream.getvalue(), 10_000, FORMATS).size == (20, 40)
 
 
 def test_a_row_that_crashes_the_encoder_is_found_and_the_others_are_encoded() -> None:
@@ -379,170 +255,6 @@ def test_one_changed_text_of_100_is_encoded_and_another_model_writes_beside_the_
     counts, again = encoded(spec, texts)
     assert (counts.out, given) == (0, [])
     assert np.array_equal(again, after)
-
-
-def run_embed(lake: Lake, compute: object, items: pl.DataFrame, make: type, arguments: dict[str, object]):  # type: ignore[no-untyped-def]
-    job = EncodingJob("image", "print", make, arguments, 4)
-    return embed(lake, job, items, compute, WHO, lambda rows: None)  # type: ignore[arg-type]
-
-
-def test_bad_images_are_quarantined_good_ones_embedded_and_a_rerun_encodes_nothing(tmp_path: Path) -> None:
-    lake = Lake(str(tmp_path))
-    contents = [picture(colour="red"), picture(colour="blue"), picture(kind="GIF"), picture(400, 300)[:500]]
-    hashes = [lake.blobs.put(data) for data in contents]
-    items = pl.DataFrame({"item_id": list("abcd"), "content_hash": hashes, "images": [[each] for each in hashes]})
-    compute = InProcess(ComputeSpec())
-    arguments = {"spec": ImageSpec(), "lake": lake}
-    first = run_embed(lake, compute, items, EmbedImages, arguments)
-    assert (first.rows_in, first.out, first.by_reason) == (4, 2, {"image_format": 1, "image_truncated": 1})
-    assert by_reason(lake) == {"image_format": 1, "image_truncated": 1}
-    version = lake.version("vectors")
-    again = run_embed(lake, compute, items.head(2), EmbedImages, arguments)
-    assert (again.unchanged, again.out, lake.version("vectors")) == (2, 0, version)
-    assert set(cached(lake, "image", "print")["item_id"]) == {"a", "b"}
-
-
-def test_the_pictures_of_an_item_are_pooled_and_a_bad_one_costs_itself_only(tmp_path: Path) -> None:
-    lake = Lake(str(tmp_path))
-    red, blue, gif = (lake.blobs.put(data) for data in (picture(), picture(colour="blue"), picture(kind="GIF")))
-    pictures = [[red], [blue], [red, blue], [red, gif, blue], [gif, gif]]
-    items = pl.DataFrame({"item_id": list("abcde"), "content_hash": list("12345"), "images": pictures})
-    arguments = {"spec": ImageSpec(batch_size=2), "lake": lake, "decoders": 2}
-    counts = run_embed(lake, InProcess(ComputeSpec()), items, EmbedImages, arguments)
-    assert (counts.rows_in, counts.out, counts.by_reason) == (5, 4, {"image_format": 1})
-    found = {row["item_id"]: np.array(row["vector"]) for row in lake.frame("vectors").to_dicts()}
-    mean = (found["a"] + found["b"]) / 2
-    assert np.allclose(found["c"], mean, atol=1e-6)
-    assert np.allclose(found["d"], mean, atol=1e-4)
-    stages = open_rows(lake).sort("subject").select("subject", "stage").rows()
-    assert stages == [("d", "embed image, one of several"), ("e", "embed image")]
-
-
-def test_a_stage_refuses_to_mix_the_vectors_of_weights_that_changed_under_it(tmp_path: Path) -> None:
-    with pytest.raises(EncoderError, match="changed during the run"):
-        EmbedText(TextSpec(), expected="another")
-    with pytest.raises(EncoderError, match="changed during the run"):
-        EmbedImages(ImageSpec(), Lake(str(tmp_path)), expected=fingerprint(describe_text(TextSpec())))
-    EmbedImages(ImageSpec(), Lake(str(tmp_path)), expected=fingerprint(describe_image(ImageSpec())))
-
-
-def test_texts_are_given_the_longest_first_and_stored_all_the_same(tmp_path: Path) -> None:
-    given: list[str] = []
-
-    class Listens(EmbedText):
-        def __init__(self) -> None:
-            """Loads no model: lengths are vectors enough here."""
-
-        def __call__(self, batch: pa.Table) -> pa.Table:
-            texts = batch.column("text").to_pylist()
-            given.extend(texts)
-            vectors = pa.array([[float(len(text))] for text in texts], pa.list_(pa.float32()))
-            nothing = pa.nulls(len(texts), pa.string())
-            answer = batch.drop_columns(["text"]).append_column("vector", vectors)
-            return answer.append_column("reason", nothing).append_column("detail", nothing)
-
-    texts = ["aa", "a", "aaaa", "bb", "aaa", "ü"]
-    items = pl.DataFrame({"item_id": list("fedcba"), "content_hash": list("123456"), "text": texts})
-    lake = Lake(str(tmp_path))
-    run_embed(lake, InProcess(ComputeSpec()), items, Listens, {})
-    assert given == ["aaaa", "aaa", "ü", "bb", "aa", "a"]
-    assert lake.rows("vectors") == 6
-
-
-def deadly() -> type:
-    """A stage that workers can be sent: a class of this module they could not import."""
-
-    class Deadly:
-        """Its process dies of some contents, as one does in which native code crashes."""
-
-        reads = ("content",)
-        adds = ("vector", "reason", "detail")
-
-        def __call__(self, batch: pa.Table) -> pa.Table:
-            contents = batch.column("content").to_pylist()
-            if "deadly" in contents:
-                os.kill(os.getpid(), signal.SIGKILL)
-            count = len(contents)
-            answer = batch.drop_columns(["content"]).append_column(
-                "vector", pa.array([[1.0]] * count, pa.list_(pa.float32()))
-            )
-            return answer.append_column("reason", pa.nulls(count, pa.string())).append_column(
-                "detail", pa.nulls(count, pa.string())
-            )
-
-    return Deadly
-
-
-def test_a_row_that_kills_its_worker_ends_alone_and_no_other_is_lost(tmp_path: Path, ray_cluster: None) -> None:
-    lake, compute = Lake(str(tmp_path)), OnRay(ComputeSpec(encoder_workers=1))
-    names, contents = ["0", "1"], ["harmless", "deadly"]
-    items = pl.DataFrame({"item_id": names, "content_hash": names, "content": contents})
-    counts = run_embed(lake, compute, items, deadly(), {})
-    assert (counts.rows_in, counts.out, counts.by_reason) == (2, 1, {"encoder_crashed": 1})
-    assert open_rows(lake)["subject"].to_list() == ["1"]
-    assert lake.frame("vectors")["item_id"].to_list() == ["0"]
-
-
-def test_where_every_row_is_deadly_the_stage_fails(tmp_path: Path) -> None:
-    class Dies:
-        name, work, deaths = "dies", LOCAL_THREADS, 0
-
-        def run(self, *_: object) -> None:
-            raise NotImplementedError
-
-        def map(self, *_: object) -> Iterator[pa.Table]:
-            self.deaths += 1
-            raise WorkerDied("killed")
-            yield
-
-    compute = Dies()
-    names = [str(number) for number in range(1000)]
-    items = pl.DataFrame({"item_id": names, "content_hash": names, "content": names})
-    with pytest.raises(WorkerDied):
-        run_embed(Lake(str(tmp_path)), compute, items, deadly(), {})
-    assert compute.deaths < 20
-
-
-def test_a_stage_gives_the_same_vectors_in_process_and_on_ray(tmp_path: Path, ray_cluster: None) -> None:
-    texts = pa.table(
-        {"item_id": ["a", "b", "c", "d"], "content_hash": list("1234"), "text": ["a cat", "a dog", "the moon", ""]}
-    )
-    spec = ComputeSpec(chunk_rows=2, encoder_workers=1)
-    arguments = {"spec": TextSpec()}
-    tables = [
-        pl.concat([pl.DataFrame(batch) for batch in compute.map(EmbedText, arguments, texts, 2)]).sort("item_id")
-        for compute in (InProcess(spec), OnRay(spec))
-    ]
-    assert tables[0]["reason"].to_list() == [None, None, None, "empty_text"]
-    assert tables[0].drop("vector").equals(tables[1].drop("vector"))
-    vectors = [np.array(table["vector"].to_list()[:3]) for table in tables]
-    assert np.allclose(vectors[0], vectors[1], atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("asked", "cluster", "batches", "expected"),
-    [
-        ({}, {"CPU": 8, "GPU": 2}, 9, (2, 1.0)),
-        ({}, {"CPU": 8}, 99, (machine_cpus(), 0.0)),
-        ({"num_gpus": 0.25}, {"CPU": 8, "GPU": 2}, 9, (8, 0.25)),
-        ({"num_gpus": 0.25, "workers": 3}, {"CPU": 8, "GPU": 2}, 9, (3, 0.25)),
-        ({"num_gpus": 0.25}, {"CPU": 8, "GPU": 2}, 5, (5, 0.25)),
-        ({"num_gpus": 0}, {"CPU": 8, "GPU": 2}, 1, (1, 0.0)),
-    ],
-)
-def test_workers_of_a_stage_take_what_the_recipe_says_else_a_gpu_each(
-    asked: dict[str, float], cluster: dict[str, float], batches: int, expected: tuple[int, float]
-) -> None:
-    spec = ComputeSpec.model_validate({"stages": {"embed_text": asked}})
-    stage, workers = _placement(spec, EmbedText, batches, cluster)
-    assert (workers, stage.num_gpus) == expected
-
-
-@pytest.mark.parametrize("asked", [{"num_gpus": 1}, {"num_cpus": 9}, {"resources": {"fast_disk": 1}}])
-def test_a_stage_that_reserves_more_than_the_cluster_has_is_refused_and_does_not_wait(asked: dict[str, Any]) -> None:
-    spec = ComputeSpec.model_validate({"stages": {"embed_text": asked}})
-    with pytest.raises(StageError, match=r"\[compute.stages.embed_text\] reserves .* the whole cluster has"):
-        _placement(spec, EmbedText, 3, {"CPU": 8})
 
 
 def test_a_precision_is_part_of_the_fingerprint_and_stored_sections_stay_as_they_were() -> None:

@@ -243,7 +243,7 @@ def test_links_are_followed_and_those_in_a_circle_and_to_nothing_end_no_run(tmp_
     assert len(found.read) < 50
     assert names(folder, found.left_out) == ["gone.jsonl", "pipe.csv"]
     assert "links to nothing" in found.warning(path)
-    with pytest.raises(SourceError, match="no plain file"):
+    with pytest.raises(SourceError, match="is not a regular file"):
         find_files(str(folder / "pipe.csv"))
     with pytest.raises(SourceError, match="no file or folder"):
         find_files(str(folder / "gone.jsonl"))

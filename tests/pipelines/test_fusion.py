@@ -247,7 +247,7 @@ def test_training_sees_behaviour_as_it_was_before_the_pairs_and_content_as_it_is
 
 
 def test_an_item_known_by_its_later_behaviour_alone_is_no_pair_to_learn_from() -> None:
-    """What it is known by are the pairs themselves: training would learn them by heart."""
+    """Its only behaviour is the pairs to learn, so training would memorise them."""
     behaviour = np.random.default_rng(0).standard_normal((4, 5)).astype(np.float32)
     now = {"collaborative": Modality(behaviour, np.ones(4, np.bool_))}
     before = {"collaborative": Modality(behaviour, np.array([True, True, False, False]))}

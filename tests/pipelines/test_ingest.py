@@ -1,4 +1,4 @@
-"""What goes in comes out or lies in quarantine with a reason, and reading twice changes nothing."""
+"""Every row is stored or lies in quarantine with a reason, and reading twice changes nothing."""
 
 import io
 import json

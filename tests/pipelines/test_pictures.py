@@ -21,9 +21,8 @@ from cryptography.x509.oid import NameOID
 from PIL import Image
 
 from pipelines.ingest.items.ingest import fetch_again, ingest_items
-from pipelines.ingest.pictures.fetch import Web, _public
+from pipelines.ingest.pictures.fetch import Web
 from pipelines.ingest.pictures.ingest import Pictures
-from pipelines.ingest.pictures.references import references
 from pipelines.sources.cells import Refused
 from pipelines.sources.files import find_sources
 from pipelines.sources.source_spec import ItemsSpec
@@ -33,6 +32,8 @@ from storage.quarantine import by_reason
 from storage.releases.catalogue import catalogue
 
 WHO = Provenance("test", "recipe")
+
+
 LIMIT = 100_000
 
 
@@ -197,38 +198,6 @@ def test_a_private_host_is_asked_only_when_it_is_trusted(host: str) -> None:
     assert (refused.value.reason, Host.asked) == ("image_address", {})
 
 
-@pytest.mark.parametrize(
-    ("address", "public"),
-    [
-        ("93.184.216.34", True),
-        ("2606:4700::1111", True),
-        ("10.0.0.1", False),
-        ("172.16.3.4", False),
-        ("192.168.1.1", False),
-        ("127.0.0.1", False),
-        ("169.254.169.254", False),
-        ("100.64.0.1", False),
-        ("0.0.0.0", False),
-        ("224.0.0.1", False),
-        ("::1", False),
-        ("fe80::1%eth0", False),
-        ("fd00::1", False),
-        ("::ffff:10.0.0.1", False),
-        ("2002:0a00:0001::1", False),
-        ("64:ff9b::a00:1", False),
-    ],
-)
-def test_only_public_addresses_are_public(address: str, public: bool) -> None:
-    assert _public(address) is public
-
-
-@pytest.mark.parametrize("url", ["ftp://host/a.jpg", "http://", "http://host:99999/a.jpg", "http://[::1/a.jpg"])
-def test_an_address_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(Refused) as refused:
-        web().get(url)
-    assert refused.value.reason == "image_address"
-
-
 def test_a_host_that_stalls_is_left_alone_and_the_others_are_not(host: str, tmp_path: Path) -> None:
     spec = ItemsSpec(trusted_hosts=("127.0.0.1", "localhost"), image_timeout_s=0.3, image_workers=4)
     other = host.replace("127.0.0.1", "localhost")
@@ -345,9 +314,3 @@ def test_pictures_below_a_root_are_read_and_no_others(tmp_path: Path) -> None:
     ((_, found),) = Pictures(Lake(str(tmp_path / "lake")), None, spec).stored([("row", list(wanted))])
     assert isinstance(found[0], str)
     assert [each.reason for each in found[1:] if isinstance(each, Refused)] == ["image_address", "image_address"]
-
-
-def test_references_are_found_in_every_form() -> None:
-    data = picture()
-    assert references([data, {"bytes": None, "path": "b.jpg"}, "c.jpg", None, ""]) == [data, "b.jpg", "c.jpg"]
-    assert references(float("nan")) == references(None) == references([]) == []

@@ -1,4 +1,4 @@
-"""Vectors from the item tower of a sequence model: what they may know, how they are turned, how later items join."""
+"""Vectors from the item embeddings of a sequence model: what they may know, their rotation, later items."""
 
 from functools import cache, partial
 from pathlib import Path
@@ -17,10 +17,10 @@ from storage.files.blobs import Blobs
 from training.sasrec.item_embeddings import item_embeddings_of
 from training.spec import ItemEmbeddingsSpec
 
-TOWER = ItemEmbeddingsSpec(
+SASREC = ItemEmbeddingsSpec(
     dim=8, heads=2, ff=8, max_events=10, epochs=4, further_epochs=2, batch_size=16, warmup_steps=5, learning_rate=1e-2
 )
-TRAINED = TOWER.model_copy(update={"epochs": 40, "further_epochs": 20})
+TRAINED = SASREC.model_copy(update={"epochs": 40, "further_epochs": 20})
 HOUR = 3_600_000_000
 SINCE = 7
 
@@ -34,9 +34,9 @@ def since(log: Histories, hour: int = SINCE) -> int:
     return int(log.time.min()) + hour * HOUR
 
 
-def fitted(events: list[Event], spec: CollaborativeSpec, tower: ItemEmbeddingsSpec = TOWER) -> Collaborative:
+def fitted(events: list[Event], spec: CollaborativeSpec, sasrec: ItemEmbeddingsSpec = SASREC) -> Collaborative:
     log = histories(frame(events), spec)
-    made = fit_collaborative(log, spec, since(log), partial(item_embeddings_of, spec=tower))
+    made = fit_collaborative(log, spec, since(log), partial(item_embeddings_of, spec=sasrec))
     assert made is not None
     return made
 
@@ -58,7 +58,7 @@ def test_a_seed_fixes_the_vectors_whatever_the_order_of_the_log(method: str) -> 
     assert factors_bytes(one.factors) == factors_bytes(other.factors)
     assert one.vectors.equals(other.vectors)
     assert one.before.equals(other.before)
-    another = fitted(some_log(), spec_of(method), TOWER.model_copy(update={"seed": 1}))
+    another = fitted(some_log(), spec_of(method), SASREC.model_copy(update={"seed": 1}))
     assert not one.vectors.equals(another.vectors)
 
 

@@ -39,7 +39,7 @@ NOW = dt.datetime(2026, 9, 1, tzinfo=dt.UTC)
 
 
 def items(folder: Path, data: bytes | pa.Table, name: str = "x.csv", **spec: Any) -> tuple[Counts, dict[str, str]]:
-    """What became of the rows of a catalogue, and the titles of its items."""
+    """Ingest a catalogue; return the counts of its rows, and the titles of its items."""
     settings = ItemsSpec.model_validate(spec)
     source = _source(folder, data, name)
     check_sources([source], settings)

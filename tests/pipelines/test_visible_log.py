@@ -1,4 +1,4 @@
-"""What a run may see of a log: the bounds of a slice, and its identity."""
+"""Slices of a log that a run may see: their bounds and their identity."""
 
 from datetime import datetime, timedelta
 from pathlib import Path

@@ -31,7 +31,7 @@ def test_a_release_or_a_model_that_is_named_and_not_recorded_is_missed(tmp_path:
 
 
 def lost(lake: Path) -> list[str]:
-    """What is told of a lake, without the beginning and the remedy that all sentences have."""
+    """Return the faults of a lake, without the beginning and the remedy that all sentences have."""
     found = list(lost_commits(Lake(str(lake))))
     assert all(each.startswith(f"the lake {lake} has lost commits: ") for each in found)
     return [each.split("commits: ")[1].split(". It was")[0] for each in found]

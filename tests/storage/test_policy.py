@@ -1,4 +1,4 @@
-"""What a `lake gc` keeps, and the reason of each: asked of the records alone."""
+"""Releases and models that `lake gc` keeps, each with its reason, decided from records alone."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

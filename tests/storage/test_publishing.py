@@ -1,4 +1,4 @@
-"""What moves an alias, what does not, and what is told to whom it stays still for."""
+"""Runs and commands that move an alias, those that must not, and the message to the latter."""
 
 import re
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from made_releases import TIME, WHO, candidate, gate, model, publish
 from storage.errors import (
     BlobCorrupt,
     GateBlocked,
-    Held,
     LakeError,
     LakeNotFound,
     LineageBroken,
     PointerMoved,
+    ProductionHeld,
     PublishRefused,
     StaleCandidate,
 )
@@ -65,10 +65,13 @@ def test_while_an_alias_is_held_runs_do_not_move_it_until_somebody_lifts_the_hol
     assert held(lake) is None
     hold(lake, WHO, reason)
     with pytest.raises(
-        Held, match=f"'?production'? has been held at {one} since 2.*{told} runs do not move it.*{two} stays a"
+        ProductionHeld,
+        match=f"'?production'? has been held at {one} since 2.*{told} runs do not move it.*{two} stays a",
     ):
         by_run(lake, two)
-    with pytest.raises(Held, match=rf"release publish {two}` publishes it now; `sidmill release hold --lift`"):
+    with pytest.raises(
+        ProductionHeld, match=rf"release publish {two}` publishes it now; `sidmill release hold --lift`"
+    ):
         by_run(lake, two)
     assert published(lake) == Published(one, None)
     end(lake)
@@ -83,7 +86,7 @@ def test_a_rollback_holds_what_it_went_back_to(tmp_path: Path) -> None:
         publish(lake, release, WHO)
     rollback(lake, WHO)
     assert re.match(f"production was rolled back to {one} on 2.* UTC, so runs", held(lake) or "")
-    with pytest.raises(Held):
+    with pytest.raises(ProductionHeld):
         by_run(lake, two)
     assert lift(lake, WHO) is True
     assert published(lake) == Published(one, None), "lifting the hold goes nowhere"

@@ -147,7 +147,7 @@ class World:
             patch.setattr(module, name, first(getattr(module, name)))
 
     def check(self) -> None:
-        """What production, pins and the policy name can be read in full; what was told to be gone is gone."""
+        """Releases that production, pins and the policy name can be read in full; reported removals are gone."""
         lake = Lake(self.lake.uri)
         assert list(lost_commits(lake)) == []
         for table in TABLES:

@@ -1,4 +1,4 @@
-"""What is true of the learned quantizers alone; what they share with all others is in test_quantizers.py."""
+"""Properties of the learned quantizers alone; test_quantizers.py has those of all quantizers."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What holds for every way of quantizing."""
+"""Properties of every quantizer."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any

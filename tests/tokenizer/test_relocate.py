@@ -25,7 +25,7 @@ ITEMS = checked_items({"fused": VECTORS}, IDS, BOOK.sources, LOCAL_THREADS)
 
 
 def turn_of(sid: tuple[int, ...], vector: NDArray[np.float32], home: list[int]) -> list[tuple[bool, float]]:
-    """Where a SID stands in an item's order: by cost, level by level, but above the last its own codes come first."""
+    """Sort key of a SID for an item: costs level by level; above the last level the item's own codes come first."""
     place, left = [], vector.astype(np.float64)
     for level, code in enumerate(sid):
         left = left - BOOK.arrays[f"level{level}"][code]

@@ -17,7 +17,7 @@ from tokenizer.trie.trie import Trie
 
 
 def read(path: Path) -> tuple[dict[tuple[int, ...], list[int]], dict[tuple[int, ...], str]]:
-    """What may follow each prefix, and the item of each SID, as docs/trie.md says to read them."""
+    """Return the codes after each prefix, and the item of each SID, read as docs/trie.md describes."""
     table = pa.ipc.open_file(path).read_all()
     rows = [(tuple(row["prefix"]), row["next"], row["item_id"]) for row in table.to_pylist()]
     return (

@@ -1,4 +1,4 @@
-"""What a recommender must beat, against plain loops."""
+"""Baselines of recommenders, against plain loops."""
 
 from collections.abc import Sequence
 

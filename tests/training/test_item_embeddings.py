@@ -1,4 +1,4 @@
-"""Item towers after each of several logs: what a log does not hold has no part in its training."""
+"""Item embeddings after each of several logs: what a log does not hold has no part in its training."""
 
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,10 @@ def log_of(count: int, items: int, seed: int = 0) -> list[Ints]:
     return [draw.integers(items, size=length) for length in draw.integers(2, 12, size=count)]
 
 
-def test_a_tower_has_vectors_of_what_its_log_holds_and_does_not_depend_on_later_logs() -> None:
+def test_embeddings_cover_what_their_log_holds_and_do_not_depend_on_later_logs() -> None:
     earlier, later = log_of(30, 20), log_of(40, ITEMS)
     one, two = item_embeddings_of([earlier, later], ITEMS, SPEC)
-    lengths = [np.linalg.norm(tower, axis=1) for tower in (one, two)]
+    lengths = [np.linalg.norm(vectors, axis=1) for vectors in (one, two)]
     np.testing.assert_allclose(lengths[0], [1.0] * 20 + [0.0] * 10, atol=1e-6)
     np.testing.assert_allclose(lengths[1], 1.0, atol=1e-6)
     shifted = [history + 7 for history in earlier]  # other rows, the same order

@@ -23,7 +23,7 @@ class Executor(Protocol):
         """The result of `function(items, *task)` for every task, in the order of the tasks."""
 
 
-def side_by_side(function: Callable[[T], R], pieces: Iterable[T]) -> list[R]:
+def map_on_cores(function: Callable[[T], R], pieces: Iterable[T]) -> list[R]:
     """Apply `function` to each piece on the cores of this machine; results in order."""
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         return list(pool.map(function, pieces))

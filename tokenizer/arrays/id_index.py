@@ -68,8 +68,8 @@ def build_index(hashed: NDArray[np.uint64], ids: pa.Array) -> dict[str, Array]:
     packed.sort()
     order = packed.astype(np.uint32)
     packed >>= np.uint64(32)
-    alike = np.flatnonzero(packed[1:] == packed[:-1])
-    names = sorted(ids.take(pa.array(order[np.union1d(alike, alike + 1)])).to_pylist())
+    repeated = np.flatnonzero(packed[1:] == packed[:-1])
+    names = sorted(ids.take(pa.array(order[np.union1d(repeated, repeated + 1)])).to_pylist())
     for one, other in pairwise(names):
         if one == other:
             raise ValueError(f"item {one!r} has more than one SID; give each item one")

@@ -61,15 +61,14 @@ def checked_items(
 ) -> Items:
     """The vectors of `sources`, one finite row per id, of the given `widths` where known.
 
-    If `work` runs in this process, vectors that are not in memory are copied to a scratch file.
-
-    Arrays are float (N, D). Raises VectorError naming the source and the first bad item, and ValueError when an id
-    occurs twice, because the choice between its rows would depend on arrival.
+    Arrays are float (N, D). If `work` runs in this process, vectors that are not in memory are copied to a scratch
+    file. Raises VectorError naming the source and the first bad item, and ValueError when an id occurs twice, because
+    the choice between its rows would depend on arrival.
     """
     ties = tie_keys(item_ids)
     items = Items({source: _rows(vectors, source, len(ties), (widths or {}).get(source)) for source in sources}, ties)
-    alike = ties[items.order]
-    if (alike[1:] == alike[:-1]).any():
+    sorted_ties = ties[items.order]
+    if (sorted_ties[1:] == sorted_ties[:-1]).any():
         _refuse_repeats(id_list(item_ids))
     if isinstance(work, Threads):
         items = copied(items, work)
@@ -77,8 +76,7 @@ def checked_items(
         if bad:
             raise VectorError(
                 f"vector {source!r} of item {id_list(item_ids)[first]!r} contains {value} (at least {bad} of "
-                f"{len(items)} "
-                "items have such vectors); quarantine these items before assigning codes"
+                f"{len(items)} items have such vectors); quarantine these items before assigning codes"
             )
     return items
 
@@ -101,17 +99,20 @@ def _rows(vectors: Mapping[str, Array | Rows], source: str, items: int, width: i
                 f"vectors {source!r} are {given.dtype} of shape {given.shape}; pass floats of shape (items, width)"
             )
         given = ArrayRows(given)
-    found, wide = given.shape
-    if found != items:
-        raise VectorError(f"vectors {source!r} have {found} rows for {items} item ids; pass one row per item")
-    if (wide == 0 and items) or (width is not None and wide != width):
+    rows, found_width = given.shape
+    if rows != items:
+        raise VectorError(f"vectors {source!r} have {rows} rows for {items} item ids; pass one row per item")
+    if (found_width == 0 and items) or (width is not None and found_width != width):
         expected = f"the codebook was fitted on width {width}" if width is not None else "at least 1 is needed"
-        raise VectorError(f"vectors {source!r} have width {wide}, but {expected}; embed with the same encoder")
+        raise VectorError(f"vectors {source!r} have width {found_width}, but {expected}; embed with the same encoder")
     return given
 
 
 def _not_finite(items: Items, start: int, stop: int) -> tuple[str, int, int, float]:
-    """Source, count, first row and value of the non-finite rows of a span."""
+    """Return the first source with non-finite rows in a span, their number, the first of them, and its first bad value.
+
+    The number is 0 if all rows are finite.
+    """
     for source, rows in items.rows.items():
         with np.errstate(over="ignore"):
             part = rows.read(start, stop)

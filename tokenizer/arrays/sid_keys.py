@@ -18,8 +18,8 @@ def sid_keys(codes_NL: NDArray[np.int32], sizes: Sequence[int]) -> NDArray[Any]:
             key_N <<= np.uint64(bits)
             np.bitwise_or(key_N, codes_NL[:, level], out=key_N, dtype=np.uint64, casting="unsafe")
         return key_N
-    wide = np.ascontiguousarray(codes_NL, dtype=">u4")
-    return wide.view(f"S{4 * len(sizes)}").ravel()
+    big_endian_NL = np.ascontiguousarray(codes_NL, dtype=">u4")
+    return big_endian_NL.view(f"S{4 * len(sizes)}").ravel()
 
 
 def key_codes(keys: NDArray[Any], sizes: Sequence[int]) -> Iterator[NDArray[Any]]:
@@ -71,7 +71,6 @@ def check_codes(codes_NL: NDArray[Any], sizes: Sequence[int], what: str) -> NDAr
         row, level = (int(place) for place in np.argwhere((codes < 0) | (codes >= np.asarray(sizes)))[0])
         raise ValueError(
             f"{what}: row {row} has code {codes[row, level]} at level {level}, but that level has {sizes[level]} "
-            "codes; "
-            "leave out items without a SID, and use the codebook that made the codes"
+            "codes; leave out items without a SID, and use the codebook that made the codes"
         )
     return codes.astype(np.int32, copy=False)

@@ -121,7 +121,7 @@ class ParquetRows:
         return int(starts[-1]), self._group(0).shape[1] if places else 0
 
     def _group(self, number: int) -> Floats:
-        """One row group. The file is opened anew each time, because two threads must not read one open file."""
+        """One row group. The file is opened each time, because two threads must not read one open file."""
         file, group = self._groups[1][number]
         opened = pq.ParquetFile(self.paths[file], metadata=self._metadata[file])
         return as_matrix(opened.read_row_group(group, [self.column], use_threads=False).column(self.column))
@@ -214,10 +214,10 @@ class Items:
         known, vectors = self._lead
         chosen = rows[: min(count, LEAD)]
         place = np.searchsorted(known, chosen)
-        there = np.flatnonzero(known[np.minimum(place, len(known) - 1)] == chosen)
-        if 2 * len(there) < len(chosen):
+        in_sample = np.flatnonzero(known[np.minimum(place, len(known) - 1)] == chosen)
+        if 2 * len(in_sample) < len(chosen):
             return self.take(chosen, prefix[chosen])
-        chosen, place = chosen[there], place[there]
+        chosen, place = chosen[in_sample], place[in_sample]
         return Block({name: vector[place] for name, vector in vectors.items()}, self.ties[chosen], prefix[chosen])
 
     def read(self, start: int, stop: int, prefix: NDArray[np.int32]) -> Block:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from learning.threads import one_thread
 from tokenizer.arrays.distance import cheapest
-from tokenizer.arrays.executor import LOCAL_THREADS, Executor, side_by_side
+from tokenizer.arrays.executor import LOCAL_THREADS, Executor, map_on_cores
 from tokenizer.arrays.types import Codes, Floats
 from tokenizer.arrays.vectors import LEAD, ArrayRows, Block, Items, pieces
 from tokenizer.balancing.costs import CentroidLevel, Level, Residual
@@ -195,7 +195,7 @@ def _from_lists(lists: _Lists, waiting: _Waiting, room_K: Room, prefixes: Prefix
     bidding = np.flatnonzero(got == WAITS)
     while len(bidding):
         parts = [bidding[start : start + BID_ROWS] for start in range(0, len(bidding), BID_ROWS)]
-        bids = side_by_side(partial(_current_bid, cost_UT, code_UT, at_U, open_K & (room_K <= 0), closed), parts)
+        bids = map_on_cores(partial(_current_bid, cost_UT, code_UT, at_U, open_K & (room_K <= 0), closed), parts)
         bid_codes, regret = (np.concatenate([bid[part] for bid in bids]) for part in range(2))
         open_ = np.isfinite(regret)
         bidding, bid_codes, regret = bidding[open_], bid_codes[open_], regret[open_]
@@ -337,7 +337,7 @@ def _candidates(level: Level, block: Block, open_codes: NDArray[np.int64], price
                 beyond_n[rows] = priced[:, -1]
         return Candidates(cost_nT, code_nT, beyond_n)
 
-    found = side_by_side(of, [block.part(slice(at, at + PRICE_ROWS)) for at in range(0, len(block), PRICE_ROWS)])
+    found = map_on_cores(of, [block.part(slice(at, at + PRICE_ROWS)) for at in range(0, len(block), PRICE_ROWS)])
     return Candidates(
         np.concatenate([part.cost for part in found]),
         np.concatenate([part.code for part in found]),

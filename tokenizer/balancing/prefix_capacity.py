@@ -57,8 +57,8 @@ class PrefixCapacity:
         for taken in (self._occupied, *self._taken):
             if len(taken):
                 first = np.searchsorted(taken, keys)
-                there = np.flatnonzero(taken[np.minimum(first, len(taken) - 1)] == keys)
-                used[there] += np.searchsorted(taken, keys[there], "right") - first[there]
+                matching = np.flatnonzero(taken[np.minimum(first, len(taken) - 1)] == keys)
+                used[matching] += np.searchsorted(taken, keys[matching], "right") - first[matching]
         return self.below - used
 
     def take(self, keys: Keys) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from tokenizer.arrays.executor import side_by_side
+from tokenizer.arrays.executor import map_on_cores
 
 # Keeps exp out of the denormal range of float32 (below exp(-87)), where it is several times as slow.
 NEGLIGIBLE = np.float32(-80)
@@ -99,7 +99,7 @@ def settle_prices(
     highest = max(float(piece.cost.max()) for piece in pieces)
 
     def loss_and_slope(price: NDArray[np.float64], heat: float) -> tuple[float, NDArray[np.float64]]:
-        parts = side_by_side(partial(_Piece.demand, price=price, heat=heat), pieces)
+        parts = map_on_cores(partial(_Piece.demand, price=price, heat=heat), pieces)
         soft_least = sum(part for part, _ in parts) / items
         demand_K = sum((part for _, part in parts), np.zeros(len(price)))
         return float(share_K @ price - soft_least), share_K - demand_K / items

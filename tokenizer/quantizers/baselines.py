@@ -19,7 +19,9 @@ from tokenizer.quantizers.protocol import Fit, Quantizer, reads_one_source
 from tokenizer.spec import CodebookSpec
 
 DECODER_ROWS = 1 << 16
-"""Items that the decoder is fitted on."""
+"""Most items that the decoder of lsh is fitted on."""
+STEP, MIXING = 0x9E3779B97F4A7C15, ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+"""Constants of splitmix64: increment, then shift and factor of each round."""
 
 
 class Lsh:
@@ -74,20 +76,23 @@ class Lsh:
 
 @dataclass(frozen=True)
 class RandomLevel:
-    """Costs that are hashes of tie key, level and code: float32 in [0, 1). A `Level`."""
+    """Costs that are splitmix64 hashes of tie key, level and code: float32 in [0, 1). A `Level`.
+
+    `codes` is the number of codes, `salt` the random number of the level.
+    """
 
     codes: int
     salt: int
 
     def costs(self, block: Block) -> Iterator[tuple[slice, Floats]]:
-        code = np.arange(self.codes, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        code = np.arange(self.codes, dtype=np.uint64) * np.uint64(STEP)
         for start in range(0, len(block), BLOCK):
             rows = slice(start, min(start + BLOCK, len(block)))
             mixed = (block.ties[rows] ^ np.uint64(self.salt))[:, None] + code
-            for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            for shift, factor in MIXING:
                 mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
             mixed ^= mixed >> np.uint64(31)
-            yield rows, (mixed >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+            yield rows, (mixed >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)  # the upper 24 bits
 
 
 class Random:
@@ -110,7 +115,7 @@ class Random:
 
 
 def _settled(fitting: Fitting, level: Callable[[Codebook, int], Level]) -> Fit:
-    """The codebook of the arrays, with its items assigned under the capacity of each code."""
+    """Assign the items of a fit, level by level, under the capacity of each code; return the fit with their codes."""
     book = fitting.done().codebook
     for number, spec in enumerate(book.spec.levels):
         room, prefix = np.full(spec.codes, fitting.room(number), np.int64), fitting.codes[:, :number]

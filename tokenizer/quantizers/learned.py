@@ -22,7 +22,7 @@ from tokenizer.balancing.costs import CentroidLevel, Residual, Target
 from tokenizer.codebook import Codebook
 from tokenizer.quantizers.fit_levels import Fitting
 from tokenizer.quantizers.protocol import Fit, Quantizer, reads_one_source
-from tokenizer.quantizers.vae.latent import Coordinate, Encoded, layers_of, perceptron
+from tokenizer.quantizers.vae.latent import Coordinate, Encoded, has_fixed_grid, layers_of, perceptron
 from tokenizer.quantizers.vae.training import LATENT, VaeInputs
 from tokenizer.spec import CodebookSpec
 
@@ -41,7 +41,7 @@ def fit(items: Items, spec: CodebookSpec, work: Executor, train: Trainer = train
     training = VaeInputs(spec, fitting.fitted, arrays[f"mean.{source}"], scale, partner_mean)
     trained = train_network(training, train)
     fitting.arrays = {f"mean.{source}": arrays[f"mean.{source}"], "scale": scale, **trained.arrays}
-    if spec.quantizer == "fsq":
+    if has_fixed_grid(spec):
         fitting.arrays.update({f"level{number}": grid(level.codes) for number, level in enumerate(spec.levels)})
     whole, fitting.fitted = fitting.fitted, _latents(fitting, source)
     _settle(fitting)
@@ -58,7 +58,7 @@ def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floa
     """The decoder's output for the code vectors, float32 (N, D)."""
     arrays = codebook.arrays
     parts = [arrays[f"level{level}"][codes_NL[:, level]] for level in range(codebook.levels)]
-    quantized = np.concatenate(parts, axis=1) if codebook.spec.quantizer == "fsq" else sum(parts[1:], parts[0])
+    quantized = np.concatenate(parts, axis=1) if has_fixed_grid(codebook.spec) else sum(parts[1:], parts[0])
     return perceptron(layers_of(arrays, "decoder"), quantized) * arrays["scale"] + arrays[f"mean.{source}"]
 
 
@@ -94,12 +94,12 @@ def grid(codes: int) -> Floats:
 def _encoded(spec: CodebookSpec, arrays: Mapping[str, Array]) -> Encoded:
     source = spec.levels[0].source
     encoder = layers_of(arrays, "encoder")
-    return Encoded(source, arrays[f"mean.{source}"], arrays["scale"], encoder, spec.quantizer == "fsq")
+    return Encoded(source, arrays[f"mean.{source}"], arrays["scale"], encoder, has_fixed_grid(spec))
 
 
 def _target(spec: CodebookSpec, arrays: Mapping[str, Array], latent: Target, level: int) -> Target:
     """The target of a level, given the latents."""
-    if spec.quantizer == "fsq":
+    if has_fixed_grid(spec):
         return Coordinate(latent, level)
     return Residual(latent, tuple((former, arrays[f"level{former}"]) for former in range(level)))
 
@@ -136,7 +136,7 @@ def _settle(fitting: Fitting) -> None:
 
 def _check(spec: CodebookSpec) -> None:
     reads_one_source(spec)
-    if spec.quantizer == "fsq":
+    if has_fixed_grid(spec):
         if any(level.codes < 2 for level in spec.levels):
             raise ValueError("the codes of an fsq level must be at least 2, because a level is a grid of values")
         if spec.learned.sinkhorn or spec.learned.diversity or spec.learned.gradient == "rotation":

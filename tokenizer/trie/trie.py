@@ -86,15 +86,15 @@ class Trie:
         item to remove that is not in the trie.
         """
         sids, ids = _checked(codes, item_ids, self.sizes)
-        gone = self.find_rows(removed)
-        if (gone < 0).any():
+        removed_rows = self.find_rows(removed)
+        if (removed_rows < 0).any():
             raise ValueError(
-                f"item {id_array(removed)[int(np.argmin(gone))].as_py()!r} cannot be removed: the trie does not "
-                "contain it"
+                f"item {id_array(removed)[int(np.argmin(removed_rows))].as_py()!r} cannot be removed: the trie does "
+                "not contain it"
             )
-        gone = np.unique(gone)
+        removed_rows = np.unique(removed_rows)
         if self.shared:
-            stay = np.delete(np.arange(len(self)), gone)
+            stay = np.delete(np.arange(len(self)), removed_rows)
             kept = pa.chunked_array([self.item_ids.cast(pa.large_string()).take(pa.array(stay)), ids])
             return Trie.build(np.concatenate([self.codes()[stay], sids]), kept, self.sizes, shared=True)
         old = self._keys()
@@ -102,9 +102,9 @@ class Trie:
         places, old_ids = np.searchsorted(old, new), (self.arrays["id_text"], self._ids, len(self))
 
         def sorted_ids() -> Texts:
-            return splice_texts(old_ids, id_text(ids.take(pa.array(order))), places, gone)
+            return splice_texts(old_ids, id_text(ids.take(pa.array(order))), places, removed_rows)
 
-        return Trie._of_sorted(splice(old, new, places, gone), sorted_ids, self.sizes)
+        return Trie._of_sorted(splice(old, new, places, removed_rows), sorted_ids, self.sizes)
 
     def _keys(self) -> NDArray[Any]:
         """All SID keys in order. Integer keys are built without the codes (N, L)."""

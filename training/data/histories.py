@@ -274,8 +274,7 @@ def batches(
     if cursor.plan != plan.hash:
         raise CheckpointMismatch(
             f"the checkpoint belongs to plan {cursor.plan}, not to {plan.hash} (source {plan.source}): data, batch "
-            "size or seed "
-            "changed since then; delete the folder of this training to start it from the beginning"
+            "size or seed changed since then; delete the folder of this training to start it from the beginning"
         )
     sample = 0
     for pool, steps in _pools(plan, read_bucket, cursor.epoch):

@@ -63,9 +63,9 @@ def _unlike(ranked: Ints, numbers: Ints) -> Doubles:
     """Sum of the lists' diversities, and the number of lists, over those with two or more items."""
     one, other = np.triu_indices(ranked.shape[1], 1)
     a, b = ranked[:, one], ranked[:, other]
-    there = (a >= 0) & (b >= 0)
-    pairs, common = there.sum(axis=1), np.zeros(len(ranked))
-    for of in numbers.T:
-        common += ((of[a] == of[b]) & there).sum(axis=1)
+    filled = (a >= 0) & (b >= 0)
+    pairs, common = filled.sum(axis=1), np.zeros(len(ranked))
+    for prefix in numbers.T:
+        common += ((prefix[a] == prefix[b]) & filled).sum(axis=1)
     lists = pairs > 0
     return np.array([(1 - common[lists] / (numbers.shape[1] * pairs[lists])).sum(), lists.sum()])

@@ -36,8 +36,8 @@ def prefix_ranks(ranked: Ints, target: Ints, numbers: Ints) -> Ints:
     Its recall at k is the hierarchical recall by prefix length: how much of the SID a ranking gets right. ranked and
     target as in `rank_of_target`; numbers (N, L) as from `prefix_numbers`.
     """
-    there = (ranked >= 0) & (target[:, None] >= 0)
-    return np.stack([_first(there & (of[ranked] == of[target][:, None])) for of in numbers.T], axis=1)
+    comparable = (ranked >= 0) & (target[:, None] >= 0)
+    return np.stack([_first(comparable & (prefix[ranked] == prefix[target][:, None])) for prefix in numbers.T], axis=1)
 
 
 def _first(hit: npt.NDArray[np.bool_]) -> Ints:

@@ -62,7 +62,7 @@ def weighted(plan: Plan, half_life_days: float | None, newest: datetime) -> Plan
 
 @dataclass(frozen=True)
 class Origin:
-    """What a generator is trained for: a vocabulary (hash), a release (id), and settings of a recipe (hash).
+    """Identity of a training: the vocabulary (hash), the release (id) and the settings of the recipe (hash).
 
     `read_trie` reads the trie of the release; None if it is not at hand.
     """

@@ -27,31 +27,31 @@ def item_embeddings_of(
 ) -> list[Matrix]:
     """Unit vectors of the items after each log in turn, float32 (items, D); zero for an item not in the log.
 
-    A log is a list of histories, rows of items oldest first. Only the events of a log take part in its training, so its
-    vectors do not depend on later logs.
+    A log is a list of histories; a history holds item numbers (0 to items - 1), oldest first. Only the events of a log
+    take part in its training, so its vectors do not depend on later logs.
     """
-    towers: list[Matrix] = []
-    before: tuple[Ints, SasRec] | None = None
+    embeddings: list[Matrix] = []
+    previous: tuple[Ints, SasRec] | None = None
     for log in logs:
-        rows = np.unique(np.concatenate(log))
-        epochs = spec.epochs if before is None else spec.further_epochs
+        present = np.unique(np.concatenate(log))
+        epochs = spec.epochs if previous is None else spec.further_epochs
         model_spec = spec.model.model_copy(update={"epochs": epochs})
-        start = None if before is None else _grown(model_spec, rows, *before)
-        own = [np.searchsorted(rows, history) for history in log]
-        trainable = SasRecTrainable(model_spec, len(rows), own, start)
+        start = None if previous is None else _grown(model_spec, present, *previous)
+        histories = [np.searchsorted(present, history) for history in log]
+        trainable = SasRecTrainable(model_spec, len(present), histories, start)
         train(trainable, model_spec.loop(spec.workers), LABEL)
         model = trainable.module
-        tower = np.zeros((items, spec.dim), np.float32)
-        tower[rows] = item_vectors(model)
-        towers.append(tower)
-        before = rows, model
-    return towers
+        vectors = np.zeros((items, spec.dim), np.float32)
+        vectors[present] = item_vectors(model)
+        embeddings.append(vectors)
+        previous = present, model
+    return embeddings
 
 
-def _grown(spec: SasRecSpec, rows: Ints, known: Ints, model: SasRec) -> dict[str, Tensor]:
-    """The weights of a model of the items `known`, extended to `rows` (both sorted); fresh for new items."""
+def _grown(spec: SasRecSpec, present: Ints, known: Ints, model: SasRec) -> dict[str, Tensor]:
+    """The weights of a model of the items `known`, extended to `present` (both sorted); fresh for new items."""
     weights = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
-    items = SasRec(spec, len(rows)).items.weight.detach().clone()
-    _, now, then = np.intersect1d(rows, known, return_indices=True)
-    items[now] = weights["items.weight"][then]
+    items = SasRec(spec, len(present)).items.weight.detach().clone()
+    _, new_place, old_place = np.intersect1d(present, known, return_indices=True)
+    items[new_place] = weights["items.weight"][old_place]
     return {**weights, "items.weight": items}

@@ -14,7 +14,7 @@ from tokenizer.arrays.id_rows import IdRows
 Has = Callable[[pl.Series], NDArray[np.bool_]]
 """Returns for some ids whether they are certainly those of items."""
 SHARE = 8
-"""An index of all ids is made once one in so many of them has been looked up: the look-ups read as much by then."""
+"""An index of all ids is built after one in this many ids was looked up; by then both have read as much."""
 
 
 class KnownItems:
@@ -41,8 +41,8 @@ class KnownItems:
         """Add those of some ids that are items to the ids found; return False where an index is cheaper."""
         fresh = wanted.filter(~wanted.is_in(self._found.implode()))
         if len(fresh) and self._has is not None:
-            there = pl.Series(self._has(fresh), dtype=pl.Boolean)
-            self._found, fresh = self._found.append(fresh.filter(there)), fresh.filter(~there)
+            certain = pl.Series(self._has(fresh), dtype=pl.Boolean)
+            self._found, fresh = self._found.append(fresh.filter(certain)), fresh.filter(~certain)
         if fresh.is_empty():
             return True
         self._looked_up += len(fresh)

@@ -23,13 +23,13 @@ def near_ids(unknown: Collection[str], known: Callable[[set[str]], set[str]]) ->
     """
     spellings = {item: other_spellings(item) for item in list(dict.fromkeys(unknown))[:ASKED]}
     wanted = {name for found in spellings.values() for name, _ in found}
-    there = known(wanted) if wanted else set()
-    told = {}
+    existing = known(wanted) if wanted else set()
+    hints = {}
     for item, found in spellings.items():
-        match = next(((name, what) for name, what in found if name in there), None)
+        match = next(((name, what) for name, what in found if name in existing), None)
         if match:
-            told[item] = f"the catalogue has {match[0]!r}, which differs in {match[1]} alone"
-    return told
+            hints[item] = f"the catalogue has {match[0]!r}, which differs in {match[1]} alone"
+    return hints
 
 
 def other_spellings(item: str) -> list[Spelling]:

@@ -24,7 +24,7 @@ KEY = "SIDMILL_USER_KEY"
 FEWEST_CHARACTERS = 16
 """Characters of a key: with fewer, pseudonyms of known users can be undone by trying all keys."""
 POINTER = "user-key"
-"""Pointer with the check value of the key by which the users of a lake are named."""
+"""Pointer with the check value of the key that names the users of a lake."""
 LEFT_OUT = "the row has no user that can be replaced by a pseudonym, so its values are not kept"
 BYTES = 16
 """Length of a pseudonym. Among 10^9 users two have the same one with a probability of 10^-21."""

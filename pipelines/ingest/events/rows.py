@@ -13,7 +13,7 @@ from storage.reasons import Reason
 
 
 class EventRules:
-    """Rules by which rows become events. An arrival is that of the row, else `arrived_at`, that of the run."""
+    """Rules for the conversion of rows to events. The arrival time is that of the row, otherwise `arrived_at`."""
 
     def __init__(self, spec: InteractionsSpec, arrived_at: datetime) -> None:
         self.spec, self.arrived_at = spec, arrived_at

@@ -88,7 +88,7 @@ class _Reader:
         self._written = lake.frame("items", columns=CONTENT, where=where)
 
     def accepted(self, part: Part, parsed: Parsed) -> tuple[pl.DataFrame, list[Reject]]:
-        """Return the items of a part with `images` and `source`, and what it refuses: rows, attributes, pictures."""
+        """Return the items of a part with `images` and `source`, and the refused rows, attributes and pictures."""
         self.rows.rows_in += row_count(part)
         again = self._again(parsed.items["item_id"])
         items = parsed.items.filter(~again)

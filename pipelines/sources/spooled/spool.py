@@ -14,7 +14,7 @@ from pipelines.sources.files import SourceFile, find_sources
 from pipelines.sources.row import SourceError
 
 GROUP_ROWS = 1 << 16
-"""Rows of a row group of a scratch file, all held in memory: so many are read at a time later."""
+"""Rows of a row group of a scratch file. A reader holds one group in memory."""
 
 
 @dataclass(frozen=True)

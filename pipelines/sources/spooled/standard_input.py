@@ -17,7 +17,7 @@ from pipelines.sources.spooled.spool import Spooled, scratch_folder, spooled
 
 ADDRESS = "-"
 HEAD_BYTES = 1 << 16
-"""Bytes by which the format and the compression of standard input are told; they are kept in memory."""
+"""First bytes of standard input, kept in memory, from which its format and compression are detected."""
 MAGIC = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".zst": b"\x28\xb5\x2f\xfd"}
 _JSON = re.compile(rb"\{|\[\s*\{")
 _BEFORE_TEXT = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"

@@ -22,7 +22,7 @@ from pipelines.sources.text.json_rows import json_rows
 from pipelines.sources.text.text_rows import gathered
 
 EARLIEST = "+earliest"
-"""Ending of an address: where the next message is gone, reading goes on with the earliest that is there."""
+"""Suffix of an address: if the next message was removed, reading continues with the earliest that exists."""
 AT_ONCE = 10_000
 """Messages that a server is asked for at a time."""
 ANSWER_WITHIN_S = 30.0

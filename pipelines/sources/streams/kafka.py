@@ -29,7 +29,7 @@ PROPERTIES = "SIDMILL_KAFKA_PROPERTIES"
 MOST_MESSAGES = 1 << 20
 """Messages of one batch; a partition with more gives several."""
 WAIT_S = 0.1
-"""The client waits so long for all messages that it is asked for; offsets without a message never come."""
+"""Seconds that the client waits for a batch of messages; offsets without a message never arrive."""
 _ADDRESS = re.compile(r"kafka://(?P<brokers>[^/\s]+)/(?P<topic>[A-Za-z0-9._-]{1,249}?)(?P<earliest>\+earliest)?")
 _PARTITION = re.compile(
     r"(?P<topic>kafka://.*)\[(?P<partition>\d+)\]@(?P<start>[\d~]+)\.\.(?P<end>\d+)"
@@ -95,7 +95,7 @@ class Partition:
             )
 
     def _next(self, records: Iterable[Record]) -> tuple[int, str]:
-        """Return the offset to go on from, and a mark that tells the offsets of a topic that was made anew from others.
+        """Return the offset to continue from, and a mark that differs if the topic was created again.
 
         Raise SourceError if messages from there on are gone.
         """

@@ -111,7 +111,7 @@ class IcebergTable:
         return int(told.snapshot), told.place == Address(self.address, None, False).place
 
     def line(self, version: int) -> list[int]:
-        """Return the snapshots that one was made from, itself first, as far as they have not expired."""
+        """Return a snapshot and its ancestors that have not expired, newest first."""
         from pyiceberg.table.snapshots import ancestors_of
 
         return [each.snapshot_id for each in ancestors_of(self.opened.snapshot_by_id(version), self.opened.metadata)]

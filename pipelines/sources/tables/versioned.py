@@ -145,7 +145,7 @@ class TableVersion:
         return replace(self, since=since, deleted_since=deleted_since)
 
     def read_before(self, records: Iterable[Record]) -> list[tuple[Record, int]]:
-        """Return the records of this table, with the version of each; raise SourceError if it was made anew."""
+        """Return the records of this table with their versions; raise SourceError if the table was created again."""
         found = []
         for record in records:
             told = self.table.recorded(record.uri)
@@ -163,7 +163,7 @@ class TableVersion:
         return found
 
     def check(self, spec: Spec) -> None:
-        """Raise SourceError if a column is there twice, or the table cannot be read."""
+        """Raise SourceError if two columns have one name, or the table cannot be read."""
         names = without_blanks(self.table.schema(self.version).names, spec.mapped_columns)
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -209,7 +209,9 @@ class TableVersion:
                 "looked for, so deleted items stay until a file names them as deleted."
             ) from error
         except DAMAGED as error:
-            raise SourceError(f"{self.file}: {name} cannot be read: {error}. Restore it, or mend the table.") from error
+            raise SourceError(
+                f"{self.file}: {name} cannot be read: {error}. Restore it, or repair the table."
+            ) from error
 
     def _deleted(self, spec: ItemsSpec, rows: int) -> Iterator[pa.RecordBatch]:
         """Yield the last rows of items that are in no piece any more, marked as deleted."""

@@ -34,7 +34,7 @@ _SEP_LINE = re.compile(r'"?sep=(.)"?')
 
 @dataclass(frozen=True)
 class Dialect:
-    """Rules by which the lines of a file become cells."""
+    """Rules that split the lines of a file into cells."""
 
     encoding: str
     delimiter: str

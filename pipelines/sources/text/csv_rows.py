@@ -158,7 +158,7 @@ class CsvReader:
         return self._accounted - self._above
 
     def rows(self) -> Iterator[Row]:
-        """Yield the rows of the lines that are there; blank lines are skipped."""
+        """Yield the rows of the lines; blank lines are skipped."""
         layout = self.layout
         for record in records(self._lines, layout.dialect, len(layout.names)):
             number, line = self.number, self._accounted + 1
@@ -197,7 +197,7 @@ def csv_rows(
 
 
 def lines_of(text: bytes) -> Iterable[str]:
-    """Return the lines of bytes in UTF-8; single surrogates stand for bytes that are none."""
+    """Return the lines of bytes in UTF-8; single surrogates stand for bytes that are not UTF-8."""
     return io.StringIO(text.decode("utf-8", "surrogateescape"), newline="")
 
 
@@ -218,7 +218,7 @@ def _header(lines: Lines, dialect: Dialect) -> Record:
 
 def _names(header: Record, file: str, asked: Asked, meant: Collection[str]) -> list[str]:
     if header.why:
-        raise SourceError(f"{file}: its first line cannot be read: {header.why}. Mend the header.")
+        raise SourceError(f"{file}: its first line cannot be read: {header.why}. Correct the header.")
     names = without_blanks(header.cells, meant)
     twice = sorted({name for name in names if name and names.count(name) > 1 and (asked is None or name in asked)})
     if twice:

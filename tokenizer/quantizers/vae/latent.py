@@ -9,12 +9,18 @@ from tokenizer.arrays.distance import BLOCK, blocked_product
 from tokenizer.arrays.types import Array, Floats
 from tokenizer.arrays.vectors import Block
 from tokenizer.balancing.costs import Target
+from tokenizer.spec import CodebookSpec
 
 Layers = tuple[tuple[Floats, Floats], ...]
 """Weights (D, d) and biases (d,), first layer to last."""
 
 PIECE = 8 * BLOCK
 """Rows that go through a network at a time, which bounds the memory of hidden layers."""
+
+
+def has_fixed_grid(spec: CodebookSpec) -> bool:
+    """Return whether codes are values on a fixed grid, one dimension a level (fsq), not learnt vectors (rq-vae)."""
+    return spec.quantizer == "fsq"
 
 
 def layers_of(arrays: Mapping[str, Array], part: str) -> Layers:

@@ -17,6 +17,7 @@ from vector_quantize_pytorch.finite_scalar_quantization import FSQ
 from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
 from tokenizer.arrays.types import Array, Floats
+from tokenizer.quantizers.vae.latent import has_fixed_grid
 from tokenizer.spec import CodebookSpec
 
 SMALLEST = 1e-100
@@ -52,7 +53,7 @@ class VaeNet(nn.Module):
         """`scale` (D,) undoes the standardisation. `partner_width` is the width of collaborative vectors, or 0."""
         super().__init__()
         self.spec, self.vae = spec, spec.learned
-        width = len(spec.levels) if spec.quantizer == "fsq" else self.vae.latent
+        width = len(spec.levels) if has_fixed_grid(spec) else self.vae.latent
         share = np.square(scale.astype(np.float64))
         self.register_buffer("units", torch.from_numpy((share / share.sum()).astype(np.float32)), persistent=False)
         with torch.random.fork_rng(devices=[]):
@@ -62,7 +63,7 @@ class VaeNet(nn.Module):
             self.align = nn.Linear(width, partner_width, bias=False) if partner_width else None
         self.points = nn.ParameterList()
         self.grid: FSQ | None = None
-        if spec.quantizer == "fsq":
+        if has_fixed_grid(spec):
             self.grid = FSQ([level.codes for level in spec.levels], return_indices=False, preserve_symmetry=True)
         else:
             self.points.extend(nn.Parameter(torch.zeros(level.codes, width)) for level in spec.levels)

@@ -26,7 +26,7 @@ from tokenizer.balancing.costs import Residual
 from tokenizer.quantizers.kmeans import balanced_kmeans
 from tokenizer.quantizers.seeding import sample_size
 from tokenizer.quantizers.target_vectors import TargetVectors
-from tokenizer.quantizers.vae.latent import Encoded, layers_of
+from tokenizer.quantizers.vae.latent import Encoded, has_fixed_grid, layers_of
 from tokenizer.spec import CodebookSpec
 from tokenizer.vae_spec import VaeSpec
 
@@ -86,7 +86,7 @@ class VaeInputs:
     def encoded(self, arrays: dict[str, Array]) -> Encoded:
         """The latents under the encoder of `arrays`."""
         encoder = layers_of(arrays, "encoder")
-        return Encoded(self.source, self.mean, self.scale, encoder, self.spec.quantizer == "fsq")
+        return Encoded(self.source, self.mean, self.scale, encoder, has_fixed_grid(self.spec))
 
     def rng(self, *about: int) -> np.random.Generator:
         """A separate random generator for each purpose."""
@@ -130,7 +130,7 @@ def prepare(net: VaeNet, training: VaeInputs, epoch: int) -> None:
 
     Depends on the weights, the epoch and the items alone.
     """
-    if training.spec.quantizer != "rq-vae":
+    if has_fixed_grid(training.spec):
         return
     with one_thread():
         _prepare(net, training, epoch)

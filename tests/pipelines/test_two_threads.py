@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipelines.fusion import side_by_side as module
-from pipelines.fusion.side_by_side import in_parts, product, side_by_side
+from pipelines.fusion import two_threads as module
+from pipelines.fusion.two_threads import product_by_halves, run_both, runs_in_parts
 
 
 def network() -> nn.Sequential:
@@ -21,8 +21,8 @@ def plain(net: nn.Module, one: Tensor, other: Tensor) -> Tensor:
 
 
 def at_once(net: nn.Module, one: Tensor, other: Tensor) -> Tensor:
-    (left,), (right,) = side_by_side(lambda: [net(one)], lambda: [net(other)], net)
-    return product(left, right).square().mean()
+    (left,), (right,) = run_both(lambda: [net(one)], lambda: [net(other)], net)
+    return product_by_halves(left, right).square().mean()
 
 
 def gradients(net: nn.Module, loss: Tensor) -> list[Tensor]:
@@ -51,7 +51,7 @@ def test_one_core_gives_the_bytes_of_two(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_parameter_that_no_part_or_one_part_uses_has_the_gradient_of_that() -> None:
     nets = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)])
     rows = torch.randn(5, 4)
-    (left,), (right,) = side_by_side(lambda: [nets[0](rows)], lambda: [nets[1](rows)], nets)
+    (left,), (right,) = run_both(lambda: [nets[0](rows)], lambda: [nets[1](rows)], nets)
     (left.sum() + 2 * right.sum()).backward()
     assert nets[2].weight.grad is None
     torch.testing.assert_close(nets[1].weight.grad, 2 * nets[0].weight.grad)
@@ -60,10 +60,10 @@ def test_a_parameter_that_no_part_or_one_part_uses_has_the_gradient_of_that() ->
 def test_an_error_of_a_part_is_raised() -> None:
     net = network()
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        side_by_side(lambda: [net(torch.ones(2, 24))], lambda: [net(torch.ones(2, 3))], net)
+        run_both(lambda: [net(torch.ones(2, 24))], lambda: [net(torch.ones(2, 3))], net)
 
 
 def test_a_pass_without_gradients_is_not_in_parts() -> None:
-    assert in_parts(network())
+    assert runs_in_parts(network())
     with torch.no_grad():
-        assert not in_parts(network())
+        assert not runs_in_parts(network())

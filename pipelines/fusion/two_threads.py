@@ -16,23 +16,23 @@ import torch
 from torch import Tensor, nn
 
 R = TypeVar("R")
-Part = Callable[[], Sequence[Tensor]]
+PassPart = Callable[[], Sequence[Tensor]]
 """A part of a pass. It uses the parameters that it is given with, and draws no random numbers."""
 
 
-def in_parts(module: nn.Module) -> bool:
-    """Whether a pass of the module is computed in parts: in training, on a CPU."""
+def runs_in_parts(module: nn.Module) -> bool:
+    """Return whether a pass of the module is computed in parts: in training, on a CPU."""
     return torch.is_grad_enabled() and all(each.device.type == "cpu" for each in module.parameters())
 
 
-def side_by_side(first: Part, second: Part, module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """Return what two parts give. They, and their gradients for the parameters of `module`, are computed at once."""
+def run_both(first: PassPart, second: PassPart, module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the results of two parts. Both, and their gradients for the parameters of `module`, run in parallel."""
     lengths: list[int] = []
     found = list(_Parts.apply((first, second), lengths, *module.parameters()))
     return found[: lengths[0]], found[lengths[0] :]
 
 
-def product(left: Tensor, right: Tensor) -> Tensor:
+def product_by_halves(left: Tensor, right: Tensor) -> Tensor:
     """Return `left @ right.T` for (N, D) and (M, D), by halves of the rows, as are the gradients."""
     found: Tensor = _Product.apply(left, right)
     return found
@@ -53,7 +53,7 @@ class _Parts(torch.autograd.Function):
     """Parts whose own graphs are kept until the gradients of their results are known."""
 
     @staticmethod
-    def forward(ctx: Any, parts: Sequence[Part], lengths: list[int], *parameters: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, parts: Sequence[PassPart], lengths: list[int], *parameters: Tensor) -> tuple[Tensor, ...]:
         ctx.parameters, ctx.results = parameters, _at_once(partial(_recorded, part) for part in parts)
         lengths += map(len, ctx.results)
         return tuple(result.detach() for results in ctx.results for result in results)
@@ -84,7 +84,7 @@ class _Product(torch.autograd.Function):
         return of_left, of_right
 
 
-def _recorded(part: Part) -> Sequence[Tensor]:
+def _recorded(part: PassPart) -> Sequence[Tensor]:
     with torch.enable_grad():
         return part()
 
