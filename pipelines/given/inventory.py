@@ -193,7 +193,8 @@ def _taken(source: GivenSource, number: int, wanted: pl.DataFrame) -> Iterator[p
         if not left:
             return
     raise SourceError(
-        f"vectors.{source.name}: {part.file} changed while it was read. Run the same command again, and leave the file."
+        f"vectors.{source.name}: {part.file} changed while it was read. Run the same command again, and do not change "
+        "the file meanwhile."
     )
 
 
