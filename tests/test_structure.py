@@ -53,6 +53,12 @@ def test_no_file_is_long_and_no_folder_has_many_modules() -> None:
     assert {name: count for name, count in modules.items() if count > MOST_MODULES} == {}
 
 
+def test_no_two_test_files_have_one_name() -> None:
+    """pytest imports them by their names alone."""
+    names = Counter(path.name for path in sources("tests") if path.name.startswith("test_"))
+    assert [name for name, files in names.items() if files > 1] == []
+
+
 def test_long_parameter_lists_do_not_come_back() -> None:
     """The options of a verb and the parameters of a flow are its form."""
     found = []

@@ -62,12 +62,17 @@ def private_folder() -> Path:
     """Return a folder that only this user can enter, for Ray's files: Ray's own folders are open to all users."""
     base = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     name = f"sidmill-{os.getuid()}"
-    longest = max(name, "sidmill-xxxxxxxx", key=len)  # `mkdtemp` adds eight characters
-    short = len(os.fsencode(f"{base}/{longest}/{SOCKET}")) <= LONGEST_SOCKET
-    folder = Path(base if short else "/tmp") / name
+    folder = _short_enough(base, name) / name
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.lstat()
     if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
         folder.chmod(0o700)
         return folder
-    return Path(tempfile.mkdtemp(prefix="sidmill-", dir=folder.parent))  # another user owns a folder of that name
+    parent = _short_enough(base, "sidmill-xxxxxxxx")  # another user owns a folder of that name
+    return Path(tempfile.mkdtemp(prefix="sidmill-", dir=parent))
+
+
+def _short_enough(base: str, name: str) -> Path:
+    """Return `base` if the path of a socket in its folder `name` is not too long, else `/tmp`."""
+    fits = len(os.fsencode(f"{base}/{name}/{SOCKET}")) <= LONGEST_SOCKET
+    return Path(base if fits else "/tmp")
