@@ -174,8 +174,8 @@ def build_parser() -> argparse.ArgumentParser:
     faults.add_argument("--seed", type=int, default=0, help="seed of the random moments (0)")
     faults.add_argument(
         "--verbs",
-        default="bootstrap,night,backfill,train,gc,stream",
-        help="comma-separated, of bootstrap, night, backfill, train, gc, stream (all)",
+        default="bootstrap,night,backfill,train,gc,stream,erase",
+        help="comma-separated, of bootstrap, night, backfill, train, gc, stream, erase (all)",
     )
     soak = _benchmark(
         names,

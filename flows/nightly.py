@@ -13,6 +13,8 @@ from flows.runtime.times import bounds, parse_time
 from flows.snapshot import Snapshot, check_as_of, take_snapshot
 from flows.steps.ingest import ingest
 from flows.steps.publish import PublishOutcome, publish, show_release
+from infra.addresses import refuse_parameters
+from pipelines.ingest.announced import at_snapshot
 from storage.errors import PointerMoved
 from storage.lake import Lake
 from storage.releases.manifest import Manifest
@@ -31,6 +33,7 @@ def nightly(
     parent: str = PRODUCTION,
     retry_quarantined: bool = False,
     overrides: list[str] | None = None,
+    snapshot: str | None = None,
 ) -> dict[str, Any]:
     """Ingest, embed new items, assign SIDs, run the gates and publish. Without a recipe, the parent's is used.
 
@@ -50,9 +53,12 @@ def nightly(
         parent: Release id or alias that the night extends; of another one than production it makes a candidate.
         retry_quarantined: Try items again that a stage after ingest refused, and pictures that could not be fetched.
         overrides: Settings for this run alone, each SECTION.FIELD=VALUE, such as budget.quarantine_rows=500.
+        snapshot: Address of one of the tables at a version, such as s3://bucket/items@v12, which is read in place of
+            its newest version. Default: all that came.
     """
     base = read_release(Lake(lake), parent)
     check_as_of(parse_time(as_of), base)
+    refuse_parameters(snapshot or "", "the event's snapshot")
     parameters = {
         "items": items,
         "interactions": interactions,
@@ -61,16 +67,18 @@ def nightly(
         "parent": parent,
         "retry_quarantined": retry_quarantined,
         "overrides": overrides,
+        "snapshot": snapshot,
     }
     with open_run("nightly", lake, recipe or base.recipe, parameters, as_of) as run:
-        ingest(run, items or [], interactions or [], fetch=retry_quarantined, base=base)
+        sources = at_snapshot(snapshot, items or [], interactions or [])
+        ingest(run, *sources, fetch=retry_quarantined, base=base)
         for _ in range(MAX_PUBLISH_ATTEMPTS):
             alias = read_pointer(run.lake, PRODUCTION)
             base = read_release(run.lake, alias.value["release"] if parent == PRODUCTION and alias.value else parent)
             if recipe is None:
                 run.use_recipe(base.recipe, overrides)
-            snapshot = _night_snapshot(run, base, *bounds(as_of, cutoff))
-            manifest = extended_release(run, "nightly", snapshot, base, retry_quarantined)
+            visible = _night_snapshot(run, base, *bounds(as_of, cutoff))
+            manifest = extended_release(run, "nightly", visible, base, retry_quarantined)
             if manifest is None:
                 run.say(f"  skipped: nothing has arrived since {base.id} (as of {base.as_of:%Y-%m-%d %H:%M:%S})")
                 return run.done(release=base.id, made=False)

@@ -36,7 +36,7 @@ from storage.runs.beats import Beat, beats
 from storage.runs.record import runs
 
 SNAPSHOT_EVENT = "sidmill.snapshot"
-"""Event that starts a night; the resource has the label `sidmill.lake`, and the payload may name what came."""
+"""Event that starts a night; the resource has the label `sidmill.lake`, and the payload may name a `snapshot`."""
 REFIT_EVENT = "sidmill.refit.due"
 """Event that starts a backfill, because gates say that production has outgrown its codebook."""
 FLOWS = ("nightly", "backfill", "train", "evaluate", "gc")
@@ -134,7 +134,12 @@ def _deployments(served: Served) -> list[Any]:
     judged = {**common, "overrides": served.overrides}
     nights = {**judged, "items": served.items, "interactions": served.interactions}
     for_lake = {"sidmill.lake": served.lake}
-    on_snapshot = DeploymentEventTrigger(name="night for a snapshot", expect={SNAPSHOT_EVENT}, match=for_lake)
+    on_snapshot = DeploymentEventTrigger(
+        name="night for a snapshot",
+        expect={SNAPSHOT_EVENT},
+        match=for_lake,
+        parameters={"snapshot": "{{ event.payload.snapshot | default(none) }}"},
+    )
     on_release = DeploymentEventTrigger(
         name="train on a published release",
         expect={PUBLISHED_EVENT},

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench.faults.crash_points import CrashPoints
+from bench.faults.erased_ids import files_holding
 from bench.faults.killed_verbs import Verb, start_broker, verbs, write
 from bench.faults.killing import Ended, forked
 from bench.faults.lake_contents import contents, differences, served
@@ -33,6 +34,7 @@ Pair = list[str | None] | None
 LIBRARIES = (
     "flows.backfill",
     "flows.bootstrap",
+    "flows.erase",
     "flows.ingest",
     "flows.nightly",
     "flows.steps.training",
@@ -134,6 +136,8 @@ class Case:
         if self._lake.exists():
             shutil.copytree(self._lake, self._start)
         self._pairs = [self._asked(served)]
+        if self.verb.erased and not self._holding():
+            raise RuntimeError(f"the lake holds none of {self.verb.erased} before the erasure")
 
     def undisturbed(self) -> list[str]:
         """Run the verb twice; return its crash points. Raise RuntimeError if both do not give the same."""
@@ -145,6 +149,8 @@ class Case:
         unequal = differences(*found)
         if unequal or found[0]["faults"]:
             raise RuntimeError(f"two undisturbed runs of {self.verb.name} differ: {unequal} {found[0]['faults']}")
+        if holding := self._holding():
+            raise RuntimeError(f"after an undisturbed run {holding} hold what it erases")
         self.seconds, self._whole = ended.seconds, found[0]
         self._pairs.append(self._asked(served))
         return self._points.read_text().splitlines()
@@ -175,7 +181,12 @@ class Case:
         if pair not in self._pairs:
             return f"production was {pair}, which is none of {self._pairs}"
         self._require_end(self._run(self.verb.command))
-        return "; ".join(differences(self._whole, self._asked(contents)))
+        held = [f"{path} holds what was erased" for path in self._holding()]
+        return "; ".join([*differences(self._whole, self._asked(contents)), *held])
+
+    def _holding(self) -> list[str]:
+        """Return the files that hold an erased id."""
+        return self._asked(lambda lake: files_holding(lake, list(self.verb.erased), set())[0])
 
     def _renew(self) -> None:
         """Put the lake back to where the verb starts."""

@@ -15,6 +15,8 @@ from bench.runs.made_shop import DAYS, Shop, delivery_in
 ITEMS, NEW, EVENTS, NEW_EVENTS = 200, 20, 1_500, 100
 NIGHTS = 4
 CUTOFF = "2026-06-28"
+ERASED = ("u000000001", "B000000000")
+"""A user of the first log, and an item with a SID that each night changes."""
 RECIPE = """\
 [vectors.given]
 path = "{vectors}"
@@ -61,11 +63,15 @@ buckets = 2
 
 @dataclass(frozen=True)
 class Verb:
-    """A command that is killed, and the commands before it, which make the lake that it starts from."""
+    """A command that is killed, and the commands before it, which make the lake that it starts from.
+
+    `erased` has the ids that no file of the lake may hold after it.
+    """
 
     name: str
     before: tuple[tuple[str, ...], ...]
     command: tuple[str, ...]
+    erased: tuple[str, ...] = ()
 
 
 def verbs(folder: Path, topic: str, lake: str) -> dict[str, Verb]:
@@ -89,6 +95,7 @@ def verbs(folder: Path, topic: str, lake: str) -> dict[str, Verb]:
     backfill = ("run", "backfill", "--set", wider, "--publish", "--lake", lake)
     stream = ("run", "nightly", "--interactions", topic, "--as-of", "2026-07-12", "--lake", lake)
     gc = ("lake", "gc", "--keep", "1", "--grace", "0s", "--yes", "--lake", lake)
+    erase = ("lake", "erase", "--user", ERASED[0], "--item", ERASED[1], "--yes", "--lake", lake)
     found = (
         Verb("bootstrap", (), bootstrap),
         Verb("night", (bootstrap,), night(1)),
@@ -96,6 +103,7 @@ def verbs(folder: Path, topic: str, lake: str) -> dict[str, Verb]:
         Verb("train", (bootstrap,), ("run", "train", "--lake", lake)),
         Verb("gc", (bootstrap, night(1), night(2), night(3)), gc),
         Verb("stream", (bootstrap,), stream),
+        Verb("erase", (bootstrap, night(1)), erase, ERASED),
     )
     return {each.name: each for each in found}
 

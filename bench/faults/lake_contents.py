@@ -5,6 +5,7 @@ Left out are, with the reason:
 - columns `run` and `at`, and in manifests `run`, `created_at` and `fitted_by`: the id of a run and the time of writing;
 - the table `runs`, and the leases among the pointers: they tell of the killed run too;
 - in cards of models, measured times, and the hash of the record that holds them;
+- of erasures, what only says how often one was tried: their ids, passes and ends, and tries that found nothing left;
 - in `sources`, whether rows were new: those that were stored before the kill count as unchanged the second time.
 
 Everything else has to be equal: SIDs, tries, weights and codebooks by hash, versions that a release pins, and the rows
@@ -71,9 +72,20 @@ def _rows(lake: Lake, table: str) -> list[str]:
     rows = lake.read(table).to_pylist()
     if table == "pointers":
         rows = [row for row in rows if not row["name"].startswith(PREFIX)]
+    if table == "erasures":
+        return _erasures(rows)
     for row in rows if table == "sources" else ():
         row["rows_out"] += row.pop("rows_unchanged")
     return sorted(json.dumps(_bare(row), sort_keys=True, default=str) for row in rows)
+
+
+def _erasures(rows: list[dict[str, Any]]) -> list[str]:
+    """Return what was erased where, and the number of erasures that did not end."""
+    begun = [row for row in rows if row["event"] == "begun"]
+    unended = {row["erasure"] for row in begun} - {row["erasure"] for row in rows if row["event"] == "done"}
+    told = [[row[name] for name in ("subjects", "pinned", "releases", "models", "reason")] for row in begun]
+    found = {json.dumps(each) for each in told if any(each[1:4])}
+    return [*sorted(found), f"{len(unended)} did not end"]
 
 
 def _bare(value: Any) -> Any:

@@ -1,14 +1,10 @@
 """The view of a lake that `bench soak` takes: rows, releases, production, faults, files that hold what was erased."""
 
-import io
-import json
-from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from bench.faults.erased_ids import files_holding
 from bench.faults.lake_contents import faults, production, served
 from sidmill.release import open_trie
 from storage.errors import LakeError
@@ -20,7 +16,7 @@ from storage.releases.releases import PRODUCTION, read_release, releases
 def look(lake: Lake, erased: list[str], clean: set[str]) -> dict[str, Any]:
     """Return what the oracle compares. Files in `clean` held nothing of what was erased, and are not read again."""
     moves = [{"release": m.value["release"], "model": m.value["model"], "note": m.note} for m in _history(lake)]
-    holding, seen = _holding(lake, erased, clean)
+    holding, seen = files_holding(lake, erased, clean)
     unread = ""
     try:
         served(lake)
@@ -68,29 +64,3 @@ def _items(lake: Lake) -> dict[str, str | None]:
         if row["item_id"] not in newest or newest[row["item_id"]]["revision"] < row["revision"]:
             newest[row["item_id"]] = row
     return {item: None if row["deleted"] else row["title"] for item, row in newest.items()}
-
-
-def _holding(lake: Lake, erased: list[str], clean: set[str]) -> tuple[list[str], list[str]]:
-    """Return the files that hold an erased id, in their bytes or rows, and those that hold none, as they are now."""
-    holding, without = [], []
-    words = [each.encode() for each in erased]
-    for path in sorted(Path(lake.uri).rglob("*")) if words else ():
-        if not path.is_file():
-            continue
-        stat = path.stat()
-        key = f"{path} {stat.st_size} {stat.st_mtime_ns} {len(words)}"
-        if key not in clean:
-            data = path.read_bytes() + str(path).encode()
-            if data[:4] == b"PAR1":
-                data += _decoded(path)
-            if any(word in data for word in words):
-                holding.append(str(path.relative_to(lake.uri)))
-                continue
-        without.append(key)
-    return holding, without
-
-
-def _decoded(path: Path) -> bytes:
-    table = pl.from_arrow(pq.read_table(io.BytesIO(path.read_bytes())))
-    rows = table.to_dicts() if isinstance(table, pl.DataFrame) else table.to_list()
-    return json.dumps(rows, default=str).encode()

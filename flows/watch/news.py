@@ -87,7 +87,15 @@ def _unread(lake: Lake, kind: str, address: str, spec: Spec) -> list[str]:
     if source_kind.look is not None:
         return [_fingerprint(source) for source in source_kind.look(address, spec).sources]
     recorded = records(lake, kind, spec)
-    return [source.uri for source in unread(source_kind.find(address, spec, recorded).sources, recorded)]
+    return [_change(source) for source in unread(source_kind.find(address, spec, recorded).sources, recorded)]
+
+
+def _change(source: Source) -> str:
+    """Return the address of a source, of a table with the version since which it is read.
+
+    So what is left after a night that read an earlier version is another state, which another night has to follow.
+    """
+    return f"{source.uri} since {getattr(source, 'since', None)}"
 
 
 def _fingerprint(source: Source) -> str:

@@ -148,6 +148,8 @@ class SourceKind:
     - `look` returns them without reading their content, so without an identity. It is None if the kind cannot do so, or
       if `find` reads no content either.
     - `absolute` returns an address that means the same in every folder.
+    - `at_snapshot` returns an address at the version that the address of a snapshot names; None if that names no
+      version, or belongs to another source. It is None if the sources have no versions.
     - `watchable` is False if a look from time to time is not wanted, because it costs as much as reading.
     - `claims_rest` is True if it is asked last, for addresses that no other kind claims.
     """
@@ -157,5 +159,6 @@ class SourceKind:
     find: Callable[[str, Spec, Iterable[Record]], Found]
     look: Callable[[str, Spec], Found] | None = None
     absolute: Callable[[str], str] = absolute_path
+    at_snapshot: Callable[[str, str], str | None] | None = None
     watchable: bool = True
     claims_rest: bool = False

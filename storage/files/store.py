@@ -111,9 +111,9 @@ class Files:
         found = self.filesystem.get_file_info(names)
         return [(each.size, each.mtime_ns or 0) if each.is_file else None for each in found]
 
-    def found(self, folder: str = "") -> list[Found]:
-        """Return all files below a folder, at any depth; none if it does not exist."""
-        selector = pafs.FileSelector(folder, allow_not_found=True, recursive=True)
+    def found(self, folder: str = "", recursive: bool = True) -> list[Found]:
+        """Return all files below a folder, at any depth or directly in it; none if it does not exist."""
+        selector = pafs.FileSelector(folder, allow_not_found=True, recursive=recursive)
         listed = self.filesystem.get_file_info(selector)
         return [Found(each.path, each.size, each.mtime_ns or 0) for each in listed if each.is_file]
 

@@ -106,7 +106,8 @@ class Listing:
             if part.trim is not None:
                 trims[table] = part.trim
         found += self._garbage_blobs(needs)
-        for listed in (self._blobs, *(self._lake.files.found(folder) for folder in SMALL_FILES)):
+        beside = self._lake.files.found(recursive=False)
+        for listed in (self._blobs, beside, *(self._lake.files.found(folder) for folder in SMALL_FILES)):
             found += drafts(listed, needs.cutoff_ms)
         found += self._logs_of_runs(needs.cutoff_ms)
         found += self._figures(needs)

@@ -6,9 +6,11 @@ import pytest
 from made_releases import WHO, candidate, publish, sids
 
 from bench.faults import lake_contents
+from bench.faults.erased_ids import files_holding
 from bench.faults.faults import spread
 from bench.faults.lake_contents import contents, differences
 from storage.commit import Provenance, append
+from storage.erasure.record import Seen, Wanted, begin_erasure, end_erasure, record_pass
 from storage.lake import Lake
 from storage.releases.releases import read_release
 from storage.runs.lease import Lease
@@ -51,6 +53,34 @@ def test_a_row_that_is_lacking_doubled_or_changed_is_told(lakes: list[Lake]) -> 
     publish(other, candidate(other, "another", ["a", "b"]).id, WHO)
     told = [line.partition(":")[0] for line in differences(whole, contents(other))]
     assert told == ["pointers", "production", "releases", "sids"]
+
+
+def erased(lake: Lake, tries: int) -> None:
+    """An erasure that took something out, and further tries of the same command, which find nothing left."""
+    for number in range(tries):
+        seen = Seen(("r-000001",), (), ()) if number == 0 else Seen()
+        erasure = begin_erasure(lake, Wanted(frozenset({"u"}), frozenset()), seen, "", WHO)
+        record_pass(lake, erasure, WHO)
+        end_erasure(lake, erasure, WHO)
+
+
+def test_how_often_an_erasure_was_tried_makes_no_difference_and_what_it_did_not_end_does(lakes: list[Lake]) -> None:
+    erased(lakes[0], 1)
+    erased(lakes[1], 3)
+    assert differences(*map(contents, lakes)) == []
+    begin_erasure(lakes[1], Wanted(frozenset({"v"}), frozenset()), Seen(), "", WHO)
+    assert [line.partition(":")[0] for line in differences(*map(contents, lakes))] == ["erasures"]
+
+
+def test_files_that_hold_an_id_are_found_by_their_bytes_and_by_their_rows(lakes: list[Lake]) -> None:
+    lake = lakes[0]
+    lake.files.write("logs/run.log", b"a row of 'u7' was refused")
+    sids(lake, "c1", "gone")
+    assert files_holding(lake, ["u7"], set())[0] == ["logs/run.log"]
+    assert any(Path(each).suffix == ".parquet" for each in files_holding(lake, ["gone0"], set())[0])
+    holding, clean = files_holding(lake, ["gone7"], set())
+    assert holding == []
+    assert f"{lake.uri}/logs/run.log" in {each.split()[0] for each in clean}
 
 
 def test_crash_points_are_all_taken_or_evenly_spread() -> None:

@@ -1,17 +1,24 @@
 """What `serve` deploys: the form of each flow in Prefect, and the same deployments for a work pool."""
 
+import asyncio
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import yaml
+from prefect.server.events.actions import RunDeployment
+from prefect.server.events.schemas.automations import TriggeredAction
+from prefect.server.events.schemas.events import ReceivedEvent
+from prefect.types._datetime import now
 from prefect.utilities.callables import parameter_schema
+from prefect.utilities.templating import apply_values
 
 from flows.backfill import backfill
 from flows.gc import gc
 from flows.nightly import nightly
-from flows.serve import FLOWS, Served, _deployments
+from flows.serve import FLOWS, SNAPSHOT_EVENT, Served, _deployments
 from flows.train import evaluate, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +59,28 @@ def test_a_pool_gets_the_deployments_schedules_triggers_and_limits_of_serve() ->
     ]
     assert made == declared
     assert [each["name"] for each in made] == list(FLOWS)
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [({"snapshot": "s3://bucket/items@v12"}, "s3://bucket/items@v12"), ({}, None), ({"other": 1}, None)],
+)
+def test_the_payload_of_an_event_gives_a_night_its_snapshot(payload: dict[str, Any], expected: str | None) -> None:
+    """Prefect renders the templates of `serve` and of the pool; an event without a snapshot gives none."""
+    event = ReceivedEvent(
+        id=uuid4(),
+        occurred=now("UTC"),
+        event=SNAPSHOT_EVENT,
+        resource={"prefect.resource.id": "r", "sidmill.lake": "lake"},
+        payload=payload,
+    )
+    known: dict[str, Any] = {"triggering_event": event, "automation": None, "triggering_labels": {}}
+    action = TriggeredAction.model_construct(**known)
+    values = {"$SIDMILL_LAKE": "lake"}
+    pool: Any = apply_values(next(each for each in POOL if each["name"] == "nightly")["triggers"], values, False)
+    for trigger in (pool[0]["parameters"], _deployments(SERVED)[0].triggers[0].parameters):
+        run = RunDeployment(source="selected", deployment_id=uuid4(), parameters=trigger)
+        assert asyncio.run(run.render_parameters(action)) == {"snapshot": expected}
 
 
 def _limit(declared: dict[str, Any] | None) -> tuple[int | None, str]:

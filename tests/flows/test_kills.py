@@ -9,10 +9,14 @@ import pytest
 
 @pytest.mark.slow
 def test_verbs_that_were_killed_end_as_if_they_had_not_been() -> None:
-    options = ["--kills", "3", "--points", "5", "--seed", "7", "--verbs", "night,gc,stream"]
+    options = ["--kills", "4", "--points", "5", "--seed", "7", "--verbs", "night,gc,stream,erase"]
     command = [sys.executable, "-m", "bench", "faults", *options]
     root = Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = [line.split("|") for line in done.stdout.splitlines() if line.startswith(("| night", "| gc", "| stream"))]
-    assert [[cell.strip() for cell in row[4:7]] for row in rows] == [["1", "6", "0"]] * 3
+    rows = [
+        line.split("|")
+        for line in done.stdout.splitlines()
+        if line.startswith(("| night", "| gc", "| stream", "| erase"))
+    ]
+    assert [[cell.strip() for cell in row[4:7]] for row in rows] == [["1", "6", "0"]] * 4

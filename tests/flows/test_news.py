@@ -123,7 +123,21 @@ def test_a_new_version_of_a_table_is_news_until_it_is_read_and_one_that_goes_bac
     assert "is older than version 1, which was read before" in problem.message
 
 
-def read(lake: Lake, address: Path) -> None:
+def test_what_is_left_after_an_earlier_version_was_read_is_news_again(tmp_path: Path) -> None:
+    """As a night reads it that an event with a snapshot started."""
+    lake, table = Lake(str(tmp_path / "lake")), tmp_path / "log"
+    for day in (1, 2):
+        rows = pa.table({"user_id": ["u"], "item_id": ["i"], "event_time": [f"2026-01-0{day}"]})
+        write_deltalake(str(table), rows, mode="append")
+    before = look(lake, table).digest
+    read(lake, f"{table}@v0")
+    left = look(lake, table).digest
+    assert left not in (before, look(lake).digest)
+    read(lake, table)
+    assert look(lake, table).digest == look(lake).digest
+
+
+def read(lake: Lake, address: Path | str) -> None:
     spec = InteractionsSpec()
     before = records(lake, "interactions", spec)
     for source in unread(source_kind_of(str(address)).find(str(address), spec, before).sources, before):

@@ -12,6 +12,7 @@ from flows.gc import gc
 from flows.serve import REFIT_EVENT, SNAPSHOT_EVENT, Served, Watcher
 from flows.watch.due import refit_due
 from flows.watch.missed import missed_night
+from storage.files.store import Files
 from storage.lake import Lake
 from storage.releases.pointers import read_pointer
 from storage.releases.releases import read_release
@@ -64,6 +65,39 @@ def test_a_night_is_missed_once_ten_minutes_have_passed_and_until_one_began(lake
         assert missed(first + timedelta(days=days, minutes=11)) == first + timedelta(days=1)
     assert missed(first + timedelta(hours=23), "Europe/Berlin") is None
     assert missed(first + timedelta(hours=23, minutes=11), "Europe/Berlin") == first + timedelta(hours=23)
+
+
+def test_new_objects_below_a_prefix_of_a_store_are_one_request_once_two_looks_were_equal(
+    lake: Lake, asked: list[str], s3_bucket: str
+) -> None:
+    store = Files(f"{s3_bucket}/in")
+    header = b"user_id,item_id,event_time\n"
+    store.write("day=1/a.csv", header)
+    watcher = Watcher(Served(lake.uri, None, [], [store.uri], NEVER, "UTC", []))
+
+    def looks(count: int) -> list[str]:
+        asked.clear()
+        assert [line for _ in range(count) for line in watcher.look()] == []
+        return list(asked)
+
+    def night_reads_it() -> None:
+        record_beat(lake, Beat("nightly", "n", datetime.now(UTC), 0.0, "finished", {"made": True}))
+
+    assert looks(1) == []
+    assert looks(3) == [SNAPSHOT_EVENT], "what lay there before the start"
+    night_reads_it()
+    assert looks(3) == []
+    store.write("day=2/b.csv", header)
+    assert looks(1) == []
+    assert looks(3) == [SNAPSHOT_EVENT]
+    night_reads_it()
+    assert looks(1) == []
+    for name in ("day=2/c.csv", "day=3/d.csv", "e.csv"):
+        store.write(name, header)
+        assert looks(1) == [], "objects are still coming"
+    store.write("e.csv", header + b"u,i,2026-01-01\n")
+    assert looks(1) == [], "one has grown"
+    assert looks(3) == [SNAPSHOT_EVENT]
 
 
 def test_a_missed_night_is_asked_for_once_in_ten_minutes_and_not_where_nobody_wants_it(

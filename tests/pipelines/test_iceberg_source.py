@@ -326,3 +326,17 @@ def test_rows_come_in_order_at_most_as_many_at_once_as_asked_for(tmp_path: Path)
     parts = [part for part in source.parts(ItemsSpec(), 2) if isinstance(part, Columns)]
     found = [(part.first, *part.batch["item_id"].to_pylist()) for part in parts]
     assert found == [(0, "a", "b"), (2, "c", "d"), (4, "e")]
+
+
+def test_an_address_at_an_announced_snapshot_has_its_id_and_still_means_all_rows_where_it_did(tmp_path: Path) -> None:
+    table = made(tmp_path, rows(a="cup"))
+    first = table.current_snapshot().snapshot_id  # type: ignore[union-attr]
+    at = source_kind_of(ADDRESS).at_snapshot
+    assert at is not None
+    assert at(ADDRESS, f"{ADDRESS}@{first}") == f"{ADDRESS}@{first}"
+    assert at(f"{ADDRESS}+all", f"{ADDRESS}@{first}") == f"{ADDRESS}@{first}+all"
+    for watched, snapshot in ((ADDRESS, ADDRESS), (ADDRESS, f"{ADDRESS}2@{first}"), (f"{ADDRESS}@7", f"{ADDRESS}@8")):
+        assert at(watched, snapshot) is None
+    source_kind_of(ADDRESS).check(f"{ADDRESS}@{first}")
+    with pytest.raises(SourceError, match="has no snapshot, branch or tag 12"):
+        source_kind_of(ADDRESS).check(f"{ADDRESS}@12")

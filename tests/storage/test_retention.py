@@ -281,7 +281,7 @@ def test_files_of_crashed_writers_go_when_they_are_old_and_are_not_written_again
         *(sids / f"{WRITING}1", sids / f"{data.name}#1", log / "00000000000000000009.json#2"),
         sids / f"part-{'0' * 64}-{'0' * 16}-{'0' * 16}.parquet",
         tmp_path / "blobs" / orphan[:2] / f"{WRITING}2",
-        *(tmp_path / folder / f"{WRITING}3" for folder in (*SMALL_FILES, "logs", f"tensorboard/{key}")),
+        *(tmp_path / folder / f"{WRITING}3" for folder in ("", *SMALL_FILES, "logs", f"tensorboard/{key}")),
         tmp_path / "blobs" / orphan[:2] / orphan,
     ]
     for path in left:

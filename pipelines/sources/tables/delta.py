@@ -12,6 +12,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from infra.addresses import SETTINGS, refuse_parameters
+from pipelines.sources.addresses import resolved
 from pipelines.sources.protocol import Found, Record, RowCount, SourceKind, Spec
 from pipelines.sources.row import SourceError
 from pipelines.sources.tables.versioned import TableVersion
@@ -100,11 +101,25 @@ def _dataset(path: str, version: int | None) -> ds.FileSystemDataset:
 
 
 def _unreadable(path: str, version: int | None, error: Exception) -> SourceError:
+    if version is not None and (newest := _newest(path)) is not None and newest < version:
+        return SourceError(
+            f"the Delta table {path} has not reached version {version}: its newest is {newest}. Name a version that it "
+            f"has, or {path} alone for the newest."
+        )
     at = "" if version is None else f" at version {version}"
     return SourceError(
         f"the Delta table {path} cannot be read{at}: {in_one_line(error).rstrip('.')}. If its log is damaged, repair "
         f"the table, or name an older version of it ({path}@v12)."
     )
+
+
+def _newest(path: str) -> int | None:
+    """Return the newest version of a table; None if it cannot be opened."""
+    try:
+        version: int = DeltaTable(path).version()
+    except (DeltaError, OSError, ValueError):
+        return None
+    return version
 
 
 def _parsed(uri: str) -> tuple[str, int | None, bool]:
@@ -143,5 +158,13 @@ def _find(uri: str, spec: Spec, records: Iterable[Record]) -> Found:
     return Found([source.since_read(before, range(source.version, -1, -1))], [])
 
 
-DELTA = SourceKind(claims=_claims, check=_check, find=_find)
+def _at_snapshot(uri: str, snapshot: str) -> str | None:
+    path, wanted, whole = _parsed(uri)
+    told, version, all_rows = _parsed(snapshot)
+    if version is None or resolved(told) != resolved(path) or wanted not in (None, version):
+        return None
+    return f"{path}@v{version}{'+all' if whole or all_rows else ''}"
+
+
+DELTA = SourceKind(claims=_claims, check=_check, find=_find, at_snapshot=_at_snapshot)
 """Delta tables."""

@@ -240,5 +240,14 @@ def _absolute(uri: str) -> str:
     return uri if uri.startswith(SCHEME) else absolute_path(uri)
 
 
-ICEBERG = SourceKind(claims=_claims, check=_check, find=_find, absolute=_absolute)
+def _at_snapshot(uri: str, snapshot: str) -> str | None:
+    watched, told = _parsed(uri), _parsed(snapshot)
+    if told.snapshot is None or _absolute(told.place) != _absolute(watched.place):
+        return None
+    if watched.snapshot not in (None, told.snapshot):
+        return None
+    return f"{told.table}@{told.snapshot}{'+all' if watched.whole or told.whole else ''}"
+
+
+ICEBERG = SourceKind(claims=_claims, check=_check, find=_find, absolute=_absolute, at_snapshot=_at_snapshot)
 """Iceberg tables."""
