@@ -12,20 +12,21 @@ from storage.lake import Lake
 from tokenizer.trie.trie import Trie
 
 ALL = 1 << 18
-"""Events that are enough: a log whose files hold no more is read as a whole. It is also the most that ingest writes into
-a file, and what a file of another program counts whose rows the log does not tell.
+"""Events that are enough: a log whose files hold no more is read as a whole.
+
+It is also the most that ingest writes into a file, and what a file counts whose rows the log does not tell.
 """
 PLACES = 8
-"""Places of a longer log, evenly spaced over its events in order of the names of their files. The files there are read."""
+"""Places of a longer log, evenly spaced over its events in order of the names of files. The files there are read."""
 
 
 def log_coverage(lake: Lake, log: LogSlice, trie: Trie) -> float | None:
     """Return the share of the visible events whose item is in the trie; None if none is seen.
 
     Of a log of more than ALL events, the files at PLACES places are read: the chance of a file to be among them grows
-    with its events, and each place counts alike. So the cost stays the same however long the log is, and items that got
-    or lost their SID long after their events count as they are now. Names of files are hashes, so places are spread over
-    the log without regard to time.
+    with its events, and each place counts alike. So the cost stays the same however long the log is, and an item that
+    got or lost its SID long after its events counts as it is now. Names of files are hashes, so the places are spread
+    over the log without regard to time.
     """
     seen = with_sid = 0.0
     for weight, files in _parts(_files(lake, log)):
