@@ -24,16 +24,17 @@ def log_coverage(lake: Lake, log: LogSlice, trie: Trie) -> float | None:
     """Return the share of the visible events whose item is in the trie; None if none is seen.
 
     Of a log of more than ALL events, the files at PLACES places are read: the chance of a file to be among them grows
-    with its events, and each place counts alike. So the cost stays the same however long the log is, and an item that
-    got or lost its SID long after its events counts as it is now. Names of files are hashes, so the places are spread
-    over the log without regard to time.
+    with its events, and each place counts alike, with ALL / PLACES events, evenly spaced in the file. So the cost stays
+    the same however long the log is, and an item that got or lost its SID long after its events counts as it is now.
+    Names of files are hashes, so the places are spread over the log without regard to time.
     """
     seen = with_sid = 0.0
-    for weight, files in _parts(_files(lake, log)):
+    for weight, step, files in _parts(_files(lake, log)):
         rows = lake.read_files("interactions", files, ["item_id", "event_time", "arrival_time"]).filter(
             (pc.field("arrival_time") <= log.as_of) & (pc.field("event_time") < log.cutoff)
         )
-        counts = pl.DataFrame(rows.select(["item_id"]))["item_id"].value_counts(name="events")
+        some = pl.DataFrame(rows.select(["item_id"]))["item_id"].gather_every(step)
+        counts = some.value_counts(name="events")
         known = counts.filter(trie.find_rows(counts["item_id"].to_arrow()) >= 0)
         seen += weight * int(counts["events"].sum())
         with_sid += weight * int(known["events"].sum())
@@ -50,14 +51,15 @@ def _files(lake: Lake, log: LogSlice) -> list[DataFile]:
     return sorted(found, key=lambda file: file.name)
 
 
-def _parts(files: list[DataFile]) -> Iterator[tuple[float, list[str]]]:
-    """Yield paths of files to be read at once, and how much each of their events counts."""
+def _parts(files: list[DataFile]) -> Iterator[tuple[float, int, list[str]]]:
+    """Yield how much an event counts, of how many one is taken, and the paths of files to be read at once."""
     rows = np.array([ALL if file.rows is None else file.rows for file in files], np.int64)
     total = int(rows.sum())
     if total <= ALL:
-        yield 1.0, [file.path for file in files]
+        yield 1.0, 1, [file.path for file in files]
         return
     places = (2 * np.arange(PLACES) + 1) * total // (2 * PLACES)
     chosen, times = np.unique(np.searchsorted(np.cumsum(rows), places, side="right"), return_counts=True)
     for file, count in zip(chosen.tolist(), times.tolist(), strict=True):
-        yield count / int(rows[file]), [files[file].path]
+        step = max(1, int(rows[file]) * PLACES // (ALL * count))
+        yield step * count / int(rows[file]), step, [files[file].path]

@@ -59,6 +59,10 @@ def test_of_a_long_log_a_few_files_are_read_and_the_share_is_near(
     monkeypatch.setattr(coverage, "ALL", FILES * EVENTS - 1)
     share = log_coverage(lake, log, a_trie(7))
     assert read == [1] * coverage.PLACES
+    monkeypatch.setattr(coverage, "ALL", FILES)  # of a place, every third event
+    assert log_coverage(lake, log, a_trie(10)) == 1
+    assert log_coverage(lake, log, a_trie(7)) == pytest.approx(0.7, abs=0.25)
+    monkeypatch.setattr(coverage, "ALL", FILES * EVENTS - 1)
     monkeypatch.setattr(coverage, "PLACES", FILES)  # each file has a place, so all are counted
     exact = sum(row["item_id"] < "i7" for row in rows) / len(rows)
     assert log_coverage(lake, log, a_trie(7)) == pytest.approx(exact)
