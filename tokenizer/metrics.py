@@ -29,6 +29,7 @@ __all__ = [
     "encoding_errors",
     "first_code_costs",
     "level_metrics",
+    "mean_drift",
     "pair_agreement",
     "prefix_agreement",
 ]
@@ -116,11 +117,12 @@ class Shift:
     """Distance of items from those a codebook was fitted on, by the cost of their cheapest first code.
 
     `distance` is the mean cost relative to the fit: 1 for similar items. `beyond_p99` is the share of items with a
-    higher cost than the 99th percentile of the fit: 0.01 for similar items.
+    higher cost than the 99th percentile of the fit: 0.01 for similar items. `mean` is their `mean_drift`.
     """
 
     distance: float
     beyond_p99: float
+    mean: float | None
 
 
 def distribution_shift(codebook: Codebook, items: Items) -> Shift | None:
@@ -129,7 +131,30 @@ def distribution_shift(codebook: Codebook, items: Items) -> Shift | None:
     if not len(items) or fitted["mean"] <= 0:
         return None
     cost = first_code_costs(codebook, items)
-    return Shift(float(cost.mean(dtype=np.float64)) / fitted["mean"], float((cost > fitted["p99"]).mean()))
+    distance = float(cost.mean(dtype=np.float64)) / fitted["mean"]
+    return Shift(distance, float((cost > fitted["p99"]).mean()), mean_drift(codebook, items))
+
+
+def mean_drift(codebook: Codebook, items: Items) -> float | None:
+    """Distance of the mean of some items to the mean that the codebook was fitted on; None for fewer than two items.
+
+    sqrt(max(0, |m - f|^2 - V / n)) / S, with n items, their mean m, their squared distances to m, summed and divided by
+    n - 1 (V), the mean f of the fit, and the root of the mean squared distance of fitted items to f (S). V / n is how
+    far, squared, the mean of n items lies from its expectation by chance: so similar items give about 0, be they few or
+    many. Squares are summed over the sources of the codebook. None too if the codes of the fitted items lost nothing,
+    because S is told by their error.
+    """
+    error, relative = (codebook.statistics.get(name, 0.0) for name in ("squared_error", "relative_error"))
+    count = len(items)
+    if count < 2 or error <= 0 or relative <= 0:
+        return None
+    moved = chance = 0.0
+    for source in codebook.sources:
+        vectors = items.rows[source].read(0, count).astype(np.float64)
+        mean = vectors.mean(axis=0)
+        moved += float(np.square(mean - codebook.arrays[f"mean.{source}"]).sum())
+        chance += float(np.square(vectors - mean).sum()) / (count - 1) / count
+    return math.sqrt(max(0.0, moved - chance) / (error / relative))
 
 
 def pair_agreement(codes_NL: NDArray[np.int32], pairs_P2: NDArray[np.integer]) -> list[float]:

@@ -36,6 +36,8 @@ GATES: Registry[ReleaseGate] = Registry(
             "neighbours_kept",
             "new_items_distance",
             "log_age_days",
+            "mean_drift",
+            "log_coverage",
         )
     },
 )

@@ -102,9 +102,21 @@ def _new_items_distance(found: Candidate) -> Figure | None:
     return found.metrics["new_items_distance"], "mean distance of new items to their codes, relative to that of the fit"
 
 
+def _mean_drift(found: Candidate) -> Figure | None:
+    drift = found.metrics.get("mean_drift")
+    if found.metrics.get("new_items", 0) < FEWEST_NEW or drift is None:
+        return None
+    return drift, "distance of the mean of new items to that of the fit, relative to how far fitted items lie from it"
+
+
 def _log_age(found: Candidate) -> Figure | None:
     age = found.metrics.get("log_age_days")
     return None if age is None else (age, "days between the newest event and the as-of time")
+
+
+def _log_coverage(found: Candidate) -> Figure | None:
+    share = found.metrics.get("log_coverage")
+    return None if share is None else (share, "share of the events before the cutoff whose item has a SID")
 
 
 COLLISION_RATE = ReleaseGate(
@@ -137,3 +149,5 @@ BEHAVIOUR_KEPT = ReleaseGate(_behaviour_kept, 0.5, "block", at_least=True)
 NEIGHBOURS_KEPT = ReleaseGate(_neighbours_kept, 0.5, "block", at_least=True)
 NEW_ITEMS_DISTANCE = ReleaseGate(_new_items_distance, 3.0, "warn")
 LOG_AGE_DAYS = ReleaseGate(_log_age, 36_500.0, "warn")
+MEAN_DRIFT = ReleaseGate(_mean_drift, 0.5, "warn")
+LOG_COVERAGE = ReleaseGate(_log_coverage, 0.5, "warn", at_least=True)

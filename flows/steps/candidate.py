@@ -19,6 +19,7 @@ from flows.steps.fitted_artifacts import FittedArtifacts
 from flows.steps.task import step
 from flows.watch.lineage import addresses_of
 from pipelines.event_log.behaviour_log import item_counts
+from pipelines.event_log.coverage import log_coverage
 from pipelines.event_log.visible_log import LogSlice
 from pipelines.neighbours import Added, neighbours_sharing
 from pipelines.quality import HeldOut, behaviour, churn, kept_codes, table_quality
@@ -189,11 +190,13 @@ def _metrics(run: Run, given: CandidateInput, trie: Trie, versions: dict[str, in
         "new_items": assigned.new_items,
         "new_items_distance": assigned.shift.distance if assigned.shift else None,
         "new_items_beyond_p99": assigned.shift.beyond_p99 if assigned.shift else None,
+        "mean_drift": assigned.shift.mean if assigned.shift and given.extended is not None else None,
         "relocated": assigned.relocated,
         "refit_due": assigned.refit_due,
         "drifted": assigned.drifted,
         "capacity_used": taken / artifacts.codebook.planned_items,
         "events_without_sid": _events_without_sid(run.lake, given, trie),
+        "log_coverage": log_coverage(run.lake, given.snapshot.log, trie),
         **_log_age(run.lake, given.snapshot),
         **_behaviour(run, given, trie),
         **_neighbours(run.lake, given, trie, versions),

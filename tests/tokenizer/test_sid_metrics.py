@@ -18,6 +18,7 @@ from tokenizer.metrics import (
     decode,
     distribution_shift,
     level_metrics,
+    mean_drift,
     pair_agreement,
     prefix_agreement,
 )
@@ -130,6 +131,33 @@ def test_new_items_are_as_far_as_those_of_the_fit_or_farther() -> None:
     assert shift(drawn(400, 1))[1] < 0.05 < 0.9 < shift(drawn(400, 1, away=3.0))[1]
     empty = assign_sids(codebook, {name: rows[:0] for name, rows in drawn(1, 0).items()}, [], Occupancy.empty(4))
     assert empty.shift is None
+
+
+def test_the_mean_of_few_new_items_has_not_moved_by_chance_and_that_of_others_has() -> None:
+    codebook = fit_codebook(drawn(400, 0), [f"i{row}" for row in range(400)], TWO_SOURCES)
+
+    def drift(vectors: dict[str, np.ndarray]) -> float | None:
+        count = len(vectors["text"])
+        return mean_drift(codebook, Items({name: ArrayRows(rows) for name, rows in vectors.items()}, np.arange(count)))
+
+    def spelled_out(vectors: dict[str, np.ndarray]) -> float:
+        every = np.concatenate([vectors["text"], vectors["image"]], axis=1).astype(np.float64)
+        fitted = np.concatenate(list(drawn(400, 0).values()), axis=1).astype(np.float64)
+        centre = fitted.mean(axis=0)
+        moved = sum((every.mean(axis=0) - centre) ** 2)
+        chance = every.var(axis=0, ddof=1).sum() / len(every)
+        return math.sqrt(max(0.0, moved - chance) / ((fitted - centre) ** 2).sum(axis=1).mean())
+
+    for count, seed in ((5, 1), (20, 2), (400, 3)):
+        for away in (0.0, 3.0):
+            vectors = drawn(count, seed, away)
+            assert drift(vectors) == pytest.approx(spelled_out(vectors), rel=1e-3, abs=0.01)
+    for count, most in ((5, 1.0), (20, 0.5)):
+        few = np.array([drift(drawn(count, seed)) for seed in range(100)], float)
+        assert few.max() < most
+        assert np.median(few) < most / 5
+    assert (drift(drawn(5, 1, away=6.0)) or 0.0) > 1.0
+    assert drift(drawn(1, 1)) is None
 
 
 @pytest.mark.parametrize("quantizer", ["rq-kmeans", "lsh", "random"])
