@@ -12,6 +12,10 @@ from pathlib import Path
 PREFIX = "sidmill-scratch-"
 
 
+class NoLocksError(OSError):
+    """Raised where the file system has no locks."""
+
+
 class ScratchFolder(tempfile.TemporaryDirectory[str]):
     """New folder in TMPDIR whose name contains `what`, deleted with the object, at a clean exit, or by a later process.
 
@@ -22,15 +26,11 @@ class ScratchFolder(tempfile.TemporaryDirectory[str]):
     def __init__(self, what: str) -> None:
         _delete_unowned()
         self._unlock: Callable[[], object] = lambda: None
-        while True:
-            super().__init__(prefix=f"{PREFIX}{what}-")
-            try:
-                self._unlock = weakref.finalize(self, os.close, _lock(self.path))
-            except (BlockingIOError, FileNotFoundError):
-                continue  # another process saw the folder before it was locked, and deletes it
-            except OSError:
-                pass  # no locks
-            return
+        super().__init__(prefix=f"{PREFIX}{what}-")
+        with suppress(NoLocksError):
+            while (lock := _lock(self.path)) is None:  # another process saw it before it was locked, and deletes it
+                super().__init__(prefix=f"{PREFIX}{what}-")
+            self._unlock = weakref.finalize(self, os.close, lock)
 
     @property
     def path(self) -> Path:
@@ -44,20 +44,30 @@ class ScratchFolder(tempfile.TemporaryDirectory[str]):
 
 def _delete_unowned() -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with suppress(OSError):  # its process lives, it is of another user, or gone
-            lock = _lock(folder)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(lock)
+        with suppress(OSError):  # it is of another user, or no locks
+            if (lock := _lock(folder)) is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)
 
 
-def _lock(folder: Path) -> int:
-    """Return a descriptor that holds the lock on a folder. Raise BlockingIOError if a process has it."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+def _lock(folder: Path) -> int | None:
+    """Return a descriptor that holds the lock on a folder; None if another process has it, or the folder is gone.
+
+    Raise NoLocksError if the file system has no locks.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.path.samestat(os.fstat(descriptor), folder.stat()):
-            raise FileNotFoundError(folder)
-    except OSError:
+        if os.path.samestat(os.fstat(descriptor), folder.stat()):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
         os.close(descriptor)
-        raise
-    return descriptor
+        return None
+    except OSError as error:
+        os.close(descriptor)
+        raise NoLocksError(str(error)) from error
+    os.close(descriptor)
+    return None

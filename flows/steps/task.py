@@ -20,6 +20,12 @@ RETRY_DELAYS_S = (1, 10)
 """Further tries of a step after a fault of the machine, and seconds before each: for a connection that is lost, and a
 service that starts again. An input that fails is not tried again."""
 
+FAULTS_THAT_STAY = (
+    *(ValueError, LakeError, TrainingError),
+    *(TypeError, LookupError, AssertionError, AttributeError, NameError, ImportError),
+)
+"""Faults of the input, and of the program."""
+
 
 def step(function: Callable[P, R]) -> Callable[P, R]:
     """Make a Prefect task that keeps no result (the lake does) and may be run again at any point."""
@@ -63,9 +69,7 @@ async def _is_retryable(task: Any, run: Any, state: Any) -> bool:
         await state.aresult(raise_on_failure=True)
     except (CommitConflict, PointerMoved, TrainingFailed):
         return True
-    except (ValueError, TypeError, LookupError, AssertionError, LakeError, TrainingError):
-        return False
-    except (AttributeError, NameError, ImportError):
+    except FAULTS_THAT_STAY:
         return False
     except Exception:  # noqa: BLE001 - every other failure is retried
         return True

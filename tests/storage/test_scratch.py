@@ -1,5 +1,7 @@
 """A temporary folder is there as long as its process, and goes also if the process is killed."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -72,3 +74,17 @@ def test_a_folder_that_is_no_scratch_folder_and_a_link_stay(temporary: Path) -> 
     with ScratchFolder("mine"):
         pass
     assert {path.name for path in temporary.iterdir()} == {"elsewhere", f"{PREFIX}link", "sidmill-blobs"}
+
+
+def test_where_there_are_no_locks_a_folder_is_made_and_others_stay(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (temporary / f"{PREFIX}other-x").mkdir()
+
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with ScratchFolder("mine") as name:
+        assert Path(name).is_dir()
+    assert [path.name for path in temporary.iterdir()] == [f"{PREFIX}other-x"]
