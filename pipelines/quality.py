@@ -51,20 +51,29 @@ def behaviour(lake: Lake, held_out: HeldOut, trie: Trie) -> dict[str, Any]:
     The share of random item pairs is returned too. Pairs are items of one user's held-out positive events, at most
     WINDOW apart. Of a longer log, only its EVENTS newest events are read. The result is empty without pairs.
     """
-    pairs = consumed_together(lake, held_out, trie)
-    if not len(pairs):
+    found = consumed_together(lake, held_out, trie)
+    if not len(found.pairs):
         return {}
-    rows, places = np.unique(pairs, return_inverse=True)
-    together = pair_agreement(trie.codes_of(rows), places.reshape(pairs.shape))
+    rows, places = np.unique(found.pairs, return_inverse=True)
+    codes, pairs = trie.codes_of(rows), places.reshape(found.pairs.shape)
     return {
-        "consumed_together_sharing": together,
+        "consumed_together_sharing": pair_agreement(codes, pairs),
+        "consumed_together_error": clustered_error(codes[pairs[:, 0], 0] == codes[pairs[:, 1], 0], found.user),
         "consumed_together_pairs": len(pairs),
         "random_pairs_sharing": chance_agreement(trie),
     }
 
 
-def consumed_together(lake: Lake, held_out: HeldOut, trie: Trie) -> NDArray[np.int64]:
-    """Return the pairs of `behaviour`, as rows of the trie's items, int64 (P, 2)."""
+@dataclass(frozen=True)
+class ConsumedTogether:
+    """Pairs of items as rows of a trie, int64 (P, 2), and a number of the user of each, int64 (P,)."""
+
+    pairs: NDArray[np.int64]
+    user: NDArray[np.int64]
+
+
+def consumed_together(lake: Lake, held_out: HeldOut, trie: Trie) -> ConsumedTogether:
+    """Return the pairs of `behaviour`."""
     since = max(held_out.cutoff, _newest(lake, held_out) or held_out.cutoff)
     where = (ds.field("event_time") >= since) & (ds.field("arrival_time") <= held_out.as_of)
     columns = ["item_id", "event_type", "impression", *ORDER]
@@ -74,12 +83,28 @@ def consumed_together(lake: Lake, held_out: HeldOut, trie: Trie) -> NDArray[np.i
     taken = log.select(pl.col("item_id").unique())
     placed = taken.with_columns(row=pl.Series(trie.find_rows(taken["item_id"].to_arrow()))).filter(pl.col("row") >= 0)
     ordered = in_order(log.join(placed, on="item_id"))
-    user, row = ordered["user_id"].rle_id().to_numpy(), ordered["row"].to_numpy()
-    apart = []
+    user, row = ordered["user_id"].rle_id().cast(pl.Int64).to_numpy(), ordered["row"].to_numpy()
+    apart, whose = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.int64)]
     for gap in range(1, min(WINDOW, max(0, len(row) - 1)) + 1):
         first = np.flatnonzero((user[gap:] == user[:-gap]) & (row[gap:] != row[:-gap]))
         apart.append(np.column_stack([row[first], row[first + gap]]))
-    return np.concatenate([np.zeros((0, 2), np.int64), *apart])
+        whose.append(user[first])
+    return ConsumedTogether(np.concatenate(apart), np.concatenate(whose))
+
+
+def clustered_error(hits: NDArray[np.bool_], cluster: NDArray[np.int64]) -> float | None:
+    """Return the standard error of the share of `hits`, whose members of one cluster are not independent.
+
+    It is that of a ratio of sums over clusters (Cochran, Sampling Techniques, section 6.4 of the third edition); None
+    with fewer than two clusters.
+    """
+    sizes = np.bincount(cluster)
+    inside = sizes > 0
+    clusters = int(inside.sum())
+    if clusters < 2:
+        return None
+    beyond = (np.bincount(cluster, weights=hits) - hits.mean() * sizes)[inside]
+    return float(np.sqrt(np.square(beyond).sum() * clusters / (clusters - 1)) / len(hits))
 
 
 def _newest(lake: Lake, held_out: HeldOut) -> datetime | None:

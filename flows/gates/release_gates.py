@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import hypot
 from typing import Any, Literal
 
 from storage.releases.manifest import Manifest
@@ -50,12 +51,18 @@ def _shrinkage(found: Candidate) -> Figure:
     return lost, "share of the parent's items that are gone"
 
 
+def _events_without_sid(found: Candidate) -> Figure | None:
+    if found.metrics["new_events"] < FEWEST_EVENTS:
+        return None
+    return found.metrics["events_without_sid"], "share of new events whose item has no SID"
+
+
 def _churn(found: Candidate) -> Figure | None:
     return (found.metrics["churn"], "share of SIDs that the refit changed") if "churn" in found.metrics else None
 
 
-FEWEST_NEW, FEWEST_FITTED, FEWEST_PAIRS = 20, 1_000, 500
-"""Below these numbers of new items, of items of the parent and of pairs of items, a share says little."""
+FEWEST_NEW, FEWEST_FITTED, FEWEST_PAIRS, FEWEST_EVENTS = 20, 1_000, 500, 20
+"""Below these numbers of new items, items of the parent, pairs of items and new events, a share says little."""
 LEAST_LIFT = 1.5
 """Below this lift, codes followed behaviour so little that there was nothing to keep."""
 
@@ -68,20 +75,37 @@ def _outlying(found: Candidate) -> Figure | None:
     return share, "share of new items that lie farther from all codes than 99% of those that the codebook was fitted on"
 
 
-def _lift(metrics: dict[str, Any]) -> float | None:
-    """Return how much more often items that users take together share their first code than random items do."""
-    together, random = metrics.get("consumed_together_sharing"), metrics.get("random_pairs_sharing")
-    enough = metrics.get("consumed_together_pairs", 0) >= FEWEST_PAIRS
-    return together[0] / random[0] if together and random and random[0] and enough else None
+@dataclass(frozen=True)
+class _Lift:
+    """How much more often items that users take together share their first code than random items do.
+
+    `error` is the standard error, over users.
+    """
+
+    value: float
+    error: float
+
+    @classmethod
+    def of(cls, metrics: dict[str, Any]) -> "_Lift | None":
+        """Return None where pairs are few, and for a release that was made before errors were kept."""
+        together, random = metrics.get("consumed_together_sharing"), metrics.get("random_pairs_sharing")
+        error = metrics.get("consumed_together_error")
+        if not together or not random or not random[0] or error is None:
+            return None
+        enough = metrics["consumed_together_pairs"] >= FEWEST_PAIRS
+        return cls(together[0] / random[0], error / random[0]) if enough else None
 
 
 def _behaviour_kept(found: Candidate) -> Figure | None:
+    """Return the upper end of the 95 % interval: few users, or users without a taste, block no release by chance."""
     reference = found.parent or found.production
-    now, before = _lift(found.metrics), _lift(reference.metrics) if reference is not None else None
-    if now is None or before is None or before < LEAST_LIFT:
+    now, before = _Lift.of(found.metrics), _Lift.of(reference.metrics) if reference is not None else None
+    if now is None or before is None or before.value - 2 * before.error < LEAST_LIFT:
         return None
+    kept = (now.value - 1) / (before.value - 1)
+    error = hypot(now.error, kept * before.error) / (before.value - 1)
     says = "how much more often items taken together share their first code than random items, as a share of before"
-    return (now - 1) / (before - 1), says
+    return kept + 2 * error, f"{says}, at most (95%)"
 
 
 def _neighbours_kept(found: Candidate) -> Figure | None:
@@ -129,9 +153,7 @@ RELATIVE_ERROR = ReleaseGate(
     "block",
 )
 SHRINKAGE = ReleaseGate(_shrinkage, 0.1, "block")
-EVENTS_WITHOUT_SID = ReleaseGate(
-    lambda found: (found.metrics["events_without_sid"], "share of new events whose item has no SID"), 0.5, "block"
-)
+EVENTS_WITHOUT_SID = ReleaseGate(_events_without_sid, 0.5, "block")
 DRIFTED_ITEMS = ReleaseGate(
     lambda found: (
         found.metrics["drifted"] / max(1, found.items),

@@ -195,7 +195,7 @@ def _metrics(run: Run, given: CandidateInput, trie: Trie, versions: dict[str, in
         "refit_due": assigned.refit_due,
         "drifted": assigned.drifted,
         "capacity_used": taken / artifacts.codebook.planned_items,
-        "events_without_sid": _events_without_sid(run.lake, given, trie),
+        **_new_events(run.lake, given, trie),
         "log_coverage": log_coverage(run.lake, given.snapshot.log, trie),
         **_log_age(run.lake, given.snapshot),
         **_behaviour(run, given, trie),
@@ -230,20 +230,19 @@ def _behaviour(run: Run, given: CandidateInput, trie: Trie) -> dict[str, Any]:
     return behaviour(run.lake, held_out, trie)
 
 
-def _events_without_sid(lake: Lake, given: CandidateInput, trie: Trie) -> float:
-    """Return the share of newly visible events whose item has no SID in this release; a wrong join shows here."""
+def _new_events(lake: Lake, given: CandidateInput, trie: Trie) -> dict[str, Any]:
+    """Return how many events are newly visible, and the share whose item has no SID; a wrong join shows there."""
     snapshot, parent = given.snapshot, given.parent
     if snapshot.interactions.version < 0:
-        return 0.0
+        return {"new_events": 0, "events_without_sid": 0.0}
     if parent is None:
         log = LogSlice(snapshot.interactions.version, snapshot.as_of, snapshot.as_of)
         counts = item_counts(lake, log, {"events": pl.len()}, ["item_id"])
     else:
         counts = added_events(lake, parent, snapshot, ["item_id"])["item_id"].value_counts(name="events")
-    if counts.is_empty():
-        return 0.0
-    known = counts.filter(trie.find_rows(counts["item_id"].to_arrow()) >= 0)
-    return 1.0 - int(known["events"].sum()) / int(counts["events"].sum())
+    events = int(counts["events"].sum())
+    known = int(counts.filter(trie.find_rows(counts["item_id"].to_arrow()) >= 0)["events"].sum())
+    return {"new_events": events, "events_without_sid": 1.0 - known / events if events else 0.0}
 
 
 def _log_age(lake: Lake, snapshot: Snapshot) -> dict[str, float]:

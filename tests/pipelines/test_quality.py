@@ -86,7 +86,7 @@ def test_pairs_are_those_of_a_double_loop_over_the_held_out_positive_events(tmp_
         for other in seen[at + 1 : at + 6]
         if other["user_id"] == one["user_id"] and other["item_id"] != one["item_id"]
     )
-    found = consumed_together(lake, held_out, trie)
+    found = consumed_together(lake, held_out, trie).pairs
     assert sorted(map(tuple, found.tolist())) == expected
     assert len(expected) > 100
     figures = behaviour(lake, held_out, trie)
@@ -102,9 +102,9 @@ def test_of_a_long_log_the_newest_events_are_taken_and_an_empty_one_gives_nothin
     lake, rows = written(tmp_path)
     trie, version = a_trie(), lake.version("interactions")
     newest = sorted(row["event_time"] for row in rows)[-60]  # type: ignore[type-var]
-    few = consumed_together(lake, HeldOut(version, LATE, newest, ("skip",)), trie)  # type: ignore[arg-type]
+    few = consumed_together(lake, HeldOut(version, LATE, newest, ("skip",)), trie).pairs  # type: ignore[arg-type]
     monkeypatch.setattr(pipelines.quality, "EVENTS", 60)
-    found = consumed_together(lake, HeldOut(version, LATE, CUTOFF, ("skip",)), trie)
+    found = consumed_together(lake, HeldOut(version, LATE, CUTOFF, ("skip",)), trie).pairs
     assert len(found)
     assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, few.tolist()))
     assert behaviour(lake, HeldOut(version, LATE, LATE, ()), trie) == {}
