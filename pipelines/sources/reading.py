@@ -131,6 +131,11 @@ def check_text(file: File, spec: Spec) -> Dialect:
         raise SourceError(
             f"{file.file} is one JSON array. Write one object a line, for example with `jq -c '.[]' {file.file}`."
         )
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").partition(b"\n")[0].rstrip() == b"{":
+        raise SourceError(
+            f"{file.file} has objects that go over several lines. Write one object a line, for example with "
+            f"`jq -c . {file.file}`."
+        )
     return Dialect("utf-8", "", ".", "none")
 
 

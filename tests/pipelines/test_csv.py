@@ -309,3 +309,12 @@ def test_a_json_array_is_no_lines_of_json(tmp_path: Path, text: str) -> None:
         read(tmp_path / "items.jsonl")
     (tmp_path / "items.jsonl").write_text('[1, 2]\n{"item_id": 1}\n')
     assert [row.reason for row in read(tmp_path / "items.jsonl")] == [Reason.INVALID_JSON, None]
+
+
+@pytest.mark.parametrize("text", ['{\n  "item_id": 1\n}\n{\n  "item_id": 2\n}\n', '\n{ \r\n"item_id": 1}\r\n'])
+def test_an_object_over_several_lines_is_no_line_of_json(tmp_path: Path, text: str) -> None:
+    (tmp_path / "items.jsonl").write_text(text)
+    with pytest.raises(SourceError, match=r"go over several lines.*jq -c"):
+        read(tmp_path / "items.jsonl")
+    (tmp_path / "items.jsonl").write_text('{"item_id": 1}\n{\n{"item_id": 2}\n')
+    assert [row.reason for row in read(tmp_path / "items.jsonl")] == [None, Reason.INVALID_JSON, None]
