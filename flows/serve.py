@@ -2,6 +2,7 @@
 
 import os
 import threading
+import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -96,6 +97,8 @@ def serve(served: Served, port: int) -> None:
     if served.every:
         watcher = threading.Thread(target=Watcher(served).watch, name="watcher", daemon=True)
         watcher.start()
+    # Prefect's handler of SIGTERM calls a coroutine that it does not await, and then exits.
+    warnings.filterwarnings("ignore", r"coroutine 'Runner\.astop' was never awaited", RuntimeWarning)
     serve_flows(*_deployments(served), print_starting_message=False)
 
 

@@ -72,17 +72,23 @@ def serving(tmp_path: Path, small: Path) -> Iterator[tuple[Lake, str, Path]]:
         str(port),
     ]
     command += ["--items", str(incoming), "--interactions", str(logs)]
-    process = subprocess.Popen(
-        command,
-        env=environment,
-        cwd=Path(__file__).parents[2],
-        start_new_session=True,
-    )
+    said = tmp_path / "said.txt"
+    with said.open("w") as output:
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            cwd=Path(__file__).parents[2],
+            start_new_session=True,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
     try:
         yield Lake(uri), f"http://127.0.0.1:{port}/api", incoming
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=60)
+        print(said.read_text())
+    assert "RuntimeWarning" not in said.read_text()
 
 
 @pytest.mark.timeout(900)
