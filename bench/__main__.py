@@ -146,6 +146,9 @@ def build_parser() -> argparse.ArgumentParser:
     pipeline.add_argument("--events", type=_count, help="number of events of the log (5 an item)")
     pipeline.add_argument("--lake", help="address of the lake, where there is none yet (a folder that is removed)")
     pipeline.add_argument("--night", action="store_true", help="then run a night of 1,000 items and 20,000 events")
+    pipeline.add_argument(
+        "--nights", type=_count, default=0, help="or run so many nights in a row, with `lake gc` after each tenth"
+    )
     pipeline.add_argument("--backfill", action="store_true", help="then run backfills on one core and on two")
     pipeline.add_argument(
         "--scratch", type=Path, help="new folder to keep what is made and printed (one that is removed)"

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -22,9 +23,14 @@ import polars as pl
 
 from bench.runs.made_shop import DAYS, Delivery, Shop
 from bench.runs.process_tree import Samples, Used, sampled
+from storage.commit import Provenance
 from storage.lake import Lake
+from storage.retention.collect import collect
+from storage.retention.policy import Policy
 
 NIGHT_ITEMS, NIGHT_EVENTS = 1_000, 20_000
+GC_EVERY = 10
+"""Nights between two `lake gc`, which keeps as many releases."""
 GIB = 1 << 30
 RECIPE = """\
 [vectors.given]
@@ -48,10 +54,26 @@ class Stage:
     stop: float
 
 
+@dataclass(frozen=True)
+class Measured:
+    """The stages of a command, what was used meanwhile, and the seconds of the command and of its checks of files."""
+
+    stages: list[Stage]
+    samples: Samples
+    seconds: float
+    checks: float
+
+    @property
+    def beyond_start(self) -> tuple[float, float]:
+        """Times at which the first stage began, and at which the command ended."""
+        return self.stages[0].stop, self.stages[-1].stop
+
+
 def run(options: argparse.Namespace) -> None:
     """Print the stages of a bootstrap, with `--night` those of a night, with `--backfill` those of two backfills.
 
-    The backfills fit another codebook, on one core and one worker, and on two of each.
+    With `--nights` a line for each night. The backfills fit another codebook, on one core and one worker, and on two of
+    each.
     """
     events = options.events or 5 * options.items
     with _folder(options.scratch) as folder:
@@ -61,24 +83,58 @@ def run(options: argparse.Namespace) -> None:
         recipe.write_text(RECIPE.format(vectors=first.vectors))
         print(f"bootstrap: {options.items:,} items, {events:,} events")
         command = ["bootstrap", "--recipe", str(recipe)]
-        measure(command, lake, first, options.items, folder / "bootstrap.log")
-        if options.night:
-            fresh = min(NIGHT_ITEMS, options.items // 3)  # the codebook has room for twice the items of its fit
-            shop = Shop(options.items + fresh)
-            more = shop.write(folder / "night", NIGHT_EVENTS, options.items, day=DAYS, days=1)
-            print(f"night: {fresh:,} items, {NIGHT_EVENTS:,} events")
-            command = ["nightly", "--set", f'vectors.given.path="{more.vectors}"']
-            measure(command, lake, more, fresh, folder / "night.log")
+        _print(measure(command, lake, first, folder / "bootstrap.log"), options.items)
+        if options.night or options.nights:
+            run_nights(lake, options.items, options.nights, folder)
         for workers in (1, 2) if options.backfill else ():
             print(f"backfill, {workers} workers: {options.items:,} items")
             command = ["backfill", "--set", f"codebook.seed={workers}", "--set", f"compute.cpus={1 + workers}"]
-            measure(command, lake, None, options.items, folder / f"backfill-{workers}.log", cores=workers)
+            made = measure(command, lake, None, folder / f"backfill-{workers}.log", cores=workers)
+            _print(made, options.items)
 
 
-def measure(
-    command: list[str], lake: Lake, given: Delivery | None, items: int, output: Path, cores: int | None = None
-) -> None:
-    """Run a command of `sidmill run`, on a delivery if it reads one, and print what each of its stages used.
+def run_nights(lake: Lake, items: int, nights: int, folder: Path) -> None:
+    """Run nights on a lake of some items, and print a line for each; the stages of one night for no number.
+
+    `lake gc` runs after every GC_EVERY nights. Its bytes and files are those left after it.
+    """
+    fresh = min(NIGHT_ITEMS, items // (2 + nights))  # the codebook has room for twice the items of its fit
+    print(f"night: {fresh:,} items, {NIGHT_EVENTS:,} events")
+    if nights:
+        print("| night | seconds | CPU s | read MB | wrote MB | delivered MB | files | MB of the lake | open ms |")
+        print("|---|---|---|---|---|---|---|---|---|")
+    for night in range(max(1, nights)):
+        first, place = items + night * fresh, folder / f"night-{night + 1}"
+        more = Shop(first + fresh).write(place, NIGHT_EVENTS, first, day=DAYS + night, days=1)
+        command = ["nightly", "--set", f'vectors.given.path="{more.vectors}"']
+        made = measure(command, lake, more, folder / f"night-{night + 1}.log")
+        if not nights:
+            _print(made, fresh)
+            return
+        used = made.samples.between(*made.beyond_start)
+        if (night + 1) % GC_EVERY == 0:
+            collect(lake, Policy(keep=GC_EVERY, grace=timedelta(0)), Provenance("bench", ""), remove=True)
+        files = [path.stat().st_size for path in Path(lake.uri).rglob("*") if path.is_file()]
+        delivered = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+        print(
+            f"| {night + 1} | {made.beyond_start[1] - made.beyond_start[0]:.1f} | {used.cpu_s:.1f} "
+            f"| {used.read / 1e6:,.0f} | {used.written / 1e6:,.0f} | {delivered / 1e6:.1f} | {len(files):,} "
+            f"| {sum(files) / 1e6:,.0f} | {_opened_ms(lake.uri):.0f} |",
+            flush=True,
+        )
+
+
+def _opened_ms(uri: str) -> float:
+    """Return the milliseconds in which the tables of a lake are opened at their newest version."""
+    start = time.perf_counter()
+    lake = Lake(uri)
+    for table in ("items", "interactions", "vectors", "sids"):
+        lake.data_files(table)
+    return 1e3 * (time.perf_counter() - start)
+
+
+def measure(command: list[str], lake: Lake, given: Delivery | None, output: Path, cores: int | None = None) -> Measured:
+    """Run a command of `sidmill run`, on a delivery if it reads one; return what each of its stages used.
 
     It has that many `cores` of this machine, all by default.
     """
@@ -101,12 +157,8 @@ def measure(
     stop = time.time()
     if code:
         raise RuntimeError(f"`sidmill run {command[0]}` ended with exit code {code}:\n{output.read_text()}")
-    _print(stages_of(lake, before, start, stop), samples, items)
     spent = json.loads(checks.read_text())
-    print(
-        f"  checks of files: {spent['checks']:.2f} s, {spent['checks'] / spent['seconds']:.1%} of the command",
-        flush=True,
-    )
+    return Measured(stages_of(lake, before, start, stop), samples, spent["seconds"], spent["checks"])
 
 
 def stages_of(lake: Lake, before: int, start: float, stop: float) -> list[Stage]:
@@ -125,15 +177,17 @@ def stages_of(lake: Lake, before: int, start: float, stop: float) -> list[Stage]
     return [*whole, Stage(names[-1], found[-1].stop, stop)]
 
 
-def _print(stages: list[Stage], samples: Samples, items: int) -> None:
+def _print(made: Measured, items: int) -> None:
+    stages, samples = made.stages, made.samples
     heads = f"{'driver GiB':>12}{'all GiB':>9}{'read MB':>10}{'wrote MB':>10}{'items/s':>11}"
     print(f"  {'stage':<24}{'seconds':>9}{'CPU s':>9}{heads}")
     for each in stages:
         if each.stop - each.start > 0.1:
             _line(each.name, each.stop - each.start, samples.between(each.start, each.stop), items)
-    first, begun, last = stages[0].start, stages[0].stop, stages[-1].stop
+    first, (begun, last) = stages[0].start, made.beyond_start
     _line("beyond the start", last - begun, samples.between(begun, last), items)
     _line("all", last - first, samples.between(first, last), items)
+    print(f"  checks of files: {made.checks:.2f} s, {made.checks / made.seconds:.1%} of the command", flush=True)
 
 
 def _line(name: str, seconds: float, used: Used, items: int) -> None:
