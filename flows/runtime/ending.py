@@ -10,6 +10,7 @@ from flows.runtime.failure import show_failure, write_log
 from flows.watch.alerts import send_alerts
 from flows.watch.health import problems
 from infra.addresses import without_secrets
+from storage.errors import LakeUnusable
 from storage.runs.beats import beat_of, record_beat
 
 if TYPE_CHECKING:
@@ -19,33 +20,47 @@ if TYPE_CHECKING:
 def end_well(run: "Run", outcome: str, result: dict[str, Any]) -> None:
     """Record that a run finished or was cancelled, and tell whoever watches."""
     run.record.end(outcome, result)
-    _tell(run, outcome, result)
+    _tell(run, outcome, result, _Guard(run))
 
 
 def end_in_failure(run: "Run", error: BaseException) -> None:
     """Leave the traces of a failed run, and tell whoever watches. Raise nothing: the caller raises the error."""
-    log = _guarded(run, "log of the failure", lambda: write_log(run.lake, run.id, run.display.lines, error)) or ""
+    guard = _Guard(run, error)
+    log = guard("log of the failure", lambda: write_log(run.lake, run.id, run.display.lines, error)) or ""
     result = {"error": f"{type(error).__name__}: {error}", "log": log}
-    _guarded(run, "record of the failure", lambda: run.record.end("failed", result))
-    _tell(run, "failed", result)
-    _guarded(run, "artifact of the failure", lambda: show_failure(run.id, error, log))
+    guard("record of the failure", lambda: run.record.end("failed", result))
+    _tell(run, "failed", result, guard)
+    guard("artifact of the failure", lambda: show_failure(run.id, error, log))
 
 
-def _tell(run: "Run", outcome: str, result: dict[str, Any]) -> None:
-    _guarded(run, "sign of life", lambda: _leave_beat(run, outcome, result))
+class _Guard:
+    """Does what must not change how a run ended. An error of it is said; that a lake cannot be written is said once."""
+
+    def __init__(self, run: "Run", failure: BaseException | None = None) -> None:
+        self._run, self._lake_told = run, isinstance(failure, LakeUnusable)
+
+    def __call__(self, what: str, act: Callable[[], Any]) -> Any:
+        """Return what `act` returns; None if it fails."""
+        try:
+            return act()
+        except LakeUnusable as error:
+            if not self._lake_told:
+                self._say(what, error)
+            self._lake_told = True
+        except Exception as error:  # noqa: BLE001 - an error of a notification must not change the end of the run
+            self._say(what, error)
+        return None
+
+    def _say(self, what: str, error: Exception) -> None:
+        self._run.say(f"  warning: the {what} failed: {without_secrets(str(error)) or type(error).__name__}")
+
+
+def _tell(run: "Run", outcome: str, result: dict[str, Any], guard: _Guard) -> None:
+    guard("sign of life", lambda: _leave_beat(run, outcome, result))
     if run.lineage is not None and (unsent := run.lineage.end(outcome, result)):
         run.say(f"  warning: {unsent}")
-    _guarded(run, "alerts", lambda: _alert(run))
-    _guarded(run, "state of the lake", lambda: _say_lake_state(run))
-
-
-def _guarded(run: "Run", what: str, act: Callable[[], Any]) -> Any:
-    """Return what `act` returns; if it fails, say so and return None."""
-    try:
-        return act()
-    except Exception as error:  # noqa: BLE001 - an error of a notification must not change the end of the run
-        run.say(f"  warning: the {what} failed: {without_secrets(str(error)) or type(error).__name__}")
-        return None
+    guard("alerts", lambda: _alert(run))
+    guard("state of the lake", lambda: _say_lake_state(run))
 
 
 def _leave_beat(run: "Run", outcome: str, result: dict[str, Any]) -> None:

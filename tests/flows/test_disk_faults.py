@@ -1,11 +1,11 @@
-"""A disk that is full during a night: one line tells it, and once there is room the same command ends as if never."""
+"""Disks that are full or read-only during a run: one line tells it; with room, the same command ends as if never."""
 
 import os
 import shutil
 from pathlib import Path
 
 import pytest
-from disks import full, small_disk
+from disks import full, read_only, small_disk
 
 from bench.faults.lake_contents import contents, differences, faults
 from bench.runs.nights import RECIPE, catalogue_of, log_of
@@ -44,3 +44,18 @@ def test_a_night_on_a_disk_that_is_full_at_any_moment_says_so_and_is_finished_wh
             assert faults(Lake(str(lake))) == []
             assert run_command(night) == 0
             assert differences(whole, contents(Lake(str(lake)))) == []
+
+
+def test_a_run_on_a_read_only_lake_says_so_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with small_disk(tmp_path / "disk", "16m") as disk:
+        lake = disk / "lake"
+        bootstrap(str(lake), RECIPE, [catalogue_of(tmp_path, *range(ITEMS))], [log_of(tmp_path, 0)])
+        news = ["--items", catalogue_of(tmp_path, ITEMS + 1), "--lake", str(lake)]
+        capsys.readouterr()
+        with read_only(disk):
+            assert run_command(["run", "nightly", *news]) == 1
+        said = capsys.readouterr()
+    told = [line for line in (said.out + said.err).splitlines() if "cannot write to" in line]
+    assert len(told) == 1
+    assert told[0].startswith(f"sidmill: error: cannot write to {lake}")
+    assert "Read-only file system" in told[0]
