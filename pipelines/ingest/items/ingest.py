@@ -25,6 +25,7 @@ from pipelines.ingest.items.rows import pictures_of, subject_of
 from pipelines.ingest.parts import bounds, parsed_ahead, row_count, rows_at
 from pipelines.ingest.pictures.fetch import TRANSIENT
 from pipelines.ingest.pictures.ingest import Pictures
+from pipelines.ingest.pictures.references import Reference
 from pipelines.sources.cells import Refused
 from pipelines.sources.protocol import Part, Source
 from pipelines.sources.row import Row
@@ -257,15 +258,17 @@ def fetch_again(lake: Lake, spec: ItemsSpec, arrived_at: datetime, provenance: P
     """
     missing = open_rows(lake).filter((pl.col("stage") == IMAGE_STAGE) & pl.col("reason").is_in(TRANSIENT))
     newest = _newest(lake, missing["subject"].to_list())
-    asked = []
-    whole = pl.col("payload").str.len_chars() < PAYLOAD_LIMIT
-    for row in missing.filter(whole).unique("subject").sort("subject").to_dicts():
-        item, wanted = newest[row["subject"]], pictures_of(json.loads(row["payload"]), spec)
-        same_row = (item["source"], item["source_row"]) == (row["source"], row["source_row"])
-        if same_row and all(isinstance(each, str) and "://" in each for each in wanted):
-            asked.append((item, wanted))
+    asked: dict[str, tuple[dict[str, Any], list[Reference]]] = {}
+    complete = pl.col("payload").str.len_chars() < PAYLOAD_LIMIT
+    for row in missing.filter(complete).sort("subject").to_dicts():
+        item = newest[row["subject"]]
+        if (item["source"], item["source_row"]) != (row["source"], row["source_row"]):
+            continue
+        wanted = pictures_of(json.loads(row["payload"]), spec)
+        if all(isinstance(each, str) and "://" in each for each in wanted):
+            asked[row["subject"]] = (item, wanted)
     written = []
-    for item, found in Pictures(lake, None, spec).stored(asked):
+    for item, found in Pictures(lake, None, spec).stored(asked.values()):
         digests = [each for each in found if isinstance(each, str)]
         if len(digests) == len(found):
             revision = item["revision"] + 1
