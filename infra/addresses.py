@@ -169,14 +169,19 @@ def check_environment() -> None:
 def hide_secrets(error: BaseException) -> None:
     """Remove what may be secret from the messages of an error and its causes, before it is recorded."""
     seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
+    waiting = [error]
     while waiting:
         each = waiting.pop()
-        if each is not None and id(each) not in seen:
-            seen.add(id(each))
-            each.args = tuple(without_secrets(part) if isinstance(part, str) else part for part in each.args)
-            for name, value in list(vars(each).items()):  # an error of Ray holds the worker's message in one of them
-                if isinstance(value, str):
-                    setattr(each, name, without_secrets(value))
-            inner = [value for value in vars(each).values() if isinstance(value, BaseException)]
-            waiting += [each.__cause__, each.__context__, *inner]
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        each.args = tuple(without_secrets(part) if isinstance(part, str) else part for part in each.args)
+        # An OSError holds file names beside `args`, and an error of Ray the worker's message in one of its fields.
+        files = ("filename", "filename2") if isinstance(each, OSError) else ()
+        for name in (*files, *vars(each)):
+            value = getattr(each, name)
+            if isinstance(value, str) or name == "__notes__":
+                setattr(each, name, hidden(value))
+        linked = [each.__cause__, each.__context__, *vars(each).values()]
+        linked += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
+        waiting += [value for value in linked if isinstance(value, BaseException)]
