@@ -39,23 +39,23 @@ def occupancy(
 ) -> Occupancy:
     """Return all SIDs of the assignments, also those of deleted and rolled-back items. None is ever reused.
 
-    The `trie` of a `parent` under this codebook has the SIDs of its segments but those of deleted items, in order.
+    The `trie` of a `parent` under this codebook has the SIDs of the parent's segments in order, without those of
+    deleted items. With it, only deleted items and later segments are read from the table.
     """
     if parent is None or trie is None or parent.codebook.id != codebook.id:
         return Occupancy(_codes(lake, codebook, assignments))
-    later = _codes(lake, codebook, [each for each in assignments if each not in parent.assignments])
-    expected = count_sids(lake, codebook.id, parent.assignments) - len(trie)
-    deleted = later[:0]
-    if expected:
-        deleted = _codes(
-            lake, codebook, parent.assignments, deleted_items(lake, parent.versions["items"], parent.as_of)
-        )
-    if len(deleted) != expected:
-        return Occupancy(_codes(lake, codebook, assignments))
-    keys, order = sort_sids(np.concatenate([deleted, later]), codebook.sizes)
+    others = _codes(lake, codebook, [each for each in assignments if each not in parent.assignments])
+    lacking = count_sids(lake, codebook.id, parent.assignments) - len(trie)
+    if lacking:
+        items = deleted_items(lake, parent.versions["items"], parent.as_of)
+        deleted = _codes(lake, codebook, parent.assignments, items)
+        if len(deleted) != lacking:  # deletions do not explain all that the trie lacks
+            return Occupancy(_codes(lake, codebook, assignments))
+        others = np.concatenate([deleted, others])
+    keys, order = sort_sids(others, codebook.sizes)
     codes = trie.codes()
     places = np.searchsorted(sid_keys(codes, codebook.sizes), keys)
-    return Occupancy(np.insert(codes, places, np.concatenate([deleted, later])[order], axis=0))
+    return Occupancy(np.insert(codes, places, others[order], axis=0))
 
 
 def _codes(lake: Lake, codebook: Codebook, assignments: Iterable[str], among: Iterable[str] | None = None) -> Codes:
@@ -86,15 +86,9 @@ def write_segment(lake: Lake, segment: Segment, counts: Counts, provenance: Prov
     """
     placed = segment.assignment.codes[:, 0] >= 0
     rows = np.flatnonzero(placed)
+    detail = f"codebook {segment.codebook.id} has no free SID near this item"
     rejects = [
-        Reject(
-            "assign",
-            Reason.REFIT_DUE,
-            f"codebook {segment.codebook.id} has no free SID near this item",
-            f"assign@{content}",
-            0,
-            item,
-        )
+        Reject("assign", Reason.REFIT_DUE, detail, source=f"assign@{content}", source_row=0, subject=item)
         for item, content in segment.fused.items.filter(pl.Series(~placed)).iter_rows()
     ]
     counts.refuse(Reason.REFIT_DUE, len(rejects))
