@@ -94,7 +94,7 @@ class _Reader:
         again = self._again(parsed.items["item_id"])
         items = parsed.items.filter(~again)
         refused = [*parsed.refused, *self._repeats(part, parsed.items.filter(again))]
-        rejects = [self._reject(row, error) for row, error in sorted(refused, key=lambda each: each[0].number)]
+        rejects = [self._refuse_row(row, error) for row, error in sorted(refused, key=lambda each: each[0].number)]
         rejects += self._unreadable_attributes(items, parsed)
         found: dict[int, list[str]] = {}
         if self.with_pictures:
@@ -110,7 +110,7 @@ class _Reader:
         if self._written.is_empty():
             return items
         same = CONTENT if self.with_pictures else [name for name in CONTENT if name != "images"]
-        return items.join(self._written, on=[_joined(name) for name in same], how="anti", maintain_order="left")
+        return items.join(self._written, on=[_comparable(name) for name in same], how="anti", maintain_order="left")
 
     def _again(self, ids: pl.Series) -> pl.Series:
         """Return for each id whether an earlier row of the source has it."""
@@ -130,7 +130,7 @@ class _Reader:
             detail = f"{name!r} is in this source already; the first counts"
             yield row, Refused(Reason.DUPLICATE_ITEM_ID, detail)
 
-    def _reject(self, row: Row, error: Refused) -> Reject:
+    def _refuse_row(self, row: Row, error: Refused) -> Reject:
         self.rows.refuse(error.reason, row.rows, error.detail)
         return _reject(STAGE, error, self._source, row, subject_of(row, self._spec))
 
@@ -194,25 +194,22 @@ def _write(lake: Lake, decide: Callable[[int], pl.DataFrame], provenance: Proven
     return revisions
 
 
-def _joined(name: str) -> pl.Expr:
+def _comparable(name: str, suffix: str = "") -> pl.Expr:
     """Return a column of CONTENT in a form that can be compared: lists of pictures as text."""
-    return pl.col("images").list.join(",") if name == "images" else pl.col(name)
+    column = pl.col(name + suffix)
+    return column.list.join(",") if name == "images" else column
 
 
 def _new_or_changed(lake: Lake, items: pl.DataFrame, arrived_at: datetime, version: int) -> pl.DataFrame:
     """Return the items whose content differs from their newest revision at a version, as rows of the table."""
     newest = catalogue(lake, version, columns=CONTENT, among=items["item_id"])
     beside = items.join(newest, on="item_id", how="left", suffix="_before", maintain_order="left")
-    same = [_joined(name).eq_missing(_before(name)) for name in CONTENT[1:]]
+    same = [_comparable(name).eq_missing(_comparable(name, "_before")) for name in CONTENT[1:]]
     changed = beside.filter(pl.col("revision").is_null() | ~pl.all_horizontal(same))
     return changed.with_columns(
         revision=(pl.col("revision") + 1).fill_null(0).cast(pl.Int32),
         arrived_at=pl.lit(arrived_at, dtype=pl.Datetime("us", "UTC")),
     ).select(ITEMS.schema.names)
-
-
-def _before(name: str) -> pl.Expr:
-    return pl.col("images_before").list.join(",") if name == "images" else pl.col(f"{name}_before")
 
 
 def _resolve_mended(
@@ -223,14 +220,18 @@ def _resolve_mended(
     provenance: Provenance,
     with_pictures: bool,
 ) -> None:
-    """Resolve refused rows of other sources whose item, its image, or it with all attributes has now come through."""
+    """Resolve rows that other sources had refused and whose content has now come through.
+
+    This is the item itself for a row of the catalogue, all of its attributes (items in `complete`) for an attribute,
+    and any picture of it for a picture.
+    """
     elsewhere = open_rows(lake).filter(pl.col("source") != source.name)
     if elsewhere.is_empty():
         return
-    whole = items["item_id"]
-    pictured = items.filter(pl.col("images").list.len() > 0)["item_id"] if with_pictures else whole.clear()
+    ids = items["item_id"]
+    pictured = items.filter(pl.col("images").list.len() > 0)["item_id"] if with_pictures else ids.clear()
     rows = elsewhere.filter(
-        ((pl.col("stage") == STAGE) & pl.col("subject").is_in(whole.implode()))
+        ((pl.col("stage") == STAGE) & pl.col("subject").is_in(ids.implode()))
         | ((pl.col("stage") == ATTRIBUTE_STAGE) & pl.col("subject").is_in(complete["item_id"].implode()))
         | ((pl.col("stage") == IMAGE_STAGE) & pl.col("subject").is_in(pictured.implode()))
     )
