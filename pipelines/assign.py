@@ -17,10 +17,10 @@ from pipelines.modalities import FUSED
 from pipelines.vector_store import matrix, vector_hashes
 from storage.commit import Provenance, append, append_files, write_files
 from storage.files.among import Among
-from storage.lake import Lake, one_of
+from storage.lake import Lake
 from storage.quarantine import Reject, quarantine
 from storage.reasons import Reason
-from storage.releases.catalogue import count_sids, deleted_items, items_among
+from storage.releases.catalogue import count_sids, deleted_items, in_segments, items_among
 from storage.releases.manifest import Manifest
 from storage.schemas import DRIFT, SIDS
 from tokenizer.arrays.sid_keys import sid_keys, sort_sids
@@ -60,7 +60,7 @@ def occupancy(
 
 def _codes(lake: Lake, codebook: Codebook, assignments: Iterable[str], among: Iterable[str] | None = None) -> Codes:
     """Return the codes (N, L) in some segments, of all items or some."""
-    where = (ds.field("codebook") == codebook.id) & one_of("assignment_id", assignments)
+    where = in_segments(codebook.id, assignments)
     rows = lake.read("sids", columns=["codes"], where=where, among=items_among(among))
     flat = np.concatenate([np.zeros(0, np.int32), *(np.asarray(part.flatten()) for part in rows["codes"].chunks)])
     return flat.astype(np.int32, copy=False).reshape(rows.num_rows, len(codebook.sizes))
