@@ -56,21 +56,21 @@ def ingest_items(
     and resolves rows that were refused before and pass now.
     """
     reader = _Reader(lake, source, spec)
-    rows = reader.rows
+    counts = reader.row_counts
     refused: set[str] = set()
     for part, parsed in parsed_ahead(source, spec, CHUNK_ROWS, lambda part: parse(part, spec)):
         with naming(source, *bounds(part)):
             items, rejects = reader.accepted(part, parsed)
             written = _write(lake, partial(_new_or_changed, lake, reader.fresh(items), arrived_at), provenance)
-            rows.out += len(written)
-            rows.unchanged += len(items) - len(written)
+            counts.out += len(written)
+            counts.unchanged += len(items) - len(written)
             quarantine(lake, rejects, provenance)
             refused.update(reject.id for reject in rejects)
             incomplete = {reject.subject for reject in rejects if reject.stage == ATTRIBUTE_STAGE}
             complete = items.filter(~pl.col("item_id").is_in(incomplete))
             _resolve_mended(lake, source, items, complete, provenance, reader.with_pictures)
-    stages = [rows.check(), reader.images.check(), reader.attributes.check()]
-    read = [stage for stage in stages if stage is not reader.images or reader.with_pictures]
+    stages = [counts.check(), reader.image_counts.check(), reader.attribute_counts.check()]
+    read = [stage for stage in stages if stage is not reader.image_counts or reader.with_pictures]
     close_superseded(lake, source, read, refused, provenance)
     return IngestedSource(source, "items", mapping_hash(spec), stages, reader.unread_pictures)
 
@@ -80,7 +80,8 @@ class _Reader:
 
     def __init__(self, lake: Lake, source: Source, spec: ItemsSpec) -> None:
         self._lake, self._source, self._spec = lake, source, spec
-        self.rows, self.attributes, self.images = Counts(STAGE), Counts(ATTRIBUTE_STAGE), Counts(IMAGE_STAGE)
+        self.row_counts = Counts(STAGE)
+        self.attribute_counts, self.image_counts = Counts(ATTRIBUTE_STAGE), Counts(IMAGE_STAGE)
         self.unread_pictures = 0
         self.with_pictures = not isinstance(spec, ItemsWithoutImages)
         self._pictures = Pictures(lake, source, spec)
@@ -90,7 +91,7 @@ class _Reader:
 
     def accepted(self, part: Part, parsed: Parsed) -> tuple[pl.DataFrame, list[Reject]]:
         """Return the items of a part with `images` and `source`, and the refused rows, attributes and pictures."""
-        self.rows.rows_in += row_count(part)
+        self.row_counts.rows_in += row_count(part)
         again = self._again(parsed.items["item_id"])
         items = parsed.items.filter(~again)
         refused = [*parsed.refused, *self._repeats(part, parsed.items.filter(again))]
@@ -131,7 +132,7 @@ class _Reader:
             yield row, Refused(Reason.DUPLICATE_ITEM_ID, detail)
 
     def _refuse_row(self, row: Row, error: Refused) -> Reject:
-        self.rows.refuse(error.reason, row.rows, error.detail)
+        self.row_counts.refuse(error.reason, row.rows, error.detail)
         return _reject(STAGE, error, self._source, row, subject_of(row, self._spec))
 
     def _unreadable_attributes(self, items: pl.DataFrame, parsed: Parsed) -> list[Reject]:
@@ -142,10 +143,10 @@ class _Reader:
             for row, unreadable in parsed.without.values():
                 if row.number in names:
                     error = Refused(Reason.UNREADABLE_ATTRIBUTE, "; ".join(each.detail for each in unreadable))
-                    self.attributes.refuse(error.reason, 1, error.detail)
+                    self.attribute_counts.refuse(error.reason, 1, error.detail)
                     rejects.append(_reject(ATTRIBUTE_STAGE, error, self._source, row, names[row.number]))
-        self.attributes.rows_in += len(items)
-        self.attributes.out += len(items) - len(rejects)
+        self.attribute_counts.rows_in += len(items)
+        self.attribute_counts.out += len(items) - len(rejects)
         return rejects
 
     def _stored(self, items: pl.DataFrame, parsed: Parsed) -> tuple[dict[int, list[str]], list[Reject]]:
@@ -154,13 +155,14 @@ class _Reader:
         asked = ((row, named) for number, (row, named) in parsed.pictures.items() if number in names)
         stored, rejects = dict[int, list[str]](), list[Reject]()
         for row, found in self._pictures.stored(asked):
-            self.images.rows_in += len(found)
+            self.image_counts.rows_in += len(found)
             stored[row.number] = [each for each in found if isinstance(each, str)]
-            self.images.out += len(stored[row.number])
+            self.image_counts.out += len(stored[row.number])
             for reason, details in _by_reason(found).items():
-                self.images.refuse(reason, len(details), details[0])
-                error, whole = Refused(reason, "; ".join(details)), self._spec.image if reason in TRANSIENT else None
-                rejects.append(_reject(IMAGE_STAGE, error, self._source, row, names[row.number], whole))
+                self.image_counts.refuse(reason, len(details), details[0])
+                error = Refused(reason, "; ".join(details))
+                column = self._spec.image if reason in TRANSIENT else None  # kept whole, to be fetched again
+                rejects.append(_reject(IMAGE_STAGE, error, self._source, row, names[row.number], column))
         return stored, rejects
 
     def _with_images(self, items: pl.DataFrame, found: Mapping[int, list[str]]) -> pl.DataFrame:
