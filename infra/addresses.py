@@ -10,31 +10,33 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 HIDDEN = "***"
-NAMES_SOMETHING = frozenset({"abfs", "abfss", "wasb", "wasbs", "gs", "gcs", "hdfs", "viewfs"})
-"""Schemes whose addresses may have a container or user name before the `@`, which is no secret without a password."""
-# Schemes whose addresses have no port.
-WITHOUT_PORT = frozenset({"s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "wasb", "wasbs"})
 SETTINGS = frozenset({"region", "scheme", "endpoint_override"})
 """Parameters of a source's address that locate its store."""
-_SCHEME = r"[a-zA-Z][a-zA-Z0-9+.\-]{0,20}:(?:\\*/){2}"
-_START = re.compile(f"({_SCHEME}|//)")
-_QUOTED = rf"""(?P<quote>["'])(?:{_SCHEME}|//)[^\n]*?(?P=quote)"""
-_BARE = rf"""{_SCHEME}(?:[^/?#\s]*@)?[^\s"'<>]*(?:\s+[^\s"'<>]*[=&][^\s"'<>]*)*"""
-_WITHOUT_SCHEME = re.compile(r"\s*//[^\s/]+/")
-_IN_TEXT = re.compile(f"{_QUOTED}|{_BARE}")
-_HOST = re.compile(r"\[[^\]]*\]|[^:]*")
-# Of brokers there may be several, with commas between them.
-_HOST_AND_PORT = re.compile(rf"(?:{_HOST.pattern})(?::\d+)?(?:,[^:,@]+(?::\d+)?)*")
+_WITH_CONTAINER = frozenset({"abfs", "abfss", "wasb", "wasbs", "gs", "gcs", "hdfs", "viewfs"})
+"""Schemes whose addresses may have a container or user name before the `@`, which is no secret without a password."""
+_WITHOUT_PORT = frozenset({"s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "wasb", "wasbs"})
+"""Schemes whose addresses have no port."""
 _STORES = (
     "credentials of a store come from the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
     "GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_KEY, ...) or from the role of the machine"
 )
-_OF_SERVICES = {
+_VARIABLES = {
     "RAY_ADDRESS": "set the token of the cluster in RAY_AUTH_TOKEN",
     "PREFECT_API_URL": "set the login of the server in PREFECT_API_AUTH_STRING",
     **dict.fromkeys(("AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"), _STORES),
 }
 """Environment variables that are addresses, and the place of their credentials."""
+
+_SCHEME = r"[a-zA-Z][a-zA-Z0-9+.\-]{0,20}:(?:\\*/){2}"  # JSON may escape the slashes
+_START = re.compile(f"({_SCHEME}|//)")
+_WITHOUT_SCHEME = re.compile(r"\s*//[^\s/]+/")
+# An address in a text is quoted, or ends with a space. Its query may have spaces, where `=` or `&` follow.
+_QUOTED = rf"""(?P<quote>["'])(?:{_SCHEME}|//)[^\n]*?(?P=quote)"""
+_BARE = rf"""{_SCHEME}(?:[^/?#\s]*@)?[^\s"'<>]*(?:\s+[^\s"'<>]*[=&][^\s"'<>]*)*"""
+_IN_TEXT = re.compile(f"{_QUOTED}|{_BARE}")
+_HOST = re.compile(r"\[[^\]]*\]|[^:]*")
+# Of brokers there may be several, with commas between them.
+_HOST_AND_PORT = re.compile(rf"(?:{_HOST.pattern})(?::\d+)?(?:,[^:,@]+(?::\d+)?)*")
 
 
 class SecretInAddress(ValueError):
@@ -47,29 +49,29 @@ def printable_address(address: str) -> str:
     if found is None:
         place, marked, _ = address.partition("?")
         return place + (f"?{HIDDEN}" if marked else "")
-    user, rest = _user_apart(found[0], address[found.end() :])
+    user, rest = _split_user(found[0], address[found.end() :])
     place = re.split("[?#]", rest, maxsplit=1)[0]
-    hidden = bool(user) and _is_secret(found[0], user)
-    shown = found[0] + (f"{HIDDEN}@" if hidden else f"{user}@" if user else "") + place
-    return shown + (f"?{HIDDEN}" if len(place) < len(rest) else "")
+    if user:
+        place = f"{HIDDEN if _is_secret(found[0], user) else user}@{place}"
+    return found[0] + place + (f"?{HIDDEN}" if re.search("[?#]", rest) else "")
 
 
 def without_secrets(text: str) -> str:
     """Return a text, such as a library's message, with every address as `printable_address` returns it."""
     if _WITHOUT_SCHEME.match(text):
         return printable_address(text.lstrip())
-    return _IN_TEXT.sub(_shown, text) if "/" in text else text
+    return _IN_TEXT.sub(_printable, text) if "/" in text else text
 
 
-def _shown(found: re.Match[str]) -> str:
+def _printable(found: re.Match[str]) -> str:
     quote = found["quote"] or ""
     address = found[0].strip(quote) if quote else found[0]
     bare = address.rstrip(".,:;)]}")
     return quote + printable_address(bare) + address[len(bare) :] + quote
 
 
-def _user_apart(scheme: str, rest: str) -> tuple[str, str]:
-    """Split an address at its `@`; `rest` is the address without its scheme.
+def _split_user(scheme: str, rest: str) -> tuple[str, str]:
+    """Split an address, without its scheme, into the part before its `@`, empty if there is none, and the rest.
 
     A secret key may have slashes, which end the host name for every parser. A colon that no port follows therefore
     starts a password, which extends to the last `@`.
@@ -78,7 +80,7 @@ def _user_apart(scheme: str, rest: str) -> tuple[str, str]:
     name, at, _ = host.partition("@")
     if at and ":" not in name:
         return host.rpartition("@")[0], rest[host.rindex("@") + 1 :]
-    has_port = "@" not in rest or _name(scheme) not in WITHOUT_PORT
+    has_port = "@" not in rest or _scheme_name(scheme) not in _WITHOUT_PORT
     if not at and (_HOST_AND_PORT if has_port else _HOST).fullmatch(host if "@" in rest else host.removesuffix(":")):
         return "", rest
     user = rest.rpartition("@")[0] or rest
@@ -86,10 +88,10 @@ def _user_apart(scheme: str, rest: str) -> tuple[str, str]:
 
 
 def _is_secret(scheme: str, user: str) -> bool:
-    return ":" in user or _name(scheme) not in NAMES_SOMETHING
+    return ":" in user or _scheme_name(scheme) not in _WITH_CONTAINER
 
 
-def _name(scheme: str) -> str:
+def _scheme_name(scheme: str) -> str:
     return scheme.partition(":")[0].lower()
 
 
@@ -98,7 +100,7 @@ def refuse_secrets(text: str, where: str, remedy: str = _STORES) -> None:
     for found in _IN_TEXT.finditer(text):
         address = found[0].strip("\"'")
         start = _START.match(address)
-        user = _user_apart(start[0], address[start.end() :])[0] if start else ""
+        user = _split_user(start[0], address[start.end() :])[0] if start else ""
         if start and start[0] != "//" and "@" in address and user and _is_secret(start[0], user):
             raise SecretInAddress(
                 f"{where}: {printable_address(address)} contains credentials, which records and logs would show. "
@@ -123,7 +125,10 @@ def refuse_parameters(address: str, where: str, accepted: frozenset[str] = froze
 
 
 def refuse_secrets_within(settings: Any, prose: frozenset[str]) -> None:
-    """Refuse secrets in every text of tables and lists, named by its place; parameters too, except in prose."""
+    """Refuse secrets, and parameters of addresses, in every text of nested tables and lists.
+
+    Errors name a text by its place, such as `text.model`. Parameters are accepted at the places in `prose`.
+    """
     for place, text in _texts(settings, ""):
         refuse_secrets(text, place)
         if place not in prose:
@@ -131,7 +136,7 @@ def refuse_secrets_within(settings: Any, prose: frozenset[str]) -> None:
 
 
 def hidden(value: Any) -> Any:
-    """Return tables and lists with every text as `without_secrets` returns it."""
+    """Return nested tables and lists with every text as `without_secrets` returns it."""
     if isinstance(value, dict):
         return {name: hidden(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -140,6 +145,7 @@ def hidden(value: Any) -> Any:
 
 
 def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    """Yield the place and the text of every string in nested tables and lists."""
     if isinstance(value, str):
         yield place, value
     elif isinstance(value, dict):
@@ -161,7 +167,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 def check_environment() -> None:
     """Refuse credentials in the addresses of the environment."""
-    for name, remedy in _OF_SERVICES.items():
+    for name, remedy in _VARIABLES.items():
         given = os.environ.get(name, "")
         refuse_secrets(given if "://" in given else f"tcp://{given}", name, remedy)
 
@@ -169,14 +175,19 @@ def check_environment() -> None:
 def hide_secrets(error: BaseException) -> None:
     """Remove what may be secret from the messages of an error and its causes, before it is recorded."""
     seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
+    waiting = [error]
     while waiting:
         each = waiting.pop()
-        if each is not None and id(each) not in seen:
-            seen.add(id(each))
-            each.args = tuple(without_secrets(part) if isinstance(part, str) else part for part in each.args)
-            for name, value in list(vars(each).items()):  # an error of Ray holds the worker's message in one of them
-                if isinstance(value, str):
-                    setattr(each, name, without_secrets(value))
-            inner = [value for value in vars(each).values() if isinstance(value, BaseException)]
-            waiting += [each.__cause__, each.__context__, *inner]
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        each.args = tuple(without_secrets(part) if isinstance(part, str) else part for part in each.args)
+        # An OSError holds file names beside `args`, and an error of Ray the worker's message in one of its fields.
+        files = ("filename", "filename2") if isinstance(each, OSError) else ()
+        for name in (*files, *vars(each)):
+            value = getattr(each, name)
+            if isinstance(value, str) or name == "__notes__":
+                setattr(each, name, hidden(value))
+        linked = [each.__cause__, each.__context__, *vars(each).values()]
+        linked += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
+        waiting += [value for value in linked if isinstance(value, BaseException)]

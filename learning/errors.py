@@ -1,13 +1,13 @@
 """Errors of training, one class for each action of the caller.
 
 TrainingError
-├── CheckpointMismatch      the folder holds another training: delete it
-├── CheckpointDamaged       the checkpoint is incomplete or altered: use an older one, or train again
-├── NotEnoughCpus                  the workers need more CPUs than there are: use fewer workers, or a larger cluster
-├── LossDiverged            the loss or its gradient is not finite: look at the events named, or lower the learning rate
-└── TrainingFailed          Ray Train gave up: fix the cause and run again, it resumes
+├── CheckpointMismatch  the folder holds another training: delete it
+├── CheckpointDamaged   the checkpoint is incomplete or altered: use an older one, or train again
+├── NotEnoughCpus       the workers need more CPUs than there are: use fewer workers, or a larger cluster
+├── LossDiverged        a training diverged: look at the events named, or lower the learning rate
+└── TrainingFailed      Ray Train gave up: fix the cause and run again, it resumes
 ValueError
-└── TrainingDiverged        the loss or its gradient is not finite: lower the learning rate
+└── TrainingDiverged    one step, or the fit of a codebook, diverged: lower the learning rate
 """
 
 import math
@@ -55,4 +55,7 @@ class LossDiverged(TrainingError):
 
 
 class TrainingDiverged(ValueError):
-    """The loss of a step, or its gradient, is not finite. The weights are those before the step."""
+    """The loss of a step or its gradient is not finite, a fault of the settings. The weights are those before the step.
+
+    The loop of a training raises LossDiverged from it, which names the events of the step.
+    """

@@ -17,10 +17,10 @@ from pipelines.modalities import FUSED
 from pipelines.vector_store import matrix, vector_hashes
 from storage.commit import Provenance, append, append_files, write_files
 from storage.files.among import Among
-from storage.lake import Lake, one_of
+from storage.lake import Lake
 from storage.quarantine import Reject, quarantine
 from storage.reasons import Reason
-from storage.releases.catalogue import count_sids, deleted_items, items_among
+from storage.releases.catalogue import count_sids, deleted_items, in_segments, items_among
 from storage.releases.manifest import Manifest
 from storage.schemas import DRIFT, SIDS
 from tokenizer.arrays.sid_keys import sid_keys, sort_sids
@@ -39,28 +39,28 @@ def occupancy(
 ) -> Occupancy:
     """Return all SIDs of the assignments, also those of deleted and rolled-back items. None is ever reused.
 
-    The `trie` of a `parent` under this codebook has the SIDs of its segments but those of deleted items, in order.
+    The `trie` of a `parent` under this codebook has the SIDs of the parent's segments in order, without those of
+    deleted items. With it, only deleted items and later segments are read from the table.
     """
     if parent is None or trie is None or parent.codebook.id != codebook.id:
         return Occupancy(_codes(lake, codebook, assignments))
-    later = _codes(lake, codebook, [each for each in assignments if each not in parent.assignments])
-    expected = count_sids(lake, codebook.id, parent.assignments) - len(trie)
-    deleted = later[:0]
-    if expected:
-        deleted = _codes(
-            lake, codebook, parent.assignments, deleted_items(lake, parent.versions["items"], parent.as_of)
-        )
-    if len(deleted) != expected:
-        return Occupancy(_codes(lake, codebook, assignments))
-    keys, order = sort_sids(np.concatenate([deleted, later]), codebook.sizes)
+    others = _codes(lake, codebook, [each for each in assignments if each not in parent.assignments])
+    lacking = count_sids(lake, codebook.id, parent.assignments) - len(trie)
+    if lacking:
+        items = deleted_items(lake, parent.versions["items"], parent.as_of)
+        deleted = _codes(lake, codebook, parent.assignments, items)
+        if len(deleted) != lacking:  # deletions do not explain all that the trie lacks
+            return Occupancy(_codes(lake, codebook, assignments))
+        others = np.concatenate([deleted, others])
+    keys, order = sort_sids(others, codebook.sizes)
     codes = trie.codes()
     places = np.searchsorted(sid_keys(codes, codebook.sizes), keys)
-    return Occupancy(np.insert(codes, places, np.concatenate([deleted, later])[order], axis=0))
+    return Occupancy(np.insert(codes, places, others[order], axis=0))
 
 
 def _codes(lake: Lake, codebook: Codebook, assignments: Iterable[str], among: Iterable[str] | None = None) -> Codes:
     """Return the codes (N, L) in some segments, of all items or some."""
-    where = (ds.field("codebook") == codebook.id) & one_of("assignment_id", assignments)
+    where = in_segments(codebook.id, assignments)
     rows = lake.read("sids", columns=["codes"], where=where, among=items_among(among))
     flat = np.concatenate([np.zeros(0, np.int32), *(np.asarray(part.flatten()) for part in rows["codes"].chunks)])
     return flat.astype(np.int32, copy=False).reshape(rows.num_rows, len(codebook.sizes))
@@ -86,15 +86,9 @@ def write_segment(lake: Lake, segment: Segment, counts: Counts, provenance: Prov
     """
     placed = segment.assignment.codes[:, 0] >= 0
     rows = np.flatnonzero(placed)
+    detail = f"codebook {segment.codebook.id} has no free SID near this item"
     rejects = [
-        Reject(
-            "assign",
-            Reason.REFIT_DUE,
-            f"codebook {segment.codebook.id} has no free SID near this item",
-            f"assign@{content}",
-            0,
-            item,
-        )
+        Reject("assign", Reason.REFIT_DUE, detail, source=f"assign@{content}", source_row=0, subject=item)
         for item, content in segment.fused.items.filter(pl.Series(~placed)).iter_rows()
     ]
     counts.refuse(Reason.REFIT_DUE, len(rejects))

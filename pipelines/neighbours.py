@@ -12,17 +12,14 @@ from storage.lake import Lake
 from tokenizer.arrays.items import tie_keys
 from tokenizer.arrays.vectors import as_matrix
 from tokenizer.codebook import Codebook
+from tokenizer.codebook_report import NEIGHBOURS, QUERIES
 from tokenizer.metrics import prefix_agreement
 from tokenizer.trie.trie import Trie
 
-# Neighbours of an item that are compared, and items of the sample whose neighbours are found.
-NEIGHBOURS, QUERIES = 10, 2_000
-RUNS, RUN = 8, 2_048
+RUNS, RUN_LENGTH = 8, 2_048
 """Number and length of runs of items with consecutive ids. The vectors of a fit are stored in order of id, so a run is
 in one file or two.
 """
-
-
 LANDMARKS = 1 << 16
 """Most ids that are sorted to find runs."""
 
@@ -41,23 +38,23 @@ def neighbours_sharing(
 ) -> list[float]:
     """Return the share of an item's nearest neighbours with its first code, its first two, and so on for all levels.
 
-    The NEIGHBOURS nearest are taken from a sample, which holds all of up to RUNS * RUN items. With more items it holds
-    runs of items whose vectors existed at the fit (version `fitted` of the table), each starting at an id chosen by
-    hash, and up to RUN of the `added` items, read from the files that the night wrote. The result is empty for
-    NEIGHBOURS items or fewer.
+    The NEIGHBOURS nearest of QUERIES items are taken from a sample, which holds all of up to RUNS * RUN_LENGTH items.
+    With more items it holds runs of items whose vectors existed at the fit (version `fitted` of the table), each
+    starting at an id chosen by hash, and up to RUN_LENGTH of the `added` items, read from the files that the night
+    wrote. The result is empty for NEIGHBOURS items or fewer.
     """
     where = (ds.field("modality") == FUSED) & (ds.field("fingerprint") == fusion)
-    chosen = _in_runs(trie)
+    runs = _in_runs(trie)
     columns = ["item_id", "vector"]
-    if chosen is None:
+    if runs is None:
         batches = list(lake.batches("vectors", columns, where))
     else:
-        batches = list(lake.batches("vectors", columns, where & chosen, version=fitted))
-    if chosen is not None and added is not None:
-        some = np.argsort(tie_keys(added.items), kind="stable")[:RUN]
-        written = lake.read_added("vectors", added.since, added.version, [*columns, "modality", "fingerprint"])
-        within = ds.field("item_id").isin(pa.array([added.items[at] for at in some], pa.string()))
-        batches += written.filter(where & within).select(columns).to_batches()
+        batches = list(lake.batches("vectors", columns, where & runs, version=fitted))
+        if added is not None:
+            sampled = np.argsort(tie_keys(added.items), kind="stable")[:RUN_LENGTH]
+            written = lake.read_added("vectors", added.since, added.version, [*columns, "modality", "fingerprint"])
+            within = ds.field("item_id").isin(pa.array([added.items[row] for row in sampled], pa.string()))
+            batches += written.filter(where & within).select(columns).to_batches()
     if not batches:
         return []
     found = pa.Table.from_batches(batches)
@@ -73,14 +70,15 @@ def neighbours_sharing(
 def _in_runs(trie: Trie) -> ds.Expression | None:
     """Return a filter for the sampled ids, as ranges; None if all are sampled.
 
-    The ends of the runs are counted on LANDMARKS ids, chosen by hash, so of a larger release a run is about RUN long.
+    The ends of the runs are counted on LANDMARKS ids, chosen by hash, so in a larger release a run has about RUN_LENGTH
+    items.
     """
-    if len(trie) <= RUNS * RUN:
+    if len(trie) <= RUNS * RUN_LENGTH:
         return None
     chosen = trie.item_ids.take(pa.array(trie.arrays["id_order"][:LANDMARKS]))
     starts = chosen.take(np.argsort(tie_keys(chosen), kind="stable")[:RUNS])
     ids = pl.Series(chosen, dtype=pl.String).sort()
-    length = max(1, round(RUN * len(ids) / len(trie)))
+    length = max(1, round(RUN_LENGTH * len(ids) / len(trie)))
     places = ids.search_sorted(pl.Series(starts, dtype=pl.String)).to_numpy()
     field, expression = ds.field("item_id"), ds.scalar(False)
     for place in places:

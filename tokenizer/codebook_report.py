@@ -15,7 +15,8 @@ from tokenizer.registry import quantizer_of
 
 SAMPLE = 8192
 """Items that the figures are measured on."""
-NEIGHBOURS, QUERIES = 10, 2000
+NEIGHBOURS, QUERIES = 10, 2_000
+"""Neighbours of an item that are compared, and items of the sample whose neighbours are found."""
 SLACKS = (math.inf, 2.0, 1.5, 1.25, 1.1, 1.0)
 """From loose to tight, because each search starts from the prices of the one before."""
 

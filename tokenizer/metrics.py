@@ -13,32 +13,17 @@ from tokenizer.arrays.executor import LOCAL_THREADS, Executor
 from tokenizer.arrays.sid_keys import sid_keys
 from tokenizer.arrays.types import Floats
 from tokenizer.arrays.vectors import Items, spans
-from tokenizer.code_usage import level_metrics
 from tokenizer.codebook import Codebook
 from tokenizer.registry import quantizer_of
 
 ROWS = 2048
 """Vectors measured at once; they fit the cache."""
 
-__all__ = [
-    "Errors",
-    "Shift",
-    "collision_metrics",
-    "decode",
-    "distribution_shift",
-    "encoding_errors",
-    "first_code_costs",
-    "level_metrics",
-    "mean_drift",
-    "pair_agreement",
-    "prefix_agreement",
-]
-
 
 def collision_metrics(codes_NL: NDArray[np.int32]) -> dict[str, float]:
-    """Collision statistics of SIDs.
+    """Return the collision rate of SIDs, their number, and the number of items of the SID with the most.
 
-    collision_rate: share of items whose SID another item has too. unique_sids and largest_group are counts.
+    `collision_rate` is the share of items whose SID another item has too.
     """
     if not len(codes_NL):
         return {"collision_rate": 0.0, "unique_sids": 0, "largest_group": 0}
@@ -53,15 +38,15 @@ def collision_metrics(codes_NL: NDArray[np.int32]) -> dict[str, float]:
 
 
 def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:
-    """The vectors of `source` that SIDs stand for, float32 (N, D)."""
+    """Return the vectors of `source` that SIDs stand for, float32 (N, D)."""
     return quantizer_of(codebook.spec).decode(codebook, codes_NL, source)
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Sums over items and sources of the squared distance to the decoded SID, and to the mean of the fit.
+    """Encoding errors: sums over items and sources of squared distances, so those of several nights can be added.
 
-    Sums of several nights add up.
+    `squared` sums the distances to the decoded SID, `spread` those to the mean of the fit.
     """
 
     squared: float
@@ -77,7 +62,7 @@ class Errors:
 def encoding_errors(
     codebook: Codebook, items: Items, codes_NL: NDArray[np.int32], work: Executor = LOCAL_THREADS
 ) -> Errors:
-    """Encoding errors of the items that have a SID (codes >= 0)."""
+    """Return the encoding errors of the items that have a SID (codes >= 0)."""
     tasks = ((start, stop, codes_NL[start:stop]) for start, stop in spans(len(items)))
     parts = list(work.map(partial(_span_errors, codebook), items, tasks))
     placed = int(np.count_nonzero(codes_NL[:, -1] >= 0))
@@ -100,7 +85,7 @@ def _span_errors(
 
 
 def first_code_costs(codebook: Codebook, items: Items) -> NDArray[np.float32]:
-    """Cost of each item's cheapest code in the first level of each source, summed over sources, (N,)."""
+    """Return the cost of each item's cheapest code in the first level of each source, summed over sources, (N,)."""
     levels = [level.source for level in codebook.spec.levels]
     cost_N = np.zeros(len(items), np.float32)
     for number in (levels.index(source) for source in codebook.sources):
@@ -126,7 +111,7 @@ class Shift:
 
 
 def distribution_shift(codebook: Codebook, items: Items) -> Shift | None:
-    """The shift of some items against the fit. None for no items, or if the mean cost of the fit is 0."""
+    """Return the shift of some items against the fit; None for no items, or if the mean cost of the fit is 0."""
     fitted = codebook.statistics["first_code_cost"]
     if not len(items) or fitted["mean"] <= 0:
         return None
@@ -136,13 +121,15 @@ def distribution_shift(codebook: Codebook, items: Items) -> Shift | None:
 
 
 def mean_drift(codebook: Codebook, items: Items) -> float | None:
-    """Distance of the mean of some items to the mean that the codebook was fitted on; None for fewer than two items.
+    """Return the distance of the mean of n items to the mean of the fitted items, relative to the spread of the latter.
 
-    sqrt(max(0, |m - f|^2 - V / n)) / S, with n items, their mean m, their squared distances to m, summed and divided by
-    n - 1 (V), the mean f of the fit, and the root of the mean squared distance of fitted items to f (S). V / n is how
-    far, squared, the mean of n items lies from its expectation by chance: so similar items give about 0, be they few or
-    many. Squares are summed over the sources of the codebook. None too if the codes of the fitted items lost nothing,
-    because S is told by their error.
+    It is sqrt(max(0, |m - f|^2 - V / n)) / S, with squares summed over the sources of the codebook:
+
+    - m is the mean of the items, V their variance: the sum of squared distances to m, divided by n - 1.
+    - f is the mean of the fitted items, S the root of their mean squared distance to f.
+
+    V / n is the squared distance to expect by chance, so similar items give about 0 for any n. Returns None for fewer
+    than two items, and if the codes of the fitted items lost nothing, because S is computed from their error.
     """
     error, relative = (codebook.statistics.get(name, 0.0) for name in ("squared_error", "relative_error"))
     count = len(items)
@@ -158,7 +145,7 @@ def mean_drift(codebook: Codebook, items: Items) -> float | None:
 
 
 def pair_agreement(codes_NL: NDArray[np.int32], pairs_P2: NDArray[np.integer]) -> list[float]:
-    """The share of item pairs (row numbers) with the same first code, first two codes, and so on to the SID.
+    """Return the share of item pairs (row numbers) with the same first code, first two codes, and so on to the SID.
 
     For items consumed together this is the behaviour hit-rate of prefixes; for random pairs it is its floor. 0 for no
     pairs.
@@ -170,7 +157,7 @@ def pair_agreement(codes_NL: NDArray[np.int32], pairs_P2: NDArray[np.integer]) -
 
 
 def prefix_agreement(vectors_ND: Floats, codes_NL: NDArray[np.int32], k: int, sample: int, seed: int) -> list[float]:
-    """The share of an item's `k` nearest neighbours with its first code, first two codes, and so on to the SID.
+    """Return the share of an item's `k` nearest neighbours with its first code, first two codes, ..., whole SID.
 
     Measured on `sample` items drawn with `seed`, against exact neighbours (squared distance) among all items. 0 if an
     item has no neighbours.

@@ -28,5 +28,5 @@ QUANTIZERS: Registry[Quantizer] = Registry(
 
 
 def quantizer_of(spec: CodebookSpec) -> Quantizer:
-    """The quantizer that a spec names. Raises UnknownMember where it is not installed."""
+    """Return the quantizer that a spec names. Raises UnknownMember if it is not installed."""
     return QUANTIZERS.get(spec.quantizer)

@@ -17,9 +17,10 @@ from bench.quality.split import say
 from tokenizer.arrays.items import tie_keys
 from tokenizer.arrays.types import Codes, Floats
 from tokenizer.assign import Assignment, Occupancy, Status, assign_sids
+from tokenizer.code_usage import level_metrics
 from tokenizer.codebook import Codebook
 from tokenizer.fit import fit_codebook
-from tokenizer.metrics import collision_metrics, level_metrics, pair_agreement, prefix_agreement
+from tokenizer.metrics import collision_metrics, pair_agreement, prefix_agreement
 from tokenizer.spec import CodebookSpec
 
 PAIRS, NEIGHBOURS, SAMPLE = 200_000, 10, 2_000

@@ -43,15 +43,16 @@ def store_factors(blobs: Blobs, factors: Factors) -> dict[str, str]:
     return {BLOB: blobs.put(data), FOOTER: footer_hash(footer_of(data))}
 
 
-def read_factors(blobs: Blobs, details: dict[str, Any], among: Collection[str]) -> Factors:
-    """Return the part of the factors that a reference names that is needed for some items."""
+def read_factors(blobs: Blobs, details: dict[str, Any], among: Collection[str] | None = None) -> Factors:
+    """Return the factors that a reference names: all of them, or those of the items `among` alone.
+
+    A file of an earlier version is always read as a whole.
+    """
     if FOOTER not in details:
-        return _of_ipc(blobs.get(details[BLOB]))
+        return _from_arrow_file(blobs.get(details[BLOB]))
     with blobs.open_parquet(details[BLOB], details[FOOTER]) as file:
-        wanted = Among.of("item_id", among)
-        groups = wanted.groups(file.metadata)
-        table = file.read_row_groups(groups).filter(wanted.expression) if groups else file.schema_arrow.empty_table()
-        return _of(table, float(file.schema_arrow.metadata[b"total"]))
+        table = file.read() if among is None else _rows_among(file, Among.of("item_id", among))
+        return _from_table(table, float(file.schema_arrow.metadata[b"total"]))
 
 
 def factors_without(blobs: Blobs, details: dict[str, Any], items: Collection[str]) -> dict[str, str] | None:
@@ -59,11 +60,7 @@ def factors_without(blobs: Blobs, details: dict[str, Any], items: Collection[str
 
     Return None if the factors have none of the items. Vectors on the other factors change a little.
     """
-    if FOOTER in details:
-        with blobs.open_parquet(details[BLOB], details[FOOTER]) as file:
-            factors = _of(file.read(), float(file.schema_arrow.metadata[b"total"]))
-    else:
-        factors = _of_ipc(blobs.get(details[BLOB]))
+    factors = read_factors(blobs, details)
     stay = np.array([name not in items for name in factors.names], bool)
     if stay.all():
         return None
@@ -72,13 +69,18 @@ def factors_without(blobs: Blobs, details: dict[str, Any], items: Collection[str
     return store_factors(blobs, left)
 
 
-def _of_ipc(data: bytes) -> Factors:
-    """Return the factors of a file of Arrow, as earlier versions stored them."""
+def _rows_among(file: pq.ParquetFile, items: Among) -> pa.Table:
+    groups = items.groups(file.metadata)
+    return file.read_row_groups(groups).filter(items.expression) if groups else file.schema_arrow.empty_table()
+
+
+def _from_arrow_file(data: bytes) -> Factors:
+    """Return the factors of an Arrow IPC file, as earlier versions stored them."""
     table = pa.ipc.open_file(data).read_all()
-    return _of(table, float(table.column("met").combine_chunks().to_numpy().sum()))
+    return _from_table(table, float(table.column("met").combine_chunks().to_numpy().sum()))
 
 
-def _of(table: pa.Table, total: float) -> Factors:
+def _from_table(table: pa.Table, total: float) -> Factors:
     spec = CollaborativeSpec.model_validate_json(table.schema.metadata[b"spec"])
     column = table.column("direction")
     width = column.type.list_size

@@ -12,7 +12,7 @@ from pipelines.profile.presets import SectionName, column_names, recognised
 from pipelines.profile.sample import Sample
 from pipelines.sources.cells import Refused, identifier
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
-from pipelines.sources.times import TimeUnit, utc_time
+from pipelines.sources.times import TimeUnit, unit_of, utc_time
 
 MOSTLY = 0.5
 """Share of rows whose cell has to fit for a column to be proposed; fewer are quarantined row by row."""
@@ -222,9 +222,7 @@ def _unit(column: Column) -> TimeUnit | None:
     """Return the unit of times that are numbers; None for others, or if the sizes differ."""
     if not column.filled or column.numbers < len(column.filled):
         return None
-    sizes = [abs(float(cell)) for cell in column.filled]
-    units: list[tuple[float, TimeUnit]] = [(1e11, "s"), (1e14, "ms"), (1e17, "us"), (float("inf"), "ns")]
-    found: set[TimeUnit] = {next(unit for bound, unit in units if size < bound) for size in sizes}
+    found = {unit_of(float(cell)) for cell in column.filled}
     return found.pop() if len(found) == 1 else None
 
 

@@ -1,4 +1,4 @@
-"""Columns of sources before they are read: names that nearly fit the recipe, and files that differ from the others."""
+"""Check the columns of sources before reading: names that nearly fit the recipe, and files unlike the others."""
 
 import re
 from collections import Counter
@@ -51,13 +51,13 @@ def header_of(source: Source, spec: Spec) -> Header | None:
 
 def near_columns(header: Header, spec: Spec) -> dict[str, str]:
     """Map columns that the recipe names and a source lacks to its columns that differ only in case or signs."""
-    alike = {_bare(name): name for name in sorted(header.names, reverse=True)}
+    present = {_normalized(name): name for name in sorted(header.names, reverse=True)}
     lacking = sorted(set(spec.mapped_columns) - header.names)
-    return {name: alike[_bare(name)] for name in lacking if _bare(name) in alike}
+    return {name: present[_normalized(name)] for name in lacking if _normalized(name) in present}
 
 
 def differences(headers: Sequence[Header]) -> Iterator[str]:
-    """Yield a line for each source whose columns are not those of most: lacking, further, or of another kind.
+    """Yield a line for each source whose columns are not those of most sources, in names or in kinds.
 
     After SHOWN lines one more says how many sources were left out.
     """
@@ -65,14 +65,15 @@ def differences(headers: Sequence[Header]) -> Iterator[str]:
     if len(fixed) < 2:
         return
     (usual, _), *_ = Counter(each.names for each in fixed).most_common(1)
-    kinds = {name: _most(each.kinds[name] for each in fixed if name in each.kinds) for name in usual}
-    told = [f"{each.file} {said}" for each in fixed if (said := _said(each, usual, kinds))]
-    yield from (f"{line}, unlike most of the {len(fixed)} files" for line in told[:SHOWN])
-    if len(told) > SHOWN:
-        yield f"{len(told) - SHOWN:,} more files have other columns than most"
+    kinds = {name: _most_common(each.kinds[name] for each in fixed if name in each.kinds) for name in usual}
+    lines = [f"{each.file} {difference}" for each in fixed if (difference := _difference(each, usual, kinds))]
+    yield from (f"{line}, unlike most of the {len(fixed)} files" for line in lines[:SHOWN])
+    if len(lines) > SHOWN:
+        yield f"{len(lines) - SHOWN:,} more files have other columns than most"
 
 
-def _said(header: Header, usual: frozenset[str], kinds: dict[str, str]) -> str:
+def _difference(header: Header, usual: frozenset[str], kinds: dict[str, str]) -> str:
+    """Return what differs from the `usual` columns and their `kinds`, as a message says it; empty if nothing does."""
     parts = []
     if lacking := sorted(usual - header.names):
         parts.append(f"has no column {_listed(lacking)}")
@@ -91,7 +92,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:SHOWN])) + more
 
 
-def _most(kinds: Iterable[str]) -> str:
+def _most_common(kinds: Iterable[str]) -> str:
     return next(iter(Counter(kinds).most_common(1)), ("", 0))[0]
 
 
@@ -101,5 +102,5 @@ def _kind_of(cells: pa.DataType) -> str:
     return next((kind for kind, fits in KINDS.items() if fits(cells)), "")
 
 
-def _bare(name: str) -> str:
+def _normalized(name: str) -> str:
     return re.sub(r"[\W_]", "", name).casefold()

@@ -99,12 +99,16 @@ class ItemsSpec(Section):
 
 
 class ItemsWithoutImages(ItemsSpec):
-    """Mapping of a recipe without [image]: no picture is read, and a recipe with [image] reads the file again."""
+    """Mapping of a recipe without [image]: no picture is read, and a recipe with [image] reads the file again.
+
+    `pictures` is always False. Because that is not its default, it enters the hash of the mapping.
+    """
 
     pictures: bool = True
 
     @classmethod
     def of(cls, spec: ItemsSpec) -> "ItemsWithoutImages":
+        """Return the mapping `spec` without pictures."""
         return cls(**spec.model_dump(), pictures=False)
 
 

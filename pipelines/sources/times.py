@@ -14,7 +14,8 @@ EARLIEST_NUMBER = 631_152_000
 """1990 in seconds since 1970. A smaller number is more often a day count, a date in digits, or a sequence number."""
 EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
 """No interaction is older. Programs write a missing date as the first day of a calendar: 0001-01-01, 1899-12-30."""
-PER_SECOND = {"s": 1, "ms": 1e3, "us": 1e6}
+PER_SECOND = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}
+"""Units in a second."""
 ACCEPTED = (
     "accepted are 2026-09-01, 2026-09-01T08:00:00Z, 2026-09-01 10:00:00+02:00, 2026-09-01 08:00:00 UTC, and numbers "
     "since 1970 in s, ms, us or ns"
@@ -44,6 +45,7 @@ def utc_time(value: Any, column: str, unit: TimeUnit = "auto") -> datetime | Non
 
 
 def _from_calendar(value: Any) -> datetime | None:
+    """Convert a date or a time of Python; return None for numbers and texts, raise ValueError for other types."""
     if isinstance(value, datetime):
         exact = datetime.combine(value.date(), value.timetz())  # drops the nanoseconds of pandas
         return exact.astimezone(UTC) if exact.tzinfo else exact.replace(tzinfo=UTC)
@@ -57,6 +59,7 @@ def _from_calendar(value: Any) -> datetime | None:
 
 
 def _from_text(found: str, column: str, unit: TimeUnit) -> datetime | None:
+    """Convert a text: a number since 1970 in `unit`, or ISO 8601. Return None for a word that means absent."""
     if is_null_word(found):
         return None
     try:
@@ -64,9 +67,9 @@ def _from_text(found: str, column: str, unit: TimeUnit) -> datetime | None:
     except ValueError:
         return _iso(found)
     if unit == "auto":
-        _question(number, found, column)
-        unit = _unit_of(number)
-    if unit == "ns":
+        _refuse_doubtful(number, found, column)
+        unit = unit_of(number)
+    if unit == "ns":  # a float does not hold all of its digits
         return EPOCH + timedelta(microseconds=int(Decimal(found)) // 1000)
     return EPOCH + timedelta(seconds=number / PER_SECOND[unit])
 
@@ -78,14 +81,15 @@ def _iso(found: str) -> datetime:
     return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
-def _unit_of(number: float) -> TimeUnit:
+def unit_of(number: float) -> TimeUnit:
+    """Return the unit in which a number since 1970 is a time, by its size."""
     size = abs(number)
     return "s" if size < 1e11 else "ms" if size < 1e14 else "us" if size < 1e17 else "ns"
 
 
-def _question(number: float, found: str, column: str) -> None:
+def _refuse_doubtful(number: float, found: str, column: str) -> None:
     """Refuse a number that spells a date or a time in digits, or lies before 1990."""
-    seconds = number / {**PER_SECOND, "ns": 1e9}[_unit_of(number)]
+    seconds = number / PER_SECOND[unit_of(number)]
     written = _written_in_digits(found)
     if seconds >= EARLIEST_NUMBER and written is None:
         return
@@ -95,7 +99,7 @@ def _question(number: float, found: str, column: str) -> None:
         day = datetime(1899, 12, 30, tzinfo=UTC) + timedelta(days=int(number))
         guess = f"as a day count of a spreadsheet it would be {day:%Y-%m-%d}: export it as a date"
     else:
-        guess = f"since 1970 it would be {_told(seconds)}: write a date"
+        guess = f"since 1970 it would be {_day_of(seconds)}: write a date"
     raise Refused(Reason.EVENT_TIME_INVALID, f"{column} = {shown(found)}: {guess}")
 
 
@@ -112,7 +116,7 @@ def _written_in_digits(found: str) -> str | None:
     return f"{read:%Y-%m-%d}" if len(digits) == 8 else f"{read:%Y-%m-%d %H:%M:%S}"
 
 
-def _told(seconds: float) -> str:
+def _day_of(seconds: float) -> str:
     try:
         return f"{EPOCH + timedelta(seconds=seconds):%Y-%m-%d}"
     except OverflowError:

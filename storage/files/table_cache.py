@@ -1,4 +1,4 @@
-"""Cache of what was read of a table, valid as long as no version follows the newest one that is known."""
+"""Cache of the data files and rows of a table, valid as long as the table has no newer version."""
 
 from dataclasses import dataclass, field
 
@@ -15,20 +15,23 @@ MOST_VERSIONS = 4
 
 @dataclass
 class TableCache:
-    """Data files of some versions of a table and all rows of the newest, read while that was `newest`."""
+    """Data files of some versions of a table, and all rows of the newest if they were read.
+
+    All of this was read while `newest` was the newest version.
+    """
 
     newest: int
     files: dict[int, list[DataFile]] = field(default_factory=dict)
     rows: pa.Table | None = None
 
     def add(self, version: int, files: list[DataFile]) -> None:
-        """Remember the data files of a version; the oldest of too many is forgotten."""
+        """Remember the data files of a version, and forget those that were added first if there are too many."""
         if len(self.files) > MOST_VERSIONS:
             del self.files[next(each for each in self.files if each != self.newest)]
         self.files[version] = files
 
     def is_valid(self, place: Files) -> bool:
-        """Return whether no version followed, which costs one request of an object store.
+        """Return whether no version followed `newest`, which costs one request to an object store.
 
         An erasure, which changes entries of the log, commits one more.
         """

@@ -1,4 +1,4 @@
-"""Reading of the catalogue and its SIDs as a release sees them: newest item revisions, segments of the SID table."""
+"""Read the catalogue and its SIDs as a release sees them: newest item revisions, segments of the SID table."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -45,14 +45,18 @@ def segments(
     columns: list[str] | None = None,
 ) -> pl.DataFrame:
     """Return the SID rows of the assignments under one codebook, of all items or `among` some, sorted by item_id."""
-    where = (ds.field("codebook") == codebook) & one_of("assignment_id", assignments)
+    where = in_segments(codebook, assignments)
     return lake.frame("sids", version, columns, where, items_among(among)).sort("item_id")
 
 
 def count_sids(lake: Lake, codebook: str, assignments: Iterable[str], version: int | None = None) -> int:
     """Return the number of SIDs in the assignments, from the log and footers alone."""
-    where = (ds.field("codebook") == codebook) & one_of("assignment_id", assignments)
-    return lake.count("sids", lake.version("sids") if version is None else version, where)
+    return lake.count("sids", lake.version("sids") if version is None else version, in_segments(codebook, assignments))
+
+
+def in_segments(codebook: str, assignments: Iterable[str]) -> ds.Expression:
+    """Return a filter for the rows of the SID table in some segments of a codebook."""
+    return (ds.field("codebook") == codebook) & one_of("assignment_id", assignments)
 
 
 def items_among(items: Iterable[str] | None) -> Among | None:
@@ -62,10 +66,6 @@ def items_among(items: Iterable[str] | None) -> Among | None:
 
 def assigned_items(lake: Lake, manifest: Manifest) -> set[str]:
     """Return the ids of all items that have a SID in a release, including items deleted since."""
-    rows = lake.read(
-        "sids",
-        manifest.versions["sids"],
-        ["item_id"],
-        (ds.field("codebook") == manifest.codebook.id) & one_of("assignment_id", manifest.assignments),
-    )
+    where = in_segments(manifest.codebook.id, manifest.assignments)
+    rows = lake.read("sids", manifest.versions["sids"], ["item_id"], where)
     return set(pc.unique(rows["item_id"]).to_pylist())

@@ -1,4 +1,4 @@
-"""Generators in the lake: weights by hash, the vocabulary they speak, their card, and their evaluations."""
+"""Trained generators in the lake: weights and vocabulary by hash, their cards, and their evaluations."""
 
 import json
 from collections.abc import Collection
@@ -37,7 +37,7 @@ class ModelCard(BaseModel):
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """The result of a training: release, its vocabulary (hash), weights (hash) and card; `key` says of what."""
+    """The result of a training: release, its vocabulary (hash), weights (hash), card, and the idempotency key."""
 
     key: str
     release: str
@@ -96,7 +96,7 @@ def record_model(lake: Lake, model: TrainedModel, provenance: Provenance) -> str
 
 
 def _made_with(rows: pa.Table, key: str, retired: Collection[str]) -> list[str]:
-    """Return the ids of the models that were made with a key and stay."""
+    """Return the ids of the models that were made with a key and are not retired."""
     return [row["id"] for row in rows.to_pylist() if row["key"] == key and row["id"] not in retired]
 
 
@@ -110,7 +110,7 @@ def models(lake: Lake) -> list[Model]:
 
 
 def recorded_models(lake: Lake) -> list[Model]:
-    """Return all models that were ever recorded, as `models` does."""
+    """Return all models that were ever recorded, retired ones included, as `models` does."""
     newest = {each.model: each for each in evaluations(lake)}
     known = [
         Model(**{**row, "card": ModelCard.model_validate_json(row["card"])})
@@ -158,7 +158,7 @@ def production_model(lake: Lake) -> str:
 
 
 def find_model_by_key(lake: Lake, key: str) -> str | None:
-    """Return the id of the model made with this idempotency key that stays, or None."""
+    """Return the id of the model made with this idempotency key, or None; a retired one does not count."""
     return next(iter(_made_with(lake.read("models"), key, read_standing(lake).retired)), None)
 
 
@@ -169,10 +169,10 @@ def newest_model(lake: Lake, release: str, worse_too: bool = True) -> str | None
     """
     retired = read_standing(lake).retired
     ids = lake.read("models", columns=["id"], where=ds.field("release") == release).column("id").to_pylist()
-    rows = [each for each in ids if each not in retired]
-    if rows and not worse_too:
-        rows = [model.id for model in models_of(lake, release) if model.id in rows and not _is_worse(model)]
-    return max(rows, default=None)
+    ids = [each for each in ids if each not in retired]
+    if ids and not worse_too:
+        ids = [model.id for model in models_of(lake, release) if model.id in ids and not _is_worse(model)]
+    return max(ids, default=None)
 
 
 def _is_worse(model: Model) -> bool:

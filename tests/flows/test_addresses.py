@@ -145,6 +145,15 @@ def test_the_errors_of_libraries_leave_a_step_without_secrets_also_those_that_le
     loop.__context__.__context__ = loop
     hide_secrets(loop)
     assert CANARY not in repr(loop) + repr(loop.__context__)
+    named = FileNotFoundError(2, "No such file", address, None, address)
+    named.add_note(f"while {address} was read")
+    group = ExceptionGroup("of a task group", [named])
+    hide_secrets(group)
+    assert CANARY not in f"{named} {named!r} {named.__notes__} {group!r}"
+    assert named.filename.startswith("https://account.blob.example/c")
+    unnamed = OSError(2, "No such file")
+    hide_secrets(unnamed)
+    assert str(unnamed) == "[Errno 2] No such file"
 
 
 def test_a_refused_row_shows_no_secret_of_an_address_and_keeps_what_is_asked_again(

@@ -248,6 +248,20 @@ def test_an_item_has_the_pictures_that_can_be_had_and_asks_again_for_the_others(
     assert fetch_again(lake, spec, datetime.now(UTC), WHO) == 0
 
 
+def test_a_picture_that_failed_in_several_files_is_asked_for_again_as_the_newest_one_names_it(
+    host: str, tmp_path: Path
+) -> None:
+    lake, spec = Lake(str(tmp_path / "lake")), ItemsSpec(trusted_hosts=("127.0.0.1",), image_timeout_s=0.5)
+    for number in range(3):
+        path = tmp_path / f"items{number}.jsonl"
+        path.write_text(json.dumps({"item_id": "a", "title": str(number), "image": f"{host}/late"}))
+        assert ingest(lake, path, spec) == ({"image_unreachable": 1}, 0)
+    Host.mended = True
+    assert fetch_again(lake, spec, datetime.now(UTC), WHO) == 1
+    assert [(item["title"], len(item["images"])) for item in catalogue(lake).to_dicts()] == [("2", 1)]
+    assert by_reason(lake) == {}
+
+
 class Mute(BaseHTTPRequestHandler):
     """A host that takes what it is asked and says nothing, until it is told to go."""
 

@@ -142,7 +142,7 @@ def test_neighbours_are_measured_on_runs_of_the_fit_and_on_what_a_night_added(
     found = neighbours_sharing(lake, "f", trie, book, versions[0], added)
     assert found == pytest.approx(slow(ids))
     monkeypatch.setattr(pipelines.neighbours, "RUNS", 3)
-    monkeypatch.setattr(pipelines.neighbours, "RUN", 20)
+    monkeypatch.setattr(pipelines.neighbours, "RUN_LENGTH", 20)
     keys = dict(zip(ids, tie_keys(ids).tolist(), strict=True))
     starts = sorted(ids, key=keys.__getitem__)[:3]
     ordered = sorted(ids)

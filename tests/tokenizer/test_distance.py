@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenizer.arrays import distance
-from tokenizer.arrays.distance import BLOCK, blocked_product, on_grid, rows_are_free
+from tokenizer.arrays.distance import BLOCK, blocked_product, is_position_independent, on_grid
 
 
 @given(width=st.integers(1, 40), columns=st.integers(1, 5), seed=st.integers(0, 99))
@@ -30,9 +30,9 @@ def test_sums_on_the_grid_are_exact(width: int, columns: int, seed: int) -> None
 def test_a_row_has_the_same_bytes_wherever_it_stands(
     width: int, columns: int, kernel_is_free: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if kernel_is_free and not rows_are_free(width, columns):
+    if kernel_is_free and not is_position_independent(width, columns):
         pytest.skip("the kernel of this machine does not give them")
-    monkeypatch.setattr(distance, "rows_are_free", lambda *_: kernel_is_free)
+    monkeypatch.setattr(distance, "is_position_independent", lambda *_: kernel_is_free)
     draw = np.random.default_rng(0)
     rows = draw.normal(size=(BLOCK + 300, width)).astype(np.float32)
     matrix = draw.normal(size=(width, columns)).astype(np.float32)
@@ -55,4 +55,4 @@ def test_a_kernel_that_goes_by_the_place_of_a_row_is_noticed(monkeypatch: pytest
 
     tile = np.tile
     monkeypatch.setattr(np, "tile", lambda *given: tile(*given).view(Rows))
-    assert not rows_are_free.__wrapped__(64, 16)
+    assert not is_position_independent.__wrapped__(64, 16)

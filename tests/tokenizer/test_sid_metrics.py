@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from tokenizer.arrays.items import tie_keys
 from tokenizer.arrays.vectors import ArrayRows, Block, Items
 from tokenizer.assign import Occupancy, assign_sids
+from tokenizer.code_usage import level_metrics
 from tokenizer.codebook_report import SLACKS
 from tokenizer.fit import fit_codebook
 from tokenizer.metrics import (
     collision_metrics,
     decode,
     distribution_shift,
-    level_metrics,
     mean_drift,
     pair_agreement,
     prefix_agreement,

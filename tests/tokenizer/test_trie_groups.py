@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenizer.metrics import collision_metrics, level_metrics, pair_agreement
+from tokenizer.code_usage import level_metrics
+from tokenizer.metrics import collision_metrics, pair_agreement
 from tokenizer.trie.groups import chance_agreement, collisions, items_below, level_usage
 from tokenizer.trie.trie import Trie
 

@@ -1,4 +1,4 @@
-"""Squared distances to centroids whose bytes do not depend on the number of rows per call."""
+"""Matrix products and squared distances to centroids; the bytes of a row do not depend on the other rows of a call."""
 
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -19,20 +19,20 @@ def product(matrix_DK: Floats) -> Callable[[Floats], Floats]:
     the row's position (OpenBLAS for Haswell, on the first and last six of twelve). For these, both sides are rounded to
     a grid on which float64 sums are exact in any order, at about twice the time.
     """
-    if rows_are_free(*matrix_DK.shape):
+    if is_position_independent(*matrix_DK.shape):
         return lambda block_BD: block_BD @ matrix_DK
-    there_DK = on_grid(matrix_DK, 0)
-    return lambda block_BD: (on_grid(block_BD, 1) @ there_DK).astype(np.float32)
+    rounded_DK = on_grid(matrix_DK, 0)
+    return lambda block_BD: (on_grid(block_BD, 1) @ rounded_DK).astype(np.float32)
 
 
 @cache
-def rows_are_free(width: int, columns: int) -> bool:
+def is_position_independent(width: int, columns: int) -> bool:
     """Return whether the kernel for this matrix shape gives equal rows equal bytes at every position."""
     draw = np.random.default_rng(0)
     matrix_DK = draw.normal(size=(width, columns)).astype(np.float32)
     for row_D in draw.normal(size=(4, width)).astype(np.float32):
-        made_BK = np.tile(row_D, (BLOCK, 1)) @ matrix_DK
-        if (made_BK != made_BK[0]).any():
+        product_BK = np.tile(row_D, (BLOCK, 1)) @ matrix_DK
+        if (product_BK != product_BK[0]).any():
             return False
     return True
 
@@ -52,7 +52,7 @@ def on_grid(values: Floats, summed: int) -> NDArray[np.float64]:
 
 
 def distance_blocks(vectors_ND: Floats, centroids_KD: Floats) -> Iterator[tuple[slice, Floats]]:
-    """Row slices and the squared distances of their rows to all centroids, float32 (rows, K), block by block.
+    """Yield, block by block, a slice of rows and the squared distances of these to all centroids, float32 (rows, K).
 
     The mean centroid is subtracted from both sides first, because the expansion |x|^2 - 2xc + |c|^2 loses precision far
     from 0.
@@ -60,34 +60,34 @@ def distance_blocks(vectors_ND: Floats, centroids_KD: Floats) -> Iterator[tuple[
     shift = centroids_KD.mean(axis=0, dtype=np.float64).astype(np.float32)
     moved_KD = centroids_KD - shift
     norms_K = np.einsum("kd,kd->k", moved_KD, moved_KD)
-    times = product(np.ascontiguousarray(-2 * moved_KD.T))
+    multiply = product(np.ascontiguousarray(-2 * moved_KD.T))
     padded_BD = np.zeros((BLOCK, vectors_ND.shape[1]), np.float32)
     for start in range(0, len(vectors_ND), BLOCK):
         rows = slice(start, min(start + BLOCK, len(vectors_ND)))
         count = rows.stop - rows.start
         np.subtract(vectors_ND[rows], shift, out=padded_BD[:count])
         padded_BD[count:] = 0
-        cost_BK = times(padded_BD)
+        cost_BK = multiply(padded_BD)
         cost_BK += norms_K
         cost_BK += np.einsum("nd,nd->n", padded_BD, padded_BD)[:, None]
         yield rows, np.maximum(cost_BK[:count], 0, out=cost_BK[:count])
 
 
 def blocked_product(vectors_ND: Floats, matrix_Dd: Floats) -> Floats:
-    """vectors @ matrix; the bytes of a row do not depend on other rows."""
-    times = product(matrix_Dd)
-    made = np.empty((len(vectors_ND), matrix_Dd.shape[1]), np.float32)
-    padded = np.zeros((BLOCK, vectors_ND.shape[1]), np.float32)
+    """Return vectors @ matrix, float32 (N, d); the bytes of a row do not depend on other rows."""
+    multiply = product(matrix_Dd)
+    out_Nd = np.empty((len(vectors_ND), matrix_Dd.shape[1]), np.float32)
+    padded_BD = np.zeros((BLOCK, vectors_ND.shape[1]), np.float32)
     for start in range(0, len(vectors_ND), BLOCK):
         count = min(BLOCK, len(vectors_ND) - start)
-        padded[:count] = vectors_ND[start : start + count]
-        padded[count:] = 0
-        made[start : start + count] = times(padded)[:count]
-    return made
+        padded_BD[:count] = vectors_ND[start : start + count]
+        padded_BD[count:] = 0
+        out_Nd[start : start + count] = multiply(padded_BD)[:count]
+    return out_Nd
 
 
 def own_distance(vectors_ND: Floats, centroids_KD: Floats, codes_N: NDArray[np.int32]) -> NDArray[np.float64]:
-    """The squared distance of each vector to the centroid of its code, float64 (N,)."""
+    """Return the squared distance of each vector to the centroid of its code, float64 (N,)."""
     distance_N = np.empty(len(vectors_ND))
     for start in range(0, len(vectors_ND), 1 << 16):
         rows = slice(start, start + (1 << 16))
@@ -97,7 +97,7 @@ def own_distance(vectors_ND: Floats, centroids_KD: Floats, codes_N: NDArray[np.i
 
 
 def nearest(vectors_ND: Floats, centroids_KD: Floats) -> NDArray[np.int32]:
-    """The nearest centroid of each vector, int32 (N,); at equal distance the lower code."""
+    """Return the code of each vector's nearest centroid, int32 (N,); at equal distance the lower code."""
     codes_N = np.empty(len(vectors_ND), np.int32)
     for rows, cost in distance_blocks(vectors_ND, centroids_KD):
         codes_N[rows] = cost.argmin(axis=1)
@@ -105,7 +105,7 @@ def nearest(vectors_ND: Floats, centroids_KD: Floats) -> NDArray[np.int32]:
 
 
 def cheapest(cost: Floats, width: int) -> tuple[Floats, NDArray[np.int32]]:
-    """The `width` smallest costs of each row of (N, K), and their codes, ordered by cost, then code.
+    """Return the `width` smallest costs of each row of (N, K), and their codes, ordered by cost, then code.
 
     Costs must not be negative. Each cost and its code are packed into one 64-bit number (cost in the high bits) and
     sorted, in half the time of `np.partition` on the costs and a look-up of the selected codes.

@@ -125,7 +125,7 @@ def scratch_take(vectors: Rows, rows: NDArray[np.int64]) -> Rows:
 
 
 def copied(items: Items, work: Executor) -> Items:
-    """The items, with vectors that are neither in memory nor in a scratch file copied to one if the disk has space."""
+    """Copy vectors that are neither in memory nor in a scratch file to one, if the disk has space; return the items."""
     sources = {name: _copy(items, name, rows, work) for name, rows in items.rows.items()}
     return Items(sources, items.ties)
 

@@ -48,7 +48,7 @@ def _write(path: str | Path, schema: pa.Schema, batches: Iterable[list[pa.Array]
 
 
 def _rows(trie: Trie, depth: int) -> Iterator[list[pa.Array]]:
-    """The columns of all prefixes of `depth` codes, batch by batch."""
+    """Yield the columns (_FIELDS) of all prefixes of `depth` codes, batch by batch."""
     is_sid = depth == trie.levels
     prefixes = trie.codes() if is_sid else _prefixes(trie, depth)
     starts = np.zeros(len(prefixes) + 1, np.int64) if is_sid else trie.child_starts(depth)
@@ -64,7 +64,7 @@ def _rows(trie: Trie, depth: int) -> Iterator[list[pa.Array]]:
 
 
 def _prefixes(trie: Trie, depth: int) -> NDArray[np.int32]:
-    """The codes of all prefixes of a depth, in order, int32 (nodes, depth)."""
+    """Return the codes of all prefixes of a depth, in order, int32 (nodes, depth)."""
     columns: list[Array] = []
     for level in range(depth):
         fanout = np.diff(trie.child_starts(level))
@@ -73,8 +73,10 @@ def _prefixes(trie: Trie, depth: int) -> NDArray[np.int32]:
 
 
 def _code_rows(codes: NDArray[np.int32]) -> pa.Array:
+    """Return the rows of a matrix as lists."""
     return _lists(np.arange(len(codes) + 1) * codes.shape[1], codes)
 
 
 def _lists(ends: NDArray[np.int64], codes: Array) -> pa.Array:
+    """Return codes as lists; `ends` holds 0 and the end of each list."""
     return pa.ListArray.from_arrays(pa.array(ends.astype(np.int32)), pa.array(codes.reshape(-1).astype(np.int32)))

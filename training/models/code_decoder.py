@@ -1,4 +1,4 @@
-"""Decoder of the codes of one event from its context; part of all generators except `decoder`.
+"""The decoder of the codes of one event from its context; part of all generators except `decoder`.
 
 Shape suffixes as in `training.models.generator`, and S positions of the memory, G key/value heads, P head width.
 """
@@ -11,6 +11,21 @@ from torch import Tensor, nn
 from training.models.generator import Generator
 from training.models.layers import KeysValues, Queries, RotaryAngles, SelfAttention, feed_forward, rotation
 from training.spec import GeneratorSpec
+
+
+class Memory:
+    """Keys and values of a history: one pair for each block, or one for all.
+
+    `mask` (B or 1, 1, T or 1, S) bool marks the positions visible to the T query tokens. `rotary` has the angles of the
+    queries, if positions count.
+    """
+
+    def __init__(self, pairs: list[KeysValues], mask: Tensor, rotary: RotaryAngles | None = None) -> None:
+        self.pairs, self.mask, self.rotary = pairs, mask, rotary
+
+    def attend(self, queries: Queries, x_BTD: Tensor, depth: int) -> Tensor:
+        """Return the attention output (B, T, D) of block number `depth`."""
+        return queries.attend(x_BTD, self.pairs[depth % len(self.pairs)], self.rotary, self.mask, causal=False)
 
 
 class CodeBlock(nn.Module):
@@ -27,7 +42,10 @@ class CodeBlock(nn.Module):
     def forward(
         self, x_BELD: Tensor, rotary: RotaryAngles, past: KeysValues | None, memory: Memory | None, depth: int
     ) -> tuple[Tensor, KeysValues]:
-        """x (B, E, L, D): each of E events sees its own codes, whose keys and values are (B * E, G, l, P)."""
+        """Return the new x (B, E, L, D), and the keys and values of its codes (B * E, G, l, P), `past` ones included.
+
+        Each of the E events sees its own codes alone.
+        """
         batch, events, levels, dim = x_BELD.shape
         if memory is not None:
             assert self.cross is not None
@@ -38,21 +56,6 @@ class CodeBlock(nn.Module):
         mixed, present = self.attention(own, rotary, past)
         x_BELD = x_BELD + self.dropout(mixed.view(x_BELD.shape))
         return x_BELD + self.dropout(self.feed_forward(self.ff_norm(x_BELD))), present
-
-
-class Memory:
-    """Keys and values of a history: one pair for each block, or one for all.
-
-    `mask` (B or 1, 1, T or 1, S) bool marks the positions visible to the T query tokens. `rotary` has the angles of the
-    queries, if positions count.
-    """
-
-    def __init__(self, pairs: list[KeysValues], mask: Tensor, rotary: RotaryAngles | None = None) -> None:
-        self.pairs, self.mask, self.rotary = pairs, mask, rotary
-
-    def attend(self, queries: Queries, x_BTD: Tensor, depth: int) -> Tensor:
-        """Attention output of block number `depth`."""
-        return queries.attend(x_BTD, self.pairs[depth % len(self.pairs)], self.rotary, self.mask, causal=False)
 
 
 class CodeDecoder(nn.Module):
@@ -67,7 +70,7 @@ class CodeDecoder(nn.Module):
     def forward(
         self, x_BELD: Tensor, memory: Memory | None = None, past: list[KeysValues] | None = None
     ) -> tuple[Tensor, list[KeysValues]]:
-        """States (B, E, L, D) of the tokens, which continue those of `past`, and the new past."""
+        """Return the states (B, E, L, D) of tokens that continue those of `past`, and the new past."""
         before = 0 if past is None else past[0][0].shape[2]
         rotary = rotation(torch.arange(before, before + x_BELD.shape[2], device=x_BELD.device)[None], self.width)
         cache: list[KeysValues] = []
@@ -86,7 +89,7 @@ class CodeReading:
         self.hidden: Tensor = states[:, :, 0]
 
     def extend(self, level: int, parents_BW: Tensor, codes_BW: Tensor) -> None:
-        """See Reading."""
+        """Replace each beam by its parent with a code appended; see `Reading`."""
         batch, before = len(parents_BW), self.hidden.shape[1]
         rows = (torch.arange(batch, device=parents_BW.device)[:, None] * before + parents_BW).flatten()
         past = [(keys[rows], values[rows]) for keys, values in self._past]
@@ -96,5 +99,5 @@ class CodeReading:
 
 
 def with_codes(model: Generator, start: Tensor, codes: Tensor) -> Tensor:
-    """Tokens (..., L, D) of events: their start tokens (..., D), then their codes (..., L) but the last."""
+    """Return the tokens (..., L, D) of events: their start tokens (..., D), then their codes (..., L) but the last."""
     return torch.cat([start.unsqueeze(-2), model.embed(codes[..., :-1])], dim=-2)

@@ -42,7 +42,7 @@ class EncoderDecoder(Generator):
         return CodeReading(self, self.code_decoder, self.start.expand(len(events.lengths), 1, -1), self._encode(events))
 
     def _encode(self, events: Events) -> Memory:
-        """Keys and values of BOS and the codes of the events, without padding."""
+        """Return keys and values of the tokens of a history, BOS and the codes of its events; padding is masked."""
         x_BELD = self.embed(events.codes) + self.embed_whole(events).unsqueeze(2)
         start = self.start.expand(len(x_BELD), 1, -1)
         x_BSD = self.dropout(torch.cat([start, x_BELD.flatten(1, 2)], dim=1))

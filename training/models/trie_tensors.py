@@ -61,9 +61,9 @@ class TrieTensors:
         self.octets = torch.from_numpy(octets).to(device)
 
     def _table(self, level: int) -> tuple[Tensor, Tensor] | None:
-        """Mask of the codes that may follow each node, bool (nodes + 1, K), and the child under each, -1 for none.
+        """Return the mask of the codes that may follow each node, bool (nodes + 1, K), and the child under each, or -1.
 
-        The last row is for node -1. None for a level whose table would have more than TABLE entries.
+        The last row is for node -1. Returns None for a level whose table would have more than TABLE entries.
         """
         nodes, size, keys = len(self.spans[level]) - 1, self.sizes[level], self.keys[level][:-1]
         if nodes * size > TABLE:
@@ -75,7 +75,7 @@ class TrieTensors:
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # it cannot compile the view of numbers as booleans
     def mask(self, level: int, nodes_BW: Tensor) -> Tensor:
-        """Mask of the codes that may follow each node of a level, bool (B, W, K); none for node -1."""
+        """Return the mask of the codes that may follow each node of a level, bool (B, W, K); none for node -1."""
         table, bits, size = self.tables[level], self.bits[level], self.sizes[level]
         if table is not None:
             return table[0][nodes_BW]
@@ -87,7 +87,7 @@ class TrieTensors:
         return mask_BWK
 
     def edges(self, level: int, nodes_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The edges (M,) from nodes of a level: ascending positions in `nodes`, children, and their codes."""
+        """Return the edges (M,) from nodes of a level: ascending positions in `nodes`, children, and their codes."""
         start, count = self.spans[level][nodes_N].long().unbind(1)
         owner = torch.repeat_interleave(count)
         place = torch.arange(len(owner), device=owner.device)
@@ -95,7 +95,7 @@ class TrieTensors:
         return owner, child, self.codes[level][child].long()
 
     def step(self, level: int, nodes_BW: Tensor, codes_BW: Tensor) -> Tensor:
-        """The child of each node under its code; -1 if there is none or the node is -1."""
+        """Return the child of each node under its code; -1 if there is none or the node is -1."""
         table, keys = self.tables[level], self.keys[level]
         if table is not None:
             return table[1][nodes_BW, codes_BW]
@@ -104,13 +104,13 @@ class TrieTensors:
         return child_BW.where(keys[child_BW] == key_BW, -1)
 
     def restrict(self, level: int, scores_BWK: Tensor, nodes_BW: Tensor) -> Tensor:
-        """Scores of the codes that may follow each node, -inf for the others."""
+        """Return the scores of the codes that may follow each node, -inf for the others."""
         return scores_BWK.where(self.mask(level, nodes_BW), -torch.inf)
 
     def closed(self, exclude: Rows) -> list[Tensor]:
-        """Per level, the input of `close` that keeps the rows exclude[u] of the trie from user u.
+        """Return the edges to `close` for each user u: those below which every row of the trie is among exclude[u].
 
-        It holds users, nodes and codes of the closed edges, (3, X).
+        There is a tensor (3, X) for each level, with user, node and code of each of X edges.
         """
         user = np.repeat(np.arange(len(exclude)), [len(rows) for rows in exclude])
         rows = np.concatenate(exclude).astype(np.int64, copy=False)

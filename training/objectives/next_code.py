@@ -35,7 +35,7 @@ def plan_of(
     train: TrainSpec,
     fresh_only: bool = False,
 ) -> Plan:
-    """The plan of a training, with the history settings of the model."""
+    """Return the plan of a training, with the history settings of the model; `fresh_only` as in `Plan`."""
     return Plan(
         source=source,
         buckets=buckets,
@@ -54,7 +54,7 @@ def plan_of(
 
 
 def weighted(plan: Plan, half_life_days: float | None, newest: datetime) -> Plan:
-    """The plan with targets that count for less with their age at `newest`; without a half-life the plan as it is."""
+    """Return the plan with targets that count for less with their age at `newest`; as it is without a half-life."""
     if half_life_days is None:
         return plan
     return replace(plan, half_life_days=half_life_days, newest_us=int(newest.timestamp() * 1e6))
@@ -86,7 +86,7 @@ class NextCode:
         objective: Objective = next_code,
         start: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> None:
-        """`read_bucket` reads the sequences of the release.
+        """Build the generator; `read_bucket` reads the sequences of the release.
 
         `start` are weights of an earlier stage, for all or some of the generator's parameters. A constrained generator
         needs the trie of the release, which is read with the first step.
@@ -134,14 +134,14 @@ class NextCode:
         }
 
     def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
-        """The rest of the cursor's epoch for one worker."""
+        """Yield the rest of the cursor's epoch for one worker, each batch with the cursor after it."""
         return batches(self.plan, self.read_bucket, rank, world, cursor)
 
     def loss(self, module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Share of the step's mean loss per code, and the sums `loss`, `targets` and `tokens` (codes), `places`.
+        """Return this batch's share of the step's mean loss per code, and the sums to report.
 
-        `places` is the number of codes in the batch including padding. Impressions, and events that an earlier window
-        predicted, are context only.
+        These are `loss`, `targets` (codes predicted, or their weights), `tokens` (codes read) and `places` (codes read,
+        padding included). Impressions, and events that an earlier window predicted, are context only.
         """
         codes_NL = batch.events.codes[batch.targets]
         if self._read_trie is not None and self._trie is None:
@@ -160,7 +160,7 @@ class NextCode:
 
 
 def _digest(arrays: Mapping[str, NDArray[np.float32]]) -> str | None:
-    """16 hex digits over names and arrays."""
+    """Return 16 hex digits over names and arrays; None for no arrays."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())

@@ -25,6 +25,7 @@ from pipelines.ingest.items.rows import pictures_of, subject_of
 from pipelines.ingest.parts import bounds, parsed_ahead, row_count, rows_at
 from pipelines.ingest.pictures.fetch import TRANSIENT
 from pipelines.ingest.pictures.ingest import Pictures
+from pipelines.ingest.pictures.references import Reference
 from pipelines.sources.cells import Refused
 from pipelines.sources.protocol import Part, Source
 from pipelines.sources.row import Row
@@ -55,21 +56,21 @@ def ingest_items(
     and resolves rows that were refused before and pass now.
     """
     reader = _Reader(lake, source, spec)
-    rows = reader.rows
+    counts = reader.row_counts
     refused: set[str] = set()
     for part, parsed in parsed_ahead(source, spec, CHUNK_ROWS, lambda part: parse(part, spec)):
         with naming(source, *bounds(part)):
             items, rejects = reader.accepted(part, parsed)
             written = _write(lake, partial(_new_or_changed, lake, reader.fresh(items), arrived_at), provenance)
-            rows.out += len(written)
-            rows.unchanged += len(items) - len(written)
+            counts.out += len(written)
+            counts.unchanged += len(items) - len(written)
             quarantine(lake, rejects, provenance)
             refused.update(reject.id for reject in rejects)
             incomplete = {reject.subject for reject in rejects if reject.stage == ATTRIBUTE_STAGE}
             complete = items.filter(~pl.col("item_id").is_in(incomplete))
             _resolve_mended(lake, source, items, complete, provenance, reader.with_pictures)
-    stages = [rows.check(), reader.images.check(), reader.attributes.check()]
-    read = [stage for stage in stages if stage is not reader.images or reader.with_pictures]
+    stages = [counts.check(), reader.image_counts.check(), reader.attribute_counts.check()]
+    read = [stage for stage in stages if stage is not reader.image_counts or reader.with_pictures]
     close_superseded(lake, source, read, refused, provenance)
     return IngestedSource(source, "items", mapping_hash(spec), stages, reader.unread_pictures)
 
@@ -79,7 +80,8 @@ class _Reader:
 
     def __init__(self, lake: Lake, source: Source, spec: ItemsSpec) -> None:
         self._lake, self._source, self._spec = lake, source, spec
-        self.rows, self.attributes, self.images = Counts(STAGE), Counts(ATTRIBUTE_STAGE), Counts(IMAGE_STAGE)
+        self.row_counts = Counts(STAGE)
+        self.attribute_counts, self.image_counts = Counts(ATTRIBUTE_STAGE), Counts(IMAGE_STAGE)
         self.unread_pictures = 0
         self.with_pictures = not isinstance(spec, ItemsWithoutImages)
         self._pictures = Pictures(lake, source, spec)
@@ -89,11 +91,11 @@ class _Reader:
 
     def accepted(self, part: Part, parsed: Parsed) -> tuple[pl.DataFrame, list[Reject]]:
         """Return the items of a part with `images` and `source`, and the refused rows, attributes and pictures."""
-        self.rows.rows_in += row_count(part)
+        self.row_counts.rows_in += row_count(part)
         again = self._again(parsed.items["item_id"])
         items = parsed.items.filter(~again)
         refused = [*parsed.refused, *self._repeats(part, parsed.items.filter(again))]
-        rejects = [self._reject(row, error) for row, error in sorted(refused, key=lambda each: each[0].number)]
+        rejects = [self._refuse_row(row, error) for row, error in sorted(refused, key=lambda each: each[0].number)]
         rejects += self._unreadable_attributes(items, parsed)
         found: dict[int, list[str]] = {}
         if self.with_pictures:
@@ -109,7 +111,7 @@ class _Reader:
         if self._written.is_empty():
             return items
         same = CONTENT if self.with_pictures else [name for name in CONTENT if name != "images"]
-        return items.join(self._written, on=[_joined(name) for name in same], how="anti", maintain_order="left")
+        return items.join(self._written, on=[_comparable(name) for name in same], how="anti", maintain_order="left")
 
     def _again(self, ids: pl.Series) -> pl.Series:
         """Return for each id whether an earlier row of the source has it."""
@@ -129,8 +131,8 @@ class _Reader:
             detail = f"{name!r} is in this source already; the first counts"
             yield row, Refused(Reason.DUPLICATE_ITEM_ID, detail)
 
-    def _reject(self, row: Row, error: Refused) -> Reject:
-        self.rows.refuse(error.reason, row.rows, error.detail)
+    def _refuse_row(self, row: Row, error: Refused) -> Reject:
+        self.row_counts.refuse(error.reason, row.rows, error.detail)
         return _reject(STAGE, error, self._source, row, subject_of(row, self._spec))
 
     def _unreadable_attributes(self, items: pl.DataFrame, parsed: Parsed) -> list[Reject]:
@@ -141,10 +143,10 @@ class _Reader:
             for row, unreadable in parsed.without.values():
                 if row.number in names:
                     error = Refused(Reason.UNREADABLE_ATTRIBUTE, "; ".join(each.detail for each in unreadable))
-                    self.attributes.refuse(error.reason, 1, error.detail)
+                    self.attribute_counts.refuse(error.reason, 1, error.detail)
                     rejects.append(_reject(ATTRIBUTE_STAGE, error, self._source, row, names[row.number]))
-        self.attributes.rows_in += len(items)
-        self.attributes.out += len(items) - len(rejects)
+        self.attribute_counts.rows_in += len(items)
+        self.attribute_counts.out += len(items) - len(rejects)
         return rejects
 
     def _stored(self, items: pl.DataFrame, parsed: Parsed) -> tuple[dict[int, list[str]], list[Reject]]:
@@ -153,13 +155,14 @@ class _Reader:
         asked = ((row, named) for number, (row, named) in parsed.pictures.items() if number in names)
         stored, rejects = dict[int, list[str]](), list[Reject]()
         for row, found in self._pictures.stored(asked):
-            self.images.rows_in += len(found)
+            self.image_counts.rows_in += len(found)
             stored[row.number] = [each for each in found if isinstance(each, str)]
-            self.images.out += len(stored[row.number])
+            self.image_counts.out += len(stored[row.number])
             for reason, details in _by_reason(found).items():
-                self.images.refuse(reason, len(details), details[0])
-                error, whole = Refused(reason, "; ".join(details)), self._spec.image if reason in TRANSIENT else None
-                rejects.append(_reject(IMAGE_STAGE, error, self._source, row, names[row.number], whole))
+                self.image_counts.refuse(reason, len(details), details[0])
+                error = Refused(reason, "; ".join(details))
+                column = self._spec.image if reason in TRANSIENT else None  # kept whole, to be fetched again
+                rejects.append(_reject(IMAGE_STAGE, error, self._source, row, names[row.number], column))
         return stored, rejects
 
     def _with_images(self, items: pl.DataFrame, found: Mapping[int, list[str]]) -> pl.DataFrame:
@@ -193,25 +196,22 @@ def _write(lake: Lake, decide: Callable[[int], pl.DataFrame], provenance: Proven
     return revisions
 
 
-def _joined(name: str) -> pl.Expr:
+def _comparable(name: str, suffix: str = "") -> pl.Expr:
     """Return a column of CONTENT in a form that can be compared: lists of pictures as text."""
-    return pl.col("images").list.join(",") if name == "images" else pl.col(name)
+    column = pl.col(name + suffix)
+    return column.list.join(",") if name == "images" else column
 
 
 def _new_or_changed(lake: Lake, items: pl.DataFrame, arrived_at: datetime, version: int) -> pl.DataFrame:
     """Return the items whose content differs from their newest revision at a version, as rows of the table."""
     newest = catalogue(lake, version, columns=CONTENT, among=items["item_id"])
     beside = items.join(newest, on="item_id", how="left", suffix="_before", maintain_order="left")
-    same = [_joined(name).eq_missing(_before(name)) for name in CONTENT[1:]]
+    same = [_comparable(name).eq_missing(_comparable(name, "_before")) for name in CONTENT[1:]]
     changed = beside.filter(pl.col("revision").is_null() | ~pl.all_horizontal(same))
     return changed.with_columns(
         revision=(pl.col("revision") + 1).fill_null(0).cast(pl.Int32),
         arrived_at=pl.lit(arrived_at, dtype=pl.Datetime("us", "UTC")),
     ).select(ITEMS.schema.names)
-
-
-def _before(name: str) -> pl.Expr:
-    return pl.col("images_before").list.join(",") if name == "images" else pl.col(f"{name}_before")
 
 
 def _resolve_mended(
@@ -222,14 +222,18 @@ def _resolve_mended(
     provenance: Provenance,
     with_pictures: bool,
 ) -> None:
-    """Resolve refused rows of other sources whose item, its image, or it with all attributes has now come through."""
+    """Resolve rows that other sources had refused and whose content has now come through.
+
+    This is the item itself for a row of the catalogue, all of its attributes (items in `complete`) for an attribute,
+    and any picture of it for a picture.
+    """
     elsewhere = open_rows(lake).filter(pl.col("source") != source.name)
     if elsewhere.is_empty():
         return
-    whole = items["item_id"]
-    pictured = items.filter(pl.col("images").list.len() > 0)["item_id"] if with_pictures else whole.clear()
+    ids = items["item_id"]
+    pictured = items.filter(pl.col("images").list.len() > 0)["item_id"] if with_pictures else ids.clear()
     rows = elsewhere.filter(
-        ((pl.col("stage") == STAGE) & pl.col("subject").is_in(whole.implode()))
+        ((pl.col("stage") == STAGE) & pl.col("subject").is_in(ids.implode()))
         | ((pl.col("stage") == ATTRIBUTE_STAGE) & pl.col("subject").is_in(complete["item_id"].implode()))
         | ((pl.col("stage") == IMAGE_STAGE) & pl.col("subject").is_in(pictured.implode()))
     )
@@ -257,15 +261,17 @@ def fetch_again(lake: Lake, spec: ItemsSpec, arrived_at: datetime, provenance: P
     """
     missing = open_rows(lake).filter((pl.col("stage") == IMAGE_STAGE) & pl.col("reason").is_in(TRANSIENT))
     newest = _newest(lake, missing["subject"].to_list())
-    asked = []
-    whole = pl.col("payload").str.len_chars() < PAYLOAD_LIMIT
-    for row in missing.filter(whole).unique("subject").sort("subject").to_dicts():
-        item, wanted = newest[row["subject"]], pictures_of(json.loads(row["payload"]), spec)
-        same_row = (item["source"], item["source_row"]) == (row["source"], row["source_row"])
-        if same_row and all(isinstance(each, str) and "://" in each for each in wanted):
-            asked.append((item, wanted))
+    asked: dict[str, tuple[dict[str, Any], list[Reference]]] = {}
+    complete = pl.col("payload").str.len_chars() < PAYLOAD_LIMIT
+    for row in missing.filter(complete).sort("subject").to_dicts():
+        item = newest[row["subject"]]
+        if (item["source"], item["source_row"]) != (row["source"], row["source_row"]):
+            continue
+        wanted = pictures_of(json.loads(row["payload"]), spec)
+        if all(isinstance(each, str) and "://" in each for each in wanted):
+            asked[row["subject"]] = (item, wanted)
     written = []
-    for item, found in Pictures(lake, None, spec).stored(asked):
+    for item, found in Pictures(lake, None, spec).stored(asked.values()):
         digests = [each for each in found if isinstance(each, str)]
         if len(digests) == len(found):
             revision = item["revision"] + 1

@@ -59,12 +59,12 @@ class Web:
 
     def __init__(self, limit: int, timeout_s: float, trusted: Collection[str]) -> None:
         self._limit, self._trusted = limit, frozenset(trusted)
-        self._patience = HostTimeouts(timeout_s)
+        self._timeouts = HostTimeouts(timeout_s)
 
     def get(self, url: str) -> bytes:
         """Return the bytes of a URL; raise Refused with the reason."""
         host = _parts(url).hostname or ""
-        return self._patience.answer(host, url, lambda seconds: self._follow(url, time.monotonic() + seconds))
+        return self._timeouts.answer(host, url, lambda seconds: self._follow(url, time.monotonic() + seconds))
 
     def _follow(self, url: str, deadline: float) -> bytes:
         for _ in range(REDIRECTS + 1):

@@ -1,4 +1,4 @@
-"""Reads the pictures of catalogue rows and stores them as blobs."""
+"""Read the pictures that catalogue rows name, from files, the web or object stores, and store them as blobs."""
 
 import posixpath
 import re
@@ -21,7 +21,7 @@ from pipelines.sources.source_spec import ItemsSpec
 from storage.lake import Lake
 
 T = TypeVar("T")
-LONGEST_NAME = 4096
+LONGEST_PATH = 4096
 """Most characters of a path on Linux."""
 _WEB = re.compile("https?://", re.IGNORECASE)
 
@@ -32,7 +32,7 @@ class Pictures:
     def __init__(self, lake: Lake, source: Source | None, spec: ItemsSpec) -> None:
         self._lake, self._source, self._spec = lake, source, spec
         self._web = Web(spec.max_image_bytes, spec.image_timeout_s, spec.trusted_hosts)
-        self._patience = HostTimeouts(spec.image_timeout_s)
+        self._timeouts = HostTimeouts(spec.image_timeout_s)
         self._opened = lru_cache(pafs.FileSystem.from_uri)
 
     def stored(self, rows: Iterable[tuple[T, list[Reference]]]) -> Iterator[tuple[T, list[str | Refused]]]:
@@ -67,13 +67,13 @@ class Pictures:
             return data_uri(reference, limit)
         if _WEB.match(reference):
             return self._web.get(reference)
-        if len(reference) > LONGEST_NAME and "://" not in reference:
+        if len(reference) > LONGEST_PATH and "://" not in reference:
             detail = f"{shown(reference)} is too long for a path; put image bytes in a binary column or a data: URI"
             raise Refused("image_reference_unknown", detail)
         if reference.startswith("//"):
             shown_address = printable_address(reference)
             raise Refused("image_address", f"{shown_address!r} has no scheme: write https:{shown_address}")
-        return self._patience.answer(
+        return self._timeouts.answer(
             self._timeout_key(reference), reference, lambda seconds: _within(seconds, lambda: self._file(reference))
         )
 
