@@ -22,6 +22,8 @@ from storage.reasons import Reason
 KEY = ("item_id", "content_hash")
 # Rows that may kill a worker before the fault is taken to be elsewhere.
 MOST_DEADLY = 3
+COMMITS, MOST_ROWS = 256, 1 << 14
+"""Commits of a stage of many items, and most rows of one, which this process holds until then."""
 PART = ", one of several"
 """Suffix of the stage of a reject that is one part of an item's content."""
 
@@ -30,7 +32,7 @@ PART = ", one of several"
 class EncodingJob:
     """Encoding of one modality: the stage with its arguments, and the fingerprint of the vectors that it makes.
 
-    A worker gets `task_rows` items at a time, all of a commit if None; a commit holds `chunk_rows`.
+    A worker gets `task_rows` items at a time, `chunk_rows` if None; a commit holds `commit_rows`.
     """
 
     modality: str
@@ -39,6 +41,14 @@ class EncodingJob:
     arguments: dict[str, Any]
     chunk_rows: int
     task_rows: int | None = None
+
+    def commit_rows(self, items: int) -> int:
+        """Return the rows of a commit of a stage with some items, those included that have their vector already.
+
+        They are `chunk_rows`, or as many as make COMMITS commits, but at most MOST_ROWS: a kill loses that share of the
+        stage, and the number of files does not grow with a catalogue. A rerun has commits of the same size.
+        """
+        return max(self.chunk_rows, min(-(-items // COMMITS), MOST_ROWS))
 
     def in_order(self, items: pl.DataFrame) -> pl.DataFrame:
         """Sort by item_id, or longest first if the stage asks for it."""
@@ -63,6 +73,7 @@ def embed(
     """
     counts = Counts(f"embed {job.modality}", rows_in=items.height)
     refused = pl.DataFrame(schema=dict.fromkeys(KEY, pl.String))
+    commit_rows = job.commit_rows(items.height)
 
     def undone(rows: pl.DataFrame) -> pl.DataFrame:
         stored = cached(lake, job.modality, job.fingerprint, rows["item_id"])
@@ -70,7 +81,7 @@ def embed(
 
     def encoded(rows: pl.DataFrame) -> Iterator[pa.Table]:
         tasks = min(job.task_rows or job.chunk_rows, job.chunk_rows)
-        return _rebatched(compute.map(job.stage, job.arguments, rows.to_arrow(), tasks), job.chunk_rows, advance)
+        return _rebatched(compute.map(job.stage, job.arguments, rows.to_arrow(), tasks), commit_rows, advance)
 
     pending = job.in_order(undone(items))
     counts.unchanged = items.height - pending.height

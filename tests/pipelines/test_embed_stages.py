@@ -13,6 +13,7 @@ import pytest
 from test_encoders import WHO
 from test_images import picture
 
+import pipelines.embed.embed
 from pipelines.compute.cluster import machine_cpus
 from pipelines.compute.executors import InProcess, OnRay, StageError, WorkerDied, _placement
 from pipelines.embed.embed import EncodingJob, embed
@@ -46,6 +47,56 @@ def test_bad_images_are_quarantined_good_ones_embedded_and_a_rerun_encodes_nothi
     again = run_embed(lake, compute, items.head(2), EmbedImages, arguments)
     assert (again.unchanged, again.out, lake.version("vectors")) == (2, 0, version)
     assert set(cached(lake, "image", "print")["item_id"]) == {"a", "b"}
+
+
+class OneNumber:
+    """A stage without a model: the vector of an item is its number."""
+
+    reads, adds = ("number",), ("vector", "reason", "detail")
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        none = pa.nulls(batch.num_rows, pa.string())
+        vectors = pa.array([[float(number)] for number in batch.column("number").to_pylist()], pa.list_(pa.float32()))
+        added = {"vector": vectors, "reason": none, "detail": none}
+        return pa.table({**{name: batch.column(name) for name in ("item_id", "content_hash")}, **added})
+
+
+def test_many_items_take_a_bounded_number_of_commits_and_a_rerun_has_commits_of_the_same_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipelines.embed.embed, "COMMITS", 5)
+    names = [f"{number:03d}" for number in range(102)]
+    items = pl.DataFrame({"item_id": names, "content_hash": names, "number": range(102)})
+    whole, cut = Lake(str(tmp_path / "whole")), Lake(str(tmp_path / "cut"))
+
+    def stored(lake: Lake) -> list[int]:
+        return [lake.version("vectors"), lake.frame("vectors").height]
+
+    run_embed(whole, InProcess(ComputeSpec()), items, OneNumber, {})
+    made = stored(Lake(whole.uri))
+    assert made[1] == 102
+    done = 0
+
+    def interrupted(rows: int) -> None:
+        nonlocal done
+        done += rows
+        if done > 60:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embed(cut, EncodingJob("image", "print", OneNumber, {}, 4), items, InProcess(ComputeSpec()), WHO, interrupted)
+    assert 0 < stored(cut)[1] < 102
+    counts = run_embed(cut, InProcess(ComputeSpec()), items, OneNumber, {})
+    assert counts.unchanged == 102 - counts.out
+    assert stored(cut) == made
+
+
+@pytest.mark.parametrize(
+    ("chunk_rows", "items", "expected"),
+    [(256, 12_101, 256), (256, 65_536, 256), (256, 1_000_000, 3_907), (256, 10_000_000, 16_384), (65_536, 9, 65_536)],
+)
+def test_a_commit_has_rows_by_the_size_of_the_stage(chunk_rows: int, items: int, expected: int) -> None:
+    assert EncodingJob("text", "print", OneNumber, {}, chunk_rows).commit_rows(items) == expected
 
 
 def test_the_pictures_of_an_item_are_pooled_and_a_bad_one_costs_itself_only(tmp_path: Path) -> None:

@@ -198,3 +198,8 @@ def test_ray_workers_give_the_same_bytes_also_when_one_is_killed(
     marker = tmp_path / "killed"
     assert outcome(KilledOnce(RayWork(ComputeSpec(cpus=3)), marker)) == alone()
     assert marker.exists()
+
+
+def test_rows_beyond_the_end_of_a_scratch_file_are_an_error() -> None:
+    with pytest.raises(IndexError, match="rows 2 to 4 were asked for, of 3"):
+        FileRows.zeros(3, 4).read(2, 5)

@@ -64,6 +64,8 @@ class FileRows:
         rest, at = out.reshape(-1).view(np.uint8).data, start * 4 * self.shape[1]
         while len(rest):
             got = os.preadv(self.file.fileno(), [rest], at)
+            if not got:
+                raise IndexError(f"rows {start} to {stop - 1} were asked for, of {self.shape[0]}")
             rest, at = rest[got:], at + got
         return out
 
