@@ -1,5 +1,6 @@
 """Text encoders: any sentence-transformers model, or the MiniLM from a Python package."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,13 +77,23 @@ class TextEncoder:
     def encode(self, contents: Sequence[str]) -> Vectors:
         with autocast(self._spec, self._model.device.type):
             vectors: Vectors = self._model.encode(
-                list(contents),
+                [_no_medium(text) for text in contents],
                 batch_size=self._spec.batch_size,
                 prompt_name=self._spec.prompt_name,
                 show_progress_bar=False,
                 convert_to_numpy=True,
             )
         return vectors
+
+
+def _no_medium(text: str) -> str:
+    """Return a text with a blank before it if sentence-transformers might take it for a picture, a sound or a video.
+
+    A model that encodes such media too fetches addresses, and reads files, that a text names. Tokenizers drop the
+    blank, or nearly so.
+    """
+    address = text.lower().startswith(("http://", "https://", "data:"))
+    return f" {text}" if address or os.path.isfile(text) else text  # noqa: PTH113 - Path fails for long texts
 
 
 SENTENCES = EncoderKind("text", describe_text, TextEncoder, bfloat16=True)
