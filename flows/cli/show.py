@@ -5,7 +5,7 @@ Foreign text, such as titles and cells, is escaped by `flows.runtime.terminal`.
 
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -22,6 +22,7 @@ from storage.reasons import remedy
 from storage.releases.evaluation import EvaluationResult
 from storage.releases.models import Evaluation
 from storage.releases.releases import Published
+from storage.runs.details import RunResult
 from storage.runs.record import RunSummary, in_a_line
 
 if TYPE_CHECKING:
@@ -95,12 +96,12 @@ def runs(found: list[RunSummary], as_json: bool) -> None:
     """Print runs as lines."""
     found = [_open(each) for each in found]
     if as_json:
-        _print_json([asdict(each) for each in found])
+        _print_json([each.as_record() for each in found])
         return
     rows = [["run (started, UTC)", "state", "took", "error"]]
     for each in found:
         took = f"{(each.ended - each.started).total_seconds():.0f} s" if each.ended else "-"
-        rows.append([each.run, each.state, took, in_a_line(each.result.get("error"))])
+        rows.append([each.run, each.state, took, in_a_line(each.result.error)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     room = max(10, Console().width - sum(widths[:3]) - 6)
     for name, state, took, error in rows:
@@ -110,14 +111,14 @@ def runs(found: list[RunSummary], as_json: bool) -> None:
 
 def _open(found: RunSummary) -> RunSummary:
     """Return a run with secrets of addresses hidden: older versions recorded addresses as typed."""
-    return replace(found, parameters=hidden(found.parameters), result=hidden(found.result))
+    return replace(found, parameters=hidden(found.parameters), result=RunResult.of(hidden(found.result.as_record())))
 
 
 def run(found: RunSummary, as_json: bool) -> None:
     """Print one run with its parameters, its result, its stages, and the recipe fields that are not defaults."""
     found = _open(found)
     if as_json:
-        _print_json(asdict(found))
+        _print_json(found.as_record())
         return
     asked = {name: value for name, value in found.parameters.items() if value not in (None, [], False)}
     recipe = asked.pop("recipe", {})
@@ -129,7 +130,7 @@ def run(found: RunSummary, as_json: bool) -> None:
             "ended": f"{found.ended:%Y-%m-%d %H:%M:%S} UTC" if found.ended else None,
             "parameters": asked,
             "recipe": _non_default_fields(recipe),
-            "result": found.result,
+            "result": found.result.as_record(),
             "process": f"{found.pid} on {found.host}",
             "flow run": found.flow_run,
         },
@@ -137,9 +138,10 @@ def run(found: RunSummary, as_json: bool) -> None:
     )
     say("stages:")
     for stage in found.stages:
-        left_out = {"name", "seconds"} | {name for name, value in stage.items() if _is_table(value)}
-        told = "  ".join(f"{name} {_short(value)}" for name, value in stage.items() if name not in left_out)
-        say(f"    {stage['name']:<18} {stage.get('seconds', 0):8.1f} s  {told}".rstrip())
+        figures = stage.as_record()
+        left_out = {"name", "seconds"} | {name for name, value in figures.items() if _is_table(value)}
+        told = "  ".join(f"{name} {_short(value)}" for name, value in figures.items() if name not in left_out)
+        say(f"    {stage.name:<18} {stage.seconds or 0:8.1f} s  {told}".rstrip())
 
 
 def _is_table(value: Any) -> bool:

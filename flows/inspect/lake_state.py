@@ -149,10 +149,10 @@ def _run(run: RunSummary) -> dict[str, Any]:
         "state": run.state,
         "started": run.started.isoformat(),
         "ended": run.ended.isoformat() if run.ended else None,
-        "error": str(result["error"]) if "error" in result else None,
-        "release": result.get("release"),
-        "model": result.get("model"),
-        "published": result.get("published"),
+        "error": result.error,
+        "release": result.release,
+        "model": result.model,
+        "published": result.published,
     }
 
 

@@ -11,6 +11,7 @@ from flows.watch.alerts import send_alerts
 from flows.watch.health import problems
 from infra.addresses import without_secrets
 from storage.runs.beats import beat_of, record_beat
+from storage.runs.details import RunResult
 
 if TYPE_CHECKING:
     from flows.runtime.run import Run
@@ -50,7 +51,8 @@ def _guarded(run: "Run", what: str, act: Callable[[], Any]) -> Any:
 
 def _leave_beat(run: "Run", outcome: str, result: dict[str, Any]) -> None:
     if run.lake.exists("runs") or run.lake.exists("releases"):
-        record_beat(run.lake, beat_of(run.kind, run.id, run.seconds(), outcome, {**result, **run.bytes_moved()}))
+        ended = RunResult.of({**result, **run.bytes_moved()})
+        record_beat(run.lake, beat_of(run.kind, run.id, run.seconds(), outcome, ended))
 
 
 def _alert(run: "Run") -> None:

@@ -89,7 +89,7 @@ def current_since(state: LakeState, night: Beat | None) -> datetime | None:
     if state.production is None:
         return None
     published = datetime.fromisoformat(state.production.published_at)
-    confirms = night is not None and night.found_nothing and night.result.get("release") == state.production.release
+    confirms = night is not None and night.found_nothing and night.result.release == state.production.release
     return max(published, night.at) if night is not None and confirms else published
 
 
@@ -132,11 +132,11 @@ def _failures(state: LakeState) -> Iterator[Problem]:
 
 def _kept_back(state: LakeState, training: Beat | None) -> Iterator[Problem]:
     """Yield the model that a gate kept from production in the last training, until a person publishes it."""
-    blocked = training.result.get("blocked") if training is not None else None
+    blocked = training.result.blocked if training is not None else None
     if training is None or not blocked:
         return
     served = state.production.model if state.production is not None else None
-    if served is None or served != training.result.get("model"):
+    if served is None or served != training.result.model:
         yield Problem(f"blocked {TRAIN}", f"{training.run}: {blocked}")
 
 

@@ -66,7 +66,7 @@ def test_from_bootstrap_over_nights_to_a_backfill(
     lake = start(str(tmp_path / "lake"), small, recipe)
     first = sids(lake, "r-000001")
     assert len(first) == len(set(first.values())) == 40
-    assert [stage["name"] for stage in runs(lake)[-1].stages].count("fuse") == 1
+    assert [stage.name for stage in runs(lake)[-1].stages].count("fuse") == 1
 
     # A second bootstrap and an empty night change no table.
     before = versions(lake)
