@@ -124,10 +124,10 @@ def _failures(state: LakeState) -> Iterator[Problem]:
     """Yield the kinds of runs whose newest run ended badly; a person who cancels one knows of it."""
     last = [state.last_run] if state.last_run and not state.later else []
     for run in [*last, *state.unresolved_failures]:
-        if run["state"] in ENDED_BADLY and run["state"] != "cancelled":
-            error = in_a_line(run["error"])
-            how = "blocked" if (run["error"] or "").startswith(GateBlocked.__name__) else "failed"
-            yield Problem(f"{how} {run['kind']}", f"{run['run']} {run['state']}{': ' if error else ''}{error}")
+        if run.state in ENDED_BADLY and run.state != "cancelled":
+            error = in_a_line(run.error)
+            how = "blocked" if (run.error or "").startswith(GateBlocked.__name__) else "failed"
+            yield Problem(f"{how} {run.kind}", f"{run.run} {run.state}{': ' if error else ''}{error}")
 
 
 def _kept_back(state: LakeState, training: Beat | None) -> Iterator[Problem]:
