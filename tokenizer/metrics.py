@@ -13,7 +13,7 @@ from tokenizer.arrays.executor import LOCAL_THREADS, Executor
 from tokenizer.arrays.sid_keys import sid_keys
 from tokenizer.arrays.types import Floats
 from tokenizer.arrays.vectors import Items, spans
-from tokenizer.code_usage import level_metrics
+from tokenizer.code_usage import Collisions, level_metrics
 from tokenizer.codebook import Codebook
 from tokenizer.registry import quantizer_of
 
@@ -35,21 +35,14 @@ __all__ = [
 ]
 
 
-def collision_metrics(codes_NL: NDArray[np.int32]) -> dict[str, float]:
-    """Collision statistics of SIDs.
-
-    collision_rate: share of items whose SID another item has too. unique_sids and largest_group are counts.
-    """
+def collision_metrics(codes_NL: NDArray[np.int32]) -> Collisions:
+    """Collisions of SIDs."""
     if not len(codes_NL):
-        return {"collision_rate": 0.0, "unique_sids": 0, "largest_group": 0}
+        return Collisions(0.0, 0, 0)
     sizes = [int(size) for size in codes_NL.max(axis=0) + 1]
     _, group = np.unique(sid_keys(codes_NL, sizes), return_counts=True)
     shared = int(group[group > 1].sum())
-    return {
-        "collision_rate": shared / len(codes_NL),
-        "unique_sids": len(group),
-        "largest_group": int(group.max()),
-    }
+    return Collisions(shared / len(codes_NL), len(group), int(group.max()))
 
 
 def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:

@@ -110,7 +110,7 @@ def diff(
     lake = common.existing()
     found = diff_releases(lake, read_release(lake, before), read_release(lake, after))
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(found.as_record(), indent=2))
     else:
         show_diff(say, found)
 

@@ -7,7 +7,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from flows.inspect.diff import diff_releases
+from flows.inspect.diff import ReleaseDiff, diff_releases
 from flows.inspect.evaluation_tables import evaluation_tables, setting_text_with_targets
 from flows.inspect.lake_state import lake_state
 from flows.inspect.status import models_shown
@@ -138,7 +138,7 @@ def _lineage(lake: Lake, manifest: Manifest) -> list[Manifest]:
     return line
 
 
-def _diffs(lake: Lake, manifest: Manifest) -> list[dict[str, Any]]:
+def _diffs(lake: Lake, manifest: Manifest) -> list[ReleaseDiff]:
     """Return the diffs with the parent, and with every release under another codebook, as far as they stay."""
     staying = releases(lake)
     compared = [diff_releases(lake, each, manifest) for each in staying if each.id == manifest.parent]

@@ -78,7 +78,7 @@ def test_a_refit_keeps_most_sids_and_its_churn_is_a_gate(
     assert "churn" not in night.metrics.keys() | {gate.name for gate in night.gates}
     assert night.metrics["neighbours_sharing"] != release.metrics["neighbours_sharing"]
     diff = diff_releases(lake, night, read_release(lake, "r-000002"))
-    assert (diff["items"]["removed"], diff["churn"]["full_sid"]) == (4, pytest.approx(moved))
+    assert (diff.items.removed, diff.churn.full_sid) == (4, pytest.approx(moved))
 
 
 def test_the_peers_of_a_refit_are_what_they_are_called() -> None:

@@ -16,7 +16,7 @@ from conftest import START, write_items, write_log
 from flows.backfill import backfill
 from flows.bootstrap import bootstrap
 from flows.cli.main import run_command
-from flows.inspect.diff import diff_releases
+from flows.inspect.diff import ItemChanges, diff_releases
 from flows.inspect.explain import explain_item
 from flows.inspect.verify import verify
 from flows.nightly import nightly
@@ -95,8 +95,8 @@ def test_from_bootstrap_over_nights_to_a_backfill(
     made = backfill(lake.uri, other)
     assert published(lake).release == "r-000002"  # type: ignore[union-attr]
     diff = diff_releases(lake, read_release(lake, "r-000002"), read_release(lake, made["release"]))
-    assert diff["items"] == {"added": 0, "removed": 0, "kept": 47}
-    assert not diff["codebook"]["same_vocabulary"]
+    assert diff.items == ItemChanges(added=0, removed=0, kept=47)
+    assert not diff.codebook.same_vocabulary
     explained = explain_item(lake, read_release(lake, "r-000002"), "i0004")
     assert explained.sid == list(second["i0004"])
     assert explained.path[-1].items == 1
