@@ -166,11 +166,11 @@ def test_attributes_and_places_are_modalities_like_the_others(
     fusion = Fusion.from_bytes(lake.blobs.get(read_release(lake, "production").fusion_blob))
     assert fusion.modalities == ["attributes", "collaborative", "coordinates", "text"]
     seen = sample_views(lake, read_release(lake, "production"), open_trie(lake, read_release(lake, "production")))
-    assert seen["sampled"] == len(seen["points"]) == 40
-    first = [strip[0] for strip in seen["strips"]]
-    assert len({each["item"] for each in first}) == len(first) == 6
-    assert all(each["cosine"] > 0.999 and each["shared"] == 3 for each in first)
-    assert all(a["cosine"] >= b["cosine"] for strip in seen["strips"] for a, b in pairwise(strip))
+    assert seen.sampled == len(seen.points) == 40
+    first = [strip[0] for strip in seen.strips]
+    assert len({each.item for each in first}) == len(first) == 6
+    assert all(each.cosine > 0.999 and each.shared == 3 for each in first)
+    assert all(a.cosine >= b.cosine for strip in seen.strips for a, b in pairwise(strip))
     write_items(small / "night.jsonl", 40, 2)
     with pytest.raises(ValueError, match="the coordinates encoder differs"):
         nightly(lake.uri, {**recipe, "coordinates": {"scales": 3}}, [str(small / "night.jsonl")])
