@@ -228,7 +228,7 @@ def explanation(found: "Explanation", as_json: bool) -> None:
     for step in found.path:
         say(f"  {'-'.join(map(str, step.prefix)):<20} {step.items:,} item(s)")
         for other in step.sharing:
-            say(f"      {other['item_id']}  {other['title'] or ''}")
+            say(f"      {other.item_id}  {other.title or ''}")
     record({"lineage": value["lineage"], "quarantine": value["quarantine"]}, False)
 
 
