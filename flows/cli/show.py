@@ -19,7 +19,7 @@ from infra.addresses import hidden
 from plugins.registry import Member
 from storage.reasons import remedy
 from storage.releases.models import Evaluation
-from storage.releases.releases import Published
+from storage.releases.pointers import Published
 from storage.runs.details import RunResult
 from storage.runs.record import RunSummary, in_a_line
 

@@ -175,21 +175,21 @@ def _run_line(run: RunInBrief) -> str:
 
 
 def _production(lake: Lake, history: list[Pointer], now: datetime) -> Production | None:
-    value = history[-1].value
-    if not value:
+    target = history[-1].target
+    if target is None:
         return None
     came = history[-1].at or now
     for move in reversed(history[1:]):
-        if move.value["release"] != value["release"]:
+        if move.target is None or move.target.release != target.release:
             break
         came = move.at or came
-    model = next((each for each in models(lake) if each.id == value["model"]), None)
+    model = next((each for each in models(lake) if each.id == target.model), None)
     return Production(
-        release=value["release"],
-        model=value["model"],
+        release=target.release,
+        model=target.model,
         published_at=came.isoformat(),
         age=round((now - came).total_seconds()),
-        as_of=read_release(lake, value["release"]).as_of.isoformat(),
+        as_of=read_release(lake, target.release).as_of.isoformat(),
         evaluation=_evaluation(model) if model else None,
     )
 

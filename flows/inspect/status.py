@@ -15,8 +15,8 @@ from storage.releases.catalogue import catalogue
 from storage.releases.evaluation import EvaluationResult
 from storage.releases.manifest import Gate, Manifest, TrieRef
 from storage.releases.models import Model, models, models_of, read_model
-from storage.releases.pointers import pointer_history
-from storage.releases.releases import PRODUCTION, Published, published, releases
+from storage.releases.pointers import Published, pointer_history, targets_of
+from storage.releases.releases import PRODUCTION, published, releases
 from storage.schemas import TABLES
 
 
@@ -212,8 +212,8 @@ def models_shown(lake: Lake, manifest: Manifest) -> list[Model]:
     A night's release is published with a model of an earlier release, whose newest evaluation may be on that one.
     """
     own = models_of(lake, manifest.id)
-    moves = [move.value for move in pointer_history(lake, PRODUCTION)[1:]]
-    served = next((move["model"] for move in reversed(moves) if move["release"] == manifest.id), None)
+    ever = targets_of(pointer_history(lake, PRODUCTION))
+    served = next((target.model for target in reversed(ever) if target.release == manifest.id), None)
     first = [row for row in own if row.id == served] or ([read_model(lake, served)] if served else [])
     return first + [row for row in own if row.id != served]
 

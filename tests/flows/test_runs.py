@@ -34,7 +34,8 @@ from storage.errors import StaleCandidate
 from storage.lake import Lake
 from storage.quarantine import by_reason
 from storage.releases.models import ModelCard, TrainedModel, record_model
-from storage.releases.releases import Published, published, read_release
+from storage.releases.pointers import Published
+from storage.releases.releases import published, read_release
 from storage.runs.record import runs
 from tokenizer.arrays import scratch
 from training.auto_settings import Scale, generator_spec
