@@ -1,6 +1,6 @@
 """Gates of a release: what a candidate must hold to be published. Each compares one figure with the recipe's limit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,10 +11,11 @@ from storage.releases.manifest import Manifest
 class Candidate:
     """The input of gates: the metrics of a candidate, its number of items, and the release that it extends.
 
-    `production` is the release in production when it was made, `sizes` are the codes per level.
+    `production` is the release in production when it was made, `sizes` are the codes per level. Metrics have values of
+    different kinds, and releases of earlier versions lack some.
     """
 
-    metrics: dict[str, Any]
+    metrics: Mapping[str, Any]
     items: int
     parent: Manifest | None
     production: Manifest | None = None
@@ -68,7 +69,7 @@ def _outlying(found: Candidate) -> Figure | None:
     return share, "share of new items that lie farther from all codes than 99% of those that the codebook was fitted on"
 
 
-def _lift(metrics: dict[str, Any]) -> float | None:
+def _lift(metrics: Mapping[str, Any]) -> float | None:
     """Return how much more often items that users take together share their first code than random items do."""
     together, random = metrics.get("consumed_together_sharing"), metrics.get("random_pairs_sharing")
     enough = metrics.get("consumed_together_pairs", 0) >= FEWEST_PAIRS
