@@ -39,8 +39,8 @@ def bootstrap(
     }
     with open_run("bootstrap", lake, recipe, parameters, as_of) as run:
         alias = read_pointer(run.lake, PRODUCTION)
-        if alias.value is not None:
-            current = alias.value["release"]
+        if alias.target is not None:
+            current = alias.target.release
             run.say(
                 f"  skipped: production points to {current} already; add new items with `sidmill run nightly`, change "
                 "the codebook with `sidmill run backfill`"

@@ -3,11 +3,10 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,7 +32,31 @@ class FolderTaken(ValueError):
     """Raised for a folder that holds anything but this corpus."""
 
 
-def export_grounding(lake: Lake, manifest: Manifest, folder: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class GroundingManifest:
+    """The file that is written last to a corpus: what it was made of, its numbers of rows, and the sha256 of its parts.
+
+    Times are ISO 8601. `rows` are counted by task, `left_out` by reason, `parts` go by file name. `special_tokens` are
+    those of the codes, in order.
+    """
+
+    format: str
+    code_version: str
+    pyarrow: str
+    release: str
+    trie_sha256: str
+    vocabulary: str
+    as_of: str
+    cutoff: str
+    spec: GroundingSpec
+    items: int
+    rows: Mapping[str, int]
+    left_out: Mapping[str, int]
+    parts: Mapping[str, str]
+    special_tokens: list[str]
+
+
+def export_grounding(lake: Lake, manifest: Manifest, folder: Path) -> GroundingManifest:
     """Write the corpus of a release into `folder` and return its manifest; a second call writes the same bytes.
 
     Raise FolderTaken if the folder holds other files.
@@ -60,33 +83,34 @@ def export_grounding(lake: Lake, manifest: Manifest, folder: Path) -> dict[str, 
                 writer.write_batch(batch)
                 rows.update({each["values"]: each["counts"] for each in batch["task"].value_counts().to_pylist()})
         parts[path.name] = file_sha256(path)
-    written = {
-        "format": FORMAT,
-        "code_version": code_version(),
-        "pyarrow": pa.__version__,
-        "release": manifest.id,
-        "trie_sha256": manifest.trie.sha256,
-        "vocabulary": manifest.codebook.vocabulary,
-        "as_of": manifest.as_of.isoformat(),
-        "cutoff": manifest.cutoff.isoformat(),
-        "spec": asdict(spec),
-        "items": len(trie),
-        "rows": dict(rows),
-        "left_out": dict(sorted(left_out.by_reason.items())),
-        "parts": parts,
-        "special_tokens": special,
-    }
-    (folder / DRAFT).write_text(json.dumps(written, indent=1))
+    written = GroundingManifest(
+        format=FORMAT,
+        code_version=code_version(),
+        pyarrow=pa.__version__,
+        release=manifest.id,
+        trie_sha256=manifest.trie.sha256,
+        vocabulary=manifest.codebook.vocabulary,
+        as_of=manifest.as_of.isoformat(),
+        cutoff=manifest.cutoff.isoformat(),
+        spec=spec,
+        items=len(trie),
+        rows=dict(rows),
+        left_out=dict(sorted(left_out.by_reason.items())),
+        parts=parts,
+        special_tokens=special,
+    )
+    (folder / DRAFT).write_text(json.dumps(asdict(written), indent=1))
     (folder / DRAFT).replace(folder / MANIFEST)
     return written
 
 
-def format_summary(written: dict[str, Any]) -> str:
+def format_summary(written: GroundingManifest) -> str:
     """Format a manifest in one line."""
     rows, left_out = (
-        ", ".join(f"{name} {count:,}" for name, count in written[key].items()) for key in ("rows", "left_out")
+        ", ".join(f"{name} {count:,}" for name, count in counted.items())
+        for counted in (written.rows, written.left_out)
     )
-    return f"{rows} of {written['release']}; left out: {left_out or 'nothing'}"
+    return f"{rows} of {written.release}; left out: {left_out or 'nothing'}"
 
 
 def _parts(batches: Iterator[pa.RecordBatch]) -> Iterator[Iterable[pa.RecordBatch]]:

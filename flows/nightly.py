@@ -74,7 +74,7 @@ def nightly(
         ingest(run, *sources, fetch=retry_quarantined, base=base)
         for _ in range(MAX_PUBLISH_ATTEMPTS):
             alias = read_pointer(run.lake, PRODUCTION)
-            base = read_release(run.lake, alias.value["release"] if parent == PRODUCTION and alias.value else parent)
+            base = read_release(run.lake, alias.target.release if parent == PRODUCTION and alias.target else parent)
             if recipe is None:
                 run.use_recipe(base.recipe, overrides)
             visible = _night_snapshot(run, base, *bounds(as_of, cutoff))

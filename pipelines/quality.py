@@ -1,6 +1,6 @@
 """Quality figures of an encoding, for a release's record."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipelines.event_log.event_order import ORDER, in_order
 from pipelines.event_log.event_times import EventTimes
 from storage.lake import Lake
+from tokenizer.code_usage import CodeUsage, Collisions
 from tokenizer.metrics import pair_agreement
 from tokenizer.trie.groups import chance_agreement, collisions, level_usage
 from tokenizer.trie.trie import Trie
@@ -22,17 +23,63 @@ EVENTS = 200_000
 """Events that are enough: of more, the newest are taken."""
 
 
-def table_quality(trie: Trie, levels: int | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class TableQuality:
+    """Use of codes at each place of the SIDs of a release, and collisions.
+
+    `utilisation_of_fillable` has, by place, the codes in use as a share of those that the items could fill.
+    """
+
+    places: list[CodeUsage]
+    utilisation_of_fillable: list[float]
+    collisions: Collisions
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the figures by name, those of the places as lists."""
+        by_name = {each.name: [getattr(place, each.name) for place in self.places] for each in fields(CodeUsage)}
+        return {**by_name, "utilisation_of_fillable": self.utilisation_of_fillable, **vars(self.collisions)}
+
+
+@dataclass(frozen=True)
+class SharedCodes:
+    """Shares of pairs of items with the same first code, the same first two, and so on, of 0 to 1.
+
+    Of items consumed together, of which there are `consumed_together_pairs`, and of random items.
+    `consumed_together_error` is the standard error of the first share, over users; None with a single user.
+    """
+
+    consumed_together_sharing: list[float]
+    consumed_together_error: float | None
+    consumed_together_pairs: int
+    random_pairs_sharing: list[float]
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the figures by name."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Churn:
+    """Shares of items whose code changed, by level, and whose SID changed."""
+
+    levels: list[float]
+    full_sid: float
+
+    def as_record(self) -> dict[str, float]:
+        """Return the shares by name: `level_1`, .., `full_sid`."""
+        return {**{f"level_{level}": share for level, share in enumerate(self.levels, 1)}, "full_sid": self.full_sid}
+
+
+def table_quality(trie: Trie, levels: int | None = None) -> TableQuality:
     """Return the use of codes at each place, and collisions, of the SIDs of a release.
 
     `utilisation_of_fillable` covers the first `levels` places, by default all. A token after the codes counts the items
     of a SID, so few of its values are used if SIDs are spread well.
     """
     places = level_usage(trie)
-    by_name = {name: [place[name] for place in places] for name in places[0]}
-    used = by_name["utilisation"][:levels]
+    used = [place.utilisation for place in places][:levels]
     filled = [share * size / min(size, max(1, len(trie))) for share, size in zip(used, trie.sizes, strict=False)]
-    return {**by_name, "utilisation_of_fillable": filled, **collisions(trie)}
+    return TableQuality(places, filled, collisions(trie))
 
 
 @dataclass(frozen=True)
@@ -45,23 +92,19 @@ class HeldOut:
     negative_events: tuple[str, ...]
 
 
-def behaviour(lake: Lake, held_out: HeldOut, trie: Trie) -> dict[str, Any]:
+def behaviour(lake: Lake, held_out: HeldOut, trie: Trie) -> SharedCodes | None:
     """Return the behaviour neighbour hit-rate (FORGE): the share of co-consumed item pairs that share 1, 2, .. codes.
 
     The share of random item pairs is returned too. Pairs are items of one user's held-out positive events, at most
-    WINDOW apart. Of a longer log, only its EVENTS newest events are read. The result is empty without pairs.
+    WINDOW apart. Of a longer log, only its EVENTS newest events are read. Without pairs, the result is None.
     """
     found = consumed_together(lake, held_out, trie)
     if not len(found.pairs):
-        return {}
+        return None
     rows, places = np.unique(found.pairs, return_inverse=True)
     codes, pairs = trie.codes_of(rows), places.reshape(found.pairs.shape)
-    return {
-        "consumed_together_sharing": pair_agreement(codes, pairs),
-        "consumed_together_error": clustered_error(codes[pairs[:, 0], 0] == codes[pairs[:, 1], 0], found.user),
-        "consumed_together_pairs": len(pairs),
-        "random_pairs_sharing": chance_agreement(trie),
-    }
+    error = clustered_error(codes[pairs[:, 0], 0] == codes[pairs[:, 1], 0], found.user)
+    return SharedCodes(pair_agreement(codes, pairs), error, len(pairs), chance_agreement(trie))
 
 
 @dataclass(frozen=True)
@@ -120,9 +163,9 @@ def kept_codes(before: Trie, after: Trie) -> tuple[NDArray[np.int32], NDArray[np
     return before.codes()[rows[rows >= 0]], after.codes()[rows >= 0]
 
 
-def churn(before_NL: NDArray[np.int32], after_NL: NDArray[np.int32]) -> dict[str, float]:
-    """Return the share of items whose code changed, by level (`level_1`, ..), and whose SID changed (`full_sid`)."""
+def churn(before_NL: NDArray[np.int32], after_NL: NDArray[np.int32]) -> Churn:
+    """Return the share of items whose code changed, by level, and whose SID changed."""
     changed = before_NL != after_NL
     items = max(1, len(changed))
-    levels = {f"level_{level}": float(count / items) for level, count in enumerate(changed.sum(axis=0), start=1)}
-    return {**levels, "full_sid": float(changed.any(axis=1).sum() / items)}
+    levels = [float(count / items) for count in changed.sum(axis=0)]
+    return Churn(levels, float(changed.any(axis=1).sum() / items))

@@ -9,9 +9,10 @@ from storage.commit import Provenance, append
 from storage.lake import Lake
 from storage.releases.manifest import Gate, Manifest
 from storage.releases.models import ModelCard, TrainedModel, record_model
+from storage.releases.pointers import Published
 from storage.releases.publishing import Publication
 from storage.releases.publishing import publish as publish_as_asked
-from storage.releases.releases import PRODUCTION, Published, record_release
+from storage.releases.releases import PRODUCTION, record_release
 from storage.schemas import SIDS
 
 WHO = Provenance("test", "recipe")

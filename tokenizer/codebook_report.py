@@ -35,7 +35,7 @@ def quality(codebook: Codebook, items: Items, codes_NL: NDArray[np.int32], work:
     errors = encoding_errors(codebook, seen, codes, work)
     vectors = np.concatenate([seen.rows[source].read(0, len(seen)) for source in codebook.sources], axis=1)
     return {
-        **collision_metrics(codes_NL[placed]),
+        **vars(collision_metrics(codes_NL[placed])),
         "squared_error": errors.squared / max(1, errors.items),
         "relative_error": errors.relative,
         "neighbours_sharing": prefix_agreement(vectors, codes, NEIGHBOURS, QUERIES, codebook.spec.seed),

@@ -13,6 +13,7 @@ from tokenizer.arrays.executor import LOCAL_THREADS, Executor
 from tokenizer.arrays.sid_keys import sid_keys
 from tokenizer.arrays.types import Floats
 from tokenizer.arrays.vectors import Items, spans
+from tokenizer.code_usage import Collisions
 from tokenizer.codebook import Codebook
 from tokenizer.registry import quantizer_of
 
@@ -20,21 +21,14 @@ ROWS = 2048
 """Vectors measured at once; they fit the cache."""
 
 
-def collision_metrics(codes_NL: NDArray[np.int32]) -> dict[str, float]:
-    """Return the collision rate of SIDs, their number, and the number of items of the SID with the most.
-
-    `collision_rate` is the share of items whose SID another item has too.
-    """
+def collision_metrics(codes_NL: NDArray[np.int32]) -> Collisions:
+    """Return the collisions of SIDs."""
     if not len(codes_NL):
-        return {"collision_rate": 0.0, "unique_sids": 0, "largest_group": 0}
+        return Collisions(0.0, 0, 0)
     sizes = [int(size) for size in codes_NL.max(axis=0) + 1]
     _, group = np.unique(sid_keys(codes_NL, sizes), return_counts=True)
     shared = int(group[group > 1].sum())
-    return {
-        "collision_rate": shared / len(codes_NL),
-        "unique_sids": len(group),
-        "largest_group": int(group.max()),
-    }
+    return Collisions(shared / len(codes_NL), len(group), int(group.max()))
 
 
 def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:

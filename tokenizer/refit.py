@@ -135,13 +135,14 @@ def _refit(old: Codebook, catalogue: _Catalogue, codes_NL: Codes, spec: RefitSpe
 def _levels(book: Codebook, items: Items, codes: Codes, work: Executor) -> list[dict[str, float]]:
     """Figures of each level as in a fit: code usage, and the relative error of its source (on the first LEAD)."""
     placed = items.order[codes[items.order, 0] >= 0]
-    levels = level_metrics(codes[placed], book.sizes)
+    levels = []
     seen, known = items.subset(placed[:LEAD]), codes[placed[:LEAD]]
-    for number, (figures, spec) in enumerate(zip(levels, book.spec.levels, strict=True)):
+    uses = level_metrics(codes[placed], book.sizes)
+    for number, (use, spec) in enumerate(zip(uses, book.spec.levels, strict=True)):
         vectors = TargetVectors(residual(book.spec, book.arrays, number), seen, known[:, :number], work)
         left = vectors.distortion(book.arrays[f"level{number}"], known[:, number])
         spread = TargetVectors.without_codes(Residual(spec.source, ()), seen, work).moments()[1]
-        figures["relative_error"] = left / spread if spread > 0 else float(left > 0)
+        levels.append({**vars(use), "relative_error": left / spread if spread > 0 else float(left > 0)})
     return levels
 
 

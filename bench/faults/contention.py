@@ -28,9 +28,9 @@ from flows.nightly import nightly
 from storage.commit import append
 from storage.lake import Lake
 from storage.releases.models import ModelCard, TrainedModel, record_model
-from storage.releases.pointers import move_pointer, pointer_history, read_pointer
+from storage.releases.pointers import Published, move_pointer, pointer_history, read_pointer
 from storage.releases.publishing import Publication, publish, rollback
-from storage.releases.releases import Published, read_release
+from storage.releases.releases import read_release
 
 READERS = 2
 

@@ -110,7 +110,7 @@ def table(catalogue: Catalogue, only: list[str]) -> None:
             sids[rows], raw[rows] = made.codes, made.raw_codes
         use = level_metrics(sids[:, : book.levels], book.sizes[: book.levels])
         levels.append(
-            row(label, [" ".join(format(level[name], kind) for level in use) for name, kind in LEVEL.items()])
+            row(label, [" ".join(format(getattr(level, name), kind) for level in use) for name, kind in LEVEL.items()])
         )
         wholes.append(row(label, whole_figures(book, found, sids, raw, pairs, (first, then))))
     print(f"\n### {catalogue.name}: {len(old):,} items, then {len(new):,} new ones; {len(pairs):,} pairs\n")
@@ -133,10 +133,10 @@ def whole_figures(
     return [
         f"{squared / spread:.4f}",
         f"{squared / items:.4f}",
-        f"{collision_metrics(raw)['collision_rate']:.1%}",
+        f"{collision_metrics(raw).collision_rate:.1%}",
         f"{moved:.1%}",
-        f"{shared['unique_sids']:,}",
-        f"{shared['largest_group']}",
+        f"{shared.unique_sids:,}",
+        f"{shared.largest_group}",
         f"{near[0]:.3f} {near[1]:.3f}",
         f"{together[0]:.3f} {together[1]:.3f}",
         f"{shift.distance:.3f} {shift.beyond_p99:.3f}" if shift else "none",

@@ -70,7 +70,7 @@ def _row(lake: Lake, night: int, median: float, options: argparse.Namespace) -> 
     paths = [path for path in Path(lake.uri).rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in paths) / 1e6
     status, checked = _seconds(lake_status, lake), _seconds(lambda: list(verify(lake)))
-    releases = len(lake_status(lake)["releases"])
+    releases = len(lake_status(lake).releases)
     times = f"{median:.2f} s | {status:.2f} s | {checked:.2f} s | {taken}"
     return f"| {night} | {len(paths):,} | {size:.2f} | {releases} | {times} | {removed} |"
 

@@ -114,7 +114,7 @@ def at_size(rows: Rows, codes: int, levels: int) -> None:
     start = time.perf_counter()
     kept = assign_sids(shared, part, first, Occupancy.empty(levels)).codes
     sharing = time.perf_counter() - start
-    rate = collision_metrics(kept)["collision_rate"]
+    rate = collision_metrics(kept).collision_rate
     tokens = {name: _token(kept, book.sizes, name == "suffix") for name in ("suffix", "item")}
     del kept, checked, some
     start = time.perf_counter()

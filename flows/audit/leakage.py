@@ -6,10 +6,10 @@ in everything that is made; the third shows that the audit would see a differenc
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -92,8 +92,8 @@ def _visible(manifest: Manifest, part: LogPart) -> ds.Expression:
     return arrived & (before if part == "seen" else ~before)
 
 
-def _products(lake: Lake, manifest: Manifest, folder: Path, part: LogPart | None) -> dict[str, Any]:
-    """Build the release in an empty lake, with the events of a part changed; return the hash of each product."""
+def _products(lake: Lake, manifest: Manifest, folder: Path, part: LogPart | None) -> Mapping[str, str | None]:
+    """Build the release in an empty lake, with the events of a part changed; return the hash of each of PRODUCTS."""
     scratch = Lake(str(folder))
     _copy(lake, scratch, manifest, part)
     warned = [f'gates.{name}={{severity="warn"}}' for name in GATES]

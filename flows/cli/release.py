@@ -28,7 +28,7 @@ class NoTrie(ValueError):
 def list_releases(*, as_json: AsJson = False, common: Common = Common()) -> None:
     """List candidates and releases, oldest first, without those that were retired."""
     from flows.cli import show
-    from flows.inspect.status import release_status
+    from flows.inspect.status import ListedRelease, release_status
     from storage.erasure.record import redacted
     from storage.releases.releases import published, releases
     from storage.releases.standing import read_standing
@@ -36,7 +36,7 @@ def list_releases(*, as_json: AsJson = False, common: Common = Common()) -> None
     lake = common.existing()
     standing, erased = read_standing(lake), redacted(lake)
     found = [
-        {**release_status(each), "pinned": _pinned(standing, each.id), "redacted": erased.get(each.id, [])}
+        ListedRelease(release_status(each), _pinned(standing, each.id), erased.get(each.id, []))
         for each in releases(lake)
     ]
     show.releases(found, published(lake), sum(name.startswith("r-") for name in standing.retired), as_json)
@@ -78,13 +78,13 @@ def show_release(release: ReleaseArgument, /, *, as_json: AsJson = False, common
         release: Release id or alias.
     """
     from flows.cli import show
-    from flows.inspect.status import model_status, models_shown, release_status
+    from flows.inspect.status import ShownRelease, model_status, models_shown, release_status
     from storage.releases.releases import read_release
 
     lake = common.existing()
     manifest = read_release(lake, release)
     models = [model_status(row) for row in models_shown(lake, manifest)]
-    show.release({**release_status(manifest), "models": models}, as_json)
+    show.release(ShownRelease(release_status(manifest), models), as_json)
 
 
 @app.command
@@ -110,7 +110,7 @@ def diff(
     lake = common.existing()
     found = diff_releases(lake, read_release(lake, before), read_release(lake, after))
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(found.as_record(), indent=2))
     else:
         show_diff(say, found)
 

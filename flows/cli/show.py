@@ -5,7 +5,7 @@ Foreign text, such as titles and cells, is escaped by `flows.runtime.terminal`.
 
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -14,18 +14,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.inspect.evaluation_tables import setting_text, show_evaluation, verdicts
-from flows.inspect.lake_state import LakeState
 from flows.runtime.terminal import printable, say
 from infra.addresses import hidden
 from plugins.registry import Member
 from storage.reasons import remedy
-from storage.releases.evaluation import EvaluationResult
 from storage.releases.models import Evaluation
-from storage.releases.releases import Published
+from storage.releases.pointers import Published
+from storage.runs.details import RunResult
 from storage.runs.record import RunSummary, in_a_line
 
 if TYPE_CHECKING:
     from flows.inspect.explain import Explanation
+    from flows.inspect.status import LakeStatus, ListedRelease, ShownRelease
 
 Record = dict[str, Any]
 
@@ -95,12 +95,12 @@ def runs(found: list[RunSummary], as_json: bool) -> None:
     """Print runs as lines."""
     found = [_open(each) for each in found]
     if as_json:
-        _print_json([asdict(each) for each in found])
+        _print_json([each.as_record() for each in found])
         return
     rows = [["run (started, UTC)", "state", "took", "error"]]
     for each in found:
         took = f"{(each.ended - each.started).total_seconds():.0f} s" if each.ended else "-"
-        rows.append([each.run, each.state, took, in_a_line(each.result.get("error"))])
+        rows.append([each.run, each.state, took, in_a_line(each.result.error)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     room = max(10, Console().width - sum(widths[:3]) - 6)
     for name, state, took, error in rows:
@@ -110,14 +110,14 @@ def runs(found: list[RunSummary], as_json: bool) -> None:
 
 def _open(found: RunSummary) -> RunSummary:
     """Return a run with secrets of addresses hidden: older versions recorded addresses as typed."""
-    return replace(found, parameters=hidden(found.parameters), result=hidden(found.result))
+    return replace(found, parameters=hidden(found.parameters), result=RunResult.of(hidden(found.result.as_record())))
 
 
 def run(found: RunSummary, as_json: bool) -> None:
     """Print one run with its parameters, its result, its stages, and the recipe fields that are not defaults."""
     found = _open(found)
     if as_json:
-        _print_json(asdict(found))
+        _print_json(found.as_record())
         return
     asked = {name: value for name, value in found.parameters.items() if value not in (None, [], False)}
     recipe = asked.pop("recipe", {})
@@ -129,7 +129,7 @@ def run(found: RunSummary, as_json: bool) -> None:
             "ended": f"{found.ended:%Y-%m-%d %H:%M:%S} UTC" if found.ended else None,
             "parameters": asked,
             "recipe": _non_default_fields(recipe),
-            "result": found.result,
+            "result": found.result.as_record(),
             "process": f"{found.pid} on {found.host}",
             "flow run": found.flow_run,
         },
@@ -137,9 +137,10 @@ def run(found: RunSummary, as_json: bool) -> None:
     )
     say("stages:")
     for stage in found.stages:
-        left_out = {"name", "seconds"} | {name for name, value in stage.items() if _is_table(value)}
-        told = "  ".join(f"{name} {_short(value)}" for name, value in stage.items() if name not in left_out)
-        say(f"    {stage['name']:<18} {stage.get('seconds', 0):8.1f} s  {told}".rstrip())
+        figures = stage.as_record()
+        left_out = {"name", "seconds"} | {name for name, value in figures.items() if _is_table(value)}
+        told = "  ".join(f"{name} {_short(value)}" for name, value in figures.items() if name not in left_out)
+        say(f"    {stage.name:<18} {stage.seconds or 0:8.1f} s  {told}".rstrip())
 
 
 def _is_table(value: Any) -> bool:
@@ -164,50 +165,44 @@ def _non_default_fields(settings: Record) -> Record:
     return found
 
 
-def releases(found: list[Record], current: Published | None, retired: int, as_json: bool) -> None:
+def releases(found: list["ListedRelease"], current: Published | None, retired: int, as_json: bool) -> None:
     """Print a line per release; an asterisk marks production. Pins and the number of retired releases stand below."""
     if as_json:
-        _print_json(found)
+        _print_json([each.as_record() for each in found])
         return
     rows = [
         [
-            each["id"] + (" *" if current and each["id"] == current.release else ""),
-            each["kind"],
-            each["parent"],
-            f"{each['items']:,}",
-            " x ".join(map(str, each["codebook_sizes"])),
-            each["codebook"][:8],
-            each["as_of"][:10],
-            ", ".join(gate["name"] for gate in each["gates"] if not gate["passed"]) or "passed",
+            each.id + (" *" if current and each.id == current.release else ""),
+            each.kind,
+            each.parent,
+            f"{each.items:,}",
+            " x ".join(map(str, each.codebook_sizes)),
+            each.codebook[:8],
+            each.as_of[:10],
+            ", ".join(gate.name for gate in each.gates if not gate.passed) or "passed",
         ]
-        for each in found
+        for each in (listed.status for listed in found)
     ]
     _table("", ["release", "kind", "parent", "items", "sizes", "codebook", "as of", "gates"], rows)
     if current:
         say(f"* production, with {current.model or 'no model'}")
-    for each in found:
-        if each["pinned"]:
-            say(f"{each['id']} {each['pinned']}")
-        if each["redacted"]:
-            say(f"{each['id']} was redacted by `sidmill lake erase` on {', '.join(each['redacted'])}")
+    for listed in found:
+        if listed.pinned:
+            say(f"{listed.status.id} {listed.pinned}")
+        if listed.redacted:
+            say(f"{listed.status.id} was redacted by `sidmill lake erase` on {', '.join(listed.redacted)}")
     if retired:
         say(f"{retired:,} releases were retired by `sidmill lake gc`")
 
 
-def release(value: Record, as_json: bool) -> None:
+def release(found: "ShownRelease", as_json: bool) -> None:
     """Print one release, and the headline figures of the newest evaluation of its models."""
+    value = found.as_record()
     if not as_json:
-        value = {
-            **value,
-            "models": [
-                {
-                    "id": each["id"],
-                    **each["metrics"],
-                    **({"of": setting_text(EvaluationResult.of(each["evaluation"]))} if each["evaluation"] else {}),
-                }
-                for each in value["models"]
-            ],
-        }
+        value["models"] = [
+            {"id": each.id, **each.metrics, **({"of": setting_text(each.evaluation)} if each.evaluation else {})}
+            for each in found.models
+        ]
     record(value, as_json)
 
 
@@ -233,7 +228,7 @@ def explanation(found: "Explanation", as_json: bool) -> None:
     for step in found.path:
         say(f"  {'-'.join(map(str, step.prefix)):<20} {step.items:,} item(s)")
         for other in step.sharing:
-            say(f"      {other['item_id']}  {other['title'] or ''}")
+            say(f"      {other.item_id}  {other.title or ''}")
     record({"lineage": value["lineage"], "quarantine": value["quarantine"]}, False)
 
 
@@ -253,33 +248,32 @@ def quarantine(rows: pl.DataFrame, limit: int, as_json: bool) -> None:
         say(f"    {row['detail']}")
 
 
-def status(value: Record, as_json: bool) -> None:
+def status(found: "LakeStatus", as_json: bool) -> None:
     """Print the lake's state."""
     if as_json:
-        _print_json(value)
+        _print_json(found.as_record())
         return
-    say(f"lake {value['lake']}")
-    for line in LakeState.from_record(value).lines:
+    say(f"lake {found.lake}")
+    for line in found.state.lines:
         say(line)
     _table(
         "",
         ["table", "version", "rows"],
-        [[name, t["version"], f"{t['rows']:,}"] for name, t in value["tables"].items()],
+        [[name, table.version, f"{table.rows:,}"] for name, table in found.tables.items()],
     )
-    production = value["production"]
-    for each in value["releases"]:
-        failed = [gate["name"] for gate in each["gates"] if not gate["passed"]]
+    production = found.state.production
+    for each in found.releases:
+        failed = [gate.name for gate in each.gates if not gate.passed]
         told = f"gates failed: {', '.join(failed)}" if failed else "gates passed"
-        mark = "*" if production and each["id"] == production["release"] else " "
-        say(f"{mark} {each['id']} {each['kind']:<10} {each['items']:,} items, codebook {each['codebook'][:8]}, {told}")
-    for each in value["models"]:
-        metrics = "  ".join(f"{name} {figure:.4f}" for name, figure in each["metrics"].items())
-        found = EvaluationResult.of(each["evaluation"]) if each["evaluation"] else None
-        elsewhere = f"on {each['evaluated_on']}, " if each["evaluated_on"] not in (None, each["release"]) else ""
-        of = f"  ({elsewhere}{setting_text(found)})" if found else ""
-        mark = "*" if production and each["id"] == production["model"] else " "
-        say(f"{mark} {each['id']} on {each['release']}  {metrics}{of}")
-        for line in verdicts(found):
+        mark = "*" if production and each.id == production.release else " "
+        say(f"{mark} {each.id} {each.kind:<10} {each.items:,} items, codebook {each.codebook[:8]}, {told}")
+    for model in found.models:
+        metrics = "  ".join(f"{name} {figure:.4f}" for name, figure in model.metrics.items())
+        elsewhere = f"on {model.evaluated_on}, " if model.evaluated_on not in (None, model.release) else ""
+        of = f"  ({elsewhere}{setting_text(model.evaluation)})" if model.evaluation else ""
+        mark = "*" if production and model.id == production.model else " "
+        say(f"{mark} {model.id} on {model.release}  {metrics}{of}")
+        for line in verdicts(model.evaluation):
             say(f"      {line}")
-    reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in value["quarantine"]["by_reason"].items())
-    say(f"quarantine: {value['quarantine']['rows']:,} open rows" + (f" ({reasons})" if reasons else ""))
+    reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in found.refused.items())
+    say(f"quarantine: {found.refused_rows:,} open rows" + (f" ({reasons})" if reasons else ""))

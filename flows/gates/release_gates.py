@@ -1,6 +1,6 @@
 """Gates of a release: what a candidate must hold to be published. Each compares one figure with the recipe's limit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import hypot
 from typing import Any, Literal
@@ -12,10 +12,11 @@ from storage.releases.manifest import Manifest
 class Candidate:
     """The input of gates: the metrics of a candidate, its number of items, and the release that it extends.
 
-    `production` is the release in production when it was made, `sizes` are the codes per level.
+    `production` is the release in production when it was made, `sizes` are the codes per level. Metrics have values of
+    different kinds, and releases of earlier versions lack some.
     """
 
-    metrics: dict[str, Any]
+    metrics: Mapping[str, Any]
     items: int
     parent: Manifest | None
     production: Manifest | None = None
@@ -86,7 +87,7 @@ class _Lift:
     error: float
 
     @classmethod
-    def of(cls, metrics: dict[str, Any]) -> "_Lift | None":
+    def of(cls, metrics: Mapping[str, Any]) -> "_Lift | None":
         """Return None where pairs are few, and for a release that was made before errors were kept."""
         together, random = metrics.get("consumed_together_sharing"), metrics.get("random_pairs_sharing")
         error = metrics.get("consumed_together_error")

@@ -1,6 +1,7 @@
 """Differences between two releases: items, SIDs per level, quality, and the models trained on them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from flows.inspect.evaluation_tables import figures
-from pipelines.quality import churn, kept_codes
+from pipelines.quality import Churn, churn, kept_codes
 from sidmill.release import open_trie
 from storage.lake import Lake
 from storage.releases.manifest import CodebookRef, Manifest
@@ -30,7 +31,99 @@ COMPARED = (
 )
 
 
-def diff_releases(lake: Lake, before: Manifest, after: Manifest) -> dict[str, Any]:
+Value = float | list[float] | None
+"""A figure, one for each level, or none."""
+
+
+@dataclass(frozen=True)
+class ItemChanges:
+    """Numbers of items that only the later release has, that only the earlier one has, and that both have."""
+
+    added: int
+    removed: int
+    kept: int
+
+
+@dataclass(frozen=True)
+class CodebookChange:
+    """The codebooks of two releases. `refit`: their vocabularies differ, and both go back to one fit by refits."""
+
+    before: CodebookRef
+    after: CodebookRef
+    same_vocabulary: bool
+    refit: bool
+
+    @property
+    def comparable(self) -> bool:
+        """True if codes of both mean the same, or nearly the same."""
+        return self.same_vocabulary or self.refit
+
+    def as_record(self) -> dict[str, Any]:
+        return {
+            "before": self.before.id,
+            "after": self.after.id,
+            "same_vocabulary": self.same_vocabulary,
+            "refit": self.refit,
+        }
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A model, and the number of cases of its evaluation."""
+
+    model: str
+    cases: int
+
+
+@dataclass(frozen=True)
+class EvaluationChanges:
+    """The newest evaluation of each release; by name, each figure of both generators and the difference."""
+
+    before: EvaluatedModel | None
+    after: EvaluatedModel | None
+    figures: Mapping[str, tuple[Value, Value, Value]]
+
+    def as_record(self) -> dict[str, Any]:
+        return {
+            "before": vars(self.before) if self.before else None,
+            "after": vars(self.after) if self.after else None,
+            "figures": {name: list(three) for name, three in self.figures.items()},
+        }
+
+
+@dataclass(frozen=True)
+class ReleaseDiff:
+    """Differences between the releases `before` and `after`; `metrics` has each of COMPARED in both.
+
+    `first_code_agreement` is the share of pairs of items with a common first code in one that have one in the other
+    too, None without such pairs.
+    """
+
+    before: str
+    after: str
+    items: ItemChanges
+    codebook: CodebookChange
+    churn: Churn
+    first_code_agreement: float | None
+    metrics: Mapping[str, tuple[Value, Value]]
+    evaluations: EvaluationChanges
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the record for `sidmill release diff --json`."""
+        return {
+            "before": self.before,
+            "after": self.after,
+            "items": vars(self.items),
+            "codebook": self.codebook.as_record(),
+            "sizes": {"before": list(self.codebook.before.sizes), "after": list(self.codebook.after.sizes)},
+            "churn": self.churn.as_record(),
+            "first_code_agreement": self.first_code_agreement,
+            "metrics": {name: list(both) for name, both in self.metrics.items()},
+            "evaluations": self.evaluations.as_record(),
+        }
+
+
+def diff_releases(lake: Lake, before: Manifest, after: Manifest) -> ReleaseDiff:
     """Count items added, removed and kept, and measure `churn`: the share of kept items whose code changed.
 
     Churn is given per level and for the whole SID. It must be zero under one codebook; under a refit of it (or a refit
@@ -41,22 +134,17 @@ def diff_releases(lake: Lake, before: Manifest, after: Manifest) -> dict[str, An
     first, second = kept_codes(*tries)
     same = before.codebook.vocabulary == after.codebook.vocabulary
     refit = not same and _first_fit(lake, before.codebook) == _first_fit(lake, after.codebook)
-    return {
-        "before": before.id,
-        "after": after.id,
-        "items": {"added": len(tries[1]) - len(first), "removed": len(tries[0]) - len(first), "kept": len(first)},
-        "codebook": {
-            "before": before.codebook.id,
-            "after": after.codebook.id,
-            "same_vocabulary": same,
-            "refit": refit,
-        },
-        "sizes": {"before": list(before.codebook.sizes), "after": list(after.codebook.sizes)},
-        "churn": churn(first, second) if same or refit else {"full_sid": 1.0},
-        "first_code_agreement": _agreement(first[:, 0], second[:, 0]),
-        "metrics": {name: [before.metrics.get(name), after.metrics.get(name)] for name in COMPARED},
-        "evaluations": _evaluations(lake, before.id, after.id),
-    }
+    codebook = CodebookChange(before.codebook, after.codebook, same, refit)
+    return ReleaseDiff(
+        before=before.id,
+        after=after.id,
+        items=ItemChanges(len(tries[1]) - len(first), len(tries[0]) - len(first), len(first)),
+        codebook=codebook,
+        churn=churn(first, second) if codebook.comparable else Churn([], 1.0),
+        first_code_agreement=_agreement(first[:, 0], second[:, 0]),
+        metrics={name: (before.metrics.get(name), after.metrics.get(name)) for name in COMPARED},
+        evaluations=_evaluations(lake, before.id, after.id),
+    )
 
 
 def _first_fit(lake: Lake, codebook: CodebookRef) -> str:
@@ -80,61 +168,59 @@ def _agreement(before_N: NDArray[np.int32], after_N: NDArray[np.int32]) -> float
     return pairs("a", "b") / together if together else None
 
 
-def _evaluations(lake: Lake, before: str, after: str) -> dict[str, Any]:
+def _evaluations(lake: Lake, before: str, after: str) -> EvaluationChanges:
     """Return the newest evaluation of each release, and each figure of both generators with the difference."""
     newest = {each.release: each for each in evaluations(lake)}
     rows = [newest.get(release) for release in (before, after)]
     one, other = (figures(row.result.rankers["generator"]) if row else {} for row in rows)
-    sides = [row and {"model": row.model, "cases": row.result.cases} for row in rows]
-    return {
-        "before": sides[0],
-        "after": sides[1],
-        "figures": {
-            name: [one.get(name), other.get(name), _difference(one.get(name), other.get(name))]
+    sides = [EvaluatedModel(row.model, row.result.cases) if row else None for row in rows]
+    return EvaluationChanges(
+        before=sides[0],
+        after=sides[1],
+        figures={
+            name: (one.get(name), other.get(name), _difference(one.get(name), other.get(name)))
             for name in [*one, *(name for name in other if name not in one)]
         },
-    }
+    )
 
 
-def _difference(before: Any, after: Any) -> Any:
+def _difference(before: Value, after: Value) -> Value:
     """Return after - before, for lists by element; None if a side has no figure or the lengths differ."""
     if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         return [second - first for first, second in zip(before, after, strict=True)]
     return after - before if isinstance(before, float) and isinstance(after, float) else None
 
 
-def show_diff(say: Callable[[str], None], diff: dict[str, Any]) -> None:
+def show_diff(say: Callable[[str], None], diff: ReleaseDiff) -> None:
     """Print a diff in a few lines."""
-    items, sizes = diff["items"], diff["sizes"]
-    say(f"  {diff['before']} -> {diff['after']}: {items['added']:,} items added, {items['removed']:,} removed, "
-        f"{items['kept']:,} kept")  # fmt: skip
-    codebook = diff["codebook"]
-    if codebook["same_vocabulary"] or codebook["refit"]:
-        changed = ", ".join(f"{name.replace('_', ' ')} {share:.1%}" for name, share in diff["churn"].items())
-        text = f"a refit, {codebook['before']} -> {codebook['after']}" if codebook["refit"] else "same codebook"
+    items, codebook = diff.items, diff.codebook
+    say(f"  {diff.before} -> {diff.after}: {items.added:,} items added, {items.removed:,} removed, {items.kept:,} kept")
+    if codebook.comparable:
+        changed = ", ".join(f"{name.replace('_', ' ')} {share:.1%}" for name, share in diff.churn.as_record().items())
+        text = f"a refit, {codebook.before.id} -> {codebook.after.id}" if codebook.refit else "same codebook"
         say(f"    {text}; changed codes: {changed}")
     else:
-        shape = " -> ".join(" x ".join(map(str, sizes[side])) for side in ("before", "after"))
-        agreement = diff["first_code_agreement"]
+        shape = " -> ".join(" x ".join(map(str, side.sizes)) for side in (codebook.before, codebook.after))
+        agreement = diff.first_code_agreement
         text = "" if agreement is None else f"; {agreement:.1%} of the pairs that shared a first code still share one"
         say(f"    new codebook {shape}: every SID changes{text}")
-    for name, (before, after) in diff["metrics"].items():
+    for name, (before, after) in diff.metrics.items():
         if before is not None or after is not None:
             say(f"    {name:<22} {_figure(before):>24}  ->  {_figure(after)}")
-    sides = [diff["evaluations"][side] for side in ("before", "after")]
+    sides = [diff.evaluations.before, diff.evaluations.after]
     if any(sides):
-        models = [f"{side['model']}, {side['cases']:,} cases" if side else "none" for side in sides]
+        models = [f"{side.model}, {side.cases:,} cases" if side else "none" for side in sides]
         say(f"    {'newest evaluation':<22} {models[0]:>24}  ->  {models[1]}")
-    for name, (before, after, difference) in diff["evaluations"]["figures"].items():
+    for name, (before, after, difference) in diff.evaluations.figures.items():
         changed = "" if difference is None else f"   {_signed(difference)}"
         say(f"    {name:<22} {_figure(before):>24}  ->  {_figure(after)}{changed}")
 
 
-def _signed(value: Any) -> str:
+def _signed(value: float | list[float]) -> str:
     return " ".join(map(_signed, value)) if isinstance(value, list) else f"{value:+.4f}"
 
 
-def _figure(value: Any) -> str:
+def _figure(value: Value) -> str:
     if isinstance(value, list):
         return " ".join(_figure(each) for each in value)
     return "-" if value is None else f"{value:.4g}"

@@ -1,7 +1,7 @@
 """Explain an item: its SID, the items that share each prefix, and the origin of its vectors and its SID."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
 
 import polars as pl
 import pyarrow.dataset as ds
@@ -20,15 +20,58 @@ SHOWN = 8
 
 
 @dataclass(frozen=True)
-class PrefixMembers:
-    """First codes of a SID, the number of items whose SIDs begin with them, and other items of these.
+class TitledItem:
+    """An item and its title."""
 
-    `sharing` has `item_id` and `title` of at most SHOWN of them.
-    """
+    item_id: str
+    title: str | None
+
+
+@dataclass(frozen=True)
+class PrefixMembers:
+    """First codes of a SID, the number of items whose SIDs begin with them, and at most SHOWN others of these."""
 
     prefix: list[int]
     items: int
-    sharing: list[dict[str, str | None]]
+    sharing: list[TitledItem]
+
+
+@dataclass(frozen=True)
+class StoredVector:
+    """A vector of an item: its modality, the hash of the content, and the fingerprint of what made it."""
+
+    modality: str
+    content_hash: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class AssignedRow:
+    """A row of an item in the SID table: the segment, how the SID was found, and the hash of the encoded vector."""
+
+    assignment: str
+    status: str
+    vector_hash: str
+
+
+@dataclass(frozen=True)
+class DriftOfItem:
+    """The cosine of an item's vector to the one that its SID encodes, when a segment was made."""
+
+    assignment_id: str
+    cosine: float
+
+
+@dataclass(frozen=True)
+class RefusedRow:
+    """An open row of the quarantine, with its remedy, and the file and the number of the row there, if it has any."""
+
+    stage: str
+    reason: str
+    detail: str
+    remedy: str
+    source: str | None
+    source_row: int | None
 
 
 @dataclass(frozen=True)
@@ -41,18 +84,18 @@ class Lineage:
     source: str | None
     arrived_at: str | None
     revision: int | None
-    vectors: list[dict[str, Any]]
-    assignment: list[dict[str, Any]]
+    vectors: list[StoredVector]
+    assignment: list[AssignedRow]
     codebook: str
     fusion: str
-    drift: list[dict[str, Any]]
+    drift: list[DriftOfItem]
 
 
 @dataclass(frozen=True)
 class Explanation:
     """All that a release has on an item. `sid` is None without a SID; `path` has the prefixes of the SID.
 
-    `quarantine` has the open rows about the item, with remedies.
+    `quarantine` has the open rows about the item.
     """
 
     item: str
@@ -62,11 +105,14 @@ class Explanation:
     sid: list[int] | None
     path: list[PrefixMembers]
     lineage: Lineage
-    quarantine: list[dict[str, Any]] = field(default_factory=list)
+    quarantine: list[RefusedRow] = field(default_factory=list)
 
     def as_record(self) -> dict[str, Any]:
         """Return the explanation as JSON-serialisable values."""
         return asdict(self)
+
+
+R = TypeVar("R", TitledItem, StoredVector, DriftOfItem, RefusedRow)
 
 
 def explain_item(lake: Lake, manifest: Manifest, item: str) -> Explanation:
@@ -89,8 +135,14 @@ def explain_item(lake: Lake, manifest: Manifest, item: str) -> Explanation:
         sid=sid,
         path=[] if sid is None else _path(lake, manifest, trie, sid, item),
         lineage=_lineage(lake, manifest, item, row),
-        quarantine=as_shown(refused).select("stage", "reason", "detail", "remedy", "source", "source_row").to_dicts(),
+        quarantine=_rows(RefusedRow, as_shown(refused)),
     )
+
+
+def _rows(record: type[R], frame: pl.DataFrame) -> list[R]:
+    """Return the rows of a frame as records, by the columns that the records have."""
+    names = [each.name for each in fields(record)]
+    return [record(*row) for row in frame.select(names).iter_rows()]
 
 
 def _path(lake: Lake, manifest: Manifest, trie: Trie, sid: list[int], item: str) -> list[PrefixMembers]:
@@ -100,7 +152,7 @@ def _path(lake: Lake, manifest: Manifest, trie: Trie, sid: list[int], item: str)
         start, stop = trie.prefix_range(sid[:length])
         sharing = [other for other in trie.item_ids.slice(start, stop - start).to_pylist() if other != item]
         titles = catalogue(lake, manifest.versions["items"], manifest.as_of, ["title"], sharing[:SHOWN])
-        path.append(PrefixMembers(sid[:length], int(stop - start), titles.select("item_id", "title").to_dicts()))
+        path.append(PrefixMembers(sid[:length], int(stop - start), _rows(TitledItem, titles)))
     return path
 
 
@@ -122,13 +174,13 @@ def _lineage(lake: Lake, manifest: Manifest, item: str, row: dict[str, Any]) -> 
         source=f"{row['source']} row {row['source_row']}" if row else None,
         arrived_at=row["arrived_at"].isoformat() if row else None,
         revision=row.get("revision"),
-        vectors=vectors.to_dicts(),
+        vectors=_rows(StoredVector, vectors),
         assignment=[
-            {"assignment": each["assignment_id"], "status": each["status"], "vector_hash": each["vector_hash"]}
+            AssignedRow(each["assignment_id"], each["status"], each["vector_hash"])
             for each in assigned
             if each["assignment_id"] in manifest.assignments
         ],
         codebook=manifest.codebook.id,
         fusion=manifest.fusion.fingerprint,
-        drift=drift.select("assignment_id", "cosine").to_dicts(),
+        drift=_rows(DriftOfItem, drift),
     )

@@ -33,12 +33,6 @@ class MainFigures:
     figures: dict[str, float]
     against: dict[str, Verdict]
 
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> "MainFigures":
-        """Read what `as_record` gives."""
-        figures = {name: record[name] for name in HEADLINE if name in record}
-        return cls(record["release"], record["cases"], figures, record["against"])
-
     def as_record(self) -> dict[str, Any]:
         """Return JSON values, each figure under its name."""
         return {"release": self.release, "cases": self.cases, **self.figures, "against": self.against}
@@ -55,15 +49,31 @@ class Production:
     as_of: str
     evaluation: MainFigures | None
 
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> "Production":
-        """Read what `as_record` gives."""
-        found = record["evaluation"]
-        return cls(**{**record, "evaluation": MainFigures.from_record(found) if found else None})
-
     def as_record(self) -> dict[str, Any]:
         """Return JSON values by name."""
         return {**vars(self), "evaluation": self.evaluation.as_record() if self.evaluation else None}
+
+
+@dataclass(frozen=True)
+class RunInBrief:
+    """A run with its state, and what it made or its error; times are ISO 8601.
+
+    `published` says whether it moved production, None where such runs do not.
+    """
+
+    run: str
+    kind: str
+    state: str
+    started: str
+    ended: str | None
+    error: str | None
+    release: str | None
+    model: str | None
+    published: bool | None
+
+    def as_record(self) -> dict[str, Any]:
+        """Return JSON values by name."""
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
@@ -74,23 +84,17 @@ class LakeState:
     last run's kind that found nothing to do after it: such a run is not recorded.
     """
 
-    last_run: dict[str, Any] | None
-    unresolved_failures: list[dict[str, Any]]
+    last_run: RunInBrief | None
+    unresolved_failures: list[RunInBrief]
     production: Production | None
     held: str | None
     later: str | None = None
 
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> "LakeState":
-        """Read the entries of `as_record`, among others."""
-        production = Production.from_record(record["production"]) if record["production"] else None
-        return cls(record["last_run"], record["unmended"], production, record["held"], record.get("later"))
-
     def as_record(self) -> dict[str, Any]:
         """Return the entries of `sidmill lake status --json`."""
         return {
-            "last_run": self.last_run,
-            "unmended": self.unresolved_failures,
+            "last_run": self.last_run.as_record() if self.last_run else None,
+            "unmended": [run.as_record() for run in self.unresolved_failures],
             "production": self.production.as_record() if self.production else None,
             "held": self.held,
             "later": self.later,
@@ -100,7 +104,7 @@ class LakeState:
     def _later(self) -> list[str]:
         if self.last_run is None or self.later is None:
             return []
-        return [f"a later {self.last_run['kind']} found nothing to do, ended {_minute(self.later)}"]
+        return [f"a later {self.last_run.kind} found nothing to do, ended {_minute(self.later)}"]
 
     @property
     def lines(self) -> list[str]:
@@ -141,51 +145,51 @@ def _found_nothing_after(run: RunSummary, end: Beat | None) -> bool:
     return end is not None and end.outcome == "finished" and end.run != run.run and end.at > (run.ended or run.started)
 
 
-def _run(run: RunSummary) -> dict[str, Any]:
+def _run(run: RunSummary) -> RunInBrief:
     result = run.result
-    return {
-        "run": run.run,
-        "kind": run.kind,
-        "state": run.state,
-        "started": run.started.isoformat(),
-        "ended": run.ended.isoformat() if run.ended else None,
-        "error": str(result["error"]) if "error" in result else None,
-        "release": result.get("release"),
-        "model": result.get("model"),
-        "published": result.get("published"),
-    }
-
-
-def _run_line(run: dict[str, Any]) -> str:
-    when = f"{run['kind']} {run['state']}, " + (
-        f"ended {_minute(run['ended'])}" if run["ended"] else f"started {_minute(run['started'])}"
+    return RunInBrief(
+        run=run.run,
+        kind=run.kind,
+        state=run.state,
+        started=run.started.isoformat(),
+        ended=run.ended.isoformat() if run.ended else None,
+        error=result.error,
+        release=result.release,
+        model=result.model,
+        published=result.published,
     )
-    made = ", ".join(part for part in (run["release"], run["model"]) if part)
-    text = f"{when} ({run['run']})"
-    if run["state"] == "finished" and made:
-        text += f": {made}" + (", not published" if run["published"] is False else "")
-    if run["error"]:
-        error = in_a_line(run["error"])
+
+
+def _run_line(run: RunInBrief) -> str:
+    when = f"{run.kind} {run.state}, " + (
+        f"ended {_minute(run.ended)}" if run.ended else f"started {_minute(run.started)}"
+    )
+    made = ", ".join(part for part in (run.release, run.model) if part)
+    text = f"{when} ({run.run})"
+    if run.state == "finished" and made:
+        text += f": {made}" + (", not published" if run.published is False else "")
+    if run.error:
+        error = in_a_line(run.error)
         text += f": {error if len(error) <= MOST_OF_AN_ERROR else error[: MOST_OF_AN_ERROR - 1] + '…'}"
     return text
 
 
 def _production(lake: Lake, history: list[Pointer], now: datetime) -> Production | None:
-    value = history[-1].value
-    if not value:
+    target = history[-1].target
+    if target is None:
         return None
     came = history[-1].at or now
     for move in reversed(history[1:]):
-        if move.value["release"] != value["release"]:
+        if move.target is None or move.target.release != target.release:
             break
         came = move.at or came
-    model = next((each for each in models(lake) if each.id == value["model"]), None)
+    model = next((each for each in models(lake) if each.id == target.model), None)
     return Production(
-        release=value["release"],
-        model=value["model"],
+        release=target.release,
+        model=target.model,
         published_at=came.isoformat(),
         age=round((now - came).total_seconds()),
-        as_of=read_release(lake, value["release"]).as_of.isoformat(),
+        as_of=read_release(lake, target.release).as_of.isoformat(),
         evaluation=_evaluation(model) if model else None,
     )
 

@@ -86,8 +86,8 @@ def _recorded(lake: Lake | None, stage: str) -> Rate | None:
     """Return the rate of the newest run on a lake that encoded enough rows; the start of the encoder counts."""
     for run in reversed(runs(lake)) if lake is not None and lake.exists("runs") else ():
         for each in run.stages:
-            if each["name"] == stage and each.get("rows_out", 0) >= TIMED:
-                return Rate(each["seconds"] / each["rows_out"], f"by the rate of {run.run}")
+            if each.name == stage and each.seconds is not None and each.rows_out is not None and each.rows_out >= TIMED:
+                return Rate(each.seconds / each.rows_out, f"by the rate of {run.run}")
     return None
 
 

@@ -1,5 +1,6 @@
 """Collect the content of the page of a release, and write the page."""
 
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from flows.inspect.diff import diff_releases
-from flows.inspect.evaluation_tables import evaluation_tables, setting_text_with_targets
+from flows.inspect.diff import ReleaseDiff, diff_releases
+from flows.inspect.evaluation_tables import EvaluationTable, evaluation_tables, setting_text_with_targets
 from flows.inspect.lake_state import lake_state
 from flows.inspect.status import models_shown
 from flows.report.charts import curve_chart, line_chart, load_chart
@@ -19,13 +20,49 @@ from sidmill.release import open_trie
 from storage.lake import Lake
 from storage.quarantine import by_reason, open_rows
 from storage.reasons import remedy
+from storage.releases.evaluation import EvaluationResult
 from storage.releases.manifest import Manifest
 from storage.releases.models import Model
 from storage.releases.pointers import pointer_history
 from storage.releases.releases import PRODUCTION, published, releases
+from storage.runs.details import RecordedStage
 from storage.runs.record import RunSummary, runs
+from tokenizer.code_usage import CodeUsage
 from tokenizer.codebook import Codebook
 from tokenizer.trie.trie import Trie
+
+
+@dataclass(frozen=True)
+class LevelOnPage:
+    """A level of the codebook, from 1: its number of codes, the most SIDs of a code, use, and chart of code loads."""
+
+    level: int
+    codes: int
+    capacity: int
+    usage: CodeUsage
+    chart: str
+
+
+@dataclass(frozen=True)
+class ModelOnPage:
+    """A model with the chart of its training loss and the tables of its newest evaluation; `cases` describes that."""
+
+    id: str
+    release: str
+    evaluated_on: str | None
+    chart: str
+    evaluation: EvaluationResult | None
+    cases: str
+    tables: list[EvaluationTable]
+
+
+@dataclass(frozen=True)
+class RunTimes:
+    """A run, its kind, and its stages with seconds and counts of rows."""
+
+    run: str
+    kind: str
+    stages: list[RecordedStage]
 
 
 def write_report(lake: Lake, manifest: Manifest, output: Path) -> int:
@@ -51,7 +88,7 @@ def _plain(value: Any) -> Any:
 
 
 def collect(lake: Lake, manifest: Manifest) -> dict[str, Any]:
-    """Return all content of the page, from the lake alone."""
+    """Return the variables of the template by name: all content of the page, from the lake alone."""
     shown = models_shown(lake, manifest)
     trained = [model for model in shown if model.release == manifest.id]
     known_runs = {run.run: run for run in runs(lake)}
@@ -85,48 +122,48 @@ def _frontier(codebook: Codebook) -> str:
     return curve_chart(points, "share of SIDs changed", "relative error") if points else ""
 
 
-def _levels(manifest: Manifest, codebook: Codebook, trie: Trie) -> list[dict[str, Any]]:
-    """Return a row per level: its figures and the chart of its code loads."""
+def _levels(manifest: Manifest, codebook: Codebook, trie: Trie) -> list[LevelOnPage]:
+    """Return each level with its figures in the release."""
     codes = trie.codes()
-    figures = ("utilisation", "dead_codes", "entropy", "perplexity", "gini", "max_load")
     return [
-        {
-            "level": level + 1,
-            "codes": size,
-            "capacity": codebook.capacity[level],
-            **{name: manifest.metrics[name][level] for name in figures},
-            "chart": load_chart(
+        LevelOnPage(
+            level=level + 1,
+            codes=size,
+            capacity=codebook.capacity[level],
+            usage=CodeUsage(**{each.name: manifest.metrics[each.name][level] for each in fields(CodeUsage)}),
+            chart=load_chart(
                 np.bincount(codes[:, level], minlength=size).tolist(),
                 codebook.capacity[level],
                 f"load of the codes of level {level + 1}",
             ),
-        }
+        )
         for level, size in enumerate(codebook.sizes)
     ]
 
 
 def _newest_refused(lake: Lake) -> list[dict[str, Any]]:
+    """Return the newest open rows of the quarantine, as the table has them."""
     return open_rows(lake).sort("at", descending=True).head(20).to_dicts()
 
 
-def _model(model: Model) -> dict[str, Any]:
+def _model(model: Model) -> ModelOnPage:
     history = model.card.history
-    return {
-        "id": model.id,
-        "release": model.release,
-        "evaluated_on": model.evaluated_on,
-        "chart": line_chart([row["loss"] for row in history], "training loss") if history else "",
-        "evaluation": model.evaluation,
-        "cases": setting_text_with_targets(model.evaluation) if model.evaluation else "",
-        "tables": evaluation_tables(model.evaluation),
-    }
+    return ModelOnPage(
+        id=model.id,
+        release=model.release,
+        evaluated_on=model.evaluated_on,
+        chart=line_chart([row["loss"] for row in history], "training loss") if history else "",
+        evaluation=model.evaluation,
+        cases=setting_text_with_targets(model.evaluation) if model.evaluation else "",
+        tables=evaluation_tables(model.evaluation),
+    )
 
 
-def _timings(line: list[Manifest], trained: list[Model], known: dict[str, RunSummary]) -> list[dict[str, Any]]:
-    """Return stages with seconds and rows of the runs that made the release, those it extends, and its models."""
+def _timings(line: list[Manifest], trained: list[Model], known: dict[str, RunSummary]) -> list[RunTimes]:
+    """Return the runs that made the release, those it extends, and its models."""
     made = [manifest.run for manifest in reversed(line)]
     wanted = dict.fromkeys([*made, *(model.run for model in trained)])
-    return [{"run": run, "kind": known[run].kind, "stages": known[run].stages} for run in wanted if run in known]
+    return [RunTimes(run, known[run].kind, known[run].stages) for run in wanted if run in known]
 
 
 def _lineage(lake: Lake, manifest: Manifest) -> list[Manifest]:
@@ -138,7 +175,7 @@ def _lineage(lake: Lake, manifest: Manifest) -> list[Manifest]:
     return line
 
 
-def _diffs(lake: Lake, manifest: Manifest) -> list[dict[str, Any]]:
+def _diffs(lake: Lake, manifest: Manifest) -> list[ReleaseDiff]:
     """Return the diffs with the parent, and with every release under another codebook, as far as they stay."""
     staying = releases(lake)
     compared = [diff_releases(lake, each, manifest) for each in staying if each.id == manifest.parent]

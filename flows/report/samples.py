@@ -2,7 +2,7 @@
 
 import base64
 import io
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -29,8 +29,43 @@ THUMBNAIL = 96
 PERPLEXITY = 30.0
 
 
-def sample_views(lake: Lake, manifest: Manifest, trie: Trie) -> dict[str, Any]:
-    """Return points of the map, and strips of an item and its nearest items, of a deterministic sample of items."""
+@dataclass(frozen=True)
+class MapPoint:
+    """An item on the map: its place in a square of side 100, and its colour: hue in degrees, light in per cent."""
+
+    x: str
+    y: str
+    hue: int
+    light: int
+    title: str
+
+
+@dataclass(frozen=True)
+class StripItem:
+    """An item of a strip, beside the first one: codes that both SIDs begin with, and cosine of both vectors.
+
+    `image` is a small JPEG as a data URI.
+    """
+
+    item: str
+    title: str | None
+    sid: str
+    shared: int
+    cosine: float
+    image: str | None
+
+
+@dataclass(frozen=True)
+class SampleViews:
+    """Number of items of a sample, points of the map, and strips of an item and its nearest items."""
+
+    sampled: int
+    points: list[MapPoint]
+    strips: list[list[StripItem]]
+
+
+def sample_views(lake: Lake, manifest: Manifest, trie: Trie) -> SampleViews:
+    """Return the views of a deterministic sample of items."""
     ids = trie.item_ids.to_pylist()
     rows = np.argsort(tie_keys(trie.item_ids), kind="stable")[:SAMPLE]
     place = {ids[row]: row for row in rows.tolist()}
@@ -43,14 +78,14 @@ def sample_views(lake: Lake, manifest: Manifest, trie: Trie) -> dict[str, Any]:
     stored = stored.unique("item_id", keep="first", maintain_order=True).sort("item_id")
     known = np.array([place[item] for item in stored["item_id"]], np.int64)
     vectors, codes = matrix(stored), trie.codes()[known]
-    return {
-        "sampled": stored.height,
-        "points": _map(vectors, codes, stored["item_id"].to_list()),
-        "strips": _strips(lake, manifest, stored, vectors, codes),
-    }
+    return SampleViews(
+        sampled=stored.height,
+        points=_map(vectors, codes, stored["item_id"].to_list()),
+        strips=_strips(lake, manifest, stored, vectors, codes),
+    )
 
 
-def _map(vectors: NDArray[np.float32], codes: NDArray[np.int32], ids: list[str]) -> list[dict[str, Any]]:
+def _map(vectors: NDArray[np.float32], codes: NDArray[np.int32], ids: list[str]) -> list[MapPoint]:
     """Return places in a square of side 100, coloured by first code: t-SNE (van der Maaten and Hinton 2008)."""
     if len(vectors) < 5:
         return []
@@ -62,21 +97,21 @@ def _map(vectors: NDArray[np.float32], codes: NDArray[np.int32], ids: list[str])
     low, high = flat.min(axis=0), flat.max(axis=0)
     flat = 2 + 96 * (flat - low) / np.where(high > low, high - low, 1)
     return [
-        {
-            "x": f"{x:.1f}",
-            "y": f"{y:.1f}",
+        MapPoint(
+            x=f"{x:.1f}",
+            y=f"{y:.1f}",
             # Code numbers have no order: steps of the golden angle give consecutive numbers distinct hues.
-            "hue": int(code[0] * 137.508) % 360,
-            "light": (38, 52, 66)[int(code[0]) % 3],
-            "title": f"{item}: {' '.join(map(str, code))}",
-        }
+            hue=int(code[0] * 137.508) % 360,
+            light=(38, 52, 66)[int(code[0]) % 3],
+            title=f"{item}: {' '.join(map(str, code))}",
+        )
         for (x, y), code, item in zip(flat.tolist(), codes.tolist(), ids, strict=True)
     ]
 
 
 def _strips(
     lake: Lake, manifest: Manifest, stored: pl.DataFrame, vectors: NDArray[np.float32], codes: NDArray[np.int32]
-) -> list[list[dict[str, Any]]]:
+) -> list[list[StripItem]]:
     """Return the first items of the sample by tie key, each with its nearest items in the sample."""
     ids = stored["item_id"].to_list()
     chosen = np.argsort(tie_keys(ids), kind="stable")[:STRIPS]
@@ -88,14 +123,14 @@ def _strips(
     thumbnails = {item: _thumbnail(lake, row["images"][0] if row["images"] else None) for item, row in about.items()}
     return [
         [
-            {
-                "item": ids[row],
-                "title": about[ids[row]]["title"],
-                "sid": " ".join(map(str, codes[row])),
-                "shared": _shared(codes[strip[0]], codes[row]),
-                "cosine": float(score[at, row]),
-                "image": thumbnails[ids[row]],
-            }
+            StripItem(
+                item=ids[row],
+                title=about[ids[row]]["title"],
+                sid=" ".join(map(str, codes[row])),
+                shared=_shared(codes[strip[0]], codes[row]),
+                cosine=float(score[at, row]),
+                image=thumbnails[ids[row]],
+            )
             for row in strip
         ]
         for at, strip in enumerate(strips)

@@ -12,6 +12,7 @@ from flows.watch.health import problems
 from infra.addresses import without_secrets
 from storage.errors import LakeUnusable
 from storage.runs.beats import beat_of, record_beat
+from storage.runs.details import RunResult
 
 if TYPE_CHECKING:
     from flows.runtime.run import Run
@@ -65,7 +66,8 @@ def _tell(run: "Run", outcome: str, result: dict[str, Any], guard: _Guard) -> No
 
 def _leave_beat(run: "Run", outcome: str, result: dict[str, Any]) -> None:
     if run.lake.exists("runs") or run.lake.exists("releases"):
-        record_beat(run.lake, beat_of(run.kind, run.id, run.seconds(), outcome, {**result, **run.bytes_moved()}))
+        ended = RunResult.of({**result, **run.bytes_moved()})
+        record_beat(run.lake, beat_of(run.kind, run.id, run.seconds(), outcome, ended))
 
 
 def _alert(run: "Run") -> None:

@@ -181,7 +181,7 @@ def _metrics(run: Run, given: CandidateInput, trie: Trie, versions: dict[str, in
         new.squared + before.get("squared_error", 0.0), new.spread + before.get("squared_spread", 0.0), len(trie)
     )
     return {
-        **table_quality(trie, artifacts.codebook.levels),
+        **table_quality(trie, artifacts.codebook.levels).as_record(),
         "relative_error": total.relative,
         "relative_error_of_new": new.relative if new.items else None,
         "squared_error": total.squared,
@@ -218,7 +218,7 @@ def _churn(lake: Lake, artifacts: FittedArtifacts, trie: Trie) -> dict[str, Any]
     if production is None or production.codebook.id != artifacts.codebook_ref.refit_of:
         return {}
     changed = churn(*kept_codes(open_trie(lake, production), trie))
-    return {"churn": changed.pop("full_sid"), "churn_of_levels": list(changed.values())}
+    return {"churn": changed.full_sid, "churn_of_levels": changed.levels}
 
 
 def _behaviour(run: Run, given: CandidateInput, trie: Trie) -> dict[str, Any]:
@@ -227,7 +227,8 @@ def _behaviour(run: Run, given: CandidateInput, trie: Trie) -> dict[str, Any]:
         return {}
     negative = run.recipe.train.negative_events
     held_out = HeldOut(snapshot.interactions.version, snapshot.as_of, given.artifacts.fit_cutoff, negative)
-    return behaviour(run.lake, held_out, trie)
+    shared = behaviour(run.lake, held_out, trie)
+    return shared.as_record() if shared is not None else {}
 
 
 def _new_events(lake: Lake, given: CandidateInput, trie: Trie) -> dict[str, Any]:

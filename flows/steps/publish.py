@@ -14,9 +14,9 @@ from storage.errors import PointerMoved, ProductionHeld
 from storage.releases.integrity import Effort
 from storage.releases.manifest import Manifest
 from storage.releases.models import models_of
-from storage.releases.pointers import Pointer, read_pointer
+from storage.releases.pointers import Pointer, Published, read_pointer
 from storage.releases.publishing import Publication, publish_by_run, was_published
-from storage.releases.releases import PRODUCTION, Published, read_release
+from storage.releases.releases import PRODUCTION, published, read_release
 
 PUBLISHED_EVENT = "sidmill.release.published"
 CHECKED, CHECKED_BYTES = 0.04, 1 << 25
@@ -37,8 +37,9 @@ def publish(run: Run, manifest: Manifest, decided_on: Pointer, without_model: bo
     try:
         _move(run, manifest, decided_on, without_model=without_model)
     except PointerMoved:
-        now = read_pointer(run.lake, PRODUCTION).value
-        run.say(f"  not published: another run moved production to {now['release']} while {manifest.id} was made")
+        now = published(run.lake)
+        to = now.release if now is not None else "nothing"
+        run.say(f"  not published: another run moved production to {to} while {manifest.id} was made")
         return PublishOutcome.CONFLICT
     except ProductionHeld as held:
         run.say(f"  not published: {held}")
@@ -60,7 +61,7 @@ def publish_model(run: Run, manifest: Manifest, model: str) -> bool:
     task is retried.
     """
     alias = read_pointer(run.lake, PRODUCTION)
-    current = Published(**alias.value) if alias.value else None
+    current = alias.target
     if current is None or current.model == model:
         return current is not None
     verdict = _judged(run, manifest, model)

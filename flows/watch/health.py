@@ -89,7 +89,7 @@ def current_since(state: LakeState, night: Beat | None) -> datetime | None:
     if state.production is None:
         return None
     published = datetime.fromisoformat(state.production.published_at)
-    confirms = night is not None and night.found_nothing and night.result.get("release") == state.production.release
+    confirms = night is not None and night.found_nothing and night.result.release == state.production.release
     return max(published, night.at) if night is not None and confirms else published
 
 
@@ -124,19 +124,19 @@ def _failures(state: LakeState) -> Iterator[Problem]:
     """Yield the kinds of runs whose newest run ended badly; a person who cancels one knows of it."""
     last = [state.last_run] if state.last_run and not state.later else []
     for run in [*last, *state.unresolved_failures]:
-        if run["state"] in ENDED_BADLY and run["state"] != "cancelled":
-            error = in_a_line(run["error"])
-            how = "blocked" if (run["error"] or "").startswith(GateBlocked.__name__) else "failed"
-            yield Problem(f"{how} {run['kind']}", f"{run['run']} {run['state']}{': ' if error else ''}{error}")
+        if run.state in ENDED_BADLY and run.state != "cancelled":
+            error = in_a_line(run.error)
+            how = "blocked" if (run.error or "").startswith(GateBlocked.__name__) else "failed"
+            yield Problem(f"{how} {run.kind}", f"{run.run} {run.state}{': ' if error else ''}{error}")
 
 
 def _kept_back(state: LakeState, training: Beat | None) -> Iterator[Problem]:
     """Yield the model that a gate kept from production in the last training, until a person publishes it."""
-    blocked = training.result.get("blocked") if training is not None else None
+    blocked = training.result.blocked if training is not None else None
     if training is None or not blocked:
         return
     served = state.production.model if state.production is not None else None
-    if served is None or served != training.result.get("model"):
+    if served is None or served != training.result.model:
         yield Problem(f"blocked {TRAIN}", f"{training.run}: {blocked}")
 
 

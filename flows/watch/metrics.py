@@ -95,15 +95,16 @@ class LakeMetrics(Collector):
         took = [((beat.kind,), beat.seconds) for beat in ends]
         yield self._gauge("run_seconds", "duration of the last run of a kind", took, "kind")
         for field in ("read_bytes", "written_bytes"):
-            known = [((beat.kind,), float(beat.result[field])) for beat in ends if field in beat.result]
+            moved = {beat.kind: getattr(beat.result, field) for beat in ends}
+            known = [((kind,), float(count)) for kind, count in moved.items() if count is not None]
             yield self._gauge(f"run_{field}", f"{field} of the driver of the last run of a kind", known, "kind")
         newest = {run.kind: run for run in runs(self._lake)}
         seconds, rows = dict[tuple[str, ...], float](), dict[tuple[str, ...], float]()
         for kind, run in sorted(newest.items()):
             for stage in run.stages:
-                place = (kind, str(stage["name"]))
-                seconds[place] = seconds.get(place, 0.0) + float(stage.get("seconds", 0.0))
-                rows[place] = rows.get(place, 0.0) + float(stage.get("rows_in", 0))
+                place = (kind, stage.name)
+                seconds[place] = seconds.get(place, 0.0) + (stage.seconds or 0.0)
+                rows[place] = rows.get(place, 0.0) + (stage.rows_in or 0)
         yield self._gauge("stage_seconds", "duration of a stage of the last run", seconds.items(), "kind", "stage")
         yield self._gauge("stage_rows", "rows that went into a stage of the last run", rows.items(), "kind", "stage")
 

@@ -16,8 +16,19 @@ from storage.schemas import POINTERS
 
 
 @dataclass(frozen=True)
+class Published:
+    """Target of an alias."""
+
+    release: str
+    model: str | None
+
+
+@dataclass(frozen=True)
 class Pointer:
-    """Value of a pointer. `sequence` counts the moves of `name` from 1; 0 with value None means never set."""
+    """Value of a pointer; each kind of pointer has values of its own shape.
+
+    `sequence` counts the moves of `name` from 1; 0 with value None means never set.
+    """
 
     name: str
     sequence: int
@@ -25,6 +36,13 @@ class Pointer:
     note: str = ""
     at: datetime | None = None
     run: str = ""
+
+    @property
+    def target(self) -> Published | None:
+        """The target of an alias; None before its first move, and for a pointer of another kind."""
+        if not isinstance(self.value, dict) or "release" not in self.value:
+            return None
+        return Published(self.value["release"], self.value["model"])
 
 
 def read_pointer(lake: Lake, name: str) -> Pointer:
@@ -36,6 +54,11 @@ def pointer_history(lake: Lake, name: str) -> list[Pointer]:
     """Return every value of `name`, oldest first, starting with the unset one."""
     require_pointers(lake)
     return history_of(lake.read("pointers"), name)
+
+
+def targets_of(history: list[Pointer]) -> list[Published]:
+    """Return each target that an alias had, in order of the moves."""
+    return [move.target for move in history if move.target is not None]
 
 
 def require_pointers(lake: Lake) -> None:

@@ -13,7 +13,6 @@ and "the alias moved there" are one atomic fact. Rules:
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
 
 import pyarrow as pa
 
@@ -24,8 +23,8 @@ from storage.releases.catalogue import assigned_items, deleted_items
 from storage.releases.integrity import Effort, check_pinned
 from storage.releases.manifest import Manifest
 from storage.releases.models import model_vocabulary, newest_model
-from storage.releases.pointers import Pointer, move_pointer, pointer_history, read_pointer
-from storage.releases.releases import PRODUCTION, Published, published_assignments, read_release, releases
+from storage.releases.pointers import Pointer, Published, move_pointer, pointer_history, read_pointer, targets_of
+from storage.releases.releases import PRODUCTION, published_assignments, read_release, releases
 from storage.releases.standing import require_staying
 
 PUBLISH, ROLLBACK, HOLD, LIFT = "publish", "rollback", "hold", "lift"
@@ -103,18 +102,18 @@ def _publish(lake: Lake, publication: Publication, history: list[Pointer], prove
         chosen = _default_model(lake, manifest, history, publication.may_be_worse)
     elif chosen is not None:
         _check_vocabulary(lake, manifest, chosen)
-    if chosen is None and before.value and before.value["model"] and not publication.without_model:
+    current = before.target
+    if chosen is None and current is not None and current.model and not publication.without_model:
         raise PublishRefused(
-            f"publishing {manifest.id} would leave {before.name!r} without a generator: {before.value['model']} was "
+            f"publishing {manifest.id} would leave {before.name!r} without a generator: {current.model} was "
             f"trained for another vocabulary. Train one first with `sidmill run train --release {manifest.id}`, or "
             f"publish without one: `sidmill release publish {manifest.id} --without-model`."
         )
-    value = {"release": manifest.id, "model": chosen}
-    if before.value == value and hold_of(history) is None:
-        return Published(manifest.id, chosen)
+    wanted = Published(manifest.id, chosen)
+    if current == wanted and hold_of(history) is None:
+        return wanted
     check_pinned(lake, manifest, chosen, provenance, publication.effort)
-    _move(lake, before, Published(manifest.id, chosen), publication.note, provenance, publication.require)
-    return Published(manifest.id, chosen)
+    return _move(lake, before, wanted, publication.note, provenance, publication.require)
 
 
 def rollback(
@@ -132,30 +131,31 @@ def rollback(
     """
     history = pointer_history(lake, alias)
     now = history[-1]
-    if now.value is None:
+    current = now.target
+    if current is None:
         raise LakeNotFound(f"{alias!r} points to nothing yet; publish a release first.")
-    if to == now.value["release"]:
-        return Published(**now.value)
+    if to == current.release:
+        return current
     available = {manifest.id for manifest in releases(lake)}
-    if to is not None and to not in available and any(move.value["release"] == to for move in history[1:]):
+    if to is not None and to not in available and any(target.release == to for target in targets_of(history)):
         read_release(lake, to)  # says when it was retired
-    ever = [move.value for move in history[1:-1] if move.value["release"] in available - {now.value["release"]}]
-    earlier = [value for value in _not_undone(history) if value in ever]
-    wanted = earlier if to is None else [value for value in ever if value["release"] == to]
+    ever = [target for target in targets_of(history[:-1]) if target.release in available - {current.release}]
+    earlier = [target for target in _not_undone(history) if target in ever]
+    wanted = earlier if to is None else [target for target in ever if target.release == to]
     if not wanted:
-        known = ", ".join(sorted({value["release"] for value in ever}))
+        known = ", ".join(sorted({target.release for target in ever}))
         choice = (
             f"choose one that was published before with `--to RELEASE`: {known}"
             if known
             else "no other release was ever published, or none of them stays"
         )
-        current = now.value["release"]
         raise PublishRefused(
-            f"cannot roll {alias!r} back from {current} to {to or 'an earlier release'}: {choice}. "
-            f"To change only the model of {current}, run `sidmill release publish {current} --model MODEL`."
+            f"cannot roll {alias!r} back from {current.release} to {to or 'an earlier release'}: {choice}. "
+            f"To change only the model of {current.release}, run `sidmill release publish {current.release} --model "
+            "MODEL`."
         )
-    manifest = read_release(lake, wanted[-1]["release"])
-    model = wanted[-1]["model"] or _default_model(lake, manifest, history, may_be_worse)
+    manifest = read_release(lake, wanted[-1].release)
+    model = wanted[-1].model or _default_model(lake, manifest, history, may_be_worse)
     check_pinned(lake, manifest, model, provenance)
     return _move(lake, now, Published(manifest.id, model), ROLLBACK, provenance)
 
@@ -199,9 +199,9 @@ def hold_of(history: list[Pointer]) -> str | None:
     """Return a sentence on why runs may not move an alias; None if they may."""
     last = history[-1]
     kind, _, reason = last.note.partition(": ")
-    if kind not in (ROLLBACK, HOLD) or last.at is None:
+    if kind not in (ROLLBACK, HOLD) or last.at is None or last.target is None:
         return None
-    release, at = last.value["release"], _time(last.at)
+    release, at = last.target.release, _time(last.at)
     state = f"was rolled back to {release} on {at}" if kind == ROLLBACK else f"has been held at {release} since {at}"
     given = f" ({reason})" if reason else ""
     return f"{last.name} {state}{given}, so runs do not move it."
@@ -221,17 +221,19 @@ def _lifting(release: str) -> str:
 
 def was_published(lake: Lake, model: str, alias: str = PRODUCTION) -> bool:
     """Return whether an alias ever pointed to a model."""
-    return any(move.value["model"] == model for move in pointer_history(lake, alias)[1:])
+    return any(target.model == model for target in targets_of(pointer_history(lake, alias)))
 
 
-def _not_undone(history: list[Pointer]) -> list[dict[str, Any]]:
+def _not_undone(history: list[Pointer]) -> list[Published]:
     """Return the pairs published up to the alias's target, without those undone by a rollback."""
-    kept: list[dict[str, Any]] = []
-    for move in history[1:]:
-        places = [place for place, value in enumerate(kept) if value["release"] == move.value["release"]]
+    kept = list[Published]()
+    for move in history:
+        if move.target is None:
+            continue
+        places = [place for place, target in enumerate(kept) if target.release == move.target.release]
         if move.note == ROLLBACK and places:
             del kept[places[-1] :]
-        kept.append(move.value)
+        kept.append(move.target)
     return kept
 
 
@@ -254,10 +256,10 @@ def _check_not_stale(lake: Lake, manifest: Manifest, history: list[Pointer]) -> 
             f"{manifest.id} lacks {len(lost)} assignment(s) that were published under its codebook after it was made "
             f"({', '.join(lost[:3])}): publishing it would free SIDs that are taken. Run the flow that made it again."
         )
-    current = history[-1].value
-    if current is None or current["release"] == manifest.id:
+    current = history[-1].target
+    if current is None or current.release == manifest.id:
         return
-    before = read_release(lake, current["release"])
+    before = read_release(lake, current.release)
     missing: set[str] = set()
     if before.codebook.id != manifest.codebook.id:
         missing = assigned_items(lake, before) - assigned_items(lake, manifest) - deleted_items(lake)
@@ -274,7 +276,7 @@ def _check_not_earlier(manifest: Manifest, before: Manifest, history: list[Point
     earlier = is_earlier(manifest, before)
     if earlier:
         back = ""
-        if any(move.value["release"] == manifest.id for move in history[1:]):
+        if any(target.release == manifest.id for target in targets_of(history)):
             back = f" To go back on purpose, run `sidmill release rollback --to {manifest.id}`."
         raise StaleCandidate(
             f"{manifest.id} sees an earlier state of the lake than {before.id}: it lacks items, changes or deletions "
@@ -304,11 +306,12 @@ def _default_model(lake: Lake, manifest: Manifest, history: list[Pointer], may_b
     Once that was published with the release, return the last one published with it; else the current one. Return None
     if that one does not speak the vocabulary of the release.
     """
-    with_it = [move.value["model"] for move in history[1:] if move.value["release"] == manifest.id]
+    with_it = [target.model for target in targets_of(history) if target.release == manifest.id]
     newest = newest_model(lake, manifest.id, worse_too=may_be_worse(manifest))
     if newest is None or newest in with_it:
         last = next((model for model in reversed(with_it) if model is not None), None)
-        newest = last or (history[-1].value["model"] if history[-1].value else None)
+        current = history[-1].target
+        newest = last or (current.model if current is not None else None)
     if newest is None or model_vocabulary(lake, newest) != manifest.codebook.vocabulary:
         return None
     return newest
@@ -325,8 +328,8 @@ def _check_vocabulary(lake: Lake, manifest: Manifest, model: str) -> None:
 
 
 def _pair(pointer: Pointer) -> str:
-    value = pointer.value
-    return f"({value['release']}, {value['model'] or 'no model'})" if value else "unset"
+    target = pointer.target
+    return f"({target.release}, {target.model or 'no model'})" if target is not None else "unset"
 
 
 def _time(value: datetime) -> str:

@@ -4,7 +4,6 @@ Along a lineage, from parent to child, as-of times and pinned versions never go 
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from datetime import datetime
 
 import pyarrow as pa
@@ -14,19 +13,11 @@ from storage.commit import Provenance, swap
 from storage.errors import LakeNotFound, LineageBroken
 from storage.lake import Lake
 from storage.releases.manifest import Manifest
-from storage.releases.pointers import Pointer, pointer_history, read_pointer
+from storage.releases.pointers import Pointer, Published, pointer_history, read_pointer, targets_of
 from storage.releases.standing import read_standing, retirement_of
 from storage.schemas import RELEASES
 
 PRODUCTION = "production"
-
-
-@dataclass(frozen=True)
-class Published:
-    """Target of an alias."""
-
-    release: str
-    model: str | None
 
 
 def record_release(
@@ -129,8 +120,7 @@ def read_release(lake: Lake, name: str) -> Manifest:
 
 def published(lake: Lake, alias: str = PRODUCTION) -> Published | None:
     """Return the pair an alias points to now, None before the first publish."""
-    value = read_pointer(lake, alias).value
-    return Published(value["release"], value["model"]) if value else None
+    return read_pointer(lake, alias).target
 
 
 def published_assignments(lake: Lake, codebook: str, alias: str = PRODUCTION) -> list[str]:
@@ -142,8 +132,8 @@ def published_assignments(lake: Lake, codebook: str, alias: str = PRODUCTION) ->
 def _assignments(manifests: list[Manifest], codebook: str, history: list[Pointer]) -> list[str]:
     by_id = {manifest.id: manifest for manifest in manifests}
     found: dict[str, None] = {}
-    for move in history:
-        manifest = by_id.get(move.value["release"]) if move.value else None
+    for target in targets_of(history):
+        manifest = by_id.get(target.release)
         if manifest is not None and manifest.codebook.id == codebook:
             found.update(dict.fromkeys(manifest.assignments))
     return list(found)

@@ -25,9 +25,9 @@ from storage.releases.completeness import require_complete
 from storage.releases.integrity import model_blobs, pinned_blobs
 from storage.releases.manifest import Manifest
 from storage.releases.models import Model, newest_model, read_model, recorded_models
-from storage.releases.pointers import move_pointer, pointer_history
+from storage.releases.pointers import Published, move_pointer, pointer_history, targets_of
 from storage.releases.publishing import ROLLBACK
-from storage.releases.releases import PRODUCTION, Published, read_release, recorded_releases
+from storage.releases.releases import PRODUCTION, read_release, recorded_releases
 from storage.releases.standing import retirements, standing_of
 from storage.retention.copying import Copied, copy_files, require_empty
 from storage.retention.garbage import BLOBS, old_sequences, pictures
@@ -112,8 +112,8 @@ def read_backup(files: Files) -> Backup:
 
 def _model_of(lake: Lake, manifest: Manifest) -> Model | None:
     """Return the model that a release was last published with, else the newest that was trained for it."""
-    moves = [move.value for move in pointer_history(lake, PRODUCTION)[1:] if move.value["release"] == manifest.id]
-    name = moves[-1]["model"] if moves else newest_model(lake, manifest.id)
+    with_it = [each.model for each in targets_of(pointer_history(lake, PRODUCTION)) if each.release == manifest.id]
+    name = with_it[-1] if with_it else newest_model(lake, manifest.id)
     return None if name is None else read_model(lake, name)
 
 
@@ -169,7 +169,7 @@ def _keep_only(copy: Lake, target: Published, others: set[str], provenance: Prov
 
     swap(copy, "pointers", decide, provenance)
     alias = pointer_history(copy, PRODUCTION)[-1]
-    if alias.value != asdict(target):
+    if alias.target != target:
         move_pointer(copy, alias, asdict(target), ROLLBACK, provenance)
     if copy.exists("sequences"):
         take_out(copy, "sequences", set(old_sequences(copy, others)), provenance)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from storage.lake import Lake
 from storage.releases.manifest import Manifest
 from storage.releases.models import Model
-from storage.releases.pointers import Pointer, history_of, newest_values
+from storage.releases.pointers import Pointer, history_of, newest_values, targets_of
 from storage.releases.standing import standing_of
 from storage.runs.record import RunSummary, runs
 
@@ -68,15 +68,15 @@ def kept(
     standing, running = standing_of(pointers), list(running)
     there = {each.id: each for each in manifests if each.id not in standing.retired}
     moves = _moves(pointers)
-    current = {pointer.name: pointer.value for pointer in newest_values(pointers) if _is_alias(pointer)}
-    needed = _needed_by_runs(running, moves)
+    current = {pointer.name: pointer.target for pointer in newest_values(pointers) if pointer.target is not None}
+    ever, needed = targets_of(moves), _needed_by_runs(running, moves)
     cutoff = policy.cutoff(now, running)
 
     releases = dict[str, str]()
-    reasons = [(value["release"], f"{name} points to it") for name, value in current.items()]
+    reasons = [(target.release, f"{name} points to it") for name, target in current.items()]
     reasons += [(release, str(pin)) for release, pin in standing.pins.items() if pin.holds(now)]
     reasons += needed.items()
-    published = dict.fromkeys(move.value["release"] for move in reversed(moves) if move.value["release"] in there)
+    published = dict.fromkeys(target.release for target in reversed(ever) if target.release in there)
     reasons += [(release, f"one of the {policy.keep} published last") for release in list(published)[: policy.keep]]
     reasons += [(release, f"one of the {policy.keep} made last") for release in sorted(there)[-policy.keep :]]
     reasons += [(each.id, "made within the grace period") for each in there.values() if each.created_at > cutoff]
@@ -84,10 +84,10 @@ def kept(
         if release in there:
             releases.setdefault(release, why)
 
-    served = {value["model"]: f"{name} points to it" for name, value in current.items()}
+    served = {target.model: f"{name} points to it" for name, target in current.items()}
     stay = dict[str, str]()
     for model in models:
-        with_it = [move.value["release"] for move in moves if move.value["model"] == model.id]
+        with_it = [target.release for target in ever if target.model == model.id]
         last = next((release for release in reversed(with_it) if release in releases), None)
         whys = (
             served.get(model.id) or needed.get(model.id),
@@ -102,14 +102,10 @@ def kept(
     return Kept({**{release: f"{model} was trained on it" for release, model in own.items()}, **releases}, stay)
 
 
-def _is_alias(pointer: Pointer) -> bool:
-    return isinstance(pointer.value, dict) and "release" in pointer.value
-
-
 def _moves(pointers: pa.Table) -> list[Pointer]:
     """Return the moves of all aliases, oldest first."""
     names = sorted(set(pointers["name"].to_pylist()))
-    found = [move for name in names for move in history_of(pointers, name)[1:] if _is_alias(move)]
+    found = [move for name in names for move in history_of(pointers, name) if move.target is not None]
     return sorted(found, key=lambda move: (move.at is not None, move.at))
 
 
@@ -120,6 +116,6 @@ def _needed_by_runs(running: Iterable[RunSummary], moves: list[Pointer]) -> dict
         before = [move for move in moves if move.at is not None and move.at <= run.started][-1:]
         since = [move for move in moves if move.at is not None and move.at > run.started]
         values = [run.parameters.get(name) for name in NAMES]
-        values += [move.value[part] for move in [*before, *since] for part in ("release", "model")]
+        values += [value for target in targets_of([*before, *since]) for value in (target.release, target.model)]
         needed.update((value, f"{run.run} is running") for value in values if isinstance(value, str))
     return needed

@@ -5,7 +5,8 @@ kind replaces. Nothing is decided by them; they tell a watcher that runs still h
 """
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,20 +14,21 @@ import pyarrow.fs as pafs
 
 from storage.files.store import Files
 from storage.lake import Lake
+from storage.runs.details import RunResult
 
 FOLDER = "beats"
 
 
 @dataclass(frozen=True)
 class Beat:
-    """End of a run. `outcome` is finished, failed or cancelled; `result` is that of its flow, or its error."""
+    """End of a run after some `seconds`. `outcome` is finished, failed or cancelled; `result` may be an error."""
 
     kind: str
     run: str
     at: datetime
     seconds: float
     outcome: str
-    result: dict[str, Any]
+    result: RunResult
 
     @property
     def began(self) -> datetime:
@@ -35,12 +37,12 @@ class Beat:
     @property
     def found_nothing(self) -> bool:
         """True if the run finished without a new release, because nothing had arrived."""
-        return self.outcome == "finished" and self.result.get("made") is False
+        return self.outcome == "finished" and self.result.made is False
 
 
 def record_beat(lake: Lake, beat: Beat) -> None:
     """Replace the sign of life of the beat's kind."""
-    record = {**asdict(beat), "at": beat.at.isoformat()}
+    record = {**vars(beat), "at": beat.at.isoformat(), "result": beat.result.as_record()}
     _files(lake).write(_name(beat.kind), json.dumps(record, sort_keys=True, default=str).encode())
 
 
@@ -50,10 +52,15 @@ def beats(lake: Lake) -> dict[str, Beat]:
     found = files.filesystem.get_file_info(pafs.FileSelector("", allow_not_found=True))
     names = sorted(each.base_name for each in found if each.is_file and each.base_name.endswith(".json"))
     read = [json.loads(files.read(name)) for name in names]
-    return {each["kind"]: Beat(**{**each, "at": datetime.fromisoformat(each["at"])}) for each in read}
+    return {each["kind"]: _beat(each) for each in read}
 
 
-def beat_of(kind: str, run: str, seconds: float, outcome: str, result: dict[str, Any]) -> Beat:
+def _beat(stored: Mapping[str, Any]) -> Beat:
+    parsed = {"at": datetime.fromisoformat(stored["at"]), "result": RunResult.of(stored["result"])}
+    return Beat(**{**stored, **parsed})
+
+
+def beat_of(kind: str, run: str, seconds: float, outcome: str, result: RunResult) -> Beat:
     """Return the beat of a run that ends now."""
     return Beat(kind, run, datetime.now(UTC), round(seconds, 3), outcome, result)
 

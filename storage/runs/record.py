@@ -17,6 +17,7 @@ from storage.commit import Provenance, append
 from storage.errors import ErasedMeanwhile, LakeNotFound
 from storage.lake import Lake
 from storage.releases.completeness import require_complete
+from storage.runs.details import RecordedStage, RunResult
 from storage.runs.process import may_live, this_process
 from storage.schemas import RUNS
 
@@ -115,7 +116,8 @@ class RunRecord:
 class RunSummary:
     """One run from its events: `state` is running, finished, failed, cancelled, or killed (its process is gone).
 
-    `seen` is the time of its last event.
+    `parameters` are the arguments of its flow, and `seen` is the time of its last event. A run that is not over has an
+    empty result.
     """
 
     run: str
@@ -124,12 +126,17 @@ class RunSummary:
     started: datetime
     ended: datetime | None
     parameters: dict[str, Any]
-    result: dict[str, Any]
-    stages: list[dict[str, Any]]
+    result: RunResult
+    stages: list[RecordedStage]
     host: str
     pid: int
     flow_run: str
     seen: datetime
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the run by name of the field, for JSON; times are left as they are."""
+        stages = [stage.as_record() for stage in self.stages]
+        return {**vars(self), "result": self.result.as_record(), "stages": stages}
 
 
 def in_a_line(error: str | None) -> str:
@@ -169,8 +176,8 @@ def _summary(events: list[dict[str, Any]]) -> RunSummary:
         started=first["at"],
         ended=last["at"] if over else None,
         parameters=first["detail"].get("parameters", {}),
-        result=last["detail"] if over else {},
-        stages=[{"name": event["name"], **event["detail"]} for event in events if event["event"] == "stage"],
+        result=RunResult.of(last["detail"] if over else {}),
+        stages=[RecordedStage.of(event["name"], event["detail"]) for event in events if event["event"] == "stage"],
         host=str(first["detail"].get("host", "")),
         pid=int(first["detail"].get("pid", 0)),
         flow_run=str(first["detail"].get("flow_run", "")),

@@ -78,7 +78,7 @@ def test_a_refit_keeps_most_sids_and_its_churn_is_a_gate(
     assert "churn" not in night.metrics.keys() | {gate.name for gate in night.gates}
     assert night.metrics["neighbours_sharing"] != release.metrics["neighbours_sharing"]
     diff = diff_releases(lake, night, read_release(lake, "r-000002"))
-    assert (diff["items"]["removed"], diff["churn"]["full_sid"]) == (4, pytest.approx(moved))
+    assert (diff.items.removed, diff.churn.full_sid) == (4, pytest.approx(moved))
 
 
 def test_the_peers_of_a_refit_are_what_they_are_called() -> None:
@@ -283,6 +283,6 @@ def test_training_reads_impressions_as_context_and_learns_clicks_alone(
     context = events["impression"].fill_null(False) | (events["event_type"] == "impression")
     assert 0.3 * len(events) < context.sum() < 0.5 * len(events)
     # No user has 64 events: an epoch reads each event once and predicts each of the others once.
-    epochs = next(stage for stage in runs(lake)[-1].stages if stage["name"] == "train")["history"]
+    epochs = next(stage for stage in runs(lake)[-1].stages if stage.name == "train").others["history"]
     assert [epoch["targets"] for epoch in epochs] == [3 * (~context).sum()] * 2
     assert all(epoch["tokens"] >= 3 * len(events) for epoch in epochs)

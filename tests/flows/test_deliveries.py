@@ -15,6 +15,7 @@ from storage.errors import QuarantineBudgetExceeded
 from storage.lake import Lake
 from storage.quarantine import by_reason
 from storage.releases.releases import read_release
+from storage.runs.details import RunResult
 from storage.runs.record import runs
 
 Recipe = dict[str, object]
@@ -36,7 +37,7 @@ def test_a_file_is_read_again_under_a_mended_mapping(
     assert lake.rows("interactions") == 600
     assert by_reason(lake) == {}
     assert "ingest items: skipped" in capsys.readouterr().out
-    assert runs(lake)[-1].result == {"release": "r-000001", "made": True, "published": True}
+    assert runs(lake)[-1].result == RunResult(release="r-000001", made=True, published=True)
 
 
 def test_a_bad_delivery_stops_its_own_night_and_no_other(tmp_path: Path, small: Path, recipe: Recipe) -> None:

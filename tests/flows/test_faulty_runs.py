@@ -77,11 +77,11 @@ def test_bad_input_lands_in_quarantine_from_file_to_table_and_the_rest_goes_on(
         "value_not_finite": 1,
     }
     assert len(sids(lake, "production")) == 44
-    stages = {stage["name"]: stage for stage in runs(lake)[-1].stages if "rows_in" in stage}
+    stages = {stage.name: stage for stage in runs(lake)[-1].stages if stage.rows_in is not None}
     assert {"ingest items", "ingest log", "embed text", "embed image", "fuse", "assign SIDs"} <= stages.keys()
     for stage in stages.values():
-        assert stage["rows_in"] == stage["rows_out"] + stage["unchanged"] + stage["quarantined"]
-    assert stages["embed image"]["by_reason"] == {
+        assert stage.rows_in == stage.rows_out + stage.unchanged + stage.quarantined
+    assert stages["embed image"].by_reason == {
         "image_format": 1,
         "image_too_many_pixels": 1,
         "image_truncated": 1,

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows import grounding as module
-from flows.grounding import FolderTaken, export_grounding
+from flows.grounding import FolderTaken, GroundingManifest, export_grounding
 from pipelines.grounding import SCHEMA
 from tokenizer.trie.trie import Trie
 
@@ -55,19 +56,19 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def export(name: str, folder: Path, **other: str) -> dict[str, Any]:
+def export(name: str, folder: Path, **other: str) -> GroundingManifest:
     return export_grounding(None, release(name, **other), folder)  # type: ignore[arg-type]
 
 
 def test_parts_hold_all_rows_and_the_manifest_their_hashes(tmp_path: Path, batches: list[int | Exception]) -> None:
     made = export("r-000001", tmp_path / "new" / "corpus")
     found = contents(tmp_path / "new" / "corpus")
-    assert json.loads(found.pop("manifest.json")) == json.loads(json.dumps(made))
-    assert made["parts"] == {name: hashlib.sha256(data).hexdigest() for name, data in found.items()}
+    assert json.loads(found.pop("manifest.json")) == json.loads(json.dumps(asdict(made)))
+    assert made.parts == {name: hashlib.sha256(data).hexdigest() for name, data in found.items()}
     rows = [pq.read_table(tmp_path / "new" / "corpus" / name).num_rows for name in sorted(found)]
     assert rows == [4, 1]
-    assert made["rows"] == {"sid_to_title": 5, "title_to_sid": 0, "attribute_of_sid": 0, "co_consumed": 0}
-    assert made["special_tokens"] == ["<a_0>", "<a_1>"]
+    assert made.rows == {"sid_to_title": 5, "title_to_sid": 0, "attribute_of_sid": 0, "co_consumed": 0}
+    assert made.special_tokens == ["<a_0>", "<a_1>"]
 
 
 def test_a_stopped_export_leaves_no_manifest_and_the_next_leaves_nothing_of_it(

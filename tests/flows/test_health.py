@@ -17,6 +17,7 @@ from storage.commit import append
 from storage.lake import Lake
 from storage.releases.models import models
 from storage.runs.beats import Beat, record_beat
+from storage.runs.details import RunResult
 from storage.runs.record import RunRecord
 from storage.schemas import SOURCES
 
@@ -38,7 +39,7 @@ def ended(lake: Lake, run: str, kind: str, event: str, **result: Any) -> datetim
 
 
 def beat(lake: Lake, at: datetime, outcome: str = "finished", **result: Any) -> None:
-    record_beat(lake, Beat("nightly", f"nightly-{at:%H%M%S}", at, 60.0, outcome, result))
+    record_beat(lake, Beat("nightly", f"nightly-{at:%H%M%S}", at, 60.0, outcome, RunResult.of(result)))
 
 
 def names(lake: Lake, watch: WatchSpec, now: datetime | None = None) -> list[str]:

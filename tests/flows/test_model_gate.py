@@ -19,7 +19,8 @@ from flows.watch.spec import WatchSpec
 from storage.lake import Lake
 from storage.releases.evaluation import EvaluationResult
 from storage.releases.models import ModelCard, TrainedModel, record_evaluation, record_model
-from storage.releases.releases import Published, published, read_release
+from storage.releases.pointers import Published
+from storage.releases.releases import published, read_release
 
 
 def against(**verdict: str) -> dict[str, Any]:

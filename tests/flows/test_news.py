@@ -21,6 +21,7 @@ from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
 from storage.commit import Provenance
 from storage.lake import Lake
 from storage.runs.beats import Beat
+from storage.runs.details import RunResult
 
 NOW = datetime(2026, 9, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -40,7 +41,7 @@ def test_a_run_begins_after_each_change_and_none_without(steps: Sequence[str], l
         if step == "change":
             state, changed_at = state + 1, now
         if running is not None and now - running >= length * MINUTE:
-            beat = Beat("nightly", "n", now, (now - running).total_seconds(), "finished", {})
+            beat = Beat("nightly", "n", now, (now - running).total_seconds(), "finished", RunResult())
             running = None
         before = len(asked)
         assert trigger.look(str(state), beat, now) == (len(asked) > before)
@@ -54,7 +55,7 @@ def test_a_run_begins_after_each_change_and_none_without(steps: Sequence[str], l
 
 
 def ended(minute: int, began: int) -> Beat:
-    return Beat("nightly", "n", NOW + minute * MINUTE, (minute - began) * 60.0, "finished", {})
+    return Beat("nightly", "n", NOW + minute * MINUTE, (minute - began) * 60.0, "finished", RunResult())
 
 
 def test_a_run_is_asked_for_again_if_one_that_began_too_early_has_ended_or_none_came() -> None:

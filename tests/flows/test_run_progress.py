@@ -16,11 +16,13 @@ from rich.console import Console
 
 from flows.bootstrap import bootstrap
 from flows.cli import show
+from flows.inspect.status import ListedRelease, ReleaseStatus
 from flows.runtime import progress, stage_artifact
 from flows.runtime.progress import Display
 from flows.runtime.server import ensure_server
 from flows.runtime.stage_artifact import StageArtifact
 from storage.lake import Lake
+from storage.releases.manifest import Gate, TrieRef
 from storage.runs.record import runs
 
 
@@ -104,19 +106,28 @@ def test_a_list_of_releases_breaks_no_number_on_a_terminal_of_80_columns(monkeyp
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "dumb")
     failed = ["collision_rate", "events_without_sid", "drifted_items"]
-    one: dict[str, Any] = {
-        "id": "r-000012",
-        "kind": "bootstrap",
-        "parent": "r-000011",
-        "items": 12_345_678,
-        "codebook_sizes": [8192, 8192, 8192],
-        "codebook": "979e75d7bb5f71fc",
-        "as_of": "2026-11-27T00:00:00",
-        "gates": [{"name": name, "passed": False} for name in failed],
-        "pinned": None,
-        "redacted": [],
-    }
-    show.releases([one], None, 0, False)
+    moment = "2026-11-27T00:00:00"
+    one = ReleaseStatus(
+        id="r-000012",
+        kind="bootstrap",
+        parent="r-000011",
+        created_at=moment,
+        items=12_345_678,
+        codebook="979e75d7bb5f71fc",
+        codebook_sizes=[8192, 8192, 8192],
+        vocabulary="",
+        as_of=moment,
+        cutoff=moment,
+        versions={},
+        encoders={},
+        fusion="",
+        assignments=[],
+        trie=TrieRef(sha256="", path="", sids=12_345_678),
+        counts={},
+        metrics={},
+        gates=tuple(Gate(name=name, severity="block", value=1.0, limit=0.0, passed=False) for name in failed),
+    )
+    show.releases([ListedRelease(one, None, [])], None, 0, False)
     words = out.getvalue().split()
     assert {"r-000012", "r-000011", "12,345,678", "8192", "979e75d7", "2026-11-27"} <= set(words)
     assert max(map(len, out.getvalue().splitlines())) <= 80

@@ -16,7 +16,7 @@ from conftest import START, write_items, write_log
 from flows.backfill import backfill
 from flows.bootstrap import bootstrap
 from flows.cli.main import run_command
-from flows.inspect.diff import diff_releases
+from flows.inspect.diff import ItemChanges, diff_releases
 from flows.inspect.explain import explain_item
 from flows.inspect.verify import verify
 from flows.nightly import nightly
@@ -34,7 +34,8 @@ from storage.errors import StaleCandidate
 from storage.lake import Lake
 from storage.quarantine import by_reason
 from storage.releases.models import ModelCard, TrainedModel, record_model
-from storage.releases.releases import Published, published, read_release
+from storage.releases.pointers import Published
+from storage.releases.releases import published, read_release
 from storage.runs.record import runs
 from tokenizer.arrays import scratch
 from training.auto_settings import Scale, generator_spec
@@ -66,7 +67,7 @@ def test_from_bootstrap_over_nights_to_a_backfill(
     lake = start(str(tmp_path / "lake"), small, recipe)
     first = sids(lake, "r-000001")
     assert len(first) == len(set(first.values())) == 40
-    assert [stage["name"] for stage in runs(lake)[-1].stages].count("fuse") == 1
+    assert [stage.name for stage in runs(lake)[-1].stages].count("fuse") == 1
 
     # A second bootstrap and an empty night change no table.
     before = versions(lake)
@@ -95,8 +96,8 @@ def test_from_bootstrap_over_nights_to_a_backfill(
     made = backfill(lake.uri, other)
     assert published(lake).release == "r-000002"  # type: ignore[union-attr]
     diff = diff_releases(lake, read_release(lake, "r-000002"), read_release(lake, made["release"]))
-    assert diff["items"] == {"added": 0, "removed": 0, "kept": 47}
-    assert not diff["codebook"]["same_vocabulary"]
+    assert diff.items == ItemChanges(added=0, removed=0, kept=47)
+    assert not diff.codebook.same_vocabulary
     explained = explain_item(lake, read_release(lake, "r-000002"), "i0004")
     assert explained.sid == list(second["i0004"])
     assert explained.path[-1].items == 1
@@ -166,11 +167,11 @@ def test_attributes_and_places_are_modalities_like_the_others(
     fusion = Fusion.from_bytes(lake.blobs.get(read_release(lake, "production").fusion_blob))
     assert fusion.modalities == ["attributes", "collaborative", "coordinates", "text"]
     seen = sample_views(lake, read_release(lake, "production"), open_trie(lake, read_release(lake, "production")))
-    assert seen["sampled"] == len(seen["points"]) == 40
-    first = [strip[0] for strip in seen["strips"]]
-    assert len({each["item"] for each in first}) == len(first) == 6
-    assert all(each["cosine"] > 0.999 and each["shared"] == 3 for each in first)
-    assert all(a["cosine"] >= b["cosine"] for strip in seen["strips"] for a, b in pairwise(strip))
+    assert seen.sampled == len(seen.points) == 40
+    first = [strip[0] for strip in seen.strips]
+    assert len({each.item for each in first}) == len(first) == 6
+    assert all(each.cosine > 0.999 and each.shared == 3 for each in first)
+    assert all(a.cosine >= b.cosine for strip in seen.strips for a, b in pairwise(strip))
     write_items(small / "night.jsonl", 40, 2)
     with pytest.raises(ValueError, match="the coordinates encoder differs"):
         nightly(lake.uri, {**recipe, "coordinates": {"scales": 3}}, [str(small / "night.jsonl")])

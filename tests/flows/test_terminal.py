@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from flows.cli import show
 from flows.cli.main import run_command
-from flows.inspect.explain import Explanation, Lineage, PrefixMembers
+from flows.inspect.explain import Explanation, Lineage, PrefixMembers, RefusedRow, TitledItem
 from flows.report.page import environment
 from flows.runtime.progress import Display
 from flows.runtime.terminal import printable, printable_lines
@@ -35,9 +35,9 @@ def test_titles_reasons_and_progress_are_shown_and_not_obeyed(capsys: pytest.Cap
         title=EVIL,
         deleted=False,
         sid=[1],
-        path=[PrefixMembers([1], 2, [{"item_id": EVIL, "title": EVIL}])],
+        path=[PrefixMembers([1], 2, [TitledItem(EVIL, EVIL)])],
         lineage=Lineage(EVIL, None, 1, [], [], EVIL, EVIL, []),
-        quarantine=[{"detail": EVIL}],
+        quarantine=[RefusedRow(EVIL, EVIL, EVIL, EVIL, EVIL, 1)],
     )
     row = {"stage": "ingest items", "reason": EVIL, "item": EVIL, "file": EVIL, "row": 1, "detail": EVIL, "at": 0}
     show.explanation(explained, False)

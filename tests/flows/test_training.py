@@ -47,11 +47,11 @@ def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_n
     recipe["split"] = {"holdout": 0.0}
     lake = start(str(tmp_path / "lake"), small, recipe)
     train(lake.uri)
-    stages = {stage["name"]: stage for stage in runs(lake)[-1].stages}
+    stages = {stage.name: stage for stage in runs(lake)[-1].stages}
     figures = scalars(Path(lake.uri) / "tensorboard")
     epochs = {label: [step for step, _ in figures[f"{label}/loss"]] for label in ("fusion", "align", "train")}
     assert epochs == {"fusion": [0, 1], "align": [0, 1], "train": [0, 1]}
-    losses = [epoch["loss"] for epoch in stages["align"]["history"]]
+    losses = [epoch["loss"] for epoch in stages["align"].others["history"]]
     assert len(losses) == 2
     assert losses[1] < losses[0]
 
@@ -68,9 +68,9 @@ def test_codes_are_aligned_first_and_a_model_goes_on_from_another_with_what_is_n
     assert sorted(others["event_id"]) == sorted(rows["event_id"])
     assert 0 < rows["fresh"].sum() <= 150
     assert rows.height - rows["fresh"].sum() <= events
-    stages = {stage["name"]: stage for stage in runs(lake)[-1].stages}
+    stages = {stage.name: stage for stage in runs(lake)[-1].stages}
     assert "align" not in stages
-    assert [epoch["targets"] for epoch in stages["train"]["history"]] == [3 * rows["fresh"].sum()] * 2
+    assert [epoch["targets"] for epoch in stages["train"].others["history"]] == [3 * rows["fresh"].sum()] * 2
     first, second, _ = models(lake)
     assert second.card.identity["start"] is not None
     assert second.release == night.id != first.release
@@ -131,7 +131,7 @@ def _a_training_that_diverges_leaves_all_as_it_is(lake: Lake, recipe: Recipe) ->
     wild = {**recipe, "train": {**recipe["train"], "align_epochs": 0, "learning_rate": 1e38}}  # type: ignore[dict-item]
     with pytest.raises(LossDiverged, match="in a step that predicts") as caught:
         train(lake.uri, wild)
-    assert runs(lake)[-1].stages[-1] == {"name": "train", "diverged_on": caught.value.event_ids}
+    assert runs(lake)[-1].stages[-1].as_record() == {"name": "train", "diverged_on": caught.value.event_ids}
     assert set(caught.value.event_ids) <= set(lake.frame("interactions")["event_id"])
     assert len(models(lake)) == 4
     assert published(lake) == current
@@ -156,9 +156,9 @@ def test_a_training_whose_process_was_killed_goes_on_with_other_workers_and_anot
     changed = {**recipe, "train": {**recipe["train"], "workers": 1}, "evaluate": {"beams": 30}}  # type: ignore[dict-item]
     train(lake.uri, changed)
     (model,) = models(lake)
-    stages = {stage["name"]: stage for stage in runs(lake)[-1].stages}
-    assert stages["train"]["history"][:3] == list(before), "these epochs were not trained again"
-    assert len(stages["train"]["history"]) == 12
+    stages = {stage.name: stage for stage in runs(lake)[-1].stages}
+    assert stages["train"].others["history"][:3] == list(before), "these epochs were not trained again"
+    assert len(stages["train"].others["history"]) == 12
     assert model.card.identity["recipe"] == Settings.model_validate(changed).model_hash
     assert not list(training.iterdir()), "what a training needs to go on is gone once its model is recorded"
     assert train(lake.uri, recipe)["model"] == model.id

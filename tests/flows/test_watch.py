@@ -85,7 +85,7 @@ def test_a_night_that_finds_nothing_writes_no_commit_and_confirms_production(lak
     assert {table: lake.version(table) for table in versions} == versions
     beat = beats(lake)["nightly"]
     assert beat.found_nothing
-    assert beat.result["release"] == "r-000001"
+    assert beat.result.release == "r-000001"
     watch = WatchSpec(production_hours=10)
     later = beat.at + timedelta(hours=9.9)
     assert problems(lake, watch, later) == []
@@ -116,7 +116,7 @@ def test_a_failed_night_leaves_its_log_with_the_traceback_and_is_a_problem_until
     failing(lake, tmp_path)
     beat = beats(lake)["nightly"]
     assert beat.outcome == "failed"
-    log = Path(beat.result["log"]).read_text()
+    log = Path(beat.result.log).read_text()
     assert f"nightly ({beat.run}) on {lake.uri}" in log
     assert "Traceback (most recent call last)" in log
     assert "QuarantineBudgetExceeded" in log.splitlines()[-1]

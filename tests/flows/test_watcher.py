@@ -17,6 +17,7 @@ from storage.lake import Lake
 from storage.releases.pointers import read_pointer
 from storage.releases.releases import read_release
 from storage.runs.beats import Beat, beats, record_beat
+from storage.runs.details import RunResult
 from storage.runs.record import RunRecord, runs
 
 MINUTE = timedelta(minutes=1)
@@ -38,7 +39,7 @@ def served(lake: Lake, **settings: Any) -> Watcher:
 
 
 def night_at(lake: Lake, began: datetime) -> None:
-    record_beat(lake, Beat("nightly", "n", began + MINUTE, MINUTE.total_seconds(), "finished", {"made": False}))
+    record_beat(lake, Beat("nightly", "n", began + MINUTE, MINUTE.total_seconds(), "finished", RunResult(made=False)))
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_new_objects_below_a_prefix_of_a_store_are_one_request_once_two_looks_we
         return list(asked)
 
     def night_reads_it() -> None:
-        record_beat(lake, Beat("nightly", "n", datetime.now(UTC), 0.0, "finished", {"made": True}))
+        record_beat(lake, Beat("nightly", "n", datetime.now(UTC), 0.0, "finished", RunResult(made=True)))
 
     assert looks(1) == []
     assert looks(3) == [SNAPSHOT_EVENT], "what lay there before the start"
@@ -142,7 +143,7 @@ def test_a_refit_that_failed_is_not_asked_for_again_for_the_same_reason(lake: La
     watcher = served(lake, refit=True)
     watcher.look()
     ended = datetime.now(UTC) + MINUTE
-    record_beat(lake, Beat("backfill", "b", ended, 1.0, "failed", {}))
+    record_beat(lake, Beat("backfill", "b", ended, 1.0, "failed", RunResult()))
     watcher._asked["backfill"] = watcher._asked["backfill"][0], ended - timedelta(hours=1)
     watcher.look()
     assert asked == [REFIT_EVENT]
@@ -154,7 +155,7 @@ def test_a_gc_of_a_schedule_leaves_a_sign_of_life_and_a_run_only_where_it_failed
     result = gc(lake.uri, keep=1, grace_hours=0.0)
     assert result["retired"] == ["r-000001", "r-000002"]
     beat = beats(lake)["gc"]
-    assert (beat.outcome, beat.result["retired"]) == ("finished", result["retired"])
+    assert (beat.outcome, beat.result.others["retired"]) == ("finished", result["retired"])
     assert runs(lake) == []
     with pytest.raises(ValueError, match="would keep no release"):
         gc(lake.uri, keep=0)

@@ -59,11 +59,11 @@ def test_a_token_after_the_codes_is_no_level_that_should_be_filled() -> None:
     """Ten items on five SIDs of 4 x 16 codes, told apart by a token of 256."""
     codes = np.array([[sid % 2, sid, token] for sid in range(5) for token in range(2)], np.int32)
     trie = Trie.build(codes, [f"i{item}" for item in range(len(codes))], (4, 16, 256))
-    assert table_quality(trie, 2)["utilisation_of_fillable"] == [2 / 4, 5 / 10]
+    assert table_quality(trie, 2).utilisation_of_fillable == [2 / 4, 5 / 10]
     whole = table_quality(trie)
-    assert whole["utilisation_of_fillable"] == [2 / 4, 5 / 10, 2 / 10]
-    assert whole["utilisation"] == [2 / 4, 5 / 16, 2 / 256]
-    assert whole["collision_rate"] == 0
+    assert whole.utilisation_of_fillable == [2 / 4, 5 / 10, 2 / 10]
+    assert [place.utilisation for place in whole.places] == [2 / 4, 5 / 16, 2 / 256]
+    assert whole.collisions.collision_rate == 0
 
 
 def test_pairs_are_those_of_a_double_loop_over_the_held_out_positive_events(tmp_path: Path) -> None:
@@ -91,7 +91,8 @@ def test_pairs_are_those_of_a_double_loop_over_the_held_out_positive_events(tmp_
     assert len(expected) > 100
     figures = behaviour(lake, held_out, trie)
     codes = trie.codes()
-    assert figures["consumed_together_sharing"][0] == pytest.approx(
+    assert figures is not None
+    assert figures.consumed_together_sharing[0] == pytest.approx(
         np.mean([codes[a, 0] == codes[b, 0] for a, b in expected])
     )
 
@@ -107,7 +108,7 @@ def test_of_a_long_log_the_newest_events_are_taken_and_an_empty_one_gives_nothin
     found = consumed_together(lake, HeldOut(version, LATE, CUTOFF, ("skip",)), trie).pairs
     assert len(found)
     assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, few.tolist()))
-    assert behaviour(lake, HeldOut(version, LATE, LATE, ()), trie) == {}
+    assert behaviour(lake, HeldOut(version, LATE, LATE, ()), trie) is None
 
 
 def test_neighbours_are_measured_on_runs_of_the_fit_and_on_what_a_night_added(

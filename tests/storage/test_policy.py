@@ -11,6 +11,7 @@ from storage.releases.models import recorded_models
 from storage.releases.pointers import pointer_history
 from storage.releases.releases import recorded_releases
 from storage.retention.policy import Kept, Policy, kept
+from storage.runs.details import RunResult
 from storage.runs.record import RunSummary
 
 NOW = datetime.now(UTC) + timedelta(days=1)
@@ -19,7 +20,7 @@ NONE = timedelta()
 
 def running(started: datetime, **parameters: Any) -> RunSummary:
     return RunSummary(
-        "nightly-1", "nightly", "running", started, None, parameters, {}, [], "here", 1, "", started
+        "nightly-1", "nightly", "running", started, None, parameters, RunResult(), [], "here", 1, "", started
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from storage.lake import Lake
 from storage.releases.evaluation import Comparison, EvaluationResult, Verdict
 from storage.releases.manifest import Manifest
 from storage.releases.models import record_evaluation
-from storage.releases.pointers import Pointer, pointer_history, read_pointer
+from storage.releases.pointers import Pointer, Published, pointer_history, read_pointer
 from storage.releases.publishing import (
     Publication,
     held,
@@ -37,7 +37,7 @@ from storage.releases.publishing import (
     rollback,
     was_published,
 )
-from storage.releases.releases import Published, find_release_by_key, published, read_release
+from storage.releases.releases import find_release_by_key, published, read_release
 
 DAY = timedelta(days=1)
 

@@ -235,7 +235,7 @@ def test_a_run_with_nothing_to_do_leaves_no_trace_and_a_killed_one_shows(tmp_pat
     assert read_run(lake, "nightly-2").state == "running"
     worked.end("finished", {"release": "r"})
     found = read_run(lake, "nightly-2")
-    assert (found.state, [stage["name"] for stage in found.stages]) == ("finished", ["ingest", "embed"])
+    assert (found.state, [stage.name for stage in found.stages]) == ("finished", ["ingest", "embed"])
     assert found.parameters == {"items": ["x"]}
     gone = {"parameters": {}, "host": __import__("socket").gethostname(), "pid": 2**22 + 1}
     row = {"run": "gone", "kind": "train", "event": "started", "name": "train", "detail": json.dumps(gone)}

@@ -34,17 +34,17 @@ def test_level_metrics_agree_with_counting(codes: list[int]) -> None:
     shares = [load / len(codes) for load in loads if load]
     entropy = -sum(share * math.log2(share) for share in shares)
     gini = sum(abs(one - other) for one in loads for other in loads) / (2 * 7 * sum(loads))
-    assert found["utilisation"] == len(shares) / 7
-    assert found["dead_codes"] == 7 - len(shares)
-    assert found["entropy"] == pytest.approx(entropy, abs=1e-12)
-    assert found["perplexity"] == pytest.approx(2**entropy)
-    assert found["gini"] == pytest.approx(gini, abs=1e-12)
-    assert found["max_load"] == max(loads)
+    assert found.utilisation == len(shares) / 7
+    assert found.dead_codes == 7 - len(shares)
+    assert found.entropy == pytest.approx(entropy, abs=1e-12)
+    assert found.perplexity == pytest.approx(2**entropy)
+    assert found.gini == pytest.approx(gini, abs=1e-12)
+    assert found.max_load == max(loads)
 
 
 def test_level_metrics_of_no_items_are_zero() -> None:
     (found,) = level_metrics(np.empty((0, 1), np.int32), [4])
-    assert (found["utilisation"], found["dead_codes"], found["entropy"], found["gini"]) == (0, 4, 0, 0)
+    assert (found.utilisation, found.dead_codes, found.entropy, found.gini) == (0, 4, 0, 0)
 
 
 @settings(max_examples=50, deadline=None)
@@ -52,9 +52,9 @@ def test_level_metrics_of_no_items_are_zero() -> None:
 def test_collision_metrics_agree_with_counting(sids: list[tuple[int, int]]) -> None:
     found = collision_metrics(np.array(sids, np.int32).reshape(-1, 2))
     groups = Counter(sids)
-    assert found["unique_sids"] == len(groups)
-    assert found["largest_group"] == max(groups.values(), default=0)
-    assert found["collision_rate"] * max(len(sids), 1) == pytest.approx(sum(groups[sid] > 1 for sid in sids))
+    assert found.unique_sids == len(groups)
+    assert found.largest_group == max(groups.values(), default=0)
+    assert found.collision_rate * max(len(sids), 1) == pytest.approx(sum(groups[sid] > 1 for sid in sids))
 
 
 @pytest.mark.parametrize("levels", [1, 3])

@@ -84,10 +84,10 @@ class Fitting:
         """Store the codes of a level, its code usage and other figures, and report them."""
         self.codes[:, level] = codes_N
         (use,) = level_metrics(codes_N[:, None], [self.spec.levels[level].codes])
-        self.levels.append({**use, **figures})
+        self.levels.append({**vars(use), **figures})
         error = f", relative error {figures['relative_error']:.4f}" if "relative_error" in figures else ""
         codes = self.spec.levels[level].codes
-        used = f"{codes - use['dead_codes']:,.0f} of {codes:,} codes in use"
+        used = f"{codes - use.dead_codes:,} of {codes:,} codes in use"
         emit(f"level {level + 1} of {len(self.spec.levels)}: {used}{error}")
 
     def error(self, source: str, distortion: float) -> float:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenizer.code_usage import usage
+from tokenizer.code_usage import CodeUsage, Collisions, usage
 from tokenizer.trie.trie import Trie
 
 
@@ -17,7 +17,7 @@ def items_below(trie: Trie, length: int) -> NDArray[np.int64]:
     return np.diff(start)
 
 
-def level_usage(trie: Trie) -> list[dict[str, float]]:
+def level_usage(trie: Trie) -> list[CodeUsage]:
     """Return the `level_metrics` of the SIDs of a trie."""
     return [
         usage(_load(trie.arrays[f"codes{level}"], items_below(trie, level + 1), size))
@@ -29,13 +29,13 @@ def _load(codes: NDArray[Any], items: NDArray[np.int64], size: int) -> NDArray[n
     return np.bincount(codes, weights=items, minlength=size).astype(np.int64)
 
 
-def collisions(trie: Trie) -> dict[str, float]:
+def collisions(trie: Trie) -> Collisions:
     """Return the `collision_metrics` of the SIDs of a trie."""
     if not len(trie):
-        return {"collision_rate": 0.0, "unique_sids": 0, "largest_group": 0}
+        return Collisions(0.0, 0, 0)
     group = items_below(trie, trie.levels)
     shared = int(group[group > 1].sum())
-    return {"collision_rate": shared / len(trie), "unique_sids": len(group), "largest_group": int(group.max())}
+    return Collisions(shared / len(trie), len(group), int(group.max()))
 
 
 def chance_agreement(trie: Trie) -> list[float]:
