@@ -28,10 +28,14 @@ class Ended:
 
 
 def started(work: Callable[[], int], output: Path) -> int:
-    """Begin `work` in a process of its own group; return its number."""
+    """Begin `work` in a process of its own group; return its number once it has that group."""
+    grouped, group = os.pipe()
     child = os.fork()
     if not child:
-        _work(work, output)
+        _work(work, output, group)
+    os.close(group)
+    os.read(grouped, 1)  # ends as the child closes its side
+    os.close(grouped)
     return child
 
 
@@ -64,8 +68,7 @@ def forked(
 def kill(child: int) -> None:
     """Kill a process, its group and all that they started (`kill -9`), and wait for their ends."""
     started = psutil.Process(child).children(recursive=True)
-    with suppress(ProcessLookupError):  # it has no group of its own yet
-        os.killpg(child, signal.SIGKILL)
+    os.killpg(child, signal.SIGKILL)
     for each in (psutil.Process(child), *started):  # Ray's processes are in groups of their own
         with suppress(psutil.NoSuchProcess):
             each.kill()
@@ -73,11 +76,15 @@ def kill(child: int) -> None:
     psutil.wait_procs(started, timeout=30)
 
 
-def _work(work: Callable[[], int], output: Path) -> None:
-    """Do the work of a child, whose output goes to a file. It ends here, without what this process does at its end."""
+def _work(work: Callable[[], int], output: Path, group: int) -> None:
+    """Do the work of a child, whose output goes to a file. It ends here, without what this process does at its end.
+
+    The descriptor `group` is closed once the child has a group of its own.
+    """
     code = FAILED
     try:
         os.setsid()
+        os.close(group)
         log = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for stream in (1, 2):
             os.dup2(log, stream)

@@ -21,6 +21,8 @@ COMPARED = (
     "relative_error",
     "neighbours_sharing",
     "new_items_distance",
+    "mean_drift",
+    "log_coverage",
     "collision_rate",
     "capacity_used",
     "consumed_together_sharing",
