@@ -27,6 +27,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Report = str | tuple[str, Mapping[str, float], int] | None
 """A line of progress, or the label of a training and the row of an epoch; None at the end."""
+MOST_BLOCKS = 1 << 10
+"""Blocks of a stage of many rows: each costs the cluster some milliseconds, whatever is in it."""
 RETRIES = 2
 """Further tries of a function whose worker died."""
 
@@ -155,6 +157,7 @@ class OnRay:
     ) -> Iterator[pa.Table]:
         """Stream `table` in batches of `rows` rows through actors that hold the stage; results come in any order.
 
+        Of many rows, several batches are sent and returned together, as a block.
         Raise WorkerDied if an actor dies: the batches it held are lost, those already returned are not.
         """
         import ray.data
@@ -164,14 +167,14 @@ class OnRay:
         if table.num_rows == 0:
             return
         connect(self._spec)
-        batches = list(chunks(table, rows))
-        stage, workers = _placement(self._spec, make, len(batches), ray.cluster_resources())
+        blocks = list(chunks(table, rows * max(1, table.num_rows // (rows * MOST_BLOCKS))))
+        stage, workers = _placement(self._spec, make, len(blocks), ray.cluster_resources())
         actor = _actor_of(make, arguments, max(1, int(stage.num_cpus), machine_cpus() // workers))
         with warnings.catch_warnings():
             # Deprecated, but the only way in the pinned version to make the stage fail when an actor dies. A retried
             # stage resumes after its last commit.
             warnings.simplefilter("ignore", RayDeprecationWarning)
-            dataset = ray.data.from_arrow(batches).map_batches(
+            dataset = ray.data.from_arrow(blocks).map_batches(
                 actor,
                 batch_format="pyarrow",
                 batch_size=rows,
@@ -194,9 +197,9 @@ class OnRay:
 
 
 def _placement(
-    spec: ComputeSpec, make: Callable[..., Stage], batches: int, cluster: dict[str, float]
+    spec: ComputeSpec, make: Callable[..., Stage], blocks: int, cluster: dict[str, float]
 ) -> tuple[StageSpec, int]:
-    """Return the resources of each worker of a stage, and the number of workers for a number of batches.
+    """Return the resources of each worker of a stage, and the number of workers for a number of blocks.
 
     Raises StageError if the cluster has not even the resources of one worker: it would wait for ever.
     """
@@ -212,7 +215,7 @@ def _placement(
             f"{', '.join(f'{cluster.get(each, 0.0):g} {each}' for each in lacking)}: lower it, or add nodes"
         )
     served = int(gpus / share) if share else int(machine_cpus() / asked.num_cpus)
-    workers = max(1, min(asked.workers or spec.encoder_workers or served, batches))
+    workers = max(1, min(asked.workers or spec.encoder_workers or served, blocks))
     return asked.model_copy(update={"num_gpus": share}), workers
 
 

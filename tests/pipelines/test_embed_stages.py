@@ -14,6 +14,7 @@ from test_encoders import WHO
 from test_images import picture
 
 import pipelines.embed.embed
+from pipelines.compute import executors
 from pipelines.compute.cluster import machine_cpus
 from pipelines.compute.executors import InProcess, OnRay, StageError, WorkerDied, _placement
 from pipelines.embed.embed import EncodingJob, embed
@@ -214,6 +215,32 @@ def test_a_stage_gives_the_same_vectors_in_process_and_on_ray(tmp_path: Path, ra
     assert tables[0].drop("vector").equals(tables[1].drop("vector"))
     vectors = [np.array(table["vector"].to_list()[:3]) for table in tables]
     assert np.allclose(vectors[0], vectors[1], atol=1e-6)
+
+
+def counting() -> type:
+    """Return a stage that writes the number of rows it gets at a time beside each; workers get its code."""
+
+    class Counting:
+        reads, adds = ("number",), ("rows", "reason", "detail")
+
+        def __call__(self, batch: pa.Table) -> pa.Table:
+            none = pa.nulls(batch.num_rows, pa.string())
+            rows = pa.array([batch.num_rows] * batch.num_rows)
+            return batch.append_column("rows", rows).append_column("reason", none).append_column("detail", none)
+
+    return Counting
+
+
+def test_many_rows_are_sent_in_few_blocks_and_a_stage_still_gets_the_rows_that_it_asks_for(
+    monkeypatch: pytest.MonkeyPatch, ray_cluster: None
+) -> None:
+    monkeypatch.setattr(executors, "MOST_BLOCKS", 3)
+    table, compute = pa.table({"number": range(41)}), OnRay(ComputeSpec(encoder_workers=2))
+    blocks = [pl.DataFrame(block) for block in compute.map(counting(), {}, table, 2)]
+    assert sorted(block.height for block in blocks) == [5, 12, 12, 12]
+    rows = pl.concat(blocks).sort("number")
+    assert rows["number"].to_list() == list(range(41))
+    assert rows["rows"].to_list() == [2] * 40 + [1]
 
 
 @pytest.mark.parametrize(
