@@ -162,10 +162,14 @@ def measure(command: list[str], lake: Lake, given: Delivery | None, output: Path
 
 
 def stages_of(lake: Lake, before: int, start: float, stop: float) -> list[Stage]:
-    """Return the stages that runs recorded after a version of the table of runs, and the times between them."""
+    """Return the stages that were recorded after a version of the table of runs and a time, and the times between them.
+
+    The time leaves out stages of earlier runs, whose rows a run may have joined in new files.
+    """
     rows = pl.DataFrame(lake.read_added("runs", before, lake.version("runs"), ["event", "name", "detail", "at"]))
+    ours = rows.filter(pl.col("event") == "stage", pl.col("at").dt.epoch("ms") >= 1e3 * start)
     found: list[Stage] = []
-    for name, detail, at in rows.filter(event="stage").sort("at").select("name", "detail", "at").iter_rows():
+    for name, detail, at in ours.sort("at").select("name", "detail", "at").iter_rows():
         end = at.timestamp()
         found.append(Stage(name, end - json.loads(detail)["seconds"], end))
     if not found:
