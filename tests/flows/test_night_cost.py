@@ -84,7 +84,7 @@ def test_a_night_reads_as_many_rows_of_ten_times_the_items(tmp_path: Path, monke
     monkeypatch.setattr(data_files, "FEWEST_GROUP_ROWS", 64)
     monkeypatch.setattr(data_files, "GROUP_BYTES", 1)
     monkeypatch.setattr(pipelines.neighbours, "RUNS", 2)
-    monkeypatch.setattr(pipelines.neighbours, "RUN", 64)
+    monkeypatch.setattr(pipelines.neighbours, "RUN_LENGTH", 64)
     few, many = (rows_of_night(tmp_path / str(items), items, monkeypatch) for items in (400, 4_000))
     for table in TABLES:
         assert 0 < many[table] <= 1.5 * few[table], (table, few, many)
