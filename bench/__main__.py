@@ -73,7 +73,16 @@ def build_parser() -> argparse.ArgumentParser:
     encoders = _benchmark(
         names, "speed.encoders", "texts and pictures per second through Ray Data, compared with the bare encoders"
     )
-    encoders.add_argument("data", type=Path, help="folder with amazon-beauty/ and movielens-posters/")
+    encoders.add_argument(
+        "data",
+        nargs="?",
+        type=Path,
+        default=Path(os.environ.get("SIDMILL_DATA", "data")),
+        help="folder with amazon-beauty/ and movielens-posters/ ($SIDMILL_DATA, else data)",
+    )
+    encoders.add_argument(
+        "--static", type=_count, default=0, help="print only the speed of a static encoder, on so many made titles"
+    )
     encoders.add_argument("--items", type=_count, default=12_000, help="number of texts (12,000)")
     encoders.add_argument("--pictures", type=_count, default=400, help="number of pictures (400)")
     encoders.add_argument("--rounds", type=int, default=3, help="number of measurements of each figure (3)")

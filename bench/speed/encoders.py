@@ -4,6 +4,9 @@ Titles of Amazon Beauty (repeated if more are requested than exist) and film pos
 encoded, checked, stored. The peer is the same encoder in this process on the same contents, texts sorted by length,
 with all cores. Start-up (workers, models) is the time until a worker gets its first items; it is printed, not counted.
 
+With --static N, only the speed of a static encoder on N made titles is printed: there the way through Ray costs most.
+It has the tokenizer of the MiniLM, and a random vector of 256 dimensions for each token.
+
 First, the peak memory of this process and its single worker is printed, for --memory texts and for four times as many:
 the difference is what grows with the catalogue. It comes first because a process keeps its peak.
 """
@@ -16,11 +19,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tokenizers import Tokenizer
 
 from bench.quality.catalogues import beauty, movielens
 from bench.speed.tokenizer import say
@@ -31,7 +39,7 @@ from pipelines.embed.embed import EncodingJob, embed
 from pipelines.embed.images import decode_image
 from pipelines.embed.protocol import load_encoder
 from pipelines.embed.stages import BATCHES, EmbedImages, EmbedText
-from pipelines.embed.text import TextEncoder
+from pipelines.embed.text import TextEncoder, model_folder
 from pipelines.spec import ComputeSpec, ImageSpec, TextSpec
 from storage.commit import Provenance
 from storage.files.store import sha256
@@ -44,6 +52,9 @@ def run(options: argparse.Namespace) -> None:
     """Print all figures."""
     configure()
     try:
+        if options.static:
+            static_texts(options)
+            return
         memory(options)
         texts(options)
         pictures(options)
@@ -63,27 +74,61 @@ def memory(options: argparse.Namespace) -> None:
 def titles(data: Path, count: int) -> pl.DataFrame:
     """Return `count` items (item_id, text, content_hash); titles repeat if there are not enough."""
     known = [text or "untitled" for text in beauty(data).texts]
-    wanted = [known[row % len(known)] for row in range(count)]
-    hashes = [sha256(each.encode())[:32] for each in wanted]
-    names = [f"{row:07d}" for row in range(count)]
-    return pl.DataFrame({"item_id": names, "text": wanted, "content_hash": hashes})
+    return _named([known[row % len(known)] for row in range(count)])
+
+
+def _named(texts: list[str]) -> pl.DataFrame:
+    hashes = [sha256(each.encode())[:32] for each in texts]
+    names = [f"{row:07d}" for row in range(len(texts))]
+    return pl.DataFrame({"item_id": names, "text": texts, "content_hash": hashes})
 
 
 def texts(options: argparse.Namespace) -> None:
     """Measure texts per second: bare, and through a run with one worker and with one per core."""
-    items = titles(options.data, options.items)
+    _texts(titles(options.data, options.items), TextSpec(), options.rounds)
+
+
+def static_texts(options: argparse.Namespace) -> None:
+    """Measure texts per second of a static encoder as `texts` does."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = Tokenizer.from_file(str(model_folder(TextSpec()) / "tokenizer.json"))
+        weights = np.random.default_rng(0).standard_normal((tokenizer.get_vocab_size(), 256)).astype(np.float32)
+        SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights)]).save(folder)
+        spec = TextSpec(encoder="sentence-transformers", model=folder)
+        _texts(_named(made_titles(options.static)), spec, options.rounds)
+
+
+def made_titles(count: int) -> list[str]:
+    """Return titles of 3 to 12 words."""
+    draw = np.random.default_rng(1)
+    words = [f"word{number}" for number in range(500)]
+    ends = np.cumsum(draw.integers(3, 13, count)).tolist()
+    chosen = [words[place] for place in draw.integers(0, len(words), ends[-1])]
+    return [" ".join(chosen[start:end]) for start, end in pairwise([0, *ends])]
+
+
+def _texts(items: pl.DataFrame, spec: TextSpec, rounds: int) -> None:
     wanted = items["text"].to_list()
-    spec = TextSpec()
     encoder = TextEncoder(spec)
     longest_first = sorted(wanted, key=lambda text: -len(text.encode()))
     encoder.encode(longest_first[-CHUNK:])
     beside_bare(
         "texts",
-        options.rounds,
+        rounds,
         len(wanted),
-        lambda: encoder.encode(longest_first),
+        lambda: _on_all_cores(encoder, longest_first),
         lambda workers: embedded(items, "text", Texts, {"spec": spec}, workers),
     )
+
+
+def _on_all_cores(encoder: TextEncoder, texts: list[str]) -> None:
+    """Encode, with words cut on all cores too, which a process of sidmill leaves to its workers."""
+    before = os.environ["TOKENIZERS_PARALLELISM"]
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    try:
+        encoder.encode(texts)
+    finally:
+        os.environ["TOKENIZERS_PARALLELISM"] = before
 
 
 def pictures(options: argparse.Namespace) -> None:
