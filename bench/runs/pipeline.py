@@ -98,7 +98,7 @@ def run_nights(lake: Lake, items: int, nights: int, folder: Path) -> None:
 
     `lake gc` runs after every GC_EVERY nights. Its bytes and files are those left after it.
     """
-    fresh = min(NIGHT_ITEMS, items // (2 + nights))  # the codebook has room for twice the items of its fit
+    fresh = min(NIGHT_ITEMS, items // (2 + max(1, nights)))  # the codebook has room for twice the items of its fit
     print(f"night: {fresh:,} items, {NIGHT_EVENTS:,} events")
     if nights:
         print("| night | seconds | CPU s | read MB | wrote MB | delivered MB | files | MB of the lake | open ms |")
