@@ -92,7 +92,7 @@ def _refit(lake: Lake, held: Held) -> None:
     if current is None or not {current.release, current.model} & {*held.seen.releases, *held.seen.models}:
         say("production had not seen it: nothing to refit")
         return
-    get_ready(cluster=True)
+    get_ready("flows.backfill", cluster=True)
     from flows.backfill import backfill
     from flows.train import train
 

@@ -28,5 +28,5 @@ def job(
 
     require_shared_lake(command)
     connected(address)
-    get_ready()
+    get_ready("flows.runtime.ray_job")
     ray_job(address, [*command])

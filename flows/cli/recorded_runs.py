@@ -50,13 +50,17 @@ def resume(run: RunId, /, *, common: Common = Common()) -> None:
     found = read_run(lake, run)
     if found.state == "running":
         raise LakeError(f"{found.run} is still running; stop it with `sidmill run cancel {found.run}`.")
-    get_ready()
+    get_ready(_module(found.kind))
     _flow(found.kind)(lake=lake.uri, **found.parameters)
 
 
+def _module(kind: str) -> str:
+    """Return the module of the flow of a kind of run."""
+    return "flows." + {"evaluate": "train"}.get(kind, kind)
+
+
 def _flow(kind: str) -> Callable[..., Any]:
-    module = {"evaluate": "train"}.get(kind, kind)
-    flow: Callable[..., Any] = getattr(import_module(f"flows.{module}"), kind)
+    flow: Callable[..., Any] = getattr(import_module(_module(kind)), kind)
     return flow
 
 

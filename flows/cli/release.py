@@ -62,7 +62,7 @@ def audit(release: ReleaseArgument = "production", /, *, common: Common = Common
         release: Release id or alias.
     """
     lake = common.existing()
-    get_ready(cluster=True)
+    get_ready("flows.audit.leakage", cluster=True)
     from flows.audit.leakage import audit_release, require_no_leak
 
     require_no_leak(audit_release(lake, release, say))

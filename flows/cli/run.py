@@ -63,7 +63,7 @@ def bootstrap(
         tell(PlannedRun("bootstrap", settings, *plan_arguments))
         return
     found = sources.found()
-    get_ready(cluster=True)
+    get_ready("flows.bootstrap", cluster=True)
     from flows.bootstrap import bootstrap as flow
 
     flow(lake.uri, settings, *found, bounds.as_of, bounds.cutoff, overrides)
@@ -94,7 +94,7 @@ def ingest(
         tell(PlannedRun("ingest", settings, *plan_arguments))
         return
     found = sources.found()
-    get_ready()
+    get_ready("flows.ingest")
     from flows.ingest import ingest as flow
 
     flow(common.open().uri, settings, *found, arrival.as_of, overrides)
@@ -150,7 +150,7 @@ def backfill(
     lake = common.existing()
     settings, overrides = recipe.resolve(read_release(lake, PRODUCTION).recipe)
     bounds.check()
-    get_ready(cluster=True)
+    get_ready("flows.backfill", cluster=True)
     from flows.backfill import backfill as flow
 
     flow(lake.uri, settings, bounds.as_of, bounds.cutoff, publish, without_model, overrides)
@@ -179,7 +179,7 @@ def train(
 
     lake = common.existing()
     settings = recipe.resolve_whole(read_release(lake, release).recipe)
-    get_ready(cluster=True)
+    get_ready("flows.train", cluster=True)
     from flows.train import train as flow
 
     flow(lake.uri, settings, release, since)
@@ -213,7 +213,7 @@ def evaluate(
     release = release or read_model(lake, model).release
     settings = recipe.resolve_whole(read_release(lake, release).recipe)
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
-        get_ready()
+        get_ready("flows.train")
         from flows.train import evaluate as flow
 
         key = flow(lake.uri, model, settings, release)["evaluation"]

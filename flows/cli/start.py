@@ -6,6 +6,7 @@ import socket
 import sys
 from dataclasses import asdict
 from getpass import getuser
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from flows.cli.options import Bounds, Common, RecipeOptions, Sources
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
     from storage.lake import Lake
 
 
-def get_ready(*, cluster: bool = False) -> None:
-    """Have a Prefect server for a run, once all that can be wrong with its options was said.
+def get_ready(module: str, *, cluster: bool = False) -> None:
+    """Have a Prefect server and the module of a flow, once all that can be wrong with the options of a run was said.
 
-    With `cluster`, first check that the Ray cluster answers, if RAY_ADDRESS names one.
+    The module is imported while a server starts. With `cluster`, first check that the Ray cluster answers, if
+    RAY_ADDRESS names one.
     """
     from flows.runtime.server import ensure_server
     from pipelines.compute.ray_address import foreign_address, require_reachable
@@ -28,7 +30,7 @@ def get_ready(*, cluster: bool = False) -> None:
     say_loading()
     if cluster:
         require_reachable(foreign_address())
-    ensure_server()
+    ensure_server(meanwhile=lambda: import_module(module))
 
 
 def say_loading() -> None:
@@ -89,7 +91,7 @@ def start_night(
         tell(PlannedRun("nightly", given, *whole))
         return
     found = sources.found()
-    get_ready()
+    get_ready("flows.nightly")
     from flows.nightly import nightly as flow
 
     flow(lake.uri, settings, *found, bounds.as_of, bounds.cutoff, parent, retry, overrides)

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -29,11 +30,14 @@ class ServerNotReadyError(RuntimeError):
     """Raised if the Prefect server does not start."""
 
 
-def ensure_server(port: int | None = None, with_services: bool = False) -> str:
+def ensure_server(
+    port: int | None = None, with_services: bool = False, meanwhile: Callable[[], object] = lambda: None
+) -> str:
     """Return the API URL of the configured server, else of one started here that ends with this process.
 
     `with_services` also runs its scheduler, triggers and web pages. A server started here requires a login, which is in
     the environment of this process and its children. Without it, any user of the machine could start flows as us.
+    `meanwhile` is called while the server starts.
     """
     from prefect.context import refresh_global_settings_context
     from prefect.settings import PREFECT_API_URL
@@ -46,7 +50,9 @@ def ensure_server(port: int | None = None, with_services: bool = False) -> str:
     _require_free(chosen)
     url = f"http://{HOST}:{chosen}/api"
     os.environ |= dict.fromkeys((SERVER_LOGIN, CLIENT_LOGIN), _login(kept=with_services))
-    _wait_until_ready(url, _start(chosen, url, with_services))
+    server = _start(chosen, url, with_services)
+    meanwhile()
+    _wait_until_ready(url, server)
     os.environ["PREFECT_API_URL"] = url
     refresh_global_settings_context()
     return url

@@ -17,7 +17,13 @@ import os, sys
 from infra.settings import configure
 configure()
 from flows.runtime.server import ensure_server
-url = ensure_server(with_services=True)
+early = []
+
+def meanwhile():
+    early.append("PREFECT_API_URL" not in os.environ)
+
+url = ensure_server(with_services=True, meanwhile=meanwhile)
+assert early == [True], "called once, before the server is ready"
 from prefect import flow
 
 @flow
