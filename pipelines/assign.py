@@ -20,7 +20,7 @@ from storage.files.among import Among
 from storage.lake import Lake
 from storage.quarantine import Reject, quarantine
 from storage.reasons import Reason
-from storage.releases.catalogue import count_sids, deleted_items, in_segments, items_among
+from storage.releases.catalogue import count_sids, deleted_items, in_segments, items_among, nameless
 from storage.releases.manifest import Manifest
 from storage.schemas import DRIFT, SIDS
 from tokenizer.arrays.sid_keys import sid_keys, sort_sids
@@ -37,10 +37,10 @@ FILE_ROWS = 1 << 20
 def occupancy(
     lake: Lake, codebook: Codebook, assignments: list[str], parent: Manifest | None = None, trie: Trie | None = None
 ) -> Occupancy:
-    """Return all SIDs of the assignments, also those of deleted and rolled-back items. None is ever reused.
+    """Return all SIDs of the assignments, also those of deleted, erased and rolled-back items. None is ever reused.
 
     The `trie` of a `parent` under this codebook has the SIDs of the parent's segments in order, without those of
-    deleted items. With it, only deleted items and later segments are read from the table.
+    deleted and erased items. With it, only these items and later segments are read from the table.
     """
     if parent is None or trie is None or parent.codebook.id != codebook.id:
         return Occupancy(_codes(lake, codebook, assignments))
@@ -49,18 +49,26 @@ def occupancy(
     if lacking:
         items = deleted_items(lake, parent.versions["items"], parent.as_of)
         deleted = _codes(lake, codebook, parent.assignments, items)
-        if len(deleted) != lacking:  # deletions do not explain all that the trie lacks
+        erased = _codes(lake, codebook, parent.assignments, only=nameless())
+        if len(deleted) + len(erased) != lacking:  # they do not explain all that the trie lacks
             return Occupancy(_codes(lake, codebook, assignments))
-        others = np.concatenate([deleted, others])
+        others = np.concatenate([deleted, erased, others])
     keys, order = sort_sids(others, codebook.sizes)
     codes = trie.codes()
     places = np.searchsorted(sid_keys(codes, codebook.sizes), keys)
     return Occupancy(np.insert(codes, places, others[order], axis=0))
 
 
-def _codes(lake: Lake, codebook: Codebook, assignments: Iterable[str], among: Iterable[str] | None = None) -> Codes:
-    """Return the codes (N, L) in some segments, of all items or some."""
+def _codes(
+    lake: Lake,
+    codebook: Codebook,
+    assignments: Iterable[str],
+    among: Iterable[str] | None = None,
+    only: ds.Expression | None = None,
+) -> Codes:
+    """Return the codes (N, L) in some segments, of all items or some; with `only`, of the rows that pass a filter."""
     where = in_segments(codebook.id, assignments)
+    where = where if only is None else where & only
     rows = lake.read("sids", columns=["codes"], where=where, among=items_among(among))
     flat = np.concatenate([np.zeros(0, np.int32), *(np.asarray(part.flatten()) for part in rows["codes"].chunks)])
     return flat.astype(np.int32, copy=False).reshape(rows.num_rows, len(codebook.sizes))

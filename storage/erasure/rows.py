@@ -1,16 +1,22 @@
-"""Rows of a table without what is erased: rows of a user or an item go, records keep what is not about them."""
+"""Rows of a table without what is erased: rows of a user or an item go, records keep what is not about them.
+
+The SID of an item stays, under no name.
+"""
 
 from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from storage.releases.catalogue import NAMELESS
 from storage.releases.manifest import Manifest
 from storage.texts import ERASED, Ids
 
-BY_ITEM = ("items", "vectors", "sids", "drift")
+BY_ITEM = ("items", "vectors", "drift")
+SIDS = "sids"
 BY_USER_AND_ITEM = ("interactions", "sequences")
 Row = dict[str, Any]
 RECORDS = {
@@ -37,7 +43,7 @@ class Subjects:
         """Return the columns that say whether a row is about them; None for all, no column if no row can be."""
         if table in BY_USER_AND_ITEM:
             return ["user_id", "item_id"]
-        if table in BY_ITEM:
+        if table in (*BY_ITEM, SIDS):
             return ["item_id"] if self.items else []
         return ["manifest"] if table == "releases" else None if table == "quarantine" else [*RECORDS.get(table, ())]
 
@@ -48,6 +54,8 @@ class Subjects:
         """
         if table in BY_ITEM or table in BY_USER_AND_ITEM:
             return self._fewer(rows, users=table in BY_USER_AND_ITEM)
+        if table == SIDS:
+            return self._nameless(rows)
         change = {"quarantine": self._refused, "releases": self._released}.get(table, self._recorded)
         old = rows.to_pylist()
         new = [change(row) for row in old]
@@ -60,6 +68,26 @@ class Subjects:
             gone = pc.or_(gone, pc.is_in(rows["user_id"], value_set=pa.array(self.users, pa.string())))
         left = rows.filter(pc.invert(gone))
         return left, rows.num_rows - left.num_rows
+
+    def _nameless(self, rows: pa.Table) -> tuple[pa.Table, int]:
+        """A SID of an erased item loses the item and stays taken: models have learnt what it stood for.
+
+        Its id is made of its codes, and of a number where several such rows of a segment have the same.
+        """
+        gone = pc.is_in(rows["item_id"], value_set=pa.array(self.items, pa.string()))
+        count = pc.sum(gone).as_py() or 0
+        if not count or "codes" not in rows.column_names:
+            return rows, count
+        codes = pl.col("codes").list.eval(pl.element().cast(pl.String)).list.join(".")
+        frame = pl.DataFrame(rows).with_columns(nameless=pl.lit(NAMELESS) + codes, gone=pl.Series(gone))
+        taken = pl.col("gone") | pl.col("item_id").str.starts_with(NAMELESS)
+        number = taken.cast(pl.Int32).cum_sum().over("assignment_id", "nameless")
+        name = pl.when(number > 1).then(pl.format("{} {}", "nameless", number)).otherwise("nameless")
+        left = frame.with_columns(
+            item_id=pl.when(taken).then(name).otherwise("item_id"),
+            vector_hash=pl.when("gone").then(pl.lit("")).otherwise("vector_hash"),
+        )
+        return left.select(rows.column_names).to_arrow().cast(rows.schema), count
 
     def _refused(self, row: Row) -> Row:
         """A refused row that holds an id loses its content, and counts as resolved: it cannot be tried again."""

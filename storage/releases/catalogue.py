@@ -11,6 +11,9 @@ from storage.files.among import Among
 from storage.lake import Lake, one_of
 from storage.releases.manifest import Manifest
 
+NAMELESS = " erased "
+"""Beginning of the id in the row of a SID whose item was erased: it stays taken. Ids of items begin with no blank."""
+
 
 def catalogue(
     lake: Lake,
@@ -44,13 +47,19 @@ def segments(
     among: Iterable[str] | None = None,
     columns: list[str] | None = None,
 ) -> pl.DataFrame:
-    """Return the SID rows of the assignments under one codebook, of all items or `among` some, sorted by item_id."""
-    where = in_segments(codebook, assignments)
+    """Return the SID rows of the assignments under one codebook, of all items or `among` some, sorted by item_id.
+
+    SIDs of erased items are not among them.
+    """
+    where = in_segments(codebook, assignments) & ~nameless()
     return lake.frame("sids", version, columns, where, items_among(among)).sort("item_id")
 
 
 def count_sids(lake: Lake, codebook: str, assignments: Iterable[str], version: int | None = None) -> int:
-    """Return the number of SIDs in the assignments, from the log and footers alone."""
+    """Return the number of SIDs in the assignments, with those of deleted and erased items.
+
+    They are counted from the log and footers alone.
+    """
     return lake.count("sids", lake.version("sids") if version is None else version, in_segments(codebook, assignments))
 
 
@@ -59,13 +68,18 @@ def in_segments(codebook: str, assignments: Iterable[str]) -> ds.Expression:
     return (ds.field("codebook") == codebook) & one_of("assignment_id", assignments)
 
 
+def nameless() -> ds.Expression:
+    """Return a filter for the rows of the SID table whose item was erased."""
+    return (ds.field("item_id") >= NAMELESS) & (ds.field("item_id") < NAMELESS[:-1] + "!")
+
+
 def items_among(items: Iterable[str] | None) -> Among | None:
     """Return a filter for some items; None for all."""
     return None if items is None else Among.of("item_id", items)
 
 
 def assigned_items(lake: Lake, manifest: Manifest) -> set[str]:
-    """Return the ids of all items that have a SID in a release, including items deleted since."""
-    where = in_segments(manifest.codebook.id, manifest.assignments)
+    """Return the ids of all items that have a SID in a release, including items deleted since, without erased ones."""
+    where = in_segments(manifest.codebook.id, manifest.assignments) & ~nameless()
     rows = lake.read("sids", manifest.versions["sids"], ["item_id"], where)
     return set(pc.unique(rows["item_id"]).to_pylist())
