@@ -1,5 +1,7 @@
 """Verbs of `sidmill run` for runs that the lake has a record of: list, show, resume, cancel."""
 
+import os
+import signal
 import socket
 from collections.abc import Callable
 from importlib import import_module
@@ -76,11 +78,11 @@ def cancel(run: RunId, /, *, common: Common = Common()) -> None:
     found = read_run(common.existing(), run)
     if found.state != "running":
         raise LakeError(f"{found.run} is {found.state}; there is nothing to cancel.")
-    from flows.runtime.cancellation import interrupt, request_cancellation
-
     if found.host == socket.gethostname():
-        interrupt(found.pid)
+        os.kill(found.pid, signal.SIGINT)
         print(f"{found.run}: interrupted (process {found.pid})")
         return
+    from flows.runtime.cancellation import request_cancellation
+
     request_cancellation(found.flow_run)
     print(f"{found.run}: Prefect was asked to cancel its flow run {found.flow_run}")

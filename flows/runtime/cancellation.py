@@ -9,7 +9,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -49,28 +48,10 @@ def _watch(flow_run: UUID, over: threading.Event) -> None:
                 if state is not None and state.is_cancelling():
                     _cancelled.add(flow_run)
                     if not over.is_set():
-                        interrupt(os.getpid())
+                        os.kill(os.getpid(), signal.SIGINT)
                     return
             except (httpx.HTTPError, ObjectNotFound):
                 continue  # a short outage of the server must not end the run; polled again after POLL_S
-
-
-def interrupt(process: int) -> None:
-    """Let a run of this machine end as cancelled: by SIGINT, or by SIGTERM if its process ignores that one.
-
-    It does if a script started it in the background.
-    """
-    ignores = _ignored_signals(process) >> (signal.SIGINT - 1) & 1
-    os.kill(process, signal.SIGTERM if ignores else signal.SIGINT)
-
-
-def _ignored_signals(process: int) -> int:
-    """Return the mask of the signals that a process ignores; 0 where the system does not tell."""
-    try:
-        status = Path(f"/proc/{process}/status").read_text()
-    except OSError:
-        return 0
-    return next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigIgn:")), 0)
 
 
 def report_cancelled(flow: Any, flow_run: Any, state: Any) -> None:
