@@ -19,6 +19,8 @@ from prefect.states import Cancelled, Cancelling
 
 # Seconds between two polls of the state of the flow run.
 POLL_S = 2.0
+CANCEL = signal.SIGUSR1
+"""Signal by which a run interrupts itself."""
 _cancelled: set[UUID] = set()
 
 
@@ -29,6 +31,8 @@ def stop_when_cancelled() -> Iterator[None]:
     if context is None or context.flow_run is None or threading.current_thread() is not threading.main_thread():
         yield
         return
+    # A script that starts a run in the background has it ignore SIGINT, and Ray replaces the handler of SIGTERM.
+    signal.signal(CANCEL, signal.default_int_handler)
     over = threading.Event()
     watcher = threading.Thread(target=_watch, args=(context.flow_run.id, over), name="cancellation", daemon=True)
     watcher.start()
@@ -48,7 +52,7 @@ def _watch(flow_run: UUID, over: threading.Event) -> None:
                 if state is not None and state.is_cancelling():
                     _cancelled.add(flow_run)
                     if not over.is_set():
-                        os.kill(os.getpid(), signal.SIGINT)
+                        os.kill(os.getpid(), CANCEL)
                     return
             except (httpx.HTTPError, ObjectNotFound):
                 continue  # a short outage of the server must not end the run; polled again after POLL_S

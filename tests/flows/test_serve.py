@@ -117,7 +117,12 @@ def test_cancelling_a_flow_run_in_prefect_stops_the_run_and_its_ray_work(serving
     long = ("compute.in_process_below=0", "codebook.levels=[{codes=16},{codes=16}]", "fusion.epochs=5000")
     options = [word for setting in long for word in ("--set", setting)]
     environment = {**os.environ, "PREFECT_API_URL": api, "PREFECT_API_AUTH_STRING": LOGIN}
-    process = subprocess.Popen([*command, *options], env=environment, cwd=Path(__file__).parents[2])
+    process = subprocess.Popen(
+        [*command, *options],
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as a script starts it in the background
+    )
 
     def ray_processes() -> set[str]:
         found = subprocess.run(["ps", "-ww", "--ppid", str(process.pid), "-o", "args="], capture_output=True, text=True)
