@@ -2,7 +2,8 @@
 
 Files are found by listing the folder, so those of former versions, of retired releases and of killed writers are among
 them. A file with rows to erase gets a successor with the other rows; the log then names the successor in its place, in
-all versions. The former file is deleted later, when nobody reads it.
+all versions. The former file is deleted later, when nobody reads it. The log may still name a file that `lake gc`
+deleted, with the least and the greatest item it had; these bounds go too.
 """
 
 import pyarrow as pa
@@ -47,16 +48,23 @@ class TableCleaner:
         for _ in range(ATTEMPTS):
             handle = self._lake.open(self._table)
             held = self.held()
-            if not held:
+            if not held and not self._in_bounds:
                 return {}
-            named = named_files(Log(self._files, self._table)) & held.keys()
-            replace_in_log(self._files, {path: self._successor(path) for path in named})
-            if mark(self._lake, handle, self._table, provenance):
+            named = named_files(Log(self._files, self._table))
+            gone = named - {each.path for each in self._files.found()} if self._in_bounds else ()
+            made = {path: self._successor(path) for path in named & held.keys()}
+            replace_in_log(self._files, {**made, **dict.fromkeys(gone)})
+            if not held or mark(self._lake, handle, self._table, provenance):
                 return held
         raise CommitConflict(
             f"table {self._table!r} of the lake {self._lake.uri}: other runs committed first in each of {ATTEMPTS} "
             "attempts, so the erasure did not end. Run the command again when fewer runs write to this lake."
         )
+
+    @property
+    def _in_bounds(self) -> bool:
+        """True if bounds in the log may name what is erased."""
+        return bool(self._subjects.items) and "item_id" in self._spec.statistics
 
     def remove(self, paths: list[str]) -> int:
         """Delete former files that no version names; return how many were there."""

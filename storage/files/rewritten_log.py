@@ -1,7 +1,8 @@
 """Put other files in the place of data files in all entries and checkpoints of a table's log.
 
 Every version stays readable for every reader of Delta, and statistics in the log are those of the new files. Readers
-may load the log meanwhile: an entry that removes a file removes the new one too before any entry adds it.
+may load the log meanwhile: an entry that removes a file removes the new one too before any entry adds it. The log may
+name files that `lake gc` deleted; of these, it then has the number of rows alone.
 """
 
 import io
@@ -25,6 +26,8 @@ LOADING_S = 3.0
 LOG = "_delta_log"
 
 Action = dict[str, Any]
+Successors = Mapping[str, "Successor | None"]
+"""Successors of data files, by path; None for a file that was deleted, whose bounds are to go."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,8 @@ class Successor:
     stats: str
 
 
-def replace_in_log(files: Files, successors: Mapping[str, Successor]) -> None:
-    """Replace data files, by path, in the log of a table. Safe to rerun after a kill."""
+def replace_in_log(files: Files, successors: Successors) -> None:
+    """Replace data files in the log of a table. Safe to rerun after a kill."""
     names = sorted((each.name for each in files.found(LOG)), reverse=True)
     entries = [name for name in names if ENTRY.fullmatch(name)]
     if sum(_rewrite(files, name, lambda action: _removing(action, successors)) for name in entries):
@@ -74,30 +77,35 @@ def _rehash(actions: Iterable[Action]) -> None:
         about[FILES_HASH] = entry_hash(hashed_entry(each["add"]) for each in actions if "add" in each)
 
 
-def _removing(action: Action, successors: Mapping[str, Successor]) -> list[Action]:
-    """Return a removal, with that of the successor beside it."""
+def _removing(action: Action, successors: Successors) -> list[Action]:
+    """Return a removal without statistics, with that of the successor beside it."""
     removed = action.get("remove")
-    successor = successors.get(unquote(removed["path"])) if removed else None
-    if removed is None or successor is None:
+    if removed is None or (path := unquote(removed["path"])) not in successors:
         return [action]
-    bare = {name: value for name, value in removed.items() if name != "stats"}
-    return [{"remove": bare}, {"remove": _put(bare, successor)}]
+    bare, successor = {name: value for name, value in removed.items() if name != "stats"}, successors[path]
+    return [{"remove": bare}, *([{"remove": _put(bare, successor)}] if successor else [])]
 
 
-def _adding(action: Action, successors: Mapping[str, Successor]) -> list[Action]:
-    """Return the addition of the successor in the place of that of a file."""
+def _adding(action: Action, successors: Successors) -> list[Action]:
+    """Return the addition of the successor in the place of that of a file; without bounds if there is none."""
     added = action.get("add")
-    successor = successors.get(unquote(added["path"])) if added else None
-    if added is None or successor is None:
+    if added is None or (path := unquote(added["path"])) not in successors:
         return [action]
+    successor = successors[path]
+    if successor is None:
+        return [{"add": {**added, "stats": _without_bounds(added["stats"])}} if added.get("stats") else action]
     return [{"add": {**_put(added, successor), "modificationTime": successor.changed_ms, "stats": successor.stats}}]
+
+
+def _without_bounds(stats: str) -> str:
+    return json.dumps({"numRecords": json.loads(stats)["numRecords"]})
 
 
 def _put(file: Action, successor: Successor) -> Action:
     return {**file, "path": successor.path, "size": successor.size}
 
 
-def _rewrite_checkpoint(files: Files, name: str, successors: Mapping[str, Successor]) -> None:
+def _rewrite_checkpoint(files: Files, name: str, successors: Successors) -> None:
     data = files.read(f"{LOG}/{name}")
     stored = pq.read_table(io.BytesIO(data))
     rows = stored.to_pylist()
@@ -118,13 +126,14 @@ def _rewrite_checkpoint(files: Files, name: str, successors: Mapping[str, Succes
     _resize(files, version, len(written))
 
 
-def _checkpointed(row: dict[str, Any], successors: Mapping[str, Successor]) -> dict[str, Any]:
+def _checkpointed(row: dict[str, Any], successors: Successors) -> dict[str, Any]:
     """Return a row of a checkpoint: one action of the log, the others null."""
     if row["add"] is not None:
         (action,) = _adding({"add": row["add"]}, successors)
         return {**row, "add": action["add"]}
-    if row["remove"] is not None and unquote(row["remove"]["path"]) in successors:
-        return {**row, "remove": _put({**row["remove"], "stats": None}, successors[unquote(row["remove"]["path"])])}
+    if row["remove"] is not None and (path := unquote(row["remove"]["path"])) in successors:
+        removed, successor = {**row["remove"], "stats": None}, successors[path]
+        return {**row, "remove": removed if successor is None else _put(removed, successor)}
     return row
 
 

@@ -13,8 +13,13 @@ def content_ids(events: pl.DataFrame) -> pl.Series:
     sidmill give the same ids: by them a log that is delivered again is known.
     """
     texts = events.select(pl.concat_str(_as_python_writes(events), separator="\0").cast(pl.Binary))
-    hashed = hashlib.blake2b
-    return pl.Series([hashed(text, digest_size=16).hexdigest() for text in texts.to_series()], dtype=pl.String)
+    fresh = hashlib.blake2b(digest_size=16).copy  # a copy takes less than half the time of a new one
+    digests = []
+    for text in texts.to_series().to_list():
+        hashed = fresh()
+        hashed.update(text)
+        digests.append(hashed.digest())
+    return pl.Series(digests, dtype=pl.Binary).bin.encode("hex")
 
 
 def _as_python_writes(events: pl.DataFrame) -> list[pl.Expr]:
