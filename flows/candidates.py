@@ -68,6 +68,8 @@ def fitted_release(
     say_cutoff(run, snapshot)
     run.begin()
     run.compute_for(items.height)
+    if refitting is None:
+        run.compute.prepare()  # a fit will need it
     store_given(run, given)
     embed_items(run, items, encoders)
     sids = None

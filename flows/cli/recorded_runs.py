@@ -1,7 +1,6 @@
 """Verbs of `sidmill run` for runs that the lake has a record of: list, show, resume, cancel."""
 
 import os
-import signal
 import socket
 from collections.abc import Callable
 from importlib import import_module
@@ -73,16 +72,15 @@ def cancel(run: RunId, /, *, common: Common = Common()) -> None:
     Args:
         run: Run id, as `sidmill run list` shows it.
     """
+    from flows.runtime.cancellation import CANCEL, request_cancellation
     from storage.runs.record import read_run
 
     found = read_run(common.existing(), run)
     if found.state != "running":
         raise LakeError(f"{found.run} is {found.state}; there is nothing to cancel.")
     if found.host == socket.gethostname():
-        os.kill(found.pid, signal.SIGINT)
+        os.kill(found.pid, CANCEL)
         print(f"{found.run}: interrupted (process {found.pid})")
         return
-    from flows.runtime.cancellation import request_cancellation
-
     request_cancellation(found.flow_run)
     print(f"{found.run}: Prefect was asked to cancel its flow run {found.flow_run}")

@@ -20,7 +20,7 @@ from prefect.states import Cancelled, Cancelling
 # Seconds between two polls of the state of the flow run.
 POLL_S = 2.0
 CANCEL = signal.SIGUSR1
-"""Signal by which a run interrupts itself."""
+"""Signal by which a run interrupts itself, and `sidmill run cancel` a run of this machine."""
 _cancelled: set[UUID] = set()
 
 
@@ -31,7 +31,7 @@ def stop_when_cancelled() -> Iterator[None]:
     if context is None or context.flow_run is None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    # A script that starts a run in the background has it ignore SIGINT, and Ray replaces the handler of SIGTERM.
+    # A script that starts a run in the background has it ignore SIGINT.
     signal.signal(CANCEL, signal.default_int_handler)
     over = threading.Event()
     watcher = threading.Thread(target=_watch, args=(context.flow_run.id, over), name="cancellation", daemon=True)

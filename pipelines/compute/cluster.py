@@ -4,7 +4,11 @@ import logging
 import os
 import secrets
 import sys
+import threading
+from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from pipelines.compute.ray_address import (
     ClusterUnreachable,
@@ -18,6 +22,7 @@ from pipelines.spec import ComputeSpec
 # Our packages, which are sent to workers of a cluster started elsewhere.
 PACKAGES = ("sidmill", "flows", "pipelines", "training", "tokenizer", "storage", "learning", "plugins", "infra")
 LOOPBACK = "127.0.0.1"
+QUIET: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.WARNING}
 SHIPPED = (
     "AWS_ALLOW_HTTP",
     "AWS_DEFAULT_REGION",
@@ -50,6 +55,66 @@ def machine_cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
+class _LocalCluster:
+    """A cluster of this machine, begun by a thread that lives as long as the cluster.
+
+    Ray's processes end with the thread that started them, and a start by the main thread replaces its handler of
+    SIGTERM.
+    """
+
+    def __init__(self, spec: ComputeSpec) -> None:
+        self._spec = spec
+        self._started: Future[None] = Future()
+        self._over = threading.Event()
+        threading.Thread(target=self._live, name="ray-cluster", daemon=True).start()
+
+    def _live(self) -> None:
+        try:
+            _start_local(self._spec)
+        except BaseException as error:  # noqa: BLE001 - raised where the cluster is waited for
+            self._started.set_exception(error)
+            return
+        self._started.set_result(None)
+        self._over.wait()
+
+    @property
+    def is_over(self) -> bool:
+        """True if its start failed, or Ray was shut down since."""
+        return self._started.done() and not _is_connected()
+
+    def wait(self) -> None:
+        """Wait until it has started; raise the error of the start."""
+        self._started.result()
+
+    def stop(self) -> None:
+        """Stop it, with all its work; a start that goes on is waited for."""
+        with suppress(Exception):
+            self.wait()
+        _disconnect()
+        self._over.set()
+
+
+_local: _LocalCluster | None = None
+"""The cluster of this machine that this process began to start."""
+
+
+def begin(spec: ComputeSpec) -> None:
+    """Begin to connect to the cluster that `connect` waits for: a local one takes seconds to start."""
+    global _local
+    if _local is not None and _local.is_over:
+        shutdown()
+    if _local is not None or _is_connected():
+        return
+    if address := foreign_address():
+        _join(address)
+        return
+    print("  starting a Ray cluster on this machine", file=sys.stderr, flush=True)
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        # Ray's own token file is readable by other users.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    _local = _LocalCluster(spec)
+
+
 def connect(spec: ComputeSpec) -> None:
     """Connect this process to its cluster, once: the one at RAY_ADDRESS, or a local one.
 
@@ -58,32 +123,35 @@ def connect(spec: ComputeSpec) -> None:
     inherits the environment of this process, listens on the loopback address only, and keeps its files in a folder of
     this user.
     """
+    begin(spec)
+    if _local is not None:
+        _local.wait()
+
+
+def _join(address: str) -> None:
     import ray
 
-    if ray.is_initialized():
-        return
     _quieten()
-    quiet = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.WARNING}
-    if address := foreign_address():
-        require_reachable(address)
-        print(f"  joining the Ray cluster at {address}", file=sys.stderr, flush=True)
-        shipped = {"py_modules": own_packages(), "env_vars": _worker_environment()}
-        try:
-            ray.init(runtime_env=shipped, **quiet)
-        except (ConnectionError, SystemExit) as error:  # Ray exits the process if a cluster stops answering
-            raise ClusterUnreachable(unreachable(address, str(error))) from error
-        return
-    print("  starting a Ray cluster on this machine", file=sys.stderr, flush=True)
-    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
-        # Ray's own token file is readable by other users.
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    require_reachable(address)
+    print(f"  joining the Ray cluster at {address}", file=sys.stderr, flush=True)
+    shipped = {"py_modules": own_packages(), "env_vars": _worker_environment()}
+    try:
+        ray.init(runtime_env=shipped, **QUIET)
+    except (ConnectionError, SystemExit) as error:  # Ray exits the process if a cluster stops answering
+        raise ClusterUnreachable(unreachable(address, str(error))) from error
+
+
+def _start_local(spec: ComputeSpec) -> None:
+    import ray
+
+    _quieten()
     ray.init(
         address="local",
         num_cpus=spec.cpus or machine_cpus() + 1,
         include_dashboard=False,
         _node_ip_address=LOOPBACK,
         _temp_dir=str(private_folder() / "ray"),
-        **quiet,
+        **QUIET,
     )
 
 
@@ -98,6 +166,19 @@ def _quieten() -> None:
 
 def shutdown() -> None:
     """Disconnect from the cluster. A cluster that was started here stops, with all its work."""
+    global _local
+    if _local is not None:
+        _local.stop()
+        _local = None
+    else:
+        _disconnect()
+
+
+def _is_connected() -> bool:
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
+
+
+def _disconnect() -> None:
     if "ray" in sys.modules:
         sys.modules["ray"].shutdown()
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from learning.progress import emit, emit_epoch, progress_listener
 from learning.threads import one_thread
-from pipelines.compute.cluster import connect, fix_threads, machine_cpus
+from pipelines.compute.cluster import begin, connect, fix_threads, machine_cpus
 from pipelines.compute.shared_rows import shared, shared_items
 from pipelines.spec import ComputeSpec, StageSpec
 from tokenizer.arrays.executor import LOCAL_THREADS, Executor
@@ -65,6 +65,9 @@ class Compute(Protocol):
     @property
     def work(self) -> Executor: ...
 
+    def prepare(self) -> None:
+        """Begin to make ready what `run` needs; it goes on while other work is done here."""
+
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the function's result, computed on one thread: fits must give the same bytes on every machine."""
 
@@ -106,6 +109,9 @@ class InProcess:
     def __init__(self, spec: ComputeSpec) -> None:
         self._spec = spec
 
+    def prepare(self) -> None:
+        """Do nothing: this process is ready."""
+
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         with one_thread():
             return function(*args, **kwargs)
@@ -131,6 +137,9 @@ class OnRay:
     def __init__(self, spec: ComputeSpec) -> None:
         self._spec = spec
         self.work: Executor = RayWork(spec)
+
+    def prepare(self) -> None:
+        begin(self._spec)
 
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run `function` as one Ray task and report its progress here; an interrupt here cancels the task.

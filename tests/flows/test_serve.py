@@ -15,6 +15,7 @@ import pytest
 
 from conftest import SMALL_RECIPE, START, write_items, write_log
 from flows.bootstrap import bootstrap
+from flows.cli.main import run_command
 from flows.train import train
 from storage.lake import Lake
 from storage.releases.models import models
@@ -110,7 +111,10 @@ def test_a_night_runs_by_schedule_and_its_release_starts_a_training_that_goes_on
 
 
 @pytest.mark.timeout(900)
-def test_cancelling_a_flow_run_in_prefect_stops_the_run_and_its_ray_work(serving: tuple[Lake, str, Path]) -> None:
+@pytest.mark.parametrize("how", ["Prefect", "run cancel", "SIGTERM"])
+def test_a_run_in_the_background_that_is_stopped_ends_as_cancelled_with_its_ray_work(
+    serving: tuple[Lake, str, Path], how: str
+) -> None:
     lake, api, _ = serving
     assert wait_for(lambda: is_up(api), 120)
     command = [sys.executable, "-m", "flows.cli.main", "run", "backfill", "--lake", lake.uri]
@@ -132,17 +136,21 @@ def test_cancelling_a_flow_run_in_prefect_stops_the_run_and_its_ray_work(serving
     try:
         assert wait_for(lambda: len(ray_processes()) == 2 or process.poll() is not None, 200)
         assert process.poll() is None, "the backfill ended before its Ray cluster was seen"
-        found = httpx.post(
-            f"{api}/flow_runs/filter", json={"flows": {"name": {"any_": ["backfill"]}}}, auth=AUTH
-        ).json()
-        state = {"type": "CANCELLING", "name": "Cancelling"}
-        httpx.post(f"{api}/flow_runs/{found[0]['id']}/set_state", json={"state": state}, auth=AUTH).raise_for_status()
-        assert process.wait(timeout=90) == 130
+        (run,) = [run for run in runs(lake) if run.kind == "backfill"]
+        if how == "Prefect":
+            state = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
+            httpx.post(f"{api}/flow_runs/{run.flow_run}/set_state", json=state, auth=AUTH).raise_for_status()
+        elif how == "run cancel":
+            assert run_command(["run", "cancel", run.run, "--lake", lake.uri]) == 0
+        else:
+            process.terminate()
+        assert process.wait(timeout=90) == (-signal.SIGTERM if how == "SIGTERM" else 130)
     finally:
         process.kill()
     assert ray_processes() == set()
     assert [run.state for run in runs(lake) if run.kind == "backfill"] == ["cancelled"]
-    assert httpx.get(f"{api}/flow_runs/{found[0]['id']}", auth=AUTH).json()["state_type"] == "CANCELLED"
+    if how == "Prefect":
+        assert httpx.get(f"{api}/flow_runs/{run.flow_run}", auth=AUTH).json()["state_type"] == "CANCELLED"
 
 
 @pytest.mark.timeout(900)

@@ -32,6 +32,35 @@ sys.stdin.readline()
 shutdown()
 """
 
+AHEAD = """
+import os, signal, sys, threading, time
+from infra.settings import configure
+configure()
+from pipelines.compute.cluster import begin, connect, shutdown
+from pipelines.spec import ComputeSpec
+before = signal.getsignal(signal.SIGTERM)
+os.environ["RAY_TMPDIR"] = "/proc/nowhere"
+begin(ComputeSpec(cpus=2))
+try:
+    connect(ComputeSpec(cpus=2))
+except Exception as error:
+    print("refused:", type(error).__name__, flush=True)
+os.environ["RAY_TMPDIR"] = sys.argv[1]
+start = time.monotonic()
+begin(ComputeSpec(cpus=2))
+asked = time.monotonic() - start
+shutdown()
+print("stopped while it started:", not sys.modules["ray"].is_initialized())
+begin(ComputeSpec(cpus=2))
+connect(ComputeSpec(cpus=2))
+waited = time.monotonic() - start
+import ray
+print("works:", ray.get(ray.remote(lambda: 3).remote()), asked < 0.1 * waited)
+print("handler kept:", signal.getsignal(signal.SIGTERM) is before, flush=True)
+sys.stdin.readline()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
 
 def listening(pids: set[int]) -> set[str]:
     """Addresses that these processes listen on, from the tables of the kernel."""
@@ -110,6 +139,39 @@ def test_a_cluster_of_our_own_gives_workers_the_secrets_and_writes_none_and_list
     assert "canary-" not in commands
     assert token.encode() not in written
     assert token not in commands
+    subprocess.run(["rm", "-r", str(short)], check=True)
+
+
+def test_a_cluster_starts_beside_other_work_and_ends_with_this_process(tmp_path: Path) -> None:
+    short = Path(f"/tmp/sidmill-ahead-{os.getpid()}")
+    environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", AHEAD, str(short)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        said = [process.stdout.readline().strip() for _ in range(4)]
+        found = below(process.pid) - {process.pid}
+        pids = {pid for pid in found if b"Agent" not in Path(f"/proc/{pid}/cmdline").read_bytes()}  # these end later
+        process.stdin.write("\n")
+        process.stdin.flush()
+        process.wait(timeout=60)
+    finally:
+        process.kill()
+        process.stdin.close()
+        process.stdout.close()
+    assert said[0].startswith("refused: ")
+    assert said[1:] == ["stopped while it started: True", "works: 3 True", "handler kept: True"]
+    assert len(pids) >= 2
+    deadline = time.monotonic() + 20
+    while (left := {pid for pid in pids if Path(f"/proc/{pid}").exists()}) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert left == set()
     subprocess.run(["rm", "-r", str(short)], check=True)
 
 
