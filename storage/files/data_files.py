@@ -36,6 +36,8 @@ LONGEST_STATISTIC = 30
 """Other writers truncate longer texts in their statistics; delta-rs truncates at 32 characters."""
 GROUP_BYTES, FEWEST_GROUP_ROWS = 1 << 20, 1 << 10
 """Bytes in memory of a row group of a table in which rows are looked up by item, and its fewest rows."""
+DISTINCT = frozenset({"vector", "event_id", "source_offset", "source_row"})
+"""Columns whose values hardly ever repeat: a dictionary of them takes time and space."""
 FORMAT = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=True, page_checksum_verification=True)
 )
@@ -107,10 +109,9 @@ def write_file(
     return AddAction(name, data.size, values, changed, news, json.dumps(_statistics(rows, spec)))
 
 
-def _repetitive(rows: pa.Table) -> list[str] | bool:
-    """Return the columns to be stored as dictionaries: all but vectors, whose numbers hardly ever repeat."""
-    names: list[str] = rows.schema.names
-    return [name for name in names if name != "vector"] if "vector" in names else True
+def _repetitive(rows: pa.Table) -> list[str]:
+    """Return the columns to be stored as dictionaries: those whose values repeat."""
+    return [name for name in rows.schema.names if name not in DISTINCT]
 
 
 def _group_rows(rows: pa.Table, spec: TableSpec) -> int | None:
