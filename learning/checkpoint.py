@@ -128,7 +128,7 @@ def _copied(tensor: Tensor) -> Tensor:
 
 
 def _hashes(directory: Path) -> dict[str, str]:
-    """sha256 of each file by name, without the record."""
+    """Return the sha256 of each file by name, without the record."""
     files = (path for path in sorted(directory.rglob("*")) if path.is_file() and path.name != RECORD)
     return {str(path.relative_to(directory)): file_sha256(path) for path in files}
 

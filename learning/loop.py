@@ -135,7 +135,7 @@ class Loop:
         }
 
     def _diverged(self, batch: Any, metrics: Mapping[str, Any]) -> LossDiverged:
-        """The error that every worker raises, with mean loss and events of the whole step."""
+        """Return the error that every worker raises, with mean loss and events of the whole step."""
         total = self._total({name: metrics[name] for name in ("loss", "targets")})
         events = [batch.event_ids.to_pylist() if hasattr(batch, "event_ids") else []]
         if self.context.world > 1:
@@ -144,7 +144,7 @@ class Loop:
         return LossDiverged(total["loss"] / max(1.0, total["targets"]), [event for each in events for event in each])
 
     def _total(self, sums: Mapping[str, Any]) -> dict[str, float]:
-        """The sums over all workers."""
+        """Return the sums over all workers."""
         names = sorted(sums)
         totals = torch.stack([torch.as_tensor(sums[name], dtype=torch.float64).cpu() for name in names])
         if self.context.world > 1:
@@ -154,7 +154,7 @@ class Loop:
         return dict(zip(names, totals.tolist(), strict=True))
 
     def _rate(self) -> float:
-        """Learning rate of the next step.
+        """Return the learning rate of the next step.
 
         The cosine depends on the total number of steps, which is known after the first epoch. Until then the rate stays
         at its peak, after warm-up.
@@ -168,12 +168,12 @@ class Loop:
 
 
 def _sums(progress: Progress, rank: int) -> Sums:
-    """Sums of the epoch so far. All workers have the same names; only rank 0 has the values."""
+    """Return sums of the epoch so far. All workers have the same names; only rank 0 has the values."""
     return defaultdict(
         float, {name: value if rank == 0 else 0.0 for name, value in progress.partial_epoch_sums.items()}
     )
 
 
 def _seed(seed: int, step: int, rank: int) -> int:
-    """Seed of a step's dropout. It depends on the step, so a restart continues with the same numbers."""
+    """Return the seed of a step's dropout. It depends on the step, so a restart continues with the same numbers."""
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])

@@ -31,6 +31,6 @@ class LoopSpec(BaseModel):
 
     @classmethod
     def of(cls, settings: BaseModel, **others: Any) -> Self:
-        """The settings of a fit that has fields of these names, and the `others`."""
+        """Return the settings of a fit that has fields of these names, and the `others`."""
         shared = {name: getattr(settings, name) for name in cls.model_fields if name in type(settings).model_fields}
         return cls(**{**shared, **others})

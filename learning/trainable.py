@@ -55,14 +55,14 @@ class Trainable(Protocol[B]):
         ...
 
     def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[B, Cursor]]:
-        """The rest of the cursor's epoch for one worker, each batch with the cursor after it.
+        """Yield the rest of the cursor's epoch for one worker, each batch with the cursor after it.
 
         Every rank yields the same number of batches. The samples of all ranks together do not depend on `world`.
         """
         ...
 
     def loss(self, module: nn.Module, batch: B) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """This rank's share of the step's mean loss, and sums to report.
+        """Return this rank's share of the step's mean loss, and sums to report.
 
         The shares of all ranks add up to the mean over the whole step, so ranks may hold unequal numbers of targets.
         `module` is the module to call, possibly wrapped for distributed training. The sums hold at least `loss`,

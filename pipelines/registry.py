@@ -24,7 +24,7 @@ ENCODERS: Registry[EncoderKind] = Registry(
 
 
 def encoder_of(name: str, contents: str) -> EncoderKind:
-    """The encoder of that name. Raises UnknownMember, and ValueError where it does not encode such `contents`."""
+    """Return the encoder of that name. Raises UnknownMember, and ValueError if it does not encode `contents`."""
     kind = ENCODERS.get(name)
     if kind.contents != contents:
         others = ", ".join(other for other in ENCODERS if ENCODERS.get(other).contents == contents)
@@ -46,7 +46,7 @@ FUSIONS: Registry[FusionMethod] = Registry(
 
 
 def fusion_method_of(name: str) -> FusionMethod:
-    """The method of fusion of that name. Raises UnknownMember where it is not installed."""
+    """Return the method of fusion of that name. Raises UnknownMember where it is not installed."""
     return FUSIONS.get(name)
 
 

@@ -44,11 +44,11 @@ class LakeReader:
         return self._lake.uri
 
     def releases(self) -> list[str]:
-        """The ids of all releases and candidates, oldest first."""
+        """Return the ids of all releases and candidates, oldest first."""
         return [manifest.id for manifest in releases(self._lake)]
 
     def release(self, name: str = PRODUCTION) -> Release:
-        """A release by its id or by an alias. Raises LakeNotFound where there is none of that name."""
+        """Return a release by its id or by an alias. Raises LakeNotFound where there is none of that name."""
         manifest = read_release(self._lake, name)
         alias = published(self._lake)
         model = alias.model if alias is not None and name == PRODUCTION else newest_model(self._lake, manifest.id)
@@ -71,28 +71,31 @@ class Release:
         return self.manifest.id
 
     def sids(self) -> pl.DataFrame:
-        """The items of the trie with their SIDs: item_id, sid (a list of codes), in the order of the SIDs."""
+        """Return the items of the trie with their SIDs: item_id, sid (a list of codes), in the order of the SIDs."""
         trie = self.trie()
         codes = pl.Series("sid", trie.codes(), dtype=pl.List(pl.Int32))
         return pl.DataFrame({"item_id": pl.from_arrow(trie.item_ids), "sid": codes})
 
     def trie(self) -> Trie:
-        """The trie of its SIDs."""
+        """Return the trie of its SIDs."""
         return self._trie
 
     def items(self) -> pl.DataFrame:
-        """The catalogue as the release sees it, without deleted items: item_id, title, attributes (JSON), images."""
+        """Return the catalogue as the release sees it, without deleted items.
+
+        Columns: item_id, title, attributes (JSON), images.
+        """
         frame = catalogue(self._lake, self.manifest.versions["items"], self.manifest.as_of)
         return frame.filter(~pl.col("deleted")).drop("deleted")
 
     def vectors(self) -> pl.DataFrame:
-        """The vectors that the SIDs encode: item_id, vector."""
+        """Return the vectors that the SIDs encode: item_id, vector."""
         rows = segments(self._lake, list(self.manifest.assignments), self.manifest.codebook.id)
         found = encoded_vectors(self._lake, self.manifest.fusion.fingerprint, rows)
         return found.filter(pl.col("item_id").is_in(pl.from_arrow(self.trie().item_ids).implode()))  # type: ignore[union-attr]
 
     def model(self) -> Generator:
-        """Its generator, a torch module in evaluation mode: that of production, else the newest trained for it.
+        """Return its generator, a torch module in evaluation mode: that of production, else the newest trained for it.
 
         Raises LakeNotFound where it has none.
         """
@@ -101,7 +104,7 @@ class Release:
     def recommend(
         self, histories: Sequence[Sequence[str]], k: int = 10, beams: int | None = None, seen: bool = False
     ) -> pl.DataFrame:
-        """The `k` most probable next items of each history of item ids, oldest first.
+        """Return the `k` most probable next items of each history of item ids, oldest first.
 
         Returns history (its number), rank (from 1), item_id and log_probability. Ids that the release does not have are
         ignored. Items of the history itself are left out unless `seen`. `beams` is the width of the search, by default

@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 
 
 def open_trie(lake: Lake, manifest: Manifest) -> Trie:
-    """The trie that a release pins."""
+    """Return the trie that a release pins."""
     return Trie.open(lake.blobs.local_path(manifest.trie.sha256))
 
 
 def load_model(lake: Lake, row: Model, vocabulary: str) -> Generator:
-    """The generator of a row of `models`, in evaluation mode. Raises VocabularyMismatch unless it has `vocabulary`."""
+    """Return the generator of a row of `models`, in evaluation mode.
+
+    Raises VocabularyMismatch unless it has `vocabulary`.
+    """
     from learning.checkpoint import RECORD, WEIGHTS
     from training.models.saved import load_generator
 

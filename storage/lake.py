@@ -26,7 +26,7 @@ from storage.schemas import PROPERTIES, TABLES, TableSpec
 
 
 def one_of(column: str, values: Iterable[str]) -> ds.Expression:
-    """Filter for rows whose text column holds one of the values; no rows if there are no values."""
+    """Return a filter for rows whose text column holds one of the values; no rows if there are no values."""
     array = pa.array(values, pa.string())
     return ds.field(column).isin(array) if len(array) else ds.scalar(False)
 

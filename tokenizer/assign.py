@@ -49,11 +49,11 @@ class Occupancy:
 
     @classmethod
     def empty(cls, length: int) -> "Occupancy":
-        """No published SIDs, for SIDs of this length."""
+        """Return an occupancy without published SIDs, for SIDs of this length."""
         return cls(np.empty((0, length), np.int32))
 
     def load(self, codebook: Codebook) -> list[NDArray[np.int64]]:
-        """SIDs published per code, int64 (K,) for each level."""
+        """Return SIDs published per code, int64 (K,) for each level."""
         return level_load(check_codes(self.codes, codebook.sizes, "occupied SIDs"), codebook.sizes)
 
 
@@ -163,7 +163,7 @@ def _assign_sids(
 
 
 def _with_token(codebook: Codebook, items: Items, codes_NL: Codes, taken: Codes) -> Codes:
-    """The codes with the token that makes them unique; -1 throughout for items without codes or token."""
+    """Return the codes with the token that makes them unique; -1 throughout for items without codes or token."""
     sids_NS = np.full((len(items), codebook.levels + 1), -1, np.int32)
     coded = items.order[codes_NL[items.order, -1] >= 0]
     token = extra_tokens(

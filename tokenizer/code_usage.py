@@ -38,12 +38,12 @@ class Collisions:
 
 
 def level_load(codes_NL: NDArray[np.int32], sizes: Sequence[int]) -> list[NDArray[np.int64]]:
-    """SIDs per code, int64 (K,) for each level."""
+    """Return SIDs per code, int64 (K,) for each level."""
     return [np.bincount(codes_NL[:, level], minlength=size) for level, size in enumerate(sizes)]
 
 
 def level_metrics(codes_NL: NDArray[np.int32], sizes: Sequence[int]) -> list[CodeUsage]:
-    """Code usage of each level."""
+    """Return the code usage of each level."""
     return [usage(load) for load in level_load(codes_NL, sizes)]
 
 
@@ -63,6 +63,6 @@ def usage(load_K: NDArray[np.int64]) -> CodeUsage:
 
 
 def gini(load_K: NDArray[np.int64]) -> float:
-    """Gini coefficient: 0 for equal loads or no load, (K - 1) / K if one code has everything."""
+    """Return the Gini coefficient: 0 for equal loads or no load, (K - 1) / K if one code has everything."""
     rank = np.arange(1, len(load_K) + 1)
     return float((2 * rank - len(load_K) - 1) @ np.sort(load_K)) / (len(load_K) * max(int(load_K.sum()), 1))

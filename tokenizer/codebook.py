@@ -70,7 +70,7 @@ class Codebook:
         return hashlib.sha256(_canonical(meaning)).hexdigest()[:16]
 
     def to_bytes(self) -> bytes:
-        """One safetensors file, the same bytes for the same codebook, sealed by its own sha256."""
+        """Return one safetensors file, the same bytes for the same codebook, sealed by its own sha256."""
         record = {
             "spec": self.spec.model_dump(mode="json"),
             "capacity": list(self.capacity),
@@ -104,7 +104,7 @@ class Codebook:
 
 
 def plan(spec: CodebookSpec, items: int) -> tuple[tuple[int, ...], int]:
-    """Capacity of a code of each level, and the number of planned items, for a fit on `items`.
+    """Return the capacity of a code of each level, and the number of planned items, for a fit on `items`.
 
     Raises as `check_capacity` does.
     """

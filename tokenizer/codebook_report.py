@@ -22,7 +22,7 @@ SLACKS = (math.inf, 2.0, 1.5, 1.25, 1.1, 1.0)
 
 
 def quality(codebook: Codebook, items: Items, codes_NL: NDArray[np.int32], work: Executor) -> dict[str, Any]:
-    """Figures of the codes (-1: none) of the fitted items, for the codebook's statistics.
+    """Return figures of the codes (-1: none) of the fitted items, for the codebook's statistics.
 
     Over all items: how many share their codes with others (see `metrics.collision_metrics`). Over the first SAMPLE by
     tie key: the decoding loss, as `squared_error` per item and `relative_error` (to the squared distance to the mean),
@@ -43,7 +43,7 @@ def quality(codebook: Codebook, items: Items, codes_NL: NDArray[np.int32], work:
 
 
 def slack_report(codebook: Codebook, items: Items, work: Executor) -> dict[str, Any]:
-    """Figures of a sample of the fitted items, the first by tie key, for the codebook's statistics.
+    """Return figures of a sample of the fitted items, the first by tie key, for the codebook's statistics.
 
     `slack_sweep`: a row per slack (None: no capacity) with the relative error and, per level, the load of the fullest
     code relative to an even share. `first_code_cost`: mean and 99th percentile, see `metrics.distribution_shift`.
@@ -57,7 +57,7 @@ def slack_report(codebook: Codebook, items: Items, work: Executor) -> dict[str, 
 
 
 def slack_sweep(codebook: Codebook, items: Items, work: Executor) -> list[dict[str, Any]]:
-    """Relative error and fullest codes when the items are assigned under each of SLACKS, centroids unchanged."""
+    """Return relative error and fullest codes when the items are assigned under each of SLACKS, centroids unchanged."""
     prices: list[Prices | None] = [None] * codebook.levels
     sweep: list[dict[str, Any]] = []
     for slack in SLACKS:

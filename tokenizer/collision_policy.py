@@ -24,7 +24,7 @@ class CollisionPolicy:
         return not self.relocates and self.token is None
 
     def token_codes(self, suffix_codes: int, planned_items: int) -> int | None:
-        """The number of values of the token, or None if there is no token."""
+        """Return the number of values of the token, or None if there is no token."""
         if self.token is None:
             return None
         return suffix_codes if self.token == "per SID" else planned_items

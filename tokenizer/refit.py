@@ -60,7 +60,7 @@ class _Catalogue:
     work: Executor
 
     def assigned(self, book: Codebook, rows: NDArray[np.int64], taken: Codes) -> Codes:
-        """SIDs for some of the items that are not in `taken`."""
+        """Return SIDs for some of the items that are not in `taken`."""
         if not len(rows):
             return np.empty((0, book.levels), np.int32)
         own = {
@@ -133,7 +133,7 @@ def _refit(old: Codebook, catalogue: _Catalogue, codes_NL: Codes, spec: RefitSpe
 
 
 def _levels(book: Codebook, items: Items, codes: Codes, work: Executor) -> list[dict[str, float]]:
-    """Figures of each level as in a fit: code usage, and the relative error of its source (on the first LEAD)."""
+    """Return figures of each level as in a fit: code usage, and relative error of its source (on the first LEAD)."""
     placed = items.order[codes[items.order, 0] >= 0]
     levels = []
     seen, known = items.subset(placed[:LEAD]), codes[placed[:LEAD]]
@@ -158,7 +158,7 @@ def _point(
 
 
 def _moved(book: Codebook, catalogue: _Catalogue, codes: Codes, movers: NDArray[np.int64]) -> Codes:
-    """The codes after `movers` took better ones. Old SIDs stay taken; items without a gain keep theirs."""
+    """Return the codes after `movers` took better ones. Old SIDs stay taken; items without a gain keep theirs."""
     found = catalogue.assigned(book, movers, codes)
     block = catalogue.items.take(movers, codes[movers])
     before = _lost(book, block, codes[movers])
@@ -170,7 +170,7 @@ def _moved(book: Codebook, catalogue: _Catalogue, codes: Codes, movers: NDArray[
 
 
 def _lost(book: Codebook, block: Block, codes: Codes) -> NDArray[np.float64]:
-    """The squared error of each item under some codes, summed over sources; infinite without codes."""
+    """Return the squared error of each item under some codes, summed over sources; infinite without codes."""
     lost = np.zeros(len(block))
     for source in book.sources:
         gap = block.vectors[source] - quantizer_of(book.spec).decode(book, codes, source)
@@ -180,7 +180,7 @@ def _lost(book: Codebook, block: Block, codes: Codes) -> NDArray[np.float64]:
 
 
 def _gains(book: Codebook, items: Items, codes: Codes, work: Executor) -> NDArray[np.float64]:
-    """Each item's gain from the codes that are nearest level by level."""
+    """Return each item's gain from the codes that are nearest level by level."""
     tasks = ((start, stop, codes[start:stop]) for start, stop in spans(len(items)))
     return np.concatenate(list(work.map(partial(_span_gains, book), items, tasks)))
 

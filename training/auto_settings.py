@@ -66,7 +66,7 @@ def train_spec(section: TrainSection, scale: Scale) -> TrainSpec:
 
 
 def vector_weight(wanted: float | Auto, items: int) -> float:
-    """The weight of vectors in evaluations. "auto" is 0 above MOST_RANKED items, so that no vector is read."""
+    """Return the weight of vectors in evaluations. "auto" is 0 above MOST_RANKED items, so that no vector is read."""
     if wanted != "auto":
         return wanted
     return VECTOR_WEIGHT if items <= MOST_RANKED else 0.0
@@ -79,7 +79,7 @@ def matches_auto_settings(section: GeneratorSection, spec: GeneratorSpec) -> boo
 
 
 def resolved_auto_settings(section: GeneratorSection | TrainSection, spec: GeneratorSpec | TrainSpec) -> dict[str, Any]:
-    """The settings that a section leaves at "auto", with their resolved values."""
+    """Return the settings that a section leaves at "auto", with their resolved values."""
     built = spec.model_dump()
     return {name: built[name] for name, value in section.model_dump().items() if value == "auto"}
 
@@ -89,5 +89,5 @@ def _passes(measured: int, larger: float) -> int:
 
 
 def _power_of_two(number: float) -> int:
-    """The smallest power of two that is not less."""
+    """Return the smallest power of two that is not less."""
     return int(2 ** ceil(log2(max(1.0, number))))

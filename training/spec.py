@@ -253,7 +253,7 @@ class SasRecSpec(BaseModel):
         return self
 
     def loop(self, workers: int = 1) -> LoopSpec:
-        """Loop settings for that many workers."""
+        """Return the loop settings for that many workers."""
         return LoopSpec.of(self, workers=workers)
 
 

@@ -253,7 +253,7 @@ def _check_cluster_capacity(spec: LoopSpec, progress: LineCallback) -> None:
 
 
 def _stored(storage: str, name: str) -> Result | None:
-    """The stored state of the run, or None if it has not begun."""
+    """Return the stored state of the run, or None if it has not begun."""
     try:
         return Result.from_path(f"{storage}/{name}")
     except RuntimeError:
@@ -261,7 +261,7 @@ def _stored(storage: str, name: str) -> Result | None:
 
 
 def _begun(storage: str, name: str, progress: LineCallback) -> Result | None:
-    """The stored state of an earlier launch.
+    """Return the stored state of an earlier launch.
 
     None if Ray's record is corrupt or the last checkpoint is incomplete. Then the record is deleted, and the workers
     resume from the newest complete checkpoint.

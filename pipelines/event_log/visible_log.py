@@ -33,7 +33,7 @@ class LogSlice:
 
     @classmethod
     def of(cls, manifest: Manifest) -> "LogSlice":
-        """The visible log of a release."""
+        """Return the visible log of a release."""
         return cls(manifest.versions["interactions"], manifest.as_of, manifest.cutoff)
 
     @property
@@ -171,12 +171,12 @@ def histories(events: pl.DataFrame, spec: CollaborativeSpec) -> Histories:
 
 
 def counted(spec: CollaborativeSection) -> pl.Expr:
-    """Condition on an event (COLUMNS): it is behaviour, not an impression, and not of an excluded type."""
+    """Return the condition on an event (COLUMNS): it is behaviour, not an impression, and not of an excluded type."""
     return ~pl.col("impression").fill_null(False) & ~pl.col("event_type").is_in(spec.exclude_events)
 
 
 def type_weight(spec: CollaborativeSpec) -> pl.Expr:
-    """Weight of an event by its type."""
+    """Return the weight of an event by its type."""
     return pl.col("event_type").replace_strict(spec.event_weights, default=1.0, return_dtype=pl.Float64)
 
 

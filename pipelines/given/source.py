@@ -51,7 +51,7 @@ class GivenSource:
         return max(1, min(MOST_ROWS, BATCH_BYTES // (8 * self.dim)))
 
     def place(self, part: int) -> str:
-        """Path of the file of a part, from the folder that all files have in common."""
+        """Return the path of the file of a part, from the folder that all files have in common."""
         common = posixpath.commonpath([posixpath.dirname(each.file) for each in self.parts])
         return posixpath.relpath(self.parts[part].file, common)
 

@@ -48,7 +48,7 @@ class Accuracy:
 
     @classmethod
     def of(cls, stored: Stored) -> Accuracy:
-        """The accuracy in a record that may have other figures too."""
+        """Return the accuracy in a record that may have other figures too."""
         recall, ndcg, hits = (_by_k(stored, name) for name in BY_K)
         bounds = {name: each for name, each in stored.items() if name.endswith(INTERVAL) and _is_pair(each)}
         intervals = {name.removesuffix(INTERVAL): (low, high) for name, (low, high) in bounds.items()}
@@ -60,12 +60,12 @@ class Accuracy:
         return sorted(self.recall)
 
     def figures(self) -> dict[str, float]:
-        """Figures by name, such as `recall@10`, without intervals."""
+        """Return figures by name, such as `recall@10`, without intervals."""
         by_k = dict(zip(BY_K, (self.recall, self.ndcg, self.hits), strict=True))
         return {"mrr": self.mrr, **{f"{name}@{k}": value for name, each in by_k.items() for k, value in each.items()}}
 
     def as_record(self) -> dict[str, Any]:
-        """The figures by name, such as `recall@10` and `recall@10_interval`."""
+        """Return the figures by name, such as `recall@10` and `recall@10_interval`."""
         return self.figures() | {f"{name}{INTERVAL}": list(bounds) for name, bounds in self.intervals.items()}
 
 
@@ -83,7 +83,7 @@ class BucketAccuracy:
         return cls(stored["from"], stored["to"], stored["cases"], Accuracy.of(stored))
 
     def as_record(self) -> dict[str, Any]:
-        """The figures with the bounds `from` and `to`."""
+        """Return the figures with the bounds `from` and `to`."""
         return {"from": self.low, "to": self.high, "cases": self.cases, **self.accuracy.as_record()}
 
 
@@ -105,7 +105,7 @@ class RankerResult:
 
     @classmethod
     def of(cls, stored: Stored) -> RankerResult:
-        """The figures of a record; what is of no known kind is taken for a setting."""
+        """Return the figures of a record; what is of no known kind is taken for a setting."""
         accuracy, prefixes = Accuracy.of(stored), _by_k(stored, PREFIXES)
         known = {*accuracy.as_record(), *(f"{PREFIXES}@{k}" for k in prefixes), RAW}
         rest = {name: value for name, value in stored.items() if name not in known}
@@ -121,7 +121,7 @@ class RankerResult:
         )
 
     def as_record(self) -> dict[str, Any]:
-        """All figures by name."""
+        """Return all figures by name."""
         return {
             **self.accuracy.as_record(),
             **{f"{PREFIXES}@{k}": recalls for k, recalls in self.prefix_recall.items()},
@@ -152,7 +152,7 @@ class EvaluationResult:
 
     @classmethod
     def of(cls, stored: Stored) -> EvaluationResult:
-        """The result of a record."""
+        """Return the result of a record."""
         rows = {name: RankerResult.of(row) for name, row in stored.items() if isinstance(row, dict) and "mrr" in row}
         against = {name: Comparison.of(found) for name, found in stored.get("against", {}).items()}
         known = {*rows, *(each.name for each in fields(cls))}
@@ -170,7 +170,7 @@ class EvaluationResult:
 
     @classmethod
     def parse(cls, text: str) -> EvaluationResult:
-        """The result that `as_json` wrote."""
+        """Return the result that `as_json` wrote."""
         return cls.of(json.loads(text))
 
     @property
@@ -179,16 +179,16 @@ class EvaluationResult:
         return self.rankers.get("generator")
 
     def worse_than(self) -> list[str]:
-        """The baselines that the generator is worse than, beyond the interval of the difference."""
+        """Return the baselines that the generator is worse than, beyond the interval of the difference."""
         return sorted(name for name, found in self.against.items() if found.verdict == "is worse")
 
     def as_record(self) -> dict[str, Any]:
-        """The result as JSON values by name, in alphabetical order: a row for each recommender, counts, comparisons."""
+        """Return the result as JSON values by name, sorted: a row for each recommender, counts, comparisons."""
         found: dict[str, Any] = json.loads(self.as_json())
         return found
 
     def as_json(self) -> str:
-        """The record as the lake stores it, without what it does not have."""
+        """Return the record as the lake stores it, without what it does not have."""
         later = {
             "seen_left_out": self.seen_left_out,
             "protocol": self.protocol,
@@ -207,7 +207,7 @@ class EvaluationResult:
 
 
 def _by_k(stored: Stored, name: str) -> dict[int, Any]:
-    """The values of a figure by k."""
+    """Return the values of a figure by k."""
     cut = {key: key.removeprefix(f"{name}@") for key in stored if key.startswith(f"{name}@")}
     return {int(k): stored[key] for key, k in cut.items() if k.isdigit()}
 

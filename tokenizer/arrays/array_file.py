@@ -30,7 +30,7 @@ def pack(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
 
 
 def parts(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
-    """The pieces that `pack` joins: the header, then each array, without copies.
+    """Yield the pieces that `pack` joins: the header, then each array, without copies.
 
     Arrays with the widest items come first, so that each array starts at a multiple of its item size. The header is
     padded to a multiple of 8 bytes.

@@ -23,19 +23,19 @@ AT_ONCE = 2048
 
 
 def grid(largest: float, terms: int) -> float:
-    """The scale at which `terms` values of magnitude at most `largest` add up exactly."""
+    """Return the scale at which `terms` values of magnitude at most `largest` add up exactly."""
     if largest <= 0:
         return 1.0
     return 2.0 ** (min(VALUE_BITS, TOTAL_BITS - max(terms, 1).bit_length()) - math.frexp(largest)[1])
 
 
 def total(values_n: NDArray[Any], scale: float) -> int:
-    """The sum of at most a span of values, in units of 1 / scale."""
+    """Return the sum of at most a span of values, in units of 1 / scale."""
     return int(np.rint(values_n * np.float64(scale)).sum())
 
 
 def sums_by_code(values_nD: NDArray[Any], scale: float, codes_n: NDArray[np.int32], codes: int) -> tuple[Ints, Ints]:
-    """Sums int64 (codes, D) in units of 1 / scale, and counts int64 (codes,), of the rows of each code.
+    """Return sums int64 (codes, D) in units of 1 / scale, and counts int64 (codes,), of the rows of each code.
 
     Takes at most a span of rows. Rows with code -1 are left out.
     """

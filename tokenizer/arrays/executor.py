@@ -20,7 +20,7 @@ class Executor(Protocol):
     """An executor of one function on the same items and many tasks."""
 
     def map(self, function: Callable[..., R], items: Items, tasks: Iterable[tuple[Any, ...]]) -> Iterator[R]:
-        """The result of `function(items, *task)` for every task, in the order of the tasks."""
+        """Yield the result of `function(items, *task)` for every task, in the order of the tasks."""
 
 
 def map_on_cores(function: Callable[[T], R], pieces: Iterable[T]) -> list[R]:

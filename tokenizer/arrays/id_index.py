@@ -23,7 +23,7 @@ _HALF, _BITS = np.uint64(32), np.uint64(8)
 
 
 def hash_ids(text: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """A hash of each id `text[offsets[i]:offsets[i + 1]]`, uint64 (N,), equal in every process and on every machine.
+    """Return a hash of each id `text[offsets[i]:offsets[i + 1]]`, uint64 (N,), equal on every machine.
 
     The state starts as the length. Each eight bytes, little-endian and padded with 0, are xored into it; then it is
     multiplied by _ODD, and its high half is xored into its low half. A final product gives the hash. Its high bits are
@@ -59,7 +59,7 @@ def _hash_block(text: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[
 
 
 def build_index(hashed: NDArray[np.uint64], ids: pa.Array) -> dict[str, Array]:
-    """`id_order` (N,): rows sorted by (high half of the hash, row); `id_buckets`: the start of each bucket.
+    """Return `id_order` (N,): rows sorted by (high half of the hash, row); `id_buckets`: the start of each bucket.
 
     Raises ValueError when an id occurs twice.
     """
@@ -79,12 +79,12 @@ def build_index(hashed: NDArray[np.uint64], ids: pa.Array) -> dict[str, Array]:
 
 
 def bucket_bits(count: int) -> int:
-    """Bits of the hash that select the bucket of `count` rows: 2^(BUCKET_BITS - 1) to 2^BUCKET_BITS rows each."""
+    """Return the number of hash bits that select a bucket, for 2^(BUCKET_BITS - 1) to 2^BUCKET_BITS rows in each."""
     return max(max(count - 1, 0).bit_length() - BUCKET_BITS, 0)
 
 
 def candidates(hashed: NDArray[np.uint64], order: Array, buckets: Array) -> tuple[NDArray[np.int64], Array]:
-    """Candidate rows for the hashes (M,): positions in `hashed` (X,), and rows (X,)."""
+    """Return candidate rows for the hashes (M,): positions in `hashed` (X,), and rows (X,)."""
     bucket = ((hashed >> _HALF) >> np.uint64(32 - bucket_bits(len(order)))).astype(np.int64)
     start = buckets[bucket].astype(np.int64)
     count = buckets[bucket + 1] - start

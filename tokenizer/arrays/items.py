@@ -18,17 +18,17 @@ ItemIds: TypeAlias = Sequence[str] | pa.Array | pa.ChunkedArray
 
 
 def id_list(item_ids: ItemIds) -> list[str]:
-    """The ids as Python strings, from any array type."""
+    """Return the ids as Python strings, from any array type."""
     return item_ids.to_pylist() if isinstance(item_ids, pa.Array | pa.ChunkedArray) else list(item_ids)
 
 
 def tie_keys(item_ids: ItemIds) -> NDArray[np.uint64]:
-    """A stable 64-bit hash per id, the same in every process and on every machine (see id_index.py)."""
+    """Return a stable 64-bit hash per id, the same in every process and on every machine (see id_index.py)."""
     return hash_ids(*id_text(id_array(item_ids)))
 
 
 def id_array(item_ids: ItemIds) -> pa.Array:
-    """The ids as one Arrow string array, copied only if they are not one already."""
+    """Return the ids as one Arrow string array, copied only if they are not one already."""
     if isinstance(item_ids, pa.ChunkedArray):
         return item_ids.cast(pa.large_string()).combine_chunks()
     if not isinstance(item_ids, pa.Array):
@@ -38,7 +38,7 @@ def id_array(item_ids: ItemIds) -> pa.Array:
 
 
 def id_text(ids: pa.Array) -> tuple[NDArray[np.uint8], Array]:
-    """The concatenated UTF-8 bytes of a string array, and the offset of each string (N + 1), without a copy.
+    """Return the concatenated UTF-8 bytes of a string array, and the offset of each string (N + 1), without a copy.
 
     Raises ValueError when one is null.
     """
@@ -59,7 +59,7 @@ def checked_items(
     work: Executor,
     widths: Mapping[str, int] | None = None,
 ) -> Items:
-    """The vectors of `sources`, one finite row per id, of the given `widths` where known.
+    """Return the vectors of `sources`, one finite row per id, of the given `widths` where known.
 
     Arrays are float (N, D). If `work` runs in this process, vectors that are not in memory are copied to a scratch
     file. Raises VectorError naming the source and the first bad item, and ValueError when an id occurs twice, because

@@ -41,7 +41,7 @@ class Ragged:
             )
 
     def starts(self, lists: Array) -> NDArray[np.int64]:
-        """The start of each of the lists (M,), int64 (M,). For the number of lists itself: the end of the last."""
+        """Return the start of each of the lists (M,), int64 (M,); for the number of lists, the end of the last."""
         block, place = np.divmod(lists, BLOCK)
         before = np.zeros((len(lists), BLOCK), self.lengths.dtype)
         inside = np.flatnonzero(place)
@@ -51,13 +51,13 @@ class Ragged:
         return start
 
     def all_starts(self, count: int) -> NDArray[np.int64]:
-        """The starts of all `count` lists and the end of the last, int64 (count + 1,)."""
+        """Return the starts of all `count` lists and the end of the last, int64 (count + 1,)."""
         starts = np.zeros(count + 1, np.int64)
         np.cumsum(self.lengths[:count], out=starts[1:])
         return starts
 
     def holders(self, elements: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The list that contains each of the elements (M,), int64 (M,)."""
+        """Return the list that contains each of the elements (M,), int64 (M,)."""
         block = np.searchsorted(self.blocks, elements, side="right") - 1
         ends = np.cumsum(self.lengths.reshape(-1, BLOCK)[block], axis=1, dtype=np.int64)
         ends += self.blocks[block].astype(np.int64)[:, None]
@@ -65,6 +65,6 @@ class Ragged:
 
 
 def spans(starts: Array, counts: Array) -> NDArray[np.int64]:
-    """The numbers starts[i], starts[i] + 1, ..., `counts[i]` of each, concatenated."""
+    """Return the numbers starts[i], starts[i] + 1, ..., `counts[i]` of each, concatenated."""
     shift: Array = starts - (np.cumsum(counts) - counts)
     return np.repeat(shift, counts) + np.arange(int(counts.sum()), dtype=np.int64)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 def sid_keys(codes_NL: NDArray[np.int32], sizes: Sequence[int]) -> NDArray[Any]:
-    """Keys (N,) that sort and compare as the rows do.
+    """Return keys (N,) that sort and compare as the rows do.
 
     uint64 if the bits of all codes fit, else big-endian bytes. Codes must be within `sizes`.
     """
@@ -23,7 +23,7 @@ def sid_keys(codes_NL: NDArray[np.int32], sizes: Sequence[int]) -> NDArray[Any]:
 
 
 def key_codes(keys: NDArray[Any], sizes: Sequence[int]) -> Iterator[NDArray[Any]]:
-    """The codes of the keys (N,), level by level, each (N,) in the narrowest type for its size."""
+    """Yield the codes of the keys (N,), level by level, each (N,) in the narrowest type for its size."""
     if keys.dtype != np.uint64:
         codes_NL = np.ascontiguousarray(keys).view(">u4").reshape(-1, len(sizes))
         yield from (codes_NL[:, level].astype(np.min_scalar_type(size - 1)) for level, size in enumerate(sizes))
@@ -37,12 +37,12 @@ def key_codes(keys: NDArray[Any], sizes: Sequence[int]) -> Iterator[NDArray[Any]
 
 
 def code_bits(sizes: Sequence[int]) -> list[int]:
-    """Number of bits per level in a key."""
+    """Return the number of bits per level in a key."""
     return [(size - 1).bit_length() for size in sizes]
 
 
 def sort_sids(codes_NL: NDArray[np.int32], sizes: Sequence[int]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Sorted keys (N,) and the rows in that order (N,); the order of rows with equal SIDs is arbitrary.
+    """Return sorted keys (N,) and the rows in that order (N,); the order of rows with equal SIDs is arbitrary.
 
     If key and row number fit 64 bits together, sorting both as one number is 4 to 10 times as fast as an argsort.
     """
@@ -60,7 +60,7 @@ def sort_sids(codes_NL: NDArray[np.int32], sizes: Sequence[int]) -> tuple[NDArra
 
 
 def check_codes(codes_NL: NDArray[Any], sizes: Sequence[int], what: str) -> NDArray[np.int32]:
-    """The codes as int32 (N, L). Raises ValueError when the shape or a code does not fit the sizes."""
+    """Return the codes as int32 (N, L). Raises ValueError when the shape or a code does not fit the sizes."""
     codes = np.asarray(codes_NL)
     if codes.ndim != 2 or codes.shape[1] != len(sizes) or codes.dtype.kind not in "iu":
         raise ValueError(

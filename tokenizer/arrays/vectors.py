@@ -33,10 +33,10 @@ class Rows(Protocol):
     def shape(self) -> tuple[int, int]: ...
 
     def read(self, start: int, stop: int) -> Floats:
-        """Rows [start, stop) as float32 (stop - start, width), C-contiguous."""
+        """Return rows [start, stop) as float32 (stop - start, width), C-contiguous."""
 
     def take(self, rows: NDArray[np.int64]) -> Floats:
-        """The rows at these ascending numbers, float32 (len(rows), width)."""
+        """Return the rows at these ascending numbers, float32 (len(rows), width)."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class TakenRows:
 
 
 def take_any(rows: Rows, at: NDArray[np.int64]) -> Floats:
-    """The rows at these numbers, in any order."""
+    """Return the rows at these numbers, in any order."""
     order = np.argsort(at, kind="stable")
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
@@ -121,7 +121,7 @@ class ParquetRows:
         return int(starts[-1]), self._group(0).shape[1] if places else 0
 
     def _group(self, number: int) -> Floats:
-        """One row group. The file is opened each time, because two threads must not read one open file."""
+        """Return one row group. The file is opened each time, because two threads must not read one open file."""
         file, group = self._groups[1][number]
         opened = pq.ParquetFile(self.paths[file], metadata=self._metadata[file])
         return as_matrix(opened.read_row_group(group, [self.column], use_threads=False).column(self.column))
@@ -150,7 +150,7 @@ class ParquetRows:
 
 
 def as_matrix(column: pa.ChunkedArray) -> Floats:
-    """A column of float lists as float32 (rows, width). Raises ValueError if the lists differ in length."""
+    """Return a column of float lists as float32 (rows, width). Raises ValueError if the lists differ in length."""
     chunk = column.combine_chunks()
     if isinstance(chunk, pa.ChunkedArray):
         chunk = pa.concat_arrays(chunk.chunks)
@@ -175,7 +175,7 @@ class Block:
         return len(self.ties)
 
     def part(self, rows: slice | NDArray[np.int64]) -> "Block":
-        """The block of the given rows."""
+        """Return the block of the given rows."""
         return Block({name: vector[rows] for name, vector in self.vectors.items()}, self.ties[rows], self.prefix[rows])
 
 
@@ -206,7 +206,7 @@ class Items:
         return first, {name: rows.take(first) for name, rows in self.rows.items()}
 
     def first(self, rows: NDArray[np.int64], prefix: NDArray[np.int32], count: int) -> Block:
-        """A block of up to `count` (at most LEAD) of the first of `rows`, which are sorted by tie key.
+        """Return a block of up to `count` (at most LEAD) of the first of `rows`, which are sorted by tie key.
 
         `prefix` are the codes of all items. If at least half of these rows are in the in-memory sample, only those are
         returned.
@@ -221,17 +221,17 @@ class Items:
         return Block({name: vector[place] for name, vector in vectors.items()}, self.ties[chosen], prefix[chosen])
 
     def read(self, start: int, stop: int, prefix: NDArray[np.int32]) -> Block:
-        """The block of rows [start, stop), with codes so far `prefix`."""
+        """Return the block of rows [start, stop), with codes so far `prefix`."""
         vectors = {name: rows.read(start, stop) for name, rows in self.rows.items()}
         return Block(vectors, self.ties[start:stop], prefix)
 
     def take(self, index: NDArray[np.int64], prefix: NDArray[np.int32]) -> Block:
-        """The block of the rows at `index`, in that order, with codes so far `prefix`."""
+        """Return the block of the rows at `index`, in that order, with codes so far `prefix`."""
         vectors = {name: take_any(rows, index) for name, rows in self.rows.items()}
         return Block(vectors, self.ties[index], prefix)
 
     def subset(self, index: NDArray[np.int64]) -> "Items":
-        """The items at `index` alone, in that order, in memory."""
+        """Return the items at `index` alone, in that order, in memory."""
         block = self.take(index, np.empty((len(index), 0), np.int32))
         return Items({name: ArrayRows(vector) for name, vector in block.vectors.items()}, block.ties)
 
@@ -241,12 +241,12 @@ NOTHING = Items({}, np.empty(0, np.uint64))
 
 
 def spans(items: int) -> list[tuple[int, int]]:
-    """The spans (start, stop) that cover `items` rows."""
+    """Return the spans (start, stop) that cover `items` rows."""
     return [(start, min(start + SPAN, items)) for start in range(0, items, SPAN)]
 
 
 def pieces(items: int) -> list[tuple[int, int]]:
-    """Parts of spans, for work whose result does not depend on where the parts end: all cores share few items."""
+    """Return parts of spans, for work whose result does not depend on their ends: all cores share few items."""
     size = SPAN
     while size > SMALLEST and size * PIECES > items:
         size //= 2

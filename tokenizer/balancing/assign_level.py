@@ -121,7 +121,7 @@ def balanced_assign(
 def _two_cheapest(
     level: Level, price_K: Floats, items: Items, start: int, stop: int, prefix: Codes
 ) -> tuple[Codes, Floats]:
-    """The cheapest code of each row of a span, and the extra cost of the second cheapest."""
+    """Return the cheapest code of each row of a span, and the extra cost of the second cheapest."""
     block = items.read(start, stop, prefix)
     code_n, regret_n = np.empty(len(block), np.int32), np.empty(len(block), np.float32)
     for rows, cost in level.costs(block):
@@ -152,7 +152,7 @@ class _Waiting:
     closed: FullCodes | None
 
     def part(self, some: NDArray[np.int64]) -> tuple[NDArray[np.int64], Codes, NDArray[np.uint8] | None]:
-        """Rows, codes so far and bits of closed codes of some of them."""
+        """Return rows, codes so far and bits of closed codes of some of them."""
         rows = self.rows[some]
         return rows, self.prefixes[rows], None if self.closed is None else self.closed.bits(some)
 
@@ -169,7 +169,7 @@ class _Lists:
 
 
 def _lists(level: Level, waiting: _Waiting, price_K: Floats, work: Executor) -> _Lists:
-    """Lists of the items that wait; a code without room has an infinite price."""
+    """Return lists of the items that wait; a code without room has an infinite price."""
     rows = waiting.rows
     in_file_order = np.argsort(rows, kind="stable")
     width = min(level.codes, int(np.clip(LIST_CELLS // len(rows), SHORT_LIST, LIST)))
@@ -216,7 +216,7 @@ def _current_bid(
     closed: FullCodes | None,
     rows: NDArray[np.int64],
 ) -> tuple[Codes, Floats]:
-    """The current code on each row's list, and the regret: the extra cost of the next one on the list.
+    """Return the current code on each row's list, and the regret: the extra cost of the next one on the list.
 
     Codes that are full, or closed to the row, are skipped. The regret is at most the largest float32, and infinite only
     at the end of the list. Advances `at_U`.
@@ -273,7 +273,7 @@ class _CheapestCodes:
 def _prices(
     level: Level, items: Items, prefix_Nl: Codes, alive: NDArray[np.int64], room_K: Room, price_K: Prices | None
 ) -> Prices:
-    """Prices settled on a small sample and refined on a larger one, both the first items by tie key.
+    """Return prices settled on a small sample and refined on a larger one, both the first items by tie key.
 
     Codes without room are left out. Prices are 0 if demand already fits the room. Candidates are looked up again at the
     new prices, because in skewed data the codes with room are not among the nearest. Former prices need one look-up.
@@ -321,7 +321,7 @@ def _width(items: int, codes: int) -> int:
 
 
 def _candidates(level: Level, block: Block, open_codes: NDArray[np.int64], prices: Prices) -> Candidates:
-    """The cheapest open codes per item at the given prices, in code order; fewer codes for more items."""
+    """Return the cheapest open codes per item at the given prices, in code order; fewer codes for more items."""
     width = _width(len(block), len(open_codes))
     price = prices.astype(np.float32)
 
@@ -346,5 +346,5 @@ def _candidates(level: Level, block: Block, open_codes: NDArray[np.int64], price
 
 
 def room_left(capacity: Sequence[int], load: Sequence[NDArray[np.int64]]) -> list[Room]:
-    """The remaining room of each code, per level."""
+    """Return the remaining room of each code, per level."""
     return [np.maximum(most - used, 0) for most, used in zip(capacity, load, strict=True)]

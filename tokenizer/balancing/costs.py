@@ -19,7 +19,7 @@ class Level(Protocol):
         """K."""
 
     def costs(self, block: Block) -> Iterator[tuple[slice, Floats]]:
-        """Row slices of the block and their costs, float32 (rows, K), none negative, piece by piece.
+        """Yield row slices of the block and their costs, float32 (rows, K), none negative, piece by piece.
 
         The costs are squared distances if the codes are points. The cost of an item depends, to the last bit, on the
         item alone, not on the rest of the block.

@@ -48,11 +48,11 @@ class PrefixCapacity:
             self._occupied.sort()
 
     def key(self, home: Keys, code: NDArray[Any]) -> Keys:
-        """The node of a code under a prefix id."""
+        """Return the node of a code under a prefix id."""
         return home * np.uint64(self.codes) + code.astype(np.uint64)
 
     def left(self, keys: Keys) -> NDArray[np.int64]:
-        """Free SIDs below each node. `keys` are ascending, for a fast search."""
+        """Return free SIDs below each node. `keys` are ascending, for a fast search."""
         used = np.zeros(len(keys), np.int64)
         for taken in (self._occupied, *self._taken):
             if len(taken):
@@ -68,7 +68,7 @@ class PrefixCapacity:
             self._taken[-2:] = [np.sort(np.concatenate(self._taken[-2:]))]
 
     def full(self) -> Iterator[Keys]:
-        """The nodes without a free SID below, each once, in batches."""
+        """Yield the nodes without a free SID below, each once, in batches."""
         arrays = [self._occupied, *self._taken]
         if self.below > 1:
             used, count = np.unique(np.concatenate(arrays), return_counts=True)
@@ -95,7 +95,7 @@ class FullCodes:
             self._set(place[asked], code[asked])
 
     def bits(self, at: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """The bitmaps (n, ceil(K / 8)) of rows number `at`, lowest bit first."""
+        """Return the bitmaps (n, ceil(K / 8)) of rows number `at`, lowest bit first."""
         return self._bits.reshape(-1, self._width)[self._place[at]]
 
     def __call__(self, at: NDArray[np.int64], code: NDArray[Any]) -> NDArray[np.bool_]:
@@ -118,7 +118,7 @@ class FullCodes:
 
 
 def _prefix_ids(batch_Nl: Codes, occupied_Ml: Codes, sizes: Sequence[int], codes: int) -> tuple[Keys, Keys]:
-    """Equal numbers for equal prefixes, small enough to append a code in 64 bits."""
+    """Return equal numbers for equal prefixes, small enough to append a code in 64 bits."""
     if sum(code_bits([*sizes, codes])) < 64:
         return sid_keys(batch_Nl, sizes), sid_keys(occupied_Ml, sizes)
     both = sid_keys(np.concatenate([batch_Nl, occupied_Ml]), sizes)

@@ -69,7 +69,7 @@ class _Piece:
         return cls(np.ascontiguousarray(scaled), np.ascontiguousarray(candidates.code[rows].T), beyond)
 
     def demand(self, price: NDArray[np.float64], heat: float) -> tuple[float, NDArray[np.float64]]:
-        """The sum of soft minimum costs, and the soft demand for each code (K,)."""
+        """Return the sum of soft minimum costs, and the soft demand for each code (K,)."""
         part_Tn = price.astype(np.float32).take(self.code)
         part_Tn += self.cost
         least_n = np.minimum(part_Tn.min(axis=0), self.beyond)
@@ -87,7 +87,7 @@ class _Piece:
 def settle_prices(
     candidates: Candidates, capacity_K: NDArray[np.float64], price_K: NDArray[np.float64], cooling: Cooling
 ) -> NDArray[np.float64]:
-    """Prices (K,) at which soft demand for each code is about its capacity or less, starting from `price_K`."""
+    """Return prices (K,) at which soft demand for each code is about its capacity or less, starting from `price_K`."""
     cost_NT = candidates.cost
     gap = float(np.mean(cost_NT.mean(axis=1, dtype=np.float64) - cost_NT.min(axis=1))) if cost_NT.size else 0.0
     if gap < np.finfo(np.float32).tiny:  # vectors coincide with their codes: the rest is rounding error

@@ -51,7 +51,7 @@ def accept(
 
 
 def _groups(ordered: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The start of each run of equal values, and its length."""
+    """Return the start of each run of equal values, and its length."""
     new = np.ones(len(ordered), np.bool_)
     new[1:] = ordered[1:] != ordered[:-1]
     first = np.flatnonzero(new)
@@ -61,7 +61,7 @@ def _groups(ordered: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]
 def _beyond(
     items: NDArray[np.int64], count: NDArray[np.int64], regret_N: Floats, limit: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """The items that are not among the `limit` of their group with the greatest regret.
+    """Return the items that are not among the `limit` of their group with the greatest regret.
 
     `items` are grouped, `count` of each group, and in order of tie key within a group; no group is empty.
     """
@@ -84,7 +84,7 @@ def _beyond(
 
 
 def _sorted_rows(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Rows sorted by key, then row. Packed into one number, if both fit, this is 4 to 10 times as fast."""
+    """Return rows sorted by key, then row. Packed into one number, if both fit, this is 4 to 10 times as fast."""
     row_bits = max(len(keys) - 1, 0).bit_length()
     if len(keys) and int(keys.max()).bit_length() + row_bits <= 64:
         packed = (keys << np.uint64(row_bits)) | np.arange(len(keys), dtype=np.uint64)

@@ -7,7 +7,7 @@ from tokenizer.arrays.types import Codes
 
 
 def extra_tokens(codes_NL: Codes, taken_MS: Codes, sizes: tuple[int, ...], per_sid: bool) -> Codes:
-    """The token of each item (N,), counted on from the taken SIDs (M, L + 1); -1 beyond the last size.
+    """Return the token of each item (N,), counted on from the taken SIDs (M, L + 1); -1 beyond the last size.
 
     `codes_NL` are in order of tie key. `per_sid` counts the items of each combination of codes (TIGER, arXiv
     2305.05065), otherwise all items are counted (CAR). A number is never reused, even after its item is deleted.

@@ -23,7 +23,7 @@ def find_nearest_free_sids(
     room: Sequence[NDArray[np.int64]],
     settled_ML: Codes,
 ) -> Codes:
-    """SIDs (U, L) that are free and have room at each level, -1 in all levels if none is left.
+    """Return SIDs (U, L) that are free and have room at each level, -1 in all levels if none is left.
 
     Each of the items `in_turn` tries its own codes first, then the next cheapest, backtracking from the last level.
     Reduces `room` in place. SIDs are only ever taken, so a full prefix stays full and is searched once for any number
@@ -56,7 +56,7 @@ class _Search:
         self.full: set[Prefix] = set()
 
     def nearest_free(self, prefix: Prefix, item: Block, home: Prefix) -> Prefix | None:
-        """The first free SID under `prefix`; codes are tried by cost, those of `home` first."""
+        """Return the first free SID under `prefix`; codes are tried by cost, those of `home` first."""
         if prefix in self.full:
             return None
         level = len(prefix)

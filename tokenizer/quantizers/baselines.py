@@ -55,11 +55,11 @@ class Lsh:
         return _settled(fitting, self.level)
 
     def level(self, codebook: Codebook, level: int) -> CentroidLevel:
-        """Squared distances of an item's projections to the corners of the codes; the nearest has equal signs."""
+        """Return squared distances of projections to the corners of the codes; the nearest has equal signs."""
         return CentroidLevel(self._side(codebook.spec, codebook.arrays, level), self._corners(codebook, level))
 
     def decode(self, codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:
-        """The mean plus a linear map of the corners, fitted to the items of the fit by least squares."""
+        """Return the mean plus a linear map of the corners, fitted to the items of the fit by least squares."""
         levels = range(codebook.levels)
         corners = np.concatenate([self._corners(codebook, level)[codes_NL[:, level]] for level in levels], axis=1)
         return blocked_product(corners, codebook.arrays["decoder"]) + codebook.arrays[f"mean.{source}"]
@@ -105,11 +105,11 @@ class Random:
         return _settled(fitting, self.level)
 
     def level(self, codebook: Codebook, level: int) -> RandomLevel:
-        """Random costs of a level."""
+        """Return random costs of a level."""
         return RandomLevel(codebook.sizes[level], int(codebook.arrays["salt"][level]))
 
     def decode(self, codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:
-        """The mean: a random code holds no information."""
+        """Return the mean: a random code holds no information."""
         mean: Floats = codebook.arrays[f"mean.{source}"]
         return np.broadcast_to(mean, (len(codes_NL), len(mean))).copy()
 

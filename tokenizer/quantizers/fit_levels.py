@@ -66,18 +66,18 @@ class Fitting:
         )
 
     def room(self, level: int) -> int:
-        """Number of fitted items that a code of a level may take."""
+        """Return the number of fitted items that a code of a level may take."""
         codes = self.spec.levels[level].codes
         return math.ceil(self.spec.slack * len(self.fitted) / codes) if self.spec.balanced else len(self.fitted)
 
     def clusters(self, level: int, target: Target, start: Floats | None = None) -> Clusters:
-        """Balanced k-means of a level's target vectors, from centroids `start` (K, D) if they are known."""
+        """Return balanced k-means of a level's target vectors, from centroids `start` (K, D) if they are known."""
         codes = self.spec.levels[level].codes
         vectors = self.targets(level, target)
         return balanced_kmeans(vectors, codes, self.room(level), self.spec.iterations, self.rng, start)
 
     def targets(self, level: int, target: Target) -> TargetVectors:
-        """The vectors that a level encodes, of the fitted items."""
+        """Return the vectors that a level encodes, of the fitted items."""
         return TargetVectors(target, self.fitted, self.codes[:, :level], self.work)
 
     def settle(self, level: int, codes_N: NDArray[np.int32], **figures: float) -> None:
@@ -91,11 +91,11 @@ class Fitting:
         emit(f"level {level + 1} of {len(self.spec.levels)}: {used}{error}")
 
     def error(self, source: str, distortion: float) -> float:
-        """A sum of squared distances relative to that of the distances to the source's mean."""
+        """Return a sum of squared distances relative to that of the distances to the source's mean."""
         return distortion / self.spread[source] if self.spread[source] > 0 else float(distortion > 0)
 
     def done(self, **statistics: object) -> Fit:
-        """The codebook of the arrays so far, and the codes of the items."""
+        """Return the codebook of the arrays so far, and the codes of the items."""
         record = {"items": len(self.fitted), "levels": self.levels, **statistics}
         book = Codebook(self.spec, self.arrays, self.capacity, self.planned, self.items, record)
         return Fit(book, self.fitted, self.codes)

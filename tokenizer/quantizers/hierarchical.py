@@ -77,12 +77,12 @@ def fit(items: Items, spec: CodebookSpec, work: Executor, train: Trainer = train
 
 
 def level(codebook: Codebook, level: int) -> NestedLevel:
-    """The costs of a level: squared distances to the centroids under the item's prefix."""
+    """Return the costs of a level: squared distances to the centroids under the item's prefix."""
     return NestedLevel(codebook.spec.levels[0].source, codebook.sizes[:level], codebook.arrays[f"level{level}"])
 
 
 def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:
-    """The centroid of the last level, float32 (N, D)."""
+    """Return the centroid of the last level, float32 (N, D)."""
     last = codebook.levels - 1
     home = _clusters(codes_NL[:, :last], codebook.sizes[:last])
     points: Array = codebook.arrays[f"level{last}"]
@@ -90,7 +90,7 @@ def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floa
 
 
 def _clusters(prefix_Nl: NDArray[np.int32], sizes: Sequence[int]) -> NDArray[np.int64]:
-    """The cluster number of each row; arbitrary for a row without a prefix (-1), whose cost is not used."""
+    """Return the cluster number of each row; arbitrary for a row without a prefix (-1), whose cost is not used."""
     if not sizes:
         return np.zeros(len(prefix_Nl), np.int64)
     return np.asarray(np.ravel_multi_index(tuple(prefix_Nl.T), tuple(sizes), mode="clip"), np.int64)
@@ -118,7 +118,7 @@ def _fit_level(fitting: Fitting, source: str, number: int) -> tuple[Floats, NDAr
 
 
 def _spread(fitting: Fitting, source: str, home: NDArray[np.int64], homes: int, codes: int, number: int) -> Floats:
-    """Initial centroids: items of each cluster, evenly spaced by tie key; the mean for an empty cluster."""
+    """Return initial centroids: items of each cluster, evenly spaced by tie key; the mean for an empty cluster."""
     items, arrays = fitting.fitted, fitting.arrays
     points = np.empty((homes, codes, len(arrays[f"mean.{source}"])), np.float32)
     points[:] = arrays[f"mean.{source}"]

@@ -71,7 +71,7 @@ def balanced_kmeans(
 
 
 def _plain_kmeans(vectors: TargetVectors, start_KD: Floats, iterations: int) -> Floats:
-    """Centroids (K, D) of faiss's k-means on all items, in order of tie key, centred on their mean."""
+    """Return centroids (K, D) of faiss's k-means on all items, in order of tie key, centred on their mean."""
     vectors_ND = vectors.take(vectors.items.order)
     mean = vectors_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
     found: Any = faiss.Kmeans(

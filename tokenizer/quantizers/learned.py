@@ -49,13 +49,13 @@ def fit(items: Items, spec: CodebookSpec, work: Executor, train: Trainer = train
 
 
 def level(codebook: Codebook, level: int) -> CentroidLevel:
-    """Squared distances of latents to the codes. The encoder runs again for each level."""
+    """Return squared distances of latents to the codes. The encoder runs again for each level."""
     target = _target(codebook.spec, codebook.arrays, _encoded(codebook.spec, codebook.arrays), level)
     return CentroidLevel(target, codebook.arrays[f"level{level}"])
 
 
 def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:
-    """The decoder's output for the code vectors, float32 (N, D)."""
+    """Return the decoder's output for the code vectors, float32 (N, D)."""
     arrays = codebook.arrays
     parts = [arrays[f"level{level}"][codes_NL[:, level]] for level in range(codebook.levels)]
     quantized = np.concatenate(parts, axis=1) if has_fixed_grid(codebook.spec) else sum(parts[1:], parts[0])
@@ -87,7 +87,7 @@ def train_network(training: VaeInputs, train: Trainer = train_in_process) -> Tra
 
 
 def grid(codes: int) -> Floats:
-    """The grid values of a dimension, evenly spaced from -1 to 1, float32 (codes, 1)."""
+    """Return the grid values of a dimension, evenly spaced from -1 to 1, float32 (codes, 1)."""
     return np.linspace(-1, 1, codes, dtype=np.float32)[:, None]
 
 
@@ -98,14 +98,14 @@ def _encoded(spec: CodebookSpec, arrays: Mapping[str, Array]) -> Encoded:
 
 
 def _target(spec: CodebookSpec, arrays: Mapping[str, Array], latent: Target, level: int) -> Target:
-    """The target of a level, given the latents."""
+    """Return the target of a level, given the latents."""
     if has_fixed_grid(spec):
         return Coordinate(latent, level)
     return Residual(latent, tuple((former, arrays[f"level{former}"]) for former in range(level)))
 
 
 def _latents(fitting: Fitting, source: str) -> Items:
-    """The latents of the fitted items."""
+    """Return the latents of the fitted items."""
     task = partial(_span, _encoded(fitting.spec, fitting.arrays))
     fitted = replace(fitting.fitted, rows={source: fitting.fitted.rows[source]})
     parts = list(fitting.work.map(task, fitted, spans(len(fitted))))

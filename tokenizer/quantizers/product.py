@@ -49,14 +49,14 @@ def fit(items: Items, spec: CodebookSpec, work: Executor, train: Trainer = train
 
 
 def level(codebook: Codebook, level: int) -> CentroidLevel:
-    """The costs of a level: squared distances of a residual, or of a part of the rotated vector."""
+    """Return the costs of a level: squared distances of a residual, or of a part of the rotated vector."""
     spec, arrays = codebook.spec, codebook.arrays
     target = _left(spec, arrays, level) if level < _head(spec) else _part(spec, arrays, level)
     return CentroidLevel(target, arrays[f"level{level}"])
 
 
 def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:
-    """The vectors that SIDs stand for, float32 (N, D)."""
+    """Return the vectors that SIDs stand for, float32 (N, D)."""
     arrays, head = codebook.arrays, _head(codebook.spec)
     parts = [arrays[f"level{level}"][codes_NL[:, level]] for level in range(head, codebook.levels)]
     decoded = blocked_product(np.concatenate(parts, axis=1), arrays["rotation"].T.copy()) + arrays["offset"]
@@ -82,7 +82,7 @@ def _part(spec: CodebookSpec, arrays: Mapping[str, Array], level: int) -> Projec
 
 
 def _rotation(vectors: Floats, codes: Sequence[int]) -> Floats:
-    """Orthonormal directions (D, parts * width); width is D / parts, rounded up.
+    """Return orthonormal directions (D, parts * width); width is D / parts, rounded up.
 
     faiss fits them for as many codes as the smallest part has, rounded down to a power of two, at most 256 and at most
     one per row.
@@ -105,7 +105,7 @@ def _rotation(vectors: Floats, codes: Sequence[int]) -> Floats:
 
 
 def _unrotated(dim: int, parts: int) -> Floats:
-    """The identity in place of `_rotation`'s directions; the last part is padded with zeros."""
+    """Return the identity in place of `_rotation`'s directions; the last part is padded with zeros."""
     return np.eye(dim, parts * -(-dim // parts), dtype=np.float32)
 
 

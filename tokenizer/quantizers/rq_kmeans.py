@@ -46,12 +46,12 @@ def fit_level(fitting: Fitting, number: int) -> None:
 
 
 def level(codebook: Codebook, level: int) -> CentroidLevel:
-    """The costs of a level: squared distances of the residual to its centroids."""
+    """Return the costs of a level: squared distances of the residual to its centroids."""
     return CentroidLevel(_target(codebook.spec, codebook.arrays, level), codebook.arrays[f"level{level}"])
 
 
 def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floats:
-    """The vectors of `source` that SIDs stand for, float32 (N, D): a sum of centroids."""
+    """Return the vectors of `source` that SIDs stand for, float32 (N, D): a sum of centroids."""
     decoded = np.zeros((len(codes_NL), len(codebook.arrays[f"mean.{source}"])), np.float32)
     for level in chain(codebook.spec, codebook.levels, source):
         decoded += points(codebook.arrays, level)[codes_NL[:, level]]
@@ -59,13 +59,13 @@ def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floa
 
 
 def points(arrays: Mapping[str, Array], level: int) -> Floats:
-    """The centroids of a level in the units of its source, float32 (K, D)."""
+    """Return the centroids of a level in the units of its source, float32 (K, D)."""
     scale = arrays.get(f"scale{level}")
     return arrays[f"level{level}"] if scale is None else arrays[f"level{level}"] * scale
 
 
 def residual(spec: CodebookSpec, arrays: Mapping[str, Array], level: int) -> Residual:
-    """The residual that a level encodes."""
+    """Return the residual that a level encodes."""
     former = chain(spec, level) if spec.levels[level].input == "residual" else []
     return Residual(spec.levels[level].source, tuple((number, points(arrays, number)) for number in former))
 
@@ -76,7 +76,7 @@ def _target(spec: CodebookSpec, arrays: Mapping[str, Array], level: int) -> Targ
 
 
 def chain(spec: CodebookSpec, level: int, source: str | None = None) -> list[int]:
-    """The levels before `level` that add up to a vector of `source`, by default the source of `level`."""
+    """Return the levels before `level` that add up to a vector of `source`, by default the source of `level`."""
     source = spec.levels[level].source if source is None else source
     found: list[int] = []
     for former in range(level):

@@ -14,7 +14,7 @@ and drawing costs time in rows times codes."""
 
 
 def sample_size(codes: int) -> int:
-    """Number of vectors to draw centroids from."""
+    """Return the number of vectors to draw centroids from."""
     return max(SEED_ROWS, SEED_ROWS_PER_CODE * codes)
 
 
@@ -43,6 +43,6 @@ def spread_centroids(vectors_ND: Floats, codes: int, rng: np.random.Generator) -
 
 
 def _distance_to(vectors: Floats, norm: Floats, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The squared distance of each vector to the nearest chosen one."""
+    """Return the squared distance of each vector to the nearest chosen one."""
     nearest = (norm[chosen] - 2 * (vectors @ vectors[chosen].T)).min(axis=1)
     return np.asarray(np.maximum(nearest + norm, 0), np.float64)

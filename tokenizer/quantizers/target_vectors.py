@@ -24,7 +24,7 @@ class Span:
     codes: Codes
 
     def read(self, items: Items) -> Block:
-        """The vectors of the span."""
+        """Return the vectors of the span."""
         return items.read(self.start, self.stop, self.prefix)
 
 
@@ -46,7 +46,7 @@ class TargetVectors:
         return len(self.items)
 
     def take(self, rows: Ints) -> Floats:
-        """The vectors of some items, in that order."""
+        """Return the vectors of some items, in that order."""
         return self.target(self.items.take(rows, self.prefix[rows]))
 
     @cached_property
@@ -61,7 +61,7 @@ class TargetVectors:
         return grid(self.largest, len(self))
 
     def sums(self, codes_N: Codes, codes: int, scale: float) -> tuple[Ints, Ints]:
-        """The sums of the vectors of each code, times `scale`, and the number of its items."""
+        """Return the sums of the vectors of each code, times `scale`, and the number of its items."""
         sums: Ints | int = 0
         counts: Ints | int = 0
         task = partial(_span_sums, self.target, scale, codes)
@@ -70,20 +70,20 @@ class TargetVectors:
         return np.asarray(sums), np.asarray(counts)
 
     def means(self, codes_N: Codes, otherwise_KD: Floats) -> tuple[Floats, Ints]:
-        """The mean of each code's vectors (K, D), `otherwise_KD` for codes without items, and the items of each."""
+        """Return the mean of each code's vectors (K, D), `otherwise_KD` without items, and the items of each."""
         sums, counts = self.sums(codes_N, len(otherwise_KD), self.scale)
         means = (sums / (np.maximum(counts, 1) * self.scale)[:, None]).astype(np.float32)
         return np.where(counts[:, None] > 0, means, otherwise_KD), counts
 
     def moments(self) -> tuple[Floats, float]:
-        """The mean, float32 (D,), and the sum of squared distances to it."""
+        """Return the mean, float32 (D,), and the sum of squared distances to it."""
         one = np.zeros(len(self), np.int32)
         sums, _ = self.sums(one, 1, self.scale)
         mean = (sums / (len(self) * self.scale)).astype(np.float32)
         return mean[0], self.distortion(mean, one)
 
     def deviation(self) -> Floats:
-        """The standard deviation in each dimension, float32 (D,); 1 where the vectors do not vary."""
+        """Return the standard deviation in each dimension, float32 (D,); 1 where the vectors do not vary."""
         one, count, largest = np.zeros(len(self), np.int32), len(self), self.largest
         scale, square_scale = grid(largest, count), grid(largest * largest, count)
         mean = self.sums(one, 1, scale)[0][0] / (count * scale)
@@ -92,7 +92,7 @@ class TargetVectors:
         return np.where(found > 1e-6 * max(largest, 1e-30), found, 1).astype(np.float32)
 
     def distortion(self, points_KD: Floats, codes_N: Codes) -> float:
-        """The sum of squared distances to the points of the codes."""
+        """Return the sum of squared distances to the points of the codes."""
         reach = self.largest + float(np.abs(points_KD).max(initial=0))
         scale = grid(points_KD.shape[1] * reach * reach, len(self))
         task = partial(_span_distance, self.target, points_KD, scale)

@@ -17,7 +17,7 @@ Texts = tuple[NDArray[np.uint8], Array]
 
 
 def build_levels(keys: NDArray[Any], sizes: tuple[int, ...]) -> dict[str, Array]:
-    """Codes of the nodes and fan-out of their parents per level, from distinct sorted keys (N,)."""
+    """Return codes of the nodes and fan-out of their parents per level, from distinct sorted keys (N,)."""
     first = np.zeros(len(keys), np.bool_)
     first[:1] = True
     starts = np.zeros(1, np.int64)
@@ -45,7 +45,7 @@ def check_distinct(keys: NDArray[Any], ids: pa.Array, sizes: tuple[int, ...]) ->
 
 
 def text_array(text: NDArray[np.uint8], offsets: Array) -> pa.Array:
-    """A string array (N,) over UTF-8 bytes and offsets, int32 or int64 (N + 1,), without a copy."""
+    """Return a string array (N,) over UTF-8 bytes and offsets, int32 or int64 (N + 1,), without a copy."""
     kind = pa.large_string() if offsets.dtype == np.int64 else pa.string()
     return pa.Array.from_buffers(kind, len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(text)])
 

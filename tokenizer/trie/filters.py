@@ -34,7 +34,7 @@ class TrieFilters:
         return tuple(self._allowed)
 
     def masks(self, *names: str) -> TrieMasks:
-        """The part of the trie that all of the named filters allow; without a name, the whole trie.
+        """Return the part of the trie that all of the named filters allow; without a name, the whole trie.
 
         The order of names does not matter. A combination is built once, O(N), and kept. Raises ValueError for an
         unknown name.

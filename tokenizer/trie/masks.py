@@ -41,7 +41,7 @@ class TrieMasks:
 
     @classmethod
     def of(cls, trie: Trie, allowed: NDArray[np.bool_] | None = None) -> "TrieMasks":
-        """The part of a trie above the rows that `allowed` (N,) marks, by default all; O(N), once per filter.
+        """Return the part of a trie above the rows that `allowed` (N,) marks, by default all; O(N), once per filter.
 
         Filters combine by `&` of their booleans. Raises ValueError when `allowed` has another length than the trie.
         """
@@ -78,7 +78,7 @@ class TrieMasks:
         return [np.repeat(np.arange(len(starts) - 1, dtype=np.int32), np.diff(starts)) for starts in self.starts]
 
     def mask(self, level: int, nodes: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Mask of the codes that may follow each node of a level, bool (B, K); none for node -1."""
+        """Return a mask of the codes that may follow each node of a level, bool (B, K); none for node -1."""
         bits, size = self.bits[level], self.sizes[level]
         if bits is not None:
             return np.unpackbits(bits[nodes], axis=1, count=size, bitorder="little").view(np.bool_)
@@ -88,7 +88,7 @@ class TrieMasks:
         return allowed
 
     def step(self, level: int, nodes: NDArray[np.int64], codes: NDArray[Any]) -> NDArray[np.int64]:
-        """The child of each node under its code, int64 (B,); -1 if there is none or the node is -1."""
+        """Return the child of each node under its code, int64 (B,); -1 if there is none or the node is -1."""
         return child_under(self.codes[level], *self._children(level, nodes), np.asarray(codes, np.int64))
 
     @property
@@ -97,7 +97,7 @@ class TrieMasks:
         return len(self.starts) > self.levels
 
     def items(self, sids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The rows of the trie for nodes after the last level (M,), SID by SID, and the number of rows of each.
+        """Return the rows of the trie for nodes after the last level (M,), SID by SID, and the number of rows of each.
 
         Node -1 has none.
         """
@@ -108,7 +108,7 @@ class TrieMasks:
         return self.rows[spans(start, stop - start)], stop - start
 
     def sids(self, nodes: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The SIDs that lead to nodes after the last level, (M, L)."""
+        """Return the SIDs that lead to nodes after the last level, (M, L)."""
         codes = np.empty((len(nodes), self.levels), np.int64)
         for level in reversed(range(self.levels)):
             codes[:, level] = self.codes[level][nodes]
@@ -116,7 +116,7 @@ class TrieMasks:
         return codes
 
     def closed(self, user: NDArray[np.int64], rows: NDArray[np.int64]) -> list[tuple[Array, Array, Array]]:
-        """Per level, the sorted edges (user, node, code) below which every item is among the user's rows.
+        """Return, per level, the sorted edges (user, node, code) below which every item is among the user's rows.
 
         `user` and `rows` (X,) are pairs; rows outside the allowed part are ignored. A beam that takes none of these
         edges never enters a prefix without a result.
@@ -152,7 +152,7 @@ class TrieMasks:
 
 
 def _runs(ascending: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The start of each run of equal numbers, and the end of the last."""
+    """Return the start of each run of equal numbers, and the end of the last."""
     if not len(ascending):
         return ascending
     changes: NDArray[np.int64] = np.concatenate((END, ascending[1:] != ascending[:-1], END)).nonzero()[0]
@@ -160,7 +160,7 @@ def _runs(ascending: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _code_type(size: int) -> type[np.generic]:
-    """The narrowest type that both numpy and torch can index with after widening."""
+    """Return the narrowest type that both numpy and torch can index with after widening."""
     return np.uint8 if size <= 1 << 8 else np.int16 if size <= 1 << 15 else np.int32
 
 

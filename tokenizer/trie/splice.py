@@ -18,7 +18,7 @@ def splice(old: Array, new: Array, places: NDArray[np.int64], gone: NDArray[np.i
 
 
 def splice_texts(old: tuple[NDArray[np.uint8], Ragged, int], new: Texts, places: Array, gone: Array) -> Texts:
-    """`splice` for strings; the old ones are bytes, their `Ragged` and their number.
+    """Return the result of `splice` for strings; the old ones are bytes, their `Ragged` and their number.
 
     Unchanged strings between two changes are copied at once.
     """

@@ -68,7 +68,7 @@ class Trie:
     def _of_sorted(
         cls, keys: NDArray[Any], sorted_ids: Callable[[], Texts], sizes: tuple[int, ...], shared: int = 0
     ) -> "Trie":
-        """The trie of sorted keys. The sorted ids are built in parallel with the levels."""
+        """Return the trie of sorted keys. The sorted ids are built in parallel with the levels."""
         layers = (*sizes, shared) if shared else sizes
         with ThreadPoolExecutor(1) as beside:
             levels = beside.submit(build_levels, keys, layers)
@@ -80,7 +80,7 @@ class Trie:
         return cls(sizes, arrays | texts, shared)
 
     def updated(self, codes: NDArray[Any], item_ids: ItemIds, removed: ItemIds = ()) -> "Trie":
-        """This trie with the SIDs (M, L) of new items and without the items `removed`, as `build` would give it.
+        """Return this trie with the SIDs (M, L) of new items and without the items `removed`, as `build` would give it.
 
         An item whose SID changed is both removed and new. Raises ValueError for input that `build` refuses, and for an
         item to remove that is not in the trie.
@@ -107,7 +107,7 @@ class Trie:
         return Trie._of_sorted(splice(old, new, places, removed_rows), sorted_ids, self.sizes)
 
     def _keys(self) -> NDArray[Any]:
-        """All SID keys in order. Integer keys are built without the codes (N, L)."""
+        """Return all SID keys in order. Integer keys are built without the codes (N, L)."""
         bits = code_bits(self.sizes)
         if sum(bits) > 64:
             return sid_keys(self.codes(), self.sizes)
@@ -155,7 +155,7 @@ class Trie:
         )
 
     def to_bytes(self) -> bytes:
-        """The bytes of the file, in safetensors layout; equal for equal SIDs and items."""
+        """Return the bytes of the file, in safetensors layout; equal for equal SIDs and items."""
         return pack(self.arrays, self._metadata)
 
     def write(self, path: str | Path) -> str:
@@ -205,11 +205,11 @@ class Trie:
         return text_array(self.arrays["id_text"], self._ids.all_starts(len(self)))
 
     def child_starts(self, level: int) -> NDArray[np.int64]:
-        """The first child of each node of a level, as a node of the next level, and the end: int64 (nodes + 1,)."""
+        """Return the first child of each node of a level, in the next level, and the end, int64 (nodes + 1,)."""
         return self._fanout[level].all_starts(len(self.arrays[f"codes{level - 1}"]) if level else 1)
 
     def codes(self) -> NDArray[np.int32]:
-        """All SIDs in order, int32 (N, L)."""
+        """Return all SIDs in order, int32 (N, L)."""
         sids = np.empty((len(self), self.levels), np.int32)
         for level in range(self.levels):
             start: Array = self.arrays[f"codes{level}"]
@@ -219,7 +219,10 @@ class Trie:
         return sids
 
     def codes_of(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
-        """The SIDs of some rows of `item_ids` (M,), int32 (M, L). The cost does not depend on the size of the trie."""
+        """Return the SIDs of some rows of `item_ids` (M,), int32 (M, L).
+
+        The cost does not depend on the size of the trie.
+        """
         sids = np.empty((len(rows), len(self.layers)), np.int32)
         nodes = np.asarray(rows, np.int64)
         for level in reversed(range(len(self.layers))):
@@ -228,7 +231,10 @@ class Trie:
         return sids[:, : self.levels]
 
     def lookup(self, codes: NDArray[Any]) -> NDArray[np.int64]:
-        """The row in `item_ids` of each SID (M, L), int64 (M,): the first if items share it, -1 if there is none."""
+        """Return the row in `item_ids` of each SID (M, L), int64 (M,).
+
+        It is the first if items share the SID, and -1 if there is none.
+        """
         codes = np.asarray(codes)
         nodes = np.zeros(len(codes), np.int64)
         for level in range(self.levels):
@@ -236,12 +242,12 @@ class Trie:
         return self.step(self.levels, nodes, np.zeros(len(nodes), np.int64)) if self.shared else nodes
 
     def find(self, item_id: str) -> NDArray[np.int32] | None:
-        """The SID of an item, int32 (L,), or None."""
+        """Return the SID of an item, int32 (L,), or None."""
         row = self.find_rows([item_id])
         return self.codes_of(row)[0] if row[0] >= 0 else None
 
     def find_rows(self, item_ids: ItemIds) -> NDArray[np.int64]:
-        """The row in `Trie.item_ids` of each given item, int64 (M,); -1 if it is not in the trie."""
+        """Return the row in `Trie.item_ids` of each given item, int64 (M,); -1 if it is not in the trie."""
         given = id_array(item_ids)
         parts = [self._find_rows(given.slice(first, FOUND_AT_ONCE)) for first in range(0, len(given), FOUND_AT_ONCE)]
         return np.concatenate([np.empty(0, np.int64), *parts])
@@ -260,7 +266,7 @@ class Trie:
         return found
 
     def prefix_range(self, prefix: Sequence[int]) -> tuple[int, int]:
-        """The rows (start, stop) whose SIDs begin with `prefix`; start == stop if there are none."""
+        """Return the rows (start, stop) whose SIDs begin with `prefix`; start == stop if there are none."""
         node = np.zeros(1, np.int64)
         for level, code in enumerate(prefix):
             node = self.step(level, node, np.array([code]))
@@ -272,7 +278,7 @@ class Trie:
         return int(bounds[0]), int(bounds[1])
 
     def step(self, level: int, nodes: NDArray[np.int64], codes: NDArray[Any]) -> NDArray[np.int64]:
-        """The child of each node under its code, int64 (B,); -1 if there is none or the node is -1.
+        """Return the child of each node under its code, int64 (B,); -1 if there is none or the node is -1.
 
         After the last level a node is the row of the item or, if items share SIDs, the SID.
         """
@@ -287,7 +293,7 @@ class Trie:
 
 
 def child_under(labels: Array, low: Array, stop: Array, codes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Position of each code in its ascending slice labels[low:stop], int64 (B,); -1 if it is not there.
+    """Return the position of each code in its ascending slice labels[low:stop], int64 (B,); -1 if it is not there.
 
     All codes are searched together by bisection.
     """
@@ -304,7 +310,7 @@ def child_under(labels: Array, low: Array, stop: Array, codes: NDArray[np.int64]
 
 
 def _numbered(sids: NDArray[np.int32], ids: pa.Array, sizes: tuple[int, ...]) -> NDArray[np.int32]:
-    """The number of each item (N,) among the items of its SID, by id."""
+    """Return the number of each item (N,) among the items of its SID, by id."""
     by_id = np.asarray(pc.sort_indices(ids))
     keys = sid_keys(sids[by_id], sizes)
     order = np.argsort(keys, kind="stable")

@@ -41,12 +41,12 @@ class Events:
 
 
 def length_mask(lengths: Ints, width: int) -> npt.NDArray[np.bool_]:
-    """Mask of the first `lengths` of `width` positions, bool (B, width)."""
+    """Return a mask of the first `lengths` of `width` positions, bool (B, width)."""
     return np.asarray(np.arange(width) < lengths[:, None])
 
 
 def gathered(codes: npt.NDArray[np.integer], kinds: npt.NDArray[np.integer], rows: Ints, lengths: Ints) -> Events:
-    """The events at `rows` (B, E) of a pool of codes (N, L) and kinds (N,), the first `lengths` (B,) of each row."""
+    """Return the events at `rows` (B, E) of a pool of codes (N, L) and kinds (N,), `lengths` (B,) a row."""
     real = length_mask(lengths, rows.shape[1])
     rows = np.where(real, rows, 0)
     if not len(codes):
@@ -59,25 +59,25 @@ def gathered(codes: npt.NDArray[np.integer], kinds: npt.NDArray[np.integer], row
 
 
 def only_shown(table: pa.Table, negative_events: tuple[str, ...]) -> Bools:
-    """Mask of the events that were only shown, by type or by the flag `impression`: bool (N,)."""
+    """Return a mask of the events that were only shown, by type or by the flag `impression`: bool (N,)."""
     negative = pc.is_in(table["event_type"], pa.array(negative_events, pa.string()))
     return np.asarray(pc.or_(negative, pc.fill_null(table["impression"], False)), np.bool_)
 
 
 def event_kinds(table: pa.Table, shown: Bools, behaviours: tuple[str, ...], sessions: bool) -> Ints:
-    """The kind of each event of a table sorted by user and time, int64 (N,)."""
+    """Return the kind of each event of a table sorted by user and time, int64 (N,)."""
     named = pc.index_in(table["event_type"], pa.array(behaviours, pa.string()))
     kinds = np.where(shown, SHOWN, np.asarray(pc.fill_null(pc.add(named, OF_ONE_EVENT), 0))).astype(np.int64)
     return kinds + FIRST_OF_SESSION * begins_session(table) if sessions else kinds
 
 
 def positive(kinds: Ints) -> Bools:
-    """Mask of the kinds that are not only shown."""
+    """Return a mask of the kinds that are not only shown."""
     return np.asarray(kinds % FIRST_OF_SESSION != SHOWN)
 
 
 def begins_session(table: pa.Table) -> Bools:
-    """Mask of the first event of each session: a new user, a new session id, or, without an id, a gap."""
+    """Return a mask of the first event of each session: a new user, a new session id, or, without an id, a gap."""
     if not table.num_rows:
         return np.zeros(0, np.bool_)
     users, ids, times = (table[name].combine_chunks() for name in ("user_id", "session_id", "event_time"))

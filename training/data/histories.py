@@ -113,7 +113,7 @@ class Windows:
         return len(self.start)
 
     def take(self, index: Ints | Bools | slice) -> Windows:
-        """The windows at `index`, in that order."""
+        """Return the windows at `index`, in that order."""
         return Windows(self.first[index], self.start[index], self.stop[index], self.predict[index])
 
 
@@ -143,12 +143,12 @@ class Pool:
 
 
 def windows_of(counts: Ints, max_events: int) -> Ints:
-    """Number of windows of users with that many events, (n,), including windows without a target."""
+    """Return the number of windows of users with that many events, (n,), including windows without a target."""
     return np.asarray(1 + np.maximum(0, -((max_events - counts) // max(1, max_events // 2))))
 
 
 def cut(users: Ints, wanted: Bools, max_events: int, one_target: bool = False) -> Windows:
-    """Windows that predict each wanted event exactly once.
+    """Return windows that predict each wanted event exactly once.
 
     A user's first window holds the first `max_events` events. Each later one moves on by half of that, so every later
     target has at least half a window of context. Windows without a target are left out. With `one_target` each wanted
@@ -172,7 +172,7 @@ def cut(users: Ints, wanted: Bools, max_events: int, one_target: bool = False) -
 
 
 def read_pool(table: pa.Table, plan: Plan, where: str) -> Pool:
-    """Events of one bucket as arrays. Rows must be sorted by user and time and hold one code per level.
+    """Return events of one bucket as arrays. Rows must be sorted by user and time and hold one code per level.
 
     Raises SequencesInvalid, naming the bucket.
     """
@@ -209,7 +209,7 @@ def _weights(table: pa.Table, plan: Plan) -> npt.NDArray[np.float64] | None:
 
 
 def _user_starts(table: pa.Table, where: str) -> Ints:
-    """First row of each user, and the number of rows. Raises SequencesInvalid for unsorted rows."""
+    """Return the first row of each user, and the number of rows. Raises SequencesInvalid for unsorted rows."""
     if not table.num_rows:
         return np.zeros(1, dtype=np.int64)
     users = table["user_id"].combine_chunks()
@@ -238,7 +238,7 @@ def _merge(pools: list[Pool]) -> Pool:
 
 
 def _pools(plan: Plan, read_bucket: ReadBucket, epoch: int) -> Iterator[tuple[Pool, list[Windows]]]:
-    """The epoch's pools of whole buckets in shuffled order, each with the windows of its steps."""
+    """Yield the epoch's pools of whole buckets in shuffled order, each with the windows of its steps."""
     order = np.random.default_rng([plan.seed, epoch]).permutation(plan.buckets)
     waiting: list[Pool] = []
     held = np.zeros(2, np.int64)
@@ -254,7 +254,7 @@ def _pools(plan: Plan, read_bucket: ReadBucket, epoch: int) -> Iterator[tuple[Po
 
 
 def _steps(windows: Windows, size: int, draw: np.random.Generator) -> list[Windows]:
-    """The windows in shuffled steps of `size`, one of them smaller, sorted by length within SORTED_STEPS steps."""
+    """Return the windows in shuffled steps of `size`, one smaller, sorted by length within SORTED_STEPS steps."""
     shuffled = windows.take(draw.permutation(len(windows)))
     section = np.arange(len(windows)) // (size * SORTED_STEPS)
     ordered = shuffled.take(np.lexsort([shuffled.stop - shuffled.start, section]))
@@ -265,7 +265,7 @@ def _steps(windows: Windows, size: int, draw: np.random.Generator) -> list[Windo
 def batches(
     plan: Plan, read_bucket: ReadBucket, rank: int, world: int, cursor: Cursor
 ) -> Iterator[tuple[Batch, Cursor]]:
-    """The rest of the cursor's epoch for worker `rank` of `world`, each batch with the cursor after it.
+    """Yield the rest of the cursor's epoch for worker `rank` of `world`, each batch with the cursor after it.
 
     A step takes `batch_size` samples over all workers (fewer once per pool), and rank r takes the samples r, r + world,
     ...: any number of workers takes the same steps over the same samples. A worker without a sample gets one empty row.
@@ -302,7 +302,7 @@ def _batch(plan: Plan, pool: Pool, share: Windows, step_targets: float) -> Batch
 
 
 def window_rows(pool: Pool, windows: Windows, long_events: int) -> tuple[Ints, Ints]:
-    """Rows of the events of each window, int64 (B, E), and their number (B,).
+    """Return rows of the events of each window, int64 (B, E), and their number (B,).
 
     Up to `long_events` come first, spread evenly over the user's positive events before the window.
     """
@@ -319,7 +319,7 @@ def window_rows(pool: Pool, windows: Windows, long_events: int) -> tuple[Ints, I
 
 
 def contexts(codes: npt.NDArray[np.int32], kinds: Ints, offsets: Ints, spec: GeneratorSpec) -> tuple[Pool, Windows]:
-    """A model's input for each history: its last events, as many as precede a target in training.
+    """Return a model's input for each history: its last events, as many as precede a target in training.
 
     codes (E, L) and kinds (E,) of the events, oldest first; history i holds [offsets[i], offsets[i + 1]).
     """
@@ -329,7 +329,7 @@ def contexts(codes: npt.NDArray[np.int32], kinds: Ints, offsets: Ints, spec: Gen
 
 
 def events_of_rows(histories: Sequence[Ints], codes_NL: npt.NDArray[np.int32], spec: GeneratorSpec) -> Events:
-    """Histories of rows into the SIDs `codes_NL`, oldest first, as a model's input: plain events of one session."""
+    """Return histories (rows of `codes_NL`, oldest first) as a model's input: plain events of one session."""
     offsets = np.concatenate([[0], np.cumsum([len(rows) for rows in histories])]).astype(np.int64)
     rows = np.concatenate([np.zeros(0, np.int64), *histories])
     kinds = np.zeros(len(rows), np.int64)

@@ -82,7 +82,7 @@ def beam_search(
     exclude: Rows | None = None,
     sampling: SamplingOptions = MOST_PROBABLE,
 ) -> tuple[Ints, Scores]:
-    """The `beams` best items of each history: rows into `Trie.item_ids` (B, beams), -1 padded, and log p (B, beams).
+    """Return the `beams` best items of each history: rows of `Trie.item_ids`, -1 padded, and log p, (B, beams).
 
     Only items that `trie` allows can appear. `exclude` are the rows to leave out per user (-1, an item outside the
     release, is ignored). Every user still gets min(beams, items allowed and not excluded) results without duplicates.
@@ -102,7 +102,7 @@ def search_sids(
     exclude: Rows | None = None,
     sampling: SamplingOptions = MOST_PROBABLE,
 ) -> tuple[Ints, Scores]:
-    """The SIDs of `beam_search`, best first: nodes after the last level (B, W), -1 padded, and log p (B, W)."""
+    """Return the SIDs of `beam_search`, best first: nodes after the last level (B, W), -1 padded, and log p (B, W)."""
     if beams % sampling.groups:
         raise ValueError(
             f"{beams} beams cannot be divided among {sampling.groups} groups; choose a multiple of {sampling.groups}"
@@ -176,7 +176,7 @@ def _diverse_topk(scores_BWK: Tensor, share: int, sampling: SamplingOptions) -> 
 
 
 def items_of(trie: TrieTensors, nodes: Ints, scores: Scores, beams: int, exclude: Rows | None) -> tuple[Ints, Scores]:
-    """The items of SIDs (B, W), best first, without the excluded ones; items that share a SID in row order."""
+    """Return the items of SIDs (B, W), best first, without the excluded ones; items that share a SID in row order."""
     row, count = trie.masks.items(nodes.ravel())
     beam = np.repeat(np.arange(nodes.size), count)
     user = beam // nodes.shape[1]

@@ -17,7 +17,7 @@ CELLS = 1 << 22
 
 
 def popular_rows(counts: Ints, width: int, exclude: Sequence[Ints]) -> Ints:
-    """The `width` most frequent rows for each user, without the rows excluded for them; (n, width), -1 padded.
+    """Return the `width` most frequent rows for each user, without the rows excluded for them; (n, width), -1 padded.
 
     counts (N,) are train events per row before the cutoff; ties go to the lower row.
     """
@@ -63,7 +63,7 @@ class ItemNeighbours:
         return cls(cosine if nearest is None else _nearest(cosine, nearest), newest)
 
     def rank(self, histories: Sequence[Ints], width: int, exclude: Sequence[Ints] | None = None) -> Ints:
-        """The `width` items with the highest sum of cosines to a history's distinct items; (n, width), -1 padded.
+        """Return the `width` items with the highest sum of cosines to a history's items, (n, width), -1 padded.
 
         Leaves out the rows excluded for each history and items without a neighbour in it. Ties go to the lower row.
         """
@@ -87,7 +87,7 @@ class ItemNeighbours:
 
 
 def _nearest(cosine: csr_matrix, nearest: int) -> csr_matrix:
-    """The largest entries of each row; among equal ones the lower columns."""
+    """Return the largest entries of each row; among equal ones the lower columns."""
     bounds, kept = cosine.indptr, np.ones(cosine.nnz, np.bool_)
     cosine.sort_indices()
     for row in np.flatnonzero(np.diff(bounds) > nearest):
@@ -99,7 +99,7 @@ def _nearest(cosine: csr_matrix, nearest: int) -> csr_matrix:
 
 
 def _matrix(histories: Sequence[Ints], items: int) -> csr_matrix:
-    """Matrix of the items in each history, 0 or 1, (n, items); -1, an item outside the release, is ignored."""
+    """Return the matrix of the items in each history, 0 or 1, (n, items); -1, outside the release, is ignored."""
     rows = np.repeat(np.arange(len(histories)), [len(each) for each in histories])
     columns = np.concatenate([*histories, np.zeros(0, np.int64)])
     known = columns >= 0

@@ -34,7 +34,7 @@ class EvaluationCases:
         return len(self.target_rows)
 
     def taken(self, cases: Ints) -> list[Ints]:
-        """Items that the user of each of these cases took, without those only shown."""
+        """Return items that the user of each of these cases took, without those only shown."""
         return [self.taken_rows[self.taken_offsets[case] : self.taken_offsets[case + 1]] for case in cases]
 
 

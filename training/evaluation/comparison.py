@@ -11,7 +11,7 @@ FEWEST_DIFFERENT = 6
 
 
 def versus(ours: Ints, theirs: Ints, k: int, seed: int = 0, draws: int = DRAWS) -> Comparison:
-    """Difference of recall at `k`, ours less theirs, with its bootstrap 95 % interval over cases, and the verdict.
+    """Return the difference of recall at `k`, ours less theirs, its bootstrap 95 % interval, and the verdict.
 
     Both are ranks of the targets of the same cases, as in `training.evaluation.metrics`. Pairs are resampled: a case
     that both hit or both miss adds nothing to the difference. The verdict needs an interval without 0, and at least

@@ -75,7 +75,7 @@ class TrainEvents:
 
     @classmethod
     def of(cls, users: Sequence[Ints], items: int) -> TrainEvents:
-        """The events of users on a trie of so many items, counted."""
+        """Return the events of users on a trie of so many items, counted."""
         return cls(np.bincount(np.concatenate([*users, np.zeros(0, np.int64)]), minlength=items), users)
 
 
@@ -87,7 +87,7 @@ def evaluate(
     similarity: VectorSimilarity | None = None,
     rival: Contender | None = None,
 ) -> EvaluationResult:
-    """Figures of the generator, popularity, item neighbours and a SASRec, one row each, and the counts.
+    """Return figures of the generator, popularity, item neighbours and a SASRec, one row each, and the counts.
 
     With `similarity` there are two more rows: the generator's items in the order that includes similarity, and all
     items by similarity alone. With `rival` there is a row of the model in production; its cases are the same, in
@@ -163,12 +163,12 @@ def _parts(order: Ints, size: int) -> Iterable[Ints]:
 
 
 def _hidden(cases: EvaluationCases, spec: EvaluateSpec, part: Ints) -> list[Ints] | None:
-    """Rows to exclude for each of these cases."""
+    """Return rows to exclude for each of these cases."""
     return cases.taken(part) if spec.exclude_seen else None
 
 
 def _generated(evaluated: Contender, trie: Trie, spec: EvaluateSpec, keep: list[tuple[Ints, Scores]]) -> Rank:
-    """A `Rank` by beam search; it appends the items and scores of each part to `keep`."""
+    """Return a `Rank` by beam search; it appends the items and scores of each part to `keep`."""
     model, cases = evaluated.model, evaluated.cases
     device = next(model.parameters()).device
     searched = TrieTensors(TrieMasks.of(trie), device)
@@ -187,7 +187,7 @@ def _generated(evaluated: Contender, trie: Trie, spec: EvaluateSpec, keep: list[
 
 
 def _reranked(similarity: VectorSimilarity, cases: EvaluationCases, found: list[tuple[Ints, Scores]]) -> Rank:
-    """A `Rank` of the items found for the same parts, reordered with similarity."""
+    """Return a `Rank` of the items found for the same parts, reordered with similarity."""
     parts = iter(found)
 
     def rank(part: Ints) -> tuple[Ints, None]:
@@ -197,7 +197,7 @@ def _reranked(similarity: VectorSimilarity, cases: EvaluationCases, found: list[
 
 
 def _alike(similarity: VectorSimilarity, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
-    """A `Rank` by similarity alone."""
+    """Return a `Rank` by similarity alone."""
 
     def rank(part: Ints) -> tuple[Ints, None]:
         return similarity.nearest(cases.taken(part), spec.beams, _hidden(cases, spec, part)), None
@@ -221,7 +221,7 @@ def _near(neighbours: ItemNeighbours, cases: EvaluationCases, spec: EvaluateSpec
 
 
 def _next(trained_on: Sequence[Ints], items: int, cases: EvaluationCases, spec: EvaluateSpec) -> Rank:
-    """A `Rank` by a SASRec trained on users with two or more events. It ranks nothing for users without events."""
+    """Return a `Rank` by a SASRec trained on users with two or more events; it ranks nothing for users with none."""
     model = fit_sasrec(trained_on, items, SasRecSpec(epochs=spec.sasrec_epochs))
 
     def rank(part: Ints) -> tuple[Ints, None]:
@@ -254,7 +254,7 @@ class _Measurement:
     def row(
         self, name: str, rank: Rank, parts: Iterable[Ints], settings: Mapping[str, int] = MappingProxyType({})
     ) -> RankerResult:
-        """All figures of a recommender that ranks the cases part by part; stores the ranks only."""
+        """Return all figures of a recommender that ranks the cases part by part; stores the ranks only."""
         targets = self.cases.target_rows
         sids = np.where(targets >= 0, self.numbers[targets, -1], -1)
         # The parts hold each case once, so each place is filled.

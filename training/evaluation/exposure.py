@@ -42,7 +42,7 @@ class Exposure:
                 self._unlike[k] += _unlike(head[start : start + rows], self._numbers)
 
     def figures(self) -> dict[str, float | None]:
-        """The figures per k; None if no item or list was shown that defines one.
+        """Return the figures per k; None if no item or list was shown that defines one.
 
         coverage: share of all N items that any user was shown. novelty: mean self-information of the shown items, in
         bits. diversity: 1 - the share of leading codes that two items of a list have in common, averaged over the pairs

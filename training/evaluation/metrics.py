@@ -18,12 +18,12 @@ HEADLINE_CUT = 10
 
 
 def headline_cut(cuts: Sequence[int]) -> int:
-    """The k that is reported if there is space for one: 10, else the largest."""
+    """Return the k that is reported if there is space for one: 10, else the largest."""
     return HEADLINE_CUT if HEADLINE_CUT in cuts else max(cuts)
 
 
 def rank_of_target(ranked: Ints, target: Ints) -> Ints:
-    """Position of each target in its ranking, from 0; -1 if it does not appear.
+    """Return the position of each target in its ranking, from 0; -1 if it does not appear.
 
     ranked (n, W), best first, -1 padded; target (n,), where -1 (an item outside the release) never appears.
     """
@@ -31,7 +31,7 @@ def rank_of_target(ranked: Ints, target: Ints) -> Ints:
 
 
 def prefix_ranks(ranked: Ints, target: Ints, numbers: Ints) -> Ints:
-    """Position of the first ranked item that shares the first l codes of the target, for l = 1..L: (n, L).
+    """Return the position of the first ranked item that shares the first l codes of the target, for l = 1..L: (n, L).
 
     Its recall at k is the hierarchical recall by prefix length: how much of the SID a ranking gets right. ranked and
     target as in `rank_of_target`; numbers (N, L) as from `prefix_numbers`.
@@ -45,7 +45,7 @@ def _first(hit: npt.NDArray[np.bool_]) -> Ints:
 
 
 def prefix_numbers(codes: npt.NDArray[np.integer]) -> Ints:
-    """Number of each item's prefix among the distinct ones of its length, in order of codes: (N, L) -> (N, L).
+    """Return the number of each item's prefix among those of its length, in order of codes: (N, L) -> (N, L).
 
     The last column numbers the SIDs like the nodes of a trie after its last level.
     """
@@ -69,12 +69,12 @@ def recall_at(ranks: Ints, k: int) -> float:
 
 
 def ndcg_at(ranks: Ints, k: int) -> float:
-    """Mean of 1 / log2(2 + rank) over cases with a hit in the first `k`, 0 elsewhere; the ideal is 1 for one target."""
+    """Return the mean over cases of 1 / log2(2 + rank), 0 beyond the first `k`: the ideal is 1 for one target."""
     return float(_gains(ranks, k).mean())
 
 
 def mrr(ranks: Ints) -> float:
-    """Mean of 1 / (1 + rank), 0 if the target is not in the ranking; depends on the length of the ranking."""
+    """Return the mean of 1 / (1 + rank), 0 if the target is not ranked; it depends on the length of the ranking."""
     return float(_reciprocals(ranks).mean())
 
 
@@ -87,7 +87,7 @@ def _reciprocals(ranks: Ints) -> Doubles:
 
 
 def intervals(ranks: Ints, cuts: Sequence[int], seed: int = 0, draws: int = DRAWS) -> dict[str, tuple[float, float]]:
-    """Bootstrap 95 % intervals over cases (Efron's percentiles) of recall and NDCG at each of `cuts`, and of MRR.
+    """Return bootstrap 95 % intervals over cases (Efron's percentiles) of MRR, and of recall and NDCG at each cut.
 
     Resampling n cases amounts to a multinomial count of each distinct rank. The counts are drawn once for all metrics.
     """
@@ -100,7 +100,7 @@ def intervals(ranks: Ints, cuts: Sequence[int], seed: int = 0, draws: int = DRAW
 
 
 def recall_interval(ranks: Ints, k: int, seed: int = 0, draws: int = DRAWS) -> tuple[float, float]:
-    """Bootstrap 95 % interval of recall at `k` over cases."""
+    """Return the bootstrap 95 % interval of recall at `k` over cases."""
     return intervals(ranks, [k], seed, draws)[f"recall@{k}"]
 
 
@@ -114,7 +114,7 @@ class Bucket:
 
 
 def quantile_buckets(values: Ints, parts: int = 4) -> list[Bucket]:
-    """Cases grouped by a count, ascending: those of 0, then up to `parts` buckets of about equal size.
+    """Return cases grouped by a count, ascending: those of 0, then up to `parts` buckets of about equal size.
 
     Cases of one value stay together, so buckets are fewer and less even if a value is frequent. Values below 0 belong
     to no bucket.

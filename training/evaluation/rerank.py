@@ -42,14 +42,14 @@ class VectorSimilarity:
         return cls(np.asarray(vectors_NF / np.where(length == 0, 1, length), np.float32), weight, decay)
 
     def user_vectors(self, taken: Sequence[Ints]) -> Floats:
-        """User vectors (B, F) of length 1: decayed sums of items taken (rows, oldest first); 0 for no items."""
+        """Return user vectors (B, F) of length 1: decayed sums of items taken (rows, oldest first); 0 for no items."""
         sums = [self.decay ** np.arange(len(rows))[::-1] @ self.unit[rows] for rows in taken]
         user_BF = np.stack(sums).astype(np.float32)
         length = np.linalg.norm(user_BF, axis=1, keepdims=True)
         return np.asarray(user_BF / np.where(length == 0, 1, length), np.float32)
 
     def nearest(self, taken: Sequence[Ints], width: int, exclude: Sequence[Ints] | None = None) -> Ints:
-        """The `width` items most similar to users' items (B, width), ties by row; -1 if none is left.
+        """Return the `width` items most similar to users' items (B, width), ties by row; -1 if none is left.
 
         `exclude` are the rows to leave out for each user. A user without items gets no result, and an item without a
         vector is never ranked.
@@ -71,7 +71,7 @@ class VectorSimilarity:
         return found_BW
 
     def reranked(self, rows_BW: Ints, scores_BW: Floats, taken: Sequence[Ints]) -> Ints:
-        """The candidates (B, W), -1 padded, by descending log p + weight * cosine; ties stay in order."""
+        """Return the candidates (B, W), -1 padded, by descending log p + weight * cosine; ties stay in order."""
         user_BF, total_BW = self.user_vectors(taken), np.array(scores_BW, np.float32)
         for start in range(0, len(rows_BW), AT_ONCE):
             part = slice(start, start + AT_ONCE)

@@ -6,5 +6,5 @@ from training.spec import GeneratorSpec
 
 
 def build_generator(spec: GeneratorSpec, sizes: tuple[int, ...], vocabulary: str, seed: int = 0) -> Generator:
-    """A fresh generator of the architecture that `spec` names. Raises UnknownMember where it is not installed."""
+    """Return a fresh generator of the architecture that `spec` names; raise UnknownMember if it is not installed."""
     return ARCHITECTURES.get(spec.architecture)(spec, sizes, vocabulary, seed)

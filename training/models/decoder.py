@@ -53,7 +53,7 @@ class Decoder(Generator):
         past: list[KeysValues] | None = None,
         mask_BTS: Tensor | None = None,
     ) -> tuple[Tensor, list[KeysValues]]:
-        """Hidden states of the tokens, and the cache: `past`, then their keys and values."""
+        """Return hidden states of the tokens, and the cache: `past`, then their keys and values."""
         rotary = rotation(positions_BT, self.spec.dim // self.spec.heads)
         mask = None if mask_BTS is None else mask_BTS.unsqueeze(1)
         x_BTD, cache = self.dropout(x_BTD), []

@@ -86,12 +86,12 @@ class Generator(nn.Module, ABC):
         return len(self.sizes)
 
     def embed(self, codes: Tensor, first: int = 0) -> Tensor:
-        """Embeddings (..., l, D) of codes (..., l) of the levels from `first` on."""
+        """Return embeddings (..., l, D) of codes (..., l) of the levels from `first` on."""
         embedded: Tensor = self.codes(codes + self.offsets[first : first + codes.shape[-1]])
         return embedded
 
     def embed_whole(self, events: Events) -> Tensor:
-        """Embedding of an event as a whole (B, E, D): its kind and, with `prefix_buckets`, its SID's prefixes.
+        """Return the embedding of an event as a whole (B, E, D): its kind and, with `prefix_buckets`, its prefixes.
 
         Each prefix has its own embedding (arXiv 2306.08121). So common traits of the items below it, and traits of a
         single item, need not be composed from codes that have other meanings elsewhere. It is the sum of two rows of a
@@ -103,7 +103,7 @@ class Generator(nn.Module, ABC):
         return whole_BED if self.prefixes is None else whole_BED + self.prefixes(self.prefix_rows(events.codes)).sum(-2)
 
     def prefix_rows(self, codes: Tensor) -> Tensor:
-        """Table rows of the prefixes (..., 2 * (L - 1)) of SIDs (..., L), shortest prefix first."""
+        """Return table rows of the prefixes (..., 2 * (L - 1)) of SIDs (..., L), shortest prefix first."""
         key, rows = codes[..., 0], []
         for level in range(1, self.levels):
             key = self.prefix_key(level, key, codes[..., level])
@@ -111,7 +111,7 @@ class Generator(nn.Module, ABC):
         return torch.stack(rows, dim=-1) if rows else codes[..., :0]
 
     def prefix_key(self, level: int, key: Tensor, codes: Tensor) -> Tensor:
-        """The number of a prefix, from that of the prefix before (0 if empty) and the code at `level`."""
+        """Return the number of a prefix, from that of the prefix before (0 if empty) and the code at `level`."""
         return key * self.sizes[level] + codes
 
     def _hashed(self, level: int, key: Tensor) -> list[Tensor]:
@@ -123,15 +123,15 @@ class Generator(nn.Module, ABC):
         ]
 
     def embed_events(self, events: Events) -> Tensor:
-        """One embedding per event (B, E, D): the sum of its code embeddings and `embed_whole`."""
+        """Return one embedding per event (B, E, D): the sum of its code embeddings and `embed_whole`."""
         return self.embed(events.codes).sum(dim=2) + self.embed_whole(events)
 
     def logits(self, level: int, hidden: Tensor) -> Tensor:
-        """Scores of the level's codes: hidden (..., D) before that level -> (..., K)."""
+        """Return scores of the level's codes: hidden (..., D) before that level -> (..., K)."""
         return self.heads[level](hidden)  # type: ignore[no-any-return]
 
     def scores(self, level: int, hidden_BWD: Tensor, trie: TrieTensors, nodes_BW: Tensor, keys_BW: Tensor) -> Tensor:
-        """Scores (B, W, K) of the codes that may follow trie nodes with prefix numbers `keys`; -inf for others."""
+        """Return scores (B, W, K) of the codes that may follow nodes with prefix numbers `keys`; -inf for others."""
         scores_BWK = self.logits(level, hidden_BWD)
         if self.spec.prefix_outputs and level:
             owner_M, child_M, codes_M = trie.edges(level, nodes_BW.flatten())
@@ -145,7 +145,7 @@ class Generator(nn.Module, ABC):
     def _scores_of_prefixes(
         self, level: int, hidden_ND: Tensor, trie: TrieTensors, owner_M: Tensor, child_M: Tensor, keys_M: Tensor
     ) -> Tensor:
-        """The score (M,) that the embedding of the prefix after each code adds.
+        """Return the score (M,) that the embedding of the prefix after each code adds.
 
         If many beams share nodes, each prefix of the level is embedded once.
         """
@@ -161,14 +161,14 @@ class Generator(nn.Module, ABC):
         return torch.cat(found)
 
     def _embed_prefixes(self, level: int, keys_M: Tensor) -> Tensor:
-        """Embeddings of prefixes whose last code is one of `level` (M, D)."""
+        """Return embeddings of prefixes whose last code is one of `level` (M, D)."""
         assert self.prefixes is not None
         embedded: Tensor = self.prefixes(torch.stack(self._hashed(level, keys_M), dim=-1)).sum(dim=-2)
         return embedded
 
     @abstractmethod
     def states(self, events: Events, targets_BE: Tensor) -> Tensor:
-        """The state before each code of the N events that `targets` (bool) selects, (N, L, D), row by row.
+        """Return the state before each code of the N events that `targets` (bool) selects, (N, L, D), row by row.
 
         It depends on the events before the code's event and on the event's earlier codes.
         """
@@ -178,7 +178,7 @@ class Generator(nn.Module, ABC):
         """Read histories to predict the next event; one beam each."""
 
     def forward(self, events: Events, targets_BE: Tensor, trie: TrieTensors | None = None) -> list[Tensor]:
-        """Scores of every code of the targets, one tensor (N, K) per level.
+        """Return scores of every code of the targets, one tensor (N, K) per level.
 
         With a trie, only codes that may follow the target's earlier codes are scored; others get -inf.
         """

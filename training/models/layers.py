@@ -28,7 +28,7 @@ BALANCING_RATE = 1e-3
 
 
 def rotation(positions: Tensor, width: int) -> RotaryAngles:
-    """Cosine and sine of the rotary angles: positions (..., T) -> two (..., 1, T, width // 2), ready for heads."""
+    """Return cosine and sine of the rotary angles: positions (..., T) -> two (..., 1, T, width // 2), for heads."""
     half = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32)
     angle = positions.unsqueeze(-1).float() * torch.exp(-math.log(10_000.0) / width * half)
     return angle.cos().unsqueeze(-3), angle.sin().unsqueeze(-3)
@@ -152,7 +152,7 @@ class Experts(nn.Module):
 
 
 def feed_forward(spec: GeneratorSpec) -> SwiGLU | Experts:
-    """A single feed-forward, or a mixture."""
+    """Return a single feed-forward, or a mixture."""
     return Experts(spec) if spec.experts else SwiGLU(spec)
 
 
@@ -168,7 +168,7 @@ class Block(nn.Module):
     def forward(
         self, x_BTD: Tensor, rotary: RotaryAngles, past: KeysValues | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, KeysValues]:
-        """The new hidden states, and this layer's keys and values, including the past."""
+        """Return the new hidden states, and this layer's keys and values, including the past."""
         mixed, present = self.attention(self.attention_norm(x_BTD), rotary, past, mask)
         x_BTD = x_BTD + self.dropout(mixed)
         return x_BTD + self.dropout(self.feed_forward(self.ff_norm(x_BTD))), present

@@ -42,7 +42,7 @@ class LazyDecoder(Generator):
         return CodeReading(self, self.code_decoder, self.start.expand(len(lengths), 1, -1), memory)
 
     def _memory(self, events: Events, mask: Tensor, asking: Tensor) -> Memory:
-        """Keys and values of BOS and all events; `asking` are the positions of the queries."""
+        """Return keys and values of BOS and all events; `asking` are the positions of the queries."""
         codes_BED = self.join(self.embed(events.codes).flatten(2))
         start = self.start.expand(len(codes_BED), 1, -1)
         x_BSD = self.norm(self.dropout(torch.cat([start, codes_BED + self.embed_events(events)], dim=1)))

@@ -36,7 +36,7 @@ class RqTransformer(Generator):
         return CodeReading(self, self.code_decoder, self._context(events)[rows, events.lengths].unsqueeze(1))
 
     def _context(self, events: Events) -> Tensor:
-        """The state after BOS and after each event, (B, 1 + E, D); no event attends to padding."""
+        """Return the state after BOS and after each event, (B, 1 + E, D); no event attends to padding."""
         codes_BED = self.join(self.embed(events.codes).flatten(2))
         start = self.start.expand(len(codes_BED), 1, -1)
         x_BED = self.dropout(torch.cat([start, codes_BED + self.embed_events(events)], dim=1))

@@ -12,7 +12,7 @@ from training.spec import GeneratorSpec
 
 
 def load_generator(directory: Path, vocabulary: str) -> tuple[Generator, Record]:
-    """The generator of a checkpoint, in evaluation mode, if it has the given `vocabulary`.
+    """Return the generator of a checkpoint, in evaluation mode, if it has the given `vocabulary`.
 
     Raises VocabularyMismatch for another vocabulary and CheckpointDamaged for missing or altered files.
     """

@@ -65,7 +65,7 @@ class AlignNet(nn.Module):
             self.norm = nn.RMSNorm(generator.spec.dim)
 
     def forward(self, batch: AlignBatch) -> Tensor:
-        """The two losses, summed over the worker's items."""
+        """Return the two losses, summed over the worker's items."""
         embedded_BLD = self.codes(batch.codes + self.offsets)
         read_BD = embedded_BLD.sum(dim=1)
         if self.prefixes is not None:
@@ -118,7 +118,7 @@ class CodePretraining:
         return np.asarray(moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12), np.float32)
 
     def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[AlignBatch, Cursor]]:
-        """The rest of the cursor's epoch for one worker: a share of each step's items, and all its vectors."""
+        """Yield the rest of the cursor's epoch for one worker: a share of each step's items, and all its vectors."""
         order = np.random.default_rng([self.seed, cursor.epoch]).permutation(len(self.codes))
         for start in range(cursor.sample, len(order), self.batch_size):
             step = order[start : start + self.batch_size]
@@ -136,7 +136,7 @@ class CodePretraining:
 
 
 def pretrained(checkpoint: Path) -> Arrays:
-    """The weights of a pretraining that a generator starts with."""
+    """Return the weights of a pretraining that a generator starts with."""
     weights = load_file(checkpoint / WEIGHTS)
     return {
         name: tensor.numpy() for name, tensor in weights.items() if name.startswith(("codes.", "heads.", "prefixes."))

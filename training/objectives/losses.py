@@ -66,7 +66,7 @@ class Preference(Protocol):
 
 
 def next_code(scores: list[Tensor], codes_NL: Tensor, weights_N: Tensor | None = None) -> Tensor:
-    """Cross-entropy of the codes."""
+    """Return cross-entropy of the codes."""
     if weights_N is not None:
         each_level = [
             functional.cross_entropy(scores_NK.float(), codes_NL[:, level], reduction="none")
@@ -114,7 +114,7 @@ class SoftmaxDpo:
 
 
 def objective_of(spec: TrainSpec) -> Objective | Preference:
-    """The objective that a recipe names."""
+    """Return the objective that a recipe names."""
     return OBJECTIVES.get(spec.objective)(spec)
 
 
@@ -127,15 +127,15 @@ def compares(name: str) -> bool:
 
 
 def plain(spec: TrainSpec) -> Objective:
-    """Cross-entropy."""
+    """Return cross-entropy."""
     return next_code
 
 
 def ranking(spec: TrainSpec) -> Objective:
-    """Ranking-guided at the recipe's temperature."""
+    """Return the ranking-guided objective at the recipe's temperature."""
     return Ranking(spec.temperature)
 
 
 def softmax_dpo(spec: TrainSpec) -> Preference:
-    """Softmax DPO at the recipe's temperature, the inverse of beta."""
+    """Return softmax DPO at the recipe's temperature, the inverse of beta."""
     return SoftmaxDpo(spec.temperature)

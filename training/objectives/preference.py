@@ -64,7 +64,7 @@ class PreferenceTraining(NextCode):
         return share, {"loss": summed.detach().double(), "targets": targets, "tokens": tokens_, "places": places}
 
     def _compared(self, module: nn.Module, batch: Batch) -> tuple[Candidates, Events]:
-        """The candidates of a batch with their log-probabilities, and the sequences in which they were read."""
+        """Return the candidates of a batch with their log-probabilities, and the sequences in which they were read."""
         trie, reference = self._trie_and_reference(batch.targets.device)
         codes_NCL, real_NC = self._candidates(trie, batch.events)
         compared = codes_NCL.shape[1]
@@ -78,7 +78,7 @@ class PreferenceTraining(NextCode):
         return Candidates(codes_NCL, real_NC, policy, unchanged), events
 
     def _candidates(self, trie: TrieTensors, events: Events) -> tuple[Tensor, Tensor]:
-        """The right SID of each history's last event, and those that the weights now prefer (N, C, L); which count."""
+        """Return the right SID of each history's last event, and those that the weights now prefer, and which count."""
         rows, last = torch.arange(len(events.lengths), device=events.lengths.device), events.lengths - 1
         right_N1L = events.codes[rows, last].unsqueeze(1)
         before = Events(events.codes.clone(), events.kinds.clone(), last)
@@ -91,7 +91,7 @@ class PreferenceTraining(NextCode):
         return torch.cat([right_N1L, found], dim=1), torch.cat([torch.ones_like(there[:, :1]), there], dim=1)
 
     def _trie_and_reference(self, device: torch.device) -> tuple[TrieTensors, Generator]:
-        """The trie of the release and a generator with the weights of the start, made with the first step."""
+        """Return the trie of the release and a generator with the weights of the start, made with the first step."""
         if self._masks is None or self._reference is None:
             self._masks = TrieTensors(self._read_masks(), device)
             made = build_generator(self.generator.spec, self.plan.sizes, self.origin.vocabulary, self.plan.seed)
@@ -123,7 +123,7 @@ def generator_training(
     objective: Objective | Preference,
     start: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> NextCode:
-    """The Trainable for an objective; the arguments are those of NextCode."""
+    """Return the Trainable for an objective; the arguments are those of NextCode."""
     if isinstance(objective, Preference):
         return PreferenceTraining(spec, plan, read_bucket, origin, objective=objective, start=start)
     return NextCode(spec, plan, read_bucket, origin, objective=objective, start=start)

@@ -25,7 +25,7 @@ def item_embeddings_of(
     spec: ItemEmbeddingsSpec,
     train: Trainer = train_in_process,
 ) -> list[Matrix]:
-    """Unit vectors of the items after each log in turn, float32 (items, D); zero for an item not in the log.
+    """Return unit vectors of the items after each log in turn, float32 (items, D); zero for an item not in the log.
 
     A log is a list of histories; a history holds item numbers (0 to items - 1), oldest first. Only the events of a log
     take part in its training, so its vectors do not depend on later logs.
@@ -49,7 +49,7 @@ def item_embeddings_of(
 
 
 def _grown(spec: SasRecSpec, present: Ints, known: Ints, model: SasRec) -> dict[str, Tensor]:
-    """The weights of a model of the items `known`, extended to `present` (both sorted); fresh for new items."""
+    """Return the weights of a model of the items `known`, extended to `present` (both sorted); fresh for new items."""
     weights = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
     items = SasRec(spec, len(present)).items.weight.detach().clone()
     _, new_place, old_place = np.intersect1d(present, known, return_indices=True)

@@ -107,7 +107,7 @@ class SasRec(nn.Module):
                     nn.init.normal_(weight, std=0.02)
 
     def encode(self, histories: Padded) -> Tensor:
-        """States (B, E, D) after each event; values at padding are undefined."""
+        """Return states (B, E, D) after each event; values at padding are undefined."""
         places = torch.arange(histories.items.shape[1], device=histories.items.device)
         x_BED = self.dropout(self.items(histories.items) + self.positions(places))
         for block in self.blocks:
@@ -169,7 +169,7 @@ class SasRecTrainable:
         return {"kind": "sasrec", "plan": self.plan_hash}
 
     def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[SasRecBatch, Cursor]]:
-        """The rest of the cursor's epoch for one worker; `sample` counts the steps taken.
+        """Yield the rest of the cursor's epoch for one worker; `sample` counts the steps taken.
 
         Every history with two or more events is in one step of an epoch. A worker takes every `world`-th history of a
         step, in order of length. Raises NothingToTrainOn if there are fewer such histories than workers.
@@ -237,13 +237,13 @@ def fit_sasrec(histories: Sequence[Ints], items: int, spec: SasRecSpec, on_epoch
 
 
 def item_vectors(model: SasRec) -> NDArray[np.float32]:
-    """Behaviour vectors of the items: unit vectors, float32 (N, D); meaningless for an item without events."""
+    """Return behaviour vectors of the items: unit vectors, float32 (N, D); meaningless for an item without events."""
     return model.directions.detach().cpu().numpy().astype(np.float32)
 
 
 @torch.no_grad()
 def rank(model: SasRec, histories: Sequence[Ints], width: int, exclude: Sequence[Ints] | None = None) -> Ints:
-    """The `width` items most likely to follow each history, best first, without excluded rows, (n, width).
+    """Return the `width` items most likely to follow each history, best first, without excluded rows, (n, width).
 
     A history has at least one event. Rows are padded with -1 if fewer items are left.
     """

@@ -129,7 +129,7 @@ def _hashes(events: pl.DataFrame) -> np.ndarray[Any, np.dtype[np.uint64]]:
 
 
 def _first_of(found: pl.DataFrame) -> pl.Expr:
-    """Outcome of an event that is not stored yet."""
+    """Return the outcome of an event that is not stored yet."""
     return (
         pl.when(pl.col("repeated"))
         .then(pl.lit(str(Reason.DUPLICATE_EVENT)))
@@ -140,7 +140,7 @@ def _first_of(found: pl.DataFrame) -> pl.Expr:
 
 
 def _beside_stored(otherwise: pl.Expr) -> pl.Expr:
-    """Outcome of an event whose id is stored in columns with the suffix `_stored`."""
+    """Return the outcome of an event whose id is stored in columns with the suffix `_stored`."""
     differs = pl.any_horizontal(pl.col(name) != pl.col(f"{name}_stored") for name in SAME)
     elsewhere = pl.col("source") != pl.col("source_stored")
     itself = pl.col("source_offset") == pl.col("source_offset_stored")

@@ -24,13 +24,13 @@ def has_fixed_grid(spec: CodebookSpec) -> bool:
 
 
 def layers_of(arrays: Mapping[str, Array], part: str) -> Layers:
-    """The layers of the "encoder" or the "decoder" of a codebook."""
+    """Return the layers of the "encoder" or the "decoder" of a codebook."""
     count = sum(name.startswith(f"{part}.weight") for name in arrays)
     return tuple((arrays[f"{part}.weight{number}"], arrays[f"{part}.bias{number}"]) for number in range(count))
 
 
 def perceptron(layers: Layers, vectors_ND: Floats) -> Floats:
-    """Linear layers with ReLU between them, float32 (N, d). A row's bytes do not depend on other rows."""
+    """Return linear layers with ReLU between them, float32 (N, d). A row's bytes do not depend on other rows."""
     out = np.empty((len(vectors_ND), len(layers[-1][1])), np.float32)
     for start in range(0, len(vectors_ND), PIECE):
         x = vectors_ND[start : start + PIECE]

@@ -72,7 +72,7 @@ class VaeNet(nn.Module):
             self.register_buffer(f"cluster{number}", torch.zeros(level.codes, dtype=torch.int64), persistent=False)
 
     def arrays(self) -> dict[str, Array]:
-        """The arrays of a codebook: layers of encoder and decoder, and the code vectors "level0" (K, d) and on."""
+        """Return the arrays of a codebook: layers of encoder and decoder, and code vectors "level0" (K, d) and on."""
         found: dict[str, Array] = {}
         for part, network in (("encoder", self.encoder), ("decoder", self.decoder)):
             linear = [each for each in network.children() if isinstance(each, nn.Linear)]
@@ -83,7 +83,7 @@ class VaeNet(nn.Module):
         return found
 
     def forward(self, batch: Batch) -> Tensor:
-        """The loss, summed over this worker's items; each item's loss is a mean over dimensions."""
+        """Return the loss, summed over this worker's items; each item's loss is a mean over dimensions."""
         with torch.autocast(batch.vectors.device.type, enabled=False):
             own = batch.vectors[batch.own]
             latent = self.encoder(own)
@@ -104,7 +104,7 @@ class VaeNet(nn.Module):
             return loss
 
     def _match(self, mine_nD: Tensor, all_BD: Tensor, row_n: Tensor) -> Tensor:
-        """InfoNCE by cosine, summed: each row of `mine` should match its row of `all` (van den Oord et al. 2018)."""
+        """Return InfoNCE by cosine (van den Oord et al. 2018), summed: rows of `mine` should match those of `all`."""
         near = functional.normalize(mine_nD, dim=1) @ functional.normalize(all_BD, dim=1).T
         return functional.cross_entropy(near / self.vae.temperature, row_n, reduction="sum")
 
@@ -114,7 +114,7 @@ class VaeNet(nn.Module):
         return quantized[0], latent.new_zeros(())
 
     def _residual(self, latent: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The sum of code vectors with a gradient for the encoder, and the VQ and diversity losses."""
+        """Return the sum of code vectors with a gradient for the encoder, and the VQ and diversity losses."""
         chosen = self._even(batch) if self.vae.sinkhorn else None
         left, total, loss = latent, torch.zeros_like(latent), latent.new_zeros(())
         generator = torch.Generator().manual_seed(batch.draw)
@@ -133,7 +133,7 @@ class VaeNet(nn.Module):
 
     @torch.no_grad()
     def _even(self, batch: Batch) -> Tensor:
-        """Codes (n, L) of this worker's items, from a transport plan over all items of the step."""
+        """Return codes (n, L) of this worker's items, from a transport plan over all items of the step."""
         left, chosen = self.encoder(batch.vectors), []
         for code_vectors in self.points:
             codes = even_codes(left, code_vectors, self.vae.sinkhorn, self.vae.sinkhorn_rounds)
@@ -142,7 +142,10 @@ class VaeNet(nn.Module):
         return torch.stack(chosen, dim=1)
 
     def _diversity(self, level: int, code_vectors: Tensor, codes: Tensor, generator: torch.Generator) -> Tensor:
-        """LETTER: a code vector should be nearer to a random one of its cluster, drawn each step, than to others."""
+        """Return the loss of LETTER.
+
+        A code vector should be nearer to a random one of its cluster, drawn each step, than to others.
+        """
         cluster = self.get_buffer(f"cluster{level}")
         own = torch.eye(len(code_vectors), dtype=torch.bool, device=code_vectors.device)
         lot = torch.rand(len(code_vectors), len(code_vectors), generator=generator).to(code_vectors.device)
@@ -154,19 +157,19 @@ class VaeNet(nn.Module):
 
 
 def share_of(module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, int]:
-    """This worker's share of the mean loss of a step, its summed loss, and its number of items."""
+    """Return this worker's share of the mean loss of a step, its summed loss, and its number of items."""
     summed = module(batch)
     return summed / len(batch.vectors), summed.detach().double(), len(batch.vectors[batch.own])
 
 
 def nearest_codes(left_nd: Tensor, points_Kd: Tensor) -> Tensor:
-    """The nearest code vector of each row, int64 (n,)."""
+    """Return the nearest code vector of each row, int64 (n,)."""
     with torch.no_grad():
         return _distances(left_nd, points_Kd).argmin(dim=1)
 
 
 def even_codes(left_Bd: Tensor, points_Kd: Tensor, regularisation: float, rounds: int) -> Tensor:
-    """Codes int64 (B,) by optimal transport with equal shares of the codes (Sinkhorn-Knopp, Cuturi 2013).
+    """Return codes int64 (B,) by optimal transport with equal shares of the codes (Sinkhorn-Knopp, Cuturi 2013).
 
     `regularisation` is in units of the mean squared distance.
     """

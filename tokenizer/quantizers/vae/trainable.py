@@ -47,7 +47,7 @@ class VaeTrainable:
         return LoopSpec.of(self.training.vae, seed=self.training.spec.seed)
 
     def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
-        """The rest of the cursor's epoch for one worker; `sample` counts the items of its steps.
+        """Yield the rest of the cursor's epoch for one worker; `sample` counts the items of its steps.
 
         Before the first step of an epoch, code vectors are updated, identically on all workers.
         """

@@ -84,17 +84,17 @@ class VaeInputs:
         return digest.hexdigest()[:16]
 
     def encoded(self, arrays: dict[str, Array]) -> Encoded:
-        """The latents under the encoder of `arrays`."""
+        """Return the latents under the encoder of `arrays`."""
         encoder = layers_of(arrays, "encoder")
         return Encoded(self.source, self.mean, self.scale, encoder, has_fixed_grid(self.spec))
 
     def rng(self, *about: int) -> np.random.Generator:
-        """A separate random generator for each purpose."""
+        """Return a separate random generator for each purpose."""
         return np.random.default_rng([self.spec.seed, *about])
 
 
 def build(training: VaeInputs) -> VaeNet:
-    """The initial network; reads no vector."""
+    """Return the initial network; reads no vector."""
     from tokenizer.quantizers.vae.network import VaeNet
 
     named = training.vae.collaborative
@@ -102,7 +102,7 @@ def build(training: VaeInputs) -> VaeNet:
 
 
 def batches(training: VaeInputs, epoch: int, rank: int = 0, world: int = 1, first: int = 0) -> Iterator[Batch]:
-    """The batches of an epoch from its step `first` on, with the whole step's items and this worker's rows.
+    """Yield the batches of an epoch from its step `first` on, with the whole step's items and this worker's rows.
 
     Steps run through consecutive shuffled passes over the items, independent of epochs.
     """
