@@ -124,7 +124,7 @@ class FusionNet(nn.Module):
         return left, right, encoded
 
     def _two_view_loss(self, encoded: Sequence[Tensor], step: Step, scale: Tensor, target: Tensor) -> Tensor:
-        """Return InfoNCE of two views of the same items: behaviour, or else the first modality, and all other modalities."""
+        """Return InfoNCE of two views of the same items: behaviour, or else the first modality, and all others."""
         present = step.present[: len(step.repeated)]
         alone = torch.zeros_like(present)
         at = self.modalities.index(COLLABORATIVE) if COLLABORATIVE in self.modalities else 0
