@@ -45,8 +45,8 @@ class EncodingJob:
     def commit_rows(self, items: int) -> int:
         """Return the rows of a commit of a stage with some items, those included that have their vector already.
 
-        They are `chunk_rows`, or as many as make COMMITS commits, but at most MOST_ROWS: a kill loses that share of the
-        stage, and the number of files does not grow with a catalogue. A rerun has commits of the same size.
+        They are `chunk_rows`, or as many as make COMMITS commits, but at most MOST_ROWS: a kill loses at most that. A
+        catalogue of up to COMMITS * MOST_ROWS items makes at most COMMITS files. A rerun has commits of the same size.
         """
         return max(self.chunk_rows, min(-(-items // COMMITS), MOST_ROWS))
 
