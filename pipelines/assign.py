@@ -137,7 +137,7 @@ def _lists(codes: Codes) -> pa.ListArray:
 def _hashes(vectors: Rows, rows: NDArray[np.int64]) -> pa.ChunkedArray:
     """Return the hashes of some rows, ascending, which are read a few at a time."""
     parts = (vector_hashes(vectors.take(rows[start:stop])) for start, stop in spans(len(rows)))
-    return pa.chunked_array([pa.array(part, pa.string()) for part in parts], pa.string())
+    return pa.chunked_array([part.to_arrow().cast(pa.string()) for part in parts], pa.string())
 
 
 def record_drift(
@@ -183,7 +183,7 @@ def encoded_vectors(lake: Lake, fusion: str, published: pl.DataFrame) -> pl.Data
     where = (ds.field("modality") == FUSED) & (ds.field("fingerprint") == fusion)
     among = Among("item_id", published["item_id"])
     stored = lake.frame("vectors", columns=["item_id", "vector"], where=where, among=among)
-    hashes = pl.Series("vector_hash", vector_hashes(matrix(stored)), dtype=pl.String)
+    hashes = vector_hashes(matrix(stored)).alias("vector_hash")
     return (
         stored.with_columns(hashes)
         .join(published.select("item_id", "vector_hash"), on=["item_id", "vector_hash"], how="semi")

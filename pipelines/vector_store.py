@@ -13,6 +13,7 @@ from deltalake.transaction import AddAction
 from pipelines.modalities import Matrix, ScratchModality
 from pipelines.places import PAIR, Places
 from storage.commit import Provenance, append, append_files, write_files
+from storage.content_hash import content_hashes
 from storage.files.among import Among
 from storage.lake import Lake
 from storage.schemas import VECTORS
@@ -105,12 +106,12 @@ def _keyed(rows: pl.DataFrame) -> tuple[pa.Table, str]:
     return ordered.select(VECTORS.schema.names).to_arrow(), key
 
 
-def vector_hashes(vectors: Matrix) -> list[str]:
-    """Return the hash of each row: 16 bytes of BLAKE2b over its float32 values, low byte first."""
+def vector_hashes(vectors: Matrix) -> pl.Series:
+    """Return the content hash of each row, over its float32 values, low byte first."""
     rows = np.ascontiguousarray(vectors, dtype="<f4").reshape(-1).view(np.uint8).data
     width = 4 * vectors.shape[1]
     starts = range(0, width * len(vectors), width)
-    return [hashlib.blake2b(rows[start : start + width], digest_size=16).hexdigest() for start in starts]
+    return content_hashes(rows[start : start + width] for start in starts)
 
 
 def matrix(vectors: pl.DataFrame) -> Matrix:

@@ -1,12 +1,12 @@
 """Content of items that encoders take: their text, or values of their attributes, with a hash of it."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
 
 import polars as pl
 
+from storage.content_hash import content_hashes
 from storage.files.store import sha256
 
 
@@ -19,9 +19,8 @@ def items_text(frame: pl.DataFrame, fields: tuple[str, ...]) -> pl.DataFrame:
     for title, attributes in frame.select("title", "attributes").iter_rows():
         known = {**json.loads(attributes), "title": title}
         texts.append(". ".join(_joined(known[name]) for name in fields if known.get(name)))
-    hashes = [hashlib.blake2b(text.encode(), digest_size=16).hexdigest() for text in texts]
     return frame.with_columns(
-        pl.Series("text", texts, dtype=pl.String), pl.Series("content_hash", hashes, dtype=pl.String)
+        pl.Series("text", texts, dtype=pl.String), content_hashes(text.encode() for text in texts)
     )
 
 
@@ -39,7 +38,7 @@ def _joined(value: str | list[str]) -> str:
 def items_content(frame: pl.DataFrame, read: Callable[[dict[str, Any]], str | None]) -> pl.DataFrame:
     """Add `content`, the result of `read` on an item's attributes, and its hash; drop items where it is None."""
     contents = [read(json.loads(attributes)) for attributes in frame["attributes"]]
-    hashes = [content and hashlib.blake2b(content.encode(), digest_size=16).hexdigest() for content in contents]
-    return frame.with_columns(
-        pl.Series("content", contents, dtype=pl.String), pl.Series("content_hash", hashes, dtype=pl.String)
-    ).filter(pl.col("content").is_not_null())
+    hashes = content_hashes(None if content is None else content.encode() for content in contents)
+    return frame.with_columns(pl.Series("content", contents, dtype=pl.String), hashes).filter(
+        pl.col("content").is_not_null()
+    )

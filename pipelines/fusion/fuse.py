@@ -1,6 +1,5 @@
 """Gather the vectors of items by modality, and store the fused vector of each item."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from pipelines.fusion.frozen import Fusion
 from pipelines.modalities import FUSED, Matrix, Modality, ScratchModality, StoredModality
 from pipelines.vector_store import VectorFiles, matrix, read_vectors
 from storage.commit import Provenance
+from storage.content_hash import content_hashes
 from storage.lake import Lake
 from storage.quarantine import Reject, quarantine
 from storage.reasons import Reason
@@ -77,13 +77,12 @@ def _content_hashes(inputs: Mapping[str, pl.Series], fingerprints: Mapping[str, 
     for start in range(0, items, CHUNK):
         some = {name: each[start : start + CHUNK] for name, each in inputs.items()}
         named = [pl.format("{}:{}:{}", pl.lit(name), pl.lit(fingerprints[name]), name).alias(name) for name in some]
-        hashes = input_hashes(pl.DataFrame(some).select(named), min(CHUNK, items - start))
-        parts.append(pl.Series("content_hash", hashes, pl.String))
+        parts.append(input_hashes(pl.DataFrame(some).select(named), min(CHUNK, items - start)))
     return pl.concat(parts)
 
 
-def input_hashes(inputs: pl.DataFrame, items: int) -> list[str]:
-    """Return the hash of each item's inputs: 16 bytes of BLAKE2b over those that are not null, joined by NUL.
+def input_hashes(inputs: pl.DataFrame, items: int) -> pl.Series:
+    """Return the content hash of each item's inputs: those that are not null, joined by NUL.
 
     An item without inputs has a hash as well, also if there is no column.
     """
@@ -91,7 +90,7 @@ def input_hashes(inputs: pl.DataFrame, items: int) -> list[str]:
         joined = pl.repeat("", items, eager=True)
     else:
         joined = inputs.select(pl.concat_str(pl.all(), separator="\0", ignore_nulls=True)).to_series()
-    return [hashlib.blake2b(name.encode(), digest_size=16).hexdigest() for name in joined]
+    return content_hashes(joined.cast(pl.Binary).to_list())
 
 
 def placed(ids: pl.DataFrame, vectors: pl.DataFrame) -> Modality:

@@ -50,8 +50,7 @@ def judge(batch: pa.RecordBatch, dim: int, first: int) -> Judged:
         }
     ).with_columns(reason=_reason(dim), detail=_detail(dim))
     good = rows["width"].is_not_null() & rows["reason"].is_null() & ids.is_not_null()
-    hashes = pl.Series("content_hash", vector_hashes(vectors), dtype=pl.String)
-    rows = rows.with_columns(pl.when(good).then(hashes)).select(*ROWS)
+    rows = rows.with_columns(pl.when(good).then(vector_hashes(vectors))).select(*ROWS)
     return Judged(rows.update(refused, on="row") if refused.height else rows, vectors)
 
 
