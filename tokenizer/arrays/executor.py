@@ -8,6 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from typing import Any, Protocol, TypeVar
 
 from tokenizer.arrays.vectors import Items
@@ -23,10 +24,17 @@ class Executor(Protocol):
         """Yield the result of `function(items, *task)` for every task, in the order of the tasks."""
 
 
+@cache
+def _cores() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(len(os.sched_getaffinity(0)), "cores")
+
+
+os.register_at_fork(after_in_child=_cores.cache_clear)  # a fork has no thread but its own
+
+
 def map_on_cores(function: Callable[[T], R], pieces: Iterable[T]) -> list[R]:
-    """Apply `function` to each piece on the cores of this machine; results in order."""
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        return list(pool.map(function, pieces))
+    """Apply `function`, which does not call this, to each piece on the cores of this machine; results in order."""
+    return list(_cores().map(function, pieces))
 
 
 class Threads:
