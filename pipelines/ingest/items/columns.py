@@ -1,6 +1,5 @@
 """Rows of a catalogue as a frame of items. Columns are converted as wholes; rows with a doubtful cell one by one."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,11 +11,12 @@ from pipelines.ingest.cell_columns import Cells, Convert, Converted, booleans, i
 from pipelines.ingest.items.rows import item_of, pictures_of
 from pipelines.ingest.parts import Table, in_order, pieces_of, rows_at, table_of
 from pipelines.ingest.pictures.references import Reference
-from pipelines.sources.cells import Refused, check_name, values
+from pipelines.sources.cells import EXACT_FLOAT, Refused, check_name, values
 from pipelines.sources.parquet_columns import python_values
 from pipelines.sources.protocol import Part
 from pipelines.sources.row import Row
 from pipelines.sources.source_spec import ItemsSpec
+from storage.content_hash import content_hashes
 
 ITEMS: dict[str, pl.DataType] = {
     "item_id": pl.String(),
@@ -29,6 +29,8 @@ ITEMS: dict[str, pl.DataType] = {
 _STRING: pl.DataType = pl.String()
 _CONTROL = r"[\x1c-\x1f]"
 """Characters that Python strips from the ends of a text, and Rust does not."""
+POSITIONAL = (1e-3, 1e15)
+"""Sizes of floats that are written without an exponent."""
 _PLAIN = r"^[ !#-\[\]-~]*$"
 """Texts that JSON writes as they are."""
 
@@ -162,7 +164,7 @@ def json_values(cells: Cells) -> Converted:
             quoted = quoted.scatter(special.arg_true(), escaped)
         return Converted(quoted.set((text == "").fill_null(True), None), found.sure)
     if plain.dtype == pl.Float64:
-        return Converted(pl.Series(map(_json_number, plain), dtype=pl.String), found.sure | _repeated(True, len(plain)))
+        return Converted(_json_numbers(plain), _repeated(True, len(plain)))
     if plain.dtype == pl.Boolean:
         words = pl.Series(['"False"', '"True"'])
         return Converted(words.gather(plain.cast(pl.UInt32)), _repeated(True, len(plain)))
@@ -178,9 +180,20 @@ def json_values(cells: Cells) -> Converted:
     return Converted(pl.Series(texts, dtype=pl.String), pl.Series(sure, dtype=pl.Boolean))
 
 
-def _json_number(value: float | None) -> str | None:
-    if value is None or value != value:
-        return None
+def _json_numbers(numbers: pl.Series) -> pl.Series:
+    """Return floats as texts in JSON, as Python writes them: whole ones as integers, null for NaN."""
+    size, whole = numbers.abs(), (numbers.floor() == numbers).fill_null(False)
+    exact = whole & (size < EXACT_FLOAT)
+    usual = ~whole & size.is_between(*POSITIONAL)  # beyond, Python and Rust write exponents differently
+    texts = numbers.cast(pl.String).zip_with(usual, numbers.cast(pl.Int64, strict=False).cast(pl.String))
+    found = '"' + texts.set(~(exact | usual).fill_null(False), None) + '"'
+    rest = (numbers.is_not_nan() & ~exact & ~usual).fill_null(False)
+    if rest.any():
+        found = found.scatter(rest.arg_true(), pl.Series(map(_json_number, numbers.filter(rest)), dtype=pl.String))
+    return found
+
+
+def _json_number(value: float) -> str:
     return f'"{int(value) if value.is_integer() else value}"'
 
 
@@ -194,6 +207,6 @@ def _objects(names: list[str], values: list[pl.Series], rows: int) -> pl.Series:
 
 
 def _hashes(titles: pl.Series, described: pl.Series) -> pl.Series:
-    texts = pl.select(pl.concat_str([titles, described], separator="\0").cast(pl.Binary)).to_series()
-    hashed = hashlib.blake2b
-    return pl.Series([hashed(text, digest_size=16).hexdigest() for text in texts], dtype=pl.String)
+    return content_hashes(
+        pl.select(pl.concat_str([titles, described], separator="\0").cast(pl.Binary)).to_series().to_list()
+    )
