@@ -127,6 +127,7 @@ def _trained(run: Run, manifest: Manifest, key: str, base_model: Model | None, r
         run.say(f"  skipped: {nothing_new}")
         return base_model.id
     run.begin()
+    run.compute.prepare()
     source = sequences(run, manifest, open_trie(run.lake, manifest), base_model)
     negative = run.recipe.train.negative_events
     if targets(run.lake, source, negative, fresh_only=news):
