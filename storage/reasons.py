@@ -71,8 +71,8 @@ class Reason(StrEnum):
     NOT_AN_ID = (
         "not_an_id",
         f"{INGEST}, {VECTORS}",
-        "an id that is a list, an object, longer than 16,384 characters, or a number whose last digits may be lost: "
-        "floating-point from 2^53 on (of 32 bits from 2^24 on), or shortened as `1.23E+11`",
+        "an id that is a list, an object, a boolean, longer than 16,384 characters, or a number whose last digits may "
+        "be lost: floating-point from 2^53 on (of 32 bits from 2^24 on), or shortened as `1.23E+11`",
         "write ids as text or integers",
     )
     MISSING_ITEM_ID = (
@@ -269,13 +269,13 @@ class Reason(StrEnum):
     GIVEN_NOT_FINITE = (
         "given_vector_not_finite",
         VECTORS,
-        "a given vector holds a null, NaN, an infinite value, or one beyond 32-bit floats",
+        "a given vector holds a null, NaN, an infinite value, or a length beyond 32-bit floats",
         "make the vector again, or leave it out",
     )
     GIVEN_ZERO = (
         "given_vector_zero",
         VECTORS,
-        "all values of a given vector are zero, so it has no direction",
+        "a given vector is zero, or too short for 32-bit floats, so it has no direction",
         "make the vector again, or leave it out",
     )
     GIVEN_TWICE = (

@@ -33,7 +33,8 @@ def judge_fit(report: Report, recipe: Recipe, trial: Trial, lake: Lake | None) -
         return
     items = trial.items.accepted + _stored(lake)
     if not items and not trial.items.planned.sources:
-        report.errors.append("there is no catalogue: give one with --items PATH")
+        if not trial.items.planned.named:
+            report.errors.append("there is no catalogue: give one with --items PATH")
         return
     shape = " x ".join(str(level.codes) for level in spec.levels)
     sids = math.prod(level.codes for level in spec.levels)

@@ -14,12 +14,16 @@ from storage.lake import Lake
 
 @dataclass
 class Planned:
-    """The sources of a section that a run would read; `count` is None if their rows are unknown."""
+    """The sources of a section that a run would read; `count` is None if their rows are unknown.
+
+    `named` says whether any was given: one that cannot be read is no source, and a fault of its own.
+    """
 
     section: str
     spec: Spec
     sources: list[Source] = field(default_factory=list)
     count: RowCount | None = field(default_factory=lambda: RowCount(0, exact=True))
+    named: bool = False
 
     @property
     def rows(self) -> int:
@@ -32,7 +36,7 @@ def plan(report: Report, section: str, uris: list[str], spec: Spec, lake: Lake |
 
     If the lake has read sources of this kind, they are read for their hashes, as a run does, to tell which are new.
     """
-    found = Planned(section, spec)
+    found = Planned(section, spec, named=bool(uris))
     before = records(lake, section, spec) if lake is not None and lake.exists("sources") else []
     for uri in uris:
         try:

@@ -129,11 +129,16 @@ def _show(view: StageView, done: IngestedSource) -> None:
 
 
 def _note(run: Run, done: IngestedSource) -> None:
-    """Note pictures of a file that were not read, and warn of an empty file."""
+    """Note pictures of a file that were not read, and warn of an empty file and of columns that items lose."""
     if done.unread_pictures:
         run.say(
             f"  note: {done.source.file} names {done.unread_pictures:,} pictures that were not read, because the "
             "recipe has no [image]; run again with [image] to read them"
+        )
+    if done.lost:
+        run.say(
+            f"  warning: the items that {done.source.file} changes had {', '.join(map(repr, done.lost))} before, and "
+            "have none now: a row replaces its item whole"
         )
     if done.stages[0].rows_in == 0:
         run.say(f"  warning: {done.source.file} is empty: it has no rows")

@@ -35,7 +35,10 @@ class FusionStart:
         """Start from the leading components of each modality. Raise FusionError if no item has a vector."""
         known = {name: items[name] for name in sorted(items) if items[name].present.any()}
         if not known:
-            raise FusionError("no item has a vector in any modality: check `text.fields`, the images and the logs.")
+            raise FusionError(
+                "no item has a vector in any modality: check `text.fields`, the images, the logs, and the ids of given "
+                "vectors."
+            )
         means = {name: mean_of(each) for name, each in known.items()}
         arrays = {f"mean.{name}": mean for name, mean in means.items()} | _components(known, means, spec)
         statistics: dict[str, object] = {"rows": {name: int(each.present.sum()) for name, each in known.items()}}

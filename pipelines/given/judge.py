@@ -22,6 +22,9 @@ ROWS = {
     "detail": pl.String(),
 }
 
+SMALLEST = np.finfo(np.float32).tiny
+"""A vector whose squares sum to less has no length that 32-bit floats hold in full, and so no certain direction."""
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -38,15 +41,17 @@ def judge(batch: pa.RecordBatch, dim: int, first: int) -> Judged:
     """Read a batch (ids, lists of numbers) whose first row is row `first` of its file."""
     widths = pl.Series(pc.list_value_length(batch.column(1)), dtype=pl.Int64)
     vectors = _float32(batch.column(1), (widths == dim).fill_null(False), dim)
-    finite = pl.Series(np.isfinite(vectors).all(axis=1))
+    with np.errstate(over="ignore", under="ignore"):
+        squares = np.einsum("rd,rd->r", vectors, vectors)
     ids, refused = _ids(batch, first)
     rows = pl.DataFrame(
         {
             "row": pl.int_range(first, first + batch.num_rows, dtype=pl.Int64, eager=True),
             "item_id": ids,
             "width": widths,
-            "finite": finite,
-            "zero": pl.Series(~vectors.any(axis=1)),
+            "finite": pl.Series(np.isfinite(squares)),
+            "zero": pl.Series(squares < SMALLEST),
+            "beyond": pl.Series(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)),
         }
     ).with_columns(reason=_reason(dim), detail=_detail(dim))
     good = rows["width"].is_not_null() & rows["reason"].is_null() & ids.is_not_null()
@@ -69,7 +74,15 @@ def _reason(dim: int) -> pl.Expr:
 
 def _detail(dim: int) -> pl.Expr:
     other = pl.col("width").is_not_null() & (pl.col("width") != dim)
-    return pl.when(other).then(pl.format(f"width {{}} instead of {dim}", "width"))
+    beyond = "32-bit floats cannot hold its length"
+    return (
+        pl.when(other)
+        .then(pl.format(f"width {{}} instead of {dim}", "width"))
+        .when(pl.col("beyond") & ~pl.col("finite"))
+        .then(pl.lit(f"too large: {beyond}"))
+        .when(pl.col("beyond") & pl.col("zero"))
+        .then(pl.lit(f"too small: {beyond}"))
+    )
 
 
 def _float32(column: pa.Array, fitting: pl.Series, dim: int) -> Matrix:

@@ -1,17 +1,20 @@
 """A `.npy` matrix with its ids beside it, as parts of a source of given vectors."""
 
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.given.part import VectorPart, faults_named
 from pipelines.sources.row import SourceError
+from pipelines.sources.source_spec import CsvSpec
+from pipelines.sources.text.csv_dialect import HEAD_BYTES, dialect_of, other_settings
+from pipelines.sources.text.csv_rows import csv_rows
 from pipelines.spec import GivenSpec
 
 PART_ROWS = 1 << 16
@@ -71,8 +74,18 @@ def _read_ids(where: str, spec: GivenSpec) -> pa.Array:
 
 
 def _csv_ids(path: Path, column: str) -> pa.Array:
-    separator = "\t" if path.suffix == ".tsv" else ","
-    try:
-        return pl.read_csv(path, columns=[column], infer_schema=False, separator=separator)[column].to_arrow()
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(str(error)) from error
+    """Return the cells of a column, by the rules of a catalogue's CSV; raise an error for a row that breaks them."""
+    data, file, plain = path.read_bytes(), str(path), CsvSpec()
+    head = data[:HEAD_BYTES]
+    if found := other_settings(head, file, plain, "items", every_column=False):
+        told = ", ".join(f"{name} is {value!r}" for name, value in found.items())
+        raise ValueError(f"its {told}, and ids are read with commas, or tabs in .tsv, as UTF-8")
+    dialect = dialect_of(head, file, plain, "items", every_column=False)
+    ids = []
+    for row in csv_rows(io.BufferedReader(io.BytesIO(data)), file, dialect, frozenset({column}), {column}):
+        if row.reason:
+            raise ValueError(f"{row.reason}: {row.detail}")
+        if column not in row.values:
+            raise ValueError(f"it has no column {column!r}; there are {', '.join(row.values)}")
+        ids.append(row.values[column])
+    return pa.array(ids, pa.string())

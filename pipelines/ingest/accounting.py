@@ -30,7 +30,8 @@ from storage.schemas import SOURCES
 class IngestedSource:
     """Outcome of one file. `stages` holds its counts: of rows, and for a catalogue of pictures and attributes too.
 
-    `unread_pictures` counts pictures that are named but not requested by the recipe.
+    `unread_pictures` counts pictures that are named but not requested by the recipe. `lost` are columns that items of
+    the file had a value in before, and have no more.
     """
 
     source: Source
@@ -38,6 +39,7 @@ class IngestedSource:
     mapping: str
     stages: list[Counts]
     unread_pictures: int = 0
+    lost: tuple[str, ...] = ()
 
 
 def mapping_hash(spec: BaseModel) -> str:

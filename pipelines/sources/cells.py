@@ -37,8 +37,8 @@ depends on the caller.
 MOST_ID_CHARACTERS = 1 << 14
 """With a longer id, an event that waits for its item would not fit into the quarantine payload."""
 INT32 = range(-(2**31), 2**31)
-SHORTENED = re.compile(r"\d\.\d+E\+\d{2,}", re.IGNORECASE)
-"""A long number as spreadsheets show it, and save it to CSV: without its last digits."""
+SHORTENED = re.compile(r"[+-]?\d(?:[.,]\d+E\+\d{2,}|E\+(?:1[1-9]|[2-9]\d))", re.IGNORECASE)
+"""A long number as spreadsheets show it, and save it to CSV, from 12 digits on: without its last digits."""
 _UNSEEN = "\0\u200b\u200c\u200d\u2060\ufeff"
 """Characters stripped from the ends of an id, besides blanks: padding, joiners, and byte order marks."""
 COMMA_NUMBER = re.compile(r"[+-]?\d*(\.\d{3})*,\d+")
@@ -113,13 +113,15 @@ def is_null_word(text: str) -> bool:
 
 
 def identifier(value: Any, column: str) -> str | None:
-    """Return an id as text: a float without a fraction is the integer, bytes are UTF-8, a null word is None."""
+    """Return an id as text: a number without a fraction is the integer, bytes are UTF-8, a null word is None."""
     if is_absent(value):
         return None
-    if isinstance(value, list | tuple | dict | set):
+    if isinstance(value, list | tuple | dict | set | bool):
         raise Refused(Reason.NOT_AN_ID, f"{column} = {shown(value)} is a {type(value).__name__}")
     if isinstance(value, float) and abs(value) >= exact_below(value):
         raise Refused(Reason.NOT_AN_ID, f"{column} = {value!r} is a floating-point number that holds no exact integer")
+    if isinstance(value, Decimal) and value == value.to_integral_value():
+        value = f"{value:.0f}"
     found = text(value, column).strip(_UNSEEN).strip()
     if SHORTENED.fullmatch(found):
         raise Refused(Reason.NOT_AN_ID, f"{column} = {found!r} is a number of which a spreadsheet cut the last digits")
@@ -220,6 +222,8 @@ def _text(value: Any, column: str) -> str:
         value = _decoded(value, column)
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # an integer column with missing values is read as floats
+    if isinstance(value, Decimal):
+        value = f"{value:f}"  # zero with ten digits behind the point would be written 0E-10
     found = _json(value, column) if isinstance(value, dict) else str(value).strip()
     _check_utf8(found, column)
     return found
@@ -227,7 +231,7 @@ def _text(value: Any, column: str) -> str:
 
 def _json(value: dict[str, Any], column: str) -> str:
     def plain(inner: Any) -> str:
-        return _text(inner, column) if isinstance(inner, Unreadable) else str(inner)
+        return _text(inner, column) if isinstance(inner, Unreadable | Decimal) else str(inner)
 
     return json.dumps(value, sort_keys=True, default=plain)
 

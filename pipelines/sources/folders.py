@@ -1,5 +1,6 @@
 """Conventions of folders: hidden files, tables that must not be read file by file, and values in folder names."""
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -50,8 +51,14 @@ def local_entries(folder: str, above: frozenset[str] = frozenset()) -> Iterator[
     """
     chain = above | {os.path.realpath(folder)}
     for entry in os.scandir(folder):
-        if not entry.is_dir():
-            yield entry.path, entry.is_file() and _is_utf8(entry.path)
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            is_folder = is_file = False  # links that lead to each other, and so to nothing
+        if not is_folder:
+            yield entry.path, is_file and _is_utf8(entry.path)
         elif os.path.realpath(entry.path) not in chain:
             yield from local_entries(entry.path, chain)
 
@@ -145,5 +152,5 @@ def folder_columns(path: str) -> tuple[tuple[str, str | None], ...]:
         name, separator, value = part.partition("=")
         if not (separator and name):
             break
-        found.append((unquote(name), None if value == NULL_PARTITION else unquote(value)))
+        found.append((unquote(name), None if value == NULL_PARTITION else unquote(value, errors="surrogateescape")))
     return tuple(reversed(found))

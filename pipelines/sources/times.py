@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
 
-from pipelines.sources.cells import Refused, Single, Unreadable, is_absent, is_null_word, shown, text
+from pipelines.sources.cells import SHORTENED, Refused, Single, Unreadable, is_absent, is_null_word, shown, text
 from storage.reasons import Reason
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
@@ -69,15 +69,27 @@ def _from_text(found: str, column: str, unit: TimeUnit) -> datetime | None:
     if unit == "auto":
         _refuse_doubtful(number, found, column)
         unit = unit_of(number)
+    if SHORTENED.fullmatch(found) and _last_digit(found) > PER_SECOND[unit]:
+        detail = f"{column} = {shown(found)} is a number without its last digits: export it in full, or write a date"
+        raise Refused(Reason.EVENT_TIME_INVALID, detail)
     if unit == "ns":  # a float does not hold all of its digits
         return EPOCH + timedelta(microseconds=int(Decimal(found)) // 1000)
     return EPOCH + timedelta(seconds=number / PER_SECOND[unit])
 
 
+def _last_digit(found: str) -> float:
+    """Return what one more in the last digit of a finite number adds to it."""
+    mantissa, _, power = found.lower().partition("e")
+    return 10.0 ** (int(power or 0) - len(mantissa.partition(".")[2]))
+
+
 def _iso(found: str) -> datetime:
     if _ZONED_DAY.fullmatch(found):
         raise ValueError(found)  # the zone would be parsed as the time of day
-    parsed = datetime.fromisoformat(_WORD_UTC.sub("", found))
+    bare = _WORD_UTC.sub("", found)
+    parsed = datetime.fromisoformat(bare)
+    if parsed.utcoffset() and bare != found:
+        raise ValueError(found)  # two zones that contradict each other
     return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 

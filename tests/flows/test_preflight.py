@@ -215,6 +215,14 @@ def test_a_check_against_a_lake_that_is_not_there_says_so(
     assert "there is no lake at" in capsys.readouterr().err
 
 
+def test_a_check_of_a_catalogue_that_cannot_be_read_does_not_ask_for_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "items.csv").write_text("item_id;title\n1;a\n")
+    assert run_command(["recipe", "check", "--quick", "--items", str(tmp_path / "items.csv")]) == 1
+    assert capsys.readouterr().out.count("error: ") == 1
+
+
 def test_a_check_without_a_catalogue_asks_for_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["recipe", "check", "--quick"]) == 1
     assert "error: there is no catalogue: give one with --items PATH\n" in capsys.readouterr().out

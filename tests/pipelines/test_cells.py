@@ -25,6 +25,7 @@ from pipelines.sources.cells import (
     boolean,
     identifier,
     read_cell,
+    text,
 )
 from pipelines.sources.files import find_sources
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
@@ -240,7 +241,21 @@ def test_an_id_is_the_text_of_its_cell_and_a_null_word_is_none(cell: Any, found:
     assert read_cell({"id": cell}, "id", identifier) == found
 
 
-@pytest.mark.parametrize("cell", [[1], {"a": 1}, float("inf"), 2.0**60, "x" * 20_000])
+def test_a_decimal_is_read_as_other_numbers_and_never_with_an_exponent() -> None:
+    zero, price = Decimal("0E-10"), Decimal("5.3000")
+    assert [identifier(cell, "id") for cell in (Decimal("17.0000000000"), zero, Decimal("1.50"))] == ["17", "0", "1.50"]
+    assert [text(cell, "price") for cell in (zero, price)] == ["0.0000000000", "5.3000"]
+    assert text({"price": zero}, "offer") == '{"price": "0.0000000000"}'
+
+
+@pytest.mark.parametrize("cell", ["1.23E+11", "1,23E+11", "-1.2e+12", "1E+11"])
+def test_a_number_that_a_spreadsheet_shortened_is_no_id(cell: str) -> None:
+    with pytest.raises(Refused, match=r"not_an_id: id = .*cut the last digits"):
+        identifier(cell, "id")
+    assert identifier("1E+03", "id") == "1E+03"
+
+
+@pytest.mark.parametrize("cell", [[1], {"a": 1}, True, float("inf"), 2.0**60, "x" * 20_000])
 def test_a_cell_that_is_no_id_is_refused(cell: Any) -> None:
     with pytest.raises(Refused, match=r"not_an_id: id = "):
         identifier(cell, "id")

@@ -249,6 +249,14 @@ def test_a_file_that_is_utf8_after_all_is_not_read_in_the_encoding_that_is_decla
         read(path, encoding=encoding)
 
 
+def test_a_byte_order_mark_shows_that_a_text_is_utf8_after_all(tmp_path: Path) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text("item_id,title\n1,mug\n", encoding="utf-8-sig")
+    with pytest.raises(SourceError, match="the text is UTF-8, but the recipe declares cp1252"):
+        read(path, encoding="cp1252")
+    assert [row.values for row in read(path, encoding="utf-8")] == [{"item_id": "1", "title": "mug"}]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "cp1252"])
 def test_an_empty_file_is_of_any_encoding(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "items.csv"

@@ -1,5 +1,6 @@
 """A Delta table as a source: after each reading the catalogue is what the table holds, deleted rows among it."""
 
+import json
 from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -144,3 +145,20 @@ def test_a_table_with_half_a_log_entry_is_refused_in_one_line(tmp_path: Path) ->
     with pytest.raises(SourceError, match=r"table cannot be read: .*name an older version of it") as refused:
         read(Lake(str(tmp_path / "lake")), str(tmp_path / "table"))
     assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("feature", ["deletionVectors", "v2Checkpoint", "columnMapping"])
+def test_a_table_with_a_feature_that_is_not_read_is_not_called_damaged(tmp_path: Path, feature: str) -> None:
+    path = tmp_path / "table"
+    write_deltalake(str(path), rows(a="mug"))
+    log = path / "_delta_log" / "00000000000000000000.json"
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    for entry in entries:
+        if "protocol" in entry:
+            entry["protocol"] = {"minReaderVersion": 3, "minWriterVersion": 7}
+            entry["protocol"] |= {"readerFeatures": [feature], "writerFeatures": [feature]}
+        elif "metaData" in entry and feature == "columnMapping":
+            entry["metaData"]["configuration"] = {"delta.columnMapping.mode": "name"}
+    log.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    with pytest.raises(SourceError, match=r"cannot be read.*Take that feature off the table, or write its"):
+        read(Lake(str(tmp_path / "lake")), str(path))

@@ -224,6 +224,14 @@ def test_of_a_damaged_parquet_file_the_other_row_groups_are_read_and_every_lost_
     assert by_reason(lake) == {Reason.UNREADABLE_PARQUET: 1}
 
 
+def test_a_folder_name_whose_escapes_are_no_utf8_gives_no_made_up_value(tmp_path: Path) -> None:
+    path = tmp_path / "items" / "item_id=caf%E9" / "a.jsonl"
+    write(path, '{"title": "mug"}\n')
+    lake = Lake(str(tmp_path / "lake"))
+    ingest_items(lake, find_sources(str(path), ItemsSpec().from_folders)[0], ItemsSpec(), NOW, WHO)
+    assert by_reason(lake) == {Reason.INVALID_UTF8: 1}
+
+
 def test_links_are_followed_and_those_in_a_circle_and_to_nothing_end_no_run(tmp_path: Path) -> None:
     folder = tmp_path / "items"
     write(folder / "a.jsonl")
@@ -235,13 +243,14 @@ def test_links_are_followed_and_those_in_a_circle_and_to_nothing_end_no_run(tmp_
         (folder / "two" / f"up{number}").symlink_to(folder / "one")
     (folder / "far").symlink_to(tmp_path / "elsewhere")
     (folder / "gone.jsonl").symlink_to("nowhere")
+    (folder / "ring.jsonl").symlink_to("ring.jsonl")
     (folder / "gone.jpg").symlink_to("nowhere")
     os.mkfifo(folder / "pipe.csv")
     _, path, found = find_files(str(folder))
     once = {Path(each).resolve() for each in found.read}
     assert {each.name for each in once} == {"a.jsonl", "b.jsonl", "c.jsonl", "d.jsonl"}
     assert len(found.read) < 50
-    assert names(folder, found.left_out) == ["gone.jsonl", "pipe.csv"]
+    assert names(folder, found.left_out) == ["gone.jsonl", "pipe.csv", "ring.jsonl"]
     assert "links to nothing" in found.warning(path)
     with pytest.raises(SourceError, match="is not a regular file"):
         find_files(str(folder / "pipe.csv"))

@@ -88,8 +88,8 @@ WAYS: dict[str, Callable[[Path, Any, list[str]], GivenSpec]] = {
 }
 CELLS = [  # Delta has no float16
     (np.float16, st.floats(width=16, allow_nan=False, allow_infinity=False)),
-    (np.float32, st.floats(width=32, allow_nan=False, allow_infinity=False)),
-    (np.float64, st.floats(-1e30, 1e30)),
+    (np.float32, st.floats(-(2.0**60), 2.0**60, width=32)),
+    (np.float64, st.floats(-1e18, 1e18)),
     (np.int8, st.integers(-128, 127)),
 ]
 
@@ -236,6 +236,30 @@ def test_ids_of_a_matrix_lie_beside_it(tmp_path: Path, kind: str) -> None:
     lake = Lake(str(tmp_path / "lake"))
     read(lake, GivenSpec(path=str(tmp_path / "m.npy"), ids=str(path)), "1", "2")
     assert stored(lake) == {"1": np.float32([1, 0]).tobytes(), "2": np.float32([0, 1]).tobytes()}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,item_id\nred, small,1\nb,2\n", "malformed_row: line 2: 3 cells, the header has 2"),
+        ("item_id,item_id\n1,8\n2,9\n", "its header has 'item_id' twice"),
+        ("item_id;name\n1;a\n2;b\n", "its delimiter is ';'"),
+        ("id\n1\n2\n", "it has no column 'item_id'; there are id"),
+        ('name,item_id\n"red,1\nb,2\n', "unpaired_quote: line 2"),
+    ],
+)
+def test_a_csv_of_ids_that_is_torn_is_refused_as_a_catalogue_would_be(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "ids.csv").write_text(text)
+    np.save(tmp_path / "m.npy", np.eye(2))
+    with pytest.raises(SourceError, match=message):
+        open_given("mine", GivenSpec(path=str(tmp_path / "m.npy"), ids=str(tmp_path / "ids.csv")))
+
+
+def test_a_vector_whose_length_32_bit_floats_cannot_hold_is_refused(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    values = np.array([[3e37, 3e37], [1e-25, 0], [1e18, 1e18], [1e-18, 0]])
+    counts = read(lake, parquet(tmp_path / "a.parquet", ["a", "b", "c", "d"], lists(values)), "a", "b", "c", "d")
+    assert (counts["given_vector_not_finite"], counts["given_vector_zero"], list(stored(lake))) == (1, 1, ["c", "d"])
 
 
 def bad_sources(folder: Path) -> dict[str, tuple[GivenSpec, str]]:

@@ -69,6 +69,8 @@ def test_numbers_are_finite_and_positions_fit_in_32_bits() -> None:
         (1_569_888_000_000, "2019-10-01 00:00:00"),
         (1_569_888_000_000_000, "2019-10-01 00:00:00"),
         (1_569_888_000_123_456_789, "2019-10-01 00:00:00.123456"),
+        ("1.569888000123E+12", "2019-10-01 00:00:00.123000"),
+        (1.569888e12, "2019-10-01 00:00:00"),
     ],
 )
 def test_times_in_words_and_numbers_of_every_unit_are_read(cell: Any, told: str) -> None:
@@ -90,6 +92,10 @@ def test_times_in_words_and_numbers_of_every_unit_are_read(cell: Any, told: str)
         (True, "accepted are 2026-09-01"),
         ([1], "accepted are 2026-09-01"),
         (10**40, "accepted are 2026-09-01"),
+        ("2024-01-01T00:00:00+02:00 UTC", "accepted are 2026-09-01"),
+        ("1.70E+12", "without its last digits"),
+        ("1.704067E+09", "without its last digits"),
+        ("1.7e+18", "without its last digits"),
         (datetime.max.replace(tzinfo=UTC).isoformat().replace("+00:00", "-01:00"), "accepted are 2026-09-01"),
     ],
 )
@@ -103,6 +109,8 @@ def test_a_unit_that_is_declared_is_taken_at_its_word() -> None:
     assert utc_time(20220408, "ts", "s") == datetime(1970, 8, 23, 0, 46, 48, tzinfo=UTC)
     assert utc_time("5000", "ts", "ms") == datetime(1970, 1, 1, 0, 0, 5, tzinfo=UTC)
     assert utc_time(5_000_999, "ts", "ns") == datetime(1970, 1, 1, 0, 0, 0, 5000, tzinfo=UTC)
+    with pytest.raises(Refused, match="without its last digits"):
+        utc_time("1.70E+12", "ts", "ms")
 
 
 @given(st.datetimes(datetime(1990, 1, 2), datetime(2100, 1, 1)), st.sampled_from(["s", "ms", "us"]))

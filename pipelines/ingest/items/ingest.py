@@ -21,6 +21,7 @@ from pipelines.ingest.accounting import (
 )
 from pipelines.ingest.hash_set import SeenHashes
 from pipelines.ingest.items.columns import Parsed, parse
+from pipelines.ingest.items.lost import lost_columns
 from pipelines.ingest.items.rows import pictures_of, subject_of
 from pipelines.ingest.parts import bounds, parsed_ahead, row_count, rows_at
 from pipelines.ingest.pictures.fetch import TRANSIENT
@@ -58,10 +59,13 @@ def ingest_items(
     reader = _Reader(lake, source, spec)
     counts = reader.row_counts
     refused: set[str] = set()
+    lost: tuple[str, ...] | None = None
     for part, parsed in parsed_ahead(source, spec, CHUNK_ROWS, lambda part: parse(part, spec)):
         with naming(source, *bounds(part)):
             items, rejects = reader.accepted(part, parsed)
             written = _write(lake, partial(_new_or_changed, lake, reader.fresh(items), arrived_at), provenance)
+            if lost is None and (written["revision"] > 0).any():
+                lost = lost_columns(lake, written, spec)
             counts.out += len(written)
             counts.unchanged += len(items) - len(written)
             quarantine(lake, rejects, provenance)
@@ -72,7 +76,7 @@ def ingest_items(
     stages = [counts.check(), reader.image_counts.check(), reader.attribute_counts.check()]
     read = [stage for stage in stages if stage is not reader.image_counts or reader.with_pictures]
     close_superseded(lake, source, read, refused, provenance)
-    return IngestedSource(source, "items", mapping_hash(spec), stages, reader.unread_pictures)
+    return IngestedSource(source, "items", mapping_hash(spec), stages, reader.unread_pictures, lost or ())
 
 
 class _Reader:

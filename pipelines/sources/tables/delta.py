@@ -20,6 +20,8 @@ from storage.errors import in_one_line
 
 KIND = "delta"
 _ADDRESS = re.compile(r"(?P<table>.*?)/*(?:@v(?P<version>\d+))?(?P<whole>\+all)?", re.DOTALL)
+_FEATURE = re.compile(r"reader features|Feature '|column mapping", re.IGNORECASE)
+"""What the library says of a table with a feature that it does not read."""
 
 
 @dataclass(frozen=True)
@@ -107,10 +109,12 @@ def _unreadable(path: str, version: int | None, error: Exception) -> SourceError
             f"has, or {path} alone for the newest."
         )
     at = "" if version is None else f" at version {version}"
-    return SourceError(
-        f"the Delta table {path} cannot be read{at}: {in_one_line(error).rstrip('.')}. If its log is damaged, repair "
-        f"the table, or name an older version of it ({path}@v12)."
-    )
+    remedy = f"If its log is damaged, repair the table, or name an older version of it ({path}@v12)."
+    if _FEATURE.search(str(error)):
+        remedy = (
+            "Take that feature off the table, or write its current rows to a table without it or to a Parquet file."
+        )
+    return SourceError(f"the Delta table {path} cannot be read{at}: {in_one_line(error).rstrip('.')}. {remedy}")
 
 
 def _newest(path: str) -> int | None:

@@ -133,7 +133,11 @@ def other_encoding(head: bytes) -> str | None:
 
 def _is_rather_utf8(head: bytes, encoding: str) -> bool:
     """Return whether a text that is declared to be of another encoding is clearly UTF-8."""
-    if not head or b"\0" in head or Dialect(encoding, "", "", "").is_utf8:
+    if not head or Dialect(encoding, "", "", "").is_utf8:
+        return False
+    if head.startswith(codecs.BOM_UTF8):
+        return True
+    if b"\0" in head:
         return False
     lines = head.split(b"\n")
     beyond = [line for line in lines[:-1] or lines if not line.isascii()]
