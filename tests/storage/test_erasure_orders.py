@@ -444,6 +444,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         patch.setattr(commit, "MOST_FILES", 3)
         patch.setattr(rewritten_log, "LOADING_S", 0)
         patch.setattr(copying, "THREADS", 1)
+        patch.setattr(os, "fsync", lambda _: None)  # the machine goes on after all kills of this test
         world = World(Lake(str(tmp_path_factory.mktemp("begun") / "lake")), Account())
         with hooked(patch, world):
             for number in range(5):
