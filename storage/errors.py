@@ -7,7 +7,7 @@ LakeError
 ├── LakeFormat          this program does not read or write the lake's format version
 ├── SchemaMismatch      rows do not match the schema of their table
 ├── CommitConflict      other writers won more races than we retry
-├── ErasedMeanwhile     rows were erased that a run may have read before it began
+├── ErasedMeanwhile     rows are being erased, or were erased that a run may have read before it began
 ├── LeaseTaken          another run of the kind holds the lease for longer than this one waits
 ├── LeaseLost           another run took the lease over, because this one gave no sign of life
 ├── LineageBroken       a candidate would go back in time behind its parent
@@ -68,7 +68,7 @@ class CommitConflict(LakeError):
 
 
 class ErasedMeanwhile(LakeError):
-    """Raised when a run begins and rows were erased that it may have read before."""
+    """Raised where rows are being erased, or were erased since they may have been read."""
 
 
 class LeaseTaken(LakeError):

@@ -7,6 +7,7 @@ files go. A kill at any point leaves a lake whose versions can all be read; the 
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -29,6 +30,7 @@ from storage.releases.releases import recorded_releases, releases
 from storage.retention.garbage import ALERTS, BLOBS, ERASING, RUN_LOGS, pictures
 from storage.retention.policy import running_runs
 from storage.retention.tables import drafts
+from storage.runs.log_lease import changing_logs
 from storage.schemas import TABLES
 
 TEXTS = (RUN_LOGS, "beats", ALERTS)
@@ -75,23 +77,25 @@ def erase(lake: Lake, subjects: Subjects, reason: str, provenance: Provenance, w
     """Take users and items out of a lake. Safe beside runs, to be killed at any point, and to be run again.
 
     Raise NotErased if runs that were running have not ended after `wait_s` seconds: all versions are clean then, and
-    former files are still there. Raise DataCorrupt if the lake is damaged.
+    former files are still there. Raise LeaseTaken if another erasure, or a `lake gc`, goes on for so long. Raise
+    DataCorrupt if the lake is damaged.
     """
     cleaners = _cleaners(lake, subjects)
-    held = _held(lake, cleaners, subjects)
-    wanted = Wanted(subjects.users, subjects.items)
-    erasure = begin_erasure(lake, wanted, held.seen, subjects.texts.without(reason), provenance)
-    texts = _clean_all(lake, cleaners, subjects, provenance)
-    record_pass(lake, erasure, provenance)
-    until = time.monotonic() + wait_s
-    if _running(lake):
-        _wait(lake, until)
-        texts += _clean_all(lake, cleaners, subjects, provenance)
+    with changing_logs(lake, provenance, wait_s):
+        held = _held(lake, cleaners, subjects)
+        wanted = Wanted(subjects.users, subjects.items)
+        erasure = begin_erasure(lake, wanted, held.seen, subjects.texts.without(reason), provenance)
+        texts = _clean_all(lake, cleaners, subjects, provenance)
         record_pass(lake, erasure, provenance)
-    files = _remove_former(lake, cleaners, until)
-    blobs = _remove_blobs(lake, until) if subjects.items else 0
-    _remove_drafts(lake, until)
-    end_erasure(lake, erasure, provenance)
+        until = time.monotonic() + wait_s
+        if _running(lake):
+            _wait(lake, until)
+            texts += _clean_all(lake, cleaners, subjects, provenance)
+            record_pass(lake, erasure, provenance)
+        files = _remove_former(lake, cleaners, until)
+        blobs = _remove_blobs(lake, until) if subjects.items else 0
+        _remove_drafts(lake, until)
+        end_erasure(lake, erasure, provenance)
     return Erased(held, files, texts, blobs)
 
 
@@ -201,7 +205,8 @@ def _remove_former(lake: Lake, cleaners: Mapping[str, TableCleaner], until: floa
     for table, former, unfinished in _when_quiet(lake, until, listing):
         count += cleaners[table].remove(former)
         for path in unfinished:
-            lake.table_files(table).delete(path)
+            with suppress(FileNotFoundError):  # its writer ended it
+                lake.table_files(table).delete(path)
     return count
 
 
@@ -219,7 +224,8 @@ def _remove_drafts(lake: Lake, until: float) -> None:
         return [each.path for folder in folders for each in drafts(lake.files.found(folder), now_ms)]
 
     for path in _when_quiet(lake, until, listing):
-        lake.files.delete(path)
+        with suppress(FileNotFoundError):  # its writer ended it
+            lake.files.delete(path)
 
 
 def _remove_blobs(lake: Lake, until: float) -> int:

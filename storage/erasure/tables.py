@@ -6,6 +6,8 @@ all versions. The former file is deleted later, when nobody reads it. The log ma
 deleted, with the least and the greatest item it had; these bounds go too.
 """
 
+from contextlib import suppress
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -29,19 +31,28 @@ class TableCleaner:
         self._lake, self._table, self._subjects = lake, table, subjects
         self._files, self._spec = lake.table_files(table), TABLES[table]
         self._counted = dict[str, int]()
+        self._made = dict[str, Successor]()
 
     def held(self) -> dict[str, int]:
         """Return the data files that hold rows to erase, named by the log or not, with the number of these rows."""
         columns = self._subjects.columns(self._table)
         if columns == []:
             return {}
+        there = set[str]()
         for each in self._files.found():
-            if each.path.endswith(".parquet") and "_delta_log" not in each.path and each.path not in self._counted:
-                self._counted[each.path] = self._subjects.without(self._table, self._read(each.path, columns))[1]
-        return {path: rows for path, rows in self._counted.items() if rows}
+            if each.path.endswith(".parquet") and "_delta_log" not in each.path:
+                with suppress(FileNotFoundError):  # of a join that lost a race, which deleted it
+                    if each.path not in self._counted:
+                        rows = self._read(each.path, columns)
+                        self._counted[each.path] = self._subjects.without(self._table, rows)[1]
+                    there.add(each.path)
+        return {path: rows for path, rows in self._counted.items() if rows and path in there}
 
     def clean(self, provenance: Provenance) -> dict[str, int]:
         """Put successors in the place of all files that hold something; return these files, as `held` does.
+
+        A join that was decided before may commit meanwhile. It then removes a file whose successor is in its place: the
+        next attempt finds the removal, and removes the successor too.
 
         Safe to rerun after a kill. Raise CommitConflict after ATTEMPTS lost races.
         """
@@ -50,11 +61,16 @@ class TableCleaner:
             held = self.held()
             if not held and not self._in_bounds:
                 return {}
-            named = named_files(Log(self._files, self._table))
+            log = Log(self._files, self._table)
+            named = named_files(log)
+            removed = frozenset().union(*(entry.removed for entry in log.entries.values()))
             gone = named - {each.path for each in self._files.found()} if self._in_bounds else ()
-            made = {path: self._successor(path) for path in named & held.keys()}
-            replace_in_log(self._files, {**made, **dict.fromkeys(gone)})
-            if not held or mark(self._lake, handle, self._table, provenance):
+            try:
+                made = {path: self._successor(path) for path in (named | removed) & held.keys()}
+            except FileNotFoundError:  # of a join that lost a race
+                continue
+            changed = replace_in_log(self._files, {**made, **dict.fromkeys(gone)})
+            if not (held or changed) or mark(self._lake, handle, self._table, provenance):
                 return held
         raise CommitConflict(
             f"table {self._table!r} of the lake {self._lake.uri}: other runs committed first in each of {ATTEMPTS} "
@@ -70,19 +86,24 @@ class TableCleaner:
         """Delete former files that no version names; return how many were there."""
         gone = set(paths) - named_files(Log(self._files, self._table))
         for path in gone:
-            self._files.delete(path)
+            with suppress(FileNotFoundError):  # of a join that lost a race
+                self._files.delete(path)
             del self._counted[path]
         return len(gone)
 
     def _successor(self, path: str) -> Successor:
-        rows, _ = self._subjects.without(self._table, self._read(path, None))
-        made = write_file(self._files, self._spec, {}, rows, f"erased:{path}")
-        return Successor(made.path, made.size, made.modification_time, made.stats)
+        if path not in self._made:
+            rows, _ = self._subjects.without(self._table, self._read(path, None))
+            made = write_file(self._files, self._spec, {}, rows, f"erased:{path}")
+            self._made[path] = Successor(made.path, made.size, made.modification_time, made.stats)
+        return self._made[path]
 
     def _read(self, path: str, columns: list[str] | None) -> pa.Table:
         try:
             with self._files.filesystem.open_input_file(path) as stream:
                 return pq.ParquetFile(stream).read(columns)
+        except FileNotFoundError:
+            raise
         except (OSError, pa.ArrowException) as error:
             raise DataCorrupt(
                 f"the data file {self._files.uri}/{path} cannot be read ({error}), so it is not known whether it holds "

@@ -40,17 +40,19 @@ class Successor:
     stats: str
 
 
-def replace_in_log(files: Files, successors: Successors) -> None:
-    """Replace data files in the log of a table. Safe to rerun after a kill."""
+def replace_in_log(files: Files, successors: Successors) -> bool:
+    """Replace data files in the log of a table; return whether it changed. Safe to rerun after a kill."""
     names = sorted((each.name for each in files.found(LOG)), reverse=True)
     entries = [name for name in names if ENTRY.fullmatch(name)]
-    if sum(_rewrite(files, name, lambda action: _removing(action, successors)) for name in entries):
+    changed = sum(_rewrite(files, name, lambda action: _removing(action, successors)) for name in entries)
+    if changed:
         time.sleep(LOADING_S)
     for name in names:
         if ENTRY.fullmatch(name):
-            _rewrite(files, name, lambda action: _adding(action, successors))
+            changed += _rewrite(files, name, lambda action: _adding(action, successors))
         elif CHECKPOINT.fullmatch(name):
-            _rewrite_checkpoint(files, name, successors)
+            changed += _rewrite_checkpoint(files, name, successors)
+    return changed > 0
 
 
 def _rewrite(files: Files, name: str, change: Callable[[Action], list[Action]]) -> bool:
@@ -105,25 +107,28 @@ def _put(file: Action, successor: Successor) -> Action:
     return {**file, "path": successor.path, "size": successor.size}
 
 
-def _rewrite_checkpoint(files: Files, name: str, successors: Successors) -> None:
+def _rewrite_checkpoint(files: Files, name: str, successors: Successors) -> bool:
+    """Rewrite a checkpoint; return whether it changed."""
     data = files.read(f"{LOG}/{name}")
     stored = pq.read_table(io.BytesIO(data))
     rows = stored.to_pylist()
-    after = [_checkpointed(row, successors) for row in rows]
+    after = _standing([_checkpointed(row, successors) for row in rows])
     if after == rows:
-        return
+        return False
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(after, schema=stored.schema), sink, compression="snappy")
     written = bytes(sink.getvalue())
     version = int(name.split(".")[0])
     trim = read_trim(files)
     trimmed = replace(trim, checkpoints={**trim.checkpoints, version: sha256(written)})
+    others = {each: digest for each, digest in trim.former.items() if each != version}
     if version in trim.checkpoints:  # until the new one is written, the former one is right too
-        write_trim(files, replace(trimmed, former={version: sha256(data)}))
+        write_trim(files, replace(trimmed, former={**others, version: sha256(data)}))
     files.write(f"{LOG}/{name}", written)
     if version in trim.checkpoints:
-        write_trim(files, trimmed)
+        write_trim(files, replace(trimmed, former=others))
     _resize(files, version, len(written))
+    return True
 
 
 def _checkpointed(row: dict[str, Any], successors: Successors) -> dict[str, Any]:
@@ -135,6 +140,15 @@ def _checkpointed(row: dict[str, Any], successors: Successors) -> dict[str, Any]
         removed, successor = {**row["remove"], "stats": None}, successors[path]
         return {**row, "remove": removed if successor is None else _put(removed, successor)}
     return row
+
+
+def _standing(rows: list[Action]) -> list[Action]:
+    """Return the rows of a checkpoint without additions of files that it says are removed.
+
+    It has such rows if a join removed a file after its successor took its place.
+    """
+    removed = {row["remove"]["path"] for row in rows if row["remove"] is not None}
+    return [row for row in rows if row["add"] is None or row["add"]["path"] not in removed]
 
 
 def _resize(files: Files, version: int, size: int) -> None:

@@ -14,7 +14,7 @@ from itertools import chain
 import pyarrow as pa
 
 from storage.commit import Provenance, swap, take_out
-from storage.errors import DataCorrupt, LakeFormat, LakeNotFound
+from storage.errors import DataCorrupt, ErasedMeanwhile, LakeFormat, LakeNotFound
 from storage.files.data_files import NAME
 from storage.files.store import Files
 from storage.files.table_log import Entry, Log, entry_path
@@ -30,7 +30,7 @@ from storage.releases.publishing import ROLLBACK
 from storage.releases.releases import PRODUCTION, read_release, recorded_releases
 from storage.releases.standing import retirements, standing_of
 from storage.retention.copying import Copied, copy_files, require_empty
-from storage.retention.garbage import BLOBS, old_sequences, pictures
+from storage.retention.garbage import BLOBS, erasing, old_sequences, pictures
 from storage.retention.tables import log_parts, trim_of
 from storage.schemas import TABLES
 
@@ -56,18 +56,22 @@ class Backup:
 def backup(lake: Lake, target: str, release: str, provenance: Provenance) -> Backup:
     """Copy a release with all that it pins to an empty place, beside running runs.
 
-    Raise LakeUnusable if the place is not empty, DataCorrupt if a file does not arrive as it was committed.
+    Raise LakeUnusable if the place is not empty, DataCorrupt if a file does not arrive as it was committed, and
+    ErasedMeanwhile beside an erasure, or after one that did not end.
     """
     if lake.format != FORMAT:
         raise LakeFormat(f"the lake {lake.uri} has format {lake.format or 'none'}: run `sidmill lake migrate` first.")
     require_complete(lake)
+    erasures = lake.version("erasures")
+    _require_no_erasure(lake, erasures)
     manifest = read_release(lake, release)
     model = _model_of(lake, manifest)
     releases = [manifest] if model is None else [manifest, read_release(lake, model.release)]
     copy = Lake(target)
     require_empty(copy.files, "a backup")
     write_format(copy.files, "lake backup")
-    others = _others(lake, {each.id for each in releases} | ({model.id} if model else set()))
+    staying = {each.id for each in releases} | ({model.id} if model else set())
+    others = _others(lake, staying)
     captured = dict[str, int]()
     for table in filter(lake.exists, reversed(TABLES)):  # what names rows before the rows
         captured[table] = _copy_table(lake, copy, table, releases, others, captured)
@@ -76,7 +80,9 @@ def backup(lake: Lake, target: str, release: str, provenance: Provenance) -> Bac
     for copied in copy_files(lake.files, copy.files, (f"{BLOBS}/{digest[:2]}/{digest}" for digest in blobs)):
         if copied.sha256 != copied.path[-64:]:
             raise DataCorrupt(f"the blob {lake.uri}/{copied.path} is damaged. Restore it before you make a backup.")
+    _require_no_erasure(lake, erasures)
     write_format(copy.files)
+    others = _others(Lake(target), staying)  # with those that a run recorded meanwhile
     _keep_only(Lake(target), Published(manifest.id, model.id if model else None), others, provenance)
     return _record(lake, copy.files, manifest, model)
 
@@ -108,6 +114,16 @@ def read_backup(files: Files) -> Backup:
         raise DataCorrupt(
             f"{files.uri}/{RECORD} is damaged, so the backup cannot be verified. Use another one."
         ) from error
+
+
+def _require_no_erasure(lake: Lake, version: int) -> None:
+    """Raise ErasedMeanwhile if an erasure has not ended, or table `erasures` is not at a version any more."""
+    if erasing(lake) or lake.version("erasures") != version:
+        raise ErasedMeanwhile(
+            f"`sidmill lake erase` takes rows out of the lake {lake.uri}, which the backup would hold: make it in an "
+            "empty place when the erasure has ended. One that was killed goes on with `sidmill lake erase --resume "
+            "--yes`."
+        )
 
 
 def _model_of(lake: Lake, manifest: Manifest) -> Model | None:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from storage.commit import Provenance, join_small, swap, take_out
-from storage.errors import LakeNotFound
+from storage.errors import ErasedMeanwhile, LakeNotFound
 from storage.files.trim import Trim, write_trim
 from storage.lake import Lake
 from storage.releases.completeness import require_complete
@@ -23,14 +23,17 @@ from storage.releases.models import recorded_models
 from storage.releases.pointers import require_pointers
 from storage.releases.releases import recorded_releases
 from storage.releases.standing import retirements, standing_of
-from storage.retention.garbage import TRAINING, Listing, Needs, old_sequences
+from storage.retention.garbage import TRAINING, Listing, Needs, erasing, old_sequences
 from storage.retention.policy import Kept, Policy, kept, running_runs
 from storage.retention.tables import Garbage
+from storage.runs.log_lease import changing_logs
 from storage.runs.record import RunSummary
 
 SEQUENCES = "sequences of retired releases"
 JOINED = ("items", "interactions", "vectors", "sids")
 """Tables in which every night leaves a file; those of bookkeeping tables are joined as they are written."""
+WAIT_S = 600.0
+"""Seconds to wait for an erasure or another `lake gc`; one that was killed elsewhere counts as dead much sooner."""
 TRAINS = ("bootstrap", "backfill", "train")
 """Kinds of runs that may go on from files below `training/`, however old."""
 
@@ -58,13 +61,26 @@ def collect(lake: Lake, policy: Policy, provenance: Provenance, remove: bool, no
     """Retire and remove what may go, or only say what would go.
 
     Safe beside runs and readers, to be killed at any point, and to be run again. Raise DataCorrupt, and remove nothing,
-    if a log is damaged or the lake lacks commits that it had.
+    if a log is damaged or the lake lacks commits that it had. Raise ErasedMeanwhile if an erasure did not end, and
+    LeaseTaken if one, or another `lake gc`, goes on for more than WAIT_S seconds.
     """
     if lake.format is None:
         raise LakeNotFound(f"there is no lake at {lake.uri}. Check --lake.")
     require_pointers(lake)
     require_complete(lake)
     now = now or datetime.now(UTC)
+    if not remove:
+        return _collect(lake, policy, provenance, remove, now)
+    with changing_logs(lake, provenance, WAIT_S):
+        if erasing(lake):
+            raise ErasedMeanwhile(
+                f"an erasure in the lake {lake.uri} did not end, so nothing was removed: run `sidmill lake erase "
+                "--resume --yes`, then this command again."
+            )
+        return _collect(lake, policy, provenance, remove, now)
+
+
+def _collect(lake: Lake, policy: Policy, provenance: Provenance, remove: bool, now: datetime) -> Collected:
     retired = _retire(lake, policy, provenance, now) if remove else _retiring(lake, policy, lake.read("pointers"), now)
     running = running_runs(lake, now)
     state = _State(lake, policy, now, retired, running)

@@ -146,6 +146,11 @@ class Listing:
                 yield from (Garbage("trainings that were abandoned", each.path, each.size) for each in files)
 
 
+def erasing(lake: Lake) -> bool:
+    """Return whether an erasure has not ended: entries and checkpoints of a log may name different files meanwhile."""
+    return any(each.name.endswith(".json") for each in lake.files.found(ERASING))
+
+
 def pictures(lake: Lake) -> set[str]:
     """Return the hashes of the pictures of all revisions of items."""
     found = set[str]()
