@@ -8,6 +8,7 @@ from prefect import flow
 from flows.inspect.collected import lines
 from flows.runtime.cancellation import report_cancelled
 from flows.runtime.run import open_run
+from learning.progress import progress_listener
 from storage.lake import Lake
 from storage.releases.releases import PRODUCTION, read_release
 from storage.retention.collect import collect
@@ -31,7 +32,8 @@ def gc(
     policy = Policy(keep, timedelta(hours=grace_hours))
     settings = recipe or read_release(Lake(lake), PRODUCTION).recipe
     with open_run("gc", lake, settings, {"keep": keep, "grace_hours": grace_hours}) as run:
-        found = collect(run.lake, policy, run.provenance(), remove=True)
+        with progress_listener(run.say):
+            found = collect(run.lake, policy, run.provenance(), remove=True)
         for line in lines(found, removed=True):
             run.say(f"  {line}")
         size = sum(each.size for each in found.garbage)

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flows.cli.start import by_hand, get_ready
-from flows.runtime.terminal import say
+from flows.runtime.terminal import say, warn
+from learning.progress import progress_listener
 from storage.erasure.erase import Held
 from storage.erasure.record import Wanted, unfinished
 from storage.lake import Lake
@@ -47,7 +48,8 @@ def run_erase(lake: Lake, request: Request, as_json: bool) -> None:
     for each in wanted:
         if request.yes:
             provenance = by_hand("lake erase")
-            erased = erase_from(lake, each.users, each.items, request.reason, provenance, request.wait_s)
+            with progress_listener(warn):
+                erased = erase_from(lake, each.users, each.items, request.reason, provenance, request.wait_s)
             held, record = erased.held, asdict(erased)
         else:
             held = what_is_held(lake, each.users, each.items)

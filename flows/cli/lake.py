@@ -8,7 +8,8 @@ from cyclopts import App, Parameter
 
 from flows.cli.options import OPTIONS, AsJson, Common, Release
 from flows.cli.start import by_hand
-from flows.runtime.terminal import say
+from flows.runtime.terminal import say, warn
+from learning.progress import progress_listener
 from storage.errors import LakeError
 
 app = App(name="lake", help="Look at the lake as a whole, and keep it small.", group_parameters=OPTIONS)
@@ -94,7 +95,8 @@ def gc(
     from storage.retention.collect import collect
     from storage.retention.policy import Policy
 
-    found = collect(common.existing(), Policy(keep, grace), by_hand("lake gc"), remove=yes)
+    with progress_listener(warn):
+        found = collect(common.existing(), Policy(keep, grace), by_hand("lake gc"), remove=yes)
     if as_json:
         print(json.dumps(as_record(found, removed=yes), indent=2))
         return

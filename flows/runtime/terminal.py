@@ -1,6 +1,7 @@
 """Safe printing of foreign text: characters that control the terminal or reorder the line are escaped."""
 
 import re
+import sys
 
 _STEERS = re.compile(
     "[\x00-\x1f\x7f-\x9f"  # C0 and C1 controls, with ESC and line breaks
@@ -24,6 +25,11 @@ def printable_lines(text: str) -> str:
 def say(text: str) -> None:
     """Print one line."""
     print(printable(text))
+
+
+def warn(text: str) -> None:
+    """Print one line on standard error, at once."""
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def _escaped(found: re.Match[str]) -> str:

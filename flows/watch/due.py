@@ -1,4 +1,4 @@
-"""When production is due for new codes: its gates say that the catalogue has outgrown its codebook."""
+"""The refit that production is due for: its gates say that the catalogue has outgrown its codebook."""
 
 from storage.lake import Lake
 from storage.releases.releases import PRODUCTION, published, read_release, releases

@@ -15,6 +15,7 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from learning.progress import emit
 from storage.commit import Provenance
 from storage.erasure.record import Seen, Wanted, begin_erasure, end_erasure, record_pass
 from storage.erasure.rows import Subjects
@@ -174,6 +175,8 @@ def _running(lake: Lake) -> set[str]:
 def _wait(lake: Lake, until: float) -> None:
     """Wait for the end of the runs that are running; raise NotErased if they go on."""
     left = _running(lake)
+    if left:
+        emit(f"  waiting for the end of {', '.join(sorted(left))}")
     while left:
         if time.monotonic() > until:
             raise NotErased(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from learning.progress import emit
 from storage.commit import Provenance
 from storage.errors import LeaseTaken
 from storage.lake import Lake
@@ -23,7 +24,7 @@ def changing_logs(lake: Lake, provenance: Provenance, wait_s: float) -> Iterator
     """Hold the lease of logs; raise LeaseTaken if another command holds it for longer than `wait_s` seconds."""
     lease = Lease(lake, KIND, replace(provenance, run=f"{KIND}-{secrets.token_hex(6)}"))
     try:
-        lease.take(wait_s, lambda _: None)
+        lease.take(wait_s, emit)
     except LeaseTaken as error:
         raise LeaseTaken(
             f"another `sidmill lake gc` or `sidmill lake erase` changes the logs of the lake {lake.uri}, and did not "

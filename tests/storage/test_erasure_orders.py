@@ -92,7 +92,7 @@ class Frame:
 
 @dataclass
 class Account:
-    """What was delivered: (item, user) of each row, by table and tag; what releases pinned; and whose rows went."""
+    """An account: (item, user) of each row delivered, by table and tag; what releases pinned; and whose rows went."""
 
     nights: int = 0
     rows: dict[str, dict[Any, tuple[str, str]]] = field(default_factory=lambda: {table: {} for table in TAGS})

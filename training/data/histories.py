@@ -133,7 +133,7 @@ class Pool:
 
     @cached_property
     def counted_before(self) -> npt.NDArray[np.float64]:
-        """What the possible targets before each row, and before the end, count for, (N + 1,)."""
+        """Return the weight of the possible targets before each row, and before the end, (N + 1,)."""
         return np.concatenate([[0.0], np.cumsum(self.wanted * (1.0 if self.weights is None else self.weights))])
 
     @cached_property
