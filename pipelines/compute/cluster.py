@@ -23,6 +23,7 @@ from pipelines.spec import ComputeSpec
 PACKAGES = ("sidmill", "flows", "pipelines", "training", "tokenizer", "storage", "learning", "plugins", "infra")
 LOOPBACK = "127.0.0.1"
 QUIET: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.WARNING}
+"""Options of `ray.init`: its logs stay in its files."""
 SHIPPED = (
     "AWS_ALLOW_HTTP",
     "AWS_DEFAULT_REGION",
@@ -98,7 +99,7 @@ _local: _LocalCluster | None = None
 """The cluster of this machine that this process began to start."""
 
 
-def begin(spec: ComputeSpec) -> None:
+def begin_to_connect(spec: ComputeSpec) -> None:
     """Begin to connect to the cluster that `connect` waits for: a local one takes seconds to start."""
     global _local
     if _local is not None and _local.is_over:
@@ -123,7 +124,7 @@ def connect(spec: ComputeSpec) -> None:
     inherits the environment of this process, listens on the loopback address only, and keeps its files in a folder of
     this user.
     """
-    begin(spec)
+    begin_to_connect(spec)
     if _local is not None:
         _local.wait()
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from learning.progress import emit, emit_epoch, progress_listener
 from learning.threads import one_thread
-from pipelines.compute.cluster import begin, connect, fix_threads, machine_cpus
+from pipelines.compute.cluster import begin_to_connect, connect, fix_threads, machine_cpus
 from pipelines.compute.shared_rows import shared, shared_items
 from pipelines.spec import ComputeSpec, StageSpec
 from tokenizer.arrays.executor import LOCAL_THREADS, Executor
@@ -139,7 +139,7 @@ class OnRay:
         self.work: Executor = RayWork(spec)
 
     def prepare(self) -> None:
-        begin(self._spec)
+        begin_to_connect(self._spec)
 
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run `function` as one Ray task and report its progress here; an interrupt here cancels the task.

@@ -36,22 +36,22 @@ AHEAD = """
 import os, signal, sys, threading, time
 from infra.settings import configure
 configure()
-from pipelines.compute.cluster import begin, connect, shutdown
+from pipelines.compute.cluster import begin_to_connect, connect, shutdown
 from pipelines.spec import ComputeSpec
 before = signal.getsignal(signal.SIGTERM)
 os.environ["RAY_TMPDIR"] = "/proc/nowhere"
-begin(ComputeSpec(cpus=2))
+begin_to_connect(ComputeSpec(cpus=2))
 try:
     connect(ComputeSpec(cpus=2))
 except Exception as error:
     print("refused:", type(error).__name__, flush=True)
 os.environ["RAY_TMPDIR"] = sys.argv[1]
 start = time.monotonic()
-begin(ComputeSpec(cpus=2))
+begin_to_connect(ComputeSpec(cpus=2))
 asked = time.monotonic() - start
 shutdown()
 print("stopped while it started:", not sys.modules["ray"].is_initialized())
-begin(ComputeSpec(cpus=2))
+begin_to_connect(ComputeSpec(cpus=2))
 connect(ComputeSpec(cpus=2))
 waited = time.monotonic() - start
 import ray

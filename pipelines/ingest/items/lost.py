@@ -5,7 +5,8 @@ import json
 import polars as pl
 
 from pipelines.sources.source_spec import ItemsSpec
-from storage.lake import Lake, one_of
+from storage.files.among import Among
+from storage.lake import Lake
 
 LOOKED_AT = 32
 """Changed items of a source whose attributes are compared with those of the revision before."""
@@ -20,7 +21,7 @@ def lost_columns(lake: Lake, revisions: pl.DataFrame, spec: ItemsSpec) -> tuple[
     if changed.is_empty():
         return ()
     columns = ["item_id", "revision", "title", "attributes", "deleted"]
-    stored = lake.frame("items", columns=columns, where=one_of("item_id", changed["item_id"].to_list()))
+    stored = lake.frame("items", columns=columns, among=Among("item_id", changed["item_id"]))
     before = changed.select("item_id", pl.col("revision") - 1).join(stored, on=["item_id", "revision"])
     return tuple(sorted(_named(before, spec) - _named(changed, spec) - (spec.not_attributes - {spec.title})))
 
