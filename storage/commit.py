@@ -49,11 +49,16 @@ LONGEST_PAUSE_S = 0.5
 
 @dataclass(frozen=True)
 class Provenance:
-    """Writer and inputs of a commit, stored as the commit's metadata."""
+    """Writer and inputs of a commit, stored as the commit's metadata.
+
+    `by_hand` tells that the writer is no run. An erasure waits for runs alone, so such a writer joins no files: a kill
+    between the new file and its commit would leave rows of before the erasure in a file that no version names.
+    """
 
     run: str
     recipe: str
     inputs: dict[str, int] = field(default_factory=dict)
+    by_hand: bool = False
 
     def metadata(self, key: str) -> dict[str, str]:
         return {
@@ -153,8 +158,8 @@ def append_files(
         lake.saw(table, version)
         if version > before + 1:
             version = committed_version(handle, key, version - before)
-        if many:
-            _compact(lake, table, provenance)
+        if many and not provenance.by_hand:
+            join_bookkeeping(lake, table, provenance)
         return Commit(TableRef(table, version), True, tuple(file.path for file in files))
     raise CommitConflict(_lost(lake, table))
 
@@ -232,8 +237,8 @@ def swap(
             return current, False
         rows = conform(table, rows)
         if _commit_alone(OpenTable(lake, table, handle), rows, provenance):
-            if len(handle.file_uris()) + 1 > MOST_FILES:
-                _compact(lake, table, provenance)
+            if len(handle.file_uris()) + 1 > MOST_FILES and not provenance.by_hand:
+                join_bookkeeping(lake, table, provenance)
             return pa.concat_tables([current.cast(rows.schema), rows]), True
         _pause(attempt)
     raise CommitConflict(_lost(lake, table))
@@ -323,10 +328,10 @@ def small_files(files: Iterable[DataFile]) -> list[DataFile]:
     return [each for part in by_partition.values() if len(part) > MOST_FILES for each in part]
 
 
-def _compact(lake: Lake, table: str, provenance: Provenance) -> None:
+def join_bookkeeping(lake: Lake, table: str, provenance: Provenance) -> None:
     """Join the many small files of a bookkeeping table, so that it can be read in milliseconds.
 
-    If another writer comes between, a later commit does it.
+    Only a run, or who holds the lease of logs, may call it. If another writer comes between, a later commit does it.
     """
     if not TABLES[table].bookkeeping:
         return

@@ -42,7 +42,7 @@ def by_hand(verb: str) -> "Provenance":
     """Return the provenance of a command that changes a lake without a run: the command, the user and the host."""
     from storage.commit import Provenance
 
-    return Provenance(f"{verb} by {getuser()}@{socket.gethostname()}", "")
+    return Provenance(f"{verb} by {getuser()}@{socket.gethostname()}", "", by_hand=True)
 
 
 def production_recipe(lake: "Lake") -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from storage.commit import Provenance, join_small, swap, take_out
+from storage.commit import Provenance, join_bookkeeping, join_small, swap, take_out
 from storage.errors import ErasedMeanwhile, LakeNotFound
 from storage.files.trim import Trim, write_trim
 from storage.lake import Lake
@@ -28,6 +28,7 @@ from storage.retention.policy import Kept, Policy, kept, running_runs
 from storage.retention.tables import Garbage
 from storage.runs.log_lease import changing_logs
 from storage.runs.record import RunSummary
+from storage.schemas import TABLES
 
 SEQUENCES = "sequences of retired releases"
 JOINED = ("items", "interactions", "vectors", "sids")
@@ -86,7 +87,10 @@ def _collect(lake: Lake, policy: Policy, provenance: Provenance, remove: bool, n
     state = _State(lake, policy, now, retired, running)
     if remove:
         _drop_sequences(lake, state, provenance)
-    joined = {table: join_small(lake, table, provenance) for table in JOINED if remove and lake.exists(table)}
+    tables = [table for table in TABLES if remove and lake.exists(table)]
+    for table in tables:
+        join_bookkeeping(lake, table, provenance)
+    joined = {table: join_small(lake, table, provenance) for table in tables if table in JOINED}
     listing = Listing(lake)
     garbage, trims = listing.garbage(state.needs(frozenset(state.leaving)))
     later = _later(lake, listing, state, garbage)

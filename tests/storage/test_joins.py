@@ -1,17 +1,21 @@
 """Small files of data tables are joined: their rows stay as they were, and are not taken for new."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
-from made_releases import WHO
+from made_releases import WHO, candidate, publish
 
 from storage import commit
-from storage.commit import append, join_small
+from storage.commit import Provenance, append, join_small
 from storage.files.table_log import joined_files
 from storage.lake import Lake
+from storage.releases.pointers import move_pointer, pointer_history, read_pointer
+from storage.retention.collect import collect
+from storage.retention.policy import Policy
 from storage.schemas import ITEMS, VECTORS
 
 TIME = datetime(2024, 1, 1, tzinfo=UTC)
@@ -105,3 +109,21 @@ def test_files_of_other_partitions_and_large_ones_are_left_as_they_are(
     deliver(lake, *range(6))
     assert join_small(lake, "items", WHO) == 0
     assert len(lake.data_files("items")) == 6
+
+
+def test_commands_by_hand_join_no_files_as_an_erasure_does_not_wait_for_them_but_runs_and_gc_do(tmp_path: Path) -> None:
+    lake, by_hand = Lake(str(tmp_path)), replace(WHO, by_hand=True)
+    publish(lake, candidate(lake, "first", ["a"]).id, by_hand)
+
+    def moved(who: Provenance, times: int) -> int:
+        for number in range(times):
+            move_pointer(lake, read_pointer(lake, "moved"), number, "", who)
+        return len(lake.data_files("pointers"))
+
+    assert moved(by_hand, 9) == 10
+    collect(lake, Policy(), by_hand, remove=True)
+    assert len(lake.data_files("pointers")) < 4, "`lake gc` joins what commands by hand left"
+    assert len(pointer_history(lake, "moved")) == 10
+    moved(by_hand, 9)
+    assert moved(WHO, 1) == 1, "so does the next run"
+    assert len(pointer_history(lake, "moved")) == 20
