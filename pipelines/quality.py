@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
-from pipelines.event_log.event_order import ORDER, in_order
+from pipelines.event_log.event_order import read_in_order
 from pipelines.event_log.event_times import EventTimes
 from storage.lake import Lake
 from tokenizer.code_usage import CodeUsage, Collisions
@@ -119,13 +119,16 @@ def consumed_together(lake: Lake, held_out: HeldOut, trie: Trie) -> ConsumedToge
     """Return the pairs of `behaviour`."""
     since = max(held_out.cutoff, _newest(lake, held_out) or held_out.cutoff)
     where = (ds.field("event_time") >= since) & (ds.field("arrival_time") <= held_out.as_of)
-    columns = ["item_id", "event_type", "impression", *ORDER]
-    log = lake.frame("interactions", held_out.version, columns, where).filter(
-        ~pl.col("event_type").is_in(held_out.negative_events) & ~pl.col("impression").fill_null(False)
-    )
+    positive = ~pl.col("event_type").is_in(held_out.negative_events) & ~pl.col("impression").fill_null(False)
+
+    def read(order: list[str]) -> pl.DataFrame:
+        columns = ["item_id", "event_type", "impression", *order]
+        return lake.frame("interactions", held_out.version, columns, where).filter(positive)
+
+    log = read_in_order(read)
     taken = log.select(pl.col("item_id").unique())
     placed = taken.with_columns(row=pl.Series(trie.find_rows(taken["item_id"].to_arrow()))).filter(pl.col("row") >= 0)
-    ordered = in_order(log.join(placed, on="item_id"))
+    ordered = log.join(placed, on="item_id", how="inner", maintain_order="left")
     user, row = ordered["user_id"].rle_id().cast(pl.Int64).to_numpy(), ordered["row"].to_numpy()
     apart, whose = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.int64)]
     for gap in range(1, min(WINDOW, max(0, len(row) - 1)) + 1):

@@ -13,9 +13,9 @@ from deltalake.exceptions import DeltaError
 
 from infra.addresses import refuse_parameters
 from storage.errors import DataCorrupt, LakeNotFound
-from storage.files.among import Among
+from storage.files.among import Among, both
 from storage.files.blobs import Blobs
-from storage.files.data_files import DataFile, check_footers, check_whole, data_files, open_dataset
+from storage.files.data_files import DataFile, OpenFiles, check_whole, data_files
 from storage.files.durable import committing
 from storage.files.store import Files
 from storage.files.table_cache import TableCache
@@ -57,6 +57,7 @@ class Lake:
         self._format: int | None = None
         self._exists = set[str]()
         self._caches = dict[str, TableCache]()
+        self._opened = dict[str, OpenFiles]()
 
     def __reduce__(self) -> tuple[type["Lake"], tuple[str]]:
         return (Lake, (self.uri,))
@@ -70,7 +71,12 @@ class Lake:
 
     def table_files(self, table: str) -> Files:
         """Return the files of a table."""
-        return Files(self.path(table))
+        return self._open_files(table).files
+
+    def _open_files(self, table: str) -> OpenFiles:
+        if table not in self._opened:
+            self._opened[table] = OpenFiles(Files(self.path(table)), TABLES[table])
+        return self._opened[table]
 
     @property
     def format(self) -> int | None:
@@ -218,7 +224,7 @@ class Lake:
         among: Among | None = None,
     ) -> pa.Table:
         dataset = self._dataset(table, files, where, among, columns)
-        condition = _both(where, among) if dataset.files else None  # Arrow looks at all values of a condition first
+        condition = both(where, among) if dataset.files else None  # Arrow looks at all values of a condition first
         with self._reading(table, dataset):
             return dataset.to_table(columns=None if columns is None else list(columns), filter=condition)
 
@@ -226,10 +232,9 @@ class Lake:
         """Read all rows of an open table, at its version, or of some of its files."""
         return self._rows(table, data_files(handle, TABLES[table]) if files is None else files, None)
 
-    def read_files(self, table: str, paths: Sequence[str], columns: Sequence[str]) -> pa.Table:
-        """Read the rows of some files of a table, of any versions, without the partition columns."""
-        files = [DataFile(path, 0, 0, None, {}, {}) for path in paths]
-        return self._rows(table, files, columns)
+    def read_files(self, table: str, files: Iterable[DataFile], columns: Sequence[str]) -> pa.Table:
+        """Read the rows of some files of a table, of any versions."""
+        return self._rows(table, list(files), columns)
 
     def batches(
         self,
@@ -242,7 +247,7 @@ class Lake:
     ) -> Iterator[pa.RecordBatch]:
         """Read as `read` does, in batches of at most `rows` rows of one file; memory holds few of them."""
         dataset = self._dataset(table, self.data_files(table, version), where, among, columns)
-        yield from self._batches(table, dataset, columns, _both(where, among), rows)
+        yield from self._batches(table, dataset, columns, both(where, among), rows)
 
     def batches_added(
         self, table: str, columns: Sequence[str], where: ds.Expression, rows: int, *, since: int, version: int
@@ -260,10 +265,13 @@ class Lake:
             )
 
     def count(self, table: str, version: int, where: ds.Expression) -> int:
-        """Return the number of rows `read` gives."""
-        dataset = self._dataset(table, self.data_files(table, version), where)
+        """Return the number of rows `read` gives; files whose bounds decide the condition are not opened."""
+        files = self.data_files(table, version)
+        doubtful = {each.path for each in self._open_files(table).within(files, ~where)}
+        decided = {each.path: each.rows for each in files if each.path not in doubtful and each.rows is not None}
+        dataset = self._dataset(table, [each for each in files if each.path not in decided], where)
         with self._reading(table, dataset):
-            return int(dataset.count_rows(filter=where))
+            return sum(decided.values()) + int(dataset.count_rows(filter=where))
 
     def read_added(self, table: str, since: int, version: int, columns: Sequence[str]) -> pa.Table:
         """Read the rows of the files that `version` has and version `since` lacks, but not those that `lake gc` joined.
@@ -296,14 +304,12 @@ class Lake:
         columns: Sequence[str] | None = None,
     ) -> ds.FileSystemDataset:
         """Open what may hold a row of both conditions, with footers checked against the commit."""
-        schema, place = TABLES[table].schema, self.table_files(table)
-        wanted = {part.path for part in open_dataset(place, files, schema).get_fragments(filter=where)}
-        kept = [each for each in files if each.path in wanted]
+        opened = self._open_files(table)
+        kept = opened.within(files, where)
         if among is not None and kept:
             may = among.may_be_within([each.bounds.get(among.column) for each in kept])
             kept = [each for each, held in zip(kept, may, strict=True) if held]
-        check_footers(place, kept)
-        dataset = open_dataset(place, kept, schema)
+        dataset = opened.dataset(kept)
         if among is None or not kept:
             return dataset
         with self._reading(table, dataset):
@@ -341,9 +347,3 @@ class Lake:
         if None in counts:  # another program wrote a file without statistics
             return int(self.open(table, version).count())
         return sum(count or 0 for count in counts)
-
-
-def _both(where: ds.Expression | None, among: Among | None) -> ds.Expression | None:
-    if where is None or among is None:
-        return where if among is None else among.expression
-    return where & among.expression

@@ -153,7 +153,7 @@ def _rows(lake: Lake, logs: dict[str, Log], known: list[Manifest], table: str, c
     if table not in logs:
         raise DataCorrupt(f"the table {table!r} of the lake {lake.uri} is missing: {REMEDY}.")
     paths = set(chain.from_iterable(logs[table].files_at(manifest.versions[table]) for manifest in known))
-    rows: pa.Table = lake.read_files(table, sorted(paths), [*columns, PATH])
+    rows: pa.Table = lake.read_files(table, map(DataFile.at, sorted(paths)), [*columns, PATH])
     return pl.DataFrame(rows)
 
 

@@ -1,6 +1,7 @@
 """The share of a log's events whose item has a SID, measured on a sample of a log of any size."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import numpy as np
 import polars as pl
@@ -30,10 +31,7 @@ def log_coverage(lake: Lake, log: LogSlice, trie: Trie) -> float | None:
     """
     seen = with_sid = 0.0
     for weight, step, files in _parts(_files(lake, log)):
-        rows = lake.read_files("interactions", files, ["item_id", "event_time", "arrival_time"]).filter(
-            (pc.field("arrival_time") <= log.as_of) & (pc.field("event_time") < log.cutoff)
-        )
-        some = pl.DataFrame(rows.select(["item_id"]))["item_id"].gather_every(step)
+        some = _visible_items(lake, log, files).gather_every(step)
         counts = some.value_counts(name="events")
         known = counts.filter(trie.find_rows(counts["item_id"].to_arrow()) >= 0)
         seen += weight * int(counts["events"].sum())
@@ -51,15 +49,27 @@ def _files(lake: Lake, log: LogSlice) -> list[DataFile]:
     return sorted(found, key=lambda file: file.name)
 
 
-def _parts(files: list[DataFile]) -> Iterator[tuple[float, int, list[str]]]:
-    """Yield how much an event counts, of how many one is taken, and the paths of files to be read at once."""
+def _visible_items(lake: Lake, log: LogSlice, files: list[DataFile]) -> pl.Series:
+    """Return the items of the visible events of some files. Times are read only where their bounds leave a doubt."""
+    columns, condition = ["item_id"], pc.scalar(True)
+    for column, last in (("arrival_time", log.as_of), ("event_time", log.cutoff - timedelta.resolution)):
+        bounds = [file.bounds.get(column) for file in files]
+        if not all(known is not None and known[1] <= last for known in bounds):
+            columns.append(column)
+            condition &= pc.field(column) <= last
+    rows = lake.read_files("interactions", files, columns).filter(condition)
+    return pl.DataFrame(rows.select(["item_id"]))["item_id"]
+
+
+def _parts(files: list[DataFile]) -> Iterator[tuple[float, int, list[DataFile]]]:
+    """Yield how much an event counts, of how many one is taken, and the files to be read at once."""
     rows = np.array([ALL if file.rows is None else file.rows for file in files], np.int64)
     total = int(rows.sum())
     if total <= ALL:
-        yield 1.0, 1, [file.path for file in files]
+        yield 1.0, 1, files
         return
     places = (2 * np.arange(PLACES) + 1) * total // (2 * PLACES)
     chosen, times = np.unique(np.searchsorted(np.cumsum(rows), places, side="right"), return_counts=True)
     for file, count in zip(chosen.tolist(), times.tolist(), strict=True):
         step = max(1, int(rows[file]) * PLACES // (ALL * count))
-        yield step * count / int(rows[file]), step, [files[file].path]
+        yield step * count / int(rows[file]), step, [files[file]]

@@ -57,7 +57,7 @@ class EventTimes:
         return bool(file.rows is not None and happened and arrived and arrived[1] <= self.as_of)
 
     def _read(self, files: list[DataFile]) -> Times:
-        rows = self.lake.read_files("interactions", [each.path for each in files], ["event_time", "arrival_time"])
+        rows = self.lake.read_files("interactions", files, ["event_time", "arrival_time"])
         seen = rows.filter(pc.field("arrival_time") <= self.as_of)
         return _numbers(seen["event_time"].combine_chunks())
 

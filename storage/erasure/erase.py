@@ -21,6 +21,7 @@ from storage.erasure.record import Seen, Wanted, begin_erasure, end_erasure, rec
 from storage.erasure.rows import Subjects
 from storage.erasure.tables import TableCleaner
 from storage.errors import LakeError, LakeNotFound
+from storage.files.data_files import DataFile
 from storage.files.table_log import Log
 from storage.lake import Lake
 from storage.releases.completeness import require_complete
@@ -146,7 +147,7 @@ def _held(lake: Lake, cleaners: Mapping[str, TableCleaner], subjects: Subjects) 
 
 def _first_event(lake: Lake, path: str, subjects: Subjects) -> datetime:
     """Return the time of the first event of a data file that is about the subjects."""
-    rows = lake.read_files("interactions", [path], ["user_id", "item_id", "event_time"])
+    rows = lake.read_files("interactions", [DataFile.at(path)], ["user_id", "item_id", "event_time"])
     users, items = (pa.array(each, pa.string()) for each in (subjects.users, subjects.items))
     about = pc.or_(pc.is_in(rows["user_id"], value_set=users), pc.is_in(rows["item_id"], value_set=items))
     first: datetime = pc.min(rows.filter(about)["event_time"]).as_py()

@@ -77,6 +77,13 @@ class Among:
         return np.flatnonzero(self.may_be_within(_bounds(metadata, self.column))).tolist()
 
 
+def both(where: ds.Expression | None, among: Among | None) -> ds.Expression | None:
+    """Return the filter of a condition and of some values, either of which may be missing."""
+    if where is None or among is None:
+        return where if among is None else among.expression
+    return where & among.expression
+
+
 def _bounds(metadata: pq.FileMetaData, column: str) -> list[Bounds]:
     """Return the bounds of a column in each row group."""
     names = [metadata.schema.column(number).path for number in range(metadata.num_columns)]

@@ -8,7 +8,7 @@ the checksum that Parquet stores with it.
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -38,6 +38,8 @@ GROUP_BYTES, FEWEST_GROUP_ROWS = 1 << 20, 1 << 10
 """Bytes in memory of a row group of a table in which rows are looked up by item, and its fewest rows."""
 DISTINCT = frozenset({"vector", "event_id", "source_offset", "source_row"})
 """Columns whose values hardly ever repeat: a dictionary of them takes time and space."""
+MOST_OPEN = 1024
+"""Data files of a table whose footers stay in memory."""
 FORMAT = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=True, page_checksum_verification=True)
 )
@@ -53,6 +55,11 @@ class DataFile:
     rows: int | None
     partition: Mapping[str, Any]
     bounds: Mapping[str, tuple[Any, Any]]
+
+    @classmethod
+    def at(cls, path: str) -> "DataFile":
+        """Return a file of which only the path is known. Its partition columns are not read."""
+        return cls(path, 0, 0, None, {}, {})
 
     @property
     def name(self) -> str:
@@ -116,9 +123,13 @@ def _repetitive(rows: pa.Table) -> list[str]:
 
 def _group_rows(rows: pa.Table, spec: TableSpec) -> int | None:
     """Return the rows of a row group: few where rows are looked up by item, because whole groups are read."""
-    if "item_id" not in spec.statistics:
+    if not _is_looked_up(spec):
         return None
     return max(FEWEST_GROUP_ROWS, int(GROUP_BYTES * rows.num_rows // max(1, rows.nbytes)))
+
+
+def _is_looked_up(spec: TableSpec) -> bool:
+    return "item_id" in spec.statistics
 
 
 def removal(file: DataFile, at_ms: int) -> RemoveAction:
@@ -200,11 +211,39 @@ def _bounds(low: Any, high: Any, ours: bool) -> tuple[Any, Any] | None:
     return low, high
 
 
-def open_dataset(files: Files, found: Iterable[DataFile], schema: pa.Schema) -> ds.FileSystemDataset:
-    """Return the rows of some files. Pages are checked on reading; call `check_footers` first."""
-    filesystem = files.filesystem
-    fragments = [FORMAT.make_fragment(each.path, filesystem, each.guarantee(schema)) for each in found]
-    return ds.FileSystemDataset(fragments, schema, FORMAT, filesystem)
+class OpenFiles:
+    """Data files of a table that were opened.
+
+    Their footers are read once, where they are small: the name of a file is a hash of its content, so they stay right.
+    """
+
+    def __init__(self, files: Files, spec: TableSpec) -> None:
+        self.files, self._schema, self._small_footers = files, spec.schema, not _is_looked_up(spec)
+        self._known = dict[str, tuple[DataFile, ds.ParquetFileFragment]]()
+
+    def dataset(self, found: Sequence[DataFile]) -> ds.FileSystemDataset:
+        """Return the rows of some files, with footers checked against the commit. Pages are checked on reading."""
+        check_footers(self.files, found)
+        return self._unchecked(found)
+
+    def within(self, found: Sequence[DataFile], where: ds.Expression | None) -> list[DataFile]:
+        """Return those of some files that may hold a row of a condition, by their bounds."""
+        paths = {part.path for part in self._unchecked(found).get_fragments(filter=where)}
+        return [each for each in found if each.path in paths]
+
+    def _unchecked(self, found: Sequence[DataFile]) -> ds.FileSystemDataset:
+        fragments = [self._opened(each) for each in found]
+        return ds.FileSystemDataset(fragments, self._schema, FORMAT, self.files.filesystem)
+
+    def _opened(self, file: DataFile) -> ds.ParquetFileFragment:
+        known = self._known.pop(file.path, None)
+        if known is None or known[0] != file:
+            known = file, FORMAT.make_fragment(file.path, self.files.filesystem, file.guarantee(self._schema))
+        if self._small_footers and file.sha256 is not None:
+            self._known[file.path] = known  # as the newest, the last to be forgotten
+            while len(self._known) > MOST_OPEN:
+                del self._known[next(iter(self._known))]
+        return known[1]
 
 
 _checked: set[tuple[str, str]] = set()
@@ -272,7 +311,7 @@ def entry_hash(entries: Iterable[Mapping[str, Any]]) -> str:
 
 def check_whole(files: Files, path: str) -> None:
     """Raise DataCorrupt unless all bytes of a file match its name; skip files of other programs."""
-    file = DataFile(path, 0, 0, None, {}, {})
+    file = DataFile.at(path)
     try:
         if file.sha256 and files.hash(file.path) != file.sha256:
             raise corrupt(files, file)

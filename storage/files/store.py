@@ -4,6 +4,7 @@ import hashlib
 import os
 import secrets
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
@@ -44,7 +45,7 @@ class Files:
         self.uri = uri
         self._local = Path(uri) if "://" not in uri else None
 
-    @property
+    @cached_property
     def filesystem(self) -> pafs.FileSystem:
         """Arrow file system whose root is `uri`."""
         if self._local is not None:

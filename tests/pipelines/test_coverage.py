@@ -11,6 +11,7 @@ from log_rows import START, deliver, event
 from pipelines.event_log import coverage
 from pipelines.event_log.coverage import log_coverage
 from pipelines.event_log.visible_log import LogSlice
+from storage.files.data_files import DataFile
 from storage.lake import Lake
 from tokenizer.trie.trie import Trie
 
@@ -51,14 +52,18 @@ def test_of_a_long_log_a_few_files_are_read_and_the_share_is_near(
     lake, rows = a_log(tmp_path)
     log, read, plain = LogSlice(lake.version("interactions"), datetime.now(UTC), datetime.now(UTC)), [], Lake.read_files
 
-    def counted(self: Lake, table: str, paths: list[str], columns: list[str]) -> object:
-        read.append(len(paths))
-        return plain(self, table, paths, columns)
+    def counted(self: Lake, table: str, files: list[DataFile], columns: list[str]) -> object:
+        read.append((len(files), list(columns)))
+        return plain(self, table, files, columns)
 
     monkeypatch.setattr(Lake, "read_files", counted)
     monkeypatch.setattr(coverage, "ALL", FILES * EVENTS - 1)
     share = log_coverage(lake, log, a_trie(7))
-    assert read == [1] * coverage.PLACES
+    assert read == [(1, ["item_id"])] * coverage.PLACES, "all events are seen, which the bounds of the files tell"
+    read.clear()
+    some = LogSlice(log.version, START, START + timedelta(minutes=30))
+    assert log_coverage(lake, some, a_trie(10)) == 1
+    assert {name for _, columns in read for name in columns} == {"item_id", "event_time"}
     monkeypatch.setattr(coverage, "ALL", FILES)  # of a place, every third event
     assert log_coverage(lake, log, a_trie(10)) == 1
     assert log_coverage(lake, log, a_trie(7)) == pytest.approx(0.7, abs=0.25)

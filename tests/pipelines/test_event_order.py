@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import polars as pl
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from log_rows import START, WHO, event, order
 
-from pipelines.event_log.event_order import ORDER, in_order
+from pipelines.event_log.event_order import ORDER, in_order, read_in_order
 from pipelines.event_log.visible_log import COLUMNS, LogSlice, histories
 from pipelines.ingest.events.ingest import ingest_interactions
 from pipelines.ingest.items.ingest import ingest_items
@@ -67,3 +68,23 @@ def test_the_order_does_not_depend_on_that_in_which_rows_are_stored(given_rows: 
     shuffled = draw.sample(made, len(made))
     found = in_order(pl.DataFrame({name: [row[name] for row in shuffled] for name in ORDER}))
     assert found["event_id"].to_list() == [row["event_id"] for row in sorted(made, key=order)]
+
+
+@given(rows, st.integers(1, 20), st.randoms())
+@settings(deadline=None)
+def test_ids_are_read_only_where_other_columns_leave_events_equal(
+    given_rows: list[tuple[int, ...]], offsets: int, draw: Random
+) -> None:
+    """`offsets` rows of a file have different places; more rows repeat them, as rows that came from no file do."""
+    made = [event(*row, name) | {"source_offset": name % offsets} for name, row in enumerate(given_rows)]
+    shuffled, asked = draw.sample(made, len(made)), list[bool]()
+    stored = pl.DataFrame({name: [row[name] for row in shuffled] for name in ("item_id", *ORDER)})
+
+    def read(columns: list[str]) -> pl.DataFrame:
+        asked.append("event_id" in columns)
+        return stored.select("item_id", *columns)
+
+    columns = ["item_id", *ORDER[:-1]]
+    assert read_in_order(read).select(columns).equals(in_order(stored).select(columns))
+    keys = [order(row) for row in made]
+    assert asked == ([False] if len(set(keys)) == len(keys) else [False, True])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from log_rows import START, deliver, event
 
 from pipelines.event_log.event_times import EventTimes
+from storage.files.data_files import DataFile
 from storage.lake import Lake
 
 MINUTES = st.lists(st.tuples(st.integers(0, 9), st.integers(1, 3)), max_size=8)
@@ -58,9 +59,9 @@ def test_of_a_log_in_order_of_time_the_times_of_few_files_are_read(
         deliver(lake, [event(0, 0, minute, 1, minute) for minute in range(first, first + 11)], f"{delivery}")
     plain = Lake.read_files
 
-    def counted(self: Lake, table: str, paths: list[str], columns: list[str]) -> object:
-        read.append(len(paths))
-        return plain(self, table, paths, columns)
+    def counted(self: Lake, table: str, files: list[DataFile], columns: list[str]) -> object:
+        read.append(len(files))
+        return plain(self, table, files, columns)
 
     monkeypatch.setattr(Lake, "read_files", counted)
     times = EventTimes(lake, lake.version("interactions"), START + timedelta(days=2))

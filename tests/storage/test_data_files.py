@@ -5,12 +5,14 @@ import re
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from log_rows import START
 from made_releases import WHO
 
 from storage.commit import append
@@ -21,7 +23,7 @@ from storage.files.store import sha256
 from storage.files.table_log import Log, require_whole, why_unreadable
 from storage.lake import Lake
 from storage.releases import integrity
-from storage.schemas import SIDS, VECTORS
+from storage.schemas import INTERACTIONS, SIDS, VECTORS
 
 
 def vectors(*items: str, modality: str = "text") -> pa.Table:
@@ -136,6 +138,30 @@ def test_files_that_cannot_hold_what_is_asked_for_are_not_opened(tmp_path: Path)
         assert lake.read("vectors", where=where).num_rows == (item == "m")
     with pytest.raises(DataCorrupt, match="is missing"):
         lake.read("vectors")
+
+
+def test_the_footer_of_a_file_of_the_log_is_read_once_by_a_lake(tmp_path: Path) -> None:
+    """It takes 64 kB of each file, whatever is read of it."""
+    lake, draw = Lake(str(tmp_path)), np.random.default_rng(0)
+    ids = [draw.bytes(16).hex() for _ in range(10_000)]
+    rows = {"event_id": ids, "user_id": ids, "item_id": ["i"] * len(ids)}
+    same = {"event_type": "click", "event_time": START, "arrival_time": START, "arrival_date": START.date()}
+    whole = {
+        **rows,
+        **{name: [value] * len(ids) for name, value in same.items()},
+        "source": ids,
+        "source_offset": range(len(ids)),
+    }
+    none = {name: [None] * len(ids) for name in INTERACTIONS.schema.names if name not in whole}
+    append(lake, "interactions", pa.table({**whole, **none}, schema=INTERACTIONS.schema), "key", WHO)
+
+    def read() -> int:
+        before = psutil.Process().io_counters().read_chars
+        assert lake.read("interactions", lake.version("interactions"), ["item_id"]).num_rows == len(ids)
+        return psutil.Process().io_counters().read_chars - before
+
+    first, second = read(), read()
+    assert second < first - 60_000
 
 
 @settings(max_examples=12, deadline=None)

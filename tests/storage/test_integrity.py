@@ -160,6 +160,8 @@ def test_bounds_of_times_in_the_log_hold_to_the_microsecond_also_those_that_othe
         right = sum((each > bound) == later for each in micros)
         assert lake.read("items", where=where).num_rows == 2 * right
         assert lake.count("items", lake.version("items"), where) == 2 * right
+        for both in (where & (ds.field("item_id") >= "i1"), where | (ds.field("item_id") == "i0"), ~where):
+            assert lake.count("items", lake.version("items"), both) == lake.read("items", where=both).num_rows
 
 
 def test_rows_that_break_a_rule_of_their_table_are_refused_before_they_are_written(tmp_path: Path) -> None:

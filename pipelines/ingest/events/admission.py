@@ -15,6 +15,7 @@ from pipelines.ingest.events.known_items import Has, KnownItems, known_items
 from pipelines.ingest.events.near_ids import near_ids
 from pipelines.ingest.hash_set import SeenHashes
 from storage.files.among import Among
+from storage.files.data_files import DataFile
 from storage.lake import Lake
 from storage.reasons import Reason
 
@@ -104,7 +105,7 @@ class Admission:
 
     def _own_ids(self, ids: pl.Series) -> pl.Series:
         """Return those of some ids that this source has written before."""
-        rows = self._lake.read_files("interactions", sorted(self._own_files), ["event_id"])
+        rows = self._lake.read_files("interactions", map(DataFile.at, sorted(self._own_files)), ["event_id"])
         written = pl.Series(rows.column("event_id"))
         return written.filter(written.is_in(ids.implode()))
 
