@@ -19,7 +19,7 @@ import json
 import random
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -38,10 +38,8 @@ from storage.schemas import TABLES
 
 # Commits that may lose a race before CommitConflict is raised.
 ATTEMPTS = 60
-# Files of a bookkeeping table, or small files of a partition of a data table, above which they are joined.
+# Files of a bookkeeping table above which they are joined.
 MOST_FILES = 32
-# Bytes from which a data file is joined no more.
-SMALL_FILE = 16 << 20
 # Shortest and longest upper bound of the random pause after a lost race, in seconds.
 FIRST_PAUSE_S = 0.005
 LONGEST_PAUSE_S = 0.5
@@ -299,33 +297,14 @@ def take_out(lake: Lake, table: str, paths: Collection[str], provenance: Provena
     return bool(instead)
 
 
-def join_small(lake: Lake, table: str, provenance: Provenance) -> int:
-    """Join the small files of each partition of a data table that has many; return how many were joined.
-
-    Former versions keep them, and `Lake.read_added` does not take their rows for new. If another writer comes between,
-    a later call does it.
-    """
-    handle = lake.open(table)
-    small = small_files(data_files(handle, TABLES[table]))
-    if not small:
-        return 0
-    rows = lake.rows_of(handle, table, small)
-    if "item_id" in TABLES[table].statistics:
-        rows = rows.sort_by("item_id")  # so that its row groups hold few items each
+def join_files(
+    opened: OpenTable, files: Collection[DataFile], provenance: Provenance, sort_by: str | None = None
+) -> bool:
+    """Put one file in the place of some files of an open table; return False if another commit came between."""
+    rows = opened.lake.rows_of(opened.handle, opened.table, list(files))
     now = int(time.time() * 1000)
-    joined = _commit_alone(
-        OpenTable(lake, table, handle), rows, provenance, tuple(removal(each, now) for each in small)
-    )
-    return len(small) if joined else 0
-
-
-def small_files(files: Iterable[DataFile]) -> list[DataFile]:
-    """Return the small files of the partitions that have more than MOST_FILES of them."""
-    by_partition: dict[tuple[object, ...], list[DataFile]] = {}
-    for each in files:
-        if each.size < SMALL_FILE:
-            by_partition.setdefault(tuple(each.partition.values()), []).append(each)
-    return [each for part in by_partition.values() if len(part) > MOST_FILES for each in part]
+    gone = tuple(removal(each, now) for each in files)
+    return bool(_commit_alone(opened, rows if sort_by is None else rows.sort_by(sort_by), provenance, gone))
 
 
 def join_bookkeeping(lake: Lake, table: str, provenance: Provenance) -> None:
@@ -338,9 +317,7 @@ def join_bookkeeping(lake: Lake, table: str, provenance: Provenance) -> None:
     handle = lake.open(table)
     files = data_files(handle, TABLES[table])
     if len(files) > MOST_FILES:
-        now = int(time.time() * 1000)
-        rows = lake.rows_of(handle, table)
-        _commit_alone(OpenTable(lake, table, handle), rows, provenance, tuple(removal(each, now) for each in files))
+        join_files(OpenTable(lake, table, handle), files, provenance)
 
 
 def _pause(attempt: int) -> None:

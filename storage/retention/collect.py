@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from storage.commit import Provenance, join_bookkeeping, join_small, swap, take_out
+from storage.commit import Provenance, join_bookkeeping, swap, take_out
 from storage.errors import ErasedMeanwhile, LakeNotFound
 from storage.files.trim import Trim, write_trim
 from storage.lake import Lake
@@ -25,6 +25,7 @@ from storage.releases.releases import recorded_releases
 from storage.releases.standing import retirements, standing_of
 from storage.retention.garbage import TRAINING, Listing, Needs, erasing, old_sequences
 from storage.retention.policy import Kept, Policy, kept, running_runs
+from storage.retention.small_files import join_small
 from storage.retention.tables import Garbage
 from storage.runs.log_lease import changing_logs
 from storage.runs.record import RunSummary

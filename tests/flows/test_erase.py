@@ -20,7 +20,7 @@ from flows.inspect.verify import verify
 from flows.nightly import nightly
 from sidmill.release import open_trie
 from storage import commit
-from storage.commit import Provenance, append, join_small
+from storage.commit import Provenance, append
 from storage.erasure import erase as erasing
 from storage.erasure.erase import NotErased
 from storage.erasure.record import erasures, redacted, unfinished
@@ -30,9 +30,11 @@ from storage.files.store import WRITING, Files
 from storage.files.trim import read_trim
 from storage.lake import Lake
 from storage.releases.releases import read_release, releases
+from storage.retention import small_files
 from storage.retention.backup import backup
 from storage.retention.collect import collect
 from storage.retention.policy import Policy
+from storage.retention.small_files import join_small
 from storage.runs.record import RunRecord
 from storage.schemas import INTERACTIONS, SEQUENCES
 
@@ -280,6 +282,7 @@ def test_a_join_that_read_rows_before_they_were_erased_does_not_bring_them_back(
         return made
 
     monkeypatch.setattr(commit, "MOST_FILES", 1)
+    monkeypatch.setattr(small_files, "MOST_SMALL", 1)
     monkeypatch.setattr(commit, "write_rows", meanwhile)
     assert join_small(lake, table, WHO) == 0
     after = lake.read(table, columns=["user_id"] if table == "interactions" else ["run"]).num_rows

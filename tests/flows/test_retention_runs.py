@@ -22,6 +22,7 @@ from storage.lake import Lake
 from storage.migrate import migrate
 from storage.releases.completeness import lost_commits
 from storage.releases.releases import read_release, releases
+from storage.retention import small_files
 from storage.retention.collect import collect
 from storage.retention.policy import Policy
 from storage.runs.record import RunRecord
@@ -156,6 +157,7 @@ def test_a_night_after_its_files_were_joined_does_and_makes_what_it_would_have(
     after_nights: Path, undisturbed: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commit, "MOST_FILES", 2)
+    monkeypatch.setattr(small_files, "MOST_SMALL", 2)
     lake, now = Lake(str(shutil.copytree(after_nights, tmp_path / "lake"))), datetime.now(UTC)
 
     def seen() -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from bench.faults.erased_ids import files_holding
-from storage.commit import Provenance, append, join_small
+from storage.commit import Provenance, append
 from storage.erasure.rows import Subjects
 from storage.erasure.tables import TableCleaner
 from storage.files import rewritten_log
@@ -18,6 +18,7 @@ from storage.files.table_log import Log
 from storage.lake import Lake
 from storage.retention.collect import collect
 from storage.retention.policy import Policy
+from storage.retention.small_files import join_small
 from storage.schemas import ITEMS
 
 WHO = Provenance("test", "")

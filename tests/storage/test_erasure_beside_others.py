@@ -12,7 +12,6 @@ from test_bounds_of_deleted_files import GONE, Killed, appended
 
 from bench.faults.erased_ids import files_holding
 from storage import commit
-from storage.commit import join_small
 from storage.erasure import tables as cleaning
 from storage.erasure.erase import erase
 from storage.erasure.rows import Subjects
@@ -25,9 +24,11 @@ from storage.releases.integrity import check_pinned
 from storage.releases.releases import read_release, releases
 from storage.retention import backup as backups
 from storage.retention import collect as collecting
+from storage.retention import small_files
 from storage.retention.backup import backup
 from storage.retention.collect import collect
 from storage.retention.policy import Policy
+from storage.retention.small_files import join_small
 from storage.runs import lease
 from storage.schemas import PROPERTIES
 
@@ -41,6 +42,7 @@ def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
     monkeypatch.setitem(PROPERTIES, "delta.checkpointInterval", "3")
     monkeypatch.setattr(rewritten_log, "LOADING_S", 0)
     monkeypatch.setattr(commit, "MOST_FILES", 3)
+    monkeypatch.setattr(small_files, "MOST_SMALL", 3)
     monkeypatch.setattr(collecting, "WAIT_S", 0)
     monkeypatch.setattr(lease, "LOOK_S", 0)
     made = Lake(str(tmp_path / "lake"))

@@ -45,7 +45,7 @@ from storage.releases.integrity import check_pinned
 from storage.releases.releases import read_release, recorded_releases
 from storage.releases.standing import pin, read_standing, unpin
 from storage.retention import collect as collecting
-from storage.retention import copying
+from storage.retention import copying, small_files
 from storage.retention.backup import backup, restore
 from storage.retention.collect import collect
 from storage.retention.policy import Policy
@@ -442,6 +442,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PROPERTIES, "delta.checkpointInterval", "3")
         patch.setattr(commit, "MOST_FILES", 3)
+        patch.setattr(small_files, "MOST_SMALL", 3)
         patch.setattr(rewritten_log, "LOADING_S", 0)
         patch.setattr(copying, "THREADS", 1)
         patch.setattr(os, "fsync", lambda _: None)  # the machine goes on after all kills of this test

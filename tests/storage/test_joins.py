@@ -1,23 +1,31 @@
 """Small files of data tables are joined: their rows stay as they were, and are not taken for new."""
 
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import log_rows
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from made_releases import WHO, candidate, publish
 
 from storage import commit
-from storage.commit import Provenance, append, join_small
+from storage.commit import Provenance, append
+from storage.files.data_files import DataFile
 from storage.files.table_log import joined_files
 from storage.lake import Lake
 from storage.releases.pointers import move_pointer, pointer_history, read_pointer
+from storage.retention import small_files
 from storage.retention.collect import collect
 from storage.retention.policy import Policy
+from storage.retention.small_files import join_small
 from storage.schemas import ITEMS, VECTORS
 
+LOG = "interactions"
 TIME = datetime(2024, 1, 1, tzinfo=UTC)
 
 
@@ -25,6 +33,7 @@ TIME = datetime(2024, 1, 1, tzinfo=UTC)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """More than four small files are many."""
     monkeypatch.setattr(commit, "MOST_FILES", 4)
+    monkeypatch.setattr(small_files, "MOST_SMALL", 4)
 
 
 def item(number: int) -> pa.Table:
@@ -105,7 +114,7 @@ def test_files_of_other_partitions_and_large_ones_are_left_as_they_are(
         append(lake, "vectors", pa.Table.from_pylist(rows, schema=VECTORS.schema), f"k{number}", WHO)
     assert join_small(lake, "vectors", WHO) == 5
     assert sorted(each.partition["modality"] for each in lake.data_files("vectors")) == ["few", "few", "few", "many"]
-    monkeypatch.setattr(commit, "SMALL_FILE", 1)
+    monkeypatch.setattr(small_files, "SMALL_FILE", 1)
     deliver(lake, *range(6))
     assert join_small(lake, "items", WHO) == 0
     assert len(lake.data_files("items")) == 6
@@ -127,3 +136,41 @@ def test_commands_by_hand_join_no_files_as_an_erasure_does_not_wait_for_them_but
     moved(by_hand, 9)
     assert moved(WHO, 1) == 1, "so does the next run"
     assert len(pointer_history(lake, "moved")) == 20
+
+
+def test_files_of_a_day_that_is_over_are_joined_however_few_and_those_of_the_newest_day_if_they_are_many(
+    tmp_path: Path,
+) -> None:
+    """Else each day of a year would keep as many as do not count as many."""
+    lake = Lake(str(tmp_path))
+
+    def days() -> dict[str, int]:
+        return dict(sorted(Counter(str(each.partition["arrival_date"]) for each in lake.data_files(LOG)).items()))
+
+    for day, count in enumerate((2, 1, 4, 3)):
+        for number in range(count):
+            log_rows.deliver(lake, [log_rows.event(0, 0, 0, day, 10 * day + number)], f"{day}-{number}")
+    before = lake.read(LOG).sort_by("event_id")
+    assert join_small(lake, LOG, WHO) == 6
+    assert days() == {"2026-01-01": 1, "2026-01-02": 1, "2026-01-03": 1, "2026-01-04": 3}
+    assert join_small(lake, LOG, WHO) == 0
+    for number in (8, 9):
+        log_rows.deliver(lake, [log_rows.event(0, 0, 0, 3, 30 + number)], f"3-{number}")
+    assert join_small(lake, LOG, WHO) == 5
+    log_rows.deliver(lake, [log_rows.event(0, 0, 0, 1, 19)], "late")
+    assert join_small(lake, LOG, WHO) == 2, "a writer whose clock is behind adds to a day that is over"
+    assert set(days().values()) == {1}
+    assert lake.read(LOG, where=ds.field("event_id").isin(before["event_id"])).sort_by("event_id").equals(before)
+
+
+@given(st.lists(st.integers(1, 9), min_size=33, max_size=60), st.integers(9, 99))
+def test_no_more_bytes_are_joined_at_once_than_memory_is_meant_to_hold(sizes: list[int], most: int) -> None:
+    files = [DataFile(f"{place}", size, 0, 1, {}, {}) for place, size in enumerate(sizes)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(small_files, "JOINED_BYTES", most)
+        groups = small_files.small_files(files)
+    together = [file for group in groups for file in group]
+    assert all(len(group) > 1 and sum(file.size for file in group) <= most for group in groups)
+    assert [file for file in files if file in together] == together, "each once, in their order"
+    left = len(files) - len(together) + len(groups)
+    assert left <= 2 * sum(sizes) / most + 1, "two files that follow each other are more than may be joined"

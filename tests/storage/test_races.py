@@ -16,6 +16,7 @@ from storage.lake import Lake
 from storage.releases.completeness import lost_commits
 from storage.releases.pointers import move_pointer, pointer_history, read_pointer
 from storage.releases.releases import published, published_assignments, read_release
+from storage.retention import small_files
 from storage.schemas import POINTERS, QUARANTINE, VECTORS
 
 WHO = Provenance("test", "recipe")
@@ -150,6 +151,7 @@ def test_files_of_a_bookkeeping_table_are_joined_when_there_are_more_than_may_be
 ) -> None:
     """The files whose rows were joined stay, also where another program cleans up: former versions are made of them."""
     monkeypatch.setattr(commit, "MOST_FILES", 3)
+    monkeypatch.setattr(small_files, "MOST_SMALL", 3)
     lake = Lake(str(tmp_path))
     files, versions = [], []
     for number in range(8):
@@ -173,6 +175,7 @@ def test_a_join_that_another_writer_comes_before_is_left_to_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commit, "MOST_FILES", 2)
+    monkeypatch.setattr(small_files, "MOST_SMALL", 2)
     lake = Lake(str(tmp_path))
     for number in range(2):
         move_pointer(lake, read_pointer(lake, "name"), number, "note", WHO)

@@ -31,6 +31,7 @@ from storage.releases.publishing import rollback
 from storage.releases.releases import read_release, recorded_releases
 from storage.releases.standing import pin, read_standing, unpin
 from storage.retention import collect as collecting
+from storage.retention import small_files
 from storage.retention.collect import collect
 from storage.retention.policy import Policy
 from storage.runs import lease
@@ -205,6 +206,7 @@ def test_what_stays_can_be_read_in_any_order_of_nights_and_gc(
     """With a checkpoint every third commit, so that logs are cut, and joins of more than three files."""
     monkeypatch.setitem(PROPERTIES, "delta.checkpointInterval", "3")
     monkeypatch.setattr(commit, "MOST_FILES", 3)
+    monkeypatch.setattr(small_files, "MOST_SMALL", 3)
     monkeypatch.setattr(collecting, "WAIT_S", 0)
     monkeypatch.setattr(lease, "LOOK_S", 0)
     world = World(Lake(str(tmp_path_factory.mktemp("lake"))), monkeypatch)
