@@ -83,17 +83,18 @@ def erase(lake: Lake, subjects: Subjects, reason: str, provenance: Provenance, w
     DataCorrupt if the lake is damaged.
     """
     cleaners = _cleaners(lake, subjects)
-    with changing_logs(lake, provenance, wait_s):
+    with changing_logs(lake, provenance, wait_s) as require_held:
         held = _held(lake, cleaners, subjects)
         wanted = Wanted(subjects.users, subjects.items)
         erasure = begin_erasure(lake, wanted, held.seen, subjects.texts.without(reason), provenance)
-        texts = _clean_all(lake, cleaners, subjects, provenance)
+        texts = _clean_all(lake, cleaners, subjects, provenance, require_held)
         record_pass(lake, erasure, provenance)
         until = time.monotonic() + wait_s
         if _running(lake):
             _wait(lake, until)
-            texts += _clean_all(lake, cleaners, subjects, provenance)
+            texts += _clean_all(lake, cleaners, subjects, provenance, require_held)
             record_pass(lake, erasure, provenance)
+        require_held()
         files = _remove_former(lake, cleaners, until)
         blobs = _remove_blobs(lake, until) if subjects.items else 0
         _remove_drafts(lake, until)
@@ -154,10 +155,17 @@ def _first_event(lake: Lake, path: str, subjects: Subjects) -> datetime:
     return first
 
 
-def _clean_all(lake: Lake, cleaners: dict[str, TableCleaner], subjects: Subjects, provenance: Provenance) -> int:
+def _clean_all(
+    lake: Lake,
+    cleaners: dict[str, TableCleaner],
+    subjects: Subjects,
+    provenance: Provenance,
+    require_held: Callable[[], None],
+) -> int:
     """Clean all tables, and the texts beside them; return how many texts changed."""
     _add_new_tables(lake, cleaners, subjects)
     for cleaner in cleaners.values():
+        require_held()
         cleaner.clean(provenance)
     changed = 0
     for each in [file for folder in TEXTS for file in lake.files.found(folder)]:

@@ -7,7 +7,7 @@ Two steps, each of which another run, a reader or a kill may come between:
   pinned, since it was written for what nothing names yet, and not while a run that started before is running.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -72,17 +72,21 @@ def collect(lake: Lake, policy: Policy, provenance: Provenance, remove: bool, no
     require_complete(lake)
     now = now or datetime.now(UTC)
     if not remove:
-        return _collect(lake, policy, provenance, remove, now)
-    with changing_logs(lake, provenance, WAIT_S):
+        return _collect(lake, policy, provenance, now, None)
+    with changing_logs(lake, provenance, WAIT_S) as require_held:
         if erasing(lake):
             raise ErasedMeanwhile(
                 f"an erasure in the lake {lake.uri} did not end, so nothing was removed: run `sidmill lake erase "
                 "--resume --yes`, then this command again."
             )
-        return _collect(lake, policy, provenance, remove, now)
+        return _collect(lake, policy, provenance, now, require_held)
 
 
-def _collect(lake: Lake, policy: Policy, provenance: Provenance, remove: bool, now: datetime) -> Collected:
+def _collect(
+    lake: Lake, policy: Policy, provenance: Provenance, now: datetime, require_held: Callable[[], None] | None
+) -> Collected:
+    """Collect as `collect` does; remove if it holds the lease of logs, and as long as it does."""
+    remove = require_held is not None
     retired = _retire(lake, policy, provenance, now) if remove else _retiring(lake, policy, lake.read("pointers"), now)
     running = running_runs(lake, now)
     state = _State(lake, policy, now, retired, running)
@@ -95,8 +99,8 @@ def _collect(lake: Lake, policy: Policy, provenance: Provenance, remove: bool, n
     listing = Listing(lake)
     garbage, trims = listing.garbage(state.needs(frozenset(state.leaving)))
     later = _later(lake, listing, state, garbage)
-    if remove:
-        garbage = _remove(lake, garbage, trims, state.cutoff)
+    if require_held is not None:
+        garbage = _remove(lake, garbage, trims, state.cutoff, require_held)
     return Collected(
         kept(policy, state.manifests, state.models, state.pointers, running, now),
         retired,
@@ -166,7 +170,13 @@ def _later(lake: Lake, listing: Listing, state: _State, garbage: list[Garbage]) 
     return [each for each in [*listing.garbage(state.needs())[0], *sequences] if each.path not in now]
 
 
-def _remove(lake: Lake, garbage: list[Garbage], trims: Mapping[str, Trim], cutoff: datetime) -> list[Garbage]:
+def _remove(
+    lake: Lake,
+    garbage: list[Garbage],
+    trims: Mapping[str, Trim],
+    cutoff: datetime,
+    require_held: Callable[[], None],
+) -> list[Garbage]:
     """Remove files, and return those that were not written anew meanwhile.
 
     Entries of logs go after all others, once the records of what they were are written.
@@ -178,6 +188,7 @@ def _remove(lake: Lake, garbage: list[Garbage], trims: Mapping[str, Trim], cutof
             _delete(lake, each)
             removed.append(each)
     for table, trim in trims.items():
+        require_held()  # an erasure would have rewritten the checkpoints whose hashes are in it
         write_trim(lake.table_files(table), trim)
     for each in logs:
         _delete(lake, each)

@@ -12,10 +12,11 @@ from test_bounds_of_deleted_files import GONE, Killed, appended
 
 from bench.faults.erased_ids import files_holding
 from storage import commit
+from storage.erasure import erase as erasing
 from storage.erasure import tables as cleaning
 from storage.erasure.erase import erase
 from storage.erasure.rows import Subjects
-from storage.errors import ErasedMeanwhile, LeaseTaken
+from storage.errors import ErasedMeanwhile, LeaseLost, LeaseTaken
 from storage.files import rewritten_log
 from storage.files.store import Files
 from storage.files.table_log import Log
@@ -153,6 +154,41 @@ def test_gc_and_an_erasure_do_not_change_logs_at_once(lake: Lake, monkeypatch: p
     with monkeypatch.context() as inner:
         inner.setattr(cleaning, "replace_in_log", first(cleaning.replace_in_log, also_gc))
         erase(Lake(lake.uri), SUBJECTS, "", WHO, 0)
+    require_whole(lake)
+
+
+def test_gc_that_stood_still_while_an_erasure_took_its_place_writes_no_hash_of_before(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The erasure rewrites checkpoints, and by their former hashes the table would count as damaged."""
+
+    def take_over() -> None:
+        with monkeypatch.context() as inner:
+            inner.setattr(lease, "LOST_S", -1)
+            erase(Lake(lake.uri), SUBJECTS, "", WHO, 5)
+
+    with monkeypatch.context() as inner:
+        inner.setattr(collecting, "_remove", first(collecting._remove, take_over))
+        with pytest.raises(LeaseLost, match=r"gave no sign of life.*Run the same command again"):
+            collect(Lake(lake.uri), POLICY, WHO, remove=True)
+    require_whole(lake)
+    collect(Lake(lake.uri), POLICY, WHO, remove=True)
+    require_whole(lake)
+
+
+def test_an_erasure_that_stood_still_changes_nothing_more_once_another_took_its_place(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take_over() -> None:
+        with monkeypatch.context() as inner:
+            inner.setattr(lease, "LOST_S", -1)
+            erase(Lake(lake.uri), SUBJECTS, "", WHO, 5)
+
+    with monkeypatch.context() as inner:
+        inner.setattr(erasing, "begin_erasure", first(erasing.begin_erasure, take_over))
+        with pytest.raises(LeaseLost):
+            erase(Lake(lake.uri), SUBJECTS, "", WHO, 0)
+    erase(Lake(lake.uri), SUBJECTS, "", WHO, 0)
     require_whole(lake)
 
 
