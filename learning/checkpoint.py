@@ -40,7 +40,7 @@ SHARDS = "shards"
 
 
 @dataclass(frozen=True)
-class Record:
+class CheckpointRecord:
     """The record of a checkpoint: the `identity` of its Trainable, the training progress, and the code version.
 
     `partial_epoch_sums` holds the sums of an unfinished epoch.
@@ -72,7 +72,7 @@ class State:
         weights = {name: _copied(tensor) for name, tensor in module.state_dict().items()}
         return cls(weights, {"state": moments, "param_groups": deepcopy(state["param_groups"])})
 
-    def write(self, directory: Path, record: Record) -> None:
+    def write(self, directory: Path, record: CheckpointRecord) -> None:
         """Write optimizer and weights, then the record. A directory with a record is complete."""
         try:
             torch.save(self.optimizer, directory / OPTIMIZER)
@@ -111,7 +111,7 @@ class Shards:
         weights: dict[str, Any] = get_model_state_dict(module, options=everything) if whole else {}
         return cls(parts, weights, group)
 
-    def write(self, directory: Path, record: Record) -> None:
+    def write(self, directory: Path, record: CheckpointRecord) -> None:
         """Write this worker's shard. Rank 0 also writes the full weights and, after all workers, the record."""
         first = distributed.get_rank(self.group) == 0
         save_shards(self.parts, checkpoint_id=directory / SHARDS, process_group=self.group)
@@ -133,7 +133,7 @@ def _hashes(directory: Path) -> dict[str, str]:
     return {str(path.relative_to(directory)): file_sha256(path) for path in files}
 
 
-def _write_record(directory: Path, record: Record, hashes: Mapping[str, str]) -> None:
+def _write_record(directory: Path, record: CheckpointRecord, hashes: Mapping[str, str]) -> None:
     written = {
         "identity": dict(record.identity),
         "cursor": asdict(record.cursor),
@@ -160,7 +160,7 @@ def load_state(directory: Path, module: nn.Module, optimizer: torch.optim.Optimi
         optimizer.load_state_dict(torch.load(directory / OPTIMIZER, "cpu", weights_only=True))
 
 
-def read_record(directory: Path, only: str | None = None) -> Record:
+def read_record(directory: Path, only: str | None = None) -> CheckpointRecord:
     """Read a record and check the files it names (or `only` one). Raises CheckpointDamaged if one differs."""
     if not (directory / RECORD).is_file():
         raise CheckpointDamaged(_missing(directory, RECORD))
@@ -186,7 +186,7 @@ def read_record(directory: Path, only: str | None = None) -> Record:
                 f"the checkpoint file {directory / name} is damaged: its sha256 is {found}, but the record of the "
                 f"checkpoint has {wanted}; use an older checkpoint or train again"
             )
-    return Record(identity, cursor, step, history, code, begun)
+    return CheckpointRecord(identity, cursor, step, history, code, begun)
 
 
 def _missing(directory: Path, name: str) -> str:

@@ -7,7 +7,7 @@ TrainingError
 ├── LossDiverged        a training diverged: look at the events named, or lower the learning rate
 └── TrainingFailed      Ray Train gave up: fix the cause and run again, it resumes
 ValueError
-└── TrainingDiverged    one step, or the fit of a codebook, diverged: lower the learning rate
+└── StepNotFinite       one step cannot be taken: the loop raises LossDiverged from it
 """
 
 import math
@@ -54,8 +54,9 @@ class LossDiverged(TrainingError):
         )
 
 
-class TrainingDiverged(ValueError):
-    """The loss of a step or its gradient is not finite, a fault of the settings. The weights are those before the step.
+class StepNotFinite(ValueError):
+    """The loss of a step or its gradient is not finite, or float32 cannot hold its learning rate.
 
-    The loop of a training raises LossDiverged from it, which names the events of the step.
+    The weights are those before the step. The loop of a training raises LossDiverged from it, with the loss and the
+    events of the step.
     """

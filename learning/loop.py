@@ -18,7 +18,7 @@ import torch
 from torch import distributed, nn
 
 from learning import checkpoint
-from learning.errors import LossDiverged, TrainingDiverged
+from learning.errors import LossDiverged, StepNotFinite
 from learning.optimizer import adamw, learning_rate, take_step
 from learning.prefetcher import Prefetcher
 from learning.spec import LoopSpec
@@ -105,7 +105,7 @@ class Loop:
                 # Distributed training averages gradients over ranks; times `world`, it sums the shares.
                 try:
                     take_step(self.module, self.optimizer, share * world, self._rate())
-                except TrainingDiverged as error:
+                except StepNotFinite as error:
                     raise self._diverged(batch, metrics) from error
                 for name, value in metrics.items():
                     sums[name] += value.double()

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from learning.errors import TrainingDiverged
+from learning.errors import StepNotFinite
 
 GRADIENT_NORM = 1.0
 """Gradients with a larger norm are scaled down to it."""
@@ -37,11 +37,11 @@ def learning_rate(peak: float, warmup: int, step: int) -> float:
 def take_step(module: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
     """Take one step down the gradient of `loss` at the given rate, with the gradient norm clipped.
 
-    Raises TrainingDiverged on all workers, with the weights unchanged, when the loss of any worker or the norm of their
+    Raises StepNotFinite on all workers, with the weights unchanged, when the loss of any worker or the norm of their
     averaged gradient is not finite.
     """
     if rate > MOST_RATE:
-        raise TrainingDiverged(f"the learning rate {rate} is too large for float32; lower it")
+        raise StepNotFinite(f"the learning rate {rate} is too large for float32; lower it")
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
@@ -50,7 +50,5 @@ def take_step(module: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor,
     norm = nn.utils.clip_grad_norm_(module.parameters(), GRADIENT_NORM)
     norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # sharded weights
     if not math.isfinite(norm.item()):
-        raise TrainingDiverged(
-            f"the norm of the gradient is {norm.item()}, which is not finite; lower the learning rate"
-        )
+        raise StepNotFinite(f"the norm of the gradient is {norm.item()}, which is not finite; lower the learning rate")
     optimizer.step()

@@ -133,13 +133,13 @@ class StoredCheckpoint:
 
     def save(self, loop: Loop, last: bool) -> None:
         """Store a checkpoint, and delete those before it; a `learning.loop.Save`. The last one is not stored."""
-        from learning.checkpoint import Record, State
+        from learning.checkpoint import CheckpointRecord, State
 
         if last or time.monotonic() - self._saved < SAVE_S:
             return
         progress, former = loop.progress, self._paths()
         sums = dict(progress.partial_epoch_sums)
-        record = Record(
+        record = CheckpointRecord(
             loop.trainable.identity, progress.cursor, progress.step, progress.history, partial_epoch_sums=sums
         )
         with ScratchFolder("checkpoint") as draft:

@@ -19,7 +19,7 @@ def trained_here(
 
     def save(loop: Loop, last: bool) -> None:
         progress = loop.progress
-        record = checkpoint.Record(loop.trainable.identity, progress.cursor, progress.step, progress.history)
+        record = checkpoint.CheckpointRecord(loop.trainable.identity, progress.cursor, progress.step, progress.history)
         checkpoint.State.of(loop.trainable.module, loop.optimizer).write(folder, record)
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -59,6 +59,25 @@ def test_no_two_test_files_have_one_name() -> None:
     assert [name for name, files in names.items() if files > 1] == []
 
 
+def test_no_two_classes_have_one_name() -> None:
+    """A reader, a search and a message know a class by its name alone. Aliases of types count as classes."""
+    places: dict[str, list[str]] = {}
+    for path in sources():
+        for name in class_names(tree(path)):
+            places.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
+def class_names(module: ast.Module) -> Iterator[str]:
+    """Yield the public classes and aliases of a module; an alias is a constant that is named like a class."""
+    for node in module.body:
+        if isinstance(node, ast.ClassDef) and node.name[0] != "_":
+            yield node.name
+        for target in node.targets if isinstance(node, ast.Assign) else ():
+            if isinstance(target, ast.Name) and target.id[0].isupper() and not target.id.isupper():
+                yield target.id
+
+
 def test_long_parameter_lists_do_not_come_back() -> None:
     """The options of a verb and the parameters of a flow are its form."""
     found = []

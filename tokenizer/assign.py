@@ -19,7 +19,7 @@ from tokenizer.code_usage import level_load
 from tokenizer.codebook import Codebook
 from tokenizer.collisions.extra_token import extra_tokens
 from tokenizer.collisions.relocate import find_nearest_free_sids
-from tokenizer.metrics import Errors, Shift, distribution_shift, encoding_errors
+from tokenizer.metrics import DistributionShift, EncodingErrors, distribution_shift, encoding_errors
 from tokenizer.registry import quantizer_of
 
 STUCK = 1 << 18
@@ -70,8 +70,8 @@ class Assignment:
     codes: NDArray[np.int32]
     raw_codes: NDArray[np.int32]
     status: NDArray[np.int8]
-    errors: Errors
-    shift: Shift | None
+    errors: EncodingErrors
+    shift: DistributionShift | None
 
     @property
     def relative_error(self) -> float:

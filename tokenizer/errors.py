@@ -3,6 +3,7 @@
 ValueError
 ├── VectorError         vectors that no codebook can be fitted to or encode
 ├── CapacityExhausted   a code space too small for the items it is planned for
+├── CodebookDiverged    the network of a codebook whose loss is not finite: lower the learning rate
 ├── CodebookCorrupt     codebook bytes that are not what was written
 └── TrieCorrupt         a trie file that is not what was written
 """
@@ -14,6 +15,10 @@ class VectorError(ValueError):
 
 class CapacityExhausted(ValueError):
     """The code space holds fewer SIDs than the items it is planned for."""
+
+
+class CodebookDiverged(ValueError):
+    """The loss of a learned codebook or its gradient is not finite, a fault of the settings."""
 
 
 class CodebookCorrupt(ValueError):

@@ -26,7 +26,7 @@ def fit_codebook(
 
     The bytes do not depend on item order. `train` trains the network of a learned quantizer, by default in this
     process. Raises VectorError for vectors that are missing, misshapen or not finite, CapacityExhausted when the levels
-    hold fewer SIDs than planned, ValueError for ids that occur twice, TrainingDiverged when a loss is not finite.
+    hold fewer SIDs than planned, ValueError for ids that occur twice, CodebookDiverged when a loss is not finite.
     """
     with one_thread():
         items = checked_items(vectors, item_ids, spec.fit_sources, work)

@@ -37,7 +37,7 @@ def decode(codebook: Codebook, codes_NL: NDArray[np.int32], source: str) -> Floa
 
 
 @dataclass(frozen=True)
-class Errors:
+class EncodingErrors:
     """Encoding errors: sums over items and sources of squared distances, so those of several nights can be added.
 
     `squared` sums the distances to the decoded SID, `spread` those to the mean of the fit.
@@ -55,12 +55,12 @@ class Errors:
 
 def encoding_errors(
     codebook: Codebook, items: Items, codes_NL: NDArray[np.int32], work: Executor = LOCAL_THREADS
-) -> Errors:
+) -> EncodingErrors:
     """Return the encoding errors of the items that have a SID (codes >= 0)."""
     tasks = ((start, stop, codes_NL[start:stop]) for start, stop in spans(len(items)))
     parts = list(work.map(partial(_span_errors, codebook), items, tasks))
     placed = int(np.count_nonzero(codes_NL[:, -1] >= 0))
-    return Errors(math.fsum(part[0] for part in parts), math.fsum(part[1] for part in parts), placed)
+    return EncodingErrors(math.fsum(part[0] for part in parts), math.fsum(part[1] for part in parts), placed)
 
 
 def _span_errors(
@@ -92,7 +92,7 @@ def first_code_costs(codebook: Codebook, items: Items) -> NDArray[np.float32]:
 
 
 @dataclass(frozen=True)
-class Shift:
+class DistributionShift:
     """Distance of items from those a codebook was fitted on, by the cost of their cheapest first code.
 
     `distance` is the mean cost relative to the fit: 1 for similar items. `beyond_p99` is the share of items with a
@@ -104,14 +104,14 @@ class Shift:
     mean: float | None
 
 
-def distribution_shift(codebook: Codebook, items: Items) -> Shift | None:
+def distribution_shift(codebook: Codebook, items: Items) -> DistributionShift | None:
     """Return the shift of some items against the fit; None for no items, or if the mean cost of the fit is 0."""
     fitted = codebook.statistics["first_code_cost"]
     if not len(items) or fitted["mean"] <= 0:
         return None
     cost = first_code_costs(codebook, items)
     distance = float(cost.mean(dtype=np.float64)) / fitted["mean"]
-    return Shift(distance, float((cost > fitted["p99"]).mean()), mean_drift(codebook, items))
+    return DistributionShift(distance, float((cost > fitted["p99"]).mean()), mean_drift(codebook, items))
 
 
 def mean_drift(codebook: Codebook, items: Items) -> float | None:

@@ -8,7 +8,7 @@ from learning.spec import LoopSpec, Positive
 from plugins.younger import OmitsYoungerDefaults
 from training.registry import ARCHITECTURES, OBJECTIVES
 
-Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
+DropoutRate = Annotated[float, Field(ge=0.0, lt=1.0)]
 Auto = Literal["auto"]
 """A setting that depends on the size of the catalogue and of the log (training/auto_settings.py)."""
 
@@ -48,7 +48,7 @@ class GeneratorSection(BaseModel):
     constrained: bool = True
     prefix_buckets: Annotated[int, Field(ge=0)] | Auto = "auto"
     prefix_outputs: bool | Auto = "auto"
-    dropout: Rate = 0.3
+    dropout: DropoutRate = 0.3
     max_events: Annotated[int, Field(ge=2)] = 50
     long_events: Annotated[int, Field(ge=0)] = 0
     positive_only: bool = False
@@ -97,7 +97,7 @@ class GeneratorSpec(GeneratorSection):
 
     prefix_buckets: Annotated[int, Field(ge=0)] = 32_768
     prefix_outputs: bool = False
-    dropout: Rate = 0.2
+    dropout: DropoutRate = 0.2
 
 
 class TrainSection(OmitsYoungerDefaults):
@@ -234,7 +234,7 @@ class SasRecSpec(BaseModel):
     blocks: Positive = 2
     heads: Positive = 2
     ff: Positive = 64
-    dropout: Rate = 0.4
+    dropout: DropoutRate = 0.4
     temperature: Annotated[float, Field(gt=0.0)] = 0.07
     max_events: Positive = 50
     epochs: Positive = 30

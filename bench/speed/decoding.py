@@ -24,7 +24,7 @@ from training.data.events import Events, gathered
 from training.decoding.beam_search import search_sids
 from training.models import build_generator
 from training.models.generator import Generator
-from training.models.trie_tensors import Rows, TrieTensors
+from training.models.trie_tensors import ExcludedRows, TrieTensors
 from training.spec import GeneratorSpec
 
 SIZES = (256, 256, 256)
@@ -51,7 +51,7 @@ class Clocked(TrieTensors):
     def edges(self, level: int, nodes_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self._clock(super().edges, level, nodes_N)  # type: ignore[no-any-return]
 
-    def closed(self, exclude: Rows) -> list[Tensor]:
+    def closed(self, exclude: ExcludedRows) -> list[Tensor]:
         return self._clock(super().closed, exclude)  # type: ignore[no-any-return]
 
     def _clock(self, function: Callable[..., Any], *arguments: object) -> Any:

@@ -20,7 +20,7 @@ from pipelines.registry import source_kind_of
 from pipelines.sources.files import find_sources
 from pipelines.sources.protocol import Source
 from pipelines.sources.source_spec import InteractionsSpec
-from pipelines.sources.streams.batch import Batch
+from pipelines.sources.streams.batch import StreamBatch
 from storage.lake import Lake
 
 PARTITIONS = 4
@@ -78,7 +78,7 @@ def _batches(topic: str) -> list[Source]:
 
 def _values(topic: str) -> Iterator[bytes]:
     for batch in _batches(topic):
-        assert isinstance(batch, Batch)
+        assert isinstance(batch, StreamBatch)
         with batch.messages() as values:
             yield from (value or b"" for value in values)
 

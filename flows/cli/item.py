@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from flows.cli.options import OPTIONS, AsJson, Common, Release
+from flows.cli.options import OPTIONS, AsJson, Common, ReleaseName
 
 app = App(name="item", help="Look at one item.", group_parameters=OPTIONS)
 
@@ -14,7 +14,7 @@ def explain(
     item: Annotated[str, Parameter(name="ITEM")],
     /,
     *,
-    release: Release = "production",
+    release: ReleaseName = "production",
     as_json: AsJson = False,
     common: Common = Common(),
 ) -> None:

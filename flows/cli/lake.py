@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from flows.cli.options import OPTIONS, AsJson, Common, Release
+from flows.cli.options import OPTIONS, AsJson, Common, ReleaseName
 from flows.cli.start import by_hand
 from flows.runtime.terminal import say, warn
 from learning.progress import progress_listener
@@ -15,7 +15,7 @@ from storage.errors import LakeError
 app = App(name="lake", help="Look at the lake as a whole, and keep it small.", group_parameters=OPTIONS)
 
 
-Ids = Annotated[tuple[str, ...], Parameter(metavar="ID...", consume_multiple=1)]
+IdArguments = Annotated[tuple[str, ...], Parameter(metavar="ID...", consume_multiple=1)]
 IdFile = Annotated[str | None, Parameter(metavar="FILE")]
 
 
@@ -107,8 +107,8 @@ def gc(
 @app.command
 def erase(
     *,
-    user: Ids = (),
-    item: Ids = (),
+    user: IdArguments = (),
+    item: IdArguments = (),
     users_from: IdFile = None,
     items_from: IdFile = None,
     reason: str = "",
@@ -154,7 +154,7 @@ def backup(
     target: Annotated[str, Parameter(name="DEST")],
     /,
     *,
-    release: Release = "production",
+    release: ReleaseName = "production",
     common: Common = Common(),
 ) -> None:
     """Copy a release with all that it pins to an empty place.

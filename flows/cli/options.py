@@ -28,7 +28,7 @@ DryRun = Annotated[
         help="Report what the run would read, about how long it would take, and faults; write nothing.",
     ),
 ]
-Release = Annotated[str, Parameter(metavar="RELEASE")]
+ReleaseName = Annotated[str, Parameter(metavar="RELEASE")]
 OptionalRelease = Annotated[str | None, Parameter(metavar="RELEASE")]
 OptionalModel = Annotated[str | None, Parameter(metavar="MODEL")]
 Time = Annotated[str | None, Parameter(metavar="TIME")]

@@ -5,12 +5,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from flows.cli.options import Common, Release
+from flows.cli.options import Common, ReleaseName
 
 
 def report(
     *,
-    release: Release = "production",
+    release: ReleaseName = "production",
     output: Annotated[Path, Parameter(metavar="FILE")] = Path("report.html"),
     common: Common = Common(),
 ) -> None:

@@ -22,7 +22,7 @@ from flows.cli.options import (
     OptionalModel,
     OptionalRelease,
     RecipeOptions,
-    Release,
+    ReleaseName,
     Sources,
 )
 from flows.cli.start import get_ready, production_recipe, start_night, tell
@@ -103,7 +103,7 @@ def ingest(
 @app.command(group=STARTS, sort_key=3)
 def nightly(
     *,
-    parent: Release = "production",
+    parent: ReleaseName = "production",
     sources: Sources = Sources(),
     recipe: RecipeOptions = RecipeOptions(),
     bounds: Bounds = Bounds(),
@@ -159,7 +159,7 @@ def backfill(
 @app.command(group=STARTS, sort_key=5)
 def train(
     *,
-    release: Release = "production",
+    release: ReleaseName = "production",
     since: OptionalModel = None,
     recipe: RecipeOptions = RecipeOptions(),
     common: Common = Common(),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from flows.inspect.explain import Explanation
     from flows.inspect.status import LakeStatus, ListedRelease, ShownRelease
 
-Record = dict[str, Any]
+JsonObject = dict[str, Any]
 
 # Width of a table in a pipe, in characters: wide enough that no cell is broken.
 PIPE_WIDTH = 10_000
@@ -60,7 +60,7 @@ def plugins(members: list[tuple[str, Member]], as_json: bool) -> None:
         _table("plugins", columns, rows)
 
 
-def record(value: Record, as_json: bool) -> None:
+def record(value: JsonObject, as_json: bool) -> None:
     """Print one record, field by field."""
     if as_json:
         _print_json(value)
@@ -148,14 +148,14 @@ def _is_table(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(each, dict) for each in value)
 
 
-def _non_default_fields(settings: Record) -> Record:
+def _non_default_fields(settings: JsonObject) -> JsonObject:
     """Return the recipe fields that are not defaults, by full name, and modalities with only default fields."""
     from flows.recipe import Recipe
     from pipelines.modalities import COLLABORATIVE, CONTENT
 
     modalities = (*CONTENT, COLLABORATIVE)
     defaults = Recipe.model_validate({name: {} for name in modalities}).model_dump(mode="json")
-    found: Record = {}
+    found: JsonObject = {}
     for name, value in settings.items():
         if isinstance(value, dict):
             told = {f"{name}.{field}": each for field, each in value.items() if defaults[name].get(field) != each}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flows.draft.shape import LEVELS, codes_for
-from flows.draft.toml import Block, Entry, comment
+from flows.draft.toml import Entry, TomlSection, comment
 from flows.recipe import Recipe, parse_recipe
 from infra.addresses import without_secrets
 from pipelines.modalities import MADE_HERE
@@ -67,9 +67,9 @@ def draft_recipe(items: list[str], interactions: list[str]) -> Draft:
         notes += catalogue.preset.notes if catalogue.preset else ()
     if not (content.text or content.pictures or content.attributes or content.vectors or content.coordinates or log):
         lacking.append("text.fields: no column holds text, pictures, shared values or vectors, and there is no log")
-    blocks = [*_data_blocks(catalogue, log, content), *_content_blocks(catalogue, content), *_log_blocks(log)]
-    blocks.append(_codebook(count.rows if count else None, str(count)))
-    text = "\n".join([*_header(catalogue, log, lacking), *("\n" + each.render() for each in blocks), ""])
+    sections = [*_data_sections(catalogue, log, content), *_content_sections(catalogue, content), *_log_sections(log)]
+    sections.append(_codebook(count.rows if count else None, str(count)))
+    text = "\n".join([*_header(catalogue, log, lacking), *("\n" + each.render() for each in sections), ""])
     recipe = parse_recipe(tomllib.loads(text), "the draft")
     if count and count.rows:
         check_capacity(recipe.codebook, count.rows)
@@ -110,12 +110,12 @@ def _header(catalogue: _Data, log: _Data | None, lacking: list[str]) -> Iterator
             yield from comment(f"  {each}")
 
 
-def _data_blocks(catalogue: _Data, log: _Data | None, content: Content) -> Iterator[Block]:
+def _data_sections(catalogue: _Data, log: _Data | None, content: Content) -> Iterator[TomlSection]:
     vectors = [column for _, column, _ in content.vectors]
     left_out = (Entry("leave_out", vectors, "vectors, which would become attributes as texts"),) if vectors else ()
-    yield Block("items", (*_mapped("items", catalogue), *left_out))
+    yield TomlSection("items", (*_mapped("items", catalogue), *left_out))
     if log is not None:
-        yield Block("interactions", tuple(_mapped("interactions", log)))
+        yield TomlSection("interactions", tuple(_mapped("interactions", log)))
 
 
 def _mapped(section: SectionName, data: _Data) -> Iterator[Entry]:
@@ -160,21 +160,23 @@ def _time_settings(data: _Data, settings: dict[str, Any]) -> Iterator[Entry]:
         yield Entry("repeats", "keep", "times are days, so two equal rows may be two events")
 
 
-def _content_blocks(catalogue: _Data, content: Content) -> Iterator[Block]:
+def _content_sections(catalogue: _Data, content: Content) -> Iterator[TomlSection]:
     if content.text:
         told = "\n".join(f"  {each.column}: {each.why}" for each in content.text)
         fields = Entry("fields", [each.column for each in content.text])
-        yield Block("text", (fields,), f"What the encoder reads, in this order; long texts last.\n{told}")
+        yield TomlSection("text", (fields,), f"What the encoder reads, in this order; long texts last.\n{told}")
     if content.pictures or content.web_pictures:
-        yield _image_block(content)
+        yield _image_section(content)
     if content.attributes:
         told = "\n".join(f"  {each.column}: {each.why}" for each in content.attributes)
         fields = Entry("fields", [each.column for each in content.attributes])
-        yield Block("attributes", (fields,), f"No column holds text, so shared values stand for the items.\n{told}")
+        yield TomlSection(
+            "attributes", (fields,), f"No column holds text, so shared values stand for the items.\n{told}"
+        )
     if content.coordinates:
         latitude, longitude = content.coordinates
         degrees = Entry("latitude", latitude), Entry("longitude", longitude)
-        yield Block("coordinates", degrees, "All sampled rows that have a value have degrees.")
+        yield TomlSection("coordinates", degrees, "All sampled rows that have a value have degrees.")
     taken = set(MADE_HERE)
     for name, column, width in content.vectors:
         name = f"{name}_given" if name in taken else name
@@ -185,13 +187,13 @@ def _content_blocks(catalogue: _Data, content: Content) -> Iterator[Block]:
             Entry("id_column", catalogue.mapping.column("item_id") or _UNMAPPED),
             Entry("column", column, f"lists of {width} numbers"),
         )
-        yield Block(f"vectors.{name}", entries, "Vectors that the catalogue holds.")
+        yield TomlSection(f"vectors.{name}", entries, "Vectors that the catalogue holds.")
 
 
-def _image_block(content: Content) -> Block:
+def _image_section(content: Content) -> TomlSection:
     if content.pictures:
-        return Block("image", (), f"The sample names {content.pictures:,} pictures as paths or bytes.")
-    return Block(
+        return TomlSection("image", (), f"The sample names {content.pictures:,} pictures as paths or bytes.")
+    return TomlSection(
         "image",
         (),
         f"The sample names {content.web_pictures:,} pictures on the web. With this section a run fetches all of them; "
@@ -200,7 +202,7 @@ def _image_block(content: Content) -> Block:
     )
 
 
-def _log_blocks(log: _Data | None) -> Iterator[Block]:
+def _log_sections(log: _Data | None) -> Iterator[TomlSection]:
     if log is None:
         return
     sections = {name: dict(fields) for name, fields in (log.preset.sections if log.preset else {}).items()}
@@ -211,12 +213,14 @@ def _log_blocks(log: _Data | None) -> Iterator[Block]:
         sections.setdefault("train", {}).setdefault("negative_events", shown)
     why = "events of these types say that an item was shown, not that it was taken"
     told = "What users did becomes vectors too."
-    yield Block("collaborative", tuple(Entry(*each, why) for each in sections.pop("collaborative", {}).items()), told)
+    yield TomlSection(
+        "collaborative", tuple(Entry(*each, why) for each in sections.pop("collaborative", {}).items()), told
+    )
     for name, fields in sections.items():
-        yield Block(name, tuple(Entry(*each, why) for each in fields.items()))
+        yield TomlSection(name, tuple(Entry(*each, why) for each in fields.items()))
 
 
-def _codebook(items: int | None, told: str) -> Block:
+def _codebook(items: int | None, told: str) -> TomlSection:
     if items is None:
         codes, why = 256, "The number of items is unknown before they are read; 256 codes a level suit 60,000."
     else:
@@ -226,4 +230,4 @@ def _codebook(items: int | None, told: str) -> Block:
             f"Codes a level: about the square root of {told} items. {LEVELS} levels of {codes} hold "
             f"{codes**LEVELS:,} SIDs, and {planned:,} items are planned for (codebook.growth = 2)."
         )
-    return Block("codebook", (Entry("levels", [{"codes": codes}] * LEVELS),), why)
+    return TomlSection("codebook", (Entry("levels", [{"codes": codes}] * LEVELS),), why)

@@ -24,7 +24,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Block:
+class TomlSection:
     """A section with a comment above it; one that is not `active` is commented out as a whole."""
 
     name: str

@@ -20,7 +20,7 @@ from flows.runtime.progress import Display, StageView
 from flows.runtime.stage_artifact import StageArtifact
 from flows.runtime.times import parse_time
 from flows.runtime.tracking import Figures
-from flows.watch.lineage import Lineage, addresses_of, is_wanted
+from flows.watch.lineage import LineageEvents, addresses_of, is_wanted
 from infra.addresses import check_environment, hide_secrets
 from infra.settings import configure
 from learning.progress import EpochCallback, progress_listener
@@ -66,7 +66,7 @@ class Run:
         self.blocked = ""
         self.figures = Figures(self, self.id, {})
         self._artifact: StageArtifact | None = None
-        self.lineage: Lineage | None = None
+        self.lineage: LineageEvents | None = None
         self.lease: Lease | None = None
         self._tries: dict[str, Trie] = {}
         self._started = time.monotonic()
@@ -186,7 +186,7 @@ def open_run(
             f"  warning: --as-of {run.clock:%Y-%m-%d} is later than the clock of this machine: what this run "
             "reads is stamped with it, and no later release has an earlier as-of time"
         )
-    run.lineage = Lineage(run.lake, run.id, kind, addresses_of(parameters)) if is_wanted() else None
+    run.lineage = LineageEvents(run.lake, run.id, kind, addresses_of(parameters)) if is_wanted() else None
     if run.lineage is not None and (fault := run.lineage.start()):
         run.say(f"  warning: {fault}")
     with closing(run):

@@ -17,7 +17,7 @@ from storage.releases.catalogue import segments
 from storage.releases.manifest import Manifest
 from storage.releases.releases import published_assignments
 from tokenizer.assign import Status, assign_sids, checked_sids
-from tokenizer.metrics import Errors, Shift
+from tokenizer.metrics import DistributionShift, EncodingErrors
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class AssignedSegments:
     relocated: int
     refit_due: int
     drifted: int
-    errors: Errors
-    shift: Shift | None
+    errors: EncodingErrors
+    shift: DistributionShift | None
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ def assign(
             view.note(f"{drifted.height:,} changed items keep their SID (drifted)", drifted=drifted.height)
         if new.items.is_empty():
             view.note("no item is new")
-            return AssignedSegments(tuple(taken), 0, 0, 0, drifted.height, Errors(0.0, 0.0, 0), None)
+            return AssignedSegments(tuple(taken), 0, 0, 0, drifted.height, EncodingErrors(0.0, 0.0, 0), None)
         level = level_vectors(run.lake, new, vectors.gathered, codebook.sources, run.provenance())
         if level.fused.items.is_empty():
             view.count(level.counts)
             check_stage_budget(level.counts, run.recipe.budget)
-            return AssignedSegments(tuple(taken), 0, 0, 0, drifted.height, Errors(0.0, 0.0, 0), None)
+            return AssignedSegments(tuple(taken), 0, 0, 0, drifted.height, EncodingErrors(0.0, 0.0, 0), None)
         free = occupancy(run.lake, codebook, taken, parent, None if parent is None else run.trie_of(parent))
         if refitted is None:
             assignment = assign_sids(codebook, level.vectors, level.items, free, run.compute.work)

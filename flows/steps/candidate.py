@@ -30,7 +30,7 @@ from storage.releases.catalogue import count_sids, segments
 from storage.releases.manifest import EncoderRef, Manifest, TrieRef
 from storage.releases.releases import PRODUCTION, fit_cutoff_of, published, read_release, record_release, releases
 from tokenizer.codebook import Codebook
-from tokenizer.metrics import Errors
+from tokenizer.metrics import EncodingErrors
 from tokenizer.trie.trie import Trie
 
 Kind = Literal["bootstrap", "nightly", "backfill"]
@@ -177,7 +177,7 @@ def _metrics(run: Run, given: CandidateInput, trie: Trie, versions: dict[str, in
     before = given.extended.metrics if given.extended is not None else {}
     taken = count_sids(run.lake, artifacts.codebook.id, assigned.assignments)
     new = assigned.errors
-    total = Errors(
+    total = EncodingErrors(
         new.squared + before.get("squared_error", 0.0), new.spread + before.get("squared_spread", 0.0), len(trie)
     )
     return {

@@ -8,7 +8,7 @@ from pipelines.ingest.accounting import records
 from pipelines.registry import source_kind_of
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
-from pipelines.sources.streams.batch import Batch
+from pipelines.sources.streams.batch import StreamBatch
 from storage.lake import Lake
 
 _BATCH = re.compile(r"(?P<stream>(?:kafka|rediss?)://.*?)(?:\[\d+\])?@\S+\.\.\S+")
@@ -45,4 +45,4 @@ def _lag(lake: Lake, address: str, kind: str, read: int, last: datetime) -> Lag:
         found = source_kind_of(address).find(address, spec, records(lake, kind, spec))
     except SourceError as error:
         return Lag(address, 0, read, last, str(error))
-    return Lag(address, sum(each.count for each in found.sources if isinstance(each, Batch)), read, last)
+    return Lag(address, sum(each.count for each in found.sources if isinstance(each, StreamBatch)), read, last)

@@ -31,7 +31,7 @@ def is_wanted() -> bool:
 
 
 @dataclass
-class Lineage:
+class LineageEvents:
     """Events of one run; `sources` are the addresses that it was given."""
 
     lake: Lake

@@ -20,7 +20,7 @@ from storage.runs.beats import beats
 from storage.runs.record import runs
 from storage.schemas import TABLES
 
-Sample = tuple[tuple[str, ...], float]
+MetricSample = tuple[tuple[str, ...], float]
 
 
 class LakeMetrics(Collector):
@@ -45,7 +45,7 @@ class LakeMetrics(Collector):
         yield self._gauge("problem", "1 for each problem", [((each.name,), 1.0) for each in found], "problem")
         yield self._gauge("problems", "number of problems", [((), float(len(found)))])
 
-    def _gauge(self, name: str, says: str, samples: Iterable[Sample], *labels: str) -> GaugeMetricFamily:
+    def _gauge(self, name: str, says: str, samples: Iterable[MetricSample], *labels: str) -> GaugeMetricFamily:
         family = GaugeMetricFamily(f"sidmill_{name}", says, labels=("lake", *labels))
         for values, value in samples:
             family.add_metric([self._lake.uri, *values], value)

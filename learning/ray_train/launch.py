@@ -69,7 +69,7 @@ KEEPS_MEMORY = {
 RAYS_RECORD = "checkpoint_manager_snapshot.json"
 """File in which Ray Train records the checkpoints of a run."""
 
-Row = dict[str, float]
+EpochRow = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class TrainResult:
     """
 
     checkpoint_dir: Path
-    history: list[Row]
+    history: list[EpochRow]
     copy: ScratchFolder | None = field(default=None, compare=False)
 
 
@@ -291,7 +291,7 @@ def _whole(result: Result) -> bool:
     return True
 
 
-def _history(result: Result) -> list[Row]:
+def _history(result: Result) -> list[EpochRow]:
     return list((result.metrics or {}).get("history", []))
 
 

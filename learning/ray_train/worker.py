@@ -92,7 +92,9 @@ class CheckpointUploader:
         """Store a checkpoint; a `Save`."""
         progress, trainable = loop.progress, loop.trainable
         history, sums = list(progress.history), dict(progress.partial_epoch_sums)
-        record = checkpoint.Record(trainable.identity, progress.cursor, progress.step, history, partial_epoch_sums=sums)
+        record = checkpoint.CheckpointRecord(
+            trainable.identity, progress.cursor, progress.step, history, partial_epoch_sums=sums
+        )
         checkpoint_reference, upload = None, None
         if self._group is not None or loop.context.rank == 0:
             checkpoint_reference = ray.train.Checkpoint(self._run)
@@ -106,7 +108,7 @@ class CheckpointUploader:
             checkpoint_upload_fn=upload,
         )
 
-    def _upload_of(self, loop: Loop, record: checkpoint.Record, last: bool) -> Upload:
+    def _upload_of(self, loop: Loop, record: checkpoint.CheckpointRecord, last: bool) -> Upload:
         """Copy the current state; return the function that writes the copy and stores it in the run under a given name.
 
         Ray Train may call that function again after a failed upload. A lasting failure ends all workers.

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.collaborative.log_fit import LogFit
-from pipelines.event_log.visible_log import Events, both_ways
+from pipelines.event_log.visible_log import EventArrays, both_ways
 from pipelines.modalities import ModalityRows
 from pipelines.spec import FusionSpec
 from tokenizer.arrays.types import Ints
@@ -38,7 +38,7 @@ class NewestPairs:
         return cls(fit.log.items.take(pa.array(rows)), both_ways(np.searchsorted(rows, pairs)), before, one_in)
 
 
-def sampled_pairs(parts: Iterable[Events], window: int, since: int) -> tuple[Ints, int]:
+def sampled_pairs(parts: Iterable[EventArrays], window: int, since: int) -> tuple[Ints, int]:
     """Return the pairs of the events since a time, one way; of more than MOST_PAIRS, one in 2, 4, ..., in their order.
 
     The second value says one in how many.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from pipelines.event_log.visible_log import Events
+from pipelines.event_log.visible_log import EventArrays
 from tokenizer.arrays.executor import LOCAL_THREADS
 from tokenizer.arrays.spool import Spool
 from tokenizer.arrays.types import Bools, Doubles, Ints
@@ -37,7 +37,7 @@ class PairCounts:
 
     @classmethod
     def of(
-        cls, parts: Iterable[Events], items: int, contexts: Ints, window: int, wanted: Bools | None = None
+        cls, parts: Iterable[EventArrays], items: int, contexts: Ints, window: int, wanted: Bools | None = None
     ) -> "PairCounts":
         """Count the pairs of the parts of a log of `items` items; with `wanted` (N,), only those of some items."""
         place = np.full(items, -1, np.int32)
@@ -89,7 +89,7 @@ class PairCounts:
 
 
 def _counted(
-    items: Items, part: Events, window: int, place: NDArray[np.int32], contexts: int, wanted: Bools | None
+    items: Items, part: EventArrays, window: int, place: NDArray[np.int32], contexts: int, wanted: Bools | None
 ) -> tuple[Ints, Doubles, Ints, Doubles]:
     """Return the item of each event and the weight of its pairs, and the distinct pairs with their weights."""
     own, met = place[part.item], np.zeros(len(part))

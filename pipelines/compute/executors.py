@@ -25,7 +25,7 @@ from tokenizer.arrays.vectors import SPAN, Items, Rows
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Report = str | tuple[str, Mapping[str, float], int] | None
+ProgressReport = str | tuple[str, Mapping[str, float], int] | None
 """A line of progress, or the label of a training and the row of an epoch; None at the end."""
 MOST_BLOCKS = 1 << 10
 """Blocks of a stage of many rows: each costs the cluster some milliseconds, whatever is in it."""
@@ -311,9 +311,11 @@ def _result_of(answers: Any) -> Any:
     return result
 
 
-def _reports_and_result(function: Callable[..., R], args: Any, kwargs: Any) -> Iterator[tuple[Report, R | None]]:
+def _reports_and_result(
+    function: Callable[..., R], args: Any, kwargs: Any
+) -> Iterator[tuple[ProgressReport, R | None]]:
     """Yield (report, None) for each line of progress and each epoch of the function, then (None, result)."""
-    reports = SimpleQueue[Report]()
+    reports = SimpleQueue[ProgressReport]()
 
     def run() -> R:
         with progress_listener(reports.put, lambda *epoch: reports.put(epoch)):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from infra.scratch import ScratchFolder
 from pipelines.event_log.event_order import ORDER, in_order
 from pipelines.event_log.user_buckets import BATCH_ROWS, BUCKET_EVENTS, MOST_BUCKETS, read_once, spread
-from pipelines.event_log.visible_log import COLUMNS, Events, LogSlice, aged, counted, type_weight
+from pipelines.event_log.visible_log import COLUMNS, EventArrays, LogSlice, aged, counted, type_weight
 from pipelines.spec import CollaborativeSection, CollaborativeSpec
 from storage.lake import Lake
 from tokenizer.arrays.id_rows import IdRows
@@ -85,13 +85,13 @@ class BehaviourLog:
     half_life_days: float | None
     row: NDArray[np.int32]
 
-    def parts(self) -> Iterator[Events]:
+    def parts(self) -> Iterator[EventArrays]:
         """Yield the events part by part; a user is in one part."""
         for part in range(self.parts_count):
             kept = pl.read_ipc(self.folder / f"{part}.arrow")
             time = kept["time"].to_numpy()
             weight = aged(kept["weight"].to_numpy(), time, self.newest, self.half_life_days)
-            yield Events(kept["user"].to_numpy(), self.row[kept["item"].to_numpy()].astype(np.int64), time, weight)
+            yield EventArrays(kept["user"].to_numpy(), self.row[kept["item"].to_numpy()].astype(np.int64), time, weight)
 
     def newest_since(self, share: float) -> int:
         """Return the time at or after which about that share of the events lies; equal times are not split."""

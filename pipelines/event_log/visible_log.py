@@ -52,7 +52,7 @@ class LogSlice:
 
 
 @dataclass(frozen=True)
-class Events:
+class EventArrays:
     """Events sorted by user, then by time, as arrays (n,).
 
     `user` is a number per user, `item` one per item, `time` is in microseconds since 1970, `weight` is how much an
@@ -96,7 +96,7 @@ class Events:
 
 
 @dataclass(frozen=True)
-class Histories(Events):
+class Histories(EventArrays):
     """The events of a log in memory; `item` indexes `names`, which are sorted."""
 
     names: tuple[str, ...]

@@ -21,7 +21,7 @@ Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Step:
+class FusionBatch:
     """Items of one step, a pair in each row: `left` holds (B, D) per modality, `right` (R, D).
 
     The first B rows of `right` are the pair partners, the other R - B are hard negatives. `keep_left` and `keep_right`
@@ -41,9 +41,9 @@ class Step:
     popularity: Tensor
     own: slice
 
-    def to(self, device: torch.device) -> Step:
+    def to(self, device: torch.device) -> FusionBatch:
         """Return the step on a device."""
-        return Step(
+        return FusionBatch(
             {name: each.to(device) for name, each in self.left.items()},
             {name: each.to(device) for name, each in self.right.items()},
             self.keep_left.to(device),
@@ -92,7 +92,7 @@ class FusionNet(nn.Module):
             fused = fused + self.correction.merge(encoded[1], keep)
         return normalize(fused, dim=1, eps=1e-6)
 
-    def forward(self, step: Step) -> tuple[Tensor, Tensor]:
+    def forward(self, step: FusionBatch) -> tuple[Tensor, Tensor]:
         """Return, of the step's own rows, their share of the mean loss and the sum of their pair losses."""
         own, spec, scale = step.own, self.spec, self.log_scale.exp().clamp(max=MOST_SCALE)
         left, right, encoded = self._both_sides(step)
@@ -106,7 +106,7 @@ class FusionNet(nn.Module):
             share = share + spec.align * self._two_view_loss([each[:pairs] for each in encoded], step, scale, target)
         return share, summed.detach()
 
-    def _both_sides(self, step: Step) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+    def _both_sides(self, step: FusionBatch) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
         """Return fused vectors of the left items of the step's own rows and of the right ones, and these encoded."""
 
         def of_left() -> Sequence[Tensor]:
@@ -123,7 +123,7 @@ class FusionNet(nn.Module):
             (left,), (right, *encoded) = run_both(of_left, of_right, self)
         return left, right, encoded
 
-    def _two_view_loss(self, encoded: Sequence[Tensor], step: Step, scale: Tensor, target: Tensor) -> Tensor:
+    def _two_view_loss(self, encoded: Sequence[Tensor], step: FusionBatch, scale: Tensor, target: Tensor) -> Tensor:
         """Return InfoNCE of two views of the same items: behaviour, or else the first modality, and all others."""
         present = step.present[: len(step.repeated)]
         alone = torch.zeros_like(present)

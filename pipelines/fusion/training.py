@@ -20,7 +20,7 @@ from pipelines.spec import FusionSpec
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pipelines.fusion.network import FusionNet, Step
+    from pipelines.fusion.network import FusionBatch, FusionNet
 
 LOOKED_AT = 4
 """Candidates drawn for hard negatives, as a multiple of the step's pairs."""
@@ -80,7 +80,7 @@ class FusionTraining:
         """Settings of the loop."""
         return LoopSpec.of(self.spec)
 
-    def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[Step, Cursor]]:
+    def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[FusionBatch, Cursor]]:
         """Yield the rest of the cursor's epoch. Each worker gets the whole step and computes its own rows' loss."""
         size = self.step_size
         own = slice(size * rank // world, size * (rank + 1) // world)
@@ -93,14 +93,14 @@ class FusionTraining:
         """Pairs per step: at most all pairs, and at most the number of items."""
         return min(self.spec.batch_size, len(self.pairs), len(self._present))
 
-    def step(self, number: int, size: int, own: slice) -> Step:
+    def step(self, number: int, size: int, own: slice) -> FusionBatch:
         """Draw pairs at random, and for each item a random subset of its present modalities.
 
         An item whose modalities would all be dropped keeps all it has.
         """
         import torch
 
-        from pipelines.fusion.network import Step
+        from pipelines.fusion.network import FusionBatch
 
         draw = np.random.default_rng([self.spec.seed, number])
         left, right = self.pairs[draw.integers(len(self.pairs), size=size)].T
@@ -110,7 +110,7 @@ class FusionTraining:
         own_column = torch.eye(len(left), len(right), dtype=torch.bool)
         same = columns[: len(left), None] == columns[None, :]
         taken = (same | (torch.from_numpy(left)[:, None] == columns[None, :])) & ~own_column
-        return Step(
+        return FusionBatch(
             left={name: torch.from_numpy(each[left]) for name, each in self.directed.items()},
             right={name: torch.from_numpy(each[right]) for name, each in self.directed.items()},
             keep_left=self._kept(left, draw),
@@ -122,7 +122,7 @@ class FusionTraining:
             own=own,
         )
 
-    def loss(self, module: nn.Module, batch: Step) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, module: nn.Module, batch: FusionBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return this worker's share of the mean loss; the sums `loss`, `targets` (pairs) and `tokens` (pairs)."""
         import torch
 

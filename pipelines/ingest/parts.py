@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Table:
+class CellTable:
     """Rows as columns: Arrow arrays, or lists of Python values where the source gives its rows one by one.
 
     `numbers` are those of the rows.
@@ -43,22 +43,22 @@ def in_order(frames: Sequence[pl.DataFrame], number: str) -> pl.DataFrame:
     return joined if joined[number].is_sorted() else joined.sort(number)
 
 
-def table_of(part: Part, names: Collection[str] | None) -> tuple[Table, list[Row]]:
+def table_of(part: Part, names: Collection[str] | None) -> tuple[CellTable, list[Row]]:
     """Return the rows of a part as a table of the columns `names`, or all if None, and the rows that have no cells.
 
     A part of both kinds is to be split by `pieces_of` before.
     """
     if isinstance(part, Columns):
         columns = {name: part.batch.column(name) for name in part.names if names is None or name in names}
-        return Table(columns, row_numbers(part)), []
+        return CellTable(columns, row_numbers(part)), []
     if isinstance(part, TextRows):
         columns = {name: part.table.column(name) for name in part.names if names is None or name in names}
-        return Table(columns, part.numbers), []
+        return CellTable(columns, part.numbers), []
     rows = [row for row in part if row.reason is None]
     wanted = dict.fromkeys(name for row in rows for name in row.values) if names is None else names
     lists = {name: [row.values.get(name) for row in rows] for name in wanted}
     numbers = pl.Series([row.number for row in rows], dtype=pl.Int64)
-    return Table(lists, numbers), [row for row in part if row.reason is not None]
+    return CellTable(lists, numbers), [row for row in part if row.reason is not None]
 
 
 def parsed_ahead(source: Source, spec: Spec, rows: int, parse: Callable[[Part], T]) -> Iterator[tuple[Part, T]]:

@@ -16,7 +16,7 @@ from pipelines.sources.text.csv_dialect import HEAD_BYTES, Dialect, dialect_of, 
 from pipelines.sources.text.csv_rows import csv_rows
 from pipelines.sources.text.json_columns import json_columns
 from pipelines.sources.text.json_rows import json_rows
-from pipelines.sources.text.text_rows import Folders, Piece, TextRows, gathered, with_folders
+from pipelines.sources.text.text_rows import Folders, TextColumns, TextRows, gathered, with_folders
 
 ROWS_OF_COLUMNS = 8192
 """A reader of fewer rows at once gets them one by one: a block read as columns may have many more."""
@@ -105,7 +105,7 @@ def _text_rows(file: File, dialect: Dialect, spec: Spec) -> Iterator[Row]:
             yield from json_rows(buffered)
 
 
-def _text_columns(file: File, named: Folders, dialect: Dialect, spec: Spec) -> Iterator[Piece | Row]:
+def _text_columns(file: File, named: Folders, dialect: Dialect, spec: Spec) -> Iterator[TextColumns | Row]:
     """Yield the rows of a text in UTF-8."""
     with file.open_stream() as stream:
         blocks = Blocks(stream, returns=file.is_table_text)

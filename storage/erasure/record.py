@@ -50,7 +50,7 @@ class Erasure:
 
 
 @dataclass(frozen=True)
-class Step:
+class ErasureStep:
     """A step of an erasure: BEGUN, which says what it takes out, CLEANED, each time with another `again`, or DONE."""
 
     erasure: str
@@ -68,18 +68,18 @@ def begin_erasure(lake: Lake, wanted: Wanted, seen: Seen, reason: str, provenanc
     ids = {"users": sorted(wanted.users), "items": sorted(wanted.items)}
     lake.files.write(_file(name), json.dumps(ids).encode())
     subjects = {"users": len(wanted.users), "items": len(wanted.items)}
-    _append(lake, Step(name, BEGUN, subjects, seen, reason), provenance)
+    _append(lake, ErasureStep(name, BEGUN, subjects, seen, reason), provenance)
     return name
 
 
 def record_pass(lake: Lake, erasure: str, provenance: Provenance) -> None:
     """Record that all tables were looked through. A run that read rows before, and begins only now, refuses to."""
-    _append(lake, Step(erasure, CLEANED, again=secrets.token_hex(4)), provenance)
+    _append(lake, ErasureStep(erasure, CLEANED, again=secrets.token_hex(4)), provenance)
 
 
 def end_erasure(lake: Lake, erasure: str, provenance: Provenance) -> None:
     """Record that nothing is left of what an erasure took out, and forget its ids."""
-    _append(lake, Step(erasure, DONE), provenance)
+    _append(lake, ErasureStep(erasure, DONE), provenance)
     lake.files.delete(_file(erasure))
 
 
@@ -125,7 +125,7 @@ def _file(erasure: str) -> str:
     return f"{ERASING}/{erasure}.json"
 
 
-def _append(lake: Lake, step: Step, provenance: Provenance) -> None:
+def _append(lake: Lake, step: ErasureStep, provenance: Provenance) -> None:
     row = {
         "erasure": step.erasure,
         "event": step.event,

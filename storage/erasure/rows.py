@@ -18,7 +18,7 @@ from storage.texts import ERASED, Ids
 BY_ITEM = ("items", "vectors", "drift")
 SIDS = "sids"
 BY_USER_AND_ITEM = ("interactions", "sequences")
-Row = dict[str, Any]
+NamedRow = dict[str, Any]
 RECORDS = {
     "runs": ("detail",),
     "pointers": ("note", "value"),
@@ -89,7 +89,7 @@ class Subjects:
         )
         return left.select(rows.column_names).to_arrow().cast(rows.schema), count
 
-    def _refused(self, row: Row) -> Row:
+    def _refused(self, row: NamedRow) -> NamedRow:
         """A refused row that holds an id loses its content, and counts as resolved: it cannot be tried again."""
         texts = (row["subject"], row["detail"], row["payload"], row["source"])
         if not any(text is not None and self.texts.within(text) for text in texts):
@@ -97,7 +97,7 @@ class Subjects:
         source = self.texts.without(row["source"])
         return {**row, "status": "resolved", "subject": None, "detail": ERASED, "payload": None, "source": source}
 
-    def _released(self, row: Row) -> Row:
+    def _released(self, row: NamedRow) -> NamedRow:
         """The manifest gets other blobs. What people wrote in it is left: names of settings could look like an id."""
         manifest = Manifest.model_validate_json(row["manifest"])
         gates = tuple(gate.model_copy(update={"detail": self.texts.without(gate.detail)}) for gate in manifest.gates)
@@ -106,6 +106,6 @@ class Subjects:
             amended = self.amend(amended)
         return row if amended == manifest else {**row, "manifest": amended.model_dump_json()}
 
-    def _recorded(self, row: Row) -> Row:
+    def _recorded(self, row: NamedRow) -> NamedRow:
         texts = {name: row[name] for name in RECORDED if row.get(name) is not None}
         return {**row, **{name: self.texts.without_in_json(text) for name, text in texts.items()}}

@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-Bounds = tuple[str, str] | None
+TextBounds = tuple[str, str] | None
 """Least and greatest text of some rows; None if they are unknown."""
 
 
@@ -42,7 +42,7 @@ class Among:
     def _sorted(self) -> pl.Series:
         return self.values.sort()
 
-    def may_be_within(self, bounds: Sequence[Bounds]) -> NDArray[np.bool_]:
+    def may_be_within(self, bounds: Sequence[TextBounds]) -> NDArray[np.bool_]:
         """Return for some rows with these bounds, each time, whether one of the values may be among them."""
         known = [each or ("", "") for each in bounds]
         first = self._sorted.search_sorted(pl.Series([low for low, _ in known], dtype=pl.String), side="left")
@@ -84,7 +84,7 @@ def both(where: ds.Expression | None, among: Among | None) -> ds.Expression | No
     return where & among.expression
 
 
-def _bounds(metadata: pq.FileMetaData, column: str) -> list[Bounds]:
+def _bounds(metadata: pq.FileMetaData, column: str) -> list[TextBounds]:
     """Return the bounds of a column in each row group."""
     names = [metadata.schema.column(number).path for number in range(metadata.num_columns)]
     if column not in names:

@@ -25,7 +25,7 @@ def sha256(data: bytes) -> str:
 
 
 @dataclass(frozen=True)
-class Found:
+class ListedFile:
     """A file that a listing found: its path below the listed URI, its bytes, and when it was last written, in ns."""
 
     path: str
@@ -112,11 +112,11 @@ class Files:
         found = self.filesystem.get_file_info(names)
         return [(each.size, each.mtime_ns or 0) if each.is_file else None for each in found]
 
-    def found(self, folder: str = "", recursive: bool = True) -> list[Found]:
+    def found(self, folder: str = "", recursive: bool = True) -> list[ListedFile]:
         """Return all files below a folder, at any depth or directly in it; none if it does not exist."""
         selector = pafs.FileSelector(folder, allow_not_found=True, recursive=recursive)
         listed = self.filesystem.get_file_info(selector)
-        return [Found(each.path, each.size, each.mtime_ns or 0) for each in listed if each.is_file]
+        return [ListedFile(each.path, each.size, each.mtime_ns or 0) for each in listed if each.is_file]
 
     def folders(self, folder: str = "") -> list[str]:
         """Return the paths of the folders directly in a folder; none if it does not exist."""

@@ -33,7 +33,7 @@ SEEN = "sidmill.seen"
 
 
 @dataclass(frozen=True)
-class Entry:
+class LogEntry:
     """One entry of a log: the paths it adds and removes, the time of its commit in ms, or its fault.
 
     `seen` has the newest versions of tables that its writer had opened. An entry `joins` if it has no new row: it puts
@@ -61,7 +61,7 @@ class Log:
         self._files, self.table = files, table
 
     @cached_property
-    def entries(self) -> dict[int, Entry]:
+    def entries(self) -> dict[int, LogEntry]:
         """Existing entries, by version."""
         found = {number: _entry(name, self._files.read(f"_delta_log/{name}")) for number, name in self._numbered(ENTRY)}
         # The clock of a writer may be slow; that of the store then says when the entry was written.
@@ -143,22 +143,22 @@ class Log:
         return frozenset(map(unquote, actions["path"].to_pylist()))
 
 
-def _entry(name: str, text: bytes) -> Entry:
+def _entry(name: str, text: bytes) -> LogEntry:
     try:
         actions: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines() if line.strip()]
         return _entry_of(name, actions)
     except (ValueError, KeyError, TypeError, AttributeError):  # also JSON of another shape, as after a changed byte
-        return Entry(name, fault="is cut short or damaged")
+        return LogEntry(name, fault="is cut short or damaged")
 
 
-def _entry_of(name: str, actions: list[dict[str, Any]]) -> Entry:
+def _entry_of(name: str, actions: list[dict[str, Any]]) -> LogEntry:
     if not actions:
-        return Entry(name, fault="is empty")
+        return LogEntry(name, fault="is empty")
     added = [action["add"] for action in actions if "add" in action]
     about: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
     said = about.get(FILES_HASH)
     now = entry_hash(map(hashed_entry, added if said else []))
-    return Entry(
+    return LogEntry(
         name,
         frozenset(unquote(file["path"]) for file in added),
         frozenset(unquote(action["remove"]["path"]) for action in actions if "remove" in action),
@@ -175,7 +175,7 @@ def hashed_entry(file: Mapping[str, Any]) -> dict[str, Any]:
     return {**parts, "stats": json.loads(file["stats"])}
 
 
-def read_entry(files: Files, version: int) -> Entry:
+def read_entry(files: Files, version: int) -> LogEntry:
     """Return one entry of the log of a table; raise FileNotFoundError."""
     name = f"{version:020d}.json"
     return _entry(name, files.read(f"_delta_log/{name}"))

@@ -17,7 +17,7 @@ from storage.commit import Provenance, swap, take_out
 from storage.errors import DataCorrupt, ErasedMeanwhile, LakeFormat, LakeNotFound
 from storage.files.data_files import NAME
 from storage.files.store import Files
-from storage.files.table_log import Entry, Log, entry_path
+from storage.files.table_log import Log, LogEntry, entry_path
 from storage.files.trim import checkpoint_name, write_trim
 from storage.format import FORMAT, MARKER, write_format
 from storage.lake import Lake
@@ -164,7 +164,7 @@ def _copy_table(
     return newest
 
 
-def _ahead(entry: Entry, captured: Mapping[str, int]) -> bool:
+def _ahead(entry: LogEntry, captured: Mapping[str, int]) -> bool:
     return any(entry.seen.get(table, -1) > version for table, version in captured.items())
 
 

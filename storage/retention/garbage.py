@@ -8,7 +8,7 @@ from functools import cached_property
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from storage.files.store import WRITING, Found
+from storage.files.store import WRITING, ListedFile
 from storage.files.table_log import Log
 from storage.files.trim import Trim
 from storage.lake import Lake
@@ -80,11 +80,11 @@ class Listing:
         return {table: Log(self._lake.table_files(table), table) for table in self._tables}
 
     @cached_property
-    def _files(self) -> dict[str, list[Found]]:
+    def _files(self) -> dict[str, list[ListedFile]]:
         return {table: self._lake.table_files(table).found() for table in self._tables}
 
     @cached_property
-    def _blobs(self) -> list[Found]:
+    def _blobs(self) -> list[ListedFile]:
         return self._lake.files.found(BLOBS)
 
     @cached_property

@@ -7,7 +7,7 @@ from itertools import chain
 
 from storage.errors import DataCorrupt
 from storage.files.data_files import NAME
-from storage.files.store import WRITING, Files, Found
+from storage.files.store import WRITING, Files, ListedFile
 from storage.files.table_log import CHECKPOINT, ENTRY, Log
 from storage.files.trim import Trim, checkpoint_name
 
@@ -39,7 +39,7 @@ class TableGarbage:
 
 
 def table_garbage(
-    log: Log, place: Files, listed: list[Found], needed: set[int], leaving: set[int], cutoff_ms: int
+    log: Log, place: Files, listed: list[ListedFile], needed: set[int], leaving: set[int], cutoff_ms: int
 ) -> TableGarbage:
     """Return what may go from a table of which some versions are needed, and others for some time yet.
 
@@ -88,7 +88,9 @@ def log_parts(log: Log, needed: set[int], since: int) -> LogParts:
     return LogParts(tuple(ranges), frozenset(bases), log.base(since))
 
 
-def _data_files(listed: list[Found], named: frozenset[str], ever: frozenset[str], cutoff_ms: int) -> Iterator[Garbage]:
+def _data_files(
+    listed: list[ListedFile], named: frozenset[str], ever: frozenset[str], cutoff_ms: int
+) -> Iterator[Garbage]:
     for file in listed:
         if file.path in named or file.path.startswith("_delta_log/"):
             continue
@@ -98,7 +100,7 @@ def _data_files(listed: list[Found], named: frozenset[str], ever: frozenset[str]
             yield Garbage("data files that no table version names", file.path, file.size, unnamed=True)
 
 
-def drafts(listed: list[Found], cutoff_ms: int) -> Iterator[Garbage]:
+def drafts(listed: list[ListedFile], cutoff_ms: int) -> Iterator[Garbage]:
     """Yield files whose writing did not end, and has not gone on since the cutoff."""
     for file in listed:
         unfinished = file.name.startswith(WRITING) or DRAFT.fullmatch(file.name)
@@ -106,7 +108,7 @@ def drafts(listed: list[Found], cutoff_ms: int) -> Iterator[Garbage]:
             yield Garbage("unfinished files", file.path, file.size, unnamed=True)
 
 
-def _entries(parts: LogParts, listed: list[Found]) -> Iterator[Garbage]:
+def _entries(parts: LogParts, listed: list[ListedFile]) -> Iterator[Garbage]:
     """Yield entries and checkpoints that no needed version is opened from."""
     for file in listed:
         if file.path != f"_delta_log/{file.name}":

@@ -9,7 +9,7 @@ from torch import distributed
 from learning.checkpoint import (
     RECORD,
     WEIGHTS,
-    Record,
+    CheckpointRecord,
     Shards,
     State,
     load_state,
@@ -31,7 +31,7 @@ PLAN = Plan("r-1", buckets=1, sizes=(3, 4), batch_size=2, max_events=4)
 def saved(directory: Path) -> Generator:
     spec = GeneratorSpec(constrained=False, dim=16, layers=1, heads=2, kv_heads=1, ff=8, max_events=4)
     trainable = NextCode(spec, PLAN, lambda _: None, Origin("vocabulary-a", "r-1", "recipe-a"))
-    record = Record(trainable.identity, Cursor(PLAN.hash, 2, 7), 11, [{"loss": 0.1}])
+    record = CheckpointRecord(trainable.identity, Cursor(PLAN.hash, 2, 7), 11, [{"loss": 0.1}])
     State.of(trainable.module, adamw(trainable.module, 0.1, 0.0)).write(directory, record)
     return trainable.generator
 
@@ -70,7 +70,7 @@ def test_a_checkpoint_that_lacks_any_file_or_has_a_torn_one_is_refused(tmp_path:
     optimizer = adamw(module, 0.1, 0.0)
     take_step(module, optimizer, module(torch.ones(3)).sum(), 0.1)
     before = [weight.detach().clone() for weight in module.parameters()]
-    record = Record({}, Cursor("p"), 1, [])
+    record = CheckpointRecord({}, Cursor("p"), 1, [])
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     try:
         everyone = distributed.new_group(backend="gloo")

@@ -67,7 +67,7 @@ class Stop(Exception):
 def save_to(folder: Path, die_after: int | None = None) -> Save:
     def save(loop: Loop, last: bool) -> None:
         progress = loop.progress
-        record = checkpoint.Record(
+        record = checkpoint.CheckpointRecord(
             loop.trainable.identity,
             progress.cursor,
             progress.step,

@@ -15,7 +15,7 @@ from pipelines.sources.reading import ROWS_OF_COLUMNS
 from pipelines.sources.row import Row
 from pipelines.sources.source_spec import InteractionsSpec
 from pipelines.sources.streams import batch
-from pipelines.sources.streams.batch import Batch
+from pipelines.sources.streams.batch import StreamBatch
 
 POISON = [b"{", b"[1]", b"\xff\xfe", b"two\nlines", b"two\rlines", b"", b" ", None, b"\0", b'"text"']
 EVENTS = [
@@ -27,11 +27,11 @@ EVENTS = [
 MESSAGE = st.sampled_from([*EVENTS, *EVENTS, *POISON])
 
 
-def batch_of(messages: Sequence[bytes | None], start: str = "3", end: str = "9") -> Batch:
-    return Batch("kafka://h/t[0]", "t[0]", "c/t/0", start, end, 7, lambda: nullcontext(iter(messages)))
+def batch_of(messages: Sequence[bytes | None], start: str = "3", end: str = "9") -> StreamBatch:
+    return StreamBatch("kafka://h/t[0]", "t[0]", "c/t/0", start, end, 7, lambda: nullcontext(iter(messages)))
 
 
-def rows_of(source: Batch, rows: int) -> list[Row]:
+def rows_of(source: StreamBatch, rows: int) -> list[Row]:
     parts = [part if isinstance(part, list) else list(part.rows()) for part in source.parts(InteractionsSpec(), rows)]
     assert all(len(part) <= rows for part in parts)
     return [row for part in parts for row in part]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from source_rows import ingest_new
 
-from pipelines.ingest.items.columns import Parsed, _convert, parse, parse_rows
+from pipelines.ingest.items.columns import ParsedItems, _convert, parse, parse_rows
 from pipelines.ingest.parts import table_of
 from pipelines.sources.files import find_sources
 from pipelines.sources.parquet_columns import Columns
@@ -79,11 +79,11 @@ def test_columns_give_what_their_rows_give(data: st.DataObject, spec: dict[str, 
     assert _lacked(quick) == _lacked(listed) == _lacked(slow)
 
 
-def _named(parsed: Parsed) -> dict[int, list[str]]:
+def _named(parsed: ParsedItems) -> dict[int, list[str]]:
     return {row: [repr(each) for each in named] for row, (_, named) in parsed.pictures.items()}
 
 
-def _lacked(parsed: Parsed) -> dict[int, list[str]]:
+def _lacked(parsed: ParsedItems) -> dict[int, list[str]]:
     return {number: [error.detail for error in errors] for number, (_, errors) in parsed.without.items()}
 
 

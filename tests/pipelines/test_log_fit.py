@@ -21,7 +21,7 @@ from pipelines.collaborative.pair_counts import PairCounts
 from pipelines.collaborative.sppmi import fit_rows, most_seen
 from pipelines.event_log import behaviour_log as log_module
 from pipelines.event_log.behaviour_log import BehaviourLog, LogItems, behaviour_log
-from pipelines.event_log.visible_log import COLUMNS, Events, Histories, LogSlice, histories
+from pipelines.event_log.visible_log import COLUMNS, EventArrays, Histories, LogSlice, histories
 from pipelines.spec import CollaborativeSpec
 from storage.lake import Lake
 from tokenizer.arrays.executor import Threads
@@ -53,7 +53,7 @@ def spec_of(**values: object) -> CollaborativeSpec:
     return CollaborativeSpec.model_validate(given)
 
 
-def parts_of(log: Histories, count: int) -> list[Events]:
+def parts_of(log: Histories, count: int) -> list[EventArrays]:
     return [log.where(log.user % count == part) for part in range(count)]
 
 
@@ -122,7 +122,7 @@ def test_the_parts_of_a_log_are_its_behaviour(
         assert sorted(users) == sorted(histories_of(wanted))
 
 
-def histories_of(events: Events) -> list[list[tuple[int, int, float]]]:
+def histories_of(events: EventArrays) -> list[list[tuple[int, int, float]]]:
     """The events of each user, in order."""
     of_user: dict[int, list[tuple[int, int, float]]] = {}
     columns = (events.item.tolist(), events.time.tolist(), events.weight.tolist())

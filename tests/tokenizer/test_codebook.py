@@ -15,7 +15,7 @@ from tokenizer.arrays.executor import LOCAL_THREADS
 from tokenizer.arrays.items import checked_items
 from tokenizer.arrays.vectors import Block
 from tokenizer.assign import Occupancy, Status, assign_sids
-from tokenizer.balancing.prices import FROM_NOTHING, Candidates, settle_prices
+from tokenizer.balancing.prices import FROM_NOTHING, CandidateCodes, settle_prices
 from tokenizer.codebook import Codebook
 from tokenizer.errors import CapacityExhausted, CodebookCorrupt, VectorError
 from tokenizer.fit import fit_codebook as fit
@@ -240,6 +240,6 @@ def test_prices_are_numbers_however_little_tells_codes_apart(cost: float) -> Non
     """More codes than items leave residuals of rounding alone, down to the smallest number there is."""
     costs = np.zeros((30, 3), np.float32)
     costs[0, 2] = cost
-    candidates = Candidates(costs, np.tile(np.arange(3, dtype=np.int32), (30, 1)), np.full(30, np.inf, np.float32))
+    candidates = CandidateCodes(costs, np.tile(np.arange(3, dtype=np.int32), (30, 1)), np.full(30, np.inf, np.float32))
     prices = settle_prices(candidates, np.full(3, 10.0), np.zeros(3), FROM_NOTHING)
     assert np.isfinite(prices).all()

@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from learning.errors import TrainingDiverged
 from learning.spec import LoopSpec
 from tokenizer.arrays.distance import nearest
 from tokenizer.arrays.executor import LOCAL_THREADS
@@ -16,6 +15,7 @@ from tokenizer.arrays.items import checked_items
 from tokenizer.arrays.vectors import Items
 from tokenizer.assign import Occupancy, assign_sids
 from tokenizer.balancing.costs import Residual
+from tokenizer.errors import CodebookDiverged
 from tokenizer.fit import fit_codebook
 from tokenizer.quantizers.vae.network import VaeNet, even_codes, share_of
 from tokenizer.quantizers.vae.trainable import VaeTrainable
@@ -158,7 +158,7 @@ def test_sinkhorn_spreads_a_step_evenly() -> None:
 
 def test_a_loss_that_is_no_number_stops_the_fit() -> None:
     with pytest.raises(
-        TrainingDiverged, match=r"the loss of the codebook is (nan|inf): lower codebook.vae.learning_rate"
+        CodebookDiverged, match=r"the loss of the codebook is (nan|inf): lower codebook.vae.learning_rate"
     ):
         fit_codebook(VECTORS, IDS, spec_of(learning_rate=1e30))
 

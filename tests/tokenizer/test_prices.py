@@ -9,7 +9,7 @@ from tokenizer.balancing.prices import (
     FROM_NOTHING,
     FROM_SAMPLE,
     FROM_SIMILAR,
-    Candidates,
+    CandidateCodes,
     Cooling,
     _Piece,
     settle_prices,
@@ -19,13 +19,13 @@ ITEMS = 8
 ALL = np.tile(np.arange(ITEMS, dtype=np.int32), (ITEMS, 1))
 
 
-def candidates(seed: int, scale: float = 1.0) -> tuple[NDArray[np.float32], Candidates]:
+def candidates(seed: int, scale: float = 1.0) -> tuple[NDArray[np.float32], CandidateCodes]:
     """Costs of eight items, of which each knows all of eight codes."""
     cost = (scale * np.random.default_rng(seed).random((ITEMS, ITEMS))).astype(np.float32)
-    return cost, Candidates(cost, ALL, np.full(ITEMS, np.inf, np.float32))
+    return cost, CandidateCodes(cost, ALL, np.full(ITEMS, np.inf, np.float32))
 
 
-def settled(known: Candidates, *coolings: Cooling, capacity: float = 1.0) -> NDArray[np.float64]:
+def settled(known: CandidateCodes, *coolings: Cooling, capacity: float = 1.0) -> NDArray[np.float64]:
     price = np.zeros(ITEMS)
     for cooling in coolings:
         price = settle_prices(known, np.full(ITEMS, capacity), price, cooling)
@@ -54,7 +54,7 @@ def test_prices_have_the_unit_of_the_costs_and_of_the_least_cost_beyond_the_list
     beyond = cost.max(axis=1) + np.float32(0.1)
     capacity = np.array([4.0, 40.0, 40.0])
     one, four = (
-        settle_prices(Candidates(scale * cost, code, scale * beyond), capacity, np.zeros(3), FROM_NOTHING)
+        settle_prices(CandidateCodes(scale * cost, code, scale * beyond), capacity, np.zeros(3), FROM_NOTHING)
         for scale in (np.float32(1), np.float32(64))
     )
     assert one[0] > 0.1, "one code is scarce"
@@ -64,7 +64,7 @@ def test_prices_have_the_unit_of_the_costs_and_of_the_least_cost_beyond_the_list
 def test_demand_is_the_slope_of_the_sum_of_soft_minimum_costs() -> None:
     cost, _ = candidates(2)
     beyond = np.full(ITEMS, 0.4, np.float32)
-    piece = _Piece.of(Candidates(cost, ALL, beyond), slice(0, ITEMS), 1.0)
+    piece = _Piece.of(CandidateCodes(cost, ALL, beyond), slice(0, ITEMS), 1.0)
     price, heat, step = np.random.default_rng(3).random(ITEMS), 0.3, 1e-2
     exact = np.exp(-np.column_stack([cost + price, beyond]) / heat)
     least, demand = piece.demand(price, heat)

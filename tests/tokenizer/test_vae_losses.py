@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from tokenizer.arrays.executor import LOCAL_THREADS
 from tokenizer.arrays.items import checked_items
-from tokenizer.quantizers.vae.network import Batch, VaeNet
+from tokenizer.quantizers.vae.network import VaeBatch, VaeNet
 from tokenizer.quantizers.vae.training import VaeInputs, batches, build, prepare
 from tokenizer.spec import CodebookSpec
 
@@ -24,7 +24,7 @@ LOSSES: dict[str, dict[str, Any]] = {
 }
 
 
-def started(**vae: Any) -> tuple[VaeNet, Batch]:
+def started(**vae: Any) -> tuple[VaeNet, VaeBatch]:
     """A network whose code vectors lie among the latents, and a step of which this worker has rows 4 to 11."""
     draw = np.random.default_rng(0)
     vectors = {
@@ -39,7 +39,7 @@ def started(**vae: Any) -> tuple[VaeNet, Batch]:
     net = build(training)
     prepare(net, training, 0)
     batch = next(batches(training, 0))
-    return net, Batch(batch.vectors, batch.partner, slice(4, 11), batch.draw, batch.step)
+    return net, VaeBatch(batch.vectors, batch.partner, slice(4, 11), batch.draw, batch.step)
 
 
 def info_nce(mine: Tensor, candidates: list[Tensor], right: int, temperature: float) -> Tensor:
@@ -55,7 +55,7 @@ def turned(latent: Tensor, total: Tensor) -> Tensor:
     return total.norm() / latent.detach().norm() * (second @ first @ latent)
 
 
-def by_hand(net: VaeNet, batch: Batch) -> Tensor:
+def by_hand(net: VaeNet, batch: VaeBatch) -> Tensor:
     """The loss of this worker's items, one after the other."""
     vae, loss = net.vae, torch.zeros(())
     generator = torch.Generator().manual_seed(batch.draw)

@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from ray import cloudpickle
 
-from learning.errors import TrainingDiverged
 from learning.ray_train.trainer import RayTrainer
 from tokenizer.arrays.items import tie_keys
 from tokenizer.arrays.vectors import ArrayRows, Items
+from tokenizer.errors import CodebookDiverged
 from tokenizer.fit import fit_codebook
 from tokenizer.quantizers.learned import train_network
 from tokenizer.quantizers.vae.trainable import VaeTrainable
@@ -117,7 +117,7 @@ def test_a_loss_that_is_no_number_stops_all_workers_at_once(workers: int, tmp_pa
     readers = tmp_path / "readers"
     training = training_of(spec_of(workers=workers, learning_rate=1e30), WatchedRows(VECTORS, readers))
     with pytest.raises(
-        TrainingDiverged, match=r"the loss of the codebook is (nan|inf): lower codebook.vae.learning_rate"
+        CodebookDiverged, match=r"the loss of the codebook is (nan|inf): lower codebook.vae.learning_rate"
     ):
         train_network(training, RayTrainer(tmp_path / "runs"))
     assert len(set(readers.read_text().split())) == workers, "nobody tried again"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from learning.checkpoint import Record, State
+from learning.checkpoint import CheckpointRecord, State
 from learning.errors import CheckpointMismatch
 from learning.loop import Loop
 from learning.optimizer import adamw
@@ -38,7 +38,7 @@ def test_codes_learn_which_item_is_meant_and_nothing_else_changes(tmp_path: Path
     assert history[-1] < 0.3 * history[0]
 
     state = State.of(training.module, adamw(training.module, 0.1, 0.0))
-    state.write(tmp_path, Record(training.identity, Cursor("", 0), 1, []))
+    state.write(tmp_path, CheckpointRecord(training.identity, Cursor("", 0), 1, []))
     start = pretrained(tmp_path)
     plan = Plan("r-1", buckets=1, sizes=SIZES, batch_size=4, max_events=8)
     made = NextCode(SPEC, plan, lambda _: None, Origin("v", "r-1", "r"), start=start)

@@ -21,7 +21,7 @@ from tokenizer.arrays.types import Codes, Floats
 from tokenizer.arrays.vectors import LEAD, ArrayRows, Block, Items, pieces
 from tokenizer.balancing.costs import CentroidLevel, Level, Residual
 from tokenizer.balancing.prefix_capacity import FullCodes, PrefixCapacity
-from tokenizer.balancing.prices import FROM_NOTHING, FROM_SAMPLE, FROM_SIMILAR, Candidates, Cooling, settle_prices
+from tokenizer.balancing.prices import FROM_NOTHING, FROM_SAMPLE, FROM_SIMILAR, CandidateCodes, Cooling, settle_prices
 from tokenizer.balancing.rounding import accept
 
 PRICE_ROWS = 4096
@@ -320,12 +320,12 @@ def _width(items: int, codes: int) -> int:
     return min(codes, max(LIST, (1 << 19) // max(items, 1)))
 
 
-def _candidates(level: Level, block: Block, open_codes: NDArray[np.int64], prices: Prices) -> Candidates:
+def _candidates(level: Level, block: Block, open_codes: NDArray[np.int64], prices: Prices) -> CandidateCodes:
     """Return the cheapest open codes per item at the given prices, in code order; fewer codes for more items."""
     width = _width(len(block), len(open_codes))
     price = prices.astype(np.float32)
 
-    def of(part: Block) -> Candidates:
+    def of(part: Block) -> CandidateCodes:
         cost_nT, code_nT = np.empty((len(part), width), np.float32), np.empty((len(part), width), np.int32)
         beyond_n = np.full(len(part), np.inf, np.float32)
         for rows, every in level.costs(part):
@@ -335,10 +335,10 @@ def _candidates(level: Level, block: Block, open_codes: NDArray[np.int64], price
             cost_nT[rows] = np.take_along_axis(cost, code_nT[rows], axis=1)
             if width < len(open_codes):
                 beyond_n[rows] = priced[:, -1]
-        return Candidates(cost_nT, code_nT, beyond_n)
+        return CandidateCodes(cost_nT, code_nT, beyond_n)
 
     found = map_on_cores(of, [block.part(slice(at, at + PRICE_ROWS)) for at in range(0, len(block), PRICE_ROWS)])
-    return Candidates(
+    return CandidateCodes(
         np.concatenate([part.cost for part in found]),
         np.concatenate([part.code for part in found]),
         np.concatenate([part.beyond for part in found]),

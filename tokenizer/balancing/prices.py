@@ -38,7 +38,7 @@ colder it begins and the fewer steps it takes."""
 
 
 @dataclass(frozen=True)
-class Candidates:
+class CandidateCodes:
     """Squared distances (N, T) of items to some codes, those codes, and the least cost (N,) of any other code.
 
     `beyond` is an alternative at that cost. Without it, items whose lists share too little room raise prices without
@@ -64,7 +64,7 @@ class _Piece:
     beyond: NDArray[np.float32]
 
     @classmethod
-    def of(cls, candidates: Candidates, rows: slice, gap: float) -> "_Piece":
+    def of(cls, candidates: CandidateCodes, rows: slice, gap: float) -> "_Piece":
         scaled, beyond = candidates.cost[rows].T / np.float32(gap), candidates.beyond[rows] / np.float32(gap)
         return cls(np.ascontiguousarray(scaled), np.ascontiguousarray(candidates.code[rows].T), beyond)
 
@@ -85,7 +85,7 @@ class _Piece:
 
 
 def settle_prices(
-    candidates: Candidates, capacity_K: NDArray[np.float64], price_K: NDArray[np.float64], cooling: Cooling
+    candidates: CandidateCodes, capacity_K: NDArray[np.float64], price_K: NDArray[np.float64], cooling: Cooling
 ) -> NDArray[np.float64]:
     """Return prices (K,) at which soft demand for each code is about its capacity or less, starting from `price_K`."""
     cost_NT = candidates.cost

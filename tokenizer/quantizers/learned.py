@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from learning.errors import LossDiverged, TrainingDiverged
+from learning.errors import LossDiverged
 from learning.trainer import Trainer, train_in_process
 from tokenizer.arrays.executor import Executor
 from tokenizer.arrays.types import Array, Floats
@@ -20,6 +20,7 @@ from tokenizer.arrays.vectors import ArrayRows, Items, spans
 from tokenizer.balancing.assign_level import assign_level
 from tokenizer.balancing.costs import CentroidLevel, Residual, Target
 from tokenizer.codebook import Codebook
+from tokenizer.errors import CodebookDiverged
 from tokenizer.quantizers.fit_levels import Fitting
 from tokenizer.quantizers.protocol import Fit, Quantizer, reads_one_source
 from tokenizer.quantizers.vae.latent import Coordinate, Encoded, has_fixed_grid, layers_of, perceptron
@@ -32,7 +33,7 @@ def fit(items: Items, spec: CodebookSpec, work: Executor, train: Trainer = train
 
     The latents of the fitted items are held in memory, 4 bytes per dimension. Batches are drawn at random; if vectors
     are in Parquet, `spec.sample` keeps the fitted ones in memory. Raises VectorError for no items, CapacityExhausted
-    when the levels hold fewer SIDs than planned, TrainingDiverged when the loss or its gradient is not finite.
+    when the levels hold fewer SIDs than planned, CodebookDiverged when the loss or its gradient is not finite.
     """
     fitting = Fitting.begin(items, spec, work)
     source, arrays = spec.levels[0].source, fitting.arrays
@@ -71,7 +72,7 @@ class Trained:
 
 
 def train_network(training: VaeInputs, train: Trainer = train_in_process) -> Trained:
-    """Train the network. Raises TrainingDiverged when the loss or its gradient is not finite."""
+    """Train the network. Raises CodebookDiverged when the loss or its gradient is not finite."""
     from tokenizer.quantizers.vae.trainable import VaeTrainable
 
     trainable = VaeTrainable(training)
@@ -79,7 +80,7 @@ def train_network(training: VaeInputs, train: Trainer = train_in_process) -> Tra
         loss = train(trainable, trainable.loop, "codebook")
     except LossDiverged as error:
         gradient = ", and its gradient is not finite (NaN or infinity)" if math.isfinite(error.loss) else ""
-        raise TrainingDiverged(
+        raise CodebookDiverged(
             f"the loss of the codebook is {error.loss}{gradient}: lower codebook.vae.learning_rate, or raise "
             "codebook.vae.warmup_steps"
         ) from error

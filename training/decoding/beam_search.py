@@ -29,7 +29,7 @@ from torch import Tensor
 from tokenizer.arrays.types import Ints
 from training.data.events import Events
 from training.models.generator import Generator
-from training.models.trie_tensors import Rows, TrieTensors
+from training.models.trie_tensors import ExcludedRows, TrieTensors
 
 Scores = npt.NDArray[np.float32]
 
@@ -79,7 +79,7 @@ def beam_search(
     trie: TrieTensors,
     events: Events,
     beams: int,
-    exclude: Rows | None = None,
+    exclude: ExcludedRows | None = None,
     sampling: SamplingOptions = MOST_PROBABLE,
 ) -> tuple[Ints, Scores]:
     """Return the `beams` best items of each history: rows of `Trie.item_ids`, -1 padded, and log p, (B, beams).
@@ -99,7 +99,7 @@ def search_sids(
     trie: TrieTensors,
     events: Events,
     beams: int,
-    exclude: Rows | None = None,
+    exclude: ExcludedRows | None = None,
     sampling: SamplingOptions = MOST_PROBABLE,
 ) -> tuple[Ints, Scores]:
     """Return the SIDs of `beam_search`, best first: nodes after the last level (B, W), -1 padded, and log p (B, W)."""
@@ -175,7 +175,9 @@ def _diverse_topk(scores_BWK: Tensor, share: int, sampling: SamplingOptions) -> 
     return torch.cat(scores, dim=1), torch.cat(indices, dim=1)
 
 
-def items_of(trie: TrieTensors, nodes: Ints, scores: Scores, beams: int, exclude: Rows | None) -> tuple[Ints, Scores]:
+def items_of(
+    trie: TrieTensors, nodes: Ints, scores: Scores, beams: int, exclude: ExcludedRows | None
+) -> tuple[Ints, Scores]:
     """Return the items of SIDs (B, W), best first, without the excluded ones; items that share a SID in row order."""
     row, count = trie.masks.items(nodes.ravel())
     beam = np.repeat(np.arange(nodes.size), count)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from training.data.events import Events
 from training.models.generator import Generator
-from training.models.layers import Block, KeysValues, rotation
+from training.models.layers import KeysValues, TransformerBlock, rotation
 
 
 class Decoder(Generator):
@@ -19,7 +19,7 @@ class Decoder(Generator):
     reads_separators = True
 
     def _build(self) -> None:
-        self.blocks = nn.ModuleList(Block(self.spec) for _ in range(self.spec.layers))
+        self.blocks = nn.ModuleList(TransformerBlock(self.spec) for _ in range(self.spec.layers))
 
     def states(self, events: Events, targets_BE: Tensor) -> Tensor:
         """See Generator. The token before event e's code at level l is at position e * width + l."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from training.data.events import Events
 from training.models.code_decoder import CodeDecoder, CodeReading, Memory, with_codes
 from training.models.generator import Generator
-from training.models.layers import Block, KeyValue, rotation
+from training.models.layers import KeyValue, TransformerBlock, rotation
 
 
 class EncoderDecoder(Generator):
@@ -23,7 +23,7 @@ class EncoderDecoder(Generator):
     one_target: ClassVar[bool] = True
 
     def _build(self) -> None:
-        self.blocks = nn.ModuleList(Block(self.spec, causal=False) for _ in range(self.spec.layers))
+        self.blocks = nn.ModuleList(TransformerBlock(self.spec, causal=False) for _ in range(self.spec.layers))
         self.memories = nn.ModuleList(KeyValue(self.spec) for _ in range(self.spec.code_layers))
         self.code_decoder = CodeDecoder(self.spec, self.spec.code_layers, memory=True)
 

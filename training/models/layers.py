@@ -156,7 +156,7 @@ def feed_forward(spec: GeneratorSpec) -> SwiGLU | Experts:
     return Experts(spec) if spec.experts else SwiGLU(spec)
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Pre-norm self-attention and feed-forward, each with a residual connection."""
 
     def __init__(self, spec: GeneratorSpec, causal: bool = True) -> None:

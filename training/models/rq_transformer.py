@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from training.data.events import Events
 from training.models.code_decoder import CodeDecoder, CodeReading, with_codes
 from training.models.generator import Generator
-from training.models.layers import Block, rotation
+from training.models.layers import TransformerBlock, rotation
 
 
 class RqTransformer(Generator):
@@ -20,7 +20,7 @@ class RqTransformer(Generator):
 
     def _build(self) -> None:
         self.join = nn.Linear(self.levels * self.spec.dim, self.spec.dim, bias=False)
-        self.blocks = nn.ModuleList(Block(self.spec) for _ in range(self.spec.layers))
+        self.blocks = nn.ModuleList(TransformerBlock(self.spec) for _ in range(self.spec.layers))
         self.code_decoder = CodeDecoder(self.spec, self.spec.code_layers, memory=False)
 
     def states(self, events: Events, targets_BE: Tensor) -> Tensor:

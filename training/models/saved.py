@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from learning.checkpoint import WEIGHTS, Record, load_weights, read_record
+from learning.checkpoint import WEIGHTS, CheckpointRecord, load_weights, read_record
 from training.errors import VocabularyMismatch
 from training.models import build_generator
 from training.models.generator import Generator
 from training.spec import GeneratorSpec
 
 
-def load_generator(directory: Path, vocabulary: str) -> tuple[Generator, Record]:
+def load_generator(directory: Path, vocabulary: str) -> tuple[Generator, CheckpointRecord]:
     """Return the generator of a checkpoint, in evaluation mode, if it has the given `vocabulary`.
 
     Raises VocabularyMismatch for another vocabulary and CheckpointDamaged for missing or altered files.

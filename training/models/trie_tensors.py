@@ -17,7 +17,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from tokenizer.trie.masks import TrieMasks
 
-Rows = Sequence[npt.NDArray[np.integer]]
+ExcludedRows = Sequence[npt.NDArray[np.integer]]
 
 NO_EDGE = np.iinfo(np.int64).max
 """Greater than the number of any edge."""
@@ -107,7 +107,7 @@ class TrieTensors:
         """Return the scores of the codes that may follow each node, -inf for the others."""
         return scores_BWK.where(self.mask(level, nodes_BW), -torch.inf)
 
-    def closed(self, exclude: Rows) -> list[Tensor]:
+    def closed(self, exclude: ExcludedRows) -> list[Tensor]:
         """Return the edges to `close` for each user u: those below which every row of the trie is among exclude[u].
 
         There is a tensor (3, X) for each level, with user, node and code of each of X edges.

@@ -8,15 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from learning.trainer import Trainer, train_in_process
-from tokenizer.arrays.types import Ints
+from tokenizer.arrays.types import Floats, Ints
 from training.sasrec.sasrec import LABEL, SasRec, SasRecTrainable, item_vectors
 from training.spec import ItemEmbeddingsSpec, SasRecSpec
-
-Matrix = NDArray[np.float32]
 
 
 def item_embeddings_of(
@@ -24,13 +21,13 @@ def item_embeddings_of(
     items: int,
     spec: ItemEmbeddingsSpec,
     train: Trainer = train_in_process,
-) -> list[Matrix]:
+) -> list[Floats]:
     """Return unit vectors of the items after each log in turn, float32 (items, D); zero for an item not in the log.
 
     A log is a list of histories; a history holds item numbers (0 to items - 1), oldest first. Only the events of a log
     take part in its training, so its vectors do not depend on later logs.
     """
-    embeddings: list[Matrix] = []
+    embeddings: list[Floats] = []
     previous: tuple[Ints, SasRec] | None = None
     for log in logs:
         present = np.unique(np.concatenate(log))

@@ -65,7 +65,7 @@ class SasRecBatch:
         return SasRecBatch([each.to(device) for each in self.groups], self.targets.to(device), self.step_targets)
 
 
-class Block(nn.Module):
+class SasRecBlock(nn.Module):
     """Pre-norm attention and feed-forward, each with a residual connection."""
 
     def __init__(self, spec: SasRecSpec) -> None:
@@ -99,7 +99,7 @@ class SasRec(nn.Module):
             torch.manual_seed(spec.seed)
             self.items = nn.Embedding(items, spec.dim)
             self.positions = nn.Embedding(spec.max_events, spec.dim)
-            self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.blocks))
+            self.blocks = nn.ModuleList(SasRecBlock(spec) for _ in range(spec.blocks))
             self.norm = nn.LayerNorm(spec.dim)
             self.dropout = nn.Dropout(spec.dropout)
             for weight in self.parameters():
@@ -217,10 +217,12 @@ def padded(histories: Sequence[Ints]) -> list[Padded]:
     return groups
 
 
-OnEpoch = Callable[[SasRec, dict[str, float]], bool | None]
+SasRecCallback = Callable[[SasRec, dict[str, float]], bool | None]
 
 
-def fit_sasrec(histories: Sequence[Ints], items: int, spec: SasRecSpec, on_epoch: OnEpoch | None = None) -> SasRec:
+def fit_sasrec(
+    histories: Sequence[Ints], items: int, spec: SasRecSpec, on_epoch: SasRecCallback | None = None
+) -> SasRec:
     """Train in this process and return the model, ready to rank; `histories` hold rows 0..items-1, oldest first.
 
     After each epoch `on_epoch` gets the model, ready to rank, and the row of the epoch; if it returns true the training

@@ -10,7 +10,7 @@ import polars as pl
 from pipelines.ingest import cell_columns as whole
 from pipelines.ingest.accounting import as_refused
 from pipelines.ingest.events.rows import EventRules
-from pipelines.ingest.parts import Table, in_order, pieces_of, rows_at, table_of
+from pipelines.ingest.parts import CellTable, in_order, pieces_of, rows_at, table_of
 from pipelines.sources.cells import Refused
 from pipelines.sources.protocol import Part
 from pipelines.sources.row import Row
@@ -33,7 +33,7 @@ EVENTS: dict[str, pl.DataType] = {
 
 
 @dataclass(frozen=True)
-class Parsed:
+class ParsedEvents:
     """Events of some rows, in the order of the source, and the rows that were refused.
 
     `own_ids` says whether a row gives its event an id.
@@ -44,26 +44,26 @@ class Parsed:
     own_ids: bool = True
 
 
-def parse(part: Part, rules: EventRules) -> Parsed:
+def parse(part: Part, rules: EventRules) -> ParsedEvents:
     """Convert rows to events."""
     pieces = [_parse(piece, rules) for piece in pieces_of(part)]
     if len(pieces) == 1:
         return pieces[0]
     refused = sorted((each for piece in pieces for each in piece.refused), key=lambda each: each[0].number)
-    return Parsed(in_order([piece.events for piece in pieces], "source_offset"), refused)
+    return ParsedEvents(in_order([piece.events for piece in pieces], "source_offset"), refused)
 
 
-def _parse(part: Part, rules: EventRules) -> Parsed:
+def _parse(part: Part, rules: EventRules) -> ParsedEvents:
     table, broken = table_of(part, rules.spec.selected_columns)
     events, sure = _convert(table, rules)
     doubtful = events.filter(~sure)["source_offset"].to_list()
     if not doubtful and not broken:
-        return Parsed(events, [])
+        return ParsedEvents(events, [])
     rest = parse_rows(sorted([*rows_at(part, doubtful), *broken], key=lambda row: row.number), rules)
-    return Parsed(pl.concat([events.filter(sure), rest.events]).sort("source_offset"), rest.refused)
+    return ParsedEvents(pl.concat([events.filter(sure), rest.events]).sort("source_offset"), rest.refused)
 
 
-def parse_rows(rows: Sequence[Row], rules: EventRules) -> Parsed:
+def parse_rows(rows: Sequence[Row], rules: EventRules) -> ParsedEvents:
     """Convert rows to events, one by one."""
     events, refused = [], []
     for row in rows:
@@ -71,10 +71,10 @@ def parse_rows(rows: Sequence[Row], rules: EventRules) -> Parsed:
             events.append(rules.event(row))
         except Exception as raised:  # noqa: BLE001 - any exception of a row refuses only that row
             refused.append((row, as_refused(raised)))
-    return Parsed(pl.DataFrame(events, schema=EVENTS, orient="row"), refused)
+    return ParsedEvents(pl.DataFrame(events, schema=EVENTS, orient="row"), refused)
 
 
-def _convert(table: Table, rules: EventRules) -> tuple[pl.DataFrame, pl.Series]:
+def _convert(table: CellTable, rules: EventRules) -> tuple[pl.DataFrame, pl.Series]:
     """Return the events of all rows, and whether each is certain; rows that are not hold any values."""
     spec = rules.spec
     times = partial(whole.times, unit=spec.time_unit)

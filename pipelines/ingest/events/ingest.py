@@ -18,7 +18,7 @@ from pipelines.ingest.accounting import (
     payload,
 )
 from pipelines.ingest.events.admission import SAME, Admission, Admitted
-from pipelines.ingest.events.columns import Parsed, parse
+from pipelines.ingest.events.columns import ParsedEvents, parse
 from pipelines.ingest.events.ids import Copies, content_ids
 from pipelines.ingest.events.known_items import Has
 from pipelines.ingest.events.pseudonyms import Pseudonyms, require_same_key
@@ -89,19 +89,19 @@ class _Reader:
         self._pseudonyms = pseudonyms
         self._copies = Copies() if spec.repeats == "keep" else None
 
-    def parse(self, part: Part) -> Parsed:
+    def parse(self, part: Part) -> ParsedEvents:
         """Convert rows to events; the ones that have no id get the hash of their content."""
         parsed = parse(part, self._rules)
         events, lacking = parsed.events, parsed.events["event_id"].is_null()
         if self._pseudonyms is not None:
             events = events.with_columns(user_id=self._pseudonyms.names(events["user_id"]))
         if not lacking.any():
-            return Parsed(events, parsed.refused, parsed.own_ids)
+            return ParsedEvents(events, parsed.refused, parsed.own_ids)
         if self._copies is None:
             events = _with_ids(events, lacking, content_ids(events.filter(lacking)))
-        return Parsed(events, parsed.refused, not lacking.all())
+        return ParsedEvents(events, parsed.refused, not lacking.all())
 
-    def fresh(self, part: Part, parsed: Parsed, counts: Counts) -> tuple[pl.DataFrame, list[Reject]]:
+    def fresh(self, part: Part, parsed: ParsedEvents, counts: Counts) -> tuple[pl.DataFrame, list[Reject]]:
         """Return the events and the refused rows that no earlier reading wrote; count all but the events."""
         events = parsed.events
         if self._copies is not None:

@@ -9,7 +9,7 @@ import polars as pl
 from pipelines.ingest.accounting import as_refused
 from pipelines.ingest.cell_columns import Cells, Convert, Converted, booleans, identifiers, series_of
 from pipelines.ingest.items.rows import item_of, pictures_of
-from pipelines.ingest.parts import Table, in_order, pieces_of, rows_at, table_of
+from pipelines.ingest.parts import CellTable, in_order, pieces_of, rows_at, table_of
 from pipelines.ingest.pictures.references import Reference
 from pipelines.sources.cells import EXACT_FLOAT, Refused, check_name, values
 from pipelines.sources.parquet_columns import python_values
@@ -36,7 +36,7 @@ _PLAIN = r"^[ !#-\[\]-~]*$"
 
 
 @dataclass(frozen=True)
-class Parsed:
+class ParsedItems:
     """Items of some rows in the order of the source, and the refused rows.
 
     `pictures` holds the pictures that rows name, and `without` the refusals of attributes that items lack, both by row.
@@ -48,7 +48,7 @@ class Parsed:
     refused: list[tuple[Row, Refused]] = field(default_factory=list)
 
 
-def parse(part: Part, spec: ItemsSpec) -> Parsed:
+def parse(part: Part, spec: ItemsSpec) -> ParsedItems:
     """Convert rows to items."""
     pieces = [_parse(piece, spec) for piece in pieces_of(part)]
     if len(pieces) == 1:
@@ -57,20 +57,20 @@ def parse(part: Part, spec: ItemsSpec) -> Parsed:
     without = {number: lacked for piece in pieces for number, lacked in piece.without.items()}
     refused = sorted((each for piece in pieces for each in piece.refused), key=lambda each: each[0].number)
     items = in_order([piece.items for piece in pieces], "source_row")
-    return Parsed(items, dict(sorted(pictures.items())), dict(sorted(without.items())), refused)
+    return ParsedItems(items, dict(sorted(pictures.items())), dict(sorted(without.items())), refused)
 
 
-def _parse(part: Part, spec: ItemsSpec) -> Parsed:
+def _parse(part: Part, spec: ItemsSpec) -> ParsedItems:
     table, broken = table_of(part, None)
     items, sure = _convert(table, spec)
     doubtful = table.numbers.filter(~sure).to_list()
     if not doubtful and not broken:
-        return Parsed(items)
+        return ParsedItems(items)
     rest = parse_rows(sorted([*rows_at(part, doubtful), *broken], key=lambda row: row.number), spec)
     return replace(rest, items=pl.concat([items.filter(sure), rest.items]).sort("source_row"))
 
 
-def parse_rows(rows: Sequence[Row], spec: ItemsSpec) -> Parsed:
+def parse_rows(rows: Sequence[Row], spec: ItemsSpec) -> ParsedItems:
     """Convert rows to items, one by one."""
     items, pictures, without, refused = [], {}, {}, []
     for row in rows:
@@ -84,10 +84,10 @@ def parse_rows(rows: Sequence[Row], spec: ItemsSpec) -> Parsed:
                 pictures[row.number] = (row, named)
             if unreadable:
                 without[row.number] = (row, unreadable)
-    return Parsed(pl.DataFrame(items, schema=ITEMS, orient="row"), pictures, without, refused)
+    return ParsedItems(pl.DataFrame(items, schema=ITEMS, orient="row"), pictures, without, refused)
 
 
-def _convert(table: Table, spec: ItemsSpec) -> tuple[pl.DataFrame, pl.Series]:
+def _convert(table: CellTable, spec: ItemsSpec) -> tuple[pl.DataFrame, pl.Series]:
     """Return the items of all rows, and whether each is certain; rows that are not hold any values."""
     rows = len(table)
     names = sorted(name for name in table.columns if name not in spec.not_attributes)
@@ -130,7 +130,7 @@ def _are_usual(names: list[str]) -> bool:
     return len(set(names)) == len(names)
 
 
-def _column(table: Table, name: str | None, convert: Convert, dtype: pl.DataType = _STRING) -> Converted:
+def _column(table: CellTable, name: str | None, convert: Convert, dtype: pl.DataType = _STRING) -> Converted:
     """Convert a column; one that the table lacks is absent in all rows."""
     if not name or name not in table.columns:
         return Converted(pl.repeat(None, len(table), dtype=dtype, eager=True), _repeated(True, len(table)))

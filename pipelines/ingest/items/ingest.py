@@ -20,7 +20,7 @@ from pipelines.ingest.accounting import (
     payload,
 )
 from pipelines.ingest.hash_set import SeenHashes
-from pipelines.ingest.items.columns import Parsed, parse
+from pipelines.ingest.items.columns import ParsedItems, parse
 from pipelines.ingest.items.lost import lost_columns
 from pipelines.ingest.items.rows import pictures_of, subject_of
 from pipelines.ingest.parts import bounds, parsed_ahead, row_count, rows_at
@@ -93,7 +93,7 @@ class _Reader:
         where = one_of("source", names_of(lake, source, "items"))
         self._written = lake.frame("items", columns=CONTENT, where=where)
 
-    def accepted(self, part: Part, parsed: Parsed) -> tuple[pl.DataFrame, list[Reject]]:
+    def accepted(self, part: Part, parsed: ParsedItems) -> tuple[pl.DataFrame, list[Reject]]:
         """Return the items of a part with `images` and `source`, and the refused rows, attributes and pictures."""
         self.row_counts.rows_in += row_count(part)
         again = self._again(parsed.items["item_id"])
@@ -139,7 +139,7 @@ class _Reader:
         self.row_counts.refuse(error.reason, row.rows, error.detail)
         return _reject(STAGE, error, self._source, row, subject_of(row, self._spec))
 
-    def _unreadable_attributes(self, items: pl.DataFrame, parsed: Parsed) -> list[Reject]:
+    def _unreadable_attributes(self, items: pl.DataFrame, parsed: ParsedItems) -> list[Reject]:
         """Count the items, and return those that lack attributes which cannot be read."""
         rejects = []
         if parsed.without:
@@ -153,7 +153,7 @@ class _Reader:
         self.attribute_counts.out += len(items) - len(rejects)
         return rejects
 
-    def _stored(self, items: pl.DataFrame, parsed: Parsed) -> tuple[dict[int, list[str]], list[Reject]]:
+    def _stored(self, items: pl.DataFrame, parsed: ParsedItems) -> tuple[dict[int, list[str]], list[Reject]]:
         """Store the pictures of items; return their hashes by row, and the pictures that were refused."""
         names = dict(items.select("source_row", "item_id").iter_rows())
         asked = ((row, named) for number, (row, named) in parsed.pictures.items() if number in names)

@@ -32,7 +32,7 @@ EMPTY = b"null"
 
 
 @dataclass(frozen=True)
-class Batch:
+class StreamBatch:
     """Messages of the stream at `address` from `start` to `end`; `stream_id` tells the stream from all others.
 
     `messages` opens the stream and yields the values in order, or None for a message without one. `count` is about

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from infra.addresses import refuse_parameters, without_secrets
 from pipelines.sources.protocol import Found, Record, Source, SourceKind, Spec
 from pipelines.sources.row import SourceError
-from pipelines.sources.streams.batch import ANSWER_WITHIN_S, AT_ONCE, Batch, batch_identity, go_on
+from pipelines.sources.streams.batch import ANSWER_WITHIN_S, AT_ONCE, StreamBatch, batch_identity, go_on
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer
@@ -79,12 +79,12 @@ class Partition:
     def stream_id(self) -> str:
         return "\0".join(["kafka", self.cluster, self.topic.topic, str(self.number)])
 
-    def batches(self, records: Iterable[Record]) -> Iterator[Batch]:
+    def batches(self, records: Iterable[Record]) -> Iterator[StreamBatch]:
         """Yield the messages behind those of the records, in order."""
         first, anew = self._next(records)
         for start in range(first, self.high, MOST_MESSAGES):
             end = min(start + MOST_MESSAGES, self.high)
-            yield Batch(
+            yield StreamBatch(
                 self.address,
                 f"{self.topic.topic}[{self.number}]",
                 self.stream_id,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from infra.addresses import refuse_parameters, without_secrets
 from pipelines.sources.protocol import Found, Record, SourceKind, Spec
 from pipelines.sources.row import SourceError
-from pipelines.sources.streams.batch import ANSWER_WITHIN_S, AT_ONCE, Batch, batch_identity, go_on
+from pipelines.sources.streams.batch import ANSWER_WITHIN_S, AT_ONCE, StreamBatch, batch_identity, go_on
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -60,7 +60,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Stream:
+class RedisStream:
     """A stream, and whether its earliest entries are read where the next ones are gone."""
 
     address: str
@@ -77,7 +77,7 @@ class Stream:
 
 
 @dataclass(frozen=True)
-class State:
+class StreamState:
     """Entries of a stream: their number, the first, and the place behind the last one that was ever added."""
 
     length: int
@@ -85,18 +85,20 @@ class State:
     last: Place
 
 
-def _parsed(uri: str) -> Stream:
+def _parsed(uri: str) -> RedisStream:
     refuse_parameters(uri, "a source")
     match = _ADDRESS.fullmatch(uri)
     if match is None:
         raise SourceError(f"{without_secrets(uri)} names no stream. Write redis://HOST:PORT/STREAM.")
     db, tls = int(match["db"] or 0), match["scheme"] == "rediss"
     address = f"{match['scheme']}://{match['host']}:{match['port']}/{db}/{match['stream']}"
-    return Stream(address, match["host"], int(match["port"]), db, match["stream"], tls, match["earliest"] is not None)
+    return RedisStream(
+        address, match["host"], int(match["port"]), db, match["stream"], tls, match["earliest"] is not None
+    )
 
 
 @contextmanager
-def _client(stream: Stream) -> "Iterator[Redis]":
+def _client(stream: RedisStream) -> "Iterator[Redis]":
     try:
         import redis
     except ImportError as error:
@@ -122,7 +124,7 @@ def _client(stream: Stream) -> "Iterator[Redis]":
         client.close()
 
 
-def state_of(stream: Stream) -> State:
+def state_of(stream: RedisStream) -> StreamState:
     """Return what a stream holds now; raise SourceError if there is none."""
     with _client(stream) as client:
         if client.type(stream.name) != b"stream":
@@ -130,10 +132,10 @@ def state_of(stream: Stream) -> State:
         found: dict[str, Any] = client.xinfo_stream(stream.name)
     first = found["first-entry"]
     last = Place(found["last-generated-id"].decode(), found.get("entries-added"))
-    return State(found["length"], Place(first[0].decode()) if first else None, last)
+    return StreamState(found["length"], Place(first[0].decode()) if first else None, last)
 
 
-def _next(stream: Stream, state: State, records: Iterable[Record]) -> Place:
+def _next(stream: RedisStream, state: StreamState, records: Iterable[Record]) -> Place:
     """Return the place behind what the records read; raise SourceError if entries behind it are gone."""
     ends = [end for record in records if (end := _end(stream, record))]
     read = ends[-1] if ends else Place()
@@ -156,7 +158,7 @@ def _next(stream: Stream, state: State, records: Iterable[Record]) -> Place:
     return read
 
 
-def _end(stream: Stream, record: Record) -> Place | None:
+def _end(stream: RedisStream, record: Record) -> Place | None:
     """Return the place behind a batch of this stream; None for a record of another source."""
     found = _READ.fullmatch(record.uri)
     if found is None or record.sha256 != batch_identity(stream.stream_id, found["start"]):
@@ -165,7 +167,7 @@ def _end(stream: Stream, record: Record) -> Place | None:
 
 
 @contextmanager
-def _messages(stream: Stream, start: Place, end: Place) -> Iterator[Iterator[bytes]]:
+def _messages(stream: RedisStream, start: Place, end: Place) -> Iterator[Iterator[bytes]]:
     with _client(stream) as client:
         yield _read(client, stream.name, start, end)
 
@@ -201,7 +203,7 @@ def _find(uri: str, spec: Spec, records: Iterable[Record]) -> Found:
     added = state.length if state.last.added is None or start.added is None else state.last.added - start.added
     messages = partial(_messages, stream, start, state.last)
     end = replace(state.last, anew=start.anew)
-    batch = Batch(
+    batch = StreamBatch(
         stream.address, stream.name, stream.stream_id, str(start), str(end), min(added, state.length), messages
     )
     return Found([batch], [])

@@ -48,7 +48,7 @@ class Address:
 
 
 @dataclass(frozen=True)
-class DataFile:
+class IcebergFile:
     """A data file without the rows that its delete files name."""
 
     table: IcebergTable
@@ -96,13 +96,13 @@ class IcebergTable:
 
         return schema_to_pyarrow(self.opened.scan(snapshot_id=version).projection(), include_field_ids=False)
 
-    def pieces(self, version: int) -> Mapping[str, DataFile]:
+    def pieces(self, version: int) -> Mapping[str, IcebergFile]:
         """Return the data files; a delete file that is added to one makes it another piece."""
         try:
             tasks = list(self.opened.scan(snapshot_id=version).plan_files())
         except Exception as error:
             raise _unreadable(f"{self.address}{self.mark}{version}", error) from error
-        return {_piece_name(each): DataFile(self, each) for each in tasks}
+        return {_piece_name(each): IcebergFile(self, each) for each in tasks}
 
     def recorded(self, uri: str) -> tuple[int, bool] | None:
         told = _parsed(uri)

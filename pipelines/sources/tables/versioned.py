@@ -29,7 +29,7 @@ class Piece(Protocol):
     def row_count(self) -> RowCount: ...
 
 
-class Table(Protocol):
+class VersionedTable(Protocol):
     """A table whose versions stay readable: `kind` and `table_id` tell it from all others, wherever it is.
 
     `cleaning` is the operation that removes old pieces, in words.
@@ -78,7 +78,7 @@ class TableVersion:
     rows were asked for.
     """
 
-    table: Table
+    table: VersionedTable
     version: int
     since: int | None = None
     deleted_since: int | None = None

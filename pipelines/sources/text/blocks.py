@@ -13,7 +13,7 @@ MOST_ALONE = 32
 """Where all is unusual, this many small blocks are read line by line before another is tried."""
 
 
-class Stream(Protocol):
+class ByteStream(Protocol):
     """A source of bytes."""
 
     def read(self, size: int) -> bytes: ...
@@ -26,7 +26,7 @@ class Blocks:
     `returns` also with a carriage return.
     """
 
-    def __init__(self, stream: Stream, returns: bool, size: int = 0, small: int = 0) -> None:
+    def __init__(self, stream: ByteStream, returns: bool, size: int = 0, small: int = 0) -> None:
         self._stream, self._returns = stream, returns
         self._most, self._small = size or BLOCK_BYTES, small or SMALL_BYTES
         self._size = self._small

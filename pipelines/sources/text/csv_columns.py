@@ -17,22 +17,22 @@ from pipelines.sources.row import Row
 from pipelines.sources.text.blocks import MOST_BYTES_OF_COLUMNS, Blocks
 from pipelines.sources.text.csv_dialect import Dialect
 from pipelines.sources.text.csv_rows import Asked, CsvReader, Layout, Lines, encoded, lines_of, with_point
-from pipelines.sources.text.text_rows import Ends, Piece, array_of, has, line_ends, line_starts
+from pipelines.sources.text.text_rows import Ends, TextColumns, array_of, has, line_ends, line_starts
 
 
 def csv_columns(
     blocks: Blocks, file: str, dialect: Dialect, asked: Asked, meant: Collection[str] = ()
-) -> Iterator[Piece | Row]:
+) -> Iterator[TextColumns | Row]:
     """Yield the rows below the header of a file in UTF-8, in order, as `csv_rows` gives them."""
     lines = Lines(lines_of(blocks.next_small().removeprefix(codecs.BOM_UTF8)), lambda: lines_of(blocks.next_small()))
     reader = CsvReader(lines, file, dialect, asked, meant)
-    plain, names = Plain.of(reader.layout), tuple(reader.layout.names)
+    plain, names = PlainCsv.of(reader.layout), tuple(reader.layout.names)
     yield from reader.rows()
     blocks.put_back(encoded(lines.unread()))
     while block := blocks.next():
         table = plain.table(block) if plain else None
         if table is not None:
-            yield Piece(reader.number, table, names, block, reader.again)
+            yield TextColumns(reader.number, table, names, block, reader.again)
             reader.passed(table.num_rows)
             blocks.taken()
         elif plain is None or not blocks.halve(block):
@@ -42,7 +42,7 @@ def csv_columns(
     reader.check()
 
 
-class Plain:
+class PlainCsv:
     """Reader of blocks as columns of text: those that are asked for, null where a cell is empty."""
 
     def __init__(self, layout: Layout, places: dict[str, str], needle: bytes) -> None:
@@ -64,7 +64,7 @@ class Plain:
         )
 
     @classmethod
-    def of(cls, layout: Layout) -> "Plain | None":
+    def of(cls, layout: Layout) -> "PlainCsv | None":
         """Return a reader of blocks with this header; None if every line has to be looked at."""
         names = layout.names
         places = {str(place): name for place, name in enumerate(names) if layout.asked is None or name in layout.asked}

@@ -26,7 +26,7 @@ _ESCAPED = 'a cell in quotes has \\" in it: where that is a quote, set csv.quote
 
 
 @dataclass(frozen=True)
-class Record:
+class CsvRecord:
     """Cells of one row and the lines they were read from, or `why` its line gives no cells."""
 
     cells: list[str]
@@ -108,7 +108,7 @@ class Layout:
         """Characters that stand for bytes that cannot be decoded."""
         return re.compile("[\udc80-\udcff]" if self.dialect.is_utf8 else "\ufffd")
 
-    def row(self, number: int, line: int, record: Record) -> Row:
+    def row(self, number: int, line: int, record: CsvRecord) -> Row:
         """Convert a record to a row; `line` is the first of its lines, counted from 1."""
         names, dialect, cells, raw = self.names, self.dialect, record.cells, "".join(record.lines)
 
@@ -206,17 +206,17 @@ def encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _header(lines: Lines, dialect: Dialect) -> Record:
+def _header(lines: Lines, dialect: Dialect) -> CsvRecord:
     """Return the first record that is not blank; one without cells if there is none."""
     while True:
         for record in records(lines, dialect):
             if record.cells or record.why:
                 return record
         if not lines.go_on():
-            return Record([], [])
+            return CsvRecord([], [])
 
 
-def _names(header: Record, file: str, asked: Asked, meant: Collection[str]) -> list[str]:
+def _names(header: CsvRecord, file: str, asked: Asked, meant: Collection[str]) -> list[str]:
     if header.why:
         raise SourceError(f"{file}: its first line cannot be read: {header.why}. Correct the header.")
     names = without_blanks(header.cells, meant)
@@ -236,19 +236,19 @@ def with_point(cell: str) -> str:
     return found.replace(".", "").replace(",", ".") if "," in found and COMMA_NUMBER.fullmatch(found) else cell
 
 
-def records(lines: Lines, dialect: Dialect, width: int = 0) -> Iterator[Record]:
+def records(lines: Lines, dialect: Dialect, width: int = 0) -> Iterator[CsvRecord]:
     """Yield every record, those of blank lines without cells; `width` is the number of cells of the header."""
     delimiter, plain = dialect.delimiter, dialect.quotes == "none"
     for line in lines:
         line = line.removeprefix("\ufeff")  # joined files may have a byte order mark at the start of any line
         if not (dialect.escapes and "\\" in line) and (plain or '"' not in line):
             bare = line.rstrip("\r\n")
-            yield Record(bare.split(delimiter) if bare else [], [line])
+            yield CsvRecord(bare.split(delimiter) if bare else [], [line])
         else:
             yield from _quoted(line, lines, dialect, width if dialect.quotes != "trusted" else 0)
 
 
-def _quoted(line: str, lines: Lines, dialect: Dialect, width: int) -> Iterator[Record]:
+def _quoted(line: str, lines: Lines, dialect: Dialect, width: int) -> Iterator[CsvRecord]:
     """Yield the record of a line that has quotes; lines below it that are no part of it are put back."""
     taken: list[str] = []
     try:
@@ -258,20 +258,20 @@ def _quoted(line: str, lines: Lines, dialect: Dialect, width: int) -> Iterator[R
         escaped = not dialect.escapes and '\\"' in line
         cells = _lenient(line, dialect) if len(taken) == 1 and not escaped else []
         why = _ESCAPED if escaped else "a quote opens a cell and none closes it properly"
-        yield Record(cells, [line], "" if cells else why)
+        yield CsvRecord(cells, [line], "" if cells else why)
         return
     apart = f"a quote opens a cell that is closed {len(taken) - 1} lines below"
     if len(taken) == 1 or not width:
-        yield Record(cells, taken)
+        yield CsvRecord(cells, taken)
     elif len(cells) != width:
         lines.put_back(taken[1:])
-        yield Record([], [line], f"{apart}, and the row then has {len(cells)} cells, the header {width}")
+        yield CsvRecord([], [line], f"{apart}, and the row then has {len(cells)} cells, the header {width}")
     elif width > 1 and _may_be_rows(taken, dialect.delimiter, width):
-        yield Record([], [line], f"{apart}, and each of these lines may be a row by itself")
+        yield CsvRecord([], [line], f"{apart}, and each of these lines may be a row by itself")
         yield from records(Lines(taken[1:-1]), dialect, width)
-        yield Record([], taken[-1:], f"a quote closes a cell that was opened {len(taken) - 1} lines above")
+        yield CsvRecord([], taken[-1:], f"a quote closes a cell that was opened {len(taken) - 1} lines above")
     else:
-        yield Record(cells, taken)
+        yield CsvRecord(cells, taken)
 
 
 def _bounded(line: str, lines: Lines, taken: list[str]) -> Iterator[str]:

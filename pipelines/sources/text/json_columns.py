@@ -19,7 +19,7 @@ from pipelines.sources.cells import EXACT_FLOAT
 from pipelines.sources.row import Row
 from pipelines.sources.text.blocks import MOST_BYTES_OF_COLUMNS, Blocks
 from pipelines.sources.text.json_rows import json_rows
-from pipelines.sources.text.text_rows import Ends, Piece, array_of, has, line_ends, line_starts
+from pipelines.sources.text.text_rows import Ends, TextColumns, array_of, has, line_ends, line_starts
 
 MOST_FIELDS = 200
 """A catalogue with more columns is read line by line."""
@@ -38,17 +38,19 @@ _KINDS: dict[type, pa.DataType] = {
 }
 
 
-def json_columns(blocks: Blocks, asked: Collection[str] | None, folders: Collection[str] = ()) -> Iterator[Piece | Row]:
+def json_columns(
+    blocks: Blocks, asked: Collection[str] | None, folders: Collection[str] = ()
+) -> Iterator[TextColumns | Row]:
     """Yield the rows of a text in order, as `json_rows` gives them; all columns if `asked` is None.
 
     `folders` are columns that rows get from folder names where they lack them.
     """
-    plain, number = Plain(asked, folders), 0
+    plain, number = PlainJson(asked, folders), 0
     block = blocks.next()
     while block:
         table = plain.table(block)
         if table is not None:
-            yield Piece(number, table, tuple(table.schema.names), block, _again)
+            yield TextColumns(number, table, tuple(table.schema.names), block, _again)
             number += table.num_rows
             blocks.taken()
         elif plain.is_given_up or not blocks.halve(block):
@@ -63,7 +65,7 @@ def _again(number: int, lines: bytes) -> Iterator[Row]:
     return json_rows(io.BytesIO(lines), number)
 
 
-class Plain:
+class PlainJson:
     """Reader of blocks as columns of the types that earlier rows had."""
 
     def __init__(self, asked: Collection[str] | None, folders: Collection[str]) -> None:

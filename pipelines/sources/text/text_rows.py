@@ -18,7 +18,7 @@ Folders = tuple[tuple[str, str | None], ...]
 
 
 @dataclass(frozen=True)
-class Piece:
+class TextColumns:
     """A block of a text as columns, one row a line; `first` is the number of the first row.
 
     `columns` are all of the text, of which the table may hold some. `again` reads lines as rows, given the number of
@@ -46,7 +46,7 @@ class Piece:
             start = self._ends[first - 1] if first else 0
             yield from self.again(int(run[0]), self.block[start : self._ends[last]])
 
-    def split(self, rows: int) -> tuple["Piece", "Piece"]:
+    def split(self, rows: int) -> tuple["TextColumns", "TextColumns"]:
         """Return the first rows, and the others."""
         return (
             replace(self, table=self.table.slice(0, rows)),
@@ -61,7 +61,7 @@ class TextRows:
     `folders` are values of folder names, which are added to every row that lacks that column.
     """
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[TextColumns, ...]
     alone: tuple[Row, ...] = ()
     folders: Folders = ()
 
@@ -132,9 +132,9 @@ def with_folders(row: Row, folders: Folders) -> Row:
     return row if row.reason is not None or not folders else replace(row, values={**dict(folders), **row.values})
 
 
-def gathered(found: Iterable[Piece | Row], rows: int) -> Iterator[TextRows | list[Row]]:
+def gathered(found: Iterable[TextColumns | Row], rows: int) -> Iterator[TextRows | list[Row]]:
     """Yield the rows in order, at most `rows` at once; those whose columns have other types begin a new part."""
-    pieces, alone, count = list[Piece](), list[Row](), 0
+    pieces, alone, count = list[TextColumns](), list[Row](), 0
     types: dict[str, pa.DataType] = {}
     for each in found:
         if isinstance(each, Row):
@@ -161,7 +161,7 @@ def gathered(found: Iterable[Piece | Row], rows: int) -> Iterator[TextRows | lis
         yield _part(pieces, alone)
 
 
-def _part(pieces: list[Piece], alone: list[Row]) -> TextRows | list[Row]:
+def _part(pieces: list[TextColumns], alone: list[Row]) -> TextRows | list[Row]:
     return TextRows(tuple(pieces), tuple(alone)) if pieces else alone
 
 

@@ -25,7 +25,7 @@ SMALLEST = 1e-100
 
 
 @dataclass(frozen=True)
-class Batch:
+class VaeBatch:
     """The items of a step: standardised vectors (B, D); this worker's items are the rows `own`.
 
     `partner` (B, C) are the collaborative vectors, with zero rows for items that have none. `draw` seeds the random
@@ -38,7 +38,7 @@ class Batch:
     draw: int
     step: int
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> VaeBatch:
         """Return the batch with its tensors on `device`."""
         partner = None if self.partner is None else self.partner.to(device)
         return replace(self, vectors=self.vectors.to(device), partner=partner)
@@ -82,7 +82,7 @@ class VaeNet(nn.Module):
         found.update({f"level{number}": _array(code_vectors) for number, code_vectors in enumerate(self.points)})
         return found
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: VaeBatch) -> Tensor:
         """Return the loss, summed over this worker's items; each item's loss is a mean over dimensions."""
         with torch.autocast(batch.vectors.device.type, enabled=False):
             own = batch.vectors[batch.own]
@@ -113,7 +113,7 @@ class VaeNet(nn.Module):
         quantized, _ = self.grid(latent[None])
         return quantized[0], latent.new_zeros(())
 
-    def _residual(self, latent: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _residual(self, latent: Tensor, batch: VaeBatch) -> tuple[Tensor, Tensor]:
         """Return the sum of code vectors with a gradient for the encoder, and the VQ and diversity losses."""
         chosen = self._even(batch) if self.vae.sinkhorn else None
         left, total, loss = latent, torch.zeros_like(latent), latent.new_zeros(())
@@ -132,7 +132,7 @@ class VaeNet(nn.Module):
         return latent + (total - latent).detach(), loss
 
     @torch.no_grad()
-    def _even(self, batch: Batch) -> Tensor:
+    def _even(self, batch: VaeBatch) -> Tensor:
         """Return codes (n, L) of this worker's items, from a transport plan over all items of the step."""
         left, chosen = self.encoder(batch.vectors), []
         for code_vectors in self.points:
@@ -156,7 +156,7 @@ class VaeNet(nn.Module):
         return functional.cross_entropy(near, mate[codes[paired]], reduction="sum")
 
 
-def share_of(module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, int]:
+def share_of(module: nn.Module, batch: VaeBatch) -> tuple[Tensor, Tensor, int]:
     """Return this worker's share of the mean loss of a step, its summed loss, and its number of items."""
     summed = module(batch)
     return summed / len(batch.vectors), summed.detach().double(), len(batch.vectors[batch.own])

@@ -16,7 +16,7 @@ from torch import Tensor, distributed, nn
 
 from learning.spec import LoopSpec
 from learning.trainable import Cursor
-from tokenizer.quantizers.vae.network import Batch, VaeNet, share_of
+from tokenizer.quantizers.vae.network import VaeBatch, VaeNet, share_of
 from tokenizer.quantizers.vae.training import VaeInputs, batches, build, prepare
 
 
@@ -46,7 +46,7 @@ class VaeTrainable:
         """Loop settings."""
         return LoopSpec.of(self.training.vae, seed=self.training.spec.seed)
 
-    def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
+    def batches(self, rank: int, world: int, cursor: Cursor) -> Iterator[tuple[VaeBatch, Cursor]]:
         """Yield the rest of the cursor's epoch for one worker; `sample` counts the items of its steps.
 
         Before the first step of an epoch, code vectors are updated, identically on all workers.
@@ -61,7 +61,7 @@ class VaeTrainable:
         for step, batch in enumerate(batches(self.training, cursor.epoch, rank, world, done), start=done + 1):
             yield batch, Cursor(cursor.plan, cursor.epoch, step * size)
 
-    def loss(self, module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, module: nn.Module, batch: VaeBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Share of the step's mean loss per item, and the sums `loss`, `targets` (items) and `tokens` (codes)."""
         share, summed, items = share_of(module, batch)
         count = torch.tensor(items, dtype=torch.float64, device=summed.device)

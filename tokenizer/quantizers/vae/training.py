@@ -31,7 +31,7 @@ from tokenizer.spec import CodebookSpec
 from tokenizer.vae_spec import VaeSpec
 
 if TYPE_CHECKING:
-    from tokenizer.quantizers.vae.network import Batch, VaeNet
+    from tokenizer.quantizers.vae.network import VaeBatch, VaeNet
 
 LATENT = "latent"
 """Source name of the latents."""
@@ -101,14 +101,14 @@ def build(training: VaeInputs) -> VaeNet:
     return VaeNet(training.spec, training.scale, training.items.rows[named].shape[1] if named else 0)
 
 
-def batches(training: VaeInputs, epoch: int, rank: int = 0, world: int = 1, first: int = 0) -> Iterator[Batch]:
+def batches(training: VaeInputs, epoch: int, rank: int = 0, world: int = 1, first: int = 0) -> Iterator[VaeBatch]:
     """Yield the batches of an epoch from its step `first` on, with the whole step's items and this worker's rows.
 
     Steps run through consecutive shuffled passes over the items, independent of epochs.
     """
     import torch
 
-    from tokenizer.quantizers.vae.network import Batch
+    from tokenizer.quantizers.vae.network import VaeBatch
 
     vae, items, size = training.vae, training.items, training.batch_size
     passes: dict[int, NDArray[np.int64]] = {}
@@ -122,7 +122,7 @@ def batches(training: VaeInputs, epoch: int, rank: int = 0, world: int = 1, firs
         block = items.take(rows, nothing)
         vectors = torch.from_numpy((block.vectors[training.source] - training.mean) / training.scale)
         partner = torch.from_numpy(block.vectors[vae.collaborative]) if vae.collaborative else None
-        yield Batch(vectors, partner, own, draw=step, step=step)
+        yield VaeBatch(vectors, partner, own, draw=step, step=step)
 
 
 def prepare(net: VaeNet, training: VaeInputs, epoch: int) -> None:
