@@ -13,6 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import adbc_driver_postgresql.dbapi as postgres
 import duckdb
 import polars as pl
 import pyarrow as pa
@@ -203,20 +204,26 @@ def server() -> Iterator[str]:
         command = [POSTGRES / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", str(folder)]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, **run)  # type: ignore[call-overload]
         try:
-            for _ in range(300):
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
+            server = f"postgresql://shop:{SECRET}@127.0.0.1:{port}/postgres"
+            until = time.monotonic() + 60
+            while not answers(server):  # it listens before it is ready
+                assert time.monotonic() < until
                 time.sleep(0.1)
-            yield f"postgresql://shop:{SECRET}@127.0.0.1:{port}/postgres"
+            yield server
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(60)
 
 
-def execute(server: str, *statements: str) -> None:
-    import adbc_driver_postgresql.dbapi as postgres
+def answers(server: str) -> bool:
+    try:
+        execute(server, "SELECT 1")
+    except postgres.Error:
+        return False
+    return True
 
+
+def execute(server: str, *statements: str) -> None:
     with postgres.connect(server, autocommit=True) as connection, connection.cursor() as cursor:
         for each in statements:
             cursor.execute(each)
