@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from threading import Lock
 from typing import Any
 from urllib.parse import unquote
 
@@ -220,6 +221,7 @@ class OpenFiles:
     def __init__(self, files: Files, spec: TableSpec) -> None:
         self.files, self._schema, self._small_footers = files, spec.schema, not _is_looked_up(spec)
         self._known = dict[str, tuple[DataFile, ds.ParquetFileFragment]]()
+        self._lock = Lock()
 
     def dataset(self, found: Sequence[DataFile]) -> ds.FileSystemDataset:
         """Return the rows of some files, with footers checked against the commit. Pages are checked on reading."""
@@ -232,7 +234,8 @@ class OpenFiles:
         return [each for each in found if each.path in paths]
 
     def _unchecked(self, found: Sequence[DataFile]) -> ds.FileSystemDataset:
-        fragments = [self._opened(each) for each in found]
+        with self._lock:
+            fragments = [self._opened(each) for each in found]
         return ds.FileSystemDataset(fragments, self._schema, FORMAT, self.files.filesystem)
 
     def _opened(self, file: DataFile) -> ds.ParquetFileFragment:
