@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import polars as pl
 
+from flows.recipe import unapplied_by_nights
 from flows.runtime.run import Run
 from flows.snapshot import Snapshot, added_events, arrived_since, release_key, say_cutoff
 from flows.steps.assign import Extended, assign
@@ -122,6 +123,8 @@ def extended_release(
         return made
     encoders = describe_encoders(run) | given.encoders
     check_encoders(parent.id, parent.encoders, encoders)
+    if note := unapplied_by_nights(parent.id, parent.recipe, run.recipe):
+        run.say(f"  warning: {note}")
     run.begin()
     if again:
         changed = pl.concat([changed, snapshot.catalogue(run.lake, among=again)]).unique("item_id").sort("item_id")

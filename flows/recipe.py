@@ -70,6 +70,12 @@ VectorsName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_
 CheckName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
+FITTED_SECTIONS = {"collaborative", "sasrec", "fusion", "codebook"}
+"""Sections that a fit alone applies; nights go on with what was fitted."""
+NAMED = 6
+"""Most settings that a message names."""
+
+
 class Recipe(OmitsYoungerDefaults):
     """All sections of a recipe. A modality without a section is not extracted. The report shows `about`."""
 
@@ -149,6 +155,27 @@ RUN_ONLY_SECTIONS = (
     "checks",
     "watch",
 )  # sections that judge a run: `--set` changes them for that run only
+
+
+def unapplied_by_nights(release: str, before: dict[str, Any], now: Recipe) -> str | None:
+    """Return what a night says of settings that differ from the recipe of its release and that only a fit applies.
+
+    None if there are none. The night goes on with what was fitted.
+    """
+    old, new = (each.model_dump(include=FITTED_SECTIONS) for each in (parse_recipe(before), now))
+    names = list[str]()
+    for section, was in old.items():
+        if was is None or new[section] is None:
+            names += [section] * (was != new[section])
+        else:
+            names += [f"{section}.{name}" for name, value in was.items() if new[section][name] != value]
+    if not names:
+        return None
+    few = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    return (
+        f"{few} differ from the recipe of {release}, and a night does not apply them: it goes on with the vectors and "
+        "the codebook that were fitted. `sidmill run backfill` fits anew under these settings."
+    )
 
 
 def split_overrides(overrides: list[str]) -> tuple[list[str], list[str]]:
@@ -258,7 +285,9 @@ def override_setting(settings: dict[str, Any], override: str) -> None:
         value = text
     place = settings
     for name in names[:-1]:
-        place = place.setdefault(name, {})
+        if place.get(name) is None:  # a section that the recipe does not have
+            place[name] = {}
+        place = place[name]
         if not isinstance(place, dict):
             raise RecipeError(
                 f"{shown}: {name!r} is a field, not a section; write SECTION.FIELD=VALUE with the name of a section."

@@ -10,7 +10,7 @@ from flows.preflight.report import Report
 from flows.preflight.sources import Planned, plan
 from flows.preflight.timing import estimate_encoding, estimate_ingest
 from flows.preflight.trial import Trial, tried
-from flows.recipe import Recipe, load_recipe
+from flows.recipe import Recipe, load_recipe, unapplied_by_nights
 from flows.runtime.times import bounds, parse_time
 from flows.snapshot import check_as_of
 from flows.steps.embed import EncoderChanged, check_encoders
@@ -79,6 +79,8 @@ def _judge_codebook(
         check_encoders(parent.id, pinned, found.encoders)
     except (EncoderChanged, ValueError) as error:
         report.errors.append(str(error))
+    if note := unapplied_by_nights(parent.id, parent.recipe, recipe):
+        report.warnings.append(note)
     judge_night(report, recipe, trial, run.lake, parent)
 
 

@@ -15,6 +15,7 @@ from flows.cli.main import run_command
 from flows.recipe import RecipeError, load_recipe
 from storage.lake import Lake
 from storage.runs.record import runs
+from tokenizer.spec import RefitSpec
 
 
 @pytest.mark.parametrize(
@@ -233,6 +234,10 @@ def test_the_hash_of_a_recipe_follows_what_comes_out_and_not_where_it_runs() -> 
 
 
 def test_half_of_a_gate_may_be_overridden() -> None:
+    none = load_recipe("demo").model_dump(mode="json")
+    assert none["refit"] is None
+    added = load_recipe(None, ["refit.budget=0.05"], none).refit
+    assert added == RefitSpec(budget=0.05), "a section that the recipe of a release does not have"
     gate = load_recipe("default", ["gates.capacity_used.limit=0.5"]).gates.capacity_used
     assert (gate.limit, gate.severity) == (0.5, "warn")
 

@@ -98,6 +98,17 @@ def test_a_night_with_another_encoder_than_its_release_is_a_fault(
     assert "would stop the nightly" in said.err
 
 
+def test_settings_that_a_night_does_not_apply_are_named(
+    old_lake: Lake, small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    night = ["run", "nightly", "--dry-run", "--items", str(small / "items.jsonl"), "--lake", old_lake.uri]
+    assert run_command(night) == 0
+    assert "does not apply" not in capsys.readouterr().out
+    assert run_command([*night, "--set", "codebook.slack=1.9", "--set", "train.epochs=7"]) == 0
+    told = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert "warning: codebook.slack differ from the recipe of r-000002, and a night does not apply them" in told
+
+
 def test_a_source_that_the_lake_has_read_is_not_read_again(small: Path, tmp_path: Path, recipe: dict[str, Any]) -> None:
     lake, spec = Lake(str(tmp_path / "lake")), ItemsWithoutImages.of(ItemsSpec())
     source = find_sources(str(small / "items.jsonl"))[0]

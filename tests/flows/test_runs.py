@@ -333,3 +333,23 @@ def test_nights_of_events_alone_of_deletions_and_of_prices_assign_nothing_and_dr
     nightly(lake.uri, None, [str(small / "prices.jsonl")])
     assert read_release(lake, "r-000004").counts["drifted"] == 0
     assert sids(lake, "r-000004") == sids(lake, "r-000003")
+
+
+def test_a_night_says_which_settings_it_does_not_apply(
+    tmp_path: Path, small: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake = start(str(tmp_path / "lake"), small, recipe)
+    book = read_release(lake, "production").codebook.id
+    write_items(small / "night.jsonl", 40, 2)
+    capsys.readouterr()
+    other = {
+        **recipe,
+        "codebook": {**recipe["codebook"], "slack": 1.9},
+        "fusion": {**recipe["fusion"], "dim": 8},
+        "train": {"epochs": 7},
+    }
+    assert nightly(lake.uri, {**other, "collaborative": None}, [str(small / "night.jsonl")])["made"]
+    said = capsys.readouterr().out
+    assert "warning: collaborative, fusion.dim, codebook.slack differ from the recipe of r-000001" in said
+    assert "`sidmill run backfill` fits anew" in said
+    assert read_release(lake, "production").codebook.id == book
