@@ -50,7 +50,7 @@ class Needs:
 
     def versions(self, table: str, of: frozenset[str]) -> set[int]:
         """Return the versions of a table that some releases pin."""
-        return {each.versions.get(table, -1) for each in self.manifests if each.id in of} - {-1}
+        return {each.versions[table] for each in self.manifests if each.id in of and table in each.versions}
 
     def blobs(self) -> set[str]:
         """Return the blobs that are needed."""

@@ -49,7 +49,7 @@ def table_garbage(
     for fault in log.faults():
         raise DataCorrupt(fault)
     since = log.newest_at(cutoff_ms)
-    lacking = [version for version in needed if not log.opens(version)]
+    lacking = sorted(version for version in needed if not log.opens(version))
     if lacking:
         raise DataCorrupt(
             f"the log of table {log.table!r} at {place.uri} lacks version {lacking[0]}, which a release pins. Restore "
@@ -69,7 +69,7 @@ def table_garbage(
 class LogParts:
     """The parts of a log that some versions open from: ranges of entries, and the `bases` with checkpoints.
 
-    `before` is the first entry of the newest part, which goes on.
+    `before` is the first entry of the newest part. It has no end: others commit while this is decided.
     """
 
     ranges: tuple[range, ...]
@@ -77,15 +77,15 @@ class LogParts:
     before: int
 
     def has(self, version: int) -> bool:
-        return any(version in each for each in self.ranges)
+        return version >= self.before or any(version in each for each in self.ranges)
 
 
 def log_parts(log: Log, needed: set[int], since: int) -> LogParts:
     """Return the parts that some versions open from, and all those from one on."""
-    ranges = [range(log.base(since), max(log.entries) + 1)]
-    ranges += [range(log.base(version), version + 1) for version in needed]
-    bases = {each.start for each in ranges} & set(log.checkpoints)
-    return LogParts(tuple(ranges), frozenset(bases), log.base(since))
+    before = log.base(since)
+    ranges = tuple(range(log.base(version), version + 1) for version in needed)
+    bases = {before, *(each.start for each in ranges)}.intersection(log.checkpoints)
+    return LogParts(ranges, frozenset(bases), before)
 
 
 def _data_files(
@@ -116,7 +116,7 @@ def _entries(parts: LogParts, listed: list[ListedFile]) -> Iterator[Garbage]:
         entry, checkpoint = ENTRY.fullmatch(file.name), CHECKPOINT.fullmatch(file.name)
         if entry and not parts.has(int(entry[1])):
             yield Garbage("log entries of former table versions", file.path, file.size)
-        if checkpoint and int(checkpoint[1]) < parts.before and int(checkpoint[1]) not in parts.bases:
+        if checkpoint and not parts.has(int(checkpoint[1])):
             yield Garbage("checkpoints of former table versions", file.path, file.size)
 
 

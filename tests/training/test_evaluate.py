@@ -105,6 +105,13 @@ def trained(trie: Trie, items: Ints) -> Generator:
     return task.generator
 
 
+def test_events_before_the_cutoff_are_counted_by_item_also_if_there_are_none() -> None:
+    users = [np.array([2, 0, 2]), np.array([2])]
+    before = TrainEvents.of(users, 4)
+    assert (before.counts.tolist(), before.of_users) == ([1, 0, 3, 0], users)
+    assert TrainEvents.of([], 4).counts.tolist() == [0, 0, 0, 0]
+
+
 def test_a_planted_pattern_is_learned(trie: Trie, learned: Generator) -> None:
     held_out = walks(users=64, events=8, seed=1)
     counts = np.bincount(walks(96, 10, 0).reshape(-1), minlength=ITEMS)
