@@ -49,8 +49,9 @@ class Needs:
         return int(self.cutoff.timestamp() * 1000)
 
     def versions(self, table: str, of: frozenset[str]) -> set[int]:
-        """Return the versions of a table that some releases pin."""
-        return {each.versions[table] for each in self.manifests if each.id in of and table in each.versions}
+        """Return the versions of a table that some releases pin, but for -1, which stands for no table."""
+        pinned = (each.versions.get(table, -1) for each in self.manifests if each.id in of)
+        return {version for version in pinned if version >= 0}
 
     def blobs(self) -> set[str]:
         """Return the blobs that are needed."""

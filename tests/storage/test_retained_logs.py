@@ -50,6 +50,18 @@ def add_vectors(lake: Lake, count: int) -> None:
         append(lake, "vectors", pa.Table.from_pylist([row], schema=VECTORS.schema), f"v{number}", WHO)
 
 
+def test_a_release_of_before_a_table_existed_pins_nothing_of_it(tmp_path: Path) -> None:
+    """Such as one that was made without a log."""
+    lake = Lake(str(tmp_path))
+    first = candidate(lake, "first", ["s0"], versions={"vectors": lake.version("vectors")})
+    assert first.versions["vectors"] == -1
+    add_vectors(lake, 5)
+    publish(lake, candidate(lake, "second", ["s0"], versions={"vectors": lake.version("vectors")}).id, WHO)
+    for days in (0, 2):
+        gc(lake, days)
+    assert lake.read("vectors").num_rows == 5
+
+
 def test_version_1_stays_while_a_release_pins_it_and_a_table_that_none_pins_keeps_its_newest_version(
     tmp_path: Path,
 ) -> None:
