@@ -52,10 +52,15 @@ def serve(
     """
     if timezone not in available_timezones():
         raise ValueError(f"there is no time zone {timezone!r}: give one such as UTC or Europe/Berlin.")
+    if every < 0:
+        raise ValueError(f"--every {every:g}: give the seconds between two looks, or 0 to look never.")
     lake = common.existing()
     given = recipe.recipe or recipe.overrides
     settings, overrides = recipe.resolve(production_recipe(lake)) if given else (None, [])
     say_loading()
+    for option, times in (("--cron", cron), ("--gc", gc), ("--evaluate", evaluate)):
+        if times:
+            _check_cron(option, times)
     from flows.serve import Served
     from flows.serve import serve as start
 
@@ -75,3 +80,16 @@ def serve(
         refit,
     )
     start(served, port)
+
+
+def _check_cron(option: str, times: str) -> None:
+    """Raise ValueError unless a text is in cron syntax."""
+    from prefect.client.schemas.schedules import CronSchedule
+
+    try:
+        CronSchedule(cron=times)
+    except ValueError as error:
+        raise ValueError(
+            f"{option} {times!r} is not in cron syntax: give five fields (minute, hour, day, month, weekday), such as "
+            '"0 3 * * *" for 03:00 every day.'
+        ) from error

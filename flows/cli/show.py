@@ -192,7 +192,7 @@ def releases(found: list["ListedRelease"], current: Published | None, retired: i
         if listed.redacted:
             say(f"{listed.status.id} was redacted by `sidmill lake erase` on {', '.join(listed.redacted)}")
     if retired:
-        say(f"{retired:,} releases were retired by `sidmill lake gc`")
+        say(f"{retired:,} releases were retired: by `sidmill lake gc`, or by a backup that left them out")
 
 
 def release(found: "ShownRelease", as_json: bool) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 import socket
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from getpass import getuser
 from importlib import import_module
@@ -77,6 +78,7 @@ def start_night(
     dry_run: bool = False,
 ) -> None:
     """Start a nightly run; with `retry`, it also tries the items again that stages refused."""
+    from pipelines.sources.row import SourceError
     from storage.releases.releases import read_release
 
     lake = common.existing()
@@ -90,8 +92,32 @@ def start_night(
         whole = (*sources.absolute(), lake, parent, bounds.as_of, bounds.cutoff, tuple(overrides))
         tell(PlannedRun("nightly", given, *whole))
         return
-    found = sources.found()
+    items, interactions = sources.absolute()
+    try:
+        found = sources.found()
+    except SourceError as error:
+        parameters = {
+            "items": items,
+            "interactions": interactions,
+            "as_of": bounds.as_of,
+            "cutoff": bounds.cutoff,
+            "parent": parent,
+            "retry_quarantined": retry,
+            "overrides": overrides,
+        }
+        _record_failure("nightly", lake, given, parameters, error)
+        raise
     get_ready("flows.nightly")
     from flows.nightly import nightly as flow
 
     flow(lake.uri, settings, *found, bounds.as_of, bounds.cutoff, parent, retry, overrides)
+
+
+def _record_failure(
+    kind: str, lake: "Lake", recipe: dict[str, Any], parameters: dict[str, Any], failure: Exception
+) -> None:
+    """Record a run that could not begin, so that the state of the lake tells of it when nobody saw the message."""
+    from flows.runtime.run import open_run
+
+    with suppress(type(failure)), open_run(kind, lake.uri, recipe, parameters):
+        raise failure

@@ -21,6 +21,8 @@ from pipelines.modalities import IMAGE, TEXT
 from pipelines.profile.sampled import Sampled
 from pipelines.sources.cells import Refused
 from pipelines.sources.row import Row, SourceError
+from storage.lake import Lake
+from storage.releases.catalogue import catalogue
 from storage.releases.manifest import EncoderRef
 
 MOST_PICTURES = 20
@@ -142,9 +144,9 @@ def _open_picture(stored: str | Refused, recipe: Recipe, trial: Trial, found: Co
         found.pictures.append(image)
 
 
-def look_at_given(report: Report, recipe: Recipe, trial: Trial, found: Contents) -> None:
+def look_at_given(report: Report, recipe: Recipe, trial: Trial, found: Contents, lake: Lake | None) -> None:
     """Report the width of given vectors, and what is wrong with the first of them."""
-    known = set(trial.catalogue["item_id"])
+    delivered = set(trial.catalogue["item_id"])
     for name, spec in recipe.vectors.items():
         try:
             source = open_given(name, spec)
@@ -160,10 +162,17 @@ def look_at_given(report: Report, recipe: Recipe, trial: Trial, found: Contents)
         bad = rows.filter(pl.col("reason").is_not_null())
         if bad.height:
             report.warnings.append(f"vectors.{name}: {bad.height} of the first {rows.height} rows: {bad['reason'][0]}")
-        ours = sum(item in known for item in rows["item_id"])
+        ours = sum(item in delivered for item in rows["item_id"])
         found.items[name] = ours
-        if trial.items.whole and known and not ours:
+        if trial.items.whole and delivered and not ours and not _any_stored(lake, rows["item_id"]):
             report.warnings.append(
                 f"vectors.{name}: none of the first {rows.height} ids is in the catalogue; are they those of "
                 f"items.item_id ({recipe.items.item_id})?"
             )
+
+
+def _any_stored(lake: Lake | None, ids: pl.Series) -> bool:
+    """Return whether the catalogue of a lake has one of some items."""
+    if lake is None or not lake.exists("items"):
+        return False
+    return not catalogue(lake, columns=[], among=ids.drop_nulls()).is_empty()

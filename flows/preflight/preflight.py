@@ -52,7 +52,7 @@ def preflight(run: PlannedRun, *, quick: bool = False) -> Report:
             estimate_ingest(report, trial)
             return report
         found = look_at_contents(report, recipe, trial)
-        look_at_given(report, recipe, trial, found)
+        look_at_given(report, recipe, trial, found, run.lake)
         _judge_codebook(report, run, recipe, trial, found, clock)
         _judge_log(report, run, recipe, interactions)
         estimate_ingest(report, trial)

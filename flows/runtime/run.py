@@ -176,8 +176,9 @@ def open_run(
     effective = load_recipe(None, parameters.get("overrides") or [], settings)
     if kind in READS_VECTORS:
         give_large_arrays_pages_of_their_own()
-        for name, given in effective.vectors.items():
-            open_given(name, given)  # a source that cannot be read is an error before a lake is made
+    is_new = Lake(lake).format is None
+    if is_new:
+        _check_given(kind, effective)  # a source that cannot be read is an error before a lake is made
     recorded = {**parameters, "recipe": settings}
     run = Run(kind, lake, effective, stored, recorded, parse_time(clock) or datetime.now(UTC))
     run.say(f"{kind} ({run.id}) on {run.lake.uri}")
@@ -192,6 +193,8 @@ def open_run(
     with closing(run):
         try:
             with stop_when_cancelled():
+                if not is_new:
+                    _check_given(kind, effective)
                 yield run
         except (KeyboardInterrupt, TerminationSignal):  # Ctrl-C, or the signal by which Prefect ends a cancelled run
             shutdown()
@@ -204,6 +207,12 @@ def open_run(
             end_in_failure(run, error)
             raise
         end_well(run, "finished", run.result)
+
+
+def _check_given(kind: str, recipe: Recipe) -> None:
+    """Raise SourceError if a run reads given vectors and cannot open them."""
+    for name, given in recipe.vectors.items() if kind in READS_VECTORS else ():
+        open_given(name, given)
 
 
 def _bytes_moved() -> dict[str, int]:

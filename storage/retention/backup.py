@@ -14,7 +14,7 @@ from itertools import chain
 import pyarrow as pa
 
 from storage.commit import Provenance, swap, take_out
-from storage.errors import DataCorrupt, ErasedMeanwhile, LakeFormat, LakeNotFound
+from storage.errors import DataCorrupt, ErasedMeanwhile, LakeFormat, LakeNotFound, LakeUnusable
 from storage.files.data_files import NAME
 from storage.files.store import Files
 from storage.files.table_log import Log, LogEntry, entry_path
@@ -69,6 +69,7 @@ def backup(lake: Lake, target: str, release: str, provenance: Provenance) -> Bac
     releases = [manifest] if model is None else [manifest, read_release(lake, model.release)]
     copy = Lake(target)
     require_empty(copy.files, "a backup")
+    require_apart(lake, copy)
     write_format(copy.files, "lake backup")
     staying = {each.id for each in releases} | ({model.id} if model else set())
     others = _others(lake, staying)
@@ -85,6 +86,16 @@ def backup(lake: Lake, target: str, release: str, provenance: Provenance) -> Bac
     others = _others(Lake(target), staying)  # with those that a run recorded meanwhile
     _keep_only(Lake(target), Published(manifest.id, model.id if model else None), others, provenance)
     return _record(lake, copy.files, manifest, model)
+
+
+def require_apart(lake: Lake, copy: Lake) -> None:
+    """Raise LakeUnusable if one of two places is in the other."""
+    one, other = f"{lake.uri}/", f"{copy.uri}/"
+    if one.startswith(other) or other.startswith(one):
+        raise LakeUnusable(
+            f"the backup {copy.uri} and the lake {lake.uri} lie one in the other, so they would be lost together: "
+            "give another place."
+        )
 
 
 def restore(source: str, lake: Lake) -> Backup:

@@ -12,6 +12,7 @@ import pytest
 from conftest import THEMES, write_items
 from flows.backfill import backfill
 from flows.bootstrap import bootstrap
+from flows.cli.main import run_command
 from flows.nightly import nightly
 from flows.recipe import RecipeError, load_recipe, parse_recipe
 from flows.steps.embed import EncoderChanged
@@ -20,6 +21,7 @@ from sidmill.release import open_trie
 from storage.lake import Lake
 from storage.quarantine import by_reason
 from storage.releases.releases import published, read_release
+from storage.runs.record import runs
 from storage.schemas import TABLES
 
 Recipe = dict[str, object]
@@ -172,6 +174,29 @@ def test_vectors_that_cannot_be_read_are_told_before_a_lake_is_made(tmp_path: Pa
     with pytest.raises(SourceError, match=r"vectors\.mine\.path: no file or folder at"):
         start(tmp_path, small, given)
     assert not (tmp_path / "lake").exists()
+
+
+def test_a_night_whose_vectors_cannot_be_read_is_recorded_as_failed(tmp_path: Path, small: Path, given: Recipe) -> None:
+    lake = start(tmp_path, small, given)
+    (small / "vectors.parquet").unlink()
+    with pytest.raises(SourceError, match="no file or folder at"):
+        nightly(lake.uri, None, [str(small / "items.jsonl")])
+    last = runs(lake)[-1]
+    assert (last.kind, last.state) == ("nightly", "failed")
+    assert "no file or folder at" in (last.result.error or "")
+
+
+def test_a_dry_run_knows_vectors_of_items_that_the_lake_has(
+    tmp_path: Path, small: Path, given: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake = start(tmp_path, small, given)
+    write_items(small / "night.jsonl", 90, 2)
+    night = ["run", "nightly", "--dry-run", "--items", str(small / "night.jsonl"), "--lake", lake.uri]
+    assert run_command(night) == 0
+    assert "is in the catalogue" not in capsys.readouterr().out
+    vectors_of([f"x{number}" for number in range(9)]).write_parquet(small / "vectors.parquet")
+    assert run_command(night) == 0
+    assert "none of the first 9 ids is in the catalogue" in capsys.readouterr().out
 
 
 def test_where_vectors_lie_is_no_part_of_the_hash_of_a_recipe_and_their_version_is() -> None:

@@ -197,3 +197,27 @@ def test_the_audit_log_names_run_and_person_of_each_move_of_production(
     assert f"production -> (r-000001, m-000001)  rollback  release rollback by {who}" in out_of(
         capsys, "lake", "audit", lake=night
     )
+
+
+def test_a_night_that_could_not_begin_is_the_last_run(
+    night: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A scheduler started it, and nobody saw the message."""
+    assert run_command(["run", "nightly", "--items", str(tmp_path / "gone"), "--lake", night.uri]) == 1
+    capsys.readouterr()
+    assert run_command(["lake", "status", "--lake", night.uri]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "failed" in told.split("production")[0]
+    assert "gone" in told
+    assert run_command(["lake", "check", "--lake", night.uri]) == 3
+    assert "failed" in capsys.readouterr().out
+
+
+def test_serve_refuses_wrong_times_before_it_starts(night: Lake, capsys: pytest.CaptureFixture[str]) -> None:
+    for option, text, told in (
+        ("--cron", "99 * * * *", "--cron '99 * * * *' is not in cron syntax"),
+        ("--gc", "daily", "--gc 'daily' is not in cron syntax"),
+        ("--every", "-5", "give the seconds between two looks"),
+    ):
+        assert run_command(["serve", "--lake", night.uri, f"{option}={text}"]) == 1
+        assert told in " ".join(capsys.readouterr().err.split())

@@ -191,6 +191,9 @@ def test_what_cannot_be_backed_up_or_restored_is_refused(tmp_path: Path, old_lak
     lake = shop(tmp_path / "new")
     with pytest.raises(LakeError, match="is not empty, and a backup needs an empty place"):
         backup(lake, lake.uri, "production", WHO)
+    with pytest.raises(LakeError, match="lie one in the other, so they would be lost together"):
+        backup(lake, f"{lake.uri}/backups/monday", "production", WHO)
+    assert not (tmp_path / "new" / "lake" / "backups").exists()
     backup(lake, str(tmp_path / "backup"), "production", WHO)
     record = tmp_path / "backup" / RECORD
     for text in ("{", json.dumps({"files": []})):
