@@ -15,6 +15,8 @@ from storage.files.table_log import is_table
 
 FORMAT = 2
 MARKER = "lake.json"
+BACKUP = "backup.json"
+"""The list of the files of a backup, written last. Nothing is written to a lake that has it."""
 UNFINISHED = "unfinished"
 """Key in the marker of a lake that is being copied, with the command that copies it."""
 _DECODED = re.compile(r"\\|%[0-9a-fA-F]{2}")
@@ -86,8 +88,13 @@ def require_readable(files: Files, found: int) -> None:
 
 
 def require_writable(files: Files, found: int) -> None:
-    """Raise LakeFormat for a lake of another format."""
+    """Raise LakeFormat for a lake of another format, and LakeUnusable for a backup."""
     require_readable(files, found)
+    if files.info([BACKUP]) != [None]:
+        raise LakeUnusable(
+            f"{files.uri} is a backup, which could not be restored after a change: make a lake of it with "
+            f"`sidmill lake restore {files.uri} --lake PLACE`."
+        )
     if found < FORMAT:
         raise LakeFormat(
             f"the lake {files.uri} has the old format {found}, and this sidmill writes format {FORMAT}. Run "

@@ -25,12 +25,6 @@ from storage.format import FORMAT, find_format, require_writable, write_format
 from storage.schemas import PROPERTIES, TABLES, TableSpec
 
 
-def one_of(column: str, values: Iterable[str]) -> ds.Expression:
-    """Return a filter for rows whose text column holds one of the values; no rows if there are no values."""
-    array = pa.array(values, pa.string())
-    return ds.field(column).isin(array) if len(array) else ds.scalar(False)
-
-
 @dataclass(frozen=True)
 class TableRef:
     """(table, version): passed between flow tasks in place of the data."""
@@ -55,6 +49,7 @@ class Lake:
         self.files = Files(self.uri)
         self.seen: dict[str, int] = {}
         self._format: int | None = None
+        self._is_writable = False
         self._exists = set[str]()
         self._caches = dict[str, TableCache]()
         self._opened = dict[str, OpenFiles]()
@@ -126,12 +121,15 @@ class Lake:
         return self._with_settings(self.open(table), spec)
 
     def _require_writable(self) -> None:
+        if self._is_writable:
+            return
         if self.format is None:
             write_format(self.files)
             self._format = FORMAT
         if self.format != FORMAT:
             self.keep_logs()
         require_writable(self.files, self.format or FORMAT)
+        self._is_writable = True
 
     def keep_logs(self) -> None:
         """Set the common settings on all existing tables."""

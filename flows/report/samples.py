@@ -15,7 +15,8 @@ from pipelines.embed.images import ImageRefused, decode_image
 from pipelines.modalities import FUSED
 from pipelines.spec import ImageSpec
 from pipelines.vector_store import matrix
-from storage.lake import Lake, one_of
+from storage.files.among import one_of
+from storage.lake import Lake
 from storage.releases.catalogue import catalogue
 from storage.releases.manifest import Manifest
 from tokenizer.arrays.items import tie_keys

@@ -19,8 +19,9 @@ from pipelines.sources.cells import Refused, Unreadable, shown
 from pipelines.sources.protocol import Record, Source
 from pipelines.sources.row import Row, SourceError
 from storage.commit import Provenance, append
+from storage.files.among import one_of
 from storage.json_hash import json_hash
-from storage.lake import Lake, one_of
+from storage.lake import Lake
 from storage.quarantine import open_rows, resolve
 from storage.reasons import Reason
 from storage.schemas import SOURCES

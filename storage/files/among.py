@@ -16,6 +16,12 @@ TextBounds = tuple[str, str] | None
 """Least and greatest text of some rows; None if they are unknown."""
 
 
+def one_of(column: str, values: Iterable[str]) -> ds.Expression:
+    """Return a filter for rows whose text column holds one of the values; no rows if there are no values."""
+    array = pa.array(values, pa.string())
+    return ds.field(column).isin(array) if len(array) else ds.scalar(False)
+
+
 @dataclass(frozen=True, eq=False)
 class Among:
     """A filter for rows whose text column holds one of some values.

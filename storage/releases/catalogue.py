@@ -7,8 +7,8 @@ import polars as pl
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from storage.files.among import Among
-from storage.lake import Lake, one_of
+from storage.files.among import Among, one_of
+from storage.lake import Lake
 from storage.releases.manifest import Manifest
 
 NAMELESS = " erased "

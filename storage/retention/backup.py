@@ -19,7 +19,7 @@ from storage.files.data_files import NAME
 from storage.files.store import Files
 from storage.files.table_log import Log, LogEntry, entry_path
 from storage.files.trim import checkpoint_name, write_trim
-from storage.format import FORMAT, MARKER, write_format
+from storage.format import BACKUP, FORMAT, MARKER, write_format
 from storage.lake import Lake
 from storage.releases.completeness import require_complete
 from storage.releases.integrity import model_blobs, pinned_blobs
@@ -33,9 +33,6 @@ from storage.retention.copying import Copied, copy_files, require_empty
 from storage.retention.garbage import BLOBS, erasing, old_sequences, pictures
 from storage.retention.tables import log_parts, trim_of
 from storage.schemas import TABLES
-
-RECORD = "backup.json"
-"""The list of the files of a backup, written last."""
 
 
 @dataclass(frozen=True)
@@ -115,15 +112,15 @@ def restore(source: str, lake: Lake) -> Backup:
 def read_backup(files: Files) -> Backup:
     """Return the record of a backup. Raise LakeNotFound if there is none, DataCorrupt if it cannot be read."""
     try:
-        stored = json.loads(files.read(RECORD))
+        stored = json.loads(files.read(BACKUP))
         return Backup(**{**stored, "files": tuple(Copied(**each) for each in stored["files"])})
     except (FileNotFoundError, NotADirectoryError) as error:
         raise LakeNotFound(
-            f"there is no whole backup at {files.uri}: it has no {RECORD}, which `sidmill lake backup` writes last."
+            f"there is no whole backup at {files.uri}: it has no {BACKUP}, which `sidmill lake backup` writes last."
         ) from error
     except (ValueError, TypeError, KeyError) as error:
         raise DataCorrupt(
-            f"{files.uri}/{RECORD} is damaged, so the backup cannot be verified. Use another one."
+            f"{files.uri}/{BACKUP} is damaged, so the backup cannot be verified. Use another one."
         ) from error
 
 
@@ -207,5 +204,5 @@ def _record(lake: Lake, files: Files, manifest: Manifest, model: Model | None) -
     listed = sorted(files.found(), key=lambda each: each.path)
     copied = tuple(Copied(each.path, each.size, files.hash(each.path)) for each in listed)
     made = Backup(lake.uri, datetime.now(UTC).isoformat(), manifest.id, model.id if model else None, copied)
-    files.write(RECORD, json.dumps(asdict(made), indent=1).encode() + b"\n")
+    files.write(BACKUP, json.dumps(asdict(made), indent=1).encode() + b"\n")
     return made

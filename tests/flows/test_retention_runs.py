@@ -136,7 +136,7 @@ def test_nights_go_on_beside_gc_and_rollback_offers_what_stays(
     assert run_command(["release", "list", "--lake", lake.uri]) == 0
     listed = capsys.readouterr().out
     assert "r-000005 pinned on" in listed
-    assert "retired by `sidmill lake gc`" in listed
+    assert "retired: by `sidmill lake gc`" in listed
     assert run_command(["release", "unpin", "production", "--lake", lake.uri]) == 0
 
 

@@ -11,16 +11,20 @@ import pytest
 from made_releases import TIME, WHO, candidate, model, publish
 
 from storage.commit import append
+from storage.erasure.erase import erase
+from storage.erasure.rows import Subjects
 from storage.errors import DataCorrupt, LakeError, LakeFormat, LakeNotFound, LakeUnusable, Retired
 from storage.files.table_log import Log
 from storage.files.trim import read_trim
+from storage.format import BACKUP
 from storage.lake import Lake
 from storage.releases.completeness import lost_commits
 from storage.releases.integrity import check_pinned
 from storage.releases.publishing import held
 from storage.releases.releases import published, published_assignments, read_release, releases
+from storage.releases.standing import pin
 from storage.retention import backup as backups
-from storage.retention.backup import RECORD, backup, restore
+from storage.retention.backup import backup, restore
 from storage.retention.collect import collect
 from storage.retention.copying import copy_files
 from storage.retention.policy import Policy
@@ -130,7 +134,7 @@ def test_a_backup_beside_writers_holds_nothing_that_it_does_not_have_whole(
 def test_what_is_damaged_or_missing_in_a_backup_is_named_and_the_lake_is_not_usable(tmp_path: Path) -> None:
     backup(shop(tmp_path), str(tmp_path / "backup"), "production", WHO)
     for number, path in enumerate(sorted(p for p in (tmp_path / "backup").rglob("*") if p.is_file())[::5]):
-        if path.name in (RECORD, "lake.json"):
+        if path.name in (BACKUP, "lake.json"):
             continue
         copy = Path(shutil.copytree(tmp_path / "backup", tmp_path / f"copy-{number}"))
         damaged = copy / path.relative_to(tmp_path / "backup")
@@ -185,6 +189,24 @@ def test_a_damaged_blob_or_data_file_is_not_carried_into_a_backup(tmp_path: Path
         path.write_bytes(data)
 
 
+def test_nothing_is_written_to_a_backup_which_could_not_be_restored_then(tmp_path: Path) -> None:
+    lake, copy = shop(tmp_path), Lake(str(tmp_path / "backup"))
+    backup(lake, copy.uri, "production", WHO)
+    copy = Lake(copy.uri)
+    release = read_release(copy, "production").id
+    for write in (
+        lambda: collect(copy, Policy(grace=timedelta(0)), WHO, remove=True),
+        lambda: erase(copy, Subjects(frozenset({"u1"}), frozenset()), "", WHO, 0),
+        lambda: pin(copy, release, "the report", None, WHO),
+    ):
+        with pytest.raises(LakeUnusable, match=r"is a backup, .*sidmill lake restore"):
+            write()
+    collect(copy, Policy(), WHO, remove=False)
+    restored = Lake(str(tmp_path / "restored"))
+    restore(copy.uri, restored)
+    pin(restored, release, "the report", None, WHO)
+
+
 def test_what_cannot_be_backed_up_or_restored_is_refused(tmp_path: Path, old_lake: Lake) -> None:
     with pytest.raises(LakeFormat, match="lake migrate"):
         backup(old_lake, str(tmp_path / "backup"), "production", WHO)
@@ -195,7 +217,7 @@ def test_what_cannot_be_backed_up_or_restored_is_refused(tmp_path: Path, old_lak
         backup(lake, f"{lake.uri}/backups/monday", "production", WHO)
     assert not (tmp_path / "new" / "lake" / "backups").exists()
     backup(lake, str(tmp_path / "backup"), "production", WHO)
-    record = tmp_path / "backup" / RECORD
+    record = tmp_path / "backup" / BACKUP
     for text in ("{", json.dumps({"files": []})):
         record.write_text(text)
         with pytest.raises(DataCorrupt, match="is damaged, so the backup cannot be verified"):

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 
 from storage.commit import MOST_FILES, Provenance, append
 from storage.errors import DataCorrupt, LakeNotFound, LakeUnusable, SchemaMismatch
+from storage.files.among import one_of
 from storage.files.store import Files
 from storage.files.table_log import Log
-from storage.lake import Lake, one_of
+from storage.lake import Lake
 from storage.schemas import PROPERTIES, QUARANTINE, SIDS, TABLES, VECTORS
 
 WHO = Provenance("test", "recipe")

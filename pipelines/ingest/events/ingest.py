@@ -29,7 +29,8 @@ from pipelines.sources.protocol import Part, Source
 from pipelines.sources.row import Row
 from pipelines.sources.source_spec import InteractionsSpec
 from storage.commit import Provenance, append_decided
-from storage.lake import Lake, one_of
+from storage.files.among import one_of
+from storage.lake import Lake
 from storage.quarantine import Reject, quarantine
 from storage.reasons import INTERACTIONS as STAGE
 from storage.schemas import INTERACTIONS

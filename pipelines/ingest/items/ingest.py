@@ -32,7 +32,8 @@ from pipelines.sources.protocol import Part, Source
 from pipelines.sources.row import Row
 from pipelines.sources.source_spec import ItemsSpec, ItemsWithoutImages
 from storage.commit import Provenance, append_decided
-from storage.lake import Lake, one_of
+from storage.files.among import one_of
+from storage.lake import Lake
 from storage.quarantine import PAYLOAD_LIMIT, Reject, open_rows, quarantine, resolve
 from storage.reasons import ATTRIBUTES as ATTRIBUTE_STAGE
 from storage.reasons import IMAGES as IMAGE_STAGE
