@@ -92,7 +92,7 @@ class Reason(StrEnum):
         "empty_title",
         ITEMS,
         "the item has no title, and titles are required",
-        "set `items.title` to the column with the titles, or set `items.require_title = false`",
+        "set `items.title` to the column with the titles, named alike in all files, or `items.require_title = false`",
     )
     NO_CONTENT = (
         "no_content",
