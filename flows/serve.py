@@ -1,17 +1,20 @@
 """Serve: a Prefect server with nights on a schedule and for news, training on each release, backfills, housekeeping."""
 
+import asyncio
 import os
 import threading
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from prefect import serve as serve_flows
+import psutil
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.events import DeploymentEventTrigger, emit_event
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, TerminationSignal
+from prefect.runner import Runner
 from prefect.schedules import Cron
 
 from flows.backfill import backfill
@@ -40,6 +43,8 @@ SNAPSHOT_EVENT = "sidmill.snapshot"
 """Event that starts a night; the resource has the label `sidmill.lake`, and the payload may name a `snapshot`."""
 REFIT_EVENT = "sidmill.refit.due"
 """Event that starts a backfill, because gates say that production has outgrown its codebook."""
+ENDING_S = 60
+"""Most seconds for which runs may end after SIGTERM."""
 FLOWS = ("nightly", "backfill", "train", "evaluate", "gc")
 """Flows with a deployment."""
 ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
@@ -99,7 +104,23 @@ def serve(served: Served, port: int) -> None:
         watcher.start()
     # Prefect's handler of SIGTERM calls a coroutine that it does not await, and then exits.
     warnings.filterwarnings("ignore", r"coroutine 'Runner\.astop' was never awaited", RuntimeWarning)
-    serve_flows(*_deployments(served), print_starting_message=False)
+    runner = ServiceRunner()
+    for deployment in _deployments(served):
+        runner.add_deployment(deployment)
+    with suppress(KeyboardInterrupt, TerminationSignal):
+        asyncio.run(runner.start())
+
+
+class ServiceRunner(Runner):
+    """Prefect's runner, but at SIGTERM its runs end as cancelled before it does: it would kill them."""
+
+    def handle_sigterm(self, *arguments: Any, **named: Any) -> None:
+        started = [each for each in psutil.Process().children() if "prefect.engine" in each.cmdline()]
+        for each in started:
+            with suppress(psutil.NoSuchProcess):
+                each.terminate()
+        psutil.wait_procs(started, ENDING_S)
+        super().handle_sigterm(*arguments, **named)
 
 
 class NameTaken(ValueError):

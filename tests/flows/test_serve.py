@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def is_up(api: str) -> bool:
 
 
 @pytest.fixture
-def serving(tmp_path: Path, small: Path) -> Iterator[tuple[Lake, str, Path]]:
+def serving(tmp_path: Path, small: Path) -> Iterator[tuple[Lake, str, subprocess.Popen[bytes]]]:
     """`sidmill serve` with a night every minute over two folders, on a lake that has a first release and its model."""
     uri = str(tmp_path / "lake")
     going_on = {**SMALL_RECIPE, "train": {"workers": 2, "epochs": 2, "align_epochs": 0, "since_production": True}}
@@ -84,17 +85,18 @@ def serving(tmp_path: Path, small: Path) -> Iterator[tuple[Lake, str, Path]]:
             stderr=subprocess.STDOUT,
         )
     try:
-        yield Lake(uri), f"http://127.0.0.1:{port}/api", incoming
+        yield Lake(uri), f"http://127.0.0.1:{port}/api", process
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=60)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=90)
         print(said.read_text())
     assert "RuntimeWarning" not in said.read_text()
 
 
 @pytest.mark.timeout(900)
 def test_a_night_runs_by_schedule_and_its_release_starts_a_training_that_goes_on(
-    serving: tuple[Lake, str, Path],
+    serving: tuple[Lake, str, subprocess.Popen[bytes]],
 ) -> None:
     lake, api, _ = serving
     assert wait_for(lambda: published(lake).release == "r-000002", 300)  # type: ignore[union-attr]
@@ -113,7 +115,7 @@ def test_a_night_runs_by_schedule_and_its_release_starts_a_training_that_goes_on
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("how", ["Prefect", "run cancel", "SIGTERM"])
 def test_a_run_in_the_background_that_is_stopped_ends_as_cancelled_with_its_ray_work(
-    serving: tuple[Lake, str, Path], how: str
+    serving: tuple[Lake, str, subprocess.Popen[bytes]], how: str
 ) -> None:
     lake, api, _ = serving
     assert wait_for(lambda: is_up(api), 120)
@@ -151,6 +153,30 @@ def test_a_run_in_the_background_that_is_stopped_ends_as_cancelled_with_its_ray_
     assert [run.state for run in runs(lake) if run.kind == "backfill"] == ["cancelled"]
     if how == "Prefect":
         assert httpx.get(f"{api}/flow_runs/{run.flow_run}", auth=AUTH).json()["state_type"] == "CANCELLED"
+
+
+@pytest.mark.timeout(900)
+def test_runs_of_a_service_that_gets_sigterm_end_as_cancelled(
+    serving: tuple[Lake, str, subprocess.Popen[bytes]],
+) -> None:
+    """As by `docker stop`, which tells the first process alone."""
+    lake, api, service = serving
+    assert wait_for(lambda: is_up(api), 120)
+    named = f"{api}/deployments/name/backfill/backfill"
+    assert wait_for(lambda: httpx.get(named, auth=AUTH).status_code == httpx.codes.OK, 120)
+    long = {"lake": lake.uri, "overrides": ["codebook.levels=[{codes=16},{codes=16}]", "fusion.epochs=5000"]}
+    started = f"{api}/deployments/{httpx.get(named, auth=AUTH).json()['id']}/create_flow_run"
+    # a server that has just started may be too busy
+    assert wait_for(lambda: httpx.post(started, json={"parameters": long}, auth=AUTH).is_success, 60)
+
+    def states() -> list[str]:
+        return [run.state for run in runs(lake) if run.kind == "backfill"]
+
+    assert wait_for(lambda: states() == ["running"], 120)
+    time.sleep(3)
+    service.terminate()
+    assert service.wait(timeout=90) == 0
+    assert states() == ["cancelled"]
 
 
 @pytest.mark.timeout(900)
