@@ -57,7 +57,6 @@ def nightly(
             its newest version. Default: all that came.
     """
     base = read_release(Lake(lake), parent)
-    check_as_of(parse_time(as_of), base)
     refuse_parameters(snapshot or "", "the event's snapshot")
     parameters = {
         "items": items,
@@ -70,6 +69,7 @@ def nightly(
         "snapshot": snapshot,
     }
     with open_run("nightly", lake, recipe or base.recipe, parameters, as_of) as run:
+        check_as_of(parse_time(as_of), base)
         sources = at_snapshot(snapshot, items or [], interactions or [])
         ingest(run, *sources, fetch=retry_quarantined, base=base)
         for _ in range(MAX_PUBLISH_ATTEMPTS):

@@ -26,7 +26,7 @@ from flows.runtime.server import CLIENT_LOGIN, SERVER_LOGIN, ensure_server, logi
 from flows.runtime.terminal import printable
 from flows.steps.publish import PUBLISHED_EVENT
 from flows.train import evaluate, train
-from flows.watch.alerts import send_alerts
+from flows.watch.alerts import AlertSender
 from flows.watch.due import refit_due
 from flows.watch.health import NIGHT, UNANSWERED, Problem, problems
 from flows.watch.metrics import serve_metrics
@@ -214,6 +214,7 @@ class Watcher:
         self._night = Trigger(self._ask_for_night)
         self._training = Trigger(self._ask_for_training, later=True)
         self._asked: dict[str, tuple[str, datetime]] = {}
+        self._alerts = AlertSender()
 
     def watch(self) -> None:
         """Look until the process ends. A look that fails is told and does not end the others."""
@@ -244,7 +245,7 @@ class Watcher:
         seen = [*found.problems, *self._unanswered()]
         if not recipe.watch.alerts:
             return [each.message for each in seen]
-        return send_alerts(self._lake, recipe.watch, [*problems(self._lake, recipe.watch), *seen], by_watcher=True)
+        return self._alerts.send(self._lake, recipe.watch, [*problems(self._lake, recipe.watch), *seen])
 
     def _look_for_refit(self, end: Beat | None) -> None:
         due = refit_due(self._lake)

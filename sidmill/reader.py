@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
     from training.models.trie_tensors import TrieTensors
 
 
-def open_lake(uri: str) -> LakeReader:
+def open_lake(uri: str | os.PathLike[str]) -> LakeReader:
     """Open the lake at a folder or object-store URI. Raises LakeNotFound where there is none."""
-    lake = Lake(uri)
+    lake = Lake(os.fspath(uri))
     if lake.format is None:
         raise LakeNotFound(f"there is no lake at {lake.uri}; give the lake that `sidmill run bootstrap` wrote.")
     return LakeReader(lake)

@@ -25,7 +25,7 @@ from storage.runs.record import RunSummary, in_a_line
 
 if TYPE_CHECKING:
     from flows.inspect.explain import Explanation
-    from flows.inspect.status import LakeStatus, ListedRelease, ShownRelease
+    from flows.inspect.status import LakeStatus, ListedRelease, ReleaseStatus, ShownRelease
 
 JsonObject = dict[str, Any]
 
@@ -165,8 +165,16 @@ def _non_default_fields(settings: JsonObject) -> JsonObject:
     return found
 
 
+def _failed(status: "ReleaseStatus") -> list[str]:
+    """Return the gates that a release fails."""
+    return [gate.name for gate in status.gates if not gate.passed]
+
+
 def releases(found: list["ListedRelease"], current: Published | None, retired: int, as_json: bool) -> None:
-    """Print a line per release; an asterisk marks production. Pins and the number of retired releases stand below."""
+    """Print a line per release; an asterisk marks production.
+
+    Failed gates, pins and the number of retired releases stand below.
+    """
     if as_json:
         _print_json([each.as_record() for each in found])
         return
@@ -179,7 +187,7 @@ def releases(found: list["ListedRelease"], current: Published | None, retired: i
             " x ".join(map(str, each.codebook_sizes)),
             each.codebook[:8],
             each.as_of[:10],
-            ", ".join(gate.name for gate in each.gates if not gate.passed) or "passed",
+            f"{len(failed)} failed" if (failed := _failed(each)) else "passed",
         ]
         for each in (listed.status for listed in found)
     ]
@@ -187,6 +195,8 @@ def releases(found: list["ListedRelease"], current: Published | None, retired: i
     if current:
         say(f"* production, with {current.model or 'no model'}")
     for listed in found:
+        if failed := _failed(listed.status):
+            say(f"{listed.status.id} failed {', '.join(failed)}")
         if listed.pinned:
             say(f"{listed.status.id} {listed.pinned}")
         if listed.redacted:

@@ -87,6 +87,11 @@ def _unread(run: Run, kind: str, uris: list[str], spec: Spec) -> list[Source]:
     check_sources(fresh, spec)
     if sources and not fresh:
         run.say(f"  ingest {kind}: skipped, all {len(sources)} sources were read before (same content, same mapping)")
+        if kind == "items" and before[-1].sha256 not in {each.sha256 for each in sources}:
+            run.say(
+                "  note: other catalogue files were read since, and what they say stays. To undo them by a file that "
+                "was read before, change it by a byte, such as an empty line at its end"
+            )
     if fresh:
         _tell_folders(run, kind, fresh)
         _tell_columns(run, fresh, spec)

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -21,6 +22,8 @@ from storage.retention.garbage import ALERTS
 FILE = "alerts.json"
 WITHIN_S = 60.0
 """Seconds after which a hook counts as failed."""
+PATIENCE_S = 5.0
+"""Seconds for which a watcher waits for its hooks before it goes on."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,37 @@ def send_alerts(lake: Lake, watch: WatchSpec, problems: list[Problem], by_watche
             del open_problems[alert.problem]
         files.write(FILE, json.dumps(open_problems, sort_keys=True).encode())
     return failures
+
+
+class AlertSender:
+    """Sends the alerts of a watcher in a thread, so that a hook that hangs holds up nothing but further alerts."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._failures: list[str] = []
+
+    def send(self, lake: Lake, watch: WatchSpec, problems: list[Problem]) -> list[str]:
+        """Send alerts as `send_alerts` does; return the failures of hooks that have ended.
+
+        While a hook goes on, nothing is sent: the call after its end sends what is due then.
+        """
+        if self._thread is not None and self._thread.is_alive():
+            return []
+        before = self._take_failures()
+        self._thread = threading.Thread(target=self._send, args=(lake, watch, problems), name="alerts", daemon=True)
+        self._thread.start()
+        self._thread.join(PATIENCE_S)
+        return before if self._thread.is_alive() else before + self._take_failures()
+
+    def _take_failures(self) -> list[str]:
+        taken, self._failures = self._failures, []
+        return taken
+
+    def _send(self, lake: Lake, watch: WatchSpec, problems: list[Problem]) -> None:
+        try:
+            self._failures = send_alerts(lake, watch, problems, by_watcher=True)
+        except Exception as error:  # noqa: BLE001 - a store that is away for a while must not end the watch
+            self._failures = [f"no alert was sent: {without_secrets(str(error))}"]
 
 
 def _open_problems(files: Files) -> dict[str, dict[str, str]]:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,21 @@ def test_without_a_hook_nothing_is_kept_and_with_one_no_secret_is(lake: Lake, tm
     assert not Path(lake.uri).exists()
     send_alerts(lake, WatchSpec(alert_command=command_into(tmp_path / "told")), secret)
     assert "t0k3n" not in (tmp_path / "told").read_text() + (Path(lake.uri) / "watch" / "alerts.json").read_text()
+
+
+def test_a_hook_that_hangs_holds_up_further_alerts_alone(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alerts, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(alerts, "WITHIN_S", 3)
+    sender = alerts.AlertSender()
+    began = time.monotonic()
+    assert [sender.send(lake, WatchSpec(alert_command="sleep 9"), BROKEN) for _ in range(3)] == [[], [], []]
+    assert time.monotonic() - began < 2
+    path, faults = tmp_path / "told", list[str]()
+    while not path.exists() and time.monotonic() - began < 60:
+        faults += sender.send(lake, WatchSpec(alert_command=command_into(path)), BROKEN)
+        time.sleep(0.2)
+    assert [each["problem"] for each in told(path)] == ["failed nightly"]
+    (fault,) = faults
+    assert "timed out" in fault

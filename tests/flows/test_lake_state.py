@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_releases import publish
 
+import sidmill
 from conftest import write_items
 from flows.bootstrap import bootstrap
 from flows.cli.main import run_command
@@ -221,3 +222,29 @@ def test_serve_refuses_wrong_times_before_it_starts(night: Lake, capsys: pytest.
     ):
         assert run_command(["serve", "--lake", night.uri, f"{option}={text}"]) == 1
         assert told in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_night_whose_time_is_too_early_is_the_last_run(night: Lake, tmp_path: Path) -> None:
+    write_items(tmp_path / "more.jsonl", 28, 1)
+    more = ["--items", str(tmp_path / "more.jsonl"), "--lake", night.uri]
+    assert run_command(["run", "nightly", *more, "--as-of", "2020-01-01"]) == 1
+    assert "is earlier than the as-of time of" in " ".join(lake_state(night).lines)
+
+
+def test_a_file_that_was_read_before_does_not_undo_later_ones_without_a_word(
+    night: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    write_items(first, 0, 3)
+    second.write_text(first.read_text().replace('"title": "', '"title": "changed '))
+    for path in (first, second):
+        nightly(night.uri, None, [str(path)])
+    capsys.readouterr()
+    nightly(night.uri, None, [str(second)])
+    assert "other catalogue files were read since" not in capsys.readouterr().out
+    nightly(night.uri, None, [str(first)])
+    assert "note: other catalogue files were read since" in capsys.readouterr().out
+    first.write_text(first.read_text() + "\n")
+    nightly(night.uri, None, [str(first)])
+    titles = sidmill.open(night.uri).release("production").items()["title"]
+    assert not titles.str.starts_with("changed").any()
