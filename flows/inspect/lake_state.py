@@ -160,6 +160,11 @@ def _run(run: RunSummary) -> RunInBrief:
     )
 
 
+def remedy_of(run: RunInBrief) -> str:
+    """Return what to do for a run whose process is gone, which could say nothing itself; "" for others."""
+    return f"its process is gone; `sidmill run resume {run.run}` goes on with it" if run.state == "killed" else ""
+
+
 def _run_line(run: RunInBrief) -> str:
     when = f"{run.kind} {run.state}, " + (
         f"ended {_minute(run.ended)}" if run.ended else f"started {_minute(run.started)}"
@@ -171,6 +176,8 @@ def _run_line(run: RunInBrief) -> str:
     if run.error:
         error = in_a_line(run.error)
         text += f": {error if len(error) <= MOST_OF_AN_ERROR else error[: MOST_OF_AN_ERROR - 1] + '…'}"
+    elif told := remedy_of(run):
+        text += f": {told}"
     return text
 
 

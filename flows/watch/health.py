@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from flows.inspect.lake_state import ENDED_BADLY, LakeState, age, lake_state
+from flows.inspect.lake_state import ENDED_BADLY, LakeState, age, lake_state, remedy_of
 from flows.watch.lag import Lag, lags
 from flows.watch.spec import WatchSpec
 from storage.errors import GateBlocked
@@ -125,7 +125,7 @@ def _failures(state: LakeState) -> Iterator[Problem]:
     last = [state.last_run] if state.last_run and not state.later else []
     for run in [*last, *state.unresolved_failures]:
         if run.state in ENDED_BADLY and run.state != "cancelled":
-            error = in_a_line(run.error)
+            error = in_a_line(run.error) or remedy_of(run)
             how = "blocked" if (run.error or "").startswith(GateBlocked.__name__) else "failed"
             yield Problem(f"{how} {run.kind}", f"{run.run} {run.state}{': ' if error else ''}{error}")
 

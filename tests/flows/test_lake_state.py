@@ -3,6 +3,8 @@
 import json
 import shutil
 import socket
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from getpass import getuser
 from pathlib import Path
@@ -248,3 +250,17 @@ def test_a_file_that_was_read_before_does_not_undo_later_ones_without_a_word(
     nightly(night.uri, None, [str(first)])
     titles = sidmill.open(night.uri).release("production").items()["title"]
     assert not titles.str.starts_with("changed").any()
+
+
+def test_a_run_whose_process_is_gone_is_told_with_the_command_that_goes_on_with_it(
+    night: Lake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dies = (
+        "import os; from storage.lake import Lake; from storage.runs.record import RunRecord; "
+        f"RunRecord(Lake({night.uri!r}), 'train-20990101T000000-000000', 'train', '', {{}}).begin(); os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", dies], cwd=Path(__file__).parents[2]).returncode == 9
+    resume = "its process is gone; `sidmill run resume train-20990101T000000-000000` goes on with it"
+    assert lake_state(night).lines[0].endswith(f"(train-20990101T000000-000000): {resume}")
+    assert run_command(["lake", "check", "--lake", night.uri]) == 3
+    assert f"failed train: train-20990101T000000-000000 killed: {resume}" in " ".join(capsys.readouterr().out.split())
