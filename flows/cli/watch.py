@@ -48,7 +48,7 @@ def check(
     else:
         for each in found:
             say(f"  {each.name}: {each.message}")
-        print(f"{len(found)} problems")
+        print("1 problem" if len(found) == 1 else f"{len(found)} problems")
     for fault in send_alerts(lake, watch, found) if alert else []:
         say(f"warning: {fault}")
     if found:
