@@ -115,10 +115,12 @@ class ServiceRunner(Runner):
     """Prefect's runner, but at SIGTERM its runs end as cancelled before it does: it would kill them."""
 
     def handle_sigterm(self, *arguments: Any, **named: Any) -> None:
-        started = [each for each in psutil.Process().children() if "prefect.engine" in each.cmdline()]
-        for each in started:
-            with suppress(psutil.NoSuchProcess):
-                each.terminate()
+        started = []
+        for each in psutil.Process().children():
+            with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                if "prefect.engine" in each.cmdline():
+                    each.terminate()
+                    started.append(each)
         psutil.wait_procs(started, ENDING_S)
         super().handle_sigterm(*arguments, **named)
 

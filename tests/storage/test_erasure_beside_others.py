@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -157,18 +158,20 @@ def test_gc_and_an_erasure_do_not_change_logs_at_once(lake: Lake, monkeypatch: p
     require_whole(lake)
 
 
+def take_over(lake: Lake) -> None:
+    """An erasure that takes the place of a command which gives no sign of life."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lease, "LOST_S", -1)
+        erase(Lake(lake.uri), SUBJECTS, "", WHO, 5)
+
+
 def test_gc_that_stood_still_while_an_erasure_took_its_place_writes_no_hash_of_before(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The erasure rewrites checkpoints, and by their former hashes the table would count as damaged."""
 
-    def take_over() -> None:
-        with monkeypatch.context() as inner:
-            inner.setattr(lease, "LOST_S", -1)
-            erase(Lake(lake.uri), SUBJECTS, "", WHO, 5)
-
     with monkeypatch.context() as inner:
-        inner.setattr(collecting, "_remove", first(collecting._remove, take_over))
+        inner.setattr(collecting, "_remove", first(collecting._remove, partial(take_over, lake)))
         with pytest.raises(LeaseLost, match=r"gave no sign of life.*Run the same command again"):
             collect(Lake(lake.uri), POLICY, WHO, remove=True)
     require_whole(lake)
@@ -179,13 +182,8 @@ def test_gc_that_stood_still_while_an_erasure_took_its_place_writes_no_hash_of_b
 def test_an_erasure_that_stood_still_changes_nothing_more_once_another_took_its_place(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def take_over() -> None:
-        with monkeypatch.context() as inner:
-            inner.setattr(lease, "LOST_S", -1)
-            erase(Lake(lake.uri), SUBJECTS, "", WHO, 5)
-
     with monkeypatch.context() as inner:
-        inner.setattr(erasing, "begin_erasure", first(erasing.begin_erasure, take_over))
+        inner.setattr(erasing, "begin_erasure", first(erasing.begin_erasure, partial(take_over, lake)))
         with pytest.raises(LeaseLost):
             erase(Lake(lake.uri), SUBJECTS, "", WHO, 0)
     erase(Lake(lake.uri), SUBJECTS, "", WHO, 0)
