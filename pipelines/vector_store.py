@@ -12,7 +12,7 @@ from deltalake.transaction import AddAction
 
 from pipelines.modalities import Matrix, ScratchModality
 from pipelines.places import PAIR, Places
-from storage.commit import Provenance, append, append_files, write_files
+from storage.commit import Provenance, append, append_files, generation, write_files
 from storage.content_hash import content_hashes
 from storage.files.among import Among
 from storage.lake import Lake
@@ -75,7 +75,7 @@ def _few(items: pl.Series | None) -> Among | None:
 
 def store_vectors(lake: Lake, rows: pl.DataFrame, provenance: Provenance) -> None:
     """Append vectors under a key of their identity, so that a rerun writes them once."""
-    table, key = _keyed(rows)
+    table, key = _keyed(lake, rows)
     append(lake, "vectors", table, key, provenance)
 
 
@@ -89,7 +89,7 @@ class VectorFiles:
     @classmethod
     def write(cls, lake: Lake, rows: pl.DataFrame) -> "VectorFiles":
         """Write vectors as `store_vectors` does, for another process to commit."""
-        table, key = _keyed(rows)
+        table, key = _keyed(lake, rows)
         return cls(key, write_files(lake, "vectors", table, key))
 
     def commit(self, lake: Lake, provenance: Provenance) -> None:
@@ -97,12 +97,15 @@ class VectorFiles:
         append_files(lake, "vectors", lambda: self.files, self.key, provenance)
 
 
-def _keyed(rows: pl.DataFrame) -> tuple[pa.Table, str]:
+def _keyed(lake: Lake, rows: pl.DataFrame) -> tuple[pa.Table, str]:
+    """Return rows in order, and their key: another one after `lake gc` took the vectors of their fingerprint out."""
     ordered = rows.with_columns(pl.col("vector").cast(pl.List(pl.Float32))).sort("item_id", "content_hash")
     pairs = pl.concat_str("item_id", "content_hash", separator="\0")
     name = ordered.select(pairs.str.join("\0", ignore_nulls=False)).item()
     digest = hashlib.sha256(name.encode()).hexdigest()[:24]
-    key = f"vectors:{ordered['modality'][0]}:{ordered['fingerprint'][0]}:{digest}"
+    partition = (ordered["modality"][0], ordered["fingerprint"][0])
+    again = generation(lake, "vectors", partition)
+    key = ":".join(["vectors", *partition, digest, *([str(again)] if again else [])])
     return ordered.select(VECTORS.schema.names).to_arrow(), key
 
 

@@ -191,6 +191,7 @@ def _commit(
     provenance: Provenance,
     key: str = "",
     alone: bool = False,
+    transactions: Collection[Transaction] = (),
 ) -> None:
     """Commit log entries through a handle: with a key, once; `alone`, only if no other commit came between."""
     lake, table, handle = opened.lake, opened.table, opened.handle
@@ -205,7 +206,7 @@ def _commit(
             partition_by=list(TABLES[table].partition_by),
             commit_properties=CommitProperties(
                 custom_metadata=metadata,
-                app_transactions=[Transaction(key, 1)] if key else None,
+                app_transactions=[*([Transaction(key, 1)] if key else []), *transactions] or None,
                 max_commit_retries=0 if alone else None,
             ),
         )
@@ -281,20 +282,38 @@ def mark(lake: Lake, handle: DeltaTable, table: str, provenance: Provenance) -> 
     return True
 
 
-def take_out(lake: Lake, table: str, paths: Collection[str], provenance: Provenance) -> bool:
+def take_out(
+    lake: Lake, table: str, paths: Collection[str], provenance: Provenance, partition: tuple[str, ...] = ()
+) -> bool:
     """Take files out of the newest version of a table; former versions keep them until `lake gc` removes these.
 
+    If these are the files of a `partition` whose rows may be appended again, the keys of these appends have to tell its
+    `generation`, which this commit counts; it also counts that of the table.
     Return False if there are none, or if another commit came between: a later call does it.
     """
     handle = lake.open(table)
     now = int(time.time() * 1000)
     instead = [removal(file, now) for file in data_files(handle, TABLES[table]) if file.path in paths]
+    counted = [Transaction(_counter(each), _generation(handle, each) + 1) for each in (partition, ()) if partition]
     try:
         if instead:
-            _commit(OpenTable(lake, table, handle), [*instead], provenance, alone=True)
+            _commit(OpenTable(lake, table, handle), [*instead], provenance, alone=True, transactions=counted)
     except CommitFailedError:
         return False
     return bool(instead)
+
+
+def generation(lake: Lake, table: str, partition: tuple[str, ...] = (), version: int | None = None) -> int:
+    """Return how often `take_out` took a partition out of a table, or any partition."""
+    return _generation(lake.open(table, version), partition) if lake.exists(table) else 0
+
+
+def _generation(handle: DeltaTable, partition: tuple[str, ...]) -> int:
+    return handle.transaction_version(_counter(partition)) or 0
+
+
+def _counter(partition: tuple[str, ...]) -> str:
+    return f"taken out: {':'.join(partition)}"
 
 
 def join_files(

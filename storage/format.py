@@ -1,7 +1,9 @@
 """The format version of a lake: a file `lake.json` beside the tables, written before anything else.
 
 Format 1 has no such file. Format 2 names data files by their hashes, keeps every log entry, and has the table
-`pointers` from the start. A program refuses a lake of a newer format, and writes only to lakes of its own format.
+`pointers` from the start. In format 3 the vectors of a former fusion may be out of their table, and are written again
+under other keys: `lake gc` marks a lake of format 2 before it takes them out for the first time. A program refuses a
+lake of a newer format, and writes to lakes of formats 2 and 3.
 """
 
 import json
@@ -13,7 +15,8 @@ from storage.errors import DataCorrupt, LakeFormat, LakeUnusable
 from storage.files.store import Files
 from storage.files.table_log import is_table
 
-FORMAT = 2
+FORMAT = 3
+OLDEST_WRITABLE = 2
 MARKER = "lake.json"
 BACKUP = "backup.json"
 """The list of the files of a backup, written last. Nothing is written to a lake that has it."""
@@ -95,7 +98,7 @@ def require_writable(files: Files, found: int) -> None:
             f"{files.uri} is a backup, which could not be restored after a change: make a lake of it with "
             f"`sidmill lake restore {files.uri} --lake PLACE`."
         )
-    if found < FORMAT:
+    if found < OLDEST_WRITABLE:
         raise LakeFormat(
             f"the lake {files.uri} has the old format {found}, and this sidmill writes format {FORMAT}. Run "
             f"`sidmill lake migrate --lake {files.uri}`, which changes the lake in place and keeps releases and SIDs."

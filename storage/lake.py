@@ -21,7 +21,7 @@ from storage.files.store import Files
 from storage.files.table_cache import TableCache
 from storage.files.table_log import before_joins, is_table, joined_files, require_whole, why_unreadable
 from storage.files.table_settings import with_settings
-from storage.format import FORMAT, find_format, require_writable, write_format
+from storage.format import FORMAT, OLDEST_WRITABLE, find_format, require_writable, write_format
 from storage.schemas import PROPERTIES, TABLES, TableSpec
 
 
@@ -126,9 +126,10 @@ class Lake:
         if self.format is None:
             write_format(self.files)
             self._format = FORMAT
-        if self.format != FORMAT:
+        found = self.format or FORMAT
+        if found < OLDEST_WRITABLE:
             self.keep_logs()
-        require_writable(self.files, self.format or FORMAT)
+        require_writable(self.files, found)
         self._is_writable = True
 
     def keep_logs(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from storage.commit import Provenance
 from storage.errors import DataCorrupt, LakeNotFound
 from storage.files.table_log import Log
-from storage.format import FORMAT, write_format
+from storage.format import FORMAT, OLDEST_WRITABLE, write_format
 from storage.lake import Lake
 from storage.releases.integrity import adopt_all
 from storage.releases.releases import releases
@@ -14,15 +14,15 @@ from storage.schemas import TABLES
 
 
 def migrate(lake: Lake, provenance: Provenance) -> Iterator[str]:
-    """Migrate and yield a message per step; a lake of this format is left as it is. Safe to rerun after a kill.
+    """Migrate and yield a message per step; a lake that can be written to is left as it is. Safe to rerun after a kill.
 
-    Format 1 to 2: tables keep their log permanently, `pointers` exists, and the hash of every data file is recorded.
+    From format 1: tables keep their log permanently, `pointers` exists, and the hash of every data file is recorded.
     After a kill between the last two steps, the next run that publishes records the missing hashes.
     """
     if lake.format is None:
         raise LakeNotFound(f"there is no lake at {lake.uri}. Check --lake.")
-    if lake.format == FORMAT:
-        yield f"the lake {lake.uri} has format {FORMAT} already; nothing to do"
+    if lake.format >= OLDEST_WRITABLE:
+        yield f"the lake {lake.uri} has format {lake.format} already; nothing to do"
         return
     for table in TABLES:
         if lake.exists(table):

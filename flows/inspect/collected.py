@@ -18,12 +18,18 @@ def lines(found: Collected, removed: bool) -> Iterator[str]:
     yield f"{len(found.retired):,} releases and models {done}{_named(found.retired)}"
     yield from _by_kind(found.garbage, to_do)
     yield from (f"{count:,} small data files of table {table!r} were joined" for table, count in found.joined.items())
+    if found.former_vectors:
+        files, were = found.former_vectors, "are" if removed else "would be"
+        yield (
+            f"{len(files):,} files, {_bytes(files.values())}, of vectors of former fusions and encoders {were} out of "
+            "their table: they go when no release that stays pins a version with them"
+        )
     if found.later:
         when = (
             f"goes with a later `sidmill lake gc`, when {len(found.leaving):,} releases and models have been retired "
         )
         yield from _by_kind(found.later, f"{when}for the grace period")
-    if not removed and (found.retired or found.garbage):
+    if not removed and (found.retired or found.garbage or found.former_vectors):
         yield "Nothing was changed. Add --yes to retire and remove."
 
 
@@ -37,6 +43,7 @@ def as_record(found: Collected, removed: bool) -> dict[str, Any]:
         "leaving": {name: at.isoformat() for name, at in sorted(found.leaving.items())},
         "cutoff": found.cutoff.isoformat(),
         "joined": dict(found.joined),
+        "former_vectors": {"files": len(found.former_vectors), "bytes": sum(found.former_vectors.values())},
         "removed": _kinds(found.garbage),
         "later": _kinds(found.later),
     }

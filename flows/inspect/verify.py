@@ -10,12 +10,14 @@ from itertools import chain
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.dataset as ds
 
+from pipelines.modalities import FUSED
 from storage.erasure.record import unfinished
 from storage.errors import DataCorrupt, LakeError
 from storage.files.data_files import DataFile
 from storage.files.table_log import REMEDY, Log
-from storage.format import FORMAT, MARKER
+from storage.format import MARKER, OLDEST_WRITABLE
 from storage.lake import Lake
 from storage.releases.completeness import require_complete
 from storage.releases.integrity import Pinned, check_file, checksums, first_fault, model_blobs, pinned_blobs
@@ -62,6 +64,7 @@ def verify(lake: Lake) -> Iterator[Finding]:
     for what, found in (
         ("data files", _data_files(lake, logs, known)),
         ("blobs", _blobs(lake, known)),
+        ("vectors", _vectors(lake, known)),
         ("tries", _tries(lake, logs, known)),
         ("production", _production(lake)),
     ):
@@ -73,7 +76,7 @@ def verify(lake: Lake) -> Iterator[Finding]:
 
 def _check_format(lake: Lake, logs: dict[str, Log]) -> None:
     """Raise DataCorrupt if a lake without a marker has files that are named by their hashes: format 1 has none."""
-    if lake.format == FORMAT:
+    if (lake.format or 0) >= OLDEST_WRITABLE:
         return
     for log in logs.values():
         for path in log.files_at(max(log.entries, default=-1)):
@@ -135,6 +138,24 @@ def _check_codebook(lake: Lake, manifest: Manifest) -> None:
     codebook = Codebook.from_bytes(lake.blobs.get(manifest.codebook.blob))
     if (codebook.id, codebook.vocabulary) != (manifest.codebook.id, manifest.codebook.vocabulary):
         raise ValueError(f"the blob holds codebook {codebook.id}, not {manifest.codebook.id}")
+
+
+def _vectors(lake: Lake, known: list[Manifest]) -> Iterator[Finding]:
+    """Check that releases pin a fused vector of every item, by the numbers of rows in the log."""
+    for manifest in known:
+        if manifest.versions.get("vectors", -1) >= 0:
+            yield Finding(manifest.id, "a vector of every item", first_fault(_check_vectors, lake, manifest))
+
+
+def _check_vectors(lake: Lake, manifest: Manifest) -> None:
+    own = (ds.field("modality") == FUSED) & (ds.field("fingerprint") == manifest.fusion.fingerprint)
+    version = manifest.versions["vectors"]
+    stored = lake.count("vectors", version, own)
+    if stored < manifest.items:
+        raise DataCorrupt(
+            f"version {version} of the table 'vectors' has {stored:,} vectors of this release's fusion, for "
+            f"{manifest.items:,} items: publish another release, or make it again with `sidmill run backfill`."
+        )
 
 
 def _tries(lake: Lake, logs: dict[str, Log], known: list[Manifest]) -> Iterator[Finding]:

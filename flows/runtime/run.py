@@ -28,7 +28,8 @@ from pipelines.compute.cluster import shutdown
 from pipelines.compute.executors import Compute, InProcess, OnRay
 from pipelines.given.source import open_given
 from sidmill.release import open_trie
-from storage.commit import Provenance
+from storage.commit import Provenance, generation
+from storage.errors import ErasedMeanwhile
 from storage.lake import Lake
 from storage.releases.manifest import Manifest
 from storage.runs.lease import Lease
@@ -71,6 +72,7 @@ class Run:
         self._tries: dict[str, Trie] = {}
         self._started = time.monotonic()
         self._moved_before = _bytes_moved()
+        self._vectors_taken_out = generation(self.lake, "vectors")
 
     def use_recipe(self, settings: dict[str, Any], overrides: list[str] | None) -> None:
         """Continue with the recipe of another release, as a night does if its parent changes."""
@@ -104,6 +106,14 @@ class Run:
             self.lease.take(LONGEST_WAIT_S, self.say)
         self.record.begin()
         return self.lease is not None and self.lease.waited
+
+    def require_vectors(self, version: int) -> None:
+        """Raise ErasedMeanwhile if `lake gc` took vectors out before a version that this run may have read."""
+        if generation(self.lake, "vectors", version=version) != self._vectors_taken_out:
+            raise ErasedMeanwhile(
+                f"`sidmill lake gc` took vectors of former releases out of the lake {self.lake.uri} as this run began: "
+                "run the same command again."
+            )
 
     def close(self) -> None:
         """Let the next run of its kind begin."""

@@ -62,6 +62,7 @@ def make_candidate(run: Run, given: CandidateInput) -> Manifest:
     snapshot, artifacts, assigned, parent = given.snapshot, given.artifacts, given.assigned, given.parent
     with run.stage("trie") as view:
         versions = {table: run.lake.version(table) for table in PINNED} | snapshot.versions
+        run.require_vectors(versions["vectors"])
         trie = _trie(run, given, versions["sids"])
         data = trie.to_bytes()
         digest = run.lake.blobs.put(data)

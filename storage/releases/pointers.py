@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from storage.commit import Provenance, swap
 from storage.errors import DataCorrupt, PointerMoved
-from storage.format import FORMAT
+from storage.format import OLDEST_WRITABLE
 from storage.lake import Lake
 from storage.schemas import POINTERS
 
@@ -63,7 +63,7 @@ def targets_of(history: list[Pointer]) -> list[Published]:
 
 def require_pointers(lake: Lake) -> None:
     """Raise DataCorrupt if the table of pointers is missing but releases exist: it is made before them."""
-    if lake.format == FORMAT and not lake.exists("pointers") and lake.exists("releases"):
+    if (lake.format or 0) >= OLDEST_WRITABLE and not lake.exists("pointers") and lake.exists("releases"):
         raise DataCorrupt(
             f"the table 'pointers' of the lake {lake.uri} is missing. It records which release is in production: "
             "restore its folder from a backup of the lake."

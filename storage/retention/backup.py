@@ -19,7 +19,7 @@ from storage.files.data_files import NAME
 from storage.files.store import Files
 from storage.files.table_log import Log, LogEntry, entry_path
 from storage.files.trim import checkpoint_name, write_trim
-from storage.format import BACKUP, FORMAT, MARKER, write_format
+from storage.format import BACKUP, MARKER, OLDEST_WRITABLE, write_format
 from storage.lake import Lake
 from storage.releases.completeness import require_complete
 from storage.releases.integrity import model_blobs, pinned_blobs
@@ -56,7 +56,7 @@ def backup(lake: Lake, target: str, release: str, provenance: Provenance) -> Bac
     Raise LakeUnusable if the place is not empty, DataCorrupt if a file does not arrive as it was committed, and
     ErasedMeanwhile beside an erasure, or after one that did not end.
     """
-    if lake.format != FORMAT:
+    if (lake.format or 0) < OLDEST_WRITABLE:
         raise LakeFormat(f"the lake {lake.uri} has format {lake.format or 'none'}: run `sidmill lake migrate` first.")
     require_complete(lake)
     erasures = lake.version("erasures")

@@ -16,14 +16,16 @@ import pyarrow as pa
 
 from storage.commit import Provenance, join_bookkeeping, swap, take_out
 from storage.errors import ErasedMeanwhile, LakeNotFound
+from storage.files.data_files import DataFile
 from storage.files.trim import Trim, write_trim
+from storage.format import FORMAT, write_format
 from storage.lake import Lake
 from storage.releases.completeness import require_complete
 from storage.releases.models import recorded_models
 from storage.releases.pointers import require_pointers
 from storage.releases.releases import recorded_releases
 from storage.releases.standing import retirements, standing_of
-from storage.retention.garbage import TRAINING, Listing, Needs, erasing, old_sequences
+from storage.retention.garbage import TRAINING, Listing, Needs, erasing, former_vectors, old_sequences
 from storage.retention.policy import Kept, Policy, kept, running_runs
 from storage.retention.small_files import join_small
 from storage.retention.tables import Garbage
@@ -38,6 +40,8 @@ WAIT_S = 600.0
 """Seconds to wait for an erasure or another `lake gc`; one that was killed elsewhere counts as dead much sooner."""
 TRAINS = ("bootstrap", "backfill", "train")
 """Kinds of runs that may go on from files below `training/`, however old."""
+MAKES_RELEASES = ("bootstrap", "nightly", "backfill")
+"""Kinds of runs that read vectors which no release may name yet."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,8 @@ class Collected:
 
     `leaving` has the releases and models that were retired within the grace period, with the time. `cutoff` is the time
     since which nothing goes: the grace period, or the start of the oldest of the `running` runs. `joined` is the number
-    of small data files that were joined, by table.
+    of small data files that were joined, by table. `former_vectors` are files with their sizes that are out of the
+    newest version of their table; they go once no release that stays pins a version with them.
     """
 
     kept: Kept
@@ -57,6 +62,7 @@ class Collected:
     running: tuple[str, ...]
     cutoff: datetime
     joined: Mapping[str, int]
+    former_vectors: Mapping[str, int]
 
 
 def collect(lake: Lake, policy: Policy, provenance: Provenance, remove: bool, now: datetime | None = None) -> Collected:
@@ -90,8 +96,10 @@ def _collect(
     retired = _retire(lake, policy, provenance, now) if remove else _retiring(lake, policy, lake.read("pointers"), now)
     running = running_runs(lake, now)
     state = _State(lake, policy, now, retired, running)
+    former = former_vectors(lake, state.needs(frozenset(state.leaving))) if state.none_makes_releases else {}
     if remove:
         _drop_sequences(lake, state, provenance)
+        _drop_vectors(lake, former, provenance)
     tables = [table for table in TABLES if remove and lake.exists(table)]
     for table in tables:
         join_bookkeeping(lake, table, provenance)
@@ -110,6 +118,7 @@ def _collect(
         tuple(run.run for run in running),
         state.cutoff,
         {table: count for table, count in joined.items() if count},
+        {file.path: file.size for files in former.values() for file in files},
     )
 
 
@@ -127,6 +136,7 @@ class _State:
         self.gone = set(self.retired) - set(self.leaving)
         self.staying = {*(each.id for each in self.manifests), *(each.id for each in self.models)} - set(self.retired)
         self._trainings = not any(run.kind in TRAINS for run in running)
+        self.none_makes_releases = not any(run.kind in MAKES_RELEASES for run in running)
 
     def needs(self, leaving: frozenset[str] = frozenset()) -> Needs:
         """Return the needs of what stays, and of what is `leaving`."""
@@ -158,6 +168,17 @@ def _drop_sequences(lake: Lake, state: _State, provenance: Provenance) -> None:
     """Take the sequences of retired releases out of their table; their files go once the grace period is over."""
     if lake.exists("sequences"):
         take_out(lake, "sequences", set(old_sequences(lake, state.gone)), provenance)
+
+
+def _drop_vectors(lake: Lake, former: Mapping[tuple[str, ...], list[DataFile]], provenance: Provenance) -> None:
+    """Take vectors that no release was made with out of their table, so that later releases pin no version with them.
+
+    A run that began meanwhile may have read them: it makes no release (`flows.runtime.run.Run.require_vectors`).
+    """
+    if former and lake.format != FORMAT:
+        write_format(lake.files)  # an older program would not write them again
+    for partition, files in former.items():
+        take_out(lake, "vectors", {each.path for each in files}, provenance, partition)
 
 
 def _later(lake: Lake, listing: Listing, state: _State, garbage: list[Garbage]) -> list[Garbage]:

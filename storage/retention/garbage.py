@@ -8,6 +8,7 @@ from functools import cached_property
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from storage.files.data_files import DataFile
 from storage.files.store import WRITING, ListedFile
 from storage.files.table_log import Log
 from storage.files.trim import Trim
@@ -158,6 +159,24 @@ def pictures(lake: Lake) -> set[str]:
     for batch in lake.batches("items", ["images"], ds.scalar(True)) if lake.exists("items") else ():
         found.update(pc.unique(pc.list_flatten(batch.column("images"))).to_pylist())
     return found
+
+
+def former_vectors(lake: Lake, needs: Needs) -> dict[tuple[str, ...], list[DataFile]]:
+    """Return the files of the newest version of `vectors`, by partition, that no release under `needs` was made with.
+
+    A partition has the vectors of one fingerprint: of a fusion, or of an encoder. Those that were written since the
+    cutoff stay.
+    """
+    if not lake.exists("vectors"):
+        return {}
+    manifests = [each for each in needs.manifests if each.id in needs.staying | needs.leaving]
+    used = {each.fusion.fingerprint for each in manifests}
+    used |= {encoder.fingerprint for each in manifests for encoder in each.encoders.values()}
+    found: dict[tuple[str, ...], list[DataFile]] = {}
+    for file in lake.data_files("vectors"):
+        if file.partition["fingerprint"] not in used:
+            found.setdefault((file.partition["modality"], file.partition["fingerprint"]), []).append(file)
+    return {each: files for each, files in found.items() if max(file.changed_ms for file in files) < needs.cutoff_ms}
 
 
 def old_sequences(lake: Lake, gone: Iterable[str]) -> Mapping[str, int]:

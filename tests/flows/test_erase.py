@@ -210,7 +210,7 @@ def test_an_erasure_killed_anywhere_leaves_versions_that_can_be_read_and_its_rer
         with pytest.raises(Killed):
             erase_here(lake, number % 2 == 0)
         assert {name: found for name, found in rows(lake, erased=True).items() if name in before} == before
-        assert all("did not end" in each or "trie" in each for each in wrong(lake))
+        assert all("did not end" in each or "trie" in each or "a vector of every" in each for each in wrong(lake))
         if unfinished(lake):
             assert run_command(["lake", "erase", "--resume", "--yes", "--wait", "0s", "--lake", lake.uri]) == 0
         elif not erasures(lake):  # it was killed before it changed anything

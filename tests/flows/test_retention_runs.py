@@ -8,25 +8,31 @@ from typing import Any
 
 import pytest
 
+import flows.candidates
 import flows.nightly
+from flows.backfill import backfill
 from flows.bootstrap import bootstrap
 from flows.cli.main import run_command
 from flows.inspect.verify import verify
 from flows.nightly import nightly
 from flows.snapshot import Snapshot
+from pipelines.modalities import FUSED
+from pipelines.vector_store import cached
 from sidmill.release import open_trie
 from storage import commit
-from storage.commit import Provenance
-from storage.errors import DataCorrupt
+from storage.commit import Provenance, take_out
+from storage.errors import DataCorrupt, ErasedMeanwhile
 from storage.lake import Lake
 from storage.migrate import migrate
 from storage.releases.completeness import lost_commits
 from storage.releases.releases import read_release, releases
+from storage.retention import collect as collecting
 from storage.retention import small_files
-from storage.retention.collect import collect
+from storage.retention.collect import Collected, collect
 from storage.retention.policy import Policy
 from storage.runs.record import RunRecord
 
+WHO = Provenance("test", "")
 RECIPE: dict[str, Any] = {
     "text": None,
     "attributes": {"fields": ["kind", "size"], "dim": 8},
@@ -138,6 +144,83 @@ def test_nights_go_on_beside_gc_and_rollback_offers_what_stays(
     assert "r-000005 pinned on" in listed
     assert "retired: by `sidmill lake gc`" in listed
     assert run_command(["release", "unpin", "production", "--lake", lake.uri]) == 0
+
+
+def retire_all_but_newest(lake: Lake) -> Collected:
+    """Collect with no grace period, twice: what is retired first goes then."""
+    collect(lake, Policy(1, timedelta()), WHO, remove=True)
+    return collect(lake, Policy(1, timedelta()), WHO, remove=True)
+
+
+def test_vectors_of_a_former_fusion_go_and_a_backfill_that_wants_them_again_makes_them(
+    after_nights: Path, tmp_path: Path
+) -> None:
+    """Their table would grow with every fusion for good; and by the keys of its commits it has them already."""
+    lake = Lake(str(shutil.copytree(after_nights, tmp_path / "lake")))
+    backfill(lake.uri, RECIPE, publish_when_done=True)
+    first, before = read_release(lake, "production"), sids(lake)
+    vectors = {each.path for each in lake.data_files("vectors")}
+    retire_all_but_newest(lake)
+    assert retire_all_but_newest(lake).former_vectors == {}, "all are of the release in production"
+
+    backfill(lake.uri, {**RECIPE, "fusion": {"method": "concat", "dim": 4}}, publish_when_done=True)
+    other = read_release(lake, "production")
+    assert other.fusion != first.fusion
+    retire_all_but_newest(lake)
+    assert first.fusion.fingerprint not in {each.partition["fingerprint"] for each in lake.data_files("vectors")}
+    assert wrong(lake) == [], "production pins the version that has them"
+    assert nightly(lake.uri, None, None, log(tmp_path, 5))["published"]
+    retire_all_but_newest(lake)
+    left = {path.name for path in Path(lake.path("vectors")).glob("part-*")}
+    assert left == {each.path for each in lake.data_files("vectors")}
+    assert vectors - left, "the files are gone"
+
+    backfill(lake.uri, RECIPE, publish_when_done=True)
+    again = read_release(lake, "production")
+    assert again.fusion == first.fusion
+    assert sids(lake) == before
+    assert wrong(lake) == []
+    stored = cached(lake, FUSED, again.fusion.fingerprint, version=again.versions["vectors"])
+    assert sorted(stored["item_id"]) == sorted(sids(lake))
+    assert nightly(lake.uri, None, items(tmp_path, 90, 2), log(tmp_path, 6))["published"]
+    assert wrong(lake) == []
+
+
+def test_a_release_that_lacks_vectors_of_its_items_is_told(after_nights: Path, tmp_path: Path) -> None:
+    lake = Lake(str(shutil.copytree(after_nights, tmp_path / "lake")))
+    fusion = read_release(lake, "production").fusion.fingerprint
+    paths = [each.path for each in lake.data_files("vectors") if each.partition["fingerprint"] == fusion]
+    take_out(lake, "vectors", paths[:1], WHO)
+    assert nightly(lake.uri, None, None, log(tmp_path, 5))["published"]
+    (found,) = wrong(lake)
+    assert found.startswith("r-000004 a vector of every item: version")
+    assert "for 16 items: publish another release" in found
+
+
+def test_a_run_that_may_have_read_vectors_before_gc_took_them_out_makes_no_release(
+    after_nights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gc looked for runs just before this one began, and took out what it was about to use again."""
+    lake = Lake(str(shutil.copytree(after_nights, tmp_path / "lake")))
+    backfill(lake.uri, {**RECIPE, "fusion": {"method": "concat", "dim": 4}}, publish_when_done=True)
+    retire_all_but_newest(lake)
+    made, assign = len(releases(lake)), flows.candidates.assign
+
+    def after_gc(*arguments: Any, **options: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(collecting, "running_runs", lambda *_: [])
+            assert collect(lake, Policy(1, timedelta()), WHO, remove=True).former_vectors
+        return assign(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(flows.candidates, "assign", after_gc)
+        with pytest.raises(ErasedMeanwhile, match=r"took vectors of former releases out.*run the same command again"):
+            backfill(lake.uri, RECIPE, publish_when_done=True)
+    assert wrong(lake) == []
+    assert len(releases(lake)) == made, "no candidate was recorded"
+    backfill(lake.uri, RECIPE, publish_when_done=True)
+    assert len(sids(lake)) == 16
+    assert wrong(lake) == []
 
 
 def next_night(folder: Path) -> dict[str, list[str]]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from made_releases import TIME, WHO, candidate, model, publish, sids
 
-from storage.commit import append
+from storage.commit import append, generation
 from storage.errors import DataCorrupt, LakeNotFound, PublishRefused, Retired
 from storage.files.store import WRITING
 from storage.files.table_log import Log
@@ -481,6 +481,46 @@ def test_sequences_of_retired_releases_and_trainings_that_nobody_goes_on_with_go
     assert set(lake.read("sequences")["release"].to_pylist()) == {f"{two}-in-8"}
     gc(lake, days=4)
     assert len(list((tmp_path / "sequences").glob("part-*"))) == 1
+
+
+def vector(fusion: str) -> pa.Table:
+    return pa.Table.from_pylist(
+        [{"item_id": "i", "modality": "fused", "content_hash": "h", "fingerprint": fusion, "vector": [1.0]}],
+        schema=VECTORS.schema,
+    )
+
+
+def test_vectors_that_no_release_which_stays_was_made_with_leave_their_table(tmp_path: Path) -> None:
+    """Not beside a run that makes a release, and not those written within the grace period; then the format is told."""
+    lake = Lake(str(tmp_path))
+    for fusion in ("f0", "f1"):
+        append(lake, "vectors", vector(fusion), fusion, WHO)
+        pinned = {"vectors": lake.version("vectors")}
+        publish(
+            lake, candidate(lake, fusion, ["a"], versions=pinned, fusion={"fingerprint": fusion, "details": {}}).id, WHO
+        )
+    append(lake, "vectors", vector("of a killed run"), "killed", WHO)
+    (tmp_path / "lake.json").write_text('{"format": 2}')
+    lake = Lake(lake.uri)
+
+    def left() -> set[str]:
+        return {each.partition["fingerprint"] for each in lake.data_files("vectors")}
+
+    night = RunRecord(lake, "night-1", "nightly", "r", {})
+    night.begin()
+    assert gc(lake, grace=timedelta()).former_vectors == {}
+    night.end("finished", {})
+    assert gc(lake, days=0.5).former_vectors == {}, "written within the grace period"
+    told = gc(lake, days=2, remove=False).former_vectors
+    assert len(told) == 2
+    assert left() == {"f0", "f1", "of a killed run"}
+    assert (tmp_path / "lake.json").read_text() == '{"format": 2}'
+    assert gc(lake, days=2).former_vectors == told
+    assert left() == {"f1"}
+    assert Lake(lake.uri).format == 3
+    assert generation(lake, "vectors") == 2
+    assert (generation(lake, "vectors", ("fused", "f0")), generation(lake, "vectors", ("fused", "f1"))) == (1, 0)
+    check_pinned(lake, read_release(lake, "production"), None, WHO)
 
 
 def test_joined_files_of_bookkeeping_tables_go_and_their_rows_stay(tmp_path: Path) -> None:

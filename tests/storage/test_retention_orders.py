@@ -12,13 +12,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from made_releases import WHO, candidate, model, publish
 
+from pipelines.modalities import FUSED
+from pipelines.vector_store import cached, store_vectors
 from storage import commit
+from storage.commit import generation
 from storage.errors import LakeError, LeaseTaken, PointerMoved, Retired, StaleCandidate
 from storage.files.table_log import Log
 from storage.lake import Lake
@@ -116,13 +120,30 @@ class World:
     def _night(self, step: Step) -> None:
         number = len(self.made)
         segments = [f"s{each}" for each in range(number + 1)]
-        made = candidate(self.lake, f"key-{number}", segments)
+        seen, fusion = generation(self.lake, "vectors"), f"f{number // 2 % 2}"
+        self._fuse(fusion, number + 1)
+        versions = {"vectors": self.lake.version("vectors")}
+        if generation(self.lake, "vectors", version=versions["vectors"]) != seen:
+            return  # as `Run.require_vectors` does
+        made_with = {"fingerprint": fusion, "details": {}}
+        made = candidate(self.lake, f"key-{number}", segments, versions=versions, fusion=made_with)
         self.made.append(made.id)
         self.held[made.id], self.rows[made.id] = made, self._rows_at(made.versions["sids"])
         if number % 3 == 0:
             model(self.lake, made.id, made.id, "v-c1")
         if step.what == "night":
             publish(self.lake, made.id, WHO)
+
+    def _fuse(self, fusion: str, count: int) -> None:
+        """Store the vectors of some items under a fusion that the lake lacks."""
+        there = set(cached(self.lake, FUSED, fusion)["item_id"]) if self.lake.exists("vectors") else set[str]()
+        rows = [
+            {"item_id": f"i{each}", "modality": FUSED, "content_hash": "h", "fingerprint": fusion, "vector": [1.0]}
+            for each in range(count)
+            if f"i{each}" not in there
+        ]
+        if rows:
+            store_vectors(self.lake, pl.DataFrame(rows), WHO)
 
     def _rows_at(self, version: int) -> pa.Table:
         rows = self.lake.read("sids", version)
@@ -165,7 +186,10 @@ class World:
         assert not stay & set(retired)
         for release in stay & set(self.made):
             check_pinned(lake, read_release(lake, release), None, WHO)
-            assert self._rows_at(read_release(lake, release).versions["sids"]).equals(self.rows[release])
+            made = read_release(lake, release)
+            assert self._rows_at(made.versions["sids"]).equals(self.rows[release])
+            fused = cached(lake, FUSED, made.fusion.fingerprint, version=made.versions["vectors"])["item_id"]
+            assert {f"i{each}" for each in range(self.made.index(release) + 1)} <= set(fused)
         if current and current["model"]:
             check_pinned(lake, read_release(lake, current["release"]), current["model"], WHO)
             assert read_release(lake, read_model(lake, current["model"]).release)
