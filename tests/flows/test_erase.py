@@ -31,7 +31,7 @@ from storage.files.trim import read_trim
 from storage.lake import Lake
 from storage.releases.releases import read_release, releases
 from storage.retention import small_files
-from storage.retention.backup import backup
+from storage.retention.backup import backup, restore
 from storage.retention.collect import collect
 from storage.retention.policy import Policy
 from storage.retention.small_files import join_small
@@ -360,7 +360,8 @@ def test_releases_and_the_audit_log_say_that_something_was_erased(
 @pytest.mark.slow
 def test_a_lake_in_an_object_store_is_erased_too(lake: Lake, s3_bucket: str) -> None:
     remote = Lake(f"{s3_bucket}/erased")
-    backup(lake, remote.uri, "production", WHO)
+    backup(lake, f"{s3_bucket}/backup", "production", WHO)
+    restore(f"{s3_bucket}/backup", remote)
     pinned = releases(remote)[-1].versions["interactions"]
     before = remote.read("interactions", pinned).num_rows
     forget_both(remote)
