@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from storage.commit import Provenance, swap
 from storage.errors import DataCorrupt, PointerMoved
@@ -72,12 +73,16 @@ def require_pointers(lake: Lake) -> None:
 
 def history_of(rows: pa.Table, name: str) -> list[Pointer]:
     """Return the history of `name` by the rows of the table, as `pointer_history` does."""
-    moves = [
-        Pointer(name, row["sequence"], json.loads(row["value"]), row["note"], row["at"], row["run"])
-        for row in rows.to_pylist()
-        if row["name"] == name
+    return [Pointer(name, 0, None), *moves_of(rows.filter(pc.equal(rows["name"], name)))]
+
+
+def moves_of(rows: pa.Table) -> list[Pointer]:
+    """Return the moves of all names by the rows of the table, in order of name and sequence."""
+    ordered = sorted(rows.to_pylist(), key=lambda row: (row["name"], row["sequence"]))
+    return [
+        Pointer(row["name"], row["sequence"], json.loads(row["value"]), row["note"], row["at"], row["run"])
+        for row in ordered
     ]
-    return [Pointer(name, 0, None), *sorted(moves, key=lambda move: move.sequence)]
 
 
 def newest_values(rows: pa.Table) -> list[Pointer]:

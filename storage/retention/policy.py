@@ -13,7 +13,7 @@ import pyarrow as pa
 from storage.lake import Lake
 from storage.releases.manifest import Manifest
 from storage.releases.models import Model
-from storage.releases.pointers import Pointer, history_of, newest_values, targets_of
+from storage.releases.pointers import Pointer, moves_of, newest_values, targets_of
 from storage.releases.standing import standing_of
 from storage.runs.record import RunSummary, runs
 
@@ -104,8 +104,7 @@ def kept(
 
 def _moves(pointers: pa.Table) -> list[Pointer]:
     """Return the moves of all aliases, oldest first."""
-    names = sorted(set(pointers["name"].to_pylist()))
-    found = [move for name in names for move in history_of(pointers, name) if move.target is not None]
+    found = [move for move in moves_of(pointers) if move.target is not None]
     return sorted(found, key=lambda move: (move.at is not None, move.at))
 
 
