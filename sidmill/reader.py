@@ -50,6 +50,8 @@ class LakeReader:
 
     def release(self, name: str = PRODUCTION) -> Release:
         """Return a release by its id or by an alias. Raises LakeNotFound where there is none of that name."""
+        if not isinstance(name, str):
+            raise TypeError(f"a release has a name, such as 'r-000003' or 'production': {name!r} is none.")
         manifest = read_release(self._lake, name)
         alias = published(self._lake)
         model = alias.model if alias is not None and name == PRODUCTION else newest_model(self._lake, manifest.id)

@@ -1,5 +1,7 @@
 """`sidmill serve`: a server with scheduled runs."""
 
+import asyncio
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 from zoneinfo import available_timezones
 
@@ -83,13 +85,17 @@ def serve(
 
 
 def _check_cron(option: str, times: str) -> None:
-    """Raise ValueError unless a text is in cron syntax."""
-    from prefect.client.schemas.schedules import CronSchedule
+    """Raise ValueError unless a text is in cron syntax, and such a time comes."""
+    from prefect.server.schemas.schedules import CronSchedule
 
     try:
-        CronSchedule(cron=times)
+        schedule = CronSchedule(cron=times)
     except ValueError as error:
         raise ValueError(
             f"{option} {times!r} is not in cron syntax: give five fields (minute, hour, day, month, weekday), such as "
             '"0 3 * * *" for 03:00 every day.'
         ) from error
+    try:
+        asyncio.run(schedule.get_dates(1, datetime.now(UTC)))
+    except ValueError as error:
+        raise ValueError(f"{option} {times!r}: no day of any year is such a day. Give other times.") from error

@@ -6,6 +6,7 @@ Foreign text, such as titles and cells, is escaped by `flows.runtime.terminal`.
 import json
 import sys
 from dataclasses import replace
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -69,13 +70,24 @@ def record(value: JsonObject, as_json: bool) -> None:
         if isinstance(field, dict) and field:
             say(f"{name}:")
             for key, each in field.items():
-                say(f"    {key}: {_short(each)}")
+                _say_folded(f"    {key}: {_short(each)}")
         elif _is_table(field):
             say(f"{name}:")
             for each in field:
-                say("    " + "  ".join(f"{key} {_short(part)}" for key, part in each.items()))
+                _say_folded("    " + "  ".join(f"{key} {_short(part)}" for key, part in each.items()))
         else:
-            say(f"{name}: {_short(field)}")
+            _say_folded(f"{name}: {_short(field)}")
+
+
+def _say_folded(line: str) -> None:
+    """Print a line, which wraps between words on a narrow terminal, and never in a pipe."""
+    line = printable(line)
+    if not sys.stdout.isatty():
+        say(line)
+        return
+    indent = " " * (len(line) - len(line.lstrip()) + 4)
+    for part in wrap(line, Console().width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False):
+        say(part)
 
 
 def _short(value: Any) -> str:

@@ -220,6 +220,7 @@ def test_serve_refuses_wrong_times_before_it_starts(night: Lake, capsys: pytest.
     for option, text, told in (
         ("--cron", "99 * * * *", "--cron '99 * * * *' is not in cron syntax"),
         ("--gc", "daily", "--gc 'daily' is not in cron syntax"),
+        ("--cron", "0 0 30 2 *", "--cron '0 0 30 2 *': no day of any year is such a day"),
         ("--every", "-5", "give the seconds between two looks"),
     ):
         assert run_command(["serve", "--lake", night.uri, f"{option}={text}"]) == 1

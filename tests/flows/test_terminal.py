@@ -54,6 +54,27 @@ def test_titles_reasons_and_progress_are_shown_and_not_obeyed(capsys: pytest.Cap
     assert json.loads(capsys.readouterr().out) == explained.as_record()
 
 
+def test_records_wrap_between_words_on_a_terminal_and_never_in_a_pipe(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = {f"metric_{number}": 0.12345 * number for number in range(1, 30)}
+    found = {
+        "sha256": "0" * 90,
+        "parts": list(figures.values()),
+        "gates": [figures, figures],
+        "of": {"all": list(figures)},
+    }
+    show.record(found, False)
+    whole = capsys.readouterr().out
+    assert len(whole.splitlines()) == 7
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    show.record(found, False)
+    folded = capsys.readouterr().out
+    assert max(len(line) for line in folded.splitlines() if "0" * 90 not in line) <= 80
+    assert folded.split() == whole.split()
+
+
 def test_the_report_shows_no_control_character_no_markup_and_no_secret_of_other_people() -> None:
     text = EVIL + "<script>alert(1)</script> https://ana:hush@host/a.jpg?sig=hush"
     page = environment().from_string("<td title='{{ x }}'>{{ x[:200] }}</td>{{ 7 }}{{ chart|safe }}")

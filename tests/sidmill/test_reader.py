@@ -100,4 +100,6 @@ def test_what_is_not_there_is_named(tmp_path: Path, reader: sidmill.LakeReader) 
         sidmill.open(str(tmp_path / "none"))
     with pytest.raises(LakeNotFound, match="r-000009"):
         reader.release("r-000009")
+    with pytest.raises(TypeError, match="such as 'r-000003' or 'production': 3 is none"):
+        reader.release(3)  # type: ignore[arg-type]
     assert sidmill.__version__
