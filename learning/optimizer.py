@@ -9,7 +9,7 @@ from learning.errors import StepNotFinite
 
 GRADIENT_NORM = 1.0
 """Gradients with a larger norm are scaled down to it."""
-MOST_RATE = 1e37
+MAX_RATE = 1e37
 """AdamW divides the rate of its first step by 1 - 0.9, and float32 ends at 3.4e38."""
 
 
@@ -40,7 +40,7 @@ def take_step(module: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor,
     Raises StepNotFinite on all workers, with the weights unchanged, when the loss of any worker or the norm of their
     averaged gradient is not finite.
     """
-    if rate > MOST_RATE:
+    if rate > MAX_RATE:
         raise StepNotFinite(f"the learning rate {rate} is too large for float32; lower it")
     for group in optimizer.param_groups:
         group["lr"] = rate

@@ -31,7 +31,7 @@ from tokenizer.arrays.items import tie_keys
 from tokenizer.trie.trie import Trie
 
 # Items of a range, and most ranges: a larger catalogue has larger ranges.
-RANGE_ITEMS, MOST_RANGES = 1 << 15, 512
+RANGE_ITEMS, MAX_RANGES = 1 << 15, 512
 # Counts of pairs that are held at a time.
 PAIRS = 1 << 22
 # Most rows and characters of a batch of texts.
@@ -128,7 +128,7 @@ def _texts(corpus: _Corpus) -> Iterator[dict[str, str]]:
     """Yield the pairs one by one."""
     trie, spec, left_out, scratch = corpus.trie, corpus.spec, corpus.left_out, corpus.scratch
     codes = trie.codes()
-    range_rows = max(RANGE_ITEMS, -(-len(trie) // MOST_RANGES))
+    range_rows = max(RANGE_ITEMS, -(-len(trie) // MAX_RANGES))
     _spread_items(corpus, range_rows)
     counted = _count_pairs(corpus, _first_of_sid(codes))
     for start in range(0, len(trie), range_rows):

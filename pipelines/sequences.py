@@ -25,7 +25,7 @@ from storage.commit import Provenance, append
 from storage.lake import Lake
 from storage.schemas import SEQUENCES
 
-FEWEST_BUCKETS = 8
+MIN_BUCKETS = 8
 """Buckets of a small log. The number enters the plan of a training and the name of its sequences, so it stays."""
 
 
@@ -38,7 +38,7 @@ class SequenceCounts(Counts):
 
 def sequence_buckets(lake: Lake, log: LogSlice, spec: SequencesSpec) -> int:
     """Return the number of buckets of this log's sequences."""
-    return spec.buckets or bucket_count(lake, log, FEWEST_BUCKETS)
+    return spec.buckets or bucket_count(lake, log, MIN_BUCKETS)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from pipelines.assign import encoded_vectors
+from pipelines.sid_table import encoded_vectors
 from sidmill.release import load_model, open_trie
 from storage.errors import LakeNotFound
 from storage.lake import Lake

@@ -1,7 +1,7 @@
-"""The ways to write: `append`, idempotent by key, and `swap`, the only compare-and-swap; `take_out` for retention.
+"""The ways to write: `append`, once for each key, and `swap`, a compare-and-swap of the version of a table.
 
 Delta's log is a sequence of files made with put-if-absent, which is a compare-and-swap of the table version. Used
-directly it is too lenient: two stale appends both succeed, because appends are rebased. Both functions below decide
+directly it is too lenient: two stale appends both succeed, because appends are rebased. The functions below decide
 from a table handle and commit *through that same handle*:
 
 - `append` attaches an application transaction named by the idempotency key. A handle that has seen the key skips;
@@ -11,8 +11,10 @@ from a table handle and commit *through that same handle*:
   from the new state. Aliases, release ids and model ids are rows decided this way. `append_decided` is the same for
   tables too large to be handed over whole: new events are those that the table lacks, so two runs that read logs with
   common events must not both decide from the table as it was before.
+- Housekeeping (`join_files`, `take_out`, `mark`) changes no row that a reader of the newest version needs. It forbids
+  rebasing too, and leaves the work to a later call if another commit came between.
 
-Both write the data files themselves (`storage.files.data_files`), named by their hashes, and commit their names.
+All write the data files themselves (`storage.files.data_files`), named by their hashes, and commit their names.
 """
 
 import json
@@ -23,13 +25,13 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import polars as pl
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 
-from storage.errors import CommitConflict, SchemaMismatch
+from storage.conform import conform
+from storage.errors import CommitConflict
 from storage.files.data_files import DataFile, data_files, entries_hash, removal, write_rows
 from storage.files.durable import committing
 from storage.files.table_log import FILES_HASH, SEEN
@@ -39,7 +41,7 @@ from storage.schemas import TABLES
 # Commits that may lose a race before CommitConflict is raised.
 ATTEMPTS = 60
 # Files of a bookkeeping table above which they are joined.
-MOST_FILES = 32
+MAX_FILES = 32
 # Shortest and longest upper bound of the random pause after a lost race, in seconds.
 FIRST_PAUSE_S = 0.005
 LONGEST_PAUSE_S = 0.5
@@ -85,38 +87,6 @@ class OpenTable:
     handle: DeltaTable
 
 
-def conform(table: str, rows: pa.Table) -> pa.Table:
-    """Return `rows` in the column order and types of `table`; raise SchemaMismatch if a cast would lose data."""
-    schema = TABLES[table].schema
-    if set(rows.schema.names) != set(schema.names):
-        missing, extra = set(schema.names) - set(rows.schema.names), set(rows.schema.names) - set(schema.names)
-        raise SchemaMismatch(
-            f"rows for table {table!r}: missing columns {sorted(missing)}, unknown columns {sorted(extra)}."
-        )
-    rows = rows.select(schema.names)
-    for wanted, found in zip(schema, rows.schema, strict=True):
-        if pa.types.is_string(found.type) != pa.types.is_string(wanted.type) and not (
-            pa.types.is_large_string(found.type) or pa.types.is_null(found.type) or pa.types.is_string_view(found.type)
-        ):
-            raise SchemaMismatch(
-                f"rows for table {table!r}: column {wanted.name!r} is {found.type}, not {wanted.type}."
-            )
-        if not wanted.nullable and rows.column(wanted.name).null_count:
-            raise SchemaMismatch(f"rows for table {table!r}: column {wanted.name!r} has nulls, but it is required.")
-    try:
-        rows = rows.cast(schema)
-    except pa.ArrowException as error:
-        raise SchemaMismatch(f"rows for table {table!r}: {error}") from error
-    for name, rule in TABLES[table].constraints.items():
-        broken = pl.DataFrame(rows).filter(pl.sql_expr(rule).not_())
-        if broken.height:
-            raise SchemaMismatch(
-                f"rows for table {table!r}: {broken.height} break the rule {name} ({rule}), for example "
-                f"{broken.row(0)}."
-            )
-    return rows
-
-
 def append(lake: Lake, table: str, rows: pa.Table, key: str, provenance: Provenance) -> Commit:
     """Append `rows` once, even if several writers call this several times with the same `key`.
 
@@ -150,7 +120,7 @@ def append_files(
         except CommitFailedError:
             _pause(attempt)
             continue
-        before, many = handle.version(), len(handle.file_uris()) + len(files) > MOST_FILES
+        before, many = handle.version(), len(handle.file_uris()) + len(files) > MAX_FILES
         handle.update_incremental()  # only the version is read of it: an erasure may have changed what it named before
         version = handle.version()
         lake.saw(table, version)
@@ -236,7 +206,7 @@ def swap(
             return current, False
         rows = conform(table, rows)
         if _commit_alone(OpenTable(lake, table, handle), rows, provenance):
-            if len(handle.file_uris()) + 1 > MOST_FILES and not provenance.by_hand:
+            if len(handle.file_uris()) + 1 > MAX_FILES and not provenance.by_hand:
                 join_bookkeeping(lake, table, provenance)
             return pa.concat_tables([current.cast(rows.schema), rows]), True
         _pause(attempt)
@@ -287,8 +257,8 @@ def take_out(
 ) -> bool:
     """Take files out of the newest version of a table; former versions keep them until `lake gc` removes these.
 
-    If these are the files of a `partition` whose rows may be appended again, the keys of these appends have to tell its
-    `generation`, which this commit counts; it also counts that of the table.
+    With a `partition`, which they are the files of, this commit raises its generation, and that of the table. Keys of
+    appends that have the generation in them can then append the same rows again.
     Return False if there are none, or if another commit came between: a later call does it.
     """
     handle = lake.open(table)
@@ -335,7 +305,7 @@ def join_bookkeeping(lake: Lake, table: str, provenance: Provenance) -> None:
         return
     handle = lake.open(table)
     files = data_files(handle, TABLES[table])
-    if len(files) > MOST_FILES:
+    if len(files) > MAX_FILES:
         join_files(OpenTable(lake, table, handle), files, provenance)
 
 

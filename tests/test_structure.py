@@ -11,14 +11,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("sidmill", "flows", "pipelines", "training", "tokenizer", "storage", "learning", "plugins", "infra")
-LONGEST_FILE, MOST_MODULES, LONGEST_TEST = 350, 12, 70
-MOST_PARAMETERS = 6
+LONGEST_FILE, MAX_MODULES, LONGEST_TEST = 350, 12, 70
+MAX_PARAMETERS = 6
 LONG_LISTS = {
     "scaled_dot_product_attention": "is called where PyTorch's function of this name would be, with its parameters",
     "assign_level": "is what quantizers of other packages call; prices and prefixes are optional, by name",
 }
 """Parameters that a function may have, and why functions outside verbs and flows have more."""
-QUESTIONS, MOST_QUESTIONS = ("Who", "What", "How", "Which", "Where", "Whether", "When", "Why"), 9
+QUESTIONS, MAX_QUESTIONS = ("Who", "What", "How", "Which", "Where", "Whether", "When", "Why"), 9
 UNSHIPPED = ("bench", "examples", "tests")
 """Folders that are in no wheel. Their docstrings follow the rules of the packages."""
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/glossary.md", "docs/trie.md", "docs/operations.md")
@@ -50,7 +50,7 @@ def test_no_file_is_long_and_no_folder_has_many_modules() -> None:
     long = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in sources()}
     assert {name: lines for name, lines in long.items() if lines > LONGEST_FILE} == {}
     modules = Counter(path.parent.name for path in sources() if path.parent.parent == ROOT and path.stem[0] != "_")
-    assert {name: count for name, count in modules.items() if count > MOST_MODULES} == {}
+    assert {name: count for name, count in modules.items() if count > MAX_MODULES} == {}
 
 
 def test_no_two_test_files_have_one_name() -> None:
@@ -85,7 +85,7 @@ def test_long_parameter_lists_do_not_come_back() -> None:
         given = [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
         count = len([name for name in given if name not in ("self", "cls")])
         flow = any("flow" in ast.unparse(each) for each in node.decorator_list)
-        if count > MOST_PARAMETERS and "cli" not in path.parts and not flow:
+        if count > MAX_PARAMETERS and "cli" not in path.parts and not flow:
             found.append((node.name, f"{path.relative_to(ROOT)}:{node.lineno} {node.name} has {count} parameters"))
     assert [each for name, each in found if name not in LONG_LISTS] == []
     assert {name for name, _ in found} == LONG_LISTS.keys(), "a reason that is no longer needed goes"
@@ -110,7 +110,7 @@ def test_few_docstrings_begin_with_a_question_word() -> None:
                 text = ast.get_docstring(node) or ""
                 if re.split(r"\W", text, maxsplit=1)[0] in QUESTIONS:
                     found.append(f"{path.relative_to(ROOT)}: {text.splitlines()[0]}")
-    assert len(found) <= MOST_QUESTIONS, "\n".join(found)
+    assert len(found) <= MAX_QUESTIONS, "\n".join(found)
 
 
 def pages() -> list[str]:

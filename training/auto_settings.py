@@ -12,13 +12,13 @@ from typing import Any
 from training.spec import Auto, GeneratorSection, GeneratorSpec, TrainSection, TrainSpec
 
 MEASURED_EVENTS, MEASURED_ITEMS = 154_000, 12_101
-EVENTS_A_STEP, LEAST_BATCH, MOST_BATCH = 768, 16, 128
+EVENTS_A_STEP, MIN_BATCH, MAX_BATCH = 768, 16, 128
 """Predicted events per step, and bounds of the batch size in windows."""
 PASSES, WARMUP, ITEM_PASSES = 14, 300, 20
 """Epochs at the measured size, most warm-up steps, and alignment epochs at the measured size."""
-LEAST_ROWS, MOST_ROWS = 1_024, 2**20
+MIN_ROWS, MAX_ROWS = 1_024, 2**20
 """Bounds of `prefix_buckets`."""
-VECTOR_WEIGHT, MOST_RANKED = 4.0, 1_000_000
+VECTOR_WEIGHT, MAX_RANKED = 4.0, 1_000_000
 """Weight of vectors in evaluations, and the most items for which it is used."""
 
 
@@ -40,7 +40,7 @@ def generator_spec(section: GeneratorSection, scale: Scale) -> GeneratorSpec:
     wanted = section.model_dump()
     if wanted["prefix_buckets"] == "auto":
         prefixes = max(1, scale.levels - 1) * scale.items
-        wanted["prefix_buckets"] = min(MOST_ROWS, max(LEAST_ROWS, _power_of_two(prefixes)))
+        wanted["prefix_buckets"] = min(MAX_ROWS, max(MIN_ROWS, _power_of_two(prefixes)))
     if wanted["prefix_outputs"] == "auto":
         wanted["prefix_outputs"] = bool(wanted["constrained"] and wanted["prefix_buckets"])
     return GeneratorSpec.model_validate(wanted)
@@ -54,7 +54,7 @@ def train_spec(section: TrainSection, scale: Scale) -> TrainSpec:
     wanted = section.model_dump()
     if wanted["batch_size"] == "auto":
         batch = EVENTS_A_STEP * scale.windows / max(1, scale.targets)
-        wanted["batch_size"] = min(MOST_BATCH, max(LEAST_BATCH, _power_of_two(batch)))
+        wanted["batch_size"] = min(MAX_BATCH, max(MIN_BATCH, _power_of_two(batch)))
     if wanted["epochs"] == "auto":
         wanted["epochs"] = _passes(PASSES, scale.targets / MEASURED_EVENTS)
     if wanted["align_epochs"] == "auto":
@@ -66,10 +66,10 @@ def train_spec(section: TrainSection, scale: Scale) -> TrainSpec:
 
 
 def vector_weight(wanted: float | Auto, items: int) -> float:
-    """Return the weight of vectors in evaluations. "auto" is 0 above MOST_RANKED items, so that no vector is read."""
+    """Return the weight of vectors in evaluations. "auto" is 0 above MAX_RANKED items, so that no vector is read."""
     if wanted != "auto":
         return wanted
-    return VECTOR_WEIGHT if items <= MOST_RANKED else 0.0
+    return VECTOR_WEIGHT if items <= MAX_RANKED else 0.0
 
 
 def matches_auto_settings(section: GeneratorSection, spec: GeneratorSpec) -> bool:

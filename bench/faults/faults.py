@@ -64,7 +64,6 @@ class Outcome:
 
     equal: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
-    missed: int = 0
 
 
 def run(options: argparse.Namespace) -> None:
@@ -93,14 +92,12 @@ def _row(case: "Case", kills: int, options: argparse.Namespace, draw: random.Ran
     reached = case.undisturbed()
     wanted = [Kill(point) for point in spread(len(reached), options.points)]
     outcome = Outcome()
-    for kill in wanted:
-        case.judge(kill, outcome, reached)
+    killed = sum(case.judge(kill, outcome) for kill in wanted)
     for _ in range(kills):
-        before = sum(outcome.equal.values()) + len(outcome.wrong)
-        while sum(outcome.equal.values()) + len(outcome.wrong) == before:  # a run may end before its kill
-            case.judge(Kill(seconds=draw.uniform(0, case.seconds)), outcome, reached)
+        while not case.judge(Kill(seconds=draw.uniform(0, case.seconds)), outcome):
+            pass  # the run ended before its kill
     points, moments = outcome.equal["point"], outcome.equal["moment"]
-    of = f"{len(wanted)} of {len(reached)}"
+    of = f"{killed} of {len(reached)}"
     print(
         f"| {case.verb.name} | {case.seconds:.1f} s | {of} | {kills} | {points + moments} | {len(outcome.wrong)} |",
         flush=True,
@@ -155,13 +152,12 @@ class Case:
         self._pairs.append(self._asked(served))
         return self._points.read_text().splitlines()
 
-    def judge(self, kill: Kill, outcome: Outcome, reached: list[str]) -> None:
-        """Kill the verb, run it again, and note the outcome."""
+    def judge(self, kill: Kill, outcome: Outcome) -> bool:
+        """Kill the verb, run it again, and note the outcome; return False if it ended before it was killed."""
         self._renew()
         killed = self._run(self.verb.command, watch=True, kill=kill)
         if killed.code is not None:
-            outcome.missed += 1
-            return
+            return False
         points = self._points.read_text().splitlines() if self._points.exists() else []
         last = points[-1] if points else "nothing"
         where = f"{self.verb.name} killed at {kill} (the last point reached: {len(points)}, {last})"
@@ -174,6 +170,7 @@ class Case:
             print(f"  {outcome.wrong[-1]}", flush=True)
         else:
             outcome.equal["point" if kill.point else "moment"] += 1
+        return True
 
     def _fault(self) -> str:
         """Return what is wrong after a kill, and after the same command was run again; nothing if all is right."""

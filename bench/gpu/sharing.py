@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from bench.gpu.images import checkpoint, pictures
 from bench.gpu.meter import Meter
-from bench.gpu.texts import SHAPES, some_texts, some_words
+from bench.gpu.texts import SHAPES, save_model, some_texts, some_words
 from pipelines.compute.cluster import shutdown
 from pipelines.compute.executors import OnRay
 from pipelines.embed.stages import BATCHES, EmbedImages, EmbedText
@@ -19,8 +19,6 @@ from storage.lake import Lake
 
 def run(meter: Meter) -> None:
     """Measure texts, then pictures, in both precisions."""
-    from bench.gpu.texts import save_model
-
     with tempfile.TemporaryDirectory() as folder:
         words = some_words()
         save_model(Path(folder, "text"), words.tolist(), SHAPES["MiniLM-L6"])
@@ -40,6 +38,7 @@ def run(meter: Meter) -> None:
 
 
 def _measure(meter: Meter, name: str, stage: Any, arguments: dict[str, Any], table: pa.Table) -> None:
+    """Print the rows a second of the second half of a table: in the first, workers start and load their models."""
     spec: TextSpec | ImageSpec = arguments["spec"]
     task_rows = meter.size(BATCHES * spec.batch_size // 2, 8)
     one = 0.0

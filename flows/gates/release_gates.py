@@ -53,7 +53,7 @@ def _shrinkage(found: Candidate) -> Figure:
 
 
 def _events_without_sid(found: Candidate) -> Figure | None:
-    if found.metrics["new_events"] < FEWEST_EVENTS:
+    if found.metrics["new_events"] < MIN_EVENTS:
         return None
     return found.metrics["events_without_sid"], "share of new events whose item has no SID"
 
@@ -62,15 +62,15 @@ def _churn(found: Candidate) -> Figure | None:
     return (found.metrics["churn"], "share of SIDs that the refit changed") if "churn" in found.metrics else None
 
 
-FEWEST_NEW, FEWEST_FITTED, FEWEST_PAIRS, FEWEST_EVENTS = 20, 1_000, 500, 20
+MIN_NEW, MIN_FITTED, MIN_PAIRS, MIN_EVENTS = 20, 1_000, 500, 20
 """Below these numbers of new items, items of the parent, pairs of items and new events, a share says little."""
-LEAST_LIFT = 1.5
+MIN_LIFT = 1.5
 """Below this lift, codes followed behaviour so little that there was nothing to keep."""
 
 
 def _outlying(found: Candidate) -> Figure | None:
     share = found.metrics.get("new_items_beyond_p99")
-    few = found.parent is None or found.parent.items < FEWEST_FITTED or found.metrics.get("new_items", 0) < FEWEST_NEW
+    few = found.parent is None or found.parent.items < MIN_FITTED or found.metrics.get("new_items", 0) < MIN_NEW
     if few or share is None:
         return None
     return share, "share of new items that lie farther from all codes than 99% of those that the codebook was fitted on"
@@ -93,7 +93,7 @@ class _Lift:
         error = metrics.get("consumed_together_error")
         if not together or not random or not random[0] or error is None:
             return None
-        enough = metrics["consumed_together_pairs"] >= FEWEST_PAIRS
+        enough = metrics["consumed_together_pairs"] >= MIN_PAIRS
         return cls(together[0] / random[0], error / random[0]) if enough else None
 
 
@@ -101,7 +101,7 @@ def _behaviour_kept(found: Candidate) -> Figure | None:
     """Return the upper end of the 95 % interval: few users, or users without a taste, block no release by chance."""
     reference = found.parent or found.production
     now, before = _Lift.of(found.metrics), _Lift.of(reference.metrics) if reference is not None else None
-    if now is None or before is None or before.value - 2 * before.error < LEAST_LIFT:
+    if now is None or before is None or before.value - 2 * before.error < MIN_LIFT:
         return None
     kept = (now.value - 1) / (before.value - 1)
     error = hypot(now.error, kept * before.error) / (before.value - 1)
@@ -115,21 +115,21 @@ def _neighbours_kept(found: Candidate) -> Figure | None:
         return None
     chance = 1 / found.sizes[0]
     now, before = found.metrics.get("neighbours_sharing"), reference.metrics.get("neighbours_sharing")
-    if not now or not before or before[0] < LEAST_LIFT * chance or found.items < FEWEST_FITTED:
+    if not now or not before or before[0] < MIN_LIFT * chance or found.items < MIN_FITTED:
         return None
     says = "how much more often near neighbours share their first code than chance has it, as a share of before"
     return (now[0] - chance) / (before[0] - chance), says
 
 
 def _new_items_distance(found: Candidate) -> Figure | None:
-    if found.metrics.get("new_items", 0) < FEWEST_NEW or found.metrics.get("new_items_distance") is None:
+    if found.metrics.get("new_items", 0) < MIN_NEW or found.metrics.get("new_items_distance") is None:
         return None
     return found.metrics["new_items_distance"], "mean distance of new items to their codes, relative to that of the fit"
 
 
 def _mean_drift(found: Candidate) -> Figure | None:
     drift = found.metrics.get("mean_drift")
-    if found.metrics.get("new_items", 0) < FEWEST_NEW or drift is None:
+    if found.metrics.get("new_items", 0) < MIN_NEW or drift is None:
         return None
     return drift, "distance of the mean of new items to that of the fit, relative to how far fitted items lie from it"
 

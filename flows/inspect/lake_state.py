@@ -18,7 +18,7 @@ from storage.runs.record import RunSummary, in_a_line, runs
 HEADLINE = ("recall@10", "ndcg@10")
 ENDED_BADLY = ("failed", "killed", "cancelled")
 # Most characters of an error that are shown.
-MOST_OF_AN_ERROR = 300
+MAX_ERROR_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _run_line(run: RunInBrief) -> str:
         text += f": {made}" + (", not published" if run.published is False else "")
     if run.error:
         error = in_a_line(run.error)
-        text += f": {error if len(error) <= MOST_OF_AN_ERROR else error[: MOST_OF_AN_ERROR - 1] + '…'}"
+        text += f": {error if len(error) <= MAX_ERROR_CHARACTERS else error[: MAX_ERROR_CHARACTERS - 1] + '…'}"
     elif told := remedy_of(run):
         text += f": {told}"
     return text

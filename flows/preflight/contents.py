@@ -25,7 +25,7 @@ from storage.lake import Lake
 from storage.releases.catalogue import catalogue
 from storage.releases.manifest import EncoderRef
 
-MOST_PICTURES = 20
+MAX_PICTURES = 20
 """Pictures that are opened; those on the web and in object stores are counted and not asked for."""
 PEEK_ROWS = 256
 """Given vectors that are read of a file, from its beginning: more would find rarer faults, and take longer."""
@@ -93,7 +93,7 @@ def _look_at_pictures(report: Report, recipe: Recipe, trial: Trial, found: Conte
             references = _references(row, recipe)
             near = [each for each in references if not (isinstance(each, str) and _ELSEWHERE.match(each))]
             named, elsewhere = named + bool(references), elsewhere + len(references) - len(near)
-            if near and sum(len(each) for _, each in asked) < MOST_PICTURES:
+            if near and sum(len(each) for _, each in asked) < MAX_PICTURES:
                 asked.append((sampled, near))
     found.items[IMAGE] = named
     refused = list[str]()

@@ -41,7 +41,7 @@ OPTIONAL = (
     *("session_id", "request_id", "impression", "position", "value"),
 )
 """Fields whose column may be absent, so that a warning is given only for a name other than the default."""
-MOST_NAMED = 12
+MAX_NAMED = 12
 """Columns that a warning lists."""
 
 
@@ -198,7 +198,7 @@ def _missing_columns(report: Report, done: Tried) -> None:
             hint = f"did you mean {similar[0]!r}? " if similar else ""
             report.warnings.append(
                 f"{spec.section}.{name} names the column {column!r}, which no sampled row has; {hint}the columns are "
-                f"{', '.join(list(columns)[:MOST_NAMED])}"
+                f"{', '.join(list(columns)[:MAX_NAMED])}"
             )
 
 

@@ -55,7 +55,7 @@ def _watch(flow_run: UUID, over: threading.Event) -> None:
                         os.kill(os.getpid(), CANCEL)
                     return
             except (httpx.HTTPError, ObjectNotFound):
-                continue  # a short outage of the server must not end the run; polled again after POLL_S
+                pass  # a short outage of the server must not end the run; polled again after POLL_S
 
 
 def report_cancelled(flow: Any, flow_run: Any, state: Any) -> None:

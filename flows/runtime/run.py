@@ -42,7 +42,7 @@ AHEAD = timedelta(days=1)
 """Time by which --as-of may lie ahead of the clock without a warning."""
 # Seconds that a run waits for another one of its kind.
 LONGEST_WAIT_S = 3600.0
-READS_VECTORS = ("bootstrap", "nightly", "backfill")
+READS_GIVEN_VECTORS = ("bootstrap", "nightly", "backfill")
 """Kinds of runs that read the vectors that a recipe gives."""
 
 
@@ -184,7 +184,7 @@ def open_run(
     stored = parse_recipe(recipe) if isinstance(recipe, dict) else load_recipe(recipe)
     settings = stored.model_dump(mode="json")
     effective = load_recipe(None, parameters.get("overrides") or [], settings)
-    if kind in READS_VECTORS:
+    if kind in READS_GIVEN_VECTORS:
         give_large_arrays_pages_of_their_own()
     is_new = Lake(lake).format is None
     if is_new:
@@ -221,7 +221,7 @@ def open_run(
 
 def _check_given(kind: str, recipe: Recipe) -> None:
     """Raise SourceError if a run reads given vectors and cannot open them."""
-    for name, given in recipe.vectors.items() if kind in READS_VECTORS else ():
+    for name, given in recipe.vectors.items() if kind in READS_GIVEN_VECTORS else ():
         open_given(name, given)
 
 

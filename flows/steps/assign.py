@@ -10,8 +10,8 @@ from flows.runtime.run import Run
 from flows.steps.fitted_artifacts import FittedArtifacts
 from flows.steps.task import step
 from flows.steps.vectors import ItemVectors
-from pipelines.assign import Segment, occupancy, record_drift, write_segment
 from pipelines.level_vectors import level_vectors
+from pipelines.sid_table import Segment, occupancy, record_drift, write_segment
 from storage.reasons import Reason, remedy
 from storage.releases.catalogue import segments
 from storage.releases.manifest import Manifest

@@ -15,11 +15,11 @@ from flows.steps.task import step
 from learning.checkpoint import RECORD, WEIGHTS
 from learning.errors import CheckpointMismatch, LossDiverged
 from learning.ray_train.launch import Listener, TrainResult, forget, launch
-from pipelines.assign import encoded_vectors
 from pipelines.compute.cluster import connect
 from pipelines.event_log.user_buckets import TrainedSlice
 from pipelines.event_log.visible_log import LogSlice
 from pipelines.sequences import SequencesJob, build_sequences, read_bucket, sequence_buckets, targets, users_of_bucket
+from pipelines.sid_table import encoded_vectors
 from pipelines.vector_store import matrix
 from sidmill.release import load_model, open_trie
 from storage.errors import LakeNotFound

@@ -12,7 +12,7 @@ from pipelines.modalities import ModalityRows
 from pipelines.spec import FusionSpec
 from tokenizer.arrays.types import Ints
 
-MOST_PAIRS = 1 << 20
+MAX_PAIRS = 1 << 20
 """Most pairs, one way, that are kept; a training of default length draws 614,400, both ways."""
 
 
@@ -39,7 +39,7 @@ class NewestPairs:
 
 
 def sampled_pairs(parts: Iterable[EventArrays], window: int, since: int) -> tuple[Ints, int]:
-    """Return the pairs of the events since a time, one way; of more than MOST_PAIRS, one in 2, 4, ..., in their order.
+    """Return the pairs of the events since a time, one way; of more than MAX_PAIRS, one in 2, 4, ..., in their order.
 
     The second value says one in how many.
     """
@@ -48,7 +48,7 @@ def sampled_pairs(parts: Iterable[EventArrays], window: int, since: int) -> tupl
         pairs = part.pairs_since(window, since)
         kept.append(pairs[-seen % one_in :: one_in])
         seen, size = seen + len(pairs), size + len(kept[-1])
-        while size > MOST_PAIRS:
+        while size > MAX_PAIRS:
             kept = [np.concatenate(kept)[::2]]
             size, one_in = len(kept[0]), 2 * one_in
     return np.concatenate(kept), one_in

@@ -18,7 +18,7 @@ from pipelines.collaborative.row_blocks import RowBlocks, Symmetric
 from pipelines.event_log.visible_log import Histories
 from pipelines.spec import CollaborativeSpec
 
-FEWEST_ITEMS = 3
+MIN_ITEMS = 3
 """Items with behaviour below which there are no factors: the rank is less than their number, and 1 tells nothing."""
 
 
@@ -94,7 +94,7 @@ def describe_collaborative(spec: CollaborativeSpec) -> dict[str, Any]:
 def fit_rows(log: Histories, spec: CollaborativeSpec) -> tuple[Factors, csr_matrix] | None:
     """Fit on the most frequent items of a log; return the factors, and the PMI of all items with those (N, F).
 
-    Return None for fewer than FEWEST_ITEMS items, or if no two items share users more often than by chance.
+    Return None for fewer than MIN_ITEMS items, or if no two items share users more often than by chance.
     """
     spec, counts = spec.for_items(len(log.names)), log.counts(spec.window)
     met = np.asarray(counts.sum(axis=1)).ravel()
@@ -119,10 +119,10 @@ def factorised(matrix: csr_matrix, spec: CollaborativeSpec) -> NDArray[np.float3
 
     This is the implicit factorisation of skip-gram (Levy and Goldberg 2014): the vectors are U sqrt(S), which are the
     rows of the matrix times U / sqrt(S). The same log gives the same bytes in any order of its files. Return None for
-    fewer than FEWEST_ITEMS items, or if the matrix is 0.
+    fewer than MIN_ITEMS items, or if the matrix is 0.
     """
     size = matrix.shape[0]
-    if size < FEWEST_ITEMS or not matrix.nnz:
+    if size < MIN_ITEMS or not matrix.nnz:
         return None
     rank = min(spec.dim, size - 1)
     start = np.random.default_rng(spec.seed).standard_normal(size)

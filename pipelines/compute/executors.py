@@ -27,7 +27,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 ProgressReport = str | tuple[str, Mapping[str, float], int] | None
 """A line of progress, or the label of a training and the row of an epoch; None at the end."""
-MOST_BLOCKS = 1 << 10
+MAX_BLOCKS = 1 << 10
 """Blocks of a stage of many rows: each costs the cluster some milliseconds, whatever is in it."""
 RETRIES = 2
 """Further tries of a function whose worker died."""
@@ -176,7 +176,7 @@ class OnRay:
         if table.num_rows == 0:
             return
         connect(self._spec)
-        blocks = list(chunks(table, rows * max(1, table.num_rows // (rows * MOST_BLOCKS))))
+        blocks = list(chunks(table, rows * max(1, table.num_rows // (rows * MAX_BLOCKS))))
         stage, workers = _placement(self._spec, make, len(blocks), ray.cluster_resources())
         actor = _actor_of(make, arguments, max(1, int(stage.num_cpus), machine_cpus() // workers))
         with warnings.catch_warnings():

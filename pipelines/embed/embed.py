@@ -21,8 +21,8 @@ from storage.reasons import Reason
 
 KEY = ("item_id", "content_hash")
 # Rows that may kill a worker before the fault is taken to be elsewhere.
-MOST_DEADLY = 3
-COMMITS, MOST_ROWS = 256, 1 << 14
+MAX_DEADLY = 3
+COMMITS, MAX_ROWS = 256, 1 << 14
 """Commits of a stage of many items, and most rows of one, which this process holds until then."""
 PART = ", one of several"
 """Suffix of the stage of a reject that is one part of an item's content."""
@@ -45,10 +45,10 @@ class EncodingJob:
     def commit_rows(self, items: int) -> int:
         """Return the rows of a commit of a stage with some items, those included that have their vector already.
 
-        They are `chunk_rows`, or as many as make COMMITS commits, but at most MOST_ROWS: a kill loses at most that. A
-        catalogue of up to COMMITS * MOST_ROWS items makes at most COMMITS files. A rerun has commits of the same size.
+        They are `chunk_rows`, or as many as make COMMITS commits, but at most MAX_ROWS: a kill loses at most that. A
+        catalogue of up to COMMITS * MAX_ROWS items makes at most COMMITS files. A rerun has commits of the same size.
         """
-        return max(self.chunk_rows, min(-(-items // COMMITS), MOST_ROWS))
+        return max(self.chunk_rows, min(-(-items // COMMITS), MAX_ROWS))
 
     def in_order(self, items: pl.DataFrame) -> pl.DataFrame:
         """Sort by item_id, or longest first if the stage asks for it."""
@@ -99,7 +99,7 @@ def _until_done(
 ) -> Iterator[pa.Table]:
     """Yield all rows through the stage, even if rows kill the process that encodes them.
 
-    The rows that a death leaves `undone` are halved and retried until the deadly row is alone. Up to MOST_DEADLY such
+    The rows that a death leaves `undone` are halved and retried until the deadly row is alone. Up to MAX_DEADLY such
     rows are refused; with one more, the fault is not in the rows and WorkerDied is raised.
     """
     halves, deadly = [pending], 0
@@ -112,7 +112,7 @@ def _until_done(
             if left.height > 1:
                 halves += [left.slice(left.height // 2), left.slice(0, left.height // 2)]
                 continue
-            if (deadly := deadly + left.height) > MOST_DEADLY:
+            if (deadly := deadly + left.height) > MAX_DEADLY:
                 raise
             if left.height:
                 advance(left.height)

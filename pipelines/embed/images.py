@@ -9,7 +9,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipelines.embed.colours import to_rgb
 
-MOST_RATIO = 8
+MAX_RATIO = 8
 """Largest ratio of sides of a picture that is used whole; of a longer one the middle is kept. Encoders scale the short
 side to their input size and crop a central square: a picture of 1 x 65,535 would become 3 billion pixels, of which
 50,000 are used.
@@ -25,7 +25,7 @@ class ImageRefused(ValueError):
 
 
 def decode_image(data: bytes, max_pixels: int, formats: Sequence[str]) -> Image.Image:
-    """Return the image as upright RGB; only its middle if one side is more than MOST_RATIO times the other.
+    """Return the image as upright RGB; only its middle if one side is more than MAX_RATIO times the other.
 
     Format and pixel count are checked on the header, so a decompression bomb is never inflated.
     """
@@ -78,7 +78,7 @@ def _named(data: bytes) -> str | None:
 
 
 def _middle(image: Image.Image) -> Image.Image:
-    width, height = (min(side, MOST_RATIO * min(image.size)) for side in image.size)
+    width, height = (min(side, MAX_RATIO * min(image.size)) for side in image.size)
     if (width, height) == image.size:
         return image
     left, top = (image.width - width) // 2, (image.height - height) // 2

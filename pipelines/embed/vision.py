@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from learning.file_hash import file_sha256
-from pipelines.embed.images import MOST_RATIO
+from pipelines.embed.images import MAX_RATIO
 from pipelines.embed.protocol import EncoderError, EncoderKind, Vectors, autocast
 from pipelines.spec import ImageSpec
 
@@ -19,7 +19,7 @@ _VIT_SIDE = 224  # pixels of a side of the network's input: 16 x 16 patches of 1
 _MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 _STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
-_DECODED = f"exif, middle of 1:{MOST_RATIO}, rgb"
+_DECODED = f"exif, middle of 1:{MAX_RATIO}, rgb"
 
 
 def describe_image(spec: ImageSpec) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from infra.scratch import ScratchFolder
 from pipelines.event_log.event_order import ORDER, in_order
-from pipelines.event_log.user_buckets import BATCH_ROWS, BUCKET_EVENTS, MOST_BUCKETS, read_once, spread
+from pipelines.event_log.user_buckets import BATCH_ROWS, BUCKET_EVENTS, MAX_BUCKETS, read_once, spread
 from pipelines.event_log.visible_log import COLUMNS, EventArrays, LogSlice, aged, counted, type_weight
 from pipelines.spec import CollaborativeSection, CollaborativeSpec
 from storage.lake import Lake
@@ -123,7 +123,7 @@ def behaviour_log(
     """Yield the behaviour in the visible events; its scratch files go when the context ends."""
     often = items.behaviour >= spec.min_events
     ids = items.ids.filter(pl.Series(often)).to_arrow().cast(pa.large_string())
-    parts = max(1, min(MOST_BUCKETS, -(-int(items.events.sum()) // part_events)))
+    parts = max(1, min(MAX_BUCKETS, -(-int(items.events.sum()) // part_events)))
     with ScratchFolder("behaviour") as scratch:
         folder = Path(scratch)
         spread(_behaviour(lake, log, IdRows(ids), spec), parts, folder / "unordered")

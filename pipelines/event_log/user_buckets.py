@@ -30,7 +30,7 @@ FILE = "__filename"
 """Name of Arrow's column with the file of a row."""
 BUCKET_EVENTS = 500_000
 """Events of a bucket, the part that is in memory at a time. Smaller buckets make more files and commits."""
-MOST_BUCKETS = 512
+MAX_BUCKETS = 512
 """Most buckets. Each has an open file while a log is spread; a larger log has larger buckets."""
 BATCH_ROWS = 1 << 17
 """Rows of the log that are read at a time: each is one write to every bucket, so smaller ones write smaller pieces."""
@@ -59,9 +59,9 @@ class EventsByUser:
 
 
 def bucket_count(lake: Lake, log: LogSlice, fewest: int = 1) -> int:
-    """Return the number of buckets for about BUCKET_EVENTS events each, at most MOST_BUCKETS."""
+    """Return the number of buckets for about BUCKET_EVENTS events each, at most MAX_BUCKETS."""
     events = lake.count("interactions", log.version, log.visible)
-    return max(fewest, min(MOST_BUCKETS, -(-events // BUCKET_EVENTS)))
+    return max(fewest, min(MAX_BUCKETS, -(-events // BUCKET_EVENTS)))
 
 
 def user_buckets(users: pa.Array, buckets: int) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ from pipelines.spec import FusionSpec
 NO_PAIRS: NDArray[np.int64] = np.empty((0, 2), np.int64)
 COMPONENT_ROWS = 1 << 17
 """Most rows from which principal components are computed."""
-LEAST_VARIANCE = 1e-9
+MIN_VARIANCE = 1e-9
 """Smallest variance of a component relative to the first: less is rounding error, which whitening would amplify."""
 
 
@@ -125,6 +125,6 @@ def _components(known: Mapping[str, ModalityRows], means: Mapping[str, Matrix], 
 
 def _whitening(variance: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return factors (K,) that equalise the components' variances and keep their sum; a constant one gets 0."""
-    varies = variance > LEAST_VARIANCE * variance[0]
+    varies = variance > MIN_VARIANCE * variance[0]
     mean = variance[varies].sum() / max(int(varies.sum()), 1)
     return np.asarray(np.sqrt(np.divide(mean, variance, out=np.zeros_like(variance), where=varies)), np.float64)

@@ -15,7 +15,7 @@ from pipelines.registry import fusion_method_of
 from pipelines.spec import FusionSpec
 
 # Upper bound of the learned score scale (1 / temperature).
-MOST_SCALE = 100.0
+MAX_SCALE = 100.0
 
 Tensors = dict[str, Tensor]
 
@@ -94,7 +94,7 @@ class FusionNet(nn.Module):
 
     def forward(self, step: FusionBatch) -> tuple[Tensor, Tensor]:
         """Return, of the step's own rows, their share of the mean loss and the sum of their pair losses."""
-        own, spec, scale = step.own, self.spec, self.log_scale.exp().clamp(max=MOST_SCALE)
+        own, spec, scale = step.own, self.spec, self.log_scale.exp().clamp(max=MAX_SCALE)
         left, right, encoded = self._both_sides(step)
         pairs = len(step.taken)
         target = torch.arange(pairs, device=right.device)[own]

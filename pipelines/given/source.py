@@ -26,7 +26,7 @@ from pipelines.spec import GivenSpec
 
 BATCH_BYTES = 1 << 24
 """Most bytes of the vectors that are read at a time, as 8 bytes a number."""
-MOST_ROWS = 1 << 16
+MAX_ROWS = 1 << 16
 """Most rows that are read at a time, however narrow the vectors are."""
 PEEK_ROWS = 256
 """Rows that are read at a time to find the width of vectors whose type does not state it."""
@@ -48,7 +48,7 @@ class GivenSource:
     @property
     def batch_rows(self) -> int:
         """Rows read at a time."""
-        return max(1, min(MOST_ROWS, BATCH_BYTES // (8 * self.dim)))
+        return max(1, min(MAX_ROWS, BATCH_BYTES // (8 * self.dim)))
 
     def place(self, part: int) -> str:
         """Return the path of the file of a part, from the folder that all files have in common."""

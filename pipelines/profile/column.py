@@ -24,7 +24,7 @@ from pipelines.sources.cells import (
 )
 from pipelines.sources.times import utc_time
 
-FEWEST_DIMENSIONS = 8
+MIN_DIMENSIONS = 8
 """Numbers in a list that may be a vector; shorter ones are more often sizes, prices or places."""
 LONG_TEXT = 100
 """Characters, on average, from which a text is long."""
@@ -177,7 +177,7 @@ def _is_empty(cell: Any) -> bool:
 def _is_vector(cell: Any) -> bool:
     return (
         isinstance(cell, list | tuple)
-        and len(cell) >= FEWEST_DIMENSIONS
+        and len(cell) >= MIN_DIMENSIONS
         and all(isinstance(each, int | float) and not isinstance(each, bool) for each in cell)
     )
 

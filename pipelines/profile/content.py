@@ -10,9 +10,9 @@ from pipelines.profile.presets import column_names, recognised
 from pipelines.profile.sample import Sample
 from pipelines.sources.tables import delta
 
-MOST_FIELDS = 8
+MAX_FIELDS = 8
 """Fields of a text, at most."""
-LEAST_FILLED = 0.05
+MIN_FILLED = 0.05
 """Smallest share of items that must fill a field."""
 
 
@@ -53,8 +53,8 @@ def _text_fields(free: dict[str, Column], title: Column | None, preset: Sequence
     if preset:
         found = [free[name] for name in preset if name in free and has_several_values(free[name])]
     else:
-        texts = [each for each in free.values() if each.is_text and each.share(len(each.texts)) >= LEAST_FILLED]
-        found = sorted(texts, key=lambda each: (each.is_long, -each.usefulness))[: MOST_FIELDS - 1]
+        texts = [each for each in free.values() if each.is_text and each.share(len(each.texts)) >= MIN_FILLED]
+        found = sorted(texts, key=lambda each: (each.is_long, -each.usefulness))[: MAX_FIELDS - 1]
     chosen = [Choice("title", _text_evidence(title))] if title is not None else []
     return [*chosen, *(Choice(each.name, _text_evidence(each)) for each in found)]
 
@@ -74,7 +74,7 @@ def _attributes(free: dict[str, Column], preset: Sequence[str]) -> list[Choice]:
         found = [free[name] for name in preset if name in free and has_several_values(free[name])]
     else:
         found = [each for each in free.values() if 1 < len(each.kinds) <= len(each.ids) / 2 and each.width is None]
-        found = sorted(found, key=lambda each: -each.usefulness)[:MOST_FIELDS]
+        found = sorted(found, key=lambda each: -each.usefulness)[:MAX_FIELDS]
     return [
         Choice(each.name, each.of(len(each.texts), f"have a value, {len(each.kinds):,} different")) for each in found
     ]

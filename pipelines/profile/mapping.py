@@ -18,7 +18,7 @@ MOSTLY = 0.5
 """Share of rows whose cell has to fit for a column to be proposed; fewer are quarantined row by row."""
 NEARLY_ALL = 0.98
 """Smallest share of filled cells that have to fit for a column of times, numbers or flags; of rows, for unique ids."""
-MOST_KINDS = 50
+MAX_KINDS = 50
 """Different values of a column of event types, at most."""
 _TYPE = re.compile(r":(token|float|token_seq|float_seq)$")
 
@@ -212,7 +212,7 @@ def _event_id(column: Column) -> str:
 
 
 def _event_type(column: Column) -> str:
-    if not column.kinds or len(column.kinds) > MOST_KINDS or len(column.ids) < MOSTLY * len(column.cells):
+    if not column.kinds or len(column.kinds) > MAX_KINDS or len(column.ids) < MOSTLY * len(column.cells):
         return ""
     kinds = [f"{kind} {rows:,}" for kind, rows in column.kinds.most_common(6)]
     return without_secrets(f"types: {', '.join(kinds)}") + (" ..." if len(column.kinds) > 6 else "")

@@ -18,7 +18,7 @@ from pipelines.sources.text.csv_dialect import HEAD_BYTES, other_settings
 
 SAMPLE_ROWS = 4000
 """Rows that are looked at, over all sources."""
-MOST_SOURCES = 8
+MAX_SOURCES = 8
 """Most sources in a sample, spread evenly over all."""
 
 
@@ -88,8 +88,8 @@ def first_rows(source: Source, spec: Spec, limit: int, piece: int = PIECE_ROWS) 
 
 
 def spread(sources: list[Source]) -> list[Source]:
-    """Return at most MOST_SOURCES of some sources, evenly spread."""
-    step = max(1, -(-len(sources) // MOST_SOURCES))
+    """Return at most MAX_SOURCES of some sources, evenly spread."""
+    step = max(1, -(-len(sources) // MAX_SOURCES))
     return sources[::step]
 
 

@@ -1,1 +1,1 @@
-"""Source files: discovery, format detection, and reading row by row and cell by cell."""
+"""Sources of rows: files, tables with versions, queries, streams and standard input, found and read as columns."""

@@ -30,11 +30,11 @@ TRUE_WORDS = frozenset({"true", "t", "yes", "y", "1", "1.0"})
 FALSE_WORDS = frozenset({"false", "f", "no", "n", "0", "0.0"})
 EXACT_FLOAT = 2.0**53
 """From this value on, a float does not hold every integer: an id that was read as one may be wrong."""
-MOST_DEPTH = 64
+MAX_DEPTH = 64
 """Most levels of nested lists and objects. Deeper ones would reach the interpreter's recursion limit at a depth that
 depends on the caller.
 """
-MOST_ID_CHARACTERS = 1 << 14
+MAX_ID_CHARACTERS = 1 << 14
 """With a longer id, an event that waits for its item would not fit into the quarantine payload."""
 INT32 = range(-(2**31), 2**31)
 SHORTENED = re.compile(r"[+-]?\d(?:[.,]\d+E\+\d{2,}|E\+(?:1[1-9]|[2-9]\d))", re.IGNORECASE)
@@ -125,8 +125,8 @@ def identifier(value: Any, column: str) -> str | None:
     found = text(value, column).strip(_UNSEEN).strip()
     if SHORTENED.fullmatch(found):
         raise Refused(Reason.NOT_AN_ID, f"{column} = {found!r} is a number of which a spreadsheet cut the last digits")
-    if len(found) > MOST_ID_CHARACTERS:
-        raise Refused(Reason.NOT_AN_ID, f"{column} = {shown(found)} is longer than {MOST_ID_CHARACTERS:,} characters")
+    if len(found) > MAX_ID_CHARACTERS:
+        raise Refused(Reason.NOT_AN_ID, f"{column} = {shown(found)} is longer than {MAX_ID_CHARACTERS:,} characters")
     return None if is_null_word(found) else found
 
 
@@ -254,7 +254,7 @@ def _decoded(value: bytes, column: str) -> str:
 def check_depth(value: Any, column: str) -> None:
     """Refuse lists and objects that are nested too deeply."""
     level = [value]
-    for _ in range(MOST_DEPTH):
+    for _ in range(MAX_DEPTH):
         level = [
             inner
             for each in level
@@ -263,4 +263,4 @@ def check_depth(value: Any, column: str) -> None:
         ]
         if not level:
             return
-    raise Refused(Reason.UNREADABLE_ROW, f"{column}: lists and objects lie more than {MOST_DEPTH} deep in each other")
+    raise Refused(Reason.UNREADABLE_ROW, f"{column}: lists and objects lie more than {MAX_DEPTH} deep in each other")

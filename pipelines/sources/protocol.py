@@ -18,7 +18,7 @@ Spec = ItemsSpec | InteractionsSpec
 Part = Columns | TextRows | list[Row]
 """Consecutive rows: as columns where the source has columns, else one by one; of a text some are columns."""
 # Most faults that one message names.
-MOST_FAULTS = 10
+MAX_FAULTS = 10
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ def check_sources(sources: Iterable[Source], spec: Spec) -> None:
         except SourceError as error:
             faults.append(str(error))
     if faults:
-        more = f"\n... and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
-        raise SourceError("\n".join(faults[:MOST_FAULTS]) + more)
+        more = f"\n... and {len(faults) - MAX_FAULTS} more" if len(faults) > MAX_FAULTS else ""
+        raise SourceError("\n".join(faults[:MAX_FAULTS]) + more)
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,11 @@ SMALL = 1 << 16
 """Files of at most this many bytes are hashed as a whole before they are read."""
 LONGEST_STATISTIC = 30
 """Other writers truncate longer texts in their statistics; delta-rs truncates at 32 characters."""
-GROUP_BYTES, FEWEST_GROUP_ROWS = 1 << 20, 1 << 10
+GROUP_BYTES, MIN_GROUP_ROWS = 1 << 20, 1 << 10
 """Bytes in memory of a row group of a table in which rows are looked up by item, and its fewest rows."""
 DISTINCT = frozenset({"vector", "event_id", "source_offset", "source_row"})
 """Columns whose values hardly ever repeat: a dictionary of them takes time and space."""
-MOST_OPEN = 1024
+MAX_OPEN = 1024
 """Data files of a table whose footers stay in memory."""
 FORMAT = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=True, page_checksum_verification=True)
@@ -126,7 +126,7 @@ def _group_rows(rows: pa.Table, spec: TableSpec) -> int | None:
     """Return the rows of a row group: few where rows are looked up by item, because whole groups are read."""
     if not _is_looked_up(spec):
         return None
-    return max(FEWEST_GROUP_ROWS, int(GROUP_BYTES * rows.num_rows // max(1, rows.nbytes)))
+    return max(MIN_GROUP_ROWS, int(GROUP_BYTES * rows.num_rows // max(1, rows.nbytes)))
 
 
 def _is_looked_up(spec: TableSpec) -> bool:
@@ -244,7 +244,7 @@ class OpenFiles:
             known = file, FORMAT.make_fragment(file.path, self.files.filesystem, file.guarantee(self._schema))
         if self._small_footers and file.sha256 is not None:
             self._known[file.path] = known  # as the newest, the last to be forgotten
-            while len(self._known) > MOST_OPEN:
+            while len(self._known) > MAX_OPEN:
                 del self._known[next(iter(self._known))]
         return known[1]
 

@@ -9,7 +9,7 @@ from storage.files.data_files import DataFile
 from storage.files.store import Files
 from storage.files.table_log import entry_path
 
-MOST_VERSIONS = 4
+MAX_VERSIONS = 4
 """Versions of a table beside the newest whose data files are remembered."""
 
 
@@ -26,7 +26,7 @@ class TableCache:
 
     def add(self, version: int, files: list[DataFile]) -> None:
         """Remember the data files of a version, and forget those that were added first if there are too many."""
-        if len(self.files) > MOST_VERSIONS:
+        if len(self.files) > MAX_VERSIONS:
             del self.files[next(each for each in self.files if each != self.newest)]
         self.files[version] = files
 

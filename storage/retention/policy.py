@@ -17,9 +17,9 @@ from storage.releases.pointers import Pointer, moves_of, newest_values, targets_
 from storage.releases.standing import standing_of
 from storage.runs.record import RunSummary, runs
 
-LOST = timedelta(days=30)
+DEAD_AFTER = timedelta(days=30)
 """A run that recorded nothing for so long is taken for dead, though its machine or its number say that it lives."""
-NAMES = ("parent", "release", "model", "since")
+NAMING_PARAMETERS = ("parent", "release", "model", "since")
 """Parameters of runs that name a release or a model."""
 
 
@@ -53,7 +53,7 @@ class Kept:
 
 def running_runs(lake: Lake, now: datetime) -> list[RunSummary]:
     """Return the runs that are recorded as running and recorded something lately."""
-    return [run for run in runs(lake) if run.state == "running" and now - run.seen < LOST]
+    return [run for run in runs(lake) if run.state == "running" and now - run.seen < DEAD_AFTER]
 
 
 def kept(
@@ -114,7 +114,7 @@ def _needed_by_runs(running: Iterable[RunSummary], moves: list[Pointer]) -> dict
     for run in running:
         before = [move for move in moves if move.at is not None and move.at <= run.started][-1:]
         since = [move for move in moves if move.at is not None and move.at > run.started]
-        values = [run.parameters.get(name) for name in NAMES]
+        values = [run.parameters.get(name) for name in NAMING_PARAMETERS]
         values += [value for target in targets_of([*before, *since]) for value in (target.release, target.model)]
         needed.update((value, f"{run.run} is running") for value in values if isinstance(value, str))
     return needed

@@ -7,7 +7,7 @@ from storage.files.data_files import DataFile, data_files
 from storage.lake import Lake
 from storage.schemas import TABLES
 
-MOST_SMALL = 32
+MAX_SMALL_FILES = 32
 """Small files of a partition above which they are joined."""
 SMALL_FILE = 16 << 20
 """Bytes from which a data file is joined no more."""
@@ -38,7 +38,7 @@ def join_small(lake: Lake, table: str, provenance: Provenance) -> int:
 def small_files(files: Iterable[DataFile]) -> list[list[DataFile]]:
     """Return small files, each list of one partition, to be joined into one of at most JOINED_BYTES.
 
-    A partition has them if it has more than MOST_SMALL; that of a day that is over, if it has more than one.
+    A partition has them if it has more than MAX_SMALL_FILES; that of a day that is over, if it has more than one.
     """
     by_partition: dict[tuple[object, ...], list[DataFile]] = {}
     for each in files:
@@ -48,7 +48,7 @@ def small_files(files: Iterable[DataFile]) -> list[list[DataFile]]:
     found = []
     for part in by_partition.values():
         over = DAY in part[0].partition and part[0].partition[DAY] < max(days)
-        if len(part) > (1 if over else MOST_SMALL):
+        if len(part) > (1 if over else MAX_SMALL_FILES):
             found += [group for group in _groups(part) if len(group) > 1]
     return found
 

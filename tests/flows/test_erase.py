@@ -281,8 +281,8 @@ def test_a_join_that_read_rows_before_they_were_erased_does_not_bring_them_back(
             forget_both(lake)
         return made
 
-    monkeypatch.setattr(commit, "MOST_FILES", 1)
-    monkeypatch.setattr(small_files, "MOST_SMALL", 1)
+    monkeypatch.setattr(commit, "MAX_FILES", 1)
+    monkeypatch.setattr(small_files, "MAX_SMALL_FILES", 1)
     monkeypatch.setattr(commit, "write_rows", meanwhile)
     assert join_small(lake, table, WHO) == 0
     after = lake.read(table, columns=["user_id"] if table == "interactions" else ["run"]).num_rows

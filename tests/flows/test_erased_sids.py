@@ -9,7 +9,7 @@ from test_erase import ITEM, RECIPE, forget_both, holding, items, log, wrong
 from flows.backfill import backfill
 from flows.bootstrap import bootstrap
 from flows.nightly import nightly
-from pipelines.assign import occupancy
+from pipelines.sid_table import occupancy
 from sidmill.release import open_trie
 from storage.erasure.rows import Subjects
 from storage.lake import Lake

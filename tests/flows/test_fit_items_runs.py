@@ -39,7 +39,7 @@ def behaviour(lake: Lake) -> pl.DataFrame:
 def test_a_bootstrap_and_its_nights_fold_in_what_the_fit_left_out(
     tmp_path: Path, recipe: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(newest_pairs, "MOST_PAIRS", 100)
+    monkeypatch.setattr(newest_pairs, "MAX_PAIRS", 100)
     lake = bootstrapped(tmp_path, recipe, fit_items=12)
     told = "".join(capsys.readouterr())
     assert "40 of 40 items in the log before" in told

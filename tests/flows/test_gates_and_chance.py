@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows.gates.release_gates import BEHAVIOUR_KEPT, EVENTS_WITHOUT_SID, FEWEST_EVENTS, Candidate
+from flows.gates.release_gates import BEHAVIOUR_KEPT, EVENTS_WITHOUT_SID, MIN_EVENTS, Candidate
 from pipelines.quality import clustered_error
 
 CODES = 16
@@ -72,7 +72,7 @@ def test_the_error_of_a_share_is_that_of_drawing_other_users() -> None:
 
 def test_few_new_events_without_a_sid_block_no_night() -> None:
     gate = EVENTS_WITHOUT_SID
-    assert gate.measure(Candidate({"new_events": FEWEST_EVENTS - 1, "events_without_sid": 1.0}, 200, None)) is None
-    found = gate.measure(Candidate({"new_events": FEWEST_EVENTS, "events_without_sid": 1.0}, 200, None))
+    assert gate.measure(Candidate({"new_events": MIN_EVENTS - 1, "events_without_sid": 1.0}, 200, None)) is None
+    found = gate.measure(Candidate({"new_events": MIN_EVENTS, "events_without_sid": 1.0}, 200, None))
     assert found is not None
     assert found[0] > gate.limit

@@ -81,7 +81,7 @@ def rows_of_night(folder: Path, items: int, patch: pytest.MonkeyPatch) -> Counte
 
 
 def test_a_night_reads_as_many_rows_of_ten_times_the_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_files, "FEWEST_GROUP_ROWS", 64)
+    monkeypatch.setattr(data_files, "MIN_GROUP_ROWS", 64)
     monkeypatch.setattr(data_files, "GROUP_BYTES", 1)
     monkeypatch.setattr(pipelines.neighbours, "RUNS", 2)
     monkeypatch.setattr(pipelines.neighbours, "RUN_LENGTH", 64)

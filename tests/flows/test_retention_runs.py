@@ -239,8 +239,8 @@ def undisturbed(after_nights: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_a_night_after_its_files_were_joined_does_and_makes_what_it_would_have(
     after_nights: Path, undisturbed: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commit, "MOST_FILES", 2)
-    monkeypatch.setattr(small_files, "MOST_SMALL", 2)
+    monkeypatch.setattr(commit, "MAX_FILES", 2)
+    monkeypatch.setattr(small_files, "MAX_SMALL_FILES", 2)
     lake, now = Lake(str(shutil.copytree(after_nights, tmp_path / "lake"))), datetime.now(UTC)
 
     def seen() -> dict[str, Any]:

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 FEW, MANY, WIDTH = 1 << 12, 1 << 14, 512
-MOST_BYTES = 1_000
+MAX_BYTES = 1_000
 """Of each further item, at most. Its two vectors have 4,096 bytes."""
 SCRIPT = f"""
 import sys, threading, time
 import numpy as np
 import polars as pl
-from pipelines.assign import Segment, occupancy, write_segment
+from pipelines.sid_table import Segment, occupancy, write_segment
 from pipelines.fusion import fuse as fusing
 from pipelines.fusion.fit import fit_fusion
 from pipelines.level_vectors import level_vectors
@@ -82,4 +82,4 @@ def test_four_times_the_items_take_a_few_bytes_more_for_each_in_the_process_of_a
     done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     few, many = map(int, done.stdout.split())
-    assert many - few < MOST_BYTES * (MANY - FEW)
+    assert many - few < MAX_BYTES * (MANY - FEW)

@@ -234,7 +234,7 @@ def counting() -> type:
 def test_many_rows_are_sent_in_few_blocks_and_a_stage_still_gets_the_rows_that_it_asks_for(
     monkeypatch: pytest.MonkeyPatch, ray_cluster: None
 ) -> None:
-    monkeypatch.setattr(executors, "MOST_BLOCKS", 3)
+    monkeypatch.setattr(executors, "MAX_BLOCKS", 3)
     table, compute = pa.table({"number": range(41)}), OnRay(ComputeSpec(encoder_workers=2))
     blocks = [pl.DataFrame(block) for block in compute.map(counting(), {}, table, 2)]
     assert sorted(block.height for block in blocks) == [5, 12, 12, 12]

@@ -22,7 +22,7 @@ def test_a_sample_is_every_so_manieth_pair_of_the_parts_in_their_order(seed: int
     since = log.newest(0.5)
     every = np.concatenate([part.pairs_since(3, since) for part in parts_of(log, parts)])
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(newest_pairs, "MOST_PAIRS", most)
+        patched.setattr(newest_pairs, "MAX_PAIRS", most)
         kept, one_in = sampled_pairs(parts_of(log, parts), 3, since)
     np.testing.assert_array_equal(kept, every[::one_in])
     assert len(kept) <= most
@@ -34,7 +34,7 @@ def test_a_sample_is_every_so_manieth_pair_of_the_parts_in_their_order(seed: int
 def test_the_vectors_beside_the_pairs_are_those_of_the_events_before_them(
     most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(newest_pairs, "MOST_PAIRS", most)
+    monkeypatch.setattr(newest_pairs, "MAX_PAIRS", most)
     spec, fusion = spec_of(fit_items=20), FusionSpec(recent=0.5)
     with lake_with(rows_of(3)) as (lake, log):
         seen = histories(log.read(lake, COLUMNS), spec)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_releases import TIME, WHO
 
-from pipelines.assign import occupancy
+from pipelines.sid_table import occupancy
 from storage.commit import append
 from storage.lake import Lake
 from storage.releases.manifest import Manifest

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import write_deltalake
 
-from pipelines.profile.sample import MOST_SOURCES, looked_at, row_count
+from pipelines.profile.sample import MAX_SOURCES, looked_at, row_count
 from pipelines.profile.sampled import Sampled
 from pipelines.sources.protocol import RowCount
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
@@ -76,10 +76,10 @@ def test_parquet_and_delta_tables_are_counted_by_their_metadata(tmp_path: Path) 
 
 
 def test_of_many_files_some_are_asked_and_speak_for_the_others(tmp_path: Path) -> None:
-    for number in range(4 * MOST_SOURCES):
+    for number in range(4 * MAX_SOURCES):
         pq.write_table(pa.table({"item_id": [number, 10_000 + number]}), tmp_path / f"part-{number:03d}.parquet")
     sources = looked_at(str(tmp_path), ItemsSpec()).sources
-    assert row_count(sources, ItemsSpec()) == RowCount(2 * 4 * MOST_SOURCES, exact=False)
+    assert row_count(sources, ItemsSpec()) == RowCount(2 * 4 * MAX_SOURCES, exact=False)
 
 
 def test_looking_at_a_file_does_not_read_it_to_its_end(tmp_path: Path) -> None:

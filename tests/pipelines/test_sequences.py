@@ -234,5 +234,5 @@ def test_there_are_as_many_buckets_as_the_recipe_says_or_else_as_fit_in_memory_a
     assert sequence_buckets(lake, visible(lake), SequencesSpec()) == 8
     monkeypatch.setattr(spreading, "BUCKET_EVENTS", 2)
     assert sequence_buckets(lake, visible(lake), SequencesSpec()) == 11
-    monkeypatch.setattr(spreading, "MOST_BUCKETS", 10)
+    monkeypatch.setattr(spreading, "MAX_BUCKETS", 10)
     assert sequence_buckets(lake, visible(lake), SequencesSpec()) == 10

@@ -95,7 +95,7 @@ def test_each_message_is_stored_once_or_refused_once(
     events, poison = set[str](), 0
     broker.send(topic, event("first"))
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(kafka, "MOST_MESSAGES", most)
+        monkeypatch.setattr(kafka, "MAX_MESSAGES", most)
         for wave, failure in waves:
             for partition, (kind, what) in wave:
                 # The same id always comes with the same time: another one would be a conflict.

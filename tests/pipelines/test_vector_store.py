@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from pipelines import places
-from pipelines.assign import _lists
 from pipelines.places import PAIR
+from pipelines.sid_table import _lists
 from pipelines.vector_store import cached, cached_under, store_vectors, vector_hashes
 from storage.commit import Provenance
 from storage.lake import Lake

@@ -45,7 +45,7 @@ def test_rows_of_some_items_are_those_of_a_scan_in_any_layout_of_files_and_row_g
     """Files of another writer, whose bounds may be unknown, are among them."""
     lake = Lake(str(tmp_path_factory.mktemp("lake")))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data_files, "FEWEST_GROUP_ROWS", 2)
+        patch.setattr(data_files, "MIN_GROUP_ROWS", 2)
         patch.setattr(data_files, "GROUP_BYTES", 1)
         for number, (items, own) in enumerate(zip(commits, ours, strict=False)):
             rows = vectors(items, f"f{number % 2}")

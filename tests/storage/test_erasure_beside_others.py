@@ -43,8 +43,8 @@ def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
     """A lake with a release, whose tables have a checkpoint every third commit."""
     monkeypatch.setitem(PROPERTIES, "delta.checkpointInterval", "3")
     monkeypatch.setattr(rewritten_log, "LOADING_S", 0)
-    monkeypatch.setattr(commit, "MOST_FILES", 3)
-    monkeypatch.setattr(small_files, "MOST_SMALL", 3)
+    monkeypatch.setattr(commit, "MAX_FILES", 3)
+    monkeypatch.setattr(small_files, "MAX_SMALL_FILES", 3)
     monkeypatch.setattr(collecting, "WAIT_S", 0)
     monkeypatch.setattr(lease, "LOOK_S", 0)
     made = Lake(str(tmp_path / "lake"))

@@ -441,8 +441,8 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A lake after some nights, with a checkpoint every third commit and joins of more than three files."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PROPERTIES, "delta.checkpointInterval", "3")
-        patch.setattr(commit, "MOST_FILES", 3)
-        patch.setattr(small_files, "MOST_SMALL", 3)
+        patch.setattr(commit, "MAX_FILES", 3)
+        patch.setattr(small_files, "MAX_SMALL_FILES", 3)
         patch.setattr(rewritten_log, "LOADING_S", 0)
         patch.setattr(copying, "THREADS", 1)
         patch.setattr(os, "fsync", lambda _: None)  # the machine goes on after all kills of this test

@@ -17,7 +17,7 @@ from deltalake import DeltaTable, write_deltalake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.commit import MOST_FILES, Provenance, append
+from storage.commit import MAX_FILES, Provenance, append
 from storage.errors import DataCorrupt, LakeNotFound, LakeUnusable, SchemaMismatch
 from storage.files.among import one_of
 from storage.files.store import Files
@@ -181,11 +181,11 @@ def _refused(status: str, count: int) -> pa.Table:
 def test_small_files_of_a_bookkeeping_table_are_joined_and_its_former_versions_stay(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
     pinned = 0
-    for number in range(2 * MOST_FILES + 3):
+    for number in range(2 * MAX_FILES + 3):
         append(lake, "quarantine", _refused("open", 1), f"key-{number}", WHO)
         pinned = lake.version("quarantine") if number == 4 else pinned
-    assert len(lake.data_files("quarantine")) <= MOST_FILES + 1
-    assert lake.read("quarantine").num_rows == 2 * MOST_FILES + 3
+    assert len(lake.data_files("quarantine")) <= MAX_FILES + 1
+    assert lake.read("quarantine").num_rows == 2 * MAX_FILES + 3
     assert lake.read("quarantine", pinned).num_rows == 5
     assert all(file.sha256 for file in lake.data_files("quarantine"))
 

@@ -32,8 +32,8 @@ TIME = datetime(2024, 1, 1, tzinfo=UTC)
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """More than four small files are many."""
-    monkeypatch.setattr(commit, "MOST_FILES", 4)
-    monkeypatch.setattr(small_files, "MOST_SMALL", 4)
+    monkeypatch.setattr(commit, "MAX_FILES", 4)
+    monkeypatch.setattr(small_files, "MAX_SMALL_FILES", 4)
 
 
 def item(number: int) -> pa.Table:

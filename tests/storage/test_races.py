@@ -10,7 +10,8 @@ from deltalake import DeltaTable
 from made_releases import candidate, publish
 
 from storage import commit
-from storage.commit import Provenance, append, conform, swap
+from storage.commit import Provenance, append, swap
+from storage.conform import conform
 from storage.errors import CommitConflict, SchemaMismatch
 from storage.lake import Lake
 from storage.releases.completeness import lost_commits
@@ -150,8 +151,8 @@ def test_files_of_a_bookkeeping_table_are_joined_when_there_are_more_than_may_be
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The files whose rows were joined stay, also where another program cleans up: former versions are made of them."""
-    monkeypatch.setattr(commit, "MOST_FILES", 3)
-    monkeypatch.setattr(small_files, "MOST_SMALL", 3)
+    monkeypatch.setattr(commit, "MAX_FILES", 3)
+    monkeypatch.setattr(small_files, "MAX_SMALL_FILES", 3)
     lake = Lake(str(tmp_path))
     files, versions = [], []
     for number in range(8):
@@ -174,8 +175,8 @@ def test_files_of_a_bookkeeping_table_are_joined_when_there_are_more_than_may_be
 def test_a_join_that_another_writer_comes_before_is_left_to_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commit, "MOST_FILES", 2)
-    monkeypatch.setattr(small_files, "MOST_SMALL", 2)
+    monkeypatch.setattr(commit, "MAX_FILES", 2)
+    monkeypatch.setattr(small_files, "MAX_SMALL_FILES", 2)
     lake = Lake(str(tmp_path))
     for number in range(2):
         move_pointer(lake, read_pointer(lake, "name"), number, "note", WHO)

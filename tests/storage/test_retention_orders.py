@@ -229,8 +229,8 @@ def test_what_stays_can_be_read_in_any_order_of_nights_and_gc(
 ) -> None:
     """With a checkpoint every third commit, so that logs are cut, and joins of more than three files."""
     monkeypatch.setitem(PROPERTIES, "delta.checkpointInterval", "3")
-    monkeypatch.setattr(commit, "MOST_FILES", 3)
-    monkeypatch.setattr(small_files, "MOST_SMALL", 3)
+    monkeypatch.setattr(commit, "MAX_FILES", 3)
+    monkeypatch.setattr(small_files, "MAX_SMALL_FILES", 3)
     monkeypatch.setattr(collecting, "WAIT_S", 0)
     monkeypatch.setattr(lease, "LOOK_S", 0)
     world = World(Lake(str(tmp_path_factory.mktemp("lake"))), monkeypatch)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.evaluation.comparison import FEWEST_DIFFERENT, versus
+from training.evaluation.comparison import MIN_DIFFERENT, versus
 
 ranks = st.lists(st.tuples(st.integers(-1, 12), st.integers(-1, 12)), min_size=1, max_size=60)
 
@@ -25,7 +25,7 @@ def test_the_difference_is_that_of_a_plain_loop_and_turns_round_with_the_two(
     assert low - 0.1 <= found.difference <= high + 0.1
     assert found == versus(ours, theirs, k, draws=500), "the same cases give the same interval"
     if found.verdict != "not told apart":
-        assert won + lost >= FEWEST_DIFFERENT
+        assert won + lost >= MIN_DIFFERENT
         assert (found.verdict == "beats") == (won > lost)
 
 
@@ -37,7 +37,7 @@ def test_the_interval_is_that_of_resampled_pairs() -> None:
     assert versus(ours, theirs, 10).interval == pytest.approx(np.quantile(drawn, [0.025, 0.975]).tolist(), abs=0.01)
 
 
-@given(st.integers(1, FEWEST_DIFFERENT - 1), st.integers(0, 5000))
+@given(st.integers(1, MIN_DIFFERENT - 1), st.integers(0, 5000))
 def test_few_cases_that_differ_tell_nothing_whatever_their_side(different: int, alike: int) -> None:
     ours = np.full(different + alike, -1)
     theirs = np.concatenate([np.zeros(different, int), np.full(alike, -1)])

@@ -6,7 +6,7 @@ from storage.releases.evaluation import Comparison, Verdict
 from tokenizer.arrays.types import Ints
 from training.evaluation.metrics import DRAWS, hits_at
 
-FEWEST_DIFFERENT = 6
+MIN_DIFFERENT = 6
 """With fewer differing cases, chance alone may put all of them on one side: 2 * 0.5 ** 5 > 0.05."""
 
 
@@ -15,7 +15,7 @@ def versus(ours: Ints, theirs: Ints, k: int, seed: int = 0, draws: int = DRAWS) 
 
     Both are ranks of the targets of the same cases, as in `training.evaluation.metrics`. Pairs are resampled: a case
     that both hit or both miss adds nothing to the difference. The verdict needs an interval without 0, and at least
-    FEWEST_DIFFERENT cases that differ.
+    MIN_DIFFERENT cases that differ.
     """
     difference = hits_at(ours, k).astype(np.int64) - hits_at(theirs, k)
     won, lost = int((difference > 0).sum()), int((difference < 0).sum())
@@ -28,6 +28,6 @@ def versus(ours: Ints, theirs: Ints, k: int, seed: int = 0, draws: int = DRAWS) 
 
 
 def _verdict(low: float, high: float, different: int) -> Verdict:
-    if different < FEWEST_DIFFERENT or low <= 0 <= high:
+    if different < MIN_DIFFERENT or low <= 0 <= high:
         return "not told apart"
     return "beats" if low > 0 else "is worse"

@@ -21,7 +21,7 @@ from storage.releases.pointers import move_pointer, read_pointer
 from storage.texts import Ids
 
 KEY = "SIDMILL_USER_KEY"
-FEWEST_CHARACTERS = 16
+MIN_CHARACTERS = 16
 """Characters of a key: with fewer, pseudonyms of known users can be undone by trying all keys."""
 POINTER = "user-key"
 """Pointer with the check value of the key that names the users of a lake."""
@@ -46,9 +46,9 @@ class Pseudonyms:
         if not spec.pseudonyms:
             return None
         key = os.environ.get(KEY, "")
-        if len(key) < FEWEST_CHARACTERS:
+        if len(key) < MIN_CHARACTERS:
             raise UserKeyWrong(
-                f"interactions.pseudonyms needs a key of at least {FEWEST_CHARACTERS} characters in the environment "
+                f"interactions.pseudonyms needs a key of at least {MIN_CHARACTERS} characters in the environment "
                 f"variable {KEY}. Make one with `openssl rand -hex 32`, and keep it: the users of a lake are lost "
                 "without it."
             )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SCHEME = "kafka://"
 PROPERTIES = "SIDMILL_KAFKA_PROPERTIES"
 """Environment variable with the path of a file of further client settings, such as those of a login."""
-MOST_MESSAGES = 1 << 20
+MAX_MESSAGES = 1 << 20
 """Messages of one batch; a partition with more gives several."""
 WAIT_S = 0.1
 """Seconds that the client waits for a batch of messages; offsets without a message never arrive."""
@@ -82,8 +82,8 @@ class Partition:
     def batches(self, records: Iterable[Record]) -> Iterator[StreamBatch]:
         """Yield the messages behind those of the records, in order."""
         first, anew = self._next(records)
-        for start in range(first, self.high, MOST_MESSAGES):
-            end = min(start + MOST_MESSAGES, self.high)
+        for start in range(first, self.high, MAX_MESSAGES):
+            end = min(start + MAX_MESSAGES, self.high)
             yield StreamBatch(
                 self.address,
                 f"{self.topic.topic}[{self.number}]",

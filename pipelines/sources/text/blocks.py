@@ -6,10 +6,10 @@ BLOCK_BYTES = 1 << 20
 """Bytes of a block of text that is parsed at once. Larger ones cost memory, smaller ones more calls."""
 SMALL_BYTES = 1 << 13
 """Blocks of at most this size are not cut in two: reading them line by line costs little."""
-MOST_BYTES_OF_COLUMNS = 1 << 28
+MAX_BYTES_OF_COLUMNS = 1 << 28
 """Largest block for Arrow's readers of CSV and JSON, which take less than 2 GiB; a larger one is a single line."""
 
-MOST_ALONE = 32
+MAX_BLOCKS_ALONE = 32
 """Where all is unusual, this many small blocks are read line by line before another is tried."""
 
 
@@ -66,7 +66,7 @@ class Blocks:
 
     def alone(self, block: bytes) -> bytes:
         """Return the last block for reading line by line, with more text the more blocks before it were unusual."""
-        more = (min(2 << self._failed, MOST_ALONE) - 2) * self._small
+        more = (min(2 << self._failed, MAX_BLOCKS_ALONE) - 2) * self._small
         self._failed += 1
         return block + self._next(more) if more else block
 

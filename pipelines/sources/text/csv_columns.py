@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from pipelines.sources.row import Row
-from pipelines.sources.text.blocks import MOST_BYTES_OF_COLUMNS, Blocks
+from pipelines.sources.text.blocks import MAX_BYTES_OF_COLUMNS, Blocks
 from pipelines.sources.text.csv_dialect import Dialect
 from pipelines.sources.text.csv_rows import Asked, CsvReader, Layout, Lines, encoded, lines_of, with_point
 from pipelines.sources.text.text_rows import Ends, TextColumns, array_of, has, line_ends, line_starts
@@ -78,7 +78,7 @@ class PlainCsv:
 
     def table(self, block: bytes) -> pa.Table | None:
         """Return the rows of a block; None if its lines have to be looked at one by one."""
-        if len(block) > MOST_BYTES_OF_COLUMNS:
+        if len(block) > MAX_BYTES_OF_COLUMNS:
             return None
         ends = line_ends(block)
         if not self._is_plain(block, ends):

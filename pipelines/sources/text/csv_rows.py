@@ -17,8 +17,8 @@ from pipelines.sources.row import Row, SourceError, without_blanks
 from pipelines.sources.text.csv_dialect import Dialect
 from storage.reasons import Reason
 
-MOST_LINES = 1000
-MOST_CHARACTERS = 1 << 24
+MAX_LINES = 1000
+MAX_CHARACTERS = 1 << 24
 """A row with more lines or characters is taken to lack its closing quote; so much of the file is held to find out."""
 csv.field_size_limit(sys.maxsize)  # the default of 128 KiB would refuse a long cell
 Asked = frozenset[str] | None
@@ -281,7 +281,7 @@ def _bounded(line: str, lines: Lines, taken: list[str]) -> Iterator[str]:
         taken.append(line)
         characters += len(line)
         yield line
-        if len(taken) >= MOST_LINES or characters > MOST_CHARACTERS:
+        if len(taken) >= MAX_LINES or characters > MAX_CHARACTERS:
             return
         following = lines.following()
         if following is None:

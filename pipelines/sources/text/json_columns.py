@@ -17,13 +17,13 @@ import pyarrow.json
 
 from pipelines.sources.cells import EXACT_FLOAT
 from pipelines.sources.row import Row
-from pipelines.sources.text.blocks import MOST_BYTES_OF_COLUMNS, Blocks
+from pipelines.sources.text.blocks import MAX_BYTES_OF_COLUMNS, Blocks
 from pipelines.sources.text.json_rows import json_rows
 from pipelines.sources.text.text_rows import Ends, TextColumns, array_of, has, line_ends, line_starts
 
-MOST_FIELDS = 200
+MAX_FIELDS = 200
 """A catalogue with more columns is read line by line."""
-MOST_NESTED = 400
+MAX_NESTING = 400
 """Opening brackets of a line that the interpreter surely parses, however deep they are nested."""
 _NO_NUMBER = re.compile(rb"[:,\[\s-]Inf|-NaN")
 """Numbers that Arrow's reader accepts in more spellings than Python's."""
@@ -91,12 +91,12 @@ class PlainJson:
             self.is_given_up |= known == pa.null()
         elif known == pa.null() or (known == pa.int64() and kind == pa.float64()):
             if name not in self._types:
-                self.is_given_up |= len(self._types) == MOST_FIELDS or not _is_utf8(name)
+                self.is_given_up |= len(self._types) == MAX_FIELDS or not _is_utf8(name)
             self._types[name] = kind
 
     def table(self, block: bytes) -> pa.Table | None:
         """Return the rows of a block; None if its lines have to be looked at one by one."""
-        if self.is_given_up or not self._has_learned() or len(block) > MOST_BYTES_OF_COLUMNS:
+        if self.is_given_up or not self._has_learned() or len(block) > MAX_BYTES_OF_COLUMNS:
             return None
         ends = line_ends(block)
         if not self._is_plain(block, ends):
@@ -146,10 +146,10 @@ def _are_objects(block: bytes, ends: Ends) -> bool:
     last -= bytes_of[last] == ord("\r")
     if not (bytes_of[starts] == ord("{")).all() or not (bytes_of[last] == ord("}")).all():
         return False
-    if (ends - starts).max() < 2 * MOST_NESTED:
+    if (ends - starts).max() < 2 * MAX_NESTING:
         return True
     opening = (bytes_of == ord("{")) | (bytes_of == ord("["))
-    return bool((np.add.reduceat(opening, starts, dtype=np.int64) <= MOST_NESTED).all())
+    return bool((np.add.reduceat(opening, starts, dtype=np.int64) <= MAX_NESTING).all())
 
 
 def _is_exact(column: pa.ChunkedArray) -> bool:

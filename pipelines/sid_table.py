@@ -1,4 +1,7 @@
-"""Assign SIDs to items. Published SIDs stay; a new item gets a free SID within the capacity of its codes."""
+"""The SID table: which SIDs are taken, the segment that a run appends, and items that changed since they got theirs.
+
+`tokenizer.assign` decides which SID an item gets.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
