@@ -33,7 +33,7 @@ from storage.errors import ErasedMeanwhile
 from storage.lake import Lake
 from storage.releases.manifest import Manifest
 from storage.runs.lease import Lease
-from storage.runs.record import RunRecord, new_run_id
+from storage.runs.record import MAKES_RELEASES, RunRecord, new_run_id
 from tokenizer.trie.trie import Trie
 
 ONE_AT_A_TIME = ("nightly",)
@@ -42,8 +42,6 @@ AHEAD = timedelta(days=1)
 """Time by which --as-of may lie ahead of the clock without a warning."""
 # Seconds that a run waits for another one of its kind.
 LONGEST_WAIT_S = 3600.0
-READS_GIVEN_VECTORS = ("bootstrap", "nightly", "backfill")
-"""Kinds of runs that read the vectors that a recipe gives."""
 
 
 class Run:
@@ -105,10 +103,12 @@ class Run:
             self.lease = Lease(self.lake, self.kind, self.provenance())
             self.lease.take(LONGEST_WAIT_S, self.say)
         self.record.begin()
+        if self.kind in MAKES_RELEASES:
+            self.require_vectors()  # from now on `lake gc` sees this run
         return self.lease is not None and self.lease.waited
 
-    def require_vectors(self, version: int) -> None:
-        """Raise ErasedMeanwhile if `lake gc` took vectors out before a version that this run may have read."""
+    def require_vectors(self, version: int | None = None) -> None:
+        """Raise ErasedMeanwhile if `lake gc` took vectors out since the run was opened, or before a version."""
         if generation(self.lake, "vectors", version=version) != self._vectors_taken_out:
             raise ErasedMeanwhile(
                 f"`sidmill lake gc` took vectors of former releases out of the lake {self.lake.uri} as this run began: "
@@ -184,7 +184,7 @@ def open_run(
     stored = parse_recipe(recipe) if isinstance(recipe, dict) else load_recipe(recipe)
     settings = stored.model_dump(mode="json")
     effective = load_recipe(None, parameters.get("overrides") or [], settings)
-    if kind in READS_GIVEN_VECTORS:
+    if kind in MAKES_RELEASES:
         give_large_arrays_pages_of_their_own()
     is_new = Lake(lake).format is None
     if is_new:
@@ -221,7 +221,7 @@ def open_run(
 
 def _check_given(kind: str, recipe: Recipe) -> None:
     """Raise SourceError if a run reads given vectors and cannot open them."""
-    for name, given in recipe.vectors.items() if kind in READS_GIVEN_VECTORS else ():
+    for name, given in recipe.vectors.items() if kind in MAKES_RELEASES else ():
         open_given(name, given)
 
 

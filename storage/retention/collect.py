@@ -30,7 +30,7 @@ from storage.retention.policy import Kept, Policy, kept, running_runs
 from storage.retention.small_files import join_small
 from storage.retention.tables import Garbage
 from storage.runs.log_lease import changing_logs
-from storage.runs.record import RunSummary
+from storage.runs.record import MAKES_RELEASES, RunSummary
 from storage.schemas import TABLES
 
 SEQUENCES = "sequences of retired releases"
@@ -40,8 +40,6 @@ WAIT_S = 600.0
 """Seconds to wait for an erasure or another `lake gc`; one that was killed elsewhere counts as dead much sooner."""
 TRAINS = ("bootstrap", "backfill", "train")
 """Kinds of runs that may go on from files below `training/`, however old."""
-MAKES_RELEASES = ("bootstrap", "nightly", "backfill")
-"""Kinds of runs that read vectors which no release may name yet."""
 
 
 @dataclass(frozen=True)

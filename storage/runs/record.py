@@ -21,6 +21,8 @@ from storage.runs.details import RecordedStage, RunResult
 from storage.runs.process import may_live, this_process
 from storage.schemas import RUNS
 
+MAKES_RELEASES = ("bootstrap", "nightly", "backfill")
+"""Kinds of runs that make releases. They read vectors that no release may name yet."""
 # Seconds of finished stages that a killed run may leave unrecorded.
 FLUSH_S = 5.0
 
