@@ -2,8 +2,8 @@
 
 Each command of `sidmill` runs in a process of its own on a small lake. It is killed with all that it started (`kill
 -9`), at every crash point (`bench.faults.crash_points`) and at random moments of its life. Then production has to be
-the old or the new pair, whole; the same command runs again to its end; and the lake has to hold what it holds after the
-same command undisturbed (`bench.faults.lake_contents`).
+the former pair of release and model, or the new one. The same command runs again to its end, and the lake has to hold
+what it holds after the same command undisturbed (`bench.faults.lake_contents`).
 """
 
 import argparse

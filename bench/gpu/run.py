@@ -1,4 +1,4 @@
-"""The order of the sections, their processes and the table.
+"""Runs the sections on a GPU, each in a process with a time limit, and prints the table.
 
 `python -m bench gpu [--json FILE] [--only SECTION ...]` measures on the first CUDA device. `--quick` runs the same code
 with small sizes, on a CPU too: it shows that a section works, and its figures mean nothing.
@@ -21,7 +21,7 @@ import torch
 from bench.gpu import SECTIONS
 from bench.gpu.meter import Meter
 
-WHOLE = 480
+TIME_LIMIT_S = 480
 """Seconds after which no section starts."""
 
 
@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
     """Measure the sections, print the table and write the JSON. Raises ValueError without a CUDA device."""
     if not torch.cuda.is_available() and not options.quick:
         raise ValueError("this machine has no CUDA device; `--quick` runs the same code, small, on the CPU")
-    if options.rows is not None:
+    if options.rows is not None:  # this is the process of one section
         _measure(options.only[0], options.quick, options.rows)
         return
     began, failed = time.monotonic(), {}
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
         path.touch()
         for section in options.only or SECTIONS:
             start, before = time.monotonic(), len(_rows(path))
-            left = WHOLE - (start - began)
+            left = TIME_LIMIT_S - (start - began)
             reason = _child(section, options.quick, path, min(SECTIONS[section], left)) if left > 10 else "no time left"
             if reason:
                 failed[section] = reason

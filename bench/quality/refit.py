@@ -85,33 +85,36 @@ def relative_error(book: Codebook, items: Items, codes: Codes) -> float:
 
 
 def frontier(vectors: Floats, ids: list[str], seed: int) -> Iterator[str]:
-    """Yield the rows of the table for vectors (N, D). Changes are counted among items that already had a SID."""
+    """Yield the rows of the table for vectors (N, D). Changes are counted among items that already had a SID.
+
+    A row has changes and errors of SIDs, and those of the nearest codes, which items may share.
+    """
     in_turn = np.argsort(tie_keys(ids), kind="stable")
     new, known = in_turn[: len(ids) // 20], in_turn[len(ids) // 20 :]
     items = checked_items({"fused": vectors}, ids, ["fused"], LOCAL_THREADS)
     spec = CodebookSpec.model_validate({"levels": THREE, "balanced": False, "seed": seed})
     book = fit_codebook({"fused": vectors[known]}, [ids[at] for at in known], spec)
-    codes, asked = np.full((len(ids), 3), -1, np.int32), nearest(book, items)[1]
+    codes, nearest_before = np.full((len(ids), 3), -1, np.int32), nearest(book, items)[1]
     codes[known] = _unique(book, vectors[known], [ids[at] for at in known])
     kept = codes.copy()
     kept[new] = assign_sids(book, {"fused": vectors[new]}, [ids[at] for at in new], Occupancy(codes[known])).codes
 
-    def sid_row(how: str, then: Codebook, sids: Codes, wanted: Codes) -> str:
-        changed, also = sids[known] != codes[known], wanted[known] != asked[known]
-        shares = [changed.any(axis=1).mean(), changed[:, 0].mean(), also.any(axis=1).mean()]
-        errors = [relative_error(then, items, sids), relative_error(then, items, wanted)]
+    def sid_row(how: str, refitted: Codebook, sids: Codes, nearest_after: Codes) -> str:
+        changed, nearest_changed = sids[known] != codes[known], nearest_after[known] != nearest_before[known]
+        shares = [changed.any(axis=1).mean(), changed[:, 0].mean(), nearest_changed.any(axis=1).mean()]
+        errors = [relative_error(refitted, items, sids), relative_error(refitted, items, nearest_after)]
         figures = [f"{shares[0]:.2%}", f"{shares[1]:.2%}", f"{errors[0]:.4f}", f"{shares[2]:.2%}", f"{errors[1]:.4f}"]
         return row(how, figures)
 
-    yield sid_row("no refit", book, kept, asked)
+    yield sid_row("no refit", book, kept, nearest_before)
     made = refit_codebook(book, {"fused": vectors}, ids, codes, BUDGET)
     for step, point in enumerate(made.frontier[1:-1]):
         shares = f"{point['churn']:.2%}", f"{point['first_code_churn']:.2%}"
         yield row(f"refit, step {step}", [*shares, f"{point['relative_error']:.4f}", "", ""])
     yield sid_row(f"refit, step {len(made.frontier) - 2}", made.codebook, made.codes, nearest(made.codebook, items)[1])
     for iterations in (1, 5):
-        warm, wanted = nearest(book, items, iterations)
-        yield sid_row(f"warm start, iterations: {iterations}", warm, _unique(warm, vectors, ids), wanted)
+        warm, nearest_after = nearest(book, items, iterations)
+        yield sid_row(f"warm start, iterations: {iterations}", warm, _unique(warm, vectors, ids), nearest_after)
     cold = aligned(fit_codebook({"fused": vectors}, ids, spec), book)
     yield sid_row("fitted anew, codes matched", cold, _unique(cold, vectors, ids), nearest(cold, items)[1])
 

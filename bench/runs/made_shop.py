@@ -108,7 +108,7 @@ class Shop:
 
 
 def _kinds(start: int, stop: int, seed: int = 4) -> NDArray[np.int64]:
-    """Return kinds, few of them large, int64 (stop - start,); they depend on `start` alone."""
+    """Return kinds, few of them large, int64 (stop - start,); they depend on `start` and `seed` alone."""
     return (np.random.default_rng([seed, start]).zipf(1.3, stop - start) % KINDS).astype(np.int64)
 
 

@@ -11,7 +11,7 @@ import psutil
 
 PAUSE_S = 0.5
 MAPPED = 256 << 20
-"""Resident bytes from which shared pages of a process are shared out; of smaller ones all count."""
+"""Resident bytes from which a process counts with its proportional set size, which is slow to read."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def _sample(first: psutil.Process, made: Samples, over: threading.Event) -> None
             with suppress(psutil.Error):  # it ended; what it used until the last sample stays counted
                 known[process], held[process] = _sums(process), _memory(process)
         for process in known.keys() - held.keys():
-            if not process.is_running():  # its parent waited for it, and has its bytes, but not its seconds
+            if not process.is_running():  # its bytes are in the counters of its parent, which waited for it
                 known[process] = (known[process][0], 0.0, 0.0)
         if first in held:
             made.times.append(time.time())

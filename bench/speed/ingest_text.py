@@ -41,11 +41,11 @@ class Steps:
         self.cpu[name].append((cpu_seconds() - used) / rows)
 
     def microseconds(self, name: str) -> float:
-        """Return the median of the CPU time a row."""
+        """Return the microseconds of CPU time a row, by the median."""
         return 1e6 * statistics.median(self.cpu[name])
 
     def rate(self, name: str) -> float:
-        """Return the rows a second of the clock."""
+        """Return the rows a second, by the median of elapsed time."""
         return 1 / statistics.median(self.wall[name])
 
 
