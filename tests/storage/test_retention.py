@@ -413,6 +413,20 @@ def test_a_log_is_left_with_what_the_staying_versions_and_the_newest_ones_open_f
     _damages_of_a_trimmed_log_are_told(lake, versions[1])
 
 
+def test_a_release_that_pins_a_table_without_rows_keeps_its_first_version(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    lake.open_or_create("vectors")
+    first = candidate(lake, "first", ["s"], versions={"vectors": 0})
+    pin(lake, first.id, "why", None, WHO)
+    for number in range(45):
+        append(lake, "vectors", vector("f"), f"v{number}", WHO)
+    publish(lake, candidate(lake, "newest", ["s"], versions={"vectors": lake.version("vectors")}).id, WHO)
+    gc(lake, days=2)
+    assert lake.read("vectors", 0).num_rows == 0
+    with pytest.raises(LakeNotFound, match="is gone"):
+        lake.read("vectors", 25)
+
+
 def _damages_of_a_trimmed_log_are_told(lake: Lake, version: int) -> None:
     folder = Path(lake.path("vectors"))
     base = Log(lake.table_files("vectors"), "vectors").base(version)
