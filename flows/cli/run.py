@@ -25,7 +25,7 @@ from flows.cli.options import (
     ReleaseName,
     Sources,
 )
-from flows.cli.start import get_ready, production_recipe, start_night, tell
+from flows.cli.start import failure_recorded, get_ready, production_recipe, start_night, tell
 
 app = App(name="run", help="Start, list, resume and cancel runs.", group_parameters=OPTIONS)
 STARTS = Group("Start a run", sort_key=1)
@@ -148,8 +148,16 @@ def backfill(
     from storage.releases.releases import PRODUCTION, read_release
 
     lake = common.existing()
-    settings, overrides = recipe.resolve(read_release(lake, PRODUCTION).recipe)
-    bounds.check()
+    base = read_release(lake, PRODUCTION).recipe
+    parameters = {
+        "as_of": bounds.as_of,
+        "cutoff": bounds.cutoff,
+        "publish_when_done": publish,
+        "without_model": without_model,
+    }
+    with failure_recorded("backfill", lake, base, recipe, parameters):
+        settings, overrides = recipe.resolve(base)
+        bounds.check()
     get_ready("flows.backfill", cluster=True)
     from flows.backfill import backfill as flow
 
@@ -178,7 +186,9 @@ def train(
     from storage.releases.releases import read_release
 
     lake = common.existing()
-    settings = recipe.resolve_whole(read_release(lake, release).recipe)
+    base = read_release(lake, release).recipe
+    with failure_recorded("train", lake, base, recipe, {"release": release, "since": since}):
+        settings = recipe.resolve_whole(base)
     get_ready("flows.train", cluster=True)
     from flows.train import train as flow
 

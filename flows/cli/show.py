@@ -140,7 +140,7 @@ def run(found: RunSummary, as_json: bool) -> None:
             "started": f"{found.started:%Y-%m-%d %H:%M:%S} UTC",
             "ended": f"{found.ended:%Y-%m-%d %H:%M:%S} UTC" if found.ended else None,
             "parameters": asked,
-            "recipe": _non_default_fields(recipe),
+            "recipe": _non_default_fields(recipe) if isinstance(recipe, dict) else recipe,
             "result": found.result.as_record(),
             "process": f"{found.pid} on {found.host}",
             "flow run": found.flow_run,

@@ -4,7 +4,8 @@ import json
 import shutil
 import socket
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from getpass import getuser
 from importlib import import_module
@@ -78,46 +79,57 @@ def start_night(
     dry_run: bool = False,
 ) -> None:
     """Start a nightly run; with `retry`, it also tries the items again that stages refused."""
-    from pipelines.sources.row import SourceError
     from storage.releases.releases import read_release
 
     lake = common.existing()
-    given, overrides = recipe.resolve(read_release(lake, parent).recipe)
-    lasting = any(each not in overrides for each in recipe.overrides)
-    settings = given if recipe.recipe or lasting else None  # None: the recipe of the release that the night extends
-    bounds.check()
+    base = read_release(lake, parent).recipe
     if dry_run:
         from flows.preflight.preflight import PlannedRun
 
+        given, overrides = recipe.resolve(base)
+        bounds.check()
         whole = (*sources.absolute(), lake, parent, bounds.as_of, bounds.cutoff, tuple(overrides))
         tell(PlannedRun("nightly", given, *whole))
         return
     items, interactions = sources.absolute()
-    try:
+    parameters = {
+        "items": items,
+        "interactions": interactions,
+        "as_of": bounds.as_of,
+        "cutoff": bounds.cutoff,
+        "parent": parent,
+        "retry_quarantined": retry,
+    }
+    with failure_recorded("nightly", lake, base, recipe, parameters):
+        given, overrides = recipe.resolve(base)
+        bounds.check()
         found = sources.found()
-    except SourceError as error:
-        parameters = {
-            "items": items,
-            "interactions": interactions,
-            "as_of": bounds.as_of,
-            "cutoff": bounds.cutoff,
-            "parent": parent,
-            "retry_quarantined": retry,
-            "overrides": overrides,
-        }
-        _record_failure("nightly", lake, given, parameters, error)
-        raise
+    lasting = any(each not in overrides for each in recipe.overrides)
+    settings = given if recipe.recipe or lasting else None  # None: the recipe of the release that the night extends
     get_ready("flows.nightly")
     from flows.nightly import nightly as flow
 
     flow(lake.uri, settings, *found, bounds.as_of, bounds.cutoff, parent, retry, overrides)
 
 
-def _record_failure(
-    kind: str, lake: "Lake", recipe: dict[str, Any], parameters: dict[str, Any], failure: Exception
-) -> None:
-    """Record a run that could not begin, so that the state of the lake tells of it when nobody saw the message."""
-    from flows.runtime.run import open_run
+@contextmanager
+def failure_recorded(
+    kind: str, lake: "Lake", base: dict[str, Any], recipe: RecipeOptions, parameters: dict[str, Any]
+) -> Iterator[None]:
+    """Record a run that cannot begin by what it was given, so that the lake tells of it when nobody saw the message.
 
-    with suppress(type(failure)), open_run(kind, lake.uri, recipe, parameters):
-        raise failure
+    `base` is the recipe of the release that it starts from. The record has the named recipe and all overrides as they
+    were given, so that `sidmill run resume` finds the same fault until it is mended.
+    """
+    from flows.runtime.run import open_run
+    from pipelines.sources.row import SourceError
+    from storage.errors import LakeError
+
+    try:
+        yield
+    except (ValueError, OSError, SourceError, LakeError) as error:
+        with suppress(type(error)), open_run(kind, lake.uri, base, parameters) as run:
+            named = {"recipe": recipe.recipe} if recipe.recipe else {}
+            run.record.parameters.update(named, overrides=list(recipe.overrides))
+            raise
+        raise

@@ -115,7 +115,7 @@ class LakeState:
             *self._later,
             *(f"unresolved failure: {_run_line(run)}" for run in self.unresolved_failures),
             _production_line(self.production),
-            *([self.held] if self.held else []),
+            *([f"{self.held} `sidmill release hold --lift` ends that."] if self.held else []),
         ]
 
 
@@ -161,8 +161,9 @@ def _run(run: RunSummary) -> RunInBrief:
 
 
 def remedy_of(run: RunInBrief) -> str:
-    """Return what to do for a run whose process is gone, which could say nothing itself; "" for others."""
-    return f"its process is gone; `sidmill run resume {run.run}` goes on with it" if run.state == "killed" else ""
+    """Return what to do for a run that was stopped, which could say nothing itself; "" for others."""
+    whys = {"killed": "its process is gone", "cancelled": "it was stopped"}
+    return f"{whys[run.state]}; `sidmill run resume {run.run}` goes on with it" if run.state in whys else ""
 
 
 def _run_line(run: RunInBrief) -> str:
@@ -175,7 +176,8 @@ def _run_line(run: RunInBrief) -> str:
         text += f": {made}" + (", not published" if run.published is False else "")
     if run.error:
         error = in_a_line(run.error)
-        text += f": {error if len(error) <= MAX_ERROR_CHARACTERS else error[: MAX_ERROR_CHARACTERS - 1] + '…'}"
+        cut = f"{error[: MAX_ERROR_CHARACTERS - 1]}… (`sidmill run show {run.run}` has all of it)"
+        text += f": {error if len(error) <= MAX_ERROR_CHARACTERS else cut}"
     elif told := remedy_of(run):
         text += f": {told}"
     return text

@@ -88,7 +88,14 @@ def sorted_out(
     left_out = (
         (ours & hidden) | (set(below) - ours - hidden - pictures) | {path for path in unreadable if is_readable(path)}
     )
-    return Entries(tuple(sorted(ours - hidden)), tuple(sorted(left_out, key=lambda path: (path in hidden, path))))
+    first = sorted(left_out, key=lambda path: (not _looks_like_data(path), path in hidden, path))
+    return Entries(tuple(sorted(ours - hidden)), tuple(first))
+
+
+def _looks_like_data(path: str) -> bool:
+    """Return whether a file that is not read may have rows by its name, such as `log.csv.tmp`."""
+    name = path.lower()
+    return any(each in name for each in (*SUFFIXES, ".json", ".xls")) and not name.endswith(".crc")
 
 
 def is_readable(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> bool:

@@ -239,12 +239,15 @@ def _not_undone(history: list[Pointer]) -> list[Published]:
 
 def _check_gates(manifest: Manifest) -> None:
     if manifest.blocked_by:
+        name = manifest.blocked_by[0].name
+        once = f"--set {name if name.startswith('checks.') else f'gates.{name}'}.severity=warn"
         failed = "; ".join(
             f"{gate.name} = {gate.value:g} (limit {gate.limit:g}) {gate.detail}".strip() for gate in manifest.blocked_by
         )
         raise GateBlocked(
             f"{manifest.id} stays a candidate, because gates failed: {failed}. Inspect it with `sidmill release show "
-            f"{manifest.id}`; correct the input or the recipe and run again."
+            f"{manifest.id}`. What was read stays in the lake. If it is wrong, deliver the right rows to the next run. "
+            f"If it is right, run again and let it pass once with {once}."
         )
 
 

@@ -29,7 +29,7 @@ from storage.releases.manifest import Manifest
 from storage.releases.models import ModelCard, TrainedModel, record_evaluation, record_model
 from storage.releases.publishing import hold
 from storage.releases.releases import read_release
-from storage.runs.record import RunRecord
+from storage.runs.record import RunRecord, runs
 
 WHO = Provenance("test", "")
 TEXT_ALONE = {
@@ -202,18 +202,33 @@ def test_the_audit_log_names_run_and_person_of_each_move_of_production(
     )
 
 
-def test_a_night_that_could_not_begin_is_the_last_run(
-    night: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("verb", "option", "fault"),
+    [
+        ("nightly", ["--items", "/nowhere/gone"], "gone"),
+        ("nightly", ["--recipe", "/nowhere/gone.toml"], "gone.toml"),
+        ("nightly", ["--set", "gone.bar=1"], "gone"),
+        ("nightly", ["--cutoff", "long gone"], "long gone"),
+        ("backfill", ["--set", "gone.bar=1"], "gone"),
+        ("train", ["--recipe", "/nowhere/gone.toml"], "gone.toml"),
+    ],
+)
+def test_a_run_that_could_not_begin_is_the_last_run_and_its_resume_finds_the_fault(
+    night: Lake, verb: str, option: list[str], fault: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A scheduler started it, and nobody saw the message."""
-    assert run_command(["run", "nightly", "--items", str(tmp_path / "gone"), "--lake", night.uri]) == 1
+    assert run_command(["run", verb, *option, "--lake", night.uri]) == 1
     capsys.readouterr()
     assert run_command(["lake", "status", "--lake", night.uri]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "failed" in told.split("production")[0]
-    assert "gone" in told
+    assert f"last run: {verb} failed" in told
+    assert fault in told.split("production")[0]
     assert run_command(["lake", "check", "--lake", night.uri]) == 3
     assert "failed" in capsys.readouterr().out
+    run = runs(night)[-1].run
+    assert run_command(["run", "show", run, "--lake", night.uri]) == 0
+    assert run_command(["run", "resume", run, "--lake", night.uri]) == 1
+    assert fault in capsys.readouterr().err
 
 
 def test_serve_refuses_wrong_times_before_it_starts(night: Lake, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,6 +65,12 @@ def test_hidden_files_are_not_read_and_whatever_is_left_out_is_named(tmp_path: P
     _, path, found = find_files(str(tmp_path))
     assert found.warning(path).startswith("25 files are not read: e.jsonl.xz, f.xlsx, .00.csv")
     assert ".07.csv and 15 more (" in found.warning(path)
+    for name in ("Thumbs.db", "README.md", "a.log"):
+        write(tmp_path / name)
+    _, path, found = find_files(str(tmp_path))
+    assert found.warning(path).startswith("28 files are not read: e.jsonl.xz, f.xlsx, .00.csv"), (
+        "what may hold rows first"
+    )
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv.bz2", "A.CSV.ZST"])
