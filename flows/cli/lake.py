@@ -1,6 +1,7 @@
 """`sidmill lake`: the state of the lake as a whole."""
 
 import json
+from contextlib import suppress
 from datetime import timedelta
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from flows.cli.options import OPTIONS, AsJson, Common, ReleaseName
 from flows.cli.start import by_hand
 from flows.runtime.terminal import say, warn
 from learning.progress import progress_listener
-from storage.errors import LakeError
+from storage.errors import DataCorrupt, LakeError
 
 app = App(name="lake", help="Look at the lake as a whole, and keep it small.", group_parameters=OPTIONS)
 
@@ -32,8 +33,17 @@ def status(*, as_json: AsJson = False, common: Common = Common()) -> None:
     """
     from flows.cli import show
     from flows.inspect.status import lake_status
+    from storage.releases.releases import published
 
-    show.status(lake_status(common.existing()), as_json)
+    lake = common.existing()
+    try:
+        found = lake_status(lake)
+    except DataCorrupt:
+        with suppress(LakeError):  # the same table is damaged
+            if not as_json and (target := published(lake)):
+                say(f"production: {target.release}, {target.model or 'no model'}. More of the lake cannot be read:")
+        raise
+    show.status(found, as_json)
 
 
 @app.command

@@ -183,6 +183,9 @@ def _check_trie(lake: Lake, logs: dict[str, Log], manifest: Manifest, sids: pl.D
         paths = logs[table].files_at(manifest.versions[table])
         return rows.filter(pl.col(PATH).is_in(sorted(paths)))
 
+    for name in ("sids", "items"):
+        if not logs[name].opens(manifest.versions[name]):
+            raise DataCorrupt(f"not compared, because version {manifest.versions[name]} of table {name!r} is gone")
     trie = Trie.open(lake.blobs.local_path(manifest.trie.sha256))
     newest = at("items", items).filter(pl.col("arrived_at") <= manifest.as_of).sort("item_id", "revision")
     alive = newest.unique("item_id", keep="last").filter(~pl.col("deleted")).select("item_id")

@@ -93,11 +93,21 @@ def _unread(run: Run, kind: str, uris: list[str], spec: Spec) -> list[Source]:
                 "was read before, change it by a byte, such as an empty line at its end"
             )
     if fresh:
+        _tell_copies(run, sources)
         _tell_folders(run, kind, fresh)
         _tell_columns(run, fresh, spec)
         if run.begin():  # the run that this one waited for may have read them
             return _unread(run, kind, uris, spec)
     return fresh
+
+
+def _tell_copies(run: Run, sources: list[Source]) -> None:
+    """Note the sources that have the content of another one: a copy is read once."""
+    first: dict[str, Source] = {}
+    copies = [each.file for each in sources if first.setdefault(each.sha256, each) is not each]
+    if copies:
+        more = f" and {len(copies) - 3:,} more" if len(copies) > 3 else ""
+        run.say(f"  note: {', '.join(copies[:3])}{more} not read: the content is that of another file of this run")
 
 
 def _tell_folders(run: Run, kind: str, sources: list[Source]) -> None:

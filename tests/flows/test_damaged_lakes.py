@@ -10,6 +10,7 @@ from flows.inspect.verify import verify
 from storage.errors import DataCorrupt, in_one_line
 from storage.files.table_log import Log
 from storage.lake import Lake
+from storage.releases.releases import published
 
 
 def test_a_changed_byte_anywhere_in_an_entry_of_a_log_is_told_or_changes_nothing(lake_of_format_2: Lake) -> None:
@@ -38,6 +39,22 @@ def test_a_file_in_the_place_of_a_table_is_told_with_its_name(
         assert run_command([*command, "--lake", lake_of_format_2.uri]) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert f"{table} is a file" in line
+
+
+def test_what_production_serves_is_told_where_other_tables_are_damaged(
+    lake_of_format_2: Lake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served = published(lake_of_format_2)
+    assert served is not None
+    for table in ("items", "runs"):
+        entries = Path(lake_of_format_2.path(table)) / "_delta_log"
+        sorted(entries.glob("*.json"))[0].write_bytes(b"{")
+    assert run_command(["lake", "status", "--lake", lake_of_format_2.uri]) == 1
+    told = capsys.readouterr()
+    assert f"production: {served.release}" in told.out
+    assert "restore the folder _delta_log" in told.err
+    faults = [finding.fault or "" for finding in verify(Lake(lake_of_format_2.uri))]
+    assert not any("differ" in fault for fault in faults), "a trie is no fault of a table that is gone"
 
 
 @pytest.mark.parametrize("table", ["items", "sids", "vectors", "codebooks", "releases", "pointers"])

@@ -114,6 +114,18 @@ def test_what_a_run_does_not_read_is_named_and_what_it_cannot_read_stops_it_befo
     assert lake.rows("items") == 7
 
 
+def test_a_copy_of_a_file_is_read_once_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "incoming"
+    folder.mkdir()
+    rows = write_items(folder / "items.jsonl", 0, 5)
+    (folder / "items (copy).jsonl").write_bytes((folder / "items.jsonl").read_bytes())
+    lake = Lake(str(tmp_path / "lake"))
+    ingest(lake.uri, items=[str(folder)])
+    assert lake.rows("items") == len(rows)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "note: items.jsonl not read: the content is that of another file of this run" in told
+
+
 def test_a_budget_that_is_exceeded_says_once_what_to_do_about_each_reason(
     tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,8 +10,10 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+import flows.backfill
 import flows.candidates
 import flows.nightly
 import flows.runtime.run
@@ -27,9 +30,10 @@ from flows.backfill import backfill
 from flows.bootstrap import bootstrap
 from flows.cli.main import run_command
 from flows.nightly import nightly
+from flows.steps.publish import PublishOutcome
 from sidmill.release import open_trie
 from storage.commit import Provenance
-from storage.errors import LakeError, LeaseLost
+from storage.errors import LakeError, LeaseLost, PointerMoved, PublishRefused
 from storage.lake import Lake
 from storage.releases.pointers import pointer_history
 from storage.releases.releases import published, read_release, releases
@@ -132,8 +136,19 @@ class World:
                 nightly(uri, None, [], [self._log()])
             case "night-empty":
                 nightly(uri)
+            case "night-as-of":
+                as_of = datetime.now(UTC) + timedelta(hours=step.hours)
+                night = partial(nightly, uri, None, [], [self._log()], as_of=as_of.isoformat())
+                if as_of < read_release(self.lake, "production").as_of:
+                    with pytest.raises(ValueError, match="is earlier than"):
+                        night()
+                    return False
+                night()
             case "backfill":
                 backfill(uri, WIDER)
+            case "backfill-publish":
+                with suppress(PublishRefused):
+                    backfill(uri, WIDER, publish_when_done=True)
             case "rollback":
                 self.rolled_back |= run_command(["release", "rollback", "--lake", uri]) == 0
             case "lift":
@@ -211,12 +226,13 @@ def world(first_lake: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield begin
 
 
-PLAIN = ("night-add", "night-delete", "night-log", "night-empty", "rollback", "publish", "lift")
+PLAIN = ("night-add", "night-delete", "night-log", "night-empty", "night-as-of", "rollback", "publish", "lift")
 hours = st.sampled_from([0, 0, 0, -6, 6, 24])
 plain = st.builds(Step, st.sampled_from(PLAIN), hours)
 inside = st.none() | st.builds(Step, st.sampled_from(PLAIN))
 nights = st.builds(Step, st.sampled_from(PLAIN[:4]), hours, st.sampled_from(list(POINTS)), inside)
-steps = st.lists(plain | nights | st.just(Step("backfill")), min_size=2, max_size=5)
+backfills = st.builds(Step, st.sampled_from(("backfill", "backfill-publish")))
+steps = st.lists(plain | nights | backfills, min_size=2, max_size=5)
 
 STOPPED_BEFORE_IT_PUBLISHED = [Step("night-log", 0, "publish", Step("night-delete"))]
 CLOCK_GOES_BACK = [Step("night-add"), Step("night-add", -6), Step("night-empty", -6)]
@@ -266,6 +282,32 @@ def test_production_never_goes_back_whatever_happens_in_whatever_order(
     begun = world()
     for step in story:
         begun.do(step)
+
+
+@pytest.mark.parametrize("verb", ["nightly", "backfill"])
+def test_a_run_that_loses_every_race_gives_up_and_the_next_one_publishes(
+    world: Callable[[], World], monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    begun, lost = world(), []
+    log = begun._log()
+    before = published(begun.lake)
+
+    def lose(*arguments: Any) -> PublishOutcome:
+        lost.append(arguments[1].id)
+        return PublishOutcome.CONFLICT
+
+    module, act = {
+        "nightly": (flows.nightly, partial(nightly, begun.lake.uri, None, [], [log])),
+        "backfill": (flows.backfill, partial(backfill, begun.lake.uri, WIDER, publish_when_done=True)),
+    }[verb]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "publish", lose)
+        with pytest.raises(PointerMoved, match=r"during each of 8 attempts"):
+            act()
+    assert len(lost) == 8
+    assert len(set(lost)) == 1, "one candidate is enough, because production did not move"
+    assert published(begun.lake) == before
+    begun.do(Step("night-log"))
 
 
 @pytest.mark.slow
