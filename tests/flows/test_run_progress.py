@@ -1,7 +1,11 @@
 """Output of a run: every stage shows progress, and no line in a pipe or number on a narrow terminal is broken."""
 
 import io
+import json
+import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterType, FlowRunFilter, FlowRunFilterId
 from rich.console import Console
 
+from conftest import write_recipe
 from flows.bootstrap import bootstrap
 from flows.cli import show
 from flows.inspect.status import ListedRelease, ReleaseStatus
@@ -147,6 +152,30 @@ def test_a_record_is_shown_without_the_signs_of_a_programming_language(value: di
         patch.setattr("sys.stdout", out)
         show.record(value, False)
     assert not re.search(r"[{}\[\]'\"]|\bNone\b|\bTrue\b|\bFalse\b", out.getvalue())
+
+
+def test_a_start_that_takes_seconds_is_announced_by_name(tmp_path: Path) -> None:
+    """Libraries, the server of Prefect and a cluster of Ray. No key has 40 letters, and nothing is said in Python."""
+    rows = [{"item_id": f"i{number}", "title": f"mug {number}", "kind": f"k{number % 3}"} for number in range(12)]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "log.csv").write_text("user_id,item_id,event_time\nu0,i1,2024-01-01\n")
+    sections: dict[str, dict[str, object]] = {
+        "attributes": {"fields": ["kind"], "dim": 8},
+        "fusion": {"method": "concat", "dim": 8},
+        "codebook": {"levels": [{"codes": 8}, {"codes": 8}, {"codes": 8}]},
+        "compute": {"in_process_below": 0},
+    }
+    write_recipe(tmp_path / "r.toml", sections)
+    run = [sys.executable, "-m", "flows.cli.main", "run", "bootstrap", "--recipe", str(tmp_path / "r.toml"), "--lake"]
+    inputs = ["--items", str(tmp_path / "items.jsonl"), "--interactions", str(tmp_path / "log.csv")]
+    without = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_API", "RAY_ADDRESS"))}
+    done = subprocess.run([*run, str(tmp_path / "lake"), *inputs], capture_output=True, text=True, env=without)
+    told = done.stdout + done.stderr
+    assert done.returncode == 0, told
+    for word in ("loading the libraries", "starting a Prefect server", "Ray"):
+        assert word in told
+    assert not re.search(r"\b[0-9a-f]{40}", told)
+    assert not re.search(r"\bNone\b|\bTrue\b|\bFalse\b|\{'", told)
 
 
 def test_no_server_is_announced_where_one_is_configured(
