@@ -31,7 +31,7 @@ from storage.retention.garbage import SMALL_FILES
 from storage.retention.policy import Policy
 from storage.retention.tables import Garbage
 from storage.runs.record import RunRecord
-from storage.schemas import ITEMS, POINTERS, PROPERTIES, SEQUENCES, VECTORS
+from storage.schemas import CHECKSUMS, ITEMS, POINTERS, PROPERTIES, SEQUENCES, VECTORS
 
 DAY = timedelta(days=1)
 
@@ -491,6 +491,9 @@ def test_sequences_of_retired_releases_and_trainings_that_nobody_goes_on_with_go
     record.end("finished", {})
     assert "trainings that were abandoned" in kinds(gc(lake))
     assert [path.name for path in (tmp_path / "training").iterdir()] == ["young"]
+    told = gc(lake, days=2, remove=False)
+    assert not told.leaving, "the grace period of the first release is over"
+    assert "sequences of retired releases" in {each.kind for each in told.later}
     gc(lake, days=2)
     assert set(lake.read("sequences")["release"].to_pylist()) == {f"{two}-in-8"}
     gc(lake, days=4)
@@ -548,6 +551,20 @@ def test_joined_files_of_bookkeeping_tables_go_and_their_rows_stay(tmp_path: Pat
     gc(lake, days=2)
     assert lake.read("runs").num_rows == rows == 70
     assert len(list((tmp_path / "runs").glob("part-*"))) == len(lake.data_files("runs")) < before / 2
+
+
+def test_files_that_commands_by_hand_left_are_joined(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    published(lake, 1)
+    for number in range(40):
+        row = {"table": "t", "path": f"p{number}", "sha256": "0", "size": 1, "at": TIME, "run": "r"}
+        rows = pa.Table.from_pylist([row], schema=CHECKSUMS.schema)
+        append(lake, "checksums", rows, f"c{number}", replace(WHO, by_hand=True))
+    assert len(lake.data_files("checksums")) >= 40
+    before = lake.read("checksums").num_rows
+    gc(lake, days=1)
+    assert len(lake.data_files("checksums")) < 10
+    assert lake.read("checksums").num_rows == before
 
 
 def test_a_lake_that_lost_commits_or_has_a_damaged_log_loses_nothing_to_gc(tmp_path: Path) -> None:
