@@ -299,11 +299,11 @@ def _history(result: Result) -> list[EpochRow]:
 def _report_epochs(
     read: Callable[[], Result | None], epochs: int, label: str, listener: Listener, reported: int
 ) -> Iterator[None]:
-    """Report each epoch after the first `reported` while the body runs.
+    """Report each epoch after the first `reported`, and nodes that are lost, while the body runs.
 
     Progress is read by `read` from the run's storage, because callbacks of Ray Train run in another process.
     """
-    over = threading.Event()
+    over, nodes = threading.Event(), _alive_nodes()
 
     def report() -> None:
         nonlocal reported
@@ -318,8 +318,15 @@ def _report_epochs(
             if listener.on_epoch is not None:
                 listener.on_epoch(label, row, epochs)
 
+    def report_lost() -> None:
+        alive = _alive_nodes()
+        for node in nodes.keys() - alive.keys():
+            what = "its workers are replaced, and the training goes on after the last stored epoch"
+            listener.progress(f"{label}: the node {nodes.pop(node)} is lost, and {len(alive)} are left; {what}")
+
     def watch() -> None:
         while not over.wait(POLL_S):
+            report_lost()
             with suppress(CheckpointManagerInitializationError):  # the record is being written
                 report()
 
@@ -331,6 +338,11 @@ def _report_epochs(
         over.set()
         watcher.join()
     report()
+
+
+def _alive_nodes() -> dict[str, str]:
+    """Return the addresses of the nodes of the cluster that are alive, by id."""
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
 
 
 def _last_line(error: Exception) -> str:

@@ -210,6 +210,8 @@ def test_a_training_that_loses_a_node_trains_on_the_same_events(cluster: Cluster
     train = ["run", "train", "--set", "train.epochs=6", "--set", "train.workers=4"]
     said = _run(cluster, train, lake, one_that_trains)
     assert "train epoch 6 of 6" in said
+    assert said.count("is lost, and 2 are left; its workers are replaced") == 1
+    assert len([line for line in said.splitlines() if "raylet" in line]) <= 3, "Ray tells of it too"
     (model,) = models_of(Lake(str(lake)), "r-000001")
     assert [row["epoch"] for row in model.card.history] == list(range(6))
     assert len({row["targets"] for row in model.card.history}) == 1
