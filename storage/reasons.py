@@ -26,8 +26,8 @@ class Reason(StrEnum):
     INVALID_UTF8 = (
         "invalid_utf8",
         INGEST,
-        "bytes or characters that are not valid UTF-8",
-        "export the file as UTF-8, or set its encoding in `items.csv.encoding` or `interactions.csv.encoding`; "
+        "bytes or characters that are not valid UTF-8, or UTF-8 in a file that is declared to have another encoding",
+        "export the whole file as UTF-8, or set its encoding in `items.csv.encoding` or `interactions.csv.encoding`; "
         "write ids as text, and leave a column of bytes out by `items.leave_out`",
     )
     INVALID_JSON = (

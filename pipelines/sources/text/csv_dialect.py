@@ -13,6 +13,7 @@ from pipelines.sources.cells import COMMA_NUMBER
 from pipelines.sources.file import COMPRESSIONS, TABBED
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import CsvSpec
+from pipelines.sources.text.eight_bit import is_eight_bit, reads_as_utf8
 
 # Bytes of a file that are examined.
 HEAD_BYTES = 1 << 20
@@ -44,6 +45,11 @@ class Dialect:
     @property
     def is_utf8(self) -> bool:
         return self.encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
+
+    @property
+    def is_eight_bit(self) -> bool:
+        """True if a character is one byte, so that any bytes are text."""
+        return not self.is_utf8 and is_eight_bit(self.encoding)
 
     @property
     def escapes(self) -> bool:
@@ -143,7 +149,9 @@ def _is_rather_utf8(head: bytes, encoding: str) -> bool:
     beyond = [line for line in lines[:-1] or lines if not line.isascii()]
     if not all(map(_is_utf8, beyond)):
         return False
-    return len(beyond) >= BAD_LINES or codecs.lookup(encoding).name in _WIDE
+    if codecs.lookup(encoding).name in _WIDE:
+        return True
+    return len(beyond) >= BAD_LINES and (not is_eight_bit(encoding) or any(map(reads_as_utf8, beyond)))
 
 
 def _doubt(head: bytes, encoding: str) -> str:

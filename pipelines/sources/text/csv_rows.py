@@ -15,6 +15,7 @@ from functools import cached_property
 from pipelines.sources.cells import COMMA_NUMBER
 from pipelines.sources.row import Row, SourceError, without_blanks
 from pipelines.sources.text.csv_dialect import Dialect
+from pipelines.sources.text.eight_bit import reads_as_utf8
 from storage.reasons import Reason
 
 MAX_LINES = 1000
@@ -22,6 +23,7 @@ MAX_CHARACTERS = 1 << 24
 """A row with more lines or characters is taken to lack its closing quote; so much of the file is held to find out."""
 csv.field_size_limit(sys.maxsize)  # the default of 128 KiB would refuse a long cell
 Asked = frozenset[str] | None
+_MIXED = "write all lines of it in one encoding, best in UTF-8 with no `encoding` in csv"
 _ESCAPED = 'a cell in quotes has \\" in it: where that is a quote, set csv.quotes of the section to "escaped"'
 
 
@@ -106,7 +108,7 @@ class Layout:
     @cached_property
     def undecoded(self) -> re.Pattern[str]:
         """Characters that stand for bytes that cannot be decoded."""
-        return re.compile("[\udc80-\udcff]" if self.dialect.is_utf8 else "\ufffd")
+        return re.compile("[\udc80-\udcff]" if _errors(self.dialect) == "surrogateescape" else "\ufffd")
 
     def row(self, number: int, line: int, record: CsvRecord) -> Row:
         """Convert a record to a row; `line` is the first of its lines, counted from 1."""
@@ -125,6 +127,9 @@ class Layout:
             return refused(Reason.MALFORMED_ROW, "it is the header again: files were joined with their headers")
         named = list(zip(names, cells, strict=True))
         if not raw.isascii():
+            if wrong := [name for name, cell in named if self._is_asked(name) and _is_in_utf8(cell, dialect)]:
+                told = f"{wrong[0]} is UTF-8, and the file is declared {dialect.encoding}"
+                return refused(Reason.INVALID_UTF8, f"{told}: {_MIXED}")
             bad = [name for name, cell in named if self._is_asked(name) and self.undecoded.search(cell)]
             if bad:
                 return refused(Reason.INVALID_UTF8, f"{bad[0]} has bytes that are not {dialect.encoding}")
@@ -148,7 +153,7 @@ class CsvReader:
 
     def __init__(self, lines: Lines, file: str, dialect: Dialect, asked: Asked, meant: Collection[str]) -> None:
         self._lines, self._file = lines, file
-        self.layout = Layout(_names(_header(lines, dialect), file, asked, meant), dialect, asked)
+        self.layout = Layout(_names(_header(lines, dialect), file, dialect, asked, meant), dialect, asked)
         self._above = self._accounted = lines.drawn
         self._passed = 0
 
@@ -189,11 +194,26 @@ def csv_rows(
     stream: io.BufferedReader, file: str, dialect: Dialect, asked: Asked, meant: Collection[str] = ()
 ) -> Iterator[Row]:
     """Yield every row below the header, in order; see `CsvReader`."""
-    encoding, errors = ("utf-8-sig", "surrogateescape") if dialect.is_utf8 else (dialect.encoding, "replace")
-    lines = Lines(io.TextIOWrapper(stream, encoding=encoding, errors=errors, newline=""))
+    encoding = "utf-8-sig" if dialect.is_utf8 else dialect.encoding
+    lines = Lines(io.TextIOWrapper(stream, encoding=encoding, errors=_errors(dialect), newline=""))
     reader = CsvReader(lines, file, dialect, asked, meant)
     yield from reader.rows()
     reader.check()
+
+
+def _errors(dialect: Dialect) -> str:
+    """Return how bytes that cannot be decoded are kept: single, or as one character for any."""
+    return "surrogateescape" if dialect.is_utf8 or dialect.is_eight_bit else "replace"
+
+
+def _is_in_utf8(text: str, dialect: Dialect) -> bool:
+    """Return whether a text that was decoded from an 8-bit encoding is UTF-8."""
+    return not text.isascii() and dialect.is_eight_bit and reads_as_utf8(_bytes(text, dialect))
+
+
+def _bytes(text: str, dialect: Dialect) -> bytes:
+    """Return the bytes that a text was decoded from."""
+    return text.encode(dialect.encoding, "surrogateescape")
 
 
 def lines_of(text: bytes) -> Iterable[str]:
@@ -216,10 +236,15 @@ def _header(lines: Lines, dialect: Dialect) -> CsvRecord:
             return CsvRecord([], [])
 
 
-def _names(header: CsvRecord, file: str, asked: Asked, meant: Collection[str]) -> list[str]:
+def _names(header: CsvRecord, file: str, dialect: Dialect, asked: Asked, meant: Collection[str]) -> list[str]:
     if header.why:
         raise SourceError(f"{file}: its first line cannot be read: {header.why}. Correct the header.")
     names = without_blanks(header.cells, meant)
+    if wrong := [name for name in names if _is_in_utf8(name, dialect)]:
+        meant_name = _bytes(wrong[0], dialect).decode()
+        if asked is None or meant_name in asked:
+            told = f"its header has {meant_name!r} in UTF-8, and the file is declared {dialect.encoding}"
+            raise SourceError(f"{file}: {told}: {_MIXED}.")
     twice = sorted({name for name in names if name and names.count(name) > 1 and (asked is None or name in asked)})
     if twice:
         raise SourceError(f"{file}: its header has {twice[0]!r} twice. Give every column a name of its own.")
