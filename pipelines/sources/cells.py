@@ -191,6 +191,8 @@ def _float(value: Any, column: str) -> float:
         pass
     comma = isinstance(value, str) and COMMA_NUMBER.fullmatch(value.strip())
     hint = ", a number with a decimal comma" if comma else ""
+    if isinstance(value, Unreadable) and value.text is not None:
+        hint = f": {value.why}"
     raise Refused(Reason.NOT_A_NUMBER, f"{column} = {shown(value)}{hint}")
 
 

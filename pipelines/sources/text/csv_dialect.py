@@ -35,12 +35,13 @@ _SEP_LINE = re.compile(r'"?sep=(.)"?')
 
 @dataclass(frozen=True)
 class Dialect:
-    """Rules that split the lines of a file into cells."""
+    """Rules that split the lines of a file into cells. The cells of the columns `numbers` are numbers."""
 
     encoding: str
     delimiter: str
     decimal: str
     quotes: str
+    numbers: frozenset[str] = frozenset()
 
     @property
     def is_utf8(self) -> bool:
@@ -50,6 +51,19 @@ class Dialect:
     def is_eight_bit(self) -> bool:
         """True if a character is one byte, so that any bytes are text."""
         return not self.is_utf8 and is_eight_bit(self.encoding)
+
+    @property
+    def errors(self) -> str:
+        """How bytes that cannot be decoded are kept: each by itself, or as one character for any."""
+        return "surrogateescape" if self.is_utf8 or self.is_eight_bit else "replace"
+
+    def bytes_of(self, text: str) -> bytes:
+        """Return the bytes that a text was decoded from."""
+        return text.encode(self.encoding, self.errors)
+
+    def is_mistaken(self, text: str) -> bool:
+        """Return whether a text that was decoded from an 8-bit encoding is UTF-8."""
+        return not text.isascii() and self.is_eight_bit and reads_as_utf8(self.bytes_of(text))
 
     @property
     def escapes(self) -> bool:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from pipelines.sources.cells import COMMA_NUMBER
+from pipelines.sources.cells import Unreadable
 from pipelines.sources.row import Row, SourceError, without_blanks
+from pipelines.sources.text import decimal_comma
 from pipelines.sources.text.csv_dialect import Dialect
-from pipelines.sources.text.eight_bit import reads_as_utf8
 from storage.reasons import Reason
 
 MAX_LINES = 1000
@@ -99,16 +99,20 @@ class Lines:
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns of a file's records: the names of its columns, and those that are `asked` for, all if None."""
+    """The columns of a file's records: the names of its columns, and those that are `asked` for, all if None.
+
+    Fields name those that are `meant`; of a catalogue, others are attributes.
+    """
 
     names: list[str]
     dialect: Dialect
     asked: Asked
+    meant: Collection[str] = ()
 
     @cached_property
     def undecoded(self) -> re.Pattern[str]:
         """Characters that stand for bytes that cannot be decoded."""
-        return re.compile("[\udc80-\udcff]" if _errors(self.dialect) == "surrogateescape" else "\ufffd")
+        return re.compile("[\udc80-\udcff]" if self.dialect.errors == "surrogateescape" else "\ufffd")
 
     def row(self, number: int, line: int, record: CsvRecord) -> Row:
         """Convert a record to a row; `line` is the first of its lines, counted from 1."""
@@ -127,18 +131,24 @@ class Layout:
             return refused(Reason.MALFORMED_ROW, "it is the header again: files were joined with their headers")
         named = list(zip(names, cells, strict=True))
         if not raw.isascii():
-            if wrong := [name for name, cell in named if self._is_asked(name) and _is_in_utf8(cell, dialect)]:
+            if wrong := [name for name, cell in named if self._is_asked(name) and dialect.is_mistaken(cell)]:
                 told = f"{wrong[0]} is UTF-8, and the file is declared {dialect.encoding}"
                 return refused(Reason.INVALID_UTF8, f"{told}: {_MIXED}")
             bad = [name for name, cell in named if self._is_asked(name) and self.undecoded.search(cell)]
             if bad:
                 return refused(Reason.INVALID_UTF8, f"{bad[0]} has bytes that are not {dialect.encoding}")
+        values: dict[str, str | Unreadable | None] = {name: cell or None for name, cell in named}
         if dialect.decimal == ",":
-            named = [(name, with_point(cell)) for name, cell in named]
-        values = {name: cell or None for name, cell in named}
+            values = {name: cell and self.rewrite(name)(cell) for name, cell in values.items()}
         if len(values) < len(names) and sum(1 for name, cell in named if cell and not name) > 1:
             return refused(Reason.MALFORMED_ROW, "several columns without a name have a value")
         return Row(number, values)
+
+    def rewrite(self, name: str) -> decimal_comma.Rewrite:
+        """Return how numbers in a column are rewritten where their decimal sign is a comma."""
+        if name in self.dialect.numbers:
+            return decimal_comma.number
+        return decimal_comma.attribute if self.asked is None and name not in self.meant else decimal_comma.with_point
 
     def _is_asked(self, name: str) -> bool:
         return self.asked is None or name in self.asked
@@ -153,7 +163,7 @@ class CsvReader:
 
     def __init__(self, lines: Lines, file: str, dialect: Dialect, asked: Asked, meant: Collection[str]) -> None:
         self._lines, self._file = lines, file
-        self.layout = Layout(_names(_header(lines, dialect), file, dialect, asked, meant), dialect, asked)
+        self.layout = Layout(_names(_header(lines, dialect), file, dialect, asked, meant), dialect, asked, meant)
         self._above = self._accounted = lines.drawn
         self._passed = 0
 
@@ -195,25 +205,10 @@ def csv_rows(
 ) -> Iterator[Row]:
     """Yield every row below the header, in order; see `CsvReader`."""
     encoding = "utf-8-sig" if dialect.is_utf8 else dialect.encoding
-    lines = Lines(io.TextIOWrapper(stream, encoding=encoding, errors=_errors(dialect), newline=""))
+    lines = Lines(io.TextIOWrapper(stream, encoding=encoding, errors=dialect.errors, newline=""))
     reader = CsvReader(lines, file, dialect, asked, meant)
     yield from reader.rows()
     reader.check()
-
-
-def _errors(dialect: Dialect) -> str:
-    """Return how bytes that cannot be decoded are kept: single, or as one character for any."""
-    return "surrogateescape" if dialect.is_utf8 or dialect.is_eight_bit else "replace"
-
-
-def _is_in_utf8(text: str, dialect: Dialect) -> bool:
-    """Return whether a text that was decoded from an 8-bit encoding is UTF-8."""
-    return not text.isascii() and dialect.is_eight_bit and reads_as_utf8(_bytes(text, dialect))
-
-
-def _bytes(text: str, dialect: Dialect) -> bytes:
-    """Return the bytes that a text was decoded from."""
-    return text.encode(dialect.encoding, "surrogateescape")
 
 
 def lines_of(text: bytes) -> Iterable[str]:
@@ -240,8 +235,8 @@ def _names(header: CsvRecord, file: str, dialect: Dialect, asked: Asked, meant: 
     if header.why:
         raise SourceError(f"{file}: its first line cannot be read: {header.why}. Correct the header.")
     names = without_blanks(header.cells, meant)
-    if wrong := [name for name in names if _is_in_utf8(name, dialect)]:
-        meant_name = _bytes(wrong[0], dialect).decode()
+    if wrong := [name for name in names if dialect.is_mistaken(name)]:
+        meant_name = dialect.bytes_of(wrong[0]).decode()
         if asked is None or meant_name in asked:
             told = f"its header has {meant_name!r} in UTF-8, and the file is declared {dialect.encoding}"
             raise SourceError(f"{file}: {told}: {_MIXED}.")
@@ -253,12 +248,6 @@ def _names(header: CsvRecord, file: str, dialect: Dialect, asked: Asked, meant: 
 
 def _stripped(cells: list[str]) -> list[str]:
     return [cell.strip() for cell in cells]
-
-
-def with_point(cell: str) -> str:
-    """Rewrite a number with a decimal comma with a point; return other text unchanged."""
-    found = cell.strip()
-    return found.replace(".", "").replace(",", ".") if "," in found and COMMA_NUMBER.fullmatch(found) else cell
 
 
 def records(lines: Lines, dialect: Dialect, width: int = 0) -> Iterator[CsvRecord]:
