@@ -72,7 +72,7 @@ class Reason(StrEnum):
         "not_an_id",
         f"{INGEST}, {VECTORS}",
         "an id that is a list, an object, a boolean, longer than 16,384 characters, or a number whose last digits may "
-        "be lost: floating-point from 2^53 on (of 32 bits from 2^24 on), or shortened as `1.23E+11`",
+        "be lost: floating-point from 2^53 on (of 32 bits from 2^24 on), or shortened: `1.23E+11`, `1e+05`",
         "write ids as text or integers",
     )
     MISSING_ITEM_ID = (

@@ -19,7 +19,8 @@ from storage.reasons import Reason
 T = TypeVar("T")
 
 NULL_WORDS = frozenset(
-    {"", "null", "none", "nan", "na", "n/a", "nat", "<na>", "\\n", "-", "--", "(null)", "nil", "undefined"}
+    {"", "null", "none", "nan", "na", "n/a", "nat", "<na>", "\\n", "-", "--", "(null)", "[null]", "<null>"}
+    | {"nil", "undefined"}
     | {"#n/a", "#na", "#n/a n/a", "-nan", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"}
     | {"#value!", "#ref!", "#name?", "#num!", "#null!", "#div/0!"}
 )
@@ -37,11 +38,15 @@ depends on the caller.
 MAX_ID_CHARACTERS = 1 << 14
 """With a longer id, an event that waits for its item would not fit into the quarantine payload."""
 INT32 = range(-(2**31), 2**31)
-SHORTENED = re.compile(r"[+-]?\d(?:[.,]\d+E\+\d{2,}|E\+(?:1[1-9]|[2-9]\d))", re.IGNORECASE)
-"""A long number as spreadsheets show it, and save it to CSV, from 12 digits on: without its last digits."""
+SHORTENED = re.compile(r"[+-]?\d+(?:[.,]\d+)?E\+\d{1,3}", re.IGNORECASE)
+"""A number as spreadsheets show and save it, without its last digits, and as R writes 100000 (`1e+05`)."""
 _UNSEEN = "\0\u200b\u200c\u200d\u2060\ufeff"
 """Characters stripped from the ends of an id, besides blanks: padding, joiners, and byte order marks."""
 COMMA_NUMBER = re.compile(r"[+-]?\d*(\.\d{3})*,\d+")
+_SCIENTIFIC = (
+    "a number in scientific notation, as spreadsheets and R write long ones, and its last digits may be lost: "
+    "export it in full, as text"
+)
 _SHOWN = 80
 """Characters of a cell that a message quotes: a line of a terminal. A cell may be of megabytes."""
 
@@ -124,7 +129,7 @@ def identifier(value: Any, column: str) -> str | None:
         value = f"{value:.0f}"
     found = text(value, column).strip(_UNSEEN).strip()
     if SHORTENED.fullmatch(found):
-        raise Refused(Reason.NOT_AN_ID, f"{column} = {found!r} is a number of which a spreadsheet cut the last digits")
+        raise Refused(Reason.NOT_AN_ID, f"{column} = {shown(found)} is {_SCIENTIFIC}")
     if len(found) > MAX_ID_CHARACTERS:
         raise Refused(Reason.NOT_AN_ID, f"{column} = {shown(found)} is longer than {MAX_ID_CHARACTERS:,} characters")
     return None if is_null_word(found) else found
@@ -197,7 +202,7 @@ def _float(value: Any, column: str) -> float:
 
 
 def text(value: Any, column: str) -> str:
-    """Return a cell as text, "" if absent; lists are joined by ", ", objects are JSON."""
+    """Return a cell as text, "" if absent or empty; lists are joined by ", ", objects and booleans are JSON."""
     if isinstance(value, list | tuple | dict):
         check_depth(value, column)
     return _text(value, column)
@@ -216,8 +221,10 @@ def _text(value: Any, column: str) -> str:
         if value.text is None:
             raise Refused(Reason.UNREADABLE_ROW, f"{column}: {value.why}")
         return value.text
-    if is_absent(value):
+    if is_absent(value) or (isinstance(value, dict) and not value):
         return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, list | tuple):
         return ", ".join(filter(None, (_text(each, column) for each in value)))
     if isinstance(value, bytes):

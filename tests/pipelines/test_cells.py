@@ -26,6 +26,7 @@ from pipelines.sources.cells import (
     identifier,
     read_cell,
     text,
+    values,
 )
 from pipelines.sources.files import find_sources
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
@@ -248,11 +249,24 @@ def test_a_decimal_is_read_as_other_numbers_and_never_with_an_exponent() -> None
     assert text({"price": zero}, "offer") == '{"price": "0.0000000000"}'
 
 
-@pytest.mark.parametrize("cell", ["1.23E+11", "1,23E+11", "-1.2e+12", "1E+11"])
+@pytest.mark.parametrize("cell", ["1.23E+11", "1,23E+11", "-1.2e+12", "1E+11", "1e+05", "2e+06", "1E+03", "12e+5"])
 def test_a_number_that_a_spreadsheet_shortened_is_no_id(cell: str) -> None:
-    with pytest.raises(Refused, match=r"not_an_id: id = .*cut the last digits"):
+    with pytest.raises(Refused, match=r"not_an_id: id = .*its last digits may be lost"):
         identifier(cell, "id")
-    assert identifier("1E+03", "id") == "1E+03"
+
+
+@pytest.mark.parametrize("cell", ["1e05", "12e34", "12E5", "1.5e3", "1e-05", "e+05", "A1e+05", "1e+0005", "1e+05x"])
+def test_an_id_with_an_e_in_it_is_an_id_unless_it_is_a_number_with_a_plus(cell: str) -> None:
+    assert identifier(cell, "id") == cell
+
+
+def test_booleans_are_written_as_in_json_and_empty_objects_are_absent() -> None:
+    cells = [True, False, [True, 1], {"a": True}, np.bool_(True), {}, [], [{}], {"a": {}}]
+    told = ["true", "false", "true, 1", '{"a": true}', "true", "", "", "", '{"a": {}}']
+    assert [read_cell({"x": cell}, "x", text) for cell in cells] == told
+    assert [read_cell({"x": cell}, "x", values) for cell in (True, [True, False], {}, [{}])] == [
+        *("true", ["true", "false"], "", [])
+    ]
 
 
 @pytest.mark.parametrize("cell", [[1], {"a": 1}, True, float("inf"), 2.0**60, "x" * 20_000])

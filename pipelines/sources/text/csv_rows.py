@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
-from pipelines.sources.cells import Unreadable
 from pipelines.sources.row import Row, SourceError, without_blanks
 from pipelines.sources.text import decimal_comma
 from pipelines.sources.text.csv_dialect import Dialect
@@ -137,7 +137,7 @@ class Layout:
             bad = [name for name, cell in named if self._is_asked(name) and self.undecoded.search(cell)]
             if bad:
                 return refused(Reason.INVALID_UTF8, f"{bad[0]} has bytes that are not {dialect.encoding}")
-        values: dict[str, str | Unreadable | None] = {name: cell or None for name, cell in named}
+        values: dict[str, Any] = {name: cell or None for name, cell in named}
         if dialect.decimal == ",":
             values = {name: cell and self.rewrite(name)(cell) for name, cell in values.items()}
         if len(values) < len(names) and sum(1 for name, cell in named if cell and not name) > 1:
