@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -47,6 +48,16 @@ _SCIENTIFIC = (
     "a number in scientific notation, as spreadsheets and R write long ones, and its last digits may be lost: "
     "export it in full, as text"
 )
+_KINDS = {
+    bool: "a boolean",
+    int | float | Decimal: "a number",
+    str: "a text",
+    bytes: "bytes",
+    list | tuple | set: "a list",
+    dict: "an object",
+    date: "a date",
+}
+_LINE_BREAK = re.compile("[\n\r\x0b\x0c\x85\u2028\u2029]")
 _SHOWN = 80
 """Characters of a cell that a message quotes: a line of a terminal. A cell may be of megabytes."""
 
@@ -55,7 +66,7 @@ class Refused(Exception):
     """Raised to refuse a row, or the image of a row, for `reason`."""
 
     def __init__(self, reason: str, detail: str) -> None:
-        self.reason, self.detail = reason, without_secrets(detail)
+        self.reason, self.detail = reason, in_one_line(without_secrets(detail))
         super().__init__(f"{reason}: {self.detail}")
 
 
@@ -99,13 +110,38 @@ def check_name(name: str) -> None:
         _check_utf8(name, f"the column {name!r}")
 
 
+def in_one_line(message: str) -> str:
+    """Return a message with its line breaks written as escapes: a name or a cell may have some."""
+    return _LINE_BREAK.sub(lambda found: repr(found[0])[1:-1], message)
+
+
+def kind_of(value: Any) -> str:
+    """Return what a value is, as messages say it."""
+    if value is None:
+        return "null"
+    return next((kind for types, kind in _KINDS.items() if isinstance(value, types)), f"a {type(value).__name__}")
+
+
 def shown(value: Any) -> str:
-    """Return a value as messages quote it."""
+    """Return a value as messages quote it: texts in quotes, others as in JSON."""
     try:
-        text = repr(value.text or value.why) if isinstance(value, Unreadable) else repr(value)
+        text = _shown(value)
     except Exception as error:  # noqa: BLE001 - a value that cannot be shown must not hide the refusal that quotes it
         return f"<{type(value).__name__}: {type(error).__name__}>"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Unreadable):
+        return repr(value.text or value.why)
+    if isinstance(value, bytes):
+        return repr(value.decode(errors="backslashreplace"))
+    if isinstance(value, bool | list | tuple | dict | None):
+        try:
+            return json.dumps(value, default=_shown, ensure_ascii=False)
+        except TypeError:  # names that are no texts
+            return repr(value)
+    return str(value) if isinstance(value, int | float | Decimal | date) else repr(value)
 
 
 def is_absent(value: Any) -> bool:
@@ -122,7 +158,9 @@ def identifier(value: Any, column: str) -> str | None:
     if is_absent(value):
         return None
     if isinstance(value, list | tuple | dict | set | bool):
-        raise Refused(Reason.NOT_AN_ID, f"{column} = {shown(value)} is a {type(value).__name__}")
+        raise Refused(
+            Reason.NOT_AN_ID, f"{column} = {shown(value)} is {kind_of(value)}, and this column has a text or an integer"
+        )
     if isinstance(value, float) and abs(value) >= exact_below(value):
         raise Refused(Reason.NOT_AN_ID, f"{column} = {value!r} is a floating-point number that holds no exact integer")
     if isinstance(value, Decimal) and value == value.to_integral_value():
@@ -148,7 +186,7 @@ def boolean(value: Any, column: str) -> bool | None:
         return value
     if isinstance(value, Decimal) and value in (0, 1):
         return bool(value)
-    word = shown(value) if isinstance(value, list | tuple | dict) else text(value, column).lower()
+    word = "a list" if isinstance(value, list | tuple | dict) else text(value, column).lower()
     if word in TRUE_WORDS:
         return True
     if word in FALSE_WORDS:
