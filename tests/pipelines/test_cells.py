@@ -235,6 +235,7 @@ def test_ids_are_the_same_in_the_catalogue_and_in_the_log(tmp_path: Path) -> Non
         (np.int64(17), "17"),
         (np.float32(17.0), "17"),
         (float("nan"), None),
+        *(("[NULL]", None), ("<null>", None)),
         (np.datetime64("NaT"), None),
         *((word.upper(), None) for word in sorted(NULL_WORDS)),
     ],

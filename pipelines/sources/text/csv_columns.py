@@ -18,6 +18,7 @@ from pipelines.sources.row import Row
 from pipelines.sources.text.blocks import MAX_BYTES_OF_COLUMNS, Blocks
 from pipelines.sources.text.csv_dialect import Dialect
 from pipelines.sources.text.csv_rows import Asked, CsvReader, Layout, Lines, encoded, lines_of
+from pipelines.sources.text.decimal_comma import with_point
 from pipelines.sources.text.text_rows import Ends, TextColumns, array_of, has, line_ends, line_starts
 
 
@@ -136,9 +137,9 @@ def are_paired(block: bytes, ends: Ends, delimiter: str) -> bool:
 def _with_points(table: pa.Table, layout: Layout) -> pa.Table | None:
     """Rewrite the numbers of a file with decimal commas; return None if one cannot be read."""
     for place, (name, column) in enumerate(zip(table.schema.names, table.columns, strict=True)):
-        signs = pc.fill_null(pc.match_substring_regex(column, "[.,]"), False)
+        rewrite = layout.rewrite(name)
+        signs = pc.match_substring_regex(column, "," if rewrite is with_point else "[.,]")
         if pc.any(signs).as_py():
-            rewrite = layout.rewrite(name)
             cells = [None if cell is None else rewrite(cell) for cell in column.to_pylist()]
             if any(isinstance(cell, Unreadable) for cell in cells):
                 return None
