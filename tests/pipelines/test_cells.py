@@ -1,7 +1,7 @@
 """Whatever stands in a cell becomes a value, no value, or a refusal of that row that names the column."""
 
 import json
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,9 +25,7 @@ from pipelines.sources.cells import (
     boolean,
     identifier,
     read_cell,
-    shown,
     text,
-    values,
 )
 from pipelines.sources.files import find_sources
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
@@ -262,63 +260,10 @@ def test_an_id_with_an_e_in_it_is_an_id_unless_it_is_a_number_with_a_plus(cell: 
     assert identifier(cell, "id") == cell
 
 
-def test_booleans_are_written_as_in_json_and_empty_objects_are_absent() -> None:
-    cells = [True, False, [True, 1], {"a": True}, np.bool_(True), {}, [], [{}], {"a": {}}]
-    told = ["true", "false", "true, 1", '{"a": true}', "true", "", "", "", '{"a": {}}']
-    assert [read_cell({"x": cell}, "x", text) for cell in cells] == told
-    assert [read_cell({"x": cell}, "x", values) for cell in (True, [True, False], {}, [{}])] == [
-        *("true", ["true", "false"], "", [])
-    ]
-
-
 @pytest.mark.parametrize("cell", [[1], {"a": 1}, True, float("inf"), 2.0**60, "x" * 20_000])
 def test_a_cell_that_is_no_id_is_refused(cell: Any) -> None:
     with pytest.raises(Refused, match=r"not_an_id: id = "):
         identifier(cell, "id")
-
-
-@pytest.mark.parametrize(
-    ("cell", "told"),
-    [
-        ([1, "a"], 'x = [1, "a"] is a list, and this column has a text or an integer'),
-        ({"bar": 1}, 'x = {"bar": 1} is an object, and this column has a text or an integer'),
-        (True, "x = true is a boolean, and this column has a text or an integer"),
-    ],
-)
-def test_a_cell_that_is_no_id_is_shown_as_in_json_with_what_it_is(cell: Any, told: str) -> None:
-    with pytest.raises(Refused) as refused:
-        identifier(cell, "x")
-    assert refused.value.detail == told
-
-
-@pytest.mark.parametrize(
-    ("cell", "told"),
-    [
-        ({"value": False}, '{"value": false}'),
-        ([b"ab", None, Decimal("1.5")], """["'ab'", null, "1.5"]"""),
-        ({1: date(2026, 1, 2)}, '{"1": "2026-01-02"}'),
-        ({(1,): 2}, "{(1,): 2}"),
-        (b"", "''"),
-        (b"\xff", r"'\\xff'"),
-        ("a\nb", r"'a\nb'"),
-        (datetime(2026, 1, 2), "2026-01-02 00:00:00"),
-        *((True, "true"), (None, "null"), (1.5, "1.5"), (Decimal("1.50"), "1.50"), ("a", "'a'")),
-    ],
-)
-def test_a_message_quotes_texts_and_writes_other_values_as_in_json(cell: Any, told: str) -> None:
-    assert shown(cell) == told
-
-
-def test_a_list_of_null_is_no_flag_and_no_word_for_none() -> None:
-    with pytest.raises(Refused, match=r"not_a_boolean: x = \[null\]"):
-        boolean([None], "x")
-
-
-def test_a_message_has_one_line_whatever_a_column_is_called() -> None:
-    with pytest.raises(Refused) as refused:
-        read_cell({"a\nb\u2028c": [1]}, "a\nb\u2028c", identifier)
-    assert str(refused.value).splitlines() == [str(refused.value)]
-    assert refused.value.detail.startswith(r"a\nb\u2028c = [1]")
 
 
 @pytest.mark.parametrize("change", [str, str.upper, str.title])
