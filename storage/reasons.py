@@ -26,8 +26,8 @@ class Reason(StrEnum):
     INVALID_UTF8 = (
         "invalid_utf8",
         INGEST,
-        "bytes or characters that are not valid UTF-8",
-        "export the file as UTF-8, or set its encoding in `items.csv.encoding` or `interactions.csv.encoding`; "
+        "bytes or characters that are not valid UTF-8, or UTF-8 in a file that is declared to have another encoding",
+        "export the whole file as UTF-8, or set its encoding in `items.csv.encoding` or `interactions.csv.encoding`; "
         "write ids as text, and leave a column of bytes out by `items.leave_out`",
     )
     INVALID_JSON = (
@@ -71,9 +71,9 @@ class Reason(StrEnum):
     NOT_AN_ID = (
         "not_an_id",
         f"{INGEST}, {VECTORS}",
-        "an id that is a list, an object, a boolean, longer than 16,384 characters, or a number whose last digits may "
-        "be lost: floating-point from 2^53 on (of 32 bits from 2^24 on), or shortened as `1.23E+11`",
-        "write ids as text or integers",
+        "an id or event type: a list, object or boolean, over 16,384 characters, or one whose last digits may be "
+        "lost: floating-point from 2^53 on (of 32 bits from 2^24 on), or shortened: `1.23E+11`, `1e+05`",
+        "write ids and event types as text or integers",
     )
     MISSING_ITEM_ID = (
         "missing_item_id",
@@ -133,8 +133,8 @@ class Reason(StrEnum):
     IMAGE_ADDRESS = (
         "image_address",
         IMAGES,
-        "the address is refused: not http(s), a host without a public address, or a URI below no image root",
-        "add the host to `items.trusted_hosts`, or the folder to `items.image_roots`",
+        "not http(s), a `data:` URI that is not whole, a host without a public address, or a URI below no image root",
+        "correct the address; a host that is not public, add to `items.trusted_hosts`, a folder to `items.image_roots`",
     )
     IMAGE_UNREACHABLE = (
         "image_unreachable",

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -64,7 +65,7 @@ def _refused(each: Any) -> tuple[Any, ...]:
 
 def csv_twins(text: bytes, dialect: Dialect, spec: Spec, size: int, small: int, rows: int = MANY) -> list[Part]:
     """Read a text both ways and compare; return the parts with columns."""
-    asked = spec.selected_columns
+    asked, dialect = spec.selected_columns, replace(dialect, numbers=spec.number_columns)
     stream = io.BufferedReader(io.BytesIO(text))
     found = csv_columns(Blocks(io.BytesIO(text), True, size, small), "f.csv", dialect, asked, spec.mapped_columns)
     slow, fault = _or_fault(csv_rows(stream, "f.csv", dialect, asked, spec.mapped_columns))

@@ -25,6 +25,7 @@ from pipelines.ingest.items import columns as item_columns
 from pipelines.ingest.items.ingest import ingest_items
 from pipelines.profile.sample import SAMPLE_ROWS, spread
 from pipelines.profile.sampled import Sampled
+from pipelines.sources.cells import in_one_line
 from pipelines.sources.column_names import differences, header_of, near_columns
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec, ItemsWithoutImages
@@ -198,7 +199,7 @@ def _missing_columns(report: Report, done: Tried) -> None:
             hint = f"did you mean {similar[0]!r}? " if similar else ""
             report.warnings.append(
                 f"{spec.section}.{name} names the column {column!r}, which no sampled row has; {hint}the columns are "
-                f"{', '.join(list(columns)[:MAX_NAMED])}"
+                f"{in_one_line(', '.join(list(columns)[:MAX_NAMED]))}"
             )
 
 

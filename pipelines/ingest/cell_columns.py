@@ -116,7 +116,7 @@ def _instants(column: pl.Series) -> Converted:
 
 def _meant(times: pl.Series) -> pl.Series:
     """Return whether each is surely not the word of a program for a missing time."""
-    return (times >= EARLIEST) & (times != EPOCH)
+    return (times > EARLIEST) & (times != EPOCH)
 
 
 def _zone(column: pl.Series) -> str | None:

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -19,7 +20,8 @@ from storage.reasons import Reason
 T = TypeVar("T")
 
 NULL_WORDS = frozenset(
-    {"", "null", "none", "nan", "na", "n/a", "nat", "<na>", "\\n", "-", "--", "(null)", "nil", "undefined"}
+    {"", "null", "none", "nan", "na", "n/a", "nat", "<na>", "\\n", "-", "--", "(null)", "[null]", "<null>"}
+    | {"nil", "undefined"}
     | {"#n/a", "#na", "#n/a n/a", "-nan", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"}
     | {"#value!", "#ref!", "#name?", "#num!", "#null!", "#div/0!"}
 )
@@ -37,11 +39,25 @@ depends on the caller.
 MAX_ID_CHARACTERS = 1 << 14
 """With a longer id, an event that waits for its item would not fit into the quarantine payload."""
 INT32 = range(-(2**31), 2**31)
-SHORTENED = re.compile(r"[+-]?\d(?:[.,]\d+E\+\d{2,}|E\+(?:1[1-9]|[2-9]\d))", re.IGNORECASE)
-"""A long number as spreadsheets show it, and save it to CSV, from 12 digits on: without its last digits."""
+SHORTENED = re.compile(r"[+-]?\d+(?:[.,]\d+)?E\+\d{1,3}", re.IGNORECASE)
+"""A number as spreadsheets show and save it, without its last digits, and as R writes 100000 (`1e+05`)."""
 _UNSEEN = "\0\u200b\u200c\u200d\u2060\ufeff"
 """Characters stripped from the ends of an id, besides blanks: padding, joiners, and byte order marks."""
 COMMA_NUMBER = re.compile(r"[+-]?\d*(\.\d{3})*,\d+")
+_SCIENTIFIC = (
+    "a number in scientific notation, as spreadsheets and R write long ones, and its last digits may be lost: "
+    "export it in full, as text"
+)
+_KINDS = {
+    bool: "a boolean",
+    int | float | Decimal: "a number",
+    str: "a text",
+    bytes: "bytes",
+    list | tuple | set: "a list",
+    dict: "an object",
+    date: "a date",
+}
+_LINE_BREAK = re.compile("[\n\r\x0b\x0c\x85\u2028\u2029]")
 _SHOWN = 80
 """Characters of a cell that a message quotes: a line of a terminal. A cell may be of megabytes."""
 
@@ -50,7 +66,7 @@ class Refused(Exception):
     """Raised to refuse a row, or the image of a row, for `reason`."""
 
     def __init__(self, reason: str, detail: str) -> None:
-        self.reason, self.detail = reason, without_secrets(detail)
+        self.reason, self.detail = reason, in_one_line(without_secrets(detail))
         super().__init__(f"{reason}: {self.detail}")
 
 
@@ -94,13 +110,38 @@ def check_name(name: str) -> None:
         _check_utf8(name, f"the column {name!r}")
 
 
+def in_one_line(message: str) -> str:
+    """Return a message with its line breaks written as escapes: a name or a cell may have some."""
+    return _LINE_BREAK.sub(lambda found: repr(found[0])[1:-1], message)
+
+
+def kind_of(value: Any) -> str:
+    """Return what a value is, as messages say it."""
+    if value is None:
+        return "null"
+    return next((kind for types, kind in _KINDS.items() if isinstance(value, types)), f"a {type(value).__name__}")
+
+
 def shown(value: Any) -> str:
-    """Return a value as messages quote it."""
+    """Return a value as messages quote it: texts in quotes, others as in JSON."""
     try:
-        text = repr(value.text or value.why) if isinstance(value, Unreadable) else repr(value)
+        text = _shown(value)
     except Exception as error:  # noqa: BLE001 - a value that cannot be shown must not hide the refusal that quotes it
         return f"<{type(value).__name__}: {type(error).__name__}>"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Unreadable):
+        return repr(value.text or value.why)
+    if isinstance(value, bytes):
+        return repr(value.decode(errors="backslashreplace"))
+    if isinstance(value, bool | list | tuple | dict | None):
+        try:
+            return json.dumps(value, default=_shown, ensure_ascii=False)
+        except TypeError:  # names that are no texts
+            return repr(value)
+    return str(value) if isinstance(value, int | float | Decimal | date) else repr(value)
 
 
 def is_absent(value: Any) -> bool:
@@ -117,14 +158,16 @@ def identifier(value: Any, column: str) -> str | None:
     if is_absent(value):
         return None
     if isinstance(value, list | tuple | dict | set | bool):
-        raise Refused(Reason.NOT_AN_ID, f"{column} = {shown(value)} is a {type(value).__name__}")
+        raise Refused(
+            Reason.NOT_AN_ID, f"{column} = {shown(value)} is {kind_of(value)}, and this column has a text or an integer"
+        )
     if isinstance(value, float) and abs(value) >= exact_below(value):
         raise Refused(Reason.NOT_AN_ID, f"{column} = {value!r} is a floating-point number that holds no exact integer")
     if isinstance(value, Decimal) and value == value.to_integral_value():
         value = f"{value:.0f}"
     found = text(value, column).strip(_UNSEEN).strip()
     if SHORTENED.fullmatch(found):
-        raise Refused(Reason.NOT_AN_ID, f"{column} = {found!r} is a number of which a spreadsheet cut the last digits")
+        raise Refused(Reason.NOT_AN_ID, f"{column} = {shown(found)} is {_SCIENTIFIC}")
     if len(found) > MAX_ID_CHARACTERS:
         raise Refused(Reason.NOT_AN_ID, f"{column} = {shown(found)} is longer than {MAX_ID_CHARACTERS:,} characters")
     return None if is_null_word(found) else found
@@ -143,7 +186,7 @@ def boolean(value: Any, column: str) -> bool | None:
         return value
     if isinstance(value, Decimal) and value in (0, 1):
         return bool(value)
-    word = shown(value) if isinstance(value, list | tuple | dict) else text(value, column).lower()
+    word = "a list" if isinstance(value, list | tuple | dict) else text(value, column).lower()
     if word in TRUE_WORDS:
         return True
     if word in FALSE_WORDS:
@@ -191,11 +234,13 @@ def _float(value: Any, column: str) -> float:
         pass
     comma = isinstance(value, str) and COMMA_NUMBER.fullmatch(value.strip())
     hint = ", a number with a decimal comma" if comma else ""
+    if isinstance(value, Unreadable) and value.text is not None:
+        hint = f": {value.why}"
     raise Refused(Reason.NOT_A_NUMBER, f"{column} = {shown(value)}{hint}")
 
 
 def text(value: Any, column: str) -> str:
-    """Return a cell as text, "" if absent; lists are joined by ", ", objects are JSON."""
+    """Return a cell as text, "" if absent or empty; lists are joined by ", ", objects and booleans are JSON."""
     if isinstance(value, list | tuple | dict):
         check_depth(value, column)
     return _text(value, column)
@@ -214,8 +259,10 @@ def _text(value: Any, column: str) -> str:
         if value.text is None:
             raise Refused(Reason.UNREADABLE_ROW, f"{column}: {value.why}")
         return value.text
-    if is_absent(value):
+    if is_absent(value) or (isinstance(value, dict) and not value):
         return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, list | tuple):
         return ", ".join(filter(None, (_text(each, column) for each in value)))
     if isinstance(value, bytes):

@@ -123,7 +123,8 @@ def check_text(file: File, spec: Spec) -> Dialect:
     if file.is_table_text:
         if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b'{"', b'[{"')):
             raise SourceError(f"{file.file} holds JSON, not CSV: name it .jsonl, with one object a line.")
-        return dialect_of(head, file.file, spec.csv, spec.section, spec.selected_columns is None)
+        dialect = dialect_of(head, file.file, spec.csv, spec.section, spec.selected_columns is None)
+        return replace(dialect, numbers=spec.number_columns)
     encoding = other_encoding(head)
     if encoding is not None and encoding.startswith("utf"):
         raise SourceError(f"{file.file}: the text is {encoding}, and JSON is read as UTF-8. Export it as UTF-8.")

@@ -18,7 +18,8 @@ class CsvSpec(Section):
 
     `quotes` sets the meaning of `"`: "checked" quotes cells, unless a quote seems to be missing; "escaped" quotes cells
     in which a backslash precedes a quote; "trusted" quotes cells, whatever they hold; "none" is an ordinary character.
-    With `decimal = ","` a cell that is a number with a decimal comma is read as that number.
+    With `decimal = ","` a cell that is a number with a decimal comma is read as that number, and a point separates
+    thousands.
     """
 
     delimiter: str = Field("", max_length=1)
@@ -93,6 +94,11 @@ class ItemsSpec(Section):
         return frozenset(name for name in (self.item_id, self.title, self.image, self.deleted) if name)
 
     @property
+    def number_columns(self) -> frozenset[str]:
+        """Columns whose cells have to be numbers: none."""
+        return frozenset()
+
+    @property
     def from_folders(self) -> frozenset[str]:
         """Columns that are taken from folder names (`name=value`) if a file lacks them."""
         return self.mapped_columns | {name for name in self.partitions if name}
@@ -160,6 +166,11 @@ class InteractionsSpec(OmitsYoungerDefaults, Section):
     def mapped_columns(self) -> frozenset[str]:
         """Columns that fields name."""
         return self.selected_columns
+
+    @property
+    def number_columns(self) -> frozenset[str]:
+        """Columns whose cells have to be numbers."""
+        return frozenset(name for name in (self.position, self.value) if name)
 
     @property
     def from_folders(self) -> frozenset[str]:

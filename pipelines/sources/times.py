@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
 
-from pipelines.sources.cells import SHORTENED, Refused, Single, Unreadable, is_absent, is_null_word, shown, text
+from pipelines.sources.cells import Refused, Single, Unreadable, is_absent, is_null_word, shown, text
 from storage.reasons import Reason
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
@@ -13,7 +13,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EARLIEST_NUMBER = 631_152_000
 """1990 in seconds since 1970. A smaller number is more often a day count, a date in digits, or a sequence number."""
 EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
-"""No interaction is older. Programs write a missing date as the first day of a calendar: 0001-01-01, 1899-12-30."""
+"""Interactions are later. Programs write a missing date as the first day of a calendar: 0001-01-01, 1900-01-01."""
 PER_SECOND = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}
 """Units in a second."""
 ACCEPTED = (
@@ -29,7 +29,8 @@ def utc_time(value: Any, column: str, unit: TimeUnit = "auto") -> datetime | Non
     """Return a time in UTC, None if absent; a time without a zone is UTC.
 
     Numbers are since 1970 in `unit`; with "auto" in s (below 1e11), ms (below 1e14), us (below 1e17) or ns, and times
-    before 1990 are refused. Dates before 1900, and 1970-01-01 00:00:00, are refused: they stand for a missing time.
+    before 1990 are refused. Times up to 1900-01-01 00:00:00, and 1970-01-01 00:00:00, are refused: they stand for a
+    missing time. So is a number with an exponent that tells no single seconds.
     """
     if is_absent(value):
         return None
@@ -38,7 +39,7 @@ def utc_time(value: Any, column: str, unit: TimeUnit = "auto") -> datetime | Non
         found = found if found is not None else _from_text(text(value, column), column, unit)
     except (ValueError, OverflowError) as error:
         raise _refused(value, column) from error
-    if found is not None and (found < EARLIEST or found == EPOCH):
+    if found is not None and (found <= EARLIEST or found == EPOCH):
         detail = f"{column} = {shown(value)}: programs write a missing time so: leave the cell empty, or write the time"
         raise Refused(Reason.EVENT_TIME_INVALID, detail)
     return found
@@ -69,7 +70,7 @@ def _from_text(found: str, column: str, unit: TimeUnit) -> datetime | None:
     if unit == "auto":
         _refuse_doubtful(number, found, column)
         unit = unit_of(number)
-    if SHORTENED.fullmatch(found) and _last_digit(found) > PER_SECOND[unit]:
+    if "e" in found.lower() and _last_digit(found) > PER_SECOND[unit]:
         detail = f"{column} = {shown(found)} is a number without its last digits: export it in full, or write a date"
         raise Refused(Reason.EVENT_TIME_INVALID, detail)
     if unit == "ns":  # a float does not hold all of its digits

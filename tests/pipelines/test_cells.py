@@ -233,6 +233,7 @@ def test_ids_are_the_same_in_the_catalogue_and_in_the_log(tmp_path: Path) -> Non
         (np.int64(17), "17"),
         (np.float32(17.0), "17"),
         (float("nan"), None),
+        *(("[NULL]", None), ("<null>", None)),
         (np.datetime64("NaT"), None),
         *((word.upper(), None) for word in sorted(NULL_WORDS)),
     ],
@@ -248,11 +249,15 @@ def test_a_decimal_is_read_as_other_numbers_and_never_with_an_exponent() -> None
     assert text({"price": zero}, "offer") == '{"price": "0.0000000000"}'
 
 
-@pytest.mark.parametrize("cell", ["1.23E+11", "1,23E+11", "-1.2e+12", "1E+11"])
+@pytest.mark.parametrize("cell", ["1.23E+11", "1,23E+11", "-1.2e+12", "1E+11", "1e+05", "2e+06", "1E+03", "12e+5"])
 def test_a_number_that_a_spreadsheet_shortened_is_no_id(cell: str) -> None:
-    with pytest.raises(Refused, match=r"not_an_id: id = .*cut the last digits"):
+    with pytest.raises(Refused, match=r"not_an_id: id = .*its last digits may be lost"):
         identifier(cell, "id")
-    assert identifier("1E+03", "id") == "1E+03"
+
+
+@pytest.mark.parametrize("cell", ["1e05", "12e34", "12E5", "1.5e3", "1e-05", "e+05", "A1e+05", "1e+0005", "1e+05x"])
+def test_an_id_with_an_e_in_it_is_an_id_unless_it_is_a_number_with_a_plus(cell: str) -> None:
+    assert identifier(cell, "id") == cell
 
 
 @pytest.mark.parametrize("cell", [[1], {"a": 1}, True, float("inf"), 2.0**60, "x" * 20_000])

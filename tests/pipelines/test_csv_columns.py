@@ -35,7 +35,7 @@ from pipelines.sources.text import blocks
 from pipelines.sources.text.csv_dialect import Dialect
 
 WORDS = words("u1|i 2|NULL|| x|\u00e9|\ufeffx|x\0|\x1cx\x1f|\u2028|\x85|1.23E+11|007|-0")
-WORDS += words("3,5|1.234,50|true|\\N|a\\|item_id|title|user_id")
+WORDS += words("3,5|1.234,50|1.234|-12.345.678|1.23|1234.5|0.125|true|\\N|a\\|item_id|title|user_id")
 PLAIN_CELL = st.sampled_from([*WORDS, "9" * 20, "x" * 90, *TIMES]) | st.text("ab 0\u00e9\u3000.-", max_size=5)
 DIRT = st.sampled_from(words('"|\r|\n|,|"a"|""|"a,b"|"a\nb"|"a""b"|"a"b|a"b|"open|\\|\\"'))
 LINE_ENDS = st.sampled_from(["\n", "\n", "\n", "\r\n", "\r", "\n\n"])

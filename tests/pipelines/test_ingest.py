@@ -274,7 +274,7 @@ def test_an_id_that_comes_back_with_another_time_is_refused_and_not_lost(tmp_pat
     lake = Lake(str(tmp_path / "lake"))
     items(lake, jsonl(tmp_path / "items.jsonl", {"item_id": "a", "title": "one"}))
     spec = InteractionsSpec(event_id="id")
-    events = [("e1", "u1", "2024-01-01T00:00:00"), ("e0", "u9", "1900-01-01T00:00:00")]
+    events = [("e1", "u1", "2024-01-01T00:00:00"), ("e0", "u9", "1900-01-01T00:00:01")]
     again = [("e1", "u1", "2024-01-01T05:00:00"), *([("e2", "u2", "2024-01-01T07:00:00")] if beside else [])]
     for name, rows in (("log", events), ("again", again)):
         lines = [f"{event},{user},a,{time}" for event, user, time in rows]

@@ -37,6 +37,7 @@ VALUES: list[tuple[pa.DataType, st.SearchStrategy[Any]]] = [
     (pa.bool_(), st.booleans()),
     (pa.binary(), st.binary(max_size=3)),
     (pa.list_(pa.string()), st.lists(st.none() | TEXTS, max_size=3)),
+    (pa.list_(pa.bool_()), st.lists(st.none() | st.booleans(), max_size=2)),
     (pa.list_(pa.float64()), st.lists(st.floats(), max_size=2)),
     (pa.struct([("b", pa.string()), ("a", pa.int64())]), st.fixed_dictionaries({"b": TEXTS, "a": st.integers(0, 9)})),
     (pa.timestamp("ms", "Asia/Tokyo"), st.datetimes(datetime(1700, 1, 1), datetime(2200, 1, 1))),

@@ -4,8 +4,9 @@ import pytest
 from test_pictures import picture, web
 
 from pipelines.ingest.pictures.fetch import _public
-from pipelines.ingest.pictures.references import references
+from pipelines.ingest.pictures.references import data_uri, references
 from pipelines.sources.cells import Refused
+from storage.reasons import Reason
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,25 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(Refused) as refused:
         web().get(url)
     assert refused.value.reason == "image_address"
+
+
+def test_an_address_or_data_that_cannot_be_read_says_what_to_do() -> None:
+    with pytest.raises(
+        Refused, match="is not an http or https address: copy the picture to such an address, or beside"
+    ):
+        web().get("ftp://host/a.jpg")
+    for text in ("data:image/png;base64,@@@", "data:nothing"):
+        with pytest.raises(Refused, match="write it whole"):
+            data_uri(text, 99)
+    assert Reason.IMAGE_ADDRESS.remedy.startswith("correct the address; a host that is not public, add to")
+
+
+@pytest.mark.parametrize(
+    ("cell", "told"),
+    [(3, "a number, 3, names no picture"), (True, "a boolean, true, names no picture")],
+)
+def test_a_value_that_names_no_picture_is_told_as_in_json(cell: object, told: str) -> None:
+    assert [str(each) for each in references(cell)] == [f"image_reference_unknown: {told}"]
 
 
 def test_references_are_found_in_every_form() -> None:

@@ -25,10 +25,12 @@ from storage.reasons import Reason
             "0001-01-01T00:00:00Z",
             "1899-12-30 00:00:00",
             "1753-01-01",
+            "1900-01-01",
+            "1900-01-01 00:00:00.000",
             "1970-01-01",
             "1970-01-01T02:00+02:00",
         ),
-        *(datetime(1, 1, 1), datetime(1970, 1, 1, tzinfo=UTC)),
+        *(datetime(1, 1, 1), datetime(1900, 1, 1), datetime(1970, 1, 1, tzinfo=UTC)),
     ],
 )
 def test_a_date_that_programs_write_for_a_missing_time_is_refused(cell: Any) -> None:
@@ -70,6 +72,7 @@ def test_numbers_are_finite_and_positions_fit_in_32_bits() -> None:
         (1_569_888_000_000_000, "2019-10-01 00:00:00"),
         (1_569_888_000_123_456_789, "2019-10-01 00:00:00.123456"),
         ("1.569888000123E+12", "2019-10-01 00:00:00.123000"),
+        ("1.569888000E9", "2019-10-01 00:00:00"),
         (1.569888e12, "2019-10-01 00:00:00"),
     ],
 )
@@ -95,7 +98,10 @@ def test_times_in_words_and_numbers_of_every_unit_are_read(cell: Any, told: str)
         ("2024-01-01T00:00:00+02:00 UTC", "accepted are 2026-09-01"),
         ("1.70E+12", "without its last digits"),
         ("1.704067E+09", "without its last digits"),
-        ("1.7e+18", "without its last digits"),
+        *(
+            (cell, "without its last digits")
+            for cell in ("1.7e+18", "1.7e+09", "1.7E9", "1.70e9", "1e+09", "1.70000001E9")
+        ),
         (datetime.max.replace(tzinfo=UTC).isoformat().replace("+00:00", "-01:00"), "accepted are 2026-09-01"),
     ],
 )
@@ -111,6 +117,7 @@ def test_a_unit_that_is_declared_is_taken_at_its_word() -> None:
     assert utc_time(5_000_999, "ts", "ns") == datetime(1970, 1, 1, 0, 0, 0, 5000, tzinfo=UTC)
     with pytest.raises(Refused, match="without its last digits"):
         utc_time("1.70E+12", "ts", "ms")
+    assert utc_time("1900-01-01T00:00:01", "ts") == datetime(1900, 1, 1, 0, 0, 1, tzinfo=UTC)
 
 
 @given(st.datetimes(datetime(1990, 1, 2), datetime(2100, 1, 1)), st.sampled_from(["s", "ms", "us"]))

@@ -166,7 +166,7 @@ def json_values(cells: Cells) -> Converted:
     if plain.dtype == pl.Float64:
         return Converted(_json_numbers(plain), _repeated(True, len(plain)))
     if plain.dtype == pl.Boolean:
-        words = pl.Series(['"False"', '"True"'])
+        words = pl.Series(['"false"', '"true"'])
         return Converted(words.gather(plain.cast(pl.UInt32)), _repeated(True, len(plain)))
     texts, sure = [], []
     for cell in cells if isinstance(cells, list) else python_values(cells):

@@ -26,6 +26,7 @@ PIECE = 1 << 16
 """Bytes of a read: the limits of size and time are checked between reads."""
 # NAT64 prefix: the last 32 bits of its addresses are an IPv4 address.
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_COPY = "copy the picture to such an address, or beside the file"
 TRANSIENT = ("image_unreachable", "image_timeout")
 """Reasons that may be gone on a retry."""
 
@@ -162,8 +163,10 @@ def _parts(url: str) -> SplitResult:
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
             return parts
     except ValueError as error:  # its text may contain part of a password
-        raise Refused("image_address", f"{printable_address(url)!r} is not an address that can be read") from error
-    raise Refused("image_address", f"{printable_address(url)!r} is not an http or https address")
+        raise Refused(
+            "image_address", f"{printable_address(url)!r} is not an address that can be read: correct it"
+        ) from error
+    raise Refused("image_address", f"{printable_address(url)!r} is not an http or https address: {_COPY}")
 
 
 def _public(address: str) -> bool:

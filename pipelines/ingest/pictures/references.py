@@ -7,7 +7,7 @@ import re
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from pipelines.sources.cells import Refused, Unreadable, check_depth, is_null_word, shown
+from pipelines.sources.cells import Refused, Unreadable, check_depth, is_null_word, kind_of, shown
 
 Reference = str | bytes | Refused
 """A picture as its bytes, as its address, or the reason why the cell names none."""
@@ -90,7 +90,7 @@ def _of_text(value: str) -> list[Reference]:
 
 
 def _kind(value: Any) -> str:
-    return value.why if isinstance(value, Unreadable) else f"the {type(value).__name__} {shown(value)}"
+    return value.why if isinstance(value, Unreadable) else f"{kind_of(value)}, {shown(value)},"
 
 
 def _no_picture(told: str) -> Refused:
@@ -123,7 +123,7 @@ def data_uri(text: str, limit: int) -> bytes:
     """Return the bytes in a `data:` URI; raise Refused if they are too many or not base64."""
     head, comma, body = text.partition(",")
     if not comma:
-        raise Refused("image_address", f"{text[:40]!r}: a data URI has a comma before its data")
+        raise Refused("image_address", f"{text[:40]!r}: a data URI has a comma before its data: write it whole")
     if len(body) > 4 * limit:
         raise Refused("image_too_large", f"a data URI of {len(body)} characters, at most {limit} bytes are accepted")
     try:
@@ -131,7 +131,7 @@ def data_uri(text: str, limit: int) -> bytes:
         if head.lower().endswith(";base64"):
             data = base64.b64decode(b"".join(data.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise Refused("image_address", f"{head[:40]!r}: the data is not base64: {error}") from error
+        raise Refused("image_address", f"{head[:40]!r}: the data is not base64 ({error}): write it whole") from error
     if len(data) > limit:
         raise Refused("image_too_large", f"{len(data)} bytes, at most {limit} are accepted")
     return data

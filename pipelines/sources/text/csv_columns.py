@@ -13,10 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from pipelines.sources.cells import Unreadable
 from pipelines.sources.row import Row
 from pipelines.sources.text.blocks import MAX_BYTES_OF_COLUMNS, Blocks
 from pipelines.sources.text.csv_dialect import Dialect
-from pipelines.sources.text.csv_rows import Asked, CsvReader, Layout, Lines, encoded, lines_of, with_point
+from pipelines.sources.text.csv_rows import Asked, CsvReader, Layout, Lines, encoded, lines_of
+from pipelines.sources.text.decimal_comma import with_point
 from pipelines.sources.text.text_rows import Ends, TextColumns, array_of, has, line_ends, line_starts
 
 
@@ -92,7 +94,7 @@ class PlainCsv:
         if table.num_rows != len(ends) or self._has_header(block, table):
             return None
         table = table.rename_columns([self._places[place] for place in table.schema.names])
-        return _with_points(table) if self._layout.dialect.decimal == "," else table
+        return _with_points(table, self._layout) if self._layout.dialect.decimal == "," else table
 
     def _is_plain(self, block: bytes, ends: Ends) -> bool:
         """Return whether each line is a record by itself, as far as single bytes show."""
@@ -132,11 +134,14 @@ def are_paired(block: bytes, ends: Ends, delimiter: str) -> bool:
     return bool((before & after & same_line).all())
 
 
-def _with_points(table: pa.Table) -> pa.Table:
-    """Rewrite the numbers with a decimal comma."""
-    for place, column in enumerate(table.columns):
-        commas = pc.fill_null(pc.match_substring(column, ","), False)
-        if pc.any(commas).as_py():
-            cells = [None if cell is None else with_point(cell) for cell in column.to_pylist()]
-            table = table.set_column(place, table.schema.names[place], pa.array(cells, pa.string()))
+def _with_points(table: pa.Table, layout: Layout) -> pa.Table | None:
+    """Rewrite the numbers of a file with decimal commas; return None if one cannot be read."""
+    for place, (name, column) in enumerate(zip(table.schema.names, table.columns, strict=True)):
+        rewrite = layout.rewrite(name)
+        signs = pc.match_substring_regex(column, "," if rewrite is with_point else "[.,]")
+        if pc.any(signs).as_py():
+            cells = [None if cell is None else rewrite(cell) for cell in column.to_pylist()]
+            if any(isinstance(cell, Unreadable) for cell in cells):
+                return None
+            table = table.set_column(place, name, pa.array(cells, pa.string()))
     return table

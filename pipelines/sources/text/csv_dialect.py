@@ -13,6 +13,7 @@ from pipelines.sources.cells import COMMA_NUMBER
 from pipelines.sources.file import COMPRESSIONS, TABBED
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import CsvSpec
+from pipelines.sources.text.eight_bit import is_eight_bit, reads_as_utf8
 
 # Bytes of a file that are examined.
 HEAD_BYTES = 1 << 20
@@ -34,16 +35,35 @@ _SEP_LINE = re.compile(r'"?sep=(.)"?')
 
 @dataclass(frozen=True)
 class Dialect:
-    """Rules that split the lines of a file into cells."""
+    """Rules that split the lines of a file into cells. The cells of the columns `numbers` are numbers."""
 
     encoding: str
     delimiter: str
     decimal: str
     quotes: str
+    numbers: frozenset[str] = frozenset()
 
     @property
     def is_utf8(self) -> bool:
         return self.encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
+
+    @property
+    def is_eight_bit(self) -> bool:
+        """True if a character is one byte, so that any bytes are text."""
+        return not self.is_utf8 and is_eight_bit(self.encoding)
+
+    @property
+    def errors(self) -> str:
+        """How bytes that cannot be decoded are kept: each by itself, or as one character for any."""
+        return "surrogateescape" if self.is_utf8 or self.is_eight_bit else "replace"
+
+    def bytes_of(self, text: str) -> bytes:
+        """Return the bytes that a text was decoded from."""
+        return text.encode(self.encoding, self.errors)
+
+    def is_mistaken(self, text: str) -> bool:
+        """Return whether a text that was decoded from an 8-bit encoding is UTF-8."""
+        return not text.isascii() and self.is_eight_bit and reads_as_utf8(self.bytes_of(text))
 
     @property
     def escapes(self) -> bool:
@@ -143,7 +163,9 @@ def _is_rather_utf8(head: bytes, encoding: str) -> bool:
     beyond = [line for line in lines[:-1] or lines if not line.isascii()]
     if not all(map(_is_utf8, beyond)):
         return False
-    return len(beyond) >= BAD_LINES or codecs.lookup(encoding).name in _WIDE
+    if codecs.lookup(encoding).name in _WIDE:
+        return True
+    return len(beyond) >= BAD_LINES and (not is_eight_bit(encoding) or any(map(reads_as_utf8, beyond)))
 
 
 def _doubt(head: bytes, encoding: str) -> str:

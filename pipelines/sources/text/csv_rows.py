@@ -11,9 +11,10 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
-from pipelines.sources.cells import COMMA_NUMBER
 from pipelines.sources.row import Row, SourceError, without_blanks
+from pipelines.sources.text import decimal_comma
 from pipelines.sources.text.csv_dialect import Dialect
 from storage.reasons import Reason
 
@@ -22,6 +23,7 @@ MAX_CHARACTERS = 1 << 24
 """A row with more lines or characters is taken to lack its closing quote; so much of the file is held to find out."""
 csv.field_size_limit(sys.maxsize)  # the default of 128 KiB would refuse a long cell
 Asked = frozenset[str] | None
+_MIXED = "write all lines of it in one encoding, best in UTF-8 with no `encoding` in csv"
 _ESCAPED = 'a cell in quotes has \\" in it: where that is a quote, set csv.quotes of the section to "escaped"'
 
 
@@ -97,16 +99,20 @@ class Lines:
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns of a file's records: the names of its columns, and those that are `asked` for, all if None."""
+    """The columns of a file's records: the names of its columns, and those that are `asked` for, all if None.
+
+    Fields name those that are `meant`; of a catalogue, others are attributes.
+    """
 
     names: list[str]
     dialect: Dialect
     asked: Asked
+    meant: Collection[str] = ()
 
     @cached_property
     def undecoded(self) -> re.Pattern[str]:
         """Characters that stand for bytes that cannot be decoded."""
-        return re.compile("[\udc80-\udcff]" if self.dialect.is_utf8 else "\ufffd")
+        return re.compile("[\udc80-\udcff]" if self.dialect.errors == "surrogateescape" else "\ufffd")
 
     def row(self, number: int, line: int, record: CsvRecord) -> Row:
         """Convert a record to a row; `line` is the first of its lines, counted from 1."""
@@ -125,15 +131,24 @@ class Layout:
             return refused(Reason.MALFORMED_ROW, "it is the header again: files were joined with their headers")
         named = list(zip(names, cells, strict=True))
         if not raw.isascii():
+            if wrong := [name for name, cell in named if self._is_asked(name) and dialect.is_mistaken(cell)]:
+                told = f"{wrong[0]} is UTF-8, and the file is declared {dialect.encoding}"
+                return refused(Reason.INVALID_UTF8, f"{told}: {_MIXED}")
             bad = [name for name, cell in named if self._is_asked(name) and self.undecoded.search(cell)]
             if bad:
                 return refused(Reason.INVALID_UTF8, f"{bad[0]} has bytes that are not {dialect.encoding}")
+        values: dict[str, Any] = {name: cell or None for name, cell in named}
         if dialect.decimal == ",":
-            named = [(name, with_point(cell)) for name, cell in named]
-        values = {name: cell or None for name, cell in named}
+            values = {name: cell and self.rewrite(name)(cell) for name, cell in values.items()}
         if len(values) < len(names) and sum(1 for name, cell in named if cell and not name) > 1:
             return refused(Reason.MALFORMED_ROW, "several columns without a name have a value")
         return Row(number, values)
+
+    def rewrite(self, name: str) -> decimal_comma.Rewrite:
+        """Return how numbers in a column are rewritten where their decimal sign is a comma."""
+        if name in self.dialect.numbers:
+            return decimal_comma.number
+        return decimal_comma.attribute if self.asked is None and name not in self.meant else decimal_comma.with_point
 
     def _is_asked(self, name: str) -> bool:
         return self.asked is None or name in self.asked
@@ -148,7 +163,7 @@ class CsvReader:
 
     def __init__(self, lines: Lines, file: str, dialect: Dialect, asked: Asked, meant: Collection[str]) -> None:
         self._lines, self._file = lines, file
-        self.layout = Layout(_names(_header(lines, dialect), file, asked, meant), dialect, asked)
+        self.layout = Layout(_names(_header(lines, dialect), file, dialect, asked, meant), dialect, asked, meant)
         self._above = self._accounted = lines.drawn
         self._passed = 0
 
@@ -189,8 +204,8 @@ def csv_rows(
     stream: io.BufferedReader, file: str, dialect: Dialect, asked: Asked, meant: Collection[str] = ()
 ) -> Iterator[Row]:
     """Yield every row below the header, in order; see `CsvReader`."""
-    encoding, errors = ("utf-8-sig", "surrogateescape") if dialect.is_utf8 else (dialect.encoding, "replace")
-    lines = Lines(io.TextIOWrapper(stream, encoding=encoding, errors=errors, newline=""))
+    encoding = "utf-8-sig" if dialect.is_utf8 else dialect.encoding
+    lines = Lines(io.TextIOWrapper(stream, encoding=encoding, errors=dialect.errors, newline=""))
     reader = CsvReader(lines, file, dialect, asked, meant)
     yield from reader.rows()
     reader.check()
@@ -216,10 +231,15 @@ def _header(lines: Lines, dialect: Dialect) -> CsvRecord:
             return CsvRecord([], [])
 
 
-def _names(header: CsvRecord, file: str, asked: Asked, meant: Collection[str]) -> list[str]:
+def _names(header: CsvRecord, file: str, dialect: Dialect, asked: Asked, meant: Collection[str]) -> list[str]:
     if header.why:
         raise SourceError(f"{file}: its first line cannot be read: {header.why}. Correct the header.")
     names = without_blanks(header.cells, meant)
+    if wrong := [name for name in names if dialect.is_mistaken(name)]:
+        meant_name = dialect.bytes_of(wrong[0]).decode()
+        if asked is None or meant_name in asked:
+            told = f"its header has {meant_name!r} in UTF-8, and the file is declared {dialect.encoding}"
+            raise SourceError(f"{file}: {told}: {_MIXED}.")
     twice = sorted({name for name in names if name and names.count(name) > 1 and (asked is None or name in asked)})
     if twice:
         raise SourceError(f"{file}: its header has {twice[0]!r} twice. Give every column a name of its own.")
@@ -228,12 +248,6 @@ def _names(header: CsvRecord, file: str, asked: Asked, meant: Collection[str]) -
 
 def _stripped(cells: list[str]) -> list[str]:
     return [cell.strip() for cell in cells]
-
-
-def with_point(cell: str) -> str:
-    """Rewrite a number with a decimal comma with a point; return other text unchanged."""
-    found = cell.strip()
-    return found.replace(".", "").replace(",", ".") if "," in found and COMMA_NUMBER.fullmatch(found) else cell
 
 
 def records(lines: Lines, dialect: Dialect, width: int = 0) -> Iterator[CsvRecord]:

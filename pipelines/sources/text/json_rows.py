@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pipelines.sources.cells import Unreadable
+from pipelines.sources.cells import Unreadable, kind_of
 from pipelines.sources.row import Row
 from storage.reasons import Reason
 
@@ -21,7 +21,7 @@ def json_rows(lines: Iterable[bytes], first: int = 0) -> Iterator[Row]:
             if isinstance(values, dict):
                 yield Row(number, values)
             else:
-                yield Row(number, _raw(line), Reason.INVALID_JSON, f"a {type(values).__name__}, not an object")
+                yield Row(number, _raw(line), Reason.INVALID_JSON, f"{kind_of(values)}, not an object")
 
 
 def _apart(line: bytes) -> list[bytes]:
