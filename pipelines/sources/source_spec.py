@@ -19,7 +19,7 @@ class CsvSpec(Section):
     `quotes` sets the meaning of `"`: "checked" quotes cells, unless a quote seems to be missing; "escaped" quotes cells
     in which a backslash precedes a quote; "trusted" quotes cells, whatever they hold; "none" is an ordinary character.
     With `decimal = ","` a cell that is a number with a decimal comma is read as that number, and a point separates
-    thousands.
+    thousands in columns of numbers.
     """
 
     delimiter: str = Field("", max_length=1)

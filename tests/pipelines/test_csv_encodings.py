@@ -58,6 +58,12 @@ def test_real_text_of_an_8_bit_encoding_is_read(tmp_path: Path, encoding: str, t
     assert [(row.reason, row.values["title"]) for row in read(path, encoding)] == [(None, title)] * 5
 
 
+def test_thai_words_whose_bytes_are_utf8_too_are_read_beside_others(tmp_path: Path) -> None:
+    path, titles = tmp_path / "items.csv", ["เดช", "เดช เขต", "กาแฟ", "เดช"]
+    path.write_bytes(b"item_id,title\n" + b"".join(b"%d,%s\n" % (n, t.encode("cp874")) for n, t in enumerate(titles)))
+    assert [(row.reason, row.values["title"]) for row in read(path, "tis-620")] == [(None, each) for each in titles]
+
+
 def test_rows_in_utf8_far_below_the_first_bytes_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "items.csv"
     path.write_bytes(b"item_id,title\n" + b"1,plain\n" * 140_000 + "2,Müßli\n".encode() * 5)

@@ -14,7 +14,7 @@ from pipelines.sources.cells import Unreadable
 from pipelines.sources.files import find_sources
 from pipelines.sources.source_spec import CsvSpec, ItemsSpec
 from pipelines.sources.text.csv_dialect import Dialect
-from pipelines.sources.text.decimal_comma import attribute, number
+from pipelines.sources.text.decimal_comma import number
 from storage.reasons import Reason
 
 COMMA = Dialect("utf-8", ";", ",", "checked")
@@ -44,12 +44,12 @@ def test_a_point_that_separates_no_groups_of_three_digits_is_no_number(cell: str
     assert ("a point separates groups of three digits" in refused.detail) == (cell != "1.234.56")
 
 
-def test_attributes_are_rewritten_and_ids_and_titles_are_not(tmp_path: Path) -> None:
+def test_ids_titles_and_attributes_keep_points_that_may_not_separate_thousands(tmp_path: Path) -> None:
     path = tmp_path / "items.csv"
     path.write_text("item_id;title;price;version\n1.234;2.000;1.234;1.2\n1.235;x;1.234,50;0.125\n")
     spec = ItemsSpec(csv=CsvSpec(delimiter=";", decimal=","))
     assert [list(row.values.values()) for row in read_rows(find_sources(str(path))[0], spec)] == [
-        ["1.234", "2.000", "1234", "1.2"],
+        ["1.234", "2.000", "1.234", "1.2"],
         ["1.235", "x", "1234.50", "0.125"],
     ]
 
@@ -57,7 +57,7 @@ def test_attributes_are_rewritten_and_ids_and_titles_are_not(tmp_path: Path) -> 
 @given(st.integers(-(10**12), 10**12), st.integers(0, 999))
 def test_a_number_reads_alike_with_and_without_groups(whole: int, fraction: int) -> None:
     grouped = f"{whole:,}".replace(",", ".")
-    assert number(grouped) == number(str(whole)) == attribute(grouped) == str(whole)
+    assert number(grouped) == number(str(whole)) == str(whole)
     assert number(f"{grouped},{fraction:03}") == f"{whole}.{fraction:03}"
 
 

@@ -13,7 +13,7 @@ from pipelines.sources.cells import COMMA_NUMBER
 from pipelines.sources.file import COMPRESSIONS, TABBED
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import CsvSpec
-from pipelines.sources.text.eight_bit import is_eight_bit, reads_as_utf8
+from pipelines.sources.text.eight_bit import THAI, is_eight_bit, reads_as_utf8
 
 # Bytes of a file that are examined.
 HEAD_BYTES = 1 << 20
@@ -62,8 +62,10 @@ class Dialect:
         return text.encode(self.encoding, self.errors)
 
     def is_mistaken(self, text: str) -> bool:
-        """Return whether a text that was decoded from an 8-bit encoding is UTF-8."""
-        return not text.isascii() and self.is_eight_bit and reads_as_utf8(self.bytes_of(text))
+        """Return whether a text that was decoded from an 8-bit encoding is UTF-8. Thai words can be both."""
+        if text.isascii() or not self.is_eight_bit or codecs.lookup(self.encoding).name in THAI:
+            return False
+        return reads_as_utf8(self.bytes_of(text))
 
     @property
     def escapes(self) -> bool:

@@ -99,15 +99,11 @@ class Lines:
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns of a file's records: the names of its columns, and those that are `asked` for, all if None.
-
-    Fields name those that are `meant`; of a catalogue, others are attributes.
-    """
+    """The columns of a file's records: the names of its columns, and those that are `asked` for, all if None."""
 
     names: list[str]
     dialect: Dialect
     asked: Asked
-    meant: Collection[str] = ()
 
     @cached_property
     def undecoded(self) -> re.Pattern[str]:
@@ -146,9 +142,7 @@ class Layout:
 
     def rewrite(self, name: str) -> decimal_comma.Rewrite:
         """Return how numbers in a column are rewritten where their decimal sign is a comma."""
-        if name in self.dialect.numbers:
-            return decimal_comma.number
-        return decimal_comma.attribute if self.asked is None and name not in self.meant else decimal_comma.with_point
+        return decimal_comma.number if name in self.dialect.numbers else decimal_comma.with_point
 
     def _is_asked(self, name: str) -> bool:
         return self.asked is None or name in self.asked
@@ -163,7 +157,7 @@ class CsvReader:
 
     def __init__(self, lines: Lines, file: str, dialect: Dialect, asked: Asked, meant: Collection[str]) -> None:
         self._lines, self._file = lines, file
-        self.layout = Layout(_names(_header(lines, dialect), file, dialect, asked, meant), dialect, asked, meant)
+        self.layout = Layout(_names(_header(lines, dialect), file, dialect, asked, meant), dialect, asked)
         self._above = self._accounted = lines.drawn
         self._passed = 0
 

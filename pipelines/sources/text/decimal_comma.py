@@ -17,15 +17,15 @@ def with_point(cell: str) -> str:
     return found.replace(".", "").replace(",", ".") if "," in found and COMMA_NUMBER.fullmatch(found) else cell
 
 
-def attribute(cell: str) -> str:
-    """Rewrite a number with a decimal comma, or whole and in groups of three digits; return other text unchanged."""
-    found = cell.strip()
-    return found.replace(".", "") if "." in found and _THOUSANDS.fullmatch(found) else with_point(cell)
-
-
 def number(cell: str) -> str | Unreadable:
-    """Rewrite a cell of a column of numbers. A number whose points separate no groups of three digits is unreadable."""
-    rewritten = attribute(cell)
+    """Rewrite a cell of a column of numbers, where points separate thousands.
+
+    A number whose points separate no groups of three digits is unreadable.
+    """
+    found = cell.strip()
+    if _THOUSANDS.fullmatch(found):
+        return found.replace(".", "")
+    rewritten = with_point(cell)
     if rewritten == cell and "." in cell and _is_number(cell):
         return Unreadable(_DOUBTFUL, cell)
     return rewritten

@@ -20,6 +20,7 @@ _SURE = re.compile(
 )
 _CHARACTER = re.compile(rb"[\xc4\xc5\xcc-\xde][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}")
 """Characters of which two different ones are taken for UTF-8: letters, but no phonetic ones."""
+THAI = frozenset({"cp874", "tis-620", "iso8859-11"})
 
 
 @cache
