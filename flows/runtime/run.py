@@ -70,7 +70,7 @@ class Run:
         self._tries: dict[str, Trie] = {}
         self._started = time.monotonic()
         self._moved_before = _bytes_moved()
-        self._vectors_taken_out = generation(self.lake, "vectors")
+        self._vectors_taken_out = 0
 
     def use_recipe(self, settings: dict[str, Any], overrides: list[str] | None) -> None:
         """Continue with the recipe of another release, as a night does if its parent changes."""
@@ -107,8 +107,12 @@ class Run:
             self.require_vectors()  # from now on `lake gc` sees this run
         return self.lease is not None and self.lease.waited
 
+    def notice_vectors(self) -> None:
+        """Remember what `lake gc` has taken out so far, before the run reads any vectors."""
+        self._vectors_taken_out = generation(self.lake, "vectors")
+
     def require_vectors(self, version: int | None = None) -> None:
-        """Raise ErasedMeanwhile if `lake gc` took vectors out since the run was opened, or before a version."""
+        """Raise ErasedMeanwhile if `lake gc` took vectors out since the run was opened, up to a version or till now."""
         if generation(self.lake, "vectors", version=version) != self._vectors_taken_out:
             raise ErasedMeanwhile(
                 f"`sidmill lake gc` took vectors of former releases out of the lake {self.lake.uri} as this run began: "
@@ -203,6 +207,8 @@ def open_run(
     with closing(run):
         try:
             with stop_when_cancelled():
+                if kind in MAKES_RELEASES:
+                    run.notice_vectors()
                 if not is_new:
                     _check_given(kind, effective)
                 yield run
