@@ -93,9 +93,9 @@ def _row(case: "Case", kills: int, options: argparse.Namespace, draw: random.Ran
     wanted = [Kill(point) for point in spread(len(reached), options.points)]
     outcome = Outcome()
     killed = sum(case.judge(kill, outcome) for kill in wanted)
-    for _ in range(kills):
-        while not case.judge(Kill(seconds=draw.uniform(0, case.seconds)), outcome):
-            pass  # the run ended before its kill
+    left = kills
+    while left:  # a run that ended before its kill does not count
+        left -= case.judge(Kill(seconds=draw.uniform(0, case.seconds)), outcome)
     points, moments = outcome.equal["point"], outcome.equal["moment"]
     of = f"{killed} of {len(reached)}"
     print(

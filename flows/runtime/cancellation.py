@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import UUID
 
@@ -47,15 +47,14 @@ def _watch(flow_run: UUID, over: threading.Event) -> None:
 
     with get_client(sync_client=True) as client:
         while not over.wait(POLL_S):
-            try:
+            state = None
+            with suppress(httpx.HTTPError, ObjectNotFound):  # a short outage must not end the run; polled again
                 state = client.read_flow_run(flow_run).state
-                if state is not None and state.is_cancelling():
-                    _cancelled.add(flow_run)
-                    if not over.is_set():
-                        os.kill(os.getpid(), CANCEL)
-                    return
-            except (httpx.HTTPError, ObjectNotFound):
-                pass  # a short outage of the server must not end the run; polled again after POLL_S
+            if state is not None and state.is_cancelling():
+                _cancelled.add(flow_run)
+                if not over.is_set():
+                    os.kill(os.getpid(), CANCEL)
+                return
 
 
 def report_cancelled(flow: Any, flow_run: Any, state: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import flows.backfill
 import flows.candidates
 import flows.nightly
 from flows.backfill import backfill
@@ -30,7 +31,7 @@ from storage.retention import collect as collecting
 from storage.retention import small_files
 from storage.retention.collect import Collected, collect
 from storage.retention.policy import Policy
-from storage.runs.record import RunRecord
+from storage.runs.record import RunRecord, runs
 
 WHO = Provenance("test", "")
 RECIPE: dict[str, Any] = {
@@ -221,6 +222,26 @@ def test_a_run_that_may_have_read_vectors_before_gc_took_them_out_makes_no_relea
     backfill(lake.uri, RECIPE, publish_when_done=True)
     assert len(sids(lake)) == 16
     assert wrong(lake) == []
+
+
+def test_a_run_that_gc_overtook_before_it_was_recorded_ends_before_it_works(
+    after_nights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake(str(shutil.copytree(after_nights, tmp_path / "lake")))
+    backfill(lake.uri, {**RECIPE, "fusion": {"method": "concat", "dim": 4}}, publish_when_done=True)
+    collect(lake, Policy(1, timedelta()), WHO, remove=True)  # releases of the former fusion are retired
+    look, taken = flows.backfill.take_snapshot, []
+
+    def after_gc(*arguments: Any, **options: Any) -> Any:
+        taken.append(take_out(lake, "vectors", [lake.data_files("vectors")[0].path], WHO, ("fused", "former")))
+        return look(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(flows.backfill, "take_snapshot", after_gc)
+        with pytest.raises(ErasedMeanwhile):
+            backfill(lake.uri, {**RECIPE, "fusion": {"method": "concat", "dim": 6}})
+    assert taken == [True]
+    assert runs(lake)[-1].stages == []
 
 
 def next_night(folder: Path) -> dict[str, list[str]]:
