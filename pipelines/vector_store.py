@@ -13,8 +13,8 @@ from deltalake.transaction import AddAction
 from pipelines.modalities import Matrix, ScratchModality
 from pipelines.places import PAIR, Places
 from storage.commit import Provenance, append, append_files, generation, write_files
-from storage.content_hash import content_hashes
 from storage.files.among import Among
+from storage.hashing.content_hash import row_hashes
 from storage.lake import Lake
 from storage.schemas import VECTORS
 from tokenizer.arrays.vectors import as_matrix
@@ -112,9 +112,7 @@ def _keyed(lake: Lake, rows: pl.DataFrame) -> tuple[pa.Table, str]:
 def vector_hashes(vectors: Matrix) -> pl.Series:
     """Return the content hash of each row, over its float32 values, low byte first."""
     rows = np.ascontiguousarray(vectors, dtype="<f4").reshape(-1).view(np.uint8).data
-    width = 4 * vectors.shape[1]
-    starts = range(0, width * len(vectors), width)
-    return content_hashes(rows[start : start + width] for start in starts)
+    return row_hashes(rows, 4 * vectors.shape[1])
 
 
 def matrix(vectors: pl.DataFrame) -> Matrix:

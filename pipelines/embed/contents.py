@@ -6,8 +6,8 @@ from typing import Any
 
 import polars as pl
 
-from storage.content_hash import content_hashes
 from storage.files.store import sha256
+from storage.hashing.content_hash import content_hashes
 
 
 def items_text(frame: pl.DataFrame, fields: tuple[str, ...]) -> pl.DataFrame:
@@ -19,9 +19,8 @@ def items_text(frame: pl.DataFrame, fields: tuple[str, ...]) -> pl.DataFrame:
     for title, attributes in frame.select("title", "attributes").iter_rows():
         known = {**json.loads(attributes), "title": title}
         texts.append(". ".join(_joined(known[name]) for name in fields if known.get(name)))
-    return frame.with_columns(
-        pl.Series("text", texts, dtype=pl.String), content_hashes(text.encode() for text in texts)
-    )
+    text = pl.Series("text", texts, dtype=pl.String)
+    return frame.with_columns(text, content_hashes(text))
 
 
 def items_pictures(frame: pl.DataFrame) -> pl.DataFrame:
@@ -38,7 +37,5 @@ def _joined(value: str | list[str]) -> str:
 def items_content(frame: pl.DataFrame, read: Callable[[dict[str, Any]], str | None]) -> pl.DataFrame:
     """Add `content`, the result of `read` on an item's attributes, and its hash; drop items where it is None."""
     contents = [read(json.loads(attributes)) for attributes in frame["attributes"]]
-    hashes = content_hashes(None if content is None else content.encode() for content in contents)
-    return frame.with_columns(pl.Series("content", contents, dtype=pl.String), hashes).filter(
-        pl.col("content").is_not_null()
-    )
+    content = pl.Series("content", contents, dtype=pl.String)
+    return frame.with_columns(content, content_hashes(content)).filter(pl.col("content").is_not_null())

@@ -14,7 +14,7 @@ from pipelines.fusion.frozen import Fusion
 from pipelines.modalities import FUSED, Matrix, Modality, ScratchModality, StoredModality
 from pipelines.vector_store import VectorFiles, matrix, read_vectors
 from storage.commit import Provenance
-from storage.content_hash import content_hashes
+from storage.hashing.content_hash import content_hashes
 from storage.lake import Lake
 from storage.quarantine import Reject, quarantine
 from storage.reasons import Reason
@@ -90,7 +90,7 @@ def input_hashes(inputs: pl.DataFrame, items: int) -> pl.Series:
         joined = pl.repeat("", items, eager=True)
     else:
         joined = inputs.select(pl.concat_str(pl.all(), separator="\0", ignore_nulls=True)).to_series()
-    return content_hashes(joined.cast(pl.Binary).to_list())
+    return content_hashes(joined)
 
 
 def placed(ids: pl.DataFrame, vectors: pl.DataFrame) -> Modality:

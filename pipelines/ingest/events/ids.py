@@ -5,7 +5,7 @@ from collections import Counter
 
 import polars as pl
 
-from storage.content_hash import content_hashes
+from storage.hashing.content_hash import content_hashes
 
 
 def content_ids(events: pl.DataFrame) -> pl.Series:
@@ -14,8 +14,7 @@ def content_ids(events: pl.DataFrame) -> pl.Series:
     Events that agree in all fields but the times of arrival are one, however often they are delivered. All versions of
     sidmill give the same ids: by them a log that is delivered again is known.
     """
-    texts = events.select(pl.concat_str(_as_python_writes(events), separator="\0").cast(pl.Binary))
-    return content_hashes(texts.to_series().to_list())
+    return content_hashes(events.select(pl.concat_str(_as_python_writes(events), separator="\0")).to_series())
 
 
 def _as_python_writes(events: pl.DataFrame) -> list[pl.Expr]:

@@ -16,7 +16,7 @@ from pipelines.sources.parquet_columns import python_values
 from pipelines.sources.protocol import Part
 from pipelines.sources.row import Row
 from pipelines.sources.source_spec import ItemsSpec
-from storage.content_hash import content_hashes
+from storage.hashing.content_hash import content_hashes
 
 ITEMS: dict[str, pl.DataType] = {
     "item_id": pl.String(),
@@ -207,6 +207,4 @@ def _objects(names: list[str], values: list[pl.Series], rows: int) -> pl.Series:
 
 
 def _hashes(titles: pl.Series, described: pl.Series) -> pl.Series:
-    return content_hashes(
-        pl.select(pl.concat_str([titles, described], separator="\0").cast(pl.Binary)).to_series().to_list()
-    )
+    return content_hashes(pl.select(pl.concat_str([titles, described], separator="\0")).to_series())

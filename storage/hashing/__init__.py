@@ -1,0 +1,1 @@
+"""Hashes of contents, made in this process or in one beside it."""
