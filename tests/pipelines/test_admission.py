@@ -79,7 +79,7 @@ def test_every_event_is_admitted_once_as_the_rules_say(
                 part = pl.DataFrame(
                     events[start : start + chunk], schema={**EVENTS, "source": pl.String()}, orient="row"
                 )
-                found = write_admitted(lake, admission, part, WHO)
+                found = write_admitted(lake, admission, admission.recognised(part), WHO)
                 outcomes |= dict.fromkeys(found.events["source_offset"], "")
                 outcomes |= {row["source_offset"]: reason for row, reason, _ in found.refused}
                 assert len(found.events) + len(found.refused) + found.unchanged == len(part)
@@ -117,7 +117,7 @@ def test_an_id_that_comes_again_in_another_part_of_a_source_is_a_repeat_however_
     admission = Admission(lake)
     for offset, (day, kept) in enumerate([(0, 1), (90 * 24, 0)]):
         part = pl.DataFrame([event("s", offset, "a", "u", "i", day)], schema={**EVENTS, "source": pl.String()})
-        found = write_admitted(lake, admission, part, WHO)
+        found = write_admitted(lake, admission, admission.recognised(part), WHO)
         assert len(found.events) == kept
 
 

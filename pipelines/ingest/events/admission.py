@@ -53,8 +53,12 @@ class Admission:
         self._seen = SeenHashes()
         self._own_files: set[str] = set()
 
+    def recognised(self, events: pl.DataFrame) -> pl.DataFrame:
+        """Add a column `known`: whether the catalogue has the event's item."""
+        return events.with_columns(self._items.known(events["item_id"]).alias("known"))
+
     def admit(self, events: pl.DataFrame, own_ids: bool = True, version: int | None = None) -> Admitted:
-        """Split events with `event_id` and `source`, beside those stored at `version` of the table (newest by default).
+        """Split recognised events with a `source`, beside those stored at `version` of the table (newest by default).
 
         Without `own_ids`, all ids are hashes of the content.
         """
@@ -78,8 +82,7 @@ class Admission:
 
     def _judged(self, events: pl.DataFrame, within: timedelta, version: int | None) -> pl.DataFrame:
         """Return `outcome` for each event: "" to be kept, "unchanged", or the reason to refuse it."""
-        known = self._items.known(events["item_id"])
-        found = events.select(*_STORED).with_columns(known=known, repeated=self._repeated(events, known))
+        found = events.select(*_STORED, "known").with_columns(repeated=self._repeated(events))
         found = found.with_columns(outcome=_first_of(found))
         stored = self._stored(events, within, version)
         if not stored.is_empty():
@@ -87,7 +90,7 @@ class Admission:
             found = found.with_columns(outcome=_beside_stored(pl.col("outcome")))
         return found
 
-    def _repeated(self, events: pl.DataFrame, known: pl.Series) -> pl.Series:
+    def _repeated(self, events: pl.DataFrame) -> pl.Series:
         """Return for each event whether an earlier one of this source with its id is kept."""
         hashes = _hashes(events)
         before = self._seen.has(hashes)
@@ -98,7 +101,7 @@ class Admission:
         if not (ordered[1:] == ordered[:-1]).any():
             return pl.Series(before)
         place = pl.int_range(len(events), eager=True)
-        first = pl.DataFrame({"event_id": events["event_id"], "place": place}).filter(known & ~pl.Series(before))
+        first = events.select("event_id", place=place).filter(events["known"] & ~pl.Series(before))
         first = first.group_by("event_id").agg(pl.col("place").min().alias("first"))
         asked = events.select("event_id").join(first, on="event_id", how="left", maintain_order="left")
         return (asked["first"] < place).fill_null(False) | pl.Series(before)

@@ -1,6 +1,7 @@
 """Ingest a log: convert its rows to events, drop repeats, hold back events of unknown items until the item arrives."""
 
 import json
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -58,8 +59,13 @@ def ingest_interactions(
     require_same_key(lake, pseudonyms, provenance)
     reader = _Reader(source, spec, arrived_at, _read_before(lake, names_of(lake, source, "interactions")), pseudonyms)
     admission = Admission(lake, has)
+
+    def recognised(part: Part) -> ParsedEvents:
+        parsed = reader.parse(part)
+        return replace(parsed, events=admission.recognised(parsed.events))
+
     refused_ids: set[str] = set()
-    for part, parsed in parsed_ahead(source, spec, CHUNK_ROWS, reader.parse):
+    for part, parsed in parsed_ahead(source, spec, CHUNK_ROWS, recognised):
         with naming(source, *bounds(part)):
             events, rejects = reader.fresh(part, parsed, counts)
             admitted = write_admitted(lake, admission, events, provenance, parsed.own_ids)
@@ -142,7 +148,7 @@ def _read_before(lake: Lake, names: list[str]) -> pl.Series:
 def write_admitted(
     lake: Lake, admission: Admission, events: pl.DataFrame, provenance: Provenance, own_ids: bool = True
 ) -> Admitted:
-    """Append the events that are admitted; if another run writes events meanwhile, they are judged again."""
+    """Append the recognised events that are admitted; if another run writes meanwhile, they are judged again."""
     admitted = Admitted(events, [], 0)
 
     def decide(version: int) -> tuple[pa.Table, str] | None:

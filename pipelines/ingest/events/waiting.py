@@ -35,7 +35,8 @@ def admit_waiting(lake: Lake, arrived_at: datetime, provenance: Provenance) -> i
         return 0
     rows = [_revive(json.loads(payload), arrived_at) for payload in ready["payload"]]
     events_again = pl.DataFrame(rows, schema={**EVENTS, "source": pl.String}, orient="row")
-    admitted = write_admitted(lake, Admission(lake), events_again, provenance)
+    admission = Admission(lake)
+    admitted = write_admitted(lake, admission, admission.recognised(events_again), provenance)
     quarantine(lake, [reject_event(*each) for each in admitted.refused], provenance)
     resolve(lake, ready, "its item arrived", provenance)
     return len(admitted.events)
