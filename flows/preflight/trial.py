@@ -23,6 +23,7 @@ from pipelines.ingest.events.known_items import known_items
 from pipelines.ingest.events.rows import EventRules
 from pipelines.ingest.items import columns as item_columns
 from pipelines.ingest.items.ingest import ingest_items
+from pipelines.ingest.items.marks import doubtful_attributes
 from pipelines.profile.sample import SAMPLE_ROWS, spread
 from pipelines.profile.sampled import Sampled
 from pipelines.sources.cells import in_one_line
@@ -114,6 +115,7 @@ def _ingested(report: Report, planned: Planned, read: Callable[[Sampled], Ingest
     chosen = spread(planned.sources)
     limit = max(1, SAMPLE_ROWS // max(1, len(chosen)))
     done = Tried(planned, Counts(planned.section), len(chosen) == len(planned.sources), 0.0)
+    outcomes = list[IngestedSource]()
     for source in chosen:
         done.sampled.append(Sampled(source, limit))
         try:
@@ -124,7 +126,9 @@ def _ingested(report: Report, planned: Planned, read: Callable[[Sampled], Ingest
             continue
         done.counts.add(outcome.stages[0])
         done.pictures += outcome.unread_pictures
+        outcomes.append(outcome)
         done.whole &= outcome.stages[0].rows_in < limit
+    report.warnings += doubtful_attributes(outcomes)
     done.seconds = _seconds(done)
     if planned.count and planned.count.exact and planned.count.rows <= done.counts.rows_in:
         done.whole = True

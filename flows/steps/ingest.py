@@ -16,6 +16,7 @@ from pipelines.ingest.accounting import IngestedSource, record_source, records, 
 from pipelines.ingest.events.ingest import ingest_interactions
 from pipelines.ingest.events.waiting import admit_waiting, waiting_for_known_items
 from pipelines.ingest.items.ingest import fetch_again, ingest_items
+from pipelines.ingest.items.marks import doubtful_attributes
 from pipelines.registry import source_kind_of
 from pipelines.sources.column_names import differences, header_of, near_columns
 from pipelines.sources.protocol import Source, Spec, check_sources
@@ -65,6 +66,8 @@ def _read(
             done.append(reader(run.lake, source, spec, run.clock, run.provenance()))
             _show(view, done[-1])
         _note(run, done[-1])
+    for line in doubtful_attributes(done):
+        run.say(f"  warning: {line}")
     total = Counts(f"ingest {kind}")
     for each in done:
         total.add(each.stages[0])

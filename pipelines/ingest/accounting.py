@@ -32,7 +32,8 @@ class IngestedSource:
     """Outcome of one file. `stages` holds its counts: of rows, and for a catalogue of pictures and attributes too.
 
     `unread_pictures` counts pictures that are named but not requested by the recipe. `lost` are columns that items of
-    the file had a value in before, and have no more.
+    the file had a value in before, and have no more. `marks` are attributes that look like marks of deletion, and
+    `row_numbers` attributes that look like row numbers.
     """
 
     source: Source
@@ -41,6 +42,8 @@ class IngestedSource:
     stages: list[Counts]
     unread_pictures: int = 0
     lost: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+    row_numbers: tuple[str, ...] = ()
 
 
 def mapping_hash(spec: BaseModel) -> str:
