@@ -80,8 +80,8 @@ def doubtful_attributes(done: Iterable[IngestedSource]) -> Iterator[str]:
     if numbers := _with_first([(each.source.file, each.row_numbers) for each in done]):
         left_out = ", ".join(f'"{name}"' for name in numbers)
         yield (
-            f"{_listed(numbers)} has row numbers, as pandas writes them, and becomes an attribute, so items change when "
-            f"their rows move: leave it out with items.leave_out = [{left_out}]"
+            f"{_listed(numbers)} has row numbers, as pandas writes them, and becomes an attribute, so items change "
+            f"when their rows move: leave it out with items.leave_out = [{left_out}]"
         )
 
 
