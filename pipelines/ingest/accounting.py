@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -133,6 +134,10 @@ class Digest:
         return self._sha256.hexdigest()
 
 
+_PLAIN_NAME = re.compile(r"\w([\w .:/-]*\w)?", re.ASCII)
+"""Names of columns that show all their characters without quotes around them."""
+
+
 def lacking(row: Row, column: str, setting: str) -> str:
     """Explain why a row has no value in a required column, and name the setting for that column."""
     columns = row.columns or tuple(row.values)
@@ -140,7 +145,8 @@ def lacking(row: Row, column: str, setting: str) -> str:
         value = row.values.get(column)
         word = f": {shown(value)} stands for none" if value not in (None, "") else ""
         return f"no value in column {column!r}{word}"
-    return f"the row has no {column!r}, it has {', '.join(sorted(columns)[:12])}: name the column in {setting}"
+    there = ", ".join(name if _PLAIN_NAME.fullmatch(name) else repr(name) for name in sorted(columns)[:12])
+    return f"the row has no {column!r}, it has {there}: name the column in {setting}"
 
 
 def as_refused(error: Exception) -> Refused:

@@ -43,7 +43,7 @@ def header_of(source: Source, spec: Spec) -> Header | None:
         kinds = {field.name: kind for field in first.batch.schema if (kind := _kind_of(field.type))}
         return Header(source.file, frozenset(first.columns) | source.unread_columns, kinds)
     row = None if first is None else next(iter(first if isinstance(first, list) else first.rows()), None)
-    if row is None or row.reason is not None:
+    if row is None or (row.reason is not None and not row.columns):
         return None
     names = frozenset(row.columns or row.values) | source.unread_columns
     return Header(source.file, names, {}, fixed=bool(row.columns))

@@ -106,6 +106,11 @@ class Layout:
     asked: Asked
 
     @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The names, as a row has them."""
+        return tuple(self.names)
+
+    @cached_property
     def undecoded(self) -> re.Pattern[str]:
         """Characters that stand for bytes that cannot be decoded."""
         return re.compile("[\udc80-\udcff]" if self.dialect.errors == "surrogateescape" else "\ufffd")
@@ -115,7 +120,7 @@ class Layout:
         names, dialect, cells, raw = self.names, self.dialect, record.cells, "".join(record.lines)
 
         def refused(reason: Reason, detail: str) -> Row:
-            return Row(number, {"raw": raw.rstrip("\r\n")}, reason, f"line {line}: {detail}")
+            return Row(number, {"raw": raw.rstrip("\r\n")}, reason, f"line {line}: {detail}", columns=self.columns)
 
         if record.why:
             return refused(Reason.UNPAIRED_QUOTE, record.why)
@@ -138,7 +143,7 @@ class Layout:
             values = {name: cell and self.rewrite(name)(cell) for name, cell in values.items()}
         if len(values) < len(names) and sum(1 for name, cell in named if cell and not name) > 1:
             return refused(Reason.MALFORMED_ROW, "several columns without a name have a value")
-        return Row(number, values)
+        return Row(number, values, columns=self.columns)
 
     def rewrite(self, name: str) -> decimal_comma.Rewrite:
         """Return how numbers in a column are rewritten where their decimal sign is a comma."""
