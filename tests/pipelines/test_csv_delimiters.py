@@ -30,7 +30,7 @@ def test_the_setting_that_is_named_reads_the_file(tmp_path: Path, delimiter: str
 def test_a_delimiter_of_several_characters_is_told_with_what_rewrites_it(tmp_path: Path, delimiter: str) -> None:
     (tmp_path / "x.csv").write_text("item_id,title\n1,mug\n2,cup\n".replace(",", delimiter))
     sources = find_sources(str(tmp_path / "x.csv"))
-    with pytest.raises(SourceError, match=r"a delimiter is one character\. Write another one, for example with `sed "):
+    with pytest.raises(SourceError, match=r"a delimiter is one character: write another, for example with `sed "):
         check_sources(sources, ItemsSpec())
 
 

@@ -149,7 +149,7 @@ def other_encoding(head: bytes) -> str | None:
     for bom, encoding in _BOMS:
         if head.startswith(bom):
             return encoding
-    if head.count(0) > len(head) // 4:
+    if head.count(0) > len(head) // 4 and 0 in head.split(b"\n", 1)[0]:  # else UTF-16 was appended to another text
         return "utf-16-le" if head[1::2].count(0) >= head[::2].count(0) else "utf-16-be"
     lines = head.split(b"\n")
     bad = [number for number, line in enumerate(lines[:-1] or lines) if not line.isascii() and not _is_utf8(line)]
@@ -221,8 +221,8 @@ def _refuse_long_delimiter(lines: list[str], file: str, delimiter: str) -> None:
             counts = {line.count(found) for line in lines}
             if len(counts) == 1 and counts != {0}:
                 raise SourceError(
-                    f"{file}: its cells are separated by {found!r}, and a delimiter is one character. Write another one, for "
-                    f"example with `sed 's/{found.replace('^', chr(92) + '^')}/\\t/g' {file}` into a .tsv file."
+                    f"{file}: its cells are separated by {found!r}, and a delimiter is one character: write another, "
+                    f"for example with `sed 's/{found.replace('^', chr(92) + '^')}/\\t/g' {file}` into a .tsv file."
                 )
 
 

@@ -124,6 +124,8 @@ class Layout:
 
         if record.why:
             return refused(Reason.UNPAIRED_QUOTE, record.why)
+        if "\0" in raw and raw.count("\0") >= len(raw) // 3:
+            return refused(Reason.INVALID_UTF8, f"it has zero bytes between its characters, as UTF-16 has: {_MIXED}")
         if len(cells) != len(names):
             only = f", {names[0]!r}" if len(names) == 1 else ""
             hint = f"; {_ESCAPED}" if not dialect.escapes and '\\"' in raw else ""
