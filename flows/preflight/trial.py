@@ -27,7 +27,7 @@ from pipelines.ingest.items.marks import doubtful_attributes
 from pipelines.profile.sample import SAMPLE_ROWS, spread
 from pipelines.profile.sampled import Sampled
 from pipelines.sources.cells import in_one_line
-from pipelines.sources.column_names import differences, header_of, near_columns
+from pipelines.sources.column_names import differences, header_of, lacking_headers, near_columns
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec, ItemsWithoutImages
 from storage.commit import Provenance
@@ -183,6 +183,7 @@ def _missing_columns(report: Report, done: Tried) -> None:
     for sampled in done.sampled:
         columns |= sampled.columns
     headers = [header for sampled in done.sampled if (header := header_of(sampled, spec))]
+    report.warnings += lacking_headers(headers, spec)
     report.warnings += differences(headers)
     for header in headers:
         for wanted, other in near_columns(header, spec).items():

@@ -18,7 +18,7 @@ from pipelines.ingest.events.waiting import admit_waiting, waiting_for_known_ite
 from pipelines.ingest.items.ingest import fetch_again, ingest_items
 from pipelines.ingest.items.marks import doubtful_attributes
 from pipelines.registry import source_kind_of
-from pipelines.sources.column_names import differences, header_of, near_columns
+from pipelines.sources.column_names import differences, header_of, lacking_headers, near_columns
 from pipelines.sources.protocol import Source, Spec, check_sources
 from pipelines.sources.source_spec import ItemsWithoutImages
 from storage.reasons import ATTRIBUTES, IMAGES
@@ -126,6 +126,8 @@ def _tell_folders(run: Run, kind: str, sources: list[Source]) -> None:
 def _tell_columns(run: Run, sources: list[Source], spec: Spec) -> None:
     """Warn of requested columns that a file has under nearly the same name only, and of files that differ."""
     headers = [header for source in sources if (header := header_of(source, spec))]
+    for line in lacking_headers(headers, spec):
+        run.say(f"  warning: {line}")
     for header in headers:
         for wanted, there in near_columns(header, spec).items():
             run.say(

@@ -145,6 +145,8 @@ def lacking(row: Row, column: str, setting: str) -> str:
         value = row.values.get(column)
         word = f": {shown(value)} stands for none" if value not in (None, "") else ""
         return f"no value in column {column!r}{word}"
+    if not columns:
+        return f"the row has no {column!r}, and no other column"
     there = ", ".join(name if _PLAIN_NAME.fullmatch(name) else repr(name) for name in sorted(columns)[:12])
     return f"the row has no {column!r}, it has {there}: name the column in {setting}"
 

@@ -157,7 +157,7 @@ def test_a_column_that_may_mark_deleted_items_is_told_by_a_run_and_before_it(
     tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (small / "items.csv").write_text("item_id,title,is_deleted\n1,mug,t\n")
-    line = "items.csv: 'is_deleted' may mark deleted items, and becomes an attribute that deletes none: "
+    line = "items.csv: 'is_deleted' may mark deleted items, and deletes none: "
     planned = PlannedRun("bootstrap", parse_recipe({}).model_dump(mode="json"), [str(small / "items.csv")], [], None)
     assert [each for each in preflight(planned, quick=True).warnings if each.startswith(line)]
     ingest(str(tmp_path / "lake"), items=[str(small / "items.csv")])

@@ -30,7 +30,7 @@ def test_a_column_whose_yes_looks_like_deleted_is_told_with_the_setting_that_rea
     tmp_path: Path, column: str
 ) -> None:
     (line,) = told(tmp_path, f"item_id,title,{column}\n1,mug,1\n2,cup,0\n")
-    assert line.startswith(f"x.csv: {column!r} may mark deleted items, and becomes an attribute that deletes none")
+    assert line.startswith(f"x.csv: {column!r} may mark deleted items, and deletes none")
     assert f'set items.deleted = "{column}"' in line
     lake = Lake(str(tmp_path / "lake"))
     assert ingest_new(lake, str(tmp_path / "x.csv"), ItemsSpec(deleted=column))[0].marks == ()
@@ -53,7 +53,7 @@ def test_flags_are_named_before_others_and_many_columns_are_one_line(tmp_path: P
 
 
 def test_a_mark_that_only_later_rows_have_is_told_also_where_such_a_row_is_refused(tmp_path: Path) -> None:
-    rows = '{"item_id": 1, "title": "mug"}\n' * 1 + '{"item_id": 2, "is_deleted": true}\n'
+    rows = '{"item_id": 1, "title": "mug"}\n{"item_id": 3, "title": "mug"}\n' + '{"item_id": 2, "is_deleted": true}\n'
     (line,) = told(tmp_path, rows, "x.jsonl")
     assert "'is_deleted' may mark deleted items" in line
 
@@ -92,6 +92,18 @@ def test_row_numbers_that_pandas_wrote_are_told_with_the_setting_that_leaves_the
     (tmp_path / "without").mkdir()
     spec = ItemsSpec(leave_out=[column])
     assert told(tmp_path / "without", f"{column},item_id,title\n0,1,mug\n", spec=spec) == []
+
+
+def test_a_mark_in_the_names_of_folders_is_told(tmp_path: Path) -> None:
+    for name in ("true", "false"):
+        (tmp_path / "in" / f"is_deleted={name}").mkdir(parents=True)
+        (tmp_path / "in" / f"is_deleted={name}" / "x.csv").write_text(f"item_id,title\n{name},mug\n")
+    lake = Lake(str(tmp_path / "lake"))
+    (line,) = doubtful_attributes(ingest_new(lake, str(tmp_path / "in")))
+    assert 'set items.deleted = "is_deleted"' in line
+    done = ingest_new(lake, str(tmp_path / "in"), ItemsSpec(deleted="is_deleted"))
+    assert list(doubtful_attributes(done)) == []
+    assert catalogue(lake).filter("deleted")["item_id"].to_list() == ["true"]
 
 
 def test_a_delimiter_at_the_end_of_each_line_makes_no_row_numbers(tmp_path: Path) -> None:

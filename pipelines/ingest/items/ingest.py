@@ -85,7 +85,7 @@ def ingest_items(
         stages,
         reader.unread_pictures,
         lost or (),
-        deletion_marks(reader.columns, spec),
+        deletion_marks(reader.columns | source.unread_columns, spec),
         tuple(sorted(reader.row_numbers)),
     )
 

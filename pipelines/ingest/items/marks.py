@@ -74,7 +74,7 @@ def doubtful_attributes(done: Iterable[IngestedSource]) -> Iterator[str]:
             else f'if yes in it means deleted, set items.deleted = "{flag}"'
         )
         yield (
-            f"{_listed(marks)} may mark deleted items, and becomes an attribute that deletes none: {remedy}; "
+            f"{_listed(marks)} may mark deleted items, and deletes none: {remedy}; "
             'items.deleted = "" says that there is no such column'
         )
     if numbers := _with_first([(each.source.file, each.row_numbers) for each in done]):
