@@ -12,6 +12,7 @@ from flows.runtime.progress import StageView
 from flows.runtime.run import Run
 from flows.steps.task import step
 from pipelines.counts import Counts
+from pipelines.ingest.absent import absent_columns
 from pipelines.ingest.accounting import IngestedSource, record_source, records, unread
 from pipelines.ingest.events.ingest import ingest_interactions
 from pipelines.ingest.events.waiting import admit_waiting, waiting_for_known_items
@@ -66,7 +67,7 @@ def _read(
             done.append(reader(run.lake, source, spec, run.clock, run.provenance()))
             _show(view, done[-1])
         _note(run, done[-1])
-    for line in doubtful_attributes(done):
+    for line in (*doubtful_attributes(done), *absent_columns(done, spec)):
         run.say(f"  warning: {line}")
     total = Counts(f"ingest {kind}")
     for each in done:

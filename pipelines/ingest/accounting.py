@@ -34,7 +34,8 @@ class IngestedSource:
 
     `unread_pictures` counts pictures that are named but not requested by the recipe. `lost` are columns that items of
     the file had a value in before, and have no more. `marks` are attributes that look like marks of deletion, and
-    `row_numbers` attributes that look like row numbers.
+    `row_numbers` attributes that look like row numbers. `columns` are those of the columns that the recipe names which
+    the file has.
     """
 
     source: Source
@@ -45,6 +46,7 @@ class IngestedSource:
     lost: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
     row_numbers: tuple[str, ...] = ()
+    columns: frozenset[str] = frozenset()
 
 
 def mapping_hash(spec: BaseModel) -> str:

@@ -44,6 +44,11 @@ class File:
         """True for a text of cells between delimiters, False for JSON and Parquet."""
         return self.suffix in (".csv", *TABBED)
 
+    @property
+    def has_columns(self) -> bool:
+        """True for a file whose rows all have the same columns, False for JSON."""
+        return self.is_table_text or self.suffix == ".parquet"
+
     def open_stream(self) -> pa.NativeFile:
         """Open the content, decompressed. Raise OSError."""
         return self.filesystem.open_input_stream(self.path, compression=self._compression())

@@ -23,7 +23,7 @@ from pipelines.ingest.events.ids import Copies, content_ids
 from pipelines.ingest.events.known_items import Has
 from pipelines.ingest.events.pseudonyms import Pseudonyms, require_same_key
 from pipelines.ingest.events.rows import EventRules
-from pipelines.ingest.parts import bounds, parsed_ahead, row_count, row_numbers
+from pipelines.ingest.parts import bounds, column_names, parsed_ahead, row_count, row_numbers
 from pipelines.sources.cells import Refused
 from pipelines.sources.protocol import Part, Source
 from pipelines.sources.row import Row
@@ -59,8 +59,10 @@ def ingest_interactions(
     reader = _Reader(source, spec, arrived_at, _read_before(lake, names_of(lake, source, "interactions")), pseudonyms)
     admission = Admission(lake, has)
     refused_ids: set[str] = set()
+    columns: set[str] = set()
     for part, parsed in parsed_ahead(source, spec, CHUNK_ROWS, reader.parse):
         with naming(source, *bounds(part)):
+            columns |= column_names(part) & spec.selected_columns
             events, rejects = reader.fresh(part, parsed, counts)
             admitted = write_admitted(lake, admission, events, provenance, parsed.own_ids)
             counts.out += len(admitted.events)
@@ -72,7 +74,7 @@ def ingest_interactions(
             refused_ids.update(reject.id for reject in rejects)
     stages = [counts.check()]
     close_superseded(lake, source, stages, refused_ids, provenance)
-    return IngestedSource(source, "interactions", mapping_hash(spec), stages)
+    return IngestedSource(source, "interactions", mapping_hash(spec), stages, columns=frozenset(columns))
 
 
 class _Reader:

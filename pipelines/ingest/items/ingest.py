@@ -22,9 +22,9 @@ from pipelines.ingest.accounting import (
 from pipelines.ingest.hash_set import SeenHashes
 from pipelines.ingest.items.columns import ParsedItems, parse
 from pipelines.ingest.items.lost import lost_columns
-from pipelines.ingest.items.marks import column_names, deletion_marks, row_numbers
+from pipelines.ingest.items.marks import deletion_marks, row_numbers, telling_names
 from pipelines.ingest.items.rows import pictures_of, subject_of
-from pipelines.ingest.parts import bounds, parsed_ahead, row_count, rows_at
+from pipelines.ingest.parts import bounds, column_names, parsed_ahead, row_count, rows_at
 from pipelines.ingest.pictures.fetch import TRANSIENT
 from pipelines.ingest.pictures.ingest import Pictures
 from pipelines.ingest.pictures.references import Reference
@@ -87,6 +87,7 @@ def ingest_items(
         lost or (),
         deletion_marks(reader.columns | source.unread_columns, spec),
         tuple(sorted(reader.row_numbers)),
+        frozenset(reader.columns),
     )
 
 
@@ -108,7 +109,8 @@ class _Reader:
     def accepted(self, part: Part, parsed: ParsedItems) -> tuple[pl.DataFrame, list[Reject]]:
         """Return the items of a part with `images` and `source`, and the refused rows, attributes and pictures."""
         self.row_counts.rows_in += row_count(part)
-        self.columns |= (columns := column_names(part))
+        columns = telling_names(column_names(part), self._spec)
+        self.columns |= columns
         self.row_numbers |= row_numbers(columns, parsed.items, self._spec)
         again = self._again(parsed.items["item_id"])
         items = parsed.items.filter(~again)

@@ -9,10 +9,7 @@ from collections.abc import Collection, Iterable, Iterator
 import polars as pl
 
 from pipelines.ingest.accounting import IngestedSource
-from pipelines.sources.parquet_columns import Columns
-from pipelines.sources.protocol import Part
 from pipelines.sources.source_spec import ItemsSpec
-from pipelines.sources.text.text_rows import TextRows
 
 _FLAG = re.compile(
     r"(is|was|soft|logically|mark(ed)?(for|as)?|to)?"
@@ -33,12 +30,16 @@ SHOWN = 5
 """Most columns that a line names."""
 
 
-def column_names(part: Part) -> set[str]:
-    """Return the names of the columns that rows of a part have."""
-    if isinstance(part, Columns):
-        return set(part.columns)
-    rows, names = (part.alone, set(part.columns)) if isinstance(part, TextRows) else (part, set[str]())
-    return names.union(*(row.values for row in rows if row.reason is None))
+def telling_names(columns: Collection[str], spec: ItemsSpec) -> set[str]:
+    """Return the columns that a field of the recipe names, and those whose names are told."""
+    return {
+        name
+        for name in columns
+        if name in spec.not_attributes
+        or is_flag(name)
+        or _ROW_NUMBERS.fullmatch(name)
+        or _OTHERWISE.fullmatch(_plain(name))
+    }
 
 
 def deletion_marks(columns: Collection[str], spec: ItemsSpec) -> tuple[str, ...]:
