@@ -33,7 +33,7 @@ _NO_PICTURE = {
     b"\xc3\xbf\xc3\x98\xc3\xbf": f"the bytes are a JPEG that was {_AS_TEXT}",
     b"\x89PNG\r\r\n": "the bytes are a PNG whose line ends were converted as if it were text: send the picture again",
 }
-"""What bytes are that are no picture, by their beginning, and what to do."""
+"""Beginnings of bytes that are no picture: their kind, and the remedy."""
 
 
 class ImageRefused(ValueError):

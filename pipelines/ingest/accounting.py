@@ -149,6 +149,10 @@ def lacking(row: Row, column: str, setting: str) -> str:
         return f"no value in column {column!r}{word}"
     if not columns:
         return f"the row has no {column!r}, and no other column"
+    if len(columns) == 1 and column in columns[0]:
+        section = setting.partition(".")[0]
+        told = f"if it is several, set {section}.csv.delimiter to what separates them"
+        return f"the header is one cell, {columns[0]!r}: {told}"
     there = ", ".join(name if _PLAIN_NAME.fullmatch(name) else repr(name) for name in sorted(columns)[:12])
     return f"the row has no {column!r}, it has {there}: name the column in {setting}"
 

@@ -313,7 +313,7 @@ def _decoded(value: bytes, column: str) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError as error:
-        raise Refused(Reason.INVALID_UTF8, f"{column}: byte {error.start}: {error.reason}") from error
+        raise Refused(Reason.INVALID_UTF8, f"{column}: byte {error.start:,} of its bytes is not UTF-8") from error
 
 
 def check_depth(value: Any, column: str) -> None:

@@ -181,7 +181,15 @@ def _cell(value: pa.Scalar) -> Any:
     try:
         return value.as_py()
     except Exception as error:  # noqa: BLE001 - a bad cell refuses its row only if its column is used
-        return Unreadable(f"{value.type} that cannot be read ({type(error).__name__}: {error})", _as_text(value))
+        return Unreadable(_why_unreadable(value.type, error), _as_text(value))
+
+
+def _why_unreadable(kind: pa.DataType, error: Exception) -> str:
+    if pa.types.is_timestamp(kind) and "TimeZone" in type(error).__name__:
+        return f"a time in the zone {kind.tz!r}, which does not exist: write times in UTC"
+    if pa.types.is_temporal(kind) and isinstance(error, OverflowError | ValueError):
+        return f"a time ({kind}) beyond the years 1 to 9999"
+    return f"{kind} that cannot be read ({type(error).__name__}: {error})"
 
 
 def _as_text(value: pa.Scalar) -> str | None:

@@ -57,7 +57,7 @@ MARKUP = {
     b"<error>": "an error message in XML",
     b"<rss": "XML",
 }
-"""How markup begins, in small letters and behind blanks."""
+"""Beginnings of markup, in small letters and behind blanks."""
 _TAR = slice(257, 262)
 
 

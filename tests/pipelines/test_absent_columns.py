@@ -1,4 +1,4 @@
-"""What a recipe names and no file of a run has is told, and so are pictures that items lose."""
+"""Columns that a recipe names and no file of a run has are told, and so are pictures that items lose."""
 
 import json
 from pathlib import Path

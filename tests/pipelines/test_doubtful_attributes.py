@@ -108,3 +108,7 @@ def test_a_mark_in_the_names_of_folders_is_told(tmp_path: Path) -> None:
 
 def test_a_delimiter_at_the_end_of_each_line_makes_no_row_numbers(tmp_path: Path) -> None:
     assert told(tmp_path, "item_id,title,\n1,mug,\n2,cup,\n") == []
+
+
+def test_words_in_a_column_without_a_name_are_no_row_numbers(tmp_path: Path) -> None:
+    assert told(tmp_path, '{"item_id": 1, "title": "mug", "": "blue"}\n', "x.jsonl") == []

@@ -10,7 +10,7 @@ from source_rows import ingest_new
 from flows.draft.draft import draft_recipe
 from pipelines.sources.column_names import header_of, lacking_headers, near_columns
 from pipelines.sources.files import find_sources
-from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
+from pipelines.sources.source_spec import CsvSpec, InteractionsSpec, ItemsSpec
 from storage.lake import Lake
 
 
@@ -86,3 +86,12 @@ def test_an_object_without_fields_is_told_to_have_none(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text("{}\n")
     (done,) = ingest_new(Lake(str(tmp_path / "lake")), str(tmp_path / "x.jsonl"))
     assert "the row has no 'item_id', and no other column" in done.stages[0].why()
+
+
+@pytest.mark.parametrize(("text", "delimiter"), [("item_id,title\n1,mug\n", ";"), ("item_id  title\n1  mug\n", "")])
+def test_a_header_in_one_cell_is_told_to_need_a_delimiter(tmp_path: Path, text: str, delimiter: str) -> None:
+    (tmp_path / "x.csv").write_text(text)
+    spec = ItemsSpec(csv=CsvSpec(delimiter=delimiter))
+    (done,) = ingest_new(Lake(str(tmp_path / "lake")), str(tmp_path / "x.csv"), spec)
+    assert "the header is one cell, 'item_id" in done.stages[0].why()
+    assert "set items.csv.delimiter to what separates them" in done.stages[0].why()

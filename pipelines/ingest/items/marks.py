@@ -60,9 +60,9 @@ def is_flag(name: str) -> bool:
 
 
 def row_numbers(columns: Collection[str], items: pl.DataFrame, spec: ItemsSpec) -> set[str]:
-    """Return the columns with a name that pandas gives to row numbers and with a value in an item."""
+    """Return the columns with a name that pandas gives to row numbers and with a whole number in an item."""
     found = {name for name in columns if _ROW_NUMBERS.fullmatch(name)} - spec.not_attributes
-    return {name for name in found if items["attributes"].str.contains(f'"{name}": ', literal=True).any()}
+    return {name for name in found if items["attributes"].str.contains(f'"{re.escape(name)}": "[0-9]+"').any()}
 
 
 def doubtful_attributes(done: Iterable[IngestedSource]) -> Iterator[str]:

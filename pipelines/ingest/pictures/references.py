@@ -37,7 +37,7 @@ _OF_BASE64 = {"/9j/": "jpeg", "iVBORw0KGgo": "png", "UklGR": "webp", "R0lGOD": "
 _BASE64 = re.compile("|".join(map(re.escape, _OF_BASE64)))
 """How pictures begin in base64."""
 _PYTHON = re.compile(r"[\[{(\s]*(u?'|None\b)")
-"""How a list or an object begins that Python printed."""
+"""Beginning of a list or an object that Python printed."""
 _SHORTEST_BASE64 = 64
 """Length from which a text that begins so is no path."""
 

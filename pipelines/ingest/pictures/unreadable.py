@@ -1,4 +1,4 @@
-"""Why the file at a path of a catalogue cannot be read as a picture, and how the path is to be written."""
+"""Diagnosis of a path of a catalogue whose picture cannot be read: the fault, and the spelling that would do."""
 
 import os
 import re
@@ -10,9 +10,9 @@ from urllib.parse import unquote
 import pyarrow.fs as pafs
 
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
-"""How a path with a drive or a host of Windows begins."""
+"""Beginning of a path with a drive or a host of Windows."""
 _SEPARATORS = ",", ";", "|", "\n", None
-"""What may stand between several paths in one text; None is any blank."""
+"""Signs between several paths in one text; None is any blank."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?![\\/]{2})")
 """A scheme without the slashes of an address, such as `cid:` and `file:`."""
 

@@ -1,4 +1,4 @@
-"""What is wrong with a line that is no JSON, in words of our own."""
+"""Diagnosis of a line that is no JSON, in words of our own."""
 
 import json
 import re
