@@ -208,8 +208,12 @@ def _read(name: str) -> tuple[dict[str, Any], str]:
         known = ", ".join(sorted(each.stem for each in recipes_folder().glob("*.toml")))
         raise RecipeError(f"there is no recipe {name!r}: give a TOML file, or one of {known}.")
     try:
-        return tomllib.loads(path.read_text()), str(path)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(path.read_text("utf-8-sig")), str(path)
+    except UnicodeDecodeError as error:
+        raise RecipeError(
+            f"the recipe {path} is not text in UTF-8 (byte {error.start:,}): save it as UTF-8."
+        ) from error
+    except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"the recipe {path} is not valid TOML: {error}") from error
 
 
@@ -236,6 +240,7 @@ def _format_validation_error(fault: Any) -> str:
     """Return a fault in words; for an unknown field, add the nearest field name and all field names."""
     if fault["type"] != "extra_forbidden":
         message = str(fault["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
+        message = message.replace("String should have", "must be a text of")
         return next((text for kind, text in _WANTED.items() if str(fault["type"]).startswith(kind)), message)
     model: Any = Recipe
     for part in fault["loc"][:-1]:
@@ -264,7 +269,7 @@ _WANTED = {
     "too_short": "must be a list with at least one entry",
     "dict": "must be a table, such as { name = 1 }",
     "model": "must be a table of fields",
-    "string": "must be text",
+    "string_type": "must be text",
     "bool": "must be true or false",
     "int": "must be a whole number",
     "float": "must be a number",

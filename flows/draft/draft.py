@@ -16,12 +16,15 @@ from pipelines.profile.content import Content, contents_of
 from pipelines.profile.mapping import Mapping, map_interactions, map_items
 from pipelines.profile.presets import Preset, SectionName, recognised
 from pipelines.profile.sample import Sample, sample
+from pipelines.sources.column_names import seems_to_lack_header, told_header
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import CsvSpec, InteractionsSpec, ItemsSpec
 from tokenizer.codebook import check_capacity
 
 SHOWN_IDS = frozenset({"impression", "impressions", "show", "shown", "exposure", "expose", "display"})
 """Event types that say that an item was shown and not taken."""
+TEXTS = frozenset({".csv", ".tsv"})
+"""Suffixes of texts whose first line is the header."""
 _UNMAPPED = "PUT_A_COLUMN_HERE"
 
 
@@ -47,6 +50,11 @@ class _Data:
     preset: Preset | None
     csv: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def meant(self) -> list[str]:
+        """Columns that are proposed for a field."""
+        return [choice.column for choice in self.mapping.choices.values() if choice.column]
+
 
 def draft_recipe(items: list[str], interactions: list[str]) -> Draft:
     """Look at samples of the sources and propose a recipe; raise SourceError for one that cannot be read."""
@@ -67,6 +75,9 @@ def draft_recipe(items: list[str], interactions: list[str]) -> Draft:
         notes += catalogue.preset.notes if catalogue.preset else ()
     if not (content.text or content.pictures or content.attributes or content.vectors or content.coordinates or log):
         lacking.append("text.fields: no column holds text, pictures, shared values or vectors, and there is no log")
+    for data in (catalogue, log):
+        if data and data.sample.formats <= TEXTS and seems_to_lack_header(data.sample.columns, data.meant):
+            notes.append(told_header(", ".join(map(without_secrets, data.sample.uris)), data.sample.columns))
     sections = [*_data_sections(catalogue, log, content), *_content_sections(catalogue, content), *_log_sections(log)]
     sections.append(_codebook(count.rows if count else None, str(count)))
     text = "\n".join([*_header(catalogue, log, lacking), *("\n" + each.render() for each in sections), ""])

@@ -23,10 +23,11 @@ from pipelines.ingest.events.known_items import known_items
 from pipelines.ingest.events.rows import EventRules
 from pipelines.ingest.items import columns as item_columns
 from pipelines.ingest.items.ingest import ingest_items
+from pipelines.ingest.items.marks import doubtful_attributes
 from pipelines.profile.sample import SAMPLE_ROWS, spread
 from pipelines.profile.sampled import Sampled
 from pipelines.sources.cells import in_one_line
-from pipelines.sources.column_names import differences, header_of, near_columns
+from pipelines.sources.column_names import differences, header_of, lacking_headers, near_columns
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec, ItemsWithoutImages
 from storage.commit import Provenance
@@ -114,6 +115,7 @@ def _ingested(report: Report, planned: Planned, read: Callable[[Sampled], Ingest
     chosen = spread(planned.sources)
     limit = max(1, SAMPLE_ROWS // max(1, len(chosen)))
     done = Tried(planned, Counts(planned.section), len(chosen) == len(planned.sources), 0.0)
+    outcomes = list[IngestedSource]()
     for source in chosen:
         done.sampled.append(Sampled(source, limit))
         try:
@@ -124,7 +126,9 @@ def _ingested(report: Report, planned: Planned, read: Callable[[Sampled], Ingest
             continue
         done.counts.add(outcome.stages[0])
         done.pictures += outcome.unread_pictures
+        outcomes.append(outcome)
         done.whole &= outcome.stages[0].rows_in < limit
+    report.warnings += doubtful_attributes(outcomes)
     done.seconds = _seconds(done)
     if planned.count and planned.count.exact and planned.count.rows <= done.counts.rows_in:
         done.whole = True
@@ -179,6 +183,7 @@ def _missing_columns(report: Report, done: Tried) -> None:
     for sampled in done.sampled:
         columns |= sampled.columns
     headers = [header for sampled in done.sampled if (header := header_of(sampled, spec))]
+    report.warnings += lacking_headers(headers, spec)
     report.warnings += differences(headers)
     for header in headers:
         for wanted, other in near_columns(header, spec).items():

@@ -12,12 +12,14 @@ from flows.runtime.progress import StageView
 from flows.runtime.run import Run
 from flows.steps.task import step
 from pipelines.counts import Counts
+from pipelines.ingest.absent import absent_columns
 from pipelines.ingest.accounting import IngestedSource, record_source, records, unread
 from pipelines.ingest.events.ingest import ingest_interactions
 from pipelines.ingest.events.waiting import admit_waiting, waiting_for_known_items
 from pipelines.ingest.items.ingest import fetch_again, ingest_items
+from pipelines.ingest.items.marks import doubtful_attributes
 from pipelines.registry import source_kind_of
-from pipelines.sources.column_names import differences, header_of, near_columns
+from pipelines.sources.column_names import differences, header_of, lacking_headers, near_columns
 from pipelines.sources.protocol import Source, Spec, check_sources
 from pipelines.sources.source_spec import ItemsWithoutImages
 from storage.reasons import ATTRIBUTES, IMAGES
@@ -65,6 +67,8 @@ def _read(
             done.append(reader(run.lake, source, spec, run.clock, run.provenance()))
             _show(view, done[-1])
         _note(run, done[-1])
+    for line in (*doubtful_attributes(done), *absent_columns(done, spec)):
+        run.say(f"  warning: {line}")
     total = Counts(f"ingest {kind}")
     for each in done:
         total.add(each.stages[0])
@@ -123,6 +127,8 @@ def _tell_folders(run: Run, kind: str, sources: list[Source]) -> None:
 def _tell_columns(run: Run, sources: list[Source], spec: Spec) -> None:
     """Warn of requested columns that a file has under nearly the same name only, and of files that differ."""
     headers = [header for source in sources if (header := header_of(source, spec))]
+    for line in lacking_headers(headers, spec):
+        run.say(f"  warning: {line}")
     for header in headers:
         for wanted, there in near_columns(header, spec).items():
             run.say(

@@ -16,6 +16,26 @@ side to their input size and crop a central square: a picture of 1 x 65,535 woul
 """
 
 
+_FORMATS = {b"%pdf": "PDF", b"8bps": "PSD", b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cjxl ": "JPEG XL"}
+"""Formats that Pillow does not read, by their first bytes in small letters."""
+_UNKNOWN = "the bytes are not a picture of a known format: send the picture again"
+_AS_TEXT = "converted to UTF-8 as if it were text: send the picture again"
+_BASE64 = "the bytes are a picture as base64 text: decode them, or write them as a data: URI"
+_NO_PICTURE = {
+    b"version https://git-lfs": "the bytes are the pointer of a file in Git LFS: fetch the picture with `git lfs pull`",
+    b"PK\x03\x04": "the bytes are a ZIP archive: unpack the picture",
+    b"\x1f\x8b": "the bytes are compressed with gzip: unpack the picture",
+    b"{": "the bytes are JSON and no picture: send the picture again",
+    b"/9j/": _BASE64,
+    b"iVBORw0KGgo": _BASE64,
+    b"UklGR": _BASE64,
+    b"\xc2\x89PNG": f"the bytes are a PNG that was {_AS_TEXT}",
+    b"\xc3\xbf\xc3\x98\xc3\xbf": f"the bytes are a JPEG that was {_AS_TEXT}",
+    b"\x89PNG\r\r\n": "the bytes are a PNG whose line ends were converted as if it were text: send the picture again",
+}
+"""Beginnings of bytes that are no picture: their kind, and the remedy."""
+
+
 class ImageRefused(ValueError):
     """Raised for bytes that are not an accepted image; `reason` is the quarantine reason."""
 
@@ -49,14 +69,16 @@ def decode_image(data: bytes, max_pixels: int, formats: Sequence[str]) -> Image.
     except UnidentifiedImageError as error:
         if named := _named(data):
             raise ImageRefused("image_format", _wanted(named, formats)) from error
-        raise ImageRefused(
-            "image_undecodable", "the bytes are not a picture of a known format: send the picture again"
-        ) from error
+        told = next((told for begin, told in _NO_PICTURE.items() if data.lstrip().startswith(begin)), _UNKNOWN)
+        raise ImageRefused("image_undecodable", told) from error
     except Image.DecompressionBombError as error:
-        raise ImageRefused("image_too_many_pixels", str(error)) from error
+        told = f"the image has more pixels than are opened at all, at most {max_pixels} are accepted"
+        raise ImageRefused("image_too_many_pixels", told) from error
     except (OSError, SyntaxError, ValueError, IndexError, EOFError) as error:
-        reason = "image_truncated" if "truncated" in str(error).lower() else "image_undecodable"
-        raise ImageRefused(reason, _stable(str(error))) from error
+        if "truncated" in str(error).lower():
+            raise ImageRefused("image_truncated", "the picture breaks off before its end: send it again") from error
+        told = f"the picture is damaged ({_stable(str(error))}): send it again"
+        raise ImageRefused("image_undecodable", told) from error
 
 
 def _wanted(found: str, formats: Sequence[str]) -> str:
@@ -74,7 +96,7 @@ def _named(data: bytes) -> str | None:
         return "SVG"
     if text.startswith((b"<!doctype html", b"<html")):
         return "a web page (HTML)"
-    return "PDF" if text.startswith(b"%pdf") else None
+    return next((name for begin, name in _FORMATS.items() if text.startswith(begin)), None)
 
 
 def _middle(image: Image.Image) -> Image.Image:

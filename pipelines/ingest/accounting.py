@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,7 +33,9 @@ class IngestedSource:
     """Outcome of one file. `stages` holds its counts: of rows, and for a catalogue of pictures and attributes too.
 
     `unread_pictures` counts pictures that are named but not requested by the recipe. `lost` are columns that items of
-    the file had a value in before, and have no more.
+    the file had a value in before, and have no more. `marks` are attributes that look like marks of deletion, and
+    `row_numbers` attributes that look like row numbers. `columns` are those of the columns that the recipe names which
+    the file has.
     """
 
     source: Source
@@ -41,6 +44,9 @@ class IngestedSource:
     stages: list[Counts]
     unread_pictures: int = 0
     lost: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+    row_numbers: tuple[str, ...] = ()
+    columns: frozenset[str] = frozenset()
 
 
 def mapping_hash(spec: BaseModel) -> str:
@@ -130,6 +136,10 @@ class Digest:
         return self._sha256.hexdigest()
 
 
+_PLAIN_NAME = re.compile(r"\w([\w .:/-]*\w)?", re.ASCII)
+"""Names of columns that show all their characters without quotes around them."""
+
+
 def lacking(row: Row, column: str, setting: str) -> str:
     """Explain why a row has no value in a required column, and name the setting for that column."""
     columns = row.columns or tuple(row.values)
@@ -137,7 +147,14 @@ def lacking(row: Row, column: str, setting: str) -> str:
         value = row.values.get(column)
         word = f": {shown(value)} stands for none" if value not in (None, "") else ""
         return f"no value in column {column!r}{word}"
-    return f"the row has no {column!r}, it has {', '.join(sorted(columns)[:12])}: name the column in {setting}"
+    if not columns:
+        return f"the row has no {column!r}, and no other column"
+    if len(columns) == 1 and column in columns[0]:
+        section = setting.partition(".")[0]
+        told = f"if it is several, set {section}.csv.delimiter to what separates them"
+        return f"the header is one cell, {columns[0]!r}: {told}"
+    there = ", ".join(name if _PLAIN_NAME.fullmatch(name) else repr(name) for name in sorted(columns)[:12])
+    return f"the row has no {column!r}, it has {there}: name the column in {setting}"
 
 
 def as_refused(error: Exception) -> Refused:

@@ -93,6 +93,14 @@ def row_count(part: Part) -> int:
     return sum(row.rows for row in part) if isinstance(part, list) else len(part)  # a text has no damaged parts
 
 
+def column_names(part: Part) -> set[str]:
+    """Return the names of the columns that rows of a part have, those of folders included."""
+    if isinstance(part, Columns):
+        return {*part.columns, *part.names}
+    rows, names = (part.alone, {*part.columns, *part.names}) if isinstance(part, TextRows) else (part, set[str]())
+    return names.union(*(row.values for row in rows if row.reason is None))
+
+
 def row_numbers(part: Part) -> pl.Series:
     if isinstance(part, list):
         return pl.Series([row.number for row in part], dtype=pl.Int64)

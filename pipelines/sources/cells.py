@@ -43,6 +43,8 @@ SHORTENED = re.compile(r"[+-]?\d+(?:[.,]\d+)?E\+\d{1,3}", re.IGNORECASE)
 """A number as spreadsheets show and save it, without its last digits, and as R writes 100000 (`1e+05`)."""
 _UNSEEN = "\0\u200b\u200c\u200d\u2060\ufeff"
 """Characters stripped from the ends of an id, besides blanks: padding, joiners, and byte order marks."""
+_GROUPED = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
+"""A number with commas between thousands; one without a point may also have a decimal comma."""
 COMMA_NUMBER = re.compile(r"[+-]?\d*(\.\d{3})*,\d+")
 _SCIENTIFIC = (
     "a number in scientific notation, as spreadsheets and R write long ones, and its last digits may be lost: "
@@ -74,12 +76,18 @@ class Single(float):
     """A 32-bit floating-point number."""
 
     exact = 2.0**24
+    kind: type[np.floating[Any]] = np.float32
+
+    def as_written(self) -> str:
+        """Return the shortest number that reads as this one: 19.99, where 64 bits would show 19.989999771118164."""
+        return str(self.kind(self))
 
 
 class Half(Single):
     """A 16-bit floating-point number."""
 
     exact = 2.0**11
+    kind = np.float16
 
 
 @dataclass(frozen=True)
@@ -165,7 +173,7 @@ def identifier(value: Any, column: str) -> str | None:
         raise Refused(Reason.NOT_AN_ID, f"{column} = {value!r} is a floating-point number that holds no exact integer")
     if isinstance(value, Decimal) and value == value.to_integral_value():
         value = f"{value:.0f}"
-    found = text(value, column).strip(_UNSEEN).strip()
+    found = text(float(value) if isinstance(value, Single) else value, column).strip(_UNSEEN).strip()
     if SHORTENED.fullmatch(found):
         raise Refused(Reason.NOT_AN_ID, f"{column} = {shown(found)} is {_SCIENTIFIC}")
     if len(found) > MAX_ID_CHARACTERS:
@@ -232,11 +240,19 @@ def _float(value: Any, column: str) -> float:
             return float(value)
     except (ValueError, OverflowError):
         pass
-    comma = isinstance(value, str) and COMMA_NUMBER.fullmatch(value.strip())
-    hint = ", a number with a decimal comma" if comma else ""
+    hint = _commas(value.strip()) if isinstance(value, str) else ""
     if isinstance(value, Unreadable) and value.text is not None:
         hint = f": {value.why}"
     raise Refused(Reason.NOT_A_NUMBER, f"{column} = {shown(value)}{hint}")
+
+
+def _commas(word: str) -> str:
+    """Return what the commas of a number may be, as a message says it; empty for other texts."""
+    decimal, grouped = COMMA_NUMBER.fullmatch(word), _GROUPED.fullmatch(word)
+    if grouped:
+        either = "a number with a decimal comma, or one " if decimal else "a number "
+        return f", {either}with commas between thousands: export such a number without them"
+    return ", a number with a decimal comma" if decimal else ""
 
 
 def text(value: Any, column: str) -> str:
@@ -269,6 +285,8 @@ def _text(value: Any, column: str) -> str:
         value = _decoded(value, column)
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # an integer column with missing values is read as floats
+    if isinstance(value, Single):
+        value = value.as_written()
     if isinstance(value, Decimal):
         value = f"{value:f}"  # zero with ten digits behind the point would be written 0E-10
     found = _json(value, column) if isinstance(value, dict) else str(value).strip()
@@ -295,7 +313,7 @@ def _decoded(value: bytes, column: str) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError as error:
-        raise Refused(Reason.INVALID_UTF8, f"{column}: byte {error.start}: {error.reason}") from error
+        raise Refused(Reason.INVALID_UTF8, f"{column}: byte {error.start:,} of its bytes is not UTF-8") from error
 
 
 def check_depth(value: Any, column: str) -> None:

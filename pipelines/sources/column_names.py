@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -19,6 +19,8 @@ KINDS = {
     "lists": pa.types.is_nested,
 }
 """Kinds of cells, as messages name them, and the types of Arrow that are of a kind."""
+_CELL = re.compile(r"[+-]?\d+([.,]\d+)*|\d+[-/.]\d+[-/.]\d+([T ].*)?")
+"""A number, a date or a time, which is rarely the name of a column."""
 SHOWN = 5
 """Most files that a warning about differences names."""
 
@@ -43,7 +45,7 @@ def header_of(source: Source, spec: Spec) -> Header | None:
         kinds = {field.name: kind for field in first.batch.schema if (kind := _kind_of(field.type))}
         return Header(source.file, frozenset(first.columns) | source.unread_columns, kinds)
     row = None if first is None else next(iter(first if isinstance(first, list) else first.rows()), None)
-    if row is None or row.reason is not None:
+    if row is None or (row.reason is not None and not row.columns):
         return None
     names = frozenset(row.columns or row.values) | source.unread_columns
     return Header(source.file, names, {}, fixed=bool(row.columns))
@@ -54,6 +56,26 @@ def near_columns(header: Header, spec: Spec) -> dict[str, str]:
     present = {_normalized(name): name for name in sorted(header.names, reverse=True)}
     lacking = sorted(set(spec.mapped_columns) - header.names)
     return {name: present[_normalized(name)] for name in lacking if _normalized(name) in present}
+
+
+def seems_to_lack_header(names: Collection[str], meant: Collection[str]) -> bool:
+    """Return whether the names of columns read as the cells of a row: those of `meant`, or any where none is there."""
+    return any(_CELL.fullmatch(name.strip()) for name in (set(meant) & set(names)) or names)
+
+
+def lacking_headers(headers: Iterable[Header], spec: Spec) -> Iterator[str]:
+    """Yield a line for each text of cells whose first line is probably a row."""
+    for header in headers:
+        if header.fixed and not header.kinds and seems_to_lack_header(header.names, spec.mapped_columns):
+            yield told_header(header.file, header.names)
+
+
+def told_header(file: str, names: Collection[str]) -> str:
+    """Return the line that tells of a first line that is probably a row."""
+    return (
+        f"{file} seems to have no header: its first line, with {_listed(sorted(names))}, is taken for names of columns "
+        "and is lost as a row. Write a first line with a name for each column"
+    )
 
 
 def differences(headers: Sequence[Header]) -> Iterator[str]:

@@ -11,6 +11,8 @@ from pipelines.sources.row import SourceError
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 """Suffixes of compressed text, which is decompressed while it is read, and the names of the codecs."""
+MAGIC = {"gzip": b"\x1f\x8b", "bz2": b"BZh", "zstd": b"\x28\xb5\x2f\xfd"}
+"""First bytes of compressed text by codec."""
 ATOMIC = (".item", ".inter")
 """Suffixes of RecBole's atomic files. They are read where they are named: a folder of them has catalogue and log."""
 TABBED = (".tsv", *ATOMIC)
@@ -42,10 +44,14 @@ class File:
         """True for a text of cells between delimiters, False for JSON and Parquet."""
         return self.suffix in (".csv", *TABBED)
 
+    @property
+    def has_columns(self) -> bool:
+        """True for a file whose rows all have the same columns, False for JSON."""
+        return self.is_table_text or self.suffix == ".parquet"
+
     def open_stream(self) -> pa.NativeFile:
         """Open the content, decompressed. Raise OSError."""
-        codec = next((name for suffix, name in COMPRESSIONS.items() if self.path.lower().endswith(suffix)), None)
-        return self.filesystem.open_input_stream(self.path, compression=codec)
+        return self.filesystem.open_input_stream(self.path, compression=self._compression())
 
     def head(self, size: int) -> bytes:
         """Return the first bytes of the content. Raise as `reading` does."""
@@ -68,7 +74,24 @@ class File:
 
     def broken_off(self, error: OSError) -> SourceError:
         """Return the error to raise for a file that cannot be read to its end."""
+        if (found := self._compression()) and (head := self._raw_head()) and not head.startswith(MAGIC[found]):
+            suffix = next(each for each, codec in COMPRESSIONS.items() if codec == found)
+            return SourceError(
+                f"{self.path} is not compressed with {found} by its first bytes: take {suffix} off its name."
+            )
         return SourceError(f"{self.path} cannot be read to its end: {error}. Copy or export it again.")
+
+    def _compression(self) -> str | None:
+        return next((codec for suffix, codec in COMPRESSIONS.items() if self.path.lower().endswith(suffix)), None)
+
+    def _raw_head(self) -> bytes:
+        """Return the first bytes as they are stored; none if they cannot be read."""
+        try:
+            with self.filesystem.open_input_stream(self.path, compression=None) as stream:
+                data: bytes = stream.read(8)
+        except OSError:
+            return b""
+        return data
 
     @property
     def folder(self) -> str:

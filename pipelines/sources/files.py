@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from infra.addresses import SETTINGS, refuse_parameters
-from pipelines.sources.addresses import Pattern, file_system_of, has_wildcards, resolved
+from pipelines.sources.addresses import HUB, Pattern, file_system_of, has_wildcards, resolved
 from pipelines.sources.file import ATOMIC, File
 from pipelines.sources.folders import (
     SUFFIXES,
@@ -135,6 +135,8 @@ def _stamp(file: File) -> tuple[int, int]:
 def find_files(uri: str) -> tuple[pafs.FileSystem, str, Entries]:
     """Return the file system, path and files at `uri`, unread; raise SourceError if it is not usable."""
     refuse_parameters(uri, "a source", SETTINGS)
+    if not uri.strip():
+        raise SourceError("the address of a source is empty: the current folder is `.`.")
     try:
         filesystem, path = file_system_of(uri) if "://" in uri else (pafs.LocalFileSystem(), resolved(uri))
         info = filesystem.get_file_info(path)
@@ -145,6 +147,13 @@ def find_files(uri: str) -> tuple[pafs.FileSystem, str, Entries]:
         ) from error
     except (OSError, ValueError, RuntimeError) as error:
         raise SourceError(f"cannot reach {uri}: {error}") from error
+    except Exception as error:
+        if not uri.startswith(HUB):
+            raise
+        # the errors of the library by which the hub's client connects
+        raise SourceError(
+            f"cannot reach {uri}: {error}. Is this machine connected to the hub (HF_ENDPOINT)?"
+        ) from error
     if info.type == pafs.FileType.NotFound and has_wildcards(path):
         return filesystem, Pattern(path).root, _matching(uri, filesystem, Pattern(path))
     if info.type == pafs.FileType.NotFound:

@@ -18,6 +18,7 @@ from storage.reasons import Reason
 BATCH_ROWS = 4096
 """Rows of a batch in which a damaged row group is read again: those of a batch with damage are lost."""
 _SHORT = {pa.float16(): Half, pa.float32(): Single}
+_MAGIC = b"PAR1"
 DAMAGED = (OSError, ValueError, pa.ArrowException)
 """Errors that Arrow and the file system raise for a damaged file."""
 
@@ -83,8 +84,7 @@ def parquet_columns(
         table = pq.ParquetFile(stream)
         schema, groups = table.schema_arrow, range(table.num_row_groups)
     except DAMAGED as error:
-        detail = f"{file} is not Parquet, or it is damaged: {error}"
-        yield Row(0, {"raw": file}, Reason.UNREADABLE_PARQUET, detail)
+        yield Row(0, {"raw": file}, Reason.UNREADABLE_PARQUET, f"{file} is {_no_parquet(stream, error)}")
         return
     names = tuple(without_blanks(schema.names, mapped))
     wanted = _columns(schema.names, names, file, selected, unread)
@@ -105,6 +105,18 @@ def parquet_columns(
             detail = f"{file}: rows {number:,} to {first + expected - 1:,} cannot be read: {error}"
             yield Row(number, {"raw": file}, Reason.UNREADABLE_PARQUET, detail, rows=lost)
         first += expected
+
+
+def _no_parquet(stream: pa.NativeFile, error: Exception) -> str:
+    """Return why a file cannot be opened: Parquet begins and ends with the same four bytes."""
+    size = stream.size()
+    stream.seek(0)
+    if stream.read(len(_MAGIC)) != _MAGIC:
+        return "not Parquet by its first bytes, whatever its name says"
+    stream.seek(max(0, size - len(_MAGIC)))
+    if stream.read() != _MAGIC:
+        return f"not whole: it breaks off after {size:,} bytes, before the end that a Parquet file has"
+    return f"damaged: {error}"
 
 
 def _batches(table: pq.ParquetFile, group: int, columns: list[str] | None, rows: int) -> Iterator[pa.RecordBatch]:
@@ -169,7 +181,15 @@ def _cell(value: pa.Scalar) -> Any:
     try:
         return value.as_py()
     except Exception as error:  # noqa: BLE001 - a bad cell refuses its row only if its column is used
-        return Unreadable(f"{value.type} that cannot be read ({type(error).__name__}: {error})", _as_text(value))
+        return Unreadable(_why_unreadable(value.type, error), _as_text(value))
+
+
+def _why_unreadable(kind: pa.DataType, error: Exception) -> str:
+    if pa.types.is_timestamp(kind) and "TimeZone" in type(error).__name__:
+        return f"a time in the zone {kind.tz!r}, which does not exist: write times in UTC"
+    if pa.types.is_temporal(kind) and isinstance(error, OverflowError | ValueError):
+        return f"a time ({kind}) beyond the years 1 to 9999"
+    return f"{kind} that cannot be read ({type(error).__name__}: {error})"
 
 
 def _as_text(value: pa.Scalar) -> str | None:

@@ -134,8 +134,10 @@ class Found:
 
 
 def absolute_path(uri: str) -> str:
-    """Return an address that means the same in every folder; `~` is left as it is."""
-    return uri if "://" in uri else str(Path(uri).resolve())
+    """Return an address that means the same in every folder; `~/` is the home folder."""
+    if "://" in uri:
+        return uri
+    return str((Path(uri).expanduser() if uri.startswith("~/") else Path(uri)).resolve())
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,29 @@ BINARY = {
     b"SQLite format 3": "a SQLite database",
     b"PARE": "encrypted Parquet",
     b"version https://git-lfs": "the pointer of a file in Git LFS (`git lfs pull` fetches it)",
+    b"ARROW1": "Arrow IPC (Feather)",
+    b"\x89HDF": "HDF5",
+    b"\x80\x04\x95": "a pickle of Python",
+    b"\x93NUMPY": "an array of NumPy",
+    b"%PDF-": "PDF",
+    b"{\\rtf": "RTF",
+    b"\x89PNG": "a picture (PNG)",
+    b"\xff\xd8\xff": "a picture (JPEG)",
+    b"7z\xbc\xaf": "a 7-Zip archive",
+    b"Rar!\x1a": "a RAR archive",
+}
+MARKUP = {
     b"<?xml": "XML",
-    b"<!DOCTYPE": "a web page",
     b"<!doctype": "a web page",
     b"<html": "a web page",
+    b"<head": "a web page",
+    b"<body": "a web page",
+    b"<table": "a table of a web page",
+    b"<error>": "an error message in XML",
+    b"<rss": "XML",
 }
+"""Beginnings of markup, in small letters and behind blanks."""
+_TAR = slice(257, 262)
 
 
 def read_file(file: File, named: Folders, spec: Spec, rows: int) -> Iterator[Part]:
@@ -144,6 +162,9 @@ def _head(file: File, wanted: str, size: int = HEAD_BYTES) -> bytes:
     """Return the first bytes of a file; raise SourceError if they show another kind."""
     head = file.head(size)
     kind = next((name for magic, name in BINARY.items() if head.startswith(magic)), None)
+    text = head[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    kind = kind or next((name for magic, name in MARKUP.items() if text.startswith(magic)), None)
+    kind = kind or ("a tar archive" if head[_TAR] == b"ustar" else None)
     if kind and kind != wanted:
         raise SourceError(f"{file.file} is {kind} by its first bytes, whatever its name says. Write it as {wanted}.")
     return head

@@ -22,7 +22,8 @@ def without_blanks(names: Sequence[str], meant: Collection[str]) -> list[str]:
 class Row:
     """One row of a source, or the reason why it cannot be read.
 
-    `columns` are all of the file if `values` has some of them. `rows` counts the rows of a damaged part of a file.
+    `columns` are all of the file if it has columns; `values` may have some of them. `rows` counts the rows of a damaged
+    part of a file.
     """
 
     number: int

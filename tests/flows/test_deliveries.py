@@ -9,6 +9,8 @@ from conftest import write_items
 from flows.bootstrap import bootstrap
 from flows.ingest import ingest
 from flows.nightly import nightly
+from flows.preflight.preflight import PlannedRun, preflight
+from flows.recipe import parse_recipe
 from pipelines.sources.row import SourceError
 from sidmill.release import open_trie
 from storage.errors import QuarantineBudgetExceeded
@@ -149,6 +151,19 @@ def test_a_column_that_is_nearly_one_that_is_meant_is_told_once(
     told = capsys.readouterr().out
     assert told.count("items.csv has no column 'deleted'; if 'Deleted' is that column, name it in [items]") == 1
     assert told.count("log.csv has no column 'event_type'; if 'eventType' is that column") == 1
+
+
+def test_a_column_that_may_mark_deleted_items_is_told_by_a_run_and_before_it(
+    tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (small / "items.csv").write_text("item_id,title,is_deleted\n1,mug,t\n")
+    line = "items.csv: 'is_deleted' may mark deleted items, and deletes none: "
+    planned = PlannedRun("bootstrap", parse_recipe({}).model_dump(mode="json"), [str(small / "items.csv")], [], None)
+    assert [each for each in preflight(planned, quick=True).warnings if each.startswith(line)]
+    ingest(str(tmp_path / "lake"), items=[str(small / "items.csv")])
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.count(f"warning: {line}") == 1
+    assert 'set items.deleted = "is_deleted"' in told
 
 
 def test_a_catalogue_whose_pictures_are_all_refused_is_named(

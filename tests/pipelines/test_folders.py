@@ -289,12 +289,24 @@ def test_files_of_a_folder_with_other_columns_are_told_by_file_and_column(tmp_pa
     write(tmp_path / "g.jsonl", '{"item_id": "g", "title": "x"}\n')
     write(tmp_path / "h.parquet", "damaged")
     assert differing(tmp_path, ItemsSpec()) == [
-        "d.parquet has no column 'price', unlike most of the 5 files",
-        "e.parquet has also 'brand'; has text in 'price' and not whole numbers, unlike most of the 5 files",
+        "d.parquet has no column 'price', unlike most of the 6 files",
+        "e.parquet has also 'brand'; has text in 'price' and not whole numbers, unlike most of the 6 files",
     ]
     for number in range(9):
         parquet(tmp_path / f"z{number}.parquet", **{f"column_{number}": ["z"]})
     assert differing(tmp_path, ItemsSpec())[-1] == "6 more files have other columns than most"
+
+
+def test_csv_files_of_a_folder_with_other_columns_are_told(tmp_path: Path) -> None:
+    for name in "abc":
+        write(tmp_path / f"{name}.csv", f"item_id,title,price\n{name},x,1\n")
+    assert differing(tmp_path, ItemsSpec()) == []
+    write(tmp_path / "d.csv", "item_id,name,price\nd,x,1\n")
+    write(tmp_path / "e.csv", "item_id,title\ne,x,1\n")
+    assert differing(tmp_path, ItemsSpec()) == [
+        "d.csv has no column 'title'; has also 'name', unlike most of the 5 files",
+        "e.csv has no column 'price', unlike most of the 5 files",
+    ]
 
 
 def test_of_a_log_only_columns_that_are_read_have_kinds_that_may_differ(tmp_path: Path) -> None:

@@ -185,3 +185,14 @@ def test_shards_on_the_hub_are_read_as_files_and_a_data_set_that_is_not_there_is
     *read, refused = done.stdout.splitlines()
     assert read == [f"{both} ['i0', 'i1']"] * 2 + [f"{both[1:]} ['i1']"], done.stderr
     assert refused.startswith("refused cannot reach hf://datasets/us/gone/x: ")
+
+
+def test_a_hub_that_cannot_be_reached_is_one_message() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", READ, "hf://datasets/us/shop/x.csv"],
+        env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.startswith("refused cannot reach hf://datasets/us/shop/x.csv: "), done.stderr

@@ -115,7 +115,7 @@ def test_a_database_file_is_opened_for_reading_by_the_name_of_a_connection(
 @pytest.mark.parametrize(
     ("uri", "text", "told"),
     [
-        ("sql:{}/none.sql", "", r"the query cannot be read.*none\.sql"),
+        ("sql:{}/none.sql", "", r"none\.sql: the query cannot be read: No such file"),
         ("sql:{}/items.sql", " \n", "the file is empty"),
         ("sql:SELECT 1", "", r"names no query\. Write the query into a file"),
         ("sql:postgresql://me:geheim-8471@host/shop", "", r"sql:postgresql://\*\*\*@host/shop names no query"),

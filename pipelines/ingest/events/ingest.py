@@ -24,7 +24,7 @@ from pipelines.ingest.events.ids import Copies, content_ids
 from pipelines.ingest.events.known_items import Has
 from pipelines.ingest.events.pseudonyms import Pseudonyms, require_same_key
 from pipelines.ingest.events.rows import EventRules
-from pipelines.ingest.parts import bounds, parsed_ahead, row_count, row_numbers
+from pipelines.ingest.parts import bounds, column_names, parsed_ahead, row_count, row_numbers
 from pipelines.sources.cells import Refused
 from pipelines.sources.protocol import Part, Source
 from pipelines.sources.row import Row
@@ -65,8 +65,10 @@ def ingest_interactions(
         return replace(parsed, events=admission.recognised(parsed.events))
 
     refused_ids: set[str] = set()
+    columns: set[str] = set()
     for part, parsed in parsed_ahead(source, spec, CHUNK_ROWS, recognised):
         with naming(source, *bounds(part)):
+            columns |= column_names(part) & spec.selected_columns
             events, rejects = reader.fresh(part, parsed, counts)
             admitted = write_admitted(lake, admission, events, provenance, parsed.own_ids)
             counts.out += len(admitted.events)
@@ -78,7 +80,7 @@ def ingest_interactions(
             refused_ids.update(reject.id for reject in rejects)
     stages = [counts.check()]
     close_superseded(lake, source, stages, refused_ids, provenance)
-    return IngestedSource(source, "interactions", mapping_hash(spec), stages)
+    return IngestedSource(source, "interactions", mapping_hash(spec), stages, columns=frozenset(columns))
 
 
 class _Reader:

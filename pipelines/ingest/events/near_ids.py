@@ -12,6 +12,7 @@ ASKED = 50
 # Most digits to which an id is padded with zeros.
 LONGEST = 18
 _PYTHON_BYTES = re.compile(r"b'(.*)'|b\"(.*)\"", re.DOTALL)
+_GROUPED = re.compile(r"\d{1,3}(,\d{3})+")
 Spelling = tuple[str, str]
 """Another spelling of an id, and the difference."""
 
@@ -55,10 +56,22 @@ def other_spellings(item: str) -> list[Spelling]:
         (" ".join(bare.split()), "blanks"),
         (seen, "characters that are not seen"),
         (bare.strip("'\"`"), "quotes around it"),
+        (_as_value(bare), '="..." of a spreadsheet around it'),
+        (f'="{bare}"', '="..." of a spreadsheet around it'),
+        (bare.replace(",", "") if _GROUPED.fullmatch(bare) else "", "commas between thousands"),
+        (
+            f"{int(bare):,}" if bare.isdecimal() and bare.isascii() and len(bare) <= LONGEST else "",
+            "commas between thousands",
+        ),
     ]
     found += [(unicodedata.normalize("NFKC", bare), "the form of its characters")]
     found += [(name, "case") for name in (bare.lower(), bare.upper(), bare.capitalize(), bare.title())]
     return [each for each in dict.fromkeys(found) if each[0] and each[0] != item]
+
+
+def _as_value(item: str) -> str:
+    """Return the text of a formula `="text"`; empty for other texts."""
+    return item[2:-1] if item.startswith('="') and item.endswith('"') else ""
 
 
 def _both(one: str, other: str) -> str:

@@ -22,8 +22,9 @@ from pipelines.ingest.accounting import (
 from pipelines.ingest.hash_set import SeenHashes
 from pipelines.ingest.items.columns import ParsedItems, parse
 from pipelines.ingest.items.lost import lost_columns
+from pipelines.ingest.items.marks import deletion_marks, row_numbers, telling_names
 from pipelines.ingest.items.rows import pictures_of, subject_of
-from pipelines.ingest.parts import bounds, parsed_ahead, row_count, rows_at
+from pipelines.ingest.parts import bounds, column_names, parsed_ahead, row_count, rows_at
 from pipelines.ingest.pictures.fetch import TRANSIENT
 from pipelines.ingest.pictures.ingest import Pictures
 from pipelines.ingest.pictures.references import Reference
@@ -77,7 +78,17 @@ def ingest_items(
     stages = [counts.check(), reader.image_counts.check(), reader.attribute_counts.check()]
     read = [stage for stage in stages if stage is not reader.image_counts or reader.with_pictures]
     close_superseded(lake, source, read, refused, provenance)
-    return IngestedSource(source, "items", mapping_hash(spec), stages, reader.unread_pictures, lost or ())
+    return IngestedSource(
+        source,
+        "items",
+        mapping_hash(spec),
+        stages,
+        reader.unread_pictures,
+        lost or (),
+        deletion_marks(reader.columns | source.unread_columns, spec),
+        tuple(sorted(reader.row_numbers)),
+        frozenset(reader.columns),
+    )
 
 
 class _Reader:
@@ -88,6 +99,7 @@ class _Reader:
         self.row_counts = Counts(STAGE)
         self.attribute_counts, self.image_counts = Counts(ATTRIBUTE_STAGE), Counts(IMAGE_STAGE)
         self.unread_pictures = 0
+        self.columns, self.row_numbers = set[str](), set[str]()
         self.with_pictures = not isinstance(spec, ItemsWithoutImages)
         self._pictures = Pictures(lake, source, spec)
         self._seen, self._ids = SeenHashes(), list[pl.Series]()
@@ -97,6 +109,9 @@ class _Reader:
     def accepted(self, part: Part, parsed: ParsedItems) -> tuple[pl.DataFrame, list[Reject]]:
         """Return the items of a part with `images` and `source`, and the refused rows, attributes and pictures."""
         self.row_counts.rows_in += row_count(part)
+        columns = telling_names(column_names(part), self._spec)
+        self.columns |= columns
+        self.row_numbers |= row_numbers(columns, parsed.items, self._spec)
         again = self._again(parsed.items["item_id"])
         items = parsed.items.filter(~again)
         refused = [*parsed.refused, *self._repeats(part, parsed.items.filter(again))]

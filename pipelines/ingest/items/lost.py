@@ -20,13 +20,18 @@ def lost_columns(lake: Lake, revisions: pl.DataFrame, spec: ItemsSpec) -> tuple[
     changed = revisions.filter((pl.col("revision") > 0) & ~pl.col("deleted")).head(LOOKED_AT)
     if changed.is_empty():
         return ()
-    columns = ["item_id", "revision", "title", "attributes", "deleted"]
+    columns = ["item_id", "revision", "title", "attributes", "deleted", "images"]
     stored = lake.frame("items", columns=columns, among=Among("item_id", changed["item_id"]))
     before = changed.select("item_id", pl.col("revision") - 1).join(stored, on=["item_id", "revision"])
-    return tuple(sorted(_named(before, spec) - _named(changed, spec) - (spec.not_attributes - {spec.title})))
+    kept = spec.not_attributes - {spec.title, spec.image}
+    return tuple(sorted(_named(before, spec) - _named(changed, spec) - kept))
 
 
 def _named(items: pl.DataFrame, spec: ItemsSpec) -> set[str]:
     """Return the columns that have a value in an item."""
     named = {name for each in items["attributes"] for name in json.loads(each)}
-    return named | ({spec.title} if items["title"].is_not_null().any() else set())
+    if items["title"].is_not_null().any():
+        named.add(spec.title)
+    if spec.image and (items["images"].list.len() > 0).any():
+        named.add(spec.image)
+    return named

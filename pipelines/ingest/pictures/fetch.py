@@ -95,7 +95,7 @@ class Web:
         except (OSError, http.client.HTTPException, ValueError) as error:
             if out_of_time.is_set() or isinstance(error, TimeoutError):
                 raise TimeoutError from error
-            raise Refused("image_unreachable", f"{printable_address(url)}: {type(error).__name__}: {error}") from error
+            raise Refused("image_unreachable", f"{printable_address(url)}: {_why_unreachable(error)}") from error
 
     def _answer(self, connection: http.client.HTTPConnection, parts: SplitResult) -> bytes | str:
         target = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe="/?%:@!$&'()*+,;=~")
@@ -128,7 +128,8 @@ class Web:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            raise Refused("image_unreachable", f"{host}: {error}") from error
+            why = getattr(error, "strerror", None) or "it is no name of a host"
+            raise Refused("image_unreachable", f"{host}: the address of this host cannot be found: {why}") from error
         addresses = [str(each[4][0]) for each in found]
         if host not in self._trusted:
             for address in addresses:
@@ -155,6 +156,17 @@ class _Connection(http.client.HTTPConnection):
         self.sock = socket.create_connection(self._judged, left)
         if self._tls is not None:
             self.sock = self._tls.wrap_socket(self.sock, server_hostname=self.host)
+
+
+def _why_unreachable(error: Exception) -> str:
+    """Return why a connection failed, as a message says it."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate of the host is not accepted: {error.verify_message}"
+    if isinstance(error, http.client.IncompleteRead):
+        return "the answer was cut short"
+    if isinstance(error, ConnectionError):
+        return f"the host does not answer, or breaks off ({error.strerror or type(error).__name__})"
+    return f"{type(error).__name__}: {error}"
 
 
 def _parts(url: str) -> SplitResult:

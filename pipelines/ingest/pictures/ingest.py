@@ -15,6 +15,7 @@ import pyarrow.fs as pafs
 from infra.addresses import printable_address
 from pipelines.ingest.pictures.fetch import HostTimeouts, Web
 from pipelines.ingest.pictures.references import Reference, data_uri
+from pipelines.ingest.pictures.unreadable import why_unreadable
 from pipelines.sources.cells import Refused, shown
 from pipelines.sources.protocol import Source
 from pipelines.sources.source_spec import ItemsSpec
@@ -86,7 +87,14 @@ class Pictures:
         return next((root for root in roots if reference.startswith(root + "/")), None)
 
     def _file(self, reference: str) -> bytes:
-        return _bytes(*self._place(reference), printable_address(reference), self._spec.max_image_bytes)
+        filesystem, path = self._place(reference)
+        shown_address = printable_address(reference)
+        try:
+            return _bytes(filesystem, path, shown_address, self._spec.max_image_bytes)
+        except (OSError, ValueError) as error:
+            folder = self._source.folder if self._source and "://" not in reference else ""
+            why = why_unreadable(filesystem, folder, reference, error) if folder else str(error)
+            raise Refused("image_unreadable", f"{shown_address!r}: {why}") from error
 
     def _place(self, reference: str) -> tuple[pafs.FileSystem, str]:
         """Return the file of a path inside the source's folder, or of a URI below one of `items.image_roots`."""
@@ -143,14 +151,12 @@ def _within(seconds: float, read: Callable[[], bytes]) -> bytes:
 
 
 def _bytes(filesystem: pafs.FileSystem, path: str, shown_address: str, limit: int) -> bytes:
-    try:
-        info = filesystem.get_file_info(path)
-        if info.is_file and info.size > limit:
-            raise Refused("image_too_large", f"{info.size} bytes, at most {limit} are accepted")
-        with filesystem.open_input_stream(path) as stream:
-            data: bytes = stream.read(limit + 1)
-    except (OSError, ValueError) as error:
-        raise Refused("image_unreadable", f"{shown_address!r}: {error}") from error
+    """Return the content of a file. Raise OSError or ValueError."""
+    info = filesystem.get_file_info(path)
+    if info.is_file and info.size > limit:
+        raise Refused("image_too_large", f"{info.size} bytes, at most {limit} are accepted")
+    with filesystem.open_input_stream(path) as stream:
+        data: bytes = stream.read(limit + 1)
     if isinstance(filesystem, pafs.LocalFileSystem) and str(Path(path).resolve()) != path:
         raise Refused("image_outside_folder", f"{shown_address!r} was replaced by a link while it was read")
     if len(data) > limit:

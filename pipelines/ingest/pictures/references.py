@@ -36,6 +36,8 @@ KEYS = (
 _OF_BASE64 = {"/9j/": "jpeg", "iVBORw0KGgo": "png", "UklGR": "webp", "R0lGOD": "gif"}
 _BASE64 = re.compile("|".join(map(re.escape, _OF_BASE64)))
 """How pictures begin in base64."""
+_PYTHON = re.compile(r"[\[{(\s]*(u?'|None\b)")
+"""Beginning of a list or an object that Python printed."""
 _SHORTEST_BASE64 = 64
 """Length from which a text that begins so is no path."""
 
@@ -65,9 +67,13 @@ def _references(value: Any) -> list[Reference]:
 def _of_list(value: list[Any] | tuple[Any, ...]) -> list[Reference]:
     if value and all(isinstance(each, tuple) and len(each) == 2 for each in value):
         return _of_object(dict(value))  # a map of Parquet
-    if value and all(isinstance(each, int | float) for each in value):
+    if _are_numbers(value):
         return [_no_picture(f"a list of {len(value):,} numbers")]
     return [found for each in value for found in _references(each)]
+
+
+def _are_numbers(value: list[Any] | tuple[Any, ...]) -> bool:
+    return bool(value) and all(isinstance(each, int | float) for each in value)
 
 
 def _of_text(value: str) -> list[Reference]:
@@ -80,7 +86,10 @@ def _of_text(value: str) -> list[Reference]:
             inner = json.loads(bare)
             check_depth(inner, "the JSON")
         except (ValueError, RecursionError):
-            return [_no_picture(f"the text {shown(value)}, which begins as JSON and is none")]
+            if _PYTHON.match(bare):
+                told = f"the text {shown(value)} is a list or an object as Python prints it: write JSON (json.dumps)"
+                return [Refused("image_reference_unknown", told)]
+            return [_no_picture(f"the text {shown(value)}, which begins as JSON and is none,")]
         return _references(inner)
     if (found := _BASE64.match(bare)) is not None and len(bare) >= _SHORTEST_BASE64:
         kind = _OF_BASE64[found[0]]
@@ -107,7 +116,7 @@ def _of_object(value: dict[Any, Any]) -> list[Reference]:
             Refused("image_reference_unknown", f"an object with {keys}: a picture stands in one of {', '.join(KEYS)}")
         ]
     columns = [value[key] for key in known]
-    lists = [each for each in columns if isinstance(each, list | tuple)]
+    lists = [each for each in columns if isinstance(each, list | tuple) and not _are_numbers(each)]
     if lists:  # one list per size, all of the same pictures in the same order
         longest = max(map(len, lists))
         rows = [[each[at] for each in lists if at < len(each)] for at in range(longest)]

@@ -53,8 +53,10 @@ class Query(NamedTuple):
     def text(self) -> str:
         try:
             found = self.file.read_text("utf-8-sig")
-        except (OSError, UnicodeError) as error:
-            raise SourceError(f"{self.uri}: the query cannot be read: {error}.") from error
+        except UnicodeError as error:
+            raise SourceError(f"{self.uri}: the query is not text in UTF-8. Save it as UTF-8.") from error
+        except OSError as error:
+            raise SourceError(f"{self.uri}: the query cannot be read: {error.strerror or error}.") from error
         if not found.strip():
             raise SourceError(f"{self.uri}: the file is empty. Write a query into it.")
         return found

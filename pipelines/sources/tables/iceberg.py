@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from infra.addresses import refuse_parameters, without_secrets
+from pipelines.sources.addresses import HUB
 from pipelines.sources.protocol import Found, Record, RowCount, SourceKind, Spec, absolute_path
 from pipelines.sources.row import SourceError
 from pipelines.sources.tables.versioned import TableVersion
@@ -171,6 +172,8 @@ def _claims(uri: str) -> bool:
     address = _parsed(uri).table
     if uri.startswith(SCHEME) or _METADATA.fullmatch(address):
         return True
+    if address.startswith(HUB):
+        return False
     try:
         filesystem, path = pafs.FileSystem.from_uri(address if "://" in address else absolute_path(address))
         return bool(filesystem.get_file_info(f"{path}/metadata/version-hint.text").is_file)

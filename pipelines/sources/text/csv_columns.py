@@ -99,6 +99,8 @@ class PlainCsv:
     def _is_plain(self, block: bytes, ends: Ends) -> bool:
         """Return whether each line is a record by itself, as far as single bytes show."""
         first = array_of(block)[line_starts(ends)]
+        if b"\0" in block:  # it may be UTF-16
+            return False
         if has(block, codecs.BOM_UTF8) or (first == ord("\n")).any() or (first == ord("\r")).any():
             return False
         if b"\r" in block and block.count(b"\r") != block.count(b"\r\n"):

@@ -5,6 +5,7 @@ Nothing is guessed silently: a file that is not UTF-8 with the delimiter of its 
 
 import codecs
 import csv
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from pipelines.sources.text.eight_bit import THAI, is_eight_bit, reads_as_utf8
 # Bytes of a file that are examined.
 HEAD_BYTES = 1 << 20
 DELIMITERS = (",", ";", "\t", "|")
+RARE_DELIMITERS = ("\x01", "\x1f", "^", "~")
+"""Delimiters that are believed only where they cut all lines alike: Hive's, and signs that are also text."""
+_LONG_DELIMITERS = ("::", "|@|", "~~", "^^")
 # Lines below the header on which a delimiter is tested.
 LINES_COMPARED = 5
 BAD_LINES = 3
@@ -110,6 +114,8 @@ def other_settings(head: bytes, file: str, spec: CsvSpec, section: str, every_co
             f"{file}: its first line, {lines[0].strip()!r}, is for a spreadsheet. Delete that line, and read the file "
             f"with {_setting(section, {**found, 'delimiter': separator[1]})}"
         )
+    if not spec.delimiter:
+        _refuse_long_delimiter(lines, file, usual)
     if not spec.delimiter and (other := _other_delimiter(lines, usual)):
         found["delimiter"] = delimiter = other
         if spec.decimal == "." and any(COMMA_NUMBER.fullmatch(cell) for cell in _cells(lines[1:], delimiter)):
@@ -133,7 +139,7 @@ _TOLD: dict[str, Callable[[str], str]] = {
 
 def _setting(section: str, fields: dict[str, str]) -> str:
     """Return the line of the recipe and the command option that declare these fields."""
-    quoted = {name: '"\\t"' if value == "\t" else f'"{value}"' for name, value in fields.items()}
+    quoted = {name: json.dumps(value) for name, value in fields.items()}
     table = "{ " + ", ".join(f"{name} = {value}" for name, value in quoted.items()) + " }"
     return f"csv = {table} below [{section}] in the recipe, or with --set '{section}.csv={table}'"
 
@@ -143,7 +149,7 @@ def other_encoding(head: bytes) -> str | None:
     for bom, encoding in _BOMS:
         if head.startswith(bom):
             return encoding
-    if head.count(0) > len(head) // 4:
+    if head.count(0) > len(head) // 4 and 0 in head.split(b"\n", 1)[0]:  # else UTF-16 was appended to another text
         return "utf-16-le" if head[1::2].count(0) >= head[::2].count(0) else "utf-16-be"
     lines = head.split(b"\n")
     bad = [number for number, line in enumerate(lines[:-1] or lines) if not line.isascii() and not _is_utf8(line)]
@@ -197,12 +203,27 @@ def _other_delimiter(lines: list[str], usual: str) -> str | None:
     """
     if not lines:
         return None
-    counts = {delimiter: [len(list(_cells([line], delimiter))) for line in lines] for delimiter in DELIMITERS}
-    best = max(DELIMITERS, key=lambda delimiter: (counts[delimiter][0], delimiter == usual))
+    tried = DELIMITERS + tuple(each for each in RARE_DELIMITERS if each in lines[0])
+    counts = {delimiter: [len(list(_cells([line], delimiter))) for line in lines] for delimiter in tried}
+    best = max(tried, key=lambda delimiter: (counts[delimiter][0], delimiter == usual))
     if counts[best][0] <= counts[usual][0]:
         return None
     alike = all(count == counts[best][0] for count in counts[best][1:])
+    if best in RARE_DELIMITERS:
+        return best if alike and len(lines) > 1 and counts[usual][0] == 1 else None
     return best if alike or counts[usual][0] == 1 else None
+
+
+def _refuse_long_delimiter(lines: list[str], file: str, delimiter: str) -> None:
+    """Refuse a text whose cells are separated by more than one character, which `delimiter` leaves in one piece."""
+    if len(lines) > 1 and delimiter not in lines[0]:
+        for found in _LONG_DELIMITERS:
+            counts = {line.count(found) for line in lines}
+            if len(counts) == 1 and counts != {0}:
+                raise SourceError(
+                    f"{file}: its cells are separated by {found!r}, and a delimiter is one character: write another, "
+                    f"for example with `sed 's/{found.replace('^', chr(92) + '^')}/\\t/g' {file}` into a .tsv file."
+                )
 
 
 def _cells(lines: list[str], delimiter: str) -> list[str]:

@@ -24,6 +24,8 @@ MAX_CHARACTERS = 1 << 24
 csv.field_size_limit(sys.maxsize)  # the default of 128 KiB would refuse a long cell
 Asked = frozenset[str] | None
 _MIXED = "write all lines of it in one encoding, best in UTF-8 with no `encoding` in csv"
+_NAMELESS = "the first line has to be the header, with a name for each column"
+_BLANK = "a blank stands before a quote, which then opens no cell: take such blanks away"
 _ESCAPED = 'a cell in quotes has \\" in it: where that is a quote, set csv.quotes of the section to "escaped"'
 
 
@@ -106,6 +108,11 @@ class Layout:
     asked: Asked
 
     @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The names, as a row has them."""
+        return tuple(self.names)
+
+    @cached_property
     def undecoded(self) -> re.Pattern[str]:
         """Characters that stand for bytes that cannot be decoded."""
         return re.compile("[\udc80-\udcff]" if self.dialect.errors == "surrogateescape" else "\ufffd")
@@ -115,13 +122,16 @@ class Layout:
         names, dialect, cells, raw = self.names, self.dialect, record.cells, "".join(record.lines)
 
         def refused(reason: Reason, detail: str) -> Row:
-            return Row(number, {"raw": raw.rstrip("\r\n")}, reason, f"line {line}: {detail}")
+            return Row(number, {"raw": raw.rstrip("\r\n")}, reason, f"line {line}: {detail}", columns=self.columns)
 
         if record.why:
             return refused(Reason.UNPAIRED_QUOTE, record.why)
+        if "\0" in raw and raw.count("\0") >= len(raw) // 3:
+            return refused(Reason.INVALID_UTF8, f"it has zero bytes between its characters, as UTF-16 has: {_MIXED}")
         if len(cells) != len(names):
             only = f", {names[0]!r}" if len(names) == 1 else ""
             hint = f"; {_ESCAPED}" if not dialect.escapes and '\\"' in raw else ""
+            hint = f"; {_BLANK}" if not hint and f'{dialect.delimiter} "' in raw else hint
             return refused(Reason.MALFORMED_ROW, f"{len(cells)} cells, the header has {len(names)}{only}{hint}")
         if cells[0].strip() == names[0].strip() and _stripped(cells) == _stripped(names):
             return refused(Reason.MALFORMED_ROW, "it is the header again: files were joined with their headers")
@@ -137,8 +147,8 @@ class Layout:
         if dialect.decimal == ",":
             values = {name: cell and self.rewrite(name)(cell) for name, cell in values.items()}
         if len(values) < len(names) and sum(1 for name, cell in named if cell and not name) > 1:
-            return refused(Reason.MALFORMED_ROW, "several columns without a name have a value")
-        return Row(number, values)
+            return refused(Reason.MALFORMED_ROW, f"several columns without a name have a value: {_NAMELESS}")
+        return Row(number, values, columns=self.columns)
 
     def rewrite(self, name: str) -> decimal_comma.Rewrite:
         """Return how numbers in a column are rewritten where their decimal sign is a comma."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipelines.sources.cells import Unreadable, kind_of
 from pipelines.sources.row import Row
+from pipelines.sources.text.json_faults import why_no_json
 from storage.reasons import Reason
 
 
@@ -16,7 +17,7 @@ def json_rows(lines: Iterable[bytes], first: int = 0) -> Iterator[Row]:
         try:
             values = _parsed(line)
         except (ValueError, RecursionError) as error:
-            yield Row(number, _raw(line), Reason.INVALID_JSON, str(error))
+            yield Row(number, _raw(line), Reason.INVALID_JSON, why_no_json(error))
         else:
             if isinstance(values, dict):
                 yield Row(number, values)

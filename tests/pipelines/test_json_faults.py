@@ -1,0 +1,38 @@
+"""A line that is no JSON says what is wrong in words of our own."""
+
+import pytest
+
+from pipelines.sources.text.json_rows import json_rows
+
+OF_LIBRARIES = ("Expecting", "Extra data", "Unterminated", "Invalid control", "recursion", "(char")
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("{'item_id': 1}", "at character 2 stands \"'item_id': 1}\": it is written as Python prints it"),
+        ('{"a": None}', "at character 7 stands 'None}': it is written as Python prints it"),
+        ('{"a": True}', "it is written as Python prints it: write JSON (json.dumps)"),
+        ('{"a": 1},', "a comma stands behind the object"),
+        ('{"a": 1}{"a": 2}', "at character 9 a second value begins: write one object a line"),
+        ('{"a": 1} // note', "at character 10 stands '// note' behind the object"),
+        ('{"a": "torn line', 'the line ends within its JSON, after \'{"a": "torn line\''),
+        ('{"a": 1', "the line ends within its JSON"),
+        ('{"a": "x\ty"}', "at character 9 a text has a control character, which JSON writes as \\t"),
+        ('{"a": "C:\\dir"}', "a backslash in a text is written twice"),
+        ('{"a": 1,}', "take out the last comma"),
+        ('\x1e{"a": 1}', "at character 1 stands '\\x1e{\"a\": 1}', which is no JSON"),
+        ("# comment", "at character 1 stands '# comment', which is no JSON"),
+        ('{"a" 1}', "at character 6 stands '1}', which is no JSON"),
+        ('{"a":' * 100_000, "lists and objects lie too deep in each other"),
+        ('{"a": 1, "b": tru\xe9}', "at character 15 stands"),
+        ("[1, 2]", "a list, not an object"),
+        ("3", "a number, not an object"),
+    ],
+)
+def test_a_line_that_is_no_json_says_what_is_wrong(line: str, why: str) -> None:
+    for end in ("", "\n", "\r\n"):
+        (row,) = json_rows([f"{line}{end}".encode()])
+        assert row.reason == "invalid_json"
+        assert why in row.detail
+        assert not [each for each in OF_LIBRARIES if each in row.detail]
