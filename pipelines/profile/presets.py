@@ -36,10 +36,19 @@ class SectionPreset(_Frozen):
 
 
 class RawFile(_Frozen):
-    """A file that has to be converted first: a regular expression of its first line, and the advice to print."""
+    """A file without a header, known by a regular expression of its first line.
+
+    `csv` says how it is read; a file that has to be converted first has the advice to print, `say`, instead.
+    """
 
     begins: str
-    say: str
+    csv: dict[str, Any] = Field(default_factory=dict)
+    say: str = ""
+
+    @property
+    def advice(self) -> str:
+        """`say` without the line breaks that a backslash takes away."""
+        return self.say.replace("\\\n", "")
 
 
 class Preset(_Frozen):
@@ -81,17 +90,13 @@ def recognised(section: SectionName, columns: tuple[str, ...]) -> Preset | None:
     return max(fitting, key=lambda each: len(each.section(section).signature), default=None)
 
 
-def raw_file_advice(uri: str) -> str:
-    """Return how to convert a file of a public data set that cannot be read as it is; empty for all others."""
+def raw_file(uri: str) -> RawFile | None:
+    """Return what is known of a file of a public data set that has no header; None for all others."""
     if "://" in uri or not Path(uri).expanduser().is_file():
-        return ""
+        return None
     try:
         with File(str(Path(uri).expanduser()), pafs.LocalFileSystem()).open_stream() as stream:
             first = stream.read(FIRST_BYTES).decode("utf-8", "replace").split("\n", 1)[0]
     except OSError:  # damaged; the reader of the source says so with its name
-        return ""
-    for preset in presets():
-        for raw in preset.raw:
-            if re.match(raw.begins, first):
-                return raw.say.replace("\\\n", "")
-    return ""
+        return None
+    return next((raw for preset in presets() for raw in preset.raw if re.match(raw.begins, first)), None)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from pipelines.profile.presets import column_names, raw_file_advice
+from pipelines.profile.presets import column_names, raw_file
 from pipelines.registry import source_kind_of
 from pipelines.sources.file import File
 from pipelines.sources.protocol import Counted, Found, Part, RowCount, Source, Spec
@@ -57,7 +57,7 @@ class Sample:
     whole: bool
     unreadable: int = 0
     why: str = ""
-    csv: dict[str, str] = field(default_factory=dict)
+    csv: dict[str, Any] = field(default_factory=dict)
     formats: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
 
@@ -114,16 +114,19 @@ def sample(uris: list[str], section: str, given: CsvSpec | None = None) -> Sampl
 
     `given` is how CSV files are known to be written; what it leaves open is found out.
     """
-    csv = given or CsvSpec()
-    plain = _spec(section, csv)
+    known = dict[str, Any]()
+    for uri in uris:
+        if raw := raw_file(uri):
+            if raw.say:
+                raise SourceError(f"{uri}: {raw.advice}")
+            known = raw.csv
+    csv = given or CsvSpec(**known)
     sources, warnings = list[Source](), list[str]()
     for uri in uris:
-        if advice := raw_file_advice(uri):
-            raise SourceError(f"{uri}: {advice}")
-        found = looked_at(uri, plain)
+        found = looked_at(uri, _spec(section, csv))
         sources += found.sources
         warnings += found.warnings
-    settings = _csv_settings(sources, csv, section)
+    settings = {**known, **_csv_settings(sources, csv, section)}
     spec = _spec(section, csv.model_copy(update=settings))
     return _read(tuple(uris), sources, spec, settings, tuple(warnings))
 
@@ -141,7 +144,7 @@ def _csv_settings(sources: list[Source], csv: CsvSpec, section: str) -> dict[str
 
 
 def _read(
-    uris: tuple[str, ...], sources: list[Source], spec: Spec, csv: dict[str, str], warnings: tuple[str, ...]
+    uris: tuple[str, ...], sources: list[Source], spec: Spec, csv: dict[str, Any], warnings: tuple[str, ...]
 ) -> Sample:
     some = spread(sources)
     limit = max(1, SAMPLE_ROWS // max(1, len(some)))

@@ -74,7 +74,7 @@ def told_header(file: str, names: Collection[str]) -> str:
     """Return the line that tells of a first line that is probably a row."""
     return (
         f"{file} seems to have no header: its first line, with {_listed(sorted(names))}, is taken for names of columns "
-        "and is lost as a row. Write a first line with a name for each column"
+        "and is lost as a row. Name all columns in csv.columns of the recipe, or write a first line with their names"
     )
 
 

@@ -15,6 +15,10 @@ MAGIC = {"gzip": b"\x1f\x8b", "bz2": b"BZh", "zstd": b"\x28\xb5\x2f\xfd"}
 """First bytes of compressed text by codec."""
 ATOMIC = (".item", ".inter")
 """Suffixes of RecBole's atomic files. They are read where they are named: a folder of them has catalogue and log."""
+CELLS = (".dat", ".data", ".txt", ".tab", ".tbl", ".psv")
+"""Suffixes of texts that are read as cells where they are named and the recipe declares what separates their cells."""
+NAMED = (*ATOMIC, *CELLS)
+"""Suffixes of files that are read where they are named, and not below a folder."""
 TABBED = (".tsv", *ATOMIC)
 """Suffixes of texts whose cells are separated by tabs."""
 
@@ -42,7 +46,7 @@ class File:
     @property
     def is_table_text(self) -> bool:
         """True for a text of cells between delimiters, False for JSON and Parquet."""
-        return self.suffix in (".csv", *TABBED)
+        return self.suffix in (".csv", *TABBED, *CELLS)
 
     @property
     def has_columns(self) -> bool:

@@ -10,7 +10,7 @@ import pyarrow.fs as pafs
 
 from infra.addresses import SETTINGS, refuse_parameters
 from pipelines.sources.addresses import HUB, Pattern, file_system_of, has_wildcards, resolved
-from pipelines.sources.file import ATOMIC, File
+from pipelines.sources.file import NAMED, File
 from pipelines.sources.folders import (
     SUFFIXES,
     Entries,
@@ -160,7 +160,7 @@ def find_files(uri: str) -> tuple[pafs.FileSystem, str, Entries]:
         raise SourceError(f"no file or folder at {uri}; give a {', '.join(SUFFIXES)} file or a folder of them.")
     refuse_part_of_table(path, partial(_names_in, filesystem))
     if info.type != pafs.FileType.Directory:
-        if not is_readable(path, SUFFIXES + ATOMIC):
+        if not is_readable(path, SUFFIXES + NAMED):
             raise SourceError(f"{uri} is not a {', '.join(SUFFIXES)} file; {advice(path)}.")
         if not info.is_file:
             raise SourceError(f"{uri} is not a regular file, and sources are read twice: copy it to a file first.")
@@ -175,10 +175,10 @@ def find_files(uri: str) -> tuple[pafs.FileSystem, str, Entries]:
 
 
 def _matching(uri: str, filesystem: pafs.FileSystem, pattern: Pattern) -> Entries:
-    """Return the files that a pattern means. Atomic files are read where their suffix is part of it."""
+    """Return the files that a pattern means, those of NAMED suffixes where it ends with theirs."""
     if filesystem.get_file_info(pattern.root).type != pafs.FileType.Directory:
         raise SourceError(f"no file matches {uri}: there is no folder {pattern.root}.")
-    suffixes = SUFFIXES + tuple(each for each in ATOMIC if pattern.path.endswith(each))
+    suffixes = SUFFIXES + tuple(each for each in NAMED if pattern.path.endswith(each))
     plain, others = (pattern.among(each) for each in _listed(uri, filesystem, pattern.root))
     refuse_part_of_table(f"{pattern.root}/any", partial(_names_in, filesystem))
     found = sorted_out(pattern.root, plain, others, suffixes)

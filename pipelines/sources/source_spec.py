@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from plugins.younger import OmitsYoungerDefaults
 
@@ -13,26 +13,50 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class CsvSpec(Section):
+class CsvSpec(OmitsYoungerDefaults, Section):
     """Format of CSV and TSV files. Without `delimiter` the suffix decides; without `encoding` it is UTF-8.
 
+    A `delimiter` may have several characters, as `::`; quotes are then ordinary characters. `columns` names the columns
+    of files without a header.
     `quotes` sets the meaning of `"`: "checked" quotes cells, unless a quote seems to be missing; "escaped" quotes cells
     in which a backslash precedes a quote; "trusted" quotes cells, whatever they hold; "none" is an ordinary character.
     With `decimal = ","` a cell that is a number with a decimal comma is read as that number, and a point separates
     thousands in columns of numbers.
     """
 
-    delimiter: str = Field("", max_length=1)
+    younger: ClassVar[frozenset[str]] = frozenset({"columns"})
+
+    delimiter: str = Field("", max_length=8)
     encoding: str = ""
     decimal: Literal[".", ","] = "."
     quotes: Literal["checked", "escaped", "trusted", "none"] = "checked"
+    columns: tuple[str, ...] = ()
 
     @field_validator("delimiter")
     @classmethod
     def _separates(cls, value: str) -> str:
-        if value and value in '"\r\n':
-            raise ValueError("must be a character other than a quote or a line break")
+        if set(value) & set('"\r\n'):
+            raise ValueError("must be characters other than a quote or a line break")
         return value
+
+    @field_validator("columns")
+    @classmethod
+    def _names_each_column(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        bare = [name.strip() for name in value]
+        if not all(bare):
+            raise ValueError("must have a name for each column of the file; items.leave_out names those not to keep")
+        if twice := next((name for name in bare if bare.count(name) > 1), None):
+            raise ValueError(f"has {twice!r} twice; every column has a name of its own")
+        return tuple(bare)
+
+    @model_validator(mode="after")
+    def _quotes_fit(self) -> "CsvSpec":
+        if len(self.delimiter) > 1 and self.quotes in ("escaped", "trusted"):
+            raise ValueError(
+                f"quotes cannot be {self.quotes!r} beside a delimiter of several characters, where they are ordinary "
+                "characters: leave `quotes` out"
+            )
+        return self
 
     @field_validator("encoding")
     @classmethod

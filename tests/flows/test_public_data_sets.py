@@ -11,7 +11,7 @@ from test_recipe_init import recipe_of, refusals
 from flows.cli.main import run_command
 from flows.draft.draft import draft_recipe
 from flows.recipe import Recipe
-from pipelines.profile.presets import presets, raw_file_advice
+from pipelines.profile.presets import presets, raw_file
 
 MAPPED = {  # item, title, image; user, item, time, unit, type, value
     "amazon-2014": ("asin", "title", "imUrl", "reviewerID", "asin", "unixReviewTime", "s", "event_type", "overall"),
@@ -88,7 +88,9 @@ def test_a_catalogue_with_several_rows_an_item_is_told_with_what_the_preset_says
 
 def run_advice(path: Path, begin: str, **names: str) -> None:
     """Run the command in the advice about a file, as a reader would who pastes it."""
-    command = (advice := raw_file_advice(str(path)))[advice.index(begin) :]
+    raw = raw_file(str(path))
+    assert raw is not None
+    command = raw.advice[raw.advice.index(begin) :]
     for name, value in names.items():
         command = command.replace(name, value)
     subprocess.run(["bash", "-c", command], cwd=path.parent, check=True)
@@ -104,9 +106,8 @@ def test_what_is_advised_for_mind_makes_its_files_readable(tmp_path: Path, capsy
     seen[0] = seen[0].replace("12:05:09 AM", "1:05:09 PM")
     (tmp_path / "behaviors.tsv").write_text("\n".join(seen) + "\n")
     words = ["recipe", "init", "--items", str(tmp_path / "news.tsv"), "--output", str(tmp_path / "recipe.toml")]
-    assert run_command(words) == 1
-    assert "news.tsv of MIND, which has no header" in capsys.readouterr().err
-    run_advice(tmp_path / "news.tsv", "(printf")
+    assert run_command([*words, "--interactions", str(tmp_path / "behaviors.tsv")]) == 1
+    assert "behaviors.tsv of MIND, which has no header" in capsys.readouterr().err
     run_advice(tmp_path / "behaviors.tsv", "awk")
     lines = (tmp_path / "log.tsv").read_text().splitlines()
     assert lines[1:4] == [
@@ -114,10 +115,37 @@ def test_what_is_advised_for_mind_makes_its_files_readable(tmp_path: Path, capsy
         "0\tU0\t2019-11-01T13:05:09\tN1\t0",
         "1\tU1\t2019-11-02T00:05:09\tN1\t1",
     ]
-    draft = draft_recipe([str(tmp_path / "items.tsv")], [str(tmp_path / "log.tsv")])
-    assert (draft.preset, draft.lacking) == ("mind", ())
-    lines, errors = refusals(recipe_of(draft), tmp_path / "items.tsv", tmp_path / "log.tsv")
-    assert (errors, len(lines)) == ([], 2)
+    assert_read(tmp_path / "news.tsv", tmp_path / "log.tsv", "mind")
+
+
+def assert_read(items: Path, log: Path, preset: str) -> Recipe:
+    """Draft a recipe for two files of a public data set; none of their rows is refused."""
+    draft = draft_recipe([str(items)], [str(log)])
+    assert (draft.preset, draft.lacking, draft.notes) == (preset, (), ())
+    recipe = recipe_of(draft)
+    lines, errors = refusals(recipe, items, log)
+    assert errors == []
+    assert [line.split(": ", 1)[1] for line in lines] == ["0 would be refused (0.0%)"] * 2
+    return recipe
+
+
+def test_files_of_movielens_without_a_header_are_read_as_they_are(tmp_path: Path) -> None:
+    films = [f"{n}::Caf\xe9 number {n} (199{n % 10})::Drama|Comedy" for n in range(1, 60)]
+    (tmp_path / "movies.dat").write_bytes("\n".join(films).encode("latin-1"))
+    (tmp_path / "ratings.dat").write_text(
+        "".join(f"{n % 7}::{n}::{n % 5 + 1}::{978300760 + n}\n" for n in range(1, 60))
+    )
+    recipe = assert_read(tmp_path / "movies.dat", tmp_path / "ratings.dat", "movielens")
+    assert (recipe.items.csv.delimiter, recipe.items.csv.encoding) == ("::", "cp1252")
+    assert recipe.interactions.time_unit == "s"
+
+
+def test_files_of_movielens_100k_are_read_as_they_are(tmp_path: Path) -> None:
+    films = [f"{n}|Film number {n} (1995)|01-Jan-1995||http://x.example/{n}|{'|'.join('0' * 19)}" for n in range(1, 60)]
+    (tmp_path / "u.item").write_text("\n".join(films) + "\n")
+    (tmp_path / "u.data").write_text("".join(f"{n % 7}\t{n}\t{n % 5 + 1}\t{881250949 + n}\n" for n in range(1, 60)))
+    recipe = assert_read(tmp_path / "u.item", tmp_path / "u.data", "movielens")
+    assert (recipe.items.item_id, recipe.items.title) == ("movieId", "title")
 
 
 def test_what_is_advised_for_the_metadata_of_amazon_2014_makes_it_json(tmp_path: Path) -> None:

@@ -21,6 +21,9 @@ from pipelines.sources.text.csv_rows import Asked, CsvReader, Layout, Lines, enc
 from pipelines.sources.text.decimal_comma import with_point
 from pipelines.sources.text.text_rows import Ends, TextColumns, array_of, has, line_ends, line_starts
 
+_STAND_IN = "\x1f"
+"""What stands for a delimiter of several characters, which Arrow does not know, in blocks without this one."""
+
 
 def csv_columns(
     blocks: Blocks, file: str, dialect: Dialect, asked: Asked, meant: Collection[str] = ()
@@ -51,8 +54,9 @@ class PlainCsv:
         self._layout, self._places, self._needle = layout, places, needle
         dialect = layout.dialect
         self._quotes = dialect.quotes != "none"
+        self._long = dialect.delimiter.encode() if len(dialect.delimiter) > 1 else b""
         self._parse = pa.csv.ParseOptions(
-            delimiter=dialect.delimiter,
+            delimiter=_STAND_IN if self._long else dialect.delimiter,
             quote_char='"' if self._quotes else False,
             escape_char=False,
             newlines_in_values=False,
@@ -87,8 +91,11 @@ class PlainCsv:
             return None
         names = [str(place) for place in range(len(self._layout.names))]
         options = pa.csv.ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=names)
+        if self._long and _STAND_IN.encode() in block:
+            return None
+        text = block.replace(self._long, _STAND_IN.encode()) if self._long else block
         try:
-            table = pa.csv.read_csv(pa.BufferReader(block), options, self._parse, self._convert)
+            table = pa.csv.read_csv(pa.BufferReader(text), options, self._parse, self._convert)
         except pa.ArrowException:  # a line with more or fewer cells, or bytes that are not UTF-8
             return None
         if table.num_rows != len(ends) or self._has_header(block, table):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipelines.sources.cells import COMMA_NUMBER
-from pipelines.sources.file import COMPRESSIONS, TABBED
+from pipelines.sources.file import CELLS, COMPRESSIONS, TABBED
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import CsvSpec
 from pipelines.sources.text.eight_bit import THAI, is_eight_bit, reads_as_utf8
@@ -21,7 +21,8 @@ HEAD_BYTES = 1 << 20
 DELIMITERS = (",", ";", "\t", "|")
 RARE_DELIMITERS = ("\x01", "\x1f", "^", "~")
 """Delimiters that are believed only where they cut all lines alike: Hive's, and signs that are also text."""
-_LONG_DELIMITERS = ("::", "|@|", "~~", "^^")
+LONG_DELIMITERS = ("::", "|@|", "~~", "^^")
+"""Delimiters of several characters that are believed only where they cut all lines alike."""
 # Lines below the header on which a delimiter is tested.
 LINES_COMPARED = 5
 BAD_LINES = 3
@@ -39,13 +40,17 @@ _SEP_LINE = re.compile(r'"?sep=(.)"?')
 
 @dataclass(frozen=True)
 class Dialect:
-    """Rules that split the lines of a file into cells. The cells of the columns `numbers` are numbers."""
+    """Rules that split the lines of a file into cells. The cells of the columns `numbers` are numbers.
+
+    `columns` are the names of columns where the file has no header.
+    """
 
     encoding: str
     delimiter: str
     decimal: str
     quotes: str
     numbers: frozenset[str] = frozenset()
+    columns: tuple[str, ...] = ()
 
     @property
     def is_utf8(self) -> bool:
@@ -94,7 +99,9 @@ def dialect_of(head: bytes, file: str, spec: CsvSpec, section: str, every_column
         encoding = found.get("encoding", "")
         doubt = "" if encoding in ("", *_WIDE) else _doubt(head, encoding)
         raise SourceError(f"{file}: {what}. Read it with {_setting(section, found)}{doubt}")
-    return Dialect(spec.encoding or "utf-8", spec.delimiter or _usual(file), spec.decimal, spec.quotes)
+    delimiter = spec.delimiter or _usual(file)
+    quotes = spec.quotes if len(delimiter) == 1 else "none"
+    return Dialect(spec.encoding or "utf-8", delimiter, spec.decimal, quotes, columns=spec.columns)
 
 
 def other_settings(head: bytes, file: str, spec: CsvSpec, section: str, every_column: bool = True) -> dict[str, str]:
@@ -114,20 +121,29 @@ def other_settings(head: bytes, file: str, spec: CsvSpec, section: str, every_co
             f"{file}: its first line, {lines[0].strip()!r}, is for a spreadsheet. Delete that line, and read the file "
             f"with {_setting(section, {**found, 'delimiter': separator[1]})}"
         )
-    if not spec.delimiter:
-        _refuse_long_delimiter(lines, file, usual)
-    if not spec.delimiter and (other := _other_delimiter(lines, usual)):
-        found["delimiter"] = delimiter = other
+    other = None if spec.delimiter else _other_delimiter(lines, usual)
+    if other or not (spec.delimiter or _tells_delimiter(file)):
+        found["delimiter"] = delimiter = other or usual
         if spec.decimal == "." and any(COMMA_NUMBER.fullmatch(cell) for cell in _cells(lines[1:], delimiter)):
             found["decimal"] = ","
     return found
 
 
 def _usual(file: str) -> str:
+    return "\t" if _uncompressed(file).endswith(TABBED) else ","
+
+
+def _tells_delimiter(file: str) -> bool:
+    """Return whether the name of a file tells what separates its cells."""
+    return not _uncompressed(file).endswith(CELLS)
+
+
+def _uncompressed(file: str) -> str:
+    """Return a name in small letters, without the suffix of a compression."""
     name = file.lower()
     for compression in COMPRESSIONS:
         name = name.removesuffix(compression)
-    return "\t" if name.endswith(TABBED) else ","
+    return name
 
 
 _TOLD: dict[str, Callable[[str], str]] = {
@@ -203,6 +219,8 @@ def _other_delimiter(lines: list[str], usual: str) -> str | None:
     """
     if not lines:
         return None
+    if long := _long_delimiter(lines, usual):
+        return long
     tried = DELIMITERS + tuple(each for each in RARE_DELIMITERS if each in lines[0])
     counts = {delimiter: [len(list(_cells([line], delimiter))) for line in lines] for delimiter in tried}
     best = max(tried, key=lambda delimiter: (counts[delimiter][0], delimiter == usual))
@@ -214,17 +232,16 @@ def _other_delimiter(lines: list[str], usual: str) -> str | None:
     return best if alike or counts[usual][0] == 1 else None
 
 
-def _refuse_long_delimiter(lines: list[str], file: str, delimiter: str) -> None:
-    """Refuse a text whose cells are separated by more than one character, which `delimiter` leaves in one piece."""
-    if len(lines) > 1 and delimiter not in lines[0]:
-        for found in _LONG_DELIMITERS:
-            counts = {line.count(found) for line in lines}
-            if len(counts) == 1 and counts != {0}:
-                raise SourceError(
-                    f"{file}: its cells are separated by {found!r}, and a delimiter is one character: write another, "
-                    f"for example with `sed 's/{found.replace('^', chr(92) + '^')}/\\t/g' {file}` into a .tsv file."
-                )
+def _long_delimiter(lines: list[str], usual: str) -> str | None:
+    """Return the delimiter of several characters that cuts all lines alike, where the usual one leaves them whole."""
+    if len(lines) < 2 or usual in lines[0]:
+        return None
+    counts = ({line.count(long) for line in lines} for long in LONG_DELIMITERS)
+    cut = (long for long, found in zip(LONG_DELIMITERS, counts, strict=True) if len(found) == 1 and 0 not in found)
+    return next(cut, None)
 
 
 def _cells(lines: list[str], delimiter: str) -> list[str]:
+    if len(delimiter) > 1:
+        return [cell for line in lines for cell in line.split(delimiter)]
     return [cell for line in lines for cell in next(csv.reader([line], delimiter=delimiter), [])]

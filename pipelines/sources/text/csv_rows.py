@@ -25,6 +25,8 @@ csv.field_size_limit(sys.maxsize)  # the default of 128 KiB would refuse a long 
 Asked = frozenset[str] | None
 _MIXED = "write all lines of it in one encoding, best in UTF-8 with no `encoding` in csv"
 _NAMELESS = "the first line has to be the header, with a name for each column"
+_JOINED = "it is the header again: files were joined with their headers"
+_DECLARED = "it is a header, and csv.columns of the recipe says that the file has none: take `columns` out of csv"
 _BLANK = "a blank stands before a quote, which then opens no cell: take such blanks away"
 _ESCAPED = 'a cell in quotes has \\" in it: where that is a quote, set csv.quotes of the section to "escaped"'
 
@@ -132,9 +134,10 @@ class Layout:
             only = f", {names[0]!r}" if len(names) == 1 else ""
             hint = f"; {_ESCAPED}" if not dialect.escapes and '\\"' in raw else ""
             hint = f"; {_BLANK}" if not hint and f'{dialect.delimiter} "' in raw else hint
-            return refused(Reason.MALFORMED_ROW, f"{len(cells)} cells, the header has {len(names)}{only}{hint}")
+            header = "csv.columns" if dialect.columns else "the header"
+            return refused(Reason.MALFORMED_ROW, f"{len(cells)} cells, {header} has {len(names)}{only}{hint}")
         if cells[0].strip() == names[0].strip() and _stripped(cells) == _stripped(names):
-            return refused(Reason.MALFORMED_ROW, "it is the header again: files were joined with their headers")
+            return refused(Reason.MALFORMED_ROW, _DECLARED if dialect.columns else _JOINED)
         named = list(zip(names, cells, strict=True))
         if not raw.isascii():
             if wrong := [name for name, cell in named if self._is_asked(name) and dialect.is_mistaken(cell)]:
@@ -167,7 +170,8 @@ class CsvReader:
 
     def __init__(self, lines: Lines, file: str, dialect: Dialect, asked: Asked, meant: Collection[str]) -> None:
         self._lines, self._file = lines, file
-        self.layout = Layout(_names(_header(lines, dialect), file, dialect, asked, meant), dialect, asked)
+        header = CsvRecord([*dialect.columns], []) if dialect.columns else _header(lines, dialect)
+        self.layout = Layout(_names(header, file, dialect, asked, meant), dialect, asked)
         self._above = self._accounted = lines.drawn
         self._passed = 0
 
