@@ -143,7 +143,7 @@ def _interrupted() -> int:
 
 
 def _empty_argument(arguments: Sequence[str]) -> str | None:
-    """Return what to say of an empty argument: as a path it would be the working folder, and as a recipe the usual one."""
+    """Return what to say of an empty argument: as a path it would be the working folder, as a recipe the usual one."""
     for place, each in enumerate(arguments):
         option = each.removesuffix("=") if each.startswith("--") and each.find("=") == len(each) - 1 else None
         if option is None and not each.strip():

@@ -1,8 +1,10 @@
 """Place of one file."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -68,6 +70,8 @@ class File:
 
     def broken_off(self, error: OSError) -> SourceError:
         """Return the error to raise for a file that cannot be read to its end."""
+        if Path(self.path).exists() and not os.access(self.path, os.R_OK):
+            return SourceError(f"{self.path} may not be read by the user of this command: change its permissions.")
         return SourceError(f"{self.path} cannot be read to its end: {error}. Copy or export it again.")
 
     @property

@@ -32,14 +32,15 @@ def writing(place: str | Path) -> Iterator[None]:
             raise
         if code in FULL:
             why = (
-                f"cannot write to {place}: the disk is full ({os.strerror(code)}). Make room, for example with "
-                "`sidmill lake gc --yes`, and run the command again; what was committed stays."
+                f"cannot write to {place}: the disk is full ({os.strerror(code)}). Make room: move files of other "
+                "programs away, or enlarge the disk. `sidmill lake gc --yes` removes what nothing needs, and has to "
+                "write too. Then run the command again; what was committed stays."
             )
         elif code in IN_THE_WAY:
             blocks = getattr(error, "filename2", None) or getattr(error, "filename", None) or place
             why = (
-                f"cannot write to {place}: {blocks} is in the way ({os.strerror(code)}). Nothing of a lake has this shape: "
-                "move it away, and run the command again."
+                f"cannot write to {place}: {blocks} is in the way ({os.strerror(code)}). Nothing of a lake has this "
+                "shape: move it away, and run the command again."
             )
         else:
             why = f"cannot write to {place} ({os.strerror(code)}); give a lake that this user may write to."

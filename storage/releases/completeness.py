@@ -73,14 +73,14 @@ def strangers(lake: Lake, entries: Mapping[str, Iterable[LogEntry]]) -> Iterator
         for run in sorted(runs - recorded):
             if RUN_ID.fullmatch(run):
                 yield (
-                    f"table {table!r} of the lake {lake.uri} has a commit of {run}, which table 'runs' does not have: one "
-                    f"of the two tables is of another lake. {RESTORE}"
+                    f"table {table!r} of the lake {lake.uri} has a commit of {run}, which table 'runs' does not have: "
+                    f"one of the two tables is of another lake. {RESTORE}"
                 )
         for each in some if TABLES[table].bookkeeping else ():
             if each.added and not each.joins and not each.run:
                 yield (
-                    f"another program wrote rows into table {table!r} of the lake {lake.uri} (entry {each.name}), which "
-                    f"sidmill alone may write. {RESTORE}"
+                    f"another program wrote rows into table {table!r} of the lake {lake.uri} (entry {each.name}), "
+                    f"which sidmill alone may write. {RESTORE}"
                 )
 
 

@@ -89,6 +89,16 @@ def recorded_releases(lake: Lake) -> list[Manifest]:
     return _manifests(lake.read("releases", columns=["id", "manifest"]), ())
 
 
+def release_of_fit(lake: Lake, manifest: Manifest) -> Manifest:
+    """Return the release whose fit a release goes on with: the newest of its line that is no night's."""
+    rows = lake.read("releases", columns=["id", "kind", "parent", "manifest"]).to_pylist()
+    known = {row["id"]: row for row in rows}
+    found = known.get(manifest.id)
+    while found is not None and found["kind"] == "nightly" and found["parent"] in known:
+        found = known[found["parent"]]
+    return manifest if found is None else Manifest.model_validate_json(found["manifest"])
+
+
 def releases(lake: Lake) -> list[Manifest]:
     """Return all candidates and releases that can be read, oldest first: those that are not retired."""
     rows = lake.read("releases", columns=["id", "manifest"])

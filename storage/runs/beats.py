@@ -7,7 +7,6 @@ kind replaces. Nothing is decided by them; they tell a watcher that runs still h
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pyarrow.fs as pafs
 
@@ -62,8 +61,8 @@ def _beat(files: Files, name: str) -> Beat:
         return Beat(**{**stored, **parsed})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataCorrupt(
-            f"{files.uri}/{name}, which says how the last run of its kind ended, is damaged: delete it; the next such run "
-            "writes it anew. `sidmill run list` shows the runs."
+            f"{files.uri}/{name}, which says how the last run of its kind ended, is damaged: delete it; the next such "
+            "run writes it anew. `sidmill run list` shows the runs."
         ) from error
 
 
