@@ -11,6 +11,7 @@ from flows.cli.main import run_command
 from storage.lake import Lake
 from storage.releases.pointers import pointer_history
 from storage.releases.publishing import hold_of
+from storage.runs.record import RunRecord, new_run_id
 
 
 @pytest.mark.parametrize(
@@ -79,3 +80,14 @@ def test_a_reason_of_a_hold_is_shown_and_not_obeyed(lake_of_format_2: Lake, caps
     (line,) = capsys.readouterr().out.splitlines()
     assert r"one\nproduction: r-000009\x1b[31m" in line
     assert reason in str(hold_of(pointer_history(lake_of_format_2, "production")))
+
+
+@pytest.mark.parametrize("section", ["vectors", "checks", "image", "refit", "sasrec"])
+def test_a_run_is_shown_whatever_sections_its_recipe_has(
+    lake_of_format_2: Lake, section: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {section: {"mine": {"path": "vectors.parquet"}}}
+    record = RunRecord(lake_of_format_2, new_run_id("nightly"), "nightly", "", {"recipe": settings})
+    record.begin()
+    assert run_command(["run", "show", record.run, "--lake", lake_of_format_2.uri]) == 0
+    assert "vectors.parquet" in capsys.readouterr().out

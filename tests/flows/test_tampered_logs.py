@@ -121,3 +121,15 @@ def test_a_damaged_sign_of_life_is_told_with_its_name(
     assert run_command(["lake", "status", "--lake", lake_of_format_2.uri]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert str(path) in line
+
+
+@pytest.mark.parametrize("words", [["lake", "status"], ["release", "show", "r-000001"], ["run", "train"]])
+def test_a_lake_that_published_and_lost_its_releases_is_not_told_to_make_the_first_one(
+    lake_of_format_2: Lake, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(lake_of_format_2.path("releases"))
+    assert run_command([*words, "--lake", lake_of_format_2.uri]) == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    assert "the table 'releases' of the lake" in line
+    assert "restore its folder from a backup" in line
+    assert "bootstrap" not in line
