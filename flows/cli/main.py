@@ -120,7 +120,7 @@ def _run(arguments: Sequence[str]) -> int:
         return _told(str(error), USAGE)
     except CycloptsError as error:
         return _told(_usage_error(error), USAGE)
-    stopped.progress.starts_run = verb in STARTS_RUN
+    stopped.state.starts_run = verb in STARTS_RUN
     try:
         verb(*bound.args, **bound.kwargs)
     except BrokenPipeError:
@@ -129,7 +129,7 @@ def _run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if _debug(bound):
             raise
-        if stopped.progress.stopped_by:  # the library where the signal came wrapped its exception
+        if stopped.state.stopped_by:  # the library where the signal came wrapped its exception
             return _interrupted()
         return _told(_message(error), _code(error))
     except SystemExit as stop:  # of rich, if the reader has closed the pipe; of the installation of completion
@@ -139,7 +139,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _interrupted() -> int:
     print(f"sidmill: {stopped.message()}", file=sys.stderr)
-    return TERMINATED if stopped.progress.stopped_by == signal.SIGTERM else INTERRUPTED
+    return TERMINATED if stopped.state.stopped_by == signal.SIGTERM else INTERRUPTED
 
 
 def _empty_argument(arguments: Sequence[str]) -> str | None:

@@ -105,7 +105,7 @@ class Run:
             require_complete(self.lake)  # before the commit of the lease, which would be the newest of its table
             self.lease = Lease(self.lake, self.kind, self.provenance())
             self.lease.take(LONGEST_WAIT_S, self.say)
-        stopped.progress.run_began = True
+        stopped.state.run_began = True
         self.record.begin()
         if self.kind in MAKES_RELEASES:
             self.require_vectors()  # from now on `lake gc` sees this run

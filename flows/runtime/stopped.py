@@ -1,4 +1,4 @@
-"""How a command that a signal stops says so: Ctrl-C, or the SIGTERM of `kill`, `docker stop` and `systemctl stop`."""
+"""End of a command that a signal stops: Ctrl-C, or the SIGTERM of `kill`, `docker stop` and `systemctl stop`."""
 
 import os
 import signal
@@ -11,8 +11,8 @@ class Terminated(KeyboardInterrupt):
 
 
 @dataclass
-class Progress:
-    """How far the command of this process came: whether it only starts a run, whether the run began, what stopped it.
+class CommandState:
+    """State of the command of this process: whether it only starts a run, whether the run began, what stopped it.
 
     Until its words are understood, any command has changed nothing.
     """
@@ -22,8 +22,8 @@ class Progress:
     stopped_by: int = 0
 
 
-progress = Progress()
-"""Progress of this process, which runs one command."""
+state = CommandState()
+"""State of the one command that this process runs."""
 
 
 def raise_at_signals() -> None:
@@ -40,20 +40,20 @@ def raise_at_signals() -> None:
 
 def message() -> str:
     """Return what a stopped command says."""
-    if progress.starts_run and not progress.run_began:
+    if state.starts_run and not state.run_began:
         return "stopped: nothing was begun or changed. The same command starts it anew."
     return "interrupted. What was committed stays; the same command continues from there."
 
 
 def _interrupt(*_: Any) -> NoReturn:
-    progress.stopped_by = signal.SIGINT
+    state.stopped_by = signal.SIGINT
     raise KeyboardInterrupt
 
 
 def _terminate(*_: Any) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    progress.stopped_by = signal.SIGTERM
-    if progress.starts_run and not progress.run_began:
+    state.stopped_by = signal.SIGTERM
+    if state.starts_run and not state.run_began:
         # There is nothing to end well, and an exception may be lost: libraries that are imported catch any.
         os.write(2, f"sidmill: {message()}\n".encode())
         os.kill(os.getpid(), signal.SIGTERM)

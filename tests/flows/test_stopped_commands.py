@@ -58,7 +58,7 @@ def wait_for_handler(pid: int, number: int) -> None:
 def test_what_a_library_makes_of_the_exception_of_a_signal_is_not_taken_for_a_failure(
     lake_of_format_2: Lake, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stopped, "progress", stopped.Progress(stopped_by=signal.SIGTERM))
+    monkeypatch.setattr(stopped, "state", stopped.CommandState(stopped_by=signal.SIGTERM))
     shutil.rmtree(lake_of_format_2.path("releases"))  # any failure
     assert run_command(["release", "show", "r-000001", "--lake", lake_of_format_2.uri]) == 143
     (line,) = capsys.readouterr().err.splitlines()
