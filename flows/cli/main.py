@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from inspect import BoundArguments
+from pathlib import Path
 from typing import Any, NoReturn
 
 from cyclopts import App, CoercionError, CycloptsError, MissingArgumentError, Parameter, UnusedCliTokensError
@@ -73,6 +74,7 @@ app.register_install_completion_command(help="Install tab completion for your sh
 def main() -> None:
     """Entry point of the executable."""
     exit_code = FAILED  # if run_command raises, as with --debug
+    _open_closed_streams()
     stopped.raise_at_signals()
 
     def leave() -> NoReturn:
@@ -92,6 +94,13 @@ def main() -> None:
     atexit.register(leave)  # registered first, so called last: Ray, Prefect and its server are closed by then
     exit_code = run_command(sys.argv[1:])
     sys.exit(exit_code)
+
+
+def _open_closed_streams() -> None:
+    """Open what the caller closed, as `>&-` does: Python has None in its place, and libraries expect a file."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # it stays open as long as the process
 
 
 def run_command(arguments: Sequence[str]) -> int:
@@ -133,6 +142,8 @@ def _run(arguments: Sequence[str]) -> int:
             return _interrupted()
         return _told(_message(error), _code(error))
     except SystemExit as stop:  # of rich, if the reader has closed the pipe; of the installation of completion
+        if isinstance(stop.__context__, BrokenPipeError):
+            return 0
         return stop.code if isinstance(stop.code, int) else FAILED
     return 0
 
@@ -191,6 +202,8 @@ def _message(error: Exception) -> str:
 
     if isinstance(error, OSError) and error.filename is not None and error.errno in _PATH_REMEDIES:
         return f"{error.filename}: {os.strerror(error.errno)}; {_PATH_REMEDIES[error.errno]}."
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"{os.strerror(error.errno)}: the output, or a temporary file in TMPDIR, found no room; make some."
     foreign = isinstance(error, OSError) or type(error).__module__ == "_internal"  # the module of Delta's errors
     return in_one_line(error) if foreign else str(error) or type(error).__name__
 

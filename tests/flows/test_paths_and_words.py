@@ -91,3 +91,23 @@ def test_a_run_is_shown_whatever_sections_its_recipe_has(
     record.begin()
     assert run_command(["run", "show", record.run, "--lake", lake_of_format_2.uri]) == 0
     assert "vectors.parquet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("redirected", "code", "said"),
+    [
+        ("> /dev/full", 1, "sidmill: error: No space left on device: the output, or a temporary file in TMPDIR"),
+        (">&-", 0, ""),
+        ("| true", 0, ""),
+    ],
+)
+def test_an_output_that_is_full_or_closed_is_told_or_goes_nowhere(
+    lake_of_format_2: Lake, redirected: str, code: int, said: str
+) -> None:
+    status = f"{sys.executable} -m flows.cli.main lake status --lake {lake_of_format_2.uri}"
+    command = f"set -o pipefail; {status} {redirected}"
+    done = subprocess.run(
+        ["bash", "-c", command], stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2], check=False
+    )
+    assert (done.returncode, done.stderr[: len(said)]) == (code, said)
+    assert len(done.stderr.splitlines()) == bool(said)
