@@ -100,7 +100,7 @@ def _open_closed_streams() -> None:
     """Open what the caller closed, as `>&-` does: Python has None in its place, and libraries expect a file."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w"))  # it stays open as long as the process
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - it stays open
 
 
 def run_command(arguments: Sequence[str]) -> int:
