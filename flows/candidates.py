@@ -21,7 +21,13 @@ from storage.quarantine import open_rows, resolve
 from storage.releases.catalogue import segments
 from storage.releases.manifest import Manifest
 from storage.releases.publishing import is_earlier
-from storage.releases.releases import find_release_by_key, published, published_assignments, read_release
+from storage.releases.releases import (
+    find_release_by_key,
+    published,
+    published_assignments,
+    read_release,
+    release_of_fit,
+)
 from tokenizer.codebook import check_capacity
 
 MAX_PUBLISH_ATTEMPTS = 8
@@ -123,7 +129,8 @@ def extended_release(
         return made
     encoders = describe_encoders(run) | given.encoders
     check_encoders(parent.id, parent.encoders, encoders)
-    if note := unapplied_by_nights(parent.id, parent.recipe, run.recipe):
+    fitted = release_of_fit(run.lake, parent)
+    if note := unapplied_by_nights(fitted.id, fitted.recipe, run.recipe):
         run.say(f"  warning: {note}")
     run.begin()
     if again:

@@ -158,9 +158,9 @@ RUN_ONLY_SECTIONS = (
 
 
 def unapplied_by_nights(release: str, before: dict[str, Any], now: Recipe) -> str | None:
-    """Return what a night says of settings that differ from the recipe of its release and that only a fit applies.
+    """Return what a night says of settings that only a fit applies and that differ from those of the fit.
 
-    None if there are none. The night goes on with what was fitted.
+    `before` is the recipe of the release that was fitted. None if there are none.
     """
     old, new = (each.model_dump(include=FITTED_SECTIONS) for each in (parse_recipe(before), now))
     names = list[str]()
@@ -173,8 +173,8 @@ def unapplied_by_nights(release: str, before: dict[str, Any], now: Recipe) -> st
         return None
     few = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
     return (
-        f"{few} differ from the recipe of {release}, and a night does not apply them: it goes on with the vectors and "
-        "the codebook that were fitted. `sidmill run backfill` fits anew under these settings."
+        f"{few} differ from the recipe of {release}, which was fitted, and a night does not apply them: it goes on "
+        "with the vectors and the codebook of that fit. `sidmill run backfill` fits anew under these settings."
     )
 
 

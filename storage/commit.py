@@ -34,7 +34,7 @@ from storage.conform import conform
 from storage.errors import CommitConflict
 from storage.files.data_files import DataFile, data_files, entries_hash, removal, write_rows
 from storage.files.durable import committing
-from storage.files.table_log import FILES_HASH, SEEN
+from storage.files.table_log import FILES_HASH, RUN, SEEN
 from storage.lake import Lake, TableRef
 from storage.schemas import TABLES
 
@@ -62,7 +62,7 @@ class Provenance:
 
     def metadata(self, key: str) -> dict[str, str]:
         return {
-            "sidmill.run": self.run,
+            RUN: self.run,
             "sidmill.recipe": self.recipe,
             "sidmill.inputs": json.dumps(self.inputs, sort_keys=True),
             "sidmill.key": key,

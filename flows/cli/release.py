@@ -196,7 +196,7 @@ def hold(*, lift: bool = False, reason: str = "", common: Common = Common()) -> 
         print("production is no longer held" if lift_hold(lake, who) else "production was not held")
     else:
         hold_production(lake, who, reason)
-        print(held(lake))
+        say(held(lake) or "production is not held")
 
 
 @app.command
@@ -216,7 +216,7 @@ def pin(release: ReleaseArgument, /, *, reason: str, until: Time = None, common:
 
     lake = common.existing()
     found = read_release(lake, release).id
-    print(f"{found} {pin_release(lake, found, reason, parse_time(until), by_hand('release pin'))}")
+    say(f"{found} {pin_release(lake, found, reason, parse_time(until), by_hand('release pin'))}")
 
 
 @app.command

@@ -56,6 +56,9 @@ def serve(
         raise ValueError(f"there is no time zone {timezone!r}: give one such as UTC or Europe/Berlin.")
     if every < 0:
         raise ValueError(f"--every {every:g}: give the seconds between two looks, or 0 to look never.")
+    for option, number in (("--port", port), ("--metrics-port", metrics_port or port)):
+        if not 0 < number < 1 << 16:
+            raise ValueError(f"{option} {number}: give a port from 1 to 65535.")
     lake = common.existing()
     given = recipe.recipe or recipe.overrides
     settings, overrides = recipe.resolve(production_recipe(lake)) if given else (None, [])

@@ -170,7 +170,8 @@ def _non_default_fields(settings: JsonObject) -> JsonObject:
     found: JsonObject = {}
     for name, value in settings.items():
         if isinstance(value, dict):
-            told = {f"{name}.{field}": each for field, each in value.items() if defaults[name].get(field) != each}
+            usual = defaults.get(name) or {}  # none for sections that a recipe does not have by default
+            told = {f"{name}.{field}": each for field, each in value.items() if usual.get(field) != each}
             found |= told or ({name: "defaults"} if name in modalities else {})
         elif value:
             found[name] = value

@@ -19,7 +19,7 @@ from storage.files.data_files import DataFile
 from storage.files.table_log import REMEDY, Log
 from storage.format import MARKER, OLDEST_WRITABLE
 from storage.lake import Lake
-from storage.releases.completeness import require_complete
+from storage.releases.completeness import require_complete, strangers
 from storage.releases.integrity import Pinned, check_file, checksums, first_fault, model_blobs, pinned_blobs
 from storage.releases.manifest import Manifest
 from storage.releases.models import models, read_model
@@ -52,6 +52,7 @@ def verify(lake: Lake) -> Iterator[Finding]:
         yield Finding(table, "log", " ".join(faults) or None)
         yield Finding(table, "newest version", first_fault(lake.open, table))
     yield Finding("lake", "no commit is lost", first_fault(require_complete, lake))
+    yield Finding("lake", "no commit is of another program or lake", first_fault(_check_writers, lake, logs))
     for name in unfinished(lake):
         fault = "the erasure did not end: run `sidmill lake erase --resume --yes`, or the same command again"
         yield Finding("lake", name, fault)
@@ -72,6 +73,12 @@ def verify(lake: Lake) -> Iterator[Finding]:
             yield from found
         except LakeError as error:  # data that further checks need is damaged
             yield Finding("lake", f"{what} (not all were checked)", str(error))
+
+
+def _check_writers(lake: Lake, logs: dict[str, Log]) -> None:
+    """Raise DataCorrupt if runs or programs that this lake does not know wrote into its tables."""
+    for fault in strangers(lake, {table: log.entries.values() for table, log in logs.items()}):
+        raise DataCorrupt(fault)
 
 
 def _check_format(lake: Lake, logs: dict[str, Log]) -> None:

@@ -17,7 +17,7 @@ from flows.steps.embed import EncoderChanged, check_encoders
 from flows.steps.given import is_given
 from pipelines.sources.source_spec import ItemsWithoutImages
 from storage.lake import Lake
-from storage.releases.releases import published, read_release
+from storage.releases.releases import published, read_release, release_of_fit
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ def _judge_codebook(
         check_encoders(parent.id, pinned, found.encoders)
     except (EncoderChanged, ValueError) as error:
         report.errors.append(str(error))
-    if note := unapplied_by_nights(parent.id, parent.recipe, recipe):
+    fitted = release_of_fit(run.lake, parent)
+    if note := unapplied_by_nights(fitted.id, fitted.recipe, recipe):
         report.warnings.append(note)
     judge_night(report, recipe, trial, run.lake, parent)
 

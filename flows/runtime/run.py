@@ -13,6 +13,7 @@ from prefect.exceptions import MissingContextError, TerminationSignal
 from prefect.logging import get_run_logger
 
 from flows.recipe import Recipe, load_recipe, parse_recipe
+from flows.runtime import stopped
 from flows.runtime.cancellation import stop_when_cancelled
 from flows.runtime.ending import end_in_failure, end_well
 from flows.runtime.memory import give_large_arrays_pages_of_their_own, return_freed_memory
@@ -31,6 +32,7 @@ from sidmill.release import open_trie
 from storage.commit import Provenance, generation
 from storage.errors import ErasedMeanwhile
 from storage.lake import Lake
+from storage.releases.completeness import require_complete
 from storage.releases.manifest import Manifest
 from storage.runs.lease import Lease
 from storage.runs.record import MAKES_RELEASES, RunRecord, new_run_id
@@ -100,8 +102,10 @@ class Run:
         if self.record.begun:
             return False
         if self.kind in ONE_AT_A_TIME:
+            require_complete(self.lake)  # before the commit of the lease, which would be the newest of its table
             self.lease = Lease(self.lake, self.kind, self.provenance())
             self.lease.take(LONGEST_WAIT_S, self.say)
+        stopped.state.run_began = True
         self.record.begin()
         if self.kind in MAKES_RELEASES:
             self.require_vectors()  # from now on `lake gc` sees this run

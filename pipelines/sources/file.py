@@ -1,8 +1,10 @@
 """Place of one file."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -78,6 +80,8 @@ class File:
 
     def broken_off(self, error: OSError) -> SourceError:
         """Return the error to raise for a file that cannot be read to its end."""
+        if Path(self.path).exists() and not os.access(self.path, os.R_OK):
+            return SourceError(f"{self.path} may not be read by the user of this command: change its permissions.")
         if (found := self._compression()) and (head := self._raw_head()) and not head.startswith(MAGIC[found]):
             suffix = next(each for each, codec in COMPRESSIONS.items() if codec == found)
             return SourceError(

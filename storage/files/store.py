@@ -3,6 +3,8 @@
 import hashlib
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -87,7 +89,8 @@ class Files:
     def read(self, name: str) -> bytes:
         """Return all bytes of a file; raise FileNotFoundError."""
         if self._local is not None:
-            return (self._local / name).read_bytes()
+            with _a_folder_is_no_file(self._local / name):
+                return (self._local / name).read_bytes()
         with self.filesystem.open_input_stream(name) as stream:
             data: bytes = stream.read()
         return data
@@ -102,7 +105,7 @@ class Files:
     def hash(self, name: str) -> str:
         """Return the sha256 of a file, read in blocks; raise FileNotFoundError."""
         digest = hashlib.sha256()
-        with self.filesystem.open_input_stream(name) as stream:
+        with _a_folder_is_no_file(self.local_path(name)), self.filesystem.open_input_stream(name) as stream:
             while block := stream.read_buffer(BLOCK):
                 digest.update(block)
         return digest.hexdigest()
@@ -145,3 +148,14 @@ class Files:
     def local_path(self, name: str) -> Path | None:
         """Return the path of a file on a local disk; None in an object store."""
         return None if self._local is None else self._local / name
+
+
+@contextmanager
+def _a_folder_is_no_file(path: Path | None) -> Iterator[None]:
+    """Have a folder in the place of a file raise FileNotFoundError, as a missing file does."""
+    try:
+        yield
+    except OSError as error:
+        if path is None or not path.is_dir():
+            raise
+        raise FileNotFoundError(f"{path} is a folder") from error

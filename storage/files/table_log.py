@@ -28,6 +28,8 @@ REMEDY = "restore the folder _delta_log of the table from a backup of the lake"
 FILES_HASH = "sidmill.files"
 """Key of a commit's metadata with the hash of its file entries."""
 LAST_CHECKPOINT = "_delta_log/_last_checkpoint"
+RUN = "sidmill.run"
+"""Key of a commit's metadata with its writer: a run, or a command with user and host."""
 SEEN = "sidmill.seen"
 """Key of a commit's metadata with the newest versions of tables that its writer had opened: they exist since then."""
 
@@ -37,7 +39,8 @@ class LogEntry:
     """One entry of a log: the paths it adds and removes, the time of its commit in ms, or its fault.
 
     `seen` has the newest versions of tables that its writer had opened. An entry `joins` if it has no new row: it puts
-    rows of the files that it removes into others.
+    rows of the files that it removes into others. `run` is its writer, empty if that was another program, and `said_ms`
+    the time that its writer had.
     """
 
     name: str
@@ -47,6 +50,8 @@ class LogEntry:
     at_ms: int = 0
     seen: Mapping[str, int] = field(default_factory=dict)
     joins: bool = False
+    run: str = ""
+    said_ms: int = 0
 
 
 def entry_path(version: int) -> str:
@@ -89,7 +94,7 @@ class Log:
     def faults(self) -> Iterator[str]:
         """Yield faults of the log: entries that are missing, truncated, or differ in their files from the commit."""
         yield from (f"{fault}; {REMEDY}." for fault in checkpoint_faults(self._files, self.trim))
-        expected = 0
+        expected, places = 0, dict[tuple[frozenset[str], int], int]()
         for number, entry in self.entries.items():
             first = max(expected, self.trim.before)
             if number > first:
@@ -98,11 +103,16 @@ class Log:
                     f"another program deleted them, so releases that pin these versions cannot be read; {REMEDY}."
                 )
             expected = number + 1
-            if entry.fault:
-                yield (
-                    f"entry {entry.name} of the log of table {self.table!r} at {self._files.uri} {entry.fault}; "
-                    f"{REMEDY}."
-                )
+            first = places.setdefault((entry.added, entry.said_ms), number) if entry.added else number
+            if fault := entry.fault or self._out_of_place(number, entry, first):
+                yield f"entry {entry.name} of the log of table {self.table!r} at {self._files.uri} {fault}; {REMEDY}."
+
+    def _out_of_place(self, number: int, entry: LogEntry, first: int) -> str:
+        """Return what is wrong with the place of an entry, whose files the entry `first` added first."""
+        seen = entry.seen.get(self.table, -1)
+        if seen >= number:
+            return f"was moved: its writer had seen version {seen} of the table"
+        return f"is a copy of the entry of version {first}" if first < number else ""
 
     def files_at(self, version: int) -> frozenset[str]:
         """Return the paths of the files of a version, for a log without faults; none for one that does not open."""
@@ -166,6 +176,8 @@ def _entry_of(name: str, actions: list[dict[str, Any]]) -> LogEntry:
         int(about.get("timestamp", 0)),
         json.loads(about.get(SEEN, "{}")),
         bool(added) and not any(file.get("dataChange", True) for file in added),
+        str(about.get(RUN, "")),
+        int(about.get("timestamp", 0)),
     )
 
 

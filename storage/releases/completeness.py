@@ -1,22 +1,28 @@
-"""Completeness: no commit that others have built on is missing, as in a lake copied without its newest log entries.
+"""Completeness: no commit that others have built on is missing, as in a lake copied without its newest log entries, and
+no table is of another lake.
 
 Each commit records the newest versions of other tables that its writer had opened, and releases, models and pointers
-name each other. A table that ends before a version that is named somewhere has lost commits.
+name each other. A table that ends before a version that is named somewhere has lost commits. Each commit also names its
+writer. A run is recorded before it commits anything but its lease, which is a pointer.
 """
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 
 import pyarrow.fs as pafs
 
 from storage.errors import DataCorrupt
 from storage.files.store import Files
-from storage.files.table_log import ENTRY, LAST_CHECKPOINT, read_entry
+from storage.files.table_log import ENTRY, LAST_CHECKPOINT, LogEntry, read_entry
 from storage.lake import Lake
 from storage.releases.models import recorded_models
 from storage.releases.pointers import newest_values
 from storage.releases.releases import recorded_releases
 from storage.schemas import TABLES
+
+# What `new_run_id` of storage/runs/record.py makes.
+RUN_ID = re.compile(r"[a-z]+-\d{8}T\d{6}-[0-9a-f]{6}")
 
 
 def require_complete(lake: Lake) -> None:
@@ -30,10 +36,12 @@ def lost_commits(lake: Lake) -> Iterator[str]:
     tables = [table for table in TABLES if lake.exists(table)]
     pointers = newest_values(lake.read("pointers"))  # before what they name, which others record meanwhile
     needed = dict[str, tuple[int, str]]()
+    last = dict[str, LogEntry]()
     for table in tables:
         place = lake.table_files(table)
         newest = _newest(place)
-        for other, version in read_entry(place, newest).seen.items() if newest >= 0 else ():
+        last[table] = read_entry(place, newest) if newest >= 0 else LogEntry("")
+        for other, version in last[table].seen.items():
             _raise_to(needed, other, version, f"the newest commit of table {table!r} has seen")
         _raise_to(needed, table, _checkpointed(place), "its last checkpoint is of")
     models, releases = recorded_models(lake), recorded_releases(lake)
@@ -53,6 +61,27 @@ def lost_commits(lake: Lake) -> Iterator[str]:
         value = pointer.value if isinstance(pointer.value, dict) else {}
         for name in {str(value[part]) for part in ("release", "model") if value.get(part)} - known:
             yield _lost(lake, f"{pointer.name} points to {name}, which is not recorded")
+    yield from strangers(lake, {table: [entry] for table, entry in last.items()})
+
+
+def strangers(lake: Lake, entries: Mapping[str, Iterable[LogEntry]]) -> Iterator[str]:
+    """Yield which of some log entries, by table, no run of this lake wrote, and no command."""
+    moves = [each for each in newest_values(lake.read("pointers")) if each.target is not None]
+    recorded = set(lake.read("runs", columns=["run"])["run"].to_pylist())  # after the commits that may be of a new run
+    for table, some in entries.items():
+        runs = {each.run for each in some} if table != "pointers" else {each.run for each in moves}
+        for run in sorted(runs - recorded):
+            if RUN_ID.fullmatch(run):
+                yield (
+                    f"table {table!r} of the lake {lake.uri} has a commit of {run}, which table 'runs' does not have: "
+                    f"one of the two tables is of another lake. {RESTORE}"
+                )
+        for each in some if TABLES[table].bookkeeping else ():
+            if each.added and not each.joins and not each.run:
+                yield (
+                    f"another program wrote rows into table {table!r} of the lake {lake.uri} (entry {each.name}), "
+                    f"which sidmill alone may write. {RESTORE}"
+                )
 
 
 def _raise_to(needed: dict[str, tuple[int, str]], table: str, version: int, why: str) -> None:
@@ -70,6 +99,9 @@ def _checkpointed(files: Files) -> int:
         return int(json.loads(files.read(LAST_CHECKPOINT))["version"])
     except (FileNotFoundError, ValueError, KeyError):
         return -1
+
+
+RESTORE = "Restore the folder of the table from a backup of the lake (`sidmill lake restore`)."
 
 
 def _lost(lake: Lake, what: str) -> str:

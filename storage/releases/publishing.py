@@ -257,7 +257,8 @@ def _check_not_stale(lake: Lake, manifest: Manifest, history: list[Pointer]) -> 
     if lost:
         raise StaleCandidate(
             f"{manifest.id} lacks {len(lost)} assignment(s) that were published under its codebook after it was made "
-            f"({', '.join(lost[:3])}): publishing it would free SIDs that are taken. Run the flow that made it again."
+            f"({', '.join(lost[:3])}): publishing it would free SIDs that are taken. {_catching_up(manifest)}"
+            f"{_going_back(manifest, history)}"
         )
     current = history[-1].target
     if current is None or current.release == manifest.id:
@@ -276,14 +277,11 @@ def _check_not_stale(lake: Lake, manifest: Manifest, history: list[Pointer]) -> 
 
 def _check_not_earlier(manifest: Manifest, before: Manifest, history: list[Pointer]) -> None:
     """Refuse a release of an earlier time: it would undo published changes and deletions."""
-    earlier = is_earlier(manifest, before)
-    if earlier:
-        back = ""
-        if any(target.release == manifest.id for target in targets_of(history)):
-            back = f" To go back on purpose, run `sidmill release rollback --to {manifest.id}`."
+    if earlier := is_earlier(manifest, before):
         raise StaleCandidate(
             f"{manifest.id} sees an earlier state of the lake than {before.id}: it lacks items, changes or deletions "
-            f"that arrived later ({'; '.join(earlier)}). {_catching_up(manifest)}{back}"
+            f"that arrived later ({'; '.join(earlier)}). {_catching_up(manifest)}"
+            f"{_going_back(manifest, history)}"
         )
 
 
@@ -301,6 +299,13 @@ def is_earlier(manifest: Manifest, before: Manifest) -> list[str]:
 
 def _catching_up(manifest: Manifest) -> str:
     return f"Catch up with `sidmill run nightly --parent {manifest.id}`, then publish the release which that run makes."
+
+
+def _going_back(manifest: Manifest, history: list[Pointer]) -> str:
+    """Return how to go back to a release that was published before; an empty text for another."""
+    if not any(target.release == manifest.id for target in targets_of(history)):
+        return ""
+    return f" To go back on purpose, run `sidmill release rollback --to {manifest.id}`."
 
 
 def _default_model(lake: Lake, manifest: Manifest, history: list[Pointer], may_be_worse: MayBeWorse) -> str | None:

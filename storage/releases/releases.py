@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.commit import Provenance, swap
-from storage.errors import LakeNotFound, LineageBroken
+from storage.errors import DataCorrupt, LakeNotFound, LineageBroken
 from storage.lake import Lake
 from storage.releases.manifest import Manifest
 from storage.releases.pointers import Pointer, Published, pointer_history, read_pointer, targets_of
@@ -89,6 +89,16 @@ def recorded_releases(lake: Lake) -> list[Manifest]:
     return _manifests(lake.read("releases", columns=["id", "manifest"]), ())
 
 
+def release_of_fit(lake: Lake, manifest: Manifest) -> Manifest:
+    """Return the release whose fit a release goes on with: the newest of its line that is no night's."""
+    rows = lake.read("releases", columns=["id", "kind", "parent", "manifest"]).to_pylist()
+    known = {row["id"]: row for row in rows}
+    found = known.get(manifest.id)
+    while found is not None and found["kind"] == "nightly" and found["parent"] in known:
+        found = known[found["parent"]]
+    return manifest if found is None else Manifest.model_validate_json(found["manifest"])
+
+
 def releases(lake: Lake) -> list[Manifest]:
     """Return all candidates and releases that can be read, oldest first: those that are not retired."""
     rows = lake.read("releases", columns=["id", "manifest"])
@@ -102,7 +112,7 @@ def _manifests(rows: pa.Table, retired: Collection[str]) -> list[Manifest]:
 
 def read_release(lake: Lake, name: str) -> Manifest:
     """Return a release by id or alias; LakeNotFound lists the existing ones. Raise Retired for one that is retired."""
-    target = name
+    target, pointed = name, None
     if not name.startswith("r-"):
         pointed = published(lake, name)  # before the releases: what it names was recorded before the alias moved
         target = pointed.release if pointed else name
@@ -113,6 +123,11 @@ def read_release(lake: Lake, name: str) -> Manifest:
     retired = read_standing(lake).retired
     if target in retired:
         raise retirement_of(target, retired[target])
+    if pointed is not None or (not found and lake.exists("pointers") and published(lake) is not None):
+        raise DataCorrupt(
+            f"the table 'releases' of the lake {lake.uri} does not have {target}, although releases were published: "
+            "restore its folder from a backup of the lake (`sidmill lake restore`)."
+        )
     known = ", ".join(manifest.id for manifest in found[-10:]) or "none"
     remedy = "" if found else " Make the first one with `sidmill run bootstrap`."
     raise LakeNotFound(f"the lake {lake.uri} has no release or alias {name!r}; newest releases: {known}.{remedy}")

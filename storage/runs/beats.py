@@ -5,13 +5,12 @@ kind replaces. Nothing is decided by them; they tell a watcher that runs still h
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pyarrow.fs as pafs
 
+from storage.errors import DataCorrupt
 from storage.files.store import Files
 from storage.lake import Lake
 from storage.runs.details import RunResult
@@ -51,13 +50,20 @@ def beats(lake: Lake) -> dict[str, Beat]:
     files = _files(lake)
     found = files.filesystem.get_file_info(pafs.FileSelector("", allow_not_found=True))
     names = sorted(each.base_name for each in found if each.is_file and each.base_name.endswith(".json"))
-    read = [json.loads(files.read(name)) for name in names]
-    return {each["kind"]: _beat(each) for each in read}
+    read = [_beat(files, name) for name in names]
+    return {each.kind: each for each in read}
 
 
-def _beat(stored: Mapping[str, Any]) -> Beat:
-    parsed = {"at": datetime.fromisoformat(stored["at"]), "result": RunResult.of(stored["result"])}
-    return Beat(**{**stored, **parsed})
+def _beat(files: Files, name: str) -> Beat:
+    try:
+        stored = json.loads(files.read(name))
+        parsed = {"at": datetime.fromisoformat(stored["at"]), "result": RunResult.of(stored["result"])}
+        return Beat(**{**stored, **parsed})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataCorrupt(
+            f"{files.uri}/{name}, which says how the last run of its kind ended, is damaged: delete it; the next such "
+            "run writes it anew. `sidmill run list` shows the runs."
+        ) from error
 
 
 def beat_of(kind: str, run: str, seconds: float, outcome: str, result: RunResult) -> Beat:

@@ -106,7 +106,10 @@ def test_settings_that_a_night_does_not_apply_are_named(
     assert "does not apply" not in capsys.readouterr().out
     assert run_command([*night, "--set", "codebook.slack=1.9", "--set", "train.epochs=7"]) == 0
     told = re.sub(r"\s+", " ", capsys.readouterr().out)
-    assert "warning: codebook.slack differ from the recipe of r-000002, and a night does not apply them" in told
+    assert (
+        "warning: codebook.slack differ from the recipe of r-000001, which was fitted, and a night does not apply"
+        in told
+    )
 
 
 def test_a_source_that_the_lake_has_read_is_not_read_again(small: Path, tmp_path: Path, recipe: dict[str, Any]) -> None:

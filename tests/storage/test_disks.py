@@ -88,7 +88,7 @@ def test_entries_of_others_that_came_between_are_synced_too(
 def test_a_full_disk_is_told_with_its_place_and_a_remedy_and_costs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = r"cannot write to .*/{}: the disk is full \(No space left on device\). Make room, for example with `sidmill"
+    told = r"cannot write to .*/{}: the disk is full \(No space left on device\). Make room: move files"
     with small_disk(tmp_path / "disk", "2m") as disk:
         lake = Lake(str(disk / "lake"))
         sids(lake, "c1", "a")

@@ -23,6 +23,7 @@ from storage.releases.releases import (
     published,
     published_assignments,
     read_release,
+    release_of_fit,
     releases,
 )
 from storage.runs.record import RunRecord, read_run, runs
@@ -85,7 +86,25 @@ def test_a_candidate_that_lacks_a_published_segment_is_stale_also_after_a_rollba
     with pytest.raises(StaleCandidate):
         publish(lake, other.id, WHO)
     publish(lake, two.id, WHO)
+    catching_up = r"Catch up with `sidmill run nightly --parent {}`"
+    with pytest.raises(
+        StaleCandidate, match=catching_up.format(one.id) + ".* `sidmill release rollback --to r-000001`"
+    ):
+        publish(lake, one.id, WHO)
+    with pytest.raises(StaleCandidate, match=catching_up.format(other.id) + "(?!.*rollback)"):
+        publish(lake, other.id, WHO)
     assert published(lake).release == two.id  # type: ignore[union-attr]
+
+
+def test_a_night_goes_on_with_the_fit_of_the_newest_release_that_is_no_nights(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    first = candidate(lake, "one", ["a"], kind="bootstrap")
+    nights = [candidate(lake, "two", ["a"], kind="nightly", parent=first.id)]
+    nights.append(candidate(lake, "three", ["a"], kind="nightly", parent=nights[-1].id))
+    again = candidate(lake, "four", ["a"], codebook="c2", kind="backfill", parent=nights[-1].id)
+    later = candidate(lake, "five", ["a"], codebook="c2", kind="nightly", parent=again.id)
+    assert [release_of_fit(lake, each).id for each in (first, *nights)] == [first.id] * 3
+    assert [release_of_fit(lake, each).id for each in (again, later)] == [again.id] * 2
 
 
 def test_a_new_codebook_must_cover_every_item_of_production(tmp_path: Path) -> None:
