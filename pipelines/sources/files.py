@@ -193,7 +193,9 @@ def _listed(uri: str, filesystem: pafs.FileSystem, folder: str) -> tuple[list[st
     try:
         entries = list(_entries(filesystem, folder))
     except (OSError, ValueError, RuntimeError) as error:
-        raise SourceError(f"the folder {uri} cannot be listed: {error}") from error
+        raise SourceError(
+            f"the folder {uri} cannot be listed ({error}): check that the user of this command may read it and all below."
+        ) from error
     return [name for name, plain in entries if plain], [name for name, plain in entries if not plain]
 
 

@@ -1,8 +1,16 @@
 """A line that is no JSON says what is wrong in words of our own."""
 
-import pytest
+import json
+from pathlib import Path
 
+import pytest
+from source_rows import ingest_new
+
+from pipelines.sources.source_spec import InteractionsSpec
 from pipelines.sources.text.json_rows import json_rows
+from storage.lake import Lake
+from storage.quarantine import open_rows
+from storage.releases.catalogue import catalogue
 
 OF_LIBRARIES = ("Expecting", "Extra data", "Unterminated", "Invalid control", "recursion", "(char")
 
@@ -36,3 +44,17 @@ def test_a_line_that_is_no_json_says_what_is_wrong(line: str, why: str) -> None:
         assert row.reason == "invalid_json"
         assert why in row.detail
         assert not [each for each in OF_LIBRARIES if each in row.detail]
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1E+0309", f"1{'0' * 400}.0"])
+def test_a_number_beyond_64_bits_stays_as_it_is_written_and_is_not_infinity(tmp_path: Path, number: str) -> None:
+    (tmp_path / "x.jsonl").write_text(f'{{"item_id": "a", "title": "mug", "price": {number}, "size": 1.5}}\n')
+    event = f'{{"user_id": "u", "item_id": "a", "event_time": "2026-01-01T00:00:00Z", "value": {number}}}\n'
+    (tmp_path / "log.jsonl").write_text(event)
+    lake = Lake(str(tmp_path / "lake"))
+    ingest_new(lake, str(tmp_path / "x.jsonl"))
+    assert json.loads(catalogue(lake)["attributes"][0]) == {"price": number, "size": "1.5"}
+    ingest_new(lake, str(tmp_path / "log.jsonl"), InteractionsSpec())
+    (detail,) = open_rows(lake)["detail"]
+    assert detail.startswith("value = ")
+    assert detail.endswith("a number beyond 64-bit floating point")

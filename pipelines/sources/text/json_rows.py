@@ -1,6 +1,8 @@
 """Rows of JSON lines: each line is an object, or is refused and says why."""
 
 import json
+import math
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -8,6 +10,9 @@ from pipelines.sources.cells import Unreadable, kind_of
 from pipelines.sources.row import Row
 from pipelines.sources.text.json_faults import why_no_json
 from storage.reasons import Reason
+
+_HUGE = re.compile(rb"[eE]\+?0*[1-9]\d\d|\d{309}")
+"""Signs of a number that 64 bits may not hold."""
 
 
 def json_rows(lines: Iterable[bytes], first: int = 0) -> Iterator[Row]:
@@ -39,19 +44,20 @@ def _apart(line: bytes) -> list[bytes]:
 def _parsed(line: bytes) -> Any:
     """Parse a line; bytes that are not UTF-8, and integers too long for Python, stay text.
 
-    They matter only if their column is used.
+    They matter only if their column is used. So do numbers beyond 64 bits, which cannot be read.
     """
     try:
-        return _DECODER.decode(line.decode())
+        if not _HUGE.search(line):
+            return _DECODER.decode(line.decode())
     except ValueError:  # `loads` knows other encodings, and says best what is wrong
         pass
     try:
-        return json.loads(line, object_pairs_hook=_object)
+        return json.loads(line, object_pairs_hook=_object, parse_float=_float)
     except json.JSONDecodeError:
         raise
     except ValueError:
         text = line.decode("utf-8-sig", "surrogateescape")
-        return json.loads(text, object_pairs_hook=_object, parse_int=_integer)
+        return json.loads(text, object_pairs_hook=_object, parse_float=_float, parse_int=_integer)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -71,6 +77,11 @@ def _integer(digits: str) -> int | str:
         return int(digits)
     except ValueError:
         return digits
+
+
+def _float(text: str) -> float | Unreadable:
+    found = float(text)
+    return found if math.isfinite(found) else Unreadable("a number beyond 64-bit floating point", text)
 
 
 def _raw(line: bytes) -> dict[str, Any]:
