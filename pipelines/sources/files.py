@@ -194,7 +194,7 @@ def _listed(uri: str, filesystem: pafs.FileSystem, folder: str) -> tuple[list[st
         entries = list(_entries(filesystem, folder))
     except (OSError, ValueError, RuntimeError) as error:
         raise SourceError(
-            f"the folder {uri} cannot be listed ({error}): check that the user of this command may read it and all below."
+            f"the folder {uri} cannot be listed ({error}): check that this user may read it and all below."
         ) from error
     return [name for name, plain in entries if plain], [name for name, plain in entries if not plain]
 
