@@ -22,7 +22,7 @@ from bench.gpu import SECTIONS
 from bench.gpu.meter import Meter
 
 TIME_LIMIT_S = 480
-"""Seconds after which no section starts."""
+"""Seconds for all sections."""
 
 
 def run(options: argparse.Namespace) -> None:
@@ -36,10 +36,11 @@ def run(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="sidmill-gpu-") as folder:
         path = Path(folder, "rows.jsonl")
         path.touch()
-        for section in options.only or SECTIONS:
+        sections = list(options.only or SECTIONS)
+        for place, section in enumerate(sections):
             start, before = time.monotonic(), len(_rows(path))
-            left = TIME_LIMIT_S - (start - began)
-            reason = _child(section, options.quick, path, min(SECTIONS[section], left)) if left > 10 else "no time left"
+            limit = time_limit(sections[place:], TIME_LIMIT_S - (start - began))
+            reason = _child(section, options.quick, path, limit)
             if reason:
                 failed[section] = reason
             for row in _rows(path)[before:]:
@@ -49,7 +50,13 @@ def run(options: argparse.Namespace) -> None:
                 table = {"machine": machine(), "rows": _rows(path), "failed": failed}
                 options.json.write_text(json.dumps(table, indent=1) + "\n")
     if failed:
-        raise RuntimeError(f"{len(failed)} of {len(options.only or SECTIONS)} sections failed: {', '.join(failed)}")
+        raise RuntimeError(f"{len(failed)} of {len(sections)} sections failed: {', '.join(failed)}")
+
+
+def time_limit(sections: list[str], left: float) -> float:
+    """Return the seconds for the first of some sections, so that each has its share of what is `left`, or its limit."""
+    own = SECTIONS[sections[0]]
+    return min(own, left * own / sum(SECTIONS[each] for each in sections))
 
 
 def machine() -> dict[str, Any]:

@@ -17,19 +17,19 @@ class CsvSpec(OmitsYoungerDefaults, Section):
     """Format of CSV and TSV files. Without `delimiter` the suffix decides; without `encoding` it is UTF-8.
 
     A `delimiter` may have several characters, as `::`; quotes are then ordinary characters. `columns` names the columns
-    of files without a header.
-    `quotes` sets the meaning of `"`: "checked" quotes cells, unless a quote seems to be missing; "escaped" quotes cells
-    in which a backslash precedes a quote; "trusted" quotes cells, whatever they hold; "none" is an ordinary character.
-    With `decimal = ","` a cell that is a number with a decimal comma is read as that number, and a point separates
-    thousands in columns of numbers.
+    of files without a header. `quotes` sets the meaning of the character `quote`: "checked" quotes cells, unless a quote
+    seems to be missing; "escaped" quotes cells in which a backslash precedes a quote; "trusted" quotes cells, whatever
+    they hold; "none" is an ordinary character. With `decimal = ","` a cell that is a number with a decimal comma is read
+    as that number, and a point separates thousands in columns of numbers.
     """
 
-    younger: ClassVar[frozenset[str]] = frozenset({"columns"})
+    younger: ClassVar[frozenset[str]] = frozenset({"columns", "quote"})
 
     delimiter: str = Field("", max_length=8)
     encoding: str = ""
     decimal: Literal[".", ","] = "."
     quotes: Literal["checked", "escaped", "trusted", "none"] = "checked"
+    quote: str = Field('"', min_length=1, max_length=1)
     columns: tuple[str, ...] = ()
 
     @field_validator("delimiter")
@@ -37,6 +37,13 @@ class CsvSpec(OmitsYoungerDefaults, Section):
     def _separates(cls, value: str) -> str:
         if set(value) & set('"\r\n'):
             raise ValueError("must be characters other than a quote or a line break")
+        return value
+
+    @field_validator("quote")
+    @classmethod
+    def _is_a_sign(cls, value: str) -> str:
+        if not value.isprintable() or not value.isascii() or value.isalnum() or value in " \\":
+            raise ValueError("must be a sign of ASCII other than a backslash, such as '")
         return value
 
     @field_validator("columns")
@@ -51,11 +58,13 @@ class CsvSpec(OmitsYoungerDefaults, Section):
 
     @model_validator(mode="after")
     def _quotes_fit(self) -> "CsvSpec":
-        if len(self.delimiter) > 1 and self.quotes in ("escaped", "trusted"):
+        if len(self.delimiter) > 1 and (self.quotes in ("escaped", "trusted") or self.quote != '"'):
             raise ValueError(
-                f"quotes cannot be {self.quotes!r} beside a delimiter of several characters, where they are ordinary "
-                "characters: leave `quotes` out"
+                "has a delimiter of several characters, beside which quotes are ordinary characters: leave out "
+                "`quotes` and `quote`"
             )
+        if self.quote in (self.delimiter or ","):
+            raise ValueError(f"has {self.quote!r} as the quote and as the delimiter")
         return self
 
     @field_validator("encoding")

@@ -4,9 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bench import gpu
 from bench.__main__ import main
+from bench.gpu import SECTIONS
+from bench.gpu.run import TIME_LIMIT_S, time_limit
 
 
 def test_a_table_has_the_machine_the_rows_and_what_failed(
@@ -39,3 +43,13 @@ def test_without_a_card_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert main(["gpu"]) == 1
     assert "no CUDA device" in capsys.readouterr().err
+
+
+@given(st.lists(st.floats(0, 1.0), min_size=len(SECTIONS), max_size=len(SECTIONS)))
+def test_no_section_is_left_without_time_and_all_end_in_the_time_of_the_script(taken: list[float]) -> None:
+    left = float(TIME_LIMIT_S)
+    for place, share in enumerate(taken):
+        limit = time_limit(list(SECTIONS)[place:], left)
+        assert limit >= 30
+        left -= share * limit
+    assert left >= -1e-6

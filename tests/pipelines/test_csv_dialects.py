@@ -63,8 +63,39 @@ def test_cells_are_those_of_the_same_rows_with_commas_and_a_header(
 
 
 def _values(parts: list[Any]) -> list[dict[str, Any]]:
-    rows: list[Row] = [row for part in parts for row in (part if isinstance(part, list) else part.rows())]
-    return [row.values for row in rows if row.reason is None]
+    return [row.values for row in _rows(parts) if row.reason is None]
+
+
+def _rows(parts: list[Any]) -> list[Row]:
+    return [row for part in parts for row in (part if isinstance(part, list) else part.rows())]
+
+
+SWAPPED = bytes.maketrans(b"\"'", b"'\"")
+
+
+@given(
+    tables(),
+    st.sampled_from(["checked", "escaped", "trusted", "none"]),
+    st.sampled_from([LOG, CATALOGUE]),
+    SIZES,
+    SIZES,
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_another_quote_character_has_the_meaning_of_the_usual_one(
+    text: bytes, quotes: str, spec: Spec, size: int, small: int
+) -> None:
+    usual = csv_twins(text, Dialect("utf-8", ",", ".", quotes), spec, size, small)
+    other = csv_twins(text.translate(SWAPPED), Dialect("utf-8", ",", ".", quotes, quote="'"), spec, size, small)
+    assert [_swapped(row) for row in _rows(other)] == [
+        (row.number, list(row.values.values()), row.reason) for row in _rows(usual)
+    ]
+
+
+def _swapped(row: Row) -> tuple[int, list[Any], str | None]:
+    """Return a row with both quote characters in the place of each other."""
+    swap = str.maketrans("\"'", "'\"")
+    values = [value.translate(swap) if isinstance(value, str) else value for value in row.values.values()]
+    return row.number, values, row.reason
 
 
 FILMS = '1::Toy Story (1995)::Animation|Children\'s\n2::The "Best"::Drama\n3::Waiting\n'
@@ -110,7 +141,11 @@ def test_a_file_whose_name_tells_no_delimiter_asks_for_one(tmp_path: Path) -> No
     [
         ({"delimiter": "a\n"}, "other than a quote or a line break"),
         ({"delimiter": '""'}, "other than a quote or a line break"),
-        ({"delimiter": "::", "quotes": "trusted"}, "leave `quotes` out"),
+        ({"delimiter": "::", "quotes": "trusted"}, "leave out `quotes`"),
+        ({"delimiter": "::", "quote": "'"}, "leave out `quotes`"),
+        ({"quote": ","}, "as the quote and as the delimiter"),
+        ({"quote": "\\"}, "a sign of ASCII other than a backslash"),
+        ({"quote": "a"}, "a sign of ASCII"),
         ({"columns": ["a", " "]}, "a name for each column"),
         ({"columns": ["a", "b", "a "]}, "'a' twice"),
     ],
@@ -121,7 +156,7 @@ def test_a_dialect_that_cannot_be_is_refused(fields: dict[str, Any], told: str) 
 
 
 def test_a_recipe_without_columns_keeps_its_hashes() -> None:
-    assert "columns" not in CsvSpec().model_dump()
+    assert not {"columns", "quote"} & CsvSpec().model_dump().keys()
     csv = CsvSpec(delimiter=";")
     assert mapping_hash(ItemsSpec(csv=csv)) == mapping_hash(ItemsSpec(csv=csv.model_copy(update={"columns": ()})))
     assert mapping_hash(ItemsSpec(csv=csv)) == "4d644a17bf7d009c"

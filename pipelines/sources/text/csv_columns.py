@@ -57,7 +57,7 @@ class PlainCsv:
         self._long = dialect.delimiter.encode() if len(dialect.delimiter) > 1 else b""
         self._parse = pa.csv.ParseOptions(
             delimiter=_STAND_IN if self._long else dialect.delimiter,
-            quote_char='"' if self._quotes else False,
+            quote_char=dialect.quote if self._quotes else False,
             escape_char=False,
             newlines_in_values=False,
             ignore_empty_lines=False,
@@ -74,7 +74,11 @@ class PlainCsv:
         """Return a reader of blocks with this header; None if every line has to be looked at."""
         names = layout.names
         places = {str(place): name for place, name in enumerate(names) if layout.asked is None or name in layout.asked}
-        needles = [name.strip() for name in names if name.strip().isascii() and '"' not in name and name.strip()]
+        needles = [
+            name.strip()
+            for name in names
+            if name.strip().isascii() and layout.dialect.quote not in name and name.strip()
+        ]
         unsure = (
             names.count("") > 1 or len(set(places.values())) < len(places) or layout.undecoded.search("".join(names))
         )
@@ -114,7 +118,8 @@ class PlainCsv:
             return False
         if self._layout.dialect.escapes and b"\\" in block:
             return False
-        return not self._quotes or b'"' not in block or are_paired(block, ends, self._layout.dialect.delimiter)
+        dialect = self._layout.dialect
+        return not self._quotes or dialect.quote.encode() not in block or are_paired(block, ends, dialect)
 
     def _has_header(self, block: bytes, table: pa.Table) -> bool:
         """Return whether a line may be the header again."""
@@ -127,15 +132,15 @@ class PlainCsv:
         return bool(pc.any(found).as_py())
 
 
-def are_paired(block: bytes, ends: Ends, delimiter: str) -> bool:
+def are_paired(block: bytes, ends: Ends, dialect: Dialect) -> bool:
     """Return whether every quote opens or closes a cell, or is one of two in a cell, and no cell has a line break."""
     bytes_of = array_of(block)
-    quotes = np.flatnonzero(bytes_of == ord('"'))
+    quotes = np.flatnonzero(bytes_of == ord(dialect.quote))
     if len(quotes) % 2:
         return False
     opening, closing = quotes[::2], quotes[1::2]
     edges = np.zeros(256, bool)
-    edges[[ord(delimiter), ord("\n"), ord('"')]] = True
+    edges[[ord(dialect.delimiter), ord("\n"), ord(dialect.quote)]] = True
     before = edges[bytes_of[opening - 1]] | (opening == 0)
     edges[ord("\r")] = True
     after = edges[bytes_of[np.minimum(closing + 1, len(block) - 1)]]  # the last byte may be the quote itself

@@ -51,6 +51,7 @@ class Dialect:
     quotes: str
     numbers: frozenset[str] = frozenset()
     columns: tuple[str, ...] = ()
+    quote: str = '"'
 
     @property
     def is_utf8(self) -> bool:
@@ -101,7 +102,7 @@ def dialect_of(head: bytes, file: str, spec: CsvSpec, section: str, every_column
         raise SourceError(f"{file}: {what}. Read it with {_setting(section, found)}{doubt}")
     delimiter = spec.delimiter or _usual(file)
     quotes = spec.quotes if len(delimiter) == 1 else "none"
-    return Dialect(spec.encoding or "utf-8", delimiter, spec.decimal, quotes, columns=spec.columns)
+    return Dialect(spec.encoding or "utf-8", delimiter, spec.decimal, quotes, columns=spec.columns, quote=spec.quote)
 
 
 def other_settings(head: bytes, file: str, spec: CsvSpec, section: str, every_column: bool = True) -> dict[str, str]:

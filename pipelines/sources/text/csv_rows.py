@@ -133,7 +133,7 @@ class Layout:
         if len(cells) != len(names):
             only = f", {names[0]!r}" if len(names) == 1 else ""
             hint = f"; {_ESCAPED}" if not dialect.escapes and '\\"' in raw else ""
-            hint = f"; {_BLANK}" if not hint and f'{dialect.delimiter} "' in raw else hint
+            hint = f"; {_BLANK}" if not hint and f"{dialect.delimiter} {dialect.quote}" in raw else hint
             header = "csv.columns" if dialect.columns else "the header"
             return refused(Reason.MALFORMED_ROW, f"{len(cells)} cells, {header} has {len(names)}{only}{hint}")
         if cells[0].strip() == names[0].strip() and _stripped(cells) == _stripped(names):
@@ -263,7 +263,7 @@ def records(lines: Lines, dialect: Dialect, width: int = 0) -> Iterator[CsvRecor
     delimiter, plain = dialect.delimiter, dialect.quotes == "none"
     for line in lines:
         line = line.removeprefix("\ufeff")  # joined files may have a byte order mark at the start of any line
-        if not (dialect.escapes and "\\" in line) and (plain or '"' not in line):
+        if not (dialect.escapes and "\\" in line) and (plain or dialect.quote not in line):
             bare = line.rstrip("\r\n")
             yield CsvRecord(bare.split(delimiter) if bare else [], [line])
         else:
@@ -288,7 +288,7 @@ def _quoted(line: str, lines: Lines, dialect: Dialect, width: int) -> Iterator[C
     elif len(cells) != width:
         lines.put_back(taken[1:])
         yield CsvRecord([], [line], f"{apart}, and the row then has {len(cells)} cells, the header {width}")
-    elif width > 1 and _may_be_rows(taken, dialect.delimiter, width):
+    elif width > 1 and _may_be_rows(taken, dialect, width):
         yield CsvRecord([], [line], f"{apart}, and each of these lines may be a row by itself")
         yield from records(Lines(taken[1:-1]), dialect, width)
         yield CsvRecord([], taken[-1:], f"a quote closes a cell that was opened {len(taken) - 1} lines above")
@@ -311,30 +311,31 @@ def _bounded(line: str, lines: Lines, taken: list[str]) -> Iterator[str]:
         line = following
 
 
-def _may_be_rows(lines: list[str], delimiter: str, width: int) -> bool:
+def _may_be_rows(lines: list[str], dialect: Dialect, width: int) -> bool:
     """Return whether each line of a record may be a row by itself, written as the first is.
 
     A writer that quotes the whole first cell of a row does so in every row.
     """
-    closed = re.match('"(?:[^"]|"")*+"' + re.escape(delimiter), lines[0])
-    if closed and not all(line.startswith('"') for line in lines):
+    quote = re.escape(dialect.quote)
+    closed = re.match(f"{quote}(?:[^{quote}]|{quote}{quote})*+{quote}{re.escape(dialect.delimiter)}", lines[0])
+    if closed and not all(line.startswith(dialect.quote) for line in lines):
         return False
-    return all(len(line.rstrip("\r\n").split(delimiter)) == width for line in lines)
+    return all(len(line.rstrip("\r\n").split(dialect.delimiter)) == width for line in lines)
 
 
 def _reader(lines: Iterable[str], dialect: Dialect, strict: bool) -> Iterator[list[str]]:
     """Return the standard reader; with backslash escapes, the null of databases, `\\N`, is an empty cell."""
+    signs: dict[str, Any] = {"delimiter": dialect.delimiter, "quotechar": dialect.quote, "strict": strict}
     if not dialect.escapes:
-        return csv.reader(lines, delimiter=dialect.delimiter, strict=strict)
-    told = (_only_escapes(line, dialect.delimiter) for line in lines)
-    return csv.reader(told, delimiter=dialect.delimiter, escapechar="\\", strict=strict)
+        return csv.reader(lines, **signs)
+    return csv.reader((_only_escapes(line, dialect) for line in lines), escapechar="\\", **signs)
 
 
-def _only_escapes(line: str, delimiter: str) -> str:
+def _only_escapes(line: str, dialect: Dialect) -> str:
     """Double the backslashes of a line that escape nothing, as in a path, and empty a cell `\\N`."""
-    edge = re.escape(delimiter)
+    edge, quote = re.escape(dialect.delimiter), re.escape(dialect.quote)
     bare = re.sub(rf"(?<![^{edge}])\\N(?=[{edge}\r\n]|$)", "", line)
-    return re.sub(rf"\\([{edge}\"\\\r\n])?", lambda found: found[0] if found[1] else r"\\", bare)
+    return re.sub(rf"\\([{edge}{quote}\\\r\n])?", lambda found: found[0] if found[1] else r"\\", bare)
 
 
 def _lenient(line: str, dialect: Dialect) -> list[str]:
