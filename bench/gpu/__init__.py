@@ -15,4 +15,4 @@ SECTIONS = {
     "tests": 180,
     "training": 180,
 }
-"""Sections in order, and the seconds after which each is stopped. The longest come last: others leave them their time."""
+"""Sections in order, and the seconds after which each is stopped. The longest, last, get what the others leave."""

@@ -16,11 +16,11 @@ class Section(BaseModel):
 class CsvSpec(OmitsYoungerDefaults, Section):
     """Format of CSV and TSV files. Without `delimiter` the suffix decides; without `encoding` it is UTF-8.
 
-    A `delimiter` may have several characters, as `::`; quotes are then ordinary characters. `columns` names the columns
-    of files without a header. `quotes` sets the meaning of the character `quote`: "checked" quotes cells, unless a quote
-    seems to be missing; "escaped" quotes cells in which a backslash precedes a quote; "trusted" quotes cells, whatever
-    they hold; "none" is an ordinary character. With `decimal = ","` a cell that is a number with a decimal comma is read
-    as that number, and a point separates thousands in columns of numbers.
+    A `delimiter` may have several characters, as `::`; quotes are then ordinary characters. `columns` names the
+    columns of files without a header. `quotes` sets the meaning of the character `quote`: "checked" quotes cells,
+    unless a quote seems to be missing; "escaped" quotes cells in which a backslash precedes a quote; "trusted" quotes
+    cells, whatever they hold; "none" is an ordinary character. With `decimal = ","` a cell that is a number with a
+    decimal comma is read as that number, and a point separates thousands in columns of numbers.
     """
 
     younger: ClassVar[frozenset[str]] = frozenset({"columns", "quote"})
