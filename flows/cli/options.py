@@ -155,8 +155,6 @@ class Sources:
         for option, paths in (("--items", self.items), ("--interactions", self.interactions)):
             for path in paths:
                 refuse_parameters(path, option, SETTINGS)
-                if not path.strip():
-                    raise ValueError(f"{option} is empty: is a variable of the shell unset? The current folder is `.`.")
         items, interactions = _absolute(self.items), _absolute(self.interactions)
         if [*items, *interactions].count("-") > 1:
             raise ValueError("standard input (-) can be read once: give one of the sources as a file.")

@@ -19,7 +19,7 @@ from storage.files.data_files import DataFile
 from storage.files.table_log import REMEDY, Log
 from storage.format import MARKER, OLDEST_WRITABLE
 from storage.lake import Lake
-from storage.releases.completeness import require_complete, strangers
+from storage.releases.completeness import require_complete, rows_of_others, tables_of_others
 from storage.releases.integrity import Pinned, check_file, checksums, first_fault, model_blobs, pinned_blobs
 from storage.releases.manifest import Manifest
 from storage.releases.models import models, read_model
@@ -77,7 +77,8 @@ def verify(lake: Lake) -> Iterator[Finding]:
 
 def _check_writers(lake: Lake, logs: dict[str, Log]) -> None:
     """Raise DataCorrupt if runs or programs that this lake does not know wrote into its tables."""
-    for fault in strangers(lake, {table: log.entries.values() for table, log in logs.items()}):
+    entries = {table: list(log.entries.values()) for table, log in logs.items()}
+    for fault in (*rows_of_others(lake, entries), *tables_of_others(lake, entries)):
         raise DataCorrupt(fault)
 
 

@@ -3,7 +3,7 @@ no table is of another lake.
 
 Each commit records the newest versions of other tables that its writer had opened, and releases, models and pointers
 name each other. A table that ends before a version that is named somewhere has lost commits. Each commit also names its
-writer. A run is recorded before it commits anything but its lease, which is a pointer.
+writer.
 """
 
 import json
@@ -61,27 +61,34 @@ def lost_commits(lake: Lake) -> Iterator[str]:
         value = pointer.value if isinstance(pointer.value, dict) else {}
         for name in {str(value[part]) for part in ("release", "model") if value.get(part)} - known:
             yield _lost(lake, f"{pointer.name} points to {name}, which is not recorded")
-    yield from strangers(lake, {table: [entry] for table, entry in last.items()})
+    yield from rows_of_others(lake, {table: [entry] for table, entry in last.items()})
 
 
-def strangers(lake: Lake, entries: Mapping[str, Iterable[LogEntry]]) -> Iterator[str]:
-    """Yield which of some log entries, by table, no run of this lake wrote, and no command."""
-    moves = [each for each in newest_values(lake.read("pointers")) if each.target is not None]
-    recorded = set(lake.read("runs", columns=["run"])["run"].to_pylist())  # after the commits that may be of a new run
+def rows_of_others(lake: Lake, entries: Mapping[str, Iterable[LogEntry]]) -> Iterator[str]:
+    """Yield the log entries, by table, with which another program wrote rows of bookkeeping."""
     for table, some in entries.items():
-        runs = {each.run for each in some} if table != "pointers" else {each.run for each in moves}
-        for run in sorted(runs - recorded):
-            if RUN_ID.fullmatch(run):
-                yield (
-                    f"table {table!r} of the lake {lake.uri} has a commit of {run}, which table 'runs' does not have: "
-                    f"one of the two tables is of another lake. {RESTORE}"
-                )
         for each in some if TABLES[table].bookkeeping else ():
             if each.added and not each.joins and not each.run:
                 yield (
                     f"another program wrote rows into table {table!r} of the lake {lake.uri} (entry {each.name}), "
                     f"which sidmill alone may write. {RESTORE}"
                 )
+
+
+def tables_of_others(lake: Lake, entries: Mapping[str, Iterable[LogEntry]]) -> Iterator[str]:
+    """Yield the tables into which runs wrote, but none that the table `runs` knows; `entries` are those of whole logs.
+
+    A run that only fetches pictures again may write without a record, so a single unknown run says nothing.
+    """
+    moves = [each for each in newest_values(lake.read("pointers")) if each.target is not None]
+    recorded = set(lake.read("runs", columns=["run"])["run"].to_pylist())  # after the commits that may be of a new run
+    for table, some in entries.items():
+        writers = {each.run for each in (moves if table == "pointers" else some) if RUN_ID.fullmatch(each.run)}
+        if writers and recorded and not writers & recorded:
+            yield (
+                f"table {table!r} of the lake {lake.uri} has commits of {min(writers)} and of no run that table 'runs' "
+                f"has: one of the two tables is of another lake. {RESTORE}"
+            )
 
 
 def _raise_to(needed: dict[str, tuple[int, str]], table: str, version: int, why: str) -> None:

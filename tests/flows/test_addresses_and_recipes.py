@@ -18,8 +18,8 @@ def test_an_empty_address_is_not_the_current_folder(
 ) -> None:
     (tmp_path / "x.csv").write_text("item_id,title\n1,mug\n")
     monkeypatch.chdir(tmp_path)
-    assert run_command(["recipe", "check", "--recipe", "demo", option, address]) == 1
-    assert f"{option} is empty: is a variable of the shell unset?" in capsys.readouterr().err
+    assert run_command(["recipe", "check", "--recipe", "demo", option, address]) == 2
+    assert f"{option} is empty: give a value" in capsys.readouterr().err
     with pytest.raises(SourceError, match="the address of a source is empty"):
         find_sources(address)
 
@@ -40,7 +40,7 @@ def test_a_recipe_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     ("data", "why"),
     [
         ('[items]\nitem_id = "sku"\n'.encode("utf-16"), "is not text in UTF-8"),
-        (b'[items.csv]\ndelimiter = ";;"\n', "must be a text of at most 1 character"),
+        (b'[items.csv]\ndelimiter = ";;;;;;;;;"\n', "must be a text of at most 8 characters"),
         (b'[items]\nitem_id = ""\n', "must be a text of at least 1 character"),
         (b"[items]\nitem_id = 5\n", "must be text"),
     ],
