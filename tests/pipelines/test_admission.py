@@ -5,16 +5,18 @@ from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.ingest import hash_set
 from pipelines.ingest.events.admission import SAME, Admission
 from pipelines.ingest.events.columns import EVENTS
 from pipelines.ingest.events.ingest import write_admitted
-from pipelines.ingest.hash_set import SeenHashes
+from pipelines.ingest.hash_set import FileRun, SeenHashes
 from pipelines.ingest.items.ingest import ingest_items
 from pipelines.sources.files import find_sources
 from pipelines.sources.source_spec import ItemsSpec
@@ -121,11 +123,30 @@ def test_an_id_that_comes_again_in_another_part_of_a_source_is_a_repeat_however_
         assert len(found.events) == kept
 
 
-@given(st.lists(st.lists(st.integers(0, 40), max_size=20), max_size=8), st.lists(st.integers(0, 40)))
-def test_hashes_that_were_added_are_known(added: list[list[int]], asked: list[int]) -> None:
-    seen = SeenHashes()
-    for each in added:
-        seen.add(np.array(each, np.uint64))
-    assert all(len(run) >= 2 * len(after) for run, after in pairwise(seen._runs)), "few runs are searched"
-    known = {number for each in added for number in each}
-    assert seen.has(np.array(asked, np.uint64)).tolist() == [number in known for number in asked]
+@given(
+    st.lists(st.lists(st.integers(0, 40), max_size=20), max_size=8),
+    st.lists(st.integers(0, 40)),
+    st.sampled_from([(1 << 19, 1 << 22), (1, 0), (2, 3), (3, 10)]),
+)
+def test_hashes_that_were_added_are_known_in_memory_and_in_files(
+    added: list[list[int]], asked: list[int], sizes: tuple[int, int]
+) -> None:
+    with patch.multiple(hash_set, BLOCK=sizes[0], IN_MEMORY=sizes[1]):
+        seen = SeenHashes()
+        for each in added:
+            seen.add(np.array(each, np.uint64))
+        assert all(len(run) >= 2 * len(after) for run, after in pairwise(seen._runs)), "few runs are searched"
+        known = {number for each in added for number in each}
+        assert seen.has(np.array(asked, np.uint64)).tolist() == [number in known for number in asked]
+
+
+def test_many_hashes_are_known_and_memory_holds_few_of_them() -> None:
+    draw, seen = np.random.default_rng(0), SeenHashes()
+    some = draw.integers(0, 1 << 63, 10 << 20).astype(np.uint64)
+    for part in np.array_split(some, 40):
+        seen.add(part)
+    in_memory = [len(run) for run in seen._runs if not isinstance(run, FileRun)]
+    assert sum(map(len, seen._runs)) == len(some)
+    assert sum(in_memory) <= 2 * hash_set.IN_MEMORY < len(some)
+    assert seen.has(some[::997]).all()
+    assert not seen.has(np.arange(1000, dtype=np.uint64) + np.uint64(1 << 63)).any()

@@ -51,7 +51,7 @@ class Admission:
         self._lake = lake
         self._items = KnownItems(lake, has)
         self._seen = SeenHashes()
-        self._own_files: set[str] = set()
+        self._own_files: dict[str, tuple[datetime, datetime]] = {}
 
     def recognised(self, events: pl.DataFrame) -> pl.DataFrame:
         """Add a column `known`: whether the catalogue has the event's item."""
@@ -78,11 +78,12 @@ class Admission:
     def written(self, events: pl.DataFrame, files: Sequence[str]) -> None:
         """Take note of admitted events that were written, and of the files that hold them."""
         self._seen.add(_hashes(events))
-        self._own_files.update(files)
+        if files:
+            self._own_files |= dict.fromkeys(files, _times(events))
 
     def _judged(self, events: pl.DataFrame, within: timedelta, version: int | None) -> pl.DataFrame:
         """Return `outcome` for each event: "" to be kept, "unchanged", or the reason to refuse it."""
-        found = events.select(*_STORED, "known").with_columns(repeated=self._repeated(events))
+        found = events.select(*_STORED, "known").with_columns(repeated=self._repeated(events, within))
         found = found.with_columns(outcome=_first_of(found))
         stored = self._stored(events, within, version)
         if not stored.is_empty():
@@ -90,12 +91,15 @@ class Admission:
             found = found.with_columns(outcome=_beside_stored(pl.col("outcome")))
         return found
 
-    def _repeated(self, events: pl.DataFrame) -> pl.Series:
-        """Return for each event whether an earlier one of this source with its id is kept."""
+    def _repeated(self, events: pl.DataFrame, within: timedelta) -> pl.Series:
+        """Return for each event whether an earlier one of this source with its id is kept.
+
+        `within` is 0 where an id is a hash of the content, with the time in it.
+        """
         hashes = _hashes(events)
         before = self._seen.has(hashes)
         if before.any():
-            own = self._own_ids(events["event_id"].filter(pl.Series(before)))
+            own = self._own_ids(events.filter(pl.Series(before)), whenever=bool(within))
             before &= events["event_id"].is_in(own.implode()).to_numpy()
         ordered = np.sort(hashes)
         if not (ordered[1:] == ordered[:-1]).any():
@@ -106,26 +110,37 @@ class Admission:
         asked = events.select("event_id").join(first, on="event_id", how="left", maintain_order="left")
         return (asked["first"] < place).fill_null(False) | pl.Series(before)
 
-    def _own_ids(self, ids: pl.Series) -> pl.Series:
-        """Return those of some ids that this source has written before."""
-        rows = self._lake.read_files("interactions", map(DataFile.at, sorted(self._own_files)), ["event_id"])
-        written = pl.Series(rows.column("event_id"))
-        return written.filter(written.is_in(ids.implode()))
+    def _own_ids(self, events: pl.DataFrame, whenever: bool) -> pl.Series:
+        """Return the ids of some events that this source has written before: at the same times, or `whenever`."""
+        first, last = _times(events)
+        found = [pl.Series([], dtype=pl.String)]
+        for path, (low, high) in sorted(self._own_files.items()):
+            if whenever or (low <= last and first <= high):
+                rows = self._lake.read_files("interactions", [DataFile.at(path)], ["event_id"])
+                written = pl.Series(rows.column("event_id"), dtype=pl.String)
+                found.append(written.filter(written.is_in(events["event_id"].implode())))
+        return pl.concat(found)
 
     def _stored(self, events: pl.DataFrame, within: timedelta, version: int | None) -> pl.DataFrame:
         """Return the stored events with these ids, except those of this source that `written` knows of.
 
         Only events `within` a difference of their event times are read.
         """
-        low, high = events["event_time"].min(), events["event_time"].max()
-        assert isinstance(low, datetime)
-        assert isinstance(high, datetime)
+        low, high = _times(events)
         first = max(low, EARLIEST + within) - within
         last = min(high, LATEST - within) + within
         where = (ds.field("event_time") >= first) & (ds.field("event_time") <= last)
         ids = Among("event_id", events["event_id"])
         rows = self._lake.read("interactions", version, _STORED, where, ids, without=self._own_files)
         return pl.DataFrame(rows).unique("event_id", keep="last")
+
+
+def _times(events: pl.DataFrame) -> tuple[datetime, datetime]:
+    """Return the first and the last time of some events."""
+    low, high = events["event_time"].min(), events["event_time"].max()
+    assert isinstance(low, datetime)
+    assert isinstance(high, datetime)
+    return low, high
 
 
 def _hashes(events: pl.DataFrame) -> np.ndarray[Any, np.dtype[np.uint64]]:
