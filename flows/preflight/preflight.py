@@ -8,7 +8,7 @@ from flows.preflight.codebook import judge_fit, judge_night
 from flows.preflight.contents import Contents, look_at_contents, look_at_given
 from flows.preflight.report import Report
 from flows.preflight.sources import Planned, plan
-from flows.preflight.timing import estimate_encoding, estimate_ingest
+from flows.preflight.timing import estimate_encoding, estimate_ingest, estimate_the_rest
 from flows.preflight.trial import Trial, tried
 from flows.recipe import Recipe, load_recipe, unapplied_by_nights
 from flows.runtime.times import bounds, parse_time
@@ -57,6 +57,7 @@ def preflight(run: PlannedRun, *, quick: bool = False) -> Report:
         _judge_log(report, run, recipe, interactions)
         estimate_ingest(report, trial)
         estimate_encoding(report, recipe, trial, found, run.lake, quick=quick)
+        estimate_the_rest(report, run.kind, recipe, trial, run.lake)
     return report
 
 

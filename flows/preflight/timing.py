@@ -5,18 +5,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from flows.preflight.contents import Contents
 from flows.preflight.report import TIME, Report
 from flows.preflight.trial import Trial, Tried
 from flows.recipe import Recipe
 from pipelines.embed.protocol import EncoderError, encode_all, load_encoder
 from pipelines.modalities import IMAGE, TEXT
-from pipelines.spec import ImageSpec, TextSpec
+from pipelines.spec import ImageSpec, TextSpec, collaborative_spec
 from storage.lake import Lake
 from storage.runs.record import runs
 
 TIMED = 64
 """Contents that an encoder is timed on, and least rows of a recorded stage whose rate is used."""
+FITS = ((10_000, 48.0), (1_000_000, 142.0), (10_000_000, 637.0))
+"""Items of a bootstrap, and its seconds from behaviour to gates on two cores (docs/benchmarks.md). Fits have one size:
+fewer items take as long.
+"""
+SEQUENCE_MODEL_S = 420 / (154_000 * 12_101)
+"""Seconds of the training of a sequence model, by events times items, on one core: see LOGITS in pipelines/spec.py."""
+READING = ("ingest ", "read ", "vectors ", "embed ", "admit ", "check ")
+"""Beginnings of the names of stages that read, and that store what was given or encoded."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,33 @@ def estimate_encoding(
             why = "of --quick" if quick else "the sample has none" if not contents else f"{spec.encoder} was not loaded"
             estimate = f"unknown for about {rows:,} items, because {why}"
         report.add(TIME, f"embed {name}", estimate)
-    report.add(TIME, "not estimated", "fetching of pictures, behaviour, fusion, codebook, SIDs, trie")
+    if recipe.image is not None:
+        report.add(TIME, "not estimated", "fetching of pictures")
+
+
+def estimate_the_rest(report: Report, kind: str, recipe: Recipe, trial: Trial, lake: Lake | None) -> None:
+    """Report the seconds from behaviour to gates, by the newest such run on the lake, else by docs/benchmarks.md."""
+    made = "behaviour, fusion, codebook, SIDs, trie, gates"
+    for run in reversed(runs(lake)) if lake is not None and lake.exists("runs") else ():
+        if run.kind == kind and run.state == "finished" and run.result.made:
+            seconds = sum(each.seconds or 0.0 for each in run.stages if not each.name.startswith(READING))
+            report.add(TIME, "the rest", f"{words(seconds)}, as in {run.run}: {made}")
+            return
+    if kind != "bootstrap":
+        report.add(TIME, "not estimated", made)
+        return
+    items, events = trial.items.accepted, trial.interactions.accepted
+    seconds = fits_s(items)
+    if recipe.collaborative is not None and collaborative_spec(recipe.collaborative, events, items).trains_sasrec:
+        seconds += SEQUENCE_MODEL_S * events * items
+    report.add(TIME, "the rest", f"{words(seconds)} on two cores, by docs/benchmarks.md: {made}")
+
+
+def fits_s(items: int) -> float:
+    """Return the seconds from behaviour to gates of a bootstrap whose behaviour is counted, between measured sizes."""
+    sizes, seconds = np.log(np.array(FITS).T)
+    within = float(np.exp(np.interp(np.log(max(1, items)), sizes, seconds)))
+    return within * max(1.0, items / FITS[-1][0])
 
 
 def _scale(tried: Tried) -> float:

@@ -13,7 +13,7 @@ from conftest import write_items, write_log
 from flows.cli.main import run_command
 from flows.preflight.preflight import PlannedRun, preflight
 from flows.preflight.report import Report
-from flows.preflight.timing import words
+from flows.preflight.timing import fits_s, words
 from flows.recipe import parse_recipe
 from pipelines.ingest.accounting import record_source
 from pipelines.ingest.events.ingest import ingest_interactions
@@ -289,6 +289,30 @@ def test_an_encoder_that_is_not_loaded_is_timed_by_the_last_run_that_encoded_eno
         record.end("finished", {})
     told = look(small, recipe, lake=lake).lines[TIME][2]
     assert told == "embed text    about 2 minutes for about 40 items, by the rate of nightly-2"
+
+
+def test_what_comes_after_the_encoders_takes_as_long_as_in_the_last_run_that_made_something(
+    small: Path, tmp_path: Path, recipe: dict[str, Any]
+) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    told = look(small, recipe, lake=lake).lines[TIME][-1]
+    assert told.startswith("the rest      about 48 seconds on two cores, by docs/benchmarks.md: behaviour, fusion,")
+    for name, made, seconds in (("bootstrap-1", True, 300.0), ("bootstrap-2", False, 900.0), ("nightly-1", True, 30.0)):
+        record = RunRecord(lake, name, name[:-2], "hash", {})
+        record.begin()
+        for stage in ("ingest log", "embed text", "behaviour", "trie"):
+            record.stage(stage, {"rows_out": 9, "seconds": seconds})
+        record.end("finished", {"made": made})
+    told = look(small, recipe, lake=lake).lines[TIME][-1]
+    assert told == "the rest      about 10 minutes, as in bootstrap-1: behaviour, fusion, codebook, SIDs, trie, gates"
+
+
+@pytest.mark.parametrize(
+    ("items", "seconds"),
+    [(1, 48), (10_000, 48), (100_000, 83), (1_000_000, 142), (10_000_000, 637), (20_000_000, 1274)],
+)
+def test_the_time_of_fits_lies_between_those_that_were_measured(items: int, seconds: float) -> None:
+    assert fits_s(items) == pytest.approx(seconds, rel=0.01)
 
 
 def test_pictures_are_opened_and_bad_ones_are_warned_of(small: Path, recipe: dict[str, Any]) -> None:
