@@ -18,7 +18,7 @@ from deltalake.exceptions import DeltaError
 
 from pipelines.given.matrix import matrix_parts
 from pipelines.given.part import VectorPart, faults_named
-from pipelines.sources.addresses import resolved
+from pipelines.sources.addresses import HUB, resolved
 from pipelines.sources.files import find_files
 from pipelines.sources.parquet_columns import DAMAGED
 from pipelines.sources.row import SourceError
@@ -58,9 +58,15 @@ class GivenSource:
     @property
     def warning(self) -> str:
         """One line that names the files left out; empty if there are none."""
+        if not self.left_out:
+            return ""
         names = [path.rsplit("/", 1)[-1] for path in self.left_out]
         more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-        return f"{len(names):,} files are no {PARQUET} and are not read: {', '.join(names[:SHOWN])}{more}"
+        files = "file is" if len(names) == 1 else "files are"
+        return (
+            f"{len(names):,} {files} not read: {', '.join(names[:SHOWN])}{more} (read are {PARQUET} files whose name and "
+            "folders do not begin with . or _)"
+        )
 
 
 def open_given(name: str, spec: GivenSpec) -> GivenSource:
@@ -83,6 +89,8 @@ def open_given(name: str, spec: GivenSpec) -> GivenSource:
 
 
 def _is_table(where: str, path: str) -> bool:
+    if path.startswith(HUB):
+        return False
     if "://" not in path:
         return (Path(path).expanduser() / "_delta_log").is_dir()
     with faults_named(f"{where}.path", path):

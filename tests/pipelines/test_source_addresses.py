@@ -1,6 +1,7 @@
 """Addresses with wildcards, and files on the Hugging Face hub, read by its client from a server on this machine."""
 
 import glob
+import io
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -185,6 +187,46 @@ def test_shards_on_the_hub_are_read_as_files_and_a_data_set_that_is_not_there_is
     *read, refused = done.stdout.splitlines()
     assert read == [f"{both} ['i0', 'i1']"] * 2 + [f"{both[1:]} ['i1']"], done.stderr
     assert refused.startswith("refused cannot reach hf://datasets/us/gone/x: ")
+
+
+NO_STORE = {"AWS_REGION": "here", "AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none"}
+"""Settings with which a client of S3 asks no service for them."""
+OPEN = """
+import sys
+from pipelines.given.source import open_given
+from pipelines.sources.row import SourceError
+from pipelines.spec import GivenSpec
+for address in sys.argv[1:]:
+    try:
+        source = open_given("mine", GivenSpec(path=address, **({"ids": "ids.txt"} if "npy" in address else {})))
+    except SourceError as error:
+        print("refused", str(error)[:60])
+        continue
+    print(source.dim, sum(part.rows for part in source.parts))
+"""
+
+
+def test_vectors_on_the_hub_are_read_and_those_that_cannot_be_are_one_message(endpoint: str, tmp_path: Path) -> None:
+    out = pa.BufferOutputStream()
+    pq.write_table(pa.table({"item_id": ["a", "b"], "vector": [[1.0, 2.0, 3.0]] * 2}), out)
+    Hub.files["vectors/a.parquet"] = out.getvalue().to_pybytes()
+    matrix = io.BytesIO()
+    np.save(matrix, np.ones((2, 5)))
+    Hub.files["m.npy"] = matrix.getvalue()
+    (tmp_path / "ids.txt").write_text("a\nb\n")
+    shop = "hf://datasets/us/shop"
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN, f"{shop}/vectors/a.parquet", f"{shop}/m.npy", "hf://datasets/us/gone/x", "s3://"],
+        env={**os.environ, "HF_ENDPOINT": endpoint, "PYTHONPATH": str(Path(__file__).parents[2]), **NO_STORE},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    *read, gone, empty = done.stdout.splitlines()
+    assert read == ["3 2", "5 2"], done.stderr
+    assert gone.startswith("refused vectors.mine.path: cannot reach hf://datasets/us/gone/x")
+    assert empty.startswith("refused vectors.mine.path: s3:// cannot be read: ")
 
 
 def test_a_hub_that_cannot_be_reached_is_one_message() -> None:
