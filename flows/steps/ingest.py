@@ -22,6 +22,7 @@ from pipelines.registry import source_kind_of
 from pipelines.sources.column_names import differences, header_of, lacking_headers, near_columns
 from pipelines.sources.protocol import Source, Spec, check_sources
 from pipelines.sources.source_spec import ItemsWithoutImages
+from pipelines.sources.tables.versioned import TableVersion
 from storage.reasons import ATTRIBUTES, IMAGES
 from storage.releases.manifest import Manifest
 
@@ -161,7 +162,9 @@ def _note(run: Run, done: IngestedSource) -> None:
             f"  warning: the items that {done.source.file} changes had {', '.join(map(repr, done.lost))} before, and "
             "have none now: a row replaces its item whole"
         )
-    if done.stages[0].rows_in == 0:
+    if done.stages[0].rows_in == 0 and isinstance(done.source, TableVersion) and done.source.since is not None:
+        run.say(f"  note: {done.source.file} has no new rows: none came since {done.source.since_file}")
+    elif done.stages[0].rows_in == 0:
         run.say(f"  warning: {done.source.file} is empty: it has no rows")
 
 

@@ -19,7 +19,9 @@ ATOMIC = (".item", ".inter")
 """Suffixes of RecBole's atomic files. They are read where they are named: a folder of them has catalogue and log."""
 CELLS = (".dat", ".data", ".txt", ".tab", ".tbl", ".psv")
 """Suffixes of texts that are read as cells where they are named and the recipe declares what separates their cells."""
-NAMED = (*ATOMIC, *CELLS)
+JSON = ".json"
+"""Suffix of texts that are read as JSON lines where they are named: in a folder many such files are no rows."""
+NAMED = (*ATOMIC, *CELLS, JSON)
 """Suffixes of files that are read where they are named, and not below a folder."""
 TABBED = (".tsv", *ATOMIC)
 """Suffixes of texts whose cells are separated by tabs."""

@@ -33,7 +33,7 @@ class SourceFile(File):
 
     `columns` are the wanted values of its folder names (`event_type=buy`). They are part of its content: `sha256` is
     `bytes_sha256` if there are none. `unread_columns` are those of its folder names that are not wanted. `stamp` is its
-    size and time of change before it was read for its hash.
+    size and time of change before it was read for its hash. `below` is its path below the folder that was named.
     """
 
     uri: str
@@ -42,6 +42,12 @@ class SourceFile(File):
     columns: tuple[tuple[str, str | None], ...] = ()
     unread_columns: frozenset[str] = frozenset()
     stamp: tuple[int, int] = (0, 0)
+    below: str = ""
+
+    @property
+    def file(self) -> str:
+        """Path below the folder that was named: the files of many partitions have one name."""
+        return self.below or super().file
 
     @property
     def name(self) -> str:
@@ -86,8 +92,8 @@ def find_sources(uri: str, from_folders: Collection[str] = ()) -> list[SourceFil
 
     `from_folders` are the columns that folder names may give.
     """
-    filesystem, _, found = find_files(uri)
-    return _sources(uri, filesystem, found, from_folders, _digest)
+    filesystem, path, found = find_files(uri)
+    return _sources(uri, path, filesystem, found, from_folders, _digest)
 
 
 def _find(uri: str, spec: Spec, records: Iterable[Record]) -> Found:
@@ -101,12 +107,13 @@ def _look(uri: str, spec: Spec) -> Found:
 def _found(uri: str, spec: Spec, digest: Callable[[File], str]) -> Found:
     filesystem, path, entries = find_files(uri)
     warning = entries.warning(path)
-    found = _sources(uri, filesystem, entries, spec.from_folders, digest)
+    found = _sources(uri, path, filesystem, entries, spec.from_folders, digest)
     return Found([*found], [f"{uri}: {warning}"] if warning else [])
 
 
 def _sources(
     uri: str,
+    root: str,
     filesystem: pafs.FileSystem,
     entries: Entries,
     from_folders: Collection[str],
@@ -114,16 +121,19 @@ def _sources(
 ) -> list[SourceFile]:
     scheme = uri.split("://", 1)[0] + "://" if "://" in uri else ""
     files = (File(path, filesystem) for path in entries.read)
-    return [_source(scheme, file, digest, from_folders) for file in files]
+    return [_source(scheme, root, file, digest, from_folders) for file in files]
 
 
-def _source(scheme: str, file: File, digest_of: Callable[[File], str], from_folders: Collection[str]) -> SourceFile:
+def _source(
+    scheme: str, root: str, file: File, digest_of: Callable[[File], str], from_folders: Collection[str]
+) -> SourceFile:
     stamp, digest = _stamp(file), digest_of(file)
     folder_values = folder_columns(file.path)
     columns = tuple(each for each in folder_values if each[0] in from_folders)
     sha256 = hashlib.sha256(f"{digest}\0{columns}".encode()).hexdigest() if columns else digest
     unread = frozenset(name for name, _ in folder_values) - set(from_folders)
-    return SourceFile(file.path, file.filesystem, scheme + file.path, sha256, digest, columns, unread, stamp)
+    below = file.path.removeprefix(root).lstrip("/")
+    return SourceFile(file.path, file.filesystem, scheme + file.path, sha256, digest, columns, unread, stamp, below)
 
 
 def _stamp(file: File) -> tuple[int, int]:
@@ -175,10 +185,10 @@ def find_files(uri: str) -> tuple[pafs.FileSystem, str, Entries]:
 
 
 def _matching(uri: str, filesystem: pafs.FileSystem, pattern: Pattern) -> Entries:
-    """Return the files that a pattern means, those of NAMED suffixes where it ends with theirs."""
+    """Return the files that a pattern means, those of NAMED suffixes where it ends with theirs, also compressed."""
     if filesystem.get_file_info(pattern.root).type != pafs.FileType.Directory:
         raise SourceError(f"no file matches {uri}: there is no folder {pattern.root}.")
-    suffixes = SUFFIXES + tuple(each for each in NAMED if pattern.path.endswith(each))
+    suffixes = SUFFIXES + tuple(each for each in NAMED if is_readable(pattern.path, (each,)))
     plain, others = (pattern.among(each) for each in _listed(uri, filesystem, pattern.root))
     refuse_part_of_table(f"{pattern.root}/any", partial(_names_in, filesystem))
     found = sorted_out(pattern.root, plain, others, suffixes)

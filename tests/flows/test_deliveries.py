@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
 from conftest import write_items
 from flows.bootstrap import bootstrap
@@ -15,7 +18,7 @@ from pipelines.sources.row import SourceError
 from sidmill.release import open_trie
 from storage.errors import QuarantineBudgetExceeded
 from storage.lake import Lake
-from storage.quarantine import by_reason
+from storage.quarantine import by_reason, open_rows
 from storage.releases.releases import read_release
 from storage.runs.details import RunResult
 from storage.runs.record import runs
@@ -126,6 +129,80 @@ def test_a_copy_of_a_file_is_read_once_and_named(tmp_path: Path, capsys: pytest.
     assert lake.rows("items") == len(rows)
     told = " ".join(capsys.readouterr().out.split())
     assert "note: items.jsonl not read: the content is that of another file of this run" in told
+
+
+def test_empty_files_of_two_formats_are_told_by_the_first_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "incoming"
+    write_items(folder / "a.jsonl", 0, 5)
+    for name in ("b.parquet", "c.csv"):
+        (folder / name).write_bytes(b"")
+    ingest(str(tmp_path / "lake"), items=[str(folder)])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "warning: b.parquet is empty: it has no rows" in told
+    assert "note: c.csv not read: the content is that of another file of this run" in told
+
+
+def test_a_table_that_lost_rows_and_got_none_is_not_called_empty(
+    tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = {"user_id": ["ana", "bob"], "item_id": ["i0000"] * 2, "event_time": ["2026-09-01"] * 2}
+    write_deltalake(tmp_path / "dlog", pa.table(log).slice(0, 1))
+    write_deltalake(tmp_path / "dlog", pa.table(log).slice(1, 1), mode="append")
+    words: dict[str, list[str]] = {"items": [str(small / "items.jsonl")], "interactions": [str(tmp_path / "dlog")]}
+    ingest(str(tmp_path / "lake"), **words)
+    DeltaTable(tmp_path / "dlog").delete("user_id = 'bob'")
+    ingest(str(tmp_path / "lake"), **words)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "note: dlog@v2 has no new rows: none came since dlog@v1" in told
+    assert "is empty" not in told
+
+
+def test_messages_name_the_file_of_a_partition_by_its_path_below_the_named_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables = {
+        "day=1": {"item_id": ["a"], "title": ["mug"]},
+        "day=2": {"item_id": ["b"], "title": ["bowl"]},
+        "day=3": {"item_id": ["c"], "name": ["jug"]},
+        "day=4": {"item_id": pa.array([], pa.string()), "title": pa.array([], pa.string())},
+    }
+    for day, columns in tables.items():
+        (tmp_path / "shop" / day).mkdir(parents=True)
+        pq.write_table(pa.table(columns), tmp_path / "shop" / day / "part-00000.parquet")
+    broken = tmp_path / "shop" / "day=5"
+    broken.mkdir()
+    (broken / "part-00000.csv").write_text("00012,oak lamp\n00013,mug\n")
+    settings = ["items.leave_out=['size']", "budget.quarantine_share=1.0"]
+    ingest(str(tmp_path / "lake"), items=[str(tmp_path / "shop")], overrides=settings)
+    told = " ".join(capsys.readouterr().out.split())
+    for line in (
+        "day=3/part-00000.parquet has no column 'title'; has also 'name'",
+        "day=4/part-00000.parquet is empty",
+        "day=5/part-00000.csv seems to have no header",
+        "day=5/part-00000.csv gave no row",
+        "day=1/part-00000.parquet and 3 more: no row has 'size' (items.leave_out)",
+    ):
+        assert f"warning: {line}" in told
+
+
+def test_a_bad_row_in_one_partition_of_four_costs_that_row(tmp_path: Path, small: Path) -> None:
+    days = [f"day={day}" for day in range(4)]
+    for day, folder in enumerate(days):
+        times = [f"2026-09-0{day + 1}T00:00:{second:02d}Z" for second in range(50)]
+        if day == 2:
+            times[7] = "soon"
+        rows = {"user_id": ["ana"] * 50, "item_id": ["i0000"] * 50, "event_time": times}
+        (tmp_path / "log" / folder).mkdir(parents=True)
+        pq.write_table(pa.table(rows), tmp_path / "log" / folder / "part-00000.parquet")
+    lake = Lake(str(tmp_path / "lake"))
+    ingest(lake.uri, items=[str(small / "items.jsonl")], interactions=[str(tmp_path / "log")])
+    assert lake.rows("interactions") == 199
+    (bad,) = open_rows(lake).select("reason", "source_row").rows()
+    assert bad == ("event_time_invalid", 7)
+    ingest(lake.uri, items=[str(small / "items.jsonl")], interactions=[str(tmp_path / "log")])
+    assert (lake.rows("interactions"), open_rows(lake).height) == (199, 1)
 
 
 def test_a_budget_that_is_exceeded_says_once_what_to_do_about_each_reason(

@@ -1,6 +1,7 @@
 """Addresses with wildcards, and files on the Hugging Face hub, read by its client from a server on this machine."""
 
 import glob
+import gzip
 import io
 import json
 import os
@@ -24,6 +25,7 @@ from hypothesis import strategies as st
 from pipelines.sources.addresses import Pattern, has_wildcards
 from pipelines.sources.files import find_files, find_sources
 from pipelines.sources.row import SourceError
+from pipelines.sources.source_spec import ItemsSpec
 
 NAMES = st.sampled_from(["a", "b", "ab", ".h", "a=1"])
 PARTS = st.sampled_from(["a", "b", "*", "a*", "?", "[ab]", "**", ".*", "*=1"])
@@ -80,6 +82,24 @@ def test_atomic_files_are_read_where_the_pattern_names_them(tmp_path: Path) -> N
     for name in ("x.item", "x.inter"):
         (tmp_path / name).write_text("item_id:token\n1\n")
     assert [source.file for source in find_sources(f"{tmp_path}/*.item")] == ["x.item"]
+
+
+def test_json_files_are_read_where_they_are_named_and_a_folder_of_them_says_how(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"item_id": 0}\n')
+    (tmp_path / "x.json").write_text('{"item_id": 1}\n')
+    (tmp_path / "y.json.gz").write_bytes(gzip.compress(b'{"item_id": 2}\n'))
+    assert [source.file for source in find_sources(f"{tmp_path}/*.json")] == ["x.json"]
+    assert [source.file for source in find_sources(f"{tmp_path}/*.json.gz")] == ["y.json.gz"]
+    for name in ("x.json", "y.json.gz"):
+        (source,) = find_sources(str(tmp_path / name))
+        assert [len(part) for part in source.parts(ItemsSpec(), 4096)] == [1]
+    _, path, found = find_files(str(tmp_path))
+    assert found.warning(path).startswith("2 files are not read: x.json, y.json.gz (read are ")
+    assert found.warning(path).endswith("A .json file with one object a line is read where it is named: FOLDER/*.json")
+    for text, remedy in (('[{"a": 1},\n{"a": 2}]', "is one JSON array"), ('{\n"a": 1\n}', "over several lines")):
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(SourceError, match=remedy):
+            find_sources(str(tmp_path / "x.json"))[0].check(ItemsSpec())
 
 
 def test_a_part_of_a_table_is_refused_by_a_pattern_too(tmp_path: Path) -> None:
