@@ -56,6 +56,13 @@ class Reason(StrEnum):
         "the file is not Parquet (counted as one row), or a part of it is damaged (counted as the rows of that part)",
         "export the file again",
     )
+    UNREADABLE_TEXT = (
+        "unreadable_text",
+        INGEST,
+        "a compressed text breaks off, or is damaged: one row stands for all that cannot be read. Of a text that "
+        "breaks off the whole lines before are read; of a damaged one no row. The next run reads the file again",
+        "copy or export the file again",
+    )
     UNREADABLE_ROW = (
         "unreadable_row",
         INGEST,

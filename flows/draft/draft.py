@@ -81,7 +81,7 @@ def draft_recipe(items: list[str], interactions: list[str]) -> Draft:
         )
     if not (content.text or content.pictures or content.attributes or content.vectors or content.coordinates or log):
         lacking.append(
-            "text.fields: no column holds text, pictures, shared values or vectors that can be read, and there is no log"
+            "text.fields: no column holds text, pictures, shared values or readable vectors, and there is no log"
         )
     for data in (catalogue, log):
         if data and data.sample.formats <= TEXTS and seems_to_lack_header(data.sample.columns, data.meant):

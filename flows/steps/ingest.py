@@ -20,6 +20,7 @@ from pipelines.ingest.items.ingest import fetch_again, ingest_items
 from pipelines.ingest.items.marks import doubtful_attributes
 from pipelines.registry import source_kind_of
 from pipelines.sources.column_names import differences, header_of, lacking_headers, near_columns
+from pipelines.sources.files import SourceFile
 from pipelines.sources.protocol import Source, Spec, check_sources
 from pipelines.sources.source_spec import ItemsWithoutImages
 from pipelines.sources.tables.versioned import TableVersion
@@ -77,7 +78,10 @@ def _read(
     check_stage_budget(total, run.recipe.budget, files)
     for each in done:
         _warn(run, each)
-        record_source(run.lake, each, run.provenance())
+        if isinstance(each.source, SourceFile) and each.source.broken:  # the next run tries it again
+            run.say(f"  warning: {each.source.broken.told} Until then each run reads what is whole of it.")
+        else:
+            record_source(run.lake, each, run.provenance())
 
 
 def _unread(run: Run, kind: str, uris: list[str], spec: Spec) -> list[Source]:

@@ -35,5 +35,6 @@ def faults_named(where: str, file: str) -> Iterator[None]:
         raise
     except (DeltaError, *DAMAGED) as error:
         raise SourceError(
-            f"{where}: {file} cannot be read: {in_one_line(error).rstrip('.')}. Correct the path, or write the file again."
+            f"{where}: {file} cannot be read: {in_one_line(error).rstrip('.')}. Correct the path, or write the file "
+            "again."
         ) from error

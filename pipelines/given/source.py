@@ -64,8 +64,8 @@ class GivenSource:
         more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
         files = "file is" if len(names) == 1 else "files are"
         return (
-            f"{len(names):,} {files} not read: {', '.join(names[:SHOWN])}{more} (read are {PARQUET} files whose name and "
-            "folders do not begin with . or _)"
+            f"{len(names):,} {files} not read: {', '.join(names[:SHOWN])}{more} (read are {PARQUET} files whose name "
+            "and folders do not begin with . or _)"
         )
 
 

@@ -80,6 +80,13 @@ class File:
                 raise self.broken_off(error) from error
             raise
 
+    @property
+    def is_compressed(self) -> bool:
+        """True for a file that is compressed by its name and its first bytes, on this machine."""
+        found = self._compression()
+        local = isinstance(self.filesystem, pafs.LocalFileSystem)
+        return found is not None and local and self._raw_head().startswith(MAGIC[found])
+
     def broken_off(self, error: OSError) -> SourceError:
         """Return the error to raise for a file that cannot be read to its end."""
         if Path(self.path).exists() and not os.access(self.path, os.R_OK):

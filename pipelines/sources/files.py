@@ -21,10 +21,14 @@ from pipelines.sources.folders import (
     refuse_part_of_table,
     sorted_out,
 )
-from pipelines.sources.protocol import Found, Part, Record, RowCount, SourceKind, Spec
+from pipelines.sources.protocol import MAX_FAULTS, Found, Part, Record, RowCount, SourceKind, Spec
 from pipelines.sources.reading import check_file, read_file
-from pipelines.sources.row import SourceError
+from pipelines.sources.row import Row, SourceError
 from pipelines.sources.row_count import rows_of_file
+from pipelines.sources.text.broken_off import BLOCK_BYTES, Break, break_of, first_bytes
+from storage.reasons import Reason
+
+Digest = Callable[[File], tuple[str, Break | None]]
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class SourceFile(File):
     `columns` are the wanted values of its folder names (`event_type=buy`). They are part of its content: `sha256` is
     `bytes_sha256` if there are none. `unread_columns` are those of its folder names that are not wanted. `stamp` is its
     size and time of change before it was read for its hash. `below` is its path below the folder that was named.
+    `broken` says where a compressed text breaks off; the hash is then that of the file as it is stored.
     """
 
     uri: str
@@ -43,6 +48,7 @@ class SourceFile(File):
     unread_columns: frozenset[str] = frozenset()
     stamp: tuple[int, int] = (0, 0)
     below: str = ""
+    broken: Break | None = None
 
     @property
     def file(self) -> str:
@@ -65,17 +71,30 @@ class SourceFile(File):
         ours = [each for each in records if each.sha256 == self.sha256 or each.uri == self.uri]
         return {self.name, *(named(each.uri, each.sha256) for each in ours)}
 
+    def open_stream(self) -> pa.NativeFile:
+        """Open the content, decompressed, up to where it breaks off. Raise OSError."""
+        stream = super().open_stream()
+        return stream if self.broken is None else first_bytes(stream, self.broken.sound)
+
     def check(self, spec: Spec) -> None:
         check_file(self, spec)
 
     def parts(self, spec: Spec, rows: int) -> Iterator[Part]:
-        yield from read_file(self, self.columns, spec, rows)
-        if self.bytes_sha256 and _stamp(self) != self.stamp and _digest(self) != self.bytes_sha256:
+        number = 0
+        for part in read_file(self, self.columns, spec, rows):
+            yield part
+            number = (part[-1].number if isinstance(part, list) else part.last) + 1
+        if self.broken is not None:
+            yield [Row(number, {"raw": self.file}, Reason.UNREADABLE_TEXT, self.broken.told)]
+        if self.bytes_sha256 and _stamp(self) != self.stamp and self._digest_now() != self.bytes_sha256:
             raise SourceError(
                 f"{self.file} changed while it was read, so rows of its former content may be missing. Write a file "
                 "under another name, give it its own when it is complete, and run again: what was read is not read "
                 "twice."
             )
+
+    def _digest_now(self) -> str:
+        return _digest(File(self.path, self.filesystem))[0]
 
     def row_count(self, spec: Spec) -> RowCount:
         """Return the rows by the metadata of Parquet, or about those of a text by the length of its first lines."""
@@ -101,10 +120,10 @@ def _find(uri: str, spec: Spec, records: Iterable[Record]) -> Found:
 
 
 def _look(uri: str, spec: Spec) -> Found:
-    return _found(uri, spec, lambda file: "")
+    return _found(uri, spec, lambda file: ("", None))
 
 
-def _found(uri: str, spec: Spec, digest: Callable[[File], str]) -> Found:
+def _found(uri: str, spec: Spec, digest: Digest) -> Found:
     filesystem, path, entries = find_files(uri)
     warning = entries.warning(path)
     found = _sources(uri, path, filesystem, entries, spec.from_folders, digest)
@@ -117,23 +136,25 @@ def _sources(
     filesystem: pafs.FileSystem,
     entries: Entries,
     from_folders: Collection[str],
-    digest: Callable[[File], str],
+    digest: Digest,
 ) -> list[SourceFile]:
     scheme = uri.split("://", 1)[0] + "://" if "://" in uri else ""
     files = (File(path, filesystem) for path in entries.read)
-    return [_source(scheme, root, file, digest, from_folders) for file in files]
+    found = [_source(scheme, root, file, digest, from_folders) for file in files]
+    if found and all(each.broken for each in found):
+        raise SourceError("\n".join(each.broken.told for each in found[:MAX_FAULTS] if each.broken))
+    return found
 
 
-def _source(
-    scheme: str, root: str, file: File, digest_of: Callable[[File], str], from_folders: Collection[str]
-) -> SourceFile:
-    stamp, digest = _stamp(file), digest_of(file)
+def _source(scheme: str, root: str, file: File, digest_of: Digest, from_folders: Collection[str]) -> SourceFile:
+    stamp, (digest, broken) = _stamp(file), digest_of(file)
     folder_values = folder_columns(file.path)
     columns = tuple(each for each in folder_values if each[0] in from_folders)
     sha256 = hashlib.sha256(f"{digest}\0{columns}".encode()).hexdigest() if columns else digest
     unread = frozenset(name for name, _ in folder_values) - set(from_folders)
     below = file.path.removeprefix(root).lstrip("/")
-    return SourceFile(file.path, file.filesystem, scheme + file.path, sha256, digest, columns, unread, stamp, below)
+    place = file.path, file.filesystem, scheme + file.path
+    return SourceFile(*place, sha256, digest, columns, unread, stamp, below, broken)
 
 
 def _stamp(file: File) -> tuple[int, int]:
@@ -225,15 +246,22 @@ def _names_in(filesystem: pafs.FileSystem, folder: str) -> list[str]:
     return [entry.base_name for entry in listed]
 
 
-def _digest(file: File) -> str:
-    digest = hashlib.sha256()
+def _digest(file: File) -> tuple[str, Break | None]:
+    """Return the hash of the content; of a compressed text that breaks off that of the stored bytes, and the place."""
+    digest, size = hashlib.sha256(), 0
     try:
         with file.open_stream() as stream:
-            while block := stream.read(1 << 20):
+            while block := stream.read(BLOCK_BYTES):
                 digest.update(block)
+                size += len(block)
     except OSError as error:
-        raise file.broken_off(error) from error
-    return digest.hexdigest()
+        broken = break_of(file, size, error)
+        with file.filesystem.open_input_stream(file.path, compression=None) as stream:
+            digest = hashlib.sha256(b"broken off\0")
+            while block := stream.read(BLOCK_BYTES):
+                digest.update(block)
+        return digest.hexdigest(), broken
+    return digest.hexdigest(), None
 
 
 def _check(uri: str) -> None:

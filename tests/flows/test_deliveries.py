@@ -1,6 +1,7 @@
 """A run is judged by the files it names, reads them under the recipe it has, and says which of them gave nothing."""
 
 import json
+import secrets
 from pathlib import Path
 
 import pyarrow as pa
@@ -185,6 +186,45 @@ def test_messages_name_the_file_of_a_partition_by_its_path_below_the_named_folde
         "day=1/part-00000.parquet and 3 more: no row has 'size' (items.leave_out)",
     ):
         assert f"warning: {line}" in told
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".zst"])
+def test_a_compressed_file_that_breaks_off_costs_what_is_missing_until_it_is_whole(
+    tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, lake = tmp_path / "incoming", Lake(str(tmp_path / "lake"))
+    write_items(folder / "a.jsonl", 0, 5)
+    rows = [{"item_id": f"b{n}", "title": secrets.token_hex(400)} for n in range(2000)]
+    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path = folder / "b" / f"items.jsonl{suffix}"
+    path.parent.mkdir()
+    with pa.CompressedOutputStream(str(path), {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}[suffix]) as out:
+        out.write(text)
+    whole = path.read_bytes()
+    write_items(folder / "c.jsonl", 5, 5)
+    path.write_bytes(whole[: len(whole) // 2])
+    counts = list[int]()
+    for _ in range(2):
+        ingest(lake.uri, items=[str(folder)])
+        told = " ".join(capsys.readouterr().out.split())
+        assert f"b/items.jsonl{suffix} cannot be read to its end: " in told
+        assert "Copy or export it again" in told
+        assert by_reason(lake) == {"unreadable_text": 1}
+        counts.append(lake.rows("items"))
+    assert counts[0] == counts[1]
+    assert 700 < counts[0] < 1010
+    path.write_bytes(whole)
+    ingest(lake.uri, items=[str(folder)])
+    assert "cannot be read" not in capsys.readouterr().out
+    assert lake.rows("items") == 2010
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2 : len(whole) // 2 + 50] = bytes(50)
+    path.write_bytes(damaged)
+    write_items(folder / "d.jsonl", 10, 5)
+    ingest(lake.uri, items=[str(folder)])
+    assert lake.rows("items") == 2015
+    with pytest.raises(SourceError, match="cannot be read to its end"):
+        ingest(lake.uri, items=[str(path)])
 
 
 def test_a_bad_row_in_one_partition_of_four_costs_that_row(tmp_path: Path, small: Path) -> None:

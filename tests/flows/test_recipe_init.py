@@ -128,7 +128,7 @@ def test_vectors_from_which_none_are_read_are_left_out_with_the_way_to_give_them
     assert note.startswith("emb: vectors, as it seems, which are left out: given vectors are read from Parquet")
     alone = [{"sku": row["sku"], "emb": row["emb"]} for row in rows]
     (told,) = draft_recipe([str(jsonl(tmp_path / "alone.jsonl", alone))], []).lacking
-    assert told.startswith("text.fields: no column holds text, pictures, shared values or vectors that can be read")
+    assert told.startswith("text.fields: no column holds text, pictures, shared values or readable vectors")
 
 
 def test_pictures_beside_the_catalogue_are_read_and_those_on_the_web_are_left_to_the_user(tmp_path: Path) -> None:

@@ -146,9 +146,7 @@ def test_a_vacuum_in_the_middle_of_a_reading_is_one_message_and_the_next_reading
     table = DeltaTable(path)
     table.optimize.compact()
     table.update(updates={"title": "'jug'"}, predicate="item_id = 'a'")
-    with pytest.raises(
-        SourceError, match=r"^table@v4: part-\S+ is gone, a vacuum of the table removed it\. Read a ver"
-    ):
+    with pytest.raises(SourceError, match=r"^table@v4: part-\S+ is gone, a vacuum of the table removed it\. "):
         ingest_items(lake, VacuumedBetweenParts(source, DeltaTable(path)), spec, NOW, WHO)
     assert records(lake, "items", spec) == []
     assert [each.stages[0].quarantined for each in read(lake, path)] == [0]
@@ -162,9 +160,7 @@ def test_ids_that_got_another_type_are_told_by_column_with_a_remedy_that_works(t
     read(lake, path)
     numbers = pa.table({"item_id": [1, 2], "title": ["mug", "bowl"]})
     write_deltalake(path, numbers, mode="overwrite", schema_mode="overwrite")
-    told = (
-        r"table@v1: the rows of \S+ cannot be converted .*: 'item_id' is int64 there and string here .*table@v1\+all: "
-    )
+    told = r"table@v1: the rows of \S+ cannot .*: 'item_id' is int64 there and string here .*table@v1\+all: "
     with pytest.raises(SourceError, match=told):
         read(lake, path)
     read(lake, f"{path}@v1+all")

@@ -54,15 +54,15 @@ class DeltaFile:
     def _unlike(self, version: int, retyped: list[str], error: Exception) -> SourceError:
         table = self.table
         told = (
-            f"{table.file}{table.mark}{version}: the rows of {self.fragment.path} cannot be converted to the columns of "
-            f"this version: {', '.join(retyped)} ({in_one_line(error).rstrip('.')})."
+            f"{table.file}{table.mark}{version}: the rows of {self.fragment.path} cannot be converted to the columns "
+            f"of this version: {', '.join(retyped)} ({in_one_line(error).rstrip('.')})."
         )
         if self.fragment.path in table.pieces(version):
             return SourceError(f"{told} Write the table anew with one type a column.")
         return SourceError(
             f"{told} The file is of a version that was read before, and is looked through for items that are gone. "
-            f"Read {table.address}{table.mark}{version}+all: all rows, without that look; items that are gone then stay "
-            "until a file names them as deleted."
+            f"Read {table.address}{table.mark}{version}+all: all rows, without that look; items that are gone then "
+            "stay until a file names them as deleted."
         )
 
     def row_count(self) -> RowCount:
