@@ -28,7 +28,7 @@ from pipelines.sources.row_count import rows_of_file
 from pipelines.sources.text.broken_off import BLOCK_BYTES, Break, break_of, first_bytes
 from storage.reasons import Reason
 
-Digest = Callable[[File], tuple[str, Break | None]]
+Digests = Callable[[File], tuple[str, Break | None]]
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _look(uri: str, spec: Spec) -> Found:
     return _found(uri, spec, lambda file: ("", None))
 
 
-def _found(uri: str, spec: Spec, digest: Digest) -> Found:
+def _found(uri: str, spec: Spec, digest: Digests) -> Found:
     filesystem, path, entries = find_files(uri)
     warning = entries.warning(path)
     found = _sources(uri, path, filesystem, entries, spec.from_folders, digest)
@@ -136,7 +136,7 @@ def _sources(
     filesystem: pafs.FileSystem,
     entries: Entries,
     from_folders: Collection[str],
-    digest: Digest,
+    digest: Digests,
 ) -> list[SourceFile]:
     scheme = uri.split("://", 1)[0] + "://" if "://" in uri else ""
     files = (File(path, filesystem) for path in entries.read)
@@ -146,7 +146,7 @@ def _sources(
     return found
 
 
-def _source(scheme: str, root: str, file: File, digest_of: Digest, from_folders: Collection[str]) -> SourceFile:
+def _source(scheme: str, root: str, file: File, digest_of: Digests, from_folders: Collection[str]) -> SourceFile:
     stamp, (digest, broken) = _stamp(file), digest_of(file)
     folder_values = folder_columns(file.path)
     columns = tuple(each for each in folder_values if each[0] in from_folders)
