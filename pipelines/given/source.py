@@ -6,7 +6,7 @@ source is a SourceError, which names the section of the recipe.
 
 import posixpath
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,21 +52,24 @@ class GivenSource:
 
     def place(self, part: int) -> str:
         """Return the path of the file of a part, from the folder that all files have in common."""
-        common = posixpath.commonpath([posixpath.dirname(each.file) for each in self.parts])
-        return posixpath.relpath(self.parts[part].file, common)
+        return _below([each.file for each in self.parts], self.parts[part].file)
 
     @property
     def warning(self) -> str:
         """One line that names the files left out; empty if there are none."""
         if not self.left_out:
             return ""
-        names = [path.rsplit("/", 1)[-1] for path in self.left_out]
-        more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-        files = "file is" if len(names) == 1 else "files are"
-        return (
-            f"{len(names):,} {files} not read: {', '.join(names[:SHOWN])}{more} (read are {PARQUET} files whose name "
-            "and folders do not begin with . or _)"
-        )
+        files = [*self.left_out, *(each.file for each in self.parts)]
+        names = [_below(files, path) for path in self.left_out[:SHOWN]]
+        count = len(self.left_out)
+        told = f"{count:,} {'file is' if count == 1 else 'files are'} not read: {', '.join(names)}"
+        more = f" and {count - SHOWN:,} more" if count > SHOWN else ""
+        return f"{told}{more} (read are {PARQUET} files whose name and folders do not begin with . or _)"
+
+
+def _below(files: Sequence[str], file: str) -> str:
+    """Return the path of a file from the folder that some files have in common."""
+    return posixpath.relpath(file, posixpath.commonpath([posixpath.dirname(each) for each in files]))
 
 
 def open_given(name: str, spec: GivenSpec) -> GivenSource:

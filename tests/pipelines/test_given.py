@@ -334,11 +334,12 @@ def test_files_of_a_folder_that_are_not_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "_SUCCESS").write_text("")
     source = open_given("mine", GivenSpec(path=str(tmp_path)))
     assert source.warning.startswith("1 file is not read: items.csv (read are .parquet files")
-    parquet(tmp_path / "_hidden.parquet", ["b"], lists(np.ones((1, DIM))))
+    (tmp_path / "day=1").mkdir()
+    parquet(tmp_path / "day=1" / "_hidden.parquet", ["b"], lists(np.ones((1, DIM))))
     source = open_given("mine", GivenSpec(path=str(tmp_path)))
     assert source.warning == (
-        "2 files are not read: _hidden.parquet, items.csv (read are .parquet files whose name and folders do not begin "
-        "with . or _)"
+        "2 files are not read: day=1/_hidden.parquet, items.csv (read are .parquet files whose name and folders do not "
+        "begin with . or _)"
     )
 
 
