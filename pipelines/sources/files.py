@@ -24,7 +24,7 @@ from pipelines.sources.folders import (
 from pipelines.sources.protocol import MAX_FAULTS, Found, Part, Record, RowCount, SourceKind, Spec
 from pipelines.sources.reading import check_file, read_file
 from pipelines.sources.row import Row, SourceError
-from pipelines.sources.row_count import rows_of_file
+from pipelines.sources.row_count import PIECE_ROWS, rows_of_file
 from pipelines.sources.text.broken_off import BLOCK_BYTES, Break, break_of, first_bytes
 from storage.reasons import Reason
 
@@ -97,7 +97,12 @@ class SourceFile(File):
         return _digest(File(self.path, self.filesystem))[0]
 
     def row_count(self, spec: Spec) -> RowCount:
-        """Return the rows by the metadata of Parquet, or about those of a text by the length of its first lines."""
+        """Return the rows by the metadata of Parquet, or about those of a text by the length of its first lines.
+
+        One that breaks off is read for them, with the row that stands for the rest.
+        """
+        if self.broken is not None:
+            return RowCount(sum(len(part) for part in self.parts(spec, PIECE_ROWS)), exact=True)
         return rows_of_file(self, spec)
 
 
