@@ -56,6 +56,13 @@ class Reason(StrEnum):
         "the file is not Parquet (counted as one row), or a part of it is damaged (counted as the rows of that part)",
         "export the file again",
     )
+    UNREADABLE_TEXT = (
+        "unreadable_text",
+        INGEST,
+        "a compressed text breaks off, or is damaged: one row stands for all that cannot be read. Of a text that "
+        "breaks off the whole lines before are read; of a damaged one no row. The next run reads the file again",
+        "copy or export the file again",
+    )
     UNREADABLE_ROW = (
         "unreadable_row",
         INGEST,
@@ -94,12 +101,7 @@ class Reason(StrEnum):
         "the item has no title, and titles are required",
         "set `items.title` to the column with the titles, named alike in all files, or `items.require_title = false`",
     )
-    NO_CONTENT = (
-        "no_content",
-        ITEMS,
-        "the item has neither title, attributes nor image",
-        "give it at least one of them",
-    )
+    NO_CONTENT = "no_content", ITEMS, "the item has neither title, attributes nor image", "give it at least one of them"
     TEXT_TOO_LONG = (
         "text_too_long",
         ITEMS,
@@ -337,11 +339,7 @@ class Reason(StrEnum):
         "the item has none of the attributes that the corpus uses: those in `attributes.fields`, else all",
         "check the names in `attributes.fields`",
     )
-    NOTHING_FOLLOWS = (
-        "nothing_follows",
-        "grounding",
-        "no other item was taken after this item often enough",
-    )
+    NOTHING_FOLLOWS = "nothing_follows", "grounding", "no other item was taken after this item often enough"
 
 
 def remedy(reason: str) -> str:

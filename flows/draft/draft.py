@@ -73,8 +73,16 @@ def draft_recipe(items: list[str], interactions: list[str]) -> Draft:
             "counts and the others are refused. Make the catalogue one row an item"
         )
         notes += catalogue.preset.notes if catalogue.preset else ()
+    if content.unread_vectors:
+        notes.append(
+            f"{', '.join(name for _, name in content.unread_vectors)}: vectors, as it seems, which are left out: given "
+            "vectors are read from Parquet, a Delta table or a .npy matrix. Write them so, with the ids of the items, "
+            "and complete [vectors] of the recipe, which is commented out"
+        )
     if not (content.text or content.pictures or content.attributes or content.vectors or content.coordinates or log):
-        lacking.append("text.fields: no column holds text, pictures, shared values or vectors, and there is no log")
+        lacking.append(
+            "text.fields: no column holds text, pictures, shared values or readable vectors, and there is no log"
+        )
     for data in (catalogue, log):
         if data and data.sample.formats <= TEXTS and seems_to_lack_header(data.sample.columns, data.meant):
             notes.append(told_header(", ".join(map(without_secrets, data.sample.uris)), data.sample.columns))
@@ -122,7 +130,7 @@ def _header(catalogue: _Data, log: _Data | None, lacking: list[str]) -> Iterator
 
 
 def _data_sections(catalogue: _Data, log: _Data | None, content: Content) -> Iterator[TomlSection]:
-    vectors = [column for _, column, _ in content.vectors]
+    vectors = [column for _, column, _ in content.vectors] + [column for _, column in content.unread_vectors]
     left_out = (Entry("leave_out", vectors, "vectors, which would become attributes as texts"),) if vectors else ()
     yield TomlSection("items", (*_mapped("items", catalogue), *left_out))
     if log is not None:
@@ -199,6 +207,17 @@ def _content_sections(catalogue: _Data, content: Content) -> Iterator[TomlSectio
             Entry("column", column, f"lists of {width} numbers"),
         )
         yield TomlSection(f"vectors.{name}", entries, "Vectors that the catalogue holds.")
+    for name, column in content.unread_vectors:
+        name = f"{name}_given" if name in taken else name
+        taken.add(name)
+        entries = (
+            Entry("path", f"{name}.parquet"),
+            Entry("id_column", catalogue.mapping.column("item_id") or _UNMAPPED),
+            Entry("column", column),
+        )
+        told = "The catalogue seems to hold vectors, in a form from which they are not read. Write them to Parquet as "
+        told += "lists of numbers, with the ids of their items, name the file here, and remove the #."
+        yield TomlSection(f"vectors.{name}", entries, told, active=False)
 
 
 def _image_section(content: Content) -> TomlSection:

@@ -7,7 +7,8 @@ from infra.addresses import without_secrets
 from pipelines.ingest.accounting import records, unread
 from pipelines.profile.sample import looked_at, row_count
 from pipelines.registry import source_kind_of
-from pipelines.sources.protocol import RowCount, Source, Spec, check_sources
+from pipelines.sources.files import SourceFile
+from pipelines.sources.protocol import Found, Record, RowCount, Source, Spec, check_sources
 from pipelines.sources.row import SourceError
 from storage.lake import Lake
 
@@ -40,19 +41,39 @@ def plan(report: Report, section: str, uris: list[str], spec: Spec, lake: Lake |
     before = records(lake, section, spec) if lake is not None and lake.exists("sources") else []
     for uri in uris:
         try:
-            at_address = source_kind_of(uri).find(uri, spec, before) if before else looked_at(uri, spec)
-            report.warnings += at_address.warnings
-            fresh = unread(at_address.sources, before) if before else at_address.sources
-            check_sources(fresh, spec)
-            count = row_count(fresh, spec) if fresh else RowCount(0, exact=True)
+            at_address, fresh, count = _at(uri, spec, before)
         except SourceError as error:
             report.errors.append(str(error))
             continue
+        report.warnings += at_address.warnings
+        report.warnings += [each.broken.told for each in fresh if isinstance(each, SourceFile) and each.broken]
         _unread_folders(report, section, fresh)
         found.sources += fresh
         found.count = found.count + count if found.count and count else None
         report.add(READ, section, f"{_short(uri)}: {_told(at_address.sources, fresh, count)}")
     return found
+
+
+def _at(uri: str, spec: Spec, before: list[Record]) -> tuple[Found, list[Source], RowCount | None]:
+    """Return the sources at an address, those of them that are new, and the rows of these.
+
+    Where one of several cannot be read at first sight, all are read as a run reads them, which may go on without it.
+    """
+    if not before:
+        found = looked_at(uri, spec)
+        try:
+            return found, found.sources, _checked(found.sources, spec)
+        except SourceError:
+            if len(found.sources) < 2:
+                raise
+    found = source_kind_of(uri).find(uri, spec, before)
+    fresh = unread(found.sources, before)
+    return found, fresh, _checked(fresh, spec)
+
+
+def _checked(sources: list[Source], spec: Spec) -> RowCount | None:
+    check_sources(sources, spec)
+    return row_count(sources, spec) if sources else RowCount(0, exact=True)
 
 
 def _unread_folders(report: Report, section: str, sources: list[Source]) -> None:

@@ -20,8 +20,10 @@ from pipelines.ingest.items.ingest import fetch_again, ingest_items
 from pipelines.ingest.items.marks import doubtful_attributes
 from pipelines.registry import source_kind_of
 from pipelines.sources.column_names import differences, header_of, lacking_headers, near_columns
+from pipelines.sources.files import SourceFile
 from pipelines.sources.protocol import Source, Spec, check_sources
 from pipelines.sources.source_spec import ItemsWithoutImages
+from pipelines.sources.tables.versioned import TableVersion
 from storage.reasons import ATTRIBUTES, IMAGES
 from storage.releases.manifest import Manifest
 
@@ -76,7 +78,10 @@ def _read(
     check_stage_budget(total, run.recipe.budget, files)
     for each in done:
         _warn(run, each)
-        record_source(run.lake, each, run.provenance())
+        if isinstance(each.source, SourceFile) and each.source.broken:  # the next run tries it again
+            run.say(f"  warning: {each.source.broken.told} Until then each run reads what is whole of it.")
+        else:
+            record_source(run.lake, each, run.provenance())
 
 
 def _unread(run: Run, kind: str, uris: list[str], spec: Spec) -> list[Source]:
@@ -161,7 +166,9 @@ def _note(run: Run, done: IngestedSource) -> None:
             f"  warning: the items that {done.source.file} changes had {', '.join(map(repr, done.lost))} before, and "
             "have none now: a row replaces its item whole"
         )
-    if done.stages[0].rows_in == 0:
+    if done.stages[0].rows_in == 0 and isinstance(done.source, TableVersion) and done.source.since is not None:
+        run.say(f"  note: {done.source.file} has no new rows: none came since {done.source.since_file}")
+    elif done.stages[0].rows_in == 0:
         run.say(f"  warning: {done.source.file} is empty: it has no rows")
 
 

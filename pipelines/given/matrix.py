@@ -1,7 +1,9 @@
 """A `.npy` matrix with its ids beside it, as parts of a source of given vectors."""
 
 import io
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from infra.addresses import SETTINGS, refuse_parameters
+from infra.scratch import ScratchFolder
 from pipelines.given.part import VectorPart, faults_named
+from pipelines.sources.addresses import HUB, file_system_of
+from pipelines.sources.parquet_columns import DAMAGED
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import CsvSpec
 from pipelines.sources.text.csv_dialect import HEAD_BYTES, dialect_of, other_settings
@@ -25,9 +31,9 @@ COLUMNS = ["item_id", "vector"]
 
 def matrix_parts(where: str, spec: GivenSpec) -> tuple[VectorPart, ...]:
     """Map the matrix into memory, read its ids, and return its rows as parts."""
-    path = Path(spec.path).expanduser()
-    with faults_named(where, str(path)):
-        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+    path = _shown(spec.path)
+    with faults_named(where, path), _local(spec.path) as file:
+        matrix = np.load(file, mmap_mode="r", allow_pickle=False)  # the map outlives the name of the file
     if matrix.ndim != 2 or matrix.dtype.str[1:] not in NUMBERS or not matrix.shape[1]:
         raise SourceError(
             f"{where}: {path} holds {matrix.dtype} of shape {matrix.shape}, and vectors are the rows of a matrix of "
@@ -40,10 +46,39 @@ def matrix_parts(where: str, spec: GivenSpec) -> tuple[VectorPart, ...]:
         )
     starts = range(0, len(matrix), PART_ROWS)
     return tuple(
-        VectorPart(str(path), at, len(block), matrix.shape[1], _reader(block, ids[at : at + PART_ROWS]))
+        VectorPart(path, at, len(block), matrix.shape[1], _reader(block, ids[at : at + PART_ROWS]))
         for at in starts
         if len(block := matrix[at : at + PART_ROWS])
     )
+
+
+def _shown(address: str) -> str:
+    """Return an address as messages name it."""
+    return address if "://" in address else str(Path(address).expanduser())
+
+
+@contextmanager
+def _local(address: str) -> Iterator[Path]:
+    """Return the path of a file on this machine; of one in a store or on the hub, that of a scratch copy."""
+    if "://" not in address:
+        yield Path(address).expanduser()
+        return
+    refuse_parameters(address, "a matrix of vectors or its ids", SETTINGS)
+    with ScratchFolder("vectors") as folder:
+        yield _fetched(address, Path(folder))
+
+
+def _fetched(address: str, folder: Path) -> Path:
+    try:
+        filesystem, place = file_system_of(address)
+        path = folder / place.rsplit("/", 1)[-1]
+        with filesystem.open_input_stream(place) as stream, path.open("wb") as copy:
+            shutil.copyfileobj(stream, copy, 1 << 20)
+    except Exception as error:
+        if isinstance(error, DAMAGED) or not address.startswith(HUB):
+            raise
+        raise OSError(str(error)) from error  # of the library by which the hub's client connects
+    return path
 
 
 def _reader(matrix: NDArray[Any], ids: pa.Array) -> Callable[[int], Iterator[pa.RecordBatch]]:
@@ -60,8 +95,8 @@ def _reader(matrix: NDArray[Any], ids: pa.Array) -> Callable[[int], Iterator[pa.
 
 def _read_ids(where: str, spec: GivenSpec) -> pa.Array:
     """Return the ids as they are written: texts, or numbers of a Parquet or `.npy` file."""
-    path = Path(spec.ids).expanduser()
-    with faults_named(where, str(path)):
+    told = _shown(spec.ids)
+    with faults_named(where, told), _local(spec.ids) as path:
         if path.suffix == ".txt":
             return pa.array(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), pa.string())
         if path.suffix == ".npy":
@@ -69,13 +104,13 @@ def _read_ids(where: str, spec: GivenSpec) -> pa.Array:
         if path.suffix == ".parquet":
             return pa.concat_arrays(pq.read_table(path, columns=[spec.id_column]).column(spec.id_column).chunks)
         if path.suffix in (".csv", ".tsv"):
-            return _csv_ids(path, spec.id_column)
-    raise SourceError(f"{where}.ids: {path} is no .txt, .npy, .parquet, .csv or .tsv file; write the ids as one.")
+            return _csv_ids(path, told, spec.id_column)
+    raise SourceError(f"{where}.ids: {told} is no .txt, .npy, .parquet, .csv or .tsv file; write the ids as one.")
 
 
-def _csv_ids(path: Path, column: str) -> pa.Array:
+def _csv_ids(path: Path, file: str, column: str) -> pa.Array:
     """Return the cells of a column, by the rules of a catalogue's CSV; raise an error for a row that breaks them."""
-    data, file, plain = path.read_bytes(), str(path), CsvSpec()
+    data, plain = path.read_bytes(), CsvSpec()
     head = data[:HEAD_BYTES]
     if found := other_settings(head, file, plain, "items", every_column=False):
         told = ", ".join(f"{name} is {value!r}" for name, value in found.items())

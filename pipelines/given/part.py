@@ -5,9 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
+from deltalake.exceptions import DeltaError
 
 from pipelines.sources.parquet_columns import DAMAGED
 from pipelines.sources.row import SourceError
+from storage.errors import in_one_line
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ def faults_named(where: str, file: str) -> Iterator[None]:
         yield
     except SourceError:
         raise
-    except DAMAGED as error:
+    except (DeltaError, *DAMAGED) as error:
         raise SourceError(
-            f"{where}: {file} cannot be read: {error}. Correct the path, or write the file again."
+            f"{where}: {file} cannot be read: {in_one_line(error).rstrip('.')}. Correct the path, or write the file "
+            "again."
         ) from error

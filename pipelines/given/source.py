@@ -6,7 +6,7 @@ source is a SourceError, which names the section of the recipe.
 
 import posixpath
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from deltalake.exceptions import DeltaError
 
 from pipelines.given.matrix import matrix_parts
 from pipelines.given.part import VectorPart, faults_named
-from pipelines.sources.addresses import resolved
+from pipelines.sources.addresses import HUB, resolved
 from pipelines.sources.files import find_files
 from pipelines.sources.parquet_columns import DAMAGED
 from pipelines.sources.row import SourceError
@@ -52,15 +52,24 @@ class GivenSource:
 
     def place(self, part: int) -> str:
         """Return the path of the file of a part, from the folder that all files have in common."""
-        common = posixpath.commonpath([posixpath.dirname(each.file) for each in self.parts])
-        return posixpath.relpath(self.parts[part].file, common)
+        return _below([each.file for each in self.parts], self.parts[part].file)
 
     @property
     def warning(self) -> str:
         """One line that names the files left out; empty if there are none."""
-        names = [path.rsplit("/", 1)[-1] for path in self.left_out]
-        more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-        return f"{len(names):,} files are no {PARQUET} and are not read: {', '.join(names[:SHOWN])}{more}"
+        if not self.left_out:
+            return ""
+        files = [*self.left_out, *(each.file for each in self.parts)]
+        names = [_below(files, path) for path in self.left_out[:SHOWN]]
+        count = len(self.left_out)
+        told = f"{count:,} {'file is' if count == 1 else 'files are'} not read: {', '.join(names)}"
+        more = f" and {count - SHOWN:,} more" if count > SHOWN else ""
+        return f"{told}{more} (read are {PARQUET} files whose name and folders do not begin with . or _)"
+
+
+def _below(files: Sequence[str], file: str) -> str:
+    """Return the path of a file from the folder that some files have in common."""
+    return posixpath.relpath(file, posixpath.commonpath([posixpath.dirname(each) for each in files]))
 
 
 def open_given(name: str, spec: GivenSpec) -> GivenSource:
@@ -83,6 +92,8 @@ def open_given(name: str, spec: GivenSpec) -> GivenSource:
 
 
 def _is_table(where: str, path: str) -> bool:
+    if path.startswith(HUB):
+        return False
     if "://" not in path:
         return (Path(path).expanduser() / "_delta_log").is_dir()
     with faults_named(f"{where}.path", path):

@@ -62,9 +62,12 @@ def records(lake: Lake, kind: str, spec: BaseModel) -> list[Record]:
 
 
 def unread(sources: Iterable[Source], before: Iterable[Record]) -> list[Source]:
-    """Return the sources not read `before` under this mapping, by content; one that is given twice counts once."""
+    """Return the sources not read `before` under this mapping, by content; of several alike the first counts."""
     done = {record.sha256 for record in before if record.same_mapping}
-    fresh = {source.sha256: source for source in sources if source.sha256 not in done}
+    fresh: dict[str, Source] = {}
+    for source in sources:
+        if source.sha256 not in done:
+            fresh.setdefault(source.sha256, source)
     return list(fresh.values())
 
 

@@ -5,6 +5,7 @@ The cells are read by the rules of ingest.
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ LONG_TEXT = 100
 """Characters, on average, from which a text is long."""
 _PROSE_WORDS = 1.5
 """Words, on average, below which a column of nearly distinct texts counts as codes, such as ids, not as prose."""
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_WRITTEN = re.compile(rf"\[\s*{_NUMBER}(?:(?:\s*[,;]\s*|\s+){_NUMBER}){{{MIN_DIMENSIONS - 1},}}\s*\]")
+"""A list of numbers as text."""
 _PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -149,6 +153,12 @@ class Column:
             return None
         width, rows = widths.most_common(1)[0]
         return width if rows > 0.9 * len(self.filled) else None
+
+    @property
+    def is_written_vector(self) -> bool:
+        """True if nearly all cells are texts of lists of numbers, such as `[0.1, 0.2]`, long enough for vectors."""
+        written = sum(isinstance(cell, str) and _WRITTEN.fullmatch(cell) is not None for cell in self.filled)
+        return written > 0.9 * len(self.filled)
 
 
 def columns_of(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Column]:

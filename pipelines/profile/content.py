@@ -20,13 +20,15 @@ MIN_FILLED = 0.05
 class Content:
     """Proposed contents; `pictures` and `web_pictures` count those that the sample names.
 
-    `vectors` maps a name to a column of vectors and their width.
+    `vectors` maps a name to a column of vectors and their width. `unread_vectors` are such columns in data from which
+    given vectors are not read, with the name of a section for them.
     """
 
     text: tuple[Choice, ...] = ()
     attributes: tuple[Choice, ...] = ()
     coordinates: tuple[str, str] | None = None
     vectors: tuple[tuple[str, str, int], ...] = ()
+    unread_vectors: tuple[tuple[str, str], ...] = ()
     pictures: int = 0
     web_pictures: int = 0
 
@@ -42,7 +44,20 @@ def contents_of(sample: Sample, columns: dict[str, Column], mapping: Mapping) ->
     image = columns.get(mapping.column("image"))
     named = image.pictures if image else []
     web = sum(isinstance(each, str) and "://" in each for each in named)
-    return Content(tuple(text), tuple(attributes), _coordinates(free), _vectors(free, sample), len(named) - web, web)
+    vectors = _vectors(free, sample)
+    readable = {column for _, column, _ in vectors}
+    unread = tuple(
+        (_section_name(name), name) for name, each in free.items() if _is_vector(each) and name not in readable
+    )
+    return Content(tuple(text), tuple(attributes), _coordinates(free), vectors, unread, len(named) - web, web)
+
+
+def _is_vector(column: Column) -> bool:
+    return column.width is not None or column.is_written_vector
+
+
+def _section_name(column: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "_", column).strip("_-") or "given"
 
 
 def _text_fields(free: dict[str, Column], title: Column | None, preset: Sequence[str]) -> list[Choice]:
@@ -73,7 +88,7 @@ def _attributes(free: dict[str, Column], preset: Sequence[str]) -> list[Choice]:
     if preset:
         found = [free[name] for name in preset if name in free and has_several_values(free[name])]
     else:
-        found = [each for each in free.values() if 1 < len(each.kinds) <= len(each.ids) / 2 and each.width is None]
+        found = [each for each in free.values() if 1 < len(each.kinds) <= len(each.ids) / 2 and not _is_vector(each)]
         found = sorted(found, key=lambda each: -each.usefulness)[:MAX_FIELDS]
     return [
         Choice(each.name, each.of(len(each.texts), f"have a value, {len(each.kinds):,} different")) for each in found
@@ -106,8 +121,4 @@ def _vectors(free: dict[str, Column], sample: Sample) -> tuple[tuple[str, str, i
     """
     if sample.formats - {".parquet", delta.KIND} or len(sample.uris) != 1:
         return ()
-    return tuple(
-        (re.sub(r"[^A-Za-z0-9_-]", "_", name).strip("_-") or "given", name, column.width)
-        for name, column in free.items()
-        if column.width
-    )
+    return tuple((_section_name(name), name, column.width) for name, column in free.items() if column.width)

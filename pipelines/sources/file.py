@@ -19,7 +19,9 @@ ATOMIC = (".item", ".inter")
 """Suffixes of RecBole's atomic files. They are read where they are named: a folder of them has catalogue and log."""
 CELLS = (".dat", ".data", ".txt", ".tab", ".tbl", ".psv")
 """Suffixes of texts that are read as cells where they are named and the recipe declares what separates their cells."""
-NAMED = (*ATOMIC, *CELLS)
+JSON = ".json"
+"""Suffix of texts that are read as JSON lines where they are named: in a folder many such files are no rows."""
+NAMED = (*ATOMIC, *CELLS, JSON)
 """Suffixes of files that are read where they are named, and not below a folder."""
 TABBED = (".tsv", *ATOMIC)
 """Suffixes of texts whose cells are separated by tabs."""
@@ -77,6 +79,13 @@ class File:
             if error.errno is None and isinstance(self.filesystem, pafs.LocalFileSystem):  # Arrow's, of what it holds
                 raise self.broken_off(error) from error
             raise
+
+    @property
+    def is_compressed(self) -> bool:
+        """True for a file that is compressed by its name and its first bytes, on this machine."""
+        found = self._compression()
+        local = isinstance(self.filesystem, pafs.LocalFileSystem)
+        return found is not None and local and self._raw_head().startswith(MAGIC[found])
 
     def broken_off(self, error: OSError) -> SourceError:
         """Return the error to raise for a file that cannot be read to its end."""

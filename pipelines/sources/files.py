@@ -21,10 +21,14 @@ from pipelines.sources.folders import (
     refuse_part_of_table,
     sorted_out,
 )
-from pipelines.sources.protocol import Found, Part, Record, RowCount, SourceKind, Spec
+from pipelines.sources.protocol import MAX_FAULTS, Found, Part, Record, RowCount, SourceKind, Spec
 from pipelines.sources.reading import check_file, read_file
-from pipelines.sources.row import SourceError
-from pipelines.sources.row_count import rows_of_file
+from pipelines.sources.row import Row, SourceError
+from pipelines.sources.row_count import PIECE_ROWS, rows_of_file
+from pipelines.sources.text.broken_off import BLOCK_BYTES, Break, break_of, first_bytes
+from storage.reasons import Reason
+
+Digests = Callable[[File], tuple[str, Break | None]]
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class SourceFile(File):
 
     `columns` are the wanted values of its folder names (`event_type=buy`). They are part of its content: `sha256` is
     `bytes_sha256` if there are none. `unread_columns` are those of its folder names that are not wanted. `stamp` is its
-    size and time of change before it was read for its hash.
+    size and time of change before it was read for its hash. `below` is its path below the folder that was named.
+    `broken` says where a compressed text breaks off; the hash is then that of the file as it is stored.
     """
 
     uri: str
@@ -42,6 +47,13 @@ class SourceFile(File):
     columns: tuple[tuple[str, str | None], ...] = ()
     unread_columns: frozenset[str] = frozenset()
     stamp: tuple[int, int] = (0, 0)
+    below: str = ""
+    broken: Break | None = None
+
+    @property
+    def file(self) -> str:
+        """Path below the folder that was named: the files of many partitions have one name."""
+        return self.below or super().file
 
     @property
     def name(self) -> str:
@@ -59,20 +71,38 @@ class SourceFile(File):
         ours = [each for each in records if each.sha256 == self.sha256 or each.uri == self.uri]
         return {self.name, *(named(each.uri, each.sha256) for each in ours)}
 
+    def open_stream(self) -> pa.NativeFile:
+        """Open the content, decompressed, up to where it breaks off. Raise OSError."""
+        stream = super().open_stream()
+        return stream if self.broken is None else first_bytes(stream, self.broken.sound)
+
     def check(self, spec: Spec) -> None:
         check_file(self, spec)
 
     def parts(self, spec: Spec, rows: int) -> Iterator[Part]:
-        yield from read_file(self, self.columns, spec, rows)
-        if self.bytes_sha256 and _stamp(self) != self.stamp and _digest(self) != self.bytes_sha256:
+        number = 0
+        for part in read_file(self, self.columns, spec, rows):
+            yield part
+            number = (part[-1].number if isinstance(part, list) else part.last) + 1
+        if self.broken is not None:
+            yield [Row(number, {"raw": self.file}, Reason.UNREADABLE_TEXT, self.broken.told)]
+        if self.bytes_sha256 and _stamp(self) != self.stamp and self._digest_now() != self.bytes_sha256:
             raise SourceError(
                 f"{self.file} changed while it was read, so rows of its former content may be missing. Write a file "
                 "under another name, give it its own when it is complete, and run again: what was read is not read "
                 "twice."
             )
 
+    def _digest_now(self) -> str:
+        return _digest(File(self.path, self.filesystem))[0]
+
     def row_count(self, spec: Spec) -> RowCount:
-        """Return the rows by the metadata of Parquet, or about those of a text by the length of its first lines."""
+        """Return the rows by the metadata of Parquet, or about those of a text by the length of its first lines.
+
+        One that breaks off is read for them, with the row that stands for the rest.
+        """
+        if self.broken is not None:
+            return RowCount(sum(len(part) for part in self.parts(spec, PIECE_ROWS)), exact=True)
         return rows_of_file(self, spec)
 
 
@@ -86,8 +116,8 @@ def find_sources(uri: str, from_folders: Collection[str] = ()) -> list[SourceFil
 
     `from_folders` are the columns that folder names may give.
     """
-    filesystem, _, found = find_files(uri)
-    return _sources(uri, filesystem, found, from_folders, _digest)
+    filesystem, path, found = find_files(uri)
+    return _sources(uri, path, filesystem, found, from_folders, _digest)
 
 
 def _find(uri: str, spec: Spec, records: Iterable[Record]) -> Found:
@@ -95,35 +125,41 @@ def _find(uri: str, spec: Spec, records: Iterable[Record]) -> Found:
 
 
 def _look(uri: str, spec: Spec) -> Found:
-    return _found(uri, spec, lambda file: "")
+    return _found(uri, spec, lambda file: ("", None))
 
 
-def _found(uri: str, spec: Spec, digest: Callable[[File], str]) -> Found:
+def _found(uri: str, spec: Spec, digest: Digests) -> Found:
     filesystem, path, entries = find_files(uri)
     warning = entries.warning(path)
-    found = _sources(uri, filesystem, entries, spec.from_folders, digest)
+    found = _sources(uri, path, filesystem, entries, spec.from_folders, digest)
     return Found([*found], [f"{uri}: {warning}"] if warning else [])
 
 
 def _sources(
     uri: str,
+    root: str,
     filesystem: pafs.FileSystem,
     entries: Entries,
     from_folders: Collection[str],
-    digest: Callable[[File], str],
+    digest: Digests,
 ) -> list[SourceFile]:
     scheme = uri.split("://", 1)[0] + "://" if "://" in uri else ""
     files = (File(path, filesystem) for path in entries.read)
-    return [_source(scheme, file, digest, from_folders) for file in files]
+    found = [_source(scheme, root, file, digest, from_folders) for file in files]
+    if found and all(each.broken for each in found):
+        raise SourceError("\n".join(each.broken.told for each in found[:MAX_FAULTS] if each.broken))
+    return found
 
 
-def _source(scheme: str, file: File, digest_of: Callable[[File], str], from_folders: Collection[str]) -> SourceFile:
-    stamp, digest = _stamp(file), digest_of(file)
+def _source(scheme: str, root: str, file: File, digest_of: Digests, from_folders: Collection[str]) -> SourceFile:
+    stamp, (digest, broken) = _stamp(file), digest_of(file)
     folder_values = folder_columns(file.path)
     columns = tuple(each for each in folder_values if each[0] in from_folders)
     sha256 = hashlib.sha256(f"{digest}\0{columns}".encode()).hexdigest() if columns else digest
     unread = frozenset(name for name, _ in folder_values) - set(from_folders)
-    return SourceFile(file.path, file.filesystem, scheme + file.path, sha256, digest, columns, unread, stamp)
+    below = file.path.removeprefix(root).lstrip("/")
+    place = file.path, file.filesystem, scheme + file.path
+    return SourceFile(*place, sha256, digest, columns, unread, stamp, below, broken)
 
 
 def _stamp(file: File) -> tuple[int, int]:
@@ -175,10 +211,10 @@ def find_files(uri: str) -> tuple[pafs.FileSystem, str, Entries]:
 
 
 def _matching(uri: str, filesystem: pafs.FileSystem, pattern: Pattern) -> Entries:
-    """Return the files that a pattern means, those of NAMED suffixes where it ends with theirs."""
+    """Return the files that a pattern means, those of NAMED suffixes where it ends with theirs, also compressed."""
     if filesystem.get_file_info(pattern.root).type != pafs.FileType.Directory:
         raise SourceError(f"no file matches {uri}: there is no folder {pattern.root}.")
-    suffixes = SUFFIXES + tuple(each for each in NAMED if pattern.path.endswith(each))
+    suffixes = SUFFIXES + tuple(each for each in NAMED if is_readable(pattern.path, (each,)))
     plain, others = (pattern.among(each) for each in _listed(uri, filesystem, pattern.root))
     refuse_part_of_table(f"{pattern.root}/any", partial(_names_in, filesystem))
     found = sorted_out(pattern.root, plain, others, suffixes)
@@ -215,15 +251,22 @@ def _names_in(filesystem: pafs.FileSystem, folder: str) -> list[str]:
     return [entry.base_name for entry in listed]
 
 
-def _digest(file: File) -> str:
-    digest = hashlib.sha256()
+def _digest(file: File) -> tuple[str, Break | None]:
+    """Return the hash of the content; of a compressed text that breaks off that of the stored bytes, and the place."""
+    digest, size = hashlib.sha256(), 0
     try:
         with file.open_stream() as stream:
-            while block := stream.read(1 << 20):
+            while block := stream.read(BLOCK_BYTES):
                 digest.update(block)
+                size += len(block)
     except OSError as error:
-        raise file.broken_off(error) from error
-    return digest.hexdigest()
+        broken = break_of(file, size, error)
+        with file.filesystem.open_input_stream(file.path, compression=None) as stream:
+            digest = hashlib.sha256(b"broken off\0")
+            while block := stream.read(BLOCK_BYTES):
+                digest.update(block)
+        return digest.hexdigest(), broken
+    return digest.hexdigest(), None
 
 
 def _check(uri: str) -> None:

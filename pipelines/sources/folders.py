@@ -6,17 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from pipelines.sources.file import COMPRESSIONS
+from pipelines.sources.file import COMPRESSIONS, JSON
 from pipelines.sources.row import SourceError
 
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".mpo", ".heic")
 """Suffixes of pictures. They lie below the folder of their catalogue and are not reported as files left out."""
-RENAMED = {
-    ".json": "if it has one JSON object a line, rename it so that it ends in .jsonl",
-    ".sql": "to run it as a query, put sql: before its name",
-}
-"""Suffixes of files that are read under another name, and how to know them."""
+RENAMED = {".sql": "to run it as a query, put sql: before its name"}
+"""Suffixes of files that are read under another name, and which name."""
 ICEBERG = (".metadata.json", ".metadata.json.gz", "version-hint.text")
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 # Most file names in a warning; those of hidden files stand last.
@@ -40,8 +37,14 @@ class Entries:
         return (
             f"{len(names):,} {files} not read: {', '.join(names[:SHOWN])}{more} (read are {', '.join(SUFFIXES)}, "
             "text also as .gz, .bz2 or .zst; no pipes or links to nothing, and not those whose name or folder begins "
-            "with . or _)"
+            "with . or _)" + self._of_json()
         )
+
+    def _of_json(self) -> str:
+        """Return how files that may be JSON lines are read, if there are any."""
+        found = next((path for path in self.left_out if is_readable(path, (JSON,))), None)
+        named = f". A {JSON} file with one object a line is read where it is named: FOLDER/*{JSON}"
+        return f"{named}{found[found.lower().rindex(JSON) + len(JSON) :]}" if found else ""
 
 
 def local_entries(folder: str, above: frozenset[str] = frozenset()) -> Iterator[tuple[str, bool]]:

@@ -58,6 +58,8 @@ MARKUP = {
     b"<rss": "XML",
 }
 """Beginnings of markup, in small letters and behind blanks."""
+SHOWS = {".gz": "zcat", ".bz2": "bzcat", ".zst": "zstdcat"}
+"""Commands that print a compressed text, by suffix."""
 _TAR = slice(257, 262)
 
 
@@ -155,6 +157,7 @@ def check_text(file: File, spec: Spec) -> Dialect:
             f"{file.file} has objects that go over several lines. Write one object a line, for example with "
             f"`jq -c . {file.file}`."
         )
+    _refuse_python(file, head)
     return Dialect("utf-8", "", ".", "none")
 
 
@@ -176,6 +179,17 @@ def _refuse_holes(file: File, head: bytes) -> None:
         raise SourceError(
             f"{file.file} has a hole of {HOLE} or more zero bytes: it was not written to its end, or damaged since. "
             "Copy or export it again."
+        )
+
+
+def _refuse_python(file: File, head: bytes) -> None:
+    """Refuse a text whose whole lines are Python dicts: as JSON, not one of its rows could be read."""
+    lines = [line for line in head.splitlines(keepends=True) if line.strip() and line.endswith((b"\n", b"\r"))]
+    if lines and all(line.startswith(b"{'") for line in lines):
+        shows = next((tool for suffix, tool in SHOWS.items() if file.path.lower().endswith(suffix)), "cat")
+        raise SourceError(
+            f'{file.file} has Python literals, not JSON. Convert them: {shows} {file.file} | python3 -c "import ast, '
+            'json, sys; [print(json.dumps(ast.literal_eval(line))) for line in sys.stdin]" > converted.jsonl'
         )
 
 

@@ -57,7 +57,7 @@ def _head(file: File) -> tuple[bytes, int | None, int]:
     The second is None if these bytes are the whole text.
     """
     codec = next((name for suffix, name in COMPRESSIONS.items() if file.path.lower().endswith(suffix)), None)
-    with file.filesystem.open_input_file(file.path) as raw:
+    with file.reading(), file.filesystem.open_input_file(file.path) as raw:
         size = raw.size()
         stream = raw if codec is None else pa.CompressedInputStream(raw, codec)
         head: bytes = stream.read(HEAD_BYTES if codec is None else COMPRESSED_HEAD_BYTES)

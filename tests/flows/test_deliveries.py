@@ -1,9 +1,13 @@
 """A run is judged by the files it names, reads them under the recipe it has, and says which of them gave nothing."""
 
 import json
+import random
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
 from conftest import write_items
 from flows.bootstrap import bootstrap
@@ -15,7 +19,7 @@ from pipelines.sources.row import SourceError
 from sidmill.release import open_trie
 from storage.errors import QuarantineBudgetExceeded
 from storage.lake import Lake
-from storage.quarantine import by_reason
+from storage.quarantine import by_reason, open_rows
 from storage.releases.releases import read_release
 from storage.runs.details import RunResult
 from storage.runs.record import runs
@@ -126,6 +130,126 @@ def test_a_copy_of_a_file_is_read_once_and_named(tmp_path: Path, capsys: pytest.
     assert lake.rows("items") == len(rows)
     told = " ".join(capsys.readouterr().out.split())
     assert "note: items.jsonl not read: the content is that of another file of this run" in told
+
+
+def test_empty_files_of_two_formats_are_told_by_the_first_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "incoming"
+    write_items(folder / "a.jsonl", 0, 5)
+    for name in ("b.parquet", "c.csv"):
+        (folder / name).write_bytes(b"")
+    ingest(str(tmp_path / "lake"), items=[str(folder)])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "warning: b.parquet is empty: it has no rows" in told
+    assert "note: c.csv not read: the content is that of another file of this run" in told
+
+
+def test_a_table_that_lost_rows_and_got_none_is_not_called_empty(
+    tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = {"user_id": ["ana", "bob"], "item_id": ["i0000"] * 2, "event_time": ["2026-09-01"] * 2}
+    write_deltalake(tmp_path / "dlog", pa.table(log).slice(0, 1))
+    write_deltalake(tmp_path / "dlog", pa.table(log).slice(1, 1), mode="append")
+    words: dict[str, list[str]] = {"items": [str(small / "items.jsonl")], "interactions": [str(tmp_path / "dlog")]}
+    ingest(str(tmp_path / "lake"), **words)
+    DeltaTable(tmp_path / "dlog").delete("user_id = 'bob'")
+    ingest(str(tmp_path / "lake"), **words)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "note: dlog@v2 has no new rows: none came since dlog@v1" in told
+    assert "is empty" not in told
+
+
+def test_messages_name_the_file_of_a_partition_by_its_path_below_the_named_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables = {
+        "day=1": {"item_id": ["a"], "title": ["mug"]},
+        "day=2": {"item_id": ["b"], "title": ["bowl"]},
+        "day=3": {"item_id": ["c"], "name": ["jug"]},
+        "day=4": {"item_id": pa.array([], pa.string()), "title": pa.array([], pa.string())},
+    }
+    for day, columns in tables.items():
+        (tmp_path / "shop" / day).mkdir(parents=True)
+        pq.write_table(pa.table(columns), tmp_path / "shop" / day / "part-00000.parquet")
+    broken = tmp_path / "shop" / "day=5"
+    broken.mkdir()
+    (broken / "part-00000.csv").write_text("00012,oak lamp\n00013,mug\n")
+    settings = ["items.leave_out=['size']", "budget.quarantine_share=1.0"]
+    ingest(str(tmp_path / "lake"), items=[str(tmp_path / "shop")], overrides=settings)
+    told = " ".join(capsys.readouterr().out.split())
+    for line in (
+        "day=3/part-00000.parquet has no column 'title'; has also 'name'",
+        "day=4/part-00000.parquet is empty",
+        "day=5/part-00000.csv seems to have no header",
+        "day=5/part-00000.csv gave no row",
+        "day=1/part-00000.parquet and 3 more: no row has 'size' (items.leave_out)",
+    ):
+        assert f"warning: {line}" in told
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".zst"])
+def test_a_compressed_file_that_breaks_off_costs_what_is_missing_until_it_is_whole(
+    tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, lake = tmp_path / "incoming", Lake(str(tmp_path / "lake"))
+    write_items(folder / "a.jsonl", 0, 5)
+    some = random.Random(0)
+    rows = [{"item_id": f"b{n}", "title": some.randbytes(400).hex()} for n in range(4000)]
+    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path = folder / "b" / f"items.jsonl{suffix}"
+    path.parent.mkdir()
+    with pa.CompressedOutputStream(str(path), {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}[suffix]) as out:
+        out.write(text)
+    whole = path.read_bytes()
+    write_items(folder / "c.jsonl", 5, 5)
+    path.write_bytes(whole[: len(whole) // 2])
+    checked = preflight(PlannedRun("ingest", parse_recipe({}).model_dump(mode="json"), [str(folder)], []))
+    assert checked.errors == []
+    assert any("cannot be read to its end" in line for line in checked.warnings)
+    counts = list[int]()
+    for _ in range(2):
+        ingest(lake.uri, items=[str(folder)])
+        told = " ".join(capsys.readouterr().out.split())
+        assert f"b/items.jsonl{suffix} cannot be read to its end: " in told
+        assert "Copy or export it again" in told
+        assert by_reason(lake) == {"unreadable_text": 1}
+        counts.append(lake.rows("items"))
+    assert counts[0] == counts[1]
+    assert 900 < counts[0] < 2110
+    path.write_bytes(whole)
+    ingest(lake.uri, items=[str(folder)])
+    assert "cannot be read" not in capsys.readouterr().out
+    assert lake.rows("items") == 4010
+    damaged = bytearray(whole)
+    if suffix == ".zst":  # has no checksum
+        return
+    place = len(whole) - 8 if suffix == ".gz" else len(whole) // 2  # the checksum; a block, which has its own
+    damaged[place : place + 4] = bytes(4)
+    path.write_bytes(damaged)
+    write_items(folder / "d.jsonl", 10, 5)
+    ingest(lake.uri, items=[str(folder)])
+    assert lake.rows("items") == 4015
+    with pytest.raises(SourceError, match="cannot be read to its end"):
+        ingest(lake.uri, items=[str(path)])
+
+
+def test_a_bad_row_in_one_partition_of_four_costs_that_row(tmp_path: Path, small: Path) -> None:
+    days = [f"day={day}" for day in range(4)]
+    for day, folder in enumerate(days):
+        times = [f"2026-09-0{day + 1}T00:00:{second:02d}Z" for second in range(50)]
+        if day == 2:
+            times[7] = "soon"
+        rows = {"user_id": ["ana"] * 50, "item_id": ["i0000"] * 50, "event_time": times}
+        (tmp_path / "log" / folder).mkdir(parents=True)
+        pq.write_table(pa.table(rows), tmp_path / "log" / folder / "part-00000.parquet")
+    lake = Lake(str(tmp_path / "lake"))
+    ingest(lake.uri, items=[str(small / "items.jsonl")], interactions=[str(tmp_path / "log")])
+    assert lake.rows("interactions") == 199
+    (bad,) = open_rows(lake).select("reason", "source_row").rows()
+    assert bad == ("event_time_invalid", 7)
+    ingest(lake.uri, items=[str(small / "items.jsonl")], interactions=[str(tmp_path / "log")])
+    assert (lake.rows("interactions"), open_rows(lake).height) == (199, 1)
 
 
 def test_a_budget_that_is_exceeded_says_once_what_to_do_about_each_reason(

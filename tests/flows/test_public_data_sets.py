@@ -1,5 +1,6 @@
 """`sidmill recipe init` recognises public data sets by their columns, and says how to convert raw files."""
 
+import gzip
 import json
 import subprocess
 from pathlib import Path
@@ -146,6 +147,30 @@ def test_files_of_movielens_100k_are_read_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "u.data").write_text("".join(f"{n % 7}\t{n}\t{n % 5 + 1}\t{881250949 + n}\n" for n in range(1, 60)))
     recipe = assert_read(tmp_path / "u.item", tmp_path / "u.data", "movielens")
     assert (recipe.items.item_id, recipe.items.title) == ("movieId", "title")
+
+
+def test_files_of_yelp_and_reviews_of_amazon_2014_are_read_under_their_names(tmp_path: Path) -> None:
+    items, log = SHAPES["yelp"](tmp_path)
+    business, review = tmp_path / "yelp_academic_dataset_business.json", tmp_path / "yelp_academic_dataset_review.json"
+    items.rename(business)
+    log.rename(review)
+    assert_read(business, review, "yelp")
+    items, log = SHAPES["amazon-2014"](tmp_path)
+    reviews = tmp_path / "reviews_Beauty_5.json.gz"
+    reviews.write_bytes(gzip.compress(log.read_bytes()))
+    assert_read(items, reviews, "amazon-2014")
+
+
+def test_the_metadata_of_amazon_2014_get_their_advice_under_their_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"asin": f"B{n}", "title": f"It's mug {n}"} for n in range(5)]
+    path = tmp_path / "meta_Beauty.json.gz"
+    path.write_bytes(gzip.compress("".join(f"{row!r}\n" for row in rows).encode()))
+    for verb, name in (("init", "META"), ("check", "meta_Beauty")):
+        assert run_command(["recipe", verb, "--items", str(path)]) == 1
+        told = capsys.readouterr()
+        assert f"zcat {name}.json.gz | python3 -c" in " ".join((told.out + told.err).split())
 
 
 def test_what_is_advised_for_the_metadata_of_amazon_2014_makes_it_json(tmp_path: Path) -> None:

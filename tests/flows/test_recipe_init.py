@@ -116,6 +116,21 @@ def test_vectors_in_the_catalogue_become_given_vectors_of_their_width(tmp_path: 
     assert recipe.items.leave_out == ("clip emb",)
 
 
+@pytest.mark.parametrize("written", [False, True])
+def test_vectors_from_which_none_are_read_are_left_out_with_the_way_to_give_them(tmp_path: Path, written: bool) -> None:
+    vectors = [[n / 7, *[0.25, -1e-05] * 8] for n in range(30)]
+    rows = [{**row, "emb": str(each) if written else each} for row, each in zip(shop(), vectors, strict=True)]
+    draft = draft_recipe([str(jsonl(tmp_path / "items.jsonl", rows))], [])
+    recipe = recipe_of(draft)
+    assert (recipe.items.leave_out, recipe.vectors) == (("emb",), {})
+    assert '# [vectors.emb]\n# path = "emb.parquet"' in draft.text
+    (note,) = draft.notes
+    assert note.startswith("emb: vectors, as it seems, which are left out: given vectors are read from Parquet")
+    alone = [{"sku": row["sku"], "emb": row["emb"]} for row in rows]
+    (told,) = draft_recipe([str(jsonl(tmp_path / "alone.jsonl", alone))], []).lacking
+    assert told.startswith("text.fields: no column holds text, pictures, shared values or readable vectors")
+
+
 def test_pictures_beside_the_catalogue_are_read_and_those_on_the_web_are_left_to_the_user(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     near = jsonl(tmp_path / "near.jsonl", [{**row, "photo": "a.png"} for row in shop()])
@@ -177,7 +192,7 @@ def test_a_column_that_cannot_be_told_is_left_to_do_and_the_command_fails(
 def test_a_suffix_that_is_not_read_is_answered_with_the_name_under_which_it_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, told in (("yelp.json", "ends in .jsonl"), ("x.xlsx", "convert it")):
+    for name, told in (("shop.sql", "put sql: before its name"), ("x.xlsx", "convert it")):
         (tmp_path / name).write_text("{}\n")
         assert run_command(["recipe", "init", "--items", str(tmp_path / name)]) == 1
         assert told in capsys.readouterr().err

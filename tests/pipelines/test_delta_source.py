@@ -1,9 +1,11 @@
 """A Delta table as a source: after each reading the catalogue is what the table holds, deleted rows among it."""
 
 import json
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -11,8 +13,13 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from source_rows import NOW, WHO
 from source_rows import ingest_new as read
 
+from pipelines.ingest.accounting import records
+from pipelines.ingest.items.ingest import ingest_items
+from pipelines.registry import source_kind_of
+from pipelines.sources.protocol import Part, Source, Spec
 from pipelines.sources.row import SourceError
 from pipelines.sources.source_spec import InteractionsSpec, ItemsSpec
 from storage.lake import Lake
@@ -111,6 +118,54 @@ def test_a_vacuum_below_the_reader_is_one_message_with_the_way_out(tmp_path: Pat
         read(lake, path)
     read(lake, f"{path}+all")
     assert set(living(lake)) == {"a", "b"}
+
+
+class VacuumedBetweenParts:
+    """A source whose table is vacuumed behind the first part of its rows."""
+
+    def __init__(self, source: Source, table: DeltaTable) -> None:
+        self._source, self._table = source, table
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    def parts(self, spec: Spec, rows: int) -> Iterator[Part]:
+        """Yield the first part, take the files away, and go on."""
+        parts = self._source.parts(spec, 2)
+        yield next(parts)
+        self._table.vacuum(0, dry_run=False, enforce_retention_duration=False)
+        yield from parts
+
+
+def test_a_vacuum_in_the_middle_of_a_reading_is_one_message_and_the_next_reading_is_complete(tmp_path: Path) -> None:
+    path, lake, spec = str(tmp_path / "table"), Lake(str(tmp_path / "lake")), ItemsSpec()
+    for first in "acegi":
+        write_deltalake(path, rows(**{first: "mug", chr(ord(first) + 1): "bowl"}), mode="append")
+    (source,) = source_kind_of(path).find(path, spec, []).sources
+    source.check(spec)
+    table = DeltaTable(path)
+    table.optimize.compact()
+    table.update(updates={"title": "'jug'"}, predicate="item_id = 'a'")
+    with pytest.raises(SourceError, match=r"^table@v4: part-\S+ is gone, a vacuum of the table removed it\. "):
+        ingest_items(lake, VacuumedBetweenParts(source, DeltaTable(path)), spec, NOW, WHO)
+    assert records(lake, "items", spec) == []
+    assert [each.stages[0].quarantined for each in read(lake, path)] == [0]
+    assert living(lake) == {**{each: "mug" if each in "cegi" else "bowl" for each in "bcdefghij"}, "a": "jug"}
+    assert read(lake, path) == []
+
+
+def test_ids_that_got_another_type_are_told_by_column_with_a_remedy_that_works(tmp_path: Path) -> None:
+    path, lake = str(tmp_path / "table"), Lake(str(tmp_path / "lake"))
+    write_deltalake(path, rows(a="mug", b="bowl"))
+    read(lake, path)
+    numbers = pa.table({"item_id": [1, 2], "title": ["mug", "bowl"]})
+    write_deltalake(path, numbers, mode="overwrite", schema_mode="overwrite")
+    told = r"table@v1: the rows of \S+ cannot .*: 'item_id' is int64 there and string here .*table@v1\+all: "
+    with pytest.raises(SourceError, match=told):
+        read(lake, path)
+    read(lake, f"{path}@v1+all")
+    assert set(living(lake)) == {"a", "b", "1", "2"}
+    assert [each.stages[0].rows_in for each in read(lake, path)] == [0]
 
 
 def test_items_that_went_need_a_column_to_say_so(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 from deltalake import write_deltalake
@@ -332,7 +333,28 @@ def test_files_of_a_folder_that_are_not_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text("item_id\n")
     (tmp_path / "_SUCCESS").write_text("")
     source = open_given("mine", GivenSpec(path=str(tmp_path)))
-    assert source.warning == "1 files are no .parquet and are not read: items.csv"
+    assert source.warning.startswith("1 file is not read: items.csv (read are .parquet files")
+    (tmp_path / "day=1").mkdir()
+    parquet(tmp_path / "day=1" / "_hidden.parquet", ["b"], lists(np.ones((1, DIM))))
+    source = open_given("mine", GivenSpec(path=str(tmp_path)))
+    assert source.warning == (
+        "2 files are not read: day=1/_hidden.parquet, items.csv (read are .parquet files whose name and folders do not "
+        "begin with . or _)"
+    )
+
+
+def test_a_matrix_in_an_object_store_and_its_ids_are_fetched(tmp_path: Path, s3_bucket: str) -> None:
+    as_matrix_file(tmp_path, np.arange(1.0, 9.0).reshape(2, DIM), ["a", "b"])
+    store, place = pafs.FileSystem.from_uri(s3_bucket)
+    for name in ("m.npy", "ids.txt"):
+        with store.open_output_stream(f"{place}/{name}") as out:
+            out.write((tmp_path / name).read_bytes())
+    lake = Lake(str(tmp_path / "lake"))
+    spec = GivenSpec(path=f"{s3_bucket}/m.npy", ids=f"{s3_bucket}/ids.txt")
+    assert read(lake, spec, "a", "b")["stored"] == 2
+    assert stored(lake)["b"] == np.array([5, 6, 7, 8], np.float32).tobytes()
+    with pytest.raises(SourceError, match=r"vectors.mine: s3://\S+/none.npy cannot be read"):
+        open_given("mine", spec.model_copy(update={"path": f"{s3_bucket}/none.npy"}))
 
 
 def test_refused_rows_of_files_of_one_name_are_told_apart(tmp_path: Path) -> None:

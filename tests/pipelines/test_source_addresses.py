@@ -1,6 +1,8 @@
 """Addresses with wildcards, and files on the Hugging Face hub, read by its client from a server on this machine."""
 
 import glob
+import gzip
+import io
 import json
 import os
 import re
@@ -13,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,6 +25,7 @@ from hypothesis import strategies as st
 from pipelines.sources.addresses import Pattern, has_wildcards
 from pipelines.sources.files import find_files, find_sources
 from pipelines.sources.row import SourceError
+from pipelines.sources.source_spec import ItemsSpec
 
 NAMES = st.sampled_from(["a", "b", "ab", ".h", "a=1"])
 PARTS = st.sampled_from(["a", "b", "*", "a*", "?", "[ab]", "**", ".*", "*=1"])
@@ -78,6 +82,24 @@ def test_atomic_files_are_read_where_the_pattern_names_them(tmp_path: Path) -> N
     for name in ("x.item", "x.inter"):
         (tmp_path / name).write_text("item_id:token\n1\n")
     assert [source.file for source in find_sources(f"{tmp_path}/*.item")] == ["x.item"]
+
+
+def test_json_files_are_read_where_they_are_named_and_a_folder_of_them_says_how(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"item_id": 0}\n')
+    (tmp_path / "x.json").write_text('{"item_id": 1}\n')
+    (tmp_path / "y.json.gz").write_bytes(gzip.compress(b'{"item_id": 2}\n'))
+    assert [source.file for source in find_sources(f"{tmp_path}/*.json")] == ["x.json"]
+    assert [source.file for source in find_sources(f"{tmp_path}/*.json.gz")] == ["y.json.gz"]
+    for name in ("x.json", "y.json.gz"):
+        (source,) = find_sources(str(tmp_path / name))
+        assert [len(part) for part in source.parts(ItemsSpec(), 4096)] == [1]
+    _, path, found = find_files(str(tmp_path))
+    assert found.warning(path).startswith("2 files are not read: x.json, y.json.gz (read are ")
+    assert found.warning(path).endswith("A .json file with one object a line is read where it is named: FOLDER/*.json")
+    for text, remedy in (('[{"a": 1},\n{"a": 2}]', "is one JSON array"), ('{\n"a": 1\n}', "over several lines")):
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(SourceError, match=remedy):
+            find_sources(str(tmp_path / "x.json"))[0].check(ItemsSpec())
 
 
 def test_a_part_of_a_table_is_refused_by_a_pattern_too(tmp_path: Path) -> None:
@@ -185,6 +207,46 @@ def test_shards_on_the_hub_are_read_as_files_and_a_data_set_that_is_not_there_is
     *read, refused = done.stdout.splitlines()
     assert read == [f"{both} ['i0', 'i1']"] * 2 + [f"{both[1:]} ['i1']"], done.stderr
     assert refused.startswith("refused cannot reach hf://datasets/us/gone/x: ")
+
+
+NO_STORE = {"AWS_REGION": "here", "AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none"}
+"""Settings with which a client of S3 asks no service for them."""
+OPEN = """
+import sys
+from pipelines.given.source import open_given
+from pipelines.sources.row import SourceError
+from pipelines.spec import GivenSpec
+for address in sys.argv[1:]:
+    try:
+        source = open_given("mine", GivenSpec(path=address, **({"ids": "ids.txt"} if "npy" in address else {})))
+    except SourceError as error:
+        print("refused", str(error)[:60])
+        continue
+    print(source.dim, sum(part.rows for part in source.parts))
+"""
+
+
+def test_vectors_on_the_hub_are_read_and_those_that_cannot_be_are_one_message(endpoint: str, tmp_path: Path) -> None:
+    out = pa.BufferOutputStream()
+    pq.write_table(pa.table({"item_id": ["a", "b"], "vector": [[1.0, 2.0, 3.0]] * 2}), out)
+    Hub.files["vectors/a.parquet"] = out.getvalue().to_pybytes()
+    matrix = io.BytesIO()
+    np.save(matrix, np.ones((2, 5)))
+    Hub.files["m.npy"] = matrix.getvalue()
+    (tmp_path / "ids.txt").write_text("a\nb\n")
+    shop = "hf://datasets/us/shop"
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN, f"{shop}/vectors/a.parquet", f"{shop}/m.npy", "hf://datasets/us/gone/x", "s3://"],
+        env={**os.environ, "HF_ENDPOINT": endpoint, "PYTHONPATH": str(Path(__file__).parents[2]), **NO_STORE},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    *read, gone, empty = done.stdout.splitlines()
+    assert read == ["3 2", "5 2"], done.stderr
+    assert gone.startswith("refused vectors.mine.path: cannot reach hf://datasets/us/gone/x")
+    assert empty.startswith("refused vectors.mine.path: s3:// cannot be read: ")
 
 
 def test_a_hub_that_cannot_be_reached_is_one_message() -> None:

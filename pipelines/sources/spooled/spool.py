@@ -50,7 +50,7 @@ def scratch_folder() -> ScratchFolder:
 
 def spooled(path: Path, uri: str, label: str, near: str, scratch: ScratchFolder) -> Spooled:
     """Return a file in a scratch folder as the source at an address."""
-    (found,) = find_sources(str(path))
+    (found,) = find_sources(str(path))  # which refuses one that breaks off
     return Spooled(
         found.path, found.filesystem, uri, found.sha256, found.sha256, label=label, near=near, scratch=scratch
     )

@@ -33,7 +33,37 @@ class DeltaFile:
 
     def batches(self, version: int, columns: list[str] | None, rows: int) -> Iterator[pa.RecordBatch]:
         schema = self.table.schema(version)
-        yield from self.fragment.to_batches(schema=schema, columns=columns, batch_size=rows)
+        try:
+            yield from self.fragment.to_batches(schema=schema, columns=columns, batch_size=rows)
+        except pa.ArrowException as error:
+            if retyped := self._retyped(schema, columns):
+                raise self._unlike(version, retyped, error) from error
+            raise
+
+    def _retyped(self, schema: pa.Schema, columns: list[str] | None) -> list[str]:
+        """Return the columns, each with its two types, that cannot be converted to those of a schema."""
+        written, found = self.fragment.physical_schema, []
+        for name in schema.names if columns is None else columns:
+            if name in written.names and written.field(name).type != schema.field(name).type:
+                try:
+                    self.fragment.to_table(schema=schema, columns=[name])
+                except pa.ArrowException:
+                    found.append(f"{name!r} is {schema.field(name).type} there and {written.field(name).type} here")
+        return found
+
+    def _unlike(self, version: int, retyped: list[str], error: Exception) -> SourceError:
+        table = self.table
+        told = (
+            f"{table.file}{table.mark}{version}: the rows of {self.fragment.path} cannot be converted to the columns "
+            f"of this version: {', '.join(retyped)} ({in_one_line(error).rstrip('.')})."
+        )
+        if self.fragment.path in table.pieces(version):
+            return SourceError(f"{told} Write the table anew with one type a column.")
+        return SourceError(
+            f"{told} The file is of a version that was read before, and is looked through for items that are gone. "
+            f"Read {table.address}{table.mark}{version}+all: all rows, without that look; items that are gone then "
+            "stay until a file names them as deleted."
+        )
 
     def row_count(self) -> RowCount:
         return RowCount(self.fragment.count_rows(), exact=True)

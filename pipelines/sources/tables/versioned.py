@@ -98,6 +98,11 @@ class TableVersion:
         return f"{self.table.file}{self.table.mark}{self.version}"
 
     @property
+    def since_file(self) -> str:
+        """Short name of the version that was read before."""
+        return f"{self.table.file}{self.table.mark}{self.since}"
+
+    @property
     def name(self) -> str:
         """Name with all that decides the numbers of rows."""
         since = "" if self.since is None else f" since {self.table.mark.removeprefix('@')}{self.since}"
@@ -208,6 +213,8 @@ class TableVersion:
                 f"{self.table.address} alone is the newest; with +all behind it no change since an older version is "
                 "looked for, so deleted items stay until a file names them as deleted."
             ) from error
+        except SourceError:
+            raise
         except DAMAGED as error:
             raise SourceError(
                 f"{self.file}: {name} cannot be read: {error}. Restore it, or repair the table."
