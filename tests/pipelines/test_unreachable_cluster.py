@@ -74,7 +74,7 @@ def listening(answer: bytes) -> Iterator[Listener]:
 
 
 def told_of(address: str) -> str:
-    """What a user is told of an address, in time."""
+    """Return the error for an address, which has to come in time."""
     began = time.monotonic()
     with pytest.raises(ClusterUnreachable) as caught:
         require_reachable(address)
