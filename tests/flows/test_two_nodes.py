@@ -167,7 +167,7 @@ def _run(
 
 
 RECORDED = """
-import json, os, pickle, sys
+import json, os, pickle, sys, time
 from pathlib import Path
 from flows.cli import main
 from flows.steps import training
@@ -190,6 +190,7 @@ class Recording(NextCode):
         (cursor,) = (cursor for each, cursor in self.at if each.event_ids is batch.event_ids)
         with (record / f"taken-{os.getpid()}").open("a") as steps:
             steps.write(json.dumps([cursor.epoch, cursor.sample, batch.event_ids.to_pylist()]) + "\\n")
+        time.sleep(0.1)  # there is time to kill it
         return super().loss(module, batch)
 
 def recording(spec, plan, read_bucket, origin, *, objective, start=None):
@@ -283,15 +284,17 @@ def test_a_training_that_loses_a_node_trains_on_the_same_events(cluster: Cluster
     record = tmp_path / "record"
     record.mkdir()
 
-    def in_the_second_epoch(path: Path) -> bool:
-        if "train epoch 2 of 6" not in path.read_text():
+    def in_the_third_epoch(_: Path) -> bool:
+        begun = max((epoch for epoch, _ in taken(record)), default=0)
+        if begun < 2:
             return False
         cluster.kill(next(node for node in (1, 2) if cluster.works(node, "RayTrainWorker")))
+        assert max(epoch for epoch, _ in taken(record)) < 5
         return True
 
-    train = ["run", "train", "--set", "train.epochs=6", "--set", "train.workers=4"]
+    train = ["run", "train", "--set", "train.epochs=6", "--set", "train.workers=4", "--set", "train.batch_size=16"]
     program = [sys.executable, "-c", RECORDED, str(record)]
-    said = _run(cluster, train, lake, in_the_second_epoch, program=program)
+    said = _run(cluster, train, lake, in_the_third_epoch, program=program)
     assert "train epoch 6 of 6" in said
     assert said.count("is lost, and 2 are left; its workers are replaced") == 1
     assert len([line for line in said.splitlines() if "raylet" in line]) <= 3, "Ray tells of it too"
@@ -299,6 +302,7 @@ def test_a_training_that_loses_a_node_trains_on_the_same_events(cluster: Cluster
     assert [row["epoch"] for row in model.card.history] == list(range(6))
     assert len({row["targets"] for row in model.card.history}) == 1
 
+    assert len(list(record.glob("taken-*"))) > 4, "others took the steps that were left"
     plan, read = pickle.loads((record / "plan").read_bytes())
     starts = [Cursor(plan.hash, epoch) for epoch in range(6)]
     undisturbed = {
