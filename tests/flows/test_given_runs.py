@@ -14,6 +14,7 @@ from conftest import THEMES, write_items
 from flows.backfill import backfill
 from flows.bootstrap import bootstrap
 from flows.cli.main import run_command
+from flows.inspect.verify import verify
 from flows.nightly import nightly
 from flows.recipe import RecipeError, load_recipe, parse_recipe
 from flows.steps.embed import EncoderChanged
@@ -184,6 +185,18 @@ def test_a_night_with_another_version_or_width_is_refused_and_a_backfill_takes_i
     assert made.items == 41
     assert made.encoders["mine"].details["dim"] == DIM + 1
     assert published(lake).release == "r-000001"  # type: ignore[union-attr]
+
+
+def test_a_backfill_that_publishes_what_an_earlier_one_made_is_a_recorded_run(
+    tmp_path: Path, small: Path, given: Recipe
+) -> None:
+    lake = start(tmp_path, small, given)
+    wider = {**given, "codebook": {"levels": [{"codes": 16}, {"codes": 16}]}}
+    candidate = backfill(lake.uri, wider)["release"]
+    assert backfill(lake.uri, wider, publish_when_done=True)["release"] == candidate
+    assert published(lake).release == candidate  # type: ignore[union-attr]
+    assert runs(lake)[-1].state == "finished"
+    assert [each for each in verify(lake) if each.fault] == []
 
 
 def test_given_vectors_are_fused_with_others_weighed_and_read_by_a_level(
