@@ -49,7 +49,7 @@ def resume(run: RunId, /, *, common: Common = Common()) -> None:
     found = read_run(lake, run)
     if found.state == "running":
         raise LakeError(f"{found.run} is still running; stop it with `sidmill run cancel {found.run}`.")
-    get_ready(_module(found.kind))
+    get_ready(_module(found.kind), cluster=None)
     _flow(found.kind)(lake=lake.uri, **found.parameters)
 
 

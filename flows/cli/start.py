@@ -20,15 +20,17 @@ if TYPE_CHECKING:
     from storage.lake import Lake
 
 
-def get_ready(module: str, *, cluster: bool = False) -> None:
+def get_ready(module: str, *, cluster: bool | None = False) -> None:
     """Have a Prefect server and the module of a flow, once all that can be wrong with the options of a run was said.
 
     The module is imported while a server starts. With `cluster`, first check that the Ray cluster answers, if
-    RAY_ADDRESS names one.
+    RAY_ADDRESS names one; with None, which is for a run that may not need it, check the address alone.
     """
     from flows.runtime.server import ensure_server
-    from pipelines.compute.ray_address import foreign_address, require_reachable
+    from pipelines.compute.ray_address import foreign_address, require_address, require_reachable
 
+    if cluster is None:
+        require_address(foreign_address())
     say_loading()
     if cluster:
         require_reachable(foreign_address())
@@ -106,7 +108,7 @@ def start_night(
         found = sources.found()
     lasting = any(each not in overrides for each in recipe.overrides)
     settings = given if recipe.recipe or lasting else None  # None: the recipe of the release that the night extends
-    get_ready("flows.nightly")
+    get_ready("flows.nightly", cluster=None)
     from flows.nightly import nightly as flow
 
     flow(lake.uri, settings, *found, bounds.as_of, bounds.cutoff, parent, retry, overrides)

@@ -41,7 +41,7 @@ def estimate_ingest(report: Report, trial: Trial) -> None:
     """Report the seconds of ingest, by those of the sample."""
     for tried in (trial.items, trial.interactions):
         if tried.counts.rows_in:
-            report.add(TIME, f"ingest {_kind(tried)}", words(tried.seconds * _scale(tried)))
+            report.add(TIME, f"ingest {_kind(tried)}", words(tried.seconds * scale(tried)))
 
 
 def estimate_encoding(
@@ -51,11 +51,11 @@ def estimate_encoding(
 
     Only encoders whose weights are in an installed package are loaded: others may be large. With `quick`, none is.
     """
-    scale = _scale(trial.items)
+    factor = scale(trial.items)
     for name, spec, contents in ((TEXT, recipe.text, found.texts), (IMAGE, recipe.image, found.pictures)):
         if spec is None or name not in found.encoders:
             continue
-        rows = round(found.items[name] * scale)
+        rows = round(found.items[name] * factor)
         loads = bool(contents) and not quick and not spec.model
         try:
             rate = _measured(spec, contents) if loads else _recorded(lake, f"embed {name}")
@@ -97,7 +97,7 @@ def fits_s(items: int) -> float:
     return within * max(1.0, items / FITS[-1][0])
 
 
-def _scale(tried: Tried) -> float:
+def scale(tried: Tried) -> float:
     """Return the number of all rows divided by that of the sample."""
     return tried.rows / max(1, tried.counts.rows_in)
 

@@ -33,7 +33,12 @@ class PublishOutcome(Enum):
 
 @step
 def publish(run: Run, manifest: Manifest, decided_on: Pointer, without_model: bool = False) -> PublishOutcome:
-    """Point production to a release if its gates pass, and emit the event that triggers training."""
+    """Point production to a release if its gates pass, and emit the event that triggers training.
+
+    A run that found the release made, by one that was killed or did not publish, begins here.
+    """
+    if decided_on.target is None or decided_on.target.release != manifest.id:
+        run.begin()
     try:
         _move(run, manifest, decided_on, without_model=without_model)
     except PointerMoved:

@@ -5,8 +5,10 @@ import os
 import secrets
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from pipelines.spec import ComputeSpec
 # Our packages, which are sent to workers of a cluster started elsewhere.
 PACKAGES = ("sidmill", "flows", "pipelines", "training", "tokenizer", "storage", "learning", "plugins", "infra")
 LOOPBACK = "127.0.0.1"
+LEAVE_S = 1.0
+"""Seconds that a connection to a cluster elsewhere may still take to be made when it is no longer wanted."""
 QUIET: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.WARNING}
 """Options of `ray.init`: its logs stay in its files."""
 SHIPPED = (
@@ -56,64 +60,75 @@ def machine_cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
-class _LocalCluster:
-    """A cluster of this machine, begun by a thread that lives as long as the cluster.
+class _Connection:
+    """The connection to a cluster, made by a thread that lives as long as it.
 
-    Ray's processes end with the thread that started them, and a start by the main thread replaces its handler of
-    SIGTERM.
+    The processes of a cluster that is started here end with the thread that started them. A connection made by the
+    main thread would replace its handler of SIGTERM, and while Ray waits for an answer, no signal is heeded there.
     """
 
-    def __init__(self, spec: ComputeSpec) -> None:
-        self._spec = spec
-        self._started: Future[None] = Future()
+    def __init__(self, make: Callable[[], None], *, to_own: bool) -> None:
+        """Begin to connect by `make`; `to_own` says that it starts a cluster on this machine."""
+        self._make, self._to_own = make, to_own
+        self._made: Future[None] = Future()
         self._over = threading.Event()
+        self._left = False
         threading.Thread(target=self._live, name="ray-cluster", daemon=True).start()
 
     def _live(self) -> None:
         try:
-            _start_local(self._spec)
-        except BaseException as error:  # noqa: BLE001 - raised where the cluster is waited for
-            self._started.set_exception(error)
+            self._make()
+        except BaseException as error:  # noqa: BLE001 - raised where the connection is waited for
+            self._made.set_exception(error)
             return
-        self._started.set_result(None)
+        self._made.set_result(None)
         self._over.wait()
+        if self._left:
+            _disconnect()
 
     @property
     def is_over(self) -> bool:
-        """True if its start failed, or Ray was shut down since."""
-        return self._started.done() and not _is_connected()
+        """True if it could not be made, or Ray was shut down since."""
+        return self._made.done() and not _is_connected()
 
     def wait(self) -> None:
-        """Wait until it has started; raise the error of the start."""
-        self._started.result()
+        """Wait until it is made; raise the error of its making."""
+        self._made.result()
 
     def stop(self) -> None:
-        """Stop it, with all its work; a start that goes on is waited for."""
+        """Disconnect. A cluster that was started here stops, with all its work; its start is waited for.
+
+        A cluster elsewhere that does not answer is left to the thread, which disconnects from it if it does.
+        """
         with suppress(Exception):
-            self.wait()
-        _disconnect()
+            self._made.result(None if self._to_own else LEAVE_S)
+        self._left = not self._made.done()
+        if not self._left:
+            _disconnect()
         self._over.set()
 
 
-_local: _LocalCluster | None = None
-"""The cluster of this machine that this process began to start."""
+_connection: _Connection | None = None
+"""The connection that this process began to make."""
 
 
 def begin_to_connect(spec: ComputeSpec) -> None:
     """Begin to connect to the cluster that `connect` waits for: a local one takes seconds to start."""
-    global _local
-    if _local is not None and _local.is_over:
+    global _connection
+    if _connection is not None and _connection.is_over:
         shutdown()
-    if _local is not None or _is_connected():
+    if _connection is not None or _is_connected():
         return
     if address := foreign_address():
-        _join(address)
+        require_reachable(address)
+        print(f"  joining the Ray cluster at {address}", file=sys.stderr, flush=True)
+        _connection = _Connection(partial(_join, address), to_own=False)
         return
     print("  starting a Ray cluster on this machine", file=sys.stderr, flush=True)
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         # Ray's own token file is readable by other users.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    _local = _LocalCluster(spec)
+    _connection = _Connection(partial(_start_local, spec), to_own=True)
 
 
 def connect(spec: ComputeSpec) -> None:
@@ -125,21 +140,21 @@ def connect(spec: ComputeSpec) -> None:
     this user.
     """
     begin_to_connect(spec)
-    if _local is not None:
-        _local.wait()
+    if _connection is not None:
+        _connection.wait()
 
 
 def _join(address: str) -> None:
     import ray
 
     _quieten()
-    require_reachable(address)
-    print(f"  joining the Ray cluster at {address}", file=sys.stderr, flush=True)
     shipped = {"py_modules": own_packages(), "env_vars": _worker_environment()}
     try:
         ray.init(runtime_env=shipped, **QUIET)
-    except (ConnectionError, SystemExit) as error:  # Ray exits the process if a cluster stops answering
+    except ConnectionError as error:
         raise ClusterUnreachable(unreachable(address, str(error))) from error
+    except SystemExit as error:  # Ray exits the process if a cluster stops answering
+        raise ClusterUnreachable(unreachable(address, "it stopped answering while this process joined it")) from error
 
 
 def _start_local(spec: ComputeSpec) -> None:
@@ -167,10 +182,10 @@ def _quieten() -> None:
 
 def shutdown() -> None:
     """Disconnect from the cluster. A cluster that was started here stops, with all its work."""
-    global _local
-    if _local is not None:
-        _local.stop()
-        _local = None
+    global _connection
+    if _connection is not None:
+        _connection.stop()
+        _connection = None
     else:
         _disconnect()
 

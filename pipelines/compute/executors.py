@@ -18,8 +18,9 @@ import pyarrow as pa
 from learning.progress import emit, emit_epoch, progress_listener
 from learning.threads import one_thread
 from pipelines.compute.cluster import begin_to_connect, connect, fix_threads, machine_cpus
+from pipelines.compute.placement import StageError, placement
 from pipelines.compute.shared_rows import shared, shared_items
-from pipelines.spec import ComputeSpec, StageSpec
+from pipelines.spec import ComputeSpec
 from tokenizer.arrays.executor import LOCAL_THREADS, Executor
 from tokenizer.arrays.vectors import SPAN, Items, Rows
 
@@ -35,10 +36,6 @@ RETRIES = 2
 
 class WorkerDied(RuntimeError):
     """Raised when a process that runs a stage dies: killed, out of memory, or crashed by a row."""
-
-
-class StageError(ValueError):
-    """Raised when a stage cannot be constructed in the process that runs it."""
 
 
 class Stage(Protocol):
@@ -177,7 +174,7 @@ class OnRay:
             return
         connect(self._spec)
         blocks = list(chunks(table, rows * max(1, table.num_rows // (rows * MAX_BLOCKS))))
-        stage, workers = _placement(self._spec, make, len(blocks), ray.cluster_resources())
+        stage, workers = placement(self._spec, make, len(blocks), ray.cluster_resources())
         actor = _actor_of(make, arguments, max(1, int(stage.num_cpus), machine_cpus() // workers))
         with warnings.catch_warnings():
             # Deprecated, but the only way in the pinned version to make the stage fail when an actor dies. A retried
@@ -203,29 +200,6 @@ class OnRay:
     def shared(self, rows: Rows) -> Rows:
         connect(self._spec)
         return shared(rows)
-
-
-def _placement(
-    spec: ComputeSpec, make: Callable[..., Stage], blocks: int, cluster: dict[str, float]
-) -> tuple[StageSpec, int]:
-    """Return the resources of each worker of a stage, and the number of workers for a number of blocks.
-
-    Raises StageError if the cluster has not even the resources of one worker: it would wait for ever.
-    """
-    name = getattr(make, "name", make.__name__)
-    asked = {str(each): of for each, of in spec.stages.items()}.get(name, StageSpec())
-    gpus = cluster.get("GPU", 0.0) if getattr(make, "uses_gpu", False) else 0.0
-    share = float(min(1.0, gpus)) if asked.num_gpus is None else asked.num_gpus
-    wanted = {"CPU": asked.num_cpus, "GPU": share, **asked.resources}
-    if lacking := {each: amount for each, amount in wanted.items() if amount > cluster.get(each, 0.0)}:
-        raise StageError(
-            f"a worker of [compute.stages.{name}] reserves "
-            f"{', '.join(f'{amount:g} {each}' for each, amount in lacking.items())}, and the whole cluster has "
-            f"{', '.join(f'{cluster.get(each, 0.0):g} {each}' for each in lacking)}: lower it, or add nodes"
-        )
-    served = int(gpus / share) if share else int(machine_cpus() / asked.num_cpus)
-    workers = max(1, min(asked.workers or spec.encoder_workers or served, blocks))
-    return asked.model_copy(update={"num_gpus": share}), workers
 
 
 class RayWork:

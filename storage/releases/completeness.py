@@ -78,12 +78,12 @@ def rows_of_others(lake: Lake, entries: Mapping[str, Iterable[LogEntry]]) -> Ite
 def tables_of_others(lake: Lake, entries: Mapping[str, Iterable[LogEntry]]) -> Iterator[str]:
     """Yield the tables into which runs wrote, but none that the table `runs` knows; `entries` are those of whole logs.
 
-    A run that only fetches pictures again may write without a record, so a single unknown run says nothing.
+    A run may write without a record: one that only fetches pictures again, or takes a lease and finds nothing to do.
+    So a single unknown run says nothing.
     """
-    moves = [each for each in newest_values(lake.read("pointers")) if each.target is not None]
     recorded = set(lake.read("runs", columns=["run"])["run"].to_pylist())  # after the commits that may be of a new run
     for table, some in entries.items():
-        writers = {each.run for each in (moves if table == "pointers" else some) if RUN_ID.fullmatch(each.run)}
+        writers = {each.run for each in some if RUN_ID.fullmatch(each.run)}
         if writers and recorded and not writers & recorded:
             yield (
                 f"table {table!r} of the lake {lake.uri} has commits of {min(writers)} and of no run that table 'runs' "

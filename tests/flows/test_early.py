@@ -83,6 +83,17 @@ def test_a_cluster_that_does_not_answer_is_told_before_a_lake_is_made(
     assert not lake.exists()
 
 
+@pytest.mark.parametrize("verb", ["bootstrap", "nightly"])
+def test_an_address_for_ray_client_is_refused_before_a_source_is_read(
+    verb: str, old_lake: Lake, small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:10001")
+    versions = old_lake.version("sources"), old_lake.version("quarantine")
+    assert run_command(["run", verb, "--lake", old_lake.uri, "--items", str(small / "items.jsonl")]) == 1
+    assert "set RAY_ADDRESS=127.0.0.1:6379" in capsys.readouterr().err
+    assert (old_lake.version("sources"), old_lake.version("quarantine")) == versions
+
+
 def test_a_backfill_of_an_outgrown_codebook_names_the_time_that_fits_it_on_what_waits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """Runs on vectors that were made elsewhere: no encoder is loaded, and a night reads what is new."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from conftest import THEMES, write_items
 from flows.backfill import backfill
 from flows.bootstrap import bootstrap
 from flows.cli.main import run_command
+from flows.inspect.verify import verify
 from flows.nightly import nightly
 from flows.recipe import RecipeError, load_recipe, parse_recipe
 from flows.steps.embed import EncoderChanged
@@ -20,6 +22,7 @@ from pipelines.sources.row import SourceError
 from sidmill.release import open_trie
 from storage.lake import Lake
 from storage.quarantine import by_reason
+from storage.releases.models import models_of
 from storage.releases.releases import published, read_release
 from storage.runs.record import runs
 from storage.schemas import TABLES
@@ -27,25 +30,45 @@ from storage.schemas import TABLES
 Recipe = dict[str, object]
 DIM = 12
 ENCODERS = ("sentence_transformers", "transformers", "open_clip", "onnxruntime")
-ALONE = """
-import json, sys
+REFUSED = """
+import os, sys
+from importlib.machinery import PathFinder
 
 class Refuse:
+    # PyTorch looks where such packages are, and does not import them.
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {encoders}:
-            raise AssertionError(f"{{name}} is imported")
+        spec = PathFinder.find_spec(name, path) if name.split(".")[0] in {encoders} else None
+        if spec is not None:
+            spec.loader = self
+        return spec
+
+    def create_module(self, spec):
+        raise AssertionError(f"{{spec.name}} is imported")
+
+    def exec_module(self, module):
+        raise AssertionError(f"{{module}} is imported")
 
 sys.meta_path.insert(0, Refuse())
+with open({folder!r} + f"/{{os.getpid()}}", "w") as told:
+    told.write(" ".join(sys.orig_argv))
+"""
+"""A `sitecustomize` with which no process imports an encoder; each leaves its command in a folder."""
+ALONE = """
+import json, sys
 from flows.backfill import backfill
 from flows.bootstrap import bootstrap
 from flows.nightly import nightly
+from flows.train import train
+from pipelines.compute.cluster import shutdown
 
 lake, recipe, data = {lake!r}, json.loads({recipe!r}), {data!r}
 made = [bootstrap(lake, recipe, [data + "/items.jsonl"], [data + "/log.csv"])]
+train(lake)
 made.append(nightly(lake, None, [data + "/night.jsonl"], overrides=["vectors.mine.path=" + data + "/night.parquet"]))
 recipe["codebook"] = {{"levels": [{{"codes": 16}}, {{"codes": 16}}]}}
 made.append(backfill(lake, recipe))
 assert not {encoders} & {{name.split(".")[0] for name in sys.modules}}
+shutdown()
 print(json.dumps(made))
 """
 
@@ -81,15 +104,27 @@ def versions(lake: Lake) -> dict[str, int]:
     return {table: lake.version(table) for table in TABLES}
 
 
-def test_bootstrap_night_and_backfill_on_given_vectors_alone_import_no_encoder(
+def test_bootstrap_training_night_and_backfill_on_given_vectors_alone_import_no_encoder_in_any_process(
     tmp_path: Path, small: Path, given: Recipe
 ) -> None:
     write_items(small / "night.jsonl", 40, 4)
     vectors_of([f"i{number:04d}" for number in range(40, 44)]).write_parquet(small / "night.parquet")
-    lake = Lake(str(tmp_path / "lake"))
-    program = ALONE.format(encoders=set(ENCODERS), lake=lake.uri, recipe=json.dumps(given), data=str(small))
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    lake, started = Lake(str(tmp_path / "lake")), tmp_path / "started"
+    started.mkdir()
+    names = {"encoders": set(ENCODERS), "folder": str(started)}
+    (tmp_path / "sitecustomize.py").write_text(REFUSED.format(**names))
+    on_ray = json.dumps({**given, "compute": {"in_process_below": 0, "cpus": 3}})
+    program = ALONE.format(**names, lake=lake.uri, recipe=on_ray, data=str(small))
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path}
+    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
+        environment.pop(name, None)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+    workers = [each for each in started.iterdir() if "default_worker.py" in each.read_text()]
+    assert len(workers) >= 2, "those of the training at least"
+    (model,) = models_of(lake, "r-000001")
+    assert len(model.card.history) == 2
     made = json.loads(done.stdout.splitlines()[-1])
     assert [each["made"] for each in made] == [True] * 3
     first, second, third = (read_release(lake, each["release"]) for each in made)
@@ -150,6 +185,18 @@ def test_a_night_with_another_version_or_width_is_refused_and_a_backfill_takes_i
     assert made.items == 41
     assert made.encoders["mine"].details["dim"] == DIM + 1
     assert published(lake).release == "r-000001"  # type: ignore[union-attr]
+
+
+def test_a_backfill_that_publishes_what_an_earlier_one_made_is_a_recorded_run(
+    tmp_path: Path, small: Path, given: Recipe
+) -> None:
+    lake = start(tmp_path, small, given)
+    wider = {**given, "codebook": {"levels": [{"codes": 16}, {"codes": 16}]}}
+    candidate = backfill(lake.uri, wider)["release"]
+    assert backfill(lake.uri, wider, publish_when_done=True)["release"] == candidate
+    assert published(lake).release == candidate  # type: ignore[union-attr]
+    assert runs(lake)[-1].state == "finished"
+    assert [each for each in verify(lake) if each.fault] == []
 
 
 def test_given_vectors_are_fused_with_others_weighed_and_read_by_a_level(

@@ -11,6 +11,7 @@ from test_runs import sids
 
 from conftest import SMALL_RECIPE, write_items, write_log, write_recipe
 from storage.lake import Lake
+from storage.releases.models import models_of
 
 
 def run(*arguments: str) -> str:
@@ -22,7 +23,9 @@ def run(*arguments: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_bootstrap_and_a_night_in_an_object_store_give_the_sids_of_a_disk(s3_bucket: str, tmp_path: Path) -> None:
+def test_a_bootstrap_and_a_night_in_an_object_store_give_the_sids_of_a_disk_and_a_training_ends(
+    s3_bucket: str, tmp_path: Path
+) -> None:
     rows = write_items(tmp_path / "in" / "items-1.jsonl", 0, 80)
     write_items(tmp_path / "in" / "items-2.jsonl", 80, 10)
     write_log(tmp_path / "in" / "log-1.csv", [str(row["item_id"]) for row in rows], users=30, events=600)
@@ -49,6 +52,9 @@ def test_a_bootstrap_and_a_night_in_an_object_store_give_the_sids_of_a_disk(s3_b
         assert len(on_disk) in (80, 90)
         assert on_disk == in_store
     store = f"{s3_bucket}/lake"
+    assert "train epoch 2 of 2" in run("run", "train", "--lake", store)
+    (model,) = models_of(Lake(store), "r-000002")
+    assert len(model.card.history) == 2
     assert "1 releases stay" in run("lake", "gc", "--keep", "1", "--grace", "0s", "--yes", "--lake", store)
     assert "0 wrong" in run("lake", "verify", "--lake", store)
     run("lake", "backup", f"{s3_bucket}/backup", "--lake", store)

@@ -16,7 +16,8 @@ from test_images import picture
 import pipelines.embed.embed
 from pipelines.compute import executors
 from pipelines.compute.cluster import machine_cpus
-from pipelines.compute.executors import InProcess, OnRay, StageError, WorkerDied, _placement
+from pipelines.compute.executors import InProcess, OnRay, StageError, WorkerDied
+from pipelines.compute.placement import placement
 from pipelines.embed.embed import EncodingJob, embed
 from pipelines.embed.protocol import EncoderError, fingerprint
 from pipelines.embed.stages import EmbedImages, EmbedText
@@ -258,7 +259,7 @@ def test_workers_of_a_stage_take_what_the_recipe_says_else_a_gpu_each(
     asked: dict[str, float], cluster: dict[str, float], batches: int, expected: tuple[int, float]
 ) -> None:
     spec = ComputeSpec.model_validate({"stages": {"embed_text": asked}})
-    stage, workers = _placement(spec, EmbedText, batches, cluster)
+    stage, workers = placement(spec, EmbedText, batches, cluster)
     assert (workers, stage.num_gpus) == expected
 
 
@@ -266,4 +267,4 @@ def test_workers_of_a_stage_take_what_the_recipe_says_else_a_gpu_each(
 def test_a_stage_that_reserves_more_than_the_cluster_has_is_refused_and_does_not_wait(asked: dict[str, Any]) -> None:
     spec = ComputeSpec.model_validate({"stages": {"embed_text": asked}})
     with pytest.raises(StageError, match=r"\[compute.stages.embed_text\] reserves .* the whole cluster has"):
-        _placement(spec, EmbedText, 3, {"CPU": 8})
+        placement(spec, EmbedText, 3, {"CPU": 8})

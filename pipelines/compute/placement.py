@@ -1,0 +1,54 @@
+"""Resources of the workers of a stage, and whether a cluster has them."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pipelines.compute.cluster import machine_cpus
+from pipelines.spec import ComputeSpec, StageSpec
+
+
+class StageError(ValueError):
+    """Raised when a stage cannot be constructed in the process that runs it."""
+
+
+def placement(
+    spec: ComputeSpec, make: Callable[..., Any], blocks: int, cluster: dict[str, float]
+) -> tuple[StageSpec, int]:
+    """Return the resources of each worker of a stage, and the number of workers for a number of blocks.
+
+    Raises StageError if the cluster has not even the resources of one worker: it would wait for ever.
+    """
+    name = getattr(make, "name", make.__name__)
+    asked = asked_of(spec, name)
+    gpus = cluster.get("GPU", 0.0) if getattr(make, "uses_gpu", False) else 0.0
+    share = float(min(1.0, gpus)) if asked.num_gpus is None else asked.num_gpus
+    if fault := lacking(name, asked.model_copy(update={"num_gpus": share}), cluster):
+        raise StageError(fault)
+    served = int(gpus / share) if share else int(machine_cpus() / asked.num_cpus)
+    workers = max(1, min(asked.workers or spec.encoder_workers or served, blocks))
+    return asked.model_copy(update={"num_gpus": share}), workers
+
+
+def asked_of(spec: ComputeSpec, name: str) -> StageSpec:
+    """Return what the recipe asks for a stage."""
+    return {str(each): of for each, of in spec.stages.items()}.get(name, StageSpec())
+
+
+def lacking(name: str, asked: StageSpec, cluster: dict[str, float], where: str = "the whole cluster") -> str:
+    """Return what one worker of a stage reserves and a cluster does not have; nothing if it has all."""
+    wanted = {"CPU": asked.num_cpus, "GPU": asked.num_gpus or 0.0, **asked.resources}
+    short = {each: amount for each, amount in wanted.items() if amount > cluster.get(each, 0.0)}
+    if not short:
+        return ""
+    return (
+        f"a worker of [compute.stages.{name}] reserves "
+        f"{', '.join(f'{amount:g} {each}' for each, amount in short.items())}, and {where} has "
+        f"{', '.join(f'{cluster.get(each, 0.0):g} {each}' for each in short)}: lower it, or add nodes"
+    )
+
+
+def resources_here(spec: ComputeSpec) -> dict[str, float]:
+    """Return the resources of a cluster that would be started on this machine."""
+    import torch
+
+    return {"CPU": float(spec.cpus or machine_cpus() + 1), "GPU": float(torch.cuda.device_count())}
