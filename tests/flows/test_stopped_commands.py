@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,12 @@ def test_a_run_that_is_stopped_before_it_begins_says_so_and_leaves_nothing(
     command = [sys.executable, "-m", "flows.cli.main", "run", "nightly", "--items", str(tmp_path / "new.jsonl")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / "prefect")}
     process = subprocess.Popen(
-        [*command, "--lake", lake_of_format_2.uri], stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+        [*command, "--lake", lake_of_format_2.uri],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore SIGINT
     )
     try:
         assert process.stderr is not None

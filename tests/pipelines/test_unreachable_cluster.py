@@ -116,6 +116,11 @@ def test_an_address_for_ray_client_is_told_with_what_to_use_instead() -> None:
         require_address("ray://head.example:10001")
 
 
+def heed_sigint() -> None:
+    """Undo that tests which run in the background of a shell ignore SIGINT, and so would what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_command_that_waits_for_the_answer_of_a_cluster(number: signal.Signals, tmp_path: Path) -> None:
     (tmp_path / "items.jsonl").write_text('{"item_id": "a", "title": "a mug"}\n')
@@ -126,6 +131,7 @@ def test_a_signal_ends_a_command_that_waits_for_the_answer_of_a_cluster(number: 
             env={**os.environ, "RAY_ADDRESS": server.address},
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=heed_sigint,
         )
         for _ in range(2):  # the second connection is that of the call
             assert server.connected.acquire(timeout=60)
