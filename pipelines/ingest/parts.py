@@ -1,5 +1,6 @@
 """Parts of a source on their way into the lake: consecutive rows, as columns or one by one."""
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from pipelines.sources.row import Row
 from pipelines.sources.text.text_rows import TextRows
 
 T = TypeVar("T")
+AHEAD = 2
+"""Parts that are parsed ahead: while the hashes of one are made by another process, the next is converted."""
 
 
 @dataclass(frozen=True)
@@ -62,25 +65,25 @@ def table_of(part: Part, names: Collection[str] | None) -> tuple[CellTable, list
 
 
 def parsed_ahead(source: Source, spec: Spec, rows: int, parse: Callable[[Part], T]) -> Iterator[tuple[Part, T]]:
-    """Yield the parts of a source, of at most `rows` rows, with what `parse` makes of them.
+    """Yield the parts of a source, of at most `rows` rows, in order, with what `parse` makes of them.
 
-    The next part is parsed on another thread while the caller works on this one. An error that no row owns names the
-    file and the rows.
+    The next AHEAD parts are parsed on other threads while the caller works on this one: `parse` is called by several at
+    once. An error that no row owns names the file and the rows.
     """
 
     def named(part: Part) -> T:
         with naming(source, *bounds(part)):
             return parse(part)
 
-    with ThreadPoolExecutor(1) as pool:
-        ahead: tuple[Part, Future[T]] | None = None
+    with ThreadPoolExecutor(AHEAD) as pool:
+        ahead = deque[tuple[Part, Future[T]]]()
         for part in source.parts(spec, rows):
-            submitted = pool.submit(named, part)
-            if ahead is not None:
-                yield ahead[0], ahead[1].result()
-            ahead = part, submitted
-        if ahead is not None:
-            yield ahead[0], ahead[1].result()
+            ahead.append((part, pool.submit(named, part)))
+            if len(ahead) > AHEAD:
+                first, parsed = ahead.popleft()
+                yield first, parsed.result()
+        for part, parsed in ahead:
+            yield part, parsed.result()
 
 
 def bounds(part: Part) -> tuple[int, int]:

@@ -64,17 +64,17 @@ class _Beside:
     """A process that hashes, started at the first request. It ends with this one, however that ends."""
 
     def __init__(self) -> None:
+        self._forget()
+        os.register_at_fork(after_in_child=self._forget)  # a fork has the pipes of its parent
+
+    def _forget(self) -> None:
         self._started: subprocess.Popen[bytes] | None = None
-        self._by, self._busy = 0, threading.Lock()
+        self._busy = threading.Lock()
 
     def digests(self, data: memoryview, ends: Offsets) -> bytes | None:
-        """Return the digests; None if the process is busy, or was ended."""
-        if not self._busy.acquire(blocking=False):
-            return None
-        try:
+        """Return the digests; None if the process was ended. Threads take turns, as they would in this process."""
+        with self._busy:
             return self._asked(data, ends)
-        finally:
-            self._busy.release()
 
     def _asked(self, data: memoryview, ends: Offsets) -> bytes | None:
         try:
@@ -93,13 +93,13 @@ class _Beside:
         return None
 
     def _process(self) -> "subprocess.Popen[bytes]":
-        if self._started is None or self._by != os.getpid():  # a fork has the pipes of its parent
-            self._started, self._by = _start(), os.getpid()
+        if self._started is None:
+            self._started = _start()
         return self._started
 
     def end(self) -> None:
-        """End the process, if this one started it."""
-        if self._started is not None and self._by == os.getpid():
+        """End the process, if it was started."""
+        if self._started is not None:
             for pipe in (self._started.stdin, self._started.stdout):
                 with suppress(OSError):  # what was not sent yet is not wanted any more
                     if pipe is not None:

@@ -1,6 +1,7 @@
 """Ids of the catalogue, for the events of one source."""
 
 from collections.abc import Callable
+from threading import Lock
 
 import numpy as np
 import polars as pl
@@ -28,9 +29,14 @@ class KnownItems:
         self._found = pl.Series([], dtype=pl.String)
         self._looked_up = 0
         self._index: IdRows | None = None
+        self._one_at_a_time = Lock()
 
     def known(self, items: pl.Series) -> pl.Series:
-        """Return for each id whether the catalogue has it."""
+        """Return for each id whether the catalogue has it. Threads take turns."""
+        with self._one_at_a_time:
+            return self._known(items)
+
+    def _known(self, items: pl.Series) -> pl.Series:
         if self._index is None and not self._look_up(items.unique()):
             self._index = IdRows(_all_ids(self._lake))
         if self._index is not None:
