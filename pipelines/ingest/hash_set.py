@@ -30,7 +30,7 @@ class FileRun:
     @classmethod
     def of(cls, blocks: Iterator[Hashes]) -> "FileRun":
         """Write ascending blocks, of at most 2 * BLOCK hashes each, to a file."""
-        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed, and so deleted, with its run
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - closed, and so deleted, with its run
         firsts, size, waiting = list[np.uint64](), 0, _NONE
         for block in chain(blocks, [_NONE]):
             waiting = np.concatenate([waiting, block])
@@ -39,6 +39,7 @@ class FileRun:
                 firsts.append(waiting[0])
                 size += len(waiting[:BLOCK])
                 waiting = waiting[BLOCK:]
+        file.flush()  # a full disk raises an error here at the latest
         made = cls(file, np.array(firsts, np.uint64), size)
         weakref.finalize(made, file.close)
         return made

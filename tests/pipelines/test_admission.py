@@ -1,5 +1,7 @@
 """Events are admitted once each, whatever the size of the chunks in which a source is read."""
 
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -150,3 +152,15 @@ def test_many_hashes_are_known_and_memory_holds_few_of_them() -> None:
     assert sum(in_memory) <= 2 * hash_set.IN_MEMORY < len(some)
     assert seen.has(some[::997]).all()
     assert not seen.has(np.arange(1000, dtype=np.uint64) + np.uint64(1 << 63)).any()
+
+
+def test_a_full_disk_is_an_error_and_not_a_run_with_missing_hashes(tmp_path: Path) -> None:
+    """A file may be no larger than a part of the run: what a raw write leaves out would be lost without a word."""
+    program = (
+        "import resource, signal; import numpy as np; from pipelines.ingest.hash_set import FileRun, BLOCK\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (12 * BLOCK,) * 2)\n"
+        "FileRun.of(iter(np.arange(2 * BLOCK, dtype=np.uint64).reshape(2, BLOCK)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "OSError" in done.stderr
